@@ -1,0 +1,23 @@
+//! bursar: a forward proxy that pays `402 Payment Required` for agents, within limits, and keeps the books.
+//!
+//! The modules stand in the order in which a request meets them; [`exchange`] tells the whole story of one request.
+#![forbid(unsafe_code)]
+
+// What starts it: commands, files, identities.
+pub mod agents;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod home;
+
+// Core: pure, no sockets, no clock, no Tokio.
+pub mod assets;
+pub mod challenge;
+pub mod money;
+pub mod policy;
+
+// The books.
+pub mod ledger;
+
+// Rim: acts.
+pub mod pay;
