@@ -1,0 +1,134 @@
+//! The server's own door: HTTP on a unix socket in `D/run`, for the CLI of the same uid alone (Ruling 57).
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::home::Home;
+use crate::ledger::{Resolution, ResolveError, Rid};
+use crate::proxy::Proxy;
+
+/// Questions and answers are short.
+const CAP: usize = 64 << 10;
+
+/// `bursar payments resolve`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Resolve {
+    pub id: String,
+    pub resolution: Resolution,
+    pub why: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Reply {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Debug, Error)]
+pub enum AdminError {
+    /// Nobody listens: no server runs on this directory.
+    #[error("no server runs on this directory")]
+    NoServer,
+    #[error("the server could not be asked: {0}")]
+    Transport(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Makes the socket, 0600. One that a killed server left behind is replaced; the directory's lock is ours already.
+pub fn bind(home: &Home) -> io::Result<UnixListener> {
+    let path = home.admin_socket();
+    match std::fs::remove_file(&path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+pub async fn serve(proxy: Arc<Proxy>, listener: UnixListener) {
+    loop {
+        let accepted = tokio::select! {
+            () = proxy.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        // The file's mode says so already; a socket that was handed on says who really asks.
+        let ours = rustix::process::geteuid().as_raw();
+        if stream.peer_cred().is_ok_and(|peer| peer.uid() == ours || peer.uid() == 0) {
+            proxy.tasks.spawn(connection(proxy.clone(), stream));
+        }
+    }
+}
+
+async fn connection(proxy: Arc<Proxy>, stream: UnixStream) {
+    let service = service_fn(|request| {
+        let proxy = proxy.clone();
+        async move { Ok::<_, Infallible>(answer(&proxy, request).await) }
+    });
+    let served = crate::proxy::http1().keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin connection ended");
+    }
+}
+
+async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (status, error) = match (request.method(), request.uri().path()) {
+        (&Method::POST, "/payments/resolve") => match resolve(proxy, request).await {
+            Ok(()) => (StatusCode::OK, None),
+            Err(error) => (StatusCode::CONFLICT, Some(error)),
+        },
+        _ => (StatusCode::NOT_FOUND, Some("the server does not know this question; is it of another version?".into())),
+    };
+    let body = serde_json::to_vec(&Reply { error }).unwrap_or_default();
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response
+}
+
+async fn resolve(proxy: &Proxy, request: Request<Incoming>) -> Result<(), String> {
+    let body = Limited::new(request.into_body(), CAP).collect().await.map_err(|error| error.to_string())?;
+    let asked: Resolve = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())?;
+    let rid = Rid::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
+    let resolved: Result<_, ResolveError> = proxy.ledger.resolve(rid, asked.resolution, asked.why).await;
+    resolved.map_err(|error| error.to_string())
+}
+
+/// Asks the running server.
+pub async fn ask(home: &Home, question: &Resolve) -> Result<(), AdminError> {
+    let transport = |error: &dyn std::fmt::Display| AdminError::Transport(error.to_string());
+    let stream = match UnixStream::connect(home.admin_socket()).await {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Err(AdminError::NoServer);
+        }
+        Err(error) => return Err(transport(&error)),
+    };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| transport(&error))?;
+    tokio::spawn(connection);
+    let body = serde_json::to_vec(question).map_err(|error| transport(&error))?;
+    let request = Request::post("/payments/resolve")
+        .header(http::header::HOST, "bursar")
+        .body(Full::<Bytes>::from(body))
+        .map_err(|error| transport(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| transport(&error))?;
+    let body = Limited::new(response.into_body(), CAP).collect().await.map_err(|error| transport(&error))?;
+    let reply: Reply = serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))?;
+    reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+}

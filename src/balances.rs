@@ -1,0 +1,114 @@
+//! What the wallet holds, as the nodes said last. Looked up in the background and never on the path of a payment; it can
+//! only refuse what could not settle anyway (Ruling 25).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use alloy_primitives::{Address, U256};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::assets::{self, Asset, Network};
+use crate::money::Atoms;
+use crate::rpc::Node;
+use crate::tls::upstream::UpstreamTls;
+
+const EVERY: Duration = Duration::from_secs(30);
+/// After a refusal the next look comes at once, but not more often than this.
+const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Default)]
+pub struct Balances(Arc<Known>);
+
+#[derive(Default)]
+struct Known {
+    held: Mutex<BTreeMap<(Network, Address), U256>>,
+    again: Notify,
+}
+
+impl Balances {
+    /// True unless a node said that the wallet holds less.
+    pub fn may_cover(&self, asset: &Asset, amount: Atoms) -> bool {
+        let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.get(&(asset.network, asset.address))
+            .is_none_or(|held| *held >= U256::from(amount.get()))
+    }
+
+    /// A payment was refused for want of money: perhaps the wallet has been funded since.
+    pub fn look_again(&self) {
+        self.0.again.notify_one();
+    }
+
+    /// Looks until `stop`.
+    pub async fn watch(
+        self,
+        nodes: BTreeMap<Network, Vec<Node>>,
+        tls: UpstreamTls,
+        owner: Address,
+        stop: CancellationToken,
+    ) {
+        let nodes = checked(nodes, &tls).await;
+        loop {
+            for (network, nodes) in &nodes {
+                self.look(*network, nodes, &tls, owner).await;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(EVERY) => {}
+                () = async { self.0.again.notified().await; sleep(AT_MOST_EVERY).await } => {}
+            }
+        }
+    }
+
+    async fn look(&self, network: Network, nodes: &[Node], tls: &UpstreamTls, owner: Address) {
+        for asset in assets::assets_of(network).filter(|asset| asset.eip3009) {
+            for node in nodes {
+                match node.balance(tls, asset, owner).await {
+                    Ok(held) => {
+                        let mut known = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+                        known.insert((network, asset.address), held);
+                        break;
+                    }
+                    Err(error) => {
+                        // An old answer must not refuse for ever once nobody can renew it.
+                        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&(network, asset.address));
+                        tracing::warn!(%network, symbol = asset.symbol, %error, "wallet balance not known");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A node of another chain would report another wallet: it is left out, loudly.
+async fn checked(nodes: BTreeMap<Network, Vec<Node>>, tls: &UpstreamTls) -> BTreeMap<Network, Vec<Node>> {
+    let mut good = BTreeMap::new();
+    for (network, nodes) in nodes {
+        for node in nodes {
+            match node.check_network(tls, network).await {
+                Err(error @ crate::rpc::RpcError::WrongNetwork { .. }) => {
+                    tracing::error!(%error, "node is not used; correct [networks] in bursar.toml");
+                }
+                _ => good.entry(network).or_insert_with(Vec::new).push(node),
+            }
+        }
+    }
+    good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_known_shortage_refuses() {
+        let balances = Balances::default();
+        let asset = assets::assets_of(Network::Eip155(84532)).next().unwrap();
+        assert!(balances.may_cover(asset, Atoms::new(u128::MAX)));
+        balances.0.held.lock().unwrap().insert((asset.network, asset.address), U256::from(10));
+        assert!(balances.may_cover(asset, Atoms::new(10)));
+        assert!(!balances.may_cover(asset, Atoms::new(11)));
+    }
+}

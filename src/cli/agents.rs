@@ -1,0 +1,102 @@
+//! `bursar agents`: who may use the proxy.
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use super::{Exit, Failure};
+use crate::agents::{AgentName, IssuedToken, Registry};
+use crate::config::limits;
+use crate::home::Home;
+
+#[derive(Subcommand)]
+pub enum Agents {
+    /// Let an agent in; prints its token, once, on stdout
+    Add(Name),
+    /// List agents and when their tokens end; tokens themselves are stored as hashes
+    List {
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a new token; every earlier one stops working
+    Rotate(Name),
+    /// End all tokens of an agent
+    Revoke(Name),
+}
+
+#[derive(Args)]
+pub struct Name {
+    name: String,
+}
+
+impl Agents {
+    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let registry = Registry::new(home);
+        let now = Timestamp::now();
+        match self {
+            Self::Add(Name { name }) => {
+                let name = AgentName::parse(&name)?;
+                print(&registry.add(&name, now)?);
+                hint_at_budget(home, &name);
+            }
+            Self::Rotate(Name { name }) => print(&registry.rotate(&AgentName::parse(&name)?, now)?),
+            Self::Revoke(Name { name }) => {
+                registry.revoke(&AgentName::parse(&name)?, now)?;
+                eprintln!("{name} is revoked; a running server knows within a second.");
+            }
+            Self::List { json } => list(&registry, json, now)?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// The token alone on stdout, so that a script can take it.
+fn print(issued: &IssuedToken) {
+    println!("{}", issued.token.expose_secret());
+    eprintln!(
+        "This token of {name} is not shown again. Proxy URL: http://{name}:TOKEN@HOST:PORT (`bursar env --agent {name}` prints all variables).",
+        name = issued.agent
+    );
+}
+
+/// An agent without a budget may be added; it cannot spend (Ruling 55).
+fn hint_at_budget(home: &Home, name: &AgentName) {
+    let Ok(text) = std::fs::read_to_string(home.limits()) else { return };
+    if let Ok(limits) = limits::parse(&home.limits(), &text)
+        && !limits.knows(name.as_str())
+    {
+        eprintln!("It cannot spend yet: {} has no section [agents.{name}].", home.limits().display());
+    }
+}
+
+fn list(registry: &Registry, as_json: bool, now: Timestamp) -> Result<(), Failure> {
+    let agents = registry.list()?;
+    if agents.is_empty() && !as_json {
+        eprintln!("No agents yet. Add one with: bursar agents add NAME");
+    }
+    for agent in agents {
+        let live: Vec<_> = agent.tokens.iter().filter(|token| token.is_live(now)).collect();
+        if as_json {
+            let tokens: Vec<_> = live
+                .iter()
+                .map(|token| json!({ "purpose": token.purpose.name(), "created": token.created, "expires": token.expires }))
+                .collect();
+            println!("{}", json!({ "name": agent.name.as_str(), "id": agent.id, "created": agent.created, "tokens": tokens }));
+        } else {
+            let tokens = match live.len() {
+                0 => "revoked".to_owned(),
+                1 => "1 token".to_owned(),
+                many => format!("{many} tokens"),
+            };
+            println!("{:<24} {:<10} since {}", agent.name.as_str(), tokens, day(agent.created));
+        }
+    }
+    Ok(())
+}
+
+fn day(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d").to_string()
+}

@@ -1,0 +1,59 @@
+//! `bursar ca`: the authority that agents trust.
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{Exit, Failure, init};
+use crate::home::Home;
+use crate::tls::authority::Authority;
+
+#[derive(Subcommand)]
+pub enum Ca {
+    /// Show the certificate's fingerprint and end
+    Show {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a new authority; agents must then be given the new ca.pem
+    Rotate,
+}
+
+impl Ca {
+    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let failed = |error: crate::tls::authority::AuthorityError| Failure::negative(error.to_string());
+        match self {
+            Self::Show { json } => {
+                let authority = Authority::load(home).map_err(failed)?;
+                show(home, &authority, json);
+            }
+            Self::Rotate => {
+                Authority::rotate(home, Timestamp::now()).map_err(failed)?;
+                init::write_bundle(home)?;
+                let authority = Authority::load(home).map_err(failed)?;
+                show(home, &authority, false);
+                eprintln!("Restart the server, then give every agent outside `bursar run` the new ca.pem.");
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn show(home: &Home, authority: &Authority, as_json: bool) {
+    let days = authority.not_after().duration_since(Timestamp::now()).as_hours() / 24;
+    let path = home.ca_certificate();
+    if as_json {
+        let line = json!({
+            "certificate": path, "sha256": authority.fingerprint(), "not_after": authority.not_after(), "days_left": days,
+        });
+        println!("{line}");
+        return;
+    }
+    println!("Certificate  {}", path.display());
+    println!("SHA-256      {}", authority.fingerprint());
+    println!("Ends         {} (in {days} days)", authority.not_after().strftime("%Y-%m-%d"));
+    if days < 30 {
+        eprintln!("It ends soon: run `bursar ca rotate` and give agents the new ca.pem.");
+    }
+}

@@ -1,0 +1,133 @@
+//! `bursar run --agent NAME -- CMD…`: a command behind the proxy, with a token of its own that dies with it.
+
+use std::ffi::OsString;
+use std::process::{ExitStatus, Stdio};
+
+use clap::Args;
+use jiff::{SignedDuration, Timestamp};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::environment::{Inherited, STRIPPED, server_address, variables};
+use super::{Exit, Failure};
+use crate::agents::{AgentName, Purpose, Registry};
+use crate::home::Home;
+
+/// Ends a token whose `run` was killed before it could take it back.
+const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Older Node versions ignore proxy variables (product digest §2.2).
+const NODE_WITH_PROXY: (u32, u32) = (22, 21);
+
+#[derive(Args)]
+pub struct Run {
+    /// The agent whose budget counts
+    #[arg(long)]
+    agent: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let listen = server_address(home)?;
+        let agent = AgentName::parse(&self.agent)?;
+        warn_of_old_node().await;
+        let registry = Registry::new(home);
+        let now = Timestamp::now();
+        let issued = registry.mint_temporary(&agent, Purpose::Run, now + LIFE, now)?;
+
+        let inherited = Inherited {
+            no_proxy: first_set(["NO_PROXY", "no_proxy"]),
+            java_options: first_set(["JAVA_TOOL_OPTIONS"]),
+        };
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]);
+        for name in STRIPPED {
+            command.env_remove(name);
+        }
+        command.envs(variables(home, &listen, &issued, &inherited));
+        let ended = follow(command).await;
+
+        if let Err(error) = registry.forget(&issued.digest, Timestamp::now()) {
+            eprintln!("bursar: the token of this run could not be taken back ({error}); it ends by itself within 30 days");
+        }
+        let status = ended.map_err(|error| {
+            Failure::negative(format!("cannot run {}: {error}", self.command[0].to_string_lossy()))
+        })?;
+        Ok(Exit::Child(code(status)))
+    }
+}
+
+/// Waits for the child and hands on what was meant for it. A terminal sends Ctrl-C to the child as well, so an interrupt
+/// is only kept from ending us first.
+async fn follow(mut command: Command) -> std::io::Result<ExitStatus> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut child = command.spawn()?;
+    loop {
+        tokio::select! {
+            status = child.wait() => return status,
+            _ = terminate.recv() => hand_on(&child, Signal::TERM),
+            _ = hangup.recv() => hand_on(&child, Signal::HUP),
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+        }
+    }
+}
+
+fn hand_on(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended in this moment; then `wait` says so next.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// As shells report it: the code, or 128 and the signal.
+fn code(status: ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+fn first_set<const N: usize>(names: [&str; N]) -> Option<String> {
+    names.into_iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+}
+
+async fn warn_of_old_node() {
+    let asked = Command::new("node").arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().await;
+    let Ok(output) = asked else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Some(version) = node_version(&text)
+        && version < NODE_WITH_PROXY
+    {
+        eprintln!(
+            "bursar: node {} on the PATH ignores proxy variables: its requests go past bursar and are not paid. Use Node 22.21 or newer.",
+            text.trim()
+        );
+    }
+}
+
+fn node_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.trim().strip_prefix('v')?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_versions_compare_as_numbers() {
+        assert_eq!(node_version("v20.20.2\n"), Some((20, 20)));
+        assert!(node_version("v22.9.0").unwrap() < NODE_WITH_PROXY);
+        assert!(node_version("v22.21.0").unwrap() >= NODE_WITH_PROXY);
+        assert!(node_version("v24.1.0").unwrap() >= NODE_WITH_PROXY);
+        assert_eq!(node_version("nonsense"), None);
+    }
+}

@@ -1,0 +1,73 @@
+//! `bursar serve`.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Exit, Failure};
+use crate::clock::SystemClock;
+use crate::config;
+use crate::home::Home;
+use crate::ledger::OpenError;
+use crate::serve::{self, StartError};
+
+#[derive(Args)]
+pub struct Serve {}
+
+impl Serve {
+    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        let mut terminate = watch(SignalKind::terminate())?;
+        let mut interrupt = watch(SignalKind::interrupt())?;
+        let mut reload = watch(SignalKind::hangup())?;
+        let running = serve::start(home, Arc::new(SystemClock)).await?;
+        say_who_could_read(home);
+        // Scripts wait for this line.
+        println!("listening on {}", running.url());
+        let _ = std::io::stdout().flush();
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = reload.recv() => running.look_at_rules().await,
+            }
+        }
+        tracing::info!("stopping; a second signal ends at once");
+        tokio::select! {
+            () = running.stop() => {}
+            _ = terminate.recv() => tracing::warn!("ended at once"),
+            _ = interrupt.recv() => tracing::warn!("ended at once"),
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| Failure::negative(format!("signals cannot be watched: {error}")))
+}
+
+/// On one uid nothing keeps an agent from the keys (DESIGN, Ruling 47): say so instead of promising.
+fn say_who_could_read(home: &Home) {
+    tracing::warn!(
+        "whatever runs under this uid can read the keys in {}; run agents under another uid or in a container",
+        home.root().display()
+    );
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Ledger(OpenError::InUse { .. }) => Self::unavailable(error.to_string()),
+            StartError::Ledger(_) | StartError::Admin(_) => Self::negative(error.to_string()),
+            StartError::Listen { .. } => Self::unavailable(error.to_string()),
+            _ => Self::usage(error.to_string()),
+        }
+    }
+}
+
+impl From<config::ConfigError> for Failure {
+    fn from(error: config::ConfigError) -> Self {
+        Self::usage(error.to_string())
+    }
+}

@@ -1,0 +1,88 @@
+//! `bursar wallet show`: the address that pays, and what it holds.
+
+use alloy_primitives::U256;
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Exit, Failure};
+use crate::assets;
+use crate::config::operator;
+use crate::home::Home;
+use crate::money::Atoms;
+use crate::pay::evm::Wallet;
+use crate::rpc::Node;
+use crate::tls::upstream::UpstreamTls;
+
+#[derive(Subcommand)]
+pub enum WalletCommand {
+    /// Show the address and its balances on the configured networks
+    Show {
+        /// One JSON object per asset
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl WalletCommand {
+    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let Self::Show { json: as_json } = self;
+        let config = operator::load(&home.config())?;
+        let Some(settings) = &config.wallet else {
+            return Err(Failure::usage(format!(
+                "{} names no wallet: add [wallet.evm] with key = \"file:PATH\", \"env:NAME\" or \"keystore:PATH\"",
+                home.config().display()
+            )));
+        };
+        let wallet = Wallet::open(settings, home.root()).map_err(|error| Failure::usage(error.to_string()))?;
+        let tls = UpstreamTls::new(&config.extra_ca_files(home.root()), config.system_roots)
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        if !as_json {
+            println!("{}", wallet.address());
+        }
+        if config.networks.is_empty() {
+            eprintln!("bursar.toml names no network, so nothing can be paid; see [networks].");
+        }
+        for (network, settings) in &config.networks {
+            for asset in assets::assets_of(*network).filter(|asset| asset.eip3009) {
+                let balance = first_answer(&settings.rpc, &tls, asset, &wallet).await;
+                report(as_json, &wallet, asset, &balance);
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+async fn first_answer(urls: &[String], tls: &UpstreamTls, asset: &assets::Asset, wallet: &Wallet) -> Result<U256, String> {
+    let mut last = "no rpc is configured".to_owned();
+    for url in urls {
+        let node = Node::parse(url).map_err(|error| error.to_string())?;
+        let asked = match node.check_network(tls, asset.network).await {
+            Ok(()) => node.balance(tls, asset, wallet.address()).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(balance) => return Ok(balance),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(last)
+}
+
+fn report(as_json: bool, wallet: &Wallet, asset: &assets::Asset, balance: &Result<U256, String>) {
+    // A balance above 2^128 atoms exists in no real token; it is shown as atoms.
+    let decimal = |atoms: &U256| u128::try_from(*atoms).map_or_else(|_| format!("{atoms} atoms"), |atoms| Atoms::new(atoms).decimal(asset.decimals));
+    if as_json {
+        let line = json!({
+            "address": wallet.address(), "network": asset.network.to_string(), "asset": asset.caip19(), "symbol": asset.symbol,
+            "atoms": balance.as_ref().ok().map(ToString::to_string), "balance": balance.as_ref().ok().map(decimal),
+            "error": balance.as_ref().err(),
+        });
+        println!("{line}");
+        return;
+    }
+    match balance {
+        Ok(atoms) => println!("  {:<16} {:>16} {}", asset.network.to_string(), decimal(atoms), asset.symbol),
+        Err(why) => println!("  {:<16} {:>16} {}: {why}", asset.network.to_string(), "unknown", asset.symbol),
+    }
+}

@@ -1,0 +1,159 @@
+//! From a 402 to a course: pass it on, refuse, or buy. Reads the challenge (`challenge/`, pure), drops what this wallet
+//! cannot pay, and asks the limits (`policy/`, pure). Nothing is recorded or signed here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http::header::CONTENT_ENCODING;
+use http::request::Parts;
+
+use crate::agents::AgentName;
+use crate::answer::{Code, Problem};
+use crate::body::{ReadEnd, Relay};
+use crate::challenge::{self, Challenge, Found, Offer, Payer, Why};
+use crate::decode;
+use crate::ledger::Denial;
+use crate::policy::{self, Approvals, Decision, Limits, Plan, Purchase, Refusal};
+use crate::proxy::Proxy;
+use crate::upstream::{Origin, Scheme};
+
+/// A challenge in a body is at most this long after decoding (Ruling 34).
+const CHALLENGE_CAP: usize = 64 << 10;
+/// A body that drips is no challenge (threats 2.7).
+const CHALLENGE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What to do with a 402.
+pub enum Course {
+    /// Hand on the original, with a word on why it was not paid.
+    PassOn(&'static str),
+    Refuse(Problem),
+    Buy(Box<Intent>),
+}
+
+/// What is to be bought, and what it is charged to.
+pub struct Intent {
+    pub offer: Offer,
+    pub plan: Plan,
+    pub limits: Arc<Limits>,
+    pub policy_gen: u64,
+}
+
+pub async fn course(
+    proxy: &Proxy,
+    agent: &AgentName,
+    origin: &Origin,
+    request: &Parts,
+    response: &mut Response<Relay>,
+) -> Course {
+    if proxy.passes_agent_payments() && crate::hop::agent_payment(&request.headers).is_some() {
+        return Course::PassOn("agent-pays");
+    }
+    if origin.scheme == Scheme::Http && !proxy.config.allow_http_payments.contains(origin.authority.host) {
+        return Course::PassOn("not-over-tls");
+    }
+    let Some(wallet) = &proxy.wallet else {
+        return Course::PassOn("no-wallet");
+    };
+    let challenge = match read(response).await {
+        Ok(challenge) => challenge,
+        Err(why) => return Course::PassOn(why.code()),
+    };
+    let (limits, policy_gen) = proxy.rules.current();
+    let host = origin.authority.host;
+    let payer = Payer {
+        address: wallet.address(),
+        networks: &proxy.networks,
+        request_host: host.as_str(),
+        resource_hosts: limits.resource_hosts(host.as_str()),
+        zero_amount: limits.zero_amount(),
+    };
+    let mut offers = match payable(challenge, &payer) {
+        Ok(offers) => offers,
+        Err(why) => return Course::PassOn(why.code()),
+    };
+    let purchase = Purchase {
+        agent: agent.as_str(),
+        merchant: host.as_str(),
+        method: &request.method,
+        now: proxy.clock.now(),
+        approvals: Approvals::None,
+    };
+    match policy::decide(&limits, &purchase, &offers) {
+        Decision::Unpaid(why) => Course::PassOn(why),
+        Decision::Refuse(refusal) => {
+            proxy.ledger.refused(denial(agent, origin, &refusal));
+            log_refusal(agent, origin, &refusal);
+            Course::Refuse(Problem::refused(&refusal))
+        }
+        Decision::Pay(plan) => {
+            let offer = offers.swap_remove(plan.offer);
+            if !proxy.balances.may_cover(offer.asset, offer.amount) {
+                return Course::Refuse(wallet_insufficient(proxy, agent, origin, &offer));
+            }
+            Course::Buy(Box::new(Intent { offer, plan, limits, policy_gen }))
+        }
+    }
+}
+
+/// The challenge of a 402, wherever it stands. What was read of the body is put back.
+async fn read(response: &mut Response<Relay>) -> Result<Challenge, Why> {
+    match challenge::look(response.headers()) {
+        Found::Nothing(why) => Err(why),
+        Found::V2Header(value) => challenge::v2(value),
+        Found::Body => {
+            let (received, end) = response.body_mut().read_up_to(CHALLENGE_CAP, CHALLENGE_PATIENCE).await;
+            response.body_mut().unread(received.clone());
+            match end {
+                ReadEnd::Whole => challenge::v1(&decoded(response, &received)?),
+                ReadEnd::TooLong | ReadEnd::Broken => Err(Why::BodyTooLong),
+            }
+        }
+    }
+}
+
+fn decoded(response: &Response<Relay>, received: &Bytes) -> Result<Bytes, Why> {
+    decode::decode(response.headers().get_all(CONTENT_ENCODING), received, CHALLENGE_CAP).map_err(|_| Why::BodyUndecodable)
+}
+
+/// The offers that this wallet could pay; without one, the reason that stood first.
+fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Vec<Offer>, Why> {
+    let mut first = challenge.unpayable.first().map(|unpayable| unpayable.why);
+    let mut offers = Vec::with_capacity(challenge.offers.len());
+    for offer in challenge.offers {
+        match challenge::payable(&offer, payer) {
+            Ok(()) => offers.push(offer),
+            Err(why) => {
+                first.get_or_insert(why);
+            }
+        }
+    }
+    if offers.is_empty() { Err(first.unwrap_or(Why::NoOffers)) } else { Ok(offers) }
+}
+
+fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer: &Offer) -> Problem {
+    let refusal = "wallet.insufficient";
+    proxy.ledger.refused(Denial::new(agent.as_str(), origin.authority.host.as_str(), refusal, offer.usd));
+    proxy.balances.look_again();
+    tracing::info!(%agent, merchant = %origin.authority.host, usd = %offer.usd, rule = refusal, "payment refused");
+    let detail = format!(
+        "The wallet holds less than {} {} on {}. The operator must fund {}; trying again before that will not help.",
+        offer.amount.decimal(offer.asset.decimals),
+        offer.asset.symbol,
+        offer.asset.network,
+        proxy.wallet.as_ref().map(|wallet| wallet.address().to_string()).unwrap_or_default(),
+    );
+    Problem::new(Code::WalletInsufficient, detail).retryable(false)
+}
+
+pub fn denial(agent: &AgentName, origin: &Origin, refusal: &Refusal) -> Denial {
+    Denial::new(agent.as_str(), origin.authority.host.as_str(), &refusal.rule, refusal.usd)
+}
+
+pub fn log_refusal(agent: &AgentName, origin: &Origin, refusal: &Refusal) {
+    tracing::info!(
+        %agent, merchant = %origin.authority.host, rule = %refusal.rule, code = refusal.code.code(), usd = %refusal.usd,
+        "payment refused"
+    );
+}

@@ -1,0 +1,278 @@
+//! A connection from an agent, with its two bounds: a request head that has begun must be complete within `head`, and a
+//! connection on which no byte moves in either direction ends after `idle` (proxying digest §2, Ruling 35).
+//!
+//! hyper's own header timeout also runs while a kept connection rests, so it cannot tell a slow head from a quiet agent.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// Whether a request is being served; shared between the connection and its requests.
+#[derive(Clone, Default)]
+pub struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    /// The head is complete: from here on only idleness counts.
+    pub fn begin(&self) -> Serving {
+        self.0.store(true, Ordering::Relaxed);
+        Serving(self.clone())
+    }
+}
+
+/// Lives as long as the answer; then the next head may begin.
+pub struct Serving(Busy);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Relaxed);
+    }
+}
+
+pub struct Watched<S> {
+    stream: S,
+    busy: Busy,
+    head: Duration,
+    idle: Duration,
+    last_byte: Instant,
+    head_began: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<S> Watched<S> {
+    pub fn new(stream: S, busy: Busy, head: Duration, idle: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            busy,
+            head,
+            idle,
+            last_byte: now,
+            // The first head is owed at once.
+            head_began: Some(now),
+            timer: Box::pin(tokio::time::sleep(head)),
+        }
+    }
+
+    fn moved(&mut self) {
+        self.last_byte = Instant::now();
+    }
+
+    fn deadline(&mut self) -> Instant {
+        if self.busy.0.load(Ordering::Relaxed) {
+            self.head_began = None;
+        }
+        match self.head_began {
+            Some(began) => began + self.head,
+            None => self.last_byte + self.idle,
+        }
+    }
+
+    /// The timer is only set forward when it fires, not on every byte.
+    fn poll_bounds(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            let deadline = self.deadline();
+            if deadline < self.timer.deadline() {
+                self.timer.as_mut().reset(deadline);
+            }
+            std::task::ready!(self.timer.as_mut().poll(cx));
+            let deadline = self.deadline();
+            if deadline <= Instant::now() {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                if buf.filled().len() > before {
+                    this.moved();
+                    if this.head_began.is_none() && !this.busy.0.load(Ordering::Relaxed) {
+                        this.head_began = Some(this.last_byte);
+                    }
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => this.poll_bounds(cx).map(Err),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(_)) = polled {
+            this.moved();
+        }
+        polled
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(_)) = polled {
+            this.moved();
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// A stream with bytes that were already read from it put back in front.
+pub struct Rewind<S> {
+    read: bytes::Bytes,
+    stream: S,
+}
+
+impl<S> Rewind<S> {
+    pub fn new(read: bytes::Bytes, stream: S) -> Self {
+        Self { read, stream }
+    }
+
+    /// The first byte that will be read, once there is one.
+    pub async fn first_byte(&mut self) -> io::Result<Option<u8>>
+    where
+        S: AsyncRead + Unpin,
+    {
+        use tokio::io::AsyncReadExt;
+        if self.read.is_empty() {
+            let mut buffer = bytes::BytesMut::with_capacity(2048);
+            self.stream.read_buf(&mut buffer).await?;
+            self.read = buffer.freeze();
+        }
+        Ok(self.read.first().copied())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.read.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        }
+        let part = this.read.split_to(this.read.len().min(buf.remaining()));
+        buf.put_slice(&part);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const HEAD: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dripping_head_ends_after_its_bound() {
+        let (mut agent, ours) = duplex(64);
+        let mut watched = Watched::new(ours, Busy::default(), HEAD, IDLE);
+        let began = Instant::now();
+        let drip = async {
+            loop {
+                agent.write_all(b"G").await.unwrap();
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+        };
+        let read = async {
+            let mut buffer = [0; 8];
+            loop {
+                if let Err(error) = watched.read(&mut buffer).await {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            error = read => assert_eq!(error.kind(), io::ErrorKind::TimedOut),
+            () = drip => unreachable!(),
+        }
+        assert!(began.elapsed() < HEAD + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_agent_keeps_its_connection_until_it_is_idle() {
+        let (mut agent, ours) = duplex(64);
+        let busy = Busy::default();
+        let mut watched = Watched::new(ours, busy.clone(), HEAD, IDLE);
+        let mut buffer = [0; 8];
+        agent.write_all(b"GET").await.unwrap();
+        watched.read(&mut buffer).await.unwrap();
+        drop(busy.begin());
+        // Serving was noticed: what follows is rest between requests.
+        let serving = busy.begin();
+        let began = Instant::now();
+        let waited = tokio::time::timeout(HEAD * 6, watched.read(&mut buffer)).await;
+        assert!(waited.is_err(), "still open after six head bounds");
+        drop(serving);
+        let error = watched.read(&mut buffer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= IDLE - Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn what_was_sniffed_is_read_again() {
+        let (mut agent, ours) = duplex(64);
+        agent.write_all(b"hello").await.unwrap();
+        let mut stream = Rewind::new(bytes::Bytes::new(), ours);
+        assert_eq!(stream.first_byte().await.unwrap(), Some(b'h'));
+        let mut five = [0; 5];
+        stream.read_exact(&mut five).await.unwrap();
+        assert_eq!(&five, b"hello");
+    }
+}

@@ -1,0 +1,165 @@
+//! JSON-RPC to the operator's own nodes: one POST per question, bounded, over our own hyper client.
+//!
+//! Nodes are named in `bursar.toml`, so the guard against private addresses does not apply to them.
+
+use std::time::Duration;
+
+use alloy_primitives::{Address, Bytes, U256};
+use alloy_sol_types::{SolCall, sol};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+use serde_json::json;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::assets::{Asset, Network};
+use crate::tls::upstream::{Offer, UpstreamTls};
+
+/// One answer is a word or a block head; a node that sends more is not answering us.
+const ANSWER_CAP: usize = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+sol! {
+    function balanceOf(address owner) external view returns (uint256 balance);
+}
+
+/// A node, by its URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node(Uri);
+
+#[derive(Debug, Error)]
+pub enum RpcError {
+    #[error("{0} is not an http or https URL")]
+    Url(String),
+    #[error("{node} did not answer within 10 s")]
+    Timeout { node: String },
+    #[error("{node}: {source}")]
+    Transport {
+        node: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("{node} answered {code}: {message}")]
+    Refused { node: String, code: i64, message: String },
+    #[error("{node} serves {actual}, not {expected}")]
+    WrongNetwork { node: String, expected: Network, actual: String },
+    #[error("{node} gave an answer that is not what was asked for")]
+    Answer { node: String },
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    result: Option<String>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: i64,
+    message: String,
+}
+
+impl Node {
+    pub fn parse(url: &str) -> Result<Self, RpcError> {
+        let uri: Uri = url.parse().map_err(|_| RpcError::Url(url.to_owned()))?;
+        match (uri.scheme_str(), uri.host()) {
+            (Some("http" | "https"), Some(_)) => Ok(Self(uri)),
+            _ => Err(RpcError::Url(url.to_owned())),
+        }
+    }
+
+    /// Without path and query: providers put their keys there.
+    pub fn shown(&self) -> String {
+        format!("{}://{}", self.0.scheme_str().unwrap_or_default(), self.0.authority().map_or("", |a| a.as_str()))
+    }
+
+    /// Proves that the node serves the network it is named for.
+    pub async fn check_network(&self, tls: &UpstreamTls, expected: Network) -> Result<(), RpcError> {
+        let actual = self.ask(tls, "eth_chainId", json!([])).await?;
+        let id = u64::from_str_radix(actual.trim_start_matches("0x"), 16).map_err(|_| self.odd())?;
+        if id == expected.chain_id() {
+            return Ok(());
+        }
+        Err(RpcError::WrongNetwork { node: self.shown(), expected, actual: format!("eip155:{id}") })
+    }
+
+    /// Atoms of `asset` that `owner` holds at the newest block.
+    pub async fn balance(&self, tls: &UpstreamTls, asset: &Asset, owner: Address) -> Result<U256, RpcError> {
+        let call = Bytes::from(balanceOfCall { owner }.abi_encode());
+        let question = json!([{ "to": asset.address, "data": call }, "latest"]);
+        let word = self.ask(tls, "eth_call", question).await?;
+        let word: Bytes = word.parse().map_err(|_| self.odd())?;
+        balanceOfCall::abi_decode_returns_validate(&word).map_err(|_| self.odd())
+    }
+
+    async fn ask(&self, tls: &UpstreamTls, method: &str, params: serde_json::Value) -> Result<String, RpcError> {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+        let answer = timeout(PATIENCE, self.post(tls, body))
+            .await
+            .map_err(|_| RpcError::Timeout { node: self.shown() })?
+            .map_err(|source| RpcError::Transport { node: self.shown(), source })?;
+        let reply: Reply = serde_json::from_slice(&answer).map_err(|_| self.odd())?;
+        if let Some(Refusal { code, message }) = reply.error {
+            let message = message.chars().filter(|c| !c.is_control()).take(200).collect();
+            return Err(RpcError::Refused { node: self.shown(), code, message });
+        }
+        reply.result.ok_or_else(|| self.odd())
+    }
+
+    async fn post(&self, tls: &UpstreamTls, body: String) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        let secure = self.0.scheme_str() == Some("https");
+        let host = self.0.host().unwrap_or_default();
+        let port = self.0.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let stream = TcpStream::connect((bare, port)).await?;
+        stream.set_nodelay(true)?;
+        if !secure {
+            return self.exchange(stream, body).await;
+        }
+        let name = ServerName::try_from(bare.to_owned())?;
+        let stream = tokio_rustls::TlsConnector::from(tls.config(Offer::Http1)).connect(name, stream).await?;
+        self.exchange(stream, body).await
+    }
+
+    async fn exchange<S>(&self, stream: S, body: String) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let path = self.0.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::new(Full::<hyper::body::Bytes>::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = path.parse()?;
+        let authority = self.0.authority().map_or("", |authority| authority.as_str());
+        request.headers_mut().insert(HOST, HeaderValue::try_from(authority)?);
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let response = sender.send_request(request).await?;
+        let answer = Limited::new(response.into_body(), ANSWER_CAP).collect().await?;
+        Ok(answer.to_bytes().to_vec())
+    }
+
+    fn odd(&self) -> RpcError {
+        RpcError::Answer { node: self.shown() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_shown_without_its_key() {
+        let node = Node::parse("https://mainnet.example.org/v3/secret?key=1").unwrap();
+        assert_eq!(node.shown(), "https://mainnet.example.org");
+        for bad in ["ftp://x", "localhost:8545", "", "http://"] {
+            assert!(Node::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

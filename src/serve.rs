@@ -1,0 +1,264 @@
+//! Puts the parts together, accepts agents, keeps watch over the files, and ends in order.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin;
+use crate::agents::{AgentsError, Roster};
+use crate::assets::Network;
+use crate::balances::Balances;
+use crate::body::ReplayBudget;
+use crate::clock::SharedClock;
+use crate::config::{Config, ConfigError, SecretError, operator};
+use crate::dial::Dialer;
+use crate::home::{self, Home, HomeError, Readers};
+use crate::ledger::{Event, Ledger, OpenError};
+use crate::logins::Logins;
+use crate::pay::evm::{Wallet, WalletError};
+use crate::proxy::{self, Proxy};
+use crate::rpc::{Node, RpcError};
+use crate::rules::{Look, Rules, RulesError};
+use crate::tls::authority::{Authority, AuthorityError};
+use crate::tls::leaf::ServerTls;
+use crate::tls::upstream::{UpstreamTls, UpstreamTlsError};
+use crate::upstream::Upstreams;
+
+/// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
+const BACKLOG: u32 = 1024;
+/// The CA's end is warned of this long before (Ruling 36).
+const CA_WARNING_DAYS: i64 = 30;
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    #[error(transparent)]
+    Agents(#[from] AgentsError),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Tls(#[from] UpstreamTlsError),
+    #[error("the wallet key cannot be read: {0}")]
+    Secret(#[from] SecretError),
+    #[error("the wallet key cannot be used: {0}")]
+    Wallet(#[from] WalletError),
+    #[error("[networks]: {0}")]
+    Node(#[from] RpcError),
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot open the admin socket: {0}")]
+    Admin(io::Error),
+}
+
+/// A proxy that accepts connections.
+pub struct Running {
+    pub address: SocketAddr,
+    proxy: Arc<Proxy>,
+    home: Home,
+    drain: Duration,
+}
+
+/// Starts a proxy on the data directory. It accepts when this returns.
+pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
+    home.require_initialised()?;
+    let config = operator::load(&home.config())?;
+    let (rules, loaded) = Rules::load(home.limits())?;
+    let logins = Logins::new(Roster::load(home)?);
+    let authority = Authority::load(home)?;
+    warn_of_end(&authority, &clock);
+    let wallet = wallet(&config, home)?;
+    let tls = UpstreamTls::new(&config.extra_ca_files(home.root()), config.system_roots)?;
+    let nodes = nodes(&config)?;
+
+    let listener = listen(config.listen)?;
+    let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+    let dialer = Dialer::new(config.allow_private.clone(), vec![address], config.timeouts.dns, config.timeouts.dial);
+    let ledger = Ledger::open(home, clock.clone())?;
+
+    let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
+    if let Some(wallet) = &wallet {
+        let watching = balances.clone().watch(nodes, tls.clone(), wallet.address(), stop.clone());
+        tasks.spawn(watching);
+    }
+    let proxy = Arc::new(Proxy {
+        networks: config.networks.keys().copied().collect(),
+        server_tls: ServerTls::new(authority.issuer(), clock.clone())?,
+        upstreams: Upstreams::new(dialer, tls, config.timeouts.clone()),
+        replay_budget: ReplayBudget::default(),
+        listeners: vec![address],
+        config,
+        clock,
+        logins,
+        rules,
+        ledger,
+        wallet,
+        balances,
+        tasks,
+        stop,
+    });
+    record(&proxy, loaded).await;
+    let drain = proxy.config.timeouts.drain;
+    proxy.tasks.spawn(admin::serve(proxy.clone(), admin::bind(home).map_err(StartError::Admin)?));
+    proxy.tasks.spawn(keep_watch(proxy.clone()));
+    let acceptor = tls_acceptor(&proxy, home)?;
+    proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
+    home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
+    Ok(Running { address, proxy, home: home.clone(), drain })
+}
+
+impl Running {
+    pub fn url(&self) -> String {
+        let scheme = if self.proxy.config.tls_listener.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.proxy.ledger
+    }
+
+    pub fn wallet_address(&self) -> Option<alloy_primitives::Address> {
+        self.proxy.wallet.as_ref().map(Wallet::address)
+    }
+
+    /// No new connections; what runs gets its bound (Ruling 65): payments that are sent `settle_wait`, streams `drain`.
+    pub async fn stop(self) {
+        self.proxy.stop.cancel();
+        self.proxy.tasks.close();
+        let bound = self.drain.max(self.proxy.config.timeouts.settle_wait);
+        if timeout(bound, self.proxy.tasks.wait()).await.is_err() {
+            tracing::warn!(seconds = bound.as_secs(), "some connections did not end in time and are cut");
+        }
+        self.proxy.ledger.close().await;
+        // A stale address would send `run` to a port that somebody else may have by then.
+        let _ = std::fs::remove_file(self.home.listen());
+        let _ = std::fs::remove_file(self.home.admin_socket());
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    socket.set_reuseaddr(true).map_err(failed)?;
+    socket.bind(address).map_err(failed)?;
+    socket.listen(BACKLOG).map_err(failed)
+}
+
+async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: Option<TlsAcceptor>) {
+    loop {
+        let accepted = tokio::select! {
+            () = proxy.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (serving, acceptor) = (proxy.clone(), acceptor.clone());
+                proxy.tasks.spawn(agent_connection(serving, stream, peer, acceptor));
+            }
+            Err(error) => {
+                // Most likely no file descriptors: give those that exist time to end.
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn agent_connection(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>) {
+    // Without it small answers wait 40 ms for an acknowledgement (proxying digest §1.2).
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "connection lost at once");
+        return;
+    }
+    let Some(acceptor) = acceptor else {
+        return proxy::serve(proxy, stream, peer).await;
+    };
+    match timeout(proxy.config.timeouts.hello, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => proxy::serve(proxy, stream, peer).await,
+        Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS on the TLS listener"),
+        Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
+    }
+}
+
+/// Files that others write, and what grows old.
+async fn keep_watch(proxy: Arc<Proxy>) {
+    let mut second = interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = proxy.stop.cancelled() => return,
+            _ = second.tick() => {}
+        }
+        proxy.logins.tend();
+        proxy.upstreams.sweep();
+        look_at_rules(&proxy).await;
+    }
+}
+
+/// Reads `limits.toml` again if it changed.
+pub async fn look_at_rules(proxy: &Proxy) {
+    match proxy.rules.look() {
+        Look::Unchanged => {}
+        Look::Loaded(event) => {
+            tracing::info!("limits.toml read again; the new limits are in force");
+            record(proxy, event).await;
+        }
+        Look::Rejected(event, error) => {
+            tracing::error!("limits.toml is broken; the old limits stay in force\n{error}");
+            record(proxy, event).await;
+        }
+    }
+}
+
+async fn record(proxy: &Proxy, event: Event) {
+    if let Err(error) = proxy.ledger.append(event).await {
+        tracing::error!(%error, "the change of limits could not be recorded");
+    }
+}
+
+fn wallet(config: &Config, home: &Home) -> Result<Option<Wallet>, StartError> {
+    match &config.wallet {
+        None => {
+            tracing::warn!("no [wallet.evm] in bursar.toml: nothing can be paid, 402 answers are passed on");
+            Ok(None)
+        }
+        Some(wallet) => Ok(Some(Wallet::open(wallet, home.root())?)),
+    }
+}
+
+fn nodes(config: &Config) -> Result<BTreeMap<Network, Vec<Node>>, StartError> {
+    let mut nodes = BTreeMap::new();
+    for (network, settings) in &config.networks {
+        let parsed = settings.rpc.iter().map(|url| Node::parse(url)).collect::<Result<Vec<_>, _>>()?;
+        nodes.insert(*network, parsed);
+    }
+    Ok(nodes)
+}
+
+fn tls_acceptor(proxy: &Proxy, home: &Home) -> Result<Option<TlsAcceptor>, StartError> {
+    let Some(files) = &proxy.config.tls_listener else { return Ok(None) };
+    let config = crate::tls::leaf::listener_config(&home.root().join(&files.cert), &home.root().join(&files.key))?;
+    Ok(Some(TlsAcceptor::from(config)))
+}
+
+fn warn_of_end(authority: &Authority, clock: &SharedClock) {
+    let left = authority.not_after().duration_since(clock.now()).as_hours() / 24;
+    if left < CA_WARNING_DAYS {
+        tracing::warn!(days = left, "the CA ends soon; run `bursar ca rotate` and give agents the new ca.pem");
+    }
+}

@@ -1,0 +1,184 @@
+//! After CONNECT: what is inside is TLS, plain HTTP, or nothing for us (Ruling 29).
+//!
+//! For TLS the site is dialled between the agent's hello and our answer to it, so that both sides speak the same version
+//! of HTTP, and so that a failed dial becomes a readable answer inside the tunnel (proxying digest §2).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+
+use crate::agents::AgentName;
+use crate::body::AnswerBody;
+use crate::exchange::{self, Site};
+use crate::host::{Authority, Host};
+use crate::idle::{Busy, Rewind, Watched};
+use crate::proxy::{Proxy, http1};
+use crate::tls::upstream::Offer as AlpnOffer;
+use crate::upstream::{HEAD_BYTES, Origin, Scheme, Version};
+
+/// First byte of a TLS handshake record (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Streams that one h2 connection of an agent may have open (threats 2.10).
+const STREAMS: u32 = 100;
+
+pub async fn run<S>(proxy: Arc<Proxy>, agent: AgentName, authority: Authority, mut stream: Rewind<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let first = timeout(proxy.config.timeouts.hello, stream.first_byte()).await;
+    match first {
+        Ok(Ok(Some(TLS_HANDSHAKE))) => tls(proxy, agent, authority, stream).await,
+        Ok(Ok(Some(byte))) if byte.is_ascii_uppercase() => plain(proxy, agent, authority, stream).await,
+        Ok(Ok(Some(_))) => tracing::debug!(%agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
+        Ok(Ok(None) | Err(_)) | Err(_) => {}
+    }
+}
+
+/// `http://` inside a tunnel: Node's clients do that (product digest §2.2).
+async fn plain<S>(proxy: Arc<Proxy>, agent: AgentName, authority: Authority, stream: Rewind<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let origin = Origin { scheme: Scheme::Http, authority };
+    let site = match proxy.upstreams.lane(agent.clone(), origin.clone(), AlpnOffer::None).await {
+        Ok((lane, _)) => Site::Open(Arc::new(lane)),
+        Err(error) => Site::Closed(origin, Arc::new(error)),
+    };
+    serve(proxy, agent, site, stream, Version::H1).await;
+}
+
+async fn tls<S>(proxy: Arc<Proxy>, agent: AgentName, authority: Authority, stream: Rewind<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // Reads until the hello is complete: a post-quantum one spans segments.
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let Ok(Ok(hello)) = timeout(proxy.config.timeouts.hello, hello).await else {
+        tracing::debug!(%agent, %authority, "no TLS hello in the tunnel");
+        return;
+    };
+    let (sni, offer) = {
+        let client = hello.client_hello();
+        let offer = AlpnOffer::from_client(client.alpn());
+        (client.server_name().map(str::to_owned), offer)
+    };
+    let origin = Origin { scheme: Scheme::Https, authority };
+    let (site, version) = match sni.as_deref().map(Host::parse) {
+        Some(Ok(sni)) if &sni == origin.authority.host => open(&proxy, &agent, origin, offer).await,
+        Some(named) => (Site::Misdirected(origin, named.ok()), offer.preferred()),
+        None => open(&proxy, &agent, origin, offer).await,
+    };
+    let config = match proxy.server_tls.config(sni.as_deref(), site.origin().authority.host, offer, version) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, authority = %site.origin().authority, "no certificate could be made");
+            return;
+        }
+    };
+    match timeout(proxy.config.timeouts.tls, hello.into_stream(config)).await {
+        Ok(Ok(stream)) => serve(proxy, agent, site, stream, version).await,
+        Ok(Err(error)) => tracing::info!(
+            %agent, authority = %site.origin().authority, %error,
+            "the agent did not accept the tunnel's certificate; it must trust ca.pem (`bursar env` prints how)"
+        ),
+        Err(_) => {}
+    }
+}
+
+async fn open(proxy: &Arc<Proxy>, agent: &AgentName, origin: Origin, offer: AlpnOffer) -> (Site, Version) {
+    match proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await {
+        Ok((lane, version)) => (Site::Open(Arc::new(lane)), version),
+        Err(error) => {
+            tracing::debug!(%agent, authority = %origin.authority, %error, "site not reached");
+            (Site::Closed(origin, Arc::new(error)), offer.preferred())
+        }
+    }
+}
+
+async fn serve<S>(proxy: Arc<Proxy>, agent: AgentName, site: Site, stream: S, version: Version)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match version {
+        Version::H1 => serve_h1(proxy, agent, site, stream).await,
+        Version::H2 => serve_h2(proxy, agent, site, stream).await,
+    }
+}
+
+async fn serve_h1<S>(proxy: Arc<Proxy>, agent: AgentName, site: Site, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let busy = Busy::default();
+    let timeouts = &proxy.config.timeouts;
+    let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
+    let (context, site) = (proxy.clone(), Arc::new(site));
+    let service = service_fn(move |request| {
+        let (proxy, agent, site, serving) = (context.clone(), agent.clone(), site.clone(), busy.begin());
+        async move {
+            let answer = answer(proxy, agent, site, request).await;
+            drop(serving);
+            answer
+        }
+    });
+    let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = proxy.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "tunnel ended");
+    }
+}
+
+async fn serve_h2<S>(proxy: Arc<Proxy>, agent: AgentName, site: Site, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let busy = Busy::default();
+    // Streams come and go side by side: only idleness ends an h2 connection.
+    let _serving = busy.begin();
+    let timeouts = &proxy.config.timeouts;
+    let stream = Watched::new(stream, busy, timeouts.head, timeouts.idle);
+    let (context, site) = (proxy.clone(), Arc::new(site));
+    let service = service_fn(move |request| answer(context.clone(), agent.clone(), site.clone(), request));
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = proxy.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "tunnel ended");
+    }
+}
+
+async fn answer(
+    proxy: Arc<Proxy>,
+    agent: AgentName,
+    site: Arc<Site>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    Ok(exchange::run(&proxy, &agent, &site, request).await)
+}

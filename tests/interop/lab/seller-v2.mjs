@@ -1,0 +1,102 @@
+// An x402 v2 seller: express with the reference middleware, plus routes that behave as sellers in the wild do.
+import { createHash } from "node:crypto";
+import { setTimeout as pause } from "node:timers/promises";
+import express from "express";
+import { HTTPFacilitatorClient } from "@x402/core/server";
+import { ExactEvmScheme } from "@x402/evm/exact/server";
+import { paymentMiddlewareFromHTTPServer, x402HTTPResourceServer, x402ResourceServer } from "@x402/express";
+import { declarePaymentIdentifierExtension, PAYMENT_IDENTIFIER, paymentIdentifierResourceServerExtension } from "@x402/extensions/payment-identifier";
+import { PAY_TO, TOKEN } from "./chain.mjs";
+import { idempotent } from "./idempotent.mjs";
+import { seen, succeeded } from "./seen.mjs";
+
+const BASE_SEPOLIA = "eip155:84532";
+const BASE = "eip155:8453";
+
+const exact = (price, network = BASE_SEPOLIA, extra) => ({ scheme: "exact", price, network, payTo: PAY_TO, maxTimeoutSeconds: 60, extra });
+const cent = (description) => ({ accepts: exact("$0.01"), description });
+
+const ROUTES = {
+  "GET /paid": cent("One fact"),
+  "GET /dear": { accepts: exact("$5"), description: "An expensive fact" },
+  "POST /echo": cent("What arrived"),
+  "GET /stream": cent("Several events"),
+  "GET /id": { ...cent("Once per identifier"), extensions: { [PAYMENT_IDENTIFIER]: declarePaymentIdentifierExtension(true) } },
+  "GET /upfront": { accepts: exact("$0.01", BASE_SEPOLIA, { paymentFlow: "upfront" }), description: "Settled before it is served" },
+  "GET /broken": cent("A handler that fails: verified, never settled"),
+  "GET /lost": cent("Settled, then the connection is cut"),
+  "GET /multi": {
+    description: "Four offers; the last is the cheapest that a payer of Base Sepolia USDC can use",
+    accepts: [
+      exact("$0.01", BASE),
+      // Looks cheap, but nobody knows what this token is worth.
+      exact({ asset: "0x00000000000000000000000000000000DeaDBeef", amount: "1", extra: { name: "USDC", version: "2" } }),
+      exact({ asset: TOKEN, amount: "20000", extra: { name: "USDC", version: "2" } }),
+      exact("$0.01"),
+    ],
+  },
+};
+
+/** @returns the application, once the facilitator confirmed that it supports every route */
+export async function sellerV2(facilitatorUrl) {
+  const resources = new x402ResourceServer(new HTTPFacilitatorClient({ url: facilitatorUrl }))
+    .register("eip155:*", new ExactEvmScheme())
+    .registerExtension(paymentIdentifierResourceServerExtension);
+  const server = new x402HTTPResourceServer(resources, ROUTES);
+  await server.initialize();
+
+  const app = express().disable("x-powered-by");
+  app.use(seen());
+  app.get("/id", idempotent());
+  app.get("/lost", cutOnceSettled);
+  // Initialised above, where a mismatch is an error; the middleware itself would end the process with it.
+  app.use(paymentMiddlewareFromHTTPServer(server, undefined, undefined, false));
+
+  app.get("/free", (_, response) => response.json({ free: true }));
+  app.get("/ticks", (_, response) => events(response, 100));
+  for (const path of ["/paid", "/dear", "/upfront", "/multi", "/lost"]) {
+    app.get(path, (_, response) => response.json({ paid: true, path }));
+  }
+  app.get("/id", (_, response) => response.json(response.locals.identified));
+  app.get("/broken", (_, response) => response.status(500).json({ error: "the handler failed" }));
+  app.get("/stream", (_, response) => events(response, 5));
+  app.post("/echo", echo);
+  return app;
+}
+
+/**
+ * Five server-sent events. Note that the reference middleware holds a paid answer back until it settled, so on `/stream`
+ * they arrive together; on `/ticks`, which is free, they arrive one by one.
+ */
+async function events(response, everyMs) {
+  response.set("content-type", "text/event-stream");
+  for (let n = 1; n <= 5; n += 1) {
+    response.write(`event: tick\ndata: {"n":${n}}\n\n`);
+    await pause(everyMs);
+  }
+  response.end();
+}
+
+/** Proves that the paid repetition carried the same body and headers as the first attempt. */
+async function echo(request, response) {
+  const digest = createHash("sha256");
+  let length = 0;
+  for await (const chunk of request) {
+    digest.update(chunk);
+    length += chunk.length;
+  }
+  response.json({ sha256: digest.digest("hex"), length, headers: [...new Set(Object.keys(request.headers))].sort() });
+}
+
+/** Takes the money and never answers. Wraps `writeHead` before the payment middleware does, so it runs after settlement. */
+function cutOnceSettled(request, response, next) {
+  const writeHead = response.writeHead;
+  response.writeHead = (...head) => {
+    if (succeeded(response)) {
+      request.socket.destroy();
+      return response;
+    }
+    return writeHead.apply(response, head);
+  };
+  next();
+}

@@ -1,0 +1,303 @@
+// Proves the laboratory without the proxy: the reference clients buy from its sellers, the chain agrees, the agents
+// obey their environment, and nothing is left running.
+//
+//   node selftest.mjs          (PYTHON=path for another python3; needs openssl on the PATH)
+import assert from "node:assert/strict";
+import { execFile, execFileSync, spawn } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { get } from "node:https";
+import { connect as connectTcp } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { decodePaymentRequiredHeader, encodePaymentSignatureHeader } from "@x402/core/http";
+import { registerExactEvmScheme } from "@x402/evm/exact/client";
+import { appendPaymentIdentifierToExtensions, generatePaymentId } from "@x402/extensions/payment-identifier";
+import { x402Client } from "@x402/fetch";
+import { parseSignature } from "viem";
+import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
+import { authorizationState, balanceOf, connect } from "./lab/chain.mjs";
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+const { abi: tokenAbi } = JSON.parse(readFileSync(here("contracts/Token.json")));
+const TYPES = { from: "address", to: "address", authorizer: "address", nonce: "bytes32" };
+const python = process.env.PYTHON ?? "python3";
+
+// Nothing but what a step names reaches a child: a proxy or a certificate of this machine would falsify the result.
+const bare = { PATH: process.env.PATH };
+
+const work = mkdtempSync(join(tmpdir(), "bursar-interop-"));
+const cert = join(work, "cert.pem");
+const key = join(work, "key.pem");
+execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+  "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert], { stdio: "ignore" });
+
+let failed = 0;
+
+async function step(name, prove) {
+  try {
+    const said = await prove();
+    console.log(`ok      ${name}${said ? ` (${said})` : ""}`);
+  } catch (error) {
+    failed += 1;
+    console.log(`FAILED  ${name}\n${error.stack}`);
+  }
+}
+
+const started = performance.now();
+const { lab, child } = await startLab();
+console.log(`ready after ${Math.round(performance.now() - started)} ms: ${JSON.stringify(lab)}`);
+const chain = connect(lab.rpc, lab.payerKey);
+
+await step("token: the domain is that of the real token, and every way to use up an authorization is final", async () => {
+  // Known answer: the domain separator of USDC on Base Sepolia.
+  assert.equal(await token("DOMAIN_SEPARATOR"), "0x71f17a3b2ff373b803d70a5a07c046c1a2bc8e89c09ef722fcb047abe94c9818");
+  const before = await balanceOf(chain, lab.payTo);
+  const inAMinute = BigInt(Math.floor(Date.now() / 1000) + 60);
+  const fresh = () => ({ from: lab.payer, to: lab.payTo, value: 7n, validAfter: 0n, validBefore: inAMinute, nonce: `0x${randomBytes(32).toString("hex")}` });
+  const signed = (primaryType, message) => chain.account.signTypedData({
+    domain: { name: "USDC", version: "2", chainId: 84532, verifyingContract: lab.token },
+    types: { [primaryType]: Object.keys(message).map((name) => ({ name, type: TYPES[name] ?? "uint256" })) },
+    primaryType,
+    message,
+  });
+
+  const used = fresh();
+  const signature = await signed("TransferWithAuthorization", used);
+  await send("transferWithAuthorization", ...Object.values(used), signature);
+  await assert.rejects(send("transferWithAuthorization", ...Object.values(used), signature), /authorization is used or canceled/);
+
+  const cancelled = fresh();
+  const authorizer = { authorizer: lab.payer, nonce: cancelled.nonce };
+  await send("cancelAuthorization", ...Object.values(authorizer), await signed("CancelAuthorization", authorizer));
+  await assert.rejects(send("transferWithAuthorization", ...Object.values(cancelled), await signed("TransferWithAuthorization", cancelled)), /used or canceled/);
+
+  const stale = { ...fresh(), validBefore: 1n };
+  await assert.rejects(send("transferWithAuthorization", ...Object.values(stale), await signed("TransferWithAuthorization", stale)), /authorization is expired/);
+  const early = { ...fresh(), validAfter: inAMinute };
+  await assert.rejects(send("transferWithAuthorization", ...Object.values(early), await signed("TransferWithAuthorization", early)), /not yet valid/);
+  const raised = { ...fresh(), value: 8n };
+  await assert.rejects(send("transferWithAuthorization", ...Object.values(raised), await signed("TransferWithAuthorization", { ...raised, value: 7n })), /invalid signature/);
+
+  const pulled = { ...fresh(), to: lab.payer };
+  const { r, s, v } = parseSignature(await signed("ReceiveWithAuthorization", pulled));
+  await send("receiveWithAuthorization", ...Object.values(pulled), Number(v), r, s);
+  assert.equal(await authorizationState(chain, lab.payer, pulled.nonce), true);
+  assert.equal(await balanceOf(chain, lab.payTo) - before, 7n);
+});
+
+await step("v2: /paid costs 10000 and the receipt names a used nonce", async () => {
+  const { outcome, moved } = await buy(`${lab.v2}/paid`);
+  assert.equal(outcome.paid, 1, outcome.first_failure);
+  assert.equal(moved, 10_000n);
+  const { settlements: [settlement] } = await read(`${lab.facilitator}/_seen`);
+  assert.equal(settlement.transaction, outcome.last.receipt.transaction);
+  assert.equal(await authorizationState(chain, lab.payer, settlement.nonce), true);
+  return settlement.transaction;
+});
+
+await step("v1: /v1/paid costs 10000", async () => {
+  const { outcome, moved } = await buy(`${lab.v1}/v1/paid`);
+  assert.equal(outcome.paid, 1, outcome.first_failure);
+  assert.equal(moved, 10_000n);
+  return outcome.last.receipt.transaction;
+});
+
+await step("v2: /stream and /upfront are paid and complete", async () => {
+  const stream = await buy(`${lab.v2}/stream`);
+  assert.equal(stream.moved, 10_000n);
+  assert.equal(stream.outcome.last.body.match(/event: tick/g).length, 5);
+  assert.equal((await buy(`${lab.v2}/upfront`)).moved, 10_000n);
+});
+
+await step("v2: /multi sells the first offer that the payer may use", async () => {
+  assert.equal((await buy(`${lab.v2}/multi`, "--network", "eip155:84532")).moved, 20_000n);
+});
+
+await step("v2: /dear is above what the reference client spends by itself", async () => {
+  const { outcome, moved } = await buy(`${lab.v2}/dear`);
+  assert.match(outcome.first_failure, /spendControls/);
+  assert.equal(moved, 0n);
+});
+
+await step("v2: /broken verifies and does not settle; /lost settles and does not answer", async () => {
+  const broken = await buy(`${lab.v2}/broken`);
+  assert.equal(broken.outcome.last.status, 500);
+  assert.equal(broken.moved, 0n);
+  const lost = await buy(`${lab.v2}/lost`);
+  assert.equal(lost.outcome.last, null);
+  assert.equal(lost.moved, 10_000n);
+});
+
+await step("v2: a payer without money is told so (the diagnosis needs Multicall3)", async () => {
+  const outcome = await referencePayer(`${lab.v2}/paid`, generatePrivateKey());
+  assert.match(outcome.first_failure, /insufficient_balance/);
+});
+
+await step("v2: /id wants an identifier, repeats its answer, refuses another payment under it", async () => {
+  const before = await balanceOf(chain, lab.payTo);
+  const identifier = generatePaymentId();
+  const first = await signedFor(`${lab.v2}/id`, identifier);
+  const answers = [];
+  for (const payment of [await signedFor(`${lab.v2}/id`, null), first, first, await signedFor(`${lab.v2}/id`, identifier)]) {
+    answers.push(await request(`${lab.v2}/id`, { "payment-signature": payment }));
+  }
+  assert.deepEqual(answers.map(({ status }) => status), [400, 200, 200, 409]);
+  assert.equal(answers[2].headers["payment-response"], answers[1].headers["payment-response"]);
+  assert.equal(await balanceOf(chain, lab.payTo) - before, 10_000n);
+});
+
+await step("v2: 40 purchases by 8 clients are 40 settlements", async () => {
+  const earlier = (await read(`${lab.v2}/_seen`)).routes["GET /paid"];
+  const { outcome, moved } = await buy(`${lab.v2}/paid`, "--count", "40", "--clients", "8");
+  assert.equal(outcome.paid, 40, outcome.first_failure);
+  assert.equal(moved, 400_000n);
+  const now = (await read(`${lab.v2}/_seen`)).routes["GET /paid"];
+  assert.equal(now.settled - earlier.settled, 40);
+  assert.equal(now.distinct_payments - earlier.distinct_payments, 40);
+  return `${Math.round(outcome.wall_ms)} ms`;
+});
+
+await step("both agents go through the proxy of their environment, trust its authority, and do not pay", async () => {
+  const proxy = await connectProxy();
+  const file = join(work, "upload");
+  writeFileSync(file, randomBytes(300_000));
+  for (const agent of [[lab.node, here("agents/fetch.mjs")], [python, here("agents/requests_get.py")]]) {
+    const tunnels = proxy.tunnels();
+    const free = await runAgent(agent, proxy.url, `${lab.v2}/free`);
+    assert.equal(free.status, 200, JSON.stringify(free));
+    assert.equal(free.body, '{"free":true}');
+    assert.equal(free.sha256, createHash("sha256").update(free.body).digest("hex"));
+    const refused = await runAgent(agent, proxy.url, `${lab.v2}/echo`, "--post-file", file);
+    assert.equal(refused.status, 402, JSON.stringify(refused));
+    assert.equal(decodePaymentRequiredHeader(refused.headers["payment-required"]).accepts[0].amount, "10000");
+    assert.equal(proxy.tunnels() - tunnels, 2);
+  }
+  proxy.close();
+});
+
+await step("the laboratory ends with its standard input", async () => {
+  child.stdin.end();
+  assert.deepEqual(await once(child, "exit", { signal: AbortSignal.timeout(10_000) }), [0, null]);
+  await refusesConnections(lab.rpc);
+});
+
+await step("anvil ends with a laboratory that was killed", async () => {
+  const second = await startLab();
+  second.child.kill("SIGKILL");
+  await refusesConnections(second.lab.rpc);
+});
+
+rmSync(work, { recursive: true });
+console.log(failed ? `${failed} failed` : "all passed");
+process.exit(failed ? 1 : 0);
+
+async function startLab() {
+  const child = spawn(process.execPath, [here("lab.mjs"), "--cert", cert, "--key", key], { env: bare, stdio: ["pipe", "pipe", "inherit"] });
+  let text = "";
+  for await (const chunk of child.stdout.iterator({ destroyOnReturn: false })) {
+    text += chunk;
+    if (text.endsWith("\n")) {
+      return { child, lab: JSON.parse(text) };
+    }
+  }
+  throw new Error("the laboratory ended before it was ready");
+}
+
+function token(functionName, ...args) {
+  return chain.readContract({ address: lab.token, abi: tokenAbi, functionName, args });
+}
+
+async function send(functionName, ...args) {
+  const hash = await chain.writeContract({ address: lab.token, abi: tokenAbi, functionName, args });
+  assert.equal((await chain.waitForTransactionReceipt({ hash })).status, "success");
+}
+
+/** Buys with the payer's key; `moved` is what the payee really got. */
+async function buy(url, ...options) {
+  const before = await balanceOf(chain, lab.payTo);
+  const outcome = await referencePayer(url, lab.payerKey, ...options);
+  return { outcome, moved: await balanceOf(chain, lab.payTo) - before };
+}
+
+function referencePayer(url, payerKey, ...options) {
+  return json(lab.node, [here("reference-payer.mjs"), "--url", url, "--key", payerKey, "--ca", cert, ...options], bare);
+}
+
+function runAgent([program, script], proxy, ...options) {
+  return json(program, [script, ...options], {
+    ...bare, HTTPS_PROXY: proxy, NODE_USE_ENV_PROXY: "1", NODE_EXTRA_CA_CERTS: cert, SSL_CERT_FILE: cert, REQUESTS_CA_BUNDLE: cert,
+  });
+}
+
+/** The one JSON line of a child. Its exit code is the step's business: some children are meant to fail. */
+function json(program, args, env) {
+  return new Promise((resolve, reject) => {
+    execFile(program, args, { env, timeout: 60_000 }, (error, stdout, stderr) => {
+      try {
+        resolve(JSON.parse(stdout));
+      } catch {
+        reject(error ?? new Error(`${program} printed no JSON: ${stdout}${stderr}`));
+      }
+    });
+  });
+}
+
+/** A payment header for `url`, signed by the payer, under `identifier` unless that is null. */
+async function signedFor(url, identifier) {
+  const challenge = decodePaymentRequiredHeader((await request(url)).headers["payment-required"]);
+  if (identifier !== null) {
+    appendPaymentIdentifierToExtensions(challenge.extensions, identifier);
+  }
+  const client = registerExactEvmScheme(new x402Client(), { signer: privateKeyToAccount(lab.payerKey) });
+  return encodePaymentSignatureHeader(await client.createPaymentPayload(challenge));
+}
+
+/** Not `fetch`, because that takes an extra authority only from the environment. */
+function request(url, headers = {}) {
+  return new Promise((resolve, reject) => {
+    get(url, { headers, ca: readFileSync(cert) }, async (response) => {
+      const body = Buffer.concat(await response.toArray()).toString();
+      resolve({ status: response.statusCode, headers: response.headers, body });
+    }).once("error", reject);
+  });
+}
+
+async function read(url) {
+  return url.startsWith("https:") ? JSON.parse((await request(url)).body) : (await fetch(url)).json();
+}
+
+/** The smallest forward proxy: it only tunnels, and counts. */
+async function connectProxy() {
+  let tunnels = 0;
+  const server = createServer().on("connect", (request, client) => {
+    tunnels += 1;
+    const [host, port] = request.url.split(":");
+    const upstream = connectTcp(port, host, () => {
+      client.write("HTTP/1.1 200 Connection Established\r\n\r\n");
+      upstream.pipe(client).pipe(upstream);
+    });
+    upstream.on("error", () => client.destroy());
+    client.on("error", () => upstream.destroy());
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  return { url: `http://127.0.0.1:${server.address().port}`, tunnels: () => tunnels, close: () => server.close() };
+}
+
+/** Resolves once nothing listens at `url` any more. */
+async function refusesConnections(url) {
+  const { hostname, port } = new URL(url);
+  const deadline = Date.now() + 10_000;
+  while (Date.now() < deadline) {
+    const socket = connectTcp(port, hostname);
+    const refused = await Promise.race([once(socket, "connect").then(() => false), once(socket, "error").then(() => true)]).catch(() => true);
+    socket.destroy();
+    if (refused) {
+      return;
+    }
+  }
+  throw new Error(`${url} still accepts connections`);
+}
