@@ -8,12 +8,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use alloy_primitives::{Address, B256, TxHash, U256, address, keccak256};
-use alloy_sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain, sol};
+use alloy_primitives::{Address, B256, TxHash, address};
 use jiff::Timestamp;
-use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
 use thiserror::Error;
 
+use super::authorization::{Authorization, SignatureBytes};
 use crate::money::Atoms;
 
 /// Base Sepolia, whose USDC this stands in for.
@@ -26,33 +25,6 @@ pub const NAME: &str = "USDC";
 pub const VERSION: &str = "2";
 /// One token is 10^6 atoms.
 pub const DECIMALS: u8 = 6;
-
-sol! {
-    struct TransferWithAuthorization {
-        address from;
-        address to;
-        uint256 value;
-        uint256 validAfter;
-        uint256 validBefore;
-        bytes32 nonce;
-    }
-}
-
-/// What a payer signs: one transfer, once, within a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Authorization {
-    pub from: Address,
-    pub to: Address,
-    pub value: Atoms,
-    /// Unix seconds; the transfer is good only later than this.
-    pub valid_after: u64,
-    /// Unix seconds; the transfer is good only earlier than this.
-    pub valid_before: u64,
-    pub nonce: B256,
-}
-
-/// 65 bytes: r, s, and 27 or 28.
-pub type SignatureBytes = [u8; 65];
 
 /// A transfer that took place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,22 +113,39 @@ impl Token {
         now: Timestamp,
     ) -> Result<TxHash, TokenError> {
         self.judge(authorization, signature, now)?;
-        let Authorization { from, to, value, nonce, .. } = *authorization;
+        let Authorization {
+            from,
+            to,
+            value,
+            nonce,
+            ..
+        } = *authorization;
         let left = self
             .balance_of(from)
             .get()
             .checked_sub(value.get())
             .ok_or(TokenError::InsufficientBalance)?;
         // Read after the payer's side is known: a payer who pays itself must end with what it had.
-        let held = if to == from { left } else { self.balance_of(to).get() };
+        let held = if to == from {
+            left
+        } else {
+            self.balance_of(to).get()
+        };
         let gained = held
             .checked_add(value.get())
             .ok_or(TokenError::BalanceOverflow)?;
         self.balances.insert(from, left);
         self.balances.insert(to, gained);
         self.used.insert((from, nonce));
-        let transaction = transaction_hash(authorization, signature);
-        self.transfers.push(Transfer { transaction, from, to, value, nonce, at: now });
+        let transaction = authorization.transaction(signature);
+        self.transfers.push(Transfer {
+            transaction,
+            from,
+            to,
+            value,
+            nonce,
+            at: now,
+        });
         Ok(transaction)
     }
 
@@ -175,7 +164,7 @@ impl Token {
         if now >= authorization.valid_before {
             return Err(TokenError::Expired);
         }
-        if recover_signer(authorization, signature) != Some(authorization.from) {
+        if authorization.signer(signature) != Some(authorization.from) {
             return Err(TokenError::WrongSigner);
         }
         if self.authorization_used(authorization.from, authorization.nonce) {
@@ -188,77 +177,21 @@ impl Token {
     }
 }
 
-/// What the payer has to have signed: `keccak256(0x1901 || domain separator || struct hash)`.
-pub fn digest(authorization: &Authorization) -> B256 {
-    typed(authorization).eip712_signing_hash(&domain())
-}
-
-fn domain() -> Eip712Domain {
-    eip712_domain! {
-        name: NAME,
-        version: VERSION,
-        chain_id: CHAIN_ID,
-        verifying_contract: CONTRACT,
-    }
-}
-
-fn typed(authorization: &Authorization) -> TransferWithAuthorization {
-    TransferWithAuthorization {
-        from: authorization.from,
-        to: authorization.to,
-        value: U256::from(authorization.value.get()),
-        validAfter: U256::from(authorization.valid_after),
-        validBefore: U256::from(authorization.valid_before),
-        nonce: authorization.nonce,
-    }
-}
-
-/// The address whose key made the signature, or nothing when it is no signature that USDC's contract takes: `v` other
-/// than 27 or 28, or `s` in the upper half (a second, equally valid form of the same signature).
-fn recover_signer(authorization: &Authorization, signature: &SignatureBytes) -> Option<Address> {
-    let odd = match signature[64] {
-        27 => false,
-        28 => true,
-        _ => return None,
-    };
-    let rs = Signature::from_slice(&signature[..64]).ok()?;
-    if rs.normalize_s() != rs {
-        return None;
-    }
-    let recovery = RecoveryId::new(odd, false);
-    let key =
-        VerifyingKey::recover_from_prehash(&digest(authorization)[..], &rs, recovery).ok()?;
-    Some(Address::from_raw_public_key(&key.to_sec1_point(false).as_bytes()[1..]))
-}
-
-/// Stands in for the hash of a transaction: the same authorization always gives the same one.
-fn transaction_hash(authorization: &Authorization, signature: &SignatureBytes) -> TxHash {
-    let mut contents = typed(authorization).abi_encode();
-    contents.extend_from_slice(signature);
-    keccak256([domain().hash_struct().as_slice(), &contents].concat())
-}
-
 #[cfg(test)]
 mod tests {
-    use alloy_primitives::b256;
-    use k256::ecdsa::SigningKey;
-
     use super::*;
+    use crate::sandbox::tests::payer::Payer;
 
     const NOW: i64 = 1_760_000_000;
     const PAYEE: Address = address!("0x209693Bc6afc0C5328bA36FaF03C514EF312287C");
 
-    fn key() -> SigningKey {
-        SigningKey::from_slice(&keccak256("a payer of the token tests")[..]).unwrap()
-    }
-
-    fn payer() -> Address {
-        Address::from_raw_public_key(&key().verifying_key().to_sec1_point(false).as_bytes()[1..])
+    fn payer() -> Payer {
+        Payer::named("a payer of the token tests")
     }
 
     fn authorization() -> Authorization {
         Authorization {
-            from: payer(),
+            from: payer().address(),
             to: PAYEE,
             value: Atoms::new(10_000),
             valid_after: 0,
@@ -267,69 +200,37 @@ mod tests {
         }
     }
 
-    fn sign(authorization: &Authorization) -> SignatureBytes {
-        let (rs, recovery) = key().sign_prehash_recoverable(&digest(authorization)[..]);
-        let mut bytes = [0; 65];
-        bytes[..64].copy_from_slice(&rs.to_bytes());
-        bytes[64] = 27 + u8::from(recovery.is_y_odd());
-        bytes
-    }
-
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
     fn funded(atoms: u128) -> Token {
         let mut token = Token::new(Atoms::new(0));
-        token.fund(payer(), Atoms::new(atoms)).unwrap();
+        token.fund(payer().address(), Atoms::new(atoms)).unwrap();
         token
-    }
-
-    #[test]
-    fn the_digest_is_the_one_the_reference_client_signs() {
-        // Vector v2-exact-eip3009-base-sepolia: digest, signature and payer as published there.
-        let authorization = Authorization {
-            from: address!("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
-            to: PAYEE,
-            value: Atoms::new(10_000),
-            valid_after: 0,
-            valid_before: 1_760_000_060,
-            nonce: b256!("0xf3746613c2d920b5fdabc0856f2aeb2d4f88ee6037b8cc5d04a71a4462f13480"),
-        };
-        assert_eq!(
-            digest(&authorization),
-            b256!("0x1973708fbbff49ea57ca3dafffe6d32f7e0d94cb3e8051fc4000ab46bf9f4d70")
-        );
-        let signature: SignatureBytes = alloy_primitives::hex!(
-            "6a57865bee3f7d7e56be0c830a9dedf7bf9551c4124202b4a7bc825aebe23fff"
-            "2dd14cfb55cb75298250ce139f3ecc01dc05795e48ec79faa6b863641f5b866b1b"
-        );
-        let mut token = Token::new(Atoms::new(10_000));
-        token.set_balance(PAYEE, Atoms::new(0));
-        token
-            .transfer_with_authorization(&authorization, &signature, at(NOW))
-            .unwrap();
-        assert_eq!(token.balance_of(PAYEE), Atoms::new(10_000));
     }
 
     #[test]
     fn a_nonce_moves_money_once() {
         let mut token = funded(25_000);
-        let signature = sign(&authorization());
+        let signature = payer().sign(&authorization());
         let first = token.transfer_with_authorization(&authorization(), &signature, at(NOW));
         let second = token.transfer_with_authorization(&authorization(), &signature, at(NOW + 1));
         assert_eq!(second, Err(TokenError::NonceUsed));
-        assert_eq!(token.balance_of(payer()), Atoms::new(15_000));
+        assert_eq!(token.balance_of(payer().address()), Atoms::new(15_000));
         assert_eq!(token.balance_of(PAYEE), Atoms::new(10_000));
-        assert!(token.authorization_used(payer(), authorization().nonce));
+        assert!(token.authorization_used(payer().address(), authorization().nonce));
         assert_eq!(token.transfers().len(), 1);
         assert_eq!(Ok(token.transfers()[0].transaction), first);
     }
 
     #[test]
     fn times_are_strict_at_both_ends() {
-        let authorization = Authorization { valid_after: NOW as u64, ..authorization() };
-        let signature = sign(&authorization);
+        let authorization = Authorization {
+            valid_after: NOW as u64,
+            ..authorization()
+        };
+        let signature = payer().sign(&authorization);
         let judge = |second| funded(10_000).judge(&authorization, &signature, at(second));
         assert_eq!(judge(NOW), Err(TokenError::NotYetValid));
         assert_eq!(judge(NOW + 1), Ok(()));
@@ -338,64 +239,40 @@ mod tests {
     }
 
     #[test]
-    fn every_signed_field_counts() {
-        let signed = authorization();
-        let signature = sign(&signed);
-        let token = Token::new(Atoms::new(1 << 40));
-        assert_eq!(token.judge(&signed, &signature, at(NOW)), Ok(()));
-        for altered in [
-            Authorization { from: PAYEE, ..signed },
-            Authorization { to: payer(), ..signed },
-            Authorization { value: Atoms::new(9_999), ..signed },
-            Authorization { valid_after: 1, ..signed },
-            Authorization { valid_before: signed.valid_before + 1, ..signed },
-            Authorization { nonce: B256::repeat_byte(8), ..signed },
-        ] {
-            assert_eq!(
-                token.judge(&altered, &signature, at(NOW)),
-                Err(TokenError::WrongSigner),
-                "{altered:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn only_the_canonical_form_of_a_signature_is_taken() {
-        let signature = sign(&authorization());
-        let rs = Signature::from_slice(&signature[..64]).unwrap();
-        let high = Signature::from_scalars(rs.r().to_bytes(), (-*rs.s()).to_bytes()).unwrap();
-        let mut twin = [0; 65];
-        twin[..64].copy_from_slice(&high.to_bytes());
-        twin[64] = 55 - signature[64];
-        let mut raw_parity = signature;
-        raw_parity[64] -= 27;
-        for refused in [twin, raw_parity, [0; 65], [0xff; 65]] {
-            assert_eq!(
-                funded(10_000).judge(&authorization(), &refused, at(NOW)),
-                Err(TokenError::WrongSigner)
-            );
-        }
+    fn nobody_takes_from_another() {
+        let authorization = authorization();
+        let forged = Payer::named("somebody else").sign(&authorization);
+        let mut token = funded(10_000);
+        assert_eq!(
+            token.transfer_with_authorization(&authorization, &forged, at(NOW)),
+            Err(TokenError::WrongSigner)
+        );
+        assert_eq!(token.balance_of(payer().address()), Atoms::new(10_000));
+        assert!(token.transfers().is_empty());
     }
 
     #[test]
     fn nobody_spends_more_than_they_hold() {
         let mut token = funded(9_999);
-        let signature = sign(&authorization());
+        let signature = payer().sign(&authorization());
         assert_eq!(
             token.transfer_with_authorization(&authorization(), &signature, at(NOW)),
             Err(TokenError::InsufficientBalance)
         );
-        assert_eq!(token.balance_of(payer()), Atoms::new(9_999));
-        assert!(!token.authorization_used(payer(), authorization().nonce));
+        assert_eq!(token.balance_of(payer().address()), Atoms::new(9_999));
+        assert!(!token.authorization_used(payer().address(), authorization().nonce));
     }
 
     #[test]
     fn paying_oneself_makes_no_money() {
         let mut token = funded(10_000);
-        let to_self = Authorization { to: payer(), ..authorization() };
+        let to_self = Authorization {
+            to: payer().address(),
+            ..authorization()
+        };
         token
-            .transfer_with_authorization(&to_self, &sign(&to_self), at(NOW))
+            .transfer_with_authorization(&to_self, &payer().sign(&to_self), at(NOW))
             .unwrap();
-        assert_eq!(token.balance_of(payer()), Atoms::new(10_000));
+        assert_eq!(token.balance_of(payer().address()), Atoms::new(10_000));
     }
 }
