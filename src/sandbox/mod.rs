@@ -4,15 +4,16 @@
 //! and its rules, and nothing of its worth. Checking and settling are written apart from the paying side, on purpose:
 //! what this seller accepts has been judged by code that shares nothing with the code that signed it.
 //!
-//! * [`token`]: balances, used nonces, `transferWithAuthorization`. [`authorization`]: what is signed.
-//! * [`catalog`]: articles, prices, challenges. [`goods`]: what is delivered.
-//! * [`verify`]: reads and judges a payment. [`seller`]: the sale as a whole. [`identifier`]: repeats.
-//! * [`rpc`]: the token's chain for balance checks. [`tls`]: throw-away certificates.
+//! * `token`: balances, used nonces, `transferWithAuthorization`. `authorization`: what is signed.
+//! * `catalog`: articles, prices, challenges. `goods`: what is delivered.
+//! * `verify`: reads and judges a payment. `seller`: the sale as a whole. `identifier`: repeats. `replies`: answers.
+//! * `rpc`: the token's chain for balance checks. `tls`: throw-away certificates.
 
-mod authorization;
+pub mod authorization;
 mod catalog;
 mod goods;
 mod identifier;
+mod replies;
 mod rpc;
 mod seller;
 #[cfg(test)]

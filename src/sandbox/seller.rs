@@ -3,36 +3,33 @@
 //! Order of one sale, as reference servers have it (x402 digest §1): read the payment, verify it, make the goods, settle,
 //! answer with a receipt. An order that cannot be filled is not settled.
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use alloy_primitives::Address;
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use serde_json::{Value, json};
 use tracing::info;
 
 use super::TokenHandle;
-use super::catalog::{ARTICLES, Article, Price, Version, index};
+use super::catalog::{ARTICLES, Article, Price, index};
 use super::goods::{Delivery, Events, OrderError, deliver};
 use super::identifier::{Answers, Fingerprint, Recall};
+use super::replies::{
+    Content, NoSale, challenge, complaint, content, decline, header_value, whole,
+};
 use super::rpc;
-use super::token::{DECIMALS, TokenError};
-use super::verify::{Advertised, Presented, Refusal};
+use super::token::DECIMALS;
+use super::verify::{Advertised, Presented};
 use crate::clock::SharedClock;
 
 /// The largest request body that is read, in bytes.
 const MAX_BODY: usize = 64 << 10;
-
-/// The body of every answer.
-pub type Content = BoxBody<Bytes, Infallible>;
 
 /// Everything a sale needs.
 pub struct Seller {
@@ -45,11 +42,12 @@ pub struct Seller {
 }
 
 /// One request for an article.
-struct Order<'a> {
-    article: &'static Article,
-    head: &'a Parts,
-    url: String,
-    body: Bytes,
+pub struct Order<'a> {
+    pub article: &'static Article,
+    pub head: &'a Parts,
+    /// What was asked for, with the host as the client wrote it.
+    pub url: String,
+    pub body: Bytes,
 }
 
 /// What was settled; enough to answer again under the same `payment-identifier`.
@@ -57,18 +55,6 @@ struct Order<'a> {
 struct Sale {
     goods: Delivery,
     receipt: Value,
-}
-
-/// Why a request that carried a payment ended without a sale. No money moved.
-enum NoSale {
-    /// Not accepted at verification.
-    Refused(Refusal),
-    /// Accepted, but what was ordered cannot be made.
-    Order(OrderError),
-    /// Accepted, and then not taken by the token: somebody was faster with the same nonce or balance.
-    Unsettled { error: TokenError, payer: Address },
-    /// The payer's identifier stands for another payment.
-    IdentifierTaken,
 }
 
 impl Seller {
@@ -272,75 +258,6 @@ impl Seller {
     }
 }
 
-fn challenge(order: &Order<'_>, advertised: &Advertised, error: &str) -> Response<Content> {
-    let Advertised {
-        version,
-        amount,
-        pay_to,
-        ..
-    } = *advertised;
-    let challenge = order
-        .article
-        .challenge(version, amount, pay_to, &order.url, error);
-    match version {
-        Version::V1 => unpaid(&challenge),
-        Version::V2 => {
-            let mut response = unpaid(&json!({ "error": error }));
-            let challenge = header_value(&challenge);
-            response.headers_mut().insert("payment-required", challenge);
-            response
-        }
-    }
-}
-
-fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> Response<Content> {
-    let version = advertised.version;
-    match no_sale {
-        NoSale::Order(error) => complaint(StatusCode::BAD_REQUEST, &error.to_string()),
-        NoSale::IdentifierTaken => complaint(
-            StatusCode::CONFLICT,
-            "this payment identifier was used for another payment",
-        ),
-        NoSale::Refused(refusal) => {
-            let code = refusal.code(version);
-            info!(
-                article = order.article.path,
-                reason = code,
-                "payment refused"
-            );
-            match refusal.status() {
-                StatusCode::PAYMENT_REQUIRED => challenge(order, advertised, code),
-                status => complaint(status, code),
-            }
-        }
-        NoSale::Unsettled { error, payer } => {
-            let code = Refusal::Token(error).code(version);
-            info!(
-                article = order.article.path,
-                reason = code,
-                "payment not settled"
-            );
-            // v2 servers send no new challenge with a failing receipt (x402 digest §1, step 5); v1 ones always have
-            // one in the body.
-            let mut response = match version {
-                Version::V1 => challenge(order, advertised, code),
-                Version::V2 => unpaid(&json!({})),
-            };
-            let receipt = header_value(&json!({
-                "success": false,
-                "errorReason": code,
-                "transaction": "",
-                "network": version.network(),
-                "payer": payer.to_checksum(None),
-            }));
-            response
-                .headers_mut()
-                .insert(version.receipt_header(), receipt);
-            response
-        }
-    }
-}
-
 /// The URL that was asked for. Its host is the one the client used, since a payer compares it with its request.
 fn requested_url(head: &Parts) -> String {
     let host = head
@@ -354,39 +271,4 @@ fn requested_url(head: &Parts) -> String {
         .path_and_query()
         .map_or("/", |target| target.as_str());
     format!("https://{host}{target}")
-}
-
-/// Base64 of the JSON. Standard base64 always fits a header.
-fn header_value(value: &Value) -> HeaderValue {
-    HeaderValue::from_str(&STANDARD.encode(value.to_string()))
-        .unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-fn unpaid(body: &Value) -> Response<Content> {
-    let body = body.to_string().into();
-    let mut response = content(StatusCode::PAYMENT_REQUIRED, "application/json", body);
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn complaint(status: StatusCode, error: &str) -> Response<Content> {
-    content(
-        status,
-        "application/json",
-        json!({ "error": error }).to_string().into(),
-    )
-}
-
-fn content(status: StatusCode, mime_type: &'static str, body: Bytes) -> Response<Content> {
-    let mut response = Response::new(whole(body));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(mime_type));
-    response
-}
-
-fn whole(bytes: Bytes) -> Content {
-    Full::new(bytes).boxed()
 }

@@ -2,6 +2,7 @@
 
 mod client;
 pub mod payer;
+mod reference;
 mod refusals;
 
 use std::net::{Ipv4Addr, SocketAddr};
