@@ -21,3 +21,6 @@ pub mod ledger;
 
 // Rim: acts.
 pub mod pay;
+
+// What the demo and `bursar sandbox` buy from; shares no payment code with the rest.
+pub mod sandbox;

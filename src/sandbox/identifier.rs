@@ -1,0 +1,98 @@
+//! `payment-identifier`: an answer that was paid for is given again to whoever presents the same payment
+//! (x402 digest §8).
+//!
+//! The same identifier with another payment, also one signed anew for the same thing, is a conflict.
+
+use std::collections::{HashMap, VecDeque};
+
+use alloy_primitives::{B256, keccak256};
+
+/// How many answers are kept; the oldest go first.
+const CAPACITY: usize = 1024;
+
+/// What identifies the payment behind an identifier: the whole header, and what it was presented for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(B256);
+
+impl Fingerprint {
+    pub fn of(payment_header: &[u8], method: &str, url: &str) -> Self {
+        let target = format!("{method} {url}\n");
+        Self(keccak256([target.as_bytes(), payment_header].concat()))
+    }
+}
+
+/// What is known about an identifier.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Recall<A> {
+    New,
+    /// The same payment was answered with this.
+    Answered(A),
+    /// Another payment used it.
+    Conflict,
+}
+
+/// Answers by identifier.
+pub struct Answers<A> {
+    kept: HashMap<String, (Fingerprint, A)>,
+    order: VecDeque<String>,
+}
+
+impl<A: Clone> Answers<A> {
+    pub fn new() -> Self {
+        Self {
+            kept: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    pub fn recall(&self, identifier: &str, fingerprint: Fingerprint) -> Recall<A> {
+        match self.kept.get(identifier) {
+            None => Recall::New,
+            Some((known, answer)) if *known == fingerprint => Recall::Answered(answer.clone()),
+            Some(_) => Recall::Conflict,
+        }
+    }
+
+    pub fn keep(&mut self, identifier: String, fingerprint: Fingerprint, answer: A) {
+        if self.order.len() == CAPACITY
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.kept.remove(&oldest);
+        }
+        self.order.push_back(identifier.clone());
+        self.kept.insert(identifier, (fingerprint, answer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_payment_is_answered_again_and_another_conflicts() {
+        let mut answers = Answers::new();
+        let first = Fingerprint::of(b"payment", "GET", "https://a.example/x");
+        assert_eq!(answers.recall("id", first), Recall::New);
+        answers.keep("id".to_owned(), first, "answer");
+        assert_eq!(answers.recall("id", first), Recall::Answered("answer"));
+        for other in [
+            Fingerprint::of(b"signed anew", "GET", "https://a.example/x"),
+            Fingerprint::of(b"payment", "POST", "https://a.example/x"),
+            Fingerprint::of(b"payment", "GET", "https://a.example/y"),
+        ] {
+            assert_eq!(answers.recall("id", other), Recall::Conflict);
+        }
+    }
+
+    #[test]
+    fn the_oldest_answer_makes_room() {
+        let mut answers = Answers::new();
+        let fingerprint = Fingerprint::of(b"payment", "GET", "/");
+        for n in 0..=CAPACITY {
+            answers.keep(n.to_string(), fingerprint, n);
+        }
+        assert_eq!(answers.recall("0", fingerprint), Recall::New);
+        assert_eq!(answers.recall("1", fingerprint), Recall::Answered(1));
+        assert_eq!(answers.kept.len(), CAPACITY);
+    }
+}
