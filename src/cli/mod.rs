@@ -30,9 +30,9 @@ struct Arguments {
     /// The data directory [default: $BURSAR_DIR, else the XDG data folder]
     #[arg(long, global = true, value_name = "D")]
     dir: Option<PathBuf>,
-    /// What to log on stderr, such as `debug` or `info,bursar::ledger=debug`
-    #[arg(long, global = true, value_name = "LEVELS", default_value = "info,hyper=warn,h2=warn,rustls=warn,sled=warn")]
-    log: String,
+    /// What to log on stderr, such as `debug` or `info,bursar::ledger=debug` [default: info for servers, else error]
+    #[arg(long, global = true, value_name = "LEVELS")]
+    log: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -103,7 +103,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let outcome = log_to_stderr(&arguments.log).and_then(|()| dispatch(arguments));
+    let levels = arguments.log.as_deref().unwrap_or(match arguments.command {
+        Command::Serve(_) | Command::Sandbox(_) => "info,hyper=warn,h2=warn,rustls=warn,sled=warn",
+        _ => "error",
+    });
+    let outcome = log_to_stderr(levels).and_then(|()| dispatch(arguments));
     match outcome {
         Ok(exit) => exit.into(),
         Err(failure) => {

@@ -1,0 +1,214 @@
+//! `bursar demo`: the first minute. A sandbox seller, a proxy with a fresh data directory, and a plain HTTP client that
+//! knows nothing of payments; everything on loopback, nothing left behind.
+
+mod client;
+
+use std::io::{IsTerminal, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+
+use super::payments::table;
+use super::{Exit, Failure, init};
+use crate::agents::{AgentName, IssuedToken, Registry};
+use crate::clock::{self, SystemClock};
+use crate::home::{self, Home, Readers};
+use crate::ledger;
+use crate::money::Atoms;
+use crate::sandbox::{Options, Sandbox};
+use crate::serve::{self, Running};
+use client::{Client, Page};
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+/// Enough for everything that is sold, so that what is refused is refused by the limits alone.
+const FUNDS: Atoms = Atoms::new(100_000_000);
+
+#[derive(Args)]
+pub struct Demo {
+    /// Leave seller and proxy running afterwards, to try other clients
+    #[arg(long)]
+    stay: bool,
+}
+
+impl Demo {
+    pub async fn run(self) -> Result<Exit, Failure> {
+        let folder = Folder::make()?;
+        let stage = Stage::set(&folder).await?;
+        let told = stage.tell().await;
+        if self.stay && told.is_ok() {
+            stage.stay(&folder).await;
+        }
+        stage.clear().await;
+        told.map(|()| Exit::Done)
+    }
+}
+
+/// The demo's data directory; gone when the demo ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make() -> Result<Self, Failure> {
+        let random = clock::random::<6>().map_err(|error| Failure::negative(error.to_string()))?;
+        let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self(std::env::temp_dir().join(format!("bursar-demo-{name}"))))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct Stage {
+    home: Home,
+    sandbox: Sandbox,
+    proxy: Running,
+    agent: IssuedToken,
+    client: Client,
+}
+
+impl Stage {
+    async fn set(folder: &Folder) -> Result<Self, Failure> {
+        let home = Home::at(&folder.0)?;
+        // A throw-away key on every run (Ruling 58).
+        init::make(&home, true)?;
+        let sandbox = Sandbox::start(LOOPBACK, Options::default())
+            .await
+            .map_err(|error| Failure::negative(format!("the sandbox seller could not start: {error}")))?;
+        home::write_atomic(&home.root().join("seller-ca.pem"), sandbox.ca_pem().as_bytes(), Readers::Everyone)?;
+        home::write_atomic(&home.config(), config(&sandbox).as_bytes(), Readers::Owner)?;
+        home::write_atomic(&home.limits(), LIMITS.as_bytes(), Readers::Owner)?;
+        let agent = Registry::new(&home).add(&AgentName::parse("demo")?, Timestamp::now())?;
+        let proxy = serve::start(&home, Arc::new(SystemClock)).await?;
+        let wallet = proxy.wallet_address().ok_or_else(|| Failure::negative("the demo has no wallet"))?;
+        sandbox.token().fund(wallet, FUNDS).map_err(|error| Failure::negative(error.to_string()))?;
+        let ca = std::fs::read(home.ca_certificate()).map_err(|error| Failure::negative(error.to_string()))?;
+        let client = Client::new(proxy.address, &agent, &ca)?;
+        Ok(Self { home, sandbox, proxy, agent, client })
+    }
+
+    async fn tell(&self) -> Result<(), Failure> {
+        let (seller, wallet) = (self.sandbox.base_url(), self.proxy.wallet_address().unwrap_or_default());
+        let before = self.balances(wallet);
+        title("A seller, a proxy and a plain HTTP client, all on this machine. The money is a sandbox token.");
+        say("seller", &format!("{seller}  wants to be paid for most things (x402)"));
+        say("proxy", &format!("http://{}  pays for agent \"demo\", within limits.toml:", self.proxy.address));
+        say("", "at most 0.30 USD a payment, 1.00 USD a day");
+        say("client", "sends GET through HTTPS_PROXY; it has no key and has never heard of payments");
+
+        title("Something free");
+        self.visit("/free", None).await?;
+        title("Something that costs 0.01 sandbox USDC (x402 version 2)");
+        self.visit("/v2/quote", Some(200)).await?;
+        title("Something from an older seller, 0.005 sandbox USDC (x402 version 1)");
+        self.visit("/v1/weather", Some(200)).await?;
+        title("Something that costs 25.00: more than finance allows");
+        self.visit("/v2/dataset", Some(403)).await?;
+
+        title("The books (bursar payments list)");
+        let payments = ledger::read_payments(&self.home).map_err(|error| Failure::negative(error.to_string()))?;
+        print!("{}", table(&payments.payments));
+        for refusal in &payments.refusals {
+            println!("   refused   {} USD at {} by {}", refusal.usd, refusal.merchant, refusal.rule);
+        }
+        let after = self.balances(wallet);
+        title("The money (sandbox token)");
+        say("wallet", &format!("{} before, {} now", before.0, after.0));
+        say("seller", &format!("{} before, {} now", before.1, after.1));
+        next();
+        Ok(())
+    }
+
+    async fn visit(&self, path: &str, expected: Option<u16>) -> Result<(), Failure> {
+        let page = self.client.visit(self.sandbox.address(), path).await?;
+        show(path, &page);
+        match expected {
+            Some(status) if status != page.status => Err(Failure::negative(format!(
+                "the demo expected {status} for {path} and got {}; please report this",
+                page.status
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn balances(&self, wallet: alloy_primitives::Address) -> (String, String) {
+        let shown = |owner| format!("{} sandbox USDC", self.sandbox.token().balance_of(owner).decimal(6));
+        (shown(wallet), shown(self.sandbox.pay_to()))
+    }
+
+    async fn stay(&self, folder: &Folder) {
+        title("Still running; Ctrl-C ends it. In another terminal:");
+        let proxy = format!("http://demo:{}@{}", self.agent.token.expose_secret(), self.proxy.address);
+        println!(
+            "   curl -i --proxy {proxy} --cacert {}/ca.pem {}/v2/report",
+            folder.0.display(),
+            self.sandbox.base_url()
+        );
+        println!("   bursar payments list --dir {}", folder.0.display());
+        let _ = tokio::signal::ctrl_c().await;
+    }
+
+    async fn clear(self) {
+        self.proxy.stop().await;
+        self.sandbox.stop().await;
+    }
+}
+
+const LIMITS: &str = "\
+timezone = \"UTC\"
+
+[agents.demo]
+per_transaction = \"0.30\"
+day = \"1.00\"
+";
+
+fn config(sandbox: &Sandbox) -> String {
+    format!(
+        "\
+[proxy]
+listen = \"127.0.0.1:0\"
+[upstream]
+extra_ca = \"seller-ca.pem\"
+allow_private = [\"127.0.0.0/8\", \"::1/128\"]
+[wallet.evm]
+key = \"file:wallet.key\"
+[networks.\"eip155:84532\"]
+rpc = [\"{}/rpc\"]
+",
+        sandbox.base_url()
+    )
+}
+
+fn title(text: &str) {
+    let out = std::io::stdout();
+    if out.is_terminal() { println!("\n\x1b[1m{text}\x1b[0m") } else { println!("\n{text}") }
+    let _ = out.lock().flush();
+}
+
+fn say(what: &str, text: &str) {
+    println!("   {what:<9} {text}");
+}
+
+fn show(path: &str, page: &Page) {
+    println!("   GET {path}");
+    println!("   {} {}", page.status, page.reason);
+    for (name, value) in &page.fields {
+        println!("   {name}: {value}");
+    }
+    for line in page.body.lines().take(12) {
+        println!("   | {line}");
+    }
+}
+
+fn next() {
+    title("What to try next");
+    println!("   bursar demo --stay                     leaves seller and proxy running, for curl and others");
+    println!("   bursar init --dir D --wallet           a directory of your own, with a wallet to fund");
+    println!("   bursar serve --dir D                   the proxy; limits are in D/limits.toml");
+    println!("   bursar run --dir D --agent NAME -- CMD any program, unchanged, behind it");
+}
