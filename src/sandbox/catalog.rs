@@ -10,7 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::token;
-use crate::money::Atoms;
+use crate::money::{Atoms, MicroUsd};
 
 /// How long an authorization may live, in seconds: what most sellers ask for.
 const MAX_TIMEOUT_SECONDS: u64 = 60;
@@ -270,19 +270,31 @@ pub fn index() -> String {
         let (price, protocol) = match article.price {
             Price::Free => ("free".to_owned(), "-".to_owned()),
             Price::Paid { version, atoms } => (
-                atoms.decimal(token::DECIMALS),
+                MicroUsd::of(atoms, token::DECIMALS)
+                    .map_or_else(|error| error.to_string(), |usd| usd.to_string()),
                 format!("x402 v{}", version.number()),
             ),
         };
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{:4} {:14} {price:>6}  {protocol:8} {}",
-            article.method, article.path, article.description
+        line(
+            &mut text,
+            article.method.as_str(),
+            article.path,
+            &price,
+            &protocol,
+            article.description,
         );
     }
-    text.push_str("POST /rpc             free  -        JSON-RPC of the token: eth_chainId, eth_call, blocks\n");
+    let chain = "JSON-RPC of the token: eth_chainId, eth_call, blocks";
+    line(&mut text, "POST", "/rpc", "free", "-", chain);
     text
+}
+
+fn line(text: &mut String, method: &str, path: &str, price: &str, protocol: &str, what: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{method:4} {path:13} {price:>6}  {protocol:7}  {what}"
+    );
 }
 
 #[cfg(test)]
@@ -353,8 +365,12 @@ mod tests {
         for article in &ARTICLES {
             assert!(index.contains(article.path), "{}", article.path);
         }
+        assert!(
+            index.contains("POST /v2/translate   0.02  x402 v2  English"),
+            "{index}"
+        );
         for price in [
-            "0.01 ", "0.25 ", "25 ", "0.02 ", "0.05 ", "0.005 ", "0.001 ", "free ",
+            "0.01 ", "0.25 ", "25.00 ", "0.02 ", "0.05 ", "0.005 ", "0.001 ", "free ",
         ] {
             assert!(index.contains(price), "{price}");
         }

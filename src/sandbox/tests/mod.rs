@@ -321,3 +321,22 @@ async fn a_stop_lets_an_answer_finish_and_takes_no_more() {
     assert!(String::from_utf8_lossy(&body).contains("event: end"));
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
+
+#[tokio::test]
+async fn a_dropped_sandbox_waits_for_nothing() {
+    let (sandbox, payer) = open(Duration::from_secs(3600)).await;
+    let mut client = Client::connect(&sandbox, Protocol::Http1).await;
+    let challenge = client.get("/v2/stream").await.v2_challenge();
+    let authorization = payer.authorize(&challenge["accepts"][0], NOW, "one");
+    let header = encode(&payer.v2(&challenge, &authorization));
+    let answer = client
+        .open(
+            Method::GET,
+            "/v2/stream",
+            Some(("PAYMENT-SIGNATURE", &header)),
+            "",
+        )
+        .await;
+    drop(sandbox);
+    assert!(answer.into_body().collect().await.is_err());
+}
