@@ -1,0 +1,230 @@
+//! The real binary on a data directory of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The published first development key of anvil and hardhat; never use it with real money.
+pub const WALLET_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+pub const WALLET: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
+/// Long enough for a loaded machine; nothing waits for it when all goes well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const LIMITS: &str = "\
+timezone = \"UTC\"
+[agents.research]
+per_transaction = \"1.00\"
+day = \"100.00\"
+";
+
+pub struct Setup {
+    dir: TempDir,
+    limits: String,
+    config: String,
+    upstream: String,
+    proxy: String,
+}
+
+/// A directory without a server.
+pub struct Home {
+    pub dir: TempDir,
+    pub token: String,
+}
+
+pub struct Bursar {
+    pub home: Home,
+    pub address: SocketAddr,
+    child: Child,
+}
+
+pub fn bin() -> &'static str {
+    env!("CARGO_BIN_EXE_bursar")
+}
+
+/// Runs a command to its end.
+pub fn bursar(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(bin())
+        .args(arguments)
+        .arg("--dir")
+        .arg(dir)
+        .env_remove("BURSAR_DIR")
+        .env("BURSAR_TEST_WALLET", WALLET_KEY)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+pub fn setup() -> Setup {
+    Setup {
+        dir: tempfile::tempdir().unwrap(),
+        limits: LIMITS.to_owned(),
+        config: String::new(),
+        upstream: String::new(),
+        proxy: String::new(),
+    }
+}
+
+impl Setup {
+    pub fn limits(mut self, text: &str) -> Self {
+        self.limits = text.to_owned();
+        self
+    }
+
+    /// Sections added to bursar.toml.
+    pub fn config(mut self, text: &str) -> Self {
+        self.config += text;
+        self
+    }
+
+    /// Lines added to `[proxy]`.
+    pub fn proxy(mut self, text: &str) -> Self {
+        self.proxy += text;
+        self
+    }
+
+    /// Lines added to `[upstream]`.
+    pub fn upstream(mut self, text: &str) -> Self {
+        self.upstream += text;
+        self
+    }
+
+    /// Trusts a test CA.
+    pub fn trust(self, ca_pem: &str) -> Self {
+        std::fs::write(self.dir.path().join("origin-ca.pem"), ca_pem).unwrap();
+        self.upstream("extra_ca = \"origin-ca.pem\"\n")
+    }
+
+    pub fn home(self) -> Home {
+        // `init` into a folder that exists but is empty, as a volume is.
+        let dir = self.dir;
+        let made = bursar(dir.path(), &["init"]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let upstream = if self.upstream.contains("allow_private") {
+            self.upstream
+        } else {
+            format!("{}allow_private = [\"127.0.0.0/8\", \"::1/128\"]\n", self.upstream)
+        };
+        let networks = if self.config.contains("[networks") { "" } else { "[networks.\"eip155:84532\"]\nrpc = []\n" };
+        let config = format!(
+            "[proxy]\nlisten = \"127.0.0.1:0\"\n{}\n[upstream]\n{upstream}\n[wallet.evm]\nkey = \"env:BURSAR_TEST_WALLET\"\n{networks}\n{}",
+            self.proxy, self.config
+        );
+        std::fs::write(dir.path().join("bursar.toml"), config).unwrap();
+        std::fs::write(dir.path().join("limits.toml"), self.limits).unwrap();
+        let added = bursar(dir.path(), &["agents", "add", "research"]);
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        let token = String::from_utf8(added.stdout).unwrap().trim().to_owned();
+        Home { dir, token }
+    }
+
+    pub fn start(self) -> Bursar {
+        self.home().serve()
+    }
+}
+
+impl Home {
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn serve(self) -> Bursar {
+        let log = std::fs::File::create(self.path().join("serve.log")).unwrap();
+        let mut child = Command::new(bin())
+            .args(["serve", "--log", "debug,hyper=warn,h2=warn,rustls=warn,sled=warn", "--dir"])
+            .arg(self.path())
+            .env("BURSAR_TEST_WALLET", WALLET_KEY)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let Some(url) = line.trim().strip_prefix("listening on ") else {
+            let log = std::fs::read_to_string(self.path().join("serve.log")).unwrap();
+            panic!("serve said {line:?}; its log:\n{log}");
+        };
+        let address = url.split_once("://").unwrap().1.parse().unwrap();
+        Bursar { home: self, address, child }
+    }
+
+    /// `payments list --json`, with more arguments.
+    pub fn payments(&self, more: &[&str]) -> Vec<Value> {
+        let mut arguments = vec!["payments", "list", "--json"];
+        arguments.extend(more);
+        let listed = bursar(self.path(), &arguments);
+        assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+        let text = String::from_utf8(listed.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Bursar {
+    pub fn path(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn ca(&self) -> PathBuf {
+        self.path().join("ca.pem")
+    }
+
+    pub fn proxy_url(&self) -> String {
+        format!("http://research:{}@{}", self.home.token, self.address)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn payments(&self) -> Vec<Value> {
+        self.home.payments(&[])
+    }
+
+    /// The states of all payments, oldest first.
+    pub fn states(&self) -> Vec<String> {
+        self.payments().iter().map(|payment| payment["state"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path().join("serve.log")).unwrap()
+    }
+
+    /// SIGKILL: no destructor runs, nothing is flushed.
+    pub fn kill(&mut self) -> Home {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let empty = Home { dir: tempfile::tempdir().unwrap(), token: String::new() };
+        std::mem::replace(&mut self.home, empty)
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(&mut self) -> i32 {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(began.elapsed() < PATIENCE, "serve did not end after SIGTERM");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Bursar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking()
+            && let Ok(log) = std::fs::read_to_string(self.home.path().join("serve.log"))
+        {
+            eprintln!("--- log of bursar serve\n{log}");
+        }
+    }
+}
