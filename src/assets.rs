@@ -129,7 +129,12 @@ const fn usdc(chain: u64, address: Address, name: &'static str) -> Asset {
 }
 
 /// Tokens of other issuers with EIP-3009 and version "1".
-const fn version_1(chain: u64, address: Address, symbol: &'static str, name: &'static str) -> Asset {
+const fn version_1(
+    chain: u64,
+    address: Address,
+    symbol: &'static str,
+    name: &'static str,
+) -> Asset {
     let mut asset = token(chain, address, symbol, name);
     asset.eip712_version = "1";
     asset
@@ -206,7 +211,10 @@ mod tests {
 
     #[test]
     fn network_names_are_strict() {
-        assert_eq!(Network::parse("eip155:84532"), Some(Network::Eip155(84_532)));
+        assert_eq!(
+            Network::parse("eip155:84532"),
+            Some(Network::Eip155(84_532))
+        );
         assert_eq!(
             Network::parse("eip155:18446744073709551615"),
             Some(Network::Eip155(u64::MAX))

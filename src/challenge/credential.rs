@@ -320,12 +320,14 @@ mod tests {
 
     #[test]
     fn the_allowance_around_the_echo_is_enough() {
-        let shared = Shared::new(Some("{}"), Some(r#"{"payment-identifier":{"info":{"a":1}}}"#));
+        let shared = Shared::new(
+            Some("{}"),
+            Some(r#"{"payment-identifier":{"info":{"a":1}}}"#),
+        );
         let accepted = "{}";
         let echo = Echo::v2(accepted, Arc::new(shared));
         let id = "x".repeat(128);
-        let (_, credential) =
-            credential(&echo, &authorization(), &[255; 65], Some(&id)).unwrap();
+        let (_, credential) = credential(&echo, &authorization(), &[255; 65], Some(&id)).unwrap();
         let json = STANDARD.decode(credential.expose()).unwrap();
         assert!(json.len() <= echo.len() + AROUND_ECHO, "{}", json.len());
     }

@@ -83,6 +83,27 @@ pub struct Offer {
     pub sha256: [u8; 32],
 }
 
+#[cfg(test)]
+impl Offer {
+    /// A v2 offer for tests of what comes after parsing; change the fields as needed.
+    pub(crate) fn of(asset: &'static Asset, amount: Atoms, payee: Address) -> Self {
+        let shared = Arc::new(credential::Shared::new(None, None));
+        Self {
+            version: X402Version::V2,
+            position: 0,
+            asset,
+            amount,
+            usd: MicroUsd::of(amount, asset.decimals).unwrap(),
+            payee,
+            max_timeout_s: 60,
+            flow: PaymentFlow::Authorization,
+            resource: ResourceHost::Same,
+            echo: Arc::new(Echo::v2("{}", shared)),
+            sha256: [0; 32],
+        }
+    }
+}
+
 /// An offer that nobody should pay, or that we cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unpayable {
@@ -249,9 +270,17 @@ mod tests {
             "Application/JSON; charset=utf-8",
             "application/vnd.x402+json",
         ] {
-            assert_eq!(look(&head(&[("content-type", kind)])), Found::Body, "{kind}");
+            assert_eq!(
+                look(&head(&[("content-type", kind)])),
+                Found::Body,
+                "{kind}"
+            );
         }
-        for kind in ["text/html", "application/jsonl", "text/plain; a=application/json"] {
+        for kind in [
+            "text/html",
+            "application/jsonl",
+            "text/plain; a=application/json",
+        ] {
             let headers = head(&[("content-type", kind)]);
             assert_eq!(look(&headers), Found::Nothing(Why::NoChallenge), "{kind}");
         }
@@ -279,6 +308,36 @@ mod tests {
         ] {
             let headers = head(&[("www-authenticate", value)]);
             assert_eq!(look(&headers), Found::Nothing(Why::NoChallenge), "{value}");
+        }
+    }
+
+    #[test]
+    fn hosts_must_be_equal_or_named() {
+        let networks = BTreeSet::from([Network::Eip155(84_532)]);
+        let asset = crate::assets::assets_of(Network::Eip155(84_532))
+            .next()
+            .unwrap();
+        let mut offer = Offer::of(asset, Atoms::new(1), Address::repeat_byte(1));
+        let hosts = ["cdn.example.com".to_owned()];
+        let payer = Payer {
+            address: Address::repeat_byte(2),
+            networks: &networks,
+            request_host: "api.example.com",
+            resource_hosts: &hosts,
+            zero_amount: false,
+        };
+        for (resource, verdict) in [
+            (ResourceHost::Same, Ok(())),
+            (ResourceHost::Named("api.example.com".into()), Ok(())),
+            (ResourceHost::Named("cdn.example.com".into()), Ok(())),
+            (
+                ResourceHost::Named("example.com".into()),
+                Err(Why::ResourceHostDiffers),
+            ),
+            (ResourceHost::Unreadable, Err(Why::ResourceUnreadable)),
+        ] {
+            offer.resource = resource;
+            assert_eq!(payable(&offer, &payer), verdict, "{:?}", offer.resource);
         }
     }
 

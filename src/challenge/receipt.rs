@@ -160,7 +160,9 @@ mod tests {
     }
 
     fn one(json: &str) -> Receipt {
-        receipt(&headers(&[("Payment-Response", json)].map(|(_, j)| ("payment-response", j))))
+        receipt(&headers(
+            &[("Payment-Response", json)].map(|(_, j)| ("payment-response", j)),
+        ))
     }
 
     #[test]
@@ -174,7 +176,10 @@ mod tests {
         let url_safe = HeaderValue::from_str(&URL_SAFE_NO_PAD.encode(&json)).unwrap();
         let both = HeaderMap::from_iter([
             (X_PAYMENT_RESPONSE, url_safe),
-            (PAYMENT_RESPONSE, HeaderValue::from_str(&STANDARD.encode(&json)).unwrap()),
+            (
+                PAYMENT_RESPONSE,
+                HeaderValue::from_str(&STANDARD.encode(&json)).unwrap(),
+            ),
         ]);
         assert_eq!(receipt(&both), settled);
         assert_eq!(one(&json.replace("0x89c9", "0x89C9")), settled);
@@ -210,12 +215,27 @@ mod tests {
     #[test]
     fn reasons_are_sorted_by_whose_move_it_is() {
         for (text, class) in [
-            ("invalid_exact_evm_nonce_already_used", ReceiptReason::NonceUsed),
-            ("invalid_exact_evm_insufficient_balance", ReceiptReason::InsufficientFunds),
-            ("invalid_exact_evm_payload_authorization_valid_before", ReceiptReason::Clock),
-            ("invalid_exact_evm_token_name_mismatch", ReceiptReason::SellerConfiguration),
+            (
+                "invalid_exact_evm_nonce_already_used",
+                ReceiptReason::NonceUsed,
+            ),
+            (
+                "invalid_exact_evm_insufficient_balance",
+                ReceiptReason::InsufficientFunds,
+            ),
+            (
+                "invalid_exact_evm_payload_authorization_valid_before",
+                ReceiptReason::Clock,
+            ),
+            (
+                "invalid_exact_evm_token_name_mismatch",
+                ReceiptReason::SellerConfiguration,
+            ),
             ("invalid_exact_evm_signature", ReceiptReason::Signature),
-            ("invalid_exact_evm_transaction_failed", ReceiptReason::Transaction),
+            (
+                "invalid_exact_evm_transaction_failed",
+                ReceiptReason::Transaction,
+            ),
             ("the dog ate it", ReceiptReason::Other),
         ] {
             assert_eq!(ReceiptReason::of(text), class, "{text}");
@@ -245,7 +265,10 @@ mod tests {
             ("x-payment-response", r#"{"success":false}"#),
         ]);
         assert_eq!(receipt(&contradiction), Receipt::Unreadable);
-        assert_eq!(one(&format!("{}{tx}", " ".repeat(70_000))), Receipt::Unreadable);
+        assert_eq!(
+            one(&format!("{}{tx}", " ".repeat(70_000))),
+            Receipt::Unreadable
+        );
     }
 
     proptest! {

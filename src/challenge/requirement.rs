@@ -34,10 +34,7 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
     let payee = payee(&object, asset)?;
     let max_timeout_s = max_timeout(&object)?;
     let (echo, resource) = match context.version {
-        X402Version::V1 => (
-            Echo::v1(network_name),
-            resource_member(&object, "resource"),
-        ),
+        X402Version::V1 => (Echo::v1(network_name), resource_member(&object, "resource")),
         X402Version::V2 => (
             Echo::v2(raw, Arc::clone(&context.shared)),
             context.resource.clone(),

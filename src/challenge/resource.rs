@@ -100,7 +100,10 @@ mod tests {
         for (url, host) in [
             ("https://API.Example.com/x?y#z", "api.example.com"),
             ("http://api.example.com:8080", "api.example.com"),
-            ("https://api.example.com?q=https://other.example", "api.example.com"),
+            (
+                "https://api.example.com?q=https://other.example",
+                "api.example.com",
+            ),
             ("//api.example.com/x", "api.example.com"),
             ("https://api.example.com/\u{3b1}?q=1", "api.example.com"),
             ("mcp://tool/name", "tool"),
@@ -108,13 +111,26 @@ mod tests {
             ("http://[::1]:80/", "::1"),
             ("https://xn--bcher-kva.example/", "xn--bcher-kva.example"),
         ] {
-            assert_eq!(ResourceHost::of_url(url), ResourceHost::Named(host.into()), "{url}");
+            assert_eq!(
+                ResourceHost::of_url(url),
+                ResourceHost::Named(host.into()),
+                "{url}"
+            );
         }
     }
 
     #[test]
     fn relative_urls_are_on_the_same_host() {
-        for url in ["", "/data", "data", "?q", "#f", "./a:b", "../x", "/a//b.example/"] {
+        for url in [
+            "",
+            "/data",
+            "data",
+            "?q",
+            "#f",
+            "./a:b",
+            "../x",
+            "/a//b.example/",
+        ] {
             assert_eq!(ResourceHost::of_url(url), ResourceHost::Same, "{url}");
         }
     }
@@ -137,7 +153,11 @@ mod tests {
             "https://[::1/",
             "https://[zz]/",
         ] {
-            assert_eq!(ResourceHost::of_url(url), ResourceHost::Unreadable, "{url:?}");
+            assert_eq!(
+                ResourceHost::of_url(url),
+                ResourceHost::Unreadable,
+                "{url:?}"
+            );
         }
     }
 

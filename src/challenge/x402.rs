@@ -68,8 +68,7 @@ pub fn v1(body: &[u8]) -> Result<Challenge, Why> {
 
 fn requirements<'a>(challenge: &Object<'a>) -> Result<Vec<&'a RawValue>, Why> {
     let list = challenge.member("accepts").ok_or(Why::OffersMissing)?;
-    let list: Vec<&RawValue> =
-        serde_json::from_str(list.get()).map_err(|_| Why::OffersMissing)?;
+    let list: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| Why::OffersMissing)?;
     match list.len() {
         0 => Err(Why::OffersEmpty),
         1..=MAX_OFFERS => Ok(list),

@@ -151,12 +151,24 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_refused() {
-        for bad in ["", "0x", &KEY[1..], &format!("{KEY}00"), &format!("0x0x{}", &KEY[2..])] {
-            assert!(matches!(Wallet::from_hex(bad), Err(WalletError::NotHex)), "{bad}");
+        for bad in [
+            "",
+            "0x",
+            &KEY[1..],
+            &format!("{KEY}00"),
+            &format!("0x0x{}", &KEY[2..]),
+        ] {
+            assert!(
+                matches!(Wallet::from_hex(bad), Err(WalletError::NotHex)),
+                "{bad}"
+            );
         }
         let order = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141";
         for bad in [&"0".repeat(64), order] {
-            assert!(matches!(Wallet::from_hex(bad), Err(WalletError::NotAKey)), "{bad}");
+            assert!(
+                matches!(Wallet::from_hex(bad), Err(WalletError::NotAKey)),
+                "{bad}"
+            );
         }
     }
 

@@ -119,8 +119,7 @@ fn derive(kdf: &Scrypt, password: &str) -> Result<Zeroizing<[u8; 32]>, KeystoreE
         return Err(KeystoreError::ScryptParameters);
     }
     let log_n = u8::try_from(n.ilog2()).map_err(|_| KeystoreError::ScryptParameters)?;
-    let params =
-        scrypt::Params::new(log_n, r, p).map_err(|_| KeystoreError::ScryptParameters)?;
+    let params = scrypt::Params::new(log_n, r, p).map_err(|_| KeystoreError::ScryptParameters)?;
     let salt = hex::decode(&kdf.salt).map_err(|_| KeystoreError::NotAKeystore)?;
     let mut derived = Zeroizing::new([0; 32]);
     scrypt::scrypt(password.as_bytes(), &salt, &params, derived.as_mut_slice())
@@ -161,5 +160,93 @@ mod tests {
             "7a28b5ba57c53603b0b07b56bba752f7784bf506fa95edc395f5cf6c7514fe9d"
         );
         assert_eq!(opened.address, None);
+    }
+
+    /// Written by the Python package eth-keyfile 0.10.0, for anvil's public first development key.
+    const SMALL: &str = r#"{
+        "address": "f39Fd6e51aad88F6F4ce6aB8827279cffFb92266",
+        "crypto": {
+            "cipher": "aes-128-ctr",
+            "cipherparams": {"iv": "4be5e828af46c3a9a7ccfc0ad814cbf7"},
+            "ciphertext": "ef0743b6f1f5472c5e1929bcfec19f78f10552d16ea6ee62e373a03982619e06",
+            "kdf": "scrypt",
+            "kdfparams": {"dklen": 32, "n": 16, "r": 8, "p": 1, "salt": "3f723cedef52f9f7bbaf6af9b1367885"},
+            "mac": "10227ca506e100acc83684916d1926a60123ff3ae35161a933bf109a97b4704e"
+        },
+        "id": "c68e8817-cdd1-45b4-a52c-c21295cb82ba",
+        "version": 3
+    }"#;
+    const PASSWORD: &str = "correct horse \u{2713}";
+
+    fn error(json: &str, password: &str) -> Option<KeystoreError> {
+        open(json, password).err()
+    }
+
+    #[test]
+    fn a_file_of_another_wallet_opens() {
+        let named = hex::decode_to_array("f39fd6e51aad88f6f4ce6ab8827279cfffb92266").unwrap();
+        for json in [SMALL, &SMALL.replace("\"crypto\"", "\"Crypto\"")] {
+            let opened = open(json, PASSWORD).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(opened.address, Some(Address::new(named)));
+            assert_eq!(
+                hex::encode(opened.secret.as_slice()),
+                "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_password_and_a_damaged_file_look_alike() {
+        assert_eq!(
+            error(SMALL, "correct horse"),
+            Some(KeystoreError::WrongPassword)
+        );
+        for (good, bad) in [
+            ("ef0743", "ef0744"),
+            ("10227c", "10227d"),
+            ("3f723c", "3f723d"),
+        ] {
+            let damaged = SMALL.replace(good, bad);
+            assert_eq!(
+                error(&damaged, PASSWORD),
+                Some(KeystoreError::WrongPassword),
+                "{good}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_we_cannot_open_is_named() {
+        for (good, bad, expected) in [
+            ("\"version\": 3", "\"version\": 4", KeystoreError::Version),
+            ("aes-128-ctr", "aes-128-cbc", KeystoreError::Cipher),
+            ("\"scrypt\"", "\"pbkdf2\"", KeystoreError::Kdf),
+            ("\"n\": 16", "\"n\": 17", KeystoreError::ScryptParameters),
+            ("\"n\": 16", "\"n\": 0", KeystoreError::ScryptParameters),
+            (
+                "\"n\": 16",
+                "\"n\": 1048576",
+                KeystoreError::ScryptParameters,
+            ),
+            (
+                "\"p\": 1",
+                "\"p\": 4294967295",
+                KeystoreError::ScryptParameters,
+            ),
+            ("\"r\": 8", "\"r\": 0", KeystoreError::ScryptParameters),
+            (
+                "\"dklen\": 32",
+                "\"dklen\": 16",
+                KeystoreError::ScryptParameters,
+            ),
+            ("4be5e828", "4be5e8", KeystoreError::NotAKeystore),
+            ("{", "[", KeystoreError::NotAKeystore),
+        ] {
+            assert_eq!(
+                error(&SMALL.replace(good, bad), PASSWORD),
+                Some(expected),
+                "{bad}"
+            );
+        }
     }
 }

@@ -6,8 +6,8 @@
 use thiserror::Error;
 
 use crate::assets::Asset;
-use crate::challenge::credential::{Authorization, Credential, Echo, credential};
 use crate::challenge::Why;
+use crate::challenge::credential::{Authorization, Credential, Echo, credential};
 
 pub mod evm;
 mod keystore;
@@ -28,7 +28,13 @@ pub enum PayError {
 }
 
 /// Signs `authorization` for `asset` and puts the credential together.
-#[cfg_attr(not(test), expect(dead_code, reason = "called by pay() once the ledger makes reservations"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "called by pay() once the ledger makes reservations"
+    )
+)]
 pub(crate) fn sign_and_encode(
     wallet: &Wallet,
     asset: &Asset,
