@@ -1,1 +1,278 @@
-//! (to be written)
+//! Our closed table of networks and tokens: the only source of a token's decimals and of its EIP-712 name and version.
+//!
+//! A challenge may name a token, it never describes one: what is not in this table is not paid (Rulings 21 and 22,
+//! threats 1.6, 1.7, 1.19). Every token here is pegged to the US dollar, so that one token counts as one dollar.
+//!
+//! Sources: the token table of the x402 reference client 2.27.0, and the token tables of its v1 part where a comment
+//! says "v1 table" (x402 digest §3). Tokens that lack `transferWithAuthorization` are listed as well, so that the
+//! reason for not paying can be exact.
+
+use std::fmt;
+
+use alloy_primitives::{Address, address};
+
+/// A network as CAIP-2 names it. So far EVM chains alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Network {
+    /// `eip155:<chain id>`; the chain id is never zero.
+    Eip155(u64),
+}
+
+/// One token contract. Only this module makes them.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Asset {
+    pub network: Network,
+    pub address: Address,
+    /// For people only; nothing is decided by it.
+    pub symbol: &'static str,
+    pub decimals: u8,
+    /// `name` of the token's EIP-712 domain.
+    pub eip712_name: &'static str,
+    /// `version` of the token's EIP-712 domain.
+    pub eip712_version: &'static str,
+    /// Whether the token knows `transferWithAuthorization` (EIP-3009). The others need Permit2.
+    pub eip3009: bool,
+}
+
+impl Network {
+    /// Reads a CAIP-2 name, strictly: `eip155:` and a chain id of 1 to 2^64 - 1 without leading zeros.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = text.strip_prefix("eip155:")?;
+        if id.starts_with('0') || !id.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        id.parse().ok().map(Self::Eip155)
+    }
+
+    /// The network behind an x402 v1 name such as `base-sepolia`.
+    pub fn from_v1_name(name: &str) -> Option<Self> {
+        V1_NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, id)| Self::Eip155(*id))
+    }
+
+    pub const fn chain_id(self) -> u64 {
+        let Self::Eip155(id) = self;
+        id
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "eip155:{}", self.chain_id())
+    }
+}
+
+impl Asset {
+    /// The CAIP-19 id in lower case: `eip155:8453/erc20:0x833589fc…`.
+    pub fn caip19(&self) -> String {
+        format!("{}/erc20:{:#x}", self.network, self.address)
+    }
+}
+
+/// The token at `address`, if it is one of ours. Compared as bytes, so that spelling plays no part.
+pub fn asset(network: Network, address: &Address) -> Option<&'static Asset> {
+    assets_of(network).find(|asset| asset.address == *address)
+}
+
+/// All our tokens of one network; empty for a network we do not know.
+pub fn assets_of(network: Network) -> impl Iterator<Item = &'static Asset> {
+    TOKENS.iter().filter(move |asset| asset.network == network)
+}
+
+/// x402 v1 network names. Up to `skale-base-sepolia` they come from the original v1 library, the rest
+/// from the reference client 2.27.0 (x402 digest §3). Solana's names are left out: they are no EVM chains.
+const V1_NAMES: &[(&str, u64)] = &[
+    ("base", 8453),
+    ("base-sepolia", 84_532),
+    ("avalanche", 43_114),
+    ("avalanche-fuji", 43_113),
+    ("polygon", 137),
+    ("polygon-amoy", 80_002),
+    ("sei", 1329),
+    ("sei-testnet", 1328),
+    ("iotex", 4689),
+    ("peaq", 3338),
+    ("story", 1514),
+    ("abstract", 2741),
+    ("abstract-testnet", 11_124),
+    ("educhain", 41_923),
+    ("skale-base-sepolia", 324_705_682),
+    ("ethereum", 1),
+    ("sepolia", 11_155_111),
+    ("monad", 143),
+    ("celo", 42_220),
+    ("megaeth", 4326),
+    ("stable", 988),
+    ("stable-testnet", 2201),
+    ("flare", 14),
+];
+
+const fn token(chain: u64, address: Address, symbol: &'static str, name: &'static str) -> Asset {
+    Asset {
+        network: Network::Eip155(chain),
+        address,
+        symbol,
+        decimals: 6,
+        eip712_name: name,
+        eip712_version: "2",
+        eip3009: true,
+    }
+}
+
+/// USDC as Circle issues it, or a bridge that follows Circle's contract: 6 decimals, version "2".
+/// The EIP-712 name differs from chain to chain, Base ("USD Coin") and Base Sepolia ("USDC") being the classic trap.
+const fn usdc(chain: u64, address: Address, name: &'static str) -> Asset {
+    token(chain, address, "USDC", name)
+}
+
+/// Tokens of other issuers with EIP-3009 and version "1".
+const fn version_1(
+    chain: u64,
+    address: Address,
+    symbol: &'static str,
+    name: &'static str,
+) -> Asset {
+    let mut asset = token(chain, address, symbol, name);
+    asset.eip712_version = "1";
+    asset
+}
+
+/// Tokens without EIP-3009: payable by Permit2 only.
+const fn permit2(
+    chain: u64,
+    address: Address,
+    symbol: &'static str,
+    name: &'static str,
+    decimals: u8,
+) -> Asset {
+    let mut asset = version_1(chain, address, symbol, name);
+    asset.decimals = decimals;
+    asset.eip3009 = false;
+    asset
+}
+
+#[rustfmt::skip]
+static TOKENS: &[Asset] = &[
+    // Base, Base Sepolia
+    usdc(8453, address!("0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"), "USD Coin"),
+    usdc(84_532, address!("0x036cbd53842c5426634e7929541ec2318f3dcf7e"), "USDC"),
+    // Ethereum
+    usdc(1, address!("0xa0b86991c6218b36c1d19d4a2e9eb0ce3606eb48"), "USD Coin"),
+    // Polygon; Amoy from the v1 table
+    usdc(137, address!("0x3c499c542cef5e3811e1192ce70d8cc03d5c3359"), "USD Coin"),
+    usdc(80_002, address!("0x41e94eb019c0762f9bfcf9fb1e58725bfb0e7582"), "USDC"),
+    // Arbitrum One, Arbitrum Sepolia
+    usdc(42_161, address!("0xaf88d065e77c8cc2239327c5edb3a432268e5831"), "USD Coin"),
+    usdc(421_614, address!("0x75faf114eafb1bdbe2f0316df893fd58ce46aa4d"), "USD Coin"),
+    // Avalanche; Fuji from the v1 table
+    usdc(43_114, address!("0xb97ef9ef8734c71904d8002f8b6bc66dd9c48a6e"), "USD Coin"),
+    usdc(43_113, address!("0x5425890298aed601595a70ab815c96711a31bc65"), "USD Coin"),
+    // Monad: release 2.10.0 said "USD Coin", 2.27.0 corrected it
+    usdc(143, address!("0x754704bc059f8c67012fed69bc8a327a5aafb603"), "USDC"),
+    // Sei and its testnet
+    usdc(1329, address!("0xe15fc38f6d8c56af07bbcbe3baf5708a2bf42392"), "USDC"),
+    usdc(1328, address!("0x4fcf1784b31630811181f670aea7a7bef803eaed"), "USDC"),
+    // Celo, Celo Sepolia; Tether's two tokens on Celo
+    usdc(42_220, address!("0xceba9300f2b948710d2653dd7b07f33a8b32118c"), "USDC"),
+    usdc(11_142_220, address!("0x01c5c0122039549ad1493b8220cabedd739bc44e"), "USDC"),
+    version_1(42_220, address!("0x48065fbbe25f71c9282ddf5e1cd6d6a887483d5e"), "USDT", "Tether USD"),
+    version_1(42_220, address!("0xd2ab3c9a02dbbab236bfec45d1d755df4267f771"), "USAT", "Tether America USD"),
+    // XDC, Apothem
+    usdc(50, address!("0xfa2958cb79b0491cc627c1557f441ef849ca8eb1"), "USDC"),
+    usdc(51, address!("0xb5ab69f7bbada22b28e79c8ffaece55ef1c771d4"), "USDC"),
+    // IoTeX: bridged, from the v1 table
+    usdc(4689, address!("0xcdf79194c6c285077a58da47641d4dbe51f63542"), "Bridged USDC"),
+    // ADI, HPP, HPP Sepolia: bridged by Circle's standard
+    token(36_900, address!("0x9cb8142aebbcdc60af7c97af897a67a8f3ca71c2"), "USDC.e", "USDC.e"),
+    token(190_415, address!("0x401ecb1d350407f13ba348573e5630b83638e30d"), "USDC.e", "Bridged USDC"),
+    token(181_228, address!("0x401ecb1d350407f13ba348573e5630b83638e30d"), "USDC.e", "Bridged USDC"),
+    // Stable and its testnet, Flare
+    version_1(988, address!("0x779ded0c9e1022225f8e0630b35a9b54be713736"), "USDT0", "USDT0"),
+    version_1(2201, address!("0x78cf24370174180738c5b8e352b6d14c83a6c9a9"), "USDT0", "USDT0"),
+    version_1(14, address!("0xe7cd86e13ac4309349f30b3435a9d337750fc82d"), "USDT0", "USD\u{20ae}0"),
+    // MegaETH, Mezo and its testnet: 18 decimals
+    permit2(4326, address!("0xfafddbb3fc7688494971a79cc65dca3ef82079e7"), "MegaUSD", "MegaUSD", 18),
+    permit2(31_612, address!("0xdd468a1ddc392dcdbef6db6e34e89aa338f9f186"), "mUSD", "Mezo USD", 18),
+    permit2(31_611, address!("0x118917a40faf1cd7a13db0ef56c86de7973ac503"), "mUSD", "Mezo USD", 18),
+    // Radius and its testnet, Igra
+    permit2(723_487, address!("0x33ad9e4bd16b69b5bfded37d8b5d9ff9aba014fb"), "SBC", "Stable Coin", 6),
+    permit2(72_344, address!("0x33ad9e4bd16b69b5bfded37d8b5d9ff9aba014fb"), "SBC", "Stable Coin", 6),
+    permit2(38_833, address!("0xa5b8bf902b2844da17d4506cc827f7f1681735e7"), "USDC", "USDC", 6),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn network_names_are_strict() {
+        assert_eq!(
+            Network::parse("eip155:84532"),
+            Some(Network::Eip155(84_532))
+        );
+        assert_eq!(
+            Network::parse("eip155:18446744073709551615"),
+            Some(Network::Eip155(u64::MAX))
+        );
+        for bad in [
+            "",
+            "eip155",
+            "eip155:",
+            "eip155:0",
+            "eip155:084532",
+            "eip155:84532abc",
+            "eip155:+1",
+            "eip155: 1",
+            "eip155:18446744073709551616",
+            "EIP155:1",
+            "base",
+            "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp",
+            "eip155:\u{0661}",
+        ] {
+            assert_eq!(Network::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn v1_names_are_one_to_one() {
+        assert_eq!(Network::from_v1_name("base"), Some(Network::Eip155(8453)));
+        assert_eq!(Network::from_v1_name("Base"), None);
+        assert_eq!(Network::from_v1_name("solana"), None);
+        let names: HashSet<_> = V1_NAMES.iter().map(|(name, _)| name).collect();
+        let ids: HashSet<_> = V1_NAMES.iter().map(|(_, id)| id).collect();
+        assert_eq!((names.len(), ids.len()), (V1_NAMES.len(), V1_NAMES.len()));
+    }
+
+    #[test]
+    fn a_token_stands_in_the_table_once() {
+        let ids: HashSet<_> = TOKENS.iter().map(Asset::caip19).collect();
+        assert_eq!(ids.len(), TOKENS.len());
+    }
+
+    #[test]
+    fn base_and_base_sepolia_differ_in_their_name() {
+        let base = assets_of(Network::Eip155(8453)).next().unwrap();
+        let sepolia = assets_of(Network::Eip155(84_532)).next().unwrap();
+        assert_eq!((base.eip712_name, base.eip712_version), ("USD Coin", "2"));
+        assert_eq!((sepolia.eip712_name, sepolia.eip712_version), ("USDC", "2"));
+        assert_eq!(
+            base.caip19(),
+            "eip155:8453/erc20:0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"
+        );
+        // The same address on another chain is another token, or none (threats 1.7).
+        assert_eq!(asset(sepolia.network, &base.address), None);
+    }
+
+    #[test]
+    fn tokens_with_18_decimals_are_known_as_such() {
+        for chain in [4326, 31_612, 31_611] {
+            let asset = assets_of(Network::Eip155(chain)).next().unwrap();
+            assert_eq!((asset.decimals, asset.eip3009), (18, false));
+        }
+    }
+}

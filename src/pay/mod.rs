@@ -1,1 +1,50 @@
-//! (to be written)
+//! Turns a stored record into a signature, and a signature into the header that pays.
+//!
+//! The signer is reached through this module alone, with an authorization whose numbers come from the ledger's record
+//! and never from the wire (threats 1.11). It knows one kind of message: `TransferWithAuthorization`.
+
+use thiserror::Error;
+
+use crate::assets::Asset;
+use crate::challenge::Why;
+use crate::challenge::credential::{Authorization, Credential, Echo, credential};
+
+pub mod evm;
+mod keystore;
+#[cfg(test)]
+mod vectors;
+
+pub use evm::{Wallet, WalletError};
+pub use keystore::KeystoreError;
+
+/// Why no credential was made although the money was set aside for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PayError {
+    /// The record was made for another wallet, for instance before the key was changed.
+    #[error("the payment was recorded for another wallet than the one now configured")]
+    OtherWallet,
+    #[error("the payment header could not be made: {0}")]
+    Credential(#[from] Why),
+}
+
+/// Signs `authorization` for `asset` and puts the credential together.
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "called by pay() once the ledger makes reservations"
+    )
+)]
+pub(crate) fn sign_and_encode(
+    wallet: &Wallet,
+    asset: &Asset,
+    authorization: &Authorization,
+    echo: &Echo,
+    payment_id: Option<&str>,
+) -> Result<(http::HeaderName, Credential), PayError> {
+    if authorization.from != wallet.address() {
+        return Err(PayError::OtherWallet);
+    }
+    let signature = wallet.sign_authorization(asset, authorization);
+    Ok(credential(echo, authorization, &signature, payment_id)?)
+}

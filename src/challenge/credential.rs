@@ -1,0 +1,357 @@
+//! The header that pays: `PAYMENT-SIGNATURE` (v2) and `X-PAYMENT` (v1), x402 digest §2.3, §2.4, §4.1.
+//!
+//! What goes back to the seller is the text that came from it, not a copy that went through a JSON library: servers
+//! compare deeply and answer any difference with "No matching payment requirements". So the header is put together as
+//! text from parts that are each known to be valid JSON.
+
+use std::sync::Arc;
+
+use alloy_primitives::{Address, B256, hex};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderName, HeaderValue};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::Why;
+use super::json::Object;
+use crate::money::Atoms;
+
+/// `PAYMENT-SIGNATURE`: the x402 v2 credential.
+pub const PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
+/// `X-PAYMENT`: the x402 v1 credential.
+pub const X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
+
+/// Ruling 33.
+const MAX_HEADER: usize = 64 * 1024;
+/// More than all that stands around the echo: authorization, signature, payment id, member names.
+const AROUND_ECHO: usize = 1024;
+
+/// What is signed: one `TransferWithAuthorization` (EIP-3009). Times are Unix seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorization {
+    pub from: Address,
+    pub to: Address,
+    pub value: Atoms,
+    pub valid_after: u64,
+    pub valid_before: u64,
+    pub nonce: B256,
+}
+
+/// What a credential repeats of the challenge, as text exactly as received.
+#[derive(Debug)]
+pub struct Echo(Parts);
+
+#[derive(Debug)]
+enum Parts {
+    V1 {
+        network: String,
+    },
+    V2 {
+        accepted: String,
+        shared: Arc<Shared>,
+    },
+}
+
+/// The parts of a v2 echo that all offers of a challenge have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    resource: Option<String>,
+    extensions: Option<String>,
+    id_slot: Option<IdSlot>,
+}
+
+/// Where `"id"` goes in the text of the extensions.
+#[derive(Debug, PartialEq, Eq)]
+struct IdSlot {
+    at: usize,
+    alone: bool,
+}
+
+/// A value that moves money for whoever holds it: no `Debug`, wiped when dropped.
+pub struct Credential(Zeroizing<String>);
+
+impl Echo {
+    /// `network` is the v1 name as given.
+    pub(super) fn v1(network: String) -> Self {
+        Self(Parts::V1 { network })
+    }
+
+    /// `accepted` is the requirement's text.
+    pub(super) fn v2(accepted: &str, shared: Arc<Shared>) -> Self {
+        Self(Parts::V2 {
+            accepted: accepted.to_owned(),
+            shared,
+        })
+    }
+
+    /// Whether a credential made from this stays within 64 KiB.
+    pub(super) fn fits(&self) -> bool {
+        (self.len() + AROUND_ECHO).div_ceil(3) * 4 <= MAX_HEADER
+    }
+
+    fn len(&self) -> usize {
+        match &self.0 {
+            Parts::V1 { network } => network.len(),
+            Parts::V2 { accepted, shared } => accepted.len() + shared.len(),
+        }
+    }
+}
+
+impl Shared {
+    /// Texts of the challenge's `resource` and `extensions`, already known to be strict JSON.
+    pub(super) fn new(resource: Option<&str>, extensions: Option<&str>) -> Self {
+        Self {
+            resource: resource.map(str::to_owned),
+            extensions: extensions.map(str::to_owned),
+            id_slot: extensions.and_then(id_slot),
+        }
+    }
+
+    fn len(&self) -> usize {
+        [&self.resource, &self.extensions]
+            .into_iter()
+            .flatten()
+            .map(String::len)
+            .sum()
+    }
+
+    /// The extensions, with the payment id added where the server asked for one.
+    fn extensions_with(&self, payment_id: Option<&str>) -> Option<String> {
+        let text = self.extensions.as_deref()?;
+        let (Some(slot), Some(id)) = (&self.id_slot, payment_id) else {
+            return Some(text.to_owned());
+        };
+        let (before, after) = text.split_at(slot.at);
+        let comma = if slot.alone { "" } else { "," };
+        Some(format!("{before}\"id\":\"{id}\"{comma}{after}"))
+    }
+}
+
+impl Credential {
+    /// A credential read back from `private/` (Ruling 7). `None` if it cannot be one.
+    pub fn from_stored(text: String) -> Option<Self> {
+        let text = Zeroizing::new(text);
+        let plain = text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
+        (plain && !text.is_empty() && text.len() <= MAX_HEADER).then_some(Self(text))
+    }
+
+    /// The text itself, for `private/` alone (Ruling 7).
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// The header's value, marked sensitive so that no log and no HPACK table holds it.
+    pub fn header_value(&self) -> HeaderValue {
+        let mut value =
+            HeaderValue::from_str(&self.0).expect("base64 is visible ASCII, checked when made");
+        value.set_sensitive(true);
+        value
+    }
+
+    /// SHA-256 of the header's value: what entries hold in its place.
+    pub fn sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.0.as_bytes()).into()
+    }
+}
+
+/// Puts the credential together. `signature` is r, s, v. `payment_id` goes into `payment-identifier`, if the server
+/// offered that extension and named no id of its own.
+pub fn credential(
+    echo: &Echo,
+    authorization: &Authorization,
+    signature: &[u8; 65],
+    payment_id: Option<&str>,
+) -> Result<(HeaderName, Credential), Why> {
+    if payment_id.is_some_and(|id| !is_payment_id(id)) {
+        return Err(Why::PaymentIdMalformed);
+    }
+    let payload = payload(authorization, signature);
+    // Room for all of it at once: a string that grows leaves copies behind that nobody wipes.
+    let mut json = Zeroizing::new(String::with_capacity(echo.len() + AROUND_ECHO));
+    let name = match &echo.0 {
+        Parts::V1 { network } => {
+            // A name of our own table: nothing in it needs escaping.
+            json.push_str(r#"{"x402Version":1,"scheme":"exact","network":""#);
+            json.push_str(network);
+            json.push_str(r#"","payload":"#);
+            json.push_str(&payload);
+            X_PAYMENT
+        }
+        Parts::V2 { accepted, shared } => {
+            json.push_str(r#"{"x402Version":2,"payload":"#);
+            json.push_str(&payload);
+            if let Some(extensions) = shared.extensions_with(payment_id) {
+                json.push_str(r#","extensions":"#);
+                json.push_str(&extensions);
+            }
+            if let Some(resource) = &shared.resource {
+                json.push_str(r#","resource":"#);
+                json.push_str(resource);
+            }
+            json.push_str(r#","accepted":"#);
+            json.push_str(accepted);
+            PAYMENT_SIGNATURE
+        }
+    };
+    json.push('}');
+    let value = Zeroizing::new(STANDARD.encode(json.as_bytes()));
+    if value.len() > MAX_HEADER {
+        return Err(Why::CredentialTooLarge);
+    }
+    Ok((name, Credential(value)))
+}
+
+fn payload(authorization: &Authorization, signature: &[u8; 65]) -> Zeroizing<String> {
+    let Authorization {
+        from,
+        to,
+        value,
+        valid_after,
+        valid_before,
+        nonce,
+    } = authorization;
+    let value = value.get();
+    let signature = Zeroizing::new(hex::encode(signature));
+    Zeroizing::new(format!(
+        concat!(
+            r#"{{"authorization":{{"from":"{}","to":"{}","value":"{}","validAfter":"{}","validBefore":"{}","#,
+            r#""nonce":"{}"}},"signature":"0x{}"}}"#
+        ),
+        from.to_checksum(None),
+        to.to_checksum(None),
+        value,
+        valid_after,
+        valid_before,
+        nonce,
+        signature.as_str()
+    ))
+}
+
+/// Finds the object `payment-identifier.info`. If it has an `id` already, that one stays: on conflict the server's value
+/// wins (x402 digest §2.3).
+fn id_slot(extensions: &str) -> Option<IdSlot> {
+    let info = Object::read(extensions)?
+        .object("payment-identifier")?
+        .member("info")?
+        .get();
+    let members = Object::read(info)?;
+    if members.member("id").is_some() {
+        return None;
+    }
+    // `info` is a part of `extensions`, so the distance of their first bytes is its offset.
+    let offset = (info.as_ptr() as usize).checked_sub(extensions.as_ptr() as usize)?;
+    debug_assert_eq!(extensions.get(offset..offset + info.len()), Some(info));
+    Some(IdSlot {
+        at: offset + 1,
+        alone: members.is_empty(),
+    })
+}
+
+/// The alphabet and length the extension asks for (x402 digest §8).
+fn is_payment_id(id: &str) -> bool {
+    (16..=128).contains(&id.len())
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "pay_7d5d747be160e280504c099d984bcfe0";
+
+    fn authorization() -> Authorization {
+        Authorization {
+            from: Address::repeat_byte(1),
+            to: Address::repeat_byte(2),
+            value: Atoms::new(u128::MAX),
+            valid_after: 0,
+            valid_before: u64::MAX,
+            nonce: B256::repeat_byte(3),
+        }
+    }
+
+    fn with_id(extensions: &str) -> Option<String> {
+        Shared::new(None, Some(extensions)).extensions_with(Some(ID))
+    }
+
+    #[test]
+    fn the_id_is_added_and_nothing_else_changes() {
+        for (before, after) in [
+            (
+                r#"{ "a":1, "payment-identifier" : {"schema":{}, "info": { "required" :true} } }"#,
+                r#"{ "a":1, "payment-identifier" : {"schema":{}, "info": {"id":"ID", "required" :true} } }"#,
+            ),
+            (
+                r#"{"payment-identifier":{"info":{}}}"#,
+                r#"{"payment-identifier":{"info":{"id":"ID"}}}"#,
+            ),
+        ] {
+            assert_eq!(with_id(before), Some(after.replace("ID", ID)));
+        }
+    }
+
+    #[test]
+    fn without_a_place_for_the_id_the_extensions_stay() {
+        for same in [
+            r#"{"bazaar":{"info":{}}}"#,
+            r#"{"payment-identifier":{}}"#,
+            r#"{"payment-identifier":{"info":[]}}"#,
+            r#"{"payment-identifier":{"info":{"id":"server_chose_this_one"}}}"#,
+            r#"[]"#,
+        ] {
+            assert_eq!(with_id(same).as_deref(), Some(same));
+        }
+        assert_eq!(Shared::new(None, None).extensions_with(Some(ID)), None);
+    }
+
+    #[test]
+    fn an_id_that_could_break_out_of_its_quotes_is_refused() {
+        for bad in ["short", "pay_\",\"x\":\"0123456789", &"x".repeat(129)] {
+            let echo = Echo::v1("base".into());
+            let result = credential(&echo, &authorization(), &[0; 65], Some(bad));
+            assert_eq!(result.err(), Some(Why::PaymentIdMalformed));
+        }
+    }
+
+    #[test]
+    fn the_allowance_around_the_echo_is_enough() {
+        let shared = Shared::new(
+            Some("{}"),
+            Some(r#"{"payment-identifier":{"info":{"a":1}}}"#),
+        );
+        let accepted = "{}";
+        let echo = Echo::v2(accepted, Arc::new(shared));
+        let id = "x".repeat(128);
+        let (_, credential) = credential(&echo, &authorization(), &[255; 65], Some(&id)).unwrap();
+        let json = STANDARD.decode(credential.expose()).unwrap();
+        assert!(json.len() <= echo.len() + AROUND_ECHO, "{}", json.len());
+    }
+
+    #[test]
+    fn an_oversized_echo_is_refused() {
+        let accepted = format!("\"{}\"", "x".repeat(49_000));
+        let echo = Echo::v2(&accepted, Arc::new(Shared::new(None, None)));
+        assert!(!echo.fits());
+        let result = credential(&echo, &authorization(), &[0; 65], None);
+        assert_eq!(result.err(), Some(Why::CredentialTooLarge));
+    }
+
+    #[test]
+    fn a_stored_credential_reads_back() {
+        let echo = Echo::v1("base".into());
+        let (name, made) = credential(&echo, &authorization(), &[7; 65], None).unwrap();
+        assert_eq!(name, X_PAYMENT);
+        let stored = Credential::from_stored(made.expose().to_owned()).unwrap();
+        assert_eq!(stored.sha256(), made.sha256());
+        assert_eq!(stored.header_value(), made.header_value());
+        assert!(made.header_value().is_sensitive());
+        for bad in ["", "a b", "a\r\nx: y", "é"] {
+            assert!(Credential::from_stored(bad.to_owned()).is_none());
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The seller's receipt: `PAYMENT-RESPONSE` (v2) or `X-PAYMENT-RESPONSE` (v1), x402 digest §2.5.
+//!
+//! A receipt is the seller's statement and no proof. By Ruling 10 a good one settles the payment; anything else leaves it
+//! unknown and counted, whatever it says. So a receipt that is not clearly good is never read as one.
+
+use http::{HeaderMap, HeaderName};
+use serde_json::value::RawValue;
+
+use super::json::{self, Object};
+
+/// `PAYMENT-RESPONSE`: the x402 v2 receipt.
+pub const PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("payment-response");
+/// `X-PAYMENT-RESPONSE`: the x402 v1 receipt.
+pub const X_PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("x-payment-response");
+
+/// What the seller says about the payment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    Absent,
+    /// `tx` is `0x` and 64 lower-case hex digits.
+    Settled {
+        tx: String,
+    },
+    /// With a transaction the money may well be on its way (`settlement_pending`).
+    Failed {
+        tx: Option<String>,
+        reason: ReceiptReason,
+    },
+    /// Several, contradicting, too large, not decodable, or with a transaction hash that is none.
+    Unreadable,
+}
+
+/// The class of `errorReason`: whose move it is. The text itself is the seller's and goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReceiptReason {
+    /// The wallet has too little of the token.
+    InsufficientFunds,
+    /// validAfter or validBefore did not hold: our clock, the seller's, or a slow settlement.
+    Clock,
+    /// The nonce was used: the money has moved already.
+    NonceUsed,
+    /// Broadcast, not yet confirmed.
+    Pending,
+    /// Token name or version, asset, scheme, network, payee: the challenge was wrong.
+    SellerConfiguration,
+    /// The signature was refused.
+    Signature,
+    /// The transaction was made and failed, or would fail.
+    Transaction,
+    /// No reason, or one we do not know.
+    Other,
+}
+
+impl ReceiptReason {
+    /// Kebab-case text for entries and logs, never renamed.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::InsufficientFunds => "insufficient-funds",
+            Self::Clock => "clock",
+            Self::NonceUsed => "nonce-used",
+            Self::Pending => "pending",
+            Self::SellerConfiguration => "seller-configuration",
+            Self::Signature => "signature",
+            Self::Transaction => "transaction",
+            Self::Other => "other",
+        }
+    }
+
+    /// Sorts the codes of x402 digest §10. Their spelling varies between versions, so parts of them are looked for.
+    fn of(text: &str) -> Self {
+        const CLASSES: [(&str, ReceiptReason); 15] = [
+            ("settlement_pending", ReceiptReason::Pending),
+            ("insufficient", ReceiptReason::InsufficientFunds),
+            ("nonce", ReceiptReason::NonceUsed),
+            ("duplicate_settlement", ReceiptReason::NonceUsed),
+            ("valid_after", ReceiptReason::Clock),
+            ("valid_before", ReceiptReason::Clock),
+            ("expired", ReceiptReason::Clock),
+            ("signature", ReceiptReason::Signature),
+            ("token_", ReceiptReason::SellerConfiguration),
+            ("asset", ReceiptReason::SellerConfiguration),
+            ("scheme", ReceiptReason::SellerConfiguration),
+            ("network", ReceiptReason::SellerConfiguration),
+            ("recipient", ReceiptReason::SellerConfiguration),
+            ("eip3009_not_supported", ReceiptReason::SellerConfiguration),
+            ("transaction", ReceiptReason::Transaction),
+        ];
+        CLASSES
+            .iter()
+            .find(|(part, _)| text.contains(part))
+            .map_or(Self::Other, |(_, class)| *class)
+    }
+}
+
+/// Reads the receipt in the head of an answer to a paid request, whatever its status.
+pub fn receipt(headers: &HeaderMap) -> Receipt {
+    let mut values = headers
+        .get_all(PAYMENT_RESPONSE)
+        .iter()
+        .chain(headers.get_all(X_PAYMENT_RESPONSE));
+    let Some(first) = values.next() else {
+        return Receipt::Absent;
+    };
+    let receipt = read(first.as_bytes()).unwrap_or(Receipt::Unreadable);
+    // A server that speaks both versions may send the same receipt under both names.
+    if values.all(|other| read(other.as_bytes()).as_ref() == Some(&receipt)) {
+        receipt
+    } else {
+        Receipt::Unreadable
+    }
+}
+
+fn read(value: &[u8]) -> Option<Receipt> {
+    let decoded = json::from_base64(value).ok()?;
+    let object = Object::read(json::checked(&decoded).ok()?)?;
+    let tx = match object.member("transaction") {
+        None => None,
+        Some(_) => match object.text("transaction")? {
+            empty if empty.is_empty() => None,
+            hash => Some(transaction_hash(&hash)?),
+        },
+    };
+    match object.member("success").map(RawValue::get) {
+        // `exact` always broadcasts something, so a success without a transaction is none.
+        Some("true") => Some(Receipt::Settled { tx: tx? }),
+        Some("false") => Some(Receipt::Failed {
+            tx,
+            reason: object
+                .text("errorReason")
+                .map_or(ReceiptReason::Other, |text| ReceiptReason::of(&text)),
+        }),
+        _ => None,
+    }
+}
+
+fn transaction_hash(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("0x")?;
+    let valid = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    valid.then(|| text.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TX: &str = "0x89c91c789e57059b17285e7ba1716a1f5ff4c5dace0ea5a5135f26158d0421b9";
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, json) in fields {
+            let value = HeaderValue::from_str(&STANDARD.encode(json)).unwrap();
+            headers.append(*name, value);
+        }
+        headers
+    }
+
+    fn one(json: &str) -> Receipt {
+        receipt(&headers(
+            &[("Payment-Response", json)].map(|(_, j)| ("payment-response", j)),
+        ))
+    }
+
+    #[test]
+    fn a_good_receipt_settles_in_both_versions() {
+        let json = format!(
+            r#"{{"success":true,"transaction":"{TX}","network":"base","payer":"0x1","new":{{"a":[1]}}}}"#
+        );
+        let settled = Receipt::Settled { tx: TX.into() };
+        assert_eq!(one(&json), settled);
+        assert_eq!(receipt(&headers(&[("x-payment-response", &json)])), settled);
+        let url_safe = HeaderValue::from_str(&URL_SAFE_NO_PAD.encode(&json)).unwrap();
+        let both = HeaderMap::from_iter([
+            (X_PAYMENT_RESPONSE, url_safe),
+            (
+                PAYMENT_RESPONSE,
+                HeaderValue::from_str(&STANDARD.encode(&json)).unwrap(),
+            ),
+        ]);
+        assert_eq!(receipt(&both), settled);
+        assert_eq!(one(&json.replace("0x89c9", "0x89C9")), settled);
+    }
+
+    #[test]
+    fn a_failure_is_told_apart_by_its_transaction() {
+        assert_eq!(
+            one(r#"{"success":false,"transaction":"","errorReason":"insufficient_funds"}"#),
+            Receipt::Failed {
+                tx: None,
+                reason: ReceiptReason::InsufficientFunds
+            }
+        );
+        assert_eq!(
+            one(&format!(
+                r#"{{"success":false,"transaction":"{TX}","errorReason":"settlement_pending"}}"#
+            )),
+            Receipt::Failed {
+                tx: Some(TX.into()),
+                reason: ReceiptReason::Pending
+            }
+        );
+        assert_eq!(
+            one(r#"{"success":false,"transaction":null}"#),
+            Receipt::Failed {
+                tx: None,
+                reason: ReceiptReason::Other
+            }
+        );
+    }
+
+    #[test]
+    fn reasons_are_sorted_by_whose_move_it_is() {
+        for (text, class) in [
+            (
+                "invalid_exact_evm_nonce_already_used",
+                ReceiptReason::NonceUsed,
+            ),
+            (
+                "invalid_exact_evm_insufficient_balance",
+                ReceiptReason::InsufficientFunds,
+            ),
+            (
+                "invalid_exact_evm_payload_authorization_valid_before",
+                ReceiptReason::Clock,
+            ),
+            (
+                "invalid_exact_evm_token_name_mismatch",
+                ReceiptReason::SellerConfiguration,
+            ),
+            ("invalid_exact_evm_signature", ReceiptReason::Signature),
+            (
+                "invalid_exact_evm_transaction_failed",
+                ReceiptReason::Transaction,
+            ),
+            ("the dog ate it", ReceiptReason::Other),
+        ] {
+            assert_eq!(ReceiptReason::of(text), class, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_clearly_a_receipt_is_unreadable() {
+        for json in [
+            "",
+            "{}",
+            "[true]",
+            r#"{"success":"true","transaction":"0x00"}"#,
+            r#"{"success":true}"#,
+            r#"{"success":true,"transaction":""}"#,
+            r#"{"success":true,"transaction":"0x1234"}"#,
+            r#"{"success":false,"transaction":"yes"}"#,
+            r#"{"success":false,"transaction":7}"#,
+            r#"{"success":false,"success":true}"#,
+        ] {
+            assert_eq!(one(json), Receipt::Unreadable, "{json}");
+        }
+        assert_eq!(receipt(&HeaderMap::new()), Receipt::Absent);
+        let tx = format!(r#"{{"success":true,"transaction":"{TX}"}}"#);
+        let contradiction = headers(&[
+            ("payment-response", &tx),
+            ("x-payment-response", r#"{"success":false}"#),
+        ]);
+        assert_eq!(receipt(&contradiction), Receipt::Unreadable);
+        assert_eq!(
+            one(&format!("{}{tx}", " ".repeat(70_000))),
+            Receipt::Unreadable
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_settle(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut fields = HeaderMap::new();
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                fields.insert(PAYMENT_RESPONSE, value);
+            }
+            fields.append(
+                X_PAYMENT_RESPONSE,
+                HeaderValue::from_str(&STANDARD.encode(&bytes)).unwrap(),
+            );
+            let settled = matches!(receipt(&fields), Receipt::Settled { .. });
+            prop_assert!(!settled);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One entry of `accepts` becomes an [`Offer`], or a reason why not (x402 digest §2.1, §2.2, §4, §9.2).
+
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::credential::{Echo, Shared};
+use super::json::Object;
+use super::{Offer, PaymentFlow, ResourceHost, Why, X402Version};
+use crate::assets::{self, Asset, Network};
+use crate::money::{Atoms, MicroUsd};
+
+/// What all requirements of a challenge have in common.
+pub(super) struct Context {
+    pub version: X402Version,
+    /// For v2; v1 names a resource in each requirement.
+    pub resource: ResourceHost,
+    pub shared: Arc<Shared>,
+}
+
+/// Reads the requirement with the text `raw`, already known to be strict JSON.
+pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Offer, Why> {
+    let object = Object::read(raw).ok_or(Why::RequirementNotObject)?;
+    if object.text("scheme").as_deref() != Some("exact") {
+        return Err(Why::SchemeUnsupported);
+    }
+    let network_name = object.text("network").ok_or(Why::NetworkMalformed)?;
+    let network = network(&network_name, context.version)?;
+    let asset = asset(&object, network)?;
+    let flow = check_extra(&object, asset)?;
+    let (amount, usd) = amount(&object, asset, context.version)?;
+    let payee = payee(&object, asset)?;
+    let max_timeout_s = max_timeout(&object)?;
+    let (echo, resource) = match context.version {
+        X402Version::V1 => (Echo::v1(network_name), resource_member(&object, "resource")),
+        X402Version::V2 => (
+            Echo::v2(raw, Arc::clone(&context.shared)),
+            context.resource.clone(),
+        ),
+    };
+    // Known now, so that no limit is charged for a credential that could not be sent.
+    if !echo.fits() {
+        return Err(Why::CredentialTooLarge);
+    }
+    Ok(Offer {
+        version: context.version,
+        position,
+        asset,
+        amount,
+        usd,
+        payee,
+        max_timeout_s,
+        flow,
+        resource,
+        echo: Arc::new(echo),
+        sha256: Sha256::digest(raw.as_bytes()).into(),
+    })
+}
+
+/// The host of a URL member; an absent one stands for the request itself.
+pub(super) fn resource_member(object: &Object<'_>, name: &str) -> ResourceHost {
+    match (object.member(name), object.text(name)) {
+        (None, _) => ResourceHost::Same,
+        (Some(_), Some(url)) => ResourceHost::of_url(&url),
+        (Some(_), None) => ResourceHost::Unreadable,
+    }
+}
+
+fn network(name: &str, version: X402Version) -> Result<Network, Why> {
+    let network = match version {
+        X402Version::V1 => Network::from_v1_name(name).ok_or(Why::NetworkUnsupported)?,
+        X402Version::V2 => match name.split_once(':') {
+            Some(("eip155", _)) => Network::parse(name).ok_or(Why::NetworkMalformed)?,
+            Some(_) => return Err(Why::NetworkUnsupported),
+            None => return Err(Why::NetworkMalformed),
+        },
+    };
+    if assets::assets_of(network).next().is_none() {
+        return Err(Why::NetworkUnsupported);
+    }
+    Ok(network)
+}
+
+fn asset(requirement: &Object<'_>, network: Network) -> Result<&'static Asset, Why> {
+    let text = requirement.text("asset").ok_or(Why::AssetMalformed)?;
+    let address = address(&text).ok_or(Why::AssetMalformed)?;
+    let asset = assets::asset(network, &address).ok_or(Why::AssetUnknown)?;
+    if !asset.eip3009 {
+        return Err(Why::AssetNeedsPermit2);
+    }
+    Ok(asset)
+}
+
+/// `extra` chooses the transfer method and the flow, and must describe the token as our table does (Ruling 22).
+fn check_extra(requirement: &Object<'_>, asset: &Asset) -> Result<PaymentFlow, Why> {
+    let extra = requirement.object("extra").ok_or(Why::TokenDomainMissing)?;
+    // The reference client falls into EIP-3009 for any value it does not know; we do not (x402 digest §4).
+    if extra.member("assetTransferMethod").is_some()
+        && extra.text("assetTransferMethod").as_deref() != Some("eip3009")
+    {
+        return Err(Why::TransferMethodUnsupported);
+    }
+    let flow = match (extra.member("paymentFlow"), extra.text("paymentFlow")) {
+        (None, _) => PaymentFlow::Authorization,
+        (Some(_), Some(flow)) if flow == "authorization" => PaymentFlow::Authorization,
+        (Some(_), Some(flow)) if flow == "upfront" => PaymentFlow::Upfront,
+        _ => return Err(Why::PaymentFlowUnsupported),
+    };
+    let name = extra.text("name").ok_or(Why::TokenDomainMissing)?;
+    let version = extra.text("version").ok_or(Why::TokenDomainMissing)?;
+    if name != asset.eip712_name || version != asset.eip712_version {
+        return Err(Why::TokenDomainMismatch);
+    }
+    Ok(flow)
+}
+
+fn amount(
+    requirement: &Object<'_>,
+    asset: &Asset,
+    version: X402Version,
+) -> Result<(Atoms, MicroUsd), Why> {
+    let member = match version {
+        X402Version::V1 => "maxAmountRequired",
+        X402Version::V2 => "amount",
+    };
+    let text = requirement.text(member).ok_or(Why::AmountNotText)?;
+    let amount = Atoms::parse(&text)?;
+    Ok((amount, MicroUsd::of(amount, asset.decimals)?))
+}
+
+fn payee(requirement: &Object<'_>, asset: &Asset) -> Result<Address, Why> {
+    let text = requirement.text("payTo").ok_or(Why::PayeeMalformed)?;
+    let payee = address(&text).ok_or(Why::PayeeMalformed)?;
+    // EIP-55: one case alone carries no checksum, mixed case does.
+    let mixed = text[2..].bytes().any(|b| b.is_ascii_lowercase())
+        && text[2..].bytes().any(|b| b.is_ascii_uppercase());
+    if mixed && payee.to_checksum(None) != text {
+        return Err(Why::PayeeChecksum);
+    }
+    if payee.is_zero() {
+        return Err(Why::PayeeZero);
+    }
+    if payee == asset.address {
+        return Err(Why::PayeeIsAsset);
+    }
+    Ok(payee)
+}
+
+/// Ruling 17: outside 10..=86400 s the offer is refused, not clamped.
+fn max_timeout(requirement: &Object<'_>) -> Result<u64, Why> {
+    let raw = requirement
+        .member("maxTimeoutSeconds")
+        .map(RawValue::get)
+        .ok_or(Why::TimeoutNotInteger)?;
+    let digits = raw.strip_prefix('-').unwrap_or(raw);
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Why::TimeoutNotInteger);
+    }
+    match raw.parse() {
+        Ok(seconds @ 10..=86_400) => Ok(seconds),
+        _ => Err(Why::TimeoutOutOfRange),
+    }
+}
+
+/// `0x` and 40 hex digits, nothing else.
+fn address(text: &str) -> Option<Address> {
+    let digits = text.strip_prefix("0x")?;
+    if digits.len() != 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    digits.parse().ok()
+}

@@ -1,0 +1,140 @@
+//! Why a challenge, or one offer in it, is not paid.
+//!
+//! The reasons are ours alone: no word of the merchant is ever part of one, so they may be logged, shown to an agent and
+//! matched by scripts (threats 1.15).
+
+use std::fmt;
+
+use crate::money::AmountError;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $code:literal, $text:literal;)+) => {
+        /// A reason for not paying. [`Why::code`] is stable; [`fmt::Display`] is a sentence for people.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Why {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Why {
+            #[cfg(test)]
+            const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// Kebab-case text, never renamed: `asset-unknown`, `timeout-out-of-range`.
+            pub const fn code(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)+
+                }
+            }
+
+            const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    // The answer as a whole.
+    NoChallenge => "no-challenge", "The 402 carries no payment challenge that we know.";
+    MppOnly => "mpp-only", "The 402 offers payment by MPP alone, which is not supported.";
+    HeaderEmpty => "challenge-header-empty", "The PAYMENT-REQUIRED header is empty.";
+    /// Several fields, or several values merged into one: which of them counts would be a guess.
+    HeaderRepeated => "challenge-header-repeated", "The PAYMENT-REQUIRED header occurs more than once.";
+    TooLarge => "challenge-too-large", "The challenge is larger than 64 KiB.";
+    NotBase64 => "challenge-not-base64", "The PAYMENT-REQUIRED header is not base64.";
+    NotJson => "challenge-not-json", "The challenge is not valid JSON.";
+    NotObject => "challenge-not-object", "The challenge is not a JSON object.";
+    DuplicateKey => "challenge-duplicate-key", "The challenge names the same JSON member twice.";
+    TooDeep => "challenge-too-deep", "The challenge is nested deeper than 32 levels.";
+    /// A JSON body without `x402Version`: an answer that merely happens to be JSON.
+    NotX402 => "not-x402", "The body of the 402 is no x402 challenge.";
+    VersionUnsupported => "version-unsupported", "The challenge states an x402 version that does not belong in this place.";
+    V2InBody => "v2-in-body", "The x402 v2 challenge is in the body; it belongs in the PAYMENT-REQUIRED header.";
+    OffersMissing => "offers-missing", "The challenge has no list of offers.";
+    OffersEmpty => "offers-empty", "The challenge has an empty list of offers.";
+    SignInOnly => "sign-in-only", "The challenge asks for a wallet sign-in, not for a payment.";
+    TooManyOffers => "too-many-offers", "The challenge has more than 16 offers.";
+
+    // One requirement.
+    RequirementNotObject => "requirement-not-object", "The offer is not a JSON object.";
+    SchemeUnsupported => "scheme-unsupported", "The offer uses a payment scheme other than \"exact\".";
+    NetworkMalformed => "network-malformed", "The offer's network is not a valid CAIP-2 name.";
+    NetworkUnsupported => "network-unsupported", "The offer is for a network we have no token on.";
+    AssetMalformed => "asset-malformed", "The offer's asset is not a contract address.";
+    AssetUnknown => "asset-unknown", "The offer's asset is not in our table of tokens.";
+    AssetNeedsPermit2 => "asset-needs-permit2", "The offer's token can be paid by Permit2 only, which is not supported.";
+    TransferMethodUnsupported => "transfer-method-unsupported", "The offer asks for a transfer method other than EIP-3009.";
+    PaymentFlowUnsupported => "payment-flow-unsupported", "The offer asks for a payment flow other than authorization or upfront.";
+    TokenDomainMissing => "token-domain-missing", "The offer does not state the token's EIP-712 name and version.";
+    TokenDomainMismatch => "token-domain-mismatch", "The offer states another EIP-712 name or version than the token has.";
+    AmountNotText => "amount-not-text", "The offer's amount is missing or is not a JSON string.";
+    AmountNotDecimal => "amount-not-decimal", "The offer's amount is not a plain decimal number.";
+    AmountLeadingZero => "amount-leading-zero", "The offer's amount has leading zeros.";
+    AmountTooLarge => "amount-too-large", "The offer's amount does not fit 128 bits.";
+    PayeeMalformed => "payee-malformed", "The offer's payTo is not an address.";
+    PayeeChecksum => "payee-checksum", "The offer's payTo has a wrong EIP-55 checksum.";
+    PayeeZero => "payee-zero", "The offer's payTo is the zero address.";
+    PayeeIsAsset => "payee-is-asset", "The offer's payTo is the token contract itself.";
+    TimeoutNotInteger => "timeout-not-integer", "The offer's maxTimeoutSeconds is missing or is not a JSON integer.";
+    TimeoutOutOfRange => "timeout-out-of-range", "The offer's maxTimeoutSeconds is not between 10 and 86400.";
+
+    // The offer against the payer.
+    NetworkNotConfigured => "network-not-configured", "The offer is for a network that [networks] in bursar.toml does not name.";
+    PayeeIsPayer => "payee-is-payer", "The offer's payTo is our own wallet.";
+    AmountZero => "amount-zero", "The offer's amount is zero, and zero_amount is not set.";
+    ResourceHostDiffers => "resource-host-differs", "The challenge is for a resource on another host than the one asked.";
+    ResourceUnreadable => "resource-unreadable", "The host of the challenge's resource cannot be read.";
+
+    // The credential.
+    CredentialTooLarge => "credential-too-large", "The payment header would be larger than 64 KiB.";
+    PaymentIdMalformed => "payment-id-malformed", "The payment id is not 16 to 128 letters, digits, underscores or hyphens.";
+}
+
+impl From<AmountError> for Why {
+    fn from(error: AmountError) -> Self {
+        match error {
+            AmountError::Empty | AmountError::NotDecimal | AmountError::TooPrecise => {
+                Self::AmountNotDecimal
+            }
+            AmountError::LeadingZero => Self::AmountLeadingZero,
+            AmountError::TooLarge => Self::AmountTooLarge,
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl std::error::Error for Why {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_kebab_case() {
+        let codes: HashSet<_> = Why::ALL.iter().map(|why| why.code()).collect();
+        assert_eq!(codes.len(), Why::ALL.len());
+        for code in codes {
+            assert!(
+                code.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn sentences_end() {
+        for why in Why::ALL {
+            assert!(why.to_string().ends_with('.'), "{why}");
+        }
+    }
+}
