@@ -1,0 +1,7 @@
+//! Set-up for the stories in this folder: the real binary, scripted sites, an agent, a chain.
+
+pub mod agent;
+pub mod bursar;
+pub mod lab;
+pub mod origin;
+pub mod seller;

@@ -1,0 +1,220 @@
+//! A scripted HTTPS site: real TLS with a CA of its own, HTTP by hyper or raw bytes, and everything it ever saw kept.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+pub type Answer = Response<BoxBody<Bytes, std::io::Error>>;
+type Script = Arc<dyn Fn(Seen) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
+
+/// A request as it arrived, body and all.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    pub version: http::Version,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// Which connection, counted from 0.
+    pub connection: usize,
+}
+
+impl Seen {
+    /// The credential, whichever version it is.
+    pub fn payment(&self) -> Option<String> {
+        ["payment-signature", "x-payment"]
+            .iter()
+            .find_map(|name| self.headers.get(*name))
+            .map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    pub fn is_paid(&self) -> bool {
+        self.payment().is_some()
+    }
+}
+
+pub struct Origin {
+    pub address: SocketAddr,
+    pub ca_pem: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// How an origin speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    H1,
+    H1AndH2,
+    /// Without TLS.
+    Plain,
+}
+
+pub struct Certificate {
+    pub ca_pem: String,
+    config: ServerConfig,
+}
+
+/// A CA and a leaf for `names`; `edit` may spoil the leaf.
+pub fn certificate(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) -> Certificate {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "test origin CA");
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut leaf = CertificateParams::new(names).unwrap();
+    leaf.use_authority_key_identifier_extension = true;
+    edit(&mut leaf);
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    Certificate { ca_pem, config }
+}
+
+impl Origin {
+    pub async fn https<F, Fut>(script: F) -> Self
+    where
+        F: Fn(Seen) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Answer> + Send + 'static,
+    {
+        Self::start(Speaks::H1AndH2, certificate(&["localhost", "127.0.0.1"], |_| {}), script).await
+    }
+
+    pub async fn start<F, Fut>(speaks: Speaks, mut certificate: Certificate, script: F) -> Self
+    where
+        F: Fn(Seen) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Answer> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let script: Script = Arc::new(move |request| Box::pin(script(request)));
+        certificate.config.alpn_protocols = match speaks {
+            Speaks::H1AndH2 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            _ => vec![b"http/1.1".to_vec()],
+        };
+        let acceptor = TlsAcceptor::from(Arc::new(certificate.config));
+        let log = seen.clone();
+        let task = tokio::spawn(async move {
+            for connection in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                stream.set_nodelay(true).unwrap();
+                let (acceptor, script, log) = (acceptor.clone(), script.clone(), log.clone());
+                tokio::spawn(async move {
+                    if speaks == Speaks::Plain {
+                        return serve(stream, false, connection, script, log).await;
+                    }
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    serve(stream, h2, connection, script, log).await;
+                });
+            }
+        });
+        Self { address, ca_pem: certificate.ca_pem, seen, task }
+    }
+
+    /// Hands each TLS connection to `talk`, which writes what it likes.
+    pub async fn raw<F, Fut>(talk: F) -> Self
+    where
+        F: Fn(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, usize) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut certificate = certificate(&["localhost", "127.0.0.1"], |_| {});
+        certificate.config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(certificate.config));
+        let talk = Arc::new(talk);
+        let task = tokio::spawn(async move {
+            for connection in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let (acceptor, talk) = (acceptor.clone(), talk.clone());
+                tokio::spawn(async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        talk(stream, connection).await;
+                    }
+                });
+            }
+        });
+        Self { address, ca_pem: certificate.ca_pem, seen: Arc::default(), task }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.address.port())
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Every credential that ever arrived here.
+    pub fn payments(&self) -> Vec<String> {
+        self.seen().iter().filter_map(Seen::payment).collect()
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve<S>(stream: S, h2: bool, connection: usize, script: Script, log: Arc<Mutex<Vec<Seen>>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (script, log) = (script.clone(), log.clone());
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let seen = Seen {
+                method: head.method.to_string(),
+                target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+                version: head.version,
+                headers: head.headers,
+                body,
+                connection,
+            };
+            log.lock().unwrap().push(seen.clone());
+            Ok::<_, Infallible>(script(seen).await)
+        }
+    });
+    let io = TokioIo::new(stream);
+    if h2 {
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+    } else {
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await;
+    }
+}
+
+pub fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(Full::from(body.into()).map_err(|never| match never {}).boxed()).unwrap()
+}

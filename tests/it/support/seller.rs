@@ -1,0 +1,59 @@
+//! What an x402 seller says: challenges and receipts, honest or not.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::origin::{Answer, answer};
+
+pub const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+pub const PAYEE: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
+pub const TX: &str = "0xabababababababababababababababababababababababababababababababab";
+
+pub fn requirement(amount: &str) -> Value {
+    json!({
+        "scheme": "exact", "network": "eip155:84532", "amount": amount, "asset": USDC, "payTo": PAYEE,
+        "maxTimeoutSeconds": 60, "extra": { "name": "USDC", "version": "2" }
+    })
+}
+
+/// A v2 challenge with these requirements, for `url`.
+pub fn challenge(url: &str, accepts: &[Value]) -> Value {
+    json!({ "x402Version": 2, "error": "Payment required", "resource": { "url": url, "description": "d", "mimeType": "text/plain" }, "accepts": accepts })
+}
+
+pub fn encoded(value: &Value) -> String {
+    STANDARD.encode(value.to_string())
+}
+
+pub fn decoded(header: &str) -> Value {
+    serde_json::from_slice(&STANDARD.decode(header).unwrap()).unwrap()
+}
+
+/// 402 with a v2 challenge in the header.
+pub fn v2(challenge: &Value) -> Answer {
+    answer(402, &[("payment-required", &encoded(challenge)), ("content-type", "application/json"), ("cache-control", "no-store")], "{}")
+}
+
+/// 402 for one requirement of `amount` atoms.
+pub fn asks(amount: &str) -> Answer {
+    v2(&challenge("/", &[requirement(amount)]))
+}
+
+/// 402 with a v1 challenge in the body.
+pub fn v1_body(amount: &str, resource: &str) -> Value {
+    json!({ "x402Version": 1, "error": "X-PAYMENT header is required", "accepts": [{
+        "scheme": "exact", "network": "base-sepolia", "maxAmountRequired": amount, "asset": USDC, "payTo": PAYEE,
+        "resource": resource, "description": "d", "mimeType": "text/plain", "maxTimeoutSeconds": 60,
+        "extra": { "name": "USDC", "version": "2" }
+    }] })
+}
+
+pub fn receipt(success: bool, tx: &str) -> String {
+    encoded(&json!({ "success": success, "transaction": tx, "network": "eip155:84532", "payer": super::bursar::WALLET }))
+}
+
+/// 200 with a good receipt.
+pub fn sold(body: &'static str) -> Answer {
+    answer(200, &[("payment-response", &receipt(true, TX)), ("content-type", "text/plain")], body)
+}
