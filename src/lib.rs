@@ -13,6 +13,9 @@ pub mod home;
 // Core: pure, no sockets, no clock, no Tokio.
 pub mod assets;
 pub mod challenge;
+pub mod decode;
+pub mod hop;
+pub mod host;
 pub mod money;
 pub mod policy;
 
@@ -20,4 +23,6 @@ pub mod policy;
 pub mod ledger;
 
 // Rim: acts.
+pub mod dial;
 pub mod pay;
+pub mod tls;

@@ -154,7 +154,9 @@ mod tests {
         assert_eq!(Atoms::parse("0"), Ok(Atoms(0)));
         assert_eq!(Atoms::parse(""), Err(AmountError::Empty));
         assert_eq!(Atoms::parse("00010000"), Err(AmountError::LeadingZero));
-        for bad in ["-1", "+1", " 1", "1 ", "0x10", "1e4", "0.01", "1_000", "\u{0661}", "１"] {
+        for bad in [
+            "-1", "+1", " 1", "1 ", "0x10", "1e4", "0.01", "1_000", "\u{0661}", "１",
+        ] {
             assert_eq!(Atoms::parse(bad), Err(AmountError::NotDecimal), "{bad:?}");
         }
         assert_eq!(Atoms::parse(&u128::MAX.to_string()), Ok(Atoms(u128::MAX)));
@@ -184,7 +186,10 @@ mod tests {
         assert_eq!(MicroUsd::of(Atoms(1_000_000_000_001), 18), Ok(MicroUsd(2)));
         assert_eq!(MicroUsd::of(Atoms(7), 6), Ok(MicroUsd(7)));
         assert_eq!(MicroUsd::of(Atoms(7), 2), Ok(MicroUsd(70_000)));
-        assert_eq!(MicroUsd::of(Atoms(u128::MAX), 2), Err(AmountError::TooLarge));
+        assert_eq!(
+            MicroUsd::of(Atoms(u128::MAX), 2),
+            Err(AmountError::TooLarge)
+        );
     }
 
     proptest! {
