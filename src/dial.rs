@@ -23,10 +23,11 @@ pub use class::{AddressClass, classify};
 
 mod class;
 
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// "Connection Attempt Delay" of RFC 8305 §5.
-const STAGGER: Duration = Duration::from_millis(250);
+const PATIENCE: Patience = Patience {
+    resolve: Duration::from_secs(5),
+    connect: Duration::from_secs(10),
+    stagger: Duration::from_millis(250),
+};
 /// The system resolver blocks a thread per lookup; slow names must not take all of them.
 const LOOKUPS: usize = 64;
 
@@ -45,8 +46,7 @@ impl Resolver for SystemResolver {
         host: String,
     ) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
         Box::pin(async move {
-            // The dot keeps search domains out: `metadata` must not become `metadata.corp.example`.
-            let addresses = tokio::net::lookup_host((format!("{host}."), 0)).await?;
+            let addresses = tokio::net::lookup_host((host, 0)).await?;
             Ok(addresses.map(|address| address.ip()).collect())
         })
     }
@@ -109,6 +109,15 @@ pub struct Dialer {
     /// `upstream.allow_private`: exceptions to the guard, never to the loop check.
     exceptions: Arc<[IpNet]>,
     own: Arc<[SocketAddr]>,
+    patience: Patience,
+}
+
+#[derive(Clone, Copy)]
+struct Patience {
+    resolve: Duration,
+    connect: Duration,
+    /// "Connection Attempt Delay" of RFC 8305 §5.
+    stagger: Duration,
 }
 
 impl Dialer {
@@ -123,6 +132,7 @@ impl Dialer {
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             exceptions: allow_private.into(),
             own: own.into(),
+            patience: PATIENCE,
         }
     }
 
@@ -159,7 +169,12 @@ impl Dialer {
     /// Connects to one of the checked addresses (RFC 8305): families alternate, each attempt gets 250 ms before the next
     /// one starts beside it, the first that stands wins.
     pub async fn connect(&self, checked: &Checked) -> Result<(TcpStream, SocketAddr), DialError> {
-        match timeout(CONNECT_TIMEOUT, race(alternate(&checked.addresses))).await {
+        match timeout(
+            self.patience.connect,
+            race(alternate(&checked.addresses), self.patience.stagger),
+        )
+        .await
+        {
             Ok(outcome) => outcome,
             Err(_) => Err(DialError::Timeout(Stage::Connect)),
         }
@@ -176,7 +191,7 @@ impl Dialer {
             let _permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
             resolver.lookup(host).await
         });
-        match timeout(RESOLVE_TIMEOUT, answer).await {
+        match timeout(self.patience.resolve, answer).await {
             Err(_) => Err(DialError::Timeout(Stage::Resolve)),
             Ok(Err(died)) => Err(DialError::Dns {
                 source: Some(io::Error::other(died)),
@@ -229,8 +244,9 @@ fn is_local(address: IpAddr) -> bool {
 /// Starts with the family the resolver put first (RFC 6724 order), then takes turns.
 fn alternate(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut preferred, mut other): (VecDeque<_>, VecDeque<_>) = addresses
+    let (mut preferred, mut other): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) = addresses
         .iter()
+        .copied()
         .partition(|address| address.is_ipv6() == first_is_v6);
     let mut order = VecDeque::with_capacity(addresses.len());
     while !(preferred.is_empty() && other.is_empty()) {
@@ -240,7 +256,10 @@ fn alternate(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     order
 }
 
-async fn race(mut waiting: VecDeque<SocketAddr>) -> Result<(TcpStream, SocketAddr), DialError> {
+async fn race(
+    mut waiting: VecDeque<SocketAddr>,
+    stagger: Duration,
+) -> Result<(TcpStream, SocketAddr), DialError> {
     // Dropping the set ends the attempts that lost.
     let mut attempts = JoinSet::new();
     let mut last_error = DialError::Dns { source: None };
@@ -250,7 +269,7 @@ async fn race(mut waiting: VecDeque<SocketAddr>) -> Result<(TcpStream, SocketAdd
         } else if attempts.is_empty() {
             return Err(last_error);
         }
-        let next = Instant::now() + STAGGER;
+        let next = Instant::now() + stagger;
         loop {
             let outcome = tokio::select! {
                 biased;
@@ -260,8 +279,8 @@ async fn race(mut waiting: VecDeque<SocketAddr>) -> Result<(TcpStream, SocketAdd
             };
             match outcome {
                 Ok((Ok(stream), address)) => return Ok((stream, address)),
-                Ok((Err(error), _)) => last_error = error.into(),
-                Err(died) => last_error = io::Error::other(died).into(),
+                Ok((Err(error), _)) => last_error = DialError::of_connect(error),
+                Err(died) => last_error = DialError::of_connect(io::Error::other(died)),
             }
             if !waiting.is_empty() {
                 break;
@@ -277,8 +296,8 @@ async fn attempt(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-impl From<io::Error> for DialError {
-    fn from(source: io::Error) -> Self {
+impl DialError {
+    fn of_connect(source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::TimedOut => Self::Timeout(Stage::Connect),

@@ -35,9 +35,7 @@ impl Upgrading {
     /// What the request asks for. Upgrades to another HTTP or to TLS do not count: past them a 402 would be hidden from
     /// us (threats 2.5).
     pub fn asked(headers: &HeaderMap) -> Self {
-        let named = connection_options(headers)
-            .iter()
-            .any(|option| *option == UPGRADE);
+        let named = connection_options(headers).contains(&UPGRADE);
         let mut protocols = headers
             .get_all(UPGRADE)
             .iter()

@@ -192,13 +192,9 @@ async fn what_was_checked_stays_pinned_when_the_name_moves() {
 
 #[tokio::test]
 async fn the_next_address_is_tried_when_one_refuses() {
-    let closed = TcpListener::bind("127.0.0.2:0").await.unwrap();
-    let port = closed.local_addr().unwrap().port();
-    let listener = TcpListener::bind(("127.0.0.1", port)).await;
-    drop(closed);
-    let Ok(listener) = listener else {
-        panic!("port {port} is taken on 127.0.0.1");
-    };
+    // Nothing listens on the other loopback addresses.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
     let script = Script::of(&[
         ("two.test", &[&["127.0.0.2", "127.0.0.1"]]),
         ("down.test", &[&["127.0.0.2", "127.0.0.3"]]),
@@ -214,7 +210,37 @@ async fn the_next_address_is_tried_when_one_refuses() {
     ));
 }
 
-/// Accepts nothing and answers nothing: the connect hangs until the kernel's backlog is full, the lookup for ever.
+#[tokio::test]
+async fn a_silent_address_does_not_hold_up_the_next() {
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let full = full.listen(1).unwrap();
+    let silent = full.local_addr().unwrap();
+    // Linux drops further SYNs once the queue of a listener that never accepts is full.
+    let mut queued = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(100), TcpStream::connect(silent)).await {
+        queued.push(stream.unwrap());
+        assert!(queued.len() < 64, "the queue never fills");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let good = listener.local_addr().unwrap();
+    let (_, address) = race([silent, good].into(), Duration::from_millis(10))
+        .await
+        .unwrap();
+    assert_eq!(address, good);
+
+    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new());
+    dialer.patience.connect = Duration::from_millis(20);
+    let checked = Checked {
+        addresses: vec![silent],
+    };
+    assert!(matches!(
+        dialer.connect(&checked).await,
+        Err(DialError::Timeout(Stage::Connect))
+    ));
+}
+
+/// Never answers.
 struct Silent;
 
 impl Resolver for Silent {
@@ -223,10 +249,10 @@ impl Resolver for Silent {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn lookups_end_after_five_seconds_and_are_bounded() {
-    let dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new());
-    let started = Instant::now();
+#[tokio::test]
+async fn lookups_end_in_time_and_are_bounded() {
+    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new());
+    dialer.patience.resolve = Duration::from_millis(50);
     let mut lookups = JoinSet::new();
     for _ in 0..LOOKUPS + 8 {
         let dialer = dialer.clone();
@@ -238,7 +264,6 @@ async fn lookups_end_after_five_seconds_and_are_bounded() {
             Err(DialError::Timeout(Stage::Resolve))
         ));
     }
-    assert_eq!(started.elapsed().as_secs(), RESOLVE_TIMEOUT.as_secs());
     assert_eq!(
         dialer.lookups.available_permits(),
         0,
@@ -264,7 +289,7 @@ fn families_take_turns() {
 #[tokio::test]
 async fn nothing_to_dial_is_an_error() {
     assert!(matches!(
-        race(VecDeque::new()).await,
+        race(VecDeque::new(), PATIENCE.stagger).await,
         Err(DialError::Dns { source: None })
     ));
 }
