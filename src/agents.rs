@@ -1,1 +1,379 @@
-//! (to be written)
+//! Who may use the proxy: `agents.toml`, written by the CLI alone and read by `serve` (Ruling 55).
+//!
+//! A token is 256 random bits that exist in clear only where it is printed or handed to a child. The file holds its
+//! SHA-256, which needs no salt or stretching at that length. An agent has one token of its own and any number of
+//! temporary ones, because `run` and `env` cannot know a token that is stored as a hash.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::home::{self, Home, HomeError, Readers};
+
+pub use roster::{ProxyCredential, Reload, Roster};
+
+mod roster;
+
+/// `[a-z0-9][a-z0-9_.-]{0,63}`: safe in file names, log lines, headers and CSV cells alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AgentName(Box<str>);
+
+/// SHA-256 of a token's text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenDigest([u8; 32]);
+
+/// Why a token exists; it decides when the token ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// Printed once by `agents add` or `agents rotate`.
+    Own,
+    /// Lives as long as the child of `bursar run`.
+    Run,
+    /// Printed by `bursar env`.
+    Env,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    #[serde(rename = "token_sha256")]
+    pub digest: TokenDigest,
+    pub purpose: Purpose,
+    pub created: Timestamp,
+    pub expires: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    pub name: AgentName,
+    /// Stays the same when tokens change, and is not used again for another agent of the same name.
+    pub id: Uuid,
+    pub created: Timestamp,
+    #[serde(default)]
+    pub tokens: Vec<Token>,
+}
+
+/// A token on its way to the one place that will use it.
+pub struct IssuedToken {
+    pub agent: AgentName,
+    pub token: SecretString,
+    pub digest: TokenDigest,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentsError {
+    #[error(
+        "{0:?} is no agent name: use 1 to 64 of a-z 0-9 _ . - and begin with a letter or digit"
+    )]
+    Name(String),
+    #[error("an agent named {0} exists already; for a new token run: bursar agents rotate {0}")]
+    Exists(AgentName),
+    #[error("no agent is named {0}; add it with: bursar agents add {0}")]
+    Unknown(AgentName),
+    #[error("{path} is damaged: {why}", path = path.display())]
+    Damaged { path: PathBuf, why: String },
+    #[error("the operating system gave no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error(transparent)]
+    Home(#[from] HomeError),
+}
+
+/// The writing side. Every change is made under a lock and replaces the file at once, so that two commands at a time
+/// lose nothing and a reader never sees half a file.
+pub struct Registry {
+    home: Home,
+}
+
+impl Registry {
+    pub fn new(home: &Home) -> Self {
+        Self { home: home.clone() }
+    }
+
+    pub fn list(&self) -> Result<Vec<Agent>, AgentsError> {
+        read(&self.home)
+    }
+
+    pub fn add(&self, name: &AgentName, now: Timestamp) -> Result<IssuedToken, AgentsError> {
+        self.change(now, |agents| {
+            if agents.iter().any(|agent| agent.name == *name) {
+                return Err(AgentsError::Exists(name.clone()));
+            }
+            let (issued, token) = issue(name, Purpose::Own, now, None)?;
+            let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or(0);
+            agents.push(Agent {
+                name: name.clone(),
+                id: uuid::Builder::from_unix_timestamp_millis(milliseconds, &clock::random()?)
+                    .into_uuid(),
+                created: now,
+                tokens: vec![token],
+            });
+            Ok(issued)
+        })
+    }
+
+    /// A new token; every earlier one stops working, temporary ones too, since whoever rotates does not know which of
+    /// them leaked.
+    pub fn rotate(&self, name: &AgentName, now: Timestamp) -> Result<IssuedToken, AgentsError> {
+        self.change(now, |agents| {
+            let agent = find(agents, name)?;
+            let (issued, token) = issue(name, Purpose::Own, now, None)?;
+            agent.tokens = vec![token];
+            Ok(issued)
+        })
+    }
+
+    /// Ends all tokens. The agent stays listed, because the books name it; `rotate` lets it in again.
+    pub fn revoke(&self, name: &AgentName, now: Timestamp) -> Result<(), AgentsError> {
+        self.change(now, |agents| {
+            find(agents, name)?.tokens.clear();
+            Ok(())
+        })
+    }
+
+    /// One more token, beside those that exist. `run` gives it back with [`Registry::forget`]; `expires` is what ends
+    /// it when `run` was killed.
+    pub fn mint_temporary(
+        &self,
+        name: &AgentName,
+        purpose: Purpose,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<IssuedToken, AgentsError> {
+        self.change(now, |agents| {
+            let agent = find(agents, name)?;
+            let (issued, token) = issue(name, purpose, now, Some(expires))?;
+            agent.tokens.push(token);
+            Ok(issued)
+        })
+    }
+
+    /// Ends one token. That it is gone already is no error.
+    pub fn forget(&self, digest: &TokenDigest, now: Timestamp) -> Result<(), AgentsError> {
+        self.change(now, |agents| {
+            for agent in agents {
+                agent.tokens.retain(|token| token.digest != *digest);
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads, changes and replaces the file under the lock; tokens that have ended are dropped on the way.
+    fn change<T>(
+        &self,
+        now: Timestamp,
+        edit: impl FnOnce(&mut Vec<Agent>) -> Result<T, AgentsError>,
+    ) -> Result<T, AgentsError> {
+        let _lock = self.lock()?;
+        let mut agents = read(&self.home)?;
+        for agent in &mut agents {
+            agent.tokens.retain(|token| token.is_live(now));
+        }
+        let outcome = edit(&mut agents)?;
+        home::write_atomic(
+            &self.home.agents(),
+            render(&agents).as_bytes(),
+            Readers::Owner,
+        )?;
+        Ok(outcome)
+    }
+
+    fn lock(&self) -> Result<File, HomeError> {
+        let path = self.home.agents_lock();
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(|source| home::failed("lock", &path, source))
+    }
+}
+
+impl Token {
+    fn is_live(&self, now: Timestamp) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
+fn find<'a>(agents: &'a mut [Agent], name: &AgentName) -> Result<&'a mut Agent, AgentsError> {
+    agents
+        .iter_mut()
+        .find(|agent| agent.name == *name)
+        .ok_or_else(|| AgentsError::Unknown(name.clone()))
+}
+
+fn issue(
+    name: &AgentName,
+    purpose: Purpose,
+    created: Timestamp,
+    expires: Option<Timestamp>,
+) -> Result<(IssuedToken, Token), AgentsError> {
+    let text = format!("bur_{}", URL_SAFE_NO_PAD.encode(clock::random::<32>()?));
+    let digest = TokenDigest::of(&text);
+    let issued = IssuedToken {
+        agent: name.clone(),
+        token: text.into(),
+        digest,
+    };
+    let token = Token {
+        digest,
+        purpose,
+        created,
+        expires,
+    };
+    Ok((issued, token))
+}
+
+/// No file means no agents: `init` need not write an empty one.
+fn read(home: &Home) -> Result<Vec<Agent>, AgentsError> {
+    let path = home.agents();
+    match home::read_secret(&path) {
+        Ok(text) => parse(&text).map_err(|why| AgentsError::Damaged { path, why }),
+        Err(HomeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn parse(text: &str) -> Result<Vec<Agent>, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Document {
+        #[serde(default)]
+        agents: Vec<Agent>,
+    }
+    let Document { agents } = toml::from_str(text).map_err(|error| error.to_string())?;
+    let mut names: Vec<_> = agents.iter().map(|agent| &agent.name).collect();
+    names.sort();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(format!("two agents are named {}", pair[0])),
+        None => Ok(agents),
+    }
+}
+
+/// Every value is of an alphabet that needs no TOML escapes.
+fn render(agents: &[Agent]) -> String {
+    let mut text = String::from(
+        "# Written by `bursar agents`, `run` and `env`. Tokens are kept as SHA-256 only.\n",
+    );
+    for Agent {
+        name,
+        id,
+        created,
+        tokens,
+    } in agents
+    {
+        text +=
+            &format!("\n[[agents]]\nname = \"{name}\"\nid = \"{id}\"\ncreated = \"{created}\"\n");
+        for token in tokens {
+            text += &format!(
+                "\n[[agents.tokens]]\ntoken_sha256 = \"{}\"\npurpose = \"{}\"\ncreated = \"{}\"\n",
+                token.digest, token.purpose, token.created
+            );
+            if let Some(expires) = token.expires {
+                text += &format!("expires = \"{expires}\"\n");
+            }
+        }
+    }
+    text
+}
+
+impl AgentName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for AgentName {
+    type Err = AgentsError;
+
+    fn from_str(text: &str) -> Result<Self, AgentsError> {
+        let ordinary = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let first = text.bytes().next().is_some_and(ordinary);
+        let rest = text
+            .bytes()
+            .all(|b| ordinary(b) || matches!(b, b'_' | b'.' | b'-'));
+        if first && rest && text.len() <= 64 {
+            Ok(Self(text.into()))
+        } else {
+            Err(AgentsError::Name(text.into()))
+        }
+    }
+}
+
+impl TryFrom<String> for AgentName {
+    type Error = AgentsError;
+
+    fn try_from(text: String) -> Result<Self, AgentsError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for AgentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own => "own",
+            Self::Run => "run",
+            Self::Env => "env",
+        })
+    }
+}
+
+impl TokenDigest {
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+}
+
+impl fmt::Display for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenDigest({self})")
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenDigest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use alloy_primitives::hex;
+        let text = String::deserialize(deserializer)?;
+        let wrong = || serde::de::Error::custom("token_sha256 must be 64 hexadecimal digits");
+        let bytes = hex::decode(&text).map_err(|_| wrong())?;
+        bytes.try_into().map(Self).map_err(|_| wrong())
+    }
+}
+
+impl IssuedToken {
+    /// The `user:password` part of a proxy URL. Both are of letters, digits, `_`, `.` and `-`: nothing to escape.
+    pub fn user_information(&self) -> SecretString {
+        format!("{}:{}", self.agent, self.token.expose_secret()).into()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,15 +4,39 @@
 #![forbid(unsafe_code)]
 
 // What starts it: commands, files, identities.
+pub mod admin;
 pub mod agents;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod home;
+pub mod logins;
+pub mod rules;
+pub mod serve;
+
+// Rim: sockets in.
+pub mod idle;
+pub mod proxy;
+pub mod tunnel;
+
+// One request.
+pub mod consider;
+pub mod exchange;
+pub mod purchase;
+
+// Rim: sockets out.
+pub mod answer;
+pub mod body;
+pub mod dial;
+pub mod tls;
+pub mod upstream;
 
 // Core: pure, no sockets, no clock, no Tokio.
 pub mod assets;
 pub mod challenge;
+pub mod decode;
+pub mod hop;
+pub mod host;
 pub mod money;
 pub mod policy;
 
@@ -20,7 +44,9 @@ pub mod policy;
 pub mod ledger;
 
 // Rim: acts.
+pub mod balances;
 pub mod pay;
+pub mod rpc;
 
 // What the demo and `bursar sandbox` buy from; shares no payment code with the rest.
 pub mod sandbox;

@@ -1,0 +1,396 @@
+//! Headers that end at us: hop-by-hop fields (RFC 9110 §7.6.1), names that are ours, and payments made by the agent.
+//!
+//! Everything else passes untouched, in order and with its duplicates.
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+const ALWAYS: [HeaderName; 6] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authentication-info"),
+    PROXY_AUTHORIZATION,
+    PROXY_AUTHENTICATE,
+    TRANSFER_ENCODING,
+];
+
+const PAYMENT_FIELDS: [HeaderName; 4] = [
+    HeaderName::from_static("x-payment"),
+    HeaderName::from_static("payment-signature"),
+    HeaderName::from_static("payment-authorization"),
+    HeaderName::from_static("x-payment-spt"),
+];
+
+/// Whether this exchange may leave HTTP by `101 Switching Protocols`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrading {
+    No,
+    Yes,
+}
+
+impl Upgrading {
+    /// What the request asks for. Upgrades to another HTTP or to TLS do not count: past them a 402 would be hidden from
+    /// us (threats 2.5).
+    pub fn asked(headers: &HeaderMap) -> Self {
+        let named = connection_options(headers).contains(&UPGRADE);
+        let mut protocols = headers
+            .get_all(UPGRADE)
+            .iter()
+            .flat_map(list_elements)
+            .peekable();
+        let relayed = protocols.peek().is_some()
+            && protocols.all(|protocol| {
+                let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
+                ![&b"h2c"[..], b"h2", b"http", b"tls"]
+                    .iter()
+                    .any(|p| name.eq_ignore_ascii_case(p))
+            });
+        if named && relayed {
+            Self::Yes
+        } else {
+            Self::No
+        }
+    }
+}
+
+/// Prepares an agent's request for the origin. `version` is the one spoken there: only HTTP/1.1 announces `TE` in
+/// `Connection` (RFC 9110 §10.1.4); HTTP/2 forbids the field.
+pub fn strip_request(headers: &mut HeaderMap, version: Version, upgrading: Upgrading) {
+    let trailers = connection_fields_allow_trailers(headers);
+    strip(headers, upgrading);
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        if version < Version::HTTP_2 {
+            headers.append(CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+}
+
+/// Prepares an origin's answer for the agent. Names of ours are removed as well: only we say `Bursar-*` (Ruling 8), and
+/// `Settlement-Overrides` is between a seller and its facilitator.
+pub fn strip_response(headers: &mut HeaderMap, upgrading: Upgrading) {
+    strip(headers, upgrading);
+    headers.remove(TE);
+    headers.remove("settlement-overrides");
+    let ours: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("bursar-"))
+        .cloned()
+        .collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// The payment field that the agent wrote itself, if any (Ruling 31). Other `Authorization` is not ours to judge.
+pub fn agent_payment(headers: &HeaderMap) -> Option<&'static str> {
+    const SPELLED: [&str; 4] = [
+        "X-PAYMENT",
+        "PAYMENT-SIGNATURE",
+        "Payment-Authorization",
+        "X-Payment-Spt",
+    ];
+    let field = PAYMENT_FIELDS
+        .iter()
+        .zip(SPELLED)
+        .find_map(|(name, spelled)| headers.contains_key(name).then_some(spelled));
+    field.or_else(|| {
+        headers
+            .get_all(AUTHORIZATION)
+            .iter()
+            .any(|value| list_elements(value).any(is_payment_scheme))
+            .then_some("Authorization: Payment")
+    })
+}
+
+fn strip(headers: &mut HeaderMap, upgrading: Upgrading) {
+    for option in connection_options(headers) {
+        if option != UPGRADE && !is_end_to_end(&option) {
+            headers.remove(option);
+        }
+    }
+    headers.remove(CONNECTION);
+    for name in &ALWAYS {
+        headers.remove(name);
+    }
+    match upgrading {
+        Upgrading::Yes if headers.contains_key(UPGRADE) => {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        _ => {
+            headers.remove(UPGRADE);
+        }
+    }
+}
+
+/// The fields named in all `Connection` lines. Options that are no field names (`close` is one) name nothing.
+fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(list_elements)
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
+        .collect()
+}
+
+/// `Connection` must not be able to remove a payment, a login, or what frames and routes the message: whoever writes
+/// that line would decide what the other side believes (threats 2.5).
+fn is_end_to_end(name: &HeaderName) -> bool {
+    *name == AUTHORIZATION
+        || *name == HOST
+        || *name == CONTENT_LENGTH
+        || name.as_str().starts_with("payment-")
+        || name.as_str().starts_with("x-payment")
+}
+
+fn connection_fields_allow_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(TE)
+        .iter()
+        .flat_map(list_elements)
+        .any(|coding| {
+            let name = coding.split(|b| *b == b';').next().unwrap_or_default();
+            name.trim_ascii().eq_ignore_ascii_case(b"trailers")
+        })
+}
+
+/// `Payment` as an authentication scheme; its parameters, if any, follow after white space.
+fn is_payment_scheme(credentials: &[u8]) -> bool {
+    let scheme = credentials
+        .split(u8::is_ascii_whitespace)
+        .next()
+        .unwrap_or_default();
+    scheme.eq_ignore_ascii_case(b"payment")
+}
+
+/// Elements of a comma-separated field, trimmed, empty ones left out (RFC 9110 §5.6.1). Commas in quoted strings do not
+/// separate; bytes outside ASCII are carried along.
+fn list_elements(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    value
+        .as_bytes()
+        .split(move |byte| {
+            let separates = *byte == b',' && !quoted;
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                _ => {}
+            }
+            separates
+        })
+        .map(|element| element.trim_ascii())
+        .filter(|element| !element.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        headers
+    }
+
+    #[test]
+    fn every_connection_line_counts() {
+        let mut headers = map(&[
+            ("connection", "close, X-One"),
+            ("connection", " x-two ,,keep-alive"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-two", "3"),
+            ("x-three", "4"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic eA=="),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("host", "a.example"),
+            ("cookie", "a=b"),
+        ]);
+        strip_request(&mut headers, Version::HTTP_11, Upgrading::No);
+        assert_eq!(
+            headers,
+            map(&[("x-three", "4"), ("host", "a.example"), ("cookie", "a=b")])
+        );
+    }
+
+    #[test]
+    fn connection_cannot_name_what_must_arrive() {
+        let kept = map(&[
+            ("payment-signature", "s"),
+            ("payment-response", "r"),
+            ("payment-required", "q"),
+            ("x-payment", "x"),
+            ("x-payment-response", "y"),
+            ("authorization", "Bearer t"),
+            ("host", "a.example"),
+            ("content-length", "3"),
+        ]);
+        let mut headers = kept.clone();
+        for name in kept.keys() {
+            headers.append(
+                "connection",
+                HeaderValue::from_str(&name.as_str().to_uppercase()).unwrap(),
+            );
+        }
+        strip_request(&mut headers, Version::HTTP_11, Upgrading::No);
+        assert_eq!(headers, kept);
+    }
+
+    #[test]
+    fn te_keeps_trailers_only() {
+        let te = |value: &str, version| {
+            let mut headers = map(&[("te", value), ("connection", "te")]);
+            strip_request(&mut headers, version, Upgrading::No);
+            headers
+        };
+        let with_trailers = map(&[("te", "trailers"), ("connection", "te")]);
+        assert_eq!(te("gzip;q=0.5, Trailers", Version::HTTP_11), with_trailers);
+        assert_eq!(
+            te("trailers;q=1", Version::HTTP_2),
+            map(&[("te", "trailers")])
+        );
+        assert!(te("gzip", Version::HTTP_11).is_empty());
+    }
+
+    #[test]
+    fn an_upgrade_keeps_its_two_fields() {
+        let lines = [
+            ("connection", "Upgrade, X-Drop"),
+            ("upgrade", "websocket"),
+            ("x-drop", "1"),
+        ];
+        let mut headers = map(&lines);
+        assert_eq!(Upgrading::asked(&headers), Upgrading::Yes);
+        strip_request(&mut headers, Version::HTTP_11, Upgrading::Yes);
+        assert_eq!(
+            headers,
+            map(&[("connection", "upgrade"), ("upgrade", "websocket")])
+        );
+        let mut headers = map(&lines);
+        strip_response(&mut headers, Upgrading::No);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn no_upgrade_to_what_we_could_not_read() {
+        for (connection, upgrade) in [
+            ("upgrade, http2-settings", "h2c"),
+            ("upgrade", "websocket, H2C"),
+            ("upgrade", "TLS/1.2, HTTP/1.1"),
+            ("upgrade", "HTTP/2.0"),
+            ("keep-alive", "websocket"),
+            ("upgrade", ""),
+        ] {
+            let headers = map(&[("connection", connection), ("upgrade", upgrade)]);
+            assert_eq!(Upgrading::asked(&headers), Upgrading::No, "{upgrade}");
+        }
+        assert_eq!(
+            Upgrading::asked(&map(&[("connection", "upgrade")])),
+            Upgrading::No
+        );
+    }
+
+    #[test]
+    fn answers_cannot_speak_for_us() {
+        let mut headers = map(&[
+            ("bursar-payment", "0198"),
+            ("bursar-anything", "x"),
+            ("settlement-overrides", "{}"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-status", "cache; hit"),
+            ("payment-response", "r"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("www-authenticate", "Basic"),
+        ]);
+        strip_response(&mut headers, Upgrading::No);
+        let kept = [
+            ("proxy-status", "cache; hit"),
+            ("payment-response", "r"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("www-authenticate", "Basic"),
+        ];
+        assert_eq!(headers, map(&kept));
+    }
+
+    #[test]
+    fn payments_by_the_agent() {
+        for (name, value, found) in [
+            ("X-Payment", "e30=", "X-PAYMENT"),
+            ("payment-SIGNATURE", "", "PAYMENT-SIGNATURE"),
+            ("Payment-Authorization", "x", "Payment-Authorization"),
+            ("X-PAYMENT-SPT", "spt_1", "X-Payment-Spt"),
+            ("Authorization", "Payment eyJ9", "Authorization: Payment"),
+            ("Authorization", "pAYMENT\teyJ9", "Authorization: Payment"),
+            ("Authorization", "payment", "Authorization: Payment"),
+            (
+                "Authorization",
+                "  Payment id=\"a\"",
+                "Authorization: Payment",
+            ),
+            (
+                "Authorization",
+                "Bearer t, Payment eyJ9",
+                "Authorization: Payment",
+            ),
+        ] {
+            assert_eq!(
+                agent_payment(&map(&[(name, value)])),
+                Some(found),
+                "{name}: {value}"
+            );
+        }
+        let second = map(&[
+            ("authorization", "Bearer t"),
+            ("authorization", "Payment eyJ9"),
+        ]);
+        assert_eq!(agent_payment(&second), Some("Authorization: Payment"));
+        for (name, value) in [
+            ("authorization", "Bearer payment"),
+            ("authorization", "Payments x"),
+            ("authorization", "Digest username=\"a, Payment b\""),
+            ("authorization", "Digest username=\"a\\\", Payment b\""),
+            ("x-payment-response", "x"),
+            ("payment-required", "x"),
+        ] {
+            assert_eq!(
+                agent_payment(&map(&[(name, value)])),
+                None,
+                "{name}: {value}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_named_survives(names in proptest::collection::vec("[a-z]{1,6}", 0..6), lines in 1usize..4) {
+            let mut headers = HeaderMap::new();
+            for (i, name) in names.iter().enumerate() {
+                headers.append(HeaderName::from_bytes(format!("n-{name}").as_bytes()).unwrap(), HeaderValue::from(i));
+            }
+            headers.insert("kept", HeaderValue::from(1));
+            for chunk in names.chunks(lines) {
+                let line = chunk.iter().map(|name| format!("N-{name}")).collect::<Vec<_>>().join(" , ");
+                headers.append(CONNECTION, HeaderValue::from_str(&line).unwrap());
+            }
+            strip_request(&mut headers, Version::HTTP_11, Upgrading::No);
+            prop_assert_eq!(headers, map(&[("kept", "1")]));
+        }
+    }
+}

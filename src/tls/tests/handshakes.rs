@@ -1,0 +1,254 @@
+//! Both sides of a tunnel against each other.
+
+use rustls::HandshakeKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_rustls::{TlsAcceptor, client, server};
+
+use super::super::upstream::{
+    CertificateFault, HandshakeError, SystemRoots, Trust, TrustError, UpstreamTls,
+};
+use super::*;
+
+impl Fixture {
+    fn client(&self) -> UpstreamTls {
+        UpstreamTls::new(&Trust {
+            extra_ca: vec![self.home.ca_certificate()],
+            system: SystemRoots::Ignored,
+        })
+        .unwrap()
+    }
+}
+
+type Ends = (
+    client::TlsStream<DuplexStream>,
+    Alpn,
+    server::TlsStream<DuplexStream>,
+);
+
+async fn handshake(
+    client: &UpstreamTls,
+    name: &str,
+    offer: AlpnOffer,
+    server: Arc<rustls::ServerConfig>,
+) -> Result<Ends, HandshakeError> {
+    let (near, far) = tokio::io::duplex(16 << 10);
+    let name = host(name);
+    let (connected, accepted) = tokio::join!(
+        client.connect(near, &name, offer),
+        TlsAcceptor::from(server).accept(far)
+    );
+    let (connected, alpn) = connected?;
+    Ok((connected, alpn, accepted.unwrap()))
+}
+
+async fn fault(
+    client: &UpstreamTls,
+    name: &str,
+    server: Arc<rustls::ServerConfig>,
+) -> CertificateFault {
+    let (near, far) = tokio::io::duplex(16 << 10);
+    let name = host(name);
+    let (connected, _) = tokio::join!(
+        client.connect(near, &name, AlpnOffer::Nothing),
+        TlsAcceptor::from(server).accept(far)
+    );
+    match connected.map(|_| ()) {
+        Err(HandshakeError::Certificate(fault)) => fault,
+        other => panic!("no certificate fault: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn names_and_addresses_verify_and_the_protocol_is_the_origins() {
+    let fixture = Fixture::now();
+    let client = fixture.client();
+    for (offer, server, expected) in [
+        (AlpnOffer::Nothing, Alpn::Absent, Alpn::Absent),
+        (AlpnOffer::Http2ThenHttp1, Alpn::Absent, Alpn::Absent),
+        (AlpnOffer::Http2ThenHttp1, Alpn::Http1, Alpn::Http1),
+        (AlpnOffer::Http1ThenHttp2, Alpn::Http2, Alpn::Http2),
+        (AlpnOffer::Http2, Alpn::Http2, Alpn::Http2),
+        (AlpnOffer::Nothing, Alpn::Http1, Alpn::Absent),
+    ] {
+        let config = fixture.configs.by_sni(server);
+        let (mut near, alpn, mut far) = handshake(&client, "api.example", offer, config)
+            .await
+            .unwrap();
+        assert_eq!(alpn, expected, "{offer:?} {server:?}");
+        near.write_all(b"ping").await.unwrap();
+        near.flush().await.unwrap();
+        let mut read = [0; 4];
+        far.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"ping");
+    }
+    for address in ["127.0.0.1", "2001:db8::1"] {
+        let config = fixture
+            .configs
+            .for_host(&host(address), Alpn::Http1)
+            .unwrap();
+        handshake(&client, address, AlpnOffer::Http1, config)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn faults_of_certificates_are_told_apart() {
+    let fixture = Fixture::now();
+    let (client, of) = (fixture.client(), |name| {
+        fixture.configs.for_host(&host(name), Alpn::Absent).unwrap()
+    });
+    assert_eq!(
+        fault(&client, "b.example", of("a.example")).await,
+        CertificateFault::WrongName
+    );
+    assert_eq!(
+        fault(&client, "127.0.0.1", of("127.0.0.2")).await,
+        CertificateFault::WrongName
+    );
+    assert_eq!(
+        fault(&client, "127.0.0.1", of("localhost")).await,
+        CertificateFault::WrongName
+    );
+
+    let stranger = UpstreamTls::new(&Trust::default()).unwrap();
+    assert_eq!(
+        fault(&stranger, "a.example", of("a.example")).await,
+        CertificateFault::UnknownIssuer
+    );
+
+    let old = Fixture::at(Timestamp::now() - 60 * DAY);
+    let config = old.configs.by_sni(Alpn::Absent);
+    assert_eq!(
+        fault(&old.client(), "a.example", config).await,
+        CertificateFault::Expired
+    );
+    let early = Fixture::at(Timestamp::now() + 60 * DAY);
+    let config = early.configs.by_sni(Alpn::Absent);
+    assert_eq!(
+        fault(&early.client(), "a.example", config).await,
+        CertificateFault::NotYetValid
+    );
+    for (fault, text) in [
+        (CertificateFault::Expired, "certificate expired"),
+        (CertificateFault::WrongName, "not valid for name"),
+        (CertificateFault::UnknownIssuer, "unknown issuer"),
+    ] {
+        assert!(
+            HandshakeError::Certificate(fault)
+                .to_string()
+                .ends_with(text)
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_no_certificate_fault() {
+    let fixture = Fixture::now();
+    let (near, mut far) = tokio::io::duplex(16 << 10);
+    far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        .await
+        .unwrap();
+    let outcome = fixture
+        .client()
+        .connect(near, &host("a.example"), AlpnOffer::Http1)
+        .await;
+    assert!(matches!(outcome, Err(HandshakeError::Protocol(_))));
+    let (near, far) = tokio::io::duplex(16 << 10);
+    drop(far);
+    let outcome = fixture
+        .client()
+        .connect(near, &host("a.example"), AlpnOffer::Http1)
+        .await;
+    assert!(matches!(outcome, Err(HandshakeError::Io(_))));
+    let (near, far) = tokio::io::duplex(16 << 10);
+    let config = fixture.configs.by_sni(Alpn::Http2);
+    let name = host("a.example");
+    let client = fixture.client();
+    let (outcome, _) = tokio::join!(
+        client.connect(near, &name, AlpnOffer::Http1),
+        TlsAcceptor::from(config).accept(far)
+    );
+    assert!(matches!(
+        outcome,
+        Err(HandshakeError::Protocol(rustls::Error::AlertReceived(_)))
+    ));
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_by_name_and_never_without_one() {
+    let fixture = Fixture::now();
+    let client = fixture.client();
+    let mut kinds = Vec::new();
+    for name in [
+        "a.example",
+        "a.example",
+        "b.example",
+        "127.0.0.1",
+        "127.0.0.1",
+    ] {
+        let config = match host(name).ip() {
+            None => fixture.configs.by_sni(Alpn::Http1),
+            Some(_) => fixture.configs.for_host(&host(name), Alpn::Http1).unwrap(),
+        };
+        let (mut near, _, mut far) = handshake(&client, name, AlpnOffer::Http1, config)
+            .await
+            .unwrap();
+        // Tickets follow the handshake: read past them.
+        far.write_all(b"x").await.unwrap();
+        far.flush().await.unwrap();
+        near.read_exact(&mut [0]).await.unwrap();
+        kinds.push(near.get_ref().1.handshake_kind().unwrap());
+    }
+    use HandshakeKind::*;
+    assert_eq!(kinds, [Full, Resumed, Full, Full, Full]);
+}
+
+#[test]
+fn extra_trust_must_be_readable_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("extra.pem");
+    let new = || {
+        UpstreamTls::new(&Trust {
+            extra_ca: vec![path.clone()],
+            system: SystemRoots::Ignored,
+        })
+    };
+    assert!(matches!(new(), Err(TrustError::ExtraCa { .. })));
+    for text in [
+        "",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        fs::write(&path, text).unwrap();
+        assert!(matches!(new(), Err(TrustError::ExtraCa { .. })), "{text:?}");
+    }
+}
+
+#[test]
+fn offers_are_cut_to_what_we_read_in_the_clients_order() {
+    for (client, offer) in [
+        (&[][..], AlpnOffer::Nothing),
+        (&["http/1.0", "acme-tls/1"], AlpnOffer::Nothing),
+        (&["http/1.1"], AlpnOffer::Http1),
+        (&["h2"], AlpnOffer::Http2),
+        (
+            &["h3", "h2", "x", "http/1.1", "h2"],
+            AlpnOffer::Http2ThenHttp1,
+        ),
+        (&["http/1.1", "h2"], AlpnOffer::Http1ThenHttp2),
+    ] {
+        assert_eq!(
+            AlpnOffer::of_client(client.iter().map(|id| id.as_bytes())),
+            offer,
+            "{client:?}"
+        );
+    }
+    let upstream = UpstreamTls::new(&Trust::default()).unwrap();
+    for offer in AlpnOffer::ALL {
+        assert_eq!(
+            upstream.config(offer).alpn_protocols,
+            offer.identifiers(),
+            "{offer:?}"
+        );
+    }
+}
