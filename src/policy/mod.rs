@@ -1,1 +1,3 @@
-//! (to be written)
+//! Temporary stand-in, to be replaced by the real policy module.
+
+pub mod budget;

@@ -1,0 +1,354 @@
+//! The index: a sled store of what the book holds plus every payment, so that a start need not replay the whole journal.
+//!
+//! It is never the truth. sled 0.34's `flush` does not reach the disk, and after a crash it may open in an older state or
+//! panic (dependencies, spike e). So every transaction stores how far it has come and the leaf hash there; a start compares
+//! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::Once;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sled::transaction::TransactionResult;
+use tokio::sync::oneshot;
+
+use super::book::{Book, Counter, CounterKey, Effect, NonceKey, Payment};
+use super::rid::Rid;
+use super::scan::Chain;
+use super::text::Digest;
+
+/// How long changes may lie in memory only, and how many entries. Losing them costs a longer replay, nothing else.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+const CHECKPOINT_ENTRIES: u64 = 4096;
+
+/// Changed whenever keys or values change; another number means a rebuild.
+const FORMAT: u8 = 1;
+
+// Key prefixes; one tree, so that one transaction covers all of it.
+const MARK: &[u8] = b"m";
+const COUNTER: u8 = b'c';
+const NONCE: u8 = b'n';
+const OPEN: u8 = b'o';
+const PAYMENT: u8 = b'p';
+
+/// What the index has taken in.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Mark {
+    format: u8,
+    applied: u64,
+    tip: Digest,
+}
+
+/// Changes of one batch, in order, and where the chain stands after them.
+pub struct Applied {
+    pub effects: Vec<Effect>,
+    pub chain: Chain,
+}
+
+/// What the writer sends; nobody waits for it except who looks a payment up.
+pub enum Feed {
+    Applied(Applied),
+    Find(Rid, oneshot::Sender<Option<Payment>>),
+}
+
+pub struct Index {
+    db: sled::Db,
+    /// Second handle on sled's file, for the sync that sled does not do.
+    file: File,
+    unsaved: u64,
+    saved_at: Instant,
+    applied: u64,
+}
+
+/// What an index knew when it was opened.
+pub struct Snapshot {
+    pub chain: Chain,
+    pub book: Book,
+    /// It holds nothing at all: new, or deleted before the start.
+    pub is_new: bool,
+}
+
+impl Index {
+    /// Opens and reads the index in a thread of its own: sled may panic on a damaged file, and the file decides how much
+    /// is read. `Err` says what is wrong; nothing was changed then.
+    pub fn open(dir: &Path) -> Result<(Self, Snapshot), String> {
+        let dir = dir.to_owned();
+        std::thread::Builder::new()
+            .name("index-open".to_owned())
+            .spawn(move || quietly(|| Self::open_here(&dir)))
+            .map_err(|error| error.to_string())?
+            .join()
+            .unwrap_or_else(|_| Err("opening it panicked".to_owned()))
+    }
+
+    fn open_here(dir: &Path) -> Result<(Self, Snapshot), String> {
+        let db = sled::Config::new()
+            .path(dir)
+            .flush_every_ms(None)
+            .cache_capacity(64 << 20)
+            .open()
+            .map_err(|error| error.to_string())?;
+        let file = File::open(dir.join("db")).map_err(|error| error.to_string())?;
+        let snapshot = load(&db)?;
+        let applied = snapshot.chain.next_seq;
+        Ok((
+            Self {
+                db,
+                file,
+                unsaved: 0,
+                saved_at: Instant::now(),
+                applied,
+            },
+            snapshot,
+        ))
+    }
+
+    /// Takes changes in, in one transaction.
+    pub fn apply(&mut self, batches: &[Applied]) -> Result<(), String> {
+        let Some(chain) = batches.last().map(|batch| batch.chain) else {
+            return Ok(());
+        };
+        let mut batch = sled::Batch::default();
+        for effect in batches.iter().flat_map(|batch| &batch.effects) {
+            write(effect, &mut batch).map_err(|error| error.to_string())?;
+        }
+        let mark = Mark {
+            format: FORMAT,
+            applied: chain.next_seq,
+            tip: chain.tip,
+        };
+        batch.insert(
+            MARK,
+            serde_json::to_vec(&mark).map_err(|error| error.to_string())?,
+        );
+        caught(|| {
+            let result: TransactionResult<(), Infallible> =
+                self.db.transaction(|tree| Ok(tree.apply_batch(&batch)?));
+            result.map_err(|error| error.to_string())
+        })?;
+        self.unsaved += chain.next_seq.saturating_sub(self.applied);
+        self.applied = chain.next_seq;
+        Ok(())
+    }
+
+    /// Brings what was applied to the disk.
+    pub fn checkpoint(&mut self) -> Result<(), String> {
+        (self.unsaved, self.saved_at) = (0, Instant::now());
+        caught(|| {
+            self.db
+                .flush()
+                .map(|_| ())
+                .map_err(|error| error.to_string())
+        })?;
+        self.file.sync_data().map_err(|error| error.to_string())
+    }
+
+    /// A payment in any state.
+    pub fn find(&self, rid: &Rid) -> Result<Option<Payment>, String> {
+        let found = caught(|| {
+            self.db
+                .get(key(PAYMENT, rid.bytes()))
+                .map_err(|error| error.to_string())
+        })?;
+        found
+            .map(|value| serde_json::from_slice(&value).map_err(|error| error.to_string()))
+            .transpose()
+    }
+
+    /// Follows the writer until it hangs up. An index that fails is left as it is: the next start rebuilds or replays it.
+    pub fn follow(mut self, feed: &Receiver<Feed>) {
+        if let Err(error) = self
+            .follow_until_closed(feed)
+            .and_then(|()| self.checkpoint())
+        {
+            tracing::warn!(%error, "the ledger's index stopped; payments go on, and the next start repairs it");
+        }
+    }
+
+    fn follow_until_closed(&mut self, feed: &Receiver<Feed>) -> Result<(), String> {
+        loop {
+            let due = self.saved_at + CHECKPOINT_EVERY;
+            let first = match self.unsaved {
+                0 => feed.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                _ => feed.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            let mut batches = Vec::new();
+            let mut lookups = Vec::new();
+            match first {
+                Ok(message) => {
+                    // Whatever has piled up becomes one transaction: a slow index catches up instead of growing a queue.
+                    for message in std::iter::once(message)
+                        .chain(feed.try_iter().take(CHECKPOINT_ENTRIES as usize))
+                    {
+                        match message {
+                            Feed::Applied(batch) => batches.push(batch),
+                            Feed::Find(rid, reply) => lookups.push((rid, reply)),
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            if self.unsaved == 0 {
+                self.saved_at = Instant::now();
+            }
+            self.apply(&batches)?;
+            for (rid, reply) in lookups {
+                // Who asked may have gone away.
+                let _ = reply.send(self.find(&rid)?);
+            }
+            if self.unsaved >= CHECKPOINT_ENTRIES
+                || (self.unsaved > 0 && self.saved_at.elapsed() >= CHECKPOINT_EVERY)
+            {
+                self.checkpoint()?;
+            }
+        }
+    }
+}
+
+fn load(db: &sled::Db) -> Result<Snapshot, String> {
+    let mut book = Book::default();
+    let Some(mark) = db.get(MARK).map_err(|error| error.to_string())? else {
+        let is_new = db.is_empty() && db.tree_names().len() == 1;
+        let foreign = || "it was not made by bursar".to_owned();
+        return is_new
+            .then_some(Snapshot {
+                chain: Chain::START,
+                book,
+                is_new,
+            })
+            .ok_or_else(foreign);
+    };
+    let mark: Mark = serde_json::from_slice(&mark).map_err(|error| error.to_string())?;
+    if mark.format != FORMAT {
+        return Err(format!(
+            "its format is {}, this program uses {FORMAT}",
+            mark.format
+        ));
+    }
+    let broken = |what: &str| format!("a {what} in it cannot be read");
+    for row in db.scan_prefix([COUNTER]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        let (key, counter) = counter_row(&key, &value).ok_or_else(|| broken("counter"))?;
+        book.restore_counter(key, counter);
+    }
+    for row in db.scan_prefix([NONCE]) {
+        let (key, _) = row.map_err(|error| error.to_string())?;
+        let (free_at, nonce) = nonce_row(&key).ok_or_else(|| broken("nonce"))?;
+        book.restore_nonce(free_at, nonce);
+    }
+    for row in db.scan_prefix([OPEN]) {
+        let (rid, _) = row.map_err(|error| error.to_string())?;
+        let value = db
+            .get(key(PAYMENT, &rid[1..]))
+            .map_err(|error| error.to_string())?;
+        let payment = value.and_then(|value| serde_json::from_slice(&value).ok());
+        book.restore_open(payment.ok_or_else(|| broken("payment"))?);
+    }
+    Ok(Snapshot {
+        chain: Chain {
+            next_seq: mark.applied,
+            tip: mark.tip,
+        },
+        book,
+        is_new: false,
+    })
+}
+
+fn write(effect: &Effect, batch: &mut sled::Batch) -> Result<(), serde_json::Error> {
+    if let Some((payment, counters)) = &effect.payment {
+        let rid = payment.rid();
+        batch.insert(key(PAYMENT, rid.bytes()), serde_json::to_vec(payment)?);
+        if payment.state.is_final() {
+            batch.remove(key(OPEN, rid.bytes()));
+            if let Some(nonce) = payment.nonce_key() {
+                batch.insert(nonce_key(payment.nonce_free_at(), &nonce), &[]);
+            }
+        } else {
+            batch.insert(key(OPEN, rid.bytes()), &[]);
+        }
+        for (charge, counter) in payment.reserved.windows.iter().zip(counters) {
+            let value = [counter.settled.to_be_bytes(), counter.open.to_be_bytes()].concat();
+            batch.insert(
+                counter_key(charge.scope(), charge.window(), charge.start()),
+                value,
+            );
+        }
+    }
+    for (scope, window, start) in &effect.dropped {
+        batch.remove(counter_key(scope, window, start));
+    }
+    for (free_at, nonce) in &effect.faded {
+        batch.remove(nonce_key(*free_at, nonce));
+    }
+    Ok(())
+}
+
+fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
+    [&[kind], rest].concat()
+}
+
+fn counter_key(scope: &str, window: &str, start: &str) -> Vec<u8> {
+    key(COUNTER, [scope, window, start].join("\0").as_bytes())
+}
+
+fn counter_row(key: &[u8], value: &[u8]) -> Option<(CounterKey, Counter)> {
+    let mut parts = std::str::from_utf8(&key[1..])
+        .ok()?
+        .splitn(3, '\0')
+        .map(str::to_owned);
+    let key = (parts.next()?, parts.next()?, parts.next()?);
+    let (settled, open) = value.split_at_checked(16)?;
+    let number = |bytes: &[u8]| Some(u128::from_be_bytes(bytes.try_into().ok()?));
+    Some((
+        key,
+        Counter {
+            settled: number(settled)?,
+            open: number(open)?,
+        },
+    ))
+}
+
+fn nonce_key(free_at: u64, nonce: &NonceKey) -> Vec<u8> {
+    key(NONCE, &[&free_at.to_be_bytes()[..], &nonce.0].concat())
+}
+
+fn nonce_row(key: &[u8]) -> Option<(u64, NonceKey)> {
+    let (free_at, nonce) = key[1..].split_at_checked(8)?;
+    Some((
+        u64::from_be_bytes(free_at.try_into().ok()?),
+        NonceKey(nonce.try_into().ok()?),
+    ))
+}
+
+/// A panic inside sled is an error of the index, not of the ledger.
+fn caught<T>(step: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| quietly(step)));
+    QUIET.set(false);
+    result.unwrap_or_else(|_| Err("it panicked".to_owned()))
+}
+
+thread_local! {
+    static QUIET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `step` without the default panic text on stderr: a damaged index is expected now and then, and is told in a log line.
+fn quietly<T>(step: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                before(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = step();
+    QUIET.set(false);
+    result
+}

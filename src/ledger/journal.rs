@@ -1,0 +1,322 @@
+//! The journal's writing end: the write-ahead log of the ledger and the leaves of the audit log (digest §1.2, §3.4, §3.6).
+//!
+//! A batch is one write and one `sync_data`. After a failed one nothing is written any more: the kernel may have dropped the
+//! dirty pages, so a second sync that succeeds would prove nothing.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::entry::{Body, Entry, EntryError};
+use super::scan::{self, Chain, FILL, JournalError, Line, day_of, segment_name};
+use super::text::{Digest, Moment};
+
+/// A segment that has reached this size gets no further batch.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// The newest segment is kept this far longer than its entries: a write into existing bytes needs no file-system journal,
+/// which makes its sync 1.6 times faster (dependencies, spike d).
+const AHEAD: u64 = 1 << 20;
+
+/// A step of a commit, for tests of what happens when it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Write,
+    Sync,
+    Answer,
+}
+
+/// What happens at a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Go,
+    /// The step reports an input/output error and does nothing.
+    Fail,
+    /// The writer ends here, as if the process had been killed.
+    Die,
+}
+
+/// Decides the fate of each step. Production has none.
+pub trait Faults: Send {
+    fn at(&mut self, step: Step) -> Verdict;
+}
+
+/// Why a batch is not on disk, as far as we know.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CommitError {
+    #[error("{0}")]
+    Failed(String),
+    #[error("killed by a fail point")]
+    Died,
+}
+
+/// A torn last write that was moved away at the start.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Torn {
+    pub bytes: u64,
+    pub sha256: Digest,
+}
+
+pub struct Journal {
+    audit: PathBuf,
+    file: File,
+    /// File name of the newest segment.
+    name: String,
+    day: Option<i64>,
+    /// Bytes of entries in the newest segment; the next batch goes there.
+    len: u64,
+    /// Bytes the file has, fill included.
+    filled: u64,
+    chain: Chain,
+    batch: Vec<u8>,
+    segment_bytes: u64,
+    failed: Option<String>,
+    faults: Option<Box<dyn Faults>>,
+}
+
+impl Journal {
+    /// Checks the whole journal, moves a torn last write away, and opens the newest segment. `visit` sees every entry.
+    pub fn open(
+        audit: &Path,
+        now: Timestamp,
+        segment_bytes: u64,
+        faults: Option<Box<dyn Faults>>,
+        visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>,
+    ) -> Result<(Self, Option<Torn>), JournalError> {
+        let scan::Scanned { chain, newest } = scan::scan(audit, visit)?;
+        let (path, len, day, torn) = match newest {
+            Some(newest) => (newest.path, newest.len, newest.day, newest.torn),
+            None => (audit.join(segment_name(0)), 0, None, Vec::new()),
+        };
+        let mut moved = None;
+        if !torn.is_empty() {
+            move_away(audit, now, &torn)?;
+            moved = Some(Torn {
+                bytes: torn.len() as u64,
+                sha256: Digest::of(&torn),
+            });
+        }
+        let file = open_segment(&path)?;
+        // Fill of the last run goes too: it is written again, and a file that ends with its entries is simpler to check.
+        file.set_len(len)
+            .map_err(JournalError::io("truncate", &path))?;
+        file.sync_all().map_err(JournalError::io("sync", &path))?;
+        sync_dir(audit)?;
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let journal = Self {
+            audit: audit.to_owned(),
+            file,
+            name,
+            day,
+            len,
+            filled: len,
+            chain,
+            batch: Vec::with_capacity(64 << 10),
+            segment_bytes,
+            failed: None,
+            faults,
+        };
+        Ok((journal, moved))
+    }
+
+    pub fn chain(&self) -> Chain {
+        self.chain
+    }
+
+    pub fn segment(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of entries that wait for [`Journal::commit`].
+    pub fn batched(&self) -> usize {
+        self.batch.len()
+    }
+
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Nothing may be written after this.
+    pub fn poison(&mut self, why: String) -> CommitError {
+        tracing::error!(error = %why, "the ledger stops recording; payments are refused until a restart");
+        self.failed = Some(why.clone());
+        CommitError::Failed(why)
+    }
+
+    /// Starts a batch at `now`: a new UTC day or a full segment begins a new file. A clock that goes back does not.
+    pub fn begin(&mut self, now: Timestamp) -> Result<(), CommitError> {
+        self.check()?;
+        let today = day_of(now);
+        let new_day = self.day.is_some_and(|day| today > day);
+        if new_day || (self.len > 0 && self.len >= self.segment_bytes) {
+            self.roll()
+                .map_err(|error| self.poison(error.to_string()))?;
+        }
+        if self.day.is_none() {
+            self.day = Some(today);
+        }
+        Ok(())
+    }
+
+    /// Adds an entry to the batch and to the chain.
+    pub fn push(&mut self, ts: Moment, body: Body) -> Result<Entry, EntryError> {
+        let entry = Entry {
+            seq: self.chain.next_seq,
+            ts,
+            body,
+        };
+        let start = self.batch.len();
+        entry.encode(&self.chain.tip, &mut self.batch)?;
+        self.chain = Chain {
+            next_seq: entry.seq + 1,
+            tip: Digest::leaf(&self.batch[start..]),
+        };
+        self.batch.push(b'\n');
+        Ok(entry)
+    }
+
+    /// Writes the batch and syncs. `Ok`: it is durable.
+    pub fn commit(&mut self) -> Result<(), CommitError> {
+        self.check()?;
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.step(Step::Write)?;
+        let written = self.file.write_all_at(&self.batch, self.len);
+        written.map_err(|error| self.poison(format!("cannot write {}: {error}", self.name)))?;
+        self.step(Step::Sync)?;
+        self.sync()?;
+        self.len += self.batch.len() as u64;
+        self.filled = self.filled.max(self.len);
+        self.batch.clear();
+        self.step(Step::Answer)
+    }
+
+    /// Lengthens the newest segment when its fill runs low. Called between batches, after the answers.
+    pub fn fill_ahead(&mut self) -> Result<(), CommitError> {
+        if self.failed.is_some() || self.filled - self.len >= AHEAD / 4 {
+            return Ok(());
+        }
+        // A disk without room for fill still has room for entries: only a failed sync matters.
+        if self
+            .file
+            .write_all_at(&vec![FILL; AHEAD as usize], self.filled)
+            .is_ok()
+        {
+            self.filled += AHEAD;
+        }
+        self.sync()
+    }
+
+    /// Cuts the fill off: what `sha256sum` and `jq` see is then entries alone.
+    pub fn trim(&mut self) -> Result<(), CommitError> {
+        self.check()?;
+        let trimmed = self
+            .file
+            .set_len(self.len)
+            .and_then(|()| self.file.sync_all());
+        self.filled = self.len;
+        trimmed.map_err(|error| self.poison(format!("cannot trim {}: {error}", self.name)))
+    }
+
+    fn roll(&mut self) -> Result<(), JournalError> {
+        let old = self.audit.join(&self.name);
+        self.file
+            .set_len(self.len)
+            .map_err(JournalError::io("truncate", &old))?;
+        self.file
+            .sync_all()
+            .map_err(JournalError::io("sync", &old))?;
+        self.name = segment_name(self.chain.next_seq);
+        let path = self.audit.join(&self.name);
+        self.file = open_segment(&path)?;
+        self.file
+            .sync_all()
+            .map_err(JournalError::io("sync", &path))?;
+        sync_dir(&self.audit)?;
+        (self.len, self.filled, self.day) = (0, 0, None);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), CommitError> {
+        let synced = self.file.sync_data();
+        synced.map_err(|error| self.poison(format!("cannot sync {}: {error}", self.name)))
+    }
+
+    fn check(&self) -> Result<(), CommitError> {
+        self.failed
+            .clone()
+            .map_or(Ok(()), |why| Err(CommitError::Failed(why)))
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), CommitError> {
+        match self
+            .faults
+            .as_mut()
+            .map_or(Verdict::Go, |faults| faults.at(step))
+        {
+            Verdict::Go => Ok(()),
+            Verdict::Fail => Err(self.poison(format!("{step:?} of {} failed", self.name))),
+            Verdict::Die => Err(CommitError::Died),
+        }
+    }
+}
+
+fn open_segment(path: &Path) -> Result<File, JournalError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(JournalError::io("open", path))
+}
+
+/// A new directory entry is durable only when its directory is (digest §1.2, rule 10).
+pub fn sync_dir(path: &Path) -> Result<(), JournalError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(JournalError::io("sync", path))
+}
+
+fn move_away(audit: &Path, now: Timestamp, torn: &[u8]) -> Result<(), JournalError> {
+    let (path, mut file) = create_beside(audit, "torn", now)?;
+    file.write_all(torn)
+        .and_then(|()| file.sync_all())
+        .map_err(JournalError::io("write", &path))?;
+    tracing::warn!(bytes = torn.len(), file = %path.display(), "a write was torn by the last stop; it was moved away");
+    sync_dir(audit)
+}
+
+/// A new file `<name>-<time>` in `dir`, with a number behind it when two fall into one second.
+fn create_beside(dir: &Path, name: &str, now: Timestamp) -> Result<(PathBuf, File), JournalError> {
+    let time = now.strftime("%Y%m%dT%H%M%SZ");
+    let mut number = 0;
+    loop {
+        let suffix = if number == 0 {
+            String::new()
+        } else {
+            format!("-{number}")
+        };
+        let path = dir.join(format!("{name}-{time}{suffix}"));
+        match OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+        {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(JournalError::io("create", &path)(error)),
+        }
+    }
+}

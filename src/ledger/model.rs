@@ -1,0 +1,274 @@
+//! What the ledger talks about: states and their lawful moves, what a caller asks for, and what it gets back.
+//!
+//! Nothing here touches a file. The arithmetic is in `book`, the bytes are in `entry`.
+
+use std::fmt;
+
+use alloy_primitives::{Address, B256};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::rid::Rid;
+use crate::assets::Asset;
+use crate::challenge::Rail;
+use crate::money::{Atoms, MicroUsd};
+use crate::policy::budget::Charge;
+
+/// Where a payment stands (Ruling 48). Everything but `released` and `expired` counts against its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Money is set aside; nothing was signed.
+    Held,
+    /// Nonce, payee, amount and deadline are on disk. From here on the seller is assumed to have the credential.
+    Armed,
+    /// Paid, as far as `By` can tell. Final.
+    Settled,
+    /// Armed, and nobody waits any more. Counts in full.
+    Unknown,
+    /// Was held, given back. Final.
+    Released,
+    /// Can never be cashed. Final.
+    Expired,
+}
+
+impl State {
+    /// The state machine of digest §2.1. There is no way from `armed` or `unknown` to `released`: signed money comes back
+    /// only as `expired`, with proof (Ruling 11).
+    pub fn may_become(self, next: Self) -> bool {
+        use State::*;
+        matches!(
+            (self, next),
+            (Held, Armed | Released)
+                | (Armed, Settled | Unknown | Expired)
+                | (Unknown, Settled | Expired)
+        )
+    }
+
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Settled | Self::Released | Self::Expired)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Held => "held",
+            Self::Armed => "armed",
+            Self::Settled => "settled",
+            Self::Unknown => "unknown",
+            Self::Released => "released",
+            Self::Expired => "expired",
+        })
+    }
+}
+
+/// Who says that a payment is settled or dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// The seller's receipt (Ruling 10).
+    Merchant,
+    /// A person, by `payments resolve` (Ruling 11).
+    Operator,
+    /// A finalized block.
+    Chain,
+    /// The ledger itself, for a reservation that never left it.
+    Us,
+}
+
+/// What is bought, from our own asset table and the parsed offer.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub rail: Rail,
+    pub scheme: &'static str,
+    pub asset: &'static Asset,
+    pub amount: Atoms,
+    pub usd: MicroUsd,
+    pub payee: Address,
+}
+
+/// What the signature will cover besides the terms. Times are Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arm {
+    pub from: Address,
+    pub nonce: B256,
+    pub valid_after: u64,
+    pub valid_before: u64,
+}
+
+/// One purchase to put on record: reserve and arm in one step (Ruling 61).
+#[derive(Clone, Debug)]
+pub struct Reserve {
+    pub rid: Rid,
+    pub agent: String,
+    pub group: Option<String>,
+    /// Lower-case A-label, no port.
+    pub host: String,
+    /// Goes into a disclosure; the entry holds a commitment.
+    pub path: String,
+    /// As `path`.
+    pub query: Option<String>,
+    pub terms: Terms,
+    /// In the order of limits.toml: the first one that does not fit is the one reported.
+    pub charges: Vec<Charge>,
+    /// Generation of limits.toml that allowed it; below 2^53.
+    pub policy_gen: u64,
+    pub fingerprint: [u8; 32],
+    /// Hash of the agent's `Idempotency-Key`.
+    pub idempotency: Option<[u8; 32]>,
+    pub offer_sha256: [u8; 32],
+    pub arm: Arm,
+}
+
+/// Leave to sign exactly these terms, once. Only the ledger makes one, after its record is on disk; it cannot be copied.
+/// Whoever holds it must `finish` it: until then it counts, and a restart makes it `unknown`.
+#[derive(Debug)]
+pub struct Reservation {
+    rid: Rid,
+    terms: Terms,
+    arm: Arm,
+}
+
+impl Reservation {
+    pub(super) fn new(rid: Rid, terms: Terms, arm: Arm) -> Self {
+        Self { rid, terms, arm }
+    }
+
+    pub fn rid(&self) -> Rid {
+        self.rid
+    }
+
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    pub fn arm(&self) -> &Arm {
+        &self.arm
+    }
+}
+
+/// Why nothing was reserved. After any of these nothing may be signed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ReserveError {
+    /// `charges[charge]` does not fit: `settled` and `open` are what its window holds already.
+    #[error("the limit of charge {charge} is reached: {settled} settled and {open} open")]
+    Denied {
+        charge: usize,
+        settled: u128,
+        open: u128,
+    },
+    /// The window of `charges[charge]` ended so long ago that its counter is gone. The clock went back.
+    #[error("the window of charge {charge} is over and its counter is closed")]
+    WindowClosed { charge: usize },
+    #[error("this payment id is already in use")]
+    RidTaken,
+    #[error("this nonce was already used for a payment")]
+    NonceTaken,
+    #[error("the disk that holds the ledger is almost full")]
+    LowSpace,
+    #[error("the sum of the amounts is too large to count")]
+    Overflow,
+    #[error("the ledger cannot record: {0}")]
+    Failed(String),
+}
+
+/// Why the ledger did not do what it was told.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LedgerError {
+    #[error("no open payment has the id {0}")]
+    NotOpen(Rid),
+    #[error("payment {rid} is {from} and cannot become {to}")]
+    Unlawful { rid: Rid, from: State, to: State },
+    /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
+    #[error("the ledger cannot record: {0}")]
+    Failed(String),
+}
+
+/// How a payment ended, or that nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Settled { by: By, tx: Option<String> },
+    Unknown { why: &'static str },
+    Expired { by: By, why: &'static str },
+    Released { why: &'static str },
+}
+
+/// An operator's word about an open payment (Ruling 11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    Settled { tx: Option<String> },
+    Expired,
+}
+
+/// A refusal for the journal. Equal ones (agent, rule, host) become one entry per ten seconds (Ruling 62).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    pub agent: String,
+    pub group: Option<String>,
+    pub host: String,
+    /// Stable code, such as `over-limit`.
+    pub reason: String,
+    /// Path in limits.toml, such as `agents.research.day`.
+    pub rule: String,
+    /// What the cheapest payable offer would have counted, if there was one.
+    pub asked: Option<MicroUsd>,
+}
+
+/// What happened besides payments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    PolicyLoaded {
+        generation: u64,
+        sha256: [u8; 32],
+        who: String,
+    },
+    PolicyRejected {
+        sha256: [u8; 32],
+        reason: String,
+        who: String,
+    },
+    AdminAction {
+        action: String,
+        who: String,
+        why: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State::{self, *};
+
+    #[test]
+    fn only_the_moves_of_the_digest_are_lawful() {
+        let all = [Held, Armed, Settled, Unknown, Released, Expired];
+        let lawful = [
+            (Held, Armed),
+            (Held, Released),
+            (Armed, Settled),
+            (Armed, Unknown),
+            (Armed, Expired),
+            (Unknown, Settled),
+            (Unknown, Expired),
+        ];
+        for from in all {
+            for to in all {
+                assert_eq!(
+                    from.may_become(to),
+                    lawful.contains(&(from, to)),
+                    "{from} to {to}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_leaves_a_final_state() {
+        for from in [Held, Armed, Settled, Unknown, Released, Expired] {
+            let stuck = [Held, Armed, Settled, Unknown, Released, Expired]
+                .iter()
+                .all(|to: &State| !from.may_become(*to));
+            assert_eq!(from.is_final(), stuck);
+        }
+    }
+}

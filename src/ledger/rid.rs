@@ -1,0 +1,78 @@
+//! The payment id: one UUIDv7 text, the same in the ledger, in `Bursar-Payment`, in Stripe's `Idempotency-Key` and (as
+//! `pay_` + 32 hex) in the x402 `payment-identifier` extension (Ruling 8).
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Identifies one reservation, and so one payment. Sorts by the millisecond in which it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Rid(Uuid);
+
+impl Rid {
+    /// A fresh id. `random` comes from the operating system's generator; version and variant bits are set over it.
+    pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
+        // UUIDv7 has no room for times before 1970; such a clock is wrong and the order of ids is then lost, nothing else.
+        let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
+        Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+    }
+
+    /// Reads the hyphenated lower-case text of a UUIDv7, and nothing else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let rid = Self(Uuid::try_parse(text).ok()?);
+        (rid.0.get_version_num() == 7 && rid.to_string() == text).then_some(rid)
+    }
+
+    /// The id as `payment-identifier` wants it: `pay_` and 32 hex digits.
+    pub fn pay_id(&self) -> String {
+        format!("pay_{}", self.0.simple())
+    }
+
+    pub(super) fn bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for Rid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: i64, random: [u8; 10]) -> Rid {
+        Rid::new(Timestamp::from_millisecond(millis).unwrap(), random)
+    }
+
+    #[test]
+    fn the_text_is_a_version_7_uuid_and_reads_back() {
+        let rid = at(1_795_161_602_123, [0xff; 10]);
+        assert_eq!(rid.to_string(), "01a1f7f8-384b-7fff-bfff-ffffffffffff");
+        assert_eq!(Rid::parse(&rid.to_string()), Some(rid));
+        assert_eq!(rid.pay_id(), "pay_01a1f7f8384b7fffbfffffffffffffff");
+    }
+
+    #[test]
+    fn later_ids_sort_after_earlier_ones() {
+        assert!(at(1_000, [0xff; 10]) < at(1_001, [0; 10]));
+    }
+
+    #[test]
+    fn other_spellings_and_versions_are_no_ids() {
+        for bad in [
+            "",
+            "01a1f7f8-384b-7fff-bfff-FFFFFFFFFFFF",
+            "01a1f7f8384b7fffbfffffffffffffff",
+            "{01a1f7f8-384b-7fff-bfff-ffffffffffff}",
+            "01a1f7f8-384b-4fff-bfff-ffffffffffff",
+        ] {
+            assert_eq!(Rid::parse(bad), None, "{bad:?}");
+        }
+    }
+}
