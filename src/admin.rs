@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::home::Home;
-use crate::ledger::{Resolution, ResolveError, Rid};
+use crate::ledger::{Resolution, Rid};
 use crate::proxy::Proxy;
 
 /// Questions and answers are short.
@@ -26,8 +26,26 @@ const CAP: usize = 64 << 10;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Resolve {
     pub id: String,
-    pub resolution: Resolution,
+    pub resolution: Word,
+    pub who: String,
     pub why: String,
+}
+
+/// The operator's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Word {
+    Settled,
+    Expired,
+}
+
+impl From<Word> for Resolution {
+    fn from(word: Word) -> Self {
+        match word {
+            Word::Settled => Self::Settled { tx: None },
+            Word::Expired => Self::Expired,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,8 +122,7 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>) -> Result<(), String
     let body = Limited::new(request.into_body(), CAP).collect().await.map_err(|error| error.to_string())?;
     let asked: Resolve = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())?;
     let rid = Rid::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
-    let resolved: Result<_, ResolveError> = proxy.ledger.resolve(rid, asked.resolution, asked.why).await;
-    resolved.map_err(|error| error.to_string())
+    proxy.ledger.resolve(rid, asked.resolution.into(), asked.who, asked.why).await.map_err(|error| error.to_string())
 }
 
 /// Asks the running server.

@@ -45,7 +45,7 @@ impl Balances {
     pub async fn watch(
         self,
         nodes: BTreeMap<Network, Vec<Node>>,
-        tls: UpstreamTls,
+        tls: Arc<UpstreamTls>,
         owner: Address,
         stop: CancellationToken,
     ) {

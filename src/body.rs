@@ -226,6 +226,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 pub struct Progress(Arc<AtomicU64>);
 
 impl Progress {
+    /// For a request whose body is in memory.
+    pub fn none() -> Self {
+        Self(Arc::default())
+    }
+
     pub fn parts(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

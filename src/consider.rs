@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use http::header::CONTENT_ENCODING;
 use http::request::Parts;
 
 use crate::agents::AgentName;
 use crate::answer::{Code, Problem};
 use crate::body::{ReadEnd, Relay};
 use crate::challenge::{self, Challenge, Found, Offer, Payer, Why};
-use crate::decode;
+use crate::decode::{self, Coding};
 use crate::ledger::Denial;
+use crate::money::MicroUsd;
 use crate::policy::{self, Approvals, Decision, Limits, Plan, Purchase, Refusal};
 use crate::proxy::Proxy;
 use crate::upstream::{Origin, Scheme};
@@ -50,7 +50,7 @@ pub async fn course(
     if proxy.passes_agent_payments() && crate::hop::agent_payment(&request.headers).is_some() {
         return Course::PassOn("agent-pays");
     }
-    if origin.scheme == Scheme::Http && !proxy.config.allow_http_payments.contains(origin.authority.host) {
+    if origin.scheme == Scheme::Http && !proxy.config.upstream.allow_http_payments.contains(&origin.authority.host) {
         return Course::PassOn("not-over-tls");
     }
     let Some(wallet) = &proxy.wallet else {
@@ -61,7 +61,7 @@ pub async fn course(
         Err(why) => return Course::PassOn(why.code()),
     };
     let (limits, policy_gen) = proxy.rules.current();
-    let host = origin.authority.host;
+    let host = &origin.authority.host;
     let payer = Payer {
         address: wallet.address(),
         networks: &proxy.networks,
@@ -81,10 +81,12 @@ pub async fn course(
         approvals: Approvals::None,
     };
     match policy::decide(&limits, &purchase, &offers) {
-        Decision::Unpaid(why) => Course::PassOn(why),
+        Decision::Unpaid(why) => Course::PassOn(why.code()),
         Decision::Refuse(refusal) => {
-            proxy.ledger.refused(denial(agent, origin, &refusal));
-            log_refusal(agent, origin, &refusal);
+            let cheapest = offers.iter().map(|offer| offer.usd).min();
+            let group = limits.group_of(agent.as_str());
+            proxy.ledger.refused(denial(agent, group, origin, &refusal, cheapest));
+            log_refusal(agent, origin, &refusal, cheapest.unwrap_or_default());
             Course::Refuse(Problem::refused(&refusal))
         }
         Decision::Pay(plan) => {
@@ -113,8 +115,10 @@ async fn read(response: &mut Response<Relay>) -> Result<Challenge, Why> {
     }
 }
 
-fn decoded(response: &Response<Relay>, received: &Bytes) -> Result<Bytes, Why> {
-    decode::decode(response.headers().get_all(CONTENT_ENCODING), received, CHALLENGE_CAP).map_err(|_| Why::BodyUndecodable)
+fn decoded(response: &Response<Relay>, received: &Bytes) -> Result<Vec<u8>, Why> {
+    Coding::of(response.headers())
+        .and_then(|coding| decode::decode(coding, received))
+        .map_err(|_| Why::BodyUndecodable)
 }
 
 /// The offers that this wallet could pay; without one, the reason that stood first.
@@ -133,10 +137,17 @@ fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Vec<Offer>, Why> {
 }
 
 fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer: &Offer) -> Problem {
-    let refusal = "wallet.insufficient";
-    proxy.ledger.refused(Denial::new(agent.as_str(), origin.authority.host.as_str(), refusal, offer.usd));
+    let code = Code::WalletInsufficient.as_str();
+    proxy.ledger.refused(Denial {
+        agent: agent.as_str().to_owned(),
+        group: None,
+        host: origin.authority.host.as_str().to_owned(),
+        reason: code.to_owned(),
+        rule: "wallet".to_owned(),
+        asked: Some(offer.usd),
+    });
     proxy.balances.look_again();
-    tracing::info!(%agent, merchant = %origin.authority.host, usd = %offer.usd, rule = refusal, "payment refused");
+    tracing::info!(%agent, merchant = %origin.authority.host, usd = %offer.usd, code, "payment refused");
     let detail = format!(
         "The wallet holds less than {} {} on {}. The operator must fund {}; trying again before that will not help.",
         offer.amount.decimal(offer.asset.decimals),
@@ -147,13 +158,20 @@ fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer:
     Problem::new(Code::WalletInsufficient, detail).retryable(false)
 }
 
-pub fn denial(agent: &AgentName, origin: &Origin, refusal: &Refusal) -> Denial {
-    Denial::new(agent.as_str(), origin.authority.host.as_str(), &refusal.rule, refusal.usd)
+fn denial(agent: &AgentName, group: Option<&str>, origin: &Origin, refusal: &Refusal, asked: Option<MicroUsd>) -> Denial {
+    Denial {
+        agent: agent.as_str().to_owned(),
+        group: group.map(str::to_owned),
+        host: origin.authority.host.as_str().to_owned(),
+        reason: refusal.code.code().to_owned(),
+        rule: refusal.rule.clone(),
+        asked,
+    }
 }
 
-pub fn log_refusal(agent: &AgentName, origin: &Origin, refusal: &Refusal) {
+/// One line for every refusal, here and when the ledger denies.
+pub fn log_refusal(agent: &AgentName, origin: &Origin, refusal: &Refusal, usd: MicroUsd) {
     tracing::info!(
-        %agent, merchant = %origin.authority.host, rule = %refusal.rule, code = refusal.code.code(), usd = %refusal.usd,
-        "payment refused"
+        %agent, merchant = %origin.authority.host, rule = %refusal.rule, code = refusal.code.code(), %usd, "payment refused"
     );
 }

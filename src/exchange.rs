@@ -24,6 +24,7 @@ use crate::hop::{self, Upgrading};
 use crate::host::{Authority, Host};
 use crate::proxy::Proxy;
 use crate::purchase;
+use crate::tls::upstream::HandshakeError;
 use crate::upstream::{Lane, Origin, UpstreamError, stream};
 
 /// How long an upload waits for the site's `100 Continue` before it starts anyway (RFC 9110 §10.1.1).
@@ -182,11 +183,11 @@ pub fn unreachable(error: UpstreamError) -> Problem {
 fn describe(error: &UpstreamError) -> Problem {
     let code = match error {
         UpstreamError::Dial(DialError::Guard { .. }) => Code::DestinationNotAllowed,
-        UpstreamError::Dial(DialError::Loop) => Code::Loop,
-        UpstreamError::Dial(DialError::Name(_)) => Code::UpstreamName,
-        UpstreamError::Dial(DialError::Timeout) | UpstreamError::TlsTimeout | UpstreamError::Timeout => Code::UpstreamTimeout,
-        UpstreamError::Dial(DialError::Refused(_)) => Code::UpstreamUnreachable,
-        UpstreamError::Tls(error) if error.is_certificate() => Code::UpstreamCertificate,
+        UpstreamError::Dial(DialError::Loop { .. }) => Code::Loop,
+        UpstreamError::Dial(DialError::Host(_) | DialError::Dns { .. }) => Code::UpstreamName,
+        UpstreamError::Dial(DialError::Timeout(_)) | UpstreamError::Tls(HandshakeError::Timeout) | UpstreamError::Timeout => Code::UpstreamTimeout,
+        UpstreamError::Dial(DialError::Refused | DialError::Unreachable { .. }) => Code::UpstreamUnreachable,
+        UpstreamError::Tls(HandshakeError::Certificate(_)) => Code::UpstreamCertificate,
         UpstreamError::Tls(_) | UpstreamError::Setup(_) | UpstreamError::Broken(_) => Code::UpstreamBroken,
     };
     Problem::new(code, format!("{error}. Nothing was paid."))

@@ -114,6 +114,10 @@ impl Home {
     pub fn bundle(&self) -> PathBuf {
         self.root.join("bundle.pem")
     }
+    /// The key that `init --wallet` makes; bursar.toml may name another one.
+    pub fn wallet_key(&self) -> PathBuf {
+        self.root.join("wallet.key")
+    }
     pub fn log_key(&self) -> PathBuf {
         self.root.join("log.key")
     }

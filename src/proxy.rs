@@ -25,16 +25,17 @@ use crate::assets::Network;
 use crate::balances::Balances;
 use crate::body::{AnswerBody, ReplayBudget};
 use crate::clock::SharedClock;
-use crate::config::{AgentPayments, Config};
+use crate::config::Config;
+use crate::config::operator::AgentPayments;
 use crate::exchange::{self, Site};
 use crate::host::Authority;
 use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::Logins;
-use crate::pay::evm::Wallet;
+use crate::pay::Wallet;
 use crate::rules::Rules;
-use crate::tls::leaf::ServerTls;
-use crate::tls::upstream::Offer as AlpnOffer;
+use crate::tls::AlpnOffer;
+use crate::tls::leaf::ServerConfigs;
 use crate::tunnel;
 use crate::upstream::{HEAD_BYTES, HEAD_FIELDS, Lane, Origin, Scheme, UpstreamError, Upstreams};
 
@@ -48,7 +49,7 @@ pub struct Proxy {
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,
-    pub server_tls: ServerTls,
+    pub server_tls: ServerConfigs,
     pub upstreams: Arc<Upstreams>,
     pub replay_budget: ReplayBudget,
     /// Our own listeners: a request to one of them is a loop.
@@ -185,7 +186,7 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<Incoming>, agent: Age
     *request.version_mut() = http::Version::HTTP_11;
 
     let offer = match origin.scheme {
-        Scheme::Http => AlpnOffer::None,
+        Scheme::Http => AlpnOffer::Nothing,
         Scheme::Https => AlpnOffer::Http1,
     };
     let site = match proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await {
@@ -229,7 +230,7 @@ fn not_a_proxy_request(request: &Request<Incoming>) -> Response<AnswerBody> {
 impl Proxy {
     /// Whether an authority is one of our own listeners, by text: names are checked when they are resolved.
     fn is_own(&self, authority: &Authority) -> bool {
-        let host = authority.host;
+        let host = &authority.host;
         self.listeners.iter().any(|own| {
             own.port() == authority.port
                 && (host.as_str() == "localhost" || host.ip().is_some_and(|ip| ip == own.ip() || own.ip().is_unspecified()))
@@ -237,7 +238,7 @@ impl Proxy {
     }
 
     pub fn passes_agent_payments(&self) -> bool {
-        self.config.agent_payments == AgentPayments::Pass
+        self.config.proxy.agent_payments == AgentPayments::Pass
     }
 }
 

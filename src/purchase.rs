@@ -5,22 +5,24 @@
 
 use std::sync::Arc;
 
+use alloy_primitives::Address;
 use http::request::Parts;
 use http::{HeaderName, Request, Response};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::agents::AgentName;
 use crate::answer::{self, Code, Problem};
-use crate::body::{AnswerBody, Kept, Relay, Replay, RequestBody};
-use crate::challenge::credential::Credential;
+use crate::body::{AnswerBody, Progress, Relay, Replay, RequestBody};
 use crate::challenge::receipt::{self, Receipt};
+use crate::challenge::{Credential, Offer, Rail};
 use crate::clock;
 use crate::consider::{self, Intent};
 use crate::hop::{self, Upgrading};
 use crate::ledger::{Arm, By, Outcome, Reserve, ReserveError, Reservation, Rid, Terms};
-use crate::pay::evm;
+use crate::pay;
 use crate::policy::Refusal;
 use crate::proxy::Proxy;
 use crate::upstream::{Lane, SendError, UpstreamError, stream};
@@ -103,21 +105,21 @@ impl Purchase {
             host: origin.authority.host.as_str().to_owned(),
             path: self.head.uri.path().to_owned(),
             query: self.head.uri.query().map(str::to_owned),
-            terms: Terms::exact(offer),
+            terms: terms(offer),
             charges: plan.charges.clone(),
             policy_gen: *policy_gen,
             fingerprint: fingerprint(self.lane.agent(), &self.lane, &self.head, &self.replay.sha256),
             idempotency: idempotency(self.lane.agent(), &self.head),
             offer_sha256: offer.sha256,
-            arm: Arm::from_now(wallet.address(), nonce.into(), now, offer.max_timeout_s.min(plan.max_validity_s)),
+            arm: arm(wallet.address(), nonce, now, offer.max_timeout_s.min(plan.max_validity_s)),
         })
     }
 
     fn not_reserved(&self, error: ReserveError) -> Problem {
         match error {
             ReserveError::Denied { charge, settled, open } => {
-                let refusal = Refusal::over_limit(&self.intent.plan.charges[charge], settled, open, self.intent.offer.usd);
-                consider::log_refusal(self.lane.agent(), self.lane.origin(), &refusal);
+                let refusal = Refusal::over_limit(&self.intent.plan.charges[charge], settled, open);
+                consider::log_refusal(self.lane.agent(), self.lane.origin(), &refusal, self.intent.offer.usd);
                 Problem::refused(&refusal)
             }
             error => {
@@ -140,14 +142,13 @@ impl Purchase {
     fn sign(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
         let refuse = |detail: String| Problem::new(Code::SigningFailed, detail);
         let wallet = self.proxy.wallet.as_ref().ok_or_else(|| refuse("There is no wallet key.".into()))?;
-        let payment_id = reservation.rid().pay_id();
-        evm::pay(wallet, reservation, &self.intent.offer.echo, Some(&payment_id))
+        pay::pay(wallet, reservation, &self.intent.offer.echo)
             .map_err(|error| refuse(format!("{error}. Nothing was paid.")))
     }
 
     /// Once. While the agent waits, the site has its ordinary time; once the agent is gone, `settle_wait`.
     async fn send(&self, request: Request<RequestBody>, agent: &mut oneshot::Sender<Answer>) -> Result<Response<Relay>, SendError> {
-        let progress = Kept::no_progress();
+        let progress = Progress::none();
         let sending = self.lane.send_paid(request, &progress);
         tokio::pin!(sending);
         tokio::select! {
@@ -208,6 +209,23 @@ impl Purchase {
             network = %offer.asset.network, payee = %offer.payee, status, outcome = outcome.name(), "paid"
         );
     }
+}
+
+fn terms(offer: &Offer) -> Terms {
+    Terms {
+        rail: Rail::X402,
+        scheme: "exact",
+        asset: offer.asset,
+        amount: offer.amount,
+        usd: offer.usd,
+        payee: offer.payee,
+    }
+}
+
+/// `validAfter` 0 is immune to a fast clock of ours; `validBefore` is never later than the seller asked for (Rulings 15, 16).
+fn arm(from: Address, nonce: [u8; 32], now: Timestamp, validity_s: u64) -> Arm {
+    let now = u64::try_from(now.as_second()).unwrap_or(0);
+    Arm { from, nonce: nonce.into(), valid_after: 0, valid_before: now.saturating_add(validity_s) }
 }
 
 /// Reads a short 402 to its end; a long one is left, and its connection with it.

@@ -1,19 +1,19 @@
 //! The limits in force: `limits.toml`, read again when it changes. A broken file changes nothing (DESIGN, "Two files").
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 
 use crate::config::{ConfigError, limits};
+use crate::home::Home;
 use crate::ledger::Event;
 use crate::policy::Limits;
 
 pub struct Rules {
-    path: PathBuf,
+    home: Home,
     state: RwLock<State>,
 }
 
@@ -38,25 +38,17 @@ pub enum Look {
     /// New limits are in force.
     Loaded(Event),
     /// The file is broken; the old limits stay in force.
-    Rejected(Event, Box<dyn std::error::Error + Send + Sync>),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum RulesError {
-    #[error("cannot read {path}: {source}", path = path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Config(#[from] ConfigError),
+    Rejected(Event, ConfigError),
 }
 
 impl Rules {
     /// Reads the file for the first time: here a broken one is an error.
-    pub fn load(path: PathBuf) -> Result<(Self, Event), RulesError> {
-        let seen = Stamp::of(&path);
-        let (limits, sha256) = read(&path)?;
+    pub fn load(home: &Home) -> Result<(Self, Event), ConfigError> {
+        let seen = Stamp::of(&home.limits());
+        let limits = limits::load(home.root())?;
+        let event = loaded(&limits, 1);
         let state = State { limits: Arc::new(limits), generation: 1, seen };
-        let event = Event::PolicyLoad { generation: 1, sha256 };
-        Ok((Self { path, state: RwLock::new(state) }, event))
+        Ok((Self { home: home.clone(), state: RwLock::new(state) }, event))
     }
 
     pub fn current(&self) -> (Arc<Limits>, u64) {
@@ -66,35 +58,38 @@ impl Rules {
 
     /// One `stat`; reads the file if it is another one than last time. Called every second and at SIGHUP.
     pub fn look(&self) -> Look {
-        let seen = Stamp::of(&self.path);
+        let seen = Stamp::of(&self.home.limits());
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if seen == state.seen {
             return Look::Unchanged;
         }
         state.seen = seen;
-        match read(&self.path) {
-            Ok((limits, sha256)) => {
-                state.limits = Arc::new(limits);
+        match limits::load(self.home.root()) {
+            Ok(limits) => {
                 state.generation += 1;
-                Look::Loaded(Event::PolicyLoad { generation: state.generation, sha256 })
+                let event = loaded(&limits, state.generation);
+                state.limits = Arc::new(limits);
+                Look::Loaded(event)
             }
             Err(error) => {
-                let sha256 = fs::read(&self.path).map(|text| Sha256::digest(text).into()).unwrap_or_default();
-                Look::Rejected(Event::PolicyRejected { sha256 }, error.into())
+                let sha256 = fs::read(self.home.limits()).map(|text| Sha256::digest(text).into()).unwrap_or_default();
+                // The error quotes the file; the entry only says that there was one.
+                let reason = "not readable as limits".to_owned();
+                Look::Rejected(Event::PolicyRejected { sha256, reason, who: WHO.to_owned() }, error)
             }
         }
     }
 }
 
-fn read(path: &PathBuf) -> Result<(Limits, [u8; 32]), RulesError> {
-    let text = fs::read_to_string(path).map_err(|source| RulesError::Read { path: path.clone(), source })?;
-    let sha256 = Sha256::digest(text.as_bytes()).into();
-    let limits = limits::parse(path, &text)?;
-    Ok((limits, sha256))
+/// A file has no author that we could name.
+const WHO: &str = "file";
+
+fn loaded(limits: &Limits, generation: u64) -> Event {
+    Event::PolicyLoaded { generation, sha256: limits.sha256, who: WHO.to_owned() }
 }
 
 impl Stamp {
-    fn of(path: &PathBuf) -> Option<Self> {
+    fn of(path: &Path) -> Option<Self> {
         let about = fs::metadata(path).ok()?;
         Some(Self {
             modified: (about.mtime(), about.mtime_nsec()),

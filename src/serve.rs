@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -19,24 +20,23 @@ use crate::assets::Network;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
 use crate::clock::SharedClock;
-use crate::config::{Config, ConfigError, SecretError, operator};
-use crate::dial::Dialer;
+use crate::config::operator::{RpcUrl, WalletKey};
+use crate::config::{Config, ConfigError, SecretError};
+use crate::dial::{Dialer, SystemResolver};
 use crate::home::{self, Home, HomeError, Readers};
-use crate::ledger::{Event, Ledger, OpenError};
+use crate::ledger::{Event, Ledger, OpenError, Options};
 use crate::logins::Logins;
-use crate::pay::evm::{Wallet, WalletError};
+use crate::pay::{Wallet, WalletError};
 use crate::proxy::{self, Proxy};
-use crate::rpc::{Node, RpcError};
-use crate::rules::{Look, Rules, RulesError};
+use crate::rpc::Node;
+use crate::rules::{Look, Rules};
 use crate::tls::authority::{Authority, AuthorityError};
-use crate::tls::leaf::ServerTls;
-use crate::tls::upstream::{UpstreamTls, UpstreamTlsError};
+use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs, listener_config};
+use crate::tls::upstream::{SystemRoots, Trust, TrustError, UpstreamTls};
 use crate::upstream::Upstreams;
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
 const BACKLOG: u32 = 1024;
-/// The CA's end is warned of this long before (Ruling 36).
-const CA_WARNING_DAYS: i64 = 30;
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -45,19 +45,15 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Rules(#[from] RulesError),
-    #[error(transparent)]
     Agents(#[from] AgentsError),
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error(transparent)]
-    Tls(#[from] UpstreamTlsError),
-    #[error("the wallet key cannot be read: {0}")]
-    Secret(#[from] SecretError),
-    #[error("the wallet key cannot be used: {0}")]
-    Wallet(#[from] WalletError),
-    #[error("[networks]: {0}")]
-    Node(#[from] RpcError),
+    Tls(#[from] TrustError),
+    #[error("[wallet.evm]: {0}")]
+    Wallet(#[from] OpenWalletError),
+    #[error("the TLS listener: {0}")]
+    Listener(#[from] ListenerTlsError),
     #[error(transparent)]
     Ledger(#[from] OpenError),
     #[error("cannot listen on {address}: {source}")]
@@ -77,28 +73,30 @@ pub struct Running {
 /// Starts a proxy on the data directory. It accepts when this returns.
 pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
-    let config = operator::load(&home.config())?;
-    let (rules, loaded) = Rules::load(home.limits())?;
+    let config = Config::load(home.root())?;
+    let (rules, loaded) = Rules::load(home)?;
     let logins = Logins::new(Roster::load(home)?);
-    let authority = Authority::load(home)?;
+    let authority = Authority::load(home, clock.now())?;
     warn_of_end(&authority, &clock);
     let wallet = wallet(&config, home)?;
-    let tls = UpstreamTls::new(&config.extra_ca_files(home.root()), config.system_roots)?;
-    let nodes = nodes(&config)?;
+    let tls = Arc::new(upstream_tls(&config)?);
+    let acceptor = tls_acceptor(&config)?;
 
-    let listener = listen(config.listen)?;
-    let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
-    let dialer = Dialer::new(config.allow_private.clone(), vec![address], config.timeouts.dns, config.timeouts.dial);
-    let ledger = Ledger::open(home, clock.clone())?;
+    // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
+    let ledger = Ledger::open(home.root(), Options::new(clock.clone()))?;
+    let asked = config.proxy.listen;
+    let listener = listen(asked)?;
+    let address = listener.local_addr().map_err(|source| StartError::Listen { address: asked, source })?;
+    let dialer = Dialer::new(Arc::new(SystemResolver), config.upstream.allow_private.clone(), vec![address]);
 
     let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
     if let Some(wallet) = &wallet {
-        let watching = balances.clone().watch(nodes, tls.clone(), wallet.address(), stop.clone());
+        let watching = balances.clone().watch(nodes(&config), tls.clone(), wallet.address(), stop.clone());
         tasks.spawn(watching);
     }
     let proxy = Arc::new(Proxy {
         networks: config.networks.keys().copied().collect(),
-        server_tls: ServerTls::new(authority.issuer(), clock.clone())?,
+        server_tls: ServerConfigs::new(Arc::new(Leaves::new(authority, clock.clone())?))?,
         upstreams: Upstreams::new(dialer, tls, config.timeouts.clone()),
         replay_budget: ReplayBudget::default(),
         listeners: vec![address],
@@ -116,7 +114,6 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let drain = proxy.config.timeouts.drain;
     proxy.tasks.spawn(admin::serve(proxy.clone(), admin::bind(home).map_err(StartError::Admin)?));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
-    let acceptor = tls_acceptor(&proxy, home)?;
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
     home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
     Ok(Running { address, proxy, home: home.clone(), drain })
@@ -124,8 +121,12 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
 
 impl Running {
     pub fn url(&self) -> String {
-        let scheme = if self.proxy.config.tls_listener.is_some() { "https" } else { "http" };
+        let scheme = if self.proxy.config.proxy.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
+    }
+
+    pub async fn look_at_rules(&self) {
+        look_at_rules(&self.proxy).await;
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -211,7 +212,7 @@ async fn keep_watch(proxy: Arc<Proxy>) {
 }
 
 /// Reads `limits.toml` again if it changed.
-pub async fn look_at_rules(proxy: &Proxy) {
+async fn look_at_rules(proxy: &Proxy) {
     match proxy.rules.look() {
         Look::Unchanged => {}
         Look::Loaded(event) => {
@@ -237,28 +238,51 @@ fn wallet(config: &Config, home: &Home) -> Result<Option<Wallet>, StartError> {
             tracing::warn!("no [wallet.evm] in bursar.toml: nothing can be paid, 402 answers are passed on");
             Ok(None)
         }
-        Some(wallet) => Ok(Some(Wallet::open(wallet, home.root())?)),
+        Some(key) => Ok(Some(open_wallet(key, home)?)),
     }
 }
 
-fn nodes(config: &Config) -> Result<BTreeMap<Network, Vec<Node>>, StartError> {
-    let mut nodes = BTreeMap::new();
-    for (network, settings) in &config.networks {
-        let parsed = settings.rpc.iter().map(|url| Node::parse(url)).collect::<Result<Vec<_>, _>>()?;
-        nodes.insert(*network, parsed);
+/// Reads the key from where bursar.toml says it is.
+pub fn open_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
+    match key {
+        WalletKey::Hex(source) => Ok(Wallet::from_hex(source.read(home.root())?.expose_secret())?),
+        WalletKey::Keystore { path, password } => {
+            let json = home::read_secret(path)?;
+            let password = password.read(home.root())?;
+            Ok(Wallet::from_keystore(&json, password.expose_secret())?)
+        }
     }
-    Ok(nodes)
 }
 
-fn tls_acceptor(proxy: &Proxy, home: &Home) -> Result<Option<TlsAcceptor>, StartError> {
-    let Some(files) = &proxy.config.tls_listener else { return Ok(None) };
-    let config = crate::tls::leaf::listener_config(&home.root().join(&files.cert), &home.root().join(&files.key))?;
-    Ok(Some(TlsAcceptor::from(config)))
+/// Why the key is not there or not usable; says nothing of the key itself.
+#[derive(Debug, Error)]
+pub enum OpenWalletError {
+    #[error(transparent)]
+    Source(#[from] SecretError),
+    #[error(transparent)]
+    File(#[from] HomeError),
+    #[error(transparent)]
+    Key(#[from] WalletError),
+}
+
+pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
+    let system = if config.upstream.system_roots { SystemRoots::Added } else { SystemRoots::Ignored };
+    UpstreamTls::new(&Trust { extra_ca: config.upstream.extra_ca.clone(), system })
+}
+
+fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
+    let of = |urls: &Vec<RpcUrl>| urls.iter().map(|url| Node::new(url.uri().clone())).collect();
+    config.networks.iter().map(|(network, urls)| (*network, of(urls))).collect()
+}
+
+fn tls_acceptor(config: &Config) -> Result<Option<TlsAcceptor>, ListenerTlsError> {
+    let Some(files) = &config.proxy.tls else { return Ok(None) };
+    Ok(Some(TlsAcceptor::from(listener_config(&files.cert, &files.key)?)))
 }
 
 fn warn_of_end(authority: &Authority, clock: &SharedClock) {
-    let left = authority.not_after().duration_since(clock.now()).as_hours() / 24;
-    if left < CA_WARNING_DAYS {
-        tracing::warn!(days = left, "the CA ends soon; run `bursar ca rotate` and give agents the new ca.pem");
+    if authority.expires_soon(clock.now()) {
+        let days = authority.not_after().duration_since(clock.now()).as_hours() / 24;
+        tracing::warn!(days, "the CA ends soon; run `bursar ca rotate` and give agents the new ca.pem");
     }
 }

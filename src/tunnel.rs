@@ -21,7 +21,7 @@ use crate::exchange::{self, Site};
 use crate::host::{Authority, Host};
 use crate::idle::{Busy, Rewind, Watched};
 use crate::proxy::{Proxy, http1};
-use crate::tls::upstream::Offer as AlpnOffer;
+use crate::tls::{Alpn, AlpnOffer};
 use crate::upstream::{HEAD_BYTES, Origin, Scheme, Version};
 
 /// First byte of a TLS handshake record (RFC 8446 §5.1).
@@ -48,7 +48,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let origin = Origin { scheme: Scheme::Http, authority };
-    let site = match proxy.upstreams.lane(agent.clone(), origin.clone(), AlpnOffer::None).await {
+    let site = match proxy.upstreams.lane(agent.clone(), origin.clone(), AlpnOffer::Nothing).await {
         Ok((lane, _)) => Site::Open(Arc::new(lane)),
         Err(error) => Site::Closed(origin, Arc::new(error)),
     };
@@ -67,16 +67,25 @@ where
     };
     let (sni, offer) = {
         let client = hello.client_hello();
-        let offer = AlpnOffer::from_client(client.alpn());
+        let offer = AlpnOffer::of_client(client.alpn().into_iter().flatten());
         (client.server_name().map(str::to_owned), offer)
     };
     let origin = Origin { scheme: Scheme::Https, authority };
     let (site, version) = match sni.as_deref().map(Host::parse) {
-        Some(Ok(sni)) if &sni == origin.authority.host => open(&proxy, &agent, origin, offer).await,
-        Some(named) => (Site::Misdirected(origin, named.ok()), offer.preferred()),
+        Some(Ok(sni)) if sni == origin.authority.host => open(&proxy, &agent, origin, offer).await,
+        Some(named) => (Site::Misdirected(origin, named.ok()), preferred(offer)),
         None => open(&proxy, &agent, origin, offer).await,
     };
-    let config = match proxy.server_tls.config(sni.as_deref(), site.origin().authority.host, offer, version) {
+    let alpn = match version {
+        Version::H2 => Alpn::Http2,
+        Version::H1 if offer == AlpnOffer::Nothing => Alpn::Absent,
+        Version::H1 => Alpn::Http1,
+    };
+    let config = match &sni {
+        Some(_) => Ok(proxy.server_tls.by_sni(alpn)),
+        None => proxy.server_tls.for_host(&site.origin().authority.host, alpn),
+    };
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(%error, authority = %site.origin().authority, "no certificate could be made");
@@ -98,8 +107,16 @@ async fn open(proxy: &Arc<Proxy>, agent: &AgentName, origin: Origin, offer: Alpn
         Ok((lane, version)) => (Site::Open(Arc::new(lane)), version),
         Err(error) => {
             tracing::debug!(%agent, authority = %origin.authority, %error, "site not reached");
-            (Site::Closed(origin, Arc::new(error)), offer.preferred())
+            (Site::Closed(origin, Arc::new(error)), preferred(offer))
         }
+    }
+}
+
+/// What an agent that cannot have the site's version speaks with us.
+fn preferred(offer: AlpnOffer) -> Version {
+    match offer {
+        AlpnOffer::Http2 | AlpnOffer::Http2ThenHttp1 => Version::H2,
+        AlpnOffer::Nothing | AlpnOffer::Http1 | AlpnOffer::Http1ThenHttp2 => Version::H1,
     }
 }
 

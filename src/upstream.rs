@@ -23,7 +23,8 @@ use crate::body::{AnswerBody, BoxError, Progress, Relay, RequestBody};
 use crate::config::Timeouts;
 use crate::dial::{Checked, DialError, Dialer};
 use crate::host::Authority;
-use crate::tls::upstream::{Offer as AlpnOffer, TlsError, UpstreamTls};
+use crate::tls::upstream::{HandshakeError, UpstreamTls};
+use crate::tls::{Alpn, AlpnOffer};
 
 /// Heads of answers: the same bounds as towards the agent (Ruling 33).
 pub const HEAD_BYTES: usize = 64 << 10;
@@ -69,9 +70,7 @@ pub enum UpstreamError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error("the site did not finish the TLS handshake in time")]
-    TlsTimeout,
+    Tls(#[from] HandshakeError),
     #[error("the connection could not be set up: {0}")]
     Setup(hyper::Error),
     #[error("the exchange was broken off: {0}")]
@@ -82,7 +81,7 @@ pub enum UpstreamError {
 
 pub struct Upstreams {
     dialer: Dialer,
-    tls: UpstreamTls,
+    tls: Arc<UpstreamTls>,
     timeouts: Timeouts,
     kept: Mutex<HashMap<Key, Vec<Kept>>>,
 }
@@ -127,7 +126,7 @@ pub enum SendError {
 }
 
 impl Upstreams {
-    pub fn new(dialer: Dialer, tls: UpstreamTls, timeouts: Timeouts) -> Arc<Self> {
+    pub fn new(dialer: Dialer, tls: Arc<UpstreamTls>, timeouts: Timeouts) -> Arc<Self> {
         Arc::new(Self { dialer, tls, timeouts, kept: Mutex::default() })
     }
 
@@ -152,7 +151,7 @@ impl Upstreams {
     }
 
     async fn resolve(&self, authority: &Authority) -> Result<Checked, DialError> {
-        self.dialer.resolve(authority.host, authority.port).await
+        self.dialer.resolve(authority.host.as_str(), authority.port).await
     }
 
     fn keep(&self, key: Key, connection: Connection) {
@@ -172,7 +171,7 @@ impl Upstreams {
         let lane = kept.get_mut(key)?;
         while let Some(last) = lane.last() {
             let connection = &last.connection;
-            if connection.is_closed() || last.since.elapsed() > KEEP || !checked.contains(&connection.address) {
+            if connection.is_closed() || last.since.elapsed() > KEEP || !checked.addresses().contains(&connection.address) {
                 lane.pop();
                 continue;
             }
@@ -207,14 +206,11 @@ impl Upstreams {
     }
 
     async fn dial_tls(&self, key: &Key, stream: TcpStream, address: SocketAddr) -> Result<Connection, UpstreamError> {
-        let handshake = self.tls.connect(key.origin.authority.host, &key.offer, stream);
-        let stream = timeout(self.timeouts.tls, handshake)
-            .await
-            .map_err(|_| UpstreamError::TlsTimeout)??;
-        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            return self.set_up_h2(stream, address).await;
+        let host = &key.origin.authority.host;
+        match self.tls.connect(stream, host, key.offer).await? {
+            (stream, Alpn::Http2) => self.set_up_h2(stream, address).await,
+            (stream, Alpn::Http1 | Alpn::Absent) => self.set_up_h1(stream, address).await,
         }
-        self.set_up_h1(stream, address).await
     }
 
     async fn set_up_h1<S>(&self, stream: S, address: SocketAddr) -> Result<Connection, UpstreamError>
@@ -303,8 +299,7 @@ impl Lane {
         progress: &Progress,
     ) -> Result<Response<Relay>, UpstreamError> {
         let mut connection = self.connection().await?;
-        let again = connection.reused && repeatable(&request).then_some(()).is_some();
-        let copy = again.then(|| head_of(&request));
+        let copy = (connection.reused && repeatable(&request)).then(|| head_of(&request));
         match self.send_on(&mut connection, request, progress).await {
             Ok(response) => Ok(self.relay(connection, response)),
             Err(SendError::Unsent(request, _)) => {
@@ -440,7 +435,7 @@ impl SendError {
 
 fn repeatable(request: &Request<RequestBody>) -> bool {
     use http_body::Body;
-    request.method().is_idempotent() && request.method().is_safe() && request.body().is_end_stream()
+    request.method().is_safe() && request.body().is_end_stream()
 }
 
 fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {

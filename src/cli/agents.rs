@@ -64,9 +64,8 @@ fn print(issued: &IssuedToken) {
 
 /// An agent without a budget may be added; it cannot spend (Ruling 55).
 fn hint_at_budget(home: &Home, name: &AgentName) {
-    let Ok(text) = std::fs::read_to_string(home.limits()) else { return };
-    if let Ok(limits) = limits::parse(&home.limits(), &text)
-        && !limits.knows(name.as_str())
+    if let Ok(limits) = limits::load(home.root())
+        && !limits.agents().any(|known| known == name.as_str())
     {
         eprintln!("It cannot spend yet: {} has no section [agents.{name}].", home.limits().display());
     }

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Exit, Failure, init};
+use super::{Exit, Failure};
 use crate::home::Home;
 use crate::tls::authority::Authority;
 
@@ -25,13 +25,11 @@ impl Ca {
         let failed = |error: crate::tls::authority::AuthorityError| Failure::negative(error.to_string());
         match self {
             Self::Show { json } => {
-                let authority = Authority::load(home).map_err(failed)?;
+                let authority = Authority::load(home, Timestamp::now()).map_err(failed)?;
                 show(home, &authority, json);
             }
             Self::Rotate => {
-                Authority::rotate(home, Timestamp::now()).map_err(failed)?;
-                init::write_bundle(home)?;
-                let authority = Authority::load(home).map_err(failed)?;
+                let authority = Authority::rotate(home, Timestamp::now()).map_err(failed)?;
                 show(home, &authority, false);
                 eprintln!("Restart the server, then give every agent outside `bursar run` the new ca.pem.");
             }
@@ -53,7 +51,7 @@ fn show(home: &Home, authority: &Authority, as_json: bool) {
     println!("Certificate  {}", path.display());
     println!("SHA-256      {}", authority.fingerprint());
     println!("Ends         {} (in {days} days)", authority.not_after().strftime("%Y-%m-%d"));
-    if days < 30 {
+    if authority.expires_soon(Timestamp::now()) {
         eprintln!("It ends soon: run `bursar ca rotate` and give agents the new ca.pem.");
     }
 }

@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 
 use super::{Exit, Failure};
 use crate::agents::{AgentName, IssuedToken, Purpose, Registry};
-use crate::config::operator;
+use crate::config::Config;
 use crate::home::Home;
 
 /// A token that `env` prints ends by itself (Ruling 55).
@@ -59,7 +59,7 @@ pub fn server_address(home: &Home) -> Result<Listen, Failure> {
     let no_server = || {
         Failure::unavailable(format!("no server runs on {dir}; start it with: bursar serve --dir {dir}", dir = home.root().display()))
     };
-    let scheme = if operator::load(&home.config())?.tls_listener.is_some() { "https" } else { "http" };
+    let scheme = if Config::load(home.root())?.proxy.tls.is_some() { "https" } else { "http" };
     let text = std::fs::read_to_string(home.listen()).map_err(|_| no_server())?;
     // The file may be left over from a server that was killed.
     let reached: std::net::SocketAddr = text.trim().parse().map_err(|_| no_server())?;

@@ -2,12 +2,13 @@
 
 use clap::Args;
 use jiff::Timestamp;
+use secrecy::ExposeSecret;
 
 use super::{Exit, Failure};
 use crate::home::{self, Home, Readers};
-use crate::pay::evm::Wallet;
+use crate::pay::Wallet;
 use crate::tls::authority::Authority;
-use crate::{clock, tls};
+use crate::clock;
 
 #[derive(Args)]
 pub struct Init {
@@ -48,7 +49,6 @@ pub fn make(home: &Home, with_wallet: bool) -> Result<Made, Failure> {
     home.create()?;
     let now = Timestamp::now();
     Authority::create(home, now).map_err(|error| Failure::negative(error.to_string()))?;
-    write_bundle(home)?;
     home::write_new(&home.log_key(), log_key()?.as_bytes(), Readers::Owner)?;
     home::write_new(&home.agents(), b"# Written by `bursar agents`; tokens are stored as hashes.\n", Readers::Owner)?;
     home::write_new(&home.limits(), limits_template().as_bytes(), Readers::Owner)?;
@@ -66,18 +66,9 @@ fn refuse_to_overwrite(home: &Home) -> Result<(), Failure> {
     }
 }
 
-/// Public roots and our CA in one file, for the variables that replace a client's roots.
-pub fn write_bundle(home: &Home) -> Result<(), Failure> {
-    let ca = std::fs::read_to_string(home.ca_certificate())
-        .map_err(|error| Failure::negative(format!("cannot read {}: {error}", home.ca_certificate().display())))?;
-    let bundle = tls::bundle(&ca);
-    home::write_atomic(&home.bundle(), bundle.as_bytes(), Readers::Everyone)?;
-    Ok(())
-}
-
 fn make_wallet(home: &Home) -> Result<alloy_primitives::Address, Failure> {
     let (wallet, secret) = Wallet::generate().map_err(|error| Failure::negative(error.to_string()))?;
-    home::write_new(&home.wallet_key(), secret.as_bytes(), Readers::Owner)?;
+    home::write_new(&home.wallet_key(), secret.expose_secret().as_bytes(), Readers::Owner)?;
     Ok(wallet.address())
 }
 

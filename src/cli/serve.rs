@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure};
 use crate::clock::SystemClock;
-use crate::config;
+use crate::config::ConfigError;
 use crate::home::Home;
 use crate::ledger::OpenError;
 use crate::serve::{self, StartError};
@@ -58,7 +58,7 @@ fn say_who_could_read(home: &Home) {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Ledger(OpenError::InUse { .. }) => Self::unavailable(error.to_string()),
+            StartError::Ledger(OpenError::InUse(_)) => Self::unavailable(error.to_string()),
             StartError::Ledger(_) | StartError::Admin(_) => Self::negative(error.to_string()),
             StartError::Listen { .. } => Self::unavailable(error.to_string()),
             _ => Self::usage(error.to_string()),
@@ -66,8 +66,8 @@ impl From<StartError> for Failure {
     }
 }
 
-impl From<config::ConfigError> for Failure {
-    fn from(error: config::ConfigError) -> Self {
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
         Self::usage(error.to_string())
     }
 }

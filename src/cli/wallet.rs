@@ -6,11 +6,13 @@ use serde_json::json;
 
 use super::{Exit, Failure};
 use crate::assets;
-use crate::config::operator;
+use crate::config::Config;
+use crate::config::operator::RpcUrl;
 use crate::home::Home;
 use crate::money::Atoms;
-use crate::pay::evm::Wallet;
+use crate::pay::Wallet;
 use crate::rpc::Node;
+use crate::serve;
 use crate::tls::upstream::UpstreamTls;
 
 #[derive(Subcommand)]
@@ -27,25 +29,24 @@ impl WalletCommand {
     pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let Self::Show { json: as_json } = self;
-        let config = operator::load(&home.config())?;
+        let config = Config::load(home.root())?;
         let Some(settings) = &config.wallet else {
             return Err(Failure::usage(format!(
                 "{} names no wallet: add [wallet.evm] with key = \"file:PATH\", \"env:NAME\" or \"keystore:PATH\"",
                 home.config().display()
             )));
         };
-        let wallet = Wallet::open(settings, home.root()).map_err(|error| Failure::usage(error.to_string()))?;
-        let tls = UpstreamTls::new(&config.extra_ca_files(home.root()), config.system_roots)
-            .map_err(|error| Failure::usage(error.to_string()))?;
+        let wallet = serve::open_wallet(settings, home).map_err(|error| Failure::usage(error.to_string()))?;
+        let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
         if !as_json {
             println!("{}", wallet.address());
         }
         if config.networks.is_empty() {
             eprintln!("bursar.toml names no network, so nothing can be paid; see [networks].");
         }
-        for (network, settings) in &config.networks {
+        for (network, urls) in &config.networks {
             for asset in assets::assets_of(*network).filter(|asset| asset.eip3009) {
-                let balance = first_answer(&settings.rpc, &tls, asset, &wallet).await;
+                let balance = first_answer(urls, &tls, asset, &wallet).await;
                 report(as_json, &wallet, asset, &balance);
             }
         }
@@ -53,10 +54,10 @@ impl WalletCommand {
     }
 }
 
-async fn first_answer(urls: &[String], tls: &UpstreamTls, asset: &assets::Asset, wallet: &Wallet) -> Result<U256, String> {
+async fn first_answer(urls: &[RpcUrl], tls: &UpstreamTls, asset: &assets::Asset, wallet: &Wallet) -> Result<U256, String> {
     let mut last = "no rpc is configured".to_owned();
     for url in urls {
-        let node = Node::parse(url).map_err(|error| error.to_string())?;
+        let node = Node::new(url.uri().clone());
         let asked = match node.check_network(tls, asset.network).await {
             Ok(()) => node.balance(tls, asset, wallet.address()).await,
             Err(error) => Err(error),

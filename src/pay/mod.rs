@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::assets::Asset;
 use crate::challenge::Why;
 use crate::challenge::credential::{Authorization, Credential, Echo, credential};
+use crate::ledger::Reservation;
 
 pub mod evm;
 mod keystore;
@@ -27,15 +28,27 @@ pub enum PayError {
     Credential(#[from] Why),
 }
 
-/// Signs `authorization` for `asset` and puts the credential together.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "called by pay() once the ledger makes reservations"
-    )
-)]
-pub(crate) fn sign_and_encode(
+/// Makes the credential that a reservation allows: the only public way to a signature. All that is signed comes from the
+/// ledger's record; `echo` is only repeated to the seller.
+pub fn pay(
+    wallet: &Wallet,
+    reservation: &Reservation,
+    echo: &Echo,
+) -> Result<(http::HeaderName, Credential), PayError> {
+    let (terms, arm) = (reservation.terms(), reservation.arm());
+    let authorization = Authorization {
+        from: arm.from,
+        to: terms.payee,
+        value: terms.amount,
+        valid_after: arm.valid_after,
+        valid_before: arm.valid_before,
+        nonce: arm.nonce,
+    };
+    let payment_id = reservation.rid().pay_id();
+    sign_and_encode(wallet, terms.asset, &authorization, echo, Some(&payment_id))
+}
+
+fn sign_and_encode(
     wallet: &Wallet,
     asset: &Asset,
     authorization: &Authorization,

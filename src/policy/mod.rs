@@ -1,3 +1,303 @@
-//! Temporary stand-in, to be replaced by the real policy module.
+//! The decision: may this agent pay for this request, with which offer, and what does that charge to which budgets?
+//!
+//! Pure: limits, a purchase and offers in, a decision out. What is spent already is the ledger's to know: it takes the
+//! charges of a [`Plan`] and books all of them or none; [`Refusal::over_limit`] words its denial.
 
-pub mod budget;
+mod budget;
+mod calendar;
+mod limits;
+mod merchant;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+use http::Method;
+use jiff::Timestamp;
+
+use crate::assets::Network;
+use crate::challenge::{Offer, PaymentFlow};
+use crate::money::MicroUsd;
+
+pub(crate) use budget::Budget;
+pub use budget::{Charge, Unit, Window};
+pub(crate) use calendar::Calendar;
+pub use limits::Limits;
+pub(crate) use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, RailName, Standing};
+pub(crate) use merchant::HostPattern;
+pub use merchant::{Host, HostError};
+pub use refusal::{Refusal, RefusalCode};
+
+/// Who wants to buy what, and when.
+pub struct Purchase<'a> {
+    pub agent: &'a str,
+    /// The request's host: lower-case A-label or address, no port.
+    pub merchant: &'a str,
+    pub method: &'a Method,
+    pub now: Timestamp,
+    pub approvals: Approvals,
+}
+
+/// Whether a person can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approvals {
+    /// No backend: what needs approval is refused.
+    None,
+}
+
+pub enum Decision {
+    /// Within every limit that does not depend on what is spent.
+    Pay(Plan),
+    Refuse(Refusal),
+    /// Not a purchase at all: the 402 goes back to the agent as it came.
+    Unpaid(Unpaid),
+}
+
+/// What to reserve and then to sign.
+#[derive(Debug)]
+pub struct Plan {
+    /// Index into the offers that were given.
+    pub offer: usize,
+    /// From the account down to the agent; never empty (Ruling 51).
+    pub charges: Vec<Charge>,
+    pub group: Option<Arc<str>>,
+    /// The longest validity of the credential, in seconds.
+    pub max_validity_s: u64,
+}
+
+/// Why a 402 is passed on without a word from limits.toml's levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpaid {
+    /// Requests with this method are not paid for (Ruling 9).
+    Method,
+    /// There was nothing to choose from.
+    NoOffer,
+}
+
+impl Unpaid {
+    /// Stable text for `Proxy-Status`.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Method => "method-not-paid",
+            Self::NoOffer => "no-offer",
+        }
+    }
+}
+
+/// Chooses among `offers` and says what paying it charges; or why nothing is paid.
+///
+/// The cheapest offer that every level allows wins; at one price the `authorization` flow before `upfront`, then the
+/// file's `rails` order, then the server's (Ruling 20). When none is allowed, the refusal is that of the cheapest.
+pub fn decide(limits: &Limits, purchase: &Purchase<'_>, offers: &[Offer]) -> Decision {
+    let bids: Vec<Bid<'_>> = offers.iter().map(Bid::from).collect();
+    choose(limits, purchase, &bids)
+}
+
+/// What policy looks at in an offer.
+#[derive(Debug)]
+struct Bid<'a> {
+    rail: RailName,
+    network: Network,
+    token: Address,
+    symbol: &'a str,
+    payee: Address,
+    price: MicroUsd,
+    flow: PaymentFlow,
+}
+
+impl From<&Offer> for Bid<'_> {
+    fn from(offer: &Offer) -> Self {
+        Self {
+            rail: crate::challenge::Rail::X402.into(),
+            network: offer.asset.network,
+            token: offer.asset.address,
+            symbol: offer.asset.symbol,
+            payee: offer.payee,
+            price: offer.usd,
+            flow: offer.flow,
+        }
+    }
+}
+
+fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid<'_>]) -> Decision {
+    if !limits.methods.include(purchase.method) {
+        return Decision::Unpaid(Unpaid::Method);
+    }
+    let Some(standing) = limits.agents.get(purchase.agent) else {
+        return Decision::Refuse(Refusal::unknown_agent(purchase.agent));
+    };
+    if let Some(refusal) = bars_purchase(limits, standing, purchase) {
+        return Decision::Refuse(refusal);
+    }
+
+    let mut order: Vec<usize> = (0..bids.len()).collect();
+    order.sort_by_key(|&i| rank(limits, &bids[i])); // stable: the server's order is the last word
+    let mut cheapest = None;
+    for offer in order {
+        match bars_bid(limits, standing, purchase, &bids[offer]) {
+            None => {
+                return Decision::Pay(plan(limits, standing, purchase, offer, bids[offer].price));
+            }
+            Some(refusal) => cheapest = cheapest.or(Some(refusal)),
+        }
+    }
+    cheapest.map_or(Decision::Unpaid(Unpaid::NoOffer), Decision::Refuse)
+}
+
+fn rank(limits: &Limits, bid: &Bid<'_>) -> (MicroUsd, u8, usize) {
+    let flow = match bid.flow {
+        PaymentFlow::Authorization => 0,
+        PaymentFlow::Upfront => 1,
+    };
+    (
+        bid.price,
+        flow,
+        preference(limits, bid.rail).unwrap_or(usize::MAX),
+    )
+}
+
+fn preference(limits: &Limits, rail: RailName) -> Option<usize> {
+    limits.rails.iter().position(|&r| r == rail)
+}
+
+/// What stands against this purchase whatever the offer.
+fn bars_purchase(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>) -> Option<Refusal> {
+    if let Some(level) = limits.levels(standing).find(|level| level.paused) {
+        return Some(Refusal::paused(level));
+    }
+    if !standing.has_budget() {
+        return Some(Refusal::no_budget(&standing.level));
+    }
+    let host = purchase.merchant;
+    limits.levels(standing).find_map(|level| {
+        let is = |pattern: &HostPattern| pattern.matches(host);
+        listed(
+            level,
+            "merchants",
+            &level.merchants,
+            is,
+            RefusalCode::MerchantNotAllowed,
+            "merchant",
+            &host,
+        )
+    })
+}
+
+/// What stands against one offer.
+fn bars_bid(
+    limits: &Limits,
+    standing: &Standing,
+    purchase: &Purchase<'_>,
+    bid: &Bid<'_>,
+) -> Option<Refusal> {
+    if preference(limits, bid.rail).is_none() {
+        let (rule, rail) = ("rails".to_owned(), bid.rail.name());
+        return Some(Refusal::not_listed(
+            RefusalCode::RailNotAllowed,
+            rule,
+            "rail",
+            rail,
+        ));
+    }
+    limits
+        .levels(standing)
+        .find_map(|level| bars_at(level, purchase, bid))
+}
+
+fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid<'_>) -> Option<Refusal> {
+    let section = &level.section;
+    if level
+        .networks
+        .as_ref()
+        .is_some_and(|n| !n.contains(&bid.network))
+    {
+        let (rule, asked) = (format!("{section}.networks"), bid.network.to_string());
+        return Some(Refusal::not_listed(
+            RefusalCode::NetworkNotAllowed,
+            rule,
+            "network",
+            &asked,
+        ));
+    }
+    if level
+        .assets
+        .as_ref()
+        .is_some_and(|a| !a.iter().any(|a| a.names(bid)))
+    {
+        let asked = format!("{} on {}", bid.symbol, bid.network);
+        let rule = format!("{section}.assets");
+        return Some(Refusal::not_listed(
+            RefusalCode::AssetNotAllowed,
+            rule,
+            "asset",
+            &asked,
+        ));
+    }
+    let is = |payee: &Address| *payee == bid.payee;
+    let code = RefusalCode::PayeeNotAllowed;
+    if let Some(refusal) = listed(
+        level,
+        "payees",
+        &level.payees,
+        is,
+        code,
+        "payee",
+        &bid.payee,
+    ) {
+        return Some(refusal);
+    }
+    if let Some(limit) = level.per_transaction.filter(|&limit| bid.price > limit) {
+        return Some(Refusal::per_transaction(level, limit, bid.price));
+    }
+    let threshold = level.approval_above.filter(|&limit| bid.price > limit)?;
+    match purchase.approvals {
+        Approvals::None => Some(Refusal::approval_unavailable(level, threshold, bid.price)),
+    }
+}
+
+fn listed<T: std::fmt::Display>(
+    level: &Level,
+    key: &str,
+    lists: &Listed<T>,
+    is: impl Fn(&T) -> bool,
+    code: RefusalCode,
+    what: &str,
+    asked: &dyn std::fmt::Display,
+) -> Option<Refusal> {
+    let rule = |list| format!("{}.{key}.{list}", level.section);
+    if let Some(entry) = lists.denied_by(&is) {
+        let (entry, asked) = (entry.to_string(), asked.to_string());
+        return Some(Refusal::denied(code, rule("deny"), what, &entry, &asked));
+    }
+    lists
+        .leaves_out(&is)
+        .then(|| Refusal::not_listed(code, rule("allow"), what, &asked.to_string()))
+}
+
+impl AssetName {
+    fn names(&self, bid: &Bid<'_>) -> bool {
+        match self {
+            Self::Symbol(symbol) => symbol == bid.symbol,
+            Self::Token(network, token) => *network == bid.network && *token == bid.token,
+        }
+    }
+}
+
+fn plan(
+    limits: &Limits,
+    standing: &Standing,
+    purchase: &Purchase<'_>,
+    offer: usize,
+    price: MicroUsd,
+) -> Plan {
+    let mut periods = limits.periods(purchase.now);
+    let budgets = limits.levels(standing).flat_map(|level| &level.budgets);
+    Plan {
+        offer,
+        charges: budgets.map(|b| b.charge(price, &mut periods)).collect(),
+        group: standing.group.as_ref().map(|g| g.name.clone()),
+        max_validity_s: limits.max_validity_s,
+    }
+}

@@ -12,7 +12,7 @@ use clap::Args;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
-use super::payments::table;
+use super::payments::{refusal_table, table};
 use super::{Exit, Failure, init};
 use crate::agents::{AgentName, IssuedToken, Registry};
 use crate::clock::{self, SystemClock};
@@ -111,11 +111,9 @@ impl Stage {
         self.visit("/v2/dataset", Some(403)).await?;
 
         title("The books (bursar payments list)");
-        let payments = ledger::read_payments(&self.home).map_err(|error| Failure::negative(error.to_string()))?;
+        let payments = ledger::read_payments(self.home.root()).map_err(|error| Failure::negative(error.to_string()))?;
         print!("{}", table(&payments.payments));
-        for refusal in &payments.refusals {
-            println!("   refused   {} USD at {} by {}", refusal.usd, refusal.merchant, refusal.rule);
-        }
+        print!("{}", refusal_table(&payments.refusals));
         let after = self.balances(wallet);
         title("The money (sandbox token)");
         say("wallet", &format!("{} before, {} now", before.0, after.0));

@@ -1,0 +1,246 @@
+//! `bursar payments`: what was paid and refused, and the operator's last word where no proof can be had.
+
+use std::fmt::Write;
+
+use clap::{Args, Subcommand};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned, civil};
+
+use super::{Exit, Failure};
+use crate::admin::{self, AdminError, Word};
+use crate::clock::SystemClock;
+use crate::home::Home;
+use crate::ledger::{Books, Ledger, LedgerError, Options, PaymentRecord, Refused, Rid, read_payments};
+
+#[derive(Subcommand)]
+pub enum Payments {
+    /// List payments, oldest first
+    List(List),
+    /// Show one payment
+    Show(Show),
+    /// Close a payment that is in doubt and that no proof can close; the reason goes into the books
+    Resolve(Resolve),
+}
+
+#[derive(Args)]
+pub struct List {
+    /// One JSON object per line
+    #[arg(long)]
+    json: bool,
+    /// Also what was refused
+    #[arg(long)]
+    refused: bool,
+    /// Only those made since then: 2026-11-20, or 2026-11-20T08:00:00Z
+    #[arg(long, value_parser = moment)]
+    since: Option<Timestamp>,
+    /// Only this agent's
+    #[arg(long)]
+    agent: Option<String>,
+    /// Only those in this state: held, armed, settled, unknown, released, expired
+    #[arg(long)]
+    state: Option<String>,
+    /// Only the newest so many
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+#[derive(Args)]
+pub struct Show {
+    id: String,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub struct Resolve {
+    id: String,
+    /// It was paid: it counts for ever
+    #[arg(long, conflicts_with = "expired", required_unless_present = "expired")]
+    settled: bool,
+    /// It can never be cashed: it counts no more
+    #[arg(long)]
+    expired: bool,
+    /// How you know
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+}
+
+const STATES: [&str; 6] = ["held", "armed", "settled", "unknown", "released", "expired"];
+
+impl Payments {
+    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        match self {
+            Self::List(list) => list.run(home),
+            Self::Show(show) => show.run(home),
+            Self::Resolve(resolve) => super::wait(resolve.run(home)),
+        }
+    }
+}
+
+impl List {
+    fn run(self, home: &Home) -> Result<Exit, Failure> {
+        if let Some(state) = &self.state
+            && !STATES.contains(&state.as_str())
+        {
+            return Err(Failure::usage(format!("--state {state}: there are {}", STATES.join(", "))));
+        }
+        let Books { mut payments, mut refusals } = read(home)?;
+        payments.retain(|payment| self.wants(payment));
+        refusals.retain(|refusal| self.wants_refusal(refusal));
+        if let Some(limit) = self.limit {
+            payments.drain(..payments.len().saturating_sub(limit));
+            refusals.drain(..refusals.len().saturating_sub(limit));
+        }
+        if self.json {
+            payments.iter().try_for_each(print_json)?;
+            refusals.iter().try_for_each(|refusal| print_json(&Tagged { state: "refused", refusal }))?;
+            return Ok(Exit::Done);
+        }
+        if payments.is_empty() && refusals.is_empty() {
+            eprintln!("No payments.");
+        }
+        print!("{}", table(&payments));
+        print!("{}", refusal_table(&refusals));
+        Ok(Exit::Done)
+    }
+
+    fn wants(&self, payment: &PaymentRecord) -> bool {
+        self.since.is_none_or(|since| payment.created_at >= since)
+            && self.agent.as_ref().is_none_or(|agent| payment.agent == *agent)
+            && self.state.as_ref().is_none_or(|state| payment.state.to_string() == *state)
+    }
+
+    fn wants_refusal(&self, refusal: &Refused) -> bool {
+        self.refused
+            && self.since.is_none_or(|since| refusal.at >= since)
+            && self.agent.as_ref().is_none_or(|agent| refusal.agent == *agent)
+            && self.state.is_none()
+    }
+}
+
+/// A refusal among payments, told apart by its state.
+#[derive(serde::Serialize)]
+struct Tagged<'a> {
+    state: &'static str,
+    #[serde(flatten)]
+    refusal: &'a Refused,
+}
+
+impl Show {
+    fn run(self, home: &Home) -> Result<Exit, Failure> {
+        let rid = parse_id(&self.id)?;
+        let payment = read(home)?.payments.into_iter().find(|payment| payment.id == rid);
+        let payment = payment.ok_or_else(|| Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all")))?;
+        if self.json {
+            print_json(&payment)?;
+        } else {
+            print!("{}", sheet(&payment));
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl Resolve {
+    async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        let rid = parse_id(&self.id)?;
+        if self.why.trim().is_empty() {
+            return Err(Failure::usage("--why is empty; say how you know, the books keep it"));
+        }
+        let word = if self.settled { Word::Settled } else { Word::Expired };
+        let who = format!("uid:{}", rustix::process::getuid().as_raw());
+        let question = admin::Resolve { id: rid.to_string(), resolution: word, who: who.clone(), why: self.why.clone() };
+        match admin::ask(home, &question).await {
+            Ok(()) => {}
+            Err(AdminError::NoServer) => resolve_offline(home, rid, word, who, self.why).await?,
+            Err(error) => return Err(Failure::negative(error.to_string())),
+        }
+        println!("{rid} is {}.", if self.settled { "settled" } else { "expired and counts no more" });
+        Ok(Exit::Done)
+    }
+}
+
+/// No server runs: takes the directory's lock and writes the entry itself (Ruling 57).
+async fn resolve_offline(home: &Home, rid: Rid, word: Word, who: String, why: String) -> Result<(), Failure> {
+    let options = Options::new(std::sync::Arc::new(SystemClock));
+    let ledger = Ledger::open(home.root(), options).map_err(|error| Failure::unavailable(error.to_string()))?;
+    let resolved = ledger.resolve(rid, word.into(), who, why).await;
+    ledger.close().await;
+    resolved.map_err(|error: LedgerError| Failure::negative(error.to_string()))
+}
+
+fn read(home: &Home) -> Result<Books, Failure> {
+    read_payments(home.root()).map_err(|error| Failure::negative(error.to_string()))
+}
+
+fn parse_id(text: &str) -> Result<Rid, Failure> {
+    Rid::parse(text).ok_or_else(|| Failure::usage(format!("{text} is no payment id; `bursar payments list` shows them")))
+}
+
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+    let line = serde_json::to_string(value).map_err(|error| Failure::negative(error.to_string()))?;
+    println!("{line}");
+    Ok(())
+}
+
+/// A date means its first moment in UTC.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let as_date = |date: civil::Date| date.to_zoned(TimeZone::UTC).map(|zoned: Zoned| zoned.timestamp());
+    text.parse::<Timestamp>()
+        .or_else(|_| text.parse::<civil::Date>().and_then(as_date))
+        .map_err(|_| "write 2026-11-20 or 2026-11-20T08:00:00Z".to_owned())
+}
+
+/// Payments for people. Agents and merchants are plain ASCII by construction, so nothing can disturb a terminal.
+pub fn table(payments: &[PaymentRecord]) -> String {
+    let mut out = String::new();
+    for payment in payments {
+        let _ = writeln!(
+            out,
+            "   {}  {:<8} {:>10} {:<5} {:<12} {}",
+            payment.created_at.strftime("%Y-%m-%d %H:%M:%S"),
+            payment.state.to_string(),
+            payment.amount_decimal,
+            payment.symbol,
+            payment.agent,
+            payment.resource,
+        );
+        let _ = writeln!(out, "   {}", payment.id);
+    }
+    out
+}
+
+pub fn refusal_table(refusals: &[Refused]) -> String {
+    let mut out = String::new();
+    for refusal in refusals {
+        let times = if refusal.count > 1 { format!(" ({} times)", refusal.count) } else { String::new() };
+        let _ = writeln!(
+            out,
+            "   {}  {:<8} {:>10} {:<5} {:<12} {} by {}{times}",
+            refusal.at.strftime("%Y-%m-%d %H:%M:%S"),
+            "refused",
+            refusal.usd.as_deref().unwrap_or("-"),
+            "USD",
+            refusal.agent,
+            refusal.merchant,
+            refusal.rule,
+        );
+    }
+    out
+}
+
+fn sheet(payment: &PaymentRecord) -> String {
+    let mut out = String::new();
+    let fields = serde_json::to_value(payment).unwrap_or_default();
+    // serde_json sorts; the record's own order reads better.
+    const ORDER: [&str; 23] = [
+        "id", "state", "by", "reason", "agent", "group", "merchant", "resource", "amount_decimal", "symbol", "usd", "amount", "asset",
+        "network", "rail", "scheme", "payee", "nonce", "valid_before", "tx", "approval", "created_at", "updated_at",
+    ];
+    for name in ORDER {
+        if let Some(text) = fields.get(name).and_then(|value| value.as_str()) {
+            let _ = writeln!(out, "{name:<15} {text}");
+        }
+    }
+    out
+}

@@ -1,0 +1,198 @@
+//! bursar.toml, which the operator owns. Every key has a default, and the file may be absent.
+//!
+//! `bursar.example.toml` documents every key; a test holds the two together. The file holds no secret, only where one is
+//! kept; as people write secrets into such files all the same, messages about it show no more of a line than they must.
+
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::Uri;
+use ipnet::IpNet;
+
+use super::diagnose::{Confidence, ConfigError, Document};
+use super::secret::SecretSource;
+use super::section::Section;
+use crate::assets::Network;
+use crate::policy::Host;
+
+/// bursar.toml, resolved.
+#[derive(Debug)]
+pub struct Config {
+    pub proxy: Proxy,
+    pub upstream: Upstream,
+    pub wallet: Option<WalletKey>,
+    /// The payable networks with the RPC servers that prove what happened there; without servers there are no proofs
+    /// (Ruling 21).
+    pub networks: BTreeMap<Network, Vec<RpcUrl>>,
+    pub approval: ApprovalBackend,
+    pub store: Store,
+    pub timeouts: Timeouts,
+}
+
+/// `[proxy]`: the side that agents see.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The listener itself speaks TLS.
+    pub tls: Option<ListenerTls>,
+    /// Adds `Via` (Ruling 32).
+    pub via: bool,
+    pub agent_payments: AgentPayments,
+}
+
+/// PEM files.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// What happens to a request that carries a payment of the agent's own (Ruling 31).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AgentPayments {
+    #[default]
+    Refuse,
+    Pass,
+}
+
+/// `[upstream]`: the side that sellers see.
+#[derive(Debug, Default)]
+pub struct Upstream {
+    /// PEM files with further roots.
+    pub extra_ca: Vec<PathBuf>,
+    /// The machine's roots instead of the built-in ones.
+    pub system_roots: bool,
+    /// Exceptions to the guard against requests to private addresses.
+    pub allow_private: Vec<IpNet>,
+    /// Hosts that may be paid without TLS (Ruling 26).
+    pub allow_http_payments: BTreeSet<Host>,
+}
+
+/// `[wallet.evm]`: where the signing key is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum WalletKey {
+    /// 64 hex digits.
+    Hex(SecretSource),
+    /// Web3 secret storage, version 3.
+    Keystore {
+        path: PathBuf,
+        password: SecretSource,
+    },
+}
+
+/// An http or https URL. Providers put their keys into its path, so only its host is ever shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RpcUrl(Uri);
+
+/// Who is asked above `approval_above`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ApprovalBackend {
+    #[default]
+    None,
+}
+
+/// Where the books are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Store {
+    /// In the data directory.
+    #[default]
+    Embedded,
+}
+
+/// `[timeouts]`: how long each step may take (proxying digest, "Timeouts"; Ruling 35).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TLS hello of an agent, after CONNECT.
+    pub hello: Duration,
+    /// Head of an agent's request.
+    pub head: Duration,
+    pub dns: Duration,
+    /// One TCP connection.
+    pub dial: Duration,
+    /// TLS handshake with the upstream.
+    pub tls: Duration,
+    /// Head of the upstream's answer.
+    pub response_head: Duration,
+    /// A stream on which no byte moves.
+    pub idle: Duration,
+    /// The answer to a paid request whose agent has gone (Ruling 5).
+    pub settle_wait: Duration,
+    /// Free streams after SIGTERM (Ruling 65).
+    pub drain: Duration,
+}
+
+impl Config {
+    /// Reads `DIR/bursar.toml`; the defaults when there is none.
+    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+        let path = dir.join("bursar.toml");
+        let file = path.display().to_string();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&file, &text, dir),
+            Err(error) if error.kind() == ErrorKind::NotFound => Self::parse(&file, "", dir),
+            Err(error) => Err(ConfigError::Unreadable {
+                file,
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// `file` is the name that messages use; relative paths start at `dir`.
+    pub fn parse(file: &str, text: &str, dir: &Path) -> Result<Self, ConfigError> {
+        let document = Document::new(file, text, Confidence::Guarded);
+        let table = document.table()?;
+        let config = read::config(Section::top(&document, table.get_ref()), dir);
+        drop(table);
+        document.finish(config)
+    }
+}
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8402);
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self {
+            listen: DEFAULT_LISTEN,
+            tls: None,
+            via: false,
+            agent_payments: AgentPayments::Refuse,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            hello: seconds(10),
+            head: seconds(10),
+            dns: seconds(5),
+            dial: seconds(10),
+            tls: seconds(10),
+            response_head: seconds(300),
+            idle: seconds(600),
+            settle_wait: seconds(30),
+            drain: seconds(30),
+        }
+    }
+}
+
+impl RpcUrl {
+    pub const fn uri(&self) -> &Uri {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RpcUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RpcUrl({})", self.0.host().unwrap_or_default())
+    }
+}

@@ -1,0 +1,367 @@
+//! Section by section from the file into [`Config`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::Uri;
+use ipnet::IpNet;
+
+use super::{
+    AgentPayments, ApprovalBackend, Config, DEFAULT_LISTEN, ListenerTls, Proxy, RpcUrl, Store,
+    Timeouts, Upstream, WalletKey,
+};
+use crate::assets::{self, Network};
+use crate::config::secret::SecretSource;
+use crate::config::section::{Entry, Hints, Section};
+use crate::policy::Host;
+
+pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
+    let config = Config {
+        proxy: top
+            .section("proxy")
+            .map_or_else(Proxy::default, |s| proxy(s, dir)),
+        upstream: top
+            .section("upstream")
+            .map(|s| upstream(s, dir))
+            .unwrap_or_default(),
+        wallet: top
+            .take("wallet")
+            .and_then(|e| wallet(e.holding_secrets().section()?, dir)),
+        networks: top.section("networks").map(networks).unwrap_or_default(),
+        approval: top.section("approval").map(approval).unwrap_or_default(),
+        // The URL of a database holds its password.
+        store: top
+            .take("store")
+            .and_then(|e| e.holding_secrets().section())
+            .map(store)
+            .unwrap_or_default(),
+        timeouts: top.section("timeouts").map(timeouts).unwrap_or_default(),
+    };
+    top.close(TOP_HINTS);
+    config
+}
+
+fn proxy(mut section: Section<'_>, dir: &Path) -> Proxy {
+    let listen_entry = section.take("listen");
+    let listen = listen_entry
+        .as_ref()
+        .and_then(listen)
+        .unwrap_or(DEFAULT_LISTEN);
+    let (cert, key) = (section.take("tls_cert"), section.take("tls_key"));
+    let tls = match (&cert, &key) {
+        (Some(cert), Some(key)) => path(cert, dir)
+            .zip(path(key, dir))
+            .map(|(cert, key)| ListenerTls { cert, key }),
+        (Some(alone), None) => alone.reject_key(
+            "proxy.tls_cert stands alone".to_owned(),
+            "Write tls_key = \"key.pem\" as well.".to_owned(),
+        ),
+        (None, Some(alone)) => alone.reject_key(
+            "proxy.tls_key stands alone".to_owned(),
+            "Write tls_cert = \"cert.pem\" as well.".to_owned(),
+        ),
+        (None, None) => None,
+    };
+    let allow_plain = section
+        .take("allow_plain")
+        .and_then(|e| e.boolean())
+        .unwrap_or(false);
+    let speaks_tls = cert.is_some() || key.is_some();
+    if let Some(entry) = listen_entry
+        && !listen.ip().is_loopback()
+        && !speaks_tls
+        && !allow_plain
+    {
+        // Ruling 56: agents send their tokens to this address.
+        entry.reject::<()>(
+            format!("proxy.listen: {listen} can be reached from other machines without TLS"),
+            "Write tls_cert and tls_key below it, or allow_plain = true if the network between is yours alone.".to_owned(),
+        );
+    }
+    let agent_payments = section
+        .take("agent_payments")
+        .and_then(|entry| match entry.text()? {
+            "refuse" => Some(AgentPayments::Refuse),
+            "pass" => Some(AgentPayments::Pass),
+            other => entry.reject(
+                format!("proxy.agent_payments: \"{other}\" is not a way to treat them"),
+                "Write \"refuse\" or \"pass\".".to_owned(),
+            ),
+        });
+    let via = section
+        .take("via")
+        .and_then(|e| e.boolean())
+        .unwrap_or(false);
+    section.close(&[]);
+    Proxy {
+        listen,
+        tls,
+        via,
+        agent_payments: agent_payments.unwrap_or_default(),
+    }
+}
+
+fn listen(entry: &Entry<'_>) -> Option<SocketAddr> {
+    let text = entry.text()?;
+    text.parse().ok().or_else(|| {
+        entry.reject(
+            format!("proxy.listen: \"{text}\" is no address to listen on"),
+            "Write an IP address and a port, such as \"127.0.0.1:8402\" or \"[::1]:8402\"; port 0 takes a free one."
+                .to_owned(),
+        )
+    })
+}
+
+fn upstream(mut section: Section<'_>, dir: &Path) -> Upstream {
+    let extra_ca = section
+        .take("extra_ca")
+        .and_then(|entry| entry.one_or_more())
+        .unwrap_or_default();
+    let private = section
+        .take("allow_private")
+        .and_then(|entry| entry.items())
+        .unwrap_or_default();
+    let http = section
+        .take("allow_http_payments")
+        .and_then(|entry| entry.items())
+        .unwrap_or_default();
+    let host = |item: &Entry<'_>| {
+        let text = item.text()?;
+        Host::parse(text).map_or_else(
+            |why| {
+                let what =
+                    format!("upstream.allow_http_payments: \"{text}\" cannot stand here: {why}");
+                item.reject(
+                    what,
+                    "Write hosts only, such as [\"127.0.0.1\"].".to_owned(),
+                )
+            },
+            Some,
+        )
+    };
+    let upstream = Upstream {
+        extra_ca: extra_ca.iter().filter_map(|item| path(item, dir)).collect(),
+        system_roots: section
+            .take("system_roots")
+            .and_then(|e| e.boolean())
+            .unwrap_or(false),
+        allow_private: private.iter().filter_map(addresses).collect(),
+        allow_http_payments: http.iter().filter_map(host).collect(),
+    };
+    section.close(&[("allow_http_hosts", "The key is `allow_http_payments`.")]);
+    upstream
+}
+
+/// A CIDR block, or one address.
+fn addresses(item: &Entry<'_>) -> Option<IpNet> {
+    let text = item.text()?;
+    let net = text.parse::<IpNet>().ok();
+    let Some(net) = net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)) else {
+        return item.reject(
+            format!("upstream.allow_private: \"{text}\" is no range of addresses"),
+            "Write it as CIDR, such as \"10.1.0.0/16\" or \"127.0.0.1/32\".".to_owned(),
+        );
+    };
+    if net != net.trunc() {
+        return item.reject(
+            format!("upstream.allow_private: \"{text}\" has address bits behind its prefix"),
+            format!(
+                "Write \"{}\" for the whole range, or \"{}\" for one address.",
+                net.trunc(),
+                net.addr()
+            ),
+        );
+    }
+    Some(net)
+}
+
+fn wallet(mut section: Section<'_>, dir: &Path) -> Option<WalletKey> {
+    let evm = section.take("evm");
+    section.close(&[("key", "Write it below [wallet.evm].")]);
+    let evm = evm?;
+    let mut section = evm.section()?;
+    let (key, password) = (section.take("key"), section.take("password"));
+    section.close(&[(
+        "private_key",
+        "The key is `key`, and its value says where the secret is: key = \"env:NAME\".",
+    )]);
+    let Some(key) = key else {
+        return evm.reject_key(
+            "[wallet.evm] has no `key`".to_owned(),
+            "Write key = \"env:NAME\", key = \"file:PATH\" or key = \"keystore:PATH\".".to_owned(),
+        );
+    };
+    let text = key.text()?;
+    let Some(keystore) = text
+        .strip_prefix("keystore:")
+        .filter(|path| !path.is_empty())
+    else {
+        if let Some(password) = password {
+            return password.reject_key(
+                "[wallet.evm] has a `password`, but its `key` is no keystore".to_owned(),
+                "Leave `password` out, or write key = \"keystore:PATH\".".to_owned(),
+            );
+        }
+        return secret(
+            &key,
+            text,
+            "\"env:NAME\", \"file:PATH\" or \"keystore:PATH\"",
+        )
+        .map(WalletKey::Hex);
+    };
+    let Some(password) = password else {
+        return key.reject_key(
+            "[wallet.evm] names a keystore, but no `password`".to_owned(),
+            "Write password = \"env:NAME\" or password = \"file:PATH\".".to_owned(),
+        );
+    };
+    let source = secret(&password, password.text()?, "\"env:NAME\" or \"file:PATH\"")?;
+    Some(WalletKey::Keystore {
+        path: dir.join(keystore),
+        password: source,
+    })
+}
+
+fn secret(entry: &Entry<'_>, text: &str, forms: &str) -> Option<SecretSource> {
+    SecretSource::parse(text).or_else(|| {
+        entry.reject(
+            format!("{} does not say where the secret is kept", entry.path()),
+            format!("Write {forms}. If the secret itself stood here, take it for known to others and replace it."),
+        )
+    })
+}
+
+fn networks(section: Section<'_>) -> BTreeMap<Network, Vec<RpcUrl>> {
+    let one = |entry: Entry<'_>| {
+        let network = network(&entry);
+        let mut section = entry.holding_secrets().section()?;
+        let rpc = section
+            .take("rpc")
+            .and_then(|entry| entry.one_or_more())
+            .unwrap_or_default();
+        section.close(&[
+            ("rpc_url", "The key is `rpc`."),
+            ("url", "The key is `rpc`."),
+        ]);
+        Some((network?, rpc.iter().filter_map(rpc_url).collect()))
+    };
+    section.named().into_iter().filter_map(one).collect()
+}
+
+fn network(entry: &Entry<'_>) -> Option<Network> {
+    let name = entry.key();
+    let known: BTreeSet<Network> = assets::assets().map(|asset| asset.network).collect();
+    let Some(network) = Network::parse(name) else {
+        return entry.reject_key(
+            format!("[networks] \"{name}\" is no network that can be paid on"),
+            match Network::from_v1_name(name) {
+                Some(network) => format!("Write [networks.\"{network}\"]."),
+                None => format!("Known here: {}.", list(&known)),
+            },
+        );
+    };
+    if !known.contains(&network) {
+        return entry.reject_key(
+            format!("[networks] \"{name}\": bursar knows no asset there, so nothing could be paid"),
+            format!("Known here: {}.", list(&known)),
+        );
+    }
+    Some(network)
+}
+
+fn list(networks: &BTreeSet<Network>) -> String {
+    let names: Vec<String> = networks.iter().map(Network::to_string).collect();
+    names.join(", ")
+}
+
+fn rpc_url(item: &Entry<'_>) -> Option<RpcUrl> {
+    let text = item.text()?;
+    let uri = text.parse::<Uri>().ok();
+    let uri = uri
+        .filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+    uri.map(RpcUrl).or_else(|| {
+        item.reject(
+            format!("{}: this is no http or https URL", item.path()),
+            "Write rpc = [\"https://rpc.example.com\"], or rpc = [] to do without proofs."
+                .to_owned(),
+        )
+    })
+}
+
+fn approval(mut section: Section<'_>) -> ApprovalBackend {
+    if let Some(entry) = section.take("backend")
+        && let Some(other) = entry.text()
+        && other != "none"
+    {
+        entry.reject::<()>(
+            format!("approval.backend: there is no \"{other}\" in this version"),
+            "Write \"none\": what needs approval is refused.".to_owned(),
+        );
+    }
+    section.close(&[]);
+    ApprovalBackend::None
+}
+
+fn store(mut section: Section<'_>) -> Store {
+    if let Some(entry) = section.take("url")
+        && entry.text().is_some_and(|url| url != "embedded")
+    {
+        entry.reject::<()>(
+            "store.url: a shared database is not in this version".to_owned(),
+            "Write \"embedded\": the books are kept in the data directory.".to_owned(),
+        );
+    }
+    section.close(&[]);
+    Store::Embedded
+}
+
+fn timeouts(mut section: Section<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    let mut seconds = |key, default| {
+        let entry = section.take(key);
+        entry
+            .and_then(|e: Entry<'_>| e.integer(1..=86_400))
+            .map_or(default, Duration::from_secs)
+    };
+    let timeouts = Timeouts {
+        hello: seconds("hello_s", default.hello),
+        head: seconds("head_s", default.head),
+        dns: seconds("dns_s", default.dns),
+        dial: seconds("dial_s", default.dial),
+        tls: seconds("tls_s", default.tls),
+        response_head: seconds("response_head_s", default.response_head),
+        idle: seconds("idle_s", default.idle),
+        settle_wait: seconds("settle_wait_s", default.settle_wait),
+        drain: seconds("drain_s", default.drain),
+    };
+    section.close(&[]);
+    timeouts
+}
+
+fn path(entry: &Entry<'_>, dir: &Path) -> Option<PathBuf> {
+    let text = entry.text()?;
+    if text.is_empty() {
+        let what = format!("{}: the path is empty", entry.path());
+        return entry.reject(
+            what,
+            "Write a path; a relative one starts at the data directory.".to_owned(),
+        );
+    }
+    Some(dir.join(text))
+}
+
+const TOP_HINTS: Hints = &[
+    (
+        "admin",
+        "An admin listener is not in this version; the commands use the socket in the directory run/.",
+    ),
+    ("stripe", "Payments by Stripe are not in this version."),
+    ("account", LIMITS_KEY),
+    ("groups", LIMITS_KEY),
+    ("agents", LIMITS_KEY),
+    ("timezone", LIMITS_KEY),
+    ("listen", "Write it below [proxy]."),
+];
+const LIMITS_KEY: &str = "It belongs into limits.toml.";

@@ -1,0 +1,186 @@
+use std::path::Path;
+
+use super::*;
+use crate::config::examples;
+
+const EXAMPLE: &str = include_str!("../../../bursar.example.toml");
+
+fn config(text: &str) -> Config {
+    Config::parse("bursar.toml", text, Path::new("/d")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[track_caller]
+fn rejects(text: &str, what: &str) {
+    let error = Config::parse("bursar.toml", text, Path::new("/d")).unwrap_err();
+    assert!(error.to_string().contains(what), "{error}");
+}
+
+#[test]
+fn the_example_is_a_good_file_with_its_switches_off_and_on() {
+    config(EXAMPLE);
+    config(&examples::switched_on(EXAMPLE));
+}
+
+#[test]
+fn the_example_shows_every_key() {
+    let text = examples::switched_on(EXAMPLE);
+    let error =
+        Config::parse("bursar.toml", &examples::probed(&text), Path::new("/d")).unwrap_err();
+    examples::check_that_keys_are_shown(&text, &error, str::to_owned);
+}
+
+#[test]
+fn no_file_means_the_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::load(dir.path()).unwrap();
+    assert_eq!(config.proxy.listen.to_string(), "127.0.0.1:8402");
+    assert_eq!(config.proxy.tls, None);
+    assert!(!config.proxy.via);
+    assert_eq!(config.proxy.agent_payments, AgentPayments::Refuse);
+    assert!(config.upstream.extra_ca.is_empty() && config.upstream.allow_private.is_empty());
+    assert!(config.upstream.allow_http_payments.is_empty() && !config.upstream.system_roots);
+    assert_eq!(config.wallet, None);
+    assert!(config.networks.is_empty());
+    assert_eq!(config.timeouts, Timeouts::default());
+}
+
+/// What the example writes beside its switches is what holds without a file, so that nobody is misled.
+#[test]
+fn the_example_writes_the_default_timeouts() {
+    let example = config(EXAMPLE);
+    assert_eq!(example.timeouts, Timeouts::default());
+    assert_eq!(example.proxy.listen, Proxy::default().listen);
+}
+
+#[test]
+fn what_is_written_is_what_is_read() {
+    let config = config(
+        r#"
+[proxy]
+listen = "[::]:0"
+tls_cert = "cert.pem"
+tls_key = "/k/key.pem"
+via = true
+agent_payments = "pass"
+[upstream]
+extra_ca = ["a.pem", "/b.pem"]
+system_roots = true
+allow_private = ["127.0.0.1/32", "::1", "10.0.0.0/8"]
+allow_http_payments = ["127.0.0.1", "Shop.Example"]
+[wallet.evm]
+key = "env:KEY"
+[networks."eip155:84532"]
+rpc = ["http://127.0.0.1:8545"]
+[networks."eip155:8453"]
+[timeouts]
+drain_s = 5
+"#,
+    );
+    let tls = config.proxy.tls.unwrap();
+    assert_eq!(
+        (tls.cert, tls.key),
+        ("/d/cert.pem".into(), "/k/key.pem".into())
+    );
+    assert!(config.proxy.via);
+    assert_eq!(config.proxy.agent_payments, AgentPayments::Pass);
+    assert_eq!(
+        config.upstream.extra_ca,
+        [PathBuf::from("/d/a.pem"), "/b.pem".into()]
+    );
+    let private: Vec<String> = config
+        .upstream
+        .allow_private
+        .iter()
+        .map(IpNet::to_string)
+        .collect();
+    assert_eq!(private, ["127.0.0.1/32", "::1/128", "10.0.0.0/8"]);
+    let http: Vec<&str> = config
+        .upstream
+        .allow_http_payments
+        .iter()
+        .map(Host::as_str)
+        .collect();
+    assert_eq!(http, ["127.0.0.1", "shop.example"]);
+    assert_eq!(
+        config.wallet,
+        Some(WalletKey::Hex(SecretSource::Env("KEY".into())))
+    );
+    assert_eq!(config.networks[&Network::Eip155(8453)], []);
+    assert_eq!(
+        config.networks[&Network::Eip155(84_532)][0].uri(),
+        "http://127.0.0.1:8545/"
+    );
+    assert_eq!(config.timeouts.drain, Duration::from_secs(5));
+    assert_eq!(config.timeouts.idle, Duration::from_secs(600));
+}
+
+#[test]
+fn a_keystore_needs_its_password_and_nothing_else_does() {
+    let keystore = config("[wallet.evm]\nkey = \"keystore:w.json\"\npassword = \"file:pw\"");
+    assert_eq!(
+        keystore.wallet,
+        Some(WalletKey::Keystore {
+            path: "/d/w.json".into(),
+            password: SecretSource::File("pw".into()),
+        })
+    );
+    rejects(
+        "[wallet.evm]\nkey = \"keystore:w.json\"",
+        "names a keystore, but no `password`",
+    );
+    rejects(
+        "[wallet.evm]\nkey = \"env:K\"\npassword = \"env:P\"",
+        "its `key` is no keystore",
+    );
+    rejects(
+        "[wallet.evm]\npassword = \"env:P\"",
+        "[wallet.evm] has no `key`",
+    );
+    rejects(
+        "[wallet.evm]\nkey = \"keystore:\"\npassword = \"env:P\"",
+        "its `key` is no keystore",
+    );
+}
+
+#[test]
+fn plain_listeners_beyond_loopback_must_be_wanted() {
+    for listen in ["0.0.0.0:8402", "[::]:8402", "192.168.1.2:0"] {
+        let text = format!("[proxy]\nlisten = \"{listen}\"\n");
+        rejects(&text, "can be reached from other machines without TLS");
+        config(&format!("{text}allow_plain = true\n"));
+        config(&format!("{text}tls_cert = \"c\"\ntls_key = \"k\"\n"));
+    }
+    config("[proxy]\nlisten = \"127.0.0.2:1\"");
+    config("[proxy]\nlisten = \"[::1]:1\"");
+    rejects("[proxy]\ntls_cert = \"c\"", "proxy.tls_cert stands alone");
+}
+
+#[test]
+fn an_rpc_url_shows_its_host_only() {
+    let config =
+        config("[networks.\"eip155:8453\"]\nrpc = \"https://u:hunter2@rpc.example/v2/hunter2\"");
+    let shown = format!("{config:?}");
+    assert!(
+        shown.contains("RpcUrl(rpc.example)") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
+
+proptest::proptest! {
+    /// Whatever surrounds it, a secret in the place of its source is not repeated.
+    #[test]
+    fn no_message_holds_the_value_of_a_wallet_key(
+        before in "[a-z =\\[\\]{}\n#]{0,12}",
+        form in proptest::sample::select(vec![
+            "key = \"S\"", "key = 'S'", "key = S", "key = \"S", "key = [\"S\"]", "key = { a = \"S\" }", "kee = \"S\"",
+            "key = \"S\" password = 1", "password = \"S\"", "key = \"keystore:S\"\npassword = \"S\"", "key = \"\"\"\nS\"\"\"",
+        ]),
+        after in "[a-z =\\[\\]{}\n#]{0,12}",
+    ) {
+        let secret = "4c0883a69102937d6231471b5dbb6204";
+        let text = format!("[wallet.evm]\n{before}{}{after}", form.replace('S', secret));
+        if let Err(error) = Config::parse("bursar.toml", &text, Path::new("/d")) {
+            proptest::prop_assert!(!error.to_string().contains(secret), "{text}\n---\n{error}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! limits.toml, resolved: one level each for the account, the groups and the agents, with every name made once.
+//!
+//! [`crate::config::limits`] builds these; nothing here reads a file. A lower level can only tighten: a payment needs the
+//! leave of every level it passes, and a deny wins over any allow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+use http::Method;
+
+use super::budget::{Budget, Periods};
+use super::calendar::Calendar;
+use super::merchant::{Host, HostPattern};
+use crate::assets::Network;
+use crate::challenge::Rail;
+use crate::money::MicroUsd;
+
+/// Everything finance wrote down, ready to decide with. Swapped whole on reload.
+pub struct Limits {
+    /// SHA-256 of the file's bytes: what `policy.load` and every purchase can be traced to.
+    pub sha256: [u8; 32],
+    pub(crate) calendar: Calendar,
+    /// Most preferred first; a rail that is not here is not paid.
+    pub(crate) rails: Vec<RailName>,
+    pub(crate) max_validity_s: u64,
+    pub(crate) zero_amount: bool,
+    pub(crate) methods: Methods,
+    pub(crate) resource_hosts: BTreeMap<Host, Vec<String>>,
+    pub(crate) account: Level,
+    pub(crate) agents: HashMap<String, Standing>,
+}
+
+/// An agent's own level and the group it belongs to.
+pub(crate) struct Standing {
+    pub(crate) level: Level,
+    pub(crate) group: Option<Group>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Group {
+    pub(crate) name: Arc<str>,
+    pub(crate) level: Arc<Level>,
+}
+
+/// One section: `[account]`, `[groups.NAME]` or `[agents.NAME]`.
+#[derive(Debug, Default)]
+pub(crate) struct Level {
+    /// Its path in limits.toml, `agents.research`.
+    pub(crate) section: Arc<str>,
+    pub(crate) per_transaction: Option<MicroUsd>,
+    pub(crate) budgets: Vec<Budget>,
+    pub(crate) merchants: Listed<HostPattern>,
+    pub(crate) payees: Listed<Address>,
+    pub(crate) networks: Option<Vec<Network>>,
+    pub(crate) assets: Option<Vec<AssetName>>,
+    pub(crate) paused: bool,
+    pub(crate) approval_above: Option<MicroUsd>,
+    pub(crate) over_limit: OverLimit,
+}
+
+/// An allow list (`None`: anything) and a deny list, which wins.
+#[derive(Debug)]
+pub(crate) struct Listed<T> {
+    pub(crate) allow: Option<Vec<T>>,
+    pub(crate) deny: Vec<T>,
+}
+
+/// How an asset is named in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AssetName {
+    /// On every network, from our own table.
+    Symbol(String),
+    /// CAIP-19 `eip155:8453/erc20:0x…`.
+    Token(Network, Address),
+}
+
+/// What happens to a payment over a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OverLimit {
+    #[default]
+    Deny,
+    /// Ask a human; without an approval backend the same as `Deny`.
+    Ask,
+}
+
+/// Which request methods are paid for (Ruling 9).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Methods {
+    /// All but HEAD, OPTIONS and TRACE.
+    #[default]
+    Usual,
+    Only(Vec<Method>),
+}
+
+/// The ways of paying that `rails` may order, known to this version or not (Ruling 20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RailName {
+    MppEvm,
+    X402,
+    MppTempo,
+    MppStripe,
+}
+
+impl Limits {
+    /// Whether an offer of nothing may be signed (Ruling 22).
+    pub fn zero_amount(&self) -> bool {
+        self.zero_amount
+    }
+
+    /// The longest validity of a credential, in seconds (Ruling 16).
+    pub fn max_validity_s(&self) -> u64 {
+        self.max_validity_s
+    }
+
+    /// Other hosts that `merchant` may name as its own in a challenge (Ruling 23).
+    pub fn resource_hosts(&self, merchant: &str) -> &[String] {
+        self.resource_hosts
+            .iter()
+            .find(|(host, _)| host.is(merchant))
+            .map_or(&[], |(_, others)| others)
+    }
+
+    /// The agents that have a section of their own.
+    pub fn agents(&self) -> impl Iterator<Item = &str> {
+        self.agents.keys().map(String::as_str)
+    }
+
+    /// From the account down to the agent: the order in which a refusal is looked for.
+    /// The group of an agent, if it has one.
+    pub fn group_of(&self, agent: &str) -> Option<&str> {
+        self.agents.get(agent)?.group.as_ref().map(|group| &*group.name)
+    }
+
+    pub(super) fn levels<'a>(&'a self, standing: &'a Standing) -> impl Iterator<Item = &'a Level> {
+        let group = standing.group.as_ref().map(|g| &*g.level);
+        std::iter::once(&self.account)
+            .chain(group)
+            .chain(std::iter::once(&standing.level))
+    }
+
+    pub(super) fn periods(&self, now: jiff::Timestamp) -> Periods<'_> {
+        Periods::new(&self.calendar, now)
+    }
+}
+
+impl Standing {
+    /// Ruling 51: an amount window of its own or of its group. The account's alone is no budget.
+    pub(super) fn has_budget(&self) -> bool {
+        let group = self.group.iter().flat_map(|g| &g.level.budgets);
+        self.level
+            .budgets
+            .iter()
+            .chain(group)
+            .any(Budget::counts_money)
+    }
+}
+
+impl<T> Listed<T> {
+    pub(super) fn denied_by(&self, is: impl Fn(&T) -> bool) -> Option<&T> {
+        self.deny.iter().find(|entry| is(entry))
+    }
+
+    pub(super) fn leaves_out(&self, is: impl Fn(&T) -> bool) -> bool {
+        self.allow
+            .as_ref()
+            .is_some_and(|allow| !allow.iter().any(is))
+    }
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Self {
+            allow: None,
+            deny: Vec::new(),
+        }
+    }
+}
+
+impl Methods {
+    pub(super) fn include(&self, method: &Method) -> bool {
+        match self {
+            Self::Usual => !matches!(*method, Method::HEAD | Method::OPTIONS | Method::TRACE),
+            Self::Only(methods) => methods.contains(method),
+        }
+    }
+}
+
+impl RailName {
+    /// The default order of Ruling 20.
+    pub(crate) const ALL: [Self; 4] = [Self::MppEvm, Self::X402, Self::MppTempo, Self::MppStripe];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::MppEvm => "mpp.evm",
+            Self::X402 => "x402",
+            Self::MppTempo => "mpp.tempo",
+            Self::MppStripe => "mpp.stripe",
+        }
+    }
+}
+
+impl From<Rail> for RailName {
+    fn from(rail: Rail) -> Self {
+        match rail {
+            Rail::X402 => Self::X402,
+        }
+    }
+}

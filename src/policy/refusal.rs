@@ -1,0 +1,210 @@
+//! A refusal: which rule of limits.toml, its value, what was asked, and what a reader can do about it.
+//!
+//! The fields become the members of the agent's problem document and of the `pay.refused` entry. Codes are stable and
+//! never renamed (Ruling 37); no text of the merchant's gets in, except the host the agent itself asked for.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::budget::{Charge, Unit, Window};
+use super::limits::{Level, OverLimit};
+use crate::money::MicroUsd;
+
+/// Why limits.toml does not let this payment go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: RefusalCode,
+    /// Path in limits.toml, such as `agents.research.day`.
+    pub rule: String,
+    /// What the rule says. US dollars as `0.50` or a number of payments, as the rule counts; hosts and names as written.
+    pub limit: Option<String>,
+    /// Settled in this window, in the unit of `limit`.
+    pub used: Option<String>,
+    /// Held, signed or in doubt in this window, in the unit of `limit`.
+    pub reserved: Option<String>,
+    /// What this payment asked of the rule, in the unit of `limit`.
+    pub asked: Option<String>,
+    /// When the window ends and its counter starts again at nothing.
+    pub resets_at: Option<Timestamp>,
+    /// Plain English for the agent's logs and the people who read them.
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusalCode {
+    OverLimit,
+    NoBudget,
+    Paused,
+    MerchantNotAllowed,
+    PayeeNotAllowed,
+    NetworkNotAllowed,
+    AssetNotAllowed,
+    RailNotAllowed,
+    ApprovalUnavailable,
+}
+
+impl RefusalCode {
+    /// Stable text: the last part of the problem type.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::OverLimit => "over-limit",
+            Self::NoBudget => "no-budget",
+            Self::Paused => "paused",
+            Self::MerchantNotAllowed => "merchant-not-allowed",
+            Self::PayeeNotAllowed => "payee-not-allowed",
+            Self::NetworkNotAllowed => "network-not-allowed",
+            Self::AssetNotAllowed => "asset-not-allowed",
+            Self::RailNotAllowed => "rail-not-allowed",
+            Self::ApprovalUnavailable => "approval-unavailable",
+        }
+    }
+}
+
+impl fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Refusal {
+    /// The ledger denied `charge`: `settled` and `open` (held, signed or in doubt) are what its window holds already,
+    /// in the charge's unit.
+    pub fn over_limit(charge: &Charge, settled: u128, open: u128) -> Self {
+        let Charge { unit, rule, .. } = charge;
+        let (words, figure) = (|v| unit.words(v), |v| unit.figure(v));
+        let cap = words(charge.cap);
+        let what = match unit {
+            Unit::MicroUsd => format!("This payment of {}", words(charge.amount)),
+            Unit::Payments => "One more payment".to_owned(),
+        };
+        let per = match charge.window {
+            Window::Total => "in total",
+            Window::Hour => "an hour",
+            Window::Day => "a day",
+            Window::Week => "a week",
+            Window::Month => "a month",
+        };
+        let mut detail = format!(
+            "{what} would go over {rule}, which is {cap} {per}: {} used, {} reserved.",
+            words(settled),
+            words(open)
+        );
+        if charge.amount > charge.cap {
+            detail += " It is more than an unused window holds, so waiting does not help.";
+        } else if let Some(ends) = charge.ends {
+            detail += &format!(
+                " This {} ends at {ends}, then the count starts again.",
+                charge.window.name()
+            );
+        }
+        detail += &format!(" Finance can raise {rule} in limits.toml.");
+        Self {
+            limit: Some(figure(charge.cap)),
+            used: Some(figure(settled)),
+            reserved: Some(figure(open)),
+            asked: Some(figure(charge.amount)),
+            resets_at: charge.ends,
+            ..Self::new(RefusalCode::OverLimit, rule.to_string(), detail)
+        }
+    }
+
+    pub(super) fn unknown_agent(agent: &str) -> Self {
+        Self::new(
+            RefusalCode::NoBudget,
+            format!("agents.{agent}"),
+            format!(
+                "limits.toml has no section [agents.{agent}], so this agent may not pay. Finance can add the section \
+                 with an amount window, such as day = \"5.00\"."
+            ),
+        )
+    }
+
+    pub(super) fn no_budget(level: &Level) -> Self {
+        let section = &level.section;
+        Self::new(
+            RefusalCode::NoBudget,
+            section.to_string(),
+            format!(
+                "Neither [{section}] nor its group has an amount window in limits.toml, and without one an agent may \
+                 not pay. Finance can add one, such as day = \"5.00\"."
+            ),
+        )
+    }
+
+    pub(super) fn paused(level: &Level) -> Self {
+        let rule = format!("{}.paused", level.section);
+        let detail = format!(
+            "Payments are stopped: {rule} is true in limits.toml. Requests that cost nothing still pass; finance can \
+             set it to false."
+        );
+        Self::new(RefusalCode::Paused, rule, detail)
+    }
+
+    pub(super) fn per_transaction(level: &Level, limit: MicroUsd, price: MicroUsd) -> Self {
+        let rule = format!("{}.per_transaction", level.section);
+        let asking = match level.over_limit {
+            OverLimit::Deny => "",
+            OverLimit::Ask => " Nobody can be asked about it: no approval backend is configured.",
+        };
+        let detail = format!(
+            "The price of {price} USD is over {rule}, which is {limit} USD a payment.{asking} Finance can raise {rule} \
+             in limits.toml."
+        );
+        Self::new(RefusalCode::OverLimit, rule, detail).figures(limit, price)
+    }
+
+    pub(super) fn approval_unavailable(level: &Level, limit: MicroUsd, price: MicroUsd) -> Self {
+        let rule = format!("{}.approval_above", level.section);
+        let detail = format!(
+            "The price of {price} USD is over {rule}, which is {limit} USD, so a person would have to approve it, and \
+             no approval backend is configured. Finance can raise {rule} in limits.toml."
+        );
+        Self::new(RefusalCode::ApprovalUnavailable, rule, detail).figures(limit, price)
+    }
+
+    pub(super) fn denied(
+        code: RefusalCode,
+        rule: String,
+        what: &str,
+        entry: &str,
+        asked: &str,
+    ) -> Self {
+        let detail = format!(
+            "The {what} {asked} is denied by the entry {entry} of {rule} in limits.toml. Finance can remove the entry."
+        );
+        Self::new(code, rule, detail).names(Some(entry), asked)
+    }
+
+    pub(super) fn not_listed(code: RefusalCode, rule: String, what: &str, asked: &str) -> Self {
+        let detail = format!(
+            "The {what} {asked} is not listed in {rule} in limits.toml. Finance can add it there."
+        );
+        Self::new(code, rule, detail).names(None, asked)
+    }
+
+    fn new(code: RefusalCode, rule: String, detail: String) -> Self {
+        Self {
+            code,
+            rule,
+            limit: None,
+            used: None,
+            reserved: None,
+            asked: None,
+            resets_at: None,
+            detail,
+        }
+    }
+
+    fn figures(mut self, limit: MicroUsd, asked: MicroUsd) -> Self {
+        self.limit = Some(limit.to_string());
+        self.asked = Some(asked.to_string());
+        self
+    }
+
+    fn names(mut self, limit: Option<&str>, asked: &str) -> Self {
+        self.limit = limit.map(str::to_owned);
+        self.asked = Some(asked.to_owned());
+        self
+    }
+}

@@ -1,0 +1,161 @@
+//! What holds for any limits and any offers.
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::super::*;
+use super::{ALICE, BASE, BOB, SEPOLIA, bid, decide_at, decision, limits};
+
+/// Every kind of rule, in values that let pass and values that do not.
+const RULES: [&[&str]; 10] = [
+    &[
+        "per_transaction = \"0.01\"",
+        "per_transaction = \"0.02\"",
+        "per_transaction = \"9\"",
+    ],
+    &["approval_above = \"0.01\"", "approval_above = \"0.03\""],
+    &["paused = true", "paused = false"],
+    &[
+        "merchants = { allow = [\"*.example.com\"] }",
+        "merchants = { allow = [\"*.example.com\"], deny = [\"api.example.com\"] }",
+        "merchants = { deny = [\"x.example\"] }",
+        "merchants = { allow = [\"x.example\"] }",
+    ],
+    &[
+        "payees = { allow = [\"0x00000000000000000000000000000000000000a1\"] }",
+        "payees = { deny = [\"0x00000000000000000000000000000000000000a1\"] }",
+    ],
+    &[
+        "networks = [\"eip155:8453\"]",
+        "networks = [\"eip155:84532\", \"eip155:8453\"]",
+    ],
+    &["assets = [\"USDC\"]", "assets = [\"EURC\"]"],
+    &["day = \"1.00\"", "day = \"0\""],
+    &["count = { hour = 3, total = 5 }", "count = { week = 0 }"],
+    &["over_limit = \"ask\"", "over_limit = \"deny\""],
+];
+
+type Rules = [Option<usize>; RULES.len()];
+
+fn rules() -> impl Strategy<Value = Rules> {
+    // Mostly absent, so that a good share of the cases is paid.
+    let choices: Vec<_> = RULES
+        .iter()
+        .map(|values| prop::option::weighted(0.15, 0..values.len()))
+        .collect();
+    choices.prop_map(|v| v.try_into().unwrap())
+}
+
+fn text(levels: &[Rules; 3]) -> String {
+    let heads = [
+        "timezone = \"Europe/Berlin\"\n[account]",
+        "[groups.eng]\nmonth = \"70\"",
+        "[agents.research]\ngroup = \"eng\"\ntotal = \"50\"",
+    ];
+    let mut text = String::new();
+    for (head, rules) in heads.iter().zip(levels) {
+        text += head;
+        for (values, chosen) in RULES.iter().zip(rules) {
+            if let Some(chosen) = chosen {
+                text += "\n";
+                text += values[*chosen];
+            }
+        }
+        text += "\n";
+    }
+    text
+}
+
+fn any_bid() -> impl Strategy<Value = Bid<'static>> {
+    (0..5u32, any::<[bool; 4]>()).prop_map(|(cents, [sepolia, bob, eurc, upfront])| Bid {
+        network: if sepolia { SEPOLIA } else { BASE },
+        payee: if bob { BOB } else { ALICE },
+        symbol: if eurc { "EURC" } else { "USDC" },
+        flow: if upfront {
+            PaymentFlow::Upfront
+        } else {
+            PaymentFlow::Authorization
+        },
+        ..bid(cents)
+    })
+}
+
+fn plan_of(decision: Decision) -> Option<Plan> {
+    match decision {
+        Decision::Pay(plan) => Some(plan),
+        _ => None,
+    }
+}
+
+proptest! {
+    /// Ruling 51 makes one exception, which the base texts settle: the first amount window of an agent.
+    #[test]
+    fn a_rule_more_never_pays_more(
+        levels in [rules(), rules(), rules()],
+        (level, kind, value) in (0..3usize, 0..RULES.len(), any::<prop::sample::Index>()),
+        bids in prop::collection::vec(any_bid(), 1..5),
+    ) {
+        let (mut fewer, mut more) = (levels, levels);
+        fewer[level][kind] = None;
+        more[level][kind] = Some(value.index(RULES[kind].len()));
+        if let Some(strict) = plan_of(decision(&limits(&text(&more)), &bids)) {
+            let loose = plan_of(decision(&limits(&text(&fewer)), &bids));
+            prop_assert!(loose.is_some(), "refused without the rule, paid with it");
+            let loose = loose.unwrap();
+            prop_assert!(bids[strict.offer].price >= bids[loose.offer].price);
+            let rules: Vec<_> = strict.charges.iter().map(|c| &c.rule).collect();
+            prop_assert!(loose.charges.iter().all(|c| rules.contains(&&c.rule)), "a budget was lost");
+        }
+    }
+
+    #[test]
+    fn the_choice_is_the_best_of_what_each_offer_alone_would_get(
+        levels in [rules(), rules(), rules()],
+        bids in prop::collection::vec(any_bid(), 1..6),
+    ) {
+        let limits = limits(&text(&levels));
+        let alone = (0..bids.len()).filter(|&i| plan_of(decision(&limits, &bids[i..=i])).is_some());
+        let best = alone.min_by_key(|&i| (bids[i].price, bids[i].flow == PaymentFlow::Upfront, i));
+        prop_assert_eq!(plan_of(decision(&limits, &bids)).map(|plan| plan.offer), best);
+    }
+
+    #[test]
+    fn charges_are_the_price_or_one_and_their_windows_hold_now(
+        levels in [rules(), rules(), rules()],
+        cents in 0..5u32,
+        second in 1_700_000_000i64..2_000_000_000,
+    ) {
+        let text = text(&levels);
+        let now = Timestamp::from_second(second).unwrap();
+        let decision = decide_at(&limits(&text), "api.example.com", &now.to_string(), &[bid(cents)]);
+        if let Some(plan) = plan_of(decision) {
+            let price = u128::from(cents) * 10_000;
+            for charge in &plan.charges {
+                let wanted = if charge.unit == Unit::MicroUsd { price } else { 1 };
+                prop_assert_eq!(charge.amount, wanted);
+                prop_assert_eq!(charge.ends.is_none(), charge.window == Window::Total);
+                if let Some(ends) = charge.ends {
+                    let start: jiff::Zoned = charge.start.parse().unwrap();
+                    prop_assert!(start.timestamp() <= now && now < ends);
+                }
+            }
+            let windows = |line: &&str| line.starts_with("day") || line.starts_with("month") || line.starts_with("total");
+            let amounts = text.lines().filter(windows).count();
+            let counts = text.matches("hour = 3").count() * 2 + text.matches("week = 0").count();
+            prop_assert_eq!(plan.charges.len(), amounts + counts);
+        }
+    }
+}
+
+#[test]
+fn zz_timing() {
+    let l = limits("timezone = \"Europe/Berlin\"\n[account]\nday = \"500\"\nmonth=\"5000\"\n[groups.eng]\nday = \"100\"\n[agents.research]\ngroup=\"eng\"\nhour=\"5\"\nday=\"5\"\nweek=\"9\"\nmonth=\"90\"\ntotal=\"100\"\ncount={hour=3,day=4}");
+    let t = std::time::Instant::now();
+    let now: Timestamp = "2026-11-20T14:35:10Z".parse().unwrap();
+    let mut n = 0;
+    for _ in 0..10000 {
+        let purchase = Purchase { agent: "research", merchant: "a.example.com", method: &Method::GET, now, approvals: Approvals::None };
+        n += plan_of(choose(&l, &purchase, &[bid(1)])).unwrap().charges.len();
+    }
+    println!("{:?} per decide, {n}", t.elapsed() / 10000);
+}
