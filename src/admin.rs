@@ -87,7 +87,10 @@ pub async fn serve(proxy: Arc<Proxy>, listener: UnixListener) {
         let Ok((stream, _)) = accepted else { continue };
         // The file's mode says so already; a socket that was handed on says who really asks.
         let ours = rustix::process::geteuid().as_raw();
-        if stream.peer_cred().is_ok_and(|peer| peer.uid() == ours || peer.uid() == 0) {
+        if stream
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == ours || peer.uid() == 0)
+        {
             proxy.tasks.spawn(connection(proxy.clone(), stream));
         }
     }
@@ -98,7 +101,10 @@ async fn connection(proxy: Arc<Proxy>, stream: UnixStream) {
         let proxy = proxy.clone();
         async move { Ok::<_, Infallible>(answer(&proxy, request).await) }
     });
-    let served = crate::proxy::http1().keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+    let served = crate::proxy::http1()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection ended");
     }
@@ -110,7 +116,10 @@ async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Response<Full<Byte
             Ok(()) => (StatusCode::OK, None),
             Err(error) => (StatusCode::CONFLICT, Some(error)),
         },
-        _ => (StatusCode::NOT_FOUND, Some("the server does not know this question; is it of another version?".into())),
+        _ => (
+            StatusCode::NOT_FOUND,
+            Some("the server does not know this question; is it of another version?".into()),
+        ),
     };
     let body = serde_json::to_vec(&Reply { error }).unwrap_or_default();
     let mut response = Response::new(Full::from(body));
@@ -119,10 +128,17 @@ async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Response<Full<Byte
 }
 
 async fn resolve(proxy: &Proxy, request: Request<Incoming>) -> Result<(), String> {
-    let body = Limited::new(request.into_body(), CAP).collect().await.map_err(|error| error.to_string())?;
+    let body = Limited::new(request.into_body(), CAP)
+        .collect()
+        .await
+        .map_err(|error| error.to_string())?;
     let asked: Resolve = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())?;
     let rid = Rid::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
-    proxy.ledger.resolve(rid, asked.resolution.into(), asked.who, asked.why).await.map_err(|error| error.to_string())
+    proxy
+        .ledger
+        .resolve(rid, asked.resolution.into(), asked.who, asked.why)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// Asks the running server.
@@ -145,7 +161,10 @@ pub async fn ask(home: &Home, question: &Resolve) -> Result<(), AdminError> {
         .body(Full::<Bytes>::from(body))
         .map_err(|error| transport(&error))?;
     let response = sender.send_request(request).await.map_err(|error| transport(&error))?;
-    let body = Limited::new(response.into_body(), CAP).collect().await.map_err(|error| transport(&error))?;
+    let body = Limited::new(response.into_body(), CAP)
+        .collect()
+        .await
+        .map_err(|error| transport(&error))?;
     let reply: Reply = serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))?;
     reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
 }

@@ -75,9 +75,7 @@ pub struct IssuedToken {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentsError {
-    #[error(
-        "{0:?} is no agent name: use 1 to 64 of a-z 0-9 _ . - and begin with a letter or digit"
-    )]
+    #[error("{0:?} is no agent name: use 1 to 64 of a-z 0-9 _ . - and begin with a letter or digit")]
     Name(String),
     #[error("an agent named {0} exists already; for a new token run: bursar agents rotate {0}")]
     Exists(AgentName),
@@ -115,8 +113,7 @@ impl Registry {
             let milliseconds = u64::try_from(now.as_millisecond()).unwrap_or(0);
             agents.push(Agent {
                 name: name.clone(),
-                id: uuid::Builder::from_unix_timestamp_millis(milliseconds, &clock::random()?)
-                    .into_uuid(),
+                id: uuid::Builder::from_unix_timestamp_millis(milliseconds, &clock::random()?).into_uuid(),
                 created: now,
                 tokens: vec![token],
             });
@@ -182,11 +179,7 @@ impl Registry {
             agent.tokens.retain(|token| token.is_live(now));
         }
         let outcome = edit(&mut agents)?;
-        home::write_atomic(
-            &self.home.agents(),
-            render(&agents).as_bytes(),
-            Readers::Owner,
-        )?;
+        home::write_atomic(&self.home.agents(), render(&agents).as_bytes(), Readers::Owner)?;
         Ok(outcome)
     }
 
@@ -203,8 +196,18 @@ impl Registry {
     }
 }
 
+impl Purpose {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Run => "run",
+            Self::Env => "env",
+        }
+    }
+}
+
 impl Token {
-    fn is_live(&self, now: Timestamp) -> bool {
+    pub fn is_live(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }
 }
@@ -243,9 +246,7 @@ fn read(home: &Home) -> Result<Vec<Agent>, AgentsError> {
     let path = home.agents();
     match home::read_secret(&path) {
         Ok(text) => parse(&text).map_err(|why| AgentsError::Damaged { path, why }),
-        Err(HomeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(Vec::new())
-        }
+        Err(HomeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
@@ -268,9 +269,7 @@ fn parse(text: &str) -> Result<Vec<Agent>, String> {
 
 /// Every value is of an alphabet that needs no TOML escapes.
 fn render(agents: &[Agent]) -> String {
-    let mut text = String::from(
-        "# Written by `bursar agents`, `run` and `env`. Tokens are kept as SHA-256 only.\n",
-    );
+    let mut text = String::from("# Written by `bursar agents`, `run` and `env`. Tokens are kept as SHA-256 only.\n");
     for Agent {
         name,
         id,
@@ -278,8 +277,7 @@ fn render(agents: &[Agent]) -> String {
         tokens,
     } in agents
     {
-        text +=
-            &format!("\n[[agents]]\nname = \"{name}\"\nid = \"{id}\"\ncreated = \"{created}\"\n");
+        text += &format!("\n[[agents]]\nname = \"{name}\"\nid = \"{id}\"\ncreated = \"{created}\"\n");
         for token in tokens {
             text += &format!(
                 "\n[[agents.tokens]]\ntoken_sha256 = \"{}\"\npurpose = \"{}\"\ncreated = \"{}\"\n",
@@ -305,9 +303,7 @@ impl std::str::FromStr for AgentName {
     fn from_str(text: &str) -> Result<Self, AgentsError> {
         let ordinary = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let first = text.bytes().next().is_some_and(ordinary);
-        let rest = text
-            .bytes()
-            .all(|b| ordinary(b) || matches!(b, b'_' | b'.' | b'-'));
+        let rest = text.bytes().all(|b| ordinary(b) || matches!(b, b'_' | b'.' | b'-'));
         if first && rest && text.len() <= 64 {
             Ok(Self(text.into()))
         } else {

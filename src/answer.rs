@@ -78,24 +78,114 @@ impl Code {
     const fn row(self) -> (&'static str, StatusCode, &'static str, &'static str) {
         const DENIED: &str = "http_request_denied";
         match self {
-            Self::BadRequest => ("bad-request", StatusCode::BAD_REQUEST, "http_request_error", "This is not a request a proxy can forward"),
-            Self::ProxyAuthentication => ("proxy-authentication", StatusCode::PROXY_AUTHENTICATION_REQUIRED, DENIED, "The proxy does not know who is asking"),
-            Self::Loop => ("loop", StatusCode::LOOP_DETECTED, "proxy_loop_detected", "The request leads back to this proxy"),
-            Self::AgentPayment => ("agent-payment", StatusCode::FORBIDDEN, DENIED, "Agents do not pay by themselves here"),
-            Self::DestinationNotAllowed => ("destination-not-allowed", StatusCode::FORBIDDEN, "destination_ip_prohibited", "This destination may not be reached through the proxy"),
-            Self::HostMismatch => ("host-mismatch", StatusCode::MISDIRECTED_REQUEST, DENIED, "The request names another host than the tunnel"),
-            Self::UpstreamUnreachable => ("upstream-unreachable", StatusCode::BAD_GATEWAY, "connection_refused", "The site could not be reached"),
-            Self::UpstreamName => ("upstream-name", StatusCode::BAD_GATEWAY, "dns_error", "The site's name could not be resolved"),
-            Self::UpstreamCertificate => ("upstream-certificate", StatusCode::BAD_GATEWAY, "tls_certificate_error", "The site's certificate could not be verified"),
-            Self::UpstreamBroken => ("upstream-broken", StatusCode::BAD_GATEWAY, "connection_terminated", "The site broke off the exchange"),
-            Self::UpstreamTimeout => ("upstream-timeout", StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The site did not answer in time"),
-            Self::WalletInsufficient => ("wallet-insufficient", StatusCode::FORBIDDEN, DENIED, "The wallet does not hold enough for this payment"),
-            Self::StoreUnavailable => ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "proxy_internal_error", "The payment could not be recorded, so nothing was paid"),
-            Self::SigningFailed => ("signing-failed", StatusCode::SERVICE_UNAVAILABLE, "proxy_internal_error", "The payment could not be signed, so nothing was paid"),
-            Self::AnswerLost => ("answer-lost", StatusCode::BAD_GATEWAY, "connection_terminated", "Paid, but the site's answer was lost"),
-            Self::AnswerLate => ("answer-late", StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "Paid, but the site has not answered in time"),
-            Self::PaymentInDoubt => ("payment-in-doubt", StatusCode::CONFLICT, DENIED, "An earlier payment for this request is still in doubt"),
-            Self::PaidNotDelivered => ("paid-not-delivered", StatusCode::CONFLICT, DENIED, "This request is paid, but its answer was not delivered"),
+            Self::BadRequest => (
+                "bad-request",
+                StatusCode::BAD_REQUEST,
+                "http_request_error",
+                "This is not a request a proxy can forward",
+            ),
+            Self::ProxyAuthentication => (
+                "proxy-authentication",
+                StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+                DENIED,
+                "The proxy does not know who is asking",
+            ),
+            Self::Loop => (
+                "loop",
+                StatusCode::LOOP_DETECTED,
+                "proxy_loop_detected",
+                "The request leads back to this proxy",
+            ),
+            Self::AgentPayment => (
+                "agent-payment",
+                StatusCode::FORBIDDEN,
+                DENIED,
+                "Agents do not pay by themselves here",
+            ),
+            Self::DestinationNotAllowed => (
+                "destination-not-allowed",
+                StatusCode::FORBIDDEN,
+                "destination_ip_prohibited",
+                "This destination may not be reached through the proxy",
+            ),
+            Self::HostMismatch => (
+                "host-mismatch",
+                StatusCode::MISDIRECTED_REQUEST,
+                DENIED,
+                "The request names another host than the tunnel",
+            ),
+            Self::UpstreamUnreachable => (
+                "upstream-unreachable",
+                StatusCode::BAD_GATEWAY,
+                "connection_refused",
+                "The site could not be reached",
+            ),
+            Self::UpstreamName => (
+                "upstream-name",
+                StatusCode::BAD_GATEWAY,
+                "dns_error",
+                "The site's name could not be resolved",
+            ),
+            Self::UpstreamCertificate => (
+                "upstream-certificate",
+                StatusCode::BAD_GATEWAY,
+                "tls_certificate_error",
+                "The site's certificate could not be verified",
+            ),
+            Self::UpstreamBroken => (
+                "upstream-broken",
+                StatusCode::BAD_GATEWAY,
+                "connection_terminated",
+                "The site broke off the exchange",
+            ),
+            Self::UpstreamTimeout => (
+                "upstream-timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                "http_response_timeout",
+                "The site did not answer in time",
+            ),
+            Self::WalletInsufficient => (
+                "wallet-insufficient",
+                StatusCode::FORBIDDEN,
+                DENIED,
+                "The wallet does not hold enough for this payment",
+            ),
+            Self::StoreUnavailable => (
+                "store-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "proxy_internal_error",
+                "The payment could not be recorded, so nothing was paid",
+            ),
+            Self::SigningFailed => (
+                "signing-failed",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "proxy_internal_error",
+                "The payment could not be signed, so nothing was paid",
+            ),
+            Self::AnswerLost => (
+                "answer-lost",
+                StatusCode::BAD_GATEWAY,
+                "connection_terminated",
+                "Paid, but the site's answer was lost",
+            ),
+            Self::AnswerLate => (
+                "answer-late",
+                StatusCode::GATEWAY_TIMEOUT,
+                "http_response_timeout",
+                "Paid, but the site has not answered in time",
+            ),
+            Self::PaymentInDoubt => (
+                "payment-in-doubt",
+                StatusCode::CONFLICT,
+                DENIED,
+                "An earlier payment for this request is still in doubt",
+            ),
+            Self::PaidNotDelivered => (
+                "paid-not-delivered",
+                StatusCode::CONFLICT,
+                DENIED,
+                "This request is paid, but its answer was not delivered",
+            ),
         }
     }
 }
@@ -204,7 +294,10 @@ impl Problem {
             mark_paid(headers, rid);
         }
         if self.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"bursar\", charset=\"UTF-8\""));
+            headers.insert(
+                PROXY_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"bursar\", charset=\"UTF-8\""),
+            );
         }
         response
     }
@@ -255,7 +348,12 @@ mod tests {
     fn the_login_says_how() {
         let response = Problem::new(Code::ProxyAuthentication, "x").into_response();
         assert_eq!(response.status(), 407);
-        assert!(response.headers()[PROXY_AUTHENTICATE].to_str().unwrap().starts_with("Basic"));
+        assert!(
+            response.headers()[PROXY_AUTHENTICATE]
+                .to_str()
+                .unwrap()
+                .starts_with("Basic")
+        );
         assert_eq!(
             response.headers()[PROXY_STATUS],
             "bursar; error=http_request_denied; details=\"proxy-authentication\""

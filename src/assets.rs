@@ -77,6 +77,11 @@ pub fn asset(network: Network, address: &Address) -> Option<&'static Asset> {
     assets_of(network).find(|asset| asset.address == *address)
 }
 
+/// The whole table.
+pub fn assets() -> impl Iterator<Item = &'static Asset> {
+    TOKENS.iter()
+}
+
 /// All our tokens of one network; empty for a network we do not know.
 pub fn assets_of(network: Network) -> impl Iterator<Item = &'static Asset> {
     TOKENS.iter().filter(move |asset| asset.network == network)
@@ -129,25 +134,14 @@ const fn usdc(chain: u64, address: Address, name: &'static str) -> Asset {
 }
 
 /// Tokens of other issuers with EIP-3009 and version "1".
-const fn version_1(
-    chain: u64,
-    address: Address,
-    symbol: &'static str,
-    name: &'static str,
-) -> Asset {
+const fn version_1(chain: u64, address: Address, symbol: &'static str, name: &'static str) -> Asset {
     let mut asset = token(chain, address, symbol, name);
     asset.eip712_version = "1";
     asset
 }
 
 /// Tokens without EIP-3009: payable by Permit2 only.
-const fn permit2(
-    chain: u64,
-    address: Address,
-    symbol: &'static str,
-    name: &'static str,
-    decimals: u8,
-) -> Asset {
+const fn permit2(chain: u64, address: Address, symbol: &'static str, name: &'static str, decimals: u8) -> Asset {
     let mut asset = version_1(chain, address, symbol, name);
     asset.decimals = decimals;
     asset.eip3009 = false;
@@ -211,10 +205,7 @@ mod tests {
 
     #[test]
     fn network_names_are_strict() {
-        assert_eq!(
-            Network::parse("eip155:84532"),
-            Some(Network::Eip155(84_532))
-        );
+        assert_eq!(Network::parse("eip155:84532"), Some(Network::Eip155(84_532)));
         assert_eq!(
             Network::parse("eip155:18446744073709551615"),
             Some(Network::Eip155(u64::MAX))

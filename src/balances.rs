@@ -73,7 +73,11 @@ impl Balances {
                     }
                     Err(error) => {
                         // An old answer must not refuse for ever once nobody can renew it.
-                        self.0.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&(network, asset.address));
+                        self.0
+                            .held
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .remove(&(network, asset.address));
                         tracing::warn!(%network, symbol = asset.symbol, %error, "wallet balance not known");
                     }
                 }
@@ -107,7 +111,12 @@ mod tests {
         let balances = Balances::default();
         let asset = assets::assets_of(Network::Eip155(84532)).next().unwrap();
         assert!(balances.may_cover(asset, Atoms::new(u128::MAX)));
-        balances.0.held.lock().unwrap().insert((asset.network, asset.address), U256::from(10));
+        balances
+            .0
+            .held
+            .lock()
+            .unwrap()
+            .insert((asset.network, asset.address), U256::from(10));
         assert!(balances.may_cover(asset, Atoms::new(10)));
         assert!(!balances.may_cover(asset, Atoms::new(11)));
     }

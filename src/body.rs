@@ -113,7 +113,10 @@ impl Kept {
         if state.whole == Whole::Ended {
             return RequestBody(Source::Empty);
         }
-        RequestBody(Source::First { state: self.0.clone(), gate })
+        RequestBody(Source::First {
+            state: self.0.clone(),
+            gate,
+        })
     }
 
     pub fn progress(&self) -> Progress {
@@ -207,7 +210,11 @@ impl State {
             }
         };
         let sha256 = Sha256::digest(&bytes).into();
-        Replay { bytes, trailers: self.trailers.clone(), sha256 }
+        Replay {
+            bytes,
+            trailers: self.trailers.clone(),
+            sha256,
+        }
     }
 }
 
@@ -269,8 +276,14 @@ pub struct RequestBody(Source);
 
 enum Source {
     Empty,
-    First { state: Arc<Mutex<State>>, gate: Option<Gate> },
-    Replay { data: Option<Bytes>, trailers: Option<HeaderMap> },
+    First {
+        state: Arc<Mutex<State>>,
+        gate: Option<Gate>,
+    },
+    Replay {
+        data: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
 }
 
 impl RequestBody {
@@ -279,14 +292,20 @@ impl RequestBody {
     }
 
     pub fn full(bytes: Bytes) -> Self {
-        Self(Source::Replay { data: Some(bytes).filter(|bytes| !bytes.is_empty()), trailers: None })
+        Self(Source::Replay {
+            data: Some(bytes).filter(|bytes| !bytes.is_empty()),
+            trailers: None,
+        })
     }
 }
 
 impl From<Replay> for RequestBody {
     fn from(replay: Replay) -> Self {
         let data = Some(replay.bytes).filter(|bytes| !bytes.is_empty());
-        Self(Source::Replay { data, trailers: replay.trailers })
+        Self(Source::Replay {
+            data,
+            trailers: replay.trailers,
+        })
     }
 }
 
@@ -396,7 +415,14 @@ pub struct Relay {
 
 impl Relay {
     pub fn new(rest: Incoming, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
-        let mut relay = Self { read: None, rest, idle, timer: None, waiting: false, at_end };
+        let mut relay = Self {
+            read: None,
+            rest,
+            idle,
+            timer: None,
+            waiting: false,
+            at_end,
+        };
         relay.finish_if_ended();
         relay
     }
@@ -425,7 +451,7 @@ impl Relay {
                 }
             }
         };
-        let end = tokio::time::timeout(patience, reading).await.unwrap_or(ReadEnd::TooLong);
+        let end = tokio::time::timeout(patience, reading).await.unwrap_or(ReadEnd::Late);
         if end == ReadEnd::Whole {
             self.finish_if_ended();
         }
@@ -460,6 +486,7 @@ impl Relay {
 pub enum ReadEnd {
     Whole,
     TooLong,
+    Late,
     Broken,
 }
 

@@ -50,7 +50,13 @@ pub async fn course(
     if proxy.passes_agent_payments() && crate::hop::agent_payment(&request.headers).is_some() {
         return Course::PassOn("agent-pays");
     }
-    if origin.scheme == Scheme::Http && !proxy.config.upstream.allow_http_payments.contains(&origin.authority.host) {
+    if origin.scheme == Scheme::Http
+        && !proxy
+            .config
+            .upstream
+            .allow_http_payments
+            .contains(&origin.authority.host)
+    {
         return Course::PassOn("not-over-tls");
     }
     let Some(wallet) = &proxy.wallet else {
@@ -94,7 +100,12 @@ pub async fn course(
             if !proxy.balances.may_cover(offer.asset, offer.amount) {
                 return Course::Refuse(wallet_insufficient(proxy, agent, origin, &offer));
             }
-            Course::Buy(Box::new(Intent { offer, plan, limits, policy_gen }))
+            Course::Buy(Box::new(Intent {
+                offer,
+                plan,
+                limits,
+                policy_gen,
+            }))
         }
     }
 }
@@ -108,8 +119,12 @@ async fn read(response: &mut Response<Relay>) -> Result<Challenge, Why> {
             let (received, end) = response.body_mut().read_up_to(CHALLENGE_CAP, CHALLENGE_PATIENCE).await;
             response.body_mut().unread(received.clone());
             match end {
-                ReadEnd::Whole => challenge::v1(&decoded(response, &received)?),
-                ReadEnd::TooLong | ReadEnd::Broken => Err(Why::BodyTooLong),
+                ReadEnd::Whole => match challenge::v1(&decoded(response, &received)?) {
+                    Err(Why::NotX402) => Err(challenge::without_x402(response.headers())),
+                    challenge => challenge,
+                },
+                ReadEnd::TooLong => Err(Why::TooLarge),
+                ReadEnd::Late | ReadEnd::Broken => Err(Why::BodyCutOff),
             }
         }
     }
@@ -133,7 +148,11 @@ fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Vec<Offer>, Why> {
             }
         }
     }
-    if offers.is_empty() { Err(first.unwrap_or(Why::NoOffers)) } else { Ok(offers) }
+    if offers.is_empty() {
+        Err(first.unwrap_or(Why::OffersEmpty))
+    } else {
+        Ok(offers)
+    }
 }
 
 fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer: &Offer) -> Problem {
@@ -153,12 +172,22 @@ fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer:
         offer.amount.decimal(offer.asset.decimals),
         offer.asset.symbol,
         offer.asset.network,
-        proxy.wallet.as_ref().map(|wallet| wallet.address().to_string()).unwrap_or_default(),
+        proxy
+            .wallet
+            .as_ref()
+            .map(|wallet| wallet.address().to_string())
+            .unwrap_or_default(),
     );
     Problem::new(Code::WalletInsufficient, detail).retryable(false)
 }
 
-fn denial(agent: &AgentName, group: Option<&str>, origin: &Origin, refusal: &Refusal, asked: Option<MicroUsd>) -> Denial {
+fn denial(
+    agent: &AgentName,
+    group: Option<&str>,
+    origin: &Origin,
+    refusal: &Refusal,
+    asked: Option<MicroUsd>,
+) -> Denial {
     Denial {
         agent: agent.as_str().to_owned(),
         group: group.map(str::to_owned),

@@ -39,11 +39,7 @@ impl Coding {
         let mut coding = Self::Identity;
         for line in headers.get_all(CONTENT_ENCODING) {
             let line = line.to_str().map_err(|_| DecodeError::UnknownCoding)?;
-            for name in line
-                .split(',')
-                .map(str::trim)
-                .filter(|name| !name.is_empty())
-            {
+            for name in line.split(',').map(str::trim).filter(|name| !name.is_empty()) {
                 let next = Self::named(name).ok_or(DecodeError::UnknownCoding)?;
                 coding = match (coding, next) {
                     (Self::Identity, next) => next,
@@ -109,8 +105,7 @@ mod tests {
 
     const TEXT: &[u8] = br#"{"x402Version":1,"accepts":[],"error":"payment required"}"#;
     /// `TEXT` and 10 MiB of zeros by the reference encoder (Node's `zlib.brotliCompressSync`), base64.
-    const BROTLI: &str =
-        "GzgAgJwHti06fUEs2rnxA2uRmK29ydKFVzp9CSNDAw45cPv8HmDUao6HZHL3MiqRvWEBCBYNlgI=";
+    const BROTLI: &str = "GzgAgJwHti06fUEs2rnxA2uRmK29ydKFVzp9CSNDAw45cPv8HmDUao6HZHL3MiqRvWEBCBYNlgI=";
     const BROTLI_BOMB: &str = "y///P/gnAOKxQCD3/i///z/wTwDEYRGA7v0H";
 
     fn gzip(data: &[u8]) -> Vec<u8> {
@@ -133,9 +128,7 @@ mod tests {
 
     fn base64(text: &str) -> Vec<u8> {
         use base64::Engine;
-        base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .unwrap()
+        base64::engine::general_purpose::STANDARD.decode(text).unwrap()
     }
 
     #[test]
@@ -143,10 +136,7 @@ mod tests {
         for (coding, body) in [
             (Coding::Identity, TEXT.to_vec()),
             (Coding::Gzip, gzip(TEXT)),
-            (
-                Coding::Gzip,
-                [gzip(&TEXT[..10]), gzip(&TEXT[10..])].concat(),
-            ),
+            (Coding::Gzip, [gzip(&TEXT[..10]), gzip(&TEXT[10..])].concat()),
             (Coding::Deflate, zlib(TEXT)),
             (Coding::Deflate, deflate(TEXT)),
             (Coding::Brotli, base64(BROTLI)),
@@ -165,11 +155,7 @@ mod tests {
             (Coding::Deflate, deflate(&zeros)),
             (Coding::Brotli, base64(BROTLI_BOMB)),
         ] {
-            assert_eq!(
-                decode(coding, &body),
-                Err(DecodeError::TooLong),
-                "{coding:?}"
-            );
+            assert_eq!(decode(coding, &body), Err(DecodeError::TooLong), "{coding:?}");
         }
         let exact = &zeros[..MAX_DECODED];
         assert_eq!(decode(Coding::Gzip, &gzip(exact)).unwrap(), exact);
@@ -206,11 +192,7 @@ mod tests {
                 Err(DecodeError::Damaged),
                 "{coding:?}"
             );
-            assert_eq!(
-                decode(coding, TEXT),
-                Err(DecodeError::Damaged),
-                "{coding:?}"
-            );
+            assert_eq!(decode(coding, TEXT), Err(DecodeError::Damaged), "{coding:?}");
         }
     }
 

@@ -33,18 +33,14 @@ const LOOKUPS: usize = 64;
 
 /// Where names come from. Tests put in answers that change or lie.
 pub trait Resolver: Send + Sync + 'static {
-    fn lookup(&self, host: String)
-    -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 }
 
 /// The system's resolver: hosts file, search order and caching as the machine has them.
 pub struct SystemResolver;
 
 impl Resolver for SystemResolver {
-    fn lookup(
-        &self,
-        host: String,
-    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
         Box::pin(async move {
             let addresses = tokio::net::lookup_host((host, 0)).await?;
             Ok(addresses.map(|address| address.ip()).collect())
@@ -122,11 +118,7 @@ struct Patience {
 
 impl Dialer {
     /// `own` are the addresses of all our listeners as bound, the admin side included.
-    pub fn new(
-        resolver: Arc<dyn Resolver>,
-        allow_private: Vec<IpNet>,
-        own: Vec<SocketAddr>,
-    ) -> Self {
+    pub fn new(resolver: Arc<dyn Resolver>, allow_private: Vec<IpNet>, own: Vec<SocketAddr>) -> Self {
         Self {
             resolver,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
@@ -181,11 +173,7 @@ impl Dialer {
     }
 
     async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DialError> {
-        let (lookups, resolver, host) = (
-            self.lookups.clone(),
-            self.resolver.clone(),
-            host.to_string(),
-        );
+        let (lookups, resolver, host) = (self.lookups.clone(), self.resolver.clone(), host.to_string());
         // A task of its own: when we stop waiting, the blocked thread lives on and must keep its permit.
         let answer = tokio::spawn(async move {
             let _permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
@@ -196,9 +184,7 @@ impl Dialer {
             Ok(Err(died)) => Err(DialError::Dns {
                 source: Some(io::Error::other(died)),
             }),
-            Ok(Ok(Err(source))) => Err(DialError::Dns {
-                source: Some(source),
-            }),
+            Ok(Ok(Err(source))) => Err(DialError::Dns { source: Some(source) }),
             Ok(Ok(Ok(addresses))) => Ok(addresses),
         }
     }
@@ -256,10 +242,7 @@ fn alternate(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     order
 }
 
-async fn race(
-    mut waiting: VecDeque<SocketAddr>,
-    stagger: Duration,
-) -> Result<(TcpStream, SocketAddr), DialError> {
+async fn race(mut waiting: VecDeque<SocketAddr>, stagger: Duration) -> Result<(TcpStream, SocketAddr), DialError> {
     // Dropping the set ends the attempts that lost.
     let mut attempts = JoinSet::new();
     let mut last_error = DialError::Dns { source: None };

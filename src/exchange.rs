@@ -39,7 +39,12 @@ pub enum Site {
     Misdirected(Origin, Option<Host>),
 }
 
-pub async fn run(proxy: &Arc<Proxy>, agent: &AgentName, site: &Site, request: Request<Incoming>) -> Response<AnswerBody> {
+pub async fn run(
+    proxy: &Arc<Proxy>,
+    agent: &AgentName,
+    site: &Site,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
     let answer = match site.lane() {
         Ok(lane) => exchange(proxy, agent, lane, request).await,
         Err(problem) => Err(problem),
@@ -113,7 +118,10 @@ fn guard(proxy: &Proxy, origin: &Origin, request: &Request<Incoming>) -> Result<
 }
 
 fn misdirected(origin: &Origin) -> Problem {
-    let detail = format!("This tunnel leads to {}. Open another one for another host.", origin.authority);
+    let detail = format!(
+        "This tunnel leads to {}. Open another one for another host.",
+        origin.authority
+    );
     Problem::new(Code::HostMismatch, detail)
 }
 
@@ -160,7 +168,9 @@ fn switch(proxy: &Proxy, agents_end: hyper::upgrade::OnUpgrade, mut response: Re
     let stop = proxy.stop.clone();
     let drain = proxy.config.timeouts.drain;
     proxy.tasks.spawn(async move {
-        let (Ok(agent), Ok(site)) = (agents_end.await, sites_end.await) else { return };
+        let (Ok(agent), Ok(site)) = (agents_end.await, sites_end.await) else {
+            return;
+        };
         let (mut agent, mut site) = (TokioIo::new(agent), TokioIo::new(site));
         let joined = tokio::io::copy_bidirectional(&mut agent, &mut site);
         let stopped = async {
@@ -185,7 +195,9 @@ fn describe(error: &UpstreamError) -> Problem {
         UpstreamError::Dial(DialError::Guard { .. }) => Code::DestinationNotAllowed,
         UpstreamError::Dial(DialError::Loop { .. }) => Code::Loop,
         UpstreamError::Dial(DialError::Host(_) | DialError::Dns { .. }) => Code::UpstreamName,
-        UpstreamError::Dial(DialError::Timeout(_)) | UpstreamError::Tls(HandshakeError::Timeout) | UpstreamError::Timeout => Code::UpstreamTimeout,
+        UpstreamError::Dial(DialError::Timeout(_))
+        | UpstreamError::Tls(HandshakeError::Timeout)
+        | UpstreamError::Timeout => Code::UpstreamTimeout,
         UpstreamError::Dial(DialError::Refused | DialError::Unreachable { .. }) => Code::UpstreamUnreachable,
         UpstreamError::Tls(HandshakeError::Certificate(_)) => Code::UpstreamCertificate,
         UpstreamError::Tls(_) | UpstreamError::Setup(_) | UpstreamError::Broken(_) => Code::UpstreamBroken,

@@ -58,25 +58,12 @@ pub enum Readers {
 impl Home {
     /// `--dir`, else `BURSAR_DIR`, else `$XDG_DATA_HOME/bursar`, else `~/.local/share/bursar`. Empty variables count as
     /// unset, and a relative `XDG_DATA_HOME` is ignored, as the XDG base directory specification asks.
-    pub fn locate(
-        flag: Option<&Path>,
-        variable: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, HomeError> {
-        let set = |name| {
-            variable(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+    pub fn locate(flag: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, HomeError> {
+        let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let root = flag
             .map(Path::to_path_buf)
             .or_else(|| set("BURSAR_DIR"))
-            .or_else(|| {
-                Some(
-                    set("XDG_DATA_HOME")
-                        .filter(|path| path.is_absolute())?
-                        .join("bursar"),
-                )
-            })
+            .or_else(|| Some(set("XDG_DATA_HOME").filter(|path| path.is_absolute())?.join("bursar")))
             .or_else(|| Some(set("HOME")?.join(".local/share/bursar")))
             .ok_or(HomeError::Nowhere)?;
         Self::at(&root)
@@ -199,9 +186,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, HomeError> {
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(|source| failed("open", path, source))?;
-    let about = file
-        .metadata()
-        .map_err(|source| failed("examine", path, source))?;
+    let about = file.metadata().map_err(|source| failed("examine", path, source))?;
     if !about.is_file() {
         return Err(HomeError::NotAFile { path: path.into() });
     }
@@ -232,12 +217,8 @@ impl Draft {
             Readers::Owner => 0o600,
             Readers::Everyone => 0o644,
         };
-        let nonce =
-            clock::random::<8>().map_err(|error| failed("write", destination, error.into()))?;
-        let mut name = destination
-            .file_name()
-            .unwrap_or(OsStr::new("file"))
-            .to_os_string();
+        let nonce = clock::random::<8>().map_err(|error| failed("write", destination, error.into()))?;
+        let mut name = destination.file_name().unwrap_or(OsStr::new("file")).to_os_string();
         name.push(format!(".{:016x}.tmp", u64::from_be_bytes(nonce)));
         let draft = Self {
             path: destination.with_file_name(name),
@@ -292,35 +273,18 @@ mod tests {
 
     fn locate(flag: Option<&str>, variables: &[(&str, &str)]) -> Result<PathBuf, HomeError> {
         let variables: HashMap<_, _> = variables.iter().copied().collect();
-        Home::locate(flag.map(Path::new), |name| {
-            variables.get(name).map(OsString::from)
-        })
-        .map(|home| home.root)
+        Home::locate(flag.map(Path::new), |name| variables.get(name).map(OsString::from)).map(|home| home.root)
     }
 
     #[test]
     fn flag_then_variable_then_xdg_then_home() {
-        let all = [
-            ("BURSAR_DIR", "/b"),
-            ("XDG_DATA_HOME", "/x"),
-            ("HOME", "/h"),
-        ];
+        let all = [("BURSAR_DIR", "/b"), ("XDG_DATA_HOME", "/x"), ("HOME", "/h")];
         assert_eq!(locate(Some("/f"), &all).unwrap(), Path::new("/f"));
         assert_eq!(locate(None, &all).unwrap(), Path::new("/b"));
         assert_eq!(locate(None, &all[1..]).unwrap(), Path::new("/x/bursar"));
-        assert_eq!(
-            locate(None, &all[2..]).unwrap(),
-            Path::new("/h/.local/share/bursar")
-        );
-        let odd = [
-            ("BURSAR_DIR", ""),
-            ("XDG_DATA_HOME", "relative"),
-            ("HOME", "/h"),
-        ];
-        assert_eq!(
-            locate(None, &odd).unwrap(),
-            Path::new("/h/.local/share/bursar")
-        );
+        assert_eq!(locate(None, &all[2..]).unwrap(), Path::new("/h/.local/share/bursar"));
+        let odd = [("BURSAR_DIR", ""), ("XDG_DATA_HOME", "relative"), ("HOME", "/h")];
+        assert_eq!(locate(None, &odd).unwrap(), Path::new("/h/.local/share/bursar"));
         assert!(matches!(locate(None, &[]), Err(HomeError::Nowhere)));
     }
 
@@ -337,12 +301,7 @@ mod tests {
             home.private(),
             home.run(),
         ] {
-            assert_eq!(
-                fs::metadata(&path).unwrap().mode() & 0o777,
-                0o700,
-                "{}",
-                path.display()
-            );
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700, "{}", path.display());
         }
     }
 
@@ -386,18 +345,12 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(matches!(read_secret(&link), Err(HomeError::Io { .. })));
-        assert!(matches!(
-            read_secret(folder.path()),
-            Err(HomeError::NotAFile { .. })
-        ));
+        assert!(matches!(read_secret(folder.path()), Err(HomeError::NotAFile { .. })));
 
         for mode in [0o640, 0o604, 0o644, 0o620] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let said = read_secret(&path).unwrap_err().to_string();
-            assert!(
-                said.contains(&format!("chmod 600 {}", path.display())),
-                "{said}"
-            );
+            assert!(said.contains(&format!("chmod 600 {}", path.display())), "{said}");
         }
     }
 }

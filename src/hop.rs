@@ -3,8 +3,8 @@
 //! Everything else passes untouched, in order and with its duplicates.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -36,11 +36,7 @@ impl Upgrading {
     /// us (threats 2.5).
     pub fn asked(headers: &HeaderMap) -> Self {
         let named = connection_options(headers).contains(&UPGRADE);
-        let mut protocols = headers
-            .get_all(UPGRADE)
-            .iter()
-            .flat_map(list_elements)
-            .peekable();
+        let mut protocols = headers.get_all(UPGRADE).iter().flat_map(list_elements).peekable();
         let relayed = protocols.peek().is_some()
             && protocols.all(|protocol| {
                 let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
@@ -48,11 +44,7 @@ impl Upgrading {
                     .iter()
                     .any(|p| name.eq_ignore_ascii_case(p))
             });
-        if named && relayed {
-            Self::Yes
-        } else {
-            Self::No
-        }
+        if named && relayed { Self::Yes } else { Self::No }
     }
 }
 
@@ -148,22 +140,15 @@ fn is_end_to_end(name: &HeaderName) -> bool {
 }
 
 fn connection_fields_allow_trailers(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(TE)
-        .iter()
-        .flat_map(list_elements)
-        .any(|coding| {
-            let name = coding.split(|b| *b == b';').next().unwrap_or_default();
-            name.trim_ascii().eq_ignore_ascii_case(b"trailers")
-        })
+    headers.get_all(TE).iter().flat_map(list_elements).any(|coding| {
+        let name = coding.split(|b| *b == b';').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"trailers")
+    })
 }
 
 /// `Payment` as an authentication scheme; its parameters, if any, follow after white space.
 fn is_payment_scheme(credentials: &[u8]) -> bool {
-    let scheme = credentials
-        .split(u8::is_ascii_whitespace)
-        .next()
-        .unwrap_or_default();
+    let scheme = credentials.split(u8::is_ascii_whitespace).next().unwrap_or_default();
     scheme.eq_ignore_ascii_case(b"payment")
 }
 
@@ -260,10 +245,7 @@ mod tests {
         };
         let with_trailers = map(&[("te", "trailers"), ("connection", "te")]);
         assert_eq!(te("gzip;q=0.5, Trailers", Version::HTTP_11), with_trailers);
-        assert_eq!(
-            te("trailers;q=1", Version::HTTP_2),
-            map(&[("te", "trailers")])
-        );
+        assert_eq!(te("trailers;q=1", Version::HTTP_2), map(&[("te", "trailers")]));
         assert!(te("gzip", Version::HTTP_11).is_empty());
     }
 
@@ -277,10 +259,7 @@ mod tests {
         let mut headers = map(&lines);
         assert_eq!(Upgrading::asked(&headers), Upgrading::Yes);
         strip_request(&mut headers, Version::HTTP_11, Upgrading::Yes);
-        assert_eq!(
-            headers,
-            map(&[("connection", "upgrade"), ("upgrade", "websocket")])
-        );
+        assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
         let mut headers = map(&lines);
         strip_response(&mut headers, Upgrading::No);
         assert!(headers.is_empty());
@@ -299,10 +278,7 @@ mod tests {
             let headers = map(&[("connection", connection), ("upgrade", upgrade)]);
             assert_eq!(Upgrading::asked(&headers), Upgrading::No, "{upgrade}");
         }
-        assert_eq!(
-            Upgrading::asked(&map(&[("connection", "upgrade")])),
-            Upgrading::No
-        );
+        assert_eq!(Upgrading::asked(&map(&[("connection", "upgrade")])), Upgrading::No);
     }
 
     #[test]
@@ -339,27 +315,12 @@ mod tests {
             ("Authorization", "Payment eyJ9", "Authorization: Payment"),
             ("Authorization", "pAYMENT\teyJ9", "Authorization: Payment"),
             ("Authorization", "payment", "Authorization: Payment"),
-            (
-                "Authorization",
-                "  Payment id=\"a\"",
-                "Authorization: Payment",
-            ),
-            (
-                "Authorization",
-                "Bearer t, Payment eyJ9",
-                "Authorization: Payment",
-            ),
+            ("Authorization", "  Payment id=\"a\"", "Authorization: Payment"),
+            ("Authorization", "Bearer t, Payment eyJ9", "Authorization: Payment"),
         ] {
-            assert_eq!(
-                agent_payment(&map(&[(name, value)])),
-                Some(found),
-                "{name}: {value}"
-            );
+            assert_eq!(agent_payment(&map(&[(name, value)])), Some(found), "{name}: {value}");
         }
-        let second = map(&[
-            ("authorization", "Bearer t"),
-            ("authorization", "Payment eyJ9"),
-        ]);
+        let second = map(&[("authorization", "Bearer t"), ("authorization", "Payment eyJ9")]);
         assert_eq!(agent_payment(&second), Some("Authorization: Payment"));
         for (name, value) in [
             ("authorization", "Bearer payment"),
@@ -369,11 +330,7 @@ mod tests {
             ("x-payment-response", "x"),
             ("payment-required", "x"),
         ] {
-            assert_eq!(
-                agent_payment(&map(&[(name, value)])),
-                None,
-                "{name}: {value}"
-            );
+            assert_eq!(agent_payment(&map(&[(name, value)])), None, "{name}: {value}");
         }
     }
 

@@ -48,10 +48,7 @@ impl Host {
     pub fn parse(text: &str) -> Result<Self, HostError> {
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(HostError::Ipv6)?;
-            return inner
-                .parse::<Ipv6Addr>()
-                .map(Self::from)
-                .map_err(|_| HostError::Ipv6);
+            return inner.parse::<Ipv6Addr>().map(Self::from).map_err(|_| HostError::Ipv6);
         }
         if let Ok(address) = text.parse::<Ipv6Addr>() {
             return Ok(address.into());
@@ -364,20 +361,9 @@ mod tests {
         ] {
             assert_eq!(Authority::parse(text), Err(error), "{text}");
         }
-        assert_eq!(
-            Authority::parse_or_default("a.example", 443).unwrap().port,
-            443
-        );
-        assert_eq!(
-            Authority::parse_or_default("a.example:", 443).unwrap().port,
-            443
-        );
-        assert_eq!(
-            Authority::parse_or_default("a.example:8443", 443)
-                .unwrap()
-                .port,
-            8443
-        );
+        assert_eq!(Authority::parse_or_default("a.example", 443).unwrap().port, 443);
+        assert_eq!(Authority::parse_or_default("a.example:", 443).unwrap().port, 443);
+        assert_eq!(Authority::parse_or_default("a.example:8443", 443).unwrap().port, 8443);
     }
 
     #[test]
@@ -385,14 +371,8 @@ mod tests {
         let of = |text: &str| Authority::of_uri(&text.parse().unwrap()).map(|a| a.to_string());
         assert_eq!(of("http://Example.com/a").unwrap(), "example.com:80");
         assert_eq!(of("https://example.com/a?b").unwrap(), "example.com:443");
-        assert_eq!(
-            of("http://[2001:DB8::1]:8080/").unwrap(),
-            "[2001:db8::1]:8080"
-        );
-        assert_eq!(
-            of("http://u:p@example.com/"),
-            Err(HostError::UserInformation)
-        );
+        assert_eq!(of("http://[2001:DB8::1]:8080/").unwrap(), "[2001:db8::1]:8080");
+        assert_eq!(of("http://u:p@example.com/"), Err(HostError::UserInformation));
         assert_eq!(of("ftp://example.com/"), Err(HostError::Scheme));
         assert_eq!(of("/path"), Err(HostError::Scheme));
     }

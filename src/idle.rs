@@ -59,6 +59,10 @@ impl<S> Watched<S> {
         }
     }
 
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn moved(&mut self) {
         self.last_byte = Instant::now();
     }

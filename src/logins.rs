@@ -33,10 +33,18 @@ pub enum Unknown {
 
 impl Logins {
     pub fn new(roster: Roster) -> Self {
-        Self { roster, failures: RateLimiter::hashmap(Quota::per_minute(FAILURES)) }
+        Self {
+            roster,
+            failures: RateLimiter::hashmap(Quota::per_minute(FAILURES)),
+        }
     }
 
-    pub fn identify(&self, credential: Option<&HeaderValue>, source: IpAddr, now: Timestamp) -> Result<AgentName, Unknown> {
+    pub fn identify(
+        &self,
+        credential: Option<&HeaderValue>,
+        source: IpAddr,
+        now: Timestamp,
+    ) -> Result<AgentName, Unknown> {
         let credential = credential.ok_or(Unknown::Missing)?;
         let credential = ProxyCredential::parse(credential).ok_or_else(|| self.failed(source, Unknown::Unreadable))?;
         if let Some(agent) = self.roster.authenticate(&credential.name, &credential.token, now) {

@@ -70,11 +70,7 @@ impl MicroUsd {
     pub fn of(atoms: Atoms, decimals: u8) -> Result<Self, AmountError> {
         if decimals <= 6 {
             let scale = 10u128.pow(u32::from(6 - decimals));
-            return atoms
-                .0
-                .checked_mul(scale)
-                .map(Self)
-                .ok_or(AmountError::TooLarge);
+            return atoms.0.checked_mul(scale).map(Self).ok_or(AmountError::TooLarge);
         }
         let scale = 10u128
             .checked_pow(u32::from(decimals - 6))
@@ -154,9 +150,7 @@ mod tests {
         assert_eq!(Atoms::parse("0"), Ok(Atoms(0)));
         assert_eq!(Atoms::parse(""), Err(AmountError::Empty));
         assert_eq!(Atoms::parse("00010000"), Err(AmountError::LeadingZero));
-        for bad in [
-            "-1", "+1", " 1", "1 ", "0x10", "1e4", "0.01", "1_000", "\u{0661}", "１",
-        ] {
+        for bad in ["-1", "+1", " 1", "1 ", "0x10", "1e4", "0.01", "1_000", "\u{0661}", "１"] {
             assert_eq!(Atoms::parse(bad), Err(AmountError::NotDecimal), "{bad:?}");
         }
         assert_eq!(Atoms::parse(&u128::MAX.to_string()), Ok(Atoms(u128::MAX)));
@@ -186,10 +180,7 @@ mod tests {
         assert_eq!(MicroUsd::of(Atoms(1_000_000_000_001), 18), Ok(MicroUsd(2)));
         assert_eq!(MicroUsd::of(Atoms(7), 6), Ok(MicroUsd(7)));
         assert_eq!(MicroUsd::of(Atoms(7), 2), Ok(MicroUsd(70_000)));
-        assert_eq!(
-            MicroUsd::of(Atoms(u128::MAX), 2),
-            Err(AmountError::TooLarge)
-        );
+        assert_eq!(MicroUsd::of(Atoms(u128::MAX), 2), Err(AmountError::TooLarge));
     }
 
     proptest! {

@@ -37,7 +37,7 @@ use crate::rules::Rules;
 use crate::tls::AlpnOffer;
 use crate::tls::leaf::ServerConfigs;
 use crate::tunnel;
-use crate::upstream::{HEAD_BYTES, HEAD_FIELDS, Lane, Origin, Scheme, UpstreamError, Upstreams};
+use crate::upstream::{HEAD_BYTES, HEAD_FIELDS, Origin, Scheme, Upstreams};
 
 /// Everything a request may need, made once at start.
 pub struct Proxy {
@@ -76,9 +76,7 @@ where
             Ok::<_, Infallible>(answer)
         }
     });
-    let connection = http1()
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
+    let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -135,7 +133,10 @@ fn connect<S>(proxy: Arc<Proxy>, mut request: Request<Incoming>, agent: AgentNam
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let target = request.uri().authority().map(|authority| Authority::parse(authority.as_str()));
+    let target = request
+        .uri()
+        .authority()
+        .map(|authority| Authority::parse(authority.as_str()));
     let authority = match target {
         Some(Ok(authority)) => authority,
         Some(Err(error)) => {
@@ -223,7 +224,8 @@ fn not_a_proxy_request(request: &Request<Incoming>) -> Response<AnswerBody> {
         );
         return response;
     }
-    let detail = "A proxy needs CONNECT or a full URL. `bursar env --agent NAME` prints the variables that clients need.";
+    let detail =
+        "A proxy needs CONNECT or a full URL. `bursar env --agent NAME` prints the variables that clients need.";
     Problem::new(Code::BadRequest, detail).into_response()
 }
 
@@ -233,7 +235,8 @@ impl Proxy {
         let host = &authority.host;
         self.listeners.iter().any(|own| {
             own.port() == authority.port
-                && (host.as_str() == "localhost" || host.ip().is_some_and(|ip| ip == own.ip() || own.ip().is_unspecified()))
+                && (host.as_str() == "localhost"
+                    || host.ip().is_some_and(|ip| ip == own.ip() || own.ip().is_unspecified()))
         })
     }
 
@@ -241,4 +244,3 @@ impl Proxy {
         self.config.proxy.agent_payments == AgentPayments::Pass
     }
 }
-

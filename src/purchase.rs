@@ -21,7 +21,7 @@ use crate::challenge::{Credential, Offer, Rail};
 use crate::clock;
 use crate::consider::{self, Intent};
 use crate::hop::{self, Upgrading};
-use crate::ledger::{Arm, By, Outcome, Reserve, ReserveError, Reservation, Rid, Terms};
+use crate::ledger::{Arm, By, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::pay;
 use crate::policy::Refusal;
 use crate::proxy::Proxy;
@@ -48,9 +48,12 @@ pub async fn run(
     };
     let (hand_over, answer) = oneshot::channel();
     proxy.tasks.spawn(purchase.run(unpaid, hand_over));
-    answer
-        .await
-        .unwrap_or_else(|_| Err(Problem::new(Code::StoreUnavailable, "The purchase ended without an outcome; see `bursar payments list`.")))
+    answer.await.unwrap_or_else(|_| {
+        Err(Problem::new(
+            Code::StoreUnavailable,
+            "The purchase ended without an outcome; see `bursar payments list`.",
+        ))
+    })
 }
 
 struct Purchase {
@@ -79,7 +82,14 @@ impl Purchase {
         let request = match self.paid_request(&reservation) {
             Ok(request) => request,
             Err(problem) => {
-                self.record(rid, Outcome::Expired { by: By::Us, why: "never-signed" }).await;
+                self.record(
+                    rid,
+                    Outcome::Expired {
+                        by: By::Us,
+                        why: "never-signed",
+                    },
+                )
+                .await;
                 return drop(agent.send(Err(problem)));
             }
         };
@@ -92,9 +102,18 @@ impl Purchase {
 
     /// Everything the ledger fixes before a signature exists: terms, charges, nonce, validity.
     fn reserve(&self) -> Result<Reserve, Problem> {
-        let Intent { offer, plan, policy_gen, .. } = &self.intent;
-        let (Some(wallet), Ok(nonce), Ok(entropy)) = (&self.proxy.wallet, clock::random::<32>(), clock::random::<10>()) else {
-            return Err(Problem::new(Code::SigningFailed, "The operating system gave no random bytes; nothing was paid."));
+        let Intent {
+            offer,
+            plan,
+            policy_gen,
+            ..
+        } = &self.intent;
+        let (Some(wallet), Ok(nonce), Ok(entropy)) = (&self.proxy.wallet, clock::random::<32>(), clock::random::<10>())
+        else {
+            return Err(Problem::new(
+                Code::SigningFailed,
+                "The operating system gave no random bytes; nothing was paid.",
+            ));
         };
         let now = self.proxy.clock.now();
         let origin = self.lane.origin();
@@ -111,7 +130,12 @@ impl Purchase {
             fingerprint: fingerprint(self.lane.agent(), &self.lane, &self.head, &self.replay.sha256),
             idempotency: idempotency(self.lane.agent(), &self.head),
             offer_sha256: offer.sha256,
-            arm: arm(wallet.address(), nonce, now, offer.max_timeout_s.min(plan.max_validity_s)),
+            arm: arm(
+                wallet.address(),
+                nonce,
+                now,
+                offer.max_timeout_s.min(plan.max_validity_s),
+            ),
         })
     }
 
@@ -125,7 +149,9 @@ impl Purchase {
             error => {
                 tracing::error!(%error, "payment not recorded, nothing signed");
                 let detail = format!("{error}. Nothing was paid; requests that cost nothing go through.");
-                Problem::new(Code::StoreUnavailable, detail).retryable(true).retry_after(STORE_RETRY)
+                Problem::new(Code::StoreUnavailable, detail)
+                    .retryable(true)
+                    .retry_after(STORE_RETRY)
             }
         }
     }
@@ -141,13 +167,21 @@ impl Purchase {
 
     fn sign(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
         let refuse = |detail: String| Problem::new(Code::SigningFailed, detail);
-        let wallet = self.proxy.wallet.as_ref().ok_or_else(|| refuse("There is no wallet key.".into()))?;
+        let wallet = self
+            .proxy
+            .wallet
+            .as_ref()
+            .ok_or_else(|| refuse("There is no wallet key.".into()))?;
         pay::pay(wallet, reservation, &self.intent.offer.echo)
             .map_err(|error| refuse(format!("{error}. Nothing was paid.")))
     }
 
     /// Once. While the agent waits, the site has its ordinary time; once the agent is gone, `settle_wait`.
-    async fn send(&self, request: Request<RequestBody>, agent: &mut oneshot::Sender<Answer>) -> Result<Response<Relay>, SendError> {
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+        agent: &mut oneshot::Sender<Answer>,
+    ) -> Result<Response<Relay>, SendError> {
         let progress = Progress::none();
         let sending = self.lane.send_paid(request, &progress);
         tokio::pin!(sending);
@@ -163,10 +197,17 @@ impl Purchase {
     /// Any answer, whatever its status: its receipt decides what is recorded (Ruling 10), its bytes go to the agent.
     async fn answered(&self, rid: Rid, mut response: Response<Relay>) -> Response<AnswerBody> {
         let outcome = match receipt::receipt(response.headers()) {
-            Receipt::Settled { tx } => Outcome::Settled { by: By::Merchant, tx: Some(tx) },
-            Receipt::Failed { tx, .. } => Outcome::Unknown { why: "receipt-says-failed", tx },
-            Receipt::Unreadable => Outcome::Unknown { why: "receipt-unreadable", tx: None },
-            Receipt::Absent => Outcome::Unknown { why: "no-receipt", tx: None },
+            Receipt::Settled { tx } => Outcome::Settled {
+                by: By::Merchant,
+                tx: Some(tx),
+            },
+            Receipt::Failed { .. } => Outcome::Unknown {
+                why: "receipt-says-failed",
+            },
+            Receipt::Unreadable => Outcome::Unknown {
+                why: "receipt-unreadable",
+            },
+            Receipt::Absent => Outcome::Unknown { why: "no-receipt" },
         };
         self.log(rid, response.status().as_u16(), &outcome);
         self.record(rid, outcome).await;
@@ -184,7 +225,7 @@ impl Purchase {
             SendError::Sent(UpstreamError::Timeout) => ("answer-late", Code::AnswerLate),
             SendError::Sent(_) => ("answer-lost", Code::AnswerLost),
         };
-        let outcome = Outcome::Unknown { why, tx: None };
+        let outcome = Outcome::Unknown { why };
         self.log(rid, 0, &outcome);
         self.record(rid, outcome).await;
         let detail = format!(
@@ -206,7 +247,7 @@ impl Purchase {
         let offer = &self.intent.offer;
         tracing::info!(
             payment = %rid, agent = %self.lane.agent(), merchant = %self.lane.origin().authority.host, usd = %offer.usd,
-            network = %offer.asset.network, payee = %offer.payee, status, outcome = outcome.name(), "paid"
+            network = %offer.asset.network, payee = %offer.payee, status, state = %outcome.state(), "paid"
         );
     }
 }
@@ -225,7 +266,12 @@ fn terms(offer: &Offer) -> Terms {
 /// `validAfter` 0 is immune to a fast clock of ours; `validBefore` is never later than the seller asked for (Rulings 15, 16).
 fn arm(from: Address, nonce: [u8; 32], now: Timestamp, validity_s: u64) -> Arm {
     let now = u64::try_from(now.as_second()).unwrap_or(0);
-    Arm { from, nonce: nonce.into(), valid_after: 0, valid_before: now.saturating_add(validity_s) }
+    Arm {
+        from,
+        nonce: nonce.into(),
+        valid_after: 0,
+        valid_before: now.saturating_add(validity_s),
+    }
 }
 
 /// Reads a short 402 to its end; a long one is left, and its connection with it.
@@ -241,7 +287,13 @@ fn fingerprint(agent: &AgentName, lane: &Lane, head: &Parts, body: &[u8; 32]) ->
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let authority = origin.authority.to_string();
     let mut hash = Sha256::new();
-    for part in [agent.as_str(), head.method.as_str(), origin.scheme.as_str(), &authority, target] {
+    for part in [
+        agent.as_str(),
+        head.method.as_str(),
+        origin.scheme.as_str(),
+        &authority,
+        target,
+    ] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }

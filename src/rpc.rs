@@ -47,7 +47,11 @@ pub enum RpcError {
     #[error("{node} answered {code}: {message}")]
     Refused { node: String, code: i64, message: String },
     #[error("{node} serves {actual}, not {expected}")]
-    WrongNetwork { node: String, expected: Network, actual: String },
+    WrongNetwork {
+        node: String,
+        expected: Network,
+        actual: String,
+    },
     #[error("{node} gave an answer that is not what was asked for")]
     Answer { node: String },
 }
@@ -72,7 +76,11 @@ impl Node {
 
     /// Without path and query: providers put their keys there.
     pub fn shown(&self) -> String {
-        format!("{}://{}", self.0.scheme_str().unwrap_or_default(), self.0.authority().map_or("", |a| a.as_str()))
+        format!(
+            "{}://{}",
+            self.0.scheme_str().unwrap_or_default(),
+            self.0.authority().map_or("", |a| a.as_str())
+        )
     }
 
     /// Proves that the node serves the network it is named for.
@@ -82,7 +90,11 @@ impl Node {
         if id == expected.chain_id() {
             return Ok(());
         }
-        Err(RpcError::WrongNetwork { node: self.shown(), expected, actual: format!("eip155:{id}") })
+        Err(RpcError::WrongNetwork {
+            node: self.shown(),
+            expected,
+            actual: format!("eip155:{id}"),
+        })
     }
 
     /// Atoms of `asset` that `owner` holds at the newest block.
@@ -99,11 +111,18 @@ impl Node {
         let answer = timeout(PATIENCE, self.post(tls, body))
             .await
             .map_err(|_| RpcError::Timeout { node: self.shown() })?
-            .map_err(|source| RpcError::Transport { node: self.shown(), source })?;
+            .map_err(|source| RpcError::Transport {
+                node: self.shown(),
+                source,
+            })?;
         let reply: Reply = serde_json::from_slice(&answer).map_err(|_| self.odd())?;
         if let Some(Refusal { code, message }) = reply.error {
             let message = message.chars().filter(|c| !c.is_control()).take(200).collect();
-            return Err(RpcError::Refused { node: self.shown(), code, message });
+            return Err(RpcError::Refused {
+                node: self.shown(),
+                code,
+                message,
+            });
         }
         reply.result.ok_or_else(|| self.odd())
     }
@@ -119,7 +138,9 @@ impl Node {
             return self.exchange(stream, body).await;
         }
         let name = ServerName::try_from(bare.to_owned())?;
-        let stream = tokio_rustls::TlsConnector::from(tls.config(AlpnOffer::Http1)).connect(name, stream).await?;
+        let stream = tokio_rustls::TlsConnector::from(tls.config(AlpnOffer::Http1))
+            .connect(name, stream)
+            .await?;
         self.exchange(stream, body).await
     }
 
@@ -135,7 +156,9 @@ impl Node {
         *request.uri_mut() = path.parse()?;
         let authority = self.0.authority().map_or("", |authority| authority.as_str());
         request.headers_mut().insert(HOST, HeaderValue::try_from(authority)?);
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let response = sender.send_request(request).await?;
         let answer = Limited::new(response.into_body(), ANSWER_CAP).collect().await?;
         Ok(answer.to_bytes().to_vec())

@@ -47,8 +47,18 @@ impl Rules {
         let seen = Stamp::of(&home.limits());
         let limits = limits::load(home.root())?;
         let event = loaded(&limits, 1);
-        let state = State { limits: Arc::new(limits), generation: 1, seen };
-        Ok((Self { home: home.clone(), state: RwLock::new(state) }, event))
+        let state = State {
+            limits: Arc::new(limits),
+            generation: 1,
+            seen,
+        };
+        Ok((
+            Self {
+                home: home.clone(),
+                state: RwLock::new(state),
+            },
+            event,
+        ))
     }
 
     pub fn current(&self) -> (Arc<Limits>, u64) {
@@ -72,10 +82,19 @@ impl Rules {
                 Look::Loaded(event)
             }
             Err(error) => {
-                let sha256 = fs::read(self.home.limits()).map(|text| Sha256::digest(text).into()).unwrap_or_default();
+                let sha256 = fs::read(self.home.limits())
+                    .map(|text| Sha256::digest(text).into())
+                    .unwrap_or_default();
                 // The error quotes the file; the entry only says that there was one.
                 let reason = "not readable as limits".to_owned();
-                Look::Rejected(Event::PolicyRejected { sha256, reason, who: WHO.to_owned() }, error)
+                Look::Rejected(
+                    Event::PolicyRejected {
+                        sha256,
+                        reason,
+                        who: WHO.to_owned(),
+                    },
+                    error,
+                )
             }
         }
     }
@@ -85,7 +104,11 @@ impl Rules {
 const WHO: &str = "file";
 
 fn loaded(limits: &Limits, generation: u64) -> Event {
-    Event::PolicyLoaded { generation, sha256: limits.sha256, who: WHO.to_owned() }
+    Event::PolicyLoaded {
+        generation,
+        sha256: limits.sha256,
+        who: WHO.to_owned(),
+    }
 }
 
 impl Stamp {

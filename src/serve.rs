@@ -86,12 +86,20 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let ledger = Ledger::open(home.root(), Options::new(clock.clone()))?;
     let asked = config.proxy.listen;
     let listener = listen(asked)?;
-    let address = listener.local_addr().map_err(|source| StartError::Listen { address: asked, source })?;
-    let dialer = Dialer::new(Arc::new(SystemResolver), config.upstream.allow_private.clone(), vec![address]);
+    let address = listener
+        .local_addr()
+        .map_err(|source| StartError::Listen { address: asked, source })?;
+    let dialer = Dialer::new(
+        Arc::new(SystemResolver),
+        config.upstream.allow_private.clone(),
+        vec![address],
+    );
 
     let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
     if let Some(wallet) = &wallet {
-        let watching = balances.clone().watch(nodes(&config), tls.clone(), wallet.address(), stop.clone());
+        let watching = balances
+            .clone()
+            .watch(nodes(&config), tls.clone(), wallet.address(), stop.clone());
         tasks.spawn(watching);
     }
     let proxy = Arc::new(Proxy {
@@ -112,16 +120,28 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     });
     record(&proxy, loaded).await;
     let drain = proxy.config.timeouts.drain;
-    proxy.tasks.spawn(admin::serve(proxy.clone(), admin::bind(home).map_err(StartError::Admin)?));
+    proxy.tasks.spawn(admin::serve(
+        proxy.clone(),
+        admin::bind(home).map_err(StartError::Admin)?,
+    ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
     home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
-    Ok(Running { address, proxy, home: home.clone(), drain })
+    Ok(Running {
+        address,
+        proxy,
+        home: home.clone(),
+        drain,
+    })
 }
 
 impl Running {
     pub fn url(&self) -> String {
-        let scheme = if self.proxy.config.proxy.tls.is_some() { "https" } else { "http" };
+        let scheme = if self.proxy.config.proxy.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         format!("{scheme}://{}", self.address)
     }
 
@@ -143,7 +163,10 @@ impl Running {
         self.proxy.tasks.close();
         let bound = self.drain.max(self.proxy.config.timeouts.settle_wait);
         if timeout(bound, self.proxy.tasks.wait()).await.is_err() {
-            tracing::warn!(seconds = bound.as_secs(), "some connections did not end in time and are cut");
+            tracing::warn!(
+                seconds = bound.as_secs(),
+                "some connections did not end in time and are cut"
+            );
         }
         self.proxy.ledger.close().await;
         // A stale address would send `run` to a port that somebody else may have by then.
@@ -154,7 +177,12 @@ impl Running {
 
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let failed = |source| StartError::Listen { address, source };
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }
+    .map_err(failed)?;
     socket.set_reuseaddr(true).map_err(failed)?;
     socket.bind(address).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)
@@ -266,23 +294,39 @@ pub enum OpenWalletError {
 }
 
 pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
-    let system = if config.upstream.system_roots { SystemRoots::Added } else { SystemRoots::Ignored };
-    UpstreamTls::new(&Trust { extra_ca: config.upstream.extra_ca.clone(), system })
+    let system = if config.upstream.system_roots {
+        SystemRoots::Added
+    } else {
+        SystemRoots::Ignored
+    };
+    UpstreamTls::new(&Trust {
+        extra_ca: config.upstream.extra_ca.clone(),
+        system,
+    })
 }
 
 fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
     let of = |urls: &Vec<RpcUrl>| urls.iter().map(|url| Node::new(url.uri().clone())).collect();
-    config.networks.iter().map(|(network, urls)| (*network, of(urls))).collect()
+    config
+        .networks
+        .iter()
+        .map(|(network, urls)| (*network, of(urls)))
+        .collect()
 }
 
 fn tls_acceptor(config: &Config) -> Result<Option<TlsAcceptor>, ListenerTlsError> {
-    let Some(files) = &config.proxy.tls else { return Ok(None) };
+    let Some(files) = &config.proxy.tls else {
+        return Ok(None);
+    };
     Ok(Some(TlsAcceptor::from(listener_config(&files.cert, &files.key)?)))
 }
 
 fn warn_of_end(authority: &Authority, clock: &SharedClock) {
     if authority.expires_soon(clock.now()) {
         let days = authority.not_after().duration_since(clock.now()).as_hours() / 24;
-        tracing::warn!(days, "the CA ends soon; run `bursar ca rotate` and give agents the new ca.pem");
+        tracing::warn!(
+            days,
+            "the CA ends soon; run `bursar ca rotate` and give agents the new ca.pem"
+        );
     }
 }

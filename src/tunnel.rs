@@ -47,8 +47,15 @@ async fn plain<S>(proxy: Arc<Proxy>, agent: AgentName, authority: Authority, str
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let origin = Origin { scheme: Scheme::Http, authority };
-    let site = match proxy.upstreams.lane(agent.clone(), origin.clone(), AlpnOffer::Nothing).await {
+    let origin = Origin {
+        scheme: Scheme::Http,
+        authority,
+    };
+    let site = match proxy
+        .upstreams
+        .lane(agent.clone(), origin.clone(), AlpnOffer::Nothing)
+        .await
+    {
         Ok((lane, _)) => Site::Open(Arc::new(lane)),
         Err(error) => Site::Closed(origin, Arc::new(error)),
     };
@@ -70,7 +77,10 @@ where
         let offer = AlpnOffer::of_client(client.alpn().into_iter().flatten());
         (client.server_name().map(str::to_owned), offer)
     };
-    let origin = Origin { scheme: Scheme::Https, authority };
+    let origin = Origin {
+        scheme: Scheme::Https,
+        authority,
+    };
     let (site, version) = match sni.as_deref().map(Host::parse) {
         Some(Ok(sni)) if sni == origin.authority.host => open(&proxy, &agent, origin, offer).await,
         Some(named) => (Site::Misdirected(origin, named.ok()), preferred(offer)),

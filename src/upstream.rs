@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::agents::AgentName;
-use crate::body::{AnswerBody, BoxError, Progress, Relay, RequestBody};
-use crate::config::Timeouts;
+use crate::body::{AnswerBody, Progress, Relay, RequestBody};
+use crate::config::operator::Timeouts;
 use crate::dial::{Checked, DialError, Dialer};
 use crate::host::Authority;
 use crate::tls::upstream::{HandshakeError, UpstreamTls};
@@ -127,7 +127,12 @@ pub enum SendError {
 
 impl Upstreams {
     pub fn new(dialer: Dialer, tls: Arc<UpstreamTls>, timeouts: Timeouts) -> Arc<Self> {
-        Arc::new(Self { dialer, tls, timeouts, kept: Mutex::default() })
+        Arc::new(Self {
+            dialer,
+            tls,
+            timeouts,
+            kept: Mutex::default(),
+        })
     }
 
     /// Resolves and checks the origin's addresses, and makes sure that a connection is there, so that its ALPN result can
@@ -161,7 +166,10 @@ impl Upstreams {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = kept.entry(key).or_default();
         if lane.len() < KEEP_EACH {
-            lane.push(Kept { connection, since: Instant::now() });
+            lane.push(Kept {
+                connection,
+                since: Instant::now(),
+            });
         }
     }
 
@@ -171,7 +179,10 @@ impl Upstreams {
         let lane = kept.get_mut(key)?;
         while let Some(last) = lane.last() {
             let connection = &last.connection;
-            if connection.is_closed() || last.since.elapsed() > KEEP || !checked.addresses().contains(&connection.address) {
+            if connection.is_closed()
+                || last.since.elapsed() > KEEP
+                || !checked.addresses().contains(&connection.address)
+            {
                 lane.pop();
                 continue;
             }
@@ -182,7 +193,10 @@ impl Upstreams {
                     reused: true,
                 });
             }
-            return lane.pop().map(|kept| Connection { reused: true, ..kept.connection });
+            return lane.pop().map(|kept| Connection {
+                reused: true,
+                ..kept.connection
+            });
         }
         kept.remove(key);
         None
@@ -228,7 +242,11 @@ impl Upstreams {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Connection { sender: Sender::H1(sender), address, reused: false })
+        Ok(Connection {
+            sender: Sender::H1(sender),
+            address,
+            reused: false,
+        })
     }
 
     async fn set_up_h2<S>(&self, stream: S, address: SocketAddr) -> Result<Connection, UpstreamError>
@@ -248,7 +266,11 @@ impl Upstreams {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Connection { sender: Sender::H2(sender), address, reused: false })
+        Ok(Connection {
+            sender: Sender::H2(sender),
+            address,
+            reused: false,
+        })
     }
 }
 
@@ -305,13 +327,15 @@ impl Lane {
             Err(SendError::Unsent(request, _)) => {
                 let mut connection = self.fresh().await?;
                 let sent = self.send_on(&mut connection, *request, progress).await;
-                sent.map(|response| self.relay(connection, response)).map_err(SendError::into_error)
+                sent.map(|response| self.relay(connection, response))
+                    .map_err(SendError::into_error)
             }
             Err(SendError::Sent(error)) => match copy {
                 Some(copy) if !matches!(error, UpstreamError::Timeout) => {
                     let mut connection = self.fresh().await?;
                     let sent = self.send_on(&mut connection, copy, progress).await;
-                    sent.map(|response| self.relay(connection, response)).map_err(SendError::into_error)
+                    sent.map(|response| self.relay(connection, response))
+                        .map_err(SendError::into_error)
                 }
                 _ => Err(error),
             },
@@ -320,7 +344,11 @@ impl Lane {
 
     /// Sends a request that carries a credential: once. Only if hyper hands it back unsent does it go out, once more, on a
     /// new connection (Ruling 1).
-    pub async fn send_paid(&self, request: Request<RequestBody>, progress: &Progress) -> Result<Response<Relay>, SendError> {
+    pub async fn send_paid(
+        &self,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Relay>, SendError> {
         let mut connection = match self.connection().await {
             Ok(connection) => connection,
             Err(error) => return Err(SendError::Unsent(Box::new(request), error)),
@@ -451,4 +479,3 @@ fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 pub fn stream(response: Response<Relay>) -> Response<AnswerBody> {
     response.map(AnswerBody::Relay)
 }
-

@@ -55,16 +55,8 @@ fn each_member_is_read_strictly() {
         ("network", json!(84532), "network-malformed"),
         ("network", json!("eip155:8453"), "asset-unknown"),
         ("asset", json!("USDC"), "asset-malformed"),
-        (
-            "asset",
-            json!(USDC.replacen("0x", "0X", 1)),
-            "asset-malformed",
-        ),
-        (
-            "asset",
-            json!(format!("0x{}", &USDC[..40])),
-            "asset-malformed",
-        ),
+        ("asset", json!(USDC.replacen("0x", "0X", 1)), "asset-malformed"),
+        ("asset", json!(format!("0x{}", &USDC[..40])), "asset-malformed"),
         ("amount", json!(null), "amount-not-text"),
         ("amount", json!(beyond_u128), "amount-too-large"),
         ("payTo", json!(USDC), "payee-is-asset"),
@@ -78,16 +70,8 @@ fn each_member_is_read_strictly() {
         ("maxTimeoutSeconds", json!(null), "timeout-not-integer"),
         ("extra", json!("USDC"), "token-domain-missing"),
         ("extra", json!({"name": "USDC"}), "token-domain-missing"),
-        (
-            "extra",
-            extra(json!({"version": "1"})),
-            "token-domain-mismatch",
-        ),
-        (
-            "extra",
-            extra(json!({"version": 2})),
-            "token-domain-missing",
-        ),
+        ("extra", extra(json!({"version": "1"})), "token-domain-mismatch"),
+        ("extra", extra(json!({"version": 2})), "token-domain-missing"),
         (
             "extra",
             extra(json!({"assetTransferMethod": "permit2"})),
@@ -103,11 +87,7 @@ fn each_member_is_read_strictly() {
             extra(json!({"paymentFlow": "escrow"})),
             "payment-flow-unsupported",
         ),
-        (
-            "extra",
-            extra(json!({"paymentFlow": 1})),
-            "payment-flow-unsupported",
-        ),
+        ("extra", extra(json!({"paymentFlow": 1})), "payment-flow-unsupported"),
     ] {
         let outcome = verdict(member, value.clone()).err();
         assert_eq!(outcome, Some(code), "{member}: {value}");
@@ -156,26 +136,17 @@ fn tokens_for_permit2_only_are_named_as_such() {
 fn the_version_must_fit_its_place() {
     let with = |version: &str| {
         let offer = requirement();
-        v2(&format!(
-            r#"{{"x402Version":{version},"accepts":[{offer}]}}"#
-        ))
+        v2(&format!(r#"{{"x402Version":{version},"accepts":[{offer}]}}"#))
     };
     for version in ["2", "\"2\""] {
         assert_eq!(with(version).unwrap().offers[0].version, X402Version::V2);
     }
     for version in ["1", "3", "2.0", "\"v2\"", "null", "[2]"] {
-        assert_eq!(
-            with(version).err(),
-            Some(Why::VersionUnsupported),
-            "{version}"
-        );
+        assert_eq!(with(version).err(), Some(Why::VersionUnsupported), "{version}");
     }
     for (body, why) in [
         (r#"{"x402Version":2,"accepts":[]}"#, Why::V2InBody),
-        (
-            r#"{"x402Version":"1","accepts":[]}"#,
-            Why::VersionUnsupported,
-        ),
+        (r#"{"x402Version":"1","accepts":[]}"#, Why::VersionUnsupported),
         (r#"{"error":"pay"}"#, Why::NotX402),
         ("[]", Why::NotX402),
     ] {
@@ -201,10 +172,7 @@ fn what_concerns_the_whole_challenge_refuses_all_of_it() {
             format!(r#"[{offer}],"x":{}"#, "[".repeat(40) + &"]".repeat(40)),
             Why::TooDeep,
         ),
-        (
-            format!(r#"[{offer}],"x":"{}""#, "x".repeat(70_000)),
-            Why::TooLarge,
-        ),
+        (format!(r#"[{offer}],"x":"{}""#, "x".repeat(70_000)), Why::TooLarge),
     ] {
         let text = format!(r#"{{"x402Version":2,"accepts":{rest}}}"#);
         assert_eq!(v2(&text).err(), Some(why));
@@ -234,37 +202,27 @@ fn v1_names_its_resource_in_each_requirement() {
     assert_eq!(with(json!("https://a.example/x")), named);
     assert_eq!(with(json!("/x")), ResourceHost::Same);
     assert_eq!(with(json!(null)), ResourceHost::Same);
-    assert_eq!(
-        with(json!(["https://a.example/x"])),
-        ResourceHost::Unreadable
-    );
+    assert_eq!(with(json!(["https://a.example/x"])), ResourceHost::Unreadable);
 }
 
 /// A requirement as sellers write them: members in any order, unknown members, escapes and blanks.
 fn sellers_requirement() -> impl Strategy<Value = String> {
     let blank = prop_oneof![Just(""), Just(" "), Just("\n\t")];
-    (
-        0..8usize,
-        blank,
-        1..=u64::MAX,
-        "[a-z ./\u{e9}\u{2713}]{0,12}",
-    )
-        .prop_map(|(turn, blank, amount, unknown)| {
-            let mut members = [
-                r#""scheme":"exact""#.to_owned(),
-                r#""network":"eip155:84532""#.to_owned(),
-                format!(r#""amount":"{amount}""#),
-                format!(r#""asset":"{USDC}""#),
-                format!(r#""payTo":"{PAYEE}""#),
-                r#""maxTimeoutSeconds":60"#.to_owned(),
-                r#""extra":{"version" : "2", "name":"US\u0044C", "z":[1.50, 1e2, null]}"#
-                    .to_owned(),
-                format!(r#""unknown-{unknown}":"{unknown}""#),
-            ];
-            members.rotate_left(turn);
-            let members = members.join(&format!("{blank},{blank}"));
-            format!("{{{blank}{members}{blank}}}")
-        })
+    (0..8usize, blank, 1..=u64::MAX, "[a-z ./\u{e9}\u{2713}]{0,12}").prop_map(|(turn, blank, amount, unknown)| {
+        let mut members = [
+            r#""scheme":"exact""#.to_owned(),
+            r#""network":"eip155:84532""#.to_owned(),
+            format!(r#""amount":"{amount}""#),
+            format!(r#""asset":"{USDC}""#),
+            format!(r#""payTo":"{PAYEE}""#),
+            r#""maxTimeoutSeconds":60"#.to_owned(),
+            r#""extra":{"version" : "2", "name":"US\u0044C", "z":[1.50, 1e2, null]}"#.to_owned(),
+            format!(r#""unknown-{unknown}":"{unknown}""#),
+        ];
+        members.rotate_left(turn);
+        let members = members.join(&format!("{blank},{blank}"));
+        format!("{{{blank}{members}{blank}}}")
+    })
 }
 
 type Terms = (String, String, String);

@@ -84,12 +84,7 @@ impl Roster {
 
     /// The agent whose live token this is, if `name` is its name (Ruling 30). The time taken depends on the number of
     /// tokens only, not on which one comes closest.
-    pub fn authenticate(
-        &self,
-        name: &str,
-        token: &SecretString,
-        now: Timestamp,
-    ) -> Option<AgentName> {
+    pub fn authenticate(&self, name: &str, token: &SecretString, now: Timestamp) -> Option<AgentName> {
         let presented = TokenDigest::of(token.expose_secret());
         let snapshot = self.snapshot();
         let mut found = u64::MAX;
@@ -114,10 +109,7 @@ impl Roster {
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
-        self.state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -129,12 +121,7 @@ impl Snapshot {
             agents: agents.len(),
             tokens: agents
                 .into_iter()
-                .flat_map(|agent| {
-                    agent
-                        .tokens
-                        .into_iter()
-                        .map(move |token| (agent.name.clone(), token))
-                })
+                .flat_map(|agent| agent.tokens.into_iter().map(move |token| (agent.name.clone(), token)))
                 .collect(),
         })
     }
@@ -200,25 +187,16 @@ mod tests {
         let registry = Registry::new(&home);
         let old = registry.add(&name("a"), at(0)).unwrap();
         assert!(roster.authenticate("a", &old.token, at(0)).is_none());
-        assert_eq!(
-            roster.reload_if_changed().unwrap(),
-            Reload::Changed { agents: 1 }
-        );
+        assert_eq!(roster.reload_if_changed().unwrap(), Reload::Changed { agents: 1 });
         assert_eq!(roster.reload_if_changed().unwrap(), Reload::Unchanged);
         assert!(roster.authenticate("a", &old.token, at(0)).is_some());
 
         home::write_atomic(&home.agents(), b"[[agents", Readers::Owner).unwrap();
-        assert!(matches!(
-            roster.reload_if_changed(),
-            Err(AgentsError::Damaged { .. })
-        ));
+        assert!(matches!(roster.reload_if_changed(), Err(AgentsError::Damaged { .. })));
         assert!(roster.authenticate("a", &old.token, at(0)).is_some());
 
         std::fs::remove_file(home.agents()).unwrap();
-        assert_eq!(
-            roster.reload_if_changed().unwrap(),
-            Reload::Changed { agents: 0 }
-        );
+        assert_eq!(roster.reload_if_changed().unwrap(), Reload::Changed { agents: 0 });
         assert!(roster.authenticate("a", &old.token, at(0)).is_none());
     }
 
@@ -226,10 +204,7 @@ mod tests {
     fn basic_credentials() {
         let parse = |text: &str| {
             let credential = ProxyCredential::parse(&HeaderValue::from_str(text).unwrap())?;
-            Some((
-                credential.name,
-                credential.token.expose_secret().to_string(),
-            ))
+            Some((credential.name, credential.token.expose_secret().to_string()))
         };
         let research = Some(("research".to_string(), "bur_x".to_string()));
         for text in [

@@ -17,14 +17,7 @@ pub(super) fn name(text: &str) -> AgentName {
 
 #[test]
 fn names() {
-    for good in [
-        "a",
-        "0",
-        "research",
-        "crawler-7",
-        "a.b_c-d",
-        &"x".repeat(64),
-    ] {
+    for good in ["a", "0", "research", "crawler-7", "a.b_c-d", &"x".repeat(64)] {
         assert!(good.parse::<AgentName>().is_ok(), "{good}");
     }
     for bad in [
@@ -40,10 +33,7 @@ fn names() {
         "a/b",
         &"x".repeat(65),
     ] {
-        assert!(
-            matches!(bad.parse::<AgentName>(), Err(AgentsError::Name(_))),
-            "{bad:?}"
-        );
+        assert!(matches!(bad.parse::<AgentName>(), Err(AgentsError::Name(_))), "{bad:?}");
     }
 }
 
@@ -67,11 +57,7 @@ fn add_rotate_revoke() {
     let second = registry.rotate(&name("research"), at(2)).unwrap();
     let rotated = registry.list().unwrap();
     assert_eq!(
-        rotated[0]
-            .tokens
-            .iter()
-            .map(|t| t.digest)
-            .collect::<Vec<_>>(),
+        rotated[0].tokens.iter().map(|t| t.digest).collect::<Vec<_>>(),
         [second.digest]
     );
     assert_eq!(rotated[0].id, added[0].id);
@@ -105,11 +91,7 @@ fn temporary_tokens_are_forgotten_or_run_out() {
     registry.forget(&first.digest, at(2)).unwrap();
     assert_eq!(registry.list().unwrap()[0].tokens.len(), 2);
     registry.add(&name("b"), at(20)).unwrap();
-    let left: Vec<_> = registry.list().unwrap()[0]
-        .tokens
-        .iter()
-        .map(|t| t.digest)
-        .collect();
+    let left: Vec<_> = registry.list().unwrap()[0].tokens.iter().map(|t| t.digest).collect();
     assert_eq!(left, [own.digest]);
 }
 
@@ -123,10 +105,7 @@ fn the_file_holds_no_token_and_is_private() {
     let file = home::read_secret(&home.agents()).unwrap();
     assert!(!file.contains(&token[4..]));
     assert!(file.contains(&TokenDigest::of(token).to_string()));
-    assert_eq!(
-        issued.user_information().expose_secret(),
-        &format!("a:{token}")
-    );
+    assert_eq!(issued.user_information().expose_secret(), &format!("a:{token}"));
 }
 
 #[test]
@@ -135,11 +114,7 @@ fn writers_at_the_same_time_lose_nothing() {
     std::thread::scope(|scope| {
         for i in 0..8 {
             let home = &home;
-            scope.spawn(move || {
-                Registry::new(home)
-                    .add(&name(&format!("agent-{i}")), at(0))
-                    .unwrap()
-            });
+            scope.spawn(move || Registry::new(home).add(&name(&format!("agent-{i}")), at(0)).unwrap());
         }
     });
     assert_eq!(Registry::new(&home).list().unwrap().len(), 8);
@@ -163,9 +138,6 @@ fn damage_is_named() {
     ] {
         home::write_atomic(&home.agents(), text.as_bytes(), Readers::Owner).unwrap();
         let said = Registry::new(&home).list().unwrap_err().to_string();
-        assert!(
-            said.contains(expected) && said.contains("agents.toml"),
-            "{said}"
-        );
+        assert!(said.contains(expected) && said.contains("agents.toml"), "{said}");
     }
 }

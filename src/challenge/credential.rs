@@ -44,13 +44,8 @@ pub struct Echo(Parts);
 
 #[derive(Debug)]
 enum Parts {
-    V1 {
-        network: String,
-    },
-    V2 {
-        accepted: String,
-        shared: Arc<Shared>,
-    },
+    V1 { network: String },
+    V2 { accepted: String, shared: Arc<Shared> },
 }
 
 /// The parts of a v2 echo that all offers of a challenge have in common.
@@ -145,8 +140,7 @@ impl Credential {
 
     /// The header's value, marked sensitive so that no log and no HPACK table holds it.
     pub fn header_value(&self) -> HeaderValue {
-        let mut value =
-            HeaderValue::from_str(&self.0).expect("base64 is visible ASCII, checked when made");
+        let mut value = HeaderValue::from_str(&self.0).expect("base64 is visible ASCII, checked when made");
         value.set_sensitive(true);
         value
     }
@@ -320,10 +314,7 @@ mod tests {
 
     #[test]
     fn the_allowance_around_the_echo_is_enough() {
-        let shared = Shared::new(
-            Some("{}"),
-            Some(r#"{"payment-identifier":{"info":{"a":1}}}"#),
-        );
+        let shared = Shared::new(Some("{}"), Some(r#"{"payment-identifier":{"info":{"a":1}}}"#));
         let accepted = "{}";
         let echo = Echo::v2(accepted, Arc::new(shared));
         let id = "x".repeat(128);

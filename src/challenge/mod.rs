@@ -135,9 +135,7 @@ pub fn look(headers: &HeaderMap) -> Found<'_> {
     let mut values = headers.get_all(PAYMENT_REQUIRED).iter();
     match (values.next(), values.next()) {
         (Some(_), Some(_)) => Found::Nothing(Why::HeaderRepeated),
-        (Some(value), None) if value.as_bytes().trim_ascii().is_empty() => {
-            Found::Nothing(Why::HeaderEmpty)
-        }
+        (Some(value), None) if value.as_bytes().trim_ascii().is_empty() => Found::Nothing(Why::HeaderEmpty),
         (Some(value), None) => Found::V2Header(value.as_bytes()),
         (None, _) if has_json_body(headers) => Found::Body,
         (None, _) => Found::Nothing(without_x402(headers)),
@@ -182,8 +180,8 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
         ResourceHost::Same => Ok(()),
         ResourceHost::Unreadable => Err(Why::ResourceUnreadable),
         ResourceHost::Named(host) => {
-            let mut accepted = std::iter::once(payer.request_host)
-                .chain(payer.resource_hosts.iter().map(String::as_str));
+            let mut accepted =
+                std::iter::once(payer.request_host).chain(payer.resource_hosts.iter().map(String::as_str));
             if accepted.any(|known| resource::same_host(known, host)) {
                 Ok(())
             } else {
@@ -213,10 +211,7 @@ fn offers_mpp(headers: &HeaderMap) -> bool {
 
 fn is_payment_challenge(item: &[u8]) -> bool {
     let item = item.trim_ascii();
-    let scheme = item
-        .split(|byte| byte.is_ascii_whitespace())
-        .next()
-        .unwrap_or_default();
+    let scheme = item.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
     scheme.eq_ignore_ascii_case(b"payment")
 }
 
@@ -249,10 +244,7 @@ mod tests {
 
     #[test]
     fn the_header_wins_over_the_body() {
-        let headers = head(&[
-            ("payment-required", "e30="),
-            ("content-type", "application/json"),
-        ]);
+        let headers = head(&[("payment-required", "e30="), ("content-type", "application/json")]);
         assert_eq!(look(&headers), Found::V2Header(b"e30="));
     }
 
@@ -270,17 +262,9 @@ mod tests {
             "Application/JSON; charset=utf-8",
             "application/vnd.x402+json",
         ] {
-            assert_eq!(
-                look(&head(&[("content-type", kind)])),
-                Found::Body,
-                "{kind}"
-            );
+            assert_eq!(look(&head(&[("content-type", kind)])), Found::Body, "{kind}");
         }
-        for kind in [
-            "text/html",
-            "application/jsonl",
-            "text/plain; a=application/json",
-        ] {
+        for kind in ["text/html", "application/jsonl", "text/plain; a=application/json"] {
             let headers = head(&[("content-type", kind)]);
             assert_eq!(look(&headers), Found::Nothing(Why::NoChallenge), "{kind}");
         }
@@ -314,9 +298,7 @@ mod tests {
     #[test]
     fn hosts_must_be_equal_or_named() {
         let networks = BTreeSet::from([Network::Eip155(84_532)]);
-        let asset = crate::assets::assets_of(Network::Eip155(84_532))
-            .next()
-            .unwrap();
+        let asset = crate::assets::assets_of(Network::Eip155(84_532)).next().unwrap();
         let mut offer = Offer::of(asset, Atoms::new(1), Address::repeat_byte(1));
         let hosts = ["cdn.example.com".to_owned()];
         let payer = Payer {
@@ -330,10 +312,7 @@ mod tests {
             (ResourceHost::Same, Ok(())),
             (ResourceHost::Named("api.example.com".into()), Ok(())),
             (ResourceHost::Named("cdn.example.com".into()), Ok(())),
-            (
-                ResourceHost::Named("example.com".into()),
-                Err(Why::ResourceHostDiffers),
-            ),
+            (ResourceHost::Named("example.com".into()), Err(Why::ResourceHostDiffers)),
             (ResourceHost::Unreadable, Err(Why::ResourceUnreadable)),
         ] {
             offer.resource = resource;

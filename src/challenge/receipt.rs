@@ -167,9 +167,8 @@ mod tests {
 
     #[test]
     fn a_good_receipt_settles_in_both_versions() {
-        let json = format!(
-            r#"{{"success":true,"transaction":"{TX}","network":"base","payer":"0x1","new":{{"a":[1]}}}}"#
-        );
+        let json =
+            format!(r#"{{"success":true,"transaction":"{TX}","network":"base","payer":"0x1","new":{{"a":[1]}}}}"#);
         let settled = Receipt::Settled { tx: TX.into() };
         assert_eq!(one(&json), settled);
         assert_eq!(receipt(&headers(&[("x-payment-response", &json)])), settled);
@@ -215,10 +214,7 @@ mod tests {
     #[test]
     fn reasons_are_sorted_by_whose_move_it_is() {
         for (text, class) in [
-            (
-                "invalid_exact_evm_nonce_already_used",
-                ReceiptReason::NonceUsed,
-            ),
+            ("invalid_exact_evm_nonce_already_used", ReceiptReason::NonceUsed),
             (
                 "invalid_exact_evm_insufficient_balance",
                 ReceiptReason::InsufficientFunds,
@@ -232,10 +228,7 @@ mod tests {
                 ReceiptReason::SellerConfiguration,
             ),
             ("invalid_exact_evm_signature", ReceiptReason::Signature),
-            (
-                "invalid_exact_evm_transaction_failed",
-                ReceiptReason::Transaction,
-            ),
+            ("invalid_exact_evm_transaction_failed", ReceiptReason::Transaction),
             ("the dog ate it", ReceiptReason::Other),
         ] {
             assert_eq!(ReceiptReason::of(text), class, "{text}");
@@ -265,10 +258,7 @@ mod tests {
             ("x-payment-response", r#"{"success":false}"#),
         ]);
         assert_eq!(receipt(&contradiction), Receipt::Unreadable);
-        assert_eq!(
-            one(&format!("{}{tx}", " ".repeat(70_000))),
-            Receipt::Unreadable
-        );
+        assert_eq!(one(&format!("{}{tx}", " ".repeat(70_000))), Receipt::Unreadable);
     }
 
     proptest! {

@@ -35,10 +35,7 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
     let max_timeout_s = max_timeout(&object)?;
     let (echo, resource) = match context.version {
         X402Version::V1 => (Echo::v1(network_name), resource_member(&object, "resource")),
-        X402Version::V2 => (
-            Echo::v2(raw, Arc::clone(&context.shared)),
-            context.resource.clone(),
-        ),
+        X402Version::V2 => (Echo::v2(raw, Arc::clone(&context.shared)), context.resource.clone()),
     };
     // Known now, so that no limit is charged for a credential that could not be sent.
     if !echo.fits() {
@@ -97,8 +94,7 @@ fn asset(requirement: &Object<'_>, network: Network) -> Result<&'static Asset, W
 fn check_extra(requirement: &Object<'_>, asset: &Asset) -> Result<PaymentFlow, Why> {
     let extra = requirement.object("extra").ok_or(Why::TokenDomainMissing)?;
     // The reference client falls into EIP-3009 for any value it does not know; we do not (x402 digest §4).
-    if extra.member("assetTransferMethod").is_some()
-        && extra.text("assetTransferMethod").as_deref() != Some("eip3009")
+    if extra.member("assetTransferMethod").is_some() && extra.text("assetTransferMethod").as_deref() != Some("eip3009")
     {
         return Err(Why::TransferMethodUnsupported);
     }
@@ -116,11 +112,7 @@ fn check_extra(requirement: &Object<'_>, asset: &Asset) -> Result<PaymentFlow, W
     Ok(flow)
 }
 
-fn amount(
-    requirement: &Object<'_>,
-    asset: &Asset,
-    version: X402Version,
-) -> Result<(Atoms, MicroUsd), Why> {
+fn amount(requirement: &Object<'_>, asset: &Asset, version: X402Version) -> Result<(Atoms, MicroUsd), Why> {
     let member = match version {
         X402Version::V1 => "maxAmountRequired",
         X402Version::V2 => "amount",
@@ -134,8 +126,7 @@ fn payee(requirement: &Object<'_>, asset: &Asset) -> Result<Address, Why> {
     let text = requirement.text("payTo").ok_or(Why::PayeeMalformed)?;
     let payee = address(&text).ok_or(Why::PayeeMalformed)?;
     // EIP-55: one case alone carries no checksum, mixed case does.
-    let mixed = text[2..].bytes().any(|b| b.is_ascii_lowercase())
-        && text[2..].bytes().any(|b| b.is_ascii_uppercase());
+    let mixed = text[2..].bytes().any(|b| b.is_ascii_lowercase()) && text[2..].bytes().any(|b| b.is_ascii_uppercase());
     if mixed && payee.to_checksum(None) != text {
         return Err(Why::PayeeChecksum);
     }

@@ -17,10 +17,7 @@ pub enum ResourceHost {
 
 impl ResourceHost {
     pub(super) fn of_url(url: &str) -> Self {
-        if url
-            .chars()
-            .any(|c| c.is_control() || c.is_whitespace() || c == '\\')
-        {
+        if url.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
             return Self::Unreadable;
         }
         let after_scheme = match scheme_length(url) {
@@ -100,10 +97,7 @@ mod tests {
         for (url, host) in [
             ("https://API.Example.com/x?y#z", "api.example.com"),
             ("http://api.example.com:8080", "api.example.com"),
-            (
-                "https://api.example.com?q=https://other.example",
-                "api.example.com",
-            ),
+            ("https://api.example.com?q=https://other.example", "api.example.com"),
             ("//api.example.com/x", "api.example.com"),
             ("https://api.example.com/\u{3b1}?q=1", "api.example.com"),
             ("mcp://tool/name", "tool"),
@@ -111,26 +105,13 @@ mod tests {
             ("http://[::1]:80/", "::1"),
             ("https://xn--bcher-kva.example/", "xn--bcher-kva.example"),
         ] {
-            assert_eq!(
-                ResourceHost::of_url(url),
-                ResourceHost::Named(host.into()),
-                "{url}"
-            );
+            assert_eq!(ResourceHost::of_url(url), ResourceHost::Named(host.into()), "{url}");
         }
     }
 
     #[test]
     fn relative_urls_are_on_the_same_host() {
-        for url in [
-            "",
-            "/data",
-            "data",
-            "?q",
-            "#f",
-            "./a:b",
-            "../x",
-            "/a//b.example/",
-        ] {
+        for url in ["", "/data", "data", "?q", "#f", "./a:b", "../x", "/a//b.example/"] {
             assert_eq!(ResourceHost::of_url(url), ResourceHost::Same, "{url}");
         }
     }
@@ -153,11 +134,7 @@ mod tests {
             "https://[::1/",
             "https://[zz]/",
         ] {
-            assert_eq!(
-                ResourceHost::of_url(url),
-                ResourceHost::Unreadable,
-                "{url:?}"
-            );
+            assert_eq!(ResourceHost::of_url(url), ResourceHost::Unreadable, "{url:?}");
         }
     }
 

@@ -43,6 +43,8 @@ reasons! {
     /// Several fields, or several values merged into one: which of them counts would be a guess.
     HeaderRepeated => "challenge-header-repeated", "The PAYMENT-REQUIRED header occurs more than once.";
     TooLarge => "challenge-too-large", "The challenge is larger than 64 KiB.";
+    BodyUndecodable => "challenge-not-decodable", "The body of the 402 is encoded in a way we do not decode.";
+    BodyCutOff => "challenge-cut-off", "The body of the 402 did not arrive whole in time.";
     NotBase64 => "challenge-not-base64", "The PAYMENT-REQUIRED header is not base64.";
     NotJson => "challenge-not-json", "The challenge is not valid JSON.";
     NotObject => "challenge-not-object", "The challenge is not a JSON object.";
@@ -95,9 +97,7 @@ reasons! {
 impl From<AmountError> for Why {
     fn from(error: AmountError) -> Self {
         match error {
-            AmountError::Empty | AmountError::NotDecimal | AmountError::TooPrecise => {
-                Self::AmountNotDecimal
-            }
+            AmountError::Empty | AmountError::NotDecimal | AmountError::TooPrecise => Self::AmountNotDecimal,
             AmountError::LeadingZero => Self::AmountLeadingZero,
             AmountError::TooLarge => Self::AmountTooLarge,
         }

@@ -41,10 +41,7 @@ pub fn v2(header: &[u8]) -> Result<Challenge, Why> {
     let context = Context {
         version: X402Version::V2,
         resource: resource_host(&object),
-        shared: Arc::new(Shared::new(
-            object.member("resource").map(RawValue::get),
-            extensions,
-        )),
+        shared: Arc::new(Shared::new(object.member("resource").map(RawValue::get), extensions)),
     };
     Ok(collect(&requirements, &context))
 }

@@ -38,13 +38,13 @@ impl Agents {
         let now = Timestamp::now();
         match self {
             Self::Add(Name { name }) => {
-                let name = AgentName::parse(&name)?;
+                let name = name.parse::<AgentName>()?;
                 print(&registry.add(&name, now)?);
                 hint_at_budget(home, &name);
             }
-            Self::Rotate(Name { name }) => print(&registry.rotate(&AgentName::parse(&name)?, now)?),
+            Self::Rotate(Name { name }) => print(&registry.rotate(&name.parse::<AgentName>()?, now)?),
             Self::Revoke(Name { name }) => {
-                registry.revoke(&AgentName::parse(&name)?, now)?;
+                registry.revoke(&name.parse::<AgentName>()?, now)?;
                 eprintln!("{name} is revoked; a running server knows within a second.");
             }
             Self::List { json } => list(&registry, json, now)?,
@@ -67,7 +67,10 @@ fn hint_at_budget(home: &Home, name: &AgentName) {
     if let Ok(limits) = limits::load(home.root())
         && !limits.agents().any(|known| known == name.as_str())
     {
-        eprintln!("It cannot spend yet: {} has no section [agents.{name}].", home.limits().display());
+        eprintln!(
+            "It cannot spend yet: {} has no section [agents.{name}].",
+            home.limits().display()
+        );
     }
 }
 
@@ -83,14 +86,22 @@ fn list(registry: &Registry, as_json: bool, now: Timestamp) -> Result<(), Failur
                 .iter()
                 .map(|token| json!({ "purpose": token.purpose.name(), "created": token.created, "expires": token.expires }))
                 .collect();
-            println!("{}", json!({ "name": agent.name.as_str(), "id": agent.id, "created": agent.created, "tokens": tokens }));
+            println!(
+                "{}",
+                json!({ "name": agent.name.as_str(), "id": agent.id, "created": agent.created, "tokens": tokens })
+            );
         } else {
             let tokens = match live.len() {
                 0 => "revoked".to_owned(),
                 1 => "1 token".to_owned(),
                 many => format!("{many} tokens"),
             };
-            println!("{:<24} {:<10} since {}", agent.name.as_str(), tokens, day(agent.created));
+            println!(
+                "{:<24} {:<10} since {}",
+                agent.name.as_str(),
+                tokens,
+                day(agent.created)
+            );
         }
     }
     Ok(())

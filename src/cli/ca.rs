@@ -50,7 +50,10 @@ fn show(home: &Home, authority: &Authority, as_json: bool) {
     }
     println!("Certificate  {}", path.display());
     println!("SHA-256      {}", authority.fingerprint());
-    println!("Ends         {} (in {days} days)", authority.not_after().strftime("%Y-%m-%d"));
+    println!(
+        "Ends         {} (in {days} days)",
+        authority.not_after().strftime("%Y-%m-%d")
+    );
     if authority.expires_soon(Timestamp::now()) {
         eprintln!("It ends soon: run `bursar ca rotate` and give agents the new ca.pem.");
     }

@@ -45,11 +45,14 @@ impl Env {
         home.require_initialised()?;
         let listen = server_address(home)?;
         let now = Timestamp::now();
-        let agent = AgentName::parse(&self.agent)?;
+        let agent = self.agent.parse::<AgentName>()?;
         let issued = Registry::new(home).mint_temporary(&agent, Purpose::Env, now + LIFE, now)?;
         let variables = variables(home, &listen, &issued, &Inherited::none());
         print!("{}", self.format.render(&variables, home));
-        eprintln!("This token ends on {}; `bursar run` needs none.", (now + LIFE).strftime("%Y-%m-%d"));
+        eprintln!(
+            "This token ends on {}; `bursar run` needs none.",
+            (now + LIFE).strftime("%Y-%m-%d")
+        );
         Ok(Exit::Done)
     }
 }
@@ -57,15 +60,29 @@ impl Env {
 /// Where the running server listens; without one, how to start it (Ruling 56).
 pub fn server_address(home: &Home) -> Result<Listen, Failure> {
     let no_server = || {
-        Failure::unavailable(format!("no server runs on {dir}; start it with: bursar serve --dir {dir}", dir = home.root().display()))
+        Failure::unavailable(format!(
+            "no server runs on {dir}; start it with: bursar serve --dir {dir}",
+            dir = home.root().display()
+        ))
     };
-    let scheme = if Config::load(home.root())?.proxy.tls.is_some() { "https" } else { "http" };
+    let scheme = if Config::load(home.root())?.proxy.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let text = std::fs::read_to_string(home.listen()).map_err(|_| no_server())?;
     // The file may be left over from a server that was killed.
     let reached: std::net::SocketAddr = text.trim().parse().map_err(|_| no_server())?;
-    let reached = if reached.ip().is_unspecified() { ([127, 0, 0, 1], reached.port()).into() } else { reached };
+    let reached = if reached.ip().is_unspecified() {
+        ([127, 0, 0, 1], reached.port()).into()
+    } else {
+        reached
+    };
     std::net::TcpStream::connect_timeout(&reached, std::time::Duration::from_secs(2)).map_err(|_| no_server())?;
-    Ok(Listen { scheme, address: reached.to_string() })
+    Ok(Listen {
+        scheme,
+        address: reached.to_string(),
+    })
 }
 
 pub struct Listen {
@@ -81,22 +98,47 @@ pub struct Inherited {
 
 impl Inherited {
     fn none() -> Self {
-        Self { no_proxy: None, java_options: None }
+        Self {
+            no_proxy: None,
+            java_options: None,
+        }
     }
 }
 
 /// Variables of an earlier proxy that would lead past ours.
 pub const STRIPPED: [&str; 10] = [
-    "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "FTP_PROXY", "ftp_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
 ];
 
 /// Every variable, in the order of the digest.
-pub fn variables(home: &Home, listen: &Listen, issued: &IssuedToken, inherited: &Inherited) -> Vec<(&'static str, String)> {
+pub fn variables(
+    home: &Home,
+    listen: &Listen,
+    issued: &IssuedToken,
+    inherited: &Inherited,
+) -> Vec<(&'static str, String)> {
     let Listen { scheme, address } = listen;
     let proxy = format!("{scheme}://{}:{}@{address}", issued.agent, issued.token.expose_secret());
     let (ca, bundle) = (text(&home.ca_certificate()), text(&home.bundle()));
     let mut variables = Vec::with_capacity(32);
-    for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "grpc_proxy"] {
+    for name in [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "grpc_proxy",
+    ] {
         variables.push((name, proxy.clone()));
     }
     if let Some(no_proxy) = &inherited.no_proxy {
@@ -108,7 +150,13 @@ pub fn variables(home: &Home, listen: &Listen, issued: &IssuedToken, inherited: 
         variables.push((name, ca.clone()));
     }
     for name in [
-        "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE", "PIP_CERT", "CARGO_HTTP_CAINFO",
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "AWS_CA_BUNDLE",
+        "PIP_CERT",
+        "CARGO_HTTP_CAINFO",
         "npm_config_cafile",
     ] {
         variables.push((name, bundle.clone()));
@@ -121,9 +169,8 @@ pub fn variables(home: &Home, listen: &Listen, issued: &IssuedToken, inherited: 
 /// Java reads no proxy variables; these properties work, except that it never sends the credential (product digest §2.2).
 fn java_options(address: &str, inherited: &Inherited) -> String {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-    let ours = format!(
-        "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port}"
-    );
+    let ours =
+        format!("-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port}");
     match &inherited.java_options {
         Some(theirs) if !theirs.is_empty() => format!("{theirs} {ours}"),
         _ => ours,
@@ -138,7 +185,10 @@ impl Format {
     fn render(self, variables: &[(&str, String)], home: &Home) -> String {
         let mut out = String::new();
         if self == Self::Docker {
-            out += &format!("--volume '{dir}/ca.pem:{dir}/ca.pem:ro' \\\n--volume '{dir}/bundle.pem:{dir}/bundle.pem:ro'", dir = home.root().display());
+            out += &format!(
+                "--volume '{dir}/ca.pem:{dir}/ca.pem:ro' \\\n--volume '{dir}/bundle.pem:{dir}/bundle.pem:ro'",
+                dir = home.root().display()
+            );
         }
         for (name, value) in variables {
             out += &match self {
@@ -167,7 +217,10 @@ fn fish_quote(value: &str) -> String {
 /// Readers of env files disagree about quotes, so they are used only where a space needs them.
 fn dotenv_quote(value: &str) -> String {
     if value.contains([' ', '#', '"', '\'', '$', '\\']) {
-        format!("\"{}\"", value.replace('\\', r"\\").replace('"', "\\\"").replace('$', r"\$"))
+        format!(
+            "\"{}\"",
+            value.replace('\\', r"\\").replace('"', "\\\"").replace('$', r"\$")
+        )
     } else {
         value.to_owned()
     }
@@ -187,7 +240,10 @@ mod tests {
 
     #[test]
     fn java_keeps_what_was_set() {
-        let inherited = Inherited { no_proxy: None, java_options: Some("-Xmx1g".into()) };
+        let inherited = Inherited {
+            no_proxy: None,
+            java_options: Some("-Xmx1g".into()),
+        };
         assert_eq!(
             java_options("127.0.0.1:8402", &inherited),
             "-Xmx1g -Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=8402 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8402"

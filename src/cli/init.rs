@@ -5,10 +5,10 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
 use super::{Exit, Failure};
+use crate::clock;
 use crate::home::{self, Home, Readers};
 use crate::pay::Wallet;
 use crate::tls::authority::Authority;
-use crate::clock;
 
 #[derive(Args)]
 pub struct Init {
@@ -30,13 +30,17 @@ impl Init {
         if let Some(address) = made.wallet {
             println!();
             println!("Wallet {address}");
-            println!("  Its key is {dir}/wallet.key. Back this up: whoever has it has the money, and without it the money is lost.");
+            println!(
+                "  Its key is {dir}/wallet.key. Back this up: whoever has it has the money, and without it the money is lost."
+            );
             println!("  Fund it with USDC on a network that you name under [networks] in bursar.toml.");
         }
         println!();
         println!("Next:");
         println!("  bursar agents add research --dir {dir}     # prints the agent's token, once");
-        println!("  edit {dir}/limits.toml                     # what each agent may spend; so far nobody may spend anything");
+        println!(
+            "  edit {dir}/limits.toml                     # what each agent may spend; so far nobody may spend anything"
+        );
         println!("  bursar serve --dir {dir}");
         println!("  bursar run --dir {dir} --agent research -- curl https://example.com/");
         Ok(Exit::Done)
@@ -50,7 +54,11 @@ pub fn make(home: &Home, with_wallet: bool) -> Result<Made, Failure> {
     let now = Timestamp::now();
     Authority::create(home, now).map_err(|error| Failure::negative(error.to_string()))?;
     home::write_new(&home.log_key(), log_key()?.as_bytes(), Readers::Owner)?;
-    home::write_new(&home.agents(), b"# Written by `bursar agents`; tokens are stored as hashes.\n", Readers::Owner)?;
+    home::write_new(
+        &home.agents(),
+        b"# Written by `bursar agents`; tokens are stored as hashes.\n",
+        Readers::Owner,
+    )?;
     home::write_new(&home.limits(), limits_template().as_bytes(), Readers::Owner)?;
     let wallet = if with_wallet { Some(make_wallet(home)?) } else { None };
     // Last: the directory counts as initialised once this file is there.
@@ -59,10 +67,21 @@ pub fn make(home: &Home, with_wallet: bool) -> Result<Made, Failure> {
 }
 
 fn refuse_to_overwrite(home: &Home) -> Result<(), Failure> {
-    let files = [home.config(), home.limits(), home.agents(), home.ca_certificate(), home.ca_key(), home.log_key(), home.wallet_key()];
+    let files = [
+        home.config(),
+        home.limits(),
+        home.agents(),
+        home.ca_certificate(),
+        home.ca_key(),
+        home.log_key(),
+        home.wallet_key(),
+    ];
     match files.iter().find(|path| path.exists()) {
         None => Ok(()),
-        Some(path) => Err(Failure::usage(format!("{} exists already and is not overwritten; give another --dir", path.display()))),
+        Some(path) => Err(Failure::usage(format!(
+            "{} exists already and is not overwritten; give another --dir",
+            path.display()
+        ))),
     }
 }
 
@@ -121,4 +140,3 @@ timezone = \"UTC\"
 # day = \"5.00\"
 "
 }
-

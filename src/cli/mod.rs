@@ -125,7 +125,10 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Serve(command) => wait(command.run(&home()?)),
         Command::Run(command) => {
             let home = home()?;
-            wait(command.run(&home)).map_err(|failure| Failure { exit: Exit::RunFailed, ..failure })
+            wait(command.run(&home)).map_err(|failure| Failure {
+                exit: Exit::RunFailed,
+                ..failure
+            })
         }
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
@@ -151,7 +154,10 @@ fn log_to_stderr(levels: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("--log {levels}: {error}; write for example --log debug")))?
         .with_default(Level::WARN);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false);
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
     Ok(())
 }
@@ -171,15 +177,24 @@ impl From<Exit> for ExitCode {
 
 impl Failure {
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Usage, message: message.into() }
+        Self {
+            exit: Exit::Usage,
+            message: message.into(),
+        }
     }
 
     pub fn negative(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Negative, message: message.into() }
+        Self {
+            exit: Exit::Negative,
+            message: message.into(),
+        }
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Unavailable, message: message.into() }
+        Self {
+            exit: Exit::Unavailable,
+            message: message.into(),
+        }
     }
 }
 

@@ -83,9 +83,15 @@ impl List {
         if let Some(state) = &self.state
             && !STATES.contains(&state.as_str())
         {
-            return Err(Failure::usage(format!("--state {state}: there are {}", STATES.join(", "))));
+            return Err(Failure::usage(format!(
+                "--state {state}: there are {}",
+                STATES.join(", ")
+            )));
         }
-        let Books { mut payments, mut refusals } = read(home)?;
+        let Books {
+            mut payments,
+            mut refusals,
+        } = read(home)?;
         payments.retain(|payment| self.wants(payment));
         refusals.retain(|refusal| self.wants_refusal(refusal));
         if let Some(limit) = self.limit {
@@ -94,7 +100,12 @@ impl List {
         }
         if self.json {
             payments.iter().try_for_each(print_json)?;
-            refusals.iter().try_for_each(|refusal| print_json(&Tagged { state: "refused", refusal }))?;
+            refusals.iter().try_for_each(|refusal| {
+                print_json(&Tagged {
+                    state: "refused",
+                    refusal,
+                })
+            })?;
             return Ok(Exit::Done);
         }
         if payments.is_empty() && refusals.is_empty() {
@@ -108,7 +119,10 @@ impl List {
     fn wants(&self, payment: &PaymentRecord) -> bool {
         self.since.is_none_or(|since| payment.created_at >= since)
             && self.agent.as_ref().is_none_or(|agent| payment.agent == *agent)
-            && self.state.as_ref().is_none_or(|state| payment.state.to_string() == *state)
+            && self
+                .state
+                .as_ref()
+                .is_none_or(|state| payment.state.to_string() == *state)
     }
 
     fn wants_refusal(&self, refusal: &Refused) -> bool {
@@ -131,7 +145,9 @@ impl Show {
     fn run(self, home: &Home) -> Result<Exit, Failure> {
         let rid = parse_id(&self.id)?;
         let payment = read(home)?.payments.into_iter().find(|payment| payment.id == rid);
-        let payment = payment.ok_or_else(|| Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all")))?;
+        let payment = payment.ok_or_else(|| {
+            Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all"))
+        })?;
         if self.json {
             print_json(&payment)?;
         } else {
@@ -149,13 +165,25 @@ impl Resolve {
         }
         let word = if self.settled { Word::Settled } else { Word::Expired };
         let who = format!("uid:{}", rustix::process::getuid().as_raw());
-        let question = admin::Resolve { id: rid.to_string(), resolution: word, who: who.clone(), why: self.why.clone() };
+        let question = admin::Resolve {
+            id: rid.to_string(),
+            resolution: word,
+            who: who.clone(),
+            why: self.why.clone(),
+        };
         match admin::ask(home, &question).await {
             Ok(()) => {}
             Err(AdminError::NoServer) => resolve_offline(home, rid, word, who, self.why).await?,
             Err(error) => return Err(Failure::negative(error.to_string())),
         }
-        println!("{rid} is {}.", if self.settled { "settled" } else { "expired and counts no more" });
+        println!(
+            "{rid} is {}.",
+            if self.settled {
+                "settled"
+            } else {
+                "expired and counts no more"
+            }
+        );
         Ok(Exit::Done)
     }
 }
@@ -174,7 +202,8 @@ fn read(home: &Home) -> Result<Books, Failure> {
 }
 
 fn parse_id(text: &str) -> Result<Rid, Failure> {
-    Rid::parse(text).ok_or_else(|| Failure::usage(format!("{text} is no payment id; `bursar payments list` shows them")))
+    Rid::parse(text)
+        .ok_or_else(|| Failure::usage(format!("{text} is no payment id; `bursar payments list` shows them")))
 }
 
 fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
@@ -213,7 +242,11 @@ pub fn table(payments: &[PaymentRecord]) -> String {
 pub fn refusal_table(refusals: &[Refused]) -> String {
     let mut out = String::new();
     for refusal in refusals {
-        let times = if refusal.count > 1 { format!(" ({} times)", refusal.count) } else { String::new() };
+        let times = if refusal.count > 1 {
+            format!(" ({} times)", refusal.count)
+        } else {
+            String::new()
+        };
         let _ = writeln!(
             out,
             "   {}  {:<8} {:>10} {:<5} {:<12} {} by {}{times}",
@@ -234,8 +267,29 @@ fn sheet(payment: &PaymentRecord) -> String {
     let fields = serde_json::to_value(payment).unwrap_or_default();
     // serde_json sorts; the record's own order reads better.
     const ORDER: [&str; 23] = [
-        "id", "state", "by", "reason", "agent", "group", "merchant", "resource", "amount_decimal", "symbol", "usd", "amount", "asset",
-        "network", "rail", "scheme", "payee", "nonce", "valid_before", "tx", "approval", "created_at", "updated_at",
+        "id",
+        "state",
+        "by",
+        "reason",
+        "agent",
+        "group",
+        "merchant",
+        "resource",
+        "amount_decimal",
+        "symbol",
+        "usd",
+        "amount",
+        "asset",
+        "network",
+        "rail",
+        "scheme",
+        "payee",
+        "nonce",
+        "valid_before",
+        "tx",
+        "approval",
+        "created_at",
+        "updated_at",
     ];
     for name in ORDER {
         if let Some(text) = fields.get(name).and_then(|value| value.as_str()) {

@@ -33,7 +33,7 @@ impl Run {
     pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let listen = server_address(home)?;
-        let agent = AgentName::parse(&self.agent)?;
+        let agent = self.agent.parse::<AgentName>()?;
         warn_of_old_node().await;
         let registry = Registry::new(home);
         let now = Timestamp::now();
@@ -52,11 +52,12 @@ impl Run {
         let ended = follow(command).await;
 
         if let Err(error) = registry.forget(&issued.digest, Timestamp::now()) {
-            eprintln!("bursar: the token of this run could not be taken back ({error}); it ends by itself within 30 days");
+            eprintln!(
+                "bursar: the token of this run could not be taken back ({error}); it ends by itself within 30 days"
+            );
         }
-        let status = ended.map_err(|error| {
-            Failure::negative(format!("cannot run {}: {error}", self.command[0].to_string_lossy()))
-        })?;
+        let status = ended
+            .map_err(|error| Failure::negative(format!("cannot run {}: {error}", self.command[0].to_string_lossy())))?;
         Ok(Exit::Child(code(status)))
     }
 }
@@ -96,11 +97,18 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 fn first_set<const N: usize>(names: [&str; N]) -> Option<String> {
-    names.into_iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    names
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
 }
 
 async fn warn_of_old_node() {
-    let asked = Command::new("node").arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().await;
+    let asked = Command::new("node")
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .await;
     let Ok(output) = asked else { return };
     let text = String::from_utf8_lossy(&output.stdout);
     if let Some(version) = node_version(&text)

@@ -32,7 +32,11 @@ impl Sandbox {
     pub async fn run(self) -> Result<Exit, Failure> {
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::negative(error.to_string()))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::negative(error.to_string()))?;
-        let options = Options { funding: Funding::FirstSight(GIFT), names: self.names, ..Options::default() };
+        let options = Options {
+            funding: Funding::FirstSight(GIFT),
+            names: self.names,
+            ..Options::default()
+        };
         let sandbox = crate::sandbox::Sandbox::start(self.listen, options)
             .await
             .map_err(|error| Failure::unavailable(format!("cannot sell on {}: {error}", self.listen)))?;

@@ -54,7 +54,12 @@ impl WalletCommand {
     }
 }
 
-async fn first_answer(urls: &[RpcUrl], tls: &UpstreamTls, asset: &assets::Asset, wallet: &Wallet) -> Result<U256, String> {
+async fn first_answer(
+    urls: &[RpcUrl],
+    tls: &UpstreamTls,
+    asset: &assets::Asset,
+    wallet: &Wallet,
+) -> Result<U256, String> {
     let mut last = "no rpc is configured".to_owned();
     for url in urls {
         let node = Node::new(url.uri().clone());
@@ -72,7 +77,12 @@ async fn first_answer(urls: &[RpcUrl], tls: &UpstreamTls, asset: &assets::Asset,
 
 fn report(as_json: bool, wallet: &Wallet, asset: &assets::Asset, balance: &Result<U256, String>) {
     // A balance above 2^128 atoms exists in no real token; it is shown as atoms.
-    let decimal = |atoms: &U256| u128::try_from(*atoms).map_or_else(|_| format!("{atoms} atoms"), |atoms| Atoms::new(atoms).decimal(asset.decimals));
+    let decimal = |atoms: &U256| {
+        u128::try_from(*atoms).map_or_else(
+            |_| format!("{atoms} atoms"),
+            |atoms| Atoms::new(atoms).decimal(asset.decimals),
+        )
+    };
     if as_json {
         let line = json!({
             "address": wallet.address(), "network": asset.network.to_string(), "asset": asset.caip19(), "symbol": asset.symbol,
@@ -83,7 +93,17 @@ fn report(as_json: bool, wallet: &Wallet, asset: &assets::Asset, balance: &Resul
         return;
     }
     match balance {
-        Ok(atoms) => println!("  {:<16} {:>16} {}", asset.network.to_string(), decimal(atoms), asset.symbol),
-        Err(why) => println!("  {:<16} {:>16} {}: {why}", asset.network.to_string(), "unknown", asset.symbol),
+        Ok(atoms) => println!(
+            "  {:<16} {:>16} {}",
+            asset.network.to_string(),
+            decimal(atoms),
+            asset.symbol
+        ),
+        Err(why) => println!(
+            "  {:<16} {:>16} {}: {why}",
+            asset.network.to_string(),
+            "unknown",
+            asset.symbol
+        ),
     }
 }

@@ -110,21 +110,12 @@ impl<'t> Document<'t> {
         Err(ConfigError::Invalid(problems))
     }
 
-    fn problem(
-        &self,
-        place: &Range<usize>,
-        excerpt: Excerpt,
-        what: String,
-        way_out: String,
-    ) -> Problem {
+    fn problem(&self, place: &Range<usize>, excerpt: Excerpt, what: String, way_out: String) -> Problem {
         let start = self.line_start(place.start);
         Problem {
             file: self.file.to_owned(),
             line: self.text[..start].matches('\n').count() + 1,
-            column: self.text[start..floor(self.text, place.start)]
-                .chars()
-                .count()
-                + 1,
+            column: self.text[start..floor(self.text, place.start)].chars().count() + 1,
             what,
             way_out,
             excerpt,
@@ -136,11 +127,7 @@ impl<'t> Document<'t> {
         let line = self.text[start..].lines().next().unwrap_or("");
         let from = floor(line, place.start.saturating_sub(start));
         let to = floor(line, place.end.saturating_sub(start)).max(from);
-        let (mut before, wrong, mut after) = (
-            line[..from].to_owned(),
-            &line[from..to],
-            line[to..].to_owned(),
-        );
+        let (mut before, wrong, mut after) = (line[..from].to_owned(), &line[from..to], line[to..].to_owned());
         if self.confidence == Confidence::Guarded {
             // Up to the first `=` or quote there are only names; between that and the mistake there may be a value.
             let names = line[..from].find(['=', '"', '\'']).map_or(from, |i| i + 1);
@@ -222,10 +209,7 @@ fn is_key(text: &str) -> bool {
 /// `at`, or the character boundary before it.
 fn floor(text: &str, at: usize) -> usize {
     let at = at.min(text.len());
-    (0..=at)
-        .rev()
-        .find(|&i| text.is_char_boundary(i))
-        .unwrap_or(0)
+    (0..=at).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)
 }
 
 fn paragraphs(problems: &[Problem]) -> String {

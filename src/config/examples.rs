@@ -33,11 +33,7 @@ pub(super) fn probed(example: &str) -> String {
 
 /// `stands_for` names the section in which the keys of another one are shown.
 #[track_caller]
-pub(super) fn check_that_keys_are_shown(
-    example: &str,
-    error: &ConfigError,
-    stands_for: impl Fn(&str) -> String,
-) {
+pub(super) fn check_that_keys_are_shown(example: &str, error: &ConfigError, stands_for: impl Fn(&str) -> String) {
     let ConfigError::Invalid(problems) = error else {
         panic!("{error}");
     };

@@ -9,22 +9,15 @@ use super::diagnose::nearest;
 use super::section::{Entry, Hints, Section};
 use crate::assets::{self, Network};
 use crate::policy::{
-    AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Standing, Unit,
-    Window,
+    AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Standing, Unit, Window,
 };
 
 pub(super) const LEVEL_HINTS: Hints = &[
     ("per_request", "The key is `per_transaction`."),
     ("lifetime", "The key is `total`."),
-    (
-        "max_count",
-        "The key is `count`, such as count = { day = 200 }.",
-    ),
+    ("max_count", "The key is `count`, such as count = { day = 200 }."),
     ("approve_above", "The key is `approval_above`."),
-    (
-        "team",
-        "The key is `group`, and the group's section is [groups.NAME].",
-    ),
+    ("team", "The key is `group`, and the group's section is [groups.NAME]."),
     (
         "rolling",
         "Rolling windows are not in this version; use hour, day, week, month or total.",
@@ -73,9 +66,7 @@ impl Levels {
                 continue;
             };
             check_name(&entry, "agent");
-            let group = section
-                .take("group")
-                .and_then(|entry| group_of(&entry, groups));
+            let group = section.take("group").and_then(|entry| group_of(&entry, groups));
             let level = self.level(&mut section, format!("agent:{name}").into());
             section.close(LEVEL_HINTS);
             agents.insert(name.to_owned(), Standing { level, group });
@@ -93,13 +84,7 @@ impl Levels {
             self.needs_zone(window, &entry);
             if let Some(cap) = entry.usd() {
                 let cap = cap.get();
-                budgets.push(Budget::new(
-                    &scope,
-                    section.path(),
-                    window,
-                    Unit::MicroUsd,
-                    cap,
-                ));
+                budgets.push(Budget::new(&scope, section.path(), window, Unit::MicroUsd, cap));
             }
         }
         if let Some(mut count) = section.section("count") {
@@ -110,13 +95,7 @@ impl Levels {
                 self.needs_zone(window, &entry);
                 if let Some(cap) = entry.integer(0..=u64::MAX) {
                     let cap = u128::from(cap);
-                    budgets.push(Budget::new(
-                        &scope,
-                        section.path(),
-                        window,
-                        Unit::Payments,
-                        cap,
-                    ));
+                    budgets.push(Budget::new(&scope, section.path(), window, Unit::Payments, cap));
                 }
             }
             count.close(&[("lifetime", "The key is `total`.")]);
@@ -132,10 +111,7 @@ impl Levels {
             payees: listed(section.take("payees"), payee),
             networks: only(section.take("networks"), network),
             assets: only(section.take("assets"), asset),
-            paused: section
-                .take("paused")
-                .and_then(|e| e.boolean())
-                .unwrap_or(false),
+            paused: section.take("paused").and_then(|e| e.boolean()).unwrap_or(false),
             approval_above: section.take("approval_above").and_then(|e| e.usd()),
             over_limit: section
                 .take("over_limit")
@@ -164,10 +140,7 @@ fn group_of(entry: &Entry<'_>, groups: &BTreeMap<String, Group>) -> Option<Group
             Some(meant) => format!("Did you mean \"{meant}\"?"),
             None => format!("Add a section [groups.{name}], or leave `group` out."),
         };
-        entry.reject(
-            format!("{}: there is no group \"{name}\"", entry.path()),
-            way_out,
-        )
+        entry.reject(format!("{}: there is no group \"{name}\"", entry.path()), way_out)
     })
 }
 
@@ -175,43 +148,27 @@ fn group_of(entry: &Entry<'_>, groups: &BTreeMap<String, Group>) -> Option<Group
 fn check_name(entry: &Entry<'_>, kind: &str) {
     let name = entry.key();
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let starts = name
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphanumeric());
+    let starts = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     if !starts || name.len() > 64 || !name.bytes().all(plain) {
         entry.reject_key::<()>(
             format!("\"{name}\" cannot be the name of an {kind}").replace("an group", "a group"),
-            "Use at most 64 ASCII letters, digits, `-`, `_` and `.`, the first a letter or digit."
-                .to_owned(),
+            "Use at most 64 ASCII letters, digits, `-`, `_` and `.`, the first a letter or digit.".to_owned(),
         );
     }
 }
 
-fn listed<'d, T>(
-    entry: Option<Entry<'d>>,
-    mut one: impl FnMut(&Entry<'d>) -> Option<T>,
-) -> Listed<T> {
+fn listed<'d, T>(entry: Option<Entry<'d>>, mut one: impl FnMut(&Entry<'d>) -> Option<T>) -> Listed<T> {
     let Some(mut section) = entry.and_then(|entry| entry.section()) else {
         return Listed::default();
     };
     let allow = only(section.take("allow"), &mut one);
-    let deny = section
-        .take("deny")
-        .and_then(|entry| entry.items())
-        .unwrap_or_default();
+    let deny = section.take("deny").and_then(|entry| entry.items()).unwrap_or_default();
     let deny = deny.iter().filter_map(&mut one).collect();
-    section.close(&[
-        ("block", "The key is `deny`."),
-        ("only", "The key is `allow`."),
-    ]);
+    section.close(&[("block", "The key is `deny`."), ("only", "The key is `allow`.")]);
     Listed { allow, deny }
 }
 
-fn only<'d, T>(
-    entry: Option<Entry<'d>>,
-    one: impl FnMut(&Entry<'d>) -> Option<T>,
-) -> Option<Vec<T>> {
+fn only<'d, T>(entry: Option<Entry<'d>>, one: impl FnMut(&Entry<'d>) -> Option<T>) -> Option<Vec<T>> {
     let entry = entry?;
     let items = entry.list(
         "An empty list would allow nothing: leave it out to allow any, or write paused = true to stop payments.",
@@ -236,8 +193,8 @@ fn payee(item: &Entry<'_>) -> Option<Address> {
     let Some(address) = hex.and_then(|_| text.parse::<Address>().ok()) else {
         return item.reject(what, "Write 0x and 40 hex digits.".to_owned());
     };
-    let mixed = text.contains(|c: char| c.is_ascii_lowercase() && c != 'x')
-        && text.contains(|c: char| c.is_ascii_uppercase());
+    let mixed =
+        text.contains(|c: char| c.is_ascii_lowercase() && c != 'x') && text.contains(|c: char| c.is_ascii_uppercase());
     if mixed && address.to_checksum(None) != text {
         let way_out = "Its capitals do not fit its digits (ERC-55), so a character may be wrong: compare it with its \
                        source.";
@@ -268,8 +225,7 @@ fn asset(item: &Entry<'_>) -> Option<AssetName> {
         return named.or_else(|| {
             item.reject(
                 format!("{}: bursar does not know the asset \"{text}\"", item.path()),
-                "Only assets of its own table can be paid with; `USDC` names them by symbol."
-                    .to_owned(),
+                "Only assets of its own table can be paid with; `USDC` names them by symbol.".to_owned(),
             )
         });
     }
@@ -288,10 +244,7 @@ fn over_limit(entry: &Entry<'_>) -> Option<OverLimit> {
         "deny" => Some(OverLimit::Deny),
         "ask" => Some(OverLimit::Ask),
         other => entry.reject(
-            format!(
-                "{}: \"{other}\" is not a way to treat a payment",
-                entry.path()
-            ),
+            format!("{}: \"{other}\" is not a way to treat a payment", entry.path()),
             "Write \"deny\" or \"ask\".".to_owned(),
         ),
     }
@@ -311,9 +264,5 @@ pub(super) fn one_of(word: &str, known: &[&str]) -> String {
 fn sentence(why: &str) -> String {
     let mut letters = why.chars();
     let first = letters.next().map(|c| c.to_ascii_uppercase());
-    format!(
-        "{}{}.",
-        first.map(String::from).unwrap_or_default(),
-        letters.as_str()
-    )
+    format!("{}{}.", first.map(String::from).unwrap_or_default(), letters.as_str())
 }

@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 use super::diagnose::{Confidence, ConfigError, Document, nearest};
 use super::level::{LEVEL_HINTS, Levels, host_or, one_of};
 use super::section::{Entry, Hints, Section};
-use crate::policy::{Calendar, Host, Limits, Methods, RailName};
+use crate::host::Host;
+use crate::policy::{Calendar, Limits, Methods, RailName, named_host};
 
 /// Reads `DIR/limits.toml`.
 pub fn load(dir: &Path) -> Result<Limits, ConfigError> {
@@ -68,15 +69,10 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
     let zone_is_written = zone.is_some();
     let zone = zone.and_then(|entry| time_zone(&entry));
     let rails = top.take("rails").and_then(|entry| rails(&entry));
-    let max_validity = top
-        .take("max_validity")
-        .and_then(|e| e.integer(10..=86_400));
+    let max_validity = top.take("max_validity").and_then(|e| e.integer(10..=86_400));
     let zero_amount = top.take("zero_amount").and_then(|e| e.boolean());
     let methods = top.take("methods").and_then(|entry| methods(&entry));
-    let resource_hosts = top
-        .section("merchants")
-        .map(merchants_own)
-        .unwrap_or_default();
+    let resource_hosts = top.section("merchants").map(merchants_own).unwrap_or_default();
 
     let mut reader = Levels {
         zone_is_written,
@@ -87,10 +83,7 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
         section.close(LEVEL_HINTS);
         level
     });
-    let groups = top
-        .section("groups")
-        .map(|s| reader.groups(s))
-        .unwrap_or_default();
+    let groups = top.section("groups").map(|s| reader.groups(s)).unwrap_or_default();
     let agents = top
         .section("agents")
         .map(|s| reader.agents(s, &groups))
@@ -135,12 +128,7 @@ fn rails(entry: &Entry<'_>) -> Option<Vec<RailName>> {
     let one = |item: Entry<'_>| {
         let name = item.text()?;
         let rail = RailName::ALL.into_iter().find(|rail| rail.name() == name);
-        rail.or_else(|| {
-            item.reject(
-                format!("rails: there is no rail \"{name}\""),
-                one_of(name, &names),
-            )
-        })
+        rail.or_else(|| item.reject(format!("rails: there is no rail \"{name}\""), one_of(name, &names)))
     };
     Some(items.into_iter().filter_map(one).collect())
 }
@@ -151,8 +139,7 @@ fn methods(entry: &Entry<'_>) -> Option<Methods> {
         let name = item.text()?;
         let method = Method::from_bytes(name.as_bytes()).ok();
         // CONNECT opens a tunnel; what is paid for is inside.
-        let method =
-            method.filter(|m| m.as_str() == name.to_ascii_uppercase() && m != Method::CONNECT);
+        let method = method.filter(|m| m.as_str() == name.to_ascii_uppercase() && m != Method::CONNECT);
         method.or_else(|| {
             item.reject(
                 format!("methods: \"{name}\" is no method that can be paid for"),
@@ -166,7 +153,7 @@ fn methods(entry: &Entry<'_>) -> Option<Methods> {
 /// `[merchants."host"]`: other hosts that this one may name as its own (Ruling 23).
 fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
     let one = |entry: Entry<'_>| {
-        let host = Host::parse(entry.key()).map_or_else(
+        let host = named_host(entry.key()).map_or_else(
             |why| {
                 let what = format!("[merchants] \"{}\" is no host: {why}", entry.key());
                 entry.reject_key(what, "Write [merchants.\"api.example.com\"].".to_owned())
@@ -178,7 +165,7 @@ fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
             let items = entry.list("Leave `resource_hosts` out, or name at least one host.")?;
             let hosts = items.iter().filter_map(|item| {
                 let text = item.text()?;
-                host_or(item, text, Host::parse(text))
+                host_or(item, text, named_host(text))
             });
             Some(hosts.map(|host| host.to_string()).collect())
         });

@@ -21,7 +21,7 @@ use super::diagnose::{Confidence, ConfigError, Document};
 use super::secret::SecretSource;
 use super::section::Section;
 use crate::assets::Network;
-use crate::policy::Host;
+use crate::host::Host;
 
 /// bursar.toml, resolved.
 #[derive(Debug)]
@@ -83,10 +83,7 @@ pub enum WalletKey {
     /// 64 hex digits.
     Hex(SecretSource),
     /// Web3 secret storage, version 3.
-    Keystore {
-        path: PathBuf,
-        password: SecretSource,
-    },
+    Keystore { path: PathBuf, password: SecretSource },
 }
 
 /// An http or https URL. Providers put their keys into its path, so only its host is ever shown.

@@ -56,8 +56,7 @@ impl SecretSource {
     pub fn read(&self, base_dir: &Path) -> Result<SecretString, SecretError> {
         let text = match self {
             Self::Env(name) => {
-                let value =
-                    std::env::var_os(name).ok_or_else(|| SecretError::Unset(name.clone()))?;
+                let value = std::env::var_os(name).ok_or_else(|| SecretError::Unset(name.clone()))?;
                 let value = value.into_string();
                 Zeroizing::new(value.map_err(|_| SecretError::NotText(self.clone()))?)
             }
@@ -83,10 +82,7 @@ impl SecretSource {
         }
         // Room for everything at once: a buffer that grows leaves copies behind that nobody wipes.
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LENGTH as usize + 1));
-        let read = file
-            .take(MAX_LENGTH + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        let read = file.take(MAX_LENGTH + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         if read as u64 > MAX_LENGTH {
             return Err(SecretError::TooLong(self.clone()));
         }
@@ -130,13 +126,8 @@ mod tests {
             SecretSource::parse("env:WALLET_KEY"),
             Some(SecretSource::Env("WALLET_KEY".into()))
         );
-        assert_eq!(
-            SecretSource::parse("file:a/b"),
-            Some(SecretSource::File("a/b".into()))
-        );
-        for other in [
-            "", "env:", "env:A B", "file:", "0x00", "hunter2", "ENV:X", "env:$X",
-        ] {
+        assert_eq!(SecretSource::parse("file:a/b"), Some(SecretSource::File("a/b".into())));
+        for other in ["", "env:", "env:A B", "file:", "0x00", "hunter2", "ENV:X", "env:$X"] {
             assert_eq!(SecretSource::parse(other), None, "{other:?}");
         }
     }
@@ -146,20 +137,11 @@ mod tests {
         let (dir, source) = file_with(b"hunter2\r\n", 0o600);
         assert_eq!(source.read(dir.path()).unwrap().expose_secret(), "hunter2");
         let (dir, source) = file_with(b"\n", 0o400);
-        assert!(matches!(
-            source.read(dir.path()),
-            Err(SecretError::Empty(_))
-        ));
+        assert!(matches!(source.read(dir.path()), Err(SecretError::Empty(_))));
         let (dir, source) = file_with(&[0xff, 0xfe], 0o600);
-        assert!(matches!(
-            source.read(dir.path()),
-            Err(SecretError::NotText(_))
-        ));
+        assert!(matches!(source.read(dir.path()), Err(SecretError::NotText(_))));
         let (dir, source) = file_with(&vec![b'a'; 65_537], 0o600);
-        assert!(matches!(
-            source.read(dir.path()),
-            Err(SecretError::TooLong(_))
-        ));
+        assert!(matches!(source.read(dir.path()), Err(SecretError::TooLong(_))));
     }
 
     #[test]
@@ -180,15 +162,9 @@ mod tests {
     fn variables_are_read_and_missed_by_name() {
         // Cargo sets it for every test.
         let source = SecretSource::Env("CARGO_PKG_NAME".into());
-        assert_eq!(
-            source.read(Path::new("/")).unwrap().expose_secret(),
-            "bursar"
-        );
+        assert_eq!(source.read(Path::new("/")).unwrap().expose_secret(), "bursar");
         let source = SecretSource::Env("BURSAR_NO_SUCH_VARIABLE".into());
         let error = source.read(Path::new("/")).unwrap_err().to_string();
-        assert!(
-            error.contains("BURSAR_NO_SUCH_VARIABLE is not set"),
-            "{error}"
-        );
+        assert!(error.contains("BURSAR_NO_SUCH_VARIABLE is not set"), "{error}");
     }
 }

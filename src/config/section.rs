@@ -80,8 +80,7 @@ impl<'d> Section<'d> {
                 "" => format!("there is no `{key}` at the top of this file"),
                 path => format!("[{path}] has no key `{key}`"),
             };
-            self.document
-                .report(&name.span(), what, self.way_out(key, hints));
+            self.document.report(&name.span(), what, self.way_out(key, hints));
         }
     }
 
@@ -129,10 +128,7 @@ impl<'d> Entry<'d> {
 
     pub(super) fn section(&self) -> Option<Section<'d>> {
         let Some(table) = self.value.get_ref().as_table() else {
-            return self.mistyped(
-                "a section",
-                &format!("Write [{}] and its keys below.", self.path),
-            );
+            return self.mistyped("a section", &format!("Write [{}] and its keys below.", self.path));
         };
         Some(Section {
             document: self.document,
@@ -145,12 +141,7 @@ impl<'d> Entry<'d> {
 
     pub(super) fn text(&self) -> Option<&'d str> {
         let text = self.value.get_ref().as_str();
-        text.or_else(|| {
-            self.mistyped(
-                "a text",
-                &format!("Write {} = \"…\", with the quotes.", self.key),
-            )
-        })
+        text.or_else(|| self.mistyped("a text", &format!("Write {} = \"…\", with the quotes.", self.key)))
     }
 
     pub(super) fn boolean(&self) -> Option<bool> {
@@ -170,11 +161,7 @@ impl<'d> Entry<'d> {
             let meant = quoted.and_then(|text| text.parse().ok()).unwrap_or(1);
             return self.mistyped(
                 "a whole number",
-                &format!(
-                    "Write {} = {}, without quotes.",
-                    self.key,
-                    meant.max(*range.start())
-                ),
+                &format!("Write {} = {}, without quotes.", self.key, meant.max(*range.start())),
             );
         };
         let value = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
@@ -203,19 +190,14 @@ impl<'d> Entry<'d> {
                     |why| {
                         self.reject(
                             format!("{path}: \"{text}\" is no amount of US dollars: {why}"),
-                            format!(
-                                "Write digits only, with at most six decimals: {key} = \"5.00\"."
-                            ),
+                            format!("Write digits only, with at most six decimals: {key} = \"5.00\"."),
                         )
                     },
                     Some,
                 );
             }
             _ => {
-                return self.mistyped(
-                    "an amount of US dollars",
-                    &format!("Write {key} = \"5.00\"."),
-                );
+                return self.mistyped("an amount of US dollars", &format!("Write {key} = \"5.00\"."));
             }
         };
         let meant = MicroUsd::parse(&number).map_or("5.00".to_owned(), |usd| usd.to_string());
@@ -229,10 +211,7 @@ impl<'d> Entry<'d> {
     pub(super) fn list(&self, if_empty: &str) -> Option<Vec<Entry<'d>>> {
         let items = self.items()?;
         if items.is_empty() {
-            return self.reject(
-                format!("{}: the list is empty", self.path),
-                if_empty.to_owned(),
-            );
+            return self.reject(format!("{}: the list is empty", self.path), if_empty.to_owned());
         }
         Some(items)
     }
@@ -240,10 +219,7 @@ impl<'d> Entry<'d> {
     /// The items of a list that may be empty.
     pub(super) fn items(&self) -> Option<Vec<Entry<'d>>> {
         let Some(array) = self.value.get_ref().as_array() else {
-            return self.mistyped(
-                "a list",
-                &format!("Write {} = [\"…\"], with the brackets.", self.key),
-            );
+            return self.mistyped("a list", &format!("Write {} = [\"…\"], with the brackets.", self.key));
         };
         Some(array.iter().map(|value| self.item(value)).collect())
     }
@@ -259,8 +235,7 @@ impl<'d> Entry<'d> {
     /// The value is wrong.
     pub(super) fn reject<T>(&self, what: String, way_out: String) -> Option<T> {
         if self.holds_secrets {
-            self.document
-                .report_secret(&self.value.span(), what, way_out);
+            self.document.report_secret(&self.value.span(), what, way_out);
         } else {
             self.document.report(&self.value.span(), what, way_out);
         }

@@ -29,10 +29,7 @@ impl Script {
 }
 
 impl Resolver for Script {
-    fn lookup(
-        &self,
-        host: String,
-    ) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mut answers = self.answers.lock().unwrap();
         let answer = match answers.get_mut(&host) {
@@ -62,10 +59,7 @@ fn class_of(outcome: Result<Checked, DialError>) -> AddressClass {
 #[tokio::test]
 async fn one_bad_address_refuses_the_name() {
     let script = Script::of(&[
-        (
-            "good.example",
-            &[&["8.8.8.8", "2606:4700::1111", "8.8.8.8"]],
-        ),
+        ("good.example", &[&["8.8.8.8", "2606:4700::1111", "8.8.8.8"]]),
         ("mixed.example", &[&["8.8.8.8", "10.0.0.1"]]),
         ("mapped.example", &[&["::ffff:127.0.0.1"]]),
         ("empty.example", &[&[]]),
@@ -136,14 +130,8 @@ async fn exceptions_are_by_network() {
     let checked = dialer.resolve("seller.test", 80).await.unwrap();
     assert_eq!(checked.addresses(), ["127.0.0.1:80".parse().unwrap()]);
     assert!(dialer.resolve("[fd12::1]", 80).await.is_ok());
-    assert_eq!(
-        class_of(dialer.resolve("127.0.0.2", 80).await),
-        AddressClass::Loopback
-    );
-    assert_eq!(
-        class_of(dialer.resolve("127.1", 80).await),
-        AddressClass::Disguised
-    );
+    assert_eq!(class_of(dialer.resolve("127.0.0.2", 80).await), AddressClass::Loopback);
+    assert_eq!(class_of(dialer.resolve("127.1", 80).await), AddressClass::Disguised);
 }
 
 #[tokio::test]
@@ -204,10 +192,7 @@ async fn the_next_address_is_tried_when_one_refuses() {
     let (_, address) = dialer.connect(&checked).await.unwrap();
     assert_eq!(address, listener.local_addr().unwrap());
     let checked = dialer.resolve("down.test", port).await.unwrap();
-    assert!(matches!(
-        dialer.connect(&checked).await,
-        Err(DialError::Refused)
-    ));
+    assert!(matches!(dialer.connect(&checked).await, Err(DialError::Refused)));
 }
 
 #[tokio::test]
@@ -224,9 +209,7 @@ async fn a_silent_address_does_not_hold_up_the_next() {
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let good = listener.local_addr().unwrap();
-    let (_, address) = race([silent, good].into(), Duration::from_millis(10))
-        .await
-        .unwrap();
+    let (_, address) = race([silent, good].into(), Duration::from_millis(10)).await.unwrap();
     assert_eq!(address, good);
 
     let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new());
@@ -259,10 +242,7 @@ async fn lookups_end_in_time_and_are_bounded() {
         lookups.spawn(async move { dialer.resolve("slow.example", 443).await });
     }
     while let Some(outcome) = lookups.join_next().await {
-        assert!(matches!(
-            outcome.unwrap(),
-            Err(DialError::Timeout(Stage::Resolve))
-        ));
+        assert!(matches!(outcome.unwrap(), Err(DialError::Timeout(Stage::Resolve))));
     }
     assert_eq!(
         dialer.lookups.available_permits(),
@@ -276,14 +256,8 @@ fn families_take_turns() {
     let addresses: Vec<SocketAddr> = ["[2003::1]:1", "[2003::2]:1", "[2003::3]:1", "8.8.8.8:1"]
         .map(|a| a.parse().unwrap())
         .into();
-    let order: Vec<_> = alternate(&addresses)
-        .into_iter()
-        .map(|a| a.to_string())
-        .collect();
-    assert_eq!(
-        order,
-        ["[2003::1]:1", "8.8.8.8:1", "[2003::2]:1", "[2003::3]:1"]
-    );
+    let order: Vec<_> = alternate(&addresses).into_iter().map(|a| a.to_string()).collect();
+    assert_eq!(order, ["[2003::1]:1", "8.8.8.8:1", "[2003::2]:1", "[2003::3]:1"]);
 }
 
 #[tokio::test]

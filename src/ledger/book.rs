@@ -6,19 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use alloy_primitives::{Address, B256};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use super::entry::{Arm, Body, Entry, Reserved, WindowCharge};
-use super::model::{By, Reserve, ReserveError, State};
+use super::entry::{Body, Entry, Reserved, WindowCharge};
+use super::model::{Reserve, ReserveError, State};
+use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::text::Moment;
-
-/// A finished payment's nonce stays taken this long after its deadline and its end, in seconds: an MPP challenge, whose id
-/// decides the nonce (Ruling 18), does not live longer. Random x402 nonces do not repeat at all.
-const NONCE_KEPT_S: u64 = 24 * 60 * 60;
 
 /// Newest windows kept per scope and window name. Older ones count nothing any more; a charge for one of them means that
 /// the clock went back, and is refused rather than counted from zero.
@@ -34,57 +28,6 @@ pub struct Counter {
 
 /// A counter's name: scope, window name, start.
 pub type CounterKey = (String, String, String);
-
-/// One reservation as the journal tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payment {
-    #[serde(serialize_with = "shared", deserialize_with = "unshared")]
-    pub reserved: Arc<Reserved>,
-    pub arm: Option<Arm>,
-    pub state: State,
-    /// Who said so, once settled or expired.
-    pub by: Option<By>,
-    pub tx: Option<String>,
-    /// Why it is unknown, released, expired, or settled by hand.
-    pub reason: Option<String>,
-    pub approval: Option<String>,
-    pub created_at: Moment,
-    pub updated_at: Moment,
-}
-
-/// A nonce in its asset's name space: SHA-256 over network, asset, payer and nonce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NonceKey(pub [u8; 32]);
-
-impl NonceKey {
-    fn of(asset: &str, from: &Address, nonce: &B256) -> Self {
-        let mut hash = Sha256::new();
-        // A CAIP-19 id begins with its network and has no zero byte.
-        hash.update(asset.as_bytes());
-        hash.update([0]);
-        hash.update(from);
-        hash.update(nonce);
-        Self(hash.finalize().into())
-    }
-}
-
-impl Payment {
-    pub fn rid(&self) -> Rid {
-        self.reserved.rid
-    }
-
-    pub fn nonce_key(&self) -> Option<NonceKey> {
-        let arm = self.arm.as_ref()?;
-        Some(NonceKey::of(&self.reserved.asset, &arm.from, &arm.nonce))
-    }
-
-    /// Unix second from which the nonce of a finished payment is free again.
-    pub fn nonce_free_at(&self) -> u64 {
-        let deadline = self.arm.map_or(0, |arm| arm.valid_before.0);
-        let end = u64::try_from(self.updated_at.timestamp().as_second()).unwrap_or(0);
-        deadline.max(end).saturating_add(NONCE_KEPT_S)
-    }
-}
 
 /// Why an entry cannot follow the ones before it. From the live writer that is a bug, from a file it is damage.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -142,11 +85,7 @@ impl Book {
             // Two charges on one counter count together.
             let before = reserve.charges[..index]
                 .iter()
-                .filter(|other| {
-                    *other.scope == *scope
-                        && other.window_name() == window
-                        && *other.start == *start
-                })
+                .filter(|other| *other.scope == *scope && other.window_name() == window && *other.start == *start)
                 .try_fold(0u128, |sum, other| sum.checked_add(other.amount))
                 .ok_or(ReserveError::Overflow)?;
             let Counter { settled, open } = self.counter(scope, window, start);
@@ -170,53 +109,28 @@ impl Book {
         let mut effect = Effect::default();
         match &entry.body {
             Body::Reserved(reserved) => self.reserve(reserved, entry.ts, &mut effect)?,
-            Body::Armed(armed) => {
-                self.move_to(armed.rid, State::Armed, entry.ts, &mut effect, |payment| {
-                    payment.arm = Some(armed.arm);
-                    payment.approval = armed.approval.clone();
+            Body::Armed(armed) => self.move_to(armed.rid, State::Armed, entry.ts, &mut effect, |payment| {
+                payment.arm = Some(armed.arm);
+                payment.approval = armed.approval.clone();
+            })?,
+            Body::Settled(settled) => self.move_to(settled.rid, State::Settled, entry.ts, &mut effect, |payment| {
+                payment.by = Some(settled.by);
+                payment.tx = settled.tx.clone();
+                payment.reason = settled.why.clone();
+            })?,
+            Body::Unknown(unknown) => self.move_to(unknown.rid, State::Unknown, entry.ts, &mut effect, |payment| {
+                payment.reason = Some(unknown.why.clone());
+            })?,
+            Body::Released(released) => {
+                self.move_to(released.rid, State::Released, entry.ts, &mut effect, |payment| {
+                    payment.reason = Some(released.why.clone());
                 })?
             }
-            Body::Settled(settled) => self.move_to(
-                settled.rid,
-                State::Settled,
-                entry.ts,
-                &mut effect,
-                |payment| {
-                    payment.by = Some(settled.by);
-                    payment.tx = settled.tx.clone();
-                    payment.reason = settled.why.clone();
-                },
-            )?,
-            Body::Unknown(unknown) => self.move_to(
-                unknown.rid,
-                State::Unknown,
-                entry.ts,
-                &mut effect,
-                |payment| {
-                    payment.reason = Some(unknown.why.clone());
-                },
-            )?,
-            Body::Released(released) => self.move_to(
-                released.rid,
-                State::Released,
-                entry.ts,
-                &mut effect,
-                |payment| {
-                    payment.reason = Some(released.why.clone());
-                },
-            )?,
-            Body::Expired(expired) => self.move_to(
-                expired.rid,
-                State::Expired,
-                entry.ts,
-                &mut effect,
-                |payment| {
-                    payment.by = Some(expired.by);
-                    payment.reason = Some(expired.why.clone());
-                },
-            )?,
-            Body::Opened(_) | Body::Closed(_) | Body::PolicyLoaded(_) | Body::PolicyRejected(_) => {
-            }
+            Body::Expired(expired) => self.move_to(expired.rid, State::Expired, entry.ts, &mut effect, |payment| {
+                payment.by = Some(expired.by);
+                payment.reason = Some(expired.why.clone());
+            })?,
+            Body::Opened(_) | Body::Closed(_) | Body::PolicyLoaded(_) | Body::PolicyRejected(_) => {}
             Body::Denied(_) | Body::Admin(_) | Body::Rebuilt(_) => {}
         }
         self.fade(entry.ts, &mut effect);
@@ -287,12 +201,7 @@ impl Book {
         })
     }
 
-    fn reserve(
-        &mut self,
-        reserved: &Arc<Reserved>,
-        ts: Moment,
-        effect: &mut Effect,
-    ) -> Result<(), Illegal> {
+    fn reserve(&mut self, reserved: &Arc<Reserved>, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
         let rid = reserved.rid;
         if self.open.contains_key(&rid) {
             return Err(Illegal::ReservedTwice(rid));
@@ -349,11 +258,7 @@ impl Book {
         change(&mut payment);
         payment.state = to;
         payment.updated_at = ts;
-        if !had_nonce
-            && payment
-                .nonce_key()
-                .is_some_and(|key| !self.taken.insert(key))
-        {
+        if !had_nonce && payment.nonce_key().is_some_and(|key| !self.taken.insert(key)) {
             return Err(Illegal::NonceTwice(rid));
         }
         let reserved = payment.reserved.clone();
@@ -366,11 +271,8 @@ impl Book {
                 Some(())
             })?;
             self.open.remove(&rid);
-            self.fading.extend(
-                payment
-                    .nonce_key()
-                    .map(|key| (payment.nonce_free_at(), key)),
-            );
+            self.fading
+                .extend(payment.nonce_key().map(|key| (payment.nonce_free_at(), key)));
         } else {
             self.open.insert(rid, payment.clone());
         }
@@ -379,11 +281,7 @@ impl Book {
     }
 
     /// Changes every counter that a payment is charged to, or none.
-    fn count(
-        &mut self,
-        reserved: &Reserved,
-        change: impl Fn(&mut Counter, u128) -> Option<()>,
-    ) -> Result<(), Illegal> {
+    fn count(&mut self, reserved: &Reserved, change: impl Fn(&mut Counter, u128) -> Option<()>) -> Result<(), Illegal> {
         let mut undo = Vec::with_capacity(reserved.windows.len());
         for charge in &reserved.windows {
             let counter = counter_mut(&mut self.counters, charge);
@@ -401,8 +299,7 @@ impl Book {
     }
 
     fn counters_for(&self, reserved: &Reserved) -> Vec<Counter> {
-        let counter =
-            |charge: &WindowCharge| self.counter(charge.scope(), charge.window(), charge.start());
+        let counter = |charge: &WindowCharge| self.counter(charge.scope(), charge.window(), charge.start());
         reserved.windows.iter().map(counter).collect()
     }
 
@@ -448,274 +345,5 @@ fn counter_mut<'a>(
         .or_default()
 }
 
-fn shared<S: Serializer>(reserved: &Arc<Reserved>, serializer: S) -> Result<S::Ok, S::Error> {
-    reserved.as_ref().serialize(serializer)
-}
-
-fn unshared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Reserved>, D::Error> {
-    Reserved::deserialize(deserializer).map(Arc::new)
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::ledger::entry::{Expired, Released, Settled, Unknown};
-    use crate::ledger::text::{Decimal, Digest};
-
-    fn ts(second: i64) -> Moment {
-        Moment::of(jiff::Timestamp::from_second(1_795_161_600 + second).unwrap())
-    }
-
-    fn rid(n: u8) -> Rid {
-        Rid::new(
-            jiff::Timestamp::from_second(1_795_161_600).unwrap(),
-            [n; 10],
-        )
-    }
-
-    fn reserved(n: u8, armed: bool, windows: Vec<WindowCharge>) -> Reserved {
-        let arm = Arm {
-            from: Address::ZERO,
-            nonce: B256::repeat_byte(n),
-            valid_after: Decimal(0),
-            valid_before: Decimal(1_795_161_900),
-        };
-        Reserved {
-            agent: "a".into(),
-            amount: Decimal(1),
-            arm: armed.then_some(arm),
-            asset: "eip155:1/erc20:0x".into(),
-            decimals: 6,
-            fp: Digest::ZERO,
-            group: None,
-            host: "h".into(),
-            idem: None,
-            network: "eip155:1".into(),
-            offer_sha256: Digest::ZERO,
-            payee: Address::ZERO,
-            policy_gen: 1,
-            rail: "x402".into(),
-            rid: rid(n),
-            scheme: "exact".into(),
-            sd: vec![],
-            symbol: "USDC".into(),
-            usd_micros: Decimal(1),
-            windows,
-        }
-    }
-
-    fn charge(scope: &str, start: &str, amount: u128) -> WindowCharge {
-        WindowCharge(
-            scope.into(),
-            "day".into(),
-            start.into(),
-            Decimal(amount),
-            Decimal(100),
-        )
-    }
-
-    fn apply(book: &mut Book, second: i64, body: Body) -> Result<Effect, Illegal> {
-        book.apply(&Entry {
-            seq: 0,
-            ts: ts(second),
-            body,
-        })
-    }
-
-    fn settled(n: u8) -> Body {
-        Body::Settled(Settled {
-            by: By::Merchant,
-            rid: rid(n),
-            tx: None,
-            why: None,
-        })
-    }
-
-    #[derive(Clone, Debug)]
-    enum Do {
-        Reserve {
-            n: u8,
-            armed: bool,
-            windows: Vec<(u8, u8, u8)>,
-        },
-        Settle(u8),
-        Lose(u8),
-        Release(u8),
-        Expire(u8),
-    }
-
-    fn any_do() -> impl Strategy<Value = Do> {
-        let n = 0u8..6;
-        prop_oneof![
-            3 => (n.clone(), any::<bool>(), prop::collection::vec((0u8..3, 0u8..3, 0u8..50), 0..4))
-                .prop_map(|(n, armed, windows)| Do::Reserve { n, armed, windows }),
-            1 => n.clone().prop_map(Do::Settle),
-            1 => n.clone().prop_map(Do::Lose),
-            1 => n.clone().prop_map(Do::Release),
-            1 => n.prop_map(Do::Expire),
-        ]
-    }
-
-    fn body(step: &Do) -> Body {
-        let why = || "w".to_owned();
-        match step {
-            Do::Reserve { n, armed, windows } => {
-                let windows = windows.iter().map(|(scope, start, amount)| {
-                    charge(&scope.to_string(), &start.to_string(), u128::from(*amount))
-                });
-                Body::Reserved(Arc::new(reserved(*n, *armed, windows.collect())))
-            }
-            Do::Settle(n) => settled(*n),
-            Do::Lose(n) => Body::Unknown(Unknown {
-                rid: rid(*n),
-                why: why(),
-            }),
-            Do::Release(n) => Body::Released(Released {
-                rid: rid(*n),
-                why: why(),
-            }),
-            Do::Expire(n) => Body::Expired(Expired {
-                by: By::Chain,
-                rid: rid(*n),
-                why: why(),
-            }),
-        }
-    }
-
-    /// Everything from the list of accepted steps, each time anew: the final state of each reservation, then the sums.
-    fn slow_counters(accepted: &[Do]) -> BTreeMap<(String, String), Counter> {
-        let mut counters = BTreeMap::<(String, String), Counter>::new();
-        for (index, step) in accepted.iter().enumerate() {
-            let Do::Reserve { n, windows, .. } = step else {
-                continue;
-            };
-            let end = accepted[index + 1..].iter().find(|later| match later {
-                Do::Settle(m) | Do::Release(m) | Do::Expire(m) => m == n,
-                Do::Lose(_) | Do::Reserve { .. } => false,
-            });
-            for (scope, start, amount) in windows {
-                let counter = counters
-                    .entry((scope.to_string(), start.to_string()))
-                    .or_default();
-                match end {
-                    None => counter.open += u128::from(*amount),
-                    Some(Do::Settle(_)) => counter.settled += u128::from(*amount),
-                    Some(_) => {}
-                }
-            }
-        }
-        counters
-    }
-
-    proptest! {
-        #[test]
-        fn the_book_equals_a_recount_of_all_steps(steps in prop::collection::vec(any_do(), 0..60)) {
-            let mut book = Book::default();
-            let mut accepted: Vec<Do> = Vec::new();
-            for step in steps {
-                if apply(&mut book, 0, body(&step)).is_ok() {
-                    accepted.push(step);
-                }
-                let slow = slow_counters(&accepted);
-                for scope in 0..3 {
-                    for start in 0..3 {
-                        let key = (scope.to_string(), start.to_string());
-                        let expected = slow.get(&key).copied().unwrap_or_default();
-                        prop_assert_eq!(book.counter(&key.0, "day", &key.1), expected);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_nonce_stays_taken_after_its_payment_and_is_free_a_day_after_its_deadline() {
-        let mut book = Book::default();
-        apply(
-            &mut book,
-            0,
-            Body::Reserved(Arc::new(reserved(1, true, vec![]))),
-        )
-        .unwrap();
-        apply(&mut book, 1, settled(1)).unwrap();
-        let again = Reserved {
-            rid: rid(2),
-            ..reserved(1, true, vec![])
-        };
-        let again = || Body::Reserved(Arc::new(again.clone()));
-        let day = 300 + 24 * 60 * 60;
-        assert_eq!(
-            apply(&mut book, day, again()).unwrap_err(),
-            Illegal::NonceTwice(rid(2))
-        );
-        let effect = apply(&mut book, day + 1, settled(1)).unwrap_err();
-        assert_eq!(effect, Illegal::NotOpen(rid(1)));
-        apply(
-            &mut book,
-            day + 1,
-            Body::Closed(crate::ledger::entry::Closed {}),
-        )
-        .unwrap();
-        assert!(apply(&mut book, day + 1, again()).is_ok());
-    }
-
-    #[test]
-    fn overflow_changes_nothing() {
-        let mut book = Book::default();
-        let windows = |last| vec![charge("x", "1", 5), charge("y", "1", last)];
-        apply(
-            &mut book,
-            0,
-            Body::Reserved(Arc::new(reserved(1, true, windows(u128::MAX)))),
-        )
-        .unwrap();
-        let error = apply(
-            &mut book,
-            0,
-            Body::Reserved(Arc::new(reserved(2, true, windows(1)))),
-        )
-        .unwrap_err();
-        assert_eq!(error, Illegal::Overflow(rid(2)));
-        assert_eq!(
-            book.counter("x", "day", "1"),
-            Counter {
-                settled: 0,
-                open: 5
-            }
-        );
-        assert!(book.open_payment(&rid(2)).is_none());
-    }
-
-    #[test]
-    fn old_windows_are_forgotten_and_never_reopened_but_open_money_keeps_them() {
-        let mut book = Book::default();
-        for start in 0..=WINDOWS_KEPT as u8 {
-            let windows = vec![charge("x", &format!("{start:03}"), 1)];
-            apply(
-                &mut book,
-                0,
-                Body::Reserved(Arc::new(reserved(start, true, windows))),
-            )
-            .unwrap();
-            if start > 0 {
-                apply(&mut book, 0, settled(start)).unwrap();
-            }
-        }
-        assert_eq!(book.counters_of("x").count(), WINDOWS_KEPT + 1);
-        apply(&mut book, 0, settled(0)).unwrap();
-        let windows = vec![charge("x", "200", 1)];
-        let effect = apply(
-            &mut book,
-            0,
-            Body::Reserved(Arc::new(reserved(200, true, windows))),
-        )
-        .unwrap();
-        assert_eq!(effect.dropped.len(), 2);
-        assert_eq!(book.counters_of("x").count(), WINDOWS_KEPT);
-        assert!(book.is_closed("x", "day", "001"));
-        assert!(!book.is_closed("x", "day", "002"));
-        assert!(!book.is_closed("x", "day", "201"));
-    }
-}
+mod tests;

@@ -21,8 +21,7 @@ impl Disclosure {
     /// `salt` must be fresh random bytes: a plain hash of a path can be guessed.
     pub fn new(salt: [u8; 16], name: &str, value: &str) -> Self {
         let salt = BASE64URL.encode(salt);
-        let [salt, name, value] =
-            [salt.as_str(), name, value].map(|text| serde_json::Value::from(text).to_string());
+        let [salt, name, value] = [salt.as_str(), name, value].map(|text| serde_json::Value::from(text).to_string());
         Self(BASE64URL.encode(format!("[{salt}, {name}, {value}]")))
     }
 
@@ -73,11 +72,7 @@ impl Private {
             Some(kept) => kept,
             None => {
                 let path = self.dir.join(segment);
-                let file = OpenOptions::new()
-                    .append(true)
-                    .create(true)
-                    .mode(0o600)
-                    .open(path)?;
+                let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
                 (segment.to_owned(), file)
             }
         };
@@ -128,8 +123,7 @@ mod tests {
 
     #[test]
     fn disclosures_and_digests_match_the_vectors() {
-        let vectors: Vectors =
-            serde_json::from_str(include_str!("../../fixtures/audit/disclosure.json")).unwrap();
+        let vectors: Vectors = serde_json::from_str(include_str!("../../fixtures/audit/disclosure.json")).unwrap();
         assert_eq!(vectors.cases.len(), 3);
         for case in vectors.cases {
             let salt: [u8; 16] = BASE64URL.decode(&case.salt).unwrap().try_into().unwrap();

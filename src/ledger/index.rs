@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use sled::transaction::TransactionResult;
 use tokio::sync::oneshot;
 
-use super::book::{Book, Counter, CounterKey, Effect, NonceKey, Payment};
+use super::book::{Book, Counter, CounterKey, Effect};
+use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Chain;
 use super::text::Digest;
@@ -121,13 +122,9 @@ impl Index {
             applied: chain.next_seq,
             tip: chain.tip,
         };
-        batch.insert(
-            MARK,
-            serde_json::to_vec(&mark).map_err(|error| error.to_string())?,
-        );
+        batch.insert(MARK, serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
         caught(|| {
-            let result: TransactionResult<(), Infallible> =
-                self.db.transaction(|tree| Ok(tree.apply_batch(&batch)?));
+            let result: TransactionResult<(), Infallible> = self.db.transaction(|tree| Ok(tree.apply_batch(&batch)?));
             result.map_err(|error| error.to_string())
         })?;
         self.unsaved += chain.next_seq.saturating_sub(self.applied);
@@ -138,12 +135,7 @@ impl Index {
     /// Brings what was applied to the disk.
     pub fn checkpoint(&mut self) -> Result<(), String> {
         (self.unsaved, self.saved_at) = (0, Instant::now());
-        caught(|| {
-            self.db
-                .flush()
-                .map(|_| ())
-                .map_err(|error| error.to_string())
-        })?;
+        caught(|| self.db.flush().map(|_| ()).map_err(|error| error.to_string()))?;
         self.file.sync_data().map_err(|error| error.to_string())
     }
 
@@ -161,10 +153,7 @@ impl Index {
 
     /// Follows the writer until it hangs up. An index that fails is left as it is: the next start rebuilds or replays it.
     pub fn follow(mut self, feed: &Receiver<Feed>) {
-        if let Err(error) = self
-            .follow_until_closed(feed)
-            .and_then(|()| self.checkpoint())
-        {
+        if let Err(error) = self.follow_until_closed(feed).and_then(|()| self.checkpoint()) {
             tracing::warn!(%error, "the ledger's index stopped; payments go on, and the next start repairs it");
         }
     }
@@ -181,9 +170,7 @@ impl Index {
             match first {
                 Ok(message) => {
                     // Whatever has piled up becomes one transaction: a slow index catches up instead of growing a queue.
-                    for message in std::iter::once(message)
-                        .chain(feed.try_iter().take(CHECKPOINT_ENTRIES as usize))
-                    {
+                    for message in std::iter::once(message).chain(feed.try_iter().take(CHECKPOINT_ENTRIES as usize)) {
                         match message {
                             Feed::Applied(batch) => batches.push(batch),
                             Feed::Find(rid, reply) => lookups.push((rid, reply)),
@@ -201,9 +188,7 @@ impl Index {
                 // Who asked may have gone away.
                 let _ = reply.send(self.find(&rid)?);
             }
-            if self.unsaved >= CHECKPOINT_ENTRIES
-                || (self.unsaved > 0 && self.saved_at.elapsed() >= CHECKPOINT_EVERY)
-            {
+            if self.unsaved >= CHECKPOINT_ENTRIES || (self.unsaved > 0 && self.saved_at.elapsed() >= CHECKPOINT_EVERY) {
                 self.checkpoint()?;
             }
         }
@@ -225,10 +210,7 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
     };
     let mark: Mark = serde_json::from_slice(&mark).map_err(|error| error.to_string())?;
     if mark.format != FORMAT {
-        return Err(format!(
-            "its format is {}, this program uses {FORMAT}",
-            mark.format
-        ));
+        return Err(format!("its format is {}, this program uses {FORMAT}", mark.format));
     }
     let broken = |what: &str| format!("a {what} in it cannot be read");
     for row in db.scan_prefix([COUNTER]) {
@@ -243,9 +225,7 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
     }
     for row in db.scan_prefix([OPEN]) {
         let (rid, _) = row.map_err(|error| error.to_string())?;
-        let value = db
-            .get(key(PAYMENT, &rid[1..]))
-            .map_err(|error| error.to_string())?;
+        let value = db.get(key(PAYMENT, &rid[1..])).map_err(|error| error.to_string())?;
         let payment = value.and_then(|value| serde_json::from_slice(&value).ok());
         book.restore_open(payment.ok_or_else(|| broken("payment"))?);
     }
@@ -273,10 +253,7 @@ fn write(effect: &Effect, batch: &mut sled::Batch) -> Result<(), serde_json::Err
         }
         for (charge, counter) in payment.reserved.windows.iter().zip(counters) {
             let value = [counter.settled.to_be_bytes(), counter.open.to_be_bytes()].concat();
-            batch.insert(
-                counter_key(charge.scope(), charge.window(), charge.start()),
-                value,
-            );
+            batch.insert(counter_key(charge.scope(), charge.window(), charge.start()), value);
         }
     }
     for (scope, window, start) in &effect.dropped {
@@ -297,10 +274,7 @@ fn counter_key(scope: &str, window: &str, start: &str) -> Vec<u8> {
 }
 
 fn counter_row(key: &[u8], value: &[u8]) -> Option<(CounterKey, Counter)> {
-    let mut parts = std::str::from_utf8(&key[1..])
-        .ok()?
-        .splitn(3, '\0')
-        .map(str::to_owned);
+    let mut parts = std::str::from_utf8(&key[1..]).ok()?.splitn(3, '\0').map(str::to_owned);
     let key = (parts.next()?, parts.next()?, parts.next()?);
     let (settled, open) = value.split_at_checked(16)?;
     let number = |bytes: &[u8]| Some(u128::from_be_bytes(bytes.try_into().ok()?));

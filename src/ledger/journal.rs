@@ -102,15 +102,10 @@ impl Journal {
         }
         let file = open_segment(&path)?;
         // Fill of the last run goes too: it is written again, and a file that ends with its entries is simpler to check.
-        file.set_len(len)
-            .map_err(JournalError::io("truncate", &path))?;
+        file.set_len(len).map_err(JournalError::io("truncate", &path))?;
         file.sync_all().map_err(JournalError::io("sync", &path))?;
         sync_dir(audit)?;
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let journal = Self {
             audit: audit.to_owned(),
             file,
@@ -157,8 +152,7 @@ impl Journal {
         let today = day_of(now);
         let new_day = self.day.is_some_and(|day| today > day);
         if new_day || (self.len > 0 && self.len >= self.segment_bytes) {
-            self.roll()
-                .map_err(|error| self.poison(error.to_string()))?;
+            self.roll().map_err(|error| self.poison(error.to_string()))?;
         }
         if self.day.is_none() {
             self.day = Some(today);
@@ -206,11 +200,7 @@ impl Journal {
             return Ok(());
         }
         // A disk without room for fill still has room for entries: only a failed sync matters.
-        if self
-            .file
-            .write_all_at(&vec![FILL; AHEAD as usize], self.filled)
-            .is_ok()
-        {
+        if self.file.write_all_at(&vec![FILL; AHEAD as usize], self.filled).is_ok() {
             self.filled += AHEAD;
         }
         self.sync()
@@ -219,10 +209,7 @@ impl Journal {
     /// Cuts the fill off: what `sha256sum` and `jq` see is then entries alone.
     pub fn trim(&mut self) -> Result<(), CommitError> {
         self.check()?;
-        let trimmed = self
-            .file
-            .set_len(self.len)
-            .and_then(|()| self.file.sync_all());
+        let trimmed = self.file.set_len(self.len).and_then(|()| self.file.sync_all());
         self.filled = self.len;
         trimmed.map_err(|error| self.poison(format!("cannot trim {}: {error}", self.name)))
     }
@@ -232,15 +219,11 @@ impl Journal {
         self.file
             .set_len(self.len)
             .map_err(JournalError::io("truncate", &old))?;
-        self.file
-            .sync_all()
-            .map_err(JournalError::io("sync", &old))?;
+        self.file.sync_all().map_err(JournalError::io("sync", &old))?;
         self.name = segment_name(self.chain.next_seq);
         let path = self.audit.join(&self.name);
         self.file = open_segment(&path)?;
-        self.file
-            .sync_all()
-            .map_err(JournalError::io("sync", &path))?;
+        self.file.sync_all().map_err(JournalError::io("sync", &path))?;
         sync_dir(&self.audit)?;
         (self.len, self.filled, self.day) = (0, 0, None);
         Ok(())
@@ -252,17 +235,11 @@ impl Journal {
     }
 
     fn check(&self) -> Result<(), CommitError> {
-        self.failed
-            .clone()
-            .map_or(Ok(()), |why| Err(CommitError::Failed(why)))
+        self.failed.clone().map_or(Ok(()), |why| Err(CommitError::Failed(why)))
     }
 
     fn step(&mut self, step: Step) -> Result<(), CommitError> {
-        match self
-            .faults
-            .as_mut()
-            .map_or(Verdict::Go, |faults| faults.at(step))
-        {
+        match self.faults.as_mut().map_or(Verdict::Go, |faults| faults.at(step)) {
             Verdict::Go => Ok(()),
             Verdict::Fail => Err(self.poison(format!("{step:?} of {} failed", self.name))),
             Verdict::Die => Err(CommitError::Died),
@@ -308,12 +285,7 @@ fn create_beside(dir: &Path, name: &str, now: Timestamp) -> Result<(PathBuf, Fil
             format!("-{number}")
         };
         let path = dir.join(format!("{name}-{time}{suffix}"));
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-        {
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => return Ok((path, file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
             Err(error) => return Err(JournalError::io("create", &path)(error)),

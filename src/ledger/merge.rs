@@ -24,11 +24,7 @@ pub struct Head<'a> {
 }
 
 /// Appends one object. `body` must be a struct whose members are declared in ascending order and have plain ASCII names.
-pub fn write(
-    head: &Head<'_>,
-    body: &impl Serialize,
-    out: &mut Vec<u8>,
-) -> Result<(), serde_json::Error> {
+pub fn write(head: &Head<'_>, body: &impl Serialize, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
     let start = out.len();
     let merge = Merge {
         head,
@@ -95,36 +91,20 @@ impl Formatter for Merge<'_> {
         writer.write_all(b"}")
     }
 
-    fn begin_object_key<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if self.depth == 1 {
             self.at_name = true;
             return Ok(());
         }
-        if first {
-            Ok(())
-        } else {
-            writer.write_all(b",")
-        }
+        if first { Ok(()) } else { writer.write_all(b",") }
     }
 
     fn begin_string<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         // At a name the quote waits until the name is known.
-        if self.at_name {
-            Ok(())
-        } else {
-            writer.write_all(b"\"")
-        }
+        if self.at_name { Ok(()) } else { writer.write_all(b"\"") }
     }
 
-    fn write_string_fragment<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         if self.at_name {
             self.at_name = false;
             while self.next < NAMES.len() && NAMES[self.next] < fragment {

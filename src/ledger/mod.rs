@@ -11,6 +11,7 @@ mod index;
 pub mod journal;
 mod merge;
 pub mod model;
+pub mod payment;
 pub mod read;
 mod recovery;
 mod refusals;
@@ -24,11 +25,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub use book::Payment;
 pub use model::{
-    Arm, By, Denial, Event, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
-    State, Terms,
+    Arm, By, Denial, Event, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution, State, Terms,
 };
+pub use payment::Payment;
 pub use read::{Books, PaymentRecord, ReadError, Refused, read_payments};
 pub use recovery::OpenError;
 pub use rid::Rid;
@@ -80,9 +80,7 @@ impl Ledger {
         let (ops, queue) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared::default());
         let Options {
-            clock,
-            min_free_bytes,
-            ..
+            clock, min_free_bytes, ..
         } = options;
         let start = |source| OpenError::Io {
             what: "start the writer of",
@@ -114,9 +112,7 @@ impl Ledger {
     ///
     /// Dropping the future is safe: the ledger takes back what was not handed out.
     pub async fn reserve(&self, reserve: Reserve) -> Result<Reservation, ReserveError> {
-        let delivery = self
-            .ask(|reply| Op::Reserve(Box::new(reserve), reply))
-            .await;
+        let delivery = self.ask(|reply| Op::Reserve(Box::new(reserve), reply)).await;
         let delivery = delivery.map_err(|error| ReserveError::Failed(error.to_string()))??;
         delivery
             .take()
@@ -129,13 +125,7 @@ impl Ledger {
     }
 
     /// Records an operator's word about an open payment, with `admin.action`, who and why.
-    pub async fn resolve(
-        &self,
-        rid: Rid,
-        resolution: Resolution,
-        who: String,
-        why: String,
-    ) -> Result<(), LedgerError> {
+    pub async fn resolve(&self, rid: Rid, resolution: Resolution, who: String, why: String) -> Result<(), LedgerError> {
         self.ask(|reply| Op::Resolve {
             rid,
             resolution,

@@ -39,9 +39,7 @@ impl State {
         use State::*;
         matches!(
             (self, next),
-            (Held, Armed | Released)
-                | (Armed, Settled | Unknown | Expired)
-                | (Unknown, Settled | Expired)
+            (Held, Armed | Released) | (Armed, Settled | Unknown | Expired) | (Unknown, Settled | Expired)
         )
     }
 
@@ -153,11 +151,7 @@ impl Reservation {
 pub enum ReserveError {
     /// `charges[charge]` does not fit: `settled` and `open` are what its window holds already.
     #[error("the limit of charge {charge} is reached: {settled} settled and {open} open")]
-    Denied {
-        charge: usize,
-        settled: u128,
-        open: u128,
-    },
+    Denied { charge: usize, settled: u128, open: u128 },
     /// The window of `charges[charge]` ended so long ago that its counter is gone. The clock went back.
     #[error("the window of charge {charge} is over and its counter is closed")]
     WindowClosed { charge: usize },
@@ -192,6 +186,18 @@ pub enum Outcome {
     Unknown { why: &'static str },
     Expired { by: By, why: &'static str },
     Released { why: &'static str },
+}
+
+impl Outcome {
+    /// The state it leads to.
+    pub const fn state(&self) -> State {
+        match self {
+            Self::Settled { .. } => State::Settled,
+            Self::Unknown { .. } => State::Unknown,
+            Self::Expired { .. } => State::Expired,
+            Self::Released { .. } => State::Released,
+        }
+    }
 }
 
 /// An operator's word about an open payment (Ruling 11).
@@ -253,11 +259,7 @@ mod tests {
         ];
         for from in all {
             for to in all {
-                assert_eq!(
-                    from.may_become(to),
-                    lawful.contains(&(from, to)),
-                    "{from} to {to}"
-                );
+                assert_eq!(from.may_become(to), lawful.contains(&(from, to)), "{from} to {to}");
             }
         }
     }

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::book::{Book, Payment};
+use super::book::Book;
 use super::disclosure::disclosed;
 use super::entry::{Body, Denied, Entry};
 use super::model::{By, State};
+use super::payment::Payment;
 use super::rid::Rid;
 use super::scan::{JournalError, Line, scan};
 use super::text::Moment;
@@ -92,10 +93,7 @@ pub fn read_payments(dir: &Path) -> Result<Books, ReadError> {
     let paths = match disclosed(&private) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => HashMap::new(),
         Err(source) => {
-            return Err(ReadError::Io {
-                path: private,
-                source,
-            });
+            return Err(ReadError::Io { path: private, source });
         }
         Ok(paths) => paths,
     };
@@ -144,10 +142,7 @@ fn replay(dir: &Path) -> Result<Replay, ReadError> {
 impl Replay {
     fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
         let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
-        let effect = self
-            .book
-            .apply(&entry)
-            .map_err(|illegal| illegal.to_string())?;
+        let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;
         if let Some((payment, _)) = effect.payment {
             let rid = payment.rid();
             if self.payments.insert(rid, payment).is_none() {
@@ -170,9 +165,7 @@ impl Refused {
             merchant: denied.host,
             reason: denied.reason,
             rule: denied.rule,
-            usd: denied
-                .usd_micros
-                .map(|micros| MicroUsd::new(micros.0).to_string()),
+            usd: denied.usd_micros.map(|micros| MicroUsd::new(micros.0).to_string()),
             count: denied.count,
         }
     }

@@ -42,7 +42,7 @@ pub enum OpenError {
 /// All that the writer needs, consistent and durable.
 pub struct Opening {
     /// Held as long as the writer lives.
-    pub lock: File,
+    pub _lock: File,
     pub journal: Journal,
     pub book: Book,
     /// None: it cannot be used, and the ledger goes on without.
@@ -116,7 +116,7 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     };
     index = index.and_then(|index| feed(index, applied));
     Ok(Opening {
-        lock,
+        _lock: lock,
         journal,
         book,
         index,
@@ -233,9 +233,7 @@ impl Replay {
         match self.book.apply(&entry) {
             Ok(effect) => self.effects.push(effect),
             // Against a book that came from the index this accuses the index; a replay from nothing accuses the journal.
-            Err(_) if self.from != Chain::START => {
-                self.misfit = Some("the index did not fit the journal")
-            }
+            Err(_) if self.from != Chain::START => self.misfit = Some("the index did not fit the journal"),
             Err(illegal) => return Err(illegal.to_string()),
         }
         if self.effects.len() >= CHUNK {

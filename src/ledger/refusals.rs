@@ -30,11 +30,7 @@ struct Recent {
 
 impl Refusals {
     pub fn add(&mut self, denial: Denial, now: Timestamp) {
-        let key = (
-            denial.agent.clone(),
-            denial.rule.clone(),
-            denial.host.clone(),
-        );
+        let key = (denial.agent.clone(), denial.rule.clone(), denial.host.clone());
         if let Some(recent) = self.recent.get_mut(&key) {
             recent.count += 1;
             recent.newest = denial;

@@ -29,11 +29,7 @@ pub enum JournalError {
          before you touch it",
         path.display()
     )]
-    Damaged {
-        path: PathBuf,
-        line: usize,
-        why: String,
-    },
+    Damaged { path: PathBuf, line: usize, why: String },
 }
 
 impl JournalError {
@@ -93,10 +89,7 @@ pub fn segment_name(seq: u64) -> String {
 
 /// Reads every segment of `audit` from the first entry on. `visit` sees each good line in order; a complaint of its own
 /// makes the journal damaged at that line.
-pub fn scan(
-    audit: &Path,
-    visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>,
-) -> Result<Scanned, JournalError> {
+pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>) -> Result<Scanned, JournalError> {
     let segments = segments(audit)?;
     let mut chain = Chain::START;
     let mut newest = None;
@@ -115,10 +108,7 @@ pub fn scan(
         let bytes = fs::read(path).map_err(JournalError::io("read", path))?;
         let part = lines(&bytes, chain, path, visit)?;
         let rest = &bytes[part.good..];
-        if let (Some(why), true) = (
-            &part.complaint,
-            index + 1 < segments.len() || entries_follow(rest),
-        ) {
+        if let (Some(why), true) = (&part.complaint, index + 1 < segments.len() || entries_follow(rest)) {
             return Err(JournalError::Damaged {
                 path: path.clone(),
                 line: part.lines + 1,
@@ -224,10 +214,7 @@ pub fn day_of(time: jiff::Timestamp) -> i64 {
 fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
     let head = read_head(line).map_err(|error| error.to_string())?;
     if head.seq != chain.next_seq {
-        return Err(format!(
-            "its seq is {}, expected {}",
-            head.seq, chain.next_seq
-        ));
+        return Err(format!("its seq is {}, expected {}", head.seq, chain.next_seq));
     }
     if head.prev != chain.tip {
         return Err("its prev is not the hash of the entry before".to_owned());
@@ -245,9 +232,6 @@ fn entries_follow(rest: &[u8]) -> bool {
 }
 
 fn trim_fill(bytes: &[u8]) -> &[u8] {
-    let end = bytes
-        .iter()
-        .rposition(|byte| *byte != FILL)
-        .map_or(0, |last| last + 1);
+    let end = bytes.iter().rposition(|byte| *byte != FILL).map_or(0, |last| last + 1);
     &bytes[..end]
 }

@@ -52,8 +52,7 @@ impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let mut bytes = [0; 32];
-        hex::decode_to_slice(&text, &mut bytes)
-            .map_err(|_| de::Error::custom("expected 64 hex digits"))?;
+        hex::decode_to_slice(&text, &mut bytes).map_err(|_| de::Error::custom("expected 64 hex digits"))?;
         Ok(Self(bytes))
     }
 }

@@ -86,18 +86,10 @@ impl Wallet {
     }
 
     /// r, s, v with low s and v = 27 or 28. Deterministic (RFC 6979): signing twice gives the same bytes.
-    pub(crate) fn sign_authorization(
-        &self,
-        asset: &Asset,
-        authorization: &Authorization,
-    ) -> [u8; 65] {
+    pub(crate) fn sign_authorization(&self, asset: &Asset, authorization: &Authorization) -> [u8; 65] {
         let digest = message(authorization).eip712_signing_hash(&domain(asset));
         let (signature, recovery) = self.key.sign_prehash_recoverable(digest.as_slice());
-        alloy_primitives::Signature::from_bytes_and_parity(
-            &signature.to_bytes(),
-            recovery.is_y_odd(),
-        )
-        .as_bytes()
+        alloy_primitives::Signature::from_bytes_and_parity(&signature.to_bytes(), recovery.is_y_odd()).as_bytes()
     }
 
     fn from_secret(secret: &[u8; 32]) -> Result<Self, WalletError> {
@@ -151,24 +143,12 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_refused() {
-        for bad in [
-            "",
-            "0x",
-            &KEY[1..],
-            &format!("{KEY}00"),
-            &format!("0x0x{}", &KEY[2..]),
-        ] {
-            assert!(
-                matches!(Wallet::from_hex(bad), Err(WalletError::NotHex)),
-                "{bad}"
-            );
+        for bad in ["", "0x", &KEY[1..], &format!("{KEY}00"), &format!("0x0x{}", &KEY[2..])] {
+            assert!(matches!(Wallet::from_hex(bad), Err(WalletError::NotHex)), "{bad}");
         }
         let order = "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141";
         for bad in [&"0".repeat(64), order] {
-            assert!(
-                matches!(Wallet::from_hex(bad), Err(WalletError::NotAKey)),
-                "{bad}"
-            );
+            assert!(matches!(Wallet::from_hex(bad), Err(WalletError::NotAKey)), "{bad}");
         }
     }
 

@@ -91,8 +91,7 @@ pub(super) fn open(json: &str, password: &str) -> Result<Opened, KeystoreError> 
         None | Some("") => None,
         Some(text) => Some(bytes::<20>(text)?.into()),
     };
-    let kdf: Scrypt =
-        serde_json::from_value(crypto.kdfparams).map_err(|_| KeystoreError::ScryptParameters)?;
+    let kdf: Scrypt = serde_json::from_value(crypto.kdfparams).map_err(|_| KeystoreError::ScryptParameters)?;
 
     let derived = derive(&kdf, password)?;
     let (encryption_key, mac_key) = derived.split_at(16);
@@ -197,21 +196,10 @@ mod tests {
 
     #[test]
     fn a_wrong_password_and_a_damaged_file_look_alike() {
-        assert_eq!(
-            error(SMALL, "correct horse"),
-            Some(KeystoreError::WrongPassword)
-        );
-        for (good, bad) in [
-            ("ef0743", "ef0744"),
-            ("10227c", "10227d"),
-            ("3f723c", "3f723d"),
-        ] {
+        assert_eq!(error(SMALL, "correct horse"), Some(KeystoreError::WrongPassword));
+        for (good, bad) in [("ef0743", "ef0744"), ("10227c", "10227d"), ("3f723c", "3f723d")] {
             let damaged = SMALL.replace(good, bad);
-            assert_eq!(
-                error(&damaged, PASSWORD),
-                Some(KeystoreError::WrongPassword),
-                "{good}"
-            );
+            assert_eq!(error(&damaged, PASSWORD), Some(KeystoreError::WrongPassword), "{good}");
         }
     }
 
@@ -223,30 +211,14 @@ mod tests {
             ("\"scrypt\"", "\"pbkdf2\"", KeystoreError::Kdf),
             ("\"n\": 16", "\"n\": 17", KeystoreError::ScryptParameters),
             ("\"n\": 16", "\"n\": 0", KeystoreError::ScryptParameters),
-            (
-                "\"n\": 16",
-                "\"n\": 1048576",
-                KeystoreError::ScryptParameters,
-            ),
-            (
-                "\"p\": 1",
-                "\"p\": 4294967295",
-                KeystoreError::ScryptParameters,
-            ),
+            ("\"n\": 16", "\"n\": 1048576", KeystoreError::ScryptParameters),
+            ("\"p\": 1", "\"p\": 4294967295", KeystoreError::ScryptParameters),
             ("\"r\": 8", "\"r\": 0", KeystoreError::ScryptParameters),
-            (
-                "\"dklen\": 32",
-                "\"dklen\": 16",
-                KeystoreError::ScryptParameters,
-            ),
+            ("\"dklen\": 32", "\"dklen\": 16", KeystoreError::ScryptParameters),
             ("4be5e828", "4be5e8", KeystoreError::NotAKeystore),
             ("{", "[", KeystoreError::NotAKeystore),
         ] {
-            assert_eq!(
-                error(&SMALL.replace(good, bad), PASSWORD),
-                Some(expected),
-                "{bad}"
-            );
+            assert_eq!(error(&SMALL.replace(good, bad), PASSWORD), Some(expected), "{bad}");
         }
     }
 }

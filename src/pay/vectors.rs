@@ -65,10 +65,7 @@ fn decoded(header_value: &str) -> Value {
 /// Checks every intermediate value and gives back the header's value as we make it.
 fn pay(vector: &Value, payment_id: Option<&str>) -> String {
     let (wallet, offer, authorization) = (wallet(vector), offer(vector), authorization(vector));
-    assert_eq!(
-        wallet.address(),
-        text(vector, "/payer").parse::<Address>().unwrap()
-    );
+    assert_eq!(wallet.address(), text(vector, "/payer").parse::<Address>().unwrap());
 
     let expected = &vector["signatures"][0];
     let hash = |name: &str| expected[name].as_str().unwrap().parse::<B256>().unwrap();
@@ -78,10 +75,7 @@ fn pay(vector: &Value, payment_id: Option<&str>) -> String {
     let digest = message.eip712_signing_hash(&domain);
     assert_eq!(digest, hash("digest"));
     let signature = wallet.sign_authorization(offer.asset, &authorization);
-    assert_eq!(
-        hex::encode_prefixed(signature),
-        text(expected, "/signature")
-    );
+    assert_eq!(hex::encode_prefixed(signature), text(expected, "/signature"));
     let recovered = VerifyingKey::recover_from_prehash(
         digest.as_slice(),
         &Signature::from_slice(&signature[..64]).unwrap(),
@@ -93,14 +87,7 @@ fn pay(vector: &Value, payment_id: Option<&str>) -> String {
         wallet.address()
     );
 
-    let (name, credential) = sign_and_encode(
-        &wallet,
-        offer.asset,
-        &authorization,
-        &offer.echo,
-        payment_id,
-    )
-    .unwrap();
+    let (name, credential) = sign_and_encode(&wallet, offer.asset, &authorization, &offer.echo, payment_id).unwrap();
     let header = text(vector, "/expected/requestHeader").to_ascii_lowercase();
     assert_eq!(name.as_str(), header);
     credential.header_value().to_str().unwrap().to_owned()
@@ -126,10 +113,7 @@ fn headers_equal_those_of_the_reference_client() {
 /// the newer client. Either verifies (x402 digest §4.1).
 #[test]
 fn payloads_equal_those_of_the_legacy_client_but_for_the_case_of_to() {
-    for name in [
-        "v1-exact-base-sepolia-legacy-lib",
-        "v1-exact-base-mainnet-legacy-lib",
-    ] {
+    for name in ["v1-exact-base-sepolia-legacy-lib", "v1-exact-base-mainnet-legacy-lib"] {
         let vector = vector(name);
         let ours = decoded(&pay(&vector, None));
         let mut expected = vector["expected"]["payload"].clone();

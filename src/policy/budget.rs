@@ -116,13 +116,7 @@ impl Unit {
 
 impl Budget {
     /// `section` is the path in limits.toml: `account`, `groups.eng`, `agents.research`.
-    pub(crate) fn new(
-        scope: &Arc<str>,
-        section: &str,
-        window: Window,
-        unit: Unit,
-        cap: u128,
-    ) -> Self {
+    pub(crate) fn new(scope: &Arc<str>, section: &str, window: Window, unit: Unit, cap: u128) -> Self {
         let key = window.name();
         let rule = match unit {
             Unit::MicroUsd => format!("{section}.{key}"),

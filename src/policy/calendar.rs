@@ -219,18 +219,9 @@ mod tests {
     #[test]
     fn weeks_start_on_monday_and_months_on_the_first() {
         let week = |now| period("UTC", Window::Week, now).0;
-        assert_eq!(
-            week("2026-11-15T23:59:59Z"),
-            "2026-11-09T00:00:00+00:00[UTC]"
-        );
-        assert_eq!(
-            week("2026-11-16T00:00:00Z"),
-            "2026-11-16T00:00:00+00:00[UTC]"
-        );
-        assert_eq!(
-            week("2027-01-01T00:00:00Z"),
-            "2026-12-28T00:00:00+00:00[UTC]"
-        );
+        assert_eq!(week("2026-11-15T23:59:59Z"), "2026-11-09T00:00:00+00:00[UTC]");
+        assert_eq!(week("2026-11-16T00:00:00Z"), "2026-11-16T00:00:00+00:00[UTC]");
+        assert_eq!(week("2027-01-01T00:00:00Z"), "2026-12-28T00:00:00+00:00[UTC]");
         check(
             "UTC",
             Window::Month,

@@ -11,9 +11,10 @@ use http::Method;
 
 use super::budget::{Budget, Periods};
 use super::calendar::Calendar;
-use super::merchant::{Host, HostPattern};
+use super::merchant::{self, HostPattern};
 use crate::assets::Network;
 use crate::challenge::Rail;
+use crate::host::Host;
 use crate::money::MicroUsd;
 
 /// Everything finance wrote down, ready to decide with. Swapped whole on reload.
@@ -117,7 +118,7 @@ impl Limits {
     pub fn resource_hosts(&self, merchant: &str) -> &[String] {
         self.resource_hosts
             .iter()
-            .find(|(host, _)| host.is(merchant))
+            .find(|(host, _)| merchant::is(host, merchant))
             .map_or(&[], |(_, others)| others)
     }
 
@@ -148,11 +149,7 @@ impl Standing {
     /// Ruling 51: an amount window of its own or of its group. The account's alone is no budget.
     pub(super) fn has_budget(&self) -> bool {
         let group = self.group.iter().flat_map(|g| &g.level.budgets);
-        self.level
-            .budgets
-            .iter()
-            .chain(group)
-            .any(Budget::counts_money)
+        self.level.budgets.iter().chain(group).any(Budget::counts_money)
     }
 }
 
@@ -162,9 +159,7 @@ impl<T> Listed<T> {
     }
 
     pub(super) fn leaves_out(&self, is: impl Fn(&T) -> bool) -> bool {
-        self.allow
-            .as_ref()
-            .is_some_and(|allow| !allow.iter().any(is))
+        self.allow.as_ref().is_some_and(|allow| !allow.iter().any(is))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Pure: limits, a purchase and offers in, a decision out. What is spent already is the ledger's to know: it takes the
 //! charges of a [`Plan`] and books all of them or none; [`Refusal::over_limit`] words its denial.
 
-mod budget;
+pub mod budget;
 mod calendar;
 mod limits;
 mod merchant;
@@ -26,8 +26,7 @@ pub use budget::{Charge, Unit, Window};
 pub(crate) use calendar::Calendar;
 pub use limits::Limits;
 pub(crate) use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, RailName, Standing};
-pub(crate) use merchant::HostPattern;
-pub use merchant::{Host, HostError};
+pub(crate) use merchant::{HostError, HostPattern, named_host};
 pub use refusal::{Refusal, RefusalCode};
 
 /// Who wants to buy what, and when.
@@ -151,11 +150,7 @@ fn rank(limits: &Limits, bid: &Bid<'_>) -> (MicroUsd, u8, usize) {
         PaymentFlow::Authorization => 0,
         PaymentFlow::Upfront => 1,
     };
-    (
-        bid.price,
-        flow,
-        preference(limits, bid.rail).unwrap_or(usize::MAX),
-    )
+    (bid.price, flow, preference(limits, bid.rail).unwrap_or(usize::MAX))
 }
 
 fn preference(limits: &Limits, rail: RailName) -> Option<usize> {
@@ -186,33 +181,17 @@ fn bars_purchase(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>) 
 }
 
 /// What stands against one offer.
-fn bars_bid(
-    limits: &Limits,
-    standing: &Standing,
-    purchase: &Purchase<'_>,
-    bid: &Bid<'_>,
-) -> Option<Refusal> {
+fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: &Bid<'_>) -> Option<Refusal> {
     if preference(limits, bid.rail).is_none() {
         let (rule, rail) = ("rails".to_owned(), bid.rail.name());
-        return Some(Refusal::not_listed(
-            RefusalCode::RailNotAllowed,
-            rule,
-            "rail",
-            rail,
-        ));
+        return Some(Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail));
     }
-    limits
-        .levels(standing)
-        .find_map(|level| bars_at(level, purchase, bid))
+    limits.levels(standing).find_map(|level| bars_at(level, purchase, bid))
 }
 
 fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid<'_>) -> Option<Refusal> {
     let section = &level.section;
-    if level
-        .networks
-        .as_ref()
-        .is_some_and(|n| !n.contains(&bid.network))
-    {
+    if level.networks.as_ref().is_some_and(|n| !n.contains(&bid.network)) {
         let (rule, asked) = (format!("{section}.networks"), bid.network.to_string());
         return Some(Refusal::not_listed(
             RefusalCode::NetworkNotAllowed,
@@ -221,31 +200,14 @@ fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid<'_>) -> Option<Refu
             &asked,
         ));
     }
-    if level
-        .assets
-        .as_ref()
-        .is_some_and(|a| !a.iter().any(|a| a.names(bid)))
-    {
+    if level.assets.as_ref().is_some_and(|a| !a.iter().any(|a| a.names(bid))) {
         let asked = format!("{} on {}", bid.symbol, bid.network);
         let rule = format!("{section}.assets");
-        return Some(Refusal::not_listed(
-            RefusalCode::AssetNotAllowed,
-            rule,
-            "asset",
-            &asked,
-        ));
+        return Some(Refusal::not_listed(RefusalCode::AssetNotAllowed, rule, "asset", &asked));
     }
     let is = |payee: &Address| *payee == bid.payee;
     let code = RefusalCode::PayeeNotAllowed;
-    if let Some(refusal) = listed(
-        level,
-        "payees",
-        &level.payees,
-        is,
-        code,
-        "payee",
-        &bid.payee,
-    ) {
+    if let Some(refusal) = listed(level, "payees", &level.payees, is, code, "payee", &bid.payee) {
         return Some(refusal);
     }
     if let Some(limit) = level.per_transaction.filter(|&limit| bid.price > limit) {
@@ -285,13 +247,7 @@ impl AssetName {
     }
 }
 
-fn plan(
-    limits: &Limits,
-    standing: &Standing,
-    purchase: &Purchase<'_>,
-    offer: usize,
-    price: MicroUsd,
-) -> Plan {
+fn plan(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, offer: usize, price: MicroUsd) -> Plan {
     let mut periods = limits.periods(purchase.now);
     let budgets = limits.levels(standing).flat_map(|level| &level.budgets);
     Plan {

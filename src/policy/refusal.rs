@@ -163,13 +163,7 @@ impl Refusal {
         Self::new(RefusalCode::ApprovalUnavailable, rule, detail).figures(limit, price)
     }
 
-    pub(super) fn denied(
-        code: RefusalCode,
-        rule: String,
-        what: &str,
-        entry: &str,
-        asked: &str,
-    ) -> Self {
+    pub(super) fn denied(code: RefusalCode, rule: String, what: &str, entry: &str, asked: &str) -> Self {
         let detail = format!(
             "The {what} {asked} is denied by the entry {entry} of {rule} in limits.toml. Finance can remove the entry."
         );
@@ -177,9 +171,7 @@ impl Refusal {
     }
 
     pub(super) fn not_listed(code: RefusalCode, rule: String, what: &str, asked: &str) -> Self {
-        let detail = format!(
-            "The {what} {asked} is not listed in {rule} in limits.toml. Finance can add it there."
-        );
+        let detail = format!("The {what} {asked} is not listed in {rule} in limits.toml. Finance can add it there.");
         Self::new(code, rule, detail).names(None, asked)
     }
 

@@ -6,7 +6,9 @@ use alloy_primitives::address;
 use jiff::Timestamp;
 
 use super::*;
+use crate::assets;
 use crate::config;
+use crate::money::Atoms;
 
 const BASE: Network = Network::Eip155(8453);
 const SEPOLIA: Network = Network::Eip155(84_532);
@@ -109,11 +111,7 @@ fn every_level_can_refuse() {
     let levels = "[account]\nACCOUNT\n[groups.eng]\ntotal = \"9\"\nGROUP\n[agents.research]\ngroup = \"eng\"\nAGENT\n";
     for (rule, code, key) in [
         ("per_transaction = \"0.09\"", OverLimit, "per_transaction"),
-        (
-            "approval_above = \"0.09\"",
-            ApprovalUnavailable,
-            "approval_above",
-        ),
+        ("approval_above = \"0.09\"", ApprovalUnavailable, "approval_above"),
         ("paused = true", Paused, "paused"),
         (
             "merchants = { allow = [\"*.other.example\"] }",
@@ -140,12 +138,8 @@ fn every_level_can_refuse() {
             PayeeNotAllowed,
             "payees.deny",
         ),
-        (
-            "networks = [\"eip155:84532\"]",
-            NetworkNotAllowed,
-            "networks",
-        ),
-        ("assets = [\"EURC\"]", AssetNotAllowed, "assets"),
+        ("networks = [\"eip155:84532\"]", NetworkNotAllowed, "networks"),
+        ("assets = [\"USDT\"]", AssetNotAllowed, "assets"),
         (
             "assets = [\"eip155:84532/erc20:0x036cbd53842c5426634e7929541ec2318f3dcf7e\"]",
             AssetNotAllowed,
@@ -168,8 +162,7 @@ fn every_level_can_refuse() {
 
 #[test]
 fn a_limit_is_what_may_be_reached_not_passed() {
-    let text =
-        "[agents.research]\ntotal = \"9\"\nper_transaction = \"0.10\"\napproval_above = \"0.10\"";
+    let text = "[agents.research]\ntotal = \"9\"\nper_transaction = \"0.10\"\napproval_above = \"0.10\"";
     paid(text, &[bid(10)]);
     refused(text, &[bid(11)]);
     let text = "[agents.research]\ntotal = \"9\"\napproval_above = \"0.10\"";
@@ -257,14 +250,8 @@ fn when_nothing_is_allowed_the_cheapest_offer_is_explained() {
         network: SEPOLIA,
         ..bid(5)
     };
-    assert_eq!(
-        refused(text, &[bid(10), elsewhere]).rule,
-        "agents.research.networks"
-    );
-    assert_eq!(
-        refused(text, &[bid(10), bid(4)]).asked.as_deref(),
-        Some("0.04")
-    );
+    assert_eq!(refused(text, &[bid(10), elsewhere]).rule, "agents.research.networks");
+    assert_eq!(refused(text, &[bid(10), bid(4)]).asked.as_deref(), Some("0.04"));
 }
 
 #[test]
@@ -311,14 +298,42 @@ count = { week = 200, total = 5 }
     assert_eq!(plan.max_validity_s, 300);
     // The same budget, a minute after local midnight: another window.
     let limits = limits(text);
-    let Decision::Pay(plan) = decide_at(&limits, "a.example", "2026-11-20T23:01:00Z", &[bid(25)])
-    else {
+    let Decision::Pay(plan) = decide_at(&limits, "a.example", "2026-11-20T23:01:00Z", &[bid(25)]) else {
         panic!("not paid");
     };
-    assert_eq!(
-        &*plan.charges[0].start,
-        "2026-11-21T00:00:00+01:00[Europe/Berlin]"
-    );
+    assert_eq!(&*plan.charges[0].start, "2026-11-21T00:00:00+01:00[Europe/Berlin]");
+}
+
+#[test]
+fn offers_are_judged_by_their_own_asset_payee_and_price() {
+    let text = "[agents.research]\ntotal = \"9\"\nnetworks = [\"eip155:8453\"]\nassets = [\"USDC\"]\n\
+                payees = { allow = [\"0x00000000000000000000000000000000000000a1\"] }";
+    let limits = limits(text);
+    let offer = |network, micros, payee| {
+        let asset = assets::assets_of(network).next().unwrap();
+        Offer::of(asset, Atoms::new(micros), payee)
+    };
+    let offers = [
+        offer(SEPOLIA, 10, ALICE),
+        offer(BASE, 20, BOB),
+        offer(BASE, 40, ALICE),
+        offer(BASE, 30, ALICE),
+    ];
+    let purchase = Purchase {
+        agent: "research",
+        merchant: "api.example.com",
+        method: &Method::POST,
+        now: Timestamp::UNIX_EPOCH,
+        approvals: Approvals::None,
+    };
+    let Decision::Pay(plan) = decide(&limits, &purchase, &offers) else {
+        panic!("not paid");
+    };
+    assert_eq!((plan.offer, plan.charges[0].amount), (3, 30));
+    let Decision::Refuse(refusal) = decide(&limits, &purchase, &offers[..2]) else {
+        panic!("not refused");
+    };
+    assert_eq!(refusal.rule, "agents.research.networks");
 }
 
 #[test]
@@ -351,22 +366,12 @@ fn a_denial_of_the_ledger_says_everything() {
     assert_eq!(refusal.resets_at, None);
     let plan = paid(text, &[bid(501)]);
     let refusal = Refusal::over_limit(&plan.charges[0], 0, 0);
-    assert!(
-        refusal.detail.contains("waiting does not help"),
-        "{}",
-        refusal.detail
-    );
+    assert!(refusal.detail.contains("waiting does not help"), "{}", refusal.detail);
 }
 
 #[test]
 fn refusals_read_like_this() {
-    let detail = |rules: &str| {
-        refused(
-            &format!("[agents.research]\ntotal = \"9\"\n{rules}"),
-            &[bid(10)],
-        )
-        .detail
-    };
+    let detail = |rules: &str| refused(&format!("[agents.research]\ntotal = \"9\"\n{rules}"), &[bid(10)]).detail;
     assert_eq!(
         detail("per_transaction = \"0.05\""),
         "The price of 0.10 USD is over agents.research.per_transaction, which is 0.05 USD a payment. Finance can raise \
@@ -383,7 +388,7 @@ fn refusals_read_like_this() {
          limits.toml. Finance can remove the entry."
     );
     assert_eq!(
-        detail("assets = [\"EURC\"]"),
+        detail("assets = [\"USDT\"]"),
         "The asset USDC on eip155:8453 is not listed in agents.research.assets in limits.toml. Finance can add it there."
     );
     assert_eq!(
@@ -396,9 +401,6 @@ fn refusals_read_like_this() {
 #[test]
 fn resource_hosts_belong_to_one_merchant() {
     let limits = limits("[merchants.\"api.example.com\"]\nresource_hosts = [\"Pay.example.com\"]");
-    assert_eq!(
-        limits.resource_hosts("api.example.com"),
-        ["pay.example.com"]
-    );
+    assert_eq!(limits.resource_hosts("api.example.com"), ["pay.example.com"]);
     assert!(limits.resource_hosts("other.example.com").is_empty());
 }

@@ -152,10 +152,7 @@ mod tests {
             },
         ] {
             assert_ne!(altered.signer(&SIGNATURE), Some(signed.from), "{altered:?}");
-            assert_ne!(
-                altered.transaction(&SIGNATURE),
-                signed.transaction(&SIGNATURE)
-            );
+            assert_ne!(altered.transaction(&SIGNATURE), signed.transaction(&SIGNATURE));
         }
     }
 

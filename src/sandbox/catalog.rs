@@ -228,14 +228,7 @@ impl Article {
     }
 
     /// The whole challenge: v1 puts it into the body, v2 into a header.
-    pub fn challenge(
-        &self,
-        version: Version,
-        atoms: Atoms,
-        pay_to: Address,
-        url: &str,
-        error: &str,
-    ) -> Value {
+    pub fn challenge(&self, version: Version, atoms: Atoms, pay_to: Address, url: &str, error: &str) -> Value {
         let mut requirement = self.requirement(version, atoms, pay_to);
         match version {
             Version::V1 => {
@@ -270,8 +263,7 @@ pub fn index() -> String {
         let (price, protocol) = match article.price {
             Price::Free => ("free".to_owned(), "-".to_owned()),
             Price::Paid { version, atoms } => (
-                MicroUsd::of(atoms, token::DECIMALS)
-                    .map_or_else(|error| error.to_string(), |usd| usd.to_string()),
+                MicroUsd::of(atoms, token::DECIMALS).map_or_else(|error| error.to_string(), |usd| usd.to_string()),
                 format!("x402 v{}", version.number()),
             ),
         };
@@ -291,10 +283,7 @@ pub fn index() -> String {
 
 fn line(text: &mut String, method: &str, path: &str, price: &str, protocol: &str, what: &str) {
     // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "{method:4} {path:13} {price:>6}  {protocol:7}  {what}"
-    );
+    let _ = writeln!(text, "{method:4} {path:13} {price:>6}  {protocol:7}  {what}");
 }
 
 #[cfg(test)]
@@ -306,10 +295,7 @@ mod tests {
     const PAYEE: Address = address!("0x209693Bc6afc0C5328bA36FaF03C514EF312287C");
 
     fn article(path: &str) -> &'static Article {
-        ARTICLES
-            .iter()
-            .find(|article| article.path == path)
-            .unwrap()
+        ARTICLES.iter().find(|article| article.path == path).unwrap()
     }
 
     #[test]
@@ -348,8 +334,7 @@ mod tests {
         let Price::Paid { version, atoms } = article.price else {
             panic!("free")
         };
-        let challenge =
-            article.challenge(version, atoms, PAYEE, "https://a.example/v1/weather", "e");
+        let challenge = article.challenge(version, atoms, PAYEE, "https://a.example/v1/weather", "e");
         let requirement = &challenge["accepts"][0];
         assert_eq!(challenge["x402Version"], 1);
         assert_eq!(requirement["network"], "base-sepolia");
@@ -365,10 +350,7 @@ mod tests {
         for article in &ARTICLES {
             assert!(index.contains(article.path), "{}", article.path);
         }
-        assert!(
-            index.contains("POST /v2/translate   0.02  x402 v2  English"),
-            "{index}"
-        );
+        assert!(index.contains("POST /v2/translate   0.02  x402 v2  English"), "{index}");
         for price in [
             "0.01 ", "0.25 ", "25.00 ", "0.02 ", "0.05 ", "0.005 ", "0.001 ", "free ",
         ] {

@@ -31,12 +31,7 @@ pub enum OrderError {
 }
 
 /// Makes what was ordered. `serial` counts the deliveries of this sandbox.
-pub fn deliver(
-    good: Good,
-    serial: u64,
-    now: Timestamp,
-    body: &[u8],
-) -> Result<Delivery, OrderError> {
+pub fn deliver(good: Good, serial: u64, now: Timestamp, body: &[u8]) -> Result<Delivery, OrderError> {
     let mut figures = Figures::new(good, serial, now);
     let whole = match good {
         Good::Notice => json_bytes(json!({
@@ -162,18 +157,12 @@ fn translate(text: &str) -> String {
     let word = |word: &str| {
         let bare = word.trim_end_matches(|c: char| c.is_ascii_punctuation());
         let lower = bare.to_lowercase();
-        PHRASE_BOOK
-            .iter()
-            .find(|(english, _)| *english == lower)
-            .map_or_else(
-                || word.to_owned(),
-                |(_, german)| format!("{german}{}", &word[bare.len()..]),
-            )
+        PHRASE_BOOK.iter().find(|(english, _)| *english == lower).map_or_else(
+            || word.to_owned(),
+            |(_, german)| format!("{german}{}", &word[bare.len()..]),
+        )
     };
-    text.split_whitespace()
-        .map(word)
-        .collect::<Vec<_>>()
-        .join(" ")
+    text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn json_bytes(value: Value) -> Bytes {
@@ -236,16 +225,12 @@ impl Body for Events {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if let Some(waiting) = self.waiting.as_mut() {
             std::task::ready!(waiting.as_mut().poll(cx));
         }
         let event = self.left.next();
-        self.waiting =
-            (!self.left.as_slice().is_empty()).then(|| Box::pin(tokio::time::sleep(self.pause)));
+        self.waiting = (!self.left.as_slice().is_empty()).then(|| Box::pin(tokio::time::sleep(self.pause)));
         Poll::Ready(event.map(|event| Ok(Frame::data(event))))
     }
 
@@ -271,13 +256,7 @@ mod tests {
 
     #[test]
     fn two_deliveries_differ() {
-        for good in [
-            Good::Notice,
-            Good::Quote,
-            Good::Report,
-            Good::Dataset,
-            Good::Weather,
-        ] {
+        for good in [Good::Notice, Good::Quote, Good::Report, Good::Dataset, Good::Weather] {
             assert_ne!(whole(good, 1, b""), whole(good, 2, b""), "{good:?}");
         }
     }
@@ -315,10 +294,7 @@ mod tests {
 
         let mut slow = Box::pin(Events::new(events(), Duration::from_secs(3600)));
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        assert!(matches!(
-            slow.as_mut().poll_frame(&mut cx),
-            Poll::Ready(Some(Ok(_)))
-        ));
+        assert!(matches!(slow.as_mut().poll_frame(&mut cx), Poll::Ready(Some(Ok(_)))));
         assert!(slow.as_mut().poll_frame(&mut cx).is_pending());
         assert!(!slow.is_end_stream());
     }

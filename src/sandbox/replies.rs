@@ -40,9 +40,7 @@ pub fn challenge(order: &Order<'_>, advertised: &Advertised, error: &str) -> Res
         pay_to,
         ..
     } = *advertised;
-    let challenge = order
-        .article
-        .challenge(version, amount, pay_to, &order.url, error);
+    let challenge = order.article.challenge(version, amount, pay_to, &order.url, error);
     match version {
         Version::V1 => unpaid(&challenge),
         Version::V2 => {
@@ -64,11 +62,7 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
         ),
         NoSale::Refused(refusal) => {
             let code = refusal.code(version);
-            info!(
-                article = order.article.path,
-                reason = code,
-                "payment refused"
-            );
+            info!(article = order.article.path, reason = code, "payment refused");
             match refusal.status() {
                 StatusCode::PAYMENT_REQUIRED => challenge(order, advertised, code),
                 status => complaint(status, code),
@@ -76,11 +70,7 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
         }
         NoSale::Unsettled { error, payer } => {
             let code = Refusal::Token(error).code(version);
-            info!(
-                article = order.article.path,
-                reason = code,
-                "payment not settled"
-            );
+            info!(article = order.article.path, reason = code, "payment not settled");
             // v2 servers send no new challenge with a failing receipt (x402 digest §1, step 5); v1 ones always have
             // one in the body.
             let mut response = match version {
@@ -94,9 +84,7 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
                 "network": version.network(),
                 "payer": payer.to_checksum(None),
             }));
-            response
-                .headers_mut()
-                .insert(version.receipt_header(), receipt);
+            response.headers_mut().insert(version.receipt_header(), receipt);
             response
         }
     }
@@ -104,8 +92,7 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
 
 /// Base64 of the JSON. Standard base64 always fits a header.
 pub fn header_value(value: &Value) -> HeaderValue {
-    HeaderValue::from_str(&STANDARD.encode(value.to_string()))
-        .unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_str(&STANDARD.encode(value.to_string())).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 fn unpaid(body: &Value) -> Response<Content> {
@@ -117,11 +104,7 @@ fn unpaid(body: &Value) -> Response<Content> {
 }
 
 pub fn complaint(status: StatusCode, error: &str) -> Response<Content> {
-    content(
-        status,
-        "application/json",
-        json!({ "error": error }).to_string().into(),
-    )
+    content(status, "application/json", json!({ "error": error }).to_string().into())
 }
 
 pub fn content(status: StatusCode, mime_type: &'static str, body: Bytes) -> Response<Content> {
@@ -148,10 +131,7 @@ mod tests {
 
     /// What a payer gets that was accepted and then beaten to its own nonce.
     fn unsettled(path: &str) -> Response<Content> {
-        let article = ARTICLES
-            .iter()
-            .find(|article| article.path == path)
-            .unwrap();
+        let article = ARTICLES.iter().find(|article| article.path == path).unwrap();
         let Price::Paid { version, atoms } = article.price else {
             panic!("{path} is free")
         };

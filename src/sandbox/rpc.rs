@@ -70,9 +70,7 @@ fn one(token: &Token, now: Timestamp, call: &Value) -> Value {
     let result = match call["method"].as_str() {
         Some("eth_chainId") => Ok(quantity(token::CHAIN_ID)),
         Some("eth_blockNumber") => Ok(quantity(head)),
-        Some("eth_getBlockByNumber") => {
-            block_number(&params[0], head).map(|number| number.map_or(Value::Null, block))
-        }
+        Some("eth_getBlockByNumber") => block_number(&params[0], head).map(|number| number.map_or(Value::Null, block)),
         Some("eth_call") => block_number(&params[1], head).and_then(|number| match number {
             Some(_) => contract_call(token, &params[0]),
             None => Err(RpcError::NO_STATE),
@@ -176,10 +174,7 @@ mod tests {
 
     #[test]
     fn balances_and_nonces_are_read_by_eth_call() {
-        let balance = ask(
-            "eth_call",
-            call(balanceOfCall { holder: HOLDER }.abi_encode()),
-        );
+        let balance = ask("eth_call", call(balanceOfCall { holder: HOLDER }.abi_encode()));
         assert_eq!(balance["result"], format!("0x{:064x}", 1_000_000));
         let state = authorizationStateCall {
             authorizer: HOLDER,

@@ -20,9 +20,7 @@ use super::TokenHandle;
 use super::catalog::{ARTICLES, Article, Price, index};
 use super::goods::{Delivery, Events, OrderError, deliver};
 use super::identifier::{Answers, Fingerprint, Recall};
-use super::replies::{
-    Content, NoSale, challenge, complaint, content, decline, header_value, whole,
-};
+use super::replies::{Content, NoSale, challenge, complaint, content, decline, header_value, whole};
 use super::rpc;
 use super::token::DECIMALS;
 use super::verify::{Advertised, Presented};
@@ -58,12 +56,7 @@ struct Sale {
 }
 
 impl Seller {
-    pub fn new(
-        token: TokenHandle,
-        pay_to: Address,
-        clock: SharedClock,
-        event_pause: Duration,
-    ) -> Self {
+    pub fn new(token: TokenHandle, pay_to: Address, clock: SharedClock, event_pause: Duration) -> Self {
         Self {
             token,
             pay_to,
@@ -83,10 +76,9 @@ impl Seller {
         let (head, body) = request.into_parts();
         let response = match Limited::new(body, MAX_BODY).collect().await {
             Ok(body) => self.route(&head, body.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => complaint(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the body is longer than 64 KiB",
-            ),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                complaint(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 64 KiB")
+            }
             Err(_) => complaint(StatusCode::BAD_REQUEST, "the body ended early"),
         };
         if head.method == Method::HEAD {
@@ -111,10 +103,7 @@ impl Seller {
             },
         };
         if *method != allowed {
-            let mut response = complaint(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path takes another method",
-            );
+            let mut response = complaint(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method");
             if let Ok(allowed) = HeaderValue::from_str(allowed.as_str()) {
                 response.headers_mut().insert(header::ALLOW, allowed);
             }
@@ -132,11 +121,7 @@ impl Seller {
             }
             None if path == "/rpc" => {
                 let answer = rpc::answer(&self.token.lock(), self.clock.now(), &body);
-                content(
-                    StatusCode::OK,
-                    "application/json",
-                    answer.to_string().into(),
-                )
+                content(StatusCode::OK, "application/json", answer.to_string().into())
             }
             None => content(StatusCode::OK, "text/plain; charset=utf-8", index().into()),
         }
@@ -204,12 +189,7 @@ impl Seller {
         }
     }
 
-    fn settle(
-        &self,
-        order: &Order<'_>,
-        advertised: &Advertised,
-        presented: &Presented,
-    ) -> Result<Sale, NoSale> {
+    fn settle(&self, order: &Order<'_>, advertised: &Advertised, presented: &Presented) -> Result<Sale, NoSale> {
         let now = self.clock.now();
         presented
             .verify(advertised, &self.token.lock(), now)
@@ -266,9 +246,6 @@ fn requested_url(head: &Parts) -> String {
         .map(|authority| authority.as_str())
         .or_else(|| head.headers.get(header::HOST)?.to_str().ok())
         .unwrap_or("localhost");
-    let target = head
-        .uri
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     format!("https://{host}{target}")
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -99,11 +99,7 @@ fn date(params: &mut CertificateParams, now: Timestamp) -> Result<(), IdentityEr
             .saturating_add(SignedDuration::from_hours(24 * offset))
             .unwrap_or(now)
             .to_zoned(TimeZone::UTC);
-        rcgen::date_time_ymd(
-            i32::from(at.year()),
-            at.month().unsigned_abs(),
-            at.day().unsigned_abs(),
-        )
+        rcgen::date_time_ymd(i32::from(at.year()), at.month().unsigned_abs(), at.day().unsigned_abs())
     };
     // A day back, for clients whose clock is behind.
     params.not_before = day(-1);

@@ -114,11 +114,7 @@ impl Token {
     ) -> Result<TxHash, TokenError> {
         self.judge(authorization, signature, now)?;
         let Authorization {
-            from,
-            to,
-            value,
-            nonce,
-            ..
+            from, to, value, nonce, ..
         } = *authorization;
         let left = self
             .balance_of(from)
@@ -126,14 +122,8 @@ impl Token {
             .checked_sub(value.get())
             .ok_or(TokenError::InsufficientBalance)?;
         // Read after the payer's side is known: a payer who pays itself must end with what it had.
-        let held = if to == from {
-            left
-        } else {
-            self.balance_of(to).get()
-        };
-        let gained = held
-            .checked_add(value.get())
-            .ok_or(TokenError::BalanceOverflow)?;
+        let held = if to == from { left } else { self.balance_of(to).get() };
+        let gained = held.checked_add(value.get()).ok_or(TokenError::BalanceOverflow)?;
         self.balances.insert(from, left);
         self.balances.insert(to, gained);
         self.used.insert((from, nonce));

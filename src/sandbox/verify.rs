@@ -80,19 +80,13 @@ impl Refusal {
             Self::Recipient => "invalid_exact_evm_recipient_mismatch",
             Self::Value if v1 => "invalid_exact_evm_payload_authorization_value",
             Self::Value => "invalid_exact_evm_payload_authorization_value_mismatch",
-            Self::Token(TokenError::NotYetValid) => {
-                "invalid_exact_evm_payload_authorization_valid_after"
-            }
-            Self::Token(TokenError::Expired) => {
-                "invalid_exact_evm_payload_authorization_valid_before"
-            }
+            Self::Token(TokenError::NotYetValid) => "invalid_exact_evm_payload_authorization_valid_after",
+            Self::Token(TokenError::Expired) => "invalid_exact_evm_payload_authorization_valid_before",
             Self::Token(TokenError::WrongSigner) if v1 => "invalid_exact_evm_payload_signature",
             Self::Token(TokenError::WrongSigner) => "invalid_exact_evm_signature",
             Self::Token(TokenError::NonceUsed) => "invalid_exact_evm_nonce_already_used",
             Self::Token(TokenError::InsufficientBalance) if v1 => "insufficient_funds",
-            Self::Token(TokenError::InsufficientBalance) => {
-                "invalid_exact_evm_insufficient_balance"
-            }
+            Self::Token(TokenError::InsufficientBalance) => "invalid_exact_evm_insufficient_balance",
             Self::Token(TokenError::BalanceOverflow) => "invalid_exact_evm_transaction_failed",
         }
     }
@@ -145,12 +139,7 @@ impl Presented {
     }
 
     /// Judges the authorization: recipient, value, times, signer, nonce, balance. Moves nothing.
-    pub fn verify(
-        &self,
-        advertised: &Advertised,
-        token: &Token,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
+    pub fn verify(&self, advertised: &Advertised, token: &Token, now: Timestamp) -> Result<(), Refusal> {
         let authorization = &self.authorization;
         if authorization.to != advertised.pay_to {
             return Err(Refusal::Recipient);
@@ -162,9 +151,7 @@ impl Presented {
         if authorization.valid_before < second.saturating_add(SETTLEMENT_MARGIN) {
             return Err(Refusal::Token(TokenError::Expired));
         }
-        token
-            .judge(authorization, &self.signature, now)
-            .map_err(Refusal::Token)
+        token.judge(authorization, &self.signature, now).map_err(Refusal::Token)
     }
 }
 
@@ -189,23 +176,17 @@ struct WireAuthorization {
 impl WireAuthorization {
     fn parse(&self) -> Result<Authorization, Refusal> {
         Ok(Authorization {
-            from: wire_address(&self.from)
-                .ok_or(Refusal::Malformed("authorization.from is not an address"))?,
-            to: wire_address(&self.to)
-                .ok_or(Refusal::Malformed("authorization.to is not an address"))?,
-            value: Atoms::parse(&self.value)
-                .map_err(|_| Refusal::Malformed("authorization.value is not an amount"))?,
+            from: wire_address(&self.from).ok_or(Refusal::Malformed("authorization.from is not an address"))?,
+            to: wire_address(&self.to).ok_or(Refusal::Malformed("authorization.to is not an address"))?,
+            value: Atoms::parse(&self.value).map_err(|_| Refusal::Malformed("authorization.value is not an amount"))?,
             valid_after: unix_seconds(&self.valid_after)
                 .ok_or(Refusal::Malformed("authorization.validAfter is not a time"))?,
-            valid_before: unix_seconds(&self.valid_before).ok_or(Refusal::Malformed(
-                "authorization.validBefore is not a time",
-            ))?,
+            valid_before: unix_seconds(&self.valid_before)
+                .ok_or(Refusal::Malformed("authorization.validBefore is not a time"))?,
             nonce: digits(&self.nonce)
                 .and_then(|digits| hex::decode_to_array(digits).ok())
                 .map(B256::new)
-                .ok_or(Refusal::Malformed(
-                    "authorization.nonce is not 32 bytes of 0x hex",
-                ))?,
+                .ok_or(Refusal::Malformed("authorization.nonce is not 32 bytes of 0x hex"))?,
         })
     }
 }
@@ -215,24 +196,20 @@ fn decode(header: &[u8]) -> Result<Value, Refusal> {
     let json = STANDARD
         .decode(header)
         .map_err(|_| Refusal::Malformed("the payment header is not base64"))?;
-    serde_json::from_slice(&json)
-        .map_err(|_| Refusal::Malformed("the payment header holds no JSON"))
+    serde_json::from_slice(&json).map_err(|_| Refusal::Malformed("the payment header holds no JSON"))
 }
 
 /// Equal but for `extra`, which may hold more than was advertised.
 fn echoes_terms(accepted: &Value, requirement: &Value) -> bool {
-    let (Some(accepted), Some(requirement)) = (accepted.as_object(), requirement.as_object())
-    else {
+    let (Some(accepted), Some(requirement)) = (accepted.as_object(), requirement.as_object()) else {
         return false;
     };
     accepted.len() == requirement.len()
-        && requirement
-            .iter()
-            .all(|(name, value)| match accepted.get(name) {
-                Some(echo) if name == "extra" => contains(echo, value),
-                Some(echo) => echo == value,
-                None => false,
-            })
+        && requirement.iter().all(|(name, value)| match accepted.get(name) {
+            Some(echo) if name == "extra" => contains(echo, value),
+            Some(echo) => echo == value,
+            None => false,
+        })
 }
 
 /// Checks the echo of the extensions and takes the payer's identifier from it. No echo at all is accepted, even where
@@ -254,10 +231,7 @@ fn echoed_identifier(echo: &Value, advertised: Option<&Value>) -> Result<Option<
 }
 
 fn is_identifier(id: &str) -> bool {
-    (16..=128).contains(&id.len())
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (16..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// Whether every member of `less` stands in `more`, at any depth, with the same value.
@@ -272,15 +246,13 @@ fn contains(more: &Value, less: &Value) -> bool {
 
 /// What follows the one `0x`. The hex decoder would skip a second one.
 fn digits(text: &str) -> Option<&str> {
-    text.strip_prefix("0x")
-        .filter(|rest| !rest.starts_with("0x"))
+    text.strip_prefix("0x").filter(|rest| !rest.starts_with("0x"))
 }
 
 /// An address in one case, or in mixed case with the right EIP-55 checksum.
 fn wire_address(text: &str) -> Option<Address> {
     let digits = digits(text)?;
-    let one_case = !digits.bytes().any(|b| b.is_ascii_uppercase())
-        || !digits.bytes().any(|b| b.is_ascii_lowercase());
+    let one_case = !digits.bytes().any(|b| b.is_ascii_uppercase()) || !digits.bytes().any(|b| b.is_ascii_lowercase());
     if one_case {
         Address::from_str(text).ok()
     } else {
@@ -308,15 +280,11 @@ mod tests {
         assert!(echoes(
             json!({ "amount": "1", "extra": { "name": "USDC", "version": "2", "more": 1 } })
         ));
-        assert!(!echoes(
-            json!({ "amount": "1", "extra": { "name": "USDC" } })
-        ));
+        assert!(!echoes(json!({ "amount": "1", "extra": { "name": "USDC" } })));
         assert!(!echoes(
             json!({ "amount": 1, "extra": { "name": "USDC", "version": "2" } })
         ));
-        assert!(!echoes(
-            json!({ "extra": { "name": "USDC", "version": "2" } })
-        ));
+        assert!(!echoes(json!({ "extra": { "name": "USDC", "version": "2" } })));
         assert!(!echoes(
             json!({ "amount": "1", "extra": { "name": "USDC", "version": "2" }, "more": 1 })
         ));
@@ -325,8 +293,7 @@ mod tests {
 
     #[test]
     fn extensions_come_back_whole_or_not_at_all() {
-        let offered =
-            json!({ PAYMENT_IDENTIFIER: { "info": { "required": false }, "schema": {} } });
+        let offered = json!({ PAYMENT_IDENTIFIER: { "info": { "required": false }, "schema": {} } });
         let echo = |info: Value, schema: bool| {
             let mut echo = json!({ PAYMENT_IDENTIFIER: { "info": info } });
             if schema {

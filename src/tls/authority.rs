@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
 };
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -79,13 +79,10 @@ impl Authority {
     /// Reads the pair, and verifies a leaf made with the key against the certificate as an agent will do it.
     pub fn load(home: &Home, now: Timestamp) -> Result<Self, AuthorityError> {
         let (key_path, path) = (home.ca_key(), home.ca_certificate());
-        let key = KeyPair::from_pem(&home::read_secret(&key_path)?)
-            .map_err(|why| unusable(&key_path, why))?;
+        let key = KeyPair::from_pem(&home::read_secret(&key_path)?).map_err(|why| unusable(&key_path, why))?;
         let pem = fs::read(&path).map_err(|source| home::failed("read", &path, source))?;
-        let certificate =
-            CertificateDer::from_pem_slice(&pem).map_err(|why| unusable(&path, why))?;
-        let validity =
-            Validity::of(&certificate).ok_or_else(|| unusable(&path, "it is not a certificate"))?;
+        let certificate = CertificateDer::from_pem_slice(&pem).map_err(|why| unusable(&path, why))?;
+        let validity = Validity::of(&certificate).ok_or_else(|| unusable(&path, "it is not a certificate"))?;
         if validity.not_after <= now {
             return Err(AuthorityError::Expired {
                 path,
@@ -201,11 +198,7 @@ impl Fresh {
 fn parameters(key: &KeyPair) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     let identifier = parameters.key_identifier(key);
-    let short: String = identifier
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let short: String = identifier.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     parameters.distinguished_name = DistinguishedName::new();
     parameters
         .distinguished_name

@@ -4,6 +4,7 @@
 //! them serve every host by SNI.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
@@ -165,10 +167,35 @@ impl ServerConfigs {
     }
 }
 
-fn config(
-    resolver: Arc<dyn ResolvesServerCert>,
-    alpn: Alpn,
-) -> Result<ServerConfig, AuthorityError> {
+/// The TLS of the proxy's own listener, for agents beyond loopback (Ruling 56). HTTP/1.1 alone: a proxy's CONNECT needs no
+/// more.
+pub fn listener_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, ListenerTlsError> {
+    let unusable = |path: &Path, why: String| ListenerTlsError::File {
+        path: path.to_owned(),
+        why,
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| unusable(certificate, error.to_string()))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)?;
+    config.alpn_protocols = Alpn::Http1.identifiers();
+    Ok(Arc::new(config))
+}
+
+/// Why the listener has no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerTlsError {
+    #[error("{path} cannot be used: {why}", path = path.display())]
+    File { path: PathBuf, why: String },
+    #[error("certificate and key do not work: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+fn config(resolver: Arc<dyn ResolvesServerCert>, alpn: Alpn) -> Result<ServerConfig, AuthorityError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

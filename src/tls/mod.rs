@@ -66,14 +66,12 @@ impl AlpnOffer {
     pub fn of_client<'a>(identifiers: impl IntoIterator<Item = &'a [u8]>) -> Self {
         identifiers
             .into_iter()
-            .fold(Self::Nothing, |offer, identifier| {
-                match (offer, identifier) {
-                    (Self::Nothing, HTTP1) => Self::Http1,
-                    (Self::Nothing, HTTP2) => Self::Http2,
-                    (Self::Http1, HTTP2) => Self::Http1ThenHttp2,
-                    (Self::Http2, HTTP1) => Self::Http2ThenHttp1,
-                    _ => offer,
-                }
+            .fold(Self::Nothing, |offer, identifier| match (offer, identifier) {
+                (Self::Nothing, HTTP1) => Self::Http1,
+                (Self::Nothing, HTTP2) => Self::Http2,
+                (Self::Http1, HTTP2) => Self::Http1ThenHttp2,
+                (Self::Http2, HTTP1) => Self::Http2ThenHttp1,
+                _ => offer,
             })
     }
 

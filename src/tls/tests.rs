@@ -106,10 +106,7 @@ fn openssl_verifies_our_leaves_strictly() {
         } else {
             "other.example"
         };
-        assert!(
-            !verify(other).status.success(),
-            "{name} must not pass for {other}"
-        );
+        assert!(!verify(other).status.success(), "{name} must not pass for {other}");
     }
     let shown = Command::new("openssl")
         .args(["x509", "-noout", "-text", "-fingerprint", "-sha256", "-in"])
@@ -117,10 +114,7 @@ fn openssl_verifies_our_leaves_strictly() {
         .output()
         .unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
-    assert!(
-        shown.contains(&fixture.leaves.authority().fingerprint()),
-        "{shown}"
-    );
+    assert!(shown.contains(&fixture.leaves.authority().fingerprint()), "{shown}");
     for expected in [
         "CA:TRUE, pathlen:0",
         "Certificate Sign",
@@ -150,17 +144,13 @@ fn leaves_are_shared_until_their_last_day() {
     // Set back: the certificate in the cache is not valid yet.
     fixture.clock.set(start);
     assert_eq!(
-        Validity::of(&fixture.leaf("example.com"))
-            .unwrap()
-            .not_before,
+        Validity::of(&fixture.leaf("example.com")).unwrap().not_before,
         start - DAY
     );
     // Never beyond the authority.
     fixture.clock.set(start + 363 * DAY);
     assert_eq!(
-        Validity::of(&fixture.leaf("example.com"))
-            .unwrap()
-            .not_after,
+        Validity::of(&fixture.leaf("example.com")).unwrap().not_after,
         start + 365 * DAY
     );
 }
@@ -172,10 +162,7 @@ fn one_certificate_per_name_under_races_and_one_key_for_all() {
         let visits: Vec<_> = (0..8)
             .map(|_| scope.spawn(|| fixture.leaf("busy.example").to_vec()))
             .collect();
-        visits
-            .into_iter()
-            .map(|visit| visit.join().unwrap())
-            .collect()
+        visits.into_iter().map(|visit| visit.join().unwrap()).collect()
     });
     assert_eq!(leaves.len(), 1);
     let authority_key = fs::read_to_string(fixture.home.ca_key()).unwrap();
@@ -198,23 +185,13 @@ fn an_authority_lives_a_year_and_warns_in_its_last_month() {
     assert_eq!(authority.not_after(), whole + 365 * DAY);
     assert!(!authority.expires_soon(start + 334 * DAY));
     assert!(authority.expires_soon(start + 335 * DAY));
+    assert_eq!(fs::metadata(home.ca_key()).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(
-        fs::metadata(home.ca_key()).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    assert_eq!(
-        fs::metadata(home.ca_certificate())
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o777,
+        fs::metadata(home.ca_certificate()).unwrap().permissions().mode() & 0o777,
         0o644
     );
     Authority::load(&home, start + 364 * DAY).unwrap();
-    let said = Authority::load(&home, start + 365 * DAY)
-        .err()
-        .unwrap()
-        .to_string();
+    let said = Authority::load(&home, start + 365 * DAY).err().unwrap().to_string();
     assert!(
         said.contains("bursar ca rotate") && said.contains("2027-11-20"),
         "{said}"
@@ -262,8 +239,7 @@ fn rotation_keeps_the_old_files_and_repairs_a_broken_pair() {
     home::write_atomic(&home.ca_certificate(), b"damaged", Readers::Everyone).unwrap();
     let new = Authority::rotate(&home, now).unwrap();
     assert_ne!(new.fingerprint(), old.fingerprint());
-    let kept =
-        |kind| fs::read(home.root().join(format!("ca-20261120T104500Z.{kind}.old"))).unwrap();
+    let kept = |kind| fs::read(home.root().join(format!("ca-20261120T104500Z.{kind}.old"))).unwrap();
     assert_eq!(kept("key"), files[0]);
     assert_eq!(kept("pem"), b"damaged");
     let bundle = fs::read_to_string(home.bundle()).unwrap();

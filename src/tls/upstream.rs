@@ -108,9 +108,7 @@ fn roots(trust: &Trust) -> Result<RootCertStore, TrustError> {
             why,
         };
         for certificate in read_certificates(path).map_err(unusable)? {
-            roots
-                .add(certificate)
-                .map_err(|error| unusable(error.to_string()))?;
+            roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
         }
     }
     if trust.system == SystemRoots::Added {
@@ -179,9 +177,7 @@ impl HandshakeError {
     /// tokio-rustls hides rustls's errors in I/O errors.
     fn of(error: io::Error) -> Self {
         match error.downcast::<rustls::Error>() {
-            Ok(rustls::Error::InvalidCertificate(error)) => {
-                Self::Certificate(CertificateFault::of(&error))
-            }
+            Ok(rustls::Error::InvalidCertificate(error)) => Self::Certificate(CertificateFault::of(&error)),
             Ok(rustls::Error::NoCertificatesPresented) => {
                 Self::Certificate(CertificateFault::Other("no certificate presented".into()))
             }
@@ -202,9 +198,7 @@ impl CertificateFault {
             Revoked => Self::Revoked,
             BadEncoding => Self::Other("certificate damaged".into()),
             BadSignature => Self::Other("certificate signature wrong".into()),
-            InvalidPurpose | InvalidPurposeContext { .. } => {
-                Self::Other("certificate not for servers".into())
-            }
+            InvalidPurpose | InvalidPurposeContext { .. } => Self::Other("certificate not for servers".into()),
             other => Self::Other(other.to_string()),
         }
     }

@@ -32,10 +32,7 @@ impl Validity {
         let (dates, _) = expect(body, SEQUENCE)?;
         let (not_before, dates) = time(dates)?;
         let (not_after, _) = time(dates)?;
-        Some(Self {
-            not_before,
-            not_after,
-        })
+        Some(Self { not_before, not_after })
     }
 }
 
@@ -52,9 +49,7 @@ fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(first), input),
         0x81..=0x84 => {
             let (bytes, input) = input.split_at_checked(usize::from(first & 0x7f))?;
-            let length = bytes
-                .iter()
-                .fold(0u32, |length, byte| length << 8 | u32::from(*byte));
+            let length = bytes.iter().fold(0u32, |length, byte| length << 8 | u32::from(*byte));
             (usize::try_from(length).ok()?, input)
         }
         _ => return None,
@@ -70,9 +65,9 @@ fn time(input: &[u8]) -> Option<(Timestamp, &[u8])> {
         .strip_suffix(b"Z")
         .filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
     let two = |digits: &[u8]| {
-        digits.iter().fold(0i8, |value, digit| {
-            value * 10 + (digit - b'0').cast_signed()
-        })
+        digits
+            .iter()
+            .fold(0i8, |value, digit| value * 10 + (digit - b'0').cast_signed())
     };
     let (year, digits) = match (tag, digits.len()) {
         (UTC_TIME, 12) => match i16::from(two(&digits[..2])) {

@@ -51,7 +51,11 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let login = format!("{}:{}", agent.agent, agent.token.expose_secret());
-        Ok(Self { proxy, authorization: STANDARD.encode(login), tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self {
+            proxy,
+            authorization: STANDARD.encode(login),
+            tls: TlsConnector::from(Arc::new(config)),
+        })
     }
 
     pub async fn visit(&self, site: SocketAddr, path: &str) -> Result<Page, Failure> {
@@ -73,7 +77,12 @@ impl Client {
         let status = response.status();
         let fields = ["content-type", "bursar-payment", "proxy-status"]
             .iter()
-            .filter_map(|name| Some(((*name).to_owned(), response.headers().get(*name)?.to_str().ok()?.to_owned())))
+            .filter_map(|name| {
+                Some((
+                    (*name).to_owned(),
+                    response.headers().get(*name)?.to_str().ok()?.to_owned(),
+                ))
+            })
             .collect();
         let body = response.into_body().collect().await?.to_bytes();
         Ok(Page {
@@ -98,7 +107,11 @@ impl Client {
         if answer.starts_with(b"HTTP/1.1 200") {
             return Ok(stream);
         }
-        Err(format!("the proxy answered {}", String::from_utf8_lossy(&answer).lines().next().unwrap_or_default()).into())
+        Err(format!(
+            "the proxy answered {}",
+            String::from_utf8_lossy(&answer).lines().next().unwrap_or_default()
+        )
+        .into())
     }
 }
 

@@ -80,16 +80,31 @@ impl Stage {
         let sandbox = Sandbox::start(LOOPBACK, Options::default())
             .await
             .map_err(|error| Failure::negative(format!("the sandbox seller could not start: {error}")))?;
-        home::write_atomic(&home.root().join("seller-ca.pem"), sandbox.ca_pem().as_bytes(), Readers::Everyone)?;
+        home::write_atomic(
+            &home.root().join("seller-ca.pem"),
+            sandbox.ca_pem().as_bytes(),
+            Readers::Everyone,
+        )?;
         home::write_atomic(&home.config(), config(&sandbox).as_bytes(), Readers::Owner)?;
         home::write_atomic(&home.limits(), LIMITS.as_bytes(), Readers::Owner)?;
-        let agent = Registry::new(&home).add(&AgentName::parse("demo")?, Timestamp::now())?;
+        let agent = Registry::new(&home).add(&"demo".parse::<AgentName>()?, Timestamp::now())?;
         let proxy = serve::start(&home, Arc::new(SystemClock)).await?;
-        let wallet = proxy.wallet_address().ok_or_else(|| Failure::negative("the demo has no wallet"))?;
-        sandbox.token().fund(wallet, FUNDS).map_err(|error| Failure::negative(error.to_string()))?;
+        let wallet = proxy
+            .wallet_address()
+            .ok_or_else(|| Failure::negative("the demo has no wallet"))?;
+        sandbox
+            .token()
+            .fund(wallet, FUNDS)
+            .map_err(|error| Failure::negative(error.to_string()))?;
         let ca = std::fs::read(home.ca_certificate()).map_err(|error| Failure::negative(error.to_string()))?;
         let client = Client::new(proxy.address, &agent, &ca)?;
-        Ok(Self { home, sandbox, proxy, agent, client })
+        Ok(Self {
+            home,
+            sandbox,
+            proxy,
+            agent,
+            client,
+        })
     }
 
     async fn tell(&self) -> Result<(), Failure> {
@@ -97,9 +112,18 @@ impl Stage {
         let before = self.balances(wallet);
         title("A seller, a proxy and a plain HTTP client, all on this machine. The money is a sandbox token.");
         say("seller", &format!("{seller}  wants to be paid for most things (x402)"));
-        say("proxy", &format!("http://{}  pays for agent \"demo\", within limits.toml:", self.proxy.address));
+        say(
+            "proxy",
+            &format!(
+                "http://{}  pays for agent \"demo\", within limits.toml:",
+                self.proxy.address
+            ),
+        );
         say("", "at most 0.30 USD a payment, 1.00 USD a day");
-        say("client", "sends GET through HTTPS_PROXY; it has no key and has never heard of payments");
+        say(
+            "client",
+            "sends GET through HTTPS_PROXY; it has no key and has never heard of payments",
+        );
 
         title("Something free");
         self.visit("/free", None).await?;
@@ -141,7 +165,11 @@ impl Stage {
 
     async fn stay(&self, folder: &Folder) {
         title("Still running; Ctrl-C ends it. In another terminal:");
-        let proxy = format!("http://demo:{}@{}", self.agent.token.expose_secret(), self.proxy.address);
+        let proxy = format!(
+            "http://demo:{}@{}",
+            self.agent.token.expose_secret(),
+            self.proxy.address
+        );
         println!(
             "   curl -i --proxy {proxy} --cacert {}/ca.pem {}/v2/report",
             folder.0.display(),
@@ -184,7 +212,11 @@ rpc = [\"{}/rpc\"]
 
 fn title(text: &str) {
     let out = std::io::stdout();
-    if out.is_terminal() { println!("\n\x1b[1m{text}\x1b[0m") } else { println!("\n{text}") }
+    if out.is_terminal() {
+        println!("\n\x1b[1m{text}\x1b[0m")
+    } else {
+        println!("\n{text}")
+    }
     let _ = out.lock().flush();
 }
 

@@ -15,9 +15,7 @@ fn the_example_is_a_good_file_with_its_switches_off_and_on() {
 #[test]
 fn the_example_shows_every_key() {
     let text = examples::switched_on(EXAMPLE);
-    let error = parse("limits.example.toml", &examples::probed(&text))
-        .err()
-        .unwrap();
+    let error = parse("limits.example.toml", &examples::probed(&text)).err().unwrap();
     // The three kinds of level take the same keys; the agent's section shows them.
     examples::check_that_keys_are_shown(&text, &error, |section| match section {
         "account" | "groups.eng" => "agents.research".to_owned(),
@@ -52,21 +50,15 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
     std::fs::write(&path, [0xff, 0xfe]).unwrap();
     assert!(says(dir.path()).contains("UTF-8"), "{}", says(dir.path()));
     std::fs::write(&path, "[agents.a]\r\ndaay = \"1\"\r\n").unwrap();
-    assert!(
-        says(dir.path())
-            .contains("limits.toml:2:1: [agents.a] has no key `daay`\n  2 | daay = \"1\"\n")
-    );
+    assert!(says(dir.path()).contains("limits.toml:2:1: [agents.a] has no key `daay`\n  2 | daay = \"1\"\n"));
 }
 
 /// One mistake is one message: a zone that is wrong is not also missing.
 #[test]
 fn a_wrong_zone_is_reported_once() {
-    let error = parse(
-        "limits.toml",
-        "timezone = \"Mars\"\n[account]\nday = \"1\"\n",
-    )
-    .err()
-    .unwrap();
+    let error = parse("limits.toml", "timezone = \"Mars\"\n[account]\nday = \"1\"\n")
+        .err()
+        .unwrap();
     let ConfigError::Invalid(problems) = error else {
         panic!("{error}");
     };

@@ -9,23 +9,18 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::{
-    AgentPayments, ApprovalBackend, Config, DEFAULT_LISTEN, ListenerTls, Proxy, RpcUrl, Store,
-    Timeouts, Upstream, WalletKey,
+    AgentPayments, ApprovalBackend, Config, DEFAULT_LISTEN, ListenerTls, Proxy, RpcUrl, Store, Timeouts, Upstream,
+    WalletKey,
 };
 use crate::assets::{self, Network};
 use crate::config::secret::SecretSource;
 use crate::config::section::{Entry, Hints, Section};
-use crate::policy::Host;
+use crate::policy::named_host;
 
 pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
     let config = Config {
-        proxy: top
-            .section("proxy")
-            .map_or_else(Proxy::default, |s| proxy(s, dir)),
-        upstream: top
-            .section("upstream")
-            .map(|s| upstream(s, dir))
-            .unwrap_or_default(),
+        proxy: top.section("proxy").map_or_else(Proxy::default, |s| proxy(s, dir)),
+        upstream: top.section("upstream").map(|s| upstream(s, dir)).unwrap_or_default(),
         wallet: top
             .take("wallet")
             .and_then(|e| wallet(e.holding_secrets().section()?, dir)),
@@ -45,10 +40,7 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
 
 fn proxy(mut section: Section<'_>, dir: &Path) -> Proxy {
     let listen_entry = section.take("listen");
-    let listen = listen_entry
-        .as_ref()
-        .and_then(listen)
-        .unwrap_or(DEFAULT_LISTEN);
+    let listen = listen_entry.as_ref().and_then(listen).unwrap_or(DEFAULT_LISTEN);
     let (cert, key) = (section.take("tls_cert"), section.take("tls_key"));
     let tls = match (&cert, &key) {
         (Some(cert), Some(key)) => path(cert, dir)
@@ -64,10 +56,7 @@ fn proxy(mut section: Section<'_>, dir: &Path) -> Proxy {
         ),
         (None, None) => None,
     };
-    let allow_plain = section
-        .take("allow_plain")
-        .and_then(|e| e.boolean())
-        .unwrap_or(false);
+    let allow_plain = section.take("allow_plain").and_then(|e| e.boolean()).unwrap_or(false);
     let speaks_tls = cert.is_some() || key.is_some();
     if let Some(entry) = listen_entry
         && !listen.ip().is_loopback()
@@ -77,23 +66,19 @@ fn proxy(mut section: Section<'_>, dir: &Path) -> Proxy {
         // Ruling 56: agents send their tokens to this address.
         entry.reject::<()>(
             format!("proxy.listen: {listen} can be reached from other machines without TLS"),
-            "Write tls_cert and tls_key below it, or allow_plain = true if the network between is yours alone.".to_owned(),
+            "Write tls_cert and tls_key below it, or allow_plain = true if the network between is yours alone."
+                .to_owned(),
         );
     }
-    let agent_payments = section
-        .take("agent_payments")
-        .and_then(|entry| match entry.text()? {
-            "refuse" => Some(AgentPayments::Refuse),
-            "pass" => Some(AgentPayments::Pass),
-            other => entry.reject(
-                format!("proxy.agent_payments: \"{other}\" is not a way to treat them"),
-                "Write \"refuse\" or \"pass\".".to_owned(),
-            ),
-        });
-    let via = section
-        .take("via")
-        .and_then(|e| e.boolean())
-        .unwrap_or(false);
+    let agent_payments = section.take("agent_payments").and_then(|entry| match entry.text()? {
+        "refuse" => Some(AgentPayments::Refuse),
+        "pass" => Some(AgentPayments::Pass),
+        other => entry.reject(
+            format!("proxy.agent_payments: \"{other}\" is not a way to treat them"),
+            "Write \"refuse\" or \"pass\".".to_owned(),
+        ),
+    });
+    let via = section.take("via").and_then(|e| e.boolean()).unwrap_or(false);
     section.close(&[]);
     Proxy {
         listen,
@@ -129,24 +114,17 @@ fn upstream(mut section: Section<'_>, dir: &Path) -> Upstream {
         .unwrap_or_default();
     let host = |item: &Entry<'_>| {
         let text = item.text()?;
-        Host::parse(text).map_or_else(
+        named_host(text).map_or_else(
             |why| {
-                let what =
-                    format!("upstream.allow_http_payments: \"{text}\" cannot stand here: {why}");
-                item.reject(
-                    what,
-                    "Write hosts only, such as [\"127.0.0.1\"].".to_owned(),
-                )
+                let what = format!("upstream.allow_http_payments: \"{text}\" cannot stand here: {why}");
+                item.reject(what, "Write hosts only, such as [\"127.0.0.1\"].".to_owned())
             },
             Some,
         )
     };
     let upstream = Upstream {
         extra_ca: extra_ca.iter().filter_map(|item| path(item, dir)).collect(),
-        system_roots: section
-            .take("system_roots")
-            .and_then(|e| e.boolean())
-            .unwrap_or(false),
+        system_roots: section.take("system_roots").and_then(|e| e.boolean()).unwrap_or(false),
         allow_private: private.iter().filter_map(addresses).collect(),
         allow_http_payments: http.iter().filter_map(host).collect(),
     };
@@ -194,22 +172,14 @@ fn wallet(mut section: Section<'_>, dir: &Path) -> Option<WalletKey> {
         );
     };
     let text = key.text()?;
-    let Some(keystore) = text
-        .strip_prefix("keystore:")
-        .filter(|path| !path.is_empty())
-    else {
+    let Some(keystore) = text.strip_prefix("keystore:").filter(|path| !path.is_empty()) else {
         if let Some(password) = password {
             return password.reject_key(
                 "[wallet.evm] has a `password`, but its `key` is no keystore".to_owned(),
                 "Leave `password` out, or write key = \"keystore:PATH\".".to_owned(),
             );
         }
-        return secret(
-            &key,
-            text,
-            "\"env:NAME\", \"file:PATH\" or \"keystore:PATH\"",
-        )
-        .map(WalletKey::Hex);
+        return secret(&key, text, "\"env:NAME\", \"file:PATH\" or \"keystore:PATH\"").map(WalletKey::Hex);
     };
     let Some(password) = password else {
         return key.reject_key(
@@ -241,10 +211,7 @@ fn networks(section: Section<'_>) -> BTreeMap<Network, Vec<RpcUrl>> {
             .take("rpc")
             .and_then(|entry| entry.one_or_more())
             .unwrap_or_default();
-        section.close(&[
-            ("rpc_url", "The key is `rpc`."),
-            ("url", "The key is `rpc`."),
-        ]);
+        section.close(&[("rpc_url", "The key is `rpc`."), ("url", "The key is `rpc`.")]);
         Some((network?, rpc.iter().filter_map(rpc_url).collect()))
     };
     section.named().into_iter().filter_map(one).collect()
@@ -252,7 +219,8 @@ fn networks(section: Section<'_>) -> BTreeMap<Network, Vec<RpcUrl>> {
 
 fn network(entry: &Entry<'_>) -> Option<Network> {
     let name = entry.key();
-    let known: BTreeSet<Network> = assets::assets().map(|asset| asset.network).collect();
+    let payable = assets::assets().filter(|asset| asset.eip3009);
+    let known: BTreeSet<Network> = payable.map(|asset| asset.network).collect();
     let Some(network) = Network::parse(name) else {
         return entry.reject_key(
             format!("[networks] \"{name}\" is no network that can be paid on"),
@@ -264,7 +232,7 @@ fn network(entry: &Entry<'_>) -> Option<Network> {
     };
     if !known.contains(&network) {
         return entry.reject_key(
-            format!("[networks] \"{name}\": bursar knows no asset there, so nothing could be paid"),
+            format!("[networks] \"{name}\": bursar has no asset there that it could pay with"),
             format!("Known here: {}.", list(&known)),
         );
     }
@@ -279,13 +247,11 @@ fn list(networks: &BTreeSet<Network>) -> String {
 fn rpc_url(item: &Entry<'_>) -> Option<RpcUrl> {
     let text = item.text()?;
     let uri = text.parse::<Uri>().ok();
-    let uri = uri
-        .filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+    let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
     uri.map(RpcUrl).or_else(|| {
         item.reject(
             format!("{}: this is no http or https URL", item.path()),
-            "Write rpc = [\"https://rpc.example.com\"], or rpc = [] to do without proofs."
-                .to_owned(),
+            "Write rpc = [\"https://rpc.example.com\"], or rpc = [] to do without proofs.".to_owned(),
         )
     })
 }

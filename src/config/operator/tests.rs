@@ -24,8 +24,7 @@ fn the_example_is_a_good_file_with_its_switches_off_and_on() {
 #[test]
 fn the_example_shows_every_key() {
     let text = examples::switched_on(EXAMPLE);
-    let error =
-        Config::parse("bursar.toml", &examples::probed(&text), Path::new("/d")).unwrap_err();
+    let error = Config::parse("bursar.toml", &examples::probed(&text), Path::new("/d")).unwrap_err();
     examples::check_that_keys_are_shown(&text, &error, str::to_owned);
 }
 
@@ -77,34 +76,15 @@ drain_s = 5
 "#,
     );
     let tls = config.proxy.tls.unwrap();
-    assert_eq!(
-        (tls.cert, tls.key),
-        ("/d/cert.pem".into(), "/k/key.pem".into())
-    );
+    assert_eq!((tls.cert, tls.key), ("/d/cert.pem".into(), "/k/key.pem".into()));
     assert!(config.proxy.via);
     assert_eq!(config.proxy.agent_payments, AgentPayments::Pass);
-    assert_eq!(
-        config.upstream.extra_ca,
-        [PathBuf::from("/d/a.pem"), "/b.pem".into()]
-    );
-    let private: Vec<String> = config
-        .upstream
-        .allow_private
-        .iter()
-        .map(IpNet::to_string)
-        .collect();
+    assert_eq!(config.upstream.extra_ca, [PathBuf::from("/d/a.pem"), "/b.pem".into()]);
+    let private: Vec<String> = config.upstream.allow_private.iter().map(IpNet::to_string).collect();
     assert_eq!(private, ["127.0.0.1/32", "::1/128", "10.0.0.0/8"]);
-    let http: Vec<&str> = config
-        .upstream
-        .allow_http_payments
-        .iter()
-        .map(Host::as_str)
-        .collect();
+    let http: Vec<&str> = config.upstream.allow_http_payments.iter().map(Host::as_str).collect();
     assert_eq!(http, ["127.0.0.1", "shop.example"]);
-    assert_eq!(
-        config.wallet,
-        Some(WalletKey::Hex(SecretSource::Env("KEY".into())))
-    );
+    assert_eq!(config.wallet, Some(WalletKey::Hex(SecretSource::Env("KEY".into()))));
     assert_eq!(config.networks[&Network::Eip155(8453)], []);
     assert_eq!(
         config.networks[&Network::Eip155(84_532)][0].uri(),
@@ -132,10 +112,7 @@ fn a_keystore_needs_its_password_and_nothing_else_does() {
         "[wallet.evm]\nkey = \"env:K\"\npassword = \"env:P\"",
         "its `key` is no keystore",
     );
-    rejects(
-        "[wallet.evm]\npassword = \"env:P\"",
-        "[wallet.evm] has no `key`",
-    );
+    rejects("[wallet.evm]\npassword = \"env:P\"", "[wallet.evm] has no `key`");
     rejects(
         "[wallet.evm]\nkey = \"keystore:\"\npassword = \"env:P\"",
         "its `key` is no keystore",
@@ -157,8 +134,7 @@ fn plain_listeners_beyond_loopback_must_be_wanted() {
 
 #[test]
 fn an_rpc_url_shows_its_host_only() {
-    let config =
-        config("[networks.\"eip155:8453\"]\nrpc = \"https://u:hunter2@rpc.example/v2/hunter2\"");
+    let config = config("[networks.\"eip155:8453\"]\nrpc = \"https://u:hunter2@rpc.example/v2/hunter2\"");
     let shown = format!("{config:?}");
     assert!(
         shown.contains("RpcUrl(rpc.example)") && !shown.contains("hunter2"),

@@ -29,7 +29,7 @@ const RULES: [&[&str]; 10] = [
         "networks = [\"eip155:8453\"]",
         "networks = [\"eip155:84532\", \"eip155:8453\"]",
     ],
-    &["assets = [\"USDC\"]", "assets = [\"EURC\"]"],
+    &["assets = [\"USDC\"]", "assets = [\"USDT\"]"],
     &["day = \"1.00\"", "day = \"0\""],
     &["count = { hour = 3, total = 5 }", "count = { week = 0 }"],
     &["over_limit = \"ask\"", "over_limit = \"deny\""],
@@ -70,7 +70,7 @@ fn any_bid() -> impl Strategy<Value = Bid<'static>> {
     (0..5u32, any::<[bool; 4]>()).prop_map(|(cents, [sepolia, bob, eurc, upfront])| Bid {
         network: if sepolia { SEPOLIA } else { BASE },
         payee: if bob { BOB } else { ALICE },
-        symbol: if eurc { "EURC" } else { "USDC" },
+        symbol: if eurc { "USDT" } else { "USDC" },
         flow: if upfront {
             PaymentFlow::Upfront
         } else {
@@ -145,17 +145,4 @@ proptest! {
             prop_assert_eq!(plan.charges.len(), amounts + counts);
         }
     }
-}
-
-#[test]
-fn zz_timing() {
-    let l = limits("timezone = \"Europe/Berlin\"\n[account]\nday = \"500\"\nmonth=\"5000\"\n[groups.eng]\nday = \"100\"\n[agents.research]\ngroup=\"eng\"\nhour=\"5\"\nday=\"5\"\nweek=\"9\"\nmonth=\"90\"\ntotal=\"100\"\ncount={hour=3,day=4}");
-    let t = std::time::Instant::now();
-    let now: Timestamp = "2026-11-20T14:35:10Z".parse().unwrap();
-    let mut n = 0;
-    for _ in 0..10000 {
-        let purchase = Purchase { agent: "research", merchant: "a.example.com", method: &Method::GET, now, approvals: Approvals::None };
-        n += plan_of(choose(&l, &purchase, &[bid(1)])).unwrap().charges.len();
-    }
-    println!("{:?} per decide, {n}", t.elapsed() / 10000);
 }

@@ -45,17 +45,11 @@ pub struct Answer {
 
 impl Client {
     pub async fn connect(sandbox: &Sandbox, protocol: Protocol) -> Self {
-        Self::connect_as(sandbox, protocol, "localhost")
-            .await
-            .unwrap()
+        Self::connect_as(sandbox, protocol, "localhost").await.unwrap()
     }
 
     /// Fails only where the certificate does not fit `name`.
-    pub async fn connect_as(
-        sandbox: &Sandbox,
-        protocol: Protocol,
-        name: &str,
-    ) -> std::io::Result<Self> {
+    pub async fn connect_as(sandbox: &Sandbox, protocol: Protocol, name: &str) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(sandbox.ca_pem().as_bytes()).unwrap())
@@ -85,8 +79,7 @@ impl Client {
             }
             Protocol::Http2 => {
                 assert_eq!(negotiated.as_deref(), Some(&b"h2"[..]));
-                let (sender, connection) =
-                    http2::handshake(TokioExecutor::new(), io).await.unwrap();
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
                 tokio::spawn(connection);
                 Sender::Http2(sender)
             }
@@ -113,9 +106,7 @@ impl Client {
         if let Some((name, value)) = payment {
             request = request.header(name, value);
         }
-        let request = request
-            .body(Full::new(Bytes::from(body.to_owned())))
-            .unwrap();
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
         match &mut self.sender {
             Sender::Http1(sender) => {
                 sender.ready().await.unwrap();
@@ -128,13 +119,7 @@ impl Client {
         }
     }
 
-    pub async fn send(
-        &mut self,
-        method: Method,
-        path: &str,
-        payment: Option<(&str, &str)>,
-        body: &str,
-    ) -> Answer {
+    pub async fn send(&mut self, method: Method, path: &str, payment: Option<(&str, &str)>, body: &str) -> Answer {
         let (head, body) = self.open(method, path, payment, body).await.into_parts();
         Answer {
             status: head.status,
@@ -157,8 +142,7 @@ impl Client {
     /// Presents a v1 payload.
     pub async fn pay_v1(&mut self, path: &str, payload: &Value) -> Answer {
         let header = encode(payload);
-        self.send(Method::GET, path, Some(("X-PAYMENT", &header)), "")
-            .await
+        self.send(Method::GET, path, Some(("X-PAYMENT", &header)), "").await
     }
 }
 

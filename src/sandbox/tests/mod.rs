@@ -33,18 +33,12 @@ async fn open(event_pause: Duration) -> (Sandbox, Payer) {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let sandbox = Sandbox::start(listen, options).await.unwrap();
     let payer = Payer::named("buyer");
-    sandbox
-        .token()
-        .fund(payer.address(), Atoms::new(1_000_000))
-        .unwrap();
+    sandbox.token().fund(payer.address(), Atoms::new(1_000_000)).unwrap();
     (sandbox, payer)
 }
 
 fn assert_paid(sandbox: &Sandbox, payer: &Payer, total: u128) {
-    assert_eq!(
-        sandbox.token().balance_of(sandbox.pay_to()),
-        Atoms::new(total)
-    );
+    assert_eq!(sandbox.token().balance_of(sandbox.pay_to()), Atoms::new(total));
     assert_eq!(
         sandbox.token().balance_of(payer.address()),
         Atoms::new(1_000_000 - total)
@@ -99,9 +93,7 @@ async fn a_v1_purchase_is_settled_and_has_a_receipt() {
         assert_eq!(requirement["maxAmountRequired"], price.to_string());
 
         let authorization = payer.authorize(requirement, NOW, nonce);
-        let answer = client
-            .pay_v1(path, &payer.v1(&challenge, &authorization))
-            .await;
+        let answer = client.pay_v1(path, &payer.v1(&challenge, &authorization)).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         let receipt = answer.decoded("x-payment-response");
         assert_eq!(receipt["success"], true);
@@ -130,28 +122,16 @@ async fn sixteen_presentations_of_one_authorization_move_money_once() {
         };
         let mut clients = Vec::new();
         for n in 0..16 {
-            let protocol = if n % 2 == 0 {
-                Protocol::Http1
-            } else {
-                Protocol::Http2
-            };
+            let protocol = if n % 2 == 0 { Protocol::Http1 } else { Protocol::Http2 };
             clients.push(Client::connect(&sandbox, protocol).await);
         }
         let mut presentations = tokio::task::JoinSet::new();
         for mut client in clients {
             let header = header.clone();
-            presentations.spawn(async move {
-                client
-                    .send(Method::GET, path, Some((name, &header)), "")
-                    .await
-                    .status
-            });
+            presentations.spawn(async move { client.send(Method::GET, path, Some((name, &header)), "").await.status });
         }
         let statuses = presentations.join_all().await;
-        let sold = statuses
-            .iter()
-            .filter(|status| **status == StatusCode::OK)
-            .count();
+        let sold = statuses.iter().filter(|status| **status == StatusCode::OK).count();
         let refused = statuses
             .iter()
             .filter(|status| **status == StatusCode::PAYMENT_REQUIRED)
@@ -175,15 +155,11 @@ async fn a_translation_is_paid_with_its_body() {
     let header = encode(&payer.v2(&challenge, &authorization));
     let payment = Some(("payment-signature", header.as_str()));
 
-    let unfillable = client
-        .send(Method::POST, "/v2/translate", payment, "{}")
-        .await;
+    let unfillable = client.send(Method::POST, "/v2/translate", payment, "{}").await;
     assert_eq!(unfillable.status, StatusCode::BAD_REQUEST);
     assert_paid(&sandbox, &payer, 0);
 
-    let answer = client
-        .send(Method::POST, "/v2/translate", payment, order)
-        .await;
+    let answer = client.send(Method::POST, "/v2/translate", payment, order).await;
     assert_eq!(answer.json()["text"], "gut Morgen, Welt");
     assert_paid(&sandbox, &payer, 20_000);
 }
@@ -197,12 +173,7 @@ async fn a_stream_begins_before_it_is_complete_and_carries_its_receipt() {
     let authorization = payer.authorize(&challenge["accepts"][0], NOW, "one");
     let header = encode(&payer.v2(&challenge, &authorization));
     let mut answer = client
-        .open(
-            Method::GET,
-            "/v2/stream",
-            Some(("PAYMENT-SIGNATURE", &header)),
-            "",
-        )
+        .open(Method::GET, "/v2/stream", Some(("PAYMENT-SIGNATURE", &header)), "")
         .await;
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     assert!(answer.headers().contains_key("payment-response"));
@@ -225,10 +196,7 @@ async fn an_identified_payment_is_answered_again_without_paying_again() {
     assert_eq!(first.status, StatusCode::OK, "{first:?}");
     assert_eq!(again.status, StatusCode::OK);
     assert_eq!(first.body, again.body);
-    assert_eq!(
-        first.headers["payment-response"],
-        again.headers["payment-response"]
-    );
+    assert_eq!(first.headers["payment-response"], again.headers["payment-response"]);
 
     let anew = payer.authorize(&challenge["accepts"][0], NOW, "two");
     payload["payload"] = payer.exact(&anew);
@@ -255,9 +223,7 @@ async fn what_is_free_is_free_and_the_index_says_what_is_not() {
     assert!(head.body.is_empty());
     assert_eq!(head.v2_challenge()["accepts"][0]["amount"], "10000");
     let long = "x".repeat((64 << 10) + 1);
-    let posted = client
-        .send(Method::POST, "/v2/translate", None, &long)
-        .await;
+    let posted = client.send(Method::POST, "/v2/translate", None, &long).await;
     assert_eq!(posted.status, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
@@ -274,10 +240,7 @@ async fn every_address_may_be_funded_on_first_sight_and_read_over_rpc() {
         .await
         .unwrap();
     let unknown = Client::connect_as(&sandbox, Protocol::Http1, "other.internal").await;
-    assert!(
-        unknown.is_err(),
-        "the certificate holds for a name it was not made for"
-    );
+    assert!(unknown.is_err(), "the certificate holds for a name it was not made for");
 
     let payer = Payer::named("never seen before");
     let balance = |holder: &[u8]| {
@@ -292,10 +255,7 @@ async fn every_address_may_be_funded_on_first_sight_and_read_over_rpc() {
         let answer = client
             .send(Method::POST, "/rpc", None, &balance(holder.as_slice()))
             .await;
-        assert_eq!(
-            answer.json()["result"],
-            Value::from(format!("0x{atoms:064x}"))
-        );
+        assert_eq!(answer.json()["result"], Value::from(format!("0x{atoms:064x}")));
     }
     assert_eq!(sandbox.token().balance_of(sandbox.pay_to()), Atoms::new(0));
 }
@@ -308,12 +268,7 @@ async fn a_stop_lets_an_answer_finish_and_takes_no_more() {
     let authorization = payer.authorize(&challenge["accepts"][0], NOW, "one");
     let header = encode(&payer.v2(&challenge, &authorization));
     let answer = client
-        .open(
-            Method::GET,
-            "/v2/stream",
-            Some(("PAYMENT-SIGNATURE", &header)),
-            "",
-        )
+        .open(Method::GET, "/v2/stream", Some(("PAYMENT-SIGNATURE", &header)), "")
         .await;
     let address = sandbox.address();
     let (body, ()) = tokio::join!(answer.into_body().collect(), sandbox.stop());
@@ -330,12 +285,7 @@ async fn a_dropped_sandbox_waits_for_nothing() {
     let authorization = payer.authorize(&challenge["accepts"][0], NOW, "one");
     let header = encode(&payer.v2(&challenge, &authorization));
     let answer = client
-        .open(
-            Method::GET,
-            "/v2/stream",
-            Some(("PAYMENT-SIGNATURE", &header)),
-            "",
-        )
+        .open(Method::GET, "/v2/stream", Some(("PAYMENT-SIGNATURE", &header)), "")
         .await;
     drop(sandbox);
     assert!(answer.into_body().collect().await.is_err());

@@ -102,17 +102,11 @@ fn digest(authorization: &Authorization) -> B256 {
     let address = |address: Address| address.into_word();
     let number = |number: u128| B256::left_padding_from(&number.to_be_bytes());
     let domain = hash_words(&[
-        keccak256(
-            "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)",
-        ),
+        keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"),
         keccak256("USDC"),
         keccak256("2"),
         number(84532),
-        address(
-            "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
-                .parse()
-                .unwrap(),
-        ),
+        address("0x036CbD53842c5426634e7929541eC2318f3dCF7e".parse().unwrap()),
     ]);
     let message = hash_words(&[
         keccak256(

@@ -18,16 +18,8 @@ async fn a_replayed_nonce_is_refused() {
     let challenge = client.get("/v2/quote").await.v2_challenge();
     let authorization = payer.authorize(&challenge["accepts"][0], NOW, "one");
     let payload = payer.v2(&challenge, &authorization);
-    assert_eq!(
-        client.pay("/v2/quote", &payload).await.status,
-        StatusCode::OK
-    );
-    refused_v2(
-        &mut client,
-        &payload,
-        "invalid_exact_evm_nonce_already_used",
-    )
-    .await;
+    assert_eq!(client.pay("/v2/quote", &payload).await.status, StatusCode::OK);
+    refused_v2(&mut client, &payload, "invalid_exact_evm_nonce_already_used").await;
 
     // The same nonce signed again, for a little longer, is the same nonce.
     let longer = Authorization {
@@ -35,12 +27,7 @@ async fn a_replayed_nonce_is_refused() {
         ..authorization
     };
     let payload = payer.v2(&challenge, &longer);
-    refused_v2(
-        &mut client,
-        &payload,
-        "invalid_exact_evm_nonce_already_used",
-    )
-    .await;
+    refused_v2(&mut client, &payload, "invalid_exact_evm_nonce_already_used").await;
     assert_paid(&sandbox, &payer, 10_000);
 }
 
@@ -112,9 +99,7 @@ async fn an_authorization_must_be_exactly_what_was_asked_for() {
         valid_before: NOW + 6,
         ..asked
     };
-    let answer = client
-        .pay("/v2/quote", &payer.v2(&challenge, &enough))
-        .await;
+    let answer = client.pay("/v2/quote", &payer.v2(&challenge, &enough)).await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
 }
 
@@ -149,12 +134,7 @@ async fn an_echo_must_be_what_was_advertised() {
     // A requirement with its addresses in lower case is not verbatim.
     let lower = good["accepted"]["payTo"].as_str().unwrap().to_lowercase();
     if lower != good["accepted"]["payTo"] {
-        refused_v2(
-            &mut client,
-            &altered("/accepted/payTo", lower.into()),
-            no_match,
-        )
-        .await;
+        refused_v2(&mut client, &altered("/accepted/payTo", lower.into()), no_match).await;
     }
     assert!(sandbox.token().transfers().is_empty());
 
@@ -163,10 +143,7 @@ async fn an_echo_must_be_what_was_advertised() {
     payload.as_object_mut().unwrap().remove("resource");
     payload["accepted"]["extra"]["note"] = "mine".into();
     payload["extensions"] = json!({ "theirs": { "info": {} } });
-    assert_eq!(
-        client.pay("/v2/quote", &payload).await.status,
-        StatusCode::OK
-    );
+    assert_eq!(client.pay("/v2/quote", &payload).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -180,10 +157,7 @@ async fn a_changed_extension_is_refused_and_none_at_all_is_not() {
     let answer = client.pay("/v2/report", &payload).await;
     assert_eq!(answer.v2_challenge()["error"], "extension_echo_mismatch");
     payload.as_object_mut().unwrap().remove("extensions");
-    assert_eq!(
-        client.pay("/v2/report", &payload).await.status,
-        StatusCode::OK
-    );
+    assert_eq!(client.pay("/v2/report", &payload).await.status, StatusCode::OK);
     assert_paid(&sandbox, &payer, 250_000);
 }
 
@@ -243,13 +217,8 @@ async fn more_than_the_balance_is_refused() {
     let mut client = Client::connect(&sandbox, Protocol::Http1).await;
     let challenge = client.get("/v2/dataset").await.v2_challenge();
     let authorization = payer.authorize(&challenge["accepts"][0], NOW, "one");
-    let answer = client
-        .pay("/v2/dataset", &payer.v2(&challenge, &authorization))
-        .await;
-    assert_eq!(
-        answer.v2_challenge()["error"],
-        "invalid_exact_evm_insufficient_balance"
-    );
+    let answer = client.pay("/v2/dataset", &payer.v2(&challenge, &authorization)).await;
+    assert_eq!(answer.v2_challenge()["error"], "invalid_exact_evm_insufficient_balance");
     assert_paid(&sandbox, &payer, 0);
 }
 

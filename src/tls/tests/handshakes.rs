@@ -4,9 +4,7 @@ use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, client, server};
 
-use super::super::upstream::{
-    CertificateFault, HandshakeError, SystemRoots, Trust, TrustError, UpstreamTls,
-};
+use super::super::upstream::{CertificateFault, HandshakeError, SystemRoots, Trust, TrustError, UpstreamTls};
 use super::*;
 
 impl Fixture {
@@ -19,11 +17,7 @@ impl Fixture {
     }
 }
 
-type Ends = (
-    client::TlsStream<DuplexStream>,
-    Alpn,
-    server::TlsStream<DuplexStream>,
-);
+type Ends = (client::TlsStream<DuplexStream>, Alpn, server::TlsStream<DuplexStream>);
 
 async fn handshake(
     client: &UpstreamTls,
@@ -41,11 +35,7 @@ async fn handshake(
     Ok((connected, alpn, accepted.unwrap()))
 }
 
-async fn fault(
-    client: &UpstreamTls,
-    name: &str,
-    server: Arc<rustls::ServerConfig>,
-) -> CertificateFault {
+async fn fault(client: &UpstreamTls, name: &str, server: Arc<rustls::ServerConfig>) -> CertificateFault {
     let (near, far) = tokio::io::duplex(16 << 10);
     let name = host(name);
     let (connected, _) = tokio::join!(
@@ -71,9 +61,7 @@ async fn names_and_addresses_verify_and_the_protocol_is_the_origins() {
         (AlpnOffer::Nothing, Alpn::Http1, Alpn::Absent),
     ] {
         let config = fixture.configs.by_sni(server);
-        let (mut near, alpn, mut far) = handshake(&client, "api.example", offer, config)
-            .await
-            .unwrap();
+        let (mut near, alpn, mut far) = handshake(&client, "api.example", offer, config).await.unwrap();
         assert_eq!(alpn, expected, "{offer:?} {server:?}");
         near.write_all(b"ping").await.unwrap();
         near.flush().await.unwrap();
@@ -82,13 +70,8 @@ async fn names_and_addresses_verify_and_the_protocol_is_the_origins() {
         assert_eq!(&read, b"ping");
     }
     for address in ["127.0.0.1", "2001:db8::1"] {
-        let config = fixture
-            .configs
-            .for_host(&host(address), Alpn::Http1)
-            .unwrap();
-        handshake(&client, address, AlpnOffer::Http1, config)
-            .await
-            .unwrap();
+        let config = fixture.configs.for_host(&host(address), Alpn::Http1).unwrap();
+        handshake(&client, address, AlpnOffer::Http1, config).await.unwrap();
     }
 }
 
@@ -134,11 +117,7 @@ async fn faults_of_certificates_are_told_apart() {
         (CertificateFault::WrongName, "not valid for name"),
         (CertificateFault::UnknownIssuer, "unknown issuer"),
     ] {
-        assert!(
-            HandshakeError::Certificate(fault)
-                .to_string()
-                .ends_with(text)
-        );
+        assert!(HandshakeError::Certificate(fault).to_string().ends_with(text));
     }
 }
 
@@ -146,9 +125,7 @@ async fn faults_of_certificates_are_told_apart() {
 async fn what_is_not_tls_is_no_certificate_fault() {
     let fixture = Fixture::now();
     let (near, mut far) = tokio::io::duplex(16 << 10);
-    far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        .await
-        .unwrap();
+    far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     let outcome = fixture
         .client()
         .connect(near, &host("a.example"), AlpnOffer::Http1)
@@ -180,20 +157,12 @@ async fn sessions_are_resumed_by_name_and_never_without_one() {
     let fixture = Fixture::now();
     let client = fixture.client();
     let mut kinds = Vec::new();
-    for name in [
-        "a.example",
-        "a.example",
-        "b.example",
-        "127.0.0.1",
-        "127.0.0.1",
-    ] {
+    for name in ["a.example", "a.example", "b.example", "127.0.0.1", "127.0.0.1"] {
         let config = match host(name).ip() {
             None => fixture.configs.by_sni(Alpn::Http1),
             Some(_) => fixture.configs.for_host(&host(name), Alpn::Http1).unwrap(),
         };
-        let (mut near, _, mut far) = handshake(&client, name, AlpnOffer::Http1, config)
-            .await
-            .unwrap();
+        let (mut near, _, mut far) = handshake(&client, name, AlpnOffer::Http1, config).await.unwrap();
         // Tickets follow the handshake: read past them.
         far.write_all(b"x").await.unwrap();
         far.flush().await.unwrap();
@@ -215,10 +184,7 @@ fn extra_trust_must_be_readable_certificates() {
         })
     };
     assert!(matches!(new(), Err(TrustError::ExtraCa { .. })));
-    for text in [
-        "",
-        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-    ] {
+    for text in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         fs::write(&path, text).unwrap();
         assert!(matches!(new(), Err(TrustError::ExtraCa { .. })), "{text:?}");
     }
@@ -231,10 +197,7 @@ fn offers_are_cut_to_what_we_read_in_the_clients_order() {
         (&["http/1.0", "acme-tls/1"], AlpnOffer::Nothing),
         (&["http/1.1"], AlpnOffer::Http1),
         (&["h2"], AlpnOffer::Http2),
-        (
-            &["h3", "h2", "x", "http/1.1", "h2"],
-            AlpnOffer::Http2ThenHttp1,
-        ),
+        (&["h3", "h2", "x", "http/1.1", "h2"], AlpnOffer::Http2ThenHttp1),
         (&["http/1.1", "h2"], AlpnOffer::Http1ThenHttp2),
     ] {
         assert_eq!(
@@ -245,10 +208,6 @@ fn offers_are_cut_to_what_we_read_in_the_clients_order() {
     }
     let upstream = UpstreamTls::new(&Trust::default()).unwrap();
     for offer in AlpnOffer::ALL {
-        assert_eq!(
-            upstream.config(offer).alpn_protocols,
-            offer.identifiers(),
-            "{offer:?}"
-        );
+        assert_eq!(upstream.config(offer).alpn_protocols, offer.identifiers(), "{offer:?}");
     }
 }

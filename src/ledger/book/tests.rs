@@ -1,0 +1,217 @@
+use alloy_primitives::{Address, B256};
+use proptest::prelude::*;
+
+use super::*;
+use crate::ledger::entry::{Arm, Expired, Released, Settled, Unknown};
+use crate::ledger::model::By;
+use crate::ledger::text::{Decimal, Digest};
+
+fn ts(second: i64) -> Moment {
+    Moment::of(jiff::Timestamp::from_second(1_795_161_600 + second).unwrap())
+}
+
+fn rid(n: u8) -> Rid {
+    Rid::new(jiff::Timestamp::from_second(1_795_161_600).unwrap(), [n; 10])
+}
+
+fn reserved(n: u8, armed: bool, windows: Vec<WindowCharge>) -> Reserved {
+    let arm = Arm {
+        from: Address::ZERO,
+        nonce: B256::repeat_byte(n),
+        valid_after: Decimal(0),
+        valid_before: Decimal(1_795_161_900),
+    };
+    Reserved {
+        agent: "a".into(),
+        amount: Decimal(1),
+        arm: armed.then_some(arm),
+        asset: "eip155:1/erc20:0x".into(),
+        decimals: 6,
+        fp: Digest::ZERO,
+        group: None,
+        host: "h".into(),
+        idem: None,
+        network: "eip155:1".into(),
+        offer_sha256: Digest::ZERO,
+        payee: Address::ZERO,
+        policy_gen: 1,
+        rail: "x402".into(),
+        rid: rid(n),
+        scheme: "exact".into(),
+        sd: vec![],
+        symbol: "USDC".into(),
+        usd_micros: Decimal(1),
+        windows,
+    }
+}
+
+fn charge(scope: &str, start: &str, amount: u128) -> WindowCharge {
+    WindowCharge(scope.into(), "day".into(), start.into(), Decimal(amount), Decimal(100))
+}
+
+fn apply(book: &mut Book, second: i64, body: Body) -> Result<Effect, Illegal> {
+    book.apply(&Entry {
+        seq: 0,
+        ts: ts(second),
+        body,
+    })
+}
+
+fn settled(n: u8) -> Body {
+    Body::Settled(Settled {
+        by: By::Merchant,
+        rid: rid(n),
+        tx: None,
+        why: None,
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Do {
+    Reserve {
+        n: u8,
+        armed: bool,
+        windows: Vec<(u8, u8, u8)>,
+    },
+    Settle(u8),
+    Lose(u8),
+    Release(u8),
+    Expire(u8),
+}
+
+fn any_do() -> impl Strategy<Value = Do> {
+    let n = 0u8..6;
+    prop_oneof![
+        3 => (n.clone(), any::<bool>(), prop::collection::vec((0u8..3, 0u8..3, 0u8..50), 0..4))
+            .prop_map(|(n, armed, windows)| Do::Reserve { n, armed, windows }),
+        1 => n.clone().prop_map(Do::Settle),
+        1 => n.clone().prop_map(Do::Lose),
+        1 => n.clone().prop_map(Do::Release),
+        1 => n.prop_map(Do::Expire),
+    ]
+}
+
+fn body(step: &Do) -> Body {
+    let why = || "w".to_owned();
+    match step {
+        Do::Reserve { n, armed, windows } => {
+            let windows = windows
+                .iter()
+                .map(|(scope, start, amount)| charge(&scope.to_string(), &start.to_string(), u128::from(*amount)));
+            Body::Reserved(Arc::new(reserved(*n, *armed, windows.collect())))
+        }
+        Do::Settle(n) => settled(*n),
+        Do::Lose(n) => Body::Unknown(Unknown {
+            rid: rid(*n),
+            why: why(),
+        }),
+        Do::Release(n) => Body::Released(Released {
+            rid: rid(*n),
+            why: why(),
+        }),
+        Do::Expire(n) => Body::Expired(Expired {
+            by: By::Chain,
+            rid: rid(*n),
+            why: why(),
+        }),
+    }
+}
+
+/// Everything from the list of accepted steps, each time anew: the final state of each reservation, then the sums.
+fn slow_counters(accepted: &[Do]) -> BTreeMap<(String, String), Counter> {
+    let mut counters = BTreeMap::<(String, String), Counter>::new();
+    for (index, step) in accepted.iter().enumerate() {
+        let Do::Reserve { n, windows, .. } = step else {
+            continue;
+        };
+        let end = accepted[index + 1..].iter().find(|later| match later {
+            Do::Settle(m) | Do::Release(m) | Do::Expire(m) => m == n,
+            Do::Lose(_) | Do::Reserve { .. } => false,
+        });
+        for (scope, start, amount) in windows {
+            let counter = counters.entry((scope.to_string(), start.to_string())).or_default();
+            match end {
+                None => counter.open += u128::from(*amount),
+                Some(Do::Settle(_)) => counter.settled += u128::from(*amount),
+                Some(_) => {}
+            }
+        }
+    }
+    counters
+}
+
+proptest! {
+    #[test]
+    fn the_book_equals_a_recount_of_all_steps(steps in prop::collection::vec(any_do(), 0..60)) {
+        let mut book = Book::default();
+        let mut accepted: Vec<Do> = Vec::new();
+        for step in steps {
+            if apply(&mut book, 0, body(&step)).is_ok() {
+                accepted.push(step);
+            }
+            let slow = slow_counters(&accepted);
+            for scope in 0..3 {
+                for start in 0..3 {
+                    let key = (scope.to_string(), start.to_string());
+                    let expected = slow.get(&key).copied().unwrap_or_default();
+                    prop_assert_eq!(book.counter(&key.0, "day", &key.1), expected);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nonce_stays_taken_after_its_payment_and_is_free_a_day_after_its_deadline() {
+    let mut book = Book::default();
+    apply(&mut book, 0, Body::Reserved(Arc::new(reserved(1, true, vec![])))).unwrap();
+    apply(&mut book, 1, settled(1)).unwrap();
+    let again = Reserved {
+        rid: rid(2),
+        ..reserved(1, true, vec![])
+    };
+    let again = || Body::Reserved(Arc::new(again.clone()));
+    let day = 300 + 24 * 60 * 60;
+    assert_eq!(apply(&mut book, day, again()).unwrap_err(), Illegal::NonceTwice(rid(2)));
+    let effect = apply(&mut book, day + 1, settled(1)).unwrap_err();
+    assert_eq!(effect, Illegal::NotOpen(rid(1)));
+    apply(&mut book, day + 1, Body::Closed(crate::ledger::entry::Closed {})).unwrap();
+    assert!(apply(&mut book, day + 1, again()).is_ok());
+}
+
+#[test]
+fn overflow_changes_nothing() {
+    let mut book = Book::default();
+    let windows = |last| vec![charge("x", "1", 5), charge("y", "1", last)];
+    apply(
+        &mut book,
+        0,
+        Body::Reserved(Arc::new(reserved(1, true, windows(u128::MAX)))),
+    )
+    .unwrap();
+    let error = apply(&mut book, 0, Body::Reserved(Arc::new(reserved(2, true, windows(1))))).unwrap_err();
+    assert_eq!(error, Illegal::Overflow(rid(2)));
+    assert_eq!(book.counter("x", "day", "1"), Counter { settled: 0, open: 5 });
+    assert!(book.open_payment(&rid(2)).is_none());
+}
+
+#[test]
+fn old_windows_are_forgotten_and_never_reopened_but_open_money_keeps_them() {
+    let mut book = Book::default();
+    for start in 0..=WINDOWS_KEPT as u8 {
+        let windows = vec![charge("x", &format!("{start:03}"), 1)];
+        apply(&mut book, 0, Body::Reserved(Arc::new(reserved(start, true, windows)))).unwrap();
+        if start > 0 {
+            apply(&mut book, 0, settled(start)).unwrap();
+        }
+    }
+    assert_eq!(book.counters_of("x").count(), WINDOWS_KEPT + 1);
+    apply(&mut book, 0, settled(0)).unwrap();
+    let windows = vec![charge("x", "200", 1)];
+    let effect = apply(&mut book, 0, Body::Reserved(Arc::new(reserved(200, true, windows)))).unwrap();
+    assert_eq!(effect.dropped.len(), 2);
+    assert_eq!(book.counters_of("x").count(), WINDOWS_KEPT);
+    assert!(book.is_closed("x", "day", "001"));
+    assert!(!book.is_closed("x", "day", "002"));
+    assert!(!book.is_closed("x", "day", "201"));
+}

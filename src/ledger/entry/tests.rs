@@ -1,0 +1,218 @@
+use super::*;
+
+#[derive(Deserialize)]
+struct Vectors {
+    entries: Vec<Vector>,
+    segment_jsonl_sha256: String,
+}
+
+#[derive(Deserialize)]
+struct Vector {
+    seq: u64,
+    utf8: String,
+    leaf_hash_hex: String,
+}
+
+#[test]
+fn hashes_chain_and_segment_match_the_vectors() {
+    let vectors: Vectors = serde_json::from_str(include_str!("../../../fixtures/audit/entries.json")).unwrap();
+    let (mut prev, mut segment) = (Digest::ZERO, Vec::new());
+    for vector in &vectors.entries {
+        let line = vector.utf8.as_bytes();
+        let head = read_head(line).unwrap();
+        assert_eq!((head.seq, head.prev), (vector.seq, prev));
+        prev = Digest::leaf(line);
+        assert_eq!(prev.to_string(), vector.leaf_hash_hex);
+        segment.extend_from_slice(line);
+        segment.push(b'\n');
+    }
+    assert_eq!(vectors.entries.len(), 8);
+    assert_eq!(Digest::of(&segment).to_string(), vectors.segment_jsonl_sha256);
+}
+
+fn rid(last: u8) -> Rid {
+    Rid::new("2026-11-20T08:00:02Z".parse().unwrap(), [last; 10])
+}
+
+fn reserved() -> Reserved {
+    Reserved {
+        agent: "crawler \u{1}\"\\/é\u{7f}\u{2028}😀".into(),
+        amount: Decimal(u128::MAX),
+        arm: Some(arm()),
+        asset: "eip155:8453/erc20:0x833589fcd6edb6e08f4c7c32d4f71b54bda02913".into(),
+        decimals: 6,
+        fp: Digest([1; 32]),
+        group: Some("eng".into()),
+        host: "api.example.com".into(),
+        idem: Some(Digest([2; 32])),
+        network: "eip155:8453".into(),
+        offer_sha256: Digest([3; 32]),
+        payee: Address::repeat_byte(0xAB),
+        policy_gen: 7,
+        rail: "x402".into(),
+        rid: rid(1),
+        scheme: "exact".into(),
+        sd: vec!["AUsHjcbWT-FgKRhiEqKjVNtVF2ksvIWx6U8d1c4ltFU".into()],
+        symbol: "USDC".into(),
+        usd_micros: Decimal(10_000),
+        windows: vec![WindowCharge(
+            "agent:crawler".into(),
+            "count.day".into(),
+            "2026-11-20T00:00:00+01:00[Europe/Berlin]".into(),
+            Decimal(1),
+            Decimal(20),
+        )],
+    }
+}
+
+fn arm() -> Arm {
+    Arm {
+        from: Address::repeat_byte(0xCD),
+        nonce: B256::repeat_byte(0xEF),
+        valid_after: Decimal(0),
+        valid_before: Decimal(u64::MAX),
+    }
+}
+
+fn all_bodies() -> Vec<Body> {
+    let (rid, why, who) = (rid(2), "restart".to_owned(), "ops".to_owned());
+    let bare = Reserved {
+        arm: None,
+        group: None,
+        idem: None,
+        sd: vec![],
+        windows: vec![],
+        ..reserved()
+    };
+    let sha256 = Digest([9; 32]);
+    vec![
+        Body::Opened(Opened {
+            sw: "bursar/1".into(),
+            torn_bytes: None,
+            torn_sha256: None,
+        }),
+        Body::Opened(Opened {
+            sw: "bursar/1".into(),
+            torn_bytes: Some(3),
+            torn_sha256: Some(sha256),
+        }),
+        Body::Closed(Closed {}),
+        Body::PolicyLoaded(PolicyLoaded {
+            policy_gen: 1,
+            sha256,
+            who: who.clone(),
+        }),
+        Body::PolicyRejected(PolicyRejected {
+            reason: "line 3".into(),
+            sha256,
+            who: who.clone(),
+        }),
+        Body::Reserved(Arc::new(reserved())),
+        Body::Reserved(Arc::new(bare)),
+        Body::Armed(Armed {
+            approval: Some("a".into()),
+            arm: arm(),
+            rid,
+        }),
+        Body::Settled(Settled {
+            by: By::Merchant,
+            rid,
+            tx: Some("0xab".into()),
+            why: None,
+        }),
+        Body::Settled(Settled {
+            by: By::Operator,
+            rid,
+            tx: None,
+            why: Some(why.clone()),
+        }),
+        Body::Unknown(Unknown { rid, why: why.clone() }),
+        Body::Released(Released { rid, why: why.clone() }),
+        Body::Expired(Expired {
+            by: By::Chain,
+            rid,
+            why: why.clone(),
+        }),
+        Body::Denied(Denied {
+            agent: "a".into(),
+            count: 3,
+            group: Some("eng".into()),
+            host: "h".into(),
+            reason: "over-limit".into(),
+            rule: "agents.a.day".into(),
+            usd_micros: Some(Decimal(5)),
+        }),
+        Body::Admin(Admin {
+            action: "payments.resolve.expired".into(),
+            rid: Some(rid),
+            who,
+            why: why.clone(),
+        }),
+        Body::Rebuilt(Rebuilt { entries: 12, why }),
+    ]
+}
+
+fn encoded(body: Body) -> (Entry, Vec<u8>) {
+    let entry = Entry {
+        seq: 5,
+        ts: Moment::of("2026-11-20T08:00:02.5Z".parse().unwrap()),
+        body,
+    };
+    let mut line = Vec::new();
+    entry.encode(&Digest([7; 32]), &mut line).unwrap();
+    (entry, line)
+}
+
+#[test]
+fn every_event_is_canonical_and_reads_back() {
+    for body in all_bodies() {
+        let (entry, line) = encoded(body);
+        let tree: serde_json::Value = serde_json::from_slice(&line).unwrap();
+        let canonical = serde_json_canonicalizer::to_vec(&tree).unwrap();
+        assert_eq!(String::from_utf8_lossy(&line), String::from_utf8_lossy(&canonical));
+        assert_eq!(tree["ev"], entry.body.ev());
+        assert_eq!(Entry::parse(&line).unwrap(), (entry, Digest([7; 32])));
+    }
+}
+
+#[test]
+fn a_line_with_one_byte_more_or_less_in_its_members_is_refused() {
+    let (_, line) = encoded(Body::Unknown(Unknown {
+        rid: rid(1),
+        why: "x".into(),
+    }));
+    let text = String::from_utf8(line).unwrap();
+    for (from, to) in [
+        ("{", "{ "),
+        ("{", "{\"a\":1,"),
+        ("\"why\":\"x\"", "\"why\":\"\\u0078\""),
+        ("pay.unknown", "pay.unheard"),
+        ("\"v\":1", "\"v\":2"),
+        ("\"seq\":5", "\"seq\":05"),
+        (",\"why\":\"x\"", ""),
+        ("02.500000Z", "02.5Z"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text);
+        assert!(Entry::parse(changed.as_bytes()).is_err(), "{changed}");
+    }
+}
+
+#[test]
+fn an_entry_over_16_kib_is_refused_and_leaves_no_trace() {
+    let mut line = b"before".to_vec();
+    let body = Body::Unknown(Unknown {
+        rid: rid(1),
+        why: "x".repeat(MAX_ENTRY),
+    });
+    let entry = Entry {
+        seq: 0,
+        ts: Moment::of("2026-11-20T08:00:02Z".parse().unwrap()),
+        body,
+    };
+    assert!(matches!(
+        entry.encode(&Digest::ZERO, &mut line),
+        Err(EntryError::TooLong)
+    ));
+    assert_eq!(line, b"before");
+}

@@ -1,0 +1,133 @@
+//! What callers and the writer hand to each other.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::ledger::model::{Denial, Event, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution};
+use crate::ledger::payment::Payment;
+use crate::ledger::refusals::Refusals;
+use crate::ledger::rid::Rid;
+
+pub type Reply<T> = oneshot::Sender<T>;
+
+/// What callers send.
+pub enum Op {
+    Reserve(Box<Reserve>, Reply<Result<Delivery, ReserveError>>),
+    Finish(Rid, Outcome, Reply<Result<(), LedgerError>>),
+    Resolve {
+        rid: Rid,
+        resolution: Resolution,
+        who: String,
+        why: String,
+        reply: Reply<Result<(), LedgerError>>,
+    },
+    Append(Event, Reply<Result<(), LedgerError>>),
+    Find(Rid, Reply<Found>),
+    Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
+    OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
+    /// Something lies in [`Shared`].
+    Wake,
+    Close(Reply<()>),
+}
+
+/// Where a payment is found.
+pub enum Found {
+    Open(Box<Payment>),
+    /// The index will say; without an index, the journal.
+    Elsewhere(Option<oneshot::Receiver<Option<Payment>>>),
+    Failed(LedgerError),
+}
+
+/// One counter of a scope, in the budget's unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub scope: String,
+    pub window: String,
+    pub start: String,
+    pub settled: u128,
+    pub open: u128,
+}
+
+/// What callers leave without waiting for room in the queue.
+#[derive(Default)]
+pub struct Shared {
+    abandoned: Mutex<Vec<Rid>>,
+    refusals: Mutex<Refusals>,
+}
+
+impl Shared {
+    pub fn refuse(&self, denial: Denial, now: Timestamp) {
+        self.refusals().add(denial, now);
+    }
+
+    pub fn take_abandoned(&self) -> Vec<Rid> {
+        std::mem::take(&mut *self.abandoned())
+    }
+
+    // A panic of another holder leaves both usable: they are lists that are only added to and taken.
+    pub fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn abandoned(&self) -> MutexGuard<'_, Vec<Rid>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reservation on its way to the caller. When nobody takes it out, the ledger learns of it.
+pub struct Delivery {
+    reservation: Option<Reservation>,
+    shared: Arc<Shared>,
+    wake: mpsc::WeakSender<Op>,
+}
+
+impl Delivery {
+    pub fn of(reservation: Reservation, shared: Arc<Shared>, wake: mpsc::WeakSender<Op>) -> Self {
+        Self {
+            reservation: Some(reservation),
+            shared,
+            wake,
+        }
+    }
+
+    pub fn take(mut self) -> Option<Reservation> {
+        self.reservation.take()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(reservation) = self.reservation.take() {
+            self.shared.abandoned().push(reservation.rid());
+            // A full queue needs no wake: the writer is about to look.
+            if let Some(wake) = self.wake.upgrade() {
+                let _ = wake.try_send(Op::Wake);
+            }
+        }
+    }
+}
+
+/// An answer that waits for the batch to be durable.
+pub enum Answer {
+    Reserve(Reply<Result<Delivery, ReserveError>>, Result<Reservation, ReserveError>),
+    Done(Reply<Result<(), LedgerError>>, Result<(), LedgerError>),
+    Find(Rid, Reply<Found>, Option<Box<Payment>>),
+    Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
+    OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
+}
+
+impl Answer {
+    pub fn fail(self, why: &str) {
+        let failed = || LedgerError::Failed(why.to_owned());
+        // As in `Writer::answer`: who has gone away hears nothing.
+        match self {
+            Self::Reserve(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),
+            Self::Done(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Find(_, reply, _) => drop(reply.send(Found::Failed(failed()))),
+            Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
+            Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),
+        }
+    }
+}
