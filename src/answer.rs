@@ -190,8 +190,10 @@ impl Code {
     }
 }
 
-/// A problem document in the making.
-pub struct Problem {
+/// A problem document in the making. Boxed, because it is the rare side of every `Result` that it stands in.
+pub struct Problem(Box<Document>);
+
+struct Document {
     status: StatusCode,
     code: &'static str,
     error: &'static str,
@@ -206,7 +208,7 @@ impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (name, status, error, title) = code.row();
         debug_assert_eq!(code.title(), title);
-        Self {
+        Self(Box::new(Document {
             status,
             code: name,
             error,
@@ -215,7 +217,7 @@ impl Problem {
             members: Map::new(),
             retry_after: None,
             payment: None,
-        }
+        }))
     }
 
     /// Finance's file says no: which rule, how much is used and reserved, when it resets (product digest §1).
@@ -237,7 +239,7 @@ impl Problem {
             members.insert("resets_at".into(), at.to_string().into());
         }
         members.insert("retryable".into(), false.into());
-        Self {
+        Self(Box::new(Document {
             status: StatusCode::FORBIDDEN,
             code: refusal.code.code(),
             error: "http_request_denied",
@@ -246,54 +248,55 @@ impl Problem {
             members,
             retry_after: None,
             payment: None,
-        }
+        }))
     }
 
     pub fn retry_after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+        self.0.retry_after = Some(wait);
         self
     }
 
     pub fn retryable(mut self, retryable: bool) -> Self {
-        self.members.insert("retryable".into(), retryable.into());
+        self.0.members.insert("retryable".into(), retryable.into());
         self
     }
 
     pub fn payment(mut self, rid: Rid) -> Self {
-        self.members.insert("payment".into(), rid.to_string().into());
-        self.payment = Some(rid);
+        self.0.members.insert("payment".into(), rid.to_string().into());
+        self.0.payment = Some(rid);
         self
     }
 
     pub fn code(&self) -> &'static str {
-        self.code
+        self.0.code
     }
 
     pub fn into_response(self) -> Response<AnswerBody> {
+        let this = *self.0;
         let mut document = Map::new();
-        document.insert("type".into(), format!("urn:bursar:problem:{}", self.code).into());
-        document.insert("title".into(), self.title.into());
-        document.insert("status".into(), self.status.as_u16().into());
-        document.insert("detail".into(), self.detail.into());
-        document.extend(self.members);
+        document.insert("type".into(), format!("urn:bursar:problem:{}", this.code).into());
+        document.insert("title".into(), this.title.into());
+        document.insert("status".into(), this.status.as_u16().into());
+        document.insert("detail".into(), this.detail.into());
+        document.extend(this.members);
         let mut text = serde_json::to_vec_pretty(&document).unwrap_or_default();
         text.push(b'\n');
 
         let mut response = Response::new(AnswerBody::full(Bytes::from(text)));
-        *response.status_mut() = self.status;
+        *response.status_mut() = this.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Ok(value) = HeaderValue::try_from(format!("bursar; error={}; details=\"{}\"", self.error, self.code)) {
+        if let Ok(value) = HeaderValue::try_from(format!("bursar; error={}; details=\"{}\"", this.error, this.code)) {
             headers.insert(PROXY_STATUS, value);
         }
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = this.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
-        if let Some(rid) = self.payment {
+        if let Some(rid) = this.payment {
             mark_paid(headers, rid);
         }
-        if self.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        if this.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             headers.insert(
                 PROXY_AUTHENTICATE,
                 HeaderValue::from_static("Basic realm=\"bursar\", charset=\"UTF-8\""),

@@ -254,9 +254,9 @@ mod tests {
         let (mut agent, ours) = duplex(64);
         let busy = Busy::default();
         let mut watched = Watched::new(ours, busy.clone(), HEAD, IDLE);
-        let mut buffer = [0; 8];
+        let mut buffer = [0; 3];
         agent.write_all(b"GET").await.unwrap();
-        watched.read(&mut buffer).await.unwrap();
+        watched.read_exact(&mut buffer).await.unwrap();
         drop(busy.begin());
         // Serving was noticed: what follows is rest between requests.
         let serving = busy.begin();

@@ -105,7 +105,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let proxy = Arc::new(Proxy {
         networks: config.networks.keys().copied().collect(),
         server_tls: ServerConfigs::new(Arc::new(Leaves::new(authority, clock.clone())?))?,
-        upstreams: Upstreams::new(dialer, tls, config.timeouts.clone()),
+        upstreams: Upstreams::new(dialer, tls, config.timeouts),
         replay_budget: ReplayBudget::default(),
         listeners: vec![address],
         config,

@@ -48,8 +48,17 @@ impl Page {
 
     /// The `type` of a problem, without its prefix.
     pub fn problem(&self) -> String {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
-        self.json()["type"].as_str().unwrap().strip_prefix("urn:bursar:problem:").unwrap().to_owned()
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
+        self.json()["type"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("urn:bursar:problem:")
+            .unwrap()
+            .to_owned()
     }
 }
 
@@ -60,7 +69,11 @@ pub enum Connection {
 
 impl Agent {
     pub fn of(bursar: &Bursar) -> Self {
-        Self { proxy: bursar.address, login: format!("research:{}", bursar.home.token), ca: bursar.ca() }
+        Self {
+            proxy: bursar.address,
+            login: format!("research:{}", bursar.home.token),
+            ca: bursar.ca(),
+        }
     }
 
     pub async fn get(&self, site: SocketAddr, path: &str) -> Page {
@@ -80,7 +93,9 @@ impl Agent {
     pub async fn connect(&self, site: SocketAddr, alpn: &[&str]) -> Connection {
         let stream = self.tls(site, "localhost", alpn).await.unwrap();
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
             tokio::spawn(connection);
             return Connection::H2(sender, format!("localhost:{}", site.port()));
         }
@@ -92,7 +107,9 @@ impl Agent {
     pub async fn tls(&self, site: SocketAddr, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         let tunnel = self.tunnel(&format!("localhost:{}", site.port())).await;
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        TlsConnector::from(Arc::new(client_config(&self.ca, alpn))).connect(name, tunnel).await
+        TlsConnector::from(Arc::new(client_config(&self.ca, alpn)))
+            .connect(name, tunnel)
+            .await
     }
 
     pub async fn tunnel(&self, authority: &str) -> TcpStream {
@@ -106,7 +123,8 @@ impl Agent {
         let mut stream = TcpStream::connect(self.proxy).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let login = STANDARD.encode(&self.login);
-        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: Basic {login}\r\n\r\n");
+        let head =
+            format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: Basic {login}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let head = read_head(&mut stream).await;
         (stream, head)
@@ -114,7 +132,11 @@ impl Agent {
 }
 
 impl Connection {
-    pub async fn open(&mut self, site: SocketAddr, mut request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    pub async fn open(
+        &mut self,
+        site: SocketAddr,
+        mut request: Request<Full<Bytes>>,
+    ) -> hyper::Result<Response<Incoming>> {
         match self {
             Self::H1(sender) => {
                 if !request.headers().contains_key("host") {
@@ -137,7 +159,11 @@ impl Connection {
         let response = self.open(site, request).await?;
         let (head, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
-        Ok(Page { status: head.status, headers: head.headers, body })
+        Ok(Page {
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
     }
 }
 

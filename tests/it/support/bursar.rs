@@ -109,7 +109,11 @@ impl Setup {
         } else {
             format!("{}allow_private = [\"127.0.0.0/8\", \"::1/128\"]\n", self.upstream)
         };
-        let networks = if self.config.contains("[networks") { "" } else { "[networks.\"eip155:84532\"]\nrpc = []\n" };
+        let networks = if self.config.contains("[networks") {
+            ""
+        } else {
+            "[networks.\"eip155:84532\"]\nrpc = []\n"
+        };
         let config = format!(
             "[proxy]\nlisten = \"127.0.0.1:0\"\n{}\n[upstream]\n{upstream}\n[wallet.evm]\nkey = \"env:BURSAR_TEST_WALLET\"\n{networks}\n{}",
             self.proxy, self.config
@@ -135,7 +139,12 @@ impl Home {
     pub fn serve(self) -> Bursar {
         let log = std::fs::File::create(self.path().join("serve.log")).unwrap();
         let mut child = Command::new(bin())
-            .args(["serve", "--log", "debug,hyper=warn,h2=warn,rustls=warn,sled=warn", "--dir"])
+            .args([
+                "serve",
+                "--log",
+                "debug,hyper=warn,h2=warn,rustls=warn,sled=warn",
+                "--dir",
+            ])
             .arg(self.path())
             .env("BURSAR_TEST_WALLET", WALLET_KEY)
             .stdin(Stdio::null())
@@ -144,13 +153,19 @@ impl Home {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let Some(url) = line.trim().strip_prefix("listening on ") else {
             let log = std::fs::read_to_string(self.path().join("serve.log")).unwrap();
             panic!("serve said {line:?}; its log:\n{log}");
         };
         let address = url.split_once("://").unwrap().1.parse().unwrap();
-        Bursar { home: self, address, child }
+        Bursar {
+            home: self,
+            address,
+            child,
+        }
     }
 
     /// `payments list --json`, with more arguments.
@@ -187,7 +202,10 @@ impl Bursar {
 
     /// The states of all payments, oldest first.
     pub fn states(&self) -> Vec<String> {
-        self.payments().iter().map(|payment| payment["state"].as_str().unwrap().to_owned()).collect()
+        self.payments()
+            .iter()
+            .map(|payment| payment["state"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     pub fn log(&self) -> String {
@@ -198,7 +216,10 @@ impl Bursar {
     pub fn kill(&mut self) -> Home {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let empty = Home { dir: tempfile::tempdir().unwrap(), token: String::new() };
+        let empty = Home {
+            dir: tempfile::tempdir().unwrap(),
+            token: String::new(),
+        };
         std::mem::replace(&mut self.home, empty)
     }
 

@@ -33,7 +33,10 @@ pub fn installed() -> bool {
 impl Lab {
     /// A lab of its own, so that balances can be compared exactly.
     pub fn start() -> Self {
-        assert!(installed(), "run `npm ci` in tests/interop first, or tests/all.sh, which does");
+        assert!(
+            installed(),
+            "run `npm ci` in tests/interop first, or tests/all.sh, which does"
+        );
         let dir = tempfile::tempdir().unwrap().keep();
         let (ca_pem, cert, key) = super::origin::pem_files(&dir);
         let mut child = Command::new("node")
@@ -51,7 +54,9 @@ impl Lab {
             .unwrap();
         let stdin = child.stdin.take().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the lab said {line:?}"));
         let text = |name: &str| said[name].as_str().unwrap().to_owned();
         let _ = std::fs::remove_dir_all(dir);
@@ -81,7 +86,10 @@ impl Lab {
 
     /// What a seller says it saw.
     pub fn seen(&self, seller: &str) -> Value {
-        let out = Command::new("curl").args(["-sk", "--noproxy", "*", &format!("{seller}/_seen")]).output().unwrap();
+        let out = Command::new("curl")
+            .args(["-sk", "--noproxy", "*", &format!("{seller}/_seen")])
+            .output()
+            .unwrap();
         serde_json::from_slice(&out.stdout).unwrap()
     }
 }
@@ -97,8 +105,18 @@ impl Drop for Lab {
 /// One JSON-RPC call over plain HTTP/1.1.
 fn post(url: &str, body: &str) -> Value {
     let out = Command::new("curl")
-        .args(["-s", "--noproxy", "*", "-H", "content-type: application/json", "-d", body, url])
+        .args([
+            "-s",
+            "--noproxy",
+            "*",
+            "-H",
+            "content-type: application/json",
+            "-d",
+            body,
+            url,
+        ])
         .output()
         .unwrap();
-    serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{url} said {:?}", String::from_utf8_lossy(&out.stdout)))
+    serde_json::from_slice(&out.stdout)
+        .unwrap_or_else(|_| panic!("{url} said {:?}", String::from_utf8_lossy(&out.stdout)))
 }

@@ -67,7 +67,18 @@ pub enum Speaks {
 
 pub struct Certificate {
     pub ca_pem: String,
+    leaf_pem: String,
+    key_pem: String,
     config: ServerConfig,
+}
+
+/// A certificate for localhost as files, for sellers that are programs of their own: CA, certificate, key.
+pub fn pem_files(dir: &std::path::Path) -> (String, std::path::PathBuf, std::path::PathBuf) {
+    let made = certificate(&["localhost"], |_| {});
+    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    std::fs::write(&cert, made.leaf_pem).unwrap();
+    std::fs::write(&key, made.key_pem).unwrap();
+    (made.ca_pem, cert, key)
 }
 
 /// A CA and a leaf for `names`; `edit` may spoil the leaf.
@@ -84,6 +95,7 @@ pub fn certificate(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) ->
     leaf.use_authority_key_identifier_extension = true;
     edit(&mut leaf);
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    let (leaf_pem, key_pem) = (leaf.pem(), key.serialize_pem());
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -91,7 +103,12 @@ pub fn certificate(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) ->
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], key)
         .unwrap();
-    Certificate { ca_pem, config }
+    Certificate {
+        ca_pem,
+        leaf_pem,
+        key_pem,
+        config,
+    }
 }
 
 impl Origin {
@@ -100,7 +117,12 @@ impl Origin {
         F: Fn(Seen) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Answer> + Send + 'static,
     {
-        Self::start(Speaks::H1AndH2, certificate(&["localhost", "127.0.0.1"], |_| {}), script).await
+        Self::start(
+            Speaks::H1AndH2,
+            certificate(&["localhost", "127.0.0.1"], |_| {}),
+            script,
+        )
+        .await
     }
 
     pub async fn start<F, Fut>(speaks: Speaks, mut certificate: Certificate, script: F) -> Self
@@ -120,20 +142,29 @@ impl Origin {
         let log = seen.clone();
         let task = tokio::spawn(async move {
             for connection in 0.. {
-                let Ok((stream, _)) = listener.accept().await else { continue };
+                let Ok((stream, _)) = listener.accept().await else {
+                    continue;
+                };
                 stream.set_nodelay(true).unwrap();
                 let (acceptor, script, log) = (acceptor.clone(), script.clone(), log.clone());
                 tokio::spawn(async move {
                     if speaks == Speaks::Plain {
                         return serve(stream, false, connection, script, log).await;
                     }
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
                     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     serve(stream, h2, connection, script, log).await;
                 });
             }
         });
-        Self { address, ca_pem: certificate.ca_pem, seen, task }
+        Self {
+            address,
+            ca_pem: certificate.ca_pem,
+            seen,
+            task,
+        }
     }
 
     /// Hands each TLS connection to `talk`, which writes what it likes.
@@ -150,7 +181,9 @@ impl Origin {
         let talk = Arc::new(talk);
         let task = tokio::spawn(async move {
             for connection in 0.. {
-                let Ok((stream, _)) = listener.accept().await else { continue };
+                let Ok((stream, _)) = listener.accept().await else {
+                    continue;
+                };
                 let (acceptor, talk) = (acceptor.clone(), talk.clone());
                 tokio::spawn(async move {
                     if let Ok(stream) = acceptor.accept(stream).await {
@@ -159,7 +192,12 @@ impl Origin {
                 });
             }
         });
-        Self { address, ca_pem: certificate.ca_pem, seen: Arc::default(), task }
+        Self {
+            address,
+            ca_pem: certificate.ca_pem,
+            seen: Arc::default(),
+            task,
+        }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -193,7 +231,10 @@ where
             let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
             let seen = Seen {
                 method: head.method.to_string(),
-                target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+                target: head
+                    .uri
+                    .path_and_query()
+                    .map_or_else(|| "/".to_owned(), ToString::to_string),
                 version: head.version,
                 headers: head.headers,
                 body,
@@ -205,9 +246,14 @@ where
     });
     let io = TokioIo::new(stream);
     if h2 {
-        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(io, service)
+            .await;
     } else {
-        let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await;
+        let _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(io, service)
+            .with_upgrades()
+            .await;
     }
 }
 
@@ -216,5 +262,7 @@ pub fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> 
     for (name, value) in headers {
         response = response.header(*name, *value);
     }
-    response.body(Full::from(body.into()).map_err(|never| match never {}).boxed()).unwrap()
+    response
+        .body(Full::from(body.into()).map_err(|never| match never {}).boxed())
+        .unwrap()
 }

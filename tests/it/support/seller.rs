@@ -32,7 +32,15 @@ pub fn decoded(header: &str) -> Value {
 
 /// 402 with a v2 challenge in the header.
 pub fn v2(challenge: &Value) -> Answer {
-    answer(402, &[("payment-required", &encoded(challenge)), ("content-type", "application/json"), ("cache-control", "no-store")], "{}")
+    answer(
+        402,
+        &[
+            ("payment-required", &encoded(challenge)),
+            ("content-type", "application/json"),
+            ("cache-control", "no-store"),
+        ],
+        "{}",
+    )
 }
 
 /// 402 for one requirement of `amount` atoms.
@@ -50,10 +58,16 @@ pub fn v1_body(amount: &str, resource: &str) -> Value {
 }
 
 pub fn receipt(success: bool, tx: &str) -> String {
-    encoded(&json!({ "success": success, "transaction": tx, "network": "eip155:84532", "payer": super::bursar::WALLET }))
+    encoded(
+        &json!({ "success": success, "transaction": tx, "network": "eip155:84532", "payer": super::bursar::WALLET }),
+    )
 }
 
 /// 200 with a good receipt.
 pub fn sold(body: &'static str) -> Answer {
-    answer(200, &[("payment-response", &receipt(true, TX)), ("content-type", "text/plain")], body)
+    answer(
+        200,
+        &[("payment-response", &receipt(true, TX)), ("content-type", "text/plain")],
+        body,
+    )
 }

@@ -1,0 +1,5 @@
+//! Behaviour, through the real binary, with real clients and servers. Each file is a theme; `support` sets the stage.
+
+mod support;
+
+mod first_purchase;
