@@ -54,10 +54,11 @@ pub struct Effect {
 }
 
 type Starts = BTreeMap<String, Counter>;
+type Windows = BTreeMap<String, Starts>;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Book {
-    counters: HashMap<String, HashMap<String, Starts>>,
+    counters: HashMap<String, Windows>,
     open: BTreeMap<Rid, Payment>,
     taken: HashSet<NonceKey>,
     /// Nonces of finished payments by the second in which they are free again.
@@ -333,10 +334,7 @@ impl Book {
     }
 }
 
-fn counter_mut<'a>(
-    counters: &'a mut HashMap<String, HashMap<String, Starts>>,
-    charge: &WindowCharge,
-) -> &'a mut Counter {
+fn counter_mut<'a>(counters: &'a mut HashMap<String, Windows>, charge: &WindowCharge) -> &'a mut Counter {
     let windows = counters.entry(charge.0.clone()).or_default();
     windows
         .entry(charge.1.clone())

@@ -326,3 +326,6 @@ fn quietly<T>(step: impl FnOnce() -> T) -> T {
     QUIET.set(false);
     result
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,15 +183,14 @@ impl Journal {
         if self.batch.is_empty() {
             return Ok(());
         }
-        self.step(Step::Write)?;
-        let written = self.file.write_all_at(&self.batch, self.len);
-        written.map_err(|error| self.poison(format!("cannot write {}: {error}", self.name)))?;
-        self.step(Step::Sync)?;
-        self.sync()?;
+        self.step(Step::Write, |journal| {
+            journal.file.write_all_at(&journal.batch, journal.len)
+        })?;
+        self.step(Step::Sync, |journal| journal.file.sync_data())?;
         self.len += self.batch.len() as u64;
         self.filled = self.filled.max(self.len);
         self.batch.clear();
-        self.step(Step::Answer)
+        self.step(Step::Answer, |_| Ok(()))
     }
 
     /// Lengthens the newest segment when its fill runs low. Called between batches, after the answers.
@@ -238,12 +237,14 @@ impl Journal {
         self.failed.clone().map_or(Ok(()), |why| Err(CommitError::Failed(why)))
     }
 
-    fn step(&mut self, step: Step) -> Result<(), CommitError> {
-        match self.faults.as_mut().map_or(Verdict::Go, |faults| faults.at(step)) {
-            Verdict::Go => Ok(()),
-            Verdict::Fail => Err(self.poison(format!("{step:?} of {} failed", self.name))),
-            Verdict::Die => Err(CommitError::Died),
-        }
+    fn step(&mut self, step: Step, act: impl FnOnce(&Self) -> io::Result<()>) -> Result<(), CommitError> {
+        let verdict = self.faults.as_mut().map(|faults| faults.at(step));
+        let done = match verdict.unwrap_or(Verdict::Go) {
+            Verdict::Go => act(self),
+            Verdict::Fail => Err(io::Error::other("told to fail")),
+            Verdict::Die => return Err(CommitError::Died),
+        };
+        done.map_err(|error| self.poison(format!("{step:?} of {} failed: {error}", self.name)))
     }
 }
 

@@ -13,7 +13,7 @@ use super::Options;
 use super::book::{Book, Effect, Illegal};
 use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
 use super::index::{Applied, Index, Snapshot};
-use super::journal::{CommitError, Journal};
+use super::journal::{CommitError, Journal, sync_dir};
 use super::model::State;
 use super::scan::{Chain, JournalError, Line, scan};
 use super::text::Moment;
@@ -59,6 +59,7 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
             source,
         })?;
     }
+    sync_dir(dir)?;
     let lock = lock(dir)?;
     let now = Moment::of(options.clock.now());
     let index_dir = dir.join("index");

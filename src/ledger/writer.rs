@@ -142,6 +142,8 @@ impl Writer {
             Ok(()) => {}
             Err(CommitError::Died) => return Next::Die,
             Err(CommitError::Failed(why)) => {
+                // They can never be written; kept, they would pile up.
+                self.shared.refusals().all();
                 for answer in answers {
                     answer.fail(&why);
                 }
@@ -182,8 +184,11 @@ impl Writer {
 
     /// Reservations that nobody received, and refusals that are due.
     fn leftovers(&mut self, now: Moment) -> Result<(), CommitError> {
-        let abandoned = self.shared.take_abandoned();
-        for rid in abandoned {
+        for rid in self.shared.take_abandoned() {
+            // Whoever gave up waiting knows the id and may have finished it by itself.
+            if self.book().open_payment(&rid).is_none() {
+                continue;
+            }
             // Armed money expires only with proof that it can never be cashed (Ruling 11). Here the proof is at hand: a
             // signature takes the `Reservation` value, there is only one, and it was dropped inside the ledger.
             let body = Body::Expired(Expired {
@@ -191,7 +196,7 @@ impl Writer {
                 rid,
                 why: "never-signed".to_owned(),
             });
-            self.record(now, body).map_err(CommitError::Failed)?;
+            self.record(now, body).map_err(|why| self.journal().poison(why))?;
         }
         let due = self.shared.refusals().due(now.timestamp());
         self.record_refusals(now, due)

@@ -1,0 +1,170 @@
+//! The index may be missing, old, broken or foreign: the journal decides, and the books are the same.
+
+mod ledger_world;
+
+use std::fs;
+use std::path::Path;
+
+use bursar::ledger::{By, Ledger, Outcome, Payment, ReserveError, Usage};
+use ledger_world::{World, files};
+
+const CENT: u128 = 10_000;
+
+/// Everything that a caller can see of the books.
+async fn books(ledger: &Ledger) -> (Vec<Usage>, Vec<Payment>) {
+    let mut usage = ledger.usage(&["agent:research"]).await.unwrap();
+    usage.sort_by(|a, b| a.window.cmp(&b.window));
+    (usage, ledger.open_items().await.unwrap())
+}
+
+/// A closed ledger with payments in several states, one of them open, and its books.
+async fn used() -> (World, (Vec<Usage>, Vec<Payment>)) {
+    let world = World::new();
+    let ledger = world.open();
+    for outcome in [
+        Outcome::Settled {
+            by: By::Merchant,
+            tx: None,
+        },
+        Outcome::Unknown { why: "no-receipt" },
+        Outcome::Expired {
+            by: By::Chain,
+            why: "nonce-unused",
+        },
+    ] {
+        let rid = ledger.reserve(world.purchase(100 * CENT)).await.unwrap().rid();
+        ledger.finish(rid, outcome).await.unwrap();
+    }
+    let before = books(&ledger).await;
+    ledger.close().await;
+    (world, before)
+}
+
+async fn expect_same(world: &World, before: &(Vec<Usage>, Vec<Payment>), rebuilt: usize) {
+    let ledger = world.open();
+    assert_eq!(&books(&ledger).await, before);
+    assert_eq!(world.count("ledger.rebuilt"), rebuilt);
+    let settled = &bursar::ledger::read_payments(world.path()).unwrap().payments[0];
+    assert_eq!(ledger.get(settled.id).await.unwrap().unwrap().rid(), settled.id);
+    ledger.close().await;
+}
+
+#[tokio::test]
+async fn an_index_that_fits_is_used() {
+    let (world, before) = used().await;
+    expect_same(&world, &before, 0).await;
+    expect_same(&world, &before, 0).await;
+    assert_eq!(files(world.path(), "index").len(), 1);
+}
+
+#[tokio::test]
+async fn a_deleted_index_is_rebuilt() {
+    let (world, before) = used().await;
+    fs::remove_dir_all(world.path().join("index")).unwrap();
+    expect_same(&world, &before, 1).await;
+    expect_same(&world, &before, 1).await;
+}
+
+#[tokio::test]
+async fn an_older_index_catches_up() {
+    let (world, _) = used().await;
+    let (index, older) = (world.path().join("index"), world.path().join("older"));
+    copy(&index, &older);
+    let ledger = world.open();
+    let purchase = world.purchase(100 * CENT);
+    let rid = ledger.reserve(purchase.clone()).await.unwrap().rid();
+    ledger
+        .finish(
+            rid,
+            Outcome::Settled {
+                by: By::Merchant,
+                tx: None,
+            },
+        )
+        .await
+        .unwrap();
+    let before = books(&ledger).await;
+    ledger.close().await;
+    fs::remove_dir_all(&index).unwrap();
+    fs::rename(older, index).unwrap();
+    expect_same(&world, &before, 0).await;
+    let same_nonce = bursar::ledger::Reserve {
+        arm: purchase.arm,
+        ..world.purchase(100 * CENT)
+    };
+    assert_eq!(
+        world.open().reserve(same_nonce).await.unwrap_err(),
+        ReserveError::NonceTaken
+    );
+}
+
+#[tokio::test]
+async fn an_index_with_any_damage_leads_to_the_same_books() {
+    let (world, before) = used().await;
+    let (index, copied) = (world.path().join("index"), world.path().join("copied"));
+    copy(&index, &copied);
+    let good = fs::read(index.join("db")).unwrap();
+    let used = good.iter().rposition(|byte| *byte != 0).unwrap();
+    for part in 0..12 {
+        fs::remove_dir_all(&index).unwrap();
+        copy(&copied, &index);
+        let mut bad = good.clone();
+        if part < 6 {
+            for byte in &mut bad[used * part / 6..][..64] {
+                *byte ^= 0xff;
+            }
+        } else {
+            bad.truncate(used * (part - 6) / 6);
+        }
+        fs::write(index.join("db"), bad).unwrap();
+        let ledger = world.open();
+        assert_eq!(books(&ledger).await, before, "part {part}");
+        ledger.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_index_is_put_aside() {
+    let (world, before) = used().await;
+    let (other, _) = used().await;
+    let index = world.path().join("index");
+    // Of another ledger, of another program, and no store at all.
+    fs::remove_dir_all(&index).unwrap();
+    copy(&other.path().join("index"), &index);
+    expect_same(&world, &before, 1).await;
+    fs::remove_dir_all(&index).unwrap();
+    let db = sled::open(&index).unwrap();
+    db.insert("hello", "world").unwrap();
+    drop(db);
+    expect_same(&world, &before, 2).await;
+    fs::remove_dir_all(&index).unwrap();
+    fs::write(&index, "a file").unwrap();
+    expect_same(&world, &before, 3).await;
+    assert_eq!(files(world.path(), "index.bad-").len(), 3);
+}
+
+#[tokio::test]
+async fn an_index_ahead_of_its_journal_is_rebuilt() {
+    let (world, _) = used().await;
+    let segment = &world.segments()[0];
+    let journal = fs::read_to_string(segment).unwrap();
+    let three_lines = journal.match_indices('\n').nth(2).unwrap().0 + 1;
+    fs::write(segment, &journal[..three_lines]).unwrap();
+    let ledger = world.open();
+    assert_eq!(world.count("ledger.rebuilt"), 1);
+    let (usage, open) = books(&ledger).await;
+    assert_eq!((usage[0].settled, usage[0].open, open.len()), (CENT, 0, 0));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let to = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            copy(&file.path(), &to);
+        } else {
+            fs::copy(file.path(), to).unwrap();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The books as other processes read them.
+
+mod ledger_world;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use bursar::ledger::{By, Outcome, State, read_payments};
+use ledger_world::{NOON, World, files};
+
+const CENT: u128 = 10_000;
+
+#[tokio::test]
+async fn a_payment_has_every_field_of_the_list() {
+    let world = World::new();
+    let ledger = world.open();
+    let purchase = world.purchase(CENT);
+    ledger.reserve(purchase.clone()).await.unwrap();
+    world.clock.set("2026-11-20T12:00:01.5Z".parse().unwrap());
+    let settled = Outcome::Settled {
+        by: By::Merchant,
+        tx: Some("0xab".into()),
+    };
+    ledger.finish(purchase.rid, settled).await.unwrap();
+    let books = read_payments(world.path()).unwrap();
+    let nonce = format!("{:#x}", purchase.arm.nonce);
+    let expected = serde_json::json!({
+        "id": purchase.rid.to_string(), "state": "settled", "by": "merchant", "agent": "research", "group": "eng",
+        "rail": "x402", "scheme": "exact", "network": "eip155:84532", "merchant": "api.example.com",
+        "resource": "https://api.example.com/v1/report", "asset": purchase.terms.asset.caip19(),
+        "symbol": purchase.terms.asset.symbol, "amount": "10000", "amount_decimal": "0.01", "usd": "0.01",
+        "payee": "0x2222222222222222222222222222222222222222", "nonce": nonce, "valid_before": "2026-11-20T12:05:00Z",
+        "tx": "0xab", "reason": null, "approval": null,
+        "created_at": "2026-11-20T12:00:00Z", "updated_at": "2026-11-20T12:00:01.5Z",
+    });
+    assert_eq!(
+        serde_json::to_value(&books.payments).unwrap(),
+        serde_json::json!([expected])
+    );
+    let line = serde_json::to_string(&books.payments[0]).unwrap();
+    assert!(line.starts_with("{\"id\":"), "{line}");
+}
+
+#[tokio::test]
+async fn paths_are_private_and_can_be_erased() {
+    let world = World::new();
+    let ledger = world.open();
+    ledger.reserve(world.purchase(CENT)).await.unwrap();
+    ledger.close().await;
+    let journal = world.journal();
+    assert!(!journal.contains("/v1/report") && !journal.contains("4711"));
+    let private = &files(&world.path().join("private"), "seg-")[0];
+    assert_eq!(private.file_name().unwrap(), "seg-00000000000000000000.jsonl");
+    assert_eq!(fs::metadata(private).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_to_string(private).unwrap().lines().count(), 2);
+    fs::write(private, "").unwrap();
+    let books = read_payments(world.path()).unwrap();
+    assert_eq!(books.payments[0].resource, "https://api.example.com");
+    world.open().close().await;
+}
+
+#[tokio::test]
+async fn a_directory_without_a_journal_has_no_payments() {
+    let world = World::new();
+    let books = read_payments(world.path()).unwrap();
+    assert!(books.payments.is_empty() && books.refusals.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_beside_the_running_ledger_sees_all_that_was_acknowledged() {
+    let world = World::new();
+    // Small segments, so that the reader meets new files too.
+    let ledger = world.open_with(|options| options.segment_bytes = 20_000);
+    let dir = world.path().to_owned();
+    let (acknowledged, newest) = tokio::sync::watch::channel(0usize);
+    let reader = std::thread::spawn(move || {
+        loop {
+            let least = *newest.borrow();
+            let books = read_payments(&dir).unwrap();
+            assert!(books.payments.len() >= least);
+            assert!(
+                books
+                    .payments
+                    .iter()
+                    .all(|payment| payment.created_at == NOON.parse().unwrap())
+            );
+            if least == 300 {
+                return books;
+            }
+        }
+    });
+    for number in 1..=300 {
+        let rid = ledger.reserve(world.purchase(1_000 * CENT)).await.unwrap().rid();
+        if number % 3 == 0 {
+            ledger
+                .finish(rid, Outcome::Unknown { why: "no-receipt" })
+                .await
+                .unwrap();
+        }
+        acknowledged.send_replace(number);
+    }
+    let books = tokio::task::spawn_blocking(|| reader.join().unwrap()).await.unwrap();
+    assert_eq!(books.payments.len(), 300);
+    assert_eq!(
+        books
+            .payments
+            .iter()
+            .filter(|payment| payment.state == State::Unknown)
+            .count(),
+        100
+    );
+    assert!(world.segments().len() > 3);
+}

@@ -1,0 +1,183 @@
+//! A data directory with a ledger, and purchases to put into it.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alloy_primitives::{Address, B256};
+use bursar::assets::{Network, assets_of};
+use bursar::challenge::Rail;
+use bursar::clock::ManualClock;
+use bursar::ledger::journal::{Faults, Step, Verdict};
+use bursar::ledger::{Arm, Ledger, OpenError, Options, Reserve, Rid, Terms};
+use bursar::money::{Atoms, MicroUsd};
+use bursar::policy::budget::{Charge, Unit, Window};
+use jiff::Timestamp;
+
+pub const NOON: &str = "2026-11-20T12:00:00Z";
+
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub clock: Arc<ManualClock>,
+    purchases: AtomicU64,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            clock: Arc::new(ManualClock::at(NOON.parse().unwrap())),
+            purchases: AtomicU64::new(1),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn options(&self) -> Options {
+        Options {
+            min_free_bytes: 0,
+            ..Options::new(self.clock.clone())
+        }
+    }
+
+    pub fn open(&self) -> Ledger {
+        self.open_with(|_| {})
+    }
+
+    /// Opens once the ledger that a test has killed or dropped has let go of the directory.
+    pub fn open_with(&self, change: impl Fn(&mut Options)) -> Ledger {
+        loop {
+            let mut options = self.options();
+            change(&mut options);
+            match Ledger::open(self.path(), options) {
+                Err(OpenError::InUse(_)) => std::thread::yield_now(),
+                opened => return opened.unwrap(),
+            }
+        }
+    }
+
+    /// A fresh purchase of one cent by `research`, charged to a day of `cap` dollars-in-micros.
+    pub fn purchase(&self, cap: u128) -> Reserve {
+        let amount = 10_000;
+        self.charged(vec![charge("agent:research", Window::Day, Unit::MicroUsd, amount, cap)])
+    }
+
+    pub fn charged(&self, charges: Vec<Charge>) -> Reserve {
+        let number = self.purchases.fetch_add(1, Ordering::Relaxed);
+        let now: Timestamp = NOON.parse().unwrap();
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&number.to_be_bytes());
+        let asset = assets_of(Network::Eip155(84532)).next().unwrap();
+        Reserve {
+            rid: Rid::new(now, random),
+            agent: "research".into(),
+            group: Some("eng".into()),
+            host: "api.example.com".into(),
+            path: "/v1/report".into(),
+            query: Some("customer=4711".into()),
+            terms: Terms {
+                rail: Rail::X402,
+                scheme: "exact",
+                asset,
+                amount: Atoms::new(10_000),
+                usd: MicroUsd::new(10_000),
+                payee: Address::repeat_byte(0x22),
+            },
+            charges,
+            policy_gen: 1,
+            fingerprint: [1; 32],
+            idempotency: None,
+            offer_sha256: [2; 32],
+            arm: Arm {
+                from: Address::repeat_byte(0x11),
+                nonce: B256::left_padding_from(&number.to_be_bytes()),
+                valid_after: 0,
+                valid_before: now.as_second() as u64 + 300,
+            },
+        }
+    }
+
+    pub fn segments(&self) -> Vec<PathBuf> {
+        files(&self.path().join("audit"), "seg-")
+    }
+
+    pub fn journal(&self) -> String {
+        let text: String = self
+            .segments()
+            .iter()
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect();
+        text.trim_end_matches('\n').to_owned()
+    }
+
+    /// Events in order.
+    pub fn events(&self) -> Vec<String> {
+        let ev = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["ev"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        self.journal().lines().filter(|line| !line.is_empty()).map(ev).collect()
+    }
+
+    pub fn count(&self, ev: &str) -> usize {
+        self.events().iter().filter(|found| *found == ev).count()
+    }
+}
+
+pub fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix))
+        .collect();
+    found.sort();
+    found
+}
+
+pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) -> Charge {
+    Charge {
+        scope: scope.into(),
+        window,
+        unit,
+        start: "2026-11-20T00:00:00+01:00[Europe/Berlin]".into(),
+        ends: None,
+        amount,
+        cap,
+        rule: "agents.research.day".into(),
+    }
+}
+
+/// What counts against `agent:research`, in micro-USD of the day.
+pub async fn counted(ledger: &Ledger) -> u128 {
+    let usage = ledger.usage(&["agent:research"]).await.unwrap();
+    usage
+        .iter()
+        .filter(|row| row.window == "day")
+        .map(|row| row.settled + row.open)
+        .sum()
+}
+
+/// Gives `verdict` at the `nth` time (from 1) that `step` is reached.
+pub struct FailAt {
+    pub step: Step,
+    pub nth: usize,
+    pub verdict: Verdict,
+}
+
+impl Faults for FailAt {
+    fn at(&mut self, step: Step) -> Verdict {
+        if step == self.step {
+            self.nth -= usize::from(self.nth > 0);
+            if self.nth == 0 {
+                return self.verdict;
+            }
+        }
+        Verdict::Go
+    }
+}
