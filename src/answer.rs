@@ -36,12 +36,10 @@ pub enum Code {
     SigningFailed,
     AnswerLost,
     AnswerLate,
-    PaymentInDoubt,
-    PaidNotDelivered,
 }
 
 impl Code {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 16] = [
         Self::BadRequest,
         Self::ProxyAuthentication,
         Self::Loop,
@@ -58,8 +56,6 @@ impl Code {
         Self::SigningFailed,
         Self::AnswerLost,
         Self::AnswerLate,
-        Self::PaymentInDoubt,
-        Self::PaidNotDelivered,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -173,18 +169,6 @@ impl Code {
                 StatusCode::GATEWAY_TIMEOUT,
                 "http_response_timeout",
                 "Paid, but the site has not answered in time",
-            ),
-            Self::PaymentInDoubt => (
-                "payment-in-doubt",
-                StatusCode::CONFLICT,
-                DENIED,
-                "An earlier payment for this request is still in doubt",
-            ),
-            Self::PaidNotDelivered => (
-                "paid-not-delivered",
-                StatusCode::CONFLICT,
-                DENIED,
-                "This request is paid, but its answer was not delivered",
             ),
         }
     }

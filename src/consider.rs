@@ -181,7 +181,7 @@ fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer:
     Problem::new(Code::WalletInsufficient, detail).retryable(false)
 }
 
-fn denial(
+pub fn denial(
     agent: &AgentName,
     group: Option<&str>,
     origin: &Origin,

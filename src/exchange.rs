@@ -79,6 +79,9 @@ async fn exchange(
         return Ok(stream(response));
     }
 
+    if upgrading == Upgrading::Yes {
+        return Ok(unpaid(agent, response, "upgrade-not-paid"));
+    }
     let intent = match consider::course(proxy, agent, lane.origin(), &head, &mut response).await {
         Course::PassOn(why) => return Ok(unpaid(agent, response, why)),
         Course::Refuse(problem) => return Err(problem),

@@ -2,6 +2,19 @@
 //!
 //! The modules stand in the order in which a request meets them; [`exchange`] tells the whole story of one request.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::float_arithmetic,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::dbg_macro,
+        clippy::todo
+    )
+)]
 
 // What starts it: commands, files, identities.
 pub mod admin;

@@ -143,7 +143,11 @@ impl Purchase {
         match error {
             ReserveError::Denied { charge, settled, open } => {
                 let refusal = Refusal::over_limit(&self.intent.plan.charges[charge], settled, open);
-                consider::log_refusal(self.lane.agent(), self.lane.origin(), &refusal, self.intent.offer.usd);
+                let (agent, origin, usd) = (self.lane.agent(), self.lane.origin(), self.intent.offer.usd);
+                consider::log_refusal(agent, origin, &refusal, usd);
+                let group = self.intent.plan.group.as_deref();
+                let denial = consider::denial(agent, group, origin, &refusal, Some(usd));
+                self.proxy.ledger.refused(denial);
                 Problem::refused(&refusal)
             }
             error => {
@@ -160,7 +164,6 @@ impl Purchase {
     fn paid_request(&self, reservation: &Reservation) -> Result<Request<RequestBody>, Problem> {
         let (name, credential) = self.sign(reservation)?;
         let mut head = self.head.clone();
-        head.headers.remove(http::header::EXPECT);
         head.headers.insert(name, credential.header_value());
         Ok(Request::from_parts(head, self.replay.clone().into()))
     }
@@ -201,13 +204,18 @@ impl Purchase {
                 by: By::Merchant,
                 tx: Some(tx),
             },
-            Receipt::Failed { .. } => Outcome::Unknown {
+            Receipt::Failed { tx, .. } => Outcome::Unknown {
                 why: "receipt-says-failed",
+                tx,
             },
             Receipt::Unreadable => Outcome::Unknown {
                 why: "receipt-unreadable",
+                tx: None,
             },
-            Receipt::Absent => Outcome::Unknown { why: "no-receipt" },
+            Receipt::Absent => Outcome::Unknown {
+                why: "no-receipt",
+                tx: None,
+            },
         };
         self.log(rid, response.status().as_u16(), &outcome);
         self.record(rid, outcome).await;
@@ -225,7 +233,7 @@ impl Purchase {
             SendError::Sent(UpstreamError::Timeout) => ("answer-late", Code::AnswerLate),
             SendError::Sent(_) => ("answer-lost", Code::AnswerLost),
         };
-        let outcome = Outcome::Unknown { why };
+        let outcome = Outcome::Unknown { why, tx: None };
         self.log(rid, 0, &outcome);
         self.record(rid, outcome).await;
         let detail = format!(

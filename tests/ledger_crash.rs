@@ -331,7 +331,10 @@ async fn the_running_ledger_and_a_replay_agree() {
                 by: By::Merchant,
                 tx: None,
             },
-            1 => Outcome::Unknown { why: "no-receipt" },
+            1 => Outcome::Unknown {
+                why: "no-receipt",
+                tx: None,
+            },
             2 => Outcome::Expired {
                 by: By::Chain,
                 why: "nonce-unused",

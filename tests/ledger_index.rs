@@ -26,7 +26,10 @@ async fn used() -> (World, (Vec<Usage>, Vec<Payment>)) {
             by: By::Merchant,
             tx: None,
         },
-        Outcome::Unknown { why: "no-receipt" },
+        Outcome::Unknown {
+            why: "no-receipt",
+            tx: None,
+        },
         Outcome::Expired {
             by: By::Chain,
             why: "nonce-unused",

@@ -154,7 +154,10 @@ async fn only_the_lawful_ends_are_recorded() {
     let unlawful = |from, to| LedgerError::Unlawful { rid, from, to };
     let error = ledger.finish(rid, released.clone()).await.unwrap_err();
     assert_eq!(error, unlawful(State::Armed, State::Released));
-    let unknown = || Outcome::Unknown { why: "no-receipt" };
+    let unknown = || Outcome::Unknown {
+        why: "no-receipt",
+        tx: None,
+    };
     ledger.finish(rid, unknown()).await.unwrap();
     ledger.finish(rid, unknown()).await.unwrap();
     assert_eq!(world.count("pay.unknown"), 1);

@@ -93,7 +93,13 @@ async fn a_reader_beside_the_running_ledger_sees_all_that_was_acknowledged() {
         let rid = ledger.reserve(world.purchase(1_000 * CENT)).await.unwrap().rid();
         if number % 3 == 0 {
             ledger
-                .finish(rid, Outcome::Unknown { why: "no-receipt" })
+                .finish(
+                    rid,
+                    Outcome::Unknown {
+                        why: "no-receipt",
+                        tx: None,
+                    },
+                )
                 .await
                 .unwrap();
         }

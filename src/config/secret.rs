@@ -39,7 +39,7 @@ pub enum SecretError {
 }
 
 /// Longer than any key, password or keystore.
-const MAX_LENGTH: u64 = 64 << 10;
+const MAX_LENGTH: usize = 64 << 10;
 
 impl SecretSource {
     /// `None` for anything else, which may well be the secret itself: do not print it.
@@ -81,9 +81,12 @@ impl SecretSource {
             return Err(SecretError::Exposed { path, mode });
         }
         // Room for everything at once: a buffer that grows leaves copies behind that nobody wipes.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LENGTH as usize + 1));
-        let read = file.take(MAX_LENGTH + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-        if read as u64 > MAX_LENGTH {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LENGTH + 1));
+        let read = file
+            .take(MAX_LENGTH as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(unreadable)?;
+        if read > MAX_LENGTH {
             return Err(SecretError::TooLong(self.clone()));
         }
         let text = std::str::from_utf8(&bytes).map_err(|_| SecretError::NotText(self.clone()))?;

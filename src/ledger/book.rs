@@ -121,6 +121,7 @@ impl Book {
             })?,
             Body::Unknown(unknown) => self.move_to(unknown.rid, State::Unknown, entry.ts, &mut effect, |payment| {
                 payment.reason = Some(unknown.why.clone());
+                payment.tx = unknown.tx.clone();
             })?,
             Body::Released(released) => {
                 self.move_to(released.rid, State::Released, entry.ts, &mut effect, |payment| {

@@ -172,6 +172,9 @@ pub struct Settled {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {
     pub rid: Rid,
+    /// A transaction that a failing receipt names all the same (Ruling 10): where a proof can begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<String>,
     pub why: String,
 }
 

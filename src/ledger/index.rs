@@ -24,7 +24,7 @@ use super::text::Digest;
 
 /// How long changes may lie in memory only, and how many entries. Losing them costs a longer replay, nothing else.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
-const CHECKPOINT_ENTRIES: u64 = 4096;
+const CHECKPOINT_ENTRIES: usize = 4096;
 
 /// Changed whenever keys or values change; another number means a rebuild.
 const FORMAT: u8 = 1;
@@ -170,7 +170,7 @@ impl Index {
             match first {
                 Ok(message) => {
                     // Whatever has piled up becomes one transaction: a slow index catches up instead of growing a queue.
-                    for message in std::iter::once(message).chain(feed.try_iter().take(CHECKPOINT_ENTRIES as usize)) {
+                    for message in std::iter::once(message).chain(feed.try_iter().take(CHECKPOINT_ENTRIES)) {
                         match message {
                             Feed::Applied(batch) => batches.push(batch),
                             Feed::Find(rid, reply) => lookups.push((rid, reply)),
@@ -188,7 +188,9 @@ impl Index {
                 // Who asked may have gone away.
                 let _ = reply.send(self.find(&rid)?);
             }
-            if self.unsaved >= CHECKPOINT_ENTRIES || (self.unsaved > 0 && self.saved_at.elapsed() >= CHECKPOINT_EVERY) {
+            if self.unsaved >= CHECKPOINT_ENTRIES as u64
+                || (self.unsaved > 0 && self.saved_at.elapsed() >= CHECKPOINT_EVERY)
+            {
                 self.checkpoint()?;
             }
         }

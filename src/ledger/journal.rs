@@ -20,7 +20,7 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// The newest segment is kept this far longer than its entries: a write into existing bytes needs no file-system journal,
 /// which makes its sync 1.6 times faster (dependencies, spike d).
-const AHEAD: u64 = 1 << 20;
+const AHEAD: usize = 1 << 20;
 
 /// A step of a commit, for tests of what happens when it fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,12 +195,12 @@ impl Journal {
 
     /// Lengthens the newest segment when its fill runs low. Called between batches, after the answers.
     pub fn fill_ahead(&mut self) -> Result<(), CommitError> {
-        if self.failed.is_some() || self.filled - self.len >= AHEAD / 4 {
+        if self.failed.is_some() || self.filled - self.len >= AHEAD as u64 / 4 {
             return Ok(());
         }
         // A disk without room for fill still has room for entries: only a failed sync matters.
-        if self.file.write_all_at(&vec![FILL; AHEAD as usize], self.filled).is_ok() {
-            self.filled += AHEAD;
+        if self.file.write_all_at(&vec![FILL; AHEAD], self.filled).is_ok() {
+            self.filled += AHEAD as u64;
         }
         self.sync()
     }

@@ -183,7 +183,7 @@ pub enum LedgerError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Settled { by: By, tx: Option<String> },
-    Unknown { why: &'static str },
+    Unknown { why: &'static str, tx: Option<String> },
     Expired { by: By, why: &'static str },
     Released { why: &'static str },
 }

@@ -130,7 +130,7 @@ fn left_open(book: &Book) -> impl Iterator<Item = Body> {
         let (rid, why) = (payment.rid(), "restart".to_owned());
         match payment.state {
             State::Held => Some(Body::Released(Released { rid, why })),
-            State::Armed => Some(Body::Unknown(Unknown { rid, why })),
+            State::Armed => Some(Body::Unknown(Unknown { rid, tx: None, why })),
             _ => None,
         }
     })

@@ -55,7 +55,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a stop waits for answers that are on their way.
 const DRAIN: Duration = Duration::from_secs(5);
-const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HEAD_BYTES: u32 = 64 << 10;
 const MAX_CONNECTIONS: usize = 1024;
 
 /// Who holds sandbox USDC at the start.
@@ -271,7 +271,7 @@ impl Doors {
         if h2 {
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
-                .max_header_list_size(MAX_HEAD_BYTES as u32)
+                .max_header_list_size(MAX_HEAD_BYTES)
                 .keep_alive_interval(IDLE_TIMEOUT)
                 .serve_connection(io, service);
             let mut connection = pin!(connection);
@@ -284,7 +284,7 @@ impl Doors {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(IDLE_TIMEOUT)
-                .max_header_size(MAX_HEAD_BYTES)
+                .max_header_size(MAX_HEAD_BYTES as usize)
                 .serve_connection(io, service);
             let mut connection = pin!(connection);
             tokio::select! {

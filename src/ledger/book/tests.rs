@@ -103,6 +103,7 @@ fn body(step: &Do) -> Body {
         Do::Settle(n) => settled(*n),
         Do::Lose(n) => Body::Unknown(Unknown {
             rid: rid(*n),
+            tx: None,
             why: why(),
         }),
         Do::Release(n) => Body::Released(Released {

@@ -126,7 +126,11 @@ fn all_bodies() -> Vec<Body> {
             tx: None,
             why: Some(why.clone()),
         }),
-        Body::Unknown(Unknown { rid, why: why.clone() }),
+        Body::Unknown(Unknown {
+            rid,
+            tx: None,
+            why: why.clone(),
+        }),
         Body::Released(Released { rid, why: why.clone() }),
         Body::Expired(Expired {
             by: By::Chain,
@@ -179,6 +183,7 @@ fn every_event_is_canonical_and_reads_back() {
 fn a_line_with_one_byte_more_or_less_in_its_members_is_refused() {
     let (_, line) = encoded(Body::Unknown(Unknown {
         rid: rid(1),
+        tx: None,
         why: "x".into(),
     }));
     let text = String::from_utf8(line).unwrap();
@@ -203,6 +208,7 @@ fn an_entry_over_16_kib_is_refused_and_leaves_no_trace() {
     let mut line = b"before".to_vec();
     let body = Body::Unknown(Unknown {
         rid: rid(1),
+        tx: None,
         why: "x".repeat(MAX_ENTRY),
     });
     let entry = Entry {

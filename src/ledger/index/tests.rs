@@ -36,7 +36,7 @@ fn history() -> Vec<Entry> {
                     why,
                 }),
             )),
-            3 => Some((moment, Body::Unknown(Unknown { rid, why }))),
+            3 => Some((moment, Body::Unknown(Unknown { rid, tx: None, why }))),
             _ => None,
         });
     }

@@ -43,10 +43,11 @@ impl Writer {
     pub(super) fn finish(&mut self, rid: Rid, outcome: Outcome, now: Moment) -> Result<(), LedgerError> {
         let (to, body) = match outcome {
             Outcome::Settled { by, tx } => (State::Settled, Body::Settled(Settled { by, rid, tx, why: None })),
-            Outcome::Unknown { why } => (
+            Outcome::Unknown { why, tx } => (
                 State::Unknown,
                 Body::Unknown(Unknown {
                     rid,
+                    tx,
                     why: why.to_owned(),
                 }),
             ),
