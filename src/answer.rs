@@ -309,6 +309,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::challenge::Why;
+    use crate::policy::RefusalCode;
 
     #[test]
     fn codes_are_unique_and_plain() {
@@ -322,12 +324,11 @@ mod tests {
     #[test]
     fn the_readme_lists_every_code() {
         let readme = include_str!("../README.md");
-        for code in Code::ALL {
-            assert!(
-                readme.contains(&format!("`{}`", code.as_str())),
-                "README.md lacks `{}`",
-                code.as_str()
-            );
+        let codes = Code::ALL.map(Code::as_str);
+        let refusals = RefusalCode::ALL.map(RefusalCode::code);
+        let reasons = Why::ALL.iter().map(|why| why.code());
+        for code in codes.into_iter().chain(refusals).chain(reasons) {
+            assert!(readme.contains(&format!("`{code}`")), "README.md lacks `{code}`");
         }
     }
 

@@ -17,7 +17,7 @@ macro_rules! reasons {
 
         impl Why {
             #[cfg(test)]
-            const ALL: &[Self] = &[$(Self::$name),+];
+            pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
 
             /// Kebab-case text, never renamed: `asset-unknown`, `timeout-out-of-range`.
             pub const fn code(self) -> &'static str {

@@ -14,7 +14,7 @@ use crate::home::Home;
 pub enum Agents {
     /// Let an agent in; prints its token, once, on stdout
     Add(Name),
-    /// List agents and when their tokens end; tokens themselves are stored as hashes
+    /// List agents and how many tokens each has; `--json` says when they end
     List {
         /// One JSON object per line
         #[arg(long)]
@@ -28,6 +28,7 @@ pub enum Agents {
 
 #[derive(Args)]
 pub struct Name {
+    /// Lower-case letters, digits, `_`, `.` and `-`; what limits.toml calls the agent
     name: String,
 }
 

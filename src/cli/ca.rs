@@ -12,10 +12,11 @@ use crate::tls::authority::Authority;
 pub enum Ca {
     /// Show the certificate's fingerprint and end
     Show {
+        /// One JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Make a new authority; agents must then be given the new ca.pem
+    /// Make a new authority; restart the server, then give agents the new ca.pem and bundle.pem
     Rotate,
 }
 

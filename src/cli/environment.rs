@@ -22,6 +22,7 @@ pub struct Env {
     /// The agent whose budget counts
     #[arg(long)]
     agent: String,
+    /// Who is to read the variables
     #[arg(long, value_enum, default_value = "sh")]
     format: Format,
 }
@@ -32,7 +33,7 @@ pub enum Format {
     Sh,
     /// `NAME=value`, for env files
     Dotenv,
-    /// `--env` arguments and the CA folder as a volume
+    /// `--volume` and `--env` arguments of `docker run`
     Docker,
     /// The `env:` list of a container
     K8s,

@@ -45,13 +45,13 @@ First minute: bursar demo";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a data directory: configuration, limits, CA, log key
+    /// Make a data directory: configuration, limits, CA, log key; overwrites nothing
     Init(init::Init),
-    /// Run the proxy
+    /// Run the proxy; SIGTERM ends it, SIGHUP looks at limits.toml at once
     Serve(serve::Serve),
     /// Run a command behind the proxy, as an agent
     Run(run::Run),
-    /// Print the variables that put a client behind the proxy
+    /// Print the variables that put a client behind the running proxy, with a token for 30 days
     Env(environment::Env),
     /// Add, list, rotate and revoke agents
     #[command(subcommand)]

@@ -30,13 +30,13 @@ pub struct List {
     /// Also what was refused
     #[arg(long)]
     refused: bool,
-    /// Only those made since then: 2026-11-20, or 2026-11-20T08:00:00Z
+    /// Only those made since then: 2026-11-20 (UTC), or 2026-11-20T08:00:00Z
     #[arg(long, value_parser = moment)]
     since: Option<Timestamp>,
     /// Only this agent's
     #[arg(long)]
     agent: Option<String>,
-    /// Only those in this state: held, armed, settled, unknown, released, expired
+    /// Only payments in this state: held, armed, settled, unknown, released, expired
     #[arg(long)]
     state: Option<String>,
     /// Only the newest so many
@@ -46,13 +46,16 @@ pub struct List {
 
 #[derive(Args)]
 pub struct Show {
+    /// As `payments list` and `Bursar-Payment` give it
     id: String,
+    /// One JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
 pub struct Resolve {
+    /// As `payments list` and `Bursar-Payment` give it
     id: String,
     /// It was paid: it counts for ever
     #[arg(long, conflicts_with = "expired", required_unless_present = "expired")]
@@ -60,7 +63,7 @@ pub struct Resolve {
     /// It can never be cashed: it counts no more
     #[arg(long)]
     expired: bool,
-    /// How you know
+    /// How you know; it is kept in the books
     #[arg(long, value_name = "TEXT")]
     why: String,
 }

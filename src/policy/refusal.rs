@@ -45,6 +45,19 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 9] = [
+        Self::OverLimit,
+        Self::NoBudget,
+        Self::Paused,
+        Self::MerchantNotAllowed,
+        Self::PayeeNotAllowed,
+        Self::NetworkNotAllowed,
+        Self::AssetNotAllowed,
+        Self::RailNotAllowed,
+        Self::ApprovalUnavailable,
+    ];
+
     /// Stable text: the last part of the problem type.
     pub const fn code(self) -> &'static str {
         match self {

@@ -76,7 +76,9 @@ impl Stage {
     async fn set(folder: &Folder) -> Result<Self, Failure> {
         let home = Home::at(&folder.0)?;
         // A throw-away key on every run (Ruling 58).
-        init::make(&home, true)?;
+        let wallet = init::make(&home, true)?
+            .wallet
+            .ok_or_else(|| Failure::negative("the demo has no wallet"))?;
         let sandbox = Sandbox::start(LOOPBACK, Options::default())
             .await
             .map_err(|error| Failure::negative(format!("the sandbox seller could not start: {error}")))?;
@@ -87,15 +89,13 @@ impl Stage {
         )?;
         home::write_atomic(&home.config(), config(&sandbox).as_bytes(), Readers::Owner)?;
         home::write_atomic(&home.limits(), LIMITS.as_bytes(), Readers::Owner)?;
-        let agent = Registry::new(&home).add(&"demo".parse::<AgentName>()?, Timestamp::now())?;
-        let proxy = serve::start(&home, Arc::new(SystemClock)).await?;
-        let wallet = proxy
-            .wallet_address()
-            .ok_or_else(|| Failure::negative("the demo has no wallet"))?;
+        // Before the proxy starts: its first look at the balance must not find an empty wallet.
         sandbox
             .token()
             .fund(wallet, FUNDS)
             .map_err(|error| Failure::negative(error.to_string()))?;
+        let agent = Registry::new(&home).add(&"demo".parse::<AgentName>()?, Timestamp::now())?;
+        let proxy = serve::start(&home, Arc::new(SystemClock)).await?;
         let ca = std::fs::read(home.ca_certificate()).map_err(|error| Failure::negative(error.to_string()))?;
         let client = Client::new(proxy.address, &agent, &ca)?;
         Ok(Self {

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# All tests of a fresh clone, with whatever they need: `tests/all.sh`, or `tests/all.sh FILTER` for some of them.
+#
+# Needs Rust, a C compiler, Node 20 with npm, and Python 3.11. What is missing besides is installed below the clone (npm
+# packages, a Python environment) or, by root, from Debian. What cannot be had is skipped, and said; with CI=true or
+# BURSAR_TEST_STRICT=1 a skip ends the run, unless this kind of machine cannot do it at all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=${CARGO_TARGET_DIR:-target}
+if [[ ${CI:-} == true ]]; then export BURSAR_TEST_STRICT=1; fi
+strict=${BURSAR_TEST_STRICT:-0}
+skipped=0
+
+say() { printf 'tests/all.sh: %s\n' "$*" >&2; }
+
+# skip WHAT WHY: this machine could do it, but something is missing.
+skip() {
+    say "SKIPPED: $1, because $2"
+    skipped=$((skipped + 1))
+}
+
+have() { command -v "$1" >/dev/null; }
+
+# stamped FILE INPUT...: whether FILE was written for just these inputs. Makes the second run quick.
+stamped() { [[ -f $1 && $(cat "$1") == "$(stamp "${@:2}")" ]]; }
+stamp() { cat "$@" | sha256sum; }
+
+# debian PACKAGE...: installs by root; others are told what to ask for.
+debian() {
+    if [[ $(id -u) != 0 ]] || ! have apt-get; then
+        say "not root on Debian, so not installing: $*"
+        return 1
+    fi
+    say "installing Debian packages: $*"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } \
+        >"$target/debian.log" 2>&1 || { tail -n 5 "$target/debian.log" >&2; return 1; }
+}
+
+require_compilers() {
+    have cargo || { say "no cargo on the PATH; install Rust by rustup"; exit 2; }
+    have cc || debian gcc libc6-dev || { say "no C compiler (cc) on the PATH"; exit 2; }
+}
+
+system_tools() {
+    local missing=() name
+    for name in curl wget git openssl; do have "$name" || missing+=("$name"); done
+    if ((${#missing[@]} == 0)) || debian ca-certificates "${missing[@]}"; then return; fi
+    for name in "${missing[@]}"; do skip "the tests that use $name" "$name is not installed"; done
+}
+
+# The chain, the facilitator, the sellers and a Node for agents: npm packages with binaries for Linux on x64 only.
+interop_packages() {
+    local what="the tests against reference sellers and a chain" log=$target/npm.log
+    if [[ $(uname -sm) != "Linux x86_64" ]]; then
+        say "not run on $(uname -sm): $what; their packages are for Linux on x86_64"
+        return
+    fi
+    if ! have node || ! have npm; then skip "$what" "node and npm (20 or newer) are not installed"; return; fi
+    local major
+    major=$(node -p 'process.versions.node.split(".")[0]')
+    if ((major < 20)); then skip "$what" "node is version $major, and 20 or newer is needed"; return; fi
+    (
+        cd tests/interop
+        stamped node_modules/.installed package.json package-lock.json .npmrc
+    ) && return
+    say "installing npm packages in tests/interop (390 MB)"
+    if (cd tests/interop && npm ci) >"$log" 2>&1; then
+        (cd tests/interop && stamp package.json package-lock.json .npmrc >node_modules/.installed)
+    else
+        tail -n 5 "$log" >&2
+        rm -rf tests/interop/node_modules
+        skip "$what" "npm ci failed ($log)"
+    fi
+}
+
+python_packages() {
+    local what="the tests with Python agents" venv=$target/test-venv log=$target/python.log
+    local wanted=tests/interop/agents/requirements.txt python=${PYTHON:-python3}
+    if ! have "$python"; then skip "$what" "$python is not installed"; return; fi
+    if ! stamped "$venv/.installed" "$wanted"; then
+        say "making a Python environment in $venv"
+        rm -rf "$venv"
+        if ! "$python" -m venv "$venv" >"$log" 2>&1; then
+            # Debian splits venv from Python.
+            rm -rf "$venv"
+            if ! { debian python3-venv && "$python" -m venv "$venv" >>"$log" 2>&1; }; then
+                skip "$what" "$python -m venv failed ($log)"
+                return
+            fi
+        fi
+        if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$wanted" >>"$log" 2>&1; then
+            tail -n 5 "$log" >&2
+            skip "$what" "pip could not install $wanted ($log)"
+            return
+        fi
+        stamp "$wanted" >"$venv/.installed"
+    fi
+    PYTHON=$(cd "$venv/bin" && pwd)/python
+    export PYTHON
+}
+
+mkdir -p "$target"
+require_compilers
+system_tools
+interop_packages
+python_packages
+
+if ((skipped == 0)); then
+    say "nothing is skipped"
+elif [[ $strict == 1 ]]; then
+    say "$skipped skipped, and this run allows none (CI=true or BURSAR_TEST_STRICT=1)"
+    exit 1
+else
+    say "$skipped skipped; see above"
+fi
+
+# Last, so that its summary closes the output. One failing suite does not hide the others.
+exec cargo test --locked --no-fail-fast "$@"
