@@ -23,11 +23,8 @@ pub use class::{AddressClass, classify};
 
 mod class;
 
-const PATIENCE: Patience = Patience {
-    resolve: Duration::from_secs(5),
-    connect: Duration::from_secs(10),
-    stagger: Duration::from_millis(250),
-};
+/// "Connection Attempt Delay" of RFC 8305 §5.
+const STAGGER: Duration = Duration::from_millis(250);
 /// The system resolver blocks a thread per lookup; slow names must not take all of them.
 const LOOKUPS: usize = 64;
 
@@ -108,23 +105,28 @@ pub struct Dialer {
     patience: Patience,
 }
 
-#[derive(Clone, Copy)]
-struct Patience {
-    resolve: Duration,
-    connect: Duration,
-    /// "Connection Attempt Delay" of RFC 8305 §5.
-    stagger: Duration,
+/// `[timeouts] dns_s` and `dial_s`.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub resolve: Duration,
+    /// All attempts for one connection together.
+    pub connect: Duration,
 }
 
 impl Dialer {
     /// `own` are the addresses of all our listeners as bound, the admin side included.
-    pub fn new(resolver: Arc<dyn Resolver>, allow_private: Vec<IpNet>, own: Vec<SocketAddr>) -> Self {
+    pub fn new(
+        resolver: Arc<dyn Resolver>,
+        allow_private: Vec<IpNet>,
+        own: Vec<SocketAddr>,
+        patience: Patience,
+    ) -> Self {
         Self {
             resolver,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
             exceptions: allow_private.into(),
             own: own.into(),
-            patience: PATIENCE,
+            patience,
         }
     }
 
@@ -161,15 +163,10 @@ impl Dialer {
     /// Connects to one of the checked addresses (RFC 8305): families alternate, each attempt gets 250 ms before the next
     /// one starts beside it, the first that stands wins.
     pub async fn connect(&self, checked: &Checked) -> Result<(TcpStream, SocketAddr), DialError> {
-        match timeout(
-            self.patience.connect,
-            race(alternate(&checked.addresses), self.patience.stagger),
-        )
-        .await
-        {
-            Ok(outcome) => outcome,
-            Err(_) => Err(DialError::Timeout(Stage::Connect)),
-        }
+        let attempts = race(alternate(&checked.addresses), STAGGER);
+        timeout(self.patience.connect, attempts)
+            .await
+            .unwrap_or(Err(DialError::Timeout(Stage::Connect)))
     }
 
     async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DialError> {

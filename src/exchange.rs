@@ -9,23 +9,24 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{EXPECT, HOST};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 
 use crate::agents::AgentName;
 use crate::answer::{self, Code, Problem};
-use crate::body::{AnswerBody, Gate, Kept, NotReplayable, Relay, RequestBody};
+use crate::body::{AgentBody, AnswerBody, Kept, NotReplayable, Relay, RequestBody};
 use crate::consider::{self, Course};
 use crate::dial::DialError;
 use crate::hop::{self, Upgrading};
 use crate::host::{Authority, Host};
+use crate::idle::Serving;
 use crate::proxy::Proxy;
 use crate::purchase;
 use crate::tls::upstream::HandshakeError;
-use crate::upstream::{Lane, Origin, UpstreamError, stream};
+use crate::upstream::{HEAD_FIELDS, Lane, Origin, UpstreamError, stream};
 
 /// How long an upload waits for the site's `100 Continue` before it starts anyway (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -43,7 +44,7 @@ pub async fn run(
     proxy: &Arc<Proxy>,
     agent: &AgentName,
     site: &Site,
-    request: Request<Incoming>,
+    request: Request<AgentBody>,
 ) -> Response<AnswerBody> {
     let answer = match site.lane() {
         Ok(lane) => exchange(proxy, agent, lane, request).await,
@@ -59,20 +60,29 @@ async fn exchange(
     proxy: &Arc<Proxy>,
     agent: &AgentName,
     lane: &Arc<Lane>,
-    mut request: Request<Incoming>,
+    mut request: Request<AgentBody>,
 ) -> Result<Response<AnswerBody>, Problem> {
     guard(proxy, lane.origin(), &request)?;
-    let upgrading = Upgrading::asked(request.headers());
-    let agents_end = (upgrading == Upgrading::Yes).then(|| hyper::upgrade::on(&mut request));
-    let (head, body) = outgoing(request, upgrading);
-    let kept = Kept::new(body, proxy.replay_budget.clone());
+    let upgrading = Upgrading::asked(request.version(), request.headers());
+    let agents_end = (upgrading == Upgrading::Yes).then(|| AgentsEnd {
+        upgrade: hyper::upgrade::on(&mut request),
+        serving: request.body().serving(),
+    });
+    let (head, body) = outgoing(proxy, lane.origin(), request, upgrading)?;
+    let expects = head.headers.contains_key(EXPECT);
+    let kept = Kept::new(body, expects, proxy.replay_budget.clone());
 
-    let first = first_sending(&head, &kept);
+    let first = first_sending(&head, &kept, expects);
     let mut response = lane.send(first, &kept.progress()).await.map_err(unreachable)?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(agents_end) = agents_end
-    {
-        return Ok(switch(proxy, agents_end, response));
+    response.body_mut().hold(kept.answered());
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return match agents_end {
+            Some(agents_end) => Ok(switch(proxy, agents_end, response)),
+            None => Err(Problem::new(
+                Code::UpstreamBroken,
+                "The site switched protocols without being asked. Nothing was paid.",
+            )),
+        };
     }
     hop::strip_response(response.headers_mut(), Upgrading::No);
     if response.status() != StatusCode::PAYMENT_REQUIRED {
@@ -96,28 +106,42 @@ async fn exchange(
 }
 
 /// What no request may do, whatever it costs.
-fn guard(proxy: &Proxy, origin: &Origin, request: &Request<Incoming>) -> Result<(), Problem> {
+fn guard(proxy: &Proxy, origin: &Origin, request: &Request<AgentBody>) -> Result<(), Problem> {
+    if request.headers().len() > HEAD_FIELDS {
+        // On h1 hyper has counted already (Ruling 33).
+        let detail = format!("The request has more than {HEAD_FIELDS} header fields.");
+        return Err(Problem::new(Code::BadRequest, detail));
+    }
     if let Some(field) = hop::agent_payment(request.headers())
         && !proxy.passes_agent_payments()
     {
         let detail = format!("The request carries {field}. Send it without; bursar pays what the limits allow.");
         return Err(Problem::new(Code::AgentPayment, detail).retryable(false));
     }
-    let named = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| request.headers().get(HOST)?.to_str().ok());
-    let same = match named {
-        // HTTP/1.0 may leave the host out; the tunnel names it.
-        None => request.headers().get_all(HOST).iter().next().is_none(),
-        Some(named) => Authority::parse_or_default(named, origin.authority.port)
-            .is_ok_and(|named| named.host == origin.authority.host && named.port == origin.authority.port),
-    };
-    if !same || request.headers().get_all(HOST).iter().count() > 1 || request.method() == Method::CONNECT {
+    if let Some(via) = &proxy.via
+        && via.has_been_here(request.headers())
+    {
+        let detail = "The request has passed this proxy before: another proxy on its way sends it back here.";
+        return Err(Problem::new(Code::Loop, detail));
+    }
+    if request.method() == Method::CONNECT || !is_for(origin, request) {
         return Err(misdirected(origin));
     }
     Ok(())
+}
+
+/// Whether everything that names a host names the tunnel's (threats 2.3). HTTP/1.0 may leave the host out.
+fn is_for(origin: &Origin, request: &Request<AgentBody>) -> bool {
+    let same = |named: &str| {
+        Authority::parse_or_default(named, origin.authority.port).is_ok_and(|named| named == origin.authority)
+    };
+    let uri = request.uri();
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next();
+    hosts.next().is_none()
+        && uri.scheme_str().is_none_or(|scheme| scheme == origin.scheme.as_str())
+        && uri.authority().is_none_or(|named| same(named.as_str()))
+        && host.is_none_or(|named| named.to_str().is_ok_and(same))
 }
 
 fn misdirected(origin: &Origin) -> Problem {
@@ -129,30 +153,52 @@ fn misdirected(origin: &Origin) -> Problem {
 }
 
 /// The head as the site gets it: end-to-end fields untouched, hop-by-hop ones gone (RFC 9110 §7.6.1).
-fn outgoing(request: Request<Incoming>, upgrading: Upgrading) -> (Parts, Incoming) {
+fn outgoing(
+    proxy: &Proxy,
+    origin: &Origin,
+    request: Request<AgentBody>,
+    upgrading: Upgrading,
+) -> Result<(Parts, AgentBody), Problem> {
     let (mut head, body) = request.into_parts();
     hop::strip_request(&mut head.headers, head.version, upgrading);
+    if let Some(via) = &proxy.via {
+        via.add(&mut head.headers, head.version);
+    }
+    head.uri = target(origin, &head)?;
     head.extensions.clear();
-    (head, body)
+    Ok((head, body))
+}
+
+/// A site gets the origin form on h1 (RFC 9112 §3.2.1), and on h2 a full set of pseudo-fields.
+fn target(origin: &Origin, head: &Parts) -> Result<Uri, Problem> {
+    let mut parts = std::mem::take(&mut head.uri.clone().into_parts());
+    if head.version < Version::HTTP_2 {
+        parts.scheme = None;
+        parts.authority = None;
+    } else if parts.authority.is_none() {
+        parts.scheme = origin.scheme.as_str().parse().ok();
+        parts.authority = origin.authority.to_string().parse().ok();
+    }
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    Uri::from_parts(parts)
+        .map_err(|_| Problem::new(Code::BadRequest, "The request's target is neither a path nor a URL."))
 }
 
 /// With `Expect: 100-continue` the body waits for the site, so that a 402 saves the upload.
-fn first_sending(head: &Parts, kept: &Kept) -> Request<RequestBody> {
-    let expects = head.headers.get(http::header::EXPECT).is_some();
+fn first_sending(head: &Parts, kept: &Kept, expects: bool) -> Request<RequestBody> {
+    let mut request = Request::from_parts(head.clone(), kept.first());
     if !expects {
-        return Request::from_parts(head.clone(), kept.first(None));
+        return request;
     }
-    let gate = Gate::closed();
-    let mut request = Request::from_parts(head.clone(), kept.first(Some(gate.clone())));
-    let on_continue = gate.clone();
+    let (on_continue, in_time) = (kept.clone(), kept.clone());
     hyper::ext::on_informational(&mut request, move |interim| {
         if interim.status() == StatusCode::CONTINUE {
-            on_continue.open();
+            on_continue.invite();
         }
     });
     tokio::spawn(async move {
         tokio::time::sleep(CONTINUE_WAIT).await;
-        gate.open();
+        in_time.invite();
     });
     request
 }
@@ -164,16 +210,24 @@ fn unpaid(agent: &AgentName, mut response: Response<Relay>, why: &'static str) -
     stream(response)
 }
 
+/// The agent's connection, should it leave HTTP.
+struct AgentsEnd {
+    upgrade: hyper::upgrade::OnUpgrade,
+    serving: Serving,
+}
+
 /// WebSocket and the like: both ends are joined byte by byte, nothing inside is read or paid.
-fn switch(proxy: &Proxy, agents_end: hyper::upgrade::OnUpgrade, mut response: Response<Relay>) -> Response<AnswerBody> {
+fn switch(proxy: &Proxy, agents_end: AgentsEnd, mut response: Response<Relay>) -> Response<AnswerBody> {
     hop::strip_response(response.headers_mut(), Upgrading::Yes);
     let sites_end = hyper::upgrade::on(&mut response);
     let stop = proxy.stop.clone();
     let drain = proxy.config.timeouts.drain;
     proxy.tasks.spawn(async move {
-        let (Ok(agent), Ok(site)) = (agents_end.await, sites_end.await) else {
+        let (Ok(agent), Ok(site)) = (agents_end.upgrade.await, sites_end.await) else {
             return;
         };
+        // No more heads on this connection: only idleness ends it.
+        let _serving = agents_end.serving;
         let (mut agent, mut site) = (TokioIo::new(agent), TokioIo::new(site));
         let joined = tokio::io::copy_bidirectional(&mut agent, &mut site);
         let stopped = async {
@@ -203,7 +257,9 @@ fn describe(error: &UpstreamError) -> Problem {
         | UpstreamError::Timeout => Code::UpstreamTimeout,
         UpstreamError::Dial(DialError::Refused | DialError::Unreachable { .. }) => Code::UpstreamUnreachable,
         UpstreamError::Tls(HandshakeError::Certificate(_)) => Code::UpstreamCertificate,
-        UpstreamError::Tls(_) | UpstreamError::Setup(_) | UpstreamError::Broken(_) => Code::UpstreamBroken,
+        UpstreamError::Tls(_) | UpstreamError::Setup(_) | UpstreamError::Broken(_) | UpstreamError::Fields => {
+            Code::UpstreamBroken
+        }
     };
     Problem::new(code, format!("{error}. Nothing was paid."))
 }
@@ -214,6 +270,11 @@ impl Site {
             Self::Open(lane) => lane.origin(),
             Self::Closed(origin, _) | Self::Misdirected(origin, _) => origin,
         }
+    }
+
+    /// Whether requests can go anywhere; if not, another tunnel may fare better.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
     }
 
     fn lane(&self) -> Result<&Arc<Lane>, Problem> {

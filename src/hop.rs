@@ -34,7 +34,11 @@ pub enum Upgrading {
 impl Upgrading {
     /// What the request asks for. Upgrades to another HTTP or to TLS do not count: past them a 402 would be hidden from
     /// us (threats 2.5).
-    pub fn asked(headers: &HeaderMap) -> Self {
+    pub fn asked(version: Version, headers: &HeaderMap) -> Self {
+        // HTTP/1.0 must not, h2 cannot (RFC 9110 §7.8).
+        if version != Version::HTTP_11 {
+            return Self::No;
+        }
         let named = connection_options(headers).contains(&UPGRADE);
         let mut protocols = headers.get_all(UPGRADE).iter().flat_map(list_elements).peekable();
         let relayed = protocols.peek().is_some()
@@ -257,7 +261,7 @@ mod tests {
             ("x-drop", "1"),
         ];
         let mut headers = map(&lines);
-        assert_eq!(Upgrading::asked(&headers), Upgrading::Yes);
+        assert_eq!(Upgrading::asked(Version::HTTP_11, &headers), Upgrading::Yes);
         strip_request(&mut headers, Version::HTTP_11, Upgrading::Yes);
         assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
         let mut headers = map(&lines);
@@ -276,9 +280,12 @@ mod tests {
             ("upgrade", ""),
         ] {
             let headers = map(&[("connection", connection), ("upgrade", upgrade)]);
-            assert_eq!(Upgrading::asked(&headers), Upgrading::No, "{upgrade}");
+            assert_eq!(Upgrading::asked(Version::HTTP_11, &headers), Upgrading::No, "{upgrade}");
         }
-        assert_eq!(Upgrading::asked(&map(&[("connection", "upgrade")])), Upgrading::No);
+        assert_eq!(
+            Upgrading::asked(Version::HTTP_11, &map(&[("connection", "upgrade")])),
+            Upgrading::No
+        );
     }
 
     #[test]

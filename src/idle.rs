@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,22 +15,41 @@ use tokio::time::{Instant, Sleep};
 
 /// Whether a request is being served; shared between the connection and its requests.
 #[derive(Clone, Default)]
-pub struct Busy(Arc<AtomicBool>);
+pub struct Busy(Arc<Requests>);
+
+#[derive(Default)]
+struct Requests {
+    /// Parts of exchanges that are going on.
+    serving: AtomicUsize,
+    /// Counts up with every head, so that a request that is answered at once is noticed as well.
+    begun: AtomicUsize,
+}
 
 impl Busy {
     /// The head is complete: from here on only idleness counts.
     pub fn begin(&self) -> Serving {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
+        self.0.serving.fetch_add(1, Ordering::Relaxed);
         Serving(self.clone())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.serving.load(Ordering::Relaxed) > 0
     }
 }
 
-/// Lives as long as the answer; then the next head may begin.
+/// Held by the request's body and by the answer's: while either is owed, no head can begin.
 pub struct Serving(Busy);
+
+impl Clone for Serving {
+    fn clone(&self) -> Self {
+        self.0.begin()
+    }
+}
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.0.store(false, Ordering::Relaxed);
+        self.0.0.serving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -41,6 +60,8 @@ pub struct Watched<S> {
     idle: Duration,
     last_byte: Instant,
     head_began: Option<Instant>,
+    /// How many heads were complete at the last look.
+    heads: usize,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -55,6 +76,7 @@ impl<S> Watched<S> {
             last_byte: now,
             // The first head is owed at once.
             head_began: Some(now),
+            heads: 0,
             timer: Box::pin(tokio::time::sleep(head)),
         }
     }
@@ -67,10 +89,17 @@ impl<S> Watched<S> {
         self.last_byte = Instant::now();
     }
 
-    fn deadline(&mut self) -> Instant {
-        if self.busy.0.load(Ordering::Relaxed) {
+    /// A head that was complete since the last look is owed no more.
+    fn look(&mut self) {
+        let heads = self.busy.0.begun.load(Ordering::Relaxed);
+        if heads != self.heads {
+            self.heads = heads;
             self.head_began = None;
         }
+    }
+
+    fn deadline(&mut self) -> Instant {
+        self.look();
         match self.head_began {
             Some(began) => began + self.head,
             None => self.last_byte + self.idle,
@@ -97,12 +126,13 @@ impl<S> Watched<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.look();
         let before = buf.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
                 if buf.filled().len() > before {
                     this.moved();
-                    if this.head_began.is_none() && !this.busy.0.load(Ordering::Relaxed) {
+                    if this.head_began.is_none() && !this.busy.is_busy() {
                         this.head_began = Some(this.last_byte);
                     }
                 }
@@ -161,8 +191,8 @@ impl<S> Rewind<S> {
         Self { read, stream }
     }
 
-    /// The first byte that will be read, once there is one.
-    pub async fn first_byte(&mut self) -> io::Result<Option<u8>>
+    /// What will be read first, once there is something; empty at the end.
+    pub async fn first_bytes(&mut self) -> io::Result<&[u8]>
     where
         S: AsyncRead + Unpin,
     {
@@ -172,7 +202,7 @@ impl<S> Rewind<S> {
             self.stream.read_buf(&mut buffer).await?;
             self.read = buffer.freeze();
         }
-        Ok(self.read.first().copied())
+        Ok(&self.read)
     }
 }
 
@@ -257,16 +287,38 @@ mod tests {
         let mut buffer = [0; 3];
         agent.write_all(b"GET").await.unwrap();
         watched.read_exact(&mut buffer).await.unwrap();
+        // Answered at once; what follows is rest between requests.
         drop(busy.begin());
-        // Serving was noticed: what follows is rest between requests.
-        let serving = busy.begin();
         let began = Instant::now();
         let waited = tokio::time::timeout(HEAD * 6, watched.read(&mut buffer)).await;
         assert!(waited.is_err(), "still open after six head bounds");
-        drop(serving);
         let error = watched.read(&mut buffer).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(began.elapsed() >= IDLE - Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_early_waits_for_the_answer_before_it() {
+        let (mut agent, ours) = duplex(64);
+        let busy = Busy::default();
+        let mut watched = Watched::new(ours, busy.clone(), HEAD, IDLE);
+        let mut buffer = [0; 3];
+        agent.write_all(b"GET").await.unwrap();
+        watched.read_exact(&mut buffer).await.unwrap();
+        // The answer is a long stream; its body holds on after its head is gone.
+        let (head, body) = (busy.begin(), busy.begin());
+        drop(head);
+        agent.write_all(b"POS").await.unwrap();
+        watched.read_exact(&mut buffer).await.unwrap();
+        let waited = tokio::time::timeout(HEAD * 6, watched.read(&mut buffer)).await;
+        assert!(waited.is_err(), "cut while an answer was streaming");
+        drop(body);
+        agent.write_all(b"T").await.unwrap();
+        assert_eq!(watched.read(&mut buffer).await.unwrap(), 1);
+        let began = Instant::now();
+        let error = watched.read(&mut buffer).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() <= HEAD, "a head is owed again");
     }
 
     #[tokio::test]
@@ -274,7 +326,7 @@ mod tests {
         let (mut agent, ours) = duplex(64);
         agent.write_all(b"hello").await.unwrap();
         let mut stream = Rewind::new(bytes::Bytes::new(), ours);
-        assert_eq!(stream.first_byte().await.unwrap(), Some(b'h'));
+        assert_eq!(stream.first_bytes().await.unwrap(), b"hello");
         let mut five = [0; 5];
         stream.read_exact(&mut five).await.unwrap();
         assert_eq!(&five, b"hello");

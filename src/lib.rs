@@ -43,6 +43,7 @@ pub mod body;
 pub mod dial;
 pub mod tls;
 pub mod upstream;
+pub mod via;
 
 // Core: pure, no sockets, no clock, no Tokio.
 pub mod assets;

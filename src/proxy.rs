@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,7 +22,7 @@ use crate::agents::AgentName;
 use crate::answer::{Code, Problem};
 use crate::assets::Network;
 use crate::balances::Balances;
-use crate::body::{AnswerBody, ReplayBudget};
+use crate::body::{AgentBody, AnswerBody, ReplayBudget};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::config::operator::AgentPayments;
@@ -38,6 +37,7 @@ use crate::tls::AlpnOffer;
 use crate::tls::leaf::ServerConfigs;
 use crate::tunnel;
 use crate::upstream::{HEAD_BYTES, HEAD_FIELDS, Origin, Scheme, Upstreams};
+use crate::via::Via;
 
 /// Everything a request may need, made once at start.
 pub struct Proxy {
@@ -52,6 +52,8 @@ pub struct Proxy {
     pub server_tls: ServerConfigs,
     pub upstreams: Arc<Upstreams>,
     pub replay_budget: ReplayBudget,
+    /// Only if it is switched on.
+    pub via: Option<Via>,
     /// Our own listeners: a request to one of them is a loop.
     pub listeners: Vec<SocketAddr>,
     pub tasks: TaskTracker,
@@ -70,10 +72,10 @@ where
     let context = proxy.clone();
     let service = service_fn(move |request| {
         let (proxy, serving) = (context.clone(), busy.begin());
+        let request = AgentBody::of(request, serving.clone());
         async move {
             let answer = answer::<S>(proxy, request, peer).await;
-            drop(serving);
-            Ok::<_, Infallible>(answer)
+            Ok::<_, Infallible>(answer.map(|body| body.while_serving(serving)))
         }
     });
     let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
@@ -99,11 +101,13 @@ pub fn http1() -> hyper::server::conn::http1::Builder {
         .header_read_timeout(None::<Duration>)
         .max_headers(HEAD_FIELDS)
         .max_header_size(HEAD_BYTES)
+        // Sites' answers pass as they came; ours bring their own.
+        .auto_date_header(false)
         .half_close(false);
     builder
 }
 
-async fn answer<S>(proxy: Arc<Proxy>, request: Request<Incoming>, peer: SocketAddr) -> Response<AnswerBody>
+async fn answer<S>(proxy: Arc<Proxy>, request: Request<AgentBody>, peer: SocketAddr) -> Response<AnswerBody>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -121,7 +125,7 @@ where
 }
 
 /// The token decides who it is; the name must be that agent's (Ruling 30).
-fn identify(proxy: &Proxy, request: &Request<Incoming>, peer: SocketAddr) -> Result<AgentName, Problem> {
+fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Result<AgentName, Problem> {
     let credential = request.headers().get(PROXY_AUTHORIZATION);
     proxy
         .logins
@@ -129,7 +133,7 @@ fn identify(proxy: &Proxy, request: &Request<Incoming>, peer: SocketAddr) -> Res
         .map_err(|refused| Problem::new(Code::ProxyAuthentication, refused.to_string()))
 }
 
-fn connect<S>(proxy: Arc<Proxy>, mut request: Request<Incoming>, agent: AgentName) -> Response<AnswerBody>
+fn connect<S>(proxy: Arc<Proxy>, mut request: Request<AgentBody>, agent: AgentName) -> Response<AnswerBody>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -166,7 +170,7 @@ where
 }
 
 /// `GET http://host/path` on the listener; and, from a few older clients, the same with `https://` (product digest §2.2).
-async fn absolute(proxy: &Arc<Proxy>, mut request: Request<Incoming>, agent: AgentName) -> Response<AnswerBody> {
+async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: AgentName) -> Response<AnswerBody> {
     let origin = match absolute_origin(request.uri()) {
         Ok(origin) => origin,
         Err(problem) => return problem.into_response(),
@@ -211,7 +215,7 @@ fn absolute_origin(uri: &Uri) -> Result<Origin, Problem> {
 }
 
 /// Somebody opened the proxy's address itself: say what it is.
-fn not_a_proxy_request(request: &Request<Incoming>) -> Response<AnswerBody> {
+fn not_a_proxy_request(request: &Request<AgentBody>) -> Response<AnswerBody> {
     if request.method() == Method::GET && request.uri().path() == "/" {
         let text = "This is bursar, a proxy. Set it as HTTPS_PROXY: `bursar env --agent NAME` prints the variables.\n";
         let mut response = Response::new(AnswerBody::full(text.into()));

@@ -22,7 +22,7 @@ use crate::body::ReplayBudget;
 use crate::clock::SharedClock;
 use crate::config::operator::{RpcUrl, WalletKey};
 use crate::config::{Config, ConfigError, SecretError};
-use crate::dial::{Dialer, SystemResolver};
+use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::home::{self, Home, HomeError, Readers};
 use crate::ledger::{Event, Ledger, OpenError, Options};
 use crate::logins::Logins;
@@ -34,6 +34,7 @@ use crate::tls::authority::{Authority, AuthorityError};
 use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs, listener_config};
 use crate::tls::upstream::{SystemRoots, Trust, TrustError, UpstreamTls};
 use crate::upstream::Upstreams;
+use crate::via::Via;
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
 const BACKLOG: u32 = 1024;
@@ -58,6 +59,8 @@ pub enum StartError {
     Ledger(#[from] OpenError),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("the operating system gave no random bytes: {0}")]
+    Random(io::Error),
     #[error("cannot open the admin socket: {0}")]
     Admin(io::Error),
 }
@@ -93,6 +96,10 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         Arc::new(SystemResolver),
         config.upstream.allow_private.clone(),
         vec![address],
+        Patience {
+            resolve: config.timeouts.dns,
+            connect: config.timeouts.dial,
+        },
     );
 
     let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
@@ -102,7 +109,9 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
             .watch(nodes(&config), tls.clone(), wallet.address(), stop.clone());
         tasks.spawn(watching);
     }
+    let via = config.proxy.via.then(Via::random).transpose();
     let proxy = Arc::new(Proxy {
+        via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
         server_tls: ServerConfigs::new(Arc::new(Leaves::new(authority, clock.clone())?))?,
         upstreams: Upstreams::new(dialer, tls, config.timeouts),
@@ -217,7 +226,12 @@ async fn agent_connection(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr
     let Some(acceptor) = acceptor else {
         return proxy::serve(proxy, stream, peer).await;
     };
-    match timeout(proxy.config.timeouts.hello, acceptor.accept(stream)).await {
+    let handshake = timeout(proxy.config.timeouts.hello, acceptor.accept(stream));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = proxy.stop.cancelled() => return,
+    };
+    match shaken {
         Ok(Ok(stream)) => proxy::serve(proxy, stream, peer).await,
         Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS on the TLS listener"),
         Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
@@ -299,10 +313,11 @@ pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
     } else {
         SystemRoots::Ignored
     };
-    UpstreamTls::new(&Trust {
+    let trust = Trust {
         extra_ca: config.upstream.extra_ca.clone(),
         system,
-    })
+    };
+    UpstreamTls::new(&trust, config.timeouts.tls)
 }
 
 fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {

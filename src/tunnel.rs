@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -14,12 +15,13 @@ use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use crate::agents::AgentName;
-use crate::body::AnswerBody;
+use crate::body::{AgentBody, AnswerBody};
 use crate::exchange::{self, Site};
 use crate::host::{Authority, Host};
-use crate::idle::{Busy, Rewind, Watched};
+use crate::idle::{Busy, Rewind, Serving, Watched};
 use crate::proxy::{Proxy, http1};
 use crate::tls::{Alpn, AlpnOffer};
 use crate::upstream::{HEAD_BYTES, Origin, Scheme, Version};
@@ -33,13 +35,27 @@ pub async fn run<S>(proxy: Arc<Proxy>, agent: AgentName, authority: Authority, m
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let first = timeout(proxy.config.timeouts.hello, stream.first_byte()).await;
-    match first {
-        Ok(Ok(Some(TLS_HANDSHAKE))) => tls(proxy, agent, authority, stream).await,
-        Ok(Ok(Some(byte))) if byte.is_ascii_uppercase() => plain(proxy, agent, authority, stream).await,
-        Ok(Ok(Some(_))) => tracing::debug!(%agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
-        Ok(Ok(None) | Err(_)) | Err(_) => {}
+    let first = tokio::select! {
+        first = timeout(proxy.config.timeouts.hello, stream.first_bytes()) => first,
+        () = proxy.stop.cancelled() => return,
+    };
+    let Ok(Ok(first)) = first else { return };
+    match first.first() {
+        None => {}
+        Some(&TLS_HANDSHAKE) => tls(proxy, agent, authority, stream).await,
+        Some(_) if may_be_http(first) => plain(proxy, agent, authority, stream).await,
+        Some(_) => tracing::debug!(%agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
     }
+}
+
+/// Whether a request line may begin like this: all methods in use are capitals and hyphens, and short. An SSH client
+/// says `SSH-2.0-...` and is not one.
+fn may_be_http(first: &[u8]) -> bool {
+    const LONGEST: usize = 24;
+    let method = first.split(|byte| *byte == b' ').next().unwrap_or_default();
+    method.len() <= LONGEST
+        && !method.is_empty()
+        && method.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'-')
 }
 
 /// `http://` inside a tunnel: Node's clients do that (product digest §2.2).
@@ -151,9 +167,13 @@ where
     let service = service_fn(move |request| {
         let (proxy, agent, site, serving) = (context.clone(), agent.clone(), site.clone(), busy.begin());
         async move {
-            let answer = answer(proxy, agent, site, request).await;
-            drop(serving);
-            answer
+            let mut answer = answer(proxy, agent, site.clone(), request, serving).await?;
+            if !site.is_open() {
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
@@ -176,22 +196,41 @@ where
 {
     let busy = Busy::default();
     // Streams come and go side by side: only idleness ends an h2 connection.
-    let _serving = busy.begin();
+    let serving = busy.begin();
+    let last = CancellationToken::new();
     let timeouts = &proxy.config.timeouts;
     let stream = Watched::new(stream, busy, timeouts.head, timeouts.idle);
     let (context, site) = (proxy.clone(), Arc::new(site));
-    let service = service_fn(move |request| answer(context.clone(), agent.clone(), site.clone(), request));
+    let on_answer = last.clone();
+    let service = service_fn(move |request| {
+        let (proxy, agent, site, serving) = (context.clone(), agent.clone(), site.clone(), serving.clone());
+        let last = on_answer.clone();
+        async move {
+            let answer = answer(proxy, agent, site.clone(), request, serving).await;
+            if !site.is_open() {
+                last.cancel();
+            }
+            answer
+        }
+    });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .auto_date_header(false)
         .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .serve_connection(TokioIo::new(stream), service);
+    let stopping = async {
+        tokio::select! {
+            () = proxy.stop.cancelled() => {}
+            () = last.cancelled() => {}
+        }
+    };
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = proxy.stop.cancelled() => {
+        () = stopping => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -206,6 +245,38 @@ async fn answer(
     agent: AgentName,
     site: Arc<Site>,
     request: Request<Incoming>,
+    serving: Serving,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    Ok(exchange::run(&proxy, &agent, &site, request).await)
+    let request = AgentBody::of(request, serving.clone());
+    let answer = exchange::run(&proxy, &agent, &site, request).await;
+    Ok(answer.map(|body| body.while_serving(serving)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_be_http;
+
+    #[test]
+    fn what_begins_like_a_request() {
+        for yes in [
+            "G",
+            "GET / HTTP/1.1\r\n",
+            "VERSION-CONTROL /",
+            "M-SEARCH * HTTP/1.1",
+            "PRI * HTTP/2.0",
+        ] {
+            assert!(may_be_http(yes.as_bytes()), "{yes}");
+        }
+        for no in [
+            "",
+            " GET",
+            "SSH-2.0-OpenSSH_9.6\r\n",
+            "get /",
+            "EHLO\r\n",
+            "\0\0",
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        ] {
+            assert!(!may_be_http(no.as_bytes()), "{no}");
+        }
+    }
 }

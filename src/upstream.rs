@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -75,6 +75,8 @@ pub enum UpstreamError {
     Setup(hyper::Error),
     #[error("the exchange was broken off: {0}")]
     Broken(hyper::Error),
+    #[error("the answer has more than {HEAD_FIELDS} header fields")]
+    Fields,
     #[error("no answer came in time")]
     Timeout,
 }
@@ -177,7 +179,7 @@ impl Upstreams {
     fn pick(&self, key: &Key, checked: &Checked) -> Option<Connection> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = kept.get_mut(key)?;
-        while let Some(last) = lane.last() {
+        while let Some(last) = lane.last_mut() {
             let connection = &last.connection;
             if connection.is_closed()
                 || last.since.elapsed() > KEEP
@@ -187,6 +189,7 @@ impl Upstreams {
                 continue;
             }
             if let Sender::H2(sender) = &connection.sender {
+                last.since = Instant::now();
                 return Some(Connection {
                     sender: Sender::H2(sender.clone()),
                     address: connection.address,
@@ -323,18 +326,18 @@ impl Lane {
         let mut connection = self.connection().await?;
         let copy = (connection.reused && repeatable(&request)).then(|| head_of(&request));
         match self.send_on(&mut connection, request, progress).await {
-            Ok(response) => Ok(self.relay(connection, response)),
+            Ok(response) => Ok(self.relay(connection, response, progress)),
             Err(SendError::Unsent(request, _)) => {
                 let mut connection = self.fresh().await?;
                 let sent = self.send_on(&mut connection, *request, progress).await;
-                sent.map(|response| self.relay(connection, response))
+                sent.map(|response| self.relay(connection, response, progress))
                     .map_err(SendError::into_error)
             }
             Err(SendError::Sent(error)) => match copy {
-                Some(copy) if !matches!(error, UpstreamError::Timeout) => {
+                Some(copy) if error.is_lost_connection() => {
                     let mut connection = self.fresh().await?;
                     let sent = self.send_on(&mut connection, copy, progress).await;
-                    sent.map(|response| self.relay(connection, response))
+                    sent.map(|response| self.relay(connection, response, progress))
                         .map_err(SendError::into_error)
                 }
                 _ => Err(error),
@@ -354,14 +357,14 @@ impl Lane {
             Err(error) => return Err(SendError::Unsent(Box::new(request), error)),
         };
         match self.send_on(&mut connection, request, progress).await {
-            Ok(response) => Ok(self.relay(connection, response)),
+            Ok(response) => Ok(self.relay(connection, response, progress)),
             Err(SendError::Unsent(request, _)) => {
                 let mut connection = match self.fresh().await {
                     Ok(connection) => connection,
                     Err(error) => return Err(SendError::Unsent(request, error)),
                 };
                 let response = self.send_on(&mut connection, *request, progress).await?;
-                Ok(self.relay(connection, response))
+                Ok(self.relay(connection, response, progress))
             }
             Err(sent) => Err(sent),
         }
@@ -379,7 +382,12 @@ impl Lane {
         let mut parts = progress.parts();
         loop {
             if let Ok(sent) = timeout(patience, &mut sending).await {
-                return sent;
+                let response = sent?;
+                // On h1 hyper has counted already (Ruling 33).
+                return match response.headers().len() {
+                    0..=HEAD_FIELDS => Ok(response),
+                    _ => Err(SendError::Sent(UpstreamError::Fields)),
+                };
             }
             // A long upload is not silence: the bound starts again while parts go by.
             let now = progress.parts();
@@ -390,7 +398,7 @@ impl Lane {
         }
     }
 
-    fn relay(&self, connection: Connection, response: Response<Incoming>) -> Response<Relay> {
+    fn relay(&self, connection: Connection, response: Response<Incoming>, progress: &Progress) -> Response<Relay> {
         let idle = self.upstreams.timeouts.idle;
         let at_end: Option<Box<dyn FnOnce() + Send>> = match &connection.sender {
             // An h2 connection was never taken out; a new one is put in at once, for the streams beside this one.
@@ -400,9 +408,15 @@ impl Lane {
                 }
                 None
             }
+            Sender::H1(_) if response.status() == StatusCode::SWITCHING_PROTOCOLS => None,
             Sender::H1(_) => {
-                let (upstreams, key) = (self.upstreams.clone(), self.key.clone());
-                Some(Box::new(move || upstreams.keep(key, connection)))
+                let (upstreams, key, progress) = (self.upstreams.clone(), self.key.clone(), progress.clone());
+                Some(Box::new(move || {
+                    // After an early answer the connection still owes the rest of the upload (proxying digest §3.1).
+                    if progress.is_over() {
+                        upstreams.keep(key, connection);
+                    }
+                }))
             }
         };
         response.map(|body| Relay::new(body, idle, at_end))
@@ -453,6 +467,13 @@ impl Connection {
     }
 }
 
+impl UpstreamError {
+    /// The connection went before any answer came, as a kept one may; a bad answer is another matter.
+    fn is_lost_connection(&self) -> bool {
+        matches!(self, Self::Broken(error) if !error.is_parse() && !error.is_timeout())
+    }
+}
+
 impl SendError {
     pub fn into_error(self) -> UpstreamError {
         match self {
@@ -477,5 +498,5 @@ fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
 
 /// Lets a relayed answer go to the agent.
 pub fn stream(response: Response<Relay>) -> Response<AnswerBody> {
-    response.map(AnswerBody::Relay)
+    response.map(AnswerBody::from)
 }

@@ -146,7 +146,10 @@ fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Fa
         .enable_all()
         .build()
         .map_err(|error| Failure::negative(format!("the runtime could not be started: {error}")))?;
-    runtime.block_on(command)
+    let done = runtime.block_on(command);
+    // A name that is still being looked up must not keep the process.
+    runtime.shutdown_background();
+    done
 }
 
 fn log_to_stderr(levels: &str) -> Result<(), Failure> {

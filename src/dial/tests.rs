@@ -6,6 +6,11 @@ use tokio::net::TcpListener;
 
 use super::*;
 
+const PATIENCE: Patience = Patience {
+    resolve: Duration::from_secs(5),
+    connect: Duration::from_secs(10),
+};
+
 /// Answers by name, one list after the other; the last one stays.
 #[derive(Default)]
 struct Script {
@@ -46,7 +51,7 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
 }
 
 fn dialer(script: &Arc<Script>, allow_private: &[&str]) -> Dialer {
-    Dialer::new(script.clone(), nets(allow_private), Vec::new())
+    Dialer::new(script.clone(), nets(allow_private), Vec::new(), PATIENCE)
 }
 
 fn class_of(outcome: Result<Checked, DialError>) -> AddressClass {
@@ -138,7 +143,7 @@ async fn exceptions_are_by_network() {
 async fn own_listeners_are_a_loop_even_where_allowed() {
     let script = Script::of(&[("me.test", &[&["127.0.0.1"]])]);
     let all = nets(&["0.0.0.0/0", "::/0"]);
-    let own = |text: &str| Dialer::new(script.clone(), all.clone(), vec![text.parse().unwrap()]);
+    let own = |text: &str| Dialer::new(script.clone(), all.clone(), vec![text.parse().unwrap()], PATIENCE);
     for (listener, host, port, is_loop) in [
         ("127.0.0.1:8402", "me.test", 8402, true),
         ("127.0.0.1:8402", "[::ffff:127.0.0.1]", 8402, true),
@@ -212,7 +217,7 @@ async fn a_silent_address_does_not_hold_up_the_next() {
     let (_, address) = race([silent, good].into(), Duration::from_millis(10)).await.unwrap();
     assert_eq!(address, good);
 
-    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new());
+    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new(), PATIENCE);
     dialer.patience.connect = Duration::from_millis(20);
     let checked = Checked {
         addresses: vec![silent],
@@ -234,7 +239,7 @@ impl Resolver for Silent {
 
 #[tokio::test]
 async fn lookups_end_in_time_and_are_bounded() {
-    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new());
+    let mut dialer = Dialer::new(Arc::new(Silent), Vec::new(), Vec::new(), PATIENCE);
     dialer.patience.resolve = Duration::from_millis(50);
     let mut lookups = JoinSet::new();
     for _ in 0..LOOKUPS + 8 {
@@ -263,7 +268,7 @@ fn families_take_turns() {
 #[tokio::test]
 async fn nothing_to_dial_is_an_error() {
     assert!(matches!(
-        race(VecDeque::new(), PATIENCE.stagger).await,
+        race(VecDeque::new(), STAGGER).await,
         Err(DialError::Dns { source: None })
     ));
 }

@@ -17,7 +17,6 @@ use tokio_rustls::client::TlsStream;
 use super::{Alpn, AlpnOffer, provider};
 use crate::host::Host;
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const REMEMBERED_SESSIONS: usize = 1024;
 
 /// Whose certificates are accepted.
@@ -49,10 +48,12 @@ pub enum TrustError {
 /// Client configurations, one per ALPN offer so that the origin sees the agent's own list. Sessions are resumed.
 pub struct UpstreamTls {
     configs: [Arc<ClientConfig>; AlpnOffer::ALL.len()],
+    patience: Duration,
 }
 
 impl UpstreamTls {
-    pub fn new(trust: &Trust) -> Result<Self, TrustError> {
+    /// `patience` bounds one handshake (`[timeouts] tls_s`).
+    pub fn new(trust: &Trust, patience: Duration) -> Result<Self, TrustError> {
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots(trust)?)
@@ -65,10 +66,11 @@ impl UpstreamTls {
                 config.alpn_protocols = offer.identifiers();
                 Arc::new(config)
             }),
+            patience,
         })
     }
 
-    /// Shakes hands as a client of `host`, whose name or address the certificate must carry; 10 s.
+    /// Shakes hands as a client of `host`, whose name or address the certificate must carry.
     pub async fn connect<S>(
         &self,
         stream: S,
@@ -84,7 +86,7 @@ impl UpstreamTls {
                 .map_err(|_| HandshakeError::Certificate(CertificateFault::WrongName))?,
         };
         let handshake = TlsConnector::from(self.config(offer)).connect(name, stream);
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        match tokio::time::timeout(self.patience, handshake).await {
             Err(_) => Err(HandshakeError::Timeout),
             Ok(Err(error)) => Err(HandshakeError::of(error)),
             Ok(Ok(stream)) => {

@@ -2,4 +2,11 @@
 
 mod support;
 
+mod drain;
 mod first_purchase;
+mod guard;
+mod listener;
+mod passthrough;
+mod streaming;
+mod tls;
+mod uploads;

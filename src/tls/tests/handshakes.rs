@@ -7,13 +7,15 @@ use tokio_rustls::{TlsAcceptor, client, server};
 use super::super::upstream::{CertificateFault, HandshakeError, SystemRoots, Trust, TrustError, UpstreamTls};
 use super::*;
 
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 impl Fixture {
     fn client(&self) -> UpstreamTls {
-        UpstreamTls::new(&Trust {
+        let trust = Trust {
             extra_ca: vec![self.home.ca_certificate()],
             system: SystemRoots::Ignored,
-        })
-        .unwrap()
+        };
+        UpstreamTls::new(&trust, PATIENCE).unwrap()
     }
 }
 
@@ -94,7 +96,7 @@ async fn faults_of_certificates_are_told_apart() {
         CertificateFault::WrongName
     );
 
-    let stranger = UpstreamTls::new(&Trust::default()).unwrap();
+    let stranger = UpstreamTls::new(&Trust::default(), PATIENCE).unwrap();
     assert_eq!(
         fault(&stranger, "a.example", of("a.example")).await,
         CertificateFault::UnknownIssuer
@@ -178,10 +180,11 @@ fn extra_trust_must_be_readable_certificates() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("extra.pem");
     let new = || {
-        UpstreamTls::new(&Trust {
+        let trust = Trust {
             extra_ca: vec![path.clone()],
             system: SystemRoots::Ignored,
-        })
+        };
+        UpstreamTls::new(&trust, PATIENCE)
     };
     assert!(matches!(new(), Err(TrustError::ExtraCa { .. })));
     for text in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
@@ -206,7 +209,7 @@ fn offers_are_cut_to_what_we_read_in_the_clients_order() {
             "{client:?}"
         );
     }
-    let upstream = UpstreamTls::new(&Trust::default()).unwrap();
+    let upstream = UpstreamTls::new(&Trust::default(), PATIENCE).unwrap();
     for offer in AlpnOffer::ALL {
         assert_eq!(upstream.config(offer).alpn_protocols, offer.identifiers(), "{offer:?}");
     }

@@ -5,3 +5,4 @@ pub mod bursar;
 pub mod lab;
 pub mod origin;
 pub mod seller;
+pub mod wire;

@@ -173,10 +173,19 @@ impl Origin {
         F: Fn(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, usize) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        Self::raw_with(&["http/1.1"], talk).await
+    }
+
+    /// The same, with these protocols on offer.
+    pub async fn raw_with<F, Fut>(alpn: &[&str], talk: F) -> Self
+    where
+        F: Fn(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, usize) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut certificate = certificate(&["localhost", "127.0.0.1"], |_| {});
-        certificate.config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        certificate.config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(certificate.config));
         let talk = Arc::new(talk);
         let task = tokio::spawn(async move {

@@ -1,0 +1,218 @@
+//! What goes to the agent: an answer of ours, or the site's as it streams.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::{BoxError, Uploading};
+use crate::idle::Serving;
+
+/// What is sent to the agent.
+pub struct AnswerBody {
+    content: Content,
+    serving: Option<Serving>,
+}
+
+enum Content {
+    Full(Full<Bytes>),
+    Relay(Relay),
+}
+
+impl AnswerBody {
+    pub fn full(bytes: Bytes) -> Self {
+        Content::Full(Full::new(bytes)).into()
+    }
+
+    /// The agent's connection counts as busy until the last byte of this is handed over.
+    pub fn while_serving(mut self, serving: Serving) -> Self {
+        self.serving = Some(serving);
+        self
+    }
+
+    pub fn empty() -> Self {
+        Self::full(Bytes::new())
+    }
+}
+
+impl From<Content> for AnswerBody {
+    fn from(content: Content) -> Self {
+        Self { content, serving: None }
+    }
+}
+
+impl From<Relay> for AnswerBody {
+    fn from(relay: Relay) -> Self {
+        Content::Relay(relay).into()
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.get_mut().content {
+            Content::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Content::Relay(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Full(body) => body.is_end_stream(),
+            Content::Relay(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Full(body) => body.size_hint(),
+            Content::Relay(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The site's answer as it comes: first what was read to look for a challenge, then the stream.
+pub struct Relay {
+    read: Option<Bytes>,
+    rest: Incoming,
+    idle: Duration,
+    /// Made when the stream first has to wait; most answers never need it.
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+    /// Runs once the stream ended cleanly: hands the connection back.
+    at_end: Option<Box<dyn FnOnce() + Send>>,
+    uploading: Option<Uploading>,
+}
+
+impl Relay {
+    pub fn new(rest: Incoming, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
+        let mut relay = Self {
+            read: None,
+            rest,
+            idle,
+            timer: None,
+            waiting: false,
+            at_end,
+            uploading: None,
+        };
+        relay.finish_if_ended();
+        relay
+    }
+
+    /// The request's upload, which may still be going on.
+    pub fn hold(&mut self, uploading: Uploading) {
+        if !self.rest.is_end_stream() {
+            self.uploading = Some(uploading);
+        }
+    }
+
+    /// Puts back what was read ahead.
+    pub fn unread(&mut self, read: Bytes) {
+        self.read = Some(read).filter(|read| !read.is_empty());
+    }
+
+    /// Reads at most `cap` bytes within `patience`; the bytes read can be put back.
+    pub async fn read_up_to(&mut self, cap: usize, patience: Duration) -> (Bytes, ReadEnd) {
+        let mut read = BytesMut::new();
+        let reading = async {
+            loop {
+                if read.len() > cap {
+                    return ReadEnd::TooLong;
+                }
+                match self.rest.frame().await {
+                    None => return ReadEnd::Whole,
+                    Some(Ok(frame)) => {
+                        if let Some(data) = frame.data_ref() {
+                            read.extend_from_slice(data);
+                        }
+                    }
+                    Some(Err(_)) => return ReadEnd::Broken,
+                }
+            }
+        };
+        let end = tokio::time::timeout(patience, reading).await.unwrap_or(ReadEnd::Late);
+        if end == ReadEnd::Whole {
+            self.finish_if_ended();
+        }
+        (read.freeze(), end)
+    }
+
+    fn finish_if_ended(&mut self) {
+        if self.rest.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(at_end) = self.at_end.take() {
+            at_end();
+        }
+        self.uploading = None;
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let idle = self.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        if !self.waiting {
+            self.waiting = true;
+            timer.as_mut().reset(Instant::now() + idle);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// How reading ahead ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadEnd {
+    Whole,
+    TooLong,
+    Late,
+    Broken,
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(read) = this.read.take() {
+            return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
+        match Pin::new(&mut this.rest).poll_frame(cx) {
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(frame)) => {
+                this.waiting = false;
+                this.finish_if_ended();
+                Poll::Ready(Some(frame.map_err(Into::into)))
+            }
+            Poll::Pending => this
+                .poll_idle(cx)
+                .map(|()| Some(Err("the site sent nothing for too long".into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.rest.size_hint();
+        let read = self.read.as_ref().map_or(0, |read| read.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + read);
+        }
+        hint.set_lower(hint.lower() + read);
+        hint
+    }
+}

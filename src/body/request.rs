@@ -1,0 +1,369 @@
+//! The request's body: streams to the site once, and can be taken whole afterwards for the one replay.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use sha2::{Digest, Sha256};
+
+use super::{AgentBody, BoxError, REPLAY_CAP, REPLAY_CAP_ALL};
+
+/// The memory that kept requests share; a request that finds none left is forwarded all the same and is not payable.
+#[derive(Clone, Default)]
+pub struct ReplayBudget(Arc<AtomicUsize>);
+
+impl ReplayBudget {
+    fn take(&self, bytes: usize) -> bool {
+        self.0
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|used| *used <= REPLAY_CAP_ALL)
+            })
+            .is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Cheap to clone; all are the same body.
+///
+/// The agent's request body: streams to the site once, and can be taken whole afterwards.
+#[derive(Clone)]
+pub struct Kept(Arc<Mutex<State>>);
+
+struct State {
+    source: AgentBody,
+    kept: Vec<Bytes>,
+    size: usize,
+    trailers: Option<HeaderMap>,
+    whole: Whole,
+    budget: ReplayBudget,
+    hold: Hold,
+    /// Nobody reads the site's answer any more, or it has ended.
+    answered: bool,
+    /// The first sending, to be told of a change.
+    first: Option<Waker>,
+    progress: Progress,
+}
+
+/// What keeps the first sending from its next byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    None,
+    /// `Expect: 100-continue`: a 402 that comes first saves the upload.
+    Invitation,
+    /// The site answered without asking for the body.
+    Uninvited,
+    /// The replay owns the source now.
+    Taken,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Streaming,
+    Ended,
+    TooLarge,
+}
+
+/// A request that can be sent again byte for byte.
+#[derive(Clone)]
+pub struct Replay {
+    pub bytes: Bytes,
+    pub trailers: Option<HeaderMap>,
+    pub sha256: [u8; 32],
+}
+
+/// Why a body cannot be replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReplayable {
+    TooLarge,
+    /// The agent stopped sending.
+    Broken,
+}
+
+impl Kept {
+    /// With `Expect: 100-continue` no byte is asked of the agent before [`Kept::invite`].
+    pub fn new(source: AgentBody, expects: bool, budget: ReplayBudget) -> Self {
+        let declared = source.size_hint().lower();
+        let whole = if source.is_end_stream() {
+            Whole::Ended
+        } else if declared > REPLAY_CAP as u64 {
+            Whole::TooLarge
+        } else {
+            Whole::Streaming
+        };
+        let progress = Progress::default();
+        progress.over.store(whole == Whole::Ended, Ordering::Relaxed);
+        Self(Arc::new(Mutex::new(State {
+            source,
+            kept: Vec::new(),
+            size: 0,
+            trailers: None,
+            whole,
+            budget,
+            hold: if expects { Hold::Invitation } else { Hold::None },
+            answered: false,
+            first: None,
+            progress,
+        })))
+    }
+
+    /// The body of the first sending.
+    pub fn first(&self) -> RequestBody {
+        match lock(&self.0).whole {
+            Whole::Ended => RequestBody(Source::Empty),
+            _ => RequestBody(Source::First(self.0.clone())),
+        }
+    }
+
+    pub fn progress(&self) -> Progress {
+        lock(&self.0).progress.clone()
+    }
+
+    /// Lets an upload begin that waits for `100 Continue`.
+    pub fn invite(&self) {
+        lock(&self.0).change(Hold::Invitation, Hold::None);
+    }
+
+    /// The site's answer has begun: what was not invited by now will not be.
+    pub fn answered(&self) -> Uploading {
+        lock(&self.0).change(Hold::Invitation, Hold::Uninvited);
+        Uploading(self.0.clone())
+    }
+
+    /// Takes the body away from the first sending and reads the rest of it. One that turns out too large is left: its
+    /// first sending stays where it is, so that the site's answer can still be read on that connection.
+    pub async fn take(&self) -> Result<Replay, NotReplayable> {
+        {
+            let mut state = lock(&self.0);
+            if state.whole == Whole::Streaming {
+                state.hold = Hold::Taken;
+            }
+        }
+        std::future::poll_fn(|cx| {
+            loop {
+                let mut state = lock(&self.0);
+                match state.whole {
+                    Whole::TooLarge => return Poll::Ready(Err(NotReplayable::TooLarge)),
+                    Whole::Ended => return Poll::Ready(Ok(state.replay())),
+                    Whole::Streaming => match state.poll_source(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(NotReplayable::Broken)),
+                        Poll::Ready(_) => {}
+                    },
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl State {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.source).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.progress.parts.fetch_add(1, Ordering::Relaxed);
+                self.keep(frame);
+            }
+            Poll::Ready(None) => self.end(),
+            _ => {}
+        }
+        if self.source.is_end_stream() {
+            self.end();
+        }
+        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn end(&mut self) {
+        self.progress.over.store(true, Ordering::Relaxed);
+        if self.whole == Whole::Streaming {
+            self.whole = Whole::Ended;
+        }
+    }
+
+    fn change(&mut self, from: Hold, to: Hold) {
+        if self.hold == from {
+            self.hold = to;
+            self.wake_first();
+        }
+    }
+
+    fn wake_first(&mut self) {
+        if let Some(first) = self.first.take() {
+            first.wake();
+        }
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if self.whole != Whole::Streaming {
+            return;
+        }
+        if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+        }
+        let Some(data) = frame.data_ref() else { return };
+        if self.size + data.len() > REPLAY_CAP || !self.budget.take(data.len()) {
+            self.whole = Whole::TooLarge;
+            self.forget();
+            return;
+        }
+        self.size += data.len();
+        self.kept.push(data.clone());
+    }
+
+    fn forget(&mut self) {
+        self.budget.give_back(self.size);
+        self.size = 0;
+        self.kept.clear();
+    }
+
+    fn replay(&self) -> Replay {
+        let bytes = match self.kept.as_slice() {
+            [] => Bytes::new(),
+            [one] => one.clone(),
+            many => {
+                let mut all = BytesMut::with_capacity(self.size);
+                many.iter().for_each(|part| all.extend_from_slice(part));
+                all.freeze()
+            }
+        };
+        let sha256 = Sha256::digest(&bytes).into();
+        Replay {
+            bytes,
+            trailers: self.trailers.clone(),
+            sha256,
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far an upload is: a slow one must not be taken for a silent site, and a connection that still owes part of one
+/// cannot be used again.
+#[derive(Clone, Default)]
+pub struct Progress {
+    parts: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// For a request whose body is in memory.
+    pub fn none() -> Self {
+        let none = Self::default();
+        none.over.store(true, Ordering::Relaxed);
+        none
+    }
+
+    pub fn parts(&self) -> u64 {
+        self.parts.load(Ordering::Relaxed)
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+}
+
+/// Lives as long as the site's answer. After it, a first sending that may not go on gives its connection up.
+pub struct Uploading(Arc<Mutex<State>>);
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        state.answered = true;
+        state.wake_first();
+    }
+}
+
+/// What is sent to the site.
+pub struct RequestBody(Source);
+
+enum Source {
+    Empty,
+    First(Arc<Mutex<State>>),
+    Replay {
+        data: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
+}
+
+impl RequestBody {
+    pub fn empty() -> Self {
+        Self(Source::Empty)
+    }
+
+    pub fn full(bytes: Bytes) -> Self {
+        Self(Source::Replay {
+            data: Some(bytes).filter(|bytes| !bytes.is_empty()),
+            trailers: None,
+        })
+    }
+}
+
+impl From<Replay> for RequestBody {
+    fn from(replay: Replay) -> Self {
+        let data = Some(replay.bytes).filter(|bytes| !bytes.is_empty());
+        Self(Source::Replay {
+            data,
+            trailers: replay.trailers,
+        })
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.get_mut().0 {
+            Source::Empty => Poll::Ready(None),
+            Source::First(state) => {
+                let mut state = lock(state);
+                let polled = match state.hold {
+                    Hold::None => state.poll_source(cx),
+                    _ if state.answered => Poll::Ready(Some(Err("the site answered without this body".into()))),
+                    _ => Poll::Pending,
+                };
+                if polled.is_pending() {
+                    state.first = Some(cx.waker().clone());
+                }
+                polled
+            }
+            Source::Replay { data, trailers } => Poll::Ready(
+                data.take()
+                    .map(Frame::data)
+                    .or_else(|| trailers.take().map(Frame::trailers))
+                    .map(Ok),
+            ),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Empty => true,
+            Source::First(state) => lock(state).source.is_end_stream(),
+            Source::Replay { data, trailers } => data.is_none() && trailers.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::First(state) => lock(state).source.size_hint(),
+            Source::Replay { data, .. } => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
+        }
+    }
+}
