@@ -62,6 +62,10 @@ pub async fn course(
     let Some(wallet) = &proxy.wallet else {
         return Course::PassOn("no-wallet");
     };
+    // A paid `101` would leave HTTP, and its stream has no one to join it to the agent's (Ruling 35).
+    if request.headers.contains_key(http::header::UPGRADE) {
+        return Course::PassOn("upgrade-not-paid");
+    }
     let challenge = match read(response).await {
         Ok(challenge) => challenge,
         Err(why) => return Course::PassOn(why.code()),
@@ -98,7 +102,7 @@ pub async fn course(
         Decision::Pay(plan) => {
             let offer = offers.swap_remove(plan.offer);
             if !proxy.balances.may_cover(offer.asset, offer.amount) {
-                return Course::Refuse(wallet_insufficient(proxy, agent, origin, &offer));
+                return Course::Refuse(wallet_insufficient(proxy, agent, plan.group.as_deref(), origin, &offer));
             }
             Course::Buy(Box::new(Intent {
                 offer,
@@ -155,11 +159,17 @@ fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Vec<Offer>, Why> {
     }
 }
 
-fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer: &Offer) -> Problem {
+fn wallet_insufficient(
+    proxy: &Proxy,
+    agent: &AgentName,
+    group: Option<&str>,
+    origin: &Origin,
+    offer: &Offer,
+) -> Problem {
     let code = Code::WalletInsufficient.as_str();
     proxy.ledger.refused(Denial {
         agent: agent.as_str().to_owned(),
-        group: None,
+        group: group.map(str::to_owned),
         host: origin.authority.host.as_str().to_owned(),
         reason: code.to_owned(),
         rule: "wallet".to_owned(),

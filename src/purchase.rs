@@ -49,10 +49,9 @@ pub async fn run(
     let (hand_over, answer) = oneshot::channel();
     proxy.tasks.spawn(purchase.run(unpaid, hand_over));
     answer.await.unwrap_or_else(|_| {
-        Err(Problem::new(
-            Code::StoreUnavailable,
-            "The purchase ended without an outcome; see `bursar payments list`.",
-        ))
+        // Only a bug ends the task like this. It may have paid, so it must not read as if it had not.
+        let detail = "The purchase ended without an outcome; see `bursar payments list`.";
+        Err(Problem::new(Code::AnswerLost, detail).retryable(false))
     })
 }
 
