@@ -3,4 +3,5 @@
 mod support;
 
 mod first_purchase;
+mod hostile;
 mod malformed;

@@ -72,11 +72,6 @@ pub fn sold(body: &'static str) -> Answer {
     )
 }
 
-/// A plain text answer with these receipts, by header name.
-pub fn with_receipts(status: u16, receipts: &[(&str, &str)], body: &'static str) -> Answer {
-    answer(status, receipts, body)
-}
-
 /// What was signed: nonce, amount, payee.
 pub fn signed(credential: &str) -> (String, String, String) {
     let authorization = &decoded(credential)["payload"]["authorization"];
