@@ -127,6 +127,10 @@ impl Kept {
     pub async fn take(&self) -> Result<Replay, NotReplayable> {
         {
             let mut state = lock(&self.0);
+            // The 402 is passed on then, and it may come to its end only if the upload goes on.
+            if state.whole == Whole::TooLarge {
+                return Err(NotReplayable::TooLarge);
+            }
             state.taken = true;
             if let Some(first) = state.first.take() {
                 first.wake();

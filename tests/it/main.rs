@@ -5,3 +5,4 @@ mod support;
 mod first_purchase;
 mod hostile;
 mod malformed;
+mod replay;
