@@ -95,8 +95,7 @@ pub async fn course(
         Decision::Refuse(refusal) => {
             let cheapest = offers.iter().map(|offer| offer.usd).min();
             let group = limits.group_of(agent.as_str());
-            proxy.ledger.refused(denial(agent, group, origin, &refusal, cheapest));
-            log_refusal(agent, origin, &refusal, cheapest.unwrap_or_default());
+            record_refusal(proxy, agent, group, origin, &refusal, cheapest);
             Course::Refuse(Problem::refused(&refusal))
         }
         Decision::Pay(plan) => {
@@ -191,26 +190,23 @@ fn wallet_insufficient(
     Problem::new(Code::WalletInsufficient, detail).retryable(false)
 }
 
-fn denial(
+/// Puts a refusal into the books and the log, whether the limits refuse at once or the ledger denies.
+pub fn record_refusal(
+    proxy: &Proxy,
     agent: &AgentName,
     group: Option<&str>,
     origin: &Origin,
     refusal: &Refusal,
     asked: Option<MicroUsd>,
-) -> Denial {
-    Denial {
+) {
+    let (code, usd) = (refusal.code.code(), asked.unwrap_or_default());
+    tracing::info!(%agent, merchant = %origin.authority.host, rule = %refusal.rule, code, %usd, "payment refused");
+    proxy.ledger.refused(Denial {
         agent: agent.as_str().to_owned(),
         group: group.map(str::to_owned),
         host: origin.authority.host.as_str().to_owned(),
-        reason: refusal.code.code().to_owned(),
+        reason: code.to_owned(),
         rule: refusal.rule.clone(),
         asked,
-    }
-}
-
-/// One line for every refusal, here and when the ledger denies.
-pub fn log_refusal(agent: &AgentName, origin: &Origin, refusal: &Refusal, usd: MicroUsd) {
-    tracing::info!(
-        %agent, merchant = %origin.authority.host, rule = %refusal.rule, code = refusal.code.code(), %usd, "payment refused"
-    );
+    });
 }

@@ -141,8 +141,17 @@ impl Purchase {
     fn not_reserved(&self, error: ReserveError) -> Problem {
         match error {
             ReserveError::Denied { charge, settled, open } => {
-                let refusal = Refusal::over_limit(&self.intent.plan.charges[charge], settled, open);
-                consider::log_refusal(self.lane.agent(), self.lane.origin(), &refusal, self.intent.offer.usd);
+                let Intent { plan, offer, .. } = &self.intent;
+                let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
+                let (agent, origin) = (self.lane.agent(), self.lane.origin());
+                consider::record_refusal(
+                    &self.proxy,
+                    agent,
+                    plan.group.as_deref(),
+                    origin,
+                    &refusal,
+                    Some(offer.usd),
+                );
                 Problem::refused(&refusal)
             }
             error => {

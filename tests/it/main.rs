@@ -4,5 +4,6 @@ mod support;
 
 mod first_purchase;
 mod hostile;
+mod limits;
 mod malformed;
 mod replay;

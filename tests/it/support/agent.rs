@@ -76,6 +76,14 @@ impl Agent {
         }
     }
 
+    /// Another agent than `research`.
+    pub fn named(bursar: &Bursar, name: &str, token: &str) -> Self {
+        Self {
+            login: format!("{name}:{token}"),
+            ..Self::of(bursar)
+        }
+    }
+
     pub async fn get(&self, site: SocketAddr, path: &str) -> Page {
         self.request(site, Request::get(path)).await
     }

@@ -121,10 +121,12 @@ impl Setup {
         );
         std::fs::write(dir.path().join("bursar.toml"), config).unwrap();
         std::fs::write(dir.path().join("limits.toml"), self.limits).unwrap();
-        let added = bursar(dir.path(), &["agents", "add", "research"]);
-        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-        let token = String::from_utf8(added.stdout).unwrap().trim().to_owned();
-        Home { dir, token }
+        let mut home = Home {
+            dir,
+            token: String::new(),
+        };
+        home.token = home.add_agent("research");
+        home
     }
 
     pub fn start(self) -> Bursar {
@@ -187,6 +189,20 @@ impl Home {
         assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
         let text = String::from_utf8(listed.stdout).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Adds an agent and returns its token.
+    pub fn add_agent(&self, name: &str) -> String {
+        let added = self.run(&["agents", "add", name]);
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        String::from_utf8(added.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Replaces limits.toml as an editor does: whole.
+    pub fn write_limits(&self, text: &str) {
+        let new = self.path().join("limits.new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.path().join("limits.toml")).unwrap();
     }
 
     /// Runs a command on this directory.
