@@ -41,7 +41,7 @@ impl Balances {
         self.0.again.notify_one();
     }
 
-    /// Looks until `stop`.
+    /// Looks until `stop`, which does not wait for a node that is being asked.
     pub async fn watch(
         self,
         nodes: BTreeMap<Network, Vec<Node>>,
@@ -49,13 +49,19 @@ impl Balances {
         owner: Address,
         stop: CancellationToken,
     ) {
-        let nodes = checked(nodes, &tls).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.look_for_ever(nodes, &tls, owner) => {}
+        }
+    }
+
+    async fn look_for_ever(&self, nodes: BTreeMap<Network, Vec<Node>>, tls: &UpstreamTls, owner: Address) {
+        let nodes = checked(nodes, tls).await;
         loop {
             for (network, nodes) in &nodes {
-                self.look(*network, nodes, &tls, owner).await;
+                self.look(*network, nodes, tls, owner).await;
             }
             tokio::select! {
-                () = stop.cancelled() => return,
                 () = sleep(EVERY) => {}
                 () = async { self.0.again.notified().await; sleep(AT_MOST_EVERY).await } => {}
             }

@@ -62,6 +62,10 @@ pub async fn course(
     let Some(wallet) = &proxy.wallet else {
         return Course::PassOn("no-wallet");
     };
+    // A paid `101` would leave HTTP, and its stream has no one to join it to the agent's (Ruling 35).
+    if request.headers.contains_key(http::header::UPGRADE) {
+        return Course::PassOn("upgrade-not-paid");
+    }
     let challenge = match read(response).await {
         Ok(challenge) => challenge,
         Err(why) => return Course::PassOn(why.code()),
@@ -91,14 +95,13 @@ pub async fn course(
         Decision::Refuse(refusal) => {
             let cheapest = offers.iter().map(|offer| offer.usd).min();
             let group = limits.group_of(agent.as_str());
-            proxy.ledger.refused(denial(agent, group, origin, &refusal, cheapest));
-            log_refusal(agent, origin, &refusal, cheapest.unwrap_or_default());
+            record_refusal(proxy, agent, group, origin, &refusal, cheapest);
             Course::Refuse(Problem::refused(&refusal))
         }
         Decision::Pay(plan) => {
             let offer = offers.swap_remove(plan.offer);
             if !proxy.balances.may_cover(offer.asset, offer.amount) {
-                return Course::Refuse(wallet_insufficient(proxy, agent, origin, &offer));
+                return Course::Refuse(wallet_insufficient(proxy, agent, plan.group.as_deref(), origin, &offer));
             }
             Course::Buy(Box::new(Intent {
                 offer,
@@ -155,11 +158,17 @@ fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Vec<Offer>, Why> {
     }
 }
 
-fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer: &Offer) -> Problem {
+fn wallet_insufficient(
+    proxy: &Proxy,
+    agent: &AgentName,
+    group: Option<&str>,
+    origin: &Origin,
+    offer: &Offer,
+) -> Problem {
     let code = Code::WalletInsufficient.as_str();
     proxy.ledger.refused(Denial {
         agent: agent.as_str().to_owned(),
-        group: None,
+        group: group.map(str::to_owned),
         host: origin.authority.host.as_str().to_owned(),
         reason: code.to_owned(),
         rule: "wallet".to_owned(),
@@ -181,26 +190,23 @@ fn wallet_insufficient(proxy: &Proxy, agent: &AgentName, origin: &Origin, offer:
     Problem::new(Code::WalletInsufficient, detail).retryable(false)
 }
 
-pub fn denial(
+/// Puts a refusal into the books and the log, whether the limits refuse at once or the ledger denies.
+pub fn record_refusal(
+    proxy: &Proxy,
     agent: &AgentName,
     group: Option<&str>,
     origin: &Origin,
     refusal: &Refusal,
     asked: Option<MicroUsd>,
-) -> Denial {
-    Denial {
+) {
+    let (code, usd) = (refusal.code.code(), asked.unwrap_or_default());
+    tracing::info!(%agent, merchant = %origin.authority.host, rule = %refusal.rule, code, %usd, "payment refused");
+    proxy.ledger.refused(Denial {
         agent: agent.as_str().to_owned(),
         group: group.map(str::to_owned),
         host: origin.authority.host.as_str().to_owned(),
-        reason: refusal.code.code().to_owned(),
+        reason: code.to_owned(),
         rule: refusal.rule.clone(),
         asked,
-    }
-}
-
-/// One line for every refusal, here and when the ledger denies.
-pub fn log_refusal(agent: &AgentName, origin: &Origin, refusal: &Refusal, usd: MicroUsd) {
-    tracing::info!(
-        %agent, merchant = %origin.authority.host, rule = %refusal.rule, code = refusal.code.code(), %usd, "payment refused"
-    );
+    });
 }

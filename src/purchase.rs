@@ -49,10 +49,9 @@ pub async fn run(
     let (hand_over, answer) = oneshot::channel();
     proxy.tasks.spawn(purchase.run(unpaid, hand_over));
     answer.await.unwrap_or_else(|_| {
-        Err(Problem::new(
-            Code::StoreUnavailable,
-            "The purchase ended without an outcome; see `bursar payments list`.",
-        ))
+        // Only a bug ends the task like this. It may have paid, so it must not read as if it had not.
+        let detail = "The purchase ended without an outcome; see `bursar payments list`.";
+        Err(Problem::new(Code::AnswerLost, detail).retryable(false))
     })
 }
 
@@ -142,12 +141,17 @@ impl Purchase {
     fn not_reserved(&self, error: ReserveError) -> Problem {
         match error {
             ReserveError::Denied { charge, settled, open } => {
-                let refusal = Refusal::over_limit(&self.intent.plan.charges[charge], settled, open);
-                let (agent, origin, usd) = (self.lane.agent(), self.lane.origin(), self.intent.offer.usd);
-                consider::log_refusal(agent, origin, &refusal, usd);
-                let group = self.intent.plan.group.as_deref();
-                let denial = consider::denial(agent, group, origin, &refusal, Some(usd));
-                self.proxy.ledger.refused(denial);
+                let Intent { plan, offer, .. } = &self.intent;
+                let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
+                let (agent, origin) = (self.lane.agent(), self.lane.origin());
+                consider::record_refusal(
+                    &self.proxy,
+                    agent,
+                    plan.group.as_deref(),
+                    origin,
+                    &refusal,
+                    Some(offer.usd),
+                );
                 Problem::refused(&refusal)
             }
             error => {

@@ -81,6 +81,8 @@ impl Body for AnswerBody {
 /// The site's answer as it comes: first what was read to look for a challenge, then the stream.
 pub struct Relay {
     read: Option<Bytes>,
+    /// What reading ahead met behind the data: trailers, or the error that an agent must not take for a clean end.
+    after: Option<Result<Frame<Bytes>, hyper::Error>>,
     rest: Incoming,
     idle: Duration,
     /// Made when the stream first has to wait; most answers never need it.
@@ -95,6 +97,7 @@ impl Relay {
     pub fn new(rest: Incoming, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
         let mut relay = Self {
             read: None,
+            after: None,
             rest,
             idle,
             timer: None,
@@ -128,12 +131,14 @@ impl Relay {
                 }
                 match self.rest.frame().await {
                     None => return ReadEnd::Whole,
-                    Some(Ok(frame)) => {
-                        if let Some(data) = frame.data_ref() {
-                            read.extend_from_slice(data);
-                        }
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => read.extend_from_slice(&data),
+                        Err(trailers) => self.after = Some(Ok(trailers)),
+                    },
+                    Some(Err(error)) => {
+                        self.after = Some(Err(error));
+                        return ReadEnd::Broken;
                     }
-                    Some(Err(_)) => return ReadEnd::Broken,
                 }
             }
         };
@@ -186,6 +191,9 @@ impl Body for Relay {
         if let Some(read) = this.read.take() {
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
+        if let Some(after) = this.after.take() {
+            return Poll::Ready(Some(after.map_err(Into::into)));
+        }
         match Pin::new(&mut this.rest).poll_frame(cx) {
             Poll::Ready(None) => {
                 this.finish();
@@ -203,7 +211,7 @@ impl Body for Relay {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_none() && self.rest.is_end_stream()
+        self.read.is_none() && self.after.is_none() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -10,3 +10,7 @@ mod passthrough;
 mod streaming;
 mod tls;
 mod uploads;
+mod hostile;
+mod limits;
+mod malformed;
+mod replay;

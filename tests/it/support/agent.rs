@@ -76,12 +76,40 @@ impl Agent {
         }
     }
 
+    /// Another agent than `research`.
+    pub fn named(bursar: &Bursar, name: &str, token: &str) -> Self {
+        Self {
+            login: format!("{name}:{token}"),
+            ..Self::of(bursar)
+        }
+    }
+
     pub async fn get(&self, site: SocketAddr, path: &str) -> Page {
         self.request(site, Request::get(path)).await
     }
 
     pub async fn request(&self, site: SocketAddr, request: http::request::Builder) -> Page {
         self.send(site, request.body(Full::default()).unwrap()).await
+    }
+
+    pub async fn post(&self, site: SocketAddr, path: &str, body: impl Into<Bytes>) -> Page {
+        self.send(site, Request::post(path).body(Full::new(body.into())).unwrap())
+            .await
+    }
+
+    /// `GET http://…` on the listener itself, as clients do for plain HTTP.
+    pub async fn get_plain(&self, url: &str) -> Page {
+        let stream = TcpStream::connect(self.proxy).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let login = format!("Basic {}", STANDARD.encode(&self.login));
+        let authority = url.split('/').nth(2).unwrap();
+        let request = Request::get(url)
+            .header("host", authority)
+            .header("proxy-authorization", login)
+            .body(Full::<Bytes>::default())
+            .unwrap();
+        whole(sender.send_request(request).await.unwrap()).await.unwrap()
     }
 
     /// One request on a tunnel of its own, over HTTP/1.1.
@@ -156,15 +184,18 @@ impl Connection {
     }
 
     pub async fn send(&mut self, site: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Result<Page> {
-        let response = self.open(site, request).await?;
-        let (head, body) = response.into_parts();
-        let body = body.collect().await?.to_bytes();
-        Ok(Page {
-            status: head.status,
-            headers: head.headers,
-            body,
-        })
+        whole(self.open(site, request).await?).await
     }
+}
+
+async fn whole(response: Response<Incoming>) -> hyper::Result<Page> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(Page {
+        status: head.status,
+        headers: head.headers,
+        body,
+    })
 }
 
 /// Reads up to the empty line.

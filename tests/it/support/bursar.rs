@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// The published first development key of anvil and hardhat; never use it with real money.
@@ -120,10 +121,12 @@ impl Setup {
         );
         std::fs::write(dir.path().join("bursar.toml"), config).unwrap();
         std::fs::write(dir.path().join("limits.toml"), self.limits).unwrap();
-        let added = bursar(dir.path(), &["agents", "add", "research"]);
-        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-        let token = String::from_utf8(added.stdout).unwrap().trim().to_owned();
-        Home { dir, token }
+        let mut home = Home {
+            dir,
+            token: String::new(),
+        };
+        home.token = home.add_agent("research");
+        home
     }
 
     pub fn start(self) -> Bursar {
@@ -137,8 +140,18 @@ impl Home {
     }
 
     pub fn serve(self) -> Bursar {
-        let log = std::fs::File::create(self.path().join("serve.log")).unwrap();
-        let mut child = Command::new(bin())
+        self.serve_by(Command::new(bin()))
+    }
+
+    /// `program` is the binary, or something that ends up as it and takes its arguments.
+    pub fn serve_by(self, mut program: Command) -> Bursar {
+        // Appended to, so that the log of a server that was killed is kept.
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path().join("serve.log"))
+            .unwrap();
+        let mut child = program
             .args([
                 "serve",
                 "--log",
@@ -177,6 +190,58 @@ impl Home {
         let text = String::from_utf8(listed.stdout).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
+
+    /// Adds an agent and returns its token.
+    pub fn add_agent(&self, name: &str) -> String {
+        let added = self.run(&["agents", "add", name]);
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        String::from_utf8(added.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Replaces limits.toml as an editor does: whole.
+    pub fn write_limits(&self, text: &str) {
+        let new = self.path().join("limits.new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.path().join("limits.toml")).unwrap();
+    }
+
+    /// Runs a command on this directory.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        bursar(self.path(), arguments)
+    }
+
+    /// The journal's entries, their hash chain checked by arithmetic of our own: `prev` is SHA-256(0x00 || line before).
+    pub fn journal(&self) -> Vec<Value> {
+        let audit = std::fs::read_dir(self.path().join("audit")).unwrap();
+        let mut segments: Vec<PathBuf> = audit.map(|file| file.unwrap().path()).collect();
+        segments.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("seg-"));
+        segments.sort();
+        let (mut entries, mut prev) = (Vec::new(), "0".repeat(64));
+        for segment in segments {
+            let bytes = std::fs::read(&segment).unwrap();
+            for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                let entry: Value = serde_json::from_slice(line).unwrap();
+                assert_eq!(entry["seq"], entries.len(), "{}", segment.display());
+                assert_eq!(entry["prev"], prev, "entry {}", entry["seq"]);
+                let leaf = Sha256::new().chain_update([0]).chain_update(line).finalize();
+                prev = leaf.iter().map(|byte| format!("{byte:02x}")).collect();
+                entries.push(entry);
+            }
+        }
+        entries
+    }
+}
+
+/// Looks again and again until there is something to see. Bounded; yields in between, so that scripted sites go on.
+pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
+        tokio::task::yield_now().await;
+    }
 }
 
 impl Bursar {
@@ -206,6 +271,21 @@ impl Bursar {
             .iter()
             .map(|payment| payment["state"].as_str().unwrap().to_owned())
             .collect()
+    }
+
+    /// The journaled refusals, oldest first.
+    pub fn refusals(&self) -> Vec<Value> {
+        let mut all = self.home.payments(&["--refused"]);
+        all.retain(|line| line["state"] == "refused");
+        all
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.home.run(arguments)
+    }
+
+    pub fn journal(&self) -> Vec<Value> {
+        self.home.journal()
     }
 
     pub fn log(&self) -> String {

@@ -10,14 +10,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 pub type Answer = Response<BoxBody<Bytes, std::io::Error>>;
@@ -264,6 +265,70 @@ where
             .with_upgrades()
             .await;
     }
+}
+
+/// A request as its bytes came: head up to the empty line, and the body that its `Content-Length` promises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw {
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Raw {
+    pub fn is_paid(&self) -> bool {
+        self.payment().is_some()
+    }
+
+    pub fn payment(&self) -> Option<&str> {
+        let field = |line: &'_ str| line.split_once(": ").map(|(name, _)| name.to_ascii_lowercase());
+        self.head
+            .lines()
+            .find(|line| field(line).is_some_and(|name| name == "payment-signature" || name == "x-payment"))
+            .and_then(|line| Some(line.split_once(": ")?.1))
+    }
+}
+
+/// Reads one HTTP/1.1 request; `None` when the other side is done.
+pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Raw> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok())
+        .unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Raw { head, body })
+}
+
+/// A body that the test hands out part by part. An error cuts the connection.
+pub struct Parts(mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl Parts {
+    pub fn new() -> (mpsc::Sender<std::io::Result<Bytes>>, Self) {
+        let (sender, receiver) = mpsc::channel(64);
+        (sender, Self(receiver))
+    }
+}
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        self.0.poll_recv(cx).map(|part| part.map(|part| part.map(Frame::data)))
+    }
+}
+
+/// `answer` with another body.
+pub fn streamed(answer: Answer, parts: Parts) -> Answer {
+    answer.map(|_| parts.boxed())
 }
 
 pub fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {

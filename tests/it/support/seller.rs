@@ -71,3 +71,10 @@ pub fn sold(body: &'static str) -> Answer {
         body,
     )
 }
+
+/// What was signed: nonce, amount, payee.
+pub fn signed(credential: &str) -> (String, String, String) {
+    let authorization = &decoded(credential)["payload"]["authorization"];
+    let text = |member: &str| authorization[member].as_str().unwrap().to_owned();
+    (text("nonce"), text("value"), text("to"))
+}

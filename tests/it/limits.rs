@@ -1,0 +1,449 @@
+//! What limits.toml says holds: at once, for many at once, and until the file is changed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::Request;
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::support::agent::{Agent, Connection};
+use crate::support::bursar::{Bursar, eventually, setup};
+use crate::support::origin::{Origin, Speaks, answer, certificate};
+use crate::support::seller::{self, PAYEE, challenge, requirement, v2};
+
+/// Sells everything for one cent, and more dearly where the path says for how many atoms.
+async fn shop() -> Origin {
+    Origin::https(|request| async move {
+        if request.is_paid() {
+            return seller::sold("goods");
+        }
+        let price = request.target.trim_start_matches('/');
+        let price = if price.is_empty() { "10000" } else { price };
+        v2(&challenge("/", &[requirement(price)]))
+    })
+    .await
+}
+
+/// Asks `times` at once, each on a tunnel of its own or all on one h2 connection; how many got the goods.
+async fn at_once(bursar: &Bursar, origin: &Origin, alpn: &str, times: usize) -> usize {
+    let agent = Arc::new(Agent::of(bursar));
+    let address = origin.address;
+    let mut asking = JoinSet::new();
+    let shared = match agent.connect(address, &[alpn]).await {
+        Connection::H2(sender, authority) => Some((sender, authority)),
+        Connection::H1(_) => None,
+    };
+    for _ in 0..times {
+        let (agent, shared, alpn) = (agent.clone(), shared.clone(), alpn.to_owned());
+        asking.spawn(async move {
+            let mut connection = match shared {
+                Some((sender, authority)) => Connection::H2(sender, authority),
+                None => agent.connect(address, &[&alpn]).await,
+            };
+            let page = connection.send(address, Request::new(Full::default())).await.unwrap();
+            match page.status.as_u16() {
+                200 => true,
+                403 => {
+                    assert_eq!(page.problem(), "over-limit");
+                    false
+                }
+                _ => panic!("{page:?}"),
+            }
+        });
+    }
+    asking.join_all().await.into_iter().filter(|got| *got).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_64_at_once_exactly_as_many_get_through_as_the_limit_says() {
+    let budgets = [
+        ("day = \"100.00\"\ncount = { day = 20 }", "agents.research.count.day"),
+        ("day = \"0.20\"", "agents.research.day"),
+    ];
+    for (budget, rule) in budgets {
+        for alpn in ["http/1.1", "h2"] {
+            let origin = shop().await;
+            let limits = format!("timezone = \"UTC\"\n[agents.research]\n{budget}\n");
+            let bursar = setup().limits(&limits).trust(&origin.ca_pem).start();
+            assert_eq!(at_once(&bursar, &origin, alpn, 64).await, 20, "{alpn}: {budget}");
+            let credentials: HashSet<String> = origin.payments().into_iter().collect();
+            assert_eq!((credentials.len(), origin.payments().len()), (20, 20));
+            let nonces: HashSet<String> = credentials
+                .iter()
+                .map(|credential| seller::signed(credential).0)
+                .collect();
+            let booked = bursar.payments();
+            assert_eq!(booked.len(), 20);
+            assert!(booked.iter().all(|payment| payment["state"] == "settled"
+                && nonces.contains(payment["nonce"].as_str().unwrap())));
+            let refused = eventually("refusals are on record", || {
+                Some(bursar.refusals()).filter(|refused| !refused.is_empty())
+            })
+            .await;
+            assert!(
+                refused
+                    .iter()
+                    .all(|line| line["rule"] == rule && line["reason"] == "over-limit")
+            );
+        }
+    }
+}
+
+/// Agent, its section, price in atoms, code, and members of the problem.
+type Case = (&'static str, &'static str, &'static str, &'static str, Value);
+
+fn cases() -> Vec<Case> {
+    let cents = |rule: &str, limit: &str, asked: &str| json!({ "rule": rule, "limit": limit, "asked": asked });
+    let names = |rule: &str, asked: &str| json!({ "rule": rule, "asked": asked });
+    vec![
+        (
+            "pertx",
+            "per_transaction = \"0.50\"\nday = \"9.00\"",
+            "500001",
+            "over-limit",
+            cents("agents.pertx.per_transaction", "0.50", "0.500001"),
+        ),
+        (
+            "hour",
+            "hour = \"0.01\"",
+            "10001",
+            "over-limit",
+            json!({ "rule": "agents.hour.hour", "limit": "0.01", "used": "0.00", "reserved": "0.00", "asked": "0.010001" }),
+        ),
+        (
+            "week",
+            "week = \"0.01\"",
+            "20000",
+            "over-limit",
+            cents("agents.week.week", "0.01", "0.02"),
+        ),
+        (
+            "month",
+            "month = \"0.01\"",
+            "20000",
+            "over-limit",
+            cents("agents.month.month", "0.01", "0.02"),
+        ),
+        (
+            "total",
+            "total = \"0.01\"",
+            "20000",
+            "over-limit",
+            cents("agents.total.total", "0.01", "0.02"),
+        ),
+        (
+            "counted",
+            "day = \"1.00\"\ncount = { hour = 0 }",
+            "",
+            "over-limit",
+            json!({ "rule": "agents.counted.count.hour", "limit": "0", "used": "0", "reserved": "0", "asked": "1" }),
+        ),
+        (
+            "nobudget",
+            "per_transaction = \"1.00\"",
+            "",
+            "no-budget",
+            json!({ "rule": "agents.nobudget" }),
+        ),
+        (
+            "stopped",
+            "day = \"1.00\"\npaused = true",
+            "",
+            "paused",
+            json!({ "rule": "agents.stopped.paused" }),
+        ),
+        (
+            "elsewhere",
+            "day = \"1.00\"\nmerchants = { allow = [\"api.example.com\"] }",
+            "",
+            "merchant-not-allowed",
+            names("agents.elsewhere.merchants.allow", "localhost"),
+        ),
+        (
+            "barred",
+            "day = \"1.00\"\nmerchants = { deny = [\"localhost\"] }",
+            "",
+            "merchant-not-allowed",
+            json!({ "rule": "agents.barred.merchants.deny", "limit": "localhost", "asked": "localhost" }),
+        ),
+        (
+            "otherpayee",
+            "day = \"1.00\"\npayees = { allow = [\"0x000000000000000000000000000000000000dEaD\"] }",
+            "",
+            "payee-not-allowed",
+            names("agents.otherpayee.payees.allow", PAYEE),
+        ),
+        (
+            "mainnet",
+            "day = \"1.00\"\nnetworks = [\"eip155:8453\"]",
+            "",
+            "network-not-allowed",
+            names("agents.mainnet.networks", "eip155:84532"),
+        ),
+        (
+            "euros",
+            "day = \"1.00\"\nassets = [\"USDT\"]",
+            "",
+            "asset-not-allowed",
+            names("agents.euros.assets", "USDC on eip155:84532"),
+        ),
+        (
+            "asks",
+            "day = \"1.00\"\napproval_above = \"0.05\"",
+            "50001",
+            "approval-unavailable",
+            cents("agents.asks.approval_above", "0.05", "0.050001"),
+        ),
+        (
+            "ingroup",
+            "group = \"eng\"",
+            "",
+            "paused",
+            json!({ "rule": "groups.eng.paused" }),
+        ),
+        (
+            "poor",
+            "group = \"poor\"\nday = \"9.00\"",
+            "20000",
+            "over-limit",
+            cents("groups.poor.day", "0.01", "0.02"),
+        ),
+        (
+            "rich",
+            "day = \"1000.00\"",
+            "6000000",
+            "over-limit",
+            cents("account.total", "5.00", "6.00"),
+        ),
+        ("stranger", "", "", "no-budget", json!({ "rule": "agents.stranger" })),
+    ]
+}
+
+#[tokio::test]
+async fn every_refusal_names_its_rule_and_reads_well() {
+    let origin = shop().await;
+    let mut limits = "timezone = \"UTC\"\n[account]\ntotal = \"5.00\"\n[groups.eng]\nday = \"9.00\"\npaused = true\n\
+                      [groups.poor]\nday = \"0.01\"\n"
+        .to_owned();
+    for (agent, section, ..) in cases().iter().filter(|(_, section, ..)| !section.is_empty()) {
+        limits += &format!("[agents.{agent}]\n{section}\n");
+    }
+    let home = setup().limits(&limits).trust(&origin.ca_pem).home();
+    let tokens: Vec<String> = cases().iter().map(|(agent, ..)| home.add_agent(agent)).collect();
+    let bursar = home.serve();
+    for ((name, _, price, code, members), token) in cases().iter().zip(&tokens) {
+        let agent = Agent::named(&bursar, name, token);
+        let page = agent.get(origin.address, &format!("/{price}")).await;
+        assert_eq!(page.status, 403, "{name}: {page:?}");
+        assert_eq!(page.problem(), *code, "{name}");
+        let status = format!("bursar; error=http_request_denied; details=\"{code}\"");
+        assert_eq!(page.header("proxy-status"), Some(status.as_str()));
+        assert!(!page.headers.contains_key("bursar-payment"));
+        let problem = page.json();
+        for (member, value) in members.as_object().unwrap() {
+            assert_eq!(&problem[member], value, "{name}: {problem:#}");
+        }
+        assert_eq!(problem["retryable"], false, "{name}");
+        assert_eq!(problem["status"], 403);
+        let window = ["hour", "week", "month", "counted", "poor"].contains(name);
+        assert_eq!(problem["resets_at"].is_string(), window, "{name}: {problem:#}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(
+            (detail.starts_with(|c: char| c.is_ascii_uppercase()) || detail.starts_with("limits.toml "))
+                && detail.ends_with('.'),
+            "{detail}"
+        );
+        assert!(detail.contains(problem["rule"].as_str().unwrap()), "{detail}");
+    }
+    assert_eq!(origin.payments().len(), 0);
+    assert_eq!(bursar.payments().len(), 0);
+    let recorded = eventually("all refusals are on record", || {
+        Some(bursar.refusals()).filter(|recorded| recorded.len() >= cases().len())
+    })
+    .await;
+    for (name, _, _, code, members) in &cases() {
+        let line = recorded.iter().find(|line| line["agent"] == *name);
+        let line = line.unwrap_or_else(|| panic!("the refusal of {name} is not on record"));
+        assert_eq!((&line["reason"], &line["rule"]), (&json!(code), &members["rule"]));
+        let group = match *name {
+            "ingroup" => json!("eng"),
+            "poor" => json!("poor"),
+            _ => Value::Null,
+        };
+        assert_eq!(line["group"], group, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn exactly_the_limit_still_passes_and_what_is_spent_counts_on_every_level() {
+    let origin = shop().await;
+    let limits = "timezone = \"UTC\"\n[account]\nday = \"0.06\"\n[groups.eng]\nday = \"0.05\"\n\
+                  [agents.research]\ngroup = \"eng\"\nper_transaction = \"0.03\"\napproval_above = \"0.03\"\nday = \"1.00\"\n\
+                  [agents.other]\nday = \"1.00\"\n";
+    let home = setup().limits(limits).trust(&origin.ca_pem).home();
+    let token = home.add_agent("other");
+    let bursar = home.serve();
+    let research = Agent::of(&bursar);
+    assert_eq!(research.get(origin.address, "/30000").await.status, 200);
+    let page = research.get(origin.address, "/20001").await;
+    let problem = page.json();
+    assert_eq!(problem["rule"], "groups.eng.day");
+    assert_eq!(
+        (&problem["used"], &problem["reserved"]),
+        (&json!("0.03"), &json!("0.00"))
+    );
+    assert_eq!(research.get(origin.address, "/20000").await.status, 200);
+    let other = Agent::named(&bursar, "other", &token);
+    let page = other.get(origin.address, "/10001").await;
+    assert_eq!(page.json()["rule"], "account.day");
+    assert_eq!(other.get(origin.address, "/10000").await.status, 200);
+    let usd: Vec<_> = bursar.payments().iter().map(|payment| payment["usd"].clone()).collect();
+    assert_eq!(usd, ["0.03", "0.02", "0.01"]);
+}
+
+#[tokio::test]
+async fn a_changed_file_takes_effect_and_a_broken_one_changes_nothing() {
+    let origin = shop().await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    assert_eq!(agent.get(origin.address, "/").await.status, 200);
+
+    bursar
+        .home
+        .write_limits("[agents.research]\ntotal = \"9.00\"\npaused = true\n");
+    let began = Instant::now();
+    let page = loop {
+        let page = agent.get(origin.address, "/").await;
+        if page.status == 403 {
+            break page;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60));
+    };
+    assert_eq!(page.problem(), "paused");
+
+    bursar
+        .home
+        .write_limits("[agents.research]\ntotal = \"9.00\"\npaused = flase\n");
+    let rejected = eventually("the broken file is on record", || {
+        bursar
+            .journal()
+            .into_iter()
+            .find(|entry| entry["ev"] == "policy.rejected")
+    })
+    .await;
+    assert_eq!(rejected["sha256"].as_str().unwrap().len(), 64);
+    assert!(!rejected.to_string().contains("flase"), "the entry quotes no file");
+    let log = bursar.log();
+    assert!(
+        log.contains("limits.toml is broken; the old limits stay in force"),
+        "{log}"
+    );
+    assert!(log.contains("limits.toml:3"), "the log says where: {log}");
+    assert_eq!(agent.get(origin.address, "/").await.problem(), "paused");
+
+    // Money that was spent under the old file still counts under the new one.
+    let spent = bursar.payments().len();
+    let spent = format!("{}.{:02}", spent / 100, spent % 100);
+    let limits = format!("timezone = \"UTC\"\n[agents.research]\nday = \"{spent}\"\n");
+    bursar.home.write_limits(&limits);
+    let began = Instant::now();
+    let page = loop {
+        let page = agent.get(origin.address, "/").await;
+        if page.problem() != "paused" {
+            break page;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60));
+    };
+    assert_eq!(page.problem(), "over-limit");
+    assert_eq!(page.json()["used"], spent);
+    let loads: Vec<_> = bursar
+        .journal()
+        .into_iter()
+        .filter(|entry| entry["ev"] == "policy.load")
+        .collect();
+    assert_eq!(loads.len(), 3);
+}
+
+/// A node of Base Sepolia where the wallet holds `balance` atoms of anything.
+async fn node(balance: Arc<AtomicU64>) -> Origin {
+    let script = move |request: crate::support::origin::Seen| {
+        let balance = balance.load(Ordering::SeqCst);
+        async move {
+            let question: Value = serde_json::from_slice(&request.body).unwrap();
+            let result = match question["method"].as_str().unwrap() {
+                "eth_chainId" => "0x14a34".to_owned(),
+                _ => format!("0x{balance:064x}"),
+            };
+            let said = json!({ "jsonrpc": "2.0", "id": question["id"], "result": result });
+            answer(200, &[("content-type", "application/json")], said.to_string())
+        }
+    };
+    Origin::start(Speaks::Plain, certificate(&["localhost"], |_| {}), script).await
+}
+
+fn network(node: &Origin) -> String {
+    format!(
+        "[networks.\"eip155:84532\"]\nrpc = [\"http://127.0.0.1:{}\"]\n",
+        node.address.port()
+    )
+}
+
+#[tokio::test]
+async fn what_the_wallet_cannot_cover_is_refused_until_it_is_funded() {
+    let origin = shop().await;
+    let balance = Arc::new(AtomicU64::new(9_999));
+    let node = node(balance.clone()).await;
+    let bursar = setup().trust(&origin.ca_pem).config(&network(&node)).start();
+    let agent = Agent::of(&bursar);
+    let began = Instant::now();
+    // Until the node has answered nothing is known, and nothing is refused for it.
+    let page = loop {
+        let page = agent.get(origin.address, "/").await;
+        if page.status == 403 {
+            break page;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60));
+    };
+    assert_eq!(page.problem(), "wallet-insufficient");
+    assert_eq!(page.json()["retryable"], false);
+    let detail = page.json()["detail"].as_str().unwrap().to_owned();
+    assert!(
+        detail.starts_with("The wallet holds less than 0.01 USDC on eip155:84532."),
+        "{detail}"
+    );
+    assert!(detail.contains(crate::support::bursar::WALLET), "{detail}");
+    let before = origin.payments().len();
+    let refused = eventually("the refusal is on record", || bursar.refusals().pop()).await;
+    assert_eq!(refused["reason"], "wallet-insufficient");
+
+    balance.store(10_000, Ordering::SeqCst);
+    loop {
+        let page = agent.get(origin.address, "/").await;
+        if page.status == 200 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
+    assert_eq!(origin.payments().len(), before + 1);
+}
+
+#[tokio::test]
+async fn a_node_that_never_answers_holds_up_neither_payments_nor_the_end() {
+    let origin = shop().await;
+    let silent = |_| std::future::pending();
+    let silent = Origin::start(Speaks::Plain, certificate(&["localhost"], |_| {}), silent).await;
+    let mut bursar = setup().trust(&origin.ca_pem).config(&network(&silent)).start();
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/").await.status, 200);
+    eventually("the node is asked", || (!silent.seen().is_empty()).then_some(())).await;
+    let began = Instant::now();
+    assert_eq!(bursar.stop(), 0);
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "stopped after {:?}",
+        began.elapsed()
+    );
+}
