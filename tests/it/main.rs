@@ -2,4 +2,7 @@
 
 mod support;
 
+mod chain;
+mod cli;
+mod clients;
 mod first_purchase;
