@@ -5,6 +5,7 @@ mod ca;
 mod demo;
 mod environment;
 mod init;
+mod output;
 mod payments;
 mod run;
 mod sandbox;
