@@ -75,7 +75,7 @@ pub struct IssuedToken {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentsError {
-    #[error("{0:?} is no agent name: use 1 to 64 of a-z 0-9 _ . - and begin with a letter or digit")]
+    #[error("{0:?} is no agent name: use {rule}", rule = AgentName::RULE)]
     Name(String),
     #[error("an agent named {0} exists already; for a new token run: bursar agents rotate {0}")]
     Exists(AgentName),
@@ -292,6 +292,10 @@ fn render(agents: &[Agent]) -> String {
 }
 
 impl AgentName {
+    /// In words, for messages.
+    pub const RULE: &'static str =
+        "1 to 64 lower-case letters a-z, digits, `-`, `_` and `.`, the first a letter or digit";
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

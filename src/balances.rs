@@ -73,6 +73,7 @@ impl Balances {
             for node in nodes {
                 match node.balance(tls, asset, owner).await {
                     Ok(held) => {
+                        tracing::debug!(%network, symbol = asset.symbol, atoms = %held, "wallet balance");
                         let mut known = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
                         known.insert((network, asset.address), held);
                         break;

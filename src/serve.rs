@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,12 +58,37 @@ pub enum StartError {
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
     Ledger(#[from] OpenError),
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
     Random(io::Error),
-    #[error("cannot open the admin socket: {0}")]
-    Admin(io::Error),
+    #[error("cannot open the admin socket {path}: {source}{}", shorter(path), path = path.display())]
+    Admin { path: PathBuf, source: io::Error },
+}
+
+fn way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program has this port: end it, or set another `listen` under [proxy] in bursar.toml"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; this machine has no such address: correct `listen` under [proxy] in bursar.toml"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 are for root: set another `listen` under [proxy] in bursar.toml"
+        }
+        _ => "",
+    }
+}
+
+/// The kernel keeps a socket's path in a fixed place (unix(7)).
+fn shorter(path: &Path) -> &'static str {
+    const LONGEST: usize = 107;
+    if path.as_os_str().len() > LONGEST {
+        "; such paths have at most 107 bytes: use a data directory with a shorter path"
+    } else {
+        ""
+    }
 }
 
 /// A proxy that accepts connections.
@@ -131,7 +157,10 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let drain = proxy.config.timeouts.drain;
     proxy.tasks.spawn(admin::serve(
         proxy.clone(),
-        admin::bind(home).map_err(StartError::Admin)?,
+        admin::bind(home).map_err(|source| StartError::Admin {
+            path: home.admin_socket(),
+            source,
+        })?,
     ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));

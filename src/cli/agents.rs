@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
+use super::output::say;
 use super::{Exit, Failure};
 use crate::agents::{AgentName, IssuedToken, Registry};
 use crate::config::limits;
@@ -40,10 +41,10 @@ impl Agents {
         match self {
             Self::Add(Name { name }) => {
                 let name = name.parse::<AgentName>()?;
-                print(&registry.add(&name, now)?);
+                print(&registry.add(&name, now)?)?;
                 hint_at_budget(home, &name);
             }
-            Self::Rotate(Name { name }) => print(&registry.rotate(&name.parse::<AgentName>()?, now)?),
+            Self::Rotate(Name { name }) => print(&registry.rotate(&name.parse::<AgentName>()?, now)?)?,
             Self::Revoke(Name { name }) => {
                 registry.revoke(&name.parse::<AgentName>()?, now)?;
                 eprintln!("{name} is revoked; a running server knows within a second.");
@@ -55,12 +56,13 @@ impl Agents {
 }
 
 /// The token alone on stdout, so that a script can take it.
-fn print(issued: &IssuedToken) {
-    println!("{}", issued.token.expose_secret());
+fn print(issued: &IssuedToken) -> Result<(), Failure> {
+    say!("{}", issued.token.expose_secret())?;
     eprintln!(
         "This token of {name} is not shown again. Proxy URL: http://{name}:TOKEN@HOST:PORT (`bursar env --agent {name}` prints all variables).",
         name = issued.agent
     );
+    Ok(())
 }
 
 /// An agent without a budget may be added; it cannot spend (Ruling 55).
@@ -87,22 +89,22 @@ fn list(registry: &Registry, as_json: bool, now: Timestamp) -> Result<(), Failur
                 .iter()
                 .map(|token| json!({ "purpose": token.purpose.name(), "created": token.created, "expires": token.expires }))
                 .collect();
-            println!(
+            say!(
                 "{}",
                 json!({ "name": agent.name.as_str(), "id": agent.id, "created": agent.created, "tokens": tokens })
-            );
+            )?;
         } else {
             let tokens = match live.len() {
                 0 => "revoked".to_owned(),
                 1 => "1 token".to_owned(),
                 many => format!("{many} tokens"),
             };
-            println!(
+            say!(
                 "{:<24} {:<10} since {}",
                 agent.name.as_str(),
                 tokens,
                 day(agent.created)
-            );
+            )?;
         }
     }
     Ok(())

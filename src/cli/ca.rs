@@ -4,6 +4,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::output::say;
 use super::{Exit, Failure};
 use crate::home::Home;
 use crate::tls::authority::Authority;
@@ -27,11 +28,11 @@ impl Ca {
         match self {
             Self::Show { json } => {
                 let authority = Authority::load(home, Timestamp::now()).map_err(failed)?;
-                show(home, &authority, json);
+                show(home, &authority, json)?;
             }
             Self::Rotate => {
                 let authority = Authority::rotate(home, Timestamp::now()).map_err(failed)?;
-                show(home, &authority, false);
+                show(home, &authority, false)?;
                 eprintln!("Restart the server, then give every agent outside `bursar run` the new ca.pem.");
             }
         }
@@ -39,23 +40,23 @@ impl Ca {
     }
 }
 
-fn show(home: &Home, authority: &Authority, as_json: bool) {
+fn show(home: &Home, authority: &Authority, as_json: bool) -> Result<(), Failure> {
     let days = authority.not_after().duration_since(Timestamp::now()).as_hours() / 24;
     let path = home.ca_certificate();
     if as_json {
         let line = json!({
             "certificate": path, "sha256": authority.fingerprint(), "not_after": authority.not_after(), "days_left": days,
         });
-        println!("{line}");
-        return;
+        return say!("{line}");
     }
-    println!("Certificate  {}", path.display());
-    println!("SHA-256      {}", authority.fingerprint());
-    println!(
+    say!("Certificate  {}", path.display())?;
+    say!("SHA-256      {}", authority.fingerprint())?;
+    say!(
         "Ends         {} (in {days} days)",
         authority.not_after().strftime("%Y-%m-%d")
-    );
+    )?;
     if authority.expires_soon(Timestamp::now()) {
         eprintln!("It ends soon: run `bursar ca rotate` and give agents the new ca.pem.");
     }
+    Ok(())
 }

@@ -3,12 +3,15 @@
 //! Two CA files: `ca.pem` alone for variables that add to a client's roots, `bundle.pem` (public roots and ours) for those
 //! that replace them.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
 
+use super::output::print;
 use super::{Exit, Failure};
 use crate::agents::{AgentName, IssuedToken, Purpose, Registry};
 use crate::config::Config;
@@ -48,12 +51,15 @@ impl Env {
         let now = Timestamp::now();
         let agent = self.agent.parse::<AgentName>()?;
         let issued = Registry::new(home).mint_temporary(&agent, Purpose::Env, now + LIFE, now)?;
-        let variables = variables(home, &listen, &issued, &Inherited::none());
-        print!("{}", self.format.render(&variables, home));
+        let variables = variables(home, &listen, &issued, &self.format.inherits());
+        print(format_args!("{}", self.format.render(&variables, home)))?;
         eprintln!(
-            "This token ends on {}; `bursar run` needs none.",
+            "The token in this output ends on {}; `bursar run` makes one of its own and needs none of this.",
             (now + LIFE).strftime("%Y-%m-%d")
         );
+        if let Some(note) = self.format.note(home, &listen) {
+            eprintln!("{note}");
+        }
         Ok(Exit::Done)
     }
 }
@@ -72,42 +78,67 @@ pub fn server_address(home: &Home) -> Result<Listen, Failure> {
         "http"
     };
     let text = std::fs::read_to_string(home.listen()).map_err(|_| no_server())?;
-    // The file may be left over from a server that was killed.
-    let reached: std::net::SocketAddr = text.trim().parse().map_err(|_| no_server())?;
-    let reached = if reached.ip().is_unspecified() {
-        ([127, 0, 0, 1], reached.port()).into()
-    } else {
-        reached
-    };
-    std::net::TcpStream::connect_timeout(&reached, std::time::Duration::from_secs(2)).map_err(|_| no_server())?;
+    // A server that was killed leaves the address behind, and its port may be somebody else's by now. The socket in our own
+    // folder cannot be.
+    UnixStream::connect(home.admin_socket()).map_err(|_| no_server())?;
+    let mut reached: SocketAddr = text.trim().parse().map_err(|_| no_server())?;
+    if reached.ip().is_unspecified() {
+        let loopback = match reached {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        reached.set_ip(loopback);
+    }
     Ok(Listen {
         scheme,
-        address: reached.to_string(),
+        address: reached,
     })
 }
 
 pub struct Listen {
     scheme: &'static str,
-    address: String,
+    address: SocketAddr,
 }
 
 /// What the surrounding environment says already and must be kept.
+#[derive(Default)]
 pub struct Inherited {
-    pub no_proxy: Option<String>,
-    pub java_options: Option<String>,
+    /// Hosts that are reached without a proxy, of both spellings.
+    no_proxy: Option<String>,
+    java_options: Option<String>,
 }
 
 impl Inherited {
-    fn none() -> Self {
-        Self {
-            no_proxy: None,
-            java_options: None,
+    pub fn from(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let mut hosts: Vec<String> = Vec::new();
+        for name in ["NO_PROXY", "no_proxy"] {
+            let value = variable(name).unwrap_or_default();
+            for host in value.split([',', ' ']).filter(|host| !host.is_empty()) {
+                if !hosts.iter().any(|known| known == host) {
+                    hosts.push(host.to_owned());
+                }
+            }
         }
+        Self {
+            no_proxy: (!hosts.is_empty()).then(|| hosts.join(",")),
+            java_options: variable("JAVA_TOOL_OPTIONS").filter(|options| !options.is_empty()),
+        }
+    }
+
+    pub fn from_environment() -> Self {
+        Self::from(|name| std::env::var(name).ok())
+    }
+
+    /// Most clients take `*` for every host.
+    pub fn passes_everything_by(&self) -> bool {
+        self.no_proxy
+            .as_ref()
+            .is_some_and(|hosts| hosts.split(',').any(|host| host == "*"))
     }
 }
 
-/// Variables of an earlier proxy that would lead past ours.
-pub const STRIPPED: [&str; 10] = [
+/// Variables of an earlier proxy that would lead past ours. Package managers read their own before the common ones.
+pub const STRIPPED: [&str; 20] = [
     "HTTPS_PROXY",
     "https_proxy",
     "HTTP_PROXY",
@@ -118,6 +149,16 @@ pub const STRIPPED: [&str; 10] = [
     "no_proxy",
     "FTP_PROXY",
     "ftp_proxy",
+    "grpc_proxy",
+    "no_grpc_proxy",
+    "npm_config_proxy",
+    "npm_config_https_proxy",
+    "npm_config_noproxy",
+    "NPM_CONFIG_PROXY",
+    "NPM_CONFIG_HTTPS_PROXY",
+    "NPM_CONFIG_NOPROXY",
+    "CARGO_HTTP_PROXY",
+    "PIP_PROXY",
 ];
 
 /// Every variable, in the order of the digest.
@@ -163,18 +204,20 @@ pub fn variables(
         variables.push((name, bundle.clone()));
     }
     variables.push(("GIT_HTTP_PROXY_AUTHMETHOD", "basic".into()));
-    variables.push(("JAVA_TOOL_OPTIONS", java_options(address, inherited)));
+    variables.push(("JAVA_TOOL_OPTIONS", java_options(*address, inherited)));
     variables
 }
 
 /// Java reads no proxy variables; these properties work, except that it never sends the credential (product digest §2.2).
-fn java_options(address: &str, inherited: &Inherited) -> String {
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+fn java_options(address: SocketAddr, inherited: &Inherited) -> String {
+    let (host, port) = (address.ip(), address.port());
     let ours =
         format!("-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port}");
     match &inherited.java_options {
-        Some(theirs) if !theirs.is_empty() => format!("{theirs} {ours}"),
-        _ => ours,
+        // The exports may be evaluated twice in one shell.
+        Some(theirs) if theirs.ends_with(&ours) => theirs.clone(),
+        Some(theirs) => format!("{theirs} {ours}"),
+        None => ours,
     }
 }
 
@@ -183,13 +226,45 @@ fn text(path: &Path) -> String {
 }
 
 impl Format {
+    /// What is evaluated in this shell must keep what this shell has; the others end up in some other environment.
+    fn inherits(self) -> Inherited {
+        match self {
+            Self::Sh | Self::Fish => Inherited::from_environment(),
+            Self::Dotenv | Self::Docker | Self::K8s => Inherited::default(),
+        }
+    }
+
+    /// What these variables need besides themselves.
+    fn note(self, home: &Home, listen: &Listen) -> Option<String> {
+        let dir = home.root().display();
+        let files = match self {
+            Self::K8s => format!(
+                "The container must find {dir}/ca.pem and {dir}/bundle.pem at these paths: mount them from a ConfigMap."
+            ),
+            Self::Docker => String::new(),
+            _ => return None,
+        };
+        let reach = if listen.address.ip().is_loopback() {
+            format!(
+                "{} is this machine's loopback, which a container reaches with host networking only; for any other network \
+                 set `listen` under [proxy] in bursar.toml.",
+                listen.address
+            )
+        } else {
+            String::new()
+        };
+        let lines: Vec<String> = [files, reach].into_iter().filter(|line| !line.is_empty()).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
     fn render(self, variables: &[(&str, String)], home: &Home) -> String {
         let mut out = String::new();
         if self == Self::Docker {
-            out += &format!(
-                "--volume '{dir}/ca.pem:{dir}/ca.pem:ro' \\\n--volume '{dir}/bundle.pem:{dir}/bundle.pem:ro'",
-                dir = home.root().display()
-            );
+            let volume = |path: &Path| {
+                let path = path.display();
+                format!("--volume {}", sh_quote(&format!("{path}:{path}:ro")))
+            };
+            out += &format!("{} \\\n{}", volume(&home.ca_certificate()), volume(&home.bundle()));
         }
         for (name, value) in variables {
             out += &match self {
@@ -215,16 +290,20 @@ fn fish_quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', r"\\").replace('\'', r"\'"))
 }
 
-/// Readers of env files disagree about quotes, so they are used only where a space needs them.
+/// Readers of env files disagree about quotes, so they are used only where something needs them.
 fn dotenv_quote(value: &str) -> String {
-    if value.contains([' ', '#', '"', '\'', '$', '\\']) {
-        format!(
-            "\"{}\"",
-            value.replace('\\', r"\\").replace('"', "\\\"").replace('$', r"\$")
-        )
-    } else {
-        value.to_owned()
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=".contains(c);
+    if value.chars().all(plain) {
+        return value.to_owned();
     }
+    let mut quoted = String::from("\"");
+    for c in value.chars() {
+        if matches!(c, '\\' | '"' | '$' | '`') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted + "\""
 }
 
 #[cfg(test)]
@@ -236,18 +315,35 @@ mod tests {
         assert_eq!(sh_quote("a'b"), r"'a'\''b'");
         assert_eq!(fish_quote(r"a'\b"), r"'a\'\\b'");
         assert_eq!(dotenv_quote("http://a:b@c:1"), "http://a:b@c:1");
-        assert_eq!(dotenv_quote("a b$c"), r#""a b\$c""#);
+        assert_eq!(dotenv_quote("a b$c`"), r#""a b\$c\`""#);
     }
 
     #[test]
     fn java_keeps_what_was_set() {
-        let inherited = Inherited {
-            no_proxy: None,
-            java_options: Some("-Xmx1g".into()),
+        let ours =
+            "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=8402 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8402";
+        let address = "127.0.0.1:8402".parse().unwrap();
+        let with = |options: &str| {
+            let inherited = Inherited::from(|name| (name == "JAVA_TOOL_OPTIONS").then(|| options.to_owned()));
+            java_options(address, &inherited)
         };
-        assert_eq!(
-            java_options("127.0.0.1:8402", &inherited),
-            "-Xmx1g -Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=8402 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8402"
-        );
+        assert_eq!(with(""), ours);
+        assert_eq!(with("-Xmx1g"), format!("-Xmx1g {ours}"));
+        assert_eq!(with(&with("-Xmx1g")), format!("-Xmx1g {ours}"));
+    }
+
+    #[test]
+    fn hosts_without_proxy_are_joined_from_both_spellings() {
+        let inherited = |upper: &str, lower: &str| {
+            Inherited::from(|name| match name {
+                "NO_PROXY" => Some(upper.to_owned()),
+                "no_proxy" => Some(lower.to_owned()),
+                _ => None,
+            })
+        };
+        assert_eq!(inherited("", "").no_proxy, None);
+        assert_eq!(inherited("a, b", "b,c").no_proxy.as_deref(), Some("a,b,c"));
+        assert!(inherited("", "a,*").passes_everything_by());
+        assert!(!inherited("*.example.com", "").passes_everything_by());
     }
 }

@@ -4,6 +4,7 @@ use clap::Args;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
+use super::output::say;
 use super::{Exit, Failure};
 use crate::clock;
 use crate::home::{self, Home, Readers};
@@ -26,23 +27,23 @@ impl Init {
     pub fn run(self, home: &Home) -> Result<Exit, Failure> {
         let made = make(home, self.wallet)?;
         let dir = home.root().display();
-        println!("{dir} is ready.");
+        say!("{dir} is ready.")?;
         if let Some(address) = made.wallet {
-            println!();
-            println!("Wallet {address}");
-            println!(
+            say!()?;
+            say!("Wallet {address}")?;
+            say!(
                 "  Its key is {dir}/wallet.key. Back this up: whoever has it has the money, and without it the money is lost."
-            );
-            println!("  Fund it with USDC on a network that you name under [networks] in bursar.toml.");
+            )?;
+            say!("  Fund it with USDC on a network that you name under [networks] in bursar.toml.")?;
         }
-        println!();
-        println!("Next:");
-        println!("  bursar agents add research --dir {dir}     # prints the agent's token, once");
-        println!(
+        say!()?;
+        say!("Next:")?;
+        say!("  bursar agents add research --dir {dir}     # prints the agent's token, once")?;
+        say!(
             "  edit {dir}/limits.toml                     # what each agent may spend; so far nobody may spend anything"
-        );
-        println!("  bursar serve --dir {dir}");
-        println!("  bursar run --dir {dir} --agent research -- curl https://example.com/");
+        )?;
+        say!("  bursar serve --dir {dir}")?;
+        say!("  bursar run --dir {dir} --agent research -- curl https://example.com/")?;
         Ok(Exit::Done)
     }
 }

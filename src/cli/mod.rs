@@ -5,6 +5,7 @@ mod ca;
 mod demo;
 mod environment;
 mod init;
+mod output;
 mod payments;
 mod run;
 mod sandbox;
@@ -154,8 +155,12 @@ fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Fa
 
 fn log_to_stderr(levels: &str) -> Result<(), Failure> {
     let filter = Targets::from_str(levels)
-        .map_err(|error| Failure::usage(format!("--log {levels}: {error}; write for example --log debug")))?
-        .with_default(Level::WARN);
+        .map_err(|error| Failure::usage(format!("--log {levels}: {error}; write for example --log debug")))?;
+    // `--log bursar::ledger=debug` is about one part; the others keep their warnings.
+    let filter = match filter.default_level() {
+        Some(_) => filter,
+        None => filter.with_default(Level::WARN),
+    };
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned, civil};
 
+use super::output::{print, say};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError, Word};
 use crate::clock::SystemClock;
@@ -114,8 +115,7 @@ impl List {
         if payments.is_empty() && refusals.is_empty() {
             eprintln!("No payments.");
         }
-        print!("{}", table(&payments));
-        print!("{}", refusal_table(&refusals));
+        print(format_args!("{}{}", table(&payments), refusal_table(&refusals)))?;
         Ok(Exit::Done)
     }
 
@@ -154,7 +154,7 @@ impl Show {
         if self.json {
             print_json(&payment)?;
         } else {
-            print!("{}", sheet(&payment));
+            print(format_args!("{}", sheet(&payment)))?;
         }
         Ok(Exit::Done)
     }
@@ -179,14 +179,14 @@ impl Resolve {
             Err(AdminError::NoServer) => resolve_offline(home, rid, word, who, self.why).await?,
             Err(error) => return Err(Failure::negative(error.to_string())),
         }
-        println!(
+        say!(
             "{rid} is {}.",
             if self.settled {
                 "settled"
             } else {
                 "expired and counts no more"
             }
-        );
+        )?;
         Ok(Exit::Done)
     }
 }
@@ -211,8 +211,7 @@ fn parse_id(text: &str) -> Result<Rid, Failure> {
 
 fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
     let line = serde_json::to_string(value).map_err(|error| Failure::negative(error.to_string()))?;
-    println!("{line}");
-    Ok(())
+    say!("{line}")
 }
 
 /// A date means its first moment in UTC.

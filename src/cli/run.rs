@@ -1,23 +1,29 @@
 //! `bursar run --agent NAME -- CMD…`: a command behind the proxy, with a token of its own that dies with it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use super::environment::{Inherited, STRIPPED, server_address, variables};
 use super::{Exit, Failure};
 use crate::agents::{AgentName, Purpose, Registry};
+use crate::config::operator::WalletKey;
+use crate::config::{Config, SecretSource};
 use crate::home::Home;
 
 /// Ends a token whose `run` was killed before it could take it back.
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Older Node versions ignore proxy variables (product digest §2.2).
 const NODE_WITH_PROXY: (u32, u32) = (22, 21);
+const NODE_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub struct Run {
@@ -33,19 +39,24 @@ impl Run {
     pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let listen = server_address(home)?;
+        let secrets = secret_variables(&Config::load(home.root())?);
         let agent = self.agent.parse::<AgentName>()?;
         warn_of_old_node().await;
         let registry = Registry::new(home);
         let now = Timestamp::now();
         let issued = registry.mint_temporary(&agent, Purpose::Run, now + LIFE, now)?;
 
-        let inherited = Inherited {
-            no_proxy: first_set(["NO_PROXY", "no_proxy"]),
-            java_options: first_set(["JAVA_TOOL_OPTIONS"]),
-        };
+        let inherited = Inherited::from_environment();
+        if inherited.passes_everything_by() {
+            eprintln!("bursar: NO_PROXY contains \"*\": requests go past bursar and are not paid. Unset it.");
+        }
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]);
         for name in STRIPPED {
+            command.env_remove(name);
+        }
+        // The shell that starts `serve` often starts `run` as well: what only the server may know ends here.
+        for name in &secrets {
             command.env_remove(name);
         }
         command.envs(variables(home, &listen, &issued, &inherited));
@@ -62,21 +73,22 @@ impl Run {
     }
 }
 
-/// Waits for the child and hands on what was meant for it. A terminal sends Ctrl-C to the child as well, so an interrupt
-/// is only kept from ending us first.
+/// Waits for the child and hands on what was meant for it. A terminal sends Ctrl-C to the child as well, so there an
+/// interrupt is only kept from ending us first; without a terminal it was sent to us alone.
 async fn follow(mut command: Command) -> std::io::Result<ExitStatus> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut quit = signal(SignalKind::quit())?;
+    let on_terminal = File::open("/dev/tty").is_ok();
     let mut child = command.spawn()?;
     loop {
         tokio::select! {
             status = child.wait() => return status,
             _ = terminate.recv() => hand_on(&child, Signal::TERM),
             _ = hangup.recv() => hand_on(&child, Signal::HUP),
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
+            _ = interrupt.recv() => if !on_terminal { hand_on(&child, Signal::INT) },
+            _ = quit.recv() => if !on_terminal { hand_on(&child, Signal::QUIT) },
         }
     }
 }
@@ -96,10 +108,17 @@ fn code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-fn first_set<const N: usize>(names: [&str; N]) -> Option<String> {
-    names
-        .into_iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+/// The variables that bursar.toml takes secrets from.
+fn secret_variables(config: &Config) -> Vec<String> {
+    let source = match &config.wallet {
+        Some(WalletKey::Hex(source)) => source,
+        Some(WalletKey::Keystore { password, .. }) => password,
+        None => return Vec::new(),
+    };
+    match source {
+        SecretSource::Env(name) => vec![name.clone()],
+        SecretSource::File(_) => Vec::new(),
+    }
 }
 
 async fn warn_of_old_node() {
@@ -107,9 +126,12 @@ async fn warn_of_old_node() {
         .arg("--version")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
-        .output()
-        .await;
-    let Ok(output) = asked else { return };
+        .kill_on_drop(true)
+        .output();
+    // `node` may be a version manager's script that asks the network.
+    let Ok(Ok(output)) = timeout(NODE_PATIENCE, asked).await else {
+        return;
+    };
     let text = String::from_utf8_lossy(&output.stdout);
     if let Some(version) = node_version(&text)
         && version < NODE_WITH_PROXY

@@ -1,12 +1,13 @@
 //! `bursar sandbox`: the demo's seller by itself, for containers and for trying a client.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
+use super::output::say;
+use super::serve::watch;
 use super::{Exit, Failure};
 use crate::home::{self, Readers};
 use crate::money::Atoms;
@@ -30,8 +31,8 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub async fn run(self) -> Result<Exit, Failure> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::negative(error.to_string()))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::negative(error.to_string()))?;
+        let mut terminate = watch(SignalKind::terminate())?;
+        let mut interrupt = watch(SignalKind::interrupt())?;
         let options = Options {
             funding: Funding::FirstSight(GIFT),
             names: self.names,
@@ -43,8 +44,7 @@ impl Sandbox {
         if let Some(path) = &self.ca_out {
             home::write_atomic(path, sandbox.ca_pem().as_bytes(), Readers::Everyone)?;
         }
-        println!("selling on {}", sandbox.base_url());
-        let _ = std::io::stdout().flush();
+        say!("selling on {}", sandbox.base_url())?;
         eprintln!("Prices are in sandbox USDC, which exists in this process only. GET / lists what is sold.");
         tokio::select! {
             _ = terminate.recv() => {}

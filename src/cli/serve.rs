@@ -1,11 +1,11 @@
 //! `bursar serve`.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::output::say;
 use super::{Exit, Failure};
 use crate::clock::SystemClock;
 use crate::config::ConfigError;
@@ -24,8 +24,7 @@ impl Serve {
         let running = serve::start(home, Arc::new(SystemClock)).await?;
         say_who_could_read(home);
         // Scripts wait for this line.
-        println!("listening on {}", running.url());
-        let _ = std::io::stdout().flush();
+        say!("listening on {}", running.url())?;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -43,7 +42,7 @@ impl Serve {
     }
 }
 
-fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+pub(super) fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::negative(format!("signals cannot be watched: {error}")))
 }
 
@@ -59,7 +58,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Ledger(OpenError::InUse(_)) => Self::unavailable(error.to_string()),
-            StartError::Ledger(_) | StartError::Admin(_) => Self::negative(error.to_string()),
+            StartError::Ledger(_) | StartError::Admin { .. } => Self::negative(error.to_string()),
             StartError::Listen { .. } => Self::unavailable(error.to_string()),
             _ => Self::usage(error.to_string()),
         }

@@ -4,6 +4,7 @@ use alloy_primitives::U256;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::output::say;
 use super::{Exit, Failure};
 use crate::assets;
 use crate::config::Config;
@@ -39,7 +40,7 @@ impl WalletCommand {
         let wallet = serve::open_wallet(settings, home).map_err(|error| Failure::usage(error.to_string()))?;
         let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
         if !as_json {
-            println!("{}", wallet.address());
+            say!("{}", wallet.address())?;
         }
         if config.networks.is_empty() {
             eprintln!("bursar.toml names no network, so nothing can be paid; see [networks].");
@@ -47,7 +48,7 @@ impl WalletCommand {
         for (network, urls) in &config.networks {
             for asset in assets::assets_of(*network).filter(|asset| asset.eip3009) {
                 let balance = first_answer(urls, &tls, asset, &wallet).await;
-                report(as_json, &wallet, asset, &balance);
+                report(as_json, &wallet, asset, &balance)?;
             }
         }
         Ok(Exit::Done)
@@ -75,7 +76,12 @@ async fn first_answer(
     Err(last)
 }
 
-fn report(as_json: bool, wallet: &Wallet, asset: &assets::Asset, balance: &Result<U256, String>) {
+fn report(
+    as_json: bool,
+    wallet: &Wallet,
+    asset: &assets::Asset,
+    balance: &Result<U256, String>,
+) -> Result<(), Failure> {
     // A balance above 2^128 atoms exists in no real token; it is shown as atoms.
     let decimal = |atoms: &U256| {
         u128::try_from(*atoms).map_or_else(
@@ -89,17 +95,16 @@ fn report(as_json: bool, wallet: &Wallet, asset: &assets::Asset, balance: &Resul
             "atoms": balance.as_ref().ok().map(ToString::to_string), "balance": balance.as_ref().ok().map(decimal),
             "error": balance.as_ref().err(),
         });
-        println!("{line}");
-        return;
+        return say!("{line}");
     }
     match balance {
-        Ok(atoms) => println!(
+        Ok(atoms) => say!(
             "  {:<16} {:>16} {}",
             asset.network.to_string(),
             decimal(atoms),
             asset.symbol
         ),
-        Err(why) => println!(
+        Err(why) => say!(
             "  {:<16} {:>16} {}: {why}",
             asset.network.to_string(),
             "unknown",

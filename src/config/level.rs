@@ -1,12 +1,14 @@
 //! The sections that share their keys: `[account]`, `[groups.NAME]` and `[agents.NAME]`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use alloy_primitives::Address;
 
 use super::diagnose::nearest;
-use super::section::{Entry, Hints, Section};
+use super::section::{Entry, Hints, Section, quoted_if_needed};
+use crate::agents::AgentName;
 use crate::assets::{self, Network};
 use crate::policy::{
     AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Standing, Unit, Window,
@@ -43,7 +45,7 @@ impl Levels {
             let (name, Some(mut section)) = (entry.key(), entry.section()) else {
                 continue;
             };
-            check_name(&entry, "group");
+            check_group(&entry);
             let level = self.level(&mut section, format!("group:{name}").into());
             section.close(LEVEL_HINTS);
             let group = Group {
@@ -65,7 +67,7 @@ impl Levels {
             let (name, Some(mut section)) = (entry.key(), entry.section()) else {
                 continue;
             };
-            check_name(&entry, "agent");
+            check_agent(&entry);
             let group = section.take("group").and_then(|entry| group_of(&entry, groups));
             let level = self.level(&mut section, format!("agent:{name}").into());
             section.close(LEVEL_HINTS);
@@ -144,14 +146,31 @@ fn group_of(entry: &Entry<'_>, groups: &BTreeMap<String, Group>) -> Option<Group
     })
 }
 
-/// Names stand in scopes, user names and file paths of rules: they are kept plain.
-fn check_name(entry: &Entry<'_>, kind: &str) {
+/// A section for a name that `bursar agents add` refuses would limit nobody.
+fn check_agent(entry: &Entry<'_>) {
+    let name = entry.key();
+    if AgentName::from_str(name).is_ok() {
+        return;
+    }
+    let lower = name.to_ascii_lowercase();
+    let way_out = match AgentName::from_str(&lower) {
+        Ok(meant) => format!(
+            "Did you mean [agents.{}]? Agents' names have no capitals.",
+            quoted_if_needed(meant.as_str())
+        ),
+        Err(_) => format!("Use {}.", AgentName::RULE),
+    };
+    entry.reject_key::<()>(format!("\"{name}\" cannot be the name of an agent"), way_out);
+}
+
+/// Groups are named in scopes and messages only: they are kept plain.
+fn check_group(entry: &Entry<'_>) {
     let name = entry.key();
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let starts = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     if !starts || name.len() > 64 || !name.bytes().all(plain) {
         entry.reject_key::<()>(
-            format!("\"{name}\" cannot be the name of an {kind}").replace("an group", "a group"),
+            format!("\"{name}\" cannot be the name of a group"),
             "Use at most 64 ASCII letters, digits, `-`, `_` and `.`, the first a letter or digit.".to_owned(),
         );
     }

@@ -275,7 +275,7 @@ impl<'d> Entry<'d> {
     }
 }
 
-fn quoted_if_needed(key: &str) -> String {
+pub(super) fn quoted_if_needed(key: &str) -> String {
     let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     if !key.is_empty() && key.bytes().all(bare) {
         key.to_owned()

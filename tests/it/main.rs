@@ -2,15 +2,23 @@
 
 mod support;
 
+// Free traffic.
 mod drain;
-mod first_purchase;
 mod guard;
 mod listener;
 mod passthrough;
 mod streaming;
 mod tls;
 mod uploads;
+
+// Money.
+mod chain;
+mod first_purchase;
 mod hostile;
 mod limits;
 mod malformed;
 mod replay;
+
+// People and programs.
+mod cli;
+mod clients;

@@ -11,8 +11,10 @@ use std::sync::Arc;
 use clap::Args;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
+use tokio::signal::unix::{Signal, SignalKind};
 
 use super::payments::{refusal_table, table};
+use super::serve::watch;
 use super::{Exit, Failure, init};
 use crate::agents::{AgentName, IssuedToken, Registry};
 use crate::clock::{self, SystemClock};
@@ -36,14 +38,44 @@ pub struct Demo {
 
 impl Demo {
     pub async fn run(self) -> Result<Exit, Failure> {
+        let mut signals = Signals::watch()?;
         let folder = Folder::make()?;
         let stage = Stage::set(&folder).await?;
-        let told = stage.tell().await;
+        let told = tokio::select! {
+            told = stage.tell() => told,
+            () = signals.any() => Err(Failure::negative("the demo was interrupted")),
+        };
         if self.stay && told.is_ok() {
-            stage.stay(&folder).await;
+            stage.invite();
+            signals.any().await;
         }
         stage.clear().await;
         told.map(|()| Exit::Done)
+    }
+}
+
+/// What ends a demo early; without these its folder would stay behind.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn watch() -> Result<Self, Failure> {
+        Ok(Self {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
     }
 }
 
@@ -136,8 +168,11 @@ impl Stage {
 
         title("The books (bursar payments list)");
         let payments = ledger::read_payments(self.home.root()).map_err(|error| Failure::negative(error.to_string()))?;
-        print!("{}", table(&payments.payments));
-        print!("{}", refusal_table(&payments.refusals));
+        write(format_args!(
+            "{}{}",
+            table(&payments.payments),
+            refusal_table(&payments.refusals)
+        ));
         let after = self.balances(wallet);
         title("The money (sandbox token)");
         say("wallet", &format!("{} before, {} now", before.0, after.0));
@@ -163,20 +198,19 @@ impl Stage {
         (shown(wallet), shown(self.sandbox.pay_to()))
     }
 
-    async fn stay(&self, folder: &Folder) {
+    fn invite(&self) {
         title("Still running; Ctrl-C ends it. In another terminal:");
         let proxy = format!(
             "http://demo:{}@{}",
             self.agent.token.expose_secret(),
             self.proxy.address
         );
-        println!(
-            "   curl -i --proxy {proxy} --cacert {}/ca.pem {}/v2/report",
-            folder.0.display(),
+        let dir = self.home.root().display();
+        line(&format!(
+            "curl -i --proxy {proxy} --cacert {dir}/ca.pem {}/v2/report",
             self.sandbox.base_url()
-        );
-        println!("   bursar payments list --dir {}", folder.0.display());
-        let _ = tokio::signal::ctrl_c().await;
+        ));
+        line(&format!("bursar payments list --dir {dir}"));
     }
 
     async fn clear(self) {
@@ -210,35 +244,43 @@ rpc = [\"{}/rpc\"]
     )
 }
 
+/// A demo whose reader has gone (`bursar demo | head`) still clears up after itself, so what cannot be written is dropped.
+fn write(text: std::fmt::Arguments<'_>) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_fmt(text).and_then(|()| out.flush());
+}
+
 fn title(text: &str) {
-    let out = std::io::stdout();
-    if out.is_terminal() {
-        println!("\n\x1b[1m{text}\x1b[0m")
+    if std::io::stdout().is_terminal() {
+        write(format_args!("\n\x1b[1m{text}\x1b[0m\n"));
     } else {
-        println!("\n{text}")
+        write(format_args!("\n{text}\n"));
     }
-    let _ = out.lock().flush();
 }
 
 fn say(what: &str, text: &str) {
-    println!("   {what:<9} {text}");
+    write(format_args!("   {what:<9} {text}\n"));
+}
+
+fn line(text: &str) {
+    write(format_args!("   {text}\n"));
 }
 
 fn show(path: &str, page: &Page) {
-    println!("   GET {path}");
-    println!("   {} {}", page.status, page.reason);
+    line(&format!("GET {path}"));
+    line(&format!("{} {}", page.status, page.reason));
     for (name, value) in &page.fields {
-        println!("   {name}: {value}");
+        line(&format!("{name}: {value}"));
     }
-    for line in page.body.lines().take(12) {
-        println!("   | {line}");
+    for text in page.body.lines().take(12) {
+        line(&format!("| {text}"));
     }
 }
 
 fn next() {
     title("What to try next");
-    println!("   bursar demo --stay                     leaves seller and proxy running, for curl and others");
-    println!("   bursar init --dir D --wallet           a directory of your own, with a wallet to fund");
-    println!("   bursar serve --dir D                   the proxy; limits are in D/limits.toml");
-    println!("   bursar run --dir D --agent NAME -- CMD any program, unchanged, behind it");
+    line("bursar demo --stay                      leaves seller and proxy running, for curl and others");
+    line("bursar init --dir D --wallet            a directory of your own, with a wallet to fund");
+    line("bursar serve --dir D                    the proxy; limits are in D/limits.toml");
+    line("bursar run --dir D --agent NAME -- CMD  any program, unchanged, behind it");
 }

@@ -71,6 +71,12 @@ pub fn setup() -> Setup {
 }
 
 impl Setup {
+    /// Another name for the data directory; before anything that writes into it.
+    pub fn folder(mut self, prefix: &str) -> Self {
+        self.dir = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
+        self
+    }
+
     pub fn limits(mut self, text: &str) -> Self {
         self.limits = text.to_owned();
         self

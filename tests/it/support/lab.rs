@@ -103,7 +103,7 @@ impl Drop for Lab {
 }
 
 /// One JSON-RPC call over plain HTTP/1.1.
-fn post(url: &str, body: &str) -> Value {
+pub fn post(url: &str, body: &str) -> Value {
     let out = Command::new("curl")
         .args([
             "-s",

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bursar;
+pub mod buyer;
 pub mod lab;
 pub mod origin;
 pub mod seller;

@@ -1,0 +1,129 @@
+//! A buyer on the lab's chain: a server whose wallet nobody else uses, so that its story counts its own money while others
+//! buy from the same sellers.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use super::bursar::{Bursar, Home, LIMITS, bursar};
+use super::lab::{Lab, installed, post};
+
+/// keccak256("Transfer(address,address,uint256)")
+const TRANSFER: &str = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef";
+
+/// Whether a missing tool fails a test (CI) or skips it.
+pub fn strict() -> bool {
+    std::env::var_os("BURSAR_TEST_STRICT").is_some_and(|value| value == "1")
+}
+
+/// For tests that need what the machine may lack; `need` says what and how to get it.
+pub fn skip(need: &str) {
+    assert!(!strict(), "BURSAR_TEST_STRICT=1 and {need}");
+    eprintln!("skipped: {need}");
+}
+
+/// The lab of this test process. It ends with the process, whose end closes its standard input.
+pub fn lab() -> Option<&'static Lab> {
+    static LAB: OnceLock<Lab> = OnceLock::new();
+    if !installed() {
+        skip("the lab is not installed: run `npm ci` in tests/interop");
+        return None;
+    }
+    Some(LAB.get_or_init(Lab::start))
+}
+
+pub struct Buyer {
+    pub bursar: Bursar,
+    pub wallet: String,
+    lab: &'static Lab,
+}
+
+/// Money that moved on the chain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Transfer {
+    pub to: String,
+    pub atoms: u128,
+    pub tx: String,
+}
+
+/// A server with a new wallet that holds `atoms`, and the limits of most stories.
+pub fn buyer(lab: &'static Lab, atoms: u128) -> Buyer {
+    buyer_within(lab, atoms, LIMITS)
+}
+
+pub fn buyer_within(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
+    let dir = tempfile::tempdir().unwrap();
+    let made = bursar(dir.path(), &["init", "--wallet"]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let said = String::from_utf8(made.stdout).unwrap();
+    let wallet = said.lines().find_map(|line| line.strip_prefix("Wallet ")).unwrap();
+    fund(lab, wallet, atoms);
+    std::fs::write(dir.path().join("seller-ca.pem"), &lab.ca_pem).unwrap();
+    let config = format!(
+        "[proxy]\nlisten = \"127.0.0.1:0\"\n[upstream]\nextra_ca = \"seller-ca.pem\"\nallow_private = [\"127.0.0.0/8\", \"::1/128\"]\n\
+         [wallet.evm]\nkey = \"file:wallet.key\"\n[networks.\"eip155:84532\"]\nrpc = [\"{}\"]\n",
+        lab.rpc
+    );
+    std::fs::write(dir.path().join("bursar.toml"), config).unwrap();
+    std::fs::write(dir.path().join("limits.toml"), limits).unwrap();
+    let added = bursar(dir.path(), &["agents", "add", "research"]);
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    let token = String::from_utf8(added.stdout).unwrap().trim().to_owned();
+    Buyer {
+        wallet: wallet.to_owned(),
+        bursar: Home { dir, token }.serve(),
+        lab,
+    }
+}
+
+impl Buyer {
+    /// Everything that ever left the wallet, in order.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        let sender = word(&self.wallet);
+        let filter =
+            json!({ "fromBlock": "0x0", "toBlock": "latest", "address": self.lab.token, "topics": [TRANSFER, sender] });
+        let logs = rpc(self.lab, "eth_getLogs", json!([filter]));
+        let transfer = |log: &Value| Transfer {
+            to: format!("0x{}", &log["topics"][2].as_str().unwrap()[26..]),
+            atoms: u128::from_str_radix(log["data"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap(),
+            tx: log["transactionHash"].as_str().unwrap().to_owned(),
+        };
+        logs.as_array().unwrap().iter().map(transfer).collect()
+    }
+
+    pub fn balance(&self) -> u128 {
+        self.lab.balance(&self.wallet)
+    }
+}
+
+/// Mints; the sender is an unlocked account of anvil that sends nothing else.
+pub fn fund(lab: &Lab, owner: &str, atoms: u128) {
+    if atoms == 0 {
+        return;
+    }
+    let data = format!("0x40c10f19{}{atoms:064x}", &word(owner)[2..]);
+    rpc(
+        lab,
+        "eth_sendTransaction",
+        json!([{ "from": lab.payer, "to": lab.token, "data": data }]),
+    );
+}
+
+/// Where a seller listens.
+pub fn site(url: &str) -> SocketAddr {
+    let port = url.rsplit_once(':').unwrap().1;
+    format!("127.0.0.1:{port}").parse().unwrap()
+}
+
+fn rpc(lab: &Lab, method: &str, params: Value) -> Value {
+    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+    let mut answer = post(&lab.rpc, &call.to_string());
+    assert!(answer["error"].is_null(), "{method}: {answer}");
+    answer["result"].take()
+}
+
+/// An address as a 32-byte word.
+fn word(address: &str) -> String {
+    format!("0x{:0>64}", address.trim_start_matches("0x").to_lowercase())
+}
