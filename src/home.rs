@@ -141,11 +141,7 @@ impl Home {
             self.private(),
             self.run(),
         ] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)
-                .map_err(|source| failed("create", &folder, source))?;
+            create_folder(&folder)?;
         }
         Ok(())
     }
@@ -165,6 +161,27 @@ pub fn write_atomic(path: &Path, content: &[u8], readers: Readers) -> Result<(),
     let draft = Draft::write(path, content, readers)?;
     fs::rename(&draft.path, path).map_err(|source| failed("replace", path, source))?;
     sync_folder(path)
+}
+
+/// Writes a secret, 0600, without waiting for the disk: for what a crash may take or tear.
+pub fn write_unsynced(path: &Path, content: &[u8]) -> Result<(), HomeError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| failed("write", path, source))?;
+    file.write_all(content).map_err(|source| failed("write", path, source))
+}
+
+/// Makes one folder, 0700, if it is not there.
+pub fn create_folder(path: &Path) -> Result<(), HomeError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| failed("create", path, source))
 }
 
 /// As [`write_atomic`], but an existing file is an error: `init` overwrites nothing.

@@ -34,6 +34,7 @@ pub mod tunnel;
 
 // One request.
 pub mod consider;
+pub mod doubts;
 pub mod exchange;
 pub mod purchase;
 

@@ -133,7 +133,7 @@ impl Book {
                 payment.reason = Some(expired.why.clone());
             })?,
             Body::Opened(_) | Body::Closed(_) | Body::PolicyLoaded(_) | Body::PolicyRejected(_) => {}
-            Body::Denied(_) | Body::Admin(_) | Body::Rebuilt(_) => {}
+            Body::Presented(_) | Body::Denied(_) | Body::Admin(_) | Body::Rebuilt(_) => {}
         }
         self.fade(entry.ts, &mut effect);
         Ok(effect)

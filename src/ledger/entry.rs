@@ -44,6 +44,8 @@ pub enum Body {
     Reserved(Arc<Reserved>),
     /// `pay.armed`
     Armed(Armed),
+    /// `pay.presented`
+    Presented(Presented),
     /// `pay.settled`
     Settled(Settled),
     /// `pay.unknown`
@@ -149,6 +151,14 @@ impl WindowCharge {
     pub fn amount(&self) -> u128 {
         self.3.0
     }
+}
+
+/// A repeat is about to send the same credential again (Ruling 61). Moves no money and no state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presented {
+    /// Which presentation by a repeat, from 1.
+    pub number: u8,
+    pub rid: Rid,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,6 +304,7 @@ impl Body {
             Self::PolicyRejected(_) => "policy.rejected",
             Self::Reserved(_) => "pay.reserved",
             Self::Armed(_) => "pay.armed",
+            Self::Presented(_) => "pay.presented",
             Self::Settled(_) => "pay.settled",
             Self::Unknown(_) => "pay.unknown",
             Self::Released(_) => "pay.released",
@@ -312,6 +323,7 @@ impl Body {
             "policy.rejected" => Self::PolicyRejected(serde_json::from_slice(line)?),
             "pay.reserved" => Self::Reserved(Arc::new(serde_json::from_slice(line)?)),
             "pay.armed" => Self::Armed(serde_json::from_slice(line)?),
+            "pay.presented" => Self::Presented(serde_json::from_slice(line)?),
             "pay.settled" => Self::Settled(serde_json::from_slice(line)?),
             "pay.unknown" => Self::Unknown(serde_json::from_slice(line)?),
             "pay.released" => Self::Released(serde_json::from_slice(line)?),
@@ -333,6 +345,7 @@ impl Serialize for Body {
             Self::PolicyRejected(body) => body.serialize(serializer),
             Self::Reserved(body) => body.serialize(serializer),
             Self::Armed(body) => body.serialize(serializer),
+            Self::Presented(body) => body.serialize(serializer),
             Self::Settled(body) => body.serialize(serializer),
             Self::Unknown(body) => body.serialize(serializer),
             Self::Released(body) => body.serialize(serializer),

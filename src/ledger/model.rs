@@ -234,6 +234,11 @@ pub enum Event {
         reason: String,
         who: String,
     },
+    /// A repeat is about to send a credential again.
+    Presented {
+        rid: Rid,
+        number: u8,
+    },
     AdminAction {
         action: String,
         who: String,

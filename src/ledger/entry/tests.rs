@@ -114,6 +114,7 @@ fn all_bodies() -> Vec<Body> {
             arm: arm(),
             rid,
         }),
+        Body::Presented(Presented { number: 1, rid }),
         Body::Settled(Settled {
             by: By::Merchant,
             rid,

@@ -10,7 +10,8 @@ use crate::clock::random;
 use crate::ledger::book::Counter;
 use crate::ledger::disclosure::Disclosure;
 use crate::ledger::entry::{
-    Admin, Body, Denied, Expired, PolicyLoaded, PolicyRejected, Released, Reserved, Settled, Unknown, WindowCharge,
+    Admin, Body, Denied, Expired, PolicyLoaded, PolicyRejected, Presented, Released, Reserved, Settled, Unknown,
+    WindowCharge,
 };
 use crate::ledger::model::{
     By, Denial, Event, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution, State,
@@ -259,6 +260,7 @@ pub(super) fn event_body(event: Event) -> Body {
             sha256: Digest(sha256),
             who,
         }),
+        Event::Presented { rid, number } => Body::Presented(Presented { number, rid }),
         Event::AdminAction { action, who, why } => Body::Admin(Admin {
             action,
             rid: None,

@@ -1,0 +1,611 @@
+//! Payments in doubt: sent, and no 2xx reached the agent whole (Ruling 3). A repeat of the same request presents the same
+//! bytes again instead of buying twice; past the credential's validity it is told so (Ruling 4).
+//!
+//! What a repeat needs lies in `private/credentials/`, one file a payment, written before the first byte is sent, not
+//! synced, deleted when the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
+//! the payment stays unknown and counted.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::HeaderName;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::challenge::Credential;
+use crate::clock::SharedClock;
+use crate::home::{self, HomeError};
+use crate::ledger::Rid;
+
+/// Below this a seller would not settle any more (x402 digest §4.1).
+const LEAST_VALIDITY_S: i64 = 6;
+/// Repeats that present one credential, after the first sending (Ruling 3).
+const PRESENTATIONS: u8 = 3;
+/// How long after the last try a repeat is told of the doubt; then it is a new purchase (Ruling 4).
+const RETRY_WINDOW: SignedDuration = SignedDuration::from_secs(900);
+
+/// A request without its body: agent, method, scheme, authority, path and query. Found before a body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target([u8; 32]);
+
+/// A request with its body (Ruling 2). The offer is no part of it: a fresh 402 has fresh ids and perhaps a new price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Target {
+    pub fn of(agent: &str, method: &str, scheme: &str, authority: &str, path_and_query: &str) -> Self {
+        let mut hash = Sha256::new();
+        for part in [agent, method, scheme, authority, path_and_query] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self(hash.finalize().into())
+    }
+
+    pub fn with_body(self, sha256: &[u8; 32]) -> Fingerprint {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update(sha256);
+        Fingerprint(hash.finalize().into())
+    }
+}
+
+impl Fingerprint {
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
+/// All payments whose answers have not been delivered.
+#[derive(Clone)]
+pub struct Doubts(Arc<Shared>);
+
+struct Shared {
+    folder: PathBuf,
+    clock: SharedClock,
+    by_target: Mutex<HashMap<Target, Vec<Doubt>>>,
+    /// So that a request that cannot be a repeat costs one load.
+    count: AtomicUsize,
+}
+
+struct Doubt {
+    rid: Rid,
+    fingerprint: Fingerprint,
+    stored: Stored,
+    last_try: Timestamp,
+    /// A receipt said that it is paid.
+    paid: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Its agent waits; an equal request meanwhile is a purchase of its own (Ruling 5).
+    Waiting,
+    /// Its agent hung up, the answer is still waited for; a repeat joins. The channel closes when the wait is over.
+    Abandoned(watch::Receiver<()>),
+    /// Over, without a whole 2xx.
+    Open,
+}
+
+/// The file of one payment.
+#[derive(Clone, Serialize, Deserialize)]
+struct Stored {
+    rid: Rid,
+    target: String,
+    fingerprint: String,
+    field: String,
+    credential: String,
+    valid_before: i64,
+    /// By repeats, after the first sending.
+    presented: u8,
+}
+
+/// A credential that was sent before.
+pub struct Presentable {
+    pub rid: Rid,
+    pub field: HeaderName,
+    pub credential: Credential,
+    /// Which presentation by a repeat this is, from 1.
+    pub number: u8,
+    pub ticket: Ticket,
+}
+
+/// What a request finds.
+pub enum Claim {
+    /// It is no repeat of anything in doubt.
+    Free,
+    /// Present this instead of asking for a price.
+    Present(Box<Presentable>),
+    /// The same purchase is still under way for an agent that hung up: wait for this to close, then ask again.
+    Join(watch::Receiver<()>),
+    /// Validity is over or the tries are used up, and nothing is proven.
+    InDoubt(Rid),
+    /// As `InDoubt`, and a receipt said that it is paid.
+    PaidNotDelivered(Rid),
+}
+
+impl Doubts {
+    /// Reads what an earlier run left. `wanted` says for each payment whether it can still be in doubt, and whether a receipt
+    /// said that it is paid; the files of the others are deleted.
+    pub fn open(folder: PathBuf, clock: SharedClock, wanted: impl Fn(Rid) -> Option<bool>) -> Result<Self, HomeError> {
+        home::create_folder(&folder)?;
+        let mut by_target: HashMap<Target, Vec<Doubt>> = HashMap::new();
+        let mut count = 0;
+        let now = clock.now();
+        for (path, stored) in stored(&folder)? {
+            let doubt = stored.and_then(|stored| Doubt::restored(stored, now, &wanted));
+            match doubt {
+                Some((target, doubt)) => {
+                    by_target.entry(target).or_default().push(doubt);
+                    count += 1;
+                }
+                None => remove(&path),
+            }
+        }
+        // Oldest first; ids are in the order of their making.
+        by_target
+            .values_mut()
+            .for_each(|doubts| doubts.sort_by_key(|doubt| doubt.rid));
+        Ok(Self(Arc::new(Shared {
+            folder,
+            clock,
+            by_target: Mutex::new(by_target),
+            count: AtomicUsize::new(count),
+        })))
+    }
+
+    /// Whether a request to this target might be a repeat, so that its body must be known before it is forwarded.
+    pub fn concern(&self, target: &Target) -> bool {
+        self.0.count.load(Ordering::Acquire) > 0 && self.lock().contains_key(target)
+    }
+
+    /// Keeps what a repeat would need. From here on the payment is in doubt until its ticket says otherwise.
+    pub fn sent(
+        &self,
+        rid: Rid,
+        target: Target,
+        fingerprint: Fingerprint,
+        (field, credential): (&HeaderName, &Credential),
+        valid_before: u64,
+    ) -> Ticket {
+        let stored = Stored {
+            rid,
+            target: hex(&target.0),
+            fingerprint: hex(&fingerprint.0),
+            field: field.as_str().to_owned(),
+            credential: credential.expose().to_owned(),
+            valid_before: i64::try_from(valid_before).unwrap_or(i64::MAX),
+            presented: 0,
+        };
+        self.write(&stored);
+        let doubt = Doubt {
+            rid,
+            fingerprint,
+            stored,
+            last_try: self.0.clock.now(),
+            paid: false,
+            stage: Stage::Waiting,
+        };
+        self.lock().entry(target).or_default().push(doubt);
+        self.0.count.fetch_add(1, Ordering::Release);
+        self.ticket(rid, target)
+    }
+
+    /// What a request with this fingerprint has to do, oldest doubt first. What it is given to present is nobody else's
+    /// until the ticket is dropped.
+    pub fn claim(&self, target: Target, fingerprint: Fingerprint) -> Claim {
+        let now = self.0.clock.now();
+        self.forget_old(now);
+        let mut by_target = self.lock();
+        let Some(doubts) = by_target.get_mut(&target) else {
+            return Claim::Free;
+        };
+        let mut told = Claim::Free;
+        for doubt in doubts.iter_mut().filter(|doubt| doubt.fingerprint == fingerprint) {
+            match &doubt.stage {
+                Stage::Waiting => {}
+                Stage::Abandoned(over) => return Claim::Join(over.clone()),
+                Stage::Open if doubt.can_be_presented(now) => {
+                    doubt.stage = Stage::Waiting;
+                    doubt.stored.presented += 1;
+                    doubt.last_try = now;
+                    let stored = doubt.stored.clone();
+                    drop(by_target);
+                    return self.present(&stored, target);
+                }
+                Stage::Open if doubt.paid => told = Claim::PaidNotDelivered(doubt.rid),
+                Stage::Open => {
+                    if matches!(told, Claim::Free) {
+                        told = Claim::InDoubt(doubt.rid);
+                    }
+                }
+            }
+        }
+        told
+    }
+
+    fn present(&self, stored: &Stored, target: Target) -> Claim {
+        let (rid, number) = (stored.rid, stored.presented);
+        // So that a restart does not begin to count again.
+        self.write(stored);
+        let ticket = self.ticket(rid, target);
+        let field = HeaderName::try_from(stored.field.as_str());
+        let credential = Credential::from_stored(stored.credential.clone()).ok_or(());
+        match (field, credential) {
+            (Ok(field), Ok(credential)) => Claim::Present(Box::new(Presentable {
+                rid,
+                field,
+                credential,
+                number,
+                ticket,
+            })),
+            // A file that somebody changed: nothing of it is sent.
+            _ => Claim::InDoubt(rid),
+        }
+    }
+
+    /// Drops what no repeat is told of any more. The payments stay in the books as they are.
+    fn forget_old(&self, now: Timestamp) {
+        let mut by_target = self.lock();
+        by_target.retain(|_, doubts| {
+            doubts.retain(|doubt| {
+                let keep = !matches!(doubt.stage, Stage::Open)
+                    || doubt.is_valid(now)
+                    || now.duration_since(doubt.last_try) <= RETRY_WINDOW;
+                if !keep {
+                    self.forgotten(doubt.rid);
+                }
+                keep
+            });
+            !doubts.is_empty()
+        });
+    }
+
+    /// Removes a payment that needs no repeat: delivered, or proven dead.
+    pub fn close(&self, rid: Rid, target: &Target) {
+        let mut by_target = self.lock();
+        let Some(doubts) = by_target.get_mut(target) else {
+            return;
+        };
+        let before = doubts.len();
+        doubts.retain(|doubt| doubt.rid != rid);
+        let removed = before != doubts.len();
+        if doubts.is_empty() {
+            by_target.remove(target);
+        }
+        drop(by_target);
+        if removed {
+            self.forgotten(rid);
+        }
+    }
+
+    fn forgotten(&self, rid: Rid) {
+        self.0.count.fetch_sub(1, Ordering::Release);
+        remove(&self.path(rid));
+    }
+
+    fn write(&self, stored: &Stored) {
+        let text = serde_json::to_vec(stored).unwrap_or_default();
+        if let Err(error) = home::write_unsynced(&self.path(stored.rid), &text) {
+            tracing::warn!(payment = %stored.rid, %error, "after a crash this payment could not be presented again");
+        }
+    }
+
+    fn path(&self, rid: Rid) -> PathBuf {
+        self.0.folder.join(format!("{rid}.json"))
+    }
+
+    fn ticket(&self, rid: Rid, target: Target) -> Ticket {
+        Ticket {
+            doubts: self.clone(),
+            rid,
+            target,
+            over: None,
+        }
+    }
+
+    fn change(&self, rid: Rid, target: &Target, change: impl FnOnce(&mut Doubt)) {
+        let mut by_target = self.lock();
+        let doubt = by_target
+            .get_mut(target)
+            .and_then(|doubts| doubts.iter_mut().find(|doubt| doubt.rid == rid));
+        if let Some(doubt) = doubt {
+            change(doubt);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Vec<Doubt>>> {
+        self.0.by_target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Doubt {
+    fn restored(stored: Stored, now: Timestamp, wanted: impl Fn(Rid) -> Option<bool>) -> Option<(Target, Self)> {
+        let paid = wanted(stored.rid)?;
+        let (target, fingerprint) = (Target(unhex(&stored.target)?), Fingerprint(unhex(&stored.fingerprint)?));
+        let doubt = Self {
+            rid: stored.rid,
+            fingerprint,
+            stored,
+            last_try: now,
+            paid,
+            stage: Stage::Open,
+        };
+        Some((target, doubt))
+    }
+
+    fn can_be_presented(&self, now: Timestamp) -> bool {
+        self.stored.presented < PRESENTATIONS && self.is_valid(now)
+    }
+
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.stored.valid_before.saturating_sub(now.as_second()) >= LEAST_VALIDITY_S
+    }
+}
+
+/// Follows one presentation to its end. Dropped without a word, the payment is in doubt.
+pub struct Ticket {
+    doubts: Doubts,
+    rid: Rid,
+    target: Target,
+    /// Closes with the ticket, for those who joined.
+    over: Option<watch::Sender<()>>,
+}
+
+impl Ticket {
+    /// The agent hung up; a repeat may join from now on.
+    pub fn abandoned(&mut self) {
+        let (sender, receiver) = watch::channel(());
+        self.over = Some(sender);
+        self.doubts
+            .change(self.rid, &self.target, |doubt| doubt.stage = Stage::Abandoned(receiver));
+    }
+
+    /// A receipt says that it is paid.
+    pub fn paid(&self) {
+        self.doubts.change(self.rid, &self.target, |doubt| doubt.paid = true);
+    }
+
+    /// A 2xx reached the agent whole.
+    pub fn delivered(self) {
+        self.doubts.close(self.rid, &self.target);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let now = self.doubts.0.clock.now();
+        self.doubts.change(self.rid, &self.target, |doubt| {
+            doubt.stage = Stage::Open;
+            doubt.last_try = now;
+        });
+    }
+}
+
+/// The files of a folder, each with what it holds; `None` for one that does not read.
+fn stored(folder: &Path) -> Result<Vec<(PathBuf, Option<Stored>)>, HomeError> {
+    let failed = |source: io::Error| HomeError::Io {
+        action: "read",
+        path: folder.to_owned(),
+        source,
+    };
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let text = home::read_secret(&path).ok();
+        let stored = text.and_then(|text| serde_json::from_str(&text).ok());
+        all.push((path, stored));
+    }
+    Ok(all)
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "a credential that is no longer needed could not be deleted");
+        }
+        _ => {}
+    }
+}
+
+fn hex(bytes: &[u8; 32]) -> String {
+    alloy_primitives::hex::encode(bytes)
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    alloy_primitives::hex::decode_to_array(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    const NOW: i64 = 1_760_000_000;
+    const FIELD: HeaderName = HeaderName::from_static("payment-signature");
+
+    struct World {
+        folder: TempDir,
+        clock: Arc<ManualClock>,
+        doubts: Doubts,
+    }
+
+    fn world() -> World {
+        let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::at(second(0))));
+        let doubts = Doubts::open(folder.path().join("credentials"), clock.clone(), |_| Some(false)).unwrap();
+        World { folder, clock, doubts }
+    }
+
+    fn second(after: i64) -> Timestamp {
+        Timestamp::from_second(NOW + after).unwrap()
+    }
+
+    fn target() -> Target {
+        Target::of("research", "GET", "https", "api.example.com:443", "/quote")
+    }
+
+    fn request(body: u8) -> Fingerprint {
+        target().with_body(&[body; 32])
+    }
+
+    impl World {
+        /// A payment that is valid for 60 s.
+        fn sent(&self, n: u8) -> Ticket {
+            let credential = Credential::from_stored(format!("Y3JlZGVudGlhbA{n}")).unwrap();
+            let rid = Rid::new(second(i64::from(n)), [n; 10]);
+            let valid_before = u64::try_from(NOW).unwrap() + 60;
+            self.doubts
+                .sent(rid, target(), request(0), (&FIELD, &credential), valid_before)
+        }
+
+        fn claim(&self) -> Claim {
+            self.doubts.claim(target(), request(0))
+        }
+
+        fn files(&self) -> usize {
+            fs::read_dir(self.folder.path().join("credentials")).unwrap().count()
+        }
+
+        fn reopened(&self, paid: Option<bool>) -> Doubts {
+            Doubts::open(self.folder.path().join("credentials"), self.clock.clone(), |_| paid).unwrap()
+        }
+    }
+
+    fn presented(claim: Claim) -> Box<Presentable> {
+        match claim {
+            Claim::Present(presentable) => presentable,
+            _ => panic!("nothing to present"),
+        }
+    }
+
+    #[test]
+    fn a_delivered_payment_leaves_nothing() {
+        let world = world();
+        let ticket = world.sent(1);
+        assert!(world.doubts.concern(&target()));
+        ticket.delivered();
+        assert!(!world.doubts.concern(&target()));
+        assert!(matches!(world.claim(), Claim::Free));
+        assert_eq!(world.files(), 0);
+    }
+
+    #[test]
+    fn while_its_agent_waits_an_equal_request_is_a_purchase_of_its_own() {
+        let world = world();
+        let _waiting = world.sent(1);
+        assert!(matches!(world.claim(), Claim::Free));
+    }
+
+    #[test]
+    fn a_repeat_presents_the_same_bytes_three_times_at_most() {
+        let world = world();
+        drop(world.sent(1));
+        for number in 1..=3 {
+            let presentable = presented(world.claim());
+            assert_eq!(
+                (presentable.number, presentable.credential.expose()),
+                (number, "Y3JlZGVudGlhbA1")
+            );
+            assert_eq!(presentable.field, FIELD);
+        }
+        assert!(matches!(world.claim(), Claim::InDoubt(_)));
+    }
+
+    #[test]
+    fn one_repeat_at_a_time_and_the_oldest_first() {
+        let world = world();
+        drop(world.sent(1));
+        drop(world.sent(2));
+        let first = presented(world.claim());
+        let second = presented(world.claim());
+        assert!(first.rid < second.rid);
+        assert!(matches!(world.claim(), Claim::Free), "both are being presented");
+    }
+
+    #[test]
+    fn another_body_is_another_request() {
+        let world = world();
+        drop(world.sent(1));
+        assert!(matches!(world.doubts.claim(target(), request(1)), Claim::Free));
+        assert_ne!(
+            target(),
+            Target::of("research", "POST", "https", "api.example.com:443", "/quote")
+        );
+        assert_ne!(Target::of("ab", "c", "", "", ""), Target::of("a", "bc", "", "", ""));
+    }
+
+    #[test]
+    fn past_validity_a_repeat_is_told_and_after_the_window_it_buys() {
+        let world = world();
+        let ticket = world.sent(1);
+        drop(ticket);
+        world.clock.set(second(54));
+        drop(presented(world.claim()));
+        world.clock.set(second(55));
+        assert!(matches!(world.claim(), Claim::InDoubt(_)), "five seconds are too few");
+        world.clock.set(second(54 + 900));
+        assert!(matches!(world.claim(), Claim::InDoubt(_)));
+        world.clock.set(second(54 + 901));
+        assert!(matches!(world.claim(), Claim::Free));
+        assert_eq!(world.files(), 0);
+    }
+
+    #[test]
+    fn a_receipt_makes_it_paid_not_delivered() {
+        let world = world();
+        let ticket = world.sent(1);
+        ticket.paid();
+        drop(ticket);
+        world.clock.set(second(60));
+        assert!(matches!(world.claim(), Claim::PaidNotDelivered(_)));
+    }
+
+    #[tokio::test]
+    async fn a_repeat_joins_a_purchase_whose_agent_hung_up() {
+        let world = world();
+        let mut ticket = world.sent(1);
+        ticket.abandoned();
+        let Claim::Join(mut over) = world.claim() else {
+            panic!("not joined")
+        };
+        drop(ticket);
+        assert!(
+            over.changed().await.is_err(),
+            "the channel closes when the wait is over"
+        );
+        presented(world.claim());
+    }
+
+    #[test]
+    fn a_restart_keeps_the_doubt_and_the_count() {
+        let world = world();
+        drop(world.sent(1));
+        drop(presented(world.claim()));
+        let again = world.reopened(Some(false));
+        assert_eq!(presented(again.claim(target(), request(0))).number, 2);
+
+        let paid = world.reopened(Some(true));
+        world.clock.set(second(60));
+        assert!(matches!(paid.claim(target(), request(0)), Claim::PaidNotDelivered(_)));
+    }
+
+    #[test]
+    fn what_the_books_have_closed_is_deleted_and_so_is_what_does_not_read() {
+        let world = world();
+        drop(world.sent(1));
+        home::write_unsynced(&world.folder.path().join("credentials/torn.json"), b"{\"rid\":").unwrap();
+        let again = world.reopened(None);
+        assert!(matches!(again.claim(target(), request(0)), Claim::Free));
+        assert_eq!(world.files(), 0);
+    }
+}
