@@ -93,6 +93,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// The stream, and what was read of it and not looked at.
+    pub fn into_parts(self) -> (S, Vec<u8>) {
+        (self.stream, self.read)
+    }
+
     pub async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
         self.stream.flush().await.unwrap();
