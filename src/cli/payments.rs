@@ -1,6 +1,7 @@
 //! `bursar payments`: what was paid and refused, and the operator's last word where no proof can be had.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
@@ -99,21 +100,18 @@ impl List {
             refusals.drain(..refusals.len().saturating_sub(limit));
         }
         if self.json {
-            payments.iter().try_for_each(print_json)?;
+            let mut lines = Vec::new();
+            payments.iter().try_for_each(|payment| add_json(&mut lines, payment))?;
             refusals.iter().try_for_each(|refusal| {
-                print_json(&Tagged {
-                    state: "refused",
-                    refusal,
-                })
+                let state = "refused";
+                add_json(&mut lines, &Tagged { state, refusal })
             })?;
-            return Ok(Exit::Done);
+            return print(&lines);
         }
         if payments.is_empty() && refusals.is_empty() {
             eprintln!("No payments.");
         }
-        print!("{}", table(&payments));
-        print!("{}", refusal_table(&refusals));
-        Ok(Exit::Done)
+        print((table(&payments) + &refusal_table(&refusals)).as_bytes())
     }
 
     fn wants(&self, payment: &PaymentRecord) -> bool {
@@ -148,12 +146,13 @@ impl Show {
         let payment = payment.ok_or_else(|| {
             Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all"))
         })?;
+        let mut text = Vec::new();
         if self.json {
-            print_json(&payment)?;
+            add_json(&mut text, &payment)?;
         } else {
-            print!("{}", sheet(&payment));
+            text.extend_from_slice(sheet(&payment).as_bytes());
         }
-        Ok(Exit::Done)
+        print(&text)
     }
 }
 
@@ -206,10 +205,21 @@ fn parse_id(text: &str) -> Result<Rid, Failure> {
         .ok_or_else(|| Failure::usage(format!("{text} is no payment id; `bursar payments list` shows them")))
 }
 
-fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
-    let line = serde_json::to_string(value).map_err(|error| Failure::negative(error.to_string()))?;
-    println!("{line}");
+fn add_json(lines: &mut Vec<u8>, value: &impl serde::Serialize) -> Result<(), Failure> {
+    serde_json::to_writer(&mut *lines, value).map_err(|error| Failure::negative(error.to_string()))?;
+    lines.push(b'\n');
     Ok(())
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn print(text: &[u8]) -> Result<Exit, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::negative(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(Exit::Done),
+    }
 }
 
 /// A date means its first moment in UTC.

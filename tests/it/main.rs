@@ -2,6 +2,7 @@
 
 mod support;
 
+mod crash;
 mod first_purchase;
 mod hostile;
 mod limits;
