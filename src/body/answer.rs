@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{BoxError, Uploading};
+use crate::doubts::Ticket;
 use crate::idle::Serving;
 
 /// What is sent to the agent.
@@ -91,6 +92,8 @@ pub struct Relay {
     /// Runs once the stream ended cleanly: hands the connection back.
     at_end: Option<Box<dyn FnOnce() + Send>>,
     uploading: Option<Uploading>,
+    /// Followed to the end of a paid answer; dropped with it otherwise.
+    ticket: Option<Ticket>,
 }
 
 impl Relay {
@@ -104,6 +107,7 @@ impl Relay {
             waiting: false,
             at_end,
             uploading: None,
+            ticket: None,
         };
         relay.finish_if_ended();
         relay
@@ -114,6 +118,11 @@ impl Relay {
         if !self.rest.is_end_stream() {
             self.uploading = Some(uploading);
         }
+    }
+
+    /// The payment that this answer is for: delivered when the last of it is handed over.
+    pub fn follow(&mut self, ticket: Ticket) {
+        self.ticket = Some(ticket);
     }
 
     /// Puts back what was read ahead.
@@ -160,6 +169,9 @@ impl Relay {
             at_end();
         }
         self.uploading = None;
+        if let Some(ticket) = self.ticket.take() {
+            ticket.delivered();
+        }
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {

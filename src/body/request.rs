@@ -1,5 +1,6 @@
 //! The request's body: streams to the site once, and can be taken whole afterwards for the one replay.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,9 @@ pub struct Kept(Arc<Mutex<State>>);
 struct State {
     source: AgentBody,
     kept: Vec<Bytes>,
+    /// Read by [`Kept::collect`] and still to be sent.
+    ahead: VecDeque<Bytes>,
+    trailers_ahead: bool,
     size: usize,
     trailers: Option<HeaderMap>,
     whole: Whole,
@@ -102,6 +106,8 @@ impl Kept {
         Self(Arc::new(Mutex::new(State {
             source,
             kept: Vec::new(),
+            ahead: VecDeque::new(),
+            trailers_ahead: false,
             size: 0,
             trailers: None,
             whole,
@@ -115,10 +121,11 @@ impl Kept {
 
     /// The body of the first sending.
     pub fn first(&self) -> RequestBody {
-        match lock(&self.0).whole {
-            Whole::Ended => RequestBody(Source::Empty),
-            _ => RequestBody(Source::First(self.0.clone())),
+        let state = lock(&self.0);
+        if state.whole == Whole::Ended && !state.is_ahead() {
+            return RequestBody(Source::Empty);
         }
+        RequestBody(Source::First(self.0.clone()))
     }
 
     pub fn progress(&self) -> Progress {
@@ -134,6 +141,30 @@ impl Kept {
     pub fn answered(&self) -> Uploading {
         lock(&self.0).change(Hold::Invitation, Hold::Uninvited);
         Uploading(self.0.clone())
+    }
+
+    /// Reads the whole body before any of it is sent, for a request that may repeat another. One that turns out too large is
+    /// left to stream; what was read of it goes first.
+    pub async fn collect(&self) -> Result<Replay, NotReplayable> {
+        std::future::poll_fn(|cx| {
+            loop {
+                let mut state = lock(&self.0);
+                match state.whole {
+                    Whole::TooLarge => return Poll::Ready(Err(NotReplayable::TooLarge)),
+                    Whole::Ended => return Poll::Ready(Ok(state.replay())),
+                    Whole::Streaming => match state.poll_source(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(NotReplayable::Broken)),
+                        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                            Ok(data) => state.ahead.push_back(data),
+                            Err(_) => state.trailers_ahead = true,
+                        },
+                        Poll::Ready(None) => {}
+                    },
+                }
+            }
+        })
+        .await
     }
 
     /// Takes the body away from the first sending and reads the rest of it. One that turns out too large is left: its
@@ -178,6 +209,18 @@ impl State {
             self.end();
         }
         polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.trailers_ahead || !self.ahead.is_empty()
+    }
+
+    fn next_ahead(&mut self) -> Option<Frame<Bytes>> {
+        if let Some(data) = self.ahead.pop_front() {
+            return Some(Frame::data(data));
+        }
+        let trailers = std::mem::take(&mut self.trailers_ahead).then(|| self.trailers.clone())?;
+        trailers.map(Frame::trailers)
     }
 
     fn end(&mut self) {
@@ -333,7 +376,10 @@ impl Body for RequestBody {
             Source::First(state) => {
                 let mut state = lock(state);
                 let polled = match state.hold {
-                    Hold::None => state.poll_source(cx),
+                    Hold::None => match state.next_ahead() {
+                        Some(frame) => Poll::Ready(Some(Ok(frame))),
+                        None => state.poll_source(cx),
+                    },
                     _ if state.answered => Poll::Ready(Some(Err("the site answered without this body".into()))),
                     _ => Poll::Pending,
                 };
@@ -354,7 +400,10 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Empty => true,
-            Source::First(state) => lock(state).source.is_end_stream(),
+            Source::First(state) => {
+                let state = lock(state);
+                !state.is_ahead() && state.source.is_end_stream()
+            }
             Source::Replay { data, trailers } => data.is_none() && trailers.is_none(),
         }
     }
@@ -362,7 +411,16 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Empty => SizeHint::with_exact(0),
-            Source::First(state) => lock(state).source.size_hint(),
+            Source::First(state) => {
+                let state = lock(state);
+                let ahead: u64 = state.ahead.iter().map(|part| part.len() as u64).sum();
+                let mut hint = state.source.size_hint();
+                if let Some(upper) = hint.upper() {
+                    hint.set_upper(upper + ahead);
+                }
+                hint.set_lower(hint.lower() + ahead);
+                hint
+            }
             Source::Replay { data, .. } => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
         }
     }

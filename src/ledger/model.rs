@@ -174,6 +174,9 @@ pub enum LedgerError {
     NotOpen(Rid),
     #[error("payment {rid} is {from} and cannot become {to}")]
     Unlawful { rid: Rid, from: State, to: State },
+    /// An operator resolves only what is unknown.
+    #[error("payment {0} is not in doubt yet: it is armed, and ends as settled or unknown by itself; look again then")]
+    UnderWay(Rid),
     /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
     #[error("the ledger cannot record: {0}")]
     Failed(String),

@@ -13,6 +13,7 @@ mod uploads;
 
 // Money.
 mod chain;
+mod crash;
 mod first_purchase;
 mod hostile;
 mod limits;

@@ -97,7 +97,11 @@ impl Writer {
             ),
             Resolution::Expired => (State::Expired, Body::Expired(Expired { by, rid, why: reason })),
         };
-        self.lawful(rid, self.state(rid)?, to)?;
+        // Only what is in doubt waits for an operator's word (Ruling 11). What is armed may be cashed in this moment, and
+        // its exchange says by itself how it ended.
+        if self.state(rid)? != State::Unknown {
+            return Err(LedgerError::UnderWay(rid));
+        }
         // The order matters: of a torn pair only the first line can survive, and that one moves no money.
         let action = Admin {
             action: format!("payments.resolve.{to}"),
