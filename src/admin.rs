@@ -138,7 +138,11 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>) -> Result<(), String
         .ledger
         .resolve(rid, asked.resolution.into(), asked.who, asked.why)
         .await
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    if asked.resolution == Word::Expired {
+        proxy.doubts.proven_dead(rid);
+    }
+    Ok(())
 }
 
 /// Asks the running server.

@@ -38,10 +38,12 @@ pub enum Code {
     SigningFailed,
     AnswerLost,
     AnswerLate,
+    PaymentInDoubt,
+    PaidNotDelivered,
 }
 
 impl Code {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::ProxyAuthentication,
         Self::Loop,
@@ -58,6 +60,8 @@ impl Code {
         Self::SigningFailed,
         Self::AnswerLost,
         Self::AnswerLate,
+        Self::PaymentInDoubt,
+        Self::PaidNotDelivered,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -171,6 +175,18 @@ impl Code {
                 StatusCode::GATEWAY_TIMEOUT,
                 "http_response_timeout",
                 "Paid, but the site has not answered in time",
+            ),
+            Self::PaymentInDoubt => (
+                "payment-in-doubt",
+                StatusCode::CONFLICT,
+                DENIED,
+                "An earlier payment for this request is still in doubt",
+            ),
+            Self::PaidNotDelivered => (
+                "paid-not-delivered",
+                StatusCode::CONFLICT,
+                DENIED,
+                "This request is paid, but its answer was not delivered",
             ),
         }
     }

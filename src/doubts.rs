@@ -131,6 +131,15 @@ pub enum Claim {
 }
 
 impl Doubts {
+    /// The payments that an earlier run left in `folder`.
+    pub fn left_in(folder: &Path) -> Result<Vec<Rid>, HomeError> {
+        home::create_folder(folder)?;
+        Ok(stored(folder)?
+            .into_iter()
+            .filter_map(|(_, stored)| Some(stored?.rid))
+            .collect())
+    }
+
     /// Reads what an earlier run left. `wanted` says for each payment whether it can still be in doubt, and whether a receipt
     /// said that it is paid; the files of the others are deleted.
     pub fn open(folder: PathBuf, clock: SharedClock, wanted: impl Fn(Rid) -> Option<bool>) -> Result<Self, HomeError> {
@@ -160,9 +169,14 @@ impl Doubts {
         })))
     }
 
+    /// Whether there is any payment in doubt: one load for a request that cannot be a repeat.
+    pub fn any(&self) -> bool {
+        self.0.count.load(Ordering::Acquire) > 0
+    }
+
     /// Whether a request to this target might be a repeat, so that its body must be known before it is forwarded.
     pub fn concern(&self, target: &Target) -> bool {
-        self.0.count.load(Ordering::Acquire) > 0 && self.lock().contains_key(target)
+        self.lock().contains_key(target)
     }
 
     /// Keeps what a repeat would need. From here on the payment is in doubt until its ticket says otherwise.
@@ -282,6 +296,18 @@ impl Doubts {
         drop(by_target);
         if removed {
             self.forgotten(rid);
+        }
+    }
+
+    /// The books say that it can never be cashed: the next request buys.
+    pub fn proven_dead(&self, rid: Rid) {
+        let by_target = self.lock();
+        let target = by_target
+            .iter()
+            .find_map(|(target, doubts)| doubts.iter().any(|doubt| doubt.rid == rid).then_some(*target));
+        drop(by_target);
+        if let Some(target) = target {
+            self.close(rid, &target);
         }
     }
 

@@ -2,7 +2,7 @@
 //! counts nothing; it calls those who do, in order.
 //!
 //! ```text
-//! guard ─► forward ─► 402? ─► consider ─► keep the body ─► purchase ─► answer
+//! guard ─► repeat? ─► forward ─► 402? ─► consider ─► keep the body ─► purchase ─► answer
 //!             │ no                │ not payable: the original 402     (purchase.rs)
 //!             └► stream           └ refused: 403
 //! ```
@@ -25,6 +25,7 @@ use crate::host::{Authority, Host};
 use crate::idle::Serving;
 use crate::proxy::Proxy;
 use crate::purchase;
+use crate::repeat;
 use crate::tls::upstream::HandshakeError;
 use crate::upstream::{HEAD_FIELDS, Lane, Origin, UpstreamError, stream};
 
@@ -72,6 +73,9 @@ async fn exchange(
     let expects = head.headers.contains_key(EXPECT);
     let kept = Kept::new(body, expects, proxy.replay_budget.clone());
 
+    if let Some(answer) = repeat::answer(proxy, lane, &head, &kept).await {
+        return answer;
+    }
     let first = first_sending(&head, &kept, expects);
     let mut response = lane.send(first, &kept.progress()).await.map_err(unreachable)?;
     response.body_mut().hold(kept.answered());

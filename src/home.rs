@@ -117,6 +117,10 @@ impl Home {
     pub fn private(&self) -> PathBuf {
         self.root.join("private")
     }
+    /// What a repeat of a payment in doubt needs, one file each (Ruling 7).
+    pub fn credentials(&self) -> PathBuf {
+        self.private().join("credentials")
+    }
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }

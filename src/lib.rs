@@ -36,7 +36,9 @@ pub mod tunnel;
 pub mod consider;
 pub mod doubts;
 pub mod exchange;
+pub mod presentation;
 pub mod purchase;
+pub mod repeat;
 
 // Rim: sockets out.
 pub mod answer;

@@ -26,6 +26,7 @@ use crate::body::{AgentBody, AnswerBody, ReplayBudget};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::config::operator::AgentPayments;
+use crate::doubts::Doubts;
 use crate::exchange::{self, Site};
 use crate::host::Authority;
 use crate::idle::{Busy, Rewind, Watched};
@@ -46,6 +47,7 @@ pub struct Proxy {
     pub logins: Logins,
     pub rules: Rules,
     pub ledger: Ledger,
+    pub doubts: Doubts,
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,

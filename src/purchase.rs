@@ -1,7 +1,6 @@
-//! A purchase that the limits allow: reserve, sign, replay once, read the receipt, record, answer.
+//! A purchase that the limits allow: reserve, sign, and send what was signed (`presentation.rs`).
 //!
-//! It runs as a task of its own from the reservation on, so that an agent that hangs up does not take the outcome of its
-//! payment with it: the answer is waited for until `settle_wait`, and recorded (Ruling 5, ledger digest §2.1).
+//! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it.
 
 use std::sync::Arc;
 
@@ -11,21 +10,21 @@ use http::{HeaderName, Request, Response};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use crate::agents::AgentName;
-use crate::answer::{self, Code, Problem};
-use crate::body::{AnswerBody, Progress, Relay, Replay, RequestBody};
-use crate::challenge::receipt::{self, Receipt};
+use crate::answer::{Code, Problem};
+use crate::body::{Relay, Replay, RequestBody};
 use crate::challenge::{Credential, Offer, Rail};
 use crate::clock;
 use crate::consider::{self, Intent};
-use crate::hop::{self, Upgrading};
+use crate::doubts::{Fingerprint, Target};
 use crate::ledger::{Arm, By, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::pay;
 use crate::policy::Refusal;
+use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
-use crate::upstream::{Lane, SendError, UpstreamError, stream};
+use crate::repeat;
+use crate::upstream::Lane;
 
 /// An agent that asks again by itself after our store failed should not do so at once.
 const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
@@ -38,7 +37,7 @@ pub async fn run(
     replay: Replay,
     intent: Intent,
     unpaid: Response<Relay>,
-) -> Result<Response<AnswerBody>, Problem> {
+) -> Answer {
     let purchase = Purchase {
         proxy: proxy.clone(),
         lane: lane.clone(),
@@ -63,10 +62,12 @@ struct Purchase {
     intent: Intent,
 }
 
-type Answer = Result<Response<AnswerBody>, Problem>;
-
 impl Purchase {
-    async fn run(self, unpaid: Response<Relay>, mut agent: oneshot::Sender<Answer>) {
+    async fn run(self, unpaid: Response<Relay>, agent: oneshot::Sender<Answer>) {
+        // An agent that has gone before anything was promised wants nothing any more.
+        if agent.is_closed() {
+            return;
+        }
         let reserve = match self.reserve() {
             Ok(reserve) => reserve,
             Err(problem) => return drop(agent.send(Err(problem))),
@@ -77,26 +78,42 @@ impl Purchase {
             Ok(reservation) => reservation,
             Err(error) => return drop(agent.send(Err(self.not_reserved(error)))),
         };
-        let rid = reservation.rid();
-        let request = match self.paid_request(&reservation) {
-            Ok(request) => request,
+        let (field, credential) = match self.sign(&reservation) {
+            Ok(signed) => signed,
             Err(problem) => {
-                self.record(
-                    rid,
-                    Outcome::Expired {
-                        by: By::Us,
-                        why: "never-signed",
-                    },
-                )
-                .await;
+                self.never_signed(reservation).await;
                 return drop(agent.send(Err(problem)));
             }
         };
-        let answer = match self.send(request, &mut agent).await {
-            Ok(response) => Ok(self.answered(rid, response).await),
-            Err(error) => Err(self.unanswered(rid, error).await),
+        let rid = reservation.rid();
+        let (target, fingerprint) = self.identity();
+        let valid_before = reservation.arm().valid_before;
+        let doubts = &self.proxy.doubts;
+        let ticket = doubts.sent(rid, target, fingerprint, (&field, &credential), valid_before);
+        let request = self.paid_request(field, &credential);
+        let presentation = Presentation {
+            rid,
+            usd: Some(self.intent.offer.usd),
+            ticket,
+            proxy: self.proxy,
+            lane: self.lane,
         };
-        drop(agent.send(answer));
+        presentation.run(request, agent).await;
+    }
+
+    /// Armed money expires only with proof (Ruling 11). Here the proof is at hand: a signature takes the reservation, there is
+    /// only one, and it ends here.
+    async fn never_signed(&self, reservation: Reservation) {
+        let (by, why) = (By::Us, "never-signed");
+        let outcome = Outcome::Expired { by, why };
+        if let Err(error) = self.proxy.ledger.finish(reservation.rid(), outcome).await {
+            tracing::error!(payment = %reservation.rid(), %error, "outcome not recorded; the payment stays counted");
+        }
+    }
+
+    fn identity(&self) -> (Target, Fingerprint) {
+        let target = repeat::target(&self.lane, &self.head);
+        (target, target.with_body(&self.replay.sha256))
     }
 
     /// Everything the ledger fixes before a signature exists: terms, charges, nonce, validity.
@@ -126,7 +143,7 @@ impl Purchase {
             terms: terms(offer),
             charges: plan.charges.clone(),
             policy_gen: *policy_gen,
-            fingerprint: fingerprint(self.lane.agent(), &self.lane, &self.head, &self.replay.sha256),
+            fingerprint: self.identity().1.bytes(),
             idempotency: idempotency(self.lane.agent(), &self.head),
             offer_sha256: offer.sha256,
             arm: arm(
@@ -165,11 +182,10 @@ impl Purchase {
     }
 
     /// The first request again, with the credential as the only difference (Ruling 27).
-    fn paid_request(&self, reservation: &Reservation) -> Result<Request<RequestBody>, Problem> {
-        let (name, credential) = self.sign(reservation)?;
+    fn paid_request(&self, field: HeaderName, credential: &Credential) -> Request<RequestBody> {
         let mut head = self.head.clone();
-        head.headers.insert(name, credential.header_value());
-        Ok(Request::from_parts(head, self.replay.clone().into()))
+        head.headers.insert(field, credential.header_value());
+        Request::from_parts(head, self.replay.clone().into())
     }
 
     fn sign(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
@@ -181,86 +197,6 @@ impl Purchase {
             .ok_or_else(|| refuse("There is no wallet key.".into()))?;
         pay::pay(wallet, reservation, &self.intent.offer.echo)
             .map_err(|error| refuse(format!("{error}. Nothing was paid.")))
-    }
-
-    /// Once. While the agent waits, the site has its ordinary time; once the agent is gone, `settle_wait`.
-    async fn send(
-        &self,
-        request: Request<RequestBody>,
-        agent: &mut oneshot::Sender<Answer>,
-    ) -> Result<Response<Relay>, SendError> {
-        let progress = Progress::none();
-        let sending = self.lane.send_paid(request, &progress);
-        tokio::pin!(sending);
-        tokio::select! {
-            sent = &mut sending => return sent,
-            () = agent.closed() => {}
-        }
-        timeout(self.proxy.config.timeouts.settle_wait, sending)
-            .await
-            .unwrap_or(Err(SendError::Sent(UpstreamError::Timeout)))
-    }
-
-    /// Any answer, whatever its status: its receipt decides what is recorded (Ruling 10), its bytes go to the agent.
-    async fn answered(&self, rid: Rid, mut response: Response<Relay>) -> Response<AnswerBody> {
-        let outcome = match receipt::receipt(response.headers()) {
-            Receipt::Settled { tx } => Outcome::Settled {
-                by: By::Merchant,
-                tx: Some(tx),
-            },
-            Receipt::Failed { tx, .. } => Outcome::Unknown {
-                why: "receipt-says-failed",
-                tx,
-            },
-            Receipt::Unreadable => Outcome::Unknown {
-                why: "receipt-unreadable",
-                tx: None,
-            },
-            Receipt::Absent => Outcome::Unknown {
-                why: "no-receipt",
-                tx: None,
-            },
-        };
-        self.log(rid, response.status().as_u16(), &outcome);
-        self.record(rid, outcome).await;
-        hop::strip_response(response.headers_mut(), Upgrading::No);
-        answer::mark_paid(response.headers_mut(), rid);
-        if response.status() == http::StatusCode::PAYMENT_REQUIRED {
-            answer::mark_unpaid(response.headers_mut(), "still-402-after-payment");
-        }
-        stream(response)
-    }
-
-    async fn unanswered(&self, rid: Rid, error: SendError) -> Problem {
-        let (why, code) = match &error {
-            SendError::Unsent(..) => ("not-sent", Code::AnswerLost),
-            SendError::Sent(UpstreamError::Timeout) => ("answer-late", Code::AnswerLate),
-            SendError::Sent(_) => ("answer-lost", Code::AnswerLost),
-        };
-        let outcome = Outcome::Unknown { why, tx: None };
-        self.log(rid, 0, &outcome);
-        self.record(rid, outcome).await;
-        let detail = format!(
-            "{}. Payment {rid} may have been taken and stays counted. Trying again would be a new purchase; \
-             `bursar payments show {rid}` tells what is known.",
-            error.into_error()
-        );
-        Problem::new(code, detail).payment(rid).retryable(false)
-    }
-
-    async fn record(&self, rid: Rid, outcome: Outcome) {
-        if let Err(error) = self.proxy.ledger.finish(rid, outcome).await {
-            // The reservation stays counted, which is the safe side; the operator must see it.
-            tracing::error!(payment = %rid, %error, "outcome not recorded; the payment stays counted");
-        }
-    }
-
-    fn log(&self, rid: Rid, status: u16, outcome: &Outcome) {
-        let offer = &self.intent.offer;
-        tracing::info!(
-            payment = %rid, agent = %self.lane.agent(), merchant = %self.lane.origin().authority.host, usd = %offer.usd,
-            network = %offer.asset.network, payee = %offer.payee, status, state = %outcome.state(), "paid"
-        );
     }
 }
 
@@ -291,26 +227,6 @@ async fn drain(mut unpaid: Response<Relay>) {
     const SHORT: usize = 64 << 10;
     const SOON: std::time::Duration = std::time::Duration::from_millis(250);
     unpaid.body_mut().read_up_to(SHORT, SOON).await;
-}
-
-/// Which requests are the same (Ruling 2): agent, method, scheme, authority, path and query, body. The offer is no part of it.
-fn fingerprint(agent: &AgentName, lane: &Lane, head: &Parts, body: &[u8; 32]) -> [u8; 32] {
-    let origin = lane.origin();
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    let authority = origin.authority.to_string();
-    let mut hash = Sha256::new();
-    for part in [
-        agent.as_str(),
-        head.method.as_str(),
-        origin.scheme.as_str(),
-        &authority,
-        target,
-    ] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
-    }
-    hash.update(body);
-    hash.finalize().into()
 }
 
 fn idempotency(agent: &AgentName, head: &Parts) -> Option<[u8; 32]> {

@@ -1,6 +1,6 @@
 //! Puts the parts together, accepts agents, keeps watch over the files, and ends in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,9 @@ use crate::clock::SharedClock;
 use crate::config::operator::{RpcUrl, WalletKey};
 use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
+use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
-use crate::ledger::{Event, Ledger, OpenError, Options};
+use crate::ledger::{Event, Ledger, LedgerError, OpenError, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
 use crate::proxy::{self, Proxy};
@@ -58,6 +59,8 @@ pub enum StartError {
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
     Ledger(#[from] OpenError),
+    #[error(transparent)]
+    Books(#[from] LedgerError),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
@@ -136,6 +139,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         tasks.spawn(watching);
     }
     let via = config.proxy.via.then(Via::random).transpose();
+    let doubts = doubts(home, &ledger, &clock).await?;
     let proxy = Arc::new(Proxy {
         via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
@@ -147,6 +151,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         clock,
         logins,
         rules,
+        doubts,
         ledger,
         wallet,
         balances,
@@ -311,6 +316,21 @@ fn wallet(config: &Config, home: &Home) -> Result<Option<Wallet>, StartError> {
         }
         Some(key) => Ok(Some(open_wallet(key, home)?)),
     }
+}
+
+/// What an earlier run left in doubt, as far as the books still hold it open or paid.
+async fn doubts(home: &Home, ledger: &Ledger, clock: &SharedClock) -> Result<Doubts, StartError> {
+    let folder = home.credentials();
+    let mut paid = HashMap::new();
+    for rid in Doubts::left_in(&folder)? {
+        let state = ledger.get(rid).await?.map(|payment| payment.state);
+        match state {
+            Some(State::Armed | State::Unknown) => paid.insert(rid, false),
+            Some(State::Settled) => paid.insert(rid, true),
+            Some(State::Held | State::Released | State::Expired) | None => None,
+        };
+    }
+    Ok(Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?)
 }
 
 /// Reads the key from where bursar.toml says it is.

@@ -18,6 +18,7 @@ mod first_purchase;
 mod hostile;
 mod limits;
 mod malformed;
+mod repeats;
 mod replay;
 
 // People and programs.

@@ -1,0 +1,110 @@
+//! A request that may repeat one whose payment is in doubt (Rulings 3 to 5): it presents the same credential again instead
+//! of buying anew, joins a purchase whose agent hung up, or is told of the doubt.
+
+use std::sync::Arc;
+
+use http::Request;
+use http::request::Parts;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::answer::{Code, Problem};
+use crate::body::{Kept, Replay};
+use crate::doubts::{Claim, Presentable, Target};
+use crate::ledger::{Event, Rid};
+use crate::presentation::{Answer, Presentation};
+use crate::proxy::Proxy;
+use crate::upstream::Lane;
+
+/// The target of a request, as repeats are recognised by it.
+pub fn target(lane: &Lane, head: &Parts) -> Target {
+    let origin = lane.origin();
+    Target::of(
+        lane.agent().as_str(),
+        head.method.as_str(),
+        origin.scheme.as_str(),
+        &origin.authority.to_string(),
+        head.uri.path_and_query().map_or("/", |target| target.as_str()),
+    )
+}
+
+/// Answers a repeat; `None` for a request that is none, whose body then goes on as if it had not been looked at.
+pub async fn answer(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &Kept) -> Option<Answer> {
+    if !proxy.doubts.any() {
+        return None;
+    }
+    let target = target(lane, head);
+    if !proxy.doubts.concern(&target) {
+        return None;
+    }
+    // A body that cannot be kept was never paid for, so this is no repeat.
+    let replay = kept.collect().await.ok()?;
+    let fingerprint = target.with_body(&replay.sha256);
+    loop {
+        match proxy.doubts.claim(target, fingerprint) {
+            Claim::Free => return None,
+            Claim::Join(mut over) => {
+                // It ends by itself after `settle_wait`; this bound is only for the case that it does not.
+                let bound = proxy.config.timeouts.settle_wait * 2;
+                if timeout(bound, over.changed()).await.is_err() {
+                    return None;
+                }
+            }
+            Claim::Present(presentable) => return Some(present(proxy, lane, head, replay, *presentable).await),
+            Claim::InDoubt(rid) => return Some(Err(in_doubt(rid))),
+            Claim::PaidNotDelivered(rid) => return Some(Err(not_delivered(rid))),
+        }
+    }
+}
+
+/// The same bytes at once, without asking for the price again. Its entry comes first (Ruling 61).
+async fn present(
+    proxy: &Arc<Proxy>,
+    lane: &Arc<Lane>,
+    head: &Parts,
+    replay: Replay,
+    presentable: Presentable,
+) -> Answer {
+    let Presentable { rid, number, .. } = presentable;
+    let entry = Event::Presented { rid, number };
+    if let Err(error) = proxy.ledger.append(entry).await {
+        let detail = format!("{error}. Payment {rid} was not presented again and stays as it was.");
+        return Err(Problem::new(Code::StoreUnavailable, detail)
+            .payment(rid)
+            .retryable(true));
+    }
+    tracing::info!(payment = %rid, agent = %lane.agent(), number, "presented again");
+    let mut head = head.clone();
+    head.headers
+        .insert(presentable.field, presentable.credential.header_value());
+    let presentation = Presentation {
+        proxy: proxy.clone(),
+        lane: lane.clone(),
+        rid,
+        usd: None,
+        ticket: presentable.ticket,
+    };
+    let (hand_over, answer) = oneshot::channel();
+    let request = Request::from_parts(head, replay.into());
+    proxy.tasks.spawn(presentation.run(request, hand_over));
+    answer.await.unwrap_or_else(|_| Err(in_doubt(rid)))
+}
+
+fn in_doubt(rid: Rid) -> Problem {
+    let detail = format!(
+        "Payment {rid} for this same request was sent, and whether it was taken is not known. It stays counted. A new \
+         purchase is made once nobody has asked for 15 minutes; `bursar payments resolve {rid}` decides it before that."
+    );
+    Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(false)
+}
+
+fn not_delivered(rid: Rid) -> Problem {
+    let detail = format!(
+        "Payment {rid} for this same request is settled by the merchant's word, but its answer did not arrive whole. Ask the \
+         merchant with the transaction that `bursar payments show {rid}` names. A new purchase is made once nobody has \
+         asked for 15 minutes."
+    );
+    Problem::new(Code::PaidNotDelivered, detail)
+        .payment(rid)
+        .retryable(false)
+}

@@ -1,0 +1,237 @@
+//! The agent asks again: while its payment is in doubt the same bytes are presented, never a second signature; honest
+//! purchases of the same thing stay as many as they are (Rulings 1 to 5).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use tokio::sync::Notify;
+
+use crate::support::agent::Agent;
+use crate::support::bursar::{bursar, eventually, setup};
+use crate::support::origin::{Origin, answer};
+use crate::support::seller::{self, TX, receipt};
+
+/// A seller that fails the first `failures` presentations and then delivers.
+async fn unreliable(failures: usize, failure: fn() -> crate::support::origin::Answer) -> (Origin, Arc<AtomicUsize>) {
+    let presented = Arc::new(AtomicUsize::new(0));
+    let count = presented.clone();
+    let origin = Origin::https(move |request| {
+        let count = count.clone();
+        async move {
+            if !request.is_paid() {
+                return seller::asks("10000");
+            }
+            if count.fetch_add(1, Ordering::SeqCst) < failures {
+                failure()
+            } else {
+                seller::sold("goods")
+            }
+        }
+    })
+    .await;
+    (origin, presented)
+}
+
+fn all_equal(credentials: &[String]) -> bool {
+    credentials.windows(2).all(|pair| pair[0] == pair[1])
+}
+
+#[tokio::test]
+async fn a_repeat_after_an_error_presents_the_same_bytes_and_pays_once() {
+    let (origin, _) = unreliable(1, || answer(500, &[], "oops")).await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+
+    let first = agent.get(origin.address, "/quote").await;
+    assert_eq!(first.status, 500);
+    assert_eq!(bursar.states(), ["unknown"]);
+
+    let second = agent.get(origin.address, "/quote").await;
+    assert_eq!((second.status.as_u16(), &second.body[..]), (200, &b"goods"[..]));
+    assert_eq!(second.header("bursar-payment"), first.header("bursar-payment"));
+    assert_eq!(bursar.states(), ["settled"]);
+    assert_eq!(origin.payments().len(), 2);
+    assert!(all_equal(&origin.payments()), "the same bytes");
+    // Not even a new challenge was asked for.
+    assert_eq!(origin.seen().iter().filter(|request| !request.is_paid()).count(), 1);
+
+    // Delivered: the next one is a purchase of its own.
+    agent.get(origin.address, "/quote").await;
+    assert_eq!(bursar.states(), ["settled", "settled"]);
+    assert!(!all_equal(&origin.payments()));
+}
+
+#[tokio::test]
+async fn two_honest_purchases_stay_two() {
+    let (origin, _) = unreliable(0, || answer(500, &[], "")).await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    agent.get(origin.address, "/quote").await;
+    agent.get(origin.address, "/quote").await;
+    let (one, two) = tokio::join!(agent.get(origin.address, "/quote"), agent.get(origin.address, "/quote"));
+    assert_eq!((one.status.as_u16(), two.status.as_u16()), (200, 200));
+    assert_eq!(bursar.states(), ["settled"; 4]);
+    let mut credentials = origin.payments();
+    credentials.sort();
+    credentials.dedup();
+    assert_eq!(credentials.len(), 4);
+}
+
+#[tokio::test]
+async fn only_the_same_request_is_a_repeat() {
+    let (origin, _) = unreliable(usize::MAX, || answer(500, &[], "oops")).await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    let post = |body: &'static str| Request::post("/echo").body(Full::from(Bytes::from(body))).unwrap();
+    for request in [
+        post("a"),
+        post("b"),
+        Request::get("/echo").body(Full::default()).unwrap(),
+    ] {
+        agent.send(origin.address, request).await;
+    }
+    agent.get(origin.address, "/echo?q=1").await;
+    assert_eq!(bursar.payments().len(), 4);
+
+    agent.send(origin.address, post("a")).await;
+    assert_eq!(bursar.payments().len(), 4, "the first POST again");
+    let sent: Vec<_> = origin
+        .seen()
+        .into_iter()
+        .filter(|r| r.is_paid() && &r.body[..] == b"a")
+        .collect();
+    assert_eq!(sent.len(), 2);
+    assert_eq!(sent[0].payment(), sent[1].payment());
+}
+
+#[tokio::test]
+async fn after_three_presentations_the_agent_is_told_and_nothing_more_is_sent() {
+    let (origin, presented) = unreliable(usize::MAX, || answer(402, &[], "{}")).await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    for _ in 0..4 {
+        assert_eq!(agent.get(origin.address, "/quote").await.status, 402);
+    }
+    let told = agent.get(origin.address, "/quote").await;
+    assert_eq!(told.status, 409);
+    assert_eq!(told.problem(), "payment-in-doubt");
+    assert_eq!(told.json()["payment"], bursar.payments()[0]["id"]);
+    assert_eq!(presented.load(Ordering::SeqCst), 4);
+    assert!(all_equal(&origin.payments()));
+    assert_eq!(bursar.states(), ["unknown"]);
+}
+
+#[tokio::test]
+async fn paid_by_receipt_but_never_delivered_is_said_as_such() {
+    let settled_then_error = || answer(500, &[("payment-response", &receipt(true, TX))], "oops");
+    let (origin, _) = unreliable(usize::MAX, settled_then_error).await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    for _ in 0..4 {
+        assert_eq!(agent.get(origin.address, "/quote").await.status, 500);
+    }
+    assert_eq!(
+        agent.get(origin.address, "/quote").await.problem(),
+        "paid-not-delivered"
+    );
+    assert_eq!(bursar.states(), ["settled"]);
+}
+
+#[tokio::test]
+async fn a_repeat_joins_a_purchase_whose_agent_hung_up() {
+    let (hold, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (held, seen) = (hold.clone(), arrived.clone());
+    let origin = Origin::https(move |request| {
+        let (held, seen) = (held.clone(), seen.clone());
+        async move {
+            if !request.is_paid() {
+                return seller::asks("10000");
+            }
+            seen.notify_one();
+            held.notified().await;
+            seller::sold("goods")
+        }
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    let first = tokio::spawn({
+        let (agent, site) = (Agent::of(&bursar), origin.address);
+        async move { agent.get(site, "/quote").await }
+    });
+    arrived.notified().await;
+    first.abort();
+    eventually("the proxy notices", || {
+        bursar.log().contains("the agent hung up").then_some(())
+    })
+    .await;
+    // The answer comes for nobody; then the repeat presents the same bytes and gets its own.
+    let second = tokio::spawn(async move { agent.get(origin.address, "/quote").await.status });
+    hold.notify_one();
+    arrived.notified().await;
+    hold.notify_one();
+    assert_eq!(second.await.unwrap(), 200);
+    assert_eq!(bursar.states(), ["settled"]);
+}
+
+#[tokio::test]
+async fn a_repeat_after_kill_and_restart_presents_the_same_bytes() {
+    let arrived = Arc::new(Notify::new());
+    let (seen, first) = (arrived.clone(), Arc::new(AtomicUsize::new(0)));
+    let origin = Origin::https(move |request| {
+        let (seen, first) = (seen.clone(), first.clone());
+        async move {
+            if !request.is_paid() {
+                return seller::asks("10000");
+            }
+            if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                seen.notify_one();
+                std::future::pending::<()>().await;
+            }
+            seller::sold("goods")
+        }
+    })
+    .await;
+    let mut bursar = setup().trust(&origin.ca_pem).start();
+    let (agent, site) = (Agent::of(&bursar), origin.address);
+    let asking = tokio::spawn(async move { agent.get(site, "/quote").await });
+    arrived.notified().await;
+    let home = bursar.kill();
+    asking.abort();
+
+    let bursar = home.serve();
+    assert_eq!(bursar.states(), ["unknown"]);
+    let page = Agent::of(&bursar).get(origin.address, "/quote").await;
+    assert_eq!(page.status, 200);
+    assert!(all_equal(&origin.payments()) && origin.payments().len() == 2);
+    assert_eq!(bursar.states(), ["settled"]);
+    let left = std::fs::read_dir(bursar.path().join("private/credentials"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0, "delivered, so nothing is kept");
+}
+
+#[tokio::test]
+async fn what_the_operator_declares_dead_is_bought_anew() {
+    let (origin, _) = unreliable(1, || answer(500, &[], "oops")).await;
+    let bursar_ = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar_);
+    agent.get(origin.address, "/quote").await;
+    let id = bursar_.payments()[0]["id"].as_str().unwrap().to_owned();
+    let resolved = bursar(
+        bursar_.path(),
+        &["payments", "resolve", &id, "--expired", "--why", "asked the seller"],
+    );
+    assert!(
+        resolved.status.success(),
+        "{}",
+        String::from_utf8_lossy(&resolved.stderr)
+    );
+
+    assert_eq!(agent.get(origin.address, "/quote").await.status, 200);
+    assert_eq!(bursar_.states(), ["expired", "settled"]);
+    assert!(!all_equal(&origin.payments()));
+}
