@@ -22,7 +22,8 @@ pub struct AnswerBody {
 
 enum Content {
     Full(Full<Bytes>),
-    Relay(Relay),
+    /// Boxed: it is large, and an answer is moved several times on its way to hyper.
+    Relay(Box<Relay>),
 }
 
 impl AnswerBody {
@@ -49,7 +50,7 @@ impl From<Content> for AnswerBody {
 
 impl From<Relay> for AnswerBody {
     fn from(relay: Relay) -> Self {
-        Content::Relay(relay).into()
+        Content::Relay(Box::new(relay)).into()
     }
 }
 
