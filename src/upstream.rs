@@ -334,7 +334,7 @@ impl Lane {
                     .map_err(SendError::into_error)
             }
             Err(SendError::Sent(error)) => match copy {
-                Some(copy) if error.is_lost_connection() => {
+                Some(copy) if connection.was_lost(&error) => {
                     let mut connection = self.fresh().await?;
                     let sent = self.send_on(&mut connection, copy, progress).await;
                     sent.map(|response| self.relay(connection, response, progress))
@@ -438,6 +438,18 @@ impl Connection {
         }
     }
 
+    /// Whether an exchange failed because the connection went, as a kept one may; a bad answer or a stream that was
+    /// reset is another matter.
+    fn was_lost(&self, error: &UpstreamError) -> bool {
+        let UpstreamError::Broken(error) = error else {
+            return false;
+        };
+        match &self.sender {
+            Sender::H1(_) => !error.is_parse(),
+            Sender::H2(sender) => sender.is_closed(),
+        }
+    }
+
     /// Always before a send: right after the last body byte even a healthy connection is not ready yet. One that does not
     /// become ready soon still owes bytes of an earlier request, and is given up.
     async fn ready(&mut self) -> bool {
@@ -464,13 +476,6 @@ impl Connection {
                 None => SendError::Sent(cause),
             }
         })
-    }
-}
-
-impl UpstreamError {
-    /// The connection went before any answer came, as a kept one may; a bad answer is another matter.
-    fn is_lost_connection(&self) -> bool {
-        matches!(self, Self::Broken(error) if !error.is_parse() && !error.is_timeout())
     }
 }
 

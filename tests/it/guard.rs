@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::agent::{Agent, client_config};
-use crate::support::bursar::setup;
+use crate::support::bursar::{Bursar, setup};
 use crate::support::origin::{Origin, Speaks, answer, certificate};
 use crate::support::seller;
 use crate::support::wire::{Message, Wire};
@@ -274,36 +274,50 @@ async fn agents_may_pay_by_themselves_where_the_operator_says_so() {
     assert_eq!(bursar.payments().len(), 0);
 }
 
-/// Sends `bytes` into a tunnel and tells what the site made of them: every request it could read, and what was left.
-async fn smuggle(bytes: &str) -> (Vec<Message>, Option<Message>) {
-    let (saw, mut seen) = mpsc::unbounded_channel();
-    let origin = Origin::raw(move |stream, _| {
-        let saw = saw.clone();
-        async move {
-            let mut wire = Wire::new(stream);
-            while let Some(request) = wire.request().await {
-                saw.send(request).unwrap();
-                wire.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+/// A site behind a tunnel, and what it could read.
+struct Target {
+    origin: Origin,
+    bursar: Bursar,
+    seen: mpsc::UnboundedReceiver<Message>,
+}
+
+impl Target {
+    async fn new() -> Self {
+        let (saw, seen) = mpsc::unbounded_channel();
+        let origin = Origin::raw(move |stream, _| {
+            let saw = saw.clone();
+            async move {
+                let mut wire = Wire::new(stream);
+                while let Some(request) = wire.request().await {
+                    saw.send(request).unwrap();
+                    wire.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                }
             }
-        }
-    })
-    .await;
-    let bursar = setup().trust(&origin.ca_pem).start();
-    let host = format!("localhost:{}", origin.address.port());
-    let mut wire = Wire::new(Agent::of(&bursar).tls(origin.address, "localhost", H1).await.unwrap());
-    wire.say(bytes.replace("HOST", &host)).await;
-    let first = wire.answer().await;
-    drop(wire);
-    let mut requests = Vec::new();
-    while let Ok(request) = seen.try_recv() {
-        requests.push(request);
+        })
+        .await;
+        let bursar = setup().trust(&origin.ca_pem).start();
+        Self { origin, bursar, seen }
     }
-    (requests, first)
+
+    /// Sends `bytes` into a tunnel: every request that arrived, and the first answer.
+    async fn smuggle(&mut self, bytes: &str) -> (Vec<Message>, Option<Message>) {
+        let host = format!("localhost:{}", self.origin.address.port());
+        let agent = Agent::of(&self.bursar);
+        let mut wire = Wire::new(agent.tls(self.origin.address, "localhost", H1).await.unwrap());
+        wire.say(bytes.replace("HOST", &host)).await;
+        let first = wire.answer().await;
+        let mut requests = Vec::new();
+        while let Ok(request) = self.seen.try_recv() {
+            requests.push(request);
+        }
+        (requests, first)
+    }
 }
 
 /// Every one either refused or sent on in one reading: `Message` does not parse two lengths, bare line feeds and the like.
 #[tokio::test]
 async fn requests_that_could_be_read_in_two_ways() {
+    let mut target = Target::new().await;
     for bytes in [
         "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
         "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3, 4\r\n\r\nabcd",
@@ -323,7 +337,7 @@ async fn requests_that_could_be_read_in_two_ways() {
         "GET / HTTP/9.1\r\nHost: HOST\r\n\r\n",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
-        let (requests, answered) = smuggle(bytes).await;
+        let (requests, answered) = target.smuggle(bytes).await;
         assert_eq!(requests, [], "{bytes:?}");
         if let Some(answered) = answered {
             assert_eq!(answered.status(), 400, "{bytes:?}");
@@ -333,6 +347,7 @@ async fn requests_that_could_be_read_in_two_ways() {
 
 #[tokio::test]
 async fn requests_that_are_made_plain_on_the_way() {
+    let mut target = Target::new().await;
     // What the agent says, and the body in the one way in which the site reads it.
     for (bytes, body) in [
         // A coding wins over a length, which goes (RFC 9112 §6.3).
@@ -362,7 +377,7 @@ async fn requests_that_are_made_plain_on_the_way() {
             "",
         ),
     ] {
-        let (requests, answered) = smuggle(bytes).await;
+        let (requests, answered) = target.smuggle(bytes).await;
         assert_eq!(answered.unwrap().status(), 200, "{bytes:?}");
         assert_eq!(requests.len(), 1, "{bytes:?}");
         assert_eq!(requests[0].text(), body, "{bytes:?}");
@@ -374,9 +389,10 @@ async fn requests_that_are_made_plain_on_the_way() {
 
 #[tokio::test]
 async fn a_request_that_was_refused_ends_its_connection() {
+    let mut target = Target::new().await;
     // What follows the body in doubt must not be read as the next request.
     let bytes = "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcGET /next HTTP/1.1\r\nHost: HOST\r\n\r\n";
-    let (requests, _) = smuggle(bytes).await;
+    let (requests, _) = target.smuggle(bytes).await;
     assert_eq!(requests, []);
 }
 
