@@ -78,7 +78,8 @@ async fn exchange(
     }
     let first = first_sending(&head, &kept, expects);
     let mut response = lane.send(first, &kept.progress()).await.map_err(unreachable)?;
-    response.body_mut().hold(kept.answered());
+    let uploading = kept.answered(response.status());
+    response.body_mut().hold(uploading);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match agents_end {
             Some(agents_end) => Ok(switch(proxy, agents_end, response)),

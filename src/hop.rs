@@ -110,6 +110,10 @@ fn strip(headers: &mut HeaderMap, upgrading: Upgrading) {
         }
     }
     headers.remove(CONNECTION);
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // The coding wins; a length beside it would cut the body or run past it (RFC 9112 §6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
     for name in &ALWAYS {
         headers.remove(name);
     }
@@ -215,6 +219,13 @@ mod tests {
             headers,
             map(&[("x-three", "4"), ("host", "a.example"), ("cookie", "a=b")])
         );
+    }
+
+    #[test]
+    fn a_coding_takes_the_length_with_it() {
+        let mut headers = map(&[("content-length", "2"), ("transfer-encoding", "chunked"), ("a", "b")]);
+        strip_response(&mut headers, Upgrading::No);
+        assert_eq!(headers, map(&[("a", "b")]));
     }
 
     #[test]

@@ -26,6 +26,11 @@ use crate::host::Authority;
 use crate::tls::upstream::{HandshakeError, UpstreamTls};
 use crate::tls::{Alpn, AlpnOffer};
 
+use connection::{Carrier, Sender};
+pub use connection::{Connection, SendError};
+
+mod connection;
+
 /// Heads of answers: the same bounds as towards the agent (Ruling 33).
 pub const HEAD_BYTES: usize = 64 << 10;
 pub const HEAD_FIELDS: usize = 256;
@@ -105,26 +110,6 @@ pub struct Lane {
     upstreams: Arc<Upstreams>,
     key: Key,
     names: Mutex<(Checked, Instant)>,
-}
-
-/// A connection that can carry a request now.
-pub struct Connection {
-    sender: Sender,
-    address: SocketAddr,
-    reused: bool,
-}
-
-enum Sender {
-    H1(http1::SendRequest<RequestBody>),
-    H2(http2::SendRequest<RequestBody>),
-}
-
-/// What became of a request.
-pub enum SendError {
-    /// It never left: hyper gave it back.
-    Unsent(Box<Request<RequestBody>>, UpstreamError),
-    /// It left, at least in part.
-    Sent(UpstreamError),
 }
 
 impl Upstreams {
@@ -240,13 +225,13 @@ impl Upstreams {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::Setup)?;
-        tokio::spawn(async move {
+        let driving = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
         Ok(Connection {
-            sender: Sender::H1(sender),
+            sender: Sender::H1(sender, driving.abort_handle()),
             address,
             reused: false,
         })
@@ -334,7 +319,7 @@ impl Lane {
                     .map_err(SendError::into_error)
             }
             Err(SendError::Sent(error)) => match copy {
-                Some(copy) if error.is_lost_connection() => {
+                Some(copy) if connection.was_lost(&error) => {
                     let mut connection = self.fresh().await?;
                     let sent = self.send_on(&mut connection, copy, progress).await;
                     sent.map(|response| self.relay(connection, response, progress))
@@ -408,77 +393,22 @@ impl Lane {
                 }
                 None
             }
-            Sender::H1(_) if response.status() == StatusCode::SWITCHING_PROTOCOLS => None,
-            Sender::H1(_) => {
-                let (upstreams, key, progress) = (self.upstreams.clone(), self.key.clone(), progress.clone());
+            Sender::H1(..) if response.status() == StatusCode::SWITCHING_PROTOCOLS => None,
+            Sender::H1(..) => {
+                let (upstreams, key) = (self.upstreams.clone(), self.key.clone());
+                let carrier = Carrier {
+                    connection: Some(connection),
+                    progress: progress.clone(),
+                    wanted: response.status().is_success(),
+                };
                 Some(Box::new(move || {
-                    // After an early answer the connection still owes the rest of the upload (proxying digest §3.1).
-                    if progress.is_over() {
+                    if let Some(connection) = carrier.free() {
                         upstreams.keep(key, connection);
                     }
                 }))
             }
         };
         response.map(|body| Relay::new(body, idle, at_end))
-    }
-}
-
-impl Connection {
-    pub fn version(&self) -> Version {
-        match self.sender {
-            Sender::H1(_) => Version::H1,
-            Sender::H2(_) => Version::H2,
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        match &self.sender {
-            Sender::H1(sender) => sender.is_closed(),
-            Sender::H2(sender) => sender.is_closed(),
-        }
-    }
-
-    /// Always before a send: right after the last body byte even a healthy connection is not ready yet. One that does not
-    /// become ready soon still owes bytes of an earlier request, and is given up.
-    async fn ready(&mut self) -> bool {
-        const SOON: Duration = Duration::from_millis(100);
-        let ready = async {
-            match &mut self.sender {
-                Sender::H1(sender) => sender.ready().await,
-                Sender::H2(sender) => sender.ready().await,
-            }
-        };
-        matches!(timeout(SOON, ready).await, Ok(Ok(())))
-    }
-
-    async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        let sent = match &mut self.sender {
-            Sender::H1(sender) => sender.try_send_request(request).await,
-            Sender::H2(sender) => sender.try_send_request(request).await,
-        };
-        sent.map_err(|mut error| {
-            let unsent = error.take_message();
-            let cause = UpstreamError::Broken(error.into_error());
-            match unsent {
-                Some(request) => SendError::Unsent(Box::new(request), cause),
-                None => SendError::Sent(cause),
-            }
-        })
-    }
-}
-
-impl UpstreamError {
-    /// The connection went before any answer came, as a kept one may; a bad answer is another matter.
-    fn is_lost_connection(&self) -> bool {
-        matches!(self, Self::Broken(error) if !error.is_parse() && !error.is_timeout())
-    }
-}
-
-impl SendError {
-    pub fn into_error(self) -> UpstreamError {
-        match self {
-            Self::Unsent(_, error) | Self::Sent(error) => error,
-        }
     }
 }
 

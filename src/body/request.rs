@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 
@@ -38,7 +38,8 @@ impl ReplayBudget {
 pub struct Kept(Arc<Mutex<State>>);
 
 struct State {
-    source: AgentBody,
+    /// Gone once the site has refused the request and nobody needs the rest.
+    source: Option<AgentBody>,
     kept: Vec<Bytes>,
     /// Read by [`Kept::collect`] and still to be sent.
     ahead: VecDeque<Bytes>,
@@ -104,7 +105,7 @@ impl Kept {
         let progress = Progress::default();
         progress.over.store(whole == Whole::Ended, Ordering::Relaxed);
         Self(Arc::new(Mutex::new(State {
-            source,
+            source: Some(source),
             kept: Vec::new(),
             ahead: VecDeque::new(),
             trailers_ahead: false,
@@ -137,10 +138,14 @@ impl Kept {
         lock(&self.0).change(Hold::Invitation, Hold::None);
     }
 
-    /// The site's answer has begun: what was not invited by now will not be.
-    pub fn answered(&self) -> Uploading {
+    /// The site's answer has begun: what was not invited by now will not be. A site that has said no does not get the
+    /// rest of an upload after its answer; one that has said yes may still be reading (RFC 9112 §9.3).
+    pub fn answered(&self, status: StatusCode) -> Uploading {
         lock(&self.0).change(Hold::Invitation, Hold::Uninvited);
-        Uploading(self.0.clone())
+        Uploading {
+            state: self.0.clone(),
+            wanted: status.is_success(),
+        }
     }
 
     /// Reads the whole body before any of it is sent, for a request that may repeat another. One that turns out too large is
@@ -196,7 +201,14 @@ impl Kept {
 
 impl State {
     fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.source).poll_frame(cx);
+        let Some(source) = self.source.as_mut() else {
+            return Poll::Ready(match self.whole {
+                Whole::Ended => None,
+                _ => Some(Err("the site answered without the rest of this body".into())),
+            });
+        };
+        let polled = Pin::new(&mut *source).poll_frame(cx);
+        let ended = source.is_end_stream();
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 self.progress.parts.fetch_add(1, Ordering::Relaxed);
@@ -205,7 +217,7 @@ impl State {
             Poll::Ready(None) => self.end(),
             _ => {}
         }
-        if self.source.is_end_stream() {
+        if ended {
             self.end();
         }
         polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
@@ -321,12 +333,19 @@ impl Progress {
 }
 
 /// Lives as long as the site's answer. After it, a first sending that may not go on gives its connection up.
-pub struct Uploading(Arc<Mutex<State>>);
+pub struct Uploading {
+    state: Arc<Mutex<State>>,
+    wanted: bool,
+}
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         state.answered = true;
+        if !self.wanted {
+            // A site that reads no more would otherwise hold up the agent, which may write to the end before it reads.
+            state.source = None;
+        }
         state.wake_first();
     }
 }
@@ -402,7 +421,7 @@ impl Body for RequestBody {
             Source::Empty => true,
             Source::First(state) => {
                 let state = lock(state);
-                !state.is_ahead() && state.source.is_end_stream()
+                !state.is_ahead() && state.source.as_ref().is_some_and(Body::is_end_stream)
             }
             Source::Replay { data, trailers } => data.is_none() && trailers.is_none(),
         }
@@ -414,7 +433,7 @@ impl Body for RequestBody {
             Source::First(state) => {
                 let state = lock(state);
                 let ahead: u64 = state.ahead.iter().map(|part| part.len() as u64).sum();
-                let mut hint = state.source.size_hint();
+                let mut hint = state.source.as_ref().map(Body::size_hint).unwrap_or_default();
                 if let Some(upper) = hint.upper() {
                     hint.set_upper(upper + ahead);
                 }

@@ -1,1 +1,164 @@
-//! .
+//! Sites whose identity or presence is in doubt: nothing is sent, nothing is paid, and the agent can read why.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Request;
+use http_body_util::Full;
+use tokio::net::TcpListener;
+
+use crate::support::agent::Agent;
+use crate::support::bursar::{Bursar, setup};
+use crate::support::origin::{Certificate, Origin, Speaks, certificate};
+use crate::support::seller;
+use crate::support::wire::{Wire, soon};
+
+async fn selling(certificate: Certificate) -> Origin {
+    Origin::start(Speaks::H1AndH2, certificate, |request| async move {
+        if request.is_paid() {
+            seller::sold("goods")
+        } else {
+            seller::asks("10000")
+        }
+    })
+    .await
+}
+
+/// The answer inside the tunnel, over both versions.
+async fn refused(bursar: &Bursar, site: std::net::SocketAddr, status: u16, code: &str) -> String {
+    let mut detail = String::new();
+    for offer in [&["http/1.1"][..], &["h2", "http/1.1"], &[]] {
+        let mut connection = Agent::of(bursar).connect(site, offer).await;
+        let page = soon(connection.send(site, Request::get("/").body(Full::default()).unwrap()))
+            .await
+            .unwrap();
+        assert_eq!((page.status.as_u16(), page.problem().as_str()), (status, code));
+        assert!(page.header("proxy-status").unwrap().starts_with("bursar; error="));
+        detail = page.json()["detail"].as_str().unwrap().to_owned();
+    }
+    assert_eq!(bursar.payments().len(), 0);
+    detail
+}
+
+#[tokio::test]
+async fn an_expired_certificate() {
+    let origin = selling(certificate(&["localhost"], |leaf| {
+        leaf.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        leaf.not_after = rcgen::date_time_ymd(2020, 2, 1);
+    }))
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let detail = refused(&bursar, origin.address, 502, "upstream-certificate").await;
+    assert!(detail.contains("expired"), "{detail}");
+    assert_eq!(origin.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name() {
+    let origin = selling(certificate(&["other.example"], |_| {})).await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let detail = refused(&bursar, origin.address, 502, "upstream-certificate").await;
+    assert!(detail.contains("name"), "{detail}");
+    assert_eq!(origin.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_vouches_for() {
+    let origin = selling(certificate(&["localhost"], |_| {})).await;
+    let bursar = setup().start();
+    let detail = refused(&bursar, origin.address, 502, "upstream-certificate").await;
+    assert!(detail.contains("unknown issuer"), "{detail}");
+    assert_eq!(origin.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_site_without_tls_where_tls_was_asked_for() {
+    let origin = Origin::start(Speaks::Plain, certificate(&["localhost"], |_| {}), |_| async {
+        seller::asks("10000")
+    })
+    .await;
+    let bursar = setup().start();
+    refused(&bursar, origin.address, 502, "upstream-broken").await;
+    assert_eq!(origin.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_port_that_refuses() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let bursar = setup().start();
+    refused(&bursar, free, 502, "upstream-unreachable").await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist() {
+    let bursar = setup().config("[timeouts]\ndns_s = 2\n").start();
+    let mut wire = Wire::new(Agent::of(&bursar).tunnel("no-such-host.invalid:80").await);
+    wire.say("GET / HTTP/1.1\r\nHost: no-such-host.invalid:80\r\n\r\n")
+        .await;
+    let page = wire.answer().await.unwrap();
+    // A machine without any resolver gives no answer at all.
+    assert!(
+        matches!(
+            (page.status(), page.problem().as_str()),
+            (502, "upstream-name") | (504, "upstream-timeout")
+        ),
+        "{page:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_site_that_never_shakes_hands() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bursar = setup().config("[timeouts]\ntls_s = 1\n").start();
+    refused(&bursar, silent.local_addr().unwrap(), 504, "upstream-timeout").await;
+}
+
+#[tokio::test]
+async fn a_site_that_never_answers() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = asked.clone();
+    let origin = Origin::raw(move |stream, _| {
+        let asked = counting.clone();
+        async move {
+            let mut wire = Wire::new(stream);
+            while wire.request().await.is_some() {
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
+    .await;
+    let bursar = setup()
+        .trust(&origin.ca_pem)
+        .config("[timeouts]\nresponse_head_s = 1\n")
+        .start();
+    let page = Agent::of(&bursar).get(origin.address, "/").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem().as_str()),
+        (504, "upstream-timeout")
+    );
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "not asked twice");
+}
+
+#[tokio::test]
+async fn a_site_that_goes_away_before_it_answers() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counting = asked.clone();
+    let origin = Origin::raw(move |stream, _| {
+        let asked = counting.clone();
+        async move {
+            Wire::new(stream).request().await;
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let page = Agent::of(&bursar).request(origin.address, Request::post("/")).await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem().as_str()),
+        (502, "upstream-broken")
+    );
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "a POST is not sent twice");
+}

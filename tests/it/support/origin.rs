@@ -257,10 +257,12 @@ where
     let io = TokioIo::new(stream);
     if h2 {
         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .max_header_list_size(1 << 20)
             .serve_connection(io, service)
             .await;
     } else {
         let _ = hyper::server::conn::http1::Builder::new()
+            .max_headers(512)
             .serve_connection(io, service)
             .with_upgrades()
             .await;
