@@ -156,7 +156,9 @@ impl Purchase {
             }
             error => {
                 tracing::error!(%error, "payment not recorded, nothing signed");
-                let detail = format!("{error}. Nothing was paid; requests that cost nothing go through.");
+                let detail = format!(
+                    "The payment could not be recorded: {error}. Nothing was paid; requests that cost nothing go through."
+                );
                 Problem::new(Code::StoreUnavailable, detail)
                     .retryable(true)
                     .retry_after(STORE_RETRY)
@@ -181,7 +183,7 @@ impl Purchase {
             .as_ref()
             .ok_or_else(|| refuse("There is no wallet key.".into()))?;
         pay::pay(wallet, reservation, &self.intent.offer.echo)
-            .map_err(|error| refuse(format!("{error}. Nothing was paid.")))
+            .map_err(|error| refuse(format!("The payment could not be signed: {error}. Nothing was paid.")))
     }
 
     /// Once. While the agent waits, the site has its ordinary time; once the agent is gone, `settle_wait`.
@@ -237,7 +239,7 @@ impl Purchase {
         self.log(rid, 0, &outcome);
         self.record(rid, outcome).await;
         let detail = format!(
-            "{}. Payment {rid} may have been taken and stays counted. Trying again would be a new purchase; \
+            "After payment, {}. Payment {rid} may have been taken and stays counted. Trying again would be a new purchase; \
              `bursar payments show {rid}` tells what is known.",
             error.into_error()
         );

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod answers;
 mod crash;
 mod first_purchase;
 mod hostile;
