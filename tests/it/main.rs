@@ -3,6 +3,7 @@
 mod support;
 
 mod answers;
+mod canary;
 mod crash;
 mod first_purchase;
 mod hostile;
