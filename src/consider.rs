@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use http::request::Parts;
+use http::{Method, Response};
 
 use crate::agents::AgentName;
 use crate::answer::{Code, Problem};
@@ -15,7 +15,7 @@ use crate::challenge::{self, Challenge, Found, Offer, Payer, Why};
 use crate::decode::{self, Coding};
 use crate::ledger::Denial;
 use crate::money::MicroUsd;
-use crate::policy::{self, Approvals, Decision, Limits, Plan, Purchase, Refusal};
+use crate::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal};
 use crate::proxy::Proxy;
 use crate::upstream::{Origin, Scheme};
 
@@ -38,6 +38,8 @@ pub struct Intent {
     pub plan: Plan,
     pub limits: Arc<Limits>,
     pub policy_gen: u64,
+    /// All that could be paid, should it have to be decided again.
+    offers: Vec<Offer>,
 }
 
 pub async fn course(
@@ -70,7 +72,7 @@ pub async fn course(
         Ok(challenge) => challenge,
         Err(why) => return Course::PassOn(why.code()),
     };
-    let (limits, policy_gen) = proxy.rules.current();
+    let (limits, _) = proxy.rules.current();
     let host = &origin.authority.host;
     let payer = Payer {
         address: wallet.address(),
@@ -79,14 +81,30 @@ pub async fn course(
         resource_hosts: limits.resource_hosts(host.as_str()),
         zero_amount: limits.zero_amount(),
     };
-    let mut offers = match payable(challenge, &payer) {
-        Ok(offers) => offers,
-        Err(why) => return Course::PassOn(why.code()),
-    };
+    match payable(challenge, &payer) {
+        Ok(offers) => decide(proxy, agent, origin, &request.method, offers),
+        Err(why) => Course::PassOn(why.code()),
+    }
+}
+
+/// Asks the limits once more if others are in force by now, or if a window has ended: an upload can be drawn out for as
+/// long as an agent likes, and must not save up what was allowed when it began.
+pub fn decide_again(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, intent: Intent) -> Course {
+    let now = proxy.clock.now();
+    let same_limits = proxy.rules.current().1 == intent.policy_gen;
+    let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
+    if same_limits && !intent.plan.charges.iter().any(has_ended) {
+        return Course::Buy(Box::new(intent));
+    }
+    decide(proxy, agent, origin, method, intent.offers)
+}
+
+fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, offers: Vec<Offer>) -> Course {
+    let (limits, policy_gen) = proxy.rules.current();
     let purchase = Purchase {
         agent: agent.as_str(),
-        merchant: host.as_str(),
-        method: &request.method,
+        merchant: origin.authority.host.as_str(),
+        method,
         now: proxy.clock.now(),
         approvals: Approvals::None,
     };
@@ -99,15 +117,17 @@ pub async fn course(
             Course::Refuse(Problem::refused(&refusal))
         }
         Decision::Pay(plan) => {
-            let offer = offers.swap_remove(plan.offer);
+            let offer = offers[plan.offer].clone();
             if !proxy.balances.may_cover(offer.asset, offer.amount) {
-                return Course::Refuse(wallet_insufficient(proxy, agent, plan.group.as_deref(), origin, &offer));
+                let group = plan.group.as_deref();
+                return Course::Refuse(wallet_insufficient(proxy, agent, group, origin, &offer));
             }
             Course::Buy(Box::new(Intent {
                 offer,
                 plan,
                 limits,
                 policy_gen,
+                offers,
             }))
         }
     }

@@ -107,6 +107,12 @@ async fn exchange(
         Err(NotReplayable::TooLarge) => return Ok(unpaid(agent, response, "body-too-large-to-replay")),
         Err(NotReplayable::Broken) => return Ok(unpaid(agent, response, "body-broken-off")),
     };
+    // The upload may have taken long, and what was decided before it was decided for that moment.
+    let intent = match consider::decide_again(proxy, agent, lane.origin(), &head.method, *intent) {
+        Course::PassOn(why) => return Ok(unpaid(agent, response, why)),
+        Course::Refuse(problem) => return Err(problem),
+        Course::Buy(intent) => intent,
+    };
     purchase::run(proxy, lane, &head, replay, *intent, response).await
 }
 

@@ -102,7 +102,7 @@ impl Presentation {
         self.log(0, &outcome);
         self.record(outcome).await;
         let detail = format!(
-            "{}. Payment {rid} may have been taken and stays counted. The same request again presents the same payment \
+            "After payment, {}. Payment {rid} may have been taken and stays counted. The same request again presents the same payment \
              while it is valid; `bursar payments show {rid}` tells what is known.",
             error.into_error()
         );

@@ -173,7 +173,9 @@ impl Purchase {
             }
             error => {
                 tracing::error!(%error, "payment not recorded, nothing signed");
-                let detail = format!("{error}. Nothing was paid; requests that cost nothing go through.");
+                let detail = format!(
+                    "The payment could not be recorded: {error}. Nothing was paid; requests that cost nothing go through."
+                );
                 Problem::new(Code::StoreUnavailable, detail)
                     .retryable(true)
                     .retry_after(STORE_RETRY)
@@ -196,7 +198,7 @@ impl Purchase {
             .as_ref()
             .ok_or_else(|| refuse("There is no wallet key.".into()))?;
         pay::pay(wallet, reservation, &self.intent.offer.echo)
-            .map_err(|error| refuse(format!("{error}. Nothing was paid.")))
+            .map_err(|error| refuse(format!("The payment could not be signed: {error}. Nothing was paid.")))
     }
 }
 

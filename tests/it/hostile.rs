@@ -333,6 +333,9 @@ fn lost(bursar: &Bursar, page: &crate::support::agent::Page) {
     assert_eq!(page.json()["payment"], payment["id"]);
     // The same request again presents the same payment.
     assert_eq!(page.json()["retryable"], true);
+    let detail = page.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("After payment, "), "{detail}");
+    assert!(detail.contains("may have been taken and stays counted"), "{detail}");
     assert_eq!(payment["state"], "unknown");
 }
 

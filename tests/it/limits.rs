@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http_body_util::Full;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::support::agent::{Agent, Connection};
 use crate::support::bursar::{Bursar, eventually, setup};
-use crate::support::origin::{Origin, Speaks, answer, certificate};
+use crate::support::origin::{Origin, Speaks, answer, certificate, read_request};
 use crate::support::seller::{self, PAYEE, challenge, requirement, v2};
 
 /// Sells everything for one cent, and more dearly where the path says for how many atoms.
@@ -366,6 +368,59 @@ async fn a_changed_file_takes_effect_and_a_broken_one_changes_nothing() {
         .filter(|entry| entry["ev"] == "policy.load")
         .collect();
     assert_eq!(loads.len(), 3);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_drawn_out_does_not_save_up_what_was_allowed_when_it_began() {
+    let (decided, mut was_decided) = mpsc::unbounded_channel();
+    let origin = Origin::raw(move |mut stream, _| {
+        let decided = decided.clone();
+        async move {
+            while let Some(request) = read_request(&mut stream).await {
+                let challenge = seller::encoded(&challenge("/", &[requirement("10000")]));
+                let head = match request.payment() {
+                    Some(_) => format!("HTTP/1.1 200 OK\r\nx-bought: {}\r\n", request.head.len()),
+                    None => format!("HTTP/1.1 402 Pay\r\npayment-required: {challenge}\r\n"),
+                };
+                let answer = format!("{head}content-length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                if request.head.contains("transfer-encoding: chunked") {
+                    // Once it is decided to pay, the first sending ends: the rest is kept for the second one.
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                    decided.send(()).unwrap();
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    let mut upload = agent.tls(origin.address, "localhost", &["http/1.1"]).await.unwrap();
+    let head = format!(
+        "POST /slow HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
+        origin.address.port()
+    );
+    upload.write_all(head.as_bytes()).await.unwrap();
+    upload.flush().await.unwrap();
+    was_decided.recv().await.unwrap();
+
+    bursar
+        .home
+        .write_limits("[agents.research]\ntotal = \"9.00\"\npaused = true\n");
+    let began = Instant::now();
+    while agent.get(origin.address, "/").await.status == 200 {
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
+    let bought = bursar.payments().len();
+    upload.write_all(b"1\r\nb\r\n0\r\n\r\n").await.unwrap();
+    upload.flush().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = upload.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.contains("urn:bursar:problem:paused"), "{answer}");
+    assert_eq!(bursar.payments().len(), bought);
 }
 
 /// A node of Base Sepolia where the wallet holds `balance` atoms of anything.

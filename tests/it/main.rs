@@ -12,6 +12,8 @@ mod tls;
 mod uploads;
 
 // Money.
+mod answers;
+mod canary;
 mod chain;
 mod crash;
 mod first_purchase;
