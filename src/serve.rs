@@ -182,10 +182,6 @@ impl Running {
         &self.proxy.ledger
     }
 
-    pub fn wallet_address(&self) -> Option<alloy_primitives::Address> {
-        self.proxy.wallet.as_ref().map(Wallet::address)
-    }
-
     /// No new connections; what runs gets its bound (Ruling 65): payments that are sent `settle_wait`, streams `drain`.
     pub async fn stop(self) {
         self.proxy.stop.cancel();

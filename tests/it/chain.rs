@@ -33,6 +33,14 @@ fn assert_one_cent_moved(buyer: &Buyer, lab: &Lab) -> Value {
     assert_eq!(payments[0]["by"], "merchant");
     assert_eq!(payments[0]["amount"], "10000");
     assert_eq!(payments[0]["amount_decimal"], "0.01");
+
+    // The books name the authorization that the facilitator cashed.
+    let seen = lab.seen(&lab.facilitator);
+    let cashed = seen["settlements"].as_array().unwrap().iter();
+    let cashed: Vec<&Value> = cashed.filter(|settlement| settlement["transaction"] == tx).collect();
+    assert_eq!(cashed.len(), 1, "{seen}");
+    assert_eq!(cashed[0]["nonce"], payments[0]["nonce"]);
+    assert_eq!(cashed[0]["from"], buyer.wallet.as_str());
     payments[0].clone()
 }
 
