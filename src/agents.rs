@@ -190,6 +190,7 @@ impl Registry {
     }
 
     fn lock(&self) -> Result<File, HomeError> {
+        self.home.create_run()?;
         let path = self.home.agents_lock();
         OpenOptions::new()
             .write(true)

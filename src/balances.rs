@@ -49,13 +49,20 @@ impl Balances {
         owner: Address,
         stop: CancellationToken,
     ) {
-        let nodes = checked(nodes, &tls).await;
+        tokio::select! {
+            // A node that does not answer must not hold up the end.
+            () = stop.cancelled() => {}
+            () = self.look_for_ever(nodes, &tls, owner) => {}
+        }
+    }
+
+    async fn look_for_ever(&self, nodes: BTreeMap<Network, Vec<Node>>, tls: &UpstreamTls, owner: Address) {
+        let nodes = checked(nodes, tls).await;
         loop {
             for (network, nodes) in &nodes {
-                self.look(*network, nodes, &tls, owner).await;
+                self.look(*network, nodes, tls, owner).await;
             }
             tokio::select! {
-                () = stop.cancelled() => return,
                 () = sleep(EVERY) => {}
                 () = async { self.0.again.notified().await; sleep(AT_MOST_EVERY).await } => {}
             }

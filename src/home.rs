@@ -134,20 +134,16 @@ impl Home {
 
     /// Makes D and its folders, 0700 each; those that exist are left as they are.
     pub fn create(&self) -> Result<(), HomeError> {
-        for folder in [
-            self.root.clone(),
-            self.audit(),
-            self.index(),
-            self.private(),
-            self.run(),
-        ] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder)
-                .map_err(|source| failed("create", &folder, source))?;
+        for folder in [self.root.clone(), self.audit(), self.index(), self.private()] {
+            make_folder(&folder)?;
         }
-        Ok(())
+        self.create_run()
+    }
+
+    /// Makes `run` again if it is gone: what lies there belongs to running processes only, so copies of D and clean-up jobs
+    /// leave it out.
+    pub fn create_run(&self) -> Result<(), HomeError> {
+        make_folder(&self.run())
     }
 
     pub fn require_initialised(&self) -> Result<(), HomeError> {
@@ -158,6 +154,14 @@ impl Home {
             root: self.root.clone(),
         })
     }
+}
+
+fn make_folder(folder: &Path) -> Result<(), HomeError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| failed("create", folder, source))
 }
 
 /// Replaces `path` with `content` so that a reader, or a crash at any step, sees the old file or the new one, whole.

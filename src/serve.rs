@@ -99,6 +99,7 @@ pub struct Running {
 /// Starts a proxy on the data directory. It accepts when this returns.
 pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
+    home.create_run()?;
     let config = Config::load(home.root())?;
     let (rules, loaded) = Rules::load(home)?;
     let logins = Logins::new(Roster::load(home)?);

@@ -13,6 +13,7 @@ use crate::tls::authority::Authority;
 pub enum Ca {
     /// Show the certificate's fingerprint and end
     Show {
+        /// One JSON object
         #[arg(long)]
         json: bool,
     },

@@ -23,7 +23,7 @@ const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
 #[derive(Args)]
 pub struct Env {
     /// The agent whose budget counts
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     agent: String,
     #[arg(long, value_enum, default_value = "sh")]
     format: Format,
@@ -35,9 +35,9 @@ pub enum Format {
     Sh,
     /// `NAME=value`, for env files
     Dotenv,
-    /// `--env` arguments and the CA folder as a volume
+    /// `--env` arguments, and `--volume` for the two CA files
     Docker,
-    /// The `env:` list of a container
+    /// the `env:` list of a container
     K8s,
     /// `set -gx NAME 'value'`
     Fish,

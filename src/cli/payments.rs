@@ -32,22 +32,24 @@ pub struct List {
     #[arg(long)]
     refused: bool,
     /// Only those made since then: 2026-11-20, or 2026-11-20T08:00:00Z
-    #[arg(long, value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
     /// Only this agent's
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     agent: Option<String>,
     /// Only those in this state: held, armed, settled, unknown, released, expired
     #[arg(long)]
     state: Option<String>,
     /// Only the newest so many
-    #[arg(long)]
+    #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
 }
 
 #[derive(Args)]
 pub struct Show {
+    /// As `payments list` shows it
     id: String,
+    /// One JSON object
     #[arg(long)]
     json: bool,
 }
@@ -55,6 +57,7 @@ pub struct Show {
 #[derive(Args)]
 #[command(group(ArgGroup::new("word").required(true)))]
 pub struct Resolve {
+    /// As `payments list` shows it
     id: String,
     /// It was paid: it counts for ever
     #[arg(long, group = "word")]

@@ -1,5 +1,7 @@
 //! `bursar serve`: what it says, and what keeps it from starting.
 
+use std::time::{Duration, Instant};
+
 use super::{DONE, NEGATIVE, UNAVAILABLE, USAGE, done, fails, mode};
 use crate::support::bursar::{WALLET, setup};
 
@@ -79,6 +81,33 @@ fn a_path_that_is_too_long_for_a_socket_is_named() {
         NEGATIVE,
         &["admin.sock", "at most 107 bytes", "shorter path"],
     );
+}
+
+#[test]
+fn a_run_folder_that_was_cleaned_away_comes_back() {
+    let home = setup().home();
+    let run = home.path().join("run");
+    std::fs::remove_dir_all(&run).unwrap();
+    done(home.path(), &["agents", "add", "writer"]);
+    std::fs::remove_dir_all(&run).unwrap();
+    let mut bursar = home.serve();
+    assert_eq!(mode(&run), 0o700);
+    assert_eq!(bursar.stop(), DONE);
+}
+
+#[test]
+fn a_node_that_never_answers_does_not_hold_up_the_end() {
+    // Connections are taken by the kernel; nobody reads them.
+    let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let rpc = format!(
+        "[networks.\"eip155:84532\"]\nrpc = [\"http://{}\"]\n",
+        node.local_addr().unwrap()
+    );
+    let mut bursar = setup().config(&rpc).start();
+    let _asked = node.accept().unwrap();
+    let began = Instant::now();
+    assert_eq!(bursar.stop(), DONE);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[test]

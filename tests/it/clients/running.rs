@@ -5,9 +5,34 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{bare, printed, ran, run, text};
+use super::{bare, printed, ran, run, shop, text};
 use crate::support::agent::Agent;
 use crate::support::bursar::{Home, bin, bursar, setup};
+
+/// A server on every address is reached by loopback.
+#[tokio::test]
+async fn a_child_finds_a_server_that_listens_everywhere() {
+    let origin = shop().await;
+    let home = setup().trust(&origin.ca_pem).proxy("allow_plain = true\n").home();
+    let path = home.path().join("bursar.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        config.replace("listen = \"127.0.0.1:0\"", "listen = \"0.0.0.0:0\""),
+    )
+    .unwrap();
+    let bursar = home.serve();
+    assert!(bursar.address.ip().is_unspecified());
+    let command = run(bursar.path(), &["sh", "-c", "printf %s \"$HTTPS_PROXY\""]);
+    let output = tokio::task::spawn_blocking(move || ran(command)).await.unwrap();
+    let address = text(&output.stdout).rsplit_once('@').unwrap().1;
+    assert_eq!(address, format!("127.0.0.1:{}", bursar.address.port()));
+    let agent = Agent {
+        proxy: address.parse().unwrap(),
+        ..Agent::of(&bursar)
+    };
+    assert_eq!(agent.get(origin.address, "/goods").await.status, 200);
+}
 
 #[test]
 fn the_exit_code_is_the_childs() {
