@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -14,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::sleep;
 
 use crate::home::Home;
 use crate::ledger::{Resolution, Rid};
@@ -84,7 +86,15 @@ pub async fn serve(proxy: Arc<Proxy>, listener: UnixListener) {
             () = proxy.stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else { continue };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Most likely no file descriptors; asking again at once would only burn time.
+                tracing::warn!(%error, "cannot accept an admin connection");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         // The file's mode says so already; a socket that was handed on says who really asks.
         let ours = rustix::process::geteuid().as_raw();
         if stream

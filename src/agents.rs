@@ -81,6 +81,8 @@ pub enum AgentsError {
     Exists(AgentName),
     #[error("no agent is named {0}; add it with: bursar agents add {0}")]
     Unknown(AgentName),
+    #[error("{0} is revoked; let it in again with: bursar agents rotate {0}")]
+    Revoked(AgentName),
     #[error("{path} is damaged: {why}", path = path.display())]
     Damaged { path: PathBuf, why: String },
     #[error("the operating system gave no random bytes: {0}")]
@@ -140,7 +142,7 @@ impl Registry {
         })
     }
 
-    /// One more token, beside those that exist. `run` gives it back with [`Registry::forget`]; `expires` is what ends
+    /// One more token, beside the agent's own. `run` gives it back with [`Registry::forget`]; `expires` is what ends
     /// it when `run` was killed.
     pub fn mint_temporary(
         &self,
@@ -151,6 +153,10 @@ impl Registry {
     ) -> Result<IssuedToken, AgentsError> {
         self.change(now, |agents| {
             let agent = find(agents, name)?;
+            // A revoked agent has no token at all; `run` must not be the way back in.
+            if !agent.tokens.iter().any(|token| token.purpose == Purpose::Own) {
+                return Err(AgentsError::Revoked(name.clone()));
+            }
             let (issued, token) = issue(name, purpose, now, Some(expires))?;
             agent.tokens.push(token);
             Ok(issued)
@@ -184,6 +190,7 @@ impl Registry {
     }
 
     fn lock(&self) -> Result<File, HomeError> {
+        self.home.create_run()?;
         let path = self.home.agents_lock();
         OpenOptions::new()
             .write(true)

@@ -41,7 +41,7 @@ impl Balances {
         self.0.again.notify_one();
     }
 
-    /// Looks until `stop`, which does not wait for a node that is being asked.
+    /// Looks until `stop`.
     pub async fn watch(
         self,
         nodes: BTreeMap<Network, Vec<Node>>,
@@ -50,6 +50,7 @@ impl Balances {
         stop: CancellationToken,
     ) {
         tokio::select! {
+            // A node that does not answer must not hold up the end.
             () = stop.cancelled() => {}
             () = self.look_for_ever(nodes, &tls, owner) => {}
         }

@@ -138,16 +138,16 @@ impl Home {
 
     /// Makes D and its folders, 0700 each; those that exist are left as they are.
     pub fn create(&self) -> Result<(), HomeError> {
-        for folder in [
-            self.root.clone(),
-            self.audit(),
-            self.index(),
-            self.private(),
-            self.run(),
-        ] {
+        for folder in [self.root.clone(), self.audit(), self.index(), self.private()] {
             create_folder(&folder)?;
         }
-        Ok(())
+        self.create_run()
+    }
+
+    /// Makes `run` again if it is gone: what lies there belongs to running processes only, so copies of D and clean-up jobs
+    /// leave it out.
+    pub fn create_run(&self) -> Result<(), HomeError> {
+        create_folder(&self.run())
     }
 
     pub fn require_initialised(&self) -> Result<(), HomeError> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::{SolCall, sol};
-use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -76,11 +78,7 @@ impl Node {
 
     /// Without path and query: providers put their keys there.
     pub fn shown(&self) -> String {
-        format!(
-            "{}://{}",
-            self.0.scheme_str().unwrap_or_default(),
-            self.0.authority().map_or("", |a| a.as_str())
-        )
+        format!("{}://{}", self.0.scheme_str().unwrap_or_default(), self.host_and_port())
     }
 
     /// Proves that the node serves the network it is named for.
@@ -154,8 +152,12 @@ impl Node {
         let mut request = Request::new(Full::<hyper::body::Bytes>::from(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = path.parse()?;
-        let authority = self.0.authority().map_or("", |authority| authority.as_str());
-        request.headers_mut().insert(HOST, HeaderValue::try_from(authority)?);
+        request
+            .headers_mut()
+            .insert(HOST, HeaderValue::try_from(self.host_and_port())?);
+        if let Some(credential) = self.credential() {
+            request.headers_mut().insert(AUTHORIZATION, credential);
+        }
         request
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -164,9 +166,46 @@ impl Node {
         Ok(answer.to_bytes().to_vec())
     }
 
+    fn host_and_port(&self) -> String {
+        let host = self.0.host().unwrap_or_default();
+        self.0
+            .port()
+            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+
+    /// `user:password@` of the URL as `Basic` (RFC 7617).
+    fn credential(&self) -> Option<HeaderValue> {
+        let (user_information, _) = self.0.authority()?.as_str().rsplit_once('@')?;
+        let encoded = STANDARD.encode(percent_decoded(user_information));
+        let mut value = HeaderValue::try_from(format!("Basic {encoded}")).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
     fn odd(&self) -> RpcError {
         RpcError::Answer { node: self.shown() }
     }
+}
+
+/// RFC 3986 §2.1; what is no escape stays as it is.
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escape = text.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        match escape.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            None => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    decoded
 }
 
 #[cfg(test)]
@@ -177,5 +216,10 @@ mod tests {
     fn a_node_is_shown_without_its_key() {
         let node = Node::new("https://mainnet.example.org/v3/secret?key=1".parse().unwrap());
         assert_eq!(node.shown(), "https://mainnet.example.org");
+        let node = Node::new("http://user:s%40cret@[::1]:8545/".parse().unwrap());
+        assert_eq!(node.shown(), "http://[::1]:8545");
+        // `user:s@cret`
+        assert_eq!(node.credential().unwrap(), "Basic dXNlcjpzQGNyZXQ=");
+        assert!(Node::new("http://[::1]:8545/".parse().unwrap()).credential().is_none());
     }
 }

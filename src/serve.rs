@@ -105,6 +105,7 @@ pub struct Running {
 /// Starts a proxy on the data directory. It accepts when this returns.
 pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
+    home.create_run()?;
     let config = Config::load(home.root())?;
     let (rules, loaded) = Rules::load(home)?;
     let logins = Logins::new(Roster::load(home)?);
@@ -194,10 +195,6 @@ impl Running {
 
     pub fn ledger(&self) -> &Ledger {
         &self.proxy.ledger
-    }
-
-    pub fn wallet_address(&self) -> Option<alloy_primitives::Address> {
-        self.proxy.wallet.as_ref().map(Wallet::address)
     }
 
     /// No new connections; what runs gets its bound (Ruling 65): payments that are sent `settle_wait`, streams `drain`.
@@ -314,7 +311,16 @@ fn wallet(config: &Config, home: &Home) -> Result<Option<Wallet>, StartError> {
             tracing::warn!("no [wallet.evm] in bursar.toml: nothing can be paid, 402 answers are passed on");
             Ok(None)
         }
-        Some(key) => Ok(Some(open_wallet(key, home)?)),
+        Some(key) => {
+            let wallet = open_wallet(key, home)?;
+            if config.networks.is_empty() {
+                tracing::warn!("no [networks] in bursar.toml: nothing can be paid, 402 answers are passed on");
+            } else {
+                let networks: Vec<String> = config.networks.keys().map(ToString::to_string).collect();
+                tracing::info!(wallet = %wallet.address(), networks = networks.join(","), "ready to pay");
+            }
+            Ok(Some(wallet))
+        }
     }
 }
 
@@ -336,11 +342,20 @@ async fn doubts(home: &Home, ledger: &Ledger, clock: &SharedClock) -> Result<Dou
 /// Reads the key from where bursar.toml says it is.
 pub fn open_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
     match key {
-        WalletKey::Hex(source) => Ok(Wallet::from_hex(source.read(home.root())?.expose_secret())?),
+        WalletKey::Hex(source) => {
+            let key = source.read(home.root())?;
+            Wallet::from_hex(key.expose_secret()).map_err(|error| OpenWalletError::Key {
+                source_name: source.to_string(),
+                error,
+            })
+        }
         WalletKey::Keystore { path, password } => {
             let json = home::read_secret(path)?;
             let password = password.read(home.root())?;
-            Ok(Wallet::from_keystore(&json, password.expose_secret())?)
+            Wallet::from_keystore(&json, password.expose_secret()).map_err(|error| OpenWalletError::Key {
+                source_name: format!("keystore:{}", path.display()),
+                error,
+            })
         }
     }
 }
@@ -352,8 +367,8 @@ pub enum OpenWalletError {
     Source(#[from] SecretError),
     #[error(transparent)]
     File(#[from] HomeError),
-    #[error(transparent)]
-    Key(#[from] WalletError),
+    #[error("{source_name}: {error}")]
+    Key { source_name: String, error: WalletError },
 }
 
 pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {

@@ -65,6 +65,10 @@ fn add_rotate_revoke() {
 
     registry.revoke(&name("research"), at(3)).unwrap();
     assert!(registry.list().unwrap()[0].tokens.is_empty());
+    assert!(matches!(
+        registry.mint_temporary(&name("research"), Purpose::Run, at(9), at(4)),
+        Err(AgentsError::Revoked(_))
+    ));
     for unknown in [
         registry.rotate(&name("other"), at(4)).err(),
         registry.revoke(&name("other"), at(4)).err(),

@@ -15,7 +15,7 @@ use crate::home::Home;
 pub enum Agents {
     /// Let an agent in; prints its token, once, on stdout
     Add(Name),
-    /// List agents and how many tokens each has; `--json` says when they end
+    /// List agents and when their tokens end; tokens themselves are stored as hashes
     List {
         /// One JSON object per line
         #[arg(long)]
@@ -29,7 +29,7 @@ pub enum Agents {
 
 #[derive(Args)]
 pub struct Name {
-    /// Lower-case letters, digits, `_`, `.` and `-`; what limits.toml calls the agent
+    /// The agent: lower-case letters, digits, `-`, `_` and `.`
     name: String,
 }
 
@@ -94,15 +94,14 @@ fn list(registry: &Registry, as_json: bool, now: Timestamp) -> Result<(), Failur
                 json!({ "name": agent.name.as_str(), "id": agent.id, "created": agent.created, "tokens": tokens })
             )?;
         } else {
-            let tokens = match live.len() {
-                0 => "revoked".to_owned(),
-                1 => "1 token".to_owned(),
-                many => format!("{many} tokens"),
-            };
+            let state = if live.is_empty() { "revoked" } else { "active" };
+            let ends: Vec<_> = live.iter().filter_map(|token| token.expires).collect();
+            let temporary = ends.iter().max().map_or_else(String::new, |last| {
+                format!(", temporary tokens: {}, the last ends {}", ends.len(), day(*last))
+            });
             say!(
-                "{:<24} {:<10} since {}",
+                "{:<24} {state:<8} since {}{temporary}",
                 agent.name.as_str(),
-                tokens,
                 day(agent.created)
             )?;
         }

@@ -23,9 +23,8 @@ const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
 #[derive(Args)]
 pub struct Env {
     /// The agent whose budget counts
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     agent: String,
-    /// Who is to read the variables
     #[arg(long, value_enum, default_value = "sh")]
     format: Format,
 }
@@ -36,9 +35,9 @@ pub enum Format {
     Sh,
     /// `NAME=value`, for env files
     Dotenv,
-    /// `--volume` and `--env` arguments of `docker run`
+    /// `--env` arguments, and `--volume` for the two CA files
     Docker,
-    /// The `env:` list of a container
+    /// the `env:` list of a container
     K8s,
     /// `set -gx NAME 'value'`
     Fish,
@@ -68,8 +67,9 @@ impl Env {
 pub fn server_address(home: &Home) -> Result<Listen, Failure> {
     let no_server = || {
         Failure::unavailable(format!(
-            "no server runs on {dir}; start it with: bursar serve --dir {dir}",
-            dir = home.root().display()
+            "no server runs on {}; start it with: bursar serve --dir {}",
+            home.root().display(),
+            sh_word(&home.root().display().to_string())
         ))
     };
     let scheme = if Config::load(home.root())?.proxy.tls.is_some() {
@@ -282,6 +282,16 @@ impl Format {
     }
 }
 
+/// A word of a command to copy: quoted only where it must be.
+pub fn sh_word(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,".contains(c);
+    if !value.is_empty() && value.chars().all(plain) {
+        value.to_owned()
+    } else {
+        sh_quote(value)
+    }
+}
+
 fn sh_quote(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
 }
@@ -313,6 +323,7 @@ mod tests {
     #[test]
     fn quoting_keeps_the_value() {
         assert_eq!(sh_quote("a'b"), r"'a'\''b'");
+        assert_eq!((sh_word("/d/a-1"), sh_word("a b")), ("/d/a-1".into(), "'a b'".into()));
         assert_eq!(fish_quote(r"a'\b"), r"'a\'\\b'");
         assert_eq!(dotenv_quote("http://a:b@c:1"), "http://a:b@c:1");
         assert_eq!(dotenv_quote("a b$c`"), r#""a b\$c\`""#);

@@ -4,6 +4,7 @@ use clap::Args;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
+use super::environment::sh_word;
 use super::output::say;
 use super::{Exit, Failure};
 use crate::clock;
@@ -37,13 +38,17 @@ impl Init {
             say!("  Fund it with USDC on a network that you name under [networks] in bursar.toml.")?;
         }
         say!()?;
+        let word = sh_word(&home.root().display().to_string());
+        let missing = match made.wallet {
+            Some(_) => "[networks], on which chains to pay",
+            None => "[wallet.evm] and [networks], with which key and on which chains to pay",
+        };
         say!("Next:")?;
-        say!("  bursar agents add research --dir {dir}     # prints the agent's token, once")?;
-        say!(
-            "  edit {dir}/limits.toml                     # what each agent may spend; so far nobody may spend anything"
-        )?;
-        say!("  bursar serve --dir {dir}")?;
-        say!("  bursar run --dir {dir} --agent research -- curl https://example.com/")?;
+        say!("  edit {dir}/bursar.toml: {missing}; so far nothing can be paid")?;
+        say!("  edit {dir}/limits.toml: what each agent may spend; so far nobody may spend anything")?;
+        say!("  bursar agents add research --dir {word}     # prints the agent's token, once")?;
+        say!("  bursar serve --dir {word}")?;
+        say!("  bursar run --dir {word} --agent research -- curl https://example.com/")?;
         Ok(Exit::Done)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned, civil};
 
@@ -31,23 +31,23 @@ pub struct List {
     /// Also what was refused
     #[arg(long)]
     refused: bool,
-    /// Only those made since then: 2026-11-20 (UTC), or 2026-11-20T08:00:00Z
-    #[arg(long, value_parser = moment)]
+    /// Only those made since then: 2026-11-20, or 2026-11-20T08:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
     /// Only this agent's
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     agent: Option<String>,
-    /// Only payments in this state: held, armed, settled, unknown, released, expired
+    /// Only those in this state: held, armed, settled, unknown, released, expired
     #[arg(long)]
     state: Option<String>,
     /// Only the newest so many
-    #[arg(long)]
+    #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
 }
 
 #[derive(Args)]
 pub struct Show {
-    /// As `payments list` and `Bursar-Payment` give it
+    /// As `payments list` shows it
     id: String,
     /// One JSON object
     #[arg(long)]
@@ -55,16 +55,17 @@ pub struct Show {
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("word").required(true)))]
 pub struct Resolve {
-    /// As `payments list` and `Bursar-Payment` give it
+    /// As `payments list` shows it
     id: String,
     /// It was paid: it counts for ever
-    #[arg(long, conflicts_with = "expired", required_unless_present = "expired")]
+    #[arg(long, group = "word")]
     settled: bool,
     /// It can never be cashed: it counts no more
-    #[arg(long)]
+    #[arg(long, group = "word")]
     expired: bool,
-    /// How you know; it is kept in the books
+    /// How you know
     #[arg(long, value_name = "TEXT")]
     why: String,
 }
@@ -88,7 +89,7 @@ impl List {
             && !STATES.contains(&state.as_str())
         {
             return Err(Failure::usage(format!(
-                "--state {state}: there are {}",
+                "--state {state}: the states are {}",
                 STATES.join(", ")
             )));
         }
@@ -147,10 +148,7 @@ struct Tagged<'a> {
 impl Show {
     fn run(self, home: &Home) -> Result<Exit, Failure> {
         let rid = parse_id(&self.id)?;
-        let payment = read(home)?.payments.into_iter().find(|payment| payment.id == rid);
-        let payment = payment.ok_or_else(|| {
-            Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all"))
-        })?;
+        let payment = find(home, rid)?;
         if self.json {
             print_json(&payment)?;
         } else {
@@ -166,6 +164,7 @@ impl Resolve {
         if self.why.trim().is_empty() {
             return Err(Failure::usage("--why is empty; say how you know, the books keep it"));
         }
+        self.look(home, rid)?;
         let word = if self.settled { Word::Settled } else { Word::Expired };
         let who = format!("uid:{}", rustix::process::getuid().as_raw());
         let question = admin::Resolve {
@@ -191,6 +190,31 @@ impl Resolve {
     }
 }
 
+impl Resolve {
+    /// What the books say before they are asked to change: a clearer answer than the ledger's, which knows open payments
+    /// only.
+    fn look(&self, home: &Home, rid: Rid) -> Result<(), Failure> {
+        let payment = find(home, rid)?;
+        let (state, reason) = (payment.state, payment.reason.as_deref());
+        if state.is_final() {
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            return Err(Failure::negative(format!(
+                "{rid} is {state}{reason} already; only payments in doubt can be resolved"
+            )));
+        }
+        if self.expired
+            && let Some(deadline) = payment.valid_before
+            && Timestamp::now() < deadline
+        {
+            eprintln!(
+                "bursar: whoever has this payment's credential can cash it until {}, whatever the books say.",
+                deadline.strftime("%Y-%m-%d %H:%M:%S UTC")
+            );
+        }
+        Ok(())
+    }
+}
+
 /// No server runs: takes the directory's lock and writes the entry itself (Ruling 57).
 async fn resolve_offline(home: &Home, rid: Rid, word: Word, who: String, why: String) -> Result<(), Failure> {
     let options = Options::new(std::sync::Arc::new(SystemClock));
@@ -202,6 +226,11 @@ async fn resolve_offline(home: &Home, rid: Rid, word: Word, who: String, why: St
 
 fn read(home: &Home) -> Result<Books, Failure> {
     read_payments(home.root()).map_err(|error| Failure::negative(error.to_string()))
+}
+
+fn find(home: &Home, rid: Rid) -> Result<PaymentRecord, Failure> {
+    let payment = read(home)?.payments.into_iter().find(|payment| payment.id == rid);
+    payment.ok_or_else(|| Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all")))
 }
 
 fn parse_id(text: &str) -> Result<Rid, Failure> {

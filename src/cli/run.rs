@@ -28,7 +28,7 @@ const NODE_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Args)]
 pub struct Run {
     /// The agent whose budget counts
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     agent: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]

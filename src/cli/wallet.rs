@@ -37,13 +37,17 @@ impl WalletCommand {
                 home.config().display()
             )));
         };
-        let wallet = serve::open_wallet(settings, home).map_err(|error| Failure::usage(error.to_string()))?;
+        let wallet = serve::open_wallet(settings, home)
+            .map_err(|error| Failure::usage(format!("[wallet.evm] in {}: {error}", home.config().display())))?;
         let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
         if !as_json {
             say!("{}", wallet.address())?;
         }
         if config.networks.is_empty() {
-            eprintln!("bursar.toml names no network, so nothing can be paid; see [networks].");
+            eprintln!(
+                "{} names no network, so nothing can be paid; add one under [networks].",
+                home.config().display()
+            );
         }
         for (network, urls) in &config.networks {
             for asset in assets::assets_of(*network).filter(|asset| asset.eip3009) {

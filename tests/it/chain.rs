@@ -33,6 +33,14 @@ fn assert_one_cent_moved(buyer: &Buyer, lab: &Lab) -> Value {
     assert_eq!(payments[0]["by"], "merchant");
     assert_eq!(payments[0]["amount"], "10000");
     assert_eq!(payments[0]["amount_decimal"], "0.01");
+
+    // The books name the authorization that the facilitator cashed.
+    let seen = lab.seen(&lab.facilitator);
+    let cashed = seen["settlements"].as_array().unwrap().iter();
+    let cashed: Vec<&Value> = cashed.filter(|settlement| settlement["transaction"] == tx).collect();
+    assert_eq!(cashed.len(), 1, "{seen}");
+    assert_eq!(cashed[0]["nonce"], payments[0]["nonce"]);
+    assert_eq!(cashed[0]["from"], buyer.wallet.as_str());
     payments[0].clone()
 }
 
@@ -269,9 +277,7 @@ async fn an_empty_wallet_refuses_until_it_is_funded() {
 async fn wallet_show_tells_what_the_chain_holds() {
     let Some(lab) = lab() else { return };
     let buyer = buyer(lab, 1_234_567);
-    let shown = bursar(buyer.bursar.path(), &["wallet", "show"]);
-    assert!(shown.status.success(), "{shown:?}");
-    let text = String::from_utf8(shown.stdout).unwrap();
+    let text = bursar_shows_wallet(buyer.bursar.path());
     assert!(text.starts_with(&format!("{}\n", buyer.wallet)), "{text}");
     assert!(text.contains("1.234567 USDC"), "{text}");
 
@@ -284,6 +290,40 @@ async fn wallet_show_tells_what_the_chain_holds() {
     assert_eq!(usdc["atoms"], buyer.balance().to_string());
     assert_eq!(usdc["network"], "eip155:84532");
     assert!(usdc["error"].is_null());
+}
+
+#[tokio::test]
+async fn a_node_of_another_chain_is_not_believed() {
+    let Some(lab) = lab() else { return };
+    let mut buyer = buyer(lab, FUNDS);
+    let home = buyer.bursar.kill();
+    let config = std::fs::read_to_string(home.path().join("bursar.toml")).unwrap();
+    // The lab's chain says that it is 84532.
+    std::fs::write(
+        home.path().join("bursar.toml"),
+        config.replace("eip155:84532", "eip155:8453"),
+    )
+    .unwrap();
+    let bursar = home.serve();
+    eventually("the node is found out", || {
+        bursar.log().contains("serves eip155:84532, not eip155:8453")
+    });
+    let shown = bursar_shows_wallet(bursar.path());
+    assert!(
+        shown.contains("unknown USDC") && shown.contains("serves eip155:84532"),
+        "{shown}"
+    );
+    // What it offers is on a network that is not ours any more: passed on, unpaid.
+    let page = Agent::of(&bursar).get(site(&lab.v2), "/paid").await;
+    assert_eq!(page.status, 402);
+    assert!(page.header("proxy-status").unwrap().contains("network"), "{page:?}");
+    assert_eq!(buyer.transfers(), []);
+}
+
+fn bursar_shows_wallet(dir: &std::path::Path) -> String {
+    let shown = bursar(dir, &["wallet", "show"]);
+    assert!(shown.status.success(), "{shown:?}");
+    String::from_utf8(shown.stdout).unwrap()
 }
 
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use alloy_primitives::Address;
 use clap::Args;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
@@ -102,18 +103,23 @@ struct Stage {
     proxy: Running,
     agent: IssuedToken,
     client: Client,
+    wallet: Address,
 }
 
 impl Stage {
     async fn set(folder: &Folder) -> Result<Self, Failure> {
         let home = Home::at(&folder.0)?;
         // A throw-away key on every run (Ruling 58).
-        let wallet = init::make(&home, true)?
-            .wallet
-            .ok_or_else(|| Failure::negative("the demo has no wallet"))?;
+        let made = init::make(&home, true)?;
         let sandbox = Sandbox::start(LOOPBACK, Options::default())
             .await
             .map_err(|error| Failure::negative(format!("the sandbox seller could not start: {error}")))?;
+        // Before the proxy starts, which looks what the wallet holds and would not look again for a while.
+        let wallet = made.wallet.ok_or_else(|| Failure::negative("the demo has no wallet"))?;
+        sandbox
+            .token()
+            .fund(wallet, FUNDS)
+            .map_err(|error| Failure::negative(error.to_string()))?;
         home::write_atomic(
             &home.root().join("seller-ca.pem"),
             sandbox.ca_pem().as_bytes(),
@@ -121,11 +127,6 @@ impl Stage {
         )?;
         home::write_atomic(&home.config(), config(&sandbox).as_bytes(), Readers::Owner)?;
         home::write_atomic(&home.limits(), LIMITS.as_bytes(), Readers::Owner)?;
-        // Before the proxy starts: its first look at the balance must not find an empty wallet.
-        sandbox
-            .token()
-            .fund(wallet, FUNDS)
-            .map_err(|error| Failure::negative(error.to_string()))?;
         let agent = Registry::new(&home).add(&"demo".parse::<AgentName>()?, Timestamp::now())?;
         let proxy = serve::start(&home, Arc::new(SystemClock)).await?;
         let ca = std::fs::read(home.ca_certificate()).map_err(|error| Failure::negative(error.to_string()))?;
@@ -136,12 +137,13 @@ impl Stage {
             proxy,
             agent,
             client,
+            wallet,
         })
     }
 
     async fn tell(&self) -> Result<(), Failure> {
-        let (seller, wallet) = (self.sandbox.base_url(), self.proxy.wallet_address().unwrap_or_default());
-        let before = self.balances(wallet);
+        let seller = self.sandbox.base_url();
+        let before = self.balances();
         title("A seller, a proxy and a plain HTTP client, all on this machine. The money is a sandbox token.");
         say("seller", &format!("{seller}  wants to be paid for most things (x402)"));
         say(
@@ -173,7 +175,7 @@ impl Stage {
             table(&payments.payments),
             refusal_table(&payments.refusals)
         ));
-        let after = self.balances(wallet);
+        let after = self.balances();
         title("The money (sandbox token)");
         say("wallet", &format!("{} before, {} now", before.0, after.0));
         say("seller", &format!("{} before, {} now", before.1, after.1));
@@ -193,9 +195,9 @@ impl Stage {
         }
     }
 
-    fn balances(&self, wallet: alloy_primitives::Address) -> (String, String) {
+    fn balances(&self) -> (String, String) {
         let shown = |owner| format!("{} sandbox USDC", self.sandbox.token().balance_of(owner).decimal(6));
-        (shown(wallet), shown(self.sandbox.pay_to()))
+        (shown(self.wallet), shown(self.sandbox.pay_to()))
     }
 
     fn invite(&self) {
