@@ -1,0 +1,168 @@
+//! What a payment through bursar costs, beside the reference client and beside doing without: `cargo bench --bench paid`.
+//!
+//! One program in three roles, so that the CPU of each can be read apart (Ruling 69): the stage (this file), a seller that
+//! costs little itself, and a load of agents. bursar is the real binary, the reference client is `@x402/fetch` on Node.
+//! How to read the result: `benches/README.md`.
+
+mod figures;
+mod load;
+mod process;
+mod report;
+mod seller;
+mod stage;
+mod wire;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use figures::Run;
+use load::{Order, Wanted};
+use stage::Stage;
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// The whole run ends by then, whatever happens.
+const DEADLINE: Duration = Duration::from_secs(180);
+/// No round begins after this: one takes 25 s on two slow cores.
+const LAST_ROUND: Duration = Duration::from_secs(120);
+
+/// What the command line asks for.
+struct Asked {
+    json: bool,
+    rounds: usize,
+    /// Another build of bursar than the one Cargo made for this benchmark, to compare two.
+    bursar: PathBuf,
+    reference: Reference,
+    only: Option<Only>,
+}
+
+/// One load over and over, for a profiler.
+#[derive(Clone, Copy)]
+struct Only {
+    wanted: Wanted,
+    clients: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reference {
+    Measured,
+    LeftOut,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let done = match arguments.first().map(String::as_str) {
+        Some("seller") => seller::run(),
+        Some("load") => load::run(),
+        _ => asked(&arguments).and_then(|asked| bench(&asked)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("paid: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn asked(arguments: &[String]) -> Result<Asked, Fault> {
+    let mut asked = Asked {
+        json: false,
+        rounds: 3,
+        bursar: env!("CARGO_BIN_EXE_bursar").into(),
+        reference: Reference::Measured,
+        only: None,
+    };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--json" => asked.json = true,
+            "--no-reference" => asked.reference = Reference::LeftOut,
+            "--only" => asked.only = Some(only(arguments.next())?),
+            "--rounds" => asked.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
+            "--bursar" => asked.bursar = arguments.next().ok_or("--bursar needs a path")?.into(),
+            other => return Err(format!("unknown argument {other}; see benches/README.md").into()),
+        }
+    }
+    if asked.rounds == 0 {
+        return Err("--rounds must be at least 1".into());
+    }
+    Ok(asked)
+}
+
+fn only(load: Option<&String>) -> Result<Only, Fault> {
+    let (wanted, clients) = match load.map(String::as_str) {
+        Some("free-1") => (Wanted::Free, 1),
+        Some("free-32") => (Wanted::Free, 32),
+        Some("paid-1") => (Wanted::Paid, 1),
+        Some("paid-32") => (Wanted::Paid, 32),
+        _ => return Err("--only needs free-1, free-32, paid-1 or paid-32".into()),
+    };
+    Ok(Only { wanted, clients })
+}
+
+fn bench(asked: &Asked) -> Result<(), Fault> {
+    let began = Instant::now();
+    process::end_all_after(DEADLINE);
+    if let Some(only) = asked.only {
+        return repeat(asked, only);
+    }
+    let mut stage = Stage::set(&asked.bursar, asked.reference)?;
+    let mut run = Run::default();
+    for round in 1..=asked.rounds {
+        if began.elapsed() > LAST_ROUND {
+            eprintln!("paid: stopped after {} rounds, the time is used up", round - 1);
+            break;
+        }
+        eprintln!("paid: round {round} of {}", asked.rounds);
+        run.rounds.push(round_of(&mut stage)?);
+    }
+    run.books = stage.close()?;
+    let summary = run.summary();
+    if asked.json {
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else {
+        print!("{}", report::table(&summary));
+    }
+    if summary.free_traffic_stored {
+        return Err("free traffic reached the store".into());
+    }
+    Ok(())
+}
+
+fn repeat(asked: &Asked, only: Only) -> Result<(), Fault> {
+    let mut stage = Stage::set(&asked.bursar, Reference::LeftOut)?;
+    eprintln!("paid: bursar is process {}", stage.bursar_pid());
+    for _ in 0..asked.rounds {
+        let count = match (only.wanted, only.clients) {
+            (Wanted::Free, 1) => 40_000,
+            (Wanted::Free, _) => 100_000,
+            (Wanted::Paid, 1) => 4_000,
+            (Wanted::Paid, _) => 20_000,
+        };
+        let load = stage.through(Order::new(only.wanted, only.clients, count))?;
+        println!("{}", serde_json::to_string(&load)?);
+    }
+    stage.close().map(|_| ())
+}
+
+/// Ours and the others take turns, so that a slow minute of the machine falls on both.
+fn round_of(stage: &mut Stage) -> Result<figures::Round, Fault> {
+    let free = |clients, count| Order::new(Wanted::Free, clients, count);
+    let paid = |clients, count| Order::new(Wanted::Paid, clients, count);
+    Ok(figures::Round {
+        sync: stage.bare_syncs()?,
+        direct_1: stage.direct(free(1, 4_000))?,
+        through_1: stage.through(free(1, 4_000))?,
+        direct_32: stage.direct(free(32, 20_000))?,
+        through_32: stage.through(free(32, 20_000))?,
+        reference_1: stage.reference(1, 800)?,
+        paid_1: stage.through(paid(1, 1_000))?,
+        reference_32: stage.reference(32, 2_500)?,
+        paid_32: stage.through(paid(32, 6_000))?,
+    })
+}
