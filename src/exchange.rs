@@ -95,21 +95,21 @@ async fn exchange(
     }
 
     if upgrading == Upgrading::Yes {
-        return Ok(unpaid(agent, response, "upgrade-not-paid"));
+        return Ok(unpaid(agent, &kept, response, "upgrade-not-paid"));
     }
     let intent = match consider::course(proxy, agent, lane.origin(), &head, &mut response).await {
-        Course::PassOn(why) => return Ok(unpaid(agent, response, why)),
+        Course::PassOn(why) => return Ok(unpaid(agent, &kept, response, why)),
         Course::Refuse(problem) => return Err(problem),
         Course::Buy(intent) => intent,
     };
     let replay = match kept.take().await {
         Ok(replay) => replay,
-        Err(NotReplayable::TooLarge) => return Ok(unpaid(agent, response, "body-too-large-to-replay")),
-        Err(NotReplayable::Broken) => return Ok(unpaid(agent, response, "body-broken-off")),
+        Err(NotReplayable::TooLarge) => return Ok(unpaid(agent, &kept, response, "body-too-large-to-replay")),
+        Err(NotReplayable::Broken) => return Ok(unpaid(agent, &kept, response, "body-broken-off")),
     };
     // The upload may have taken long, and what was decided before it was decided for that moment.
     let intent = match consider::decide_again(proxy, agent, lane.origin(), &head.method, *intent) {
-        Course::PassOn(why) => return Ok(unpaid(agent, response, why)),
+        Course::PassOn(why) => return Ok(unpaid(agent, &kept, response, why)),
         Course::Refuse(problem) => return Err(problem),
         Course::Buy(intent) => intent,
     };
@@ -215,8 +215,9 @@ fn first_sending(head: &Parts, kept: &Kept, expects: bool) -> Request<RequestBod
 }
 
 /// A 402 that is passed on as it came, with the reason beside it.
-fn unpaid(agent: &AgentName, mut response: Response<Relay>, why: &'static str) -> Response<AnswerBody> {
+fn unpaid(agent: &AgentName, kept: &Kept, mut response: Response<Relay>, why: &'static str) -> Response<AnswerBody> {
     tracing::info!(%agent, why, "402 passed on unpaid");
+    kept.refused();
     answer::mark_unpaid(response.headers_mut(), why);
     stream(response)
 }

@@ -51,6 +51,8 @@ struct State {
     hold: Hold,
     /// Nobody reads the site's answer any more, or it has ended.
     answered: bool,
+    /// The site has said no: it does not get the rest of an upload after its answer.
+    refused: bool,
     /// The first sending, to be told of a change.
     first: Option<Waker>,
     progress: Progress,
@@ -115,6 +117,7 @@ impl Kept {
             budget,
             hold: if expects { Hold::Invitation } else { Hold::None },
             answered: false,
+            refused: false,
             first: None,
             progress,
         })))
@@ -139,13 +142,20 @@ impl Kept {
     }
 
     /// The site's answer has begun: what was not invited by now will not be. A site that has said no does not get the
-    /// rest of an upload after its answer; one that has said yes may still be reading (RFC 9112 §9.3).
+    /// rest of an upload after its answer; one that has said yes may still be reading (RFC 9112 §9.3). With a 402 that is
+    /// open until [`Kept::refused`], since the replay needs the rest.
     pub fn answered(&self, status: StatusCode) -> Uploading {
-        lock(&self.0).change(Hold::Invitation, Hold::Uninvited);
-        Uploading {
-            state: self.0.clone(),
-            wanted: status.is_success(),
-        }
+        let mut state = lock(&self.0);
+        state.change(Hold::Invitation, Hold::Uninvited);
+        state.refused = !status.is_success() && status != StatusCode::PAYMENT_REQUIRED;
+        Uploading(self.0.clone())
+    }
+
+    /// The 402 is passed on: nobody needs the rest once its answer has ended.
+    pub fn refused(&self) {
+        let mut state = lock(&self.0);
+        state.refused = true;
+        state.let_go();
     }
 
     /// Reads the whole body before any of it is sent, for a request that may repeat another. One that turns out too large is
@@ -221,6 +231,14 @@ impl State {
             self.end();
         }
         polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    /// A site that reads no more would otherwise hold up the agent, which may write to the end before it reads.
+    fn let_go(&mut self) {
+        if self.answered && self.refused {
+            self.source = None;
+            self.wake_first();
+        }
     }
 
     fn is_ahead(&self) -> bool {
@@ -333,19 +351,13 @@ impl Progress {
 }
 
 /// Lives as long as the site's answer. After it, a first sending that may not go on gives its connection up.
-pub struct Uploading {
-    state: Arc<Mutex<State>>,
-    wanted: bool,
-}
+pub struct Uploading(Arc<Mutex<State>>);
 
 impl Drop for Uploading {
     fn drop(&mut self) {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0);
         state.answered = true;
-        if !self.wanted {
-            // A site that reads no more would otherwise hold up the agent, which may write to the end before it reads.
-            state.source = None;
-        }
+        state.let_go();
         state.wake_first();
     }
 }

@@ -96,7 +96,8 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     for alpn in ["http/1.1", "h2"] {
         for (path, status) in [("/bought", 200), ("/never", 500)] {
             let mut connection = agent.connect(origin.address, &[alpn]).await;
-            assert_eq!(connection.send(origin.address, ask(path)).await.unwrap().status, status);
+            let ask = ask(&format!("{path}/{alpn}"));
+            assert_eq!(connection.send(origin.address, ask).await.unwrap().status, status);
         }
     }
     let wrong = Agent::named(&bursar, "research", BEARER)
@@ -117,13 +118,19 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     ]
     .map(str::to_owned)
     .to_vec();
-    for credential in origin.payments() {
+    let mut doubtful = Vec::new();
+    for request in origin.seen().iter().filter(|request| request.is_paid()) {
+        let credential = request.payment().unwrap();
         let signature = seller::decoded(&credential)["payload"]["signature"]
             .as_str()
             .unwrap()
             .to_owned();
+        if request.target.starts_with("/never") {
+            doubtful.extend([credential.clone(), signature.clone()]);
+        }
         secrets.extend([credential, signature]);
     }
+    assert_eq!(doubtful.len(), 2 * 2);
     assert_eq!(secrets.len(), 9 + 2 * 4);
 
     assert_eq!(bursar.stop(), 0);
@@ -135,8 +142,10 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     for path in &all {
         let bytes = opened(&std::fs::read(path).unwrap());
         let private = path.parent().unwrap().ends_with("private");
+        // What a repeat of a payment in doubt needs, echo and all, and nothing of a delivered one (Ruling 7).
+        let in_doubt = path.parent().unwrap().ends_with("private/credentials");
         for secret in &secrets {
-            if private && secret == QUERY {
+            if private && secret == QUERY || in_doubt && (secret == MERCHANT || doubtful.contains(secret)) {
                 continue;
             }
             for spelling in spellings(secret) {

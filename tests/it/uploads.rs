@@ -193,7 +193,8 @@ async fn a_402_before_100_is_paid_and_the_upload_sent_once() {
                 .await;
                 told.send(("unpaid", wire.rest().await)).unwrap();
             } else {
-                assert_eq!(head.field("expect"), None);
+                // The credential is all that differs (Ruling 27); the body follows at once all the same.
+                assert_eq!(head.field("expect"), Some("100-continue"));
                 told.send(("paid", wire.exactly(5).await.unwrap())).unwrap();
                 let receipt = seller::receipt(true, seller::TX);
                 wire.say(format!(

@@ -84,7 +84,9 @@ async fn a_ca_that_ends_is_announced_and_rotated() {
     assert_eq!((mode(&dir.join("ca.key")), mode(&dir.join("ca.pem"))), (0o600, 0o644));
     assert!(!stdout(&done(&dir, &["ca", "show"])).contains(shown["sha256"].as_str().unwrap()));
 
-    let bursar = bursar.kill().serve();
+    let home = bursar.kill();
+    std::fs::remove_file(dir.join("serve.log")).unwrap();
+    let bursar = home.serve();
     assert!(!bursar.log().contains("the CA ends soon"));
     let page = Agent::of(&bursar).get(origin.address, "/paid").await;
     assert_eq!(page.status, 200, "an agent that trusts the new ca.pem");
