@@ -239,7 +239,7 @@ impl Purchase {
         self.log(rid, 0, &outcome);
         self.record(rid, outcome).await;
         let detail = format!(
-            "{}. Payment {rid} may have been taken and stays counted. Trying again would be a new purchase; \
+            "After payment, {}. Payment {rid} may have been taken and stays counted. Trying again would be a new purchase; \
              `bursar payments show {rid}` tells what is known.",
             error.into_error()
         );

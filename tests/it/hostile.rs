@@ -330,6 +330,9 @@ fn lost(bursar: &Bursar, page: &crate::support::agent::Page) {
     assert_eq!(page.header("bursar-payment"), payment["id"].as_str());
     assert_eq!(page.json()["payment"], payment["id"]);
     assert_eq!(page.json()["retryable"], false);
+    let detail = page.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("After payment, "), "{detail}");
+    assert!(detail.contains("may have been taken and stays counted"), "{detail}");
     assert_eq!(payment["state"], "unknown");
 }
 
