@@ -6,6 +6,7 @@ mod answers;
 mod canary;
 mod crash;
 mod first_purchase;
+mod funds;
 mod hostile;
 mod limits;
 mod malformed;
