@@ -93,11 +93,14 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
             .body(Full::new(BODY.into()))
             .unwrap()
     };
-    for alpn in ["http/1.1", "h2"] {
-        for (path, status) in [("/bought", 200), ("/never", 500)] {
+    for (alpn, paths) in [
+        ("http/1.1", ["/bought", "/never"]),
+        ("h2", ["/bought-too", "/never-either"]),
+    ] {
+        for path in paths {
             let mut connection = agent.connect(origin.address, &[alpn]).await;
-            let ask = ask(&format!("{path}/{alpn}"));
-            assert_eq!(connection.send(origin.address, ask).await.unwrap().status, status);
+            let page = connection.send(origin.address, ask(path)).await.unwrap();
+            assert_eq!(page.status, if path.starts_with("/never") { 500 } else { 200 });
         }
     }
     let wrong = Agent::named(&bursar, "research", BEARER)
@@ -118,7 +121,8 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     ]
     .map(str::to_owned)
     .to_vec();
-    let mut doubtful = Vec::new();
+    // What was paid and not delivered may be presented again, from a folder of its own (Ruling 7).
+    let mut presentable = Vec::new();
     for request in origin.seen().iter().filter(|request| request.is_paid()) {
         let credential = request.payment().unwrap();
         let signature = seller::decoded(&credential)["payload"]["signature"]
@@ -126,12 +130,11 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
             .unwrap()
             .to_owned();
         if request.target.starts_with("/never") {
-            doubtful.extend([credential.clone(), signature.clone()]);
+            presentable.push(credential.clone());
         }
         secrets.extend([credential, signature]);
     }
-    assert_eq!(doubtful.len(), 2 * 2);
-    assert_eq!(secrets.len(), 9 + 2 * 4);
+    assert_eq!((secrets.len(), presentable.len()), (9 + 2 * 4, 2));
 
     assert_eq!(bursar.stop(), 0);
     let home = bursar.kill();
@@ -140,12 +143,13 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     assert!(named("serve.log") && named("agents.toml") && named("limits.toml"));
     assert!(all.iter().any(|path| path.parent().unwrap().ends_with("audit")));
     for path in &all {
-        let bytes = opened(&std::fs::read(path).unwrap());
+        let bytes = std::fs::read(path).unwrap();
         let private = path.parent().unwrap().ends_with("private");
-        // What a repeat of a payment in doubt needs, echo and all, and nothing of a delivered one (Ruling 7).
-        let in_doubt = path.parent().unwrap().ends_with("private/credentials");
+        let kept = path.parent().unwrap().ends_with("private/credentials");
+        // A credential repeats the merchant's words, and is itself what must not be elsewhere.
+        let bytes = if kept { bytes } else { opened(&bytes) };
         for secret in &secrets {
-            if private && secret == QUERY || in_doubt && (secret == MERCHANT || doubtful.contains(secret)) {
+            if private && secret == QUERY || kept && presentable.contains(secret) {
                 continue;
             }
             for spelling in spellings(secret) {

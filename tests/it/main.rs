@@ -17,6 +17,7 @@ mod canary;
 mod chain;
 mod crash;
 mod first_purchase;
+mod funds;
 mod hostile;
 mod limits;
 mod malformed;

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::origin::{Answer, answer};
+use super::origin::{Answer, Origin, answer};
 
 pub const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
 pub const PAYEE: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
@@ -77,4 +77,17 @@ pub fn signed(credential: &str) -> (String, String, String) {
     let authorization = &decoded(credential)["payload"]["authorization"];
     let text = |member: &str| authorization[member].as_str().unwrap().to_owned();
     (text("nonce"), text("value"), text("to"))
+}
+
+/// Sells everything for one cent, and more dearly where the path says for how many atoms.
+pub async fn shop() -> Origin {
+    Origin::https(|request| async move {
+        if request.is_paid() {
+            return sold("goods");
+        }
+        let price = request.target.trim_start_matches('/');
+        let price = if price.is_empty() { "10000" } else { price };
+        v2(&challenge("/", &[requirement(price)]))
+    })
+    .await
 }
