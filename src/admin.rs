@@ -29,7 +29,6 @@ const CAP: usize = 64 << 10;
 pub struct Resolve {
     pub id: String,
     pub resolution: Word,
-    pub who: String,
     pub why: String,
 }
 
@@ -97,19 +96,18 @@ pub async fn serve(proxy: Arc<Proxy>, listener: UnixListener) {
         };
         // The file's mode says so already; a socket that was handed on says who really asks.
         let ours = rustix::process::geteuid().as_raw();
-        if stream
-            .peer_cred()
-            .is_ok_and(|peer| peer.uid() == ours || peer.uid() == 0)
+        if let Ok(peer) = stream.peer_cred()
+            && (peer.uid() == ours || peer.uid() == 0)
         {
-            proxy.tasks.spawn(connection(proxy.clone(), stream));
+            proxy.tasks.spawn(connection(proxy.clone(), stream, peer.uid()));
         }
     }
 }
 
-async fn connection(proxy: Arc<Proxy>, stream: UnixStream) {
+async fn connection(proxy: Arc<Proxy>, stream: UnixStream, uid: u32) {
     let service = service_fn(|request| {
         let proxy = proxy.clone();
-        async move { Ok::<_, Infallible>(answer(&proxy, request).await) }
+        async move { Ok::<_, Infallible>(answer(&proxy, request, uid).await) }
     });
     let served = crate::proxy::http1()
         .keep_alive(false)
@@ -120,9 +118,9 @@ async fn connection(proxy: Arc<Proxy>, stream: UnixStream) {
     }
 }
 
-async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
     let (status, error) = match (request.method(), request.uri().path()) {
-        (&Method::POST, "/payments/resolve") => match resolve(proxy, request).await {
+        (&Method::POST, "/payments/resolve") => match resolve(proxy, request, uid).await {
             Ok(()) => (StatusCode::OK, None),
             Err(error) => (StatusCode::CONFLICT, Some(error)),
         },
@@ -137,7 +135,8 @@ async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Response<Full<Byte
     response
 }
 
-async fn resolve(proxy: &Proxy, request: Request<Incoming>) -> Result<(), String> {
+/// Who decided is what the kernel says, not what the question says.
+async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let body = Limited::new(request.into_body(), CAP)
         .collect()
         .await
@@ -146,13 +145,18 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>) -> Result<(), String
     let rid = Rid::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
     proxy
         .ledger
-        .resolve(rid, asked.resolution.into(), asked.who, asked.why)
+        .resolve(rid, asked.resolution.into(), decider(uid), asked.why)
         .await
         .map_err(|error| error.to_string())?;
     if asked.resolution == Word::Expired {
         proxy.doubts.proven_dead(rid);
     }
     Ok(())
+}
+
+/// How the books name a user of this machine.
+pub fn decider(uid: u32) -> String {
+    format!("uid:{uid}")
 }
 
 /// Asks the running server.

@@ -15,7 +15,7 @@ use crate::challenge::{self, Challenge, Found, Offer, Payer, Why};
 use crate::decode::{self, Coding};
 use crate::ledger::Denial;
 use crate::money::MicroUsd;
-use crate::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal};
+use crate::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal, Unpaid};
 use crate::proxy::Proxy;
 use crate::upstream::{Origin, Scheme};
 
@@ -68,11 +68,14 @@ pub async fn course(
     if request.headers.contains_key(http::header::UPGRADE) {
         return Course::PassOn("upgrade-not-paid");
     }
+    let (limits, _) = proxy.rules.current();
+    if !limits.pays_for(&request.method) {
+        return Course::PassOn(Unpaid::Method.code());
+    }
     let challenge = match read(response).await {
         Ok(challenge) => challenge,
         Err(why) => return Course::PassOn(why.code()),
     };
-    let (limits, _) = proxy.rules.current();
     let host = &origin.authority.host;
     let payer = Payer {
         address: wallet.address(),

@@ -94,9 +94,6 @@ async fn exchange(
         return Ok(stream(response));
     }
 
-    if upgrading == Upgrading::Yes {
-        return Ok(unpaid(agent, &kept, response, "upgrade-not-paid"));
-    }
     let intent = match consider::course(proxy, agent, lane.origin(), &head, &mut response).await {
         Course::PassOn(why) => return Ok(unpaid(agent, &kept, response, why)),
         Course::Refuse(problem) => return Err(problem),

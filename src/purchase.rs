@@ -78,6 +78,9 @@ impl Purchase {
             Ok(reservation) => reservation,
             Err(error) => return drop(agent.send(Err(self.not_reserved(error)))),
         };
+        if agent.is_closed() {
+            return self.never_signed(reservation).await;
+        }
         let (field, credential) = match self.sign(&reservation) {
             Ok(signed) => signed,
             Err(problem) => {

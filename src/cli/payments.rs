@@ -166,11 +166,10 @@ impl Resolve {
         }
         self.look(home, rid)?;
         let word = if self.settled { Word::Settled } else { Word::Expired };
-        let who = format!("uid:{}", rustix::process::getuid().as_raw());
+        let who = admin::decider(rustix::process::geteuid().as_raw());
         let question = admin::Resolve {
             id: rid.to_string(),
             resolution: word,
-            who: who.clone(),
             why: self.why.clone(),
         };
         match admin::ask(home, &question).await {

@@ -128,6 +128,11 @@ impl Limits {
     }
 
     /// From the account down to the agent: the order in which a refusal is looked for.
+    /// Whether requests with this method are paid for at all (Ruling 9).
+    pub fn pays_for(&self, method: &http::Method) -> bool {
+        self.methods.include(method)
+    }
+
     /// The group of an agent, if it has one.
     pub fn group_of(&self, agent: &str) -> Option<&str> {
         self.agents.get(agent)?.group.as_ref().map(|group| &*group.name)
