@@ -84,7 +84,11 @@ where
 {
     // Reads until the hello is complete: a post-quantum one spans segments.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let Ok(Ok(hello)) = timeout(proxy.config.timeouts.hello, hello).await else {
+    let hello = tokio::select! {
+        hello = timeout(proxy.config.timeouts.hello, hello) => hello,
+        () = proxy.stop.cancelled() => return,
+    };
+    let Ok(Ok(hello)) = hello else {
         tracing::debug!(%agent, %authority, "no TLS hello in the tunnel");
         return;
     };

@@ -5,6 +5,7 @@ mod support;
 mod drain;
 mod first_purchase;
 mod guard;
+mod kept;
 mod listener;
 mod passthrough;
 mod streaming;
