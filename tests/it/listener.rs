@@ -178,6 +178,13 @@ async fn plain_http_inside_a_tunnel_on_any_port() {
         assert_eq!(wire.answer().await.unwrap().text(), "inside");
         assert_eq!(origin.seen().pop().unwrap().target, path);
     }
+    // HTTP/1.0 may leave the host out, and ends with its answer; the site is asked in our version.
+    wire.say("GET /3 HTTP/1.0\r\n\r\n").await;
+    assert_eq!(wire.answer().await.unwrap().text(), "inside");
+    assert_eq!(wire.rest().await, b"");
+    let seen = origin.seen().pop().unwrap();
+    assert_eq!(seen.version, http::Version::HTTP_11);
+    assert_eq!(seen.headers["host"], format!("localhost:{}", origin.address.port()));
 }
 
 #[tokio::test]
