@@ -8,6 +8,7 @@ mod guard;
 mod kept;
 mod listener;
 mod passthrough;
+mod smuggling;
 mod streaming;
 mod tls;
 mod uploads;
