@@ -1,12 +1,16 @@
 //! Connections to sites: kept for the agent that made them, never shared, never a reason to fail.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::Full;
-use tokio::io::AsyncWriteExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::sync::{Notify, mpsc};
 
 use crate::support::agent::Agent;
@@ -261,4 +265,43 @@ async fn an_agent_that_hangs_up_takes_its_exchange_with_it() {
     assert_eq!(soon(goes.recv()).await, Some("asked"));
     drop(wire);
     assert_eq!(soon(goes.recv()).await, Some("gone"));
+}
+
+#[tokio::test]
+async fn an_h2_connection_that_the_site_ends_is_replaced() {
+    let (noticed, mut notices) = mpsc::unbounded_channel();
+    let origin = Origin::raw_with(&["h2"], move |mut stream, connection| {
+        let noticed = noticed.clone();
+        async move {
+            let (near, mut far) = tokio::io::duplex(64 << 10);
+            let served = Arc::new(Notify::new());
+            let serving = served.clone();
+            let service = service_fn(move |_: Request<Incoming>| {
+                serving.notify_one();
+                async move { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(connection.to_string()))) }
+            });
+            tokio::spawn(async move {
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(near), service);
+                let mut connection = std::pin::pin!(connection);
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    () = served.notified() => connection.as_mut().graceful_shutdown(),
+                }
+                let _ = connection.await;
+            });
+            // Ends when both sides have closed, so the proxy has noticed by then.
+            let _ = copy_bidirectional(&mut stream, &mut far).await;
+            noticed.send(connection).unwrap();
+        }
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let mut connection = Agent::of(&bursar).connect(origin.address, &["h2"]).await;
+    for expected in 0..3 {
+        let request = Request::post("/").body(Full::from("x")).unwrap();
+        let page = connection.send(origin.address, request).await.unwrap();
+        assert_eq!(page.body, expected.to_string());
+        assert_eq!(soon(notices.recv()).await, Some(expected));
+    }
 }
