@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use http::header::{EXPECT, HOST};
+use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -70,7 +70,7 @@ async fn exchange(
         serving: request.body().serving(),
     });
     let (head, body) = outgoing(proxy, lane.origin(), request, upgrading)?;
-    let expects = head.headers.contains_key(EXPECT);
+    let expects = hop::expects_continue(&head.headers);
     let kept = Kept::new(body, expects, proxy.replay_budget.clone());
 
     if let Some(answer) = repeat::answer(proxy, lane, &head, &kept).await {
@@ -173,19 +173,28 @@ fn outgoing(
         via.add(&mut head.headers, head.version);
     }
     head.uri = target(origin, &head)?;
+    if head.version < Version::HTTP_2 {
+        // The version is one hop's matter (RFC 9110 §2.5), and HTTP/1.1 asks for a host.
+        head.version = Version::HTTP_11;
+        if !head.headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::try_from(origin.host_field())
+        {
+            head.headers.insert(HOST, host);
+        }
+    }
     head.extensions.clear();
     Ok((head, body))
 }
 
 /// A site gets the origin form on h1 (RFC 9112 §3.2.1), and on h2 a full set of pseudo-fields.
 fn target(origin: &Origin, head: &Parts) -> Result<Uri, Problem> {
-    let mut parts = std::mem::take(&mut head.uri.clone().into_parts());
+    let mut parts = head.uri.clone().into_parts();
     if head.version < Version::HTTP_2 {
         parts.scheme = None;
         parts.authority = None;
     } else if parts.authority.is_none() {
         parts.scheme = origin.scheme.as_str().parse().ok();
-        parts.authority = origin.authority.to_string().parse().ok();
+        parts.authority = origin.host_field().parse().ok();
     }
     parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
     Uri::from_parts(parts)

@@ -3,8 +3,8 @@
 //! Everything else passes untouched, in order and with its duplicates.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -80,6 +80,28 @@ pub fn strip_response(headers: &mut HeaderMap, upgrading: Upgrading) {
     for name in ours {
         headers.remove(name);
     }
+}
+
+/// Prepares trailers in either direction: what must not be said in a head without being seen is not said in a trailer
+/// either, where some receivers would merge it in (RFC 9110 §6.5.1).
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    let unfit: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            let text = name.as_str();
+            is_end_to_end(name) || ALWAYS.contains(name) || **name == CONNECTION || text.starts_with("bursar-")
+        })
+        .cloned()
+        .collect();
+    for name in unfit {
+        trailers.remove(name);
+    }
+}
+
+/// Whether the agent waits for `100 Continue` before it uploads (RFC 9110 §10.1.1).
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    let mut expectations = headers.get_all(EXPECT).iter().flat_map(list_elements);
+    expectations.any(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// The payment field that the agent wrote itself, if any (Ruling 31). Other `Authorization` is not ours to judge.
@@ -195,6 +217,36 @@ mod tests {
             );
         }
         headers
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_a_head_could_not() {
+        let mut trailers = map(&[
+            ("grpc-status", "0"),
+            ("x-payment", "x"),
+            ("payment-signature", "x"),
+            ("payment-response", "x"),
+            ("authorization", "Payment x"),
+            ("content-length", "9"),
+            ("transfer-encoding", "chunked"),
+            ("host", "other.example"),
+            ("bursar-payment", "x"),
+            ("connection", "close"),
+            ("checksum", "7"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("grpc-status", "0"), ("checksum", "7")]));
+    }
+
+    #[test]
+    fn only_100_continue_is_waited_for() {
+        assert!(expects_continue(&map(&[("expect", "100-Continue")])));
+        assert!(expects_continue(&map(&[
+            ("expect", "x"),
+            ("expect", "y, 100-continue")
+        ])));
+        assert!(!expects_continue(&map(&[("expect", "200-ok")])));
+        assert!(!expects_continue(&map(&[])));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use http::HeaderValue;
 use jiff::Timestamp;
+use secrecy::ExposeSecret;
 
-use crate::agents::{AgentName, ProxyCredential, Reload, Roster};
+use crate::agents::{AgentName, ProxyCredential, Reload, Roster, TokenDigest};
 
 /// Failed tries of one source that are looked into and logged, per minute (Ruling 38).
 const FAILURES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
@@ -19,6 +20,13 @@ pub struct Logins {
     roster: Roster,
     /// A token that is right always passes: a neighbour on the same address must not be able to lock anybody out.
     failures: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
+}
+
+/// Who a connection belongs to, by which token.
+#[derive(Clone)]
+pub struct Login {
+    pub agent: AgentName,
+    token: TokenDigest,
 }
 
 /// Why nobody was identified.
@@ -39,24 +47,25 @@ impl Logins {
         }
     }
 
-    pub fn identify(
-        &self,
-        credential: Option<&HeaderValue>,
-        source: IpAddr,
-        now: Timestamp,
-    ) -> Result<AgentName, Unknown> {
+    pub fn identify(&self, credential: Option<&HeaderValue>, source: IpAddr, now: Timestamp) -> Result<Login, Unknown> {
         let credential = credential.ok_or(Unknown::Missing)?;
         let credential = ProxyCredential::parse(credential).ok_or_else(|| self.failed(source, Unknown::Unreadable))?;
+        let token = TokenDigest::of(credential.token.expose_secret());
         if let Some(agent) = self.roster.authenticate(&credential.name, &credential.token, now) {
-            return Ok(agent);
+            return Ok(Login { agent, token });
         }
         // `run` mints a token and starts its child at once: look at the file before saying no.
         if matches!(self.roster.reload_if_changed(), Ok(Reload::Changed { .. }))
             && let Some(agent) = self.roster.authenticate(&credential.name, &credential.token, now)
         {
-            return Ok(agent);
+            return Ok(Login { agent, token });
         }
         Err(self.failed(source, Unknown::Wrong))
+    }
+
+    /// Whether the token of an open tunnel has not been revoked, rotated or run out since.
+    pub fn still_stands(&self, login: &Login, now: Timestamp) -> bool {
+        self.roster.is_live(&login.agent, &login.token, now)
     }
 
     fn failed(&self, source: IpAddr, why: Unknown) -> Unknown {

@@ -31,7 +31,7 @@ use crate::exchange::{self, Site};
 use crate::host::Authority;
 use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
-use crate::logins::Logins;
+use crate::logins::{Login, Logins};
 use crate::pay::Wallet;
 use crate::rules::Rules;
 use crate::tls::AlpnOffer;
@@ -116,18 +116,18 @@ where
     if request.method() != Method::CONNECT && request.uri().authority().is_none() {
         return not_a_proxy_request(&request);
     }
-    let agent = match identify(&proxy, &request, peer) {
-        Ok(agent) => agent,
+    let login = match identify(&proxy, &request, peer) {
+        Ok(login) => login,
         Err(problem) => return problem.into_response(),
     };
     if request.method() == Method::CONNECT {
-        return connect::<S>(proxy, request, agent);
+        return connect::<S>(proxy, request, login);
     }
-    absolute(&proxy, request, agent).await
+    absolute(&proxy, request, login.agent).await
 }
 
 /// The token decides who it is; the name must be that agent's (Ruling 30).
-fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Result<AgentName, Problem> {
+fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Result<Login, Problem> {
     let credential = request.headers().get(PROXY_AUTHORIZATION);
     proxy
         .logins
@@ -135,7 +135,7 @@ fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Re
         .map_err(|refused| Problem::new(Code::ProxyAuthentication, refused.to_string()))
 }
 
-fn connect<S>(proxy: Arc<Proxy>, mut request: Request<AgentBody>, agent: AgentName) -> Response<AnswerBody>
+fn connect<S>(proxy: Arc<Proxy>, mut request: Request<AgentBody>, login: Login) -> Response<AnswerBody>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -161,7 +161,7 @@ where
             Ok(upgraded) => match upgraded.downcast::<TokioIo<Watched<S>>>() {
                 Ok(parts) => {
                     let stream = Rewind::new(parts.read_buf, parts.io.into_inner().into_inner());
-                    tunnel::run(proxy, agent, authority, stream).await;
+                    tunnel::run(proxy, login, authority, stream).await;
                 }
                 Err(_) => tracing::error!("the tunnel's stream is not the listener's"),
             },

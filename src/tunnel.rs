@@ -18,10 +18,12 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::AgentName;
+use crate::answer::{Code, Problem};
 use crate::body::{AgentBody, AnswerBody};
 use crate::exchange::{self, Site};
 use crate::host::{Authority, Host};
 use crate::idle::{Busy, Rewind, Serving, Watched};
+use crate::logins::Login;
 use crate::proxy::{Proxy, http1};
 use crate::tls::{Alpn, AlpnOffer};
 use crate::upstream::{HEAD_BYTES, Origin, Scheme, Version};
@@ -31,7 +33,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// Streams that one h2 connection of an agent may have open (threats 2.10).
 const STREAMS: u32 = 100;
 
-pub async fn run<S>(proxy: Arc<Proxy>, agent: AgentName, authority: Authority, mut stream: Rewind<S>)
+pub async fn run<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, mut stream: Rewind<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -42,9 +44,9 @@ where
     let Ok(Ok(first)) = first else { return };
     match first.first() {
         None => {}
-        Some(&TLS_HANDSHAKE) => tls(proxy, agent, authority, stream).await,
-        Some(_) if may_be_http(first) => plain(proxy, agent, authority, stream).await,
-        Some(_) => tracing::debug!(%agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
+        Some(&TLS_HANDSHAKE) => tls(proxy, login, authority, stream).await,
+        Some(_) if may_be_http(first) => plain(proxy, login, authority, stream).await,
+        Some(_) => tracing::debug!(agent = %login.agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
     }
 }
 
@@ -59,7 +61,7 @@ fn may_be_http(first: &[u8]) -> bool {
 }
 
 /// `http://` inside a tunnel: Node's clients do that (product digest §2.2).
-async fn plain<S>(proxy: Arc<Proxy>, agent: AgentName, authority: Authority, stream: Rewind<S>)
+async fn plain<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, stream: Rewind<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -69,23 +71,27 @@ where
     };
     let site = match proxy
         .upstreams
-        .lane(agent.clone(), origin.clone(), AlpnOffer::Nothing)
+        .lane(login.agent.clone(), origin.clone(), AlpnOffer::Nothing)
         .await
     {
         Ok((lane, _)) => Site::Open(Arc::new(lane)),
         Err(error) => Site::Closed(origin, Arc::new(error)),
     };
-    serve(proxy, agent, site, stream, Version::H1).await;
+    serve(proxy, login, site, stream, Version::H1).await;
 }
 
-async fn tls<S>(proxy: Arc<Proxy>, agent: AgentName, authority: Authority, stream: Rewind<S>)
+async fn tls<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, stream: Rewind<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // Reads until the hello is complete: a post-quantum one spans segments.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let Ok(Ok(hello)) = timeout(proxy.config.timeouts.hello, hello).await else {
-        tracing::debug!(%agent, %authority, "no TLS hello in the tunnel");
+    let hello = tokio::select! {
+        hello = timeout(proxy.config.timeouts.hello, hello) => hello,
+        () = proxy.stop.cancelled() => return,
+    };
+    let Ok(Ok(hello)) = hello else {
+        tracing::debug!(agent = %login.agent, %authority, "no TLS hello in the tunnel");
         return;
     };
     let (sni, offer) = {
@@ -98,9 +104,9 @@ where
         authority,
     };
     let (site, version) = match sni.as_deref().map(Host::parse) {
-        Some(Ok(sni)) if sni == origin.authority.host => open(&proxy, &agent, origin, offer).await,
+        Some(Ok(sni)) if sni == origin.authority.host => open(&proxy, &login.agent, origin, offer).await,
         Some(named) => (Site::Misdirected(origin, named.ok()), preferred(offer)),
-        None => open(&proxy, &agent, origin, offer).await,
+        None => open(&proxy, &login.agent, origin, offer).await,
     };
     let alpn = match version {
         Version::H2 => Alpn::Http2,
@@ -119,9 +125,9 @@ where
         }
     };
     match timeout(proxy.config.timeouts.tls, hello.into_stream(config)).await {
-        Ok(Ok(stream)) => serve(proxy, agent, site, stream, version).await,
+        Ok(Ok(stream)) => serve(proxy, login, site, stream, version).await,
         Ok(Err(error)) => tracing::info!(
-            %agent, authority = %site.origin().authority, %error,
+            agent = %login.agent, authority = %site.origin().authority, %error,
             "the agent did not accept the tunnel's certificate; it must trust ca.pem (`bursar env` prints how)"
         ),
         Err(_) => {}
@@ -146,17 +152,17 @@ fn preferred(offer: AlpnOffer) -> Version {
     }
 }
 
-async fn serve<S>(proxy: Arc<Proxy>, agent: AgentName, site: Site, stream: S, version: Version)
+async fn serve<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S, version: Version)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match version {
-        Version::H1 => serve_h1(proxy, agent, site, stream).await,
-        Version::H2 => serve_h2(proxy, agent, site, stream).await,
+        Version::H1 => serve_h1(proxy, login, site, stream).await,
+        Version::H2 => serve_h2(proxy, login, site, stream).await,
     }
 }
 
-async fn serve_h1<S>(proxy: Arc<Proxy>, agent: AgentName, site: Site, stream: S)
+async fn serve_h1<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -165,10 +171,10 @@ where
     let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
     let (context, site) = (proxy.clone(), Arc::new(site));
     let service = service_fn(move |request| {
-        let (proxy, agent, site, serving) = (context.clone(), agent.clone(), site.clone(), busy.begin());
+        let (proxy, login, site, serving) = (context.clone(), login.clone(), site.clone(), busy.begin());
         async move {
-            let mut answer = answer(proxy, agent, site.clone(), request, serving).await?;
-            if !site.is_open() {
+            let (mut answer, then) = answer(&proxy, &login, &site, request, serving).await;
+            if then == Then::Close {
                 answer
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -190,7 +196,7 @@ where
     }
 }
 
-async fn serve_h2<S>(proxy: Arc<Proxy>, agent: AgentName, site: Site, stream: S)
+async fn serve_h2<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -203,14 +209,14 @@ where
     let (context, site) = (proxy.clone(), Arc::new(site));
     let on_answer = last.clone();
     let service = service_fn(move |request| {
-        let (proxy, agent, site, serving) = (context.clone(), agent.clone(), site.clone(), serving.clone());
+        let (proxy, login, site, serving) = (context.clone(), login.clone(), site.clone(), serving.clone());
         let last = on_answer.clone();
         async move {
-            let answer = answer(proxy, agent, site.clone(), request, serving).await;
-            if !site.is_open() {
+            let (answer, then) = answer(&proxy, &login, &site, request, serving).await;
+            if then == Then::Close {
                 last.cancel();
             }
-            answer
+            Ok::<_, Infallible>(answer)
         }
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -240,16 +246,33 @@ where
     }
 }
 
+/// What becomes of a tunnel after an answer.
+#[derive(PartialEq, Eq)]
+enum Then {
+    GoOn,
+    /// Another tunnel may fare better, or nobody may use this one any more.
+    Close,
+}
+
 async fn answer(
-    proxy: Arc<Proxy>,
-    agent: AgentName,
-    site: Arc<Site>,
+    proxy: &Arc<Proxy>,
+    login: &Login,
+    site: &Site,
     request: Request<Incoming>,
     serving: Serving,
-) -> Result<Response<AnswerBody>, Infallible> {
+) -> (Response<AnswerBody>, Then) {
     let request = AgentBody::of(request, serving.clone());
-    let answer = exchange::run(&proxy, &agent, &site, request).await;
-    Ok(answer.map(|body| body.while_serving(serving)))
+    let (answer, then) = if !proxy.logins.still_stands(login, proxy.clock.now()) {
+        let detail = "The token that this tunnel was opened with has ended; open another one with a new token.";
+        (
+            Problem::new(Code::ProxyAuthentication, detail).into_response(),
+            Then::Close,
+        )
+    } else {
+        let then = if site.is_open() { Then::GoOn } else { Then::Close };
+        (exchange::run(proxy, &login.agent, site, request).await, then)
+    };
+    (answer.map(|body| body.while_serving(serving)), then)
 }
 
 #[cfg(test)]

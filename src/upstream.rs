@@ -63,6 +63,21 @@ pub struct Origin {
     pub authority: Authority,
 }
 
+impl Origin {
+    /// As `Host` and `:authority` name it: without the scheme's own port, which some sites do not know themselves by.
+    pub fn host_field(&self) -> String {
+        let own = match self.scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        };
+        let text = self.authority.to_string();
+        match text.rsplit_once(':') {
+            Some((host, _)) if self.authority.port == own => host.to_owned(),
+            _ => text,
+        }
+    }
+}
+
 /// The version of HTTP that is spoken on both sides of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {

@@ -95,6 +95,15 @@ impl Roster {
         (owner.as_str() == name && token.is_live(now)).then(|| owner.clone())
     }
 
+    /// Whether a token that was good before still is.
+    pub fn is_live(&self, name: &AgentName, digest: &TokenDigest, now: Timestamp) -> bool {
+        let snapshot = self.snapshot();
+        snapshot
+            .tokens
+            .iter()
+            .any(|(owner, token)| owner == name && token.digest == *digest && token.is_live(now))
+    }
+
     /// Looks at the file once (a `stat`); reads it if it is another one than last time. Call it every second.
     pub fn reload_if_changed(&self) -> Result<Reload, AgentsError> {
         let stamp = Stamp::of(&self.home)?;

@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::EXPECT;
 use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -13,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use crate::hop;
 use crate::idle::Serving;
 
 /// How long an upload that nobody wants any more is read on, and how long it may be silent meanwhile.
@@ -43,7 +43,7 @@ impl AgentBody {
     pub fn of(request: Request<Incoming>, serving: Serving) -> Request<Self> {
         let rest = match request.version() {
             Version::HTTP_2 => Rest::Cancel,
-            _ if request.headers().contains_key(EXPECT) => Rest::Uninvited,
+            _ if hop::expects_continue(request.headers()) => Rest::Uninvited,
             _ => Rest::Discard,
         };
         request.map(|incoming| Self {
@@ -72,7 +72,14 @@ impl Body for AgentBody {
             // hyper says `100 Continue` when the body is first asked for.
             this.rest = Rest::Discard;
         }
-        Pin::new(incoming).poll_frame(cx)
+        let polled = Pin::new(incoming).poll_frame(cx);
+        polled.map_ok(|frame| match frame.into_trailers() {
+            Ok(mut trailers) => {
+                hop::strip_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => frame,
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{BoxError, Uploading};
 use crate::doubts::Ticket;
+use crate::hop;
 use crate::idle::Serving;
 
 /// What is sent to the agent.
@@ -215,6 +216,13 @@ impl Body for Relay {
             Poll::Ready(Some(frame)) => {
                 this.waiting = false;
                 this.finish_if_ended();
+                let frame = frame.map(|frame| match frame.into_trailers() {
+                    Ok(mut trailers) => {
+                        hop::strip_trailers(&mut trailers);
+                        Frame::trailers(trailers)
+                    }
+                    Err(frame) => frame,
+                });
                 Poll::Ready(Some(frame.map_err(Into::into)))
             }
             Poll::Pending => this

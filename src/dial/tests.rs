@@ -272,3 +272,17 @@ async fn nothing_to_dial_is_an_error() {
         Err(DialError::Dns { source: None })
     ));
 }
+
+/// Nagle's algorithm and delayed acknowledgements together cost 40 ms per small write (proxying digest §1.2).
+#[tokio::test]
+async fn a_dialled_connection_does_not_wait_to_send() {
+    let script = Script::of(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialer = dialer(&script, &["127.0.0.1/32"]);
+    let checked = dialer
+        .resolve("127.0.0.1", listener.local_addr().unwrap().port())
+        .await
+        .unwrap();
+    let (stream, _) = dialer.connect(&checked).await.unwrap();
+    assert!(stream.nodelay().unwrap());
+}

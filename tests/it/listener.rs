@@ -178,6 +178,13 @@ async fn plain_http_inside_a_tunnel_on_any_port() {
         assert_eq!(wire.answer().await.unwrap().text(), "inside");
         assert_eq!(origin.seen().pop().unwrap().target, path);
     }
+    // HTTP/1.0 may leave the host out, and ends with its answer; the site is asked in our version.
+    wire.say("GET /3 HTTP/1.0\r\n\r\n").await;
+    assert_eq!(wire.answer().await.unwrap().text(), "inside");
+    assert_eq!(wire.rest().await, b"");
+    let seen = origin.seen().pop().unwrap();
+    assert_eq!(seen.version, http::Version::HTTP_11);
+    assert_eq!(seen.headers["host"], format!("localhost:{}", origin.address.port()));
 }
 
 #[tokio::test]
@@ -281,12 +288,30 @@ async fn becomes(bursar: &Bursar, token: &str, status: u16) -> Duration {
 async fn a_rotated_and_a_revoked_token_end_within_a_second() {
     // The file is looked at once a second; the rest is for a loaded machine.
     const BOUND: Duration = Duration::from_secs(5);
-    let server = setup().start();
+    let origin = Origin::https(|_| async { answer(200, &[], "ok") }).await;
+    let server = setup().trust(&origin.ca_pem).start();
+    let get = || http::Request::get("/").body(http_body_util::Full::default()).unwrap();
+    let mut open = Vec::new();
+    for offer in ["http/1.1", "h2"] {
+        let mut connection = Agent::of(&server).connect(origin.address, &[offer]).await;
+        assert_eq!(connection.send(origin.address, get()).await.unwrap().status, 200);
+        open.push(connection);
+    }
     let old = server.home.token.clone();
     let rotated = bursar(server.path(), &["agents", "rotate", "research"]);
     let new = String::from_utf8(rotated.stdout).unwrap().trim().to_owned();
     assert!(becomes(&server, &old, 407).await < BOUND);
     assert!(becomes(&server, &new, 200).await < BOUND);
+    // Tunnels that were opened with it end as well.
+    for mut connection in open {
+        let page = connection.send(origin.address, get()).await.unwrap();
+        assert_eq!(
+            (page.status.as_u16(), page.problem().as_str()),
+            (407, "proxy-authentication")
+        );
+        assert!(connection.send(origin.address, get()).await.is_err());
+    }
+    assert_eq!(origin.seen().len(), 2);
     let revoked = bursar(server.path(), &["agents", "revoke", "research"]);
     assert!(revoked.status.success());
     assert!(becomes(&server, &new, 407).await < BOUND);

@@ -5,8 +5,10 @@ mod support;
 // Free traffic.
 mod drain;
 mod guard;
+mod kept;
 mod listener;
 mod passthrough;
+mod smuggling;
 mod streaming;
 mod tls;
 mod uploads;

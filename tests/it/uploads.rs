@@ -1,10 +1,14 @@
 //! Uploads that a site cuts short, delays or never reads; what `Expect: 100-continue` saves.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::Request;
-use http_body_util::Full;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::client::TlsStream;
@@ -315,5 +319,33 @@ async fn a_site_that_answers_and_closes_in_the_midst_of_an_upload() {
             413 => assert_eq!(page.text(), "less"),
             _ => assert_eq!((page.status(), page.problem().as_str()), (502, "upstream-broken")),
         }
+    }
+}
+
+#[tokio::test]
+async fn an_early_refusal_arrives_over_h2_and_leaves_its_neighbours_alone() {
+    let origin = Origin::raw_with(&["h2"], |stream, _| async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            if request.uri().path() == "/up" {
+                return Ok::<_, Infallible>(Response::builder().status(413).body(Full::from("less")).unwrap());
+            }
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Ok(Response::new(Full::new(body)))
+        });
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    let mut connection = agent.connect(origin.address, &["h2"]).await;
+    for _ in 0..3 {
+        let upload = Request::post("/up").body(Full::from(vec![b'u'; LARGE])).unwrap();
+        let page = soon(connection.send(origin.address, upload)).await.unwrap();
+        assert_eq!((page.status.as_u16(), &page.body[..]), (413, &b"less"[..]));
+        let small = Request::post("/echo").body(Full::from("small")).unwrap();
+        let page = soon(connection.send(origin.address, small)).await.unwrap();
+        assert_eq!(page.body, "small");
     }
 }
