@@ -2,8 +2,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{bare, printed, ran, run, shop, text};
 use crate::support::agent::Agent;
@@ -97,27 +99,37 @@ fn without_a_server_nothing_is_run_and_the_way_out_is_named() {
     assert_said(&home);
 }
 
-/// A child that says "ready" and then exits with 7 on `signal`.
-fn waiting_child(dir: &Path, signal: &str) -> std::process::Child {
-    let script = format!("trap 'kill $!; exit 7' {signal}; sleep 600 & echo ready; wait");
-    let mut child = run(dir, &["sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "ready\n");
-    child
-}
-
 #[test]
 fn signals_are_handed_to_the_child() {
-    use rustix::process::Signal;
     let bursar = setup().start();
-    for (name, signal) in [("TERM", Signal::TERM), ("HUP", Signal::HUP)] {
-        let mut child = waiting_child(bursar.path(), name);
-        let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(7), "{name}");
+    for (name, signal) in [("TERM", Signal::TERM), ("HUP", Signal::HUP), ("INT", Signal::INT)] {
+        // Without a terminal, as under a service manager: there a signal is sent to one process.
+        let mut command = bare("setsid");
+        command
+            .args([bin(), "run", "--agent", "research", "--dir"])
+            .arg(bursar.path());
+        let script = format!("trap 'exit 7' {name}; echo ready; read line; exit 8");
+        command.args(["--", "sh", "-c", &script]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // `read` returns, and the child ends, when this goes out of scope.
+        let _stdin = child.stdin.take().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        kill_process(Pid::from_raw(child.id().cast_signed()).unwrap(), signal).unwrap();
+        assert_eq!(ended(&mut child), Some(7), "{name}");
+    }
+}
+
+fn ended(child: &mut Child) -> Option<i32> {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "the child did not end");
+        std::thread::yield_now();
     }
 }
 
