@@ -35,8 +35,8 @@ struct Stamp {
 /// What a look at the file brought.
 pub enum Look {
     Unchanged,
-    /// New limits are in force.
-    Loaded(Event),
+    /// New limits, which come into force by [`Rules::enforce`] once their entry is on disk.
+    Loaded(Event, Box<Pending>),
     /// The file is broken; the old limits stay in force.
     Rejected(Event, ConfigError),
 }
@@ -66,6 +66,12 @@ impl Rules {
         (state.limits.clone(), state.generation)
     }
 
+    pub fn enforce(&self, pending: Box<Pending>) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.limits = Arc::new(pending.limits);
+        state.generation = pending.generation;
+    }
+
     /// One `stat`; reads the file if it is another one than last time. Called every second and at SIGHUP.
     pub fn look(&self) -> Look {
         let seen = Stamp::of(&self.home.limits());
@@ -76,10 +82,8 @@ impl Rules {
         state.seen = seen;
         match limits::load(self.home.root()) {
             Ok(limits) => {
-                state.generation += 1;
-                let event = loaded(&limits, state.generation);
-                state.limits = Arc::new(limits);
-                Look::Loaded(event)
+                let generation = state.generation + 1;
+                Look::Loaded(loaded(&limits, generation), Box::new(Pending { limits, generation }))
             }
             Err(error) => {
                 let sha256 = fs::read(self.home.limits())
@@ -98,6 +102,12 @@ impl Rules {
             }
         }
     }
+}
+
+/// Limits that have been read and are not in force yet.
+pub struct Pending {
+    limits: Limits,
+    generation: u64,
 }
 
 /// A file has no author that we could name.

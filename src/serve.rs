@@ -61,6 +61,11 @@ pub enum StartError {
     Ledger(#[from] OpenError),
     #[error(transparent)]
     Books(#[from] LedgerError),
+    #[error(
+        "{path} is missing, and with it everything that was spent: restore it; to begin new books, create an empty folder there",
+        path = .0.display()
+    )]
+    NoBooks(PathBuf),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
@@ -115,6 +120,10 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let tls = Arc::new(upstream_tls(&config)?);
     let acceptor = tls_acceptor(&config)?;
 
+    // `init` made it: without it the books are gone, and new ones would count from nothing.
+    if !home.audit().is_dir() {
+        return Err(StartError::NoBooks(home.audit()));
+    }
     // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
     let ledger = Ledger::open(home.root(), Options::new(clock.clone()))?;
     let asked = config.proxy.listen;
@@ -293,9 +302,12 @@ async fn keep_watch(proxy: Arc<Proxy>) {
 async fn look_at_rules(proxy: &Proxy) {
     match proxy.rules.look() {
         Look::Unchanged => {}
-        Look::Loaded(event) => {
-            tracing::info!("limits.toml read again; the new limits are in force");
-            record(proxy, event).await;
+        Look::Loaded(event, pending) => {
+            // In this order, so that no payment names limits that the books do not know.
+            if record(proxy, event).await {
+                proxy.rules.enforce(pending);
+                tracing::info!("limits.toml read again; the new limits are in force");
+            }
         }
         Look::Rejected(event, error) => {
             tracing::error!("limits.toml is broken; the old limits stay in force\n{error}");
@@ -304,9 +316,14 @@ async fn look_at_rules(proxy: &Proxy) {
     }
 }
 
-async fn record(proxy: &Proxy, event: Event) {
-    if let Err(error) = proxy.ledger.append(event).await {
-        tracing::error!(%error, "the change of limits could not be recorded");
+/// Whether it is on disk. Without that nothing is paid anyway: the writer has failed for good.
+async fn record(proxy: &Proxy, event: Event) -> bool {
+    match proxy.ledger.append(event).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(%error, "the change of limits could not be recorded, so it is not in force");
+            false
+        }
     }
 }
 

@@ -58,7 +58,9 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Ledger(OpenError::InUse(_)) => Self::unavailable(error.to_string()),
-            StartError::Ledger(_) | StartError::Admin { .. } => Self::negative(error.to_string()),
+            StartError::NoBooks(_) | StartError::Ledger(_) | StartError::Admin { .. } => {
+                Self::negative(error.to_string())
+            }
             StartError::Listen { .. } => Self::unavailable(error.to_string()),
             _ => Self::usage(error.to_string()),
         }

@@ -108,7 +108,9 @@ pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>
         let bytes = fs::read(path).map_err(JournalError::io("read", path))?;
         let part = lines(&bytes, chain, path, visit)?;
         let rest = &bytes[part.good..];
-        if let (Some(why), true) = (&part.complaint, index + 1 < segments.len() || entries_follow(rest)) {
+        if let Some(why) = &part.complaint
+            && (index + 1 < segments.len() || entries_follow(rest))
+        {
             return Err(JournalError::Damaged {
                 path: path.clone(),
                 line: part.lines + 1,

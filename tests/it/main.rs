@@ -23,6 +23,7 @@ mod funds;
 mod hostile;
 mod limits;
 mod malformed;
+mod receipts;
 mod repeats;
 mod replay;
 

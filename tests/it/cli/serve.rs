@@ -32,6 +32,13 @@ fn a_second_server_on_a_directory_is_turned_away() {
 }
 
 #[test]
+fn books_that_are_gone_are_not_begun_anew_in_silence() {
+    let home = setup().home();
+    std::fs::remove_dir_all(home.path().join("audit")).unwrap();
+    fails(home.path(), &["serve"], NEGATIVE, &["audit is missing", "restore it"]);
+}
+
+#[test]
 fn what_keeps_a_server_from_starting_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let home = setup().home();

@@ -259,10 +259,6 @@ impl Bursar {
         self.path().join("ca.pem")
     }
 
-    pub fn proxy_url(&self) -> String {
-        format!("http://research:{}@{}", self.home.token, self.address)
-    }
-
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

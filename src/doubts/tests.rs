@@ -1,0 +1,186 @@
+//! What a repeat finds, at every stage of a payment.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::clock::ManualClock;
+
+const NOW: i64 = 1_760_000_000;
+const FIELD: HeaderName = HeaderName::from_static("payment-signature");
+
+struct World {
+    folder: TempDir,
+    clock: Arc<ManualClock>,
+    doubts: Doubts,
+}
+
+fn world() -> World {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::at(second(0))));
+    let doubts = Doubts::open(folder.path().join("credentials"), clock.clone(), |_| Some(false)).unwrap();
+    World { folder, clock, doubts }
+}
+
+fn second(after: i64) -> Timestamp {
+    Timestamp::from_second(NOW + after).unwrap()
+}
+
+fn target() -> Target {
+    Target::of("research", "GET", "https", "api.example.com:443", "/quote")
+}
+
+fn request(body: u8) -> Fingerprint {
+    target().with_body(&[body; 32])
+}
+
+impl World {
+    /// A payment that is valid for 60 s.
+    fn sent(&self, n: u8) -> Ticket {
+        let credential = Credential::from_stored(format!("Y3JlZGVudGlhbA{n}")).unwrap();
+        let rid = Rid::new(second(i64::from(n)), [n; 10]);
+        let valid_before = u64::try_from(NOW).unwrap() + 60;
+        self.doubts
+            .sent(rid, target(), request(0), (&FIELD, &credential), valid_before)
+    }
+
+    fn claim(&self) -> Claim {
+        self.doubts.claim(target(), request(0))
+    }
+
+    fn files(&self) -> usize {
+        fs::read_dir(self.folder.path().join("credentials")).unwrap().count()
+    }
+
+    fn reopened(&self, paid: Option<bool>) -> Doubts {
+        Doubts::open(self.folder.path().join("credentials"), self.clock.clone(), |_| paid).unwrap()
+    }
+}
+
+fn presented(claim: Claim) -> Box<Presentable> {
+    match claim {
+        Claim::Present(presentable) => presentable,
+        _ => panic!("nothing to present"),
+    }
+}
+
+#[test]
+fn a_delivered_payment_leaves_nothing() {
+    let world = world();
+    let ticket = world.sent(1);
+    assert!(world.doubts.concern(&target()));
+    ticket.delivered();
+    assert!(!world.doubts.concern(&target()));
+    assert!(matches!(world.claim(), Claim::Free));
+    assert_eq!(world.files(), 0);
+}
+
+#[test]
+fn while_its_agent_waits_an_equal_request_is_a_purchase_of_its_own() {
+    let world = world();
+    let _waiting = world.sent(1);
+    assert!(matches!(world.claim(), Claim::Free));
+}
+
+#[test]
+fn a_repeat_presents_the_same_bytes_three_times_at_most() {
+    let world = world();
+    drop(world.sent(1));
+    for number in 1..=3 {
+        let presentable = presented(world.claim());
+        assert_eq!(
+            (presentable.number, presentable.credential.expose()),
+            (number, "Y3JlZGVudGlhbA1")
+        );
+        assert_eq!(presentable.field, FIELD);
+    }
+    assert!(matches!(world.claim(), Claim::InDoubt(_)));
+}
+
+#[test]
+fn one_repeat_at_a_time_and_the_oldest_first() {
+    let world = world();
+    drop(world.sent(1));
+    drop(world.sent(2));
+    let first = presented(world.claim());
+    let second = presented(world.claim());
+    assert!(first.rid < second.rid);
+    assert!(matches!(world.claim(), Claim::Free), "both are being presented");
+}
+
+#[test]
+fn another_body_is_another_request() {
+    let world = world();
+    drop(world.sent(1));
+    assert!(matches!(world.doubts.claim(target(), request(1)), Claim::Free));
+    assert_ne!(
+        target(),
+        Target::of("research", "POST", "https", "api.example.com:443", "/quote")
+    );
+    assert_ne!(Target::of("ab", "c", "", "", ""), Target::of("a", "bc", "", "", ""));
+}
+
+#[test]
+fn past_validity_a_repeat_is_told_and_after_the_window_it_buys() {
+    let world = world();
+    let ticket = world.sent(1);
+    drop(ticket);
+    world.clock.set(second(54));
+    drop(presented(world.claim()));
+    world.clock.set(second(55));
+    assert!(matches!(world.claim(), Claim::InDoubt(_)), "five seconds are too few");
+    world.clock.set(second(54 + 900));
+    assert!(matches!(world.claim(), Claim::InDoubt(_)));
+    world.clock.set(second(54 + 901));
+    assert!(matches!(world.claim(), Claim::Free));
+    assert_eq!(world.files(), 0);
+}
+
+#[test]
+fn a_receipt_makes_it_paid_not_delivered() {
+    let world = world();
+    let ticket = world.sent(1);
+    ticket.paid();
+    drop(ticket);
+    world.clock.set(second(60));
+    assert!(matches!(world.claim(), Claim::PaidNotDelivered(_)));
+}
+
+#[tokio::test]
+async fn a_repeat_joins_a_purchase_whose_agent_hung_up() {
+    let world = world();
+    let mut ticket = world.sent(1);
+    ticket.abandoned();
+    let Claim::Join(mut over) = world.claim() else {
+        panic!("not joined")
+    };
+    drop(ticket);
+    assert!(
+        over.changed().await.is_err(),
+        "the channel closes when the wait is over"
+    );
+    presented(world.claim());
+}
+
+#[test]
+fn a_restart_keeps_the_doubt_and_the_count() {
+    let world = world();
+    drop(world.sent(1));
+    drop(presented(world.claim()));
+    let again = world.reopened(Some(false));
+    assert_eq!(presented(again.claim(target(), request(0))).number, 2);
+
+    let paid = world.reopened(Some(true));
+    world.clock.set(second(60));
+    assert!(matches!(paid.claim(target(), request(0)), Claim::PaidNotDelivered(_)));
+}
+
+#[test]
+fn what_the_books_have_closed_is_deleted_and_so_is_what_does_not_read() {
+    let world = world();
+    drop(world.sent(1));
+    home::write_unsynced(&world.folder.path().join("credentials/torn.json"), b"{\"rid\":").unwrap();
+    let again = world.reopened(None);
+    assert!(matches!(again.claim(target(), request(0)), Claim::Free));
+    assert_eq!(world.files(), 0);
+}

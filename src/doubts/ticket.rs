@@ -1,0 +1,54 @@
+//! Follows one presentation to its end.
+
+use tokio::sync::watch;
+
+use super::{Doubts, Stage, Target};
+use crate::ledger::Rid;
+
+/// Dropped without a word, the payment is in doubt.
+pub struct Ticket {
+    doubts: Doubts,
+    rid: Rid,
+    target: Target,
+    /// Closes with the ticket, for those who joined.
+    over: Option<watch::Sender<()>>,
+}
+
+impl Ticket {
+    pub(super) fn new(doubts: Doubts, rid: Rid, target: Target) -> Self {
+        Self {
+            doubts,
+            rid,
+            target,
+            over: None,
+        }
+    }
+
+    /// The agent hung up; a repeat may join from now on.
+    pub fn abandoned(&mut self) {
+        let (sender, receiver) = watch::channel(());
+        self.over = Some(sender);
+        self.doubts
+            .change(self.rid, &self.target, |doubt| doubt.stage = Stage::Abandoned(receiver));
+    }
+
+    /// A receipt says that it is paid.
+    pub fn paid(&self) {
+        self.doubts.change(self.rid, &self.target, |doubt| doubt.paid = true);
+    }
+
+    /// A 2xx reached the agent whole.
+    pub fn delivered(self) {
+        self.doubts.close(self.rid, &self.target);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let now = self.doubts.0.clock.now();
+        self.doubts.change(self.rid, &self.target, |doubt| {
+            doubt.stage = Stage::Open;
+            doubt.last_try = now;
+        });
+    }
+}

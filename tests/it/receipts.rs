@@ -1,0 +1,199 @@
+//! Whatever comes after a payment: the receipt alone decides what the books say (Ruling 10).
+
+use serde_json::{Value, json};
+
+use crate::support::agent::Agent;
+use crate::support::bursar::setup;
+use crate::support::origin::{Answer, Origin, answer};
+use crate::support::seller::{self, TX, challenge, encoded, receipt, requirement, v2};
+
+/// The answer to the paid request, the state it leads to, and the reason or author in the books.
+type Case = (&'static str, fn() -> Answer, &'static str, &'static str);
+
+fn with(status: u16, name: &str, receipt: &Value) -> Answer {
+    answer(status, &[(name, &encoded(receipt))], "goods")
+}
+
+fn told(receipt: Value) -> Answer {
+    with(200, "payment-response", &receipt)
+}
+
+const CASES: [Case; 22] = [
+    ("402-again", || seller::asks("10000"), "unknown", "no-receipt"),
+    ("402-dearer", || seller::asks("900000"), "unknown", "no-receipt"),
+    (
+        "402-other-payee",
+        || {
+            let mut other = requirement("10000");
+            other["payTo"] = json!("0x3c44cdddb6a900fa2b585dd299e03d12fa4293bc");
+            v2(&challenge("/", &[other]))
+        },
+        "unknown",
+        "no-receipt",
+    ),
+    (
+        "402-without-challenge",
+        || answer(402, &[], "pay"),
+        "unknown",
+        "no-receipt",
+    ),
+    (
+        "402-but-settled",
+        || with(402, "payment-response", &json!({ "success": true, "transaction": TX })),
+        "settled",
+        "merchant",
+    ),
+    (
+        "402-settlement-failed",
+        || {
+            with(
+                402,
+                "payment-response",
+                &json!({ "success": false, "transaction": "", "errorReason": "insufficient_funds" }),
+            )
+        },
+        "unknown",
+        "receipt-says-failed",
+    ),
+    (
+        "500-but-settled",
+        || with(500, "payment-response", &json!({ "success": true, "transaction": TX })),
+        "settled",
+        "merchant",
+    ),
+    ("500", || answer(500, &[], "oops"), "unknown", "no-receipt"),
+    ("403", || answer(403, &[], "no"), "unknown", "no-receipt"),
+    (
+        "200-without-receipt",
+        || answer(200, &[], "goods"),
+        "unknown",
+        "no-receipt",
+    ),
+    (
+        "204",
+        || answer(204, &[("payment-response", &receipt(true, TX))], ""),
+        "settled",
+        "merchant",
+    ),
+    (
+        "v1-receipt",
+        || {
+            with(
+                200,
+                "x-payment-response",
+                &json!({ "success": true, "transaction": TX }),
+            )
+        },
+        "settled",
+        "merchant",
+    ),
+    (
+        "same-receipt-under-both-names",
+        || {
+            answer(
+                200,
+                &[
+                    ("payment-response", &receipt(true, TX)),
+                    ("x-payment-response", &receipt(true, TX)),
+                ],
+                "goods",
+            )
+        },
+        "settled",
+        "merchant",
+    ),
+    (
+        "receipt-not-base64",
+        || answer(200, &[("payment-response", "???")], "goods"),
+        "unknown",
+        "receipt-unreadable",
+    ),
+    ("receipt-array", || told(json!([true])), "unknown", "receipt-unreadable"),
+    (
+        "success-without-tx",
+        || told(json!({ "success": true })),
+        "unknown",
+        "receipt-unreadable",
+    ),
+    (
+        "success-empty-tx",
+        || told(json!({ "success": true, "transaction": "" })),
+        "unknown",
+        "receipt-unreadable",
+    ),
+    (
+        "tx-garbage",
+        || told(json!({ "success": true, "transaction": "0x<script>" })),
+        "unknown",
+        "receipt-unreadable",
+    ),
+    (
+        "success-as-text",
+        || told(json!({ "success": "true", "transaction": TX })),
+        "unknown",
+        "receipt-unreadable",
+    ),
+    (
+        "failed",
+        || told(json!({ "success": false, "transaction": "" })),
+        "unknown",
+        "receipt-says-failed",
+    ),
+    (
+        "failed-with-tx",
+        || told(json!({ "success": false, "transaction": TX })),
+        "unknown",
+        "receipt-says-failed",
+    ),
+    (
+        "receipts-that-contradict",
+        || {
+            answer(
+                200,
+                &[
+                    ("payment-response", &receipt(true, TX)),
+                    ("x-payment-response", &receipt(false, "")),
+                ],
+                "goods",
+            )
+        },
+        "unknown",
+        "receipt-unreadable",
+    ),
+];
+
+#[tokio::test]
+async fn whatever_comes_after_a_payment_reaches_the_agent_and_the_receipt_alone_decides() {
+    let origin = Origin::https(|request| async move {
+        match CASES.iter().find(|(name, ..)| request.target[1..] == **name) {
+            Some((_, answer, ..)) if request.is_paid() => answer(),
+            _ => seller::asks("10000"),
+        }
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    for (name, ..) in &CASES {
+        agent.get(origin.address, &format!("/{name}")).await;
+    }
+    let payments = bursar.payments();
+    assert_eq!(payments.len(), CASES.len());
+    for ((name, _, state, why), payment) in CASES.iter().zip(&payments) {
+        assert_eq!(payment["state"], *state, "{name}");
+        let said = if *state == "settled" {
+            &payment["by"]
+        } else {
+            &payment["reason"]
+        };
+        assert_eq!(said, why, "{name}");
+        // A failing receipt's transaction is kept: it is where a proof can begin (Ruling 10).
+        let names_tx = *state == "settled" || *name == "failed-with-tx";
+        assert_eq!(payment["tx"].is_string(), names_tx, "{name}");
+        let sent = origin
+            .seen()
+            .iter()
+            .filter(|r| r.is_paid() && r.target[1..] == **name)
+            .count();
+        assert_eq!(sent, 1, "{name}");
+    }
+}
