@@ -161,25 +161,7 @@ impl Kept {
     /// Reads the whole body before any of it is sent, for a request that may repeat another. One that turns out too large is
     /// left to stream; what was read of it goes first.
     pub async fn collect(&self) -> Result<Replay, NotReplayable> {
-        std::future::poll_fn(|cx| {
-            loop {
-                let mut state = lock(&self.0);
-                match state.whole {
-                    Whole::TooLarge => return Poll::Ready(Err(NotReplayable::TooLarge)),
-                    Whole::Ended => return Poll::Ready(Ok(state.replay())),
-                    Whole::Streaming => match state.poll_source(cx) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(NotReplayable::Broken)),
-                        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                            Ok(data) => state.ahead.push_back(data),
-                            Err(_) => state.trailers_ahead = true,
-                        },
-                        Poll::Ready(None) => {}
-                    },
-                }
-            }
-        })
-        .await
+        self.read_rest(FirstSending::StillToCome).await
     }
 
     /// Takes the body away from the first sending and reads the rest of it. One that turns out too large is left: its
@@ -191,6 +173,10 @@ impl Kept {
                 state.hold = Hold::Taken;
             }
         }
+        self.read_rest(FirstSending::Over).await
+    }
+
+    async fn read_rest(&self, first: FirstSending) -> Result<Replay, NotReplayable> {
         std::future::poll_fn(|cx| {
             loop {
                 let mut state = lock(&self.0);
@@ -200,6 +186,7 @@ impl Kept {
                     Whole::Streaming => match state.poll_source(cx) {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(NotReplayable::Broken)),
+                        Poll::Ready(Some(Ok(frame))) if first == FirstSending::StillToCome => state.put_ahead(frame),
                         Poll::Ready(_) => {}
                     },
                 }
@@ -207,6 +194,13 @@ impl Kept {
         })
         .await
     }
+}
+
+/// Whether what is read now is still to be sent for the first time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FirstSending {
+    StillToCome,
+    Over,
 }
 
 impl State {
@@ -243,6 +237,13 @@ impl State {
 
     fn is_ahead(&self) -> bool {
         self.trailers_ahead || !self.ahead.is_empty()
+    }
+
+    fn put_ahead(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) => self.ahead.push_back(data),
+            Err(_) => self.trailers_ahead = true,
+        }
     }
 
     fn next_ahead(&mut self) -> Option<Frame<Bytes>> {

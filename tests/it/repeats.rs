@@ -235,3 +235,29 @@ async fn what_the_operator_declares_dead_is_bought_anew() {
     assert_eq!(bursar_.states(), ["expired", "settled"]);
     assert!(!all_equal(&origin.payments()));
 }
+
+/// A body that is read ahead to look for a repeat goes on whole, large or small.
+#[tokio::test]
+async fn a_request_that_turns_out_to_be_no_repeat_loses_nothing() {
+    let (origin, _) = unreliable(1, || answer(500, &[], "oops")).await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    let post = |body: Vec<u8>| Request::post("/echo").body(Full::from(Bytes::from(body))).unwrap();
+    agent.send(origin.address, post(b"first".to_vec())).await;
+    assert_eq!(bursar.states(), ["unknown"], "this target is in doubt from here on");
+
+    for size in [0, 1, 300_000, 3 << 20] {
+        let body: Vec<u8> = (0..size).map(|byte| (byte % 251) as u8).collect();
+        agent.send(origin.address, post(body.clone())).await;
+        let unpaid: Vec<_> = origin.seen().into_iter().filter(|request| !request.is_paid()).collect();
+        assert!(
+            unpaid.last().unwrap().body == body,
+            "{size} bytes arrived as they were sent"
+        );
+    }
+    assert_eq!(
+        bursar.payments().len(),
+        1 + 3,
+        "3 MiB cannot be sent twice, so they were not paid for"
+    );
+}
