@@ -4,12 +4,15 @@
 //! panic (dependencies, spike e). So every transaction stores how far it has come and the leaf hash there; a start compares
 //! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
 
+mod changes;
+
 use std::convert::Infallible;
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Once;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -21,10 +24,15 @@ use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Chain;
 use super::text::Digest;
+use changes::Changes;
 
 /// How long changes may lie in memory only, and how many entries. Losing them costs a longer replay, nothing else.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 const CHECKPOINT_ENTRIES: u64 = 4096;
+
+/// Changes are gathered for so long, because one transaction of many costs little more than one of one. What is not yet
+/// checkpointed may be lost anyway; a look-up does not wait for it.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Changed whenever keys or values change; another number means a rebuild.
 const FORMAT: u8 = 1;
@@ -78,7 +86,7 @@ impl Index {
     /// is read. `Err` says what is wrong; nothing was changed then.
     pub fn open(dir: &Path) -> Result<(Self, Snapshot), String> {
         let dir = dir.to_owned();
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("index-open".to_owned())
             .spawn(move || quietly(|| Self::open_here(&dir)))
             .map_err(|error| error.to_string())?
@@ -114,9 +122,9 @@ impl Index {
             return Ok(());
         };
         let mut batch = sled::Batch::default();
-        for effect in batches.iter().flat_map(|batch| &batch.effects) {
-            write(effect, &mut batch).map_err(|error| error.to_string())?;
-        }
+        let effects = batches.iter().flat_map(|batch| &batch.effects);
+        let written = Changes::of(effects).write(&mut batch);
+        written.map_err(|error| error.to_string())?;
         let mark = Mark {
             format: FORMAT,
             applied: chain.next_seq,
@@ -151,7 +159,7 @@ impl Index {
             .transpose()
     }
 
-    /// Follows the writer until it hangs up. An index that fails is left as it is: the next start rebuilds or replays it.
+    /// Follows the writer until it hangs up. Whoever wants its look-up or the end at once unparks this thread. An index that fails is left as it is: the next start rebuilds or replays it.
     pub fn follow(mut self, feed: &Receiver<Feed>) {
         if let Err(error) = self.follow_until_closed(feed).and_then(|()| self.checkpoint()) {
             tracing::warn!(%error, "the ledger's index stopped; payments go on, and the next start repairs it");
@@ -169,6 +177,9 @@ impl Index {
             let mut lookups = Vec::new();
             match first {
                 Ok(message) => {
+                    if let Feed::Applied(_) = message {
+                        thread::park_timeout(GATHER);
+                    }
                     // Whatever has piled up becomes one transaction: a slow index catches up instead of growing a queue.
                     for message in std::iter::once(message).chain(feed.try_iter().take(CHECKPOINT_ENTRIES as usize)) {
                         match message {
@@ -237,32 +248,6 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         book,
         is_new: false,
     })
-}
-
-fn write(effect: &Effect, batch: &mut sled::Batch) -> Result<(), serde_json::Error> {
-    if let Some((payment, counters)) = &effect.payment {
-        let rid = payment.rid();
-        batch.insert(key(PAYMENT, rid.bytes()), serde_json::to_vec(payment)?);
-        if payment.state.is_final() {
-            batch.remove(key(OPEN, rid.bytes()));
-            if let Some(nonce) = payment.nonce_key() {
-                batch.insert(nonce_key(payment.nonce_free_at(), &nonce), &[]);
-            }
-        } else {
-            batch.insert(key(OPEN, rid.bytes()), &[]);
-        }
-        for (charge, counter) in payment.reserved.windows.iter().zip(counters) {
-            let value = [counter.settled.to_be_bytes(), counter.open.to_be_bytes()].concat();
-            batch.insert(counter_key(charge.scope(), charge.window(), charge.start()), value);
-        }
-    }
-    for (scope, window, start) in &effect.dropped {
-        batch.remove(counter_key(scope, window, start));
-    }
-    for (free_at, nonce) in &effect.faded {
-        batch.remove(nonce_key(*free_at, nonce));
-    }
-    Ok(())
 }
 
 fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
