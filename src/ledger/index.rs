@@ -6,7 +6,6 @@
 
 mod changes;
 
-use std::convert::Infallible;
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
@@ -16,7 +15,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sled::transaction::TransactionResult;
 use tokio::sync::oneshot;
 
 use super::book::{Book, Counter, CounterKey, Effect};
@@ -131,10 +129,8 @@ impl Index {
             tip: chain.tip,
         };
         batch.insert(MARK, serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
-        caught(|| {
-            let result: TransactionResult<(), Infallible> = self.db.transaction(|tree| Ok(tree.apply_batch(&batch)?));
-            result.map_err(|error| error.to_string())
-        })?;
+        // As atomic as sled's transactions, which also read every old value first.
+        caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
         self.unsaved += chain.next_seq.saturating_sub(self.applied);
         self.applied = chain.next_seq;
         Ok(())
