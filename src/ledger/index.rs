@@ -1,7 +1,7 @@
 //! The index: a sled store of what the book holds plus every payment, so that a start need not replay the whole journal.
 //!
 //! It is never the truth. sled 0.34's `flush` does not reach the disk, and after a crash it may open in an older state or
-//! panic (dependencies, spike e). So every transaction stores how far it has come and the leaf hash there; a start compares
+//! panic (dependencies, spike e). So every batch stores how far it has come and the leaf hash there; a start compares
 //! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
 
 mod changes;
@@ -28,14 +28,14 @@ use changes::Changes;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 const CHECKPOINT_ENTRIES: u64 = 4096;
 
-/// Changes are gathered for so long, because one transaction of many costs little more than one of one. What is not yet
+/// Changes are gathered for so long, because a batch of many costs little more than a batch of one. What is not yet
 /// checkpointed may be lost anyway; a look-up does not wait for it.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Changed whenever keys or values change; another number means a rebuild.
 const FORMAT: u8 = 1;
 
-// Key prefixes; one tree, so that one transaction covers all of it.
+// Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
 const COUNTER: u8 = b'c';
 const NONCE: u8 = b'n';
@@ -114,7 +114,7 @@ impl Index {
         ))
     }
 
-    /// Takes changes in, in one transaction.
+    /// Takes changes in, in one batch, which sled applies whole or not at all.
     pub fn apply(&mut self, batches: &[Applied]) -> Result<(), String> {
         let Some(chain) = batches.last().map(|batch| batch.chain) else {
             return Ok(());
@@ -155,7 +155,8 @@ impl Index {
             .transpose()
     }
 
-    /// Follows the writer until it hangs up. Whoever wants its look-up or the end at once unparks this thread. An index that fails is left as it is: the next start rebuilds or replays it.
+    /// Follows the writer until it hangs up. Whoever wants a look-up or the end at once unparks this thread. An index that
+    /// fails is left as it is: the next start rebuilds or replays it.
     pub fn follow(mut self, feed: &Receiver<Feed>) {
         if let Err(error) = self.follow_until_closed(feed).and_then(|()| self.checkpoint()) {
             tracing::warn!(%error, "the ledger's index stopped; payments go on, and the next start repairs it");
