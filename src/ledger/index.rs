@@ -1,19 +1,20 @@
 //! The index: a sled store of what the book holds plus every payment, so that a start need not replay the whole journal.
 //!
 //! It is never the truth. sled 0.34's `flush` does not reach the disk, and after a crash it may open in an older state or
-//! panic (dependencies, spike e). So every transaction stores how far it has come and the leaf hash there; a start compares
+//! panic (dependencies, spike e). So every batch stores how far it has come and the leaf hash there; a start compares
 //! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
 
-use std::convert::Infallible;
+mod changes;
+
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::sync::Once;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sled::transaction::TransactionResult;
 use tokio::sync::oneshot;
 
 use super::book::{Book, Counter, CounterKey, Effect};
@@ -21,15 +22,20 @@ use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Chain;
 use super::text::Digest;
+use changes::Changes;
 
 /// How long changes may lie in memory only, and how many entries. Losing them costs a longer replay, nothing else.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 const CHECKPOINT_ENTRIES: usize = 4096;
 
+/// Changes are gathered for so long, because a batch of many costs little more than a batch of one. What is not yet
+/// checkpointed may be lost anyway; a look-up does not wait for it.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// Changed whenever keys or values change; another number means a rebuild.
 const FORMAT: u8 = 1;
 
-// Key prefixes; one tree, so that one transaction covers all of it.
+// Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
 const COUNTER: u8 = b'c';
 const NONCE: u8 = b'n';
@@ -78,7 +84,7 @@ impl Index {
     /// is read. `Err` says what is wrong; nothing was changed then.
     pub fn open(dir: &Path) -> Result<(Self, Snapshot), String> {
         let dir = dir.to_owned();
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("index-open".to_owned())
             .spawn(move || quietly(|| Self::open_here(&dir)))
             .map_err(|error| error.to_string())?
@@ -108,25 +114,23 @@ impl Index {
         ))
     }
 
-    /// Takes changes in, in one transaction.
+    /// Takes changes in, in one batch, which sled applies whole or not at all.
     pub fn apply(&mut self, batches: &[Applied]) -> Result<(), String> {
         let Some(chain) = batches.last().map(|batch| batch.chain) else {
             return Ok(());
         };
         let mut batch = sled::Batch::default();
-        for effect in batches.iter().flat_map(|batch| &batch.effects) {
-            write(effect, &mut batch).map_err(|error| error.to_string())?;
-        }
+        let effects = batches.iter().flat_map(|batch| &batch.effects);
+        let written = Changes::of(effects).write(&mut batch);
+        written.map_err(|error| error.to_string())?;
         let mark = Mark {
             format: FORMAT,
             applied: chain.next_seq,
             tip: chain.tip,
         };
         batch.insert(MARK, serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
-        caught(|| {
-            let result: TransactionResult<(), Infallible> = self.db.transaction(|tree| Ok(tree.apply_batch(&batch)?));
-            result.map_err(|error| error.to_string())
-        })?;
+        // As atomic as sled's transactions, which also read every old value first.
+        caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
         self.unsaved += chain.next_seq.saturating_sub(self.applied);
         self.applied = chain.next_seq;
         Ok(())
@@ -151,7 +155,8 @@ impl Index {
             .transpose()
     }
 
-    /// Follows the writer until it hangs up. An index that fails is left as it is: the next start rebuilds or replays it.
+    /// Follows the writer until it hangs up. Whoever wants a look-up or the end at once unparks this thread. An index that
+    /// fails is left as it is: the next start rebuilds or replays it.
     pub fn follow(mut self, feed: &Receiver<Feed>) {
         if let Err(error) = self.follow_until_closed(feed).and_then(|()| self.checkpoint()) {
             tracing::warn!(%error, "the ledger's index stopped; payments go on, and the next start repairs it");
@@ -169,6 +174,9 @@ impl Index {
             let mut lookups = Vec::new();
             match first {
                 Ok(message) => {
+                    if let Feed::Applied(_) = message {
+                        thread::park_timeout(GATHER);
+                    }
                     // Whatever has piled up becomes one transaction: a slow index catches up instead of growing a queue.
                     for message in std::iter::once(message).chain(feed.try_iter().take(CHECKPOINT_ENTRIES)) {
                         match message {
@@ -239,32 +247,6 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         book,
         is_new: false,
     })
-}
-
-fn write(effect: &Effect, batch: &mut sled::Batch) -> Result<(), serde_json::Error> {
-    if let Some((payment, counters)) = &effect.payment {
-        let rid = payment.rid();
-        batch.insert(key(PAYMENT, rid.bytes()), serde_json::to_vec(payment)?);
-        if payment.state.is_final() {
-            batch.remove(key(OPEN, rid.bytes()));
-            if let Some(nonce) = payment.nonce_key() {
-                batch.insert(nonce_key(payment.nonce_free_at(), &nonce), &[]);
-            }
-        } else {
-            batch.insert(key(OPEN, rid.bytes()), &[]);
-        }
-        for (charge, counter) in payment.reserved.windows.iter().zip(counters) {
-            let value = [counter.settled.to_be_bytes(), counter.open.to_be_bytes()].concat();
-            batch.insert(counter_key(charge.scope(), charge.window(), charge.start()), value);
-        }
-    }
-    for (scope, window, start) in &effect.dropped {
-        batch.remove(counter_key(scope, window, start));
-    }
-    for (free_at, nonce) in &effect.faded {
-        batch.remove(nonce_key(*free_at, nonce));
-    }
-    Ok(())
 }
 
 fn key(kind: u8, rest: &[u8]) -> Vec<u8> {

@@ -271,6 +271,7 @@ impl Writer {
                     .index
                     .as_ref()
                     .is_some_and(|index| index.send(Feed::Find(rid, sender)).is_ok());
+                self.wake_index();
                 let _ = reply.send(Found::Elsewhere(sent.then_some(receiver)));
             }
             Answer::Usage(reply, usage) => {
@@ -312,6 +313,13 @@ impl Writer {
         self.journal().trim()
     }
 
+    /// It may be gathering changes.
+    fn wake_index(&self) {
+        if let Some(index) = &self.index_thread {
+            index.thread().unpark();
+        }
+    }
+
     fn feed_index(&mut self) {
         let (effects, chain) = (std::mem::take(&mut self.effects), self.opening.journal.chain());
         // Without its thread the index falls behind, and the next start replays.
@@ -326,6 +334,7 @@ impl Drop for Writer {
     /// The index is closed before the lock is given up with the rest: the next ledger opens it.
     fn drop(&mut self) {
         self.index = None;
+        self.wake_index();
         if let Some(thread) = self.index_thread.take() {
             // A panic there is the index's own affair; the next start repairs it.
             let _ = thread.join();

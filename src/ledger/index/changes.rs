@@ -1,0 +1,208 @@
+//! The newest word on every row of the index. What a later entry replaces is neither encoded nor written: most payments
+//! are reserved and settled between two looks, and all of them move the same few counters.
+
+use std::collections::HashMap;
+
+use super::{OPEN, PAYMENT, counter_key, key, nonce_key};
+use crate::ledger::book::{Counter, Effect};
+use crate::ledger::payment::{NonceKey, Payment};
+use crate::ledger::rid::Rid;
+
+/// Longer than nearly every encoded payment, so that its buffer need not grow.
+const PAYMENT_BYTES: usize = 2048;
+
+#[derive(Default)]
+pub struct Changes<'a> {
+    payments: HashMap<Rid, &'a Payment>,
+    counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
+    nonces: HashMap<(u64, NonceKey), Nonce>,
+}
+
+#[derive(Clone, Copy)]
+enum Nonce {
+    Taken,
+    Faded,
+}
+
+impl<'a> Changes<'a> {
+    /// Takes in the effects of entries, which must come in their order.
+    pub fn of(effects: impl Iterator<Item = &'a Effect>) -> Self {
+        let mut changes = Self::default();
+        for effect in effects {
+            changes.add(effect);
+        }
+        changes
+    }
+
+    fn add(&mut self, effect: &'a Effect) {
+        if let Some((payment, counters)) = &effect.payment {
+            self.payments.insert(payment.rid(), payment);
+            if payment.state.is_final()
+                && let Some(nonce) = payment.nonce_key()
+            {
+                self.nonces.insert((payment.nonce_free_at(), nonce), Nonce::Taken);
+            }
+            for (charge, counter) in payment.reserved.windows.iter().zip(counters) {
+                let window = (charge.scope(), charge.window(), charge.start());
+                self.counters.insert(window, Some(*counter));
+            }
+        }
+        for (scope, window, start) in &effect.dropped {
+            self.counters.insert((scope, window, start), None);
+        }
+        for faded in &effect.faded {
+            self.nonces.insert(*faded, Nonce::Faded);
+        }
+    }
+
+    pub fn write(self, batch: &mut sled::Batch) -> Result<(), serde_json::Error> {
+        for (rid, payment) in self.payments {
+            let mut value = Vec::with_capacity(PAYMENT_BYTES);
+            serde_json::to_writer(&mut value, payment)?;
+            batch.insert(key(PAYMENT, rid.bytes()), value);
+            if payment.state.is_final() {
+                batch.remove(key(OPEN, rid.bytes()));
+            } else {
+                batch.insert(key(OPEN, rid.bytes()), &[]);
+            }
+        }
+        for ((scope, window, start), counter) in self.counters {
+            let key = counter_key(scope, window, start);
+            match counter {
+                Some(Counter { settled, open }) => {
+                    batch.insert(key, [settled.to_be_bytes(), open.to_be_bytes()].concat());
+                }
+                None => batch.remove(key),
+            }
+        }
+        for ((free_at, nonce), change) in self.nonces {
+            let key = nonce_key(free_at, &nonce);
+            match change {
+                Nonce::Taken => batch.insert(key, &[]),
+                Nonce::Faded => batch.remove(key),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::once;
+    use std::sync::Arc;
+
+    use alloy_primitives::{Address, B256};
+
+    use super::*;
+    use crate::ledger::book::Book;
+    use crate::ledger::entry::{Arm, Body, Entry, Reserved, Settled, Unknown, WindowCharge};
+    use crate::ledger::model::By;
+    use crate::ledger::text::{Decimal, Digest, Moment};
+
+    fn ts(second: i64) -> Moment {
+        Moment::of(jiff::Timestamp::from_second(1_795_161_600 + second).unwrap())
+    }
+
+    fn rid(n: u8) -> Rid {
+        Rid::new(ts(0).timestamp(), [n; 10])
+    }
+
+    fn reserved(n: u8) -> Body {
+        let charge = |start: u32, amount| {
+            let start = format!("2026-11-{start:02}");
+            WindowCharge(
+                "agent:a".into(),
+                "day".into(),
+                start,
+                Decimal(amount),
+                Decimal(u128::MAX),
+            )
+        };
+        Body::Reserved(Arc::new(Reserved {
+            agent: "a".into(),
+            amount: Decimal(1),
+            arm: Some(Arm {
+                from: Address::ZERO,
+                nonce: B256::repeat_byte(n),
+                valid_after: Decimal(0),
+                valid_before: Decimal(1_795_161_900),
+            }),
+            asset: "eip155:1/erc20:0x".into(),
+            decimals: 6,
+            fp: Digest::ZERO,
+            group: None,
+            host: "h".into(),
+            idem: None,
+            network: "eip155:1".into(),
+            offer_sha256: Digest::ZERO,
+            payee: Address::ZERO,
+            policy_gen: 1,
+            rail: "x402".into(),
+            rid: rid(n),
+            scheme: "exact".into(),
+            sd: vec![],
+            symbol: "USDC".into(),
+            usd_micros: Decimal(1),
+            windows: vec![charge(u32::from(n), 3), charge(20, 5)],
+        }))
+    }
+
+    fn settled(n: u8) -> Body {
+        Body::Settled(Settled {
+            by: By::Merchant,
+            rid: rid(n),
+            tx: None,
+            why: None,
+        })
+    }
+
+    fn unknown(n: u8) -> Body {
+        Body::Unknown(Unknown {
+            rid: rid(n),
+            why: "no-receipt".into(),
+        })
+    }
+
+    fn rows(changes: Vec<Changes<'_>>) -> Vec<(sled::IVec, sled::IVec)> {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        for change in changes {
+            let mut batch = sled::Batch::default();
+            change.write(&mut batch).unwrap();
+            db.apply_batch(batch).unwrap();
+        }
+        db.iter().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn gathered_changes_leave_the_rows_that_single_ones_leave() {
+        const TWO_DAYS: i64 = 172_800;
+        let steps = [
+            (0, reserved(1)),
+            (1, reserved(2)),
+            (1, settled(1)),
+            (2, unknown(2)),
+            (3, reserved(3)),
+            // By now the first nonce is free again.
+            (TWO_DAYS, settled(2)),
+        ];
+        let mut book = Book::default();
+        let effects: Vec<Effect> = steps
+            .into_iter()
+            .map(|(second, body)| {
+                book.apply(&Entry {
+                    seq: 0,
+                    ts: ts(second),
+                    body,
+                })
+                .unwrap()
+            })
+            .collect();
+        assert!(effects.iter().any(|effect| !effect.faded.is_empty()));
+
+        let singly = rows(effects.iter().map(|effect| Changes::of(once(effect))).collect());
+        let together = rows(vec![Changes::of(effects.iter())]);
+        assert_eq!(together, singly);
+        // Three payments, one of them open; four counters; the nonce of the payment settled last.
+        assert_eq!(together.len(), 3 + 1 + 4 + 1);
+    }
+}
