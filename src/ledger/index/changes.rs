@@ -159,6 +159,7 @@ mod tests {
     fn unknown(n: u8) -> Body {
         Body::Unknown(Unknown {
             rid: rid(n),
+            tx: None,
             why: "no-receipt".into(),
         })
     }
