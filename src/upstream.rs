@@ -289,12 +289,21 @@ impl Lane {
     /// A connection that is ready: kept, or new.
     pub async fn connection(&self) -> Result<Connection, UpstreamError> {
         let checked = self.names().await?;
-        while let Some(mut kept) = self.upstreams.pick(&self.key, &checked) {
+        self.to(&checked).await
+    }
+
+    async fn to(&self, checked: &Checked) -> Result<Connection, UpstreamError> {
+        while let Some(mut kept) = self.upstreams.pick(&self.key, checked) {
             if kept.ready().await {
                 return Ok(kept);
             }
         }
-        self.upstreams.dial(&self.key, &checked).await
+        self.upstreams.dial(&self.key, checked).await
+    }
+
+    /// The addresses that were checked last, however long ago: within one exchange no name is looked up twice (threats 2.2).
+    fn pinned(&self) -> Checked {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     async fn names(&self) -> Result<Checked, DialError> {
@@ -312,8 +321,7 @@ impl Lane {
 
     /// A new connection to the addresses that were checked for this exchange, never a kept one.
     async fn fresh(&self) -> Result<Connection, UpstreamError> {
-        let checked = self.names.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
-        self.upstreams.dial(&self.key, &checked).await
+        self.upstreams.dial(&self.key, &self.pinned()).await
     }
 
     /// Sends a request that carries no credential. What is handed back unsent goes out again on a new connection; so does
@@ -345,14 +353,14 @@ impl Lane {
         }
     }
 
-    /// Sends a request that carries a credential: once. Only if hyper hands it back unsent does it go out, once more, on a
-    /// new connection (Ruling 1).
+    /// Sends a request that carries a credential: once, and to the addresses that the 402 came from. Only if hyper hands it
+    /// back unsent does it go out, once more, on a new connection (Ruling 1).
     pub async fn send_paid(
         &self,
         request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<Response<Relay>, SendError> {
-        let mut connection = match self.connection().await {
+        let mut connection = match self.to(&self.pinned()).await {
             Ok(connection) => connection,
             Err(error) => return Err(SendError::Unsent(Box::new(request), error)),
         };

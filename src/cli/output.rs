@@ -16,7 +16,7 @@ pub fn print(text: fmt::Arguments<'_>) -> Result<(), Failure> {
     }
 }
 
-/// [`print`] with a line end.
+/// [`print()`] with a line end.
 macro_rules! say {
     () => { $crate::cli::output::print(format_args!("\n")) };
     ($($text:tt)+) => { $crate::cli::output::print(format_args!("{}\n", format_args!($($text)+))) };
