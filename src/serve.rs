@@ -34,7 +34,7 @@ use crate::rpc::Node;
 use crate::rules::{Look, Rules};
 use crate::tls::authority::{Authority, AuthorityError};
 use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs, listener_config};
-use crate::tls::upstream::{SystemRoots, Trust, TrustError, UpstreamTls};
+use crate::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
 use crate::upstream::Upstreams;
 use crate::via::Via;
 
@@ -394,14 +394,14 @@ pub enum OpenWalletError {
 }
 
 pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
-    let system = if config.upstream.system_roots {
-        SystemRoots::Added
+    let roots = if config.upstream.system_roots {
+        PublicRoots::Machine
     } else {
-        SystemRoots::Ignored
+        PublicRoots::Bundled
     };
     let trust = Trust {
         extra_ca: config.upstream.extra_ca.clone(),
-        system,
+        roots,
     };
     UpstreamTls::new(&trust, config.timeouts.tls)
 }

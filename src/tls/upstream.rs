@@ -22,17 +22,19 @@ const REMEMBERED_SESSIONS: usize = 1024;
 /// Whose certificates are accepted.
 #[derive(Debug, Clone, Default)]
 pub struct Trust {
-    /// `upstream.extra_ca`: PEM files, added to the bundled public roots.
+    /// `upstream.extra_ca`: PEM files, added to the public roots.
     pub extra_ca: Vec<PathBuf>,
-    pub system: SystemRoots,
+    pub roots: PublicRoots,
 }
 
-/// The operating system's roots, in addition to the bundled ones.
+/// Which public roots are accepted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum SystemRoots {
+pub enum PublicRoots {
+    /// The ones in the program (Mozilla\'s): an empty image has no others.
     #[default]
-    Ignored,
-    Added,
+    Bundled,
+    /// The machine\'s own, and only those: what its operator took out stays out.
+    Machine,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +105,12 @@ impl UpstreamTls {
 
 fn roots(trust: &Trust) -> Result<RootCertStore, TrustError> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    match trust.roots {
+        PublicRoots::Bundled => {
+            roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+        }
+        PublicRoots::Machine => add_machine_roots(&mut roots)?,
+    }
     for path in &trust.extra_ca {
         let unusable = |why: String| TrustError::ExtraCa {
             path: path.clone(),
@@ -113,19 +120,21 @@ fn roots(trust: &Trust) -> Result<RootCertStore, TrustError> {
             roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
         }
     }
-    if trust.system == SystemRoots::Added {
-        let found = rustls_native_certs::load_native_certs();
-        // Single unreadable files are normal there; none at all means that the switch does nothing.
-        let (added, _) = roots.add_parsable_certificates(found.certs);
-        if added == 0 {
-            let why = found
-                .errors
-                .first()
-                .map_or("none were found".into(), ToString::to_string);
-            return Err(TrustError::System(why));
-        }
-    }
     Ok(roots)
+}
+
+fn add_machine_roots(roots: &mut RootCertStore) -> Result<(), TrustError> {
+    let found = rustls_native_certs::load_native_certs();
+    // Single unreadable files are normal there; none at all means that nothing would be trusted.
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added > 0 {
+        return Ok(());
+    }
+    let why = found
+        .errors
+        .first()
+        .map_or("none were found".into(), ToString::to_string);
+    Err(TrustError::System(why))
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

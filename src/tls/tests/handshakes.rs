@@ -4,7 +4,7 @@ use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, client, server};
 
-use super::super::upstream::{CertificateFault, HandshakeError, SystemRoots, Trust, TrustError, UpstreamTls};
+use super::super::upstream::{CertificateFault, HandshakeError, PublicRoots, Trust, TrustError, UpstreamTls};
 use super::*;
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -13,7 +13,7 @@ impl Fixture {
     fn client(&self) -> UpstreamTls {
         let trust = Trust {
             extra_ca: vec![self.home.ca_certificate()],
-            system: SystemRoots::Ignored,
+            roots: PublicRoots::Bundled,
         };
         UpstreamTls::new(&trust, PATIENCE).unwrap()
     }
@@ -182,7 +182,7 @@ fn extra_trust_must_be_readable_certificates() {
     let new = || {
         let trust = Trust {
             extra_ca: vec![path.clone()],
-            system: SystemRoots::Ignored,
+            roots: PublicRoots::Bundled,
         };
         UpstreamTls::new(&trust, PATIENCE)
     };
