@@ -8,7 +8,7 @@ use http_body_util::Full;
 use tokio::net::TcpListener;
 
 use crate::support::agent::Agent;
-use crate::support::bursar::{Bursar, setup};
+use crate::support::bursar::{Bursar, bin, setup};
 use crate::support::origin::{Certificate, Origin, Speaks, certificate};
 use crate::support::seller;
 use crate::support::wire::{Wire, soon};
@@ -161,4 +161,21 @@ async fn a_site_that_goes_away_before_it_answers() {
         (502, "upstream-broken")
     );
     assert_eq!(asked.load(Ordering::Relaxed), 1, "a POST is not sent twice");
+}
+
+#[tokio::test]
+async fn with_system_roots_the_machines_roots_and_no_others_decide() {
+    let known = selling(certificate(&["localhost"], |_| {})).await;
+    let home = setup().upstream("system_roots = true\n").home();
+    let roots = home.path().join("machine-roots.pem");
+    std::fs::write(&roots, &known.ca_pem).unwrap();
+    let mut program = std::process::Command::new(bin());
+    program.env("SSL_CERT_FILE", &roots).env_remove("SSL_CERT_DIR");
+    let bursar = home.serve_by(program);
+    let stranger = selling(certificate(&["localhost"], |_| {})).await;
+    refused(&bursar, stranger.address, 502, "upstream-certificate").await;
+    assert!(stranger.seen().is_empty());
+
+    let page = Agent::of(&bursar).get(known.address, "/").await;
+    assert_eq!((page.status.as_u16(), &page.body[..]), (200, &b"goods"[..]));
 }
