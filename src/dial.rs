@@ -131,7 +131,7 @@ impl Dialer {
     }
 
     /// Resolves once and checks every address: one bad answer refuses the name, since an answer that mixes public and
-    /// private addresses is an attack or a mistake.
+    /// private addresses is an attack or a mistake. With an address in `allow_private` only such addresses count.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<Checked, DialError> {
         let host = Host::parse(host)?;
         if port == 0 {
@@ -148,10 +148,21 @@ impl Dialer {
             None => self.lookup(&host).await?,
         };
         let mut addresses: Vec<SocketAddr> = Vec::with_capacity(found.len());
+        let mut refused = None;
         for address in found {
-            let address = self.check(address, port)?;
-            if !addresses.contains(&address) {
-                addresses.push(address);
+            match self.check(address, port) {
+                Ok(address) if !addresses.contains(&address) => addresses.push(address),
+                Ok(_) => {}
+                Err(DialError::Guard { class, address }) => refused = Some(DialError::Guard { class, address }),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(error) = refused {
+            // A name of which the operator has allowed an address is known to be private: `localhost` is ::1 as well on
+            // most machines. Only what is allowed is dialled.
+            addresses.retain(|address| self.is_exception(address.ip()));
+            if addresses.is_empty() {
+                return Err(error);
             }
         }
         match addresses.is_empty() {
@@ -186,6 +197,10 @@ impl Dialer {
         }
     }
 
+    fn is_exception(&self, address: IpAddr) -> bool {
+        self.exceptions.iter().any(|net| net.contains(&address))
+    }
+
     fn check(&self, address: IpAddr, port: u16) -> Result<SocketAddr, DialError> {
         // ::ffff:a.b.c.d is dialled as the IPv4 address that it is.
         let address = address.to_canonical();
@@ -193,7 +208,7 @@ impl Dialer {
         if self.own.iter().any(|own| reaches(*own, target)) {
             return Err(DialError::Loop { address: target });
         }
-        if self.exceptions.iter().any(|net| net.contains(&address)) {
+        if self.is_exception(address) {
             return Ok(target);
         }
         match classify(address) {

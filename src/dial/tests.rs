@@ -140,6 +140,24 @@ async fn exceptions_are_by_network() {
 }
 
 #[tokio::test]
+async fn beside_an_excepted_address_the_others_are_left_out() {
+    let script = Script::of(&[
+        ("localhost", &[&["::1", "127.0.0.1"]]),
+        ("rebound.example", &[&["127.0.0.1", "169.254.169.254", "8.8.8.8"]]),
+        ("mixed.example", &[&["8.8.8.8", "10.0.0.1"]]),
+    ]);
+    let dialer = dialer(&script, &["127.0.0.1/32"]);
+    for name in ["localhost", "rebound.example"] {
+        let checked = dialer.resolve(name, 443).await.unwrap();
+        assert_eq!(checked.addresses(), ["127.0.0.1:443".parse().unwrap()], "{name}");
+    }
+    assert_eq!(
+        class_of(dialer.resolve("mixed.example", 443).await),
+        AddressClass::Private
+    );
+}
+
+#[tokio::test]
 async fn own_listeners_are_a_loop_even_where_allowed() {
     let script = Script::of(&[("me.test", &[&["127.0.0.1"]])]);
     let all = nets(&["0.0.0.0/0", "::/0"]);
