@@ -115,5 +115,7 @@ else
     say "$skipped skipped; see above"
 fi
 
-# Last, so that its summary closes the output. One failing suite does not hide the others.
-exec cargo test --locked --no-fail-fast "$@"
+# Examples in the documentation first: there may be none, and the summary that closes the output should count something.
+cargo test --locked --doc "$@"
+# One failing suite does not hide the others.
+exec cargo test --locked --no-fail-fast --tests "$@"
