@@ -2,7 +2,7 @@
 //! buy from the same sellers.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -97,11 +97,14 @@ impl Buyer {
     }
 }
 
-/// Mints; the sender is an unlocked account of anvil that sends nothing else.
+/// Mints; the sender is an unlocked account of anvil that sends nothing else. One at a time: anvil takes the account's nonce
+/// when it is asked and may hand out the same one twice.
 pub fn fund(lab: &Lab, owner: &str, atoms: u128) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     if atoms == 0 {
         return;
     }
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let data = format!("0x40c10f19{}{atoms:064x}", &word(owner)[2..]);
     rpc(
         lab,
