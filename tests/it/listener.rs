@@ -309,7 +309,10 @@ async fn a_rotated_and_a_revoked_token_end_within_a_second() {
             (page.status.as_u16(), page.problem().as_str()),
             (407, "proxy-authentication")
         );
-        assert!(connection.send(origin.address, get()).await.is_err());
+        // Closed; on h2 a stream that was on its way before GOAWAY arrived still gets its answer (RFC 9113 §6.8).
+        if let Ok(page) = connection.send(origin.address, get()).await {
+            assert_eq!(page.status, 407);
+        }
     }
     assert_eq!(origin.seen().len(), 2);
     let revoked = bursar(server.path(), &["agents", "revoke", "research"]);
