@@ -215,7 +215,7 @@ impl Problem {
             code: name,
             error,
             title,
-            detail: detail.into(),
+            detail: sentence(detail.into()),
             members: Map::new(),
             retry_after: None,
             payment: None,
@@ -310,6 +310,15 @@ impl Problem {
             );
         }
         response
+    }
+}
+
+/// Errors begin in lower case, because they are joined to other words; what an agent reads is a sentence.
+fn sentence(text: String) -> String {
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) if first.is_ascii_lowercase() => first.to_ascii_uppercase().to_string() + letters.as_str(),
+        _ => text,
     }
 }
 

@@ -151,7 +151,8 @@ where
         None => return Problem::new(Code::BadRequest, "CONNECT names no host and port.").into_response(),
     };
     if proxy.is_own(&authority) {
-        let detail = format!("{authority} is this proxy itself. Take it out of the proxied hosts (NO_PROXY).");
+        let detail =
+            format!("The destination {authority} is this proxy itself. Take it out of the proxied hosts (NO_PROXY).");
         return Problem::new(Code::Loop, detail).into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
@@ -178,7 +179,11 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
         Err(problem) => return problem.into_response(),
     };
     if proxy.is_own(&origin.authority) {
-        return Problem::new(Code::Loop, format!("{} is this proxy itself.", origin.authority)).into_response();
+        return Problem::new(
+            Code::Loop,
+            format!("The destination {} is this proxy itself.", origin.authority),
+        )
+        .into_response();
     }
     // The authority of the URL wins over the Host field (RFC 9112 §3.2.2).
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
