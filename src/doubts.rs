@@ -270,7 +270,14 @@ impl Doubts {
         }
     }
 
-    /// Drops what no repeat is told of any more. The payments stay in the books as they are.
+    /// Drops what no repeat is told of any more. The payments stay in the books as they are. Called on a timer, since most
+    /// doubts are never asked about.
+    pub fn sweep(&self) {
+        if self.any() {
+            self.forget_old(self.0.clock.now());
+        }
+    }
+
     fn forget_old(&self, now: Timestamp) {
         let mut by_target = self.lock();
         by_target.retain(|_, doubts| {

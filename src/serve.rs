@@ -294,6 +294,7 @@ async fn keep_watch(proxy: Arc<Proxy>) {
         }
         proxy.logins.tend();
         proxy.upstreams.sweep();
+        proxy.doubts.sweep();
         look_at_rules(&proxy).await;
     }
 }

@@ -184,3 +184,18 @@ fn what_the_books_have_closed_is_deleted_and_so_is_what_does_not_read() {
     assert!(matches!(again.claim(target(), request(0)), Claim::Free));
     assert_eq!(world.files(), 0);
 }
+
+#[test]
+fn a_doubt_that_nobody_asks_about_is_swept_away() {
+    let world = world();
+    drop(world.sent(1));
+    let waiting = world.sent(2);
+    world.clock.set(second(901));
+    world.doubts.sweep();
+    assert_eq!(world.files(), 1, "the one that is still waited for stays");
+    drop(waiting);
+    world.clock.set(second(901 + 901));
+    world.doubts.sweep();
+    assert!(!world.doubts.any());
+    assert_eq!(world.files(), 0);
+}
