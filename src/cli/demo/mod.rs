@@ -169,6 +169,12 @@ impl Stage {
         self.visit("/v2/dataset", Some(403)).await?;
 
         title("The books (bursar payments list)");
+        // Nobody waits for a refusal's entry; whoever is answered after it finds it in the journal.
+        self.proxy
+            .ledger()
+            .open_items()
+            .await
+            .map_err(|error| Failure::negative(error.to_string()))?;
         let payments = ledger::read_payments(self.home.root()).map_err(|error| Failure::negative(error.to_string()))?;
         write(format_args!(
             "{}{}",
