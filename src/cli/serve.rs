@@ -18,6 +18,7 @@ pub struct Serve {}
 
 impl Serve {
     pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        keep_keys_out_of_dumps();
         let mut terminate = watch(SignalKind::terminate())?;
         let mut interrupt = watch(SignalKind::interrupt())?;
         let mut reload = watch(SignalKind::hangup())?;
@@ -41,6 +42,23 @@ impl Serve {
         Ok(Exit::Done)
     }
 }
+
+/// Before any key is read: no core file, and no other process of this uid may attach or read our memory (threats 3.3).
+#[cfg(target_os = "linux")]
+fn keep_keys_out_of_dumps() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let limited = setrlimit(Resource::Core, none);
+    if let Err(error) = limited.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable)) {
+        tracing::warn!(%error, "a crash could leave keys in a core dump");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn keep_keys_out_of_dumps() {}
 
 pub(super) fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| Failure::negative(format!("signals cannot be watched: {error}")))

@@ -151,3 +151,22 @@ fn a_server_says_what_it_can_and_cannot_pay() {
     without("[wallet.evm]", "no [wallet.evm] in bursar.toml: nothing can be paid");
     without("[networks", "no [networks] in bursar.toml: nothing can be paid");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_leaves_no_core_dump() {
+    let bursar = setup().start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", bursar.pid())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    let sizes: Vec<&str> = core["Max core file size".len()..].split_whitespace().take(2).collect();
+    assert_eq!(sizes, ["0", "0"], "{core}");
+    // A process that may not be dumped belongs to root under /proc, whoever runs it.
+    use std::os::unix::fs::MetadataExt;
+    let owner = std::fs::metadata(format!("/proc/{}/environ", bursar.pid()))
+        .unwrap()
+        .uid();
+    assert_eq!(owner, 0);
+}
