@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::answer::{Code, Problem};
 use crate::body::{Kept, Replay};
 use crate::doubts::{Claim, Presentable, Target};
+use crate::hop;
 use crate::ledger::{Event, Rid};
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
@@ -30,7 +31,8 @@ pub fn target(lane: &Lane, head: &Parts) -> Target {
 
 /// Answers a repeat; `None` for a request that is none, whose body then goes on as if it had not been looked at.
 pub async fn answer(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &Kept) -> Option<Answer> {
-    if !proxy.doubts.any() {
+    // An agent that pays by itself (Ruling 31) is never paid for, and its credential is not replaced.
+    if !proxy.doubts.any() || hop::agent_payment(&head.headers).is_some() {
         return None;
     }
     let target = target(lane, head);

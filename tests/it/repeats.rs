@@ -261,3 +261,18 @@ async fn a_request_that_turns_out_to_be_no_repeat_loses_nothing() {
         "3 MiB cannot be sent twice, so they were not paid for"
     );
 }
+
+#[tokio::test]
+async fn an_agent_that_pays_by_itself_is_not_given_our_credential() {
+    let (origin, _) = unreliable(1, || answer(500, &[], "oops")).await;
+    let bursar = setup()
+        .proxy("agent_payments = \"pass\"\n")
+        .trust(&origin.ca_pem)
+        .start();
+    let agent = Agent::of(&bursar);
+    agent.get(origin.address, "/quote").await;
+    let own = Request::get("/quote").header("payment-signature", "its-own");
+    assert_eq!(agent.request(origin.address, own).await.status, 200);
+    assert_eq!(origin.payments().last().unwrap(), "its-own");
+    assert_eq!(bursar.states(), ["unknown"]);
+}
