@@ -17,8 +17,9 @@ use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
 
+use crate::doubts::{Withdrawal, Withdrawn};
 use crate::home::Home;
-use crate::ledger::{Resolution, Rid};
+use crate::ledger::{LedgerError, Resolution, Rid};
 use crate::proxy::Proxy;
 
 /// Questions and answers are short.
@@ -143,15 +144,21 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<
         .map_err(|error| error.to_string())?;
     let asked: Resolve = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())?;
     let rid = Rid::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
-    proxy
-        .ledger
-        .resolve(rid, asked.resolution.into(), decider(uid), asked.why)
-        .await
-        .map_err(|error| error.to_string())?;
-    if asked.resolution == Word::Expired {
-        proxy.doubts.proven_dead(rid);
+    // A repeat must not send what is being declared dead, so it is out of its reach before the books say so.
+    let withdrawn = match asked.resolution {
+        Word::Settled => Withdrawn::default(),
+        Word::Expired => match proxy.doubts.withdraw(rid) {
+            Withdrawal::Out(withdrawn) => withdrawn,
+            Withdrawal::UnderWay => return Err(LedgerError::UnderWay(rid).to_string()),
+        },
+    };
+    let (resolution, who) = (asked.resolution.into(), decider(uid));
+    let resolved = proxy.ledger.resolve(rid, resolution, who, asked.why).await;
+    match &resolved {
+        Ok(()) => proxy.doubts.proven_dead(withdrawn),
+        Err(_) => proxy.doubts.put_back(withdrawn),
     }
-    Ok(())
+    resolved.map_err(|error| error.to_string())
 }
 
 /// How the books name a user of this machine.

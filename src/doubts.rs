@@ -136,6 +136,16 @@ pub enum Claim {
     PaidNotDelivered(Rid),
 }
 
+/// Whether a payment could be taken out of the reach of repeats.
+pub enum Withdrawal {
+    UnderWay,
+    Out(Withdrawn),
+}
+
+/// What was taken out, if a repeat could have found it at all.
+#[derive(Default)]
+pub struct Withdrawn(Option<Box<(Target, Doubt)>>);
+
 impl Doubts {
     /// The payments that an earlier run left in `folder`.
     pub fn left_in(folder: &Path) -> Result<Vec<Rid>, HomeError> {
@@ -312,15 +322,34 @@ impl Doubts {
         }
     }
 
-    /// The books say that it can never be cashed: the next request buys.
-    pub fn proven_dead(&self, rid: Rid) {
-        let by_target = self.lock();
-        let target = by_target
-            .iter()
-            .find_map(|(target, doubts)| doubts.iter().any(|doubt| doubt.rid == rid).then_some(*target));
-        drop(by_target);
-        if let Some(target) = target {
-            self.close(rid, &target);
+    /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
+    /// right now stays, and nobody may declare anything about it.
+    pub fn withdraw(&self, rid: Rid) -> Withdrawal {
+        for (target, doubts) in self.lock().iter_mut() {
+            let Some(position) = doubts.iter().position(|doubt| doubt.rid == rid) else {
+                continue;
+            };
+            if !matches!(doubts[position].stage, Stage::Open) {
+                return Withdrawal::UnderWay;
+            }
+            let found = (*target, doubts.remove(position));
+            return Withdrawal::Out(Withdrawn(Some(Box::new(found))));
+        }
+        Withdrawal::Out(Withdrawn::default())
+    }
+
+    /// It is dead: the next request buys.
+    pub fn proven_dead(&self, withdrawn: Withdrawn) {
+        if let Some(found) = withdrawn.0 {
+            self.forgotten(found.1.rid);
+        }
+    }
+
+    /// It was not declared dead after all.
+    pub fn put_back(&self, withdrawn: Withdrawn) {
+        if let Some(found) = withdrawn.0 {
+            let (target, doubt) = *found;
+            self.lock().entry(target).or_default().push(doubt);
         }
     }
 

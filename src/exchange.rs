@@ -110,7 +110,7 @@ async fn exchange(
         Course::Refuse(problem) => return Err(problem),
         Course::Buy(intent) => intent,
     };
-    purchase::run(proxy, lane, &head, replay, *intent, response).await
+    purchase::run(proxy, lane, head, replay, *intent, response).await
 }
 
 /// What no request may do, whatever it costs.

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::agents::AgentName;
 use crate::answer::{Code, Problem};
-use crate::body::{Relay, Replay, RequestBody};
+use crate::body::{Relay, Replay};
 use crate::challenge::{Credential, Offer, Rail};
 use crate::clock;
 use crate::consider::{self, Intent};
@@ -33,7 +33,7 @@ const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
 pub async fn run(
     proxy: &Arc<Proxy>,
     lane: &Arc<Lane>,
-    head: &Parts,
+    head: Parts,
     replay: Replay,
     intent: Intent,
     unpaid: Response<Relay>,
@@ -41,7 +41,7 @@ pub async fn run(
     let purchase = Purchase {
         proxy: proxy.clone(),
         lane: lane.clone(),
-        head: head.clone(),
+        head,
         replay,
         intent,
     };
@@ -93,7 +93,10 @@ impl Purchase {
         let valid_before = reservation.arm().valid_before;
         let doubts = &self.proxy.doubts;
         let ticket = doubts.sent(rid, target, fingerprint, (&field, &credential), valid_before);
-        let request = self.paid_request(field, &credential);
+        // The first request again, with the credential as the only difference (Ruling 27).
+        let mut head = self.head;
+        head.headers.insert(field, credential.header_value());
+        let request = Request::from_parts(head, self.replay.into());
         let presentation = Presentation {
             rid,
             usd: Some(self.intent.offer.usd),
@@ -184,13 +187,6 @@ impl Purchase {
                     .retry_after(STORE_RETRY)
             }
         }
-    }
-
-    /// The first request again, with the credential as the only difference (Ruling 27).
-    fn paid_request(&self, field: HeaderName, credential: &Credential) -> Request<RequestBody> {
-        let mut head = self.head.clone();
-        head.headers.insert(field, credential.header_value());
-        Request::from_parts(head, self.replay.clone().into())
     }
 
     fn sign(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {

@@ -276,3 +276,43 @@ async fn an_agent_that_pays_by_itself_is_not_given_our_credential() {
     assert_eq!(origin.payments().last().unwrap(), "its-own");
     assert_eq!(bursar.states(), ["unknown"]);
 }
+
+#[tokio::test]
+async fn what_is_being_presented_again_cannot_be_declared_dead_meanwhile() {
+    let (hold, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (held, seen, count) = (hold.clone(), arrived.clone(), Arc::new(AtomicUsize::new(0)));
+    let origin = Origin::https(move |request| {
+        let (held, seen, count) = (held.clone(), seen.clone(), count.clone());
+        async move {
+            if !request.is_paid() {
+                return seller::asks("10000");
+            }
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                return answer(500, &[], "oops");
+            }
+            seen.notify_one();
+            held.notified().await;
+            seller::sold("goods")
+        }
+    })
+    .await;
+    let server = setup().trust(&origin.ca_pem).start();
+    let (agent, site) = (Agent::of(&server), origin.address);
+    agent.get(site, "/quote").await;
+    let id = server.payments()[0]["id"].as_str().unwrap().to_owned();
+    let again = tokio::spawn(async move { agent.get(site, "/quote").await.status });
+    arrived.notified().await;
+    let declared = bursar(
+        server.path(),
+        &["payments", "resolve", &id, "--expired", "--why", "too early"],
+    );
+    assert_eq!(
+        declared.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&declared.stderr)
+    );
+    hold.notify_one();
+    assert_eq!(again.await.unwrap(), 200);
+    assert_eq!(server.states(), ["settled"]);
+}
