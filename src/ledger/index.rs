@@ -37,6 +37,9 @@ const FORMAT: u8 = 1;
 
 // Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
+/// How long another holder of sled's lock is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
 const COUNTER: u8 = b'c';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
@@ -93,12 +96,7 @@ impl Index {
     }
 
     fn open_here(dir: &Path) -> Result<(Self, Snapshot), String> {
-        let db = sled::Config::new()
-            .path(dir)
-            .flush_every_ms(None)
-            .cache_capacity(64 << 20)
-            .open()
-            .map_err(|error| error.to_string())?;
+        let db = open_unlocked(dir)?;
         let file = File::open(dir.join("db")).map_err(|error| error.to_string())?;
         let snapshot = load(&db)?;
         let applied = snapshot.chain.next_seq;
@@ -201,6 +199,25 @@ impl Index {
             {
                 self.checkpoint()?;
             }
+        }
+    }
+}
+
+/// sled gives its lock up a moment after the last handle is gone, and a child that is just being started holds it until it
+/// runs. Nobody else can have it for longer, since the directory's own lock is ours: waiting saves a rebuild.
+fn open_unlocked(dir: &Path) -> Result<sled::Db, String> {
+    let began = Instant::now();
+    loop {
+        let opened = sled::Config::new()
+            .path(dir)
+            .flush_every_ms(None)
+            .cache_capacity(64 << 20)
+            .open();
+        match opened.map_err(|error| error.to_string()) {
+            Err(error) if error.contains("could not acquire lock") && began.elapsed() < LOCK_WAIT => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
         }
     }
 }
