@@ -3,12 +3,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Wall time: windows, validity, entries. Timeouts use Tokio's monotonic clock instead.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
+
+    /// Time since the machine started, sleep included. Nobody can set it, so it tells when wall time was set (Ruling 63).
+    fn since_boot(&self) -> Duration;
 }
 
 pub type SharedClock = Arc<dyn Clock>;
@@ -19,24 +24,49 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
+
+    fn since_boot(&self) -> Duration {
+        let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Boottime);
+        Duration::new(u64::try_from(tv_sec).unwrap_or(0), u32::try_from(tv_nsec).unwrap_or(0))
+    }
 }
 
 /// A clock that stands still until it is told to move.
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    /// Microseconds since the epoch.
+    wall: AtomicI64,
+    /// Microseconds.
+    since_boot: AtomicI64,
+}
 
 impl ManualClock {
     pub fn at(now: Timestamp) -> Self {
-        Self(AtomicI64::new(now.as_microsecond()))
+        Self {
+            wall: AtomicI64::new(now.as_microsecond()),
+            since_boot: AtomicI64::new(1_000_000),
+        }
     }
 
+    /// Lets time pass until `now`.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(now.as_microsecond(), Ordering::SeqCst);
+        let before = self.wall.swap(now.as_microsecond(), Ordering::SeqCst);
+        let passed = (now.as_microsecond() - before).max(0);
+        self.since_boot.fetch_add(passed, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock, while no time passes.
+    pub fn jump(&self, now: Timestamp) {
+        self.wall.store(now.as_microsecond(), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_microsecond(self.0.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX)
+        Timestamp::from_microsecond(self.wall.load(Ordering::SeqCst)).unwrap_or(Timestamp::MAX)
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_micros(u64::try_from(self.since_boot.load(Ordering::SeqCst)).unwrap_or(0))
     }
 }
 

@@ -93,7 +93,7 @@ pub async fn course(
 /// Asks the limits once more if others are in force by now, or if a window has ended: an upload can be drawn out for as
 /// long as an agent likes, and must not save up what was allowed when it began.
 pub fn decide_again(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, intent: Intent) -> Course {
-    let now = proxy.clock.now();
+    let now = proxy.ledger.now();
     let same_limits = proxy.rules.current().1 == intent.policy_gen;
     let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
     if same_limits && !intent.plan.charges.iter().any(has_ended) {
@@ -108,7 +108,7 @@ fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, of
         agent: agent.as_str(),
         merchant: origin.authority.host.as_str(),
         method,
-        now: proxy.clock.now(),
+        now: proxy.ledger.now(),
         approvals: Approvals::None,
     };
     match policy::decide(&limits, &purchase, &offers) {

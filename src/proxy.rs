@@ -46,7 +46,7 @@ pub struct Proxy {
     pub clock: SharedClock,
     pub logins: Logins,
     pub rules: Rules,
-    pub ledger: Ledger,
+    pub ledger: Arc<dyn Ledger>,
     pub doubts: Doubts,
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,

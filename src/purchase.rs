@@ -18,7 +18,7 @@ use crate::challenge::{Credential, Offer, Rail};
 use crate::clock;
 use crate::consider::{self, Intent};
 use crate::doubts::{Fingerprint, Target};
-use crate::ledger::{Arm, By, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
+use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::pay;
 use crate::policy::Refusal;
 use crate::presentation::{Answer, Presentation};
@@ -139,7 +139,7 @@ impl Purchase {
         };
         let now = self.proxy.clock.now();
         let origin = self.lane.origin();
-        Ok(Reserve {
+        let hold = Hold {
             rid: Rid::new(now, entropy),
             agent: self.lane.agent().as_str().to_owned(),
             group: plan.group.as_deref().map(str::to_owned),
@@ -152,12 +152,11 @@ impl Purchase {
             fingerprint: self.identity().1.bytes(),
             idempotency: idempotency(self.lane.agent(), &self.head),
             offer_sha256: offer.sha256,
-            arm: arm(
-                wallet.address(),
-                nonce,
-                now,
-                offer.max_timeout_s.min(plan.max_validity_s),
-            ),
+        };
+        let validity_s = offer.max_timeout_s.min(plan.max_validity_s);
+        Ok(Reserve {
+            hold,
+            arm: arm(wallet.address(), nonce, now, validity_s),
         })
     }
 

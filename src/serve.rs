@@ -26,7 +26,7 @@ use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
-use crate::ledger::{Event, Ledger, LedgerError, OpenError, Options, State};
+use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
 use crate::proxy::{self, Proxy};
@@ -125,7 +125,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         return Err(StartError::NoBooks(home.audit()));
     }
     // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
-    let ledger = Ledger::open(home.root(), Options::new(clock.clone()))?;
+    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), Options::new(clock.clone()))?);
     let asked = config.proxy.listen;
     let listener = listen(asked)?;
     let address = listener
@@ -149,7 +149,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         tasks.spawn(watching);
     }
     let via = config.proxy.via.then(Via::random).transpose();
-    let doubts = doubts(home, &ledger, &clock).await?;
+    let doubts = doubts(home, &*ledger, &clock).await?;
     let proxy = Arc::new(Proxy {
         via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
@@ -202,8 +202,8 @@ impl Running {
         look_at_rules(&self.proxy).await;
     }
 
-    pub fn ledger(&self) -> &Ledger {
-        &self.proxy.ledger
+    pub fn ledger(&self) -> &dyn Ledger {
+        &*self.proxy.ledger
     }
 
     /// No new connections; what runs gets its bound (Ruling 65): payments that are sent `settle_wait`, streams `drain`.
@@ -348,7 +348,7 @@ fn wallet(config: &Config, home: &Home) -> Result<Option<Wallet>, StartError> {
 }
 
 /// What an earlier run left in doubt, as far as the books still hold it open or paid.
-async fn doubts(home: &Home, ledger: &Ledger, clock: &SharedClock) -> Result<Doubts, StartError> {
+async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result<Doubts, StartError> {
     let folder = home.credentials();
     let mut paid = HashMap::new();
     for rid in Doubts::left_in(&folder)? {

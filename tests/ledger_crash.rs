@@ -9,7 +9,7 @@ use bursar::ledger::entry::{Body, Entry, Opened, Reserved};
 use bursar::ledger::journal::{Journal, SEGMENT_BYTES, Step, Torn, Verdict};
 use bursar::ledger::scan::{JournalError, Line, scan};
 use bursar::ledger::text::{Digest, Moment};
-use bursar::ledger::{By, Ledger, LedgerError, OpenError, Outcome, ReserveError, State};
+use bursar::ledger::{By, Embedded, Ledger, LedgerError, OpenError, Outcome, ReserveError, State};
 use ledger_world::{FailAt, NOON, World, counted, files};
 
 const CENT: u128 = 10_000;
@@ -28,7 +28,7 @@ async fn after_a_kill_at_any_step_everything_acknowledged_still_counts() {
             let mut acknowledged = Vec::new();
             let killed = loop {
                 let purchase = world.purchase(1_000 * CENT);
-                let rid = purchase.rid;
+                let rid = purchase.hold.rid;
                 match ledger.reserve(purchase).await {
                     Ok(reservation) => acknowledged.push(reservation.rid()),
                     Err(_) => break rid,
@@ -209,7 +209,7 @@ async fn damage_before_valid_entries_is_refused_with_file_and_line() {
         let mut bad = good.clone();
         bad[at] ^= 1;
         fs::write(segment, &bad).unwrap();
-        let error = Ledger::open(world.path(), world.options())
+        let error = Embedded::open(world.path(), world.options())
             .map(|_| ())
             .unwrap_err()
             .to_string();
@@ -234,7 +234,7 @@ async fn a_missing_segment_is_refused() {
     let segments = world.segments();
     assert!(segments.len() > 3);
     fs::remove_file(&segments[1]).unwrap();
-    let error = Ledger::open(world.path(), world.options()).map(|_| ()).unwrap_err();
+    let error = Embedded::open(world.path(), world.options()).map(|_| ()).unwrap_err();
     assert!(
         matches!(error, OpenError::Journal(JournalError::Damaged { .. })),
         "{error}"
@@ -350,7 +350,7 @@ async fn the_running_ledger_and_a_replay_agree() {
     })
     .unwrap();
     let live: Vec<_> = ledger.usage(&["agent:research"]).await.unwrap();
-    let replayed: Vec<_> = book.counters_of("agent:research").collect();
+    let replayed: Vec<_> = book.counters().of_scope("agent:research").collect();
     assert_eq!(live.len(), replayed.len());
     for (live, (window, start, counter)) in live.iter().zip(replayed) {
         assert_eq!((live.window.as_str(), live.start.as_str()), (window, start));

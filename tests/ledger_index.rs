@@ -11,7 +11,7 @@ use ledger_world::{World, files};
 const CENT: u128 = 10_000;
 
 /// Everything that a caller can see of the books.
-async fn books(ledger: &Ledger) -> (Vec<Usage>, Vec<Payment>) {
+async fn books(ledger: &dyn Ledger) -> (Vec<Usage>, Vec<Payment>) {
     let mut usage = ledger.usage(&["agent:research"]).await.unwrap();
     usage.sort_by(|a, b| a.window.cmp(&b.window));
     (usage, ledger.open_items().await.unwrap())

@@ -6,7 +6,9 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use bursar::ledger::{By, Denial, Event, Ledger, LedgerError, Outcome, Reserve, ReserveError, Resolution, State};
+use bursar::ledger::{
+    By, Denial, Embedded, Event, Ledger, LedgerError, Outcome, Reserve, ReserveError, Resolution, State,
+};
 use bursar::policy::budget::{Unit, Window};
 use ledger_world::{NOON, World, charge, counted};
 
@@ -109,17 +111,15 @@ async fn a_nonce_and_an_id_are_used_once() {
         arm: first.arm,
         ..world.purchase(100 * CENT)
     };
-    let same_id = Reserve {
-        rid: first.rid,
-        ..world.purchase(100 * CENT)
-    };
+    let mut same_id = world.purchase(100 * CENT);
+    same_id.hold.rid = first.hold.rid;
     ledger.reserve(first.clone()).await.unwrap();
     assert_eq!(
         ledger.reserve(same_nonce.clone()).await.unwrap_err(),
         ReserveError::NonceTaken
     );
     assert_eq!(ledger.reserve(same_id).await.unwrap_err(), ReserveError::RidTaken);
-    ledger.finish(first.rid, settled()).await.unwrap();
+    ledger.finish(first.hold.rid, settled()).await.unwrap();
     assert_eq!(
         ledger.reserve(same_nonce.clone()).await.unwrap_err(),
         ReserveError::NonceTaken
@@ -135,10 +135,10 @@ async fn a_reservation_carries_what_is_on_record() {
     let ledger = world.open();
     let purchase = world.purchase(CENT);
     let reservation = ledger.reserve(purchase.clone()).await.unwrap();
-    assert_eq!(reservation.rid(), purchase.rid);
+    assert_eq!(reservation.rid(), purchase.hold.rid);
     assert_eq!(reservation.arm(), &purchase.arm);
-    assert_eq!(reservation.terms().amount, purchase.terms.amount);
-    let payment = ledger.get(purchase.rid).await.unwrap().unwrap();
+    assert_eq!(reservation.terms().amount, purchase.hold.terms.amount);
+    let payment = ledger.get(purchase.hold.rid).await.unwrap().unwrap();
     assert_eq!(payment.state, State::Armed);
     assert_eq!(payment.arm.unwrap().nonce, purchase.arm.nonce);
 }
@@ -191,7 +191,7 @@ async fn a_finished_payment_is_found_and_no_longer_open() {
     ledger.finish(rid, settled()).await.unwrap();
     let payment = ledger.get(rid).await.unwrap().unwrap();
     assert_eq!((payment.state, payment.tx.as_deref()), (State::Settled, Some("0xab")));
-    let nobody = world.purchase(CENT).rid;
+    let nobody = world.purchase(CENT).hold.rid;
     assert_eq!(ledger.get(nobody).await.unwrap(), None);
     assert_eq!(ledger.open_items().await.unwrap(), []);
 }
@@ -254,10 +254,8 @@ async fn a_full_disk_stops_new_payments_but_not_the_end_of_open_ones() {
 async fn an_entry_that_is_too_long_is_refused_and_the_ledger_goes_on() {
     let world = World::new();
     let ledger = world.open();
-    let long = Reserve {
-        host: "h".repeat(17_000),
-        ..world.purchase(100 * CENT)
-    };
+    let mut long = world.purchase(100 * CENT);
+    long.hold.host = "h".repeat(17_000);
     assert!(matches!(ledger.reserve(long).await, Err(ReserveError::Failed(why)) if why.contains("16384")));
     assert_eq!(counted(&ledger).await, 0);
     reserve(&world, &ledger).await;
@@ -306,7 +304,7 @@ async fn a_caller_that_gave_up_may_still_finish_its_payment() {
     let ledger = world.open();
     for _ in 0..50 {
         let purchase = world.purchase(1_000 * CENT);
-        let rid = purchase.rid;
+        let rid = purchase.hold.rid;
         {
             let mut context = Context::from_waker(Waker::noop());
             let _ = pin!(ledger.reserve(purchase)).as_mut().poll(&mut context);
@@ -424,7 +422,7 @@ async fn other_events_are_on_record_too() {
 async fn a_second_ledger_is_told_who_is_in_the_way() {
     let world = World::new();
     let ledger = world.open();
-    let error = Ledger::open(world.path(), world.options()).map(|_| ()).unwrap_err();
+    let error = Embedded::open(world.path(), world.options()).map(|_| ()).unwrap_err();
     assert!(error.to_string().starts_with("another bursar uses "), "{error}");
     ledger.close().await;
     world.open().close().await;
@@ -437,6 +435,6 @@ fn settled() -> Outcome {
     }
 }
 
-async fn reserve(world: &World, ledger: &Ledger) -> bursar::ledger::Rid {
+async fn reserve(world: &World, ledger: &dyn Ledger) -> bursar::ledger::Rid {
     ledger.reserve(world.purchase(1_000 * CENT)).await.unwrap().rid()
 }

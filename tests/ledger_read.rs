@@ -5,7 +5,7 @@ mod ledger_world;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use bursar::ledger::{By, Outcome, State, read_payments};
+use bursar::ledger::{By, Ledger, Outcome, State, read_payments};
 use ledger_world::{NOON, World, files};
 
 const CENT: u128 = 10_000;
@@ -21,16 +21,16 @@ async fn a_payment_has_every_field_of_the_list() {
         by: By::Merchant,
         tx: Some("0xab".into()),
     };
-    ledger.finish(purchase.rid, settled).await.unwrap();
+    ledger.finish(purchase.hold.rid, settled).await.unwrap();
     let books = read_payments(world.path()).unwrap();
     let nonce = format!("{:#x}", purchase.arm.nonce);
     let expected = serde_json::json!({
-        "id": purchase.rid.to_string(), "state": "settled", "by": "merchant", "agent": "research", "group": "eng",
+        "id": purchase.hold.rid.to_string(), "state": "settled", "by": "merchant", "agent": "research", "group": "eng",
         "rail": "x402", "scheme": "exact", "network": "eip155:84532", "merchant": "api.example.com",
-        "resource": "https://api.example.com/v1/report", "asset": purchase.terms.asset.caip19(),
-        "symbol": purchase.terms.asset.symbol, "amount": "10000", "amount_decimal": "0.01", "usd": "0.01",
+        "resource": "https://api.example.com/v1/report", "asset": purchase.hold.terms.asset.caip19(),
+        "symbol": purchase.hold.terms.asset.symbol, "amount": "10000", "amount_decimal": "0.01", "usd": "0.01",
         "payee": "0x2222222222222222222222222222222222222222", "nonce": nonce, "valid_before": "2026-11-20T12:05:00Z",
-        "tx": "0xab", "reason": null, "approval": null,
+        "tx": "0xab", "reason": null, "approval": null, "disputed": null,
         "created_at": "2026-11-20T12:00:00Z", "updated_at": "2026-11-20T12:00:01.5Z",
     });
     assert_eq!(

@@ -39,11 +39,23 @@ pub enum Rail {
     X402,
 }
 
+impl Rail {
+    /// As it stands in entries and lists.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::X402 => "x402",
+        }
+    }
+
+    /// Reads [`Rail::name`].
+    pub fn parse(name: &str) -> Option<Self> {
+        (name == Self::X402.name()).then_some(Self::X402)
+    }
+}
+
 impl fmt::Display for Rail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::X402 => f.write_str("x402"),
-        }
+        f.write_str(self.name())
     }
 }
 

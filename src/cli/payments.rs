@@ -11,7 +11,7 @@ use super::{Exit, Failure};
 use crate::admin::{self, AdminError, Word};
 use crate::clock::SystemClock;
 use crate::home::Home;
-use crate::ledger::{Books, Ledger, LedgerError, Options, PaymentRecord, Refused, Rid, read_payments};
+use crate::ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentRecord, Refused, Rid, read_payments};
 
 #[derive(Subcommand)]
 pub enum Payments {
@@ -217,7 +217,7 @@ impl Resolve {
 /// No server runs: takes the directory's lock and writes the entry itself (Ruling 57).
 async fn resolve_offline(home: &Home, rid: Rid, word: Word, who: String, why: String) -> Result<(), Failure> {
     let options = Options::new(std::sync::Arc::new(SystemClock));
-    let ledger = Ledger::open(home.root(), options).map_err(|error| Failure::unavailable(error.to_string()))?;
+    let ledger = Embedded::open(home.root(), options).map_err(|error| Failure::unavailable(error.to_string()))?;
     let resolved = ledger.resolve(rid, word.into(), who, why).await;
     ledger.close().await;
     resolved.map_err(|error: LedgerError| Failure::negative(error.to_string()))

@@ -22,7 +22,12 @@ pub(super) fn probed(example: &str) -> String {
         if line.starts_with('#') {
             continue;
         }
-        text += &line.replace("{ ", &format!("{{ {PROBE} = 1, "));
+        // The names in `rolling` are lengths, not keys.
+        if line.starts_with("rolling") {
+            text += line;
+        } else {
+            text += &line.replace("{ ", &format!("{{ {PROBE} = 1, "));
+        }
         text += "\n";
         if line.starts_with('[') {
             text += &format!("{PROBE} = 1\n");

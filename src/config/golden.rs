@@ -106,8 +106,8 @@ fn words_of_other_products() {
 [agents.research]
 per_request = "1.00"
 lifetime = "9.00"
-rolling = { "24h" = "5.00" }
-max_pending = "1.00"
+outstanding = "1.00"
+rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
 "#,
         r#"
 limits.toml:2:2: there is no `org` at the top of this file
@@ -125,15 +125,30 @@ limits.toml:5:1: [agents.research] has no key `lifetime`
     | ^^^^^^^^
   The key is `total`.
 
-limits.toml:6:1: [agents.research] has no key `rolling`
-  6 | rolling = { "24h" = "5.00" }
-    | ^^^^^^^
-  Rolling windows are not in this version; use hour, day, week, month or total.
-
-limits.toml:7:1: [agents.research] has no key `max_pending`
-  7 | max_pending = "1.00"
+limits.toml:6:1: [agents.research] has no key `outstanding`
+  6 | outstanding = "1.00"
     | ^^^^^^^^^^^
-  `max_pending` is not in this version; what is reserved counts against every window.
+  The key is `max_pending`.
+
+limits.toml:7:13: agents.research.rolling.24h is as long as another rolling window of this section
+  7 | rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
+    |             ^^^^^
+  Keep the lower of the two.
+
+limits.toml:7:44: agents.research.rolling.90s: "90s" is no length of a rolling window
+  7 | rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
+    |                                            ^^^^^
+  Write a number and `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
+
+limits.toml:7:60: agents.research.rolling.1500d: "1500d" is no length of a rolling window
+  7 | rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
+    |                                                            ^^^^^^^
+  Write a number and `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
+
+limits.toml:7:78: agents.research.rolling.0h: "0h" is no length of a rolling window
+  7 | rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
+    |                                                                              ^^^^
+  Write a number and `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
 "#,
     );
 }

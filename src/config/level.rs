@@ -11,7 +11,7 @@ use super::section::{Entry, Hints, Section, quoted_if_needed};
 use crate::agents::AgentName;
 use crate::assets::{self, Network};
 use crate::policy::{
-    AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Standing, Unit, Window,
+    AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Rolling, Standing, Unit, Window,
 };
 
 pub(super) const LEVEL_HINTS: Hints = &[
@@ -20,14 +20,7 @@ pub(super) const LEVEL_HINTS: Hints = &[
     ("max_count", "The key is `count`, such as count = { day = 200 }."),
     ("approve_above", "The key is `approval_above`."),
     ("team", "The key is `group`, and the group's section is [groups.NAME]."),
-    (
-        "rolling",
-        "Rolling windows are not in this version; use hour, day, week, month or total.",
-    ),
-    (
-        "max_pending",
-        "`max_pending` is not in this version; what is reserved counts against every window.",
-    ),
+    ("outstanding", "The key is `max_pending`."),
     ("year", "There is no year; use month or total."),
 ];
 
@@ -79,7 +72,7 @@ impl Levels {
     pub(super) fn level(&mut self, section: &mut Section<'_>, scope: Arc<str>) -> Level {
         let per_transaction = section.take("per_transaction").and_then(|e| e.usd());
         let mut budgets = Vec::new();
-        for window in Window::ALL {
+        for window in Window::NAMED {
             let Some(entry) = section.take(window.name()) else {
                 continue;
             };
@@ -90,7 +83,7 @@ impl Levels {
             }
         }
         if let Some(mut count) = section.section("count") {
-            for window in Window::ALL {
+            for window in Window::NAMED {
                 let Some(entry) = count.take(window.name()) else {
                     continue;
                 };
@@ -101,6 +94,38 @@ impl Levels {
                 }
             }
             count.close(&[("lifetime", "The key is `total`.")]);
+        }
+        if let Some(rolling) = section.section("rolling") {
+            let mut seen = Vec::new();
+            for entry in rolling.named() {
+                let Some((window, cap)) = rolling_window(&entry).zip(entry.usd()) else {
+                    continue;
+                };
+                if seen.contains(&window) {
+                    entry.reject_key::<()>(
+                        format!("{} is as long as another rolling window of this section", entry.path()),
+                        "Keep the lower of the two.".to_owned(),
+                    );
+                }
+                seen.push(window);
+                budgets.push(Budget::of_money(
+                    entry.path().to_owned(),
+                    &scope,
+                    Window::Rolling(window),
+                    cap.get(),
+                ));
+            }
+        }
+        if let Some(entry) = section.take("max_pending")
+            && let Some(cap) = entry.usd()
+        {
+            budgets.push(Budget::new(
+                &scope,
+                section.path(),
+                Window::Pending,
+                Unit::MicroUsd,
+                cap.get(),
+            ));
         }
         Level {
             section: section.path().into(),
@@ -133,6 +158,32 @@ impl Levels {
             );
         }
     }
+}
+
+/// `30m`, `24h`, `7d`.
+fn rolling_window(entry: &Entry<'_>) -> Option<Rolling> {
+    const LONGEST_S: u32 = 366 * 86_400;
+    let key = entry.key();
+    let (count, unit) = key.split_at(key.len().saturating_sub(1));
+    let unit = match unit {
+        "m" => Some(60),
+        "h" => Some(3_600),
+        "d" => Some(86_400),
+        _ => None,
+    };
+    let count = Some(count)
+        .filter(|count| !count.starts_with(['0', '+']))
+        .and_then(|count| count.parse::<u32>().ok());
+    let seconds = unit.zip(count).and_then(|(unit, count)| count.checked_mul(unit));
+    let window = seconds
+        .filter(|seconds| *seconds <= LONGEST_S)
+        .and_then(Rolling::of_seconds);
+    window.or_else(|| {
+        entry.reject_key(
+            format!("{}: \"{key}\" is no length of a rolling window", entry.path()),
+            "Write a number and `m`, `h` or `d`, at most 366 days: rolling = { \"24h\" = \"5.00\" }.".to_owned(),
+        )
+    })
 }
 
 fn group_of(entry: &Entry<'_>, groups: &BTreeMap<String, Group>) -> Option<Group> {

@@ -3,31 +3,22 @@
 //! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so what the
 //! running ledger believes and what the journal says cannot differ.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use thiserror::Error;
 
-use super::entry::{Body, Entry, Reserved, WindowCharge};
-use super::model::{Reserve, ReserveError, State};
+use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
+use super::entry::{Adopted, Armed, Body, Entry, Reserved, WindowCharge};
+use super::model::{Arm, Arming, By, Hold, Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::text::Moment;
 
-/// Newest windows kept per scope and window name. Older ones count nothing any more; a charge for one of them means that
-/// the clock went back, and is refused rather than counted from zero.
-const WINDOWS_KEPT: usize = 64;
-
-/// One window's counter, in the budget's unit (micro-USD, or payments).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counter {
-    pub settled: u128,
-    /// Held, armed and unknown: may still leave, so it counts in full.
-    pub open: u128,
-}
-
-/// A counter's name: scope, window name, start.
-pub type CounterKey = (String, String, String);
+/// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
+/// ever asks, and the list must not grow for ever.
+const CONFIRMABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Why an entry cannot follow the ones before it. From the live writer that is a bug, from a file it is damage.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -42,65 +33,85 @@ pub enum Illegal {
     Unlawful { rid: Rid, from: State, to: State },
     #[error("a counter of payment {0} does not fit 128 bits")]
     Overflow(Rid),
+    #[error("payment {0} does not wait for the chain's word")]
+    NotUnconfirmed(Rid),
 }
 
 /// What one entry changed, for the index: absolute values, so applying them twice does no harm.
 #[derive(Debug, Default)]
 pub struct Effect {
-    /// The payment and the counters of its windows, in its order.
-    pub payment: Option<(Payment, Vec<Counter>)>,
+    pub payment: Option<Payment>,
+    /// What the counters of its windows hold now, in their order.
+    pub counters: Vec<Counter>,
+    /// Windows that it left, and what they hold now.
+    pub left: Vec<(WindowCharge, Counter)>,
     pub dropped: Vec<CounterKey>,
     pub faded: Vec<(u64, NonceKey)>,
+    /// Payments that begin (true) or cease to wait for the chain's word.
+    pub unconfirmed: Vec<(Rid, bool)>,
+    /// The chain's word on a payment that is closed.
+    pub amended: Option<(Rid, Amendment)>,
 }
 
-type Starts = BTreeMap<String, Counter>;
-type Windows = BTreeMap<String, Starts>;
+/// What changes in a payment whose state does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Amendment {
+    Confirmed { tx: String },
+    Disputed { why: String },
+}
+
+impl Amendment {
+    pub fn apply(&self, payment: &mut Payment) {
+        match self {
+            Self::Confirmed { tx } => {
+                payment.by = Some(By::Chain);
+                payment.tx = Some(tx.clone());
+            }
+            Self::Disputed { why } => payment.disputed = Some(why.clone()),
+        }
+    }
+}
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Book {
-    counters: HashMap<String, Windows>,
+    counters: Counters,
     open: BTreeMap<Rid, Payment>,
     taken: HashSet<NonceKey>,
     /// Nonces of finished payments by the second in which they are free again.
     fading: BTreeSet<(u64, NonceKey)>,
+    /// Settled by a merchant's word, and the chain has not been heard yet. Ids begin with their time.
+    unconfirmed: BTreeSet<Rid>,
+    /// The latest time that any entry bears: where the clock has been.
+    latest: Option<Moment>,
 }
 
 impl Book {
-    /// Decides a reservation. `Ok` says that [`Book::apply`] of its entry will succeed and keep every cap.
-    pub fn admits(&self, reserve: &Reserve) -> Result<(), ReserveError> {
-        if self.open.contains_key(&reserve.rid) {
+    /// Decides a reservation; returns what each window then holds. `Ok` says that [`Book::apply`] of its entry will succeed
+    /// and keep every cap.
+    pub fn admits(&self, reserve: &Reserve) -> Result<Vec<u128>, ReserveError> {
+        self.nonce_is_free(&reserve.hold.terms.asset.caip19(), &reserve.arm)?;
+        self.admits_hold(&reserve.hold)
+    }
+
+    /// As [`Book::admits`], before there is a nonce.
+    pub fn admits_hold(&self, hold: &Hold) -> Result<Vec<u128>, ReserveError> {
+        if self.open.contains_key(&hold.rid) {
             return Err(ReserveError::RidTaken);
         }
-        let asset = reserve.terms.asset.caip19();
-        if self
-            .taken
-            .contains(&NonceKey::of(&asset, &reserve.arm.from, &reserve.arm.nonce))
-        {
+        self.counters.fit(&hold.charges, &[])
+    }
+
+    /// Decides whether held money may be signed for, by the limits of now: its own old charges do not stand against it.
+    pub fn admits_arming(&self, rid: Rid, arming: &Arming) -> Result<Vec<u128>, ReserveError> {
+        let held = self.open.get(&rid).filter(|payment| payment.state == State::Held);
+        let held = held.ok_or(ReserveError::NotHeld(rid))?;
+        self.nonce_is_free(&held.reserved.asset, &arming.arm)?;
+        self.counters.fit(&arming.charges, held.windows())
+    }
+
+    fn nonce_is_free(&self, asset: &str, arm: &Arm) -> Result<(), ReserveError> {
+        if self.taken.contains(&NonceKey::of(asset, &arm.from, &arm.nonce)) {
             return Err(ReserveError::NonceTaken);
-        }
-        for (index, charge) in reserve.charges.iter().enumerate() {
-            let (scope, window, start) = (&*charge.scope, charge.window_name(), &*charge.start);
-            if self.is_closed(scope, window, start) {
-                return Err(ReserveError::WindowClosed { charge: index });
-            }
-            // Two charges on one counter count together.
-            let before = reserve.charges[..index]
-                .iter()
-                .filter(|other| *other.scope == *scope && other.window_name() == window && *other.start == *start)
-                .try_fold(0u128, |sum, other| sum.checked_add(other.amount))
-                .ok_or(ReserveError::Overflow)?;
-            let Counter { settled, open } = self.counter(scope, window, start);
-            let counted = [open, before, charge.amount]
-                .into_iter()
-                .try_fold(settled, u128::checked_add)
-                .ok_or(ReserveError::Overflow)?;
-            if counted > charge.cap {
-                return Err(ReserveError::Denied {
-                    charge: index,
-                    settled,
-                    open,
-                });
-            }
         }
         Ok(())
     }
@@ -110,15 +121,18 @@ impl Book {
         let mut effect = Effect::default();
         match &entry.body {
             Body::Reserved(reserved) => self.reserve(reserved, entry.ts, &mut effect)?,
-            Body::Armed(armed) => self.move_to(armed.rid, State::Armed, entry.ts, &mut effect, |payment| {
-                payment.arm = Some(armed.arm);
-                payment.approval = armed.approval.clone();
-            })?,
-            Body::Settled(settled) => self.move_to(settled.rid, State::Settled, entry.ts, &mut effect, |payment| {
-                payment.by = Some(settled.by);
-                payment.tx = settled.tx.clone();
-                payment.reason = settled.why.clone();
-            })?,
+            Body::Armed(armed) => self.arm(armed, entry.ts, &mut effect)?,
+            Body::Settled(settled) => {
+                self.move_to(settled.rid, State::Settled, entry.ts, &mut effect, |payment| {
+                    payment.by = Some(settled.by);
+                    payment.tx = settled.tx.clone();
+                    payment.reason = settled.why.clone();
+                })?;
+                if settled.by == By::Merchant {
+                    self.unconfirmed.insert(settled.rid);
+                    effect.unconfirmed.push((settled.rid, true));
+                }
+            }
             Body::Unknown(unknown) => self.move_to(unknown.rid, State::Unknown, entry.ts, &mut effect, |payment| {
                 payment.reason = Some(unknown.why.clone());
                 payment.tx = unknown.tx.clone();
@@ -126,27 +140,33 @@ impl Book {
             Body::Released(released) => {
                 self.move_to(released.rid, State::Released, entry.ts, &mut effect, |payment| {
                     payment.reason = Some(released.why.clone());
-                })?
+                })?;
             }
             Body::Expired(expired) => self.move_to(expired.rid, State::Expired, entry.ts, &mut effect, |payment| {
                 payment.by = Some(expired.by);
                 payment.reason = Some(expired.why.clone());
             })?,
+            Body::Confirmed(confirmed) => {
+                self.heard(confirmed.rid, &mut effect)?;
+                let tx = confirmed.tx.clone();
+                effect.amended = Some((confirmed.rid, Amendment::Confirmed { tx }));
+            }
+            Body::Disputed(disputed) => self.dispute(disputed.rid, &disputed.why, &mut effect)?,
+            Body::Adopted(adopted) => self.adopt(adopted, &mut effect)?,
+            Body::Yielded(yielded) => self.yield_to(yielded.rid, yielded.node, entry.ts, &mut effect)?,
+            Body::ClockAccepted(_) => self.latest = None,
             Body::Opened(_) | Body::Closed(_) | Body::PolicyLoaded(_) | Body::PolicyRejected(_) => {}
             Body::Presented(_) | Body::Denied(_) | Body::Admin(_) | Body::Rebuilt(_) => {}
+            Body::Outflow(_) | Body::Alert(_) | Body::ClockJumped(_) => {}
         }
+        self.latest = self.latest.max(Some(entry.ts));
         self.fade(entry.ts, &mut effect);
         Ok(effect)
     }
 
     /// Puts back what the index kept.
-    pub fn restore_counter(&mut self, (scope, window, start): CounterKey, counter: Counter) {
-        self.counters
-            .entry(scope)
-            .or_default()
-            .entry(window)
-            .or_default()
-            .insert(start, counter);
+    pub fn restore_counter(&mut self, key: CounterKey, counter: Counter) {
+        self.counters.restore(key, counter);
     }
 
     /// As [`Book::restore_counter`].
@@ -161,6 +181,16 @@ impl Book {
         self.fading.insert((free_at, key));
     }
 
+    /// As [`Book::restore_counter`].
+    pub fn restore_unconfirmed(&mut self, rid: Rid) {
+        self.unconfirmed.insert(rid);
+    }
+
+    /// As [`Book::restore_counter`].
+    pub fn restore_latest(&mut self, latest: Option<Moment>) {
+        self.latest = latest;
+    }
+
     pub fn open_payment(&self, rid: &Rid) -> Option<&Payment> {
         self.open.get(rid)
     }
@@ -170,73 +200,115 @@ impl Book {
         self.open.values()
     }
 
-    pub fn counter(&self, scope: &str, window: &str, start: &str) -> Counter {
-        self.starts(scope, window)
-            .and_then(|starts| starts.get(start))
-            .copied()
-            .unwrap_or_default()
+    /// Payments that wait for the chain's word, oldest first.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = Rid> {
+        self.unconfirmed.iter().copied()
     }
 
-    /// All counters of a scope: window name, start, counter.
-    pub fn counters_of(&self, scope: &str) -> impl Iterator<Item = (&str, &str, Counter)> {
-        self.counters
-            .get(scope)
-            .into_iter()
-            .flatten()
-            .flat_map(|(window, starts)| {
-                starts
-                    .iter()
-                    .map(move |(start, counter)| (window.as_str(), start.as_str(), *counter))
-            })
+    pub fn is_unconfirmed(&self, rid: Rid) -> bool {
+        self.unconfirmed.contains(&rid)
     }
 
-    fn starts(&self, scope: &str, window: &str) -> Option<&Starts> {
-        self.counters.get(scope)?.get(window)
+    pub fn latest(&self) -> Option<Moment> {
+        self.latest
     }
 
-    fn is_closed(&self, scope: &str, window: &str, start: &str) -> bool {
-        self.starts(scope, window).is_some_and(|starts| {
-            starts.len() >= WINDOWS_KEPT
-                && starts
-                    .first_key_value()
-                    .is_some_and(|(oldest, _)| start < oldest.as_str())
-        })
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether what is open in the counters is what the open payments are charged to. An index that was changed by something
+    /// else than the ledger may not.
+    pub fn adds_up(&self) -> bool {
+        let mut sums = Counters::default();
+        let counted = self
+            .open
+            .values()
+            .all(|payment| sums.book(payment.windows(), Step::Open).is_ok());
+        counted
+            && self
+                .counters
+                .all()
+                .all(|(scope, window, start, counter)| sums.get(scope, window, start).open == counter.open)
+            && sums
+                .all()
+                .all(|(scope, window, start, sum)| self.counters.get(scope, window, start).open == sum.open)
     }
 
     fn reserve(&mut self, reserved: &Arc<Reserved>, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
-        let rid = reserved.rid;
-        if self.open.contains_key(&rid) {
-            return Err(Illegal::ReservedTwice(rid));
-        }
         let payment = Payment {
-            reserved: reserved.clone(),
+            approval: None,
             arm: reserved.arm,
+            by: None,
+            created_at: ts,
+            disputed: None,
+            moved: None,
+            reason: None,
+            reserved: reserved.clone(),
             state: if reserved.arm.is_some() {
                 State::Armed
             } else {
                 State::Held
             },
-            by: None,
             tx: None,
-            reason: None,
-            approval: None,
-            created_at: ts,
             updated_at: ts,
+            yielded: None,
         };
+        self.enter(payment, effect)
+    }
+
+    fn adopt(&mut self, adopted: &Adopted, effect: &mut Effect) -> Result<(), Illegal> {
+        let payment = adopted.payment.clone();
+        if payment.state.is_final() {
+            return Err(Illegal::NotOpen(payment.rid()));
+        }
+        self.enter(payment, effect)
+    }
+
+    /// A payment that this book has not known.
+    fn enter(&mut self, payment: Payment, effect: &mut Effect) -> Result<(), Illegal> {
+        let rid = payment.rid();
+        if self.open.contains_key(&rid) {
+            return Err(Illegal::ReservedTwice(rid));
+        }
         let nonce = payment.nonce_key();
         if nonce.is_some_and(|key| self.taken.contains(&key)) {
             return Err(Illegal::NonceTwice(rid));
         }
-        self.count(reserved, |counter, amount| {
-            counter.open = counter.open.checked_add(amount)?;
-            counter.settled.checked_add(counter.open).map(|_| ())
-        })?;
-        for charge in &reserved.windows {
-            self.drop_oldest(charge, &mut effect.dropped);
+        self.book(rid, payment.windows(), Step::Open)?;
+        for charge in payment.windows() {
+            self.counters.drop_oldest(charge, &mut effect.dropped);
         }
         self.taken.extend(nonce);
         self.open.insert(rid, payment.clone());
-        effect.payment = Some((payment, self.counters_for(reserved)));
+        self.changed(payment, effect);
+        Ok(())
+    }
+
+    fn arm(&mut self, armed: &Armed, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
+        let mut payment = self.may_become(armed.rid, State::Armed)?;
+        let rid = armed.rid;
+        payment.arm = Some(armed.arm);
+        payment.approval.clone_from(&armed.approval);
+        if payment.nonce_key().is_some_and(|key| self.taken.contains(&key)) {
+            return Err(Illegal::NonceTwice(rid));
+        }
+        if let Some(windows) = &armed.windows {
+            let moved = self.counters.move_open(payment.windows(), windows);
+            moved.map_err(|Overflow| Illegal::Overflow(rid))?;
+            let left = payment.moved.replace(windows.clone());
+            for charge in left.as_deref().unwrap_or(&payment.reserved.windows) {
+                effect.left.push((charge.clone(), self.counter(charge)));
+            }
+            for charge in windows {
+                self.counters.drop_oldest(charge, &mut effect.dropped);
+            }
+        }
+        payment.state = State::Armed;
+        payment.updated_at = ts;
+        self.taken.extend(payment.nonce_key());
+        self.open.insert(rid, payment.clone());
+        self.changed(payment, effect);
         Ok(())
     }
 
@@ -248,79 +320,87 @@ impl Book {
         effect: &mut Effect,
         change: impl FnOnce(&mut Payment),
     ) -> Result<(), Illegal> {
-        let mut payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
-        if !payment.state.may_become(to) {
-            return Err(Illegal::Unlawful {
-                rid,
-                from: payment.state,
-                to,
-            });
-        }
-        let had_nonce = payment.arm.is_some();
+        let mut payment = self.may_become(rid, to)?;
         change(&mut payment);
         payment.state = to;
         payment.updated_at = ts;
-        if !had_nonce && payment.nonce_key().is_some_and(|key| !self.taken.insert(key)) {
-            return Err(Illegal::NonceTwice(rid));
-        }
-        let reserved = payment.reserved.clone();
         if to.is_final() {
-            self.count(&reserved, |counter, amount| {
-                counter.open = counter.open.checked_sub(amount)?;
-                if to == State::Settled {
-                    counter.settled = counter.settled.checked_add(amount)?;
-                }
-                Some(())
-            })?;
-            self.open.remove(&rid);
-            self.fading
-                .extend(payment.nonce_key().map(|key| (payment.nonce_free_at(), key)));
+            let step = if to == State::Settled {
+                Step::Settle
+            } else {
+                Step::GiveBack
+            };
+            self.book(rid, payment.windows(), step)?;
+            self.close(&payment);
         } else {
             self.open.insert(rid, payment.clone());
         }
-        effect.payment = Some((payment, self.counters_for(&reserved)));
+        self.changed(payment, effect);
+        Ok(())
+    }
+
+    fn may_become(&self, rid: Rid, to: State) -> Result<Payment, Illegal> {
+        let payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
+        let from = payment.state;
+        if from.may_become(to) {
+            Ok(payment)
+        } else {
+            Err(Illegal::Unlawful { rid, from, to })
+        }
+    }
+
+    /// Takes a payment out of the open ones; its nonce stays a while.
+    fn close(&mut self, payment: &Payment) {
+        self.open.remove(&payment.rid());
+        self.fading
+            .extend(payment.nonce_key().map(|key| (payment.nonce_free_at(), key)));
+    }
+
+    /// On shared books the counters of one log are nobody's limit: what is another's affair leaves them.
+    fn yield_to(&mut self, rid: Rid, node: u32, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
+        let mut payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
+        self.book(rid, payment.windows(), Step::GiveBack)?;
+        self.close(&payment);
+        payment.yielded = Some(node);
+        payment.updated_at = ts;
+        self.changed(payment, effect);
+        Ok(())
+    }
+
+    fn dispute(&mut self, rid: Rid, why: &str, effect: &mut Effect) -> Result<(), Illegal> {
+        if let Some(payment) = self.open.get_mut(&rid) {
+            payment.disputed = Some(why.to_owned());
+            let payment = payment.clone();
+            self.changed(payment, effect);
+            return Ok(());
+        }
+        self.heard(rid, effect)?;
+        let why = why.to_owned();
+        effect.amended = Some((rid, Amendment::Disputed { why }));
+        Ok(())
+    }
+
+    fn heard(&mut self, rid: Rid, effect: &mut Effect) -> Result<(), Illegal> {
+        if !self.unconfirmed.remove(&rid) {
+            return Err(Illegal::NotUnconfirmed(rid));
+        }
+        effect.unconfirmed.push((rid, false));
         Ok(())
     }
 
     /// Changes every counter that a payment is charged to, or none.
-    fn count(&mut self, reserved: &Reserved, change: impl Fn(&mut Counter, u128) -> Option<()>) -> Result<(), Illegal> {
-        let mut undo = Vec::with_capacity(reserved.windows.len());
-        for charge in &reserved.windows {
-            let counter = counter_mut(&mut self.counters, charge);
-            let before = *counter;
-            if change(counter, charge.amount()).is_none() {
-                *counter = before;
-                for (charge, before) in undo.into_iter().rev() {
-                    *counter_mut(&mut self.counters, charge) = before;
-                }
-                return Err(Illegal::Overflow(reserved.rid));
-            }
-            undo.push((charge, before));
-        }
-        Ok(())
+    fn book(&mut self, rid: Rid, windows: &[WindowCharge], step: Step) -> Result<(), Illegal> {
+        let booked = self.counters.book(windows, step);
+        booked.map_err(|Overflow| Illegal::Overflow(rid))
     }
 
-    fn counters_for(&self, reserved: &Reserved) -> Vec<Counter> {
-        let counter = |charge: &WindowCharge| self.counter(charge.scope(), charge.window(), charge.start());
-        reserved.windows.iter().map(counter).collect()
+    fn changed(&self, payment: Payment, effect: &mut Effect) {
+        effect.counters = payment.windows().iter().map(|charge| self.counter(charge)).collect();
+        effect.payment = Some(payment);
     }
 
-    /// Forgets the oldest window of a charge's kind when there are too many, unless money in it is still open.
-    fn drop_oldest(&mut self, charge: &WindowCharge, dropped: &mut Vec<CounterKey>) {
-        let Some(starts) = self
-            .counters
-            .get_mut(charge.scope())
-            .and_then(|windows| windows.get_mut(charge.window()))
-        else {
-            return;
-        };
-        while starts.len() > WINDOWS_KEPT
-            && let Some(oldest) = starts.first_entry()
-            && oldest.get().open == 0
-        {
-            let start = oldest.remove_entry().0;
-            dropped.push((charge.0.clone(), charge.1.clone(), start));
-        }
+    fn counter(&self, charge: &WindowCharge) -> Counter {
+        self.counters.get(charge.scope(), charge.window(), charge.start())
     }
 
     fn fade(&mut self, ts: Moment, effect: &mut Effect) {
@@ -332,16 +412,15 @@ impl Book {
             self.taken.remove(&key);
             effect.faded.push((free_at, key));
         }
+        while let Some(&rid) = self.unconfirmed.first()
+            && rid
+                .made_at()
+                .is_none_or(|made_at| ts.timestamp().duration_since(made_at) > CONFIRMABLE)
+        {
+            self.unconfirmed.pop_first();
+            effect.unconfirmed.push((rid, false));
+        }
     }
-}
-
-fn counter_mut<'a>(counters: &'a mut HashMap<String, Windows>, charge: &WindowCharge) -> &'a mut Counter {
-    let windows = counters.entry(charge.0.clone()).or_default();
-    windows
-        .entry(charge.1.clone())
-        .or_default()
-        .entry(charge.2.clone())
-        .or_default()
 }
 
 #[cfg(test)]

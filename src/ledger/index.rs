@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::book::{Book, Counter, CounterKey, Effect};
+use super::book::{Book, Effect};
+use super::counters::{Counter, CounterKey};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Chain;
-use super::text::Digest;
+use super::text::{Digest, Moment};
 use changes::Changes;
 
 /// How long changes may lie in memory only, and how many entries. Losing them costs a longer replay, nothing else.
@@ -33,7 +34,7 @@ const CHECKPOINT_ENTRIES: usize = 4096;
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Changed whenever keys or values change; another number means a rebuild.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 // Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
@@ -44,6 +45,7 @@ const COUNTER: u8 = b'c';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
 const PAYMENT: u8 = b'p';
+const UNCONFIRMED: u8 = b'u';
 
 /// What the index has taken in.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -51,12 +53,15 @@ struct Mark {
     format: u8,
     applied: u64,
     tip: Digest,
+    latest: Option<Moment>,
 }
 
 /// Changes of one batch, in order, and where the chain stands after them.
 pub struct Applied {
     pub effects: Vec<Effect>,
     pub chain: Chain,
+    /// The book's, after them.
+    pub latest: Option<Moment>,
 }
 
 /// What the writer sends; nobody waits for it except who looks a payment up.
@@ -114,17 +119,17 @@ impl Index {
 
     /// Takes changes in, in one batch, which sled applies whole or not at all.
     pub fn apply(&mut self, batches: &[Applied]) -> Result<(), String> {
-        let Some(chain) = batches.last().map(|batch| batch.chain) else {
+        let Some(&Applied { chain, latest, .. }) = batches.last() else {
             return Ok(());
         };
         let mut batch = sled::Batch::default();
         let effects = batches.iter().flat_map(|batch| &batch.effects);
-        let written = Changes::of(effects).write(&mut batch);
-        written.map_err(|error| error.to_string())?;
+        Changes::of(effects).write(&mut batch, |rid| self.find(rid))?;
         let mark = Mark {
             format: FORMAT,
             applied: chain.next_seq,
             tip: chain.tip,
+            latest,
         };
         batch.insert(MARK, serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
         // As atomic as sled's transactions, which also read every old value first.
@@ -250,11 +255,20 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         let (free_at, nonce) = nonce_row(&key).ok_or_else(|| broken("nonce"))?;
         book.restore_nonce(free_at, nonce);
     }
+    for row in db.scan_prefix([UNCONFIRMED]) {
+        let (key, _) = row.map_err(|error| error.to_string())?;
+        let rid = <[u8; 16]>::try_from(&key[1..]).map_err(|_| broken("payment"))?;
+        book.restore_unconfirmed(Rid::from_bytes(rid));
+    }
+    book.restore_latest(mark.latest);
     for row in db.scan_prefix([OPEN]) {
         let (rid, _) = row.map_err(|error| error.to_string())?;
         let value = db.get(key(PAYMENT, &rid[1..])).map_err(|error| error.to_string())?;
         let payment = value.and_then(|value| serde_json::from_slice(&value).ok());
         book.restore_open(payment.ok_or_else(|| broken("payment"))?);
+    }
+    if !book.adds_up() {
+        return Err("its counters are not the sum of its open payments".to_owned());
     }
     Ok(Snapshot {
         chain: Chain {

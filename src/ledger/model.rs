@@ -3,13 +3,15 @@
 //! Nothing here touches a file. The arithmetic is in `book`, the bytes are in `entry`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::entry::Reserved;
 use super::rid::Rid;
-use crate::assets::Asset;
+use crate::assets::{self, Asset};
 use crate::challenge::Rail;
 use crate::money::{Atoms, MicroUsd};
 use crate::policy::budget::Charge;
@@ -86,6 +88,23 @@ pub struct Terms {
     pub payee: Address,
 }
 
+impl Terms {
+    /// As an entry has them. `None`: this version does not know the asset or the way of paying any more.
+    pub(super) fn recorded(reserved: &Reserved) -> Option<Self> {
+        Some(Self {
+            rail: Rail::parse(&reserved.rail)?,
+            scheme: SCHEMES.into_iter().find(|scheme| *scheme == reserved.scheme)?,
+            asset: assets::assets().find(|asset| asset.caip19() == reserved.asset)?,
+            amount: Atoms::new(reserved.amount.0),
+            usd: MicroUsd::new(reserved.usd_micros.0),
+            payee: reserved.payee,
+        })
+    }
+}
+
+/// The schemes that this version pays.
+const SCHEMES: [&str; 1] = ["exact"];
+
 /// What the signature will cover besides the terms. Times are Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arm {
@@ -95,9 +114,16 @@ pub struct Arm {
     pub valid_before: u64,
 }
 
-/// One purchase to put on record: reserve and arm in one step (Ruling 61).
+/// One purchase to put on record: hold and arm in one step (Ruling 61).
 #[derive(Clone, Debug)]
 pub struct Reserve {
+    pub hold: Hold,
+    pub arm: Arm,
+}
+
+/// Money to set aside for one purchase, before anything is fixed that a signature would cover.
+#[derive(Clone, Debug)]
+pub struct Hold {
     pub rid: Rid,
     pub agent: String,
     pub group: Option<String>,
@@ -116,7 +142,15 @@ pub struct Reserve {
     /// Hash of the agent's `Idempotency-Key`.
     pub idempotency: Option<[u8; 32]>,
     pub offer_sha256: [u8; 32],
+}
+
+/// What turns held money into a payment that may be signed.
+#[derive(Clone, Debug)]
+pub struct Arming {
     pub arm: Arm,
+    /// What the limits charge now: the windows may be others than those of the hold, and the caps may have been lowered.
+    pub charges: Vec<Charge>,
+    pub approval: Option<String>,
 }
 
 /// Leave to sign exactly these terms, once. Only the ledger makes one, after its record is on disk; it cannot be copied.
@@ -159,8 +193,22 @@ pub enum ReserveError {
     RidTaken,
     #[error("this nonce was already used for a payment")]
     NonceTaken,
+    /// Armed is only what was held by this ledger and still is.
+    #[error("payment {0} is not held")]
+    NotHeld(Rid),
     #[error("the disk that holds the ledger is almost full")]
     LowSpace,
+    /// A forward jump would open windows that have not begun (Ruling 63).
+    #[error(
+        "the system clock has jumped ahead by {ahead_s} s; set it right, or accept it with `bursar clock accept --why TEXT`"
+    )]
+    ClockJumped { ahead_s: u64 },
+    /// Another proxy on the same books has newer limits.
+    #[error("other limits are in force: generation {need}, and this proxy has {have}")]
+    StalePolicy { have: u64, need: u64 },
+    /// The commit was sent and its outcome is not known. The reservation may stand; it must not be signed for.
+    #[error("whether payment {0} is on record is not known")]
+    Unclear(Rid),
     #[error("the sum of the amounts is too large to count")]
     Overflow,
     #[error("the ledger cannot record: {0}")]
@@ -177,6 +225,9 @@ pub enum LedgerError {
     /// An operator resolves only what is unknown.
     #[error("payment {0} is not in doubt yet: it is armed, and ends as settled or unknown by itself; look again then")]
     UnderWay(Rid),
+    /// Only a payment that a merchant's word has settled, or that is in doubt, can be confirmed or disputed, and only once.
+    #[error("payment {0} does not wait for the chain's word")]
+    NotUnconfirmed(Rid),
     /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
     #[error("the ledger cannot record: {0}")]
     Failed(String),
@@ -208,6 +259,29 @@ impl Outcome {
 pub enum Resolution {
     Settled { tx: Option<String> },
     Expired,
+}
+
+/// What the chain says of a payment that was settled by a merchant's word, or in doubt (digest §2.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The money moved as the books have it.
+    Confirmed { tx: String, block: u64 },
+    /// The chain and the books differ. What is counted stays counted.
+    Disputed { why: String, tx: Option<String> },
+}
+
+/// Money that left the wallet without an entry of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outflow {
+    /// CAIP-19.
+    pub asset: String,
+    pub network: String,
+    pub symbol: String,
+    pub amount: Atoms,
+    pub payee: Address,
+    pub tx: B256,
+    pub log_index: u64,
+    pub block: u64,
 }
 
 /// A refusal for the journal. Equal ones (agent, rule, host) become one entry per ten seconds (Ruling 62).
@@ -247,7 +321,50 @@ pub enum Event {
         who: String,
         why: String,
     },
+    Outflow(Outflow),
+    /// Somebody was told, or should have been.
+    Alert {
+        kind: &'static str,
+        detail: String,
+        rid: Option<Rid>,
+    },
+    /// An operator says that the clock is right as it is (Ruling 63).
+    ClockAccepted {
+        who: String,
+        why: String,
+    },
 }
+
+/// What the ledger notices by itself and people should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// A reservation has filled a budget to four fifths.
+    BudgetNearlySpent {
+        scope: String,
+        window: String,
+        start: String,
+        rule: String,
+        counted: u128,
+        cap: u128,
+    },
+    LowSpace,
+    /// Nothing is recorded any more.
+    StoreFailed {
+        why: String,
+    },
+    ClockJumped {
+        ahead_s: u64,
+    },
+    IndexRebuilt {
+        why: String,
+    },
+    TornWrite {
+        bytes: u64,
+    },
+}
+
+/// Hears alarms. Called between two batches: it must not block.
+pub type Alarms = Arc<dyn Fn(Alarm) + Send + Sync>;
 
 #[cfg(test)]
 mod tests {

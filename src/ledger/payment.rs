@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use super::entry::{Arm, Reserved};
+use super::entry::{Arm, Reserved, WindowCharge};
 use super::model::{By, State};
 use super::rid::Rid;
 use super::text::Moment;
@@ -15,26 +15,41 @@ use super::text::Moment;
 /// decides the nonce (Ruling 18), does not live longer. Random x402 nonces do not repeat at all.
 const NONCE_KEPT_S: u64 = 24 * 60 * 60;
 
-/// One reservation, from first to newest entry.
+/// One reservation, from first to newest entry. Members in JCS order: it can stand in an entry (`pay.adopted`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm: Option<Arm>,
+    /// Who said so, once settled or expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
+    pub created_at: Moment,
+    /// What the chain says against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disputed: Option<String>,
+    /// The charges, where arming has moved them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Vec<WindowCharge>>,
+    /// Why it is unknown, released, expired, or settled by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     #[serde(serialize_with = "shared", deserialize_with = "unshared")]
     pub reserved: Arc<Reserved>,
-    pub arm: Option<Arm>,
     pub state: State,
-    /// Who said so, once settled or expired.
-    pub by: Option<By>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
-    /// Why it is unknown, released, expired, or settled by hand.
-    pub reason: Option<String>,
-    pub approval: Option<String>,
-    pub created_at: Moment,
     pub updated_at: Moment,
+    /// The proxy that has taken it over, on books that several share; its log tells the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub yielded: Option<u32>,
 }
 
-/// A nonce in its asset's name space: SHA-256 over network, asset, payer and nonce.
+/// A nonce in its asset's name space: the first half of SHA-256 over network, asset, payer and nonce. Two of a day's nonces
+/// that share it would cost one refusal; memory of a busy day's is what counts here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NonceKey(pub [u8; 32]);
+pub struct NonceKey(pub [u8; 16]);
 
 impl NonceKey {
     pub fn of(asset: &str, from: &Address, nonce: &B256) -> Self {
@@ -44,7 +59,9 @@ impl NonceKey {
         hash.update([0]);
         hash.update(from);
         hash.update(nonce);
-        Self(hash.finalize().into())
+        let whole: [u8; 32] = hash.finalize().into();
+        let (half, _) = whole.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        Self(*half)
     }
 }
 
@@ -53,9 +70,19 @@ impl Payment {
         self.reserved.rid
     }
 
+    /// What counts it, now.
+    pub fn windows(&self) -> &[WindowCharge] {
+        self.moved.as_deref().unwrap_or(&self.reserved.windows)
+    }
+
     pub fn nonce_key(&self) -> Option<NonceKey> {
         let arm = self.arm.as_ref()?;
         Some(NonceKey::of(&self.reserved.asset, &arm.from, &arm.nonce))
+    }
+
+    /// Open here: neither closed nor with another proxy.
+    pub fn is_open(&self) -> bool {
+        !self.state.is_final() && self.yielded.is_none()
     }
 
     /// Unix second from which the nonce of a finished payment is free again.

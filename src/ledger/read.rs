@@ -68,6 +68,8 @@ pub struct PaymentRecord {
     pub tx: Option<String>,
     pub reason: Option<String>,
     pub approval: Option<String>,
+    /// What the chain says against it.
+    pub disputed: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -143,11 +145,16 @@ impl Replay {
     fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
         let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
         let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;
-        if let Some((payment, _)) = effect.payment {
+        if let Some(payment) = effect.payment {
             let rid = payment.rid();
             if self.payments.insert(rid, payment).is_none() {
                 self.order.push(rid);
             }
+        }
+        if let Some((rid, amendment)) = effect.amended
+            && let Some(payment) = self.payments.get_mut(&rid)
+        {
+            amendment.apply(payment);
         }
         if let Body::Denied(denied) = entry.body {
             self.refusals.push(Refused::of(denied, entry.ts));
@@ -205,6 +212,7 @@ impl PaymentRecord {
             tx: payment.tx.clone(),
             reason: payment.reason.clone(),
             approval: payment.approval.clone(),
+            disputed: payment.disputed.clone(),
             created_at: payment.created_at.timestamp(),
             updated_at: payment.updated_at.timestamp(),
         }

@@ -14,7 +14,7 @@ use super::book::{Book, Effect, Illegal};
 use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
 use super::index::{Applied, Index, Snapshot};
 use super::journal::{CommitError, Journal, sync_dir};
-use super::model::State;
+use super::model::{Alarm, State};
 use super::scan::{Chain, JournalError, Line, scan};
 use super::text::Moment;
 
@@ -84,6 +84,7 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     }
     let entries = journal.chain().next_seq;
     let rebuilt = rebuild.filter(|_| entries > 0).map(|why| {
+        (options.alarms)(Alarm::IndexRebuilt { why: why.to_owned() });
         tracing::warn!(%why, entries, "the ledger's index was rebuilt from the journal");
         Rebuilt {
             entries,
@@ -97,6 +98,9 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
         ..
     } = replay;
 
+    if let Some(torn) = &torn {
+        (options.alarms)(Alarm::TornWrite { bytes: torn.bytes });
+    }
     let mut bodies = vec![Body::Opened(Opened {
         sw: concat!("bursar/", env!("CARGO_PKG_VERSION")).to_owned(),
         torn_bytes: torn.as_ref().map(|torn| torn.bytes),
@@ -114,6 +118,7 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     let applied = Applied {
         effects,
         chain: journal.chain(),
+        latest: book.latest(),
     };
     index = index.and_then(|index| feed(index, applied));
     Ok(Opening {
@@ -243,10 +248,9 @@ impl Replay {
                 next_seq: seq + 1,
                 tip: line.leaf,
             };
-            self.index = self
-                .index
-                .take()
-                .and_then(|index| feed(index, Applied { effects, chain }));
+            let latest = self.book.latest();
+            let applied = Applied { effects, chain, latest };
+            self.index = self.index.take().and_then(|index| feed(index, applied));
         }
         Ok(())
     }

@@ -31,6 +31,18 @@ impl Rid {
         format!("pay_{}", self.0.simple())
     }
 
+    /// When it was made, to the millisecond. `None` for a time that no calendar has.
+    pub fn made_at(&self) -> Option<Timestamp> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        let (seconds, nanos) = (i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?);
+        Timestamp::new(seconds, nanos).ok()
+    }
+
+    /// From sixteen bytes that were a payment id.
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
     pub(super) fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }

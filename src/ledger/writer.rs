@@ -11,18 +11,21 @@ use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 
+use jiff::SignedDuration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::book::{Book, Effect};
 use super::disclosure::{Disclosure, Private};
-use super::entry::{Body, Closed, Expired};
+use super::embedded::Options;
+use super::entry::{Body, ClockJumped, Closed, Expired, Released};
 use super::index::{Applied, Feed};
 use super::journal::{CommitError, Journal};
-use super::model::{By, Denial, LedgerError};
+use super::model::{Alarm, Alarms, By, Denial, Reservation, State};
 use super::recovery::Opening;
 use super::refusals;
+use super::rid::Rid;
 use super::text::Moment;
-use crate::clock::SharedClock;
+use super::timekeeping::{Reading, Timekeeper};
 use decide::Space;
 use ops::{Answer, Reply};
 pub use ops::{Delivery, Found, Op, Shared, Usage};
@@ -34,7 +37,10 @@ const BATCH_BYTES: usize = 256 << 10;
 pub struct Writer {
     opening: Opening,
     private: Private,
-    clock: SharedClock,
+    time: Arc<Timekeeper>,
+    /// The last look at the clock found it ahead of the time that passed.
+    jumped: Option<SignedDuration>,
+    alarms: Alarms,
     space: Space,
     shared: Arc<Shared>,
     wake: mpsc::WeakSender<Op>,
@@ -55,8 +61,8 @@ impl Writer {
     pub fn new(
         mut opening: Opening,
         dir: PathBuf,
-        clock: SharedClock,
-        min_free_bytes: u64,
+        options: Options,
+        time: Arc<Timekeeper>,
         shared: Arc<Shared>,
         wake: mpsc::WeakSender<Op>,
     ) -> std::io::Result<Self> {
@@ -73,9 +79,11 @@ impl Writer {
         }
         Ok(Self {
             private: Private::new(dir.join("private")),
-            space: Space::new(dir, min_free_bytes),
+            space: Space::new(dir, options.min_free_bytes),
+            alarms: options.alarms,
             opening,
-            clock,
+            time,
+            jumped: None,
             shared,
             wake,
             index,
@@ -117,7 +125,7 @@ impl Writer {
     }
 
     fn batch(&mut self, first: Op, ops: &mut mpsc::Receiver<Op>) -> Next {
-        let now = Moment::of(self.clock.now());
+        let now = self.look_at_clock();
         let mut answers = Vec::new();
         let mut next = Next::Go;
         let mut begun = self.journal().begin(now.timestamp());
@@ -144,6 +152,7 @@ impl Writer {
             Err(CommitError::Failed(why)) => {
                 // They can never be written; kept, they would pile up.
                 self.shared.refusals().all();
+                (self.alarms)(Alarm::StoreFailed { why: why.clone() });
                 for answer in answers {
                     answer.fail(&why);
                 }
@@ -175,7 +184,10 @@ impl Writer {
             .push(now, body)
             .map_err(|error| format!("the entry cannot be written: {error}"))?;
         match self.opening.book.apply(&entry) {
-            Ok(effect) => self.effects.push(effect),
+            Ok(effect) => {
+                self.time.saw(now.timestamp());
+                self.effects.push(effect);
+            }
             // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
             Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),
         }
@@ -185,17 +197,21 @@ impl Writer {
     /// Reservations that nobody received, and refusals that are due.
     fn leftovers(&mut self, now: Moment) -> Result<(), CommitError> {
         for rid in self.shared.take_abandoned() {
-            // Whoever gave up waiting knows the id and may have finished it by itself.
-            if self.book().open_payment(&rid).is_none() {
-                continue;
-            }
-            // Armed money expires only with proof that it can never be cashed (Ruling 11). Here the proof is at hand: a
-            // signature takes the `Reservation` value, there is only one, and it was dropped inside the ledger.
-            let body = Body::Expired(Expired {
-                by: By::Us,
-                rid,
-                why: "never-signed".to_owned(),
-            });
+            let body = match self.book().open_payment(&rid).map(|payment| payment.state) {
+                Some(State::Held) => Body::Released(Released {
+                    rid,
+                    why: "abandoned".to_owned(),
+                }),
+                // Armed money expires only with proof that it can never be cashed (Ruling 11). Here the proof is at hand: a
+                // signature takes the `Reservation` value, there is only one, and it was dropped inside the ledger.
+                Some(State::Armed) => Body::Expired(Expired {
+                    by: By::Us,
+                    rid,
+                    why: "never-signed".to_owned(),
+                }),
+                // Whoever gave up waiting knows the id and may have finished it by itself.
+                _ => continue,
+            };
             self.record(now, body).map_err(|why| self.journal().poison(why))?;
         }
         let due = self.shared.refusals().due(now.timestamp());
@@ -219,6 +235,11 @@ impl Writer {
             // Whoever hung up before the decision gets none: nothing to undo later.
             Op::Reserve(_, reply) if reply.is_closed() => return,
             Op::Reserve(reserve, reply) => Answer::Reserve(reply, self.reserve(*reserve, now)),
+            Op::Hold(_, reply) if reply.is_closed() => return,
+            Op::Hold(hold, reply) => Answer::Hold(reply, self.hold(*hold, now)),
+            Op::Arm(_, _, reply) if reply.is_closed() => return,
+            Op::Arm(rid, arming, reply) => Answer::Reserve(reply, self.arm(rid, *arming, now)),
+            Op::Finding(rid, finding, reply) => Answer::Done(reply, self.record_finding(rid, finding, now)),
             Op::Finish(rid, outcome, reply) => Answer::Done(reply, self.finish(rid, outcome, now)),
             Op::Resolve {
                 rid,
@@ -227,15 +248,11 @@ impl Writer {
                 why,
                 reply,
             } => Answer::Done(reply, self.resolve(rid, resolution, who, why, now)),
-            Op::Append(event, reply) => Answer::Done(
-                reply,
-                self.record(now, decide::event_body(event))
-                    .map(|_| ())
-                    .map_err(LedgerError::Failed),
-            ),
+            Op::Append(event, reply) => Answer::Done(reply, self.append(event, now)),
             Op::Find(rid, reply) => Answer::Find(rid, reply, self.book().open_payment(&rid).cloned().map(Box::new)),
             Op::Usage(scopes, reply) => Answer::Usage(reply, self.usage(&scopes)),
             Op::OpenItems(reply) => Answer::OpenItems(reply, self.book().open_payments().cloned().collect()),
+            Op::Unconfirmed(reply) => Answer::Unconfirmed(reply, self.book().unconfirmed().collect()),
             Op::Wake | Op::Close(_) => return,
         });
     }
@@ -256,8 +273,11 @@ impl Writer {
         // `Delivery` reports itself when it is dropped.
         match answer {
             Answer::Reserve(reply, result) => {
-                let delivery = |reservation| Delivery::of(reservation, self.shared.clone(), self.wake.clone());
+                let delivery = |reservation: Reservation| self.delivery(reservation.rid(), reservation);
                 let _ = reply.send(result.map(delivery));
+            }
+            Answer::Hold(reply, result) => {
+                let _ = reply.send(result.map(|rid| self.delivery(rid, ())));
             }
             Answer::Done(reply, result) => {
                 let _ = reply.send(result);
@@ -280,7 +300,29 @@ impl Writer {
             Answer::OpenItems(reply, items) => {
                 let _ = reply.send(Ok(items));
             }
+            Answer::Unconfirmed(reply, rids) => {
+                let _ = reply.send(Ok(rids));
+            }
         }
+    }
+
+    fn delivery<T>(&self, rid: Rid, value: T) -> Delivery<T> {
+        Delivery::of(rid, value, self.shared.clone(), self.wake.clone())
+    }
+
+    /// The time for this batch. A jump ahead is told once, in the journal and to whoever hears alarms.
+    fn look_at_clock(&mut self) -> Moment {
+        let Reading { now, ahead } = self.time.read();
+        let now = Moment::of(now);
+        let before = std::mem::replace(&mut self.jumped, ahead);
+        if let (None, Some(ahead)) = (before, ahead) {
+            let ahead_s = decide::seconds(ahead);
+            (self.alarms)(Alarm::ClockJumped { ahead_s });
+            if let Err(why) = self.record(now, Body::ClockJumped(ClockJumped { ahead_s })) {
+                tracing::error!(%why, "the jump of the clock is missing in the journal");
+            }
+        }
+        now
     }
 
     /// After the answers: what nobody waits for.
@@ -294,7 +336,7 @@ impl Writer {
 
     /// A clean stop: nothing waits any more, and the files are as short as their entries.
     fn close(&mut self) {
-        let now = Moment::of(self.clock.now());
+        let now = self.look_at_clock();
         if let Err(error) = self.record_close(now) {
             tracing::error!(%error, "the ledger did not close cleanly; the next start repairs it");
             return;
@@ -321,12 +363,16 @@ impl Writer {
     }
 
     fn feed_index(&mut self) {
-        let (effects, chain) = (std::mem::take(&mut self.effects), self.opening.journal.chain());
+        let applied = Applied {
+            effects: std::mem::take(&mut self.effects),
+            chain: self.opening.journal.chain(),
+            latest: self.book().latest(),
+        };
         // Without its thread the index falls behind, and the next start replays.
         self.index = self
             .index
             .take()
-            .filter(|index| index.send(Feed::Applied(Applied { effects, chain })).is_ok());
+            .filter(|index| index.send(Feed::Applied(applied)).is_ok());
     }
 }
 

@@ -4,6 +4,8 @@
 //! start) and denies it when the sum would pass the cap; caps live in `limits.toml` only, never in the store (ledger
 //! digest §2.4, §2.5).
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,14 +13,29 @@ use jiff::Timestamp;
 use super::calendar::{Calendar, Period};
 use crate::money::MicroUsd;
 
-/// Calendar windows in the file's time zone, and `total`, which never ends (Ruling 50).
+/// What span of payments one cap holds together (Ruling 50).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Window {
+    /// A calendar hour in the file's time zone; so are the next three.
     Hour,
     Day,
     Week,
     Month,
+    /// Never ends.
     Total,
+    /// The last so many seconds, whenever one looks.
+    Rolling(Rolling),
+    /// No span of time: what is held, armed or unknown at this moment (`max_pending`). What is settled leaves it.
+    Pending,
+}
+
+/// A rolling window of n seconds in 60 buckets of n/60 seconds, aligned to the Unix epoch.
+///
+/// The sum takes the 61 newest buckets, so the whole of the oldest one, of which only a part lies in the window: never more
+/// than the cap within any n seconds, but room comes back up to n/60 seconds late (ledger digest §2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rolling {
+    bucket_s: u32,
 }
 
 /// What a budget counts.
@@ -37,10 +54,11 @@ pub struct Charge {
     pub scope: Arc<str>,
     pub window: Window,
     pub unit: Unit,
-    /// The local start of the window as RFC 9557 text, `2026-11-20T00:00:00+01:00[Europe/Berlin]`; `0` for `total`.
-    /// The zone is part of it, so another zone in the file is another window.
+    /// The local start of the window as RFC 9557 text, `2026-11-20T00:00:00+01:00[Europe/Berlin]`; the zone is part of it, so
+    /// another zone in the file is another window. `0` for `total` and `max_pending`. For a rolling window the start of its
+    /// newest bucket: ten digits of Unix seconds, so that the order of texts is the order of time.
     pub start: Arc<str>,
-    /// When the window ends; never for `total`.
+    /// When the window, or the bucket of a rolling one, ends; never for `total` and `max_pending`.
     pub ends: Option<Timestamp>,
     /// In `unit`.
     pub amount: u128,
@@ -61,9 +79,10 @@ pub(crate) struct Budget {
 }
 
 impl Window {
-    pub const ALL: [Self; 5] = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Total];
+    /// Those that have a key of their own, and may stand under `count`.
+    pub const NAMED: [Self; 5] = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Total];
 
-    /// The key in limits.toml.
+    /// The key in limits.toml; for a rolling window and `max_pending` the section's or the level's.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hour => "hour",
@@ -71,28 +90,77 @@ impl Window {
             Self::Week => "week",
             Self::Month => "month",
             Self::Total => "total",
+            Self::Rolling(_) => "rolling",
+            Self::Pending => "max_pending",
         }
     }
 
     /// Whether it needs a time zone to know where it starts.
     pub const fn is_calendar(self) -> bool {
-        !matches!(self, Self::Total)
+        matches!(self, Self::Hour | Self::Day | Self::Week | Self::Month)
+    }
+}
+
+impl Rolling {
+    const BUCKETS: u32 = 60;
+
+    /// `None`: not a whole number of minutes, or none at all. Then its buckets would not be whole seconds.
+    pub const fn of_seconds(seconds: u32) -> Option<Self> {
+        if seconds == 0 || !seconds.is_multiple_of(Self::BUCKETS) {
+            return None;
+        }
+        Some(Self {
+            bucket_s: seconds / Self::BUCKETS,
+        })
+    }
+
+    pub const fn seconds(self) -> u32 {
+        self.bucket_s * Self::BUCKETS
+    }
+
+    /// Start of the oldest bucket that counts together with the one that starts at `newest`.
+    pub fn oldest(self, newest: &str) -> String {
+        let newest: u64 = newest.parse().unwrap_or(0);
+        Self::text(newest.saturating_sub(u64::from(self.seconds())))
+    }
+
+    /// Start and end of the bucket that holds `now`.
+    fn bucket(self, now: Timestamp) -> (String, Option<Timestamp>) {
+        let now = u64::try_from(now.as_second()).unwrap_or(0);
+        let start = now - now % u64::from(self.bucket_s);
+        let end = i64::try_from(start + u64::from(self.bucket_s));
+        (
+            Self::text(start),
+            end.ok().and_then(|end| Timestamp::from_second(end).ok()),
+        )
+    }
+
+    fn text(start: u64) -> String {
+        format!("{start:010}")
     }
 }
 
 impl Charge {
-    /// `day` for amounts, `count.day` for payments: a stable name of the counter inside its scope.
-    pub const fn window_name(&self) -> &'static str {
-        match (self.unit, self.window) {
+    /// A stable name of the counter inside its scope: `day` for amounts, `count.day` for payments, `rolling.86400`, `pending`.
+    pub fn window_name(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match (self.unit, self.window) {
+            (_, Window::Pending) => PENDING,
+            (Unit::MicroUsd, Window::Rolling(rolling)) => return Cow::Owned(format!("rolling.{}", rolling.seconds())),
+            (Unit::Payments, Window::Rolling(rolling)) => {
+                return Cow::Owned(format!("count.rolling.{}", rolling.seconds()));
+            }
             (Unit::MicroUsd, window) => window.name(),
             (Unit::Payments, Window::Hour) => "count.hour",
             (Unit::Payments, Window::Day) => "count.day",
             (Unit::Payments, Window::Week) => "count.week",
             (Unit::Payments, Window::Month) => "count.month",
             (Unit::Payments, Window::Total) => "count.total",
-        }
+        })
     }
 }
+
+/// The counter of `max_pending`; whoever books by name alone must know that settled money leaves it.
+pub const PENDING: &str = "pending";
 
 impl Unit {
     /// `5.00` (US dollars) or `200` (payments).
@@ -122,6 +190,15 @@ impl Budget {
             Unit::MicroUsd => format!("{section}.{key}"),
             Unit::Payments => format!("{section}.count.{key}"),
         };
+        Self::under(rule, scope, window, unit, cap)
+    }
+
+    /// As [`Budget::new`], for a cap of money that stands at `rule`.
+    pub(crate) fn of_money(rule: String, scope: &Arc<str>, window: Window, cap: u128) -> Self {
+        Self::under(rule, scope, window, Unit::MicroUsd, cap)
+    }
+
+    fn under(rule: String, scope: &Arc<str>, window: Window, unit: Unit, cap: u128) -> Self {
         Self {
             scope: scope.clone(),
             window,
@@ -131,12 +208,13 @@ impl Budget {
         }
     }
 
-    pub(crate) const fn counts_money(&self) -> bool {
-        matches!(self.unit, Unit::MicroUsd)
+    /// Whether it bounds what is spent over time (Ruling 51): `max_pending` alone would let any sum through, bit by bit.
+    pub(crate) const fn bounds_spending(&self) -> bool {
+        matches!(self.unit, Unit::MicroUsd) && !matches!(self.window, Window::Pending)
     }
 
     pub(super) fn charge(&self, price: MicroUsd, periods: &mut Periods<'_>) -> Charge {
-        let Period { start, ends } = periods.of(self.window).clone();
+        let Period { start, ends } = periods.of(self.window);
         Charge {
             scope: self.scope.clone(),
             window: self.window,
@@ -157,7 +235,7 @@ impl Budget {
 pub(super) struct Periods<'a> {
     calendar: &'a Calendar,
     now: Timestamp,
-    known: [Option<Period>; Window::ALL.len()],
+    known: BTreeMap<Window, Period>,
 }
 
 impl<'a> Periods<'a> {
@@ -165,11 +243,27 @@ impl<'a> Periods<'a> {
         Self {
             calendar,
             now,
-            known: [const { None }; Window::ALL.len()],
+            known: BTreeMap::new(),
         }
     }
 
-    fn of(&mut self, window: Window) -> &Period {
-        self.known[window as usize].get_or_insert_with(|| self.calendar.period(window, self.now))
+    fn of(&mut self, window: Window) -> Period {
+        let known = self.known.entry(window);
+        known
+            .or_insert_with(|| match window {
+                Window::Rolling(rolling) => {
+                    let (start, ends) = rolling.bucket(self.now);
+                    Period {
+                        start: start.into(),
+                        ends,
+                    }
+                }
+                Window::Pending => Period {
+                    start: "0".into(),
+                    ends: None,
+                },
+                window => self.calendar.period(window, self.now),
+            })
+            .clone()
     }
 }

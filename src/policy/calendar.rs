@@ -53,7 +53,7 @@ impl Calendar {
             Window::Day => self.midnight(date)?,
             Window::Week => self.midnight(monday(date)?)?,
             Window::Month => self.midnight(date.first_of_month())?,
-            Window::Total => return Ok(None),
+            Window::Total | Window::Rolling(_) | Window::Pending => return Ok(None),
         };
         Ok(Some(start))
     }
@@ -66,7 +66,7 @@ impl Calendar {
             // Counted from the calendar's Monday and first: `start` itself is later where a clock change skips midnight.
             Window::Week => monday(date)?.checked_add(1.week())?,
             Window::Month => date.first_of_month().checked_add(1.month())?,
-            Window::Total => return Ok(Timestamp::MAX),
+            Window::Total | Window::Rolling(_) | Window::Pending => return Ok(Timestamp::MAX),
         };
         Ok(self.midnight(next)?.timestamp())
     }

@@ -154,7 +154,7 @@ impl Standing {
     /// Ruling 51: an amount window of its own or of its group. The account's alone is no budget.
     pub(super) fn has_budget(&self) -> bool {
         let group = self.group.iter().flat_map(|g| &g.level.budgets);
-        self.level.budgets.iter().chain(group).any(Budget::counts_money)
+        self.level.budgets.iter().chain(group).any(Budget::bounds_spending)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::challenge::{Offer, PaymentFlow};
 use crate::money::MicroUsd;
 
 pub(crate) use budget::Budget;
-pub use budget::{Charge, Unit, Window};
+pub use budget::{Charge, Rolling, Unit, Window};
 pub(crate) use calendar::Calendar;
 pub use limits::Limits;
 pub(crate) use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, RailName, Standing};

@@ -92,11 +92,13 @@ impl Refusal {
             Unit::Payments => "One more payment".to_owned(),
         };
         let per = match charge.window {
-            Window::Total => "in total",
-            Window::Hour => "an hour",
-            Window::Day => "a day",
-            Window::Week => "a week",
-            Window::Month => "a month",
+            Window::Total => "in total".to_owned(),
+            Window::Hour => "an hour".to_owned(),
+            Window::Day => "a day".to_owned(),
+            Window::Week => "a week".to_owned(),
+            Window::Month => "a month".to_owned(),
+            Window::Rolling(rolling) => format!("within any {}", span(rolling.seconds())),
+            Window::Pending => "at a time that is not settled yet".to_owned(),
         };
         let mut detail = format!(
             "{what} would go over {rule}, which is {cap} {per}: {} used, {} reserved.",
@@ -105,11 +107,15 @@ impl Refusal {
         );
         if charge.amount > charge.cap {
             detail += " It is more than an unused window holds, so waiting does not help.";
-        } else if let Some(ends) = charge.ends {
-            detail += &format!(
-                " This {} ends at {ends}, then the count starts again.",
-                charge.window.name()
-            );
+        } else {
+            match (charge.window, charge.ends) {
+                (Window::Rolling(_), _) => detail += " Room comes back as older payments leave the window.",
+                (Window::Pending, _) => detail += " Room comes back as payments are settled or proven dead.",
+                (window, Some(ends)) => {
+                    detail += &format!(" This {} ends at {ends}, then the count starts again.", window.name());
+                }
+                (_, None) => {}
+            }
         }
         detail += &format!(" Finance can raise {rule} in limits.toml.");
         Self {
@@ -117,7 +123,8 @@ impl Refusal {
             used: Some(figure(settled)),
             reserved: Some(figure(open)),
             asked: Some(figure(charge.amount)),
-            resets_at: charge.ends,
+            // A rolling window does not start again at any one time.
+            resets_at: charge.ends.filter(|_| charge.window.is_calendar()),
             ..Self::new(RefusalCode::OverLimit, rule.to_string(), detail)
         }
     }
@@ -212,4 +219,16 @@ impl Refusal {
         self.asked = Some(asked.to_owned());
         self
     }
+}
+
+/// `24 hours`, `90 minutes`: the largest unit that fits.
+fn span(seconds: u32) -> String {
+    const UNITS: [(u32, &str); 3] = [(86_400, "day"), (3_600, "hour"), (60, "minute")];
+    let (unit, name) = UNITS
+        .into_iter()
+        .find(|(unit, _)| seconds.is_multiple_of(*unit) && seconds / unit > 1)
+        .unwrap_or(UNITS[2]);
+    let count = seconds / unit;
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {name}{plural}")
 }

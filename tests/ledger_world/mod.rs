@@ -11,7 +11,7 @@ use bursar::assets::{Network, assets_of};
 use bursar::challenge::Rail;
 use bursar::clock::ManualClock;
 use bursar::ledger::journal::{Faults, Step, Verdict};
-use bursar::ledger::{Arm, Ledger, OpenError, Options, Reserve, Rid, Terms};
+use bursar::ledger::{Arm, Embedded, Hold, Ledger, OpenError, Options, Reserve, Rid, Terms};
 use bursar::money::{Atoms, MicroUsd};
 use bursar::policy::budget::{Charge, Unit, Window};
 use jiff::Timestamp;
@@ -44,16 +44,16 @@ impl World {
         }
     }
 
-    pub fn open(&self) -> Ledger {
+    pub fn open(&self) -> Embedded {
         self.open_with(|_| {})
     }
 
     /// Opens once the ledger that a test has killed or dropped has let go of the directory.
-    pub fn open_with(&self, change: impl Fn(&mut Options)) -> Ledger {
+    pub fn open_with(&self, change: impl Fn(&mut Options)) -> Embedded {
         loop {
             let mut options = self.options();
             change(&mut options);
-            match Ledger::open(self.path(), options) {
+            match Embedded::open(self.path(), options) {
                 Err(OpenError::InUse(_)) => std::thread::yield_now(),
                 opened => return opened.unwrap(),
             }
@@ -72,7 +72,7 @@ impl World {
         let mut random = [0; 10];
         random[2..].copy_from_slice(&number.to_be_bytes());
         let asset = assets_of(Network::Eip155(84532)).next().unwrap();
-        Reserve {
+        let hold = Hold {
             rid: Rid::new(now, random),
             agent: "research".into(),
             group: Some("eng".into()),
@@ -92,6 +92,9 @@ impl World {
             fingerprint: [1; 32],
             idempotency: None,
             offer_sha256: [2; 32],
+        };
+        Reserve {
+            hold,
             arm: Arm {
                 from: Address::repeat_byte(0x11),
                 nonce: B256::left_padding_from(&number.to_be_bytes()),
@@ -154,7 +157,7 @@ pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) 
 }
 
 /// What counts against `agent:research`, in micro-USD of the day.
-pub async fn counted(ledger: &Ledger) -> u128 {
+pub async fn counted(ledger: &dyn Ledger) -> u128 {
     let usage = ledger.usage(&["agent:research"]).await.unwrap();
     usage
         .iter()

@@ -2,6 +2,7 @@ use alloy_primitives::{Address, B256};
 use proptest::prelude::*;
 
 use super::*;
+use crate::ledger::counters::WINDOWS_KEPT;
 use crate::ledger::entry::{Arm, Expired, Released, Settled, Unknown};
 use crate::ledger::model::By;
 use crate::ledger::text::{Decimal, Digest};
@@ -155,7 +156,7 @@ proptest! {
                 for start in 0..3 {
                     let key = (scope.to_string(), start.to_string());
                     let expected = slow.get(&key).copied().unwrap_or_default();
-                    prop_assert_eq!(book.counter(&key.0, "day", &key.1), expected);
+                    prop_assert_eq!(book.counters().get(&key.0, "day", &key.1), expected);
                 }
             }
         }
@@ -163,13 +164,17 @@ proptest! {
 }
 
 #[test]
-fn a_nonce_stays_taken_after_its_payment_and_is_free_a_day_after_its_deadline() {
+fn a_nonce_that_a_challenge_decides_stays_taken_until_a_day_after_its_deadline() {
     let mut book = Book::default();
-    apply(&mut book, 0, Body::Reserved(Arc::new(reserved(1, true, vec![])))).unwrap();
+    let by_challenge = |n| Reserved {
+        rail: "mpp.evm".into(),
+        ..reserved(n, true, vec![])
+    };
+    apply(&mut book, 0, Body::Reserved(Arc::new(by_challenge(1)))).unwrap();
     apply(&mut book, 1, settled(1)).unwrap();
     let again = Reserved {
         rid: rid(2),
-        ..reserved(1, true, vec![])
+        ..by_challenge(1)
     };
     let again = || Body::Reserved(Arc::new(again.clone()));
     let day = 300 + 24 * 60 * 60;
@@ -192,7 +197,7 @@ fn overflow_changes_nothing() {
     .unwrap();
     let error = apply(&mut book, 0, Body::Reserved(Arc::new(reserved(2, true, windows(1))))).unwrap_err();
     assert_eq!(error, Illegal::Overflow(rid(2)));
-    assert_eq!(book.counter("x", "day", "1"), Counter { settled: 0, open: 5 });
+    assert_eq!(book.counters().get("x", "day", "1"), Counter { settled: 0, open: 5 });
     assert!(book.open_payment(&rid(2)).is_none());
 }
 
@@ -206,13 +211,13 @@ fn old_windows_are_forgotten_and_never_reopened_but_open_money_keeps_them() {
             apply(&mut book, 0, settled(start)).unwrap();
         }
     }
-    assert_eq!(book.counters_of("x").count(), WINDOWS_KEPT + 1);
+    assert_eq!(book.counters().of_scope("x").count(), WINDOWS_KEPT + 1);
     apply(&mut book, 0, settled(0)).unwrap();
     let windows = vec![charge("x", "200", 1)];
     let effect = apply(&mut book, 0, Body::Reserved(Arc::new(reserved(200, true, windows)))).unwrap();
     assert_eq!(effect.dropped.len(), 2);
-    assert_eq!(book.counters_of("x").count(), WINDOWS_KEPT);
-    assert!(book.is_closed("x", "day", "001"));
-    assert!(!book.is_closed("x", "day", "002"));
-    assert!(!book.is_closed("x", "day", "201"));
+    assert_eq!(book.counters().of_scope("x").count(), WINDOWS_KEPT);
+    assert!(book.counters().is_closed("x", "day", "001"));
+    assert!(!book.counters().is_closed("x", "day", "002"));
+    assert!(!book.counters().is_closed("x", "day", "201"));
 }

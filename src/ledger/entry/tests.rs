@@ -1,4 +1,10 @@
+use alloy_primitives::{Address, B256};
+use serde::Deserialize;
+
 use super::*;
+use crate::ledger::model::By;
+use crate::ledger::rid::Rid;
+use crate::ledger::text::Decimal;
 
 #[derive(Deserialize)]
 struct Vectors {
@@ -113,6 +119,13 @@ fn all_bodies() -> Vec<Body> {
             approval: Some("a".into()),
             arm: arm(),
             rid,
+            windows: Some(vec![WindowCharge(
+                "agent:a".into(),
+                "rolling.86400".into(),
+                "1795161600".into(),
+                Decimal(1),
+                Decimal(2),
+            )]),
         }),
         Body::Presented(Presented { number: 1, rid }),
         Body::Settled(Settled {

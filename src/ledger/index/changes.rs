@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::{OPEN, PAYMENT, counter_key, key, nonce_key};
-use crate::ledger::book::{Counter, Effect};
+use super::{OPEN, PAYMENT, UNCONFIRMED, counter_key, key, nonce_key};
+use crate::ledger::book::{Amendment, Effect};
+use crate::ledger::counters::Counter;
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 
@@ -14,14 +15,17 @@ const PAYMENT_BYTES: usize = 2048;
 #[derive(Default)]
 pub struct Changes<'a> {
     payments: HashMap<Rid, &'a Payment>,
+    /// On payments that were closed before this batch: the row is read, changed and written.
+    amended: Vec<(Rid, &'a Amendment)>,
     counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
-    nonces: HashMap<(u64, NonceKey), Nonce>,
+    nonces: HashMap<(u64, NonceKey), Presence>,
+    unconfirmed: HashMap<Rid, Presence>,
 }
 
 #[derive(Clone, Copy)]
-enum Nonce {
-    Taken,
-    Faded,
+enum Presence {
+    There,
+    Gone,
 }
 
 impl<'a> Changes<'a> {
@@ -35,35 +39,62 @@ impl<'a> Changes<'a> {
     }
 
     fn add(&mut self, effect: &'a Effect) {
-        if let Some((payment, counters)) = &effect.payment {
+        if let Some(payment) = &effect.payment {
             self.payments.insert(payment.rid(), payment);
-            if payment.state.is_final()
+            if !payment.is_open()
                 && let Some(nonce) = payment.nonce_key()
             {
-                self.nonces.insert((payment.nonce_free_at(), nonce), Nonce::Taken);
+                self.nonces.insert((payment.nonce_free_at(), nonce), Presence::There);
             }
-            for (charge, counter) in payment.reserved.windows.iter().zip(counters) {
+            for (charge, counter) in payment.windows().iter().zip(&effect.counters) {
                 let window = (charge.scope(), charge.window(), charge.start());
                 self.counters.insert(window, Some(*counter));
             }
+        }
+        for (charge, counter) in &effect.left {
+            let window = (charge.scope(), charge.window(), charge.start());
+            self.counters.insert(window, Some(*counter));
         }
         for (scope, window, start) in &effect.dropped {
             self.counters.insert((scope, window, start), None);
         }
         for faded in &effect.faded {
-            self.nonces.insert(*faded, Nonce::Faded);
+            self.nonces.insert(*faded, Presence::Gone);
         }
+        for (rid, waits) in &effect.unconfirmed {
+            let presence = if *waits { Presence::There } else { Presence::Gone };
+            self.unconfirmed.insert(*rid, presence);
+        }
+        self.amended
+            .extend(effect.amended.iter().map(|(rid, amendment)| (*rid, amendment)));
     }
 
-    pub fn write(self, batch: &mut sled::Batch) -> Result<(), serde_json::Error> {
-        for (rid, payment) in self.payments {
+    /// `stored` reads the row of a payment that no entry of this batch has changed.
+    pub fn write(
+        self,
+        batch: &mut sled::Batch,
+        stored: impl Fn(&Rid) -> Result<Option<Payment>, String>,
+    ) -> Result<(), String> {
+        let mut amended: HashMap<Rid, Payment> = HashMap::new();
+        for (rid, amendment) in self.amended {
+            let known = amended
+                .remove(&rid)
+                .or_else(|| self.payments.get(&rid).copied().cloned());
+            let known = known.map_or_else(|| stored(&rid), |known| Ok(Some(known)))?;
+            if let Some(mut payment) = known {
+                amendment.apply(&mut payment);
+                amended.insert(rid, payment);
+            }
+        }
+        let untouched = self.payments.iter().filter(|(rid, _)| !amended.contains_key(rid));
+        for (rid, payment) in untouched.map(|(rid, payment)| (rid, *payment)).chain(&amended) {
             let mut value = Vec::with_capacity(PAYMENT_BYTES);
-            serde_json::to_writer(&mut value, payment)?;
+            serde_json::to_writer(&mut value, payment).map_err(|error| error.to_string())?;
             batch.insert(key(PAYMENT, rid.bytes()), value);
-            if payment.state.is_final() {
-                batch.remove(key(OPEN, rid.bytes()));
-            } else {
+            if payment.is_open() {
                 batch.insert(key(OPEN, rid.bytes()), &[]);
+            } else {
+                batch.remove(key(OPEN, rid.bytes()));
             }
         }
         for ((scope, window, start), counter) in self.counters {
@@ -75,11 +106,15 @@ impl<'a> Changes<'a> {
                 None => batch.remove(key),
             }
         }
-        for ((free_at, nonce), change) in self.nonces {
-            let key = nonce_key(free_at, &nonce);
-            match change {
-                Nonce::Taken => batch.insert(key, &[]),
-                Nonce::Faded => batch.remove(key),
+        let nonces = self.nonces.into_iter();
+        let unconfirmed = self.unconfirmed.into_iter();
+        let nonces = nonces.map(|((free_at, nonce), presence)| (nonce_key(free_at, &nonce), presence));
+        for (key, presence) in
+            nonces.chain(unconfirmed.map(|(rid, presence)| (key(UNCONFIRMED, rid.bytes()), presence)))
+        {
+            match presence {
+                Presence::There => batch.insert(key, &[]),
+                Presence::Gone => batch.remove(key),
             }
         }
         Ok(())
@@ -137,7 +172,7 @@ mod tests {
             offer_sha256: Digest::ZERO,
             payee: Address::ZERO,
             policy_gen: 1,
-            rail: "x402".into(),
+            rail: "mpp.evm".into(),
             rid: rid(n),
             scheme: "exact".into(),
             sd: vec![],
@@ -168,7 +203,7 @@ mod tests {
         let db = sled::Config::new().temporary(true).open().unwrap();
         for change in changes {
             let mut batch = sled::Batch::default();
-            change.write(&mut batch).unwrap();
+            change.write(&mut batch, |_| Ok(None)).unwrap();
             db.apply_batch(batch).unwrap();
         }
         db.iter().map(Result::unwrap).collect()
@@ -203,7 +238,8 @@ mod tests {
         let singly = rows(effects.iter().map(|effect| Changes::of(once(effect))).collect());
         let together = rows(vec![Changes::of(effects.iter())]);
         assert_eq!(together, singly);
-        // Three payments, one of them open; four counters; the nonce of the payment settled last.
-        assert_eq!(together.len(), 3 + 1 + 4 + 1);
+        // Three payments, one of them open; four counters; the nonce of the payment settled last; two that the chain may
+        // confirm.
+        assert_eq!(together.len(), 3 + 1 + 4 + 1 + 2);
     }
 }

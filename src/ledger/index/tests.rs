@@ -71,7 +71,7 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
         offer_sha256: Digest::ZERO,
         payee: Address::ZERO,
         policy_gen: 1,
-        rail: "x402".into(),
+        rail: "mpp.evm".into(),
         rid,
         scheme: "exact".into(),
         sd: vec![],
@@ -102,7 +102,13 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
                 next_seq: entries.last().unwrap().seq + 1,
                 tip: Digest([stop as u8; 32]),
             };
-            index.apply(&[Applied { effects, chain }]).unwrap();
+            index
+                .apply(&[Applied {
+                    effects,
+                    chain,
+                    latest: book.latest(),
+                }])
+                .unwrap();
         }
         index.checkpoint().unwrap();
         drop(index);
@@ -135,7 +141,13 @@ fn applying_the_same_changes_twice_changes_nothing() {
             .iter()
             .map(|entry| again.apply(entry).unwrap())
             .collect();
-        index.apply(&[Applied { effects, chain }]).unwrap();
+        index
+            .apply(&[Applied {
+                effects,
+                chain,
+                latest: again.latest(),
+            }])
+            .unwrap();
         book = again;
     }
     drop(index);
@@ -149,7 +161,7 @@ fn a_finished_payment_can_be_looked_up() {
     let mut book = Book::default();
     let history = history();
     let effects: Vec<_> = history[..2].iter().map(|entry| book.apply(entry).unwrap()).collect();
-    let rid = effects[0].payment.as_ref().unwrap().0.rid();
+    let rid = effects[0].payment.as_ref().unwrap().rid();
     index
         .apply(&[Applied {
             effects,
@@ -157,6 +169,7 @@ fn a_finished_payment_can_be_looked_up() {
                 next_seq: 2,
                 tip: Digest::ZERO,
             },
+            latest: None,
         }])
         .unwrap();
     assert_eq!(index.find(&rid).unwrap().unwrap().state, State::Settled);

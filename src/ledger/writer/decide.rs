@@ -4,41 +4,125 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::SignedDuration;
+
 use super::Writer;
 use super::ops::Usage;
 use crate::clock::random;
-use crate::ledger::book::Counter;
+use crate::ledger::counters::Counter;
 use crate::ledger::disclosure::Disclosure;
 use crate::ledger::entry::{
-    Admin, Body, Denied, Expired, PolicyLoaded, PolicyRejected, Presented, Released, Reserved, Settled, Unknown,
-    WindowCharge,
+    self, Admin, Alert, Armed, Body, ClockAccepted, Confirmed, Denied, Disputed, Expired, PolicyLoaded, PolicyRejected,
+    Presented, Released, Reserved, Settled, Unknown, WindowCharge,
 };
 use crate::ledger::model::{
-    By, Denial, Event, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution, State,
+    self, Alarm, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError,
+    Resolution, State, Terms,
 };
 use crate::ledger::rid::Rid;
 use crate::ledger::text::{Decimal, Digest, Moment};
+use crate::policy::budget::Charge;
 
 /// How long a look at the free space is believed.
 const SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 impl Writer {
     pub(super) fn reserve(&mut self, reserve: Reserve, now: Moment) -> Result<Reservation, ReserveError> {
+        self.may_reserve()?;
+        let totals = self.book().admits(&reserve)?;
+        self.tell_if_nearly_spent(&reserve.hold.charges, &totals);
+        let Reserve { hold, arm } = reserve;
+        let reservation = Reservation::new(hold.rid, hold.terms.clone(), arm);
+        self.record_hold(hold, Some(&arm), now)?;
+        Ok(reservation)
+    }
+
+    pub(super) fn hold(&mut self, hold: Hold, now: Moment) -> Result<Rid, ReserveError> {
+        self.may_reserve()?;
+        let totals = self.book().admits_hold(&hold)?;
+        self.tell_if_nearly_spent(&hold.charges, &totals);
+        let rid = hold.rid;
+        self.record_hold(hold, None, now)?;
+        Ok(rid)
+    }
+
+    pub(super) fn arm(&mut self, rid: Rid, arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
+        self.may_reserve()?;
+        let totals = self.book().admits_arming(rid, &arming)?;
+        let held = self.book().open_payment(&rid).ok_or(ReserveError::NotHeld(rid))?;
+        let terms = Terms::recorded(&held.reserved).ok_or(ReserveError::NotHeld(rid))?;
+        let windows = window_charges(&arming.charges);
+        let moved = (held.windows() != windows).then_some(windows);
+        self.tell_if_nearly_spent(&arming.charges, &totals);
+        let body = Body::Armed(Armed {
+            approval: arming.approval,
+            arm: (&arming.arm).into(),
+            rid,
+            windows: moved,
+        });
+        self.record(now, body).map_err(ReserveError::Failed)?;
+        Ok(Reservation::new(rid, terms, arming.arm))
+    }
+
+    fn may_reserve(&mut self) -> Result<(), ReserveError> {
         if let Some(why) = self.opening.journal.failed() {
             return Err(ReserveError::Failed(why.to_owned()));
         }
+        if let Some(ahead) = self.jumped {
+            let ahead_s = seconds(ahead);
+            return Err(ReserveError::ClockJumped { ahead_s });
+        }
         if self.space.is_low() {
+            (self.alarms)(Alarm::LowSpace);
             return Err(ReserveError::LowSpace);
         }
-        self.book().admits(&reserve)?;
-        let disclosures = disclosures(&reserve)?;
-        let reservation = Reservation::new(reserve.rid, reserve.terms.clone(), reserve.arm);
-        let seq = self
-            .record(now, reserved(reserve, &disclosures))
-            .map_err(ReserveError::Failed)?;
+        Ok(())
+    }
+
+    fn record_hold(&mut self, hold: Hold, arm: Option<&model::Arm>, now: Moment) -> Result<(), ReserveError> {
+        let disclosures = disclosures(&hold)?;
+        let body = reserved(hold, arm, &disclosures);
+        let seq = self.record(now, body).map_err(ReserveError::Failed)?;
         self.disclosures
             .extend(disclosures.into_iter().map(|disclosure| (seq, disclosure)));
-        Ok(reservation)
+        Ok(())
+    }
+
+    fn tell_if_nearly_spent(&self, charges: &[Charge], totals: &[u128]) {
+        for alarm in nearly_spent(charges, totals) {
+            (self.alarms)(alarm);
+        }
+    }
+
+    pub(super) fn record_finding(&mut self, rid: Rid, finding: Finding, now: Moment) -> Result<(), LedgerError> {
+        let is_open = self.book().open_payment(&rid).is_some();
+        if !is_open && !self.book().is_unconfirmed(rid) {
+            return Err(LedgerError::NotUnconfirmed(rid));
+        }
+        let body = match finding {
+            // What is open and paid is settled, not confirmed.
+            Finding::Confirmed { .. } if is_open => return Err(LedgerError::NotUnconfirmed(rid)),
+            Finding::Confirmed { tx, block } => Body::Confirmed(Confirmed {
+                block,
+                by: By::Chain,
+                rid,
+                tx,
+            }),
+            Finding::Disputed { why, tx } => Body::Disputed(Disputed { rid, tx, why }),
+        };
+        self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
+    }
+
+    pub(super) fn append(&mut self, event: Event, now: Moment) -> Result<(), LedgerError> {
+        let now = match &event {
+            Event::ClockAccepted { .. } => {
+                self.jumped = None;
+                Moment::of(self.time.accept())
+            }
+            _ => now,
+        };
+        let recorded = self.record(now, event_body(event));
+        recorded.map(|_| ()).map_err(LedgerError::Failed)
     }
 
     pub(super) fn finish(&mut self, rid: Rid, outcome: Outcome, now: Moment) -> Result<(), LedgerError> {
@@ -131,7 +215,7 @@ impl Writer {
     pub(super) fn usage(&self, scopes: &[String]) -> Vec<Usage> {
         let mut usage = Vec::new();
         for scope in scopes {
-            for (window, start, Counter { settled, open }) in self.book().counters_of(scope) {
+            for (window, start, Counter { settled, open }) in self.book().counters().of_scope(scope) {
                 let (scope, window, start) = (scope.clone(), window.to_owned(), start.to_owned());
                 usage.push(Usage {
                     scope,
@@ -176,11 +260,32 @@ impl Space {
     }
 }
 
-fn disclosures(reserve: &Reserve) -> Result<Vec<Disclosure>, ReserveError> {
-    let named = [
-        ("path", Some(reserve.path.as_str())),
-        ("query", reserve.query.as_deref()),
-    ];
+/// Alarms for those charges that fill their window to four fifths; a fuller window has been told of before.
+fn nearly_spent(charges: &[Charge], totals: &[u128]) -> Vec<Alarm> {
+    let is_nearly = |counted: u128, cap: u128| counted >= cap - cap / 5;
+    let mut alarms = Vec::new();
+    for (charge, &counted) in charges.iter().zip(totals) {
+        let before = counted.saturating_sub(charge.amount);
+        if is_nearly(counted, charge.cap) && !is_nearly(before, charge.cap) {
+            alarms.push(Alarm::BudgetNearlySpent {
+                scope: charge.scope.to_string(),
+                window: charge.window_name().into_owned(),
+                start: charge.start.to_string(),
+                rule: charge.rule.to_string(),
+                counted,
+                cap: charge.cap,
+            });
+        }
+    }
+    alarms
+}
+
+pub(super) fn seconds(span: SignedDuration) -> u64 {
+    u64::try_from(span.as_secs()).unwrap_or(0)
+}
+
+fn disclosures(hold: &Hold) -> Result<Vec<Disclosure>, ReserveError> {
+    let named = [("path", Some(hold.path.as_str())), ("query", hold.query.as_deref())];
     let mut disclosures = Vec::with_capacity(named.len());
     for (name, value) in named {
         if let Some(value) = value {
@@ -191,39 +296,45 @@ fn disclosures(reserve: &Reserve) -> Result<Vec<Disclosure>, ReserveError> {
     Ok(disclosures)
 }
 
-fn reserved(reserve: Reserve, disclosures: &[Disclosure]) -> Body {
+fn window_charges(charges: &[Charge]) -> Vec<WindowCharge> {
+    let recorded = |charge: &Charge| {
+        let (scope, window) = (charge.scope.to_string(), charge.window_name().into_owned());
+        WindowCharge(
+            scope,
+            window,
+            charge.start.to_string(),
+            Decimal(charge.amount),
+            Decimal(charge.cap),
+        )
+    };
+    charges.iter().map(recorded).collect()
+}
+
+fn reserved(hold: Hold, arm: Option<&model::Arm>, disclosures: &[Disclosure]) -> Body {
     let mut sd: Vec<String> = disclosures.iter().map(Disclosure::digest).collect();
     sd.sort_unstable();
-    let windows = reserve.charges.iter().map(|charge| {
-        let (scope, window, start) = (
-            charge.scope.to_string(),
-            charge.window_name().to_owned(),
-            charge.start.to_string(),
-        );
-        WindowCharge(scope, window, start, Decimal(charge.amount), Decimal(charge.cap))
-    });
-    let terms = &reserve.terms;
+    let terms = &hold.terms;
     Body::Reserved(Arc::new(Reserved {
         amount: Decimal(terms.amount.get()),
-        arm: Some((&reserve.arm).into()),
+        arm: arm.map(Into::into),
         asset: terms.asset.caip19(),
         decimals: terms.asset.decimals,
-        fp: Digest(reserve.fingerprint),
-        idem: reserve.idempotency.map(Digest),
+        fp: Digest(hold.fingerprint),
+        idem: hold.idempotency.map(Digest),
         network: terms.asset.network.to_string(),
-        offer_sha256: Digest(reserve.offer_sha256),
+        offer_sha256: Digest(hold.offer_sha256),
         payee: terms.payee,
-        policy_gen: reserve.policy_gen,
+        policy_gen: hold.policy_gen,
         rail: terms.rail.to_string(),
-        rid: reserve.rid,
+        rid: hold.rid,
         scheme: terms.scheme.to_owned(),
         sd,
         symbol: terms.asset.symbol.to_owned(),
         usd_micros: Decimal(terms.usd.get()),
-        windows: windows.collect(),
-        agent: reserve.agent,
-        group: reserve.group,
-        host: reserve.host,
+        windows: window_charges(&hold.charges),
+        agent: hold.agent,
+        group: hold.group,
+        host: hold.host,
     }))
 }
 
@@ -265,6 +376,22 @@ pub(super) fn event_body(event: Event) -> Body {
             who,
         }),
         Event::Presented { rid, number } => Body::Presented(Presented { number, rid }),
+        Event::Outflow(outflow) => Body::Outflow(entry::Outflow {
+            amount: Decimal(outflow.amount.get()),
+            asset: outflow.asset,
+            block: outflow.block,
+            log_index: outflow.log_index,
+            network: outflow.network,
+            payee: outflow.payee,
+            symbol: outflow.symbol,
+            tx: outflow.tx,
+        }),
+        Event::Alert { kind, detail, rid } => Body::Alert(Alert {
+            detail,
+            kind: kind.to_owned(),
+            rid,
+        }),
+        Event::ClockAccepted { who, why } => Body::ClockAccepted(ClockAccepted { who, why }),
         Event::AdminAction { action, who, why } => Body::Admin(Admin {
             action,
             rid: None,

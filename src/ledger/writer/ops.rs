@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ledger::model::{Denial, Event, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution};
+use crate::ledger::model::{
+    Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
+};
 use crate::ledger::payment::Payment;
 use crate::ledger::refusals::Refusals;
 use crate::ledger::rid::Rid;
@@ -14,7 +16,9 @@ pub type Reply<T> = oneshot::Sender<T>;
 
 /// What callers send.
 pub enum Op {
-    Reserve(Box<Reserve>, Reply<Result<Delivery, ReserveError>>),
+    Reserve(Box<Reserve>, Reply<Result<Delivery<Reservation>, ReserveError>>),
+    Hold(Box<Hold>, Reply<Result<Delivery<()>, ReserveError>>),
+    Arm(Rid, Box<Arming>, Reply<Result<Delivery<Reservation>, ReserveError>>),
     Finish(Rid, Outcome, Reply<Result<(), LedgerError>>),
     Resolve {
         rid: Rid,
@@ -23,10 +27,12 @@ pub enum Op {
         why: String,
         reply: Reply<Result<(), LedgerError>>,
     },
+    Finding(Rid, Finding, Reply<Result<(), LedgerError>>),
     Append(Event, Reply<Result<(), LedgerError>>),
     Find(Rid, Reply<Found>),
     Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
+    Unconfirmed(Reply<Result<Vec<Rid>, LedgerError>>),
     /// Something lies in [`Shared`].
     Wake,
     Close(Reply<()>),
@@ -76,31 +82,33 @@ impl Shared {
     }
 }
 
-/// A reservation on its way to the caller. When nobody takes it out, the ledger learns of it.
-pub struct Delivery {
-    reservation: Option<Reservation>,
+/// What was reserved, on its way to the caller. When nobody takes it out, the ledger learns of it.
+pub struct Delivery<T> {
+    rid: Rid,
+    value: Option<T>,
     shared: Arc<Shared>,
     wake: mpsc::WeakSender<Op>,
 }
 
-impl Delivery {
-    pub fn of(reservation: Reservation, shared: Arc<Shared>, wake: mpsc::WeakSender<Op>) -> Self {
+impl<T> Delivery<T> {
+    pub fn of(rid: Rid, value: T, shared: Arc<Shared>, wake: mpsc::WeakSender<Op>) -> Self {
         Self {
-            reservation: Some(reservation),
+            rid,
+            value: Some(value),
             shared,
             wake,
         }
     }
 
-    pub fn take(mut self) -> Option<Reservation> {
-        self.reservation.take()
+    pub fn take(mut self) -> Option<T> {
+        self.value.take()
     }
 }
 
-impl Drop for Delivery {
+impl<T> Drop for Delivery<T> {
     fn drop(&mut self) {
-        if let Some(reservation) = self.reservation.take() {
-            self.shared.abandoned().push(reservation.rid());
+        if self.value.take().is_some() {
+            self.shared.abandoned().push(self.rid);
             // A full queue needs no wake: the writer is about to look.
             if let Some(wake) = self.wake.upgrade() {
                 let _ = wake.try_send(Op::Wake);
@@ -111,11 +119,16 @@ impl Drop for Delivery {
 
 /// An answer that waits for the batch to be durable.
 pub enum Answer {
-    Reserve(Reply<Result<Delivery, ReserveError>>, Result<Reservation, ReserveError>),
+    Reserve(
+        Reply<Result<Delivery<Reservation>, ReserveError>>,
+        Result<Reservation, ReserveError>,
+    ),
+    Hold(Reply<Result<Delivery<()>, ReserveError>>, Result<Rid, ReserveError>),
     Done(Reply<Result<(), LedgerError>>, Result<(), LedgerError>),
     Find(Rid, Reply<Found>, Option<Box<Payment>>),
     Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
+    Unconfirmed(Reply<Result<Vec<Rid>, LedgerError>>, Vec<Rid>),
 }
 
 impl Answer {
@@ -124,10 +137,12 @@ impl Answer {
         // As in `Writer::answer`: who has gone away hears nothing.
         match self {
             Self::Reserve(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),
+            Self::Hold(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),
             Self::Done(reply, _) => drop(reply.send(Err(failed()))),
             Self::Find(_, reply, _) => drop(reply.send(Found::Failed(failed()))),
             Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
             Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Unconfirmed(reply, _) => drop(reply.send(Err(failed()))),
         }
     }
 }

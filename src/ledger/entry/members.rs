@@ -1,0 +1,263 @@
+//! The members of each event, in JCS order.
+
+use alloy_primitives::{Address, B256};
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::model::{self, By};
+use crate::ledger::payment::Payment;
+use crate::ledger::rid::Rid;
+use crate::ledger::text::{Decimal, Digest};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Program and version.
+    pub sw: String,
+    /// Length of a torn tail that was moved away before this entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub torn_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub torn_sha256: Option<Digest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyLoaded {
+    pub policy_gen: u64,
+    pub sha256: Digest,
+    pub who: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRejected {
+    pub reason: String,
+    pub sha256: Digest,
+    pub who: String,
+}
+
+/// A reservation with all its charges: one op is one line, so a torn batch is still a whole number of ops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    pub agent: String,
+    /// Atoms.
+    pub amount: Decimal<u128>,
+    /// Present: reserved and armed at once (Ruling 61). Absent: held, `pay.armed` may follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm: Option<Arm>,
+    /// CAIP-19, lower case.
+    pub asset: String,
+    pub decimals: u8,
+    pub fp: Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    pub host: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idem: Option<Digest>,
+    /// CAIP-2.
+    pub network: String,
+    pub offer_sha256: Digest,
+    pub payee: Address,
+    pub policy_gen: u64,
+    pub rail: String,
+    pub rid: Rid,
+    pub scheme: String,
+    /// Commitments to path and query, sorted as text so that their order tells nothing.
+    pub sd: Vec<String>,
+    pub symbol: String,
+    pub usd_micros: Decimal<u128>,
+    pub windows: Vec<WindowCharge>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arm {
+    pub from: Address,
+    pub nonce: B256,
+    pub valid_after: Decimal<u64>,
+    pub valid_before: Decimal<u64>,
+}
+
+/// `[scope, window, start, amount, cap]`: enough to recompute the limit decision from the log alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowCharge(pub String, pub String, pub String, pub Decimal<u128>, pub Decimal<u128>);
+
+impl WindowCharge {
+    pub fn scope(&self) -> &str {
+        &self.0
+    }
+
+    pub fn window(&self) -> &str {
+        &self.1
+    }
+
+    pub fn start(&self) -> &str {
+        &self.2
+    }
+
+    pub fn amount(&self) -> u128 {
+        self.3.0
+    }
+}
+
+/// A repeat is about to send the same credential again (Ruling 61). Moves no money and no state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presented {
+    /// Which presentation by a repeat, from 1.
+    pub number: u8,
+    pub rid: Rid,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+    pub arm: Arm,
+    pub rid: Rid,
+    /// The charges from here on, where they are not those of `pay.reserved`: a window ended while a person decided, or the
+    /// limits were changed. The old ones are given back by this entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<Vec<WindowCharge>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    pub by: By,
+    pub rid: Rid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unknown {
+    pub rid: Rid,
+    /// A transaction that a failing receipt names all the same (Ruling 10): where a proof can begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<String>,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    pub rid: Rid,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expired {
+    pub by: By,
+    pub rid: Rid,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    pub agent: String,
+    /// How many equal refusals this entry stands for.
+    pub count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    pub host: String,
+    pub reason: String,
+    pub rule: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_micros: Option<Decimal<u128>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admin {
+    pub action: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rid: Option<Rid>,
+    pub who: String,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebuilt {
+    /// Entries replayed.
+    pub entries: u64,
+    pub why: String,
+}
+
+/// The chain bears out what a merchant's receipt said. Moves no money.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    pub block: u64,
+    pub by: By,
+    pub rid: Rid,
+    pub tx: String,
+}
+
+/// The chain says something else than the books. Moves no money: the larger amount stays counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disputed {
+    pub rid: Rid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<String>,
+    pub why: String,
+}
+
+/// A payment of a proxy that is gone, taken over on books that several share. From here on it is in this log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Whose log tells its beginning.
+    pub node: u32,
+    pub payment: Payment,
+}
+
+/// Another proxy has taken this payment over; its log tells the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Yielded {
+    pub node: u32,
+    pub rid: Rid,
+}
+
+/// Money that left the wallet and that no entry explains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outflow {
+    /// Atoms.
+    pub amount: Decimal<u128>,
+    /// CAIP-19, lower case.
+    pub asset: String,
+    pub block: u64,
+    pub log_index: u64,
+    /// CAIP-2.
+    pub network: String,
+    pub payee: Address,
+    pub symbol: String,
+    pub tx: B256,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    pub detail: String,
+    pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rid: Option<Rid>,
+}
+
+/// The system clock ran ahead of the time that passed. Nothing is reserved until it is right again or accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockJumped {
+    pub ahead_s: u64,
+}
+
+/// An operator's word that the clock is right: windows follow it from here on, even back (Ruling 63).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockAccepted {
+    pub who: String,
+    pub why: String,
+}
+
+impl From<&model::Arm> for Arm {
+    fn from(arm: &model::Arm) -> Self {
+        Self {
+            from: arm.from,
+            nonce: arm.nonce,
+            valid_after: Decimal(arm.valid_after),
+            valid_before: Decimal(arm.valid_before),
+        }
+    }
+}
