@@ -15,8 +15,8 @@ use super::payment::Payment;
 use super::recovery::{self, OpenError};
 use super::rid::Rid;
 use super::timekeeping::Timekeeper;
-use super::writer::{Delivery, Found, Op, Shared, Usage, Writer};
-use super::{Answer, Ledger, read};
+use super::writer::{Delivery, Found, Op, Shared, Writer};
+use super::{Answer, Ledger, Usage, read};
 use crate::clock::SharedClock;
 
 /// Operations that may wait for the writer; further callers wait for room.

@@ -7,11 +7,13 @@
 
 pub mod book;
 pub mod counters;
+mod decisions;
 pub mod disclosure;
 mod embedded;
 pub mod entry;
 mod index;
 pub mod journal;
+pub mod memory;
 mod merge;
 pub mod model;
 pub mod payment;
@@ -28,6 +30,7 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 
+pub use decisions::Usage;
 pub use embedded::{Embedded, Options};
 pub use model::{
     Alarm, Alarms, Arm, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Outflow, Reservation, Reserve,
@@ -37,7 +40,6 @@ pub use payment::Payment;
 pub use read::{Books, PaymentRecord, ReadError, Refused, read_payments};
 pub use recovery::OpenError;
 pub use rid::Rid;
-pub use writer::Usage;
 
 /// What a method answers, once it is on disk.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

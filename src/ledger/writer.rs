@@ -14,7 +14,8 @@ use std::thread::JoinHandle;
 use jiff::SignedDuration;
 use tokio::sync::{mpsc, oneshot};
 
-use super::book::{Book, Effect};
+use super::book::Effect;
+use super::decisions::{self, Decisions};
 use super::disclosure::{Disclosure, Private};
 use super::embedded::Options;
 use super::entry::{Body, ClockJumped, Closed, Expired, Released};
@@ -28,7 +29,7 @@ use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
 use decide::Space;
 use ops::{Answer, Reply};
-pub use ops::{Delivery, Found, Op, Shared, Usage};
+pub use ops::{Delivery, Found, Op, Shared};
 
 /// Bounds of one batch: operations, and bytes of entries.
 const BATCH_OPS: usize = 256;
@@ -170,30 +171,6 @@ impl Writer {
         &mut self.opening.journal
     }
 
-    fn book(&self) -> &Book {
-        &self.opening.book
-    }
-
-    /// Puts one entry into the batch and the book.
-    fn record(&mut self, now: Moment, body: Body) -> Result<u64, String> {
-        if let Some(why) = self.opening.journal.failed() {
-            return Err(why.to_owned());
-        }
-        let entry = self
-            .journal()
-            .push(now, body)
-            .map_err(|error| format!("the entry cannot be written: {error}"))?;
-        match self.opening.book.apply(&entry) {
-            Ok(effect) => {
-                self.time.saw(now.timestamp());
-                self.effects.push(effect);
-            }
-            // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
-            Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),
-        }
-        Ok(entry.seq)
-    }
-
     /// Reservations that nobody received, and refusals that are due.
     fn leftovers(&mut self, now: Moment) -> Result<(), CommitError> {
         for rid in self.shared.take_abandoned() {
@@ -220,7 +197,7 @@ impl Writer {
 
     fn record_refusals(&mut self, now: Moment, refusals: Vec<(Denial, u64)>) -> Result<(), CommitError> {
         for (denial, count) in refusals {
-            if let Err(why) = self.record(now, decide::denied(denial, count)) {
+            if let Err(why) = self.record(now, decisions::denied(denial, count)) {
                 if self.opening.journal.failed().is_some() {
                     return Err(CommitError::Failed(why));
                 }
@@ -316,7 +293,7 @@ impl Writer {
         let now = Moment::of(now);
         let before = std::mem::replace(&mut self.jumped, ahead);
         if let (None, Some(ahead)) = (before, ahead) {
-            let ahead_s = decide::seconds(ahead);
+            let ahead_s = decisions::seconds(ahead);
             (self.alarms)(Alarm::ClockJumped { ahead_s });
             if let Err(why) = self.record(now, Body::ClockJumped(ClockJumped { ahead_s })) {
                 tracing::error!(%why, "the jump of the clock is missing in the journal");

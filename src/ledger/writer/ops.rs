@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::ledger::decisions::Usage;
 use crate::ledger::model::{
     Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
 };
@@ -44,16 +45,6 @@ pub enum Found {
     /// The index will say; without an index, the journal.
     Elsewhere(Option<oneshot::Receiver<Option<Payment>>>),
     Failed(LedgerError),
-}
-
-/// One counter of a scope, in the budget's unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    pub scope: String,
-    pub window: String,
-    pub start: String,
-    pub settled: u128,
-    pub open: u128,
 }
 
 /// What callers leave without waiting for room in the queue.
