@@ -7,13 +7,12 @@
 
 use std::time::Duration;
 
+use http::{StatusCode, Uri};
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
 use tokio::time::timeout;
-
-use http::{StatusCode, Uri};
-use http_body_util::LengthLimitError;
 
 use crate::assets::Network;
 use crate::tls::upstream::UpstreamTls;

@@ -42,8 +42,13 @@ struct Spent {
 }
 
 impl<'a> Finality<'a> {
-    /// `now` is our clock, in Unix seconds.
+    /// `now` is our clock, in Unix seconds. A node that is named twice is one node, and one answer.
     pub async fn of(tls: &UpstreamTls, network: Network, nodes: &'a [Node], now: u64) -> Self {
+        let repeated = |at: &usize| nodes[..*at].contains(&nodes[*at]);
+        let nodes: Vec<&Node> = (0..nodes.len())
+            .filter(|at| !repeated(at))
+            .map(|at| &nodes[at])
+            .collect();
         let mut finality = Self {
             head: Head::Unknown,
             witnesses: Vec::new(),
@@ -54,7 +59,11 @@ impl<'a> Finality<'a> {
         let mut heads = Vec::new();
         for node in nodes {
             match finalized(tls, network, node).await {
-                Ok(head) => heads.push((node, head)),
+                Ok(head) => {
+                    // The lowest one holds up all the others, so that it must be possible to tell whose it is.
+                    tracing::debug!(%network, node = node.shown(), block = head.number, time = head.timestamp, "final block");
+                    heads.push((node, head));
+                }
                 Err(error) => finality.is_silent(node, &error),
             }
         }

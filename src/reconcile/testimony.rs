@@ -38,7 +38,7 @@ pub enum Standing {
 pub struct Evidence {
     /// Unix second of our clock when the head was asked for.
     pub now: u64,
-    /// How many nodes bursar.toml names for the network.
+    /// How many different nodes bursar.toml names for the network.
     pub configured: usize,
     pub head: Head,
     /// One for each node that answered everything.

@@ -205,11 +205,15 @@ async fn a_node_that_fails_is_silent_and_then_there_is_no_release() {
         };
         assert_eq!(verdict(&facts(), &evidence), Verdict::Unclear { why });
     }
-    let evidence = heard(&facts(), &[&honest, &nonsense, &honest]).await;
+    let second = Fake::of(chain()).await;
+    let evidence = heard(&facts(), &[&honest, &nonsense, &second]).await;
     assert!(
         matches!(verdict(&facts(), &evidence), Verdict::Expired { .. }),
         "{evidence:?}"
     );
+    // Named twice, a node does not become two.
+    let evidence = heard(&facts(), &[&honest, &nonsense, &honest]).await;
+    assert_eq!((evidence.configured, evidence.testimonies.len()), (2, 1));
 }
 
 #[tokio::test]

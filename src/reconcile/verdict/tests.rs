@@ -228,7 +228,7 @@ fn nodes_that_disagree_decide_nothing() {
 #[test]
 fn a_head_that_is_old_or_ahead_frees_nothing() {
     for said in [Nonce::Unused, cancelled()] {
-        let old = evidence(100, 3_601, &[said.clone()]);
+        let old = evidence(100, 3_601, std::slice::from_ref(&said));
         let why = Unproven::OldHead { seconds: 3_601 };
         assert_eq!(open(&old), Verdict::Unclear { why: why.clone() });
         assert_eq!(claimed(&old), Verdict::Unclear { why });
