@@ -139,6 +139,22 @@ async fn a_pruned_node_tells_by_its_newest_state() {
     );
 }
 
+#[tokio::test]
+async fn a_newest_state_from_before_the_head_proves_nothing() {
+    let mut chain = paid();
+    chain.state_since = 1_101;
+    // The payment's own past, offered as the present.
+    let fake = Fake::replying(move |method, params| match (method, params[0].as_str()) {
+        ("eth_getBlockByNumber", Some("latest")) => chain.answer(method, &json!(["0x320", false])),
+        ("eth_call", _) if params[1] == "0x320" => state(0),
+        _ => chain.answer(method, params),
+    })
+    .await;
+    let evidence = heard(&facts(), &[&fake]).await;
+    assert_eq!(evidence.testimonies, []);
+    assert!(evidence.silent[0].why.contains("state of block 1100"), "{evidence:?}");
+}
+
 /// A node that answers as `chain` does, but for one method.
 async fn lying(chain: Chain, about: &'static str, lie: Value) -> Fake {
     Fake::replying(move |method, params| match method == about {
@@ -170,6 +186,13 @@ async fn a_lying_node_does_not_free_money() {
 async fn a_used_nonce_without_an_event_explains_nothing() {
     let liar = lying(chain(), "eth_call", state(1)).await;
     let evidence = heard(&facts(), &[&liar]).await;
+    assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
+    // An event in one block, its transaction in another, which is not final.
+    let mut later = chain();
+    later.mine(1_103, TX, TOKEN, &cashing(WALLET, NONCE, PAYEE, 10_000));
+    let receipt = later.answer("eth_getTransactionReceipt", &json!([TX]));
+    let torn = lying(paid(), "eth_getTransactionReceipt", receipt).await;
+    let evidence = heard(&facts(), &[&torn]).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
     // Logs that it does not keep.
     let forgetful = lying(paid(), "eth_getLogs", json!({ "result": [] })).await;

@@ -70,6 +70,14 @@ fn a_transfer_beside_our_payment_is_not_excused_by_it() {
 }
 
 #[test]
+fn a_payment_excuses_one_transfer_even_of_its_twin() {
+    let ours = cashing(WALLET, OURS, PAYEE, 7);
+    let mut chain = chain();
+    chain.mine(5, TX, tokens()[0], &[&ours[..], &ours[1..]].concat());
+    assert_eq!(left(&chain), [(PAYEE, 7)]);
+}
+
+#[test]
 fn a_nonce_of_ours_excuses_only_its_own_payment() {
     for (token, to, value) in [(1, PAYEE, 7), (0, THIEF, 7), (0, PAYEE, 8)] {
         let mut chain = chain();
