@@ -63,6 +63,7 @@ pub mod ledger;
 // Rim: acts.
 pub mod balances;
 pub mod pay;
+pub mod reconcile;
 pub mod rpc;
 
 // What the demo and `bursar sandbox` buy from; shares no payment code with the rest.
