@@ -9,6 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::entry::{Body, Entry, Reserved, WindowCharge};
+use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
@@ -51,6 +52,7 @@ pub struct Effect {
     pub payment: Option<(Payment, Vec<Counter>)>,
     pub dropped: Vec<CounterKey>,
     pub faded: Vec<(u64, NonceKey)>,
+    pub keys: Vec<(KeyHold, KeyChange)>,
 }
 
 type Starts = BTreeMap<String, Counter>;
@@ -63,11 +65,12 @@ pub struct Book {
     taken: HashSet<NonceKey>,
     /// Nonces of finished payments by the second in which they are free again.
     fading: BTreeSet<(u64, NonceKey)>,
+    keys: Keys,
 }
 
 impl Book {
     /// Decides a reservation. `Ok` says that [`Book::apply`] of its entry will succeed and keep every cap.
-    pub fn admits(&self, reserve: &Reserve) -> Result<(), ReserveError> {
+    pub fn admits(&self, reserve: &Reserve, now: Moment) -> Result<(), ReserveError> {
         if self.open.contains_key(&reserve.rid) {
             return Err(ReserveError::RidTaken);
         }
@@ -77,6 +80,11 @@ impl Book {
             .contains(&NonceKey::of(&asset, &reserve.arm.from, &reserve.arm.nonce))
         {
             return Err(ReserveError::NonceTaken);
+        }
+        if let Some(idem) = &reserve.idempotency
+            && let Some(rid) = self.keys.holder(idem, second(now))
+        {
+            return Err(ReserveError::KeyTaken(rid));
         }
         for (index, charge) in reserve.charges.iter().enumerate() {
             let (scope, window, start) = (&*charge.scope, charge.window_name(), &*charge.start);
@@ -161,6 +169,15 @@ impl Book {
         self.fading.insert((free_at, key));
     }
 
+    /// As [`Book::restore_counter`].
+    pub fn restore_key(&mut self, hold: KeyHold) {
+        self.keys.hold(hold);
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &KeyHold> {
+        self.keys.all()
+    }
+
     pub fn open_payment(&self, rid: &Rid) -> Option<&Payment> {
         self.open.get(rid)
     }
@@ -235,6 +252,10 @@ impl Book {
             self.drop_oldest(charge, &mut effect.dropped);
         }
         self.taken.extend(nonce);
+        if let Some(hold) = payment.key_hold() {
+            self.keys.hold(hold);
+            effect.keys.push((hold, KeyChange::Held));
+        }
         self.open.insert(rid, payment.clone());
         effect.payment = Some((payment, self.counters_for(reserved)));
         Ok(())
@@ -273,6 +294,13 @@ impl Book {
                 Some(())
             })?;
             self.open.remove(&rid);
+            // Proven dead: the agent may buy under this key again (Ruling 6).
+            if to != State::Settled
+                && let Some(hold) = payment.key_hold()
+            {
+                self.keys.free(&hold);
+                effect.keys.push((hold, KeyChange::Free));
+            }
             self.fading
                 .extend(payment.nonce_key().map(|key| (payment.nonce_free_at(), key)));
         } else {
@@ -324,7 +352,11 @@ impl Book {
     }
 
     fn fade(&mut self, ts: Moment, effect: &mut Effect) {
-        let now = u64::try_from(ts.timestamp().as_second()).unwrap_or(0);
+        let now = second(ts);
+        let faded = self.keys.fade(now);
+        effect
+            .keys
+            .extend(faded.into_iter().map(|hold| (hold, KeyChange::Free)));
         while let Some(&(free_at, key)) = self.fading.first()
             && free_at < now
         {
@@ -333,6 +365,10 @@ impl Book {
             effect.faded.push((free_at, key));
         }
     }
+}
+
+fn second(ts: Moment) -> u64 {
+    u64::try_from(ts.timestamp().as_second()).unwrap_or(0)
 }
 
 fn counter_mut<'a>(counters: &'a mut HashMap<String, Windows>, charge: &WindowCharge) -> &'a mut Counter {

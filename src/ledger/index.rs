@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::book::{Book, Counter, CounterKey, Effect};
+use super::key::KeyHold;
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Chain;
@@ -33,7 +34,7 @@ const CHECKPOINT_ENTRIES: usize = 4096;
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Changed whenever keys or values change; another number means a rebuild.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 // Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
@@ -41,6 +42,7 @@ const MARK: &[u8] = b"m";
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 const COUNTER: u8 = b'c';
+const KEY: u8 = b'k';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
 const PAYMENT: u8 = b'p';
@@ -249,6 +251,10 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         let (key, _) = row.map_err(|error| error.to_string())?;
         let (free_at, nonce) = nonce_row(&key).ok_or_else(|| broken("nonce"))?;
         book.restore_nonce(free_at, nonce);
+    }
+    for row in db.scan_prefix([KEY]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        book.restore_key(KeyHold::from_row(&key[1..], &value).ok_or_else(|| broken("idempotency key"))?);
     }
     for row in db.scan_prefix([OPEN]) {
         let (rid, _) = row.map_err(|error| error.to_string())?;

@@ -9,6 +9,7 @@ pub mod disclosure;
 pub mod entry;
 mod index;
 pub mod journal;
+pub mod key;
 mod merge;
 pub mod model;
 pub mod payment;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use key::KeyHold;
 pub use model::{
     Arm, By, Denial, Event, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution, State, Terms,
 };
@@ -175,6 +177,11 @@ impl Ledger {
     /// Payments that are held, armed or unknown, oldest first.
     pub async fn open_items(&self) -> Result<Vec<Payment>, LedgerError> {
         self.ask(Op::OpenItems).await?
+    }
+
+    /// The idempotency keys that payments hold, in no order.
+    pub async fn keys(&self) -> Result<Vec<KeyHold>, LedgerError> {
+        self.ask(Op::Keys).await?
     }
 
     /// Writes what waits and releases the directory. Later calls on any handle fail.

@@ -159,6 +159,9 @@ pub enum ReserveError {
     RidTaken,
     #[error("this nonce was already used for a payment")]
     NonceTaken,
+    /// Under this `Idempotency-Key` a payment was made within 24 h, and it is not proven dead (Ruling 6).
+    #[error("payment {0} was already made under this Idempotency-Key")]
+    KeyTaken(Rid),
     #[error("the disk that holds the ledger is almost full")]
     LowSpace,
     #[error("the sum of the amounts is too large to count")]

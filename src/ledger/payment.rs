@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::entry::{Arm, Reserved};
+use super::key::KeyHold;
 use super::model::{By, State};
 use super::rid::Rid;
 use super::text::Moment;
@@ -56,6 +57,13 @@ impl Payment {
     pub fn nonce_key(&self) -> Option<NonceKey> {
         let arm = self.arm.as_ref()?;
         Some(NonceKey::of(&self.reserved.asset, &arm.from, &arm.nonce))
+    }
+
+    /// Its hold on the agent's `Idempotency-Key`, if there was one.
+    pub fn key_hold(&self) -> Option<KeyHold> {
+        let reserved = &self.reserved;
+        let at = u64::try_from(self.created_at.timestamp().as_second()).unwrap_or(0);
+        Some(KeyHold::new(at, reserved.idem?.0, reserved.rid, reserved.fp.0))
     }
 
     /// Unix second from which the nonce of a finished payment is free again.

@@ -31,6 +31,10 @@ impl Rid {
         format!("pay_{}", self.0.simple())
     }
 
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
     pub(super) fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }

@@ -236,6 +236,7 @@ impl Writer {
             Op::Find(rid, reply) => Answer::Find(rid, reply, self.book().open_payment(&rid).cloned().map(Box::new)),
             Op::Usage(scopes, reply) => Answer::Usage(reply, self.usage(&scopes)),
             Op::OpenItems(reply) => Answer::OpenItems(reply, self.book().open_payments().cloned().collect()),
+            Op::Keys(reply) => Answer::Keys(reply, self.book().keys().copied().collect()),
             Op::Wake | Op::Close(_) => return,
         });
     }
@@ -279,6 +280,9 @@ impl Writer {
             }
             Answer::OpenItems(reply, items) => {
                 let _ = reply.send(Ok(items));
+            }
+            Answer::Keys(reply, keys) => {
+                let _ = reply.send(Ok(keys));
             }
         }
     }

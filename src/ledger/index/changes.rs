@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::{OPEN, PAYMENT, counter_key, key, nonce_key};
+use super::{KEY, OPEN, PAYMENT, counter_key, key, nonce_key};
 use crate::ledger::book::{Counter, Effect};
+use crate::ledger::key::{KeyChange, KeyHold};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 
@@ -16,6 +17,7 @@ pub struct Changes<'a> {
     payments: HashMap<Rid, &'a Payment>,
     counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
     nonces: HashMap<(u64, NonceKey), Nonce>,
+    keys: HashMap<KeyHold, KeyChange>,
 }
 
 #[derive(Clone, Copy)]
@@ -53,6 +55,7 @@ impl<'a> Changes<'a> {
         for faded in &effect.faded {
             self.nonces.insert(*faded, Nonce::Faded);
         }
+        self.keys.extend(effect.keys.iter().copied());
     }
 
     pub fn write(self, batch: &mut sled::Batch) -> Result<(), serde_json::Error> {
@@ -80,6 +83,13 @@ impl<'a> Changes<'a> {
             match change {
                 Nonce::Taken => batch.insert(key, &[]),
                 Nonce::Faded => batch.remove(key),
+            }
+        }
+        for (hold, change) in self.keys {
+            let (rest, fingerprint) = hold.row();
+            match change {
+                KeyChange::Held => batch.insert(key(KEY, &rest), &fingerprint),
+                KeyChange::Free => batch.remove(key(KEY, &rest)),
             }
         }
         Ok(())

@@ -30,7 +30,7 @@ impl Writer {
         if self.space.is_low() {
             return Err(ReserveError::LowSpace);
         }
-        self.book().admits(&reserve)?;
+        self.book().admits(&reserve, now)?;
         let disclosures = disclosures(&reserve)?;
         let reservation = Reservation::new(reserve.rid, reserve.terms.clone(), reserve.arm);
         let seq = self

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::ledger::key::KeyHold;
 use crate::ledger::model::{Denial, Event, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution};
 use crate::ledger::payment::Payment;
 use crate::ledger::refusals::Refusals;
@@ -27,6 +28,7 @@ pub enum Op {
     Find(Rid, Reply<Found>),
     Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
+    Keys(Reply<Result<Vec<KeyHold>, LedgerError>>),
     /// Something lies in [`Shared`].
     Wake,
     Close(Reply<()>),
@@ -116,6 +118,7 @@ pub enum Answer {
     Find(Rid, Reply<Found>, Option<Box<Payment>>),
     Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
+    Keys(Reply<Result<Vec<KeyHold>, LedgerError>>, Vec<KeyHold>),
 }
 
 impl Answer {
@@ -128,6 +131,7 @@ impl Answer {
             Self::Find(_, reply, _) => drop(reply.send(Found::Failed(failed()))),
             Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
             Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Keys(reply, _) => drop(reply.send(Err(failed()))),
         }
     }
 }
