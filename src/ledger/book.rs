@@ -82,9 +82,9 @@ impl Book {
             return Err(ReserveError::NonceTaken);
         }
         if let Some(idem) = &reserve.idempotency
-            && let Some(rid) = self.keys.holder(idem, second(now))
+            && let Some(hold) = self.keys.holder(idem, second(now))
         {
-            return Err(ReserveError::KeyTaken(rid));
+            return Err(ReserveError::KeyTaken(hold.rid));
         }
         for (index, charge) in reserve.charges.iter().enumerate() {
             let (scope, window, start) = (&*charge.scope, charge.window_name(), &*charge.start);

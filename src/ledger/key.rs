@@ -67,10 +67,10 @@ impl KeyHold {
 }
 
 impl Keys {
-    /// The payment that holds a key at a Unix second.
-    pub fn holder(&self, idem: &[u8; 32], now: u64) -> Option<Rid> {
+    /// The hold on a key at a Unix second.
+    pub fn holder(&self, idem: &[u8; 32], now: u64) -> Option<&KeyHold> {
         let last = self.holds.get(idem)?.last()?;
-        (last.until >= now).then_some(last.rid)
+        (last.until >= now).then_some(last)
     }
 
     pub fn all(&self) -> impl Iterator<Item = &KeyHold> {

@@ -21,6 +21,7 @@ mod crash;
 mod first_purchase;
 mod funds;
 mod hostile;
+mod idempotency;
 mod limits;
 mod malformed;
 mod receipts;
