@@ -20,6 +20,7 @@ use crate::answer::{self, Code, Problem};
 use crate::body::{AgentBody, AnswerBody, Kept, NotReplayable, Relay, RequestBody};
 use crate::consider::{self, Course};
 use crate::dial::DialError;
+use crate::doubts::Asked;
 use crate::hop::{self, Upgrading};
 use crate::host::{Authority, Host};
 use crate::idempotency::{Key, Unusable};
@@ -75,6 +76,10 @@ async fn exchange(
     let kept = Kept::new(body, expects, proxy.replay_budget.clone());
 
     let key = key(agent, &head);
+    let asked = match key {
+        Ok(Some(key)) if proxy.keys.holder(key).is_some() => Asked::Again,
+        _ => Asked::Nothing,
+    };
     let repeated = match key {
         Ok(Some(key)) => keyed::before(proxy, lane, &head, &kept, key).await,
         _ => repeat::answer(proxy, lane, &head, &kept).await,
@@ -101,7 +106,7 @@ async fn exchange(
     }
 
     if let Ok(Some(key)) = key
-        && let Some(answer) = keyed::after_402(proxy, lane, &head, &kept, key).await
+        && let Some(answer) = keyed::after_402(proxy, lane, &head, &kept, key, asked).await
     {
         return answer;
     }
@@ -113,7 +118,9 @@ async fn exchange(
     let key = key.map_err(unusable)?;
     let replay = match kept.take().await {
         Ok(replay) => replay,
-        Err(NotReplayable::TooLarge) => return Ok(unpaid(agent, &kept, response, "body-too-large-to-replay")),
+        Err(NotReplayable::TooLarge | NotReplayable::NoRoom) => {
+            return Ok(unpaid(agent, &kept, response, "body-too-large-to-replay"));
+        }
         Err(NotReplayable::Broken) => return Ok(unpaid(agent, &kept, response, "body-broken-off")),
     };
     // The upload may have taken long, and what was decided before it was decided for that moment.

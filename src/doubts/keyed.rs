@@ -32,11 +32,11 @@ impl Doubts {
     /// As [`Doubts::claim`], for one payment.
     pub fn claim_paid(&self, rid: Rid, target: Target, asked: Asked) -> Paid {
         let now = self.0.clock.now();
-        self.forget_old(now);
         let mut by_target = self.lock();
         let doubt = by_target
             .get_mut(&target)
-            .and_then(|doubts| doubts.iter_mut().find(|doubt| doubt.rid == rid));
+            .and_then(|doubts| doubts.iter_mut().find(|doubt| doubt.rid == rid))
+            .filter(|doubt| doubt.is_kept(now));
         let Some(doubt) = doubt else {
             return Paid::Rest;
         };

@@ -232,6 +232,7 @@ fn under_a_key_a_delivered_payment_is_kept_as_long_as_it_may_be_presented() {
     assert_eq!(world.files(), 1);
     world.clock.set(second(55));
     assert!(matches!(paid(&world, rid, Asked::Again), Paid::Rest), "five are not");
+    world.doubts.sweep();
     assert_eq!(world.files(), 0);
     assert!(!world.doubts.any());
 }

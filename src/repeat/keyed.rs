@@ -24,28 +24,39 @@ use crate::presentation::Answer;
 use crate::proxy::Proxy;
 use crate::upstream::{Lane, stream};
 
-/// Before the request is forwarded; `None` to go on.
+/// Before the request is forwarded; `None` to go on. One whose body cannot be looked at goes on too: it is not paid for.
 pub async fn before(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &Kept, key: Key) -> Option<Answer> {
     proxy.keys.holder(key)?;
     let replay = match kept.collect().await {
         Ok(replay) => Some(replay),
         Err(NotReplayable::TooLarge) => None,
-        Err(NotReplayable::Broken) => return None,
+        Err(NotReplayable::NoRoom | NotReplayable::Broken) => return None,
     };
     let request = Keyed::new(proxy, lane, head, replay.as_ref(), key);
     request.answer(Asked::Nothing).await
 }
 
-/// After the site has answered it with 402; `None` to buy.
-pub async fn after_402(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &Kept, key: Key) -> Option<Answer> {
+/// After the site has answered it with 402; `None` to buy. `asked` says whether a payment was known when it was forwarded:
+/// a 402 that is older than the payment says nothing about it.
+pub async fn after_402(
+    proxy: &Arc<Proxy>,
+    lane: &Arc<Lane>,
+    head: &Parts,
+    kept: &Kept,
+    key: Key,
+    asked: Asked,
+) -> Option<Answer> {
     proxy.keys.holder(key)?;
     let replay = match kept.take().await {
         Ok(replay) => Some(replay),
         Err(NotReplayable::TooLarge) => None,
-        Err(NotReplayable::Broken) => return None,
+        Err(NotReplayable::NoRoom | NotReplayable::Broken) => return None,
     };
     let request = Keyed::new(proxy, lane, head, replay.as_ref(), key);
-    request.answer(Asked::Again).await
+    match asked {
+        Asked::Nothing => request.after_another().await,
+        Asked::Again => request.answer(Asked::Again).await,
+    }
 }
 
 /// The right to buy under the key, or the answer that came of another's purchase.
@@ -120,14 +131,15 @@ impl<'a> Keyed<'a> {
                     Some(present(self.proxy, self.lane, self.head, replay.clone(), *presentable).await)
                 }
                 Paid::InDoubt(rid) => Some(Err(in_doubt(rid))),
-                Paid::PaidNotDelivered(rid) => Some(Err(super::not_delivered(rid))),
+                Paid::PaidNotDelivered(rid) => Some(Err(not_delivered(rid))),
                 Paid::Rest if asked == Asked::Again => Some(Err(already_paid(hold.rid, payment.as_ref()))),
                 Paid::Rest => None,
             };
         }
     }
 
-    /// Its own 402 is older than the payment, so the site is asked once more, without a credential.
+    /// Its own 402 is older than the payment, so the site is asked once more, without a credential. `None`: nobody holds the
+    /// key any more.
     async fn after_another(&self) -> Option<Answer> {
         if let Some(answer) = self.answer(Asked::Nothing).await {
             return Some(answer);
@@ -140,6 +152,10 @@ impl<'a> Keyed<'a> {
         };
         if response.status() == StatusCode::PAYMENT_REQUIRED {
             return self.answer(Asked::Again).await;
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let detail = "The site answered with another protocol where it had asked for money before.";
+            return Some(Err(Problem::new(Code::UpstreamBroken, detail)));
         }
         hop::strip_response(response.headers_mut(), Upgrading::No);
         Some(Ok(stream(response)))
@@ -193,6 +209,17 @@ fn in_doubt(rid: Rid) -> Problem {
          else is paid under this key for 24 hours, unless `bursar payments resolve {rid}` or the chain says that it is dead."
     );
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(false)
+}
+
+fn not_delivered(rid: Rid) -> Problem {
+    let detail = format!(
+        "Payment {rid} under this Idempotency-Key is settled by the merchant's word, but its answer did not arrive whole. Ask \
+         the merchant with the transaction that `bursar payments show {rid}` names. Nothing else is paid under this key for 24 \
+         hours."
+    );
+    Problem::new(Code::PaidNotDelivered, detail)
+        .payment(rid)
+        .retryable(false)
 }
 
 /// The site wants money again for what was paid once; nothing is left to present.

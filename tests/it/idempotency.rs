@@ -210,7 +210,9 @@ async fn twenty_at_once_under_one_key_sign_once() {
         }
     })
     .await;
-    let bursar = setup().trust(&origin.ca_pem).start();
+    // Enough for one; a limit that another request has used up is no reason to refuse what is paid already.
+    let limits = "timezone = \"UTC\"\n[agents.research]\nday = \"0.01\"\n";
+    let bursar = setup().limits(limits).trust(&origin.ca_pem).start();
     let origin = Arc::new(origin);
     let asking: Vec<_> = (0..MANY)
         .map(|_| {
@@ -228,6 +230,11 @@ async fn twenty_at_once_under_one_key_sign_once() {
         }
     }
     assert_eq!(goods, 1 + 3, "the purchase and three presentations of its credential");
+    assert_eq!(
+        unpaid(&origin),
+        MANY + (MANY - 1),
+        "the others asked again after the payment"
+    );
     assert_eq!((origin.payments().len(), different(&origin.payments())), (4, 1));
     assert_eq!(bursar.states(), ["settled"]);
 }
@@ -322,16 +329,20 @@ async fn a_credential_that_is_no_longer_valid_is_not_presented_and_not_kept() {
     let origin = seller(0).await;
     let mut bursar = setup().trust(&origin.ca_pem).start();
     get(&Agent::of(&bursar), &origin, "k").await;
+    let file = credentials(bursar.path()).remove(0);
+    let delivered = || std::fs::read_to_string(&file).unwrap().contains("\"delivered\":true");
+    eventually("the delivery is noted", || delivered().then_some(())).await;
     let home = bursar.kill();
     // Time passes: the file says when it ends.
-    let file = credentials(home.path()).remove(0);
     let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let ends = stored["valid_before"].as_i64().unwrap();
     stored["valid_before"] = (ends - 60).into();
     std::fs::write(&file, stored.to_string()).unwrap();
     let bursar = home.serve();
     assert_eq!(get(&Agent::of(&bursar), &origin, "k").await.problem(), "already-paid");
-    assert_eq!((origin.payments().len(), credentials(bursar.path()).len()), (1, 0));
+    assert_eq!(origin.payments().len(), 1);
+    let gone = || credentials(bursar.path()).is_empty().then_some(());
+    eventually("the credential is deleted", gone).await;
 }
 
 #[tokio::test]
@@ -456,4 +467,24 @@ async fn a_key_that_is_none_is_not_paid_under() {
     assert!(origin.payments().is_empty() && bursar.payments().is_empty());
     // Said twice, it is still one.
     assert_eq!(agent.request(origin.address, ask(&["a", "a"])).await.status, 200);
+}
+
+#[tokio::test]
+async fn paid_by_receipt_but_never_delivered_is_said_as_such() {
+    let receipt = seller::receipt(true, TX);
+    let origin = Origin::https(move |request| {
+        let answered = match request.is_paid() {
+            true => answer(500, &[("payment-response", &receipt)], "oops"),
+            false => seller::asks("10000"),
+        };
+        async move { answered }
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    for _ in 0..4 {
+        assert_eq!(get(&agent, &origin, "k").await.status, 500);
+    }
+    assert_eq!(get(&agent, &origin, "k").await.problem(), "paid-not-delivered");
+    assert_eq!((origin.payments().len(), different(&origin.payments())), (4, 1));
 }
