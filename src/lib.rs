@@ -36,6 +36,7 @@ pub mod tunnel;
 pub mod consider;
 pub mod doubts;
 pub mod exchange;
+pub mod idempotency;
 pub mod presentation;
 pub mod purchase;
 pub mod repeat;

@@ -29,6 +29,7 @@ use crate::config::operator::AgentPayments;
 use crate::doubts::Doubts;
 use crate::exchange::{self, Site};
 use crate::host::Authority;
+use crate::idempotency::Keys;
 use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::{Login, Logins};
@@ -48,6 +49,7 @@ pub struct Proxy {
     pub rules: Rules,
     pub ledger: Arc<dyn Ledger>,
     pub doubts: Doubts,
+    pub keys: Keys,
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,

@@ -1,5 +1,8 @@
 //! A request that may repeat one whose payment is in doubt (Rulings 3 to 5): it presents the same credential again instead
-//! of buying anew, joins a purchase whose agent hung up, or is told of the doubt.
+//! of buying anew, joins a purchase whose agent hung up, or is told of the doubt. One under an `Idempotency-Key` is a repeat
+//! of what was paid under that key and of nothing else (Ruling 6, `keyed.rs`).
+
+pub mod keyed;
 
 use std::sync::Arc;
 

@@ -26,6 +26,7 @@ use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
+use crate::idempotency::Keys;
 use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
@@ -150,6 +151,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     }
     let via = config.proxy.via.then(Via::random).transpose();
     let doubts = doubts(home, &*ledger, &clock).await?;
+    let keys = Keys::new(ledger.keys().await?, clock.clone());
     let proxy = Arc::new(Proxy {
         via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
@@ -162,6 +164,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         logins,
         rules,
         doubts,
+        keys,
         ledger,
         wallet,
         balances,
@@ -295,6 +298,7 @@ async fn keep_watch(proxy: Arc<Proxy>) {
         proxy.logins.tend();
         proxy.upstreams.sweep();
         proxy.doubts.sweep();
+        proxy.keys.sweep();
         look_at_rules(&proxy).await;
     }
 }

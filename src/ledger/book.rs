@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
 use super::entry::{Adopted, Armed, Body, Entry, Reserved, WindowCharge};
+use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{Arm, Arming, By, Hold, Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
@@ -51,6 +52,7 @@ pub struct Effect {
     pub unconfirmed: Vec<(Rid, bool)>,
     /// The chain's word on a payment that is closed.
     pub amended: Option<(Rid, Amendment)>,
+    pub keys: Vec<(KeyHold, KeyChange)>,
 }
 
 /// What changes in a payment whose state does not.
@@ -83,20 +85,26 @@ pub struct Book {
     unconfirmed: BTreeSet<Rid>,
     /// The latest time that any entry bears: where the clock has been.
     latest: Option<Moment>,
+    keys: Keys,
 }
 
 impl Book {
     /// Decides a reservation; returns what each window then holds. `Ok` says that [`Book::apply`] of its entry will succeed
     /// and keep every cap.
-    pub fn admits(&self, reserve: &Reserve) -> Result<Vec<u128>, ReserveError> {
+    pub fn admits(&self, reserve: &Reserve, now: Moment) -> Result<Vec<u128>, ReserveError> {
         self.nonce_is_free(&reserve.hold.terms.asset.caip19(), &reserve.arm)?;
-        self.admits_hold(&reserve.hold)
+        self.admits_hold(&reserve.hold, now)
     }
 
     /// As [`Book::admits`], before there is a nonce.
-    pub fn admits_hold(&self, hold: &Hold) -> Result<Vec<u128>, ReserveError> {
+    pub fn admits_hold(&self, hold: &Hold, now: Moment) -> Result<Vec<u128>, ReserveError> {
         if self.open.contains_key(&hold.rid) {
             return Err(ReserveError::RidTaken);
+        }
+        if let Some(idem) = &hold.idempotency
+            && let Some(hold) = self.keys.holder(idem, second(now))
+        {
+            return Err(ReserveError::KeyTaken(hold.rid));
         }
         self.counters.fit(&hold.charges, &[])
     }
@@ -182,6 +190,11 @@ impl Book {
     }
 
     /// As [`Book::restore_counter`].
+    pub fn restore_key(&mut self, hold: KeyHold) {
+        self.keys.hold(hold);
+    }
+
+    /// As [`Book::restore_counter`].
     pub fn restore_unconfirmed(&mut self, rid: Rid) {
         self.unconfirmed.insert(rid);
     }
@@ -189,6 +202,10 @@ impl Book {
     /// As [`Book::restore_counter`].
     pub fn restore_latest(&mut self, latest: Option<Moment>) {
         self.latest = latest;
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &KeyHold> {
+        self.keys.all()
     }
 
     pub fn open_payment(&self, rid: &Rid) -> Option<&Payment> {
@@ -280,6 +297,10 @@ impl Book {
             self.counters.drop_oldest(charge, &mut effect.dropped);
         }
         self.taken.extend(nonce);
+        if let Some(hold) = payment.key_hold() {
+            self.keys.hold(hold);
+            effect.keys.push((hold, KeyChange::Held));
+        }
         self.open.insert(rid, payment.clone());
         self.changed(payment, effect);
         Ok(())
@@ -331,6 +352,13 @@ impl Book {
                 Step::GiveBack
             };
             self.book(rid, payment.windows(), step)?;
+            // Proven dead: the agent may buy under this key again (Ruling 6).
+            if to != State::Settled
+                && let Some(hold) = payment.key_hold()
+            {
+                self.keys.free(&hold);
+                effect.keys.push((hold, KeyChange::Free));
+            }
             self.close(&payment);
         } else {
             self.open.insert(rid, payment.clone());
@@ -404,7 +432,7 @@ impl Book {
     }
 
     fn fade(&mut self, ts: Moment, effect: &mut Effect) {
-        let now = u64::try_from(ts.timestamp().as_second()).unwrap_or(0);
+        let now = second(ts);
         while let Some(&(free_at, key)) = self.fading.first()
             && free_at < now
         {
@@ -412,6 +440,9 @@ impl Book {
             self.taken.remove(&key);
             effect.faded.push((free_at, key));
         }
+        let faded = self.keys.fade(now);
+        let freed = faded.into_iter().map(|hold| (hold, KeyChange::Free));
+        effect.keys.extend(freed);
         while let Some(&rid) = self.unconfirmed.first()
             && rid
                 .made_at()
@@ -421,6 +452,10 @@ impl Book {
             effect.unconfirmed.push((rid, false));
         }
     }
+}
+
+fn second(ts: Moment) -> u64 {
+    u64::try_from(ts.timestamp().as_second()).unwrap_or(0)
 }
 
 #[cfg(test)]

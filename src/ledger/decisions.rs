@@ -51,7 +51,7 @@ pub trait Decisions {
 
     fn reserve(&mut self, reserve: Reserve, now: Moment) -> Result<Reservation, ReserveError> {
         self.may_reserve()?;
-        let totals = self.book().admits(&reserve)?;
+        let totals = self.book().admits(&reserve, now)?;
         self.tell_if_nearly_spent(&reserve.hold.charges, &totals);
         let Reserve { hold, arm } = reserve;
         let reservation = Reservation::new(hold.rid, hold.terms.clone(), arm);
@@ -61,7 +61,7 @@ pub trait Decisions {
 
     fn hold(&mut self, hold: Hold, now: Moment) -> Result<Rid, ReserveError> {
         self.may_reserve()?;
-        let totals = self.book().admits_hold(&hold)?;
+        let totals = self.book().admits_hold(&hold, now)?;
         self.tell_if_nearly_spent(&hold.charges, &totals);
         let rid = hold.rid;
         self.record_hold(hold, None, now)?;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Faults, SEGMENT_BYTES};
+use super::key::KeyHold;
 use super::model::{
     Alarm, Alarms, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError,
     Resolution,
@@ -189,6 +190,10 @@ impl Ledger for Embedded {
 
     fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>> {
         Box::pin(async move { self.ask(Op::Unconfirmed).await? })
+    }
+
+    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
+        Box::pin(async move { self.ask(Op::Keys).await? })
     }
 
     fn now(&self) -> Timestamp {

@@ -11,6 +11,7 @@ use super::book::Book;
 use super::decisions::{self, Decisions};
 use super::disclosure::Disclosure;
 use super::entry::{Body, Entry};
+use super::key::KeyHold;
 use super::model::{
     Alarm, Alarms, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError,
     Resolution,
@@ -128,6 +129,10 @@ impl Ledger for Memory {
 
     fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>> {
         self.look(|state| state.book.unconfirmed().collect())
+    }
+
+    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
+        self.look(|state| state.book.keys().copied().collect())
     }
 
     fn now(&self) -> Timestamp {

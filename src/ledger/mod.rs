@@ -13,6 +13,7 @@ mod embedded;
 pub mod entry;
 mod index;
 pub mod journal;
+pub mod key;
 pub mod memory;
 mod merge;
 pub mod model;
@@ -32,6 +33,7 @@ use jiff::Timestamp;
 
 pub use decisions::Usage;
 pub use embedded::{Embedded, Options};
+pub use key::KeyHold;
 pub use model::{
     Alarm, Alarms, Arm, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Outflow, Reservation, Reserve,
     ReserveError, Resolution, State, Terms,
@@ -92,6 +94,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Payments that a merchant's word has settled and that the chain has not been heard about, oldest first.
     fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>>;
+
+    /// The idempotency keys that payments hold, in no order.
+    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>>;
 
     /// The time that windows go by: wall time, as long as it can be believed (Ruling 63).
     fn now(&self) -> Timestamp;

@@ -230,6 +230,7 @@ impl Writer {
             Op::Usage(scopes, reply) => Answer::Usage(reply, self.usage(&scopes)),
             Op::OpenItems(reply) => Answer::OpenItems(reply, self.book().open_payments().cloned().collect()),
             Op::Unconfirmed(reply) => Answer::Unconfirmed(reply, self.book().unconfirmed().collect()),
+            Op::Keys(reply) => Answer::Keys(reply, self.book().keys().copied().collect()),
             Op::Wake | Op::Close(_) => return,
         });
     }
@@ -279,6 +280,9 @@ impl Writer {
             }
             Answer::Unconfirmed(reply, rids) => {
                 let _ = reply.send(Ok(rids));
+            }
+            Answer::Keys(reply, keys) => {
+                let _ = reply.send(Ok(keys));
             }
         }
     }

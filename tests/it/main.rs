@@ -22,6 +22,7 @@ mod evidence;
 mod first_purchase;
 mod funds;
 mod hostile;
+mod idempotency;
 mod limits;
 mod malformed;
 mod receipts;

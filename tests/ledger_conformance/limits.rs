@@ -149,3 +149,34 @@ pub async fn a_nonce_and_an_id_are_used_once(engine: Engine) {
     );
     assert_eq!(engine.day().await, (CENT, 0));
 }
+
+pub async fn one_payment_is_made_under_an_idempotency_key(engine: Engine) {
+    let ledger = &engine.ledger;
+    let under = |key| {
+        let mut purchase = engine.world.purchase(100 * CENT);
+        purchase.hold.idempotency = Some([key; 32]);
+        purchase
+    };
+    let (paid, dead) = (under(1), under(2));
+    ledger.reserve(paid.clone()).await.unwrap();
+    let taken = ReserveError::KeyTaken(paid.hold.rid);
+    assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
+    assert_eq!(ledger.hold(under(1).hold).await.unwrap_err(), taken);
+    ledger.finish(paid.hold.rid, settled()).await.unwrap();
+    assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
+    // What is proven dead gives its key back.
+    ledger.hold(dead.hold.clone()).await.unwrap();
+    let why = "denied";
+    ledger.finish(dead.hold.rid, Outcome::Released { why }).await.unwrap();
+    let again = under(2).hold;
+    ledger.hold(again.clone()).await.unwrap();
+    let mut keys: Vec<_> = ledger
+        .keys()
+        .await
+        .unwrap()
+        .iter()
+        .map(|key| (key.idem[0], key.rid))
+        .collect();
+    keys.sort();
+    assert_eq!(keys, [(1, paid.hold.rid), (2, again.rid)]);
+}

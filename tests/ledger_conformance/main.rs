@@ -31,6 +31,7 @@ macro_rules! over {
                     all_charges_are_booked_or_none, the_first_charge_that_does_not_fit_is_named, counts_are_limits_too,
                     two_charges_on_one_counter_count_together, an_amount_that_no_counter_holds_is_refused,
                     pending_is_what_is_open, a_budget_that_fills_up_is_told_once, a_nonce_and_an_id_are_used_once,
+                    one_payment_is_made_under_an_idempotency_key,
                 },
                 moves::{
                     only_lawful_moves_are_made, what_ends_is_counted_as_it_ended, a_hold_is_armed_or_released,

@@ -66,7 +66,8 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
         fp: Digest::ZERO,
         group: None,
         host: "h".into(),
-        idem: None,
+        // Every third payment has a key, and every sixth the same one.
+        idem: (hour % 3 == 0).then_some(Digest([if hour % 2 == 0 { 0 } else { hour as u8 }; 32])),
         network: "eip155:1".into(),
         offer_sha256: Digest::ZERO,
         payee: Address::ZERO,
@@ -88,7 +89,7 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
 #[test]
 fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
     let (history, dir) = (history(), tempfile::tempdir().unwrap());
-    let (mut dropped, mut faded) = (0, 0);
+    let (mut dropped, mut faded, mut keys) = (0, 0, 0);
     for (stop, together) in [(1, 1), (37, 5), (history.len(), 64)] {
         let path = dir.path().join(stop.to_string());
         let (mut index, snapshot) = Index::open(&path).unwrap();
@@ -98,6 +99,7 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
             let effects: Vec<_> = entries.iter().map(|entry| book.apply(entry).unwrap()).collect();
             dropped += effects.iter().map(|effect| effect.dropped.len()).sum::<usize>();
             faded += effects.iter().map(|effect| effect.faded.len()).sum::<usize>();
+            keys += effects.iter().map(|effect| effect.keys.len()).sum::<usize>();
             let chain = Chain {
                 next_seq: entries.last().unwrap().seq + 1,
                 tip: Digest([stop as u8; 32]),
@@ -123,7 +125,7 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
         assert!(!snapshot.is_new);
         assert_eq!(snapshot.book, book, "stopped after {stop}");
     }
-    assert!(dropped > 0 && faded > 0, "the history must reach both");
+    assert!(dropped > 0 && faded > 0 && keys > 0, "the history must reach all");
 }
 
 #[test]
