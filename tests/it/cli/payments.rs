@@ -33,7 +33,7 @@ const MEMBERS: [&str; 23] = [
     "tx",
     "reason",
     "approval",
-            "disputed",
+    "disputed",
     "created_at",
     "updated_at",
 ];
