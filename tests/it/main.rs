@@ -28,6 +28,7 @@ mod malformed;
 mod receipts;
 mod repeats;
 mod replay;
+mod windows;
 
 // People and programs.
 mod cli;
