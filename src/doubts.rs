@@ -2,8 +2,8 @@
 //! bytes again instead of buying twice; past the credential's validity it is told so (Ruling 4).
 //!
 //! What a repeat needs lies in `private/credentials/`, one file a payment, written before the first byte is sent, not
-//! synced, deleted when the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
-//! the payment stays unknown and counted.
+//! synced, deleted a moment after the answer has been delivered (Ruling 7). A file that a crash took with it only costs the
+//! repeat: the payment stays unknown and counted.
 
 #[cfg(test)]
 mod tests;
@@ -12,6 +12,7 @@ mod ticket;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -78,6 +79,15 @@ struct Shared {
     by_target: Mutex<HashMap<Target, Vec<Doubt>>>,
     /// So that a request that cannot be a repeat costs one load.
     count: AtomicUsize,
+    delivered: Mutex<Delivered>,
+}
+
+/// Answers that were handed over to their connections. The last bytes may still be on their way through TLS to the socket:
+/// a kill in between leaves an agent without its answer, which will ask again. So the files outlive them by a sweep.
+#[derive(Default)]
+struct Delivered {
+    since_sweep: Vec<Rid>,
+    before: Vec<Rid>,
 }
 
 struct Doubt {
@@ -182,6 +192,7 @@ impl Doubts {
             clock,
             by_target: Mutex::new(by_target),
             count: AtomicUsize::new(count),
+            delivered: Mutex::default(),
         })))
     }
 
@@ -286,6 +297,18 @@ impl Doubts {
         if self.any() {
             self.forget_old(self.0.clock.now());
         }
+        let old = {
+            let mut delivered = self.delivered();
+            let fresh = mem::take(&mut delivered.since_sweep);
+            mem::replace(&mut delivered.before, fresh)
+        };
+        old.into_iter().for_each(|rid| remove(&self.path(rid)));
+    }
+
+    /// All connections have ended: what was delivered is.
+    pub fn end(&self) {
+        let Delivered { since_sweep, before } = mem::take(&mut *self.delivered());
+        before.into_iter().chain(since_sweep).for_each(|rid| remove(&self.path(rid)));
     }
 
     fn forget_old(&self, now: Timestamp) {
@@ -304,8 +327,8 @@ impl Doubts {
         });
     }
 
-    /// Removes a payment that needs no repeat: delivered, or proven dead.
-    pub fn close(&self, rid: Rid, target: &Target) {
+    /// Removes a payment that needs no repeat, since its answer was delivered.
+    fn close(&self, rid: Rid, target: &Target) {
         let mut by_target = self.lock();
         let Some(doubts) = by_target.get_mut(target) else {
             return;
@@ -318,7 +341,8 @@ impl Doubts {
         }
         drop(by_target);
         if removed {
-            self.forgotten(rid);
+            self.0.count.fetch_sub(1, Ordering::Release);
+            self.delivered().since_sweep.push(rid);
         }
     }
 
@@ -381,6 +405,10 @@ impl Doubts {
         if let Some(doubt) = doubt {
             change(doubt);
         }
+    }
+
+    fn delivered(&self) -> MutexGuard<'_, Delivered> {
+        self.0.delivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Target, Vec<Doubt>>> {

@@ -211,11 +211,12 @@ impl Running {
         self.proxy.stop.cancel();
         self.proxy.tasks.close();
         let bound = self.drain.max(self.proxy.config.timeouts.settle_wait);
-        if timeout(bound, self.proxy.tasks.wait()).await.is_err() {
-            tracing::warn!(
+        match timeout(bound, self.proxy.tasks.wait()).await {
+            Ok(()) => self.proxy.doubts.end(),
+            Err(_) => tracing::warn!(
                 seconds = bound.as_secs(),
                 "some connections did not end in time and are cut"
-            );
+            ),
         }
         self.proxy.ledger.close().await;
         // A stale address would send `run` to a port that somebody else may have by then.

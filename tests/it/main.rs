@@ -21,6 +21,7 @@ mod crash;
 mod first_purchase;
 mod funds;
 mod hostile;
+mod killed;
 mod limits;
 mod malformed;
 mod receipts;

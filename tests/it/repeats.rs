@@ -202,12 +202,13 @@ async fn a_repeat_after_kill_and_restart_presents_the_same_bytes() {
     let home = bursar.kill();
     asking.abort();
 
-    let bursar = home.serve();
+    let mut bursar = home.serve();
     assert_eq!(bursar.states(), ["unknown"]);
     let page = Agent::of(&bursar).get(origin.address, "/quote").await;
     assert_eq!(page.status, 200);
     assert!(all_equal(&origin.payments()) && origin.payments().len() == 2);
     assert_eq!(bursar.states(), ["settled"]);
+    assert_eq!(bursar.stop(), 0);
     let left = std::fs::read_dir(bursar.path().join("private/credentials"))
         .unwrap()
         .count();
