@@ -18,6 +18,7 @@ mod answers;
 mod canary;
 mod chain;
 mod crash;
+mod failing_disk;
 mod first_purchase;
 mod funds;
 mod hostile;
