@@ -308,7 +308,10 @@ impl Doubts {
     /// All connections have ended: what was delivered is.
     pub fn end(&self) {
         let Delivered { since_sweep, before } = mem::take(&mut *self.delivered());
-        before.into_iter().chain(since_sweep).for_each(|rid| remove(&self.path(rid)));
+        before
+            .into_iter()
+            .chain(since_sweep)
+            .for_each(|rid| remove(&self.path(rid)));
     }
 
     fn forget_old(&self, now: Timestamp) {

@@ -126,8 +126,8 @@ def cuts(work, asked):
             disk.format()
             disk.mount()
             last = 0
-        # Every fourth may come while the ledger opens.
-        seconds, while_writing = dice.uniform(0.02, 1.0), cut % 4 != 0
+        # Every fourth may come while the ledger opens. A disk that is kept fills more slowly, or the last cuts take minutes.
+        seconds, while_writing = dice.uniform(0.02, 0.3 if asked.keep else 1.0), cut % 4 != 0
         acknowledged, wrong = one_cut(disk, asked.program, last, seconds, while_writing)
         total += acknowledged - last
         idle += acknowledged == last
