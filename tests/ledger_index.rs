@@ -153,6 +153,64 @@ async fn one_flipped_bit_anywhere_in_the_index_leads_to_the_same_books() {
     assert!(files(world.path(), "index.bad-").len() <= rebuilt);
 }
 
+/// Without its snapshot sled reads its whole log, and some damage in there makes it panic instead of complaining.
+#[tokio::test]
+async fn an_index_that_panics_at_open_is_rebuilt_with_an_entry() {
+    const PAGE: usize = 4096;
+    let world = World::new();
+    for _ in 0..12 {
+        let ledger = world.open();
+        let mut buying = tokio::task::JoinSet::new();
+        for _ in 0..40 {
+            let (ledger, purchase) = (ledger.clone(), world.purchase(10_000 * CENT));
+            buying.spawn(async move { ledger.reserve(purchase).await.unwrap() });
+        }
+        buying.join_all().await;
+        ledger.close().await;
+    }
+    let ledger = world.open();
+    let before = books(&ledger).await;
+    ledger.close().await;
+    let (index, copied) = (world.path().join("index"), world.path().join("copied"));
+    copy(&index, &copied);
+    for snapshot in files(&copied, "snap.") {
+        fs::remove_file(snapshot).unwrap();
+    }
+    let good = fs::read(index.join("db")).unwrap();
+    let mut panics = 0;
+    for page in 0..good.len() / PAGE {
+        fs::remove_dir_all(&index).unwrap();
+        copy(&copied, &index);
+        let mut bad = good.clone();
+        bad[page * PAGE..][..PAGE].fill(0);
+        fs::write(index.join("db"), bad).unwrap();
+        if !sled_panics_at(&index, world.path()) {
+            continue;
+        }
+        let rebuilt = world.count("ledger.rebuilt");
+        let ledger = world.open();
+        assert_eq!(books(&ledger).await, before, "page {page}");
+        ledger.close().await;
+        assert_eq!(world.count("ledger.rebuilt"), rebuilt + 1, "page {page}");
+        panics += 1;
+        assert_eq!(files(world.path(), "index.bad-").len(), panics, "page {page}");
+        if panics == 5 {
+            return;
+        }
+    }
+    panic!("sled panics no more at such damage: {panics} times");
+}
+
+/// What sled by itself does with this directory. On a copy, since opening changes it.
+fn sled_panics_at(index: &Path, beside: &Path) -> bool {
+    let scratch = beside.join("scratch");
+    copy(index, &scratch);
+    let opening = scratch.clone();
+    let opened = std::thread::spawn(move || sled::open(opening).is_ok()).join();
+    fs::remove_dir_all(scratch).unwrap();
+    opened.is_err()
+}
+
 #[tokio::test]
 async fn any_file_of_the_index_may_be_missing_empty_or_unreadable() {
     let (world, before) = used().await;
