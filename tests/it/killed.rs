@@ -394,14 +394,18 @@ impl Dice {
     }
 }
 
-/// Agents that buy one thing after the other until the limit or the end of the server.
-fn buyers(bursar: &Bursar, seller: &Hoarder, round: usize) -> JoinSet<()> {
+/// Agents that buy one thing after the other until the limit or the end of the server. The plan comes into force once all
+/// are connected.
+async fn buy_under(bursar: &Bursar, seller: &Hoarder, round: usize, plan: impl FnOnce()) {
+    let address = seller.origin.address;
+    let mut connections = Vec::new();
+    for alpn in ["h2", "http/1.1"].into_iter().cycle().take(6) {
+        connections.push(Agent::of(bursar).connect(address, &[alpn]).await);
+    }
+    plan();
     let mut buying = JoinSet::new();
-    for buyer in 0..6 {
-        let (agent, address) = (Agent::of(bursar), seller.origin.address);
+    for (buyer, mut connection) in connections.into_iter().enumerate() {
         buying.spawn(async move {
-            let alpn = if buyer % 2 == 0 { "h2" } else { "http/1.1" };
-            let mut connection = agent.connect(address, &[alpn]).await;
             for number in 0.. {
                 // One that hangs would hold up the round.
                 let way = ["sells", "asks-again", "fails", "cheats"][(buyer + number) % 4];
@@ -413,7 +417,7 @@ fn buyers(bursar: &Bursar, seller: &Hoarder, round: usize) -> JoinSet<()> {
             }
         });
     }
-    buying
+    buying.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -435,9 +439,7 @@ async fn killed_under_load_at_a_cap_that_many_want_to_pass() {
         let when = format!("BURSAR_TEST_SEED={seed}, round {round}, killed {moment} step {at}");
         let mut bursar = left.serve_by(faults.program());
         seller.agrees_with(&bursar.home, cents * PRICE, &when);
-        let mut buying = buyers(&bursar, &seller, round);
-        faults.kill(at, moment);
-        while buying.join_next().await.is_some() {}
+        buy_under(&bursar, &seller, round, || faults.kill(at, moment)).await;
         bursar.stop();
         faults.clear();
         left = bursar.kill();
