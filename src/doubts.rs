@@ -2,11 +2,12 @@
 //! bytes again instead of buying twice; past the credential's validity it is told so (Ruling 4).
 //!
 //! What a repeat needs lies in `private/credentials/`, one file a payment, written before the first byte is sent, not
-//! synced, deleted when the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
+//! synced, deleted a moment after the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
 //! the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its file after delivery, as long as it
 //! may be presented again (Ruling 6, `keyed.rs`).
 
 mod keyed;
+mod lost;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -14,6 +15,7 @@ mod ticket;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +32,7 @@ use crate::home::{self, HomeError};
 use crate::ledger::Rid;
 
 pub use keyed::{Asked, Paid};
+use lost::Lost;
 pub use ticket::Ticket;
 
 /// Below this a seller would not settle any more (x402 digest §4.1).
@@ -81,6 +84,16 @@ struct Shared {
     by_target: Mutex<HashMap<Target, Vec<Doubt>>>,
     /// So that a request that cannot be a repeat costs one load.
     count: AtomicUsize,
+    delivered: Mutex<Delivered>,
+    lost: Mutex<Lost>,
+}
+
+/// Answers that were handed over to their connections. The last bytes may still be on their way through TLS to the socket:
+/// a kill in between leaves an agent without its answer, which will ask again. So the files outlive them by a sweep.
+#[derive(Default)]
+struct Delivered {
+    since_sweep: Vec<Rid>,
+    before: Vec<Rid>,
 }
 
 struct Doubt {
@@ -192,6 +205,8 @@ impl Doubts {
             clock,
             by_target: Mutex::new(by_target),
             count: AtomicUsize::new(count),
+            delivered: Mutex::default(),
+            lost: Mutex::default(),
         })))
     }
 
@@ -298,6 +313,21 @@ impl Doubts {
         if self.any() {
             self.forget_old(self.0.clock.now());
         }
+        let old = {
+            let mut delivered = self.handed_over();
+            let fresh = mem::take(&mut delivered.since_sweep);
+            mem::replace(&mut delivered.before, fresh)
+        };
+        old.into_iter().for_each(|rid| remove(&self.path(rid)));
+    }
+
+    /// All connections have ended: what was delivered is.
+    pub fn end(&self) {
+        let Delivered { since_sweep, before } = mem::take(&mut *self.handed_over());
+        before
+            .into_iter()
+            .chain(since_sweep)
+            .for_each(|rid| remove(&self.path(rid)));
     }
 
     fn forget_old(&self, now: Timestamp) {
@@ -336,7 +366,8 @@ impl Doubts {
         }
         drop(by_target);
         if removed {
-            self.forgotten(rid);
+            self.0.count.fetch_sub(1, Ordering::Release);
+            self.handed_over().since_sweep.push(rid);
         }
     }
 
@@ -395,6 +426,14 @@ impl Doubts {
         if let Some(doubt) = doubt {
             change(doubt);
         }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Lost> {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handed_over(&self) -> MutexGuard<'_, Delivered> {
+        self.0.delivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Target, Vec<Doubt>>> {

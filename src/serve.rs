@@ -214,11 +214,12 @@ impl Running {
         self.proxy.stop.cancel();
         self.proxy.tasks.close();
         let bound = self.drain.max(self.proxy.config.timeouts.settle_wait);
-        if timeout(bound, self.proxy.tasks.wait()).await.is_err() {
-            tracing::warn!(
+        match timeout(bound, self.proxy.tasks.wait()).await {
+            Ok(()) => self.proxy.doubts.end(),
+            Err(_) => tracing::warn!(
                 seconds = bound.as_secs(),
                 "some connections did not end in time and are cut"
-            );
+            ),
         }
         self.proxy.ledger.close().await;
         // A stale address would send `run` to a port that somebody else may have by then.
@@ -363,7 +364,14 @@ async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result
             Some(State::Held | State::Released | State::Expired) | None => None,
         };
     }
-    Ok(Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?)
+    let doubts = Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
+    let open = ledger.open_items().await?;
+    let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
+    doubts.remember(in_doubt.map(|payment| {
+        let valid_before = payment.arm.map_or(0, |arm| arm.valid_before.0);
+        (payment.rid(), payment.reserved.fp.0, valid_before)
+    }));
+    Ok(doubts)
 }
 
 /// Reads the key from where bursar.toml says it is.

@@ -36,7 +36,7 @@ async fn a_rolling_window_is_a_limit_and_says_so() {
     // What was spent is still known after a restart.
     let bursar = bursar.kill().serve();
     assert_eq!(
-        Agent::of(&bursar).get(origin.address, "/10000").await.problem(),
+        Agent::of(&bursar).get(origin.address, "/10001").await.problem(),
         "over-limit"
     );
     assert_eq!(origin.payments().len(), 2);
