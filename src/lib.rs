@@ -19,6 +19,7 @@
 // What starts it: commands, files, identities.
 pub mod admin;
 pub mod agents;
+pub mod alerts;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
+use crate::alerts::{self, Alerts, Telling};
 use crate::assets::Network;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
@@ -55,6 +56,8 @@ pub enum StartError {
     Tls(#[from] TrustError),
     #[error("[wallet.evm]: {0}")]
     Wallet(#[from] OpenWalletError),
+    #[error("[alerts]: {0}")]
+    Alerts(SecretError),
     #[error("the TLS listener: {0}")]
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
@@ -105,6 +108,7 @@ pub struct Running {
     proxy: Arc<Proxy>,
     home: Home,
     drain: Duration,
+    telling: Telling,
 }
 
 /// Starts a proxy on the data directory. It accepts when this returns.
@@ -119,13 +123,17 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let wallet = wallet(&config, home)?;
     let tls = Arc::new(upstream_tls(&config)?);
     let acceptor = tls_acceptor(&config)?;
+    let ways = alerts::ways(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
+    let (alerts, raised) = Alerts::new(clock.clone());
 
     // `init` made it: without it the books are gone, and new ones would count from nothing.
     if !home.audit().is_dir() {
         return Err(StartError::NoBooks(home.audit()));
     }
     // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
-    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), Options::new(clock.clone()))?);
+    let mut options = Options::new(clock.clone());
+    options.alarms = alerts.alarms();
+    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), options)?);
     let asked = config.proxy.listen;
     let listener = listen(asked)?;
     let address = listener
@@ -143,9 +151,11 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
 
     let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
     if let Some(wallet) = &wallet {
+        let (alerts, threshold) = (alerts.clone(), config.alerts.low_wallet);
+        let told = move |network, held| alerts::watch::wallet(&alerts, threshold, network, held);
         let watching = balances
             .clone()
-            .watch(nodes(&config), tls.clone(), wallet.address(), stop.clone());
+            .watch(nodes(&config), tls.clone(), wallet.address(), told, stop.clone());
         tasks.spawn(watching);
     }
     let via = config.proxy.via.then(Via::random).transpose();
@@ -165,6 +175,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         ledger,
         wallet,
         balances,
+        alerts,
         tasks,
         stop,
     });
@@ -177,6 +188,13 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
             source,
         })?,
     ));
+    let telling = raised.tell(proxy.ledger.clone(), &ways);
+    proxy.tasks.spawn(alerts::watch::payments(
+        proxy.alerts.clone(),
+        proxy.ledger.clone(),
+        proxy.clock.clone(),
+        proxy.stop.clone(),
+    ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
     home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
@@ -185,6 +203,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         proxy,
         home: home.clone(),
         drain,
+        telling,
     })
 }
 
@@ -217,6 +236,8 @@ impl Running {
                 "some connections did not end in time and are cut"
             );
         }
+        // What ended just now may have raised some; they still go into the books.
+        self.telling.end().await;
         self.proxy.ledger.close().await;
         // A stale address would send `run` to a port that somebody else may have by then.
         let _ = std::fs::remove_file(self.home.listen());

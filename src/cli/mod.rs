@@ -1,7 +1,9 @@
 //! The commands. Each is a file; this one names them, runs them, and turns their failures into exit codes (Ruling 53).
 
 mod agents;
+mod alerts;
 mod ca;
+mod clock;
 mod demo;
 mod environment;
 mod init;
@@ -66,6 +68,12 @@ enum Command {
     /// The wallet that pays
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
+    /// Try the ways in which alerts are told
+    #[command(subcommand)]
+    Alerts(alerts::AlertsCommand),
+    /// Say that the system clock is right after a jump
+    #[command(subcommand)]
+    Clock(clock::ClockCommand),
     /// Run the demo's seller alone
     Sandbox(sandbox::Sandbox),
     /// Buy something from a sandbox seller: no network, no keys, nothing to configure
@@ -136,6 +144,8 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Payments(command) => command.run(&home()?),
         Command::Ca(command) => command.run(&home()?),
         Command::Wallet(command) => wait(command.run(&home()?)),
+        Command::Alerts(command) => wait(command.run(&home()?)),
+        Command::Clock(command) => wait(command.run(&home()?)),
         Command::Sandbox(command) => wait(command.run()),
         Command::Demo(command) => wait(command.run()),
     }

@@ -28,5 +28,6 @@ mod repeats;
 mod replay;
 
 // People and programs.
+mod alerts;
 mod cli;
 mod clients;
