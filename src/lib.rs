@@ -24,6 +24,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod home;
+pub mod keep;
 pub mod logins;
 pub mod rules;
 pub mod serve;

@@ -27,6 +27,7 @@ use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
+use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
@@ -69,6 +70,8 @@ pub enum StartError {
         path = .0.display()
     )]
     NoBooks(PathBuf),
+    #[error(transparent)]
+    NotAccepted(#[from] NotAccepted),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
@@ -114,6 +117,7 @@ pub struct Running {
 /// Starts a proxy on the data directory. It accepts when this returns.
 pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
+    restore::require_accepted(home)?;
     home.create_run()?;
     let config = Config::load(home.root())?;
     let (rules, loaded) = Rules::load(home)?;

@@ -7,6 +7,7 @@ mod clock;
 mod demo;
 mod environment;
 mod init;
+mod keep;
 mod output;
 mod payments;
 mod run;
@@ -68,6 +69,10 @@ enum Command {
     /// The wallet that pays
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
+    /// Copy the books and what belongs to them, while the server runs or not
+    Backup(keep::Backup),
+    /// Make a data directory from a backup
+    Restore(keep::Restore),
     /// Try the ways in which alerts are told
     #[command(subcommand)]
     Alerts(alerts::AlertsCommand),
@@ -144,6 +149,8 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Payments(command) => command.run(&home()?),
         Command::Ca(command) => command.run(&home()?),
         Command::Wallet(command) => wait(command.run(&home()?)),
+        Command::Backup(command) => command.run(&home()?),
+        Command::Restore(command) => wait(command.run(&home()?)),
         Command::Alerts(command) => wait(command.run(&home()?)),
         Command::Clock(command) => wait(command.run(&home()?)),
         Command::Sandbox(command) => wait(command.run()),

@@ -10,6 +10,8 @@ pub mod counters;
 pub mod disclosure;
 mod embedded;
 pub mod entry;
+pub mod follow;
+pub mod format;
 mod index;
 pub mod journal;
 mod merge;

@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::book::Book;
 use super::disclosure::disclosed;
 use super::entry::{Body, Denied, Entry};
+use super::format::{self, FormatError};
 use super::model::{By, State};
 use super::payment::Payment;
 use super::rid::Rid;
@@ -23,6 +24,8 @@ const LOOKS: usize = 3;
 
 #[derive(Debug, Error)]
 pub enum ReadError {
+    #[error(transparent)]
+    Format(#[from] FormatError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("cannot read {}: {source}", path.display())]
@@ -126,6 +129,7 @@ struct Replay {
 }
 
 fn replay(dir: &Path) -> Result<Replay, ReadError> {
+    format::check(dir)?;
     let audit = dir.join("audit");
     if !audit.exists() {
         return Ok(Replay::default());

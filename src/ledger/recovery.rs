@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::Options;
 use super::book::{Book, Effect, Illegal};
 use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
+use super::format::{self, FormatError};
 use super::index::{Applied, Index, Snapshot};
 use super::journal::{CommitError, Journal, sync_dir};
 use super::model::{Alarm, State};
@@ -29,6 +30,8 @@ pub enum OpenError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error(transparent)]
+    Format(#[from] FormatError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("cannot record the start: {0}")]
@@ -61,6 +64,7 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     }
     sync_dir(dir)?;
     let lock = lock(dir)?;
+    format::bring_up_to_date(dir)?;
     let now = Moment::of(options.clock.now());
     let index_dir = dir.join("index");
     let (opened, mut rebuild) = open_index(&index_dir, now.timestamp());

@@ -129,7 +129,7 @@ pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>
 }
 
 /// First sequence number and path of every segment, in order.
-fn segments(audit: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
+pub(super) fn segments(audit: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
     let mut found = Vec::new();
     for file in fs::read_dir(audit).map_err(JournalError::io("list", audit))? {
         let file = file.map_err(JournalError::io("list", audit))?;
@@ -213,7 +213,7 @@ pub fn day_of(time: jiff::Timestamp) -> i64 {
     time.as_second().div_euclid(24 * 60 * 60)
 }
 
-fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
+pub(super) fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
     let head = read_head(line).map_err(|error| error.to_string())?;
     if head.seq != chain.next_seq {
         return Err(format!("its seq is {}, expected {}", head.seq, chain.next_seq));
@@ -226,7 +226,7 @@ fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
 
 /// Whether a complete entry stands anywhere in what should be a torn write. A torn write ends in a fragment; a whole line
 /// at or after the first bad byte means that something in the middle was damaged, and it may have been acknowledged.
-fn entries_follow(rest: &[u8]) -> bool {
+pub(super) fn entries_follow(rest: &[u8]) -> bool {
     let mut pieces = rest.split(|byte| *byte == b'\n');
     // What stands after the last newline does not end: it was never acknowledged, even if it looks whole.
     pieces.next_back();

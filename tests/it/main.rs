@@ -31,3 +31,4 @@ mod replay;
 mod alerts;
 mod cli;
 mod clients;
+mod keeping;
