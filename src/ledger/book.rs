@@ -3,6 +3,8 @@
 //! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so what the
 //! running ledger believes and what the journal says cannot differ.
 
+pub mod kept;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -72,7 +74,7 @@ impl Amendment {
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
     counters: Counters,
     open: BTreeMap<Rid, Payment>,
@@ -207,6 +209,11 @@ impl Book {
 
     pub fn is_unconfirmed(&self, rid: Rid) -> bool {
         self.unconfirmed.contains(&rid)
+    }
+
+    /// Nonces of finished payments, and the second in which each is free again.
+    pub fn fading(&self) -> impl Iterator<Item = (u64, NonceKey)> {
+        self.fading.iter().copied()
     }
 
     pub fn latest(&self) -> Option<Moment> {

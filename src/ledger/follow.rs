@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::pruned;
 use super::scan::{Chain, JournalError, entries_follow, follows, segments};
 use super::text::Digest;
 
@@ -20,8 +21,10 @@ pub struct Segment<'a> {
 /// Shows `each` every segment in order and returns where the chain then stands. What was acknowledged before the call is in
 /// it; what is being written may be.
 pub fn follow(audit: &Path, each: &mut dyn FnMut(Segment<'_>) -> Result<(), io::Error>) -> Result<Chain, JournalError> {
-    let mut chain = Chain::START;
-    let segments = segments(audit)?;
+    let mut chain = pruned::beginning(audit)?;
+    let mut segments = segments(audit)?;
+    // What a stop in the middle of moving has left.
+    segments.retain(|(first_seq, _)| *first_seq >= chain.next_seq);
     for (index, (first, path)) in segments.iter().enumerate() {
         if *first != chain.next_seq {
             return Err(JournalError::Damaged {

@@ -17,6 +17,7 @@ pub mod journal;
 mod merge;
 pub mod model;
 pub mod payment;
+pub mod pruned;
 pub mod read;
 mod recovery;
 mod refusals;

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::entry::read_head;
 use super::merge::Head;
+use super::pruned;
 use super::text::Digest;
 
 /// Fill written ahead of the entries; a trailing run of it is not part of the journal.
@@ -90,8 +91,10 @@ pub fn segment_name(seq: u64) -> String {
 /// Reads every segment of `audit` from the first entry on. `visit` sees each good line in order; a complaint of its own
 /// makes the journal damaged at that line.
 pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>) -> Result<Scanned, JournalError> {
-    let segments = segments(audit)?;
-    let mut chain = Chain::START;
+    let mut chain = pruned::beginning(audit)?;
+    let mut segments = segments(audit)?;
+    // What a stop in the middle of moving has left.
+    segments.retain(|(first_seq, _)| *first_seq >= chain.next_seq);
     let mut newest = None;
     for (index, (first_seq, path)) in segments.iter().enumerate() {
         if *first_seq != chain.next_seq {
