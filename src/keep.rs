@@ -7,6 +7,7 @@ pub mod backup;
 mod files;
 pub mod manifest;
 pub mod restore;
+pub mod retain;
 
 use std::io;
 use std::path::PathBuf;
@@ -59,6 +60,10 @@ pub enum KeepError {
     },
     #[error("{} was not restored from a backup, so there is nothing to accept", .0.display())]
     NothingToAccept(PathBuf),
+    #[error("--before must lie at least 8 days back: younger entries may still be needed here")]
+    TooYoung,
+    #[error("{} is there already and is another file; name another directory", .0.display())]
+    Taken(PathBuf),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error("cannot record it: {0}")]

@@ -1,4 +1,4 @@
-//! `bursar backup` and `bursar restore`.
+//! `bursar backup`, `bursar restore` and `bursar retain`.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::admin;
 use crate::clock::SystemClock;
 use crate::home::Home;
 use crate::keep::backup::{self, Keys};
-use crate::keep::{KeepError, restore};
+use crate::keep::{KeepError, restore, retain};
 use crate::ledger::OpenError;
 
 #[derive(Args)]
@@ -41,11 +41,45 @@ pub struct Restore {
     why: Option<String>,
 }
 
+#[derive(Args)]
+pub struct Retain {
+    /// Only entries from before then: 2026-11-20, or 2026-11-20T08:00:00Z; at least 8 days ago
+    #[arg(long, value_name = "TIME", value_parser = super::payments::moment)]
+    before: Timestamp,
+    /// Where to
+    #[arg(long, value_name = "FOLDER")]
+    to: PathBuf,
+}
+
+impl Retain {
+    /// With the server stopped: it takes the directory's lock.
+    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let to = absolute(&self.to)?;
+        let who = admin::decider(rustix::process::geteuid().as_raw());
+        match retain::retain(home, self.before, &to, Arc::new(SystemClock), who).await? {
+            None => say!("Nothing to move: no whole segment is that old and free of open payments.")?,
+            Some(moved) => {
+                let (count, first) = (moved.segments, moved.first_seq);
+                say!(
+                    "{count} segments are in {} now; the books here begin with entry {first}.",
+                    to.display()
+                )?;
+                say!("What they counted still counts. Payments in them are no longer listed here.")?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
 impl Backup {
     pub fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
-        let target = std::path::absolute(&self.target)
-            .map_err(|error| Failure::usage(format!("{}: {error}", self.target.display())))?;
+        let target = absolute(&self.target)?;
         if backup::is_inside(home, &target) {
             return Err(Failure::usage(format!(
                 "{} lies in the data directory and would be lost with it; name another place",
@@ -162,7 +196,9 @@ impl From<KeepError> for Failure {
     fn from(error: KeepError) -> Self {
         let message = error.to_string();
         match error {
-            KeepError::NotEmpty(_) | KeepError::Unfinished(_) | KeepError::NothingToAccept(_) => Self::usage(message),
+            KeepError::NotEmpty(_) | KeepError::Unfinished(_) | KeepError::TooYoung | KeepError::NothingToAccept(_) => {
+                Self::usage(message)
+            }
             KeepError::Open(OpenError::InUse(_)) => Self::unavailable(message),
             _ => Self::negative(message),
         }

@@ -73,6 +73,8 @@ enum Command {
     Backup(keep::Backup),
     /// Make a data directory from a backup
     Restore(keep::Restore),
+    /// Move old entries of the books to another place; what they counted still counts
+    Retain(keep::Retain),
     /// Try the ways in which alerts are told
     #[command(subcommand)]
     Alerts(alerts::AlertsCommand),
@@ -151,6 +153,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Wallet(command) => wait(command.run(&home()?)),
         Command::Backup(command) => command.run(&home()?),
         Command::Restore(command) => wait(command.run(&home()?)),
+        Command::Retain(command) => wait(command.run(&home()?)),
         Command::Alerts(command) => wait(command.run(&home()?)),
         Command::Clock(command) => wait(command.run(&home()?)),
         Command::Sandbox(command) => wait(command.run()),

@@ -345,3 +345,22 @@ async fn a_directory_of_the_version_before_is_migrated_and_one_of_the_next_is_re
     let after = fs::read(bursar.home.path().join("audit/seg-00000000000000000000.jsonl")).unwrap();
     assert!(before == after, "nothing was written");
 }
+
+#[tokio::test]
+async fn young_books_are_not_moved_away_and_not_under_a_running_server() {
+    let mut bursar = setup().start();
+    let place = tempfile::tempdir().unwrap();
+    let to = place.path().join("old");
+    let old = ["retain", "--before", "2026-01-01", "--to", path(&to)];
+    let busy = bursar.run(&old);
+    assert_eq!(code(&busy), 5, "{}", says(&busy));
+    assert_eq!(bursar.stop(), 0);
+    let none = bursar.run(&old);
+    assert_eq!(code(&none), 0, "{}", says(&none));
+    assert!(says(&none).contains("Nothing to move"), "{}", says(&none));
+    let young = bursar.run(&["retain", "--before", "2999-01-01", "--to", path(&to)]);
+    assert_eq!(code(&young), 2, "{}", says(&young));
+    assert!(says(&young).contains("at least 8 days back"), "{}", says(&young));
+    assert!(!to.exists());
+    bursar.journal();
+}
