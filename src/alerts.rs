@@ -102,6 +102,8 @@ pub struct Raised(mpsc::Receiver<(Timestamp, Alert)>);
 /// The running end.
 pub struct Telling {
     ending: CancellationToken,
+    /// Later than `ending`: what still runs is dropped, and a command that is dropped is killed.
+    cut: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -156,12 +158,12 @@ impl Alerts {
 impl Raised {
     /// Tells until [`Telling::end`].
     pub fn tell(mut self, ledger: Arc<dyn Ledger>, ways: &[Way]) -> Telling {
-        let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (ending, cut, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let queues: Vec<_> = ways
             .iter()
             .map(|way| {
                 let (queue, messages) = mpsc::channel(QUEUE);
-                tasks.spawn(tell_by(way.clone(), messages, ending.clone()));
+                tasks.spawn(tell_by(way.clone(), messages, ending.clone(), cut.clone()));
                 queue
             })
             .collect();
@@ -180,7 +182,7 @@ impl Raised {
                 record_and_hand_on(&*ledger, alert, at, &queues).await;
             }
         });
-        Telling { ending, tasks }
+        Telling { ending, cut, tasks }
     }
 }
 
@@ -206,16 +208,20 @@ async fn record_and_hand_on(ledger: &dyn Ledger, alert: Alert, at: Timestamp, qu
     }
 }
 
-async fn tell_by(way: Way, mut messages: mpsc::Receiver<Message>, ending: CancellationToken) {
+async fn tell_by(way: Way, mut messages: mpsc::Receiver<Message>, ending: CancellationToken, cut: CancellationToken) {
     let (room, running) = (Arc::new(Semaphore::new(AT_ONCE)), TaskTracker::new());
     while let Some(message) = messages.recv().await {
-        let Ok(permit) = room.clone().acquire_owned().await else {
-            return;
+        let permit = tokio::select! {
+            permit = room.clone().acquire_owned() => permit,
+            () = cut.cancelled() => break,
         };
-        let (way, ending) = (way.clone(), ending.clone());
+        let (way, ending, cut) = (way.clone(), ending.clone(), cut.clone());
         running.spawn(async move {
-            tell_with_retries(&way, &message, &ending).await;
-            drop(permit);
+            let _permit = permit;
+            tokio::select! {
+                () = tell_with_retries(&way, &message, &ending) => {}
+                () = cut.cancelled() => {}
+            }
         });
     }
     running.close();
@@ -245,6 +251,8 @@ impl Telling {
         self.tasks.close();
         if timeout(AT_THE_END, self.tasks.wait()).await.is_err() {
             tracing::warn!("an alert was still being told at the end and is cut off");
+            self.cut.cancel();
+            self.tasks.wait().await;
         }
     }
 }
