@@ -7,6 +7,8 @@ use std::path::Path;
 
 use bursar::home::Home;
 use bursar::keep::KeepError;
+use bursar::keep::backup::{Keys, backup};
+use bursar::keep::restore::{require_accepted, restore};
 use bursar::keep::retain::{Moved, retain};
 use bursar::ledger::{By, Ledger, Outcome, PaymentRecord, Reserve, ReserveError, Rid, Usage, read_payments};
 use bursar::policy::budget::{Unit, Window};
@@ -218,6 +220,25 @@ async fn limits_that_reach_back_into_moved_entries_still_hold() {
     assert!(matches!(over, Err(ReserveError::Denied { charge: 0, .. })), "{over:?}");
     ledger.reserve(purchase(&world, 1, spent + CENT)).await.unwrap();
     ledger.close().await;
+}
+
+#[tokio::test]
+async fn books_that_begin_in_the_middle_can_be_backed_up_and_restored() {
+    let world = World::new();
+    history(&world, 6, usize::MAX).await;
+    let kept = tempfile::tempdir().unwrap();
+    move_away(&world, "2026-11-05T00:00:00Z", &kept.path().join("old"))
+        .await
+        .unwrap()
+        .unwrap();
+    let home = Home::at(world.path()).unwrap();
+    let (copy, again) = (kept.path().join("copy"), kept.path().join("again"));
+    let made = backup(&home, &copy, Keys::LeftOut, now(&world), &mut |_| {}).unwrap();
+    restore(&copy, &Home::at(&again).unwrap(), now(&world), &mut |_| {}).unwrap();
+    let (here, there) = (read_payments(world.path()).unwrap(), read_payments(&again).unwrap());
+    assert_eq!(there.payments, here.payments);
+    assert!(made.entries > 100 && !there.payments.is_empty());
+    assert!(require_accepted(&Home::at(&again).unwrap()).is_err());
 }
 
 #[tokio::test]
