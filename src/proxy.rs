@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::AgentName;
+use crate::alerts::Alerts;
 use crate::answer::{Code, Problem};
 use crate::assets::Network;
 use crate::balances::Balances;
@@ -53,6 +54,7 @@ pub struct Proxy {
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,
+    pub alerts: Alerts,
     pub server_tls: ServerConfigs,
     pub upstreams: Arc<Upstreams>,
     pub replay_budget: ReplayBudget,

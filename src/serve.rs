@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
+use crate::alerts::{self, Alerts, Telling};
 use crate::assets::Network;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
@@ -27,6 +28,7 @@ use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
 use crate::idempotency::Keys;
+use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
@@ -56,6 +58,8 @@ pub enum StartError {
     Tls(#[from] TrustError),
     #[error("[wallet.evm]: {0}")]
     Wallet(#[from] OpenWalletError),
+    #[error("[alerts]: {0}")]
+    Alerts(SecretError),
     #[error("the TLS listener: {0}")]
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
@@ -67,6 +71,8 @@ pub enum StartError {
         path = .0.display()
     )]
     NoBooks(PathBuf),
+    #[error(transparent)]
+    NotAccepted(#[from] NotAccepted),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
@@ -106,11 +112,13 @@ pub struct Running {
     proxy: Arc<Proxy>,
     home: Home,
     drain: Duration,
+    telling: Telling,
 }
 
 /// Starts a proxy on the data directory. It accepts when this returns.
 pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
+    restore::require_accepted(home)?;
     home.create_run()?;
     let config = Config::load(home.root())?;
     let (rules, loaded) = Rules::load(home)?;
@@ -120,13 +128,17 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let wallet = wallet(&config, home)?;
     let tls = Arc::new(upstream_tls(&config)?);
     let acceptor = tls_acceptor(&config)?;
+    let ways = alerts::ways(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
+    let (alerts, raised) = Alerts::new(clock.clone());
 
     // `init` made it: without it the books are gone, and new ones would count from nothing.
     if !home.audit().is_dir() {
         return Err(StartError::NoBooks(home.audit()));
     }
     // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
-    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), Options::new(clock.clone()))?);
+    let mut options = Options::new(clock.clone());
+    options.alarms = alerts.alarms();
+    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), options)?);
     let asked = config.proxy.listen;
     let listener = listen(asked)?;
     let address = listener
@@ -144,9 +156,11 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
 
     let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
     if let Some(wallet) = &wallet {
+        let (alerts, threshold) = (alerts.clone(), config.alerts.low_wallet);
+        let told = move |network, held| alerts::watch::wallet(&alerts, threshold, network, held);
         let watching = balances
             .clone()
-            .watch(nodes(&config), tls.clone(), wallet.address(), stop.clone());
+            .watch(nodes(&config), tls.clone(), wallet.address(), told, stop.clone());
         tasks.spawn(watching);
     }
     let via = config.proxy.via.then(Via::random).transpose();
@@ -168,6 +182,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         ledger,
         wallet,
         balances,
+        alerts,
         tasks,
         stop,
     });
@@ -180,6 +195,13 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
             source,
         })?,
     ));
+    let telling = raised.tell(proxy.ledger.clone(), &ways);
+    proxy.tasks.spawn(alerts::watch::payments(
+        proxy.alerts.clone(),
+        proxy.ledger.clone(),
+        proxy.clock.clone(),
+        proxy.stop.clone(),
+    ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
     home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
@@ -188,6 +210,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         proxy,
         home: home.clone(),
         drain,
+        telling,
     })
 }
 
@@ -221,6 +244,8 @@ impl Running {
                 "some connections did not end in time and are cut"
             ),
         }
+        // What ended just now may have raised some; they still go into the books.
+        self.telling.end().await;
         self.proxy.ledger.close().await;
         // A stale address would send `run` to a port that somebody else may have by then.
         let _ = std::fs::remove_file(self.home.listen());

@@ -3,6 +3,8 @@
 //! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so what the
 //! running ledger believes and what the journal says cannot differ.
 
+pub mod kept;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -74,7 +76,7 @@ impl Amendment {
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
     counters: Counters,
     open: BTreeMap<Rid, Payment>,
@@ -208,6 +210,11 @@ impl Book {
         self.keys.all()
     }
 
+    /// As they are kept.
+    pub fn every_key(&self) -> impl Iterator<Item = &KeyHold> {
+        self.keys.every()
+    }
+
     pub fn open_payment(&self, rid: &Rid) -> Option<&Payment> {
         self.open.get(rid)
     }
@@ -224,6 +231,11 @@ impl Book {
 
     pub fn is_unconfirmed(&self, rid: Rid) -> bool {
         self.unconfirmed.contains(&rid)
+    }
+
+    /// Nonces of finished payments, and the second in which each is free again.
+    pub fn fading(&self) -> impl Iterator<Item = (u64, NonceKey)> {
+        self.fading.iter().copied()
     }
 
     pub fn latest(&self) -> Option<Moment> {

@@ -5,6 +5,7 @@
 //! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
 
 mod changes;
+mod whole;
 
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};

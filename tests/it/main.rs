@@ -33,5 +33,7 @@ mod replay;
 mod windows;
 
 // People and programs.
+mod alerts;
 mod cli;
 mod clients;
+mod keeping;

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256};
 
 use super::*;
+use crate::ledger::book::kept::Kept;
 use crate::ledger::entry::{Arm, Body, Entry, Expired, Reserved, Settled, Unknown, WindowCharge};
 use crate::ledger::model::{By, State};
 use crate::ledger::text::{Decimal, Moment};
@@ -183,4 +184,31 @@ fn a_panic_is_an_error() {
     let result = caught::<()>(|| panic!("as sled does"));
     assert_eq!(result, Err("it panicked".to_owned()));
     assert!(!QUIET.get());
+}
+
+/// For a journal whose oldest entries were moved away: nothing that the book holds is lost on the way, at any entry.
+#[test]
+fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut book = Book::default();
+    for entry in history() {
+        book.apply(&entry).unwrap();
+        if entry.seq % 40 != 0 {
+            continue;
+        }
+        let text = serde_json::to_string(&Kept::of(&book)).unwrap();
+        let kept: Kept = serde_json::from_str(&text).unwrap();
+        assert_eq!(kept.into_book(), book, "after entry {}", entry.seq);
+
+        let path = dir.path().join(entry.seq.to_string());
+        let (mut index, _) = Index::open(&path).unwrap();
+        let chain = Chain {
+            next_seq: entry.seq + 1,
+            tip: Digest([7; 32]),
+        };
+        index.fill(&book, chain).unwrap();
+        drop(index);
+        let (_, snapshot) = Index::open(&path).unwrap();
+        assert_eq!((snapshot.book, snapshot.chain), (book.clone(), chain));
+    }
 }
