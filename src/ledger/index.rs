@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::book::{Book, Effect};
 use super::counters::{Counter, CounterKey};
 use super::payment::{NonceKey, Payment};
+use super::resume::Position;
 use super::rid::Rid;
 use super::scan::Chain;
 use super::text::{Digest, Moment};
@@ -34,7 +35,7 @@ const CHECKPOINT_ENTRIES: usize = 4096;
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Changed whenever keys or values change; another number means a rebuild.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 // Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
@@ -45,15 +46,17 @@ const COUNTER: u8 = b'c';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
 const PAYMENT: u8 = b'p';
+const SEGMENT: u8 = b's';
 const UNCONFIRMED: u8 = b'u';
 
 /// What the index has taken in.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Mark {
     format: u8,
     applied: u64,
     tip: Digest,
     latest: Option<Moment>,
+    signed: Position,
 }
 
 /// Changes of one batch, in order, and where the chain stands after them.
@@ -62,6 +65,10 @@ pub struct Applied {
     pub chain: Chain,
     /// The book's, after them.
     pub latest: Option<Moment>,
+    /// The last checkpoint that was signed, if there is a new one.
+    pub signed: Option<Position>,
+    /// First entry and length of segments that were finished.
+    pub finished: Vec<(u64, u64)>,
 }
 
 /// What the writer sends; nobody waits for it except who looks a payment up.
@@ -77,12 +84,17 @@ pub struct Index {
     unsaved: u64,
     saved_at: Instant,
     applied: u64,
+    signed: Position,
 }
 
 /// What an index knew when it was opened.
 pub struct Snapshot {
     pub chain: Chain,
     pub book: Book,
+    /// The last signed position that it has heard of.
+    pub signed: Position,
+    /// First entry and length of the finished segments, in order.
+    pub segments: Vec<(u64, u64)>,
     /// It holds nothing at all: new, or deleted before the start.
     pub is_new: bool,
 }
@@ -112,6 +124,7 @@ impl Index {
                 unsaved: 0,
                 saved_at: Instant::now(),
                 applied,
+                signed: snapshot.signed.clone(),
             },
             snapshot,
         ))
@@ -122,7 +135,13 @@ impl Index {
         let Some(&Applied { chain, latest, .. }) = batches.last() else {
             return Ok(());
         };
+        if let Some(signed) = batches.iter().rev().find_map(|batch| batch.signed.as_ref()) {
+            self.signed.clone_from(signed);
+        }
         let mut batch = sled::Batch::default();
+        for (first_seq, length) in batches.iter().flat_map(|batch| &batch.finished) {
+            batch.insert(key(SEGMENT, &first_seq.to_be_bytes()), &length.to_be_bytes());
+        }
         let effects = batches.iter().flat_map(|batch| &batch.effects);
         Changes::of(effects).write(&mut batch, |rid| self.find(rid))?;
         let mark = Mark {
@@ -130,6 +149,7 @@ impl Index {
             applied: chain.next_seq,
             tip: chain.tip,
             latest,
+            signed: self.signed.clone(),
         };
         batch.insert(MARK, serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
         // As atomic as sled's transactions, which also read every old value first.
@@ -236,6 +256,8 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
             .then_some(Snapshot {
                 chain: Chain::START,
                 book,
+                signed: Position::default(),
+                segments: Vec::new(),
                 is_new,
             })
             .ok_or_else(foreign);
@@ -267,6 +289,11 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         let payment = value.and_then(|value| serde_json::from_slice(&value).ok());
         book.restore_open(payment.ok_or_else(|| broken("payment"))?);
     }
+    let mut segments = Vec::new();
+    for row in db.scan_prefix([SEGMENT]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        segments.push(segment_row(&key, &value).ok_or_else(|| broken("segment"))?);
+    }
     if !book.adds_up() {
         return Err("its counters are not the sum of its open payments".to_owned());
     }
@@ -276,6 +303,8 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
             tip: mark.tip,
         },
         book,
+        signed: mark.signed,
+        segments,
         is_new: false,
     })
 }
@@ -300,6 +329,11 @@ fn counter_row(key: &[u8], value: &[u8]) -> Option<(CounterKey, Counter)> {
             open: number(open)?,
         },
     ))
+}
+
+fn segment_row(key: &[u8], value: &[u8]) -> Option<(u64, u64)> {
+    let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+    Some((number(&key[1..])?, number(value)?))
 }
 
 fn nonce_key(free_at: u64, nonce: &NonceKey) -> Vec<u8> {

@@ -6,6 +6,7 @@
 //! `read`.
 
 pub mod book;
+mod checkpoints;
 pub mod counters;
 pub mod disclosure;
 mod embedded;
@@ -14,20 +15,26 @@ mod index;
 pub mod journal;
 mod merge;
 pub mod model;
+pub mod note;
 pub mod payment;
 pub mod read;
 mod recovery;
 mod refusals;
+mod reread;
+mod resume;
 pub mod rid;
 pub mod scan;
+mod signing;
 pub mod text;
 mod timekeeping;
+pub mod tree;
 mod writer;
 
 use std::pin::Pin;
 
 use jiff::Timestamp;
 
+pub use checkpoints::CheckpointError;
 pub use embedded::{Embedded, Options};
 pub use model::{
     Alarm, Alarms, Arm, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Outflow, Reservation, Reserve,
@@ -37,6 +44,7 @@ pub use payment::Payment;
 pub use read::{Books, PaymentRecord, ReadError, Refused, read_payments};
 pub use recovery::OpenError;
 pub use rid::Rid;
+pub use signing::Rhythm;
 pub use writer::Usage;
 
 /// What a method answers, once it is on disk.

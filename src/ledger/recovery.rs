@@ -11,12 +11,15 @@ use thiserror::Error;
 
 use super::Options;
 use super::book::{Book, Effect, Illegal};
+use super::checkpoints::{CheckpointError, Checkpoints};
 use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
 use super::index::{Applied, Index, Snapshot};
 use super::journal::{CommitError, Journal, sync_dir};
 use super::model::{Alarm, State};
-use super::scan::{Chain, JournalError, Line, scan};
+use super::resume::{Follower, Position};
+use super::scan::{Chain, JournalError, Line, Scanned, scan, scan_from};
 use super::text::Moment;
+use super::tree::Tree;
 
 /// Why the ledger did not open. Nothing can be paid then.
 #[derive(Debug, Error)]
@@ -31,6 +34,8 @@ pub enum OpenError {
     },
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     #[error("cannot record the start: {0}")]
     Commit(#[from] CommitError),
     #[error("cannot record the start: {0}")]
@@ -47,6 +52,10 @@ pub struct Opening {
     pub book: Book,
     /// None: it cannot be used, and the ledger goes on without.
     pub index: Option<Index>,
+    /// What was signed before, and the key. Goes to the thread that signs.
+    pub checkpoints: Option<Checkpoints>,
+    /// What lies before it was not read.
+    pub unread: Option<Position>,
 }
 
 pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
@@ -61,27 +70,23 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     }
     sync_dir(dir)?;
     let lock = lock(dir)?;
+    let checkpoints = Checkpoints::read(dir)?;
     let now = Moment::of(options.clock.now());
-    let index_dir = dir.join("index");
-    let (opened, mut rebuild) = open_index(&index_dir, now.timestamp());
-    let mut replay = Replay::onto(opened);
-    let (mut journal, torn) = Journal::open(
+    let Reading {
+        scanned,
+        tree,
+        replay,
+        rebuild,
+        unread,
+    } = read(dir, now.timestamp(), &checkpoints)?;
+    let (mut journal, torn) = Journal::at_end(
         &audit,
+        scanned,
+        tree,
         now.timestamp(),
         options.segment_bytes,
         options.faults.take(),
-        &mut |line| replay.visit(line),
     )?;
-    if let Some(why) = replay.misfit(journal.chain()) {
-        drop(replay);
-        replay = Replay::onto(
-            renew(&index_dir, now.timestamp())
-                .map_err(|error| tracing::warn!(%error, "no index"))
-                .ok(),
-        );
-        scan(&audit, &mut |line| replay.visit(line))?;
-        rebuild = Some(why);
-    }
     let entries = journal.chain().next_seq;
     let rebuilt = rebuild.filter(|_| entries > 0).map(|why| {
         (options.alarms)(Alarm::IndexRebuilt { why: why.to_owned() });
@@ -119,6 +124,8 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
         effects,
         chain: journal.chain(),
         latest: book.latest(),
+        signed: None,
+        finished: journal.take_finished(),
     };
     index = index.and_then(|index| feed(index, applied));
     Ok(Opening {
@@ -126,6 +133,94 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
         journal,
         book,
         index,
+        checkpoints: Some(checkpoints),
+        unread,
+    })
+}
+
+/// The journal as it was found. Nothing in it was changed yet.
+struct Reading {
+    scanned: Scanned,
+    tree: Tree,
+    replay: Replay,
+    /// Why the index was made anew, if it was.
+    rebuild: Option<&'static str>,
+    unread: Option<Position>,
+}
+
+/// Reads the journal from where the index allows, holds it against what was signed, and brings book and index to its end.
+fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading, OpenError> {
+    let (audit, index_dir) = (dir.join("audit"), dir.join("index"));
+    let signed = checkpoints.found();
+    let (opened, mut rebuild) = open_index(&index_dir, now);
+    let from = opened.as_ref().map(|(_, known)| &known.signed);
+    if signed.is_empty() && from.is_some_and(|from| from.size() > 0) {
+        return Err(CheckpointError::Missing {
+            audit,
+            index: index_dir,
+        }
+        .into());
+    }
+    let sound = opened
+        .as_ref()
+        .filter(|(_, known)| known.signed.is_sound(&audit, signed, known.chain, &known.segments));
+    let mut unread = sound.map(|(_, known)| known.signed.clone());
+    let mut replay = Replay::onto(opened);
+    let mut follower = Follower::new(Tree::default(), signed);
+    let mut scanned = None;
+    if let Some(from) = &unread {
+        follower.tree.clone_from(from.tree());
+        let tail = scan_from(&audit, from.chain(), from.place(), &mut |line| {
+            follower.visit(line)?;
+            replay.visit(line)
+        });
+        match tail {
+            Ok(tail) => scanned = Some(tail),
+            // The index may have led astray. If it did not, this says what is wrong.
+            Err(_) => {
+                follower = Follower::new(Tree::default(), signed);
+                scan(&audit, &mut |line| follower.visit(line))?;
+                replay.misfit = Some("the index did not fit the journal");
+            }
+        }
+    } else {
+        let whole = scan(&audit, &mut |line| {
+            follower.visit(line)?;
+            replay.visit(line)
+        });
+        scanned = Some(whole?);
+    }
+    // Before anything is repaired: whoever looks for the lost entries must find everything as it was.
+    if let Some(last) = checkpoints.last()
+        && last.size > follower.tree.size()
+    {
+        let (have, signed) = (follower.tree.size(), last.size);
+        return Err(CheckpointError::Shorter { audit, have, signed }.into());
+    }
+    let misfit = match &scanned {
+        Some(scanned) => replay.misfit(scanned.chain),
+        None => replay.misfit,
+    };
+    let scanned = match (scanned, misfit) {
+        (Some(scanned), None) => scanned,
+        (_, why) => {
+            drop(replay);
+            let renewed = renew(&index_dir, now).map_err(|error| tracing::warn!(%error, "no index"));
+            replay = Replay::onto(renewed.ok());
+            (rebuild, unread) = (why, None);
+            follower = Follower::new(Tree::default(), signed);
+            scan(&audit, &mut |line| {
+                follower.visit(line)?;
+                replay.visit(line)
+            })?
+        }
+    };
+    Ok(Reading {
+        scanned,
+        tree: follower.tree,
+        replay,
+        rebuild,
+        unread,
     })
 }
 
@@ -249,7 +344,13 @@ impl Replay {
                 tip: line.leaf,
             };
             let latest = self.book.latest();
-            let applied = Applied { effects, chain, latest };
+            let applied = Applied {
+                effects,
+                chain,
+                latest,
+                signed: None,
+                finished: Vec::new(),
+            };
             self.index = self.index.take().and_then(|index| feed(index, applied));
         }
         Ok(())

@@ -107,6 +107,8 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
                     effects,
                     chain,
                     latest: book.latest(),
+                    signed: None,
+                    finished: vec![],
                 }])
                 .unwrap();
         }
@@ -146,6 +148,8 @@ fn applying_the_same_changes_twice_changes_nothing() {
                 effects,
                 chain,
                 latest: again.latest(),
+                signed: None,
+                finished: vec![],
             }])
             .unwrap();
         book = again;
@@ -170,10 +174,45 @@ fn a_finished_payment_can_be_looked_up() {
                 tip: Digest::ZERO,
             },
             latest: None,
+            signed: None,
+            finished: vec![],
         }])
         .unwrap();
     assert_eq!(index.find(&rid).unwrap().unwrap().state, State::Settled);
     assert!(book.open_payment(&rid).is_none());
+}
+
+#[test]
+fn the_signed_position_and_finished_segments_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tree = crate::ledger::tree::Tree::default();
+    tree.append(Digest::ZERO);
+    let place = crate::ledger::scan::Place {
+        segment: 900,
+        offset: 77,
+    };
+    let signed = Position::new(tree, Digest::ZERO, place);
+    let (mut index, _) = Index::open(dir.path()).unwrap();
+    for (signed, finished) in [
+        (Some(signed.clone()), vec![(0, 5)]),
+        (None, vec![(300, 1 << 40), (7, 8)]),
+    ] {
+        let applied = Applied {
+            effects: vec![],
+            chain: Chain {
+                next_seq: 1000,
+                tip: Digest::ZERO,
+            },
+            latest: None,
+            signed,
+            finished,
+        };
+        index.apply(&[applied]).unwrap();
+    }
+    drop(index);
+    let snapshot = Index::open(dir.path()).unwrap().1;
+    assert_eq!(snapshot.signed, signed);
+    assert_eq!(snapshot.segments, [(0, 5), (7, 8), (300, 1 << 40)]);
 }
 
 #[test]
