@@ -14,6 +14,7 @@ use super::entry::{Adopted, Armed, Body, Entry, Reserved, WindowCharge};
 use super::model::{Arm, Arming, By, Hold, Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
+use super::scan::Place;
 use super::text::Moment;
 
 /// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
@@ -40,7 +41,11 @@ pub enum Illegal {
 /// What one entry changed, for the index: absolute values, so applying them twice does no harm.
 #[derive(Debug, Default)]
 pub struct Effect {
+    /// Where the entry stands; the book does not know, whoever has read or written it does.
+    pub place: Place,
     pub payment: Option<Payment>,
+    /// The payment was not on these books before.
+    pub begun: bool,
     /// What the counters of its windows hold now, in their order.
     pub counters: Vec<Counter>,
     /// Windows that it left, and what they hold now.
@@ -205,6 +210,11 @@ impl Book {
         self.unconfirmed.iter().copied()
     }
 
+    /// Nonces of finished payments, by the second in which they are free again.
+    pub fn fading(&self) -> impl Iterator<Item = (u64, NonceKey)> {
+        self.fading.iter().copied()
+    }
+
     pub fn is_unconfirmed(&self, rid: Rid) -> bool {
         self.unconfirmed.contains(&rid)
     }
@@ -281,6 +291,7 @@ impl Book {
         }
         self.taken.extend(nonce);
         self.open.insert(rid, payment.clone());
+        effect.begun = true;
         self.changed(payment, effect);
         Ok(())
     }

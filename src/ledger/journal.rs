@@ -195,6 +195,14 @@ impl Journal {
         Ok(())
     }
 
+    /// Where the next entry of the batch goes.
+    pub fn next_place(&self) -> Place {
+        Place {
+            segment: self.first_seq,
+            offset: self.len + self.batch.len() as u64,
+        }
+    }
+
     /// Adds an entry to the batch and to the chain.
     pub fn push(&mut self, ts: Moment, body: Body) -> Result<Entry, EntryError> {
         let entry = Entry {

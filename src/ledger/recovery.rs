@@ -13,7 +13,7 @@ use super::Options;
 use super::book::{Book, Effect, Illegal};
 use super::checkpoints::{CheckpointError, Checkpoints};
 use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
-use super::index::{Applied, Index, Snapshot};
+use super::index::{Applied, BATCH_ENTRIES, Index, Snapshot};
 use super::journal::{CommitError, Journal, sync_dir};
 use super::model::{Alarm, State};
 use super::resume::{Follower, Position};
@@ -100,6 +100,7 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
         mut book,
         mut index,
         mut effects,
+        from,
         ..
     } = replay;
 
@@ -115,8 +116,10 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     bodies.extend(left_open(&book));
     journal.begin(now.timestamp())?;
     for body in bodies {
+        let place = journal.next_place();
         let entry = journal.push(now, body)?;
-        effects.push(book.apply(&entry)?);
+        let effect = book.apply(&entry)?;
+        effects.push(Effect { place, ..effect });
     }
     journal.commit()?;
     journal.fill_ahead()?;
@@ -127,7 +130,14 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
         signed: None,
         finished: journal.take_finished(),
     };
-    index = index.and_then(|index| feed(index, applied));
+    let is_rebuilt = from == Chain::START;
+    index = index.and_then(|mut index| {
+        let done = match is_rebuilt {
+            true => index.complete(&book, &applied),
+            false => index.apply(&[applied]),
+        };
+        written(index, done)
+    });
     Ok(Opening {
         _lock: lock,
         journal,
@@ -152,7 +162,7 @@ struct Reading {
 fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading, OpenError> {
     let (audit, index_dir) = (dir.join("audit"), dir.join("index"));
     let signed = checkpoints.found();
-    let (opened, mut rebuild) = open_index(&index_dir, now);
+    let (opened, mut rebuild) = open_index(&index_dir, &audit, now);
     let from = opened.as_ref().map(|(_, known)| &known.signed);
     if signed.is_empty() && from.is_some_and(|from| from.size() > 0) {
         return Err(CheckpointError::Missing {
@@ -205,7 +215,7 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
         (Some(scanned), None) => scanned,
         (_, why) => {
             drop(replay);
-            let renewed = renew(&index_dir, now).map_err(|error| tracing::warn!(%error, "no index"));
+            let renewed = renew(&index_dir, &audit, now).map_err(|error| tracing::warn!(%error, "no index"));
             replay = Replay::onto(renewed.ok());
             (rebuild, unread) = (why, None);
             follower = Follower::new(Tree::default(), signed);
@@ -258,20 +268,20 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 /// The index, or a new one in its place and why.
-fn open_index(dir: &Path, now: Timestamp) -> (Option<(Index, Snapshot)>, Option<&'static str>) {
-    match Index::open(dir) {
+fn open_index(dir: &Path, audit: &Path, now: Timestamp) -> (Option<(Index, Snapshot)>, Option<&'static str>) {
+    match Index::open(dir, audit) {
         Ok(opened) if opened.1.is_new => (Some(opened), Some("the index was not there")),
         Ok(opened) => (Some(opened), None),
         Err(error) => {
             tracing::warn!(%error, "the ledger's index is broken");
-            let renewed = renew(dir, now).map_err(|error| tracing::warn!(%error, "no index"));
+            let renewed = renew(dir, audit, now).map_err(|error| tracing::warn!(%error, "no index"));
             (renewed.ok(), Some("the index was broken"))
         }
     }
 }
 
 /// Puts a fresh index where a broken one was, and keeps the broken one beside it.
-fn renew(dir: &Path, now: Timestamp) -> Result<(Index, Snapshot), String> {
+fn renew(dir: &Path, audit: &Path, now: Timestamp) -> Result<(Index, Snapshot), String> {
     let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
     let mut kept = dir.with_extension(format!("bad-{time}"));
     for number in 1.. {
@@ -281,11 +291,11 @@ fn renew(dir: &Path, now: Timestamp) -> Result<(Index, Snapshot), String> {
         kept = dir.with_extension(format!("bad-{time}-{number}"));
     }
     fs::rename(dir, &kept).map_err(|error| format!("cannot rename {}: {error}", dir.display()))?;
-    Index::open(dir)
+    Index::open(dir, audit)
 }
 
-fn feed(mut index: Index, applied: Applied) -> Option<Index> {
-    match index.apply(&[applied]) {
+fn written(index: Index, done: Result<(), String>) -> Option<Index> {
+    match done {
         Ok(()) => Some(index),
         Err(error) => {
             tracing::warn!(%error, "the ledger's index cannot be written; payments go on without it");
@@ -293,9 +303,6 @@ fn feed(mut index: Index, applied: Applied) -> Option<Index> {
         }
     }
 }
-
-/// How many entries of a replay go to the index at once.
-const CHUNK: usize = 4096;
 
 /// Applies what the index has not seen, and finds out on the way whether the index fits the journal.
 struct Replay {
@@ -332,28 +339,40 @@ impl Replay {
         }
         let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
         match self.book.apply(&entry) {
-            Ok(effect) => self.effects.push(effect),
+            Ok(effect) => self.effects.push(Effect {
+                place: line.place,
+                ..effect
+            }),
             // Against a book that came from the index this accuses the index; a replay from nothing accuses the journal.
             Err(_) if self.from != Chain::START => self.misfit = Some("the index did not fit the journal"),
             Err(illegal) => return Err(illegal.to_string()),
         }
-        if self.effects.len() >= CHUNK {
-            let effects = std::mem::take(&mut self.effects);
-            let chain = Chain {
+        if self.effects.len() >= BATCH_ENTRIES {
+            self.feed(Chain {
                 next_seq: seq + 1,
                 tip: line.leaf,
-            };
-            let latest = self.book.latest();
-            let applied = Applied {
-                effects,
-                chain,
-                latest,
-                signed: None,
-                finished: Vec::new(),
-            };
-            self.index = self.index.take().and_then(|index| feed(index, applied));
+            });
         }
         Ok(())
+    }
+
+    fn feed(&mut self, chain: Chain) {
+        let effects = std::mem::take(&mut self.effects);
+        let latest = self.book.latest();
+        self.index = self.index.take().and_then(|mut index| {
+            let done = if self.from == Chain::START {
+                index.fill(&effects)
+            } else {
+                index.apply(&[Applied {
+                    effects,
+                    chain,
+                    latest,
+                    signed: None,
+                    finished: Vec::new(),
+                }])
+            };
+            written(index, done)
+        });
     }
 
     /// Why the index must be rebuilt, now that the end of the journal is known.

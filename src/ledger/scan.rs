@@ -60,7 +60,7 @@ impl Chain {
 }
 
 /// Where in the files an entry begins: the segment, by its first entry, and bytes into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub segment: u64,
     pub offset: u64,
@@ -75,6 +75,7 @@ pub struct Line<'a> {
     pub head: Head<'a>,
     pub bytes: &'a [u8],
     pub leaf: Digest,
+    pub place: Place,
 }
 
 /// The newest segment, as far as it is good.
@@ -135,7 +136,11 @@ pub fn scan_from(
         }
         let offset = if is_first { place.offset } else { 0 };
         read_from(path, offset, &mut bytes).map_err(JournalError::io("read", path))?;
-        let part = lines(&bytes, chain, path, visit).map_err(|error| error.further(path, offset))?;
+        let place = Place {
+            segment: *first_seq,
+            offset,
+        };
+        let part = lines(&bytes, chain, path, place, visit).map_err(|error| error.further(path, offset))?;
         let rest = &bytes[part.good..];
         let is_newest = index + 1 == segments.len();
         if let Some(why) = &part.complaint
@@ -216,6 +221,19 @@ pub fn lengths_before(audit: &Path, segment: u64) -> Result<Vec<(u64, u64)>, Jou
         .collect()
 }
 
+/// The line that begins at `place`, if one does.
+pub fn line_at(audit: &Path, place: Place) -> io::Result<Option<Vec<u8>>> {
+    let file = File::open(audit.join(segment_name(place.segment)))?;
+    let mut line = vec![0; MAX_ENTRY + 1];
+    let read = file.read_at(&mut line, place.offset)?;
+    line.truncate(read);
+    let end = line.iter().position(|byte| *byte == b'\n');
+    Ok(end.map(|end| {
+        line.truncate(end);
+        line
+    }))
+}
+
 /// The leaf hash of the line that ends at `place`, if one does.
 pub fn leaf_before(audit: &Path, place: Place) -> io::Result<Option<Digest>> {
     let file = File::open(audit.join(segment_name(place.segment)))?;
@@ -262,6 +280,7 @@ fn lines(
     bytes: &[u8],
     chain: Chain,
     path: &Path,
+    begin: Place,
     visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>,
 ) -> Result<Part, JournalError> {
     let mut part = Part {
@@ -293,6 +312,10 @@ fn lines(
             head,
             bytes: line,
             leaf: Digest::leaf(line),
+            place: Place {
+                offset: begin.offset + part.good as u64,
+                ..begin
+            },
         };
         visit(&line).map_err(|why| JournalError::Damaged {
             path: path.to_owned(),

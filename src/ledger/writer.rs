@@ -189,6 +189,7 @@ impl Writer {
         if let Some(why) = self.opening.journal.failed() {
             return Err(why.to_owned());
         }
+        let place = self.journal().next_place();
         let entry = self
             .journal()
             .push(now, body)
@@ -196,7 +197,7 @@ impl Writer {
         match self.opening.book.apply(&entry) {
             Ok(effect) => {
                 self.time.saw(now.timestamp());
-                self.effects.push(effect);
+                self.effects.push(Effect { place, ..effect });
             }
             // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
             Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),
