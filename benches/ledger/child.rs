@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use bursar::ledger::Ledger as _;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::market::Market;
@@ -15,6 +16,8 @@ use crate::{Fault, embedded, runtime};
 pub struct Started {
     pub limits_s: f64,
     pub ledger_s: f64,
+    /// Of `ledger_s`, all threads.
+    pub cpu_s: f64,
     pub peak_mib: f64,
 }
 
@@ -32,17 +35,23 @@ pub fn run(arguments: &[String]) -> Result<(), Fault> {
     let began = Instant::now();
     let _market = Market::load(dir)?;
     let limits_s = began.elapsed().as_secs_f64();
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), cpu_s());
     let ledger = embedded::open(dir)?;
-    let ledger_s = began.elapsed().as_secs_f64();
+    let (ledger_s, cpu_s) = (began.elapsed().as_secs_f64(), cpu_s() - cpu);
     runtime()?.block_on(ledger.close());
     let started = Started {
         limits_s,
         ledger_s,
+        cpu_s,
         peak_mib: peak_mib()?,
     };
     println!("{}", serde_json::to_string(&started)?);
     Ok(())
+}
+
+fn cpu_s() -> f64 {
+    let spent = clock_gettime(ClockId::ProcessCPUTime);
+    spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
 }
 
 /// The most memory that this process ever had resident.

@@ -35,6 +35,7 @@ pub fn measure(root: &Path, rounds: usize, payments: usize) -> Result<(), Fault>
 
     let rebuild = child::start(long.path())?;
     held("start without an index, s", rebuild.ledger_s, &Target::AtMost(30.0));
+    line("of it CPU, all threads, s", rebuild.cpu_s);
     held("its peak memory, MiB", rebuild.peak_mib, &Target::AtMost(300.0));
     line(
         "size of the index, MiB",

@@ -212,7 +212,7 @@ impl Index {
     /// pour in, so this does: without it the memory grows for as long as they do.
     fn sweep(&self, entries: usize) -> Result<(), String> {
         caught(|| {
-            for _ in 0..512 + 4 * entries {
+            for _ in 0..512 + 2 * entries {
                 self.db.get(MARK).map_err(|error| error.to_string())?;
             }
             Ok(())

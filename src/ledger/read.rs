@@ -143,7 +143,7 @@ fn replay(dir: &Path) -> Result<Replay, ReadError> {
 
 impl Replay {
     fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
-        let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
+        let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
         let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;
         if let Some(payment) = effect.payment {
             let rid = payment.rid();

@@ -337,7 +337,7 @@ impl Replay {
         if seq < self.from.next_seq || self.misfit.is_some() {
             return Ok(());
         }
-        let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
+        let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
         match self.book.apply(&entry) {
             Ok(effect) => self.effects.push(Effect {
                 place: line.place,
