@@ -3,7 +3,8 @@
 //! The journal (`audit/seg-*.jsonl`) is write-ahead log and only truth; sled is an index over it that can be deleted. One
 //! writer thread decides every operation in order, makes a batch durable with one sync, then answers. Reading order: `model`
 //! (words), `counters` and `book` (arithmetic), `entry` (bytes), `journal` (disk), `writer`, `index`, `recovery`, `embedded`,
-//! `read`.
+//! `read`. What makes the journal an audit log: `tree` and `note` (pure), `checkpoints` (their files), `signing` (when),
+//! `resume` and `reread` (what a start believes, and what it checks afterwards).
 
 pub mod book;
 mod checkpoints;

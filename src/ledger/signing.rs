@@ -106,7 +106,7 @@ impl Signing {
         papers.synced = position;
         drop(papers);
         // It sleeps until there is something, then until there is enough.
-        if before == 0 || (before < rhythm.entries && after >= rhythm.entries) {
+        if (before == 0 && after > 0) || (before < rhythm.entries && after >= rhythm.entries) {
             self.desk.changed.notify_one();
         }
     }
