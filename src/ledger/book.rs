@@ -17,6 +17,7 @@ use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{Arm, Arming, By, Hold, Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
+use super::scan::Place;
 use super::text::Moment;
 
 /// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
@@ -43,7 +44,11 @@ pub enum Illegal {
 /// What one entry changed, for the index: absolute values, so applying them twice does no harm.
 #[derive(Debug, Default)]
 pub struct Effect {
+    /// Where the entry stands; the book does not know, whoever has read or written it does.
+    pub place: Place,
     pub payment: Option<Payment>,
+    /// The payment was not on these books before.
+    pub begun: bool,
     /// What the counters of its windows hold now, in their order.
     pub counters: Vec<Counter>,
     /// Windows that it left, and what they hold now.
@@ -229,13 +234,13 @@ impl Book {
         self.unconfirmed.iter().copied()
     }
 
-    pub fn is_unconfirmed(&self, rid: Rid) -> bool {
-        self.unconfirmed.contains(&rid)
-    }
-
-    /// Nonces of finished payments, and the second in which each is free again.
+    /// Nonces of finished payments, by the second in which they are free again.
     pub fn fading(&self) -> impl Iterator<Item = (u64, NonceKey)> {
         self.fading.iter().copied()
+    }
+
+    pub fn is_unconfirmed(&self, rid: Rid) -> bool {
+        self.unconfirmed.contains(&rid)
     }
 
     pub fn latest(&self) -> Option<Moment> {
@@ -314,6 +319,7 @@ impl Book {
             effect.keys.push((hold, KeyChange::Held));
         }
         self.open.insert(rid, payment.clone());
+        effect.begun = true;
         self.changed(payment, effect);
         Ok(())
     }

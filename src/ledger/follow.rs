@@ -21,7 +21,7 @@ pub struct Segment<'a> {
 /// Shows `each` every segment in order and returns where the chain then stands. What was acknowledged before the call is in
 /// it; what is being written may be.
 pub fn follow(audit: &Path, each: &mut dyn FnMut(Segment<'_>) -> Result<(), io::Error>) -> Result<Chain, JournalError> {
-    let mut chain = pruned::beginning(audit)?;
+    let mut chain = pruned::beginning(audit)?.chain;
     let mut segments = segments(audit)?;
     // What a stop in the middle of moving has left.
     segments.retain(|(first_seq, _)| *first_seq >= chain.next_seq);

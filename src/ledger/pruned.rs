@@ -13,8 +13,9 @@ use super::book::kept::Kept;
 use super::entry::{Body, Entry};
 use super::payment::Payment;
 use super::rid::Rid;
-use super::scan::{Chain, JournalError, Line, scan, segments};
+use super::scan::{Chain, JournalError, Line, Place, scan, segments};
 use super::text::Digest;
+use super::tree::Tree;
 
 pub const NAME: &str = "pruned";
 
@@ -26,6 +27,8 @@ pub struct Pruned {
     first_seq: u64,
     /// Leaf hash of the one before.
     prev: Digest,
+    /// Over all entries before.
+    tree: Tree,
     /// When, and where to: for people.
     at: Timestamp,
     moved_to: PathBuf,
@@ -47,27 +50,40 @@ impl Pruned {
         });
         read.map(Some)
     }
-
-    pub fn chain(&self) -> Chain {
-        Chain {
-            next_seq: self.first_seq,
-            tip: self.prev,
-        }
-    }
-
-    pub fn into_book(self) -> Book {
-        self.book.into_book()
-    }
 }
 
-/// Where the first segment must begin.
-pub fn beginning(audit: &Path) -> Result<Chain, JournalError> {
-    Ok(Pruned::read(audit)?.map_or(Chain::START, |pruned| pruned.chain()))
+/// Where the journal begins, and what was known there. Of a whole journal: nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Beginning {
+    pub chain: Chain,
+    pub tree: Tree,
+    pub place: Place,
+    pub book: Book,
 }
 
-/// The book before the first entry that is here.
-pub fn first_book(audit: &Path) -> Result<Book, JournalError> {
-    Ok(Pruned::read(audit)?.map(Pruned::into_book).unwrap_or_default())
+pub fn beginning(audit: &Path) -> Result<Beginning, JournalError> {
+    let Some(pruned) = Pruned::read(audit)? else {
+        return Ok(Beginning::default());
+    };
+    if pruned.tree.size() != pruned.first_seq {
+        return Err(JournalError::Damaged {
+            path: audit.join(NAME),
+            line: 1,
+            why: "its tree has another size than the number of entries before".to_owned(),
+        });
+    }
+    Ok(Beginning {
+        chain: Chain {
+            next_seq: pruned.first_seq,
+            tip: pruned.prev,
+        },
+        place: Place {
+            segment: pruned.first_seq,
+            offset: 0,
+        },
+        tree: pruned.tree,
+        book: pruned.book.into_book(),
+    })
 }
 
 /// What can be moved away.
@@ -84,7 +100,8 @@ pub struct Plan {
 /// newest one always stays. `None`: nothing can go.
 pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> Result<Option<Plan>, JournalError> {
     let segments = segments(audit)?;
-    let mut book = first_book(audit)?;
+    let first = beginning(audit)?;
+    let mut book = first.book.clone();
     let known_open: Vec<Rid> = book.open_payments().map(Payment::rid).collect();
     let (mut first_late, mut begun) = (u64::MAX, std::collections::HashMap::new());
     scan(audit, &mut |line| {
@@ -106,7 +123,12 @@ pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> 
         .filter_map(|payment| begun.get(&payment.rid()).copied())
         .min();
     let must_stay = first_late.min(first_open.unwrap_or(u64::MAX));
-    let (mut book, mut chain) = (first_book(audit)?, beginning(audit)?);
+    let Beginning {
+        mut chain,
+        mut tree,
+        mut book,
+        ..
+    } = first;
     let starts = segments.iter().map(|(first, _)| *first);
     let cut = starts.filter(|first| *first <= must_stay).max().unwrap_or(0);
     // At least as far as before: a stop may have left segments that are moved already.
@@ -117,6 +139,7 @@ pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> 
     scan(audit, &mut |line| {
         if line.head.seq < cut {
             apply(&mut book, line)?;
+            tree.append(line.leaf);
             chain = Chain {
                 next_seq: line.head.seq + 1,
                 tip: line.leaf,
@@ -127,6 +150,7 @@ pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> 
     let pruned = Pruned {
         first_seq: chain.next_seq,
         prev: chain.tip,
+        tree,
         at,
         moved_to: moved_to.to_owned(),
         book: Kept::of(&book),

@@ -137,7 +137,7 @@ fn replay(dir: &Path) -> Result<Replay, ReadError> {
     }
     let mut look = 1;
     loop {
-        let mut replay = Replay::onto(pruned::first_book(&audit)?);
+        let mut replay = Replay::onto(pruned::beginning(&audit)?.book);
         match scan(&audit, &mut |line| replay.visit(line)) {
             Ok(_) => return Ok(replay),
             Err(_) if look < LOOKS => look += 1,
@@ -162,7 +162,7 @@ impl Replay {
     }
 
     fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
-        let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
+        let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
         let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;
         if let Some(payment) = effect.payment {
             let rid = payment.rid();

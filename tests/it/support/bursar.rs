@@ -1,6 +1,6 @@
 //! The real binary on a data directory of its own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -327,6 +327,17 @@ impl Bursar {
     }
 
     /// Waits for the end, and tells the exit code.
+    /// Whether it answers on its port.
+    pub fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = std::net::TcpStream::connect(self.address)?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)
+        };
+        ask().is_ok_and(|read| read > 0)
+    }
+
     pub fn ended(&mut self) -> i32 {
         let began = Instant::now();
         loop {
