@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
@@ -21,6 +22,10 @@ use crate::doubts::{Withdrawal, Withdrawn};
 use crate::home::Home;
 use crate::ledger::{LedgerError, Resolution, Rid};
 use crate::proxy::Proxy;
+
+mod reconcile;
+
+pub use reconcile::reconcile;
 
 /// Questions and answers are short.
 const CAP: usize = 64 << 10;
@@ -119,7 +124,10 @@ async fn connection(proxy: Arc<Proxy>, stream: UnixStream, uid: u32) {
     }
 }
 
-async fn answer(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
+async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
+    if (request.method(), request.uri().path()) == (&Method::POST, reconcile::PATH) {
+        return reconcile::answer(proxy, request).await;
+    }
     let (status, error) = match (request.method(), request.uri().path()) {
         (&Method::POST, "/payments/resolve") => match resolve(proxy, request, uid).await {
             Ok(()) => (StatusCode::OK, None),
@@ -168,6 +176,17 @@ pub fn decider(uid: u32) -> String {
 
 /// Asks the running server.
 pub async fn ask(home: &Home, question: &Resolve) -> Result<(), AdminError> {
+    let reply: Reply = post(home, "/payments/resolve", question, CAP).await?;
+    reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+}
+
+/// One question to the running server, with an answer of at most `cap` bytes.
+async fn post<T: DeserializeOwned>(
+    home: &Home,
+    path: &'static str,
+    question: &impl Serialize,
+    cap: usize,
+) -> Result<T, AdminError> {
     let transport = |error: &dyn std::fmt::Display| AdminError::Transport(error.to_string());
     let stream = match UnixStream::connect(home.admin_socket()).await {
         Ok(stream) => stream,
@@ -181,15 +200,14 @@ pub async fn ask(home: &Home, question: &Resolve) -> Result<(), AdminError> {
         .map_err(|error| transport(&error))?;
     tokio::spawn(connection);
     let body = serde_json::to_vec(question).map_err(|error| transport(&error))?;
-    let request = Request::post("/payments/resolve")
+    let request = Request::post(path)
         .header(http::header::HOST, "bursar")
         .body(Full::<Bytes>::from(body))
         .map_err(|error| transport(&error))?;
     let response = sender.send_request(request).await.map_err(|error| transport(&error))?;
-    let body = Limited::new(response.into_body(), CAP)
+    let body = Limited::new(response.into_body(), cap)
         .collect()
         .await
         .map_err(|error| transport(&error))?;
-    let reply: Reply = serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))?;
-    reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))
 }

@@ -33,6 +33,7 @@ use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::{Login, Logins};
 use crate::pay::Wallet;
+use crate::reconcile::Reconciler;
 use crate::rules::Rules;
 use crate::tls::AlpnOffer;
 use crate::tls::leaf::ServerConfigs;
@@ -48,6 +49,7 @@ pub struct Proxy {
     pub rules: Rules,
     pub ledger: Arc<dyn Ledger>,
     pub doubts: Doubts,
+    pub reconciler: Arc<Reconciler>,
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,

@@ -30,6 +30,7 @@ use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, St
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
 use crate::proxy::{self, Proxy};
+use crate::reconcile::{Keeper, Reconciler};
 use crate::rpc::Node;
 use crate::rules::{Look, Rules};
 use crate::tls::authority::{Authority, AuthorityError};
@@ -150,6 +151,18 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     }
     let via = config.proxy.via.then(Via::random).transpose();
     let doubts = doubts(home, &*ledger, &clock).await?;
+    let reconciler = Arc::new(Reconciler {
+        ledger: ledger.clone(),
+        home: home.clone(),
+        nodes: nodes(&config),
+        tls: tls.clone(),
+        clock: clock.clone(),
+        doubts: Some(doubts.clone()),
+        wallet: wallet.as_ref().map(Wallet::address),
+        notices: Arc::new(|_| {}),
+        stop: stop.clone(),
+        turn: tokio::sync::Mutex::default(),
+    });
     let proxy = Arc::new(Proxy {
         via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
@@ -163,6 +176,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         rules,
         doubts,
         ledger,
+        reconciler,
         wallet,
         balances,
         tasks,
@@ -178,6 +192,11 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         })?,
     ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
+    // What an earlier run left in doubt is looked at before the first payment (ledger digest §2.2).
+    let tasks = proxy.tasks.clone();
+    Keeper::new(proxy.reconciler.clone())
+        .start(|keeping| drop(tasks.spawn(keeping)))
+        .await;
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
     home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
     Ok(Running {
@@ -407,7 +426,8 @@ pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
     UpstreamTls::new(&trust, config.timeouts.tls)
 }
 
-fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
+/// The nodes that bursar.toml names; a network may have none.
+pub fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
     let of = |urls: &Vec<RpcUrl>| urls.iter().map(|url| Node::new(url.uri().clone())).collect();
     config
         .networks

@@ -7,6 +7,7 @@ mod environment;
 mod init;
 mod output;
 mod payments;
+mod reconcile;
 mod run;
 mod sandbox;
 mod serve;
@@ -60,6 +61,8 @@ enum Command {
     /// Look at payments, and close those that no proof can close
     #[command(subcommand)]
     Payments(payments::Payments),
+    /// Compare the books with the chain, settle what is in doubt, and report what does not match
+    Reconcile(reconcile::Reconcile),
     /// The certificate authority that agents trust
     #[command(subcommand)]
     Ca(ca::Ca),
@@ -79,6 +82,10 @@ pub enum Exit {
     /// Denied, mismatch or damage.
     Negative,
     Usage,
+    /// Cannot be verified.
+    Unverifiable,
+    /// Not decided yet.
+    Pending,
     /// No server, or the directory is in use.
     Unavailable,
     /// `run` could not do its part.
@@ -134,6 +141,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
         Command::Payments(command) => command.run(&home()?),
+        Command::Reconcile(command) => wait(command.run(&home()?)),
         Command::Ca(command) => command.run(&home()?),
         Command::Wallet(command) => wait(command.run(&home()?)),
         Command::Sandbox(command) => wait(command.run()),
@@ -176,6 +184,8 @@ impl From<Exit> for ExitCode {
             Exit::Done => 0,
             Exit::Negative => 1,
             Exit::Usage => 2,
+            Exit::Unverifiable => 3,
+            Exit::Pending => 4,
             Exit::Unavailable => 5,
             Exit::RunFailed => 125,
             Exit::Child(code) => code,
@@ -194,6 +204,13 @@ impl Failure {
     pub fn negative(message: impl Into<String>) -> Self {
         Self {
             exit: Exit::Negative,
+            message: message.into(),
+        }
+    }
+
+    pub fn unverifiable(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Unverifiable,
             message: message.into(),
         }
     }

@@ -11,6 +11,7 @@ mod decisions;
 pub mod disclosure;
 mod embedded;
 pub mod entry;
+pub mod findings;
 mod index;
 pub mod journal;
 pub mod memory;

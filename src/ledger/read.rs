@@ -126,15 +126,23 @@ struct Replay {
 }
 
 fn replay(dir: &Path) -> Result<Replay, ReadError> {
+    told(dir, Replay::visit)
+}
+
+/// Shows every line of the journal to a fresh `T`, oldest first.
+pub(super) fn told<T: Default>(
+    dir: &Path,
+    visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
+) -> Result<T, ReadError> {
     let audit = dir.join("audit");
     if !audit.exists() {
-        return Ok(Replay::default());
+        return Ok(T::default());
     }
     let mut look = 1;
     loop {
-        let mut replay = Replay::default();
-        match scan(&audit, &mut |line| replay.visit(line)) {
-            Ok(_) => return Ok(replay),
+        let mut seen = T::default();
+        match scan(&audit, &mut |line| visit(&mut seen, line)) {
+            Ok(_) => return Ok(seen),
             Err(_) if look < LOOKS => look += 1,
             Err(error) => return Err(error.into()),
         }
