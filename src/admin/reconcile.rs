@@ -35,7 +35,9 @@ pub async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>) -> Response<
             let running = proxy
                 .tasks
                 .spawn(async move { reconciler.run(&question, &|_| {}).await });
-            let report = running.await.unwrap_or_else(|error| Err(Unable::Failed(error.to_string())));
+            let report = running
+                .await
+                .unwrap_or_else(|error| Err(Unable::Failed(error.to_string())));
             report.map_or_else(Reply::Unable, Reply::Report)
         }
         Err(error) => Reply::Unable(Unable::Failed(error)),

@@ -218,7 +218,11 @@ fn sum(summary: &Summary) -> String {
     )];
     if summary.pending > 0 {
         let until = summary.until.map(|at| format!(" until {}", at.strftime("%H:%M UTC")));
-        parts.push(format!("{} not to be told yet{}", summary.pending, until.unwrap_or_default()));
+        parts.push(format!(
+            "{} not to be told yet{}",
+            summary.pending,
+            until.unwrap_or_default()
+        ));
     }
     if summary.undecided > 0 {
         parts.push(format!("{} not proven either way", summary.undecided));

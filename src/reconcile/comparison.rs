@@ -100,7 +100,9 @@ impl Reconciler {
                 && payment.state == State::Settled
                 && let Some(why) = payment.disputed.clone()
             {
-                report.payments.push(PaymentLine::of(&payment, Finding::Disputed).why(why));
+                report
+                    .payments
+                    .push(PaymentLine::of(&payment, Finding::Disputed).why(why));
             }
         }
         report.payments.sort_by_key(|line| line.id);

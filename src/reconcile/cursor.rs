@@ -33,7 +33,9 @@ impl Cursors {
     /// A file that is missing or does not read is as good as none.
     pub fn load(path: PathBuf) -> Self {
         let text = home::read_secret(&path).ok();
-        let all = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let all = text
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
         Self { path, all }
     }
 
@@ -43,7 +45,10 @@ impl Cursors {
 
     /// As [`Cursors::of`], by the network's CAIP-2 name.
     pub fn named(&self, network: &str, wallet: Address) -> Option<Searched> {
-        let cursor = self.all.iter().find(|cursor| cursor.network == network && cursor.wallet == wallet)?;
+        let cursor = self
+            .all
+            .iter()
+            .find(|cursor| cursor.network == network && cursor.wallet == wallet)?;
         Some(Searched {
             block: cursor.block,
             time: cursor.time,
@@ -52,11 +57,15 @@ impl Cursors {
 
     /// Never backwards.
     pub fn advance(&mut self, network: Network, wallet: Address, to: Searched) -> Result<(), HomeError> {
-        if self.of(network, wallet).is_some_and(|searched| searched.block >= to.block) {
+        if self
+            .of(network, wallet)
+            .is_some_and(|searched| searched.block >= to.block)
+        {
             return Ok(());
         }
         let network = network.to_string();
-        self.all.retain(|cursor| cursor.network != network || cursor.wallet != wallet);
+        self.all
+            .retain(|cursor| cursor.network != network || cursor.wallet != wallet);
         self.all.push(Cursor {
             network,
             wallet,

@@ -20,7 +20,8 @@ pub struct Due {
 #[derive(Clone, Copy)]
 struct Ask {
     at: u64,
-    failures: u32,
+    /// In vain, one after the other.
+    looks: u32,
 }
 
 /// When a payment is worth asking about again.
@@ -42,7 +43,7 @@ impl Due {
             let made_at = rid.made_at().and_then(|at| u64::try_from(at.as_second()).ok());
             let first = Ask {
                 at: made_at.unwrap_or(0).saturating_add(self.lag),
-                failures: 0,
+                looks: 0,
             };
             asks.insert(*rid, self.asks.get(rid).copied().unwrap_or(first));
         }
@@ -62,19 +63,16 @@ impl Due {
     pub fn again(&mut self, rid: Rid, next: Next, now: u64) {
         let Some(ask) = self.asks.get_mut(&rid) else { return };
         *ask = match next {
-            // An authorization can be cashed at any time before its deadline, so that even a long wait has looks in it.
-            Next::At(at) => Ask {
-                at: at.clamp(now.saturating_add(FIRST_WAIT_S), now.saturating_add(LONGEST_WAIT_S)),
-                failures: 0,
+            Next::At(at) if at <= now.saturating_add(wait(ask.looks)) => Ask {
+                at: at.max(now.saturating_add(FIRST_WAIT_S)),
+                looks: 0,
             },
-            Next::Later => Ask {
-                at: now.saturating_add(wait(ask.failures)),
-                failures: ask.failures.saturating_add(1),
+            // An authorization can be cashed at any time before its deadline, so that a long wait has looks in it, too.
+            Next::At(_) | Next::Later => Ask {
+                at: now.saturating_add(wait(ask.looks)),
+                looks: ask.looks.saturating_add(1),
             },
-            Next::Never => Ask {
-                at: u64::MAX,
-                failures: 0,
-            },
+            Next::Never => Ask { at: u64::MAX, looks: 0 },
         };
     }
 
@@ -84,9 +82,11 @@ impl Due {
     }
 }
 
-/// Doubled with each failure.
-fn wait(failures: u32) -> u64 {
-    let doubled = 1u64.checked_shl(failures).and_then(|factor| FIRST_WAIT_S.checked_mul(factor));
+/// Doubled with each look in vain.
+fn wait(looks: u32) -> u64 {
+    let doubled = 1u64
+        .checked_shl(looks)
+        .and_then(|factor| FIRST_WAIT_S.checked_mul(factor));
     doubled.unwrap_or(LONGEST_WAIT_S).min(LONGEST_WAIT_S)
 }
 
@@ -112,15 +112,15 @@ mod tests {
             let batch = due.batch(&all, NOW);
             assert_eq!(batch.len(), size);
             for rid in &batch {
-                due.again(*rid, Next::At(NOW + 60), NOW);
+                due.again(*rid, Next::At(NOW + 5), NOW);
             }
             asked.extend(batch);
         }
         assert_eq!(asked, all);
-        assert_eq!(due.batch(&all, NOW + 59), []);
-        assert_eq!(due.batch(&all, NOW + 60).len(), 100);
+        assert_eq!(due.batch(&all, NOW + 4), []);
+        assert_eq!(due.batch(&all, NOW + 5).len(), 100);
         // Settled meanwhile.
-        assert_eq!(due.batch(&all[..3], NOW + 60), all[..3]);
+        assert_eq!(due.batch(&all[..3], NOW + 5), all[..3]);
     }
 
     #[test]
@@ -135,13 +135,16 @@ mod tests {
             now += wait;
         }
         assert_eq!(due.batch(&[rid], now), [rid]);
+        // A second that is near is waited for, and then patience begins anew; before one that is far there are looks.
         due.again(rid, Next::At(now), now);
         assert_eq!(due.batch(&[rid], now + 4), []);
+        for wait in [5, 5, 10, 20, 20] {
+            now += wait;
+            assert_eq!(due.batch(&[rid], now - 1), []);
+            assert_eq!(due.batch(&[rid], now), [rid]);
+            due.again(rid, Next::At(NOW + 1895), now);
+        }
         assert_eq!(due.batch(&[rid], now + 5), [rid]);
-        due.again(rid, Next::Later, now + 5);
-        assert_eq!(due.batch(&[rid], now + 10), [rid]);
-        due.again(rid, Next::At(now + 100_000), now + 10);
-        assert_eq!(due.batch(&[rid], now + 610), [rid]);
         due.again(rid, Next::Never, now);
         assert_eq!(due.batch(&[rid], now + 10_000_000), []);
     }

@@ -42,13 +42,19 @@ impl Keeper {
         let (done, first) = oneshot::channel();
         spawn(Box::pin(self.run(done)));
         if timeout(START, first).await.is_err() {
-            tracing::warn!("the nodes are slow; payments in doubt are compared with the chain beside the first requests");
+            tracing::warn!(
+                "the nodes are slow; payments in doubt are compared with the chain beside the first requests"
+            );
         }
     }
 
     fn say_what_is_not_asked(&self) {
         let reconciler = &self.reconciler;
-        for network in reconciler.nodes.keys().filter(|network| !reconciler.has_nodes(**network)) {
+        for network in reconciler
+            .nodes
+            .keys()
+            .filter(|network| !reconciler.has_nodes(**network))
+        {
             tracing::info!(%network, "no node is named in bursar.toml: nothing can be proven there, and what is in doubt stays counted");
         }
     }

@@ -121,12 +121,7 @@ impl Reconciler {
         lines
     }
 
-    async fn payment(
-        &self,
-        payment: &Payment,
-        heads: &Heads<'_>,
-        silences: &mut BTreeMap<Network, u8>,
-    ) -> PaymentLine {
+    async fn payment(&self, payment: &Payment, heads: &Heads<'_>, silences: &mut BTreeMap<Network, u8>) -> PaymentLine {
         let line = |finding| PaymentLine::of(payment, finding);
         match payment.state {
             State::Held | State::Released => return line(Finding::Confirmed).why("nothing was signed"),
@@ -214,7 +209,11 @@ impl Reconciler {
         };
         let recorded = match payment.state {
             State::Expired => {
-                let who = if payment.by == Some(By::Operator) { "an operator" } else { "the books" };
+                let who = if payment.by == Some(By::Operator) {
+                    "an operator"
+                } else {
+                    "the books"
+                };
                 return line(Finding::Disputed).why(format!("{who} called it dead, but transaction {tx} paid it"));
             }
             State::Unknown => {

@@ -130,12 +130,7 @@ impl Report {
             undecided: count(&[Finding::Undecided]),
             outflows: self.outflows.len(),
             unsearched: self.unsearched.len(),
-            until: self
-                .payments
-                .iter()
-                .filter(pending)
-                .filter_map(|line| line.until)
-                .max(),
+            until: self.payments.iter().filter(pending).filter_map(|line| line.until).max(),
         }
     }
 

@@ -139,7 +139,9 @@ impl Reconciler {
     /// The block in which the books begin. None: they begin after the final block.
     async fn first_block(&self, search: &Search<'_>, findings: &Findings) -> Result<Option<u64>, String> {
         let Some(began) = findings.began else { return Ok(None) };
-        let began = u64::try_from(began.as_second()).unwrap_or(0).saturating_sub(CLOCK_SLACK_S);
+        let began = u64::try_from(began.as_second())
+            .unwrap_or(0)
+            .saturating_sub(CLOCK_SLACK_S);
         let block = self.ask(search, Sought::FirstAt(began)).await?;
         Ok(block.map(|block| block.number))
     }

@@ -25,6 +25,7 @@ mod hostile;
 mod limits;
 mod malformed;
 mod receipts;
+mod reconcile;
 mod repeats;
 mod replay;
 
