@@ -16,7 +16,7 @@ use crate::admin::{self, AdminError};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::home::Home;
-use crate::ledger::{Embedded, Ledger, OpenError, Options};
+use crate::ledger::{Embedded, Ledger, OpenError, Options, State};
 use crate::pay::Wallet;
 use crate::reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
 use crate::reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
@@ -50,7 +50,7 @@ impl Reconcile {
         let compared = match admin::reconcile(home, &question).await {
             Ok(compared) => compared,
             Err(AdminError::NoServer) => offline(home, &question).await?,
-            Err(error) => return Err(Failure::negative(error.to_string())),
+            Err(error) => return Err(Failure::unavailable(error.to_string())),
         };
         let report = compared.map_err(|unable| match unable {
             Unable::NoNodes => Failure::unverifiable(unable.to_string()),
@@ -157,14 +157,16 @@ fn text(report: &Report) -> String {
     for line in report.payments.iter().filter(|line| line.finding == Finding::Disputed) {
         let _ = writeln!(
             out,
-            "Mismatch: payment {} of {} {} to {}: {}. It stays as it is in the books{}. Take it up with the merchant; `bursar payments \
-             show {}` has the details.",
+            "Mismatch: payment {} of {} {} to {}: {}. {} Take it up with the merchant; `bursar payments show {}` has the details.",
             line.id,
             line.amount_decimal,
             line.symbol,
             line.merchant,
             line.why.as_deref().unwrap_or("the chain contradicts the books"),
-            if line.after.is_final() { "" } else { ", counted" },
+            match line.after {
+                State::Expired => "The books do not count it.",
+                _ => "It stays counted.",
+            },
             line.id,
         );
     }

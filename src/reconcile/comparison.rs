@@ -116,3 +116,6 @@ impl Reconciler {
         payment.map_err(|error| Unable::Failed(error.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests;

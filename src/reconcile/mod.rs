@@ -18,6 +18,8 @@ pub mod report;
 pub mod testimony;
 pub mod verdict;
 mod wallet;
+#[cfg(test)]
+mod world;
 
 pub use comparison::{Question, Unable};
 pub use evidence::Finality;

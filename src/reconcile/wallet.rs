@@ -228,3 +228,6 @@ impl Reconciler {
 fn atoms(outflow: &Outflow) -> Option<Atoms> {
     outflow.amount.try_into().ok().map(Atoms::new)
 }
+
+#[cfg(test)]
+mod tests;
