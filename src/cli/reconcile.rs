@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::output::print;
@@ -21,6 +23,9 @@ use crate::pay::Wallet;
 use crate::reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
 use crate::reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
 use crate::serve::{nodes, open_wallet, upstream_tls};
+
+/// After that it seems to hang.
+const SOON: Duration = Duration::from_secs(2);
 
 /// Asks the nodes of bursar.toml about every payment that is in doubt or that a merchant's word has settled, as of a final
 /// block, and about what left the wallet. The books are corrected where the chain proves it; what was counted stays counted
@@ -47,7 +52,7 @@ impl Reconcile {
         home.require_initialised()?;
         let ids = self.ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
         let question = Question { ids, since: self.since };
-        let compared = match admin::reconcile(home, &question).await {
+        let compared = match online(home, &question).await {
             Ok(compared) => compared,
             Err(AdminError::NoServer) => offline(home, &question).await?,
             Err(error) => return Err(Failure::unavailable(error.to_string())),
@@ -68,6 +73,19 @@ impl Reconcile {
             Conclusion::Open => Exit::Pending,
         })
     }
+}
+
+/// The server has the books; what it asks its nodes shows in its log.
+async fn online(home: &Home, question: &Question) -> Result<Result<Report, Unable>, AdminError> {
+    let asking = admin::reconcile(home, question);
+    tokio::pin!(asking);
+    if let Ok(compared) = timeout(SOON, &mut asking).await {
+        return compared;
+    }
+    if std::io::stderr().is_terminal() {
+        eprintln!("The server is asking its nodes. A search through many blocks takes minutes.");
+    }
+    asking.await
 }
 
 /// No server runs: takes the directory's lock and records by itself (Ruling 57).

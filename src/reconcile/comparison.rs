@@ -10,7 +10,7 @@ use super::pass::{OnProgress, Reconciler};
 use super::report::{Finding, OutflowLine, PaymentLine, Report};
 use super::testimony::Facts;
 use crate::ledger::findings::Findings;
-use crate::ledger::{Payment, Rid, State};
+use crate::ledger::{By, LedgerError, Payment, Rid, State};
 
 /// Findings on record are told again for as long as the ledger waits for the chain's word.
 const BY_DEFAULT: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -72,7 +72,7 @@ impl Reconciler {
 
     /// Payments that the chain has not been heard about, oldest first.
     async fn waiting(&self, question: &Question, findings: &Findings) -> Result<Vec<Payment>, Unable> {
-        let failed = |error: crate::ledger::LedgerError| Unable::Failed(error.to_string());
+        let failed = |error: LedgerError| Unable::Failed(error.to_string());
         let open = self.ledger.open_items().await.map_err(failed)?;
         let mut payments: Vec<Payment> = open
             .into_iter()
@@ -95,9 +95,10 @@ impl Reconciler {
         let told: BTreeSet<Rid> = report.payments.iter().map(|line| line.id).collect();
         let recent = findings.disputes.iter().filter(|(_, at)| **at >= since);
         for rid in recent.map(|(rid, _)| *rid).filter(|rid| !told.contains(rid)) {
-            // One that was in doubt may have been resolved since.
+            // One that was in doubt may have been resolved since, by a person who knows.
             if let Some(payment) = self.payment_of(rid).await?
                 && payment.state == State::Settled
+                && payment.by != Some(By::Operator)
                 && let Some(why) = payment.disputed.clone()
             {
                 report

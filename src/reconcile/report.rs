@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::assets;
-use crate::ledger::{By, Outflow, Payment, Rid, State};
+use crate::ledger::{Outflow, Payment, Rid, State};
 use crate::money::Atoms;
 
 /// Everything that one comparison had to say.
@@ -172,11 +172,6 @@ impl PaymentLine {
     pub fn why(mut self, why: impl ToString) -> Self {
         self.why = Some(why.to_string());
         self
-    }
-
-    /// By whom a settled payment was settled, before.
-    pub fn is_by_merchant(payment: &Payment) -> bool {
-        payment.state == State::Settled && payment.by == Some(By::Merchant)
     }
 }
 

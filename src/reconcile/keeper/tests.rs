@@ -89,10 +89,10 @@ async fn a_silent_node_is_asked_with_growing_patience() {
 }
 
 #[tokio::test]
-async fn hundreds_are_asked_about_in_batches_until_nothing_is_due() {
+async fn more_than_a_batch_is_asked_about_batch_by_batch() {
     let world = world().await;
     let mut keeper = Keeper::new(world.reconciler.clone());
-    for n in 0..230 {
+    for n in 0..130 {
         world.settled(n).await;
         world.cash(n, 2);
     }
@@ -100,8 +100,8 @@ async fn hundreds_are_asked_about_in_batches_until_nothing_is_due() {
     keeper.pass().await;
     assert_eq!(world.ledger().unconfirmed().await.unwrap(), []);
     // One head for each batch: chain id and final block.
-    let heads = world.fake.asked() - 2 * 230;
-    assert_eq!(heads, 3 * 2);
+    let heads = world.fake.asked() - 2 * 130;
+    assert_eq!(heads, 2 * 2);
 }
 
 fn in_doubt(world: &World, rid: Rid, n: u8) -> (crate::doubts::Ticket, impl Fn() -> Claim + use<>) {
@@ -183,4 +183,29 @@ async fn what_nobody_proves_for_an_hour_is_told_once() {
         matches!(&heard[0], Notice::Unproven { rid: of, .. } if *of == rid),
         "{heard:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_never_answers_holds_up_a_start_for_ten_seconds_and_no_end() {
+    let mut world = world().await;
+    world.unknown(1).await;
+    // Connects, and that is all.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", mute.local_addr().unwrap());
+    let nodes = vec![crate::rpc::Node::new(url.parse().unwrap()); 1];
+    Arc::get_mut(&mut world.reconciler).unwrap().nodes = [(NETWORK, nodes)].into();
+    let stop = world.reconciler.stop.clone();
+    let began = Instant::now();
+    let mut keeping = None;
+    let keeper = Keeper::new(world.reconciler.clone());
+    keeper.start(|task| keeping = Some(tokio::spawn(task))).await;
+    assert!(
+        began.elapsed() <= START + Duration::from_millis(10),
+        "{:?}",
+        began.elapsed()
+    );
+    stop.cancel();
+    let began = Instant::now();
+    keeping.unwrap().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }

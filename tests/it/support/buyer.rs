@@ -53,7 +53,7 @@ pub fn buyer(lab: &'static Lab, atoms: u128) -> Buyer {
 }
 
 pub fn buyer_within(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
-    buyer_asking(lab, atoms, limits, &[lab.rpc.clone()], "")
+    buyer_asking(lab, atoms, limits, std::slice::from_ref(&lab.rpc), "")
 }
 
 /// As [`buyer_within`], with `nodes` in place of the lab's own, and `more_ca` trusted besides the lab's sellers.
