@@ -296,11 +296,12 @@ fn sheet(payment: &PaymentRecord) -> String {
     let mut out = String::new();
     let fields = serde_json::to_value(payment).unwrap_or_default();
     // serde_json sorts; the record's own order reads better.
-    const ORDER: [&str; 23] = [
+    const ORDER: [&str; 24] = [
         "id",
         "state",
         "by",
         "reason",
+        "disputed",
         "agent",
         "group",
         "merchant",

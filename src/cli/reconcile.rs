@@ -27,11 +27,13 @@ use crate::serve::{nodes, open_wallet, upstream_tls};
 /// After that it seems to hang.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Asks the nodes of bursar.toml about every payment that is in doubt or that a merchant's word has settled, as of a final
-/// block, and about what left the wallet. The books are corrected where the chain proves it; what was counted stays counted
-/// where the two disagree. Disputes and unexplained transfers of the last seven days are reported again.
 #[derive(Args)]
 #[command(after_help = "\
+Asks the nodes of bursar.toml, as of a final block, about every payment that is in doubt or that a merchant's word has
+settled, and about what left the wallet. What the chain proves is recorded; where books and chain disagree, what was counted
+stays counted. Disputes and unexplained transfers of the last 7 days are reported again. A running server compares by itself,
+and this command then asks the server; without one it opens the books itself.
+
 Exit codes: 0 all matched; 1 a mismatch: a dispute, or money that left the wallet without us; 3 no node is named in
 bursar.toml; 4 nothing mismatches, but something could not be decided yet; 5 the directory is in use.")]
 pub struct Reconcile {
@@ -237,7 +239,9 @@ fn sum(summary: &Summary) -> String {
         if summary.matched == 1 { "matches" } else { "match" }
     )];
     if summary.pending > 0 {
-        let until = summary.until.map(|at| format!(" until {}", at.strftime("%H:%M UTC")));
+        let until = summary
+            .until
+            .map(|at| format!(" until {} at least", at.strftime("%H:%M UTC")));
         parts.push(format!(
             "{} not to be told yet{}",
             summary.pending,
@@ -259,4 +263,36 @@ fn sum(summary: &Summary) -> String {
         parts.push("transfers not searched everywhere".to_owned());
     }
     format!("{}.", parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_says_what_there_is_and_nothing_else() {
+        let none = Summary::default();
+        assert_eq!(sum(&none), "0 payments match.");
+        let some = Summary {
+            matched: 12,
+            disputed: 1,
+            pending: 1,
+            until: Some("2026-11-20T14:05:00Z".parse().unwrap()),
+            ..none
+        };
+        assert_eq!(
+            sum(&some),
+            "12 payments match, 1 still open until 14:05 UTC at least, 1 disputed."
+        );
+        let rest = Summary {
+            matched: 1,
+            undecided: 2,
+            outflows: 1,
+            unsearched: 1,
+            ..none
+        };
+        let said =
+            "1 payment matches, 2 not proven either way, 1 transfer without us, transfers not searched everywhere.";
+        assert_eq!(sum(&rest), said);
+    }
 }
