@@ -242,11 +242,7 @@ fn sum(summary: &Summary) -> String {
         let until = summary
             .until
             .map(|at| format!(" until {} at least", at.strftime("%H:%M UTC")));
-        parts.push(format!(
-            "{} not to be told yet{}",
-            summary.pending,
-            until.unwrap_or_default()
-        ));
+        parts.push(format!("{} still open{}", summary.pending, until.unwrap_or_default()));
     }
     if summary.undecided > 0 {
         parts.push(format!("{} not proven either way", summary.undecided));

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256};
 use jiff::Timestamp;
 
+use super::book::Book;
 use super::entry::{self, Arm, Body, Entry, Reserved};
 use super::model::{By, Outflow};
-use super::payment::NonceKey;
+use super::payment::{NonceKey, Payment};
 use super::read::{ReadError, told};
 use super::rid::Rid;
 use super::scan::Line;
@@ -48,7 +49,17 @@ impl Findings {
     /// up to which its transfers have been looked through, 0 for not at all: a payment whose deadline was before that
     /// explains no later transfer and is not kept.
     pub fn read(dir: &Path, searched: impl Fn(&str, Address) -> u64) -> Result<Self, ReadError> {
-        told(dir, |findings: &mut Self, line| findings.visit(line, &searched))
+        let begin = |book: Book| Self::onto(&book, &searched);
+        told(dir, begin, |findings, line| findings.visit(line, &searched))
+    }
+
+    /// What was open before the first entry that is still there can be cashed yet.
+    fn onto(book: &Book, searched: &dyn Fn(&str, Address) -> u64) -> Self {
+        let mut findings = Self::default();
+        for payment in book.open_payments() {
+            findings.enter(payment, searched);
+        }
+        findings
     }
 
     /// Whether the books count a payment with that nonce, for that asset (CAIP-19), payee and amount.
@@ -73,26 +84,13 @@ impl Findings {
         }
         let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
         match entry.body {
-            Body::Reserved(reserved) => match reserved.arm {
-                Some(arm) => self.sign(&reserved, &arm, searched),
-                None => {
-                    self.held.insert(reserved.rid, reserved);
-                }
-            },
+            Body::Reserved(reserved) => self.reserve(&reserved, reserved.arm.as_ref(), searched),
             Body::Armed(armed) => {
                 if let Some(reserved) = self.held.remove(&armed.rid) {
                     self.sign(&reserved, &armed.arm, searched);
                 }
             }
-            Body::Adopted(adopted) => {
-                let payment = adopted.payment;
-                match &payment.arm {
-                    Some(arm) => self.sign(&payment.reserved, arm, searched),
-                    None => {
-                        self.held.insert(payment.rid(), payment.reserved);
-                    }
-                }
-            }
+            Body::Adopted(adopted) => self.enter(&adopted.payment, searched),
             Body::Released(released) => {
                 self.held.remove(&released.rid);
             }
@@ -116,6 +114,19 @@ impl Findings {
             _ => {}
         }
         Ok(())
+    }
+
+    fn enter(&mut self, payment: &Payment, searched: &dyn Fn(&str, Address) -> u64) {
+        self.reserve(&payment.reserved, payment.arm.as_ref(), searched);
+    }
+
+    fn reserve(&mut self, reserved: &Arc<Reserved>, arm: Option<&Arm>, searched: &dyn Fn(&str, Address) -> u64) {
+        match arm {
+            Some(arm) => self.sign(reserved, arm, searched),
+            None => {
+                self.held.insert(reserved.rid, reserved.clone());
+            }
+        }
     }
 
     fn sign(&mut self, reserved: &Reserved, arm: &Arm, searched: &dyn Fn(&str, Address) -> u64) {

@@ -126,21 +126,22 @@ struct Replay {
 }
 
 fn replay(dir: &Path) -> Result<Replay, ReadError> {
-    told(dir, Replay::visit)
+    told(dir, Replay::onto, Replay::visit)
 }
 
-/// Shows every line of the journal to a fresh `T`, oldest first.
-pub(super) fn told<T: Default>(
+/// Shows every line of the journal, oldest first, to what `begin` makes of the book where the journal begins.
+pub(super) fn told<T>(
     dir: &Path,
+    begin: impl Fn(Book) -> T,
     visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
 ) -> Result<T, ReadError> {
     let audit = dir.join("audit");
     if !audit.exists() {
-        return Ok(T::default());
+        return Ok(begin(Book::default()));
     }
     let mut look = 1;
     loop {
-        let mut seen = T::default();
+        let mut seen = begin(Book::default());
         match scan(&audit, &mut |line| visit(&mut seen, line)) {
             Ok(_) => return Ok(seen),
             Err(_) if look < LOOKS => look += 1,
@@ -150,6 +151,13 @@ pub(super) fn told<T: Default>(
 }
 
 impl Replay {
+    fn onto(book: Book) -> Self {
+        Self {
+            book,
+            ..Self::default()
+        }
+    }
+
     fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
         let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
         let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;

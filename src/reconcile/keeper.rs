@@ -1,6 +1,6 @@
 //! Goes on comparing while the server runs: payments when they are due, the wallet's transfers every ten minutes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::due::{Due, Next};
-use super::pass::{Heads, Notice, Reconciler};
+use super::pass::{Heads, Reconciler};
 use super::report::{Finding, PaymentLine};
 use super::testimony::{Facts, Head};
 use crate::ledger::{LedgerError, Payment, Rid, State};
@@ -18,14 +18,10 @@ const LOOK: Duration = Duration::from_secs(3);
 const TRANSFERS_EVERY: Duration = Duration::from_secs(600);
 /// The first pass may hold up the start so long; what it has not done by then it does beside the first requests.
 const START: Duration = Duration::from_secs(10);
-/// So long after its deadline a payment that nobody proves anything about is a matter for people (ledger digest §2.1).
-const UNPROVEN_S: u64 = 3_600;
 
 pub struct Keeper {
     reconciler: Arc<Reconciler>,
     due: Due,
-    /// Of these it has been said that nobody proves anything.
-    unproven: BTreeSet<Rid>,
 }
 
 impl Keeper {
@@ -33,7 +29,6 @@ impl Keeper {
         Self {
             reconciler,
             due: Due::default(),
-            unproven: BTreeSet::new(),
         }
     }
 
@@ -124,24 +119,13 @@ impl Keeper {
         if let Some(lag) = lag(&heads, now) {
             self.due.set_lag(lag);
         }
-        let lines = reconciler.payments(&payments, &heads, &|_| {}).await;
-        for (payment, line) in payments.iter().zip(&lines) {
-            self.due.again(line.id, next(line), reconciler.now());
-            self.say_if_unproven(payment, line);
+        for line in reconciler.payments(&payments, &heads, &|_| {}).await {
+            if line.finding == Finding::Undecided {
+                tracing::debug!(payment = %line.id, why = line.why, "not proven either way");
+            }
+            self.due.again(line.id, next(&line), reconciler.now());
         }
         Ok(due.len())
-    }
-
-    fn say_if_unproven(&mut self, payment: &Payment, line: &PaymentLine) {
-        let deadline = payment.arm.map_or(u64::MAX, |arm| arm.valid_before.0);
-        let is_late = self.reconciler.now() > deadline.saturating_add(UNPROVEN_S);
-        if line.after != State::Unknown || line.finding != Finding::Undecided {
-            self.unproven.remove(&line.id);
-        } else if is_late && self.unproven.insert(line.id) {
-            let (rid, why) = (line.id, line.why.clone().unwrap_or_default());
-            tracing::error!(payment = %rid, why, "still in doubt an hour after its deadline; it stays counted");
-            (self.reconciler.notices)(Notice::Unproven { rid, why });
-        }
     }
 
     fn can_be_asked(&self, payment: &Payment) -> bool {

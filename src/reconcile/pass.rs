@@ -48,16 +48,8 @@ pub struct Reconciler {
 /// What people should hear of at once. It is in the books already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    Disputed {
-        rid: Rid,
-        why: String,
-    },
+    Disputed { rid: Rid, why: String },
     Outflow(ledger::Outflow),
-    /// In doubt for an hour past its deadline, and no node has proven anything: it counts, perhaps for nothing.
-    Unproven {
-        rid: Rid,
-        why: String,
-    },
 }
 
 /// Hears notices. Must not block.

@@ -166,25 +166,6 @@ async fn a_network_without_nodes_holds_up_nothing() {
     world.ledger().append(event).await.unwrap();
 }
 
-#[tokio::test]
-async fn what_nobody_proves_for_an_hour_is_told_once() {
-    let world = world().await;
-    let mut keeper = Keeper::new(world.reconciler.clone());
-    let rid = world.unknown(1).await;
-    world.chain.lock().unwrap().id = 1;
-    for seconds in [VALID_S + 3_600, VALID_S + 3_601, VALID_S + 5_000, VALID_S + 9_000] {
-        world.at(seconds);
-        keeper.pass().await;
-        let heard = world.heard.lock().unwrap().len();
-        assert_eq!(heard, usize::from(seconds > VALID_S + 3_605), "{seconds}");
-    }
-    let heard = world.heard.lock().unwrap();
-    assert!(
-        matches!(&heard[0], Notice::Unproven { rid: of, .. } if *of == rid),
-        "{heard:?}"
-    );
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_node_that_never_answers_holds_up_a_start_for_ten_seconds_and_no_end() {
     let mut world = world().await;
