@@ -23,6 +23,10 @@ use crate::home::Home;
 use crate::ledger::{Event, LedgerError, Resolution, Rid};
 use crate::proxy::Proxy;
 
+mod reconcile;
+
+pub use reconcile::reconcile;
+
 /// Questions and answers are short.
 const CAP: usize = 64 << 10;
 
@@ -139,7 +143,10 @@ async fn connection(proxy: Arc<Proxy>, stream: UnixStream, uid: u32) {
     }
 }
 
-async fn answer(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
+async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
+    if (request.method(), request.uri().path()) == (&Method::POST, reconcile::PATH) {
+        return reconcile::answer(proxy, request).await;
+    }
     let done = match (request.method(), request.uri().path()) {
         (&Method::POST, Resolve::PATH) => Some(resolve(proxy, request, uid).await),
         (&Method::POST, AcceptClock::PATH) => Some(accept_clock(proxy, request, uid).await),
@@ -200,6 +207,17 @@ pub fn decider(uid: u32) -> String {
 
 /// Asks the running server.
 pub async fn ask<Q: Question>(home: &Home, question: &Q) -> Result<(), AdminError> {
+    let reply: Reply = post(home, Q::PATH, question, CAP).await?;
+    reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+}
+
+/// One question to the running server, with an answer of at most `cap` bytes.
+async fn post<T: DeserializeOwned>(
+    home: &Home,
+    path: &'static str,
+    question: &impl Serialize,
+    cap: usize,
+) -> Result<T, AdminError> {
     let transport = |error: &dyn std::fmt::Display| AdminError::Transport(error.to_string());
     let stream = match UnixStream::connect(home.admin_socket()).await {
         Ok(stream) => stream,
@@ -213,15 +231,14 @@ pub async fn ask<Q: Question>(home: &Home, question: &Q) -> Result<(), AdminErro
         .map_err(|error| transport(&error))?;
     tokio::spawn(connection);
     let body = serde_json::to_vec(question).map_err(|error| transport(&error))?;
-    let request = Request::post(Q::PATH)
+    let request = Request::post(path)
         .header(http::header::HOST, "bursar")
         .body(Full::<Bytes>::from(body))
         .map_err(|error| transport(&error))?;
     let response = sender.send_request(request).await.map_err(|error| transport(&error))?;
-    let body = Limited::new(response.into_body(), CAP)
+    let body = Limited::new(response.into_body(), cap)
         .collect()
         .await
         .map_err(|error| transport(&error))?;
-    let reply: Reply = serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))?;
-    reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))
 }

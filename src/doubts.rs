@@ -394,6 +394,16 @@ impl Doubts {
         }
     }
 
+    /// The chain has shown that it was paid. Its answer is still missing.
+    pub fn proven_paid(&self, rid: Rid) {
+        for doubts in self.lock().values_mut() {
+            if let Some(doubt) = doubts.iter_mut().find(|doubt| doubt.rid == rid) {
+                doubt.paid = true;
+                return;
+            }
+        }
+    }
+
     /// It was not declared dead after all.
     pub fn put_back(&self, withdrawn: Withdrawn) {
         if let Some(found) = withdrawn.0 {

@@ -35,6 +35,7 @@ use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::{Login, Logins};
 use crate::pay::Wallet;
+use crate::reconcile::Reconciler;
 use crate::rules::Rules;
 use crate::tls::AlpnOffer;
 use crate::tls::leaf::ServerConfigs;
@@ -51,6 +52,7 @@ pub struct Proxy {
     pub ledger: Arc<dyn Ledger>,
     pub doubts: Doubts,
     pub keys: Keys,
+    pub reconciler: Arc<Reconciler>,
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,

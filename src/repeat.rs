@@ -123,8 +123,8 @@ fn in_doubt(rid: Rid) -> Problem {
 
 fn not_delivered(rid: Rid) -> Problem {
     let detail = format!(
-        "Payment {rid} for this same request is settled by the merchant's word, but its answer did not arrive whole. Ask the \
-         merchant with the transaction that `bursar payments show {rid}` names. A new purchase is made once nobody has \
+        "Payment {rid} for this same request is settled, but its answer did not arrive whole. Ask the merchant \
+         with the transaction that `bursar payments show {rid}` names. A new purchase is made once nobody has \
          asked for 15 minutes."
     );
     Problem::new(Code::PaidNotDelivered, detail)

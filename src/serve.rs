@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
-use crate::alerts::{self, Alerts, Telling};
+use crate::alerts::{self, Alert, Alerts, Telling};
 use crate::assets::Network;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
@@ -33,6 +33,7 @@ use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, St
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
 use crate::proxy::{self, Proxy};
+use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
 use crate::rpc::Node;
 use crate::rules::{Look, Rules};
 use crate::tls::authority::{Authority, AuthorityError};
@@ -166,6 +167,18 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let via = config.proxy.via.then(Via::random).transpose();
     let doubts = doubts(home, &*ledger, &clock).await?;
     let keys = Keys::new(ledger.keys().await?, clock.clone());
+    let reconciler = Arc::new(Reconciler {
+        ledger: ledger.clone(),
+        home: home.clone(),
+        nodes: nodes(&config),
+        tls: tls.clone(),
+        clock: clock.clone(),
+        doubts: Some(doubts.clone()),
+        wallet: wallet.as_ref().map(Wallet::address),
+        notices: notices(&alerts),
+        stop: stop.clone(),
+        turn: tokio::sync::Mutex::default(),
+    });
     let proxy = Arc::new(Proxy {
         via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
@@ -180,6 +193,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         doubts,
         keys,
         ledger,
+        reconciler,
         wallet,
         balances,
         alerts,
@@ -203,6 +217,11 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         proxy.stop.clone(),
     ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
+    // What an earlier run left in doubt is looked at before the first payment (ledger digest §2.2).
+    let tasks = proxy.tasks.clone();
+    Keeper::new(proxy.reconciler.clone())
+        .start(|keeping| drop(tasks.spawn(keeping)))
+        .await;
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
     home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
     Ok(Running {
@@ -377,6 +396,17 @@ fn wallet(config: &Config, home: &Home) -> Result<Option<Wallet>, StartError> {
     }
 }
 
+/// What the chain says against the books is told at once.
+fn notices(alerts: &Alerts) -> Notices {
+    let alerts = alerts.clone();
+    Arc::new(move |notice| {
+        alerts.raise(match notice {
+            Notice::Disputed { rid, why } => Alert::Dispute { rid, why },
+            Notice::Outflow(outflow) => Alert::Outflow(outflow),
+        });
+    })
+}
+
 /// What an earlier run left in doubt, as far as the books still hold it open or paid.
 async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result<Doubts, StartError> {
     let folder = home.credentials();
@@ -444,7 +474,8 @@ pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
     UpstreamTls::new(&trust, config.timeouts.tls)
 }
 
-fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
+/// The nodes that bursar.toml names; a network may have none.
+pub fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
     let of = |urls: &Vec<RpcUrl>| urls.iter().map(|url| Node::new(url.uri().clone())).collect();
     config
         .networks

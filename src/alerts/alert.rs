@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::assets::Network;
-use crate::ledger::{Alarm, Rid};
+use crate::ledger::{Alarm, Outflow, Rid};
 use crate::money::MicroUsd;
 
 /// Something that people should hear of.
@@ -30,6 +30,8 @@ pub enum Alert {
     ManyUnknown { more: usize },
     /// The chain and the books differ about a payment.
     Dispute { rid: Rid, why: String },
+    /// Money left the wallet, and no entry says why.
+    Outflow(Outflow),
     /// From `bursar alerts test`.
     Test,
 }
@@ -37,7 +39,7 @@ pub enum Alert {
 /// What a command reads on its standard input and a webhook is sent: members in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `dispute`, `disk-low`, `store-failed`, `clock-jump`,
+    /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `dispute`, `wallet-outflow`, `disk-low`, `store-failed`, `clock-jump`,
     /// `index-rebuilt`, `torn-write`, `test`.
     pub kind: &'static str,
     /// RFC 3339, UTC.
@@ -63,6 +65,7 @@ impl Alert {
             Self::WalletLow { .. } => "wallet-low",
             Self::PaymentUnknown { .. } | Self::ManyUnknown { .. } => "payment-unknown",
             Self::Dispute { .. } => "dispute",
+            Self::Outflow(_) => "wallet-outflow",
             Self::Test => "test",
         }
     }
@@ -111,6 +114,21 @@ impl Alert {
             Self::Dispute { rid, why } => format!(
                 "Payment {rid} is disputed: {why}. What is counted stays counted; compare it with the chain and the seller."
             ),
+            Self::Outflow(outflow) => {
+                let Outflow {
+                    network,
+                    symbol,
+                    amount,
+                    payee,
+                    tx,
+                    ..
+                } = outflow;
+                format!(
+                    "{} atoms of {symbol} left the wallet on {network} for {payee} without bursar, in transaction {tx}. If nobody of \
+                     yours did it, the key is known to others: move what is left to a new wallet.",
+                    amount.get()
+                )
+            }
             Self::Test => "This is a test by `bursar alerts test`. Nothing has happened.".to_owned(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use alloy_primitives::B256;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Alert;
@@ -30,6 +31,7 @@ enum Thing {
     Wallet(Network),
     Unknown(Rid),
     Dispute(Rid, String),
+    Outflow(B256, u64),
 }
 
 /// For how long the same thing is no news.
@@ -95,6 +97,7 @@ impl Thing {
             Alert::WalletLow { network, .. } => (Self::Wallet(*network), Quiet::ForGood),
             Alert::PaymentUnknown { rid, .. } => (Self::Unknown(*rid), Quiet::ForGood),
             Alert::Dispute { rid, why } => (Self::Dispute(*rid, why.clone()), Quiet::ForGood),
+            Alert::Outflow(outflow) => (Self::Outflow(outflow.tx, outflow.log_index), Quiet::ForGood),
             // Its payments are noted one by one.
             Alert::ManyUnknown { .. } | Alert::Test => return None,
         })

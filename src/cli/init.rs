@@ -127,7 +127,7 @@ fn config_template(with_wallet: bool) -> String {
 listen = \"127.0.0.1:8402\"
 
 {wallet}
-# Networks that may be paid on. There is no default; `rpc` may be empty, then balances are not known.
+# Networks that may be paid on. There is no default; `rpc` may be empty, then nothing can be proven.
 # [networks.\"eip155:8453\"]             # Base
 # rpc = [\"https://mainnet.base.org\"]
 # [networks.\"eip155:84532\"]            # Base Sepolia, for tests

@@ -10,6 +10,7 @@ mod init;
 mod keep;
 mod output;
 mod payments;
+mod reconcile;
 mod run;
 mod sandbox;
 mod serve;
@@ -63,6 +64,8 @@ enum Command {
     /// Look at payments, and close those that no proof can close
     #[command(subcommand)]
     Payments(payments::Payments),
+    /// Compare the books with the chain, settle what is in doubt, and report what does not match
+    Reconcile(reconcile::Reconcile),
     /// The certificate authority that agents trust
     #[command(subcommand)]
     Ca(ca::Ca),
@@ -94,6 +97,10 @@ pub enum Exit {
     /// Denied, mismatch or damage.
     Negative,
     Usage,
+    /// Cannot be verified.
+    Unverifiable,
+    /// Not decided yet.
+    Pending,
     /// No server, or the directory is in use.
     Unavailable,
     /// `run` could not do its part.
@@ -149,6 +156,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
         Command::Payments(command) => command.run(&home()?),
+        Command::Reconcile(command) => wait(command.run(&home()?)),
         Command::Ca(command) => command.run(&home()?),
         Command::Wallet(command) => wait(command.run(&home()?)),
         Command::Backup(command) => command.run(&home()?),
@@ -196,6 +204,8 @@ impl From<Exit> for ExitCode {
             Exit::Done => 0,
             Exit::Negative => 1,
             Exit::Usage => 2,
+            Exit::Unverifiable => 3,
+            Exit::Pending => 4,
             Exit::Unavailable => 5,
             Exit::RunFailed => 125,
             Exit::Child(code) => code,
@@ -214,6 +224,13 @@ impl Failure {
     pub fn negative(message: impl Into<String>) -> Self {
         Self {
             exit: Exit::Negative,
+            message: message.into(),
+        }
+    }
+
+    pub fn unverifiable(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Unverifiable,
             message: message.into(),
         }
     }

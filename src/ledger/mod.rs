@@ -13,6 +13,7 @@ mod decisions;
 pub mod disclosure;
 mod embedded;
 pub mod entry;
+pub mod findings;
 pub mod follow;
 pub mod format;
 mod index;

@@ -130,16 +130,25 @@ struct Replay {
 }
 
 fn replay(dir: &Path) -> Result<Replay, ReadError> {
+    told(dir, Replay::onto, Replay::visit)
+}
+
+/// Shows every line of the journal, oldest first, to what `begin` makes of the book where the journal begins.
+pub(super) fn told<T>(
+    dir: &Path,
+    begin: impl Fn(Book) -> T,
+    visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
+) -> Result<T, ReadError> {
     format::check(dir)?;
     let audit = dir.join("audit");
     if !audit.exists() {
-        return Ok(Replay::default());
+        return Ok(begin(Book::default()));
     }
     let mut look = 1;
     loop {
-        let mut replay = Replay::onto(pruned::beginning(&audit)?.book);
-        match scan(&audit, &mut |line| replay.visit(line)) {
-            Ok(_) => return Ok(replay),
+        let mut seen = begin(pruned::beginning(&audit)?.book);
+        match scan(&audit, &mut |line| visit(&mut seen, line)) {
+            Ok(_) => return Ok(seen),
             Err(_) if look < LOOKS => look += 1,
             Err(error) => return Err(error.into()),
         }

@@ -28,6 +28,7 @@ mod killed;
 mod limits;
 mod malformed;
 mod receipts;
+mod reconcile;
 mod repeats;
 mod replay;
 mod windows;
