@@ -3,7 +3,7 @@
 //! The journal (`audit/seg-*.jsonl`) is write-ahead log and only truth; sled is an index over it that can be deleted. One
 //! writer thread decides every operation in order, makes a batch durable with one sync, then answers. Reading order: `model`
 //! (words), `counters` and `book` (arithmetic), `entry` (bytes), `journal` (disk), `writer`, `index`, `recovery`, `embedded`,
-//! `read`.
+//! `read`. Books that several proxies share are in `postgres`.
 
 pub mod book;
 pub mod counters;
@@ -15,6 +15,8 @@ pub mod journal;
 mod merge;
 pub mod model;
 pub mod payment;
+#[cfg(feature = "postgres")]
+mod postgres;
 pub mod read;
 mod recovery;
 mod refusals;
@@ -34,6 +36,8 @@ pub use model::{
     ReserveError, Resolution, State, Terms,
 };
 pub use payment::Payment;
+#[cfg(feature = "postgres")]
+pub use postgres::{Access, Postgres};
 pub use read::{Books, PaymentRecord, ReadError, Refused, read_payments};
 pub use recovery::OpenError;
 pub use rid::Rid;

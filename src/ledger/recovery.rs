@@ -37,6 +37,9 @@ pub enum OpenError {
     Entry(#[from] EntryError),
     #[error("cannot record the start: {0}")]
     Illegal(#[from] Illegal),
+    /// The data directory and the books in the database do not go together, or the database cannot be used as it is.
+    #[error("[store]: {0}")]
+    Shared(String),
 }
 
 /// All that the writer needs, consistent and durable.
@@ -49,7 +52,8 @@ pub struct Opening {
     pub index: Option<Index>,
 }
 
-pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
+/// Makes what is missing of the directory's folders, and keeps other processes out for as long as the file is held.
+pub fn take(dir: &Path) -> Result<File, OpenError> {
     let audit = dir.join("audit");
     for path in [dir, &audit, &dir.join("private")] {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -60,7 +64,12 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
         })?;
     }
     sync_dir(dir)?;
-    let lock = lock(dir)?;
+    lock(dir)
+}
+
+pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
+    let lock = take(dir)?;
+    let audit = dir.join("audit");
     let now = Moment::of(options.clock.now());
     let index_dir = dir.join("index");
     let (opened, mut rebuild) = open_index(&index_dir, now.timestamp());

@@ -3,8 +3,8 @@
 //!
 //! It has a thread of its own, so that a slow disk never holds a runtime worker.
 
-mod decide;
-mod ops;
+pub(super) mod decide;
+pub(super) mod ops;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use super::embedded::Options;
 use super::entry::{Body, ClockJumped, Closed, Expired, Released};
 use super::index::{Applied, Feed};
 use super::journal::{CommitError, Journal};
-use super::model::{Alarm, Alarms, By, Denial, Reservation, State};
+use super::model::{Alarm, Alarms, By, Denial, Reservation, ReserveError, State};
 use super::recovery::Opening;
 use super::refusals;
 use super::rid::Rid;
 use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
-use decide::Space;
+use decide::{Decide, Space};
 use ops::{Answer, Reply};
 pub use ops::{Delivery, Found, Op, Shared, Usage};
 
@@ -168,30 +168,6 @@ impl Writer {
 
     fn journal(&mut self) -> &mut Journal {
         &mut self.opening.journal
-    }
-
-    fn book(&self) -> &Book {
-        &self.opening.book
-    }
-
-    /// Puts one entry into the batch and the book.
-    fn record(&mut self, now: Moment, body: Body) -> Result<u64, String> {
-        if let Some(why) = self.opening.journal.failed() {
-            return Err(why.to_owned());
-        }
-        let entry = self
-            .journal()
-            .push(now, body)
-            .map_err(|error| format!("the entry cannot be written: {error}"))?;
-        match self.opening.book.apply(&entry) {
-            Ok(effect) => {
-                self.time.saw(now.timestamp());
-                self.effects.push(effect);
-            }
-            // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
-            Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),
-        }
-        Ok(entry.seq)
     }
 
     /// Reservations that nobody received, and refusals that are due.
@@ -373,6 +349,60 @@ impl Writer {
             .index
             .take()
             .filter(|index| index.send(Feed::Applied(applied)).is_ok());
+    }
+}
+
+impl Decide for Writer {
+    fn book(&self) -> &Book {
+        &self.opening.book
+    }
+
+    fn record(&mut self, now: Moment, body: Body) -> Result<u64, String> {
+        if let Some(why) = self.opening.journal.failed() {
+            return Err(why.to_owned());
+        }
+        let entry = self
+            .journal()
+            .push(now, body)
+            .map_err(|error| format!("the entry cannot be written: {error}"))?;
+        match self.opening.book.apply(&entry) {
+            Ok(effect) => {
+                self.time.saw(now.timestamp());
+                self.effects.push(effect);
+            }
+            // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
+            Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),
+        }
+        Ok(entry.seq)
+    }
+
+    fn may_reserve(&mut self) -> Result<(), ReserveError> {
+        if let Some(why) = self.opening.journal.failed() {
+            return Err(ReserveError::Failed(why.to_owned()));
+        }
+        if let Some(ahead) = self.jumped {
+            let ahead_s = decide::seconds(ahead);
+            return Err(ReserveError::ClockJumped { ahead_s });
+        }
+        if self.space.is_low() {
+            self.alarm(Alarm::LowSpace);
+            return Err(ReserveError::LowSpace);
+        }
+        Ok(())
+    }
+
+    fn disclose(&mut self, seq: u64, disclosures: Vec<Disclosure>) {
+        let numbered = disclosures.into_iter().map(|disclosure| (seq, disclosure));
+        self.disclosures.extend(numbered);
+    }
+
+    fn alarm(&mut self, alarm: Alarm) {
+        (self.alarms)(alarm);
+    }
+
+    fn accept_clock(&mut self) -> Moment {
+        self.jumped = None;
+        Moment::of(self.time.accept())
     }
 }
 

@@ -1,4 +1,5 @@
-//! Decides single operations against the book and writes their entries.
+//! Decides single operations against the book and writes their entries. Every engine decides by this code: each brings a
+//! book and a place for entries.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 
-use super::Writer;
 use super::ops::Usage;
 use crate::clock::random;
+use crate::ledger::book::Book;
 use crate::ledger::counters::Counter;
 use crate::ledger::disclosure::Disclosure;
 use crate::ledger::entry::{
@@ -26,8 +27,25 @@ use crate::policy::budget::Charge;
 /// How long a look at the free space is believed.
 const SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
-impl Writer {
-    pub(super) fn reserve(&mut self, reserve: Reserve, now: Moment) -> Result<Reservation, ReserveError> {
+/// A batch in which operations are decided one after the other.
+pub trait Decide {
+    fn book(&self) -> &Book;
+
+    /// Puts one entry into the batch and the book; its number in the log.
+    fn record(&mut self, now: Moment, body: Body) -> Result<u64, String>;
+
+    /// Whether anything new may be promised at all.
+    fn may_reserve(&mut self) -> Result<(), ReserveError>;
+
+    /// Keeps what the entry `seq` commits to.
+    fn disclose(&mut self, seq: u64, disclosures: Vec<Disclosure>);
+
+    fn alarm(&mut self, alarm: Alarm);
+
+    /// A person says that the wall clock is right. Returns what it says.
+    fn accept_clock(&mut self) -> Moment;
+
+    fn reserve(&mut self, reserve: Reserve, now: Moment) -> Result<Reservation, ReserveError> {
         self.may_reserve()?;
         let totals = self.book().admits(&reserve)?;
         self.tell_if_nearly_spent(&reserve.hold.charges, &totals);
@@ -37,7 +55,7 @@ impl Writer {
         Ok(reservation)
     }
 
-    pub(super) fn hold(&mut self, hold: Hold, now: Moment) -> Result<Rid, ReserveError> {
+    fn hold(&mut self, hold: Hold, now: Moment) -> Result<Rid, ReserveError> {
         self.may_reserve()?;
         let totals = self.book().admits_hold(&hold)?;
         self.tell_if_nearly_spent(&hold.charges, &totals);
@@ -46,7 +64,7 @@ impl Writer {
         Ok(rid)
     }
 
-    pub(super) fn arm(&mut self, rid: Rid, arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
+    fn arm(&mut self, rid: Rid, arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
         self.may_reserve()?;
         let totals = self.book().admits_arming(rid, &arming)?;
         let held = self.book().open_payment(&rid).ok_or(ReserveError::NotHeld(rid))?;
@@ -64,37 +82,21 @@ impl Writer {
         Ok(Reservation::new(rid, terms, arming.arm))
     }
 
-    fn may_reserve(&mut self) -> Result<(), ReserveError> {
-        if let Some(why) = self.opening.journal.failed() {
-            return Err(ReserveError::Failed(why.to_owned()));
-        }
-        if let Some(ahead) = self.jumped {
-            let ahead_s = seconds(ahead);
-            return Err(ReserveError::ClockJumped { ahead_s });
-        }
-        if self.space.is_low() {
-            (self.alarms)(Alarm::LowSpace);
-            return Err(ReserveError::LowSpace);
-        }
-        Ok(())
-    }
-
     fn record_hold(&mut self, hold: Hold, arm: Option<&model::Arm>, now: Moment) -> Result<(), ReserveError> {
         let disclosures = disclosures(&hold)?;
         let body = reserved(hold, arm, &disclosures);
         let seq = self.record(now, body).map_err(ReserveError::Failed)?;
-        self.disclosures
-            .extend(disclosures.into_iter().map(|disclosure| (seq, disclosure)));
+        self.disclose(seq, disclosures);
         Ok(())
     }
 
-    fn tell_if_nearly_spent(&self, charges: &[Charge], totals: &[u128]) {
+    fn tell_if_nearly_spent(&mut self, charges: &[Charge], totals: &[u128]) {
         for alarm in nearly_spent(charges, totals) {
-            (self.alarms)(alarm);
+            self.alarm(alarm);
         }
     }
 
-    pub(super) fn record_finding(&mut self, rid: Rid, finding: Finding, now: Moment) -> Result<(), LedgerError> {
+    fn record_finding(&mut self, rid: Rid, finding: Finding, now: Moment) -> Result<(), LedgerError> {
         let is_open = self.book().open_payment(&rid).is_some();
         if !is_open && !self.book().is_unconfirmed(rid) {
             return Err(LedgerError::NotUnconfirmed(rid));
@@ -113,19 +115,16 @@ impl Writer {
         self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
     }
 
-    pub(super) fn append(&mut self, event: Event, now: Moment) -> Result<(), LedgerError> {
+    fn append(&mut self, event: Event, now: Moment) -> Result<(), LedgerError> {
         let now = match &event {
-            Event::ClockAccepted { .. } => {
-                self.jumped = None;
-                Moment::of(self.time.accept())
-            }
+            Event::ClockAccepted { .. } => self.accept_clock(),
             _ => now,
         };
         let recorded = self.record(now, event_body(event));
         recorded.map(|_| ()).map_err(LedgerError::Failed)
     }
 
-    pub(super) fn finish(&mut self, rid: Rid, outcome: Outcome, now: Moment) -> Result<(), LedgerError> {
+    fn finish(&mut self, rid: Rid, outcome: Outcome, now: Moment) -> Result<(), LedgerError> {
         let (to, body) = match outcome {
             Outcome::Settled { by, tx } => (State::Settled, Body::Settled(Settled { by, rid, tx, why: None })),
             Outcome::Unknown { why, tx } => (
@@ -160,7 +159,7 @@ impl Writer {
         self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
     }
 
-    pub(super) fn resolve(
+    fn resolve(
         &mut self,
         rid: Rid,
         resolution: Resolution,
@@ -212,7 +211,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn usage(&self, scopes: &[String]) -> Vec<Usage> {
+    fn usage(&self, scopes: &[String]) -> Vec<Usage> {
         let mut usage = Vec::new();
         for scope in scopes {
             for (window, start, Counter { settled, open }) in self.book().counters().of_scope(scope) {
@@ -231,14 +230,14 @@ impl Writer {
 }
 
 /// Free space where the journal lies (digest §1.2, rule 8).
-pub(super) struct Space {
+pub(in crate::ledger) struct Space {
     dir: PathBuf,
     min_free_bytes: u64,
     checked: Option<(Instant, bool)>,
 }
 
 impl Space {
-    pub(super) fn new(dir: PathBuf, min_free_bytes: u64) -> Self {
+    pub(in crate::ledger) fn new(dir: PathBuf, min_free_bytes: u64) -> Self {
         Self {
             dir,
             min_free_bytes,
@@ -246,7 +245,7 @@ impl Space {
         }
     }
 
-    pub(super) fn is_low(&mut self) -> bool {
+    pub(in crate::ledger) fn is_low(&mut self) -> bool {
         match self.checked {
             Some((at, is_low)) if at.elapsed() < SPACE_CHECKED_EVERY => is_low,
             _ => {
@@ -280,7 +279,7 @@ fn nearly_spent(charges: &[Charge], totals: &[u128]) -> Vec<Alarm> {
     alarms
 }
 
-pub(super) fn seconds(span: SignedDuration) -> u64 {
+pub(in crate::ledger) fn seconds(span: SignedDuration) -> u64 {
     u64::try_from(span.as_secs()).unwrap_or(0)
 }
 
@@ -338,7 +337,7 @@ fn reserved(hold: Hold, arm: Option<&model::Arm>, disclosures: &[Disclosure]) ->
     }))
 }
 
-pub(super) fn denied(denial: Denial, count: u64) -> Body {
+pub(in crate::ledger) fn denied(denial: Denial, count: u64) -> Body {
     let Denial {
         agent,
         group,
@@ -359,7 +358,7 @@ pub(super) fn denied(denial: Denial, count: u64) -> Body {
     })
 }
 
-pub(super) fn event_body(event: Event) -> Body {
+pub(in crate::ledger) fn event_body(event: Event) -> Body {
     match event {
         Event::PolicyLoaded {
             generation,
