@@ -121,6 +121,10 @@ impl Home {
     pub fn credentials(&self) -> PathBuf {
         self.private().join("credentials")
     }
+    /// Which node of which shared books this directory is.
+    pub fn node(&self) -> PathBuf {
+        self.root.join("node")
+    }
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }

@@ -26,6 +26,7 @@ pub mod home;
 pub mod logins;
 pub mod rules;
 pub mod serve;
+pub mod store;
 
 // Rim: sockets in.
 pub mod idle;

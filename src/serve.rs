@@ -26,12 +26,13 @@ use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
-use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, State};
+use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
 use crate::proxy::{self, Proxy};
 use crate::rpc::Node;
 use crate::rules::{Look, Rules};
+use crate::store::{self, StoreError};
 use crate::tls::authority::{Authority, AuthorityError};
 use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs, listener_config};
 use crate::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
@@ -58,9 +59,7 @@ pub enum StartError {
     #[error("the TLS listener: {0}")]
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
-    Ledger(#[from] OpenError),
-    #[error(transparent)]
-    Books(#[from] LedgerError),
+    Store(#[from] StoreError),
     #[error(
         "{path} is missing, and with it everything that was spent: restore it; to begin new books, create an empty folder there",
         path = .0.display()
@@ -125,7 +124,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         return Err(StartError::NoBooks(home.audit()));
     }
     // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
-    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), Options::new(clock.clone()))?);
+    let ledger = store::open(&config, home, Options::new(clock.clone())).await?;
     let asked = config.proxy.listen;
     let listener = listen(asked)?;
     let address = listener
@@ -300,7 +299,7 @@ async fn keep_watch(proxy: Arc<Proxy>) {
 }
 
 /// Reads `limits.toml` again if it changed.
-async fn look_at_rules(proxy: &Proxy) {
+pub async fn look_at_rules(proxy: &Proxy) {
     match proxy.rules.look() {
         Look::Unchanged => {}
         Look::Loaded(event, pending) => {
@@ -352,7 +351,14 @@ async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result
     let folder = home.credentials();
     let mut paid = HashMap::new();
     for rid in Doubts::left_in(&folder)? {
-        let state = ledger.get(rid).await?.map(|payment| payment.state);
+        let state = match ledger.get(rid).await {
+            Ok(payment) => payment.map(|payment| payment.state),
+            // Whatever became of it, presenting it again cannot pay twice.
+            Err(error) => {
+                tracing::warn!(payment = %rid, %error, "its state cannot be looked up; it is taken to be in doubt");
+                Some(State::Unknown)
+            }
+        };
         match state {
             Some(State::Armed | State::Unknown) => paid.insert(rid, false),
             Some(State::Settled) => paid.insert(rid, true),
@@ -394,17 +400,21 @@ pub enum OpenWalletError {
     Key { source_name: String, error: WalletError },
 }
 
-pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
+/// Whose certificates sellers may have.
+pub fn trust(config: &Config) -> Trust {
     let roots = if config.upstream.system_roots {
         PublicRoots::Machine
     } else {
         PublicRoots::Bundled
     };
-    let trust = Trust {
+    Trust {
         extra_ca: config.upstream.extra_ca.clone(),
         roots,
-    };
-    UpstreamTls::new(&trust, config.timeouts.tls)
+    }
+}
+
+pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
+    UpstreamTls::new(&trust(config), config.timeouts.tls)
 }
 
 fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {

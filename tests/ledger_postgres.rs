@@ -4,7 +4,8 @@
 mod ledger_world;
 mod postgres_cluster;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bursar::config::operator::Place;
 use bursar::ledger::{
@@ -13,6 +14,8 @@ use bursar::ledger::{
 use bursar::policy::budget::{Unit, Window};
 use ledger_world::{World, charge, counted};
 use postgres_cluster::{Cluster, Database, cluster};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const CENT: u128 = 10_000;
 
@@ -430,4 +433,130 @@ async fn a_server_that_could_forget_is_refused() {
     let database = careless.database().await;
     let error = refused(&World::new(), &database).await;
     assert!(error.contains("fsync = off"), "{error}");
+}
+
+/// What the proxy in between does with the next commit.
+#[derive(Clone, Copy, PartialEq)]
+enum Cut {
+    None,
+    /// The database gets it, its answer is lost.
+    After,
+    /// The database does not get it.
+    Before,
+}
+
+/// Stands between a node and the database, and cuts connections in the middle of a commit. Returns its port.
+async fn between(database: &Database, cut: Arc<Mutex<Cut>>, is_open: Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, to) = (listener.local_addr().unwrap().port(), database.port);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            if is_open.load(Ordering::SeqCst) {
+                tokio::spawn(carry(client, to, cut.clone(), is_open.clone()));
+            }
+        }
+    });
+    port
+}
+
+async fn carry(client: TcpStream, to: u16, cut: Arc<Mutex<Cut>>, is_open: Arc<AtomicBool>) {
+    let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+        let sent = &buffer[..length];
+        let is_commit = sent.windows(7).any(|part| part == b"commit\0");
+        let what = if is_commit {
+            std::mem::replace(&mut *cut.lock().unwrap(), Cut::None)
+        } else {
+            Cut::None
+        };
+        if what != Cut::None {
+            // Only once it is certain that no answer gets through.
+            answers.abort();
+            let _ = answers.await;
+            if what == Cut::After {
+                to_server.write_all(sent).await.unwrap();
+            }
+            is_open.store(false, Ordering::SeqCst);
+            return;
+        }
+        if to_server.write_all(sent).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn through(world: &World, database: &Database, port: u16) -> Postgres {
+    let url = format!("postgres://bursar@127.0.0.1:{port}/{}", database.name);
+    Postgres::open(world.path(), access(&url), world.options())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_looked_up() {
+    for when in [Cut::After, Cut::Before] {
+        let (world, database) = (World::new(), cluster().database().await);
+        let (cut, is_open) = (Arc::new(Mutex::new(Cut::None)), Arc::new(AtomicBool::new(true)));
+        let port = between(&database, cut.clone(), is_open.clone()).await;
+        let node = through(&world, &database, port).await;
+
+        // The way is open again at once: the caller sees nothing of it, and nothing is booked twice.
+        *cut.lock().unwrap() = when;
+        let purchase = world.purchase(100 * CENT);
+        let reopened = tokio::spawn({
+            let is_open = is_open.clone();
+            async move {
+                while is_open.load(Ordering::SeqCst) {
+                    tokio::task::yield_now().await;
+                }
+                is_open.store(true, Ordering::SeqCst);
+            }
+        });
+        node.reserve(purchase.clone()).await.unwrap();
+        reopened.await.unwrap();
+        assert_eq!(counted(&node).await, CENT);
+
+        // It stays closed: nobody knows, so nobody may sign. What stands after all is taken back later.
+        *cut.lock().unwrap() = when;
+        let unclear = world.purchase(100 * CENT);
+        let rid = unclear.hold.rid;
+        assert_eq!(node.reserve(unclear).await.unwrap_err(), ReserveError::Unclear(rid));
+        let ended = node.finish(purchase.hold.rid, settled()).await;
+        assert!(matches!(ended, Err(LedgerError::Failed(_))), "{ended:?}");
+        is_open.store(true, Ordering::SeqCst);
+        let began = std::time::Instant::now();
+        loop {
+            let state = node.get(rid).await.map(|payment| payment.map(|payment| payment.state));
+            match (when, state) {
+                (Cut::After, Ok(Some(State::Expired))) | (Cut::Before, Ok(None)) => break,
+                _ => assert!(began.elapsed().as_secs() < 60),
+            }
+        }
+        // The other way round: an end whose commit was unclear is written once.
+        assert_eq!(
+            node.get(purchase.hold.rid).await.unwrap().unwrap().state,
+            State::Settled
+        );
+        assert_eq!(counted(&node).await, CENT);
+        let last = world.purchase(100 * CENT);
+        node.reserve(last.clone()).await.unwrap();
+        *cut.lock().unwrap() = when;
+        let _ = node.finish(last.hold.rid, settled()).await;
+        is_open.store(true, Ordering::SeqCst);
+        while !matches!(node.get(last.hold.rid).await, Ok(Some(payment)) if payment.state == State::Settled) {
+            assert!(began.elapsed().as_secs() < 60);
+        }
+        node.close().await;
+        let expired = usize::from(when == Cut::After);
+        let found = (
+            world.count("pay.reserved"),
+            world.count("pay.settled"),
+            world.count("pay.expired"),
+        );
+        assert_eq!(found, (2 + expired, 2, expired));
+    }
 }
