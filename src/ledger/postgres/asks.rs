@@ -57,6 +57,14 @@ pub enum Verdict {
     Done(Result<(), LedgerError>),
 }
 
+/// What a caller's operation is to the engine.
+pub enum Wanted {
+    Change(Task),
+    Question(Op),
+    Close(Reply<()>),
+    Nothing,
+}
+
 pub struct Task {
     pub ask: Ask,
     pub waiting: Waiting,
@@ -68,8 +76,8 @@ impl Task {
         Self { ask, waiting }
     }
 
-    /// A change from a caller. `Err`: it is something else.
-    pub fn of(op: Op) -> Result<Self, Op> {
+    /// What a caller wants.
+    pub fn of(op: Op) -> Wanted {
         let (ask, waiting) = match op {
             Op::Reserve(reserve, reply) => (Ask::Reserve(reserve), Waiting::Reservation(reply)),
             Op::Hold(hold, reply) => (Ask::Hold(hold), Waiting::Held(reply)),
@@ -92,9 +100,13 @@ impl Task {
             }
             Op::Finding(rid, finding, reply) => (Ask::Finding(rid, finding), Waiting::Done(reply)),
             Op::Append(event, reply) => (Ask::Append(event), Waiting::Done(reply)),
-            other => return Err(other),
+            Op::Close(reply) => return Wanted::Close(reply),
+            Op::Wake => return Wanted::Nothing,
+            question @ (Op::Find(..) | Op::Usage(..) | Op::OpenItems(_) | Op::Unconfirmed(_)) => {
+                return Wanted::Question(question);
+            }
         };
-        Ok(Self { ask, waiting })
+        Wanted::Change(Self { ask, waiting })
     }
 
     /// Whether its caller has hung up before the decision: then there is none, and nothing to undo later.

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::asks::{Ask, Failure, Task, Verdict};
+use super::asks::{Ask, Failure, Task, Verdict, Wanted};
 use super::batch::Batch;
 use super::connect::{NoWay, PATIENCE, Way, explain, is_to_be_retried, proves_rollback};
 use super::log::{Lines, LocalLog};
@@ -164,14 +164,14 @@ impl Engine {
                 break;
             };
             match Task::of(this) {
-                Ok(task) if task.is_unwanted() => {}
-                Ok(task) => tasks.push(task),
-                Err(Op::Close(reply)) => {
+                Wanted::Change(task) if task.is_unwanted() => {}
+                Wanted::Change(task) => tasks.push(task),
+                Wanted::Question(question) => questions.push(question),
+                Wanted::Close(reply) => {
                     close = Some(reply);
                     break;
                 }
-                Err(Op::Wake) => {}
-                Err(question) => questions.push(question),
+                Wanted::Nothing => {}
             }
         }
         self.perform(tasks).await;

@@ -18,10 +18,7 @@ const WINDOWS: i64 = 64;
 
 impl Engine {
     pub async fn answer(&mut self, question: Op) {
-        let failed = match self.connected().await {
-            Ok(()) => None,
-            Err(why) => Some(why),
-        };
+        let failed = self.connected().await.err();
         let (session, me) = (self.session.as_ref(), self.identity.map_or(0, |identity| identity.node));
         let reads = Reads { session, failed, me };
         // Whoever asked may have gone away.

@@ -15,6 +15,9 @@ use super::session::Session;
 use crate::ledger::entry::{Body, Opened};
 use crate::ledger::rid::Rid;
 
+/// Items looked after at one time; the rest have their turn with the next sign of life.
+const AT_ONCE: i64 = 256;
+
 /// Between two signs of life.
 pub const BEAT: Duration = Duration::from_secs(10);
 
@@ -134,7 +137,7 @@ impl Engine {
             .query(
                 "select r.rid from bursar.resv r join bursar.node n on n.node_id = r.owner where r.state in (1, 2, 4) \
                  and n.node_id <> $1 and n.heartbeat < now() - interval '60 seconds' order by r.rid limit $2",
-                &[&me, &(BATCH_OPS as i64)],
+                &[&me, &AT_ONCE],
             )
             .await?;
         asks.extend(rids(&rows)?.into_iter().map(Ask::Adopt));
@@ -172,7 +175,7 @@ async fn handed_over(session: &Session, me: u32) -> Result<Vec<Ask>, Error> {
         .client
         .query(
             "select rid, to_node from bursar.handover where from_node = $1 order by rid limit $2",
-            &[&id(me), &(BATCH_OPS as i64)],
+            &[&id(me), &AT_ONCE],
         )
         .await?;
     let ask = |row: &tokio_postgres::Row| {
