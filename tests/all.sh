@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # All tests of a fresh clone, with whatever they need: `tests/all.sh`, or `tests/all.sh FILTER` for some of them.
 #
-# Needs Rust, a C compiler, Node 20 with npm, Python 3.11, and PostgreSQL 14. What is missing besides is installed below the clone (npm
-# packages, a Python environment) or, by root, from Debian. What cannot be had is skipped, and said; with CI=true or
-# BURSAR_TEST_STRICT=1 a skip ends the run, unless this kind of machine cannot do it at all.
+# Needs Rust, a C compiler, Node 20 with npm, Python 3.11, and the programs of PostgreSQL 14 or newer. What is missing
+# besides is installed below the clone (npm packages, a Python environment) or, by root, from Debian. What cannot be had is
+# skipped, and said; with CI=true or BURSAR_TEST_STRICT=1 a skip ends the run, unless this kind of machine cannot do it at
+# all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

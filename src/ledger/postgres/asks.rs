@@ -129,6 +129,8 @@ impl Task {
                 let _ = reply.send(result.map(|rid| Delivery::of(rid, (), shared.clone(), wake.clone())));
             }
             (Waiting::Done(reply), Verdict::Done(result)) => drop(reply.send(result)),
+            // Written before its answer was lost, then.
+            (Waiting::Nobody, Verdict::Done(Err(LedgerError::NotOpen(_)))) => {}
             (_, Verdict::Done(Err(error))) => tracing::warn!(%error, "left undone in the shared books"),
             _ => {}
         }

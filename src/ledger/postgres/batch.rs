@@ -156,6 +156,13 @@ impl<'a> Batch<'a> {
                 who,
             }) => {
                 let generation = self.published.load(&mut self.mine, *generation, *sha256);
+                if let Err(ReserveError::StalePolicy { have, need }) = self.published.admits(&self.mine, None) {
+                    tracing::warn!(
+                        have,
+                        need,
+                        "limits.toml here is older than what another proxy has published; nothing is paid by it"
+                    );
+                }
                 let (sha256, who) = (*sha256, who.clone());
                 let event = Event::PolicyLoaded {
                     generation,

@@ -58,6 +58,7 @@ impl Way {
             .dbname(&place.database)
             .port(place.port)
             .connect_timeout(PATIENCE)
+            .tcp_user_timeout(2 * PATIENCE)
             .application_name("bursar");
         match place.socket() {
             Some(folder) => config.host_path(folder),
@@ -136,11 +137,19 @@ async fn examine(client: &Client) -> Result<Dialect, NoWay> {
                 .to_owned(),
         ));
     }
+    // Waiting for a standby as well is more than enough; anything less is too little.
+    let commit = match setting("synchronous_commit").await?.as_str() {
+        "remote_apply" => "remote_apply",
+        _ => "on",
+    };
     // A lock of a proxy that hangs or was cut off must not stop the others for ever.
-    client
-        .batch_execute("set synchronous_commit = on; set idle_in_transaction_session_timeout = '5s'")
-        .await
-        .map_err(NoWay::of)?;
+    // Every statement of a batch goes by primary keys. Plans are kept, and one that was made while a table was small would
+    // read the whole of it once it is large.
+    let session = format!(
+        "set synchronous_commit = {commit}; set idle_in_transaction_session_timeout = '5s'; \
+         set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
+    );
+    client.batch_execute(&session).await.map_err(NoWay::of)?;
     Ok(Dialect::Postgres)
 }
 

@@ -36,10 +36,15 @@ pub const BATCH_OPS: usize = 256;
 /// How often one that was in another's way is tried (digest §1.4).
 const TRIES: u32 = 5;
 /// A transaction that takes longer has met a database that hangs.
-const TRANSACTION: Duration = Duration::from_secs(5);
+pub const TRANSACTION: Duration = Duration::from_secs(5);
 /// Between two attempts to connect: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// More refusals than this are not kept for a database that is away.
+const BACKLOG: usize = 10_000;
+/// Connecting again, all in all; the first time there is more to do.
+const RECONNECTING: Duration = Duration::from_secs(5);
+const STARTING: Duration = Duration::from_secs(30);
 /// Names of counters that are known to exist.
 const KNOWN: usize = 100_000;
 
@@ -138,6 +143,9 @@ impl Engine {
                 Some(_) => self.next_beat,
                 None => self.outage.next_try.max(Instant::now() + FIRST_PAUSE),
             };
+            if !self.backlog.is_empty() {
+                due = due.min(Instant::now() + FIRST_PAUSE);
+            }
             if self.shared.refusals().is_waiting() {
                 due = due.min(Instant::now() + refusals::FOLD);
             }
@@ -148,6 +156,8 @@ impl Engine {
             };
             if let Some(reply) = self.batch(first, &mut ops).await {
                 self.close().await;
+                // The directory is free when this is answered.
+                drop(self);
                 // Whoever closed may have gone away.
                 let _ = reply.send(());
                 return;
@@ -218,15 +228,22 @@ impl Engine {
                         task.answer(verdict, &self.shared, &self.wake);
                     }
                 }
-                Err(failure) => self
-                    .backlog
-                    .extend(tasks.into_iter().filter_map(|task| task.fail(&failure))),
+                Err(failure) => self.keep(tasks.into_iter().filter_map(|task| task.fail(&failure))),
+            }
+        }
+    }
+
+    /// For when there is a connection again. Refusals alone could become too many.
+    fn keep(&mut self, tasks: impl Iterator<Item = Task>) {
+        for task in tasks {
+            if self.backlog.len() < BACKLOG || !matches!(task.ask, Ask::Refused(..)) {
+                self.backlog.push_back(task);
             }
         }
     }
 
     async fn commit(&mut self, tasks: &[Task]) -> Result<Vec<Verdict>, Failure> {
-        let mut tries = 0;
+        let (mut tries, began) = (0, Instant::now());
         loop {
             if let Some(unclear) = self.unclear.take_if(|unclear| unclear.fate == Fate::Committed) {
                 return Ok(self.take_in(unclear.done));
@@ -267,7 +284,7 @@ impl Engine {
                 }
             };
             tracing::debug!(%why, tries, "a transaction was not done");
-            if tries >= TRIES {
+            if tries >= TRIES || began.elapsed() > TRANSACTION {
                 return Err(Failure::Down(format!("the database did not take it: {why}")));
             }
         }
@@ -409,7 +426,14 @@ impl Engine {
         if Instant::now() < self.outage.next_try {
             return Err(self.outage.why.clone());
         }
-        match self.establish().await {
+        let patience = if self.epoch.is_some() { RECONNECTING } else { STARTING };
+        let is_first = self.epoch.is_none();
+        let established = timeout(patience, self.establish()).await;
+        if established.is_err() && is_first {
+            self.epoch = None;
+        }
+        let late = || Err(NoWay::Down("it takes too long to answer".to_owned()));
+        match established.unwrap_or_else(|_| late()) {
             Ok(()) => {
                 if self.outage.told {
                     tracing::info!("connected to the database again");

@@ -135,7 +135,9 @@ impl Postgres {
         match engine.establish().await {
             Ok(()) => {}
             Err(NoWay::Refused(why)) => return Err(OpenError::Shared(why)),
-            Err(down) => drop(engine.went_down(&down)),
+            Err(down) => {
+                engine.went_down(&down);
+            }
         }
         tokio::spawn(engine.run(queue));
         Ok(Self { ops, shared, time })

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_postgres::Error;
 use uuid::Uuid;
 
 use super::asks::{Ask, Task};
 use super::connect::{NoWay, explain};
-use super::engine::{BATCH_OPS, Engine, Fate};
+use super::engine::{BATCH_OPS, Engine, Fate, TRANSACTION, Unclear};
 use super::node;
 use super::rows::{id, node_id};
 use super::session::Session;
@@ -76,35 +77,39 @@ impl Engine {
         if ours == 0 {
             return Err(NoWay::Refused(self.stop()));
         }
-        let Some(unclear) = self.unclear.take() else {
-            return Ok(());
-        };
-        let found = match unclear.last() {
-            Some((seq, bytes)) => node::has(session, me, seq, bytes).await,
-            None => Ok(false),
-        };
-        let is_committed = match found {
-            Ok(found) => found,
-            Err(no_way) => {
-                self.unclear = Some(unclear);
-                return Err(no_way);
+        let (mut expected, mut is_committed) = (self.log.chain, false);
+        if let Some(unclear) = &self.unclear
+            && let Some((seq, bytes)) = unclear.last()
+        {
+            is_committed = node::has(session, me, seq, bytes).await?;
+            if is_committed {
+                expected = unclear.done.lines.chain;
             }
-        };
-        tracing::info!(is_committed, "the commit whose answer was lost is found out about");
-        match unclear.fate {
-            Fate::Told if is_committed => {
-                let give_up = unclear.rids.iter().copied().map(Ask::GiveUp).map(Task::for_nobody);
-                self.backlog.extend(give_up.collect::<Vec<_>>());
-                self.take_in(unclear.done);
+            tracing::info!(is_committed, "the commit whose answer was lost is found out about");
+        }
+        if node::chain(session, me).await? != expected {
+            return Err(NoWay::Refused(
+                "it does not have what it has committed before, as when a standby takes over that was behind. Restore it; what is \
+                 in audit/ shows what is missing there"
+                    .to_owned(),
+            ));
+        }
+        match self.unclear.take() {
+            None => {}
+            Some(unclear) if unclear.fate == Fate::Told => {
+                if is_committed {
+                    let give_up = unclear.rids.into_iter().map(Ask::GiveUp).map(Task::for_nobody);
+                    self.backlog.extend(give_up);
+                    self.take_in(unclear.done);
+                }
             }
-            Fate::Told => {}
-            _ => {
+            Some(unclear) => {
                 let fate = if is_committed {
                     Fate::Committed
                 } else {
                     Fate::RolledBack
                 };
-                self.unclear = Some(super::engine::Unclear { fate, ..unclear });
+                self.unclear = Some(Unclear { fate, ..unclear });
             }
         }
         Ok(())
@@ -112,12 +117,14 @@ impl Engine {
 
     /// Says that we live, and takes over from those who do not.
     pub async fn beat(&mut self) {
-        match self.look_around().await {
-            Ok(asks) => self.perform(asks.into_iter().map(Task::for_nobody).collect()).await,
-            Err(error) => {
+        let looked = timeout(TRANSACTION, self.look_around()).await;
+        match looked {
+            Ok(Ok(asks)) => self.perform(asks.into_iter().map(Task::for_nobody).collect()).await,
+            Ok(Err(error)) => {
                 tracing::warn!(why = explain(&error), "no sign of life could be given");
                 self.session = None;
             }
+            Err(_) => self.session = None,
         }
     }
 
