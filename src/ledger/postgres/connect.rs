@@ -158,7 +158,9 @@ impl NoWay {
         let text = explain(&error);
         if let Some(code) = error.code() {
             // Starting, stopping, full, or taken over: that passes. All else is a matter of set-up.
-            let passes = ["08", "40", "53", "57"].contains(&&code.code()[..2]);
+            let passes = ["08", "40", "53", "57"]
+                .iter()
+                .any(|class| code.code().starts_with(class));
             return if passes { Self::Down(text) } else { Self::Refused(text) };
         }
         let mut cause = std::error::Error::source(&error);

@@ -1,10 +1,10 @@
 //! Books in a PostgreSQL database that several proxies share (ledger digest §1.4).
 //!
-//! Each process has one task that writes ([`engine`]). It takes what is queued, locks the rows that this is about in a fixed
-//! order ([`rows`]), decides every operation with the same code as the embedded ledger, against a book of just those rows
-//! ([`batch`]), and commits payments, counters and audit entries together. The entries are this node's own log ([`log`]);
-//! what a node is, and what becomes of the items of one that is gone, is in [`node`] and [`takeover`]. The database's clock
-//! decides who is gone, this machine's which window a payment falls into.
+//! Each process has one task that writes (`engine`). It takes what is queued, locks the rows that this is about in a fixed
+//! order (`transaction`, `rows`, `session`), decides every operation with the same code as the embedded ledger, against a book
+//! of just those rows (`batch`), and commits payments, counters and audit entries together. The entries are this node's own
+//! log (`log`); what a node is, and what becomes of the items of one that is gone, is in `node` and `takeover`. The database's
+//! clock decides who is gone, this machine's which window a payment falls into.
 
 mod asks;
 mod batch;
@@ -12,12 +12,14 @@ mod connect;
 mod engine;
 mod log;
 mod node;
+mod outage;
 mod policy;
 mod reads;
 mod rows;
 mod schema;
 mod session;
 mod takeover;
+mod transaction;
 
 use std::collections::{HashSet, VecDeque};
 use std::path::Path;
@@ -43,9 +45,10 @@ use super::writer::ops::{Delivery, Found, Op, Shared};
 use super::{Answer, Ledger, Usage};
 use crate::config::operator::Place;
 use connect::{NoWay, Way};
-use engine::{Engine, Outage};
+use engine::Engine;
 use log::LocalLog;
 use node::Identity;
+use outage::Outage;
 
 /// Operations that may wait for the writer; further callers wait for room.
 const QUEUE: usize = 1024;

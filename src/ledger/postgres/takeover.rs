@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use super::asks::{Ask, Task};
 use super::connect::{NoWay, explain};
-use super::engine::{BATCH_OPS, Engine, Fate, TRANSACTION, Unclear};
+use super::engine::{BATCH_OPS, Engine};
 use super::node;
 use super::rows::{id, node_id};
 use super::session::Session;
+use super::transaction::{Fate, TRANSACTION, Unclear};
 use crate::ledger::entry::{Body, Opened};
 use crate::ledger::rid::Rid;
 
@@ -96,13 +97,12 @@ impl Engine {
         }
         match self.unclear.take() {
             None => {}
-            Some(unclear) if unclear.fate == Fate::Told => {
-                if is_committed {
-                    let give_up = unclear.rids.into_iter().map(Ask::GiveUp).map(Task::for_nobody);
-                    self.backlog.extend(give_up);
-                    self.take_in(unclear.done);
-                }
+            Some(unclear) if unclear.fate == Fate::Told && is_committed => {
+                let give_up = unclear.rids.into_iter().map(Ask::GiveUp).map(Task::for_nobody);
+                self.backlog.extend(give_up);
+                self.take_in(unclear.done);
             }
+            Some(unclear) if unclear.fate == Fate::Told => {}
             Some(unclear) => {
                 let fate = if is_committed {
                     Fate::Committed
