@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
@@ -19,7 +20,7 @@ use tokio::time::sleep;
 
 use crate::doubts::{Withdrawal, Withdrawn};
 use crate::home::Home;
-use crate::ledger::{LedgerError, Resolution, Rid};
+use crate::ledger::{Event, LedgerError, Resolution, Rid};
 use crate::proxy::Proxy;
 
 /// Questions and answers are short.
@@ -31,6 +32,25 @@ pub struct Resolve {
     pub id: String,
     pub resolution: Word,
     pub why: String,
+}
+
+/// `bursar clock accept`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AcceptClock {
+    pub why: String,
+}
+
+/// What can be asked, and where.
+pub trait Question: Serialize {
+    const PATH: &'static str;
+}
+
+impl Question for Resolve {
+    const PATH: &'static str = "/payments/resolve";
+}
+
+impl Question for AcceptClock {
+    const PATH: &'static str = "/clock/accept";
 }
 
 /// The operator's word.
@@ -120,12 +140,15 @@ async fn connection(proxy: Arc<Proxy>, stream: UnixStream, uid: u32) {
 }
 
 async fn answer(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
-    let (status, error) = match (request.method(), request.uri().path()) {
-        (&Method::POST, "/payments/resolve") => match resolve(proxy, request, uid).await {
-            Ok(()) => (StatusCode::OK, None),
-            Err(error) => (StatusCode::CONFLICT, Some(error)),
-        },
-        _ => (
+    let done = match (request.method(), request.uri().path()) {
+        (&Method::POST, Resolve::PATH) => Some(resolve(proxy, request, uid).await),
+        (&Method::POST, AcceptClock::PATH) => Some(accept_clock(proxy, request, uid).await),
+        _ => None,
+    };
+    let (status, error) = match done {
+        Some(Ok(())) => (StatusCode::OK, None),
+        Some(Err(error)) => (StatusCode::CONFLICT, Some(error)),
+        None => (
             StatusCode::NOT_FOUND,
             Some("the server does not know this question; is it of another version?".into()),
         ),
@@ -138,11 +161,7 @@ async fn answer(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Response
 
 /// Who decided is what the kernel says, not what the question says.
 async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
-    let body = Limited::new(request.into_body(), CAP)
-        .collect()
-        .await
-        .map_err(|error| error.to_string())?;
-    let asked: Resolve = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())?;
+    let asked: Resolve = read(request).await?;
     let rid = Rid::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
     // A repeat must not send what is being declared dead, so it is out of its reach before the books say so.
     let withdrawn = match asked.resolution {
@@ -161,13 +180,26 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<
     resolved.map_err(|error| error.to_string())
 }
 
+/// Windows follow the clock from here on, even back (Ruling 63).
+async fn accept_clock(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
+    let AcceptClock { why } = read(request).await?;
+    let accepted = Event::ClockAccepted { who: decider(uid), why };
+    proxy.ledger.append(accepted).await.map_err(|error| error.to_string())
+}
+
+async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, String> {
+    let body = Limited::new(request.into_body(), CAP).collect().await;
+    let body = body.map_err(|error| error.to_string())?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
+}
+
 /// How the books name a user of this machine.
 pub fn decider(uid: u32) -> String {
     format!("uid:{uid}")
 }
 
 /// Asks the running server.
-pub async fn ask(home: &Home, question: &Resolve) -> Result<(), AdminError> {
+pub async fn ask<Q: Question>(home: &Home, question: &Q) -> Result<(), AdminError> {
     let transport = |error: &dyn std::fmt::Display| AdminError::Transport(error.to_string());
     let stream = match UnixStream::connect(home.admin_socket()).await {
         Ok(stream) => stream,
@@ -181,7 +213,7 @@ pub async fn ask(home: &Home, question: &Resolve) -> Result<(), AdminError> {
         .map_err(|error| transport(&error))?;
     tokio::spawn(connection);
     let body = serde_json::to_vec(question).map_err(|error| transport(&error))?;
-    let request = Request::post("/payments/resolve")
+    let request = Request::post(Q::PATH)
         .header(http::header::HOST, "bursar")
         .body(Full::<Bytes>::from(body))
         .map_err(|error| transport(&error))?;

@@ -40,10 +40,13 @@ pub enum Code {
     AnswerLate,
     PaymentInDoubt,
     PaidNotDelivered,
+    AlreadyPaid,
+    IdempotencyKeyReused,
+    IdempotencyKeyUnusable,
 }
 
 impl Code {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::BadRequest,
         Self::ProxyAuthentication,
         Self::Loop,
@@ -62,6 +65,9 @@ impl Code {
         Self::AnswerLate,
         Self::PaymentInDoubt,
         Self::PaidNotDelivered,
+        Self::AlreadyPaid,
+        Self::IdempotencyKeyReused,
+        Self::IdempotencyKeyUnusable,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -188,6 +194,24 @@ impl Code {
                 DENIED,
                 "This request is paid, but its answer was not delivered",
             ),
+            Self::AlreadyPaid => (
+                "already-paid",
+                StatusCode::CONFLICT,
+                DENIED,
+                "A payment was made under this Idempotency-Key already",
+            ),
+            Self::IdempotencyKeyReused => (
+                "idempotency-key-reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                DENIED,
+                "This Idempotency-Key belongs to another request",
+            ),
+            Self::IdempotencyKeyUnusable => (
+                "idempotency-key-unusable",
+                StatusCode::BAD_REQUEST,
+                DENIED,
+                "This Idempotency-Key cannot be relied on",
+            ),
         }
     }
 }
@@ -266,6 +290,12 @@ impl Problem {
     pub fn payment(mut self, rid: Rid) -> Self {
         self.0.members.insert("payment".into(), rid.to_string().into());
         self.0.payment = Some(rid);
+        self
+    }
+
+    /// The transaction that settled the payment.
+    pub fn transaction(mut self, tx: &str) -> Self {
+        self.0.members.insert("tx".into(), tx.into());
         self
     }
 

@@ -2,9 +2,12 @@
 //! bytes again instead of buying twice; past the credential's validity it is told so (Ruling 4).
 //!
 //! What a repeat needs lies in `private/credentials/`, one file a payment, written before the first byte is sent, not
-//! synced, deleted when the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
-//! the payment stays unknown and counted.
+//! synced, deleted a moment after the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
+//! the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its file after delivery, as long as it
+//! may be presented again (Ruling 6, `keyed.rs`).
 
+mod keyed;
+mod lost;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -12,6 +15,7 @@ mod ticket;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +31,8 @@ use crate::clock::SharedClock;
 use crate::home::{self, HomeError};
 use crate::ledger::Rid;
 
+pub use keyed::{Asked, Paid};
+use lost::Lost;
 pub use ticket::Ticket;
 
 /// Below this a seller would not settle any more (x402 digest §4.1).
@@ -68,7 +74,7 @@ impl Fingerprint {
     }
 }
 
-/// All payments whose answers have not been delivered.
+/// All payments whose answers have not been delivered, and those under a key that may be presented again all the same.
 #[derive(Clone)]
 pub struct Doubts(Arc<Shared>);
 
@@ -78,6 +84,16 @@ struct Shared {
     by_target: Mutex<HashMap<Target, Vec<Doubt>>>,
     /// So that a request that cannot be a repeat costs one load.
     count: AtomicUsize,
+    delivered: Mutex<Delivered>,
+    lost: Mutex<Lost>,
+}
+
+/// Answers that were handed over to their connections. The last bytes may still be on their way through TLS to the socket:
+/// a kill in between leaves an agent without its answer, which will ask again. So the files outlive them by a sweep.
+#[derive(Default)]
+struct Delivered {
+    since_sweep: Vec<Rid>,
+    before: Vec<Rid>,
 }
 
 struct Doubt {
@@ -91,11 +107,12 @@ struct Doubt {
 }
 
 enum Stage {
-    /// Its agent waits; an equal request meanwhile is a purchase of its own (Ruling 5).
-    Waiting,
-    /// Its agent hung up, the answer is still waited for; a repeat joins. The channel closes when the wait is over.
+    /// Its agent waits; an equal request meanwhile is a purchase of its own (Ruling 5), unless it has the same key. The
+    /// channel closes when the wait is over.
+    Waiting(watch::Receiver<()>),
+    /// Its agent hung up, the answer is still waited for; a repeat joins.
     Abandoned(watch::Receiver<()>),
-    /// Over, without a whole 2xx.
+    /// Over.
     Open,
 }
 
@@ -110,6 +127,12 @@ struct Stored {
     valid_before: i64,
     /// By repeats, after the first sending.
     presented: u8,
+    /// It was made under an `Idempotency-Key`.
+    #[serde(default)]
+    keyed: bool,
+    /// A 2xx reached the agent whole. Only what has a key is still here then.
+    #[serde(default)]
+    delivered: bool,
 }
 
 /// A credential that was sent before.
@@ -182,6 +205,8 @@ impl Doubts {
             clock,
             by_target: Mutex::new(by_target),
             count: AtomicUsize::new(count),
+            delivered: Mutex::default(),
+            lost: Mutex::default(),
         })))
     }
 
@@ -192,7 +217,9 @@ impl Doubts {
 
     /// Whether a request to this target might be a repeat, so that its body must be known before it is forwarded.
     pub fn concern(&self, target: &Target) -> bool {
-        self.lock().contains_key(target)
+        self.lock()
+            .get(target)
+            .is_some_and(|doubts| doubts.iter().any(|doubt| !doubt.stored.delivered))
     }
 
     /// Keeps what a repeat would need. From here on the payment is in doubt until its ticket says otherwise.
@@ -203,6 +230,7 @@ impl Doubts {
         fingerprint: Fingerprint,
         (field, credential): (&HeaderName, &Credential),
         valid_before: u64,
+        keyed: bool,
     ) -> Ticket {
         let stored = Stored {
             rid,
@@ -212,19 +240,22 @@ impl Doubts {
             credential: credential.expose().to_owned(),
             valid_before: i64::try_from(valid_before).unwrap_or(i64::MAX),
             presented: 0,
+            keyed,
+            delivered: false,
         };
         self.write(&stored);
+        let (ticket, over) = Ticket::new(self.clone(), rid, target);
         let doubt = Doubt {
             rid,
             fingerprint,
             stored,
             last_try: self.0.clock.now(),
             paid: false,
-            stage: Stage::Waiting,
+            stage: Stage::Waiting(over),
         };
         self.lock().entry(target).or_default().push(doubt);
         self.0.count.fetch_add(1, Ordering::Release);
-        self.ticket(rid, target)
+        ticket
     }
 
     /// What a request with this fingerprint has to do, oldest doubt first. What it is given to present is nobody else's
@@ -237,17 +268,20 @@ impl Doubts {
             return Claim::Free;
         };
         let mut told = Claim::Free;
-        for doubt in doubts.iter_mut().filter(|doubt| doubt.fingerprint == fingerprint) {
+        for doubt in doubts.iter_mut() {
+            if doubt.fingerprint != fingerprint || doubt.stored.delivered {
+                continue;
+            }
             match &doubt.stage {
-                Stage::Waiting => {}
+                Stage::Waiting(_) => {}
                 Stage::Abandoned(over) => return Claim::Join(over.clone()),
                 Stage::Open if doubt.can_be_presented(now) => {
-                    doubt.stage = Stage::Waiting;
-                    doubt.stored.presented += 1;
-                    doubt.last_try = now;
-                    let stored = doubt.stored.clone();
+                    let (stored, ticket) = doubt.begin(self, target, now);
                     drop(by_target);
-                    return self.present(&stored, target);
+                    let rid = stored.rid;
+                    return self
+                        .present(&stored, ticket)
+                        .map_or(Claim::InDoubt(rid), Claim::Present);
                 }
                 Stage::Open if doubt.paid => told = Claim::PaidNotDelivered(doubt.rid),
                 Stage::Open => {
@@ -260,24 +294,17 @@ impl Doubts {
         told
     }
 
-    fn present(&self, stored: &Stored, target: Target) -> Claim {
-        let (rid, number) = (stored.rid, stored.presented);
+    /// `None` for a file that somebody changed: nothing of it is sent.
+    fn present(&self, stored: &Stored, ticket: Ticket) -> Option<Box<Presentable>> {
         // So that a restart does not begin to count again.
         self.write(stored);
-        let ticket = self.ticket(rid, target);
-        let field = HeaderName::try_from(stored.field.as_str());
-        let credential = Credential::from_stored(stored.credential.clone()).ok_or(());
-        match (field, credential) {
-            (Ok(field), Ok(credential)) => Claim::Present(Box::new(Presentable {
-                rid,
-                field,
-                credential,
-                number,
-                ticket,
-            })),
-            // A file that somebody changed: nothing of it is sent.
-            _ => Claim::InDoubt(rid),
-        }
+        Some(Box::new(Presentable {
+            rid: stored.rid,
+            field: HeaderName::try_from(stored.field.as_str()).ok()?,
+            credential: Credential::from_stored(stored.credential.clone())?,
+            number: stored.presented,
+            ticket,
+        }))
     }
 
     /// Drops what no repeat is told of any more. The payments stay in the books as they are. Called on a timer, since most
@@ -286,15 +313,28 @@ impl Doubts {
         if self.any() {
             self.forget_old(self.0.clock.now());
         }
+        let old = {
+            let mut delivered = self.handed_over();
+            let fresh = mem::take(&mut delivered.since_sweep);
+            mem::replace(&mut delivered.before, fresh)
+        };
+        old.into_iter().for_each(|rid| remove(&self.path(rid)));
+    }
+
+    /// All connections have ended: what was delivered is.
+    pub fn end(&self) {
+        let Delivered { since_sweep, before } = mem::take(&mut *self.handed_over());
+        before
+            .into_iter()
+            .chain(since_sweep)
+            .for_each(|rid| remove(&self.path(rid)));
     }
 
     fn forget_old(&self, now: Timestamp) {
         let mut by_target = self.lock();
         by_target.retain(|_, doubts| {
             doubts.retain(|doubt| {
-                let keep = !matches!(doubt.stage, Stage::Open)
-                    || doubt.is_valid(now)
-                    || now.duration_since(doubt.last_try) <= RETRY_WINDOW;
+                let keep = doubt.is_kept(now);
                 if !keep {
                     self.forgotten(doubt.rid);
                 }
@@ -304,12 +344,20 @@ impl Doubts {
         });
     }
 
-    /// Removes a payment that needs no repeat: delivered, or proven dead.
-    pub fn close(&self, rid: Rid, target: &Target) {
+    /// A 2xx reached the agent whole: no repeat needs the payment any more, unless it has a key.
+    fn delivered(&self, rid: Rid, target: &Target) {
+        let now = self.0.clock.now();
         let mut by_target = self.lock();
         let Some(doubts) = by_target.get_mut(target) else {
             return;
         };
+        let doubt = doubts.iter_mut().find(|doubt| doubt.rid == rid);
+        if let Some(doubt) = doubt.filter(|doubt| doubt.stored.keyed && doubt.can_be_presented(now)) {
+            doubt.stored.delivered = true;
+            let stored = doubt.stored.clone();
+            drop(by_target);
+            return self.write(&stored);
+        }
         let before = doubts.len();
         doubts.retain(|doubt| doubt.rid != rid);
         let removed = before != doubts.len();
@@ -318,7 +366,8 @@ impl Doubts {
         }
         drop(by_target);
         if removed {
-            self.forgotten(rid);
+            self.0.count.fetch_sub(1, Ordering::Release);
+            self.handed_over().since_sweep.push(rid);
         }
     }
 
@@ -369,10 +418,6 @@ impl Doubts {
         self.0.folder.join(format!("{rid}.json"))
     }
 
-    fn ticket(&self, rid: Rid, target: Target) -> Ticket {
-        Ticket::new(self.clone(), rid, target)
-    }
-
     fn change(&self, rid: Rid, target: &Target, change: impl FnOnce(&mut Doubt)) {
         let mut by_target = self.lock();
         let doubt = by_target
@@ -381,6 +426,14 @@ impl Doubts {
         if let Some(doubt) = doubt {
             change(doubt);
         }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Lost> {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handed_over(&self) -> MutexGuard<'_, Delivered> {
+        self.0.delivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Target, Vec<Doubt>>> {
@@ -401,6 +454,24 @@ impl Doubt {
             stage: Stage::Open,
         };
         Some((target, doubt))
+    }
+
+    /// A repeat takes it on.
+    fn begin(&mut self, doubts: &Doubts, target: Target, now: Timestamp) -> (Stored, Ticket) {
+        let (ticket, over) = Ticket::new(doubts.clone(), self.rid, target);
+        self.stage = Stage::Waiting(over);
+        self.stored.presented += 1;
+        self.last_try = now;
+        (self.stored.clone(), ticket)
+    }
+
+    /// Ruling 7: what is final is kept only as long as Ruling 6 may need it.
+    fn is_kept(&self, now: Timestamp) -> bool {
+        match self.stage {
+            Stage::Waiting(_) | Stage::Abandoned(_) => true,
+            Stage::Open if self.stored.delivered => self.can_be_presented(now),
+            Stage::Open => self.is_valid(now) || now.duration_since(self.last_try) <= RETRY_WINDOW,
+        }
     }
 
     fn can_be_presented(&self, now: Timestamp) -> bool {

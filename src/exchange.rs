@@ -20,12 +20,14 @@ use crate::answer::{self, Code, Problem};
 use crate::body::{AgentBody, AnswerBody, Kept, NotReplayable, Relay, RequestBody};
 use crate::consider::{self, Course};
 use crate::dial::DialError;
+use crate::doubts::Asked;
 use crate::hop::{self, Upgrading};
 use crate::host::{Authority, Host};
+use crate::idempotency::{Key, Unusable};
 use crate::idle::Serving;
 use crate::proxy::Proxy;
 use crate::purchase;
-use crate::repeat;
+use crate::repeat::{self, keyed};
 use crate::tls::upstream::HandshakeError;
 use crate::upstream::{HEAD_FIELDS, Lane, Origin, UpstreamError, stream};
 
@@ -73,7 +75,16 @@ async fn exchange(
     let expects = hop::expects_continue(&head.headers);
     let kept = Kept::new(body, expects, proxy.replay_budget.clone());
 
-    if let Some(answer) = repeat::answer(proxy, lane, &head, &kept).await {
+    let key = key(agent, &head);
+    let asked = match key {
+        Ok(Some(key)) if proxy.keys.holder(key).is_some() => Asked::Again,
+        _ => Asked::Nothing,
+    };
+    let repeated = match key {
+        Ok(Some(key)) => keyed::before(proxy, lane, &head, &kept, key).await,
+        _ => repeat::answer(proxy, lane, &head, &kept).await,
+    };
+    if let Some(answer) = repeated {
         return answer;
     }
     let first = first_sending(&head, &kept, expects);
@@ -94,14 +105,22 @@ async fn exchange(
         return Ok(stream(response));
     }
 
+    if let Ok(Some(key)) = key
+        && let Some(answer) = keyed::after_402(proxy, lane, &head, &kept, key, asked).await
+    {
+        return answer;
+    }
     let intent = match consider::course(proxy, agent, lane.origin(), &head, &mut response).await {
         Course::PassOn(why) => return Ok(unpaid(agent, &kept, response, why)),
         Course::Refuse(problem) => return Err(problem),
         Course::Buy(intent) => intent,
     };
+    let key = key.map_err(unusable)?;
     let replay = match kept.take().await {
         Ok(replay) => replay,
-        Err(NotReplayable::TooLarge) => return Ok(unpaid(agent, &kept, response, "body-too-large-to-replay")),
+        Err(NotReplayable::TooLarge | NotReplayable::NoRoom) => {
+            return Ok(unpaid(agent, &kept, response, "body-too-large-to-replay"));
+        }
         Err(NotReplayable::Broken) => return Ok(unpaid(agent, &kept, response, "body-broken-off")),
     };
     // The upload may have taken long, and what was decided before it was decided for that moment.
@@ -110,7 +129,34 @@ async fn exchange(
         Course::Refuse(problem) => return Err(problem),
         Course::Buy(intent) => intent,
     };
-    purchase::run(proxy, lane, head, replay, *intent, response).await
+    let claim = match key {
+        None => None,
+        Some(key) => match keyed::claim(proxy, lane, &head, &replay, key).await {
+            Ok(claim) => Some(claim),
+            Err(answer) => return answer,
+        },
+    };
+    if let Some(problem) = repeat::forbids(proxy, lane, &head, &replay).await {
+        return Err(problem);
+    }
+    purchase::run(proxy, lane, head, replay, *intent, claim, response).await
+}
+
+/// What an agent pays by itself (Ruling 31) is its own affair, key and all.
+fn key(agent: &AgentName, head: &Parts) -> Result<Option<Key>, Unusable> {
+    match hop::agent_payment(&head.headers) {
+        Some(_) => Ok(None),
+        None => Key::of(agent, &head.headers),
+    }
+}
+
+fn unusable(why: Unusable) -> Problem {
+    let detail = format!(
+        "The site wants money, and the request's Idempotency-Key {}, so that a repeat could not be told from another \
+         purchase. Nothing was paid. Send one key, or none.",
+        why.why()
+    );
+    Problem::new(Code::IdempotencyKeyUnusable, detail).retryable(false)
 }
 
 /// What no request may do, whatever it costs.

@@ -19,10 +19,12 @@
 // What starts it: commands, files, identities.
 pub mod admin;
 pub mod agents;
+pub mod alerts;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod home;
+pub mod keep;
 pub mod logins;
 pub mod rules;
 pub mod serve;
@@ -37,6 +39,7 @@ pub mod tunnel;
 pub mod consider;
 pub mod doubts;
 pub mod exchange;
+pub mod idempotency;
 pub mod presentation;
 pub mod purchase;
 pub mod repeat;
@@ -64,6 +67,7 @@ pub mod ledger;
 // Rim: acts.
 pub mod balances;
 pub mod pay;
+pub mod reconcile;
 pub mod rpc;
 
 // What the demo and `bursar sandbox` buy from; shares no payment code with the rest.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::AgentName;
+use crate::alerts::Alerts;
 use crate::answer::{Code, Problem};
 use crate::assets::Network;
 use crate::balances::Balances;
@@ -29,6 +30,7 @@ use crate::config::operator::AgentPayments;
 use crate::doubts::Doubts;
 use crate::exchange::{self, Site};
 use crate::host::Authority;
+use crate::idempotency::Keys;
 use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::{Login, Logins};
@@ -48,9 +50,11 @@ pub struct Proxy {
     pub rules: Rules,
     pub ledger: Arc<dyn Ledger>,
     pub doubts: Doubts,
+    pub keys: Keys,
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,
+    pub alerts: Alerts,
     pub server_tls: ServerConfigs,
     pub upstreams: Arc<Upstreams>,
     pub replay_budget: ReplayBudget,

@@ -8,22 +8,22 @@ use alloy_primitives::Address;
 use http::request::Parts;
 use http::{HeaderName, Request, Response};
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use crate::agents::AgentName;
 use crate::answer::{Code, Problem};
 use crate::body::{Relay, Replay};
 use crate::challenge::{Credential, Offer, Rail};
 use crate::clock;
 use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
+use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::pay;
 use crate::policy::Refusal;
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
+use crate::repeat::keyed::already_paid;
 use crate::serve;
 use crate::upstream::Lane;
 
@@ -37,6 +37,7 @@ pub async fn run(
     head: Parts,
     replay: Replay,
     intent: Intent,
+    claim: Option<Claim>,
     unpaid: Response<Relay>,
 ) -> Answer {
     let purchase = Purchase {
@@ -45,6 +46,7 @@ pub async fn run(
         head,
         replay,
         intent,
+        claim,
     };
     let (hand_over, answer) = oneshot::channel();
     proxy.tasks.spawn(purchase.run(unpaid, hand_over));
@@ -61,6 +63,8 @@ struct Purchase {
     head: Parts,
     replay: Replay,
     intent: Intent,
+    /// On the agent's `Idempotency-Key`, until what is bought under it is known to repeats.
+    claim: Option<Claim>,
 }
 
 impl Purchase {
@@ -107,7 +111,11 @@ impl Purchase {
         let (target, fingerprint) = self.identity();
         let valid_before = reservation.arm().valid_before;
         let doubts = &self.proxy.doubts;
-        let ticket = doubts.sent(rid, target, fingerprint, (&field, &credential), valid_before);
+        let keyed = self.claim.is_some();
+        let ticket = doubts.sent(rid, target, fingerprint, (&field, &credential), valid_before, keyed);
+        if let Some(claim) = self.claim {
+            claim.paid(rid, fingerprint);
+        }
         // The first request again, with the credential as the only difference (Ruling 27).
         let mut head = self.head;
         head.headers.insert(field, credential.header_value());
@@ -131,6 +139,7 @@ impl Purchase {
             head,
             replay,
             intent,
+            claim,
         } = self;
         match consider::decide_again(&proxy, lane.agent(), lane.origin(), &head.method, intent) {
             Course::Buy(intent) => {
@@ -140,6 +149,7 @@ impl Purchase {
                     head,
                     replay,
                     intent: *intent,
+                    claim,
                 };
                 let reserve = this.reserve()?;
                 Ok((this, reserve))
@@ -196,7 +206,7 @@ impl Purchase {
             charges: plan.charges.clone(),
             policy_gen: *policy_gen,
             fingerprint: self.identity().1.bytes(),
-            idempotency: idempotency(self.lane.agent(), &self.head),
+            idempotency: self.claim.as_ref().map(|claim| claim.key().bytes()),
             offer_sha256: offer.sha256,
         };
         let validity_s = offer.max_timeout_s.min(plan.max_validity_s);
@@ -236,6 +246,8 @@ impl Purchase {
                     .retryable(true)
                     .retry_after(STORE_RETRY)
             }
+            // The claim keeps others away; only the last second of a key can lead here.
+            ReserveError::KeyTaken(rid) => already_paid(rid, None),
             error => {
                 tracing::error!(%error, "payment not recorded, nothing signed");
                 let detail = format!(
@@ -287,13 +299,4 @@ async fn drain(mut unpaid: Response<Relay>) {
     const SHORT: usize = 64 << 10;
     const SOON: std::time::Duration = std::time::Duration::from_millis(250);
     unpaid.body_mut().read_up_to(SHORT, SOON).await;
-}
-
-fn idempotency(agent: &AgentName, head: &Parts) -> Option<[u8; 32]> {
-    let key = head.headers.get("idempotency-key")?;
-    let mut hash = Sha256::new();
-    hash.update((agent.as_str().len() as u64).to_be_bytes());
-    hash.update(agent.as_str().as_bytes());
-    hash.update(key.as_bytes());
-    Some(hash.finalize().into())
 }

@@ -1,37 +1,37 @@
 //! JSON-RPC to the operator's own nodes: one POST per question, bounded, over our own hyper client.
 //!
-//! Nodes are named in `bursar.toml`, so the guard against private addresses does not apply to them.
+//! Nodes are named in `bursar.toml`, so the guard against private addresses does not apply to them. What they say is
+//! another matter: they are slow, pruned, rate limited, and may lie (threats 1.18), so that every answer is read strictly
+//! into a type and is checked against the question. `block` asks about heads and times, `contract` calls the token, `logs`
+//! asks what moved.
 
 use std::time::Duration;
 
-use alloy_primitives::{Address, Bytes, U256};
-use alloy_sol_types::{SolCall, sol};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use serde::Deserialize;
+use http::{StatusCode, Uri};
+use http_body_util::LengthLimitError;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::assets::{Asset, Network};
-use crate::tls::AlpnOffer;
+use crate::assets::Network;
 use crate::tls::upstream::UpstreamTls;
 
-/// One answer is a word or a block head; a node that sends more is not answering us.
-const ANSWER_CAP: usize = 1 << 20;
-const PATIENCE: Duration = Duration::from_secs(10);
+mod block;
+mod contract;
+#[cfg(test)]
+pub(crate) mod fake;
+mod logs;
+mod transport;
+mod wire;
 
-sol! {
-    function balanceOf(address owner) external view returns (uint256 balance);
-}
+pub use block::Block;
+pub use contract::At;
+pub use logs::{Event, Log, Mined};
+
+/// One answer is a word or a block head with the hashes of its transactions; a node that sends more is not answering us.
+const ANSWER_CAP: usize = 4 << 20;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A node, by its URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub enum RpcError {
         node: String,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("{node} answered with HTTP status {status}")]
+    Status { node: String, status: StatusCode },
     #[error("{node} answered {code}: {message}")]
     Refused { node: String, code: i64, message: String },
     #[error("{node} serves {actual}, not {expected}")]
@@ -56,18 +58,16 @@ pub enum RpcError {
     },
     #[error("{node} gave an answer that is not what was asked for")]
     Answer { node: String },
-}
-
-#[derive(Deserialize)]
-struct Reply {
-    result: Option<String>,
-    error: Option<Refusal>,
-}
-
-#[derive(Deserialize)]
-struct Refusal {
-    code: i64,
-    message: String,
+    #[error("{node} gave an answer of more than {cap} bytes")]
+    TooLong { node: String, cap: usize },
+    #[error("{node} does not tell which block is final; name a node that knows the block tag \"finalized\"")]
+    NoFinalized { node: String },
+    #[error("{node} does not know block {block}")]
+    NoBlock { node: String, block: u64 },
+    #[error("{node} does not keep the state of block {block}")]
+    NoState { node: String, block: u64 },
+    #[error("{node} would need too many questions or give too many logs for blocks {first} to {last}")]
+    TooMuch { node: String, first: u64, last: u64 },
 }
 
 impl Node {
@@ -83,8 +83,7 @@ impl Node {
 
     /// Proves that the node serves the network it is named for.
     pub async fn check_network(&self, tls: &UpstreamTls, expected: Network) -> Result<(), RpcError> {
-        let actual = self.ask(tls, "eth_chainId", json!([])).await?;
-        let id = u64::from_str_radix(actual.trim_start_matches("0x"), 16).map_err(|_| self.odd())?;
+        let wire::Quantity(id) = self.ask(tls, "eth_chainId", json!([]), ANSWER_CAP).await?;
         if id == expected.chain_id() {
             return Ok(());
         }
@@ -95,26 +94,30 @@ impl Node {
         })
     }
 
-    /// Atoms of `asset` that `owner` holds at the newest block.
-    pub async fn balance(&self, tls: &UpstreamTls, asset: &Asset, owner: Address) -> Result<U256, RpcError> {
-        let call = Bytes::from(balanceOfCall { owner }.abi_encode());
-        let question = json!([{ "to": asset.address, "data": call }, "latest"]);
-        let word = self.ask(tls, "eth_call", question).await?;
-        let word: Bytes = word.parse().map_err(|_| self.odd())?;
-        balanceOfCall::abi_decode_returns_validate(&word).map_err(|_| self.odd())
-    }
-
-    async fn ask(&self, tls: &UpstreamTls, method: &str, params: serde_json::Value) -> Result<String, RpcError> {
+    /// One question. `T` decides what counts as an answer; where the node may say `null`, it is an `Option`.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        tls: &UpstreamTls,
+        method: &str,
+        params: serde_json::Value,
+        cap: usize,
+    ) -> Result<T, RpcError> {
         let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
-        let answer = timeout(PATIENCE, self.post(tls, body))
+        let (status, answer) = timeout(PATIENCE, self.post(tls, body, cap))
             .await
             .map_err(|_| RpcError::Timeout { node: self.shown() })?
-            .map_err(|source| RpcError::Transport {
-                node: self.shown(),
-                source,
-            })?;
-        let reply: Reply = serde_json::from_slice(&answer).map_err(|_| self.odd())?;
-        if let Some(Refusal { code, message }) = reply.error {
+            .map_err(|source| self.failed(source, cap))?;
+        // Providers refuse with 400, 429 or 500 and still say why in JSON-RPC.
+        let Ok(reply) = serde_json::from_slice::<wire::Reply>(&answer) else {
+            return Err(match status.is_success() {
+                true => self.odd(),
+                false => RpcError::Status {
+                    node: self.shown(),
+                    status,
+                },
+            });
+        };
+        if let Some(wire::Refusal { code, message }) = reply.error {
             let message = message.chars().filter(|c| !c.is_control()).take(200).collect();
             return Err(RpcError::Refused {
                 node: self.shown(),
@@ -122,64 +125,16 @@ impl Node {
                 message,
             });
         }
-        reply.result.ok_or_else(|| self.odd())
+        let result = reply.result.ok_or_else(|| self.odd())?;
+        serde_json::from_str(result.get()).map_err(|_| self.odd())
     }
 
-    async fn post(&self, tls: &UpstreamTls, body: String) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
-        let secure = self.0.scheme_str() == Some("https");
-        let host = self.0.host().unwrap_or_default();
-        let port = self.0.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((bare, port)).await?;
-        stream.set_nodelay(true)?;
-        if !secure {
-            return self.exchange(stream, body).await;
+    fn failed(&self, source: Box<dyn std::error::Error + Send + Sync>, cap: usize) -> RpcError {
+        let node = self.shown();
+        match source.is::<LengthLimitError>() {
+            true => RpcError::TooLong { node, cap },
+            false => RpcError::Transport { node, source },
         }
-        let name = ServerName::try_from(bare.to_owned())?;
-        let stream = tokio_rustls::TlsConnector::from(tls.config(AlpnOffer::Http1))
-            .connect(name, stream)
-            .await?;
-        self.exchange(stream, body).await
-    }
-
-    async fn exchange<S>(&self, stream: S, body: String) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let path = self.0.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::new(Full::<hyper::body::Bytes>::from(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = path.parse()?;
-        request
-            .headers_mut()
-            .insert(HOST, HeaderValue::try_from(self.host_and_port())?);
-        if let Some(credential) = self.credential() {
-            request.headers_mut().insert(AUTHORIZATION, credential);
-        }
-        request
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let response = sender.send_request(request).await?;
-        let answer = Limited::new(response.into_body(), ANSWER_CAP).collect().await?;
-        Ok(answer.to_bytes().to_vec())
-    }
-
-    fn host_and_port(&self) -> String {
-        let host = self.0.host().unwrap_or_default();
-        self.0
-            .port()
-            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-    }
-
-    /// `user:password@` of the URL as `Basic` (RFC 7617).
-    fn credential(&self) -> Option<HeaderValue> {
-        let (user_information, _) = self.0.authority()?.as_str().rsplit_once('@')?;
-        let encoded = STANDARD.encode(percent_decoded(user_information));
-        let mut value = HeaderValue::try_from(format!("Basic {encoded}")).ok()?;
-        value.set_sensitive(true);
-        Some(value)
     }
 
     fn odd(&self) -> RpcError {
@@ -187,41 +142,77 @@ impl Node {
     }
 }
 
-/// RFC 3986 §2.1; what is no escape stays as it is.
-fn percent_decoded(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escape = text
-            .get(at + 1..at + 3)
-            .filter(|digits| bytes[at] == b'%' && digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        match escape.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            None => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    decoded
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::fake::{Fake, tls};
     use super::*;
 
-    #[test]
-    fn a_node_is_shown_without_its_key() {
-        let node = Node::new("https://mainnet.example.org/v3/secret?key=1".parse().unwrap());
-        assert_eq!(node.shown(), "https://mainnet.example.org");
-        let node = Node::new("http://user:s%40cret@[::1]:8545/".parse().unwrap());
-        assert_eq!(node.shown(), "http://[::1]:8545");
-        // `user:s@cret`
-        assert_eq!(node.credential().unwrap(), "Basic dXNlcjpzQGNyZXQ=");
-        assert!(Node::new("http://[::1]:8545/".parse().unwrap()).credential().is_none());
+    const NETWORK: Network = Network::Eip155(84_532);
+
+    #[tokio::test]
+    async fn a_chain_id_is_a_number_that_fits() {
+        let cases = [
+            (json!({ "result": "0x14a34" }), "ok"),
+            (
+                json!({ "result": "0x1" }),
+                "http://127.0.0.1 serves eip155:1, not eip155:84532",
+            ),
+            (json!({ "result": "84532" }), "not what was asked for"),
+            (json!({ "result": "0x" }), "not what was asked for"),
+            (
+                json!({ "result": format!("0x{}", "f".repeat(64)) }),
+                "not what was asked for",
+            ),
+            (
+                json!({ "result": format!("0x{}", "0".repeat(65)) }),
+                "not what was asked for",
+            ),
+            (json!({ "result": 84532 }), "not what was asked for"),
+            (json!({ "result": null }), "not what was asked for"),
+            (json!({ "result": ["0x14a34"] }), "not what was asked for"),
+            (json!({}), "not what was asked for"),
+            (json!([]), "not what was asked for"),
+            (
+                json!({ "error": { "code": -32005, "message": "slow\u{7} down" } }),
+                "answered -32005: slow down",
+            ),
+            (
+                json!({ "result": "0x14a34", "error": { "code": 1, "message": "both" } }),
+                "answered 1: both",
+            ),
+        ];
+        for (reply, expected) in cases {
+            let shown = reply.to_string();
+            let fake = Fake::replying(move |_, _| reply.clone()).await;
+            let said = match fake.node().check_network(&tls(), NETWORK).await {
+                Ok(()) => "ok".to_owned(),
+                Err(error) => error.to_string().replace(&format!(":{}", fake.port()), ""),
+            };
+            assert!(said.contains(expected), "{shown}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_is_told_when_there_is_no_reply_and_a_long_answer_is_cut() {
+        let fake = Fake::with_status(StatusCode::TOO_MANY_REQUESTS, |_, _| json!("slow down")).await;
+        let error = fake.node().check_network(&tls(), NETWORK).await.unwrap_err();
+        assert!(
+            matches!(error, RpcError::Status { status, .. } if status == 429),
+            "{error}"
+        );
+
+        let fake = Fake::with_status(
+            StatusCode::BAD_REQUEST,
+            |_, _| json!({ "error": { "code": -32600, "message": "no" } }),
+        )
+        .await;
+        let error = fake.node().check_network(&tls(), NETWORK).await.unwrap_err();
+        assert!(matches!(error, RpcError::Refused { code: -32600, .. }), "{error}");
+
+        let fake = Fake::replying(|_, _| json!({ "result": "0".repeat(ANSWER_CAP) })).await;
+        let error = fake.node().check_network(&tls(), NETWORK).await.unwrap_err();
+        assert!(matches!(error, RpcError::TooLong { .. }), "{error}");
     }
 }

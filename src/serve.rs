@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
+use crate::alerts::{self, Alerts, Telling};
 use crate::assets::Network;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
@@ -26,6 +27,8 @@ use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
+use crate::idempotency::Keys;
+use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
@@ -56,6 +59,8 @@ pub enum StartError {
     Tls(#[from] TrustError),
     #[error("[wallet.evm]: {0}")]
     Wallet(#[from] OpenWalletError),
+    #[error("[alerts]: {0}")]
+    Alerts(SecretError),
     #[error("the TLS listener: {0}")]
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
@@ -65,6 +70,8 @@ pub enum StartError {
         path = .0.display()
     )]
     NoBooks(PathBuf),
+    #[error(transparent)]
+    NotAccepted(#[from] NotAccepted),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
@@ -104,11 +111,13 @@ pub struct Running {
     proxy: Arc<Proxy>,
     home: Home,
     drain: Duration,
+    telling: Telling,
 }
 
 /// Starts a proxy on the data directory. It accepts when this returns.
 pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
+    restore::require_accepted(home)?;
     home.create_run()?;
     let config = Config::load(home.root())?;
     let (rules, loaded) = Rules::load(home)?;
@@ -118,13 +127,17 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let wallet = wallet(&config, home)?;
     let tls = Arc::new(upstream_tls(&config)?);
     let acceptor = tls_acceptor(&config)?;
+    let ways = alerts::ways(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
+    let (alerts, raised) = Alerts::new(clock.clone());
 
     // `init` made it: without it the books are gone, and new ones would count from nothing.
     if !home.audit().is_dir() {
         return Err(StartError::NoBooks(home.audit()));
     }
     // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
-    let ledger = store::open(&config, home, Options::new(clock.clone())).await?;
+    let mut options = Options::new(clock.clone());
+    options.alarms = alerts.alarms();
+    let ledger = store::open(&config, home, options).await?;
     let asked = config.proxy.listen;
     let listener = listen(asked)?;
     let address = listener
@@ -142,13 +155,21 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
 
     let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
     if let Some(wallet) = &wallet {
+        let (alerts, threshold) = (alerts.clone(), config.alerts.low_wallet);
+        let told = move |network, held| alerts::watch::wallet(&alerts, threshold, network, held);
         let watching = balances
             .clone()
-            .watch(nodes(&config), tls.clone(), wallet.address(), stop.clone());
+            .watch(nodes(&config), tls.clone(), wallet.address(), told, stop.clone());
         tasks.spawn(watching);
     }
     let via = config.proxy.via.then(Via::random).transpose();
     let doubts = doubts(home, &*ledger, &clock).await?;
+    // Shared books that are away know them better than this proxy; they refuse a second payment under one.
+    let held = ledger.keys().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "which idempotency keys are held is not known yet");
+        Vec::new()
+    });
+    let keys = Keys::new(held, clock.clone());
     let proxy = Arc::new(Proxy {
         via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
@@ -161,9 +182,11 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         logins,
         rules,
         doubts,
+        keys,
         ledger,
         wallet,
         balances,
+        alerts,
         tasks,
         stop,
     });
@@ -176,6 +199,13 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
             source,
         })?,
     ));
+    let telling = raised.tell(proxy.ledger.clone(), &ways);
+    proxy.tasks.spawn(alerts::watch::payments(
+        proxy.alerts.clone(),
+        proxy.ledger.clone(),
+        proxy.clock.clone(),
+        proxy.stop.clone(),
+    ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
     home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
@@ -184,6 +214,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         proxy,
         home: home.clone(),
         drain,
+        telling,
     })
 }
 
@@ -210,12 +241,15 @@ impl Running {
         self.proxy.stop.cancel();
         self.proxy.tasks.close();
         let bound = self.drain.max(self.proxy.config.timeouts.settle_wait);
-        if timeout(bound, self.proxy.tasks.wait()).await.is_err() {
-            tracing::warn!(
+        match timeout(bound, self.proxy.tasks.wait()).await {
+            Ok(()) => self.proxy.doubts.end(),
+            Err(_) => tracing::warn!(
                 seconds = bound.as_secs(),
                 "some connections did not end in time and are cut"
-            );
+            ),
         }
+        // What ended just now may have raised some; they still go into the books.
+        self.telling.end().await;
         self.proxy.ledger.close().await;
         // A stale address would send `run` to a port that somebody else may have by then.
         let _ = std::fs::remove_file(self.home.listen());
@@ -294,6 +328,7 @@ async fn keep_watch(proxy: Arc<Proxy>) {
         proxy.logins.tend();
         proxy.upstreams.sweep();
         proxy.doubts.sweep();
+        proxy.keys.sweep();
         look_at_rules(&proxy).await;
     }
 }
@@ -365,7 +400,17 @@ async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result
             Some(State::Held | State::Released | State::Expired) | None => None,
         };
     }
-    Ok(Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?)
+    let doubts = Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
+    let open = ledger.open_items().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "which payments are in doubt is not known yet");
+        Vec::new()
+    });
+    let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
+    doubts.remember(in_doubt.map(|payment| {
+        let valid_before = payment.arm.map_or(0, |arm| arm.valid_before.0);
+        (payment.rid(), payment.reserved.fp.0, valid_before)
+    }));
+    Ok(doubts)
 }
 
 /// Reads the key from where bursar.toml says it is.

@@ -145,6 +145,45 @@ async fn a_last_line_torn_at_any_byte_is_moved_away() {
     }
 }
 
+/// One operation is one line, so whatever is left of a batch is a whole number of operations.
+#[tokio::test]
+async fn a_batch_torn_at_any_byte_keeps_its_whole_lines() {
+    let world = World::new();
+    let ledger = world.open();
+    let (first, second) = (world.purchase(100 * CENT), world.purchase(100 * CENT));
+    let (first, second) = tokio::join!(ledger.reserve(first), ledger.reserve(second));
+    assert!(first.is_ok() && second.is_ok());
+    let whole = format!("{}\n", world.journal());
+    let batch = whole.find('\n').unwrap() + 1;
+    for cut in batch..=whole.len() {
+        for fill in [0, 1000] {
+            let left = [&whole.as_bytes()[..cut], &vec![b'\n'; fill][..]].concat();
+            let (lines, torn) = reopened(&left);
+            let mut good = whole[..cut].matches('\n').count();
+            // With fill behind it, a line that lacks its end has one.
+            if fill > 0 && whole.as_bytes().get(cut) == Some(&b'\n') {
+                good += 1;
+            }
+            assert_eq!(lines, good, "cut at {cut}, fill {fill}");
+            let kept = whole.split_inclusive('\n').take(good).map(str::len).sum();
+            assert_eq!(torn, cut.saturating_sub(kept) as u64, "cut at {cut}, fill {fill}");
+        }
+    }
+}
+
+/// Good entries, and bytes moved away, of a journal with this one segment.
+fn reopened(segment: &[u8]) -> (usize, u64) {
+    let audit = tempfile::tempdir().unwrap();
+    fs::write(audit.path().join("seg-00000000000000000000.jsonl"), segment).unwrap();
+    let mut lines = 0;
+    let mut count = |_: &Line<'_>| {
+        lines += 1;
+        Ok(())
+    };
+    let (_, torn) = Journal::open(audit.path(), NOON.parse().unwrap(), SEGMENT_BYTES, None, &mut count).unwrap();
+    (lines, torn.map_or(0, |torn| torn.bytes))
+}
+
 #[tokio::test]
 async fn a_torn_tail_is_noted_in_the_journal_and_its_payment_does_not_count() {
     let world = World::new();
@@ -216,6 +255,33 @@ async fn damage_before_valid_entries_is_refused_with_file_and_line() {
         assert!(
             error.contains(&format!("seg-00000000000000000000.jsonl line {expected}: ")),
             "{error}"
+        );
+        assert_eq!(fs::read(segment).unwrap(), bad, "nothing may be changed");
+    }
+    fs::write(segment, &good).unwrap();
+    world.open().close().await;
+}
+
+/// The newest entry alone has nothing behind it that would give its damage away: it may have been torn.
+#[tokio::test]
+async fn one_flipped_bit_in_any_entry_but_the_newest_is_refused() {
+    let world = World::new();
+    let ledger = world.open();
+    for _ in 0..3 {
+        ledger.reserve(world.purchase(100 * CENT)).await.unwrap();
+    }
+    ledger.close().await;
+    let segment = &world.segments()[0];
+    let good = fs::read(segment).unwrap();
+    let newest = good[..good.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    for at in (0..newest).step_by(7) {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 7);
+        fs::write(segment, &bad).unwrap();
+        let opened = Embedded::open(world.path(), world.options()).map(|_| ());
+        assert!(
+            matches!(opened, Err(OpenError::Journal(JournalError::Damaged { .. }))),
+            "byte {at}: {opened:?}"
         );
         assert_eq!(fs::read(segment).unwrap(), bad, "nothing may be changed");
     }

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use bursar::ledger::{
-    By, Denial, Embedded, Event, Ledger, LedgerError, Outcome, Reserve, ReserveError, Resolution, State,
+    By, Denial, Embedded, Event, Ledger, LedgerError, Outcome, Reserve, ReserveError, Resolution, Rid, State,
 };
 use bursar::policy::budget::{Unit, Window};
 use ledger_world::{NOON, World, charge, counted};
@@ -127,6 +127,48 @@ async fn a_nonce_and_an_id_are_used_once() {
     ledger.close().await;
     let ledger = world.open();
     assert_eq!(ledger.reserve(same_nonce).await.unwrap_err(), ReserveError::NonceTaken);
+}
+
+#[tokio::test]
+async fn under_one_idempotency_key_one_payment_is_made_also_after_a_restart_and_a_lost_index() {
+    let world = World::new();
+    let under = |key| {
+        let mut purchase = world.purchase(100 * CENT);
+        purchase.hold.idempotency = Some([key; 32]);
+        purchase
+    };
+    let ledger = world.open();
+    let (paid, dead) = (under(1), under(2));
+    ledger.reserve(paid.clone()).await.unwrap();
+    ledger.reserve(dead.clone()).await.unwrap();
+    ledger.finish(paid.hold.rid, settled()).await.unwrap();
+    let (by, why) = (By::Us, "never-signed");
+    ledger
+        .finish(dead.hold.rid, Outcome::Expired { by, why })
+        .await
+        .unwrap();
+    let taken = ReserveError::KeyTaken(paid.hold.rid);
+    assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
+    let again = under(2);
+    ledger.reserve(again.clone()).await.unwrap();
+    ledger.close().await;
+
+    let ledger = world.open();
+    assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
+    let mut held: Vec<Rid> = ledger.keys().await.unwrap().iter().map(|hold| hold.rid).collect();
+    held.sort();
+    assert_eq!(held, [paid.hold.rid, again.hold.rid]);
+    ledger.close().await;
+    std::fs::remove_dir_all(world.path().join("index")).unwrap();
+    let ledger = world.open();
+    assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
+    // After 24 hours nothing holds it, even if nothing else was recorded meanwhile.
+    let day = jiff::SignedDuration::from_secs(24 * 60 * 60);
+    let noon: jiff::Timestamp = ledger_world::NOON.parse().unwrap();
+    world.clock.set(noon + day);
+    assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
+    world.clock.set(noon + day + jiff::SignedDuration::from_secs(1));
+    ledger.reserve(under(1)).await.unwrap();
 }
 
 #[tokio::test]

@@ -435,6 +435,47 @@ async fn a_server_that_could_forget_is_refused() {
     assert!(error.contains("fsync = off"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_payment_is_made_under_a_key_whichever_node_is_asked() {
+    let database = cluster().database().await;
+    let worlds: Vec<Arc<World>> = (0..3).map(|number| Arc::new(World::numbered(number))).collect();
+    let mut nodes = Vec::new();
+    for world in &worlds {
+        nodes.push(open(world, &database).await);
+    }
+    // Different agents' counters: nothing but the key is in common.
+    let asking: Vec<_> = (0..24)
+        .map(|number| {
+            let (world, node) = (worlds[number % 3].clone(), nodes[number % 3].clone());
+            let scope = format!("agent:{number}");
+            tokio::spawn(async move {
+                let mut purchase = world.charged(vec![charge(&scope, Window::Day, Unit::MicroUsd, CENT, CENT)]);
+                purchase.hold.idempotency = Some([7; 32]);
+                node.reserve(purchase).await.map(|reservation| reservation.rid())
+            })
+        })
+        .collect();
+    let (mut made, mut taken) = (Vec::new(), Vec::new());
+    for asked in asking {
+        match asked.await.unwrap() {
+            Ok(rid) => made.push(rid),
+            Err(ReserveError::KeyTaken(rid)) => taken.push(rid),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((made.len(), taken.len()), (1, 23));
+    assert!(taken.iter().all(|rid| *rid == made[0]));
+    let held = nodes[0].keys().await.unwrap();
+    assert_eq!((held.len(), held[0].rid, held[0].idem), (1, made[0], [7; 32]));
+    // Proven dead, it gives its key back; another node may have the proof.
+    let why = "not cashed";
+    nodes[1]
+        .finish(made[0], Outcome::Expired { by: By::Chain, why })
+        .await
+        .unwrap();
+    assert_eq!(nodes[2].keys().await.unwrap(), []);
+}
+
 /// What the proxy in between does with the next commit.
 #[derive(Clone, Copy, PartialEq)]
 enum Cut {

@@ -74,7 +74,7 @@ enum Hold {
 enum Whole {
     Streaming,
     Ended,
-    TooLarge,
+    NotKept(NotReplayable),
 }
 
 /// A request that can be sent again byte for byte.
@@ -89,6 +89,8 @@ pub struct Replay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotReplayable {
     TooLarge,
+    /// Other requests have the memory that kept bodies share.
+    NoRoom,
     /// The agent stopped sending.
     Broken,
 }
@@ -100,7 +102,7 @@ impl Kept {
         let whole = if source.is_end_stream() {
             Whole::Ended
         } else if declared > REPLAY_CAP as u64 {
-            Whole::TooLarge
+            Whole::NotKept(NotReplayable::TooLarge)
         } else {
             Whole::Streaming
         };
@@ -181,7 +183,7 @@ impl Kept {
             loop {
                 let mut state = lock(&self.0);
                 match state.whole {
-                    Whole::TooLarge => return Poll::Ready(Err(NotReplayable::TooLarge)),
+                    Whole::NotKept(why) => return Poll::Ready(Err(why)),
                     Whole::Ended => return Poll::Ready(Ok(state.replay())),
                     Whole::Streaming => match state.poll_source(cx) {
                         Poll::Pending => return Poll::Pending,
@@ -282,8 +284,15 @@ impl State {
             self.trailers = Some(trailers.clone());
         }
         let Some(data) = frame.data_ref() else { return };
-        if self.size + data.len() > REPLAY_CAP || !self.budget.take(data.len()) {
-            self.whole = Whole::TooLarge;
+        let not_kept = if self.size + data.len() > REPLAY_CAP {
+            Some(NotReplayable::TooLarge)
+        } else if !self.budget.take(data.len()) {
+            Some(NotReplayable::NoRoom)
+        } else {
+            None
+        };
+        if let Some(why) = not_kept {
+            self.whole = Whole::NotKept(why);
             self.forget();
             return;
         }

@@ -9,6 +9,7 @@ use super::output::say;
 use super::{Exit, Failure};
 use crate::clock;
 use crate::home::{self, Home, Readers};
+use crate::ledger::format;
 use crate::pay::Wallet;
 use crate::tls::authority::Authority;
 
@@ -59,6 +60,11 @@ pub fn make(home: &Home, with_wallet: bool) -> Result<Made, Failure> {
     home.create()?;
     let now = Timestamp::now();
     Authority::create(home, now).map_err(|error| Failure::negative(error.to_string()))?;
+    home::write_new(
+        &home.root().join("format"),
+        format::current().as_bytes(),
+        Readers::Owner,
+    )?;
     home::write_new(&home.log_key(), log_key()?.as_bytes(), Readers::Owner)?;
     home::write_new(
         &home.agents(),

@@ -1,10 +1,13 @@
 //! The commands. Each is a file; this one names them, runs them, and turns their failures into exit codes (Ruling 53).
 
 mod agents;
+mod alerts;
 mod ca;
+mod clock;
 mod demo;
 mod environment;
 mod init;
+mod keep;
 mod output;
 mod payments;
 mod run;
@@ -66,6 +69,18 @@ enum Command {
     /// The wallet that pays
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
+    /// Copy the books and what belongs to them, while the server runs or not
+    Backup(keep::Backup),
+    /// Make a data directory from a backup
+    Restore(keep::Restore),
+    /// Move old entries of the books to another place; what they counted still counts
+    Retain(keep::Retain),
+    /// Try the ways in which alerts are told
+    #[command(subcommand)]
+    Alerts(alerts::AlertsCommand),
+    /// Say that the system clock is right after a jump
+    #[command(subcommand)]
+    Clock(clock::ClockCommand),
     /// Run the demo's seller alone
     Sandbox(sandbox::Sandbox),
     /// Buy something from a sandbox seller: no network, no keys, nothing to configure
@@ -136,6 +151,11 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Payments(command) => command.run(&home()?),
         Command::Ca(command) => command.run(&home()?),
         Command::Wallet(command) => wait(command.run(&home()?)),
+        Command::Backup(command) => command.run(&home()?),
+        Command::Restore(command) => wait(command.run(&home()?)),
+        Command::Retain(command) => wait(command.run(&home()?)),
+        Command::Alerts(command) => wait(command.run(&home()?)),
+        Command::Clock(command) => wait(command.run(&home()?)),
         Command::Sandbox(command) => wait(command.run()),
         Command::Demo(command) => wait(command.run()),
     }

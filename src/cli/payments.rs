@@ -250,7 +250,7 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
 }
 
 /// A date means its first moment in UTC.
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     let as_date = |date: civil::Date| date.to_zoned(TimeZone::UTC).map(|zoned: Zoned| zoned.timestamp());
     text.parse::<Timestamp>()
         .or_else(|_| text.parse::<civil::Date>().and_then(as_date))

@@ -77,9 +77,10 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Store(StoreError::Ledger(OpenError::InUse(_))) => Self::unavailable(error.to_string()),
-            StartError::NoBooks(_) | StartError::Store(StoreError::Ledger(_)) | StartError::Admin { .. } => {
-                Self::negative(error.to_string())
-            }
+            StartError::NoBooks(_)
+            | StartError::NotAccepted(_)
+            | StartError::Store(StoreError::Ledger(_))
+            | StartError::Admin { .. } => Self::negative(error.to_string()),
             StartError::Listen { .. } => Self::unavailable(error.to_string()),
             _ => Self::usage(error.to_string()),
         }

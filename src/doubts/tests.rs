@@ -37,11 +37,15 @@ fn request(body: u8) -> Fingerprint {
 impl World {
     /// A payment that is valid for 60 s.
     fn sent(&self, n: u8) -> Ticket {
+        self.sent_under(n, false)
+    }
+
+    fn sent_under(&self, n: u8, keyed: bool) -> Ticket {
         let credential = Credential::from_stored(format!("Y3JlZGVudGlhbA{n}")).unwrap();
         let rid = Rid::new(second(i64::from(n)), [n; 10]);
         let valid_before = u64::try_from(NOW).unwrap() + 60;
         self.doubts
-            .sent(rid, target(), request(0), (&FIELD, &credential), valid_before)
+            .sent(rid, target(), request(0), (&FIELD, &credential), valid_before, keyed)
     }
 
     fn claim(&self) -> Claim {
@@ -70,8 +74,23 @@ fn a_delivered_payment_leaves_nothing() {
     let ticket = world.sent(1);
     assert!(world.doubts.concern(&target()));
     ticket.delivered();
-    assert!(!world.doubts.concern(&target()));
+    assert!(!world.doubts.concern(&target()) && !world.doubts.any());
     assert!(matches!(world.claim(), Claim::Free));
+    world.doubts.end();
+    assert_eq!(world.files(), 0);
+}
+
+/// The last bytes of an answer are still to be written when its body has ended.
+#[test]
+fn a_kill_just_after_a_delivery_leaves_the_repeat_possible() {
+    let world = world();
+    let ticket = world.sent(1);
+    world.doubts.sweep();
+    ticket.delivered();
+    // However close behind the delivery the next sweep is.
+    world.doubts.sweep();
+    presented(world.reopened(Some(true)).claim(target(), request(0)));
+    world.doubts.sweep();
     assert_eq!(world.files(), 0);
 }
 
@@ -198,4 +217,75 @@ fn a_doubt_that_nobody_asks_about_is_swept_away() {
     world.doubts.sweep();
     assert!(!world.doubts.any());
     assert_eq!(world.files(), 0);
+}
+
+fn paid(world: &World, rid: Rid, asked: Asked) -> Paid {
+    world.doubts.claim_paid(rid, target(), asked)
+}
+
+#[test]
+fn under_a_key_a_delivered_payment_is_kept_as_long_as_it_may_be_presented() {
+    let world = world();
+    let ticket = world.sent_under(1, true);
+    let rid = ticket.rid();
+    ticket.delivered();
+    assert!(
+        !world.doubts.concern(&target()),
+        "for requests without the key it is as if it was not there"
+    );
+    assert!(matches!(world.claim(), Claim::Free));
+    assert!(matches!(paid(&world, rid, Asked::Nothing), Paid::Rest));
+    assert!(matches!(paid(&world, rid, Asked::Again), Paid::Present(_)));
+
+    world.clock.set(second(54));
+    world.doubts.sweep();
+    let Paid::Present(again) = paid(&world, rid, Asked::Again) else {
+        panic!("six seconds are enough")
+    };
+    assert_eq!((again.number, again.credential.expose()), (2, "Y3JlZGVudGlhbA1"));
+    drop(again);
+    assert_eq!(world.files(), 1);
+    world.clock.set(second(55));
+    assert!(matches!(paid(&world, rid, Asked::Again), Paid::Rest), "five are not");
+    world.doubts.sweep();
+    assert_eq!(world.files(), 0);
+    assert!(!world.doubts.any());
+}
+
+#[test]
+fn under_a_key_a_payment_is_waited_for_and_presented_three_times() {
+    let world = world();
+    let ticket = world.sent_under(1, true);
+    let rid = ticket.rid();
+    assert!(matches!(paid(&world, rid, Asked::Nothing), Paid::Join(_)));
+    drop(ticket);
+    for asked in [Asked::Nothing, Asked::Again, Asked::Nothing] {
+        let Paid::Present(again) = paid(&world, rid, asked) else {
+            panic!("in doubt, so it is presented")
+        };
+        assert!(
+            matches!(paid(&world, rid, Asked::Nothing), Paid::Join(_)),
+            "one at a time"
+        );
+        drop(again);
+    }
+    assert!(matches!(paid(&world, rid, Asked::Nothing), Paid::InDoubt(_)));
+}
+
+#[test]
+fn a_restart_keeps_what_a_key_may_need() {
+    let world = world();
+    let ticket = world.sent_under(1, true);
+    let rid = ticket.rid();
+    ticket.delivered();
+    let again = world.reopened(Some(true));
+    assert!(matches!(again.claim_paid(rid, target(), Asked::Nothing), Paid::Rest));
+    assert!(matches!(
+        again.claim_paid(rid, target(), Asked::Again),
+        Paid::Present(_)
+    ));
+    assert!(matches!(
+        again.claim_paid(Rid::new(second(0), [9; 10]), target(), Asked::Again),
+        Paid::Rest
+    ));
 }

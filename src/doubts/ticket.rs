@@ -11,25 +11,33 @@ pub struct Ticket {
     rid: Rid,
     target: Target,
     /// Closes with the ticket, for those who joined.
-    over: Option<watch::Sender<()>>,
+    _over: watch::Sender<()>,
 }
 
 impl Ticket {
-    pub(super) fn new(doubts: Doubts, rid: Rid, target: Target) -> Self {
-        Self {
+    pub(super) fn new(doubts: Doubts, rid: Rid, target: Target) -> (Self, watch::Receiver<()>) {
+        let (sender, over) = watch::channel(());
+        let ticket = Self {
             doubts,
             rid,
             target,
-            over: None,
-        }
+            _over: sender,
+        };
+        (ticket, over)
+    }
+
+    #[cfg(test)]
+    pub fn rid(&self) -> Rid {
+        self.rid
     }
 
     /// The agent hung up; a repeat may join from now on.
     pub fn abandoned(&mut self) {
-        let (sender, receiver) = watch::channel(());
-        self.over = Some(sender);
-        self.doubts
-            .change(self.rid, &self.target, |doubt| doubt.stage = Stage::Abandoned(receiver));
+        self.doubts.change(self.rid, &self.target, |doubt| {
+            if let Stage::Waiting(over) = &doubt.stage {
+                doubt.stage = Stage::Abandoned(over.clone());
+            }
+        });
     }
 
     /// A receipt says that it is paid.
@@ -39,7 +47,7 @@ impl Ticket {
 
     /// A 2xx reached the agent whole.
     pub fn delivered(self) {
-        self.doubts.close(self.rid, &self.target);
+        self.doubts.delivered(self.rid, &self.target);
     }
 }
 

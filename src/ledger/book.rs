@@ -3,6 +3,8 @@
 //! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so what the
 //! running ledger believes and what the journal says cannot differ.
 
+pub mod kept;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use thiserror::Error;
 
 use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
 use super::entry::{Adopted, Armed, Body, Entry, Reserved, WindowCharge};
+use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{Arm, Arming, By, Hold, Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
@@ -51,6 +54,7 @@ pub struct Effect {
     pub unconfirmed: Vec<(Rid, bool)>,
     /// The chain's word on a payment that is closed.
     pub amended: Option<(Rid, Amendment)>,
+    pub keys: Vec<(KeyHold, KeyChange)>,
 }
 
 /// What changes in a payment whose state does not.
@@ -72,7 +76,7 @@ impl Amendment {
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
     counters: Counters,
     open: BTreeMap<Rid, Payment>,
@@ -83,20 +87,26 @@ pub struct Book {
     unconfirmed: BTreeSet<Rid>,
     /// The latest time that any entry bears: where the clock has been.
     latest: Option<Moment>,
+    keys: Keys,
 }
 
 impl Book {
     /// Decides a reservation; returns what each window then holds. `Ok` says that [`Book::apply`] of its entry will succeed
     /// and keep every cap.
-    pub fn admits(&self, reserve: &Reserve) -> Result<Vec<u128>, ReserveError> {
+    pub fn admits(&self, reserve: &Reserve, now: Moment) -> Result<Vec<u128>, ReserveError> {
         self.nonce_is_free(&reserve.hold.terms.asset.caip19(), &reserve.arm)?;
-        self.admits_hold(&reserve.hold)
+        self.admits_hold(&reserve.hold, now)
     }
 
     /// As [`Book::admits`], before there is a nonce.
-    pub fn admits_hold(&self, hold: &Hold) -> Result<Vec<u128>, ReserveError> {
+    pub fn admits_hold(&self, hold: &Hold, now: Moment) -> Result<Vec<u128>, ReserveError> {
         if self.open.contains_key(&hold.rid) {
             return Err(ReserveError::RidTaken);
+        }
+        if let Some(idem) = &hold.idempotency
+            && let Some(hold) = self.keys.holder(idem, second(now))
+        {
+            return Err(ReserveError::KeyTaken(hold.rid));
         }
         self.counters.fit(&hold.charges, &[])
     }
@@ -182,6 +192,11 @@ impl Book {
     }
 
     /// As [`Book::restore_counter`].
+    pub fn restore_key(&mut self, hold: KeyHold) {
+        self.keys.hold(hold);
+    }
+
+    /// As [`Book::restore_counter`].
     pub fn restore_unconfirmed(&mut self, rid: Rid) {
         self.unconfirmed.insert(rid);
     }
@@ -189,6 +204,15 @@ impl Book {
     /// As [`Book::restore_counter`].
     pub fn restore_latest(&mut self, latest: Option<Moment>) {
         self.latest = latest;
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &KeyHold> {
+        self.keys.all()
+    }
+
+    /// As they are kept.
+    pub fn every_key(&self) -> impl Iterator<Item = &KeyHold> {
+        self.keys.every()
     }
 
     pub fn open_payment(&self, rid: &Rid) -> Option<&Payment> {
@@ -207,6 +231,11 @@ impl Book {
 
     pub fn is_unconfirmed(&self, rid: Rid) -> bool {
         self.unconfirmed.contains(&rid)
+    }
+
+    /// Nonces of finished payments, and the second in which each is free again.
+    pub fn fading(&self) -> impl Iterator<Item = (u64, NonceKey)> {
+        self.fading.iter().copied()
     }
 
     pub fn latest(&self) -> Option<Moment> {
@@ -280,6 +309,10 @@ impl Book {
             self.counters.drop_oldest(charge, &mut effect.dropped);
         }
         self.taken.extend(nonce);
+        if let Some(hold) = payment.key_hold() {
+            self.keys.hold(hold);
+            effect.keys.push((hold, KeyChange::Held));
+        }
         self.open.insert(rid, payment.clone());
         self.changed(payment, effect);
         Ok(())
@@ -331,6 +364,13 @@ impl Book {
                 Step::GiveBack
             };
             self.book(rid, payment.windows(), step)?;
+            // Proven dead: the agent may buy under this key again (Ruling 6).
+            if to != State::Settled
+                && let Some(hold) = payment.key_hold()
+            {
+                self.keys.free(&hold);
+                effect.keys.push((hold, KeyChange::Free));
+            }
             self.close(&payment);
         } else {
             self.open.insert(rid, payment.clone());
@@ -408,7 +448,7 @@ impl Book {
     }
 
     fn fade(&mut self, ts: Moment, effect: &mut Effect) {
-        let now = u64::try_from(ts.timestamp().as_second()).unwrap_or(0);
+        let now = second(ts);
         while let Some(&(free_at, key)) = self.fading.first()
             && free_at < now
         {
@@ -416,6 +456,9 @@ impl Book {
             self.taken.remove(&key);
             effect.faded.push((free_at, key));
         }
+        let faded = self.keys.fade(now);
+        let freed = faded.into_iter().map(|hold| (hold, KeyChange::Free));
+        effect.keys.extend(freed);
         while let Some(&rid) = self.unconfirmed.first()
             && rid
                 .made_at()
@@ -425,6 +468,10 @@ impl Book {
             effect.unconfirmed.push((rid, false));
         }
     }
+}
+
+fn second(ts: Moment) -> u64 {
+    u64::try_from(ts.timestamp().as_second()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Faults, SEGMENT_BYTES};
+use super::key::KeyHold;
 use super::model::{
     Alarm, Alarms, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError,
     Resolution,
@@ -15,8 +16,8 @@ use super::payment::Payment;
 use super::recovery::{self, OpenError};
 use super::rid::Rid;
 use super::timekeeping::Timekeeper;
-use super::writer::{Delivery, Found, Op, Shared, Usage, Writer};
-use super::{Answer, Ledger, read};
+use super::writer::{Delivery, Found, Op, Shared, Writer};
+use super::{Answer, Ledger, Usage, read};
 use crate::clock::SharedClock;
 
 /// Operations that may wait for the writer; further callers wait for room.
@@ -189,6 +190,10 @@ impl Ledger for Embedded {
 
     fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>> {
         Box::pin(async move { self.ask(Op::Unconfirmed).await? })
+    }
+
+    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
+        Box::pin(async move { self.ask(Op::Keys).await? })
     }
 
     fn now(&self) -> Timestamp {

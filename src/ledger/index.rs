@@ -5,6 +5,7 @@
 //! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
 
 mod changes;
+mod whole;
 
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
@@ -19,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::book::{Book, Effect};
 use super::counters::{Counter, CounterKey};
+use super::key::KeyHold;
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Chain;
@@ -42,6 +44,7 @@ const MARK: &[u8] = b"m";
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 const COUNTER: u8 = b'c';
+const KEY: u8 = b'k';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
 const PAYMENT: u8 = b'p';
@@ -259,6 +262,10 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         let (key, _) = row.map_err(|error| error.to_string())?;
         let rid = <[u8; 16]>::try_from(&key[1..]).map_err(|_| broken("payment"))?;
         book.restore_unconfirmed(Rid::from_bytes(rid));
+    }
+    for row in db.scan_prefix([KEY]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        book.restore_key(KeyHold::from_row(&key[1..], &value).ok_or_else(|| broken("idempotency key"))?);
     }
     book.restore_latest(mark.latest);
     for row in db.scan_prefix([OPEN]) {

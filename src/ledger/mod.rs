@@ -7,16 +7,22 @@
 
 pub mod book;
 pub mod counters;
+mod decisions;
 pub mod disclosure;
 mod embedded;
 pub mod entry;
+pub mod follow;
+pub mod format;
 mod index;
 pub mod journal;
+pub mod key;
+pub mod memory;
 mod merge;
 pub mod model;
 pub mod payment;
 #[cfg(feature = "postgres")]
 mod postgres;
+pub mod pruned;
 pub mod read;
 mod recovery;
 mod refusals;
@@ -30,7 +36,9 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 
+pub use decisions::Usage;
 pub use embedded::{Embedded, Options};
+pub use key::KeyHold;
 pub use model::{
     Alarm, Alarms, Arm, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Outflow, Reservation, Reserve,
     ReserveError, Resolution, State, Terms,
@@ -41,7 +49,6 @@ pub use postgres::{Access, Postgres};
 pub use read::{Books, PaymentRecord, ReadError, Refused, read_payments};
 pub use recovery::OpenError;
 pub use rid::Rid;
-pub use writer::Usage;
 
 /// What a method answers, once it is on disk.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -94,6 +101,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Payments that a merchant's word has settled and that the chain has not been heard about, oldest first.
     fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>>;
+
+    /// The idempotency keys that payments hold, in no order.
+    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>>;
 
     /// The time that windows go by: wall time, as long as it can be believed (Ruling 63).
     fn now(&self) -> Timestamp;

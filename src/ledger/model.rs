@@ -191,6 +191,9 @@ pub enum ReserveError {
     WindowClosed { charge: usize },
     #[error("this payment id is already in use")]
     RidTaken,
+    /// Under this `Idempotency-Key` a payment was made within 24 h, and it is not proven dead (Ruling 6).
+    #[error("payment {0} was already made under this Idempotency-Key")]
+    KeyTaken(Rid),
     #[error("this nonce was already used for a payment")]
     NonceTaken,
     /// Armed is only what was held by this ledger and still is.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::entry::{Arm, Reserved, WindowCharge};
+use super::key::KeyHold;
 use super::model::{By, State};
 use super::rid::Rid;
 use super::text::Moment;
@@ -73,6 +74,13 @@ impl Payment {
     /// What counts it, now.
     pub fn windows(&self) -> &[WindowCharge] {
         self.moved.as_deref().unwrap_or(&self.reserved.windows)
+    }
+
+    /// Its hold on the agent's `Idempotency-Key`, if there was one.
+    pub fn key_hold(&self) -> Option<KeyHold> {
+        let reserved = &self.reserved;
+        let at = u64::try_from(self.created_at.timestamp().as_second()).unwrap_or(0);
+        Some(KeyHold::new(at, reserved.idem?.0, reserved.rid, reserved.fp.0))
     }
 
     pub fn nonce_key(&self) -> Option<NonceKey> {

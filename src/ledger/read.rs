@@ -11,8 +11,10 @@ use thiserror::Error;
 use super::book::Book;
 use super::disclosure::disclosed;
 use super::entry::{Body, Denied, Entry};
+use super::format::{self, FormatError};
 use super::model::{By, State};
 use super::payment::Payment;
+use super::pruned;
 use super::rid::Rid;
 use super::scan::{JournalError, Line, scan};
 use super::text::Moment;
@@ -23,6 +25,8 @@ const LOOKS: usize = 3;
 
 #[derive(Debug, Error)]
 pub enum ReadError {
+    #[error(transparent)]
+    Format(#[from] FormatError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("cannot read {}: {source}", path.display())]
@@ -126,13 +130,14 @@ struct Replay {
 }
 
 fn replay(dir: &Path) -> Result<Replay, ReadError> {
+    format::check(dir)?;
     let audit = dir.join("audit");
     if !audit.exists() {
         return Ok(Replay::default());
     }
     let mut look = 1;
     loop {
-        let mut replay = Replay::default();
+        let mut replay = Replay::onto(pruned::first_book(&audit)?);
         match scan(&audit, &mut |line| replay.visit(line)) {
             Ok(_) => return Ok(replay),
             Err(_) if look < LOOKS => look += 1,
@@ -142,6 +147,20 @@ fn replay(dir: &Path) -> Result<Replay, ReadError> {
 }
 
 impl Replay {
+    /// What was open where the journal begins belongs to it; what was closed there is in the segments that were moved.
+    fn onto(book: Book) -> Self {
+        let payments: HashMap<Rid, Payment> = book
+            .open_payments()
+            .map(|payment| (payment.rid(), payment.clone()))
+            .collect();
+        Self {
+            order: book.open_payments().map(Payment::rid).collect(),
+            payments,
+            book,
+            refusals: Vec::new(),
+        }
+    }
+
     fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
         let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
         let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;

@@ -12,9 +12,11 @@ use thiserror::Error;
 use super::Options;
 use super::book::{Book, Effect, Illegal};
 use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
+use super::format::{self, FormatError};
 use super::index::{Applied, Index, Snapshot};
 use super::journal::{CommitError, Journal, sync_dir};
 use super::model::{Alarm, State};
+use super::pruned;
 use super::scan::{Chain, JournalError, Line, scan};
 use super::text::Moment;
 
@@ -29,6 +31,8 @@ pub enum OpenError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error(transparent)]
+    Format(#[from] FormatError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("cannot record the start: {0}")]
@@ -64,7 +68,9 @@ pub fn take(dir: &Path) -> Result<File, OpenError> {
         })?;
     }
     sync_dir(dir)?;
-    lock(dir)
+    let lock = lock(dir)?;
+    format::bring_up_to_date(dir)?;
+    Ok(lock)
 }
 
 pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
@@ -73,7 +79,8 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     let now = Moment::of(options.clock.now());
     let index_dir = dir.join("index");
     let (opened, mut rebuild) = open_index(&index_dir, now.timestamp());
-    let mut replay = Replay::onto(opened);
+    let (first, before_first) = (pruned::beginning(&audit)?, pruned::first_book(&audit)?);
+    let mut replay = Replay::onto(opened, first, &before_first);
     let (mut journal, torn) = Journal::open(
         &audit,
         now.timestamp(),
@@ -83,11 +90,8 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     )?;
     if let Some(why) = replay.misfit(journal.chain()) {
         drop(replay);
-        replay = Replay::onto(
-            renew(&index_dir, now.timestamp())
-                .map_err(|error| tracing::warn!(%error, "no index"))
-                .ok(),
-        );
+        let renewed = renew(&index_dir, now.timestamp()).map_err(|error| tracing::warn!(%error, "no index"));
+        replay = Replay::onto(renewed.ok(), first, &before_first);
         scan(&audit, &mut |line| replay.visit(line))?;
         rebuild = Some(why);
     }
@@ -208,6 +212,17 @@ fn feed(mut index: Index, applied: Applied) -> Option<Index> {
     }
 }
 
+/// A new index of a journal that does not begin at its first entry.
+fn begin(mut index: Index, book: &Book, at: Chain) -> Option<Index> {
+    match index.fill(book, at) {
+        Ok(()) => Some(index),
+        Err(error) => {
+            tracing::warn!(%error, "the ledger's index cannot be written; payments go on without it");
+            None
+        }
+    }
+}
+
 /// How many entries of a replay go to the index at once.
 const CHUNK: usize = 4096;
 
@@ -217,21 +232,31 @@ struct Replay {
     index: Option<Index>,
     /// How far the index had come.
     from: Chain,
+    /// Where the journal begins.
+    first: Chain,
     misfit: Option<&'static str>,
     effects: Vec<Effect>,
 }
 
 impl Replay {
-    fn onto(opened: Option<(Index, Snapshot)>) -> Self {
-        let (index, snapshot) = opened.unzip();
-        let (from, book) = snapshot.map_or((Chain::START, Book::default()), |snapshot| {
-            (snapshot.chain, snapshot.book)
-        });
+    /// `first` is where the journal begins, `before` the book there: nothing, unless old segments were moved away.
+    fn onto(opened: Option<(Index, Snapshot)>, first: Chain, before: &Book) -> Self {
+        let (mut index, snapshot) = opened.unzip();
+        let (mut from, mut book, mut misfit) = (first, before.clone(), None);
+        if let Some(snapshot) = snapshot.filter(|snapshot| !snapshot.is_new) {
+            // The entries between were moved away: it cannot catch up any more.
+            let is_behind = snapshot.chain.next_seq < first.next_seq;
+            misfit = is_behind.then_some("the index ended before the entries that are here");
+            (from, book) = (snapshot.chain, snapshot.book);
+        } else if first != Chain::START {
+            index = index.and_then(|index| begin(index, before, first));
+        }
         Self {
             book,
             index,
             from,
-            misfit: None,
+            first,
+            misfit,
             effects: Vec::new(),
         }
     }
@@ -248,7 +273,7 @@ impl Replay {
         match self.book.apply(&entry) {
             Ok(effect) => self.effects.push(effect),
             // Against a book that came from the index this accuses the index; a replay from nothing accuses the journal.
-            Err(_) if self.from != Chain::START => self.misfit = Some("the index did not fit the journal"),
+            Err(_) if self.from != self.first => self.misfit = Some("the index did not fit the journal"),
             Err(illegal) => return Err(illegal.to_string()),
         }
         if self.effects.len() >= CHUNK {

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::entry::read_head;
 use super::merge::Head;
+use super::pruned;
 use super::text::Digest;
 
 /// Fill written ahead of the entries; a trailing run of it is not part of the journal.
@@ -90,8 +91,10 @@ pub fn segment_name(seq: u64) -> String {
 /// Reads every segment of `audit` from the first entry on. `visit` sees each good line in order; a complaint of its own
 /// makes the journal damaged at that line.
 pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>) -> Result<Scanned, JournalError> {
-    let segments = segments(audit)?;
-    let mut chain = Chain::START;
+    let mut chain = pruned::beginning(audit)?;
+    let mut segments = segments(audit)?;
+    // What a stop in the middle of moving has left.
+    segments.retain(|(first_seq, _)| *first_seq >= chain.next_seq);
     let mut newest = None;
     for (index, (first_seq, path)) in segments.iter().enumerate() {
         if *first_seq != chain.next_seq {
@@ -129,7 +132,7 @@ pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>
 }
 
 /// First sequence number and path of every segment, in order.
-fn segments(audit: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
+pub(super) fn segments(audit: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
     let mut found = Vec::new();
     for file in fs::read_dir(audit).map_err(JournalError::io("list", audit))? {
         let file = file.map_err(JournalError::io("list", audit))?;
@@ -214,7 +217,7 @@ pub fn day_of(time: jiff::Timestamp) -> i64 {
 }
 
 /// Whether `line` is the next entry; says what is wrong with it.
-pub fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
+pub(super) fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
     let head = read_head(line).map_err(|error| error.to_string())?;
     if head.seq != chain.next_seq {
         return Err(format!("its seq is {}, expected {}", head.seq, chain.next_seq));
@@ -227,7 +230,7 @@ pub fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
 
 /// Whether a complete entry stands anywhere in what should be a torn write. A torn write ends in a fragment; a whole line
 /// at or after the first bad byte means that something in the middle was damaged, and it may have been acknowledged.
-fn entries_follow(rest: &[u8]) -> bool {
+pub(super) fn entries_follow(rest: &[u8]) -> bool {
     let mut pieces = rest.split(|byte| *byte == b'\n');
     // What stands after the last newline does not end: it was never acknowledged, even if it looks whole.
     pieces.next_back();

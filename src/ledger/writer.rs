@@ -14,21 +14,22 @@ use std::thread::JoinHandle;
 use jiff::SignedDuration;
 use tokio::sync::{mpsc, oneshot};
 
-use super::book::{Book, Effect};
+use super::book::Effect;
+use super::decisions::{self, Decisions};
 use super::disclosure::{Disclosure, Private};
 use super::embedded::Options;
 use super::entry::{Body, ClockJumped, Closed, Expired, Released};
 use super::index::{Applied, Feed};
 use super::journal::{CommitError, Journal};
-use super::model::{Alarm, Alarms, By, Denial, Reservation, ReserveError, State};
+use super::model::{Alarm, Alarms, By, Denial, Reservation, State};
 use super::recovery::Opening;
 use super::refusals;
 use super::rid::Rid;
 use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
-use decide::{Decide, Space};
+use decide::Space;
 use ops::{Answer, Reply};
-pub use ops::{Delivery, Found, Op, Shared, Usage};
+pub use ops::{Delivery, Found, Op, Shared};
 
 /// Bounds of one batch: operations, and bytes of entries.
 const BATCH_OPS: usize = 256;
@@ -196,7 +197,7 @@ impl Writer {
 
     fn record_refusals(&mut self, now: Moment, refusals: Vec<(Denial, u64)>) -> Result<(), CommitError> {
         for (denial, count) in refusals {
-            if let Err(why) = self.record(now, decide::denied(denial, count)) {
+            if let Err(why) = self.record(now, decisions::denied(denial, count)) {
                 if self.opening.journal.failed().is_some() {
                     return Err(CommitError::Failed(why));
                 }
@@ -229,6 +230,7 @@ impl Writer {
             Op::Usage(scopes, reply) => Answer::Usage(reply, self.usage(&scopes)),
             Op::OpenItems(reply) => Answer::OpenItems(reply, self.book().open_payments().cloned().collect()),
             Op::Unconfirmed(reply) => Answer::Unconfirmed(reply, self.book().unconfirmed().collect()),
+            Op::Keys(reply) => Answer::Keys(reply, self.book().keys().copied().collect()),
             Op::Wake | Op::Close(_) => return,
         });
     }
@@ -279,6 +281,9 @@ impl Writer {
             Answer::Unconfirmed(reply, rids) => {
                 let _ = reply.send(Ok(rids));
             }
+            Answer::Keys(reply, keys) => {
+                let _ = reply.send(Ok(keys));
+            }
         }
     }
 
@@ -292,7 +297,7 @@ impl Writer {
         let now = Moment::of(now);
         let before = std::mem::replace(&mut self.jumped, ahead);
         if let (None, Some(ahead)) = (before, ahead) {
-            let ahead_s = decide::seconds(ahead);
+            let ahead_s = decisions::seconds(ahead);
             (self.alarms)(Alarm::ClockJumped { ahead_s });
             if let Err(why) = self.record(now, Body::ClockJumped(ClockJumped { ahead_s })) {
                 tracing::error!(%why, "the jump of the clock is missing in the journal");
@@ -349,60 +354,6 @@ impl Writer {
             .index
             .take()
             .filter(|index| index.send(Feed::Applied(applied)).is_ok());
-    }
-}
-
-impl Decide for Writer {
-    fn book(&self) -> &Book {
-        &self.opening.book
-    }
-
-    fn record(&mut self, now: Moment, body: Body) -> Result<u64, String> {
-        if let Some(why) = self.opening.journal.failed() {
-            return Err(why.to_owned());
-        }
-        let entry = self
-            .journal()
-            .push(now, body)
-            .map_err(|error| format!("the entry cannot be written: {error}"))?;
-        match self.opening.book.apply(&entry) {
-            Ok(effect) => {
-                self.time.saw(now.timestamp());
-                self.effects.push(effect);
-            }
-            // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
-            Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),
-        }
-        Ok(entry.seq)
-    }
-
-    fn may_reserve(&mut self) -> Result<(), ReserveError> {
-        if let Some(why) = self.opening.journal.failed() {
-            return Err(ReserveError::Failed(why.to_owned()));
-        }
-        if let Some(ahead) = self.jumped {
-            let ahead_s = decide::seconds(ahead);
-            return Err(ReserveError::ClockJumped { ahead_s });
-        }
-        if self.space.is_low() {
-            self.alarm(Alarm::LowSpace);
-            return Err(ReserveError::LowSpace);
-        }
-        Ok(())
-    }
-
-    fn disclose(&mut self, seq: u64, disclosures: Vec<Disclosure>) {
-        let numbered = disclosures.into_iter().map(|disclosure| (seq, disclosure));
-        self.disclosures.extend(numbered);
-    }
-
-    fn alarm(&mut self, alarm: Alarm) {
-        (self.alarms)(alarm);
-    }
-
-    fn accept_clock(&mut self) -> Moment {
-        self.jumped = None;
-        Moment::of(self.time.accept())
     }
 }
 

@@ -21,9 +21,13 @@ mod answers;
 mod canary;
 mod chain;
 mod crash;
+mod evidence;
+mod failing_disk;
 mod first_purchase;
 mod funds;
 mod hostile;
+mod idempotency;
+mod killed;
 mod limits;
 mod malformed;
 mod receipts;
@@ -31,7 +35,10 @@ mod repeats;
 mod replay;
 #[cfg(feature = "postgres")]
 mod shared;
+mod windows;
 
 // People and programs.
+mod alerts;
 mod cli;
 mod clients;
+mod keeping;

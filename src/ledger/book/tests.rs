@@ -186,6 +186,60 @@ fn a_nonce_that_a_challenge_decides_stays_taken_until_a_day_after_its_deadline()
 }
 
 #[test]
+fn a_key_is_held_for_a_day_unless_its_payment_is_proven_dead() {
+    let why = || "w".to_owned();
+    let under_key = |n| Reserved {
+        idem: Some(Digest([7; 32])),
+        fp: Digest([9; 32]),
+        ..reserved(n, true, vec![])
+    };
+    let holder = |book: &Book, at| book.keys.holder(&[7; 32], second(ts(at))).map(|hold| hold.rid);
+    let expired = |n| {
+        Body::Expired(Expired {
+            by: By::Us,
+            rid: rid(n),
+            why: why(),
+        })
+    };
+    let mut book = Book::default();
+    apply(&mut book, 0, Body::Reserved(Arc::new(under_key(1)))).unwrap();
+    assert_eq!(holder(&book, 1), Some(rid(1)));
+    let effect = apply(&mut book, 1, expired(1)).unwrap();
+    assert_eq!((holder(&book, 1), effect.keys.len()), (None, 1));
+
+    apply(&mut book, 2, Body::Reserved(Arc::new(under_key(2)))).unwrap();
+    apply(&mut book, 3, settled(2)).unwrap();
+    let day = 2 + 24 * 60 * 60;
+    assert_eq!(holder(&book, day), Some(rid(2)));
+    assert_eq!(holder(&book, day + 1), None, "even if nothing has been recorded since");
+    let effect = apply(&mut book, day + 1, Body::Closed(crate::ledger::entry::Closed {})).unwrap();
+    let hold = KeyHold::new(second(ts(2)), [7; 32], rid(2), [9; 32]);
+    assert_eq!(effect.keys, [(hold, KeyChange::Free)]);
+    assert_eq!(book.keys, Keys::default());
+}
+
+#[test]
+fn of_two_payments_under_one_key_the_later_one_holds_it() {
+    let under_key = |n| Reserved {
+        idem: Some(Digest([7; 32])),
+        ..reserved(n, true, vec![])
+    };
+    let mut book = Book::default();
+    for n in [1, 2] {
+        apply(&mut book, i64::from(n), Body::Reserved(Arc::new(under_key(n)))).unwrap();
+    }
+    let expired = Expired {
+        by: By::Chain,
+        rid: rid(1),
+        why: "w".into(),
+    };
+    apply(&mut book, 3, Body::Expired(expired)).unwrap();
+    let holder = book.keys.holder(&[7; 32], second(ts(3)));
+    assert_eq!(holder.map(|hold| hold.rid), Some(rid(2)));
+    assert_eq!(book.keys().count(), 1);
+}
+
+#[test]
 fn overflow_changes_nothing() {
     let mut book = Book::default();
     let windows = |last| vec![charge("x", "1", 5), charge("y", "1", last)];

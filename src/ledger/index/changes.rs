@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 
-use super::{OPEN, PAYMENT, UNCONFIRMED, counter_key, key, nonce_key};
+use super::{KEY, OPEN, PAYMENT, UNCONFIRMED, counter_key, key, nonce_key};
 use crate::ledger::book::{Amendment, Effect};
 use crate::ledger::counters::Counter;
+use crate::ledger::key::{KeyChange, KeyHold};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 
@@ -20,6 +21,7 @@ pub struct Changes<'a> {
     counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
     nonces: HashMap<(u64, NonceKey), Presence>,
     unconfirmed: HashMap<Rid, Presence>,
+    keys: HashMap<KeyHold, KeyChange>,
 }
 
 #[derive(Clone, Copy)]
@@ -65,6 +67,7 @@ impl<'a> Changes<'a> {
             let presence = if *waits { Presence::There } else { Presence::Gone };
             self.unconfirmed.insert(*rid, presence);
         }
+        self.keys.extend(effect.keys.iter().copied());
         self.amended
             .extend(effect.amended.iter().map(|(rid, amendment)| (*rid, amendment)));
     }
@@ -115,6 +118,13 @@ impl<'a> Changes<'a> {
             match presence {
                 Presence::There => batch.insert(key, &[]),
                 Presence::Gone => batch.remove(key),
+            }
+        }
+        for (hold, change) in self.keys {
+            let (row, fingerprint) = hold.row();
+            match change {
+                KeyChange::Held => batch.insert(key(KEY, &row), &fingerprint),
+                KeyChange::Free => batch.remove(key(KEY, &row)),
             }
         }
         Ok(())

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256};
 
 use super::*;
+use crate::ledger::book::kept::Kept;
 use crate::ledger::entry::{Arm, Body, Entry, Expired, Reserved, Settled, Unknown, WindowCharge};
 use crate::ledger::model::{By, State};
 use crate::ledger::text::{Decimal, Moment};
@@ -66,7 +67,8 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
         fp: Digest::ZERO,
         group: None,
         host: "h".into(),
-        idem: None,
+        // Every third payment has a key, and every sixth the same one.
+        idem: (hour % 3 == 0).then_some(Digest([if hour % 2 == 0 { 0 } else { hour as u8 }; 32])),
         network: "eip155:1".into(),
         offer_sha256: Digest::ZERO,
         payee: Address::ZERO,
@@ -88,7 +90,7 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
 #[test]
 fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
     let (history, dir) = (history(), tempfile::tempdir().unwrap());
-    let (mut dropped, mut faded) = (0, 0);
+    let (mut dropped, mut faded, mut keys) = (0, 0, 0);
     for (stop, together) in [(1, 1), (37, 5), (history.len(), 64)] {
         let path = dir.path().join(stop.to_string());
         let (mut index, snapshot) = Index::open(&path).unwrap();
@@ -98,6 +100,7 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
             let effects: Vec<_> = entries.iter().map(|entry| book.apply(entry).unwrap()).collect();
             dropped += effects.iter().map(|effect| effect.dropped.len()).sum::<usize>();
             faded += effects.iter().map(|effect| effect.faded.len()).sum::<usize>();
+            keys += effects.iter().map(|effect| effect.keys.len()).sum::<usize>();
             let chain = Chain {
                 next_seq: entries.last().unwrap().seq + 1,
                 tip: Digest([stop as u8; 32]),
@@ -123,7 +126,7 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
         assert!(!snapshot.is_new);
         assert_eq!(snapshot.book, book, "stopped after {stop}");
     }
-    assert!(dropped > 0 && faded > 0, "the history must reach both");
+    assert!(dropped > 0 && faded > 0 && keys > 0, "the history must reach all");
 }
 
 #[test]
@@ -181,4 +184,31 @@ fn a_panic_is_an_error() {
     let result = caught::<()>(|| panic!("as sled does"));
     assert_eq!(result, Err("it panicked".to_owned()));
     assert!(!QUIET.get());
+}
+
+/// For a journal whose oldest entries were moved away: nothing that the book holds is lost on the way, at any entry.
+#[test]
+fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut book = Book::default();
+    for entry in history() {
+        book.apply(&entry).unwrap();
+        if entry.seq % 40 != 0 {
+            continue;
+        }
+        let text = serde_json::to_string(&Kept::of(&book)).unwrap();
+        let kept: Kept = serde_json::from_str(&text).unwrap();
+        assert_eq!(kept.into_book(), book, "after entry {}", entry.seq);
+
+        let path = dir.path().join(entry.seq.to_string());
+        let (mut index, _) = Index::open(&path).unwrap();
+        let chain = Chain {
+            next_seq: entry.seq + 1,
+            tip: Digest([7; 32]),
+        };
+        index.fill(&book, chain).unwrap();
+        drop(index);
+        let (_, snapshot) = Index::open(&path).unwrap();
+        assert_eq!((snapshot.book, snapshot.chain), (book.clone(), chain));
+    }
 }

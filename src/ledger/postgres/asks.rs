@@ -102,7 +102,7 @@ impl Task {
             Op::Append(event, reply) => (Ask::Append(event), Waiting::Done(reply)),
             Op::Close(reply) => return Wanted::Close(reply),
             Op::Wake => return Wanted::Nothing,
-            question @ (Op::Find(..) | Op::Usage(..) | Op::OpenItems(_) | Op::Unconfirmed(_)) => {
+            question @ (Op::Find(..) | Op::Usage(..) | Op::OpenItems(_) | Op::Unconfirmed(_) | Op::Keys(_)) => {
                 return Wanted::Question(question);
             }
         };
@@ -203,6 +203,15 @@ impl Ask {
             Self::Hold(hold) => &hold.charges,
             Self::Arm(_, arming) => &arming.charges,
             _ => &[],
+        }
+    }
+
+    /// The agent's key that it would take.
+    pub fn key(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Reserve(reserve) => reserve.hold.idempotency,
+            Self::Hold(hold) => hold.idempotency,
+            _ => None,
         }
     }
 

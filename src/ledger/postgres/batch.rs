@@ -1,6 +1,7 @@
 //! Decides the asks of one transaction in order, against a book that holds just the rows that were locked for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use super::asks::{Ask, Verdict};
 use super::log::Lines;
@@ -8,15 +9,16 @@ use super::policy::{Mine, Published};
 use super::rows::{Locked, Row};
 use crate::ledger::book::{Book, Effect};
 use crate::ledger::counters::{Counter, CounterKey};
+use crate::ledger::decisions::{self, Decisions};
 use crate::ledger::disclosure::Disclosure;
 use crate::ledger::entry::{Adopted, Body, Entry, Expired, Released, Unknown, WindowCharge, Yielded};
+use crate::ledger::key::{KeyChange, KeyHold};
 use crate::ledger::model::{Alarm, By, Event, Hold, LedgerError, ReserveError, State};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 use crate::ledger::scan::Chain;
 use crate::ledger::text::Moment;
 use crate::ledger::timekeeping::Timekeeper;
-use crate::ledger::writer::decide::{self, Decide};
 
 /// What a transaction has to write.
 #[derive(Default)]
@@ -26,6 +28,8 @@ pub struct Changes {
     pub nonces_taken: BTreeSet<NonceKey>,
     /// With the second from which they are free again.
     pub nonces_freed: BTreeMap<NonceKey, u64>,
+    pub keys_held: Vec<KeyHold>,
+    pub keys_freed: Vec<KeyHold>,
     /// Payments that were another node's, and whose.
     pub handed_over: Vec<(Rid, u32)>,
     /// Payments that our log now has as yielded.
@@ -48,8 +52,7 @@ pub struct Batch<'a> {
     pub lines: Lines,
     pub changes: Changes,
     pub disclosures: Vec<(u64, Disclosure)>,
-    pub alarms: Vec<Alarm>,
-    pub accepted_clock: bool,
+    pub alarms: Mutex<Vec<Alarm>>,
     book: Book,
     rows: HashMap<Rid, Row>,
     silent: HashSet<u32>,
@@ -68,6 +71,9 @@ impl<'a> Batch<'a> {
         let mut book = Book::default();
         for (key, counter) in locked.counters {
             book.restore_counter(key, counter);
+        }
+        for hold in locked.keys {
+            book.restore_key(hold);
         }
         for key in locked.nonces {
             book.restore_nonce(u64::MAX, key);
@@ -89,8 +95,7 @@ impl<'a> Batch<'a> {
             lines: Lines::after(chain),
             changes: Changes::default(),
             disclosures: Vec::new(),
-            alarms: Vec::new(),
-            accepted_clock: false,
+            alarms: Mutex::default(),
             book,
             rows,
             silent: locked.silent,
@@ -172,7 +177,7 @@ impl<'a> Batch<'a> {
                 self.append(event, now)
             }
             Ask::Append(event) => self.append(event.clone(), now),
-            Ask::Refused(denial, count) => self.note(decide::denied(denial.clone(), *count), now),
+            Ask::Refused(denial, count) => self.note(decisions::denied(denial.clone(), *count), now),
             Ask::Note(body) => self.note(body.clone(), now),
             Ask::GiveUp(rid) => self.give_up(*rid, now),
             Ask::Restart(rid) => self.leave_open(*rid, "restart", now),
@@ -292,6 +297,12 @@ impl<'a> Batch<'a> {
     }
 
     fn took_effect(&mut self, entry: &Entry, effect: Effect) {
+        for (hold, change) in effect.keys {
+            match change {
+                KeyChange::Held => self.changes.keys_held.push(hold),
+                KeyChange::Free => self.changes.keys_freed.push(hold),
+            }
+        }
         if let Some(payment) = effect.payment {
             for (charge, counter) in payment.windows().iter().zip(effect.counters) {
                 self.changes.counters.insert(key(charge), counter);
@@ -334,9 +345,13 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl Decide for Batch<'_> {
+impl Decisions for Batch<'_> {
     fn book(&self) -> &Book {
         &self.book
+    }
+
+    fn time(&self) -> &Timekeeper {
+        self.time
     }
 
     fn record(&mut self, now: Moment, body: Body) -> Result<u64, String> {
@@ -360,14 +375,9 @@ impl Decide for Batch<'_> {
         self.disclosures.extend(numbered);
     }
 
-    fn alarm(&mut self, alarm: Alarm) {
+    fn raise(&self, alarm: Alarm) {
         // Told after the commit: the transaction may have to be decided again.
-        self.alarms.push(alarm);
-    }
-
-    fn accept_clock(&mut self) -> Moment {
-        self.accepted_clock = true;
-        Moment::of(self.time.accept())
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner).push(alarm);
     }
 }
 

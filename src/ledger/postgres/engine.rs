@@ -19,12 +19,13 @@ use super::session::Session;
 use super::takeover::BEAT;
 use super::transaction::Unclear;
 use crate::ledger::counters::CounterKey;
+use crate::ledger::decisions;
 use crate::ledger::entry::{Body, ClockJumped, Closed};
 use crate::ledger::journal::Torn;
 use crate::ledger::model::{Alarm, Alarms};
 use crate::ledger::refusals;
 use crate::ledger::timekeeping::{Reading, Timekeeper};
-use crate::ledger::writer::decide::{self, Space};
+use crate::ledger::writer::decide::Space;
 use crate::ledger::writer::ops::{Op, Reply, Shared};
 
 /// Operations in one transaction.
@@ -130,7 +131,7 @@ impl Engine {
         let mut asks: Vec<Ask> = self.shared.take_abandoned().into_iter().map(Ask::GiveUp).collect();
         let before = std::mem::replace(&mut self.jumped, ahead);
         if let (None, Some(ahead)) = (before, ahead) {
-            let ahead_s = decide::seconds(ahead);
+            let ahead_s = decisions::seconds(ahead);
             (self.alarms)(Alarm::ClockJumped { ahead_s });
             asks.push(Ask::Note(Body::ClockJumped(ClockJumped { ahead_s })));
         }

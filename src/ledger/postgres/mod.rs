@@ -33,6 +33,7 @@ use tokio::time::Instant;
 
 use super::embedded::Options;
 use super::journal::Journal;
+use super::key::KeyHold;
 use super::model::{
     Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
 };
@@ -235,6 +236,11 @@ impl Ledger for Postgres {
 
     fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>> {
         Box::pin(async move { self.ask(Op::Unconfirmed).await? })
+    }
+
+    /// All nodes'.
+    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
+        Box::pin(async move { self.ask(Op::Keys).await? })
     }
 
     fn now(&self) -> Timestamp {

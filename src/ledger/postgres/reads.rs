@@ -5,13 +5,15 @@ use uuid::Uuid;
 
 use super::connect::PATIENCE;
 use super::engine::Engine;
-use super::rows::{Trouble, id, read_counter, read_payment};
+use super::rows::{Trouble, id, read_counter, read_key, read_payment};
 use super::schema::GUARD;
 use super::session::Session;
+use crate::ledger::decisions::Usage;
+use crate::ledger::key::KeyHold;
 use crate::ledger::model::LedgerError;
 use crate::ledger::payment::Payment;
 use crate::ledger::rid::Rid;
-use crate::ledger::writer::ops::{Found, Op, Usage};
+use crate::ledger::writer::ops::{Found, Op};
 
 /// Newest windows of a kind that [`Usage`] tells of, as the embedded ledger keeps them.
 const WINDOWS: i64 = 64;
@@ -19,6 +21,7 @@ const WINDOWS: i64 = 64;
 impl Engine {
     pub async fn answer(&mut self, question: Op) {
         let failed = self.connected().await.err();
+        let now_s = self.time.read().now.as_second();
         let (session, me) = (self.session.as_ref(), self.identity.map_or(0, |identity| identity.node));
         let reads = Reads { session, failed, me };
         // Whoever asked may have gone away.
@@ -34,6 +37,7 @@ impl Engine {
             Op::Usage(scopes, reply) => drop(reply.send(reads.usage(&scopes).await)),
             Op::OpenItems(reply) => drop(reply.send(reads.open_items().await)),
             Op::Unconfirmed(reply) => drop(reply.send(reads.unconfirmed().await)),
+            Op::Keys(reply) => drop(reply.send(reads.keys(now_s).await)),
             _ => {}
         }
     }
@@ -128,6 +132,18 @@ impl Reads<'_> {
             .map(|row| Ok(Rid::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())));
         read.collect::<Result<_, tokio_postgres::Error>>()
             .map_err(|error| unreadable(error.into()))
+    }
+}
+
+impl Reads<'_> {
+    async fn keys(&self, now_s: i64) -> Result<Vec<KeyHold>, LedgerError> {
+        let rows = self
+            .query(
+                "select idem, until, rid, fingerprint from bursar.idem where until >= $1",
+                &[&now_s],
+            )
+            .await?;
+        rows.iter().map(read_key).collect::<Result<_, _>>().map_err(unreadable)
     }
 }
 

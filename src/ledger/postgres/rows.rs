@@ -11,6 +11,7 @@ use super::connect::{explain, is_to_be_retried};
 use super::policy::{Published, Sha256};
 use super::schema::GUARD;
 use crate::ledger::counters::{Counter, CounterKey};
+use crate::ledger::key::KeyHold;
 use crate::ledger::model::{Event, State};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
@@ -53,6 +54,7 @@ pub struct Needs {
     /// Rolling windows, and the oldest bucket that matters.
     pub rolling: BTreeMap<(String, String), String>,
     pub nonces: BTreeSet<NonceKey>,
+    pub keys_asked: BTreeSet<[u8; 32]>,
     pub files: Vec<Sha256>,
     pub adopts: bool,
     pub rids: Vec<Uuid>,
@@ -63,6 +65,7 @@ pub struct Locked {
     pub counters: Vec<(CounterKey, Counter)>,
     /// Those that are taken.
     pub nonces: Vec<NonceKey>,
+    pub keys: Vec<KeyHold>,
     pub published: Published,
     /// Nodes whose heartbeat has stopped.
     pub silent: HashSet<u32>,
@@ -87,6 +90,7 @@ impl Needs {
             needs
                 .nonces
                 .extend(ask.nonce(row.map(|row| row.payment.reserved.asset.as_str())));
+            needs.keys_asked.extend(ask.key());
             if let Ask::Append(Event::PolicyLoaded { sha256, .. }) = ask {
                 needs.files.push(*sha256);
             }
@@ -219,6 +223,22 @@ pub fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), Trouble> {
     let key = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let (settled, open) = (number(3)?, number(4)?);
     Ok((key, Counter { settled, open }))
+}
+
+/// idem, until, rid, fingerprint
+pub fn read_key(row: &SqlRow) -> Result<KeyHold, Trouble> {
+    let bytes = |column| -> Result<[u8; 32], Trouble> {
+        let bytes: &[u8] = row.try_get(column)?;
+        bytes
+            .try_into()
+            .map_err(|_| Trouble::Down("an idempotency key in the database is damaged".to_owned()))
+    };
+    Ok(KeyHold {
+        idem: bytes(0)?,
+        until: row.try_get::<_, i64>(1)?.cast_unsigned(),
+        rid: Rid::from_bytes(row.try_get::<_, Uuid>(2)?.into_bytes()),
+        fingerprint: bytes(3)?,
+    })
 }
 
 pub fn nonce(bytes: &[u8]) -> Result<NonceKey, Trouble> {

@@ -46,26 +46,30 @@ create table if not exists bursar.bucket (
     open numeric(39,0) not null check (open >= 0),
     primary key (scope, win, start)
 );
--- `payment` is JSON, kept as the bytes that were written. `idem` is for the agent's Idempotency-Key: one payment that counts
--- per key; it stays null until that is decided here and not in the proxy.
+-- `payment` is JSON, kept as the bytes that were written.
 create table if not exists bursar.resv (
     rid uuid primary key,
     state int2 not null,
     owner int4 not null,
     owner_epoch int8 not null,
     counts_until int8,
-    idem bytea,
     unconfirmed bool not null default false,
     payment text not null,
     updated timestamptz not null default now()
 );
-create unique index if not exists resv_idem on bursar.resv (idem) where idem is not null and state in (1, 2, 3, 4);
 create index if not exists resv_open on bursar.resv (owner, state) where state in (1, 2, 4);
 create index if not exists resv_unconfirmed on bursar.resv (owner) where unconfirmed;
 -- `free_at` is null while the payment is open.
 create table if not exists bursar.nonce (
     key bytea primary key,
     free_at int8
+);
+-- Which payment was made under which Idempotency-Key, until when in Unix seconds.
+create table if not exists bursar.idem (
+    idem bytea primary key,
+    until int8 not null,
+    rid uuid not null,
+    fingerprint bytea not null
 );
 -- What the node `from_node` has yet to write into its log as yielded.
 create table if not exists bursar.handover (

@@ -15,7 +15,7 @@ use super::connect::Dialect;
 use super::policy::Published;
 use super::rows::{
     CounterRows, Locked, Needs, PaymentRows, Row, Trouble, columns, id, is_rolling, node_id, nonce, read_counter,
-    read_row, seconds, sha256,
+    read_key, read_row, seconds, sha256,
 };
 use super::schema::GUARD;
 use crate::ledger::counters::CounterKey;
@@ -47,6 +47,9 @@ pub struct Session {
     publish: Statement,
     remember: Statement,
     outbox: Statement,
+    keys: Statement,
+    hold_keys: Statement,
+    free_keys: Statement,
 }
 
 impl Session {
@@ -119,6 +122,17 @@ impl Session {
             p("insert into bursar.outbox (node_id, seq, entry) \
                select $1, u.seq, u.entry from unnest($2::int8[], $3::bytea[]) as u (seq, entry)"),
         )?;
+        let (keys, hold_keys, free_keys) = try_join!(
+            p("select idem, until, rid, fingerprint from bursar.idem where idem = any($1) and until >= $2"),
+            p("insert into bursar.idem as k (idem, until, rid, fingerprint) \
+               select * from unnest($1::bytea[], $2::int8[], $3::uuid[], $4::bytea[]) \
+               on conflict (idem) do update set until = excluded.until, rid = excluded.rid, \
+               fingerprint = excluded.fingerprint where k.until < $5"),
+            p(
+                "delete from bursar.idem as k using unnest($1::bytea[], $2::uuid[]) as u (idem, rid) \
+               where k.idem = u.idem and k.rid = u.rid"
+            ),
+        )?;
         Ok(Self {
             client,
             dialect,
@@ -144,6 +158,9 @@ impl Session {
             publish,
             remember,
             outbox,
+            keys,
+            hold_keys,
+            free_keys,
         })
     }
 
@@ -183,6 +200,7 @@ impl Session {
             needs.rolling.values().map(String::as_str).collect(),
         ];
         let nonces: Vec<&[u8]> = needs.nonces.iter().map(|key| key.0.as_slice()).collect();
+        let asked: Vec<&[u8]> = needs.keys_asked.iter().map(<[u8; 32]>::as_slice).collect();
         let files: Vec<&[u8]> = needs.files.iter().map(<[u8; 32]>::as_slice).collect();
         let node = id(me);
         let client = &self.client;
@@ -192,7 +210,7 @@ impl Session {
             &self.policy_locked
         };
         let nothing = async || Ok::<_, Error>(Vec::new());
-        let (policy, counters, buckets, nonces, history, silent, to_yield) = try_join!(
+        let (policy, counters, buckets, nonces, keys, history, silent, to_yield) = try_join!(
             biased;
             client.query_opt(policy, &[]),
             async {
@@ -211,6 +229,12 @@ impl Session {
                 match nonces.is_empty() {
                     true => nothing().await,
                     false => client.query(&self.nonces, &[&nonces, &now_s]).await,
+                }
+            },
+            async {
+                match asked.is_empty() {
+                    true => nothing().await,
+                    false => client.query(&self.keys, &[&asked, &now_s]).await,
                 }
             },
             async {
@@ -266,6 +290,7 @@ impl Session {
                 .filter(|((_, _, start), _)| start != GUARD)
                 .collect(),
             nonces,
+            keys: keys.iter().map(read_key).collect::<Result<_, _>>()?,
             published,
             silent,
             to_yield,
@@ -321,6 +346,26 @@ impl Session {
             },
             async { self.written(taken.len(), &self.take_nonces, &[&taken, &now_s]).await },
             async { self.written(freed.len(), &self.free_nonces, &[&freed, &free_at]).await },
+            async {
+                let held = &changes.keys_held;
+                let idems: Vec<&[u8]> = held.iter().map(|hold| hold.idem.as_slice()).collect();
+                let until: Vec<i64> = held.iter().map(|hold| seconds(hold.until)).collect();
+                let rids: Vec<Uuid> = held.iter().map(|hold| Uuid::from_bytes(*hold.rid.bytes())).collect();
+                let prints: Vec<&[u8]> = held.iter().map(|hold| hold.fingerprint.as_slice()).collect();
+                let rows: Parameters<'_> = &[&idems, &until, &rids, &prints, &now_s];
+                self.written(held.len(), &self.hold_keys, rows).await
+            },
+            async {
+                let freed = &changes.keys_freed;
+                if freed.is_empty() {
+                    return Ok(());
+                }
+                // One that has faded may be somebody else's by now.
+                let idems: Vec<&[u8]> = freed.iter().map(|hold| hold.idem.as_slice()).collect();
+                let rids: Vec<Uuid> = freed.iter().map(|hold| Uuid::from_bytes(*hold.rid.bytes())).collect();
+                self.client.execute(&self.free_keys, &[&idems, &rids]).await?;
+                Ok(())
+            },
             async { self.written(yielded.len(), &self.yielded, &[&node, &yielded]).await },
             async { self.written(handed.len(), &self.hand_over, &[&node, &handed, &from]).await },
             async {

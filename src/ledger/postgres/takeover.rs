@@ -152,6 +152,10 @@ impl Engine {
         let now = self.time.read().now.as_second();
         session
             .client
+            .execute("delete from bursar.idem where until < $1", &[&now])
+            .await?;
+        session
+            .client
             .execute("delete from bursar.nonce where free_at < $1", &[&now])
             .await?;
         session

@@ -1,6 +1,7 @@
 //! One transaction: locks, decisions, writes, commit; and what is done when it does not go through.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -14,11 +15,12 @@ use super::log::{Lines, LocalLog};
 use super::policy::Mine;
 use super::rows::{Needs, Trouble};
 use crate::ledger::counters::CounterKey;
+use crate::ledger::decisions;
 use crate::ledger::disclosure::Disclosure;
 use crate::ledger::model::{Alarm, ReserveError};
 use crate::ledger::rid::Rid;
 use crate::ledger::text::Moment;
-use crate::ledger::writer::decide::{self, Space};
+use crate::ledger::writer::decide::Space;
 
 /// How often one that was in another's way is tried (digest §1.4).
 const TRIES: u32 = 5;
@@ -182,7 +184,7 @@ impl Engine {
         }
         self.known.extend(needs.keys);
 
-        let closed = closed(&mut self.space, &self.log, self.jumped);
+        let closed = closed(&mut self.space, &self.log, self.time.read().ahead);
         if closed == Some(ReserveError::LowSpace) {
             (self.alarms)(Alarm::LowSpace);
         }
@@ -197,14 +199,11 @@ impl Engine {
         batch.closed = closed;
         let verdicts = asks().map(|ask| batch.answer(ask, now)).collect();
         session.write(&batch, epoch, now_s).await?;
-        if batch.accepted_clock {
-            self.jumped = None;
-        }
         Ok(Done {
             verdicts,
             lines: batch.lines,
             disclosures: batch.disclosures,
-            alarms: batch.alarms,
+            alarms: batch.alarms.into_inner().unwrap_or_else(PoisonError::into_inner),
             mine: batch.mine,
             now,
         })
@@ -244,7 +243,7 @@ fn closed(space: &mut Space, log: &LocalLog, jumped: Option<SignedDuration>) -> 
         )));
     }
     if let Some(ahead) = jumped {
-        let ahead_s = decide::seconds(ahead);
+        let ahead_s = decisions::seconds(ahead);
         return Some(ReserveError::ClockJumped { ahead_s });
     }
     space.is_low().then_some(ReserveError::LowSpace)

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::ledger::decisions::Usage;
+use crate::ledger::key::KeyHold;
 use crate::ledger::model::{
     Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
 };
@@ -33,6 +35,7 @@ pub enum Op {
     Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
     Unconfirmed(Reply<Result<Vec<Rid>, LedgerError>>),
+    Keys(Reply<Result<Vec<KeyHold>, LedgerError>>),
     /// Something lies in [`Shared`].
     Wake,
     Close(Reply<()>),
@@ -44,16 +47,6 @@ pub enum Found {
     /// The index will say; without an index, the journal.
     Elsewhere(Option<oneshot::Receiver<Option<Payment>>>),
     Failed(LedgerError),
-}
-
-/// One counter of a scope, in the budget's unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    pub scope: String,
-    pub window: String,
-    pub start: String,
-    pub settled: u128,
-    pub open: u128,
 }
 
 /// What callers leave without waiting for room in the queue.
@@ -129,6 +122,7 @@ pub enum Answer {
     Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
     Unconfirmed(Reply<Result<Vec<Rid>, LedgerError>>, Vec<Rid>),
+    Keys(Reply<Result<Vec<KeyHold>, LedgerError>>, Vec<KeyHold>),
 }
 
 impl Answer {
@@ -143,6 +137,7 @@ impl Answer {
             Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
             Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),
             Self::Unconfirmed(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Keys(reply, _) => drop(reply.send(Err(failed()))),
         }
     }
 }

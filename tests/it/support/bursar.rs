@@ -150,7 +150,15 @@ impl Home {
     }
 
     /// `program` is the binary, or something that ends up as it and takes its arguments.
-    pub fn serve_by(self, mut program: Command) -> Bursar {
+    pub fn serve_by(self, program: Command) -> Bursar {
+        self.try_serve_by(program).unwrap_or_else(|(home, line)| {
+            let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
+            panic!("serve said {line:?}; its log:\n{log}");
+        })
+    }
+
+    /// The directory again, and what was said, when the server ends before it listens.
+    pub fn try_serve_by(self, mut program: Command) -> Result<Bursar, (Self, String)> {
         // Appended to, so that the log of a server that was killed is kept.
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -176,15 +184,16 @@ impl Home {
             .read_line(&mut line)
             .unwrap();
         let Some(url) = line.trim().strip_prefix("listening on ") else {
-            let log = std::fs::read_to_string(self.path().join("serve.log")).unwrap();
-            panic!("serve said {line:?}; its log:\n{log}");
+            // It has closed its output, so it is about to end.
+            child.wait().unwrap();
+            return Err((self, line));
         };
         let address = url.split_once("://").unwrap().1.parse().unwrap();
-        Bursar {
+        Ok(Bursar {
             home: self,
             address,
             child,
-        }
+        })
     }
 
     /// `payments list --json`, with more arguments.

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bursar;
 pub mod buyer;
+pub mod faults;
 pub mod lab;
 pub mod origin;
 pub mod seller;

@@ -1,0 +1,114 @@
+//! Money that left the wallet without a payment of ours: another program with the key, a thief, an approval of old.
+//!
+//! `Transfer` and `AuthorizationUsed` of the wallet are read together. A transfer is ours if the authorization that moved
+//! it has a nonce of the ledger's. Being in the same transaction is not enough: whoever holds the key may take a payment of
+//! ours that he has seen and put it into one transaction with a transfer of his own. Nor is the nonce enough: he may sign
+//! anew with the nonce of a payment that was never cashed.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use alloy_primitives::{Address, B256, U256};
+
+use super::testimony::Silent;
+use crate::assets::{self, Asset, Network};
+use crate::rpc::{Event, Log, Node};
+use crate::tls::upstream::UpstreamTls;
+
+/// One transfer that no payment explains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outflow {
+    pub asset: &'static Asset,
+    pub tx: B256,
+    /// Place of its `Transfer` among all logs of the block.
+    pub log_index: u64,
+    pub to: Address,
+    /// Atoms.
+    pub amount: U256,
+    pub block: u64,
+}
+
+/// What a range of blocks held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outflows {
+    /// What any node showed, oldest first: a node that hides a theft must not be able to hide it alone.
+    pub found: Vec<Outflow>,
+    /// How many nodes searched the whole range. At zero the range has not been searched.
+    pub searched_by: usize,
+    pub silent: Vec<Silent>,
+}
+
+/// Looks for transfers of all our tokens of `network` out of `wallet`, in final `blocks`. `known` tells whether the ledger
+/// has a payment with that nonce, for that asset, payee and amount.
+pub async fn outflows<'a>(
+    tls: &UpstreamTls,
+    network: Network,
+    nodes: impl IntoIterator<Item = &'a Node>,
+    wallet: Address,
+    blocks: RangeInclusive<u64>,
+    known: impl Fn(&B256, &Outflow) -> bool,
+) -> Outflows {
+    let tokens: Vec<Address> = assets::assets_of(network).map(|asset| asset.address).collect();
+    let mut found = BTreeMap::new();
+    let (mut searched_by, mut silent) = (0, Vec::new());
+    for node in nodes {
+        match node.departures(tls, &tokens, wallet, blocks.clone()).await {
+            Ok(logs) => {
+                searched_by += 1;
+                for outflow in unexplained(network, &logs, &known) {
+                    found.insert((outflow.block, outflow.log_index, outflow.tx), outflow);
+                }
+            }
+            Err(error) => silent.push(Silent {
+                node: node.shown(),
+                why: error.to_string(),
+            }),
+        }
+    }
+    Outflows {
+        found: found.into_values().collect(),
+        searched_by,
+        silent,
+    }
+}
+
+/// The transfers among `logs` that no known nonce explains. A transfer of nothing moved nothing: anybody can make a token
+/// emit one in our name, and people do, to get their address into our history.
+pub fn unexplained(network: Network, logs: &[Log], known: impl Fn(&B256, &Outflow) -> bool) -> Vec<Outflow> {
+    let in_order: BTreeMap<(u64, u64, B256), &Log> =
+        logs.iter().map(|log| ((log.block, log.index, log.tx), log)).collect();
+    // By transaction and token: the authorization whose transfer has not come yet.
+    let mut pending: BTreeMap<(B256, Address), B256> = BTreeMap::new();
+    let mut found = Vec::new();
+    for log in in_order.into_values() {
+        let Some(asset) = assets::asset(network, &log.token) else {
+            continue;
+        };
+        match log.event {
+            // An authorization moves once, after its event: so do Circle's contracts and Tether's.
+            Event::AuthorizationUsed { nonce, .. } => {
+                pending.insert((log.tx, log.token), nonce);
+            }
+            Event::Transfer { to, value, .. } => {
+                let outflow = Outflow {
+                    asset,
+                    tx: log.tx,
+                    log_index: log.index,
+                    to,
+                    amount: value,
+                    block: log.block,
+                };
+                let nonce = pending.remove(&(log.tx, log.token));
+                let ours = nonce.is_some_and(|nonce| known(&nonce, &outflow));
+                if !ours && !value.is_zero() {
+                    found.push(outflow);
+                }
+            }
+            Event::AuthorizationCanceled { .. } => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

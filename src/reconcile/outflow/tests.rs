@@ -1,0 +1,126 @@
+use serde_json::json;
+
+use super::*;
+use crate::rpc::fake::chain::{Chain, cashing};
+use crate::rpc::fake::{Fake, tls};
+
+const NETWORK: Network = Network::Eip155(42_220);
+const WALLET: Address = Address::repeat_byte(0x0a);
+const PAYEE: Address = Address::repeat_byte(0x0b);
+const THIEF: Address = Address::repeat_byte(0x0c);
+const OURS: B256 = B256::repeat_byte(0x11);
+const FOREIGN: B256 = B256::repeat_byte(0x12);
+const TX: B256 = B256::repeat_byte(0xee);
+
+fn tokens() -> Vec<Address> {
+    assets::assets_of(NETWORK).map(|asset| asset.address).collect()
+}
+
+fn taken(value: u64) -> Event {
+    Event::Transfer {
+        from: WALLET,
+        to: THIEF,
+        value: U256::from(value),
+    }
+}
+
+/// The ledger has one payment: 7 atoms of the first token to the payee.
+fn known(nonce: &B256, outflow: &Outflow) -> bool {
+    *nonce == OURS && outflow.asset.address == tokens()[0] && (outflow.to, outflow.amount) == (PAYEE, U256::from(7))
+}
+
+/// Recipients and amounts that nothing explains.
+fn left(chain: &Chain) -> Vec<(Address, u64)> {
+    unexplained(NETWORK, &chain.logs, known)
+        .into_iter()
+        .map(|outflow| (outflow.to, outflow.amount.to()))
+        .collect()
+}
+
+fn chain() -> Chain {
+    let mut chain = Chain::new(1_000, 100, 100);
+    chain.id = NETWORK.chain_id();
+    chain
+}
+
+#[test]
+fn our_own_payments_are_no_outflow() {
+    let mut chain = chain();
+    chain.mine(5, TX, tokens()[0], &cashing(WALLET, OURS, PAYEE, 7));
+    assert_eq!(left(&chain), []);
+    // Told twice, it is the same.
+    chain.logs.extend(chain.logs.clone());
+    assert_eq!(left(&chain), []);
+}
+
+#[test]
+fn a_transfer_beside_our_payment_is_not_excused_by_it() {
+    let ours = cashing(WALLET, OURS, PAYEE, 7);
+    let foreign = cashing(WALLET, FOREIGN, THIEF, 900);
+    for events in [
+        [&ours[..], &foreign[..]].concat(),
+        [&foreign[..], &ours[..]].concat(),
+        [&ours[..], &[taken(900)]].concat(),
+        [&[taken(900)], &ours[..]].concat(),
+    ] {
+        let mut chain = chain();
+        chain.mine(5, TX, tokens()[0], &events);
+        assert_eq!(left(&chain), [(THIEF, 900)], "{events:?}");
+    }
+}
+
+#[test]
+fn a_payment_excuses_one_transfer_even_of_its_twin() {
+    let ours = cashing(WALLET, OURS, PAYEE, 7);
+    let mut chain = chain();
+    chain.mine(5, TX, tokens()[0], &[&ours[..], &ours[1..]].concat());
+    assert_eq!(left(&chain), [(PAYEE, 7)]);
+}
+
+#[test]
+fn a_nonce_of_ours_excuses_only_its_own_payment() {
+    for (token, to, value) in [(1, PAYEE, 7), (0, THIEF, 7), (0, PAYEE, 8)] {
+        let mut chain = chain();
+        chain.mine(5, TX, tokens()[token], &cashing(WALLET, OURS, to, value));
+        assert_eq!(left(&chain), [(to, value)]);
+    }
+    // The event in one token, the transfer in another.
+    let mut chain = chain();
+    let [used, moved] = cashing(WALLET, OURS, PAYEE, 7);
+    chain.mine(5, TX, tokens()[1], &[used]);
+    chain.mine(5, TX, tokens()[0], &[moved]);
+    assert_eq!(left(&chain), [(PAYEE, 7)]);
+}
+
+#[test]
+fn transfers_of_nothing_are_noise() {
+    let mut chain = chain();
+    chain.mine(5, TX, tokens()[0], &[taken(0)]);
+    assert_eq!(left(&chain), []);
+}
+
+#[tokio::test]
+async fn one_node_cannot_hide_what_another_shows() {
+    let mut chain = chain();
+    chain.mine(5, TX, tokens()[0], &cashing(WALLET, OURS, PAYEE, 7));
+    chain.mine(20, B256::repeat_byte(2), tokens()[1], &[taken(3)]);
+    chain.mine(10, B256::repeat_byte(1), tokens()[0], &[taken(900)]);
+    let honest = Fake::of(chain).await;
+    let hiding = Fake::replying(|_, _| json!({ "result": [] })).await;
+    let broken = Fake::replying(|_, _| json!({ "error": { "code": -32601, "message": "no logs here" } })).await;
+    let nodes = [hiding.node(), honest.node(), broken.node(), honest.node()];
+    let seen = outflows(&tls(), NETWORK, &nodes, WALLET, 0..=100, known).await;
+    assert_eq!(seen.searched_by, 3);
+    assert_eq!(seen.silent.len(), 1);
+    assert_eq!(seen.silent[0].node, broken.node().shown());
+    let shown: Vec<_> = seen
+        .found
+        .iter()
+        .map(|outflow| (outflow.block, outflow.asset.address, outflow.amount.to::<u64>()))
+        .collect();
+    assert_eq!(shown, [(10, tokens()[0], 900), (20, tokens()[1], 3)]);
+    assert_eq!((seen.found[0].tx, seen.found[0].log_index), (B256::repeat_byte(1), 3));
+
+    let seen = outflows(&tls(), NETWORK, &nodes[1..2], WALLET, 0..=9, known).await;
+    assert_eq!(seen.found, []);
+}

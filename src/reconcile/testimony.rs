@@ -1,0 +1,105 @@
+//! What is known about one payment: by the books, and by the nodes.
+
+use alloy_primitives::{Address, B256, U256};
+
+use crate::assets::Network;
+use crate::money::Atoms;
+use crate::rpc::Block;
+
+/// A signed payment, as the books have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub network: Network,
+    pub token: Address,
+    pub from: Address,
+    pub payee: Address,
+    pub amount: Atoms,
+    pub nonce: B256,
+    /// Unix second at which it was signed, by our clock. The search for its events begins a little earlier.
+    pub armed_at: u64,
+    /// Unix second; the token takes the authorization only in a block before it.
+    pub valid_before: u64,
+    pub standing: Standing,
+    /// What a receipt gave as the transaction, be it one or not.
+    pub claimed_tx: Option<String>,
+}
+
+/// Where the books stand before the chain is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Armed or unknown: counted, and nobody has said that it was paid.
+    Open,
+    /// Settled by the merchant's word.
+    Claimed,
+}
+
+/// Everything that was heard about one payment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Unix second of our clock when the head was asked for.
+    pub now: u64,
+    /// How many different nodes bursar.toml names for the network.
+    pub configured: usize,
+    pub head: Head,
+    /// One for each node that answered everything.
+    pub testimonies: Vec<Testimony>,
+    pub silent: Vec<Silent>,
+}
+
+/// The block as of which the nodes testify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// No node told.
+    Unknown,
+    /// Two nodes have different final blocks of that number: at least one of them follows another chain.
+    Forked(u64),
+    /// The lowest finalized block of all nodes that answered; each of them has it.
+    Agreed(Block),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Testimony {
+    /// Without its key.
+    pub node: String,
+    pub nonce: Nonce,
+}
+
+/// What a node says about the authorization's nonce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nonce {
+    /// `authorizationState` is false at the head.
+    Unused,
+    /// The authorization was cashed in this transaction, at or below the head, and this is what the token moved out of the
+    /// wallet there.
+    Cashed { tx: B256, block: u64, moved: Vec<Moved> },
+    /// The wallet cancelled it, at or below the head.
+    Cancelled { tx: B256, block: u64 },
+    /// It is used up, or was cancelled, in a block above the head.
+    NotFinal,
+    /// The node says that the nonce is used up and shows no event for it, or contradicts itself.
+    Unexplained,
+}
+
+/// One `Transfer` out of the wallet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub to: Address,
+    /// Atoms.
+    pub amount: U256,
+}
+
+/// A node that did not help, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silent {
+    pub node: String,
+    pub why: String,
+}
+
+impl Facts {
+    /// The transaction of the receipt, where it has the form of one.
+    pub fn claimed_hash(&self) -> Option<B256> {
+        // The prefix is required, and only one is taken off.
+        let digits = self.claimed_tx.as_deref()?.strip_prefix("0x")?;
+        digits.parse().ok().filter(|_| digits.len() == 64)
+    }
+}

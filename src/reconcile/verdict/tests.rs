@@ -1,0 +1,355 @@
+use alloy_primitives::Address;
+use proptest::prelude::*;
+
+use super::*;
+use crate::assets::Network;
+use crate::reconcile::testimony::{Silent, Testimony};
+
+const PAYEE: Address = Address::repeat_byte(0x0b);
+const TX: B256 = B256::repeat_byte(0xee);
+const OTHER_TX: B256 = B256::repeat_byte(0xef);
+const DEADLINE: u64 = 1_800_000_000;
+
+fn facts(standing: Standing) -> Facts {
+    Facts {
+        network: Network::Eip155(84_532),
+        token: Address::repeat_byte(0x70),
+        from: Address::repeat_byte(0x0a),
+        payee: PAYEE,
+        amount: Atoms::new(10_000),
+        nonce: B256::repeat_byte(0x11),
+        armed_at: DEADLINE - 300,
+        valid_before: DEADLINE,
+        standing,
+        claimed_tx: None,
+    }
+}
+
+fn block(timestamp: u64) -> Block {
+    Block {
+        number: 77,
+        hash: B256::repeat_byte(0x77),
+        timestamp,
+    }
+}
+
+/// As of a head `age` seconds past the deadline, asked for `lag` seconds later.
+fn evidence(age: i64, lag: u64, said: &[Nonce]) -> Evidence {
+    let timestamp = DEADLINE.checked_add_signed(age).unwrap();
+    Evidence {
+        now: timestamp + lag,
+        configured: said.len(),
+        head: Head::Agreed(block(timestamp)),
+        testimonies: said
+            .iter()
+            .enumerate()
+            .map(|(at, nonce)| Testimony {
+                node: format!("https://node{at}.example"),
+                nonce: nonce.clone(),
+            })
+            .collect(),
+        silent: Vec::new(),
+    }
+}
+
+fn cashed(tx: B256, moved: &[(Address, u64)]) -> Nonce {
+    Nonce::Cashed {
+        tx,
+        block: 70,
+        moved: moved
+            .iter()
+            .map(|(to, amount)| Moved {
+                to: *to,
+                amount: U256::from(*amount),
+            })
+            .collect(),
+    }
+}
+
+fn paid() -> Nonce {
+    cashed(TX, &[(PAYEE, 10_000)])
+}
+
+fn cancelled() -> Nonce {
+    Nonce::Cancelled { tx: TX, block: 70 }
+}
+
+fn open(evidence: &Evidence) -> Verdict {
+    verdict(&facts(Standing::Open), evidence)
+}
+
+fn claimed(evidence: &Evidence) -> Verdict {
+    verdict(&facts(Standing::Claimed), evidence)
+}
+
+fn settled(receipt: Named) -> Verdict {
+    Verdict::Settled {
+        tx: TX,
+        block: 70,
+        amount: Atoms::new(10_000),
+        receipt,
+    }
+}
+
+#[test]
+fn paid_is_settled_whatever_the_books_said() {
+    for evidence in [
+        evidence(-100, 10, &[paid()]),
+        evidence(100, 10, &[paid(), paid()]),
+        // Among the other payments of one transaction.
+        evidence(100, 10, &[cashed(TX, &[(PAYEE, 5), (PAYEE, 10_000)])]),
+        // It was paid, however long ago the node last heard of the chain.
+        evidence(100, 100_000, &[paid()]),
+        // A node without logs does not stand against one with.
+        evidence(100, 10, &[Nonce::Unexplained, paid()]),
+        evidence(100, 10, &[paid(), Nonce::NotFinal, Nonce::Unexplained]),
+    ] {
+        assert_eq!(open(&evidence), settled(Named::Nothing), "{evidence:?}");
+        assert_eq!(claimed(&evidence), settled(Named::Nothing), "{evidence:?}");
+    }
+}
+
+#[test]
+fn a_receipt_with_another_transaction_is_noted() {
+    let mut facts = facts(Standing::Claimed);
+    let evidence = evidence(100, 10, &[paid()]);
+    facts.claimed_tx = Some(TX.to_string().to_uppercase().replace("0X", "0x"));
+    assert_eq!(verdict(&facts, &evidence), settled(Named::ThisTransaction));
+    for other in [
+        OTHER_TX.to_string(),
+        "0x".to_owned() + &TX.to_string(),
+        "sandbox".to_owned(),
+    ] {
+        facts.claimed_tx = Some(other.clone());
+        assert_eq!(verdict(&facts, &evidence), settled(Named::Otherwise(other)));
+    }
+}
+
+#[test]
+fn money_that_went_elsewhere_is_disputed() {
+    for (moved, text) in [
+        (&[(PAYEE, 9_999)][..], "moved 9999 atoms to 0x0"),
+        (&[(PAYEE, 10_001)], "moved 10001 atoms to 0x0"),
+        (&[(Address::ZERO, 10_000)], "moved 10000 atoms to 0x0"),
+        (&[(PAYEE, 5_000), (PAYEE, 5_000)], "5000 atoms to 0x0"),
+        (&[], "moved nothing out of the wallet, not the 10000 atoms"),
+    ] {
+        let evidence = evidence(100, 10, &[cashed(TX, moved)]);
+        for verdict in [open(&evidence), claimed(&evidence)] {
+            let Verdict::Disputed { why } = verdict else {
+                panic!("{moved:?}: {verdict:?}")
+            };
+            assert!(matches!(why, Dispute::OtherTransfer { tx: TX, .. }), "{why:?}");
+            assert!(why.to_string().contains(text), "{why}");
+        }
+    }
+}
+
+#[test]
+fn unused_past_the_deadline_is_dead() {
+    for said in [&[Nonce::Unused][..], &[Nonce::Unused, Nonce::Unused]] {
+        let evidence = evidence(1, 3_599, said);
+        let head = block(DEADLINE + 1);
+        assert_eq!(open(&evidence), Verdict::Expired { head });
+        let why = Dispute::NeverCashed;
+        assert_eq!(claimed(&evidence), Verdict::Disputed { why });
+    }
+}
+
+#[test]
+fn a_cancelled_authorization_is_dead_before_its_deadline() {
+    let evidence = evidence(-200, 10, &[cancelled(), cancelled()]);
+    assert_eq!(open(&evidence), Verdict::Cancelled { tx: TX, block: 70 });
+    let why = Dispute::Cancelled { tx: TX };
+    assert_eq!(claimed(&evidence), Verdict::Disputed { why });
+}
+
+#[test]
+fn before_the_deadline_there_is_only_waiting() {
+    // The head lags by 900 s: it will be past the deadline that much later.
+    let early = evidence(-10, 900, &[Nonce::Unused]);
+    let until = DEADLINE + 900 + 1;
+    assert_eq!(open(&early), Verdict::Wait { until });
+    assert_eq!(claimed(&early), Verdict::Wait { until });
+    let early = evidence(-100, 10, &[Nonce::Unused, Nonce::Unused]);
+    assert_eq!(open(&early), Verdict::Wait { until: DEADLINE + 11 });
+    // At the deadline itself it is not past.
+    let until = DEADLINE + 10 + 5;
+    assert_eq!(open(&evidence(0, 10, &[Nonce::Unused])), Verdict::Wait { until });
+    // Used, but not for good yet.
+    for said in [
+        &[Nonce::NotFinal][..],
+        &[Nonce::NotFinal, Nonce::Unused],
+        &[Nonce::Unused, Nonce::NotFinal],
+    ] {
+        let evidence = evidence(100, 40, said);
+        let until = evidence.now + 40;
+        assert_eq!(open(&evidence), Verdict::Wait { until }, "{said:?}");
+    }
+    // Never at once.
+    let evidence = evidence(100, 0, &[Nonce::NotFinal]);
+    let until = evidence.now + 5;
+    assert_eq!(open(&evidence), Verdict::Wait { until });
+}
+
+#[test]
+fn nodes_that_disagree_decide_nothing() {
+    for said in [
+        &[Nonce::Unused, paid()][..],
+        &[paid(), Nonce::Unused],
+        &[Nonce::NotFinal, Nonce::Unused, paid()],
+        &[Nonce::Unused, cancelled()],
+        &[Nonce::Unused, Nonce::Unexplained],
+        &[paid(), cancelled()],
+        &[paid(), cashed(OTHER_TX, &[(PAYEE, 10_000)])],
+        &[paid(), cashed(TX, &[(PAYEE, 9_999)])],
+        &[
+            cancelled(),
+            Nonce::Cancelled {
+                tx: OTHER_TX,
+                block: 70,
+            },
+        ],
+    ] {
+        let why = Unproven::Contradiction;
+        assert_eq!(open(&evidence(100, 10, said)), Verdict::Unclear { why }, "{said:?}");
+    }
+    for said in [
+        &[Nonce::Unexplained][..],
+        &[Nonce::Unexplained, cancelled()],
+        &[cancelled(), Nonce::NotFinal],
+        &[Nonce::Unexplained, Nonce::NotFinal],
+    ] {
+        let why = Unproven::Unexplained;
+        assert_eq!(open(&evidence(100, 10, said)), Verdict::Unclear { why }, "{said:?}");
+    }
+}
+
+#[test]
+fn a_head_that_is_old_or_ahead_frees_nothing() {
+    for said in [Nonce::Unused, cancelled()] {
+        let old = evidence(100, 3_601, std::slice::from_ref(&said));
+        let why = Unproven::OldHead { seconds: 3_601 };
+        assert_eq!(open(&old), Verdict::Unclear { why: why.clone() });
+        assert_eq!(claimed(&old), Verdict::Unclear { why });
+        let mut ahead = evidence(100, 0, &[said]);
+        ahead.now -= 121;
+        let why = Unproven::FutureHead { seconds: 121 };
+        assert_eq!(open(&ahead), Verdict::Unclear { why });
+    }
+    let early = evidence(-100, 3_601, &[Nonce::Unused]);
+    let why = Unproven::OldHead { seconds: 3_601 };
+    assert_eq!(open(&early), Verdict::Unclear { why });
+}
+
+#[test]
+fn of_two_nodes_both_must_answer() {
+    for said in [Nonce::Unused, cancelled()] {
+        let mut alone = evidence(100, 10, &[said]);
+        alone.configured = 2;
+        alone.silent.push(Silent {
+            node: "https://node1.example".into(),
+            why: "did not answer within 10 s".into(),
+        });
+        let why = Unproven::TooFewAnswers {
+            answers: 1,
+            configured: 2,
+        };
+        assert_eq!(open(&alone), Verdict::Unclear { why });
+    }
+    // The third may be down.
+    let mut two = evidence(100, 10, &[Nonce::Unused, Nonce::Unused]);
+    two.configured = 3;
+    let head = block(DEADLINE + 100);
+    assert_eq!(open(&two), Verdict::Expired { head });
+}
+
+#[test]
+fn without_a_common_head_nothing_is_told() {
+    let mut nothing = evidence(100, 10, &[]);
+    nothing.configured = 1;
+    let why = Unproven::NoAnswer;
+    assert_eq!(open(&nothing), Verdict::Unclear { why: why.clone() });
+    nothing.head = Head::Unknown;
+    assert_eq!(open(&nothing), Verdict::Unclear { why });
+    let mut forked = evidence(100, 10, &[Nonce::Unused, Nonce::Unused]);
+    forked.head = Head::Forked(77);
+    let why = Unproven::Forked { block: 77 };
+    assert_eq!(open(&forked), Verdict::Unclear { why });
+}
+
+fn any_nonce() -> impl Strategy<Value = Nonce> {
+    let moved = prop::collection::vec((any::<bool>(), 9_999u64..10_002), 0..3);
+    prop_oneof![
+        4 => Just(Nonce::Unused),
+        1 => (any::<bool>(), moved).prop_map(|(tx, moved)| {
+            let to = |payee: bool| if payee { PAYEE } else { Address::ZERO };
+            let moved: Vec<_> = moved.into_iter().map(|(payee, amount)| (to(payee), amount)).collect();
+            cashed(if tx { TX } else { OTHER_TX }, &moved)
+        }),
+        1 => Just(cancelled()),
+        1 => Just(Nonce::NotFinal),
+        1 => Just(Nonce::Unexplained),
+    ]
+}
+
+fn any_evidence() -> impl Strategy<Value = Evidence> {
+    let said = prop::collection::vec(any_nonce(), 0..4);
+    (-400i64..400, 0u64..5_000, -300i64..300, said, 0usize..5, 0u8..8).prop_map(
+        |(age, lag, skew, said, configured, head)| {
+            let mut evidence = evidence(age, lag, &said);
+            evidence.now = evidence.now.saturating_add_signed(skew);
+            evidence.configured = configured;
+            match head {
+                0 => evidence.head = Head::Unknown,
+                1 => evidence.head = Head::Forked(77),
+                _ => {}
+            }
+            evidence
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_096))]
+
+    #[test]
+    fn nothing_is_freed_that_may_have_been_cashed(evidence in any_evidence(), is_claimed in any::<bool>()) {
+        let standing = if is_claimed { Standing::Claimed } else { Standing::Open };
+        let verdict = verdict(&facts(standing), &evidence);
+        let said: Vec<&Nonce> = evidence.testimonies.iter().map(|testimony| &testimony.nonce).collect();
+        let enough = !said.is_empty() && said.len() >= evidence.configured.min(2);
+        if let Verdict::Expired { head } = &verdict {
+            prop_assert_eq!(standing, Standing::Open);
+            prop_assert!(enough && said.iter().all(|nonce| **nonce == Nonce::Unused));
+            prop_assert_eq!(evidence.head, Head::Agreed(*head));
+            prop_assert!(head.timestamp > DEADLINE);
+            prop_assert!(evidence.now.saturating_sub(head.timestamp) <= 3_600);
+            prop_assert!(head.timestamp.saturating_sub(evidence.now) <= 120);
+        }
+        if let Verdict::Cancelled { .. } = &verdict {
+            prop_assert_eq!(standing, Standing::Open);
+            prop_assert!(enough && said.iter().all(|nonce| **nonce == cancelled()));
+        }
+        if let Verdict::Settled { tx, .. } = &verdict {
+            let shows = |nonce: &&Nonce| {
+                matches!(nonce, Nonce::Cashed { tx: of, moved, .. } if of == tx
+                    && moved.contains(&Moved { to: PAYEE, amount: U256::from(10_000) }))
+            };
+            prop_assert!(said.iter().any(shows) && !said.contains(&&Nonce::Unused));
+        }
+        if let Verdict::Wait { until } = &verdict {
+            prop_assert!(*until > evidence.now);
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_nodes_plays_no_part(mut evidence in any_evidence(), turn in 0usize..4) {
+        let before = open(&evidence);
+        let turn = turn.min(evidence.testimonies.len());
+        evidence.testimonies.rotate_left(turn);
+        prop_assert_eq!(&before, &open(&evidence));
+        evidence.testimonies.reverse();
+        prop_assert_eq!(before, open(&evidence));
+    }
+}

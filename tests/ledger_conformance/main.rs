@@ -1,0 +1,60 @@
+//! What every engine of the ledger must do, run over each of them. A case gets an engine with nothing in it.
+
+#[path = "../ledger_world/mod.rs"]
+mod ledger_world;
+#[cfg(feature = "postgres")]
+#[path = "../postgres_cluster/mod.rs"]
+mod postgres_cluster;
+
+mod engine;
+mod limits;
+mod model;
+mod moves;
+mod races;
+mod time;
+
+macro_rules! conformance {
+    ($($engine:ident { $($theme:ident::{$($case:ident),+ $(,)?}),+ $(,)? })+) => {
+        $(mod $engine {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::$theme::$case(crate::engine::$engine().await).await;
+                }
+            )+)+
+        })+
+    };
+}
+
+macro_rules! over {
+    ($($engine:ident),+) => {
+        conformance! {
+            $($engine {
+                limits::{
+                    all_charges_are_booked_or_none, the_first_charge_that_does_not_fit_is_named, counts_are_limits_too,
+                    two_charges_on_one_counter_count_together, an_amount_that_no_counter_holds_is_refused,
+                    pending_is_what_is_open, a_budget_that_fills_up_is_told_once, a_nonce_and_an_id_are_used_once,
+                    one_payment_is_made_under_an_idempotency_key,
+                },
+                moves::{
+                    only_lawful_moves_are_made, what_ends_is_counted_as_it_ended, a_hold_is_armed_or_released,
+                    arming_checks_the_limits_of_now, charges_move_when_the_window_has_changed,
+                    only_what_is_unknown_is_resolved_by_hand, the_chain_is_heard_once, open_payments_are_listed_oldest_first,
+                    a_closed_ledger_does_nothing, what_was_open_is_found_again,
+                },
+                time::{
+                    rolling_windows_roll, a_clock_that_goes_back_reopens_nothing, a_jump_ahead_stops_reservations,
+                },
+                races::{
+                    many_at_once_never_pass_a_limit, a_reservation_that_nobody_waits_for_does_not_count,
+                    one_payment_ends_once,
+                },
+                model::{it_counts_as_a_slow_model_does},
+            })+
+        }
+    };
+}
+
+over!(memory, embedded);
+#[cfg(feature = "postgres")]
+over!(postgres);
