@@ -14,7 +14,7 @@ use crate::answer::{Code, Problem};
 use crate::body::{Relay, Replay};
 use crate::challenge::{Credential, Offer, Rail};
 use crate::clock;
-use crate::consider::{self, Intent};
+use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
 use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
@@ -24,6 +24,7 @@ use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
 use crate::repeat::keyed::already_paid;
+use crate::serve;
 use crate::upstream::Lane;
 
 /// An agent that asks again by itself after our store failed should not do so at once.
@@ -78,6 +79,20 @@ impl Purchase {
         };
         // The journal's disk and the rest of the 402 are waited for at the same time.
         let (reserved, ()) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
+        let (this, reserved) = match reserved {
+            Err(ReserveError::StalePolicy { .. }) => match self.decided_again().await {
+                Ok((this, reserve)) => {
+                    let reserved = this.proxy.ledger.reserve(reserve).await;
+                    (this, reserved)
+                }
+                Err(problem) => return drop(agent.send(Err(problem))),
+            },
+            reserved => (self, reserved),
+        };
+        this.go_on(reserved, agent).await;
+    }
+
+    async fn go_on(self, reserved: Result<Reservation, ReserveError>, agent: oneshot::Sender<Answer>) {
         let reservation = match reserved {
             Ok(reservation) => reservation,
             Err(error) => return drop(agent.send(Err(self.not_reserved(error)))),
@@ -113,6 +128,39 @@ impl Purchase {
             lane: self.lane,
         };
         presentation.run(request, agent).await;
+    }
+
+    /// Another proxy has published other limits; the file here may have changed by now as well.
+    async fn decided_again(self) -> Result<(Self, Reserve), Problem> {
+        serve::look_at_rules(&self.proxy).await;
+        let Self {
+            proxy,
+            lane,
+            head,
+            replay,
+            intent,
+            claim,
+        } = self;
+        match consider::decide_again(&proxy, lane.agent(), lane.origin(), &head.method, intent) {
+            Course::Buy(intent) => {
+                let this = Self {
+                    proxy,
+                    lane,
+                    head,
+                    replay,
+                    intent: *intent,
+                    claim,
+                };
+                let reserve = this.reserve()?;
+                Ok((this, reserve))
+            }
+            Course::Refuse(problem) => Err(problem),
+            Course::PassOn(_) => {
+                let detail =
+                    "The limits have just changed, and this is no longer paid for. Nothing was paid; ask again.";
+                Err(Problem::new(Code::StoreUnavailable, detail).retryable(true))
+            }
+        }
     }
 
     /// Armed money expires only with proof (Ruling 11). Here the proof is at hand: a signature takes the reservation, there is
@@ -183,6 +231,20 @@ impl Purchase {
                     Some(offer.usd),
                 );
                 Problem::refused(&refusal)
+            }
+            ReserveError::StalePolicy { have, need } => {
+                tracing::error!(
+                    have,
+                    need,
+                    "limits.toml here is not the one that is in force on the shared books"
+                );
+                let detail = format!(
+                    "Another proxy on these books has other limits (generation {need}; here it is {have}). Nothing was paid. The \
+                     operator must put the same limits.toml on every proxy."
+                );
+                Problem::new(Code::StoreUnavailable, detail)
+                    .retryable(true)
+                    .retry_after(STORE_RETRY)
             }
             // The claim keeps others away; only the last second of a key can lead here.
             ReserveError::KeyTaken(rid) => already_paid(rid, None),
