@@ -1,13 +1,14 @@
 //! Puts the parts together, accepts agents, keeps watch over the files, and ends in order.
 
-use std::collections::{BTreeMap, HashMap};
+mod parts;
+
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -18,11 +19,9 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
 use crate::alerts::{self, Alert, Alerts, Telling};
-use crate::assets::Network;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
 use crate::clock::SharedClock;
-use crate::config::operator::{RpcUrl, WalletKey};
 use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
@@ -31,17 +30,18 @@ use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
-use crate::pay::{Wallet, WalletError};
+use crate::pay::Wallet;
 use crate::proxy::{self, Proxy};
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
-use crate::rpc::Node;
 use crate::rules::{Look, Rules};
 use crate::store::{self, StoreError};
 use crate::tls::authority::{Authority, AuthorityError};
-use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs, listener_config};
-use crate::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
+use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs};
+use crate::tls::upstream::TrustError;
 use crate::upstream::Upstreams;
 use crate::via::Via;
+use parts::tls_acceptor;
+pub use parts::{OpenWalletError, nodes, open_wallet, trust, upstream_tls};
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
 const BACKLOG: u32 = 1024;
@@ -441,72 +441,6 @@ async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result
         (payment.rid(), payment.reserved.fp.0, valid_before)
     }));
     Ok(doubts)
-}
-
-/// Reads the key from where bursar.toml says it is.
-pub fn open_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
-    match key {
-        WalletKey::Hex(source) => {
-            let key = source.read(home.root())?;
-            Wallet::from_hex(key.expose_secret()).map_err(|error| OpenWalletError::Key {
-                source_name: source.to_string(),
-                error,
-            })
-        }
-        WalletKey::Keystore { path, password } => {
-            let json = home::read_secret(path)?;
-            let password = password.read(home.root())?;
-            Wallet::from_keystore(&json, password.expose_secret()).map_err(|error| OpenWalletError::Key {
-                source_name: format!("keystore:{}", path.display()),
-                error,
-            })
-        }
-    }
-}
-
-/// Why the key is not there or not usable; says nothing of the key itself.
-#[derive(Debug, Error)]
-pub enum OpenWalletError {
-    #[error(transparent)]
-    Source(#[from] SecretError),
-    #[error(transparent)]
-    File(#[from] HomeError),
-    #[error("{source_name}: {error}")]
-    Key { source_name: String, error: WalletError },
-}
-
-/// Whose certificates sellers may have.
-pub fn trust(config: &Config) -> Trust {
-    let roots = if config.upstream.system_roots {
-        PublicRoots::Machine
-    } else {
-        PublicRoots::Bundled
-    };
-    Trust {
-        extra_ca: config.upstream.extra_ca.clone(),
-        roots,
-    }
-}
-
-pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
-    UpstreamTls::new(&trust(config), config.timeouts.tls)
-}
-
-/// The nodes that bursar.toml names; a network may have none.
-pub fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
-    let of = |urls: &Vec<RpcUrl>| urls.iter().map(|url| Node::new(url.uri().clone())).collect();
-    config
-        .networks
-        .iter()
-        .map(|(network, urls)| (*network, of(urls)))
-        .collect()
-}
-
-fn tls_acceptor(config: &Config) -> Result<Option<TlsAcceptor>, ListenerTlsError> {
-    let Some(files) = &config.proxy.tls else {
-        return Ok(None);
-    };
-    Ok(Some(TlsAcceptor::from(listener_config(&files.cert, &files.key)?)))
 }
 
 fn warn_of_end(authority: &Authority, clock: &SharedClock) {

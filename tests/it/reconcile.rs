@@ -325,3 +325,69 @@ fn without_nodes_nothing_can_be_verified() {
     let unknown = server.run(&["reconcile", "nonsense"]);
     assert_eq!(unknown.status.code(), Some(2));
 }
+
+/// Invariant 2 of the design, with the chain as the judge: never less than what moved, never more than the cap, and once the
+/// chain has been asked, exactly what moved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_many_kills_under_load_the_books_are_what_the_chain_moved() {
+    const CAP: u128 = 300_000;
+    if !installed() {
+        return skip("the packages in tests/interop");
+    }
+    // One of its own: time is moved below.
+    let lab: &'static Lab = Box::leak(Box::new(Lab::start()));
+    let node = Node::of(lab, Mood::Down).await;
+    // A short validity, so that what was never cashed is soon dead.
+    let limits = "max_validity = 10\ntimezone = \"UTC\"\n[agents.research]\ntotal = \"0.30\"\n";
+    let mut buyer = buyer_asking(lab, FUNDS, limits, &[node.url()], "");
+    for round in 0..5 {
+        let before = buyer.transfers().len();
+        let mut agents = tokio::task::JoinSet::new();
+        for number in 0..3 {
+            let agent = Agent::of(&buyer.bursar);
+            let target = site(&lab.v2);
+            agents.spawn(async move {
+                for turn in 0.. {
+                    let way = if (number + turn) % 3 == 0 { "lost" } else { "paid" };
+                    let path = format!("/{way}?{round}-{number}-{turn}");
+                    let mut connection = agent.connect(target, &["http/1.1"]).await;
+                    let request = http::Request::get(path).body(http_body_util::Full::default()).unwrap();
+                    if connection.send(target, request).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        eventually("money moves", || (buyer.transfers().len() > before + 1).then_some(())).await;
+        let home = buyer.bursar.kill();
+        // Some of them find no server any more.
+        while agents.join_next().await.is_some() {}
+        buyer.bursar = home.serve();
+        let (counted, moved) = (counted(&buyer.bursar), moved(&buyer));
+        assert!(
+            moved <= counted && counted <= CAP,
+            "{moved} moved, {counted} counted in round {round}"
+        );
+    }
+    assert_eq!(buyer.bursar.stop(), 0);
+    rpc(lab, "evm_increaseTime", json!([15]));
+    rpc(lab, "evm_mine", json!([]));
+    node.be(Mood::Final);
+    let told = reconcile(&buyer.bursar.home);
+    assert_eq!(told.code, 0, "{:#?}", told.lines);
+    assert_eq!(counted(&buyer.bursar), moved(&buyer));
+    assert!(moved(&buyer) >= 100_000, "ten purchases at least");
+}
+
+/// Atoms that count, by the books.
+fn counted(bursar: &Bursar) -> u128 {
+    let payments = bursar.payments();
+    let counts = |payment: &&Value| !["expired", "released"].contains(&payment["state"].as_str().unwrap());
+    let atoms = |payment: &Value| payment["amount"].as_str().unwrap().parse::<u128>().unwrap();
+    payments.iter().filter(counts).map(atoms).sum()
+}
+
+/// Atoms that left the wallet, by the chain.
+fn moved(buyer: &Buyer) -> u128 {
+    buyer.transfers().iter().map(|transfer| transfer.atoms).sum()
+}
