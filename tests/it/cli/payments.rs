@@ -11,7 +11,7 @@ use crate::support::bursar::bin;
 use crate::support::seller;
 
 /// The members of Ruling 59, in order.
-const MEMBERS: [&str; 23] = [
+const MEMBERS: [&str; 24] = [
     "id",
     "state",
     "by",
@@ -33,7 +33,7 @@ const MEMBERS: [&str; 23] = [
     "tx",
     "reason",
     "approval",
-            "disputed",
+    "disputed",
     "created_at",
     "updated_at",
 ];
