@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::challenge::Credential;
+use crate::challenge::{Credential, Rail};
 use crate::clock::SharedClock;
 use crate::home::{self, HomeError};
 use crate::ledger::Rid;
@@ -109,6 +109,8 @@ struct Stored {
     rid: Rid,
     target: String,
     fingerprint: String,
+    #[serde(default = "x402")]
+    rail: String,
     field: String,
     credential: String,
     valid_before: i64,
@@ -122,9 +124,15 @@ struct Stored {
     delivered: bool,
 }
 
+/// Files of before there was another.
+fn x402() -> String {
+    Rail::X402.name().to_owned()
+}
+
 /// A credential that was sent before.
 pub struct Presentable {
     pub rid: Rid,
+    pub rail: Rail,
     pub field: HeaderName,
     pub credential: Credential,
     /// Which presentation by a repeat this is, from 1.
@@ -213,7 +221,7 @@ impl Doubts {
         rid: Rid,
         target: Target,
         fingerprint: Fingerprint,
-        (field, credential): (&HeaderName, &Credential),
+        (rail, field, credential): (Rail, &HeaderName, &Credential),
         valid_before: u64,
         keyed: bool,
     ) -> Ticket {
@@ -221,6 +229,7 @@ impl Doubts {
             rid,
             target: hex(&target.0),
             fingerprint: hex(&fingerprint.0),
+            rail: rail.name().to_owned(),
             field: field.as_str().to_owned(),
             credential: credential.expose().to_owned(),
             valid_before: i64::try_from(valid_before).unwrap_or(i64::MAX),
@@ -285,6 +294,7 @@ impl Doubts {
         self.write(stored);
         Some(Box::new(Presentable {
             rid: stored.rid,
+            rail: Rail::parse(&stored.rail)?,
             field: HeaderName::try_from(stored.field.as_str()).ok()?,
             credential: Credential::from_stored(stored.credential.clone())?,
             number: stored.presented,

@@ -4,15 +4,14 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::Address;
+use alloy_primitives::B256;
 use http::request::Parts;
 use http::{HeaderName, Request, Response};
-use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use crate::answer::{Code, Problem};
+use crate::answer::{self, Code, Problem};
 use crate::body::{Relay, Replay};
-use crate::challenge::{Credential, Offer, Rail};
+use crate::challenge::{Credential, Nonce, Offer, Why};
 use crate::clock;
 use crate::consider::{self, Intent};
 use crate::doubts::{Fingerprint, Target};
@@ -24,7 +23,7 @@ use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
 use crate::repeat::keyed::already_paid;
-use crate::upstream::Lane;
+use crate::upstream::{Lane, stream};
 
 /// An agent that asks again by itself after our store failed should not do so at once.
 const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
@@ -66,6 +65,19 @@ struct Purchase {
     claim: Option<Claim>,
 }
 
+/// Why there is no reservation.
+enum NotBought {
+    Refused(Problem),
+    /// The offer cannot be paid after all: the 402 goes to the agent as it came.
+    PassOn(Why),
+}
+
+impl From<Problem> for NotBought {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
 impl Purchase {
     async fn run(self, unpaid: Response<Relay>, agent: oneshot::Sender<Answer>) {
         // An agent that has gone before anything was promised wants nothing any more.
@@ -74,14 +86,16 @@ impl Purchase {
         }
         let reserve = match self.reserve() {
             Ok(reserve) => reserve,
-            Err(problem) => return drop(agent.send(Err(problem))),
+            Err(not_bought) => return drop(agent.send(self.not_bought(not_bought, unpaid))),
         };
         // The journal's disk and the rest of the 402 are waited for at the same time.
-        let (reserved, ()) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
+        let (reserved, unpaid) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
         let reservation = match reserved {
             Ok(reservation) => reservation,
-            Err(error) => return drop(agent.send(Err(self.not_reserved(error)))),
+            Err(error) => return drop(agent.send(self.not_bought(self.not_reserved(error), unpaid))),
         };
+        // A long one takes its connection with it.
+        drop(unpaid);
         if agent.is_closed() {
             return self.never_signed(reservation).await;
         }
@@ -97,16 +111,23 @@ impl Purchase {
         let valid_before = reservation.arm().valid_before;
         let doubts = &self.proxy.doubts;
         let keyed = self.claim.is_some();
-        let ticket = doubts.sent(rid, target, fingerprint, (&field, &credential), valid_before, keyed);
+        let rail = self.intent.offer.wire.rail();
+        let sent = (rail, &field, &credential);
+        let ticket = doubts.sent(rid, target, fingerprint, sent, valid_before, keyed);
         if let Some(claim) = self.claim {
             claim.paid(rid, fingerprint);
         }
         // The first request again, with the credential as the only difference (Ruling 27).
         let mut head = self.head;
+        if head.headers.contains_key(&field) {
+            // Only `Authorization` can be there (Ruling 31). A server that needs both asks for another field.
+            tracing::info!(payment = %rid, %field, "the agent's own field is replaced by the payment");
+        }
         head.headers.insert(field, credential.header_value());
         let request = Request::from_parts(head, self.replay.into());
         let presentation = Presentation {
             rid,
+            rail,
             usd: Some(self.intent.offer.usd),
             ticket,
             proxy: self.proxy,
@@ -131,21 +152,23 @@ impl Purchase {
     }
 
     /// Everything the ledger fixes before a signature exists: terms, charges, nonce, validity.
-    fn reserve(&self) -> Result<Reserve, Problem> {
+    fn reserve(&self) -> Result<Reserve, NotBought> {
         let Intent {
             offer,
             plan,
             policy_gen,
             ..
         } = &self.intent;
-        let (Some(wallet), Ok(nonce), Ok(entropy)) = (&self.proxy.wallet, clock::random::<32>(), clock::random::<10>())
-        else {
-            return Err(Problem::new(
-                Code::SigningFailed,
-                "The operating system gave no random bytes; nothing was paid.",
-            ));
+        let (Some(wallet), Ok(nonce), Ok(entropy)) = (&self.proxy.wallet, nonce(offer), clock::random::<10>()) else {
+            let detail = "The operating system gave no random bytes; nothing was paid.";
+            return Err(Problem::new(Code::SigningFailed, detail).into());
         };
         let now = self.proxy.clock.now();
+        // Waiting for an upload or for another request under the same key can have outlived the challenge.
+        let valid_before = offer.term.valid_before(clock::unix_second(now), plan.max_validity_s);
+        let Some(valid_before) = valid_before else {
+            return Err(NotBought::PassOn(Why::ChallengeExpired));
+        };
         let origin = self.lane.origin();
         let hold = Hold {
             rid: Rid::new(now, entropy),
@@ -161,15 +184,32 @@ impl Purchase {
             idempotency: self.claim.as_ref().map(|claim| claim.key().bytes()),
             offer_sha256: offer.sha256,
         };
-        let validity_s = offer.max_timeout_s.min(plan.max_validity_s);
-        Ok(Reserve {
-            hold,
-            arm: arm(wallet.address(), nonce, now, validity_s),
-        })
+        // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
+        let arm = Arm {
+            from: wallet.address(),
+            nonce,
+            valid_after: 0,
+            valid_before,
+        };
+        Ok(Reserve { hold, arm })
     }
 
-    fn not_reserved(&self, error: ReserveError) -> Problem {
-        match error {
+    /// The answer to an agent for which nothing was bought.
+    fn not_bought(&self, not_bought: NotBought, mut unpaid: Response<Relay>) -> Answer {
+        match not_bought {
+            NotBought::Refused(problem) => Err(problem),
+            NotBought::PassOn(why) => {
+                tracing::info!(agent = %self.lane.agent(), why = why.code(), "402 passed on unpaid");
+                answer::mark_unpaid(unpaid.headers_mut(), why.code());
+                Ok(stream(unpaid))
+            }
+        }
+    }
+
+    fn not_reserved(&self, error: ReserveError) -> NotBought {
+        let problem = match error {
+            // Random nonces do not repeat: the challenge decided this one (Ruling 18).
+            ReserveError::NonceTaken => return NotBought::PassOn(Why::ChallengeUsed),
             ReserveError::Denied { charge, settled, open } => {
                 let Intent { plan, offer, .. } = &self.intent;
                 let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
@@ -195,7 +235,8 @@ impl Purchase {
                     .retryable(true)
                     .retry_after(STORE_RETRY)
             }
-        }
+        };
+        NotBought::Refused(problem)
     }
 
     fn sign(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
@@ -212,8 +253,8 @@ impl Purchase {
 
 fn terms(offer: &Offer) -> Terms {
     Terms {
-        rail: Rail::X402,
-        scheme: "exact",
+        rail: offer.wire.rail(),
+        scheme: offer.wire.rail().scheme(),
         asset: offer.asset,
         amount: offer.amount,
         usd: offer.usd,
@@ -221,20 +262,19 @@ fn terms(offer: &Offer) -> Terms {
     }
 }
 
-/// `validAfter` 0 is immune to a fast clock of ours; `validBefore` is never later than the seller asked for (Rulings 15, 16).
-fn arm(from: Address, nonce: [u8; 32], now: Timestamp, validity_s: u64) -> Arm {
-    let now = u64::try_from(now.as_second()).unwrap_or(0);
-    Arm {
-        from,
-        nonce: nonce.into(),
-        valid_after: 0,
-        valid_before: now.saturating_add(validity_s),
+/// Ruling 18.
+fn nonce(offer: &Offer) -> Result<B256, getrandom::Error> {
+    match offer.nonce {
+        Nonce::Random => clock::random::<32>().map(B256::from),
+        Nonce::Fixed(nonce) => Ok(nonce),
     }
 }
 
-/// Reads a short 402 to its end; a long one is left, and its connection with it.
-async fn drain(mut unpaid: Response<Relay>) {
+/// Reads a short 402 to its end, and gives it back as it came.
+async fn drain(mut unpaid: Response<Relay>) -> Response<Relay> {
     const SHORT: usize = 64 << 10;
     const SOON: std::time::Duration = std::time::Duration::from_millis(250);
-    unpaid.body_mut().read_up_to(SHORT, SOON).await;
+    let (read, _) = unpaid.body_mut().read_up_to(SHORT, SOON).await;
+    unpaid.body_mut().unread(read);
+    unpaid
 }

@@ -25,6 +25,8 @@ mod hostile;
 mod idempotency;
 mod limits;
 mod malformed;
+mod mpp;
+mod mpp_hostile;
 mod receipts;
 mod repeats;
 mod replay;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod bursar;
 pub mod buyer;
 pub mod lab;
+pub mod mpp;
 pub mod origin;
 pub mod seller;
 pub mod wire;
