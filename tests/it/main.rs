@@ -26,6 +26,7 @@ mod idempotency;
 mod limits;
 mod malformed;
 mod mpp;
+mod mpp_chain;
 mod mpp_hostile;
 mod receipts;
 mod repeats;
