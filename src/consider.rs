@@ -123,16 +123,46 @@ pub fn decide_again(
     decide(proxy, agent, origin, method, intent.offers)
 }
 
-fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, offers: Vec<Offer>) -> Course {
+/// What else of the same 402 may be bought, should the chosen offer turn out to be answered already or to have expired.
+/// Nothing has been signed for it, so this is still the only credential of its request.
+pub fn another(
+    proxy: &Proxy,
+    agent: &AgentName,
+    origin: &Origin,
+    method: &Method,
+    mut intent: Intent,
+) -> Option<Intent> {
+    intent.offers.retain(|offer| offer.sha256 != intent.offer.sha256);
     let (limits, policy_gen) = proxy.rules.current();
-    let purchase = Purchase {
+    match policy::decide(&limits, &purchase(proxy, agent, origin, method), &intent.offers) {
+        Decision::Pay(plan) => {
+            let offer = intent.offers[plan.offer].clone();
+            let covered = proxy.balances.may_cover(offer.asset, offer.amount);
+            covered.then_some(Intent {
+                offer,
+                plan,
+                limits,
+                policy_gen,
+                offers: intent.offers,
+            })
+        }
+        Decision::Refuse(_) | Decision::Unpaid(_) => None,
+    }
+}
+
+fn purchase<'a>(proxy: &Proxy, agent: &'a AgentName, origin: &'a Origin, method: &'a Method) -> Purchase<'a> {
+    Purchase {
         agent: agent.as_str(),
         merchant: origin.authority.host.as_str(),
         method,
         now: proxy.ledger.now(),
         approvals: Approvals::None,
-    };
-    match policy::decide(&limits, &purchase, &offers) {
+    }
+}
+
+fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, offers: Vec<Offer>) -> Course {
+    let (limits, policy_gen) = proxy.rules.current();
+    match policy::decide(&limits, &purchase(proxy, agent, origin, method), &offers) {
         Decision::Unpaid(why) => Course::PassOn(why.code()),
         Decision::Refuse(refusal) => {
             let cheapest = offers.iter().map(|offer| offer.usd).min();

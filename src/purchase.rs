@@ -10,7 +10,7 @@ use http::{HeaderName, Request, Response};
 use tokio::sync::oneshot;
 
 use crate::answer::{self, Code, Problem};
-use crate::body::{Relay, Replay};
+use crate::body::{AnswerBody, Relay, Replay};
 use crate::challenge::{Credential, Nonce, Offer, Why};
 use crate::clock;
 use crate::consider::{self, Intent};
@@ -68,7 +68,7 @@ struct Purchase {
 /// Why there is no reservation.
 enum NotBought {
     Refused(Problem),
-    /// The offer cannot be paid after all: the 402 goes to the agent as it came.
+    /// This offer cannot be paid after all; if no other can, the 402 goes to the agent as it came.
     PassOn(Why),
 }
 
@@ -79,20 +79,29 @@ impl From<Problem> for NotBought {
 }
 
 impl Purchase {
-    async fn run(self, unpaid: Response<Relay>, agent: oneshot::Sender<Answer>) {
+    async fn run(mut self, mut unpaid: Response<Relay>, agent: oneshot::Sender<Answer>) {
         // An agent that has gone before anything was promised wants nothing any more.
         if agent.is_closed() {
             return;
         }
-        let reserve = match self.reserve() {
-            Ok(reserve) => reserve,
-            Err(not_bought) => return drop(agent.send(self.not_bought(not_bought, unpaid))),
-        };
-        // The journal's disk and the rest of the 402 are waited for at the same time.
-        let (reserved, unpaid) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
-        let reservation = match reserved {
-            Ok(reservation) => reservation,
-            Err(error) => return drop(agent.send(self.not_bought(self.not_reserved(error), unpaid))),
+        let reservation = loop {
+            let reserved = match self.reserve() {
+                Ok(reserve) => {
+                    // The journal's disk and the rest of the 402 are waited for at the same time.
+                    let (reserved, drained) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
+                    unpaid = drained;
+                    reserved.map_err(|error| self.not_reserved(error))
+                }
+                Err(not_bought) => Err(not_bought),
+            };
+            match reserved {
+                Ok(reservation) => break reservation,
+                Err(NotBought::Refused(problem)) => return drop(agent.send(Err(problem))),
+                Err(NotBought::PassOn(why)) => match self.with_another_offer() {
+                    Some(purchase) => self = purchase,
+                    None => return drop(agent.send(Ok(passed_on(unpaid, why)))),
+                },
+            }
         };
         // A long one takes its connection with it.
         drop(unpaid);
@@ -134,6 +143,13 @@ impl Purchase {
             lane: self.lane,
         };
         presentation.run(request, agent).await;
+    }
+
+    /// An offer fewer each time, so that this comes to an end.
+    fn with_another_offer(self) -> Option<Self> {
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let intent = consider::another(&self.proxy, agent, origin, &self.head.method, self.intent)?;
+        Some(Self { intent, ..self })
     }
 
     /// Armed money expires only with proof (Ruling 11). Here the proof is at hand: a signature takes the reservation, there is
@@ -194,18 +210,6 @@ impl Purchase {
         Ok(Reserve { hold, arm })
     }
 
-    /// The answer to an agent for which nothing was bought.
-    fn not_bought(&self, not_bought: NotBought, mut unpaid: Response<Relay>) -> Answer {
-        match not_bought {
-            NotBought::Refused(problem) => Err(problem),
-            NotBought::PassOn(why) => {
-                tracing::info!(agent = %self.lane.agent(), why = why.code(), "402 passed on unpaid");
-                answer::mark_unpaid(unpaid.headers_mut(), why.code());
-                Ok(stream(unpaid))
-            }
-        }
-    }
-
     fn not_reserved(&self, error: ReserveError) -> NotBought {
         let problem = match error {
             // Random nonces do not repeat: the challenge decided this one (Ruling 18).
@@ -260,6 +264,13 @@ fn terms(offer: &Offer) -> Terms {
         usd: offer.usd,
         payee: offer.payee,
     }
+}
+
+/// The 402 as it came, with the reason beside it.
+fn passed_on(mut unpaid: Response<Relay>, why: Why) -> Response<AnswerBody> {
+    tracing::info!(why = why.code(), "402 passed on unpaid");
+    answer::mark_unpaid(unpaid.headers_mut(), why.code());
+    stream(unpaid)
 }
 
 /// Ruling 18.

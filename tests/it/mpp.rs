@@ -129,21 +129,28 @@ async fn both_protocols_are_one_list_of_offers() {
     let asks = |path: &str| match path {
         "/x402-cheaper" => dual("20000", "10000"),
         "/mpp-cheaper" => dual("10000", "20000"),
+        "/mpp-for-another-body" => {
+            let mut asks = dual("10000", "20000");
+            let other = "sha-256=CFdtBA5fXO1HaQ8sdv75T9kcnF5ed8M5LhPNrKzrx/I=";
+            let field = evm("10000").with("digest", other).field();
+            asks.headers_mut().insert("www-authenticate", field.parse().unwrap());
+            asks
+        }
         _ => dual("10000", "10000"),
     };
     let origin = sells(asks).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
-    for path in ["/same", "/x402-cheaper", "/mpp-cheaper"] {
+    for path in ["/same", "/x402-cheaper", "/mpp-cheaper", "/mpp-for-another-body"] {
         agent.get(origin.address, path).await;
     }
-    assert_eq!(rails(&origin), ["mpp", "x402", "mpp"]);
+    assert_eq!(rails(&origin), ["mpp", "x402", "mpp", "x402"]);
     let amounts: Vec<Value> = bursar
         .payments()
         .iter()
         .map(|payment| payment["amount"].clone())
         .collect();
-    assert_eq!(amounts, ["10000", "10000", "10000"]);
+    assert_eq!(amounts, ["10000", "10000", "10000", "20000"]);
 
     for (first, expected) in [("[\"x402\", \"mpp.evm\"]", "x402"), ("[\"mpp.evm\"]", "mpp")] {
         let limits = format!("rails = {first}\n{LIMITS}");
@@ -376,6 +383,32 @@ async fn a_challenge_is_answered_at_most_once() {
 async fn get(bursar: &Bursar, origin: &Origin) -> http::StatusCode {
     let request = Request::get("/x").header("x-own", "1");
     Agent::of(bursar).request(origin.address, request).await.status
+}
+
+/// Servers derive ids from what they offer and from the time: two requests in one millisecond can get the same challenge.
+#[tokio::test]
+async fn where_a_challenge_is_used_up_the_other_protocol_is_taken() {
+    let origin = sells(|_| {
+        let mut asks = dual("10000", "20000");
+        let field = evm("10000").with("id", "the-one").field();
+        asks.headers_mut().insert("www-authenticate", field.parse().unwrap());
+        asks
+    })
+    .await;
+    let limits = "timezone = \"UTC\"\n[agents.research]\nday = \"0.05\"\n";
+    let bursar = setup().limits(limits).trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    for _ in 0..3 {
+        assert_eq!(agent.get(origin.address, "/").await.status, 200);
+    }
+    assert_eq!(rails(&origin), ["mpp", "x402", "x402"]);
+    let spent = |payment: &Value| payment["amount"].as_str().unwrap().to_owned();
+    let spent: Vec<String> = bursar.payments().iter().map(spent).collect();
+    assert_eq!(spent, ["10000", "20000", "20000"], "each is charged as what it was");
+    // The limits decide about the other offer as well.
+    let page = agent.get(origin.address, "/").await;
+    assert_eq!(page.status, 403, "{page:?}");
+    assert_eq!(page.problem(), "over-limit");
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use http::HeaderValue;
 use proptest::prelude::*;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
-use super::super::{Payer, Receipt, ResourceHost, Term, Wire, payable, receipt as receipts};
+use super::super::{Payer, Receipt, ResourceHost, Term, Wire, payable, receipt as receipts, still_payable};
 use super::*;
 use crate::assets::Network;
 
@@ -320,6 +321,17 @@ fn a_payer_takes_what_is_for_this_host_and_not_expired() {
         let read = read(&headers(&[line.as_bytes()]));
         assert_eq!(payable(&read.offers[0], &payer), Err(Why::RealmDiffers), "{line}");
     }
+}
+
+#[test]
+fn an_upload_can_outlive_a_challenge_or_be_another_than_it_binds() {
+    let digest = ", digest=\"sha-256=47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\", expires=\"2099-01-01T00:00:00Z\"";
+    let offer = verdict(&evm_request().to_string(), digest).unwrap();
+    let nothing: [u8; 32] = Sha256::digest("").into();
+    let (early, late) = (4_070_908_800 - 6, 4_070_908_800 - 5);
+    assert_eq!(still_payable(&offer, &nothing, early), Ok(()));
+    assert_eq!(still_payable(&offer, &nothing, late), Err(Why::ChallengeExpired));
+    assert_eq!(still_payable(&offer, &[0; 32], early), Err(Why::DigestMismatch));
 }
 
 #[test]
