@@ -433,7 +433,7 @@ async fn a_repeat_presents_the_same_credential_in_the_same_field() {
         assert_eq!(get(&bursar, &origin).await, 500);
         assert_eq!(get(&bursar, &origin).await, 500);
         // Over a crash as well.
-        let bursar = bursar.kill().serve();
+        let mut bursar = bursar.kill().serve();
         assert_eq!(get(&bursar, &origin).await, 200);
         assert_eq!(bursar.states(), ["settled"], "{field}");
         let sent: Vec<Seen> = origin.seen().into_iter().filter(Seen::is_paid).collect();
@@ -446,6 +446,7 @@ async fn a_repeat_presents_the_same_credential_in_the_same_field() {
             sent.iter()
                 .all(|request| request.headers[field] == sent[0].headers[field])
         );
+        assert_eq!(bursar.stop(), 0);
         let left = std::fs::read_dir(bursar.path().join("private/credentials"))
             .unwrap()
             .count();
