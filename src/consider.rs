@@ -219,11 +219,15 @@ fn decoded(response: &Response<Relay>, received: &Bytes) -> Result<Vec<u8>, Why>
 /// The offers that this wallet could pay; without one, the reason that stood first.
 fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Vec<Offer>, Why> {
     let mut first = challenge.unpayable.first().map(|unpayable| unpayable.why);
+    for unpayable in &challenge.unpayable {
+        tracing::debug!(why = unpayable.why.code(), "an offer is left out");
+    }
     let mut offers = Vec::with_capacity(challenge.offers.len());
     for offer in challenge.offers {
         match challenge::payable(&offer, payer) {
             Ok(()) => offers.push(offer),
             Err(why) => {
+                tracing::debug!(why = why.code(), "an offer is left out");
                 first.get_or_insert(why);
             }
         }

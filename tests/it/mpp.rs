@@ -175,6 +175,29 @@ async fn a_rail_that_limits_toml_leaves_out_is_refused() {
 }
 
 #[tokio::test]
+async fn a_realm_that_the_merchants_section_names_is_this_merchants() {
+    let origin = sells(|_| mpp::asks(&[evm("10000").with("realm", "pay.example.com")])).await;
+    for (section, status) in [
+        ("", 402),
+        (
+            "[merchants.\"localhost\"]\nresource_hosts = [\"pay.example.com\"]\n",
+            200,
+        ),
+    ] {
+        let bursar = setup()
+            .limits(&format!("{LIMITS}{section}"))
+            .trust(&origin.ca_pem)
+            .start();
+        assert_eq!(Agent::of(&bursar).get(origin.address, "/").await.status, status);
+    }
+    let credential = decoded(&origin.payments()[0]);
+    let id = credential["challenge"]["id"].as_str().unwrap();
+    // The nonce is of the realm as the challenge has it.
+    let nonce = keccak256(format!("{id}pay.example.com")).to_string();
+    assert_eq!(credential["payload"]["nonce"], nonce);
+}
+
+#[tokio::test]
 async fn two_receipts_for_one_payment_count_once() {
     let origin = Origin::https(|request: Seen| async move {
         if !request.is_paid() {
