@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
@@ -19,8 +20,12 @@ use tokio::time::sleep;
 
 use crate::doubts::{Withdrawal, Withdrawn};
 use crate::home::Home;
-use crate::ledger::{LedgerError, Resolution, Rid};
+use crate::ledger::{Event, LedgerError, Resolution, Rid};
 use crate::proxy::Proxy;
+
+mod reconcile;
+
+pub use reconcile::reconcile;
 
 /// Questions and answers are short.
 const CAP: usize = 64 << 10;
@@ -31,6 +36,25 @@ pub struct Resolve {
     pub id: String,
     pub resolution: Word,
     pub why: String,
+}
+
+/// `bursar clock accept`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AcceptClock {
+    pub why: String,
+}
+
+/// What can be asked, and where.
+pub trait Question: Serialize {
+    const PATH: &'static str;
+}
+
+impl Question for Resolve {
+    const PATH: &'static str = "/payments/resolve";
+}
+
+impl Question for AcceptClock {
+    const PATH: &'static str = "/clock/accept";
 }
 
 /// The operator's word.
@@ -119,13 +143,19 @@ async fn connection(proxy: Arc<Proxy>, stream: UnixStream, uid: u32) {
     }
 }
 
-async fn answer(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
-    let (status, error) = match (request.method(), request.uri().path()) {
-        (&Method::POST, "/payments/resolve") => match resolve(proxy, request, uid).await {
-            Ok(()) => (StatusCode::OK, None),
-            Err(error) => (StatusCode::CONFLICT, Some(error)),
-        },
-        _ => (
+async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
+    if (request.method(), request.uri().path()) == (&Method::POST, reconcile::PATH) {
+        return reconcile::answer(proxy, request).await;
+    }
+    let done = match (request.method(), request.uri().path()) {
+        (&Method::POST, Resolve::PATH) => Some(resolve(proxy, request, uid).await),
+        (&Method::POST, AcceptClock::PATH) => Some(accept_clock(proxy, request, uid).await),
+        _ => None,
+    };
+    let (status, error) = match done {
+        Some(Ok(())) => (StatusCode::OK, None),
+        Some(Err(error)) => (StatusCode::CONFLICT, Some(error)),
+        None => (
             StatusCode::NOT_FOUND,
             Some("the server does not know this question; is it of another version?".into()),
         ),
@@ -138,11 +168,7 @@ async fn answer(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Response
 
 /// Who decided is what the kernel says, not what the question says.
 async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
-    let body = Limited::new(request.into_body(), CAP)
-        .collect()
-        .await
-        .map_err(|error| error.to_string())?;
-    let asked: Resolve = serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())?;
+    let asked: Resolve = read(request).await?;
     let rid = Rid::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
     // A repeat must not send what is being declared dead, so it is out of its reach before the books say so.
     let withdrawn = match asked.resolution {
@@ -161,13 +187,37 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<
     resolved.map_err(|error| error.to_string())
 }
 
+/// Windows follow the clock from here on, even back (Ruling 63).
+async fn accept_clock(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
+    let AcceptClock { why } = read(request).await?;
+    let accepted = Event::ClockAccepted { who: decider(uid), why };
+    proxy.ledger.append(accepted).await.map_err(|error| error.to_string())
+}
+
+async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, String> {
+    let body = Limited::new(request.into_body(), CAP).collect().await;
+    let body = body.map_err(|error| error.to_string())?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
+}
+
 /// How the books name a user of this machine.
 pub fn decider(uid: u32) -> String {
     format!("uid:{uid}")
 }
 
 /// Asks the running server.
-pub async fn ask(home: &Home, question: &Resolve) -> Result<(), AdminError> {
+pub async fn ask<Q: Question>(home: &Home, question: &Q) -> Result<(), AdminError> {
+    let reply: Reply = post(home, Q::PATH, question, CAP).await?;
+    reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+}
+
+/// One question to the running server, with an answer of at most `cap` bytes.
+async fn post<T: DeserializeOwned>(
+    home: &Home,
+    path: &'static str,
+    question: &impl Serialize,
+    cap: usize,
+) -> Result<T, AdminError> {
     let transport = |error: &dyn std::fmt::Display| AdminError::Transport(error.to_string());
     let stream = match UnixStream::connect(home.admin_socket()).await {
         Ok(stream) => stream,
@@ -181,15 +231,14 @@ pub async fn ask(home: &Home, question: &Resolve) -> Result<(), AdminError> {
         .map_err(|error| transport(&error))?;
     tokio::spawn(connection);
     let body = serde_json::to_vec(question).map_err(|error| transport(&error))?;
-    let request = Request::post("/payments/resolve")
+    let request = Request::post(path)
         .header(http::header::HOST, "bursar")
         .body(Full::<Bytes>::from(body))
         .map_err(|error| transport(&error))?;
     let response = sender.send_request(request).await.map_err(|error| transport(&error))?;
-    let body = Limited::new(response.into_body(), CAP)
+    let body = Limited::new(response.into_body(), cap)
         .collect()
         .await
         .map_err(|error| transport(&error))?;
-    let reply: Reply = serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))?;
-    reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| transport(&error))
 }

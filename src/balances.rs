@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::assets::{self, Asset, Network};
-use crate::money::Atoms;
+use crate::money::{Atoms, MicroUsd};
 use crate::rpc::Node;
 use crate::tls::upstream::UpstreamTls;
 
@@ -36,31 +36,55 @@ impl Balances {
             .is_none_or(|held| *held >= U256::from(amount.get()))
     }
 
+    /// `None` while something about it is not known.
+    fn held_on(&self, network: Network) -> Option<MicroUsd> {
+        let known = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = MicroUsd::new(0);
+        for asset in assets::assets_of(network).filter(|asset| asset.eip3009) {
+            let atoms = known.get(&(network, asset.address))?;
+            // More than fits is more than enough.
+            let atoms = Atoms::new(u128::try_from(*atoms).unwrap_or(u128::MAX));
+            let usd = MicroUsd::of(atoms, asset.decimals).map_or(u128::MAX, MicroUsd::get);
+            sum = MicroUsd::new(sum.get().saturating_add(usd));
+        }
+        Some(sum)
+    }
+
     /// A payment was refused for want of money: perhaps the wallet has been funded since.
     pub fn look_again(&self) {
         self.0.again.notify_one();
     }
 
-    /// Looks until `stop`.
+    /// Looks until `stop`, and tells what the wallet holds on a network, all assets together.
     pub async fn watch(
         self,
         nodes: BTreeMap<Network, Vec<Node>>,
         tls: Arc<UpstreamTls>,
         owner: Address,
+        told: impl Fn(Network, MicroUsd),
         stop: CancellationToken,
     ) {
         tokio::select! {
             // A node that does not answer must not hold up the end.
             () = stop.cancelled() => {}
-            () = self.look_for_ever(nodes, &tls, owner) => {}
+            () = self.look_for_ever(nodes, &tls, owner, told) => {}
         }
     }
 
-    async fn look_for_ever(&self, nodes: BTreeMap<Network, Vec<Node>>, tls: &UpstreamTls, owner: Address) {
+    async fn look_for_ever(
+        &self,
+        nodes: BTreeMap<Network, Vec<Node>>,
+        tls: &UpstreamTls,
+        owner: Address,
+        told: impl Fn(Network, MicroUsd),
+    ) {
         let nodes = checked(nodes, tls).await;
         loop {
             for (network, nodes) in &nodes {
                 self.look(*network, nodes, tls, owner).await;
+                if let Some(held) = self.held_on(*network) {
+                    told(*network, held);
+                }
             }
             tokio::select! {
                 () = sleep(EVERY) => {}
@@ -127,5 +151,7 @@ mod tests {
             .insert((asset.network, asset.address), U256::from(10));
         assert!(balances.may_cover(asset, Atoms::new(10)));
         assert!(!balances.may_cover(asset, Atoms::new(11)));
+        assert_eq!(balances.held_on(asset.network), Some(MicroUsd::new(10)));
+        assert_eq!(balances.held_on(Network::Eip155(8453)), None, "nobody has looked");
     }
 }

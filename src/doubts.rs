@@ -2,11 +2,13 @@
 //! bytes again instead of buying twice; past the credential's validity it is told so (Ruling 4).
 //!
 //! What a repeat needs lies in `private/credentials/`, one file a payment, written before the first byte is sent, not
-//! synced, deleted when the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
+//! synced, deleted a moment after the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
 //! the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its file after delivery, as long as it
 //! may be presented again (Ruling 6, `keyed.rs`).
 
 mod keyed;
+mod lost;
+mod proof;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -14,6 +16,7 @@ mod ticket;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +33,8 @@ use crate::home::{self, HomeError};
 use crate::ledger::Rid;
 
 pub use keyed::{Asked, Paid};
+use lost::Lost;
+pub use proof::{Withdrawal, Withdrawn};
 pub use ticket::Ticket;
 
 /// Below this a seller would not settle any more (x402 digest §4.1).
@@ -81,6 +86,16 @@ struct Shared {
     by_target: Mutex<HashMap<Target, Vec<Doubt>>>,
     /// So that a request that cannot be a repeat costs one load.
     count: AtomicUsize,
+    delivered: Mutex<Delivered>,
+    lost: Mutex<Lost>,
+}
+
+/// Answers that were handed over to their connections. The last bytes may still be on their way through TLS to the socket:
+/// a kill in between leaves an agent without its answer, which will ask again. So the files outlive them by a sweep.
+#[derive(Default)]
+struct Delivered {
+    since_sweep: Vec<Rid>,
+    before: Vec<Rid>,
 }
 
 struct Doubt {
@@ -154,16 +169,6 @@ pub enum Claim {
     PaidNotDelivered(Rid),
 }
 
-/// Whether a payment could be taken out of the reach of repeats.
-pub enum Withdrawal {
-    UnderWay,
-    Out(Withdrawn),
-}
-
-/// What was taken out, if a repeat could have found it at all.
-#[derive(Default)]
-pub struct Withdrawn(Option<Box<(Target, Doubt)>>);
-
 impl Doubts {
     /// The payments that an earlier run left in `folder`.
     pub fn left_in(folder: &Path) -> Result<Vec<Rid>, HomeError> {
@@ -200,6 +205,8 @@ impl Doubts {
             clock,
             by_target: Mutex::new(by_target),
             count: AtomicUsize::new(count),
+            delivered: Mutex::default(),
+            lost: Mutex::default(),
         })))
     }
 
@@ -308,6 +315,21 @@ impl Doubts {
         if self.any() {
             self.forget_old(self.0.clock.now());
         }
+        let old = {
+            let mut delivered = self.handed_over();
+            let fresh = mem::take(&mut delivered.since_sweep);
+            mem::replace(&mut delivered.before, fresh)
+        };
+        old.into_iter().for_each(|rid| remove(&self.path(rid)));
+    }
+
+    /// All connections have ended: what was delivered is.
+    pub fn end(&self) {
+        let Delivered { since_sweep, before } = mem::take(&mut *self.handed_over());
+        before
+            .into_iter()
+            .chain(since_sweep)
+            .for_each(|rid| remove(&self.path(rid)));
     }
 
     fn forget_old(&self, now: Timestamp) {
@@ -346,38 +368,8 @@ impl Doubts {
         }
         drop(by_target);
         if removed {
-            self.forgotten(rid);
-        }
-    }
-
-    /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
-    /// right now stays, and nobody may declare anything about it.
-    pub fn withdraw(&self, rid: Rid) -> Withdrawal {
-        for (target, doubts) in self.lock().iter_mut() {
-            let Some(position) = doubts.iter().position(|doubt| doubt.rid == rid) else {
-                continue;
-            };
-            if !matches!(doubts[position].stage, Stage::Open) {
-                return Withdrawal::UnderWay;
-            }
-            let found = (*target, doubts.remove(position));
-            return Withdrawal::Out(Withdrawn(Some(Box::new(found))));
-        }
-        Withdrawal::Out(Withdrawn::default())
-    }
-
-    /// It is dead: the next request buys.
-    pub fn proven_dead(&self, withdrawn: Withdrawn) {
-        if let Some(found) = withdrawn.0 {
-            self.forgotten(found.1.rid);
-        }
-    }
-
-    /// It was not declared dead after all.
-    pub fn put_back(&self, withdrawn: Withdrawn) {
-        if let Some(found) = withdrawn.0 {
-            let (target, doubt) = *found;
-            self.lock().entry(target).or_default().push(doubt);
+            self.0.count.fetch_sub(1, Ordering::Release);
+            self.handed_over().since_sweep.push(rid);
         }
     }
 
@@ -405,6 +397,14 @@ impl Doubts {
         if let Some(doubt) = doubt {
             change(doubt);
         }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Lost> {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handed_over(&self) -> MutexGuard<'_, Delivered> {
+        self.0.delivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Target, Vec<Doubt>>> {

@@ -137,6 +137,9 @@ async fn exchange(
             Err(answer) => return answer,
         },
     };
+    if let Some(problem) = repeat::forbids(proxy, lane, &head, &replay).await {
+        return Err(problem);
+    }
     purchase::run(proxy, lane, head, replay, *intent, claim, response).await
 }
 

@@ -121,6 +121,10 @@ impl Home {
     pub fn credentials(&self) -> PathBuf {
         self.private().join("credentials")
     }
+    /// How far the chains have been searched for money that left the wallet without us. Can be lost.
+    pub fn reconciled(&self) -> PathBuf {
+        self.private().join("reconciled.json")
+    }
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }

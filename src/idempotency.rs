@@ -17,7 +17,7 @@ use crate::doubts::Fingerprint;
 use crate::ledger::key::Keys as Holds;
 use crate::ledger::{KeyHold, Rid};
 
-const FIELD: &str = "idempotency-key";
+pub const FIELD: &str = "idempotency-key";
 /// A key is a name. Nothing breaks beyond this; a field as long as that is a mistake, and a payment should not rest on one.
 const LONGEST: usize = 1024;
 

@@ -19,10 +19,12 @@
 // What starts it: commands, files, identities.
 pub mod admin;
 pub mod agents;
+pub mod alerts;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod home;
+pub mod keep;
 pub mod logins;
 pub mod rules;
 pub mod serve;

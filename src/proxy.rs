@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::AgentName;
+use crate::alerts::Alerts;
 use crate::answer::{Code, Problem};
 use crate::assets::Network;
 use crate::balances::Balances;
@@ -34,6 +35,7 @@ use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::{Login, Logins};
 use crate::pay::Wallet;
+use crate::reconcile::Reconciler;
 use crate::rules::Rules;
 use crate::tls::AlpnOffer;
 use crate::tls::leaf::ServerConfigs;
@@ -50,9 +52,11 @@ pub struct Proxy {
     pub ledger: Arc<dyn Ledger>,
     pub doubts: Doubts,
     pub keys: Keys,
+    pub reconciler: Arc<Reconciler>,
     pub wallet: Option<Wallet>,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,
+    pub alerts: Alerts,
     pub server_tls: ServerConfigs,
     pub upstreams: Arc<Upstreams>,
     pub replay_budget: ReplayBudget,

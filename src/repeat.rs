@@ -15,7 +15,8 @@ use crate::answer::{Code, Problem};
 use crate::body::{Kept, Replay};
 use crate::doubts::{Claim, Presentable, Target};
 use crate::hop;
-use crate::ledger::{Event, Rid};
+use crate::idempotency;
+use crate::ledger::{Event, Rid, State};
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::upstream::Lane;
@@ -59,6 +60,23 @@ pub async fn answer(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &K
             Claim::InDoubt(rid) => return Some(Err(in_doubt(rid))),
             Claim::PaidNotDelivered(rid) => return Some(Err(not_delivered(rid))),
         }
+    }
+}
+
+/// What forbids to buy: a payment for the same request is in doubt, and what would be presented again is lost. A request with an
+/// `Idempotency-Key` is a repeat of its own key's payment alone, and the ledger sees to that.
+pub async fn forbids(proxy: &Proxy, lane: &Lane, head: &Parts, replay: &Replay) -> Option<Problem> {
+    if head.headers.contains_key(idempotency::FIELD) {
+        return None;
+    }
+    let fingerprint = target(lane, head).with_body(&replay.sha256);
+    let rid = proxy.doubts.would_double(&fingerprint)?;
+    match proxy.ledger.get(rid).await {
+        Ok(Some(payment)) if payment.state != State::Unknown => {
+            proxy.doubts.forget_lost(&fingerprint);
+            None
+        }
+        _ => Some(in_doubt(rid)),
     }
 }
 
@@ -106,8 +124,8 @@ fn in_doubt(rid: Rid) -> Problem {
 
 fn not_delivered(rid: Rid) -> Problem {
     let detail = format!(
-        "Payment {rid} for this same request is settled by the merchant's word, but its answer did not arrive whole. Ask the \
-         merchant with the transaction that `bursar payments show {rid}` names. A new purchase is made once nobody has \
+        "Payment {rid} for this same request is settled, but its answer did not arrive whole. Ask the merchant \
+         with the transaction that `bursar payments show {rid}` names. A new purchase is made once nobody has \
          asked for 15 minutes."
     );
     Problem::new(Code::PaidNotDelivered, detail)

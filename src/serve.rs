@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
+use crate::alerts::{self, Alert, Alerts, Telling};
 use crate::assets::Network;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
@@ -27,10 +28,12 @@ use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
 use crate::idempotency::Keys;
+use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
 use crate::proxy::{self, Proxy};
+use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
 use crate::rpc::Node;
 use crate::rules::{Look, Rules};
 use crate::tls::authority::{Authority, AuthorityError};
@@ -56,6 +59,8 @@ pub enum StartError {
     Tls(#[from] TrustError),
     #[error("[wallet.evm]: {0}")]
     Wallet(#[from] OpenWalletError),
+    #[error("[alerts]: {0}")]
+    Alerts(SecretError),
     #[error("the TLS listener: {0}")]
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
@@ -67,6 +72,8 @@ pub enum StartError {
         path = .0.display()
     )]
     NoBooks(PathBuf),
+    #[error(transparent)]
+    NotAccepted(#[from] NotAccepted),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
@@ -106,11 +113,13 @@ pub struct Running {
     proxy: Arc<Proxy>,
     home: Home,
     drain: Duration,
+    telling: Telling,
 }
 
 /// Starts a proxy on the data directory. It accepts when this returns.
 pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
+    restore::require_accepted(home)?;
     home.create_run()?;
     let config = Config::load(home.root())?;
     let (rules, loaded) = Rules::load(home)?;
@@ -120,13 +129,17 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let wallet = wallet(&config, home)?;
     let tls = Arc::new(upstream_tls(&config)?);
     let acceptor = tls_acceptor(&config)?;
+    let ways = alerts::ways(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
+    let (alerts, raised) = Alerts::new(clock.clone());
 
     // `init` made it: without it the books are gone, and new ones would count from nothing.
     if !home.audit().is_dir() {
         return Err(StartError::NoBooks(home.audit()));
     }
     // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
-    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), Options::new(clock.clone()))?);
+    let mut options = Options::new(clock.clone());
+    options.alarms = alerts.alarms();
+    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), options)?);
     let asked = config.proxy.listen;
     let listener = listen(asked)?;
     let address = listener
@@ -144,14 +157,28 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
 
     let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
     if let Some(wallet) = &wallet {
+        let (alerts, threshold) = (alerts.clone(), config.alerts.low_wallet);
+        let told = move |network, held| alerts::watch::wallet(&alerts, threshold, network, held);
         let watching = balances
             .clone()
-            .watch(nodes(&config), tls.clone(), wallet.address(), stop.clone());
+            .watch(nodes(&config), tls.clone(), wallet.address(), told, stop.clone());
         tasks.spawn(watching);
     }
     let via = config.proxy.via.then(Via::random).transpose();
     let doubts = doubts(home, &*ledger, &clock).await?;
     let keys = Keys::new(ledger.keys().await?, clock.clone());
+    let reconciler = Arc::new(Reconciler {
+        ledger: ledger.clone(),
+        home: home.clone(),
+        nodes: nodes(&config),
+        tls: tls.clone(),
+        clock: clock.clone(),
+        doubts: Some(doubts.clone()),
+        wallet: wallet.as_ref().map(Wallet::address),
+        notices: notices(&alerts),
+        stop: stop.clone(),
+        turn: tokio::sync::Mutex::default(),
+    });
     let proxy = Arc::new(Proxy {
         via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
@@ -166,8 +193,10 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         doubts,
         keys,
         ledger,
+        reconciler,
         wallet,
         balances,
+        alerts,
         tasks,
         stop,
     });
@@ -180,7 +209,19 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
             source,
         })?,
     ));
+    let telling = raised.tell(proxy.ledger.clone(), &ways);
+    proxy.tasks.spawn(alerts::watch::payments(
+        proxy.alerts.clone(),
+        proxy.ledger.clone(),
+        proxy.clock.clone(),
+        proxy.stop.clone(),
+    ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
+    // What an earlier run left in doubt is looked at before the first payment (ledger digest §2.2).
+    let tasks = proxy.tasks.clone();
+    Keeper::new(proxy.reconciler.clone())
+        .start(|keeping| drop(tasks.spawn(keeping)))
+        .await;
     proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
     home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
     Ok(Running {
@@ -188,6 +229,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         proxy,
         home: home.clone(),
         drain,
+        telling,
     })
 }
 
@@ -214,12 +256,15 @@ impl Running {
         self.proxy.stop.cancel();
         self.proxy.tasks.close();
         let bound = self.drain.max(self.proxy.config.timeouts.settle_wait);
-        if timeout(bound, self.proxy.tasks.wait()).await.is_err() {
-            tracing::warn!(
+        match timeout(bound, self.proxy.tasks.wait()).await {
+            Ok(()) => self.proxy.doubts.end(),
+            Err(_) => tracing::warn!(
                 seconds = bound.as_secs(),
                 "some connections did not end in time and are cut"
-            );
+            ),
         }
+        // What ended just now may have raised some; they still go into the books.
+        self.telling.end().await;
         self.proxy.ledger.close().await;
         // A stale address would send `run` to a port that somebody else may have by then.
         let _ = std::fs::remove_file(self.home.listen());
@@ -351,6 +396,17 @@ fn wallet(config: &Config, home: &Home) -> Result<Option<Wallet>, StartError> {
     }
 }
 
+/// What the chain says against the books is told at once.
+fn notices(alerts: &Alerts) -> Notices {
+    let alerts = alerts.clone();
+    Arc::new(move |notice| {
+        alerts.raise(match notice {
+            Notice::Disputed { rid, why } => Alert::Dispute { rid, why },
+            Notice::Outflow(outflow) => Alert::Outflow(outflow),
+        });
+    })
+}
+
 /// What an earlier run left in doubt, as far as the books still hold it open or paid.
 async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result<Doubts, StartError> {
     let folder = home.credentials();
@@ -363,7 +419,14 @@ async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result
             Some(State::Held | State::Released | State::Expired) | None => None,
         };
     }
-    Ok(Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?)
+    let doubts = Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
+    let open = ledger.open_items().await?;
+    let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
+    doubts.remember(in_doubt.map(|payment| {
+        let valid_before = payment.arm.map_or(0, |arm| arm.valid_before.0);
+        (payment.rid(), payment.reserved.fp.0, valid_before)
+    }));
+    Ok(doubts)
 }
 
 /// Reads the key from where bursar.toml says it is.
@@ -411,7 +474,8 @@ pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
     UpstreamTls::new(&trust, config.timeouts.tls)
 }
 
-fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
+/// The nodes that bursar.toml names; a network may have none.
+pub fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
     let of = |urls: &Vec<RpcUrl>| urls.iter().map(|url| Node::new(url.uri().clone())).collect();
     config
         .networks

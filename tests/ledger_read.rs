@@ -5,8 +5,12 @@ mod ledger_world;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use bursar::ledger::{By, Ledger, Outcome, State, read_payments};
-use ledger_world::{NOON, World, files};
+use alloy_primitives::B256;
+use bursar::ledger::findings::Findings;
+use bursar::ledger::{Arm, Arming, By, Event, Finding, Ledger, Outcome, Outflow, Rid, State, read_payments};
+use bursar::money::Atoms;
+use bursar::policy::budget::{Unit, Window};
+use ledger_world::{NOON, World, charge, files};
 
 const CENT: u128 = 10_000;
 
@@ -116,4 +120,82 @@ async fn a_reader_beside_the_running_ledger_sees_all_that_was_acknowledged() {
         100
     );
     assert!(world.segments().len() > 3);
+}
+
+/// What a comparison with the chain reads: held and armed, reserved at once, called dead, heard about, and transfers.
+#[tokio::test]
+async fn the_journal_tells_which_transfers_the_books_explain() {
+    let world = World::new();
+    let ledger = world.open();
+    let day = |amount| charge("agent:research", Window::Day, Unit::MicroUsd, amount, 1_000_000);
+    let [at_once, approved, dead, only_held] = [(); 4].map(|()| world.purchase(1_000_000));
+    let (asset, payee, amount) = (
+        at_once.hold.terms.asset.caip19(),
+        at_once.hold.terms.payee,
+        Atoms::new(10_000),
+    );
+    let arms: Vec<Arm> = [&at_once, &approved, &dead, &only_held]
+        .map(|purchase| purchase.arm)
+        .to_vec();
+    let rids: Vec<Rid> = [&at_once, &approved, &dead].map(|purchase| purchase.hold.rid).to_vec();
+    ledger.reserve(at_once).await.unwrap();
+    ledger.hold(approved.hold).await.unwrap();
+    let arming = Arming {
+        arm: approved.arm,
+        charges: vec![day(10_000)],
+        approval: Some("an approval".into()),
+    };
+    ledger.arm(rids[1], arming).await.unwrap();
+    ledger.reserve(dead).await.unwrap();
+    ledger.hold(only_held.hold).await.unwrap();
+    for rid in &rids[..2] {
+        let (by, tx) = (By::Merchant, Some("0x01".to_owned()));
+        ledger.finish(*rid, Outcome::Settled { by, tx }).await.unwrap();
+    }
+    let (by, why) = (By::Us, "never-signed");
+    ledger.finish(rids[2], Outcome::Expired { by, why }).await.unwrap();
+    let finding = Finding::Disputed {
+        why: "never cashed".into(),
+        tx: None,
+    };
+    ledger.record_finding(rids[1], finding).await.unwrap();
+    let outflow = Outflow {
+        asset: asset.clone(),
+        network: "eip155:84532".into(),
+        symbol: "USDC".into(),
+        amount,
+        payee,
+        tx: B256::repeat_byte(9),
+        log_index: 3,
+        block: 7,
+    };
+    ledger.append(Event::Outflow(outflow.clone())).await.unwrap();
+
+    let findings = Findings::read(world.path(), |_, _| 0).unwrap();
+    let explains = |arm: &Arm| findings.count(&asset, &arm.from, &arm.nonce, payee, amount);
+    assert_eq!(
+        arms.iter().map(explains).collect::<Vec<_>>(),
+        [true, true, false, false]
+    );
+    let arm = &arms[0];
+    assert!(!findings.count(&asset, &arm.from, &arm.nonce, arm.from, amount));
+    assert!(!findings.count(&asset, &arm.from, &arm.nonce, payee, Atoms::new(9_999)));
+    assert!(!findings.count("eip155:1/erc20:0x", &arm.from, &arm.nonce, payee, amount));
+    assert_eq!(findings.began, Some(NOON.parse().unwrap()));
+    assert_eq!(
+        findings.wallets.iter().collect::<Vec<_>>(),
+        [&("eip155:84532".to_owned(), arm.from)]
+    );
+    assert_eq!(findings.unheard.keys().collect::<Vec<_>>(), [&rids[0]]);
+    assert_eq!(findings.disputes.keys().collect::<Vec<_>>(), [&rids[1]]);
+    assert_eq!(findings.outflows, [(NOON.parse().unwrap(), outflow)]);
+    assert!(findings.has("eip155:84532", &B256::repeat_byte(9), 3));
+    assert!(!findings.has("eip155:84532", &B256::repeat_byte(9), 4));
+    assert!(!findings.has("eip155:8453", &B256::repeat_byte(9), 3));
+
+    // Searched up to its deadline: it explains nothing that is still to be found.
+    let deadline = arm.valid_before;
+    let read = |searched: u64| Findings::read(world.path(), move |_, _| searched).unwrap();
+    assert!(read(deadline).count(&asset, &arm.from, &arm.nonce, payee, amount));
+    assert!(!read(deadline + 1).count(&asset, &arm.from, &arm.nonce, payee, amount));
 }

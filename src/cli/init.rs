@@ -9,6 +9,7 @@ use super::output::say;
 use super::{Exit, Failure};
 use crate::clock;
 use crate::home::{self, Home, Readers};
+use crate::ledger::format;
 use crate::pay::Wallet;
 use crate::tls::authority::Authority;
 
@@ -59,6 +60,11 @@ pub fn make(home: &Home, with_wallet: bool) -> Result<Made, Failure> {
     home.create()?;
     let now = Timestamp::now();
     Authority::create(home, now).map_err(|error| Failure::negative(error.to_string()))?;
+    home::write_new(
+        &home.root().join("format"),
+        format::current().as_bytes(),
+        Readers::Owner,
+    )?;
     home::write_new(&home.log_key(), log_key()?.as_bytes(), Readers::Owner)?;
     home::write_new(
         &home.agents(),
@@ -121,7 +127,7 @@ fn config_template(with_wallet: bool) -> String {
 listen = \"127.0.0.1:8402\"
 
 {wallet}
-# Networks that may be paid on. There is no default; `rpc` may be empty, then balances are not known.
+# Networks that may be paid on. There is no default; `rpc` may be empty, then nothing can be proven.
 # [networks.\"eip155:8453\"]             # Base
 # rpc = [\"https://mainnet.base.org\"]
 # [networks.\"eip155:84532\"]            # Base Sepolia, for tests

@@ -1,12 +1,16 @@
 //! The commands. Each is a file; this one names them, runs them, and turns their failures into exit codes (Ruling 53).
 
 mod agents;
+mod alerts;
 mod ca;
+mod clock;
 mod demo;
 mod environment;
 mod init;
+mod keep;
 mod output;
 mod payments;
+mod reconcile;
 mod run;
 mod sandbox;
 mod serve;
@@ -60,12 +64,26 @@ enum Command {
     /// Look at payments, and close those that no proof can close
     #[command(subcommand)]
     Payments(payments::Payments),
+    /// Compare the books with the chain, settle what is in doubt, and report what does not match
+    Reconcile(reconcile::Reconcile),
     /// The certificate authority that agents trust
     #[command(subcommand)]
     Ca(ca::Ca),
     /// The wallet that pays
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
+    /// Copy the books and what belongs to them, while the server runs or not
+    Backup(keep::Backup),
+    /// Make a data directory from a backup
+    Restore(keep::Restore),
+    /// Move old entries of the books to another place; what they counted still counts
+    Retain(keep::Retain),
+    /// Try the ways in which alerts are told
+    #[command(subcommand)]
+    Alerts(alerts::AlertsCommand),
+    /// Say that the system clock is right after a jump
+    #[command(subcommand)]
+    Clock(clock::ClockCommand),
     /// Run the demo's seller alone
     Sandbox(sandbox::Sandbox),
     /// Buy something from a sandbox seller: no network, no keys, nothing to configure
@@ -79,6 +97,10 @@ pub enum Exit {
     /// Denied, mismatch or damage.
     Negative,
     Usage,
+    /// Cannot be verified.
+    Unverifiable,
+    /// Not decided yet.
+    Pending,
     /// No server, or the directory is in use.
     Unavailable,
     /// `run` could not do its part.
@@ -134,8 +156,14 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
         Command::Payments(command) => command.run(&home()?),
+        Command::Reconcile(command) => wait(command.run(&home()?)),
         Command::Ca(command) => command.run(&home()?),
         Command::Wallet(command) => wait(command.run(&home()?)),
+        Command::Backup(command) => command.run(&home()?),
+        Command::Restore(command) => wait(command.run(&home()?)),
+        Command::Retain(command) => wait(command.run(&home()?)),
+        Command::Alerts(command) => wait(command.run(&home()?)),
+        Command::Clock(command) => wait(command.run(&home()?)),
         Command::Sandbox(command) => wait(command.run()),
         Command::Demo(command) => wait(command.run()),
     }
@@ -176,6 +204,8 @@ impl From<Exit> for ExitCode {
             Exit::Done => 0,
             Exit::Negative => 1,
             Exit::Usage => 2,
+            Exit::Unverifiable => 3,
+            Exit::Pending => 4,
             Exit::Unavailable => 5,
             Exit::RunFailed => 125,
             Exit::Child(code) => code,
@@ -194,6 +224,13 @@ impl Failure {
     pub fn negative(message: impl Into<String>) -> Self {
         Self {
             exit: Exit::Negative,
+            message: message.into(),
+        }
+    }
+
+    pub fn unverifiable(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Unverifiable,
             message: message.into(),
         }
     }

@@ -232,18 +232,18 @@ fn find(home: &Home, rid: Rid) -> Result<PaymentRecord, Failure> {
     payment.ok_or_else(|| Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all")))
 }
 
-fn parse_id(text: &str) -> Result<Rid, Failure> {
+pub(super) fn parse_id(text: &str) -> Result<Rid, Failure> {
     Rid::parse(text)
         .ok_or_else(|| Failure::usage(format!("{text} is no payment id; `bursar payments list` shows them")))
 }
 
-fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+pub(super) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
     let line = serde_json::to_string(value).map_err(|error| Failure::negative(error.to_string()))?;
     say!("{line}")
 }
 
 /// A date means its first moment in UTC.
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     let as_date = |date: civil::Date| date.to_zoned(TimeZone::UTC).map(|zoned: Zoned| zoned.timestamp());
     text.parse::<Timestamp>()
         .or_else(|_| text.parse::<civil::Date>().and_then(as_date))
@@ -296,11 +296,12 @@ fn sheet(payment: &PaymentRecord) -> String {
     let mut out = String::new();
     let fields = serde_json::to_value(payment).unwrap_or_default();
     // serde_json sorts; the record's own order reads better.
-    const ORDER: [&str; 23] = [
+    const ORDER: [&str; 24] = [
         "id",
         "state",
         "by",
         "reason",
+        "disputed",
         "agent",
         "group",
         "merchant",

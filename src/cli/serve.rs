@@ -76,7 +76,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Ledger(OpenError::InUse(_)) => Self::unavailable(error.to_string()),
-            StartError::NoBooks(_) | StartError::Ledger(_) | StartError::Admin { .. } => {
+            StartError::NoBooks(_) | StartError::NotAccepted(_) | StartError::Ledger(_) | StartError::Admin { .. } => {
                 Self::negative(error.to_string())
             }
             StartError::Listen { .. } => Self::unavailable(error.to_string()),

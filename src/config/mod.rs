@@ -3,6 +3,7 @@
 //! Each is read whole into types that cannot be wrong, or not at all: [`ConfigError`] then lists every mistake with its
 //! place, and whoever held the old values keeps them. Unknown keys are mistakes.
 
+pub mod alerts;
 mod diagnose;
 #[cfg(test)]
 mod examples;

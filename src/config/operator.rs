@@ -17,6 +17,7 @@ use std::time::Duration;
 use http::Uri;
 use ipnet::IpNet;
 
+use super::alerts::Alerts;
 use super::diagnose::{Confidence, ConfigError, Document};
 use super::secret::SecretSource;
 use super::section::Section;
@@ -34,6 +35,7 @@ pub struct Config {
     pub networks: BTreeMap<Network, Vec<RpcUrl>>,
     pub approval: ApprovalBackend,
     pub store: Store,
+    pub alerts: Alerts,
     pub timeouts: Timeouts,
 }
 

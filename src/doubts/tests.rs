@@ -81,8 +81,23 @@ fn a_delivered_payment_leaves_nothing() {
     let ticket = world.sent(1);
     assert!(world.doubts.concern(&target()));
     ticket.delivered();
-    assert!(!world.doubts.concern(&target()));
+    assert!(!world.doubts.concern(&target()) && !world.doubts.any());
     assert!(matches!(world.claim(), Claim::Free));
+    world.doubts.end();
+    assert_eq!(world.files(), 0);
+}
+
+/// The last bytes of an answer are still to be written when its body has ended.
+#[test]
+fn a_kill_just_after_a_delivery_leaves_the_repeat_possible() {
+    let world = world();
+    let ticket = world.sent(1);
+    world.doubts.sweep();
+    ticket.delivered();
+    // However close behind the delivery the next sweep is.
+    world.doubts.sweep();
+    presented(world.reopened(Some(true)).claim(target(), request(0)));
+    world.doubts.sweep();
     assert_eq!(world.files(), 0);
 }
 

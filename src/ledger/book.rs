@@ -3,6 +3,8 @@
 //! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so what the
 //! running ledger believes and what the journal says cannot differ.
 
+pub mod kept;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{Arm, Arming, By, Hold, Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
+use super::scan::Place;
 use super::text::Moment;
 
 /// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
@@ -41,7 +44,11 @@ pub enum Illegal {
 /// What one entry changed, for the index: absolute values, so applying them twice does no harm.
 #[derive(Debug, Default)]
 pub struct Effect {
+    /// Where the entry stands; the book does not know, whoever has read or written it does.
+    pub place: Place,
     pub payment: Option<Payment>,
+    /// The payment was not on these books before.
+    pub begun: bool,
     /// What the counters of its windows hold now, in their order.
     pub counters: Vec<Counter>,
     /// Windows that it left, and what they hold now.
@@ -74,7 +81,7 @@ impl Amendment {
     }
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
     counters: Counters,
     open: BTreeMap<Rid, Payment>,
@@ -208,6 +215,11 @@ impl Book {
         self.keys.all()
     }
 
+    /// As they are kept.
+    pub fn every_key(&self) -> impl Iterator<Item = &KeyHold> {
+        self.keys.every()
+    }
+
     pub fn open_payment(&self, rid: &Rid) -> Option<&Payment> {
         self.open.get(rid)
     }
@@ -220,6 +232,11 @@ impl Book {
     /// Payments that wait for the chain's word, oldest first.
     pub fn unconfirmed(&self) -> impl Iterator<Item = Rid> {
         self.unconfirmed.iter().copied()
+    }
+
+    /// Nonces of finished payments, by the second in which they are free again.
+    pub fn fading(&self) -> impl Iterator<Item = (u64, NonceKey)> {
+        self.fading.iter().copied()
     }
 
     pub fn is_unconfirmed(&self, rid: Rid) -> bool {
@@ -302,6 +319,7 @@ impl Book {
             effect.keys.push((hold, KeyChange::Held));
         }
         self.open.insert(rid, payment.clone());
+        effect.begun = true;
         self.changed(payment, effect);
         Ok(())
     }

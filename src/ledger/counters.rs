@@ -46,7 +46,7 @@ pub enum Step {
 type Starts = BTreeMap<String, Counter>;
 type Windows = BTreeMap<String, Starts>;
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(HashMap<String, Windows>);
 
 impl Counters {

@@ -15,6 +15,7 @@ use super::model::{
 use super::payment::Payment;
 use super::recovery::{self, OpenError};
 use super::rid::Rid;
+use super::signing::Rhythm;
 use super::timekeeping::Timekeeper;
 use super::writer::{Delivery, Found, Op, Shared, Writer};
 use super::{Answer, Ledger, Usage, read};
@@ -32,6 +33,7 @@ pub struct Options {
     pub min_free_bytes: u64,
     pub segment_bytes: u64,
     pub alarms: Alarms,
+    pub signing: Rhythm,
     /// For tests of a failing disk.
     pub faults: Option<Box<dyn Faults>>,
 }
@@ -43,6 +45,7 @@ impl Options {
             min_free_bytes: MIN_FREE_BYTES,
             segment_bytes: SEGMENT_BYTES,
             alarms: Arc::new(|_: Alarm| {}),
+            signing: Rhythm::default(),
             faults: None,
         }
     }

@@ -66,18 +66,22 @@ impl Entry {
     /// Reads a line strictly: what comes back would be written as exactly these bytes.
     pub fn parse(line: &[u8]) -> Result<(Self, Digest), EntryError> {
         let head = read_head(line)?;
-        let (seq, ts, prev) = (head.seq, head.ts, head.prev);
+        Ok((Self::headed(&head, line)?, head.prev))
+    }
+
+    /// As [`Entry::parse`], where `head` has been read from this line already.
+    pub fn headed(head: &Head<'_>, line: &[u8]) -> Result<Self, EntryError> {
         let entry = Self {
-            seq,
-            ts,
+            seq: head.seq,
+            ts: head.ts,
             body: Body::parse(&head.ev, line)?,
         };
         let mut again = Vec::with_capacity(line.len());
-        entry.encode(&prev, &mut again)?;
+        entry.encode(&head.prev, &mut again)?;
         if again != line {
             return Err(EntryError::NotCanonical);
         }
-        Ok((entry, prev))
+        Ok(entry)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The index: a sled store of what the book holds plus every payment, so that a start need not replay the whole journal.
+//! The index: a sled store of what the book holds, and of where each payment's entries stand in the journal, so that a start
+//! need not replay the whole of it, nor a look-up search it.
 //!
 //! It is never the truth. sled 0.34's `flush` does not reach the disk, and after a crash it may open in an older state or
 //! panic (dependencies, spike e). So every batch stores how far it has come and the leaf hash there; a start compares
@@ -8,7 +9,7 @@ mod changes;
 
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
@@ -19,10 +20,13 @@ use tokio::sync::oneshot;
 
 use super::book::{Book, Effect};
 use super::counters::{Counter, CounterKey};
+use super::entry::Entry;
 use super::key::KeyHold;
 use super::payment::{NonceKey, Payment};
+use super::pruned;
+use super::resume::Position;
 use super::rid::Rid;
-use super::scan::Chain;
+use super::scan::{self, Chain, Place};
 use super::text::{Digest, Moment};
 use changes::Changes;
 
@@ -34,8 +38,12 @@ const CHECKPOINT_ENTRIES: usize = 4096;
 /// checkpointed may be lost anyway; a look-up does not wait for it.
 const GATHER: Duration = Duration::from_millis(50);
 
+/// Entries that go into one batch of sled's at most. It holds on to every page that a batch has changed until the batch is
+/// over: with thousands in one, that is gigabytes.
+pub const BATCH_ENTRIES: usize = 512;
+
 /// Changed whenever keys or values change; another number means a rebuild.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 // Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
@@ -47,15 +55,17 @@ const KEY: u8 = b'k';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
 const PAYMENT: u8 = b'p';
+const SEGMENT: u8 = b's';
 const UNCONFIRMED: u8 = b'u';
 
 /// What the index has taken in.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Mark {
     format: u8,
     applied: u64,
     tip: Digest,
     latest: Option<Moment>,
+    signed: Position,
 }
 
 /// Changes of one batch, in order, and where the chain stands after them.
@@ -64,6 +74,10 @@ pub struct Applied {
     pub chain: Chain,
     /// The book's, after them.
     pub latest: Option<Moment>,
+    /// The last checkpoint that was signed, if there is a new one.
+    pub signed: Option<Position>,
+    /// First entry and length of segments that were finished.
+    pub finished: Vec<(u64, u64)>,
 }
 
 /// What the writer sends; nobody waits for it except who looks a payment up.
@@ -73,18 +87,25 @@ pub enum Feed {
 }
 
 pub struct Index {
+    /// Where the segments lie.
+    audit: PathBuf,
     db: sled::Db,
     /// Second handle on sled's file, for the sync that sled does not do.
     file: File,
     unsaved: u64,
     saved_at: Instant,
     applied: u64,
+    signed: Position,
 }
 
 /// What an index knew when it was opened.
 pub struct Snapshot {
     pub chain: Chain,
     pub book: Book,
+    /// The last signed position that it has heard of.
+    pub signed: Position,
+    /// First entry and length of the finished segments, in order.
+    pub segments: Vec<(u64, u64)>,
     /// It holds nothing at all: new, or deleted before the start.
     pub is_new: bool,
 }
@@ -92,28 +113,30 @@ pub struct Snapshot {
 impl Index {
     /// Opens and reads the index in a thread of its own: sled may panic on a damaged file, and the file decides how much
     /// is read. `Err` says what is wrong; nothing was changed then.
-    pub fn open(dir: &Path) -> Result<(Self, Snapshot), String> {
-        let dir = dir.to_owned();
+    pub fn open(dir: &Path, audit: &Path) -> Result<(Self, Snapshot), String> {
+        let (dir, audit) = (dir.to_owned(), audit.to_owned());
         thread::Builder::new()
             .name("index-open".to_owned())
-            .spawn(move || quietly(|| Self::open_here(&dir)))
+            .spawn(move || quietly(|| Self::open_here(&dir, audit)))
             .map_err(|error| error.to_string())?
             .join()
             .unwrap_or_else(|_| Err("opening it panicked".to_owned()))
     }
 
-    fn open_here(dir: &Path) -> Result<(Self, Snapshot), String> {
+    fn open_here(dir: &Path, audit: PathBuf) -> Result<(Self, Snapshot), String> {
         let db = open_unlocked(dir)?;
         let file = File::open(dir.join("db")).map_err(|error| error.to_string())?;
         let snapshot = load(&db)?;
         let applied = snapshot.chain.next_seq;
         Ok((
             Self {
+                audit,
                 db,
                 file,
                 unsaved: 0,
                 saved_at: Instant::now(),
                 applied,
+                signed: snapshot.signed.clone(),
             },
             snapshot,
         ))
@@ -124,21 +147,79 @@ impl Index {
         let Some(&Applied { chain, latest, .. }) = batches.last() else {
             return Ok(());
         };
+        if let Some(signed) = batches.iter().rev().find_map(|batch| batch.signed.as_ref()) {
+            self.signed.clone_from(signed);
+        }
         let mut batch = sled::Batch::default();
+        for (first_seq, length) in batches.iter().flat_map(|batch| &batch.finished) {
+            batch.insert(key(SEGMENT, &first_seq.to_be_bytes()), &length.to_be_bytes());
+        }
         let effects = batches.iter().flat_map(|batch| &batch.effects);
-        Changes::of(effects).write(&mut batch, |rid| self.find(rid))?;
+        Changes::of(effects).write(&mut batch, |rid| self.places(rid))?;
         let mark = Mark {
             format: FORMAT,
             applied: chain.next_seq,
             tip: chain.tip,
             latest,
+            signed: self.signed.clone(),
         };
         batch.insert(MARK, serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
         // As atomic as sled's transactions, which also read every old value first.
         caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
+        self.sweep(batches.iter().map(|batch| batch.effects.len()).sum())?;
         self.unsaved += chain.next_seq.saturating_sub(self.applied);
         self.applied = chain.next_seq;
         Ok(())
+    }
+
+    /// As [`Index::apply`] on the way through a whole journal: what only the end decides is left to [`Index::complete`].
+    /// Until then the index has no mark, and nobody takes it for one.
+    pub fn fill(&mut self, effects: &[Effect]) -> Result<(), String> {
+        for effects in effects.chunks(BATCH_ENTRIES) {
+            let mut batch = sled::Batch::default();
+            Changes::of(effects.iter()).write_places(&mut batch, |rid| self.places(rid))?;
+            caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
+            self.sweep(effects.len())?;
+        }
+        Ok(())
+    }
+
+    /// Ends what [`Index::fill`] began: all that the book holds, then the mark. `last` must be in the book already.
+    pub fn complete(&mut self, book: &Book, last: &Applied) -> Result<(), String> {
+        self.fill(&last.effects)?;
+        let mut rows = changes::rows(book);
+        loop {
+            let mut batch = sled::Batch::default();
+            let mut count = 0;
+            for row in rows.by_ref().take(BATCH_ENTRIES) {
+                let (key, value) = row?;
+                batch.insert(key, value);
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
+            self.sweep(count)?;
+        }
+        let mark = Applied {
+            effects: Vec::new(),
+            finished: last.finished.clone(),
+            signed: last.signed.clone(),
+            ..*last
+        };
+        self.apply(&[mark])
+    }
+
+    /// sled frees what a batch has replaced a little at a time, whenever somebody begins to read. Nobody reads while entries
+    /// pour in, so this does: without it the memory grows for as long as they do.
+    fn sweep(&self, entries: usize) -> Result<(), String> {
+        caught(|| {
+            for _ in 0..512 + 2 * entries {
+                self.db.get(MARK).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        })
     }
 
     /// Brings what was applied to the disk.
@@ -148,16 +229,37 @@ impl Index {
         self.file.sync_data().map_err(|error| error.to_string())
     }
 
-    /// A payment in any state.
+    /// A payment in any state, from its entries in the journal.
     pub fn find(&self, rid: &Rid) -> Result<Option<Payment>, String> {
-        let found = caught(|| {
+        let places = self.places(rid)?;
+        if places.is_empty() {
+            return Ok(None);
+        }
+        // One that began in what was moved away goes on from what was kept of it.
+        let mut book = pruned::beginning(&self.audit).map_err(|error| error.to_string())?.book;
+        let mut found = None;
+        for place in places {
+            let line = scan::line_at(&self.audit, place).map_err(|error| error.to_string())?;
+            let line = line.ok_or_else(|| format!("no entry of payment {rid} stands where it should"))?;
+            let (entry, _) = Entry::parse(&line).map_err(|error| error.to_string())?;
+            let effect = book.apply(&entry).map_err(|illegal| illegal.to_string())?;
+            found = effect.payment.or(found);
+            if let (Some((_, amendment)), Some(payment)) = (&effect.amended, &mut found) {
+                amendment.apply(payment);
+            }
+        }
+        Ok(found.filter(|payment| payment.rid() == *rid))
+    }
+
+    fn places(&self, rid: &Rid) -> Result<Vec<Place>, String> {
+        let row = caught(|| {
             self.db
                 .get(key(PAYMENT, rid.bytes()))
                 .map_err(|error| error.to_string())
         })?;
-        found
-            .map(|value| serde_json::from_slice(&value).map_err(|error| error.to_string()))
-            .transpose()
+        row.map_or(Ok(Vec::new()), |row| {
+            places_row(&row).ok_or_else(|| format!("the places of payment {rid} in it cannot be read"))
+        })
     }
 
     /// Follows the writer until it hangs up. Whoever wants a look-up or the end at once unparks this thread. An index that
@@ -182,11 +284,18 @@ impl Index {
                     if let Feed::Applied(_) = message {
                         thread::park_timeout(GATHER);
                     }
-                    // Whatever has piled up becomes one transaction: a slow index catches up instead of growing a queue.
-                    for message in std::iter::once(message).chain(feed.try_iter().take(CHECKPOINT_ENTRIES)) {
+                    // What has piled up becomes one batch: a slow index catches up instead of growing a queue.
+                    let mut entries = 0;
+                    for message in std::iter::once(message).chain(feed.try_iter()) {
                         match message {
-                            Feed::Applied(batch) => batches.push(batch),
+                            Feed::Applied(batch) => {
+                                entries += batch.effects.len();
+                                batches.push(batch);
+                            }
                             Feed::Find(rid, reply) => lookups.push((rid, reply)),
+                        }
+                        if entries >= BATCH_ENTRIES {
+                            break;
                         }
                     }
                 }
@@ -198,8 +307,12 @@ impl Index {
             }
             self.apply(&batches)?;
             for (rid, reply) in lookups {
-                // Who asked may have gone away.
-                let _ = reply.send(self.find(&rid)?);
+                match self.find(&rid) {
+                    // Who asked may have gone away.
+                    Ok(payment) => drop(reply.send(payment)),
+                    // Whoever asks hears it from the whole journal then.
+                    Err(error) => tracing::warn!(%error, payment = %rid, "the ledger's index does not find a payment"),
+                }
             }
             if self.unsaved >= CHECKPOINT_ENTRIES as u64
                 || (self.unsaved > 0 && self.saved_at.elapsed() >= CHECKPOINT_EVERY)
@@ -238,6 +351,8 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
             .then_some(Snapshot {
                 chain: Chain::START,
                 book,
+                signed: Position::default(),
+                segments: Vec::new(),
                 is_new,
             })
             .ok_or_else(foreign);
@@ -268,10 +383,14 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
     }
     book.restore_latest(mark.latest);
     for row in db.scan_prefix([OPEN]) {
-        let (rid, _) = row.map_err(|error| error.to_string())?;
-        let value = db.get(key(PAYMENT, &rid[1..])).map_err(|error| error.to_string())?;
-        let payment = value.and_then(|value| serde_json::from_slice(&value).ok());
+        let (_, value) = row.map_err(|error| error.to_string())?;
+        let payment = serde_json::from_slice(&value).ok();
         book.restore_open(payment.ok_or_else(|| broken("payment"))?);
+    }
+    let mut segments = Vec::new();
+    for row in db.scan_prefix([SEGMENT]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        segments.push(segment_row(&key, &value).ok_or_else(|| broken("segment"))?);
     }
     if !book.adds_up() {
         return Err("its counters are not the sum of its open payments".to_owned());
@@ -282,6 +401,8 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
             tip: mark.tip,
         },
         book,
+        signed: mark.signed,
+        segments,
         is_new: false,
     })
 }
@@ -306,6 +427,31 @@ fn counter_row(key: &[u8], value: &[u8]) -> Option<(CounterKey, Counter)> {
             open: number(open)?,
         },
     ))
+}
+
+/// Sixteen bytes each: segment and offset.
+fn places_value(places: &[Place]) -> Vec<u8> {
+    let numbers = places.iter().flat_map(|place| [place.segment, place.offset]);
+    numbers.flat_map(u64::to_be_bytes).collect()
+}
+
+fn places_row(value: &[u8]) -> Option<Vec<Place>> {
+    let (places, []) = value.as_chunks::<16>() else {
+        return None;
+    };
+    let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+    let place = |place: &[u8; 16]| {
+        Some(Place {
+            segment: number(&place[..8])?,
+            offset: number(&place[8..])?,
+        })
+    };
+    places.iter().map(place).collect()
+}
+
+fn segment_row(key: &[u8], value: &[u8]) -> Option<(u64, u64)> {
+    let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+    Some((number(&key[1..])?, number(value)?))
 }
 
 fn nonce_key(free_at: u64, nonce: &NonceKey) -> Vec<u8> {

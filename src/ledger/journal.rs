@@ -12,8 +12,10 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::entry::{Body, Entry, EntryError};
-use super::scan::{self, Chain, FILL, JournalError, Line, day_of, segment_name};
+use super::resume::Position;
+use super::scan::{Chain, FILL, JournalError, Place, Scanned, day_of, segment_name};
 use super::text::{Digest, Moment};
+use super::tree::Tree;
 
 /// A segment that has reached this size gets no further batch.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -64,14 +66,21 @@ pub struct Torn {
 pub struct Journal {
     audit: PathBuf,
     file: File,
-    /// File name of the newest segment.
+    /// File name of the newest segment, and its first entry.
     name: String,
+    first_seq: u64,
     day: Option<i64>,
     /// Bytes of entries in the newest segment; the next batch goes there.
     len: u64,
     /// Bytes the file has, fill included.
     filled: u64,
     chain: Chain,
+    /// Over the entries that are on disk.
+    tree: Tree,
+    /// Leaf hashes of those that are not in the tree yet.
+    leaves: Vec<Digest>,
+    /// First entry and length of segments that were finished since somebody asked.
+    finished: Vec<(u64, u64)>,
     batch: Vec<u8>,
     segment_bytes: u64,
     failed: Option<String>,
@@ -79,18 +88,19 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Checks the whole journal, moves a torn last write away, and opens the newest segment. `visit` sees every entry.
-    pub fn open(
+    /// Goes on where a scan has come to its end: moves a torn last write away and opens the newest segment. `tree` is the
+    /// one over all entries that the scan found good.
+    pub fn at_end(
         audit: &Path,
+        scanned: Scanned,
+        tree: Tree,
         now: Timestamp,
         segment_bytes: u64,
         faults: Option<Box<dyn Faults>>,
-        visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>,
     ) -> Result<(Self, Option<Torn>), JournalError> {
-        let scan::Scanned { chain, newest } = scan::scan(audit, visit)?;
-        let (path, len, day, torn) = match newest {
-            Some(newest) => (newest.path, newest.len, newest.day, newest.torn),
-            None => (audit.join(segment_name(0)), 0, None, Vec::new()),
+        let (path, first_seq, len, day, torn) = match scanned.newest {
+            Some(newest) => (newest.path, newest.first_seq, newest.len, newest.day, newest.torn),
+            None => (audit.join(segment_name(0)), 0, 0, None, Vec::new()),
         };
         let mut moved = None;
         if !torn.is_empty() {
@@ -110,10 +120,14 @@ impl Journal {
             audit: audit.to_owned(),
             file,
             name,
+            first_seq,
             day,
             len,
             filled: len,
-            chain,
+            chain: scanned.chain,
+            tree,
+            leaves: Vec::new(),
+            finished: scanned.finished,
             batch: Vec::with_capacity(64 << 10),
             segment_bytes,
             failed: None,
@@ -124,6 +138,27 @@ impl Journal {
 
     pub fn chain(&self) -> Chain {
         self.chain
+    }
+
+    /// How far it is on disk. `None`: after a failure nobody knows, and in the middle of a batch there is no such place.
+    /// Takes what was committed into the tree, so it is asked for after the answers.
+    pub fn position(&mut self) -> Option<Position> {
+        if self.failed.is_some() || !self.batch.is_empty() {
+            return None;
+        }
+        for leaf in self.leaves.drain(..) {
+            self.tree.append(leaf);
+        }
+        let place = Place {
+            segment: self.first_seq,
+            offset: self.len,
+        };
+        Some(Position::new(self.tree.clone(), self.chain.tip, place))
+    }
+
+    /// First entry and length of the segments that were finished since the last call.
+    pub fn take_finished(&mut self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.finished)
     }
 
     pub fn segment(&self) -> &str {
@@ -160,6 +195,14 @@ impl Journal {
         Ok(())
     }
 
+    /// Where the next entry of the batch goes.
+    pub fn next_place(&self) -> Place {
+        Place {
+            segment: self.first_seq,
+            offset: self.len + self.batch.len() as u64,
+        }
+    }
+
     /// Adds an entry to the batch and to the chain.
     pub fn push(&mut self, ts: Moment, body: Body) -> Result<Entry, EntryError> {
         let entry = Entry {
@@ -169,9 +212,11 @@ impl Journal {
         };
         let start = self.batch.len();
         entry.encode(&self.chain.tip, &mut self.batch)?;
+        let leaf = Digest::leaf(&self.batch[start..]);
+        self.leaves.push(leaf);
         self.chain = Chain {
             next_seq: entry.seq + 1,
-            tip: Digest::leaf(&self.batch[start..]),
+            tip: leaf,
         };
         self.batch.push(b'\n');
         Ok(entry)
@@ -219,7 +264,11 @@ impl Journal {
             .set_len(self.len)
             .map_err(JournalError::io("truncate", &old))?;
         self.file.sync_all().map_err(JournalError::io("sync", &old))?;
-        self.name = segment_name(self.chain.next_seq);
+        self.finished.push((self.first_seq, self.len));
+        // A batch may have begun before the segment that it goes to.
+        let waiting = self.batch.iter().filter(|byte| **byte == b'\n').count();
+        self.first_seq = self.chain.next_seq - waiting as u64;
+        self.name = segment_name(self.first_seq);
         let path = self.audit.join(&self.name);
         self.file = open_segment(&path)?;
         self.file.sync_all().map_err(JournalError::io("sync", &path))?;

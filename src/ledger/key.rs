@@ -30,7 +30,7 @@ pub enum KeyChange {
 }
 
 /// All keys that are held.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
     /// Nearly always one each; a journal from before keys were acted upon may have more, and the latest counts.
     holds: HashMap<[u8; 32], Vec<KeyHold>>,
@@ -75,6 +75,11 @@ impl Keys {
 
     pub fn all(&self) -> impl Iterator<Item = &KeyHold> {
         self.holds.values().filter_map(|holds| holds.last())
+    }
+
+    /// Also those behind a later hold on the same key, in the order in which they fade.
+    pub fn every(&self) -> impl Iterator<Item = &KeyHold> {
+        self.fading.iter()
     }
 
     pub fn hold(&mut self, hold: KeyHold) {

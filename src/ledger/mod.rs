@@ -3,34 +3,46 @@
 //! The journal (`audit/seg-*.jsonl`) is write-ahead log and only truth; sled is an index over it that can be deleted. One
 //! writer thread decides every operation in order, makes a batch durable with one sync, then answers. Reading order: `model`
 //! (words), `counters` and `book` (arithmetic), `entry` (bytes), `journal` (disk), `writer`, `index`, `recovery`, `embedded`,
-//! `read`.
+//! `read`. What makes the journal an audit log: `tree` and `note` (pure), `checkpoints` (their files), `signing` (when),
+//! `resume` and `reread` (what a start believes, and what it checks afterwards).
 
 pub mod book;
+mod checkpoints;
 pub mod counters;
 mod decisions;
 pub mod disclosure;
 mod embedded;
 pub mod entry;
+pub mod findings;
+pub mod follow;
+pub mod format;
 mod index;
 pub mod journal;
 pub mod key;
 pub mod memory;
 mod merge;
 pub mod model;
+pub mod note;
 pub mod payment;
+pub mod pruned;
 pub mod read;
 mod recovery;
 mod refusals;
+mod reread;
+mod resume;
 pub mod rid;
 pub mod scan;
+mod signing;
 pub mod text;
 mod timekeeping;
+pub mod tree;
 mod writer;
 
 use std::pin::Pin;
 
 use jiff::Timestamp;
 
+pub use checkpoints::CheckpointError;
 pub use decisions::Usage;
 pub use embedded::{Embedded, Options};
 pub use key::KeyHold;
@@ -42,6 +54,7 @@ pub use payment::Payment;
 pub use read::{Books, PaymentRecord, ReadError, Refused, read_payments};
 pub use recovery::OpenError;
 pub use rid::Rid;
+pub use signing::Rhythm;
 
 /// What a method answers, once it is on disk.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -11,8 +11,10 @@ use thiserror::Error;
 use super::book::Book;
 use super::disclosure::disclosed;
 use super::entry::{Body, Denied, Entry};
+use super::format::{self, FormatError};
 use super::model::{By, State};
 use super::payment::Payment;
+use super::pruned;
 use super::rid::Rid;
 use super::scan::{JournalError, Line, scan};
 use super::text::Moment;
@@ -23,6 +25,8 @@ const LOOKS: usize = 3;
 
 #[derive(Debug, Error)]
 pub enum ReadError {
+    #[error(transparent)]
+    Format(#[from] FormatError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("cannot read {}: {source}", path.display())]
@@ -126,15 +130,25 @@ struct Replay {
 }
 
 fn replay(dir: &Path) -> Result<Replay, ReadError> {
+    told(dir, Replay::onto, Replay::visit)
+}
+
+/// Shows every line of the journal, oldest first, to what `begin` makes of the book where the journal begins.
+pub(super) fn told<T>(
+    dir: &Path,
+    begin: impl Fn(Book) -> T,
+    visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
+) -> Result<T, ReadError> {
+    format::check(dir)?;
     let audit = dir.join("audit");
     if !audit.exists() {
-        return Ok(Replay::default());
+        return Ok(begin(Book::default()));
     }
     let mut look = 1;
     loop {
-        let mut replay = Replay::default();
-        match scan(&audit, &mut |line| replay.visit(line)) {
-            Ok(_) => return Ok(replay),
+        let mut seen = begin(pruned::beginning(&audit)?.book);
+        match scan(&audit, &mut |line| visit(&mut seen, line)) {
+            Ok(_) => return Ok(seen),
             Err(_) if look < LOOKS => look += 1,
             Err(error) => return Err(error.into()),
         }
@@ -142,8 +156,22 @@ fn replay(dir: &Path) -> Result<Replay, ReadError> {
 }
 
 impl Replay {
+    /// What was open where the journal begins belongs to it; what was closed there is in the segments that were moved.
+    fn onto(book: Book) -> Self {
+        let payments: HashMap<Rid, Payment> = book
+            .open_payments()
+            .map(|payment| (payment.rid(), payment.clone()))
+            .collect();
+        Self {
+            order: book.open_payments().map(Payment::rid).collect(),
+            payments,
+            book,
+            refusals: Vec::new(),
+        }
+    }
+
     fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
-        let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
+        let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
         let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;
         if let Some(payment) = effect.payment {
             let rid = payment.rid();

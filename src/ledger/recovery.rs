@@ -11,12 +11,17 @@ use thiserror::Error;
 
 use super::Options;
 use super::book::{Book, Effect, Illegal};
+use super::checkpoints::{CheckpointError, Checkpoints};
 use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
-use super::index::{Applied, Index, Snapshot};
+use super::format::{self, FormatError};
+use super::index::{Applied, BATCH_ENTRIES, Index, Snapshot};
 use super::journal::{CommitError, Journal, sync_dir};
 use super::model::{Alarm, State};
-use super::scan::{Chain, JournalError, Line, scan};
+use super::pruned::{self, Beginning};
+use super::resume::{Follower, Position};
+use super::scan::{Chain, JournalError, Line, Scanned, scan, scan_from};
 use super::text::Moment;
+use super::tree::Tree;
 
 /// Why the ledger did not open. Nothing can be paid then.
 #[derive(Debug, Error)]
@@ -30,7 +35,11 @@ pub enum OpenError {
         source: io::Error,
     },
     #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     #[error("cannot record the start: {0}")]
     Commit(#[from] CommitError),
     #[error("cannot record the start: {0}")]
@@ -47,6 +56,10 @@ pub struct Opening {
     pub book: Book,
     /// None: it cannot be used, and the ledger goes on without.
     pub index: Option<Index>,
+    /// What was signed before, and the key. Goes to the thread that signs.
+    pub checkpoints: Option<Checkpoints>,
+    /// What lies before it was not read.
+    pub unread: Option<Position>,
 }
 
 pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
@@ -61,27 +74,24 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     }
     sync_dir(dir)?;
     let lock = lock(dir)?;
+    format::bring_up_to_date(dir)?;
+    let checkpoints = Checkpoints::read(dir)?;
     let now = Moment::of(options.clock.now());
-    let index_dir = dir.join("index");
-    let (opened, mut rebuild) = open_index(&index_dir, now.timestamp());
-    let mut replay = Replay::onto(opened);
-    let (mut journal, torn) = Journal::open(
+    let Reading {
+        scanned,
+        tree,
+        replay,
+        rebuild,
+        unread,
+    } = read(dir, now.timestamp(), &checkpoints)?;
+    let (mut journal, torn) = Journal::at_end(
         &audit,
+        scanned,
+        tree,
         now.timestamp(),
         options.segment_bytes,
         options.faults.take(),
-        &mut |line| replay.visit(line),
     )?;
-    if let Some(why) = replay.misfit(journal.chain()) {
-        drop(replay);
-        replay = Replay::onto(
-            renew(&index_dir, now.timestamp())
-                .map_err(|error| tracing::warn!(%error, "no index"))
-                .ok(),
-        );
-        scan(&audit, &mut |line| replay.visit(line))?;
-        rebuild = Some(why);
-    }
     let entries = journal.chain().next_seq;
     let rebuilt = rebuild.filter(|_| entries > 0).map(|why| {
         (options.alarms)(Alarm::IndexRebuilt { why: why.to_owned() });
@@ -95,6 +105,7 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
         mut book,
         mut index,
         mut effects,
+        is_new,
         ..
     } = replay;
 
@@ -110,8 +121,10 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     bodies.extend(left_open(&book));
     journal.begin(now.timestamp())?;
     for body in bodies {
+        let place = journal.next_place();
         let entry = journal.push(now, body)?;
-        effects.push(book.apply(&entry)?);
+        let effect = book.apply(&entry)?;
+        effects.push(Effect { place, ..effect });
     }
     journal.commit()?;
     journal.fill_ahead()?;
@@ -119,13 +132,112 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
         effects,
         chain: journal.chain(),
         latest: book.latest(),
+        signed: None,
+        finished: journal.take_finished(),
     };
-    index = index.and_then(|index| feed(index, applied));
+    index = index.and_then(|mut index| {
+        let done = match is_new {
+            true => index.complete(&book, &applied),
+            false => index.apply(&[applied]),
+        };
+        written(index, done)
+    });
     Ok(Opening {
         _lock: lock,
         journal,
         book,
         index,
+        checkpoints: Some(checkpoints),
+        unread,
+    })
+}
+
+/// The journal as it was found. Nothing in it was changed yet.
+struct Reading {
+    scanned: Scanned,
+    tree: Tree,
+    replay: Replay,
+    /// Why the index was made anew, if it was.
+    rebuild: Option<&'static str>,
+    unread: Option<Position>,
+}
+
+/// Reads the journal from where the index allows, holds it against what was signed, and brings book and index to its end.
+fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading, OpenError> {
+    let (audit, index_dir) = (dir.join("audit"), dir.join("index"));
+    let signed = checkpoints.found();
+    let first = pruned::beginning(&audit)?;
+    let (opened, mut rebuild) = open_index(&index_dir, &audit, now);
+    let from = opened.as_ref().map(|(_, known)| &known.signed);
+    if signed.is_empty() && from.is_some_and(|from| from.size() > 0) {
+        return Err(CheckpointError::Missing {
+            audit,
+            index: index_dir,
+        }
+        .into());
+    }
+    let sound = opened.as_ref().filter(|(_, known)| {
+        known
+            .signed
+            .is_sound(&first, &audit, signed, known.chain, &known.segments)
+    });
+    let mut unread = sound.map(|(_, known)| known.signed.clone());
+    let mut replay = Replay::onto(opened, &first);
+    let mut follower = Follower::new(first.tree.clone(), signed);
+    let mut scanned = None;
+    if let Some(from) = &unread {
+        follower.tree.clone_from(from.tree());
+        let tail = scan_from(&audit, from.chain(), from.place(), &mut |line| {
+            follower.visit(line)?;
+            replay.visit(line)
+        });
+        match tail {
+            Ok(tail) => scanned = Some(tail),
+            // The index may have led astray. If it did not, this says what is wrong.
+            Err(_) => {
+                follower = Follower::new(first.tree.clone(), signed);
+                scan(&audit, &mut |line| follower.visit(line))?;
+                replay.misfit = Some("the index did not fit the journal");
+            }
+        }
+    } else {
+        let whole = scan(&audit, &mut |line| {
+            follower.visit(line)?;
+            replay.visit(line)
+        });
+        scanned = Some(whole?);
+    }
+    // Before anything is repaired: whoever looks for the lost entries must find everything as it was.
+    if let Some(last) = checkpoints.last()
+        && last.size > follower.tree.size()
+    {
+        let (have, signed) = (follower.tree.size(), last.size);
+        return Err(CheckpointError::Shorter { audit, have, signed }.into());
+    }
+    let misfit = match &scanned {
+        Some(scanned) => replay.misfit(scanned.chain),
+        None => replay.misfit,
+    };
+    let scanned = match (scanned, misfit) {
+        (Some(scanned), None) => scanned,
+        (_, why) => {
+            drop(replay);
+            let renewed = renew(&index_dir, &audit, now).map_err(|error| tracing::warn!(%error, "no index"));
+            replay = Replay::onto(renewed.ok(), &first);
+            (rebuild, unread) = (why, None);
+            follower = Follower::new(first.tree.clone(), signed);
+            scan(&audit, &mut |line| {
+                follower.visit(line)?;
+                replay.visit(line)
+            })?
+        }
+    };
+    Ok(Reading {
+        scanned,
+        tree: follower.tree,
+        replay,
+        rebuild,
+        unread,
     })
 }
 
@@ -163,20 +275,20 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 /// The index, or a new one in its place and why.
-fn open_index(dir: &Path, now: Timestamp) -> (Option<(Index, Snapshot)>, Option<&'static str>) {
-    match Index::open(dir) {
+fn open_index(dir: &Path, audit: &Path, now: Timestamp) -> (Option<(Index, Snapshot)>, Option<&'static str>) {
+    match Index::open(dir, audit) {
         Ok(opened) if opened.1.is_new => (Some(opened), Some("the index was not there")),
         Ok(opened) => (Some(opened), None),
         Err(error) => {
             tracing::warn!(%error, "the ledger's index is broken");
-            let renewed = renew(dir, now).map_err(|error| tracing::warn!(%error, "no index"));
+            let renewed = renew(dir, audit, now).map_err(|error| tracing::warn!(%error, "no index"));
             (renewed.ok(), Some("the index was broken"))
         }
     }
 }
 
 /// Puts a fresh index where a broken one was, and keeps the broken one beside it.
-fn renew(dir: &Path, now: Timestamp) -> Result<(Index, Snapshot), String> {
+fn renew(dir: &Path, audit: &Path, now: Timestamp) -> Result<(Index, Snapshot), String> {
     let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
     let mut kept = dir.with_extension(format!("bad-{time}"));
     for number in 1.. {
@@ -186,11 +298,11 @@ fn renew(dir: &Path, now: Timestamp) -> Result<(Index, Snapshot), String> {
         kept = dir.with_extension(format!("bad-{time}-{number}"));
     }
     fs::rename(dir, &kept).map_err(|error| format!("cannot rename {}: {error}", dir.display()))?;
-    Index::open(dir)
+    Index::open(dir, audit)
 }
 
-fn feed(mut index: Index, applied: Applied) -> Option<Index> {
-    match index.apply(&[applied]) {
+fn written(index: Index, done: Result<(), String>) -> Option<Index> {
+    match done {
         Ok(()) => Some(index),
         Err(error) => {
             tracing::warn!(%error, "the ledger's index cannot be written; payments go on without it");
@@ -199,30 +311,35 @@ fn feed(mut index: Index, applied: Applied) -> Option<Index> {
     }
 }
 
-/// How many entries of a replay go to the index at once.
-const CHUNK: usize = 4096;
-
 /// Applies what the index has not seen, and finds out on the way whether the index fits the journal.
 struct Replay {
     book: Book,
     index: Option<Index>,
     /// How far the index had come.
     from: Chain,
+    /// The index held nothing: it is filled, and gets its mark at the end.
+    is_new: bool,
     misfit: Option<&'static str>,
     effects: Vec<Effect>,
 }
 
 impl Replay {
-    fn onto(opened: Option<(Index, Snapshot)>) -> Self {
+    fn onto(opened: Option<(Index, Snapshot)>, first: &Beginning) -> Self {
         let (index, snapshot) = opened.unzip();
-        let (from, book) = snapshot.map_or((Chain::START, Book::default()), |snapshot| {
-            (snapshot.chain, snapshot.book)
-        });
+        let known = snapshot.filter(|snapshot| !snapshot.is_new);
+        let is_new = known.is_none();
+        let (from, book) = known.map_or_else(
+            || (first.chain, first.book.clone()),
+            |snapshot| (snapshot.chain, snapshot.book),
+        );
+        // The entries between were moved away: it cannot catch up any more.
+        let is_behind = from.next_seq < first.chain.next_seq;
         Self {
             book,
             index,
             from,
-            misfit: None,
+            is_new,
+            misfit: is_behind.then_some("the index ended before the entries that are here"),
             effects: Vec::new(),
         }
     }
@@ -235,24 +352,42 @@ impl Replay {
         if seq < self.from.next_seq || self.misfit.is_some() {
             return Ok(());
         }
-        let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
+        let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
         match self.book.apply(&entry) {
-            Ok(effect) => self.effects.push(effect),
+            Ok(effect) => self.effects.push(Effect {
+                place: line.place,
+                ..effect
+            }),
             // Against a book that came from the index this accuses the index; a replay from nothing accuses the journal.
-            Err(_) if self.from != Chain::START => self.misfit = Some("the index did not fit the journal"),
+            Err(_) if !self.is_new => self.misfit = Some("the index did not fit the journal"),
             Err(illegal) => return Err(illegal.to_string()),
         }
-        if self.effects.len() >= CHUNK {
-            let effects = std::mem::take(&mut self.effects);
-            let chain = Chain {
+        if self.effects.len() >= BATCH_ENTRIES {
+            self.feed(Chain {
                 next_seq: seq + 1,
                 tip: line.leaf,
-            };
-            let latest = self.book.latest();
-            let applied = Applied { effects, chain, latest };
-            self.index = self.index.take().and_then(|index| feed(index, applied));
+            });
         }
         Ok(())
+    }
+
+    fn feed(&mut self, chain: Chain) {
+        let effects = std::mem::take(&mut self.effects);
+        let latest = self.book.latest();
+        self.index = self.index.take().and_then(|mut index| {
+            let done = if self.is_new {
+                index.fill(&effects)
+            } else {
+                index.apply(&[Applied {
+                    effects,
+                    chain,
+                    latest,
+                    signed: None,
+                    finished: Vec::new(),
+                }])
+            };
+            written(index, done)
+        });
     }
 
     /// Why the index must be rebuilt, now that the end of the journal is known.

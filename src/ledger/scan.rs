@@ -1,14 +1,17 @@
 //! Reads the journal's segments in order and follows the hash chain (digest §3.6). Shared by the writer's start and by
 //! readers in other processes, so that both agree on what the journal says and where it ends.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::entry::read_head;
+use super::entry::{MAX_ENTRY, read_head};
 use super::merge::Head;
+use super::pruned;
 use super::text::Digest;
 
 /// Fill written ahead of the entries; a trailing run of it is not part of the journal.
@@ -50,6 +53,12 @@ pub struct Chain {
     pub tip: Digest,
 }
 
+impl Default for Chain {
+    fn default() -> Self {
+        Self::START
+    }
+}
+
 impl Chain {
     pub const START: Self = Self {
         next_seq: 0,
@@ -57,17 +66,30 @@ impl Chain {
     };
 }
 
+/// Where in the files an entry begins: the segment, by its first entry, and bytes into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub segment: u64,
+    pub offset: u64,
+}
+
+impl Place {
+    pub const START: Self = Self { segment: 0, offset: 0 };
+}
+
 /// One good line.
 pub struct Line<'a> {
     pub head: Head<'a>,
     pub bytes: &'a [u8],
     pub leaf: Digest,
+    pub place: Place,
 }
 
 /// The newest segment, as far as it is good.
 #[derive(Debug)]
 pub struct Newest {
     pub path: PathBuf,
+    pub first_seq: u64,
     /// Bytes of good lines.
     pub len: u64,
     /// Day of its first entry, in days since the epoch, UTC. None: it has no entry yet.
@@ -79,6 +101,8 @@ pub struct Newest {
 #[derive(Debug)]
 pub struct Scanned {
     pub chain: Chain,
+    /// First entry and length of every segment that was read and is not the newest.
+    pub finished: Vec<(u64, u64)>,
     pub newest: Option<Newest>,
 }
 
@@ -90,11 +114,25 @@ pub fn segment_name(seq: u64) -> String {
 /// Reads every segment of `audit` from the first entry on. `visit` sees each good line in order; a complaint of its own
 /// makes the journal damaged at that line.
 pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>) -> Result<Scanned, JournalError> {
-    let segments = segments(audit)?;
-    let mut chain = Chain::START;
-    let mut newest = None;
+    let first = pruned::beginning(audit)?;
+    scan_from(audit, first.chain, first.place, visit)
+}
+
+/// As [`scan`], from `place` on, where the entries before have led to `chain`.
+pub fn scan_from(
+    audit: &Path,
+    mut chain: Chain,
+    place: Place,
+    visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>,
+) -> Result<Scanned, JournalError> {
+    let mut segments = segments(audit)?;
+    // What a stop in the middle of moving old segments has left is before it, too.
+    segments.retain(|(first_seq, _)| *first_seq >= place.segment);
+    let (mut newest, mut finished) = (None, Vec::new());
+    let mut bytes = Vec::new();
     for (index, (first_seq, path)) in segments.iter().enumerate() {
-        if *first_seq != chain.next_seq {
+        let is_first = *first_seq == place.segment;
+        if *first_seq != chain.next_seq && !(is_first && place.offset > 0) {
             let why = format!(
                 "the entries from {} to {first_seq} are missing before it",
                 chain.next_seq
@@ -105,31 +143,121 @@ pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>
                 why,
             });
         }
-        let bytes = fs::read(path).map_err(JournalError::io("read", path))?;
-        let part = lines(&bytes, chain, path, visit)?;
+        let offset = if is_first { place.offset } else { 0 };
+        read_from(path, offset, &mut bytes).map_err(JournalError::io("read", path))?;
+        let place = Place {
+            segment: *first_seq,
+            offset,
+        };
+        let part = lines(&bytes, chain, path, place, visit).map_err(|error| error.further(path, offset))?;
         let rest = &bytes[part.good..];
+        let is_newest = index + 1 == segments.len();
         if let Some(why) = &part.complaint
-            && (index + 1 < segments.len() || entries_follow(rest))
+            && (!is_newest || entries_follow(rest))
         {
-            return Err(JournalError::Damaged {
+            let damaged = JournalError::Damaged {
                 path: path.clone(),
                 line: part.lines + 1,
                 why: why.clone(),
-            });
+            };
+            return Err(damaged.further(path, offset));
         }
         chain = part.chain;
+        if !is_newest {
+            finished.push((*first_seq, offset + bytes.len() as u64));
+            continue;
+        }
         newest = Some(Newest {
             path: path.clone(),
-            len: part.good as u64,
-            day: part.day,
+            first_seq: *first_seq,
+            len: offset + part.good as u64,
+            day: match offset {
+                0 => part.day,
+                _ => day_of_first(path)?,
+            },
             torn: trim_fill(rest).to_vec(),
         });
     }
-    Ok(Scanned { chain, newest })
+    Ok(Scanned {
+        chain,
+        finished,
+        newest,
+    })
+}
+
+fn read_from(path: &Path, offset: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    bytes.clear();
+    file.read_to_end(bytes).map(drop)
+}
+
+impl JournalError {
+    /// Counts the lines before `offset` as well, where reading began.
+    fn further(self, segment: &Path, offset: u64) -> Self {
+        match self {
+            Self::Damaged { path, line, why } if offset > 0 => {
+                let before = fs::read(segment).map(|bytes| {
+                    let before = bytes.iter().take(usize::try_from(offset).unwrap_or(usize::MAX));
+                    before.filter(|byte| **byte == b'\n').count()
+                });
+                let line = line + before.unwrap_or(0);
+                Self::Damaged { path, line, why }
+            }
+            other => other,
+        }
+    }
+}
+
+fn day_of_first(path: &Path) -> Result<Option<i64>, JournalError> {
+    let mut start = vec![0; MAX_ENTRY + 1];
+    let read = File::open(path).and_then(|file| file.read_at(&mut start, 0));
+    start.truncate(read.map_err(JournalError::io("read", path))?);
+    let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(read_head(line).ok().map(|head| day_of(head.ts.timestamp())))
+}
+
+/// First entry and length of the segments before one.
+pub fn lengths_before(audit: &Path, segment: u64) -> Result<Vec<(u64, u64)>, JournalError> {
+    let before = segments(audit)?
+        .into_iter()
+        .filter(|(first_seq, _)| *first_seq < segment);
+    before
+        .map(|(first_seq, path)| {
+            let about = fs::metadata(&path).map_err(JournalError::io("examine", &path))?;
+            Ok((first_seq, about.len()))
+        })
+        .collect()
+}
+
+/// The line that begins at `place`, if one does.
+pub fn line_at(audit: &Path, place: Place) -> io::Result<Option<Vec<u8>>> {
+    let file = File::open(audit.join(segment_name(place.segment)))?;
+    let mut line = vec![0; MAX_ENTRY + 1];
+    let read = file.read_at(&mut line, place.offset)?;
+    line.truncate(read);
+    let end = line.iter().position(|byte| *byte == b'\n');
+    Ok(end.map(|end| {
+        line.truncate(end);
+        line
+    }))
+}
+
+/// The leaf hash of the line that ends at `place`, if one does.
+pub fn leaf_before(audit: &Path, place: Place) -> io::Result<Option<Digest>> {
+    let file = File::open(audit.join(segment_name(place.segment)))?;
+    let begin = place.offset.saturating_sub(MAX_ENTRY as u64 + 2);
+    let mut bytes = vec![0; usize::try_from(place.offset - begin).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, begin)?;
+    let Some((b'\n', line)) = bytes.split_last() else {
+        return Ok(None);
+    };
+    let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(Some(Digest::leaf(line)))
 }
 
 /// First sequence number and path of every segment, in order.
-fn segments(audit: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
+pub(super) fn segments(audit: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
     let mut found = Vec::new();
     for file in fs::read_dir(audit).map_err(JournalError::io("list", audit))? {
         let file = file.map_err(JournalError::io("list", audit))?;
@@ -161,6 +289,7 @@ fn lines(
     bytes: &[u8],
     chain: Chain,
     path: &Path,
+    begin: Place,
     visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>,
 ) -> Result<Part, JournalError> {
     let mut part = Part {
@@ -192,6 +321,10 @@ fn lines(
             head,
             bytes: line,
             leaf: Digest::leaf(line),
+            place: Place {
+                offset: begin.offset + part.good as u64,
+                ..begin
+            },
         };
         visit(&line).map_err(|why| JournalError::Damaged {
             path: path.to_owned(),
@@ -213,7 +346,7 @@ pub fn day_of(time: jiff::Timestamp) -> i64 {
     time.as_second().div_euclid(24 * 60 * 60)
 }
 
-fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
+pub(super) fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
     let head = read_head(line).map_err(|error| error.to_string())?;
     if head.seq != chain.next_seq {
         return Err(format!("its seq is {}, expected {}", head.seq, chain.next_seq));
@@ -226,7 +359,7 @@ fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
 
 /// Whether a complete entry stands anywhere in what should be a torn write. A torn write ends in a fragment; a whole line
 /// at or after the first bad byte means that something in the middle was damaged, and it may have been acknowledged.
-fn entries_follow(rest: &[u8]) -> bool {
+pub(super) fn entries_follow(rest: &[u8]) -> bool {
     let mut pieces = rest.split(|byte| *byte == b'\n');
     // What stands after the last newline does not end: it was never acknowledged, even if it looks whole.
     pieces.next_back();

@@ -24,7 +24,9 @@ use super::journal::{CommitError, Journal};
 use super::model::{Alarm, Alarms, By, Denial, Reservation, State};
 use super::recovery::Opening;
 use super::refusals;
+use super::reread::Rereading;
 use super::rid::Rid;
+use super::signing::{Rhythm, Signing};
 use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
 use decide::Space;
@@ -47,6 +49,9 @@ pub struct Writer {
     wake: mpsc::WeakSender<Op>,
     index: Option<std_mpsc::Sender<Feed>>,
     index_thread: Option<JoinHandle<()>>,
+    signing: Option<Signing>,
+    rhythm: Rhythm,
+    _rereading: Option<Rereading>,
     effects: Vec<Effect>,
     disclosures: Vec<(u64, Disclosure)>,
 }
@@ -78,7 +83,12 @@ impl Writer {
             );
             index = Some(sender);
         }
+        let rhythm = options.signing;
+        let (signing, rereading) = beside(&mut opening, dir.join("audit"), rhythm, damaged(&shared, &wake))?;
         Ok(Self {
+            signing,
+            rhythm,
+            _rereading: rereading,
             private: Private::new(dir.join("private")),
             space: Space::new(dir, options.min_free_bytes),
             alarms: options.alarms,
@@ -171,8 +181,11 @@ impl Writer {
         &mut self.opening.journal
     }
 
-    /// Reservations that nobody received, and refusals that are due.
+    /// Damage that was found, reservations that nobody received, and refusals that are due.
     fn leftovers(&mut self, now: Moment) -> Result<(), CommitError> {
+        if let Some(why) = self.shared.take_damage() {
+            return Err(self.journal().poison(why));
+        }
         for rid in self.shared.take_abandoned() {
             let body = match self.book().open_payment(&rid).map(|payment| payment.state) {
                 Some(State::Held) => Body::Released(Released {
@@ -308,6 +321,7 @@ impl Writer {
 
     /// After the answers: what nobody waits for.
     fn follow_up(&mut self) {
+        self.tell_signing();
         if !self.effects.is_empty() {
             self.feed_index();
         }
@@ -322,7 +336,18 @@ impl Writer {
             tracing::error!(%error, "the ledger did not close cleanly; the next start repairs it");
             return;
         }
+        self.tell_signing();
+        if let Some(signing) = &mut self.signing {
+            signing.finish();
+        }
         self.feed_index();
+    }
+
+    fn tell_signing(&mut self) {
+        let rhythm = self.rhythm;
+        if let (Some(position), Some(signing)) = (self.opening.journal.position(), &self.signing) {
+            signing.synced(position, rhythm);
+        }
     }
 
     fn record_close(&mut self, now: Moment) -> Result<(), CommitError> {
@@ -348,12 +373,45 @@ impl Writer {
             effects: std::mem::take(&mut self.effects),
             chain: self.opening.journal.chain(),
             latest: self.book().latest(),
+            signed: self.signing.as_ref().and_then(Signing::news),
+            finished: self.journal().take_finished(),
         };
         // Without its thread the index falls behind, and the next start replays.
         self.index = self
             .index
             .take()
             .filter(|index| index.send(Feed::Applied(applied)).is_ok());
+    }
+}
+
+/// The threads that sign the journal and read what the start did not.
+fn beside(
+    opening: &mut Opening,
+    audit: PathBuf,
+    rhythm: Rhythm,
+    damaged: impl FnOnce(String) + Send + 'static,
+) -> std::io::Result<(Option<Signing>, Option<Rereading>)> {
+    let Some(checkpoints) = opening.checkpoints.take() else {
+        return Ok((None, None));
+    };
+    let rereading = match opening.unread.take() {
+        Some(until) => Some(Rereading::start(audit, until, checkpoints.found().to_vec(), damaged)?),
+        None => None,
+    };
+    let synced = opening.journal.position().unwrap_or_default();
+    Ok((Some(Signing::start(checkpoints, rhythm, synced)?), rereading))
+}
+
+/// Tells the writer.
+fn damaged(shared: &Arc<Shared>, wake: &mpsc::WeakSender<Op>) -> impl FnOnce(String) + Send + 'static {
+    let (shared, wake) = (shared.clone(), wake.clone());
+    move |why| {
+        tracing::error!(%why, "entries that were signed are damaged");
+        shared.tell_damage(why);
+        // A full queue needs no wake: the writer is about to look.
+        if let Some(wake) = wake.upgrade() {
+            let _ = wake.try_send(Op::Wake);
+        }
     }
 }
 

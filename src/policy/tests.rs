@@ -1,6 +1,7 @@
 //! Decisions on limits as finance writes them.
 
 mod properties;
+mod windows;
 
 use alloy_primitives::address;
 use jiff::Timestamp;

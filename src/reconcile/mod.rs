@@ -2,14 +2,30 @@
 //!
 //! `evidence` asks every configured node of a network the same questions about one payment, as of one finalized block.
 //! `verdict` decides from the answers alone: settled, dead, disputed, or not to be told yet. `outflow` finds what left the
-//! wallet without a payment of ours. Nothing here writes: the caller brings verdicts to the ledger.
+//! wallet without a payment of ours. These write nothing.
+//!
+//! `pass` brings verdicts to the books, `wallet` what left them, up to a `cursor`. `comparison` is what `bursar reconcile`
+//! asks for and `report` what it gets; `keeper` goes on by itself in the server, when a payment is `due`.
 
+pub mod comparison;
+mod cursor;
+mod due;
 pub mod evidence;
+pub mod keeper;
 pub mod outflow;
+pub mod pass;
+pub mod report;
 pub mod testimony;
 pub mod verdict;
+mod wallet;
+#[cfg(test)]
+mod world;
 
+pub use comparison::{Question, Unable};
 pub use evidence::Finality;
+pub use keeper::Keeper;
 pub use outflow::{Outflow, Outflows, outflows};
+pub use pass::{Notice, Notices, Progress, Reconciler};
+pub use report::{Conclusion, Report};
 pub use testimony::{Evidence, Facts, Head, Moved, Nonce, Silent, Standing, Testimony};
 pub use verdict::{Dispute, Named, Unproven, Verdict, verdict};

@@ -3,6 +3,7 @@
 use alloy_primitives::{Address, B256, U256};
 
 use crate::assets::Network;
+use crate::ledger::{Payment, State};
 use crate::money::Atoms;
 use crate::rpc::Block;
 
@@ -96,6 +97,28 @@ pub struct Silent {
 }
 
 impl Facts {
+    /// What the books say of a payment. `None`: nothing was signed, or not for a token of a network that we know.
+    pub fn of(payment: &Payment) -> Option<Self> {
+        let (reserved, arm) = (&payment.reserved, payment.arm.as_ref()?);
+        let token = reserved.asset.rsplit_once("/erc20:")?.1;
+        Some(Self {
+            network: Network::parse(&reserved.network)?,
+            token: token.parse().ok()?,
+            from: arm.from,
+            payee: reserved.payee,
+            amount: Atoms::new(reserved.amount.0),
+            nonce: arm.nonce,
+            // Armed later, a held payment only makes the search begin earlier.
+            armed_at: u64::try_from(payment.created_at.timestamp().as_second()).unwrap_or(0),
+            valid_before: arm.valid_before.0,
+            standing: match payment.state {
+                State::Settled => Standing::Claimed,
+                State::Held | State::Armed | State::Unknown | State::Released | State::Expired => Standing::Open,
+            },
+            claimed_tx: payment.tx.clone(),
+        })
+    }
+
     /// The transaction of the receipt, where it has the form of one.
     pub fn claimed_hash(&self) -> Option<B256> {
         // The prefix is required, and only one is taken off.

@@ -7,12 +7,13 @@
 //! * `token`: balances, used nonces, `transferWithAuthorization`. `authorization`: what is signed.
 //! * `catalog`: articles, prices, challenges. `goods`: what is delivered.
 //! * `verify`: reads and judges a payment. `seller`: the sale as a whole. `identifier`: repeats. `replies`: answers.
-//! * `rpc`: the token's chain for balance checks. `tls`: throw-away certificates.
+//! * `rpc`, `logs`: the token's chain, for balances and proofs. `tls`: throw-away certificates.
 
 pub mod authorization;
 mod catalog;
 mod goods;
 mod identifier;
+mod logs;
 mod replies;
 mod rpc;
 mod seller;

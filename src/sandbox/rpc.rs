@@ -1,14 +1,16 @@
 //! The token's chain, as far as a payer asks about it: JSON-RPC 2.0 on `POST /rpc`.
 //!
-//! `eth_chainId`, `eth_blockNumber`, `eth_getBlockByNumber`, and `eth_call` of the token's `balanceOf`,
-//! `authorizationState` and `decimals`. One block a second: the number of a block is its time. Nothing here is ever
-//! undone, so the newest block is final, and a call is answered with the newest state.
+//! `eth_chainId`, `eth_blockNumber`, `eth_getBlockByNumber`, `eth_getLogs`, `eth_getTransactionReceipt`, and `eth_call` of
+//! the token's `balanceOf`, `authorizationState` and `decimals`. One block a second: the number of a block is its time.
+//! Nothing here is ever undone, so every block is final once its second is over. A balance is the newest one, whatever
+//! block it is asked for.
 
 use alloy_primitives::{Address, B256, Bytes, U256, hex, keccak256};
 use alloy_sol_types::{SolCall, sol};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::logs::{self, Filter};
 use super::token::{self, Token};
 
 /// How many calls one request may hold.
@@ -72,9 +74,15 @@ fn one(token: &Token, now: Timestamp, call: &Value) -> Value {
         Some("eth_blockNumber") => Ok(quantity(head)),
         Some("eth_getBlockByNumber") => block_number(&params[0], head).map(|number| number.map_or(Value::Null, block)),
         Some("eth_call") => block_number(&params[1], head).and_then(|number| match number {
-            Some(_) => contract_call(token, &params[0]),
+            Some(number) => contract_call(token, &params[0], number),
             None => Err(RpcError::NO_STATE),
         }),
+        Some("eth_getLogs") => filter(&params[0], head).map(|filter| logs::matching(token, &filter)),
+        Some("eth_getTransactionReceipt") => params[0]
+            .as_str()
+            .and_then(|hash| hash.parse().ok())
+            .map(|transaction| logs::receipt(token, transaction, block_hash))
+            .ok_or(RpcError::PARAMS),
         _ => Err(RpcError::METHOD),
     };
     match result {
@@ -92,7 +100,8 @@ fn block_number(parameter: &Value, head: u64) -> Result<Option<u64>, RpcError> {
     let number = match parameter.as_str() {
         // Nodes take a missing block as the newest.
         None if parameter.is_null() => head,
-        Some("latest" | "finalized" | "safe" | "pending") => head,
+        Some("latest" | "pending") => head,
+        Some("finalized" | "safe") => head.saturating_sub(1),
         Some("earliest") => 0,
         Some(text) => text
             .strip_prefix("0x")
@@ -101,6 +110,15 @@ fn block_number(parameter: &Value, head: u64) -> Result<Option<u64>, RpcError> {
         None => return Err(RpcError::PARAMS),
     };
     Ok((number <= head).then_some(number))
+}
+
+/// Blocks that have not been made yet have no logs; one that is named by its hash is not found here.
+fn filter(filter: &Value, head: u64) -> Result<Filter, RpcError> {
+    if !filter.is_object() || !filter["blockHash"].is_null() {
+        return Err(RpcError::PARAMS);
+    }
+    let number = |name: &str| block_number(&filter[name], head).map(|number| number.unwrap_or(head.saturating_add(1)));
+    Filter::read(filter, number("fromBlock")?, number("toBlock")?.min(head)).ok_or(RpcError::PARAMS)
 }
 
 fn block(number: u64) -> Value {
@@ -117,7 +135,7 @@ fn block_hash(number: u64) -> B256 {
     keccak256([b"sandbox block ".as_slice(), &number.to_be_bytes()].concat())
 }
 
-fn contract_call(token: &Token, call: &Value) -> Result<Value, RpcError> {
+fn contract_call(token: &Token, call: &Value, block: u64) -> Result<Value, RpcError> {
     let to: Address = member(call, "to").ok_or(RpcError::PARAMS)?;
     // Newer clients write `input`, older ones `data`.
     let input: Bytes = member(call, "input")
@@ -131,7 +149,7 @@ fn contract_call(token: &Token, call: &Value) -> Result<Value, RpcError> {
         let balance = U256::from(token.balance_of(call.holder).get());
         balanceOfCall::abi_encode_returns(&balance)
     } else if let Ok(call) = authorizationStateCall::abi_decode_validate(&input) {
-        let used = token.authorization_used(call.authorizer, call.nonce);
+        let used = token.authorization_used_by(call.authorizer, call.nonce, block);
         authorizationStateCall::abi_encode_returns(&used)
     } else if decimalsCall::abi_decode_validate(&input).is_ok() {
         decimalsCall::abi_encode_returns(&token::DECIMALS)
@@ -191,13 +209,45 @@ mod tests {
     fn a_block_is_a_second() {
         assert_eq!(ask("eth_chainId", json!([]))["result"], "0x14a34");
         assert_eq!(ask("eth_blockNumber", json!([]))["result"], "0x68e77800");
-        for tag in ["latest", "finalized", "0x68e77800"] {
+        for (tag, number) in [
+            ("latest", "0x68e77800"),
+            ("0x68e77800", "0x68e77800"),
+            // Its second is over.
+            ("finalized", "0x68e777ff"),
+        ] {
             let block = ask("eth_getBlockByNumber", json!([tag, false]));
-            assert_eq!(block["result"]["timestamp"], "0x68e77800", "{tag}");
-            assert_eq!(block["result"]["number"], "0x68e77800", "{tag}");
+            assert_eq!(block["result"]["timestamp"], number, "{tag}");
+            assert_eq!(block["result"]["number"], number, "{tag}");
         }
         let future = ask("eth_getBlockByNumber", json!(["0x68e77801", false]));
         assert_eq!(future["result"], Value::Null);
+    }
+
+    #[test]
+    fn logs_are_asked_for_by_a_whole_filter() {
+        let filter = |filter: Value| ask("eth_getLogs", json!([filter]));
+        for good in [
+            json!({ "fromBlock": "0x0", "toBlock": "latest", "address": token::CONTRACT, "topics": [null, HOLDER.into_word()] }),
+            json!({ "address": [token::CONTRACT], "topics": [[B256::ZERO, B256::repeat_byte(1)]] }),
+            json!({ "fromBlock": "0x68e77801", "toBlock": "0x68e77801" }),
+        ] {
+            assert_eq!(filter(good.clone())["result"], json!([]), "{good}");
+        }
+        for bad in [
+            json!(null),
+            json!({ "blockHash": B256::ZERO }),
+            json!({ "fromBlock": 1 }),
+            json!({ "address": "0x12" }),
+            json!({ "topics": ["0x12"] }),
+            json!({ "topics": [[1]] }),
+            json!({ "topics": {} }),
+            json!({ "topics": [null, null, null, null, null] }),
+        ] {
+            assert_eq!(filter(bad.clone())["error"]["code"], -32602, "{bad}");
+        }
+        let receipt = |hash: Value| ask("eth_getTransactionReceipt", json!([hash]));
+        assert_eq!(receipt(json!(B256::ZERO))["result"], Value::Null);
+        assert_eq!(receipt(json!("0x12"))["error"]["code"], -32602);
     }
 
     #[test]

@@ -100,6 +100,13 @@ impl Token {
         self.used.contains(&(authorizer, nonce))
     }
 
+    /// As [`Token::authorization_used`], at the end of that Unix second.
+    pub fn authorization_used_by(&self, authorizer: Address, nonce: B256, second: u64) -> bool {
+        let by_then = |transfer: &&Transfer| u64::try_from(transfer.at.as_second()).is_ok_and(|at| at <= second);
+        let mut transfers = self.transfers.iter().filter(by_then);
+        transfers.any(|transfer| (transfer.from, transfer.nonce) == (authorizer, nonce))
+    }
+
     /// All transfers, oldest first.
     pub fn transfers(&self) -> &[Transfer] {
         &self.transfers

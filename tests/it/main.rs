@@ -19,19 +19,25 @@ mod canary;
 mod chain;
 mod crash;
 mod evidence;
+mod failing_disk;
 mod first_purchase;
 mod funds;
 mod hostile;
 mod idempotency;
+mod killed;
 mod limits;
 mod malformed;
 mod mpp;
 mod mpp_chain;
 mod mpp_hostile;
 mod receipts;
+mod reconcile;
 mod repeats;
 mod replay;
+mod windows;
 
 // People and programs.
+mod alerts;
 mod cli;
 mod clients;
+mod keeping;

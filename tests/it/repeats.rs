@@ -202,12 +202,13 @@ async fn a_repeat_after_kill_and_restart_presents_the_same_bytes() {
     let home = bursar.kill();
     asking.abort();
 
-    let bursar = home.serve();
+    let mut bursar = home.serve();
     assert_eq!(bursar.states(), ["unknown"]);
     let page = Agent::of(&bursar).get(origin.address, "/quote").await;
     assert_eq!(page.status, 200);
     assert!(all_equal(&origin.payments()) && origin.payments().len() == 2);
     assert_eq!(bursar.states(), ["settled"]);
+    assert_eq!(bursar.stop(), 0);
     let left = std::fs::read_dir(bursar.path().join("private/credentials"))
         .unwrap()
         .count();
@@ -315,4 +316,33 @@ async fn what_is_being_presented_again_cannot_be_declared_dead_meanwhile() {
     hold.notify_one();
     assert_eq!(again.await.unwrap(), 200);
     assert_eq!(server.states(), ["settled"]);
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_payment_whose_credential_is_lost_does_not_pay_twice() {
+    let (origin, _) = unreliable(1, || answer(500, &[], "oops")).await;
+    let mut bursar = setup().trust(&origin.ca_pem).start();
+    Agent::of(&bursar).get(origin.address, "/").await;
+    let home = bursar.kill();
+    let folder = home.path().join("private/credentials");
+    for file in std::fs::read_dir(&folder).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let bursar = home.serve();
+    let agent = Agent::of(&bursar);
+    let id = bursar.payments()[0]["id"].as_str().unwrap().to_owned();
+    let page = agent.get(origin.address, "/").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem().as_str()),
+        (409, "payment-in-doubt")
+    );
+    assert_eq!(page.json()["payment"], id.as_str());
+    assert_eq!(origin.payments().len(), 1);
+    // Once it is known to be dead, the same request buys.
+    let closed = bursar.run(&["payments", "resolve", &id, "--expired", "--why", "the seller says so"]);
+    assert!(closed.status.success());
+    assert_eq!(agent.get(origin.address, "/").await.status, 200);
+    let credentials = origin.payments();
+    assert_eq!(credentials.len(), 2);
+    assert_ne!(credentials[0], credentials[1]);
 }

@@ -10,11 +10,15 @@ use alloy_primitives::{Address, B256};
 use bursar::assets::{Network, assets_of};
 use bursar::challenge::Rail;
 use bursar::clock::ManualClock;
+use bursar::home::{Readers, write_new};
 use bursar::ledger::journal::{Faults, Step, Verdict};
 use bursar::ledger::{Arm, Embedded, Hold, Ledger, OpenError, Options, Reserve, Rid, Terms};
 use bursar::money::{Atoms, MicroUsd};
 use bursar::policy::budget::{Charge, Unit, Window};
 use jiff::Timestamp;
+
+/// As `bursar init` writes it; the seed is of this test only.
+pub const LOG_KEY: &str = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
 
 pub const NOON: &str = "2026-11-20T12:00:00Z";
 
@@ -26,8 +30,10 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write_new(&dir.path().join("log.key"), LOG_KEY.as_bytes(), Readers::Owner).unwrap();
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir,
             clock: Arc::new(ManualClock::at(NOON.parse().unwrap())),
             purchases: AtomicU64::new(1),
         }
@@ -57,6 +63,26 @@ impl World {
                 Err(OpenError::InUse(_)) => std::thread::yield_now(),
                 opened => return opened.unwrap(),
             }
+        }
+    }
+
+    /// Until the ledger that a test has killed or dropped has let go of the directory.
+    pub fn wait_until_released(&self) {
+        let lock = fs::File::open(self.path().join("lock")).unwrap();
+        lock.lock().unwrap();
+    }
+
+    /// Entries that the newest checkpoint covers.
+    pub fn signed(&self) -> usize {
+        let note = fs::read_to_string(self.path().join("audit/checkpoint")).unwrap_or_default();
+        note.lines().nth(1).map_or(0, |size| size.parse().unwrap())
+    }
+
+    /// Until what is written now is signed.
+    pub fn wait_until_signed(&self) {
+        let entries = self.journal().lines().count();
+        while self.signed() < entries {
+            std::thread::yield_now();
         }
     }
 

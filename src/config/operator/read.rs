@@ -13,6 +13,7 @@ use super::{
     WalletKey,
 };
 use crate::assets::{self, Network};
+use crate::config::alerts;
 use crate::config::secret::SecretSource;
 use crate::config::section::{Entry, Hints, Section};
 use crate::policy::named_host;
@@ -31,6 +32,12 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
             .take("store")
             .and_then(|e| e.holding_secrets().section())
             .map(store)
+            .unwrap_or_default(),
+        // Services put keys into the URL of a webhook.
+        alerts: top
+            .take("alerts")
+            .and_then(|e| e.holding_secrets().section())
+            .map(alerts::alerts)
             .unwrap_or_default(),
         timeouts: top.section("timeouts").map(timeouts).unwrap_or_default(),
     };

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config::examples;
+use crate::money::MicroUsd;
 
 const EXAMPLE: &str = include_str!("../../../bursar.example.toml");
 
@@ -159,4 +160,63 @@ proptest::proptest! {
             proptest::prop_assert!(!error.to_string().contains(secret), "{text}\n---\n{error}");
         }
     }
+}
+
+#[test]
+fn alerts_are_told_by_a_command_and_a_webhook() {
+    let alerts = config(
+        r#"
+[alerts]
+command = ["./tell", "ops"]
+webhook = "https://alerts.example.com/T0/secret"
+webhook_token = "env:TOKEN"
+low_wallet = "10.50"
+"#,
+    )
+    .alerts;
+    assert_eq!(alerts.command, Some(vec!["./tell".to_owned(), "ops".to_owned()]));
+    assert_eq!(alerts.low_wallet, Some(MicroUsd::new(10_500_000)));
+    let webhook = alerts.webhook.unwrap();
+    assert_eq!(webhook.url, "https://alerts.example.com/T0/secret");
+    assert_eq!(webhook.token, Some(SecretSource::Env("TOKEN".into())));
+    assert!(!format!("{webhook:?}").contains("secret"));
+    for local in [
+        "http://localhost:9000/",
+        "http://127.0.0.1:9000/",
+        "http://[::1]:9000/x",
+    ] {
+        config(&format!("[alerts]\nwebhook = \"{local}\"\n"));
+    }
+}
+
+#[test]
+fn alerts_that_nobody_could_hear_or_others_could_read_are_mistakes() {
+    for (line, what) in [
+        (
+            "webhook = \"http://alerts.example.com/\"",
+            "alerts.webhook: this is no https URL",
+        ),
+        (
+            "webhook = \"http://127.0.0.1.example.com/\"",
+            "alerts.webhook: this is no https URL",
+        ),
+        ("webhook = \"alerts\"", "alerts.webhook: this is no https URL"),
+        ("webhook_token = \"env:TOKEN\"", "alerts.webhook_token stands alone"),
+        ("command = []", "alerts.command: the list is empty"),
+        ("command = [\"\"]", "alerts.command names no program"),
+        ("command = \"tell\"", "alerts.command must be a list"),
+        ("low_wallet = 10", "alerts.low_wallet: 10 is a number"),
+        ("email = \"ops@example.com\"", "[alerts] has no key `email`"),
+    ] {
+        rejects(&format!("[alerts]\n{line}\n"), what);
+    }
+    let text = "[alerts]\nwebhook = \"https://a.example.com/\"\nwebhook_token = \"hunter2\"\n";
+    let error = Config::parse("bursar.toml", text, Path::new("/d"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("alerts.webhook_token does not say where the secret is kept"),
+        "{error}"
+    );
+    assert!(!error.contains("hunter2"), "{error}");
 }

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 
-use super::{KEY, OPEN, PAYMENT, UNCONFIRMED, counter_key, key, nonce_key};
-use crate::ledger::book::{Amendment, Effect};
+use super::{KEY, OPEN, PAYMENT, UNCONFIRMED, counter_key, key, nonce_key, places_value};
+use crate::ledger::book::{Book, Effect};
 use crate::ledger::counters::Counter;
 use crate::ledger::key::{KeyChange, KeyHold};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
+use crate::ledger::scan::Place;
 
 /// Longer than nearly every encoded payment, so that its buffer need not grow.
 const PAYMENT_BYTES: usize = 2048;
@@ -16,12 +17,19 @@ const PAYMENT_BYTES: usize = 2048;
 #[derive(Default)]
 pub struct Changes<'a> {
     payments: HashMap<Rid, &'a Payment>,
-    /// On payments that were closed before this batch: the row is read, changed and written.
-    amended: Vec<(Rid, &'a Amendment)>,
+    /// Where the entries of each payment stand, in order.
+    entries: HashMap<Rid, Entries>,
     counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
     nonces: HashMap<(u64, NonceKey), Presence>,
     unconfirmed: HashMap<Rid, Presence>,
     keys: HashMap<KeyHold, KeyChange>,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// The first of them is the payment's first.
+    begun: bool,
+    places: Vec<Place>,
 }
 
 #[derive(Clone, Copy)]
@@ -41,6 +49,12 @@ impl<'a> Changes<'a> {
     }
 
     fn add(&mut self, effect: &'a Effect) {
+        let touched = effect.payment.as_ref().map(Payment::rid);
+        if let Some(rid) = touched.or(effect.amended.as_ref().map(|(rid, _)| *rid)) {
+            let entries = self.entries.entry(rid).or_default();
+            entries.begun |= effect.begun;
+            entries.places.push(effect.place);
+        }
         if let Some(payment) = &effect.payment {
             self.payments.insert(payment.rid(), payment);
             if !payment.is_open()
@@ -68,34 +82,20 @@ impl<'a> Changes<'a> {
             self.unconfirmed.insert(*rid, presence);
         }
         self.keys.extend(effect.keys.iter().copied());
-        self.amended
-            .extend(effect.amended.iter().map(|(rid, amendment)| (*rid, amendment)));
     }
 
-    /// `stored` reads the row of a payment that no entry of this batch has changed.
+    /// `stored` reads where the earlier entries of a payment stand.
     pub fn write(
         self,
         batch: &mut sled::Batch,
-        stored: impl Fn(&Rid) -> Result<Option<Payment>, String>,
+        stored: impl Fn(&Rid) -> Result<Vec<Place>, String>,
     ) -> Result<(), String> {
-        let mut amended: HashMap<Rid, Payment> = HashMap::new();
-        for (rid, amendment) in self.amended {
-            let known = amended
-                .remove(&rid)
-                .or_else(|| self.payments.get(&rid).copied().cloned());
-            let known = known.map_or_else(|| stored(&rid), |known| Ok(Some(known)))?;
-            if let Some(mut payment) = known {
-                amendment.apply(&mut payment);
-                amended.insert(rid, payment);
-            }
-        }
-        let untouched = self.payments.iter().filter(|(rid, _)| !amended.contains_key(rid));
-        for (rid, payment) in untouched.map(|(rid, payment)| (rid, *payment)).chain(&amended) {
-            let mut value = Vec::with_capacity(PAYMENT_BYTES);
-            serde_json::to_writer(&mut value, payment).map_err(|error| error.to_string())?;
-            batch.insert(key(PAYMENT, rid.bytes()), value);
+        self.write_places(batch, stored)?;
+        for (rid, payment) in self.payments {
             if payment.is_open() {
-                batch.insert(key(OPEN, rid.bytes()), &[]);
+                let mut value = Vec::with_capacity(PAYMENT_BYTES);
+                serde_json::to_writer(&mut value, payment).map_err(|error| error.to_string())?;
+                batch.insert(key(OPEN, rid.bytes()), value);
             } else {
                 batch.remove(key(OPEN, rid.bytes()));
             }
@@ -103,9 +103,7 @@ impl<'a> Changes<'a> {
         for ((scope, window, start), counter) in self.counters {
             let key = counter_key(scope, window, start);
             match counter {
-                Some(Counter { settled, open }) => {
-                    batch.insert(key, [settled.to_be_bytes(), open.to_be_bytes()].concat());
-                }
+                Some(counter) => batch.insert(key, counter_value(counter)),
                 None => batch.remove(key),
             }
         }
@@ -129,6 +127,49 @@ impl<'a> Changes<'a> {
         }
         Ok(())
     }
+
+    /// Of all of it only where the entries stand.
+    pub fn write_places(
+        &self,
+        batch: &mut sled::Batch,
+        stored: impl Fn(&Rid) -> Result<Vec<Place>, String>,
+    ) -> Result<(), String> {
+        for (rid, Entries { begun, places }) in &self.entries {
+            let mut all = if *begun { Vec::new() } else { stored(rid)? };
+            for place in places {
+                if !all.contains(place) {
+                    all.push(*place);
+                }
+            }
+            batch.insert(key(PAYMENT, rid.bytes()), places_value(&all));
+        }
+        Ok(())
+    }
+}
+
+/// Every row of a whole book.
+pub fn rows(book: &Book) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), String>> {
+    let counters = book.counters().all();
+    let counters = counters.map(|(scope, window, start, counter)| {
+        let key = counter_key(scope, window, start);
+        Ok((key, counter_value(counter)))
+    });
+    let open = book.open_payments().map(|payment| {
+        let value = serde_json::to_vec(payment).map_err(|error| error.to_string())?;
+        Ok((key(OPEN, payment.rid().bytes()), value))
+    });
+    let nonces = book.fading().map(|(free_at, nonce)| nonce_key(free_at, &nonce));
+    let unconfirmed = book.unconfirmed().map(|rid| key(UNCONFIRMED, rid.bytes()));
+    let bare = nonces.chain(unconfirmed).map(|key| Ok((key, Vec::new())));
+    let keys = book.every_key().map(|hold| {
+        let (row, fingerprint) = hold.row();
+        Ok((key(KEY, &row), fingerprint.to_vec()))
+    });
+    counters.chain(open).chain(bare).chain(keys)
+}
+
+fn counter_value(Counter { settled, open }: Counter) -> Vec<u8> {
+    [settled.to_be_bytes(), open.to_be_bytes()].concat()
 }
 
 #[cfg(test)]
@@ -139,7 +180,6 @@ mod tests {
     use alloy_primitives::{Address, B256};
 
     use super::*;
-    use crate::ledger::book::Book;
     use crate::ledger::entry::{Arm, Body, Entry, Reserved, Settled, Unknown, WindowCharge};
     use crate::ledger::model::By;
     use crate::ledger::text::{Decimal, Digest, Moment};
@@ -213,7 +253,11 @@ mod tests {
         let db = sled::Config::new().temporary(true).open().unwrap();
         for change in changes {
             let mut batch = sled::Batch::default();
-            change.write(&mut batch, |_| Ok(None)).unwrap();
+            let stored = |rid: &Rid| {
+                let row = db.get(key(PAYMENT, rid.bytes())).unwrap();
+                Ok(row.map_or(Vec::new(), |row| super::super::places_row(&row).unwrap()))
+            };
+            change.write(&mut batch, stored).unwrap();
             db.apply_batch(batch).unwrap();
         }
         db.iter().map(Result::unwrap).collect()
@@ -234,13 +278,21 @@ mod tests {
         let mut book = Book::default();
         let effects: Vec<Effect> = steps
             .into_iter()
-            .map(|(second, body)| {
-                book.apply(&Entry {
+            .enumerate()
+            .map(|(at, (second, body))| {
+                let effect = book.apply(&Entry {
                     seq: 0,
                     ts: ts(second),
                     body,
-                })
-                .unwrap()
+                });
+                let place = Place {
+                    segment: 0,
+                    offset: at as u64,
+                };
+                Effect {
+                    place,
+                    ..effect.unwrap()
+                }
             })
             .collect();
         assert!(effects.iter().any(|effect| !effect.faded.is_empty()));
@@ -248,7 +300,7 @@ mod tests {
         let singly = rows(effects.iter().map(|effect| Changes::of(once(effect))).collect());
         let together = rows(vec![Changes::of(effects.iter())]);
         assert_eq!(together, singly);
-        // Three payments, one of them open; four counters; the nonce of the payment settled last; two that the chain may
+        // Three payments, one of them open as well; four counters; the nonce of the payment settled last; two that the chain may
         // confirm.
         assert_eq!(together.len(), 3 + 1 + 4 + 1 + 2);
     }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256};
 
 use super::*;
+use crate::ledger::book::kept::Kept;
 use crate::ledger::entry::{Arm, Body, Entry, Expired, Reserved, Settled, Unknown, WindowCharge};
 use crate::ledger::model::{By, State};
 use crate::ledger::text::{Decimal, Moment};
@@ -92,7 +93,7 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
     let (mut dropped, mut faded, mut keys) = (0, 0, 0);
     for (stop, together) in [(1, 1), (37, 5), (history.len(), 64)] {
         let path = dir.path().join(stop.to_string());
-        let (mut index, snapshot) = Index::open(&path).unwrap();
+        let (mut index, snapshot) = Index::open(&path, &path).unwrap();
         assert!(snapshot.is_new);
         let mut book = Book::default();
         for entries in history[..stop].chunks(together) {
@@ -109,12 +110,14 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
                     effects,
                     chain,
                     latest: book.latest(),
+                    signed: None,
+                    finished: vec![],
                 }])
                 .unwrap();
         }
         index.checkpoint().unwrap();
         drop(index);
-        let (_, snapshot) = Index::open(&path).unwrap();
+        let (_, snapshot) = Index::open(&path, &path).unwrap();
         assert_eq!(
             snapshot.chain,
             Chain {
@@ -131,7 +134,7 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
 #[test]
 fn applying_the_same_changes_twice_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut index, _) = Index::open(dir.path()).unwrap();
+    let (mut index, _) = Index::open(dir.path(), dir.path()).unwrap();
     let mut book = Book::default();
     let chain = Chain {
         next_seq: 20,
@@ -148,34 +151,147 @@ fn applying_the_same_changes_twice_changes_nothing() {
                 effects,
                 chain,
                 latest: again.latest(),
+                signed: None,
+                finished: vec![],
             }])
             .unwrap();
         book = again;
     }
     drop(index);
-    assert_eq!(Index::open(dir.path()).unwrap().1.book, book);
+    assert_eq!(Index::open(dir.path(), dir.path()).unwrap().1.book, book);
 }
 
 #[test]
-fn a_finished_payment_can_be_looked_up() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut index, _) = Index::open(dir.path()).unwrap();
-    let mut book = Book::default();
+fn a_rebuild_leaves_the_rows_that_following_leaves() {
     let history = history();
-    let effects: Vec<_> = history[..2].iter().map(|entry| book.apply(entry).unwrap()).collect();
-    let rid = effects[0].payment.as_ref().unwrap().rid();
-    index
-        .apply(&[Applied {
+    let chain = Chain {
+        next_seq: history.len() as u64,
+        tip: Digest::ZERO,
+    };
+    let rows = [true, false].map(|is_rebuild| {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut index, _) = Index::open(dir.path(), dir.path()).unwrap();
+        let mut book = Book::default();
+        let effects = |entries: &[Entry], book: &mut Book| {
+            let effects = entries.iter().map(|entry| {
+                let place = Place {
+                    segment: 0,
+                    offset: entry.seq,
+                };
+                Effect {
+                    place,
+                    ..book.apply(entry).unwrap()
+                }
+            });
+            effects.collect::<Vec<_>>()
+        };
+        let (early, late) = history.split_at(history.len() - 3);
+        for entries in early.chunks(7) {
+            let effects = effects(entries, &mut book);
+            if is_rebuild {
+                index.fill(&effects).unwrap();
+                continue;
+            }
+            let (latest, signed, finished) = (book.latest(), None, vec![]);
+            index
+                .apply(&[Applied {
+                    effects,
+                    chain,
+                    latest,
+                    signed,
+                    finished,
+                }])
+                .unwrap();
+        }
+        let effects = effects(late, &mut book);
+        let last = Applied {
             effects,
+            chain,
+            latest: book.latest(),
+            signed: None,
+            finished: vec![(0, 9)],
+        };
+        match is_rebuild {
+            true => index.complete(&book, &last).unwrap(),
+            false => index.apply(&[last]).unwrap(),
+        }
+        index.db.iter().map(Result::unwrap).collect::<Vec<_>>()
+    });
+    assert!(rows[0].len() > history.len() / 2);
+    assert_eq!(rows[0], rows[1]);
+}
+
+#[test]
+fn a_finished_payment_is_read_where_its_entries_stand() {
+    let (dir, audit) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut index, _) = Index::open(dir.path(), audit.path()).unwrap();
+    let (mut book, mut segment, mut rids) = (Book::default(), Vec::new(), Vec::new());
+    for entry in &history()[..4] {
+        let place = Place {
+            segment: 7,
+            offset: segment.len() as u64,
+        };
+        entry.encode(&Digest::ZERO, &mut segment).unwrap();
+        segment.push(b'\n');
+        let effect = Effect {
+            place,
+            ..book.apply(entry).unwrap()
+        };
+        rids.push(effect.payment.as_ref().unwrap().rid());
+        let applied = Applied {
+            effects: vec![effect],
             chain: Chain {
-                next_seq: 2,
+                next_seq: entry.seq + 1,
                 tip: Digest::ZERO,
             },
             latest: None,
-        }])
-        .unwrap();
-    assert_eq!(index.find(&rid).unwrap().unwrap().state, State::Settled);
-    assert!(book.open_payment(&rid).is_none());
+            signed: None,
+            finished: vec![],
+        };
+        index.apply(&[applied]).unwrap();
+    }
+    let path = audit.path().join(scan::segment_name(7));
+    std::fs::write(&path, &segment).unwrap();
+    assert_eq!(index.find(&rids[0]).unwrap().unwrap().state, State::Settled);
+    assert_eq!(index.find(&rids[2]).unwrap().unwrap().state, State::Expired);
+    assert!(book.open_payment(&rids[0]).is_none());
+    let stranger = Rid::new(jiff::Timestamp::UNIX_EPOCH, [9; 10]);
+    assert_eq!(index.find(&stranger).unwrap(), None);
+    std::fs::write(&path, &segment[1..]).unwrap();
+    index.find(&rids[0]).unwrap_err();
+}
+
+#[test]
+fn the_signed_position_and_finished_segments_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tree = crate::ledger::tree::Tree::default();
+    tree.append(Digest::ZERO);
+    let place = crate::ledger::scan::Place {
+        segment: 900,
+        offset: 77,
+    };
+    let signed = Position::new(tree, Digest::ZERO, place);
+    let (mut index, _) = Index::open(dir.path(), dir.path()).unwrap();
+    for (signed, finished) in [
+        (Some(signed.clone()), vec![(0, 5)]),
+        (None, vec![(300, 1 << 40), (7, 8)]),
+    ] {
+        let applied = Applied {
+            effects: vec![],
+            chain: Chain {
+                next_seq: 1000,
+                tip: Digest::ZERO,
+            },
+            latest: None,
+            signed,
+            finished,
+        };
+        index.apply(&[applied]).unwrap();
+    }
+    drop(index);
+    let snapshot = Index::open(dir.path(), dir.path()).unwrap().1;
+    assert_eq!(snapshot.signed, signed);
+    assert_eq!(snapshot.segments, [(0, 5), (7, 8), (300, 1 << 40)]);
 }
 
 #[test]
@@ -183,4 +299,38 @@ fn a_panic_is_an_error() {
     let result = caught::<()>(|| panic!("as sled does"));
     assert_eq!(result, Err("it panicked".to_owned()));
     assert!(!QUIET.get());
+}
+
+/// For a journal whose oldest entries were moved away: nothing that the book holds is lost on the way, at any entry.
+#[test]
+fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut book = Book::default();
+    for entry in history() {
+        book.apply(&entry).unwrap();
+        if entry.seq % 40 != 0 {
+            continue;
+        }
+        let text = serde_json::to_string(&Kept::of(&book)).unwrap();
+        let kept: Kept = serde_json::from_str(&text).unwrap();
+        assert_eq!(kept.into_book(), book, "after entry {}", entry.seq);
+
+        let path = dir.path().join(entry.seq.to_string());
+        let (mut index, _) = Index::open(&path, dir.path()).unwrap();
+        let chain = Chain {
+            next_seq: entry.seq + 1,
+            tip: Digest([7; 32]),
+        };
+        let last = Applied {
+            effects: vec![],
+            chain,
+            latest: book.latest(),
+            signed: None,
+            finished: vec![],
+        };
+        index.complete(&book, &last).unwrap();
+        drop(index);
+        let (_, snapshot) = Index::open(&path, dir.path()).unwrap();
+        assert_eq!((snapshot.book, snapshot.chain), (book.clone(), chain));
+    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Writer;
-use crate::ledger::book::Book;
+use crate::ledger::book::{Book, Effect};
 use crate::ledger::decisions::{self, Decisions};
 use crate::ledger::disclosure::Disclosure;
 use crate::ledger::entry::Body;
@@ -28,6 +28,7 @@ impl Decisions for Writer {
         if let Some(why) = self.opening.journal.failed() {
             return Err(why.to_owned());
         }
+        let place = self.journal().next_place();
         let entry = self
             .journal()
             .push(now, body)
@@ -35,7 +36,7 @@ impl Decisions for Writer {
         match self.opening.book.apply(&entry) {
             Ok(effect) => {
                 self.time.saw(now.timestamp());
-                self.effects.push(effect);
+                self.effects.push(Effect { place, ..effect });
             }
             // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
             Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),

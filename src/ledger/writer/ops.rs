@@ -54,6 +54,8 @@ pub enum Found {
 pub struct Shared {
     abandoned: Mutex<Vec<Rid>>,
     refusals: Mutex<Refusals>,
+    /// Signed history is damaged, which the start has not seen.
+    damage: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -61,11 +63,23 @@ impl Shared {
         self.refusals().add(denial, now);
     }
 
+    pub fn tell_damage(&self, why: String) {
+        *self.damage() = Some(why);
+    }
+
+    pub fn take_damage(&self) -> Option<String> {
+        self.damage().take()
+    }
+
     pub fn take_abandoned(&self) -> Vec<Rid> {
         std::mem::take(&mut *self.abandoned())
     }
 
-    // A panic of another holder leaves both usable: they are lists that are only added to and taken.
+    fn damage(&self) -> MutexGuard<'_, Option<String>> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // A panic of another holder leaves all usable: they are lists that are only added to and taken.
     pub fn refusals(&self) -> MutexGuard<'_, Refusals> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,6 @@
 //! Buying from the sandbox over real TLS, with a payer and a client of the tests' own.
 
+mod chain;
 mod client;
 pub mod payer;
 mod reference;

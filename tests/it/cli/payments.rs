@@ -325,5 +325,7 @@ async fn damaged_books_are_named_and_not_read_past() {
         &[&file.display().to_string()],
     );
     assert!(said.lines().count() <= 3, "{said}");
+    // A start that has an index reads what was signed before in the background; one without reads it at once.
+    std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
     fails(bursar.path(), &["serve"], NEGATIVE, &[&file.display().to_string()]);
 }

@@ -1,6 +1,6 @@
 //! The real binary on a data directory of its own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -150,7 +150,15 @@ impl Home {
     }
 
     /// `program` is the binary, or something that ends up as it and takes its arguments.
-    pub fn serve_by(self, mut program: Command) -> Bursar {
+    pub fn serve_by(self, program: Command) -> Bursar {
+        self.try_serve_by(program).unwrap_or_else(|(home, line)| {
+            let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
+            panic!("serve said {line:?}; its log:\n{log}");
+        })
+    }
+
+    /// The directory again, and what was said, when the server ends before it listens.
+    pub fn try_serve_by(self, mut program: Command) -> Result<Bursar, (Self, String)> {
         // Appended to, so that the log of a server that was killed is kept.
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -176,15 +184,16 @@ impl Home {
             .read_line(&mut line)
             .unwrap();
         let Some(url) = line.trim().strip_prefix("listening on ") else {
-            let log = std::fs::read_to_string(self.path().join("serve.log")).unwrap();
-            panic!("serve said {line:?}; its log:\n{log}");
+            // It has closed its output, so it is about to end.
+            child.wait().unwrap();
+            return Err((self, line));
         };
         let address = url.split_once("://").unwrap().1.parse().unwrap();
-        Bursar {
+        Ok(Bursar {
             home: self,
             address,
             child,
-        }
+        })
     }
 
     /// `payments list --json`, with more arguments.
@@ -318,6 +327,17 @@ impl Bursar {
     }
 
     /// Waits for the end, and tells the exit code.
+    /// Whether it answers on its port.
+    pub fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = std::net::TcpStream::connect(self.address)?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)
+        };
+        ask().is_ok_and(|read| read > 0)
+    }
+
     pub fn ended(&mut self) -> i32 {
         let began = Instant::now();
         loop {

@@ -53,17 +53,21 @@ pub fn buyer(lab: &'static Lab, atoms: u128) -> Buyer {
 }
 
 pub fn buyer_within(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
+    buyer_asking(lab, atoms, limits, std::slice::from_ref(&lab.rpc), "")
+}
+
+/// As [`buyer_within`], with `nodes` in place of the lab's own, and `more_ca` trusted besides the lab's sellers.
+pub fn buyer_asking(lab: &'static Lab, atoms: u128, limits: &str, nodes: &[String], more_ca: &str) -> Buyer {
     let dir = tempfile::tempdir().unwrap();
     let made = bursar(dir.path(), &["init", "--wallet"]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let said = String::from_utf8(made.stdout).unwrap();
     let wallet = said.lines().find_map(|line| line.strip_prefix("Wallet ")).unwrap();
     fund(lab, wallet, atoms);
-    std::fs::write(dir.path().join("seller-ca.pem"), &lab.ca_pem).unwrap();
+    std::fs::write(dir.path().join("seller-ca.pem"), format!("{}{more_ca}", lab.ca_pem)).unwrap();
     let config = format!(
         "[proxy]\nlisten = \"127.0.0.1:0\"\n[upstream]\nextra_ca = \"seller-ca.pem\"\nallow_private = [\"127.0.0.0/8\", \"::1/128\"]\n\
-         [wallet.evm]\nkey = \"file:wallet.key\"\n[networks.\"eip155:84532\"]\nrpc = [\"{}\"]\n",
-        lab.rpc
+         [wallet.evm]\nkey = \"file:wallet.key\"\n[networks.\"eip155:84532\"]\nrpc = {nodes:?}\n"
     );
     std::fs::write(dir.path().join("bursar.toml"), config).unwrap();
     std::fs::write(dir.path().join("limits.toml"), limits).unwrap();
@@ -119,7 +123,7 @@ pub fn site(url: &str) -> SocketAddr {
     format!("127.0.0.1:{port}").parse().unwrap()
 }
 
-fn rpc(lab: &Lab, method: &str, params: Value) -> Value {
+pub fn rpc(lab: &Lab, method: &str, params: Value) -> Value {
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
     let mut answer = post(&lab.rpc, &call.to_string());
     assert!(answer["error"].is_null(), "{method}: {answer}");

@@ -3,8 +3,10 @@
 pub mod agent;
 pub mod bursar;
 pub mod buyer;
+pub mod faults;
 pub mod lab;
 pub mod mpp;
+pub mod node;
 pub mod origin;
 pub mod seller;
 pub mod wire;

@@ -1,0 +1,258 @@
+//! Tells people what cannot wait until somebody looks: a line in the log, an entry in the books, and the operator's own
+//! command or webhook (`[alerts]` in bursar.toml).
+//!
+//! Raising never waits: the ledger's writer raises too. Each thing is told once, as [`told`] decides, so no flood can come of
+//! it; and nothing that goes wrong with telling holds up a payment.
+
+mod alert;
+mod command;
+mod told;
+pub mod watch;
+mod webhook;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use alert::{Alert, Message};
+pub use webhook::Webhook;
+
+use crate::clock::SharedClock;
+use crate::config::SecretError;
+use crate::config::alerts as settings;
+use crate::ledger::{Alarm, Alarms, Event, Ledger, Rid};
+use crate::tls::upstream::UpstreamTls;
+use command::Program;
+use told::Told;
+
+/// Alerts that wait for their entry, and messages that wait for one way of telling. What comes on top is logged only.
+const QUEUE: usize = 256;
+/// Commands, or posts, that run at once.
+const AT_ONCE: usize = 4;
+/// One run of the command, one post.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pauses before the second try, the third and the fourth.
+const RETRIES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
+/// What is being told when the server stops gets so much longer; then its command is killed.
+const AT_THE_END: Duration = Duration::from_secs(3);
+
+/// A way of telling, from bursar.toml.
+#[derive(Clone)]
+pub enum Way {
+    Command(Arc<Program>),
+    Webhook(Arc<Webhook>),
+}
+
+/// The ways that bursar.toml names, with the webhook's token read.
+pub fn ways(settings: &settings::Alerts, dir: PathBuf, tls: &Arc<UpstreamTls>) -> Result<Vec<Way>, SecretError> {
+    let mut ways = Vec::new();
+    if let Some(webhook) = &settings.webhook {
+        let token = webhook.token.as_ref().map(|source| source.read(&dir)).transpose()?;
+        let webhook = Webhook::new(webhook.url.clone(), token, tls.clone());
+        ways.push(Way::Webhook(Arc::new(webhook)));
+    }
+    if let Some(command) = &settings.command {
+        ways.push(Way::Command(Arc::new(Program::new(command.clone(), dir))));
+    }
+    Ok(ways)
+}
+
+impl Way {
+    /// Tells once, bounded. The error is for people.
+    pub async fn tell(&self, message: &Message) -> Result<(), String> {
+        let telling = async {
+            match self {
+                Self::Command(program) => program.run(message).await,
+                Self::Webhook(webhook) => webhook.post(message).await,
+            }
+        };
+        timeout(PATIENCE, telling)
+            .await
+            .unwrap_or_else(|_| Err(format!("it did not end within {} s", PATIENCE.as_secs())))
+    }
+
+    /// Without what may be a key in it.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Command(program) => format!("the command {}", program.shown()),
+            Self::Webhook(webhook) => format!("the webhook {}", webhook.shown()),
+        }
+    }
+}
+
+/// Where alerts are raised. Clones raise into the same queue.
+#[derive(Clone)]
+pub struct Alerts(Arc<Inside>);
+
+struct Inside {
+    told: Mutex<Told>,
+    queue: mpsc::Sender<(Timestamp, Alert)>,
+    clock: SharedClock,
+}
+
+/// Alerts that were raised, for [`Raised::tell`].
+pub struct Raised(mpsc::Receiver<(Timestamp, Alert)>);
+
+/// The running end.
+pub struct Telling {
+    ending: CancellationToken,
+    /// Later than `ending`: what still runs is dropped, and a command that is dropped is killed.
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Alerts {
+    pub fn new(clock: SharedClock) -> (Self, Raised) {
+        let (queue, raised) = mpsc::channel(QUEUE);
+        let inside = Inside {
+            told: Mutex::default(),
+            queue,
+            clock,
+        };
+        (Self(Arc::new(inside)), Raised(raised))
+    }
+
+    /// Tells it unless it was told before. Never waits.
+    pub fn raise(&self, alert: Alert) {
+        let now = self.0.clock.now();
+        let is_new = self.told().is_new(&alert, now);
+        if is_new && let Err(error) = self.0.queue.try_send((now, alert)) {
+            let (mpsc::error::TrySendError::Full((_, alert)) | mpsc::error::TrySendError::Closed((_, alert))) = error;
+            let message = alert.message(now);
+            tracing::warn!(kind = message.kind, "{} (told in this line only)", message.text);
+        }
+    }
+
+    fn was_told_unknown(&self, rid: Rid) -> bool {
+        self.told().knows_unknown(rid)
+    }
+
+    /// Together with others, in one alert.
+    fn count_as_told(&self, rid: Rid) {
+        self.told().note_unknown(rid, self.0.clock.now());
+    }
+
+    /// The wallet has enough on `network` again: when it runs low the next time, that is news.
+    pub fn wallet_recovered(&self, network: crate::assets::Network) {
+        self.told().forget_low_wallet(network);
+    }
+
+    /// For the ledger's [`Alarms`].
+    pub fn alarms(&self) -> Alarms {
+        let alerts = self.clone();
+        Arc::new(move |alarm: Alarm| alerts.raise(Alert::Ledger(alarm)))
+    }
+
+    // A panic of another holder leaves a map that is only added to and taken from.
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Raised {
+    /// Tells until [`Telling::end`].
+    pub fn tell(mut self, ledger: Arc<dyn Ledger>, ways: &[Way]) -> Telling {
+        let (ending, cut, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let queues: Vec<_> = ways
+            .iter()
+            .map(|way| {
+                let (queue, messages) = mpsc::channel(QUEUE);
+                tasks.spawn(tell_by(way.clone(), messages, ending.clone(), cut.clone()));
+                queue
+            })
+            .collect();
+        let end = ending.clone();
+        tasks.spawn(async move {
+            loop {
+                let raised = tokio::select! {
+                    raised = self.0.recv() => raised,
+                    () = end.cancelled() => {
+                        // What waits already is told; what comes later is logged by `raise`.
+                        self.0.close();
+                        self.0.recv().await
+                    }
+                };
+                let Some((at, alert)) = raised else { return };
+                record_and_hand_on(&*ledger, alert, at, &queues).await;
+            }
+        });
+        Telling { ending, cut, tasks }
+    }
+}
+
+async fn record_and_hand_on(ledger: &dyn Ledger, alert: Alert, at: Timestamp, queues: &[mpsc::Sender<Message>]) {
+    let message = alert.message(at);
+    tracing::warn!(kind = message.kind, "{}", message.text);
+    let event = Event::Alert {
+        kind: message.kind,
+        detail: message.text.clone(),
+        rid: message.payment,
+    };
+    // The alert may be that nothing can be recorded: people are told all the same.
+    if let Err(error) = ledger.append(event).await {
+        tracing::warn!(%error, kind = message.kind, "an alert is missing in the journal");
+    }
+    for queue in queues {
+        if queue.try_send(message.clone()).is_err() {
+            tracing::warn!(
+                kind = message.kind,
+                "too many alerts wait; this one is in the log and the books only"
+            );
+        }
+    }
+}
+
+async fn tell_by(way: Way, mut messages: mpsc::Receiver<Message>, ending: CancellationToken, cut: CancellationToken) {
+    let (room, running) = (Arc::new(Semaphore::new(AT_ONCE)), TaskTracker::new());
+    while let Some(message) = messages.recv().await {
+        let permit = tokio::select! {
+            permit = room.clone().acquire_owned() => permit,
+            () = cut.cancelled() => break,
+        };
+        let (way, ending, cut) = (way.clone(), ending.clone(), cut.clone());
+        running.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = tell_with_retries(&way, &message, &ending) => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+    running.close();
+    running.wait().await;
+}
+
+async fn tell_with_retries(way: &Way, message: &Message, ending: &CancellationToken) {
+    let mut pauses = RETRIES.iter();
+    loop {
+        let Err(why) = way.tell(message).await else { return };
+        let Some(pause) = pauses.next() else {
+            tracing::error!(kind = message.kind, %why, "{} could not be told; given up", way.shown());
+            return;
+        };
+        tracing::warn!(kind = message.kind, %why, again_in_s = pause.as_secs(), "{} could not be told", way.shown());
+        tokio::select! {
+            () = sleep(*pause) => {}
+            () = ending.cancelled() => return,
+        }
+    }
+}
+
+impl Telling {
+    /// Tells what was raised so far, within bounds. The ledger must still be open.
+    pub async fn end(self) {
+        self.ending.cancel();
+        self.tasks.close();
+        if timeout(AT_THE_END, self.tasks.wait()).await.is_err() {
+            tracing::warn!("an alert was still being told at the end and is cut off");
+            self.cut.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}

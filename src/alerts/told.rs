@@ -1,0 +1,206 @@
+//! What was told already. Kept in memory: after a restart what still holds is told once more.
+
+use std::collections::HashMap;
+
+use alloy_primitives::B256;
+use jiff::{SignedDuration, Timestamp};
+
+use super::Alert;
+use crate::assets::Network;
+use crate::ledger::{Alarm, Rid};
+
+/// So many things are remembered; beyond that the one told longest ago is forgotten.
+const REMEMBERED: usize = 8192;
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+#[derive(Default)]
+pub struct Told(HashMap<Thing, Timestamp>);
+
+/// What makes two alerts the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Thing {
+    Window {
+        scope: String,
+        window: String,
+        start: String,
+    },
+    LowSpace,
+    StoreFailed,
+    ClockJumped,
+    Wallet(Network),
+    Unknown(Rid),
+    Dispute(Rid, String),
+    Outflow(B256, u64),
+}
+
+/// For how long the same thing is no news.
+enum Quiet {
+    ForGood,
+    For(SignedDuration),
+}
+
+impl Told {
+    /// Whether it is news now; then it is told.
+    pub fn is_new(&mut self, alert: &Alert, now: Timestamp) -> bool {
+        let Some((thing, quiet)) = Thing::of(alert) else {
+            return true;
+        };
+        let is_new = self.0.get(&thing).is_none_or(|told| match quiet {
+            Quiet::ForGood => false,
+            // A clock that went back must not keep it quiet for longer.
+            Quiet::For(span) => now.duration_since(*told).abs() >= span,
+        });
+        if is_new {
+            self.note(thing, now);
+        }
+        is_new
+    }
+
+    pub fn knows_unknown(&self, rid: Rid) -> bool {
+        self.0.contains_key(&Thing::Unknown(rid))
+    }
+
+    pub fn note_unknown(&mut self, rid: Rid, now: Timestamp) {
+        self.note(Thing::Unknown(rid), now);
+    }
+
+    pub fn forget_low_wallet(&mut self, network: Network) {
+        self.0.remove(&Thing::Wallet(network));
+    }
+
+    fn note(&mut self, thing: Thing, now: Timestamp) {
+        if self.0.len() >= REMEMBERED
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, told)| **told)
+        {
+            let oldest = oldest.0.clone();
+            self.0.remove(&oldest);
+        }
+        self.0.insert(thing, now);
+    }
+}
+
+impl Thing {
+    /// `None`: whoever raises it sees to it that it is rare.
+    fn of(alert: &Alert) -> Option<(Self, Quiet)> {
+        Some(match alert {
+            Alert::Ledger(alarm) => match alarm {
+                Alarm::BudgetNearlySpent {
+                    scope, window, start, ..
+                } => of_window(scope, window, start),
+                Alarm::LowSpace => (Self::LowSpace, Quiet::For(HOUR)),
+                Alarm::StoreFailed { .. } => (Self::StoreFailed, Quiet::ForGood),
+                // The ledger tells each jump once; a clock that swings must not make a flood of it.
+                Alarm::ClockJumped { .. } => (Self::ClockJumped, Quiet::For(SignedDuration::from_mins(1))),
+                Alarm::IndexRebuilt { .. } | Alarm::TornWrite { .. } => return None,
+            },
+            Alert::WalletLow { network, .. } => (Self::Wallet(*network), Quiet::ForGood),
+            Alert::PaymentUnknown { rid, .. } => (Self::Unknown(*rid), Quiet::ForGood),
+            Alert::Dispute { rid, why } => (Self::Dispute(*rid, why.clone()), Quiet::ForGood),
+            Alert::Outflow(outflow) => (Self::Outflow(outflow.tx, outflow.log_index), Quiet::ForGood),
+            // Its payments are noted one by one.
+            Alert::ManyUnknown { .. } | Alert::Test => return None,
+        })
+    }
+}
+
+/// A calendar window is one thing. A rolling one and `max_pending` have no end: they are news again after their length, and
+/// after an hour.
+fn of_window(scope: &str, window: &str, start: &str) -> (Thing, Quiet) {
+    let rolling = window
+        .rsplit_once("rolling.")
+        .and_then(|(_, seconds)| seconds.parse().ok());
+    let (start, quiet) = match rolling {
+        Some(seconds) => ("", Quiet::For(SignedDuration::from_secs(seconds))),
+        None if window == crate::policy::budget::PENDING => ("", Quiet::For(HOUR)),
+        None => (start, Quiet::ForGood),
+    };
+    let thing = Thing::Window {
+        scope: scope.to_owned(),
+        window: window.to_owned(),
+        start: start.to_owned(),
+    };
+    (thing, quiet)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn budget(window: &str, start: &str) -> Alert {
+        Alert::Ledger(Alarm::BudgetNearlySpent {
+            scope: "agent:research".into(),
+            window: window.into(),
+            start: start.into(),
+            rule: "agents.research.day".into(),
+            counted: 8,
+            cap: 10,
+        })
+    }
+
+    #[test]
+    fn a_calendar_window_is_told_once_and_the_next_one_again() {
+        let mut told = Told::default();
+        let (noon, next) = (at("2026-11-20T12:00:00Z"), at("2026-11-21T12:00:00Z"));
+        assert!(told.is_new(&budget("day", "2026-11-20"), noon));
+        assert!(
+            !told.is_new(&budget("day", "2026-11-20"), next),
+            "the counter fell and rose again"
+        );
+        assert!(told.is_new(&budget("day", "2026-11-21"), next));
+        assert!(told.is_new(&budget("hour", "2026-11-20"), noon), "another window");
+    }
+
+    #[test]
+    fn a_rolling_window_is_told_once_in_its_length_whatever_its_bucket() {
+        let mut told = Told::default();
+        assert!(told.is_new(&budget("rolling.3600", "1"), at("2026-11-20T12:00:00Z")));
+        assert!(!told.is_new(&budget("rolling.3600", "2"), at("2026-11-20T12:59:59Z")));
+        assert!(told.is_new(&budget("rolling.3600", "3"), at("2026-11-20T13:00:00Z")));
+        assert!(told.is_new(&budget("count.rolling.3600", "3"), at("2026-11-20T13:00:00Z")));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_once_an_hour() {
+        let mut told = Told::default();
+        let low = Alert::Ledger(Alarm::LowSpace);
+        assert!(told.is_new(&low, at("2026-11-20T12:00:00Z")));
+        assert!(!told.is_new(&low, at("2026-11-20T12:59:59Z")));
+        assert!(told.is_new(&low, at("2026-11-20T13:00:00Z")));
+    }
+
+    #[test]
+    fn a_low_wallet_is_news_again_once_it_has_recovered() {
+        let mut told = Told::default();
+        let now = at("2026-11-20T12:00:00Z");
+        let usd = crate::money::MicroUsd::new;
+        let low = |network, held| Alert::WalletLow {
+            network: Network::Eip155(network),
+            held: usd(held),
+            threshold: usd(10),
+        };
+        assert!(told.is_new(&low(1, 9), now));
+        assert!(!told.is_new(&low(1, 8), now));
+        assert!(told.is_new(&low(2, 8), now));
+        told.forget_low_wallet(Network::Eip155(1));
+        assert!(told.is_new(&low(1, 7), now));
+        assert!(!told.is_new(&low(2, 7), now));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_forgets_the_oldest() {
+        let mut told = Told::default();
+        let start = at("2026-11-20T12:00:00Z");
+        for number in 0..=REMEMBERED {
+            let now = start + SignedDuration::from_secs(i64::try_from(number).unwrap());
+            assert!(told.is_new(&budget("day", &number.to_string()), now));
+        }
+        assert_eq!(told.0.len(), REMEMBERED);
+        assert!(!told.is_new(&budget("day", "1"), start));
+        assert!(told.is_new(&budget("day", "0"), start));
+    }
+}

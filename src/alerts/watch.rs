@@ -1,0 +1,73 @@
+//! Looks for what nobody else would notice: payments that stay in doubt, and a wallet that runs dry.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{Alert, Alerts};
+use crate::assets::Network;
+use crate::clock::SharedClock;
+use crate::ledger::{Ledger, Payment, State};
+use crate::money::MicroUsd;
+
+const EVERY: Duration = Duration::from_secs(60);
+/// In doubt for longer than this, a payment needs a person.
+const PATIENCE: SignedDuration = SignedDuration::from_hours(1);
+/// When a node was away for long, hundreds may come of age in one minute: the oldest are told one by one.
+const ONE_BY_ONE: usize = 10;
+
+/// Looks at open payments until `stop`.
+pub async fn payments(alerts: Alerts, ledger: std::sync::Arc<dyn Ledger>, clock: SharedClock, stop: CancellationToken) {
+    let mut minute = interval(EVERY);
+    minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = minute.tick() => {}
+        }
+        // A ledger that has failed has said so already.
+        if let Ok(open) = ledger.open_items().await {
+            look(&alerts, &open, clock.now());
+        }
+    }
+}
+
+/// `open` is in the order in which the payments were made.
+pub fn look(alerts: &Alerts, open: &[Payment], now: Timestamp) {
+    let in_doubt: Vec<&Payment> = open
+        .iter()
+        .filter(|payment| payment.state == State::Unknown)
+        .filter(|payment| now.duration_since(payment.updated_at.timestamp()) > PATIENCE)
+        .filter(|payment| !alerts.was_told_unknown(payment.rid()))
+        .collect();
+    let (one_by_one, more) = in_doubt.split_at(in_doubt.len().min(ONE_BY_ONE));
+    for payment in one_by_one {
+        alerts.raise(Alert::PaymentUnknown {
+            rid: payment.rid(),
+            agent: payment.reserved.agent.clone(),
+            host: payment.reserved.host.clone(),
+            usd: MicroUsd::new(payment.reserved.usd_micros.0),
+            since: payment.updated_at.timestamp(),
+        });
+    }
+    if !more.is_empty() {
+        more.iter().for_each(|payment| alerts.count_as_told(payment.rid()));
+        alerts.raise(Alert::ManyUnknown { more: more.len() });
+    }
+}
+
+/// Compares what the wallet holds on one network with `[alerts] low_wallet`.
+pub fn wallet(alerts: &Alerts, threshold: Option<MicroUsd>, network: Network, held: MicroUsd) {
+    let Some(threshold) = threshold else { return };
+    if held < threshold {
+        alerts.raise(Alert::WalletLow {
+            network,
+            held,
+            threshold,
+        });
+    } else {
+        alerts.wallet_recovered(network);
+    }
+}

@@ -1,0 +1,46 @@
+//! `bursar alerts`: whether anybody would hear.
+
+use std::sync::Arc;
+
+use clap::Subcommand;
+use jiff::Timestamp;
+
+use super::output::say;
+use super::{Exit, Failure};
+use crate::alerts::{self, Alert};
+use crate::config::Config;
+use crate::home::Home;
+use crate::serve;
+
+#[derive(Subcommand)]
+pub enum AlertsCommand {
+    /// Send a test alert by every way in bursar.toml, once each, and say what came of it
+    Test,
+}
+
+impl AlertsCommand {
+    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let config = Config::load(home.root())?;
+        let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
+        let ways = alerts::ways(&config.alerts, home.root().to_owned(), &Arc::new(tls));
+        let ways = ways.map_err(|error| Failure::usage(format!("[alerts]: {error}")))?;
+        if ways.is_empty() {
+            return Err(Failure::usage(
+                "bursar.toml names no way to tell: write `command` or `webhook` under [alerts]",
+            ));
+        }
+        let message = Alert::Test.message(Timestamp::now());
+        let mut exit = Exit::Done;
+        for way in ways {
+            match way.tell(&message).await {
+                Ok(()) => say!("{}: told.", way.shown())?,
+                Err(why) => {
+                    exit = Exit::Negative;
+                    say!("{}: failed: {why}", way.shown())?;
+                }
+            }
+        }
+        Ok(exit)
+    }
+}

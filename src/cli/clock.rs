@@ -1,0 +1,52 @@
+//! `bursar clock`: the operator's word about the system clock (Ruling 63).
+
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+
+use super::output::say;
+use super::{Exit, Failure};
+use crate::admin::{self, AcceptClock, AdminError};
+use crate::clock::SystemClock;
+use crate::home::Home;
+use crate::ledger::{Embedded, Event, Ledger, Options};
+
+#[derive(Subcommand)]
+pub enum ClockCommand {
+    /// The clock is right: windows follow it from now on, even back; the reason goes into the books
+    Accept(Accept),
+}
+
+#[derive(Args)]
+pub struct Accept {
+    /// How you know
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+}
+
+impl ClockCommand {
+    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let Self::Accept(Accept { why }) = self;
+        if why.trim().is_empty() {
+            return Err(Failure::usage("--why is empty; say how you know, the books keep it"));
+        }
+        match admin::ask(home, &AcceptClock { why: why.clone() }).await {
+            Ok(()) => {}
+            Err(AdminError::NoServer) => accept_offline(home, why).await?,
+            Err(error) => return Err(Failure::negative(error.to_string())),
+        }
+        say!("The clock is accepted. Windows go by it from now on.")?;
+        Ok(Exit::Done)
+    }
+}
+
+/// No server runs: takes the directory's lock and writes the entry itself (Ruling 57).
+async fn accept_offline(home: &Home, why: String) -> Result<(), Failure> {
+    let ledger = Embedded::open(home.root(), Options::new(Arc::new(SystemClock)))
+        .map_err(|error| Failure::unavailable(error.to_string()))?;
+    let who = admin::decider(rustix::process::geteuid().as_raw());
+    let accepted = ledger.append(Event::ClockAccepted { who, why }).await;
+    ledger.close().await;
+    accepted.map_err(|error| Failure::negative(error.to_string()))
+}

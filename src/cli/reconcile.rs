@@ -1,0 +1,294 @@
+//! `bursar reconcile`: the books against the chain, and what does not match.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::output::print;
+use super::payments::{moment, parse_id, print_json};
+use super::{Exit, Failure};
+use crate::admin::{self, AdminError};
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::Config;
+use crate::home::Home;
+use crate::ledger::{Embedded, Ledger, OpenError, Options, State};
+use crate::pay::Wallet;
+use crate::reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
+use crate::reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
+use crate::serve::{nodes, open_wallet, upstream_tls};
+
+/// After that it seems to hang.
+const SOON: Duration = Duration::from_secs(2);
+
+#[derive(Args)]
+#[command(after_help = "\
+Asks the nodes of bursar.toml, as of a final block, about every payment that is in doubt or that a merchant's word has
+settled, and about what left the wallet. What the chain proves is recorded; where books and chain disagree, what was counted
+stays counted. Disputes and unexplained transfers of the last 7 days are reported again. A running server compares by itself,
+and this command then asks the server; without one it opens the books itself.
+
+Exit codes: 0 all matched; 1 a mismatch: a dispute, or money that left the wallet without us; 3 no node is named in
+bursar.toml; 4 nothing mismatches, but something could not be decided yet; 5 the directory is in use.")]
+pub struct Reconcile {
+    /// One JSON object per line: kind payment, outflow, unsearched, and at the end summary
+    #[arg(long)]
+    json: bool,
+    /// Also payments that a merchant's word has settled since then, and findings since then: 2026-11-20, or
+    /// 2026-11-20T08:00:00Z [default: the last 7 days]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Timestamp>,
+    /// Only these payments, as `payments list` shows them
+    #[arg(value_name = "ID", conflicts_with = "since")]
+    ids: Vec<String>,
+}
+
+impl Reconcile {
+    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let ids = self.ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
+        let question = Question { ids, since: self.since };
+        let compared = match online(home, &question).await {
+            Ok(compared) => compared,
+            Err(AdminError::NoServer) => offline(home, &question).await?,
+            Err(error) => return Err(Failure::unavailable(error.to_string())),
+        };
+        let report = compared.map_err(|unable| match unable {
+            Unable::NoNodes => Failure::unverifiable(unable.to_string()),
+            Unable::NoPayment(_) => Failure::usage(unable.to_string()),
+            Unable::Failed(_) => Failure::negative(unable.to_string()),
+        })?;
+        if self.json {
+            json(&report)?;
+        } else {
+            print(format_args!("{}", text(&report)))?;
+        }
+        Ok(match report.conclusion() {
+            Conclusion::Matched => Exit::Done,
+            Conclusion::Mismatch => Exit::Negative,
+            Conclusion::Open => Exit::Pending,
+        })
+    }
+}
+
+/// The server has the books; what it asks its nodes shows in its log.
+async fn online(home: &Home, question: &Question) -> Result<Result<Report, Unable>, AdminError> {
+    let asking = admin::reconcile(home, question);
+    tokio::pin!(asking);
+    if let Ok(compared) = timeout(SOON, &mut asking).await {
+        return compared;
+    }
+    if std::io::stderr().is_terminal() {
+        eprintln!("The server is asking its nodes. A search through many blocks takes minutes.");
+    }
+    asking.await
+}
+
+/// No server runs: takes the directory's lock and records by itself (Ruling 57).
+async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unable>, Failure> {
+    let config = Config::load(home.root())?;
+    let tls = upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
+    let clock: SharedClock = Arc::new(SystemClock);
+    let ledger = Embedded::open(home.root(), Options::new(clock.clone())).map_err(|error| match error {
+        OpenError::InUse(_) => Failure::unavailable(error.to_string()),
+        error => Failure::negative(error.to_string()),
+    })?;
+    let reconciler = Reconciler {
+        ledger: Arc::new(ledger.clone()),
+        home: home.clone(),
+        nodes: nodes(&config),
+        tls: Arc::new(tls),
+        clock,
+        doubts: None,
+        // Its key may be out of reach here. Whatever has signed is in the books.
+        wallet: config
+            .wallet
+            .as_ref()
+            .and_then(|key| open_wallet(key, home).ok())
+            .map(|wallet: Wallet| wallet.address()),
+        notices: Arc::new(|_| {}),
+        stop: CancellationToken::new(),
+        turn: tokio::sync::Mutex::default(),
+    };
+    let compared = reconciler.run(question, &tell).await;
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    ledger.close().await;
+    Ok(compared)
+}
+
+/// On a terminal: one line that is written over.
+fn tell(progress: Progress) {
+    let mut out = std::io::stderr().lock();
+    if !out.is_terminal() {
+        return;
+    }
+    let _ = match progress {
+        Progress::Payments { done, of } => write!(out, "\r\x1b[Kpayment {} of {of}", done + 1),
+        Progress::Blocks { network, block, last } => {
+            write!(out, "\r\x1b[K{network}: transfers from block {block} of {last}")
+        }
+    };
+    let _ = out.flush();
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Line<'a> {
+    Payment(&'a PaymentLine),
+    Outflow(&'a OutflowLine),
+    Unsearched(&'a Unsearched),
+    Summary(&'a Summary),
+}
+
+fn json(report: &Report) -> Result<(), Failure> {
+    let payments = report.payments.iter().map(Line::Payment);
+    let outflows = report.outflows.iter().map(Line::Outflow);
+    let unsearched = report.unsearched.iter().map(Line::Unsearched);
+    for line in payments.chain(outflows).chain(unsearched) {
+        print_json(&line)?;
+    }
+    print_json(&Line::Summary(&report.summary()))
+}
+
+/// A table, what is wrong, and what it comes to.
+fn text(report: &Report) -> String {
+    let mut out = String::new();
+    for line in &report.payments {
+        let _ = writeln!(
+            out,
+            "   {}  {:<9} {:>10} {:<5} {:<12} {}",
+            line.created_at.strftime("%Y-%m-%d %H:%M:%S"),
+            line.finding.word(),
+            line.amount_decimal,
+            line.symbol,
+            line.agent,
+            line.merchant,
+        );
+        let _ = writeln!(out, "   {}{}", line.id, remark(line));
+    }
+    for line in report.payments.iter().filter(|line| line.finding == Finding::Disputed) {
+        let _ = writeln!(
+            out,
+            "Mismatch: payment {} of {} {} to {}: {}. {} Take it up with the merchant; `bursar payments show {}` has the details.",
+            line.id,
+            line.amount_decimal,
+            line.symbol,
+            line.merchant,
+            line.why.as_deref().unwrap_or("the chain contradicts the books"),
+            match line.after {
+                State::Expired => "The books do not count it.",
+                _ => "It stays counted.",
+            },
+            line.id,
+        );
+    }
+    for line in &report.outflows {
+        let amount = line.amount_decimal.as_deref().unwrap_or(&line.amount);
+        let _ = writeln!(
+            out,
+            "Mismatch: {amount} {} left the wallet without us on {} in block {}: to {}, transaction {}. If that was not you, \
+             somebody else has the key: move the rest to a new wallet.",
+            line.symbol, line.network, line.block, line.payee, line.tx,
+        );
+    }
+    for line in &report.unsearched {
+        let _ = writeln!(
+            out,
+            "Not searched for other transfers on {}: {}. Run `bursar reconcile` again later.",
+            line.network, line.why
+        );
+    }
+    let _ = writeln!(out, "{}", sum(&report.summary()));
+    out
+}
+
+fn remark(line: &PaymentLine) -> String {
+    let tx = line.tx.as_ref();
+    match (line.finding, line.block) {
+        (Finding::Settled | Finding::Confirmed, Some(block)) => {
+            let tx = tx.map(|tx| format!(", transaction {tx}")).unwrap_or_default();
+            let why = line.why.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+            format!("  block {block}{tx}{why}")
+        }
+        (Finding::Expired, _) => "  can never be cashed; counts no more".to_owned(),
+        (Finding::Pending, _) if line.until.is_some() => {
+            let until = line.until.map(|at| at.strftime("%H:%M:%S UTC").to_string());
+            format!("  {}, until {} at least", line.after, until.unwrap_or_default())
+        }
+        (Finding::Disputed, _) => String::new(),
+        _ => line.why.as_ref().map(|why| format!("  {why}")).unwrap_or_default(),
+    }
+}
+
+fn sum(summary: &Summary) -> String {
+    let payments = |count: usize| match count {
+        1 => "1 payment".to_owned(),
+        count => format!("{count} payments"),
+    };
+    let mut parts = vec![format!(
+        "{} {}",
+        payments(summary.matched),
+        if summary.matched == 1 { "matches" } else { "match" }
+    )];
+    if summary.pending > 0 {
+        let until = summary
+            .until
+            .map(|at| format!(" until {} at least", at.strftime("%H:%M UTC")));
+        parts.push(format!("{} still open{}", summary.pending, until.unwrap_or_default()));
+    }
+    if summary.undecided > 0 {
+        parts.push(format!("{} not proven either way", summary.undecided));
+    }
+    if summary.disputed > 0 {
+        parts.push(format!("{} disputed", summary.disputed));
+    }
+    match summary.outflows {
+        0 => {}
+        1 => parts.push("1 transfer without us".to_owned()),
+        count => parts.push(format!("{count} transfers without us")),
+    }
+    if summary.unsearched > 0 {
+        parts.push("transfers not searched everywhere".to_owned());
+    }
+    format!("{}.", parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_says_what_there_is_and_nothing_else() {
+        let none = Summary::default();
+        assert_eq!(sum(&none), "0 payments match.");
+        let some = Summary {
+            matched: 12,
+            disputed: 1,
+            pending: 1,
+            until: Some("2026-11-20T14:05:00Z".parse().unwrap()),
+            ..none
+        };
+        assert_eq!(
+            sum(&some),
+            "12 payments match, 1 still open until 14:05 UTC at least, 1 disputed."
+        );
+        let rest = Summary {
+            matched: 1,
+            undecided: 2,
+            outflows: 1,
+            unsearched: 1,
+            ..none
+        };
+        let said =
+            "1 payment matches, 2 not proven either way, 1 transfer without us, transfers not searched everywhere.";
+        assert_eq!(sum(&rest), said);
+    }
+}

@@ -1,0 +1,118 @@
+//! `[alerts]` of bursar.toml: who is told of what cannot wait.
+
+use http::Uri;
+
+use super::secret::SecretSource;
+use super::section::{Entry, Section};
+use crate::money::MicroUsd;
+
+/// Without any way of telling, alerts are in the log and in the books.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Alerts {
+    /// Program and arguments. Gets the alert on its standard input.
+    pub command: Option<Vec<String>>,
+    pub webhook: Option<Webhook>,
+    /// What the wallet should hold on each network, all assets together.
+    pub low_wallet: Option<MicroUsd>,
+}
+
+#[derive(PartialEq, Eq)]
+pub struct Webhook {
+    /// https, or http to this machine.
+    pub url: Uri,
+    /// Sent as `Authorization: Bearer`.
+    pub token: Option<SecretSource>,
+}
+
+/// Services put keys into the path.
+impl std::fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Webhook({})", self.url.host().unwrap_or_default())
+    }
+}
+
+/// `section` holds secrets: what it says is not quoted.
+pub(super) fn alerts(mut section: Section<'_>) -> Alerts {
+    let command = section.take("command").and_then(|entry| command(&entry));
+    let (url, token) = (section.take("webhook"), section.take("webhook_token"));
+    let low_wallet = section.take("low_wallet").and_then(|entry| entry.usd());
+    section.close(&[
+        ("url", "The key is `webhook`."),
+        (
+            "email",
+            "Write a `command` that sends mail: it gets the alert on its standard input.",
+        ),
+    ]);
+    let webhook = match (&url, &token) {
+        (None, Some(alone)) => alone.reject_key(
+            "alerts.webhook_token stands alone".to_owned(),
+            "Write webhook = \"https://…\" as well.".to_owned(),
+        ),
+        (None, None) => None,
+        (Some(entry), token) => {
+            let source = token.as_ref().map(token_source);
+            match (webhook_url(entry), source) {
+                (Some(url), None) => Some(Webhook { url, token: None }),
+                (Some(url), Some(Some(source))) => Some(Webhook {
+                    url,
+                    token: Some(source),
+                }),
+                _ => None,
+            }
+        }
+    };
+    Alerts {
+        command,
+        webhook,
+        low_wallet,
+    }
+}
+
+fn command(entry: &Entry<'_>) -> Option<Vec<String>> {
+    let items = entry.list("Write the program and its arguments: command = [\"/usr/local/bin/tell\", \"ops\"].")?;
+    let words: Option<Vec<String>> = items.iter().map(|item| item.text().map(str::to_owned)).collect();
+    let words = words?;
+    if words.first().is_some_and(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
+        return entry.reject(
+            "alerts.command names no program".to_owned(),
+            "Write the program and its arguments: command = [\"/usr/local/bin/tell\", \"ops\"].".to_owned(),
+        );
+    }
+    Some(words)
+}
+
+fn webhook_url(entry: &Entry<'_>) -> Option<Uri> {
+    let uri = entry.text()?.parse::<Uri>().ok();
+    let is_good = |uri: &Uri| match (uri.scheme_str(), uri.host()) {
+        (Some("https"), Some(_)) => true,
+        (Some("http"), Some(host)) => is_this_machine(host),
+        _ => false,
+    };
+    uri.filter(is_good).or_else(|| {
+        entry.reject(
+            "alerts.webhook: this is no https URL".to_owned(),
+            "Write webhook = \"https://alerts.example.com/…\"; plain http is for this machine only, such as \
+             \"http://127.0.0.1:9000/\"."
+                .to_owned(),
+        )
+    })
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost"
+        || bare
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+fn token_source(entry: &Entry<'_>) -> Option<SecretSource> {
+    SecretSource::parse(entry.text()?).or_else(|| {
+        entry.reject(
+            "alerts.webhook_token does not say where the secret is kept".to_owned(),
+            "Write \"env:NAME\" or \"file:PATH\". If the secret itself stood here, take it for known to others and \
+             replace it."
+                .to_owned(),
+        )
+    })
+}

@@ -1,0 +1,242 @@
+//! `bursar backup`: takes no lock, so it works while a server writes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::files::{self, Unfinished};
+use super::manifest::{self, Manifest};
+use super::{KeepError, io_at, restore};
+use crate::config::operator::WalletKey;
+use crate::config::{Config, SecretSource};
+use crate::home::{self, Home, Readers};
+use crate::ledger::follow::{Segment, follow};
+use crate::ledger::format;
+use crate::ledger::text::Digest;
+
+/// Whether keys go into the copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    LeftOut,
+    Included,
+}
+
+/// Copies the directory to `target`, which must be absent or empty. `progress` hears how many bytes are copied so far.
+pub fn backup(
+    home: &Home,
+    target: &Path,
+    keys: Keys,
+    now: Timestamp,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Manifest, KeepError> {
+    let format = format::check(home.root())?;
+    let copy = Unfinished::begin(target)?;
+    let mut copying = Copying {
+        home,
+        into: copy.path(),
+        files: BTreeMap::new(),
+        left_out: Vec::new(),
+        bytes: 0,
+        progress,
+    };
+    copying.settings(keys)?;
+    copying.beside_the_journal()?;
+    let end = copying.journal()?;
+    // Written before their entries, and so complete for the entries that were copied.
+    copying.disclosures()?;
+    let manifest = Manifest {
+        format,
+        bursar: env!("CARGO_PKG_VERSION").to_owned(),
+        made_at: now,
+        entries: end.next_seq,
+        tip: end.tip,
+        keys: keys == Keys::Included,
+        left_out: copying.left_out,
+        files: copying.files,
+    };
+    let mut text = serde_json::to_vec_pretty(&manifest).map_err(|error| KeepError::Manifest(error.to_string()))?;
+    text.push(b'\n');
+    home::write_new(&copy.path().join(manifest::NAME), &text, Readers::Owner)?;
+    copy.finish()?;
+    Ok(manifest)
+}
+
+struct Copying<'a> {
+    home: &'a Home,
+    into: &'a Path,
+    files: BTreeMap<String, Digest>,
+    left_out: Vec<String>,
+    bytes: u64,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl Copying<'_> {
+    fn settings(&mut self, keys: Keys) -> Result<(), KeepError> {
+        for name in [
+            "bursar.toml",
+            "limits.toml",
+            "agents.toml",
+            "ca.pem",
+            "bundle.pem",
+            "format",
+            // The copy of a restored directory is as incomplete as that.
+            restore::MARKER,
+        ] {
+            self.file_if_there(name)?;
+        }
+        let mut named = vec![Named::key(self.home.ca_key()), Named::key(self.home.log_key())];
+        named.push(Named::key(self.home.wallet_key()));
+        match Config::load(self.home.root()) {
+            Ok(config) => named.extend(named_by(&config, self.home.root())),
+            Err(_) => self
+                .left_out
+                .push("the files that bursar.toml names: it has mistakes".to_owned()),
+        }
+        for Named { path, is_key } in named {
+            self.named_file(&path, is_key && keys == Keys::LeftOut)?;
+        }
+        Ok(())
+    }
+
+    fn named_file(&mut self, path: &Path, is_left_out: bool) -> Result<(), KeepError> {
+        let inside = path
+            .strip_prefix(self.home.root())
+            .ok()
+            .filter(|inside| inside.components().all(|part| matches!(part, Component::Normal(_))));
+        let Some(name) = inside.and_then(Path::to_str) else {
+            self.leave_out(path.display().to_string());
+            return Ok(());
+        };
+        if self.files.contains_key(name) || !path.is_file() {
+            return Ok(());
+        }
+        if is_left_out {
+            self.leave_out(name.to_owned());
+            return Ok(());
+        }
+        self.file_if_there(name)
+    }
+
+    fn leave_out(&mut self, what: String) {
+        if !self.left_out.contains(&what) {
+            self.left_out.push(what);
+        }
+    }
+
+    /// Checkpoints, and what retention keeps. Before the segments: none may tell of entries that are not copied.
+    fn beside_the_journal(&mut self) -> Result<(), KeepError> {
+        let audit = self.home.audit();
+        for name in files::names(&audit).map_err(io_at("list", &audit))? {
+            if !name.starts_with("seg-") && !name.ends_with(".tmp") {
+                self.file_if_there(&format!("audit/{name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn journal(&mut self) -> Result<crate::ledger::scan::Chain, KeepError> {
+        home::create_folder(&self.into.join("audit"))?;
+        let audit = self.home.audit();
+        let end = follow(&audit, &mut |Segment { path, lines }| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            self.put(&format!("audit/{name}"), lines)
+        })?;
+        Ok(end)
+    }
+
+    fn disclosures(&mut self) -> Result<(), KeepError> {
+        home::create_folder(&self.into.join("private"))?;
+        let private = self.home.private();
+        for name in files::names(&private).map_err(io_at("list", &private))? {
+            self.file_if_there(&format!("private/{name}"))?;
+        }
+        if self.home.credentials().exists() {
+            self.leave_out("private/credentials".to_owned());
+        }
+        Ok(())
+    }
+
+    fn file_if_there(&mut self, name: &str) -> Result<(), KeepError> {
+        let path = self.home.root().join(name);
+        match File::open(&path) {
+            Ok(file) => self.put(name, file).map_err(io_at("copy", &path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io_at("read", &path)(error)),
+        }
+    }
+
+    fn put(&mut self, name: &str, from: impl io::Read) -> io::Result<()> {
+        let to = self.into.join(name);
+        if let Some(folder) = to.parent()
+            && !folder.is_dir()
+        {
+            home::create_folder(folder).map_err(io::Error::other)?;
+        }
+        let (sha256, length) = files::copy(from, &to)?;
+        self.files.insert(name.to_owned(), sha256);
+        self.bytes += length;
+        (self.progress)(self.bytes);
+        Ok(())
+    }
+}
+
+/// A file that the directory needs and that may lie anywhere.
+struct Named {
+    path: PathBuf,
+    is_key: bool,
+}
+
+impl Named {
+    fn key(path: PathBuf) -> Self {
+        Self { path, is_key: true }
+    }
+
+    fn public(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            is_key: false,
+        }
+    }
+}
+
+fn named_by(config: &Config, root: &Path) -> Vec<Named> {
+    let mut named: Vec<Named> = config
+        .upstream
+        .extra_ca
+        .iter()
+        .map(|path| Named::public(path))
+        .collect();
+    if let Some(tls) = &config.proxy.tls {
+        named.extend([Named::public(&tls.cert), Named::key(tls.key.clone())]);
+    }
+    let mut sources = Vec::new();
+    match &config.wallet {
+        Some(WalletKey::Hex(source)) => sources.push(source),
+        Some(WalletKey::Keystore { path, password }) => {
+            named.push(Named::key(path.clone()));
+            sources.push(password);
+        }
+        None => {}
+    }
+    let webhook = config.alerts.webhook.as_ref();
+    sources.extend(webhook.and_then(|webhook| webhook.token.as_ref()));
+    for source in sources {
+        if let SecretSource::File(path) = source {
+            named.push(Named::key(root.join(path)));
+        }
+    }
+    named
+}
+
+/// Whether `target` lies in the directory that is being copied: such a copy would go with it.
+pub fn is_inside(home: &Home, target: &Path) -> bool {
+    let resolved = |path: &Path| fs::canonicalize(path).ok();
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = resolved(parent.unwrap_or(Path::new(".")));
+    parent
+        .zip(resolved(home.root()))
+        .is_some_and(|(parent, root)| parent.starts_with(root))
+}

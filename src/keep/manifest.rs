@@ -1,0 +1,64 @@
+//! `backup.json`: what a backup holds. Written last, so a backup that has it is whole.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::KeepError;
+use crate::ledger::format::{self, FormatError};
+use crate::ledger::text::Digest;
+
+pub const NAME: &str = "backup.json";
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Of the data directory.
+    pub format: u32,
+    /// The program that made it.
+    pub bursar: String,
+    pub made_at: Timestamp,
+    /// Where the journal ends: the number of entries ever written, and the leaf hash of the newest.
+    pub entries: u64,
+    pub tip: Digest,
+    /// Whether keys are in.
+    pub keys: bool,
+    /// What belongs to the directory and is not here.
+    pub left_out: Vec<String>,
+    /// SHA-256 of every file, by its path inside the backup.
+    pub files: BTreeMap<String, Digest>,
+}
+
+impl Manifest {
+    /// Reads it as from a stranger: no path leads out of the directory.
+    pub fn read(backup: &Path) -> Result<Self, KeepError> {
+        let path = backup.join(NAME);
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(KeepError::NoManifest(backup.to_owned()));
+            }
+            text => text.map_err(super::io_at("read", &path))?,
+        };
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| KeepError::Manifest(error.to_string()))?;
+        if manifest.format > format::CURRENT {
+            return Err(KeepError::Format(FormatError::Newer {
+                dir: backup.to_owned(),
+                found: manifest.format,
+            }));
+        }
+        for file in manifest.files.keys() {
+            let stays_inside = !file.is_empty()
+                && Path::new(file)
+                    .components()
+                    .all(|part| matches!(part, Component::Normal(_)));
+            if !stays_inside {
+                return Err(KeepError::Manifest(format!(
+                    "it names {file:?}, which is no file inside it"
+                )));
+            }
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,121 @@
+//! `bursar retain`: old segments go elsewhere, and what they held still counts.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{KeepError, files, io_at};
+use crate::clock::SharedClock;
+use crate::home::{self, Home, Readers};
+use crate::ledger::pruned::{self, Plan};
+use crate::ledger::text::Digest;
+use crate::ledger::{Embedded, Event, Ledger, Options};
+
+/// Younger entries stay: an idempotency key lives for a day, and the chain's word on a payment is awaited for seven.
+pub const YOUNGEST: SignedDuration = SignedDuration::from_hours(8 * 24);
+
+/// What was moved.
+pub struct Moved {
+    pub segments: usize,
+    /// The first entry that stayed.
+    pub first_seq: u64,
+}
+
+/// Moves whole segments with entries from before `before` to the folder `to`, with their disclosures. `None`: there are
+/// none. Takes the directory's lock.
+///
+/// In this order, so that a stop at any point loses nothing: an entry that names the hash of `audit/pruned`; copies in
+/// `to`; `audit/pruned`; only then the segments are removed. Run again it goes on.
+pub async fn retain(
+    home: &Home,
+    before: Timestamp,
+    to: &Path,
+    clock: SharedClock,
+    who: String,
+) -> Result<Option<Moved>, KeepError> {
+    let now = clock.now();
+    if now.duration_since(before) < YOUNGEST {
+        return Err(KeepError::TooYoung);
+    }
+    let ledger = Embedded::open(home.root(), Options::new(clock))?;
+    let moved = move_away(home, &ledger, before, to, now, who).await;
+    ledger.close().await;
+    moved
+}
+
+async fn move_away(
+    home: &Home,
+    ledger: &Embedded,
+    before: Timestamp,
+    to: &Path,
+    now: Timestamp,
+    who: String,
+) -> Result<Option<Moved>, KeepError> {
+    let (audit, private) = (home.audit(), home.private());
+    let Some(plan) = pruned::plan(&audit, before, now, to)? else {
+        return Ok(None);
+    };
+    let Plan {
+        text,
+        segments,
+        first_seq,
+    } = plan;
+    home::create_folder(&to.join("audit"))?;
+    home::create_folder(&to.join("private"))?;
+    let why = format!(
+        "{} segments before entry {first_seq} to {}; audit/pruned has sha256 {}",
+        segments.len(),
+        to.display(),
+        Digest::of(&text)
+    );
+    let action = "retention".to_owned();
+    ledger.append(Event::AdminAction { action, who, why }).await?;
+    let mut moved: Vec<PathBuf> = Vec::new();
+    for segment in &segments {
+        let name = segment.file_name().unwrap_or_default();
+        moved.push(keep_copy(segment, &to.join("audit").join(name))?);
+        let disclosures = private.join(name);
+        if disclosures.exists() {
+            moved.push(keep_copy(&disclosures, &to.join("private").join(name))?);
+        }
+    }
+    for folder in [to.join("audit"), to.join("private"), to.to_owned()] {
+        sync(&folder)?;
+    }
+    home::write_atomic(&audit.join(pruned::NAME), &text, Readers::Owner)?;
+    for file in &moved {
+        fs::remove_file(file).map_err(io_at("remove", file))?;
+    }
+    sync(&audit)?;
+    sync(&private)?;
+    Ok(Some(Moved {
+        segments: segments.len(),
+        first_seq,
+    }))
+}
+
+/// Copies a file unless an earlier run has; returns what may then be removed.
+fn keep_copy(from: &Path, to: &Path) -> Result<PathBuf, KeepError> {
+    match fs::read(to) {
+        Ok(there) => {
+            let ours = fs::read(from).map_err(io_at("read", from))?;
+            if there != ours {
+                return Err(KeepError::Taken(to.to_owned()));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = File::open(from).map_err(io_at("read", from))?;
+            files::copy(file, to).map_err(io_at("copy", from))?;
+        }
+        Err(error) => return Err(io_at("read", to)(error)),
+    }
+    Ok(from.to_owned())
+}
+
+fn sync(folder: &Path) -> Result<(), KeepError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io_at("sync", folder))
+}

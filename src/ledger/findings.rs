@@ -1,0 +1,173 @@
+//! What a comparison with the chain needs of the journal: which authorizations were signed, what the chain has been heard
+//! about, and what left the wallet without us.
+//!
+//! Read without a lock, as `read` does, and without replaying the book: a line that is none of these is only followed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use alloy_primitives::{Address, B256};
+use jiff::Timestamp;
+
+use super::book::Book;
+use super::entry::{self, Arm, Body, Entry, Reserved};
+use super::model::{By, Outflow};
+use super::payment::{NonceKey, Payment};
+use super::read::{ReadError, told};
+use super::rid::Rid;
+use super::scan::Line;
+use crate::money::Atoms;
+
+/// The journal, as far as it concerns the chain.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Time of the first entry: nothing was ever signed before.
+    pub began: Option<Timestamp>,
+    /// Every (network, address) that has signed; networks in CAIP-2.
+    pub wallets: BTreeSet<(String, Address)>,
+    /// Transfers that no payment explains, as recorded, oldest first.
+    pub outflows: Vec<(Timestamp, Outflow)>,
+    /// Payments that the chain contradicts.
+    pub disputes: BTreeMap<Rid, Timestamp>,
+    /// Settled by a merchant's word at that time, and the chain has not been heard.
+    pub unheard: BTreeMap<Rid, Timestamp>,
+    signed: HashMap<NonceKey, Signed>,
+    /// By payment, to forget what an operator has called dead.
+    nonces: HashMap<Rid, NonceKey>,
+    held: HashMap<Rid, Arc<Reserved>>,
+}
+
+#[derive(Debug)]
+struct Signed {
+    payee: Address,
+    amount: Atoms,
+}
+
+impl Findings {
+    /// Reads the journal in `dir` (the data directory). `searched` tells for a network (CAIP-2) and a wallet the Unix second
+    /// up to which its transfers have been looked through, 0 for not at all: a payment whose deadline was before that
+    /// explains no later transfer and is not kept.
+    pub fn read(dir: &Path, searched: impl Fn(&str, Address) -> u64) -> Result<Self, ReadError> {
+        let begin = |book: Book| Self::onto(&book, &searched);
+        told(dir, begin, |findings, line| findings.visit(line, &searched))
+    }
+
+    /// What was open before the first entry that is still there can be cashed yet.
+    fn onto(book: &Book, searched: &dyn Fn(&str, Address) -> u64) -> Self {
+        let mut findings = Self::default();
+        for payment in book.open_payments() {
+            findings.enter(payment, searched);
+        }
+        findings
+    }
+
+    /// Whether the books count a payment with that nonce, for that asset (CAIP-19), payee and amount.
+    pub fn count(&self, asset: &str, from: &Address, nonce: &B256, payee: Address, amount: Atoms) -> bool {
+        self.signed
+            .get(&NonceKey::of(asset, from, nonce))
+            .is_some_and(|signed| (signed.payee, signed.amount) == (payee, amount))
+    }
+
+    /// Whether that transfer is in the books.
+    pub fn has(&self, network: &str, tx: &B256, log_index: u64) -> bool {
+        self.outflows
+            .iter()
+            .any(|(_, known)| known.network == network && known.tx == *tx && known.log_index == log_index)
+    }
+
+    fn visit(&mut self, line: &Line<'_>, searched: &dyn Fn(&str, Address) -> u64) -> Result<(), String> {
+        let ts = line.head.ts.timestamp();
+        self.began.get_or_insert(ts);
+        if !concerns_the_chain(&line.head.ev) {
+            return Ok(());
+        }
+        let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
+        match entry.body {
+            Body::Reserved(reserved) => self.reserve(&reserved, reserved.arm.as_ref(), searched),
+            Body::Armed(armed) => {
+                if let Some(reserved) = self.held.remove(&armed.rid) {
+                    self.sign(&reserved, &armed.arm, searched);
+                }
+            }
+            Body::Adopted(adopted) => self.enter(&adopted.payment, searched),
+            Body::Released(released) => {
+                self.held.remove(&released.rid);
+            }
+            // It is counted no more: if it is cashed all the same, money leaves that the books do not have.
+            Body::Expired(expired) => {
+                if let Some(key) = self.nonces.remove(&expired.rid) {
+                    self.signed.remove(&key);
+                }
+            }
+            Body::Settled(settled) if settled.by == By::Merchant => {
+                self.unheard.insert(settled.rid, ts);
+            }
+            Body::Confirmed(confirmed) => {
+                self.unheard.remove(&confirmed.rid);
+            }
+            Body::Disputed(disputed) => {
+                self.unheard.remove(&disputed.rid);
+                self.disputes.insert(disputed.rid, ts);
+            }
+            Body::Outflow(outflow) => self.outflows.push((ts, recorded(outflow))),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, payment: &Payment, searched: &dyn Fn(&str, Address) -> u64) {
+        self.reserve(&payment.reserved, payment.arm.as_ref(), searched);
+    }
+
+    fn reserve(&mut self, reserved: &Arc<Reserved>, arm: Option<&Arm>, searched: &dyn Fn(&str, Address) -> u64) {
+        match arm {
+            Some(arm) => self.sign(reserved, arm, searched),
+            None => {
+                self.held.insert(reserved.rid, reserved.clone());
+            }
+        }
+    }
+
+    fn sign(&mut self, reserved: &Reserved, arm: &Arm, searched: &dyn Fn(&str, Address) -> u64) {
+        self.wallets.insert((reserved.network.clone(), arm.from));
+        if arm.valid_before.0 < searched(&reserved.network, arm.from) {
+            return;
+        }
+        let key = NonceKey::of(&reserved.asset, &arm.from, &arm.nonce);
+        let signed = Signed {
+            payee: reserved.payee,
+            amount: Atoms::new(reserved.amount.0),
+        };
+        self.signed.insert(key, signed);
+        self.nonces.insert(reserved.rid, key);
+    }
+}
+
+fn concerns_the_chain(ev: &str) -> bool {
+    matches!(
+        ev,
+        "pay.reserved"
+            | "pay.armed"
+            | "pay.adopted"
+            | "pay.released"
+            | "pay.expired"
+            | "pay.settled"
+            | "pay.confirmed"
+            | "pay.dispute"
+            | "wallet.outflow"
+    )
+}
+
+fn recorded(outflow: entry::Outflow) -> Outflow {
+    Outflow {
+        asset: outflow.asset,
+        network: outflow.network,
+        symbol: outflow.symbol,
+        amount: Atoms::new(outflow.amount.0),
+        payee: outflow.payee,
+        tx: outflow.tx,
+        log_index: outflow.log_index,
+        block: outflow.block,
+    }
+}

@@ -1,0 +1,120 @@
+//! Where a start may begin to read, and whether what it reads is what was signed (digest §1.2 rule 6, §3.6).
+//!
+//! The index keeps the last position that was signed. If the files before it are there with their sizes, and the line that
+//! ends at it has the hash it should have, the start reads from there on; what lies before is read in the background
+//! (`reread`). In any doubt everything is read: the index is never the truth.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::note::Checkpoint;
+use super::pruned::Beginning;
+use super::scan::{self, Chain, Line, Place};
+use super::text::Digest;
+use super::tree::Tree;
+
+/// A point between two entries of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    tree: Tree,
+    /// Leaf hash of the entry before it.
+    tip: Digest,
+    place: Place,
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self {
+            tree: Tree::default(),
+            tip: Digest::ZERO,
+            place: Place::START,
+        }
+    }
+}
+
+impl Position {
+    pub fn new(tree: Tree, tip: Digest, place: Place) -> Self {
+        Self { tree, tip, place }
+    }
+
+    /// Entries before it.
+    pub fn size(&self) -> u64 {
+        self.tree.size()
+    }
+
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    pub fn chain(&self) -> Chain {
+        Chain {
+            next_seq: self.tree.size(),
+            tip: self.tip,
+        }
+    }
+
+    /// Whether a start may begin to read here. `indexed`: how far the index has come. `segments`: first entry and length of
+    /// the finished segments, as the index has them.
+    pub fn is_sound(
+        &self,
+        first: &Beginning,
+        audit: &Path,
+        signed: &[Checkpoint],
+        indexed: Chain,
+        segments: &[(u64, u64)],
+    ) -> bool {
+        let Some(newest) = signed.last() else {
+            return false;
+        };
+        let was_signed = self.size() > first.chain.next_seq
+            && self.size() <= newest.size
+            && signed
+                .iter()
+                .all(|signed| signed.size != self.size() || signed.root == self.tree.root());
+        let is_indexed = self.size() < indexed.next_seq || (self.size() == indexed.next_seq && self.tip == indexed.tip);
+        // What was moved away, and what a stop in the middle of moving has left, is nobody's concern here.
+        let here = first.place.segment..self.place.segment;
+        let earlier = |(first_seq, _): &&(u64, u64)| here.contains(first_seq);
+        was_signed
+            && is_indexed
+            && scan::lengths_before(audit, self.place.segment)
+                .is_ok_and(|found| found.iter().filter(earlier).eq(segments.iter().filter(earlier)))
+            && scan::leaf_before(audit, self.place).is_ok_and(|leaf| leaf == Some(self.tip))
+    }
+}
+
+/// Grows the tree along a scan, and compares it with what was signed.
+pub struct Follower {
+    pub tree: Tree,
+    signed: Vec<Checkpoint>,
+}
+
+impl Follower {
+    pub fn new(tree: Tree, signed: &[Checkpoint]) -> Self {
+        Self {
+            tree,
+            signed: signed.to_vec(),
+        }
+    }
+
+    pub fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
+        self.append(line.leaf)
+    }
+
+    pub fn append(&mut self, leaf: Digest) -> Result<(), String> {
+        self.tree.append(leaf);
+        let size = self.tree.size();
+        let mut here = self.signed.iter().filter(|signed| signed.size == size);
+        if here.any(|signed| signed.root != self.tree.root()) {
+            return Err(format!(
+                "the {size} entries up to here are not the ones that were signed (audit/checkpoint, audit/checkpoints.log)"
+            ));
+        }
+        Ok(())
+    }
+}

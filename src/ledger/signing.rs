@@ -1,0 +1,190 @@
+//! Signs checkpoints beside the writer: every second if there is something new, earlier once there are 1024 entries, and at a
+//! clean stop (digest §3.5). Nobody waits for it but the stop.
+//!
+//! The writer says how far the journal is synced, and only that is signed: a checkpoint never promises more than the disk
+//! holds.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::checkpoints::{CheckpointError, Checkpoints};
+use super::resume::Position;
+
+/// When a checkpoint is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Rhythm {
+    pub every: Duration,
+    /// Signed earlier once there are so many new entries.
+    pub entries: u64,
+    /// Not more often than this, however many there are: the files' own syncs share the disk with the journal's.
+    pub at_most_every: Duration,
+}
+
+impl Rhythm {
+    pub const fn every(every: Duration, entries: u64) -> Self {
+        Self {
+            every,
+            entries,
+            at_most_every: Duration::ZERO,
+        }
+    }
+}
+
+impl Default for Rhythm {
+    /// At full speed 1024 entries come every 25 ms, and a checkpoint is four syncs: four a second must do.
+    fn default() -> Self {
+        Self {
+            at_most_every: Duration::from_millis(250),
+            ..Self::every(Duration::from_secs(1), 1024)
+        }
+    }
+}
+
+/// The writer's end.
+pub struct Signing {
+    desk: Arc<Desk>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Desk {
+    papers: Mutex<Papers>,
+    changed: Condvar,
+}
+
+struct Papers {
+    /// How far the journal is on disk.
+    synced: Position,
+    /// How far it is signed.
+    signed: u64,
+    /// Signed since the writer last asked.
+    news: Option<Position>,
+    stop: Stop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// After a last checkpoint.
+    Signed,
+    /// As it stands.
+    Now,
+}
+
+impl Signing {
+    /// `synced` is signed at once, if it is not yet.
+    pub fn start(checkpoints: Checkpoints, rhythm: Rhythm, synced: Position) -> io::Result<Self> {
+        let desk = Arc::new(Desk {
+            papers: Mutex::new(Papers {
+                signed: checkpoints.last().map_or(0, |last| last.size),
+                synced,
+                news: None,
+                stop: Stop::No,
+            }),
+            changed: Condvar::new(),
+        });
+        let theirs = desk.clone();
+        let thread = thread::Builder::new()
+            .name("ledger-signing".to_owned())
+            .spawn(move || {
+                if let Err(error) = theirs.sign_until_stopped(checkpoints, rhythm) {
+                    tracing::error!(%error, "the journal is not signed any more; payments go on, and a restart tries again");
+                }
+            })?;
+        Ok(Self {
+            desk,
+            thread: Some(thread),
+        })
+    }
+
+    /// The journal is on disk up to here.
+    pub fn synced(&self, position: Position, rhythm: Rhythm) {
+        let mut papers = self.desk.papers();
+        let before = papers.synced.size().saturating_sub(papers.signed);
+        let after = position.size().saturating_sub(papers.signed);
+        papers.synced = position;
+        drop(papers);
+        // It sleeps until there is something, then until there is enough.
+        if (before == 0 && after > 0) || (before < rhythm.entries && after >= rhythm.entries) {
+            self.desk.changed.notify_one();
+        }
+    }
+
+    /// How far it is signed, if that is news.
+    pub fn news(&self) -> Option<Position> {
+        self.desk.papers().news.take()
+    }
+
+    /// Signs what is left and ends.
+    pub fn finish(&mut self) {
+        self.stop(Stop::Signed);
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        self.desk.papers().stop = stop;
+        self.desk.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic there costs a checkpoint, which the next start makes up for.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Signing {
+    fn drop(&mut self) {
+        self.stop(Stop::Now);
+    }
+}
+
+impl Desk {
+    // What a panic of the other side leaves is whole: every change is one assignment.
+    fn papers(&self) -> MutexGuard<'_, Papers> {
+        self.papers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sign_until_stopped(&self, mut checkpoints: Checkpoints, rhythm: Rhythm) -> Result<(), CheckpointError> {
+        // In the past, as it were: what the start found unsigned is due.
+        let mut signed_at: Option<Instant> = None;
+        while let Some(position) = self.due(rhythm, signed_at) {
+            checkpoints.sign(position.tree())?;
+            signed_at = Some(Instant::now());
+            let mut papers = self.papers();
+            papers.signed = position.size();
+            papers.news = Some(position);
+        }
+        Ok(())
+    }
+
+    /// Waits until something is to be signed. `None`: it is over.
+    fn due(&self, rhythm: Rhythm, signed_at: Option<Instant>) -> Option<Position> {
+        let mut papers = self.papers();
+        loop {
+            let unsigned = papers.synced.size().saturating_sub(papers.signed);
+            let wait = match papers.stop {
+                Stop::Now => return None,
+                Stop::Signed => return (unsigned > 0).then(|| papers.synced.clone()),
+                Stop::No if unsigned == 0 => None,
+                Stop::No => {
+                    let pause = if unsigned >= rhythm.entries {
+                        rhythm.at_most_every
+                    } else {
+                        rhythm.every
+                    };
+                    let left = signed_at.map_or(Duration::ZERO, |at| pause.saturating_sub(at.elapsed()));
+                    if left.is_zero() {
+                        return Some(papers.synced.clone());
+                    }
+                    Some(left)
+                }
+            };
+            papers = match wait {
+                None => self.changed.wait(papers).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(papers, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! One comparison of payments with their chains: every network's final block once, then each payment as of that block,
+//! and the verdict brought to the books.
+//!
+//! Asking can be broken off at any moment; recording cannot, since a repeat's credential is out of reach meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use alloy_primitives::{Address, B256};
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::evidence::Finality;
+use super::report::{Finding, PaymentLine};
+use super::testimony::Facts;
+use super::verdict::{Dispute, Named, Verdict, verdict};
+use crate::assets::Network;
+use crate::clock::SharedClock;
+use crate::doubts::{Doubts, Withdrawal, Withdrawn};
+use crate::home::Home;
+use crate::ledger::{self, By, Ledger, LedgerError, Outcome, Payment, Rid, State};
+use crate::rpc::Node;
+use crate::tls::upstream::UpstreamTls;
+
+/// After so many payments in a row about which no node of a network said anything, its others wait for the next pass.
+const SILENCES: u8 = 3;
+
+/// Compares the books with the chains, one comparison at a time.
+pub struct Reconciler {
+    pub ledger: Arc<dyn Ledger>,
+    pub home: Home,
+    /// As bursar.toml names them; a network may have none.
+    pub nodes: BTreeMap<Network, Vec<Node>>,
+    pub tls: Arc<UpstreamTls>,
+    pub clock: SharedClock,
+    /// Of a running server: what repeats are told.
+    pub doubts: Option<Doubts>,
+    /// Looked after from the first block of the books on, even if it has not signed yet.
+    pub wallet: Option<Address>,
+    pub notices: Notices,
+    /// Breaks off the asking.
+    pub stop: CancellationToken,
+    /// Two comparisons at once would record the same transfer twice.
+    pub turn: Mutex<()>,
+}
+
+/// What people should hear of at once. It is in the books already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    Disputed { rid: Rid, why: String },
+    Outflow(ledger::Outflow),
+}
+
+/// Hears notices. Must not block.
+pub type Notices = Arc<dyn Fn(Notice) + Send + Sync>;
+
+/// The final block of each network, as of which everything in one pass is asked.
+pub type Heads<'a> = BTreeMap<Network, Finality<'a>>;
+
+/// How far a pass has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Payments {
+        done: usize,
+        of: usize,
+    },
+    /// Transfers of a wallet up to `block` of `last`.
+    Blocks {
+        network: Network,
+        block: u64,
+        last: u64,
+    },
+}
+
+/// Hears progress. Must not block.
+pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
+impl Reconciler {
+    pub fn has_nodes(&self, network: Network) -> bool {
+        self.nodes.get(&network).is_some_and(|nodes| !nodes.is_empty())
+    }
+
+    /// Networks that can be asked about.
+    pub fn networks(&self) -> impl Iterator<Item = Network> {
+        self.nodes.keys().copied().filter(|network| self.has_nodes(*network))
+    }
+
+    /// Asks for the final blocks.
+    pub async fn heads(&self, networks: impl IntoIterator<Item = Network>) -> Heads<'_> {
+        let now = self.now();
+        let mut heads = Heads::new();
+        for network in networks.into_iter().collect::<BTreeSet<_>>() {
+            let Some(nodes) = self.nodes.get(&network).filter(|nodes| !nodes.is_empty()) else {
+                continue;
+            };
+            let asking = Finality::of(&self.tls, network, nodes, now);
+            if let Some(finality) = self.stop.run_until_cancelled(asking).await {
+                heads.insert(network, finality);
+            }
+        }
+        heads
+    }
+
+    /// Compares these payments, in this order.
+    pub async fn payments(
+        &self,
+        payments: &[Payment],
+        heads: &Heads<'_>,
+        on_progress: OnProgress<'_>,
+    ) -> Vec<PaymentLine> {
+        let mut silences: BTreeMap<Network, u8> = BTreeMap::new();
+        let mut lines = Vec::with_capacity(payments.len());
+        for (done, payment) in payments.iter().enumerate() {
+            on_progress(Progress::Payments {
+                done,
+                of: payments.len(),
+            });
+            lines.push(self.payment(payment, heads, &mut silences).await);
+        }
+        lines
+    }
+
+    async fn payment(&self, payment: &Payment, heads: &Heads<'_>, silences: &mut BTreeMap<Network, u8>) -> PaymentLine {
+        let line = |finding| PaymentLine::of(payment, finding);
+        match payment.state {
+            State::Held | State::Released => return line(Finding::Confirmed).why("nothing was signed"),
+            State::Armed => return line(Finding::Pending).why("it is under way and ends by itself; ask again then"),
+            State::Unknown | State::Settled | State::Expired => {}
+        }
+        let Some(facts) = Facts::of(payment) else {
+            return match payment.arm {
+                None => line(Finding::Confirmed).why("nothing was signed"),
+                Some(_) => line(Finding::Undecided).why("this version of bursar does not know its network or token"),
+            };
+        };
+        let network = facts.network;
+        let Some(finality) = heads.get(&network) else {
+            return line(Finding::Undecided).why(self.not_asked(network));
+        };
+        let silent = silences.entry(network).or_default();
+        if *silent >= SILENCES {
+            return line(Finding::Undecided).why(format!("the nodes of {network} have fallen silent"));
+        }
+        let asking = finality.evidence(&self.tls, &facts);
+        let Some(evidence) = self.stop.run_until_cancelled(asking).await else {
+            return line(Finding::Undecided).why(self.not_asked(network));
+        };
+        *silent = match evidence.testimonies.is_empty() {
+            true => *silent + 1,
+            false => 0,
+        };
+        let mut line = self.record(payment, verdict(&facts, &evidence)).await;
+        if line.finding == Finding::Undecided
+            && let Some(silent) = evidence.silent.first()
+        {
+            let why = line.why.unwrap_or_default();
+            line.why = Some(format!("{why} ({})", silent.why));
+        }
+        line
+    }
+
+    fn not_asked(&self, network: Network) -> String {
+        match self.has_nodes(network) {
+            true => "the comparison was broken off".to_owned(),
+            false => format!("no node is named for {network}: add `rpc` under [networks.\"{network}\"] in bursar.toml"),
+        }
+    }
+
+    /// Brings a verdict to the books.
+    async fn record(&self, payment: &Payment, verdict: Verdict) -> PaymentLine {
+        let line = |finding| PaymentLine::of(payment, finding);
+        match verdict {
+            Verdict::Settled { tx, block, receipt, .. } => {
+                let mut line = self.paid(payment, tx, block).await;
+                if let Named::Otherwise(named) = receipt {
+                    tracing::warn!(payment = %payment.rid(), %tx, named, "paid, but the receipt names another transaction");
+                    line.why
+                        .get_or_insert_with(|| format!("the receipt named another transaction, {named}"));
+                }
+                line
+            }
+            Verdict::Expired { head } => {
+                let mut line = self.dead(payment, "never-cashed").await;
+                line.block = Some(head.number);
+                line
+            }
+            Verdict::Cancelled { tx, block } => {
+                let mut line = self.dead(payment, "cancelled").await;
+                (line.tx, line.block) = (Some(tx.to_string()), Some(block));
+                line
+            }
+            Verdict::Disputed { why } => self.disputed(payment, &why).await,
+            Verdict::Wait { until } => {
+                let mut line = line(Finding::Pending);
+                line.until = i64::try_from(until).ok().and_then(|at| Timestamp::from_second(at).ok());
+                line
+            }
+            Verdict::Unclear { why } => line(Finding::Undecided).why(why),
+        }
+    }
+
+    async fn paid(&self, payment: &Payment, tx: B256, block: u64) -> PaymentLine {
+        let rid = payment.rid();
+        let line = |finding| {
+            let mut line = PaymentLine::of(payment, finding);
+            (line.tx, line.block) = (Some(tx.to_string()), Some(block));
+            line
+        };
+        let recorded = match payment.state {
+            State::Expired => {
+                let who = if payment.by == Some(By::Operator) {
+                    "an operator"
+                } else {
+                    "the books"
+                };
+                return line(Finding::Disputed).why(format!("{who} called it dead, but transaction {tx} paid it"));
+            }
+            State::Unknown => {
+                let (by, tx) = (By::Chain, Some(tx.to_string()));
+                self.ledger.finish(rid, Outcome::Settled { by, tx }).await
+            }
+            _ => {
+                let tx = tx.to_string();
+                let finding = ledger::Finding::Confirmed { tx, block };
+                match self.ledger.record_finding(rid, finding).await {
+                    // Heard before, or longer ago than the books wait; true all the same.
+                    Err(LedgerError::NotUnconfirmed(_)) => Ok(()),
+                    recorded => recorded,
+                }
+            }
+        };
+        match (recorded, payment.state) {
+            (Ok(()), State::Unknown) => {
+                if let Some(doubts) = &self.doubts {
+                    doubts.proven_paid(rid);
+                }
+                tracing::info!(payment = %rid, %tx, block, "in doubt, and paid: the chain shows it");
+                let mut line = line(Finding::Settled);
+                line.after = State::Settled;
+                line
+            }
+            (Ok(()), _) => line(Finding::Confirmed),
+            (Err(error), _) => not_recorded(payment, &error),
+        }
+    }
+
+    /// As an operator's word, in the same order: a repeat must not send what is being declared dead, so it is out of its
+    /// reach before the books say so.
+    async fn dead(&self, payment: &Payment, why: &'static str) -> PaymentLine {
+        let rid = payment.rid();
+        if payment.state == State::Expired {
+            return PaymentLine::of(payment, Finding::Confirmed);
+        }
+        let withdrawn = match &self.doubts {
+            None => Withdrawn::default(),
+            Some(doubts) => match doubts.withdraw(rid) {
+                Withdrawal::Out(withdrawn) => withdrawn,
+                Withdrawal::UnderWay => {
+                    return PaymentLine::of(payment, Finding::Pending).why("a repeat is presenting it at this moment");
+                }
+            },
+        };
+        let outcome = Outcome::Expired { by: By::Chain, why };
+        let recorded = self.ledger.finish(rid, outcome).await;
+        if let Some(doubts) = &self.doubts {
+            match &recorded {
+                Ok(()) => doubts.proven_dead(withdrawn),
+                Err(_) => doubts.put_back(withdrawn),
+            }
+        }
+        match recorded {
+            Ok(()) => {
+                tracing::info!(payment = %rid, why, "can never be cashed; it counts no more");
+                let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
+                line.after = State::Expired;
+                line
+            }
+            Err(error) => not_recorded(payment, &error),
+        }
+    }
+
+    /// What is counted stays counted.
+    async fn disputed(&self, payment: &Payment, why: &Dispute) -> PaymentLine {
+        let (rid, text) = (payment.rid(), why.to_string());
+        let tx = match why {
+            Dispute::NeverCashed => None,
+            Dispute::Cancelled { tx } | Dispute::OtherTransfer { tx, .. } => Some(tx.to_string()),
+        };
+        let mut line = PaymentLine::of(payment, Finding::Disputed).why(&text);
+        line.tx = tx.clone().or(line.tx);
+        if payment.disputed.is_some() {
+            return line;
+        }
+        let finding = ledger::Finding::Disputed { why: text.clone(), tx };
+        match self.ledger.record_finding(rid, finding).await {
+            Ok(()) => {
+                tracing::error!(
+                    payment = %rid, merchant = payment.reserved.host, why = text,
+                    "the chain contradicts the books; the payment stays counted"
+                );
+                (self.notices)(Notice::Disputed { rid, why: text });
+                line
+            }
+            // Of a payment from longer ago than the books wait: told, and not recorded.
+            Err(LedgerError::NotUnconfirmed(_)) => line,
+            Err(error) => {
+                line.why = Some(format!("{text}; it could not be recorded: {error}"));
+                line
+            }
+        }
+    }
+
+    /// Unix seconds.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.clock.now().as_second()).unwrap_or(0)
+    }
+}
+
+/// The chain has spoken, the books have not heard it: the payment stays as it was.
+fn not_recorded(payment: &Payment, error: &LedgerError) -> PaymentLine {
+    let rid = payment.rid();
+    let why = match error {
+        LedgerError::NotOpen(_) | LedgerError::Unlawful { .. } => "it was closed in the meantime".to_owned(),
+        error => {
+            tracing::error!(payment = %rid, %error, "what the chain shows could not be recorded");
+            format!("what the chain shows could not be recorded: {error}")
+        }
+    };
+    PaymentLine::of(payment, Finding::Undecided).why(why)
+}

@@ -1,0 +1,490 @@
+//! The process dies at every step from the 402 to its own end, and at every step of the start that follows, against a
+//! seller that keeps every credential it ever saw: what counts is never less than what left us and never more than the cap
+//! (DESIGN, invariant 2), and a request that asks again gets what it paid for, without a second credential.
+//!
+//! `tests/faults/long.sh` runs the same with every kind of seller at every step, and often.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::support::agent::{Agent, Page};
+use crate::support::bursar::{Bursar, Home, setup};
+use crate::support::faults::{Faults, Moment, Step};
+use crate::support::origin::{Answer, Origin, Parts, answer, streamed};
+use crate::support::seller;
+
+/// Atoms of one purchase: a cent.
+const PRICE: u128 = 10_000;
+
+/// What the seller does with the credential: the first part of the path.
+const WAYS: [&str; 6] = ["sells", "hangs", "asks-again", "fails", "breaks-off", "cheats"];
+
+/// More steps than a start, or a purchase with an orderly end, has.
+const TOO_MANY: usize = 400;
+
+/// Whether this is the long run: every way at every step, many more random kills.
+fn rounds(few: usize) -> usize {
+    std::env::var("BURSAR_TEST_KILLS").map_or(few, |kills| kills.parse().unwrap())
+}
+
+struct Hoarder {
+    origin: Origin,
+    /// A credential is held without an answer.
+    holds: Arc<Notify>,
+    /// Otherwise it sells, whatever the path says.
+    hostile: Arc<AtomicBool>,
+}
+
+async fn hoarder() -> Hoarder {
+    let (holds, hostile) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(true)));
+    let (held, is_hostile) = (holds.clone(), hostile.clone());
+    let origin = Origin::https(move |request| {
+        let (held, is_hostile) = (held.clone(), is_hostile.clone());
+        async move {
+            if request.target == "/free" {
+                return answer(200, &[], "welcome");
+            }
+            if !request.is_paid() {
+                return seller::asks(&PRICE.to_string());
+            }
+            let way = request.target.split('/').nth(1).unwrap();
+            match way {
+                _ if !is_hostile.load(Ordering::SeqCst) => seller::sold("goods"),
+                "sells" => seller::sold("goods"),
+                "hangs" => {
+                    held.notify_one();
+                    std::future::pending().await
+                }
+                "asks-again" => seller::asks(&PRICE.to_string()),
+                "fails" => answer(500, &[], "out of order"),
+                "breaks-off" => breaks_off().await,
+                // Keeps the credential and says that it was no good.
+                "cheats" => answer(402, &[("payment-response", &seller::receipt(false, ""))], "no"),
+                other => unreachable!("{other}"),
+            }
+        }
+    })
+    .await;
+    Hoarder { origin, holds, hostile }
+}
+
+/// Paid by its own word, and the goods end in the middle.
+async fn breaks_off() -> Answer {
+    let (body, parts) = Parts::new();
+    body.send(Ok(Bytes::from_static(b"go"))).await.unwrap();
+    body.send(Err(std::io::Error::other("cut"))).await.unwrap();
+    streamed(seller::sold(""), parts)
+}
+
+impl Hoarder {
+    /// The different credentials that ever came, and for which path. None may come for two.
+    fn credentials(&self) -> HashMap<String, String> {
+        let mut paths = HashMap::new();
+        for request in self.origin.seen() {
+            let Some(credential) = request.payment() else { continue };
+            let path = paths
+                .entry(seller::signed(&credential).0)
+                .or_insert(request.target.clone());
+            assert_eq!(*path, request.target, "one credential for two requests");
+        }
+        paths
+    }
+
+    fn credentials_for(&self, path: &str) -> usize {
+        self.credentials().values().filter(|of| *of == path).count()
+    }
+
+    /// Everything that the seller could cash is counted, and what is counted is within the cap.
+    fn agrees_with(&self, home: &Home, cap: u128, when: &str) {
+        let counted: BTreeMap<String, u128> = home
+            .payments(&[])
+            .iter()
+            .filter(|payment| ["held", "armed", "unknown", "settled"].contains(&payment["state"].as_str().unwrap()))
+            .map(|payment| {
+                let nonce = payment["nonce"].as_str().unwrap().to_owned();
+                (nonce, payment["amount"].as_str().unwrap().parse().unwrap())
+            })
+            .collect();
+        for (nonce, path) in self.credentials() {
+            assert_eq!(
+                counted.get(&nonce),
+                Some(&PRICE),
+                "{when}: the seller holds a credential for {path} that does not count"
+            );
+        }
+        let counted: u128 = counted.values().sum();
+        assert!(counted <= cap, "{when}: {counted} counted, and the cap is {cap}");
+    }
+}
+
+fn limits(cents: u128) -> String {
+    format!(
+        "timezone = \"UTC\"\n[agents.research]\ntotal = \"{}.{:02}\"\n",
+        cents / 100,
+        cents % 100
+    )
+}
+
+fn home(seller: &Hoarder, cents: u128) -> Home {
+    setup()
+        .limits(&limits(cents))
+        .trust(&seller.origin.ca_pem)
+        .config("[timeouts]\nsettle_wait_s = 1\ndrain_s = 1\n")
+        .home()
+}
+
+/// One purchase and an orderly end, under a plan. What the agent saw of it, and whether the server came to its end.
+async fn bought_under(bursar: &mut Bursar, seller: &Hoarder, path: &str, plan: impl FnOnce()) -> (Option<Page>, bool) {
+    let address = seller.origin.address;
+    let mut connection = Agent::of(bursar).connect(address, &["http/1.1"]).await;
+    // Both connections stand before the count begins, so that it means the same each time.
+    let free = Request::get("/free").body(Full::default()).unwrap();
+    assert_eq!(connection.send(address, free).await.unwrap().status, 200);
+    plan();
+    let request = Request::get(path).body(Full::default()).unwrap();
+    let page = tokio::select! {
+        page = connection.send(address, request) => page.ok(),
+        () = seller.holds.notified() => None,
+    };
+    drop(connection);
+    let code = bursar.stop();
+    assert!(code <= 0, "{path}: killed or done, but it exited with {code}");
+    (page, code == 0)
+}
+
+/// A step without what differs from run to run: `write audit`, `unlink private/credentials`, `write seller`.
+fn named(step: &Step, bursar: &Bursar, seller: &Hoarder) -> String {
+    let Step { call, what } = step;
+    let what = if what.ends_with(&format!(">{}", seller.origin.address.port())) {
+        "seller"
+    } else if what.starts_with(&format!("{}>", bursar.address.port())) {
+        "agent"
+    } else {
+        let inside = what.strip_prefix(bursar.path().to_str().unwrap()).unwrap_or(what);
+        inside
+            .rsplit_once('/')
+            .map_or(inside, |(folder, _)| folder.trim_start_matches('/'))
+    };
+    format!("{call} {what}")
+}
+
+/// What the steps of a purchase are. Were one of them to go past the C library unseen, the kills below would miss it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_steps_of_a_purchase_are_seen_in_their_order() {
+    let (seller, faults) = (hoarder().await, Faults::none());
+    let mut bursar = home(&seller, 100).serve_by(faults.program());
+    let (page, whole) = bought_under(&mut bursar, &seller, "/sells", || faults.watch()).await;
+    assert!(whole && page.unwrap().status == 200);
+    let steps: Vec<String> = faults
+        .steps()
+        .iter()
+        .map(|step| named(step, &bursar, &seller))
+        .collect();
+    let mut rest = steps.iter();
+    for expected in [
+        "write seller",
+        "write private",
+        "write audit",
+        "sync audit",
+        "open private/credentials",
+        "write private/credentials",
+        "write seller",
+        "write audit",
+        "sync audit",
+        "write agent",
+        "unlink private/credentials",
+        "write audit",
+        "sync audit",
+        "truncate audit",
+        "unlink run",
+    ] {
+        assert!(
+            rest.any(|step| step == expected),
+            "no {expected:?} in its place: {steps:#?}"
+        );
+    }
+    assert!(
+        steps.contains(&"write index".to_owned()) && steps.contains(&"sync index".to_owned()),
+        "{steps:#?}"
+    );
+}
+
+/// A server that is killed, started again and asked again, and its seller.
+struct Story {
+    seller: Hoarder,
+    faults: Faults,
+    bursar: Bursar,
+}
+
+/// The payments that could be presented again.
+fn credentials_kept(home: &Home) -> Vec<String> {
+    let files = std::fs::read_dir(home.path().join("private/credentials")).unwrap();
+    files
+        .map(|file| file.unwrap().path())
+        .filter(|path| serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).unwrap()).is_ok())
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect()
+}
+
+impl Story {
+    const CENTS: u128 = 5_000;
+
+    async fn begin() -> Self {
+        let (seller, faults) = (hoarder().await, Faults::none());
+        let bursar = home(&seller, Self::CENTS).serve_by(faults.program());
+        Self { seller, faults, bursar }
+    }
+
+    /// One purchase under a plan, a start, and the agent's repeat. The step that killed, if one did.
+    async fn tell(&mut self, path: &str, when: &str, plan: impl FnOnce(&Faults)) -> Option<String> {
+        let Self { seller, faults, bursar } = self;
+        seller.hostile.store(true, Ordering::SeqCst);
+        let (page, whole) = bought_under(bursar, seller, path, || plan(faults)).await;
+        let fell_at = faults.steps().pop().filter(|_| !whole);
+        let fell_at = fell_at.map(|step| named(&step, bursar, seller));
+        faults.clear();
+        seller.hostile.store(false, Ordering::SeqCst);
+
+        let home = bursar.kill();
+        let kept = credentials_kept(&home);
+        *bursar = home.serve_by(faults.program());
+        seller.agrees_with(&bursar.home, Self::CENTS * PRICE, when);
+        let sent = seller.credentials_for(path);
+        assert!(sent <= 1, "{when}: {sent} credentials for one request");
+        if page.is_none_or(|page| page.status != 200) {
+            let again = Agent::of(bursar).get(seller.origin.address, path).await;
+            if again.status == 409 {
+                // On record, and killed before the credential was kept: nothing can be presented, and nothing is paid anew.
+                assert_eq!(
+                    (again.problem().as_str(), sent),
+                    ("payment-in-doubt", 0),
+                    "{when}: {again:?}"
+                );
+                let id = again.json()["payment"].as_str().unwrap().to_owned();
+                assert!(!kept.contains(&id), "{when}: {again:?}");
+            } else {
+                assert_eq!(again.status, 200, "{when}: {again:?}");
+                let presented = seller.credentials_for(path);
+                assert_eq!(presented, 1, "{when}: and then its agent asked again");
+            }
+            seller.agrees_with(&bursar.home, Self::CENTS * PRICE, when);
+        }
+        fell_at
+    }
+
+    fn end(mut self) {
+        assert_eq!(self.bursar.stop(), 0);
+        self.bursar.journal();
+    }
+}
+
+/// Kills at the first step, the second, and so on, until a server gets through with every kind of seller.
+async fn killed_at_every_step(moment: Moment) {
+    let mut story = Story::begin().await;
+    let ways_at_a_step = if rounds(0) > 0 { WAYS.len() } else { 1 };
+    let mut survivors = 0;
+    for at in 1.. {
+        assert!(at < TOO_MANY, "a purchase without end");
+        for turn in 0..ways_at_a_step {
+            let way = WAYS[(at + moment as usize * 2 + turn) % WAYS.len()];
+            let when = format!("killed {moment} step {at}, seller {way}");
+            let fell_at = story
+                .tell(&format!("/{way}/{at}"), &when, |faults| faults.kill(at, moment))
+                .await;
+            survivors = if fell_at.is_none() { survivors + 1 } else { 0 };
+        }
+        if survivors >= WAYS.len() {
+            break;
+        }
+    }
+    story.end();
+}
+
+/// The steps that matter most, by name: whatever else comes in between, these are met.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_each_step_of_paying() {
+    let mut story = Story::begin().await;
+    let seller = format!(">{}", story.seller.origin.address.port());
+    for way in ["sells", "breaks-off"] {
+        for (call, what, nth, name) in [
+            ("write", "/private/seg-", 1, "write private"),
+            ("write", "/audit/seg-", 1, "write audit"),
+            ("sync", "/audit/seg-", 1, "sync audit"),
+            ("open", "/private/credentials/", 1, "open private/credentials"),
+            ("write", "/private/credentials/", 1, "write private/credentials"),
+            ("write", &seller, 2, "write seller"),
+            ("write", "/audit/seg-", 2, "write audit"),
+            ("sync", "/audit/seg-", 2, "sync audit"),
+            ("write", "agent", 1, "write agent"),
+            ("unlink", "/private/credentials/", 1, "unlink private/credentials"),
+        ] {
+            for moment in [Moment::Before, Moment::Half, Moment::After] {
+                if (way, call) == ("breaks-off", "unlink") {
+                    continue; // It is not delivered, so it is kept.
+                }
+                let agent = format!("{}>", story.bursar.address.port());
+                let what = if what == "agent" { &agent } else { what };
+                let when = format!("killed {moment} {name} {nth}, seller {way}");
+                let path = format!("/{way}/{nth}/{moment}/{}", name.replace(' ', "-"));
+                let fell_at = story
+                    .tell(&path, &when, |faults| faults.kill_at(call, what, nth, moment))
+                    .await;
+                assert_eq!(fell_at.as_deref(), Some(name), "{when}");
+            }
+        }
+    }
+    story.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_before_every_step() {
+    killed_at_every_step(Moment::Before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_in_the_middle_of_every_step() {
+    killed_at_every_step(Moment::Half).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_after_every_step() {
+    killed_at_every_step(Moment::After).await;
+}
+
+/// Recovery is killed too: again and again, a step later each time, on the directory that the last kill left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_every_step_of_the_start() {
+    for moment in [Moment::Before, Moment::Half, Moment::After] {
+        let (seller, faults) = (hoarder().await, Faults::none());
+        let mut bursar = home(&seller, 1).serve();
+        let agent = Agent::of(&bursar);
+        let address = seller.origin.address;
+        let asking = tokio::spawn(async move {
+            let mut connection = agent.connect(address, &["http/1.1"]).await;
+            connection
+                .send(address, Request::get("/hangs").body(Full::default()).unwrap())
+                .await
+        });
+        seller.holds.notified().await;
+        let mut home = bursar.kill();
+        assert!(asking.await.unwrap().is_err());
+        seller.hostile.store(false, Ordering::SeqCst);
+        let mut at = 0;
+        let bursar = loop {
+            at += 1;
+            assert!(at < TOO_MANY, "a start without end");
+            faults.kill(at, moment);
+            match home.try_serve_by(faults.program()) {
+                Ok(mut bursar) => {
+                    faults.clear();
+                    // What it does beside the first requests can still be hit.
+                    if bursar.answers() {
+                        break bursar;
+                    }
+                    home = bursar.kill();
+                }
+                Err((left, said)) => {
+                    assert_eq!(said, "", "killed {moment} step {at} of the start");
+                    home = left;
+                }
+            }
+        };
+        assert!(at > 20, "only {at} steps: they are not seen");
+        let when = format!("killed {moment} every step of the start");
+        seller.agrees_with(&bursar.home, PRICE, &when);
+        assert_eq!(bursar.states(), ["unknown"], "{when}");
+        let again = Agent::of(&bursar).get(address, "/hangs").await;
+        assert_eq!((again.status.as_u16(), seller.credentials().len()), (200, 1), "{when}");
+        assert_eq!(Agent::of(&bursar).get(address, "/sells").await.problem(), "over-limit");
+        bursar.journal();
+    }
+}
+
+/// Numbers that can be had again by their seed (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// Agents that buy one thing after the other until the limit or the end of the server. The plan comes into force once all
+/// are connected.
+async fn buy_under(bursar: &Bursar, seller: &Hoarder, round: usize, plan: impl FnOnce()) {
+    let address = seller.origin.address;
+    let mut connections = Vec::new();
+    for alpn in ["h2", "http/1.1"].into_iter().cycle().take(6) {
+        connections.push(Agent::of(bursar).connect(address, &[alpn]).await);
+    }
+    plan();
+    let mut buying = JoinSet::new();
+    for (buyer, mut connection) in connections.into_iter().enumerate() {
+        buying.spawn(async move {
+            for number in 0.. {
+                // One that hangs would hold up the round.
+                let way = ["sells", "asks-again", "fails", "cheats"][(buyer + number) % 4];
+                let request = Request::get(format!("/{way}/{round}/{buyer}/{number}"));
+                match connection.send(address, request.body(Full::default()).unwrap()).await {
+                    Ok(page) if page.status != 403 => {}
+                    _ => break,
+                }
+            }
+        });
+    }
+    buying.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_load_at_a_cap_that_many_want_to_pass() {
+    let seed =
+        std::env::var("BURSAR_TEST_SEED").map_or_else(|_| getrandom::u64().unwrap(), |seed| seed.parse().unwrap());
+    let mut dice = Dice(seed);
+    let (seller, faults) = (hoarder().await, Faults::none());
+    let mut cents = 0;
+    let mut left = home(&seller, 1);
+    for round in 0..rounds(10) {
+        // More than fits, for six who want it at once; each time a little more, also after a round that was all spent.
+        cents += 1 + u128::from(dice.below(12));
+        left.write_limits(&limits(cents));
+        let (at, moment) = (
+            1 + dice.below(120) as usize,
+            [Moment::Before, Moment::Half, Moment::After][dice.below(3) as usize],
+        );
+        let when = format!("BURSAR_TEST_SEED={seed}, round {round}, killed {moment} step {at}");
+        let mut bursar = left.serve_by(faults.program());
+        seller.agrees_with(&bursar.home, cents * PRICE, &when);
+        buy_under(&bursar, &seller, round, || faults.kill(at, moment)).await;
+        bursar.stop();
+        faults.clear();
+        left = bursar.kill();
+        seller.agrees_with(&left, cents * PRICE, &when);
+    }
+    let bursar = left.serve();
+    seller.agrees_with(
+        &bursar.home,
+        cents * PRICE,
+        &format!("BURSAR_TEST_SEED={seed}, at the end"),
+    );
+    let mut requests = HashMap::new();
+    for path in seller.credentials().into_values() {
+        *requests.entry(path).or_insert(0) += 1;
+    }
+    assert!(
+        requests.values().all(|credentials| *credentials == 1),
+        "BURSAR_TEST_SEED={seed}: {requests:?}"
+    );
+    assert!(!requests.is_empty());
+    bursar.journal();
+}

@@ -1,0 +1,136 @@
+//! Kills a server, or lets its disk fail, at an exact system call (`tests/faults/faults.c` says how).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use super::bursar::bin;
+
+/// What is to happen to a server, and what it did so far. Outside its data directory.
+pub struct Faults {
+    dir: TempDir,
+}
+
+/// One call with an effect outside the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub call: String,
+    pub what: String,
+}
+
+/// How far the fatal call gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Before,
+    /// As `After`, but a write or a send hands over half of its bytes.
+    Half,
+    After,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Before => "before",
+            Self::Half => "half",
+            Self::After => "after",
+        })
+    }
+}
+
+impl Faults {
+    pub fn none() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// The server's program, with the shim in front of its C library.
+    pub fn program(&self) -> Command {
+        let mut command = Command::new(bin());
+        command.env("LD_PRELOAD", shim()).env("BURSAR_FAULTS", self.plan());
+        command
+    }
+
+    pub fn kill(&self, at: usize, moment: Moment) {
+        self.set(&format!("kill {at} {moment}"));
+    }
+
+    /// At the `nth` such call, from 1, on a path that contains `path`.
+    pub fn kill_at(&self, call: &str, path: &str, nth: usize, moment: Moment) {
+        self.set(&format!("kill-at {call} {path} {nth} {moment}"));
+    }
+
+    /// Such calls fail from now on.
+    pub fn fail(&self, call: &str, path: &str, error: rustix::io::Errno) {
+        self.set(&format!("fail {call} {path} 0 {}", error.raw_os_error()));
+    }
+
+    /// The next such call fails, and no other.
+    pub fn fail_once(&self, call: &str, path: &str, error: rustix::io::Errno) {
+        self.set(&format!("fail {call} {path} 1 {}", error.raw_os_error()));
+    }
+
+    pub fn watch(&self) {
+        self.set("watch");
+    }
+
+    /// No faults from now on.
+    pub fn clear(&self) {
+        let _ = std::fs::remove_file(self.plan());
+    }
+
+    /// The calls since the last change of plan, in order.
+    pub fn steps(&self) -> Vec<Step> {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        log.lines()
+            .map(|line| {
+                let mut words = line.splitn(3, ' ').skip(1).map(str::to_owned);
+                let [call, what] = [words.next().unwrap(), words.next().unwrap()];
+                Step { call, what }
+            })
+            .collect()
+    }
+
+    fn set(&self, plan: &str) {
+        self.clear();
+        let _ = std::fs::remove_file(self.log());
+        // Whole or not there: it is read at every step.
+        let draft = self.dir.path().join("draft");
+        std::fs::write(&draft, plan).unwrap();
+        std::fs::rename(draft, self.plan()).unwrap();
+    }
+
+    fn plan(&self) -> PathBuf {
+        self.dir.path().join("plan")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("plan.log")
+    }
+}
+
+/// Compiles the shim, once per test process.
+fn shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (done, draft) = (
+            folder.join("faults.so"),
+            folder.join(format!("faults-{}.so", std::process::id())),
+        );
+        let made = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(&draft)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/faults.c"))
+            .arg("-lpthread")
+            .output()
+            .expect("a C compiler, `cc`, is needed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        // Another test process may have one loaded at this moment: it keeps its own.
+        std::fs::rename(draft, &done).unwrap();
+        done
+    })
+}

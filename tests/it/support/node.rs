@@ -1,0 +1,71 @@
+//! A node in front of the lab's chain, which passes questions on and can be told to lie, to fail, or to call the newest
+//! block final: so that finality is no matter of mining, which would move the clock of everybody's chain.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::lab::{Lab, post};
+use super::origin::{Origin, Seen, Speaks, answer, certificate};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Everything that was mined is final.
+    Final,
+    /// As `Final`, and it has never seen a payment.
+    Denying,
+    /// 503 to everything.
+    Down,
+}
+
+pub struct Node {
+    origin: Origin,
+    mood: Arc<Mutex<Mood>>,
+}
+
+impl Node {
+    pub async fn of(lab: &Lab, mood: Mood) -> Self {
+        let mood = Arc::new(Mutex::new(mood));
+        let (now, url) = (mood.clone(), lab.rpc.clone());
+        let script = move |request: Seen| {
+            let (mood, url) = (*now.lock().unwrap(), url.clone());
+            async move {
+                let question: Value = serde_json::from_slice(&request.body).unwrap();
+                match mood {
+                    Mood::Down => answer(503, &[], "busy"),
+                    Mood::Final | Mood::Denying => {
+                        let said = said(mood, &url, question).to_string();
+                        answer(200, &[("content-type", "application/json")], said)
+                    }
+                }
+            }
+        };
+        let origin = Origin::start(Speaks::Plain, certificate(&["localhost"], |_| {}), script).await;
+        Self { origin, mood }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.origin.address.port())
+    }
+
+    pub fn be(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+}
+
+fn said(mood: Mood, url: &str, mut question: Value) -> Value {
+    let method = question["method"].as_str().unwrap().to_owned();
+    let result = match (mood, method.as_str()) {
+        // The word of a contract call that says no, or holds nothing.
+        (Mood::Denying, "eth_call") => json!(format!("0x{:064x}", 0)),
+        (Mood::Denying, "eth_getLogs") => json!([]),
+        (Mood::Denying, "eth_getTransactionReceipt") => Value::Null,
+        _ => {
+            if question["params"][0] == "finalized" {
+                question["params"][0] = json!("latest");
+            }
+            return post(url, &question.to_string());
+        }
+    };
+    json!({ "jsonrpc": "2.0", "id": question["id"], "result": result })
+}
