@@ -125,6 +125,11 @@ impl Home {
     pub fn reconciled(&self) -> PathBuf {
         self.private().join("reconciled.json")
     }
+
+    /// Which node of which shared books this directory is.
+    pub fn node(&self) -> PathBuf {
+        self.root.join("node")
+    }
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }

@@ -28,6 +28,7 @@ pub mod keep;
 pub mod logins;
 pub mod rules;
 pub mod serve;
+pub mod store;
 
 // Rim: sockets in.
 pub mod idle;

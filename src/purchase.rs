@@ -13,7 +13,7 @@ use crate::answer::{self, Code, Problem};
 use crate::body::{AnswerBody, Relay, Replay};
 use crate::challenge::{Credential, Nonce, Offer, Why};
 use crate::clock;
-use crate::consider::{self, Intent};
+use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
 use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
@@ -23,6 +23,7 @@ use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
 use crate::repeat::keyed::already_paid;
+use crate::serve;
 use crate::upstream::{Lane, stream};
 
 /// An agent that asks again by itself after our store failed should not do so at once.
@@ -67,14 +68,23 @@ struct Purchase {
 
 /// Why there is no reservation.
 enum NotBought {
-    Refused(Problem),
+    Declined(Declined),
     /// This offer cannot be paid after all; if no other can, the 402 goes to the agent as it came.
-    PassOn(Why),
+    OfferGone(Why),
+    /// Another proxy on these books has published other limits.
+    LimitsReplaced,
+}
+
+/// What the agent gets instead of what it asked for.
+enum Declined {
+    Refuse(Problem),
+    /// The 402 as it came, with this reason.
+    PassOn(&'static str),
 }
 
 impl From<Problem> for NotBought {
     fn from(problem: Problem) -> Self {
-        Self::Refused(problem)
+        Self::Declined(Declined::Refuse(problem))
     }
 }
 
@@ -84,23 +94,34 @@ impl Purchase {
         if agent.is_closed() {
             return;
         }
+        // Once: a proxy whose operator has not followed stays behind.
+        let mut decided_again = false;
         let reservation = loop {
             let reserved = match self.reserve() {
                 Ok(reserve) => {
                     // The journal's disk and the rest of the 402 are waited for at the same time.
                     let (reserved, drained) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
                     unpaid = drained;
-                    reserved.map_err(|error| self.not_reserved(error))
+                    reserved.map_err(|error| match error {
+                        ReserveError::StalePolicy { .. } if !decided_again => NotBought::LimitsReplaced,
+                        error => self.not_reserved(error),
+                    })
                 }
                 Err(not_bought) => Err(not_bought),
             };
-            match reserved {
+            let next = match reserved {
                 Ok(reservation) => break reservation,
-                Err(NotBought::Refused(problem)) => return drop(agent.send(Err(problem))),
-                Err(NotBought::PassOn(why)) => match self.with_another_offer() {
-                    Some(purchase) => self = purchase,
-                    None => return drop(agent.send(Ok(passed_on(unpaid, why)))),
-                },
+                Err(NotBought::Declined(declined)) => Err(declined),
+                Err(NotBought::OfferGone(why)) => self.with_another_offer().ok_or(Declined::PassOn(why.code())),
+                Err(NotBought::LimitsReplaced) => {
+                    decided_again = true;
+                    self.decided_again().await
+                }
+            };
+            match next {
+                Ok(purchase) => self = purchase,
+                Err(Declined::Refuse(problem)) => return drop(agent.send(Err(problem))),
+                Err(Declined::PassOn(why)) => return drop(agent.send(Ok(passed_on(unpaid, why)))),
             }
         };
         // A long one takes its connection with it.
@@ -152,6 +173,21 @@ impl Purchase {
         Some(Self { intent, ..self })
     }
 
+    /// Another proxy has published other limits; the file here may have changed by now as well.
+    async fn decided_again(self) -> Result<Self, Declined> {
+        serve::look_at_rules(&self.proxy).await;
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let (method, sha256) = (&self.head.method, &self.replay.sha256);
+        match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent) {
+            Course::Buy(intent) => Ok(Self {
+                intent: *intent,
+                ..self
+            }),
+            Course::Refuse(problem) => Err(Declined::Refuse(problem)),
+            Course::PassOn(why) => Err(Declined::PassOn(why)),
+        }
+    }
+
     /// Armed money expires only with proof (Ruling 11). Here the proof is at hand: a signature takes the reservation, there is
     /// only one, and it ends here.
     async fn never_signed(&self, reservation: Reservation) {
@@ -183,7 +219,7 @@ impl Purchase {
         // Waiting for an upload or for another request under the same key can have outlived the challenge.
         let valid_before = offer.term.valid_before(clock::unix_second(now), plan.max_validity_s);
         let Some(valid_before) = valid_before else {
-            return Err(NotBought::PassOn(Why::ChallengeExpired));
+            return Err(NotBought::OfferGone(Why::ChallengeExpired));
         };
         let origin = self.lane.origin();
         let hold = Hold {
@@ -213,7 +249,7 @@ impl Purchase {
     fn not_reserved(&self, error: ReserveError) -> NotBought {
         let problem = match error {
             // Random nonces do not repeat: the challenge decided this one (Ruling 18).
-            ReserveError::NonceTaken => return NotBought::PassOn(Why::ChallengeUsed),
+            ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
             ReserveError::Denied { charge, settled, open } => {
                 let Intent { plan, offer, .. } = &self.intent;
                 let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
@@ -228,6 +264,20 @@ impl Purchase {
                 );
                 Problem::refused(&refusal)
             }
+            ReserveError::StalePolicy { have, need } => {
+                tracing::error!(
+                    have,
+                    need,
+                    "limits.toml here is not the one that is in force on the shared books"
+                );
+                let detail = format!(
+                    "Another proxy on these books has other limits (generation {need}; here it is {have}). Nothing was paid. The \
+                     operator must put the same limits.toml on every proxy."
+                );
+                Problem::new(Code::StoreUnavailable, detail)
+                    .retryable(true)
+                    .retry_after(STORE_RETRY)
+            }
             // The claim keeps others away; only the last second of a key can lead here.
             ReserveError::KeyTaken(rid) => already_paid(rid, None),
             error => {
@@ -240,7 +290,7 @@ impl Purchase {
                     .retry_after(STORE_RETRY)
             }
         };
-        NotBought::Refused(problem)
+        problem.into()
     }
 
     fn sign(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
@@ -267,9 +317,9 @@ fn terms(offer: &Offer) -> Terms {
 }
 
 /// The 402 as it came, with the reason beside it.
-fn passed_on(mut unpaid: Response<Relay>, why: Why) -> Response<AnswerBody> {
-    tracing::info!(why = why.code(), "402 passed on unpaid");
-    answer::mark_unpaid(unpaid.headers_mut(), why.code());
+fn passed_on(mut unpaid: Response<Relay>, why: &'static str) -> Response<AnswerBody> {
+    tracing::info!(why, "402 passed on unpaid");
+    answer::mark_unpaid(unpaid.headers_mut(), why);
     stream(unpaid)
 }
 

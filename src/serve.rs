@@ -29,13 +29,14 @@ use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
 use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
-use crate::ledger::{Embedded, Event, Ledger, LedgerError, OpenError, Options, State};
+use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Wallet, WalletError};
 use crate::proxy::{self, Proxy};
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
 use crate::rpc::Node;
 use crate::rules::{Look, Rules};
+use crate::store::{self, StoreError};
 use crate::tls::authority::{Authority, AuthorityError};
 use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs, listener_config};
 use crate::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
@@ -64,9 +65,7 @@ pub enum StartError {
     #[error("the TLS listener: {0}")]
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
-    Ledger(#[from] OpenError),
-    #[error(transparent)]
-    Books(#[from] LedgerError),
+    Store(#[from] StoreError),
     #[error(
         "{path} is missing, and with it everything that was spent: restore it; to begin new books, create an empty folder there",
         path = .0.display()
@@ -139,7 +138,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
     let mut options = Options::new(clock.clone());
     options.alarms = alerts.alarms();
-    let ledger: Arc<dyn Ledger> = Arc::new(Embedded::open(home.root(), options)?);
+    let ledger = store::open(&config, home, options).await?;
     let asked = config.proxy.listen;
     let listener = listen(asked)?;
     let address = listener
@@ -166,7 +165,12 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     }
     let via = config.proxy.via.then(Via::random).transpose();
     let doubts = doubts(home, &*ledger, &clock).await?;
-    let keys = Keys::new(ledger.keys().await?, clock.clone());
+    // Shared books that are away know them better than this proxy; they refuse a second payment under one.
+    let held = ledger.keys().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "which idempotency keys are held is not known yet");
+        Vec::new()
+    });
+    let keys = Keys::new(held, clock.clone());
     let reconciler = Arc::new(Reconciler {
         ledger: ledger.clone(),
         home: home.clone(),
@@ -349,7 +353,7 @@ async fn keep_watch(proxy: Arc<Proxy>) {
 }
 
 /// Reads `limits.toml` again if it changed.
-async fn look_at_rules(proxy: &Proxy) {
+pub async fn look_at_rules(proxy: &Proxy) {
     match proxy.rules.look() {
         Look::Unchanged => {}
         Look::Loaded(event, pending) => {
@@ -412,7 +416,14 @@ async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result
     let folder = home.credentials();
     let mut paid = HashMap::new();
     for rid in Doubts::left_in(&folder)? {
-        let state = ledger.get(rid).await?.map(|payment| payment.state);
+        let state = match ledger.get(rid).await {
+            Ok(payment) => payment.map(|payment| payment.state),
+            // Whatever became of it, presenting it again cannot pay twice.
+            Err(error) => {
+                tracing::warn!(payment = %rid, %error, "its state cannot be looked up; it is taken to be in doubt");
+                Some(State::Unknown)
+            }
+        };
         match state {
             Some(State::Armed | State::Unknown) => paid.insert(rid, false),
             Some(State::Settled) => paid.insert(rid, true),
@@ -420,7 +431,10 @@ async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result
         };
     }
     let doubts = Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
-    let open = ledger.open_items().await?;
+    let open = ledger.open_items().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "which payments are in doubt is not known yet");
+        Vec::new()
+    });
     let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
     doubts.remember(in_doubt.map(|payment| {
         let valid_before = payment.arm.map_or(0, |arm| arm.valid_before.0);
@@ -461,17 +475,21 @@ pub enum OpenWalletError {
     Key { source_name: String, error: WalletError },
 }
 
-pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
+/// Whose certificates sellers may have.
+pub fn trust(config: &Config) -> Trust {
     let roots = if config.upstream.system_roots {
         PublicRoots::Machine
     } else {
         PublicRoots::Bundled
     };
-    let trust = Trust {
+    Trust {
         extra_ca: config.upstream.extra_ca.clone(),
         roots,
-    };
-    UpstreamTls::new(&trust, config.timeouts.tls)
+    }
+}
+
+pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
+    UpstreamTls::new(&trust(config), config.timeouts.tls)
 }
 
 /// The nodes that bursar.toml names; a network may have none.

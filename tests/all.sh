@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # All tests of a fresh clone, with whatever they need: `tests/all.sh`, or `tests/all.sh FILTER` for some of them.
 #
-# Needs Rust, a C compiler, Node 20 with npm, and Python 3.11. What is missing besides is installed below the clone (npm
-# packages, a Python environment) or, by root, from Debian. What cannot be had is skipped, and said; with CI=true or
-# BURSAR_TEST_STRICT=1 a skip ends the run, unless this kind of machine cannot do it at all.
+# Needs Rust, a C compiler, Node 20 with npm, Python 3.11, and the programs of PostgreSQL 14 or newer. What is missing
+# besides is installed below the clone (npm packages, a Python environment) or, by root, from Debian. What cannot be had is
+# skipped, and said; with CI=true or BURSAR_TEST_STRICT=1 a skip ends the run, unless this kind of machine cannot do it at
+# all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +12,7 @@ target=${CARGO_TARGET_DIR:-target}
 if [[ ${CI:-} == true ]]; then export BURSAR_TEST_STRICT=1; fi
 strict=${BURSAR_TEST_STRICT:-0}
 skipped=0
+features=()
 
 say() { printf 'tests/all.sh: %s\n' "$*" >&2; }
 
@@ -100,11 +102,21 @@ python_packages() {
     export PYTHON
 }
 
+# A server of the tests' own; Debian keeps its programs off the PATH.
+database_server() {
+    if compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || have initdb || debian postgresql; then
+        features=(--features postgres)
+    else
+        skip "the tests of books in a database" "PostgreSQL (Debian: postgresql) is not installed"
+    fi
+}
+
 mkdir -p "$target"
 require_compilers
 system_tools
 interop_packages
 python_packages
+database_server
 
 if ((skipped == 0)); then
     say "nothing is skipped"
@@ -116,6 +128,6 @@ else
 fi
 
 # Examples in the documentation first: there may be none, and the summary that closes the output should count something.
-cargo test --locked --doc "$@"
+cargo test --locked "${features[@]}" --doc "$@"
 # One failing suite does not hide the others.
-exec cargo test --locked --no-fail-fast --tests "$@"
+exec cargo test --locked "${features[@]}" --no-fail-fast --tests "$@"

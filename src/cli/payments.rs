@@ -216,6 +216,13 @@ impl Resolve {
 
 /// No server runs: takes the directory's lock and writes the entry itself (Ruling 57).
 async fn resolve_offline(home: &Home, rid: Rid, word: Word, who: String, why: String) -> Result<(), Failure> {
+    if home.node().exists() {
+        return Err(Failure::unavailable(
+            "the books of this directory are in a database, which only a running server writes: start `bursar serve`, then \
+             repeat this command"
+                .to_owned(),
+        ));
+    }
     let options = Options::new(std::sync::Arc::new(SystemClock));
     let ledger = Embedded::open(home.root(), options).map_err(|error| Failure::unavailable(error.to_string()))?;
     let resolved = ledger.resolve(rid, word.into(), who, why).await;

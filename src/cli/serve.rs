@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 use crate::home::Home;
 use crate::ledger::OpenError;
 use crate::serve::{self, StartError};
+use crate::store::StoreError;
 
 #[derive(Args)]
 pub struct Serve {}
@@ -75,10 +76,11 @@ fn say_who_could_read(home: &Home) {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
-            StartError::Ledger(OpenError::InUse(_)) => Self::unavailable(error.to_string()),
-            StartError::NoBooks(_) | StartError::NotAccepted(_) | StartError::Ledger(_) | StartError::Admin { .. } => {
-                Self::negative(error.to_string())
-            }
+            StartError::Store(StoreError::Ledger(OpenError::InUse(_))) => Self::unavailable(error.to_string()),
+            StartError::NoBooks(_)
+            | StartError::NotAccepted(_)
+            | StartError::Store(StoreError::Ledger(_))
+            | StartError::Admin { .. } => Self::negative(error.to_string()),
             StartError::Listen { .. } => Self::unavailable(error.to_string()),
             _ => Self::usage(error.to_string()),
         }

@@ -302,10 +302,10 @@ bursar.toml:3:11: approval.backend: there is no "ciba" in this version
     |           ^^^^^^
   Write "none": what needs approval is refused.
 
-bursar.toml:5:7: store.url: a shared database is not in this version
+bursar.toml:5:7: store.url: a password stands in it
   5 | url = …
     |       ^
-  Write "embedded": the books are kept in the data directory.
+  Take it out of the file, and for known to whoever could read it; write password = "env:NAME" or password = "file:PATH" below.
 
 bursar.toml:6:2: there is no `stripe` at the top of this file
   6 | [stripe]

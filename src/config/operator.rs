@@ -4,6 +4,7 @@
 //! kept; as people write secrets into such files all the same, messages about it show no more of a line than they must.
 
 mod read;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use super::secret::SecretSource;
 use super::section::Section;
 use crate::assets::Network;
 use crate::host::Host;
+pub use shared::{Place, SharedStore, Sslmode};
 
 /// bursar.toml, resolved.
 #[derive(Debug)]
@@ -100,11 +102,13 @@ pub enum ApprovalBackend {
 }
 
 /// Where the books are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Store {
     /// In the data directory.
     #[default]
     Embedded,
+    /// In a database, with other proxies.
+    Shared(Box<SharedStore>),
 }
 
 /// `[timeouts]`: how long each step may take (proxying digest, "Timeouts"; Ruling 35).

@@ -406,7 +406,11 @@ impl Book {
     fn yield_to(&mut self, rid: Rid, node: u32, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
         let mut payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
         self.book(rid, payment.windows(), Step::GiveBack)?;
-        self.close(&payment);
+        self.open.remove(&rid);
+        // It may come back, with its nonce.
+        if let Some(key) = payment.nonce_key() {
+            self.taken.remove(&key);
+        }
         payment.yielded = Some(node);
         payment.updated_at = ts;
         self.changed(payment, effect);

@@ -222,6 +222,22 @@ impl Journal {
         Ok(entry)
     }
 
+    /// Adds an entry that was encoded elsewhere, without its newline. It must be the next one of the chain.
+    pub fn push_line(&mut self, line: &[u8]) -> Result<(), CommitError> {
+        self.check()?;
+        let follows = super::scan::follows(line, &self.chain).map(|head| head.seq);
+        let seq = follows.map_err(|why| self.poison(format!("an entry does not fit the log: {why}")))?;
+        self.batch.extend_from_slice(line);
+        self.batch.push(b'\n');
+        let leaf = Digest::leaf(line);
+        self.leaves.push(leaf);
+        self.chain = Chain {
+            next_seq: seq + 1,
+            tip: leaf,
+        };
+        Ok(())
+    }
+
     /// Writes the batch and syncs. `Ok`: it is durable.
     pub fn commit(&mut self) -> Result<(), CommitError> {
         self.check()?;

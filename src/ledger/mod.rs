@@ -3,7 +3,7 @@
 //! The journal (`audit/seg-*.jsonl`) is write-ahead log and only truth; sled is an index over it that can be deleted. One
 //! writer thread decides every operation in order, makes a batch durable with one sync, then answers. Reading order: `model`
 //! (words), `counters` and `book` (arithmetic), `entry` (bytes), `journal` (disk), `writer`, `index`, `recovery`, `embedded`,
-//! `read`. What makes the journal an audit log: `tree` and `note` (pure), `checkpoints` (their files), `signing` (when),
+//! `read`. Books that several proxies share are in `postgres`. What makes the journal an audit log: `tree` and `note` (pure), `checkpoints` (their files), `signing` (when),
 //! `resume` and `reread` (what a start believes, and what it checks afterwards).
 
 pub mod book;
@@ -24,6 +24,8 @@ mod merge;
 pub mod model;
 pub mod note;
 pub mod payment;
+#[cfg(feature = "postgres")]
+mod postgres;
 pub mod pruned;
 pub mod read;
 mod recovery;
@@ -51,6 +53,8 @@ pub use model::{
     ReserveError, Resolution, State, Terms,
 };
 pub use payment::Payment;
+#[cfg(feature = "postgres")]
+pub use postgres::{Access, Postgres};
 pub use read::{Books, PaymentRecord, ReadError, Refused, read_payments};
 pub use recovery::OpenError;
 pub use rid::Rid;

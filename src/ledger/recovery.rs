@@ -46,6 +46,9 @@ pub enum OpenError {
     Entry(#[from] EntryError),
     #[error("cannot record the start: {0}")]
     Illegal(#[from] Illegal),
+    /// The data directory and the books in the database do not go together, or the database cannot be used as it is.
+    #[error("[store]: {0}")]
+    Shared(String),
 }
 
 /// All that the writer needs, consistent and durable.
@@ -62,7 +65,8 @@ pub struct Opening {
     pub unread: Option<Position>,
 }
 
-pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
+/// Makes what is missing of the directory's folders, and keeps other processes out for as long as the file is held.
+pub fn take(dir: &Path) -> Result<File, OpenError> {
     let audit = dir.join("audit");
     for path in [dir, &audit, &dir.join("private")] {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -75,6 +79,12 @@ pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     sync_dir(dir)?;
     let lock = lock(dir)?;
     format::bring_up_to_date(dir)?;
+    Ok(lock)
+}
+
+pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
+    let lock = take(dir)?;
+    let audit = dir.join("audit");
     let checkpoints = Checkpoints::read(dir)?;
     let now = Moment::of(options.clock.now());
     let Reading {
@@ -207,13 +217,7 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
         });
         scanned = Some(whole?);
     }
-    // Before anything is repaired: whoever looks for the lost entries must find everything as it was.
-    if let Some(last) = checkpoints.last()
-        && last.size > follower.tree.size()
-    {
-        let (have, signed) = (follower.tree.size(), last.size);
-        return Err(CheckpointError::Shorter { audit, have, signed }.into());
-    }
+    not_shorter(audit.clone(), &follower.tree, checkpoints)?;
     let misfit = match &scanned {
         Some(scanned) => replay.misfit(scanned.chain),
         None => replay.misfit,
@@ -239,6 +243,36 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
         rebuild,
         unread,
     })
+}
+
+/// The log of books that are elsewhere: read whole, and held against what was signed. It may be shorter than that, since what is
+/// missing is fetched from the books.
+#[cfg(feature = "postgres")]
+pub fn read_log(
+    dir: &Path,
+    checkpoints: &Checkpoints,
+    visit: &mut dyn FnMut(&Line<'_>),
+) -> Result<(Scanned, Tree), OpenError> {
+    let audit = dir.join("audit");
+    let first = pruned::beginning(&audit)?;
+    let mut follower = Follower::new(first.tree, checkpoints.found());
+    let scanned = scan(&audit, &mut |line| {
+        visit(line);
+        follower.visit(line)
+    })?;
+    Ok((scanned, follower.tree))
+}
+
+/// Before anything is repaired: whoever looks for the lost entries must find everything as it was.
+fn not_shorter(audit: PathBuf, tree: &Tree, checkpoints: &Checkpoints) -> Result<(), CheckpointError> {
+    match checkpoints.last() {
+        Some(last) if last.size > tree.size() => Err(CheckpointError::Shorter {
+            audit,
+            have: tree.size(),
+            signed: last.size,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// What nobody waits for any more. Held money was never signed for and goes back; armed money may be with a seller.

@@ -346,6 +346,7 @@ pub fn day_of(time: jiff::Timestamp) -> i64 {
     time.as_second().div_euclid(24 * 60 * 60)
 }
 
+/// Whether `line` is the next entry; says what is wrong with it.
 pub(super) fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
     let head = read_head(line).map_err(|error| error.to_string())?;
     if head.seq != chain.next_seq {

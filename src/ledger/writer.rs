@@ -3,8 +3,8 @@
 //!
 //! It has a thread of its own, so that a slow disk never holds a runtime worker.
 
-mod decide;
-mod ops;
+pub(super) mod decide;
+pub(super) mod ops;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -41,6 +41,8 @@ pub enum PublicRoots {
 pub enum TrustError {
     #[error("upstream.extra_ca: {path} cannot be used: {why}", path = path.display())]
     ExtraCa { path: PathBuf, why: String },
+    #[error("ca: {path} cannot be used: {why}", path = path.display())]
+    StoreCa { path: PathBuf, why: String },
     #[error("the system's root certificates cannot be read: {0}")]
     System(String),
     #[error("TLS could not be set up: {0}")]
@@ -103,7 +105,21 @@ impl UpstreamTls {
     }
 }
 
-fn roots(trust: &Trust) -> Result<RootCertStore, TrustError> {
+/// Nobody but who stands in a PEM file.
+pub fn roots_in(path: &Path) -> Result<RootCertStore, TrustError> {
+    let unusable = |why: String| TrustError::StoreCa {
+        path: path.to_owned(),
+        why,
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path).map_err(unusable)? {
+        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+/// Everybody whom `trust` accepts.
+pub fn roots(trust: &Trust) -> Result<RootCertStore, TrustError> {
     let mut roots = RootCertStore::empty();
     match trust.roots {
         PublicRoots::Bundled => {

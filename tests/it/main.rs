@@ -1,5 +1,8 @@
 //! Behaviour, through the real binary, with real clients and servers. Each file is a theme; `support` sets the stage.
 
+#[cfg(feature = "postgres")]
+#[path = "../postgres_cluster/mod.rs"]
+mod postgres_cluster;
 mod support;
 
 // Free traffic.
@@ -34,6 +37,8 @@ mod receipts;
 mod reconcile;
 mod repeats;
 mod replay;
+#[cfg(feature = "postgres")]
+mod shared;
 mod windows;
 
 // People and programs.

@@ -17,6 +17,8 @@ pub struct Engine {
 enum Kind {
     Memory,
     Embedded,
+    #[cfg(feature = "postgres")]
+    Postgres(crate::postgres_cluster::Database),
 }
 
 pub async fn memory() -> Engine {
@@ -41,6 +43,37 @@ pub async fn embedded() -> Engine {
     }
 }
 
+#[cfg(feature = "postgres")]
+pub async fn postgres() -> Engine {
+    let (world, (alarms, hear)) = (World::new(), ears());
+    let database = crate::postgres_cluster::cluster().database().await;
+    let ledger = Arc::new(connected(&world, &database, Some(hear)).await);
+    Engine {
+        world,
+        ledger,
+        alarms,
+        kind: Kind::Postgres(database),
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn connected(
+    world: &World,
+    database: &crate::postgres_cluster::Database,
+    hear: Option<Alarms>,
+) -> bursar::ledger::Postgres {
+    let access = bursar::ledger::Access {
+        place: bursar::config::operator::Place::parse(&database.url()).unwrap(),
+        password: None,
+        roots: rustls::RootCertStore::empty(),
+    };
+    let mut options = world.options();
+    options.alarms = hear.unwrap_or(options.alarms);
+    bursar::ledger::Postgres::open(world.path(), access, options)
+        .await
+        .unwrap()
+}
+
 fn ears() -> (Arc<Mutex<Vec<Alarm>>>, Alarms) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hear: Alarms = {
@@ -58,6 +91,12 @@ impl Engine {
             Kind::Embedded => {
                 self.ledger.close().await;
                 let ledger = Arc::new(self.world.open());
+                (Self { ledger, ..self }, true)
+            }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(ref database) => {
+                self.ledger.close().await;
+                let ledger = Arc::new(connected(&self.world, database, None).await);
                 (Self { ledger, ..self }, true)
             }
         }

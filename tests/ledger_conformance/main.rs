@@ -2,6 +2,9 @@
 
 #[path = "../ledger_world/mod.rs"]
 mod ledger_world;
+#[cfg(feature = "postgres")]
+#[path = "../postgres_cluster/mod.rs"]
+mod postgres_cluster;
 
 mod engine;
 mod limits;
@@ -53,3 +56,5 @@ macro_rules! over {
 }
 
 over!(memory, embedded);
+#[cfg(feature = "postgres")]
+over!(postgres);

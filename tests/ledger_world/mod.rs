@@ -39,6 +39,13 @@ impl World {
         }
     }
 
+    /// One whose purchases are no other world's: for books that several share.
+    pub fn numbered(number: u64) -> Self {
+        let world = Self::new();
+        world.purchases.store(number * 1_000_000 + 1, Ordering::Relaxed);
+        world
+    }
+
     pub fn path(&self) -> &Path {
         self.dir.path()
     }

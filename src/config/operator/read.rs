@@ -9,8 +9,8 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::{
-    AgentPayments, ApprovalBackend, Config, DEFAULT_LISTEN, ListenerTls, Proxy, RpcUrl, Store, Timeouts, Upstream,
-    WalletKey,
+    AgentPayments, ApprovalBackend, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store,
+    Timeouts, Upstream, WalletKey,
 };
 use crate::assets::{self, Network};
 use crate::config::alerts;
@@ -31,7 +31,7 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
         store: top
             .take("store")
             .and_then(|e| e.holding_secrets().section())
-            .map(store)
+            .map(|s| store(s, dir))
             .unwrap_or_default(),
         // Services put keys into the URL of a webhook.
         alerts: top
@@ -277,17 +277,36 @@ fn approval(mut section: Section<'_>) -> ApprovalBackend {
     ApprovalBackend::None
 }
 
-fn store(mut section: Section<'_>) -> Store {
-    if let Some(entry) = section.take("url")
-        && entry.text().is_some_and(|url| url != "embedded")
-    {
-        entry.reject::<()>(
-            "store.url: a shared database is not in this version".to_owned(),
-            "Write \"embedded\": the books are kept in the data directory.".to_owned(),
-        );
+fn store(mut section: Section<'_>, dir: &Path) -> Store {
+    let (url, password, ca) = (section.take("url"), section.take("password"), section.take("ca"));
+    section.close(&[(
+        "tls",
+        "TLS is in the url: ?sslmode=verify-full, which is also the default.",
+    )]);
+    let of_a_database = [&password, &ca].into_iter().flatten().next();
+    let Some(url) = url.filter(|url| url.text() != Some("embedded")) else {
+        if let Some(entry) = of_a_database {
+            entry.reject_key::<()>(
+                format!("{} says how to reach a database, but `url` names none", entry.path()),
+                "Leave it out, or write url = \"postgres://user@host/database\".".to_owned(),
+            );
+        }
+        return Store::Embedded;
+    };
+    let password = password
+        .as_ref()
+        .and_then(|entry| secret(entry, entry.text()?, "\"env:NAME\" or \"file:PATH\""));
+    let ca = ca.as_ref().and_then(|entry| path(entry, dir));
+    let place = url.text().map(Place::parse);
+    match place {
+        Some(Ok(place)) => Store::Shared(Box::new(SharedStore { place, password, ca })),
+        // The value is not shown: a password may stand in it.
+        Some(Err(why)) => {
+            url.reject::<()>(format!("store.url: {}", why.what), why.help.to_owned());
+            Store::Embedded
+        }
+        None => Store::Embedded,
     }
-    section.close(&[]);
-    Store::Embedded
 }
 
 fn timeouts(mut section: Section<'_>) -> Timeouts {

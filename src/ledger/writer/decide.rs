@@ -70,14 +70,14 @@ impl Decisions for Writer {
 }
 
 /// Free space where the journal lies (digest §1.2, rule 8).
-pub(super) struct Space {
+pub(in crate::ledger) struct Space {
     dir: PathBuf,
     min_free_bytes: u64,
     checked: Option<(Instant, bool)>,
 }
 
 impl Space {
-    pub(super) fn new(dir: PathBuf, min_free_bytes: u64) -> Self {
+    pub(in crate::ledger) fn new(dir: PathBuf, min_free_bytes: u64) -> Self {
         Self {
             dir,
             min_free_bytes,
@@ -85,7 +85,7 @@ impl Space {
         }
     }
 
-    pub(super) fn is_low(&mut self) -> bool {
+    pub(in crate::ledger) fn is_low(&mut self) -> bool {
         match self.checked {
             Some((at, is_low)) if at.elapsed() < SPACE_CHECKED_EVERY => is_low,
             _ => {

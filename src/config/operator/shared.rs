@@ -1,0 +1,207 @@
+//! `[store]` when several proxies share one database: where it is, and whether the way there is encrypted.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::config::secret::SecretSource;
+
+/// Where the shared books are, and how to get in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedStore {
+    pub place: Place,
+    pub password: Option<SecretSource>,
+    /// PEM file with the roots that may vouch for the database; otherwise the roots that sellers are checked by.
+    pub ca: Option<PathBuf>,
+}
+
+/// A `postgres://` URL without a secret in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub user: String,
+    /// Name or address; a path is the directory of a unix socket.
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    pub sslmode: Sslmode,
+}
+
+/// What the URL says of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sslmode {
+    /// Nothing: TLS, unless the database is on this machine.
+    Unsaid,
+    VerifyFull,
+    Disable,
+}
+
+/// What is wrong with a URL, and what to write instead.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadUrl {
+    pub what: String,
+    pub help: &'static str,
+}
+
+const PORT: u16 = 5432;
+
+const FORM: &str = "Write \"postgres://user@host:5432/database\", or \"embedded\" for books in the data directory.";
+
+impl Place {
+    /// Reads `postgres://user@host[:port]/database[?sslmode=verify-full|disable][&host=/socket/directory]`.
+    pub fn parse(url: &str) -> Result<Self, BadUrl> {
+        let bad = |what: &str| BadUrl {
+            what: what.to_owned(),
+            help: FORM,
+        };
+        let rest = url.strip_prefix("postgres://").or(url.strip_prefix("postgresql://"));
+        let rest = rest.ok_or_else(|| bad("this is neither \"embedded\" nor a postgres:// URL"))?;
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, database) = rest.split_once('/').ok_or_else(|| bad("it names no database"))?;
+        let (user, host) = authority.rsplit_once('@').ok_or_else(|| bad("it names no user"))?;
+        if user.contains(':') {
+            return Err(BadUrl {
+                what: "a password stands in it".to_owned(),
+                help: "Take it out of the file, and for known to whoever could read it; write password = \"env:NAME\" or \
+                       password = \"file:PATH\" below.",
+            });
+        }
+        let (host, port) = host_and_port(host).ok_or_else(|| bad("its host and port cannot be read"))?;
+        let mut place = Self {
+            user: plain_text(user).ok_or_else(|| bad("its user cannot be read"))?,
+            host,
+            port,
+            database: plain_text(database).ok_or_else(|| bad("its database cannot be read"))?,
+            sslmode: Sslmode::Unsaid,
+        };
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            place.set(name, value)?;
+        }
+        let named = [&place.user, &place.host, &place.database];
+        if named.into_iter().any(String::is_empty) {
+            return Err(bad("user, host and database must all be named"));
+        }
+        Ok(place)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), BadUrl> {
+        match (name, value) {
+            ("sslmode", "verify-full") => self.sslmode = Sslmode::VerifyFull,
+            ("sslmode", "disable") => self.sslmode = Sslmode::Disable,
+            ("sslmode", _) => {
+                return Err(BadUrl {
+                    what: "this sslmode would accept anybody as the database".to_owned(),
+                    help: "Leave it out: the certificate is verified then; \"disable\" does without TLS.",
+                });
+            }
+            ("host", path) if path.starts_with('/') || path.starts_with("%2F") => {
+                self.host = plain_text(path).unwrap_or_default();
+            }
+            _ => {
+                return Err(BadUrl {
+                    what: "it has a parameter that means nothing here".to_owned(),
+                    help: "Known are sslmode=verify-full, sslmode=disable and host=/directory/of/the/socket.",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory of a unix socket.
+    pub fn socket(&self) -> Option<&Path> {
+        self.host.starts_with('/').then(|| Path::new(&self.host))
+    }
+
+    /// Whether the connection is TLS, with the certificate verified.
+    pub fn is_encrypted(&self) -> bool {
+        match self.sslmode {
+            Sslmode::Unsaid => !self.is_local(),
+            Sslmode::VerifyFull => true,
+            Sslmode::Disable => false,
+        }
+    }
+
+    /// Whether nobody but this machine sees what is sent.
+    pub fn is_local(&self) -> bool {
+        let loopback = self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        loopback || self.host == "localhost" || self.socket().is_some()
+    }
+}
+
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']')?;
+        let port = rest.strip_prefix(':').map_or(Some(PORT), |port| port.parse().ok())?;
+        return Some((address.to_owned(), port));
+    }
+    match text.split_once(':') {
+        Some((host, port)) => Some((plain_text(host)?, port.parse().ok()?)),
+        None => Some((plain_text(text)?, PORT)),
+    }
+}
+
+/// Percent signs resolved.
+fn plain_text(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let byte = match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            byte => byte,
+        };
+        bytes.push(byte);
+    }
+    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_say_who_where_and_how() {
+        let place = Place::parse("postgres://bursar@db.example.com/books").unwrap();
+        let whole = ("bursar", "db.example.com", 5432, "books");
+        let read = (&*place.user, &*place.host, place.port, &*place.database);
+        assert_eq!(read, whole);
+        assert!(place.is_encrypted() && !place.is_local());
+        let place = Place::parse("postgresql://b%40x@[::1]:6000/b?sslmode=disable").unwrap();
+        assert_eq!((&*place.user, &*place.host, place.port), ("b@x", "::1", 6000));
+        assert!(!place.is_encrypted() && place.is_local());
+        assert!(
+            !Place::parse("postgres://u@db/b?sslmode=disable")
+                .unwrap()
+                .is_encrypted()
+        );
+        assert!(
+            Place::parse("postgres://u@127.0.0.1/b?sslmode=verify-full")
+                .unwrap()
+                .is_encrypted()
+        );
+        assert!(!Place::parse("postgres://u@127.0.0.1/b").unwrap().is_encrypted());
+        let place = Place::parse("postgres://bursar@/books?host=%2Frun%2Fpostgresql").unwrap();
+        assert_eq!(place.socket(), Some(Path::new("/run/postgresql")));
+        assert!(place.is_local());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_showing_it() {
+        for (url, what) in [
+            ("mysql://u@h/d", "neither"),
+            ("postgres://u:hunter2@h/d", "a password stands in it"),
+            ("postgres://h/d", "names no user"),
+            ("postgres://u@h", "names no database"),
+            ("postgres://u@h/", "must all be named"),
+            ("postgres://u@/d", "must all be named"),
+            ("postgres://u@h:x/d", "host and port"),
+            ("postgres://u@h/d?sslmode=require", "accept anybody"),
+            ("postgres://u@h/d?password=hunter2", "means nothing here"),
+            ("postgres://u%zz@h/d", "user cannot be read"),
+        ] {
+            let why = Place::parse(url).unwrap_err();
+            assert!(why.what.contains(what), "{url}: {why:?}");
+            assert!(!why.what.contains("hunter2"));
+        }
+    }
+}

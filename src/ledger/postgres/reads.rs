@@ -1,0 +1,155 @@
+//! Answers to questions. They come after the batch that was queued with them, on the same connection.
+
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::connect::PATIENCE;
+use super::engine::Engine;
+use super::rows::{Trouble, id, read_counter, read_key, read_payment};
+use super::schema::GUARD;
+use super::session::Session;
+use crate::ledger::decisions::Usage;
+use crate::ledger::key::KeyHold;
+use crate::ledger::model::LedgerError;
+use crate::ledger::payment::Payment;
+use crate::ledger::rid::Rid;
+use crate::ledger::writer::ops::{Found, Op};
+
+/// Newest windows of a kind that [`Usage`] tells of, as the embedded ledger keeps them.
+const WINDOWS: i64 = 64;
+
+impl Engine {
+    pub async fn answer(&mut self, question: Op) {
+        let failed = self.connected().await.err();
+        let now_s = self.time.read().now.as_second();
+        let (session, me) = (self.session.as_ref(), self.identity.map_or(0, |identity| identity.node));
+        let reads = Reads { session, failed, me };
+        // Whoever asked may have gone away.
+        match question {
+            Op::Find(rid, reply) => {
+                let found = match reads.payment(rid).await {
+                    Ok(Some(payment)) => Found::Open(Box::new(payment)),
+                    Ok(None) => Found::Elsewhere(None),
+                    Err(error) => Found::Failed(error),
+                };
+                let _ = reply.send(found);
+            }
+            Op::Usage(scopes, reply) => drop(reply.send(reads.usage(&scopes).await)),
+            Op::OpenItems(reply) => drop(reply.send(reads.open_items().await)),
+            Op::Unconfirmed(reply) => drop(reply.send(reads.unconfirmed().await)),
+            Op::Keys(reply) => drop(reply.send(reads.keys(now_s).await)),
+            _ => {}
+        }
+    }
+}
+
+struct Reads<'a> {
+    session: Option<&'a Session>,
+    failed: Option<String>,
+    me: u32,
+}
+
+impl Reads<'_> {
+    async fn query(
+        &self,
+        text: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, LedgerError> {
+        let Some(session) = self.session else {
+            let why = self.failed.clone();
+            return Err(LedgerError::Failed(
+                why.unwrap_or_else(|| "there is no connection to the database".to_owned()),
+            ));
+        };
+        match timeout(PATIENCE, session.client.query(text, parameters)).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(error)) => Err(unreadable(error.into())),
+            Err(_) => Err(LedgerError::Failed("the database does not answer".to_owned())),
+        }
+    }
+
+    async fn payment(&self, rid: Rid) -> Result<Option<Payment>, LedgerError> {
+        let rid = Uuid::from_bytes(*rid.bytes());
+        let rows = self
+            .query("select payment from bursar.resv where rid = $1", &[&rid])
+            .await?;
+        let payment = rows.first().map(|row| read_payment(row.try_get(0)?));
+        payment.transpose().map_err(unreadable)
+    }
+
+    async fn usage(&self, scopes: &[String]) -> Result<Vec<Usage>, LedgerError> {
+        let rows = self
+            .query(
+                "select scope, win, start, settled::text, open::text from (\
+                 select *, row_number() over (partition by scope, win order by start desc) as age from (\
+                 select scope, win, start, settled, open from bursar.win where scope = any($1) and start <> $2 \
+                 union all select scope, win, start, settled, open from bursar.bucket where scope = any($1)) as counters \
+                 where settled > 0 or open > 0) as newest \
+                 where age <= $3 order by scope, win, start",
+                &[&scopes, &GUARD, &WINDOWS],
+            )
+            .await?;
+        let mut usage = rows
+            .iter()
+            .map(|row| {
+                let ((scope, window, start), counter) = read_counter(row)?;
+                Ok(Usage {
+                    scope,
+                    window,
+                    start,
+                    settled: counter.settled,
+                    open: counter.open,
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(unreadable)?;
+        // In the order that was asked for.
+        usage.sort_by_key(|row| scopes.iter().position(|scope| *scope == row.scope));
+        Ok(usage)
+    }
+
+    async fn open_items(&self) -> Result<Vec<Payment>, LedgerError> {
+        let rows = self
+            .query(
+                "select payment from bursar.resv where owner = $1 and state in (1, 2, 4) order by rid",
+                &[&id(self.me)],
+            )
+            .await?;
+        let read = rows.iter().map(|row| read_payment(row.try_get(0)?));
+        read.collect::<Result<_, _>>().map_err(unreadable)
+    }
+
+    async fn unconfirmed(&self) -> Result<Vec<Rid>, LedgerError> {
+        let rows = self
+            .query(
+                "select rid from bursar.resv where owner = $1 and unconfirmed and updated > now() - interval '7 days' \
+                 order by rid",
+                &[&id(self.me)],
+            )
+            .await?;
+        let read = rows
+            .iter()
+            .map(|row| Ok(Rid::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())));
+        read.collect::<Result<_, tokio_postgres::Error>>()
+            .map_err(|error| unreadable(error.into()))
+    }
+}
+
+impl Reads<'_> {
+    async fn keys(&self, now_s: i64) -> Result<Vec<KeyHold>, LedgerError> {
+        let rows = self
+            .query(
+                "select idem, until, rid, fingerprint from bursar.idem where until >= $1",
+                &[&now_s],
+            )
+            .await?;
+        rows.iter().map(read_key).collect::<Result<_, _>>().map_err(unreadable)
+    }
+}
+
+fn unreadable(trouble: Trouble) -> LedgerError {
+    LedgerError::Failed(match trouble {
+        Trouble::Again(why) | Trouble::Down(why) => why,
+        Trouble::Fenced => "another process is this node".to_owned(),
+    })
+}

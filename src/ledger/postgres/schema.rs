@@ -1,0 +1,119 @@
+//! The tables (ledger digest §1.4), made by whichever proxy comes first. No server-side code.
+
+use tokio_postgres::{Client, Error};
+
+use super::connect::Dialect;
+
+/// Of the tables below. A newer one in the database belongs to a newer bursar.
+pub const VERSION: i32 = 1;
+
+/// All counters of a batch are locked here, in the order of the key. A rolling window has one row, [`GUARD`], that stands
+/// for its buckets. `settled` and `open` are in the budget's unit.
+const TABLES: &str = "
+create schema if not exists bursar;
+create table if not exists bursar.meta (
+    one bool primary key default true check (one),
+    schema_version int4 not null,
+    store uuid not null
+);
+create table if not exists bursar.node (
+    node_id int4 primary key,
+    epoch int8 not null,
+    heartbeat timestamptz not null
+);
+create table if not exists bursar.policy (
+    one bool primary key default true check (one),
+    gen int8 not null,
+    sha256 bytea not null
+);
+create table if not exists bursar.policy_history (
+    sha256 bytea primary key,
+    gen int8 not null
+);
+create table if not exists bursar.win (
+    scope text not null,
+    win text not null,
+    start text not null,
+    settled numeric(39,0) not null default 0 check (settled >= 0),
+    open numeric(39,0) not null default 0 check (open >= 0),
+    primary key (scope, win, start)
+);
+create table if not exists bursar.bucket (
+    scope text not null,
+    win text not null,
+    start text not null,
+    settled numeric(39,0) not null check (settled >= 0),
+    open numeric(39,0) not null check (open >= 0),
+    primary key (scope, win, start)
+);
+-- `payment` is JSON, kept as the bytes that were written.
+create table if not exists bursar.resv (
+    rid uuid primary key,
+    state int2 not null,
+    owner int4 not null,
+    owner_epoch int8 not null,
+    counts_until int8,
+    unconfirmed bool not null default false,
+    payment text not null,
+    updated timestamptz not null default now()
+);
+create index if not exists resv_open on bursar.resv (owner, state) where state in (1, 2, 4);
+create index if not exists resv_unconfirmed on bursar.resv (owner) where unconfirmed;
+-- `free_at` is null while the payment is open.
+create table if not exists bursar.nonce (
+    key bytea primary key,
+    free_at int8
+);
+-- Which payment was made under which Idempotency-Key, until when in Unix seconds.
+create table if not exists bursar.idem (
+    idem bytea primary key,
+    until int8 not null,
+    rid uuid not null,
+    fingerprint bytea not null
+);
+-- What the node `from_node` has yet to write into its log as yielded.
+create table if not exists bursar.handover (
+    rid uuid not null,
+    from_node int4 not null,
+    to_node int4 not null,
+    primary key (rid, from_node)
+);
+create table if not exists bursar.outbox (
+    node_id int4 not null,
+    seq int8 not null,
+    entry bytea not null,
+    primary key (node_id, seq)
+);
+";
+
+/// The row of a rolling window in `win`; no window starts like this.
+pub const GUARD: &str = "guard";
+
+/// Any number will do, as long as every bursar uses the same: b"bursar" as digits.
+const ADVISORY_KEY: &str = "108274576744818";
+
+/// Makes what is missing and returns the version and the name of the books.
+pub async fn make(client: &Client, dialect: Dialect, fresh_name: uuid::Uuid) -> Result<(i32, uuid::Uuid), Error> {
+    let there = client.query(
+        "select 1 from pg_catalog.pg_tables where schemaname = 'bursar' and tablename = 'meta'",
+        &[],
+    );
+    if there.await?.is_empty() {
+        // Two that create a table at once would collide in the catalogue; elsewhere the second finds it made and tries again.
+        let lock = match dialect {
+            Dialect::Postgres => format!("select pg_advisory_xact_lock({ADVISORY_KEY});"),
+            Dialect::Cockroach => String::new(),
+        };
+        client.batch_execute(&format!("begin; {lock} {TABLES} commit")).await?;
+    }
+    client
+        .execute(
+            "insert into bursar.meta (schema_version, store) values ($1, $2) on conflict do nothing",
+            &[&VERSION, &fresh_name],
+        )
+        .await?;
+    let row = client
+        .query_one("select schema_version, store from bursar.meta", &[])
+        .await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}

@@ -1,0 +1,68 @@
+//! Opens the books that `[store]` names.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::config::operator::{SharedStore, Store};
+use crate::config::{Config, SecretError};
+use crate::home::Home;
+use crate::ledger::{Embedded, Ledger, OpenError, Options};
+use crate::tls::upstream::TrustError;
+
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    #[error("[store]: the password: {0}")]
+    Password(#[from] SecretError),
+    #[error("[store]: {0}")]
+    Trust(#[from] TrustError),
+    #[error(
+        "{0} belongs to books that are kept in a database, so it cannot keep books of its own: write their url under [store] \
+         in bursar.toml, or make another directory with `bursar init --dir DIR`"
+    )]
+    NotOurs(String),
+    #[error(
+        "[store]: this bursar was built without the feature `postgres`; build it with `cargo build --release --features \
+         postgres`, or write url = \"embedded\""
+    )]
+    NoDriver,
+}
+
+/// Opens the ledger of a data directory, wherever its books are.
+pub async fn open(config: &Config, home: &Home, options: Options) -> Result<Arc<dyn Ledger>, StoreError> {
+    match &config.store {
+        Store::Embedded if home.node().exists() => Err(StoreError::NotOurs(home.root().display().to_string())),
+        Store::Embedded => Ok(Arc::new(Embedded::open(home.root(), options)?)),
+        Store::Shared(shared) => open_shared(shared, config, home, options).await,
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn open_shared(
+    shared: &SharedStore,
+    config: &Config,
+    home: &Home,
+    options: Options,
+) -> Result<Arc<dyn Ledger>, StoreError> {
+    use crate::ledger::{Access, Postgres};
+    use crate::tls::upstream;
+
+    let password = shared.password.as_ref().map(|source| source.read(home.root()));
+    let roots = match &shared.ca {
+        Some(path) => upstream::roots_in(path)?,
+        None => upstream::roots(&crate::serve::trust(config))?,
+    };
+    let access = Access {
+        place: shared.place.clone(),
+        password: password.transpose()?,
+        roots,
+    };
+    Ok(Arc::new(Postgres::open(home.root(), access, options).await?))
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn open_shared(_: &SharedStore, _: &Config, _: &Home, _: Options) -> Result<Arc<dyn Ledger>, StoreError> {
+    Err(StoreError::NoDriver)
+}

@@ -1,0 +1,56 @@
+//! Books that several nodes share, on a real PostgreSQL.
+#![cfg(feature = "postgres")]
+
+#[path = "../ledger_world/mod.rs"]
+mod ledger_world;
+#[path = "../postgres_cluster/mod.rs"]
+mod postgres_cluster;
+
+mod faults;
+mod nodes;
+
+use bursar::config::operator::Place;
+use bursar::ledger::{Access, By, OpenError, Outcome, Postgres};
+use ledger_world::World;
+use postgres_cluster::Database;
+
+const CENT: u128 = 10_000;
+
+fn access(url: &str) -> Access {
+    Access {
+        place: Place::parse(url).unwrap(),
+        password: None,
+        roots: rustls::RootCertStore::empty(),
+    }
+}
+
+/// Opens once the node that a test has dropped has let go of the directory.
+async fn open(world: &World, database: &Database) -> Postgres {
+    loop {
+        match Postgres::open(world.path(), access(&database.url()), world.options()).await {
+            Err(OpenError::InUse(_)) => tokio::task::yield_now().await,
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+async fn refused(world: &World, database: &Database) -> String {
+    let opened = Postgres::open(world.path(), access(&database.url()), world.options()).await;
+    opened.map(|_| ()).unwrap_err().to_string()
+}
+
+/// Waits until the node's own log has `count` entries of a kind.
+async fn logged(world: &World, ev: &str, count: usize) {
+    let began = std::time::Instant::now();
+    while world.count(ev) != count {
+        assert!(began.elapsed().as_secs() < 60, "{ev}: {:?}", world.events());
+        tokio::task::yield_now().await;
+    }
+}
+
+fn settled() -> Outcome {
+    Outcome::Settled {
+        by: By::Merchant,
+        tx: Some("0x01".into()),
+    }
+}
