@@ -70,6 +70,11 @@ impl Clock for ManualClock {
     }
 }
 
+/// As challenges and signatures count time.
+pub fn unix_second(at: Timestamp) -> u64 {
+    u64::try_from(at.as_second()).unwrap_or(0)
+}
+
 /// Fills `bytes` from the operating system's generator. Failure is an error of ours and stops the payment: a
 /// predictable nonce or token is worse than none (threats 1.20).
 pub fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {

@@ -1,4 +1,4 @@
-//! From a 402 to a course: pass it on, refuse, or buy. Reads the challenge (`challenge/`, pure), drops what this wallet
+//! From a 402 to a course: pass it on, refuse, or buy. Reads the challenges (`challenge/`, pure), drops what this wallet
 //! cannot pay, and asks the limits (`policy/`, pure). Nothing is recorded or signed here.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crate::agents::AgentName;
 use crate::answer::{Code, Problem};
 use crate::body::{ReadEnd, Relay};
 use crate::challenge::{self, Challenge, Found, Offer, Payer, Why};
+use crate::clock;
 use crate::decode::{self, Coding};
 use crate::ledger::Denial;
 use crate::money::MicroUsd;
@@ -83,6 +84,7 @@ pub async fn course(
         request_host: host.as_str(),
         resource_hosts: limits.resource_hosts(host.as_str()),
         zero_amount: limits.zero_amount(),
+        now: clock::unix_second(proxy.clock.now()),
     };
     match payable(challenge, &payer) {
         Ok(offers) => decide(proxy, agent, origin, &request.method, offers),
@@ -90,28 +92,77 @@ pub async fn course(
     }
 }
 
-/// Asks the limits once more if others are in force by now, or if a window has ended: an upload can be drawn out for as
-/// long as an agent likes, and must not save up what was allowed when it began.
-pub fn decide_again(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, intent: Intent) -> Course {
-    let now = proxy.ledger.now();
+/// Decides once more, now that the upload is over and its body known, if that can change anything: an offer has expired or
+/// binds another body, other limits are in force, a window has ended. An upload can be drawn out for as long as an agent
+/// likes, and must not save up what was allowed when it began.
+pub fn decide_again(
+    proxy: &Proxy,
+    agent: &AgentName,
+    origin: &Origin,
+    method: &Method,
+    body_sha256: &[u8; 32],
+    mut intent: Intent,
+) -> Course {
+    let (now, second) = (proxy.ledger.now(), clock::unix_second(proxy.clock.now()));
+    let before = intent.offers.len();
+    let mut dropped = None;
+    intent.offers.retain(|offer| {
+        let verdict = challenge::still_payable(offer, body_sha256, second);
+        dropped = dropped.or(verdict.err());
+        verdict.is_ok()
+    });
+    if let (true, Some(why)) = (intent.offers.is_empty(), dropped) {
+        return Course::PassOn(why.code());
+    }
+    let same_offers = intent.offers.len() == before;
     let same_limits = proxy.rules.current().1 == intent.policy_gen;
     let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
-    if same_limits && !intent.plan.charges.iter().any(has_ended) {
+    if same_offers && same_limits && !intent.plan.charges.iter().any(has_ended) {
         return Course::Buy(Box::new(intent));
     }
     decide(proxy, agent, origin, method, intent.offers)
 }
 
-fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, offers: Vec<Offer>) -> Course {
+/// What else of the same 402 may be bought, should the chosen offer turn out to be answered already or to have expired.
+/// Nothing has been signed for it, so this is still the only credential of its request.
+pub fn another(
+    proxy: &Proxy,
+    agent: &AgentName,
+    origin: &Origin,
+    method: &Method,
+    mut intent: Intent,
+) -> Option<Intent> {
+    intent.offers.retain(|offer| offer.sha256 != intent.offer.sha256);
     let (limits, policy_gen) = proxy.rules.current();
-    let purchase = Purchase {
+    match policy::decide(&limits, &purchase(proxy, agent, origin, method), &intent.offers) {
+        Decision::Pay(plan) => {
+            let offer = intent.offers[plan.offer].clone();
+            let covered = proxy.balances.may_cover(offer.asset, offer.amount);
+            covered.then_some(Intent {
+                offer,
+                plan,
+                limits,
+                policy_gen,
+                offers: intent.offers,
+            })
+        }
+        Decision::Refuse(_) | Decision::Unpaid(_) => None,
+    }
+}
+
+fn purchase<'a>(proxy: &Proxy, agent: &'a AgentName, origin: &'a Origin, method: &'a Method) -> Purchase<'a> {
+    Purchase {
         agent: agent.as_str(),
         merchant: origin.authority.host.as_str(),
         method,
         now: proxy.ledger.now(),
         approvals: Approvals::None,
-    };
-    match policy::decide(&limits, &purchase, &offers) {
+    }
+}
+
+fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, offers: Vec<Offer>) -> Course {
+    let (limits, policy_gen) = proxy.rules.current();
+    match policy::decide(&limits, &purchase(proxy, agent, origin, method), &offers) {
         Decision::Unpaid(why) => Course::PassOn(why.code()),
         Decision::Refuse(refusal) => {
             let cheapest = offers.iter().map(|offer| offer.usd).min();
@@ -136,8 +187,14 @@ fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, of
     }
 }
 
-/// The challenge of a 402, wherever it stands. What was read of the body is put back.
+/// The challenges of a 402, wherever they stand, as one list.
 async fn read(response: &mut Response<Relay>) -> Result<Challenge, Why> {
+    let x402 = x402(response).await;
+    challenge::with_mpp(response.headers(), x402)
+}
+
+/// What was read of the body is put back.
+async fn x402(response: &mut Response<Relay>) -> Result<Challenge, Why> {
     match challenge::look(response.headers()) {
         Found::Nothing(why) => Err(why),
         Found::V2Header(value) => challenge::v2(value),
@@ -145,10 +202,7 @@ async fn read(response: &mut Response<Relay>) -> Result<Challenge, Why> {
             let (received, end) = response.body_mut().read_up_to(CHALLENGE_CAP, CHALLENGE_PATIENCE).await;
             response.body_mut().unread(received.clone());
             match end {
-                ReadEnd::Whole => match challenge::v1(&decoded(response, &received)?) {
-                    Err(Why::NotX402) => Err(challenge::without_x402(response.headers())),
-                    challenge => challenge,
-                },
+                ReadEnd::Whole => challenge::v1(&decoded(response, &received)?),
                 ReadEnd::TooLong => Err(Why::TooLarge),
                 ReadEnd::Late | ReadEnd::Broken => Err(Why::BodyCutOff),
             }
@@ -165,11 +219,15 @@ fn decoded(response: &Response<Relay>, received: &Bytes) -> Result<Vec<u8>, Why>
 /// The offers that this wallet could pay; without one, the reason that stood first.
 fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Vec<Offer>, Why> {
     let mut first = challenge.unpayable.first().map(|unpayable| unpayable.why);
+    for unpayable in &challenge.unpayable {
+        tracing::debug!(why = unpayable.why.code(), "an offer is left out");
+    }
     let mut offers = Vec::with_capacity(challenge.offers.len());
     for offer in challenge.offers {
         match challenge::payable(&offer, payer) {
             Ok(()) => offers.push(offer),
             Err(why) => {
+                tracing::debug!(why = why.code(), "an offer is left out");
                 first.get_or_insert(why);
             }
         }

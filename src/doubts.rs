@@ -8,6 +8,7 @@
 
 mod keyed;
 mod lost;
+mod proof;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -26,13 +27,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::challenge::Credential;
+use crate::challenge::{Credential, Rail};
 use crate::clock::SharedClock;
 use crate::home::{self, HomeError};
 use crate::ledger::Rid;
 
 pub use keyed::{Asked, Paid};
 use lost::Lost;
+pub use proof::{Withdrawal, Withdrawn};
 pub use ticket::Ticket;
 
 /// Below this a seller would not settle any more (x402 digest §4.1).
@@ -122,6 +124,8 @@ struct Stored {
     rid: Rid,
     target: String,
     fingerprint: String,
+    #[serde(default = "x402")]
+    rail: String,
     field: String,
     credential: String,
     valid_before: i64,
@@ -135,9 +139,15 @@ struct Stored {
     delivered: bool,
 }
 
+/// Files of before there was another.
+fn x402() -> String {
+    Rail::X402.name().to_owned()
+}
+
 /// A credential that was sent before.
 pub struct Presentable {
     pub rid: Rid,
+    pub rail: Rail,
     pub field: HeaderName,
     pub credential: Credential,
     /// Which presentation by a repeat this is, from 1.
@@ -158,16 +168,6 @@ pub enum Claim {
     /// As `InDoubt`, and a receipt said that it is paid.
     PaidNotDelivered(Rid),
 }
-
-/// Whether a payment could be taken out of the reach of repeats.
-pub enum Withdrawal {
-    UnderWay,
-    Out(Withdrawn),
-}
-
-/// What was taken out, if a repeat could have found it at all.
-#[derive(Default)]
-pub struct Withdrawn(Option<Box<(Target, Doubt)>>);
 
 impl Doubts {
     /// The payments that an earlier run left in `folder`.
@@ -228,7 +228,7 @@ impl Doubts {
         rid: Rid,
         target: Target,
         fingerprint: Fingerprint,
-        (field, credential): (&HeaderName, &Credential),
+        (rail, field, credential): (Rail, &HeaderName, &Credential),
         valid_before: u64,
         keyed: bool,
     ) -> Ticket {
@@ -236,6 +236,7 @@ impl Doubts {
             rid,
             target: hex(&target.0),
             fingerprint: hex(&fingerprint.0),
+            rail: rail.name().to_owned(),
             field: field.as_str().to_owned(),
             credential: credential.expose().to_owned(),
             valid_before: i64::try_from(valid_before).unwrap_or(i64::MAX),
@@ -300,6 +301,7 @@ impl Doubts {
         self.write(stored);
         Some(Box::new(Presentable {
             rid: stored.rid,
+            rail: Rail::parse(&stored.rail)?,
             field: HeaderName::try_from(stored.field.as_str()).ok()?,
             credential: Credential::from_stored(stored.credential.clone())?,
             number: stored.presented,
@@ -368,47 +370,6 @@ impl Doubts {
         if removed {
             self.0.count.fetch_sub(1, Ordering::Release);
             self.handed_over().since_sweep.push(rid);
-        }
-    }
-
-    /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
-    /// right now stays, and nobody may declare anything about it.
-    pub fn withdraw(&self, rid: Rid) -> Withdrawal {
-        for (target, doubts) in self.lock().iter_mut() {
-            let Some(position) = doubts.iter().position(|doubt| doubt.rid == rid) else {
-                continue;
-            };
-            if !matches!(doubts[position].stage, Stage::Open) {
-                return Withdrawal::UnderWay;
-            }
-            let found = (*target, doubts.remove(position));
-            return Withdrawal::Out(Withdrawn(Some(Box::new(found))));
-        }
-        Withdrawal::Out(Withdrawn::default())
-    }
-
-    /// It is dead: the next request buys.
-    pub fn proven_dead(&self, withdrawn: Withdrawn) {
-        if let Some(found) = withdrawn.0 {
-            self.forgotten(found.1.rid);
-        }
-    }
-
-    /// The chain has shown that it was paid. Its answer is still missing.
-    pub fn proven_paid(&self, rid: Rid) {
-        for doubts in self.lock().values_mut() {
-            if let Some(doubt) = doubts.iter_mut().find(|doubt| doubt.rid == rid) {
-                doubt.paid = true;
-                return;
-            }
-        }
-    }
-
-    /// It was not declared dead after all.
-    pub fn put_back(&self, withdrawn: Withdrawn) {
-        if let Some(found) = withdrawn.0 {
-            let (target, doubt) = *found;
-            self.lock().entry(target).or_default().push(doubt);
         }
     }
 

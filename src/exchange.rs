@@ -124,7 +124,8 @@ async fn exchange(
         Err(NotReplayable::Broken) => return Ok(unpaid(agent, &kept, response, "body-broken-off")),
     };
     // The upload may have taken long, and what was decided before it was decided for that moment.
-    let intent = match consider::decide_again(proxy, agent, lane.origin(), &head.method, *intent) {
+    let again = consider::decide_again(proxy, agent, lane.origin(), &head.method, &replay.sha256, *intent);
+    let intent = match again {
         Course::PassOn(why) => return Ok(unpaid(agent, &kept, response, why)),
         Course::Refuse(problem) => return Err(problem),
         Course::Buy(intent) => intent,

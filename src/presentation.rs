@@ -5,14 +5,18 @@
 
 use std::sync::Arc;
 
+use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::answer::{self, Code, Problem};
-use crate::body::{AnswerBody, Progress, Relay, RequestBody};
+use crate::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
+use crate::challenge::Rail;
+use crate::challenge::mpp::Statement;
 use crate::challenge::receipt::{self, Receipt};
+use crate::decode::{self, Coding};
 use crate::doubts::Ticket;
 use crate::hop::{self, Upgrading};
 use crate::ledger::{By, LedgerError, Outcome, Rid};
@@ -27,6 +31,7 @@ pub struct Presentation {
     pub proxy: Arc<Proxy>,
     pub lane: Arc<Lane>,
     pub rid: Rid,
+    pub rail: Rail,
     /// What it costs, where that is at hand.
     pub usd: Option<MicroUsd>,
     /// Says how it ended to whoever asks the same again.
@@ -67,7 +72,7 @@ impl Presentation {
 
     /// Any answer, whatever its status: its receipt decides what is recorded (Ruling 10), its bytes go to the agent.
     async fn hand_over(self, mut response: Response<Relay>, agent: oneshot::Sender<Answer>) {
-        let outcome = outcome(&response);
+        let outcome = outcome(self.rail, &mut response).await;
         if matches!(outcome, Outcome::Settled { .. }) {
             self.ticket.paid();
         }
@@ -130,9 +135,9 @@ impl Presentation {
     }
 }
 
-fn outcome(response: &Response<Relay>) -> Outcome {
+async fn outcome(rail: Rail, response: &mut Response<Relay>) -> Outcome {
     let unknown = |why| Outcome::Unknown { why, tx: None };
-    match receipt::receipt(response.headers()) {
+    match receipt::receipt(rail, response.headers()) {
         Receipt::Settled { tx } => Outcome::Settled {
             by: By::Merchant,
             tx: Some(tx),
@@ -142,6 +147,28 @@ fn outcome(response: &Response<Relay>) -> Outcome {
             tx,
         },
         Receipt::Unreadable => unknown("receipt-unreadable"),
-        Receipt::Absent => unknown("no-receipt"),
+        Receipt::Absent => match problem(rail, response).await {
+            Some(problem) => unknown(problem.code()),
+            None => unknown("no-receipt"),
+        },
+    }
+}
+
+/// Why an MPP seller says that it did not take the payment. What was read is put back.
+async fn problem(rail: Rail, response: &mut Response<Relay>) -> Option<Statement> {
+    const LONGEST: usize = 64 << 10;
+    const SOON: std::time::Duration = std::time::Duration::from_secs(1);
+    let kind = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if rail != Rail::MppEvm || response.status().is_success() || !kind.eq_ignore_ascii_case("application/problem+json")
+    {
+        return None;
+    }
+    let coding = Coding::of(response.headers()).ok()?;
+    let (body, end) = response.body_mut().read_up_to(LONGEST, SOON).await;
+    response.body_mut().unread(body.clone());
+    match end {
+        ReadEnd::Whole => Statement::read(&decode::decode(coding, &body).ok()?),
+        _ => None,
     }
 }

@@ -4,15 +4,14 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::Address;
+use alloy_primitives::B256;
 use http::request::Parts;
 use http::{HeaderName, Request, Response};
-use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use crate::answer::{Code, Problem};
-use crate::body::{Relay, Replay};
-use crate::challenge::{Credential, Offer, Rail};
+use crate::answer::{self, Code, Problem};
+use crate::body::{AnswerBody, Relay, Replay};
+use crate::challenge::{Credential, Nonce, Offer, Why};
 use crate::clock;
 use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
@@ -25,7 +24,7 @@ use crate::proxy::Proxy;
 use crate::repeat;
 use crate::repeat::keyed::already_paid;
 use crate::serve;
-use crate::upstream::Lane;
+use crate::upstream::{Lane, stream};
 
 /// An agent that asks again by itself after our store failed should not do so at once.
 const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
@@ -67,36 +66,66 @@ struct Purchase {
     claim: Option<Claim>,
 }
 
+/// Why there is no reservation.
+enum NotBought {
+    Declined(Declined),
+    /// This offer cannot be paid after all; if no other can, the 402 goes to the agent as it came.
+    OfferGone(Why),
+    /// Another proxy on these books has published other limits.
+    LimitsReplaced,
+}
+
+/// What the agent gets instead of what it asked for.
+enum Declined {
+    Refuse(Problem),
+    /// The 402 as it came, with this reason.
+    PassOn(&'static str),
+}
+
+impl From<Problem> for NotBought {
+    fn from(problem: Problem) -> Self {
+        Self::Declined(Declined::Refuse(problem))
+    }
+}
+
 impl Purchase {
-    async fn run(self, unpaid: Response<Relay>, agent: oneshot::Sender<Answer>) {
+    async fn run(mut self, mut unpaid: Response<Relay>, agent: oneshot::Sender<Answer>) {
         // An agent that has gone before anything was promised wants nothing any more.
         if agent.is_closed() {
             return;
         }
-        let reserve = match self.reserve() {
-            Ok(reserve) => reserve,
-            Err(problem) => return drop(agent.send(Err(problem))),
-        };
-        // The journal's disk and the rest of the 402 are waited for at the same time.
-        let (reserved, ()) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
-        let (this, reserved) = match reserved {
-            Err(ReserveError::StalePolicy { .. }) => match self.decided_again().await {
-                Ok((this, reserve)) => {
-                    let reserved = this.proxy.ledger.reserve(reserve).await;
-                    (this, reserved)
+        // Once: a proxy whose operator has not followed stays behind.
+        let mut decided_again = false;
+        let reservation = loop {
+            let reserved = match self.reserve() {
+                Ok(reserve) => {
+                    // The journal's disk and the rest of the 402 are waited for at the same time.
+                    let (reserved, drained) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
+                    unpaid = drained;
+                    reserved.map_err(|error| match error {
+                        ReserveError::StalePolicy { .. } if !decided_again => NotBought::LimitsReplaced,
+                        error => self.not_reserved(error),
+                    })
                 }
-                Err(problem) => return drop(agent.send(Err(problem))),
-            },
-            reserved => (self, reserved),
+                Err(not_bought) => Err(not_bought),
+            };
+            let next = match reserved {
+                Ok(reservation) => break reservation,
+                Err(NotBought::Declined(declined)) => Err(declined),
+                Err(NotBought::OfferGone(why)) => self.with_another_offer().ok_or(Declined::PassOn(why.code())),
+                Err(NotBought::LimitsReplaced) => {
+                    decided_again = true;
+                    self.decided_again().await
+                }
+            };
+            match next {
+                Ok(purchase) => self = purchase,
+                Err(Declined::Refuse(problem)) => return drop(agent.send(Err(problem))),
+                Err(Declined::PassOn(why)) => return drop(agent.send(Ok(passed_on(unpaid, why)))),
+            }
         };
-        this.go_on(reserved, agent).await;
-    }
-
-    async fn go_on(self, reserved: Result<Reservation, ReserveError>, agent: oneshot::Sender<Answer>) {
-        let reservation = match reserved {
-            Ok(reservation) => reservation,
-            Err(error) => return drop(agent.send(Err(self.not_reserved(error)))),
-        };
+        // A long one takes its connection with it.
+        drop(unpaid);
         if agent.is_closed() {
             return self.never_signed(reservation).await;
         }
@@ -112,16 +141,23 @@ impl Purchase {
         let valid_before = reservation.arm().valid_before;
         let doubts = &self.proxy.doubts;
         let keyed = self.claim.is_some();
-        let ticket = doubts.sent(rid, target, fingerprint, (&field, &credential), valid_before, keyed);
+        let rail = self.intent.offer.wire.rail();
+        let sent = (rail, &field, &credential);
+        let ticket = doubts.sent(rid, target, fingerprint, sent, valid_before, keyed);
         if let Some(claim) = self.claim {
             claim.paid(rid, fingerprint);
         }
         // The first request again, with the credential as the only difference (Ruling 27).
         let mut head = self.head;
+        if head.headers.contains_key(&field) {
+            // Only `Authorization` can be there (Ruling 31). A server that needs both asks for another field.
+            tracing::info!(payment = %rid, %field, "the agent's own field is replaced by the payment");
+        }
         head.headers.insert(field, credential.header_value());
         let request = Request::from_parts(head, self.replay.into());
         let presentation = Presentation {
             rid,
+            rail,
             usd: Some(self.intent.offer.usd),
             ticket,
             proxy: self.proxy,
@@ -130,36 +166,25 @@ impl Purchase {
         presentation.run(request, agent).await;
     }
 
+    /// An offer fewer each time, so that this comes to an end.
+    fn with_another_offer(self) -> Option<Self> {
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let intent = consider::another(&self.proxy, agent, origin, &self.head.method, self.intent)?;
+        Some(Self { intent, ..self })
+    }
+
     /// Another proxy has published other limits; the file here may have changed by now as well.
-    async fn decided_again(self) -> Result<(Self, Reserve), Problem> {
+    async fn decided_again(self) -> Result<Self, Declined> {
         serve::look_at_rules(&self.proxy).await;
-        let Self {
-            proxy,
-            lane,
-            head,
-            replay,
-            intent,
-            claim,
-        } = self;
-        match consider::decide_again(&proxy, lane.agent(), lane.origin(), &head.method, intent) {
-            Course::Buy(intent) => {
-                let this = Self {
-                    proxy,
-                    lane,
-                    head,
-                    replay,
-                    intent: *intent,
-                    claim,
-                };
-                let reserve = this.reserve()?;
-                Ok((this, reserve))
-            }
-            Course::Refuse(problem) => Err(problem),
-            Course::PassOn(_) => {
-                let detail =
-                    "The limits have just changed, and this is no longer paid for. Nothing was paid; ask again.";
-                Err(Problem::new(Code::StoreUnavailable, detail).retryable(true))
-            }
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let (method, sha256) = (&self.head.method, &self.replay.sha256);
+        match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent) {
+            Course::Buy(intent) => Ok(Self {
+                intent: *intent,
+                ..self
+            }),
+            Course::Refuse(problem) => Err(Declined::Refuse(problem)),
+            Course::PassOn(why) => Err(Declined::PassOn(why)),
         }
     }
 
@@ -179,21 +204,23 @@ impl Purchase {
     }
 
     /// Everything the ledger fixes before a signature exists: terms, charges, nonce, validity.
-    fn reserve(&self) -> Result<Reserve, Problem> {
+    fn reserve(&self) -> Result<Reserve, NotBought> {
         let Intent {
             offer,
             plan,
             policy_gen,
             ..
         } = &self.intent;
-        let (Some(wallet), Ok(nonce), Ok(entropy)) = (&self.proxy.wallet, clock::random::<32>(), clock::random::<10>())
-        else {
-            return Err(Problem::new(
-                Code::SigningFailed,
-                "The operating system gave no random bytes; nothing was paid.",
-            ));
+        let (Some(wallet), Ok(nonce), Ok(entropy)) = (&self.proxy.wallet, nonce(offer), clock::random::<10>()) else {
+            let detail = "The operating system gave no random bytes; nothing was paid.";
+            return Err(Problem::new(Code::SigningFailed, detail).into());
         };
         let now = self.proxy.clock.now();
+        // Waiting for an upload or for another request under the same key can have outlived the challenge.
+        let valid_before = offer.term.valid_before(clock::unix_second(now), plan.max_validity_s);
+        let Some(valid_before) = valid_before else {
+            return Err(NotBought::OfferGone(Why::ChallengeExpired));
+        };
         let origin = self.lane.origin();
         let hold = Hold {
             rid: Rid::new(now, entropy),
@@ -209,15 +236,20 @@ impl Purchase {
             idempotency: self.claim.as_ref().map(|claim| claim.key().bytes()),
             offer_sha256: offer.sha256,
         };
-        let validity_s = offer.max_timeout_s.min(plan.max_validity_s);
-        Ok(Reserve {
-            hold,
-            arm: arm(wallet.address(), nonce, now, validity_s),
-        })
+        // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
+        let arm = Arm {
+            from: wallet.address(),
+            nonce,
+            valid_after: 0,
+            valid_before,
+        };
+        Ok(Reserve { hold, arm })
     }
 
-    fn not_reserved(&self, error: ReserveError) -> Problem {
-        match error {
+    fn not_reserved(&self, error: ReserveError) -> NotBought {
+        let problem = match error {
+            // Random nonces do not repeat: the challenge decided this one (Ruling 18).
+            ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
             ReserveError::Denied { charge, settled, open } => {
                 let Intent { plan, offer, .. } = &self.intent;
                 let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
@@ -257,7 +289,8 @@ impl Purchase {
                     .retryable(true)
                     .retry_after(STORE_RETRY)
             }
-        }
+        };
+        problem.into()
     }
 
     fn sign(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
@@ -274,8 +307,8 @@ impl Purchase {
 
 fn terms(offer: &Offer) -> Terms {
     Terms {
-        rail: Rail::X402,
-        scheme: "exact",
+        rail: offer.wire.rail(),
+        scheme: offer.wire.rail().scheme(),
         asset: offer.asset,
         amount: offer.amount,
         usd: offer.usd,
@@ -283,20 +316,26 @@ fn terms(offer: &Offer) -> Terms {
     }
 }
 
-/// `validAfter` 0 is immune to a fast clock of ours; `validBefore` is never later than the seller asked for (Rulings 15, 16).
-fn arm(from: Address, nonce: [u8; 32], now: Timestamp, validity_s: u64) -> Arm {
-    let now = u64::try_from(now.as_second()).unwrap_or(0);
-    Arm {
-        from,
-        nonce: nonce.into(),
-        valid_after: 0,
-        valid_before: now.saturating_add(validity_s),
+/// The 402 as it came, with the reason beside it.
+fn passed_on(mut unpaid: Response<Relay>, why: &'static str) -> Response<AnswerBody> {
+    tracing::info!(why, "402 passed on unpaid");
+    answer::mark_unpaid(unpaid.headers_mut(), why);
+    stream(unpaid)
+}
+
+/// Ruling 18.
+fn nonce(offer: &Offer) -> Result<B256, getrandom::Error> {
+    match offer.nonce {
+        Nonce::Random => clock::random::<32>().map(B256::from),
+        Nonce::Fixed(nonce) => Ok(nonce),
     }
 }
 
-/// Reads a short 402 to its end; a long one is left, and its connection with it.
-async fn drain(mut unpaid: Response<Relay>) {
+/// Reads a short 402 to its end, and gives it back as it came.
+async fn drain(mut unpaid: Response<Relay>) -> Response<Relay> {
     const SHORT: usize = 64 << 10;
     const SOON: std::time::Duration = std::time::Duration::from_millis(250);
-    unpaid.body_mut().read_up_to(SHORT, SOON).await;
+    let (read, _) = unpaid.body_mut().read_up_to(SHORT, SOON).await;
+    unpaid.body_mut().unread(read);
+    unpaid
 }

@@ -88,7 +88,7 @@ async fn present(
     replay: Replay,
     presentable: Presentable,
 ) -> Answer {
-    let Presentable { rid, number, .. } = presentable;
+    let Presentable { rid, rail, number, .. } = presentable;
     let entry = Event::Presented { rid, number };
     if let Err(error) = proxy.ledger.append(entry).await {
         let detail = format!("{error}. Payment {rid} was not presented again and stays as it was.");
@@ -104,6 +104,7 @@ async fn present(
         proxy: proxy.clone(),
         lane: lane.clone(),
         rid,
+        rail,
         usd: None,
         ticket: presentable.ticket,
     };

@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bursar::challenge::credential::credential;
-use bursar::challenge::{self, Authorization, Challenge, Offer, ResourceHost, Why, X402Version};
+use bursar::challenge::{self, Authorization, Challenge, Offer, ResourceHost, Why, Wire, X402Version};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -139,7 +139,7 @@ fn the_version_must_fit_its_place() {
         v2(&format!(r#"{{"x402Version":{version},"accepts":[{offer}]}}"#))
     };
     for version in ["2", "\"2\""] {
-        assert_eq!(with(version).unwrap().offers[0].version, X402Version::V2);
+        assert_eq!(with(version).unwrap().offers[0].wire, Wire::X402(X402Version::V2));
     }
     for version in ["1", "3", "2.0", "\"v2\"", "null", "[2]"] {
         assert_eq!(with(version).err(), Some(Why::VersionUnsupported), "{version}");
@@ -231,9 +231,10 @@ type Terms = (String, String, String);
 fn as_written(challenge: &Value, offer: &Offer) -> Terms {
     let entry = &challenge["accepts"][offer.position];
     let member = |name: &str| entry[name].as_str().unwrap().to_owned();
-    let amount = match offer.version {
-        X402Version::V1 => "maxAmountRequired",
-        X402Version::V2 => "amount",
+    let amount = match offer.wire {
+        Wire::X402(X402Version::V1) => "maxAmountRequired",
+        Wire::X402(X402Version::V2) => "amount",
+        Wire::MppEvm => panic!("no x402 offer: {offer:?}"),
     };
     (
         member(amount),

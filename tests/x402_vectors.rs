@@ -39,6 +39,7 @@ fn payable(offer: &Offer, network: u64, host: &str, zero_amount: bool) -> Result
         request_host: host,
         resource_hosts: &[],
         zero_amount,
+        now: 1,
     };
     challenge::payable(offer, &payer)
 }
@@ -159,6 +160,7 @@ fn what_the_payer_refuses_is_payable_under_another_configuration() {
         request_host: "127.0.0.1",
         resource_hosts: &[host],
         zero_amount: false,
+        now: 1,
     };
     assert_eq!(challenge::payable(&foreign, &payer), Ok(()));
 }

@@ -132,9 +132,10 @@ impl Relay {
         self.read = Some(read).filter(|read| !read.is_empty());
     }
 
-    /// Reads at most `cap` bytes within `patience`; the bytes read can be put back.
+    /// Reads at most `cap` bytes within `patience`, from the beginning, so that it can be done again once they are put back
+    /// with [`Relay::unread`].
     pub async fn read_up_to(&mut self, cap: usize, patience: Duration) -> (Bytes, ReadEnd) {
-        let mut read = BytesMut::new();
+        let mut read = BytesMut::from(self.read.take().unwrap_or_default());
         let reading = async {
             loop {
                 if read.len() > cap {

@@ -1,4 +1,5 @@
-//! The header that pays: `PAYMENT-SIGNATURE` (v2) and `X-PAYMENT` (v1), x402 digest §2.3, §2.4, §4.1.
+//! The header that pays: x402's `PAYMENT-SIGNATURE` (v2) and `X-PAYMENT` (v1), x402 digest §2.3, §2.4, §4.1, and MPP's
+//! `Authorization: Payment`, mpp digest §4.
 //!
 //! What goes back to the seller is the text that came from it, not a copy that went through a JSON library: servers
 //! compare deeply and answer any difference with "No matching payment requirements". So the header is put together as
@@ -8,13 +9,15 @@ use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, hex};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::Why;
 use super::json::Object;
+use super::mpp::CredentialField;
+use super::{Rail, Why};
+use crate::assets::Network;
 use crate::money::Atoms;
 
 /// `PAYMENT-SIGNATURE`: the x402 v2 credential.
@@ -24,6 +27,8 @@ pub const X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
 
 /// Ruling 33.
 const MAX_HEADER: usize = 64 * 1024;
+/// What an MPP credential begins with.
+const MPP_SCHEME: &str = "Payment ";
 /// More than all that stands around the echo: authorization, signature, payment id, member names.
 const AROUND_ECHO: usize = 1024;
 
@@ -44,8 +49,18 @@ pub struct Echo(Parts);
 
 #[derive(Debug)]
 enum Parts {
-    V1 { network: String },
-    V2 { accepted: String, shared: Arc<Shared> },
+    V1 {
+        network: String,
+    },
+    V2 {
+        accepted: String,
+        shared: Arc<Shared>,
+    },
+    Mpp {
+        challenge: String,
+        field: CredentialField,
+        network: Network,
+    },
 }
 
 /// The parts of a v2 echo that all offers of a challenge have in common.
@@ -80,6 +95,23 @@ impl Echo {
         })
     }
 
+    /// `challenge` is the text of the JSON object that repeats the challenge's parameters.
+    pub(super) fn mpp(challenge: String, field: CredentialField, network: Network) -> Self {
+        Self(Parts::Mpp {
+            challenge,
+            field,
+            network,
+        })
+    }
+
+    /// The rail that a credential made from this pays over.
+    pub fn rail(&self) -> Rail {
+        match self.0 {
+            Parts::V1 { .. } | Parts::V2 { .. } => Rail::X402,
+            Parts::Mpp { .. } => Rail::MppEvm,
+        }
+    }
+
     /// Whether a credential made from this stays within 64 KiB.
     pub(super) fn fits(&self) -> bool {
         (self.len() + AROUND_ECHO).div_ceil(3) * 4 <= MAX_HEADER
@@ -89,6 +121,7 @@ impl Echo {
         match &self.0 {
             Parts::V1 { network } => network.len(),
             Parts::V2 { accepted, shared } => accepted.len() + shared.len(),
+            Parts::Mpp { challenge, .. } => challenge.len(),
         }
     }
 }
@@ -127,10 +160,11 @@ impl Credential {
     /// A credential read back from `private/` (Ruling 7). `None` if it cannot be one.
     pub fn from_stored(text: String) -> Option<Self> {
         let text = Zeroizing::new(text);
-        let plain = text
+        let token = text.strip_prefix(MPP_SCHEME).unwrap_or(&text);
+        let plain = token
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
-        (plain && !text.is_empty() && text.len() <= MAX_HEADER).then_some(Self(text))
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=' | b'-' | b'_'));
+        (plain && !token.is_empty() && text.len() <= MAX_HEADER).then_some(Self(text))
     }
 
     /// The text itself, for `private/` alone (Ruling 7).
@@ -166,7 +200,6 @@ pub fn credential(
     if payment_id.is_some_and(|id| !is_payment_id(id)) {
         return Err(Why::PaymentIdMalformed);
     }
-    let payload = payload(authorization, signature);
     // Room for all of it at once: a string that grows leaves copies behind that nobody wipes.
     let mut json = Zeroizing::new(String::with_capacity(echo.len() + AROUND_ECHO));
     let name = match &echo.0 {
@@ -175,12 +208,12 @@ pub fn credential(
             json.push_str(r#"{"x402Version":1,"scheme":"exact","network":""#);
             json.push_str(network);
             json.push_str(r#"","payload":"#);
-            json.push_str(&payload);
+            json.push_str(&payload(authorization, signature));
             X_PAYMENT
         }
         Parts::V2 { accepted, shared } => {
             json.push_str(r#"{"x402Version":2,"payload":"#);
-            json.push_str(&payload);
+            json.push_str(&payload(authorization, signature));
             if let Some(extensions) = shared.extensions_with(payment_id) {
                 json.push_str(r#","extensions":"#);
                 json.push_str(&extensions);
@@ -193,9 +226,37 @@ pub fn credential(
             json.push_str(accepted);
             PAYMENT_SIGNATURE
         }
+        Parts::Mpp {
+            challenge,
+            field,
+            network,
+        } => {
+            json.push_str(r#"{"challenge":"#);
+            json.push_str(challenge);
+            json.push_str(r#","payload":{"type":"authorization","#);
+            json.push_str(&members(authorization));
+            json.push_str(r#","signature":"0x"#);
+            json.push_str(&Zeroizing::new(hex::encode(signature)));
+            // Servers compare it, checksum and all (mpp digest §4).
+            json.push_str(r#""},"source":"did:pkh:"#);
+            json.push_str(&network.to_string());
+            json.push(':');
+            json.push_str(&authorization.from.to_checksum(None));
+            json.push('"');
+            field.header()
+        }
     };
     json.push('}');
-    let value = Zeroizing::new(STANDARD.encode(json.as_bytes()));
+    let value = match echo.rail() {
+        Rail::X402 => STANDARD.encode(json.as_bytes()),
+        Rail::MppEvm => {
+            let mut value = String::with_capacity(MPP_SCHEME.len() + json.len().div_ceil(3) * 4);
+            value.push_str(MPP_SCHEME);
+            URL_SAFE_NO_PAD.encode_string(json.as_bytes(), &mut value);
+            value
+        }
+    };
+    let value = Zeroizing::new(value);
     if value.len() > MAX_HEADER {
         return Err(Why::CredentialTooLarge);
     }
@@ -203,6 +264,16 @@ pub fn credential(
 }
 
 fn payload(authorization: &Authorization, signature: &[u8; 65]) -> Zeroizing<String> {
+    let signature = Zeroizing::new(hex::encode(signature));
+    Zeroizing::new(format!(
+        r#"{{"authorization":{{{}}},"signature":"0x{}"}}"#,
+        members(authorization),
+        signature.as_str()
+    ))
+}
+
+/// What was signed, as members of a JSON object.
+fn members(authorization: &Authorization) -> String {
     let Authorization {
         from,
         to,
@@ -211,21 +282,15 @@ fn payload(authorization: &Authorization, signature: &[u8; 65]) -> Zeroizing<Str
         valid_before,
         nonce,
     } = authorization;
-    let value = value.get();
-    let signature = Zeroizing::new(hex::encode(signature));
-    Zeroizing::new(format!(
-        concat!(
-            r#"{{"authorization":{{"from":"{}","to":"{}","value":"{}","validAfter":"{}","validBefore":"{}","#,
-            r#""nonce":"{}"}},"signature":"0x{}"}}"#
-        ),
+    format!(
+        r#""from":"{}","to":"{}","value":"{}","validAfter":"{}","validBefore":"{}","nonce":"{}""#,
         from.to_checksum(None),
         to.to_checksum(None),
-        value,
+        value.get(),
         valid_after,
         valid_before,
-        nonce,
-        signature.as_str()
-    ))
+        nonce
+    )
 }
 
 /// Finds the object `payment-identifier.info`. If it has an `id` already, that one stays: on conflict the server's value
@@ -345,7 +410,12 @@ mod tests {
         assert_eq!(stored.sha256(), made.sha256());
         assert_eq!(stored.header_value(), made.header_value());
         assert!(made.header_value().is_sensitive());
-        for bad in ["", "a b", "a\r\nx: y", "é"] {
+        let mpp = Echo::mpp("{}".into(), CredentialField::Authorization, Network::Eip155(1));
+        let (name, made) = credential(&mpp, &authorization(), &[7; 65], None).unwrap();
+        assert_eq!(name, http::header::AUTHORIZATION);
+        let stored = Credential::from_stored(made.expose().to_owned()).unwrap();
+        assert_eq!(stored.header_value(), made.header_value());
+        for bad in ["", "a b", "a\r\nx: y", "é", "Payment ", "Payment a b", "Bearer a"] {
             assert!(Credential::from_stored(bad.to_owned()).is_none());
         }
     }

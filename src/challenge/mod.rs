@@ -1,23 +1,23 @@
 //! A 402 becomes a list of offers, or a reason why it does not; nothing here acts.
 //!
-//! The way through: [`look`] at the head, [`v2`] or [`v1`] to parse, [`payable`] to check one offer against the payer;
-//! after the decision [`credential`](credential::credential) makes the header that pays and [`receipt`](receipt::receipt)
-//! reads what came back. Parsing is strict wherever a lenient reading could cost money (x402 digest §9.2); what is
-//! echoed to the seller is kept as the bytes that came.
+//! The way through: [`look`] at the head, [`v2`] or [`v1`] to parse x402, [`with_mpp`] to add what MPP offers beside it,
+//! so that one 402 is one list; [`payable`] to check one offer against the payer; after the decision
+//! [`credential`](credential::credential) makes the header that pays and [`receipt`](receipt::receipt) reads what came
+//! back. Parsing is strict wherever a lenient reading could cost money (x402 digest §9.2); what is echoed to the seller is
+//! kept as it came.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::sync::Arc;
 
 use alloy_primitives::Address;
 use http::HeaderMap;
-use http::header::{CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, HeaderName};
 
-use crate::assets::{Asset, Network};
-use crate::money::{Atoms, MicroUsd};
+use crate::assets::Network;
 
 pub mod credential;
 mod json;
+pub mod mpp;
+mod offer;
 pub mod receipt;
 mod requirement;
 mod resource;
@@ -25,6 +25,7 @@ mod why;
 mod x402;
 
 pub use credential::{Authorization, Credential, Echo};
+pub use offer::{Nonce, Offer, PaymentFlow, Rail, Term, Wire, X402Version};
 pub use receipt::{Receipt, ReceiptReason};
 pub use resource::ResourceHost;
 pub use why::Why;
@@ -33,93 +34,13 @@ pub use x402::{v1, v2};
 /// `PAYMENT-REQUIRED`: the x402 v2 challenge.
 pub const PAYMENT_REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 
-/// The protocol family of an offer, as limits.toml names it under `rails`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Rail {
-    X402,
-}
-
-impl Rail {
-    /// As it stands in entries and lists.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::X402 => "x402",
-        }
-    }
-
-    /// Reads [`Rail::name`].
-    pub fn parse(name: &str) -> Option<Self> {
-        (name == Self::X402.name()).then_some(Self::X402)
-    }
-}
-
-impl fmt::Display for Rail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum X402Version {
-    V1,
-    V2,
-}
-
-/// When the seller settles: after its handler, or before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PaymentFlow {
-    Authorization,
-    Upfront,
-}
-
-/// One requirement that holds in itself: scheme `exact`, a token of our table that knows EIP-3009, every field strict.
-/// Whether *we* pay it is for [`payable`] and the policy.
-#[derive(Clone, Debug)]
-pub struct Offer {
-    pub version: X402Version,
-    /// Index in the challenge's `accepts`.
-    pub position: usize,
-    pub asset: &'static Asset,
-    pub amount: Atoms,
-    /// `amount` as it counts against a budget.
-    pub usd: MicroUsd,
-    /// Neither zero nor the token.
-    pub payee: Address,
-    /// The requirement's `maxTimeoutSeconds`, in 10..=86400.
-    pub max_timeout_s: u64,
-    pub flow: PaymentFlow,
-    pub resource: ResourceHost,
-    /// What the credential repeats to the seller.
-    pub echo: Arc<Echo>,
-    /// SHA-256 over the requirement's bytes as received.
-    pub sha256: [u8; 32],
-}
-
-#[cfg(test)]
-impl Offer {
-    /// A v2 offer for tests of what comes after parsing; change the fields as needed.
-    pub(crate) fn of(asset: &'static Asset, amount: Atoms, payee: Address) -> Self {
-        let shared = Arc::new(credential::Shared::new(None, None));
-        Self {
-            version: X402Version::V2,
-            position: 0,
-            asset,
-            amount,
-            usd: MicroUsd::of(amount, asset.decimals).unwrap(),
-            payee,
-            max_timeout_s: 60,
-            flow: PaymentFlow::Authorization,
-            resource: ResourceHost::Same,
-            echo: Arc::new(Echo::v2("{}", shared)),
-            sha256: [0; 32],
-        }
-    }
-}
+/// Ruling 33: of one 402, whatever the protocols.
+const MAX_OFFERS: usize = 16;
 
 /// An offer that nobody should pay, or that we cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unpayable {
-    /// Index in the challenge's `accepts`.
+    /// As in [`Offer::position`]; `None` for a whole x402 challenge beside MPP's.
     pub position: Option<usize>,
     pub why: Why,
 }
@@ -129,6 +50,12 @@ pub struct Unpayable {
 pub struct Challenge {
     pub offers: Vec<Offer>,
     pub unpayable: Vec<Unpayable>,
+}
+
+impl Challenge {
+    fn len(&self) -> usize {
+        self.offers.len() + self.unpayable.len()
+    }
 }
 
 /// What the head of a 402 promises.
@@ -150,17 +77,29 @@ pub fn look(headers: &HeaderMap) -> Found<'_> {
         (Some(value), None) if value.as_bytes().trim_ascii().is_empty() => Found::Nothing(Why::HeaderEmpty),
         (Some(value), None) => Found::V2Header(value.as_bytes()),
         (None, _) if has_json_body(headers) => Found::Body,
-        (None, _) => Found::Nothing(without_x402(headers)),
+        (None, _) => Found::Nothing(Why::NoChallenge),
     }
 }
 
-/// The reason to give for a 402 that turned out to carry no x402 challenge, in its head or in its body.
-pub fn without_x402(headers: &HeaderMap) -> Why {
-    if offers_mpp(headers) {
-        Why::MppOnly
-    } else {
-        Why::NoChallenge
+/// Both protocols of one 402 as one list: what `x402` turned out to be, and the `Payment` challenges in `headers`. Neither
+/// spoils the other; more than 16 offers in all are none (Ruling 33).
+pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Challenge, Why> {
+    let mut all = mpp::read(headers);
+    let no_mpp = all.len() == 0;
+    match x402 {
+        Ok(x402) => {
+            all.offers.extend(x402.offers);
+            all.unpayable.extend(x402.unpayable);
+        }
+        Err(Why::NoChallenge | Why::NotX402) if no_mpp => return Err(Why::NoChallenge),
+        Err(why) if no_mpp || why == Why::TooManyOffers => return Err(why),
+        Err(Why::NoChallenge | Why::NotX402) => {}
+        Err(why) => all.unpayable.push(Unpayable { position: None, why }),
     }
+    if all.len() > MAX_OFFERS {
+        return Err(Why::TooManyOffers);
+    }
+    Ok(all)
 }
 
 /// Who would pay, for what request.
@@ -174,6 +113,8 @@ pub struct Payer<'a> {
     pub resource_hosts: &'a [String],
     /// Whether offers of amount "0" are taken (Ruling 22).
     pub zero_amount: bool,
+    /// Unix seconds.
+    pub now: u64,
 }
 
 /// Whether `payer` can take `offer`. What it may spend is the policy's question, not this one's.
@@ -187,20 +128,35 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
     if offer.amount.is_zero() && !payer.zero_amount {
         return Err(Why::AmountZero);
     }
+    if offer.term.valid_before(payer.now, u64::MAX).is_none() {
+        return Err(Why::ChallengeExpired);
+    }
     // Threats 1.10: a merchant that serves another one's challenge would have us buy for it over there.
     match &offer.resource {
         ResourceHost::Same => Ok(()),
+        ResourceHost::Unreadable if offer.wire.rail() != Rail::X402 => Err(Why::RealmDiffers),
         ResourceHost::Unreadable => Err(Why::ResourceUnreadable),
         ResourceHost::Named(host) => {
             let mut accepted =
                 std::iter::once(payer.request_host).chain(payer.resource_hosts.iter().map(String::as_str));
             if accepted.any(|known| resource::same_host(known, host)) {
                 Ok(())
-            } else {
+            } else if offer.wire.rail() == Rail::X402 {
                 Err(Why::ResourceHostDiffers)
+            } else {
+                Err(Why::RealmDiffers)
             }
         }
     }
+}
+
+/// Whether an offer that was payable still is, now that the request's body is known and time has passed.
+pub fn still_payable(offer: &Offer, body_sha256: &[u8; 32], now: u64) -> Result<(), Why> {
+    if offer.body.is_some_and(|body| body != *body_sha256) {
+        return Err(Why::DigestMismatch);
+    }
+    let left = offer.term.valid_before(now, u64::MAX);
+    left.map(|_| ()).ok_or(Why::ChallengeExpired)
 }
 
 /// Problem details are JSON too, but never an x402 challenge: MPP sellers send them beside their header.
@@ -213,38 +169,12 @@ fn has_json_body(headers: &HeaderMap) -> bool {
     kind == "application/json" || (kind.ends_with("+json") && kind != "application/problem+json")
 }
 
-/// Whether a `WWW-Authenticate` field offers the scheme `Payment`, alone or in a list of challenges (RFC 9110 §11.6.1).
-fn offers_mpp(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(WWW_AUTHENTICATE)
-        .iter()
-        .any(|value| outside_quotes(value.as_bytes(), b',').any(is_payment_challenge))
-}
-
-fn is_payment_challenge(item: &[u8]) -> bool {
-    let item = item.trim_ascii();
-    let scheme = item.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
-    scheme.eq_ignore_ascii_case(b"payment")
-}
-
-fn outside_quotes(value: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let (mut quoted, mut escaped) = (false, false);
-    value.split(move |byte| {
-        let was_escaped = std::mem::take(&mut escaped);
-        match byte {
-            b'\\' if quoted && !was_escaped => escaped = true,
-            b'"' if !was_escaped => quoted = !quoted,
-            _ => {}
-        }
-        *byte == separator && !quoted
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::money::Atoms;
 
     fn head(fields: &[(&'static str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -284,30 +214,6 @@ mod tests {
     }
 
     #[test]
-    fn mpp_alone_is_named() {
-        for value in [
-            r#"Payment id="x", realm="api.example.com""#,
-            r#"payment id="x""#,
-            r#"Bearer realm="a, b", Payment id="x""#,
-        ] {
-            let headers = head(&[
-                ("www-authenticate", value),
-                ("content-type", "application/problem+json"),
-            ]);
-            assert_eq!(look(&headers), Found::Nothing(Why::MppOnly), "{value}");
-        }
-        for value in [
-            r#"Bearer realm="x, Payment y""#,
-            r#"Bearer realm="\", Payment y""#,
-            "PaymentX a=b",
-            "Bearer Payment=1",
-        ] {
-            let headers = head(&[("www-authenticate", value)]);
-            assert_eq!(look(&headers), Found::Nothing(Why::NoChallenge), "{value}");
-        }
-    }
-
-    #[test]
     fn hosts_must_be_equal_or_named() {
         let networks = BTreeSet::from([Network::Eip155(84_532)]);
         let asset = crate::assets::assets_of(Network::Eip155(84_532)).next().unwrap();
@@ -319,6 +225,7 @@ mod tests {
             request_host: "api.example.com",
             resource_hosts: &hosts,
             zero_amount: false,
+            now: 1,
         };
         for (resource, verdict) in [
             (ResourceHost::Same, Ok(())),
@@ -339,6 +246,5 @@ mod tests {
             ("content-type", "application/json"),
         ]);
         assert_eq!(look(&headers), Found::Body);
-        assert_eq!(without_x402(&headers), Why::MppOnly);
     }
 }

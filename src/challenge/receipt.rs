@@ -1,4 +1,5 @@
-//! The seller's receipt: `PAYMENT-RESPONSE` (v2) or `X-PAYMENT-RESPONSE` (v1), x402 digest §2.5.
+//! The seller's receipt: x402's `PAYMENT-RESPONSE` (v2) or `X-PAYMENT-RESPONSE` (v1), x402 digest §2.5, or MPP's
+//! `Payment-Receipt`, which `mpp/` reads.
 //!
 //! A receipt is the seller's statement and no proof. By Ruling 10 a good one settles the payment; anything else leaves it
 //! unknown and counted, whatever it says. So a receipt that is not clearly good is never read as one.
@@ -7,6 +8,7 @@ use http::{HeaderMap, HeaderName};
 use serde_json::value::RawValue;
 
 use super::json::{self, Object};
+use super::{Rail, mpp};
 
 /// `PAYMENT-RESPONSE`: the x402 v2 receipt.
 pub const PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("payment-response");
@@ -92,8 +94,16 @@ impl ReceiptReason {
     }
 }
 
-/// Reads the receipt in the head of an answer to a paid request, whatever its status.
-pub fn receipt(headers: &HeaderMap) -> Receipt {
+/// Reads the receipt in the head of an answer to a request that was paid over `rail`, whatever its status. Sellers that
+/// speak both protocols send both receipts for one payment (mpp digest §12); the rail's own is the one that counts.
+pub fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {
+    match rail {
+        Rail::X402 => x402(headers),
+        Rail::MppEvm => mpp::receipt::evm(headers),
+    }
+}
+
+fn x402(headers: &HeaderMap) -> Receipt {
     let mut values = headers
         .get_all(PAYMENT_RESPONSE)
         .iter()
@@ -133,7 +143,7 @@ fn read(value: &[u8]) -> Option<Receipt> {
     }
 }
 
-fn transaction_hash(text: &str) -> Option<String> {
+pub(super) fn transaction_hash(text: &str) -> Option<String> {
     let digits = text.strip_prefix("0x")?;
     let valid = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
     valid.then(|| text.to_ascii_lowercase())
@@ -160,7 +170,7 @@ mod tests {
     }
 
     fn one(json: &str) -> Receipt {
-        receipt(&headers(
+        x402(&headers(
             &[("Payment-Response", json)].map(|(_, j)| ("payment-response", j)),
         ))
     }
@@ -171,7 +181,7 @@ mod tests {
             format!(r#"{{"success":true,"transaction":"{TX}","network":"base","payer":"0x1","new":{{"a":[1]}}}}"#);
         let settled = Receipt::Settled { tx: TX.into() };
         assert_eq!(one(&json), settled);
-        assert_eq!(receipt(&headers(&[("x-payment-response", &json)])), settled);
+        assert_eq!(x402(&headers(&[("x-payment-response", &json)])), settled);
         let url_safe = HeaderValue::from_str(&URL_SAFE_NO_PAD.encode(&json)).unwrap();
         let both = HeaderMap::from_iter([
             (X_PAYMENT_RESPONSE, url_safe),
@@ -180,7 +190,7 @@ mod tests {
                 HeaderValue::from_str(&STANDARD.encode(&json)).unwrap(),
             ),
         ]);
-        assert_eq!(receipt(&both), settled);
+        assert_eq!(x402(&both), settled);
         assert_eq!(one(&json.replace("0x89c9", "0x89C9")), settled);
     }
 
@@ -251,13 +261,13 @@ mod tests {
         ] {
             assert_eq!(one(json), Receipt::Unreadable, "{json}");
         }
-        assert_eq!(receipt(&HeaderMap::new()), Receipt::Absent);
+        assert_eq!(x402(&HeaderMap::new()), Receipt::Absent);
         let tx = format!(r#"{{"success":true,"transaction":"{TX}"}}"#);
         let contradiction = headers(&[
             ("payment-response", &tx),
             ("x-payment-response", r#"{"success":false}"#),
         ]);
-        assert_eq!(receipt(&contradiction), Receipt::Unreadable);
+        assert_eq!(x402(&contradiction), Receipt::Unreadable);
         assert_eq!(one(&format!("{}{tx}", " ".repeat(70_000))), Receipt::Unreadable);
     }
 
@@ -272,7 +282,7 @@ mod tests {
                 X_PAYMENT_RESPONSE,
                 HeaderValue::from_str(&STANDARD.encode(&bytes)).unwrap(),
             );
-            let settled = matches!(receipt(&fields), Receipt::Settled { .. });
+            let settled = matches!(x402(&fields), Receipt::Settled { .. });
             prop_assert!(!settled);
         }
     }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::credential::{Echo, Shared};
 use super::json::Object;
-use super::{Offer, PaymentFlow, ResourceHost, Why, X402Version};
+use super::{Nonce, Offer, PaymentFlow, ResourceHost, Term, Why, Wire, X402Version};
 use crate::assets::{self, Asset, Network};
 use crate::money::{Atoms, MicroUsd};
 
@@ -42,15 +42,17 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
         return Err(Why::CredentialTooLarge);
     }
     Ok(Offer {
-        version: context.version,
+        wire: Wire::X402(context.version),
         position,
         asset,
         amount,
         usd,
         payee,
-        max_timeout_s,
+        term: Term::Seconds(max_timeout_s),
+        nonce: Nonce::Random,
         flow,
         resource,
+        body: None,
         echo: Arc::new(echo),
         sha256: Sha256::digest(raw.as_bytes()).into(),
     })
@@ -117,14 +119,22 @@ fn amount(requirement: &Object<'_>, asset: &Asset, version: X402Version) -> Resu
         X402Version::V1 => "maxAmountRequired",
         X402Version::V2 => "amount",
     };
-    let text = requirement.text(member).ok_or(Why::AmountNotText)?;
-    let amount = Atoms::parse(&text)?;
+    amount_of(&requirement.text(member).ok_or(Why::AmountNotText)?, asset)
+}
+
+/// A plain decimal text, and what it counts.
+pub(super) fn amount_of(text: &str, asset: &Asset) -> Result<(Atoms, MicroUsd), Why> {
+    let amount = Atoms::parse(text)?;
     Ok((amount, MicroUsd::of(amount, asset.decimals)?))
 }
 
 fn payee(requirement: &Object<'_>, asset: &Asset) -> Result<Address, Why> {
-    let text = requirement.text("payTo").ok_or(Why::PayeeMalformed)?;
-    let payee = address(&text).ok_or(Why::PayeeMalformed)?;
+    payee_of(&requirement.text("payTo").ok_or(Why::PayeeMalformed)?, asset)
+}
+
+/// An address that money may go to.
+pub(super) fn payee_of(text: &str, asset: &Asset) -> Result<Address, Why> {
+    let payee = address(text).ok_or(Why::PayeeMalformed)?;
     // EIP-55: one case alone carries no checksum, mixed case does.
     let mixed = text[2..].bytes().any(|b| b.is_ascii_lowercase()) && text[2..].bytes().any(|b| b.is_ascii_uppercase());
     if mixed && payee.to_checksum(None) != text {
@@ -156,7 +166,7 @@ fn max_timeout(requirement: &Object<'_>) -> Result<u64, Why> {
 }
 
 /// `0x` and 40 hex digits, nothing else.
-fn address(text: &str) -> Option<Address> {
+pub(super) fn address(text: &str) -> Option<Address> {
     let digits = text.strip_prefix("0x")?;
     if digits.len() != 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;

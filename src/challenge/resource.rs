@@ -5,7 +5,7 @@
 
 use std::net::Ipv6Addr;
 
-/// The host of an x402 `resource`.
+/// The host of an x402 `resource` or of an MPP `realm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResourceHost {
     /// No resource is named, or a relative one: the host that was asked.
@@ -16,6 +16,14 @@ pub enum ResourceHost {
 }
 
 impl ResourceHost {
+    /// A realm is a host, with or without port, or a URL; what else it may be names no host.
+    pub(super) fn of_realm(realm: &str) -> Self {
+        if realm.contains("//") {
+            return Self::of_url(realm);
+        }
+        host(realm).map_or(Self::Unreadable, Self::Named)
+    }
+
     pub(super) fn of_url(url: &str) -> Self {
         if url.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
             return Self::Unreadable;
@@ -106,6 +114,34 @@ mod tests {
             ("https://xn--bcher-kva.example/", "xn--bcher-kva.example"),
         ] {
             assert_eq!(ResourceHost::of_url(url), ResourceHost::Named(host.into()), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_realm_is_a_host_or_nothing() {
+        for (realm, host) in [
+            ("API.Example.com", "api.example.com"),
+            ("api.example.com:8443", "api.example.com"),
+            ("https://api.example.com/v1", "api.example.com"),
+            ("[::1]:80", "::1"),
+            ("127.0.0.1", "127.0.0.1"),
+        ] {
+            assert_eq!(
+                ResourceHost::of_realm(realm),
+                ResourceHost::Named(host.into()),
+                "{realm}"
+            );
+        }
+        for realm in [
+            "",
+            "Weather, Inc.",
+            "api.example.com/v1",
+            "a@b",
+            "b\u{fc}cher.example",
+            "//",
+            "::1",
+        ] {
+            assert_eq!(ResourceHost::of_realm(realm), ResourceHost::Unreadable, "{realm}");
         }
     }
 

@@ -38,14 +38,13 @@ macro_rules! reasons {
 reasons! {
     // The answer as a whole.
     NoChallenge => "no-challenge", "The 402 carries no payment challenge that we know.";
-    MppOnly => "mpp-only", "The 402 offers payment by MPP alone, which is not supported.";
     HeaderEmpty => "challenge-header-empty", "The PAYMENT-REQUIRED header is empty.";
     /// Several fields, or several values merged into one: which of them counts would be a guess.
     HeaderRepeated => "challenge-header-repeated", "The PAYMENT-REQUIRED header occurs more than once.";
     TooLarge => "challenge-too-large", "The challenge is larger than 64 KiB.";
     BodyUndecodable => "challenge-not-decodable", "The body of the 402 is encoded in a way we do not decode.";
     BodyCutOff => "challenge-cut-off", "The body of the 402 did not arrive whole in time.";
-    NotBase64 => "challenge-not-base64", "The PAYMENT-REQUIRED header is not base64.";
+    NotBase64 => "challenge-not-base64", "The challenge is not base64.";
     NotJson => "challenge-not-json", "The challenge is not valid JSON.";
     NotObject => "challenge-not-object", "The challenge is not a JSON object.";
     DuplicateKey => "challenge-duplicate-key", "The challenge names the same JSON member twice.";
@@ -58,6 +57,41 @@ reasons! {
     OffersEmpty => "offers-empty", "The challenge has an empty list of offers.";
     SignInOnly => "sign-in-only", "The challenge asks for a wallet sign-in, not for a payment.";
     TooManyOffers => "too-many-offers", "The challenge has more than 16 offers.";
+
+    // One `Payment` challenge of MPP.
+    MppMalformed => "mpp-malformed", "A Payment challenge in WWW-Authenticate is not well-formed.";
+    MppParameterTwice => "mpp-parameter-twice", "A Payment challenge has the same parameter twice.";
+    MppParameterMissing => "mpp-parameter-missing", "A Payment challenge lacks id, realm, method, intent or request.";
+    MppMethodMalformed => "mpp-method-malformed", "A Payment challenge has a method or an intent that is no name.";
+    MppRequestTooLarge => "mpp-request-too-large", "The request of a Payment challenge is longer than 16 KiB.";
+    /// Anything but `Authorization` and `Payment-Authorization` (mpp digest §3.4).
+    MppHeaderNotAllowed => "mpp-header-not-allowed", "A Payment challenge wants its credential in a header field that is not for that.";
+    ExpiresMalformed => "expires-malformed", "The challenge's expires is not an RFC 3339 time.";
+    ChallengeExpired => "challenge-expired", "The challenge has expired, or does so within 6 seconds.";
+    /// Its nonce is on record: one challenge is answered once (Ruling 18).
+    ChallengeUsed => "challenge-used", "This very challenge was answered before; the site must give a new one.";
+    DigestUnsupported => "digest-unsupported", "The challenge binds the request's body in another way than by SHA-256.";
+    DigestMismatch => "digest-mismatch", "The challenge is for another request body than the one sent.";
+    RealmDiffers => "realm-differs", "The challenge's realm is not the host asked.";
+    ChainMissing => "chain-missing", "The offer does not say for which chain it is.";
+    CredentialTypeUnsupported => "credential-type-unsupported", "The offer does not take an EIP-3009 authorization.";
+    SplitsUnsupported => "splits-unsupported", "The offer splits the amount between several payees.";
+    DecimalsMismatch => "decimals-mismatch", "The offer states other decimals than the token has.";
+
+    // Rails and intents of MPP that are known and not paid.
+    MppStripe => "mpp-stripe-not-paid", "The offer is for MPP's stripe method, which is not paid yet.";
+    MppTempo => "mpp-tempo-not-paid", "The offer is for MPP's tempo method, which is not paid yet.";
+    MppUsdc => "mpp-usdc-not-paid", "The offer is for MPP's usdc method, which is not paid.";
+    MppSolana => "mpp-solana-not-paid", "The offer is for MPP's solana method, which is not paid.";
+    MppLightning => "mpp-lightning-not-paid", "The offer is for MPP's lightning method, which is not paid.";
+    MppCard => "mpp-card-not-paid", "The offer is for MPP's card method, which is not paid.";
+    MppStellar => "mpp-stellar-not-paid", "The offer is for MPP's stellar method, which is not paid.";
+    MppHedera => "mpp-hedera-not-paid", "The offer is for MPP's hedera method, which is not paid.";
+    MppNearIntents => "mpp-nearintents-not-paid", "The offer is for MPP's nearintents method, which is not paid.";
+    MppMethodUnknown => "mpp-method-unknown", "The offer is for an MPP method that we do not know.";
+    MppSession => "mpp-session-not-paid", "The offer is for a session with a deposit, which is not paid.";
+    MppSubscription => "mpp-subscription-not-paid", "The offer is for a subscription, a standing right to charge, which is not given.";
+    MppIntentUnknown => "mpp-intent-unknown", "The offer is for an MPP intent that we do not know.";
 
     // One requirement.
     RequirementNotObject => "requirement-not-object", "The offer is not a JSON object.";
@@ -75,16 +109,16 @@ reasons! {
     AmountNotDecimal => "amount-not-decimal", "The offer's amount is not a plain decimal number.";
     AmountLeadingZero => "amount-leading-zero", "The offer's amount has leading zeros.";
     AmountTooLarge => "amount-too-large", "The offer's amount does not fit 128 bits.";
-    PayeeMalformed => "payee-malformed", "The offer's payTo is not an address.";
-    PayeeChecksum => "payee-checksum", "The offer's payTo has a wrong EIP-55 checksum.";
-    PayeeZero => "payee-zero", "The offer's payTo is the zero address.";
-    PayeeIsAsset => "payee-is-asset", "The offer's payTo is the token contract itself.";
+    PayeeMalformed => "payee-malformed", "The offer's payee is not an address.";
+    PayeeChecksum => "payee-checksum", "The offer's payee has a wrong EIP-55 checksum.";
+    PayeeZero => "payee-zero", "The offer's payee is the zero address.";
+    PayeeIsAsset => "payee-is-asset", "The offer's payee is the token contract itself.";
     TimeoutNotInteger => "timeout-not-integer", "The offer's maxTimeoutSeconds is missing or is not a JSON integer.";
     TimeoutOutOfRange => "timeout-out-of-range", "The offer's maxTimeoutSeconds is not between 10 and 86400.";
 
     // The offer against the payer.
     NetworkNotConfigured => "network-not-configured", "The offer is for a network that [networks] in bursar.toml does not name.";
-    PayeeIsPayer => "payee-is-payer", "The offer's payTo is our own wallet.";
+    PayeeIsPayer => "payee-is-payer", "The offer's payee is our own wallet.";
     AmountZero => "amount-zero", "The offer's amount is zero, and zero_amount is not set.";
     ResourceHostDiffers => "resource-host-differs", "The challenge is for a resource on another host than the one asked.";
     ResourceUnreadable => "resource-unreadable", "The host of the challenge's resource cannot be read.";

@@ -7,10 +7,7 @@ use serde_json::value::RawValue;
 use super::credential::Shared;
 use super::json::{self, Object};
 use super::requirement::{self, Context};
-use super::{Challenge, ResourceHost, Unpayable, Why, X402Version};
-
-/// Ruling 33.
-const MAX_OFFERS: usize = 16;
+use super::{Challenge, MAX_OFFERS, ResourceHost, Unpayable, Why, X402Version};
 
 /// Parses the value of `PAYMENT-REQUIRED`: base64 of a JSON object with `x402Version` 2.
 pub fn v2(header: &[u8]) -> Result<Challenge, Why> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::*;
+use crate::challenge::Rail;
 use crate::clock::ManualClock;
 
 const NOW: i64 = 1_760_000_000;
@@ -44,8 +45,14 @@ impl World {
         let credential = Credential::from_stored(format!("Y3JlZGVudGlhbA{n}")).unwrap();
         let rid = Rid::new(second(i64::from(n)), [n; 10]);
         let valid_before = u64::try_from(NOW).unwrap() + 60;
-        self.doubts
-            .sent(rid, target(), request(0), (&FIELD, &credential), valid_before, keyed)
+        self.doubts.sent(
+            rid,
+            target(),
+            request(0),
+            (Rail::X402, &FIELD, &credential),
+            valid_before,
+            keyed,
+        )
     }
 
     fn claim(&self) -> Claim {

@@ -91,9 +91,10 @@ pub struct Terms {
 impl Terms {
     /// As an entry has them. `None`: this version does not know the asset or the way of paying any more.
     pub(super) fn recorded(reserved: &Reserved) -> Option<Self> {
+        let rail = Rail::parse(&reserved.rail)?;
         Some(Self {
-            rail: Rail::parse(&reserved.rail)?,
-            scheme: SCHEMES.into_iter().find(|scheme| *scheme == reserved.scheme)?,
+            rail,
+            scheme: Some(rail.scheme()).filter(|scheme| *scheme == reserved.scheme)?,
             asset: assets::assets().find(|asset| asset.caip19() == reserved.asset)?,
             amount: Atoms::new(reserved.amount.0),
             usd: MicroUsd::new(reserved.usd_micros.0),
@@ -101,9 +102,6 @@ impl Terms {
         })
     }
 }
-
-/// The schemes that this version pays.
-const SCHEMES: [&str; 1] = ["exact"];
 
 /// What the signature will cover besides the terms. Times are Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

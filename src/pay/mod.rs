@@ -24,6 +24,9 @@ pub enum PayError {
     /// The record was made for another wallet, for instance before the key was changed.
     #[error("the payment was recorded for another wallet than the one now configured")]
     OtherWallet,
+    /// The echo is of another offer than the one on record.
+    #[error("the payment was recorded for another rail than the offer's")]
+    OtherRail,
     #[error("the payment header could not be made: {0}")]
     Credential(#[from] Why),
 }
@@ -36,6 +39,9 @@ pub fn pay(
     echo: &Echo,
 ) -> Result<(http::HeaderName, Credential), PayError> {
     let (terms, arm) = (reservation.terms(), reservation.arm());
+    if terms.rail != echo.rail() {
+        return Err(PayError::OtherRail);
+    }
     let authorization = Authorization {
         from: arm.from,
         to: terms.payee,

@@ -1,15 +1,16 @@
-//! Known answers: every `exact` EIP-3009 vector in `fixtures/x402`, from the challenge to the header that pays. Times,
-//! nonce and the choice of the offer are given (Ruling 19).
+//! Known answers: every `exact` EIP-3009 vector in `fixtures/x402` and every `evm`/`charge` vector in `fixtures/mpp`, from
+//! the challenge to the header that pays. Times, x402 nonces and the choice of the offer are given (Ruling 19).
 
 use alloy_primitives::{Address, B256, hex};
 use alloy_sol_types::SolStruct;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue};
 use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
 use serde_json::Value;
 
 use super::{PayError, Wallet, evm, sign_and_encode};
-use crate::challenge::{self, Authorization, Offer};
+use crate::challenge::{self, Authorization, Nonce, Offer, Term, Why};
 use crate::money::Atoms;
 
 const MINIMAL: &str = "v2-exact-eip3009-base-sepolia";
@@ -67,15 +68,24 @@ fn pay(vector: &Value, payment_id: Option<&str>) -> String {
     let (wallet, offer, authorization) = (wallet(vector), offer(vector), authorization(vector));
     assert_eq!(wallet.address(), text(vector, "/payer").parse::<Address>().unwrap());
 
-    let expected = &vector["signatures"][0];
+    let signature = signed(&vector["signatures"][0], &wallet, &offer, &authorization);
+    assert_eq!(hex::encode_prefixed(signature), text(vector, "/signatures/0/signature"));
+
+    let (name, credential) = sign_and_encode(&wallet, offer.asset, &authorization, &offer.echo, payment_id).unwrap();
+    let header = text(vector, "/expected/requestHeader").to_ascii_lowercase();
+    assert_eq!(name.as_str(), header);
+    credential.header_value().to_str().unwrap().to_owned()
+}
+
+/// The signature, once every hash on the way to it is the expected one.
+fn signed(expected: &Value, wallet: &Wallet, offer: &Offer, authorization: &Authorization) -> [u8; 65] {
     let hash = |name: &str| expected[name].as_str().unwrap().parse::<B256>().unwrap();
-    let (domain, message) = (evm::domain(offer.asset), evm::message(&authorization));
+    let (domain, message) = (evm::domain(offer.asset), evm::message(authorization));
     assert_eq!(domain.separator(), hash("domainSeparator"));
     assert_eq!(message.eip712_hash_struct(), hash("structHash"));
     let digest = message.eip712_signing_hash(&domain);
     assert_eq!(digest, hash("digest"));
-    let signature = wallet.sign_authorization(offer.asset, &authorization);
-    assert_eq!(hex::encode_prefixed(signature), text(expected, "/signature"));
+    let signature = wallet.sign_authorization(offer.asset, authorization);
     let recovered = VerifyingKey::recover_from_prehash(
         digest.as_slice(),
         &Signature::from_slice(&signature[..64]).unwrap(),
@@ -86,11 +96,7 @@ fn pay(vector: &Value, payment_id: Option<&str>) -> String {
         Address::from_raw_public_key(&recovered.to_sec1_point(false).as_bytes()[1..]),
         wallet.address()
     );
-
-    let (name, credential) = sign_and_encode(&wallet, offer.asset, &authorization, &offer.echo, payment_id).unwrap();
-    let header = text(vector, "/expected/requestHeader").to_ascii_lowercase();
-    assert_eq!(name.as_str(), header);
-    credential.header_value().to_str().unwrap().to_owned()
+    signature
 }
 
 /// Our order of members is the reference client's, so that the header is the same to the last byte.
@@ -147,4 +153,57 @@ fn another_wallet_does_not_sign() {
     let (offer, authorization) = (offer(&vector), authorization(&vector));
     let result = sign_and_encode(&other, offer.asset, &authorization, &offer.echo, None);
     assert_eq!(result.err(), Some(PayError::OtherWallet));
+}
+
+/// Members may stand in any order, so what the header decodes to is compared (mpp digest §4).
+#[test]
+fn mpp_credentials_equal_those_of_the_reference_client() {
+    let fixture: Value = serde_json::from_str(include_str!("../../fixtures/mpp/evm_charge.json")).unwrap();
+    let wallet = Wallet::from_hex(text(&fixture, "/payerPrivateKey")).ok().unwrap();
+    let vectors = fixture["vectors"].as_array().unwrap();
+    assert_eq!(vectors.len(), 5);
+    for vector in vectors {
+        let name = &vector["name"];
+        let mut headers = HeaderMap::new();
+        let field = HeaderValue::from_str(text(vector, "/wwwAuthenticate")).unwrap();
+        headers.insert("www-authenticate", field);
+        let offer = challenge::with_mpp(&headers, Err(Why::NoChallenge))
+            .unwrap()
+            .offers
+            .remove(0);
+        let Nonce::Fixed(nonce) = offer.nonce else {
+            panic!("{name}: {offer:?}")
+        };
+        assert_eq!(nonce, text(vector, "/nonce").parse::<B256>().unwrap(), "{name}");
+        assert_eq!(offer.term, Term::Until(4_070_908_800), "{name}");
+        let authorization = Authorization {
+            from: wallet.address(),
+            to: offer.payee,
+            value: offer.amount,
+            valid_after: 0,
+            valid_before: offer.term.valid_before(0, u64::MAX).unwrap(),
+            nonce,
+        };
+        let signature = signed(&vector["eip712"], &wallet, &offer, &authorization);
+        assert_eq!(hex::encode_prefixed(signature), text(vector, "/signature"), "{name}");
+
+        let (field, credential) = sign_and_encode(&wallet, offer.asset, &authorization, &offer.echo, None).unwrap();
+        assert!(
+            field
+                .as_str()
+                .eq_ignore_ascii_case(text(vector, "/expectedCredentialField")),
+            "{name}"
+        );
+        let json = |value: &str| {
+            let token = value.strip_prefix("Payment ").unwrap();
+            serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(token).unwrap()).unwrap()
+        };
+        assert_eq!(
+            json(credential.expose()),
+            json(text(vector, "/authorizationHeader")),
+            "{name}"
+        );
+        let theirs = mpp::protocol::core::parse_authorization(credential.expose()).unwrap();
+        assert_eq!(theirs.source.as_deref(), Some(text(vector, "/source")), "{name}");
+    }
 }

@@ -204,6 +204,7 @@ impl From<Rail> for RailName {
     fn from(rail: Rail) -> Self {
         match rail {
             Rail::X402 => Self::X402,
+            Rail::MppEvm => Self::MppEvm,
         }
     }
 }

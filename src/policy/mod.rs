@@ -109,7 +109,7 @@ struct Bid<'a> {
 impl From<&Offer> for Bid<'_> {
     fn from(offer: &Offer) -> Self {
         Self {
-            rail: crate::challenge::Rail::X402.into(),
+            rail: offer.wire.rail().into(),
             network: offer.asset.network,
             token: offer.asset.address,
             symbol: offer.asset.symbol,

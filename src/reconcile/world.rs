@@ -34,6 +34,8 @@ pub struct World {
     pub fake: Fake,
     pub doubts: Doubts,
     pub heard: Arc<Mutex<Vec<Notice>>>,
+    /// Of the payments made from here on.
+    pub rail: Rail,
     _dir: tempfile::TempDir,
 }
 
@@ -95,6 +97,7 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
         fake,
         doubts,
         heard,
+        rail: Rail::X402,
         _dir: dir,
     };
     world.at(0);
@@ -123,8 +126,8 @@ impl World {
             path: "/".into(),
             query: None,
             terms: Terms {
-                rail: Rail::X402,
-                scheme: "exact",
+                rail: self.rail,
+                scheme: self.rail.scheme(),
                 asset: asset(),
                 amount: Atoms::new(CENT.into()),
                 usd: MicroUsd::new(CENT.into()),

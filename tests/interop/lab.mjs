@@ -1,4 +1,4 @@
-// Starts the whole other side of an x402 payment on loopback: chain, facilitator, a v2 and a v1 seller.
+// Starts the whole other side of a payment on loopback: chain, facilitator, an x402 v2, an x402 v1 and an MPP seller.
 //
 //   node lab.mjs [--cert FILE --key FILE]
 //
@@ -10,6 +10,7 @@ import { parseArgs } from "node:util";
 import { PAY_TO, PAYER, PAYER_KEY, startChain, TOKEN } from "./lab/chain.mjs";
 import { facilitator } from "./lab/facilitator.mjs";
 import { listen } from "./lab/listen.mjs";
+import { sellerMpp } from "./lab/seller-mpp.mjs";
 import { sellerV1 } from "./lab/seller-v1.mjs";
 import { sellerV2 } from "./lab/seller-v2.mjs";
 
@@ -46,12 +47,14 @@ try {
   const facilitatorUrl = await listen(facilitator(chain.rpc));
   const v2 = await listen(await sellerV2(facilitatorUrl), tls);
   const v1 = await listen(sellerV1(facilitatorUrl), tls);
+  const mpp = await listen(sellerMpp(facilitatorUrl), tls);
 
   console.log(JSON.stringify({
     rpc: chain.rpc,
     facilitator: facilitatorUrl,
     v2,
     v1,
+    mpp,
     token: TOKEN,
     payer: PAYER,
     payerKey: PAYER_KEY,

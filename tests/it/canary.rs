@@ -10,6 +10,7 @@ use http_body_util::Full;
 
 use crate::support::agent::Agent;
 use crate::support::bursar::{WALLET_KEY, bin, setup};
+use crate::support::mpp;
 use crate::support::origin::{Origin, answer};
 use crate::support::seller;
 
@@ -71,6 +72,10 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
         match (request.is_paid(), request.target.starts_with("/never")) {
             (true, false) => seller::sold(ANSWER),
             (true, true) => answer(500, &[("x-said", MERCHANT)], MERCHANT),
+            (false, _) if request.target.contains("-mpp") => {
+                let asks = mpp::evm("10000").with("description", MERCHANT).with("opaque", MERCHANT);
+                mpp::asks(&[asks.with("header", "Payment-Authorization")])
+            }
             (false, _) => seller::v2(&challenge),
         }
     })
@@ -94,8 +99,11 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
             .unwrap()
     };
     for (alpn, paths) in [
-        ("http/1.1", ["/bought", "/never"]),
-        ("h2", ["/bought-too", "/never-either"]),
+        ("http/1.1", ["/bought", "/never", "/bought-mpp", "/never-mpp"]),
+        (
+            "h2",
+            ["/bought-too", "/never-either", "/bought-mpp-too", "/never-mpp-either"],
+        ),
     ] {
         for path in paths {
             let mut connection = agent.connect(origin.address, &[alpn]).await;
@@ -107,7 +115,7 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
         .get_plain("http://127.0.0.1:1/")
         .await;
     assert_eq!(wrong.status, 407);
-    assert_eq!(bursar.payments().len(), 4);
+    assert_eq!(bursar.payments().len(), 8);
     let log = bursar.log();
     assert!(
         log.contains("TRACE") && log.contains("payment refused") | log.contains("paid payment="),
@@ -125,16 +133,18 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     let mut presentable = Vec::new();
     for request in origin.seen().iter().filter(|request| request.is_paid()) {
         let credential = request.payment().unwrap();
-        let signature = seller::decoded(&credential)["payload"]["signature"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let decoded = match credential.strip_prefix("Payment ") {
+            Some(_) => mpp::decoded(&credential),
+            None => seller::decoded(&credential),
+        };
+        let credential = credential.trim_start_matches("Payment ").to_owned();
+        let signature = decoded["payload"]["signature"].as_str().unwrap().to_owned();
         if request.target.starts_with("/never") {
             presentable.push(credential.clone());
         }
         secrets.extend([credential, signature]);
     }
-    assert_eq!((secrets.len(), presentable.len()), (9 + 2 * 4, 2));
+    assert_eq!((secrets.len(), presentable.len()), (9 + 2 * 8, 4));
 
     assert_eq!(bursar.stop(), 0);
     let home = bursar.kill();

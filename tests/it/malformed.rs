@@ -254,8 +254,12 @@ async fn what_two_readers_could_read_differently_is_not_paid() {
             Told::of(&[JSON, ("content-encoding", "gzip")], v1.clone()),
         ),
         ("one-mebibyte", "challenge-too-large", Told::of(&[JSON], long)),
-        ("mpp-alone", "mpp-only", Told::of(&[mpp], "{}")),
-        ("mpp-and-json", "mpp-only", Told::of(&[mpp, JSON], r#"{"error":"pay"}"#)),
+        ("mpp-alone", "mpp-parameter-missing", Told::of(&[mpp], "{}")),
+        (
+            "mpp-and-json",
+            "mpp-parameter-missing",
+            Told::of(&[mpp, JSON], r#"{"error":"pay"}"#),
+        ),
         (
             "v2-in-the-body",
             "v2-in-body",

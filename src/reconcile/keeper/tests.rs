@@ -2,11 +2,13 @@ use alloy_primitives::B256;
 use http::HeaderName;
 
 use super::*;
-use crate::challenge::Credential;
+use crate::challenge::{Credential, Rail};
 use crate::doubts::{Claim, Target};
 use crate::ledger::{By, Event};
+use crate::money::Atoms;
 use crate::reconcile::pass::Notice;
-use crate::reconcile::world::{BEGAN, NETWORK, VALID_S, World, time, world};
+use crate::reconcile::testimony::Standing;
+use crate::reconcile::world::{BEGAN, CENT, NETWORK, PAYEE, VALID_S, WALLET, World, asset, time, world};
 
 #[tokio::test]
 async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
@@ -47,6 +49,44 @@ async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
     world.at(10_000);
     keeper.pass().await;
     assert_eq!(world.fake.asked(), asked);
+}
+
+/// An `evm` charge is cashed by the same call of the token as x402's `exact` (mpp digest §7.1), so the same questions prove it.
+#[tokio::test]
+async fn an_mpp_payment_is_proven_by_its_authorization() {
+    let mut world = world().await;
+    world.rail = Rail::MppEvm;
+    let mut keeper = Keeper::new(world.reconciler.clone());
+    let (claimed, lost, dead) = (world.settled(1).await, world.unknown(2).await, world.unknown(3).await);
+    let uncashed = world.settled(4).await;
+    let payment = world.ledger().get(claimed).await.unwrap().unwrap();
+    let terms = (payment.reserved.rail.as_str(), payment.reserved.scheme.as_str());
+    assert_eq!(terms, ("mpp.evm", "charge"));
+    let facts = Facts {
+        network: NETWORK,
+        token: asset().address,
+        from: WALLET,
+        payee: PAYEE,
+        amount: Atoms::new(CENT.into()),
+        nonce: B256::repeat_byte(1),
+        armed_at: BEGAN,
+        valid_before: BEGAN + VALID_S,
+        standing: Standing::Claimed,
+        claimed_tx: Some(B256::repeat_byte(1).to_string()),
+    };
+    assert_eq!(Facts::of(&payment), Some(facts));
+
+    world.cash(1, 2);
+    world.cash(2, 2);
+    world.at(VALID_S + 20);
+    keeper.pass().await;
+    assert_eq!(world.stands(claimed).await, (State::Settled, Some(By::Chain)));
+    assert_eq!(world.stands(lost).await, (State::Settled, Some(By::Chain)));
+    assert_eq!(world.stands(dead).await, (State::Expired, Some(By::Chain)));
+    // A `Payment-Receipt` without a payment.
+    assert_eq!(world.stands(uncashed).await, (State::Settled, Some(By::Merchant)));
+    assert!(matches!(world.heard.lock().unwrap()[..], [Notice::Disputed { rid, .. }] if rid == uncashed));
+    assert_eq!(world.counted().await, 30_000);
 }
 
 #[tokio::test]
@@ -109,9 +149,14 @@ fn in_doubt(world: &World, rid: Rid, n: u8) -> (crate::doubts::Ticket, impl Fn()
     let fingerprint = target.with_body(&[n; 32]);
     let field = HeaderName::from_static("payment-signature");
     let credential = Credential::from_stored("c2lnbmVk".into()).unwrap();
-    let ticket = world
-        .doubts
-        .sent(rid, target, fingerprint, (&field, &credential), BEGAN + VALID_S, false);
+    let ticket = world.doubts.sent(
+        rid,
+        target,
+        fingerprint,
+        (world.rail, &field, &credential),
+        BEGAN + VALID_S,
+        false,
+    );
     let doubts = world.doubts.clone();
     (ticket, move || doubts.claim(target, fingerprint))
 }

@@ -16,7 +16,7 @@ export function seen() {
     routes.set(name, route);
     route.requests += 1;
 
-    const header = request.get("payment-signature") ?? request.get("x-payment");
+    const header = credentialOf(request);
     if (header !== undefined) {
       const signature = signatureIn(header);
       route.with_payment += 1;
@@ -38,6 +38,13 @@ export function seen() {
 
 const shown = ({ payments, transactions, ...route }) => ({ ...route, distinct_payments: payments.size, settled: transactions.size });
 
+/** Of whichever protocol; MPP's stand behind the scheme `Payment`. */
+function credentialOf(request) {
+  const own = ["payment-signature", "x-payment", "payment-authorization"].map((name) => request.get(name)).find(Boolean);
+  const header = own ?? request.get("authorization");
+  return own || /^payment /i.test(header ?? "") ? header.replace(/^payment /i, "") : undefined;
+}
+
 /** Two headers with one signature are one payment, whatever the order of their members. */
 function signatureIn(header) {
   try {
@@ -51,6 +58,10 @@ function signatureIn(header) {
 export const succeeded = (response) => receiptOn(response)?.success === true;
 
 function receiptOn(response) {
-  const receipt = response.getHeader("payment-response") ?? response.getHeader("x-payment-response");
-  return receipt && JSON.parse(Buffer.from(String(receipt), "base64"));
+  const read = (name) => {
+    const receipt = response.getHeader(name);
+    return receipt && JSON.parse(Buffer.from(String(receipt), "base64"));
+  };
+  const mpp = read("payment-receipt");
+  return read("payment-response") ?? read("x-payment-response") ?? (mpp && { success: mpp.status === "success", transaction: mpp.reference });
 }

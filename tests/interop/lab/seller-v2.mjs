@@ -1,5 +1,4 @@
 // An x402 v2 seller: express with the reference middleware, plus routes that behave as sellers in the wild do.
-import { createHash } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
 import express from "express";
 import { HTTPFacilitatorClient } from "@x402/core/server";
@@ -7,6 +6,7 @@ import { ExactEvmScheme } from "@x402/evm/exact/server";
 import { paymentMiddlewareFromHTTPServer, x402HTTPResourceServer, x402ResourceServer } from "@x402/express";
 import { declarePaymentIdentifierExtension, PAYMENT_IDENTIFIER, paymentIdentifierResourceServerExtension } from "@x402/extensions/payment-identifier";
 import { PAY_TO, TOKEN } from "./chain.mjs";
+import { echo } from "./echo.mjs";
 import { idempotent } from "./idempotent.mjs";
 import { seen, succeeded } from "./seen.mjs";
 
@@ -75,17 +75,6 @@ async function events(response, everyMs) {
     await pause(everyMs);
   }
   response.end();
-}
-
-/** Proves that the paid repetition carried the same body and headers as the first attempt. */
-async function echo(request, response) {
-  const digest = createHash("sha256");
-  let length = 0;
-  for await (const chunk of request) {
-    digest.update(chunk);
-    length += chunk.length;
-  }
-  response.json({ sha256: digest.digest("hex"), length, headers: [...new Set(Object.keys(request.headers))].sort() });
 }
 
 /** Takes the money and never answers. Wraps `writeHead` before the payment middleware does, so it runs after settlement. */

@@ -11,6 +11,7 @@ pub struct Lab {
     pub rpc: String,
     pub v2: String,
     pub v1: String,
+    pub mpp: String,
     pub facilitator: String,
     pub token: String,
     pub payer: String,
@@ -27,7 +28,10 @@ pub fn interop() -> PathBuf {
 
 /// Whether `npm ci` has been run in `tests/interop`; `tests/all.sh` does, and says so when it cannot.
 pub fn installed() -> bool {
-    interop().join("node_modules/@x402/express").is_dir()
+    let packages = ["@x402/express", "mppx"];
+    packages
+        .iter()
+        .all(|name| interop().join("node_modules").join(name).is_dir())
 }
 
 impl Lab {
@@ -64,6 +68,7 @@ impl Lab {
             rpc: text("rpc"),
             v2: text("v2"),
             v1: text("v1"),
+            mpp: text("mpp"),
             facilitator: text("facilitator"),
             token: text("token"),
             payer: text("payer"),

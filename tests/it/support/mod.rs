@@ -5,6 +5,7 @@ pub mod bursar;
 pub mod buyer;
 pub mod faults;
 pub mod lab;
+pub mod mpp;
 pub mod node;
 pub mod origin;
 pub mod seller;

@@ -37,11 +37,12 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The credential, whichever version it is.
+    /// The credential, whichever protocol and version it is of.
     pub fn payment(&self) -> Option<String> {
-        ["payment-signature", "x-payment"]
-            .iter()
-            .find_map(|name| self.headers.get(*name))
+        let own = ["payment-signature", "x-payment", "payment-authorization"];
+        let own = own.iter().find_map(|name| self.headers.get(*name));
+        let authorization = self.headers.get("authorization");
+        own.or(authorization.filter(|value| value.as_bytes().starts_with(b"Payment ")))
             .map(|value| value.to_str().unwrap().to_owned())
     }
 

@@ -1,0 +1,247 @@
+//! One `Payment` challenge: its parameters checked, its `request` decoded once, and the text of what a credential repeats
+//! (mpp digest §2, §4).
+
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use super::super::json::{self, Object};
+use super::super::{ResourceHost, Why};
+use super::digest::body_sha256;
+use super::field::Parameters;
+use super::{CredentialField, Intent, Method};
+
+/// Ruling 33, of `request` as it stands in the header.
+const MAX_REQUEST: usize = 16 * 1024;
+
+/// A challenge that is well-formed, whatever it asks for.
+#[derive(Debug)]
+pub(super) struct Payment {
+    pub method: Method,
+    pub intent: Intent,
+    pub id: String,
+    pub realm: String,
+    /// Unix second, rounded down: `validBefore` may not be later.
+    pub expires: Option<u64>,
+    pub body: Option<[u8; 32]>,
+    pub field: CredentialField,
+    /// The decoded `request`, known to be one strict JSON object.
+    pub request: String,
+    /// The JSON object that a credential carries as `challenge`: every parameter we know, as received.
+    pub echo: String,
+}
+
+impl Payment {
+    pub fn read(parameters: &Parameters) -> Result<Self, Why> {
+        let required = |name: &str| {
+            let value = parameters.get(name).filter(|value| !value.is_empty());
+            value.map(String::as_str).ok_or(Why::MppParameterMissing)
+        };
+        let (id, realm) = (required("id")?, required("realm")?);
+        let method = Method::parse(required("method")?).ok_or(Why::MppMethodMalformed)?;
+        let intent = Intent::parse(required("intent")?).ok_or(Why::MppMethodMalformed)?;
+        let request = decoded(required("request")?)?;
+        let field = match parameters.get("header") {
+            None => CredentialField::Authorization,
+            Some(name) => CredentialField::parse(name).ok_or(Why::MppHeaderNotAllowed)?,
+        };
+        let expires = parameters.get("expires").map(|text| unix_second(text)).transpose()?;
+        let body = match parameters.get("digest") {
+            None => None,
+            Some(text) => Some(body_sha256(text).ok_or(Why::DigestUnsupported)?),
+        };
+        Ok(Self {
+            method,
+            intent,
+            id: id.to_owned(),
+            realm: realm.to_owned(),
+            expires,
+            body,
+            field,
+            request,
+            echo: echo(parameters),
+        })
+    }
+
+    /// Servers name their host or, some of them, a service. Only a host can be compared (Ruling 23).
+    pub fn host(&self) -> ResourceHost {
+        ResourceHost::of_realm(&self.realm)
+    }
+}
+
+fn decoded(request: &str) -> Result<String, Why> {
+    if request.len() > MAX_REQUEST {
+        return Err(Why::MppRequestTooLarge);
+    }
+    let bytes = json::from_base64(request.as_bytes())?;
+    let text = json::checked(&bytes)?;
+    Object::read(text).ok_or(Why::NotObject)?;
+    Ok(text.to_owned())
+}
+
+/// RFC 3339 as the reference server writes it; jiff alone would take more.
+fn unix_second(text: &str) -> Result<u64, Why> {
+    let shape = |(index, byte): (usize, u8)| match index {
+        4 | 7 => byte == b'-',
+        10 => byte == b'T',
+        13 | 16 => byte == b':',
+        _ => byte.is_ascii_digit(),
+    };
+    let (head, tail) = text.split_at_checked(19).ok_or(Why::ExpiresMalformed)?;
+    let zone = match tail.strip_prefix('.') {
+        None => tail,
+        Some(fraction) => {
+            let zone = fraction.trim_start_matches(|digit: char| digit.is_ascii_digit());
+            (zone.len() < fraction.len())
+                .then_some(zone)
+                .ok_or(Why::ExpiresMalformed)?
+        }
+    };
+    let is_offset = zone.len() == 6 && zone.starts_with(['+', '-']) && zone.as_bytes()[3] == b':';
+    if !head.bytes().enumerate().all(shape) || !(zone == "Z" || is_offset) {
+        return Err(Why::ExpiresMalformed);
+    }
+    let at: Timestamp = text.parse().map_err(|_| Why::ExpiresMalformed)?;
+    // What lies before 1970 has expired as well.
+    Ok(u64::try_from(at.as_second()).unwrap_or(0))
+}
+
+/// Servers compare with what they sent, byte for byte: `request` and `opaque` go back undecoded.
+fn echo(parameters: &Parameters) -> String {
+    const ECHOED: [&str; 10] = [
+        "id",
+        "realm",
+        "method",
+        "intent",
+        "request",
+        "description",
+        "digest",
+        "expires",
+        "header",
+        "opaque",
+    ];
+    let known = ECHOED.iter().filter_map(|name| Some((*name, parameters.get(*name)?)));
+    let members: Vec<String> = known
+        .map(|(name, value)| format!("\"{name}\":{}", serde_json::Value::from(value.as_str())))
+        .collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// A JSON integer without sign, exponent or fraction.
+pub(super) fn integer(raw: &RawValue) -> Option<u64> {
+    let text = raw.get();
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(changes: &[(&str, Option<&str>)]) -> Parameters {
+        let mut parameters: Parameters = [
+            ("id", "a"),
+            ("realm", "api.example.com"),
+            ("method", "evm"),
+            ("intent", "charge"),
+            ("request", "e30"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        for (name, value) in changes {
+            match value {
+                Some(value) => parameters.insert((*name).to_owned(), (*value).to_owned()),
+                None => parameters.remove(*name),
+            };
+        }
+        parameters
+    }
+
+    fn verdict(name: &str, value: Option<&str>) -> Result<Payment, Why> {
+        Payment::read(&parameters(&[(name, value)]))
+    }
+
+    #[test]
+    fn each_parameter_is_read_strictly() {
+        for name in ["id", "realm", "method", "intent", "request"] {
+            assert_eq!(verdict(name, None).err(), Some(Why::MppParameterMissing), "{name}");
+            assert_eq!(verdict(name, Some("")).err(), Some(Why::MppParameterMissing), "{name}");
+        }
+        let long = "A".repeat(MAX_REQUEST + 1);
+        for (name, value, why) in [
+            ("method", "EVM", Why::MppMethodMalformed),
+            ("method", "1evm", Why::MppMethodMalformed),
+            ("method", "e vm", Why::MppMethodMalformed),
+            ("intent", "char ge", Why::MppMethodMalformed),
+            ("request", "!!!", Why::NotBase64),
+            ("request", "W10", Why::NotObject),
+            ("request", "eyJhIjo", Why::NotJson),
+            ("request", "eyJhIjoxLCJhIjoxfQ", Why::DuplicateKey),
+            ("request", &long, Why::MppRequestTooLarge),
+            ("header", "Cookie", Why::MppHeaderNotAllowed),
+            ("header", "Host", Why::MppHeaderNotAllowed),
+            ("header", "", Why::MppHeaderNotAllowed),
+            ("header", "Proxy-Authorization", Why::MppHeaderNotAllowed),
+            ("digest", "sha-512=YQ==", Why::DigestUnsupported),
+        ] {
+            assert_eq!(verdict(name, Some(value)).err(), Some(why), "{name}={value}");
+        }
+        for (value, field) in [
+            ("payment-authorization", CredentialField::PaymentAuthorization),
+            ("AUTHORIZATION", CredentialField::Authorization),
+        ] {
+            assert_eq!(verdict("header", Some(value)).unwrap().field, field);
+        }
+    }
+
+    #[test]
+    fn expires_is_rfc_3339() {
+        for (text, second) in [
+            ("2099-01-01T00:00:00Z", 4_070_908_800),
+            ("2099-01-01T00:00:00.999Z", 4_070_908_800),
+            ("2099-01-01T02:00:00.5+02:00", 4_070_908_800),
+            ("1969-12-31T23:59:59Z", 0),
+        ] {
+            assert_eq!(verdict("expires", Some(text)).unwrap().expires, Some(second), "{text}");
+        }
+        for bad in [
+            "",
+            "tomorrow",
+            "4070908800",
+            "2099-01-01",
+            "2099-01-01T00:00:00",
+            "2099-01-01 00:00:00Z",
+            "2099-01-01t00:00:00z",
+            "2099-13-01T00:00:00Z",
+            "2099-01-01T00:00:00.Z",
+            "2099-01-01T00:00:00+0200",
+            "2099-01-01T00:00:00Z[UTC]",
+            "+2099-01-01T00:00:00Z",
+            "2099-01-01T00:00:0\u{b2}Z",
+        ] {
+            assert_eq!(
+                verdict("expires", Some(bad)).err(),
+                Some(Why::ExpiresMalformed),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_echo_repeats_what_came_and_nothing_unknown() {
+        let parameters = parameters(&[
+            ("description", Some("\u{2014} \"q\" \\")),
+            ("opaque", Some("not base64!")),
+            ("foo", Some("bar")),
+        ]);
+        let echo = Payment::read(&parameters).unwrap().echo;
+        let echo: serde_json::Value = serde_json::from_str(&echo).unwrap();
+        assert_eq!(
+            echo,
+            serde_json::json!({
+                "id": "a", "realm": "api.example.com", "method": "evm", "intent": "charge", "request": "e30",
+                "description": "\u{2014} \"q\" \\", "opaque": "not base64!"
+            })
+        );
+    }
+}

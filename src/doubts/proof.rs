@@ -1,0 +1,58 @@
+//! What the chain has proven of a payment in doubt (Ruling 11). A declaration goes to the ledger, which may refuse it or fail:
+//! until it stands, the payment is out of the reach of repeats, and comes back if it was not declared.
+
+use super::{Doubt, Doubts, Stage, Target};
+use crate::ledger::Rid;
+
+/// Whether a payment could be taken out of the reach of repeats.
+pub enum Withdrawal {
+    UnderWay,
+    Out(Withdrawn),
+}
+
+/// What was taken out, if a repeat could have found it at all.
+#[derive(Default)]
+pub struct Withdrawn(Option<Box<(Target, Doubt)>>);
+
+impl Doubts {
+    /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
+    /// right now stays, and nobody may declare anything about it.
+    pub fn withdraw(&self, rid: Rid) -> Withdrawal {
+        for (target, doubts) in self.lock().iter_mut() {
+            let Some(position) = doubts.iter().position(|doubt| doubt.rid == rid) else {
+                continue;
+            };
+            if !matches!(doubts[position].stage, Stage::Open) {
+                return Withdrawal::UnderWay;
+            }
+            let found = (*target, doubts.remove(position));
+            return Withdrawal::Out(Withdrawn(Some(Box::new(found))));
+        }
+        Withdrawal::Out(Withdrawn::default())
+    }
+
+    /// It is dead: the next request buys.
+    pub fn proven_dead(&self, withdrawn: Withdrawn) {
+        if let Some(found) = withdrawn.0 {
+            self.forgotten(found.1.rid);
+        }
+    }
+
+    /// It was not declared dead after all.
+    pub fn put_back(&self, withdrawn: Withdrawn) {
+        if let Some(found) = withdrawn.0 {
+            let (target, doubt) = *found;
+            self.lock().entry(target).or_default().push(doubt);
+        }
+    }
+
+    /// The chain has shown that it was paid. Its answer is still missing.
+    pub fn proven_paid(&self, rid: Rid) {
+        for doubts in self.lock().values_mut() {
+            if let Some(doubt) = doubts.iter_mut().find(|doubt| doubt.rid == rid) {
+                doubt.paid = true;
+                return;
+            }
+        }
+    }
+}
