@@ -15,6 +15,7 @@ use alloy_primitives::{Address, B256};
 use bursar::assets::{Network, assets_of};
 use bursar::challenge::Rail;
 use bursar::clock::ManualClock;
+use bursar::home::{Readers, write_new};
 use bursar::ledger::{Arm, By, Embedded, Hold, Ledger, Options, Outcome, Reserve, Rid, State, Terms, read_payments};
 use bursar::money::{Atoms, MicroUsd};
 use bursar::policy::budget::{Charge, Unit, Window};
@@ -52,7 +53,14 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Of all ones: a test's.
+const LOG_KEY: &[u8] = b"ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
+
 fn open(dir: &Path) -> Result<Embedded, Failed> {
+    let key = dir.join("log.key");
+    if !key.exists() {
+        write_new(&key, LOG_KEY, Readers::Owner)?;
+    }
     let clock = Arc::new(ManualClock::at(NOON.parse()?));
     let options = Options {
         // The disk of a test is small.
