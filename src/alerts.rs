@@ -1,7 +1,7 @@
 //! Tells people what cannot wait until somebody looks: a line in the log, an entry in the books, and the operator's own
 //! command or webhook (`[alerts]` in bursar.toml).
 //!
-//! Raising never waits: the ledger's writer raises too. Each thing is told once, as [`told`] decides, so no flood can come of
+//! Raising never waits: the ledger's writer raises too. Each thing is told once, as `told` decides, so no flood can come of
 //! it; and nothing that goes wrong with telling holds up a payment.
 
 mod alert;

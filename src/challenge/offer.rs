@@ -113,7 +113,7 @@ pub enum Nonce {
 }
 
 /// One offer that holds in itself: x402 `exact` or MPP `evm`/`charge`, a token of our table that knows EIP-3009, every
-/// field strict. Whether *we* pay it is for [`payable`] and the policy.
+/// field strict. Whether *we* pay it is for [`payable`](super::payable) and the policy.
 #[derive(Clone, Debug)]
 pub struct Offer {
     pub wire: Wire,
