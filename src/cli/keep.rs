@@ -130,7 +130,9 @@ fn restore_from(source: &Path, home: &Home) -> Result<Exit, Failure> {
     )?;
     if !manifest.left_out.is_empty() {
         say!("Not in the backup: {}.", manifest.left_out.join(", "))?;
-        say!("  Put back the keys from where you keep them, or make new ones, before you start it.")?;
+        say!(
+            "  Put the keys back from where you keep them before you start it; a new log.key would not fit the signed journal."
+        )?;
     }
     say!()?;
     say!(
