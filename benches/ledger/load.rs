@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bursar::ledger::{By, Embedded, Ledger, Outcome};
+use bursar::ledger::{By, Ledger, Outcome, ReserveError};
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
@@ -13,6 +13,7 @@ use crate::report::Lap;
 
 pub struct Load {
     pub per_second: f64,
+    pub payments: usize,
     /// One reservation.
     pub reserve: Lap,
     /// Decision, reservation and settlement.
@@ -21,7 +22,7 @@ pub struct Load {
 
 /// `agents`: how many agents the payments are spread over.
 pub async fn pay(
-    ledger: &Embedded,
+    ledger: &(impl Ledger + Clone),
     market: &Arc<Market>,
     callers: usize,
     payments: usize,
@@ -42,6 +43,7 @@ pub async fn pay(
     }
     Ok(Load {
         per_second: whole.len() as f64 / began.elapsed().as_secs_f64(),
+        payments: whole.len(),
         reserve: Lap::of(reserves),
         payment: Lap::of(whole),
     })
@@ -50,7 +52,7 @@ pub async fn pay(
 type Laps = Vec<Duration>;
 
 async fn caller_pays(
-    ledger: &Embedded,
+    ledger: &impl Ledger,
     market: &Market,
     first: usize,
     share: usize,
@@ -63,12 +65,61 @@ async fn caller_pays(
         let asked = Instant::now();
         let rid = ledger.reserve(purchase).await?.rid();
         reserves.push(asked.elapsed());
-        let settled = Outcome::Settled {
-            by: By::Merchant,
-            tx: None,
-        };
-        ledger.finish(rid, settled).await?;
+        ledger.finish(rid, settled()).await?;
         whole.push(began.elapsed());
     }
     Ok((reserves, whole))
+}
+
+/// Callers of several nodes pay as one agent until its limit is reached. `callers` is of each node.
+pub async fn spend(
+    nodes: &[impl Ledger + Clone],
+    market: &Arc<Market>,
+    callers: usize,
+    agent: usize,
+) -> Result<Load, Fault> {
+    let began = Instant::now();
+    let mut running = JoinSet::new();
+    for node in nodes {
+        for _ in 0..callers {
+            let (node, market) = (node.clone(), market.clone());
+            running.spawn(async move { caller_spends(&node, &market, agent).await });
+        }
+    }
+    let (mut reserves, mut whole) = (Vec::new(), Vec::new());
+    while let Some(done) = running.join_next().await {
+        let (reserve, payment) = done??;
+        reserves.extend(reserve);
+        whole.extend(payment);
+    }
+    Ok(Load {
+        per_second: whole.len() as f64 / began.elapsed().as_secs_f64(),
+        payments: whole.len(),
+        reserve: Lap::of(reserves),
+        payment: Lap::of(whole),
+    })
+}
+
+async fn caller_spends(ledger: &impl Ledger, market: &Market, agent: usize) -> Result<(Laps, Laps), Fault> {
+    let (mut reserves, mut whole) = (Vec::new(), Vec::new());
+    loop {
+        let began = Instant::now();
+        let purchase = market.purchase(agent, Timestamp::now())?;
+        let asked = Instant::now();
+        let rid = match ledger.reserve(purchase).await {
+            Ok(reservation) => reservation.rid(),
+            Err(ReserveError::Denied { .. }) => return Ok((reserves, whole)),
+            Err(error) => return Err(error.into()),
+        };
+        reserves.push(asked.elapsed());
+        ledger.finish(rid, settled()).await?;
+        whole.push(began.elapsed());
+    }
+}
+
+fn settled() -> Outcome {
+    Outcome::Settled {
+        by: By::Merchant,
+        tx: None,
+    }
 }

@@ -10,6 +10,11 @@ mod embedded;
 mod history;
 mod load;
 mod market;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+#[path = "../../tests/postgres_cluster/mod.rs"]
+mod postgres_cluster;
 mod report;
 
 use std::path::Path;
@@ -86,6 +91,14 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
     }
     if wanted("history") {
         history::measure(root, asked.rounds, asked.payments)?;
+    }
+    #[cfg(feature = "postgres")]
+    if wanted("postgres") {
+        postgres::measure(root, asked.rounds)?;
+    }
+    #[cfg(not(feature = "postgres"))]
+    if asked.only.as_deref() == Some("postgres") {
+        return Err("built without PostgreSQL: add `--features postgres` before `--bench`".into());
     }
     Ok(())
 }

@@ -19,9 +19,10 @@ use crate::Fault;
 /// A 402 of the specification's vectors: one cent of USDC on Base Sepolia.
 const CHALLENGE: &str = include_str!("../../fixtures/x402/v2-exact-eip3009-base-sepolia.json");
 
-/// What a payment of the vectors is charged to: five windows each.
-const FIVE: &str =
-    "hour = \"1000000\"\nday = \"1000000\"\nweek = \"9000000\"\nmonth = \"90000000\"\ntotal = \"900000000\"\n";
+/// What a payment of the vectors is charged to: four windows each, and in all [`NEVER`] at most.
+const FOUR: &str = "hour = \"1000000\"\nday = \"1000000\"\nweek = \"9000000\"\nmonth = \"90000000\"\n";
+/// A limit, in dollars, that no load reaches.
+const NEVER: u64 = 900_000_000;
 
 pub struct Market {
     limits: Arc<Limits>,
@@ -31,7 +32,13 @@ pub struct Market {
 impl Market {
     /// `agents` agents with five budgets each.
     pub fn of(agents: usize) -> Result<Self, Fault> {
-        let limits = config::limits::parse("limits.toml", &limits(agents)?).map_err(|error| error.to_string())?;
+        Self::within(agents, NEVER)
+    }
+
+    /// As [`Market::of`], with so many dollars for each agent in all: a hundred payments per dollar.
+    pub fn within(agents: usize, dollars: u64) -> Result<Self, Fault> {
+        let limits =
+            config::limits::parse("limits.toml", &limits(agents, dollars)?).map_err(|error| error.to_string())?;
         Ok(Self {
             limits: Arc::new(limits),
             offers: offers()?,
@@ -99,19 +106,23 @@ impl Market {
 pub fn furnish(dir: &Path, agents: usize) -> Result<(), Fault> {
     let key = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
     write_new(&dir.join("log.key"), key.as_bytes(), Readers::Owner)?;
-    write_new(&dir.join("limits.toml"), limits(agents)?.as_bytes(), Readers::Owner)?;
+    write_new(
+        &dir.join("limits.toml"),
+        limits(agents, NEVER)?.as_bytes(),
+        Readers::Owner,
+    )?;
     std::fs::create_dir(dir.join("audit"))?;
     Ok(())
 }
 
-fn name(agent: usize) -> String {
+pub fn name(agent: usize) -> String {
     format!("agent-{agent:05}")
 }
 
-fn limits(agents: usize) -> Result<String, Fault> {
+fn limits(agents: usize, dollars: u64) -> Result<String, Fault> {
     let mut text = "timezone = \"UTC\"\n".to_owned();
     for agent in 0..agents {
-        write!(text, "\n[agents.{}]\n{FIVE}", name(agent))?;
+        write!(text, "\n[agents.{}]\n{FOUR}total = \"{dollars}\"\n", name(agent))?;
     }
     Ok(text)
 }
