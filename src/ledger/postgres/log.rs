@@ -130,18 +130,37 @@ struct Writer {
 }
 
 impl Writer {
+    /// What has piled up becomes one write and one sync: nobody waits for it, and the database may use the same disk.
     fn run(mut self, fed: &Receiver<Feed>) {
-        while let Ok(feed) = fed.recv() {
-            let done = match feed {
-                Feed::Append(entries, disclosures) => self.append(&entries, disclosures),
-                Feed::Trim => self.journal.trim().inspect(|()| self.signing.finish()),
-            };
-            if let Err(error) = done {
+        while let Ok(first) = fed.recv() {
+            let mut ends = false;
+            let mut done = Ok(());
+            for feed in std::iter::once(first).chain(fed.try_iter()) {
+                match feed {
+                    Feed::Append(entries, disclosures) => done = done.and_then(|()| self.append(&entries, disclosures)),
+                    Feed::Trim => ends = true,
+                }
+            }
+            if let Err(error) = done.and_then(|()| self.commit(ends)) {
                 // The journal has logged it as an error.
                 let _ = self.failed.set(error.to_string());
                 return;
             }
         }
+    }
+
+    fn commit(&mut self, ends: bool) -> Result<(), CommitError> {
+        self.journal.commit()?;
+        // Never before the sync.
+        if let Some(position) = self.journal.position() {
+            self.signing.synced(position, self.rhythm);
+        }
+        if !ends {
+            return self.journal.fill_ahead();
+        }
+        self.journal.trim()?;
+        self.signing.finish();
+        Ok(())
     }
 
     fn append(&mut self, entries: &[(u64, Vec<u8>)], disclosures: Vec<(u64, Disclosure)>) -> Result<(), CommitError> {
@@ -162,11 +181,6 @@ impl Writer {
             && let Err(error) = self.private.write(self.journal.segment(), disclosures)
         {
             tracing::warn!(%error, "paths of payments are missing in private/");
-        }
-        self.journal.commit()?;
-        // Never before the sync.
-        if let Some(position) = self.journal.position() {
-            self.signing.synced(position, self.rhythm);
         }
         Ok(())
     }
