@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bursar::ledger::{By, Ledger, Outcome, ReserveError};
+#[cfg(feature = "postgres")]
+use bursar::ledger::ReserveError;
+use bursar::ledger::{By, Ledger, Outcome};
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
@@ -13,6 +15,7 @@ use crate::report::Lap;
 
 pub struct Load {
     pub per_second: f64,
+    #[cfg(feature = "postgres")]
     pub payments: usize,
     /// One reservation.
     pub reserve: Lap,
@@ -43,6 +46,7 @@ pub async fn pay(
     }
     Ok(Load {
         per_second: whole.len() as f64 / began.elapsed().as_secs_f64(),
+        #[cfg(feature = "postgres")]
         payments: whole.len(),
         reserve: Lap::of(reserves),
         payment: Lap::of(whole),
@@ -72,6 +76,7 @@ async fn caller_pays(
 }
 
 /// Callers of several nodes pay as one agent until its limit is reached. `callers` is of each node.
+#[cfg(feature = "postgres")]
 pub async fn spend(
     nodes: &[impl Ledger + Clone],
     market: &Arc<Market>,
@@ -100,6 +105,7 @@ pub async fn spend(
     })
 }
 
+#[cfg(feature = "postgres")]
 async fn caller_spends(ledger: &impl Ledger, market: &Market, agent: usize) -> Result<(Laps, Laps), Fault> {
     let (mut reserves, mut whole) = (Vec::new(), Vec::new());
     loop {
