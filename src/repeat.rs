@@ -71,12 +71,18 @@ pub async fn forbids(proxy: &Proxy, lane: &Lane, head: &Parts, replay: &Replay) 
     }
     let fingerprint = target(lane, head).with_body(&replay.sha256);
     let rid = proxy.doubts.would_double(&fingerprint)?;
-    match proxy.ledger.get(rid).await {
-        Ok(Some(payment)) if payment.state != State::Unknown => {
+    let state = match proxy.ledger.get(rid).await {
+        Ok(payment) => payment.map(|payment| payment.state),
+        Err(_) => return Some(in_doubt(rid)),
+    };
+    match state {
+        Some(State::Released | State::Expired) => {
             proxy.doubts.forget_lost(&fingerprint);
             None
         }
-        _ => Some(in_doubt(rid)),
+        // By the chain's word, say. Its answer was never delivered all the same (Ruling 4).
+        Some(State::Settled) => Some(not_delivered(rid)),
+        Some(State::Held | State::Armed | State::Unknown) | None => Some(in_doubt(rid)),
     }
 }
 

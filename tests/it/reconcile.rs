@@ -391,3 +391,32 @@ fn counted(bursar: &Bursar) -> u128 {
 fn moved(buyer: &Buyer) -> u128 {
     buyer.transfers().iter().map(|transfer| transfer.atoms).sum()
 }
+
+/// A crash took the credential, the chain shows that it was cashed: the same request must not buy a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_paid_and_never_delivered_is_not_bought_again_when_its_credential_is_lost() {
+    let Some(lab) = lab() else { return };
+    let node = Node::of(lab, Mood::Down).await;
+    let mut buyer = buyer_asking(lab, FUNDS, LIMITS, &[node.url()], "");
+    assert_eq!(Agent::of(&buyer.bursar).get(site(&lab.v2), "/lost").await.status, 502);
+    let home = buyer.bursar.kill();
+    for file in std::fs::read_dir(home.path().join("private/credentials")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    buyer.bursar = home.serve();
+    let agent = Agent::of(&buyer.bursar);
+    let page = agent.get(site(&lab.v2), "/lost").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem().as_str()),
+        (409, "payment-in-doubt")
+    );
+    node.be(Mood::Final);
+    assert_eq!(reconcile(&buyer.bursar.home).code, 0);
+    assert_eq!(by(&buyer.bursar), ["settled by chain"]);
+    let page = agent.get(site(&lab.v2), "/lost").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem().as_str()),
+        (409, "paid-not-delivered")
+    );
+    assert_eq!(buyer.transfers().len(), 1);
+}
