@@ -27,6 +27,7 @@ pub mod payment;
 #[cfg(feature = "postgres")]
 mod postgres;
 pub mod pruned;
+mod queue;
 pub mod read;
 mod recovery;
 mod refusals;

@@ -73,6 +73,7 @@ impl LocalLog {
             private: Private::new(dir.join("private")),
             journal,
             failed: failed.clone(),
+            day: None,
         };
         let thread = std::thread::Builder::new()
             .name("ledger-log".to_owned())
@@ -127,6 +128,8 @@ struct Writer {
     rhythm: Rhythm,
     private: Private,
     failed: Arc<OnceLock<String>>,
+    /// Of the newest entry that waits for the sync.
+    day: Option<i64>,
 }
 
 impl Writer {
@@ -150,6 +153,7 @@ impl Writer {
     }
 
     fn commit(&mut self, ends: bool) -> Result<(), CommitError> {
+        self.day = None;
         self.journal.commit()?;
         // Never before the sync.
         if let Some(position) = self.journal.position() {
@@ -164,14 +168,13 @@ impl Writer {
     }
 
     fn append(&mut self, entries: &[(u64, Vec<u8>)], disclosures: Vec<(u64, Disclosure)>) -> Result<(), CommitError> {
-        let mut day = None;
         for (_, line) in entries {
             let ts = read_head(line)
                 .map_err(|error| CommitError::Failed(error.to_string()))?
                 .ts
                 .timestamp();
-            if day.replace(day_of(ts)) != Some(day_of(ts)) {
-                // A day begins a new file: what belongs into the old one goes there first.
+            if self.day.replace(day_of(ts)) != Some(day_of(ts)) {
+                // A day or a full segment begins a new file: what belongs into the old one goes there first.
                 self.journal.commit()?;
                 self.journal.begin(ts)?;
             }

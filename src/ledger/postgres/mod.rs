@@ -23,28 +23,23 @@ mod transaction;
 
 use std::collections::{HashSet, VecDeque};
 use std::path::Path;
-use std::sync::Arc;
 
-use jiff::Timestamp;
 use rustls::RootCertStore;
 use secrecy::SecretString;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::Answer;
 use super::checkpoints::Checkpoints;
 use super::embedded::Options;
 use super::journal::Journal;
-use super::key::KeyHold;
-use super::model::{
-    Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
-};
+use super::model::LedgerError;
 use super::payment::Payment;
+use super::queue::{Queue, Queued};
 use super::recovery::{self, OpenError};
 use super::rid::Rid;
 use super::timekeeping::Timekeeper;
 use super::writer::decide::Space;
-use super::writer::ops::{Delivery, Found, Op, Shared};
-use super::{Answer, Ledger, Usage};
+use super::writer::ops::{Found, Op};
 use crate::config::operator::Place;
 use connect::{NoWay, Way};
 use engine::Engine;
@@ -52,8 +47,8 @@ use log::LocalLog;
 use node::Identity;
 use outage::Outage;
 
-/// Operations that may wait for the writer; further callers wait for room.
-const QUEUE: usize = 1024;
+/// The `ev` of the entry by which somebody says that the clock is right.
+const CLOCK_ACCEPTED: &str = "clock.accepted";
 
 /// How to reach the shared books.
 pub struct Access {
@@ -65,11 +60,7 @@ pub struct Access {
 
 /// A handle on the one writer of this process. When the last one is dropped the ledger closes by itself.
 #[derive(Clone)]
-pub struct Postgres {
-    ops: mpsc::Sender<Op>,
-    shared: Arc<Shared>,
-    time: Arc<Timekeeper>,
-}
+pub struct Postgres(Queue);
 
 impl Postgres {
     /// Opens this node's log in `dir` and the shared books. A database that is away is no error: nothing can be reserved
@@ -80,7 +71,13 @@ impl Postgres {
         let mut latest = None;
         let checkpoints = Checkpoints::read(dir)?;
         let (scanned, tree) = recovery::read_log(dir, &checkpoints, &mut |line| {
-            latest = Some(line.head.ts.timestamp());
+            // As the book of the embedded ledger has it: where the clock has been, unless somebody has set it right since.
+            let seen = Some(line.head.ts.timestamp());
+            latest = if line.head.ev == CLOCK_ACCEPTED {
+                seen
+            } else {
+                latest.max(seen)
+            };
         })?;
         let (journal, torn) = Journal::at_end(
             &dir.join("audit"),
@@ -111,11 +108,7 @@ impl Postgres {
         }
         let way = Way::new(&place, password.as_ref(), roots)
             .map_err(|error| OpenError::Shared(format!("TLS could not be set up: {error}")))?;
-        let (ops, queue) = mpsc::channel(QUEUE);
-        let (shared, time) = (
-            Arc::new(Shared::default()),
-            Arc::new(Timekeeper::new(options.clock.clone(), latest)),
-        );
+        let (queue, ops) = Queue::new(Timekeeper::new(options.clock.clone(), latest));
         let mut engine = Engine {
             _lock: lock,
             way,
@@ -125,11 +118,11 @@ impl Postgres {
             torn,
             mine: policy::Mine::default(),
             session: None,
-            time: time.clone(),
+            time: queue.time.clone(),
             space: Space::new(dir.to_owned(), options.min_free_bytes),
             alarms: options.alarms,
-            shared: shared.clone(),
-            wake: ops.downgrade(),
+            shared: queue.shared.clone(),
+            wake: queue.wake(),
             jumped: None,
             known: HashSet::new(),
             backlog: VecDeque::new(),
@@ -146,114 +139,25 @@ impl Postgres {
                 engine.went_down(&down);
             }
         }
-        tokio::spawn(engine.run(queue));
-        Ok(Self { ops, shared, time })
-    }
-
-    async fn delivered<T>(
-        &self,
-        op: impl FnOnce(oneshot::Sender<Result<Delivery<T>, ReserveError>>) -> Op,
-    ) -> Result<T, ReserveError> {
-        let delivery = self.ask(op).await;
-        let delivery = delivery.map_err(|error| ReserveError::Failed(error.to_string()))??;
-        delivery
-            .take()
-            .ok_or_else(|| ReserveError::Failed("the reservation was lost".to_owned()))
-    }
-
-    async fn ask<T>(&self, op: impl FnOnce(oneshot::Sender<T>) -> Op) -> Result<T, LedgerError> {
-        let stopped = || LedgerError::Failed("the ledger has stopped".to_owned());
-        let (reply, answer) = oneshot::channel();
-        self.ops.send(op(reply)).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
+        tokio::spawn(engine.run(ops));
+        Ok(Self(queue))
     }
 }
 
-impl Ledger for Postgres {
-    fn reserve(&self, reserve: Reserve) -> Answer<'_, Result<Reservation, ReserveError>> {
-        Box::pin(self.delivered(|reply| Op::Reserve(Box::new(reserve), reply)))
+/// Open items, and payments that wait for the chain's word, are this node's; a silent node's become somebody's here. All else is
+/// of all nodes.
+impl Queued for Postgres {
+    fn queue(&self) -> &Queue {
+        &self.0
     }
 
-    fn hold(&self, hold: Hold) -> Answer<'_, Result<(), ReserveError>> {
-        Box::pin(self.delivered(|reply| Op::Hold(Box::new(hold), reply)))
-    }
-
-    fn arm(&self, rid: Rid, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
-        Box::pin(self.delivered(move |reply| Op::Arm(rid, Box::new(arming), reply)))
-    }
-
-    fn finish(&self, rid: Rid, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
-        Box::pin(async move { self.ask(|reply| Op::Finish(rid, outcome, reply)).await? })
-    }
-
-    fn resolve(
-        &self,
-        rid: Rid,
-        resolution: Resolution,
-        who: String,
-        why: String,
-    ) -> Answer<'_, Result<(), LedgerError>> {
-        let op = move |reply| Op::Resolve {
-            rid,
-            resolution,
-            who,
-            why,
-            reply,
-        };
-        Box::pin(async move { self.ask(op).await? })
-    }
-
-    fn record_finding(&self, rid: Rid, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
-        Box::pin(async move { self.ask(|reply| Op::Finding(rid, finding, reply)).await? })
-    }
-
-    fn append(&self, event: Event) -> Answer<'_, Result<(), LedgerError>> {
-        Box::pin(async move { self.ask(|reply| Op::Append(event, reply)).await? })
-    }
-
-    fn refused(&self, denial: Denial) {
-        self.shared.refuse(denial, self.time.read().now);
-        // A full queue needs no wake: the writer is about to look.
-        let _ = self.ops.try_send(Op::Wake);
-    }
-
-    fn get(&self, rid: Rid) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn find(&self, rid: Rid) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
         Box::pin(async move {
-            match self.ask(|reply| Op::Find(rid, reply)).await? {
+            match self.0.ask(|reply| Op::Find(rid, reply)).await? {
                 Found::Open(payment) => Ok(Some(*payment)),
                 Found::Elsewhere(_) => Ok(None),
                 Found::Failed(error) => Err(error),
             }
-        })
-    }
-
-    fn usage(&self, scopes: &[&str]) -> Answer<'_, Result<Vec<Usage>, LedgerError>> {
-        let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-        Box::pin(async move { self.ask(|reply| Op::Usage(scopes, reply)).await? })
-    }
-
-    /// This node's; a silent node's become somebody's here.
-    fn open_items(&self) -> Answer<'_, Result<Vec<Payment>, LedgerError>> {
-        Box::pin(async move { self.ask(Op::OpenItems).await? })
-    }
-
-    fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>> {
-        Box::pin(async move { self.ask(Op::Unconfirmed).await? })
-    }
-
-    /// All nodes'.
-    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
-        Box::pin(async move { self.ask(Op::Keys).await? })
-    }
-
-    fn now(&self) -> Timestamp {
-        self.time.for_windows()
-    }
-
-    fn close(&self) -> Answer<'_, ()> {
-        Box::pin(async move {
-            // It was closed already, then.
-            let _ = self.ask(Op::Close).await;
         })
     }
 }

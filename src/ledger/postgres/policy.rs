@@ -26,7 +26,7 @@ impl Mine {
     }
 
     fn of(&self, local: u64) -> Option<u64> {
-        self.generations.get(&local).copied().or_else(|| self.newest())
+        self.generations.get(&local).copied()
     }
 
     pub fn newest(&self) -> Option<u64> {
