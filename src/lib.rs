@@ -67,6 +67,7 @@ pub mod ledger;
 // Rim: acts.
 pub mod balances;
 pub mod pay;
+pub mod post;
 pub mod reconcile;
 pub mod rpc;
 

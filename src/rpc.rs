@@ -78,7 +78,11 @@ impl Node {
 
     /// Without path and query: providers put their keys there.
     pub fn shown(&self) -> String {
-        format!("{}://{}", self.0.scheme_str().unwrap_or_default(), self.host_and_port())
+        format!(
+            "{}://{}",
+            self.0.scheme_str().unwrap_or_default(),
+            crate::post::host_and_port(&self.0)
+        )
     }
 
     /// Proves that the node serves the network it is named for.

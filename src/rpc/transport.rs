@@ -1,23 +1,14 @@
-//! The bytes of one question: connection, request, answer of bounded length.
-
-use std::error::Error;
+//! The bytes of one question: request, and an answer of bounded length.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use http::StatusCode;
+use http::header::HeaderValue;
+use http_body_util::{BodyExt, Limited};
 
 use super::Node;
-use crate::tls::AlpnOffer;
+use crate::post::{self, Failure};
 use crate::tls::upstream::UpstreamTls;
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 impl Node {
     /// Posts `body` and reads an answer of at most `cap` bytes.
@@ -27,52 +18,10 @@ impl Node {
         body: String,
         cap: usize,
     ) -> Result<(StatusCode, Vec<u8>), Failure> {
-        let secure = self.0.scheme_str() == Some("https");
-        let host = self.0.host().unwrap_or_default();
-        let port = self.0.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((bare, port)).await?;
-        stream.set_nodelay(true)?;
-        if !secure {
-            return self.exchange(stream, body, cap).await;
-        }
-        let name = ServerName::try_from(bare.to_owned())?;
-        let stream = tokio_rustls::TlsConnector::from(tls.config(AlpnOffer::Http1))
-            .connect(name, stream)
-            .await?;
-        self.exchange(stream, body, cap).await
-    }
-
-    async fn exchange<S>(&self, stream: S, body: String, cap: usize) -> Result<(StatusCode, Vec<u8>), Failure>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let path = self.0.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::new(Full::<hyper::body::Bytes>::from(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = path.parse()?;
-        request
-            .headers_mut()
-            .insert(HOST, HeaderValue::try_from(self.host_and_port())?);
-        if let Some(credential) = self.credential() {
-            request.headers_mut().insert(AUTHORIZATION, credential);
-        }
-        request
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let response = sender.send_request(request).await?;
+        let response = post::post(&self.0, tls, self.credential(), body.into_bytes()).await?;
         let status = response.status();
         let answer = Limited::new(response.into_body(), cap).collect().await?;
         Ok((status, answer.to_bytes().to_vec()))
-    }
-
-    pub(super) fn host_and_port(&self) -> String {
-        let host = self.0.host().unwrap_or_default();
-        self.0
-            .port()
-            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
     /// `user:password@` of the URL as `Basic` (RFC 7617).
