@@ -1,28 +1,61 @@
-//! Our closed table of networks and tokens: the only source of a token's decimals and of its EIP-712 name and version.
+//! Our closed table of networks, tokens and currencies: the only source of decimals and of a token's EIP-712 name and version.
 //!
 //! A challenge may name a token, it never describes one: what is not in this table is not paid (Rulings 21 and 22,
-//! threats 1.6, 1.7, 1.19). Every token here is pegged to the US dollar, so that one token counts as one dollar.
+//! threats 1.6, 1.7, 1.19). Every token here is pegged to the US dollar, so that one token counts as one dollar. A currency
+//! other than the dollar counts by the rate that finance wrote.
 //!
 //! Sources: the token table of the x402 reference client 2.27.0, and the token tables of its v1 part where a comment
 //! says "v1 table" (x402 digest §3). Tokens that lack `transferWithAuthorization` are listed as well, so that the
 //! reason for not paying can be exact.
 
+mod currency;
+
 use std::fmt;
 
 use alloy_primitives::{Address, address};
 
-/// A network as CAIP-2 names it. So far EVM chains alone.
+pub use currency::{Currency, currency};
+
+/// Where money moves, in the form of CAIP-2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Network {
     /// `eip155:<chain id>`; the chain id is never zero.
     Eip155(u64),
+    /// `stripe:live` or `stripe:test`.
+    Stripe(Mode),
+}
+
+/// Whether Stripe moves money or only says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    Live,
+    Test,
+}
+
+/// What is paid with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asset {
+    Token(&'static Token),
+    /// Through Stripe.
+    Fiat(Mode, &'static Currency),
+}
+
+/// What a token contract can do for a payer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standard {
+    /// `transferWithAuthorization`, and what ERC-20 has.
+    Eip3009,
+    /// Payable by Permit2 only.
+    Erc20,
+    /// Tempo's own, payable by its transactions.
+    Tip20,
 }
 
 /// One token contract. Only this module makes them.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Asset {
-    pub network: Network,
+pub struct Token {
+    pub chain: u64,
     pub address: Address,
     /// For people only; nothing is decided by it.
     pub symbol: &'static str,
@@ -31,13 +64,15 @@ pub struct Asset {
     pub eip712_name: &'static str,
     /// `version` of the token's EIP-712 domain.
     pub eip712_version: &'static str,
-    /// Whether the token knows `transferWithAuthorization` (EIP-3009). The others need Permit2.
-    pub eip3009: bool,
+    pub standard: Standard,
 }
 
 impl Network {
-    /// Reads a CAIP-2 name, strictly: `eip155:` and a chain id of 1 to 2^64 - 1 without leading zeros.
+    /// Reads a CAIP-2 name, strictly: `eip155:` and a chain id of 1 to 2^64 - 1 without leading zeros, or one of Stripe's two.
     pub fn parse(text: &str) -> Option<Self> {
+        if let Some(mode) = text.strip_prefix("stripe:") {
+            return Mode::parse(mode).map(Self::Stripe);
+        }
         let id = text.strip_prefix("eip155:")?;
         if id.starts_with('0') || !id.bytes().all(|b| b.is_ascii_digit()) {
             return None;
@@ -53,38 +88,120 @@ impl Network {
             .map(|(_, id)| Self::Eip155(*id))
     }
 
-    pub const fn chain_id(self) -> u64 {
-        let Self::Eip155(id) = self;
-        id
+    /// `None`: no chain.
+    pub const fn chain_id(self) -> Option<u64> {
+        match self {
+            Self::Eip155(id) => Some(id),
+            Self::Stripe(_) => None,
+        }
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "eip155:{}", self.chain_id())
+        match self {
+            Self::Eip155(id) => write!(f, "eip155:{id}"),
+            Self::Stripe(mode) => write!(f, "stripe:{}", mode.name()),
+        }
+    }
+}
+
+impl Mode {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Test => "test",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Live, Self::Test].into_iter().find(|mode| mode.name() == text)
     }
 }
 
 impl Asset {
+    pub const fn network(self) -> Network {
+        match self {
+            Self::Token(token) => token.network(),
+            Self::Fiat(mode, _) => Network::Stripe(mode),
+        }
+    }
+
+    /// For people only; nothing is decided by it but what limits.toml lists by symbol.
+    pub const fn symbol(self) -> &'static str {
+        match self {
+            Self::Token(token) => token.symbol,
+            Self::Fiat(_, currency) => currency.symbol,
+        }
+    }
+
+    pub const fn decimals(self) -> u8 {
+        match self {
+            Self::Token(token) => token.decimals,
+            Self::Fiat(_, currency) => currency.decimals,
+        }
+    }
+
+    pub const fn token(self) -> Option<&'static Token> {
+        match self {
+            Self::Token(token) => Some(token),
+            Self::Fiat(..) => None,
+        }
+    }
+
+    /// Whether one of it counts as one dollar, by definition.
+    pub fn is_dollar(self) -> bool {
+        match self {
+            Self::Token(_) => true,
+            Self::Fiat(_, currency) => currency.is_dollar(),
+        }
+    }
+
+    /// The CAIP-19 id in lower case: `eip155:8453/erc20:0x833589fc…`, `stripe:live/iso4217:usd`.
+    pub fn caip19(self) -> String {
+        match self {
+            Self::Token(token) => token.caip19(),
+            Self::Fiat(mode, currency) => format!("stripe:{}/iso4217:{}", mode.name(), currency.code),
+        }
+    }
+
+    /// Reads [`Asset::caip19`]; an address may be written in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Some((network, code)) = text.split_once("/iso4217:") {
+            let Network::Stripe(mode) = Network::parse(network)? else {
+                return None;
+            };
+            return currency(code).map(|currency| Self::Fiat(mode, currency));
+        }
+        let (network, address) = text.split_once("/erc20:")?;
+        token(Network::parse(network)?, &address.parse().ok()?).map(Self::Token)
+    }
+}
+
+impl Token {
+    pub const fn network(&self) -> Network {
+        Network::Eip155(self.chain)
+    }
+
     /// The CAIP-19 id in lower case: `eip155:8453/erc20:0x833589fc…`.
     pub fn caip19(&self) -> String {
-        format!("{}/erc20:{:#x}", self.network, self.address)
+        format!("{}/erc20:{:#x}", self.network(), self.address)
     }
 }
 
 /// The token at `address`, if it is one of ours. Compared as bytes, so that spelling plays no part.
-pub fn asset(network: Network, address: &Address) -> Option<&'static Asset> {
-    assets_of(network).find(|asset| asset.address == *address)
+pub fn token(network: Network, address: &Address) -> Option<&'static Token> {
+    tokens_of(network).find(|token| token.address == *address)
 }
 
 /// The whole table.
-pub fn assets() -> impl Iterator<Item = &'static Asset> {
+pub fn tokens() -> impl Iterator<Item = &'static Token> {
     TOKENS.iter()
 }
 
 /// All our tokens of one network; empty for a network we do not know.
-pub fn assets_of(network: Network) -> impl Iterator<Item = &'static Asset> {
-    TOKENS.iter().filter(move |asset| asset.network == network)
+pub fn tokens_of(network: Network) -> impl Iterator<Item = &'static Token> {
+    TOKENS.iter().filter(move |token| token.network() == network)
 }
 
 /// x402 v1 network names. Up to `skale-base-sepolia` they come from the original v1 library, the rest
@@ -115,41 +232,48 @@ const V1_NAMES: &[(&str, u64)] = &[
     ("flare", 14),
 ];
 
-const fn token(chain: u64, address: Address, symbol: &'static str, name: &'static str) -> Asset {
-    Asset {
-        network: Network::Eip155(chain),
+const fn eip3009(chain: u64, address: Address, symbol: &'static str, name: &'static str) -> Token {
+    Token {
+        chain,
         address,
         symbol,
         decimals: 6,
         eip712_name: name,
         eip712_version: "2",
-        eip3009: true,
+        standard: Standard::Eip3009,
     }
 }
 
 /// USDC as Circle issues it, or a bridge that follows Circle's contract: 6 decimals, version "2".
 /// The EIP-712 name differs from chain to chain, Base ("USD Coin") and Base Sepolia ("USDC") being the classic trap.
-const fn usdc(chain: u64, address: Address, name: &'static str) -> Asset {
-    token(chain, address, "USDC", name)
+const fn usdc(chain: u64, address: Address, name: &'static str) -> Token {
+    eip3009(chain, address, "USDC", name)
 }
 
 /// Tokens of other issuers with EIP-3009 and version "1".
-const fn version_1(chain: u64, address: Address, symbol: &'static str, name: &'static str) -> Asset {
-    let mut asset = token(chain, address, symbol, name);
-    asset.eip712_version = "1";
-    asset
+const fn version_1(chain: u64, address: Address, symbol: &'static str, name: &'static str) -> Token {
+    let mut token = eip3009(chain, address, symbol, name);
+    token.eip712_version = "1";
+    token
 }
 
 /// Tokens without EIP-3009: payable by Permit2 only.
-const fn permit2(chain: u64, address: Address, symbol: &'static str, name: &'static str, decimals: u8) -> Asset {
-    let mut asset = version_1(chain, address, symbol, name);
-    asset.decimals = decimals;
-    asset.eip3009 = false;
-    asset
+const fn permit2(chain: u64, address: Address, symbol: &'static str, name: &'static str, decimals: u8) -> Token {
+    let mut token = version_1(chain, address, symbol, name);
+    token.decimals = decimals;
+    token.standard = Standard::Erc20;
+    token
+}
+
+/// Tokens of Tempo: no signature of ours names their EIP-712 domain.
+const fn tip20(chain: u64, address: Address, symbol: &'static str) -> Token {
+    let mut token = version_1(chain, address, symbol, symbol);
+    token.standard = Standard::Tip20;
+    token
 }
 
 #[rustfmt::skip]
-static TOKENS: &[Asset] = &[
+static TOKENS: &[Token] = &[
     // Base, Base Sepolia
     usdc(8453, address!("0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"), "USD Coin"),
     usdc(84_532, address!("0x036cbd53842c5426634e7929541ec2318f3dcf7e"), "USDC"),
@@ -180,9 +304,9 @@ static TOKENS: &[Asset] = &[
     // IoTeX: bridged, from the v1 table
     usdc(4689, address!("0xcdf79194c6c285077a58da47641d4dbe51f63542"), "Bridged USDC"),
     // ADI, HPP, HPP Sepolia: bridged by Circle's standard
-    token(36_900, address!("0x9cb8142aebbcdc60af7c97af897a67a8f3ca71c2"), "USDC.e", "USDC.e"),
-    token(190_415, address!("0x401ecb1d350407f13ba348573e5630b83638e30d"), "USDC.e", "Bridged USDC"),
-    token(181_228, address!("0x401ecb1d350407f13ba348573e5630b83638e30d"), "USDC.e", "Bridged USDC"),
+    eip3009(36_900, address!("0x9cb8142aebbcdc60af7c97af897a67a8f3ca71c2"), "USDC.e", "USDC.e"),
+    eip3009(190_415, address!("0x401ecb1d350407f13ba348573e5630b83638e30d"), "USDC.e", "Bridged USDC"),
+    eip3009(181_228, address!("0x401ecb1d350407f13ba348573e5630b83638e30d"), "USDC.e", "Bridged USDC"),
     // Stable and its testnet, Flare
     version_1(988, address!("0x779ded0c9e1022225f8e0630b35a9b54be713736"), "USDT0", "USDT0"),
     version_1(2201, address!("0x78cf24370174180738c5b8e352b6d14c83a6c9a9"), "USDT0", "USDT0"),
@@ -195,6 +319,10 @@ static TOKENS: &[Asset] = &[
     permit2(723_487, address!("0x33ad9e4bd16b69b5bfded37d8b5d9ff9aba014fb"), "SBC", "Stable Coin", 6),
     permit2(72_344, address!("0x33ad9e4bd16b69b5bfded37d8b5d9ff9aba014fb"), "SBC", "Stable Coin", 6),
     permit2(38_833, address!("0xa5b8bf902b2844da17d4506cc827f7f1681735e7"), "USDC", "USDC", 6),
+    // Tempo, and its testnet Moderato (mpp digest §8)
+    tip20(4217, address!("0x20c0000000000000000000000000000000000000"), "pathUSD"),
+    tip20(4217, address!("0x20c000000000000000000000b9537d11c60e8b50"), "USDC.e"),
+    tip20(42_431, address!("0x20c0000000000000000000000000000000000000"), "pathUSD"),
 ];
 
 #[cfg(test)]
@@ -224,6 +352,8 @@ mod tests {
             "base",
             "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp",
             "eip155:\u{0661}",
+            "stripe:",
+            "stripe:Live",
         ] {
             assert_eq!(Network::parse(bad), None, "{bad:?}");
         }
@@ -241,14 +371,14 @@ mod tests {
 
     #[test]
     fn a_token_stands_in_the_table_once() {
-        let ids: HashSet<_> = TOKENS.iter().map(Asset::caip19).collect();
+        let ids: HashSet<_> = TOKENS.iter().map(Token::caip19).collect();
         assert_eq!(ids.len(), TOKENS.len());
     }
 
     #[test]
     fn base_and_base_sepolia_differ_in_their_name() {
-        let base = assets_of(Network::Eip155(8453)).next().unwrap();
-        let sepolia = assets_of(Network::Eip155(84_532)).next().unwrap();
+        let base = tokens_of(Network::Eip155(8453)).next().unwrap();
+        let sepolia = tokens_of(Network::Eip155(84_532)).next().unwrap();
         assert_eq!((base.eip712_name, base.eip712_version), ("USD Coin", "2"));
         assert_eq!((sepolia.eip712_name, sepolia.eip712_version), ("USDC", "2"));
         assert_eq!(
@@ -256,14 +386,34 @@ mod tests {
             "eip155:8453/erc20:0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"
         );
         // The same address on another chain is another token, or none (threats 1.7).
-        assert_eq!(asset(sepolia.network, &base.address), None);
+        assert_eq!(token(sepolia.network(), &base.address), None);
+    }
+
+    #[test]
+    fn assets_read_back_as_they_are_named() {
+        let usd = Asset::Fiat(Mode::Test, currency("usd").unwrap());
+        assert_eq!(usd.caip19(), "stripe:test/iso4217:usd");
+        assert_eq!(usd.network().to_string(), "stripe:test");
+        let every = tokens().map(Asset::Token).chain([usd]);
+        for asset in every {
+            assert_eq!(Asset::parse(&asset.caip19()), Some(asset));
+            assert_eq!(Network::parse(&asset.network().to_string()), Some(asset.network()));
+        }
+        for bad in [
+            "eip155:1/iso4217:usd",
+            "stripe:test/erc20:usd",
+            "stripe:test/iso4217:xxx",
+            "usd",
+        ] {
+            assert_eq!(Asset::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]
     fn tokens_with_18_decimals_are_known_as_such() {
         for chain in [4326, 31_612, 31_611] {
-            let asset = assets_of(Network::Eip155(chain)).next().unwrap();
-            assert_eq!((asset.decimals, asset.eip3009), (18, false));
+            let asset = tokens_of(Network::Eip155(chain)).next().unwrap();
+            assert_eq!((asset.decimals, asset.standard), (18, Standard::Erc20));
         }
     }
 }

@@ -30,9 +30,12 @@ struct Known {
 
 impl Balances {
     /// True unless a node said that the wallet holds less.
-    pub fn may_cover(&self, asset: &Asset, amount: Atoms) -> bool {
+    pub fn may_cover(&self, asset: Asset, amount: Atoms) -> bool {
+        let Asset::Token(token) = asset else {
+            return true;
+        };
         let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.get(&(asset.network, asset.address))
+        held.get(&(token.network(), token.address))
             .is_none_or(|held| *held >= U256::from(amount.get()))
     }
 
@@ -40,7 +43,7 @@ impl Balances {
     fn held_on(&self, network: Network) -> Option<MicroUsd> {
         let known = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sum = MicroUsd::new(0);
-        for asset in assets::assets_of(network).filter(|asset| asset.eip3009) {
+        for asset in assets::tokens_of(network) {
             let atoms = known.get(&(network, asset.address))?;
             // More than fits is more than enough.
             let atoms = Atoms::new(u128::try_from(*atoms).unwrap_or(u128::MAX));
@@ -94,7 +97,7 @@ impl Balances {
     }
 
     async fn look(&self, network: Network, nodes: &[Node], tls: &UpstreamTls, owner: Address) {
-        for asset in assets::assets_of(network).filter(|asset| asset.eip3009) {
+        for asset in assets::tokens_of(network) {
             for node in nodes {
                 match node.balance(tls, asset, owner).await {
                     Ok(held) => {
@@ -141,17 +144,18 @@ mod tests {
     #[test]
     fn only_a_known_shortage_refuses() {
         let balances = Balances::default();
-        let asset = assets::assets_of(Network::Eip155(84532)).next().unwrap();
+        let token = assets::tokens_of(Network::Eip155(84532)).next().unwrap();
+        let asset = Asset::Token(token);
         assert!(balances.may_cover(asset, Atoms::new(u128::MAX)));
         balances
             .0
             .held
             .lock()
             .unwrap()
-            .insert((asset.network, asset.address), U256::from(10));
+            .insert((token.network(), token.address), U256::from(10));
         assert!(balances.may_cover(asset, Atoms::new(10)));
         assert!(!balances.may_cover(asset, Atoms::new(11)));
-        assert_eq!(balances.held_on(asset.network), Some(MicroUsd::new(10)));
+        assert_eq!(balances.held_on(token.network()), Some(MicroUsd::new(10)));
         assert_eq!(balances.held_on(Network::Eip155(8453)), None, "nobody has looked");
     }
 }

@@ -62,9 +62,9 @@ pub async fn course(
     {
         return Course::PassOn("not-over-tls");
     }
-    let Some(wallet) = &proxy.wallet else {
-        return Course::PassOn("no-wallet");
-    };
+    if proxy.payers.is_empty() {
+        return Course::PassOn(Why::NoWallet.code());
+    }
     // A paid `101` would leave HTTP, and its stream has no one to join it to the agent's (Ruling 35).
     if request.headers.contains_key(http::header::UPGRADE) {
         return Course::PassOn("upgrade-not-paid");
@@ -79,7 +79,8 @@ pub async fn course(
     };
     let host = &origin.authority.host;
     let payer = Payer {
-        address: wallet.address(),
+        address: proxy.payers.address(),
+        stripe: proxy.payers.stripe_mode(),
         networks: &proxy.networks,
         request_host: host.as_str(),
         resource_hosts: limits.resource_hosts(host.as_str()),
@@ -137,7 +138,7 @@ pub fn another(
     match policy::decide(&limits, &purchase(proxy, agent, origin, method), &intent.offers) {
         Decision::Pay(plan) => {
             let offer = intent.offers[plan.offer].clone();
-            let covered = proxy.balances.may_cover(offer.asset, offer.amount);
+            let covered = proxy.balances.may_cover(offer.asset, offer.outlay());
             covered.then_some(Intent {
                 offer,
                 plan,
@@ -165,16 +166,16 @@ fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, of
     match policy::decide(&limits, &purchase(proxy, agent, origin, method), &offers) {
         Decision::Unpaid(why) => Course::PassOn(why.code()),
         Decision::Refuse(refusal) => {
-            let cheapest = offers.iter().map(|offer| offer.usd).min();
+            let cheapest = limits.cheapest(&offers, proxy.ledger.now());
             let group = limits.group_of(agent.as_str());
             record_refusal(proxy, agent, group, origin, &refusal, cheapest);
             Course::Refuse(Problem::refused(&refusal))
         }
         Decision::Pay(plan) => {
             let offer = offers[plan.offer].clone();
-            if !proxy.balances.may_cover(offer.asset, offer.amount) {
+            if !proxy.balances.may_cover(offer.asset, offer.outlay()) {
                 let group = plan.group.as_deref();
-                return Course::Refuse(wallet_insufficient(proxy, agent, group, origin, &offer));
+                return Course::Refuse(wallet_insufficient(proxy, agent, group, origin, &offer, plan.usd));
             }
             Course::Buy(Box::new(Intent {
                 offer,
@@ -245,6 +246,7 @@ fn wallet_insufficient(
     group: Option<&str>,
     origin: &Origin,
     offer: &Offer,
+    usd: MicroUsd,
 ) -> Problem {
     let code = Code::WalletInsufficient.as_str();
     proxy.ledger.refused(Denial {
@@ -253,19 +255,19 @@ fn wallet_insufficient(
         host: origin.authority.host.as_str().to_owned(),
         reason: code.to_owned(),
         rule: "wallet".to_owned(),
-        asked: Some(offer.usd),
+        asked: Some(usd),
     });
     proxy.balances.look_again();
-    tracing::info!(%agent, merchant = %origin.authority.host, usd = %offer.usd, code, "payment refused");
+    tracing::info!(%agent, merchant = %origin.authority.host, %usd, code, "payment refused");
     let detail = format!(
         "The wallet holds less than {} {} on {}. The operator must fund {}; trying again before that will not help.",
-        offer.amount.decimal(offer.asset.decimals),
-        offer.asset.symbol,
-        offer.asset.network,
+        offer.outlay().decimal(offer.asset.decimals()),
+        offer.asset.symbol(),
+        offer.asset.network(),
         proxy
-            .wallet
-            .as_ref()
-            .map(|wallet| wallet.address().to_string())
+            .payers
+            .address()
+            .map(|address| address.to_string())
             .unwrap_or_default(),
     );
     Problem::new(Code::WalletInsufficient, detail).retryable(false)

@@ -53,6 +53,7 @@ pub mod upstream;
 pub mod via;
 
 // Core: pure, no sockets, no clock, no Tokio.
+pub mod account;
 pub mod assets;
 pub mod challenge;
 pub mod decode;

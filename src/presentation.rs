@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use crate::answer::{self, Code, Problem};
 use crate::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
-use crate::challenge::Rail;
 use crate::challenge::mpp::Statement;
 use crate::challenge::receipt::{self, Receipt};
+use crate::challenge::{Protocol, Rail};
 use crate::decode::{self, Coding};
 use crate::doubts::Ticket;
 use crate::hop::{self, Upgrading};
@@ -138,10 +138,7 @@ impl Presentation {
 async fn outcome(rail: Rail, response: &mut Response<Relay>) -> Outcome {
     let unknown = |why| Outcome::Unknown { why, tx: None };
     match receipt::receipt(rail, response.headers()) {
-        Receipt::Settled { tx } => Outcome::Settled {
-            by: By::Merchant,
-            tx: Some(tx),
-        },
+        Receipt::Settled { tx } => Outcome::Settled { by: By::Merchant, tx },
         Receipt::Failed { tx, .. } => Outcome::Unknown {
             why: "receipt-says-failed",
             tx,
@@ -160,7 +157,9 @@ async fn problem(rail: Rail, response: &mut Response<Relay>) -> Option<Statement
     const SOON: std::time::Duration = std::time::Duration::from_secs(1);
     let kind = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    if rail != Rail::MppEvm || response.status().is_success() || !kind.eq_ignore_ascii_case("application/problem+json")
+    if rail.protocol() != Protocol::Mpp
+        || response.status().is_success()
+        || !kind.eq_ignore_ascii_case("application/problem+json")
     {
         return None;
     }

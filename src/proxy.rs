@@ -34,7 +34,7 @@ use crate::idempotency::Keys;
 use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::{Login, Logins};
-use crate::pay::Wallet;
+use crate::pay::Payers;
 use crate::reconcile::Reconciler;
 use crate::rules::Rules;
 use crate::tls::AlpnOffer;
@@ -53,7 +53,7 @@ pub struct Proxy {
     pub doubts: Doubts,
     pub keys: Keys,
     pub reconciler: Arc<Reconciler>,
-    pub wallet: Option<Wallet>,
+    pub payers: Payers,
     pub networks: BTreeSet<Network>,
     pub balances: Balances,
     pub alerts: Alerts,

@@ -17,7 +17,7 @@ use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
 use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
-use crate::pay;
+use crate::money::MicroUsd;
 use crate::policy::Refusal;
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
@@ -129,7 +129,7 @@ impl Purchase {
         if agent.is_closed() {
             return self.never_signed(reservation).await;
         }
-        let (field, credential) = match self.sign(&reservation) {
+        let (field, credential) = match self.pay(&reservation).await {
             Ok(signed) => signed,
             Err(problem) => {
                 self.never_signed(reservation).await;
@@ -141,7 +141,7 @@ impl Purchase {
         let valid_before = reservation.arm().valid_before;
         let doubts = &self.proxy.doubts;
         let keyed = self.claim.is_some();
-        let rail = self.intent.offer.wire.rail();
+        let rail = self.intent.offer.rail;
         let sent = (rail, &field, &credential);
         let ticket = doubts.sent(rid, target, fingerprint, sent, valid_before, keyed);
         if let Some(claim) = self.claim {
@@ -158,7 +158,7 @@ impl Purchase {
         let presentation = Presentation {
             rid,
             rail,
-            usd: Some(self.intent.offer.usd),
+            usd: Some(self.intent.plan.usd),
             ticket,
             proxy: self.proxy,
             lane: self.lane,
@@ -211,13 +211,14 @@ impl Purchase {
             policy_gen,
             ..
         } = &self.intent;
-        let (Some(wallet), Ok(nonce), Ok(entropy)) = (&self.proxy.wallet, nonce(offer), clock::random::<10>()) else {
+        let from = self.proxy.payers.account(offer.asset);
+        let (Some(from), Ok(nonce), Ok(entropy)) = (from, nonce(offer), clock::random::<10>()) else {
             let detail = "The operating system gave no random bytes; nothing was paid.";
             return Err(Problem::new(Code::SigningFailed, detail).into());
         };
         let now = self.proxy.clock.now();
         // Waiting for an upload or for another request under the same key can have outlived the challenge.
-        let valid_before = offer.term.valid_before(clock::unix_second(now), plan.max_validity_s);
+        let valid_before = offer.valid_before(clock::unix_second(now), plan.max_validity_s);
         let Some(valid_before) = valid_before else {
             return Err(NotBought::OfferGone(Why::ChallengeExpired));
         };
@@ -229,16 +230,17 @@ impl Purchase {
             host: origin.authority.host.as_str().to_owned(),
             path: self.head.uri.path().to_owned(),
             query: self.head.uri.query().map(str::to_owned),
-            terms: terms(offer),
+            terms: terms(offer, plan.usd),
             charges: plan.charges.clone(),
             policy_gen: *policy_gen,
             fingerprint: self.identity().1.bytes(),
             idempotency: self.claim.as_ref().map(|claim| claim.key().bytes()),
             offer_sha256: offer.sha256,
+            others: Vec::new(),
         };
         // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
         let arm = Arm {
-            from: wallet.address(),
+            from,
             nonce,
             valid_after: 0,
             valid_before,
@@ -251,7 +253,7 @@ impl Purchase {
             // Random nonces do not repeat: the challenge decided this one (Ruling 18).
             ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
             ReserveError::Denied { charge, settled, open } => {
-                let Intent { plan, offer, .. } = &self.intent;
+                let plan = &self.intent.plan;
                 let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
                 let (agent, origin) = (self.lane.agent(), self.lane.origin());
                 consider::record_refusal(
@@ -260,7 +262,7 @@ impl Purchase {
                     plan.group.as_deref(),
                     origin,
                     &refusal,
-                    Some(offer.usd),
+                    Some(plan.usd),
                 );
                 Problem::refused(&refusal)
             }
@@ -293,26 +295,23 @@ impl Purchase {
         problem.into()
     }
 
-    fn sign(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
-        let refuse = |detail: String| Problem::new(Code::SigningFailed, detail);
-        let wallet = self
-            .proxy
-            .wallet
-            .as_ref()
-            .ok_or_else(|| refuse("There is no wallet key.".into()))?;
-        pay::pay(wallet, reservation, &self.intent.offer.echo)
-            .map_err(|error| refuse(format!("The payment could not be signed: {error}. Nothing was paid.")))
+    async fn pay(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
+        let paid = self.proxy.payers.pay(reservation, &self.intent.offer.echo).await;
+        paid.map_err(|error| {
+            let detail = format!("The payment could not be signed: {error}. Nothing was paid.");
+            Problem::new(Code::SigningFailed, detail)
+        })
     }
 }
 
-fn terms(offer: &Offer) -> Terms {
+fn terms(offer: &Offer, usd: MicroUsd) -> Terms {
     Terms {
-        rail: offer.wire.rail(),
-        scheme: offer.wire.rail().scheme(),
+        rail: offer.rail,
         asset: offer.asset,
         amount: offer.amount,
-        usd: offer.usd,
-        payee: offer.payee,
+        usd,
+        payee: offer.payee.clone(),
+        clause: offer.clause,
     }
 }
 

@@ -88,7 +88,7 @@ impl Node {
     /// Proves that the node serves the network it is named for.
     pub async fn check_network(&self, tls: &UpstreamTls, expected: Network) -> Result<(), RpcError> {
         let wire::Quantity(id) = self.ask(tls, "eth_chainId", json!([]), ANSWER_CAP).await?;
-        if id == expected.chain_id() {
+        if Some(id) == expected.chain_id() {
             return Ok(());
         }
         Err(RpcError::WrongNetwork {

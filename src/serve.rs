@@ -30,7 +30,7 @@ use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
-use crate::pay::Wallet;
+use crate::pay::{Payers, Wallet};
 use crate::proxy::{self, Proxy};
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
 use crate::rules::{Look, Rules};
@@ -198,7 +198,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         keys,
         ledger,
         reconciler,
-        wallet,
+        payers: Payers { wallet },
         balances,
         alerts,
         tasks,
@@ -437,7 +437,7 @@ async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result
     });
     let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
     doubts.remember(in_doubt.map(|payment| {
-        let valid_before = payment.arm.map_or(0, |arm| arm.valid_before.0);
+        let valid_before = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
         (payment.rid(), payment.reserved.fp.0, valid_before)
     }));
     Ok(doubts)

@@ -98,11 +98,11 @@ proptest! {
             let written: Value = serde_json::from_str(&request).unwrap();
             let text = |member: &str| written[member].as_str().unwrap().to_lowercase();
             prop_assert_eq!(offer.amount.get().to_string(), text("amount"));
-            prop_assert_eq!(format!("{:#x}", offer.asset.address), text("currency"));
-            prop_assert_eq!(format!("{:#x}", offer.payee), text("recipient"));
+            prop_assert_eq!(format!("{:#x}", offer.asset.token().unwrap().address), text("currency"));
+            prop_assert_eq!(offer.payee.to_string(), text("recipient"));
             let details = &written["methodDetails"];
-            prop_assert_eq!(Some(offer.asset.network.chain_id()), details["chainId"].as_u64());
-            prop_assert!(details["decimals"].is_null() || details["decimals"] == offer.asset.decimals);
+            prop_assert_eq!(offer.asset.network().chain_id(), details["chainId"].as_u64());
+            prop_assert!(details["decimals"].is_null() || details["decimals"] == offer.asset.decimals());
             prop_assert!(details["splits"].is_null());
             // Once each: nobody can read another one.
             for member in ["\"amount\"", "\"recipient\"", "\"currency\""] {

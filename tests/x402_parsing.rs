@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bursar::challenge::credential::credential;
-use bursar::challenge::{self, Authorization, Challenge, Offer, ResourceHost, Why, Wire, X402Version};
+use bursar::challenge::{self, Authorization, Challenge, Offer, Payload, Rail, ResourceHost, Why, X402Version};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -139,7 +139,7 @@ fn the_version_must_fit_its_place() {
         v2(&format!(r#"{{"x402Version":{version},"accepts":[{offer}]}}"#))
     };
     for version in ["2", "\"2\""] {
-        assert_eq!(with(version).unwrap().offers[0].wire, Wire::X402(X402Version::V2));
+        assert_eq!(with(version).unwrap().offers[0].rail, Rail::X402);
     }
     for version in ["1", "3", "2.0", "\"v2\"", "null", "[2]"] {
         assert_eq!(with(version).err(), Some(Why::VersionUnsupported), "{version}");
@@ -231,10 +231,9 @@ type Terms = (String, String, String);
 fn as_written(challenge: &Value, offer: &Offer) -> Terms {
     let entry = &challenge["accepts"][offer.position];
     let member = |name: &str| entry[name].as_str().unwrap().to_owned();
-    let amount = match offer.wire {
-        Wire::X402(X402Version::V1) => "maxAmountRequired",
-        Wire::X402(X402Version::V2) => "amount",
-        Wire::MppEvm => panic!("no x402 offer: {offer:?}"),
+    let amount = match challenge["x402Version"].as_u64() {
+        Some(1) => "maxAmountRequired",
+        _ => "amount",
     };
     (
         member(amount),
@@ -246,8 +245,8 @@ fn as_written(challenge: &Value, offer: &Offer) -> Terms {
 fn as_read(offer: &Offer) -> Terms {
     (
         offer.amount.get().to_string(),
-        format!("{:#x}", offer.payee),
-        format!("{:#x}", offer.asset.address),
+        offer.payee.to_string(),
+        format!("{:#x}", offer.asset.token().unwrap().address),
     )
 }
 
@@ -336,15 +335,16 @@ proptest! {
         let challenge = v2(&text).unwrap();
         prop_assert_eq!(challenge.unpayable[0].why, Why::RequirementNotObject);
         let offer = &challenge.offers[0];
-        let authorization = Authorization {
+        let authorization = &Authorization {
+            network: offer.asset.network(),
             from: Address::ZERO,
-            to: offer.payee,
+            to: offer.payee.address().unwrap(),
             value: offer.amount,
             valid_after: 0,
             valid_before: 1_760_000_060,
             nonce: B256::ZERO,
         };
-        let (_, credential) = credential(&offer.echo, &authorization, &[0; 65], None).unwrap();
+        let (_, credential) = credential(&offer.echo, &Payload::Authorization { authorization, signature: &[0; 65] }, None).unwrap();
         let sent = STANDARD.decode(credential.header_value().as_bytes()).unwrap();
         let sent = String::from_utf8(sent).unwrap();
         let accepted = format!(r#","accepted":{requirement}}}"#);

@@ -34,7 +34,8 @@ fn read(response: &Value) -> Result<Challenge, Why> {
 
 fn payable(offer: &Offer, network: u64, host: &str, zero_amount: bool) -> Result<(), Why> {
     let payer = Payer {
-        address: PAYER,
+        address: Some(PAYER),
+        stripe: None,
         networks: &BTreeSet::from([Network::Eip155(network)]),
         request_host: host,
         resource_hosts: &[],
@@ -140,7 +141,7 @@ fn what_the_payer_refuses_is_payable_under_another_configuration() {
         read(&case["response"]).unwrap().offers.remove(0)
     };
     assert_eq!(
-        only_offer("price-far-above").usd.to_string(),
+        only_offer("price-far-above").usd.unwrap().to_string(),
         "5000.00",
         "the price for the limits to refuse"
     );
@@ -155,7 +156,8 @@ fn what_the_payer_refuses_is_payable_under_another_configuration() {
     assert_eq!(payable(&foreign, 84_532, &host, false), Ok(()));
     // Ruling 23: the merchant's section may name the other host.
     let payer = Payer {
-        address: PAYER,
+        address: Some(PAYER),
+        stripe: None,
         networks: &BTreeSet::from([Network::Eip155(84_532)]),
         request_host: "127.0.0.1",
         resource_hosts: &[host],

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::json::Object;
 use super::mpp::CredentialField;
-use super::{Rail, Why};
+use super::{Protocol, Rail, Why};
 use crate::assets::Network;
 use crate::money::Atoms;
 
@@ -30,11 +30,12 @@ const MAX_HEADER: usize = 64 * 1024;
 /// What an MPP credential begins with.
 const MPP_SCHEME: &str = "Payment ";
 /// More than all that stands around the echo: authorization, signature, payment id, member names.
-const AROUND_ECHO: usize = 1024;
+const AROUND_ECHO: usize = 2048;
 
 /// What is signed: one `TransferWithAuthorization` (EIP-3009). Times are Unix seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorization {
+    pub network: Network,
     pub from: Address,
     pub to: Address,
     pub value: Atoms,
@@ -43,9 +44,29 @@ pub struct Authorization {
     pub nonce: B256,
 }
 
+/// What was made for the seller, to be put into a credential.
+pub enum Payload<'a> {
+    /// `signature` is r, s, v.
+    Authorization {
+        authorization: &'a Authorization,
+        signature: &'a [u8; 65],
+    },
+    /// A signed Tempo transaction, and whose it is.
+    Transaction {
+        from: Address,
+        network: Network,
+        signed: &'a [u8],
+    },
+    /// The id of a Shared Payment Token: whoever has it and the seller's key can charge. Letters, digits and underscores.
+    SharedPaymentToken(&'a str),
+}
+
 /// What a credential repeats of the challenge, as text exactly as received.
 #[derive(Debug)]
-pub struct Echo(Parts);
+pub struct Echo {
+    rail: Rail,
+    parts: Parts,
+}
 
 #[derive(Debug)]
 enum Parts {
@@ -59,7 +80,8 @@ enum Parts {
     Mpp {
         challenge: String,
         field: CredentialField,
-        network: Network,
+        /// A merchant's reference that goes back beside the payment.
+        external_id: Option<String>,
     },
 }
 
@@ -84,32 +106,41 @@ pub struct Credential(Zeroizing<String>);
 impl Echo {
     /// `network` is the v1 name as given.
     pub(super) fn v1(network: String) -> Self {
-        Self(Parts::V1 { network })
+        let (rail, parts) = (Rail::X402, Parts::V1 { network });
+        Self { rail, parts }
     }
 
     /// `accepted` is the requirement's text.
-    pub(super) fn v2(accepted: &str, shared: Arc<Shared>) -> Self {
-        Self(Parts::V2 {
-            accepted: accepted.to_owned(),
-            shared,
-        })
+    pub(super) fn v2(accepted: &str, rail: Rail, shared: Arc<Shared>) -> Self {
+        let accepted = accepted.to_owned();
+        let parts = Parts::V2 { accepted, shared };
+        Self { rail, parts }
     }
 
     /// `challenge` is the text of the JSON object that repeats the challenge's parameters.
-    pub(super) fn mpp(challenge: String, field: CredentialField, network: Network) -> Self {
-        Self(Parts::Mpp {
+    pub(super) fn mpp(challenge: String, field: CredentialField, rail: Rail) -> Self {
+        let parts = Parts::Mpp {
             challenge,
             field,
-            network,
-        })
+            external_id: None,
+        };
+        Self { rail, parts }
+    }
+
+    /// As [`Echo::mpp`], with the request's `externalId`.
+    pub(super) fn stripe(challenge: String, field: CredentialField, external_id: Option<String>) -> Self {
+        let parts = Parts::Mpp {
+            challenge,
+            field,
+            external_id: external_id.map(|id| serde_json::Value::from(id).to_string()),
+        };
+        let rail = Rail::MppStripe;
+        Self { rail, parts }
     }
 
     /// The rail that a credential made from this pays over.
     pub fn rail(&self) -> Rail {
-        match self.0 {
-            Parts::V1 { .. } | Parts::V2 { .. } => Rail::X402,
-            Parts::Mpp { .. } => Rail::MppEvm,
-        }
+        self.rail
     }
 
     /// Whether a credential made from this stays within 64 KiB.
@@ -118,10 +149,12 @@ impl Echo {
     }
 
     fn len(&self) -> usize {
-        match &self.0 {
+        match &self.parts {
             Parts::V1 { network } => network.len(),
             Parts::V2 { accepted, shared } => accepted.len() + shared.len(),
-            Parts::Mpp { challenge, .. } => challenge.len(),
+            Parts::Mpp {
+                challenge, external_id, ..
+            } => challenge.len() + external_id.as_ref().map_or(0, String::len),
         }
     }
 }
@@ -189,31 +222,31 @@ impl Credential {
     }
 }
 
-/// Puts the credential together. `signature` is r, s, v. `payment_id` goes into `payment-identifier`, if the server
-/// offered that extension and named no id of its own.
+/// Puts the credential together. `payment_id` goes into `payment-identifier`, if the server offered that extension and named
+/// no id of its own. A payload of another rail than the echo's is refused.
 pub fn credential(
     echo: &Echo,
-    authorization: &Authorization,
-    signature: &[u8; 65],
+    payload: &Payload<'_>,
     payment_id: Option<&str>,
 ) -> Result<(HeaderName, Credential), Why> {
     if payment_id.is_some_and(|id| !is_payment_id(id)) {
         return Err(Why::PaymentIdMalformed);
     }
+    let body = payload.json(echo)?;
     // Room for all of it at once: a string that grows leaves copies behind that nobody wipes.
-    let mut json = Zeroizing::new(String::with_capacity(echo.len() + AROUND_ECHO));
-    let name = match &echo.0 {
+    let mut json = Zeroizing::new(String::with_capacity(echo.len() + body.len() + AROUND_ECHO));
+    let name = match &echo.parts {
         Parts::V1 { network } => {
             // A name of our own table: nothing in it needs escaping.
             json.push_str(r#"{"x402Version":1,"scheme":"exact","network":""#);
             json.push_str(network);
             json.push_str(r#"","payload":"#);
-            json.push_str(&payload(authorization, signature));
+            json.push_str(&body);
             X_PAYMENT
         }
         Parts::V2 { accepted, shared } => {
             json.push_str(r#"{"x402Version":2,"payload":"#);
-            json.push_str(&payload(authorization, signature));
+            json.push_str(&body);
             if let Some(extensions) = shared.extensions_with(payment_id) {
                 json.push_str(r#","extensions":"#);
                 json.push_str(&extensions);
@@ -226,30 +259,26 @@ pub fn credential(
             json.push_str(accepted);
             PAYMENT_SIGNATURE
         }
-        Parts::Mpp {
-            challenge,
-            field,
-            network,
-        } => {
+        Parts::Mpp { challenge, field, .. } => {
             json.push_str(r#"{"challenge":"#);
             json.push_str(challenge);
-            json.push_str(r#","payload":{"type":"authorization","#);
-            json.push_str(&members(authorization));
-            json.push_str(r#","signature":"0x"#);
-            json.push_str(&Zeroizing::new(hex::encode(signature)));
-            // Servers compare it, checksum and all (mpp digest §4).
-            json.push_str(r#""},"source":"did:pkh:"#);
-            json.push_str(&network.to_string());
-            json.push(':');
-            json.push_str(&authorization.from.to_checksum(None));
-            json.push('"');
+            json.push_str(r#","payload":"#);
+            json.push_str(&body);
+            if let Some((network, from)) = payload.source(echo) {
+                // Servers compare it, checksum and all (mpp digest §4).
+                json.push_str(r#","source":"did:pkh:"#);
+                json.push_str(&network.to_string());
+                json.push(':');
+                json.push_str(&from.to_checksum(None));
+                json.push('"');
+            }
             field.header()
         }
     };
     json.push('}');
-    let value = match echo.rail() {
-        Rail::X402 => STANDARD.encode(json.as_bytes()),
-        Rail::MppEvm => {
+    let value = match echo.rail.protocol() {
+        Protocol::X402 => STANDARD.encode(json.as_bytes()),
+        Protocol::Mpp => {
             let mut value = String::with_capacity(MPP_SCHEME.len() + json.len().div_ceil(3) * 4);
             value.push_str(MPP_SCHEME);
             URL_SAFE_NO_PAD.encode_string(json.as_bytes(), &mut value);
@@ -263,13 +292,62 @@ pub fn credential(
     Ok((name, Credential(value)))
 }
 
-fn payload(authorization: &Authorization, signature: &[u8; 65]) -> Zeroizing<String> {
-    let signature = Zeroizing::new(hex::encode(signature));
-    Zeroizing::new(format!(
-        r#"{{"authorization":{{{}}},"signature":"0x{}"}}"#,
-        members(authorization),
-        signature.as_str()
-    ))
+impl Payload<'_> {
+    /// The member `payload`.
+    fn json(&self, echo: &Echo) -> Result<Zeroizing<String>, Why> {
+        Ok(Zeroizing::new(match (echo.rail, self) {
+            (
+                Rail::X402,
+                Self::Authorization {
+                    authorization,
+                    signature,
+                },
+            ) => {
+                let signature = Zeroizing::new(hex::encode(signature));
+                let members = members(authorization);
+                format!(
+                    r#"{{"authorization":{{{members}}},"signature":"0x{}"}}"#,
+                    signature.as_str()
+                )
+            }
+            (
+                Rail::MppEvm,
+                Self::Authorization {
+                    authorization,
+                    signature,
+                },
+            ) => {
+                let signature = Zeroizing::new(hex::encode(signature));
+                let members = members(authorization);
+                format!(
+                    r#"{{"type":"authorization",{members},"signature":"0x{}"}}"#,
+                    signature.as_str()
+                )
+            }
+            (Rail::MppTempo, Self::Transaction { signed, .. }) => {
+                let signed = Zeroizing::new(hex::encode(signed));
+                format!(r#"{{"type":"transaction","signature":"0x{}"}}"#, signed.as_str())
+            }
+            (Rail::MppStripe, Self::SharedPaymentToken(id)) => match &echo.parts {
+                Parts::Mpp {
+                    external_id: Some(external_id),
+                    ..
+                } => format!(r#"{{"spt":"{id}","externalId":{external_id}}}"#),
+                _ => format!(r#"{{"spt":"{id}"}}"#),
+            },
+            _ => return Err(Why::PayloadOfAnotherRail),
+        }))
+    }
+
+    /// Whose payment it is, where an MPP credential says so.
+    fn source(&self, echo: &Echo) -> Option<(Network, Address)> {
+        match self {
+            Self::Authorization { authorization, .. } => Some((authorization.network, authorization.from)),
+            Self::Transaction { from, network, .. } => Some((*network, *from)),
+            Self::SharedPaymentToken(_) => None,
+        }
+        .filter(|_| echo.rail.protocol() == Protocol::Mpp)
+    }
 }
 
 /// What was signed, as members of a JSON object.
@@ -281,6 +359,7 @@ fn members(authorization: &Authorization) -> String {
         valid_after,
         valid_before,
         nonce,
+        ..
     } = authorization;
     format!(
         r#""from":"{}","to":"{}","value":"{}","validAfter":"{}","validBefore":"{}","nonce":"{}""#,
@@ -329,6 +408,7 @@ mod tests {
 
     fn authorization() -> Authorization {
         Authorization {
+            network: Network::Eip155(1),
             from: Address::repeat_byte(1),
             to: Address::repeat_byte(2),
             value: Atoms::new(u128::MAX),
@@ -336,6 +416,18 @@ mod tests {
             valid_before: u64::MAX,
             nonce: B256::repeat_byte(3),
         }
+    }
+
+    fn signed(echo: &Echo, signature: &[u8; 65], id: Option<&str>) -> Result<(HeaderName, Credential), Why> {
+        let authorization = &authorization();
+        credential(
+            echo,
+            &Payload::Authorization {
+                authorization,
+                signature,
+            },
+            id,
+        )
     }
 
     fn with_id(extensions: &str) -> Option<String> {
@@ -376,7 +468,7 @@ mod tests {
     fn an_id_that_could_break_out_of_its_quotes_is_refused() {
         for bad in ["short", "pay_\",\"x\":\"0123456789", &"x".repeat(129)] {
             let echo = Echo::v1("base".into());
-            let result = credential(&echo, &authorization(), &[0; 65], Some(bad));
+            let result = signed(&echo, &[0; 65], Some(bad));
             assert_eq!(result.err(), Some(Why::PaymentIdMalformed));
         }
     }
@@ -385,9 +477,9 @@ mod tests {
     fn the_allowance_around_the_echo_is_enough() {
         let shared = Shared::new(Some("{}"), Some(r#"{"payment-identifier":{"info":{"a":1}}}"#));
         let accepted = "{}";
-        let echo = Echo::v2(accepted, Arc::new(shared));
+        let echo = Echo::v2(accepted, Rail::X402, Arc::new(shared));
         let id = "x".repeat(128);
-        let (_, credential) = credential(&echo, &authorization(), &[255; 65], Some(&id)).unwrap();
+        let (_, credential) = signed(&echo, &[255; 65], Some(&id)).unwrap();
         let json = STANDARD.decode(credential.expose()).unwrap();
         assert!(json.len() <= echo.len() + AROUND_ECHO, "{}", json.len());
     }
@@ -395,23 +487,23 @@ mod tests {
     #[test]
     fn an_oversized_echo_is_refused() {
         let accepted = format!("\"{}\"", "x".repeat(49_000));
-        let echo = Echo::v2(&accepted, Arc::new(Shared::new(None, None)));
+        let echo = Echo::v2(&accepted, Rail::X402, Arc::new(Shared::new(None, None)));
         assert!(!echo.fits());
-        let result = credential(&echo, &authorization(), &[0; 65], None);
+        let result = signed(&echo, &[0; 65], None);
         assert_eq!(result.err(), Some(Why::CredentialTooLarge));
     }
 
     #[test]
     fn a_stored_credential_reads_back() {
         let echo = Echo::v1("base".into());
-        let (name, made) = credential(&echo, &authorization(), &[7; 65], None).unwrap();
+        let (name, made) = signed(&echo, &[7; 65], None).unwrap();
         assert_eq!(name, X_PAYMENT);
         let stored = Credential::from_stored(made.expose().to_owned()).unwrap();
         assert_eq!(stored.sha256(), made.sha256());
         assert_eq!(stored.header_value(), made.header_value());
         assert!(made.header_value().is_sensitive());
-        let mpp = Echo::mpp("{}".into(), CredentialField::Authorization, Network::Eip155(1));
-        let (name, made) = credential(&mpp, &authorization(), &[7; 65], None).unwrap();
+        let mpp = Echo::mpp("{}".into(), CredentialField::Authorization, Rail::MppEvm);
+        let (name, made) = signed(&mpp, &[7; 65], None).unwrap();
         assert_eq!(name, http::header::AUTHORIZATION);
         let stored = Credential::from_stored(made.expose().to_owned()).unwrap();
         assert_eq!(stored.header_value(), made.header_value());

@@ -12,7 +12,8 @@ use alloy_primitives::Address;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName};
 
-use crate::assets::Network;
+use crate::account::Account;
+use crate::assets::{Asset, Mode, Network};
 
 pub mod credential;
 mod json;
@@ -24,8 +25,8 @@ mod resource;
 mod why;
 mod x402;
 
-pub use credential::{Authorization, Credential, Echo};
-pub use offer::{Nonce, Offer, PaymentFlow, Rail, Term, Wire, X402Version};
+pub use credential::{Authorization, Credential, Echo, Payload};
+pub use offer::{Clause, Nonce, Offer, PaymentFlow, Protocol, Rail, Term, X402Version};
 pub use receipt::{Receipt, ReceiptReason};
 pub use resource::ResourceHost;
 pub use why::Why;
@@ -104,7 +105,10 @@ pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Cha
 
 /// Who would pay, for what request.
 pub struct Payer<'a> {
-    pub address: Address,
+    /// The wallet's, if there is one.
+    pub address: Option<Address>,
+    /// Whether Stripe's key is live, if there is one.
+    pub stripe: Option<Mode>,
     /// The networks named in bursar.toml (Ruling 21).
     pub networks: &'a BTreeSet<Network>,
     /// Host of the request: A-label, lower case, no port.
@@ -119,29 +123,40 @@ pub struct Payer<'a> {
 
 /// Whether `payer` can take `offer`. What it may spend is the policy's question, not this one's.
 pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
-    if !payer.networks.contains(&offer.asset.network) {
-        return Err(Why::NetworkNotConfigured);
-    }
-    if offer.payee == payer.address {
-        return Err(Why::PayeeIsPayer);
+    match offer.asset {
+        Asset::Token(token) => {
+            let address = payer.address.ok_or(Why::NoWallet)?;
+            if !payer.networks.contains(&token.network()) {
+                return Err(Why::NetworkNotConfigured);
+            }
+            if offer.payee == Account::Address(address) {
+                return Err(Why::PayeeIsPayer);
+            }
+        }
+        Asset::Fiat(mode, _) => match payer.stripe {
+            None => return Err(Why::StripeNotConfigured),
+            // Its seller lives in Stripe's other world.
+            Some(ours) if ours != mode => return Err(Why::StripeModeDiffers),
+            Some(_) => {}
+        },
     }
     if offer.amount.is_zero() && !payer.zero_amount {
         return Err(Why::AmountZero);
     }
-    if offer.term.valid_before(payer.now, u64::MAX).is_none() {
+    if offer.valid_before(payer.now, u64::MAX).is_none() {
         return Err(Why::ChallengeExpired);
     }
     // Threats 1.10: a merchant that serves another one's challenge would have us buy for it over there.
     match &offer.resource {
         ResourceHost::Same => Ok(()),
-        ResourceHost::Unreadable if offer.wire.rail() != Rail::X402 => Err(Why::RealmDiffers),
+        ResourceHost::Unreadable if offer.rail.protocol() != Protocol::X402 => Err(Why::RealmDiffers),
         ResourceHost::Unreadable => Err(Why::ResourceUnreadable),
         ResourceHost::Named(host) => {
             let mut accepted =
                 std::iter::once(payer.request_host).chain(payer.resource_hosts.iter().map(String::as_str));
             if accepted.any(|known| resource::same_host(known, host)) {
                 Ok(())
-            } else if offer.wire.rail() == Rail::X402 {
+            } else if offer.rail.protocol() == Protocol::X402 {
                 Err(Why::ResourceHostDiffers)
             } else {
                 Err(Why::RealmDiffers)
@@ -155,7 +170,7 @@ pub fn still_payable(offer: &Offer, body_sha256: &[u8; 32], now: u64) -> Result<
     if offer.body.is_some_and(|body| body != *body_sha256) {
         return Err(Why::DigestMismatch);
     }
-    let left = offer.term.valid_before(now, u64::MAX);
+    let left = offer.valid_before(now, u64::MAX);
     left.map(|_| ()).ok_or(Why::ChallengeExpired)
 }
 
@@ -216,11 +231,12 @@ mod tests {
     #[test]
     fn hosts_must_be_equal_or_named() {
         let networks = BTreeSet::from([Network::Eip155(84_532)]);
-        let asset = crate::assets::assets_of(Network::Eip155(84_532)).next().unwrap();
+        let asset = crate::assets::tokens_of(Network::Eip155(84_532)).next().unwrap();
         let mut offer = Offer::of(asset, Atoms::new(1), Address::repeat_byte(1));
         let hosts = ["cdn.example.com".to_owned()];
         let payer = Payer {
-            address: Address::repeat_byte(2),
+            address: Some(Address::repeat_byte(2)),
+            stripe: None,
             networks: &networks,
             request_host: "api.example.com",
             resource_hosts: &hosts,

@@ -5,33 +5,76 @@ use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
 
-use super::{Echo, ResourceHost};
+use super::{Echo, ResourceHost, mpp};
+use crate::account::Account;
 use crate::assets::Asset;
+#[cfg(test)]
+use crate::assets::Token;
 use crate::money::{Atoms, MicroUsd};
 
-/// The protocol family of an offer, as limits.toml names it under `rails`.
+/// A way of paying, as limits.toml names it under `rails`. It decides what is signed or issued, and what proves its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rail {
+    /// x402 `exact` by an EIP-3009 authorization.
     X402,
+    /// x402 `exact` by Permit2.
+    X402Permit2,
+    /// x402 `upto`: the seller takes what it likes, up to the amount.
+    X402UpTo,
+    /// MPP `evm`/`charge` by an EIP-3009 authorization.
     MppEvm,
+    /// MPP `tempo`/`charge` by a signed transaction.
+    MppTempo,
+    /// MPP `stripe`/`charge` by a Shared Payment Token.
+    MppStripe,
+}
+
+/// Where an offer stands in a 402, and where its credential goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    X402,
+    Mpp,
 }
 
 impl Rail {
-    const ALL: [Self; 2] = [Self::X402, Self::MppEvm];
+    pub const ALL: [Self; 6] = [
+        Self::MppEvm,
+        Self::X402,
+        Self::MppTempo,
+        Self::MppStripe,
+        Self::X402Permit2,
+        Self::X402UpTo,
+    ];
 
-    /// As it stands in entries and lists.
+    /// The order where limits.toml names none (Ruling 20). Those by Permit2 are used only where the file lists them: they ask
+    /// for an allowance of the wallet (threats 1.11).
+    pub const USUAL: [Self; 4] = [Self::MppEvm, Self::X402, Self::MppTempo, Self::MppStripe];
+
+    /// As it stands in entries, lists and limits.toml.
     pub const fn name(self) -> &'static str {
         match self {
             Self::X402 => "x402",
+            Self::X402Permit2 => "x402.permit2",
+            Self::X402UpTo => "x402.upto",
             Self::MppEvm => "mpp.evm",
+            Self::MppTempo => "mpp.tempo",
+            Self::MppStripe => "mpp.stripe",
         }
     }
 
-    /// What the rail calls the way of paying that we use, for entries.
+    /// What the protocol calls the way of paying that we use, for entries.
     pub const fn scheme(self) -> &'static str {
         match self {
-            Self::X402 => "exact",
-            Self::MppEvm => "charge",
+            Self::X402 | Self::X402Permit2 => "exact",
+            Self::X402UpTo => "upto",
+            Self::MppEvm | Self::MppTempo | Self::MppStripe => "charge",
+        }
+    }
+
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Self::X402 | Self::X402Permit2 | Self::X402UpTo => Protocol::X402,
+            Self::MppEvm | Self::MppTempo | Self::MppStripe => Protocol::Mpp,
         }
     }
 
@@ -60,20 +103,14 @@ pub enum PaymentFlow {
     Upfront,
 }
 
-/// The protocol an offer came by; its credential goes back by the same.
+/// What a rail puts on record besides amount, asset and payee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wire {
-    X402(X402Version),
-    MppEvm,
-}
-
-impl Wire {
-    pub const fn rail(self) -> Rail {
-        match self {
-            Self::X402(_) => Rail::X402,
-            Self::MppEvm => Rail::MppEvm,
-        }
-    }
+pub enum Clause {
+    None,
+    /// `upto`: who alone may take the money.
+    Facilitator(Address),
+    /// Tempo: the most that the network's fee can be, in atoms of the token paid with. It counts like the amount.
+    FeeCap(Atoms),
 }
 
 /// How long the seller wants a credential to be valid.
@@ -112,19 +149,20 @@ pub enum Nonce {
     Fixed(B256),
 }
 
-/// One offer that holds in itself: x402 `exact` or MPP `evm`/`charge`, a token of our table that knows EIP-3009, every
-/// field strict. Whether *we* pay it is for [`payable`](super::payable) and the policy.
+/// One offer that holds in itself: a rail of ours, an asset of our table that the rail can move, every field strict. Whether
+/// *we* pay it is for [`payable`](super::payable) and the policy.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    pub wire: Wire,
+    pub rail: Rail,
     /// Index in the challenge's `accepts`, or among the `Payment` challenges.
     pub position: usize,
-    pub asset: &'static Asset,
+    pub asset: Asset,
     pub amount: Atoms,
-    /// `amount` as it counts against a budget.
-    pub usd: MicroUsd,
-    /// Neither zero nor the token.
-    pub payee: Address,
+    /// `amount` and fee as they count against a budget. `None`: not in dollars, so that finance's rate must tell.
+    pub usd: Option<MicroUsd>,
+    /// If an address, neither zero nor the token.
+    pub payee: Account,
+    pub clause: Clause,
     pub term: Term,
     pub nonce: Nonce,
     pub flow: PaymentFlow,
@@ -138,26 +176,46 @@ pub struct Offer {
     pub sha256: [u8; 32],
 }
 
+impl Offer {
+    /// As [`Term::valid_before`], within what the rail allows (Ruling 16).
+    pub fn valid_before(&self, now: u64, longest_s: u64) -> Option<u64> {
+        let longest_s = match self.rail {
+            Rail::MppTempo => longest_s.min(mpp::tempo::LONGEST_S),
+            _ => longest_s,
+        };
+        self.term.valid_before(now, longest_s)
+    }
+
+    /// All that can leave the wallet for it.
+    pub fn outlay(&self) -> Atoms {
+        match self.clause {
+            Clause::FeeCap(fee) => Atoms::new(self.amount.get().saturating_add(fee.get())),
+            Clause::None | Clause::Facilitator(_) => self.amount,
+        }
+    }
+}
+
 #[cfg(test)]
 impl Offer {
     /// A v2 offer for tests of what comes after parsing; change the fields as needed.
-    pub(crate) fn of(asset: &'static Asset, amount: Atoms, payee: Address) -> Self {
+    pub(crate) fn of(token: &'static Token, amount: Atoms, payee: Address) -> Self {
         use super::credential::Shared;
 
         let shared = Arc::new(Shared::new(None, None));
         Self {
-            wire: Wire::X402(X402Version::V2),
+            rail: Rail::X402,
             position: 0,
-            asset,
+            asset: Asset::Token(token),
             amount,
-            usd: MicroUsd::of(amount, asset.decimals).unwrap(),
-            payee,
+            usd: Some(MicroUsd::of(amount, token.decimals).unwrap()),
+            payee: payee.into(),
+            clause: Clause::None,
             term: Term::Seconds(60),
             nonce: Nonce::Random,
             flow: PaymentFlow::Authorization,
             resource: ResourceHost::Same,
             body: None,
-            echo: Arc::new(Echo::v2("{}", shared)),
+            echo: Arc::new(Echo::v2("{}", Rail::X402, shared)),
             sha256: [0; 32],
         }
     }

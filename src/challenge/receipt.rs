@@ -19,9 +19,9 @@ pub const X_PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("x-payment-re
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Receipt {
     Absent,
-    /// `tx` is `0x` and 64 lower-case hex digits.
+    /// `tx` is `0x` and 64 lower-case hex digits, or the id of a PaymentIntent at Stripe. An `upto` that took nothing has none.
     Settled {
-        tx: String,
+        tx: Option<String>,
     },
     /// With a transaction the money may well be on its way (`settlement_pending`).
     Failed {
@@ -98,12 +98,12 @@ impl ReceiptReason {
 /// speak both protocols send both receipts for one payment (mpp digest §12); the rail's own is the one that counts.
 pub fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {
     match rail {
-        Rail::X402 => x402(headers),
-        Rail::MppEvm => mpp::receipt::evm(headers),
+        Rail::X402 | Rail::X402Permit2 | Rail::X402UpTo => x402(rail, headers),
+        Rail::MppEvm | Rail::MppTempo | Rail::MppStripe => mpp::receipt::receipt(rail, headers),
     }
 }
 
-fn x402(headers: &HeaderMap) -> Receipt {
+fn x402(rail: Rail, headers: &HeaderMap) -> Receipt {
     let mut values = headers
         .get_all(PAYMENT_RESPONSE)
         .iter()
@@ -111,16 +111,16 @@ fn x402(headers: &HeaderMap) -> Receipt {
     let Some(first) = values.next() else {
         return Receipt::Absent;
     };
-    let receipt = read(first.as_bytes()).unwrap_or(Receipt::Unreadable);
+    let receipt = read(rail, first.as_bytes()).unwrap_or(Receipt::Unreadable);
     // A server that speaks both versions may send the same receipt under both names.
-    if values.all(|other| read(other.as_bytes()).as_ref() == Some(&receipt)) {
+    if values.all(|other| read(rail, other.as_bytes()).as_ref() == Some(&receipt)) {
         receipt
     } else {
         Receipt::Unreadable
     }
 }
 
-fn read(value: &[u8]) -> Option<Receipt> {
+fn read(rail: Rail, value: &[u8]) -> Option<Receipt> {
     let decoded = json::from_base64(value).ok()?;
     let object = Object::read(json::checked(&decoded).ok()?)?;
     let tx = match object.member("transaction") {
@@ -131,8 +131,15 @@ fn read(value: &[u8]) -> Option<Receipt> {
         },
     };
     match object.member("success").map(RawValue::get) {
-        // `exact` always broadcasts something, so a success without a transaction is none.
-        Some("true") => Some(Receipt::Settled { tx: tx? }),
+        Some("true") => match (rail, tx) {
+            (_, Some(tx)) => Some(Receipt::Settled { tx: Some(tx) }),
+            // Nothing was taken, so nothing was broadcast (x402 digest §2.5).
+            (Rail::X402UpTo, None) if object.text("amount").as_deref() == Some("0") => {
+                Some(Receipt::Settled { tx: None })
+            }
+            // `exact` always broadcasts something, so a success without a transaction is none.
+            (_, None) => None,
+        },
         Some("false") => Some(Receipt::Failed {
             tx,
             reason: object
@@ -170,18 +177,19 @@ mod tests {
     }
 
     fn one(json: &str) -> Receipt {
-        x402(&headers(
-            &[("Payment-Response", json)].map(|(_, j)| ("payment-response", j)),
-        ))
+        x402(
+            Rail::X402,
+            &headers(&[("Payment-Response", json)].map(|(_, j)| ("payment-response", j))),
+        )
     }
 
     #[test]
     fn a_good_receipt_settles_in_both_versions() {
         let json =
             format!(r#"{{"success":true,"transaction":"{TX}","network":"base","payer":"0x1","new":{{"a":[1]}}}}"#);
-        let settled = Receipt::Settled { tx: TX.into() };
+        let settled = Receipt::Settled { tx: Some(TX.into()) };
         assert_eq!(one(&json), settled);
-        assert_eq!(x402(&headers(&[("x-payment-response", &json)])), settled);
+        assert_eq!(x402(Rail::X402, &headers(&[("x-payment-response", &json)])), settled);
         let url_safe = HeaderValue::from_str(&URL_SAFE_NO_PAD.encode(&json)).unwrap();
         let both = HeaderMap::from_iter([
             (X_PAYMENT_RESPONSE, url_safe),
@@ -190,7 +198,7 @@ mod tests {
                 HeaderValue::from_str(&STANDARD.encode(&json)).unwrap(),
             ),
         ]);
-        assert_eq!(x402(&both), settled);
+        assert_eq!(x402(Rail::X402, &both), settled);
         assert_eq!(one(&json.replace("0x89c9", "0x89C9")), settled);
     }
 
@@ -261,13 +269,13 @@ mod tests {
         ] {
             assert_eq!(one(json), Receipt::Unreadable, "{json}");
         }
-        assert_eq!(x402(&HeaderMap::new()), Receipt::Absent);
+        assert_eq!(x402(Rail::X402, &HeaderMap::new()), Receipt::Absent);
         let tx = format!(r#"{{"success":true,"transaction":"{TX}"}}"#);
         let contradiction = headers(&[
             ("payment-response", &tx),
             ("x-payment-response", r#"{"success":false}"#),
         ]);
-        assert_eq!(x402(&contradiction), Receipt::Unreadable);
+        assert_eq!(x402(Rail::X402, &contradiction), Receipt::Unreadable);
         assert_eq!(one(&format!("{}{tx}", " ".repeat(70_000))), Receipt::Unreadable);
     }
 
@@ -282,7 +290,7 @@ mod tests {
                 X_PAYMENT_RESPONSE,
                 HeaderValue::from_str(&STANDARD.encode(&bytes)).unwrap(),
             );
-            let settled = matches!(x402(&fields), Receipt::Settled { .. });
+            let settled = matches!(x402(Rail::X402, &fields), Receipt::Settled { .. });
             prop_assert!(!settled);
         }
     }

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::credential::{Echo, Shared};
 use super::json::Object;
-use super::{Nonce, Offer, PaymentFlow, ResourceHost, Term, Why, Wire, X402Version};
-use crate::assets::{self, Asset, Network};
+use super::{Clause, Nonce, Offer, PaymentFlow, Rail, ResourceHost, Term, Why, X402Version};
+use crate::assets::{self, Asset, Network, Standard, Token};
 use crate::money::{Atoms, MicroUsd};
 
 /// What all requirements of a challenge have in common.
@@ -28,26 +28,31 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
     }
     let network_name = object.text("network").ok_or(Why::NetworkMalformed)?;
     let network = network(&network_name, context.version)?;
-    let asset = asset(&object, network)?;
-    let flow = check_extra(&object, asset)?;
-    let (amount, usd) = amount(&object, asset, context.version)?;
-    let payee = payee(&object, asset)?;
+    let token = token(&object, network)?;
+    let flow = check_extra(&object, token)?;
+    let (amount, usd) = amount(&object, token, context.version)?;
+    let payee = payee(&object, token)?;
+    let rail = Rail::X402;
     let max_timeout_s = max_timeout(&object)?;
     let (echo, resource) = match context.version {
         X402Version::V1 => (Echo::v1(network_name), resource_member(&object, "resource")),
-        X402Version::V2 => (Echo::v2(raw, Arc::clone(&context.shared)), context.resource.clone()),
+        X402Version::V2 => (
+            Echo::v2(raw, rail, Arc::clone(&context.shared)),
+            context.resource.clone(),
+        ),
     };
     // Known now, so that no limit is charged for a credential that could not be sent.
     if !echo.fits() {
         return Err(Why::CredentialTooLarge);
     }
     Ok(Offer {
-        wire: Wire::X402(context.version),
+        rail,
         position,
-        asset,
+        asset: Asset::Token(token),
         amount,
-        usd,
-        payee,
+        usd: Some(usd),
+        payee: payee.into(),
+        clause: Clause::None,
         term: Term::Seconds(max_timeout_s),
         nonce: Nonce::Random,
         flow,
@@ -76,24 +81,25 @@ fn network(name: &str, version: X402Version) -> Result<Network, Why> {
             None => return Err(Why::NetworkMalformed),
         },
     };
-    if assets::assets_of(network).next().is_none() {
+    if assets::tokens_of(network).next().is_none() {
         return Err(Why::NetworkUnsupported);
     }
     Ok(network)
 }
 
-fn asset(requirement: &Object<'_>, network: Network) -> Result<&'static Asset, Why> {
+fn token(requirement: &Object<'_>, network: Network) -> Result<&'static Token, Why> {
     let text = requirement.text("asset").ok_or(Why::AssetMalformed)?;
     let address = address(&text).ok_or(Why::AssetMalformed)?;
-    let asset = assets::asset(network, &address).ok_or(Why::AssetUnknown)?;
-    if !asset.eip3009 {
-        return Err(Why::AssetNeedsPermit2);
+    let token = assets::token(network, &address).ok_or(Why::AssetUnknown)?;
+    match token.standard {
+        Standard::Eip3009 => Ok(token),
+        Standard::Erc20 => Err(Why::AssetNeedsPermit2),
+        Standard::Tip20 => Err(Why::AssetUnknown),
     }
-    Ok(asset)
 }
 
 /// `extra` chooses the transfer method and the flow, and must describe the token as our table does (Ruling 22).
-fn check_extra(requirement: &Object<'_>, asset: &Asset) -> Result<PaymentFlow, Why> {
+fn check_extra(requirement: &Object<'_>, token: &Token) -> Result<PaymentFlow, Why> {
     let extra = requirement.object("extra").ok_or(Why::TokenDomainMissing)?;
     // The reference client falls into EIP-3009 for any value it does not know; we do not (x402 digest §4).
     if extra.member("assetTransferMethod").is_some() && extra.text("assetTransferMethod").as_deref() != Some("eip3009")
@@ -108,32 +114,32 @@ fn check_extra(requirement: &Object<'_>, asset: &Asset) -> Result<PaymentFlow, W
     };
     let name = extra.text("name").ok_or(Why::TokenDomainMissing)?;
     let version = extra.text("version").ok_or(Why::TokenDomainMissing)?;
-    if name != asset.eip712_name || version != asset.eip712_version {
+    if name != token.eip712_name || version != token.eip712_version {
         return Err(Why::TokenDomainMismatch);
     }
     Ok(flow)
 }
 
-fn amount(requirement: &Object<'_>, asset: &Asset, version: X402Version) -> Result<(Atoms, MicroUsd), Why> {
+fn amount(requirement: &Object<'_>, token: &Token, version: X402Version) -> Result<(Atoms, MicroUsd), Why> {
     let member = match version {
         X402Version::V1 => "maxAmountRequired",
         X402Version::V2 => "amount",
     };
-    amount_of(&requirement.text(member).ok_or(Why::AmountNotText)?, asset)
+    amount_of(&requirement.text(member).ok_or(Why::AmountNotText)?, token)
 }
 
 /// A plain decimal text, and what it counts.
-pub(super) fn amount_of(text: &str, asset: &Asset) -> Result<(Atoms, MicroUsd), Why> {
+pub(super) fn amount_of(text: &str, token: &Token) -> Result<(Atoms, MicroUsd), Why> {
     let amount = Atoms::parse(text)?;
-    Ok((amount, MicroUsd::of(amount, asset.decimals)?))
+    Ok((amount, MicroUsd::of(amount, token.decimals)?))
 }
 
-fn payee(requirement: &Object<'_>, asset: &Asset) -> Result<Address, Why> {
-    payee_of(&requirement.text("payTo").ok_or(Why::PayeeMalformed)?, asset)
+fn payee(requirement: &Object<'_>, token: &Token) -> Result<Address, Why> {
+    payee_of(&requirement.text("payTo").ok_or(Why::PayeeMalformed)?, token)
 }
 
 /// An address that money may go to.
-pub(super) fn payee_of(text: &str, asset: &Asset) -> Result<Address, Why> {
+pub(super) fn payee_of(text: &str, token: &Token) -> Result<Address, Why> {
     let payee = address(text).ok_or(Why::PayeeMalformed)?;
     // EIP-55: one case alone carries no checksum, mixed case does.
     let mixed = text[2..].bytes().any(|b| b.is_ascii_lowercase()) && text[2..].bytes().any(|b| b.is_ascii_uppercase());
@@ -143,7 +149,7 @@ pub(super) fn payee_of(text: &str, asset: &Asset) -> Result<Address, Why> {
     if payee.is_zero() {
         return Err(Why::PayeeZero);
     }
-    if payee == asset.address {
+    if payee == token.address {
         return Err(Why::PayeeIsAsset);
     }
     Ok(payee)

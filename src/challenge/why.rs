@@ -78,9 +78,12 @@ reasons! {
     SplitsUnsupported => "splits-unsupported", "The offer splits the amount between several payees.";
     DecimalsMismatch => "decimals-mismatch", "The offer states other decimals than the token has.";
 
+    CurrencyUnknown => "currency-unknown", "The offer's currency is none that Stripe charges.";
+    ProfileMalformed => "profile-malformed", "The offer does not name the seller's Stripe profile.";
+    ExternalIdMalformed => "external-id-malformed", "The offer's externalId is not a short text.";
+    ModeUnsupported => "mode-unsupported", "The offer does not take a signed transaction (mode pull).";
+
     // Rails and intents of MPP that are known and not paid.
-    MppStripe => "mpp-stripe-not-paid", "The offer is for MPP's stripe method, which is not paid yet.";
-    MppTempo => "mpp-tempo-not-paid", "The offer is for MPP's tempo method, which is not paid yet.";
     MppUsdc => "mpp-usdc-not-paid", "The offer is for MPP's usdc method, which is not paid.";
     MppSolana => "mpp-solana-not-paid", "The offer is for MPP's solana method, which is not paid.";
     MppLightning => "mpp-lightning-not-paid", "The offer is for MPP's lightning method, which is not paid.";
@@ -117,6 +120,10 @@ reasons! {
     TimeoutOutOfRange => "timeout-out-of-range", "The offer's maxTimeoutSeconds is not between 10 and 86400.";
 
     // The offer against the payer.
+    NoWallet => "no-wallet", "The offer is for a network, and [wallet.evm] in bursar.toml names no key.";
+    StripeNotConfigured => "stripe-not-configured", "The offer is for Stripe, and [stripe] in bursar.toml names no key.";
+    /// A test key pays test sellers, a live key live ones.
+    StripeModeDiffers => "stripe-mode-differs", "The seller's Stripe profile is for test payments and our key for live ones, or the reverse.";
     NetworkNotConfigured => "network-not-configured", "The offer is for a network that [networks] in bursar.toml does not name.";
     PayeeIsPayer => "payee-is-payer", "The offer's payee is our own wallet.";
     AmountZero => "amount-zero", "The offer's amount is zero, and zero_amount is not set.";
@@ -125,6 +132,7 @@ reasons! {
 
     // The credential.
     CredentialTooLarge => "credential-too-large", "The payment header would be larger than 64 KiB.";
+    PayloadOfAnotherRail => "payload-of-another-rail", "What was made pays over another rail than the offer's.";
     PaymentIdMalformed => "payment-id-malformed", "The payment id is not 16 to 128 letters, digits, underscores or hyphens.";
 }
 

@@ -50,7 +50,7 @@ impl WalletCommand {
             );
         }
         for (network, urls) in &config.networks {
-            for asset in assets::assets_of(*network).filter(|asset| asset.eip3009) {
+            for asset in assets::tokens_of(*network) {
                 let balance = first_answer(urls, &tls, asset, &wallet).await;
                 report(as_json, &wallet, asset, &balance)?;
             }
@@ -62,13 +62,13 @@ impl WalletCommand {
 async fn first_answer(
     urls: &[RpcUrl],
     tls: &UpstreamTls,
-    asset: &assets::Asset,
+    asset: &assets::Token,
     wallet: &Wallet,
 ) -> Result<U256, String> {
     let mut last = "no rpc is configured".to_owned();
     for url in urls {
         let node = Node::new(url.uri().clone());
-        let asked = match node.check_network(tls, asset.network).await {
+        let asked = match node.check_network(tls, asset.network()).await {
             Ok(()) => node.balance(tls, asset, wallet.address()).await,
             Err(error) => Err(error),
         };
@@ -83,7 +83,7 @@ async fn first_answer(
 fn report(
     as_json: bool,
     wallet: &Wallet,
-    asset: &assets::Asset,
+    asset: &assets::Token,
     balance: &Result<U256, String>,
 ) -> Result<(), Failure> {
     // A balance above 2^128 atoms exists in no real token; it is shown as atoms.
@@ -95,7 +95,7 @@ fn report(
     };
     if as_json {
         let line = json!({
-            "address": wallet.address(), "network": asset.network.to_string(), "asset": asset.caip19(), "symbol": asset.symbol,
+            "address": wallet.address(), "network": asset.network().to_string(), "asset": asset.caip19(), "symbol": asset.symbol,
             "atoms": balance.as_ref().ok().map(ToString::to_string), "balance": balance.as_ref().ok().map(decimal),
             "error": balance.as_ref().err(),
         });
@@ -104,13 +104,13 @@ fn report(
     match balance {
         Ok(atoms) => say!(
             "  {:<16} {:>16} {}",
-            asset.network.to_string(),
+            asset.network().to_string(),
             decimal(atoms),
             asset.symbol
         ),
         Err(why) => say!(
             "  {:<16} {:>16} {}: {why}",
-            asset.network.to_string(),
+            asset.network().to_string(),
             "unknown",
             asset.symbol
         ),

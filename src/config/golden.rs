@@ -239,7 +239,7 @@ limits.toml:4:11: agents.a.assets: bursar does not know the asset "usdc"
     |           ^^^^^^
   Did you mean "USDC"?
 
-limits.toml:5:21: agents.a.payees.allow: "0x209693bc6afc0C5328bA36FaF03C514EF312287C" is no EVM address
+limits.toml:5:21: agents.a.payees.allow: "0x209693bc6afc0C5328bA36FaF03C514EF312287C" is no EVM address and no profile at Stripe
   5 | payees = { allow = ["0x209693bc6afc0C5328bA36FaF03C514EF312287C"], deny = [] }
     |                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
   Its capitals do not fit its digits (ERC-55), so a character may be wrong: compare it with its source.

@@ -8,8 +8,9 @@ use alloy_primitives::Address;
 
 use super::diagnose::nearest;
 use super::section::{Entry, Hints, Section, quoted_if_needed};
+use crate::account::{Account, StripeId};
 use crate::agents::AgentName;
-use crate::assets::{self, Network};
+use crate::assets::{self, Asset, Currency, Network, currency};
 use crate::policy::{
     AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Rolling, Standing, Unit, Window,
 };
@@ -256,12 +257,23 @@ pub(super) fn host_or<T>(item: &Entry<'_>, text: &str, host: Result<T, HostError
     )
 }
 
-fn payee(item: &Entry<'_>) -> Option<Address> {
+fn payee(item: &Entry<'_>) -> Option<Account> {
     let text = item.text()?;
-    let what = format!("{}: \"{text}\" is no EVM address", item.path());
+    if text.starts_with("profile_") {
+        return StripeId::profile(text).map(Account::Stripe).or_else(|| {
+            item.reject(
+                format!("{}: \"{text}\" is no profile of a seller at Stripe", item.path()),
+                "Write profile_ and letters and digits, as the seller's challenges name it.".to_owned(),
+            )
+        });
+    }
+    let what = format!("{}: \"{text}\" is no EVM address and no profile at Stripe", item.path());
     let hex = text.strip_prefix("0x").filter(|hex| hex.len() == 40);
     let Some(address) = hex.and_then(|_| text.parse::<Address>().ok()) else {
-        return item.reject(what, "Write 0x and 40 hex digits.".to_owned());
+        return item.reject(
+            what,
+            "Write 0x and 40 hex digits, or profile_… for a seller at Stripe.".to_owned(),
+        );
     };
     let mixed =
         text.contains(|c: char| c.is_ascii_lowercase() && c != 'x') && text.contains(|c: char| c.is_ascii_uppercase());
@@ -270,7 +282,7 @@ fn payee(item: &Entry<'_>) -> Option<Address> {
                        source.";
         return item.reject(what, way_out.to_owned());
     }
-    Some(address)
+    Some(address.into())
 }
 
 fn network(item: &Entry<'_>) -> Option<Network> {
@@ -288,19 +300,17 @@ fn network(item: &Entry<'_>) -> Option<Network> {
 
 fn asset(item: &Entry<'_>) -> Option<AssetName> {
     let text = item.text()?;
-    if let Some((network, token)) = text.split_once("/erc20:") {
-        let token = Network::parse(network).zip(token.parse::<Address>().ok());
-        let known = token.filter(|(network, token)| assets::asset(*network, token).is_some());
-        let named = known.map(|(network, token)| AssetName::Token(network, token));
-        return named.or_else(|| {
+    if text.contains('/') {
+        return Asset::parse(text).map(AssetName::One).or_else(|| {
             item.reject(
                 format!("{}: bursar does not know the asset \"{text}\"", item.path()),
                 "Only assets of its own table can be paid with; `USDC` names them by symbol.".to_owned(),
             )
         });
     }
-    let symbols: Vec<&str> = assets::assets().map(|asset| asset.symbol).collect();
-    if symbols.contains(&text) {
+    let symbols: Vec<&str> = assets::tokens().map(|token| token.symbol).chain(["USD"]).collect();
+    let is_currency = |currency: &Currency| currency.symbol == text;
+    if symbols.contains(&text) || currency(&text.to_ascii_lowercase()).is_some_and(is_currency) {
         return Some(AssetName::Symbol(text.to_owned()));
     }
     item.reject(

@@ -9,14 +9,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use http::Method;
+use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
 
 use super::diagnose::{Confidence, ConfigError, Document, nearest};
 use super::level::{LEVEL_HINTS, Levels, host_or, one_of};
 use super::section::{Entry, Hints, Section};
+use crate::assets::{Currency, currency};
+use crate::challenge::Rail;
 use crate::host::Host;
-use crate::policy::{Calendar, Limits, Methods, RailName, named_host};
+use crate::money::MicroUsd;
+use crate::policy::{Calendar, Limits, Methods, Rate, Rates, named_host};
 
 /// Reads `DIR/limits.toml`.
 pub fn load(dir: &Path) -> Result<Limits, ConfigError> {
@@ -73,6 +78,10 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
     let zero_amount = top.take("zero_amount").and_then(|e| e.boolean());
     let methods = top.take("methods").and_then(|entry| methods(&entry));
     let resource_hosts = top.section("merchants").map(merchants_own).unwrap_or_default();
+    let rates = top
+        .section("rates")
+        .map(|section| rates(section, zone.as_ref()))
+        .unwrap_or_default();
 
     let mut reader = Levels {
         zone_is_written,
@@ -94,11 +103,12 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
         sha256: Sha256::digest(text).into(),
         // Without a zone in the file there are only `total` windows, which do not look at it.
         calendar: Calendar::new(zone.unwrap_or(TimeZone::UTC)),
-        rails: rails.unwrap_or_else(|| RailName::ALL.into()),
+        rails: rails.unwrap_or_else(|| Rail::USUAL.into()),
         max_validity_s: max_validity.unwrap_or(MAX_VALIDITY_S),
         zero_amount: zero_amount.unwrap_or(false),
         methods: methods.unwrap_or_default(),
         resource_hosts,
+        rates,
         account: account.unwrap_or_default(),
         agents,
     }
@@ -122,12 +132,12 @@ fn time_zone(entry: &Entry<'_>) -> Option<TimeZone> {
     )
 }
 
-fn rails(entry: &Entry<'_>) -> Option<Vec<RailName>> {
-    let names = RailName::ALL.map(RailName::name);
+fn rails(entry: &Entry<'_>) -> Option<Vec<Rail>> {
+    let names = Rail::ALL.map(Rail::name);
     let items = entry.list("Leave `rails` out for the usual order, or name at least one.")?;
     let one = |item: Entry<'_>| {
         let name = item.text()?;
-        let rail = RailName::ALL.into_iter().find(|rail| rail.name() == name);
+        let rail = Rail::parse(name);
         rail.or_else(|| item.reject(format!("rails: there is no rail \"{name}\""), one_of(name, &names)))
     };
     Some(items.into_iter().filter_map(one).collect())
@@ -148,6 +158,74 @@ fn methods(entry: &Entry<'_>) -> Option<Methods> {
         })
     };
     Some(Methods::Only(items.into_iter().filter_map(one).collect()))
+}
+
+/// `[rates.eur]`: what finance counts one euro for, and until when. Days are those of the file's time zone.
+fn rates(section: Section<'_>, zone: Option<&TimeZone>) -> Rates {
+    let one = |entry: Entry<'_>| {
+        let currency = rated(&entry);
+        let mut section = entry.section()?;
+        let usd = section.take("usd");
+        let until = section.take("valid_until");
+        section.close(&[
+            ("rate", "The key is `usd`: what one whole unit counts as."),
+            ("until", "The key is `valid_until`."),
+        ]);
+        let (Some(usd), Some(until)) = (usd, until) else {
+            return entry.reject_key(
+                format!("[rates.{}] needs `usd` and `valid_until`", entry.key()),
+                "Write usd = \"1.10\" and valid_until = \"2026-12-31\".".to_owned(),
+            );
+        };
+        let usd = usd.usd().and_then(|amount| {
+            (amount > MicroUsd::ZERO).then_some(amount).or_else(|| {
+                usd.reject(
+                    format!("{}: a currency that counts for nothing would have no limit", usd.path()),
+                    "Write what one whole unit counts as, such as \"1.10\".".to_owned(),
+                )
+            })
+        });
+        let until = last_day(&until, zone.unwrap_or(&TimeZone::UTC));
+        Some((
+            currency?.code,
+            Rate {
+                usd: usd?,
+                until: until?,
+            },
+        ))
+    };
+    Rates(section.named().into_iter().filter_map(one).collect())
+}
+
+fn rated(entry: &Entry<'_>) -> Option<&'static Currency> {
+    let code = entry.key();
+    match currency(code) {
+        Some(dollar) if dollar.is_dollar() => entry.reject_key(
+            "[rates.usd]: a dollar is a dollar".to_owned(),
+            "Leave it out.".to_owned(),
+        ),
+        Some(currency) => Some(currency),
+        None => entry.reject_key(
+            format!("[rates.{code}]: Stripe charges no such currency"),
+            "Write its ISO 4217 code in lower case, such as [rates.eur].".to_owned(),
+        ),
+    }
+}
+
+/// The end of the day that is written.
+fn last_day(entry: &Entry<'_>, zone: &TimeZone) -> Option<Timestamp> {
+    let text = entry.text()?;
+    let day = text.parse::<Date>().ok().filter(|day| day.to_string() == text);
+    let end = day
+        .and_then(|day| day.tomorrow().ok())
+        .and_then(|after| after.to_zoned(zone.clone()).ok());
+    match end {
+        Some(end) => Some(end.timestamp()),
+        None => entry.reject(
+            format!("{}: \"{text}\" is no day", entry.path()),
+            "Write the last day on which the rate holds, such as \"2026-12-31\".".to_owned(),
+        ),
+    }
 }
 
 /// `[merchants."host"]`: other hosts that this one may name as its own (Ruling 23).

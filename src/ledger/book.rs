@@ -65,16 +65,18 @@ pub struct Effect {
 /// What changes in a payment whose state does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Amendment {
-    Confirmed { tx: String },
+    Confirmed { by: By, tx: Option<String> },
     Disputed { why: String },
 }
 
 impl Amendment {
     pub fn apply(&self, payment: &mut Payment) {
         match self {
-            Self::Confirmed { tx } => {
-                payment.by = Some(By::Chain);
-                payment.tx = Some(tx.clone());
+            Self::Confirmed { by, tx } => {
+                payment.by = Some(*by);
+                if tx.is_some() {
+                    payment.tx.clone_from(tx);
+                }
             }
             Self::Disputed { why } => payment.disputed = Some(why.clone()),
         }
@@ -163,8 +165,8 @@ impl Book {
             })?,
             Body::Confirmed(confirmed) => {
                 self.heard(confirmed.rid, &mut effect)?;
-                let tx = confirmed.tx.clone();
-                effect.amended = Some((confirmed.rid, Amendment::Confirmed { tx }));
+                let (by, tx) = (confirmed.by, confirmed.tx.clone());
+                effect.amended = Some((confirmed.rid, Amendment::Confirmed { by, tx }));
             }
             Body::Disputed(disputed) => self.dispute(disputed.rid, &disputed.why, &mut effect)?,
             Body::Adopted(adopted) => self.adopt(adopted, &mut effect)?,
@@ -272,7 +274,7 @@ impl Book {
     fn reserve(&mut self, reserved: &Arc<Reserved>, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
         let payment = Payment {
             approval: None,
-            arm: reserved.arm,
+            arm: reserved.arm.clone(),
             by: None,
             created_at: ts,
             disputed: None,
@@ -327,7 +329,7 @@ impl Book {
     fn arm(&mut self, armed: &Armed, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
         let mut payment = self.may_become(armed.rid, State::Armed)?;
         let rid = armed.rid;
-        payment.arm = Some(armed.arm);
+        payment.arm = Some(armed.arm.clone());
         payment.approval.clone_from(&armed.approval);
         if payment.nonce_key().is_some_and(|key| self.taken.contains(&key)) {
             return Err(Illegal::NonceTwice(rid));

@@ -20,6 +20,7 @@ use super::model::{
 use super::rid::Rid;
 use super::text::{Decimal, Digest, Moment};
 use super::timekeeping::Timekeeper;
+use crate::challenge::Clause;
 use crate::clock::random;
 use crate::policy::budget::Charge;
 
@@ -54,7 +55,7 @@ pub trait Decisions {
         let totals = self.book().admits(&reserve, now)?;
         self.tell_if_nearly_spent(&reserve.hold.charges, &totals);
         let Reserve { hold, arm } = reserve;
-        let reservation = Reservation::new(hold.rid, hold.terms.clone(), arm);
+        let reservation = Reservation::new(hold.rid, hold.terms.clone(), arm.clone());
         self.record_hold(hold, Some(&arm), now)?;
         Ok(reservation)
     }
@@ -108,12 +109,7 @@ pub trait Decisions {
         let body = match finding {
             // What is open and paid is settled, not confirmed.
             Finding::Confirmed { .. } if is_open => return Err(LedgerError::NotUnconfirmed(rid)),
-            Finding::Confirmed { tx, block } => Body::Confirmed(Confirmed {
-                block,
-                by: By::Chain,
-                rid,
-                tx,
-            }),
+            Finding::Confirmed { by, tx, block } => Body::Confirmed(Confirmed { block, by, rid, tx }),
             Finding::Disputed { why, tx } => Body::Disputed(Disputed { rid, tx, why }),
         };
         self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
@@ -291,18 +287,27 @@ fn reserved(hold: Hold, arm: Option<&model::Arm>, disclosures: &[Disclosure]) ->
         amount: Decimal(terms.amount.get()),
         arm: arm.map(Into::into),
         asset: terms.asset.caip19(),
-        decimals: terms.asset.decimals,
+        decimals: terms.asset.decimals(),
+        facilitator: match terms.clause {
+            Clause::Facilitator(facilitator) => Some(facilitator),
+            Clause::None | Clause::FeeCap(_) => None,
+        },
+        fee: match terms.clause {
+            Clause::FeeCap(fee) => Some(Decimal(fee.get())),
+            Clause::None | Clause::Facilitator(_) => None,
+        },
         fp: Digest(hold.fingerprint),
         idem: hold.idempotency.map(Digest),
-        network: terms.asset.network.to_string(),
+        network: terms.asset.network().to_string(),
         offer_sha256: Digest(hold.offer_sha256),
-        payee: terms.payee,
+        others: hold.others,
+        payee: terms.payee.clone(),
         policy_gen: hold.policy_gen,
         rail: terms.rail.to_string(),
         rid: hold.rid,
-        scheme: terms.scheme.to_owned(),
+        scheme: terms.rail.scheme().to_owned(),
         sd,
-        symbol: terms.asset.symbol.to_owned(),
+        symbol: terms.asset.symbol().to_owned(),
         usd_micros: Decimal(terms.usd.get()),
         windows: window_charges(&hold.charges),
         agent: hold.agent,

@@ -17,6 +17,7 @@ use super::payment::{NonceKey, Payment};
 use super::read::{ReadError, told};
 use super::rid::Rid;
 use super::scan::Line;
+use crate::account::Account;
 use crate::money::Atoms;
 
 /// The journal, as far as it concerns the chain.
@@ -40,7 +41,7 @@ pub struct Findings {
 
 #[derive(Debug)]
 struct Signed {
-    payee: Address,
+    payee: Account,
     amount: Atoms,
 }
 
@@ -65,8 +66,8 @@ impl Findings {
     /// Whether the books count a payment with that nonce, for that asset (CAIP-19), payee and amount.
     pub fn count(&self, asset: &str, from: &Address, nonce: &B256, payee: Address, amount: Atoms) -> bool {
         self.signed
-            .get(&NonceKey::of(asset, from, nonce))
-            .is_some_and(|signed| (signed.payee, signed.amount) == (payee, amount))
+            .get(&NonceKey::of(asset, &Account::Address(*from), nonce))
+            .is_some_and(|signed| signed.payee == Account::Address(payee) && signed.amount == amount)
     }
 
     /// Whether that transfer is in the books.
@@ -130,13 +131,15 @@ impl Findings {
     }
 
     fn sign(&mut self, reserved: &Reserved, arm: &Arm, searched: &dyn Fn(&str, Address) -> u64) {
-        self.wallets.insert((reserved.network.clone(), arm.from));
-        if arm.valid_before.0 < searched(&reserved.network, arm.from) {
+        // What Stripe moves leaves no wallet.
+        let Account::Address(from) = arm.from else { return };
+        self.wallets.insert((reserved.network.clone(), from));
+        if arm.valid_before.0 < searched(&reserved.network, from) {
             return;
         }
         let key = NonceKey::of(&reserved.asset, &arm.from, &arm.nonce);
         let signed = Signed {
-            payee: reserved.payee,
+            payee: reserved.payee.clone(),
             amount: Atoms::new(reserved.amount.0),
         };
         self.signed.insert(key, signed);

@@ -9,10 +9,11 @@ use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::entry::Reserved;
+use super::entry::{Other, Reserved};
 use super::rid::Rid;
-use crate::assets::{self, Asset};
-use crate::challenge::Rail;
+use crate::account::Account;
+use crate::assets::Asset;
+use crate::challenge::{Clause, Rail};
 use crate::money::{Atoms, MicroUsd};
 use crate::policy::budget::Charge;
 
@@ -73,6 +74,8 @@ pub enum By {
     Operator,
     /// A finalized block.
     Chain,
+    /// Stripe, asked about its token.
+    Stripe,
     /// The ledger itself, for a reservation that never left it.
     Us,
 }
@@ -81,11 +84,11 @@ pub enum By {
 #[derive(Clone, Debug)]
 pub struct Terms {
     pub rail: Rail,
-    pub scheme: &'static str,
-    pub asset: &'static Asset,
+    pub asset: Asset,
     pub amount: Atoms,
     pub usd: MicroUsd,
-    pub payee: Address,
+    pub payee: Account,
+    pub clause: Clause,
 }
 
 impl Terms {
@@ -94,19 +97,26 @@ impl Terms {
         let rail = Rail::parse(&reserved.rail)?;
         Some(Self {
             rail,
-            scheme: Some(rail.scheme()).filter(|scheme| *scheme == reserved.scheme)?,
-            asset: assets::assets().find(|asset| asset.caip19() == reserved.asset)?,
+            asset: Asset::parse(&reserved.asset).filter(|_| rail.scheme() == reserved.scheme)?,
             amount: Atoms::new(reserved.amount.0),
             usd: MicroUsd::new(reserved.usd_micros.0),
-            payee: reserved.payee,
+            payee: reserved.payee.clone(),
+            clause: match (reserved.facilitator, reserved.fee) {
+                (None, None) => Clause::None,
+                (Some(facilitator), None) => Clause::Facilitator(facilitator),
+                (None, Some(fee)) => Clause::FeeCap(Atoms::new(fee.0)),
+                (Some(_), Some(_)) => return None,
+            },
         })
     }
 }
 
-/// What the signature will cover besides the terms. Times are Unix seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the credential will cover besides the terms. Times are Unix seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arm {
-    pub from: Address,
+    /// The wallet, or the payment method at Stripe.
+    pub from: Account,
+    /// Of an authorization, a permit or, as its memo, a transfer; at Stripe it only keeps a challenge from being answered twice.
     pub nonce: B256,
     pub valid_after: u64,
     pub valid_before: u64,
@@ -140,6 +150,8 @@ pub struct Hold {
     /// Hash of the agent's `Idempotency-Key`.
     pub idempotency: Option<[u8; 32]>,
     pub offer_sha256: [u8; 32],
+    /// What else the same 402 offered, and why it was not taken.
+    pub others: Vec<Other>,
 }
 
 /// What turns held money into a payment that may be signed.
@@ -265,8 +277,12 @@ pub enum Resolution {
 /// What the chain says of a payment that was settled by a merchant's word, or in doubt (digest §2.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// The money moved as the books have it.
-    Confirmed { tx: String, block: u64 },
+    /// The money moved as the books have it. `block` where a chain says so.
+    Confirmed {
+        by: By,
+        tx: Option<String>,
+        block: Option<u64>,
+    },
     /// The chain and the books differ. What is counted stays counted.
     Disputed { why: String, tx: Option<String> },
 }

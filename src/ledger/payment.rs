@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::B256;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
@@ -11,6 +11,7 @@ use super::key::KeyHold;
 use super::model::{By, State};
 use super::rid::Rid;
 use super::text::Moment;
+use crate::account::Account;
 
 /// A finished payment's nonce stays taken this long after its deadline and its end, in seconds: an MPP challenge, whose id
 /// decides the nonce (Ruling 18), does not live longer. Random x402 nonces do not repeat at all.
@@ -53,12 +54,12 @@ pub struct Payment {
 pub struct NonceKey(pub [u8; 16]);
 
 impl NonceKey {
-    pub fn of(asset: &str, from: &Address, nonce: &B256) -> Self {
+    pub fn of(asset: &str, from: &Account, nonce: &B256) -> Self {
         let mut hash = Sha256::new();
         // A CAIP-19 id begins with its network and has no zero byte.
         hash.update(asset.as_bytes());
         hash.update([0]);
-        hash.update(from);
+        hash.update(from.bytes());
         hash.update(nonce);
         let whole: [u8; 32] = hash.finalize().into();
         let (half, _) = whole.split_first_chunk().unwrap_or((&[0; 16], &[]));
@@ -95,7 +96,7 @@ impl Payment {
 
     /// Unix second from which the nonce of a finished payment is free again.
     pub fn nonce_free_at(&self) -> u64 {
-        let deadline = self.arm.map_or(0, |arm| arm.valid_before.0);
+        let deadline = self.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
         let end = u64::try_from(self.updated_at.timestamp().as_second()).unwrap_or(0);
         deadline.max(end).saturating_add(NONCE_KEPT_S)
     }

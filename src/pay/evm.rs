@@ -10,7 +10,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::keystore::{self, KeystoreError};
-use crate::assets::Asset;
+use crate::assets::Token;
 use crate::challenge::Authorization;
 use crate::clock;
 
@@ -86,8 +86,8 @@ impl Wallet {
     }
 
     /// r, s, v with low s and v = 27 or 28. Deterministic (RFC 6979): signing twice gives the same bytes.
-    pub(crate) fn sign_authorization(&self, asset: &Asset, authorization: &Authorization) -> [u8; 65] {
-        let digest = message(authorization).eip712_signing_hash(&domain(asset));
+    pub(crate) fn sign_authorization(&self, token: &Token, authorization: &Authorization) -> [u8; 65] {
+        let digest = message(authorization).eip712_signing_hash(&domain(token));
         let (signature, recovery) = self.key.sign_prehash_recoverable(digest.as_slice());
         alloy_primitives::Signature::from_bytes_and_parity(&signature.to_bytes(), recovery.is_y_odd()).as_bytes()
     }
@@ -102,12 +102,12 @@ impl Wallet {
 }
 
 /// The token's domain: four fields, no salt, all from our table (Ruling 22).
-pub(super) fn domain(asset: &Asset) -> Eip712Domain {
+pub(super) fn domain(token: &Token) -> Eip712Domain {
     Eip712Domain::new(
-        Some(Cow::Borrowed(asset.eip712_name)),
-        Some(Cow::Borrowed(asset.eip712_version)),
-        Some(U256::from(asset.network.chain_id())),
-        Some(asset.address),
+        Some(Cow::Borrowed(token.eip712_name)),
+        Some(Cow::Borrowed(token.eip712_version)),
+        Some(U256::from(token.chain)),
+        Some(token.address),
         None,
     )
 }

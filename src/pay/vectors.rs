@@ -10,6 +10,7 @@ use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
 use serde_json::Value;
 
 use super::{PayError, Wallet, evm, sign_and_encode};
+use crate::assets::{Network, Token};
 use crate::challenge::{self, Authorization, Nonce, Offer, Term, Why};
 use crate::money::Atoms;
 
@@ -31,6 +32,8 @@ fn wallet(vector: &Value) -> Wallet {
 fn authorization(vector: &Value) -> Authorization {
     let message = vector.pointer("/signatures/0/message").unwrap();
     Authorization {
+        // Signed is the token's; this is for an MPP credential's `source`.
+        network: Network::Eip155(1),
         from: text(message, "/from").parse().unwrap(),
         to: text(message, "/to").parse().unwrap(),
         value: Atoms::parse(text(message, "/value")).unwrap(),
@@ -52,10 +55,10 @@ fn offer(vector: &Value) -> Offer {
         offer.amount == authorization.value
             && vector["expected"]["payload"]["accepted"]
                 .as_object()
-                .is_none_or(|accepted| accepted["network"] == offer.asset.network.to_string())
+                .is_none_or(|accepted| accepted["network"] == offer.asset.network().to_string())
     });
     let paid = paid.unwrap();
-    assert_eq!(paid.payee, authorization.to);
+    assert_eq!(paid.payee.address(), Some(authorization.to));
     paid
 }
 
@@ -71,7 +74,7 @@ fn pay(vector: &Value, payment_id: Option<&str>) -> String {
     let signature = signed(&vector["signatures"][0], &wallet, &offer, &authorization);
     assert_eq!(hex::encode_prefixed(signature), text(vector, "/signatures/0/signature"));
 
-    let (name, credential) = sign_and_encode(&wallet, offer.asset, &authorization, &offer.echo, payment_id).unwrap();
+    let (name, credential) = sign_and_encode(&wallet, token(&offer), &authorization, &offer.echo, payment_id).unwrap();
     let header = text(vector, "/expected/requestHeader").to_ascii_lowercase();
     assert_eq!(name.as_str(), header);
     credential.header_value().to_str().unwrap().to_owned()
@@ -80,12 +83,12 @@ fn pay(vector: &Value, payment_id: Option<&str>) -> String {
 /// The signature, once every hash on the way to it is the expected one.
 fn signed(expected: &Value, wallet: &Wallet, offer: &Offer, authorization: &Authorization) -> [u8; 65] {
     let hash = |name: &str| expected[name].as_str().unwrap().parse::<B256>().unwrap();
-    let (domain, message) = (evm::domain(offer.asset), evm::message(authorization));
+    let (domain, message) = (evm::domain(token(offer)), evm::message(authorization));
     assert_eq!(domain.separator(), hash("domainSeparator"));
     assert_eq!(message.eip712_hash_struct(), hash("structHash"));
     let digest = message.eip712_signing_hash(&domain);
     assert_eq!(digest, hash("digest"));
-    let signature = wallet.sign_authorization(offer.asset, authorization);
+    let signature = wallet.sign_authorization(token(offer), authorization);
     let recovered = VerifyingKey::recover_from_prehash(
         digest.as_slice(),
         &Signature::from_slice(&signature[..64]).unwrap(),
@@ -151,7 +154,7 @@ fn another_wallet_does_not_sign() {
     let vector = vector(MINIMAL);
     let (other, _) = Wallet::generate().ok().unwrap();
     let (offer, authorization) = (offer(&vector), authorization(&vector));
-    let result = sign_and_encode(&other, offer.asset, &authorization, &offer.echo, None);
+    let result = sign_and_encode(&other, token(&offer), &authorization, &offer.echo, None);
     assert_eq!(result.err(), Some(PayError::OtherWallet));
 }
 
@@ -177,8 +180,9 @@ fn mpp_credentials_equal_those_of_the_reference_client() {
         assert_eq!(nonce, text(vector, "/nonce").parse::<B256>().unwrap(), "{name}");
         assert_eq!(offer.term, Term::Until(4_070_908_800), "{name}");
         let authorization = Authorization {
+            network: offer.asset.network(),
             from: wallet.address(),
-            to: offer.payee,
+            to: offer.payee.address().unwrap(),
             value: offer.amount,
             valid_after: 0,
             valid_before: offer.term.valid_before(0, u64::MAX).unwrap(),
@@ -187,7 +191,7 @@ fn mpp_credentials_equal_those_of_the_reference_client() {
         let signature = signed(&vector["eip712"], &wallet, &offer, &authorization);
         assert_eq!(hex::encode_prefixed(signature), text(vector, "/signature"), "{name}");
 
-        let (field, credential) = sign_and_encode(&wallet, offer.asset, &authorization, &offer.echo, None).unwrap();
+        let (field, credential) = sign_and_encode(&wallet, token(&offer), &authorization, &offer.echo, None).unwrap();
         assert!(
             field
                 .as_str()
@@ -206,4 +210,8 @@ fn mpp_credentials_equal_those_of_the_reference_client() {
         let theirs = mpp::protocol::core::parse_authorization(credential.expose()).unwrap();
         assert_eq!(theirs.source.as_deref(), Some(text(vector, "/source")), "{name}");
     }
+}
+
+fn token(offer: &Offer) -> &'static Token {
+    offer.asset.token().unwrap()
 }

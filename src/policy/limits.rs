@@ -6,14 +6,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use alloy_primitives::Address;
 use http::Method;
 
 use super::budget::{Budget, Periods};
 use super::calendar::Calendar;
 use super::merchant::{self, HostPattern};
-use crate::assets::Network;
-use crate::challenge::Rail;
+use super::rates::Rates;
+use crate::account::Account;
+use crate::assets::{Asset, Network};
+use crate::challenge::{Offer, Rail};
 use crate::host::Host;
 use crate::money::MicroUsd;
 
@@ -23,11 +24,12 @@ pub struct Limits {
     pub sha256: [u8; 32],
     pub(crate) calendar: Calendar,
     /// Most preferred first; a rail that is not here is not paid.
-    pub(crate) rails: Vec<RailName>,
+    pub(crate) rails: Vec<Rail>,
     pub(crate) max_validity_s: u64,
     pub(crate) zero_amount: bool,
     pub(crate) methods: Methods,
     pub(crate) resource_hosts: BTreeMap<Host, Vec<String>>,
+    pub(crate) rates: Rates,
     pub(crate) account: Level,
     pub(crate) agents: HashMap<String, Standing>,
 }
@@ -52,7 +54,7 @@ pub(crate) struct Level {
     pub(crate) per_transaction: Option<MicroUsd>,
     pub(crate) budgets: Vec<Budget>,
     pub(crate) merchants: Listed<HostPattern>,
-    pub(crate) payees: Listed<Address>,
+    pub(crate) payees: Listed<Account>,
     pub(crate) networks: Option<Vec<Network>>,
     pub(crate) assets: Option<Vec<AssetName>>,
     pub(crate) paused: bool,
@@ -72,8 +74,8 @@ pub(crate) struct Listed<T> {
 pub(crate) enum AssetName {
     /// On every network, from our own table.
     Symbol(String),
-    /// CAIP-19 `eip155:8453/erc20:0x…`.
-    Token(Network, Address),
+    /// CAIP-19 `eip155:8453/erc20:0x…`, `stripe:live/iso4217:usd`.
+    One(Asset),
 }
 
 /// What happens to a payment over a limit.
@@ -92,15 +94,6 @@ pub(crate) enum Methods {
     #[default]
     Usual,
     Only(Vec<Method>),
-}
-
-/// The ways of paying that `rails` may order, known to this version or not (Ruling 20).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RailName {
-    MppEvm,
-    X402,
-    MppTempo,
-    MppStripe,
 }
 
 impl Limits {
@@ -127,7 +120,12 @@ impl Limits {
         self.agents.keys().map(String::as_str)
     }
 
-    /// From the account down to the agent: the order in which a refusal is looked for.
+    /// What the cheapest of these offers counts as; `None` if none has a price.
+    pub fn cheapest(&self, offers: &[Offer], now: jiff::Timestamp) -> Option<MicroUsd> {
+        let prices = offers.iter().filter_map(|offer| self.rates.price(offer, now).ok());
+        prices.min()
+    }
+
     /// Whether requests with this method are paid for at all (Ruling 9).
     pub fn pays_for(&self, method: &http::Method) -> bool {
         self.methods.include(method)
@@ -138,6 +136,7 @@ impl Limits {
         self.agents.get(agent)?.group.as_ref().map(|group| &*group.name)
     }
 
+    /// From the account down to the agent: the order in which a refusal is looked for.
     pub(super) fn levels<'a>(&'a self, standing: &'a Standing) -> impl Iterator<Item = &'a Level> {
         let group = standing.group.as_ref().map(|g| &*g.level);
         std::iter::once(&self.account)
@@ -182,29 +181,6 @@ impl Methods {
         match self {
             Self::Usual => !matches!(*method, Method::HEAD | Method::OPTIONS | Method::TRACE),
             Self::Only(methods) => methods.contains(method),
-        }
-    }
-}
-
-impl RailName {
-    /// The default order of Ruling 20.
-    pub(crate) const ALL: [Self; 4] = [Self::MppEvm, Self::X402, Self::MppTempo, Self::MppStripe];
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::MppEvm => "mpp.evm",
-            Self::X402 => "x402",
-            Self::MppTempo => "mpp.tempo",
-            Self::MppStripe => "mpp.stripe",
-        }
-    }
-}
-
-impl From<Rail> for RailName {
-    fn from(rail: Rail) -> Self {
-        match rail {
-            Rail::X402 => Self::X402,
-            Rail::MppEvm => Self::MppEvm,
         }
     }
 }

@@ -7,26 +7,28 @@ pub mod budget;
 mod calendar;
 mod limits;
 mod merchant;
+mod rates;
 mod refusal;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use alloy_primitives::Address;
 use http::Method;
 use jiff::Timestamp;
 
-use crate::assets::Network;
-use crate::challenge::{Offer, PaymentFlow};
+use crate::account::Account;
+use crate::assets::Asset;
+use crate::challenge::{Offer, PaymentFlow, Rail};
 use crate::money::MicroUsd;
 
 pub(crate) use budget::Budget;
 pub use budget::{Charge, Rolling, Unit, Window};
 pub(crate) use calendar::Calendar;
 pub use limits::Limits;
-pub(crate) use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, RailName, Standing};
+pub(crate) use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, Standing};
 pub(crate) use merchant::{HostError, HostPattern, named_host};
+pub(crate) use rates::{NoPrice, Rate, Rates};
 pub use refusal::{Refusal, RefusalCode};
 
 /// Who wants to buy what, and when.
@@ -59,6 +61,8 @@ pub enum Decision {
 pub struct Plan {
     /// Index into the offers that were given.
     pub offer: usize,
+    /// What it counts as.
+    pub usd: MicroUsd,
     /// From the account down to the agent; never empty (Ruling 51).
     pub charges: Vec<Charge>,
     pub group: Option<Arc<str>>,
@@ -88,39 +92,39 @@ impl Unpaid {
 /// Chooses among `offers` and says what paying it charges; or why nothing is paid.
 ///
 /// The cheapest offer that every level allows wins; at one price the `authorization` flow before `upfront`, then the
-/// file's `rails` order, then the server's (Ruling 20). When none is allowed, the refusal is that of the cheapest.
+/// file's `rails` order, then the server's (Ruling 20). When none is allowed, the refusal is that of the cheapest; an offer
+/// without a price comes last.
 pub fn decide(limits: &Limits, purchase: &Purchase<'_>, offers: &[Offer]) -> Decision {
-    let bids: Vec<Bid<'_>> = offers.iter().map(Bid::from).collect();
+    let bids: Vec<Bid> = offers
+        .iter()
+        .map(|offer| Bid::of(limits, offer, purchase.now))
+        .collect();
     choose(limits, purchase, &bids)
 }
 
 /// What policy looks at in an offer.
 #[derive(Debug)]
-struct Bid<'a> {
-    rail: RailName,
-    network: Network,
-    token: Address,
-    symbol: &'a str,
-    payee: Address,
-    price: MicroUsd,
+struct Bid {
+    rail: Rail,
+    asset: Asset,
+    payee: Account,
+    price: Result<MicroUsd, NoPrice>,
     flow: PaymentFlow,
 }
 
-impl From<&Offer> for Bid<'_> {
-    fn from(offer: &Offer) -> Self {
+impl Bid {
+    fn of(limits: &Limits, offer: &Offer, now: Timestamp) -> Self {
         Self {
-            rail: offer.wire.rail().into(),
-            network: offer.asset.network,
-            token: offer.asset.address,
-            symbol: offer.asset.symbol,
-            payee: offer.payee,
-            price: offer.usd,
+            rail: offer.rail,
+            asset: offer.asset,
+            payee: offer.payee.clone(),
+            price: limits.rates.price(offer, now),
             flow: offer.flow,
         }
     }
 }
 
-fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid<'_>]) -> Decision {
+fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decision {
     if !limits.methods.include(purchase.method) {
         return Decision::Unpaid(Unpaid::Method);
     }
@@ -136,24 +140,23 @@ fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid<'_>]) -> Decisio
     let mut cheapest = None;
     for offer in order {
         match bars_bid(limits, standing, purchase, &bids[offer]) {
-            None => {
-                return Decision::Pay(plan(limits, standing, purchase, offer, bids[offer].price));
-            }
-            Some(refusal) => cheapest = cheapest.or(Some(refusal)),
+            Ok(price) => return Decision::Pay(plan(limits, standing, purchase, offer, price)),
+            Err(refusal) => cheapest = cheapest.or(Some(refusal)),
         }
     }
     cheapest.map_or(Decision::Unpaid(Unpaid::NoOffer), Decision::Refuse)
 }
 
-fn rank(limits: &Limits, bid: &Bid<'_>) -> (MicroUsd, u8, usize) {
+fn rank(limits: &Limits, bid: &Bid) -> (MicroUsd, u8, usize) {
     let flow = match bid.flow {
         PaymentFlow::Authorization => 0,
         PaymentFlow::Upfront => 1,
     };
-    (bid.price, flow, preference(limits, bid.rail).unwrap_or(usize::MAX))
+    let price = bid.price.unwrap_or(MicroUsd::new(u128::MAX));
+    (price, flow, preference(limits, bid.rail).unwrap_or(usize::MAX))
 }
 
-fn preference(limits: &Limits, rail: RailName) -> Option<usize> {
+fn preference(limits: &Limits, rail: Rail) -> Option<usize> {
     limits.rails.iter().position(|&r| r == rail)
 }
 
@@ -180,19 +183,24 @@ fn bars_purchase(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>) 
     })
 }
 
-/// What stands against one offer.
-fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: &Bid<'_>) -> Option<Refusal> {
+/// What one offer costs, or what stands against it.
+fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: &Bid) -> Result<MicroUsd, Refusal> {
     if preference(limits, bid.rail).is_none() {
         let (rule, rail) = ("rails".to_owned(), bid.rail.name());
-        return Some(Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail));
+        return Err(Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail));
     }
-    limits.levels(standing).find_map(|level| bars_at(level, purchase, bid))
+    let price = bid.price.map_err(Refusal::no_price)?;
+    let barred = limits
+        .levels(standing)
+        .find_map(|level| bars_at(level, purchase, bid, price));
+    barred.map_or(Ok(price), Err)
 }
 
-fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid<'_>) -> Option<Refusal> {
+fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid, price: MicroUsd) -> Option<Refusal> {
     let section = &level.section;
-    if level.networks.as_ref().is_some_and(|n| !n.contains(&bid.network)) {
-        let (rule, asked) = (format!("{section}.networks"), bid.network.to_string());
+    let network = bid.asset.network();
+    if level.networks.as_ref().is_some_and(|n| !n.contains(&network)) {
+        let (rule, asked) = (format!("{section}.networks"), network.to_string());
         return Some(Refusal::not_listed(
             RefusalCode::NetworkNotAllowed,
             rule,
@@ -201,21 +209,21 @@ fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid<'_>) -> Option<Refu
         ));
     }
     if level.assets.as_ref().is_some_and(|a| !a.iter().any(|a| a.names(bid))) {
-        let asked = format!("{} on {}", bid.symbol, bid.network);
+        let asked = format!("{} on {network}", bid.asset.symbol());
         let rule = format!("{section}.assets");
         return Some(Refusal::not_listed(RefusalCode::AssetNotAllowed, rule, "asset", &asked));
     }
-    let is = |payee: &Address| *payee == bid.payee;
+    let is = |payee: &Account| *payee == bid.payee;
     let code = RefusalCode::PayeeNotAllowed;
     if let Some(refusal) = listed(level, "payees", &level.payees, is, code, "payee", &bid.payee) {
         return Some(refusal);
     }
-    if let Some(limit) = level.per_transaction.filter(|&limit| bid.price > limit) {
-        return Some(Refusal::per_transaction(level, limit, bid.price));
+    if let Some(limit) = level.per_transaction.filter(|&limit| price > limit) {
+        return Some(Refusal::per_transaction(level, limit, price));
     }
-    let threshold = level.approval_above.filter(|&limit| bid.price > limit)?;
+    let threshold = level.approval_above.filter(|&limit| price > limit)?;
     match purchase.approvals {
-        Approvals::None => Some(Refusal::approval_unavailable(level, threshold, bid.price)),
+        Approvals::None => Some(Refusal::approval_unavailable(level, threshold, price)),
     }
 }
 
@@ -239,10 +247,10 @@ fn listed<T: std::fmt::Display>(
 }
 
 impl AssetName {
-    fn names(&self, bid: &Bid<'_>) -> bool {
+    fn names(&self, bid: &Bid) -> bool {
         match self {
-            Self::Symbol(symbol) => symbol == bid.symbol,
-            Self::Token(network, token) => *network == bid.network && *token == bid.token,
+            Self::Symbol(symbol) => symbol == bid.asset.symbol(),
+            Self::One(asset) => *asset == bid.asset,
         }
     }
 }
@@ -252,6 +260,7 @@ fn plan(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, offer: us
     let budgets = limits.levels(standing).flat_map(|level| &level.budgets);
     Plan {
         offer,
+        usd: price,
         charges: budgets.map(|b| b.charge(price, &mut periods)).collect(),
         group: standing.group.as_ref().map(|g| g.name.clone()),
         max_validity_s: limits.max_validity_s,

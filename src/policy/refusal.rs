@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::budget::{Charge, Unit, Window};
 use super::limits::{Level, OverLimit};
+use super::rates::NoPrice;
 use crate::money::MicroUsd;
 
 /// Why limits.toml does not let this payment go.
@@ -41,12 +42,13 @@ pub enum RefusalCode {
     NetworkNotAllowed,
     AssetNotAllowed,
     RailNotAllowed,
+    NoRate,
     ApprovalUnavailable,
 }
 
 impl RefusalCode {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::OverLimit,
         Self::NoBudget,
         Self::Paused,
@@ -55,6 +57,7 @@ impl RefusalCode {
         Self::NetworkNotAllowed,
         Self::AssetNotAllowed,
         Self::RailNotAllowed,
+        Self::NoRate,
         Self::ApprovalUnavailable,
     ];
 
@@ -69,6 +72,7 @@ impl RefusalCode {
             Self::NetworkNotAllowed => "network-not-allowed",
             Self::AssetNotAllowed => "asset-not-allowed",
             Self::RailNotAllowed => "rail-not-allowed",
+            Self::NoRate => "no-rate",
             Self::ApprovalUnavailable => "approval-unavailable",
         }
     }
@@ -181,6 +185,30 @@ impl Refusal {
              no approval backend is configured. Finance can raise {rule} in limits.toml."
         );
         Self::new(RefusalCode::ApprovalUnavailable, rule, detail).figures(limit, price)
+    }
+
+    /// The amount is not in dollars, and finance has not said what it counts for.
+    pub(super) fn no_price(why: NoPrice) -> Self {
+        let (code, detail) = match why {
+            NoPrice::NoRate(currency) => (
+                currency.code,
+                format!(
+                    "The price is in {0}, and limits.toml has no rate for it. Finance can add [rates.{1}] with `usd` and \
+                     `valid_until`.",
+                    currency.symbol, currency.code
+                ),
+            ),
+            NoPrice::Outdated(currency) => (
+                currency.code,
+                format!(
+                    "The price is in {0}, and the rate for it in limits.toml holds no longer. Finance can renew \
+                     rates.{1}.usd and rates.{1}.valid_until.",
+                    currency.symbol, currency.code
+                ),
+            ),
+            NoPrice::TooLarge => ("usd", "The price is too large to be counted in US dollars.".to_owned()),
+        };
+        Self::new(RefusalCode::NoRate, format!("rates.{code}"), detail)
     }
 
     pub(super) fn denied(code: RefusalCode, rule: String, what: &str, entry: &str, asked: &str) -> Self {

@@ -3,17 +3,16 @@
 mod properties;
 mod windows;
 
-use alloy_primitives::address;
+use alloy_primitives::{Address, address};
 use jiff::Timestamp;
 
 use super::*;
-use crate::assets;
+use crate::assets::{self, Network};
 use crate::config;
 use crate::money::Atoms;
 
 const BASE: Network = Network::Eip155(8453);
 const SEPOLIA: Network = Network::Eip155(84_532);
-const USDC: Address = address!("0x833589fcd6edb6e08f4c7c32d4f71b54bda02913");
 const ALICE: Address = address!("0x00000000000000000000000000000000000000a1");
 const BOB: Address = address!("0x00000000000000000000000000000000000000b0");
 
@@ -21,19 +20,21 @@ fn limits(text: &str) -> Limits {
     config::limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-fn bid(cents: u32) -> Bid<'static> {
+fn usdc(network: Network) -> Asset {
+    Asset::Token(assets::tokens_of(network).next().unwrap())
+}
+
+fn bid(cents: u32) -> Bid {
     Bid {
-        rail: RailName::X402,
-        network: BASE,
-        token: USDC,
-        symbol: "USDC",
-        payee: ALICE,
-        price: MicroUsd::new(u128::from(cents) * 10_000),
+        rail: Rail::X402,
+        asset: usdc(BASE),
+        payee: ALICE.into(),
+        price: Ok(MicroUsd::new(u128::from(cents) * 10_000)),
         flow: PaymentFlow::Authorization,
     }
 }
 
-fn decide_at(limits: &Limits, merchant: &str, now: &str, bids: &[Bid<'_>]) -> Decision {
+fn decide_at(limits: &Limits, merchant: &str, now: &str, bids: &[Bid]) -> Decision {
     let purchase = Purchase {
         agent: "research",
         merchant,
@@ -44,12 +45,12 @@ fn decide_at(limits: &Limits, merchant: &str, now: &str, bids: &[Bid<'_>]) -> De
     choose(limits, &purchase, bids)
 }
 
-fn decision(limits: &Limits, bids: &[Bid<'_>]) -> Decision {
+fn decision(limits: &Limits, bids: &[Bid]) -> Decision {
     decide_at(limits, "api.example.com", "2026-11-20T14:35:10Z", bids)
 }
 
 #[track_caller]
-fn paid(text: &str, bids: &[Bid<'_>]) -> Plan {
+fn paid(text: &str, bids: &[Bid]) -> Plan {
     match decision(&limits(text), bids) {
         Decision::Pay(plan) => plan,
         Decision::Refuse(refusal) => panic!("refused: {}", refusal.detail),
@@ -58,7 +59,7 @@ fn paid(text: &str, bids: &[Bid<'_>]) -> Plan {
 }
 
 #[track_caller]
-fn refused(text: &str, bids: &[Bid<'_>]) -> Refusal {
+fn refused(text: &str, bids: &[Bid]) -> Refusal {
     match decision(&limits(text), bids) {
         Decision::Refuse(refusal) => refusal,
         Decision::Pay(_) => panic!("paid"),
@@ -230,14 +231,14 @@ fn the_cheapest_allowed_offer_wins_then_flow_then_rail_then_position() {
     assert_eq!(paid(free, &[upfront(), bid(10)]).offer, 1);
     assert_eq!(paid(free, &[bid(11), upfront()]).offer, 1);
     let mpp = || Bid {
-        rail: RailName::MppEvm,
+        rail: Rail::MppEvm,
         ..bid(10)
     };
     assert_eq!(paid(free, &[bid(10), mpp()]).offer, 1); // mpp.evm comes first unless the file says otherwise
     let x402_first = format!("rails = [\"x402\", \"mpp.evm\"]\n{free}");
     assert_eq!(paid(&x402_first, &[mpp(), bid(10)]).offer, 1);
     let elsewhere = Bid {
-        network: SEPOLIA,
+        asset: usdc(SEPOLIA),
         ..bid(5)
     };
     let only_base = format!("{free}networks = [\"eip155:8453\"]\n");
@@ -248,7 +249,7 @@ fn the_cheapest_allowed_offer_wins_then_flow_then_rail_then_position() {
 fn when_nothing_is_allowed_the_cheapest_offer_is_explained() {
     let text = "[agents.research]\ntotal = \"9\"\nper_transaction = \"0.01\"\nnetworks = [\"eip155:8453\"]";
     let elsewhere = Bid {
-        network: SEPOLIA,
+        asset: usdc(SEPOLIA),
         ..bid(5)
     };
     assert_eq!(refused(text, &[bid(10), elsewhere]).rule, "agents.research.networks");
@@ -311,8 +312,8 @@ fn offers_are_judged_by_their_own_asset_payee_and_price() {
                 payees = { allow = [\"0x00000000000000000000000000000000000000a1\"] }";
     let limits = limits(text);
     let offer = |network, micros, payee| {
-        let asset = assets::assets_of(network).next().unwrap();
-        Offer::of(asset, Atoms::new(micros), payee)
+        let token = assets::tokens_of(network).next().unwrap();
+        Offer::of(token, Atoms::new(micros), payee)
     };
     let offers = [
         offer(SEPOLIA, 10, ALICE),

@@ -11,14 +11,14 @@ use std::ops::RangeInclusive;
 use alloy_primitives::{Address, B256, U256};
 
 use super::testimony::Silent;
-use crate::assets::{self, Asset, Network};
+use crate::assets::{self, Network, Token};
 use crate::rpc::{Event, Log, Node};
 use crate::tls::upstream::UpstreamTls;
 
 /// One transfer that no payment explains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outflow {
-    pub asset: &'static Asset,
+    pub asset: &'static Token,
     pub tx: B256,
     /// Place of its `Transfer` among all logs of the block.
     pub log_index: u64,
@@ -48,7 +48,7 @@ pub async fn outflows<'a>(
     blocks: RangeInclusive<u64>,
     known: impl Fn(&B256, &Outflow) -> bool,
 ) -> Outflows {
-    let tokens: Vec<Address> = assets::assets_of(network).map(|asset| asset.address).collect();
+    let tokens: Vec<Address> = assets::tokens_of(network).map(|asset| asset.address).collect();
     let mut found = BTreeMap::new();
     let (mut searched_by, mut silent) = (0, Vec::new());
     for node in nodes {
@@ -81,7 +81,7 @@ pub fn unexplained(network: Network, logs: &[Log], known: impl Fn(&B256, &Outflo
     let mut pending: BTreeMap<(B256, Address), B256> = BTreeMap::new();
     let mut found = Vec::new();
     for log in in_order.into_values() {
-        let Some(asset) = assets::asset(network, &log.token) else {
+        let Some(asset) = assets::token(network, &log.token) else {
             continue;
         };
         match log.event {

@@ -221,8 +221,8 @@ impl Reconciler {
                 self.ledger.finish(rid, Outcome::Settled { by, tx }).await
             }
             _ => {
-                let tx = tx.to_string();
-                let finding = ledger::Finding::Confirmed { tx, block };
+                let (by, tx, block) = (By::Chain, Some(tx.to_string()), Some(block));
+                let finding = ledger::Finding::Confirmed { by, tx, block };
                 match self.ledger.record_finding(rid, finding).await {
                     // Heard before, or longer ago than the books wait; true all the same.
                     Err(LedgerError::NotUnconfirmed(_)) => Ok(()),

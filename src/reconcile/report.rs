@@ -177,13 +177,13 @@ impl PaymentLine {
 
 impl OutflowLine {
     pub fn of(outflow: &Outflow, recorded_at: Timestamp) -> Self {
-        let asset = assets::assets().find(|asset| asset.caip19() == outflow.asset);
+        let asset = assets::Asset::parse(&outflow.asset);
         Self {
             network: outflow.network.clone(),
             asset: outflow.asset.clone(),
             symbol: outflow.symbol.clone(),
             amount: outflow.amount.get().to_string(),
-            amount_decimal: asset.map(|asset| outflow.amount.decimal(asset.decimals)),
+            amount_decimal: asset.map(|asset| outflow.amount.decimal(asset.decimals())),
             payee: format!("{:#x}", outflow.payee),
             tx: outflow.tx.to_string(),
             log_index: outflow.log_index,

@@ -104,8 +104,8 @@ impl Facts {
         Some(Self {
             network: Network::parse(&reserved.network)?,
             token: token.parse().ok()?,
-            from: arm.from,
-            payee: reserved.payee,
+            from: arm.from.address()?,
+            payee: reserved.payee.address()?,
             amount: Atoms::new(reserved.amount.0),
             nonce: arm.nonce,
             // Armed later, a held payment only makes the search begin earlier.

@@ -7,8 +7,8 @@ use alloy_primitives::{Address, B256};
 use jiff::Timestamp;
 
 use super::pass::{Notice, Reconciler};
-use crate::assets::{self, Asset, Network};
-use crate::challenge::Rail;
+use crate::assets::{self, Asset, Network, Token};
+use crate::challenge::{Clause, Rail};
 use crate::clock::{Clock, ManualClock, SharedClock};
 use crate::doubts::Doubts;
 use crate::home::Home;
@@ -39,8 +39,8 @@ pub struct World {
     _dir: tempfile::TempDir,
 }
 
-pub fn asset() -> &'static Asset {
-    assets::assets_of(NETWORK).next().unwrap()
+pub fn asset() -> &'static Token {
+    assets::tokens_of(NETWORK).next().unwrap()
 }
 
 pub fn time(second: u64) -> Timestamp {
@@ -127,11 +127,11 @@ impl World {
             query: None,
             terms: Terms {
                 rail: self.rail,
-                scheme: self.rail.scheme(),
-                asset: asset(),
+                asset: Asset::Token(asset()),
                 amount: Atoms::new(CENT.into()),
                 usd: MicroUsd::new(CENT.into()),
-                payee: PAYEE,
+                payee: PAYEE.into(),
+                clause: Clause::None,
             },
             charges: vec![Charge {
                 scope: "agent:research".into(),
@@ -147,9 +147,10 @@ impl World {
             fingerprint: [n; 32],
             idempotency: None,
             offer_sha256: [0; 32],
+            others: Vec::new(),
         };
         let arm = Arm {
-            from: WALLET,
+            from: WALLET.into(),
             nonce: B256::repeat_byte(n),
             valid_after: 0,
             valid_before: now.as_second() as u64 + VALID_S,

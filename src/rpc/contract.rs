@@ -5,7 +5,7 @@ use alloy_sol_types::{SolCall, sol};
 use serde_json::{Value, json};
 
 use super::{ANSWER_CAP, Node, RpcError, wire};
-use crate::assets::Asset;
+use crate::assets::Token;
 use crate::tls::upstream::UpstreamTls;
 
 sol! {
@@ -37,9 +37,9 @@ pub enum At {
 
 impl Node {
     /// Atoms of `asset` that `owner` holds at the newest block.
-    pub async fn balance(&self, tls: &UpstreamTls, asset: &Asset, owner: Address) -> Result<U256, RpcError> {
+    pub async fn balance(&self, tls: &UpstreamTls, token: &Token, owner: Address) -> Result<U256, RpcError> {
         let call = balanceOfCall { owner }.abi_encode();
-        let word = self.call(tls, asset.address, call, At::Newest).await?;
+        let word = self.call(tls, token.address, call, At::Newest).await?;
         self.returned::<balanceOfCall>(&word)
     }
 

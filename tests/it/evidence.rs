@@ -178,7 +178,7 @@ async fn a_real_chain_proves_what_was_paid_what_is_dead_and_what_was_taken() {
     let taken = &left.found[0];
     assert_eq!((taken.to, taken.amount), (thief, U256::from(123_456)));
     assert_eq!(theft, taken.tx.to_string());
-    assert_eq!(taken.asset, assets::assets_of(NETWORK).next().unwrap());
+    assert_eq!(taken.asset, assets::tokens_of(NETWORK).next().unwrap());
     // Without the ledger all of it would be unexplained.
     let all = outflows(&chain.tls, NETWORK, &nodes, wallet, began.number..=last, |_, _| false).await;
     assert_eq!(all.found.len(), 3, "{all:?}");

@@ -131,7 +131,7 @@ pub async fn a_nonce_and_an_id_are_used_once(engine: Engine) {
     let (ledger, world) = (&engine.ledger, &engine.world);
     let first = world.purchase(100 * CENT);
     let same_nonce = || Reserve {
-        arm: first.arm,
+        arm: first.arm.clone(),
         ..world.purchase(100 * CENT)
     };
     let mut same_id = world.purchase(100 * CENT);

@@ -34,7 +34,7 @@ async fn held(engine: &Engine, cap: u128) -> Reserve {
 
 fn arming(purchase: &Reserve, charges: Vec<Charge>) -> Arming {
     Arming {
-        arm: purchase.arm,
+        arm: purchase.arm.clone(),
         charges,
         approval: Some("ap_1".into()),
     }
@@ -122,7 +122,7 @@ pub async fn a_hold_is_armed_or_released(engine: Engine) {
     // Its nonce is taken from now on.
     ledger.finish(rid, expired()).await.unwrap();
     let same_nonce = Reserve {
-        arm: purchase.arm,
+        arm: purchase.arm.clone(),
         ..engine.world.purchase(CENT)
     };
     assert_eq!(ledger.reserve(same_nonce).await.unwrap_err(), ReserveError::NonceTaken);
@@ -206,8 +206,9 @@ pub async fn only_what_is_unknown_is_resolved_by_hand(engine: Engine) {
 pub async fn the_chain_is_heard_once(engine: Engine) {
     let ledger = &engine.ledger;
     let confirmed = || Finding::Confirmed {
-        tx: "0xef".into(),
-        block: 7,
+        by: By::Chain,
+        tx: Some("0xef".into()),
+        block: Some(7),
     };
     let disputed = || Finding::Disputed {
         why: "never cashed".into(),

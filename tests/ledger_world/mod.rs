@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloy_primitives::{Address, B256};
-use bursar::assets::{Network, assets_of};
-use bursar::challenge::Rail;
+use bursar::assets::{Asset, Network, tokens_of};
+use bursar::challenge::{Clause, Rail};
 use bursar::clock::ManualClock;
 use bursar::home::{Readers, write_new};
 use bursar::ledger::journal::{Faults, Step, Verdict};
@@ -104,7 +104,7 @@ impl World {
         let now: Timestamp = NOON.parse().unwrap();
         let mut random = [0; 10];
         random[2..].copy_from_slice(&number.to_be_bytes());
-        let asset = assets_of(Network::Eip155(84532)).next().unwrap();
+        let asset = Asset::Token(tokens_of(Network::Eip155(84532)).next().unwrap());
         let hold = Hold {
             rid: Rid::new(now, random),
             agent: "research".into(),
@@ -114,22 +114,23 @@ impl World {
             query: Some("customer=4711".into()),
             terms: Terms {
                 rail: Rail::X402,
-                scheme: "exact",
                 asset,
                 amount: Atoms::new(10_000),
                 usd: MicroUsd::new(10_000),
-                payee: Address::repeat_byte(0x22),
+                payee: Address::repeat_byte(0x22).into(),
+                clause: Clause::None,
             },
             charges,
             policy_gen: 1,
             fingerprint: [1; 32],
             idempotency: None,
             offer_sha256: [2; 32],
+            others: Vec::new(),
         };
         Reserve {
             hold,
             arm: Arm {
-                from: Address::repeat_byte(0x11),
+                from: Address::repeat_byte(0x11).into(),
                 nonce: B256::left_padding_from(&number.to_be_bytes()),
                 valid_after: 0,
                 valid_before: now.as_second() as u64 + 300,

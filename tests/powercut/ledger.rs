@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256};
-use bursar::assets::{Network, assets_of};
-use bursar::challenge::Rail;
+use bursar::assets::{Asset, Network, tokens_of};
+use bursar::challenge::{Clause, Rail};
 use bursar::clock::ManualClock;
 use bursar::home::{Readers, write_new};
 use bursar::ledger::{Arm, By, Embedded, Hold, Ledger, Options, Outcome, Reserve, Rid, State, Terms, read_payments};
@@ -225,7 +225,7 @@ fn rid(n: u64) -> Rid {
 
 fn purchase(n: u64) -> Result<Reserve, Failed> {
     let now: Timestamp = NOON.parse()?;
-    let asset = assets_of(Network::Eip155(84532)).next().ok_or("no asset")?;
+    let asset = Asset::Token(tokens_of(Network::Eip155(84532)).next().ok_or("no asset")?);
     let charge = Charge {
         scope: "agent:research".into(),
         window: Window::Day,
@@ -245,22 +245,23 @@ fn purchase(n: u64) -> Result<Reserve, Failed> {
         query: None,
         terms: Terms {
             rail: Rail::X402,
-            scheme: "exact",
             asset,
             amount: Atoms::new(PRICE),
             usd: MicroUsd::new(PRICE),
-            payee: Address::repeat_byte(0x22),
+            payee: Address::repeat_byte(0x22).into(),
+            clause: Clause::None,
         },
         charges: vec![charge],
         policy_gen: 1,
         fingerprint: [1; 32],
         idempotency: None,
         offer_sha256: [2; 32],
+        others: Vec::new(),
     };
     Ok(Reserve {
         hold,
         arm: Arm {
-            from: Address::repeat_byte(0x11),
+            from: Address::repeat_byte(0x11).into(),
             nonce: B256::left_padding_from(&(n + 1).to_be_bytes()),
             valid_after: 0,
             valid_before: u64::try_from(now.as_second())? + 300,

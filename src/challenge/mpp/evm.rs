@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{B256, keccak256};
 use sha2::{Digest, Sha256};
 
 use super::super::credential::Echo;
 use super::super::json::Object;
-use super::super::requirement::{address, amount_of, payee_of};
-use super::super::{Nonce, Offer, PaymentFlow, Term, Why, Wire};
+use super::super::requirement::{amount_of, payee_of};
+use super::super::{Clause, Nonce, Offer, PaymentFlow, Rail, Term, Why};
 use super::payment::{Payment, integer};
-use crate::assets::{self, Asset, Network};
+use super::token_on_chain;
+use crate::assets::{Asset, Standard, Token};
 
 pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     let request = Object::read(&payment.request).ok_or(Why::NotObject)?;
@@ -20,34 +20,30 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     if details.member("splits").is_some() || request.member("splits").is_some() {
         return Err(Why::SplitsUnsupported);
     }
-    let asset = asset(&request, &details)?;
+    let token = token(&request, &details)?;
     let text = request.text("amount").ok_or(Why::AmountNotText)?;
-    let (amount, usd) = amount_of(&text, asset)?;
-    let payee = payee_of(&request.text("recipient").ok_or(Why::PayeeMalformed)?, asset)?;
-    let echo = Echo::mpp(payment.echo.clone(), payment.field, asset.network);
+    let (amount, usd) = amount_of(&text, token)?;
+    let payee = payee_of(&request.text("recipient").ok_or(Why::PayeeMalformed)?, token)?;
+    let echo = Echo::mpp(payment.echo.clone(), payment.field, Rail::MppEvm);
     if !echo.fits() {
         return Err(Why::CredentialTooLarge);
     }
     Ok(Offer {
-        wire: Wire::MppEvm,
+        rail: Rail::MppEvm,
         position,
-        asset,
+        asset: Asset::Token(token),
         amount,
-        usd,
-        payee,
+        usd: Some(usd),
+        payee: payee.into(),
+        clause: Clause::None,
         term: payment.expires.map_or(Term::Open, Term::Until),
-        nonce: Nonce::Fixed(nonce(&payment.id, &payment.realm)),
+        nonce: Nonce::Fixed(payment.nonce()),
         flow: PaymentFlow::Authorization,
         resource: payment.host(),
         body: payment.body,
         sha256: Sha256::digest(payment.echo.as_bytes()).into(),
         echo: Arc::new(echo),
     })
-}
-
-/// Ruling 18: binds the signature to the challenge; one challenge has one nonce, so that it is cashed at most once.
-fn nonce(id: &str, realm: &str) -> B256 {
-    keccak256([id, realm].concat())
 }
 
 /// Without the member a server need not take an authorization (mpp digest §7).
@@ -61,21 +57,15 @@ fn check_credential_type(details: &Object<'_>) -> Result<(), Why> {
     }
 }
 
-/// Our table alone says what the token is; what the server says about it must agree.
-fn asset(request: &Object<'_>, details: &Object<'_>) -> Result<&'static Asset, Why> {
-    let chain = details.member("chainId").ok_or(Why::ChainMissing)?;
-    let network = Network::Eip155(integer(chain).ok_or(Why::NetworkMalformed)?);
-    if assets::assets_of(network).next().is_none() {
-        return Err(Why::NetworkUnsupported);
-    }
-    let text = request.text("currency").ok_or(Why::AssetMalformed)?;
-    let token = address(&text).ok_or(Why::AssetMalformed)?;
-    let asset = assets::asset(network, &token).ok_or(Why::AssetUnknown)?;
-    if !asset.eip3009 {
-        return Err(Why::AssetNeedsPermit2);
+fn token(request: &Object<'_>, details: &Object<'_>) -> Result<&'static Token, Why> {
+    let token = token_on_chain(request, details)?;
+    match token.standard {
+        Standard::Eip3009 => {}
+        Standard::Erc20 => return Err(Why::AssetNeedsPermit2),
+        Standard::Tip20 => return Err(Why::AssetUnknown),
     }
     match details.member("decimals") {
-        Some(raw) if integer(raw) != Some(asset.decimals.into()) => Err(Why::DecimalsMismatch),
-        _ => Ok(asset),
+        Some(raw) if integer(raw) != Some(token.decimals.into()) => Err(Why::DecimalsMismatch),
+        _ => Ok(token),
     }
 }

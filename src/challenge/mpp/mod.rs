@@ -1,7 +1,8 @@
 //! MPP: the `Payment` challenges in `WWW-Authenticate`, and which of them become offers (mpp digest §2, §3, §8, §11.1).
 //!
-//! All challenges of a 402 are alternatives. A bad one is skipped and named, the rest is used. Only `evm`/`charge` is paid
-//! so far; the other methods and intents are recognised, so that an agent learns which rail the site would have taken.
+//! All challenges of a 402 are alternatives. A bad one is skipped and named, the rest is used. `charge` by `evm`, `tempo` and
+//! `stripe` is paid; the other methods and intents are recognised, so that an agent learns which rail the site would have
+//! taken.
 
 mod digest;
 mod evm;
@@ -9,14 +10,19 @@ mod field;
 mod payment;
 pub(super) mod receipt;
 mod statement;
+mod stripe;
+pub(crate) mod tempo;
 #[cfg(test)]
 mod tests;
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, WWW_AUTHENTICATE};
 
+use super::json::Object;
+use super::requirement::address;
 use super::{Challenge, Offer, Unpayable, Why};
-use payment::Payment;
+use crate::assets::{self, Network, Token};
+use payment::{Payment, integer};
 pub use statement::Statement;
 
 /// `Payment-Authorization`: where a credential goes if the server needs `Authorization` for itself.
@@ -137,8 +143,8 @@ fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     }
     Err(match payment.method {
         Method::Evm => return evm::offer(position, payment),
-        Method::Stripe => Why::MppStripe,
-        Method::Tempo => Why::MppTempo,
+        Method::Stripe => return stripe::offer(position, payment),
+        Method::Tempo => return tempo::offer(position, payment),
         Method::Usdc => Why::MppUsdc,
         Method::Solana => Why::MppSolana,
         Method::Lightning => Why::MppLightning,
@@ -148,4 +154,16 @@ fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
         Method::NearIntents => Why::MppNearIntents,
         Method::Other => Why::MppMethodUnknown,
     })
+}
+
+/// The token that a request for a chain asks for. Our table alone says what it is; what the server says about it must agree.
+fn token_on_chain(request: &Object<'_>, details: &Object<'_>) -> Result<&'static Token, Why> {
+    let chain = details.member("chainId").ok_or(Why::ChainMissing)?;
+    let network = Network::Eip155(integer(chain).ok_or(Why::NetworkMalformed)?);
+    if assets::tokens_of(network).next().is_none() {
+        return Err(Why::NetworkUnsupported);
+    }
+    let text = request.text("currency").ok_or(Why::AssetMalformed)?;
+    let token = address(&text).ok_or(Why::AssetMalformed)?;
+    assets::token(network, &token).ok_or(Why::AssetUnknown)
 }

@@ -1,6 +1,7 @@
 //! One `Payment` challenge: its parameters checked, its `request` decoded once, and the text of what a credential repeats
 //! (mpp digest §2, §4).
 
+use alloy_primitives::{B256, keccak256};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
@@ -60,6 +61,11 @@ impl Payment {
             request,
             echo: echo(parameters),
         })
+    }
+
+    /// Ruling 18: binds what is signed to the challenge; one challenge has one nonce, so that it is answered at most once.
+    pub fn nonce(&self) -> B256 {
+        keccak256([self.id.as_str(), self.realm.as_str()].concat())
     }
 
     /// Servers name their host or, some of them, a service. Only a host can be compared (Ruling 23).

@@ -3,36 +3,46 @@
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 
+use super::super::Rail;
 use super::super::json::{self, Object};
 use super::super::receipt::{Receipt, ReceiptReason, transaction_hash};
+use crate::account::StripeId;
 
 /// `Payment-Receipt`, on any status.
 pub const PAYMENT_RECEIPT: HeaderName = HeaderName::from_static("payment-receipt");
 
-/// Reads the receipt of an `evm` payment. A receipt for another method is none for ours.
-pub(in crate::challenge) fn evm(headers: &HeaderMap) -> Receipt {
+/// Reads the receipt of a payment over `rail`. A receipt for another method is none for ours.
+pub(in crate::challenge) fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {
     let mut values = headers.get_all(PAYMENT_RECEIPT).iter();
     let Some(first) = values.next() else {
         return Receipt::Absent;
     };
-    let receipt = read(first.as_bytes()).unwrap_or(Receipt::Unreadable);
-    if values.all(|other| read(other.as_bytes()).as_ref() == Some(&receipt)) {
+    let receipt = read(rail, first.as_bytes()).unwrap_or(Receipt::Unreadable);
+    if values.all(|other| read(rail, other.as_bytes()).as_ref() == Some(&receipt)) {
         receipt
     } else {
         Receipt::Unreadable
     }
 }
 
-fn read(value: &[u8]) -> Option<Receipt> {
+fn read(rail: Rail, value: &[u8]) -> Option<Receipt> {
     let decoded = json::from_base64(value).ok()?;
     let object = Object::read(json::checked(&decoded).ok()?)?;
-    if object.text("method")? != "evm" {
+    let method = match rail {
+        Rail::MppTempo => "tempo",
+        Rail::MppStripe => "stripe",
+        _ => "evm",
+    };
+    if object.text("method")? != method {
         return None;
     }
     object.text("timestamp")?.parse::<Timestamp>().ok()?;
-    let tx = object.text("reference").and_then(|text| transaction_hash(&text));
+    let tx = object.text("reference").and_then(|text| match rail {
+        Rail::MppStripe => StripeId::parse(&text).map(|id| id.to_string()),
+        _ => transaction_hash(&text),
+    });
     Some(match object.text("status")?.as_str() {
-        "success" => Receipt::Settled { tx: tx? },
+        "success" => Receipt::Settled { tx: Some(tx?) },
         _ => Receipt::Failed {
             tx,
             reason: ReceiptReason::Other,

@@ -27,7 +27,7 @@ fn the_example_shows_every_key() {
 #[test]
 fn an_empty_file_has_the_documented_defaults() {
     let limits = parse("limits.toml", "").unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(limits.rails, RailName::ALL);
+    assert_eq!(limits.rails, Rail::USUAL);
     assert_eq!(limits.max_validity_s(), 300);
     assert!(!limits.zero_amount());
     assert_eq!(limits.methods, Methods::Usual);

@@ -12,7 +12,7 @@ use super::{
     AgentPayments, ApprovalBackend, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store,
     Timeouts, Upstream, WalletKey,
 };
-use crate::assets::{self, Network};
+use crate::assets::{self, Network, Token};
 use crate::config::alerts;
 use crate::config::secret::SecretSource;
 use crate::config::section::{Entry, Hints, Section};
@@ -226,8 +226,7 @@ fn networks(section: Section<'_>) -> BTreeMap<Network, Vec<RpcUrl>> {
 
 fn network(entry: &Entry<'_>) -> Option<Network> {
     let name = entry.key();
-    let payable = assets::assets().filter(|asset| asset.eip3009);
-    let known: BTreeSet<Network> = payable.map(|asset| asset.network).collect();
+    let known: BTreeSet<Network> = assets::tokens().map(Token::network).collect();
     let Some(network) = Network::parse(name) else {
         return entry.reject_key(
             format!("[networks] \"{name}\" is no network that can be paid on"),

@@ -17,7 +17,7 @@ fn rid(n: u8) -> Rid {
 
 fn reserved(n: u8, armed: bool, windows: Vec<WindowCharge>) -> Reserved {
     let arm = Arm {
-        from: Address::ZERO,
+        from: Address::ZERO.into(),
         nonce: B256::repeat_byte(n),
         valid_after: Decimal(0),
         valid_before: Decimal(1_795_161_900),
@@ -28,13 +28,16 @@ fn reserved(n: u8, armed: bool, windows: Vec<WindowCharge>) -> Reserved {
         arm: armed.then_some(arm),
         asset: "eip155:1/erc20:0x".into(),
         decimals: 6,
+        facilitator: None,
+        fee: None,
         fp: Digest::ZERO,
         group: None,
         host: "h".into(),
         idem: None,
         network: "eip155:1".into(),
         offer_sha256: Digest::ZERO,
-        payee: Address::ZERO,
+        others: Vec::new(),
+        payee: Address::ZERO.into(),
         policy_gen: 1,
         rail: "x402".into(),
         rid: rid(n),

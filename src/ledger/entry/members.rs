@@ -3,6 +3,7 @@
 use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
+use crate::account::Account;
 use crate::ledger::model::{self, By};
 use crate::ledger::payment::Payment;
 use crate::ledger::rid::Rid;
@@ -48,6 +49,12 @@ pub struct Reserved {
     /// CAIP-19, lower case.
     pub asset: String,
     pub decimals: u8,
+    /// Who alone may take the money of an `upto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub facilitator: Option<Address>,
+    /// The most that a network's fee can be, in atoms; counted in `usd_micros`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fee: Option<Decimal<u128>>,
     pub fp: Digest,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -57,7 +64,10 @@ pub struct Reserved {
     /// CAIP-2.
     pub network: String,
     pub offer_sha256: Digest,
-    pub payee: Address,
+    /// What else the same 402 offered, and why it was not taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
+    pub payee: Account,
     pub policy_gen: u64,
     pub rail: String,
     pub rid: Rid,
@@ -69,9 +79,26 @@ pub struct Reserved {
     pub windows: Vec<WindowCharge>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// An offer that was not taken. Nothing in it is the merchant's text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Other {
+    /// Protocol and place in the challenge, `x402 1` or `mpp 0`; the protocol alone if its challenge did not read.
+    pub at: String,
+    /// Absent where it was not understood.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rail: Option<String>,
+    /// Path in limits.toml, where a rule of finance's stood against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_micros: Option<Decimal<u128>>,
+    /// A stable code.
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arm {
-    pub from: Address,
+    pub from: Account,
     pub nonce: B256,
     pub valid_after: Decimal<u64>,
     pub valid_before: Decimal<u64>,
@@ -184,10 +211,13 @@ pub struct Rebuilt {
 /// The chain bears out what a merchant's receipt said. Moves no money.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmed {
-    pub block: u64,
+    /// Of a chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
     pub by: By,
     pub rid: Rid,
-    pub tx: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<String>,
 }
 
 /// The chain says something else than the books. Moves no money: the larger amount stays counted.
@@ -254,7 +284,7 @@ pub struct ClockAccepted {
 impl From<&model::Arm> for Arm {
     fn from(arm: &model::Arm) -> Self {
         Self {
-            from: arm.from,
+            from: arm.from.clone(),
             nonce: arm.nonce,
             valid_after: Decimal(arm.valid_after),
             valid_before: Decimal(arm.valid_before),

@@ -47,13 +47,16 @@ fn reserved() -> Reserved {
         arm: Some(arm()),
         asset: "eip155:8453/erc20:0x833589fcd6edb6e08f4c7c32d4f71b54bda02913".into(),
         decimals: 6,
+        facilitator: None,
+        fee: None,
         fp: Digest([1; 32]),
         group: Some("eng".into()),
         host: "api.example.com".into(),
         idem: Some(Digest([2; 32])),
         network: "eip155:8453".into(),
         offer_sha256: Digest([3; 32]),
-        payee: Address::repeat_byte(0xAB),
+        others: Vec::new(),
+        payee: Address::repeat_byte(0xAB).into(),
         policy_gen: 7,
         rail: "x402".into(),
         rid: rid(1),
@@ -73,7 +76,7 @@ fn reserved() -> Reserved {
 
 fn arm() -> Arm {
     Arm {
-        from: Address::repeat_byte(0xCD),
+        from: Address::repeat_byte(0xCD).into(),
         nonce: B256::repeat_byte(0xEF),
         valid_after: Decimal(0),
         valid_before: Decimal(u64::MAX),

@@ -168,7 +168,7 @@ impl PaymentRows {
             rows.rids.push(Uuid::from_bytes(*rid.bytes()));
             rows.states.push(state_number(payment.state));
             rows.counts_until
-                .push(payment.arm.map(|arm| seconds(arm.valid_before.0)));
+                .push(payment.arm.as_ref().map(|arm| seconds(arm.valid_before.0)));
             rows.unconfirmed.push(changed.unconfirmed);
             let text = serde_json::to_string(payment).map_err(|error| Trouble::Down(error.to_string()))?;
             rows.payments.push(text);

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::super::*;
-use super::{ALICE, BASE, BOB, SEPOLIA, bid, decide_at, decision, limits};
+use super::{ALICE, BASE, BOB, SEPOLIA, bid, decide_at, decision, limits, usdc};
+use crate::assets::{Mode, currency};
 
 /// Every kind of rule, in values that let pass and values that do not.
 const RULES: [&[&str]; 10] = [
@@ -66,11 +67,14 @@ fn text(levels: &[Rules; 3]) -> String {
     text
 }
 
-fn any_bid() -> impl Strategy<Value = Bid<'static>> {
+fn any_bid() -> impl Strategy<Value = Bid> {
     (0..5u32, any::<[bool; 4]>()).prop_map(|(cents, [sepolia, bob, eurc, upfront])| Bid {
-        network: if sepolia { SEPOLIA } else { BASE },
-        payee: if bob { BOB } else { ALICE },
-        symbol: if eurc { "USDT" } else { "USDC" },
+        asset: match (eurc, sepolia) {
+            (true, _) => Asset::Fiat(Mode::Test, currency("eur").unwrap()),
+            (false, true) => usdc(SEPOLIA),
+            (false, false) => usdc(BASE),
+        },
+        payee: if bob { BOB } else { ALICE }.into(),
         flow: if upfront {
             PaymentFlow::Upfront
         } else {
@@ -78,6 +82,10 @@ fn any_bid() -> impl Strategy<Value = Bid<'static>> {
         },
         ..bid(cents)
     })
+}
+
+fn price(bid: &Bid) -> MicroUsd {
+    bid.price.unwrap()
 }
 
 fn plan_of(decision: Decision) -> Option<Plan> {
@@ -102,7 +110,7 @@ proptest! {
             let loose = plan_of(decision(&limits(&text(&fewer)), &bids));
             prop_assert!(loose.is_some(), "refused without the rule, paid with it");
             let loose = loose.unwrap();
-            prop_assert!(bids[strict.offer].price >= bids[loose.offer].price);
+            prop_assert!(price(&bids[strict.offer]) >= price(&bids[loose.offer]));
             let rules: Vec<_> = strict.charges.iter().map(|c| &c.rule).collect();
             prop_assert!(loose.charges.iter().all(|c| rules.contains(&&c.rule)), "a budget was lost");
         }
@@ -115,7 +123,7 @@ proptest! {
     ) {
         let limits = limits(&text(&levels));
         let alone = (0..bids.len()).filter(|&i| plan_of(decision(&limits, &bids[i..=i])).is_some());
-        let best = alone.min_by_key(|&i| (bids[i].price, bids[i].flow == PaymentFlow::Upfront, i));
+        let best = alone.min_by_key(|&i| (price(&bids[i]), bids[i].flow == PaymentFlow::Upfront, i));
         prop_assert_eq!(plan_of(decision(&limits, &bids)).map(|plan| plan.offer), best);
     }
 

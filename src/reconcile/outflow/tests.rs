@@ -13,7 +13,7 @@ const FOREIGN: B256 = B256::repeat_byte(0x12);
 const TX: B256 = B256::repeat_byte(0xee);
 
 fn tokens() -> Vec<Address> {
-    assets::assets_of(NETWORK).map(|asset| asset.address).collect()
+    assets::tokens_of(NETWORK).map(|asset| asset.address).collect()
 }
 
 fn taken(value: u64) -> Event {
@@ -39,7 +39,7 @@ fn left(chain: &Chain) -> Vec<(Address, u64)> {
 
 fn chain() -> Chain {
     let mut chain = Chain::new(1_000, 100, 100);
-    chain.id = NETWORK.chain_id();
+    chain.id = NETWORK.chain_id().unwrap();
     chain
 }
 

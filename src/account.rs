@@ -1,0 +1,163 @@
+//! One end of a payment: an address on a chain, or an id at Stripe. Entries, limits and offers name both in the same way.
+
+use std::fmt;
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::assets::Mode;
+
+/// Whom money goes to, or whom it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Account {
+    Address(Address),
+    /// A seller's profile, or a payment method of ours.
+    Stripe(StripeId),
+}
+
+/// What Stripe calls a thing: `profile_…`, `pm_…`. Two to 64 letters, digits and underscores, so that it can stand in a log, in
+/// a form and in JSON as it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StripeId(Arc<str>);
+
+impl StripeId {
+    const LONGEST: usize = 64;
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        // `0x…` is an address.
+        let named = text.bytes().next().is_some_and(|first| first.is_ascii_lowercase());
+        (named && text.contains('_') && text.len() <= Self::LONGEST && text.bytes().all(plain))
+            .then(|| Self(text.into()))
+    }
+
+    /// A seller's profile, as a challenge's `networkId` names it.
+    pub fn profile(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix("profile_")?;
+        Self::parse(text).filter(|_| !rest.is_empty())
+    }
+
+    /// Live, unless the id says otherwise, as Stripe's own ids do.
+    pub fn mode(&self) -> Mode {
+        match self.0.starts_with("profile_test_") {
+            true => Mode::Test,
+            false => Mode::Live,
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Account {
+    /// Reads what [`Display`](fmt::Display) writes, and addresses in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.strip_prefix("0x") {
+            Some(digits) if digits.len() == 40 => text.parse().ok().map(Self::Address),
+            Some(_) => None,
+            None => StripeId::parse(text).map(Self::Stripe),
+        }
+    }
+
+    pub fn address(&self) -> Option<Address> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Stripe(_) => None,
+        }
+    }
+
+    pub fn stripe(&self) -> Option<&StripeId> {
+        match self {
+            Self::Address(_) => None,
+            Self::Stripe(id) => Some(id),
+        }
+    }
+
+    /// What tells it from any other, for hashing.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Address(address) => address.as_slice(),
+            Self::Stripe(id) => id.0.as_bytes(),
+        }
+    }
+}
+
+impl From<Address> for Account {
+    fn from(address: Address) -> Self {
+        Self::Address(address)
+    }
+}
+
+/// Lower-case hex, or the id.
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address:#x}"),
+            Self::Stripe(id) => f.write_str(&id.0),
+        }
+    }
+}
+
+impl fmt::Display for StripeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Account {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| de::Error::custom("neither an address nor an id at Stripe"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_read_back_as_written() {
+        for text in [
+            "0x209693bc6afc0c5328ba36faf03c514ef312287c",
+            "profile_test_61UR1",
+            "pm_card_visa",
+        ] {
+            let account = Account::parse(text).unwrap();
+            assert_eq!(account.to_string(), text);
+            let json = serde_json::to_string(&account).unwrap();
+            assert_eq!(json, format!("\"{text}\""));
+            assert_eq!(serde_json::from_str::<Account>(&json).unwrap(), account);
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_an_account() {
+        let long = format!("profile_{}", "x".repeat(57));
+        for bad in [
+            "",
+            "0x",
+            "0x2096",
+            "profile",
+            "Profile_x",
+            "_x",
+            "pm card",
+            "pm_\u{e9}",
+            "pm_a\"b",
+            "0xz09693bc6afc0c5328ba36faf03c514ef312287c",
+            &long,
+        ] {
+            assert_eq!(Account::parse(bad), None, "{bad:?}");
+        }
+        for bad in ["profile_", "acct_1", "pm_x", ""] {
+            assert_eq!(StripeId::profile(bad), None, "{bad:?}");
+        }
+    }
+}

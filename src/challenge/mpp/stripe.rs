@@ -1,0 +1,68 @@
+//! `stripe`/`charge`: what the `request` asks for, as an offer that a Shared Payment Token pays (mpp digest §6).
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::super::credential::Echo;
+use super::super::json::Object;
+use super::super::{Clause, Nonce, Offer, PaymentFlow, Rail, Term, Why};
+use super::payment::Payment;
+use crate::account::{Account, StripeId};
+use crate::assets::{Asset, currency};
+use crate::money::{Atoms, MicroUsd};
+
+/// Stripe counts amounts in at most twelve digits; more is nobody's price.
+const MAX_AMOUNT: u128 = 999_999_999_999;
+/// A merchant's reference is short, and goes back to the seller alone.
+const MAX_EXTERNAL_ID: usize = 512;
+
+pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
+    let request = Object::read(&payment.request).ok_or(Why::NotObject)?;
+    let details = request.object("methodDetails").ok_or(Why::ProfileMalformed)?;
+    if details.member("splits").is_some() || request.member("splits").is_some() {
+        return Err(Why::SplitsUnsupported);
+    }
+    let code = request.text("currency").ok_or(Why::CurrencyUnknown)?;
+    let currency = currency(&code).ok_or(Why::CurrencyUnknown)?;
+    let profile = details.text("networkId").ok_or(Why::ProfileMalformed)?;
+    let profile = StripeId::profile(&profile).ok_or(Why::ProfileMalformed)?;
+    let asset = Asset::Fiat(profile.mode(), currency);
+    let amount = Atoms::parse(&request.text("amount").ok_or(Why::AmountNotText)?)?;
+    if amount.get() > MAX_AMOUNT {
+        return Err(Why::AmountTooLarge);
+    }
+    let usd = match asset.is_dollar() {
+        true => Some(MicroUsd::of(amount, currency.decimals)?),
+        false => None,
+    };
+    let echo = Echo::stripe(payment.echo.clone(), payment.field, external_id(&request)?);
+    if !echo.fits() {
+        return Err(Why::CredentialTooLarge);
+    }
+    Ok(Offer {
+        rail: Rail::MppStripe,
+        position,
+        asset,
+        amount,
+        usd,
+        payee: Account::Stripe(profile),
+        clause: Clause::None,
+        term: payment.expires.map_or(Term::Open, Term::Until),
+        nonce: Nonce::Fixed(payment.nonce()),
+        flow: PaymentFlow::Authorization,
+        resource: payment.host(),
+        body: payment.body,
+        sha256: Sha256::digest(payment.echo.as_bytes()).into(),
+        echo: Arc::new(echo),
+    })
+}
+
+/// The server wants it back as it was (mpp digest §6).
+fn external_id(request: &Object<'_>) -> Result<Option<String>, Why> {
+    match (request.member("externalId"), request.text("externalId")) {
+        (None, _) => Ok(None),
+        (Some(_), Some(text)) if text.len() <= MAX_EXTERNAL_ID => Ok(Some(text)),
+        (Some(_), _) => Err(Why::ExternalIdMalformed),
+    }
+}
