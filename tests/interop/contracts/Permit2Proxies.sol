@@ -37,9 +37,9 @@ interface IERC20Permit {
 /// What the two x402 proxies have in common. They are the spender that a payer names in its Permit2 signature, and pass
 /// the money to nobody but the payee in its witness.
 ///
-/// Written for the laboratory after the interface that facilitators call (functions, events and errors of the reference
-/// client's ABI); the code of the deployed contracts is in no package. Placed by `anvil_setCode`, so no constructor runs
-/// and Permit2's address is a constant.
+/// Written for the laboratory, because none of its packages has the code of the deployed contracts. Functions, events and
+/// errors are those of the ABI that the reference facilitator calls; what they check is what the scheme's documents say.
+/// Placed by `anvil_setCode`, so no constructor runs and Permit2's address is a constant.
 abstract contract Permit2Proxy {
     ISignatureTransfer public constant PERMIT2 = ISignatureTransfer(0x000000000022D473030F116dDEE9F6B43aC78BA3);
 
