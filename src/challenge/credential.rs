@@ -380,7 +380,7 @@ fn id_slot(extensions: &str) -> Option<IdSlot> {
         .member("info")?
         .get();
     let members = Object::read(info)?;
-    if members.member("id").is_some() {
+    if members.has("id") {
         return None;
     }
     // `info` is a part of `extensions`, so the distance of their first bytes is its offset.
@@ -457,6 +457,8 @@ mod tests {
             r#"{"payment-identifier":{}}"#,
             r#"{"payment-identifier":{"info":[]}}"#,
             r#"{"payment-identifier":{"info":{"id":"server_chose_this_one"}}}"#,
+            // Twice the same member would be no JSON that servers agree about.
+            r#"{"payment-identifier":{"info":{"id":null}}}"#,
             r#"[]"#,
         ] {
             assert_eq!(with_id(same).as_deref(), Some(same));

@@ -71,6 +71,11 @@ impl<'a> Object<'a> {
         self.0.get(name).copied().filter(|raw| raw.get() != "null")
     }
 
+    /// Whether the member is written there, be it as `null`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     pub(super) fn object(&self, name: &str) -> Option<Self> {
         Self::read(self.member(name)?.get())
     }

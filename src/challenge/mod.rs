@@ -19,6 +19,7 @@ pub mod credential;
 mod json;
 pub mod mpp;
 mod offer;
+pub mod permit2;
 pub mod receipt;
 mod requirement;
 mod resource;

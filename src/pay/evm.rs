@@ -1,4 +1,5 @@
-//! The wallet of EVM networks: one secp256k1 key and one kind of message (EIP-3009 under EIP-712, x402 digest §4.1).
+//! The wallet of EVM networks: one secp256k1 key. What it signs for EIP-3009 (under EIP-712, x402 digest §4.1) is here,
+//! what it signs for Permit2 in [`super::permit2`].
 
 use std::borrow::Cow;
 
@@ -85,9 +86,15 @@ impl Wallet {
         self.address
     }
 
-    /// r, s, v with low s and v = 27 or 28. Deterministic (RFC 6979): signing twice gives the same bytes.
     pub(crate) fn sign_authorization(&self, token: &Token, authorization: &Authorization) -> [u8; 65] {
-        let digest = message(authorization).eip712_signing_hash(&domain(token));
+        self.sign(&message(authorization), &domain(token))
+    }
+
+    /// Signs typed data of the kinds that `pay` spells out, never a bare hash (threats 1.11).
+    ///
+    /// r, s, v with low s and v = 27 or 28. Deterministic (RFC 6979): signing twice gives the same bytes.
+    pub(super) fn sign(&self, message: &impl SolStruct, domain: &Eip712Domain) -> [u8; 65] {
+        let digest = message.eip712_signing_hash(domain);
         let (signature, recovery) = self.key.sign_prehash_recoverable(digest.as_slice());
         alloy_primitives::Signature::from_bytes_and_parity(&signature.to_bytes(), recovery.is_y_odd()).as_bytes()
     }

@@ -14,6 +14,8 @@ use crate::ledger::Reservation;
 
 pub mod evm;
 mod keystore;
+#[cfg_attr(not(test), expect(dead_code, reason = "signs once offers of Permit2 are payable"))]
+mod permit2;
 #[cfg(test)]
 mod vectors;
 

@@ -1,6 +1,7 @@
-// The reference client, `@x402/fetch`, buying one URL many times: what the proxy is compared with. It needs no chain.
+// The reference client, `@x402/fetch`, buying one URL many times: what the proxy is compared with. It needs a chain
+// (`--rpc`) only to see whether Permit2 lacks an allowance that the seller offers to sponsor.
 //
-//   node reference-payer.mjs --url URL --count N --clients C --key 0x... [--ca FILE] [--network eip155:84532]
+//   node reference-payer.mjs --url URL --count N --clients C --key 0x... [--ca FILE] [--network eip155:84532] [--rpc URL]
 //
 // `--clients` loops share the N purchases. `--network` narrows what the client is able to pay (all EVM networks
 // otherwise). Its own spend controls stay on: known tokens, at most $1 per payment. `--ca` needs Node 22.19 or newer.
@@ -10,6 +11,7 @@ import tls from "node:tls";
 import { parseArgs } from "node:util";
 import { decodePaymentRequiredHeader } from "@x402/core/http";
 import { registerExactEvmScheme } from "@x402/evm/exact/client";
+import { UptoEvmScheme } from "@x402/evm/upto/client";
 import { decodePaymentResponseHeader, wrapFetchWithPayment, x402Client } from "@x402/fetch";
 import { privateKeyToAccount } from "viem/accounts";
 
@@ -21,12 +23,13 @@ const { values } = parseArgs({
     key: { type: "string" },
     ca: { type: "string" },
     network: { type: "string", multiple: true },
+    rpc: { type: "string" },
   },
 });
 const count = Number(values.count);
 const clients = Number(values.clients);
 if (!values.url || !values.key || !(count > 0) || !(clients > 0)) {
-  console.error("usage: reference-payer.mjs --url URL --count N --clients C --key 0x... [--ca FILE] [--network CAIP2]");
+  console.error("usage: reference-payer.mjs --url URL --count N --clients C --key 0x... [--ca FILE] [--network CAIP2] [--rpc URL]");
   process.exit(2);
 }
 if (values.ca) {
@@ -35,7 +38,12 @@ if (values.ca) {
 }
 
 const client = new x402Client();
-registerExactEvmScheme(client, { signer: privateKeyToAccount(values.key), networks: values.network });
+const signer = privateKeyToAccount(values.key);
+const schemeOptions = values.rpc && { rpcUrl: values.rpc };
+registerExactEvmScheme(client, { signer, networks: values.network, schemeOptions });
+for (const network of values.network ?? ["eip155:*"]) {
+  client.register(network, new UptoEvmScheme(signer, schemeOptions));
+}
 const pay = wrapFetchWithPayment(fetch, client);
 
 const latencies = [];

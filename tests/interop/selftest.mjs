@@ -13,17 +13,25 @@ import { connect as connectTcp } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { decodePaymentRequiredHeader, encodePaymentSignatureHeader } from "@x402/core/http";
+import { decodePaymentRequiredHeader, decodePaymentResponseHeader, decodePaymentSignatureHeader, encodePaymentSignatureHeader } from "@x402/core/http";
 import { registerExactEvmScheme } from "@x402/evm/exact/client";
+import { UptoEvmScheme } from "@x402/evm/upto/client";
 import { appendPaymentIdentifierToExtensions, generatePaymentId } from "@x402/extensions/payment-identifier";
 import { x402Client } from "@x402/fetch";
-import { parseSignature } from "viem";
+import { encodeEventTopics, parseAbi, parseEventLogs, parseSignature, toHex } from "viem";
 import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
-import { authorizationState, balanceOf, connect } from "./lab/chain.mjs";
+import { authorizationState, balanceOf, connect, EXACT_PROXY, GAS_KEY, PERMIT2, UPTO_PROXY } from "./lab/chain.mjs";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const { abi: tokenAbi } = JSON.parse(readFileSync(here("contracts/Token.json")));
-const TYPES = { from: "address", to: "address", authorizer: "address", nonce: "bytes32" };
+const { abi: uptoAbi } = JSON.parse(readFileSync(here("contracts/UptoPermit2Proxy.json")));
+const permit2Abi = parseAbi([
+  "function DOMAIN_SEPARATOR() view returns (bytes32)",
+  "function nonceBitmap(address owner, uint256 word) view returns (uint256)",
+  "function invalidateUnorderedNonces(uint256 word, uint256 mask)",
+  "event UnorderedNonceInvalidation(address indexed owner, uint256 word, uint256 mask)",
+]);
+const TYPES = { from: "address", to: "address", authorizer: "address", owner: "address", spender: "address" };
 const python = process.env.PYTHON ?? "python3";
 
 // Nothing but what a step names reaches a child: a proxy or a certificate of this machine would falsify the result.
@@ -58,12 +66,6 @@ await step("token: the domain is that of the real token, and every way to use up
   const before = await balanceOf(chain, lab.payTo);
   const inAMinute = BigInt(Math.floor(Date.now() / 1000) + 60);
   const fresh = () => ({ from: lab.payer, to: lab.payTo, value: 7n, validAfter: 0n, validBefore: inAMinute, nonce: `0x${randomBytes(32).toString("hex")}` });
-  const signed = (primaryType, message) => chain.account.signTypedData({
-    domain: { name: "USDC", version: "2", chainId: 84532, verifyingContract: lab.token },
-    types: { [primaryType]: Object.keys(message).map((name) => ({ name, type: TYPES[name] ?? "uint256" })) },
-    primaryType,
-    message,
-  });
 
   const used = fresh();
   const signature = await signed("TransferWithAuthorization", used);
@@ -87,6 +89,21 @@ await step("token: the domain is that of the real token, and every way to use up
   await send("receiveWithAuthorization", ...Object.values(pulled), Number(v), r, s);
   assert.equal(await authorizationState(chain, lab.payer, pulled.nonce), true);
   assert.equal(await balanceOf(chain, lab.payTo) - before, 7n);
+});
+
+await step("token: a permit allows what it says, once and in time", async () => {
+  const inAMinute = BigInt(Math.floor(Date.now() / 1000) + 60);
+  const permit = { owner: lab.payer, spender: lab.payTo, value: 7n, nonce: await token("nonces", lab.payer), deadline: inAMinute };
+  const bring = ({ nonce, ...given }, signature) => send("permit", ...Object.values(given), signature);
+
+  const stale = { ...permit, deadline: 1n };
+  await assert.rejects(bring(stale, await signed("Permit", stale)), /permit is expired/);
+  await assert.rejects(bring({ ...permit, value: 8n }, await signed("Permit", permit)), /invalid signature/);
+  const { r, s, v } = parseSignature(await signed("Permit", permit));
+  await send("permit", lab.payer, lab.payTo, 7n, inAMinute, Number(v), r, s);
+  assert.equal(await token("allowance", lab.payer, lab.payTo), 7n);
+  await assert.rejects(bring(permit, await signed("Permit", permit)), /invalid signature/);
+  await send("approve", lab.payTo, 0n);
 });
 
 await step("v2: /paid costs 10000 and the receipt names a used nonce", async () => {
@@ -150,6 +167,87 @@ await step("v2: /id wants an identifier, repeats its answer, refuses another pay
   assert.equal(await balanceOf(chain, lab.payTo) - before, 10_000n);
 });
 
+await step("permit2: without an allowance the answer is 412; a sponsored permit is enough, and is used up", async () => {
+  // Known answer, as in the vectors: the domain of Permit2 on Base Sepolia.
+  const domain = await chain.readContract({ address: PERMIT2, abi: permit2Abi, functionName: "DOMAIN_SEPARATOR" });
+  assert.equal(domain, "0x010f27a92fb9a32622f44f001dc4d15706a85b33499cfc2ce9033113ab26592c");
+
+  for (const path of ["/permit2", "/upto"]) {
+    const { outcome, moved } = await buy(`${lab.v2}${path}`, "--rpc", lab.rpc);
+    assert.deepEqual([outcome.last.status, outcome.last.refused, moved], [412, "permit2_allowance_required", 0n]);
+  }
+  // Without a chain the reference client does not know that it has to sign a permit.
+  const blind = await buy(`${lab.v2}/permit2-sponsored`);
+  assert.deepEqual([blind.outcome.last.status, blind.moved], [412, 0n]);
+
+  const permits = await token("nonces", lab.payer);
+  const { outcome, moved } = await buy(`${lab.v2}/permit2-sponsored`, "--rpc", lab.rpc);
+  assert.equal(outcome.paid, 1, outcome.first_failure);
+  assert.equal(moved, 10_000n);
+  assert.equal(await token("allowance", lab.payer, PERMIT2), 0n);
+  assert.equal(await token("nonces", lab.payer) - permits, 1n);
+});
+
+await step("permit2: /permit2 costs 10000, /upto what its handler says, and the chain tells it of the nonce alone", async () => {
+  await send("approve", PERMIT2, 1_000_000n);
+  for (const [path, value, amount] of [["/permit2", 10_000n, undefined], ["/upto", 20_000n, "20000"], ["/permit2-sponsored", 10_000n, undefined]]) {
+    const { outcome, moved } = await buy(`${lab.v2}${path}`, "--rpc", lab.rpc);
+    assert.equal(outcome.paid, 1, outcome.first_failure);
+    assert.equal(moved, value);
+    const { transaction, amount: said } = outcome.last.receipt;
+    assert.equal(said, amount);
+    const settlement = (await read(`${lab.facilitator}/_seen`)).settlements.find((one) => one.transaction === transaction);
+    assert.deepEqual(await takenUnder(settlement.nonce), [{ transaction, value }]);
+    // Permit2 is silent: the token tells of the transfer, the proxy that it settled something.
+    const { logs } = await chain.getTransactionReceipt({ hash: transaction });
+    const proxy = path === "/upto" ? UPTO_PROXY : EXACT_PROXY;
+    assert.deepEqual(logs.map(({ address }) => address), [lab.token, proxy].map((address) => address.toLowerCase()));
+    assert.deepEqual([logs[1].topics, logs[1].data], [encodeEventTopics({ abi: uptoAbi, eventName: "Settled" }), "0x"]);
+  }
+  assert.equal(await token("allowance", lab.payer, PERMIT2), 1_000_000n - 40_000n);
+});
+
+await step("permit2: an upto receipt over nothing does not end what was signed", async () => {
+  const before = await balanceOf(chain, lab.payTo);
+  const payment = await signedFor(`${lab.v2}/upto-nothing`, null);
+  const answer = await request(`${lab.v2}/upto-nothing`, { "payment-signature": payment });
+  assert.equal(answer.status, 200);
+  const { success, transaction, amount } = decodePaymentResponseHeader(answer.headers["payment-response"]);
+  assert.deepEqual([success, transaction, amount], [true, "", "0"]);
+  assert.equal(answer.headers["settlement-overrides"], undefined);
+
+  const { signature, permit2Authorization: { permitted, nonce, deadline, witness, from } } = decodePaymentSignatureHeader(payment).payload;
+  assert.equal(await used(from, nonce), false);
+  assert.equal(await balanceOf(chain, lab.payTo), before);
+
+  const settle = async (client, changes = {}) => {
+    const { taken = 50_000n, to = witness.to } = changes;
+    const args = [{ permitted, nonce, deadline }, taken, from, { ...witness, to }, signature];
+    const hash = await client.writeContract({ address: UPTO_PROXY, abi: uptoAbi, functionName: "settle", args });
+    await client.waitForTransactionReceipt({ hash });
+  };
+  const gas = connect(lab.rpc, GAS_KEY);
+  await assert.rejects(settle(chain), /UnauthorizedFacilitator/);
+  await assert.rejects(settle(gas, { taken: 50_001n }), /AmountExceedsPermitted/);
+  await assert.rejects(settle(gas, { to: gas.address }), /0x815e1d64/); // InvalidSigner of Permit2
+  await settle(gas);
+  assert.equal(await balanceOf(chain, lab.payTo) - before, 50_000n);
+  assert.equal((await takenUnder(nonce))[0].value, 50_000n);
+  await assert.rejects(settle(gas), /0x756688fe/); // InvalidNonce of Permit2
+});
+
+await step("permit2: a cancelled nonce has its bit set without a transfer, and Permit2 logs it", async () => {
+  const payment = await signedFor(`${lab.v2}/permit2`, null);
+  const nonce = BigInt(decodePaymentSignatureHeader(payment).payload.permit2Authorization.nonce);
+  const cancelled = [nonce >> 8n, 1n << (nonce & 255n)];
+  const hash = await chain.writeContract({ address: PERMIT2, abi: permit2Abi, functionName: "invalidateUnorderedNonces", args: cancelled });
+  const { logs } = await chain.waitForTransactionReceipt({ hash });
+  const [{ eventName, args: { owner, word, mask } }] = parseEventLogs({ abi: permit2Abi, logs });
+  assert.deepEqual([eventName, owner, word, mask], ["UnorderedNonceInvalidation", lab.payer, ...cancelled]);
+  assert.deepEqual(await takenUnder(nonce), []);
+  assert.equal((await request(`${lab.v2}/permit2`, { "payment-signature": payment })).status, 402);
+});
+
 await step("v2: 40 purchases by 8 clients are 40 settlements", async () => {
   const earlier = (await read(`${lab.v2}/_seen`)).routes["GET /paid"];
   const { outcome, moved } = await buy(`${lab.v2}/paid`, "--count", "40", "--clients", "8");
@@ -207,6 +305,48 @@ async function startLab() {
   throw new Error("the laboratory ended before it was ready");
 }
 
+/** Signs for the token, as the payer. */
+function signed(primaryType, message) {
+  // EIP-3009 calls 32 random bytes a nonce, EIP-2612 a number that counts up.
+  const type = (name) => (name === "nonce" && primaryType !== "Permit" ? "bytes32" : TYPES[name] ?? "uint256");
+  return chain.account.signTypedData({
+    domain: { name: "USDC", version: "2", chainId: 84532, verifyingContract: lab.token },
+    types: { [primaryType]: Object.keys(message).map((name) => ({ name, type: type(name) })) },
+    primaryType,
+    message,
+  });
+}
+
+/** Whether Permit2 has used up `nonce` of `owner`, as of a block. */
+async function used(owner, nonce, blockNumber) {
+  const args = [owner, BigInt(nonce) >> 8n];
+  const word = await chain.readContract({ address: PERMIT2, abi: permit2Abi, functionName: "nonceBitmap", args, blockNumber });
+  return ((word >> (BigInt(nonce) & 255n)) & 1n) === 1n;
+}
+
+/**
+ * What the payer paid under a Permit2 nonce, by the chain alone. Permit2 logs no signature transfer, but a bit once set stays
+ * set: so the block can be found by halving, in it the token's transfers from payer to payee, and among their transactions
+ * those that carry the nonce.
+ */
+async function takenUnder(nonce) {
+  let [unused, block] = [0n, await chain.getBlockNumber()];
+  assert.equal(await used(lab.payer, nonce, block), true);
+  while (block - unused > 1n) {
+    const middle = (unused + block) / 2n;
+    if (await used(lab.payer, nonce, middle)) {
+      block = middle;
+    } else {
+      unused = middle;
+    }
+  }
+  const [event] = tokenAbi.filter(({ type, name }) => type === "event" && name === "Transfer");
+  const transfers = await chain.getLogs({ address: lab.token, event, args: { from: lab.payer, to: lab.payTo }, fromBlock: block, toBlock: block });
+  const carries = await Promise.all(transfers.map(async ({ transactionHash: hash }) =>
+    (await chain.getTransaction({ hash })).input.includes(toHex(BigInt(nonce), { size: 32 }).slice(2))));
+  return transfers.filter((_, i) => carries[i]).map(({ transactionHash, args: { value } }) => ({ transaction: transactionHash, value }));
+}
+
 function token(functionName, ...args) {
   return chain.readContract({ address: lab.token, abi: tokenAbi, functionName, args });
 }
@@ -252,7 +392,8 @@ async function signedFor(url, identifier) {
   if (identifier !== null) {
     appendPaymentIdentifierToExtensions(challenge.extensions, identifier);
   }
-  const client = registerExactEvmScheme(new x402Client(), { signer: privateKeyToAccount(lab.payerKey) });
+  const signer = privateKeyToAccount(lab.payerKey);
+  const client = registerExactEvmScheme(new x402Client(), { signer }).register("eip155:*", new UptoEvmScheme(signer));
   return encodePaymentSignatureHeader(await client.createPaymentPayload(challenge));
 }
 

@@ -5,7 +5,7 @@ interface IERC1271 {
     function isValidSignature(bytes32 hash, bytes calldata signature) external view returns (bytes4);
 }
 
-/// A dollar token for tests with the payment side of USDC: ERC-20 plus EIP-3009.
+/// A dollar token for tests with the payment side of USDC: ERC-20 plus EIP-3009 and EIP-2612.
 ///
 /// Its code is placed at the address of the real token by `anvil_setCode`, so no constructor ever runs. Everything that
 /// a constructor would have fixed (name, version, domain separator) is therefore a constant or computed per call.
@@ -24,6 +24,8 @@ contract Token {
     );
     bytes32 public constant CANCEL_AUTHORIZATION_TYPEHASH =
         keccak256("CancelAuthorization(address authorizer,bytes32 nonce)");
+    bytes32 public constant PERMIT_TYPEHASH =
+        keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
     bytes32 private constant DOMAIN_TYPEHASH =
         keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
 
@@ -35,6 +37,8 @@ contract Token {
     mapping(address => mapping(address => uint256)) public allowance;
     /// True once the nonce was used or cancelled (EIP-3009 keeps no difference).
     mapping(address => mapping(bytes32 => bool)) public authorizationState;
+    /// How many permits of an owner were used (EIP-2612); the next one has to name this number.
+    mapping(address => uint256) public nonces;
 
     event Transfer(address indexed from, address indexed to, uint256 value);
     event Approval(address indexed owner, address indexed spender, uint256 value);
@@ -54,9 +58,21 @@ contract Token {
     }
 
     function approve(address spender, uint256 value) external returns (bool) {
-        allowance[msg.sender][spender] = value;
-        emit Approval(msg.sender, spender, value);
+        allow(msg.sender, spender, value);
         return true;
+    }
+
+    function permit(address owner, address spender, uint256 value, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
+        external
+    {
+        permit(owner, spender, value, deadline, abi.encodePacked(r, s, v));
+    }
+
+    function permit(address owner, address spender, uint256 value, uint256 deadline, bytes memory signature) public {
+        require(block.timestamp <= deadline, "permit is expired");
+        uint256 nonce = nonces[owner]++;
+        requireSigned(owner, keccak256(abi.encode(PERMIT_TYPEHASH, owner, spender, value, nonce, deadline)), signature);
+        allow(owner, spender, value);
     }
 
     function transferFrom(address from, address to, uint256 value) external returns (bool) {
@@ -160,6 +176,11 @@ contract Token {
         requireSigned(from, structHash, signature);
         authorizationState[from][nonce] = true;
         emit AuthorizationUsed(from, nonce);
+    }
+
+    function allow(address owner, address spender, uint256 value) private {
+        allowance[owner][spender] = value;
+        emit Approval(owner, spender, value);
     }
 
     function move(address from, address to, uint256 value) private {

@@ -3,7 +3,7 @@
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { createWalletClient, getAddress, http, parseAbi, publicActions } from "viem";
+import { createPublicClient, createWalletClient, getAddress, http, keccak256, parseAbi, publicActions } from "viem";
 import { privateKeyToAccount } from "viem/accounts";
 import { baseSepolia } from "viem/chains";
 // Not a public entry of viem, but the only place among our packages that carries the code of Multicall3.
@@ -11,6 +11,18 @@ import { multicall3Bytecode } from "../node_modules/viem/_esm/constants/contract
 
 export const TOKEN = getAddress("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
 const MULTICALL3 = getAddress("0xcA11bde05977b3631167028862bE2a173976CA11");
+export const PERMIT2 = getAddress("0x000000000022D473030F116dDEE9F6B43aC78BA3");
+
+/** Of our own making at the addresses of the real ones: contracts/NAME.json. */
+const COMPILED = {
+  Token: TOKEN,
+  ExactPermit2Proxy: getAddress("0x402085c248EeA27D92E8b30b2C58ed07f9E20001"),
+  UptoPermit2Proxy: getAddress("0x4020A4f3b7b90ccA423B9fabCc0CE57C6C240002"),
+};
+export const { ExactPermit2Proxy: EXACT_PROXY, UptoPermit2Proxy: UPTO_PROXY } = COMPILED;
+
+/** Hash of the code that anvil 1.7.1 has at Permit2's address: 9152 bytes that any other release has to have as well. */
+const PERMIT2_CODE_HASH = "0x463331fa7a0d5f07488e42c37b461bb56a822145c161a821fbafe7d4e916b546";
 
 // The first three public development keys of anvil. They hold nothing anywhere else.
 export const PAYER_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
@@ -39,8 +51,18 @@ const LEASH = '"$@" </dev/null & child=$!; exec >/dev/null 2>&1; cat; kill -9 $c
  * @returns {Promise<{rpc: string, stop: () => Promise<void>, died: Promise<void>}>}
  */
 export async function startChain() {
-  const child = spawn("/bin/sh", ["-c", LEASH, "sh", anvilBinary,
-    "--host", "127.0.0.1", "--port", "0", "--chain-id", String(baseSepolia.id), "--accounts", "3"], {
+  const [anvil, permit2] = await Promise.all([startAnvil("--chain-id", String(baseSepolia.id)), permit2Code()]);
+  try {
+    await placeContracts(anvil.rpc, permit2);
+  } catch (error) {
+    await anvil.stop();
+    throw error;
+  }
+  return anvil;
+}
+
+async function startAnvil(...options) {
+  const child = spawn("/bin/sh", ["-c", LEASH, "sh", anvilBinary, "--host", "127.0.0.1", "--port", "0", "--accounts", "3", ...options], {
     stdio: ["pipe", "pipe", "inherit"],
   });
   child.stdin.on("error", () => {}); // the shell is gone already; `died` tells
@@ -50,18 +72,28 @@ export async function startChain() {
     child.stdin.end();
     await exited;
   };
-
   const rpc = await Promise.race([
     listening(child.stdout),
     died.then(() => Promise.reject(new Error("anvil ended before it listened"))),
   ]);
-  try {
-    await placeContracts(rpc);
-  } catch (error) {
-    await stop();
-    throw error;
-  }
   return { rpc, stop, died };
+}
+
+/**
+ * The code of the real Permit2. No package of ours has it but anvil itself, whose Tempo network starts with it, so a second
+ * anvil is asked for it. What it keeps about the chain it was deployed on does not matter: elsewhere it computes its domain.
+ */
+async function permit2Code() {
+  const tempo = await startAnvil("--network", "tempo");
+  try {
+    const code = await createPublicClient({ transport: http(tempo.rpc) }).getCode({ address: PERMIT2 });
+    if (!code || keccak256(code) !== PERMIT2_CODE_HASH) {
+      throw new Error("this anvil has no Permit2, or another one than expected");
+    }
+    return code;
+  } finally {
+    await tempo.stop();
+  }
 }
 
 /** Keeps reading after the address was found: anvil logs every call, and a full pipe would block it. */
@@ -81,15 +113,18 @@ function listening(output) {
   });
 }
 
-async function placeContracts(rpc) {
+async function placeContracts(rpc, permit2) {
   const payer = connect(rpc, PAYER_KEY);
-  const { runtime } = JSON.parse(readFileSync(new URL("../contracts/Token.json", import.meta.url)));
-  await payer.request({ method: "anvil_setCode", params: [TOKEN, runtime] });
+  const place = (address, code) => payer.request({ method: "anvil_setCode", params: [address, code] });
+  for (const [name, address] of Object.entries(COMPILED)) {
+    await place(address, JSON.parse(readFileSync(new URL(`../contracts/${name}.json`, import.meta.url))).runtime);
+  }
+  await place(PERMIT2, permit2);
 
   // The facilitator asks Multicall3 why a payment would fail. A call without a target runs creation code and returns
   // what it would deploy.
   const { data: multicall3 } = await payer.call({ data: multicall3Bytecode, account: null });
-  await payer.request({ method: "anvil_setCode", params: [MULTICALL3, multicall3] });
+  await place(MULTICALL3, multicall3);
 
   const hash = await payer.writeContract({ address: TOKEN, abi: tokenAbi, functionName: "mint", args: [PAYER, PAYER_FUNDS] });
   await payer.waitForTransactionReceipt({ hash });

@@ -28,8 +28,9 @@ export function seen() {
       const answer = response.headersSent && response.writableFinished ? String(response.statusCode) : "cut";
       route.answers[answer] = (route.answers[answer] ?? 0) + 1;
       const receipt = receiptOn(response);
-      if (receipt?.success) {
-        route.transactions.add(receipt.transaction); // a repeated answer repeats its receipt
+      // A repeated answer repeats its receipt; one over nothing names no transaction.
+      if (receipt?.success && receipt.transaction) {
+        route.transactions.add(receipt.transaction);
       }
     });
     next();

@@ -3,7 +3,9 @@ import { setTimeout as pause } from "node:timers/promises";
 import express from "express";
 import { HTTPFacilitatorClient } from "@x402/core/server";
 import { ExactEvmScheme } from "@x402/evm/exact/server";
-import { paymentMiddlewareFromHTTPServer, x402HTTPResourceServer, x402ResourceServer } from "@x402/express";
+import { UptoEvmScheme } from "@x402/evm/upto/server";
+import { paymentMiddlewareFromHTTPServer, setSettlementOverrides, x402HTTPResourceServer, x402ResourceServer } from "@x402/express";
+import { declareEip2612GasSponsoringExtension } from "@x402/extensions";
 import { declarePaymentIdentifierExtension, PAYMENT_IDENTIFIER, paymentIdentifierResourceServerExtension } from "@x402/extensions/payment-identifier";
 import { PAY_TO, TOKEN } from "./chain.mjs";
 import { echo } from "./echo.mjs";
@@ -14,6 +16,8 @@ const BASE_SEPOLIA = "eip155:84532";
 const BASE = "eip155:8453";
 
 const exact = (price, network = BASE_SEPOLIA, extra) => ({ scheme: "exact", price, network, payTo: PAY_TO, maxTimeoutSeconds: 60, extra });
+const upto = (price) => ({ scheme: "upto", price, network: BASE_SEPOLIA, payTo: PAY_TO, maxTimeoutSeconds: 60 });
+const permit2 = exact("$0.01", BASE_SEPOLIA, { assetTransferMethod: "permit2" });
 const cent = (description) => ({ accepts: exact("$0.01"), description });
 
 const ROUTES = {
@@ -23,6 +27,10 @@ const ROUTES = {
   "GET /stream": cent("Several events"),
   "GET /id": { ...cent("Once per identifier"), extensions: { [PAYMENT_IDENTIFIER]: declarePaymentIdentifierExtension(true) } },
   "GET /upfront": { accepts: exact("$0.01", BASE_SEPOLIA, { paymentFlow: "upfront" }), description: "Settled before it is served" },
+  "GET /permit2": { accepts: permit2, description: "One fact, paid through Permit2" },
+  "GET /permit2-sponsored": { accepts: permit2, description: "The same, without an allowance", extensions: declareEip2612GasSponsoringExtension() },
+  "GET /upto": { accepts: upto("$0.05"), description: "At most five cents; it takes two" },
+  "GET /upto-nothing": { accepts: upto("$0.05"), description: "At most five cents; it takes none" },
   "GET /broken": cent("A handler that fails: verified, never settled"),
   "GET /lost": cent("Settled, then the connection is cut"),
   "GET /multi": {
@@ -41,6 +49,7 @@ const ROUTES = {
 export async function sellerV2(facilitatorUrl) {
   const resources = new x402ResourceServer(new HTTPFacilitatorClient({ url: facilitatorUrl }))
     .register("eip155:*", new ExactEvmScheme())
+    .register("eip155:*", new UptoEvmScheme())
     .registerExtension(paymentIdentifierResourceServerExtension);
   const server = new x402HTTPResourceServer(resources, ROUTES);
   await server.initialize();
@@ -54,7 +63,9 @@ export async function sellerV2(facilitatorUrl) {
 
   app.get("/free", (_, response) => response.json({ free: true }));
   app.get("/ticks", (_, response) => events(response, 100));
-  for (const path of ["/paid", "/dear", "/upfront", "/multi", "/lost"]) {
+  app.get("/upto", takes("20000"));
+  app.get("/upto-nothing", takes("0"));
+  for (const path of ["/paid", "/dear", "/upfront", "/multi", "/lost", "/permit2", "/permit2-sponsored"]) {
     app.get(path, (_, response) => response.json({ paid: true, path }));
   }
   app.get("/id", (_, response) => response.json(response.locals.identified));
@@ -62,6 +73,14 @@ export async function sellerV2(facilitatorUrl) {
   app.get("/stream", (_, response) => events(response, 5));
   app.post("/echo", echo);
   return app;
+}
+
+/** A handler that knows what its answer is worth only once it has made it. */
+function takes(amount) {
+  return (request, response) => {
+    setSettlementOverrides(response, { amount });
+    response.json({ paid: true, path: request.path, amount });
+  };
 }
 
 /**
