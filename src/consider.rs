@@ -82,6 +82,7 @@ pub async fn course(
         address: proxy.payers.address(),
         stripe: proxy.payers.stripe_mode(),
         networks: &proxy.networks,
+        proven: &proxy.proven,
         request_host: host.as_str(),
         resource_hosts: limits.resource_hosts(host.as_str()),
         zero_amount: limits.zero_amount(),

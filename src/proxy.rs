@@ -55,6 +55,8 @@ pub struct Proxy {
     pub reconciler: Arc<Reconciler>,
     pub payers: Payers,
     pub networks: BTreeSet<Network>,
+    /// Those of them for which bursar.toml names a node.
+    pub proven: BTreeSet<Network>,
     pub balances: Balances,
     pub alerts: Alerts,
     pub server_tls: ServerConfigs,

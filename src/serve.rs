@@ -186,6 +186,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let proxy = Arc::new(Proxy {
         via: via.map_err(StartError::Random)?,
         networks: config.networks.keys().copied().collect(),
+        proven: reconciler.networks().collect(),
         server_tls: ServerConfigs::new(Arc::new(Leaves::new(authority, clock.clone())?))?,
         upstreams: Upstreams::new(dialer, tls, config.timeouts),
         replay_budget: ReplayBudget::default(),

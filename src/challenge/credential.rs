@@ -5,6 +5,8 @@
 //! compare deeply and answer any difference with "No matching payment requirements". So the header is put together as
 //! text from parts that are each known to be valid JSON.
 
+use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, hex};
@@ -16,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::json::Object;
 use super::mpp::CredentialField;
+use super::permit2::{self, Permit2Transfer, TokenPermit};
 use super::{Protocol, Rail, Why};
 use crate::assets::Network;
 use crate::money::Atoms;
@@ -29,8 +32,8 @@ pub const X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
 const MAX_HEADER: usize = 64 * 1024;
 /// What an MPP credential begins with.
 const MPP_SCHEME: &str = "Payment ";
-/// More than all that stands around the echo: authorization, signature, payment id, member names.
-const AROUND_ECHO: usize = 2048;
+/// More than all that stands around the echo: what is signed, signatures, payment id, member names.
+const AROUND_ECHO: usize = 2560;
 
 /// What is signed: one `TransferWithAuthorization` (EIP-3009). Times are Unix seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,12 @@ pub enum Payload<'a> {
     Authorization {
         authorization: &'a Authorization,
         signature: &'a [u8; 65],
+    },
+    /// Leave for Permit2; `permission` where the token's own is brought along.
+    Permit2 {
+        transfer: &'a Permit2Transfer,
+        signature: &'a [u8; 65],
+        permission: Option<(&'a TokenPermit<'a>, &'a [u8; 65])>,
     },
     /// A signed Tempo transaction, and whose it is.
     Transaction {
@@ -91,6 +100,8 @@ pub(super) struct Shared {
     resource: Option<String>,
     extensions: Option<String>,
     id_slot: Option<IdSlot>,
+    /// Where `eip2612GasSponsoring.info` stands in the text of the extensions.
+    sponsoring: Option<Range<usize>>,
 }
 
 /// Where `"id"` goes in the text of the extensions.
@@ -143,6 +154,11 @@ impl Echo {
         self.rail
     }
 
+    /// Whether the seller would bring the token's permission for Permit2 to the chain (EIP-2612).
+    pub fn brings_permission(&self) -> bool {
+        matches!(&self.parts, Parts::V2 { shared, .. } if shared.sponsoring.is_some())
+    }
+
     /// Whether a credential made from this stays within 64 KiB.
     pub(super) fn fits(&self) -> bool {
         (self.len() + AROUND_ECHO).div_ceil(3) * 4 <= MAX_HEADER
@@ -166,6 +182,7 @@ impl Shared {
             resource: resource.map(str::to_owned),
             extensions: extensions.map(str::to_owned),
             id_slot: extensions.and_then(id_slot),
+            sponsoring: extensions.and_then(|text| info_of(text, "eip2612GasSponsoring")),
         }
     }
 
@@ -177,15 +194,27 @@ impl Shared {
             .sum()
     }
 
-    /// The extensions, with the payment id added where the server asked for one.
-    fn extensions_with(&self, payment_id: Option<&str>) -> Option<String> {
-        let text = self.extensions.as_deref()?;
-        let (Some(slot), Some(id)) = (&self.id_slot, payment_id) else {
-            return Some(text.to_owned());
-        };
-        let (before, after) = text.split_at(slot.at);
-        let comma = if slot.alone { "" } else { "," };
-        Some(format!("{before}\"id\":\"{id}\"{comma}{after}"))
+    /// What the server says about bringing the token's permission to the chain for us.
+    fn sponsoring(&self) -> Option<&str> {
+        self.extensions.as_deref()?.get(self.sponsoring.clone()?)
+    }
+
+    /// The extensions, with the payment id added where the server asked for one, and `permission` in the place of
+    /// [`Shared::sponsoring`].
+    fn extensions_with(&self, payment_id: Option<&str>, permission: Option<&str>) -> Option<Zeroizing<String>> {
+        let mut text = Zeroizing::new(self.extensions.clone()?);
+        let id = self.id_slot.as_ref().zip(payment_id).map(|(slot, id)| {
+            let comma = if slot.alone { "" } else { "," };
+            (slot.at..slot.at, format!("\"id\":\"{id}\"{comma}"))
+        });
+        let permission = self.sponsoring.clone().zip(permission.map(str::to_owned));
+        let mut changes: Vec<(Range<usize>, String)> = [id, permission].into_iter().flatten().collect();
+        // From behind, so that places in front stay where they are.
+        changes.sort_by_key(|(place, _)| Reverse(place.start));
+        for (place, new) in changes {
+            text.replace_range(place, &new);
+        }
+        Some(text)
     }
 }
 
@@ -247,7 +276,9 @@ pub fn credential(
         Parts::V2 { accepted, shared } => {
             json.push_str(r#"{"x402Version":2,"payload":"#);
             json.push_str(&body);
-            if let Some(extensions) = shared.extensions_with(payment_id) {
+            let permission = payload.permission(shared)?;
+            let permission = permission.as_ref().map(|text| text.as_str());
+            if let Some(extensions) = shared.extensions_with(payment_id, permission) {
                 json.push_str(r#","extensions":"#);
                 json.push_str(&extensions);
             }
@@ -324,6 +355,9 @@ impl Payload<'_> {
                     signature.as_str()
                 )
             }
+            (Rail::X402Permit2 | Rail::X402UpTo, Self::Permit2 { transfer, signature, .. }) => {
+                return Ok(permit2::payload(transfer, signature));
+            }
             (Rail::MppTempo, Self::Transaction { signed, .. }) => {
                 let signed = Zeroizing::new(hex::encode(signed));
                 format!(r#"{{"type":"transaction","signature":"0x{}"}}"#, signed.as_str())
@@ -339,12 +373,26 @@ impl Payload<'_> {
         }))
     }
 
+    /// What goes into the extensions so that the token's permission is brought along.
+    fn permission(&self, shared: &Shared) -> Result<Option<Zeroizing<String>>, Why> {
+        let Self::Permit2 {
+            permission: Some((permit, signature)),
+            ..
+        } = self
+        else {
+            return Ok(None);
+        };
+        let offered = shared.sponsoring().ok_or(Why::AllowanceMissing)?;
+        let info = permit2::sponsored_info(offered, permit, signature);
+        info.map(Some).ok_or(Why::AllowanceMissing)
+    }
+
     /// Whose payment it is, where an MPP credential says so.
     fn source(&self, echo: &Echo) -> Option<(Network, Address)> {
         match self {
             Self::Authorization { authorization, .. } => Some((authorization.network, authorization.from)),
             Self::Transaction { from, network, .. } => Some((*network, *from)),
-            Self::SharedPaymentToken(_) => None,
+            Self::Permit2 { .. } | Self::SharedPaymentToken(_) => None,
         }
         .filter(|_| echo.rail.protocol() == Protocol::Mpp)
     }
@@ -375,21 +423,24 @@ fn members(authorization: &Authorization) -> String {
 /// Finds the object `payment-identifier.info`. If it has an `id` already, that one stays: on conflict the server's value
 /// wins (x402 digest §2.3).
 fn id_slot(extensions: &str) -> Option<IdSlot> {
-    let info = Object::read(extensions)?
-        .object("payment-identifier")?
-        .member("info")?
-        .get();
-    let members = Object::read(info)?;
+    let place = info_of(extensions, "payment-identifier")?;
+    let members = Object::read(extensions.get(place.clone())?)?;
     if members.has("id") {
         return None;
     }
+    Some(IdSlot {
+        at: place.start + 1,
+        alone: members.is_empty(),
+    })
+}
+
+/// Where the value of an extension's `info` stands.
+fn info_of(extensions: &str, name: &str) -> Option<Range<usize>> {
+    let info = Object::read(extensions)?.object(name)?.member("info")?.get();
     // `info` is a part of `extensions`, so the distance of their first bytes is its offset.
     let offset = (info.as_ptr() as usize).checked_sub(extensions.as_ptr() as usize)?;
     debug_assert_eq!(extensions.get(offset..offset + info.len()), Some(info));
-    Some(IdSlot {
-        at: offset + 1,
-        alone: members.is_empty(),
-    })
+    Some(offset..offset + info.len())
 }
 
 /// The alphabet and length the extension asks for (x402 digest §8).
@@ -431,7 +482,8 @@ mod tests {
     }
 
     fn with_id(extensions: &str) -> Option<String> {
-        Shared::new(None, Some(extensions)).extensions_with(Some(ID))
+        let shared = Shared::new(None, Some(extensions));
+        shared.extensions_with(Some(ID), None).map(|text| text.to_string())
     }
 
     #[test]
@@ -463,7 +515,7 @@ mod tests {
         ] {
             assert_eq!(with_id(same).as_deref(), Some(same));
         }
-        assert_eq!(Shared::new(None, None).extensions_with(Some(ID)), None);
+        assert_eq!(Shared::new(None, None).extensions_with(Some(ID), None), None);
     }
 
     #[test]

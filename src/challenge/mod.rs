@@ -112,6 +112,8 @@ pub struct Payer<'a> {
     pub stripe: Option<Mode>,
     /// The networks named in bursar.toml (Ruling 21).
     pub networks: &'a BTreeSet<Network>,
+    /// Those of them for which a node is named.
+    pub proven: &'a BTreeSet<Network>,
     /// Host of the request: A-label, lower case, no port.
     pub request_host: &'a str,
     /// Other hosts that the merchant's section of limits.toml names (Ruling 23).
@@ -129,6 +131,9 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
             let address = payer.address.ok_or(Why::NoWallet)?;
             if !payer.networks.contains(&token.network()) {
                 return Err(Why::NetworkNotConfigured);
+            }
+            if offer.rail == Rail::X402UpTo && !payer.proven.contains(&token.network()) {
+                return Err(Why::UpToNeedsNode);
             }
             if offer.payee == Account::Address(address) {
                 return Err(Why::PayeeIsPayer);
@@ -239,6 +244,7 @@ mod tests {
             address: Some(Address::repeat_byte(2)),
             stripe: None,
             networks: &networks,
+            proven: &networks,
             request_host: "api.example.com",
             resource_hosts: &hosts,
             zero_amount: false,

@@ -23,16 +23,15 @@ pub(super) struct Context {
 /// Reads the requirement with the text `raw`, already known to be strict JSON.
 pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Offer, Why> {
     let object = Object::read(raw).ok_or(Why::RequirementNotObject)?;
-    if object.text("scheme").as_deref() != Some("exact") {
-        return Err(Why::SchemeUnsupported);
-    }
+    let scheme = Scheme::of(&object, context.version)?;
     let network_name = object.text("network").ok_or(Why::NetworkMalformed)?;
     let network = network(&network_name, context.version)?;
     let token = token(&object, network)?;
-    let flow = check_extra(&object, token)?;
+    let extra = object.object("extra").ok_or(Why::TokenDomainMissing)?;
+    let (rail, clause) = rail(scheme, &extra, token)?;
+    let flow = check_extra(&extra, token)?;
     let (amount, usd) = amount(&object, token, context.version)?;
     let payee = payee(&object, token)?;
-    let rail = Rail::X402;
     let max_timeout_s = max_timeout(&object)?;
     let (echo, resource) = match context.version {
         X402Version::V1 => (Echo::v1(network_name), resource_member(&object, "resource")),
@@ -52,7 +51,7 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
         amount,
         usd: Some(usd),
         payee: payee.into(),
-        clause: Clause::None,
+        clause,
         term: Term::Seconds(max_timeout_s),
         nonce: Nonce::Random,
         flow,
@@ -61,6 +60,47 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
         echo: Arc::new(echo),
         sha256: Sha256::digest(raw.as_bytes()).into(),
     })
+}
+
+/// The schemes that we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Exact,
+    /// The seller takes what it likes, up to the amount.
+    UpTo,
+}
+
+impl Scheme {
+    fn of(requirement: &Object<'_>, version: X402Version) -> Result<Self, Why> {
+        match (requirement.text("scheme").as_deref(), version) {
+            (Some("exact"), _) => Ok(Self::Exact),
+            (Some("upto"), X402Version::V2) => Ok(Self::UpTo),
+            _ => Err(Why::SchemeUnsupported),
+        }
+    }
+}
+
+/// What scheme and transfer method come to. The reference client falls into EIP-3009 for any method it does not know; we do
+/// not (x402 digest §4).
+fn rail(scheme: Scheme, extra: &Object<'_>, token: &Token) -> Result<(Rail, Clause), Why> {
+    let method = match (extra.member("assetTransferMethod"), extra.text("assetTransferMethod")) {
+        (None, _) => None,
+        (Some(_), Some(method)) => Some(method),
+        (Some(_), None) => return Err(Why::TransferMethodUnsupported),
+    };
+    match (scheme, method.as_deref(), token.standard) {
+        (_, _, Standard::Tip20) => Err(Why::AssetUnknown),
+        (Scheme::Exact, None | Some("eip3009"), Standard::Eip3009) => Ok((Rail::X402, Clause::None)),
+        (Scheme::Exact, None | Some("eip3009"), Standard::Erc20) => Err(Why::AssetNeedsPermit2),
+        (Scheme::Exact, Some("permit2"), _) => Ok((Rail::X402Permit2, Clause::None)),
+        (Scheme::UpTo, None | Some("permit2"), _) => {
+            let facilitator = extra.text("facilitatorAddress").ok_or(Why::FacilitatorMissing)?;
+            let facilitator = address(&facilitator).filter(|address| !address.is_zero());
+            let facilitator = facilitator.ok_or(Why::FacilitatorMissing)?;
+            Ok((Rail::X402UpTo, Clause::Facilitator(facilitator)))
+        }
+        _ => Err(Why::TransferMethodUnsupported),
+    }
 }
 
 /// The host of a URL member; an absent one stands for the request itself.
@@ -90,22 +130,11 @@ fn network(name: &str, version: X402Version) -> Result<Network, Why> {
 fn token(requirement: &Object<'_>, network: Network) -> Result<&'static Token, Why> {
     let text = requirement.text("asset").ok_or(Why::AssetMalformed)?;
     let address = address(&text).ok_or(Why::AssetMalformed)?;
-    let token = assets::token(network, &address).ok_or(Why::AssetUnknown)?;
-    match token.standard {
-        Standard::Eip3009 => Ok(token),
-        Standard::Erc20 => Err(Why::AssetNeedsPermit2),
-        Standard::Tip20 => Err(Why::AssetUnknown),
-    }
+    assets::token(network, &address).ok_or(Why::AssetUnknown)
 }
 
-/// `extra` chooses the transfer method and the flow, and must describe the token as our table does (Ruling 22).
-fn check_extra(requirement: &Object<'_>, token: &Token) -> Result<PaymentFlow, Why> {
-    let extra = requirement.object("extra").ok_or(Why::TokenDomainMissing)?;
-    // The reference client falls into EIP-3009 for any value it does not know; we do not (x402 digest §4).
-    if extra.member("assetTransferMethod").is_some() && extra.text("assetTransferMethod").as_deref() != Some("eip3009")
-    {
-        return Err(Why::TransferMethodUnsupported);
-    }
+/// `extra` chooses the flow, and must describe the token as our table does (Ruling 22).
+fn check_extra(extra: &Object<'_>, token: &Token) -> Result<PaymentFlow, Why> {
     let flow = match (extra.member("paymentFlow"), extra.text("paymentFlow")) {
         (None, _) => PaymentFlow::Authorization,
         (Some(_), Some(flow)) if flow == "authorization" => PaymentFlow::Authorization,

@@ -98,13 +98,14 @@ reasons! {
 
     // One requirement.
     RequirementNotObject => "requirement-not-object", "The offer is not a JSON object.";
-    SchemeUnsupported => "scheme-unsupported", "The offer uses a payment scheme other than \"exact\".";
+    SchemeUnsupported => "scheme-unsupported", "The offer uses a payment scheme other than \"exact\" and \"upto\".";
     NetworkMalformed => "network-malformed", "The offer's network is not a valid CAIP-2 name.";
     NetworkUnsupported => "network-unsupported", "The offer is for a network we have no token on.";
     AssetMalformed => "asset-malformed", "The offer's asset is not a contract address.";
     AssetUnknown => "asset-unknown", "The offer's asset is not in our table of tokens.";
-    AssetNeedsPermit2 => "asset-needs-permit2", "The offer's token can be paid by Permit2 only, which is not supported.";
-    TransferMethodUnsupported => "transfer-method-unsupported", "The offer asks for a transfer method other than EIP-3009.";
+    AssetNeedsPermit2 => "asset-needs-permit2", "The offer's token can be paid by Permit2 only, and the offer does not say so.";
+    TransferMethodUnsupported => "transfer-method-unsupported", "The offer asks for a transfer method other than EIP-3009 and Permit2.";
+    FacilitatorMissing => "facilitator-missing", "The upto offer does not name the facilitator that may take the money.";
     PaymentFlowUnsupported => "payment-flow-unsupported", "The offer asks for a payment flow other than authorization or upfront.";
     TokenDomainMissing => "token-domain-missing", "The offer does not state the token's EIP-712 name and version.";
     TokenDomainMismatch => "token-domain-mismatch", "The offer states another EIP-712 name or version than the token has.";
@@ -125,6 +126,10 @@ reasons! {
     /// A test key pays test sellers, a live key live ones.
     StripeModeDiffers => "stripe-mode-differs", "The seller's Stripe profile is for test payments and our key for live ones, or the reverse.";
     NetworkNotConfigured => "network-not-configured", "The offer is for a network that [networks] in bursar.toml does not name.";
+    /// Without a node nobody could prove what was taken (Ruling 12).
+    UpToNeedsNode => "upto-needs-node", "The offer is for any part of an amount, and no node is named for its network.";
+    AllowanceMissing => "allowance-missing", "The wallet has not allowed Permit2 to move this token, and the seller does not bring the permission.";
+    AllowanceUnknown => "allowance-unknown", "No node said whether the wallet has allowed Permit2 to move this token.";
     PayeeIsPayer => "payee-is-payer", "The offer's payee is our own wallet.";
     AmountZero => "amount-zero", "The offer's amount is zero, and zero_amount is not set.";
     ResourceHostDiffers => "resource-host-differs", "The challenge is for a resource on another host than the one asked.";

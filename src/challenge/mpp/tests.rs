@@ -299,6 +299,7 @@ fn a_payer_takes_what_is_for_this_host_and_not_expired() {
         address: Some(alloy_primitives::Address::repeat_byte(1)),
         stripe: None,
         networks: &BTreeSet::from([Network::Eip155(84_532)]),
+        proven: &BTreeSet::new(),
         request_host: "api.example.com",
         resource_hosts: &[],
         zero_amount: false,

@@ -40,7 +40,7 @@ fn transfer(vector: &Value) -> Permit2Transfer {
     let nonce: U256 = number(vector, "/signatures/0/message/nonce");
     let now = vector["fixedNow"].as_u64().unwrap();
     Permit2Transfer {
-        chain_id: network.chain_id(),
+        chain_id: network.chain_id().unwrap(),
         token: number(requirement, "/asset"),
         amount: Atoms::parse(text(requirement, "/amount")).unwrap(),
         spender: match text(requirement, "/scheme") {
