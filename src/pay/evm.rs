@@ -1,8 +1,9 @@
-//! The wallet of EVM networks: one secp256k1 key and one kind of message (EIP-3009 under EIP-712, x402 digest §4.1).
+//! The wallet of EVM networks: one secp256k1 key, and EIP-3009 under EIP-712 (x402 digest §4.1). What else it signs is in
+//! [`super::tempo`].
 
 use std::borrow::Cow;
 
-use alloy_primitives::{Address, U256, hex};
+use alloy_primitives::{Address, B256, U256, hex};
 use alloy_sol_types::{Eip712Domain, SolStruct, sol};
 use k256::ecdsa::SigningKey;
 use secrecy::SecretString;
@@ -87,7 +88,11 @@ impl Wallet {
 
     /// r, s, v with low s and v = 27 or 28. Deterministic (RFC 6979): signing twice gives the same bytes.
     pub(crate) fn sign_authorization(&self, asset: &Asset, authorization: &Authorization) -> [u8; 65] {
-        let digest = message(authorization).eip712_signing_hash(&domain(asset));
+        self.sign(&message(authorization).eip712_signing_hash(&domain(asset)))
+    }
+
+    /// For the digests that this module and `tempo` make, never for one that came from elsewhere.
+    pub(super) fn sign(&self, digest: &B256) -> [u8; 65] {
         let (signature, recovery) = self.key.sign_prehash_recoverable(digest.as_slice());
         alloy_primitives::Signature::from_bytes_and_parity(&signature.to_bytes(), recovery.is_y_odd()).as_bytes()
     }

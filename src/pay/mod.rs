@@ -1,7 +1,8 @@
 //! Turns a stored record into a signature, and a signature into the header that pays.
 //!
 //! The signer is reached through this module alone, with an authorization whose numbers come from the ledger's record
-//! and never from the wire (threats 1.11). It knows one kind of message: `TransferWithAuthorization`.
+//! and never from the wire (threats 1.11). It knows two kinds of message: `TransferWithAuthorization` and, on Tempo, a
+//! transaction with one `transferWithMemo`.
 
 use thiserror::Error;
 
@@ -12,6 +13,8 @@ use crate::ledger::Reservation;
 
 pub mod evm;
 mod keystore;
+#[cfg_attr(not(test), expect(dead_code, reason = "no offer of `tempo` is payable yet"))]
+mod tempo;
 #[cfg(test)]
 mod vectors;
 
