@@ -21,6 +21,7 @@ use crate::doubts::Ticket;
 use crate::hop::{self, Upgrading};
 use crate::ledger::{By, LedgerError, Outcome, Rid};
 use crate::money::MicroUsd;
+use crate::pay::Permission;
 use crate::proxy::Proxy;
 use crate::upstream::{Lane, SendError, UpstreamError, stream};
 
@@ -36,6 +37,8 @@ pub struct Presentation {
     pub usd: Option<MicroUsd>,
     /// Says how it ended to whoever asks the same again.
     pub ticket: Ticket,
+    /// Held until the seller has answered.
+    pub permission: Permission,
 }
 
 impl Presentation {

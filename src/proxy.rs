@@ -34,7 +34,7 @@ use crate::idempotency::Keys;
 use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::{Login, Logins};
-use crate::pay::Payers;
+use crate::pay::{Payers, Permissions};
 use crate::reconcile::Reconciler;
 use crate::rules::Rules;
 use crate::tls::AlpnOffer;
@@ -54,6 +54,7 @@ pub struct Proxy {
     pub keys: Keys,
     pub reconciler: Arc<Reconciler>,
     pub payers: Payers,
+    pub permissions: Permissions,
     pub networks: BTreeSet<Network>,
     /// Those of them for which bursar.toml names a node.
     pub proven: BTreeSet<Network>,

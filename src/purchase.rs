@@ -18,6 +18,7 @@ use crate::doubts::{Fingerprint, Target};
 use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::money::MicroUsd;
+use crate::pay::Permission;
 use crate::policy::Refusal;
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
@@ -96,21 +97,23 @@ impl Purchase {
         }
         // Once: a proxy whose operator has not followed stays behind.
         let mut decided_again = false;
-        let reservation = loop {
-            let reserved = match self.reserve() {
-                Ok(reserve) => {
+        let (reservation, permission) = loop {
+            let reserved = match self.permitted().await {
+                Ok((reserve, permission)) => {
                     // The journal's disk and the rest of the 402 are waited for at the same time.
                     let (reserved, drained) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
                     unpaid = drained;
-                    reserved.map_err(|error| match error {
-                        ReserveError::StalePolicy { .. } if !decided_again => NotBought::LimitsReplaced,
-                        error => self.not_reserved(error),
-                    })
+                    reserved
+                        .map(|reservation| (reservation, permission))
+                        .map_err(|error| match error {
+                            ReserveError::StalePolicy { .. } if !decided_again => NotBought::LimitsReplaced,
+                            error => self.not_reserved(error),
+                        })
                 }
                 Err(not_bought) => Err(not_bought),
             };
             let next = match reserved {
-                Ok(reservation) => break reservation,
+                Ok(allowed) => break allowed,
                 Err(NotBought::Declined(declined)) => Err(declined),
                 Err(NotBought::OfferGone(why)) => self.with_another_offer().ok_or(Declined::PassOn(why.code())),
                 Err(NotBought::LimitsReplaced) => {
@@ -129,7 +132,7 @@ impl Purchase {
         if agent.is_closed() {
             return self.never_signed(reservation).await;
         }
-        let (field, credential) = match self.pay(&reservation).await {
+        let (field, credential) = match self.pay(&reservation, &permission).await {
             Ok(signed) => signed,
             Err(problem) => {
                 self.never_signed(reservation).await;
@@ -162,6 +165,7 @@ impl Purchase {
             ticket,
             proxy: self.proxy,
             lane: self.lane,
+            permission,
         };
         presentation.run(request, agent).await;
     }
@@ -295,8 +299,27 @@ impl Purchase {
         problem.into()
     }
 
-    async fn pay(&self, reservation: &Reservation) -> Result<(HeaderName, Credential), Problem> {
-        let paid = self.proxy.payers.pay(reservation, &self.intent.offer.echo).await;
+    /// With what has to be asked before money is set aside.
+    async fn permitted(&self) -> Result<(Reserve, Permission), NotBought> {
+        let (proxy, offer) = (&self.proxy, &self.intent.offer);
+        let permission = match proxy.payers.address() {
+            None => Permission::Granted,
+            Some(owner) => {
+                let reconciler = &proxy.reconciler;
+                let asked = proxy.permissions.of(offer, owner, &reconciler.nodes, &reconciler.tls);
+                asked.await.map_err(NotBought::OfferGone)?
+            }
+        };
+        Ok((self.reserve()?, permission))
+    }
+
+    async fn pay(
+        &self,
+        reservation: &Reservation,
+        permission: &Permission,
+    ) -> Result<(HeaderName, Credential), Problem> {
+        let echo = &self.intent.offer.echo;
+        let paid = self.proxy.payers.pay(reservation, echo, permission).await;
         paid.map_err(|error| {
             let detail = format!("The payment could not be signed: {error}. Nothing was paid.");
             Problem::new(Code::SigningFailed, detail)

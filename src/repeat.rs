@@ -17,6 +17,7 @@ use crate::doubts::{Claim, Presentable, Target};
 use crate::hop;
 use crate::idempotency;
 use crate::ledger::{Event, Rid, State};
+use crate::pay::Permission;
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::upstream::Lane;
@@ -113,6 +114,7 @@ async fn present(
         rail,
         usd: None,
         ticket: presentable.ticket,
+        permission: Permission::Granted,
     };
     let (hand_over, answer) = oneshot::channel();
     let request = Request::from_parts(head, replay.into());

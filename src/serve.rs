@@ -30,7 +30,7 @@ use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
-use crate::pay::{Payers, Wallet};
+use crate::pay::{Payers, Permissions, Wallet};
 use crate::proxy::{self, Proxy};
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
 use crate::rules::{Look, Rules};
@@ -200,6 +200,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         ledger,
         reconciler,
         payers: Payers { wallet },
+        permissions: Permissions::default(),
         balances,
         alerts,
         tasks,

@@ -64,7 +64,8 @@ pub enum Payload<'a> {
     Transaction {
         from: Address,
         network: Network,
-        signed: &'a [u8],
+        /// `0x` and hex.
+        signed: &'a str,
     },
     /// The id of a Shared Payment Token: whoever has it and the seller's key can charge. Letters, digits and underscores.
     SharedPaymentToken(&'a str),
@@ -355,12 +356,16 @@ impl Payload<'_> {
                     signature.as_str()
                 )
             }
-            (Rail::X402Permit2 | Rail::X402UpTo, Self::Permit2 { transfer, signature, .. }) => {
+            (
+                Rail::X402Permit2 | Rail::X402UpTo,
+                Self::Permit2 {
+                    transfer, signature, ..
+                },
+            ) => {
                 return Ok(permit2::payload(transfer, signature));
             }
             (Rail::MppTempo, Self::Transaction { signed, .. }) => {
-                let signed = Zeroizing::new(hex::encode(signed));
-                format!(r#"{{"type":"transaction","signature":"0x{}"}}"#, signed.as_str())
+                format!(r#"{{"type":"transaction","signature":"{signed}"}}"#)
             }
             (Rail::MppStripe, Self::SharedPaymentToken(id)) => match &echo.parts {
                 Parts::Mpp {

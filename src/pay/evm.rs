@@ -1,9 +1,9 @@
 //! The wallet of EVM networks: one secp256k1 key. What it signs for EIP-3009 (under EIP-712, x402 digest §4.1) is here,
-//! what it signs for Permit2 in [`super::permit2`].
+//! what it signs for Permit2 in [`super::permit2`], and for Tempo in [`super::tempo`].
 
 use std::borrow::Cow;
 
-use alloy_primitives::{Address, U256, hex};
+use alloy_primitives::{Address, B256, U256, hex};
 use alloy_sol_types::{Eip712Domain, SolStruct, sol};
 use k256::ecdsa::SigningKey;
 use secrecy::SecretString;
@@ -90,11 +90,15 @@ impl Wallet {
         self.sign(&message(authorization), &domain(token))
     }
 
-    /// Signs typed data of the kinds that `pay` spells out, never a bare hash (threats 1.11).
+    /// Signs typed data of the kinds that `pay` spells out (threats 1.11).
+    pub(super) fn sign(&self, message: &impl SolStruct, domain: &Eip712Domain) -> [u8; 65] {
+        self.sign_digest(&message.eip712_signing_hash(domain))
+    }
+
+    /// For digests that `pay` makes, never for one that came from elsewhere.
     ///
     /// r, s, v with low s and v = 27 or 28. Deterministic (RFC 6979): signing twice gives the same bytes.
-    pub(super) fn sign(&self, message: &impl SolStruct, domain: &Eip712Domain) -> [u8; 65] {
-        let digest = message.eip712_signing_hash(domain);
+    pub(super) fn sign_digest(&self, digest: &B256) -> [u8; 65] {
         let (signature, recovery) = self.key.sign_prehash_recoverable(digest.as_slice());
         alloy_primitives::Signature::from_bytes_and_parity(&signature.to_bytes(), recovery.is_y_odd()).as_bytes()
     }

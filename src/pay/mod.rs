@@ -3,24 +3,30 @@
 //! Keys are reached through this module alone, with numbers that come from the ledger's record and never from the wire
 //! (threats 1.11). Each rail knows one kind of message.
 
+use alloy_primitives::Address;
 use http::HeaderName;
 use thiserror::Error;
 
 use crate::account::Account;
 use crate::assets::{Asset, Mode, Token};
 use crate::challenge::credential::{Authorization, Credential, Echo, Payload, credential};
-use crate::challenge::{Rail, Why};
+use crate::challenge::mpp::tempo::Gas;
+use crate::challenge::permit2::{Permit2Transfer, Spender};
+use crate::challenge::{Clause, Rail, Why};
 use crate::ledger::Reservation;
+use tempo::{FeeTerms, TempoTransfer};
 
 pub mod evm;
 mod keystore;
-#[cfg_attr(not(test), expect(dead_code, reason = "signs once offers of Permit2 are payable"))]
+mod permission;
 mod permit2;
+mod tempo;
 #[cfg(test)]
 mod vectors;
 
 pub use evm::{Wallet, WalletError};
 pub use keystore::KeystoreError;
+pub use permission::{Permission, Permissions};
 
 /// Everything that can pay.
 #[derive(Default)]
@@ -52,7 +58,7 @@ impl Payers {
     }
 
     /// The wallet's address.
-    pub fn address(&self) -> Option<alloy_primitives::Address> {
+    pub fn address(&self) -> Option<Address> {
         self.wallet.as_ref().map(Wallet::address)
     }
 
@@ -71,33 +77,135 @@ impl Payers {
 
     /// Makes the credential that a reservation allows: the only public way to a signature. All that is signed comes from the
     /// ledger's record; `echo` is only repeated to the seller.
-    pub async fn pay(&self, reservation: &Reservation, echo: &Echo) -> Result<(HeaderName, Credential), PayError> {
-        let terms = reservation.terms();
-        if terms.rail != echo.rail() {
+    pub async fn pay(
+        &self,
+        reservation: &Reservation,
+        echo: &Echo,
+        permission: &Permission,
+    ) -> Result<(HeaderName, Credential), PayError> {
+        let rail = reservation.terms().rail;
+        if rail != echo.rail() {
             return Err(PayError::OtherRail);
         }
-        match terms.rail {
+        match rail {
             Rail::X402 | Rail::MppEvm => self.authorize(reservation, echo),
-            Rail::X402Permit2 | Rail::X402UpTo | Rail::MppTempo | Rail::MppStripe => Err(PayError::Incomplete),
+            Rail::X402Permit2 | Rail::X402UpTo => self.permit(reservation, echo, permission),
+            Rail::MppTempo => self.transfer(reservation, echo),
+            Rail::MppStripe => Err(PayError::Incomplete),
         }
     }
 
     fn authorize(&self, reservation: &Reservation, echo: &Echo) -> Result<(HeaderName, Credential), PayError> {
-        let (terms, arm) = (reservation.terms(), reservation.arm());
-        let wallet = self.wallet.as_ref().ok_or(PayError::NoWallet)?;
-        let token = terms.asset.token().ok_or(PayError::Incomplete)?;
+        let (signer, terms, arm) = (self.signer(reservation)?, reservation.terms(), reservation.arm());
         let authorization = Authorization {
-            network: token.network(),
-            from: arm.from.address().ok_or(PayError::Incomplete)?,
-            to: terms.payee.address().ok_or(PayError::Incomplete)?,
+            network: signer.token.network(),
+            from: signer.from,
+            to: signer.to,
             value: terms.amount,
             valid_after: arm.valid_after,
             valid_before: arm.valid_before,
             nonce: arm.nonce,
         };
         let payment_id = reservation.rid().pay_id();
-        sign_and_encode(wallet, token, &authorization, echo, Some(&payment_id))
+        sign_and_encode(signer.wallet, signer.token, &authorization, echo, Some(&payment_id))
     }
+
+    fn permit(
+        &self,
+        reservation: &Reservation,
+        echo: &Echo,
+        permission: &Permission,
+    ) -> Result<(HeaderName, Credential), PayError> {
+        let (signer, terms, arm) = (self.signer(reservation)?, reservation.terms(), reservation.arm());
+        let transfer = Permit2Transfer {
+            chain_id: signer.token.chain,
+            token: signer.token.address,
+            amount: terms.amount,
+            spender: match (terms.rail, terms.clause) {
+                (Rail::X402Permit2, Clause::None) => Spender::Exact,
+                (Rail::X402UpTo, Clause::Facilitator(facilitator)) => Spender::Upto { facilitator },
+                _ => return Err(PayError::Incomplete),
+            },
+            from: signer.from,
+            nonce: arm.nonce,
+            deadline: arm.valid_before,
+            to: signer.to,
+            valid_after: arm.valid_after,
+        };
+        let signature = &signer.wallet.sign_permit2(&transfer);
+        let permit = match permission {
+            Permission::Granted => None,
+            Permission::Brought { nonce, .. } => Some(transfer.token_permit(*nonce)),
+        };
+        let permit = permit.as_ref().map(|permit| {
+            let signature = signer.wallet.sign_permit(signer.token, permit);
+            (permit, signature)
+        });
+        let payload = Payload::Permit2 {
+            transfer: &transfer,
+            signature,
+            permission: permit.as_ref().map(|(permit, signature)| (*permit, signature)),
+        };
+        let payment_id = reservation.rid().pay_id();
+        Ok(credential(echo, &payload, Some(&payment_id))?)
+    }
+
+    fn transfer(&self, reservation: &Reservation, echo: &Echo) -> Result<(HeaderName, Credential), PayError> {
+        let (signer, terms, arm) = (self.signer(reservation)?, reservation.terms(), reservation.arm());
+        let Clause::FeeCap(cap) = terms.clause else {
+            return Err(PayError::Incomplete);
+        };
+        let transfer = TempoTransfer {
+            chain_id: signer.token.chain,
+            token: signer.token.address,
+            to: signer.to,
+            amount: terms.amount,
+            memo: arm.nonce,
+            valid_before: arm.valid_before,
+            gas: Gas::CHARGE,
+            // A wallet may hold no other token than the one it pays with.
+            fee: match cap.is_zero() {
+                true => FeeTerms::Sponsored,
+                false => FeeTerms::Ours {
+                    token: signer.token.address,
+                },
+            },
+        };
+        // What is signed must be what is counted.
+        if transfer.fee_cap() > cap {
+            return Err(PayError::Incomplete);
+        }
+        let signed = signer.wallet.sign_tempo(&transfer).to_hex();
+        let payload = Payload::Transaction {
+            from: signer.from,
+            network: signer.token.network(),
+            signed: &signed,
+        };
+        Ok(credential(echo, &payload, None)?)
+    }
+
+    /// The wallet of a record, and what it moves where.
+    fn signer(&self, reservation: &Reservation) -> Result<Signer<'_>, PayError> {
+        let (terms, arm) = (reservation.terms(), reservation.arm());
+        let wallet = self.wallet.as_ref().ok_or(PayError::NoWallet)?;
+        let from = arm.from.address().ok_or(PayError::Incomplete)?;
+        if from != wallet.address() {
+            return Err(PayError::OtherWallet);
+        }
+        Ok(Signer {
+            wallet,
+            token: terms.asset.token().ok_or(PayError::Incomplete)?,
+            from,
+            to: terms.payee.address().ok_or(PayError::Incomplete)?,
+        })
+    }
+}
+
+struct Signer<'w> {
+    wallet: &'w Wallet,
+    token: &'static Token,
+    from: Address,
+    to: Address,
 }
 
 fn sign_and_encode(

@@ -1,4 +1,4 @@
-//! Calls of the token contract: what a wallet holds, and whether an authorization's nonce is used up.
+//! Calls of contracts: what a wallet holds and allows, and whether a nonce is used up.
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, sol};
@@ -6,10 +6,14 @@ use serde_json::{Value, json};
 
 use super::{ANSWER_CAP, Node, RpcError, wire};
 use crate::assets::Token;
+use crate::challenge::permit2::PERMIT2;
 use crate::tls::upstream::UpstreamTls;
 
 sol! {
     function balanceOf(address owner) external view returns (uint256 balance);
+    function allowance(address owner, address spender) external view returns (uint256 allowed);
+    function nonces(address owner) external view returns (uint256 nonce);
+    function nonceBitmap(address owner, uint256 word) external view returns (uint256 bits);
     function authorizationState(address authorizer, bytes32 nonce) external view returns (bool spent);
 }
 
@@ -41,6 +45,42 @@ impl Node {
         let call = balanceOfCall { owner }.abi_encode();
         let word = self.call(tls, token.address, call, At::Newest).await?;
         self.returned::<balanceOfCall>(&word)
+    }
+
+    /// Atoms of `token` that `spender` may move out of `owner` at the newest block.
+    pub async fn allowance(
+        &self,
+        tls: &UpstreamTls,
+        token: &Token,
+        owner: Address,
+        spender: Address,
+    ) -> Result<U256, RpcError> {
+        let call = allowanceCall { owner, spender }.abi_encode();
+        let word = self.call(tls, token.address, call, At::Newest).await?;
+        self.returned::<allowanceCall>(&word)
+    }
+
+    /// EIP-2612 `nonces`: what the owner's next permit has to bear.
+    pub async fn permit_nonce(&self, tls: &UpstreamTls, token: &Token, owner: Address) -> Result<U256, RpcError> {
+        let call = noncesCall { owner }.abi_encode();
+        let word = self.call(tls, token.address, call, At::Newest).await?;
+        self.returned::<noncesCall>(&word)
+    }
+
+    /// Whether Permit2 has taken this nonce of the owner's, or the owner has thrown it away.
+    pub async fn permit2_spent(
+        &self,
+        tls: &UpstreamTls,
+        owner: Address,
+        nonce: B256,
+        at: At,
+    ) -> Result<bool, RpcError> {
+        let nonce = U256::from_be_bytes(nonce.0);
+        let word = nonce >> 8;
+        let call = nonceBitmapCall { owner, word }.abi_encode();
+        let answer = self.call(tls, PERMIT2, call, at).await?;
+        let bits = self.returned::<nonceBitmapCall>(&answer)?;
+        Ok(bits.bit(usize::from(nonce.byte(0))))
     }
 
     /// EIP-3009 `authorizationState`: true once the nonce was used **or** cancelled.

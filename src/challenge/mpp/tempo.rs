@@ -14,10 +14,8 @@ use super::token_on_chain;
 use crate::assets::{Asset, Standard};
 use crate::money::{Atoms, MicroUsd};
 
-/// Gas of a transfer with memo, generous: what is not used costs nothing.
-pub const GAS: u64 = 500_000;
-/// The most that a unit of gas may cost, in 10^-18 US dollars.
-pub const MAX_FEE_PER_GAS: u64 = 40_000_000_000;
+/// Prices are attodollars (10^-18 USD) per gas, atoms of a fee token are microdollars.
+const ATTODOLLARS_PER_ATOM: u128 = 1_000_000_000_000;
 /// A signed transaction takes its place in a block for at most so long (Ruling 16).
 pub const LONGEST_S: u64 = 25;
 
@@ -41,7 +39,10 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     let text = request.text("amount").ok_or(Why::AmountNotText)?;
     let (amount, _) = amount_of(&text, token)?;
     let payee = payee_of(&request.text("recipient").ok_or(Why::PayeeMalformed)?, token)?;
-    let fee = fee_cap(sponsored(&details)?);
+    let fee = match fee(&details)? {
+        Fee::Ours => Gas::CHARGE.fee_cap(),
+        Fee::Sponsored => Atoms::new(0),
+    };
     let whole = amount.get().checked_add(fee.get()).ok_or(Why::AmountTooLarge)?;
     let echo = Echo::mpp(payment.echo.clone(), payment.field, Rail::MppTempo);
     if !echo.fits() {
@@ -86,7 +87,7 @@ fn check_mode(details: &Object<'_>) -> Result<(), Why> {
     }
 }
 
-fn sponsored(details: &Object<'_>) -> Result<Fee, Why> {
+fn fee(details: &Object<'_>) -> Result<Fee, Why> {
     match details.member("feePayer").map(serde_json::value::RawValue::get) {
         None | Some("false") => Ok(Fee::Ours),
         Some("true") => Ok(Fee::Sponsored),
@@ -94,21 +95,100 @@ fn sponsored(details: &Object<'_>) -> Result<Fee, Why> {
     }
 }
 
-/// In atoms of a token with six decimals: a fee is counted in 10^-18 dollars per unit of gas and rounded up.
-const fn fee_cap(fee: Fee) -> Atoms {
-    match fee {
-        Fee::Ours => Atoms::new((GAS as u128 * MAX_FEE_PER_GAS as u128).div_ceil(1_000_000_000_000)),
-        Fee::Sponsored => Atoms::new(0),
+/// Gas and what it may cost, in attodollars per gas. The tip is never above the price it is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gas {
+    limit: u64,
+    max_fee_per_gas: u64,
+    max_priority_fee_per_gas: u64,
+}
+
+impl Gas {
+    /// For one `transferWithMemo`, which takes 52,000 gas, 299,000 if the payee never held the token, and 316,000 if the
+    /// fee is then paid in another one (seen on anvil, forks T1 to T4). The price is the highest base fee that a Tempo
+    /// network has had, 20 billion (TIP-1010; 12 since T7), and a tip of one. At worst $0.0105.
+    pub(crate) const CHARGE: Self = Self {
+        limit: 500_000,
+        max_fee_per_gas: 21_000_000_000,
+        max_priority_fee_per_gas: 1_000_000_000,
+    };
+
+    /// `None` if the tip is above the whole price: nodes refuse that.
+    #[cfg(test)]
+    pub(crate) const fn new(limit: u64, max_fee_per_gas: u64, max_priority_fee_per_gas: u64) -> Option<Self> {
+        if max_priority_fee_per_gas > max_fee_per_gas {
+            return None;
+        }
+        Some(Self {
+            limit,
+            max_fee_per_gas,
+            max_priority_fee_per_gas,
+        })
+    }
+
+    pub(crate) const fn limit(self) -> u64 {
+        self.limit
+    }
+
+    pub(crate) const fn max_fee_per_gas(self) -> u64 {
+        self.max_fee_per_gas
+    }
+
+    pub(crate) const fn max_priority_fee_per_gas(self) -> u64 {
+        self.max_priority_fee_per_gas
+    }
+
+    /// The most that it can cost, in atoms of a fee token with 6 decimals; the chain rounds up as well.
+    pub(crate) fn fee_cap(self) -> Atoms {
+        let attodollars = u128::from(self.limit) * u128::from(self.max_fee_per_gas);
+        Atoms::new(attodollars.div_ceil(ATTODOLLARS_PER_ATOM))
     }
 }
 
-/// What the transfer carries, and by what the server knows it: `keccak("mpp")[..4] | 1 | keccak(realm)[..10] | ten zero bytes |
-/// keccak(id)[..7]`. As the nonce of the payment it is unique in the books, so that a challenge is answered once.
-fn memo(realm: &str, id: &str) -> B256 {
+/// The memo that ties a transfer to its challenge; sellers look for it (mpp digest §8.1). The ten zero bytes are the name
+/// of a client that gives none. As the nonce of the payment it is unique in the books, so that a challenge is answered once.
+pub(crate) fn memo(realm: &str, challenge_id: &str) -> B256 {
     let mut memo = B256::ZERO;
     memo[..4].copy_from_slice(&keccak256("mpp")[..4]);
     memo[4] = 1;
     memo[5..15].copy_from_slice(&keccak256(realm)[..10]);
-    memo[25..].copy_from_slice(&keccak256(id)[..7]);
+    memo[25..].copy_from_slice(&keccak256(challenge_id)[..7]);
     memo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fee_cap_is_rounded_up_to_atoms() {
+        let cap = |limit, price| Gas::new(limit, price, 0).unwrap().fee_cap().get();
+        assert_eq!(cap(500_000, 20_000_000_000), 10_000);
+        assert_eq!(cap(50_000, 20_000_000_000), 1_000);
+        assert_eq!(cap(1, 1), 1);
+        assert_eq!(cap(1, 1_000_000_000_001), 2);
+        assert_eq!(cap(0, u64::MAX), 0);
+        let square = u128::from(u64::MAX) * u128::from(u64::MAX);
+        assert_eq!(cap(u64::MAX, u64::MAX), square / ATTODOLLARS_PER_ATOM + 1);
+    }
+
+    #[test]
+    fn a_charge_costs_at_most_about_a_cent() {
+        let Gas {
+            limit,
+            max_fee_per_gas,
+            max_priority_fee_per_gas,
+        } = Gas::CHARGE;
+        assert_eq!(
+            Gas::new(limit, max_fee_per_gas, max_priority_fee_per_gas),
+            Some(Gas::CHARGE)
+        );
+        assert_eq!(Gas::CHARGE.fee_cap(), Atoms::new(10_500));
+    }
+
+    #[test]
+    fn a_tip_is_part_of_the_price() {
+        assert_eq!(Gas::new(1, 2, 3), None);
+        assert!(Gas::new(1, 3, 3).is_some());
+    }
 }
