@@ -20,6 +20,7 @@ import { x402Client } from "@x402/fetch";
 import { parseSignature } from "viem";
 import { generatePrivateKey, privateKeyToAccount } from "viem/accounts";
 import { authorizationState, balanceOf, connect } from "./lab/chain.mjs";
+import { proveMpp, proveMppAlone } from "./selftest/mpp.mjs";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const { abi: tokenAbi } = JSON.parse(readFileSync(here("contracts/Token.json")));
@@ -48,7 +49,7 @@ async function step(name, prove) {
 }
 
 const started = performance.now();
-const { lab, child } = await startLab();
+const { lab, child } = await startLab("--cert", cert, "--key", key);
 console.log(`ready after ${Math.round(performance.now() - started)} ms: ${JSON.stringify(lab)}`);
 const chain = connect(lab.rpc, lab.payerKey);
 
@@ -185,18 +186,22 @@ await step("the laboratory ends with its standard input", async () => {
   await refusesConnections(lab.rpc);
 });
 
-await step("anvil ends with a laboratory that was killed", async () => {
-  const second = await startLab();
+await step("every anvil ends with a laboratory that was killed", async () => {
+  const second = await startLab("--tempo");
   second.child.kill("SIGKILL");
   await refusesConnections(second.lab.rpc);
+  await refusesConnections(second.lab.tempo.rpc);
 });
+
+await proveMpp(step, startLab);
+await proveMppAlone(step, startLab);
 
 rmSync(work, { recursive: true });
 console.log(failed ? `${failed} failed` : "all passed");
 process.exit(failed ? 1 : 0);
 
-async function startLab() {
-  const child = spawn(process.execPath, [here("lab.mjs"), "--cert", cert, "--key", key], { env: bare, stdio: ["pipe", "pipe", "inherit"] });
+async function startLab(...options) {
+  const child = spawn(process.execPath, [here("lab.mjs"), ...options], { env: bare, stdio: ["pipe", "pipe", "inherit"] });
   let text = "";
   for await (const chunk of child.stdout.iterator({ destroyOnReturn: false })) {
     text += chunk;
