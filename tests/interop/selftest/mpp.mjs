@@ -6,7 +6,9 @@ import { Mppx, evm, stripe as stripeMethod, tempo as tempoMethod } from "mppx/cl
 import { privateKeyToAccount } from "viem/accounts";
 import { balanceOf, connect } from "../lab/chain.mjs";
 import { pathUsdOf, tempoClient } from "../lab/tempo.mjs";
+import { assertRefused, receiptOf } from "./answer.mjs";
 import { fakeStripe } from "./stripe.mjs";
+import { proveTempo } from "./tempo.mjs";
 
 const KEY = "sk_test_selftest";
 const NICKEL = 50_000n;
@@ -28,7 +30,7 @@ export async function proveMpp(step, startLab) {
     },
   });
   const byTempo = () => tempoMethod.charge({ account, getClient: () => tempo });
-  const byEvm = () => evm({ account });
+  const byEvm = () => evm({ account, authorization: { name: "USDC", version: "2" } });
   const client = (method) => Mppx.create({ polyfill: false, maxPaymentRetries: 1, methods: [method] });
   const buy = (path, method, options) => client(method).fetch(lab.mpp + path, options);
 
@@ -107,14 +109,14 @@ export async function proveMpp(step, startLab) {
     ];
     for (const [granted, status, code, detail] of cases) {
       const answer = await present("/mpp/stripe", await credentialFor("/mpp/stripe", byStripe(granted)));
-      await refused(answer, status, code, detail);
+      await assertRefused(answer, status, code, detail);
     }
   });
 
   await step("stripe: a credential is good once; the second time Stripe repeats itself and the seller refuses", async () => {
     const credential = await credentialFor("/mpp/stripe", byStripe());
     assert.equal((await present("/mpp/stripe", credential)).status, 200);
-    await refused(await present("/mpp/stripe", credential), 402, "verification-failed", /already been processed/);
+    await assertRefused(await present("/mpp/stripe", credential), 402, "verification-failed", /already been processed/);
     const [first, second] = bank.calls.slice(-2);
     assert.deepEqual([first.body, first.headers["idempotency-key"]], [second.body, second.headers["idempotency-key"]]);
   });
@@ -126,7 +128,7 @@ export async function proveMpp(step, startLab) {
     const receipt = receiptOf(result);
     assert.deepEqual(Object.keys(receipt), ["method", "status", "timestamp", "reference"]);
     const transaction = await tempo.getTransactionReceipt({ hash: receipt.reference });
-    assert.deepEqual([receipt.method, transaction.status, transaction.type], ["tempo", "success", "tempo"]);
+    assert.deepEqual([receipt.method, transaction.status, transaction.type], ["tempo", "success", "0x76"]);
     return receipt.reference;
   });
 
@@ -148,7 +150,7 @@ export async function proveMpp(step, startLab) {
     const credential = await credentialFor("/mpp/tempo", byTempo());
     const { got } = await movedOnTempo(async () => {
       assert.equal((await present("/mpp/tempo", credential)).status, 200);
-      await refused(await present("/mpp/tempo", credential), 402, "verification-failed", /already been used/);
+      await assertRefused(await present("/mpp/tempo", credential), 402, "verification-failed", /already been used/);
     });
     assert.equal(got, NICKEL);
   });
@@ -156,8 +158,8 @@ export async function proveMpp(step, startLab) {
   await step("tempo: /mpp/tempo-broken verifies and cannot settle", async () => {
     const credential = await credentialFor("/mpp/tempo-broken", byTempo());
     const { got, lost } = await movedOnTempo(async () => {
-      await refused(await present("/mpp/tempo-broken", credential), 500, "internal-payment-error", /internal/);
-      await refused(await present("/mpp/tempo-broken", credential), 402, "verification-failed", /already been used/);
+      await assertRefused(await present("/mpp/tempo-broken", credential), 500, "internal-payment-error", /internal/);
+      await assertRefused(await present("/mpp/tempo-broken", credential), 402, "verification-failed", /already been used/);
     });
     assert.deepEqual([got, lost], [0n, 0n]);
   });
@@ -187,6 +189,8 @@ export async function proveMpp(step, startLab) {
     assert.deepEqual(routes["GET /mpp/all"].settled_by, { stripe: 1, evm: 1, tempo: 1 });
   });
 
+  await proveTempo(step, lab);
+
   child.stdin.end();
   bank.close();
 }
@@ -198,19 +202,9 @@ export async function proveMppAlone(step, startLab) {
     const client = Mppx.create({ polyfill: false, methods: [stripeMethod.charge({ paymentMethod: "pm_card_visa", createToken: async () => "spt_x" })] });
     const credential = await client.createCredential(await fetch(`${lab.mpp}/mpp/other`));
     const answer = await fetch(`${lab.mpp}/mpp/other`, { headers: { authorization: credential } });
-    await refused(answer, 500, "internal-payment-error", /internal/);
+    await assertRefused(answer, 500, "internal-payment-error", /internal/);
     assert.equal((await fetch(`${lab.mpp}/mpp/tempo`)).status, 404);
     assert.equal(lab.tempo, undefined);
   });
   child.stdin.end();
 }
-
-async function refused(answer, status, code, detail) {
-  const problem = await answer.json();
-  assert.deepEqual([answer.status, problem.type], [status, `https://paymentauth.org/problems/${code}`], JSON.stringify(problem));
-  assert.match(problem.detail, detail);
-  assert.equal(answer.headers.has("payment-receipt"), false);
-  assert.match(answer.headers.get("www-authenticate"), /^Payment /);
-}
-
-const receiptOf = (answer) => JSON.parse(Buffer.from(answer.headers.get("payment-receipt"), "base64url"));
