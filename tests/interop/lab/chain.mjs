@@ -1,11 +1,10 @@
 // The chain: anvil under the chain id of Base Sepolia, with our token at the address of the real USDC there, so that
 // clients and sellers use their built-in tables and nothing has to be configured for the test.
-import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { createPublicClient, createWalletClient, getAddress, http, keccak256, parseAbi, publicActions } from "viem";
 import { privateKeyToAccount } from "viem/accounts";
 import { baseSepolia } from "viem/chains";
+import { startAnvil } from "./anvil.mjs";
 // Not a public entry of viem, but the only place among our packages that carries the code of Multicall3.
 import { multicall3Bytecode } from "../node_modules/viem/_esm/constants/contracts.js";
 
@@ -39,44 +38,10 @@ const tokenAbi = parseAbi([
   "function authorizationState(address, bytes32) view returns (bool)",
 ]);
 
-const anvilBinary = fileURLToPath(new URL("../node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil", import.meta.url));
-
-// anvil cannot notice that its parent died. The shell can: its standard input is a pipe that only we hold, so it sees
-// the end of it however we end, SIGKILL included, and takes anvil with it. The shell lets go of its own output so that
-// the end of anvil's output still means the end of anvil.
-const LEASH = '"$@" </dev/null & child=$!; exec >/dev/null 2>&1; cat; kill -9 $child; wait $child';
-
-/**
- * Starts anvil on a free port and prepares the contracts.
- * @returns {Promise<{rpc: string, stop: () => Promise<void>, died: Promise<void>}>}
- */
+/** Starts anvil and prepares the contracts. */
 export async function startChain() {
-  const [anvil, permit2] = await Promise.all([startAnvil("--chain-id", String(baseSepolia.id)), permit2Code()]);
-  try {
-    await placeContracts(anvil.rpc, permit2);
-  } catch (error) {
-    await anvil.stop();
-    throw error;
-  }
-  return anvil;
-}
-
-async function startAnvil(...options) {
-  const child = spawn("/bin/sh", ["-c", LEASH, "sh", anvilBinary, "--host", "127.0.0.1", "--port", "0", "--accounts", "3", ...options], {
-    stdio: ["pipe", "pipe", "inherit"],
-  });
-  child.stdin.on("error", () => {}); // the shell is gone already; `died` tells
-  const exited = new Promise((resolve) => child.once("exit", resolve));
-  const died = new Promise((resolve) => child.stdout.once("close", resolve));
-  const stop = async () => {
-    child.stdin.end();
-    await exited;
-  };
-  const rpc = await Promise.race([
-    listening(child.stdout),
-    died.then(() => Promise.reject(new Error("anvil ended before it listened"))),
-  ]);
-  return { rpc, stop, died };
+  const permit2 = permit2Code();
+  return startAnvil(["--chain-id", String(baseSepolia.id), "--accounts", "3"], async (rpc) => placeContracts(rpc, await permit2));
 }
 
 /**
@@ -84,33 +49,15 @@ async function startAnvil(...options) {
  * anvil is asked for it. What it keeps about the chain it was deployed on does not matter: elsewhere it computes its domain.
  */
 async function permit2Code() {
-  const tempo = await startAnvil("--network", "tempo");
-  try {
-    const code = await createPublicClient({ transport: http(tempo.rpc) }).getCode({ address: PERMIT2 });
-    if (!code || keccak256(code) !== PERMIT2_CODE_HASH) {
-      throw new Error("this anvil has no Permit2, or another one than expected");
-    }
-    return code;
-  } finally {
-    await tempo.stop();
-  }
-}
-
-/** Keeps reading after the address was found: anvil logs every call, and a full pipe would block it. */
-function listening(output) {
-  return new Promise((resolve) => {
-    let text = "";
-    const look = (chunk) => {
-      text += chunk;
-      const address = /Listening on (\S+)/.exec(text)?.[1];
-      if (address) {
-        output.off("data", look);
-        output.resume();
-        resolve(`http://${address}`);
-      }
-    };
-    output.on("data", look);
+  let code;
+  const tempo = await startAnvil(["--network", "tempo"], async (rpc) => {
+    code = await createPublicClient({ transport: http(rpc) }).getCode({ address: PERMIT2 });
   });
+  await tempo.stop();
+  if (!code || keccak256(code) !== PERMIT2_CODE_HASH) {
+    throw new Error("this anvil has no Permit2, or another one than expected");
+  }
+  return code;
 }
 
 async function placeContracts(rpc, permit2) {

@@ -12,16 +12,16 @@ export function seen() {
       return;
     }
     const name = `${request.method} ${request.path}`;
-    const route = routes.get(name) ?? { requests: 0, with_payment: 0, answers: {}, payments: new Set(), transactions: new Set() };
+    const route = routes.get(name) ?? { requests: 0, with_payment: 0, answers: {}, payments: new Set(), receipts: new Map() };
     routes.set(name, route);
     route.requests += 1;
 
     const header = credentialOf(request);
     if (header !== undefined) {
-      const signature = signatureIn(header);
+      const payment = paymentIn(header);
       route.with_payment += 1;
-      route.payments.add(signature);
-      payments.add(signature);
+      route.payments.add(payment);
+      payments.add(payment);
     }
     // "close" and not "finish": a connection cut after settlement has to be counted as well.
     response.once("close", () => {
@@ -30,14 +30,20 @@ export function seen() {
       const receipt = receiptOn(response);
       // A repeated answer repeats its receipt; one over nothing names no transaction.
       if (receipt?.success && receipt.transaction) {
-        route.transactions.add(receipt.transaction);
+        route.receipts.set(receipt.transaction, receipt.method);
       }
     });
     next();
   };
 }
 
-const shown = ({ payments, transactions, ...route }) => ({ ...route, distinct_payments: payments.size, settled: transactions.size });
+function shown({ payments, receipts, ...route }) {
+  const settledBy = {};
+  for (const method of receipts.values()) {
+    settledBy[method] = (settledBy[method] ?? 0) + 1;
+  }
+  return { ...route, distinct_payments: payments.size, settled: receipts.size, settled_by: settledBy };
+}
 
 /** Of whichever protocol; MPP's stand behind the scheme `Payment`. */
 function credentialOf(request) {
@@ -46,10 +52,17 @@ function credentialOf(request) {
   return own || /^payment /i.test(header ?? "") ? header.replace(/^payment /i, "") : undefined;
 }
 
-/** Two headers with one signature are one payment, whatever the order of their members. */
-function signatureIn(header) {
+/**
+ * What can be cashed once is one payment, whatever the order of a header's members: an authorization's signature, a Tempo
+ * transaction (its `signature` as well), a Stripe token.
+ */
+function paymentIn(header) {
   try {
-    return JSON.parse(Buffer.from(header, "base64")).payload.signature.toLowerCase();
+    const { signature, spt } = JSON.parse(Buffer.from(header, "base64")).payload;
+    if (typeof spt === "string") {
+      return spt; // its case matters
+    }
+    return signature.toLowerCase();
   } catch {
     return createHash("sha256").update(header).digest("hex");
   }
@@ -63,6 +76,7 @@ function receiptOn(response) {
     const receipt = response.getHeader(name);
     return receipt && JSON.parse(Buffer.from(String(receipt), "base64"));
   };
-  const mpp = read("payment-receipt");
-  return read("payment-response") ?? read("x-payment-response") ?? (mpp && { success: mpp.status === "success", transaction: mpp.reference });
+  const x402 = read("payment-response") ?? read("x-payment-response");
+  const mpp = read("payment-receipt"); // beside x402's own when a seller speaks both
+  return x402 ? { ...x402, method: "x402" } : mpp && { success: mpp.status === "success", transaction: mpp.reference, method: mpp.method };
 }

@@ -7,24 +7,33 @@ import { evm } from "mppx/evm/server";
 import { PAY_TO, TOKEN } from "./chain.mjs";
 import { echo } from "./echo.mjs";
 import { seen } from "./seen.mjs";
+import { absentClient, PATH_USD, refusedClient, SPONSOR, tempoClient } from "./tempo.mjs";
 
 // Challenges are bound by it for the life of one laboratory; nobody else needs it.
 const secretKey = "a laboratory's secret key of at least 32 bytes";
 
-export function sellerMpp(facilitatorUrl) {
+const fact = { description: "One fact" };
+const cent = { amount: "0.01", ...fact };
+const dollar = { amount: "1.00", ...fact };
+const nickel = { amount: "0.05", ...fact, supportedModes: ["pull"] };
+
+/**
+ * @param tempoRpc the Tempo chain; without one `tempo` is offered beside other methods and cannot be paid
+ * @param stripeKey what the seller shows to Stripe
+ */
+export function sellerMpp({ facilitatorUrl, tempoRpc, stripeKey }) {
   const token = { chainId: 84532, currency: TOKEN, decimals: 6, recipient: PAY_TO, authorization: { name: "USDC", version: "2" } };
-  const authorization = evm.charge({ ...token, x402: { facilitator: facilitatorUrl } });
-  const broken = evm.charge({ ...token, settle: async () => { throw new Error("the settlement failed"); } });
-
+  const pathUsd = { currency: PATH_USD, recipient: PAY_TO, testnet: true };
   const shop = Mppx.create({ secretKey, methods: [
-    authorization,
-    // For their challenges only: nothing here is ever settled.
-    stripe.charge({ secretKey: "sk_test_of_nobody", networkId: "profile_test_lab", paymentMethodTypes: ["card"], currency: "usd", decimals: 2 }),
-    tempo.charge({ currency: "0x20c0000000000000000000000000000000000000", recipient: PAY_TO, testnet: true }),
+    evm.charge({ ...token, x402: { facilitator: facilitatorUrl } }),
+    stripe.charge({ secretKey: stripeKey, networkId: "profile_test_lab", paymentMethodTypes: ["card"], currency: "usd", decimals: 2 }),
+    tempo.charge({ ...pathUsd, getClient: () => (tempoRpc ? tempoClient(tempoRpc) : absentClient()) }),
   ] });
-  const failing = Mppx.create({ secretKey, methods: [broken] });
+  const failing = Mppx.create({ secretKey, methods: [
+    evm.charge({ ...token, settle: async () => { throw new Error("the settlement failed"); } }),
+    ...(tempoRpc ? [tempo.charge({ ...pathUsd, getClient: () => refusedClient(tempoRpc) })] : []),
+  ] });
 
-  const cent = { amount: "0.01", description: "One fact" };
   const composed = (offers) => shop.compose(...offers);
   const app = express().disable("x-powered-by");
   app.use(seen());
@@ -40,6 +49,20 @@ export function sellerMpp(facilitatorUrl) {
     ["stripe/charge", { amount: "1.00" }],
     ["tempo/charge", { amount: "0.005" }],
   ]), paid);
+
+  app.get("/mpp/stripe", payment(shop.stripe.charge, dollar), paid);
+  app.post("/mpp/stripe-echo", payment(shop.stripe.charge, dollar), echo);
+  app.get("/mpp/stripe-jpy", payment(shop.stripe.charge, { amount: "500", currency: "jpy", decimals: 0, ...fact }), paid);
+  app.get("/mpp/stripe-external", payment(shop.stripe.charge, { ...dollar, externalId: "order-7" }), paid);
+  app.get("/mpp/stripe-meta", payment(shop.stripe.charge, { ...dollar, metadata: { basket: "facts", size: "1" } }), paid);
+  app.get("/mpp/dual", payment(composed, [["stripe/charge", dollar], ["evm/charge", cent]]), paid);
+  app.get("/mpp/all", payment(composed, [["stripe/charge", dollar], ["tempo/charge", nickel], ["evm/charge", cent]]), paid);
+
+  if (tempoRpc) {
+    app.get("/mpp/tempo", payment(shop.tempo.charge, nickel), paid);
+    app.get("/mpp/tempo-sponsored", payment(shop.tempo.charge, { ...nickel, feePayer: SPONSOR }), paid);
+    app.get("/mpp/tempo-broken", payment(failing.tempo.charge, nickel), paid);
+  }
   return app;
 }
 
