@@ -1,15 +1,15 @@
 //! How Stripe refuses: a status, and an object with a type, mostly a code and the parameter.
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use ::http::header::WWW_AUTHENTICATE;
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::{Answer, challenge};
+use super::Answer;
 
 /// A call that did not do what it was to do.
 pub struct Fault {
     status: StatusCode,
     error: Map<String, Value>,
-    header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Fault {
@@ -17,11 +17,7 @@ impl Fault {
         let mut error = Map::new();
         error.insert("type".into(), kind.into());
         error.insert("message".into(), message.into());
-        Self {
-            status,
-            error,
-            header: None,
-        }
+        Self { status, error }
     }
 
     fn invalid_request(status: StatusCode, message: String) -> Self {
@@ -35,16 +31,12 @@ impl Fault {
 
     pub fn no_key() -> Self {
         let message = "You did not provide an API key. Send it as the user name of HTTP Basic, or as a Bearer token.";
-        let mut fault = Self::invalid_request(StatusCode::UNAUTHORIZED, message.into());
-        fault.header = Some(challenge());
-        fault
+        Self::invalid_request(StatusCode::UNAUTHORIZED, message.into())
     }
 
     /// Never shows the key, not even its end as Stripe does.
     pub fn wrong_key() -> Self {
-        let mut fault = Self::invalid_request(StatusCode::UNAUTHORIZED, "Invalid API Key provided".into());
-        fault.header = Some(challenge());
-        fault
+        Self::invalid_request(StatusCode::UNAUTHORIZED, "Invalid API Key provided".into())
     }
 
     pub fn unrecognized(method: &Method, path: &str) -> Self {
@@ -154,7 +146,9 @@ impl Fault {
 
     pub fn answer(self) -> Answer {
         let mut headers = HeaderMap::new();
-        headers.extend(self.header.map(|(name, value)| (Some(name), value)));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Stripe\""));
+        }
         Answer {
             status: self.status,
             headers,

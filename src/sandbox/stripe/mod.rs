@@ -21,7 +21,7 @@ mod token;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use ::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use ::http::{Method, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -321,8 +321,4 @@ fn random_id(prefix: &str) -> Result<String, Fault> {
         .iter()
         .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]));
     Ok(prefix.chars().chain(letters).collect())
-}
-
-fn challenge() -> (HeaderName, HeaderValue) {
-    (WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Stripe\""))
 }
