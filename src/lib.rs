@@ -71,6 +71,7 @@ pub mod pay;
 pub mod post;
 pub mod reconcile;
 pub mod rpc;
+pub mod stripe;
 
 // What the demo and `bursar sandbox` buy from; shares no payment code with the rest.
 pub mod sandbox;

@@ -66,7 +66,7 @@ interop_packages() {
         cd tests/interop
         stamped node_modules/.installed package.json package-lock.json .npmrc
     ) && return
-    say "installing npm packages in tests/interop (390 MB)"
+    say "installing npm packages in tests/interop (470 MB)"
     if (cd tests/interop && npm ci) >"$log" 2>&1; then
         (cd tests/interop && stamp package.json package-lock.json .npmrc >node_modules/.installed)
     else

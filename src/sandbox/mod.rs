@@ -8,6 +8,7 @@
 //! * `catalog`: articles, prices, challenges. `goods`: what is delivered.
 //! * `verify`: reads and judges a payment. `seller`: the sale as a whole. `identifier`: repeats. `replies`: answers.
 //! * `rpc`, `logs`: the token's chain, for balances and proofs. `tls`: throw-away certificates.
+//! * `stripe`: where shared payment tokens are issued and charged, in memory.
 
 pub mod authorization;
 mod catalog;
@@ -17,6 +18,7 @@ mod logs;
 mod replies;
 mod rpc;
 mod seller;
+pub mod stripe;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -46,6 +48,7 @@ use tracing::debug;
 use crate::clock::{SharedClock, SystemClock};
 use crate::money::Atoms;
 use seller::Seller;
+use stripe::StripeSandbox;
 use token::{Token, TokenError, Transfer};
 
 /// Where all payments go. Nobody holds a key for it; it stays the same over restarts, as a seller's address does.
@@ -77,6 +80,8 @@ pub struct Options {
     pub names: Vec<String>,
     /// The pause between two events of `/v2/stream`.
     pub event_pause: Duration,
+    /// A Stripe to answer under `/v1/` beside the shop.
+    pub stripe: Option<Arc<StripeSandbox>>,
 }
 
 impl Default for Options {
@@ -86,6 +91,7 @@ impl Default for Options {
             funding: Funding::Explicit,
             names: Vec::new(),
             event_pause: Duration::from_millis(200),
+            stripe: None,
         }
     }
 }
@@ -124,6 +130,7 @@ impl Sandbox {
         let doors = Doors {
             acceptor: TlsAcceptor::from(identity.server),
             seller: Arc::new(seller),
+            stripe: options.stripe,
             drain: sandbox.drain.clone(),
             abort: sandbox.abort.clone(),
             connections: sandbox.connections.clone(),
@@ -216,6 +223,7 @@ impl TokenHandle {
 struct Doors {
     acceptor: TlsAcceptor,
     seller: Arc<Seller>,
+    stripe: Option<Arc<StripeSandbox>>,
     drain: CancellationToken,
     abort: CancellationToken,
     connections: TaskTracker,
@@ -266,7 +274,13 @@ impl Doors {
         let io = TokioIo::new(stream);
         let service = service_fn(|request: Request<Incoming>| {
             let seller = self.seller.clone();
-            async move { Ok::<_, std::convert::Infallible>(seller.answer(request).await) }
+            let stripe = self.stripe.clone().filter(|_| stripe::takes(request.uri().path()));
+            async move {
+                Ok::<_, std::convert::Infallible>(match stripe {
+                    Some(stripe) => stripe.respond(request).await,
+                    None => seller.answer(request).await,
+                })
+            }
         });
         // Twice the same, as the two connection types share no trait for a graceful end.
         if h2 {

@@ -1,0 +1,29 @@
+//! The currencies that Stripe knows, from its public list, and the least that a card is charged in some of them (mpp §6.1).
+
+#[rustfmt::skip]
+const KNOWN: [&str; 139] = [
+    "aed", "afn", "all", "amd", "ang", "aoa", "ars", "aud", "awg", "azn", "bam", "bbd", "bdt", "bgn", "bhd", "bif",
+    "bmd", "bnd", "bob", "brl", "bsd", "bwp", "byn", "bzd", "cad", "cdf", "chf", "clp", "cny", "cop", "crc", "cve",
+    "czk", "djf", "dkk", "dop", "dzd", "egp", "etb", "eur", "fjd", "fkp", "gbp", "gel", "gip", "gmd", "gnf", "gtq",
+    "gyd", "hkd", "hnl", "htg", "huf", "idr", "ils", "inr", "isk", "jmd", "jod", "jpy", "kes", "kgs", "khr", "kmf",
+    "krw", "kwd", "kyd", "kzt", "lak", "lbp", "lkr", "lrd", "lsl", "mad", "mdl", "mga", "mkd", "mmk", "mnt", "mop",
+    "mur", "mvr", "mwk", "mxn", "myr", "mzn", "nad", "ngn", "nio", "nok", "npr", "nzd", "omr", "pab", "pen", "pgk",
+    "php", "pkr", "pln", "pyg", "qar", "ron", "rsd", "rub", "rwf", "sar", "sbd", "scr", "sek", "sgd", "shp", "sle",
+    "sos", "srd", "std", "szl", "thb", "tjs", "tnd", "top", "try", "ttd", "twd", "tzs", "uah", "ugx", "usd", "uyu",
+    "uzs", "vnd", "vuv", "wst", "xaf", "xcd", "xof", "xpf", "yer", "zar", "zmw",
+];
+
+/// A payment of less is refused, in minor units.
+const LEAST: [(&str, u64); 4] = [("usd", 50), ("eur", 50), ("gbp", 30), ("jpy", 50)];
+
+/// The currency as it is kept. `None` for one that is not known, or is not in lower case as the types have it.
+pub fn known(text: &str) -> Option<&'static str> {
+    KNOWN.into_iter().find(|known| *known == text)
+}
+
+pub fn least(currency: &str) -> u64 {
+    LEAST
+        .iter()
+        .find_map(|(known, least)| (*known == currency).then_some(*least))
+        .unwrap_or(1)
+}

@@ -1,0 +1,158 @@
+//! How Stripe refuses: a status, and an object with a type, mostly a code and the parameter.
+
+use ::http::header::WWW_AUTHENTICATE;
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use serde_json::{Map, Value, json};
+
+use super::Answer;
+
+/// A call that did not do what it was to do.
+pub struct Fault {
+    status: StatusCode,
+    error: Map<String, Value>,
+}
+
+impl Fault {
+    fn new(status: StatusCode, kind: &str, message: String) -> Self {
+        let mut error = Map::new();
+        error.insert("type".into(), kind.into());
+        error.insert("message".into(), message.into());
+        Self { status, error }
+    }
+
+    fn invalid_request(status: StatusCode, message: String) -> Self {
+        Self::new(status, "invalid_request_error", message)
+    }
+
+    fn with(mut self, member: &str, value: &str) -> Self {
+        self.error.insert(member.into(), value.into());
+        self
+    }
+
+    pub fn no_key() -> Self {
+        let message = "You did not provide an API key. Send it as the user name of HTTP Basic, or as a Bearer token.";
+        Self::invalid_request(StatusCode::UNAUTHORIZED, message.into())
+    }
+
+    /// Never shows the key, not even its end as Stripe does.
+    pub fn wrong_key() -> Self {
+        Self::invalid_request(StatusCode::UNAUTHORIZED, "Invalid API Key provided".into())
+    }
+
+    pub fn unrecognized(method: &Method, path: &str) -> Self {
+        let message = format!("Unrecognized request URL ({method}: {path}).");
+        Self::invalid_request(StatusCode::NOT_FOUND, message)
+    }
+
+    pub fn not_a_form() -> Self {
+        let message = "Invalid request (the content type of a POST is application/x-www-form-urlencoded)";
+        Self::invalid_request(StatusCode::BAD_REQUEST, message.into())
+    }
+
+    pub fn malformed() -> Self {
+        Self::invalid_request(
+            StatusCode::BAD_REQUEST,
+            "Invalid request (the form cannot be read)".into(),
+        )
+    }
+
+    pub fn bad_idempotency_key() -> Self {
+        let message = "An idempotency key has 1 to 255 characters";
+        Self::invalid_request(StatusCode::BAD_REQUEST, message.into())
+    }
+
+    pub fn twice(name: &str) -> Self {
+        Self::invalid_request(StatusCode::BAD_REQUEST, format!("Received twice: {name}")).with("param", name)
+    }
+
+    pub fn not_expandable(name: &str) -> Self {
+        let message = format!("This property cannot be expanded ({name}).");
+        Self::invalid_request(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub fn unknown(name: &str) -> Self {
+        Self::invalid_request(StatusCode::BAD_REQUEST, format!("Received unknown parameter: {name}"))
+            .with("code", "parameter_unknown")
+            .with("param", name)
+    }
+
+    pub fn missing(name: &str) -> Self {
+        Self::invalid_request(StatusCode::BAD_REQUEST, format!("Missing required param: {name}."))
+            .with("code", "parameter_missing")
+            .with("param", name)
+    }
+
+    /// A value that its parameter cannot have.
+    pub fn invalid(name: &str, code: &str, message: &str) -> Self {
+        Self::invalid_request(StatusCode::BAD_REQUEST, format!("{message} ({name})"))
+            .with("code", code)
+            .with("param", name)
+    }
+
+    /// Something that a parameter names and that is not there.
+    pub fn no_such(name: &str, what: &str, id: &str) -> Self {
+        Self::invalid(name, "resource_missing", &format!("No such {what}: '{id}'"))
+    }
+
+    /// Something that the URL names and that is not there.
+    pub fn not_found(what: &str, id: &str) -> Self {
+        Self::invalid_request(StatusCode::NOT_FOUND, format!("No such {what}: '{id}'"))
+            .with("code", "resource_missing")
+            .with("param", "id")
+    }
+
+    /// A call that the object's state does not allow.
+    pub fn state(code: &str, message: &str) -> Self {
+        Self::invalid_request(StatusCode::BAD_REQUEST, message.into()).with("code", code)
+    }
+
+    pub fn declined() -> Self {
+        Self::new(
+            StatusCode::PAYMENT_REQUIRED,
+            "card_error",
+            "Your card was declined.".into(),
+        )
+        .with("code", "card_declined")
+        .with("decline_code", "generic_decline")
+    }
+
+    /// As [`Self::declined`]; Stripe puts the failed intent into the error.
+    pub fn declined_with(intent: Value) -> Self {
+        let mut fault = Self::declined();
+        fault.error.insert("payment_intent".into(), intent);
+        fault
+    }
+
+    pub fn idempotency(key: &str) -> Self {
+        let message = format!(
+            "Keys for idempotent requests can only be used with the same parameters they were first used with ('{key}')."
+        );
+        Self::new(StatusCode::BAD_REQUEST, "idempotency_error", message)
+    }
+
+    pub fn ours() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "api_error",
+            "The sandbox has a fault.".into(),
+        )
+    }
+
+    /// Stripe remembers an answer under its key once the call has begun; a request that it did not accept may be
+    /// corrected and sent again.
+    pub fn is_remembered(&self) -> bool {
+        self.status == StatusCode::PAYMENT_REQUIRED
+    }
+
+    pub fn answer(self) -> Answer {
+        let mut headers = HeaderMap::new();
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Stripe\""));
+        }
+        Answer {
+            status: self.status,
+            headers,
+            json: json!({ "error": self.error }),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What was answered under a key, for 24 hours.
+
+use std::collections::HashMap;
+
+use ::http::HeaderValue;
+
+use super::form::Form;
+use super::{AccountId, Answer};
+
+/// In seconds.
+const REMEMBERED: u64 = 24 * 3600;
+
+#[derive(Default)]
+pub struct Memory(HashMap<(AccountId, String), Answered>);
+
+struct Answered {
+    path: String,
+    form: Form,
+    at: u64,
+    answer: Answer,
+}
+
+pub enum Recall {
+    New,
+    /// Asked before in the same words.
+    Same(Answer),
+    /// The key stands for another request.
+    Other,
+}
+
+impl Memory {
+    pub fn recall(&mut self, account: AccountId, key: &str, path: &str, form: &Form, now: u64) -> Recall {
+        self.0
+            .retain(|_, answered| now < answered.at.saturating_add(REMEMBERED));
+        match self.0.get(&(account, key.to_owned())) {
+            None => Recall::New,
+            Some(answered) if answered.path == path && answered.form.is_same(form) => {
+                let mut answer = answered.answer.clone();
+                let replayed = HeaderValue::from_static("true");
+                answer.headers.insert("idempotent-replayed", replayed);
+                Recall::Same(answer)
+            }
+            Some(_) => Recall::Other,
+        }
+    }
+
+    pub fn keep(&mut self, account: AccountId, key: String, path: &str, form: Form, now: u64, answer: Answer) {
+        let answered = Answered {
+            path: path.to_owned(),
+            form,
+            at: now,
+            answer,
+        };
+        self.0.insert((account, key), answered);
+    }
+}

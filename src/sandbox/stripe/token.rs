@@ -1,0 +1,278 @@
+//! One token: for one seller, once, up to an amount, until a moment.
+
+use serde_json::{Map, Value, json};
+
+use super::AccountId;
+
+/// What a token is made with.
+pub struct Terms {
+    /// `None` for one that the test helper made.
+    pub issuer: Option<AccountId>,
+    pub grantee: AccountId,
+    pub seller_profile: Option<String>,
+    pub external_id: Option<String>,
+    pub card: Card,
+    pub currency: &'static str,
+    pub max_amount: u64,
+    pub expires_at: Option<u64>,
+    pub return_url: Option<String>,
+    pub setup_future_usage: Option<&'static str>,
+    pub shared_metadata: Map<String, Value>,
+    pub use_stripe_sdk: Option<bool>,
+}
+
+/// Stripe's test payment methods, each with a fate of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Card {
+    /// `pm_card_visa`: always good.
+    Visa,
+    /// `pm_card_authenticationRequired`: its holder has to confirm first.
+    AuthenticationRequired,
+    /// `pm_card_chargeDeclined`: no token.
+    ChargeDeclined,
+    /// `pm_card_chargeCustomerFail`: a token, and then no charge.
+    ChargeCustomerFail,
+}
+
+pub struct Token {
+    id: String,
+    terms: Terms,
+    created: u64,
+    standing: Standing,
+    captured: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Active,
+    RequiresAction,
+    Deactivated { reason: Reason, at: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Consumed,
+    Expired,
+    Revoked,
+}
+
+/// Why a token was not charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoCharge {
+    RequiresAction,
+    Deactivated(Reason),
+    Currency,
+    Amount,
+    Card,
+}
+
+/// What a revocation has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    Now,
+    /// It could not be charged any more.
+    Before,
+    /// It was charged, so there is nothing to take back.
+    TooLate,
+}
+
+impl Card {
+    pub fn named(payment_method: &str) -> Option<Self> {
+        [
+            Self::Visa,
+            Self::AuthenticationRequired,
+            Self::ChargeDeclined,
+            Self::ChargeCustomerFail,
+        ]
+        .into_iter()
+        .find(|card| card.name() == payment_method)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Visa => "pm_card_visa",
+            Self::AuthenticationRequired => "pm_card_authenticationRequired",
+            Self::ChargeDeclined => "pm_card_chargeDeclined",
+            Self::ChargeCustomerFail => "pm_card_chargeCustomerFail",
+        }
+    }
+}
+
+impl Reason {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Consumed => "consumed",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+impl Token {
+    pub fn new(id: String, terms: Terms, now: u64) -> Self {
+        let standing = match terms.card {
+            Card::AuthenticationRequired => Standing::RequiresAction,
+            _ => Standing::Active,
+        };
+        Self {
+            id,
+            terms,
+            created: now,
+            standing,
+            captured: 0,
+        }
+    }
+
+    pub fn is_issued_by(&self, account: AccountId) -> bool {
+        self.terms.issuer == Some(account)
+    }
+
+    pub fn is_granted_to(&self, account: AccountId) -> bool {
+        self.terms.grantee == account
+    }
+
+    /// A token knows the time only when it is looked at.
+    pub fn see(&mut self, now: u64) {
+        if let Some(at) = self.terms.expires_at.filter(|at| *at <= now)
+            && !matches!(self.standing, Standing::Deactivated { .. })
+        {
+            let reason = Reason::Expired;
+            self.standing = Standing::Deactivated { reason, at };
+        }
+    }
+
+    pub fn authenticate(&mut self) -> bool {
+        let waits = self.standing == Standing::RequiresAction;
+        if waits {
+            self.standing = Standing::Active;
+        }
+        waits
+    }
+
+    pub fn revoke(&mut self, now: u64) -> Revoked {
+        self.see(now);
+        match self.standing {
+            Standing::Active | Standing::RequiresAction => {
+                let reason = Reason::Revoked;
+                self.standing = Standing::Deactivated { reason, at: now };
+                Revoked::Now
+            }
+            Standing::Deactivated {
+                reason: Reason::Consumed,
+                ..
+            } => Revoked::TooLate,
+            Standing::Deactivated { .. } => Revoked::Before,
+        }
+    }
+
+    /// Takes `amount`, whole and once: what is left of the maximum is gone with it.
+    pub fn charge(&mut self, amount: u64, currency: &str, now: u64) -> Result<(), NoCharge> {
+        self.see(now);
+        match self.standing {
+            Standing::RequiresAction => return Err(NoCharge::RequiresAction),
+            Standing::Deactivated { reason, .. } => return Err(NoCharge::Deactivated(reason)),
+            Standing::Active => {}
+        }
+        if currency != self.terms.currency {
+            return Err(NoCharge::Currency);
+        }
+        if amount > self.terms.max_amount {
+            return Err(NoCharge::Amount);
+        }
+        if self.terms.card == Card::ChargeCustomerFail {
+            return Err(NoCharge::Card);
+        }
+        let reason = Reason::Consumed;
+        self.standing = Standing::Deactivated { reason, at: now };
+        self.captured = amount;
+        Ok(())
+    }
+
+    /// As its issuer sees it.
+    pub fn issued_json(&self) -> Value {
+        let terms = &self.terms;
+        let status = match self.standing {
+            Standing::Active => "active",
+            Standing::RequiresAction => "requires_action",
+            Standing::Deactivated { .. } => "deactivated",
+        };
+        json!({
+            "id": self.id,
+            "object": "shared_payment.issued_token",
+            "created": self.created,
+            "deactivated_at": self.deactivated().map(|(_, at)| at),
+            "deactivated_reason": self.deactivated().map(|(reason, _)| reason.word()),
+            "livemode": false,
+            "next_action": self.next_action(),
+            "payment_method": terms.card.name(),
+            "return_url": terms.return_url,
+            "risk_details": null,
+            "seller_details": terms.seller_profile.as_ref().map(|profile| json!({
+                "external_id": terms.external_id.clone().unwrap_or_default(),
+                "network_business_profile": profile,
+            })),
+            "setup_future_usage": terms.setup_future_usage,
+            "shared_metadata": terms.shared_metadata,
+            "status": status,
+            "usage_details": self.usage_details(),
+            "usage_limits": self.usage_limits(),
+            "use_stripe_sdk": terms.use_stripe_sdk,
+        })
+    }
+
+    /// As the one who may charge it sees it. It has no status.
+    pub fn granted_json(&self) -> Value {
+        json!({
+            "id": self.id,
+            "object": "shared_payment.granted_token",
+            "agent_details": null,
+            "created": self.created,
+            "deactivated_at": self.deactivated().map(|(_, at)| at),
+            "deactivated_reason": self.deactivated().map(|(reason, _)| reason.word()),
+            "livemode": false,
+            "payment_method_details": null,
+            "risk_details": null,
+            "shared_metadata": self.terms.shared_metadata,
+            "usage_details": self.usage_details(),
+            "usage_limits": self.usage_limits(),
+        })
+    }
+
+    fn deactivated(&self) -> Option<(Reason, u64)> {
+        match self.standing {
+            Standing::Deactivated { reason, at } => Some((reason, at)),
+            Standing::Active | Standing::RequiresAction => None,
+        }
+    }
+
+    fn next_action(&self) -> Value {
+        match (self.standing, self.terms.use_stripe_sdk) {
+            (Standing::RequiresAction, Some(true)) => json!({
+                "type": "use_stripe_sdk",
+                "redirect_to_url": null,
+                "use_stripe_sdk": { "value": "c2FuZGJveA==" },
+            }),
+            (Standing::RequiresAction, _) => json!({
+                "type": "redirect_to_url",
+                "redirect_to_url": {
+                    "return_url": self.terms.return_url.clone().unwrap_or_default(),
+                    "url": "https://hooks.stripe.com/redirect/authenticate/sandbox",
+                },
+                "use_stripe_sdk": null,
+            }),
+            _ => Value::Null,
+        }
+    }
+
+    fn usage_details(&self) -> Value {
+        json!({ "amount_captured": { "currency": self.terms.currency, "value": self.captured } })
+    }
+
+    fn usage_limits(&self) -> Value {
+        json!({
+            "currency": self.terms.currency,
+            "expires_at": self.terms.expires_at,
+            "max_amount": self.terms.max_amount,
+        })
+    }
+}
