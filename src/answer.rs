@@ -36,6 +36,8 @@ pub enum Code {
     WalletInsufficient,
     StoreUnavailable,
     SigningFailed,
+    PaymentDeclined,
+    TokenUnavailable,
     AnswerLost,
     AnswerLate,
     PaymentInDoubt,
@@ -46,7 +48,7 @@ pub enum Code {
 }
 
 impl Code {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::BadRequest,
         Self::ProxyAuthentication,
         Self::Loop,
@@ -61,6 +63,8 @@ impl Code {
         Self::WalletInsufficient,
         Self::StoreUnavailable,
         Self::SigningFailed,
+        Self::PaymentDeclined,
+        Self::TokenUnavailable,
         Self::AnswerLost,
         Self::AnswerLate,
         Self::PaymentInDoubt,
@@ -169,6 +173,18 @@ impl Code {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "proxy_internal_error",
                 "The payment could not be signed, so nothing was paid",
+            ),
+            Self::PaymentDeclined => (
+                "payment-declined",
+                StatusCode::FORBIDDEN,
+                DENIED,
+                "The payment was declined, so nothing was paid",
+            ),
+            Self::TokenUnavailable => (
+                "token-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "proxy_internal_error",
+                "Stripe issued no token, so nothing was paid",
             ),
             Self::AnswerLost => (
                 "answer-lost",

@@ -122,6 +122,10 @@ impl Home {
         self.private().join("credentials")
     }
     /// How far the chains have been searched for money that left the wallet without us. Can be lost.
+    pub fn tokens(&self) -> PathBuf {
+        self.private().join("tokens")
+    }
+
     pub fn reconciled(&self) -> PathBuf {
         self.private().join("reconciled.json")
     }

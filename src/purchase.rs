@@ -18,16 +18,17 @@ use crate::doubts::{Fingerprint, Target};
 use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::money::MicroUsd;
-use crate::pay::Permission;
+use crate::pay::{Left, PayError, Permission};
 use crate::policy::Refusal;
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
 use crate::repeat::keyed::already_paid;
 use crate::serve;
+use crate::stripe::Fault;
 use crate::upstream::{Lane, stream};
 
-/// An agent that asks again by itself after our store failed should not do so at once.
+/// An agent that asks again by itself after our store or Stripe failed should not do so at once.
 const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Buys. `unpaid` is the 402, whose body is read to the end if it is short, so that its connection can carry the replay.
@@ -134,8 +135,8 @@ impl Purchase {
         }
         let (field, credential) = match self.pay(&reservation, &permission).await {
             Ok(signed) => signed,
-            Err(problem) => {
-                self.never_signed(reservation).await;
+            Err(error) => {
+                let problem = self.not_paid(reservation, &error).await;
                 return drop(agent.send(Err(problem)));
             }
         };
@@ -317,13 +318,58 @@ impl Purchase {
         &self,
         reservation: &Reservation,
         permission: &Permission,
-    ) -> Result<(HeaderName, Credential), Problem> {
+    ) -> Result<(HeaderName, Credential), PayError> {
         let echo = &self.intent.offer.echo;
-        let paid = self.proxy.payers.pay(reservation, echo, permission).await;
-        paid.map_err(|error| {
+        self.proxy.payers.pay(reservation, echo, permission).await
+    }
+
+    /// There is no credential. What may be left of it stays counted.
+    async fn not_paid(&self, reservation: Reservation, error: &PayError) -> Problem {
+        let rid = reservation.rid();
+        let PayError::NotIssued(not_issued) = error else {
+            self.never_signed(reservation).await;
             let detail = format!("The payment could not be signed: {error}. Nothing was paid.");
-            Problem::new(Code::SigningFailed, detail)
-        })
+            return Problem::new(Code::SigningFailed, detail);
+        };
+        let (why, by) = (not_issued.why, By::Stripe);
+        let outcome = match not_issued.left {
+            Left::Nothing => Outcome::Expired { by, why },
+            Left::Perhaps => Outcome::Unknown { why, tx: None },
+        };
+        tracing::warn!(payment = %rid, agent = %self.lane.agent(), why, %error, "no token, so no payment");
+        if let Err(error) = self.proxy.ledger.finish(rid, outcome).await {
+            tracing::error!(payment = %rid, %error, "outcome not recorded; the payment stays counted");
+        }
+        let (code, retryable, way_out) = match not_issued.fault {
+            Fault::Card => (
+                Code::PaymentDeclined,
+                false,
+                "The operator must look after the payment method under [stripe].",
+            ),
+            Fault::Offer => (
+                Code::PaymentDeclined,
+                false,
+                "The merchant asks for what Stripe does not do; trying again will not help.",
+            ),
+            Fault::Setup => (
+                Code::TokenUnavailable,
+                false,
+                "The operator must look after [stripe] in bursar.toml.",
+            ),
+            Fault::Stripe | Fault::Network => (Code::TokenUnavailable, true, "Trying again later may help."),
+        };
+        let counted = match not_issued.left {
+            Left::Nothing => "",
+            Left::Perhaps => {
+                " A token may exist, which the merchant was not given; it counts until it has been taken back."
+            }
+        };
+        let detail = format!("No payment could be made through Stripe: {error}. Nothing was paid.{counted} {way_out}");
+        let problem = Problem::new(code, detail).payment(rid).retryable(retryable);
+        match retryable {
+            true => problem.retry_after(STORE_RETRY),
+            false => problem,
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
-use crate::pay::{Payers, Permissions, Wallet};
+use crate::pay::{Issuer, Payers, Permissions, Wallet};
 use crate::proxy::{self, Proxy};
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
 use crate::rules::{Look, Rules};
@@ -41,7 +41,7 @@ use crate::tls::upstream::TrustError;
 use crate::upstream::Upstreams;
 use crate::via::Via;
 use parts::tls_acceptor;
-pub use parts::{OpenWalletError, nodes, open_wallet, trust, upstream_tls};
+pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
 const BACKLOG: u32 = 1024;
@@ -60,6 +60,8 @@ pub enum StartError {
     Tls(#[from] TrustError),
     #[error("[wallet.evm]: {0}")]
     Wallet(#[from] OpenWalletError),
+    #[error("[stripe]: {0}")]
+    Stripe(#[from] OpenIssuerError),
     #[error("[alerts]: {0}")]
     Alerts(SecretError),
     #[error("the TLS listener: {0}")]
@@ -127,6 +129,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     warn_of_end(&authority, &clock);
     let wallet = wallet(&config, home)?;
     let tls = Arc::new(upstream_tls(&config)?);
+    let issuer = open_issuer(&config, home, &tls)?;
     let acceptor = tls_acceptor(&config)?;
     let ways = alerts::ways(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
     let (alerts, raised) = Alerts::new(clock.clone());
@@ -171,10 +174,15 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         Vec::new()
     });
     let keys = Keys::new(held, clock.clone());
+    if let Some(issuer) = &issuer {
+        forget_tokens(issuer, &*ledger).await;
+    }
     let reconciler = Arc::new(Reconciler {
         ledger: ledger.clone(),
         home: home.clone(),
         nodes: nodes(&config),
+        issuer: issuer.clone(),
+        settle_wait: config.timeouts.settle_wait,
         tls: tls.clone(),
         clock: clock.clone(),
         doubts: Some(doubts.clone()),
@@ -199,7 +207,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         keys,
         ledger,
         reconciler,
-        payers: Payers { wallet },
+        payers: Payers { wallet, issuer },
         permissions: Permissions::default(),
         balances,
         alerts,
@@ -411,6 +419,20 @@ fn notices(alerts: &Alerts) -> Notices {
             Notice::Outflow(outflow) => Alert::Outflow(outflow),
         });
     })
+}
+
+/// Tokens of payments about which nothing is to be asked any more.
+async fn forget_tokens(issuer: &Issuer, ledger: &dyn Ledger) {
+    let Ok(unconfirmed) = ledger.unconfirmed().await else {
+        return;
+    };
+    for rid in issuer.tokens().all() {
+        match ledger.get(rid).await {
+            Ok(Some(payment)) if !payment.state.is_final() || unconfirmed.contains(&rid) => {}
+            Ok(_) => issuer.tokens().forget(rid),
+            Err(error) => tracing::warn!(payment = %rid, %error, "its token is kept"),
+        }
+    }
 }
 
 /// What an earlier run left in doubt, as far as the books still hold it open or paid.

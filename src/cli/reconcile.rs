@@ -22,7 +22,7 @@ use crate::ledger::{Embedded, Ledger, OpenError, Options, State};
 use crate::pay::Wallet;
 use crate::reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
 use crate::reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
-use crate::serve::{nodes, open_wallet, upstream_tls};
+use crate::serve::{nodes, open_issuer, open_wallet, upstream_tls};
 
 /// After that it seems to hang.
 const SOON: Duration = Duration::from_secs(2);
@@ -93,7 +93,7 @@ async fn online(home: &Home, question: &Question) -> Result<Result<Report, Unabl
 /// No server runs: takes the directory's lock and records by itself (Ruling 57).
 async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unable>, Failure> {
     let config = Config::load(home.root())?;
-    let tls = upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
+    let tls = Arc::new(upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?);
     let clock: SharedClock = Arc::new(SystemClock);
     let ledger = Embedded::open(home.root(), Options::new(clock.clone())).map_err(|error| match error {
         OpenError::InUse(_) => Failure::unavailable(error.to_string()),
@@ -103,7 +103,10 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
         ledger: Arc::new(ledger.clone()),
         home: home.clone(),
         nodes: nodes(&config),
-        tls: Arc::new(tls),
+        // As the wallet's, its key may be out of reach here.
+        issuer: open_issuer(&config, home, &tls).ok().flatten(),
+        settle_wait: config.timeouts.settle_wait,
+        tls,
         clock,
         doubts: None,
         // Its key may be out of reach here. Whatever has signed is in the books.

@@ -24,6 +24,7 @@ use super::secret::SecretSource;
 use super::section::Section;
 use crate::assets::Network;
 use crate::host::Host;
+use crate::stripe::{PaymentMethod, Settings};
 pub use shared::{Place, SharedStore, Sslmode};
 
 /// bursar.toml, resolved.
@@ -35,6 +36,7 @@ pub struct Config {
     /// The payable networks with the RPC servers that prove what happened there; without servers there are no proofs
     /// (Ruling 21).
     pub networks: BTreeMap<Network, Vec<RpcUrl>>,
+    pub stripe: Option<Stripe>,
     pub approval: ApprovalBackend,
     pub store: Store,
     pub alerts: Alerts,
@@ -88,6 +90,16 @@ pub enum WalletKey {
     Hex(SecretSource),
     /// Web3 secret storage, version 3.
     Keystore { path: PathBuf, password: SecretSource },
+}
+
+/// `[stripe]`: the account that issues shared payment tokens.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stripe {
+    pub key: SecretSource,
+    pub payment_method: PaymentMethod,
+    /// A key that moves money is used only where the file says so.
+    pub live: bool,
+    pub settings: Settings,
 }
 
 /// An http or https URL. Providers put their keys into its path, so only its host is ever shown.

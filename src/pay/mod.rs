@@ -3,6 +3,8 @@
 //! Keys are reached through this module alone, with numbers that come from the ledger's record and never from the wire
 //! (threats 1.11). Each rail knows one kind of message.
 
+use std::sync::Arc;
+
 use alloy_primitives::Address;
 use http::HeaderName;
 use thiserror::Error;
@@ -17,6 +19,7 @@ use crate::ledger::Reservation;
 use tempo::{FeeTerms, TempoTransfer};
 
 pub mod evm;
+mod issuer;
 mod keystore;
 mod permission;
 mod permit2;
@@ -25,6 +28,7 @@ mod tempo;
 mod vectors;
 
 pub use evm::{Wallet, WalletError};
+pub use issuer::{Issuer, Left, NotIssued, Standing, Tokens};
 pub use keystore::KeystoreError;
 pub use permission::{Permission, Permissions};
 
@@ -33,13 +37,17 @@ pub use permission::{Permission, Permissions};
 pub struct Payers {
     /// On EVM networks.
     pub wallet: Option<Wallet>,
+    /// Through Stripe.
+    pub issuer: Option<Arc<Issuer>>,
 }
 
 /// Why no credential was made although the money was set aside for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PayError {
     #[error("there is no wallet key")]
     NoWallet,
+    #[error("there is no [stripe] in bursar.toml")]
+    NoStripe,
     /// The record was made for another wallet, for instance before the key was changed.
     #[error("the payment was recorded for another wallet than the one now configured")]
     OtherWallet,
@@ -50,11 +58,23 @@ pub enum PayError {
     Incomplete,
     #[error("the payment header could not be made: {0}")]
     Credential(#[from] Why),
+    #[error(transparent)]
+    NotIssued(#[from] NotIssued),
+}
+
+impl PayError {
+    /// Whether anything that could be cashed may exist now.
+    pub fn left(&self) -> Left {
+        match self {
+            Self::NotIssued(not_issued) => not_issued.left,
+            _ => Left::Nothing,
+        }
+    }
 }
 
 impl Payers {
     pub fn is_empty(&self) -> bool {
-        self.wallet.is_none()
+        self.wallet.is_none() && self.issuer.is_none()
     }
 
     /// The wallet's address.
@@ -64,14 +84,14 @@ impl Payers {
 
     /// Whether Stripe's key moves money.
     pub fn stripe_mode(&self) -> Option<Mode> {
-        None
+        self.issuer.as_ref().map(|issuer| issuer.mode())
     }
 
     /// What a payment with `asset` comes from.
     pub fn account(&self, asset: Asset) -> Option<Account> {
         match asset {
             Asset::Token(_) => self.address().map(Account::Address),
-            Asset::Fiat(..) => None,
+            Asset::Fiat(..) => self.issuer.as_ref().and_then(|issuer| issuer.account()),
         }
     }
 
@@ -91,7 +111,7 @@ impl Payers {
             Rail::X402 | Rail::MppEvm => self.authorize(reservation, echo),
             Rail::X402Permit2 | Rail::X402UpTo => self.permit(reservation, echo, permission),
             Rail::MppTempo => self.transfer(reservation, echo),
-            Rail::MppStripe => Err(PayError::Incomplete),
+            Rail::MppStripe => self.issue(reservation, echo).await,
         }
     }
 
@@ -181,6 +201,13 @@ impl Payers {
             network: signer.token.network(),
             signed: &signed,
         };
+        Ok(credential(echo, &payload, None)?)
+    }
+
+    async fn issue(&self, reservation: &Reservation, echo: &Echo) -> Result<(HeaderName, Credential), PayError> {
+        let issuer = self.issuer.as_ref().ok_or(PayError::NoStripe)?;
+        let token = issuer.issue(reservation).await?;
+        let payload = Payload::SharedPaymentToken(token.expose());
         Ok(credential(echo, &payload, None)?)
     }
 

@@ -36,7 +36,7 @@ impl Keeper {
     /// never prevents a start. `spawn` makes a task of it that the server waits for at its end.
     pub async fn start(self, spawn: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>)) {
         self.say_what_is_not_asked();
-        if self.reconciler.networks().next().is_none() {
+        if self.reconciler.networks().next().is_none() && self.reconciler.issuer.is_none() {
             return;
         }
         let (done, first) = oneshot::channel();
@@ -129,7 +129,10 @@ impl Keeper {
     }
 
     fn can_be_asked(&self, payment: &Payment) -> bool {
-        Facts::of(payment).is_some_and(|facts| self.reconciler.has_nodes(facts.network))
+        match Facts::of(payment) {
+            Some(facts) => self.reconciler.has_nodes(facts.network),
+            None => self.reconciler.can_ask_stripe(payment),
+        }
     }
 
     async fn transfers(&self) {

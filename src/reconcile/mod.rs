@@ -15,6 +15,7 @@ pub mod keeper;
 pub mod outflow;
 pub mod pass;
 pub mod report;
+mod stripe;
 pub mod testimony;
 pub mod verdict;
 mod wallet;

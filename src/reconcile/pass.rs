@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
 use jiff::Timestamp;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::evidence::Finality;
 use super::report::{Finding, PaymentLine};
+use super::stripe::is_stripe;
 use super::testimony::Facts;
 use super::verdict::{Dispute, Named, Verdict, verdict};
 use crate::assets::Network;
@@ -20,6 +22,7 @@ use crate::clock::SharedClock;
 use crate::doubts::{Doubts, Withdrawal, Withdrawn};
 use crate::home::Home;
 use crate::ledger::{self, By, Ledger, LedgerError, Outcome, Payment, Rid, State};
+use crate::pay::Issuer;
 use crate::rpc::Node;
 use crate::tls::upstream::UpstreamTls;
 
@@ -32,6 +35,10 @@ pub struct Reconciler {
     pub home: Home,
     /// As bursar.toml names them; a network may have none.
     pub nodes: BTreeMap<Network, Vec<Node>>,
+    /// The account at Stripe.
+    pub issuer: Option<Arc<Issuer>>,
+    /// So long a seller has to charge a token before it is taken back (Ruling 14).
+    pub settle_wait: Duration,
     pub tls: Arc<UpstreamTls>,
     pub clock: SharedClock,
     /// Of a running server: what repeats are told.
@@ -127,6 +134,9 @@ impl Reconciler {
             State::Held | State::Released => return line(Finding::Confirmed).why("nothing was signed"),
             State::Armed => return line(Finding::Pending).why("it is under way and ends by itself; ask again then"),
             State::Unknown | State::Settled | State::Expired => {}
+        }
+        if is_stripe(payment) {
+            return self.stripe_payment(payment).await;
         }
         let Some(facts) = Facts::of(payment) else {
             return match payment.arm {
@@ -282,11 +292,16 @@ impl Reconciler {
 
     /// What is counted stays counted.
     async fn disputed(&self, payment: &Payment, why: &Dispute) -> PaymentLine {
-        let (rid, text) = (payment.rid(), why.to_string());
         let tx = match why {
             Dispute::NeverCashed => None,
             Dispute::Cancelled { tx } | Dispute::OtherTransfer { tx, .. } => Some(tx.to_string()),
         };
+        self.contradicted(payment, &why.to_string(), tx).await
+    }
+
+    /// What is counted stays counted, whoever contradicts the books.
+    pub(super) async fn contradicted(&self, payment: &Payment, text: &str, tx: Option<String>) -> PaymentLine {
+        let (rid, text) = (payment.rid(), text.to_owned());
         let mut line = PaymentLine::of(payment, Finding::Disputed).why(&text);
         line.tx = tx.clone().or(line.tx);
         if payment.disputed.is_some() {
@@ -297,7 +312,7 @@ impl Reconciler {
             Ok(()) => {
                 tracing::error!(
                     payment = %rid, merchant = payment.reserved.host, why = text,
-                    "the chain contradicts the books; the payment stays counted"
+                    "the books are contradicted; the payment stays counted"
                 );
                 (self.notices)(Notice::Disputed { rid, why: text });
                 line
@@ -318,7 +333,7 @@ impl Reconciler {
 }
 
 /// The chain has spoken, the books have not heard it: the payment stays as it was.
-fn not_recorded(payment: &Payment, error: &LedgerError) -> PaymentLine {
+pub(super) fn not_recorded(payment: &Payment, error: &LedgerError) -> PaymentLine {
     let rid = payment.rid();
     let why = match error {
         LedgerError::NotOpen(_) | LedgerError::Unlawful { .. } => "it was closed in the meantime".to_owned(),

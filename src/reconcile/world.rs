@@ -81,6 +81,8 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
     let reconciler = Reconciler {
         ledger: ledger(clock.clone(), dir.path()),
         home,
+        issuer: None,
+        settle_wait: std::time::Duration::from_secs(30),
         nodes: [(NETWORK, vec![fake.node()])].into(),
         tls: Arc::new(tls()),
         clock: clock.clone(),

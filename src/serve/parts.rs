@@ -1,17 +1,19 @@
 //! What bursar.toml names, opened: the wallet, roots of trust, nodes, the listener's certificate.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
-use crate::assets::Network;
+use crate::assets::{Mode, Network};
 use crate::config::operator::{RpcUrl, WalletKey};
 use crate::config::{Config, SecretError};
 use crate::home::{self, Home, HomeError};
-use crate::pay::{Wallet, WalletError};
+use crate::pay::{Issuer, Tokens, Wallet, WalletError};
 use crate::rpc::Node;
+use crate::stripe::{KeyError, SecretKey, Stripe};
 use crate::tls::leaf::{ListenerTlsError, listener_config};
 use crate::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
 
@@ -45,6 +47,39 @@ pub enum OpenWalletError {
     File(#[from] HomeError),
     #[error("{source_name}: {error}")]
     Key { source_name: String, error: WalletError },
+}
+
+/// The account at Stripe, if bursar.toml names one.
+pub fn open_issuer(
+    config: &Config,
+    home: &Home,
+    tls: &Arc<UpstreamTls>,
+) -> Result<Option<Arc<Issuer>>, OpenIssuerError> {
+    let Some(stripe) = &config.stripe else {
+        return Ok(None);
+    };
+    let key = stripe.key.read(home.root())?;
+    let key = SecretKey::parse(key.expose_secret())?;
+    if key.mode() == Mode::Live && !stripe.live {
+        return Err(OpenIssuerError::Live);
+    }
+    let service = Stripe::new(key, stripe.settings.clone(), tls.clone())?;
+    let tokens = Tokens::open(home.tokens())?;
+    let issuer = Issuer::new(service, stripe.payment_method.clone(), tokens);
+    Ok(Some(Arc::new(issuer)))
+}
+
+/// Why Stripe cannot be used; says nothing of the key itself.
+#[derive(Debug, Error)]
+pub enum OpenIssuerError {
+    #[error(transparent)]
+    Source(#[from] SecretError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    File(#[from] HomeError),
+    #[error("the key is a live one, which moves money; write live = true under [stripe] if that is meant")]
+    Live,
 }
 
 /// Whose certificates sellers may have.

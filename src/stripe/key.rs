@@ -6,18 +6,12 @@ use http::HeaderValue;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+pub use crate::assets::Mode;
+
 /// A secret or restricted key of a Stripe account. No `Debug`, no `Display`; wiped when it goes.
 pub struct SecretKey {
     text: Zeroizing<String>,
     mode: Mode,
-}
-
-/// Whose money a key moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Nobody's.
-    Test,
-    Live,
 }
 
 /// Why a text is no secret key. Never quotes it.

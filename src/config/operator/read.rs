@@ -10,13 +10,14 @@ use ipnet::IpNet;
 
 use super::{
     AgentPayments, ApprovalBackend, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store,
-    Timeouts, Upstream, WalletKey,
+    Stripe, Timeouts, Upstream, WalletKey,
 };
 use crate::assets::{self, Network, Token};
 use crate::config::alerts;
 use crate::config::secret::SecretSource;
 use crate::config::section::{Entry, Hints, Section};
 use crate::policy::named_host;
+use crate::stripe::{ApiBase, ApiVersion, Endpoint, PaymentMethod, Settings};
 
 pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
     let config = Config {
@@ -26,6 +27,7 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
             .take("wallet")
             .and_then(|e| wallet(e.holding_secrets().section()?, dir)),
         networks: top.section("networks").map(networks).unwrap_or_default(),
+        stripe: top.take("stripe").and_then(|e| stripe(&e.holding_secrets())),
         approval: top.section("approval").map(approval).unwrap_or_default(),
         // The URL of a database holds its password.
         store: top
@@ -210,6 +212,81 @@ fn secret(entry: &Entry<'_>, text: &str, forms: &str) -> Option<SecretSource> {
     })
 }
 
+fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
+    let mut section = entry.section()?;
+    let [key, method, base, version, endpoint, live] =
+        ["key", "payment_method", "api_base", "api_version", "endpoint", "live"].map(|name| section.take(name));
+    section.close(&[
+        (
+            "secret_key",
+            "The key is `key`, and its value says where the secret is: key = \"env:NAME\".",
+        ),
+        ("api_url", "The key is `api_base`."),
+    ]);
+    let (Some(key), Some(method)) = (key, method) else {
+        return entry.reject_key(
+            "[stripe] needs `key` and `payment_method`".to_owned(),
+            "Write key = \"env:STRIPE_SECRET_KEY\" and payment_method = \"pm_…\".".to_owned(),
+        );
+    };
+    let key = secret(&key, key.text()?, "\"env:NAME\" or \"file:PATH\"");
+    let payment_method = PaymentMethod::parse(method.text()?).map_or_else(
+        // The value is not shown: a key may stand in it.
+        |why| {
+            method.reject(
+                format!("stripe.payment_method: {why}"),
+                "Write the id of a saved payment method.".to_owned(),
+            )
+        },
+        Some,
+    );
+    let default = Settings::default();
+    let base = base.map_or(Some(default.base), |entry| {
+        let text = entry.text()?;
+        ApiBase::parse(text).map_or_else(
+            |why| {
+                entry.reject(
+                    format!("stripe.api_base: {why}"),
+                    "Leave it out for Stripe itself.".to_owned(),
+                )
+            },
+            Some,
+        )
+    });
+    let version = version.map_or(Some(default.version), |entry| {
+        let text = entry.text()?;
+        ApiVersion::parse(text).map_or_else(
+            |why| {
+                entry.reject(
+                    format!("stripe.api_version: {why}"),
+                    "Leave it out for the one that is tested.".to_owned(),
+                )
+            },
+            Some,
+        )
+    });
+    let endpoint = endpoint.map_or(Some(default.endpoint), |entry| {
+        let text = entry.text()?;
+        Endpoint::parse(text).or_else(|| {
+            entry.reject(
+                format!("stripe.endpoint: \"{text}\" is no way to make a token"),
+                "Write \"issued\", or \"test_helper\" with a test key.".to_owned(),
+            )
+        })
+    });
+    Some(Stripe {
+        key: key?,
+        payment_method: payment_method?,
+        live: live.and_then(|entry| entry.boolean()).unwrap_or(false),
+        settings: Settings {
+            base: base?,
+            version: version?,
+            endpoint: endpoint?,
+            patience: default.patience,
+        },
+    })
+}
+
 fn networks(section: Section<'_>) -> BTreeMap<Network, Vec<RpcUrl>> {
     let one = |entry: Entry<'_>| {
         let network = network(&entry);
@@ -348,7 +425,6 @@ const TOP_HINTS: Hints = &[
         "admin",
         "An admin listener is not in this version; the commands use the socket in the directory run/.",
     ),
-    ("stripe", "Payments by Stripe are not in this version."),
     ("account", LIMITS_KEY),
     ("groups", LIMITS_KEY),
     ("agents", LIMITS_KEY),

@@ -1,0 +1,215 @@
+//! What Stripe says about a payment by its token, and what follows from it (Rulings 11 and 14, digest §2.1).
+//!
+//! Unlike a signature a token can be taken back. So a payment in doubt is not waited out: once the seller has had `settle_wait`,
+//! its token is put out of the reach of repeats, revoked, and looked at again, since the seller may have been faster.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::pass::Reconciler;
+use super::report::{Finding, PaymentLine};
+use crate::assets::{Asset, Network};
+use crate::doubts::{Withdrawal, Withdrawn};
+use crate::ledger::{self, By, LedgerError, Outcome, Payment, State};
+use crate::pay::{Issuer, Standing};
+use crate::stripe::TokenId;
+
+/// Whether a payment was made through Stripe.
+pub fn is_stripe(payment: &Payment) -> bool {
+    matches!(Asset::parse(&payment.reserved.asset), Some(Asset::Fiat(..)))
+}
+
+impl Reconciler {
+    /// Whether there is an account that can tell about this payment.
+    pub fn can_ask_stripe(&self, payment: &Payment) -> bool {
+        self.issuer_of(payment).is_ok()
+    }
+
+    fn issuer_of(&self, payment: &Payment) -> Result<&Issuer, String> {
+        let issuer = self
+            .issuer
+            .as_deref()
+            .ok_or("it was made through Stripe, and bursar.toml has no [stripe]")?;
+        match Network::parse(&payment.reserved.network) == Some(Network::Stripe(issuer.mode())) {
+            true => Ok(issuer),
+            false => Err("the key under [stripe] is of the other mode, live or test".to_owned()),
+        }
+    }
+
+    /// Asks about one payment, and brings what comes of it to the books.
+    pub(super) async fn stripe_payment(&self, payment: &Payment) -> PaymentLine {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let issuer = match self.issuer_of(payment) {
+            Ok(issuer) => issuer,
+            Err(why) => return line(Finding::Undecided).why(why),
+        };
+        match payment.state {
+            State::Unknown => self.in_doubt(issuer, payment).await,
+            State::Settled => self.claimed(issuer, payment).await,
+            State::Expired if payment.by == Some(By::Operator) => self.called_dead(issuer, payment).await,
+            // With Stripe's word, and nobody can charge it again.
+            _ => line(Finding::Confirmed),
+        }
+    }
+
+    async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let standing = match issuer.token_of(payment, self.clock.now()).await {
+            Ok(Some(token)) => issuer.look(&token).await,
+            Ok(None) => Ok(Standing::Dead("never-issued")),
+            Err(why) => Err(why),
+        };
+        match standing {
+            Ok(Standing::Dead(_)) => line(Finding::Confirmed),
+            Ok(Standing::Charged) => {
+                line(Finding::Disputed).why("an operator called it dead, but Stripe's token was charged")
+            }
+            Ok(Standing::Live) => line(Finding::Undecided).why("the token can still be charged"),
+            Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
+        }
+    }
+
+    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let (now, rid) = (self.clock.now(), payment.rid());
+        let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);
+        let token = match issuer.token_of(payment, now).await {
+            Ok(Some(token)) => token,
+            // Nothing to be cashed has ever existed.
+            Ok(None) => return self.gone(issuer, payment, Withdrawn::default(), "never-issued").await,
+            Err(why) => return line(Finding::Undecided).why(why),
+        };
+        let looked = issuer.look(&token).await;
+        let charged_until = payment.updated_at.timestamp().checked_add(patience);
+        match looked {
+            Ok(Standing::Charged) => return self.charged(issuer, payment).await,
+            Ok(Standing::Unclear(why)) | Err(why) => return line(Finding::Undecided).why(why),
+            Ok(Standing::Live | Standing::Dead(_)) => {}
+        }
+        if let Ok(until) = charged_until
+            && until > now
+        {
+            return pending(payment, until);
+        }
+        let withdrawn = match &self.doubts {
+            None => Withdrawn::default(),
+            Some(doubts) => match doubts.withdraw(rid) {
+                Withdrawal::Out(withdrawn) => withdrawn,
+                Withdrawal::UnderWay => {
+                    return line(Finding::Pending).why("a repeat is presenting it at this moment");
+                }
+            },
+        };
+        let standing = self.taken_back(issuer, &token).await;
+        match standing {
+            Ok(Standing::Dead(why)) => self.gone(issuer, payment, withdrawn, why).await,
+            other => {
+                if let Some(doubts) = &self.doubts {
+                    doubts.put_back(withdrawn);
+                }
+                match other {
+                    Ok(Standing::Charged) => self.charged(issuer, payment).await,
+                    Ok(Standing::Live) => line(Finding::Undecided).why("Stripe has not taken the token back"),
+                    Ok(Standing::Dead(_)) => line(Finding::Undecided),
+                    Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
+                }
+            }
+        }
+    }
+
+    async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<Standing, String> {
+        match issuer.look(token).await? {
+            Standing::Live => issuer.revoke(token).await,
+            standing => Ok(standing),
+        }
+    }
+
+    async fn charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+        let rid = payment.rid();
+        let by = By::Stripe;
+        match self.ledger.finish(rid, Outcome::Settled { by, tx: None }).await {
+            Ok(()) => {
+                if let Some(doubts) = &self.doubts {
+                    doubts.proven_paid(rid);
+                }
+                issuer.tokens().forget(rid);
+                tracing::info!(payment = %rid, "in doubt, and paid: Stripe shows it");
+                let mut line = PaymentLine::of(payment, Finding::Settled);
+                line.after = State::Settled;
+                line
+            }
+            Err(error) => super::pass::not_recorded(payment, &error),
+        }
+    }
+
+    async fn gone(&self, issuer: &Issuer, payment: &Payment, withdrawn: Withdrawn, why: &'static str) -> PaymentLine {
+        let rid = payment.rid();
+        let by = By::Stripe;
+        let recorded = self.ledger.finish(rid, Outcome::Expired { by, why }).await;
+        if let Some(doubts) = &self.doubts {
+            match &recorded {
+                Ok(()) => doubts.proven_dead(withdrawn),
+                Err(_) => doubts.put_back(withdrawn),
+            }
+        }
+        match recorded {
+            Ok(()) => {
+                issuer.tokens().forget(rid);
+                tracing::info!(payment = %rid, why, "can never be charged; it counts no more");
+                let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
+                line.after = State::Expired;
+                line
+            }
+            Err(error) => super::pass::not_recorded(payment, &error),
+        }
+    }
+
+    /// A merchant says that it was paid. Its token is never taken back: a seller may hold the money first and capture it later.
+    async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let (now, rid) = (self.clock.now(), payment.rid());
+        let token = match issuer.token_of(payment, now).await {
+            Ok(Some(token)) => token,
+            Ok(None) => return self.never_charged(issuer, payment).await,
+            Err(why) => return line(Finding::Undecided).why(why),
+        };
+        match issuer.look(&token).await {
+            Ok(Standing::Charged) => {
+                let (by, tx, block) = (By::Stripe, None, None);
+                let finding = ledger::Finding::Confirmed { by, tx, block };
+                match self.ledger.record_finding(rid, finding).await {
+                    // Heard before, or longer ago than the books wait; true all the same.
+                    Ok(()) | Err(LedgerError::NotUnconfirmed(_)) => {
+                        issuer.tokens().forget(rid);
+                        line(Finding::Confirmed)
+                    }
+                    Err(error) => super::pass::not_recorded(payment, &error),
+                }
+            }
+            Ok(Standing::Live) => {
+                let until = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
+                let until = i64::try_from(until).ok().and_then(|at| Timestamp::from_second(at).ok());
+                pending(payment, until.unwrap_or(now))
+            }
+            Ok(Standing::Dead(_)) => self.never_charged(issuer, payment).await,
+            Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
+        }
+    }
+
+    async fn never_charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+        let line = self
+            .contradicted(
+                payment,
+                "the receipt says paid, but Stripe's token was never charged and can never be",
+                None,
+            )
+            .await;
+        issuer.tokens().forget(payment.rid());
+        line
+    }
+}
+
+fn pending(payment: &Payment, until: Timestamp) -> PaymentLine {
+    let mut line = PaymentLine::of(payment, Finding::Pending);
+    line.until = Some(until);
+    line
+}
