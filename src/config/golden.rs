@@ -294,7 +294,9 @@ backend = "ciba"
 [store]
 url = "postgres://bursar:hunter2@db/bursar"
 [stripe]
-key = "env:STRIPE_SECRET_KEY"
+key = "sk_test_hunter2"
+payment_method = "sk_test_hunter2"
+api_base = "http://api.stripe.com"
 "#,
         r#"
 bursar.toml:3:11: approval.backend: there is no "ciba" in this version
@@ -307,10 +309,20 @@ bursar.toml:5:7: store.url: a password stands in it
     |       ^
   Take it out of the file, and for known to whoever could read it; write password = "env:NAME" or password = "file:PATH" below.
 
-bursar.toml:6:2: there is no `stripe` at the top of this file
-  6 | [stripe]
-    |  ^^^^^^
-  Payments by Stripe are not in this version.
+bursar.toml:7:7: stripe.key does not say where the secret is kept
+  7 | key = …
+    |       ^
+  Write "env:NAME" or "file:PATH". If the secret itself stood here, take it for known to others and replace it.
+
+bursar.toml:8:18: stripe.payment_method: no Stripe payment method: one begins with pm_, then letters, digits and _, at most 255 characters
+  8 | payment_method = …
+    |                  ^
+  Write the id of a saved payment method.
+
+bursar.toml:9:12: stripe.api_base: a Stripe key is sent over https only; plain http is for this machine, such as http://127.0.0.1:8420
+  9 | api_base = …
+    |            ^
+  Leave it out for Stripe itself.
 "#,
     );
 }

@@ -39,6 +39,7 @@ mod repeats;
 mod replay;
 #[cfg(feature = "postgres")]
 mod shared;
+mod stripe;
 mod windows;
 
 // People and programs.

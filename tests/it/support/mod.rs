@@ -9,4 +9,5 @@ pub mod mpp;
 pub mod node;
 pub mod origin;
 pub mod seller;
+pub mod stripe;
 pub mod wire;

@@ -1,0 +1,711 @@
+//! MPP `stripe`/`charge` through the real binary: which token is ordered, when it is sent, what is taken with it, and what the
+//! books say. Money is counted at Stripe.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Request;
+use serde_json::{Value, json};
+
+use crate::support::agent::{Agent, Page};
+use crate::support::bursar::{Bursar, Home, Setup, eventually, setup};
+use crate::support::mpp::{self, decoded, encoded, evm};
+use crate::support::origin::{Origin, Seen, answer};
+use crate::support::stripe::{AGENT_KEY, FakeStripe, Mishap, PROFILE, receipt, seller, sells, stripe};
+
+const CREATE: &str = "POST /v1/shared_payment/issued_tokens";
+const REVOKE: &str = "POST /v1/shared_payment/issued_tokens/*/revoke";
+const LIMITS: &str = "timezone = \"UTC\"\n[agents.research]\nper_transaction = \"5.00\"\nday = \"100.00\"\n";
+
+fn home(fake: &FakeStripe, origin: &Origin) -> Home {
+    prepared(setup().config(&fake.config()).limits(LIMITS), origin)
+}
+
+fn prepared(setup: Setup, origin: &Origin) -> Home {
+    let home = setup.trust(&origin.ca_pem).home();
+    let key = home.path().join("stripe.key");
+    std::fs::write(&key, AGENT_KEY).unwrap();
+    std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    home
+}
+
+async fn get(bursar: &Bursar, origin: &Origin, path: &str) -> Page {
+    Agent::of(bursar).get(origin.address, path).await
+}
+
+/// `reconcile --json` until nothing is pending any more; the last lines by payment.
+async fn reconciled(bursar: &Bursar) -> Vec<Value> {
+    eventually("a verdict on every payment", || {
+        let said = bursar.run(&["reconcile", "--json"]);
+        let text = String::from_utf8(said.stdout).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let payments: Vec<Value> = lines.into_iter().filter(|line| line["kind"] == "payment").collect();
+        let pending = payments.iter().any(|line| line["finding"] == "pending");
+        (!pending).then_some(payments)
+    })
+    .await
+}
+
+/// Nothing of the key or of a token may stand anywhere but in `private/`.
+fn assert_discreet(bursar: &Bursar, origin: &Origin) {
+    let journal = serde_json::to_string(&bursar.journal()).unwrap();
+    for secret in [AGENT_KEY, "spt_"] {
+        assert!(!bursar.log().contains(secret), "{secret} is in the log");
+        assert!(!journal.contains(secret), "{secret} is in the journal");
+    }
+    for seen in origin.seen() {
+        let head = format!("{:?}", seen.headers);
+        assert!(!head.contains(AGENT_KEY));
+    }
+}
+
+fn counted(bursar: &Bursar) -> Vec<(String, String)> {
+    let text = |payment: &Value, name: &str| payment[name].as_str().unwrap().to_owned();
+    let both = |payment: &Value| (text(payment, "state"), text(payment, "usd"));
+    bursar.payments().iter().map(both).collect()
+}
+
+#[tokio::test]
+async fn a_token_is_ordered_for_exactly_what_is_asked_and_charged_once() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let bursar = home(&fake, &origin).serve();
+    let page = get(&bursar, &origin, "/report").await;
+    assert_eq!((page.status.as_u16(), &page.body[..]), (200, &b"goods"[..]), "{page:?}");
+    assert_eq!((fake.called(CREATE), fake.captured()), (1, 100));
+
+    let payments = bursar.payments();
+    let [payment] = &payments[..] else {
+        panic!("{payments:?}")
+    };
+    for (member, value) in [
+        ("state", "settled"),
+        ("by", "merchant"),
+        ("rail", "mpp.stripe"),
+        ("scheme", "charge"),
+        ("network", "stripe:test"),
+        ("asset", "stripe:test/iso4217:usd"),
+        ("symbol", "USD"),
+        ("amount", "100"),
+        ("amount_decimal", "1"),
+        ("usd", "1.00"),
+        ("payee", PROFILE),
+    ] {
+        assert_eq!(payment[member], value, "{member}");
+    }
+    assert!(payment["tx"].as_str().unwrap().starts_with("pi_"));
+    let calls = fake.calls();
+    let order = calls.iter().find(|call| call.path.ends_with("/issued_tokens")).unwrap();
+    assert_eq!(order.headers["idempotency-key"], payment["id"].as_str().unwrap());
+    assert_eq!(order.headers["stripe-version"], "2026-07-29.preview");
+    let expires = payment["valid_before"]
+        .as_str()
+        .unwrap()
+        .parse::<jiff::Timestamp>()
+        .unwrap();
+    let form = format!(
+        "payment_method=pm_card_visa&usage_limits%5Bcurrency%5D=usd&usage_limits%5Bmax_amount%5D=100\
+         &usage_limits%5Bexpires_at%5D={}&seller_details%5Bnetwork_business_profile%5D={PROFILE}",
+        expires.as_second()
+    );
+    assert_eq!(order.body, form);
+    let made = payment["created_at"]
+        .as_str()
+        .unwrap()
+        .parse::<jiff::Timestamp>()
+        .unwrap();
+    assert!(expires.duration_since(made).as_secs() <= 300, "Ruling 16");
+
+    let lines = reconciled(&bursar).await;
+    assert_eq!(lines[0]["finding"], "confirmed", "{lines:?}");
+    assert_eq!(bursar.payments()[0]["by"], "stripe");
+    assert_eq!(
+        std::fs::read_dir(bursar.path().join("private/tokens")).unwrap().count(),
+        0
+    );
+    assert_eq!(fake.called(REVOKE), 0, "what a merchant says is paid is not taken back");
+    assert_discreet(&bursar, &origin);
+}
+
+#[tokio::test]
+async fn the_record_is_on_disk_before_the_order_and_the_order_before_the_credential() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let home = home(&fake, &origin);
+    let (dir, stripe) = (home.path().to_owned(), fake.clone());
+    let bursar = home.serve();
+    fake.mishaps(&[Mishap::Broken, Mishap::Broken]);
+    let buying = get(&bursar, &origin, "/x");
+    tokio::pin!(buying);
+    let reserved = |dir: &std::path::Path| {
+        let audit = std::fs::read_dir(dir.join("audit")).unwrap();
+        let names = audit.map(|file| file.unwrap().path());
+        let text: String = names.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        text.contains("pay.reserved")
+    };
+    // The first order has failed, the next waits a moment: the record is there, and nobody has been given anything.
+    tokio::select! {
+        page = &mut buying => panic!("{page:?}"),
+        () = eventually("the first order", || (stripe.called(CREATE) > 0).then_some(())) => {}
+    }
+    assert!(reserved(&dir));
+    assert!(origin.payments().is_empty());
+    assert_eq!(buying.await.status, 200);
+    // Three tries of one order under one key, one token, one credential.
+    let keys: Vec<_> = fake
+        .calls()
+        .iter()
+        .filter(|call| call.path.ends_with("/issued_tokens"))
+        .map(|call| call.headers["idempotency-key"].clone())
+        .collect();
+    assert_eq!(keys.len(), 3);
+    assert!(keys.iter().all(|key| *key == keys[0]));
+    assert_eq!((fake.counters().tokens_issued, origin.payments().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_answer_of_stripes_that_is_lost_costs_no_second_token() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let bursar = home(&fake, &origin).serve();
+    fake.mishaps(&[Mishap::Unanswered, Mishap::Unread]);
+    assert_eq!(get(&bursar, &origin, "/x").await.status, 200);
+    assert_eq!(
+        (fake.called(CREATE), fake.counters().tokens_issued, fake.captured()),
+        (3, 1, 100)
+    );
+}
+
+#[tokio::test]
+async fn while_stripe_is_down_nothing_is_paid_and_what_may_exist_is_taken_back() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let bursar = home(&fake, &origin).serve();
+    // It acts, its answer is lost, and then it is gone.
+    fake.mishaps(&[Mishap::Unanswered]);
+    fake.break_down();
+    let page = get(&bursar, &origin, "/x").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem()),
+        (503, "token-unavailable".to_owned()),
+        "{page:?}"
+    );
+    assert!(page.headers.contains_key("retry-after"));
+    assert_eq!(counted(&bursar), [("unknown".into(), "1.00".into())]);
+    assert!(origin.payments().is_empty());
+    fake.mend();
+    let lines = reconciled(&bursar).await;
+    assert_eq!(lines[0]["finding"], "expired", "{lines:?}");
+    assert_eq!(counted(&bursar)[0].0, "expired");
+    assert_eq!(
+        (
+            fake.counters().tokens_issued,
+            fake.counters().revocations,
+            fake.captured()
+        ),
+        (1, 1, 0)
+    );
+    // The way is free again.
+    assert_eq!(get(&bursar, &origin, "/x").await.status, 200);
+    assert_eq!(fake.captured(), 100);
+    assert_discreet(&bursar, &origin);
+}
+
+#[tokio::test]
+async fn declines_and_actions_are_told_apart_and_cost_nothing() {
+    let fake = Arc::new(FakeStripe::start());
+    for (method, why) in [
+        ("pm_card_chargeDeclined", "stripe-declined"),
+        ("pm_card_authenticationRequired", "stripe-action-required"),
+    ] {
+        let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+        let bursar = prepared(setup().config(&fake.config_with(method)).limits(LIMITS), &origin).serve();
+        let page = get(&bursar, &origin, "/x").await;
+        assert_eq!(
+            (page.status.as_u16(), page.problem()),
+            (403, "payment-declined".to_owned()),
+            "{page:?}"
+        );
+        assert_eq!(page.json()["retryable"], false);
+        let payments = bursar.payments();
+        assert_eq!(
+            (&payments[0]["state"], &payments[0]["reason"]),
+            (&json!("expired"), &json!(why))
+        );
+        assert!(origin.payments().is_empty());
+        assert_discreet(&bursar, &origin);
+    }
+    // The token that waited for its holder was taken back.
+    assert_eq!((fake.counters().revocations, fake.captured()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_setup_that_stripe_does_not_accept_says_whose_move_it_is() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let home = home(&fake, &origin);
+    std::fs::write(home.path().join("stripe.key"), "sk_test_of_another_account").unwrap();
+    let bursar = home.serve();
+    let page = get(&bursar, &origin, "/x").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem()),
+        (503, "token-unavailable".to_owned())
+    );
+    assert_eq!(page.json()["retryable"], false);
+    assert!(
+        page.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("[stripe] in bursar.toml"),
+        "{page:?}"
+    );
+    assert_eq!(counted(&bursar)[0].0, "expired");
+    // A seller that Stripe does not know is the seller's fault.
+    let stranger = seller(&fake, |_| {
+        mpp::asks(&[stripe("100").asking("/methodDetails/networkId", json!("profile_test_stranger"))])
+    })
+    .await;
+    let bursar = self::home(&fake, &stranger).serve();
+    let page = get(&bursar, &stranger, "/x").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem()),
+        (403, "payment-declined".to_owned()),
+        "{page:?}"
+    );
+    assert_eq!(counted(&bursar)[0].0, "expired");
+}
+
+#[tokio::test]
+async fn a_refused_token_is_taken_back_and_its_money_with_it() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = Origin::https(|request: Seen| async move {
+        match request.is_paid() {
+            false => mpp::asks(&[stripe("100")]),
+            true => answer(402, &[mpp::PROBLEM], mpp::problem("verification-failed")),
+        }
+    })
+    .await;
+    let bursar = home(&fake, &origin).serve();
+    let page = get(&bursar, &origin, "/x").await;
+    assert_eq!(page.status, 402);
+    assert_eq!(
+        page.header("proxy-status"),
+        Some("bursar; details=\"still-402-after-payment\"")
+    );
+    assert_eq!(counted(&bursar), [("unknown".into(), "1.00".into())]);
+    let lines = reconciled(&bursar).await;
+    assert_eq!(
+        (&lines[0]["finding"], &lines[0]["why"]),
+        (&json!("expired"), &json!("token-revoked"))
+    );
+    assert_eq!((fake.counters().revocations, fake.captured()), (1, 0));
+    let payment = &bursar.payments()[0];
+    assert_eq!(
+        (&payment["state"], &payment["by"]),
+        (&json!("expired"), &json!("stripe"))
+    );
+    // A seller that kept the token has nothing of it.
+    let kept = &origin.payments()[0];
+    assert!(fake.charge(kept, "100", "usd").is_err());
+}
+
+#[tokio::test]
+async fn a_seller_that_takes_the_money_and_lies_is_found_out() {
+    let fake = Arc::new(FakeStripe::start());
+    let stripe_of_seller = fake.clone();
+    let origin = Origin::https(move |request: Seen| {
+        let fake = stripe_of_seller.clone();
+        async move {
+            let Some(credential) = request.payment() else {
+                return mpp::asks(&[stripe("100")]);
+            };
+            match request.target.as_str() {
+                // Charged, and refused all the same.
+                "/refuses" => {
+                    assert!(fake.charge(&credential, "100", "usd").is_ok());
+                    answer(402, &[mpp::PROBLEM], mpp::problem("verification-failed"))
+                }
+                // Not charged, and thanked for.
+                _ => answer(200, &[("payment-receipt", &receipt("pi_invented"))], "goods"),
+            }
+        }
+    })
+    .await;
+    let bursar = home(&fake, &origin).serve();
+    assert_eq!(get(&bursar, &origin, "/refuses").await.status, 402);
+    let lines = reconciled(&bursar).await;
+    assert_eq!(lines[0]["finding"], "settled", "{lines:?}");
+    assert_eq!(counted(&bursar), [("settled".into(), "1.00".into())]);
+    assert_eq!((fake.captured(), fake.counters().revocations), (100, 0));
+
+    // Its token lives on until it expires, and counts.
+    assert_eq!(get(&bursar, &origin, "/thanks").await.status, 200);
+    let said = bursar.run(&["reconcile", "--json"]);
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.contains("\"finding\":\"pending\""), "{text}");
+    assert_eq!(said.status.code(), Some(4));
+    assert_eq!(counted(&bursar)[1], ("settled".into(), "1.00".into()));
+}
+
+#[tokio::test]
+async fn a_seller_that_asks_for_ever_gets_one_credential_and_stripe_sees_one_token() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = Origin::https(|_| async move { mpp::asks(&[stripe("100")]) }).await;
+    let bursar = home(&fake, &origin).serve();
+    for _ in 0..3 {
+        assert_eq!(get(&bursar, &origin, "/x").await.status, 402);
+    }
+    let sent = origin.payments();
+    // The agent's own repeats show the same token again (Ruling 3).
+    assert!(!sent.is_empty() && sent.iter().all(|credential| *credential == sent[0]));
+    assert_eq!((fake.called(CREATE), fake.counters().tokens_issued), (1, 1));
+    assert_eq!(bursar.payments().len(), 1);
+}
+
+#[tokio::test]
+async fn a_crash_between_order_and_credential_is_found_again_under_the_same_key() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let mut bursar = home(&fake, &origin).serve();
+    // Stripe has made the token, and before its answer is heard the proxy dies.
+    fake.mishaps(&[Mishap::Unanswered, Mishap::Broken, Mishap::Broken]);
+    {
+        let buying = get(&bursar, &origin, "/x");
+        tokio::pin!(buying);
+        tokio::select! {
+            page = &mut buying => panic!("{page:?}"),
+            () = eventually("a token", || (fake.counters().tokens_issued == 1).then_some(())) => {}
+        }
+    }
+    let home = bursar.kill();
+    fake.mend();
+    let bursar = home.serve();
+    let lines = reconciled(&bursar).await;
+    assert_eq!(lines.last().unwrap()["after"], "expired", "{lines:?}");
+    assert_eq!(counted(&bursar), [("expired".into(), "1.00".into())]);
+    let counters = fake.counters();
+    assert_eq!(
+        (counters.tokens_issued, counters.revocations),
+        (1, 1),
+        "no second token was made to find the first"
+    );
+    let keys: Vec<_> = fake
+        .calls()
+        .iter()
+        .filter_map(|call| call.headers.get("idempotency-key").cloned())
+        .collect();
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert!(origin.payments().is_empty());
+}
+
+#[tokio::test]
+async fn a_crash_after_the_credential_keeps_the_money_counted_until_stripe_says_what_was_taken() {
+    let fake = Arc::new(FakeStripe::start());
+    let stripe_of_seller = fake.clone();
+    let origin = Origin::https(move |request: Seen| {
+        let fake = stripe_of_seller.clone();
+        async move {
+            match request.payment() {
+                None => mpp::asks(&[stripe("100")]),
+                Some(credential) => {
+                    let sold = sells(&fake, &credential);
+                    match request.target.as_str() {
+                        "/hangs" => std::future::pending().await,
+                        _ => sold,
+                    }
+                }
+            }
+        }
+    })
+    .await;
+    let mut bursar = home(&fake, &origin).serve();
+    {
+        let buying = get(&bursar, &origin, "/hangs");
+        tokio::pin!(buying);
+        tokio::select! {
+            page = &mut buying => panic!("{page:?}"),
+            () = eventually("the charge", || (fake.captured() == 100).then_some(())) => {}
+        }
+    }
+    let bursar = bursar.kill().serve();
+    reconciled(&bursar).await;
+    let payment = &bursar.payments()[0];
+    assert_eq!(
+        (&payment["state"], &payment["by"]),
+        (&json!("settled"), &json!("stripe"))
+    );
+    assert_eq!((fake.captured(), fake.counters().tokens_issued), (100, 1));
+    assert_discreet(&bursar, &origin);
+}
+
+#[tokio::test]
+async fn a_repeat_presents_the_same_token() {
+    let fake = Arc::new(FakeStripe::start());
+    let (stripe_of_seller, tries) = (fake.clone(), AtomicUsize::new(0));
+    let tries = Arc::new(tries);
+    let origin = Origin::https(move |request: Seen| {
+        let (fake, tries) = (stripe_of_seller.clone(), tries.clone());
+        async move {
+            match request.payment() {
+                None => mpp::asks(&[stripe("100")]),
+                Some(_) if tries.fetch_add(1, Ordering::SeqCst) == 0 => answer(503, &[], "later"),
+                Some(credential) => sells(&fake, &credential),
+            }
+        }
+    })
+    .await;
+    // Long patience: the token must not be taken back in between.
+    let config = fake.config().replace("settle_wait_s = 1", "settle_wait_s = 60");
+    let mut bursar = prepared(setup().config(&config).limits(LIMITS), &origin).serve();
+    assert_eq!(get(&bursar, &origin, "/x").await.status, 503);
+    let bursar = bursar.kill().serve();
+    assert_eq!(get(&bursar, &origin, "/x").await.status, 200);
+    let sent = origin.payments();
+    assert_eq!((sent.len(), &sent[0]), (2, &sent[1]));
+    assert_eq!((fake.counters().tokens_issued, fake.captured()), (1, 100));
+    assert_eq!(counted(&bursar), [("settled".into(), "1.00".into())]);
+}
+
+#[tokio::test]
+async fn two_at_once_are_two_tokens_and_an_idempotency_key_is_one() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let bursar = home(&fake, &origin).serve();
+    let (one, two) = tokio::join!(get(&bursar, &origin, "/x"), get(&bursar, &origin, "/x"));
+    assert_eq!((one.status.as_u16(), two.status.as_u16()), (200, 200));
+    assert_eq!((fake.counters().tokens_issued, fake.captured()), (2, 200));
+    let keyed = || async {
+        let request = Request::get("/y").header("idempotency-key", "order-7");
+        Agent::of(&bursar).request(origin.address, request).await.status
+    };
+    let (one, two) = tokio::join!(keyed(), keyed());
+    assert!(one == 200 || two == 200, "{one} {two}");
+    assert_eq!((fake.counters().tokens_issued, fake.captured()), (3, 300));
+}
+
+#[tokio::test]
+async fn one_budget_holds_over_all_rails() {
+    let fake = Arc::new(FakeStripe::start());
+    let stripe_of_seller = fake.clone();
+    let origin = Origin::https(move |request: Seen| {
+        let fake = stripe_of_seller.clone();
+        async move {
+            match (request.payment(), request.target.as_str()) {
+                (None, "/evm") => mpp::asks(&[evm("400000")]),
+                (None, "/x402") => crate::support::seller::asks("400000"),
+                (None, _) => mpp::asks(&[stripe("80")]),
+                (Some(_), "/evm") => mpp::sold("goods"),
+                (Some(_), "/x402") => crate::support::seller::sold("goods"),
+                (Some(credential), _) => sells(&fake, &credential),
+            }
+        }
+    })
+    .await;
+    let limits = "timezone = \"UTC\"\n[agents.research]\nday = \"1.50\"\n";
+    let bursar = prepared(setup().config(&fake.config()).limits(limits), &origin).serve();
+    assert_eq!(get(&bursar, &origin, "/stripe").await.status, 200);
+    assert_eq!(get(&bursar, &origin, "/evm").await.status, 200);
+    for path in ["/x402", "/evm", "/stripe"] {
+        let page = get(&bursar, &origin, path).await;
+        assert_eq!(
+            (page.status.as_u16(), page.problem()),
+            (403, "over-limit".to_owned()),
+            "{path}"
+        );
+        assert_eq!(page.json()["used"], "1.20");
+    }
+    assert_eq!(fake.captured(), 80);
+}
+
+#[tokio::test]
+async fn the_cheapest_offer_is_taken_whatever_its_rail_and_only_one_credential_is_sent() {
+    let fake = Arc::new(FakeStripe::start());
+    let stripe_of_seller = fake.clone();
+    let origin = Origin::https(move |request: Seen| {
+        let fake = stripe_of_seller.clone();
+        async move {
+            match (request.payment(), request.target.as_str()) {
+                (None, "/stripe-cheaper") => mpp::asks(&[evm("1000000"), stripe("60")]),
+                (None, _) => mpp::asks(&[stripe("100"), evm("1000000")]),
+                (Some(credential), _) if decoded(&credential)["challenge"]["method"] == "stripe" => {
+                    sells(&fake, &credential)
+                }
+                (Some(_), _) => mpp::sold("goods"),
+            }
+        }
+    })
+    .await;
+    let bursar = home(&fake, &origin).serve();
+    for (path, rail) in [("/stripe-cheaper", "mpp.stripe"), ("/same-price", "mpp.evm")] {
+        assert_eq!(get(&bursar, &origin, path).await.status, 200, "{path}");
+        assert_eq!(bursar.payments().last().unwrap()["rail"], rail, "{path}");
+    }
+    assert_eq!((origin.payments().len(), fake.captured()), (2, 60));
+    bursar
+        .home
+        .write_limits(&format!("rails = [\"mpp.stripe\", \"mpp.evm\"]\n{LIMITS}"));
+    eventually("the new limits", || {
+        bursar.log().contains("the new limits are in force").then_some(())
+    })
+    .await;
+    assert_eq!(get(&bursar, &origin, "/same-price").await.status, 200);
+    assert_eq!(bursar.payments().last().unwrap()["rail"], "mpp.stripe");
+}
+
+#[tokio::test]
+async fn other_currencies_are_paid_by_finances_rate_alone_and_only_while_it_holds() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |path| {
+        let (amount, currency) = match path {
+            "/eur" => ("200", "eur"),
+            "/jpy" => ("500", "jpy"),
+            "/kwd" => ("1000", "kwd"),
+            _ => ("100", "gbp"),
+        };
+        mpp::asks(&[stripe(amount).asking("/currency", json!(currency))])
+    })
+    .await;
+    let limits = format!(
+        "{LIMITS}[rates.eur]\nusd = \"1.15\"\nvalid_until = \"2099-12-31\"\n[rates.jpy]\nusd = \"0.0065\"\nvalid_until = \"2099-12-31\"\n\
+         [rates.kwd]\nusd = \"3.26\"\nvalid_until = \"2099-12-31\"\n[rates.gbp]\nusd = \"1.30\"\nvalid_until = \"2020-12-31\"\n"
+    );
+    let bursar = prepared(setup().config(&fake.config()).limits(&limits), &origin).serve();
+    for (path, usd, symbol, decimal) in [
+        ("/eur", "2.30", "EUR", "2"),
+        ("/jpy", "3.25", "JPY", "500"),
+        ("/kwd", "3.26", "KWD", "1"),
+    ] {
+        let page = get(&bursar, &origin, path).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let payment = bursar.payments().pop().unwrap();
+        assert_eq!(
+            (&payment["usd"], &payment["symbol"], &payment["amount_decimal"]),
+            (&json!(usd), &json!(symbol), &json!(decimal))
+        );
+    }
+    let page = get(&bursar, &origin, "/gbp").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem()),
+        (403, "no-rate".to_owned()),
+        "{page:?}"
+    );
+    assert_eq!(page.json()["rule"], "rates.gbp");
+    assert_eq!(fake.counters().tokens_issued, 3);
+}
+
+#[tokio::test]
+async fn hostile_challenges_reach_neither_stripe_nor_the_books() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |path| {
+        let good = || stripe("100");
+        let twice = format!(
+            "{{\"amount\":\"1\",{}",
+            &crate::support::stripe::request("100").to_string()[1..]
+        );
+        use base64::Engine;
+        let twice = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(twice);
+        mpp::asks(&[match path {
+            "/amount-number" => good().asking("/amount", json!(100)),
+            "/amount-zero" => good().asking("/amount", json!("0")),
+            "/amount-signed" => good().asking("/amount", json!("-100")),
+            "/amount-decimal" => good().asking("/amount", json!("1.00")),
+            "/amount-huge" => good().asking("/amount", json!("1000000000000")),
+            "/currency-upper" => good().asking("/currency", json!("USD")),
+            "/currency-unknown" => good().asking("/currency", json!("xxx")),
+            "/profile-missing" => good().asking("/methodDetails", json!({})),
+            "/profile-acct" => good().asking("/methodDetails/networkId", json!("acct_1")),
+            "/profile-injects" => good().asking("/methodDetails/networkId", json!("profile_test_a&amount=9")),
+            "/profile-live" => good().asking("/methodDetails/networkId", json!("profile_live_seller")),
+            "/external-number" => {
+                let mut request = crate::support::stripe::request("100");
+                request["externalId"] = json!(7);
+                good().with("request", &encoded(&request))
+            }
+            "/twice" => good().with("request", &twice),
+            "/expired" => good().with("expires", "2020-01-01T00:00:00Z"),
+            "/realm" => good().with("realm", "bank.example.com"),
+            "/cookie" => good().with("header", "Cookie"),
+            "/digest" => good().with("digest", "sha-256=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+            "/subscription" => good().with("intent", "subscription"),
+            _ => panic!("{path}"),
+        }])
+    })
+    .await;
+    let bursar = home(&fake, &origin).serve();
+    for (path, why) in [
+        ("/amount-number", "amount-not-text"),
+        ("/amount-zero", "amount-zero"),
+        ("/amount-signed", "amount-not-decimal"),
+        ("/amount-decimal", "amount-not-decimal"),
+        ("/amount-huge", "amount-too-large"),
+        ("/currency-upper", "currency-unknown"),
+        ("/currency-unknown", "currency-unknown"),
+        ("/profile-missing", "profile-malformed"),
+        ("/profile-acct", "profile-malformed"),
+        ("/profile-injects", "profile-malformed"),
+        ("/profile-live", "stripe-mode-differs"),
+        ("/external-number", "external-id-malformed"),
+        ("/twice", "challenge-duplicate-key"),
+        ("/expired", "challenge-expired"),
+        ("/realm", "realm-differs"),
+        ("/cookie", "mpp-header-not-allowed"),
+        ("/digest", "digest-mismatch"),
+        ("/subscription", "mpp-subscription-not-paid"),
+    ] {
+        let page = get(&bursar, &origin, path).await;
+        assert_eq!(page.status, 402, "{path}: {page:?}");
+        let details = format!("bursar; details=\"{why}\"");
+        assert_eq!(page.header("proxy-status"), Some(details.as_str()), "{path}");
+    }
+    assert!(fake.calls().is_empty() && bursar.payments().is_empty() && origin.payments().is_empty());
+}
+
+#[tokio::test]
+async fn a_challenge_is_answered_once_and_a_reference_goes_back_to_the_seller() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |path| {
+        let mut request = crate::support::stripe::request("100");
+        request["externalId"] = json!("order \"7\" \u{e9}");
+        let asks = stripe("100").with("request", &encoded(&request));
+        mpp::asks(&[match path {
+            "/same" => asks.with("id", "the-one"),
+            _ => asks,
+        }])
+    })
+    .await;
+    let bursar = home(&fake, &origin).serve();
+    assert_eq!(get(&bursar, &origin, "/same").await.status, 200);
+    let sent = decoded(&origin.payments()[0]);
+    assert_eq!(sent["payload"]["externalId"], "order \"7\" \u{e9}");
+    assert!(sent.get("source").is_none());
+    let page = get(&bursar, &origin, "/same").await;
+    assert_eq!(page.header("proxy-status"), Some("bursar; details=\"challenge-used\""));
+    assert_eq!((fake.counters().tokens_issued, fake.captured()), (1, 100));
+}
+
+#[tokio::test]
+async fn without_stripe_or_with_a_live_key_by_mistake() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let bursar = setup().limits(LIMITS).trust(&origin.ca_pem).start();
+    let page = get(&bursar, &origin, "/x").await;
+    assert_eq!(
+        page.header("proxy-status"),
+        Some("bursar; details=\"stripe-not-configured\"")
+    );
+
+    for (key, says) in [
+        ("sk_live_by_mistake", "live = true"),
+        ("pk_test_publishable", "publishable"),
+        ("hunter2", "no Stripe secret key"),
+    ] {
+        let home = self::home(&fake, &origin);
+        std::fs::write(home.path().join("stripe.key"), key).unwrap();
+        let served = home.run(&["serve"]);
+        assert_eq!(served.status.code(), Some(2), "{key}");
+        let said = String::from_utf8(served.stderr).unwrap();
+        assert!(said.contains(says) && !said.contains(key), "{said}");
+    }
+    assert!(fake.calls().is_empty());
+}
