@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::answer::{self, Code, Problem};
 use crate::body::{AnswerBody, Relay, Replay};
-use crate::challenge::{Credential, Nonce, Offer, Why};
+use crate::challenge::{Credential, Nonce, Offer, Rail, Why};
 use crate::clock;
 use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
@@ -141,6 +141,11 @@ impl Purchase {
             }
         };
         let rid = reservation.rid();
+        // Ordering a token can take long. One that nobody waits for is not sent: unlike a signature it can be taken back.
+        if agent.is_closed() && self.intent.offer.rail == Rail::MppStripe {
+            let (why, tx) = ("never-sent", None);
+            return self.finish(rid, Outcome::Unknown { why, tx }).await;
+        }
         let (target, fingerprint) = self.identity();
         let valid_before = reservation.arm().valid_before;
         let doubts = &self.proxy.doubts;
@@ -197,9 +202,12 @@ impl Purchase {
     /// only one, and it ends here.
     async fn never_signed(&self, reservation: Reservation) {
         let (by, why) = (By::Us, "never-signed");
-        let outcome = Outcome::Expired { by, why };
-        if let Err(error) = self.proxy.ledger.finish(reservation.rid(), outcome).await {
-            tracing::error!(payment = %reservation.rid(), %error, "outcome not recorded; the payment stays counted");
+        self.finish(reservation.rid(), Outcome::Expired { by, why }).await;
+    }
+
+    async fn finish(&self, rid: Rid, outcome: Outcome) {
+        if let Err(error) = self.proxy.ledger.finish(rid, outcome).await {
+            tracing::error!(payment = %rid, %error, "outcome not recorded; the payment stays counted");
         }
     }
 
@@ -337,9 +345,7 @@ impl Purchase {
             Left::Perhaps => Outcome::Unknown { why, tx: None },
         };
         tracing::warn!(payment = %rid, agent = %self.lane.agent(), why, %error, "no token, so no payment");
-        if let Err(error) = self.proxy.ledger.finish(rid, outcome).await {
-            tracing::error!(payment = %rid, %error, "outcome not recorded; the payment stays counted");
-        }
+        self.finish(rid, outcome).await;
         let (code, retryable, way_out) = match not_issued.fault {
             Fault::Card => (
                 Code::PaymentDeclined,

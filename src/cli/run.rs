@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::environment::{Inherited, STRIPPED, server_address, variables};
 use super::{Exit, Failure};
 use crate::agents::{AgentName, Purpose, Registry};
-use crate::config::operator::WalletKey;
 use crate::config::{Config, SecretSource};
 use crate::home::Home;
 
@@ -110,15 +109,11 @@ fn code(status: ExitStatus) -> u8 {
 
 /// The variables that bursar.toml takes secrets from.
 fn secret_variables(config: &Config) -> Vec<String> {
-    let source = match &config.wallet {
-        Some(WalletKey::Hex(source)) => source,
-        Some(WalletKey::Keystore { password, .. }) => password,
-        None => return Vec::new(),
+    let variable = |source: &SecretSource| match source {
+        SecretSource::Env(name) => Some(name.clone()),
+        SecretSource::File(_) => None,
     };
-    match source {
-        SecretSource::Env(name) => vec![name.clone()],
-        SecretSource::File(_) => Vec::new(),
-    }
+    config.secrets().filter_map(variable).collect()
 }
 
 async fn warn_of_old_node() {

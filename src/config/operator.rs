@@ -170,6 +170,22 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Where every secret is kept that the file names, the keystore's file aside.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
+        let wallet = self.wallet.as_ref().map(|wallet| match wallet {
+            WalletKey::Hex(source) | WalletKey::Keystore { password: source, .. } => source,
+        });
+        let stripe = self.stripe.as_ref().map(|stripe| &stripe.key);
+        let webhook = self.alerts.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
+        let store = match &self.store {
+            Store::Shared(shared) => shared.password.as_ref(),
+            Store::Embedded => None,
+        };
+        [wallet, stripe, webhook, store].into_iter().flatten()
+    }
+}
+
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8402);
 
 impl Default for Proxy {

@@ -153,8 +153,14 @@ impl Copying<'_> {
         for name in files::names(&private).map_err(io_at("list", &private))? {
             self.file_if_there(&format!("private/{name}"))?;
         }
-        if self.home.credentials().exists() {
-            self.leave_out("private/credentials".to_owned());
+        // Bearer secrets: whoever has them and a seller's key can cash them.
+        for (folder, name) in [
+            (self.home.credentials(), "private/credentials"),
+            (self.home.tokens(), "private/tokens"),
+        ] {
+            if folder.exists() {
+                self.leave_out(name.to_owned());
+            }
         }
         Ok(())
     }
@@ -212,18 +218,10 @@ fn named_by(config: &Config, root: &Path) -> Vec<Named> {
     if let Some(tls) = &config.proxy.tls {
         named.extend([Named::public(&tls.cert), Named::key(tls.key.clone())]);
     }
-    let mut sources = Vec::new();
-    match &config.wallet {
-        Some(WalletKey::Hex(source)) => sources.push(source),
-        Some(WalletKey::Keystore { path, password }) => {
-            named.push(Named::key(path.clone()));
-            sources.push(password);
-        }
-        None => {}
+    if let Some(WalletKey::Keystore { path, .. }) = &config.wallet {
+        named.push(Named::key(path.clone()));
     }
-    let webhook = config.alerts.webhook.as_ref();
-    sources.extend(webhook.and_then(|webhook| webhook.token.as_ref()));
-    for source in sources {
+    for source in config.secrets() {
         if let SecretSource::File(path) = source {
             named.push(Named::key(root.join(path)));
         }

@@ -213,3 +213,6 @@ fn pending(payment: &Payment, until: Timestamp) -> PaymentLine {
     line.until = Some(until);
     line
 }
+
+#[cfg(test)]
+mod tests;

@@ -440,6 +440,31 @@ async fn a_crash_after_the_credential_keeps_the_money_counted_until_stripe_says_
 }
 
 #[tokio::test]
+async fn a_token_that_nobody_waits_for_is_not_sent_and_taken_back() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
+    let bursar = home(&fake, &origin).serve();
+    fake.mishaps(&[Mishap::Broken]);
+    {
+        let buying = get(&bursar, &origin, "/x");
+        tokio::pin!(buying);
+        tokio::select! {
+            page = &mut buying => panic!("{page:?}"),
+            () = eventually("the first order", || (fake.called(CREATE) > 0).then_some(())) => {}
+        }
+    }
+    eventually("the second order", || {
+        (fake.counters().tokens_issued == 1).then_some(())
+    })
+    .await;
+    eventually("the end", || (bursar.states() == ["unknown"]).then_some(())).await;
+    assert!(origin.payments().is_empty());
+    let lines = reconciled(&bursar).await;
+    assert_eq!(lines[0]["after"], "expired", "{lines:?}");
+    assert_eq!((fake.counters().revocations, fake.captured()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_repeat_presents_the_same_token() {
     let fake = Arc::new(FakeStripe::start());
     let (stripe_of_seller, tries) = (fake.clone(), AtomicUsize::new(0));

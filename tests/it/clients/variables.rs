@@ -63,9 +63,13 @@ fn assert_complete(variables: &BTreeMap<String, String>, bursar: &Bursar) {
 
 #[test]
 fn a_child_gets_every_variable_and_nothing_that_leads_past() {
-    let bursar = setup().start();
+    let stripe = "[stripe]\nkey = \"env:BURSAR_TEST_STRIPE\"\npayment_method = \"pm_card_visa\"\n";
+    let mut program = std::process::Command::new(bin());
+    program.env("BURSAR_TEST_STRIPE", "sk_test_of_nobody");
+    let bursar = setup().config(stripe).home().serve_by(program);
     let mut command = run(bursar.path(), &["env", "-0"]);
     command
+        .env("BURSAR_TEST_STRIPE", "sk_test_of_nobody")
         .env("HTTPS_PROXY", "http://old.example:1")
         .env("ftp_proxy", "http://old.example:1")
         .env("npm_config_https_proxy", "http://old.example:1")
@@ -88,6 +92,11 @@ fn a_child_gets_every_variable_and_nothing_that_leads_past() {
         variables.get("BURSAR_TEST_WALLET"),
         None,
         "the agent got the wallet key"
+    );
+    assert_eq!(
+        variables.get("BURSAR_TEST_STRIPE"),
+        None,
+        "the agent got the key to the card"
     );
 
     let mut command = run(bursar.path(), &["env", "-0"]);
