@@ -19,7 +19,7 @@ pub struct Offers {
 enum LeftOut {
     /// It never became an offer.
     Unread(Unpayable),
-    Unpaid(Offer, Why),
+    Unpaid(Box<Offer>, Why),
 }
 
 impl Offers {
@@ -45,7 +45,8 @@ impl Offers {
                 Ok(()) => next += 1,
                 Err(why) => {
                     tracing::debug!(place = %offer.place(), why = why.code(), "an offer is left out");
-                    self.left_out.push(LeftOut::Unpaid(self.payable.remove(next), why));
+                    self.left_out
+                        .push(LeftOut::Unpaid(Box::new(self.payable.remove(next)), why));
                     first = first.or(Some(why));
                 }
             }
@@ -145,7 +146,10 @@ mod tests {
         }
     }
 
-    fn told(others: &[Other]) -> Vec<(&str, Option<&str>, Option<u128>, &str, Option<&str>)> {
+    /// Place, rail, price, reason and rule.
+    type Told<'a> = (&'a str, Option<&'a str>, Option<u128>, &'a str, Option<&'a str>);
+
+    fn told(others: &[Other]) -> Vec<Told<'_>> {
         let told = others.iter().map(|other| {
             let usd = other.usd_micros.map(|usd| usd.0);
             (

@@ -146,7 +146,7 @@ fn the_first_line_says_what_decided() {
             ".\nNo other offer is on record: its 402 had none, or it was made before others were recorded.\n",
         ),
         (
-            &[expired.clone()],
+            std::slice::from_ref(&expired),
             "only-allowed",
             ", the only offer that could be paid and that the limits allow.\n",
         ),
@@ -156,7 +156,7 @@ fn the_first_line_says_what_decided() {
             ", the cheapest offer that the limits allow.\n",
         ),
         (
-            &[dearer, later, expired],
+            &[dearer, later, expired.clone()],
             "preferred",
             ", the first in order of the cheapest offers that the limits allow.\n",
         ),
