@@ -1,12 +1,15 @@
 //! From a 402 to a course: pass it on, refuse, or buy. Reads the challenges (`challenge/`, pure), drops what this wallet
 //! cannot pay, and asks the limits (`policy/`, pure). Nothing is recorded or signed here.
 
+mod offers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response};
+use jiff::Timestamp;
 
 use crate::agents::AgentName;
 use crate::answer::{Code, Problem};
@@ -15,10 +18,12 @@ use crate::challenge::{self, Challenge, Found, Offer, Payer, Why};
 use crate::clock;
 use crate::decode::{self, Coding};
 use crate::ledger::Denial;
+use crate::ledger::entry::Other;
 use crate::money::MicroUsd;
 use crate::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal, Unpaid};
 use crate::proxy::Proxy;
 use crate::upstream::{Origin, Scheme};
+use offers::Offers;
 
 /// A challenge in a body is at most this long after decoding (Ruling 34).
 const CHALLENGE_CAP: usize = 64 << 10;
@@ -39,8 +44,15 @@ pub struct Intent {
     pub plan: Plan,
     pub limits: Arc<Limits>,
     pub policy_gen: u64,
-    /// All that could be paid, should it have to be decided again.
-    offers: Vec<Offer>,
+    /// All of the 402, should it have to be decided again.
+    offers: Offers,
+}
+
+impl Intent {
+    /// What else the 402 offered, and why it is not taken.
+    pub fn others(&self, now: Timestamp) -> Vec<Other> {
+        self.offers.beside(&self.plan, &self.limits, now)
+    }
 }
 
 pub async fn course(
@@ -106,17 +118,13 @@ pub fn decide_again(
     mut intent: Intent,
 ) -> Course {
     let (now, second) = (proxy.ledger.now(), clock::unix_second(proxy.clock.now()));
-    let before = intent.offers.len();
-    let mut dropped = None;
-    intent.offers.retain(|offer| {
-        let verdict = challenge::still_payable(offer, body_sha256, second);
-        dropped = dropped.or(verdict.err());
-        verdict.is_ok()
-    });
-    if let (true, Some(why)) = (intent.offers.is_empty(), dropped) {
+    let dropped = intent
+        .offers
+        .keep(|offer| challenge::still_payable(offer, body_sha256, second));
+    if let (true, Some(why)) = (intent.offers.payable().is_empty(), dropped) {
         return Course::PassOn(why.code());
     }
-    let same_offers = intent.offers.len() == before;
+    let same_offers = dropped.is_none();
     let same_limits = proxy.rules.current().1 == intent.policy_gen;
     let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
     if same_offers && same_limits && !intent.plan.charges.iter().any(has_ended) {
@@ -125,20 +133,26 @@ pub fn decide_again(
     decide(proxy, agent, origin, method, intent.offers)
 }
 
-/// What else of the same 402 may be bought, should the chosen offer turn out to be answered already or to have expired.
-/// Nothing has been signed for it, so this is still the only credential of its request.
+/// What else of the same 402 may be bought, should the chosen offer be `gone`: answered already, say, or expired. Nothing has
+/// been signed for it, so this is still the only credential of its request.
 pub fn another(
     proxy: &Proxy,
     agent: &AgentName,
     origin: &Origin,
     method: &Method,
     mut intent: Intent,
+    gone: Why,
 ) -> Option<Intent> {
-    intent.offers.retain(|offer| offer.sha256 != intent.offer.sha256);
+    let sha256 = intent.offer.sha256;
+    intent.offers.keep(|offer| match offer.sha256 == sha256 {
+        true => Err(gone),
+        false => Ok(()),
+    });
     let (limits, policy_gen) = proxy.rules.current();
-    match policy::decide(&limits, &purchase(proxy, agent, origin, method), &intent.offers) {
+    let payable = intent.offers.payable();
+    match policy::decide(&limits, &purchase(proxy, agent, origin, method), payable) {
         Decision::Pay(plan) => {
-            let offer = intent.offers[plan.offer].clone();
+            let offer = payable[plan.offer].clone();
             let covered = proxy.balances.may_cover(offer.asset, offer.outlay());
             covered.then_some(Intent {
                 offer,
@@ -162,18 +176,18 @@ fn purchase<'a>(proxy: &Proxy, agent: &'a AgentName, origin: &'a Origin, method:
     }
 }
 
-fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, offers: Vec<Offer>) -> Course {
+fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, offers: Offers) -> Course {
     let (limits, policy_gen) = proxy.rules.current();
-    match policy::decide(&limits, &purchase(proxy, agent, origin, method), &offers) {
+    match policy::decide(&limits, &purchase(proxy, agent, origin, method), offers.payable()) {
         Decision::Unpaid(why) => Course::PassOn(why.code()),
         Decision::Refuse(refusal) => {
-            let cheapest = limits.cheapest(&offers, proxy.ledger.now());
+            let cheapest = limits.cheapest(offers.payable(), proxy.ledger.now());
             let group = limits.group_of(agent.as_str());
             record_refusal(proxy, agent, group, origin, &refusal, cheapest);
             Course::Refuse(Problem::refused(&refusal))
         }
         Decision::Pay(plan) => {
-            let offer = offers[plan.offer].clone();
+            let offer = offers.payable()[plan.offer].clone();
             if !proxy.balances.may_cover(offer.asset, offer.outlay()) {
                 let group = plan.group.as_deref();
                 return Course::Refuse(wallet_insufficient(proxy, agent, group, origin, &offer, plan.usd));
@@ -219,23 +233,11 @@ fn decoded(response: &Response<Relay>, received: &Bytes) -> Result<Vec<u8>, Why>
 }
 
 /// The offers that this wallet could pay; without one, the reason that stood first.
-fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Vec<Offer>, Why> {
-    let mut first = challenge.unpayable.first().map(|unpayable| unpayable.why);
-    for unpayable in &challenge.unpayable {
-        tracing::debug!(why = unpayable.why.code(), "an offer is left out");
-    }
-    let mut offers = Vec::with_capacity(challenge.offers.len());
-    for offer in challenge.offers {
-        match challenge::payable(&offer, payer) {
-            Ok(()) => offers.push(offer),
-            Err(why) => {
-                tracing::debug!(why = why.code(), "an offer is left out");
-                first.get_or_insert(why);
-            }
-        }
-    }
-    if offers.is_empty() {
-        Err(first.unwrap_or(Why::OffersEmpty))
+fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Offers, Why> {
+    let mut offers = Offers::of(challenge);
+    offers.keep(|offer| challenge::payable(offer, payer));
+    if offers.payable().is_empty() {
+        Err(offers.first_reason().unwrap_or(Why::OffersEmpty))
     } else {
         Ok(offers)
     }

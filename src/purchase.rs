@@ -116,7 +116,7 @@ impl Purchase {
             let next = match reserved {
                 Ok(allowed) => break allowed,
                 Err(NotBought::Declined(declined)) => Err(declined),
-                Err(NotBought::OfferGone(why)) => self.with_another_offer().ok_or(Declined::PassOn(why.code())),
+                Err(NotBought::OfferGone(why)) => self.with_another_offer(why).ok_or(Declined::PassOn(why.code())),
                 Err(NotBought::LimitsReplaced) => {
                     decided_again = true;
                     self.decided_again().await
@@ -177,9 +177,9 @@ impl Purchase {
     }
 
     /// An offer fewer each time, so that this comes to an end.
-    fn with_another_offer(self) -> Option<Self> {
+    fn with_another_offer(self, gone: Why) -> Option<Self> {
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
-        let intent = consider::another(&self.proxy, agent, origin, &self.head.method, self.intent)?;
+        let intent = consider::another(&self.proxy, agent, origin, &self.head.method, self.intent, gone)?;
         Some(Self { intent, ..self })
     }
 
@@ -249,7 +249,7 @@ impl Purchase {
             fingerprint: self.identity().1.bytes(),
             idempotency: self.claim.as_ref().map(|claim| claim.key().bytes()),
             offer_sha256: offer.sha256,
-            others: Vec::new(),
+            others: self.intent.others(self.proxy.ledger.now()),
         };
         // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
         let arm = Arm {

@@ -67,7 +67,7 @@ fn stop(case: &Value) -> Stop {
     };
     match (&challenge.offers[..], &challenge.unpayable[..]) {
         ([], [one]) => {
-            assert_eq!(one.position, Some(0));
+            assert_eq!(one.place.position, Some(0));
             R(one.why.code())
         }
         ([offer], []) => match payable(offer, 84_532, "127.0.0.1", false) {
@@ -204,7 +204,7 @@ fn one_bad_requirement_spoils_no_other() {
     let unpayable: Vec<_> = challenge
         .unpayable
         .iter()
-        .map(|entry| (entry.position, entry.why))
+        .map(|entry| (entry.place.position, entry.why))
         .collect();
     assert_eq!(
         unpayable,

@@ -27,7 +27,7 @@ mod why;
 mod x402;
 
 pub use credential::{Authorization, Credential, Echo, Payload};
-pub use offer::{Clause, Nonce, Offer, PaymentFlow, Protocol, Rail, Term, X402Version};
+pub use offer::{Clause, Nonce, Offer, PaymentFlow, Place, Protocol, Rail, Term, X402Version};
 pub use receipt::{Receipt, ReceiptReason};
 pub use resource::ResourceHost;
 pub use why::Why;
@@ -42,8 +42,7 @@ const MAX_OFFERS: usize = 16;
 /// An offer that nobody should pay, or that we cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unpayable {
-    /// As in [`Offer::position`]; `None` for a whole x402 challenge beside MPP's.
-    pub position: Option<usize>,
+    pub place: Place,
     pub why: Why,
 }
 
@@ -96,7 +95,10 @@ pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Cha
         Err(Why::NoChallenge | Why::NotX402) if no_mpp => return Err(Why::NoChallenge),
         Err(why) if no_mpp || why == Why::TooManyOffers => return Err(why),
         Err(Why::NoChallenge | Why::NotX402) => {}
-        Err(why) => all.unpayable.push(Unpayable { position: None, why }),
+        Err(why) => {
+            let place = Place::challenge(Protocol::X402);
+            all.unpayable.push(Unpayable { place, why });
+        }
     }
     if all.len() > MAX_OFFERS {
         return Err(Why::TooManyOffers);

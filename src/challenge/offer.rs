@@ -36,6 +36,50 @@ pub enum Protocol {
     Mpp,
 }
 
+impl Protocol {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::X402 => "x402",
+            Self::Mpp => "mpp",
+        }
+    }
+}
+
+/// Which of a 402's offers is meant: `x402 1`, `mpp 0`, counted from 0 in the server's order; the protocol alone is its whole
+/// challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub protocol: Protocol,
+    /// As in [`Offer::position`].
+    pub position: Option<usize>,
+}
+
+impl Place {
+    pub const fn of(protocol: Protocol, position: usize) -> Self {
+        Self {
+            protocol,
+            position: Some(position),
+        }
+    }
+
+    pub const fn challenge(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            position: None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.protocol.name();
+        match self.position {
+            Some(position) => write!(f, "{name} {position}"),
+            None => f.write_str(name),
+        }
+    }
+}
+
 impl Rail {
     pub const ALL: [Self; 6] = [
         Self::MppEvm,
@@ -186,6 +230,10 @@ impl Offer {
         self.term.valid_before(now, longest_s)
     }
 
+    pub fn place(&self) -> Place {
+        Place::of(self.rail.protocol(), self.position)
+    }
+
     /// All that can leave the wallet for it.
     pub fn outlay(&self) -> Atoms {
         match self.clause {
@@ -224,6 +272,13 @@ impl Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_protocol_and_position() {
+        assert_eq!(Place::of(Protocol::Mpp, 0).to_string(), "mpp 0");
+        assert_eq!(Place::of(Protocol::X402, 15).to_string(), "x402 15");
+        assert_eq!(Place::challenge(Protocol::X402).to_string(), "x402");
+    }
 
     #[test]
     fn validity_is_never_longer_than_any_party_wants() {

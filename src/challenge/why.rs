@@ -16,7 +16,6 @@ macro_rules! reasons {
         }
 
         impl Why {
-            #[cfg(test)]
             pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
 
             /// Kebab-case text, never renamed: `asset-unknown`, `timeout-out-of-range`.
@@ -24,6 +23,11 @@ macro_rules! reasons {
                 match self {
                     $(Self::$name => $code,)+
                 }
+            }
+
+            /// Reads [`Why::code`].
+            pub fn parse(code: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.code() == code)
             }
 
             const fn text(self) -> &'static str {

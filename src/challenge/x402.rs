@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::credential::Shared;
 use super::json::{self, Object};
 use super::requirement::{self, Context};
-use super::{Challenge, MAX_OFFERS, ResourceHost, Unpayable, Why, X402Version};
+use super::{Challenge, MAX_OFFERS, Place, Protocol, ResourceHost, Unpayable, Why, X402Version};
 
 /// Parses the value of `PAYMENT-REQUIRED`: base64 of a JSON object with `x402Version` 2.
 pub fn v2(header: &[u8]) -> Result<Challenge, Why> {
@@ -79,7 +79,7 @@ fn collect(requirements: &[&RawValue], context: &Context) -> Challenge {
         match requirement::offer(position, raw.get(), context) {
             Ok(offer) => challenge.offers.push(offer),
             Err(why) => challenge.unpayable.push(Unpayable {
-                position: Some(position),
+                place: Place::of(Protocol::X402, position),
                 why,
             }),
         }

@@ -6,6 +6,7 @@ mod ca;
 mod clock;
 mod demo;
 mod environment;
+mod explain;
 mod init;
 mod keep;
 mod output;
@@ -64,6 +65,8 @@ enum Command {
     /// Look at payments, and close those that no proof can close
     #[command(subcommand)]
     Payments(payments::Payments),
+    /// Say why a payment took its offer, and why not each other offer of the same 402
+    Explain(explain::Explain),
     /// Compare the books with the chain, settle what is in doubt, and report what does not match
     Reconcile(reconcile::Reconcile),
     /// The certificate authority that agents trust
@@ -156,6 +159,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
         Command::Payments(command) => command.run(&home()?),
+        Command::Explain(command) => command.run(&home()?),
         Command::Reconcile(command) => wait(command.run(&home()?)),
         Command::Ca(command) => command.run(&home()?),
         Command::Wallet(command) => wait(command.run(&home()?)),

@@ -236,7 +236,11 @@ fn read(home: &Home) -> Result<Books, Failure> {
 
 fn find(home: &Home, rid: Rid) -> Result<PaymentRecord, Failure> {
     let payment = read(home)?.payments.into_iter().find(|payment| payment.id == rid);
-    payment.ok_or_else(|| Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all")))
+    payment.ok_or_else(|| not_found(rid))
+}
+
+pub(super) fn not_found(rid: Rid) -> Failure {
+    Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all"))
 }
 
 pub(super) fn parse_id(text: &str) -> Result<Rid, Failure> {

@@ -56,7 +56,7 @@ pub use model::{
 pub use payment::Payment;
 #[cfg(feature = "postgres")]
 pub use postgres::{Access, Postgres};
-pub use read::{Books, PaymentRecord, ReadError, Refused, read_payments};
+pub use read::{Books, Explained, PaymentRecord, ReadError, Refused, read_explained, read_payments};
 pub use recovery::OpenError;
 pub use rid::Rid;
 pub use signing::Rhythm;

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::book::Book;
 use super::disclosure::disclosed;
-use super::entry::{Body, Denied, Entry};
+use super::entry::{Body, Denied, Entry, Other};
 use super::format::{self, FormatError};
 use super::model::{By, State};
 use super::payment::Payment;
@@ -92,17 +92,18 @@ pub struct Refused {
     pub count: u64,
 }
 
+/// One payment, and what else its 402 offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    pub payment: PaymentRecord,
+    /// In the order of the 402.
+    pub others: Vec<Other>,
+}
+
 /// Reads all payments and refusals in `dir` (the data directory).
 pub fn read_payments(dir: &Path) -> Result<Books, ReadError> {
     let replay = replay(dir)?;
-    let private = dir.join("private");
-    let paths = match disclosed(&private) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => HashMap::new(),
-        Err(source) => {
-            return Err(ReadError::Io { path: private, source });
-        }
-        Ok(paths) => paths,
-    };
+    let paths = paths(dir)?;
     let record = |rid| {
         replay
             .payments
@@ -113,6 +114,27 @@ pub fn read_payments(dir: &Path) -> Result<Books, ReadError> {
         payments: replay.order.iter().filter_map(record).collect(),
         refusals: replay.refusals,
     })
+}
+
+/// Reads what the journal in `dir` (the data directory) says of one payment and of what was offered beside it.
+pub fn read_explained(dir: &Path, rid: Rid) -> Result<Option<Explained>, ReadError> {
+    let Some(payment) = find(dir, rid)? else {
+        return Ok(None);
+    };
+    Ok(Some(Explained {
+        payment: PaymentRecord::of(&payment, &paths(dir)?),
+        others: payment.reserved.others.clone(),
+    }))
+}
+
+/// What has been disclosed, by its digest.
+fn paths(dir: &Path) -> Result<HashMap<String, (String, String)>, ReadError> {
+    let private = dir.join("private");
+    match disclosed(&private) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashMap::new()),
+        Err(source) => Err(ReadError::Io { path: private, source }),
+        Ok(paths) => Ok(paths),
+    }
 }
 
 /// One payment, without the index.

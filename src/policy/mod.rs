@@ -7,6 +7,7 @@ pub mod budget;
 mod calendar;
 mod limits;
 mod merchant;
+mod not_taken;
 mod rates;
 mod refusal;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub(crate) use calendar::Calendar;
 pub use limits::Limits;
 pub(crate) use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, Standing};
 pub(crate) use merchant::{HostError, HostPattern, named_host};
+pub use not_taken::{NotTaken, Unchosen};
 pub(crate) use rates::{NoPrice, Rate, Rates};
 pub use refusal::{Refusal, RefusalCode};
 
@@ -68,6 +70,8 @@ pub struct Plan {
     pub group: Option<Arc<str>>,
     /// The longest validity of the credential, in seconds.
     pub max_validity_s: u64,
+    /// Every other offer that was given, in the order given.
+    pub others: Vec<Unchosen>,
 }
 
 /// Why a 402 is passed on without a word from limits.toml's levels.
@@ -140,7 +144,11 @@ fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decision {
     let mut cheapest = None;
     for offer in order {
         match bars_bid(limits, standing, purchase, &bids[offer]) {
-            Ok(price) => return Decision::Pay(plan(limits, standing, purchase, offer, price)),
+            Ok(price) => {
+                let mut plan = plan(limits, standing, purchase, offer, price);
+                plan.others = not_taken::beside(offer, limits, standing, purchase, bids);
+                return Decision::Pay(plan);
+            }
             Err(refusal) => cheapest = cheapest.or(Some(refusal)),
         }
     }
@@ -264,5 +272,6 @@ fn plan(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, offer: us
         charges: budgets.map(|b| b.charge(price, &mut periods)).collect(),
         group: standing.group.as_ref().map(|g| g.name.clone()),
         max_validity_s: limits.max_validity_s,
+        others: Vec::new(),
     }
 }

@@ -47,7 +47,6 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
-    #[cfg(test)]
     pub(crate) const ALL: [Self; 10] = [
         Self::OverLimit,
         Self::NoBudget,
@@ -75,6 +74,11 @@ impl RefusalCode {
             Self::NoRate => "no-rate",
             Self::ApprovalUnavailable => "approval-unavailable",
         }
+    }
+
+    /// Reads [`RefusalCode::code`].
+    pub fn parse(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.code() == code)
     }
 }
 

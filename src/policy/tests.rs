@@ -1,5 +1,6 @@
 //! Decisions on limits as finance writes them.
 
+mod not_taken;
 mod properties;
 mod windows;
 

@@ -22,6 +22,7 @@ mod canary;
 mod chain;
 mod crash;
 mod evidence;
+mod explain;
 mod failing_disk;
 mod first_purchase;
 mod funds;

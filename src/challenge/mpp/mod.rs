@@ -20,7 +20,7 @@ use http::header::{AUTHORIZATION, HeaderName, WWW_AUTHENTICATE};
 
 use super::json::Object;
 use super::requirement::address;
-use super::{Challenge, Offer, Unpayable, Why};
+use super::{Challenge, Offer, Place, Protocol, Unpayable, Why};
 use crate::assets::{self, Network, Token};
 use payment::{Payment, integer};
 pub use statement::Statement;
@@ -126,7 +126,7 @@ pub(super) fn read(headers: &HeaderMap) -> Challenge {
         match payment.and_then(|payment| offer(position, &payment)) {
             Ok(offer) => challenge.offers.push(offer),
             Err(why) => challenge.unpayable.push(Unpayable {
-                position: Some(position),
+                place: Place::of(Protocol::Mpp, position),
                 why,
             }),
         }

@@ -239,3 +239,65 @@ fn an_entry_over_16_kib_is_refused_and_leaves_no_trace() {
     ));
     assert_eq!(line, b"before");
 }
+
+/// What a 402 may offer at most (Ruling 33), beside all windows that have a name, each member as long as it can be.
+#[test]
+fn the_longest_list_of_other_offers_fits() {
+    use crate::challenge::{Place, Protocol, Rail, Why};
+    use crate::policy::{NotTaken, RefusalCode};
+
+    const BESIDE: usize = 15;
+    let longest = |texts: Vec<&'static str>| texts.into_iter().max_by_key(|text| text.len()).unwrap();
+    let whys = Why::ALL.iter().map(|why| why.code());
+    let refusals = RefusalCode::ALL.iter().map(|code| code.code());
+    let order = NotTaken::ORDER.iter().map(NotTaken::code);
+    let name = "a.".repeat(32);
+    let other = Other {
+        at: Place::of(Protocol::X402, BESIDE).to_string(),
+        rail: Some(longest(Rail::ALL.map(Rail::name).to_vec()).to_owned()),
+        // The longest key that bars an offer, in the section of an agent whose name needs quotes.
+        rule: Some(format!("agents.\"{name}\".per_transaction")),
+        usd_micros: Some(Decimal(u128::MAX)),
+        why: longest(whys.chain(refusals).chain(order).collect()).to_owned(),
+    };
+    let zone = "2026-11-20T00:00:00-03:00[America/Argentina/ComodRivadavia]";
+    let mut windows = Vec::new();
+    for scope in ["account".to_owned(), format!("group:{name}"), format!("agent:{name}")] {
+        // hour, day, week, month, total, of money and of payments, and max_pending.
+        for window in ["month"; 5]
+            .into_iter()
+            .chain(["count.month"; 5])
+            .chain(["max_pending"])
+        {
+            let (most, most_cap) = (Decimal(u128::MAX), Decimal(u128::MAX));
+            windows.push(WindowCharge(scope.clone(), window.into(), zone.into(), most, most_cap));
+        }
+    }
+    let payee = crate::account::Account::parse(&format!("profile_{}", "x".repeat(56))).unwrap();
+    let reserved = Reserved {
+        agent: name.clone(),
+        arm: Some(Arm {
+            from: payee.clone(),
+            ..arm()
+        }),
+        facilitator: Some(Address::ZERO),
+        fee: Some(Decimal(u128::MAX)),
+        group: Some(name),
+        host: "a".repeat(253),
+        others: vec![other; BESIDE],
+        payee,
+        policy_gen: (1 << 53) - 1,
+        sd: vec!["AUsHjcbWT-FgKRhiEqKjVNtVF2ksvIWx6U8d1c4ltFU".into(); 2],
+        usd_micros: Decimal(u128::MAX),
+        windows,
+        ..reserved()
+    };
+    let entry = Entry {
+        seq: u64::MAX,
+        ts: Moment::of("2026-11-20T08:00:02Z".parse().unwrap()),
+        body: Body::Reserved(Arc::new(reserved)),
+    };
+    let mut line = Vec::new();
+    entry.encode(&Digest::ZERO, &mut line).unwrap();
+    assert_eq!(Entry::parse(&line).unwrap().0, entry);
+}

@@ -84,6 +84,19 @@ fn any_bid() -> impl Strategy<Value = Bid> {
     })
 }
 
+/// Over rails that limits.toml prefers, has and has not.
+fn any_bid_over_any_rail() -> impl Strategy<Value = Bid> {
+    let rails = prop::sample::select(vec![Rail::X402, Rail::MppEvm, Rail::X402Permit2]);
+    (any_bid(), rails, any::<bool>()).prop_map(|(bid, rail, without_price)| Bid {
+        rail,
+        price: match bid.asset {
+            Asset::Fiat(_, currency) if without_price => Err(NoPrice::NoRate(currency)),
+            _ => bid.price,
+        },
+        ..bid
+    })
+}
+
 fn price(bid: &Bid) -> MicroUsd {
     bid.price.unwrap()
 }
@@ -125,6 +138,45 @@ proptest! {
         let alone = (0..bids.len()).filter(|&i| plan_of(decision(&limits, &bids[i..=i])).is_some());
         let best = alone.min_by_key(|&i| (price(&bids[i]), bids[i].flow == PaymentFlow::Upfront, i));
         prop_assert_eq!(plan_of(decision(&limits, &bids)).map(|plan| plan.offer), best);
+    }
+
+    #[test]
+    fn every_offer_is_chosen_or_explained_once_and_truly(
+        levels in [rules(), rules(), rules()],
+        bids in prop::collection::vec(any_bid_over_any_rail(), 1..17),
+    ) {
+        let limits = limits(&text(&levels));
+        let Some(plan) = plan_of(decision(&limits, &bids)) else {
+            return Ok(());
+        };
+        let mut named: Vec<usize> = plan.others.iter().map(|other| other.offer).collect();
+        prop_assert!(named.is_sorted());
+        named.push(plan.offer);
+        named.sort_unstable();
+        prop_assert_eq!(named, Vec::from_iter(0..bids.len()));
+
+        let best = &bids[plan.offer];
+        let in_rails = |bid: &Bid| limits.rails.iter().position(|rail| *rail == bid.rail).unwrap();
+        for Unchosen { offer, usd, why } in &plan.others {
+            let bid = &bids[*offer];
+            prop_assert_eq!(*usd, bid.price.ok());
+            let alone = decision(&limits, &bids[*offer..=*offer]);
+            let same_price = bid.price == best.price;
+            let is_true = match why {
+                NotTaken::Barred { code, rule } => {
+                    matches!(alone, Decision::Refuse(refusal) if refusal.code == *code && refusal.rule == *rule)
+                }
+                allowed => matches!(alone, Decision::Pay(_)) && match allowed {
+                    NotTaken::Dearer => price(bid) > price(best),
+                    NotTaken::Upfront => {
+                        same_price && (best.flow, bid.flow) == (PaymentFlow::Authorization, PaymentFlow::Upfront)
+                    }
+                    NotTaken::RailOrder => same_price && bid.flow == best.flow && in_rails(bid) > in_rails(best),
+                    _ => same_price && bid.flow == best.flow && bid.rail == best.rail && *offer > plan.offer,
+                },
+            };
+            prop_assert!(is_true, "{:?} against {:?}: {:?}", bid, best, why);
+        }
     }
 
     #[test]

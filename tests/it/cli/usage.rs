@@ -19,6 +19,7 @@ fn mistakes_in_a_command_exit_2() {
         &["payments", "list", "--state", "paid"],
         &["payments", "list", "--since", "yesterday"],
         &["payments", "list", "--limit", "-1"],
+        &["explain"],
         &["sandbox", "--listen", "localhost"],
         &["--log", "loud=very", "agents", "list"],
     ] {

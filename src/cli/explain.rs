@@ -1,0 +1,244 @@
+//! `bursar explain`: why this offer was taken, and why each other offer of the same 402 was not.
+
+use std::fmt::Write;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::payments::{not_found, parse_id, print_json};
+use super::{Exit, Failure, output::print};
+use crate::challenge::Why;
+use crate::home::Home;
+use crate::ledger::entry::Other;
+use crate::ledger::{Explained, PaymentRecord, Rid, State, read_explained};
+use crate::money::MicroUsd;
+use crate::policy::{NotTaken, RefusalCode};
+
+#[derive(Args)]
+pub struct Explain {
+    /// A payment, as `payments list` shows it
+    id: String,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Explain {
+    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+        home.require_initialised()?;
+        let rid = parse_id(&self.id)?;
+        let explained = read_explained(home.root(), rid).map_err(|error| Failure::negative(error.to_string()))?;
+        let explained = explained.ok_or_else(|| not_found(rid))?;
+        let explanation = Explanation::of(&explained);
+        if self.json {
+            print_json(&explanation)?;
+        } else {
+            print(format_args!("{}", explanation.text()))?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// One object of `explain --json`; members in this order, amounts in dollars as text.
+#[derive(Serialize)]
+struct Explanation<'a> {
+    id: Rid,
+    state: State,
+    merchant: &'a str,
+    rail: &'a str,
+    usd: &'a str,
+    why: Choice,
+    /// In the order of the 402.
+    others: Vec<NotChosen<'a>>,
+}
+
+/// Why the offer was taken, as far as what stood beside it tells. The closest rival decides, so they stand in that order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Choice {
+    /// Others at the same price were allowed as well.
+    Preferred,
+    /// Others were allowed, at higher prices.
+    Cheapest,
+    /// No other could be paid and was allowed.
+    OnlyAllowed,
+    /// It was alone, or its entry is older than this record.
+    NoOthersRecorded,
+}
+
+#[derive(Serialize)]
+struct NotChosen<'a> {
+    at: &'a str,
+    rail: Option<&'a str>,
+    usd: Option<String>,
+    why: &'a str,
+    rule: Option<&'a str>,
+    detail: String,
+    #[serde(skip)]
+    reason: Reason,
+}
+
+/// A recorded code, read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Reason {
+    /// It could be paid and was allowed.
+    Behind(NotTaken),
+    Barred(RefusalCode),
+    Unpayable(Why),
+    /// A later version's.
+    Unknown,
+}
+
+impl<'a> Explanation<'a> {
+    fn of(explained: &'a Explained) -> Self {
+        let Explained { payment, others } = explained;
+        let PaymentRecord {
+            id,
+            state,
+            merchant,
+            rail,
+            usd,
+            ..
+        } = payment;
+        let others: Vec<NotChosen<'a>> = others.iter().map(|other| NotChosen::of(other, rail)).collect();
+        Self {
+            id: *id,
+            state: *state,
+            merchant,
+            rail,
+            usd,
+            why: Choice::among(&others),
+            others,
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self {
+            id,
+            state,
+            merchant,
+            rail,
+            usd,
+            why,
+            others,
+        } = self;
+        let mut text = format!("Payment {id} ({state}): {usd} USD to {merchant} over {rail}");
+        text += match why {
+            Choice::Preferred => ", the first in order of the cheapest offers that the limits allow.\n",
+            Choice::Cheapest => ", the cheapest offer that the limits allow.\n",
+            Choice::OnlyAllowed => ", the only offer that could be paid and that the limits allow.\n",
+            Choice::NoOthersRecorded => {
+                ".\nNo other offer is on record: its 402 had none, or it was made before others were recorded.\n"
+            }
+        };
+        if others.is_empty() {
+            return text;
+        }
+        text += "Not taken:\n";
+        let usd = |other: &NotChosen<'_>| other.usd.as_ref().map_or("-".to_owned(), |usd| format!("{usd} USD"));
+        let wide = |len: fn(&NotChosen<'_>) -> usize| others.iter().map(len).max().unwrap_or(0);
+        let at_width = wide(|other| other.at.len());
+        let rail_width = wide(|other| other.rail.map_or(1, str::len));
+        let usd_width = others.iter().map(|other| usd(other).len()).max().unwrap_or(0);
+        for other in others {
+            let _ = writeln!(
+                text,
+                "  {:<at_width$}  {:<rail_width$}  {:>usd_width$}  {}",
+                other.at,
+                other.rail.unwrap_or("-"),
+                usd(other),
+                other.line(),
+            );
+        }
+        text
+    }
+}
+
+impl Choice {
+    fn among(others: &[NotChosen<'_>]) -> Self {
+        let against = |other: &NotChosen<'_>| match &other.reason {
+            Reason::Behind(NotTaken::Dearer) => Self::Cheapest,
+            Reason::Behind(_) => Self::Preferred,
+            Reason::Barred(_) | Reason::Unpayable(_) | Reason::Unknown => Self::OnlyAllowed,
+        };
+        others.iter().map(against).min().unwrap_or(Self::NoOthersRecorded)
+    }
+}
+
+impl<'a> NotChosen<'a> {
+    fn of(other: &'a Other, taken: &str) -> Self {
+        let reason = Reason::read(&other.why);
+        Self {
+            at: &other.at,
+            rail: other.rail.as_deref(),
+            usd: other.usd_micros.map(|micros| MicroUsd::new(micros.0).to_string()),
+            why: &other.why,
+            rule: other.rule.as_deref(),
+            detail: reason.detail(other, taken),
+            reason,
+        }
+    }
+
+    /// With the code where the README's table says more about it.
+    fn line(&self) -> String {
+        match self.reason {
+            Reason::Unpayable(_) | Reason::Unknown => format!("{}: {}", self.why, self.detail),
+            Reason::Behind(_) | Reason::Barred(_) => self.detail.clone(),
+        }
+    }
+}
+
+impl Reason {
+    fn read(code: &str) -> Self {
+        if let Some(behind) = NotTaken::ORDER.into_iter().find(|known| known.code() == code) {
+            return Self::Behind(behind);
+        }
+        let barred = RefusalCode::parse(code).map(Self::Barred);
+        let unpayable = || Why::parse(code).map(Self::Unpayable);
+        barred.or_else(unpayable).unwrap_or(Self::Unknown)
+    }
+
+    fn detail(&self, other: &Other, taken: &str) -> String {
+        match self {
+            Self::Behind(behind) => after(behind, other, taken),
+            Self::Barred(code) => barred(*code, other.rule.as_deref().unwrap_or("a rule")),
+            Self::Unpayable(why) => why.to_string(),
+            Self::Unknown => "a reason that this version of bursar does not know".to_owned(),
+        }
+    }
+}
+
+fn after(behind: &NotTaken, other: &Other, taken: &str) -> String {
+    match behind {
+        NotTaken::Upfront => {
+            "same price; its seller takes the money before it serves, the chosen one's afterwards".to_owned()
+        }
+        NotTaken::RailOrder => {
+            let rail = other.rail.as_deref().unwrap_or("its rail");
+            format!("same price; {taken} stands before {rail} in `rails`")
+        }
+        NotTaken::Later => "same price over the same rail; it stands later in the 402".to_owned(),
+        NotTaken::Dearer | NotTaken::Barred { .. } => behind.code().to_owned(),
+    }
+}
+
+fn barred(code: RefusalCode, rule: &str) -> String {
+    let what = match code {
+        RefusalCode::OverLimit => return format!("over {rule} in limits.toml"),
+        RefusalCode::ApprovalUnavailable => {
+            return format!("over {rule} in limits.toml, and nobody could be asked");
+        }
+        RefusalCode::NoRate => return format!("no price in US dollars: limits.toml had no {rule} that held"),
+        RefusalCode::PayeeNotAllowed => "this payee",
+        RefusalCode::NetworkNotAllowed => "this network",
+        RefusalCode::AssetNotAllowed => "this asset",
+        RefusalCode::RailNotAllowed => "this rail",
+        // They refuse a purchase whatever the offer.
+        RefusalCode::MerchantNotAllowed => "this merchant",
+        RefusalCode::NoBudget | RefusalCode::Paused => "any payment",
+    };
+    format!("{rule} in limits.toml did not allow {what}")
+}
+
+#[cfg(test)]
+mod tests;
