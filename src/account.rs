@@ -52,7 +52,15 @@ impl StripeId {
 }
 
 impl Account {
-    /// Reads what [`Display`](fmt::Display) writes, and addresses in any case.
+    /// As entries and lists have it: lower-case hex, or the id.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Address(address) => format!("{address:#x}"),
+            Self::Stripe(id) => id.to_string(),
+        }
+    }
+
+    /// Reads [`Account::text`], and addresses in any case.
     pub fn parse(text: &str) -> Option<Self> {
         match text.strip_prefix("0x") {
             Some(digits) if digits.len() == 40 => text.parse().ok().map(Self::Address),
@@ -90,11 +98,11 @@ impl From<Address> for Account {
     }
 }
 
-/// Lower-case hex, or the id.
+/// For people: an address with its checksum (EIP-55), or the id.
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(address) => write!(f, "{address:#x}"),
+            Self::Address(address) => write!(f, "{address}"),
             Self::Stripe(id) => f.write_str(&id.0),
         }
     }
@@ -108,7 +116,7 @@ impl fmt::Display for StripeId {
 
 impl Serialize for Account {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(&self.text())
     }
 }
 
@@ -131,7 +139,7 @@ mod tests {
             "pm_card_visa",
         ] {
             let account = Account::parse(text).unwrap();
-            assert_eq!(account.to_string(), text);
+            assert_eq!(account.text(), text);
             let json = serde_json::to_string(&account).unwrap();
             assert_eq!(json, format!("\"{text}\""));
             assert_eq!(serde_json::from_str::<Account>(&json).unwrap(), account);

@@ -245,7 +245,7 @@ fn as_written(challenge: &Value, offer: &Offer) -> Terms {
 fn as_read(offer: &Offer) -> Terms {
     (
         offer.amount.get().to_string(),
-        offer.payee.to_string(),
+        offer.payee.text(),
         format!("{:#x}", offer.asset.token().unwrap().address),
     )
 }

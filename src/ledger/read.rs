@@ -256,7 +256,7 @@ impl PaymentRecord {
             amount: amount.get().to_string(),
             amount_decimal: amount.decimal(reserved.decimals),
             usd: MicroUsd::new(reserved.usd_micros.0).to_string(),
-            payee: reserved.payee.to_string(),
+            payee: reserved.payee.text(),
             nonce: arm.map(|arm| arm.nonce.to_string()),
             valid_before: deadline.and_then(|second| Timestamp::from_second(second).ok()),
             tx: payment.tx.clone(),

@@ -229,7 +229,7 @@ fn verdict(request: &str, more: &str) -> Result<Offer, Why> {
 fn each_member_of_a_request_is_read_strictly() {
     let offer = verdict(&evm_request().to_string(), "").unwrap();
     assert_eq!((offer.amount.get(), offer.usd.unwrap().get()), (10_000, 10_000));
-    assert_eq!(offer.payee.to_string(), PAYEE.to_ascii_lowercase());
+    assert_eq!(offer.payee.to_string(), PAYEE);
     assert_eq!(offer.term, Term::Open);
     let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
     let beyond_u128 = "\"340282366920938463463374607431768211456\"";
