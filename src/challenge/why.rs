@@ -82,6 +82,8 @@ reasons! {
     ProfileMalformed => "profile-malformed", "The offer does not name the seller's Stripe profile.";
     ExternalIdMalformed => "external-id-malformed", "The offer's externalId is not a short text.";
     ModeUnsupported => "mode-unsupported", "The offer does not take a signed transaction (mode pull).";
+    /// Ours ties the transfer to its challenge, and to no other.
+    MemoUnsupported => "memo-unsupported", "The offer wants a memo of its own in the transfer.";
 
     // Rails and intents of MPP that are known and not paid.
     MppUsdc => "mpp-usdc-not-paid", "The offer is for MPP's usdc method, which is not paid.";
