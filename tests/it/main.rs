@@ -34,6 +34,7 @@ mod mpp;
 mod mpp_chain;
 mod mpp_hostile;
 mod mpp_tempo;
+mod permit2;
 mod receipts;
 mod reconcile;
 mod repeats;

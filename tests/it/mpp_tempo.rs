@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, LIMITS, WALLET, setup};
-use crate::support::buyer::{Buyer, Transfer, buyer_on, fund_tempo, lab, site, tempo, transfers};
+use crate::support::buyer::{Buyer, Transfer, ask, buyer_on, fund_tempo, lab, site, tempo, transfers, word};
 use crate::support::faults::{Faults, Moment};
 use crate::support::lab::{Lab, Tempo};
 use crate::support::mpp::{self, Challenge, MODERATO, PATH_USD, PROBLEM, decoded, encoded, evm, problem};
@@ -142,6 +142,13 @@ async fn of_a_sponsored_sale_the_wallet_pays_the_price_alone() {
     assert_eq!(fee_cap(&buyer.bursar), json!("0"));
     assert_eq!(spent(lab, &buyer), (vec![moved(lab, &payments[0])], vec![]));
     assert_eq!(tempo(lab).balance(&buyer.wallet), FUNDS_FOR_NO_FEE - PRICE);
+    let receipt = ask(&tempo(lab).rpc, "eth_getTransactionReceipt", json!([payments[0]["tx"]]));
+    let mut logs = receipt["logs"].as_array().unwrap().iter();
+    let (sponsor, fees) = (json!(word(&tempo(lab).sponsor)), json!(word(FEES)));
+    assert!(
+        logs.any(|log| log["topics"][1] == sponsor && log["topics"][2] == fees),
+        "{receipt}"
+    );
 }
 
 #[tokio::test]
