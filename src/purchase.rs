@@ -314,8 +314,9 @@ impl Purchase {
         let permission = match proxy.payers.address() {
             None => Permission::Granted,
             Some(owner) => {
-                let reconciler = &proxy.reconciler;
-                let asked = proxy.permissions.of(offer, owner, &reconciler.nodes, &reconciler.tls);
+                let (reconciler, patience) = (&proxy.reconciler, proxy.config.timeouts.settle_wait);
+                let (nodes, tls) = (&reconciler.nodes, &reconciler.tls);
+                let asked = proxy.permissions.of(offer, owner, nodes, tls, patience);
                 asked.await.map_err(NotBought::OfferGone)?
             }
         };

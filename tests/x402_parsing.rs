@@ -74,7 +74,7 @@ fn each_member_is_read_strictly() {
         ("extra", extra(json!({"version": 2})), "token-domain-missing"),
         (
             "extra",
-            extra(json!({"assetTransferMethod": "permit2"})),
+            extra(json!({"assetTransferMethod": "permit3"})),
             "transfer-method-unsupported",
         ),
         (

@@ -101,7 +101,7 @@ pub(super) struct Shared {
     resource: Option<String>,
     extensions: Option<String>,
     id_slot: Option<IdSlot>,
-    /// Where `eip2612GasSponsoring.info` stands in the text of the extensions.
+    /// Where `eip2612GasSponsoring.info` stands in the text of the extensions, if the permission can be added there.
     sponsoring: Option<Range<usize>>,
 }
 
@@ -183,7 +183,7 @@ impl Shared {
             resource: resource.map(str::to_owned),
             extensions: extensions.map(str::to_owned),
             id_slot: extensions.and_then(id_slot),
-            sponsoring: extensions.and_then(|text| info_of(text, "eip2612GasSponsoring")),
+            sponsoring: extensions.and_then(sponsoring),
         }
     }
 
@@ -437,6 +437,12 @@ fn id_slot(extensions: &str) -> Option<IdSlot> {
         at: place.start + 1,
         alone: members.is_empty(),
     })
+}
+
+/// Where the token's permission goes. Known now, so that no money is set aside for one that could not be sent.
+fn sponsoring(extensions: &str) -> Option<Range<usize>> {
+    let place = info_of(extensions, "eip2612GasSponsoring")?;
+    permit2::takes_permission(extensions.get(place.clone())?).then_some(place)
 }
 
 /// Where the value of an extension's `info` stands.

@@ -151,6 +151,10 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
     if offer.amount.is_zero() && !payer.zero_amount {
         return Err(Why::AmountZero);
     }
+    // It wants a proof of address, which is a login and no payment (mpp digest §8.1).
+    if offer.amount.is_zero() && offer.rail == Rail::MppTempo {
+        return Err(Why::ModeUnsupported);
+    }
     if offer.valid_before(payer.now, u64::MAX).is_none() {
         return Err(Why::ChallengeExpired);
     }

@@ -136,21 +136,29 @@ pub fn authorization(transfer: &Permit2Transfer) -> String {
     )
 }
 
+/// Whether the token's permission can be added to `offered`, the text of `extensions.eip2612GasSponsoring.info`. What the server
+/// wrote stays on conflict (x402 digest §2.3), so a server that filled in a member itself would have our signature stand for
+/// other numbers; and of another version we do not know the meaning.
+pub(super) fn takes_permission(offered: &str) -> bool {
+    open_info(offered).is_some()
+}
+
+fn open_info(offered: &str) -> Option<Object<'_>> {
+    let members = Object::read(offered)?;
+    let ours = ["from", "asset", "spender", "amount", "nonce", "deadline", "signature"];
+    let known = !members.has("version") || members.text("version").as_deref() == Some(SPONSORING_VERSION);
+    (known && !ours.iter().any(|name| members.has(name))).then_some(members)
+}
+
 /// The JSON object `extensions.eip2612GasSponsoring.info`: `offered`, the text of it in the challenge, with what we sign
 /// added behind. `signature` is that of `permit`: r, s, v.
 ///
-/// `None` if it cannot be added. What the server wrote stays on conflict (x402 digest §2.3), so a server that filled in
-/// a member itself would have our signature stand for other numbers; and of another version we do not know the meaning.
+/// `None` if it cannot be added, as [`takes_permission`] says.
 pub fn sponsored_info(offered: &str, permit: &TokenPermit<'_>, signature: &[u8; 65]) -> Option<Zeroizing<String>> {
-    let members = Object::read(offered)?;
-    let ours = ["from", "asset", "spender", "amount", "nonce", "deadline", "signature"];
-    if ours.iter().any(|name| members.has(name)) {
-        return None;
-    }
-    let version = match (members.has("version"), members.text("version")) {
-        (false, _) => format!(r#","version":"{SPONSORING_VERSION}""#),
-        (true, Some(version)) if version == SPONSORING_VERSION => String::new(),
-        (true, _) => return None,
+    let members = open_info(offered)?;
+    let version = match members.has("version") {
+        true => String::new(),
+        false => format!(r#","version":"{SPONSORING_VERSION}""#),
     };
     let before = offered.trim().strip_suffix('}')?;
     let comma = if members.is_empty() { "" } else { "," };

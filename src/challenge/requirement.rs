@@ -29,6 +29,10 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
     let token = token(&object, network)?;
     let extra = object.object("extra").ok_or(Why::TokenDomainMissing)?;
     let (rail, clause) = rail(scheme, &extra, token)?;
+    // v1 is older than all transfer methods but one (x402 digest §2.4).
+    if context.version == X402Version::V1 && rail != Rail::X402 {
+        return Err(Why::TransferMethodUnsupported);
+    }
     let flow = check_extra(&extra, token)?;
     let (amount, usd) = amount(&object, token, context.version)?;
     let payee = payee(&object, token)?;

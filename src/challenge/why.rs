@@ -86,6 +86,8 @@ reasons! {
     ProfileMalformed => "profile-malformed", "The offer does not name the seller's Stripe profile.";
     ExternalIdMalformed => "external-id-malformed", "The offer's externalId is not a short text.";
     ModeUnsupported => "mode-unsupported", "The offer does not take a signed transaction (mode pull).";
+    /// Ours ties the transfer to its challenge, and to no other.
+    MemoUnsupported => "memo-unsupported", "The offer wants a memo of its own in the transfer.";
 
     // Rails and intents of MPP that are known and not paid.
     MppUsdc => "mpp-usdc-not-paid", "The offer is for MPP's usdc method, which is not paid.";
@@ -134,6 +136,8 @@ reasons! {
     UpToNeedsNode => "upto-needs-node", "The offer is for any part of an amount, and no node is named for its network.";
     AllowanceMissing => "allowance-missing", "The wallet has not allowed Permit2 to move this token, and the seller does not bring the permission.";
     AllowanceUnknown => "allowance-unknown", "No node said whether the wallet has allowed Permit2 to move this token.";
+    /// Two at once would bear the same nonce of the token's.
+    PermissionBusy => "permission-busy", "Another payment is bringing the wallet's permission for Permit2 to the chain, and takes long.";
     PayeeIsPayer => "payee-is-payer", "The offer's payee is our own wallet.";
     AmountZero => "amount-zero", "The offer's amount is zero, and zero_amount is not set.";
     ResourceHostDiffers => "resource-host-differs", "The challenge is for a resource on another host than the one asked.";

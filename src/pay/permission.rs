@@ -39,12 +39,14 @@ pub struct Permissions {
 }
 
 impl Permissions {
+    /// `patience` is how long another payment's turn is waited for: a seller that does not answer must not hold up all others.
     pub async fn of(
         &self,
         offer: &Offer,
         owner: Address,
         nodes: &BTreeMap<Network, Vec<Node>>,
         tls: &UpstreamTls,
+        patience: Duration,
     ) -> Result<Permission, Why> {
         let (Rail::X402Permit2 | Rail::X402UpTo, Some(token)) = (offer.rail, offer.asset.token()) else {
             return Ok(Permission::Granted);
@@ -61,7 +63,8 @@ impl Permissions {
         if !offer.echo.brings_permission() {
             return Err(Why::AllowanceMissing);
         }
-        let turn = self.turn.clone().lock_owned().await;
+        let turn = timeout(patience, self.turn.clone().lock_owned()).await;
+        let turn = turn.map_err(|_| Why::PermissionBusy)?;
         let nonce = permit_nonce(nodes, tls, token, owner).await?;
         Ok(Permission::Brought { nonce, turn })
     }

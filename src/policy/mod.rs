@@ -149,7 +149,7 @@ fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decision {
                 plan.others = not_taken::beside(offer, limits, standing, purchase, bids);
                 return Decision::Pay(plan);
             }
-            Err(refusal) => cheapest = cheapest.or(Some(refusal)),
+            Err(refusal) => cheapest = cheapest.or(Some(*refusal)),
         }
     }
     cheapest.map_or(Decision::Unpaid(Unpaid::NoOffer), Decision::Refuse)
@@ -192,16 +192,22 @@ fn bars_purchase(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>) 
 }
 
 /// What one offer costs, or what stands against it.
-fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: &Bid) -> Result<MicroUsd, Refusal> {
+fn bars_bid(
+    limits: &Limits,
+    standing: &Standing,
+    purchase: &Purchase<'_>,
+    bid: &Bid,
+) -> Result<MicroUsd, Box<Refusal>> {
     if preference(limits, bid.rail).is_none() {
         let (rule, rail) = ("rails".to_owned(), bid.rail.name());
-        return Err(Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail));
+        let refusal = Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail);
+        return Err(Box::new(refusal));
     }
-    let price = bid.price.map_err(Refusal::no_price)?;
+    let price = bid.price.map_err(|why| Box::new(Refusal::no_price(why)))?;
     let barred = limits
         .levels(standing)
         .find_map(|level| bars_at(level, purchase, bid, price));
-    barred.map_or(Ok(price), Err)
+    barred.map_or(Ok(price), |refusal| Err(Box::new(refusal)))
 }
 
 fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid, price: MicroUsd) -> Option<Refusal> {

@@ -73,7 +73,7 @@ async fn of_several_methods_the_one_that_can_be_paid_is_taken() {
     assert_eq!(page.status, 402);
     assert_eq!(
         page.header("proxy-status"),
-        Some("bursar; details=\"mpp-stripe-not-paid\"")
+        Some("bursar; details=\"stripe-not-configured\"")
     );
     assert_eq!(buyer.bursar.payments().len(), 1);
     assert_eq!(lab.seen(&lab.mpp)["routes"]["GET /mpp/other"]["with_payment"], 0);

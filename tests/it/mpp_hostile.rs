@@ -129,8 +129,9 @@ const UNPAID: [Case; 46] = [
         split["methodDetails"]["splits"] = json!([{ "recipient": WALLET, "amount": "9000" }]);
         with("request", &encoded(&split))
     }),
-    ("stripe", "mpp-stripe-not-paid", || method("stripe", "charge")),
-    ("tempo", "mpp-tempo-not-paid", || method("tempo", "charge")),
+    // With the request of another method.
+    ("stripe", "currency-unknown", || method("stripe", "charge")),
+    ("tempo", "asset-unknown", || method("tempo", "charge")),
     ("lightning", "mpp-lightning-not-paid", || method("lightning", "charge")),
     ("session", "mpp-session-not-paid", || method("evm", "session")),
     ("subscription", "mpp-subscription-not-paid", || {

@@ -25,6 +25,9 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     if details.member("splits").is_some() || request.member("splits").is_some() {
         return Err(Why::SplitsUnsupported);
     }
+    if details.member("memo").is_some() || request.member("memo").is_some() {
+        return Err(Why::MemoUnsupported);
+    }
     check_mode(&details)?;
     let token = token_on_chain(&request, &details)?;
     if token.standard != Standard::Tip20 {

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::{Payer, Rail, Receipt, ResourceHost, Term, payable, receipt as receipts, still_payable};
 use super::*;
-use crate::assets::Network;
+use crate::assets::{Mode, Network};
 
 fn fixture(name: &str) -> Value {
     let path = format!("{}/fixtures/mpp/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -212,13 +212,21 @@ fn evm_request() -> Value {
 }
 
 fn line(request: &str, more: &str) -> String {
+    line_of("evm", request, more)
+}
+
+fn line_of(method: &str, request: &str, more: &str) -> String {
     use base64::Engine;
     let request = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(request);
-    format!(r#"Payment id="a", realm="api.example.com", method="evm", intent="charge", request="{request}"{more}"#)
+    format!(r#"Payment id="a", realm="api.example.com", method="{method}", intent="charge", request="{request}"{more}"#)
 }
 
 fn verdict(request: &str, more: &str) -> Result<Offer, Why> {
-    let mut read = read(&headers(&[line(request, more).as_bytes()]));
+    verdict_of("evm", request, more)
+}
+
+fn verdict_of(method: &str, request: &str, more: &str) -> Result<Offer, Why> {
+    let mut read = read(&headers(&[line_of(method, request, more).as_bytes()]));
     match read.unpayable.first() {
         Some(unpayable) => Err(unpayable.why),
         None => Ok(read.offers.remove(0)),
@@ -291,6 +299,119 @@ fn each_member_of_a_request_is_read_strictly() {
         .to_string()
         .replacen("\"amount\"", "\"amount\":\"1\",\"amount\"", 1);
     assert_eq!(verdict(&twice, "").err(), Some(Why::DuplicateKey));
+}
+
+fn stripe_request() -> Value {
+    serde_json::json!({
+        "amount": "100", "currency": "usd", "externalId": "order-7",
+        "methodDetails": { "networkId": "profile_test_lab", "paymentMethodTypes": ["card"] }
+    })
+}
+
+#[test]
+fn each_member_of_a_stripe_request_is_read_strictly() {
+    let offer = verdict_of("stripe", &stripe_request().to_string(), "").unwrap();
+    assert_eq!((offer.rail, offer.amount.get()), (Rail::MppStripe, 100));
+    assert_eq!(offer.usd.unwrap().get(), 1_000_000);
+    assert_eq!(offer.payee.to_string(), "profile_test_lab");
+    assert_eq!(offer.asset.caip19(), "stripe:test/iso4217:usd");
+    let text = |length| Value::from("x".repeat(length));
+    for (pointer, value, why) in [
+        ("/amount", 100.into(), Why::AmountNotText),
+        ("/amount", Value::Null, Why::AmountNotText),
+        ("/amount", "".into(), Why::AmountNotDecimal),
+        ("/amount", "-1".into(), Why::AmountNotDecimal),
+        ("/amount", "1.00".into(), Why::AmountNotDecimal),
+        ("/amount", "1e2".into(), Why::AmountNotDecimal),
+        ("/amount", "0100".into(), Why::AmountLeadingZero),
+        // Thirteen digits.
+        ("/amount", "1000000000000".into(), Why::AmountTooLarge),
+        (
+            "/amount",
+            "340282366920938463463374607431768211456".into(),
+            Why::AmountTooLarge,
+        ),
+        ("/currency", "USD".into(), Why::CurrencyUnknown),
+        ("/currency", "xxx".into(), Why::CurrencyUnknown),
+        ("/currency", "".into(), Why::CurrencyUnknown),
+        ("/currency", USDC.into(), Why::CurrencyUnknown),
+        ("/currency", Value::Null, Why::CurrencyUnknown),
+        ("/currency", 840.into(), Why::CurrencyUnknown),
+        ("/methodDetails", Value::Null, Why::ProfileMalformed),
+        ("/methodDetails", "profile_test_lab".into(), Why::ProfileMalformed),
+        ("/methodDetails/networkId", Value::Null, Why::ProfileMalformed),
+        ("/methodDetails/networkId", "".into(), Why::ProfileMalformed),
+        ("/methodDetails/networkId", "acct_1234".into(), Why::ProfileMalformed),
+        ("/methodDetails/networkId", "profile_".into(), Why::ProfileMalformed),
+        (
+            "/methodDetails/networkId",
+            "profile_test_lab&usage_limits[max_amount]=1".into(),
+            Why::ProfileMalformed,
+        ),
+        ("/methodDetails/networkId", 7.into(), Why::ProfileMalformed),
+        ("/externalId", 7.into(), Why::ExternalIdMalformed),
+        ("/externalId", text(513), Why::ExternalIdMalformed),
+    ] {
+        let mut request = stripe_request();
+        *request.pointer_mut(pointer).unwrap() = value.clone();
+        let verdict = verdict_of("stripe", &request.to_string(), "");
+        assert_eq!(verdict.err(), Some(why), "{pointer} {value}");
+    }
+    for (pointer, value) in [
+        ("/amount", "999999999999".into()),
+        ("/amount", "0".into()),
+        ("/externalId", Value::Null),
+        ("/externalId", text(512)),
+    ] {
+        let mut request = stripe_request();
+        *request.pointer_mut(pointer).unwrap() = value;
+        assert!(verdict_of("stripe", &request.to_string(), "").is_ok(), "{request}");
+    }
+    for place in ["", "/methodDetails"] {
+        let mut split = stripe_request();
+        split.pointer_mut(place).unwrap()["splits"] = serde_json::json!([]);
+        let verdict = verdict_of("stripe", &split.to_string(), "");
+        assert_eq!(verdict.err(), Some(Why::SplitsUnsupported), "{place}");
+    }
+    let twice = stripe_request()
+        .to_string()
+        .replacen("\"networkId\"", "\"networkId\":\"profile_a\",\"networkId\"", 1);
+    assert_eq!(verdict_of("stripe", &twice, "").err(), Some(Why::DuplicateKey));
+}
+
+#[test]
+fn stripes_test_profiles_are_for_test_keys_and_its_other_currencies_have_no_price() {
+    for (profile, mode, other) in [
+        ("profile_test_lab", Mode::Test, Mode::Live),
+        ("profile_61abc", Mode::Live, Mode::Test),
+    ] {
+        let mut request = stripe_request();
+        request["methodDetails"]["networkId"] = profile.into();
+        let offer = verdict_of("stripe", &request.to_string(), "").unwrap();
+        for (ours, verdict) in [
+            (Some(mode), Ok(())),
+            (Some(other), Err(Why::StripeModeDiffers)),
+            (None, Err(Why::StripeNotConfigured)),
+        ] {
+            let payer = Payer {
+                address: None,
+                stripe: ours,
+                networks: &BTreeSet::new(),
+                proven: &BTreeSet::new(),
+                request_host: "api.example.com",
+                resource_hosts: &[],
+                zero_amount: false,
+                now: 1,
+            };
+            assert_eq!(payable(&offer, &payer), verdict, "{profile} {ours:?}");
+        }
+    }
+    for (currency, amount) in [("jpy", "500"), ("eur", "100"), ("kwd", "1000")] {
+        let mut request = stripe_request();
+        (request["currency"], request["amount"]) = (currency.into(), amount.into());
+        let offer = verdict_of("stripe", &request.to_string(), "").unwrap();
+        assert_eq!((offer.usd, offer.amount.get().to_string()), (None, amount.to_owned()));
+    }
 }
 
 #[test]

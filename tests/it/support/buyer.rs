@@ -3,11 +3,12 @@
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::bursar::{Bursar, Home, LIMITS, bursar};
-use super::lab::{Lab, installed, post};
+use super::lab::{Extras, Lab, Tempo, installed, post};
 
 /// keccak256("Transfer(address,address,uint256)")
 const TRANSFER: &str = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef";
@@ -23,14 +24,24 @@ pub fn skip(need: &str) {
     eprintln!("skipped: {need}");
 }
 
-/// The lab of this test process. It ends with the process, whose end closes its standard input.
+/// The lab of this test process, with a Tempo chain: one lab costs less than two. It ends with the process, whose end closes
+/// its standard input.
 pub fn lab() -> Option<&'static Lab> {
     static LAB: OnceLock<Lab> = OnceLock::new();
     if !installed() {
         skip("the lab is not installed: run `npm ci` in tests/interop");
         return None;
     }
-    Some(LAB.get_or_init(Lab::start))
+    let extras = Extras {
+        tempo: true,
+        stripe: None,
+    };
+    Some(LAB.get_or_init(|| Lab::start_with(extras)))
+}
+
+/// The Tempo chain of [`lab`].
+pub fn tempo(lab: &Lab) -> &Tempo {
+    lab.tempo.as_ref().expect("the shared lab has one")
 }
 
 pub struct Buyer {
@@ -58,16 +69,22 @@ pub fn buyer_within(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
 
 /// As [`buyer_within`], with `nodes` in place of the lab's own, and `more_ca` trusted besides the lab's sellers.
 pub fn buyer_asking(lab: &'static Lab, atoms: u128, limits: &str, nodes: &[String], more_ca: &str) -> Buyer {
+    let networks = format!("[networks.\"eip155:84532\"]\nrpc = {nodes:?}\n");
+    buyer_on(lab, limits, &networks, more_ca, |wallet| fund(lab, wallet, atoms))
+}
+
+/// A server with a new wallet, which `fund` gives money before anybody looks at it. `networks` are sections of bursar.toml.
+pub fn buyer_on(lab: &'static Lab, limits: &str, networks: &str, more_ca: &str, fund: impl FnOnce(&str)) -> Buyer {
     let dir = tempfile::tempdir().unwrap();
     let made = bursar(dir.path(), &["init", "--wallet"]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let said = String::from_utf8(made.stdout).unwrap();
     let wallet = said.lines().find_map(|line| line.strip_prefix("Wallet ")).unwrap();
-    fund(lab, wallet, atoms);
+    fund(wallet);
     std::fs::write(dir.path().join("seller-ca.pem"), format!("{}{more_ca}", lab.ca_pem)).unwrap();
     let config = format!(
         "[proxy]\nlisten = \"127.0.0.1:0\"\n[upstream]\nextra_ca = \"seller-ca.pem\"\nallow_private = [\"127.0.0.0/8\", \"::1/128\"]\n\
-         [wallet.evm]\nkey = \"file:wallet.key\"\n[networks.\"eip155:84532\"]\nrpc = {nodes:?}\n"
+         [wallet.evm]\nkey = \"file:wallet.key\"\n{networks}"
     );
     std::fs::write(dir.path().join("bursar.toml"), config).unwrap();
     std::fs::write(dir.path().join("limits.toml"), limits).unwrap();
@@ -84,16 +101,7 @@ pub fn buyer_asking(lab: &'static Lab, atoms: u128, limits: &str, nodes: &[Strin
 impl Buyer {
     /// Everything that ever left the wallet, in order.
     pub fn transfers(&self) -> Vec<Transfer> {
-        let sender = word(&self.wallet);
-        let filter =
-            json!({ "fromBlock": "0x0", "toBlock": "latest", "address": self.lab.token, "topics": [TRANSFER, sender] });
-        let logs = rpc(self.lab, "eth_getLogs", json!([filter]));
-        let transfer = |log: &Value| Transfer {
-            to: format!("0x{}", &log["topics"][2].as_str().unwrap()[26..]),
-            atoms: u128::from_str_radix(log["data"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap(),
-            tx: log["transactionHash"].as_str().unwrap().to_owned(),
-        };
-        logs.as_array().unwrap().iter().map(transfer).collect()
+        transfers(&self.lab.rpc, &self.lab.token, &self.wallet)
     }
 
     pub fn balance(&self) -> u128 {
@@ -101,20 +109,63 @@ impl Buyer {
     }
 }
 
-/// Mints; the sender is an unlocked account of anvil that sends nothing else. One at a time: anvil takes the account's nonce
-/// when it is asked and may hand out the same one twice.
+/// What ever left `wallet` of `token`, in order.
+pub fn transfers(rpc: &str, token: &str, wallet: &str) -> Vec<Transfer> {
+    let sender = word(wallet);
+    let filter = json!({ "fromBlock": "0x0", "toBlock": "latest", "address": token, "topics": [TRANSFER, sender] });
+    let logs = ask(rpc, "eth_getLogs", json!([filter]));
+    let transfer = |log: &Value| Transfer {
+        to: format!("0x{}", &log["topics"][2].as_str().unwrap()[26..]),
+        atoms: u128::from_str_radix(log["data"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap(),
+        tx: log["transactionHash"].as_str().unwrap().to_owned(),
+    };
+    logs.as_array().unwrap().iter().map(transfer).collect()
+}
+
+/// Mints; the sender is an unlocked account of anvil that sends nothing else.
 pub fn fund(lab: &Lab, owner: &str, atoms: u128) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    if atoms == 0 {
-        return;
+    if atoms > 0 {
+        send(
+            &lab.rpc,
+            &lab.payer,
+            &lab.token,
+            &format!("0x40c10f19{}{atoms:064x}", &word(owner)[2..]),
+        );
     }
+}
+
+/// Gives pathUSD out of what anvil's own account has.
+pub fn fund_tempo(lab: &Lab, owner: &str, atoms: u128) {
+    let tempo = tempo(lab);
+    if atoms > 0 {
+        send(
+            &tempo.rpc,
+            &lab.payer,
+            &tempo.token,
+            &format!("0xa9059cbb{}{atoms:064x}", &word(owner)[2..]),
+        );
+    }
+}
+
+/// A transaction of an account that anvil signs for, mined. One at a time: anvil takes the account's nonce when it is asked and
+/// may hand out the same one twice.
+pub fn send(rpc: &str, from: &str, to: &str, data: &str) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let data = format!("0x40c10f19{}{atoms:064x}", &word(owner)[2..]);
-    rpc(
-        lab,
+    let tx = ask(
+        rpc,
         "eth_sendTransaction",
-        json!([{ "from": lab.payer, "to": lab.token, "data": data }]),
+        json!([{ "from": from, "to": to, "data": data }]),
     );
+    let began = Instant::now();
+    loop {
+        let receipt = ask(rpc, "eth_getTransactionReceipt", json!([tx]));
+        if !receipt.is_null() {
+            assert_eq!(receipt["status"], "0x1", "{receipt}");
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "not mined: {tx}");
+    }
 }
 
 /// Where a seller listens.
@@ -124,13 +175,17 @@ pub fn site(url: &str) -> SocketAddr {
 }
 
 pub fn rpc(lab: &Lab, method: &str, params: Value) -> Value {
+    ask(&lab.rpc, method, params)
+}
+
+pub fn ask(url: &str, method: &str, params: Value) -> Value {
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-    let mut answer = post(&lab.rpc, &call.to_string());
+    let mut answer = post(url, &call.to_string());
     assert!(answer["error"].is_null(), "{method}: {answer}");
     answer["result"].take()
 }
 
 /// An address as a 32-byte word.
-fn word(address: &str) -> String {
+pub fn word(address: &str) -> String {
     format!("0x{:0>64}", address.trim_start_matches("0x").to_lowercase())
 }

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 pub struct Lab {
     pub rpc: String,
+    /// With [`Extras::tempo`].
+    pub tempo: Option<Tempo>,
     pub v2: String,
     pub v1: String,
     pub mpp: String,
@@ -20,6 +22,25 @@ pub struct Lab {
     pub ca_pem: String,
     _stdin: ChildStdin,
     child: Child,
+}
+
+/// What a lab has besides the usual.
+#[derive(Clone, Copy, Default)]
+pub struct Extras<'a> {
+    /// A Tempo chain.
+    pub tempo: bool,
+    /// Where the MPP seller cashes Shared Payment Tokens; on loopback.
+    pub stripe: Option<&'a str>,
+}
+
+/// A Tempo chain. Its seller is the lab's MPP seller.
+pub struct Tempo {
+    pub rpc: String,
+    pub chain_id: u64,
+    /// pathUSD.
+    pub token: String,
+    /// Pays the fees of sponsored sales.
+    pub sponsor: String,
 }
 
 pub fn interop() -> PathBuf {
@@ -37,18 +58,26 @@ pub fn installed() -> bool {
 impl Lab {
     /// A lab of its own, so that balances can be compared exactly.
     pub fn start() -> Self {
+        Self::start_with(Extras::default())
+    }
+
+    pub fn start_with(extras: Extras<'_>) -> Self {
         assert!(
             installed(),
             "run `npm ci` in tests/interop first, or tests/all.sh, which does"
         );
         let dir = tempfile::tempdir().unwrap().keep();
         let (ca_pem, cert, key) = super::origin::pem_files(&dir);
-        let mut child = Command::new("node")
-            .arg(interop().join("lab.mjs"))
-            .arg("--cert")
-            .arg(cert)
-            .arg("--key")
-            .arg(key)
+        let mut command = Command::new("node");
+        command.arg(interop().join("lab.mjs"));
+        command.arg("--cert").arg(cert).arg("--key").arg(key);
+        if extras.tempo {
+            command.arg("--tempo");
+        }
+        if let Some(stripe) = extras.stripe {
+            command.args(["--stripe", stripe]);
+        }
+        let mut child = command
             .env_remove("HTTP_PROXY")
             .env_remove("HTTPS_PROXY")
             .env_remove("NODE_USE_ENV_PROXY")
@@ -64,7 +93,15 @@ impl Lab {
         let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the lab said {line:?}"));
         let text = |name: &str| said[name].as_str().unwrap().to_owned();
         let _ = std::fs::remove_dir_all(dir);
+        let tempo = said.get("tempo").map(|tempo| Tempo {
+            rpc: tempo["rpc"].as_str().unwrap().to_owned(),
+            chain_id: tempo["chainId"].as_u64().unwrap(),
+            token: tempo["token"].as_str().unwrap().to_owned(),
+            sponsor: tempo["sponsor"].as_str().unwrap().to_owned(),
+        });
+        assert_eq!(tempo.is_some(), extras.tempo);
         Self {
+            tempo,
             rpc: text("rpc"),
             v2: text("v2"),
             v1: text("v1"),
@@ -82,11 +119,7 @@ impl Lab {
 
     /// Atoms that `owner` holds on the chain now.
     pub fn balance(&self, owner: &str) -> u128 {
-        let data = format!("0x70a08231{:0>64}", owner.trim_start_matches("0x"));
-        let call = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{ "to": self.token, "data": data }, "latest"] });
-        let answer = post(&self.rpc, &call.to_string());
-        let word = answer["result"].as_str().unwrap().trim_start_matches("0x");
-        u128::from_str_radix(word, 16).unwrap()
+        balance(&self.rpc, &self.token, owner)
     }
 
     /// What a seller says it saw.
@@ -99,12 +132,27 @@ impl Lab {
     }
 }
 
+impl Tempo {
+    /// Atoms of pathUSD that `owner` holds now.
+    pub fn balance(&self, owner: &str) -> u128 {
+        balance(&self.rpc, &self.token, owner)
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         // Its parts end with their stdin; this is for a lab that hangs.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn balance(rpc: &str, token: &str, owner: &str) -> u128 {
+    let data = format!("0x70a08231{:0>64}", owner.trim_start_matches("0x"));
+    let call = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [{ "to": token, "data": data }, "latest"] });
+    let answer = post(rpc, &call.to_string());
+    let word = answer["result"].as_str().unwrap().trim_start_matches("0x");
+    u128::from_str_radix(word, 16).unwrap()
 }
 
 /// One JSON-RPC call over plain HTTP/1.1.

@@ -15,16 +15,30 @@ pub const PROBLEM: (&str, &str) = ("content-type", "application/problem+json");
 #[derive(Clone)]
 pub struct Challenge(Vec<(&'static str, String)>);
 
+/// pathUSD, on every Tempo network.
+pub const PATH_USD: &str = "0x20c0000000000000000000000000000000000000";
+/// Tempo's test net.
+pub const MODERATO: u64 = 42_431;
+
 /// `evm`/`charge` of `amount` atoms for `localhost`, with an id that no other has.
 pub fn evm(amount: &str) -> Challenge {
+    charge("evm", &request(amount))
+}
+
+/// As [`evm`], for `tempo`.
+pub fn tempo(amount: &str) -> Challenge {
+    charge("tempo", &tempo_request(amount))
+}
+
+fn charge(method: &str, request: &Value) -> Challenge {
     static IDS: AtomicUsize = AtomicUsize::new(0);
     let id = format!("id-{}", IDS.fetch_add(1, Ordering::Relaxed));
     Challenge(vec![
         ("id", id),
         ("realm", "localhost".into()),
-        ("method", "evm".into()),
+        ("method", method.into()),
         ("intent", "charge".into()),
-        ("request", encoded(&request(amount))),
+        ("request", encoded(request)),
         ("expires", "2099-01-01T00:00:00Z".into()),
     ])
 }
@@ -33,6 +47,13 @@ pub fn request(amount: &str) -> Value {
     json!({
         "amount": amount, "currency": USDC, "recipient": PAYEE,
         "methodDetails": { "chainId": 84_532, "credentialTypes": ["authorization"], "decimals": 6 }
+    })
+}
+
+pub fn tempo_request(amount: &str) -> Value {
+    json!({
+        "amount": amount, "currency": PATH_USD, "recipient": PAYEE,
+        "methodDetails": { "chainId": MODERATO, "supportedModes": ["pull"] }
     })
 }
 
@@ -101,7 +122,11 @@ pub fn problem(code: &str) -> String {
 }
 
 pub fn receipt() -> String {
-    encoded(&json!({ "method": "evm", "reference": TX, "status": "success", "timestamp": "2026-04-01T12:04:58.123Z" }))
+    receipt_of("evm")
+}
+
+pub fn receipt_of(method: &str) -> String {
+    encoded(&json!({ "method": method, "reference": TX, "status": "success", "timestamp": "2026-04-01T12:04:58.123Z" }))
 }
 
 /// 200 with a good receipt.
