@@ -72,11 +72,19 @@ impl Version {
 pub enum Price {
     Free,
     /// Over x402.
-    Paid { version: Version, atoms: Atoms },
+    Paid {
+        version: Version,
+        atoms: Atoms,
+    },
     /// Over MPP by Stripe, which takes no payment below 50 cents.
-    Mpp { cents: u64 },
+    Mpp {
+        cents: u64,
+    },
     /// Over x402 version 2 or over MPP by Stripe, as the payer likes.
-    Either { atoms: Atoms, cents: u64 },
+    Either {
+        atoms: Atoms,
+        cents: u64,
+    },
 }
 
 /// What is delivered.
@@ -384,8 +392,14 @@ mod tests {
             assert!(index.contains(article.path), "{}", article.path);
         }
         assert!(index.contains("POST /v2/translate   0.02  x402 v2  English"), "{index}");
-        assert!(index.contains("GET  /both/report    0.25  x402 v2  A quarter"), "{index}");
-        assert!(index.contains("GET  /both/report    0.50  MPP      A quarter"), "{index}");
+        assert!(
+            index.contains("GET  /both/report    0.25  x402 v2  A quarter"),
+            "{index}"
+        );
+        assert!(
+            index.contains("GET  /both/report    0.50  MPP      A quarter"),
+            "{index}"
+        );
         for price in [
             "0.01 ", "0.25 ", "25.00 ", "0.02 ", "0.05 ", "0.005 ", "0.001 ", "free ",
         ] {

@@ -25,8 +25,8 @@ use tracing::info;
 use super::replies::{Content, content};
 use super::stripe::StripeSandbox;
 use crate::clock::{self, SharedClock};
-use challenge::{Challenge, base64url};
 pub use challenge::Sale;
+use challenge::{Challenge, base64url};
 pub use credential::Credential;
 pub use problem::Problem;
 

@@ -8,18 +8,27 @@ const HINT: &str = "Use a wallet that can pay by one of the methods in the WWW-A
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// Nothing was paid.
-    Required { description: &'static str },
+    Required {
+        description: &'static str,
+    },
     /// Not a credential at all.
     Malformed(&'static str),
     /// The challenge is not ours, or is for something else.
-    InvalidChallenge { id: String, reason: &'static str },
-    Expired { at: String },
+    InvalidChallenge {
+        id: String,
+        reason: &'static str,
+    },
+    Expired {
+        at: String,
+    },
     /// The method's part of the credential is not what it must be.
     InvalidPayload,
     /// This challenge has been paid.
     Processed,
     /// Stripe did not take the money.
-    Stripe { reason: String },
+    Stripe {
+        reason: String,
+    },
 }
 
 #[derive(Serialize)]
