@@ -59,29 +59,26 @@ impl Sandbox {
     fn instructions(&self, port: u16) -> String {
         let host = self.names.first().map_or("localhost", String::as_str);
         let url = format!("https://{host}:{port}");
-        let trust = match &self.ca_out {
-            // As seen from here; a proxy elsewhere has it under another name.
+        let ca = match &self.ca_out {
             Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
             None => PathBuf::from("FILE"),
         };
-        let missing = match self.ca_out {
-            Some(_) => "",
-            None => "Run it with --ca-out FILE to have the certificate that `extra_ca` names.\n",
-        };
         format!(
             "\
-Prices are in sandbox USDC and in sandbox dollars, which exist in this process only. GET / lists what is sold.
-{missing}In bursar.toml, for a proxy on this machine (from another one, list this one's address in allow_private):
+Prices are in sandbox USDC and in dollars of a sandbox Stripe, which exist in this process only. GET / lists what is sold.
+A proxy buys here with a wallet, STRIPE_SECRET_KEY={key} in its environment, and this in bursar.toml:
 
     [upstream]
-    extra_ca = {trust:?}                      # makes the seller and its Stripe trusted
+    extra_ca = {ca:?}
     allow_private = [\"127.0.0.0/8\", \"::1/128\"]
-    [networks.\"eip155:84532\"]                # x402: sandbox USDC; needs [wallet.evm] too
+    [networks.\"eip155:84532\"]
     rpc = [\"{url}/rpc\"]
-    [stripe]                                  # MPP: the sandbox Stripe
-    key = \"env:STRIPE_SECRET_KEY\"           # STRIPE_SECRET_KEY={key}
+    [stripe]
+    key = \"env:STRIPE_SECRET_KEY\"
     payment_method = \"pm_card_visa\"
     api_base = \"{url}\"
+
+extra_ca, which --ca-out writes, is whom it trusts as the seller and as Stripe; allow_private is where they are.
 ",
             key = stripe::AGENT_KEY,
         )

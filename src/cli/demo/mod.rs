@@ -22,7 +22,7 @@ use crate::agents::{AgentName, IssuedToken, Registry};
 use crate::clock::{self, SharedClock, SystemClock};
 use crate::home::{self, Home, Readers};
 use crate::ledger;
-use crate::money::Atoms;
+use crate::money::{Atoms, MicroUsd};
 use crate::sandbox::stripe::StripeSandbox;
 use crate::sandbox::{Options, Sandbox};
 use crate::serve::{self, Running};
@@ -31,6 +31,9 @@ use client::{Client, Page};
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Enough for everything that is sold, so that what is refused is refused by the limits alone.
 const FUNDS: Atoms = Atoms::new(100_000_000);
+
+/// Of a body's line that much is shown, in characters.
+const WIDEST: usize = 120;
 
 #[derive(Args)]
 pub struct Demo {
@@ -239,7 +242,10 @@ impl Stage {
         Balances {
             wallet: token(self.wallet),
             seller: token(self.sandbox.pay_to()),
-            stripe: format!("{} sandbox USD charged", Atoms::new(charged.into()).decimal(2)),
+            stripe: match MicroUsd::of(Atoms::new(charged.into()), 2) {
+                Ok(usd) => format!("{usd} sandbox USD charged"),
+                Err(error) => error.to_string(),
+            },
         }
     }
 
@@ -327,8 +333,11 @@ fn show(path: &str, page: &Page) {
     for (name, value) in &page.fields {
         line(&format!("{name}: {value}"));
     }
-    for text in page.body.lines().take(12) {
-        line(&format!("| {text}"));
+    for text in page.body.lines().take(16) {
+        match text.char_indices().nth(WIDEST) {
+            Some((end, _)) => line(&format!("| {} ...", &text[..end])),
+            None => line(&format!("| {text}")),
+        }
     }
 }
 
