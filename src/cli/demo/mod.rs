@@ -33,7 +33,7 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 const FUNDS: Atoms = Atoms::new(100_000_000);
 
 /// Of a body's line that much is shown, in characters.
-const WIDEST: usize = 120;
+const WIDEST: usize = 260;
 
 #[derive(Args)]
 pub struct Demo {
