@@ -42,7 +42,10 @@ empty_root() {
     chown -R $uid:$uid "$root"/{data,trust,tmp}
 }
 
-inside() { env -i BURSAR_DIR=/data "$(command -v chroot)" --userspec=$uid:$uid "$root" /bursar "$@"; }
+# As compose.yaml sets them.
+environment=(BURSAR_DIR=/data "STRIPE_SECRET_KEY=$(sed -n 's/^ *STRIPE_SECRET_KEY: //p' docker/compose.yaml)")
+
+inside() { env -i "${environment[@]}" "$(command -v chroot)" --userspec=$uid:$uid "$root" /bursar "$@"; }
 
 running=()
 stop() {
@@ -58,7 +61,7 @@ stop() {
 start() {
     local words=$1 line
     shift
-    exec {output}< <(exec env -i BURSAR_DIR=/data "$(command -v chroot)" --userspec=$uid:$uid "$root" /bursar "$@" 2>"$root/log")
+    exec {output}< <(exec env -i "${environment[@]}" "$(command -v chroot)" --userspec=$uid:$uid "$root" /bursar "$@" 2>"$root/log")
     running+=($!)
     if ! read -r -t 60 line <&"$output" || [[ $line != "$words "* ]]; then
         say "bursar $1 did not start:"
@@ -71,6 +74,7 @@ start() {
 demo() {
     inside demo >"$target_dir/docker-demo.txt"
     grep -q 'settled .* https://localhost/v2/quote' "$target_dir/docker-demo.txt"
+    grep -q 'settled .* https://localhost/mpp/report' "$target_dir/docker-demo.txt"
     say "bursar demo: bought and refused what it should, in an empty root, as uid $uid"
 }
 
@@ -86,7 +90,7 @@ story() {
     token=$(inside agents add research 2>/dev/null)
     start "listening on" serve
     proxy=${said/http:\/\//http://research:$token@}
-    for expected in /free:200 /v2/quote:200 /v1/weather:200 /v2/dataset:403; do
+    for expected in /free:200 /v2/quote:200 /v1/weather:200 /mpp/report:200 /v2/dataset:403; do
         status=$(env -u no_proxy -u NO_PROXY curl --silent --output /dev/null --write-out '%{http_code}' \
             --proxy "$proxy" --cacert "$root/data/ca.pem" "$seller${expected%:*}")
         if [[ $status != "${expected#*:}" ]]; then
@@ -95,12 +99,12 @@ story() {
             return 1
         fi
     done
-    if [[ $(inside payments list --json --state settled | wc -l) != 2 ]]; then
-        say "the books do not show two settled payments"
+    if [[ $(inside payments list --json --state settled | wc -l) != 3 ]]; then
+        say "the books do not show three settled payments"
         return 1
     fi
     stop
-    say "the files of docker/example: two articles bought, a dear one refused, the books agree"
+    say "the files of docker/example: three articles bought over x402 and MPP, a dear one refused, the books agree"
 }
 
 compose_syntax() {

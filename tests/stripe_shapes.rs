@@ -1,5 +1,6 @@
 //! The Stripe client and the Stripe sandbox, judged by npm's `stripe` and by `mppx` (`tests/interop/stripe-shapes.mjs`): what
 //! the client sends has the types of the package, what the sandbox answers has them too, and both packages can work with it.
+//! mppx's client also buys at the sandbox's shop.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use bursar::clock::SystemClock;
 use bursar::ledger::Rid;
-use bursar::sandbox::stripe::StripeSandbox;
+use bursar::sandbox::stripe::{AGENT_KEY, StripeSandbox};
+use bursar::sandbox::{Options, Sandbox};
 use bursar::stripe::{
     ApiBase, Currency, Endpoint, Order, PaymentMethod, Profile, SecretKey, Settings, Stripe, StripeError,
 };
@@ -44,7 +46,11 @@ fn installed() -> bool {
 
 /// One run of the script.
 fn shapes(arguments: &[&str], input: &Value) -> Value {
-    let mut child = Command::new("node")
+    shapes_by(&mut Command::new("node"), arguments, input)
+}
+
+fn shapes_by(node: &mut Command, arguments: &[&str], input: &Value) -> Value {
+    let mut child = node
         .arg(interop().join("stripe-shapes.mjs"))
         .args(arguments)
         .env_remove("HTTP_PROXY")
@@ -298,4 +304,44 @@ async fn the_package_and_mppx_can_work_with_the_sandbox() {
     let (last, others) = complaints.split_last().unwrap();
     assert!(others.iter().all(Vec::is_empty), "{complaints:?}");
     assert!(!last.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_of_mppx_buys_at_the_sandbox() {
+    if !installed() {
+        return;
+    }
+    let sandbox = Sandbox::start(([127, 0, 0, 1], 0).into(), Options::default())
+        .await
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, sandbox.ca_pem()).unwrap();
+    // The second is sold over x402 as well.
+    for (path, charges) in [("/mpp/report", 1), ("/both/report", 2)] {
+        let url = format!("{}{path}", sandbox.base_url());
+        let mut node = Command::new("node");
+        node.env("NODE_EXTRA_CA_CERTS", &ca);
+        let buy = move || {
+            shapes_by(
+                &mut node,
+                &["buy", "--url", &url, "--agent-key", AGENT_KEY],
+                &Value::Null,
+            )
+        };
+        let said = tokio::task::spawn_blocking(buy).await.unwrap();
+        assert_eq!(said["status"], 200, "{said}");
+        assert_eq!(said["goods"]["company"], "Sandbank Shipping");
+        assert_eq!(said["receipt"]["method"], "stripe");
+        assert_eq!(said["receipt"]["externalId"], format!("sandbox{path}"));
+        let reference = said["receipt"]["reference"].as_str().unwrap();
+        assert!(reference.starts_with("pi_"), "{reference}");
+        assert_eq!(said["replayed"], 402);
+        let kind = "https://paymentauth.org/problems/verification-failed";
+        assert_eq!(said["problem"]["type"], kind);
+        let counters = sandbox.stripe().counters();
+        assert_eq!(counters.intents_succeeded, charges);
+        assert!(counters.captured.values().all(|cents| *cents == 50), "{counters:?}");
+    }
+    sandbox.stop().await;
 }

@@ -11,7 +11,7 @@ use super::serve::watch;
 use super::{Exit, Failure};
 use crate::home::{self, Readers};
 use crate::money::Atoms;
-use crate::sandbox::{Funding, Options};
+use crate::sandbox::{Funding, Options, stripe};
 
 /// Whoever pays for the first time finds this much sandbox USDC in the wallet: the sandbox cannot know its payers.
 const GIFT: Atoms = Atoms::new(100_000_000);
@@ -35,7 +35,7 @@ impl Sandbox {
         let mut interrupt = watch(SignalKind::interrupt())?;
         let options = Options {
             funding: Funding::FirstSight(GIFT),
-            names: self.names,
+            names: self.names.clone(),
             ..Options::default()
         };
         let sandbox = crate::sandbox::Sandbox::start(self.listen, options)
@@ -45,12 +45,42 @@ impl Sandbox {
             home::write_atomic(path, sandbox.ca_pem().as_bytes(), Readers::Everyone)?;
         }
         say!("selling on {}", sandbox.base_url())?;
-        eprintln!("Prices are in sandbox USDC, which exists in this process only. GET / lists what is sold.");
+        // Scripts read the line above; what follows is for people.
+        eprint!("{}", self.instructions(sandbox.address().port()));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         sandbox.stop().await;
         Ok(Exit::Done)
+    }
+
+    /// What a proxy needs in its bursar.toml to buy here.
+    fn instructions(&self, port: u16) -> String {
+        let host = self.names.first().map_or("localhost", String::as_str);
+        let url = format!("https://{host}:{port}");
+        let ca = match &self.ca_out {
+            Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+            None => PathBuf::from("FILE"),
+        };
+        format!(
+            "\
+Prices are in sandbox USDC and in dollars of a sandbox Stripe, which exist in this process only. GET / lists what is sold.
+A proxy buys here with a wallet, STRIPE_SECRET_KEY={key} in its environment, and this in bursar.toml:
+
+    [upstream]
+    extra_ca = {ca:?}
+    allow_private = [\"127.0.0.0/8\", \"::1/128\"]
+    [networks.\"eip155:84532\"]
+    rpc = [\"{url}/rpc\"]
+    [stripe]
+    key = \"env:STRIPE_SECRET_KEY\"
+    payment_method = \"pm_card_visa\"
+    api_base = \"{url}\"
+
+extra_ca, which --ca-out writes, is whom it trusts as the seller and as Stripe; allow_private is where they are.
+",
+            key = stripe::AGENT_KEY,
+        )
     }
 }

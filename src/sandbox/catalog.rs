@@ -71,7 +71,20 @@ impl Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Price {
     Free,
-    Paid { version: Version, atoms: Atoms },
+    /// Over x402.
+    Paid {
+        version: Version,
+        atoms: Atoms,
+    },
+    /// Over MPP by Stripe, which takes no payment below 50 cents.
+    Mpp {
+        cents: u64,
+    },
+    /// Over x402 version 2 or over MPP by Stripe, as the payer likes.
+    Either {
+        atoms: Atoms,
+        cents: u64,
+    },
 }
 
 /// What is delivered.
@@ -107,7 +120,7 @@ const fn paid(version: Version, atoms: u128) -> Price {
 }
 
 /// The price list.
-pub static ARTICLES: [Article; 8] = [
+pub static ARTICLES: [Article; 10] = [
     Article {
         method: Method::GET,
         path: "/free",
@@ -178,6 +191,27 @@ pub static ARTICLES: [Article; 8] = [
         good: Good::Joke,
         description: "A joke about accounting",
         mime_type: "text/plain; charset=utf-8",
+        takes_identifier: false,
+    },
+    Article {
+        method: Method::GET,
+        path: "/mpp/report",
+        price: Price::Mpp { cents: 50 },
+        good: Good::Report,
+        description: "A quarter of a made-up company, by region",
+        mime_type: "application/json",
+        takes_identifier: false,
+    },
+    Article {
+        method: Method::GET,
+        path: "/both/report",
+        price: Price::Either {
+            atoms: Atoms::new(250_000),
+            cents: 50,
+        },
+        good: Good::Report,
+        description: "A quarter of a made-up company, by region",
+        mime_type: "application/json",
         takes_identifier: false,
     },
 ];
@@ -257,28 +291,35 @@ impl Article {
 pub fn index() -> String {
     let mut text = String::from(
         "bursar sandbox: a seller for trying out payments.\n\
-         Prices are in sandbox USDC, a token in this process's memory. Nothing here is worth anything.\n\n",
+         Prices over x402 are in sandbox USDC, a token in this process's memory; prices over MPP are in US dollars, charged\n\
+         at a sandbox Stripe in the same place. Nothing here is worth anything.\n\n",
     );
     for article in &ARTICLES {
-        let (price, protocol) = match article.price {
-            Price::Free => ("free".to_owned(), "-".to_owned()),
-            Price::Paid { version, atoms } => (
-                MicroUsd::of(atoms, token::DECIMALS).map_or_else(|error| error.to_string(), |usd| usd.to_string()),
-                format!("x402 v{}", version.number()),
-            ),
+        let x402 = |version: Version, atoms| {
+            let protocol = format!("x402 v{}", version.number());
+            (dollars(atoms, token::DECIMALS), protocol)
         };
-        line(
-            &mut text,
-            article.method.as_str(),
-            article.path,
-            &price,
-            &protocol,
-            article.description,
-        );
+        let mpp = |cents: u64| (dollars(Atoms::new(cents.into()), 2), "MPP".to_owned());
+        let ways = match article.price {
+            Price::Free => vec![("free".to_owned(), "-".to_owned())],
+            Price::Paid { version, atoms } => vec![x402(version, atoms)],
+            Price::Mpp { cents } => vec![mpp(cents)],
+            Price::Either { atoms, cents } => vec![x402(Version::V2, atoms), mpp(cents)],
+        };
+        for (price, protocol) in ways {
+            let method = article.method.as_str();
+            line(&mut text, method, article.path, &price, &protocol, article.description);
+        }
     }
     let chain = "JSON-RPC of the token: eth_chainId, eth_call, blocks";
     line(&mut text, "POST", "/rpc", "free", "-", chain);
+    let stripe = "The sandbox Stripe: shared payment tokens, payment intents";
+    line(&mut text, "*", "/v1/...", "free", "-", stripe);
     text
+}
+
+fn dollars(atoms: Atoms, decimals: u8) -> String {
+    MicroUsd::of(atoms, decimals).map_or_else(|error| error.to_string(), |usd| usd.to_string())
 }
 
 fn line(text: &mut String, method: &str, path: &str, price: &str, protocol: &str, what: &str) {
@@ -351,6 +392,14 @@ mod tests {
             assert!(index.contains(article.path), "{}", article.path);
         }
         assert!(index.contains("POST /v2/translate   0.02  x402 v2  English"), "{index}");
+        assert!(
+            index.contains("GET  /both/report    0.25  x402 v2  A quarter"),
+            "{index}"
+        );
+        assert!(
+            index.contains("GET  /both/report    0.50  MPP      A quarter"),
+            "{index}"
+        );
         for price in [
             "0.01 ", "0.25 ", "25.00 ", "0.02 ", "0.05 ", "0.005 ", "0.001 ", "free ",
         ] {

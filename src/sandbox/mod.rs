@@ -1,13 +1,14 @@
-//! The demo's seller: a small x402 shop on TLS with a token of its own (`bursar demo`, `bursar sandbox`).
+//! The demo's seller: a small shop on TLS that sells over x402 and MPP (`bursar demo`, `bursar sandbox`).
 //!
 //! It needs no network and no account. Its money is "sandbox USDC", a token in memory that has Base Sepolia's identity
-//! and its rules, and nothing of its worth. Checking and settling are written apart from the paying side, on purpose:
+//! and its rules and nothing of its worth, and what a Stripe in memory says was paid by card. Checking and settling are written apart from the paying side, on purpose:
 //! what this seller accepts has been judged by code that shares nothing with the code that signed it.
 //!
 //! * `token`: balances, used nonces, `transferWithAuthorization`. `authorization`: what is signed.
 //! * `catalog`: articles, prices, challenges. `goods`: what is delivered.
 //! * `verify`: reads and judges a payment. `seller`: the sale as a whole. `identifier`: repeats. `replies`: answers.
 //! * `rpc`, `logs`: the token's chain, for balances and proofs. `tls`: throw-away certificates.
+//! * `mpp`: challenges, credentials and receipts of the other protocol.
 //! * `stripe`: where shared payment tokens are issued and charged, in memory.
 
 pub mod authorization;
@@ -15,6 +16,7 @@ mod catalog;
 mod goods;
 mod identifier;
 mod logs;
+mod mpp;
 mod replies;
 mod rpc;
 mod seller;
@@ -47,6 +49,7 @@ use tracing::debug;
 
 use crate::clock::{SharedClock, SystemClock};
 use crate::money::Atoms;
+use mpp::Till;
 use seller::Seller;
 use stripe::StripeSandbox;
 use token::{Token, TokenError, Transfer};
@@ -80,7 +83,8 @@ pub struct Options {
     pub names: Vec<String>,
     /// The pause between two events of `/v2/stream`.
     pub event_pause: Duration,
-    /// A Stripe to answer under `/v1/` beside the shop.
+    /// The Stripe that answers under `/v1/` beside the shop, and at which the shop charges: it has to know
+    /// [`stripe::SHOP_KEY`]. Without one there is one with [`stripe::AGENT_KEY`].
     pub stripe: Option<Arc<StripeSandbox>>,
 }
 
@@ -101,6 +105,7 @@ pub struct Sandbox {
     address: SocketAddr,
     ca_pem: String,
     token: TokenHandle,
+    stripe: Arc<StripeSandbox>,
     /// No new connections; the open ones finish their answers.
     drain: CancellationToken,
     /// Drops what is left.
@@ -118,11 +123,18 @@ impl Sandbox {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let token = TokenHandle::new(options.funding);
-        let seller = Seller::new(token.clone(), PAY_TO, options.clock, options.event_pause);
+        let clock = options.clock;
+        let stripe = match options.stripe {
+            Some(stripe) => stripe,
+            None => Arc::new(StripeSandbox::of_shop(clock.clone(), stripe::AGENT_KEY)),
+        };
+        let till = Till::new(stripe.clone(), clock.clone()).map_err(io::Error::other)?;
+        let seller = Seller::new(token.clone(), PAY_TO, till, clock, options.event_pause);
         let sandbox = Self {
             address,
             ca_pem: identity.ca_pem,
             token,
+            stripe,
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
             connections: TaskTracker::new(),
@@ -130,7 +142,7 @@ impl Sandbox {
         let doors = Doors {
             acceptor: TlsAcceptor::from(identity.server),
             seller: Arc::new(seller),
-            stripe: options.stripe,
+            stripe: sandbox.stripe.clone(),
             drain: sandbox.drain.clone(),
             abort: sandbox.abort.clone(),
             connections: sandbox.connections.clone(),
@@ -157,6 +169,11 @@ impl Sandbox {
     /// The token, to fund payers and to see what was paid.
     pub fn token(&self) -> &TokenHandle {
         &self.token
+    }
+
+    /// The Stripe, to see what was charged.
+    pub fn stripe(&self) -> &StripeSandbox {
+        &self.stripe
     }
 
     /// The seller's address.
@@ -223,7 +240,7 @@ impl TokenHandle {
 struct Doors {
     acceptor: TlsAcceptor,
     seller: Arc<Seller>,
-    stripe: Option<Arc<StripeSandbox>>,
+    stripe: Arc<StripeSandbox>,
     drain: CancellationToken,
     abort: CancellationToken,
     connections: TaskTracker,
@@ -274,7 +291,7 @@ impl Doors {
         let io = TokioIo::new(stream);
         let service = service_fn(|request: Request<Incoming>| {
             let seller = self.seller.clone();
-            let stripe = self.stripe.clone().filter(|_| stripe::takes(request.uri().path()));
+            let stripe = stripe::takes(request.uri().path()).then(|| self.stripe.clone());
             async move {
                 Ok::<_, std::convert::Infallible>(match stripe {
                     Some(stripe) => stripe.respond(request).await,

@@ -17,6 +17,9 @@ use super::seller::Order;
 use super::token::TokenError;
 use super::verify::{Advertised, Refusal};
 
+/// The response header that carries a challenge of version 2.
+pub const PAYMENT_REQUIRED: &str = "payment-required";
+
 /// The body of every answer.
 pub type Content = BoxBody<Bytes, Infallible>;
 
@@ -46,7 +49,7 @@ pub fn challenge(order: &Order<'_>, advertised: &Advertised, error: &str) -> Res
         Version::V2 => {
             let mut response = unpaid(&json!({ "error": error }));
             let challenge = header_value(&challenge);
-            response.headers_mut().insert("payment-required", challenge);
+            response.headers_mut().insert(PAYMENT_REQUIRED, challenge);
             response
         }
     }

@@ -17,14 +17,16 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use super::TokenHandle;
-use super::catalog::{ARTICLES, Article, Price, index};
+use super::catalog::{ARTICLES, Article, Price, Version, index};
 use super::goods::{Delivery, Events, OrderError, deliver};
 use super::identifier::{Answers, Fingerprint, Recall};
-use super::replies::{Content, NoSale, challenge, complaint, content, decline, header_value, whole};
+use super::mpp::{self, Problem, Till};
+use super::replies::{Content, NoSale, PAYMENT_REQUIRED, challenge, complaint, content, decline, header_value, whole};
 use super::rpc;
 use super::token::DECIMALS;
 use super::verify::{Advertised, Presented};
 use crate::clock::SharedClock;
+use crate::money::Atoms;
 
 /// The largest request body that is read, in bytes.
 const MAX_BODY: usize = 64 << 10;
@@ -37,6 +39,7 @@ pub struct Seller {
     event_pause: Duration,
     deliveries: AtomicU64,
     sales: Mutex<Answers<Sale>>,
+    till: Till,
 }
 
 /// One request for an article.
@@ -56,7 +59,7 @@ struct Sale {
 }
 
 impl Seller {
-    pub fn new(token: TokenHandle, pay_to: Address, clock: SharedClock, event_pause: Duration) -> Self {
+    pub fn new(token: TokenHandle, pay_to: Address, till: Till, clock: SharedClock, event_pause: Duration) -> Self {
         Self {
             token,
             pay_to,
@@ -64,6 +67,7 @@ impl Seller {
             event_pause,
             deliveries: AtomicU64::new(0),
             sales: Mutex::new(Answers::new()),
+            till,
         }
     }
 
@@ -128,21 +132,78 @@ impl Seller {
     }
 
     fn sell(&self, order: &Order<'_>) -> Response<Content> {
-        let article = order.article;
-        let Price::Paid { version, atoms } = article.price else {
-            return match self.make(order) {
-                Ok(goods) => self.hand_over(article, goods),
+        match order.article.price {
+            Price::Free => match self.make(order) {
+                Ok(goods) => self.hand_over(order.article, goods),
                 Err(error) => complaint(StatusCode::BAD_REQUEST, &error.to_string()),
-            };
+            },
+            Price::Paid { version, atoms } => self.sell_over_x402(order, version, atoms),
+            Price::Mpp { cents } => self.sell_over_mpp(order, cents),
+            Price::Either { atoms, cents } => self.sell_either_way(order, atoms, cents),
+        }
+    }
+
+    /// By the protocol that the payer has chosen. Whoever is asked for money is shown both.
+    fn sell_either_way(&self, order: &Order<'_>, atoms: Atoms, cents: u64) -> Response<Content> {
+        let headers = &order.head.headers;
+        let over_x402 = headers.contains_key(Version::V2.payment_header());
+        let mut response = match (over_x402, mpp::Credential::read(headers).is_some()) {
+            (true, true) => return complaint(StatusCode::BAD_REQUEST, "two payments for one request"),
+            (true, false) => self.sell_over_x402(order, Version::V2, atoms),
+            (false, _) => self.sell_over_mpp(order, cents),
         };
-        let advertised = Advertised {
+        if response.status() == StatusCode::PAYMENT_REQUIRED {
+            let advertised = self.advertise(order, Version::V2, atoms);
+            let x402 = challenge(order, &advertised, Version::V2.nothing_paid());
+            let mpp = || self.till.challenge(&mpp::Sale::new(order.article, cents, &order.url));
+            let headers = response.headers_mut();
+            if let Some(x402) = x402.headers().get(PAYMENT_REQUIRED) {
+                headers.entry(PAYMENT_REQUIRED).or_insert_with(|| x402.clone());
+            }
+            headers.entry(header::WWW_AUTHENTICATE).or_insert_with(mpp);
+        }
+        response
+    }
+
+    fn sell_over_mpp(&self, order: &Order<'_>, cents: u64) -> Response<Content> {
+        let sale = mpp::Sale::new(order.article, cents, &order.url);
+        let description = order.article.description;
+        let verified = mpp::Credential::read(&order.head.headers)
+            .unwrap_or(Err(Problem::Required { description }))
+            .and_then(|credential| self.till.verify(&sale, &credential));
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(problem) => return self.till.ask(&sale, &problem),
+        };
+        let goods = match self.make(order) {
+            Ok(goods) => goods,
+            Err(error) => return complaint(StatusCode::BAD_REQUEST, &error.to_string()),
+        };
+        match self.till.charge(&sale, &verified) {
+            Err(problem) => self.till.ask(&sale, &problem),
+            Ok(receipt) => {
+                let mut response = self.hand_over(order.article, goods);
+                mpp::attach(receipt, response.headers_mut());
+                response
+            }
+        }
+    }
+
+    fn advertise(&self, order: &Order<'_>, version: Version, atoms: Atoms) -> Advertised {
+        let article = order.article;
+        Advertised {
             version,
             amount: atoms,
             pay_to: self.pay_to,
             requirement: article.requirement(version, atoms, self.pay_to),
             resource: article.resource(&order.url),
             extensions: article.extensions(),
-        };
+        }
+    }
+
+    fn sell_over_x402(&self, order: &Order<'_>, version: Version, atoms: Atoms) -> Response<Content> {
+        let article = order.article;
+        let advertised = self.advertise(order, version, atoms);
         let sale = match Presented::read(&order.head.headers, &advertised) {
             None => return challenge(order, &advertised, version.nothing_paid()),
             Some(Err(refusal)) => Err(NoSale::Refused(refusal)),

@@ -6,6 +6,9 @@
 //   node stripe-shapes.mjs drive --url URL --agent-key KEY --seller-key KEY --seller PROFILE
 //       Issues, retrieves, charges and revokes tokens through the package's client, and sells through mppx's server with it,
 //       at the Stripe that answers there. Prints one line of JSON with what came back.
+//   node stripe-shapes.mjs buy --url URL --agent-key KEY
+//       Buys what is sold at URL by mppx's client, with a token that the package's client orders from the Stripe under the same
+//       origin; then presents the same credential again. Prints one line of JSON with what came back.
 //
 // Exit code 2: asked wrongly. Anything else that fails is an exception.
 import { readFileSync } from "node:fs";
@@ -36,8 +39,11 @@ switch (positionals[0]) {
   case "drive":
     console.log(JSON.stringify(await drive()));
     break;
+  case "buy":
+    console.log(JSON.stringify(await buy()));
+    break;
   default:
-    console.error("usage: stripe-shapes.mjs check | drive --url URL --agent-key KEY --seller-key KEY --seller PROFILE");
+    console.error("usage: stripe-shapes.mjs check | drive --url URL --agent-key KEY --seller-key KEY --seller PROFILE | buy --url URL --agent-key KEY");
     process.exit(2);
 }
 
@@ -75,10 +81,13 @@ async function check(cases) {
   });
 }
 
+function stripeAt(url) {
+  return { host: url.hostname, port: url.port, protocol: url.protocol.slice(0, -1), telemetry: false };
+}
+
 async function drive() {
   const { default: Stripe } = await import("stripe");
-  const url = new URL(values.url);
-  const service = { host: url.hostname, port: url.port, protocol: url.protocol.slice(0, -1), telemetry: false };
+  const service = stripeAt(new URL(values.url));
   const agent = new Stripe(values["agent-key"], service);
   const seller = new Stripe(values["seller-key"], service);
   const order = (payment_method, more) => ({
@@ -165,4 +174,35 @@ async function sell(client, spt) {
   const replayed = await ask(credential);
   const reused = await ask(await pay(await ask()));
   return { status: sold.status, receipt, spt, replayed: replayed.status, reused: reused.status };
+}
+
+async function buy() {
+  const { default: Stripe } = await import("stripe");
+  const { Receipt } = await import("mppx");
+  const { Mppx, stripe } = await import("mppx/client");
+  const agent = new Stripe(values["agent-key"], stripeAt(new URL(values.url)));
+  let authorization;
+  const watched = (input, init) => {
+    authorization = new Request(input, init).headers.get("authorization") ?? authorization;
+    return fetch(input, init);
+  };
+  const payer = Mppx.create({
+    polyfill: false,
+    fetch: watched,
+    methods: [stripe.charge({
+      paymentMethod: "pm_card_visa",
+      createToken: async ({ amount, currency, expiresAt, networkId, paymentMethod }) => {
+        const token = await agent.sharedPayment.issuedTokens.create({
+          payment_method: paymentMethod,
+          usage_limits: { currency, max_amount: Number(amount), expires_at: expiresAt },
+          seller_details: { network_business_profile: networkId },
+        });
+        return token.id;
+      },
+    })],
+  });
+  const sold = await payer.fetch(values.url);
+  const receipt = Receipt.fromResponse(sold);
+  const replayed = await fetch(values.url, { headers: { authorization } });
+  return { status: sold.status, goods: await sold.json(), receipt, replayed: replayed.status, problem: await replayed.json() };
 }

@@ -1,5 +1,6 @@
 //! `bursar demo`: the first minute. A sandbox seller, a proxy with a fresh data directory, and a plain HTTP client that
-//! knows nothing of payments; everything on loopback, nothing left behind.
+//! knows nothing of payments; everything on loopback, nothing left behind. One purchase over x402, one over MPP, and one
+//! budget for both.
 
 mod client;
 
@@ -8,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, hex};
 use clap::Args;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
@@ -18,10 +19,11 @@ use super::payments::{refusal_table, table};
 use super::serve::watch;
 use super::{Exit, Failure, init};
 use crate::agents::{AgentName, IssuedToken, Registry};
-use crate::clock::{self, SystemClock};
+use crate::clock::{self, SharedClock, SystemClock};
 use crate::home::{self, Home, Readers};
 use crate::ledger;
-use crate::money::Atoms;
+use crate::money::{Atoms, MicroUsd};
+use crate::sandbox::stripe::StripeSandbox;
 use crate::sandbox::{Options, Sandbox};
 use crate::serve::{self, Running};
 use client::{Client, Page};
@@ -29,6 +31,9 @@ use client::{Client, Page};
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Enough for everything that is sold, so that what is refused is refused by the limits alone.
 const FUNDS: Atoms = Atoms::new(100_000_000);
+
+/// Of a body's line that much is shown, in characters.
+const WIDEST: usize = 260;
 
 #[derive(Args)]
 pub struct Demo {
@@ -106,12 +111,26 @@ struct Stage {
     wallet: Address,
 }
 
+/// Who has what, as it is shown.
+struct Balances {
+    wallet: String,
+    seller: String,
+    stripe: String,
+}
+
 impl Stage {
     async fn set(folder: &Folder) -> Result<Self, Failure> {
         let home = Home::at(&folder.0)?;
         // A throw-away key on every run (Ruling 58).
         let made = init::make(&home, true)?;
-        let sandbox = Sandbox::start(LOOPBACK, Options::default())
+        let stripe_key = stripe_key()?;
+        let clock: SharedClock = Arc::new(SystemClock);
+        let options = Options {
+            stripe: Some(Arc::new(StripeSandbox::of_shop(clock.clone(), &stripe_key))),
+            clock: clock.clone(),
+            ..Options::default()
+        };
+        let sandbox = Sandbox::start(LOOPBACK, options)
             .await
             .map_err(|error| Failure::negative(format!("the sandbox seller could not start: {error}")))?;
         // Before the proxy starts, which looks what the wallet holds and would not look again for a while.
@@ -125,10 +144,11 @@ impl Stage {
             sandbox.ca_pem().as_bytes(),
             Readers::Everyone,
         )?;
+        home::write_atomic(&home.root().join("stripe.key"), stripe_key.as_bytes(), Readers::Owner)?;
         home::write_atomic(&home.config(), config(&sandbox).as_bytes(), Readers::Owner)?;
         home::write_atomic(&home.limits(), LIMITS.as_bytes(), Readers::Owner)?;
         let agent = Registry::new(&home).add(&"demo".parse::<AgentName>()?, Timestamp::now())?;
-        let proxy = serve::start(&home, Arc::new(SystemClock)).await?;
+        let proxy = serve::start(&home, clock).await?;
         let ca = std::fs::read(home.ca_certificate()).map_err(|error| Failure::negative(error.to_string()))?;
         let client = Client::new(proxy.address, &agent, &ca)?;
         Ok(Self {
@@ -144,8 +164,13 @@ impl Stage {
     async fn tell(&self) -> Result<(), Failure> {
         let seller = self.sandbox.base_url();
         let before = self.balances();
-        title("A seller, a proxy and a plain HTTP client, all on this machine. The money is a sandbox token.");
-        say("seller", &format!("{seller}  wants to be paid for most things (x402)"));
+        title(
+            "A seller, a proxy and a plain HTTP client, all on this machine. The money is a sandbox token and a sandbox Stripe.",
+        );
+        say(
+            "seller",
+            &format!("{seller}  wants to be paid for most things (x402, MPP)"),
+        );
         say(
             "proxy",
             &format!(
@@ -153,7 +178,10 @@ impl Stage {
                 self.proxy.address
             ),
         );
-        say("", "at most 0.30 USD a payment, 1.00 USD a day");
+        say(
+            "",
+            "at most 0.60 USD a payment, 1.00 USD a day, whatever it is paid with",
+        );
         say(
             "client",
             "sends GET through HTTPS_PROXY; it has no key and has never heard of payments",
@@ -161,14 +189,16 @@ impl Stage {
 
         title("Something free");
         self.visit("/free", None).await?;
-        title("Something that costs 0.01 sandbox USDC (x402 version 2)");
+        title("Something that costs 0.01 sandbox USDC (x402)");
         self.visit("/v2/quote", Some(200)).await?;
-        title("Something from an older seller, 0.005 sandbox USDC (x402 version 1)");
-        self.visit("/v1/weather", Some(200)).await?;
-        title("Something that costs 25.00: more than finance allows");
+        title("Something that costs 0.50 USD, paid by a token of the sandbox Stripe (MPP)");
+        self.visit("/mpp/report", Some(200)).await?;
+        title("Something that costs 25.00 sandbox USDC: more than finance allows for one payment");
         self.visit("/v2/dataset", Some(403)).await?;
+        title("The 0.50 USD once more: with both payments it would be 1.01 today, and finance allows 1.00");
+        self.visit("/mpp/report", Some(403)).await?;
 
-        title("The books (bursar payments list)");
+        title("The books (bursar payments list): USDC is the sandbox token, USD the sandbox Stripe's");
         // Nobody waits for a refusal's entry; whoever is answered after it finds it in the journal.
         self.proxy
             .ledger()
@@ -182,9 +212,14 @@ impl Stage {
             refusal_table(&payments.refusals)
         ));
         let after = self.balances();
-        title("The money (sandbox token)");
-        say("wallet", &format!("{} before, {} now", before.0, after.0));
-        say("seller", &format!("{} before, {} now", before.1, after.1));
+        title("The money (sandbox token, sandbox Stripe)");
+        for (who, before, after) in [
+            ("wallet", before.wallet, after.wallet),
+            ("seller", before.seller, after.seller),
+            ("Stripe", before.stripe, after.stripe),
+        ] {
+            say(who, &format!("{before} before, {after} now"));
+        }
         next();
         Ok(())
     }
@@ -201,9 +236,17 @@ impl Stage {
         }
     }
 
-    fn balances(&self) -> (String, String) {
-        let shown = |owner| format!("{} sandbox USDC", self.sandbox.token().balance_of(owner).decimal(6));
-        (shown(self.wallet), shown(self.sandbox.pay_to()))
+    fn balances(&self) -> Balances {
+        let token = |owner| format!("{} sandbox USDC", self.sandbox.token().balance_of(owner).decimal(6));
+        let charged = self.sandbox.stripe().counters().captured.values().sum::<u64>();
+        Balances {
+            wallet: token(self.wallet),
+            seller: token(self.sandbox.pay_to()),
+            stripe: match MicroUsd::of(Atoms::new(charged.into()), 2) {
+                Ok(usd) => format!("{usd} sandbox USD charged"),
+                Err(error) => error.to_string(),
+            },
+        }
     }
 
     fn invite(&self) {
@@ -215,7 +258,7 @@ impl Stage {
         );
         let dir = self.home.root().display();
         line(&format!(
-            "curl -i --proxy {proxy} --cacert {dir}/ca.pem {}/v2/report",
+            "curl -i --proxy {proxy} --cacert {dir}/ca.pem {}/both/report",
             self.sandbox.base_url()
         ));
         line(&format!("bursar payments list --dir {dir}"));
@@ -231,9 +274,15 @@ const LIMITS: &str = "\
 timezone = \"UTC\"
 
 [agents.demo]
-per_transaction = \"0.30\"
+per_transaction = \"0.60\"
 day = \"1.00\"
 ";
+
+/// Of this run alone, as the wallet's key (Ruling 58), and plainly nobody's.
+fn stripe_key() -> Result<String, Failure> {
+    let random = clock::random::<12>().map_err(|error| Failure::negative(error.to_string()))?;
+    Ok(format!("sk_test_sandbox_{}", hex::encode(random)))
+}
 
 fn config(sandbox: &Sandbox) -> String {
     format!(
@@ -246,9 +295,13 @@ allow_private = [\"127.0.0.0/8\", \"::1/128\"]
 [wallet.evm]
 key = \"file:wallet.key\"
 [networks.\"eip155:84532\"]
-rpc = [\"{}/rpc\"]
+rpc = [\"{url}/rpc\"]
+[stripe]
+key = \"file:stripe.key\"
+payment_method = \"pm_card_visa\"
+api_base = \"{url}\"
 ",
-        sandbox.base_url()
+        url = sandbox.base_url()
     )
 }
 
@@ -280,8 +333,11 @@ fn show(path: &str, page: &Page) {
     for (name, value) in &page.fields {
         line(&format!("{name}: {value}"));
     }
-    for text in page.body.lines().take(12) {
-        line(&format!("| {text}"));
+    for text in page.body.lines().take(16) {
+        match text.char_indices().nth(WIDEST) {
+            Some((end, _)) => line(&format!("| {} ...", &text[..end])),
+            None => line(&format!("| {text}")),
+        }
     }
 }
 

@@ -36,6 +36,13 @@ use token::Token;
 
 pub use self::http::{Listening, takes};
 
+/// The key of the account that issues tokens, where nobody asks for another one.
+pub const AGENT_KEY: &str = "sk_test_sandbox_agent";
+/// The sandbox shop's account.
+pub const SHOP_KEY: &str = "sk_test_sandbox_shop";
+/// What tokens for the sandbox shop are issued to.
+pub const SHOP_PROFILE: &str = "profile_test_sandbox_shop";
+
 /// The sandbox: its accounts, and what they have made.
 pub struct StripeSandbox {
     clock: SharedClock,
@@ -106,6 +113,11 @@ impl StripeSandbox {
             accounts: vec![agent],
             state: Mutex::default(),
         }
+    }
+
+    /// The Stripe of a sandbox shop: an account that issues tokens, and the shop's.
+    pub fn of_shop(clock: SharedClock, agent_key: &str) -> Self {
+        Self::new(clock, agent_key).with_seller(SHOP_KEY, SHOP_PROFILE)
     }
 
     /// Adds a seller. With the agent's own key it is one account, which the test helper grants its tokens to.

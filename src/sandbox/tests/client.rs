@@ -98,13 +98,27 @@ impl Client {
         payment: Option<(&str, &str)>,
         body: &str,
     ) -> http::Response<Incoming> {
+        let fields: Vec<_> = payment
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect();
+        self.open_with(method, path, &fields, body).await
+    }
+
+    async fn open_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        fields: &[(&str, String)],
+        body: &str,
+    ) -> http::Response<Incoming> {
         let mut request = Request::builder().method(method);
         request = match self.sender {
             Sender::Http1(_) => request.uri(path).header("host", &self.authority),
             Sender::Http2(_) => request.uri(format!("https://{}{path}", self.authority)),
         };
-        if let Some((name, value)) = payment {
-            request = request.header(name, value);
+        for (name, value) in fields {
+            request = request.header(*name, value);
         }
         let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
         match &mut self.sender {
@@ -120,12 +134,16 @@ impl Client {
     }
 
     pub async fn send(&mut self, method: Method, path: &str, payment: Option<(&str, &str)>, body: &str) -> Answer {
-        let (head, body) = self.open(method, path, payment, body).await.into_parts();
-        Answer {
-            status: head.status,
-            headers: head.headers,
-            body: body.collect().await.unwrap().to_bytes(),
-        }
+        Answer::of(self.open(method, path, payment, body).await).await
+    }
+
+    /// With any fields.
+    pub async fn ask(&mut self, method: Method, path: &str, fields: &[(&str, String)], body: &str) -> Answer {
+        Answer::of(self.open_with(method, path, fields, body).await).await
+    }
+
+    pub async fn post(&mut self, path: &str, fields: &[(&str, String)], body: &str) -> Answer {
+        self.ask(Method::POST, path, fields, body).await
     }
 
     pub async fn get(&mut self, path: &str) -> Answer {
@@ -147,6 +165,15 @@ impl Client {
 }
 
 impl Answer {
+    async fn of(response: http::Response<Incoming>) -> Self {
+        let (head, body) = response.into_parts();
+        Self {
+            status: head.status,
+            headers: head.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        }
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }

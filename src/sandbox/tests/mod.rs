@@ -2,6 +2,7 @@
 
 mod chain;
 mod client;
+mod over_mpp;
 pub mod payer;
 mod reference;
 mod refusals;

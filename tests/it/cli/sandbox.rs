@@ -6,20 +6,21 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use super::{DONE, Ended, mode, stderr, stdout};
+use super::{DONE, Ended, json_lines, mode, stderr, stdout};
 use crate::support::agent::Agent;
 use crate::support::bursar::{bin, setup};
 use crate::support::buyer::{site, skip};
 
+/// With the configuration that it prints itself.
 #[tokio::test]
-async fn a_sandbox_sells_to_those_who_pay() {
+async fn a_sandbox_sells_over_both_protocols_as_it_says() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("seller.pem");
     let mut command = Command::new(bin());
     command
         .args(["sandbox", "--listen", "127.0.0.1:0", "--ca-out"])
         .arg(&ca);
-    let mut sandbox = Ended(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let mut sandbox = Ended(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(sandbox.0.stdout.take().unwrap()).lines();
     let url = lines
         .next()
@@ -38,14 +39,54 @@ async fn a_sandbox_sells_to_those_who_pay() {
         Err(_) => skip("curl is not installed"),
     }
 
-    let networks = format!("[networks.\"eip155:84532\"]\nrpc = [\"{url}/rpc\"]\n");
+    let mut said = Vec::new();
+    // Kept to the end: its log goes there as well.
+    let mut errors = BufReader::new(sandbox.0.stderr.take().unwrap()).lines();
+    for line in errors.by_ref() {
+        let line = line.unwrap();
+        if line.starts_with("extra_ca, ") {
+            break;
+        }
+        said.push(line);
+    }
+    let key = said
+        .iter()
+        .find_map(|line| line.split("STRIPE_SECRET_KEY=").nth(1))
+        .unwrap();
+    let key = key.split_whitespace().next().unwrap();
+    let sections: String = said
+        .iter()
+        .filter_map(|line| Some(format!("{}\n", line.strip_prefix("    ")?)))
+        .collect();
+    let (upstream, others) = sections.split_once("[networks").unwrap();
+    let mut program = Command::new(bin());
+    program.env("STRIPE_SECRET_KEY", key);
     let bursar = setup()
-        .trust(&std::fs::read_to_string(&ca).unwrap())
-        .config(&networks)
-        .start();
-    let page = Agent::of(&bursar).get(site(&url), "/v2/quote").await;
-    assert_eq!(page.status, 200, "{page:?}");
-    assert_eq!(bursar.states(), ["settled"]);
+        .upstream(upstream.strip_prefix("[upstream]\n").unwrap())
+        .config(&format!("[networks{others}"))
+        .home()
+        .serve_by(program);
+    let agent = Agent::of(&bursar);
+    // The last is sold either way: the cheaper one is taken.
+    for path in ["/v2/quote", "/mpp/report", "/both/report"] {
+        let page = agent.get(site(&url), path).await;
+        assert_eq!(page.status, 200, "{path} {page:?}");
+    }
+    let bought: Vec<_> = bursar
+        .payments()
+        .iter()
+        .map(|payment| {
+            ["rail", "state", "symbol", "usd", "network"].map(|name| payment[name].as_str().unwrap().to_owned())
+        })
+        .collect();
+    assert_eq!(
+        bought,
+        [
+            ["x402", "settled", "USDC", "0.01", "eip155:84532"],
+            ["mpp.stripe", "settled", "USD", "0.50", "stripe:test"],
+            ["x402", "settled", "USDC", "0.25", "eip155:84532"],
+        ]
+    );
     assert_eq!(sandbox.signal(Signal::TERM), Some(DONE));
 }
 
@@ -77,20 +118,29 @@ fn the_demo_pays_is_refused_and_leaves_nothing_behind() {
     let text = stdout(&told);
     for part in [
         "sandbox token",
+        "sandbox Stripe",
         "GET /v2/quote",
         "200 OK",
         "bursar-payment: ",
-        "GET /v1/weather",
+        "GET /mpp/report",
         "GET /v2/dataset",
         "403 Forbidden",
         "agents.demo.per_transaction",
-        "settled",
-        "refused",
-        "99.985 sandbox USDC now",
-        "0.015 sandbox USDC now",
+        "0.01 USDC  demo         https://localhost/v2/quote",
+        "0.5 USD   demo         https://localhost/mpp/report",
+        "25.00 USD   demo         localhost by agents.demo.per_transaction",
+        "0.50 USD   demo         localhost by agents.demo.day",
+        "99.99 sandbox USDC now",
+        "0.01 sandbox USDC now",
+        "0.50 sandbox USD charged now",
     ] {
         assert!(text.contains(part), "{part} is missing:\n{text}");
     }
+    let count = |words: &str| text.matches(words).count();
+    assert_eq!((count("  settled  "), count("  refused  ")), (2, 2), "{text}");
+    // What was paid over both is what the second refusal counts.
+    assert!(text.contains("0.51 USD used"), "{text}");
+    assert!(!text.contains("sk_test_"), "{text}");
     assert_empty(temporary.path());
 
     let (reader, writer) = std::io::pipe().unwrap();
@@ -124,8 +174,17 @@ fn a_demo_that_stays_can_be_tried_as_it_says_and_ends_on_a_signal() {
                 .unwrap();
             assert!(stdout(&tried).contains("200 OK\r\n"), "{tried:?}");
             let arguments: Vec<&str> = list.split_whitespace().skip(1).collect();
-            let listed = Command::new(bin()).args(&arguments).output().unwrap();
-            assert_eq!(stdout(&listed).matches("settled").count(), 3, "{listed:?}");
+            let listed = Command::new(bin()).args(&arguments).arg("--json").output().unwrap();
+            let paid: Vec<_> = json_lines(&listed)
+                .iter()
+                .map(|payment| ["rail", "state", "usd"].map(|name| payment[name].as_str().unwrap().to_owned()))
+                .collect();
+            let expected = [
+                ["x402", "settled", "0.01"],
+                ["mpp.stripe", "settled", "0.50"],
+                ["x402", "settled", "0.25"],
+            ];
+            assert_eq!(paid, expected, "{listed:?}");
         }
         assert_eq!(child.signal(signal), Some(DONE), "{signal:?}");
         assert_empty(temporary.path());

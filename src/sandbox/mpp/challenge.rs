@@ -1,0 +1,134 @@
+//! The challenge of a sale: its `request`, and the id that binds it to everything it says (mpp digest §2, §2.1, §6).
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{HeaderValue, Uri};
+use serde::Serialize;
+
+use super::super::catalog::Article;
+use super::super::stripe::SHOP_PROFILE;
+
+pub const METHOD: &str = "stripe";
+pub const INTENT: &str = "charge";
+pub const CURRENCY: &str = "usd";
+
+/// One article at one price, asked for under one host name.
+pub struct Sale {
+    pub article: &'static Article,
+    /// In the minor unit of [`CURRENCY`].
+    pub cents: u64,
+    /// The host that was asked, without its port, as mppx names itself.
+    pub realm: String,
+}
+
+/// What is asked for. Members are in the order of their names, and none holds anything that JSON would escape, so this is
+/// RFC 8785's form.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    amount: String,
+    currency: &'static str,
+    external_id: String,
+    method_details: MethodDetails,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MethodDetails {
+    network_id: &'static str,
+    payment_method_types: [&'static str; 1],
+}
+
+impl Sale {
+    pub fn new(article: &'static Article, cents: u64, url: &str) -> Self {
+        let host = url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned));
+        Self {
+            article,
+            cents,
+            realm: host.unwrap_or_else(|| "localhost".to_owned()),
+        }
+    }
+
+    /// The seller's own name for the article, which the payer has to repeat.
+    pub fn external_id(&self) -> String {
+        format!("sandbox{}", self.article.path)
+    }
+
+    /// The parameter `request`.
+    pub fn request(&self) -> String {
+        let request = Request {
+            amount: self.cents.to_string(),
+            currency: CURRENCY,
+            external_id: self.external_id(),
+            method_details: MethodDetails {
+                network_id: SHOP_PROFILE,
+                payment_method_types: ["card"],
+            },
+        };
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&request).unwrap_or_default())
+    }
+}
+
+pub struct Challenge {
+    pub id: String,
+    realm: String,
+    request: String,
+    description: &'static str,
+    expires: String,
+}
+
+impl Challenge {
+    pub fn new(key: &hmac::Key, sale: &Sale, expires: &str) -> Self {
+        let request = sale.request();
+        let bound = bound([&sale.realm, METHOD, INTENT, &request, expires, ""], None, "");
+        Self {
+            id: URL_SAFE_NO_PAD.encode(hmac::sign(key, bound.as_bytes())),
+            realm: sale.realm.clone(),
+            request,
+            description: sale.article.description,
+            expires: expires.to_owned(),
+        }
+    }
+
+    /// `Payment id="…", …`, in mppx's order.
+    pub fn field(&self) -> HeaderValue {
+        let mut text = String::from("Payment ");
+        for (at, (name, value)) in [
+            ("id", self.id.as_str()),
+            ("realm", &self.realm),
+            ("method", METHOD),
+            ("intent", INTENT),
+            ("request", &self.request),
+            ("description", self.description),
+            ("expires", &self.expires),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let comma = if at == 0 { "" } else { ", " };
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{comma}{name}=\"{value}\"");
+        }
+        // Host names and our own texts are printable.
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+/// What the id is made of: realm, method, intent, request, expires, digest, then `header` where there is one, then opaque.
+/// What is absent is empty.
+pub fn bound(slots: [&str; 6], header: Option<&str>, opaque: &str) -> String {
+    let mut all = slots.to_vec();
+    all.extend(header);
+    all.push(opaque);
+    all.join("|")
+}
+
+/// JSON as MPP's header fields carry it. Always fits one.
+pub fn base64url(value: &impl Serialize) -> HeaderValue {
+    let text = URL_SAFE_NO_PAD.encode(serde_json::to_vec(value).unwrap_or_default());
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
