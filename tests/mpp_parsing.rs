@@ -241,7 +241,7 @@ proptest! {
             let text = |member: &str| written[member].as_str().unwrap().to_lowercase();
             prop_assert_eq!(offer.amount.get().to_string(), text("amount"));
             prop_assert_eq!(format!("{:#x}", offer.asset.token().unwrap().address), text("currency"));
-            prop_assert_eq!(offer.payee.to_string(), text("recipient"));
+            prop_assert_eq!(offer.payee.text(), text("recipient"));
             let details = &written["methodDetails"];
             prop_assert_eq!(offer.asset.network().chain_id(), details["chainId"].as_u64());
             prop_assert!(details["decimals"].is_null() || details["decimals"] == offer.asset.decimals());

@@ -174,8 +174,6 @@ fn schemes_and_methods_we_do_not_have_are_named() {
     for (name, code) in [
         ("v2-auth-capture-eip3009", "scheme-unsupported"),
         ("v2-batch-settlement-deposit", "scheme-unsupported"),
-        ("v2-upto-permit2-base-sepolia", "scheme-unsupported"),
-        ("v2-exact-permit2-base-sepolia", "transfer-method-unsupported"),
         ("v2-exact-svm-memo", "network-unsupported"),
     ] {
         let challenge = read(&fixture(name)["response"]).unwrap();

