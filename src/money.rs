@@ -53,6 +53,11 @@ impl Atoms {
     pub fn decimal(self, decimals: u8) -> String {
         decimal_text(self.0, decimals)
     }
+
+    /// The same with all its decimals, as money is written: 50 cents are `0.50`.
+    pub fn fixed(self, decimals: u8) -> String {
+        fixed_text(self.0, decimals)
+    }
 }
 
 impl MicroUsd {
@@ -128,13 +133,18 @@ fn whole_number(text: &str) -> Result<u128, AmountError> {
 }
 
 fn decimal_text(value: u128, decimals: u8) -> String {
+    let text = fixed_text(value, decimals);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+fn fixed_text(value: u128, decimals: u8) -> String {
     let digits = format!("{value:0>width$}", width = usize::from(decimals) + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - usize::from(decimals));
-    let fraction = fraction.trim_end_matches('0');
-    if fraction.is_empty() {
-        whole.to_owned()
-    } else {
-        format!("{whole}.{fraction}")
+    match digits.split_at(digits.len() - usize::from(decimals)) {
+        (whole, "") => whole.to_owned(),
+        (whole, fraction) => format!("{whole}.{fraction}"),
     }
 }
 
@@ -172,6 +182,19 @@ mod tests {
         assert_eq!(MicroUsd(500_000).to_string(), "0.50");
         assert_eq!(MicroUsd(5_000_000).to_string(), "5.00");
         assert_eq!(MicroUsd(12_345_000).to_string(), "12.345");
+    }
+
+    #[test]
+    fn money_is_written_with_all_its_decimals() {
+        for (atoms, decimals, text) in [
+            (50, 2, "0.50"),
+            (100, 2, "1.00"),
+            (500, 0, "500"),
+            (1_000, 3, "1.000"),
+            (7, 2, "0.07"),
+        ] {
+            assert_eq!(Atoms(atoms).fixed(decimals), text);
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::pruned;
 use super::rid::Rid;
 use super::scan::{JournalError, Line, scan};
 use super::text::Moment;
+use crate::assets::Asset;
 use crate::money::{Atoms, MicroUsd};
 
 /// A scan can meet a write that is half done. One that is not finished at the third look is damage.
@@ -254,7 +255,10 @@ impl PaymentRecord {
             asset: reserved.asset.clone(),
             symbol: reserved.symbol.clone(),
             amount: amount.get().to_string(),
-            amount_decimal: amount.decimal(reserved.decimals),
+            amount_decimal: match Asset::parse(&reserved.asset) {
+                Some(Asset::Fiat(..)) => amount.fixed(reserved.decimals),
+                _ => amount.decimal(reserved.decimals),
+            },
             usd: MicroUsd::new(reserved.usd_micros.0).to_string(),
             payee: reserved.payee.text(),
             nonce: arm.map(|arm| arm.nonce.to_string()),

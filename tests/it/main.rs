@@ -34,6 +34,7 @@ mod malformed;
 mod mpp;
 mod mpp_chain;
 mod mpp_hostile;
+mod mpp_stripe;
 mod mpp_tempo;
 mod mpp_tempo_hostile;
 mod permit2;

@@ -88,7 +88,7 @@ async fn a_token_is_ordered_for_exactly_what_is_asked_and_charged_once() {
         ("asset", "stripe:test/iso4217:usd"),
         ("symbol", "USD"),
         ("amount", "100"),
-        ("amount_decimal", "1"),
+        ("amount_decimal", "1.00"),
         ("usd", "1.00"),
         ("payee", PROFILE),
     ] {
@@ -597,9 +597,9 @@ async fn other_currencies_are_paid_by_finances_rate_alone_and_only_while_it_hold
     );
     let bursar = prepared(setup().config(&fake.config()).limits(&limits), &origin).serve();
     for (path, usd, symbol, decimal) in [
-        ("/eur", "2.30", "EUR", "2"),
+        ("/eur", "2.30", "EUR", "2.00"),
         ("/jpy", "3.25", "JPY", "500"),
-        ("/kwd", "3.26", "KWD", "1"),
+        ("/kwd", "3.26", "KWD", "1.000"),
     ] {
         let page = get(&bursar, &origin, path).await;
         assert_eq!(page.status, 200, "{page:?}");

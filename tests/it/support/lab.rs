@@ -29,7 +29,7 @@ pub struct Lab {
 pub struct Extras<'a> {
     /// A Tempo chain.
     pub tempo: bool,
-    /// Where the MPP seller cashes Shared Payment Tokens; on loopback.
+    /// Where the MPP seller cashes Shared Payment Tokens, with the key of the tests' seller; on loopback.
     pub stripe: Option<&'a str>,
 }
 
@@ -75,7 +75,7 @@ impl Lab {
             command.arg("--tempo");
         }
         if let Some(stripe) = extras.stripe {
-            command.args(["--stripe", stripe]);
+            command.args(["--stripe", stripe, "--stripe-key", super::stripe::SELLER_KEY]);
         }
         let mut child = command
             .env_remove("HTTP_PROXY")
