@@ -214,7 +214,10 @@ impl Findings {
 
     fn forget(&mut self, rid: &Rid) {
         let key = self.nonces.remove(rid);
-        if let Some(Signed { permit: Some(nonce), .. }) = key.and_then(|key| self.signed.remove(&key)) {
+        if let Some(Signed {
+            permit: Some(nonce), ..
+        }) = key.and_then(|key| self.signed.remove(&key))
+        {
             self.permits.remove(&nonce);
         }
     }

@@ -252,12 +252,27 @@ pub enum LedgerError {
 /// How a payment ended, or that nobody knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Settled { by: By, tx: Option<String> },
+    Settled {
+        by: By,
+        tx: Option<String>,
+    },
     /// Settled, and it is proven that no more than `taken` ever leaves: the rest counts no more (Ruling 12).
-    Taken { by: By, tx: Option<String>, taken: Atoms },
-    Unknown { why: &'static str, tx: Option<String> },
-    Expired { by: By, why: &'static str },
-    Released { why: &'static str },
+    Taken {
+        by: By,
+        tx: Option<String>,
+        taken: Atoms,
+    },
+    Unknown {
+        why: &'static str,
+        tx: Option<String>,
+    },
+    Expired {
+        by: By,
+        why: &'static str,
+    },
+    Released {
+        why: &'static str,
+    },
 }
 
 impl Outcome {

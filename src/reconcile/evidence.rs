@@ -211,12 +211,7 @@ async fn is_spent(tls: &UpstreamTls, node: &Node, facts: &Facts, at: At) -> Resu
 }
 
 /// The first block that can have taken the payment. None: it comes after the head.
-async fn first_block(
-    tls: &UpstreamTls,
-    node: &Node,
-    facts: &Facts,
-    head: &Block,
-) -> Result<Option<Block>, RpcError> {
+async fn first_block(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Option<Block>, RpcError> {
     let since = facts.armed_at.saturating_sub(CLOCK_SLACK_S);
     node.first_block_at(tls, since, head).await
 }

@@ -9,8 +9,8 @@
 //! whose nonce it bears explains one transfer that the payment allows. On Tempo the memo stands for the nonce; the fee of a
 //! transaction, which is not part of any payment, is no outflow as long as it is as small as a fee.
 
-use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ops::RangeInclusive;
 
 use alloy_primitives::{Address, B256, Bytes, U256};

@@ -53,13 +53,32 @@ pub struct Log {
 /// The events of ERC-20, EIP-3009, TIP-20 and Permit2 that concern a payer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    Transfer { from: Address, to: Address, value: U256 },
-    AuthorizationUsed { authorizer: Address, nonce: B256 },
-    AuthorizationCanceled { authorizer: Address, nonce: B256 },
+    Transfer {
+        from: Address,
+        to: Address,
+        value: U256,
+    },
+    AuthorizationUsed {
+        authorizer: Address,
+        nonce: B256,
+    },
+    AuthorizationCanceled {
+        authorizer: Address,
+        nonce: B256,
+    },
     /// Beside the `Transfer` that it tells of, right after it.
-    TransferWithMemo { from: Address, to: Address, value: U256, memo: B256 },
+    TransferWithMemo {
+        from: Address,
+        to: Address,
+        value: U256,
+        memo: B256,
+    },
     /// Permit2's nonces of one word of 256 bits, those in the mask, by the owner's own will.
-    NoncesInvalidated { owner: Address, word: U256, mask: U256 },
+    NoncesInvalidated {
+        owner: Address,
+        word: U256,
+        mask: U256,
+    },
 }
 
 /// A transaction that was mined, with those of its logs that are ours to read.
@@ -197,9 +216,7 @@ impl Node {
 
     /// The transaction as it was sent, if the node has it in a block. Not for Tempo's own kind, which has several calls.
     pub async fn sent(&self, tls: &UpstreamTls, tx: B256) -> Result<Option<Sent>, RpcError> {
-        let raw: Option<RawTransaction> = self
-            .ask(tls, "eth_getTransactionByHash", json!([tx]), LOGS_CAP)
-            .await?;
+        let raw: Option<RawTransaction> = self.ask(tls, "eth_getTransactionByHash", json!([tx]), LOGS_CAP).await?;
         let Some(raw) = raw else { return Ok(None) };
         if raw.hash != tx {
             return Err(self.odd());

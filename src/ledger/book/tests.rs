@@ -63,8 +63,10 @@ fn apply(book: &mut Book, second: i64, body: Body) -> Result<Effect, Illegal> {
 
 fn settled(n: u8) -> Body {
     Body::Settled(Settled {
+        back: Vec::new(),
         by: By::Merchant,
         rid: rid(n),
+        taken: None,
         tx: None,
         why: None,
     })

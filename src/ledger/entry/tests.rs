@@ -132,14 +132,18 @@ fn all_bodies() -> Vec<Body> {
         }),
         Body::Presented(Presented { number: 1, rid }),
         Body::Settled(Settled {
+            back: Vec::new(),
             by: By::Merchant,
             rid,
+            taken: None,
             tx: Some("0xab".into()),
             why: None,
         }),
         Body::Settled(Settled {
+            back: Vec::new(),
             by: By::Operator,
             rid,
+            taken: None,
             tx: None,
             why: Some(why.clone()),
         }),

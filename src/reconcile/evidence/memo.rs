@@ -11,12 +11,7 @@ use crate::reconcile::testimony::{Facts, Moved, Nonce};
 use crate::rpc::{Block, Event, Log, Mined, Node, RpcError};
 use crate::tls::upstream::UpstreamTls;
 
-pub(super) async fn testify(
-    tls: &UpstreamTls,
-    node: &Node,
-    facts: &Facts,
-    head: &Block,
-) -> Result<Nonce, RpcError> {
+pub(super) async fn testify(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Nonce, RpcError> {
     // The receipt's transaction is looked at although the logs tell: they may be kept for a shorter time than it.
     let claimed = match facts.claimed_hash() {
         Some(tx) => node.mined(tls, tx).await?.and_then(|mined| cashed(facts, tx, &mined)),
@@ -46,7 +41,10 @@ async fn search(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> 
     let Some(log) = whole.or(logs.first()) else {
         return Ok(Nonce::Unused);
     };
-    let shown = node.mined(tls, log.tx).await?.and_then(|mined| cashed(facts, log.tx, &mined));
+    let shown = node
+        .mined(tls, log.tx)
+        .await?
+        .and_then(|mined| cashed(facts, log.tx, &mined));
     Ok(match shown {
         Some((block, nonce)) if block == log.block => nonce,
         // A log without its transaction.

@@ -127,7 +127,10 @@ pub(super) async fn search(
             let late = facts.valid_before.saturating_add(1);
             let late = node.first_block_at(tls, late, head).await?.unwrap_or(*head);
             let carriers = carriers(tls, node, facts, first.number..=late.number).await?;
-            Ok(carriers.into_iter().find(|it| settles(facts, taking, &it.sent)).map(Carrier::cashed))
+            Ok(carriers
+                .into_iter()
+                .find(|it| settles(facts, taking, &it.sent))
+                .map(Carrier::cashed))
         }
         Err(error) => Err(error),
     }
@@ -173,7 +176,9 @@ async fn in_block(
     let events = node.invalidations(tls, facts.from, block..=block).await?;
     let thrown_away = events.iter().find(|log| throws_away(facts, log));
     let transfers: usize = all.iter().map(|it| it.moved.len()).sum();
-    let to_payee = all.iter().any(|it| it.moved.iter().any(|moved| moved.to == facts.payee));
+    let to_payee = all
+        .iter()
+        .any(|it| it.moved.iter().any(|moved| moved.to == facts.payee));
     let bearing = all.into_iter().find(|it| it.bears(&facts.nonce));
     Ok(match (bearing, thrown_away) {
         // Permit2 took it in this block, and of the wallet nothing else moved here.
@@ -223,7 +228,10 @@ impl Carrier {
     }
 
     fn bears(&self, nonce: &B256) -> bool {
-        self.sent.input.windows(nonce.len()).any(|word| word == nonce.as_slice())
+        self.sent
+            .input
+            .windows(nonce.len())
+            .any(|word| word == nonce.as_slice())
     }
 }
 

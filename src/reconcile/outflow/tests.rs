@@ -109,7 +109,7 @@ async fn one_node_cannot_hide_what_another_shows() {
     let hiding = Fake::replying(|_, _| json!({ "result": [] })).await;
     let broken = Fake::replying(|_, _| json!({ "error": { "code": -32601, "message": "no logs here" } })).await;
     let nodes = [hiding.node(), honest.node(), broken.node(), honest.node()];
-    let seen = outflows(&tls(), NETWORK, &nodes, WALLET, 0..=100, known).await;
+    let seen = outflows(&tls(), NETWORK, &nodes, WALLET, 0..=100, known, None).await;
     assert_eq!(seen.searched_by, 3);
     assert_eq!(seen.silent.len(), 1);
     assert_eq!(seen.silent[0].node, broken.node().shown());
@@ -121,6 +121,6 @@ async fn one_node_cannot_hide_what_another_shows() {
     assert_eq!(shown, [(10, tokens()[0], 900), (20, tokens()[1], 3)]);
     assert_eq!((seen.found[0].tx, seen.found[0].log_index), (B256::repeat_byte(1), 3));
 
-    let seen = outflows(&tls(), NETWORK, &nodes[1..2], WALLET, 0..=9, known).await;
+    let seen = outflows(&tls(), NETWORK, &nodes[1..2], WALLET, 0..=9, known, None).await;
     assert_eq!(seen.found, []);
 }

@@ -1,9 +1,9 @@
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256};
 use proptest::prelude::*;
 
 use super::*;
 use crate::assets::Network;
-use crate::reconcile::testimony::{Silent, Testimony};
+use crate::reconcile::testimony::{Proof, Silent, Taking, Testimony};
 
 const PAYEE: Address = Address::repeat_byte(0x0b);
 const TX: B256 = B256::repeat_byte(0xee);
@@ -18,6 +18,7 @@ fn facts(standing: Standing) -> Facts {
         payee: PAYEE,
         amount: Atoms::new(10_000),
         nonce: B256::repeat_byte(0x11),
+        proof: Proof::Authorization,
         armed_at: DEADLINE - 300,
         valid_before: DEADLINE,
         standing,
