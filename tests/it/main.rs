@@ -33,6 +33,7 @@ mod malformed;
 mod mpp;
 mod mpp_chain;
 mod mpp_hostile;
+mod proofs;
 mod receipts;
 mod reconcile;
 mod repeats;

@@ -58,6 +58,11 @@ pub fn buyer_within(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
 
 /// As [`buyer_within`], with `nodes` in place of the lab's own, and `more_ca` trusted besides the lab's sellers.
 pub fn buyer_asking(lab: &'static Lab, atoms: u128, limits: &str, nodes: &[String], more_ca: &str) -> Buyer {
+    buyer_on(lab, atoms, limits, &[("eip155:84532", nodes)], more_ca)
+}
+
+/// As [`buyer_asking`], on these networks and no other.
+pub fn buyer_on(lab: &'static Lab, atoms: u128, limits: &str, networks: &[(&str, &[String])], more_ca: &str) -> Buyer {
     let dir = tempfile::tempdir().unwrap();
     let made = bursar(dir.path(), &["init", "--wallet"]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -65,9 +70,11 @@ pub fn buyer_asking(lab: &'static Lab, atoms: u128, limits: &str, nodes: &[Strin
     let wallet = said.lines().find_map(|line| line.strip_prefix("Wallet ")).unwrap();
     fund(lab, wallet, atoms);
     std::fs::write(dir.path().join("seller-ca.pem"), format!("{}{more_ca}", lab.ca_pem)).unwrap();
+    let network = |(name, nodes): &(&str, &[String])| format!("[networks.\"{name}\"]\nrpc = {nodes:?}\n");
+    let networks: String = networks.iter().map(network).collect();
     let config = format!(
         "[proxy]\nlisten = \"127.0.0.1:0\"\n[upstream]\nextra_ca = \"seller-ca.pem\"\nallow_private = [\"127.0.0.0/8\", \"::1/128\"]\n\
-         [wallet.evm]\nkey = \"file:wallet.key\"\n[networks.\"eip155:84532\"]\nrpc = {nodes:?}\n"
+         [wallet.evm]\nkey = \"file:wallet.key\"\n{networks}"
     );
     std::fs::write(dir.path().join("bursar.toml"), config).unwrap();
     std::fs::write(dir.path().join("limits.toml"), limits).unwrap();
@@ -115,6 +122,18 @@ pub fn fund(lab: &Lab, owner: &str, atoms: u128) {
         "eth_sendTransaction",
         json!([{ "from": lab.payer, "to": lab.token, "data": data }]),
     );
+}
+
+/// Sends a transaction from the wallet, which gets the ether for it.
+pub fn send_as(lab: &Lab, wallet: &str, to: &str, data: &str) -> String {
+    rpc(lab, "anvil_setBalance", json!([wallet, "0xde0b6b3a7640000"]));
+    rpc(lab, "anvil_impersonateAccount", json!([wallet]));
+    let sent = rpc(
+        lab,
+        "eth_sendTransaction",
+        json!([{ "from": wallet, "to": to, "data": data }]),
+    );
+    sent.as_str().unwrap().to_owned()
 }
 
 /// Where a seller listens.

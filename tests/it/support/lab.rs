@@ -18,8 +18,16 @@ pub struct Lab {
     pub pay_to: String,
     pub node: PathBuf,
     pub ca_pem: String,
+    /// Of a lab that was started with `--tempo`.
+    pub tempo: Option<Tempo>,
     _stdin: ChildStdin,
     child: Child,
+}
+
+/// A Tempo chain, and the token of every price there.
+pub struct Tempo {
+    pub rpc: String,
+    pub token: String,
 }
 
 pub fn interop() -> PathBuf {
@@ -37,6 +45,11 @@ pub fn installed() -> bool {
 impl Lab {
     /// A lab of its own, so that balances can be compared exactly.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Lab::start`], with more options of `lab.mjs`.
+    pub fn start_with(options: &[&str]) -> Self {
         assert!(
             installed(),
             "run `npm ci` in tests/interop first, or tests/all.sh, which does"
@@ -49,6 +62,7 @@ impl Lab {
             .arg(cert)
             .arg("--key")
             .arg(key)
+            .args(options)
             .env_remove("HTTP_PROXY")
             .env_remove("HTTPS_PROXY")
             .env_remove("NODE_USE_ENV_PROXY")
@@ -73,6 +87,10 @@ impl Lab {
             token: text("token"),
             payer: text("payer"),
             pay_to: text("payTo"),
+            tempo: said.get("tempo").map(|tempo| Tempo {
+                rpc: tempo["rpc"].as_str().unwrap().to_owned(),
+                token: tempo["token"].as_str().unwrap().to_owned(),
+            }),
             node: text("node").into(),
             ca_pem,
             _stdin: stdin,
