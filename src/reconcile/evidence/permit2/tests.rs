@@ -252,7 +252,7 @@ async fn all_four_calls_of_the_proxies_are_known_and_no_other() {
         change(&mut elsewhere);
         assert!(!settles(&elsewhere, part, &sent(1, part.proxy(), upto_call(NONCE, 9))));
     }
-    // Selectors of the deployed proxies, from the reference client's tables.
+    // As in the tables of the reference client, by which its facilitator calls.
     assert_eq!(Upto::settleCall::SIGNATURE, SETTLE_UPTO);
 }
 
