@@ -27,7 +27,7 @@ mod wire;
 
 pub use block::Block;
 pub use contract::At;
-pub use logs::{Event, Log, Mined};
+pub use logs::{Event, Log, Mined, Sent, TEMPO_FEES};
 
 /// One answer is a word or a block head with the hashes of its transactions; a node that sends more is not answering us.
 const ANSWER_CAP: usize = 4 << 20;
@@ -139,6 +139,11 @@ impl Node {
             true => RpcError::TooLong { node, cap },
             false => RpcError::Transport { node, source },
         }
+    }
+
+    /// For whoever has put two of its answers beside each other.
+    pub fn contradicts_itself(&self) -> RpcError {
+        self.odd()
     }
 
     fn odd(&self) -> RpcError {

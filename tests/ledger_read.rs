@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use alloy_primitives::{Address, B256};
+use bursar::challenge::Rail;
 use bursar::ledger::findings::Findings;
 use bursar::ledger::{Arm, Arming, By, Event, Finding, Ledger, Outcome, Outflow, Rid, State, read_payments};
 use bursar::money::Atoms;
@@ -32,7 +33,7 @@ async fn a_payment_has_every_field_of_the_list() {
         "id": purchase.hold.rid.to_string(), "state": "settled", "by": "merchant", "agent": "research", "group": "eng",
         "rail": "x402", "scheme": "exact", "network": "eip155:84532", "merchant": "api.example.com",
         "resource": "https://api.example.com/v1/report", "asset": purchase.hold.terms.asset.caip19(),
-        "symbol": purchase.hold.terms.asset.symbol(), "amount": "10000", "amount_decimal": "0.01", "usd": "0.01",
+        "symbol": purchase.hold.terms.asset.symbol(), "amount": "10000", "amount_decimal": "0.01", "usd": "0.01", "taken": null,
         "payee": "0x2222222222222222222222222222222222222222", "nonce": nonce, "valid_before": "2026-11-20T12:05:00Z",
         "tx": "0xab", "reason": null, "approval": null, "disputed": null,
         "created_at": "2026-11-20T12:00:00Z", "updated_at": "2026-11-20T12:00:01.5Z",
@@ -198,6 +199,70 @@ async fn the_journal_tells_which_transfers_the_books_explain() {
     let read = |searched: u64| Findings::read(world.path(), move |_, _| searched).unwrap();
     assert!(read(deadline).count(&asset, &wallet(arm), &arm.nonce, payee, amount));
     assert!(!read(deadline + 1).count(&asset, &wallet(arm), &arm.nonce, payee, amount));
+}
+
+/// Permit2 tells of no nonce: it stands in what was sent, and explains what its payment lets leave.
+#[tokio::test]
+async fn the_journal_tells_what_the_nonces_in_a_transaction_explain() {
+    let world = World::new();
+    let ledger = world.open();
+    let all = [
+        Rail::X402UpTo,
+        Rail::X402Permit2,
+        Rail::X402UpTo,
+        Rail::X402UpTo,
+        Rail::X402UpTo,
+        Rail::X402,
+    ]
+    .map(|rail| {
+        let mut purchase = world.purchase(1_000_000);
+        purchase.hold.terms.rail = rail;
+        purchase
+    });
+    let (asset, payee) = (
+        all[0].hold.terms.asset.caip19(),
+        all[0].hold.terms.payee.address().unwrap(),
+    );
+    let (nonces, from) = (all.each_ref().map(|purchase| purchase.arm.nonce), wallet(&all[0].arm));
+    let [_, _, part, idle, dead, _] = all.each_ref().map(|purchase| purchase.hold.rid);
+    for purchase in all {
+        ledger.reserve(purchase).await.unwrap();
+    }
+    let taken = Outcome::Taken {
+        by: By::Chain,
+        tx: None,
+        taken: Atoms::new(4_000),
+    };
+    ledger.finish(part, taken).await.unwrap();
+    let (by, tx) = (By::Merchant, None);
+    ledger.finish(idle, Outcome::Settled { by, tx }).await.unwrap();
+    let finding = Finding::Taken {
+        by: By::Chain,
+        tx: None,
+        block: Some(7),
+        taken: Atoms::new(0),
+        of: Box::new(ledger.get(idle).await.unwrap().unwrap()),
+    };
+    ledger.record_finding(idle, finding).await.unwrap();
+    let (by, why) = (By::Chain, "never-cashed");
+    ledger.finish(dead, Outcome::Expired { by, why }).await.unwrap();
+
+    let findings = Findings::read(world.path(), |_, _| 0).unwrap();
+    assert!(findings.has_permits() && findings.unheard.is_empty());
+    // At no particular place.
+    let input = [&[1, 2, 3][..], nonces.map(|nonce| nonce.0).as_flattened(), &[4]].concat();
+    let [upto, exact, part, ..] = nonces;
+    let borne = |payee, atoms| findings.borne(&input, &asset, &from, payee, Atoms::new(atoms));
+    // Exactly what is on record first, then what is allowed.
+    assert_eq!(borne(payee, 10_000), [exact, upto]);
+    assert_eq!(borne(payee, 4_000), [part, upto]);
+    assert_eq!(borne(payee, 9_999), [upto]);
+    assert!(borne(payee, 10_001).is_empty());
+    assert!(borne(from, 4_000).is_empty());
+    let elsewhere = |asset: &str, from| findings.borne(&input, asset, from, payee, Atoms::new(4_000));
+    assert!(elsewhere(&asset, &payee).is_empty() && elsewhere("eip155:1/erc20:0x", &from).is_empty());
+    let cut = findings.borne(&input[..40], &asset, &from, payee, Atoms::new(4_000));
+    assert_eq!(cut, [upto]);
 }
 
 fn wallet(arm: &Arm) -> Address {

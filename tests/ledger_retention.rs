@@ -11,6 +11,7 @@ use bursar::keep::backup::{Keys, backup};
 use bursar::keep::restore::{require_accepted, restore};
 use bursar::keep::retain::{Moved, retain};
 use bursar::ledger::{By, Ledger, Outcome, PaymentRecord, Reserve, ReserveError, Rid, Usage, read_payments};
+use bursar::money::Atoms;
 use bursar::policy::budget::{Unit, Window};
 use jiff::{SignedDuration, Timestamp};
 use ledger_world::{World, charge, files};
@@ -79,9 +80,10 @@ async fn history(world: &World, mut seed: u64, open_from: usize) {
                     by: By::Merchant,
                     tx: None,
                 },
-                1 => Outcome::Settled {
+                1 => Outcome::Taken {
                     by: By::Chain,
                     tx: Some("0x1".into()),
+                    taken: Atoms::new(u128::from(seed % 10_001)),
                 },
                 2 => Outcome::Expired {
                     by: By::Chain,

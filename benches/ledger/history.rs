@@ -139,8 +139,10 @@ fn write(audit: &Path, market: &Market, payments: usize) -> Result<u64, Fault> {
             host: hold.host,
         };
         let settled = Settled {
+            back: Vec::new(),
             by: By::Merchant,
             rid,
+            taken: None,
             tx: Some(arm.nonce.to_string()),
             why: None,
         };

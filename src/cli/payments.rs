@@ -307,7 +307,7 @@ fn sheet(payment: &PaymentRecord) -> String {
     let mut out = String::new();
     let fields = serde_json::to_value(payment).unwrap_or_default();
     // serde_json sorts; the record's own order reads better.
-    const ORDER: [&str; 24] = [
+    const ORDER: [&str; 25] = [
         "id",
         "state",
         "by",
@@ -320,6 +320,7 @@ fn sheet(payment: &PaymentRecord) -> String {
         "amount_decimal",
         "symbol",
         "usd",
+        "taken",
         "amount",
         "asset",
         "network",

@@ -218,8 +218,12 @@ fn remark(line: &PaymentLine) -> String {
     match (line.finding, line.block) {
         (Finding::Settled | Finding::Confirmed, Some(block)) => {
             let tx = tx.map(|tx| format!(", transaction {tx}")).unwrap_or_default();
+            let taken = line.taken.as_ref();
+            let taken = taken
+                .map(|taken| format!(", {taken} of {} atoms taken", line.amount))
+                .unwrap_or_default();
             let why = line.why.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
-            format!("  block {block}{tx}{why}")
+            format!("  block {block}{tx}{taken}{why}")
         }
         (Finding::Expired, _) => "  can never be cashed; counts no more".to_owned(),
         (Finding::Pending, _) if line.until.is_some() => {

@@ -12,13 +12,13 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
-use super::entry::{Adopted, Armed, Body, Entry, Reserved, WindowCharge};
+use super::entry::{Adopted, Armed, Body, Entry, Reserved, Settled, WindowCharge};
 use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{Arm, Arming, By, Hold, Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Place;
-use super::text::Moment;
+use super::text::{Decimal, Moment};
 
 /// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
 /// ever asks, and the list must not grow for ever.
@@ -39,6 +39,8 @@ pub enum Illegal {
     Overflow(Rid),
     #[error("payment {0} does not wait for the chain's word")]
     NotUnconfirmed(Rid),
+    #[error("what comes back of payment {0} is not what was charged and not taken")]
+    WrongPart(Rid),
 }
 
 /// What one entry changed, for the index: absolute values, so applying them twice does no harm.
@@ -51,7 +53,7 @@ pub struct Effect {
     pub begun: bool,
     /// What the counters of its windows hold now, in their order.
     pub counters: Vec<Counter>,
-    /// Windows that it left, and what they hold now.
+    /// Windows that it left, or took something out of, and what they hold now.
     pub left: Vec<(WindowCharge, Counter)>,
     pub dropped: Vec<CounterKey>,
     pub faded: Vec<(u64, NonceKey)>,
@@ -65,17 +67,28 @@ pub struct Effect {
 /// What changes in a payment whose state does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Amendment {
-    Confirmed { by: By, tx: Option<String> },
-    Disputed { why: String },
+    Confirmed {
+        by: By,
+        tx: Option<String>,
+        taken: Option<Decimal<u128>>,
+        back: Vec<WindowCharge>,
+    },
+    Disputed {
+        why: String,
+    },
 }
 
 impl Amendment {
     pub fn apply(&self, payment: &mut Payment) {
         match self {
-            Self::Confirmed { by, tx } => {
+            Self::Confirmed { by, tx, taken, back } => {
                 payment.by = Some(*by);
+                payment.taken = *taken;
                 if tx.is_some() {
                     payment.tx.clone_from(tx);
+                }
+                if !back.is_empty() {
+                    payment.give_back(back);
                 }
             }
             Self::Disputed { why } => payment.disputed = Some(why.clone()),
@@ -140,11 +153,20 @@ impl Book {
             Body::Reserved(reserved) => self.reserve(reserved, entry.ts, &mut effect)?,
             Body::Armed(armed) => self.arm(armed, entry.ts, &mut effect)?,
             Body::Settled(settled) => {
+                self.is_what_was_left(settled)?;
                 self.move_to(settled.rid, State::Settled, entry.ts, &mut effect, |payment| {
                     payment.by = Some(settled.by);
+                    payment.taken = settled.taken;
                     payment.tx = settled.tx.clone();
                     payment.reason = settled.why.clone();
                 })?;
+                if !settled.back.is_empty()
+                    && let Some(mut payment) = effect.payment.take()
+                {
+                    self.counters.give_back(&settled.back);
+                    payment.give_back(&settled.back);
+                    self.changed(payment, &mut effect);
+                }
                 if settled.by == By::Merchant {
                     self.unconfirmed.insert(settled.rid);
                     effect.unconfirmed.push((settled.rid, true));
@@ -165,8 +187,17 @@ impl Book {
             })?,
             Body::Confirmed(confirmed) => {
                 self.heard(confirmed.rid, &mut effect)?;
-                let (by, tx) = (confirmed.by, confirmed.tx.clone());
-                effect.amended = Some((confirmed.rid, Amendment::Confirmed { by, tx }));
+                let changed = self.counters.give_back(&confirmed.back);
+                effect
+                    .left
+                    .extend(changed.into_iter().map(|(charge, counter)| (charge.clone(), counter)));
+                let amendment = Amendment::Confirmed {
+                    by: confirmed.by,
+                    tx: confirmed.tx.clone(),
+                    taken: confirmed.taken,
+                    back: confirmed.back.clone(),
+                };
+                effect.amended = Some((confirmed.rid, amendment));
             }
             Body::Disputed(disputed) => self.dispute(disputed.rid, &disputed.why, &mut effect)?,
             Body::Adopted(adopted) => self.adopt(adopted, &mut effect)?,
@@ -286,6 +317,7 @@ impl Book {
             } else {
                 State::Held
             },
+            taken: None,
             tx: None,
             updated_at: ts,
             yielded: None,
@@ -385,6 +417,19 @@ impl Book {
         }
         self.changed(payment, effect);
         Ok(())
+    }
+
+    /// Whether what comes back with a settlement follows from what was taken.
+    fn is_what_was_left(&self, settled: &Settled) -> Result<(), Illegal> {
+        let rid = settled.rid;
+        let left = match (settled.taken, self.open.get(&rid)) {
+            (Some(taken), Some(payment)) => payment.back(taken.0).ok_or(Illegal::WrongPart(rid))?,
+            _ => Vec::new(),
+        };
+        match left == settled.back {
+            true => Ok(()),
+            false => Err(Illegal::WrongPart(rid)),
+        }
     }
 
     fn may_become(&self, rid: Rid, to: State) -> Result<Payment, Illegal> {

@@ -133,6 +133,25 @@ impl Counters {
         })
     }
 
+    /// Takes what comes back of a settled payment off its windows, and tells which those are. One whose counter was dropped
+    /// counts nothing any more, so that nothing can come back to it. None falls below zero: on shared books a dropped one can
+    /// be there again for another payment, and the log of one proxy is nobody's limit.
+    pub fn give_back<'c>(&mut self, back: &'c [WindowCharge]) -> Vec<(&'c WindowCharge, Counter)> {
+        let mut changed = Vec::with_capacity(back.len());
+        for charge in back {
+            let known = self
+                .0
+                .get_mut(charge.scope())
+                .and_then(|windows| windows.get_mut(charge.window()))
+                .and_then(|starts| starts.get_mut(charge.start()));
+            if let Some(counter) = known {
+                counter.settled = counter.settled.saturating_sub(charge.amount());
+                changed.push((charge, *counter));
+            }
+        }
+        changed
+    }
+
     fn undo(&mut self, charge: &WindowCharge, step: Step) {
         let mut counter = self.get(charge.scope(), charge.window(), charge.start());
         let amount = charge.amount();

@@ -108,8 +108,32 @@ pub trait Decisions {
         }
         let body = match finding {
             // What is open and paid is settled, not confirmed.
-            Finding::Confirmed { .. } if is_open => return Err(LedgerError::NotUnconfirmed(rid)),
-            Finding::Confirmed { by, tx, block } => Body::Confirmed(Confirmed { block, by, rid, tx }),
+            Finding::Confirmed { .. } | Finding::Taken { .. } if is_open => {
+                return Err(LedgerError::NotUnconfirmed(rid));
+            }
+            Finding::Confirmed { by, tx, block } => Body::Confirmed(Confirmed {
+                back: Vec::new(),
+                block,
+                by,
+                rid,
+                taken: None,
+                tx,
+            }),
+            Finding::Taken { of, .. } if of.rid() != rid => return Err(LedgerError::NotUnconfirmed(rid)),
+            Finding::Taken {
+                by,
+                tx,
+                block,
+                taken,
+                of,
+            } => Body::Confirmed(Confirmed {
+                back: of.back(taken.get()).ok_or(LedgerError::MoreThanSigned(rid))?,
+                block,
+                by,
+                rid,
+                taken: Some(Decimal(taken.get())),
+                tx,
+            }),
             Finding::Disputed { why, tx } => Body::Disputed(Disputed { rid, tx, why }),
         };
         self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
@@ -126,7 +150,33 @@ pub trait Decisions {
 
     fn finish(&mut self, rid: Rid, outcome: Outcome, now: Moment) -> Result<(), LedgerError> {
         let (to, body) = match outcome {
-            Outcome::Settled { by, tx } => (State::Settled, Body::Settled(Settled { by, rid, tx, why: None })),
+            Outcome::Settled { by, tx } => (
+                State::Settled,
+                Body::Settled(Settled {
+                    back: Vec::new(),
+                    by,
+                    rid,
+                    taken: None,
+                    tx,
+                    why: None,
+                }),
+            ),
+            Outcome::Taken { by, tx, taken } => {
+                let payment = self.book().open_payment(&rid).ok_or(LedgerError::NotOpen(rid))?;
+                let back = payment.back(taken.get()).ok_or(LedgerError::MoreThanSigned(rid))?;
+                let taken = Some(Decimal(taken.get()));
+                (
+                    State::Settled,
+                    Body::Settled(Settled {
+                        back,
+                        by,
+                        rid,
+                        taken,
+                        tx,
+                        why: None,
+                    }),
+                )
+            }
             Outcome::Unknown { why, tx } => (
                 State::Unknown,
                 Body::Unknown(Unknown {
@@ -172,8 +222,10 @@ pub trait Decisions {
             Resolution::Settled { tx } => (
                 State::Settled,
                 Body::Settled(Settled {
+                    back: Vec::new(),
                     by,
                     rid,
+                    taken: None,
                     tx,
                     why: Some(reason),
                 }),

@@ -17,7 +17,9 @@ use super::payment::{NonceKey, Payment};
 use super::read::{ReadError, told};
 use super::rid::Rid;
 use super::scan::Line;
+use super::text::Decimal;
 use crate::account::Account;
+use crate::challenge::Rail;
 use crate::money::Atoms;
 
 /// The journal, as far as it concerns the chain.
@@ -34,6 +36,8 @@ pub struct Findings {
     /// Settled by a merchant's word at that time, and the chain has not been heard.
     pub unheard: BTreeMap<Rid, Timestamp>,
     signed: HashMap<NonceKey, Signed>,
+    /// Those that Permit2 takes, which tells of no nonce.
+    permits: HashMap<B256, NonceKey>,
     /// By payment, to forget what an operator has called dead.
     nonces: HashMap<Rid, NonceKey>,
     held: HashMap<Rid, Arc<Reserved>>,
@@ -42,7 +46,25 @@ pub struct Findings {
 #[derive(Debug)]
 struct Signed {
     payee: Account,
-    amount: Atoms,
+    amount: Expected,
+    /// One that Permit2 takes.
+    permit: Option<B256>,
+}
+
+/// What a payment lets the chain show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Expected {
+    Exactly(Atoms),
+    UpTo(Atoms),
+}
+
+impl Expected {
+    fn allows(self, amount: Atoms) -> bool {
+        match self {
+            Self::Exactly(signed) => amount == signed,
+            Self::UpTo(most) => amount <= most,
+        }
+    }
 }
 
 impl Findings {
@@ -67,7 +89,26 @@ impl Findings {
     pub fn count(&self, asset: &str, from: &Address, nonce: &B256, payee: Address, amount: Atoms) -> bool {
         self.signed
             .get(&NonceKey::of(asset, &Account::Address(*from), nonce))
-            .is_some_and(|signed| signed.payee == Account::Address(payee) && signed.amount == amount)
+            .is_some_and(|signed| signed.allows(payee, amount))
+    }
+
+    /// Whether any payment is one that Permit2 takes.
+    pub fn has_permits(&self) -> bool {
+        !self.permits.is_empty()
+    }
+
+    /// The payments through Permit2 whose nonces stand in the input of a transaction and which allow such a transfer; the one
+    /// that allows least comes first.
+    pub fn borne(&self, input: &[u8], asset: &str, from: &Address, payee: Address, amount: Atoms) -> Vec<B256> {
+        let words = input.windows(32).filter_map(|word| {
+            let nonce = B256::from_slice(word);
+            let key = self.permits.get(&nonce)?;
+            let is_from = *key == NonceKey::of(asset, &Account::Address(*from), &nonce);
+            let signed = self.signed.get(key).filter(|_| is_from)?;
+            signed.allows(payee, amount).then_some((signed.amount, nonce))
+        });
+        let found: BTreeSet<(Expected, B256)> = words.collect();
+        found.into_iter().map(|(_, nonce)| nonce).collect()
     }
 
     /// Whether that transfer is in the books.
@@ -97,15 +138,17 @@ impl Findings {
             }
             // It is counted no more: if it is cashed all the same, money leaves that the books do not have.
             Body::Expired(expired) => {
-                if let Some(key) = self.nonces.remove(&expired.rid) {
-                    self.signed.remove(&key);
-                }
+                self.forget(&expired.rid);
             }
-            Body::Settled(settled) if settled.by == By::Merchant => {
-                self.unheard.insert(settled.rid, ts);
+            Body::Settled(settled) => {
+                if settled.by == By::Merchant {
+                    self.unheard.insert(settled.rid, ts);
+                }
+                self.took(&settled.rid, settled.taken);
             }
             Body::Confirmed(confirmed) => {
                 self.unheard.remove(&confirmed.rid);
+                self.took(&confirmed.rid, confirmed.taken);
             }
             Body::Disputed(disputed) => {
                 self.unheard.remove(&disputed.rid);
@@ -138,12 +181,51 @@ impl Findings {
             return;
         }
         let key = NonceKey::of(&reserved.asset, &arm.from, &arm.nonce);
+        let (rail, amount) = (Rail::parse(&reserved.rail), Atoms::new(reserved.amount.0));
+        let permit = match rail {
+            Some(Rail::X402Permit2 | Rail::X402UpTo) => Some(arm.nonce),
+            _ => None,
+        };
         let signed = Signed {
             payee: reserved.payee.clone(),
-            amount: Atoms::new(reserved.amount.0),
+            amount: match rail {
+                Some(Rail::X402UpTo) => Expected::UpTo(amount),
+                _ => Expected::Exactly(amount),
+            },
+            permit,
         };
+        self.permits.extend(permit.map(|nonce| (nonce, key)));
         self.signed.insert(key, signed);
         self.nonces.insert(reserved.rid, key);
+    }
+
+    /// No more of it is counted, so that no more of it may leave.
+    fn took(&mut self, rid: &Rid, taken: Option<Decimal<u128>>) {
+        match (taken, self.nonces.get(rid)) {
+            (Some(Decimal(0)), _) => self.forget(rid),
+            (Some(Decimal(taken)), Some(key)) => {
+                if let Some(signed) = self.signed.get_mut(key) {
+                    signed.amount = Expected::Exactly(Atoms::new(taken));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, rid: &Rid) {
+        let key = self.nonces.remove(rid);
+        if let Some(Signed {
+            permit: Some(nonce), ..
+        }) = key.and_then(|key| self.signed.remove(&key))
+        {
+            self.permits.remove(&nonce);
+        }
+    }
+}
+
+impl Signed {
+    fn allows(&self, payee: Address, amount: Atoms) -> bool {
+        self.payee == Account::Address(payee) && self.amount.allows(amount)
     }
 }
 

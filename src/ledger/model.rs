@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::entry::{Other, Reserved};
+use super::payment::Payment;
 use super::rid::Rid;
 use crate::account::Account;
 use crate::assets::Asset;
@@ -241,6 +242,8 @@ pub enum LedgerError {
     /// Only a payment that a merchant's word has settled, or that is in doubt, can be confirmed or disputed, and only once.
     #[error("payment {0} does not wait for the chain's word")]
     NotUnconfirmed(Rid),
+    #[error("payment {0} was signed for less than that")]
+    MoreThanSigned(Rid),
     /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
     #[error("the ledger cannot record: {0}")]
     Failed(String),
@@ -249,17 +252,34 @@ pub enum LedgerError {
 /// How a payment ended, or that nobody knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Settled { by: By, tx: Option<String> },
-    Unknown { why: &'static str, tx: Option<String> },
-    Expired { by: By, why: &'static str },
-    Released { why: &'static str },
+    Settled {
+        by: By,
+        tx: Option<String>,
+    },
+    /// Settled, and it is proven that no more than `taken` ever leaves: the rest counts no more (Ruling 12).
+    Taken {
+        by: By,
+        tx: Option<String>,
+        taken: Atoms,
+    },
+    Unknown {
+        why: &'static str,
+        tx: Option<String>,
+    },
+    Expired {
+        by: By,
+        why: &'static str,
+    },
+    Released {
+        why: &'static str,
+    },
 }
 
 impl Outcome {
     /// The state it leads to.
     pub const fn state(&self) -> State {
         match self {
-            Self::Settled { .. } => State::Settled,
+            Self::Settled { .. } | Self::Taken { .. } => State::Settled,
             Self::Unknown { .. } => State::Unknown,
             Self::Expired { .. } => State::Expired,
             Self::Released { .. } => State::Released,
@@ -282,6 +302,15 @@ pub enum Finding {
         by: By,
         tx: Option<String>,
         block: Option<u64>,
+    },
+    /// It is proven that no more than `taken` ever leaves: the rest counts no more (Ruling 12). `of` is the payment as the
+    /// ledger tells it, which does not keep closed ones at hand.
+    Taken {
+        by: By,
+        tx: Option<String>,
+        block: Option<u64>,
+        taken: Atoms,
+        of: Box<Payment>,
     },
     /// The chain and the books differ. What is counted stays counted.
     Disputed { why: String, tx: Option<String> },

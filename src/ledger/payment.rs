@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::B256;
+use alloy_primitives::{B256, U256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
@@ -10,8 +10,9 @@ use super::entry::{Arm, Reserved, WindowCharge};
 use super::key::KeyHold;
 use super::model::{By, State};
 use super::rid::Rid;
-use super::text::Moment;
+use super::text::{Decimal, Moment};
 use crate::account::Account;
+use crate::policy::budget::{PENDING, Unit};
 
 /// A finished payment's nonce stays taken this long after its deadline and its end, in seconds: an MPP challenge, whose id
 /// decides the nonce (Ruling 18), does not live longer. Random x402 nonces do not repeat at all.
@@ -31,7 +32,7 @@ pub struct Payment {
     /// What the chain says against it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disputed: Option<String>,
-    /// The charges, where arming has moved them.
+    /// The charges, where arming has moved them or a part has come back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved: Option<Vec<WindowCharge>>,
     /// Why it is unknown, released, expired, or settled by hand.
@@ -40,6 +41,9 @@ pub struct Payment {
     #[serde(serialize_with = "shared", deserialize_with = "unshared")]
     pub reserved: Arc<Reserved>,
     pub state: State,
+    /// Atoms that an `upto` was shown to have cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Decimal<u128>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
     pub updated_at: Moment,
@@ -77,6 +81,40 @@ impl Payment {
         self.moved.as_deref().unwrap_or(&self.reserved.windows)
     }
 
+    /// What leaves its windows when only `taken` atoms of it were taken: of money in proportion, rounded so that what stays
+    /// is not too little; of payments nothing, for it was one. `None`: more was taken than was signed.
+    pub fn back(&self, taken: u128) -> Option<Vec<WindowCharge>> {
+        let signed = self.reserved.amount.0;
+        if taken > signed {
+            return None;
+        }
+        let back = |charge: &WindowCharge| {
+            let stays = match charge.unit() {
+                // What is settled is not pending any more.
+                _ if charge.window() == PENDING => charge.amount(),
+                Unit::Payments => charge.amount(),
+                Unit::MicroUsd => part(charge.amount(), taken, signed),
+            };
+            let mut back = charge.clone();
+            back.3 = Decimal(charge.amount().saturating_sub(stays));
+            (back.amount() > 0).then_some(back)
+        };
+        Some(self.windows().iter().filter_map(back).collect())
+    }
+
+    /// Takes `back`, which [`Payment::back`] has made, off its charges.
+    pub(super) fn give_back(&mut self, back: &[WindowCharge]) {
+        let mut windows = self.windows().to_vec();
+        let mut back = back.iter().peekable();
+        for charge in &mut windows {
+            // The same order, and nothing left out but what is zero.
+            if let Some(less) = back.next_if(|less| less.names() == charge.names()) {
+                charge.3 = Decimal(charge.amount().saturating_sub(less.amount()));
+            }
+        }
+        self.moved = Some(windows);
+    }
+
     /// Its hold on the agent's `Idempotency-Key`, if there was one.
     pub fn key_hold(&self) -> Option<KeyHold> {
         let reserved = &self.reserved;
@@ -100,6 +138,16 @@ impl Payment {
         let end = u64::try_from(self.updated_at.timestamp().as_second()).unwrap_or(0);
         deadline.max(end).saturating_add(NONCE_KEPT_S)
     }
+}
+
+/// `taken / signed` of a charge, rounded up.
+fn part(charge: u128, taken: u128, signed: u128) -> u128 {
+    if taken == signed {
+        return charge;
+    }
+    let (charge, taken, signed) = (U256::from(charge), U256::from(taken), U256::from(signed));
+    // Not more than the charge, since not more was taken than signed for.
+    charge.saturating_mul(taken).div_ceil(signed).saturating_to()
 }
 
 fn shared<S: Serializer>(reserved: &Arc<Reserved>, serializer: S) -> Result<S::Ok, S::Error> {

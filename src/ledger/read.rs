@@ -66,6 +66,8 @@ pub struct PaymentRecord {
     /// Whole units of the asset.
     pub amount_decimal: String,
     pub usd: String,
+    /// Atoms that an `upto` was shown to have cost; `amount` is the most that it could.
+    pub taken: Option<String>,
     /// Lower-case hex.
     pub payee: String,
     pub nonce: Option<String>,
@@ -260,6 +262,7 @@ impl PaymentRecord {
                 _ => amount.decimal(reserved.decimals),
             },
             usd: MicroUsd::new(reserved.usd_micros.0).to_string(),
+            taken: payment.taken.map(|taken| taken.0.to_string()),
             payee: reserved.payee.text(),
             nonce: arm.map(|arm| arm.nonce.to_string()),
             valid_before: deadline.and_then(|second| Timestamp::from_second(second).ok()),

@@ -163,6 +163,14 @@ impl Charge {
 pub const PENDING: &str = "pending";
 
 impl Unit {
+    /// What the counter of that name holds, by [`Charge::window_name`].
+    pub fn of_window(name: &str) -> Self {
+        match name.starts_with("count.") {
+            true => Self::Payments,
+            false => Self::MicroUsd,
+        }
+    }
+
     /// `5.00` (US dollars) or `200` (payments).
     pub(crate) fn figure(self, value: u128) -> String {
         match self {

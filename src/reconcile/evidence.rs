@@ -1,13 +1,19 @@
 //! Asks every node of a network, each by itself, as of one finalized block.
 //!
 //! A node that fails is silent: it neither proves nor disproves. Nodes are asked one after the other; nobody waits for this.
+//!
+//! What is asked for depends on the rail. Here is what they share, and the events of EIP-3009; `permit2` finds what was
+//! taken where nothing is logged about a nonce, `memo` finds transfers of Tempo.
+
+mod memo;
+mod permit2;
 
 use std::time::Duration;
 
 use alloy_primitives::B256;
 use tokio::time::timeout;
 
-use super::testimony::{Evidence, Facts, Head, Moved, Nonce, Silent, Testimony};
+use super::testimony::{Evidence, Facts, Head, Moved, Nonce, Proof, Silent, Testimony};
 use crate::assets::Network;
 use crate::rpc::{At, Block, Event, Log, Mined, Node, RpcError};
 use crate::tls::upstream::UpstreamTls;
@@ -27,7 +33,7 @@ pub struct Finality<'a> {
     now: u64,
 }
 
-/// `authorizationState`, as far as a node could tell it for the head.
+/// The nonce in the contract that keeps it, as far as a node could tell it for the head.
 enum AtHead {
     Unused,
     Used,
@@ -150,12 +156,16 @@ async fn finalized(tls: &UpstreamTls, network: Network, node: &Node) -> Result<B
 }
 
 async fn testify(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Nonce, RpcError> {
+    if facts.proof == Proof::Memo {
+        return memo::testify(tls, node, facts, head).await;
+    }
     let state = at_head(tls, node, facts, head).await?;
     // The receipt's transaction mostly is the one, and saves the search. It is looked at for an unused nonce too: a node
     // that shows the payment and calls the nonce unused must not free money.
-    let claimed = match facts.claimed_hash() {
-        Some(tx) => node.mined(tls, tx).await?.and_then(|mined| spent(facts, tx, &mined)),
-        None => None,
+    let claimed = match (facts.claimed_hash(), facts.proof) {
+        (None, _) => None,
+        (Some(tx), Proof::Permit2(taking)) => permit2::settled_by(tls, node, facts, taking, tx).await?,
+        (Some(tx), _) => node.mined(tls, tx).await?.and_then(|mined| spent(facts, tx, &mined)),
     };
     Ok(match (state, claimed) {
         (AtHead::Unused, None) => Nonce::Unused,
@@ -171,7 +181,7 @@ async fn testify(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) ->
 /// A nonce never becomes unused again. So where the head's state is pruned, the newest state tells as much, if it says
 /// "unused": every block between has said so, and none that comes is before the deadline once the head is past it.
 async fn at_head(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<AtHead, RpcError> {
-    let state = |at| node.authorization_state(tls, facts.token, facts.from, facts.nonce, at);
+    let state = |at| is_spent(tls, node, facts, at);
     match state(At::Block(head.number)).await {
         Ok(true) => Ok(AtHead::Used),
         Ok(false) => Ok(AtHead::Unused),
@@ -189,12 +199,42 @@ async fn at_head(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) ->
     }
 }
 
-/// The event that used the nonce up, at or below the head: first while it was valid, then, for a cancellation, up to now.
-async fn search(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Option<Nonce>, RpcError> {
+async fn is_spent(tls: &UpstreamTls, node: &Node, facts: &Facts, at: At) -> Result<bool, RpcError> {
+    match facts.proof {
+        Proof::Permit2(_) => node.permit2_spent(tls, facts.from, facts.nonce, at).await,
+        // No contract keeps a memo, and nobody asks here for one.
+        Proof::Authorization | Proof::Memo => {
+            node.authorization_state(tls, facts.token, facts.from, facts.nonce, at)
+                .await
+        }
+    }
+}
+
+/// The first block that can have taken the payment. None: it comes after the head.
+async fn first_block(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Option<Block>, RpcError> {
     let since = facts.armed_at.saturating_sub(CLOCK_SLACK_S);
-    let Some(first) = node.first_block_at(tls, since, head).await? else {
+    node.first_block_at(tls, since, head).await
+}
+
+/// What used the nonce up, at or below the head.
+async fn search(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Option<Nonce>, RpcError> {
+    let Some(first) = first_block(tls, node, facts, head).await? else {
         return Ok(None);
     };
+    match facts.proof {
+        Proof::Permit2(taking) => permit2::search(tls, node, facts, taking, first, head).await,
+        Proof::Authorization | Proof::Memo => search_events(tls, node, facts, first, head).await,
+    }
+}
+
+/// The event that used the nonce up: first while it was valid, then, for a cancellation, up to now.
+async fn search_events(
+    tls: &UpstreamTls,
+    node: &Node,
+    facts: &Facts,
+    first: Block,
+    head: &Block,
+) -> Result<Option<Nonce>, RpcError> {
     let deadline = node
         .first_block_at(tls, facts.valid_before, head)
         .await?
@@ -222,7 +262,7 @@ fn spent(facts: &Facts, tx: B256, mined: &Mined) -> Option<Spent> {
     let ours = |log: &Log| match log.event {
         Event::AuthorizationUsed { authorizer, nonce } => (authorizer, nonce) == (facts.from, facts.nonce),
         Event::AuthorizationCanceled { authorizer, nonce } => (authorizer, nonce) == (facts.from, facts.nonce),
-        Event::Transfer { .. } => false,
+        _ => false,
     };
     let event = of_token().find(|log| ours(log))?.event;
     let block = mined.block;
@@ -230,15 +270,21 @@ fn spent(facts: &Facts, tx: B256, mined: &Mined) -> Option<Spent> {
         let how = Nonce::Cancelled { tx, block };
         return Some(Spent { block, how });
     }
-    let moved = of_token().filter_map(|log| match log.event {
-        Event::Transfer { from, to, value } if from == facts.from => Some(Moved { to, amount: value }),
-        _ => None,
-    });
-    let moved = moved.collect();
+    let moved = of_token().filter_map(|log| moved(facts, log)).collect();
     Some(Spent {
         block,
         how: Nonce::Cashed { tx, block, moved },
     })
+}
+
+/// What one log of the token says that left the wallet.
+fn moved(facts: &Facts, log: &Log) -> Option<Moved> {
+    match log.event {
+        Event::Transfer { from, to, value } if log.token == facts.token && from == facts.from => {
+            Some(Moved { to, amount: value })
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

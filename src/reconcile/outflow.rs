@@ -4,15 +4,21 @@
 //! it has a nonce of the ledger's. Being in the same transaction is not enough: whoever holds the key may take a payment of
 //! ours that he has seen and put it into one transaction with a transfer of his own. Nor is the nonce enough: he may sign
 //! anew with the nonce of a payment that was never cashed.
+//!
+//! Permit2 logs no nonce, so that what is left after that is looked for in the transaction itself: each payment of ours
+//! whose nonce it bears explains one transfer that the payment allows. On Tempo the memo stands for the nonce; the fee of a
+//! transaction, which is not part of any payment, is no outflow as long as it is as small as a fee.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ops::RangeInclusive;
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256, Bytes, U256};
 
 use super::testimony::Silent;
-use crate::assets::{self, Network, Token};
-use crate::rpc::{Event, Log, Node};
+use crate::assets::{self, Network, Standard, Token};
+use crate::challenge::mpp::tempo::Gas;
+use crate::rpc::{Event, Log, Node, RpcError, TEMPO_FEES};
 use crate::tls::upstream::UpstreamTls;
 
 /// One transfer that no payment explains.
@@ -38,8 +44,11 @@ pub struct Outflows {
     pub silent: Vec<Silent>,
 }
 
+/// The nonces of payments through Permit2 in the input of a transaction that allow a transfer; the tightest first.
+pub type Borne<'a> = &'a (dyn Fn(&[u8], &Outflow) -> Vec<B256> + Sync);
+
 /// Looks for transfers of all our tokens of `network` out of `wallet`, in final `blocks`. `known` tells whether the ledger
-/// has a payment with that nonce, for that asset, payee and amount.
+/// has a payment with that nonce, for that asset, payee and amount. `borne` is there if it has any through Permit2.
 pub async fn outflows<'a>(
     tls: &UpstreamTls,
     network: Network,
@@ -47,19 +56,31 @@ pub async fn outflows<'a>(
     wallet: Address,
     blocks: RangeInclusive<u64>,
     known: impl Fn(&B256, &Outflow) -> bool,
+    borne: Option<Borne<'_>>,
 ) -> Outflows {
     let tokens: Vec<Address> = assets::tokens_of(network).map(|asset| asset.address).collect();
     let mut found = BTreeMap::new();
     let (mut searched_by, mut silent) = (0, Vec::new());
     for node in nodes {
-        match node.departures(tls, &tokens, wallet, blocks.clone()).await {
-            Ok(logs) => {
+        let looking = async {
+            let mut logs = node.departures(tls, &tokens, wallet, blocks.clone()).await?;
+            if tempo(network) {
+                logs.extend(node.memos(tls, &tokens, wallet, None, blocks.clone()).await?);
+            }
+            let left = unexplained(network, &logs, &known);
+            match borne {
+                None => Ok(left),
+                Some(borne) => unpermitted(tls, node, left, borne).await,
+            }
+        };
+        match looking.await {
+            Ok(left) => {
                 searched_by += 1;
-                for outflow in unexplained(network, &logs, &known) {
+                for outflow in left {
                     found.insert((outflow.block, outflow.log_index, outflow.tx), outflow);
                 }
             }
-            Err(error) => silent.push(Silent {
+            Err::<_, RpcError>(error) => silent.push(Silent {
                 node: node.shown(),
                 why: error.to_string(),
             }),
@@ -100,14 +121,59 @@ pub fn unexplained(network: Network, logs: &[Log], known: impl Fn(&B256, &Outflo
                 };
                 let nonce = pending.remove(&(log.tx, log.token));
                 let ours = nonce.is_some_and(|nonce| known(&nonce, &outflow));
-                if !ours && !value.is_zero() {
+                if !ours && !value.is_zero() && !is_fee(asset, &outflow) {
                     found.push(outflow);
                 }
             }
-            Event::AuthorizationCanceled { .. } => {}
+            Event::TransferWithMemo { to, value, memo, .. } => {
+                let told = |left: &Outflow| (left.tx, left.asset, left.to, left.amount) == (log.tx, asset, to, value);
+                if let Some(at) = found.iter().rposition(told)
+                    && known(&memo, &found[at])
+                {
+                    found.remove(at);
+                }
+            }
+            Event::AuthorizationCanceled { .. } | Event::NoncesInvalidated { .. } => {}
         }
     }
     found
+}
+
+/// Those that no payment through Permit2 explains. A payment explains one transfer.
+async fn unpermitted(
+    tls: &UpstreamTls,
+    node: &Node,
+    left: Vec<Outflow>,
+    borne: Borne<'_>,
+) -> Result<Vec<Outflow>, RpcError> {
+    let mut inputs: BTreeMap<B256, Bytes> = BTreeMap::new();
+    let mut explained = BTreeSet::new();
+    let mut found = Vec::new();
+    for outflow in left {
+        let input = match inputs.entry(outflow.tx) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let sent = node.sent(tls, outflow.tx).await?;
+                new.insert(sent.map(|sent| sent.input).unwrap_or_default())
+            }
+        };
+        let nonces = borne(input, &outflow);
+        match nonces.into_iter().find(|nonce| !explained.contains(nonce)) {
+            Some(nonce) => drop(explained.insert(nonce)),
+            None => found.push(outflow),
+        }
+    }
+    Ok(found)
+}
+
+fn tempo(network: Network) -> bool {
+    assets::tokens_of(network).any(|token| token.standard == Standard::Tip20)
+}
+
+/// Whoever has the key can burn a cent like that and gains nothing.
+fn is_fee(token: &Token, outflow: &Outflow) -> bool {
+    let most = U256::from(Gas::CHARGE.fee_cap().get());
+    token.standard == Standard::Tip20 && outflow.to == TEMPO_FEES && outflow.amount <= most
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::clock::SharedClock;
 use crate::doubts::{Doubts, Withdrawal, Withdrawn};
 use crate::home::Home;
 use crate::ledger::{self, By, Ledger, LedgerError, Outcome, Payment, Rid, State};
+use crate::money::Atoms;
 use crate::pay::Issuer;
 use crate::rpc::Node;
 use crate::tls::upstream::UpstreamTls;
@@ -182,13 +183,21 @@ impl Reconciler {
         let line = |finding| PaymentLine::of(payment, finding);
         match verdict {
             Verdict::Settled { tx, block, receipt, .. } => {
-                let mut line = self.paid(payment, tx, block).await;
-                if let Named::Otherwise(named) = receipt {
-                    tracing::warn!(payment = %payment.rid(), %tx, named, "paid, but the receipt names another transaction");
-                    line.why
-                        .get_or_insert_with(|| format!("the receipt named another transaction, {named}"));
-                }
-                line
+                let paid = Paid {
+                    tx: Some(tx),
+                    block,
+                    taken: None,
+                };
+                note(receipt, payment, self.paid(payment, &paid).await)
+            }
+            Verdict::Taken {
+                tx,
+                block,
+                taken,
+                receipt,
+            } => {
+                let taken = Some(taken);
+                note(receipt, payment, self.paid(payment, &Paid { tx, block, taken }).await)
             }
             Verdict::Expired { head } => {
                 let mut line = self.dead(payment, "never-cashed").await;
@@ -210,29 +219,46 @@ impl Reconciler {
         }
     }
 
-    async fn paid(&self, payment: &Payment, tx: B256, block: u64) -> PaymentLine {
-        let rid = payment.rid();
+    async fn paid(&self, payment: &Payment, paid: &Paid) -> PaymentLine {
+        let (rid, by, block) = (payment.rid(), By::Chain, paid.block);
+        let tx = || paid.tx.map(|tx| tx.to_string());
         let line = |finding| {
             let mut line = PaymentLine::of(payment, finding);
-            (line.tx, line.block) = (Some(tx.to_string()), Some(block));
+            (line.tx, line.block) = (tx().or(line.tx), Some(block));
+            line.taken = paid.taken.map(|taken| taken.get().to_string()).or(line.taken);
             line
         };
-        let recorded = match payment.state {
-            State::Expired => {
+        let recorded = match (payment.state, paid.tx) {
+            // Nothing moved, and nothing is counted.
+            (State::Expired, _) if paid.taken.is_some_and(Atoms::is_zero) => Ok(()),
+            (State::Expired, tx) => {
                 let who = if payment.by == Some(By::Operator) {
                     "an operator"
                 } else {
                     "the books"
                 };
+                let tx = tx.map(|tx| tx.to_string()).unwrap_or_default();
                 return line(Finding::Disputed).why(format!("{who} called it dead, but transaction {tx} paid it"));
             }
-            State::Unknown => {
-                let (by, tx) = (By::Chain, Some(tx.to_string()));
-                self.ledger.finish(rid, Outcome::Settled { by, tx }).await
+            (State::Unknown, _) => {
+                let outcome = match paid.taken {
+                    None => Outcome::Settled { by, tx: tx() },
+                    Some(taken) => Outcome::Taken { by, tx: tx(), taken },
+                };
+                self.ledger.finish(rid, outcome).await
             }
             _ => {
-                let (by, tx, block) = (By::Chain, Some(tx.to_string()), Some(block));
-                let finding = ledger::Finding::Confirmed { by, tx, block };
+                let (tx, block) = (tx(), Some(block));
+                let finding = match paid.taken {
+                    None => ledger::Finding::Confirmed { by, tx, block },
+                    Some(taken) => ledger::Finding::Taken {
+                        by,
+                        tx,
+                        block,
+                        taken,
+                        of: Box::new(payment.clone()),
+                    },
+                };
                 match self.ledger.record_finding(rid, finding).await {
                     // Heard before, or longer ago than the books wait; true all the same.
                     Err(LedgerError::NotUnconfirmed(_)) => Ok(()),
@@ -245,7 +271,7 @@ impl Reconciler {
                 if let Some(doubts) = &self.doubts {
                     doubts.proven_paid(rid);
                 }
-                tracing::info!(payment = %rid, %tx, block, "in doubt, and paid: the chain shows it");
+                tracing::info!(payment = %rid, tx = tx(), block, "in doubt, and paid: the chain shows it");
                 let mut line = line(Finding::Settled);
                 line.after = State::Settled;
                 line
@@ -330,6 +356,25 @@ impl Reconciler {
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.clock.now().as_second()).unwrap_or(0)
     }
+}
+
+/// What the chain shows of a payment that was taken.
+struct Paid {
+    /// None: a receipt said so, and not an atom was.
+    tx: Option<B256>,
+    block: u64,
+    /// Of an `upto`, where it is proven how much.
+    taken: Option<Atoms>,
+}
+
+/// The seller's word was wrong, the payment was not.
+fn note(receipt: Named, payment: &Payment, mut line: PaymentLine) -> PaymentLine {
+    if let Named::Otherwise(named) = receipt {
+        tracing::warn!(payment = %payment.rid(), tx = line.tx, named, "paid, but the receipt names another transaction");
+        line.why
+            .get_or_insert_with(|| format!("the receipt named another transaction, {named}"));
+    }
+    line
 }
 
 /// The chain has spoken, the books have not heard it: the payment stays as it was.

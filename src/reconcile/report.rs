@@ -48,6 +48,8 @@ pub struct PaymentLine {
     /// Atoms.
     pub amount: String,
     pub amount_decimal: String,
+    /// Atoms that an `upto` cost, where that is proven; `amount` is the most that it could.
+    pub taken: Option<String>,
     pub tx: Option<String>,
     pub block: Option<u64>,
     pub until: Option<Timestamp>,
@@ -161,6 +163,7 @@ impl PaymentLine {
             symbol: reserved.symbol.clone(),
             amount: amount.get().to_string(),
             amount_decimal: amount.decimal(reserved.decimals),
+            taken: payment.taken.map(|taken| taken.0.to_string()),
             tx: payment.tx.clone(),
             block: None,
             until: None,

@@ -3,6 +3,8 @@
 use alloy_primitives::{Address, B256, U256};
 
 use crate::assets::Network;
+use crate::challenge::Rail;
+use crate::challenge::permit2::{EXACT_PROXY, UPTO_PROXY};
 use crate::ledger::{Payment, State};
 use crate::money::Atoms;
 use crate::rpc::Block;
@@ -16,13 +18,34 @@ pub struct Facts {
     pub payee: Address,
     pub amount: Atoms,
     pub nonce: B256,
+    pub proof: Proof,
     /// Unix second at which it was signed, by our clock. The search for its events begins a little earlier.
     pub armed_at: u64,
-    /// Unix second; the token takes the authorization only in a block before it.
+    /// Unix second; only a block before it takes the payment, by Permit2 one of that very second as well.
     pub valid_before: u64,
     pub standing: Standing,
     /// What a receipt gave as the transaction, be it one or not.
     pub claimed_tx: Option<String>,
+}
+
+/// What the chain shows of a payment. The rail decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// EIP-3009: the token keeps the nonce, and logs its use.
+    Authorization,
+    /// Permit2 keeps one bit for the nonce and logs nothing; the token logs what moved.
+    Permit2(Taking),
+    /// Tempo: the nonce is the memo that the token logs with the transfer.
+    Memo,
+}
+
+/// How much one signature for Permit2 lets the seller take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    /// The amount.
+    Whole,
+    /// Any part of the amount.
+    UpTo,
 }
 
 /// Where the books stand before the chain is asked.
@@ -65,16 +88,19 @@ pub struct Testimony {
     pub nonce: Nonce,
 }
 
-/// What a node says about the authorization's nonce.
+/// What a node says about the payment's nonce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nonce {
-    /// `authorizationState` is false at the head.
+    /// Neither used nor cancelled at the head.
     Unused,
-    /// The authorization was cashed in this transaction, at or below the head, and this is what the token moved out of the
-    /// wallet there.
+    /// The payment was cashed in this transaction, at or below the head, and this is what the token moved out of the wallet
+    /// there; on Tempo what it moved with the payment's memo.
     Cashed { tx: B256, block: u64, moved: Vec<Moved> },
     /// The wallet cancelled it, at or below the head.
     Cancelled { tx: B256, block: u64 },
+    /// Permit2 took it in that block, and which of the wallet's transfers there is its own cannot be told. The transaction is
+    /// one that bears the nonce.
+    Shared { tx: B256, block: u64 },
     /// It is used up, or was cancelled, in a block above the head.
     NotFinal,
     /// The node says that the nonce is used up and shows no event for it, or contradicts itself.
@@ -97,7 +123,8 @@ pub struct Silent {
 }
 
 impl Facts {
-    /// What the books say of a payment. `None`: nothing was signed, or not for a token of a network that we know.
+    /// What the books say of a payment. `None`: nothing was signed, or not for a token of a network that we know, or in a way
+    /// that no chain proves.
     pub fn of(payment: &Payment) -> Option<Self> {
         let (reserved, arm) = (&payment.reserved, payment.arm.as_ref()?);
         let token = reserved.asset.rsplit_once("/erc20:")?.1;
@@ -108,6 +135,7 @@ impl Facts {
             payee: reserved.payee.address()?,
             amount: Atoms::new(reserved.amount.0),
             nonce: arm.nonce,
+            proof: Proof::of(Rail::parse(&reserved.rail)?)?,
             // Armed later, a held payment only makes the search begin earlier.
             armed_at: u64::try_from(payment.created_at.timestamp().as_second()).unwrap_or(0),
             valid_before: arm.valid_before.0,
@@ -119,10 +147,41 @@ impl Facts {
         })
     }
 
+    /// What has to have moved, where all of it has to.
+    pub fn whole(&self) -> Moved {
+        Moved {
+            to: self.payee,
+            amount: U256::from(self.amount.get()),
+        }
+    }
+
     /// The transaction of the receipt, where it has the form of one.
     pub fn claimed_hash(&self) -> Option<B256> {
         // The prefix is required, and only one is taken off.
         let digits = self.claimed_tx.as_deref()?.strip_prefix("0x")?;
         digits.parse().ok().filter(|_| digits.len() == 64)
+    }
+}
+
+impl Proof {
+    /// `None`: what is paid by that rail is on no chain.
+    pub const fn of(rail: Rail) -> Option<Self> {
+        match rail {
+            Rail::X402 | Rail::MppEvm => Some(Self::Authorization),
+            Rail::X402Permit2 => Some(Self::Permit2(Taking::Whole)),
+            Rail::X402UpTo => Some(Self::Permit2(Taking::UpTo)),
+            Rail::MppTempo => Some(Self::Memo),
+            Rail::MppStripe => None,
+        }
+    }
+}
+
+impl Taking {
+    /// The contract that presents the signature to Permit2; nobody else can.
+    pub const fn proxy(self) -> Address {
+        match self {
+            Self::Whole => EXACT_PROXY,
+            Self::UpTo => UPTO_PROXY,
+        }
     }
 }

@@ -3,14 +3,14 @@
 //! The two mistakes do not weigh the same. Money that is wrongly called settled stays counted, as it was; money that is
 //! wrongly called dead can be spent twice. So one node's proof is enough to settle, while a release needs a fresh head past
 //! the deadline and every answering node, two at least where two are configured (threats 1.18). Whatever falls short of
-//! that leaves the payment as it is.
+//! that leaves the payment as it is. To give back what an `upto` did not take is a release as well.
 
 use std::fmt;
 
-use alloy_primitives::{B256, U256};
+use alloy_primitives::B256;
 use thiserror::Error;
 
-use super::testimony::{Evidence, Facts, Head, Moved, Nonce, Standing};
+use super::testimony::{Evidence, Facts, Head, Moved, Nonce, Proof, Standing, Taking};
 use crate::money::Atoms;
 use crate::rpc::Block;
 
@@ -21,14 +21,24 @@ const FUTURE_HEAD_S: u64 = 120;
 /// How soon a question is worth asking again.
 const SOON_S: u64 = 5;
 
+const UPTO: Proof = Proof::Permit2(Taking::UpTo);
+
 /// What is to be done about a payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Paid: the nonce was used, and the same transaction moved the whole amount to the payee.
+    /// Paid: the nonce was used, and the same transaction moved the whole amount to the payee. Of an `upto`: paid, and what
+    /// was not taken cannot be told, so that all of it counts.
     Settled {
         tx: B256,
         block: u64,
         amount: Atoms,
+        receipt: Named,
+    },
+    /// So much was taken of an `upto`, and no more ever can be. Without a transaction nothing was.
+    Taken {
+        tx: Option<B256>,
+        block: u64,
+        taken: Atoms,
         receipt: Named,
     },
     /// It can never be cashed: unused at a finalized head past its deadline.
@@ -80,6 +90,8 @@ pub enum Unproven {
     Contradiction,
     #[error("the nonce is used up, but no node shows the event that did it")]
     Unexplained,
+    #[error("not every node shows how much was taken")]
+    PartDoubted,
     #[error("the finalized head is {seconds} s old")]
     OldHead { seconds: u64 },
     #[error("the finalized head is {seconds} s ahead of this machine's clock")]
@@ -90,6 +102,7 @@ pub enum Unproven {
 enum Joint<'a> {
     Unused,
     Cashed { tx: B256, block: u64, moved: &'a [Moved] },
+    Shared { tx: B256, block: u64 },
     Cancelled { tx: B256, block: u64 },
     NotFinal,
     Unexplained,
@@ -107,7 +120,14 @@ pub fn verdict(facts: &Facts, evidence: &Evidence) -> Verdict {
         return unclear(Unproven::NoAnswer);
     };
     match joint {
-        Joint::Cashed { tx, block, moved } => cashed(facts, tx, block, moved),
+        Joint::Cashed { tx, block, moved } => match facts.proof {
+            Proof::Permit2(Taking::UpTo) => taken(facts, evidence, &head, tx, block, moved),
+            // Nothing else can have moved under this nonce.
+            Proof::Permit2(Taking::Whole) if moved != [facts.whole()] => elsewhere(facts, tx, moved),
+            Proof::Authorization | Proof::Memo if !moved.contains(&facts.whole()) => elsewhere(facts, tx, moved),
+            Proof::Authorization | Proof::Memo | Proof::Permit2(Taking::Whole) => settled(facts, tx, block),
+        },
+        Joint::Shared { tx, block } => settled(facts, tx, block),
         Joint::Contradiction => unclear(Unproven::Contradiction),
         Joint::Unexplained => unclear(Unproven::Unexplained),
         Joint::NotFinal => match fresh(evidence, &head) {
@@ -121,11 +141,13 @@ pub fn verdict(facts: &Facts, evidence: &Evidence) -> Verdict {
         Joint::Unused => match (releasable(evidence, &head), facts.standing) {
             (Err(why), _) => unclear(why),
             (Ok(()), Standing::Open) => Verdict::Expired { head },
+            (Ok(()), Standing::Claimed) if facts.proof == UPTO => nothing_taken(facts, None, head.number),
             (Ok(()), Standing::Claimed) => disputed(Dispute::NeverCashed),
         },
         Joint::Cancelled { tx, block } => match (releasable(evidence, &head), facts.standing) {
             (Err(why), _) => unclear(why),
             (Ok(()), Standing::Open) => Verdict::Cancelled { tx, block },
+            (Ok(()), Standing::Claimed) if facts.proof == UPTO => nothing_taken(facts, Some(tx), block),
             (Ok(()), Standing::Claimed) => disputed(Dispute::Cancelled { tx }),
         },
     }
@@ -136,7 +158,13 @@ fn joint(evidence: &Evidence) -> Option<Joint<'_>> {
     let said = || evidence.testimonies.iter().map(|testimony| &testimony.nonce);
     let any = |nonce: &Nonce| said().any(|other| other == nonce);
     said().next()?;
-    let Some(proof) = said().find(|nonce| matches!(nonce, Nonce::Cashed { .. } | Nonce::Cancelled { .. })) else {
+    let is_proof = |nonce: &&Nonce| {
+        matches!(
+            nonce,
+            Nonce::Cashed { .. } | Nonce::Shared { .. } | Nonce::Cancelled { .. }
+        )
+    };
+    let Some(proof) = said().find(is_proof) else {
         return Some(
             match (any(&Nonce::Unexplained), any(&Nonce::Unused), any(&Nonce::NotFinal)) {
                 (true, true, _) => Joint::Contradiction,
@@ -147,8 +175,6 @@ fn joint(evidence: &Evidence) -> Option<Joint<'_>> {
             },
         );
     };
-    // A node that keeps no logs, or no states, agrees at least that the nonce is gone.
-    let vague = |nonce: &Nonce| matches!(nonce, Nonce::Unexplained | Nonce::NotFinal);
     if said().any(|nonce| nonce != proof && !vague(nonce)) {
         return Some(Joint::Contradiction);
     }
@@ -158,35 +184,76 @@ fn joint(evidence: &Evidence) -> Option<Joint<'_>> {
             block: *block,
             moved,
         },
+        Nonce::Shared { tx, block } => Joint::Shared { tx: *tx, block: *block },
         // That is enough to settle, not to release.
         Nonce::Cancelled { tx, block } if !said().any(vague) => Joint::Cancelled { tx: *tx, block: *block },
         _ => Joint::Unexplained,
     })
 }
 
-fn cashed(facts: &Facts, tx: B256, block: u64, moved: &[Moved]) -> Verdict {
-    let whole = Moved {
-        to: facts.payee,
-        amount: U256::from(facts.amount.get()),
-    };
-    if !moved.contains(&whole) {
-        return disputed(Dispute::OtherTransfer {
-            tx,
-            amount: facts.amount,
-            moved: Moves(moved.to_vec()),
-        });
-    }
-    let receipt = match &facts.claimed_tx {
-        None => Named::Nothing,
-        Some(_) if facts.claimed_hash() == Some(tx) => Named::ThisTransaction,
-        Some(other) => Named::Otherwise(other.clone()),
-    };
+/// A node that keeps no logs, or no states, agrees at least that the nonce is gone.
+fn vague(nonce: &Nonce) -> bool {
+    matches!(nonce, Nonce::Unexplained | Nonce::NotFinal)
+}
+
+fn settled(facts: &Facts, tx: B256, block: u64) -> Verdict {
     Verdict::Settled {
         tx,
         block,
         amount: facts.amount,
-        receipt,
+        receipt: named(facts, Some(tx)),
     }
+}
+
+/// How much of an `upto` was taken. What is below the amount frees the rest, and that needs what a release needs.
+fn taken(facts: &Facts, evidence: &Evidence, head: &Block, tx: B256, block: u64, moved: &[Moved]) -> Verdict {
+    let most = facts.whole();
+    let &[Moved { to, amount }] = moved else {
+        return elsewhere(facts, tx, moved);
+    };
+    let (true, Ok(taken)) = (to == most.to && amount <= most.amount, u128::try_from(amount)) else {
+        return elsewhere(facts, tx, moved);
+    };
+    if amount < most.amount {
+        if evidence.testimonies.iter().any(|testimony| vague(&testimony.nonce)) {
+            return unclear(Unproven::PartDoubted);
+        }
+        if let Err(why) = releasable(evidence, head) {
+            return unclear(why);
+        }
+    }
+    Verdict::Taken {
+        tx: Some(tx),
+        block,
+        taken: Atoms::new(taken),
+        receipt: named(facts, Some(tx)),
+    }
+}
+
+/// A receipt over an `upto` does not say that anything was taken, so that it is not contradicted by a nonce that is dead.
+fn nothing_taken(facts: &Facts, tx: Option<B256>, block: u64) -> Verdict {
+    Verdict::Taken {
+        tx,
+        block,
+        taken: Atoms::new(0),
+        receipt: named(facts, tx),
+    }
+}
+
+fn named(facts: &Facts, tx: Option<B256>) -> Named {
+    match &facts.claimed_tx {
+        None => Named::Nothing,
+        Some(_) if tx.is_some() && facts.claimed_hash() == tx => Named::ThisTransaction,
+        Some(other) => Named::Otherwise(other.clone()),
+    }
+}
+
+fn elsewhere(facts: &Facts, tx: B256, moved: &[Moved]) -> Verdict {
+    disputed(Dispute::OtherTransfer {
+        tx,
+        amount: facts.amount,
+        moved: Moves(moved.to_vec()),
+    })
 }
 
 /// Whether these nodes, at this head, may free money.

@@ -7,7 +7,7 @@ use alloy_primitives::Address;
 
 use super::cursor::{Cursors, Searched};
 use super::evidence::Finality;
-use super::outflow::{Outflow, outflows};
+use super::outflow::{Borne, Outflow, outflows};
 use super::pass::{Heads, Notice, OnProgress, Progress, Reconciler};
 use super::report::{OutflowLine, Report, Unsearched};
 use super::testimony::Head;
@@ -176,8 +176,13 @@ impl Reconciler {
             let asset = outflow.asset.caip19();
             atoms(outflow).is_some_and(|amount| findings.count(&asset, &wallet, nonce, outflow.to, amount))
         };
+        let borne = |input: &[u8], outflow: &Outflow| match atoms(outflow) {
+            Some(amount) => findings.borne(input, &outflow.asset.caip19(), &wallet, outflow.to, amount),
+            None => Vec::new(),
+        };
+        let borne: Option<Borne<'_>> = if findings.has_permits() { Some(&borne) } else { None };
         let witnesses = search.finality.witnesses();
-        let asking = outflows(&self.tls, network, witnesses, wallet, blocks, known);
+        let asking = outflows(&self.tls, network, witnesses, wallet, blocks, known, borne);
         let left = self.stop.run_until_cancelled(asking).await;
         let left = left.ok_or_else(|| "the search was broken off".to_owned())?;
         if left.searched_by == 0 {

@@ -5,13 +5,14 @@
 
 use std::ops::RangeInclusive;
 
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U256, address};
 use alloy_sol_types::{SolEvent, sol};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Node, RpcError, wire};
+use crate::challenge::permit2::PERMIT2;
 use crate::tls::upstream::UpstreamTls;
 
 /// Blocks per question; most providers allow as many.
@@ -30,9 +31,14 @@ sol! {
     event Transfer(address indexed from, address indexed to, uint256 value);
     event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
     event AuthorizationCanceled(address indexed authorizer, bytes32 indexed nonce);
+    event TransferWithMemo(address indexed from, address indexed to, uint256 amount, bytes32 indexed memo);
+    event UnorderedNonceInvalidation(address indexed owner, uint256 word, uint256 mask);
 }
 
-/// One event of a token contract, at its place in the chain.
+/// What Tempo's fees are paid to: the last `Transfer` of every transaction whose fee is not sponsored.
+pub const TEMPO_FEES: Address = address!("0xfeec000000000000000000000000000000000000");
+
+/// One event of a token contract, or of Permit2, at its place in the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The contract that emitted it.
@@ -44,20 +50,52 @@ pub struct Log {
     pub index: u64,
 }
 
-/// The events of ERC-20 and EIP-3009 that concern a payer.
+/// The events of ERC-20, EIP-3009, TIP-20 and Permit2 that concern a payer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    Transfer { from: Address, to: Address, value: U256 },
-    AuthorizationUsed { authorizer: Address, nonce: B256 },
-    AuthorizationCanceled { authorizer: Address, nonce: B256 },
+    Transfer {
+        from: Address,
+        to: Address,
+        value: U256,
+    },
+    AuthorizationUsed {
+        authorizer: Address,
+        nonce: B256,
+    },
+    AuthorizationCanceled {
+        authorizer: Address,
+        nonce: B256,
+    },
+    /// Beside the `Transfer` that it tells of, right after it.
+    TransferWithMemo {
+        from: Address,
+        to: Address,
+        value: U256,
+        memo: B256,
+    },
+    /// Permit2's nonces of one word of 256 bits, those in the mask, by the owner's own will.
+    NoncesInvalidated {
+        owner: Address,
+        word: U256,
+        mask: U256,
+    },
 }
 
 /// A transaction that was mined, with those of its logs that are ours to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mined {
     pub block: u64,
-    /// In the order of the chain. Empty for a transaction that was reverted.
+    /// In the order of the chain. Empty for a transaction that was reverted, but for the fee that Tempo takes all the same.
     pub logs: Vec<Log>,
+}
+
+/// A transaction as it was sent, and the block that has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub block: u64,
+    /// Nothing where it made a contract.
+    pub to: Option<Address>,
+    pub input: Bytes,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +130,17 @@ struct RawReceipt {
     logs: Vec<RawLog>,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawTransaction {
+    #[serde(deserialize_with = "wire::word")]
+    hash: B256,
+    /// `null` while it waits for a block.
+    block_number: Option<wire::Quantity>,
+    to: Option<wire::Account>,
+    input: wire::Data,
+}
+
 /// What a range is searched for.
 enum Sought<'a> {
     Nonce {
@@ -102,6 +151,15 @@ enum Sought<'a> {
     Departures {
         tokens: &'a [Address],
         wallet: Address,
+    },
+    /// Every one of the wallet's, or those with one memo.
+    Memos {
+        tokens: &'a [Address],
+        wallet: Address,
+        memo: Option<B256>,
+    },
+    Invalidations {
+        owner: Address,
     },
 }
 
@@ -134,6 +192,43 @@ impl Node {
         self.logs(tls, &Sought::Departures { tokens, wallet }, blocks).await
     }
 
+    /// Every `TransferWithMemo` from `wallet` in any of `tokens`, oldest first; with one memo, if it is given.
+    pub async fn memos(
+        &self,
+        tls: &UpstreamTls,
+        tokens: &[Address],
+        wallet: Address,
+        memo: Option<B256>,
+        blocks: RangeInclusive<u64>,
+    ) -> Result<Vec<Log>, RpcError> {
+        self.logs(tls, &Sought::Memos { tokens, wallet, memo }, blocks).await
+    }
+
+    /// What Permit2 has logged of nonces that `owner` threw away, oldest first.
+    pub async fn invalidations(
+        &self,
+        tls: &UpstreamTls,
+        owner: Address,
+        blocks: RangeInclusive<u64>,
+    ) -> Result<Vec<Log>, RpcError> {
+        self.logs(tls, &Sought::Invalidations { owner }, blocks).await
+    }
+
+    /// The transaction as it was sent, if the node has it in a block. Not for Tempo's own kind, which has several calls.
+    pub async fn sent(&self, tls: &UpstreamTls, tx: B256) -> Result<Option<Sent>, RpcError> {
+        let raw: Option<RawTransaction> = self.ask(tls, "eth_getTransactionByHash", json!([tx]), LOGS_CAP).await?;
+        let Some(raw) = raw else { return Ok(None) };
+        if raw.hash != tx {
+            return Err(self.odd());
+        }
+        let wire::Data(input) = raw.input;
+        Ok(raw.block_number.map(|wire::Quantity(block)| Sent {
+            block,
+            to: raw.to.map(|wire::Account(to)| to),
+            input,
+        }))
+    }
+
     /// The transaction, if the node has it in a block.
     pub async fn mined(&self, tls: &UpstreamTls, tx: B256) -> Result<Option<Mined>, RpcError> {
         let receipt: Option<RawReceipt> = self
@@ -143,7 +238,7 @@ impl Node {
         let of_this =
             |log: &RawLog| log.transaction_hash == tx && log.block_number == receipt.block_number && !log.removed;
         let whole = match receipt.status {
-            0 => receipt.logs.is_empty(),
+            0 => receipt.logs.iter().all(|log| of_this(log) && log.is_fee()),
             1 => receipt.logs.iter().all(of_this),
             _ => false,
         };
@@ -250,6 +345,15 @@ impl RawLog {
                 let AuthorizationCanceled { authorizer, nonce } = self.decoded()?;
                 Event::AuthorizationCanceled { authorizer, nonce }
             }
+            TransferWithMemo::SIGNATURE_HASH => {
+                let TransferWithMemo { from, to, amount, memo } = self.decoded()?;
+                let value = amount;
+                Event::TransferWithMemo { from, to, value, memo }
+            }
+            UnorderedNonceInvalidation::SIGNATURE_HASH => {
+                let UnorderedNonceInvalidation { owner, word, mask } = self.decoded()?;
+                Event::NoncesInvalidated { owner, word, mask }
+            }
             _ => return None,
         };
         Some(Log {
@@ -259,6 +363,12 @@ impl RawLog {
             tx: self.transaction_hash,
             index: self.log_index,
         })
+    }
+
+    /// What a transaction of Tempo costs, whether or not it did what it was to do.
+    fn is_fee(&self) -> bool {
+        let event = self.read().map(|log| log.event);
+        matches!(event, Some(Event::Transfer { to: TEMPO_FEES, .. }))
     }
 
     /// The decoder overlooks bytes after the last argument and before an address; an honest log has none.
@@ -284,6 +394,18 @@ impl Sought<'_> {
                 // In both the wallet is the first indexed argument.
                 let events = [Transfer::SIGNATURE_HASH, AuthorizationUsed::SIGNATURE_HASH];
                 (json!(tokens), json!([events, wallet.into_word()]))
+            }
+            Self::Memos { tokens, wallet, memo } => {
+                let (event, from) = (TransferWithMemo::SIGNATURE_HASH, wallet.into_word());
+                let topics = match memo {
+                    None => json!([event, from]),
+                    Some(memo) => json!([event, from, null, memo]),
+                };
+                (json!(tokens), topics)
+            }
+            Self::Invalidations { owner } => {
+                let event = UnorderedNonceInvalidation::SIGNATURE_HASH;
+                (json!(PERMIT2), json!([event, owner.into_word()]))
             }
         };
         json!({
@@ -315,6 +437,12 @@ impl Sought<'_> {
                 Self::Departures { tokens, wallet },
                 Event::Transfer { from: by, .. } | Event::AuthorizationUsed { authorizer: by, .. },
             ) => *wallet == by && tokens.contains(&log.token),
+            (Self::Memos { tokens, wallet, memo }, Event::TransferWithMemo { from, memo: of, .. }) => {
+                *wallet == from && tokens.contains(&log.token) && memo.is_none_or(|memo| memo == of)
+            }
+            (Self::Invalidations { owner }, Event::NoncesInvalidated { owner: by, .. }) => {
+                *owner == by && log.token == PERMIT2
+            }
             _ => false,
         }
     }

@@ -34,6 +34,16 @@ impl<'de> Deserialize<'de> for Quantity {
     }
 }
 
+/// Twenty bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account(pub Address);
+
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        address(deserializer).map(Self)
+    }
+}
+
 /// A word of the EVM, or what a call returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Data(pub Bytes);

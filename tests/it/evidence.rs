@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ::bursar::assets::{self, Network};
 use ::bursar::money::Atoms;
-use ::bursar::reconcile::{Facts, Finality, Head, Named, Standing, Verdict, outflows, verdict};
+use ::bursar::reconcile::{Facts, Finality, Head, Named, Proof, Standing, Verdict, outflows, verdict};
 use ::bursar::rpc::Node;
 use ::bursar::tls::upstream::{Trust, UpstreamTls};
 use alloy_primitives::{Address, B256, U256};
@@ -72,6 +72,7 @@ fn facts(buyer: &Buyer, payment: &Value) -> Facts {
         payee: text("payee").parse().unwrap(),
         amount: Atoms::parse(text("amount")).unwrap(),
         nonce: text("nonce").parse().unwrap(),
+        proof: Proof::Authorization,
         armed_at: second("created_at"),
         valid_before: second("valid_before"),
         standing: match text("state") {
@@ -168,6 +169,7 @@ async fn a_real_chain_proves_what_was_paid_what_is_dead_and_what_was_taken() {
         wallet,
         began.number..=last,
         |nonce, outflow| known(nonce, outflow.to, outflow.amount),
+        None,
     )
     .await;
     assert_eq!(
@@ -180,6 +182,15 @@ async fn a_real_chain_proves_what_was_paid_what_is_dead_and_what_was_taken() {
     assert_eq!(theft, taken.tx.to_string());
     assert_eq!(taken.asset, assets::tokens_of(NETWORK).next().unwrap());
     // Without the ledger all of it would be unexplained.
-    let all = outflows(&chain.tls, NETWORK, &nodes, wallet, began.number..=last, |_, _| false).await;
+    let all = outflows(
+        &chain.tls,
+        NETWORK,
+        &nodes,
+        wallet,
+        began.number..=last,
+        |_, _| false,
+        None,
+    )
+    .await;
     assert_eq!(all.found.len(), 3, "{all:?}");
 }

@@ -39,6 +39,7 @@ mod mpp_tempo;
 mod mpp_tempo_hostile;
 mod permit2;
 mod permit2_hostile;
+mod proofs;
 mod receipts;
 mod reconcile;
 mod repeats;

@@ -39,7 +39,8 @@ macro_rules! over {
                 moves::{
                     only_lawful_moves_are_made, what_ends_is_counted_as_it_ended, a_hold_is_armed_or_released,
                     arming_checks_the_limits_of_now, charges_move_when_the_window_has_changed,
-                    only_what_is_unknown_is_resolved_by_hand, the_chain_is_heard_once, open_payments_are_listed_oldest_first,
+                    only_what_is_unknown_is_resolved_by_hand, the_chain_is_heard_once,
+                    what_an_upto_did_not_take_comes_back_once, a_part_comes_back_to_the_windows_that_are_left, open_payments_are_listed_oldest_first,
                     a_closed_ledger_does_nothing, what_was_open_is_found_again,
                 },
                 time::{

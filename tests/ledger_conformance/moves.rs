@@ -1,5 +1,6 @@
 use bursar::ledger::{Arming, By, Event, Finding, LedgerError, Outcome, Reserve, ReserveError, Resolution, Rid, State};
-use bursar::policy::budget::{Charge, Unit, Window};
+use bursar::money::Atoms;
+use bursar::policy::budget::{Charge, Rolling, Unit, Window};
 
 use crate::engine::{Engine, is_failed};
 use crate::ledger_world::charge;
@@ -247,6 +248,141 @@ pub async fn the_chain_is_heard_once(engine: Engine) {
         (2 * CENT, CENT),
         "no word of the chain lowers what is counted"
     );
+}
+
+/// A cent, in a day, an hour that rolls, payments, and what is pending.
+fn everywhere(engine: &Engine) -> Reserve {
+    let hour = Rolling::of_seconds(3_600).unwrap();
+    let of = |window, unit, amount, start: &str| {
+        let mut charge = charge("agent:research", window, unit, amount, 100 * CENT);
+        charge.start = start.into();
+        charge
+    };
+    engine.world.charged(vec![
+        charge("agent:research", Window::Day, Unit::MicroUsd, CENT, 100 * CENT),
+        of(Window::Rolling(hour), Unit::MicroUsd, CENT, "1795176000"),
+        of(Window::Total, Unit::Payments, 1, "0"),
+        of(Window::Pending, Unit::MicroUsd, CENT, "0"),
+    ])
+}
+
+async fn everything(engine: &Engine) -> [(u128, u128); 4] {
+    let of = |window| engine.holds("agent:research", window);
+    [
+        of("day").await,
+        of("rolling.3600").await,
+        of("count.total").await,
+        of("pending").await,
+    ]
+}
+
+fn taken(atoms: u128) -> Outcome {
+    let (by, tx, taken) = (By::Chain, Some("0xef".into()), Atoms::new(atoms));
+    Outcome::Taken { by, tx, taken }
+}
+
+async fn found(engine: &Engine, rid: Rid, atoms: u128) -> Finding {
+    Finding::Taken {
+        by: By::Chain,
+        tx: None,
+        block: Some(7),
+        taken: Atoms::new(atoms),
+        of: Box::new(engine.ledger.get(rid).await.unwrap().unwrap()),
+    }
+}
+
+pub async fn what_an_upto_did_not_take_comes_back_once(engine: Engine) {
+    let mut rids = Vec::new();
+    for _ in 0..4 {
+        rids.push(engine.ledger.reserve(everywhere(&engine)).await.unwrap().rid());
+    }
+    let [lost, claimed, idle, whole] = rids[..] else {
+        panic!()
+    };
+    let ledger = &engine.ledger;
+    ledger.finish(lost, unknown()).await.unwrap();
+    // More than was signed for is no settlement.
+    let too_much = ledger.finish(lost, taken(CENT + 1)).await;
+    assert_eq!(too_much, Err(LedgerError::MoreThanSigned(lost)));
+    let early = ledger.record_finding(lost, found(&engine, lost, 1).await).await;
+    assert_eq!(early, Err(LedgerError::NotUnconfirmed(lost)), "what is open is settled");
+    ledger.finish(lost, taken(2_500)).await.unwrap();
+    for rid in [claimed, idle, whole] {
+        ledger.finish(rid, settled()).await.unwrap();
+    }
+    let counted = 2_500 + 3 * CENT;
+    assert_eq!(everything(&engine).await, [(counted, 0), (counted, 0), (4, 0), (0, 0)]);
+    assert_eq!(ledger.unconfirmed().await.unwrap(), [claimed, idle, whole]);
+
+    let too_much = ledger
+        .record_finding(claimed, found(&engine, claimed, CENT + 1).await)
+        .await;
+    assert_eq!(too_much, Err(LedgerError::MoreThanSigned(claimed)));
+    let other = ledger.record_finding(claimed, found(&engine, idle, 1).await).await;
+    assert_eq!(other, Err(LedgerError::NotUnconfirmed(claimed)));
+    let first = found(&engine, claimed, 4_000).await;
+    ledger.record_finding(claimed, first.clone()).await.unwrap();
+    assert_eq!(
+        ledger.record_finding(claimed, first).await,
+        Err(LedgerError::NotUnconfirmed(claimed))
+    );
+    ledger
+        .record_finding(idle, found(&engine, idle, 0).await)
+        .await
+        .unwrap();
+    ledger
+        .record_finding(whole, found(&engine, whole, CENT).await)
+        .await
+        .unwrap();
+    let counted = 2_500 + 4_000 + CENT;
+    let (engine, _) = engine.reopened().await;
+    assert_eq!(everything(&engine).await, [(counted, 0), (counted, 0), (4, 0), (0, 0)]);
+    assert_eq!(engine.ledger.unconfirmed().await.unwrap(), []);
+    for (rid, atoms) in [(lost, 2_500), (claimed, 4_000), (idle, 0), (whole, CENT)] {
+        let payment = engine.ledger.get(rid).await.unwrap().unwrap();
+        assert_eq!((payment.state, payment.by), (State::Settled, Some(By::Chain)));
+        assert_eq!(payment.taken.map(|taken| taken.0), Some(atoms));
+        assert_eq!(payment.windows()[0].amount(), atoms);
+    }
+    // What came back can be spent again, and the windows hold no more than before.
+    let denied = engine.ledger.reserve(engine.world.purchase(counted + CENT - 1)).await;
+    assert!(matches!(denied, Err(ReserveError::Denied { .. })), "{denied:?}");
+    engine
+        .ledger
+        .reserve(engine.world.purchase(counted + CENT))
+        .await
+        .unwrap();
+}
+
+pub async fn a_part_comes_back_to_the_windows_that_are_left(engine: Engine) {
+    // Buckets of a rolling hour, long enough ago that an engine may have thrown the first ones away.
+    let hour = Rolling::of_seconds(3_600).unwrap();
+    let at = |minute: u64| {
+        let mut charge = charge(
+            "agent:research",
+            Window::Rolling(hour),
+            Unit::MicroUsd,
+            CENT,
+            100 * CENT,
+        );
+        charge.start = format!("{:010}", 1_795_176_000 + 60 * minute).into();
+        let day = self::charge("agent:research", Window::Day, Unit::MicroUsd, CENT, 1_000 * CENT);
+        engine.ledger.reserve(engine.world.charged(vec![charge, day]))
+    };
+    let first = at(0).await.unwrap().rid();
+    engine.ledger.finish(first, settled()).await.unwrap();
+    for minute in 1..=80 {
+        let rid = at(minute).await.unwrap().rid();
+        engine.ledger.finish(rid, settled()).await.unwrap();
+    }
+    let before = engine.holds("agent:research", "rolling.3600").await.0;
+    let finding = found(&engine, first, 1_000).await;
+    engine.ledger.record_finding(first, finding).await.unwrap();
+    assert_eq!(engine.day().await, (80 * CENT + 1_000, 0));
+    let (engine, _) = engine.reopened().await;
+    assert_eq!(engine.day().await, (80 * CENT + 1_000, 0));
+    let after = engine.holds("agent:research", "rolling.3600").await.0;
+    assert!(after == before || after == before - 9_000, "{before} {after}");
 }
 
 pub async fn open_payments_are_listed_oldest_first(engine: Engine) {

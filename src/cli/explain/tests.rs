@@ -25,6 +25,7 @@ fn payment(rail: &str) -> PaymentRecord {
         amount: "10000".into(),
         amount_decimal: "0.01".into(),
         usd: "0.01".into(),
+        taken: None,
         payee: "0x209693bc6afc0c5328ba36faf03c514ef312287c".into(),
         nonce: None,
         valid_before: None,

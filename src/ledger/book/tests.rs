@@ -1,9 +1,9 @@
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, U256};
 use proptest::prelude::*;
 
 use super::*;
 use crate::ledger::counters::WINDOWS_KEPT;
-use crate::ledger::entry::{Arm, Expired, Released, Settled, Unknown};
+use crate::ledger::entry::{Arm, Confirmed, Expired, Released, Unknown};
 use crate::ledger::model::By;
 use crate::ledger::text::{Decimal, Digest};
 
@@ -63,8 +63,10 @@ fn apply(book: &mut Book, second: i64, body: Body) -> Result<Effect, Illegal> {
 
 fn settled(n: u8) -> Body {
     Body::Settled(Settled {
+        back: Vec::new(),
         by: By::Merchant,
         rid: rid(n),
+        taken: None,
         tx: None,
         why: None,
     })
@@ -277,4 +279,260 @@ fn old_windows_are_forgotten_and_never_reopened_but_open_money_keeps_them() {
     assert!(book.counters().is_closed("x", "day", "001"));
     assert!(!book.counters().is_closed("x", "day", "002"));
     assert!(!book.counters().is_closed("x", "day", "201"));
+}
+
+/// A payment of `amount` atoms, charged as limits.toml would.
+fn costly(n: u8, amount: u128, windows: Vec<WindowCharge>) -> Body {
+    Body::Reserved(Arc::new(Reserved {
+        amount: Decimal(amount),
+        ..reserved(n, true, windows)
+    }))
+}
+
+fn named(scope: &str, window: &str, start: &str, amount: u128) -> WindowCharge {
+    WindowCharge(
+        scope.into(),
+        window.into(),
+        start.into(),
+        Decimal(amount),
+        Decimal(u128::MAX),
+    )
+}
+
+fn took(n: u8, by: By, taken: u128, back: Vec<WindowCharge>) -> Body {
+    Body::Settled(Settled {
+        back,
+        by,
+        rid: rid(n),
+        taken: Some(Decimal(taken)),
+        tx: None,
+        why: None,
+    })
+}
+
+fn confirmed(n: u8, taken: u128, back: Vec<WindowCharge>) -> Body {
+    Body::Confirmed(Confirmed {
+        back,
+        block: Some(7),
+        by: By::Chain,
+        rid: rid(n),
+        taken: Some(Decimal(taken)),
+        tx: None,
+    })
+}
+
+/// Money, twice in one counter, a rolling bucket, payments, and what is pending.
+fn windows(money: u128) -> Vec<WindowCharge> {
+    vec![
+        named("x", "day", "1", money),
+        named("x", "day", "1", money),
+        named("x", "count.day", "1", 1),
+        named("x", "rolling.3600", "1795161600", money),
+        named("x", "pending", "0", money),
+    ]
+}
+
+fn holds(book: &Book, window: &str, start: &str) -> (u128, u128) {
+    let Counter { settled, open } = book.counters().get("x", window, start);
+    (settled, open)
+}
+
+#[test]
+fn what_was_not_taken_leaves_the_windows_of_money_alone() {
+    let back = vec![
+        named("x", "day", "1", 30_000),
+        named("x", "day", "1", 30_000),
+        named("x", "rolling.3600", "1795161600", 30_000),
+    ];
+    for confirms in [false, true] {
+        let mut book = Book::default();
+        apply(&mut book, 0, costly(1, 50_000, windows(50_000))).unwrap();
+        let payment = book.open_payment(&rid(1)).unwrap().clone();
+        assert_eq!(payment.back(20_000), Some(back.clone()));
+        let charges = if confirms {
+            let effect = apply(&mut book, 1, settled(1)).unwrap();
+            let mut payment = effect.payment.unwrap();
+            assert_eq!(holds(&book, "day", "1"), (100_000, 0), "a receipt lowers nothing");
+            let effect = apply(&mut book, 2, confirmed(1, 20_000, back.clone())).unwrap();
+            assert_eq!(effect.left.last().unwrap().1.settled, 20_000);
+            let (of, amendment) = effect.amended.unwrap();
+            assert_eq!((of, &effect.unconfirmed[..]), (rid(1), &[(rid(1), false)][..]));
+            amendment.apply(&mut payment);
+            payment
+        } else {
+            let effect = apply(&mut book, 1, took(1, By::Chain, 20_000, back.clone())).unwrap();
+            assert_eq!(effect.counters.len(), 5);
+            assert_eq!((effect.counters[1].settled, effect.counters[2].settled), (40_000, 1));
+            effect.payment.unwrap()
+        };
+        assert_eq!((charges.taken, charges.by), (Some(Decimal(20_000)), Some(By::Chain)));
+        let amounts: Vec<u128> = charges.windows().iter().map(WindowCharge::amount).collect();
+        assert_eq!(amounts, [20_000, 20_000, 1, 20_000, 50_000]);
+        assert_eq!(holds(&book, "day", "1"), (40_000, 0));
+        assert_eq!(holds(&book, "rolling.3600", "1795161600"), (20_000, 0));
+        assert_eq!(holds(&book, "count.day", "1"), (1, 0));
+        assert_eq!(holds(&book, "pending", "0"), (0, 0));
+        // One confirmation, one giving back.
+        let again = apply(&mut book, 3, confirmed(1, 0, back.clone())).unwrap_err();
+        assert_eq!(again, Illegal::NotUnconfirmed(rid(1)));
+        let again = apply(&mut book, 3, took(1, By::Chain, 0, back.clone())).unwrap_err();
+        assert!(matches!(again, Illegal::NotOpen(_) | Illegal::WrongPart(_)), "{again}");
+        assert_eq!(holds(&book, "day", "1"), (40_000, 0));
+    }
+}
+
+#[test]
+fn a_settlement_gives_back_what_follows_from_it_and_nothing_else() {
+    let whole = named("x", "day", "1", 50_000);
+    for (taken, back) in [
+        (20_000, vec![]),
+        (20_000, vec![named("x", "day", "1", 30_001)]),
+        (20_000, vec![named("x", "day", "2", 30_000)]),
+        (20_000, vec![named("y", "day", "1", 30_000)]),
+        (50_000, vec![named("x", "day", "1", 1)]),
+        (50_001, vec![]),
+    ] {
+        let mut book = Book::default();
+        apply(&mut book, 0, costly(1, 50_000, vec![whole.clone()])).unwrap();
+        let before = book.clone();
+        let refused = apply(&mut book, 1, took(1, By::Chain, taken, back.clone())).unwrap_err();
+        assert_eq!(refused, Illegal::WrongPart(rid(1)), "{taken} {back:?}");
+        assert_eq!(book, before);
+    }
+    // And none without a proof.
+    let mut book = Book::default();
+    apply(&mut book, 0, costly(1, 50_000, vec![whole.clone()])).unwrap();
+    let unproven = Body::Settled(Settled {
+        back: vec![named("x", "day", "1", 30_000)],
+        by: By::Merchant,
+        rid: rid(1),
+        taken: None,
+        tx: None,
+        why: None,
+    });
+    assert_eq!(apply(&mut book, 1, unproven).unwrap_err(), Illegal::WrongPart(rid(1)));
+    apply(&mut book, 1, took(1, By::Chain, 50_000, vec![])).unwrap();
+    assert_eq!(holds(&book, "day", "1"), (50_000, 0));
+}
+
+#[test]
+fn a_window_that_was_dropped_gets_nothing_back() {
+    let mut book = Book::default();
+    let of = |start: u8| {
+        vec![
+            named("x", "hour", &format!("{start:03}"), 50),
+            named("x", "total", "0", 50),
+        ]
+    };
+    apply(&mut book, 0, costly(200, 50, of(0))).unwrap();
+    apply(&mut book, 0, settled(200)).unwrap();
+    for start in 1..=WINDOWS_KEPT as u8 {
+        apply(&mut book, 0, costly(start, 50, of(start))).unwrap();
+    }
+    assert_eq!(holds(&book, "hour", "000"), (0, 0));
+    let kept = book.counters().of_scope("x").count();
+    let back = vec![named("x", "hour", "000", 20), named("x", "total", "0", 20)];
+    let effect = apply(&mut book, 1, confirmed(200, 30, back)).unwrap();
+    assert_eq!(effect.left.len(), 1, "the index must not bring it back");
+    assert_eq!(book.counters().of_scope("x").count(), kept);
+    assert_eq!(holds(&book, "total", "0"), (30, 50 * WINDOWS_KEPT as u128));
+}
+
+#[test]
+fn what_the_pruned_file_keeps_is_enough_to_give_back() {
+    let mut book = Book::default();
+    apply(&mut book, 0, costly(1, 50_000, windows(50_000))).unwrap();
+    let payment = apply(&mut book, 1, settled(1)).unwrap().payment.unwrap();
+    let text = serde_json::to_string(&kept::Kept::of(&book)).unwrap();
+    let mut again = serde_json::from_str::<kept::Kept>(&text).unwrap().into_book();
+    let end = confirmed(1, 1, payment.back(1).unwrap());
+    apply(&mut book, 2, end.clone()).unwrap();
+    apply(&mut again, 2, end).unwrap();
+    assert_eq!(book, again);
+    assert_eq!(holds(&book, "day", "1"), (2, 0));
+}
+
+#[derive(Clone, Debug)]
+struct Bought {
+    /// Atoms; a charge is this over `scale`, rounded up, as micro-USD are of a token with more decimals.
+    signed: u128,
+    scale: u128,
+    /// Atoms that the chain shows.
+    taken: u128,
+    /// In the order: in doubt, settled by a receipt, not proven at all.
+    way: u8,
+    start: u8,
+}
+
+fn any_bought() -> impl Strategy<Value = Bought> {
+    let atoms = prop_oneof![0u128..100, Just(u128::MAX >> 8), 0u128..u128::MAX >> 8];
+    (
+        atoms,
+        prop_oneof![Just(1), Just(1_000_000_000_000)],
+        any::<u64>(),
+        0u8..3,
+        0u8..2,
+    )
+        .prop_map(|(signed, scale, part, way, start)| {
+            let taken = match part % 4 {
+                0 => 0,
+                1 => signed,
+                _ => (U256::from(signed) * U256::from(part) / U256::from(u64::MAX)).to(),
+            };
+            Bought {
+                signed,
+                scale,
+                taken,
+                way,
+                start,
+            }
+        })
+}
+
+proptest! {
+    /// What is counted is never below what the chain shows was taken, and exactly that where a micro-dollar is an atom.
+    #[test]
+    fn parts_that_come_back_leave_what_was_taken(bought in prop::collection::vec(any_bought(), 1..30)) {
+        let mut book = Book::default();
+        let mut closed: Vec<(u8, Payment)> = Vec::new();
+        for (n, Bought { signed, scale, start, .. }) in (0u8..).zip(&bought) {
+            let charge = named("x", "day", &start.to_string(), signed.div_ceil(*scale));
+            apply(&mut book, 0, costly(n, *signed, vec![charge])).unwrap();
+        }
+        let mut sums = [(0u128, 0u128); 2];
+        for (n, Bought { signed, scale, taken, way, start }) in (0u8..).zip(&bought) {
+            let payment = book.open_payment(&rid(n)).unwrap().clone();
+            let back = payment.back(*taken).unwrap();
+            prop_assert_eq!(payment.back(signed + 1), None);
+            let sum = &mut sums[usize::from(*start)];
+            match way {
+                0 => {
+                    apply(&mut book, 1, took(n, By::Chain, *taken, back)).unwrap();
+                }
+                1 => {
+                    let effect = apply(&mut book, 1, settled(n)).unwrap();
+                    closed.push((n, effect.payment.unwrap()));
+                }
+                _ => {}
+            }
+            let counts = if *way == 2 { *signed } else { *taken };
+            sum.0 += counts.div_ceil(*scale);
+            sum.1 += counts / *scale + 2;
+        }
+        // The proofs come in another order.
+        for (n, payment) in closed.into_iter().rev() {
+            let taken = bought[usize::from(n)].taken;
+            let back = payment.back(taken).unwrap();
+            apply(&mut book, 2, confirmed(n, taken, back.clone())).unwrap();
+            prop_assert!(apply(&mut book, 2, confirmed(n, taken, back)).is_err());
+        }
+        for (start, (least, most)) in sums.into_iter().enumerate() {
+            let (settled, open) = holds(&book, "day", &start.to_string());
+            prop_assert!(settled + open >= least && settled + open <= most, "{settled} {open} {least} {most}");
+            if bought.iter().all(|bought| bought.scale == 1) {
+                prop_assert_eq!(settled + open, least);
+            }
+        }
+        prop_assert!(book.adds_up());
+    }
 }

@@ -8,6 +8,7 @@ use crate::ledger::model::{self, By};
 use crate::ledger::payment::Payment;
 use crate::ledger::rid::Rid;
 use crate::ledger::text::{Decimal, Digest};
+use crate::policy::budget::Unit;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
@@ -124,6 +125,15 @@ impl WindowCharge {
     pub fn amount(&self) -> u128 {
         self.3.0
     }
+
+    pub fn unit(&self) -> Unit {
+        Unit::of_window(&self.1)
+    }
+
+    /// Of its counter: scope, window, start.
+    pub fn names(&self) -> [&str; 3] {
+        [&self.0, &self.1, &self.2]
+    }
 }
 
 /// A repeat is about to send the same credential again (Ruling 61). Moves no money and no state.
@@ -148,8 +158,14 @@ pub struct Armed {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settled {
+    /// As in `pay.confirmed`: what was charged for the part that was not taken leaves its windows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub back: Vec<WindowCharge>,
     pub by: By,
     pub rid: Rid,
+    /// Atoms that an `upto` was shown to have cost, where that is proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Decimal<u128>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,14 +224,21 @@ pub struct Rebuilt {
     pub why: String,
 }
 
-/// The chain bears out what a merchant's receipt said. Moves no money.
+/// The chain bears out what a merchant's receipt said. Moves no money, but for what an `upto` did not take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmed {
+    /// What leaves each window, in its unit; the payment itself is closed, so that the entry has to say it. A window whose
+    /// counter is gone gets nothing back, and needs nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub back: Vec<WindowCharge>,
     /// Of a chain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
     pub by: By,
     pub rid: Rid,
+    /// As in `pay.settled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Decimal<u128>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
 }

@@ -94,6 +94,8 @@ fn all_bodies() -> Vec<Body> {
         ..reserved()
     };
     let sha256 = Digest([9; 32]);
+    let (scope, window, start) = ("agent:a".into(), "day".into(), "2026-11-20".into());
+    let part = WindowCharge(scope, window, start, Decimal(30_000), Decimal(100));
     vec![
         Body::Opened(Opened {
             sw: "bursar/1".into(),
@@ -132,14 +134,42 @@ fn all_bodies() -> Vec<Body> {
         }),
         Body::Presented(Presented { number: 1, rid }),
         Body::Settled(Settled {
+            back: Vec::new(),
             by: By::Merchant,
             rid,
+            taken: None,
             tx: Some("0xab".into()),
             why: None,
         }),
         Body::Settled(Settled {
+            back: vec![part.clone()],
+            by: By::Chain,
+            rid,
+            taken: Some(Decimal(0)),
+            tx: Some("0xab".into()),
+            why: Some(why.clone()),
+        }),
+        Body::Confirmed(Confirmed {
+            back: Vec::new(),
+            block: Some(7),
+            by: By::Chain,
+            rid,
+            taken: None,
+            tx: Some("0xab".into()),
+        }),
+        Body::Confirmed(Confirmed {
+            back: vec![part.clone(), part],
+            block: None,
+            by: By::Stripe,
+            rid,
+            taken: Some(Decimal(u128::MAX)),
+            tx: None,
+        }),
+        Body::Settled(Settled {
+            back: Vec::new(),
             by: By::Operator,
             rid,
+            taken: None,
             tx: None,
             why: Some(why.clone()),
         }),
@@ -194,6 +224,37 @@ fn every_event_is_canonical_and_reads_back() {
         assert_eq!(tree["ev"], entry.body.ev());
         assert_eq!(Entry::parse(&line).unwrap(), (entry, Digest([7; 32])));
     }
+}
+
+/// Entries about what is paid in full are what they were before there were parts.
+#[test]
+fn without_a_part_there_is_no_word_of_it() {
+    let confirmed = Confirmed {
+        back: Vec::new(),
+        block: Some(7),
+        by: By::Chain,
+        rid: rid(1),
+        taken: None,
+        tx: Some("0xab".into()),
+    };
+    let (_, line) = encoded(Body::Confirmed(confirmed.clone()));
+    let text = |line: Vec<u8>| String::from_utf8(line).unwrap();
+    let (rid, prev) = (rid(1), Digest([7; 32]));
+    let whole = format!(
+        r#"{{"block":7,"by":"chain","ev":"pay.confirmed","prev":"{prev}","rid":"{rid}","seq":5,"ts":"2026-11-20T08:00:02.500000Z","tx":"0xab","v":1}}"#
+    );
+    assert_eq!(text(line), whole);
+    let windows = ["agent:a", "day", "2026-11-20"].map(str::to_owned);
+    let [scope, window, start] = windows;
+    let (_, line) = encoded(Body::Confirmed(Confirmed {
+        back: vec![WindowCharge(scope, window, start, Decimal(30_000), Decimal(100))],
+        taken: Some(Decimal(20_000)),
+        ..confirmed
+    }));
+    let part = format!(
+        r#"{{"back":[["agent:a","day","2026-11-20","30000","100"]],"block":7,"by":"chain","ev":"pay.confirmed","prev":"{prev}","rid":"{rid}","seq":5,"taken":"20000","ts":"2026-11-20T08:00:02.500000Z","tx":"0xab","v":1}}"#
+    );
+    assert_eq!(text(line), part);
 }
 
 #[test]

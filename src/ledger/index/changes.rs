@@ -237,8 +237,10 @@ mod tests {
 
     fn settled(n: u8) -> Body {
         Body::Settled(Settled {
+            back: Vec::new(),
             by: By::Merchant,
             rid: rid(n),
+            taken: None,
             tx: None,
             why: None,
         })

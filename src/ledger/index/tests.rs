@@ -23,8 +23,10 @@ fn history() -> Vec<Entry> {
             0 => Some((
                 moment,
                 Body::Settled(Settled {
+                    back: Vec::new(),
                     by: By::Merchant,
                     rid,
+                    taken: None,
                     tx: None,
                     why: None,
                 }),

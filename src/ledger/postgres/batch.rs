@@ -303,12 +303,12 @@ impl<'a> Batch<'a> {
                 KeyChange::Free => self.changes.keys_freed.push(hold),
             }
         }
+        for (charge, counter) in effect.left {
+            self.changes.counters.insert(key(&charge), counter);
+        }
         if let Some(payment) = effect.payment {
             for (charge, counter) in payment.windows().iter().zip(effect.counters) {
                 self.changes.counters.insert(key(charge), counter);
-            }
-            for (charge, counter) in effect.left {
-                self.changes.counters.insert(key(&charge), counter);
             }
             if let Some(nonce) = payment.nonce_key() {
                 match &entry.body {

@@ -12,7 +12,7 @@ use super::policy::{Published, Sha256};
 use super::schema::GUARD;
 use crate::ledger::counters::{Counter, CounterKey};
 use crate::ledger::key::KeyHold;
-use crate::ledger::model::{Event, State};
+use crate::ledger::model::{Event, Finding, State};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 use crate::policy::budget::Window;
@@ -78,7 +78,11 @@ pub struct Locked {
 impl Needs {
     pub fn of<'t>(asks: impl Iterator<Item = &'t Ask>, rows: &HashMap<Rid, Row>) -> Self {
         let mut needs = Self::default();
+        let mut returned = HashSet::new();
         for ask in asks {
+            if let Ask::Finding(rid, Finding::Taken { .. }) = ask {
+                returned.insert(*rid);
+            }
             for charge in ask.charges() {
                 let (scope, window) = (charge.scope.to_string(), charge.window_name().into_owned());
                 match charge.window {
@@ -98,7 +102,9 @@ impl Needs {
         }
         for (rid, row) in rows {
             needs.rids.push(Uuid::from_bytes(*rid.bytes()));
-            for charge in row.payment.windows().iter().filter(|_| row.payment.is_open()) {
+            // What is closed changes no counter any more, unless a part of it comes back.
+            let is_counted = row.payment.is_open() || (row.unconfirmed && returned.contains(rid));
+            for charge in row.payment.windows().iter().filter(|_| is_counted) {
                 let [scope, window, start] = [charge.scope(), charge.window(), charge.start()].map(str::to_owned);
                 if is_rolling(&window) {
                     needs.bucket(scope, window, start);

@@ -46,6 +46,7 @@ fn facts() -> Facts {
         payee: PAYEE,
         amount: Atoms::new(10_000),
         nonce: NONCE,
+        proof: Proof::Authorization,
         armed_at: GENESIS + 1_800,
         valid_before: GENESIS + 2_100,
         standing: Standing::Open,

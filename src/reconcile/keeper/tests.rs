@@ -7,7 +7,7 @@ use crate::doubts::{Claim, Target};
 use crate::ledger::{By, Event};
 use crate::money::Atoms;
 use crate::reconcile::pass::Notice;
-use crate::reconcile::testimony::Standing;
+use crate::reconcile::testimony::{Proof, Standing};
 use crate::reconcile::world::{BEGAN, CENT, NETWORK, PAYEE, VALID_S, WALLET, World, asset, time, world};
 
 #[tokio::test]
@@ -69,6 +69,7 @@ async fn an_mpp_payment_is_proven_by_its_authorization() {
         payee: PAYEE,
         amount: Atoms::new(CENT.into()),
         nonce: B256::repeat_byte(1),
+        proof: Proof::Authorization,
         armed_at: BEGAN,
         valid_before: BEGAN + VALID_S,
         standing: Standing::Claimed,

@@ -1,7 +1,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::rpc::fake::chain::{Chain, cashing};
+use crate::rpc::Sent;
+use crate::rpc::fake::chain::{Chain, cashing, memoed};
 use crate::rpc::fake::{Fake, tls};
 
 const NETWORK: Network = Network::Eip155(42_220);
@@ -109,7 +110,7 @@ async fn one_node_cannot_hide_what_another_shows() {
     let hiding = Fake::replying(|_, _| json!({ "result": [] })).await;
     let broken = Fake::replying(|_, _| json!({ "error": { "code": -32601, "message": "no logs here" } })).await;
     let nodes = [hiding.node(), honest.node(), broken.node(), honest.node()];
-    let seen = outflows(&tls(), NETWORK, &nodes, WALLET, 0..=100, known).await;
+    let seen = outflows(&tls(), NETWORK, &nodes, WALLET, 0..=100, known, None).await;
     assert_eq!(seen.searched_by, 3);
     assert_eq!(seen.silent.len(), 1);
     assert_eq!(seen.silent[0].node, broken.node().shown());
@@ -121,6 +122,79 @@ async fn one_node_cannot_hide_what_another_shows() {
     assert_eq!(shown, [(10, tokens()[0], 900), (20, tokens()[1], 3)]);
     assert_eq!((seen.found[0].tx, seen.found[0].log_index), (B256::repeat_byte(1), 3));
 
-    let seen = outflows(&tls(), NETWORK, &nodes[1..2], WALLET, 0..=9, known).await;
+    let seen = outflows(&tls(), NETWORK, &nodes[1..2], WALLET, 0..=9, known, None).await;
     assert_eq!(seen.found, []);
+}
+
+#[test]
+fn a_memo_of_ours_explains_its_transfer_and_a_fee_is_no_outflow() {
+    let network = Network::Eip155(42_431);
+    let token = assets::tokens_of(network).next().unwrap().address;
+    let known =
+        |memo: &B256, outflow: &Outflow| *memo == OURS && (outflow.to, outflow.amount) == (PAYEE, U256::from(7));
+    let fee = |value: u64| Event::Transfer {
+        from: WALLET,
+        to: TEMPO_FEES,
+        value: U256::from(value),
+    };
+    let left = |events: &[Event]| {
+        let mut chain = chain();
+        chain.mine(5, TX, token, events);
+        let found = unexplained(network, &chain.logs, known);
+        found
+            .iter()
+            .map(|outflow| (outflow.to, outflow.amount.to::<u64>()))
+            .collect::<Vec<_>>()
+    };
+    let ours = memoed(WALLET, OURS, PAYEE, 7);
+    assert_eq!(left(&[&ours[..], &[fee(744)]].concat()), []);
+    // One that failed leaves the fee alone.
+    assert_eq!(left(&[fee(358)]), []);
+    assert_eq!(left(&[fee(10_501)]), [(TEMPO_FEES, 10_501)]);
+    for (memo, to, value) in [(FOREIGN, PAYEE, 7), (OURS, THIEF, 7), (OURS, PAYEE, 8)] {
+        assert_eq!(
+            left(&[&memoed(WALLET, memo, to, value)[..], &[fee(744)]].concat()),
+            [(to, value)]
+        );
+    }
+    // The memo explains one transfer, not its neighbours.
+    let beside = [&[taken(900)][..], &ours[..], &[taken(901)]].concat();
+    assert_eq!(left(&beside), [(THIEF, 900), (THIEF, 901)]);
+    // Elsewhere nobody takes a fee in tokens.
+    let mut elsewhere = chain();
+    elsewhere.mine(5, TX, tokens()[0], &[fee(1)]);
+    assert_eq!(self::left(&elsewhere), [(TEMPO_FEES, 1)]);
+}
+
+#[tokio::test]
+async fn a_nonce_in_the_input_explains_one_transfer_through_permit2() {
+    let to_payee = |value: u64| Event::Transfer {
+        from: WALLET,
+        to: PAYEE,
+        value: U256::from(value),
+    };
+    let mut chain = chain();
+    chain.mine(5, TX, tokens()[0], &[to_payee(5), taken(3), to_payee(6)]);
+    chain.sent.push((
+        TX,
+        Sent {
+            block: 5,
+            to: Some(THIEF),
+            input: [&[1, 2][..], &OURS[..]].concat().into(),
+        },
+    ));
+    let node = Fake::of(chain).await;
+    let borne = |input: &[u8], outflow: &Outflow| {
+        let is_there = input.windows(32).any(|word| word == OURS.as_slice());
+        let allowed = outflow.to == PAYEE && outflow.amount <= U256::from(7);
+        if is_there && allowed { vec![OURS] } else { Vec::new() }
+    };
+    let seen = outflows(&tls(), NETWORK, &[node.node()], WALLET, 0..=100, known, Some(&borne)).await;
+    assert_eq!((seen.searched_by, &seen.silent[..]), (1, &[][..]));
+    let left: Vec<_> = seen
+        .found
+        .iter()
+        .map(|outflow| (outflow.to, outflow.amount.to::<u64>()))
+        .collect();
+    assert_eq!(left, [(THIEF, 3), (PAYEE, 6)]);
 }

@@ -1,9 +1,9 @@
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256};
 use proptest::prelude::*;
 
 use super::*;
 use crate::assets::Network;
-use crate::reconcile::testimony::{Silent, Testimony};
+use crate::reconcile::testimony::{Proof, Silent, Taking, Testimony};
 
 const PAYEE: Address = Address::repeat_byte(0x0b);
 const TX: B256 = B256::repeat_byte(0xee);
@@ -18,6 +18,7 @@ fn facts(standing: Standing) -> Facts {
         payee: PAYEE,
         amount: Atoms::new(10_000),
         nonce: B256::repeat_byte(0x11),
+        proof: Proof::Authorization,
         armed_at: DEADLINE - 300,
         valid_before: DEADLINE,
         standing,
@@ -278,6 +279,180 @@ fn without_a_common_head_nothing_is_told() {
     assert_eq!(open(&forked), Verdict::Unclear { why });
 }
 
+fn of(proof: Proof, standing: Standing) -> Facts {
+    Facts {
+        proof,
+        ..facts(standing)
+    }
+}
+
+/// Both standings at once.
+fn upto(evidence: &Evidence) -> Verdict {
+    let open = verdict(&of(UPTO, Standing::Open), evidence);
+    let claimed = verdict(&of(UPTO, Standing::Claimed), evidence);
+    assert_eq!(open, claimed, "{evidence:?}");
+    open
+}
+
+fn taken(tx: Option<B256>, block: u64, taken: u128, receipt: Named) -> Verdict {
+    Verdict::Taken {
+        tx,
+        block,
+        taken: Atoms::new(taken),
+        receipt,
+    }
+}
+
+fn shared() -> Nonce {
+    Nonce::Shared { tx: TX, block: 70 }
+}
+
+#[test]
+fn of_an_upto_counts_what_was_taken() {
+    for amount in [0, 1, 9_999, 10_000] {
+        let part = cashed(TX, &[(PAYEE, amount)]);
+        let shown = taken(Some(TX), 70, amount.into(), Named::Nothing);
+        assert_eq!(upto(&evidence(-100, 10, std::slice::from_ref(&part))), shown);
+        assert_eq!(upto(&evidence(100, 10, &[part.clone(), part.clone()])), shown);
+        let mut facts = of(UPTO, Standing::Claimed);
+        for (claimed, named) in [
+            (TX, Named::ThisTransaction),
+            (OTHER_TX, Named::Otherwise(OTHER_TX.to_string())),
+        ] {
+            facts.claimed_tx = Some(claimed.to_string());
+            let shown = taken(Some(TX), 70, amount.into(), named);
+            assert_eq!(verdict(&facts, &evidence(100, 10, std::slice::from_ref(&part))), shown);
+        }
+    }
+}
+
+#[test]
+fn more_than_the_most_of_an_upto_or_to_somebody_else_is_disputed() {
+    for moved in [
+        &[(PAYEE, 10_001)][..],
+        &[(PAYEE, u64::MAX)],
+        &[(Address::ZERO, 1)],
+        &[(PAYEE, 1), (PAYEE, 2)],
+        &[(PAYEE, 1), (Address::ZERO, 2)],
+        &[],
+    ] {
+        let evidence = evidence(100, 10, &[cashed(TX, moved)]);
+        let verdict = upto(&evidence);
+        assert!(
+            matches!(
+                verdict,
+                Verdict::Disputed {
+                    why: Dispute::OtherTransfer { .. }
+                }
+            ),
+            "{moved:?}: {verdict:?}"
+        );
+    }
+    let mut evidence = evidence(100, 10, &[cashed(TX, &[(PAYEE, 0)])]);
+    let Nonce::Cashed { moved, .. } = &mut evidence.testimonies[0].nonce else {
+        panic!()
+    };
+    moved[0].amount = U256::MAX;
+    assert!(matches!(upto(&evidence), Verdict::Disputed { .. }));
+}
+
+#[test]
+fn by_permit2_exact_moves_exactly_the_amount() {
+    let exact = |said: &[Nonce]| {
+        verdict(
+            &of(Proof::Permit2(Taking::Whole), Standing::Open),
+            &evidence(100, 10, said),
+        )
+    };
+    assert_eq!(exact(&[paid()]), settled(Named::Nothing));
+    for moved in [
+        &[(PAYEE, 9_999)][..],
+        &[(PAYEE, 5), (PAYEE, 10_000)],
+        &[(Address::ZERO, 10_000)],
+    ] {
+        let verdict = exact(&[cashed(TX, moved)]);
+        assert!(matches!(verdict, Verdict::Disputed { .. }), "{moved:?}: {verdict:?}");
+    }
+    let claimed = |said| {
+        verdict(
+            &of(Proof::Permit2(Taking::Whole), Standing::Claimed),
+            &evidence(100, 10, said),
+        )
+    };
+    let why = Dispute::NeverCashed;
+    assert_eq!(claimed(&[Nonce::Unused]), Verdict::Disputed { why });
+    // Among others it is paid, and all of it counted before.
+    assert_eq!(exact(&[shared()]), settled(Named::Nothing));
+}
+
+#[test]
+fn what_cannot_be_told_apart_counts_in_full() {
+    for said in [&[shared()][..], &[shared(), shared()], &[Nonce::Unexplained, shared()]] {
+        assert_eq!(upto(&evidence(100, 10, said)), settled(Named::Nothing), "{said:?}");
+    }
+    let part = cashed(TX, &[(PAYEE, 1)]);
+    let why = Unproven::Contradiction;
+    assert_eq!(upto(&evidence(100, 10, &[shared(), part])), Verdict::Unclear { why });
+}
+
+#[test]
+fn a_receipt_over_an_upto_is_not_contradicted_by_a_dead_nonce() {
+    for (said, tx, block) in [(Nonce::Unused, None, 77), (cancelled(), Some(TX), 70)] {
+        let evidence = evidence(100, 10, &[said]);
+        let mut facts = of(UPTO, Standing::Claimed);
+        assert_eq!(verdict(&facts, &evidence), taken(tx, block, 0, Named::Nothing));
+        facts.claimed_tx = Some(OTHER_TX.to_string());
+        let named = Named::Otherwise(OTHER_TX.to_string());
+        assert_eq!(verdict(&facts, &evidence), taken(tx, block, 0, named));
+        // Without a receipt it is dead, as any other.
+        let open = verdict(&of(UPTO, Standing::Open), &evidence);
+        assert!(
+            matches!(open, Verdict::Expired { .. } | Verdict::Cancelled { .. }),
+            "{open:?}"
+        );
+    }
+    // A block of the deadline's own second still takes it.
+    let early = evidence(0, 10, &[Nonce::Unused]);
+    assert!(matches!(upto(&early), Verdict::Wait { .. }));
+}
+
+#[test]
+fn to_give_a_part_back_needs_what_a_release_needs() {
+    let part = cashed(TX, &[(PAYEE, 1)]);
+    let whole = paid();
+    let mut alone = evidence(100, 10, std::slice::from_ref(&part));
+    alone.configured = 2;
+    let why = Unproven::TooFewAnswers {
+        answers: 1,
+        configured: 2,
+    };
+    assert_eq!(upto(&alone), Verdict::Unclear { why });
+    alone.testimonies[0].nonce = whole.clone();
+    assert_eq!(upto(&alone), taken(Some(TX), 70, 10_000, Named::Nothing));
+    for vague in [Nonce::Unexplained, Nonce::NotFinal] {
+        let doubted = evidence(100, 10, &[part.clone(), vague.clone()]);
+        let why = Unproven::PartDoubted;
+        assert_eq!(upto(&doubted), Verdict::Unclear { why });
+        let whole = evidence(100, 10, &[vague, whole.clone()]);
+        assert_eq!(upto(&whole), taken(Some(TX), 70, 10_000, Named::Nothing));
+    }
+    let old = evidence(100, 3_601, &[part]);
+    let why = Unproven::OldHead { seconds: 3_601 };
+    assert_eq!(upto(&old), Verdict::Unclear { why });
+}
+
+#[test]
+fn a_memo_proves_as_an_authorization_does() {
+    let memo = |standing, said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(1, 10, said));
+    assert_eq!(memo(Standing::Open, &[paid()]), settled(Named::Nothing));
+    let verdict = memo(Standing::Open, &[cashed(TX, &[(PAYEE, 9_999)])]);
+    assert!(matches!(verdict, Verdict::Disputed { .. }), "{verdict:?}");
+    let head = block(DEADLINE + 1);
+    assert_eq!(memo(Standing::Open, &[Nonce::Unused]), Verdict::Expired { head });
+    let why = Dispute::NeverCashed;
+    assert_eq!(memo(Standing::Claimed, &[Nonce::Unused]), Verdict::Disputed { why });
+}
+
 fn any_nonce() -> impl Strategy<Value = Nonce> {
     let moved = prop::collection::vec((any::<bool>(), 9_999u64..10_002), 0..3);
     prop_oneof![
@@ -288,9 +463,19 @@ fn any_nonce() -> impl Strategy<Value = Nonce> {
             cashed(if tx { TX } else { OTHER_TX }, &moved)
         }),
         1 => Just(cancelled()),
+        1 => Just(shared()),
         1 => Just(Nonce::NotFinal),
         1 => Just(Nonce::Unexplained),
     ]
+}
+
+fn any_proof() -> impl Strategy<Value = Proof> {
+    prop::sample::select(&[
+        Proof::Authorization,
+        Proof::Permit2(Taking::Whole),
+        Proof::Permit2(Taking::UpTo),
+        Proof::Memo,
+    ])
 }
 
 fn any_evidence() -> impl Strategy<Value = Evidence> {
@@ -314,9 +499,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_096))]
 
     #[test]
-    fn nothing_is_freed_that_may_have_been_cashed(evidence in any_evidence(), is_claimed in any::<bool>()) {
+    fn nothing_is_freed_that_may_have_been_cashed(
+        evidence in any_evidence(),
+        is_claimed in any::<bool>(),
+        proof in any_proof(),
+    ) {
         let standing = if is_claimed { Standing::Claimed } else { Standing::Open };
-        let verdict = verdict(&facts(standing), &evidence);
+        let verdict = verdict(&of(proof, standing), &evidence);
         let said: Vec<&Nonce> = evidence.testimonies.iter().map(|testimony| &testimony.nonce).collect();
         let enough = !said.is_empty() && said.len() >= evidence.configured.min(2);
         if let Verdict::Expired { head } = &verdict {
@@ -335,8 +524,26 @@ proptest! {
             let shows = |nonce: &&Nonce| {
                 matches!(nonce, Nonce::Cashed { tx: of, moved, .. } if of == tx
                     && moved.contains(&Moved { to: PAYEE, amount: U256::from(10_000) }))
+                    || **nonce == shared()
             };
             prop_assert!(said.iter().any(shows) && !said.contains(&&Nonce::Unused));
+        }
+        if let Verdict::Taken { tx, taken, .. } = &verdict {
+            prop_assert_eq!(proof, UPTO);
+            prop_assert!(*taken <= facts(standing).amount);
+            // Never less than any node shows.
+            for nonce in &said {
+                if let Nonce::Cashed { moved, .. } = nonce {
+                    prop_assert!(moved.iter().all(|moved| moved.amount <= U256::from(taken.get())));
+                }
+            }
+            if *taken < facts(standing).amount {
+                prop_assert!(enough && said.iter().all(|nonce| *nonce == said[0] && **nonce != shared()));
+            }
+            if tx.is_none() {
+                let past = matches!(evidence.head, Head::Agreed(head) if head.timestamp > DEADLINE);
+                prop_assert!(past && is_claimed && said.iter().all(|nonce| **nonce == Nonce::Unused));
+            }
         }
         if let Verdict::Wait { until } = &verdict {
             prop_assert!(*until > evidence.now);
@@ -344,7 +551,8 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_the_nodes_plays_no_part(mut evidence in any_evidence(), turn in 0usize..4) {
+    fn the_order_of_the_nodes_plays_no_part(mut evidence in any_evidence(), turn in 0usize..4, proof in any_proof()) {
+        let open = |evidence: &Evidence| verdict(&of(proof, Standing::Open), evidence);
         let before = open(&evidence);
         let turn = turn.min(evidence.testimonies.len());
         evidence.testimonies.rotate_left(turn);

@@ -3,12 +3,24 @@
 use alloy_primitives::{Address, B256, U256, hex};
 use serde_json::{Value, json};
 
-use super::super::{Event, Log};
+use super::super::{Event, Log, Sent};
 use super::{block, number};
 
 const TRANSFER: &str = "Transfer(address,address,uint256)";
 const USED: &str = "AuthorizationUsed(address,bytes32)";
 const CANCELED: &str = "AuthorizationCanceled(address,bytes32)";
+const MEMO: &str = "TransferWithMemo(address,address,uint256,bytes32)";
+const INVALIDATED: &str = "UnorderedNonceInvalidation(address,uint256,uint256)";
+/// `nonceBitmap(address,uint256)`
+const NONCE_BITMAP: [u8; 4] = [0x4f, 0xe0, 0x2b, 0x44];
+
+/// What a token moved.
+#[derive(Clone, Copy)]
+pub struct Transferred {
+    pub from: Address,
+    pub to: Address,
+    pub value: u64,
+}
 
 #[derive(Clone)]
 pub struct Chain {
@@ -22,6 +34,10 @@ pub struct Chain {
     /// Longest range of blocks that `eth_getLogs` takes.
     pub range: u64,
     pub logs: Vec<Log>,
+    /// Blocks in which Permit2 took a nonce of an owner.
+    pub permits: Vec<(u64, Address, B256)>,
+    /// What was sent as which transaction.
+    pub sent: Vec<(B256, Sent)>,
 }
 
 impl Chain {
@@ -34,6 +50,8 @@ impl Chain {
             state_since: 0,
             range: u64::MAX,
             logs: Vec::new(),
+            permits: Vec::new(),
+            sent: Vec::new(),
         }
     }
 
@@ -55,6 +73,17 @@ impl Chain {
         }
     }
 
+    /// Takes through Permit2, under each nonce what it says, all in one transaction.
+    pub fn take(&mut self, tx: B256, token: Address, taken: &[(B256, Transferred)], sent: Sent) {
+        let block = sent.block;
+        for (nonce, Transferred { from, to, value }) in taken {
+            self.permits.push((block, *from, *nonce));
+            let (from, to, value) = (*from, *to, U256::from(*value));
+            self.mine(block, tx, token, &[Event::Transfer { from, to, value }]);
+        }
+        self.sent.push((tx, sent));
+    }
+
     pub fn answer(&self, method: &str, params: &Value) -> Value {
         match method {
             "eth_chainId" => json!({ "result": format!("{:#x}", self.id) }),
@@ -62,7 +91,8 @@ impl Chain {
                 number if number <= self.newest => json!({ "result": block(number, self.time(number)) }),
                 _ => json!({ "result": null }),
             },
-            "eth_call" => self.authorization_state(&params[0]["data"], self.number(&params[1])),
+            "eth_call" => self.call(&params[0]["data"], self.number(&params[1])),
+            "eth_getTransactionByHash" => self.transaction(&params[0]),
             "eth_getLogs" => self.matching(&params[0]),
             "eth_getTransactionReceipt" => self.receipt(&params[0]),
             _ => json!({ "error": { "code": -32601, "message": "no such method" } }),
@@ -77,11 +107,49 @@ impl Chain {
         }
     }
 
-    fn authorization_state(&self, data: &Value, at: u64) -> Value {
+    fn call(&self, data: &Value, at: u64) -> Value {
         if at < self.state_since || at > self.newest {
             return json!({ "error": { "code": -32000, "message": "missing trie node 00" } });
         }
         let data = hex::decode(data.as_str().unwrap()).unwrap();
+        match data.starts_with(&NONCE_BITMAP) {
+            true => self.nonce_bitmap(&data, at),
+            false => self.authorization_state(&data, at),
+        }
+    }
+
+    fn nonce_bitmap(&self, data: &[u8], at: u64) -> Value {
+        let (owner, word) = (Address::from_slice(&data[16..36]), U256::from_be_slice(&data[36..]));
+        let mut bits = U256::ZERO;
+        for (block, of, nonce) in &self.permits {
+            let nonce = U256::from_be_bytes(nonce.0);
+            if *block <= at && *of == owner && nonce >> 8 == word {
+                bits.set_bit(usize::from(nonce.byte(0)), true);
+            }
+        }
+        for log in self.logs.iter().filter(|log| log.block <= at) {
+            match log.event {
+                Event::NoncesInvalidated {
+                    owner: of,
+                    word: at,
+                    mask,
+                } if (of, at) == (owner, word) => bits |= mask,
+                _ => {}
+            }
+        }
+        json!({ "result": B256::from(bits) })
+    }
+
+    fn transaction(&self, tx: &Value) -> Value {
+        match self.sent.iter().find(|(hash, _)| json!(hash) == *tx) {
+            None => json!({ "result": null }),
+            Some((hash, Sent { block, to, input })) => json!({ "result": {
+                "hash": hash, "blockNumber": format!("{block:#x}"), "to": to, "input": input, "value": "0x0",
+            } }),
+        }
+    }
+
+    fn authorization_state(&self, data: &[u8], at: u64) -> Value {
         let (wallet, of) = (Address::from_slice(&data[16..36]), B256::from_slice(&data[36..]));
         let spent = self
             .logs
@@ -90,7 +158,7 @@ impl Chain {
             .any(|log| match log.event {
                 Event::AuthorizationUsed { authorizer, nonce } => (authorizer, nonce) == (wallet, of),
                 Event::AuthorizationCanceled { authorizer, nonce } => (authorizer, nonce) == (wallet, of),
-                Event::Transfer { .. } => false,
+                _ => false,
             });
         json!({ "result": format!("0x{:064x}", u8::from(spent)) })
     }
@@ -147,6 +215,14 @@ pub fn log_json(log: &Log) -> Value {
             vec![signature(CANCELED), authorizer.into_word(), nonce],
             "0x".to_owned(),
         ),
+        Event::TransferWithMemo { from, to, value, memo } => (
+            vec![signature(MEMO), from.into_word(), to.into_word(), memo],
+            B256::from(value).to_string(),
+        ),
+        Event::NoncesInvalidated { owner, word, mask } => (
+            vec![signature(INVALIDATED), owner.into_word()],
+            hex::encode_prefixed([B256::from(word).0, B256::from(mask).0].concat()),
+        ),
     };
     json!({
         "address": log.token,
@@ -168,5 +244,14 @@ pub fn cashing(from: Address, nonce: B256, to: Address, value: u64) -> [Event; 2
             nonce,
         },
         Event::Transfer { from, to, value },
+    ]
+}
+
+/// A `Transfer`, and Tempo's event that tells the memo of it.
+pub fn memoed(from: Address, memo: B256, to: Address, value: u64) -> [Event; 2] {
+    let value = U256::from(value);
+    [
+        Event::Transfer { from, to, value },
+        Event::TransferWithMemo { from, to, value, memo },
     ]
 }

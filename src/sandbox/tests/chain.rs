@@ -13,7 +13,7 @@ use super::{NOW, Options, Sandbox};
 use crate::assets::Network;
 use crate::clock::ManualClock;
 use crate::money::Atoms;
-use crate::reconcile::{Facts, Finality, Named, Standing, Verdict, outflows, verdict};
+use crate::reconcile::{Facts, Finality, Named, Proof, Standing, Verdict, outflows, verdict};
 use crate::rpc::Node;
 use crate::sandbox::authorization::Authorization;
 use crate::sandbox::token;
@@ -29,6 +29,7 @@ fn facts(authorization: &Authorization) -> Facts {
         payee: authorization.to,
         amount: authorization.value,
         nonce: authorization.nonce,
+        proof: Proof::Authorization,
         armed_at: NOW,
         valid_before: authorization.valid_before,
         standing: Standing::Open,
@@ -90,9 +91,15 @@ async fn what_was_sold_and_what_was_not_can_be_proven() {
 
     let left = async |known: bool| {
         let blocks = NOW - 600..=NOW + 61;
-        let left = outflows(&tls, NETWORK, &nodes, payer.address(), blocks, |nonce, _| {
-            known && *nonce == paid.nonce
-        });
+        let left = outflows(
+            &tls,
+            NETWORK,
+            &nodes,
+            payer.address(),
+            blocks,
+            |nonce, _| known && *nonce == paid.nonce,
+            None,
+        );
         let left = left.await;
         assert_eq!(left.searched_by, 1, "{left:?}");
         left.found

@@ -11,7 +11,7 @@ use crate::support::bursar::bin;
 use crate::support::seller;
 
 /// The members of Ruling 59, in order.
-const MEMBERS: [&str; 24] = [
+const MEMBERS: [&str; 25] = [
     "id",
     "state",
     "by",
@@ -27,6 +27,7 @@ const MEMBERS: [&str; 24] = [
     "amount",
     "amount_decimal",
     "usd",
+    "taken",
     "payee",
     "nonce",
     "valid_before",

@@ -168,6 +168,18 @@ pub fn send(rpc: &str, from: &str, to: &str, data: &str) {
     }
 }
 
+/// Sends a transaction from the wallet, which gets the ether for it.
+pub fn send_as(lab: &Lab, wallet: &str, to: &str, data: &str) -> String {
+    rpc(lab, "anvil_setBalance", json!([wallet, "0xde0b6b3a7640000"]));
+    rpc(lab, "anvil_impersonateAccount", json!([wallet]));
+    let sent = rpc(
+        lab,
+        "eth_sendTransaction",
+        json!([{ "from": wallet, "to": to, "data": data }]),
+    );
+    sent.as_str().unwrap().to_owned()
+}
+
 /// Where a seller listens.
 pub fn site(url: &str) -> SocketAddr {
     let port = url.rsplit_once(':').unwrap().1;

@@ -12,6 +12,8 @@ use super::origin::{Origin, Seen, Speaks, answer, certificate};
 pub enum Mood {
     /// Everything that was mined is final.
     Final,
+    /// As the chain itself has it: anvil calls final what lies 64 blocks back.
+    Slow,
     /// As `Final`, and it has never seen a payment.
     Denying,
     /// 503 to everything.
@@ -25,15 +27,20 @@ pub struct Node {
 
 impl Node {
     pub async fn of(lab: &Lab, mood: Mood) -> Self {
+        Self::before(&lab.rpc, mood).await
+    }
+
+    /// In front of the chain at that URL.
+    pub async fn before(rpc: &str, mood: Mood) -> Self {
         let mood = Arc::new(Mutex::new(mood));
-        let (now, url) = (mood.clone(), lab.rpc.clone());
+        let (now, url) = (mood.clone(), rpc.to_owned());
         let script = move |request: Seen| {
             let (mood, url) = (*now.lock().unwrap(), url.clone());
             async move {
                 let question: Value = serde_json::from_slice(&request.body).unwrap();
                 match mood {
                     Mood::Down => answer(503, &[], "busy"),
-                    Mood::Final | Mood::Denying => {
+                    Mood::Final | Mood::Slow | Mood::Denying => {
                         let said = said(mood, &url, question).to_string();
                         answer(200, &[("content-type", "application/json")], said)
                     }
@@ -61,7 +68,7 @@ fn said(mood: Mood, url: &str, mut question: Value) -> Value {
         (Mood::Denying, "eth_getLogs") => json!([]),
         (Mood::Denying, "eth_getTransactionReceipt") => Value::Null,
         _ => {
-            if question["params"][0] == "finalized" {
+            if mood != Mood::Slow && question["params"][0] == "finalized" {
                 question["params"][0] = json!("latest");
             }
             return post(url, &question.to_string());
