@@ -54,6 +54,7 @@ pub mod via;
 
 // Core: pure, no sockets, no clock, no Tokio.
 pub mod account;
+pub mod approval;
 pub mod assets;
 pub mod challenge;
 pub mod decode;
@@ -66,6 +67,7 @@ pub mod policy;
 pub mod ledger;
 
 // Rim: acts.
+pub mod approve;
 pub mod balances;
 pub mod pay;
 pub mod post;

@@ -1,0 +1,78 @@
+//! A person's decision about one payment: what is asked ([`Intent`], [`Question`]) and what comes back ([`Evidence`]). Pure; who
+//! asks is in `approve/`.
+//!
+//! One approval is for one intent. An agent never sees the code that stands in the question, and never brings evidence: that is
+//! fetched by the proxy itself, over the handle it got when it asked (digest §8.2).
+
+pub mod intent;
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::Rid;
+pub use intent::{Code, Intent};
+
+/// What one approver is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The approval's id; of the same form as a payment's.
+    pub id: Rid,
+    pub intent: Intent,
+    /// Up to 200 characters: who pays how much to which host, and the code (digest §8.4).
+    pub sentence: String,
+    /// The same in up to 20 characters of the narrowest alphabet.
+    pub compact: String,
+    /// What the payment counts as, in US cents, rounded up.
+    pub usd_cents: u64,
+    /// How long the approver may take.
+    pub ttl: Duration,
+}
+
+/// An answer that a backend has verified. What proves it is in `proof`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub kind: EvidenceKind,
+    /// Who answered, as the backend names them: a token's `sub`, a KEYRA user, a local account.
+    pub approver: String,
+    pub decided_at: Timestamp,
+    /// After this it must not be used any more.
+    pub good_until: Option<Timestamp>,
+    /// SHA-256 of what makes it single use: issuer and `jti`, or the challenge's id (digest §10).
+    pub replay_key: String,
+    /// What an auditor needs to check it again: the token and the key that signed it, or the answers of the service. JSON.
+    pub proof: serde_json::Value,
+}
+
+/// How much an answer proves, strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvidenceKind {
+    /// A token that the issuer signed.
+    SignedToken,
+    /// KEYRA has verified the approver's attestation, and only its word says so.
+    KeyraVerified,
+    /// KEYRA says "approved".
+    KeyraStatus,
+    /// Somebody with the code and access to this machine's socket.
+    Operator,
+}
+
+impl EvidenceKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SignedToken => "signed_token",
+            Self::KeyraVerified => "keyra_verified",
+            Self::KeyraStatus => "keyra_status",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl fmt::Display for EvidenceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,59 @@
+//! Asking a person: the backends, behind one trait. A backend turns a question into a handle, and later into evidence that the proxy
+//! itself has verified; "approved" by a library's word is never enough (approvals digest §1).
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use crate::approval::{Evidence, Question};
+
+/// What a backend's method answers.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A question that has reached its approver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// By which the backend knows it. Not a secret of the approver's, but nobody else's affair either.
+    pub handle: String,
+    pub expires_at: Timestamp,
+    /// Between two looks, by the backend's own word; grows when it asks for that.
+    pub interval: Duration,
+    /// Looks in a row that brought no answer: timeouts, 5xx.
+    pub failures: u32,
+}
+
+/// How it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Look again after so long, counted from the moment of this look.
+    Pending {
+        wait: Duration,
+    },
+    Approved(Box<Evidence>),
+    Denied,
+    Expired,
+    Failed(Failure),
+}
+
+/// Why there will be no answer. Never the fault of the person asked.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{code}")]
+pub struct Failure {
+    /// A stable code of ours, such as `token_rejected:wrong_subject`, `start_unknown`, `invalid_client`.
+    pub code: String,
+    /// Whether asking anew may help.
+    pub retryable: bool,
+}
+
+/// Who carries a question to a person.
+pub trait Backend: Send + Sync + 'static {
+    /// As bursar.toml names it.
+    fn name(&self) -> &'static str;
+
+    fn start<'a>(&'a self, question: &'a Question) -> Reply<'a, Result<Asked, Failure>>;
+
+    /// Looks how a question stands. `asked` carries interval and failures from one look to the next.
+    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing>;
+}
