@@ -127,7 +127,7 @@ fn the_demo_pays_is_refused_and_leaves_nothing_behind() {
         "403 Forbidden",
         "agents.demo.per_transaction",
         "0.01 USDC  demo         https://localhost/v2/quote",
-        "0.5 USD   demo         https://localhost/mpp/report",
+        "0.50 USD   demo         https://localhost/mpp/report",
         "25.00 USD   demo         localhost by agents.demo.per_transaction",
         "0.50 USD   demo         localhost by agents.demo.day",
         "99.99 sandbox USDC now",
