@@ -38,6 +38,11 @@ pub enum Code {
     SigningFailed,
     PaymentDeclined,
     TokenUnavailable,
+    ApprovalPending,
+    ApprovalDenied,
+    ApprovalExpired,
+    ApprovalFailed,
+    ApprovalBusy,
     AnswerLost,
     AnswerLate,
     PaymentInDoubt,
@@ -48,7 +53,7 @@ pub enum Code {
 }
 
 impl Code {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 28] = [
         Self::BadRequest,
         Self::ProxyAuthentication,
         Self::Loop,
@@ -65,6 +70,11 @@ impl Code {
         Self::SigningFailed,
         Self::PaymentDeclined,
         Self::TokenUnavailable,
+        Self::ApprovalPending,
+        Self::ApprovalDenied,
+        Self::ApprovalExpired,
+        Self::ApprovalFailed,
+        Self::ApprovalBusy,
         Self::AnswerLost,
         Self::AnswerLate,
         Self::PaymentInDoubt,
@@ -186,6 +196,36 @@ impl Code {
                 "proxy_internal_error",
                 "Stripe issued no token, so nothing was paid",
             ),
+            Self::ApprovalPending => (
+                "approval-pending",
+                StatusCode::SERVICE_UNAVAILABLE,
+                DENIED,
+                "A person has yet to approve this payment",
+            ),
+            Self::ApprovalDenied => (
+                "approval-denied",
+                StatusCode::FORBIDDEN,
+                DENIED,
+                "A person has denied this payment",
+            ),
+            Self::ApprovalExpired => (
+                "approval-expired",
+                StatusCode::SERVICE_UNAVAILABLE,
+                DENIED,
+                "Nobody decided about this payment in time",
+            ),
+            Self::ApprovalFailed => (
+                "approval-failed",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "proxy_internal_error",
+                "Nobody could be asked about this payment",
+            ),
+            Self::ApprovalBusy => (
+                "approval-busy",
+                StatusCode::SERVICE_UNAVAILABLE,
+                DENIED,
+                "Too much is being asked of the approver",
+            ),
             Self::AnswerLost => (
                 "answer-lost",
                 StatusCode::BAD_GATEWAY,
@@ -306,6 +346,22 @@ impl Problem {
     pub fn payment(mut self, rid: Rid) -> Self {
         self.0.members.insert("payment".into(), rid.to_string().into());
         self.0.payment = Some(rid);
+        self
+    }
+
+    /// Another status than the code's own, where bursar.toml sets one.
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.0.status = status;
+        self
+    }
+
+    /// The question that a person is asked, by its id, and until when it stands.
+    pub fn approval(mut self, id: Rid, expires_at: Option<Timestamp>) -> Self {
+        let members = &mut self.0.members;
+        members.insert("approval_id".into(), id.to_string().into());
+        if let Some(at) = expires_at {
+            members.insert("expires_at".into(), at.to_string().into());
+        }
         self
     }
 

@@ -1,6 +1,8 @@
 //! Asking a person: the backends, behind one trait. A backend turns a question into a handle, and later into evidence that the proxy
 //! itself has verified; "approved" by a library's word is never enough (approvals digest §1).
 
+pub mod operator;
+
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -32,9 +34,16 @@ pub enum Standing {
         wait: Duration,
     },
     Approved(Box<Evidence>),
-    Denied,
+    Denied(Denial),
     Expired,
     Failed(Failure),
+}
+
+/// A person said no, as far as the backend tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Denial {
+    pub by: Option<String>,
+    pub why: Option<String>,
 }
 
 /// Why there will be no answer. Never the fault of the person asked.
@@ -56,4 +65,7 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Looks how a question stands. `asked` carries interval and failures from one look to the next.
     fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing>;
+
+    /// Nobody waits for the answer any more: it came too late, or the payment is gone.
+    fn close(&self, _: &Question) {}
 }

@@ -39,6 +39,7 @@ pub enum Course {
 }
 
 /// What is to be bought, and what it is charged to.
+#[derive(Clone)]
 pub struct Intent {
     pub offer: Offer,
     pub plan: Plan,
@@ -117,20 +118,34 @@ pub fn decide_again(
     body_sha256: &[u8; 32],
     mut intent: Intent,
 ) -> Course {
-    let (now, second) = (proxy.ledger.now(), clock::unix_second(proxy.clock.now()));
+    let second = clock::unix_second(proxy.clock.now());
     let dropped = intent
         .offers
         .keep(|offer| challenge::still_payable(offer, body_sha256, second));
     if let (true, Some(why)) = (intent.offers.payable().is_empty(), dropped) {
         return Course::PassOn(why.code());
     }
-    let same_offers = dropped.is_none();
-    let same_limits = proxy.rules.current().1 == intent.policy_gen;
-    let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
-    if same_offers && same_limits && !intent.plan.charges.iter().any(has_ended) {
+    if dropped.is_none() && still_holds(proxy, &intent) {
         return Course::Buy(Box::new(intent));
     }
     decide(proxy, agent, origin, method, intent.offers)
+}
+
+/// Whether what was decided would be decided now: the same limits, windows that have not ended, the same price.
+pub fn still_holds(proxy: &Proxy, intent: &Intent) -> bool {
+    let Intent {
+        offer,
+        plan,
+        limits,
+        policy_gen,
+        ..
+    } = intent;
+    let now = proxy.ledger.now();
+    let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
+    proxy.rules.current().1 == *policy_gen
+        && !plan.charges.iter().any(has_ended)
+        // A rate holds to its last day.
+        && limits.price(offer, now) == Some(plan.usd)
 }
 
 /// What else of the same 402 may be bought, should the chosen offer be `gone`: answered already, say, or expired. Nothing has
@@ -172,7 +187,10 @@ fn purchase<'a>(proxy: &Proxy, agent: &'a AgentName, origin: &'a Origin, method:
         merchant: origin.authority.host.as_str(),
         method,
         now: proxy.ledger.now(),
-        approvals: Approvals::None,
+        approvals: match proxy.questions {
+            Some(_) => Approvals::Asked,
+            None => Approvals::None,
+        },
     }
 }
 

@@ -121,11 +121,15 @@ impl Home {
     pub fn credentials(&self) -> PathBuf {
         self.private().join("credentials")
     }
-    /// How far the chains have been searched for money that left the wallet without us. Can be lost.
+    /// Tokens that Stripe issued, until nothing can be asked about them any more.
     pub fn tokens(&self) -> PathBuf {
         self.private().join("tokens")
     }
-
+    /// What persons were asked about payments, and what they answered (Ruling 46).
+    pub fn approvals(&self) -> PathBuf {
+        self.private().join("approvals")
+    }
+    /// How far the chains have been searched for money that left the wallet without us. Can be lost.
     pub fn reconciled(&self) -> PathBuf {
         self.private().join("reconciled.json")
     }

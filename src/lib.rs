@@ -71,6 +71,7 @@ pub mod approve;
 pub mod balances;
 pub mod pay;
 pub mod post;
+pub mod questions;
 pub mod reconcile;
 pub mod rpc;
 pub mod stripe;

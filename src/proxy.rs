@@ -35,6 +35,7 @@ use crate::idle::{Busy, Rewind, Watched};
 use crate::ledger::Ledger;
 use crate::logins::{Login, Logins};
 use crate::pay::{Payers, Permissions};
+use crate::questions::Questions;
 use crate::reconcile::Reconciler;
 use crate::rules::Rules;
 use crate::tls::AlpnOffer;
@@ -55,6 +56,8 @@ pub struct Proxy {
     pub reconciler: Arc<Reconciler>,
     pub payers: Payers,
     pub permissions: Permissions,
+    /// Only if bursar.toml says who is asked.
+    pub questions: Option<Questions>,
     pub networks: BTreeSet<Network>,
     /// Those of them for which bursar.toml names a node.
     pub proven: BTreeSet<Network>,

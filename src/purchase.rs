@@ -1,6 +1,10 @@
 //! A purchase that the limits allow: reserve, sign, and send what was signed (`presentation.rs`).
 //!
+//! What a person must approve first is in `approval.rs`.
+//!
 //! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it.
+
+mod approval;
 
 use std::sync::Arc;
 
@@ -8,6 +12,7 @@ use alloy_primitives::B256;
 use http::request::Parts;
 use http::{HeaderName, Request, Response};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::answer::{self, Code, Problem};
 use crate::body::{AnswerBody, Relay, Replay};
@@ -48,6 +53,7 @@ pub async fn run(
         replay,
         intent,
         claim,
+        asked_at: Instant::now(),
     };
     let (hand_over, answer) = oneshot::channel();
     proxy.tasks.spawn(purchase.run(unpaid, hand_over));
@@ -66,6 +72,8 @@ struct Purchase {
     intent: Intent,
     /// On the agent's `Idempotency-Key`, until what is bought under it is known to repeats.
     claim: Option<Claim>,
+    /// When the 402 was read that the intent came from.
+    asked_at: Instant,
 }
 
 /// Why there is no reservation.
@@ -75,6 +83,14 @@ enum NotBought {
     OfferGone(Why),
     /// Another proxy on these books has published other limits.
     LimitsReplaced,
+    /// This is decided now: other limits, other windows.
+    Reconsidered(Box<Intent>),
+    /// The site was asked once more, and this is what it wants now.
+    AskedAgain(Box<Intent>),
+    /// The site was asked once more, and it wants no money any more.
+    Free(Box<Response<AnswerBody>>),
+    /// The agent has hung up before anything was signed.
+    AgentGone,
 }
 
 /// What the agent gets instead of what it asked for.
@@ -91,7 +107,7 @@ impl From<Problem> for NotBought {
 }
 
 impl Purchase {
-    async fn run(mut self, mut unpaid: Response<Relay>, agent: oneshot::Sender<Answer>) {
+    async fn run(mut self, mut unpaid: Response<Relay>, mut agent: oneshot::Sender<Answer>) {
         // An agent that has gone before anything was promised wants nothing any more.
         if agent.is_closed() {
             return;
@@ -99,7 +115,13 @@ impl Purchase {
         // Once: a proxy whose operator has not followed stays behind.
         let mut decided_again = false;
         let (reservation, permission) = loop {
-            let reserved = match self.permitted().await {
+            let reserved = match self.intent.plan.threshold {
+                Some(_) => {
+                    // Nothing is kept open towards the site while a person decides.
+                    unpaid = drain(unpaid).await;
+                    self.approved(&mut agent).await
+                }
+                None => match self.permitted().await {
                 Ok((reserve, permission)) => {
                     // The journal's disk and the rest of the 402 are waited for at the same time.
                     let (reserved, drained) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
@@ -112,6 +134,7 @@ impl Purchase {
                         })
                 }
                 Err(not_bought) => Err(not_bought),
+                },
             };
             let next = match reserved {
                 Ok(allowed) => break allowed,
@@ -121,6 +144,17 @@ impl Purchase {
                     decided_again = true;
                     self.decided_again().await
                 }
+                Err(NotBought::Reconsidered(intent)) => Ok(Self {
+                    intent: *intent,
+                    ..self
+                }),
+                Err(NotBought::AskedAgain(intent)) => Ok(Self {
+                    intent: *intent,
+                    asked_at: Instant::now(),
+                    ..self
+                }),
+                Err(NotBought::Free(response)) => return drop(agent.send(Ok(*response))),
+                Err(NotBought::AgentGone) => return,
             };
             match next {
                 Ok(purchase) => self = purchase,
@@ -218,25 +252,22 @@ impl Purchase {
 
     /// Everything the ledger fixes before a signature exists: terms, charges, nonce, validity.
     fn reserve(&self) -> Result<Reserve, NotBought> {
+        let arm = self.arm()?;
+        let hold = self.hold()?;
+        Ok(Reserve { hold, arm })
+    }
+
+    fn hold(&self) -> Result<Hold, NotBought> {
         let Intent {
             offer,
             plan,
             policy_gen,
             ..
         } = &self.intent;
-        let from = self.proxy.payers.account(offer.asset);
-        let (Some(from), Ok(nonce), Ok(entropy)) = (from, nonce(offer), clock::random::<10>()) else {
-            let detail = "The operating system gave no random bytes; nothing was paid.";
-            return Err(Problem::new(Code::SigningFailed, detail).into());
-        };
         let now = self.proxy.clock.now();
-        // Waiting for an upload or for another request under the same key can have outlived the challenge.
-        let valid_before = offer.valid_before(clock::unix_second(now), plan.max_validity_s);
-        let Some(valid_before) = valid_before else {
-            return Err(NotBought::OfferGone(Why::ChallengeExpired));
-        };
+        let entropy = clock::random::<10>().map_err(|_| no_random_bytes())?;
         let origin = self.lane.origin();
-        let hold = Hold {
+        Ok(Hold {
             rid: Rid::new(now, entropy),
             agent: self.lane.agent().as_str().to_owned(),
             group: plan.group.as_deref().map(str::to_owned),
@@ -250,15 +281,28 @@ impl Purchase {
             idempotency: self.claim.as_ref().map(|claim| claim.key().bytes()),
             offer_sha256: offer.sha256,
             others: self.intent.others(self.proxy.ledger.now()),
+        })
+    }
+
+    fn arm(&self) -> Result<Arm, NotBought> {
+        let Intent { offer, plan, .. } = &self.intent;
+        let from = self.proxy.payers.account(offer.asset);
+        let (Some(from), Ok(nonce)) = (from, nonce(offer)) else {
+            return Err(no_random_bytes());
+        };
+        // Waiting for an upload or for another request under the same key can have outlived the challenge.
+        let now = clock::unix_second(self.proxy.clock.now());
+        let valid_before = offer.valid_before(now, plan.max_validity_s);
+        let Some(valid_before) = valid_before else {
+            return Err(NotBought::OfferGone(Why::ChallengeExpired));
         };
         // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
-        let arm = Arm {
+        Ok(Arm {
             from,
             nonce,
             valid_after: 0,
             valid_before,
-        };
-        Ok(Reserve { hold, arm })
+        })
     }
 
     fn not_reserved(&self, error: ReserveError) -> NotBought {
@@ -310,17 +354,34 @@ impl Purchase {
 
     /// With what has to be asked before money is set aside.
     async fn permitted(&self) -> Result<(Reserve, Permission), NotBought> {
-        let (proxy, offer) = (&self.proxy, &self.intent.offer);
-        let permission = match proxy.payers.address() {
-            None => Permission::Granted,
-            Some(owner) => {
-                let (reconciler, patience) = (&proxy.reconciler, proxy.config.timeouts.settle_wait);
-                let (nodes, tls) = (&reconciler.nodes, &reconciler.tls);
-                let asked = proxy.permissions.of(offer, owner, nodes, tls, patience);
-                asked.await.map_err(NotBought::OfferGone)?
-            }
-        };
+        let permission = self.permission().await?;
+        // Nodes may have been asked and another payment waited for: what was decided before that is decided for now.
+        if !consider::still_holds(&self.proxy, &self.intent) {
+            return Err(self.reconsidered());
+        }
         Ok((self.reserve()?, permission))
+    }
+
+    /// The same offers under the limits and in the windows of now.
+    fn reconsidered(&self) -> NotBought {
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let (method, sha256) = (&self.head.method, &self.replay.sha256);
+        match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone()) {
+            Course::Buy(intent) => NotBought::Reconsidered(intent),
+            Course::Refuse(problem) => NotBought::Declined(Declined::Refuse(problem)),
+            Course::PassOn(why) => NotBought::Declined(Declined::PassOn(why)),
+        }
+    }
+
+    async fn permission(&self) -> Result<Permission, NotBought> {
+        let (proxy, offer) = (&self.proxy, &self.intent.offer);
+        let Some(owner) = proxy.payers.address() else {
+            return Ok(Permission::Granted);
+        };
+        let (reconciler, patience) = (&proxy.reconciler, proxy.config.timeouts.settle_wait);
+        let (nodes, tls) = (&reconciler.nodes, &reconciler.tls);
+        let asked = proxy.permissions.of(offer, owner, nodes, tls, patience);
+        asked.await.map_err(NotBought::OfferGone)
     }
 
     async fn pay(
@@ -389,6 +450,11 @@ fn terms(offer: &Offer, usd: MicroUsd) -> Terms {
         payee: offer.payee.clone(),
         clause: offer.clause,
     }
+}
+
+fn no_random_bytes() -> NotBought {
+    let detail = "The operating system gave no random bytes; nothing was paid.";
+    Problem::new(Code::SigningFailed, detail).into()
 }
 
 /// The 402 as it came, with the reason beside it.

@@ -11,6 +11,12 @@ use crate::challenge::{Offer, Protocol};
 
 /// Put in front of what is hashed, so that the hash is of nothing else.
 const DOMAIN: &[u8] = b"agent-pay-approval/v1\n";
+const BODY_HASH: &str = "body_hash";
+/// All but the body's hash are always there.
+const MEMBERS: [&str; 14] = [
+    "agent", "amount", "approver", "asset", BODY_HASH, "currency", "decimals", "host", "method", "network", "payee",
+    "protocol", "resource", "scheme",
+];
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const LONGEST_SENTENCE: usize = 200;
 const LONGEST_COMPACT: usize = 20;
@@ -62,9 +68,21 @@ impl Intent {
             ("scheme", offer.rail.scheme().to_owned()),
         ]);
         if let Some(sha256) = asked.body_sha256 {
-            members.insert("body_hash", alloy_primitives::hex::encode(sha256));
+            members.insert(BODY_HASH, alloy_primitives::hex::encode(sha256));
         }
         Self(members)
+    }
+
+    /// As `private/approvals` has it; `None` unless the members are exactly those that there are.
+    pub fn recorded(members: &BTreeMap<String, String>) -> Option<Self> {
+        let named = MEMBERS.iter().filter_map(|name| Some((*name, members.get(*name)?.clone())));
+        let intent: BTreeMap<_, _> = named.collect();
+        let has_all = MEMBERS.iter().all(|name| *name == BODY_HASH || intent.contains_key(name));
+        (has_all && intent.len() == members.len()).then_some(Self(intent))
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))
     }
 
     pub fn member(&self, name: &str) -> Option<&str> {

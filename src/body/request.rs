@@ -85,6 +85,12 @@ pub struct Replay {
     pub sha256: [u8; 32],
 }
 
+impl Replay {
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
 /// Why a body cannot be replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotReplayable {

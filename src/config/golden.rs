@@ -302,7 +302,7 @@ api_base = "http://api.stripe.com"
 bursar.toml:3:11: approval.backend: there is no "ciba" in this version
   3 | backend = "ciba"
     |           ^^^^^^
-  Write "none": what needs approval is refused.
+  Write "operator", who is asked by `bursar pending`, or "none": then what needs approval is refused.
 
 bursar.toml:5:7: store.url: a password stands in it
   5 | url = …

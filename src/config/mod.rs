@@ -4,6 +4,7 @@
 //! place, and whoever held the old values keeps them. Unknown keys are mistakes.
 
 pub mod alerts;
+pub mod approval;
 mod diagnose;
 #[cfg(test)]
 mod examples;

@@ -19,6 +19,7 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::alerts::Alerts;
+use super::approval::Approval;
 use super::diagnose::{Confidence, ConfigError, Document};
 use super::secret::SecretSource;
 use super::section::Section;
@@ -37,7 +38,7 @@ pub struct Config {
     /// (Ruling 21).
     pub networks: BTreeMap<Network, Vec<RpcUrl>>,
     pub stripe: Option<Stripe>,
-    pub approval: ApprovalBackend,
+    pub approval: Approval,
     pub store: Store,
     pub alerts: Alerts,
     pub timeouts: Timeouts,
@@ -105,13 +106,6 @@ pub struct Stripe {
 /// An http or https URL. Providers put their keys into its path, so only its host is ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RpcUrl(Uri);
-
-/// Who is asked above `approval_above`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ApprovalBackend {
-    #[default]
-    None,
-}
 
 /// Where the books are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

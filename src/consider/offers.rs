@@ -9,6 +9,7 @@ use crate::ledger::text::Decimal;
 use crate::money::MicroUsd;
 use crate::policy::{Limits, Plan};
 
+#[derive(Clone)]
 pub struct Offers {
     /// What policy chooses among.
     payable: Vec<Offer>,

@@ -120,9 +120,14 @@ impl Limits {
         self.agents.keys().map(String::as_str)
     }
 
+    /// What this offer counts as, if finance has said what its currency counts for.
+    pub fn price(&self, offer: &Offer, now: jiff::Timestamp) -> Option<MicroUsd> {
+        self.rates.price(offer, now).ok()
+    }
+
     /// What the cheapest of these offers counts as; `None` if none has a price.
     pub fn cheapest(&self, offers: &[Offer], now: jiff::Timestamp) -> Option<MicroUsd> {
-        let prices = offers.iter().filter_map(|offer| self.rates.price(offer, now).ok());
+        let prices = offers.iter().filter_map(|offer| self.price(offer, now));
         prices.min()
     }
 

@@ -48,6 +48,16 @@ pub struct Purchase<'a> {
 pub enum Approvals {
     /// No backend: what needs approval is refused.
     None,
+    /// What needs approval is asked about.
+    Asked,
+}
+
+/// What makes a payment need a person's approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    /// Path in limits.toml, such as `agents.research.approval_above`.
+    pub rule: String,
+    pub limit: MicroUsd,
 }
 
 pub enum Decision {
@@ -59,7 +69,7 @@ pub enum Decision {
 }
 
 /// What to reserve and then to sign.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// Index into the offers that were given.
     pub offer: usize,
@@ -70,6 +80,8 @@ pub struct Plan {
     pub group: Option<Arc<str>>,
     /// The longest validity of the credential, in seconds.
     pub max_validity_s: u64,
+    /// A person must approve it first, and why.
+    pub threshold: Option<Threshold>,
     /// Every other offer that was given, in the order given.
     pub others: Vec<Unchosen>,
 }
@@ -144,8 +156,8 @@ fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decision {
     let mut cheapest = None;
     for offer in order {
         match bars_bid(limits, standing, purchase, &bids[offer]) {
-            Ok(price) => {
-                let mut plan = plan(limits, standing, purchase, offer, price);
+            Ok(allowed) => {
+                let mut plan = plan(limits, standing, purchase, offer, allowed);
                 plan.others = not_taken::beside(offer, limits, standing, purchase, bids);
                 return Decision::Pay(plan);
             }
@@ -191,26 +203,36 @@ fn bars_purchase(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>) 
     })
 }
 
+/// What one offer costs, and whether a person must approve it.
+struct Allowed {
+    price: MicroUsd,
+    threshold: Option<Threshold>,
+}
+
 /// What one offer costs, or what stands against it.
 fn bars_bid(
     limits: &Limits,
     standing: &Standing,
     purchase: &Purchase<'_>,
     bid: &Bid,
-) -> Result<MicroUsd, Box<Refusal>> {
+) -> Result<Allowed, Box<Refusal>> {
     if preference(limits, bid.rail).is_none() {
         let (rule, rail) = ("rails".to_owned(), bid.rail.name());
         let refusal = Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail);
         return Err(Box::new(refusal));
     }
     let price = bid.price.map_err(|why| Box::new(Refusal::no_price(why)))?;
-    let barred = limits
-        .levels(standing)
-        .find_map(|level| bars_at(level, purchase, bid, price));
-    barred.map_or(Ok(price), |refusal| Err(Box::new(refusal)))
+    let mut threshold = None;
+    for level in limits.levels(standing) {
+        if let Some(refusal) = bars_at(level, purchase.approvals, bid, price) {
+            return Err(Box::new(refusal));
+        }
+        threshold = threshold.or_else(|| passes(level, price));
+    }
+    Ok(Allowed { price, threshold })
 }
 
-fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid, price: MicroUsd) -> Option<Refusal> {
+fn bars_at(level: &Level, approvals: Approvals, bid: &Bid, price: MicroUsd) -> Option<Refusal> {
     let section = &level.section;
     let network = bid.asset.network();
     if level.networks.as_ref().is_some_and(|n| !n.contains(&network)) {
@@ -232,13 +254,27 @@ fn bars_at(level: &Level, purchase: &Purchase<'_>, bid: &Bid, price: MicroUsd) -
     if let Some(refusal) = listed(level, "payees", &level.payees, is, code, "payee", &bid.payee) {
         return Some(refusal);
     }
-    if let Some(limit) = level.per_transaction.filter(|&limit| price > limit) {
+    let can_be_asked = approvals == Approvals::Asked;
+    if let Some(limit) = level.per_transaction.filter(|&limit| price > limit)
+        && !(can_be_asked && level.over_limit == OverLimit::Ask)
+    {
         return Some(Refusal::per_transaction(level, limit, price));
     }
     let threshold = level.approval_above.filter(|&limit| price > limit)?;
-    match purchase.approvals {
-        Approvals::None => Some(Refusal::approval_unavailable(level, threshold, price)),
-    }
+    (!can_be_asked).then(|| Refusal::approval_unavailable(level, threshold, price))
+}
+
+/// The threshold of this level that an allowed price passes. What is over `per_transaction` is here only where the level asks.
+fn passes(level: &Level, price: MicroUsd) -> Option<Threshold> {
+    let keys = [
+        ("per_transaction", level.per_transaction),
+        ("approval_above", level.approval_above),
+    ];
+    keys.into_iter().find_map(|(key, limit)| {
+        let limit = limit.filter(|&limit| price > limit)?;
+        let rule = format!("{}.{key}", level.section);
+        Some(Threshold { rule, limit })
+    })
 }
 
 fn listed<T: std::fmt::Display>(
@@ -269,7 +305,8 @@ impl AssetName {
     }
 }
 
-fn plan(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, offer: usize, price: MicroUsd) -> Plan {
+fn plan(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, offer: usize, allowed: Allowed) -> Plan {
+    let Allowed { price, threshold } = allowed;
     let mut periods = limits.periods(purchase.now);
     let budgets = limits.levels(standing).flat_map(|level| &level.budgets);
     Plan {
@@ -278,6 +315,7 @@ fn plan(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, offer: us
         charges: budgets.map(|b| b.charge(price, &mut periods)).collect(),
         group: standing.group.as_ref().map(|g| g.name.clone()),
         max_validity_s: limits.max_validity_s,
+        threshold,
         others: Vec::new(),
     }
 }

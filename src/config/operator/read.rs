@@ -9,11 +9,11 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::{
-    AgentPayments, ApprovalBackend, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store,
+    AgentPayments, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store,
     Stripe, Timeouts, Upstream, WalletKey,
 };
 use crate::assets::{self, Network, Token};
-use crate::config::alerts;
+use crate::config::{alerts, approval};
 use crate::config::secret::SecretSource;
 use crate::config::section::{Entry, Hints, Section};
 use crate::policy::named_host;
@@ -28,7 +28,7 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
             .and_then(|e| wallet(e.holding_secrets().section()?, dir)),
         networks: top.section("networks").map(networks).unwrap_or_default(),
         stripe: top.take("stripe").and_then(|e| stripe(&e.holding_secrets())),
-        approval: top.section("approval").map(approval).unwrap_or_default(),
+        approval: top.section("approval").map(approval::approval).unwrap_or_default(),
         // The URL of a database holds its password.
         store: top
             .take("store")
@@ -337,20 +337,6 @@ fn rpc_url(item: &Entry<'_>) -> Option<RpcUrl> {
             "Write rpc = [\"https://rpc.example.com\"], or rpc = [] to do without proofs.".to_owned(),
         )
     })
-}
-
-fn approval(mut section: Section<'_>) -> ApprovalBackend {
-    if let Some(entry) = section.take("backend")
-        && let Some(other) = entry.text()
-        && other != "none"
-    {
-        entry.reject::<()>(
-            format!("approval.backend: there is no \"{other}\" in this version"),
-            "Write \"none\": what needs approval is refused.".to_owned(),
-        );
-    }
-    section.close(&[]);
-    ApprovalBackend::None
 }
 
 fn store(mut section: Section<'_>, dir: &Path) -> Store {

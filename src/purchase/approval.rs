@@ -1,0 +1,270 @@
+//! A purchase that a person must approve: the money is held, the question put, and only what was approved, on the terms that hold
+//! now, is armed (Rulings 39 to 43).
+
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use tokio::sync::oneshot;
+
+use super::{NotBought, Purchase, drain, terms};
+use crate::answer::{Code, Problem};
+use crate::approval::Intent as Question;
+use crate::approval::intent::Asked;
+use crate::approve::Denial;
+use crate::body::Progress;
+use crate::consider::{self, Course};
+use crate::exchange::unreachable;
+use crate::hop::{self, Upgrading};
+use crate::ledger::{Arming, Reservation};
+use crate::pay::Permission;
+use crate::presentation::Answer;
+use crate::questions::{NotAsked, Over, Questions, Stage, Taken, Wanted, Watching};
+use crate::upstream::stream;
+
+/// After so long the site is asked for its terms once more (Ruling 41).
+const FRESH: Duration = Duration::from_secs(30);
+/// When an agent should come back that was told to.
+const COME_BACK: Duration = Duration::from_secs(5);
+/// Who is asked, where limits.toml names nobody.
+const OPERATOR: &str = crate::approve::operator::NAME;
+
+impl Purchase {
+    /// Waits for a person's word as long as the agent's request may, then arms what was held.
+    pub(super) async fn approved(
+        &self,
+        agent: &mut oneshot::Sender<Answer>,
+    ) -> Result<(Reservation, Permission), NotBought> {
+        let Some(questions) = &self.proxy.questions else {
+            let detail = "A person would have to approve this payment, and nobody can be asked. Nothing was paid.";
+            return Err(Problem::new(Code::ApprovalFailed, detail).into());
+        };
+        let question = self.question();
+        let wanted = Wanted {
+            hold: self.hold()?,
+            amount: self.amount(),
+            intent: question.clone(),
+        };
+        let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
+        let hold = self.proxy.config.approval.hold;
+        let stage = tokio::select! {
+            stage = watching.decided(hold) => stage,
+            // The question goes on without it (Ruling 43).
+            () = agent.closed() => return Err(NotBought::AgentGone),
+            // Ruling 65.
+            () = self.proxy.stop.cancelled() => None,
+        };
+        match stage {
+            Some(Stage::Over(over)) => Err(self.over(&watching, over)),
+            Some(Stage::Approved { .. }) => match watching.take() {
+                Some(taken) => self.arm_approved(questions, taken, &question).await,
+                None => Err(taken_by_another(&watching).into()),
+            },
+            _ => Err(self.undecided(&watching).into()),
+        }
+    }
+
+    /// Dropped on any way out but the last, `taken` goes back: whoever asks next may use the approval.
+    async fn arm_approved(
+        &self,
+        questions: &Questions,
+        taken: Taken,
+        approved: &Question,
+    ) -> Result<(Reservation, Permission), NotBought> {
+        // The windows, limits and terms of now, not of when the question was put.
+        if self.asked_at.elapsed() > FRESH {
+            return Err(self.asked_again().await?);
+        }
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let (method, sha256) = (&self.head.method, &self.replay.sha256);
+        let current = match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone()) {
+            Course::Buy(intent) => *intent,
+            // The challenge has run out meanwhile: the site has a fresh one.
+            Course::PassOn(_) => return Err(self.asked_again().await?),
+            Course::Refuse(problem) => return Err(problem.into()),
+        };
+        if current.offer.sha256 != self.intent.offer.sha256 {
+            return Err(NotBought::Reconsidered(Box::new(current)));
+        }
+        debug_assert_eq!(approved.hash(), taken.intent().hash());
+        let rid = taken.id();
+        let held = self.proxy.ledger.get(rid).await.ok().flatten();
+        let held = held.and_then(|payment| payment.terms());
+        // More than the intent says is fixed with the hold: a facilitator, a cap on fees, what it counts as.
+        if held.is_none_or(|held| held != terms(&current.offer, current.plan.usd)) {
+            questions.withdraw(taken).await;
+            return Err(changed().into());
+        }
+        let permission = self.permission().await?;
+        let arming = Arming {
+            arm: self.arm()?,
+            charges: current.plan.charges,
+            approval: Some(rid.to_string()),
+        };
+        let armed = self.proxy.ledger.arm(rid, arming).await;
+        let reservation = armed.map_err(|error| self.not_reserved(error))?;
+        taken.used();
+        Ok((reservation, permission))
+    }
+
+    /// A fresh 402 for the same request (Ruling 41); what it says is decided like the first.
+    async fn asked_again(&self) -> Result<NotBought, NotBought> {
+        let request = Request::from_parts(self.head.clone(), self.replay.clone().into());
+        let sent = self.lane.send(request, &Progress::none()).await;
+        let mut response = sent.map_err(|error| NotBought::from(unreachable(error)))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let detail = "The site answered with another protocol where it had asked for money before.";
+            return Err(Problem::new(Code::UpstreamBroken, detail).into());
+        }
+        hop::strip_response(response.headers_mut(), Upgrading::No);
+        if response.status() != StatusCode::PAYMENT_REQUIRED {
+            return Ok(NotBought::Free(Box::new(stream(response))));
+        }
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let course = consider::course(&self.proxy, agent, origin, &self.head, &mut response).await;
+        drop(drain(response).await);
+        Ok(match course {
+            Course::Buy(intent) => NotBought::AskedAgain(intent),
+            Course::Refuse(problem) => problem.into(),
+            Course::PassOn(why) => NotBought::Declined(super::Declined::PassOn(why)),
+        })
+    }
+
+    /// What the approver decides about (approvals digest §8.1, Ruling 40).
+    fn question(&self) -> Question {
+        let origin = self.lane.origin();
+        let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let resource = format!("{}://{}{target}", origin.scheme.as_str(), origin.host_field());
+        let asked = Asked {
+            agent: self.lane.agent().as_str(),
+            approver: OPERATOR,
+            host: origin.authority.host.as_str(),
+            method: self.head.method.as_str(),
+            resource: &resource,
+            body_sha256: (!self.replay.is_empty()).then_some(self.replay.sha256),
+        };
+        Question::of(&asked, &self.intent.offer)
+    }
+
+    fn amount(&self) -> String {
+        let offer = &self.intent.offer;
+        offer.outlay().decimal(offer.asset.decimals()).to_string()
+    }
+
+    fn undecided(&self, watching: &Watching) -> Problem {
+        let (id, host) = (watching.id(), &self.lane.origin().authority.host);
+        let detail = format!(
+            "A person has to approve this payment of {} {} to {host} and has not decided yet. Nothing was paid. Send the same \
+             request again: it joins question {id}, and is paid once that is approved.",
+            self.amount(),
+            self.intent.offer.asset.symbol(),
+        );
+        Problem::new(Code::ApprovalPending, detail)
+            .status(self.proxy.config.approval.pending_status)
+            .approval(id, Some(watching.ends()))
+            .retryable(true)
+            .retry_after(COME_BACK)
+    }
+
+    fn over(&self, watching: &Watching, over: Over) -> NotBought {
+        let id = watching.id();
+        let problem = match over {
+            Over::NotHeld(error) => return self.not_reserved(error),
+            Over::Used => taken_by_another(watching),
+            Over::Denied(denial) => denied(id, &denial, self.proxy.config.approval.deny_cooldown),
+            Over::Expired => {
+                let detail = format!(
+                    "Nobody decided about question {id} in time, or what was approved was not used in time. Nothing was paid. \
+                     The same request again asks anew."
+                );
+                Problem::new(Code::ApprovalExpired, detail)
+                    .approval(id, None)
+                    .retryable(true)
+                    .retry_after(COME_BACK)
+            }
+            Over::Failed(failure) => {
+                let detail = format!(
+                    "The question whether this payment is allowed got no answer ({}). Nothing was paid.",
+                    failure.code
+                );
+                let problem = Problem::new(Code::ApprovalFailed, detail).approval(id, None);
+                match failure.retryable {
+                    true => problem.retryable(true).retry_after(super::STORE_RETRY),
+                    false => problem.retryable(false),
+                }
+            }
+            Over::NotRecorded(error) => {
+                let detail = format!("The approval could not be recorded: {error}. Nothing was paid.");
+                Problem::new(Code::StoreUnavailable, detail)
+                    .retryable(true)
+                    .retry_after(super::STORE_RETRY)
+            }
+        };
+        problem.into()
+    }
+
+    fn not_asked(&self, not_asked: NotAsked) -> NotBought {
+        let busy = |detail: String, wait: Duration| {
+            Problem::new(Code::ApprovalBusy, detail)
+                .retryable(true)
+                .retry_after(wait)
+        };
+        let agent = self.lane.agent();
+        let problem = match not_asked {
+            NotAsked::Denied { id, denial, wait } => denied(id, &denial, wait),
+            NotAsked::TooManyOpen(open) => busy(
+                format!(
+                    "{open} questions of {agent} wait for a person already, and no more are put. Nothing was paid. Finish those \
+                     first, or raise max_pending_per_agent under [approval] in bursar.toml."
+                ),
+                super::STORE_RETRY,
+            ),
+            NotAsked::TooManyAsked { count, wait } => busy(
+                format!(
+                    "{agent} has had a person asked {count} times within an hour, and no more are asked for now. Nothing was paid. \
+                     The operator can raise prompts_per_hour under [approval] in bursar.toml."
+                ),
+                wait,
+            ),
+            NotAsked::OtherKey(id) => busy(
+                format!(
+                    "Question {id} is the same and belongs to a request under another Idempotency-Key, or under none. Nothing was \
+                     paid. Send the key of that request, or wait until it is decided."
+                ),
+                super::STORE_RETRY,
+            )
+            .approval(id, None),
+        };
+        problem.into()
+    }
+}
+
+fn denied(id: crate::ledger::Rid, denial: &Denial, wait: Duration) -> Problem {
+    let why = denial.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let detail = format!(
+        "A person has denied this payment{why}. Nothing was paid. Nobody is asked about the same again for {} seconds.",
+        wait.as_secs()
+    );
+    Problem::new(Code::ApprovalDenied, detail)
+        .approval(id, None)
+        .retryable(false)
+}
+
+fn taken_by_another(watching: &Watching) -> Problem {
+    let id = watching.id();
+    let detail = format!(
+        "Another request of the same terms has used what was approved under {id}. Nothing was paid for this one. The same \
+         request again asks anew."
+    );
+    Problem::new(Code::ApprovalExpired, detail)
+        .approval(id, None)
+        .retryable(true)
+        .retry_after(COME_BACK)
+}
+
+fn changed() -> Problem {
+    let detail = "The site has changed its terms since the payment was approved, so the approval does not hold. Nothing was \
+                  paid. The same request again asks anew.";
+    Problem::new(Code::ApprovalExpired, detail)
+        .retryable(true)
+        .retry_after(COME_BACK)
+}

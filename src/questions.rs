@@ -1,0 +1,475 @@
+//! Payments that wait for a person. Each question is carried by a task of its own from the hold to its end; requests only watch it,
+//! so that an agent that hangs up, a repeat and a restart all find the same one (Rulings 43 to 45).
+//!
+//! What is decided lies in the books; what was asked and answered lies in `private/approvals/` (Ruling 46, `kept.rs`).
+
+mod carry;
+mod kept;
+mod prompts;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::alerts::Alerts;
+use crate::approval::{Evidence, Intent, Question};
+use crate::approve::operator::{NotTaken, Operator};
+use crate::approve::{Backend, Denial, Failure};
+use crate::clock::SharedClock;
+use crate::config::approval::Approval;
+use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
+pub use kept::{Kept, read};
+use prompts::Prompts;
+
+/// Everybody who is asked, and by whom.
+#[derive(Clone)]
+pub struct Questions(Arc<Shared>);
+
+struct Shared {
+    backend: Arc<dyn Backend>,
+    /// The same, where the operator is asked.
+    operator: Option<Arc<Operator>>,
+    settings: Approval,
+    folder: PathBuf,
+    ledger: Arc<dyn Ledger>,
+    alerts: Alerts,
+    clock: SharedClock,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    live: HashMap<Asker, Arc<Row>>,
+    denied: HashMap<Asker, Denied>,
+    prompts: Prompts,
+}
+
+/// What makes two questions one (approvals digest §7).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Asker {
+    agent: String,
+    intent: [u8; 32],
+}
+
+/// One question that has not ended.
+struct Row {
+    question: Question,
+    agent: String,
+    /// Of the request that asked first.
+    idempotency: Option<[u8; 32]>,
+    ends: Timestamp,
+    stage: watch::Sender<Stage>,
+    /// Look at the backend now.
+    wake: Notify,
+}
+
+/// How far a question has come.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// Money is being set aside, the backend is being told.
+    Asking,
+    Open,
+    /// Whoever waits may take it, until then.
+    Approved { use_by: Timestamp },
+    /// One request has it.
+    Taken { use_by: Timestamp },
+    Over(Over),
+}
+
+/// How a question ended.
+#[derive(Clone, Debug)]
+pub enum Over {
+    Used,
+    /// Nobody was asked: the limits or the books did not let it.
+    NotHeld(ReserveError),
+    Denied(Denial),
+    /// Nobody answered, or what was approved was not used.
+    Expired,
+    Failed(Failure),
+    NotRecorded(LedgerError),
+}
+
+/// What a request wants to have asked.
+pub struct Wanted {
+    pub hold: Hold,
+    pub intent: Intent,
+    /// In the asset's own unit, as a decimal number.
+    pub amount: String,
+}
+
+/// Why it is not asked.
+pub enum NotAsked {
+    /// A person said no a short while ago.
+    Denied { id: Rid, denial: Denial, wait: Duration },
+    /// So many questions of this agent are open.
+    TooManyOpen(usize),
+    /// So many were put within the hour.
+    TooManyAsked { count: usize, wait: Duration },
+    /// The same question waits for a request under another `Idempotency-Key`.
+    OtherKey(Rid),
+}
+
+#[derive(Clone)]
+struct Denied {
+    id: Rid,
+    denial: Denial,
+    until: Timestamp,
+}
+
+/// A request that waits.
+pub struct Watching {
+    questions: Questions,
+    row: Arc<Row>,
+    stage: watch::Receiver<Stage>,
+}
+
+/// An approval in one request's hands. Dropped unused, another request may take it.
+pub struct Taken {
+    row: Arc<Row>,
+    use_by: Timestamp,
+    used: bool,
+}
+
+/// A question as `bursar pending` shows it.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Pending {
+    pub id: Rid,
+    pub agent: String,
+    pub approver: String,
+    pub state: String,
+    pub sentence: String,
+    pub code: String,
+    pub resource: String,
+    pub method: String,
+    pub payee: String,
+    pub network: String,
+    pub ends: Timestamp,
+}
+
+/// What an operator's answer needs and gets.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAnswered {
+    #[error("bursar.toml does not ask the operator: [approval] backend is {0:?}")]
+    OtherBackend(&'static str),
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
+    #[error("the answer is not in the books: {0}")]
+    NotRecorded(String),
+}
+
+/// What all parts of the proxy share.
+pub struct Surroundings {
+    pub folder: PathBuf,
+    pub ledger: Arc<dyn Ledger>,
+    pub alerts: Alerts,
+    pub clock: SharedClock,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+impl Questions {
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        operator: Option<Arc<Operator>>,
+        settings: Approval,
+        around: Surroundings,
+    ) -> Self {
+        let Surroundings {
+            folder,
+            ledger,
+            alerts,
+            clock,
+            tasks,
+            stop,
+        } = around;
+        Self(Arc::new(Shared {
+            backend,
+            operator,
+            settings,
+            folder,
+            ledger,
+            alerts,
+            clock,
+            tasks,
+            stop,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Takes up what an earlier run left: open questions go on, approvals wait for their use, denials hold.
+    pub async fn resume(&self) -> Result<(), LedgerError> {
+        let known = self.0.ledger.approvals().await?;
+        for denied in known.denied {
+            let asker = Asker {
+                agent: denied.agent,
+                intent: denied.intent,
+            };
+            let denied = Denied {
+                id: Rid::new(denied.until, [0; 10]),
+                denial: Denial::default(),
+                until: denied.until,
+            };
+            self.state().denied.insert(asker, denied);
+        }
+        for row in known.live {
+            self.take_up(row).await;
+        }
+        Ok(())
+    }
+
+    /// Payments that wait for a person: their idempotency keys are not taken yet.
+    pub fn holds(&self, rid: Rid) -> bool {
+        self.state().live.values().any(|row| row.id() == rid)
+    }
+
+    /// Joins the question that is the same, or asks.
+    pub fn ask(&self, wanted: Wanted) -> Result<Watching, NotAsked> {
+        let Wanted { hold, intent, amount } = wanted;
+        let shared = &self.0;
+        let (now, settings) = (shared.clock.now(), &shared.settings);
+        let asker = Asker {
+            agent: hold.agent.clone(),
+            intent: intent.hash(),
+        };
+        let mut state = self.state();
+        if let Some(row) = state.live.get(&asker).cloned() {
+            drop(state);
+            return match row.idempotency == hold.idempotency {
+                true => Ok(self.watching(row)),
+                false => Err(NotAsked::OtherKey(row.id())),
+            };
+        }
+        state.denied.retain(|_, denied| denied.until > now);
+        if let Some(denied) = state.denied.get(&asker) {
+            let (id, denial) = (denied.id, denied.denial.clone());
+            let wait = Duration::try_from(denied.until.duration_since(now)).unwrap_or_default();
+            return Err(NotAsked::Denied { id, denial, wait });
+        }
+        let open = state.live.keys().filter(|live| live.agent == asker.agent).count();
+        if open >= settings.max_pending_per_agent {
+            return Err(NotAsked::TooManyOpen(open));
+        }
+        if let Err(wait) = state.prompts.note(&asker.agent, settings.prompts_per_hour, now) {
+            let count = settings.prompts_per_hour;
+            return Err(NotAsked::TooManyAsked { count, wait });
+        }
+        // Ruling 43: the approver's time begins where the agent's hold ends.
+        let ttl = (settings.hold + settings.ttl).min(LONGEST_TTL);
+        let question = Question {
+            id: hold.rid,
+            sentence: intent.sentence(&amount),
+            compact: intent.compact(&amount),
+            usd_cents: cents(hold.terms.usd.get()),
+            intent,
+            ttl,
+        };
+        let row = Row::new(question, asker.agent.clone(), hold.idempotency, later(now, ttl));
+        state.live.insert(asker, row.clone());
+        drop(state);
+        let (questions, carried) = (self.clone(), row.clone());
+        shared.tasks.spawn(async move { questions.put(carried, hold).await });
+        Ok(self.watching(row))
+    }
+
+    /// What waits for a person, oldest first.
+    pub fn pending(&self) -> Vec<Pending> {
+        let mut pending: Vec<Pending> = self.state().live.values().filter_map(|row| row.pending()).collect();
+        pending.sort_by_key(|pending| pending.id);
+        pending
+    }
+
+    /// The operator's word; answered when it is in the books.
+    pub async fn approve(&self, id: Rid, code: &str, by: String) -> Result<(), NotAnswered> {
+        self.operator()?.approve(id, code, by)?;
+        self.answered(id).await
+    }
+
+    pub async fn deny(&self, id: Rid, why: String, by: String) -> Result<(), NotAnswered> {
+        self.operator()?.deny(id, why, by)?;
+        self.answered(id).await
+    }
+
+    fn operator(&self) -> Result<&Operator, NotAnswered> {
+        let name = self.0.backend.name();
+        self.0.operator.as_deref().ok_or(NotAnswered::OtherBackend(name))
+    }
+
+    async fn answered(&self, id: Rid) -> Result<(), NotAnswered> {
+        let Some(row) = self.row(id) else {
+            return Err(NotTaken::NotOpen(id).into());
+        };
+        let mut stage = row.stage.subscribe();
+        row.wake.notify_one();
+        let decided = stage.wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open)).await;
+        match decided.as_deref() {
+            Ok(Stage::Over(Over::NotRecorded(error))) => Err(NotAnswered::NotRecorded(error.to_string())),
+            Ok(Stage::Over(Over::Failed(failure))) => Err(NotAnswered::NotRecorded(failure.to_string())),
+            Ok(Stage::Over(Over::Expired)) => Err(NotTaken::NotOpen(id).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn row(&self, id: Rid) -> Option<Arc<Row>> {
+        self.state().live.values().find(|row| row.id() == id).cloned()
+    }
+
+    fn watching(&self, row: Arc<Row>) -> Watching {
+        Watching {
+            questions: self.clone(),
+            stage: row.stage.subscribe(),
+            row,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ruling 43.
+const LONGEST_TTL: Duration = Duration::from_secs(600);
+
+impl Row {
+    fn new(question: Question, agent: String, idempotency: Option<[u8; 32]>, ends: Timestamp) -> Arc<Self> {
+        Arc::new(Self {
+            question,
+            agent,
+            idempotency,
+            ends,
+            stage: watch::Sender::new(Stage::Asking),
+            wake: Notify::new(),
+        })
+    }
+
+    /// The payment's, and so the question's: one hold, one question.
+    fn id(&self) -> Rid {
+        self.question.id
+    }
+
+    fn asker(&self) -> Asker {
+        Asker {
+            agent: self.agent.clone(),
+            intent: self.question.intent.hash(),
+        }
+    }
+
+    fn pending(&self) -> Option<Pending> {
+        let state = match &*self.stage.borrow() {
+            Stage::Asking | Stage::Over(_) => return None,
+            Stage::Open => "open",
+            Stage::Approved { .. } | Stage::Taken { .. } => "approved",
+        };
+        let Question {
+            id, intent, sentence, ..
+        } = &self.question;
+        let member = |name| intent.member(name).unwrap_or_default().to_owned();
+        Some(Pending {
+            id: *id,
+            agent: self.agent.clone(),
+            approver: member("approver"),
+            state: state.to_owned(),
+            sentence: sentence.clone(),
+            code: intent.code().to_string(),
+            resource: member("resource"),
+            method: member("method"),
+            payee: member("payee"),
+            network: member("network"),
+            ends: self.ends,
+        })
+    }
+}
+
+impl Watching {
+    pub fn id(&self) -> Rid {
+        self.row.id()
+    }
+
+    pub fn ends(&self) -> Timestamp {
+        self.row.ends
+    }
+
+    /// The stage once there is something to do about it, or `None` after `hold`.
+    pub async fn decided(&mut self, hold: Duration) -> Option<Stage> {
+        let decided = self.stage.wait_for(|stage| match stage {
+            Stage::Asking | Stage::Open | Stage::Taken { .. } => false,
+            Stage::Approved { .. } | Stage::Over(_) => true,
+        });
+        match tokio::time::timeout(hold, decided).await {
+            Ok(Ok(stage)) => Some(stage.clone()),
+            // The row lives as long as this does, so its sender does too.
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    /// `None`: another request was quicker, or its time is over.
+    pub fn take(&self) -> Option<Taken> {
+        let now = self.questions.0.clock.now();
+        let mut until = None;
+        self.row.stage.send_if_modified(|stage| match *stage {
+            Stage::Approved { use_by } if now < use_by => {
+                *stage = Stage::Taken { use_by };
+                until = Some(use_by);
+                true
+            }
+            _ => false,
+        });
+        until.map(|use_by| Taken {
+            row: self.row.clone(),
+            use_by,
+            used: false,
+        })
+    }
+}
+
+impl Taken {
+    pub fn id(&self) -> Rid {
+        self.row.id()
+    }
+
+    /// The intent that was approved.
+    pub fn intent(&self) -> &Intent {
+        &self.row.question.intent
+    }
+
+    /// The payment is armed: there is no way back.
+    pub fn used(mut self) {
+        self.used = true;
+        self.row.stage.send_replace(Stage::Over(Over::Used));
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.used {
+            let use_by = self.use_by;
+            self.row.stage.send_replace(Stage::Approved { use_by });
+        }
+    }
+}
+
+/// US cents, rounded up.
+fn cents(micros: u128) -> u64 {
+    u64::try_from(micros.div_ceil(10_000)).unwrap_or(u64::MAX)
+}
+
+fn later(now: Timestamp, wait: Duration) -> Timestamp {
+    let wait = SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX);
+    now.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+fn until(now: Timestamp, then: Timestamp) -> Duration {
+    Duration::try_from(then.duration_since(now)).unwrap_or_default()
+}
+
+/// What is kept of an answer, by its hash in the books.
+fn evidence_bytes(evidence: &Evidence) -> Vec<u8> {
+    serde_json::to_vec(evidence).unwrap_or_default()
+}

@@ -1,0 +1,107 @@
+//! `private/approvals/ID.json`: what was asked, by which handle, and what was answered. The books hold hashes of it (Ruling 46). Kept
+//! with the payment for as long as anybody may want to check it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::approval::{Evidence, Intent, Question};
+use crate::approve::Asked;
+use crate::home::{self, HomeError, Readers};
+use crate::ledger::Rid;
+
+/// One question, as it lies on the disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    pub id: Rid,
+    pub agent: String,
+    pub backend: String,
+    pub asked_at: Timestamp,
+    /// The members that were approved or denied.
+    pub intent: BTreeMap<String, String>,
+    /// Hex.
+    pub intent_sha256: String,
+    pub code: String,
+    /// What the approver was shown.
+    pub sentence: String,
+    pub compact: String,
+    pub usd_cents: u64,
+    pub ttl_s: u64,
+    pub ends: Timestamp,
+    /// Hash of the request's `Idempotency-Key`, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<String>,
+    /// Absent until the backend has taken the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Handle>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// By which the backend knows the question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Handle {
+    pub handle: String,
+    pub expires_at: Timestamp,
+    pub interval_ms: u64,
+}
+
+impl Kept {
+    pub fn question(&self) -> Option<Question> {
+        let intent = Intent::recorded(&self.intent)?;
+        Some(Question {
+            id: self.id,
+            intent,
+            sentence: self.sentence.clone(),
+            compact: self.compact.clone(),
+            usd_cents: self.usd_cents,
+            ttl: Duration::from_secs(self.ttl_s),
+        })
+    }
+
+    pub fn idempotency(&self) -> Option<[u8; 32]> {
+        let text = self.idempotency.as_ref()?;
+        alloy_primitives::hex::decode_to_array(text).ok()
+    }
+
+    /// Synced: a handle that is lost is a question that nobody can hear the answer to.
+    pub fn write(&self, folder: &Path) -> Result<(), HomeError> {
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        home::write_atomic(&path(folder, self.id), &text, Readers::Owner)
+    }
+}
+
+/// `None`: there is none of this id, or it cannot be read.
+pub fn read(folder: &Path, id: Rid) -> Option<Kept> {
+    let text = home::read_secret(&path(folder, id)).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn path(folder: &Path, id: Rid) -> PathBuf {
+    folder.join(format!("{id}.json"))
+}
+
+impl From<&Asked> for Handle {
+    fn from(asked: &Asked) -> Self {
+        Self {
+            handle: asked.handle.clone(),
+            expires_at: asked.expires_at,
+            interval_ms: u64::try_from(asked.interval.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl From<Handle> for Asked {
+    fn from(handle: Handle) -> Self {
+        Self {
+            handle: handle.handle,
+            expires_at: handle.expires_at,
+            interval: Duration::from_millis(handle.interval_ms),
+            failures: 0,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! How often an agent has had somebody asked (Ruling 38, threats 4.3): a person who is asked all the time stops reading.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+/// The moments of the last hour, by agent.
+#[derive(Default)]
+pub struct Prompts(HashMap<String, VecDeque<Timestamp>>);
+
+impl Prompts {
+    /// One more; or how long until there may be one more.
+    pub fn note(&mut self, agent: &str, most: usize, now: Timestamp) -> Result<(), Duration> {
+        let asked = self.0.entry(agent.to_owned()).or_default();
+        // A clock that went back must not keep an agent out for longer than an hour.
+        asked.retain(|at| now.duration_since(*at).abs() < HOUR);
+        if asked.len() >= most {
+            let oldest = asked.front().map_or(SignedDuration::ZERO, |at| HOUR - now.duration_since(*at).abs());
+            return Err(Duration::try_from(oldest).unwrap_or_default());
+        }
+        asked.push_back(now);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_asks_so_often_an_hour_and_another_agent_too() {
+        let mut prompts = Prompts::default();
+        let at = |minute: i64| Timestamp::from_second(1_800_000_000 + minute * 60).unwrap();
+        assert_eq!(prompts.note("a", 2, at(0)), Ok(()));
+        assert_eq!(prompts.note("a", 2, at(10)), Ok(()));
+        assert_eq!(prompts.note("a", 2, at(15)), Err(Duration::from_secs(45 * 60)));
+        assert_eq!(prompts.note("b", 2, at(15)), Ok(()));
+        assert_eq!(prompts.note("a", 2, at(60)), Ok(()));
+        assert_eq!(prompts.note("a", 2, at(61)), Err(Duration::from_secs(9 * 60)));
+    }
+}
