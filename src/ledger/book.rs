@@ -3,6 +3,7 @@
 //! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so what the
 //! running ledger believes and what the journal says cannot differ.
 
+pub mod approvals;
 pub mod kept;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -14,11 +15,12 @@ use thiserror::Error;
 use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
 use super::entry::{Adopted, Armed, Body, Entry, Reserved, Settled, WindowCharge};
 use super::key::{KeyChange, KeyHold, Keys};
-use super::model::{Arm, Arming, By, Hold, Reserve, ReserveError, State};
+use super::model::{ApprovalError, ApprovalRow, Arm, Arming, By, Hold, Reserve, ReserveError, State};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Place;
 use super::text::{Decimal, Moment};
+use approvals::{ApprovalChanges, Register, ReplayKey, Subject};
 
 /// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
 /// ever asks, and the list must not grow for ever.
@@ -41,6 +43,8 @@ pub enum Illegal {
     NotUnconfirmed(Rid),
     #[error("what comes back of payment {0} is not what was charged and not taken")]
     WrongPart(Rid),
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
 }
 
 /// What one entry changed, for the index: absolute values, so applying them twice does no harm.
@@ -62,6 +66,16 @@ pub struct Effect {
     /// The chain's word on a payment that is closed.
     pub amended: Option<(Rid, Amendment)>,
     pub keys: Vec<(KeyHold, KeyChange)>,
+    pub approvals: ApprovalChanges,
+}
+
+impl Effect {
+    /// The payment that the entry is about.
+    pub fn touched(&self) -> Option<Rid> {
+        let amended = self.amended.as_ref().map(|(rid, _)| *rid);
+        let asked = self.approvals.row.as_ref().map(|(row, _)| row.rid);
+        self.payment.as_ref().map(Payment::rid).or(amended).or(asked)
+    }
 }
 
 /// What changes in a payment whose state does not.
@@ -108,6 +122,7 @@ pub struct Book {
     /// The latest time that any entry bears: where the clock has been.
     latest: Option<Moment>,
     keys: Keys,
+    approvals: Register,
 }
 
 impl Book {
@@ -132,9 +147,10 @@ impl Book {
     }
 
     /// Decides whether held money may be signed for, by the limits of now: its own old charges do not stand against it.
-    pub fn admits_arming(&self, rid: Rid, arming: &Arming) -> Result<Vec<u128>, ReserveError> {
+    pub fn admits_arming(&self, rid: Rid, arming: &Arming, now: Moment) -> Result<Vec<u128>, ReserveError> {
         let held = self.open.get(&rid).filter(|payment| payment.state == State::Held);
         let held = held.ok_or(ReserveError::NotHeld(rid))?;
+        self.approvals.may_arm(rid, arming.approval.as_deref(), now)?;
         self.nonce_is_free(&held.reserved.asset, &arming.arm)?;
         self.counters.fit(&arming.charges, held.windows())
     }
@@ -144,6 +160,17 @@ impl Book {
             return Err(ReserveError::NonceTaken);
         }
         Ok(())
+    }
+
+    /// Decides a step of an approval, which is its entry. `Ok` says that [`Book::apply`] of it will succeed.
+    pub fn admits_approval(&self, step: &Body, now: Moment) -> Result<(), ApprovalError> {
+        match step {
+            Body::ApprovalRequested(requested) => self.approvals.may_request(requested, self.open.get(&requested.rid)),
+            Body::ApprovalGranted(granted) => self.approvals.may_grant(granted, now),
+            Body::ApprovalRefused(refused) => self.approvals.live(refused.id).map(|_| ()),
+            Body::ApprovalExpired(expired) => self.approvals.live(expired.id).map(|_| ()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes an entry in. On error nothing has changed.
@@ -202,6 +229,22 @@ impl Book {
             Body::Disputed(disputed) => self.dispute(disputed.rid, &disputed.why, &mut effect)?,
             Body::Adopted(adopted) => self.adopt(adopted, &mut effect)?,
             Body::Yielded(yielded) => self.yield_to(yielded.rid, yielded.node, entry.ts, &mut effect)?,
+            Body::ApprovalRequested(requested) => {
+                self.admits_approval(&entry.body, entry.ts)?;
+                self.approvals.request(requested, entry.ts, &mut effect.approvals);
+            }
+            Body::ApprovalGranted(granted) => {
+                self.admits_approval(&entry.body, entry.ts)?;
+                self.approvals.grant(granted, &mut effect.approvals);
+            }
+            Body::ApprovalRefused(refused) => {
+                self.admits_approval(&entry.body, entry.ts)?;
+                self.approvals.refuse(refused.id, refused.until, &mut effect.approvals);
+            }
+            Body::ApprovalExpired(expired) => {
+                self.admits_approval(&entry.body, entry.ts)?;
+                self.approvals.end(expired.id, &mut effect.approvals);
+            }
             Body::ClockAccepted(_) => self.latest = None,
             Body::Opened(_) | Body::Closed(_) | Body::PolicyLoaded(_) | Body::PolicyRejected(_) => {}
             Body::Presented(_) | Body::Denied(_) | Body::Admin(_) | Body::Rebuilt(_) => {}
@@ -244,6 +287,32 @@ impl Book {
         self.latest = latest;
     }
 
+    /// As [`Book::restore_counter`].
+    pub fn restore_approval(&mut self, row: ApprovalRow) {
+        self.approvals.restore_row(row);
+    }
+
+    /// As [`Book::restore_counter`].
+    pub fn restore_replay(&mut self, replay: ReplayKey, until: Moment) {
+        self.approvals.restore_replay(replay, until);
+    }
+
+    /// As [`Book::restore_counter`].
+    pub fn restore_denial(&mut self, subject: Subject, until: Moment) {
+        self.approvals.restore_denial(subject, until);
+    }
+
+    pub fn approvals(&self) -> &Register {
+        &self.approvals
+    }
+
+    /// For reading the entries of one payment alone: what others asked and used does not stand against them, as the entries by
+    /// which that ended are not read.
+    pub fn for_one(mut self, rid: Rid) -> Self {
+        self.approvals = self.approvals.of_alone(rid);
+        self
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &KeyHold> {
         self.keys.all()
     }
@@ -284,9 +353,13 @@ impl Book {
         &self.counters
     }
 
-    /// Whether what is open in the counters is what the open payments are charged to. An index that was changed by something
-    /// else than the ledger may not.
+    /// Whether what is open in the counters is what the open payments are charged to, and whether live approvals are of held
+    /// payments. An index that was changed by something else than the ledger may not.
     pub fn adds_up(&self) -> bool {
+        let is_held = |row: &ApprovalRow| self.open.get(&row.rid).is_some_and(|held| held.state == State::Held);
+        if !self.approvals.rows().all(is_held) {
+            return false;
+        }
         let mut sums = Counters::default();
         let counted = self
             .open
@@ -361,6 +434,7 @@ impl Book {
     fn arm(&mut self, armed: &Armed, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
         let mut payment = self.may_become(armed.rid, State::Armed)?;
         let rid = armed.rid;
+        self.approvals.may_arm(rid, armed.approval.as_deref(), ts)?;
         payment.arm = Some(armed.arm.clone());
         payment.approval.clone_from(&armed.approval);
         if payment.nonce_key().is_some_and(|key| self.taken.contains(&key)) {
@@ -377,6 +451,7 @@ impl Book {
                 self.counters.drop_oldest(charge, &mut effect.dropped);
             }
         }
+        self.approvals.leave(rid, &mut effect.approvals);
         payment.state = State::Armed;
         payment.updated_at = ts;
         self.taken.extend(payment.nonce_key());
@@ -415,6 +490,8 @@ impl Book {
         } else {
             self.open.insert(rid, payment.clone());
         }
+        // Released, or else there is none.
+        self.approvals.leave(rid, &mut effect.approvals);
         self.changed(payment, effect);
         Ok(())
     }
@@ -454,6 +531,7 @@ impl Book {
         let mut payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
         self.book(rid, payment.windows(), Step::GiveBack)?;
         self.open.remove(&rid);
+        self.approvals.leave(rid, &mut effect.approvals);
         // It may come back, with its nonce.
         if let Some(key) = payment.nonce_key() {
             self.taken.remove(&key);
@@ -509,6 +587,7 @@ impl Book {
             self.taken.remove(&key);
             effect.faded.push((free_at, key));
         }
+        self.approvals.fade(ts, &mut effect.approvals);
         let faded = self.keys.fade(now);
         let freed = faded.into_iter().map(|hold| (hold, KeyChange::Free));
         effect.keys.extend(freed);

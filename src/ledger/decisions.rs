@@ -10,12 +10,13 @@ use super::book::Book;
 use super::counters::Counter;
 use super::disclosure::Disclosure;
 use super::entry::{
-    self, Admin, Alert, Armed, Body, ClockAccepted, Confirmed, Denied, Disputed, Expired, PolicyLoaded, PolicyRejected,
-    Presented, Released, Reserved, Settled, Unknown, WindowCharge,
+    self, Admin, Alert, ApprovalExpired, ApprovalGranted, ApprovalRefused, ApprovalRequested, Armed, Body,
+    ClockAccepted, Confirmed, Denied, Disputed, Expired, PolicyLoaded, PolicyRejected, Presented, Released, Reserved,
+    Settled, Unknown, WindowCharge,
 };
 use super::model::{
-    self, Alarm, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError,
-    Resolution, State, Terms,
+    self, Alarm, ApprovalStep, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
+    ReserveError, Resolution, State, Terms,
 };
 use super::rid::Rid;
 use super::text::{Decimal, Digest, Moment};
@@ -71,7 +72,7 @@ pub trait Decisions {
 
     fn arm(&mut self, rid: Rid, arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
         self.may_reserve()?;
-        let totals = self.book().admits_arming(rid, &arming)?;
+        let totals = self.book().admits_arming(rid, &arming, now)?;
         let held = self.book().open_payment(&rid).ok_or(ReserveError::NotHeld(rid))?;
         let terms = Terms::recorded(&held.reserved).ok_or(ReserveError::NotHeld(rid))?;
         let windows = window_charges(&arming.charges);
@@ -85,6 +86,12 @@ pub trait Decisions {
         });
         self.record(now, body).map_err(ReserveError::Failed)?;
         Ok(Reservation::new(rid, terms, arming.arm))
+    }
+
+    fn approval(&mut self, step: ApprovalStep, now: Moment) -> Result<(), LedgerError> {
+        let body = approval_body(step);
+        self.book().admits_approval(&body, now)?;
+        self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
     }
 
     fn record_hold(&mut self, hold: Hold, arm: Option<&model::Arm>, now: Moment) -> Result<(), ReserveError> {
@@ -366,6 +373,44 @@ fn reserved(hold: Hold, arm: Option<&model::Arm>, disclosures: &[Disclosure]) ->
         group: hold.group,
         host: hold.host,
     }))
+}
+
+fn approval_body(step: ApprovalStep) -> Body {
+    match step {
+        ApprovalStep::Requested(requested) => Body::ApprovalRequested(ApprovalRequested {
+            agent: requested.agent,
+            approver: requested.approver,
+            backend: requested.backend,
+            id: requested.id,
+            intent: Digest(requested.intent),
+            rid: requested.rid,
+            until: Moment::of(requested.until),
+        }),
+        ApprovalStep::Granted {
+            id,
+            by,
+            kind,
+            evidence_sha256,
+            replay,
+            replay_until,
+            use_by,
+        } => Body::ApprovalGranted(ApprovalGranted {
+            by,
+            evidence_sha256: Digest(evidence_sha256),
+            id,
+            kind,
+            replay: Digest(replay),
+            replay_until: Moment::of(replay_until),
+            use_by: Moment::of(use_by),
+        }),
+        ApprovalStep::Refused { id, by, why, until } => Body::ApprovalRefused(ApprovalRefused {
+            by,
+            id,
+            until: Moment::of(until),
+            why,
+        }),
+        ApprovalStep::Expired { id, why } => Body::ApprovalExpired(ApprovalExpired { id, why }),
+    }
 }
 
 pub fn denied(denial: Denial, count: u64) -> Body {

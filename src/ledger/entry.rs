@@ -154,6 +154,10 @@ bodies! {
     "alert.raised" Alert(Alert),
     "clock.jump" ClockJumped(ClockJumped),
     "clock.accepted" ClockAccepted(ClockAccepted),
+    "approval.requested" ApprovalRequested(ApprovalRequested),
+    "approval.granted" ApprovalGranted(ApprovalGranted),
+    "approval.refused" ApprovalRefused(ApprovalRefused),
+    "approval.expired" ApprovalExpired(ApprovalExpired),
 }
 
 #[cfg(test)]

@@ -15,9 +15,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::book::approvals::{ReplayKey, Subject};
 use super::book::{Book, Effect};
 use super::counters::{Counter, CounterKey};
 use super::entry::Entry;
@@ -43,18 +45,21 @@ const GATHER: Duration = Duration::from_millis(50);
 pub const BATCH_ENTRIES: usize = 512;
 
 /// Changed whenever keys or values change; another number means a rebuild.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 
 // Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
 /// How long another holder of sled's lock is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
+const APPROVAL: u8 = b'a';
 const COUNTER: u8 = b'c';
+const DENIAL: u8 = b'd';
 const KEY: u8 = b'k';
 const NONCE: u8 = b'n';
 const OPEN: u8 = b'o';
 const PAYMENT: u8 = b'p';
+const REPLAY: u8 = b'r';
 const SEGMENT: u8 = b's';
 const UNCONFIRMED: u8 = b'u';
 
@@ -236,8 +241,8 @@ impl Index {
             return Ok(None);
         }
         // One that began in what was moved away goes on from what was kept of it.
-        let mut book = pruned::beginning(&self.audit).map_err(|error| error.to_string())?.book;
-        let mut found = None;
+        let book = pruned::beginning(&self.audit).map_err(|error| error.to_string())?.book;
+        let (mut book, mut found) = (book.for_one(*rid), None);
         for place in places {
             let line = scan::line_at(&self.audit, place).map_err(|error| error.to_string())?;
             let line = line.ok_or_else(|| format!("no entry of payment {rid} stands where it should"))?;
@@ -381,6 +386,23 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         let (key, value) = row.map_err(|error| error.to_string())?;
         book.restore_key(KeyHold::from_row(&key[1..], &value).ok_or_else(|| broken("idempotency key"))?);
     }
+    for row in db.scan_prefix([APPROVAL]) {
+        let (_, value) = row.map_err(|error| error.to_string())?;
+        let row = serde_json::from_slice(&value).ok();
+        book.restore_approval(row.ok_or_else(|| broken("approval"))?);
+    }
+    for row in db.scan_prefix([REPLAY]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        let replay = <[u8; 32]>::try_from(&key[1..]).ok().zip(moment_row(&value));
+        let (replay, until) = replay.ok_or_else(|| broken("replay key"))?;
+        book.restore_replay(replay, until);
+    }
+    for row in db.scan_prefix([DENIAL]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        let denial = subject_row(&key).zip(moment_row(&value));
+        let (subject, until) = denial.ok_or_else(|| broken("refusal"))?;
+        book.restore_denial(subject, until);
+    }
     book.restore_latest(mark.latest);
     for row in db.scan_prefix([OPEN]) {
         let (_, value) = row.map_err(|error| error.to_string())?;
@@ -393,7 +415,7 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         segments.push(segment_row(&key, &value).ok_or_else(|| broken("segment"))?);
     }
     if !book.adds_up() {
-        return Err("its counters are not the sum of its open payments".to_owned());
+        return Err("its counters and approvals are not those of its open payments".to_owned());
     }
     Ok(Snapshot {
         chain: Chain {
@@ -464,6 +486,32 @@ fn nonce_row(key: &[u8]) -> Option<(u64, NonceKey)> {
         u64::from_be_bytes(free_at.try_into().ok()?),
         NonceKey(nonce.try_into().ok()?),
     ))
+}
+
+fn replay_key(replay: &ReplayKey) -> Vec<u8> {
+    key(REPLAY, replay)
+}
+
+fn denial_key(Subject { agent, intent }: &Subject) -> Vec<u8> {
+    key(DENIAL, &[&intent[..], agent.as_bytes()].concat())
+}
+
+fn subject_row(key: &[u8]) -> Option<Subject> {
+    let (intent, agent) = key[1..].split_at_checked(32)?;
+    Some(Subject {
+        agent: std::str::from_utf8(agent).ok()?.to_owned(),
+        intent: intent.try_into().ok()?,
+    })
+}
+
+/// Microseconds, which is all that an entry holds of a time.
+fn moment_value(moment: Moment) -> [u8; 8] {
+    moment.timestamp().as_microsecond().to_be_bytes()
+}
+
+fn moment_row(value: &[u8]) -> Option<Moment> {
+    let micros = i64::from_be_bytes(value.try_into().ok()?);
+    Timestamp::from_microsecond(micros).ok().map(Moment::of)
 }
 
 /// A panic inside sled is an error of the index, not of the ledger.

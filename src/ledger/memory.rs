@@ -13,8 +13,8 @@ use super::disclosure::Disclosure;
 use super::entry::{Body, Entry};
 use super::key::KeyHold;
 use super::model::{
-    Alarm, Alarms, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError,
-    Resolution,
+    Alarm, Alarms, ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation,
+    Reserve, ReserveError, Resolution,
 };
 use super::payment::Payment;
 use super::rid::Rid;
@@ -84,6 +84,17 @@ impl Ledger for Memory {
 
     fn arm(&self, rid: Rid, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
         self.answer(move |state, now| Decisions::arm(state, rid, arming, now))
+    }
+
+    fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>> {
+        self.answer(move |state, now| Decisions::approval(state, step, now))
+    }
+
+    fn approvals(&self) -> Answer<'_, Result<Approvals, LedgerError>> {
+        self.answer(|state, now| {
+            let told = state.is_open().map(|()| state.book.approvals().told(now));
+            told.map_err(LedgerError::Failed)
+        })
     }
 
     fn finish(&self, rid: Rid, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {

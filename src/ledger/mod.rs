@@ -50,8 +50,9 @@ pub use decisions::Usage;
 pub use embedded::{Embedded, Options};
 pub use key::KeyHold;
 pub use model::{
-    Alarm, Alarms, Arm, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Outflow, Reservation, Reserve,
-    ReserveError, Resolution, State, Terms,
+    Alarm, Alarms, ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Arm, Arming, By, Denial, Denied,
+    Event, Finding, Hold, LedgerError, Outcome, Outflow, Requested, Reservation, Reserve, ReserveError, Resolution,
+    State, Terms,
 };
 pub use payment::Payment;
 #[cfg(feature = "postgres")]
@@ -76,11 +77,19 @@ pub trait Ledger: Send + Sync + 'static {
     fn hold(&self, hold: Hold) -> Answer<'_, Result<(), ReserveError>>;
 
     /// Turns held money into a payment. The limits are checked again, the payment's own hold aside; its charges move to the
-    /// windows of now in the same step (digest §2.4). Denied, it stays held.
+    /// windows of now in the same step (digest §2.4). Denied, it stays held. An approval that it names is used up by it; one that
+    /// the payment waits for must be named.
     fn arm(&self, rid: Rid, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>>;
 
-    /// Records how a payment ended. The state that it is in already is fine; any other move that the states do not have is an
-    /// error.
+    /// Records what happens to an approval, or says why that cannot happen. Evidence is used up by being granted here
+    /// (Ruling 45). What has begun to wait is recorded even if the future is dropped.
+    fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>>;
+
+    /// Approvals that have not ended, oldest first, and refusals that are remembered.
+    fn approvals(&self) -> Answer<'_, Result<Approvals, LedgerError>>;
+
+    /// Records how a payment ended; a release ends its approval, too. The state that it is in already is fine; any other move
+    /// that the states do not have is an error.
     fn finish(&self, rid: Rid, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>>;
 
     /// Records an operator's word about an open payment, with `admin.action`, who and why.

@@ -2,6 +2,8 @@
 //!
 //! Nothing here touches a file. The arithmetic is in `book`, the bytes are in `entry`.
 
+mod approvals;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use crate::assets::Asset;
 use crate::challenge::{Clause, Rail};
 use crate::money::{Atoms, MicroUsd};
 use crate::policy::budget::Charge;
+pub use approvals::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Denied, Requested};
 
 /// Where a payment stands (Ruling 48). Everything but `released` and `expired` counts against its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -161,6 +164,7 @@ pub struct Arming {
     pub arm: Arm,
     /// What the limits charge now: the windows may be others than those of the hold, and the caps may have been lowered.
     pub charges: Vec<Charge>,
+    /// The id of the approval that this uses up. A payment that waits for one is not armed without.
     pub approval: Option<String>,
 }
 
@@ -210,6 +214,8 @@ pub enum ReserveError {
     /// Armed is only what was held by this ledger and still is.
     #[error("payment {0} is not held")]
     NotHeld(Rid),
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
     #[error("the disk that holds the ledger is almost full")]
     LowSpace,
     /// A forward jump would open windows that have not begun (Ruling 63).
@@ -244,6 +250,12 @@ pub enum LedgerError {
     NotUnconfirmed(Rid),
     #[error("payment {0} was signed for less than that")]
     MoreThanSigned(Rid),
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
+    #[error(
+        "approvals are not kept in books that several proxies share; this version keeps them in embedded books only"
+    )]
+    NoSharedApprovals,
     /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
     #[error("the ledger cannot record: {0}")]
     Failed(String),

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::key::KeyHold;
 use super::model::{
-    Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
+    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
+    ReserveError, Resolution,
 };
 use super::payment::Payment;
 use super::rid::Rid;
@@ -80,6 +81,14 @@ impl<T: Queued> Ledger for T {
             self.queue()
                 .delivered(move |reply| Op::Arm(rid, Box::new(arming), reply)),
         )
+    }
+
+    fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>> {
+        Box::pin(async move { self.queue().ask(|reply| Op::Approval(Box::new(step), reply)).await? })
+    }
+
+    fn approvals(&self) -> Answer<'_, Result<Approvals, LedgerError>> {
+        Box::pin(async move { self.queue().ask(Op::Approvals).await? })
     }
 
     fn finish(&self, rid: Rid, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {

@@ -275,11 +275,13 @@ fn not_shorter(audit: PathBuf, tree: &Tree, checkpoints: &Checkpoints) -> Result
     }
 }
 
-/// What nobody waits for any more. Held money was never signed for and goes back; armed money may be with a seller.
+/// What nobody waits for any more. Held money was never signed for and goes back, unless a person was asked about it: their answer
+/// is waited for (Ruling 44), and whoever asked says how an approval ended whose time is over. Armed money may be with a seller.
 fn left_open(book: &Book) -> impl Iterator<Item = Body> {
     book.open_payments().filter_map(|payment| {
         let (rid, why) = (payment.rid(), "restart".to_owned());
         match payment.state {
+            State::Held if book.approvals().of_payment(rid).is_some() => None,
             State::Held => Some(Body::Released(Released { rid, why })),
             State::Armed => Some(Body::Unknown(Unknown { rid, tx: None, why })),
             _ => None,

@@ -57,6 +57,21 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// A hash of any kind, as [`Digest`] writes it; for members that are bytes.
+pub mod hex32 {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Digest;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        Digest(*bytes).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        Digest::deserialize(deserializer).map(|Digest(bytes)| bytes)
+    }
+}
+
 /// An integer that is written as a decimal string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Decimal<T>(pub T);

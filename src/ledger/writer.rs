@@ -229,6 +229,7 @@ impl Writer {
             Op::Hold(hold, reply) => Answer::Hold(reply, self.hold(*hold, now)),
             Op::Arm(_, _, reply) if reply.is_closed() => return,
             Op::Arm(rid, arming, reply) => Answer::Reserve(reply, self.arm(rid, *arming, now)),
+            Op::Approval(step, reply) => Answer::Done(reply, self.approval(*step, now)),
             Op::Finding(rid, finding, reply) => Answer::Done(reply, self.record_finding(rid, finding, now)),
             Op::Finish(rid, outcome, reply) => Answer::Done(reply, self.finish(rid, outcome, now)),
             Op::Resolve {
@@ -244,6 +245,7 @@ impl Writer {
             Op::OpenItems(reply) => Answer::OpenItems(reply, self.book().open_payments().cloned().collect()),
             Op::Unconfirmed(reply) => Answer::Unconfirmed(reply, self.book().unconfirmed().collect()),
             Op::Keys(reply) => Answer::Keys(reply, self.book().keys().copied().collect()),
+            Op::Approvals(reply) => Answer::Approvals(reply, self.book().approvals().told(now)),
             Op::Wake | Op::Close(_) => return,
         });
     }
@@ -296,6 +298,9 @@ impl Writer {
             }
             Answer::Keys(reply, keys) => {
                 let _ = reply.send(Ok(keys));
+            }
+            Answer::Approvals(reply, approvals) => {
+                let _ = reply.send(Ok(approvals));
             }
         }
     }

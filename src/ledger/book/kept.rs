@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::Book;
+use super::approvals::Subject;
 use crate::ledger::counters::Counter;
 use crate::ledger::key::KeyHold;
+use crate::ledger::model::{ApprovalRow, Denied};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 use crate::ledger::text::{Decimal, Digest, Moment};
@@ -23,6 +25,14 @@ pub struct Kept {
     latest: Option<Moment>,
     /// Until when, hash over agent and key, payment, fingerprint.
     keys: Vec<(u64, Digest, Rid, Digest)>,
+    /// Live ones, oldest first. This and what follows is left out where there is none, as in what was kept before there were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    approvals: Vec<ApprovalRow>,
+    /// What makes evidence single use, and until when it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    replays: Vec<(Digest, Moment)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    denials: Vec<Denied>,
 }
 
 /// Scope, window, start, settled, open.
@@ -40,6 +50,7 @@ impl Kept {
             unconfirmed,
             latest,
             keys,
+            approvals,
         } = book;
         let key = |hold: &KeyHold| (hold.until, Digest(hold.idem), hold.rid, Digest(hold.fingerprint));
         let mut keys: Vec<_> = keys.every().map(key).collect();
@@ -59,6 +70,12 @@ impl Kept {
             unconfirmed: unconfirmed.iter().copied().collect(),
             latest: *latest,
             keys,
+            approvals: approvals.rows().cloned().collect(),
+            replays: approvals
+                .replays()
+                .map(|(replay, until)| (Digest(*replay), until))
+                .collect(),
+            denials: approvals.denied().collect(),
         }
     }
 
@@ -84,6 +101,15 @@ impl Kept {
                 rid,
                 fingerprint,
             });
+        }
+        for row in self.approvals {
+            book.restore_approval(row);
+        }
+        for (Digest(replay), until) in self.replays {
+            book.restore_replay(replay, until);
+        }
+        for Denied { agent, intent, until } in self.denials {
+            book.restore_denial(Subject { agent, intent }, Moment::of(until));
         }
         book
     }

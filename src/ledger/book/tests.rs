@@ -7,25 +7,28 @@ use crate::ledger::entry::{Arm, Confirmed, Expired, Released, Unknown};
 use crate::ledger::model::By;
 use crate::ledger::text::{Decimal, Digest};
 
-fn ts(second: i64) -> Moment {
+pub(super) fn ts(second: i64) -> Moment {
     Moment::of(jiff::Timestamp::from_second(1_795_161_600 + second).unwrap())
 }
 
-fn rid(n: u8) -> Rid {
+pub(super) fn rid(n: u8) -> Rid {
     Rid::new(jiff::Timestamp::from_second(1_795_161_600).unwrap(), [n; 10])
 }
 
-fn reserved(n: u8, armed: bool, windows: Vec<WindowCharge>) -> Reserved {
-    let arm = Arm {
+pub(super) fn arm_of(n: u8) -> Arm {
+    Arm {
         from: Address::ZERO.into(),
         nonce: B256::repeat_byte(n),
         valid_after: Decimal(0),
         valid_before: Decimal(1_795_161_900),
-    };
+    }
+}
+
+pub(super) fn reserved(n: u8, armed: bool, windows: Vec<WindowCharge>) -> Reserved {
     Reserved {
         agent: "a".into(),
         amount: Decimal(1),
-        arm: armed.then_some(arm),
+        arm: armed.then(|| arm_of(n)),
         asset: "eip155:1/erc20:0x".into(),
         decimals: 6,
         facilitator: None,
@@ -53,7 +56,7 @@ fn charge(scope: &str, start: &str, amount: u128) -> WindowCharge {
     WindowCharge(scope.into(), "day".into(), start.into(), Decimal(amount), Decimal(100))
 }
 
-fn apply(book: &mut Book, second: i64, body: Body) -> Result<Effect, Illegal> {
+pub(super) fn apply(book: &mut Book, second: i64, body: Body) -> Result<Effect, Illegal> {
     book.apply(&Entry {
         seq: 0,
         ts: ts(second),

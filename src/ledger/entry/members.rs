@@ -4,10 +4,11 @@ use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
+use crate::approval::EvidenceKind;
 use crate::ledger::model::{self, By};
 use crate::ledger::payment::Payment;
 use crate::ledger::rid::Rid;
-use crate::ledger::text::{Decimal, Digest};
+use crate::ledger::text::{Decimal, Digest, Moment};
 use crate::policy::budget::Unit;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +147,8 @@ pub struct Presented {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Armed {
+    /// The approval that is used up by this. Ruling 45 lists `approval.used`: this member is that entry, in the one durable
+    /// step that lets the payment be signed, so that a crash cannot come between the two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
     pub arm: Arm,
@@ -301,6 +304,50 @@ pub struct ClockJumped {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockAccepted {
     pub who: String,
+    pub why: String,
+}
+
+/// A person is about to be asked about a held payment. What they are asked is a disclosure (Ruling 46); its code stands nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequested {
+    pub agent: String,
+    pub approver: String,
+    pub backend: String,
+    pub id: Rid,
+    /// Hash of the intent (Ruling 40).
+    pub intent: Digest,
+    pub rid: Rid,
+    /// When the approver's time is over.
+    pub until: Moment,
+}
+
+/// The evidence was verified, and what makes it single use is taken by this (Ruling 45).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalGranted {
+    pub by: String,
+    pub evidence_sha256: Digest,
+    pub id: Rid,
+    pub kind: EvidenceKind,
+    /// Hash of issuer and `jti`, or of what stands for them.
+    pub replay: Digest,
+    pub replay_until: Moment,
+    pub use_by: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRefused {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    pub id: Rid,
+    /// The last moment in which the refusal is remembered.
+    pub until: Moment,
+    pub why: String,
+}
+
+/// Timeouts, errors, and what was granted and not used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalExpired {
+    pub id: Rid,
     pub why: String,
 }
 

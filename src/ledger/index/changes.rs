@@ -3,13 +3,19 @@
 
 use std::collections::HashMap;
 
-use super::{KEY, OPEN, PAYMENT, UNCONFIRMED, counter_key, key, nonce_key, places_value};
+use super::{
+    APPROVAL, KEY, OPEN, PAYMENT, UNCONFIRMED, counter_key, denial_key, key, moment_value, nonce_key, places_value,
+    replay_key,
+};
+use crate::ledger::book::approvals::{ReplayKey, RowChange, Subject};
 use crate::ledger::book::{Book, Effect};
 use crate::ledger::counters::Counter;
 use crate::ledger::key::{KeyChange, KeyHold};
+use crate::ledger::model::ApprovalRow;
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 use crate::ledger::scan::Place;
+use crate::ledger::text::Moment;
 
 /// Longer than nearly every encoded payment, so that its buffer need not grow.
 const PAYMENT_BYTES: usize = 2048;
@@ -23,6 +29,10 @@ pub struct Changes<'a> {
     nonces: HashMap<(u64, NonceKey), Presence>,
     unconfirmed: HashMap<Rid, Presence>,
     keys: HashMap<KeyHold, KeyChange>,
+    /// `None`: over.
+    approvals: HashMap<Rid, Option<&'a ApprovalRow>>,
+    replays: HashMap<ReplayKey, Option<Moment>>,
+    denials: HashMap<&'a Subject, Option<Moment>>,
 }
 
 #[derive(Default)]
@@ -49,8 +59,7 @@ impl<'a> Changes<'a> {
     }
 
     fn add(&mut self, effect: &'a Effect) {
-        let touched = effect.payment.as_ref().map(Payment::rid);
-        if let Some(rid) = touched.or(effect.amended.as_ref().map(|(rid, _)| *rid)) {
+        if let Some(rid) = effect.touched() {
             let entries = self.entries.entry(rid).or_default();
             entries.begun |= effect.begun;
             entries.places.push(effect.place);
@@ -82,6 +91,13 @@ impl<'a> Changes<'a> {
             self.unconfirmed.insert(*rid, presence);
         }
         self.keys.extend(effect.keys.iter().copied());
+        if let Some((row, change)) = &effect.approvals.row {
+            self.approvals
+                .insert(row.id, (*change == RowChange::Live).then_some(row));
+        }
+        self.replays.extend(effect.approvals.replays.iter().copied());
+        let denials = effect.approvals.denials.iter();
+        self.denials.extend(denials.map(|(subject, until)| (subject, *until)));
     }
 
     /// `stored` reads where the earlier entries of a payment stand.
@@ -125,6 +141,23 @@ impl<'a> Changes<'a> {
                 KeyChange::Free => batch.remove(key(KEY, &row)),
             }
         }
+        for (id, row) in self.approvals {
+            match row {
+                Some(row) => batch.insert(key(APPROVAL, id.bytes()), approval_value(row)?),
+                None => batch.remove(key(APPROVAL, id.bytes())),
+            }
+        }
+        let replays = self.replays.iter().map(|(replay, until)| (replay_key(replay), *until));
+        let denials = self
+            .denials
+            .iter()
+            .map(|(subject, until)| (denial_key(subject), *until));
+        for (key, until) in replays.chain(denials) {
+            match until {
+                Some(until) => batch.insert(key, &moment_value(until)),
+                None => batch.remove(key),
+            }
+        }
         Ok(())
     }
 
@@ -165,7 +198,23 @@ pub fn rows(book: &Book) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Stri
         let (row, fingerprint) = hold.row();
         Ok((key(KEY, &row), fingerprint.to_vec()))
     });
-    counters.chain(open).chain(bare).chain(keys)
+    let approvals = book.approvals();
+    let rows = approvals.rows();
+    let rows = rows.map(|row| Ok((key(APPROVAL, row.id.bytes()), approval_value(row)?)));
+    let replays = approvals.replays().map(|(replay, until)| (replay_key(replay), until));
+    let denials = approvals.denials().map(|(subject, until)| (denial_key(subject), until));
+    let remembered = replays.chain(denials);
+    let remembered = remembered.map(|(key, until)| Ok((key, moment_value(until).to_vec())));
+    counters
+        .chain(open)
+        .chain(bare)
+        .chain(keys)
+        .chain(rows)
+        .chain(remembered)
+}
+
+fn approval_value(row: &ApprovalRow) -> Result<Vec<u8>, String> {
+    serde_json::to_vec(row).map_err(|error| error.to_string())
 }
 
 fn counter_value(Counter { settled, open }: Counter) -> Vec<u8> {

@@ -105,6 +105,15 @@ impl Task {
             question @ (Op::Find(..) | Op::Usage(..) | Op::OpenItems(_) | Op::Unconfirmed(_) | Op::Keys(_)) => {
                 return Wanted::Question(question);
             }
+            // Refused whether the database is there or not.
+            Op::Approval(_, reply) => {
+                let _ = reply.send(Err(LedgerError::NoSharedApprovals));
+                return Wanted::Nothing;
+            }
+            Op::Approvals(reply) => {
+                let _ = reply.send(Err(LedgerError::NoSharedApprovals));
+                return Wanted::Nothing;
+            }
         };
         Wanted::Change(Self { ask, waiting })
     }

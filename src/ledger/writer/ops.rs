@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ledger::decisions::Usage;
 use crate::ledger::key::KeyHold;
 use crate::ledger::model::{
-    Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
+    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
+    ReserveError, Resolution,
 };
 use crate::ledger::payment::Payment;
 use crate::ledger::refusals::Refusals;
@@ -21,6 +22,7 @@ pub enum Op {
     Reserve(Box<Reserve>, Reply<Result<Delivery<Reservation>, ReserveError>>),
     Hold(Box<Hold>, Reply<Result<Delivery<()>, ReserveError>>),
     Arm(Rid, Box<Arming>, Reply<Result<Delivery<Reservation>, ReserveError>>),
+    Approval(Box<ApprovalStep>, Reply<Result<(), LedgerError>>),
     Finish(Rid, Outcome, Reply<Result<(), LedgerError>>),
     Resolve {
         rid: Rid,
@@ -36,6 +38,7 @@ pub enum Op {
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
     Unconfirmed(Reply<Result<Vec<Rid>, LedgerError>>),
     Keys(Reply<Result<Vec<KeyHold>, LedgerError>>),
+    Approvals(Reply<Result<Approvals, LedgerError>>),
     /// Something lies in [`Shared`].
     Wake,
     Close(Reply<()>),
@@ -137,6 +140,7 @@ pub enum Answer {
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
     Unconfirmed(Reply<Result<Vec<Rid>, LedgerError>>, Vec<Rid>),
     Keys(Reply<Result<Vec<KeyHold>, LedgerError>>, Vec<KeyHold>),
+    Approvals(Reply<Result<Approvals, LedgerError>>, Approvals),
 }
 
 impl Answer {
@@ -152,6 +156,7 @@ impl Answer {
             Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),
             Self::Unconfirmed(reply, _) => drop(reply.send(Err(failed()))),
             Self::Keys(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Approvals(reply, _) => drop(reply.send(Err(failed()))),
         }
     }
 }

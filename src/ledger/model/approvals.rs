@@ -1,0 +1,145 @@
+//! Approvals as the ledger has them: the steps that are put on record, and what is live or remembered afterwards
+//! (Rulings 44 to 46).
+//!
+//! Of what was asked and answered there are only hashes here. Question, token and proof are disclosures, and nobody's text but
+//! ours and the names of agent, approver and backend goes into an entry.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::approval::EvidenceKind;
+use crate::ledger::rid::Rid;
+use crate::ledger::text::hex32;
+
+/// What happens to one approval. Its use is no step: the arming that names it uses it up (Ruling 45).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApprovalStep {
+    /// A person is about to be asked.
+    Requested(Requested),
+    /// The evidence was verified. Recording this is what makes it single use.
+    Granted {
+        id: Rid,
+        /// Who answered, as the backend names them.
+        by: String,
+        kind: EvidenceKind,
+        evidence_sha256: [u8; 32],
+        /// Hash of issuer and `jti`, or of a challenge's id: never seen before.
+        replay: [u8; 32],
+        /// How long it must not be seen again; never less than `use_by`.
+        replay_until: Timestamp,
+        use_by: Timestamp,
+    },
+    /// A person said no.
+    Refused {
+        id: Rid,
+        by: Option<String>,
+        /// A code of ours.
+        why: String,
+        /// Until when that is remembered for the same intent of the same agent.
+        until: Timestamp,
+    },
+    /// It ended without a word: too late, unused, or an error of the backend.
+    Expired {
+        id: Rid,
+        /// A code of ours, such as `timeout`, `unused`, `error:start_unknown`.
+        why: String,
+    },
+}
+
+/// What a held payment waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requested {
+    pub id: Rid,
+    /// The payment, which is held.
+    pub rid: Rid,
+    pub agent: String,
+    pub approver: String,
+    pub backend: String,
+    /// Hash of the intent.
+    pub intent: [u8; 32],
+    /// When the approver's time is over.
+    pub until: Timestamp,
+}
+
+impl ApprovalStep {
+    /// The approval's.
+    pub const fn id(&self) -> Rid {
+        match self {
+            Self::Requested(requested) => requested.id,
+            Self::Granted { id, .. } | Self::Refused { id, .. } | Self::Expired { id, .. } => *id,
+        }
+    }
+}
+
+/// An approval that has not ended. Its payment is held; one that is past its time stays until somebody says how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRow {
+    pub id: Rid,
+    pub rid: Rid,
+    pub agent: String,
+    pub approver: String,
+    pub backend: String,
+    #[serde(with = "hex32")]
+    pub intent: [u8; 32],
+    pub state: ApprovalState,
+    pub requested_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApprovalState {
+    Pending {
+        until: Timestamp,
+    },
+    Granted {
+        use_by: Timestamp,
+        kind: EvidenceKind,
+        by: String,
+    },
+}
+
+/// A refusal that is remembered: the same agent does not ask the same again before its end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Denied {
+    pub agent: String,
+    #[serde(with = "hex32")]
+    pub intent: [u8; 32],
+    /// The last moment of it.
+    pub until: Timestamp,
+}
+
+/// What the books know of approvals now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Approvals {
+    /// Oldest first.
+    pub live: Vec<ApprovalRow>,
+    /// In force.
+    pub denied: Vec<Denied>,
+}
+
+/// Why an approval does not take that step, or a payment is not armed by it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ApprovalError {
+    #[error("no live approval has the id {0}")]
+    NotLive(Rid),
+    #[error("approval {0} is live already")]
+    IdTaken(Rid),
+    #[error("approval {0} is live and asks the same for the same agent")]
+    AskedAlready(Rid),
+    #[error("payment {0} is not held")]
+    NotHeld(Rid),
+    #[error("payment {rid} waits for approval {id} already")]
+    Waits { rid: Rid, id: Rid },
+    #[error("approval {0} was granted before")]
+    GrantedBefore(Rid),
+    /// Its `jti`, or what stands for it, has granted an approval already.
+    #[error("the evidence for approval {0} was used before")]
+    Replayed(Rid),
+    #[error("payment {0} has no live approval of that name")]
+    NoneOf(Rid),
+    #[error("approval {0} is not granted")]
+    NotGranted(Rid),
+    #[error("approval {0} was not used in time")]
+    Over(Rid),
+}
