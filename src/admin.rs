@@ -23,8 +23,10 @@ use crate::home::Home;
 use crate::ledger::{Event, LedgerError, Resolution, Rid};
 use crate::proxy::Proxy;
 
+mod approvals;
 mod reconcile;
 
+pub use approvals::{Approve, Deny, pending};
 pub use reconcile::reconcile;
 
 /// Questions and answers are short.
@@ -147,9 +149,14 @@ async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>, uid: u32) -> Res
     if (request.method(), request.uri().path()) == (&Method::POST, reconcile::PATH) {
         return reconcile::answer(proxy, request).await;
     }
+    if (request.method(), request.uri().path()) == (&Method::POST, approvals::PENDING) {
+        return approvals::list(proxy);
+    }
     let done = match (request.method(), request.uri().path()) {
         (&Method::POST, Resolve::PATH) => Some(resolve(proxy, request, uid).await),
         (&Method::POST, AcceptClock::PATH) => Some(accept_clock(proxy, request, uid).await),
+        (&Method::POST, Approve::PATH) => Some(approvals::approve(proxy, request, uid).await),
+        (&Method::POST, Deny::PATH) => Some(approvals::deny(proxy, request, uid).await),
         _ => None,
     };
     let (status, error) = match done {

@@ -66,6 +66,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Looks how a question stands. `asked` carries interval and failures from one look to the next.
     fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing>;
 
+    /// A question that an earlier run has put, before the first look at it.
+    fn take_up(&self, _: &Question) {}
+
     /// Nobody waits for the answer any more: it came too late, or the payment is gone.
     fn close(&self, _: &Question) {}
 }

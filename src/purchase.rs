@@ -122,18 +122,18 @@ impl Purchase {
                     self.approved(&mut agent).await
                 }
                 None => match self.permitted().await {
-                Ok((reserve, permission)) => {
-                    // The journal's disk and the rest of the 402 are waited for at the same time.
-                    let (reserved, drained) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
-                    unpaid = drained;
-                    reserved
-                        .map(|reservation| (reservation, permission))
-                        .map_err(|error| match error {
-                            ReserveError::StalePolicy { .. } if !decided_again => NotBought::LimitsReplaced,
-                            error => self.not_reserved(error),
-                        })
-                }
-                Err(not_bought) => Err(not_bought),
+                    Ok((reserve, permission)) => {
+                        // The journal's disk and the rest of the 402 are waited for at the same time.
+                        let (reserved, drained) = tokio::join!(self.proxy.ledger.reserve(reserve), drain(unpaid));
+                        unpaid = drained;
+                        reserved
+                            .map(|reservation| (reservation, permission))
+                            .map_err(|error| match error {
+                                ReserveError::StalePolicy { .. } if !decided_again => NotBought::LimitsReplaced,
+                                error => self.not_reserved(error),
+                            })
+                    }
+                    Err(not_bought) => Err(not_bought),
                 },
             };
             let next = match reserved {

@@ -24,7 +24,7 @@ use crate::approve::{Backend, Denial, Failure};
 use crate::clock::SharedClock;
 use crate::config::approval::Approval;
 use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
-pub use kept::{Kept, read};
+pub use kept::{Kept, read, recorded};
 use prompts::Prompts;
 
 /// Everybody who is asked, and by whom.
@@ -78,9 +78,13 @@ pub enum Stage {
     Asking,
     Open,
     /// Whoever waits may take it, until then.
-    Approved { use_by: Timestamp },
+    Approved {
+        use_by: Timestamp,
+    },
     /// One request has it.
-    Taken { use_by: Timestamp },
+    Taken {
+        use_by: Timestamp,
+    },
     Over(Over),
 }
 
@@ -133,6 +137,7 @@ pub struct Watching {
 
 /// An approval in one request's hands. Dropped unused, another request may take it.
 pub struct Taken {
+    questions: Questions,
     row: Arc<Row>,
     use_by: Timestamp,
     used: bool,
@@ -308,8 +313,10 @@ impl Questions {
         };
         let mut stage = row.stage.subscribe();
         row.wake.notify_one();
-        let decided = stage.wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open)).await;
-        match decided.as_deref() {
+        let decided = stage
+            .wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open))
+            .await;
+        match decided.map(|stage| stage.clone()) {
             Ok(Stage::Over(Over::NotRecorded(error))) => Err(NotAnswered::NotRecorded(error.to_string())),
             Ok(Stage::Over(Over::Failed(failure))) => Err(NotAnswered::NotRecorded(failure.to_string())),
             Ok(Stage::Over(Over::Expired)) => Err(NotTaken::NotOpen(id).into()),
@@ -422,6 +429,7 @@ impl Watching {
             _ => false,
         });
         until.map(|use_by| Taken {
+            questions: self.questions.clone(),
             row: self.row.clone(),
             use_by,
             used: false,
@@ -442,7 +450,7 @@ impl Taken {
     /// The payment is armed: there is no way back.
     pub fn used(mut self) {
         self.used = true;
-        self.row.stage.send_replace(Stage::Over(Over::Used));
+        self.questions.over(&self.row, Over::Used);
     }
 }
 

@@ -32,6 +32,7 @@ use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
 use crate::pay::{Issuer, Payers, Permissions, Wallet};
 use crate::proxy::{self, Proxy};
+use crate::questions::Surroundings;
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
 use crate::rules::{Look, Rules};
 use crate::store::{self, StoreError};
@@ -42,6 +43,7 @@ use crate::upstream::Upstreams;
 use crate::via::Via;
 use parts::tls_acceptor;
 pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
+use parts::{OpenQuestionsError, open_questions};
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
 const BACKLOG: u32 = 1024;
@@ -64,6 +66,8 @@ pub enum StartError {
     Stripe(#[from] OpenIssuerError),
     #[error("[alerts]: {0}")]
     Alerts(SecretError),
+    #[error(transparent)]
+    Questions(#[from] OpenQuestionsError),
     #[error("the TLS listener: {0}")]
     Listener(#[from] ListenerTlsError),
     #[error(transparent)]
@@ -173,6 +177,18 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         tracing::warn!(%error, "which idempotency keys are held is not known yet");
         Vec::new()
     });
+    let around = Surroundings {
+        folder: home.approvals(),
+        ledger: ledger.clone(),
+        alerts: alerts.clone(),
+        clock: clock.clone(),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    };
+    let questions = open_questions(&config, around).await?;
+    // What only waits for a person is not paid yet: the same request again goes on with it.
+    let waits = |rid| questions.as_ref().is_some_and(|questions| questions.holds(rid));
+    let held = held.into_iter().filter(|hold| !waits(hold.rid)).collect();
     let keys = Keys::new(held, clock.clone());
     if let Some(issuer) = &issuer {
         forget_tokens(issuer, &*ledger).await;
@@ -209,6 +225,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         reconciler,
         payers: Payers { wallet, issuer },
         permissions: Permissions::default(),
+        questions,
         balances,
         alerts,
         tasks,

@@ -75,9 +75,13 @@ impl Intent {
 
     /// As `private/approvals` has it; `None` unless the members are exactly those that there are.
     pub fn recorded(members: &BTreeMap<String, String>) -> Option<Self> {
-        let named = MEMBERS.iter().filter_map(|name| Some((*name, members.get(*name)?.clone())));
+        let named = MEMBERS
+            .iter()
+            .filter_map(|name| Some((*name, members.get(*name)?.clone())));
         let intent: BTreeMap<_, _> = named.collect();
-        let has_all = MEMBERS.iter().all(|name| *name == BODY_HASH || intent.contains_key(name));
+        let has_all = MEMBERS
+            .iter()
+            .all(|name| *name == BODY_HASH || intent.contains_key(name));
         (has_all && intent.len() == members.len()).then_some(Self(intent))
     }
 

@@ -89,20 +89,16 @@ impl Operator {
     }
 
     fn look(&self, question: &Question) -> Standing {
-        let answer = {
-            let mut open = self.open();
-            // After a restart it is asked anew here, under the same id and code.
-            open.entry(question.id)
-                .or_insert_with(|| Open::of(question))
-                .answer
-                .take()
-        };
+        let answer = self.open().get_mut(&question.id).and_then(|open| open.answer.take());
         let Some(answer) = answer else {
             return Standing::Pending { wait: REST };
         };
         self.forget(question.id);
         match answer {
-            Answer::Denied { by, why } => Standing::Denied(Denial { by: Some(by), why: Some(why) }),
+            Answer::Denied { by, why } => Standing::Denied(Denial {
+                by: Some(by),
+                why: Some(why),
+            }),
             Answer::Approved { by, at } => Standing::Approved(Box::new(Evidence {
                 kind: EvidenceKind::Operator,
                 decided_at: at,
@@ -141,7 +137,7 @@ impl Backend for Operator {
 
     fn start<'a>(&'a self, question: &'a Question) -> Reply<'a, Result<Asked, Failure>> {
         let now = self.clock.now();
-        self.open().insert(question.id, Open::of(question));
+        self.take_up(question);
         Box::pin(async move {
             Ok(Asked {
                 handle: question.id.to_string(),
@@ -154,6 +150,10 @@ impl Backend for Operator {
 
     fn poll<'a>(&'a self, question: &'a Question, _: &'a mut Asked) -> Reply<'a, Standing> {
         Box::pin(async move { self.look(question) })
+    }
+
+    fn take_up(&self, question: &Question) {
+        self.open().insert(question.id, Open::of(question));
     }
 
     fn close(&self, question: &Question) {

@@ -2,6 +2,7 @@
 
 mod agents;
 mod alerts;
+mod approvals;
 mod ca;
 mod clock;
 mod demo;
@@ -65,6 +66,12 @@ enum Command {
     /// Look at payments, and close those that no proof can close
     #[command(subcommand)]
     Payments(payments::Payments),
+    /// List what waits for a person's approval
+    Pending(approvals::Pending),
+    /// Approve a payment that waits, with the code that its question shows
+    Approve(approvals::Approve),
+    /// Deny a payment that waits; the same is not asked again for a while
+    Deny(approvals::Deny),
     /// Say why a payment took its offer, and why not each other offer of the same 402
     Explain(explain::Explain),
     /// Compare the books with the chain, settle what is in doubt, and report what does not match
@@ -159,6 +166,9 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Env(command) => command.run(&home()?),
         Command::Agents(command) => command.run(&home()?),
         Command::Payments(command) => command.run(&home()?),
+        Command::Pending(command) => wait(command.run(&home()?)),
+        Command::Approve(command) => wait(command.run(&home()?)),
+        Command::Deny(command) => wait(command.run(&home()?)),
         Command::Explain(command) => command.run(&home()?),
         Command::Reconcile(command) => wait(command.run(&home()?)),
         Command::Ca(command) => command.run(&home()?),

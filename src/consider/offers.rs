@@ -17,6 +17,7 @@ pub struct Offers {
 }
 
 /// What policy does not see, or sees no more.
+#[derive(Clone)]
 enum LeftOut {
     /// It never became an offer.
     Unread(Unpayable),

@@ -85,7 +85,7 @@ pub enum By {
 }
 
 /// What is bought, from our own asset table and the parsed offer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub rail: Rail,
     pub asset: Asset,

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::entry::{Arm, Reserved, WindowCharge};
 use super::key::KeyHold;
-use super::model::{By, State};
+use super::model::{By, State, Terms};
 use super::rid::Rid;
 use super::text::{Decimal, Moment};
 use crate::account::Account;
@@ -74,6 +74,11 @@ impl NonceKey {
 impl Payment {
     pub fn rid(&self) -> Rid {
         self.reserved.rid
+    }
+
+    /// What it is for; `None` if this version does not know that asset or way of paying any more.
+    pub fn terms(&self) -> Option<Terms> {
+        Terms::recorded(&self.reserved)
     }
 
     /// What counts it, now.

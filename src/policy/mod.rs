@@ -210,12 +210,7 @@ struct Allowed {
 }
 
 /// What one offer costs, or what stands against it.
-fn bars_bid(
-    limits: &Limits,
-    standing: &Standing,
-    purchase: &Purchase<'_>,
-    bid: &Bid,
-) -> Result<Allowed, Box<Refusal>> {
+fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: &Bid) -> Result<Allowed, Box<Refusal>> {
     if preference(limits, bid.rail).is_none() {
         let (rule, rail) = ("rails".to_owned(), bid.rail.name());
         let refusal = Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail);

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 
 use super::kept::{self, Kept};
-use super::{Denied, Over, Questions, Row, Stage, evidence_bytes, later, until};
+use super::{Denied, Over, Questions, Row, Stage, Taken, evidence_bytes, later, until};
 use crate::alerts::Alert;
 use crate::approval::{Evidence, Question};
 use crate::approve::{Asked, Denial, Failure, Standing};
@@ -87,17 +87,24 @@ impl Questions {
         match (live.state, &kept.asked, &kept.evidence) {
             (ApprovalState::Granted { use_by, .. }, ..) => {
                 row.stage.send_replace(Stage::Approved { use_by });
-                self.0.tasks.spawn(async move { questions.wait_for_use(row, use_by).await });
+                self.0
+                    .tasks
+                    .spawn(async move { questions.wait_for_use(row, use_by).await });
             }
             // Verified, and then the process died before the books had it.
             (ApprovalState::Pending { .. }, _, Some(evidence)) => {
                 let evidence = evidence.clone();
-                self.0.tasks.spawn(async move { questions.grant(row, evidence, kept).await });
+                self.0
+                    .tasks
+                    .spawn(async move { questions.grant(row, evidence, kept).await });
             }
             (ApprovalState::Pending { .. }, Some(handle), None) => {
                 let asked = Asked::from(handle.clone());
+                self.0.backend.take_up(&row.question);
                 row.stage.send_replace(Stage::Open);
-                self.0.tasks.spawn(async move { questions.wait_for_answer(row, asked, kept).await });
+                self.0
+                    .tasks
+                    .spawn(async move { questions.wait_for_answer(row, asked, kept).await });
             }
             // Somebody may have been asked, and nobody can hear the answer (Ruling 44).
             (ApprovalState::Pending { .. }, None, None) => self.fails(&row, failure("start_unknown", true)).await,
@@ -106,7 +113,11 @@ impl Questions {
 
     async fn wait_for_answer(&self, row: Arc<Row>, mut asked: Asked, kept: Kept) {
         let (backend, question, clock) = (&self.0.backend, &row.question, &self.0.clock);
-        let last = asked.expires_at.min(row.ends).saturating_add(GRACE).unwrap_or(Timestamp::MAX);
+        let last = asked
+            .expires_at
+            .min(row.ends)
+            .saturating_add(GRACE)
+            .unwrap_or(Timestamp::MAX);
         let mut wait = asked.interval;
         loop {
             let left = until(clock.now(), last);
@@ -167,18 +178,26 @@ impl Questions {
         let mut stage = row.stage.subscribe();
         let used = stage.wait_for(|stage| matches!(stage, Stage::Over(_)));
         let left = until(self.0.clock.now(), use_by);
+        // No lock of the channel's may be held from one wait to the next.
+        let used = async { drop(used.await) };
         tokio::select! {
-            _ = used => return self.forget(&row),
+            () = used => return self.forget(&row),
             () = self.0.stop.cancelled() => return,
             () = sleep(left) => {}
         }
         // One request may have it in its hands just now; whoever comes later finds it over.
         let settled = stage.wait_for(|stage| !matches!(stage, Stage::Taken { .. })).await;
-        let is_used = matches!(settled.as_deref(), Ok(Stage::Over(_)));
-        match is_used {
+        let is_over = settled.is_ok_and(|stage| matches!(*stage, Stage::Over(_)));
+        match is_over {
             true => self.forget(&row),
             false => self.expired(&row, "unused").await,
         }
+    }
+
+    /// What was approved is not what would be paid now.
+    pub async fn withdraw(&self, mut taken: Taken) {
+        taken.used = true;
+        self.expired(&taken.row, "terms-changed").await;
     }
 
     async fn denied(&self, row: &Arc<Row>, denial: Denial) {
@@ -203,7 +222,10 @@ impl Questions {
     async fn expired(&self, row: &Arc<Row>, why: &'static str) {
         tracing::info!(approval = %row.id(), agent = %row.agent, why, "the question has run out");
         let id = row.id();
-        let step = ApprovalStep::Expired { id, why: why.to_owned() };
+        let step = ApprovalStep::Expired {
+            id,
+            why: why.to_owned(),
+        };
         self.end(row, step, "approval-expired", Over::Expired).await;
     }
 
@@ -226,7 +248,10 @@ impl Questions {
     }
 
     async fn give_up(&self, id: Rid, rid: Rid, why: &str) {
-        let step = ApprovalStep::Expired { id, why: why.to_owned() };
+        let step = ApprovalStep::Expired {
+            id,
+            why: why.to_owned(),
+        };
         match self.0.ledger.approval(step).await {
             Ok(()) => self.release(rid, "approval-failed").await,
             Err(error) => tracing::error!(approval = %id, %error, "the end of the question is not recorded"),
@@ -240,7 +265,7 @@ impl Questions {
     }
 
     /// Out of the way of the next one that asks the same, then told.
-    fn over(&self, row: &Arc<Row>, over: Over) {
+    pub(super) fn over(&self, row: &Arc<Row>, over: Over) {
         self.forget(row);
         row.stage.send_replace(Stage::Over(over));
     }

@@ -18,7 +18,9 @@ impl Prompts {
         // A clock that went back must not keep an agent out for longer than an hour.
         asked.retain(|at| now.duration_since(*at).abs() < HOUR);
         if asked.len() >= most {
-            let oldest = asked.front().map_or(SignedDuration::ZERO, |at| HOUR - now.duration_since(*at).abs());
+            let oldest = asked
+                .front()
+                .map_or(SignedDuration::ZERO, |at| HOUR - now.duration_since(*at).abs());
             return Err(Duration::try_from(oldest).unwrap_or_default());
         }
         asked.push_back(now);

@@ -9,13 +9,13 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::{
-    AgentPayments, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store,
-    Stripe, Timeouts, Upstream, WalletKey,
+    AgentPayments, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store, Stripe, Timeouts,
+    Upstream, WalletKey,
 };
 use crate::assets::{self, Network, Token};
-use crate::config::{alerts, approval};
 use crate::config::secret::SecretSource;
 use crate::config::section::{Entry, Hints, Section};
+use crate::config::{alerts, approval};
 use crate::policy::named_host;
 use crate::stripe::{ApiBase, ApiVersion, Endpoint, PaymentMethod, Settings};
 
