@@ -24,7 +24,7 @@ use crate::approve::{Backend, Denial, Failure};
 use crate::clock::SharedClock;
 use crate::config::approval::Approval;
 use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
-pub use kept::{Kept, read, recorded};
+pub use kept::{Kept, read};
 use prompts::Prompts;
 
 /// Everybody who is asked, and by whom.
@@ -341,6 +341,8 @@ impl Questions {
     }
 }
 
+/// The books and the backend have so long to take a question, before its agent is told to come back.
+const PUTTING: Duration = Duration::from_secs(15);
 /// Ruling 43.
 const LONGEST_TTL: Duration = Duration::from_secs(600);
 
@@ -403,8 +405,13 @@ impl Watching {
         self.row.ends
     }
 
-    /// The stage once there is something to do about it, or `None` after `hold`.
+    /// The stage once there is something to do about it, or `None` after `hold`, which begins when the question is put.
     pub async fn decided(&mut self, hold: Duration) -> Option<Stage> {
+        let put = self.stage.wait_for(|stage| !matches!(stage, Stage::Asking));
+        let put = tokio::time::timeout(PUTTING, async { drop(put.await) });
+        if put.await.is_err() {
+            return None;
+        }
         let decided = self.stage.wait_for(|stage| match stage {
             Stage::Asking | Stage::Open | Stage::Taken { .. } => false,
             Stage::Approved { .. } | Stage::Over(_) => true,

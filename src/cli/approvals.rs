@@ -8,7 +8,7 @@ use super::payments::{parse_id, print_json};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
 use crate::home::Home;
-use crate::questions;
+use crate::questions::{self, Kept};
 
 #[derive(Args)]
 pub struct Pending {
@@ -124,4 +124,26 @@ fn sheet(question: &questions::Pending) -> String {
         _ => format!("  bursar approve {id} --code {code}\n  bursar deny {id} --why TEXT"),
     };
     format!("{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  paid to {payee} on {network}\n{next}")
+}
+
+/// What was asked and answered, below a payment's own lines.
+pub(super) fn record(kept: &Kept) -> String {
+    let mut lines = vec![
+        ("asked", kept.sentence.clone()),
+        ("asked_at", kept.asked_at.to_string()),
+        ("asked_through", kept.backend.clone()),
+        ("intent_sha256", kept.intent_sha256.clone()),
+    ];
+    match &kept.evidence {
+        None => lines.push(("approved_by", "nobody".to_owned())),
+        Some(evidence) => lines.extend([
+            ("approved_by", evidence.approver.clone()),
+            ("approved_at", evidence.decided_at.to_string()),
+            ("evidence", evidence.kind.to_string()),
+        ]),
+    }
+    lines
+        .into_iter()
+        .map(|(name, text)| format!("{name:<15} {text}\n"))
+        .collect()
 }

@@ -12,6 +12,7 @@ use crate::admin::{self, AdminError, Word};
 use crate::clock::SystemClock;
 use crate::home::Home;
 use crate::ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentRecord, Refused, Rid, read_payments};
+use crate::questions::{self, Kept};
 
 #[derive(Subcommand)]
 pub enum Payments {
@@ -145,14 +146,29 @@ struct Tagged<'a> {
     refusal: &'a Refused,
 }
 
+/// One payment, with what a person was asked about it.
+#[derive(serde::Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    payment: &'a PaymentRecord,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_record: Option<&'a Kept>,
+}
+
 impl Show {
     fn run(self, home: &Home) -> Result<Exit, Failure> {
         let rid = parse_id(&self.id)?;
         let payment = find(home, rid)?;
+        // An approval goes by its payment's id.
+        let approval = questions::read(&home.approvals(), rid);
         if self.json {
-            print_json(&payment)?;
+            print_json(&Shown {
+                payment: &payment,
+                approval_record: approval.as_ref(),
+            })?;
         } else {
-            print(format_args!("{}", sheet(&payment)))?;
+            let approval = approval.as_ref().map(super::approvals::record).unwrap_or_default();
+            print(format_args!("{}{approval}", sheet(&payment)))?;
         }
         Ok(Exit::Done)
     }

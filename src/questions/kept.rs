@@ -75,11 +75,6 @@ impl Kept {
     }
 }
 
-/// What `payments show` prints of an approval; nothing for a payment that nobody was asked about.
-pub fn recorded(folder: &Path, id: Rid) -> Option<serde_json::Value> {
-    serde_json::to_value(read(folder, id)?).ok()
-}
-
 /// `None`: there is none of this id, or it cannot be read.
 pub fn read(folder: &Path, id: Rid) -> Option<Kept> {
     let text = home::read_secret(&path(folder, id)).ok()?;

@@ -18,6 +18,7 @@ mod uploads;
 
 // Money.
 mod answers;
+mod approvals;
 mod canary;
 mod chain;
 mod crash;
