@@ -70,7 +70,7 @@ pub enum BadKeys {
 }
 
 impl BadKeys {
-    /// A stable text, as for [`Rejected`](super::token::Rejected).
+    /// A stable text, as for [`Rejected`](super::rejected::Rejected).
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NotJwks => "jwks_malformed",

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::jwks::{BadKeys, Jwk, Key, Keys};
-use super::token::{self, Policy, Proven, Rejected, Verified};
+use super::rejected::Rejected;
+use super::token::{self, Policy, Proven, Verified};
 use super::{Evidence, EvidenceKind};
 
 #[derive(Serialize, Deserialize)]

@@ -91,7 +91,7 @@ impl Replay {
     }
 }
 
-/// After a restart, from what was written down.
+/// After a restart, from what was written down; that must be everything whose time had not come.
 impl FromIterator<(ReplayKey, Timestamp)> for Replay {
     fn from_iter<I: IntoIterator<Item = (ReplayKey, Timestamp)>>(used: I) -> Self {
         Self {

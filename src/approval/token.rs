@@ -11,11 +11,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use super::details::{Binding, Decimal, Repeated, Sent};
+use super::decimal::Decimal;
+use super::details::{Binding, Repeated, Sent};
 use super::jwks::{Key, Keys};
-use super::replay::{self, ReplayKey, Replayed, without_slash};
+use super::rejected::Rejected;
+use super::replay::{self, ReplayKey, without_slash};
 use crate::challenge::json::{self, Object};
 
 /// Characters; longer ones are not looked into.
@@ -48,6 +49,7 @@ pub enum Source {
     /// For servers whose access tokens are opaque. Then scope, and details where the token has none, are those of the answer that
     /// it came with.
     IdToken {
+        /// An answer without one grants what was asked for (RFC 6749 §5.1); then that stands here.
         scope: String,
         /// JSON text.
         authorization_details: Option<String>,
@@ -61,50 +63,6 @@ pub enum Alg {
     EdDsa,
     /// RFC 9864.
     Ed25519,
-}
-
-/// Why a token is no approval.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Rejected {
-    #[error("it is longer than 8192 characters")]
-    TooLong,
-    #[error("it is not a JWT as RFC 7515 and 7519 write them")]
-    Malformed,
-    #[error("its algorithm is not allowed")]
-    AlgNotAllowed,
-    #[error("it has `crit`")]
-    CritNotSupported,
-    /// Perhaps the issuer has a new key: worth fetching its JWKS once more.
-    #[error("the issuer has no key of that name")]
-    UnknownKid,
-    #[error("its signature is wrong")]
-    BadSignature,
-    #[error("its `{0}` is of the wrong type")]
-    ClaimType(&'static str),
-    #[error("it has no `{0}`")]
-    ClaimMissing(&'static str),
-    #[error("it is another issuer's")]
-    WrongIssuer,
-    #[error("it has expired")]
-    Expired,
-    #[error("it is not valid yet")]
-    NotYetValid,
-    #[error("it was issued in the future")]
-    IssuedInFuture,
-    #[error("it lives too long for the approval of one action")]
-    LifetimeTooLong,
-    #[error("it is for another audience")]
-    WrongAudience,
-    #[error("it was issued to another client")]
-    WrongClient,
-    #[error("it is not from the approver who was asked")]
-    WrongSubject,
-    #[error("it lacks the scope")]
-    ScopeMissing,
-    #[error("its `{0}` is not what was asked")]
-    BindingMismatch(&'static str),
-    #[error("it has been used before")]
-    Replayed,
 }
 
 /// A token that passed; nothing but [`verify`] makes one.
@@ -387,38 +345,6 @@ impl Alg {
             Self::EdDsa => "EdDSA",
             Self::Ed25519 => "Ed25519",
         }
-    }
-}
-
-impl Rejected {
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::TooLong => "too_long",
-            Self::Malformed => "malformed",
-            Self::AlgNotAllowed => "alg_not_allowed",
-            Self::CritNotSupported => "crit_not_supported",
-            Self::UnknownKid => "unknown_kid",
-            Self::BadSignature => "bad_signature",
-            Self::ClaimType(_) => "claim_type",
-            Self::ClaimMissing(_) => "claim_missing",
-            Self::WrongIssuer => "wrong_issuer",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::IssuedInFuture => "issued_in_future",
-            Self::LifetimeTooLong => "lifetime_too_long",
-            Self::WrongAudience => "wrong_audience",
-            Self::WrongClient => "wrong_client",
-            Self::WrongSubject => "wrong_subject",
-            Self::ScopeMissing => "scope_missing",
-            Self::BindingMismatch(_) => "binding_mismatch",
-            Self::Replayed => "replayed",
-        }
-    }
-}
-
-impl From<Replayed> for Rejected {
-    fn from(_: Replayed) -> Self {
-        Self::Replayed
     }
 }
 

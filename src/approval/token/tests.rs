@@ -124,6 +124,30 @@ fn tokens_are_judged_as_the_vectors_say() {
     }
 }
 
+/// The other implementation that is in the program anyway, on every signature of the vectors that is looked at.
+#[test]
+fn aws_lc_agrees_on_signatures() {
+    use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+    let fixture = fixture();
+    let keys = issuer_keys();
+    let (mut good, mut bad) = (0, 0);
+    for case in fixture["cases"].as_array().unwrap() {
+        let token = case["token"].as_str().unwrap();
+        let Ok(parts) = Parts::of(token) else { continue };
+        let Ok(kid) = kid(&parts.header, &policy().algs) else {
+            continue;
+        };
+        let Some(key) = keys.key(&kid) else { continue };
+        let jwk = serde_json::to_value(key.jwk()).unwrap();
+        let x = URL_SAFE_NO_PAD.decode(jwk["x"].as_str().unwrap()).unwrap();
+        let theirs = UnparsedPublicKey::new(&ED25519, x).verify(parts.signed, &parts.signature);
+        let ours = verdict(token, &policy()) != "bad_signature";
+        assert_eq!(ours, theirs.is_ok(), "{}", case["name"]);
+        *(if ours { &mut good } else { &mut bad }) += 1;
+    }
+    assert!(good >= 40 && bad >= 9, "{good} {bad}");
+}
+
 #[test]
 fn a_weak_key_is_refused_before_its_token() {
     let weak = &fixture()["weak_key"];
