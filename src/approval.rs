@@ -4,7 +4,14 @@
 //! One approval is for one intent. An agent never sees the code that stands in the question, and never brings evidence: that is
 //! fetched by the proxy itself, over the handle it got when it asked (digest §8.2).
 
+mod decimal;
+pub mod details;
 pub mod intent;
+pub mod jwks;
+pub mod proof;
+pub mod rejected;
+pub mod replay;
+pub mod token;
 
 use std::fmt;
 use std::time::Duration;

@@ -16,12 +16,17 @@ use serde_json::value::RawValue;
 use super::Why;
 
 /// Ruling 34's bound on a body, and ours on a decoded header.
-pub(super) const MAX_TEXT: usize = 64 * 1024;
+pub(crate) const MAX_TEXT: usize = 64 * 1024;
 const MAX_DEPTH: usize = 32;
 
 /// The text of `bytes`, once it is known to be one JSON value without duplicate members and at most 32 levels deep.
-pub(super) fn checked(bytes: &[u8]) -> Result<&str, Why> {
-    if bytes.len() > MAX_TEXT {
+pub(crate) fn checked(bytes: &[u8]) -> Result<&str, Why> {
+    checked_up_to(bytes, MAX_TEXT)
+}
+
+/// The same for documents that may have another length.
+pub(crate) fn checked_up_to(bytes: &[u8], longest: usize) -> Result<&str, Why> {
+    if bytes.len() > longest {
         return Err(Why::TooLarge);
     }
     let text = std::str::from_utf8(bytes).map_err(|_| Why::NotJson)?;
@@ -38,7 +43,7 @@ pub(super) fn checked(bytes: &[u8]) -> Result<&str, Why> {
 }
 
 /// Decodes a header liberally: standard or URL-safe alphabet, padding or none, blanks around it (x402 digest §1.1).
-pub(super) fn from_base64(value: &[u8]) -> Result<Vec<u8>, Why> {
+pub(crate) fn from_base64(value: &[u8]) -> Result<Vec<u8>, Why> {
     const LIBERAL: GeneralPurpose = GeneralPurpose::new(
         &STANDARD,
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -59,33 +64,33 @@ pub(super) fn from_base64(value: &[u8]) -> Result<Vec<u8>, Why> {
 }
 
 /// The members of one JSON object, each with its text as received. `null` counts as absent.
-pub(super) struct Object<'a>(BTreeMap<String, &'a RawValue>);
+pub(crate) struct Object<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> Object<'a> {
     /// `None` for anything but an object.
-    pub(super) fn read(text: &'a str) -> Option<Self> {
+    pub(crate) fn read(text: &'a str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 
-    pub(super) fn member(&self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn member(&self, name: &str) -> Option<&'a RawValue> {
         self.0.get(name).copied().filter(|raw| raw.get() != "null")
     }
 
     /// Whether the member is written there, be it as `null`.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    pub(super) fn object(&self, name: &str) -> Option<Self> {
+    pub(crate) fn object(&self, name: &str) -> Option<Self> {
         Self::read(self.member(name)?.get())
     }
 
     /// The member as text; `None` if it is absent or no JSON string.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.member(name)?.get()).ok()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
