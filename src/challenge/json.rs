@@ -20,7 +20,7 @@ pub(super) const MAX_TEXT: usize = 64 * 1024;
 const MAX_DEPTH: usize = 32;
 
 /// The text of `bytes`, once it is known to be one JSON value without duplicate members and at most 32 levels deep.
-pub(super) fn checked(bytes: &[u8]) -> Result<&str, Why> {
+pub(crate) fn checked(bytes: &[u8]) -> Result<&str, Why> {
     if bytes.len() > MAX_TEXT {
         return Err(Why::TooLarge);
     }

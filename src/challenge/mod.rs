@@ -16,7 +16,7 @@ use crate::account::Account;
 use crate::assets::{Asset, Mode, Network};
 
 pub mod credential;
-mod json;
+pub(crate) mod json;
 pub mod mpp;
 mod offer;
 pub mod permit2;
