@@ -30,7 +30,7 @@ use crate::approval::{Evidence, EvidenceKind, Question};
 use crate::clock::SharedClock;
 use crate::tls::upstream::UpstreamTls;
 use calls::{Answered, Service};
-use challenge::{Difference, Order, Status};
+use challenge::{Answer, Difference, Order, Status};
 use errors::Fault;
 use watch::{Watch, Watches};
 
@@ -142,7 +142,7 @@ impl Keyra {
             created => created,
         };
         let answer = created.map_err(of_create)?.answer;
-        self.compare(&order, &answer, Echo::IfGiven)?;
+        compare(&order, &answer, Echo::IfGiven)?;
         if answer.status != Status::Pending {
             return Err(failure("not_pending_at_start", true));
         }
@@ -202,7 +202,7 @@ impl Keyra {
             Err(failure) => return Ok(Standing::Failed(failure)),
         };
         let seen = self.service.look(id).await?;
-        let status = match self.status(&order, &seen, id, self.echo) {
+        let status = match said(&order, &seen.answer, id, self.echo) {
             Ok(status) => status,
             Err(failure) => return Ok(Standing::Failed(failure)),
         };
@@ -211,7 +211,7 @@ impl Keyra {
         let (kind, answers) = match (status, attestation) {
             (Status::Pending | Status::Approved, Some(attestation)) => {
                 let verified = self.service.verify(id, attestation).await?;
-                match self.status(&order, &verified, id, Echo::IfGiven) {
+                match said(&order, &verified.answer, id, Echo::IfGiven) {
                     Ok(Status::Approved) => (EvidenceKind::KeyraVerified, vec![seen, verified]),
                     Ok(other) => return Ok(self.undecided(other, ends)),
                     Err(failure) => return Ok(Standing::Failed(failure)),
@@ -227,22 +227,6 @@ impl Keyra {
         };
         let evidence = self.evidence(kind, &order, id, &answers, watch);
         Ok(Standing::Approved(Box::new(evidence)))
-    }
-
-    /// What an answer says, once it is known to be about this challenge and this payment.
-    fn status(&self, order: &Order, answered: &Answered, id: &ChallengeId, echo: Echo) -> Result<Status, Failure> {
-        if !answered.answer.is_about(id) {
-            return Err(failure("echo_mismatch:id", false));
-        }
-        self.compare(order, &answered.answer, echo)?;
-        Ok(answered.answer.status)
-    }
-
-    fn compare(&self, order: &Order, answer: &challenge::Answer, echo: Echo) -> Result<(), Failure> {
-        order.compare(answer, echo).map_err(|difference| match difference {
-            Difference::Other(member) => failure(&format!("echo_mismatch:{member}"), false),
-            Difference::Missing(member) => failure(&format!("echo_missing:{member}"), false),
-        })
     }
 
     /// For all but an approval that holds.
@@ -342,6 +326,22 @@ impl Backend for Keyra {
     fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing> {
         Box::pin(self.look(question, asked))
     }
+}
+
+/// What an answer says, once it is known to be about this challenge and this payment.
+fn said(order: &Order, answer: &Answer, id: &ChallengeId, echo: Echo) -> Result<Status, Failure> {
+    if !answer.is_about(id) {
+        return Err(failure("echo_mismatch:id", false));
+    }
+    compare(order, answer, echo)?;
+    Ok(answer.status)
+}
+
+fn compare(order: &Order, answer: &Answer, echo: Echo) -> Result<(), Failure> {
+    order.compare(answer, echo).map_err(|difference| match difference {
+        Difference::Other(member) => failure(&format!("echo_mismatch:{member}"), false),
+        Difference::Missing(member) => failure(&format!("echo_missing:{member}"), false),
+    })
 }
 
 /// A create that may have arrived is not repeated: nothing tells KEYRA that both are one (digest §6.2).

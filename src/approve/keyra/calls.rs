@@ -41,7 +41,8 @@ impl Service {
     }
 
     pub async fn look(&self, id: &ChallengeId) -> Result<Answered, Fault> {
-        self.call(Method::GET, &format!("/v1/challenges/{id}"), Vec::new()).await
+        self.call(Method::GET, &format!("/v1/challenges/{id}"), Vec::new())
+            .await
     }
 
     pub async fn verify(&self, id: &ChallengeId, attestation: &Attestation) -> Result<Answered, Fault> {

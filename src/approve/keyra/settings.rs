@@ -279,7 +279,11 @@ mod tests {
             assert_eq!(parse(text, environment), Some(why), "{text:?}");
             assert!(!why.to_string().contains("hunter2"));
         }
-        let field = ApiKey::parse("sk_test_abc", sandbox).ok().unwrap().authorization().unwrap();
+        let field = ApiKey::parse("sk_test_abc", sandbox)
+            .ok()
+            .unwrap()
+            .authorization()
+            .unwrap();
         assert_eq!(field, "Bearer sk_test_abc");
         assert!(field.is_sensitive());
     }

@@ -106,7 +106,10 @@ fn make_room<K: Clone + Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, age: i
     if map.len() < REMEMBERED {
         return;
     }
-    let oldest = map.iter().min_by_key(|(_, value)| age(value)).map(|(key, _)| key.clone());
+    let oldest = map
+        .iter()
+        .min_by_key(|(_, value)| age(value))
+        .map(|(key, _)| key.clone());
     if let Some(oldest) = oldest {
         map.remove(&oldest);
     }
@@ -176,7 +179,10 @@ mod tests {
         let watches = Watches::default();
         for number in 0..i64::try_from(REMEMBERED).unwrap() + 10 {
             watches.watch(&id(&format!("chl_{number}")), at(number), at(0));
-            watches.hear(event(Some(&format!("evt_{number}")), EventKind::Other, "chl_1"), at(number));
+            watches.hear(
+                event(Some(&format!("evt_{number}")), EventKind::Other, "chl_1"),
+                at(number),
+            );
         }
         let inside = watches.inside();
         assert_eq!((inside.challenges.len(), inside.events.len()), (REMEMBERED, REMEMBERED));

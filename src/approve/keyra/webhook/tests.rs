@@ -21,7 +21,10 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn headers(field: &str) -> HeaderMap {
-    HeaderMap::from_iter([(http::HeaderName::from_static(HEADER), HeaderValue::from_str(field).unwrap())])
+    HeaderMap::from_iter([(
+        http::HeaderName::from_static(HEADER),
+        HeaderValue::from_str(field).unwrap(),
+    )])
 }
 
 fn webhooks(format: SignatureFormat) -> Webhooks {
@@ -61,7 +64,10 @@ fn cases_of_the_vectors() {
         let event = match Webhooks::new(secret, format) {
             Ok(webhooks) => webhooks.event(&headers, &body, now),
             Err(error) => {
-                assert_eq!((name, error), ("empty_secret_must_not_start", SettingsError::EmptySecret));
+                assert_eq!(
+                    (name, error),
+                    ("empty_secret_must_not_start", SettingsError::EmptySecret)
+                );
                 continue;
             }
         };
@@ -158,8 +164,15 @@ fn an_attestation_needs_its_device() {
         Event::parse(body.as_bytes()).unwrap().attestation
     };
     let whole = read(r#"{"attestation":{"sig":"x"},"deviceId":"dev_1"}"#).unwrap();
-    assert_eq!((whole.attestation["sig"].as_str(), whole.device_id.as_str()), (Some("x"), "dev_1"));
-    for data in [r#"{"attestation":"x"}"#, r#"{"deviceId":"dev_1"}"#, r#"{"attestation":null,"deviceId":"d"}"#] {
+    assert_eq!(
+        (whole.attestation["sig"].as_str(), whole.device_id.as_str()),
+        (Some("x"), "dev_1")
+    );
+    for data in [
+        r#"{"attestation":"x"}"#,
+        r#"{"deviceId":"dev_1"}"#,
+        r#"{"attestation":null,"deviceId":"d"}"#,
+    ] {
         assert_eq!(read(data), None, "{data}");
     }
 }
