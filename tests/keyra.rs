@@ -22,8 +22,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 fn question() -> Question {
+    question_about("12500000")
+}
+
+fn question_about(amount: &str) -> Question {
     let challenge = json!({"x402Version": 2, "accepts": [{
-        "scheme": "exact", "network": "eip155:84532", "amount": "12500000",
+        "scheme": "exact", "network": "eip155:84532", "amount": amount,
         "asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "payTo": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
         "maxTimeoutSeconds": 60, "extra": {"name": "USDC", "version": "2"}
     }]});
@@ -341,9 +345,11 @@ async fn no_other_word_approves() {
     }
 }
 
+type Change = fn(&mut Value);
+
 #[tokio::test]
 async fn an_echo_of_another_payment_approves_nothing() {
-    let changes: [(&str, fn(&mut Value)); 8] = [
+    let changes: [(&str, Change); 8] = [
         ("id", |answer| answer["id"] = "chl_2".into()),
         ("action", |answer| answer["action"] = "payment.refund".into()),
         ("userId", |answer| answer["userId"] = "usr_43".into()),
@@ -391,27 +397,7 @@ async fn an_echo_that_is_required_is_missed() {
 async fn a_question_about_another_amount_does_not_get_this_answer() {
     let mut case = Case::new().await;
     case.fake.attest_and_show("chl_1");
-    let other = Intent::of(
-        &intent::Asked {
-            agent: "build-bot",
-            approver: "usr_42",
-            host: "api.example.com",
-            method: "POST",
-            resource: "https://api.example.com/report",
-            body_sha256: None,
-        },
-        &{
-            let challenge = json!({"x402Version": 2, "accepts": [{
-                "scheme": "exact", "network": "eip155:84532", "amount": "99000000",
-                "asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
-                "payTo": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
-                "maxTimeoutSeconds": 60, "extra": {"name": "USDC", "version": "2"}
-            }]});
-            let header = STANDARD.encode(challenge.to_string());
-            bursar::challenge::v2(header.as_bytes()).unwrap().offers.remove(0)
-        },
-    );
-    case.question.intent = other;
+    case.question = question_about("99000000");
     assert_eq!(case.poll().await, failed("echo_mismatch:payload", false));
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::approve::Failure;
 
 /// No question lives longer.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
