@@ -15,12 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use alert::{Alert, Message};
+pub use command::Program;
 pub use webhook::Webhook;
 
 use crate::clock::SharedClock;
@@ -28,7 +30,6 @@ use crate::config::SecretError;
 use crate::config::alerts as settings;
 use crate::ledger::{Alarm, Alarms, Event, Ledger, Rid};
 use crate::tls::upstream::UpstreamTls;
-use command::Program;
 use told::Told;
 
 /// Alerts that wait for their entry, and messages that wait for one way of telling. What comes on top is logged only.
@@ -49,6 +50,10 @@ pub enum Way {
     Webhook(Arc<Webhook>),
 }
 
+/// Nobody was told by it, which the log says more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InVain;
+
 /// The ways that bursar.toml names, with the webhook's token read.
 pub fn ways(settings: &settings::Alerts, dir: PathBuf, tls: &Arc<UpstreamTls>) -> Result<Vec<Way>, SecretError> {
     let mut ways = Vec::new();
@@ -65,7 +70,7 @@ pub fn ways(settings: &settings::Alerts, dir: PathBuf, tls: &Arc<UpstreamTls>) -
 
 impl Way {
     /// Tells once, bounded. The error is for people.
-    pub async fn tell(&self, message: &Message) -> Result<(), String> {
+    pub async fn tell(&self, message: &impl Serialize) -> Result<(), String> {
         let telling = async {
             match self {
                 Self::Command(program) => program.run(message).await,
@@ -75,6 +80,33 @@ impl Way {
         timeout(PATIENCE, telling)
             .await
             .unwrap_or_else(|_| Err(format!("it did not end within {} s", PATIENCE.as_secs())))
+    }
+
+    /// Tells, and tells again after pauses; in vain once there are no more, or `ending` comes first. `kind` and `id` are for the log,
+    /// where the message itself never stands.
+    pub async fn insist(
+        &self,
+        kind: &str,
+        id: Option<Rid>,
+        message: &impl Serialize,
+        ending: &CancellationToken,
+    ) -> Result<(), InVain> {
+        let id = id.map(tracing::field::display);
+        let mut pauses = RETRIES.iter();
+        loop {
+            let Err(why) = self.tell(message).await else {
+                return Ok(());
+            };
+            let Some(pause) = pauses.next() else {
+                tracing::error!(kind, id, %why, "{} could not be told; given up", self.shown());
+                return Err(InVain);
+            };
+            tracing::warn!(kind, id, %why, again_in_s = pause.as_secs(), "{} could not be told", self.shown());
+            tokio::select! {
+                () = sleep(*pause) => {}
+                () = ending.cancelled() => return Err(InVain),
+            }
+        }
     }
 
     /// Without what may be a key in it.
@@ -219,29 +251,13 @@ async fn tell_by(way: Way, mut messages: mpsc::Receiver<Message>, ending: Cancel
         running.spawn(async move {
             let _permit = permit;
             tokio::select! {
-                () = tell_with_retries(&way, &message, &ending) => {}
+                _ = way.insist(message.kind, message.payment, &message, &ending) => {}
                 () = cut.cancelled() => {}
             }
         });
     }
     running.close();
     running.wait().await;
-}
-
-async fn tell_with_retries(way: &Way, message: &Message, ending: &CancellationToken) {
-    let mut pauses = RETRIES.iter();
-    loop {
-        let Err(why) = way.tell(message).await else { return };
-        let Some(pause) = pauses.next() else {
-            tracing::error!(kind = message.kind, %why, "{} could not be told; given up", way.shown());
-            return;
-        };
-        tracing::warn!(kind = message.kind, %why, again_in_s = pause.as_secs(), "{} could not be told", way.shown());
-        tokio::select! {
-            () = sleep(*pause) => {}
-            () = ending.cancelled() => return,
-        }
-    }
 }
 
 impl Telling {

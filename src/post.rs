@@ -4,6 +4,7 @@
 //! In two steps, for those who must know what became of a request that failed: until [`connect`] is done, nothing was sent.
 
 use std::error::Error;
+use std::net::IpAddr;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Request, Response, Uri};
@@ -79,6 +80,12 @@ pub fn host_and_port(url: &Uri) -> String {
     let host = url.host().unwrap_or_default();
     url.port()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether a host, as it stands in a URL, is this machine: what is sent there may go unencrypted.
+pub fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 impl Line {

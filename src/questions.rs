@@ -17,8 +17,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::alerts::Alerts;
 use crate::approval::{Evidence, Intent, Question};
+use crate::approve::notify;
 use crate::approve::operator::{NotTaken, Operator};
 use crate::approve::{Backend, Denial, Failure};
 use crate::clock::SharedClock;
@@ -38,7 +38,7 @@ struct Shared {
     settings: Approval,
     folder: PathBuf,
     ledger: Arc<dyn Ledger>,
-    alerts: Alerts,
+    notify: notify::Notify,
     clock: SharedClock,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -174,7 +174,7 @@ pub enum NotAnswered {
 pub struct Surroundings {
     pub folder: PathBuf,
     pub ledger: Arc<dyn Ledger>,
-    pub alerts: Alerts,
+    pub notify: notify::Notify,
     pub clock: SharedClock,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -190,7 +190,7 @@ impl Questions {
         let Surroundings {
             folder,
             ledger,
-            alerts,
+            notify,
             clock,
             tasks,
             stop,
@@ -201,7 +201,7 @@ impl Questions {
             settings,
             folder,
             ledger,
-            alerts,
+            notify,
             clock,
             tasks,
             stop,

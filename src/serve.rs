@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
 use crate::alerts::{self, Alert, Alerts, Telling};
+use crate::approve::notify::Notify;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
 use crate::clock::SharedClock;
@@ -180,7 +181,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let around = Surroundings {
         folder: home.approvals(),
         ledger: ledger.clone(),
-        alerts: alerts.clone(),
+        notify: Notify::new(ways.clone(), clock.clone()),
         clock: clock.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),

@@ -32,8 +32,6 @@ pub enum Alert {
     Dispute { rid: Rid, why: String },
     /// Money left the wallet, and no entry says why.
     Outflow(Outflow),
-    /// A person is asked about a payment. `here`: on this machine, by `bursar approve`.
-    Approval { rid: Rid, sentence: String, here: bool },
     /// From `bursar alerts test`.
     Test,
 }
@@ -41,7 +39,7 @@ pub enum Alert {
 /// What a command reads on its standard input and a webhook is sent: members in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `approval-asked`, `dispute`, `wallet-outflow`, `disk-low`, `store-failed`, `clock-jump`,
+    /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `dispute`, `wallet-outflow`, `disk-low`, `store-failed`, `clock-jump`,
     /// `index-rebuilt`, `torn-write`, `test`.
     pub kind: &'static str,
     /// RFC 3339, UTC.
@@ -68,14 +66,13 @@ impl Alert {
             Self::PaymentUnknown { .. } | Self::ManyUnknown { .. } => "payment-unknown",
             Self::Dispute { .. } => "dispute",
             Self::Outflow(_) => "wallet-outflow",
-            Self::Approval { .. } => "approval-asked",
             Self::Test => "test",
         }
     }
 
     pub fn message(&self, at: Timestamp) -> Message {
         let payment = match self {
-            Self::PaymentUnknown { rid, .. } | Self::Dispute { rid, .. } | Self::Approval { rid, .. } => Some(*rid),
+            Self::PaymentUnknown { rid, .. } | Self::Dispute { rid, .. } => Some(*rid),
             _ => None,
         };
         Message {
@@ -132,15 +129,6 @@ impl Alert {
                     amount.get()
                 )
             }
-            Self::Approval {
-                rid,
-                sentence,
-                here: true,
-            } => format!(
-                "A payment waits for you. {sentence}. `bursar approve {rid} --code CODE` lets it go, with the code after #; \
-                 `bursar deny {rid} --why TEXT` refuses it."
-            ),
-            Self::Approval { sentence, .. } => format!("A payment waits for its approver. {sentence}."),
             Self::Test => "This is a test by `bursar alerts test`. Nothing has happened.".to_owned(),
         }
     }

@@ -1,12 +1,11 @@
-//! The operator's command: the alert as one line of JSON on its standard input, no shell, no output kept.
+//! The operator's command: a message as one line of JSON on its standard input, no shell, no output kept.
 
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Serialize;
 use tokio::io::AsyncWriteExt;
-
-use super::Message;
 
 /// What a command gets of our environment. The rest may hold the wallet's key (`env:NAME`).
 const PASSED_ON: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
@@ -41,7 +40,7 @@ impl Program {
     }
 
     /// Runs it to its end; whoever stops waiting kills it.
-    pub async fn run(&self, message: &Message) -> Result<(), String> {
+    pub async fn run(&self, message: &impl Serialize) -> Result<(), String> {
         let Some((program, arguments)) = self.command.split_first() else {
             return Err("no program is named".to_owned());
         };

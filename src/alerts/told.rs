@@ -94,7 +94,6 @@ impl Thing {
                 Alarm::ClockJumped { .. } => (Self::ClockJumped, Quiet::For(SignedDuration::from_mins(1))),
                 Alarm::IndexRebuilt { .. } | Alarm::TornWrite { .. } => return None,
             },
-            Alert::Approval { .. } => return None,
             Alert::WalletLow { network, .. } => (Self::Wallet(*network), Quiet::ForGood),
             Alert::PaymentUnknown { rid, .. } => (Self::Unknown(*rid), Quiet::ForGood),
             Alert::Dispute { rid, why } => (Self::Dispute(*rid, why.clone()), Quiet::ForGood),

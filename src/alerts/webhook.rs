@@ -1,4 +1,4 @@
-//! The operator's webhook: the alert as JSON in one POST, over verified TLS.
+//! The operator's webhook: a message as JSON in one POST, over verified TLS.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use http::Uri;
 use http::header::HeaderValue;
 use http_body_util::{BodyExt, Limited};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 
-use super::Message;
 use crate::post::{self, Failure};
 use crate::tls::upstream::UpstreamTls;
 
@@ -33,7 +33,7 @@ impl Webhook {
     }
 
     /// Done when the service has answered 2xx.
-    pub async fn post(&self, message: &Message) -> Result<(), String> {
+    pub async fn post(&self, message: &impl Serialize) -> Result<(), String> {
         let body = serde_json::to_vec(message).map_err(|error| error.to_string())?;
         let status = self.exchange(body).await.map_err(|error| error.to_string())?;
         if status.is_success() {

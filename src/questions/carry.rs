@@ -11,7 +11,6 @@ use tokio::time::sleep;
 
 use super::kept::{self, Kept};
 use super::{Denied, Over, Questions, Row, Stage, Taken, evidence_bytes, later, until};
-use crate::alerts::Alert;
 use crate::approval::{Evidence, Question};
 use crate::approve::{Asked, Denial, Failure, Standing};
 use crate::ledger::{ApprovalRow, ApprovalState, ApprovalStep, Hold, LedgerError, Outcome, Requested, Rid};
@@ -58,15 +57,30 @@ impl Questions {
             // It goes on; only a restart would not find it again.
             tracing::error!(approval = %row.id(), %error, "the handle of the question cannot be kept");
         }
-        let sentence = question.sentence.clone();
         tracing::info!(approval = %row.id(), agent = %row.agent, backend = backend.name(), "a person is asked");
-        self.0.alerts.raise(Alert::Approval {
-            rid: row.id(),
-            sentence,
-            here: self.0.operator.is_some(),
-        });
+        self.tell(row.clone());
         row.stage.send_replace(Stage::Open);
         self.wait_for_answer(row, asked, kept).await;
+    }
+
+    /// By the operator's own ways, until one way has told it or it is decided. The log is not one of them (Ruling 47).
+    fn tell(&self, row: Arc<Row>) {
+        let questions = self.clone();
+        self.0.tasks.spawn(async move {
+            let mut stage = row.stage.subscribe();
+            let decided = async {
+                drop(
+                    stage
+                        .wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open))
+                        .await,
+                )
+            };
+            tokio::select! {
+                _ = questions.0.notify.tell(&row.question, row.ends) => {}
+                () = decided => {}
+                () = questions.0.stop.cancelled() => {}
+            }
+        });
     }
 
     /// A question of an earlier run.

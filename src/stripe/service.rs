@@ -1,10 +1,11 @@
 //! Which service is asked, in which version, by which of its two doors.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use http::Uri;
 use thiserror::Error;
+
+use crate::post::is_this_machine;
 
 /// Where the API is. HTTPS, or plain HTTP to this machine, where a sandbox listens: a key goes nowhere else unencrypted.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,11 +119,6 @@ impl Endpoint {
             _ => None,
         }
     }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 #[cfg(test)]

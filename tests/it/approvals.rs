@@ -291,7 +291,9 @@ async fn limits_that_were_lowered_meanwhile_win_over_an_approval() {
     is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
-    bursar.home.write_limits("[agents.research]\ntotal = \"0.09\"\napproval_above = \"0.05\"\n");
+    bursar
+        .home
+        .write_limits("[agents.research]\ntotal = \"0.09\"\napproval_above = \"0.05\"\n");
     let generation = || {
         let entries = bursar.journal();
         let loads = entries.iter().filter(|entry| entry["ev"] == "policy.load").count();

@@ -1,0 +1,174 @@
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+use crate::alerts::{Program, Webhook};
+use crate::approve::example::{offer, question_about};
+use crate::clock::ManualClock;
+use crate::tls::upstream::{Trust, UpstreamTls};
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn notify(ways: Vec<Way>) -> Notify {
+    Notify::new(ways, Arc::new(ManualClock::at(now())))
+}
+
+fn in_seconds(seconds: i64) -> Timestamp {
+    now() + SignedDuration::from_secs(seconds)
+}
+
+fn command(words: &[&str], dir: &Path) -> Way {
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    Way::Command(Arc::new(Program::new(words, dir.to_owned())))
+}
+
+fn webhook(url: &str) -> Way {
+    let tls = UpstreamTls::new(&Trust::default(), Duration::from_secs(10)).unwrap();
+    let token = Some("whoever-asks".into());
+    Way::Webhook(Arc::new(Webhook::new(url.parse().unwrap(), token, Arc::new(tls))))
+}
+
+fn expected() -> Value {
+    let question = question_about(&offer());
+    let code = question.intent.code();
+    json!({
+        "kind": "approval",
+        "id": question.id,
+        "sentence": format!("build-bot: pay 12.50 USDC to api.example.com #{code}"),
+        "approver": "usr_42",
+        "expires_at": "2027-01-15T08:05:00Z",
+    })
+}
+
+/// Everything that is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Log {
+    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_command_gets_the_sentence_and_nothing_of_our_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let tell = command(&["sh", "-c", "cat > told.json; env > env.txt"], dir.path());
+    let told = notify(vec![tell])
+        .tell(&question_about(&offer()), in_seconds(300))
+        .await;
+    assert_eq!(told, Told::Somehow);
+    let text = std::fs::read_to_string(dir.path().join("told.json")).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected());
+    let environment = std::fs::read_to_string(dir.path().join("env.txt")).unwrap();
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some() && !environment.contains("CARGO"));
+}
+
+#[tokio::test]
+async fn a_webhook_gets_the_same_with_its_token() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/approve?key=k", listener.local_addr().unwrap());
+    let (seen, mut posts) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let seen = seen.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                seen.send((head, body.collect().await?.to_bytes())).await.unwrap();
+                Ok::<_, hyper::Error>(Response::new(Full::<Bytes>::default()))
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let _ = connection.await;
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let ways = vec![command(&["false"], dir.path()), webhook(&url)];
+    let notify = notify(ways);
+    let question = question_about(&offer());
+    // The command goes on failing; that the webhook was told counts.
+    let telling = notify.tell(&question, in_seconds(300));
+    let (head, body) = tokio::select! {
+        told = telling => panic!("{told:?} before the command was given up"),
+        post = posts.recv() => post.unwrap(),
+    };
+    assert_eq!(head.uri, "/approve?key=k");
+    assert_eq!(head.headers["authorization"], "Bearer whoever-asks");
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_tried_again_until_the_question_is_over_and_the_log_has_no_code() {
+    let (log, _guard) = Log::start();
+    let dir = tempfile::tempdir().unwrap();
+    let question = question_about(&offer());
+    let notify = notify(vec![command(&["./nobody-there"], dir.path())]);
+    assert_eq!(notify.tell(&question, in_seconds(300)).await, Told::Nohow);
+    assert_eq!(log.text().matches("could not be told").count(), 4);
+    assert_eq!(log.text().matches("given up").count(), 1);
+
+    assert_eq!(notify.tell(&question, in_seconds(5)).await, Told::Nohow);
+    assert_eq!(log.text().matches("could not be told").count(), 6);
+    // A question that is over already is told to nobody.
+    assert_eq!(notify.tell(&question, in_seconds(-1)).await, Told::Nohow);
+    assert_eq!(log.text().matches("could not be told").count(), 6);
+
+    let text = log.text();
+    assert!(text.contains(&question.id.to_string()), "{text}");
+    for secret in [question.intent.code().as_str(), &question.sentence, "api.example.com"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_way_nobody_is_told() {
+    let told = notify(Vec::new())
+        .tell(&question_about(&offer()), in_seconds(300))
+        .await;
+    assert_eq!(told, Told::Nohow);
+}
