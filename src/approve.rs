@@ -1,6 +1,8 @@
 //! Asking a person: the backends, behind one trait. A backend turns a question into a handle, and later into evidence that the proxy
 //! itself has verified; "approved" by a library's word is never enough (approvals digest §1).
 
+pub mod ciba;
+
 use std::pin::Pin;
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use http::Uri;
 use serde::Deserialize;
 use thiserror::Error;
 
+use super::form;
 use super::settings::{ClientAuth, Delivery};
 
 /// A document of this length is read, a longer one is not.
@@ -118,8 +119,7 @@ impl Metadata {
         if document.len() > LONGEST_DOCUMENT {
             return Err(DiscoveryError::TooLong);
         }
-        // Text first: serde_json passes over invalid UTF-8 in members that it skips (digest §11).
-        let text = str::from_utf8(document).map_err(|_| DiscoveryError::NotMetadata)?;
+        let text = form::object(document).ok_or(DiscoveryError::NotMetadata)?;
         let document: Document = serde_json::from_str(text).map_err(|_| DiscoveryError::NotMetadata)?;
         if !issuer.is(&document.issuer) {
             return Err(DiscoveryError::OtherIssuer);
@@ -250,7 +250,12 @@ mod tests {
         ] {
             assert_eq!(read(&with("token_endpoint", value)), Err(why), "{value}");
         }
-        for other in ["https://api.bkey.id//", "https://api.bkey.id/x", "http://api.bkey.id", ""] {
+        for other in [
+            "https://api.bkey.id//",
+            "https://api.bkey.id/x",
+            "http://api.bkey.id",
+            "",
+        ] {
             assert_eq!(
                 read(&with("issuer", other)),
                 Err(DiscoveryError::OtherIssuer),
@@ -278,7 +283,12 @@ mod tests {
     #[test]
     fn plain_http_is_for_this_machine_and_only_where_allowed() {
         let allowed = PlainHttp::ToThisMachine;
-        for good in ["http://127.0.0.1:8420", "http://[::1]:1/realm/", "http://localhost:3000", "https://id.test"] {
+        for good in [
+            "http://127.0.0.1:8420",
+            "http://[::1]:1/realm/",
+            "http://localhost:3000",
+            "https://id.test",
+        ] {
             assert!(Issuer::parse(good, allowed).is_ok(), "{good}");
         }
         assert_eq!(

@@ -14,6 +14,7 @@ pub const RATE_LIMITED: Code = Code::again("rate_limited");
 pub const KEYS: Code = Code::again("keys_unavailable");
 pub const BAD_RESPONSE: Code = Code::last("bad_response");
 pub const REDIRECTED: Code = Code::last("redirected");
+pub const BINDING_MESSAGE: Code = Code::last("invalid_binding_message");
 /// An error that no standard names.
 pub const REFUSED: Code = Code::last("refused");
 /// The agent's own token was not taken any more; the next one will be new.
@@ -71,7 +72,7 @@ pub fn of_error(error: &str) -> Option<Code> {
         "unknown_user_id" => Code::last("unknown_user_id"),
         "missing_user_code" => Code::last("missing_user_code"),
         "invalid_user_code" => Code::last("invalid_user_code"),
-        "invalid_binding_message" => Code::last("invalid_binding_message"),
+        "invalid_binding_message" => BINDING_MESSAGE,
         "invalid_authorization_details" => Code::last("invalid_authorization_details"),
         "invalid_client" => Code::last("invalid_client"),
         "invalid_request" => Code::last("invalid_request"),

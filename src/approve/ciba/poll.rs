@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure::{self, failed};
+use super::form;
 use super::settings::Secret;
 use crate::approve::Failure;
 
@@ -132,8 +133,8 @@ impl Course {
     }
 
     fn answered(&mut self, status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Step {
-        let troubled = status.is_server_error()
-            || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+        let troubled =
+            status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
         // Never followed: the request carries our secret.
         if status.is_redirection() {
             return failed(failure::REDIRECTED);
@@ -141,7 +142,8 @@ impl Course {
         let Some(value) = json(body) else {
             return self.unreadable(troubled, retry_after);
         };
-        let Ok(answer) = serde_json::from_str::<Answer>(value) else {
+        let answer = form::object(value.as_bytes()).map(serde_json::from_str::<Answer>);
+        let Some(Ok(answer)) = answer else {
             return match troubled {
                 true => self.fault(retry_after, true),
                 false => failed(failure::BAD_RESPONSE),
@@ -150,9 +152,11 @@ impl Course {
         let error = answer.error.as_ref().and_then(Value::as_str);
         let said = answer.status.as_ref().and_then(Value::as_str);
         if status == StatusCode::OK && answer.access_token.as_ref().is_some_and(Value::is_string) {
-            return match (said, error) {
-                (None | Some("approved"), None) => answer.grant(),
-                _ => failed(failure::BAD_RESPONSE),
+            // A status of any other kind is a contradiction, and so is an error.
+            let approved = answer.status.is_none() || said == Some("approved");
+            return match approved && answer.error.is_none() {
+                true => answer.grant(),
+                false => failed(failure::BAD_RESPONSE),
             };
         }
         match (error, said) {
