@@ -21,6 +21,7 @@ mod form;
 mod store;
 #[cfg(test)]
 mod vectors;
+mod verifier;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,8 +39,9 @@ use poll::{Course, Grant, Look, Step};
 use request::{Outgoing, SentDetails};
 use settings::{BindingStyle, CibaSettings, Delivery, EvidenceToken, Secret, Style};
 use store::{Kept, Lent, Renewal};
+pub use verifier::{Presented, Rejected, Verifier};
 
-use crate::approval::{Evidence, Question};
+use crate::approval::Question;
 use crate::approve::{Asked, Backend, Failure, Reply, Standing};
 use crate::clock::SharedClock;
 use crate::tls::upstream::UpstreamTls;
@@ -55,38 +57,6 @@ const KEPT_GRANT: Duration = Duration::from_secs(120);
 const KEYS_AGAIN: Duration = Duration::from_secs(5);
 /// An identity server's clock may be off by so much before we say so (digest §10).
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(30);
-
-/// What judges a token (digest §5). Pure.
-pub trait Verifier: Send + Sync + 'static {
-    type Keys: Send + Sync + 'static;
-
-    /// Reads a JWKS document, or refuses all of it.
-    fn keys(&self, document: &[u8]) -> Option<Self::Keys>;
-
-    fn verify(&self, presented: &Presented<'_>, keys: &Self::Keys) -> Result<Evidence, Rejected>;
-}
-
-/// A token that was fetched, by the handle of this very question.
-pub struct Presented<'a> {
-    pub settings: &'a CibaSettings,
-    pub question: &'a Question,
-    pub auth_req_id: &'a str,
-    /// The one that is evidence by the settings.
-    pub token: &'a Secret,
-    /// The whole answer, such as the scope that an id token does not carry.
-    pub grant: &'a Grant,
-    pub sent: &'a SentDetails,
-    pub now: Timestamp,
-}
-
-/// Why a token proves nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejected {
-    /// Newer keys may know it.
-    UnknownKid,
-    /// By a reason code of digest §5.
-    Because(&'static str),
-}
 
 /// One identity server.
 pub struct Ciba<V: Verifier> {
@@ -143,9 +113,9 @@ impl<V: Verifier> Ciba<V> {
     }
 
     async fn ask_in(&self, question: &Question, style: BindingStyle, metadata: &Metadata) -> Result<Asked, NotAsked> {
-        let notification = match (self.settings.style, self.settings.delivery) {
-            (Style::Standard, Delivery::Ping) => Some(ping::notification_token().ok_or(failure::INTERNAL)?),
-            (Style::Bkey, _) | (_, Delivery::Poll) => None,
+        let notification = match self.settings.delivery() {
+            Delivery::Ping => Some(ping::notification_token().ok_or(failure::INTERNAL)?),
+            Delivery::Poll => None,
         };
         let agent_token = match self.settings.style {
             Style::Bkey => Some(self.agent_token(metadata).await?),
@@ -241,15 +211,12 @@ impl<V: Verifier> Ciba<V> {
             Err(code) => failure::failed(code),
             Ok(Err(Silence::Unsent)) => course.step(&Look::Unsent),
             Ok(Err(Silence::Unanswered)) => course.step(&Look::Unanswered),
-            Ok(Ok(answer)) => {
-                self.compare_clocks(&answer);
-                course.step(&Look::Answered {
-                    status: answer.status,
-                    headers: &answer.headers,
-                    body: &answer.body,
-                    now: self.clock.now(),
-                })
-            }
+            Ok(Ok(answer)) => course.step(&Look::Answered {
+                status: answer.status,
+                headers: &answer.headers,
+                body: &answer.body,
+                now: self.clock.now(),
+            }),
         }
     }
 
@@ -314,7 +281,7 @@ impl<V: Verifier> Ciba<V> {
         let url = issuer.document().ok()?;
         let document = exchange::get(&url, &self.tls, discovery::LONGEST_DOCUMENT).await;
         let read = document.map_err(|why| why.to_owned()).and_then(|answer| {
-            let (hosts, delivery) = (&self.settings.hosts, self.settings.delivery);
+            let (hosts, delivery) = (&self.settings.hosts, self.settings.delivery());
             Metadata::parse(&answer.body, issuer, hosts, delivery, self.settings.client_auth)
                 .map_err(|why| why.to_string())
         });

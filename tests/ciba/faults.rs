@@ -1,10 +1,12 @@
 //! What happens on the way, and what must not come of it: a person asked twice, a decision that nobody made, a token forgotten.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bursar::approve::{Backend, Standing};
+use tokio::net::TcpListener;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::bkey::{CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, Mishap};
@@ -115,13 +117,20 @@ async fn whoever_may_have_been_asked_is_not_asked_again() {
 
 #[tokio::test]
 async fn a_server_that_cannot_be_reached_was_not_asked() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let nowhere = format!("http://{}", closed.local_addr().unwrap());
-    drop(closed);
+    // Accepts, and never shakes hands: nothing of a request can have been sent.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let deaf = format!("https://{}", listener.local_addr().unwrap());
+    let knocked = Arc::new(AtomicUsize::new(0));
+    let counter = knocked.clone();
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            counter.fetch_add(1, Ordering::SeqCst);
+        }
+    });
     let fake = FakeBkey::start(Dialect::Oauth);
     let document = serde_json::json!({
         "issuer": fake.base,
-        "backchannel_authentication_endpoint": nowhere,
+        "backchannel_authentication_endpoint": deaf,
         "token_endpoint": format!("{}/oauth/token", fake.base),
         "jwks_uri": format!("{}/oauth/jwks", fake.base),
         "backchannel_token_delivery_modes_supported": ["poll"],
@@ -129,6 +138,7 @@ async fn a_server_that_cannot_be_reached_was_not_asked() {
     fake.mishaps(Call::Discovery, &[answer(200, &document.to_string())]);
     let failure = refused(&of(&fake)).await;
     assert_eq!((failure.code.as_str(), failure.retryable), ("unreachable", true));
+    assert_eq!(knocked.load(Ordering::SeqCst), 2, "once more, and no more than that");
 }
 
 #[tokio::test]

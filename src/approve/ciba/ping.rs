@@ -37,8 +37,8 @@ impl KnownTokens {
 /// A token of its own for each question.
 pub fn notification_token() -> Option<Secret> {
     let mut random = zeroize::Zeroizing::new([0; ENTROPY]);
-    getrandom::fill(&mut *random).ok()?;
-    Some(Secret::new(URL_SAFE_NO_PAD.encode(&*random)))
+    getrandom::fill(random.as_mut_slice()).ok()?;
+    Some(Secret::new(URL_SAFE_NO_PAD.encode(random.as_slice())))
 }
 
 /// The question that the ping is about: answer 204 and look. `None`: answer 401, whatever was wrong with it.

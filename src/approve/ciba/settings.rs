@@ -36,6 +36,14 @@ impl CibaSettings {
     pub fn audience(&self) -> &str {
         self.audience.as_deref().unwrap_or(&self.client_id)
     }
+
+    /// BKey calls nobody, whatever is configured.
+    pub fn delivery(&self) -> Delivery {
+        match self.style {
+            Style::Bkey => Delivery::Poll,
+            Style::Standard => self.delivery,
+        }
+    }
 }
 
 /// A client secret or a token. Neither `Debug` nor `Display`; wiped when it goes.
