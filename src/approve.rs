@@ -1,6 +1,7 @@
 //! Asking a person: the backends, behind one trait. A backend turns a question into a handle, and later into evidence that the proxy
 //! itself has verified; "approved" by a library's word is never enough (approvals digest §1).
 
+pub mod ciba;
 #[cfg(test)]
 mod example;
 pub mod keyra;

@@ -9,7 +9,7 @@ mod prompts;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::approval::{Evidence, Intent, Question};
 use crate::approve::notify;
-use crate::approve::operator::{NotTaken, Operator};
+use crate::approve::operator::{self, NotTaken, Operator};
 use crate::approve::{Backend, Denial, Failure};
 use crate::clock::SharedClock;
 use crate::config::approval::Approval;
@@ -35,6 +35,8 @@ struct Shared {
     backend: Arc<dyn Backend>,
     /// The same, where the operator is asked.
     operator: Option<Arc<Operator>>,
+    /// Who is asked, where limits.toml names nobody.
+    approver: Option<String>,
     settings: Approval,
     folder: PathBuf,
     ledger: Arc<dyn Ledger>,
@@ -67,6 +69,8 @@ struct Row {
     idempotency: Option<[u8; 32]>,
     ends: Timestamp,
     stage: watch::Sender<Stage>,
+    /// By which the backend knows it.
+    handle: OnceLock<String>,
     /// Look at the backend now.
     wake: Notify,
 }
@@ -105,8 +109,6 @@ pub enum Over {
 pub struct Wanted {
     pub hold: Hold,
     pub intent: Intent,
-    /// In the asset's own unit, as a decimal number.
-    pub amount: String,
 }
 
 /// Why it is not asked.
@@ -170,6 +172,16 @@ pub enum NotAnswered {
     NotRecorded(String),
 }
 
+/// Who carries the questions.
+pub enum Asks {
+    Operator(Arc<Operator>),
+    Service {
+        backend: Arc<dyn Backend>,
+        /// Who is asked, where limits.toml names nobody.
+        approver: Option<String>,
+    },
+}
+
 /// What all parts of the proxy share.
 pub struct Surroundings {
     pub folder: PathBuf,
@@ -181,12 +193,11 @@ pub struct Surroundings {
 }
 
 impl Questions {
-    pub fn new(
-        backend: Arc<dyn Backend>,
-        operator: Option<Arc<Operator>>,
-        settings: Approval,
-        around: Surroundings,
-    ) -> Self {
+    pub fn new(asks: Asks, settings: Approval, around: Surroundings) -> Self {
+        let (backend, operator, approver) = match asks {
+            Asks::Operator(operator) => (operator.clone() as Arc<dyn Backend>, Some(operator), None),
+            Asks::Service { backend, approver } => (backend, None, approver),
+        };
         let Surroundings {
             folder,
             ledger,
@@ -198,6 +209,7 @@ impl Questions {
         Self(Arc::new(Shared {
             backend,
             operator,
+            approver,
             settings,
             folder,
             ledger,
@@ -230,6 +242,24 @@ impl Questions {
         Ok(())
     }
 
+    /// Who is asked, where limits.toml says `named`. `None`: nobody is named anywhere.
+    pub fn approver(&self, named: Option<&str>) -> Option<String> {
+        match (&self.0.operator, named) {
+            (Some(_), _) => Some(operator::NAME.to_owned()),
+            (None, Some(named)) => Some(named.to_owned()),
+            (None, None) => self.0.approver.clone(),
+        }
+    }
+
+    /// Look at the backend now: it has said, by `handle`, that there is an answer.
+    pub fn wake(&self, handle: &str) {
+        for row in self.state().live.values() {
+            if row.handle.get().is_some_and(|known| known == handle) {
+                row.wake.notify_one();
+            }
+        }
+    }
+
     /// Payments that wait for a person: their idempotency keys are not taken yet.
     pub fn holds(&self, rid: Rid) -> bool {
         self.state().live.values().any(|row| row.id() == rid)
@@ -237,7 +267,7 @@ impl Questions {
 
     /// Joins the question that is the same, or asks.
     pub fn ask(&self, wanted: Wanted) -> Result<Watching, NotAsked> {
-        let Wanted { hold, intent, amount } = wanted;
+        let Wanted { hold, intent } = wanted;
         let shared = &self.0;
         let (now, settings) = (shared.clock.now(), &shared.settings);
         let asker = Asker {
@@ -270,8 +300,8 @@ impl Questions {
         let ttl = (settings.hold + settings.ttl).min(LONGEST_TTL);
         let question = Question {
             id: hold.rid,
-            sentence: intent.sentence(&amount),
-            compact: intent.compact(&amount),
+            sentence: intent.sentence(&intent.amount()),
+            compact: intent.compact(&intent.amount()),
             usd_cents: cents(hold.terms.usd.get()),
             intent,
             ttl,
@@ -354,6 +384,7 @@ impl Row {
             idempotency,
             ends,
             stage: watch::Sender::new(Stage::Asking),
+            handle: OnceLock::new(),
             wake: Notify::new(),
         })
     }

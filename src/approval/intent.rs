@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::assets::Asset;
 use crate::challenge::{Offer, Protocol};
+use crate::money::Atoms;
 
 /// Put in front of what is hashed, so that the hash is of nothing else.
 const DOMAIN: &[u8] = b"agent-pay-approval/v1\n";
@@ -107,6 +108,23 @@ impl Intent {
 
     pub fn code(&self) -> Code {
         Code::of(&self.hash())
+    }
+
+    /// In whole units, with the two decimals of money at least where the asset has them: `12.50`, `0.001`.
+    pub fn amount(&self) -> String {
+        let number = |name| self.member(name).unwrap_or_default();
+        let (Ok(atoms), Ok(decimals)) = (Atoms::parse(number("amount")), number("decimals").parse::<u8>()) else {
+            return String::new();
+        };
+        let text = atoms.decimal(decimals);
+        let wanted = usize::from(decimals.min(2));
+        match text.split_once('.') {
+            None if wanted > 0 => format!("{text}.{:0<wanted$}", ""),
+            Some((_, fraction)) if fraction.len() < wanted => {
+                format!("{text:0<width$}", width = text.len() + wanted - fraction.len())
+            }
+            _ => text,
+        }
     }
 
     /// `AGENT: pay AMOUNT CURRENCY to HOST #CODE`, at most 200 characters; the agent's part is cut first.

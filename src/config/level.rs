@@ -19,6 +19,7 @@ pub(super) const LEVEL_HINTS: Hints = &[
     ("per_request", "The key is `per_transaction`."),
     ("lifetime", "The key is `total`."),
     ("max_count", "The key is `count`, such as count = { day = 200 }."),
+    ("approver", "The key is `approvers`, a list of one."),
     ("approve_above", "The key is `approval_above`."),
     ("team", "The key is `group`, and the group's section is [groups.NAME]."),
     ("outstanding", "The key is `max_pending`."),
@@ -140,6 +141,7 @@ impl Levels {
             networks: only(section.take("networks"), network),
             assets: only(section.take("assets"), asset),
             paused: section.take("paused").and_then(|e| e.boolean()).unwrap_or(false),
+            approver: section.take("approvers").and_then(|entry| approver(&entry)),
             approval_above: section.take("approval_above").and_then(|e| e.usd()),
             over_limit: section
                 .take("over_limit")
@@ -317,6 +319,27 @@ fn asset(item: &Entry<'_>) -> Option<AssetName> {
         format!("{}: bursar does not know the asset \"{text}\"", item.path()),
         one_of(text, &symbols),
     )
+}
+
+/// A list, as more than one may be asked some day.
+fn approver(entry: &Entry<'_>) -> Option<String> {
+    let items = entry.list("Leave `approvers` out to ask whoever bursar.toml names.")?;
+    if let [_, second, ..] = items.as_slice() {
+        return second.reject(
+            format!("{}: this version asks one approver", entry.path()),
+            "Keep one, as the approval backend names people: a DID, a subject, a user.".to_owned(),
+        );
+    }
+    let item = items.first()?;
+    let name = item.text()?;
+    let is_name = |c: char| !c.is_control() && !c.is_whitespace();
+    if name.is_empty() || name.len() > 255 || !name.chars().all(is_name) {
+        return item.reject(
+            format!("{}: \"{name}\" is no approver", entry.path()),
+            "Write the name that the approval backend knows, such as \"did:bkey:z6Mk…\" or \"user-17\".".to_owned(),
+        );
+    }
+    Some(name.to_owned())
 }
 
 fn over_limit(entry: &Entry<'_>) -> Option<OverLimit> {

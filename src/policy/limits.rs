@@ -60,6 +60,8 @@ pub(crate) struct Level {
     pub(crate) paused: bool,
     pub(crate) approval_above: Option<MicroUsd>,
     pub(crate) over_limit: OverLimit,
+    /// Who is asked, as the approval backend names people.
+    pub(crate) approver: Option<String>,
 }
 
 /// An allow list (`None`: anything) and a deny list, which wins.

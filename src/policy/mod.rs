@@ -58,6 +58,8 @@ pub struct Threshold {
     /// Path in limits.toml, such as `agents.research.approval_above`.
     pub rule: String,
     pub limit: MicroUsd,
+    /// Whom limits.toml names; else whoever the backend asks by itself.
+    pub approver: Option<String>,
 }
 
 pub enum Decision {
@@ -224,6 +226,13 @@ fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: 
         }
         threshold = threshold.or_else(|| passes(level, price));
     }
+    if let Some(threshold) = &mut threshold {
+        // The nearest to the agent.
+        threshold.approver = limits
+            .levels(standing)
+            .filter_map(|level| level.approver.clone())
+            .last();
+    }
     Ok(Allowed { price, threshold })
 }
 
@@ -268,7 +277,11 @@ fn passes(level: &Level, price: MicroUsd) -> Option<Threshold> {
     keys.into_iter().find_map(|(key, limit)| {
         let limit = limit.filter(|&limit| price > limit)?;
         let rule = format!("{}.{key}", level.section);
-        Some(Threshold { rule, limit })
+        Some(Threshold {
+            rule,
+            limit,
+            approver: None,
+        })
     })
 }
 

@@ -25,8 +25,6 @@ use crate::upstream::stream;
 const FRESH: Duration = Duration::from_secs(30);
 /// When an agent should come back that was told to.
 const COME_BACK: Duration = Duration::from_secs(5);
-/// Who is asked, where limits.toml names nobody.
-const OPERATOR: &str = crate::approve::operator::NAME;
 
 impl Purchase {
     /// Waits for a person's word as long as the agent's request may, then arms what was held.
@@ -38,10 +36,14 @@ impl Purchase {
             let detail = "A person would have to approve this payment, and nobody can be asked. Nothing was paid.";
             return Err(Problem::new(Code::ApprovalFailed, detail).into());
         };
-        let question = self.question();
+        let Some(approver) = questions.approver(self.named_approver()) else {
+            let detail = "A person would have to approve this payment, and neither limits.toml (`approvers`) nor bursar.toml names \
+                          one. Nothing was paid.";
+            return Err(Problem::new(Code::ApprovalFailed, detail).retryable(false).into());
+        };
+        let question = self.question(&approver);
         let wanted = Wanted {
             hold: self.hold()?,
-            amount: self.amount(),
             intent: question.clone(),
         };
         let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
@@ -59,7 +61,7 @@ impl Purchase {
                 Some(taken) => self.arm_approved(questions, taken, &question).await,
                 None => Err(taken_by_another(&watching).into()),
             },
-            _ => Err(self.undecided(&watching).into()),
+            _ => Err(self.undecided(&watching, &question).into()),
         }
     }
 
@@ -130,13 +132,13 @@ impl Purchase {
     }
 
     /// What the approver decides about (approvals digest §8.1, Ruling 40).
-    fn question(&self) -> Question {
+    fn question(&self, approver: &str) -> Question {
         let origin = self.lane.origin();
         let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
         let resource = format!("{}://{}{target}", origin.scheme.as_str(), origin.host_field());
         let asked = Asked {
             agent: self.lane.agent().as_str(),
-            approver: OPERATOR,
+            approver,
             host: origin.authority.host.as_str(),
             method: self.head.method.as_str(),
             resource: &resource,
@@ -145,17 +147,16 @@ impl Purchase {
         Question::of(&asked, &self.intent.offer)
     }
 
-    fn amount(&self) -> String {
-        let offer = &self.intent.offer;
-        offer.outlay().decimal(offer.asset.decimals()).to_string()
+    fn named_approver(&self) -> Option<&str> {
+        self.intent.plan.threshold.as_ref()?.approver.as_deref()
     }
 
-    fn undecided(&self, watching: &Watching) -> Problem {
+    fn undecided(&self, watching: &Watching, question: &Question) -> Problem {
         let (id, host) = (watching.id(), &self.lane.origin().authority.host);
         let detail = format!(
             "A person has to approve this payment of {} {} to {host} and has not decided yet. Nothing was paid. Send the same \
              request again: it joins question {id}, and is paid once that is approved.",
-            self.amount(),
+            question.amount(),
             self.intent.offer.asset.symbol(),
         );
         Problem::new(Code::ApprovalPending, detail)

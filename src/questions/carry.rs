@@ -132,6 +132,7 @@ impl Questions {
             .min(row.ends)
             .saturating_add(GRACE)
             .unwrap_or(Timestamp::MAX);
+        let _ = row.handle.set(asked.handle.clone());
         let mut wait = asked.interval;
         loop {
             let left = until(clock.now(), last);

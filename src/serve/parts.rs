@@ -15,7 +15,7 @@ use crate::config::{Config, SecretError};
 use crate::home::{self, Home, HomeError};
 use crate::ledger::{ApprovalStep, Ledger, LedgerError, Outcome};
 use crate::pay::{Issuer, Tokens, Wallet, WalletError};
-use crate::questions::{Questions, Surroundings};
+use crate::questions::{Asks, Questions, Surroundings};
 use crate::rpc::Node;
 use crate::stripe::{KeyError, SecretKey, Stripe};
 use crate::tls::leaf::{ListenerTlsError, listener_config};
@@ -104,7 +104,7 @@ pub(super) async fn open_questions(
             );
             home::create_folder(&around.folder)?;
             let operator = Arc::new(Operator::new(around.clock.clone()));
-            let questions = Questions::new(operator.clone(), Some(operator), config.approval.clone(), around);
+            let questions = Questions::new(Asks::Operator(operator), config.approval.clone(), around);
             questions.resume().await?;
             Ok(Some(questions))
         }

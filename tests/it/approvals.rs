@@ -130,7 +130,7 @@ async fn the_pending_answer_names_the_question_but_never_its_code() {
 
     let open = &pending(&bursar)[0];
     let sentence = open["sentence"].as_str().unwrap();
-    assert_eq!(sentence, format!("research: pay 0.1 USDC to localhost #{code}"));
+    assert_eq!(sentence, format!("research: pay 0.10 USDC to localhost #{code}"));
     // The same request again joins, and asks nobody anew.
     is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     assert_eq!(pending(&bursar).len(), 1);

@@ -259,7 +259,7 @@ fn a_refusal_is_remembered_to_its_end() {
         intent: [1; 32],
         until: ts(MINUTE).timestamp(),
     };
-    assert_eq!(book.approvals().told(ts(MINUTE)).denied, [denied.clone()]);
+    assert_eq!(book.approvals().told(ts(MINUTE)).denied, std::slice::from_ref(&denied));
     assert_eq!(book.approvals().told(ts(MINUTE + 1)).denied, []);
     // A later refusal of the same does not shorten it.
     lawful(&mut book, 2, asks(2, 1, 1));

@@ -1,0 +1,103 @@
+//! One request to an identity server under one time limit, its answer bounded, no redirect followed.
+
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, DATE};
+use http::{HeaderMap, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Bytes;
+use jiff::Timestamp;
+use tokio::time::{Instant, timeout_at};
+
+use crate::post::{self, SendError};
+use crate::tls::upstream::UpstreamTls;
+
+/// A token answer is a few KiB.
+const LONGEST_ANSWER: usize = 64 << 10;
+const DOCUMENT_PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// Nothing of the request was sent.
+    Unsent,
+    /// It, or a part of it, may have arrived; or its answer did not come whole.
+    Unanswered,
+}
+
+impl Answer {
+    pub fn date(&self) -> Option<Timestamp> {
+        let text = self.headers.get(DATE)?.to_str().ok()?;
+        Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
+    }
+
+    /// How long it may be kept, by its own word.
+    pub fn max_age(&self) -> Option<Duration> {
+        let text = self.headers.get(CACHE_CONTROL)?.to_str().ok()?;
+        let mut parts = text.split(',').map(str::trim);
+        let age = parts.find_map(|part| part.strip_prefix("max-age="))?;
+        age.parse().ok().map(Duration::from_secs)
+    }
+}
+
+pub async fn send(
+    url: &Uri,
+    tls: &UpstreamTls,
+    request: Request<Bytes>,
+    patience: Duration,
+) -> Result<Answer, Silence> {
+    bounded(url, tls, request, patience, LONGEST_ANSWER).await
+}
+
+/// A document that everybody may read, or why it cannot be had.
+pub async fn get(url: &Uri, tls: &UpstreamTls, longest: usize) -> Result<Answer, &'static str> {
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::get(path)
+        .header("accept", "application/json")
+        .body(Bytes::new())
+        .map_err(|_| "its URL cannot be asked for")?;
+    let answer = bounded(url, tls, request, DOCUMENT_PATIENCE, longest).await;
+    match answer {
+        Ok(answer) if answer.status == StatusCode::OK => Ok(answer),
+        Ok(_) => Err("its status is not 200"),
+        Err(Silence::Unsent) => Err("no connection"),
+        Err(Silence::Unanswered) => Err("no whole answer"),
+    }
+}
+
+async fn bounded(
+    url: &Uri,
+    tls: &UpstreamTls,
+    request: Request<Bytes>,
+    patience: Duration,
+    longest: usize,
+) -> Result<Answer, Silence> {
+    let deadline = Instant::now() + patience;
+    let line = timeout_at(deadline, post::connect(url, tls))
+        .await
+        .map_err(|_| Silence::Unsent)?
+        .map_err(|_| Silence::Unsent)?;
+    let answer = timeout_at(deadline, line.send(request))
+        .await
+        .map_err(|_| Silence::Unanswered)?
+        .map_err(|error| match error {
+            SendError::Unsent(_) => Silence::Unsent,
+            SendError::Unanswered(_) => Silence::Unanswered,
+        })?;
+    let (head, body) = answer.into_parts();
+    let body = timeout_at(deadline, Limited::new(body, longest).collect())
+        .await
+        .map_err(|_| Silence::Unanswered)?
+        .map_err(|_| Silence::Unanswered)?;
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        body: body.to_bytes(),
+    })
+}
