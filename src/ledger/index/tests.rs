@@ -405,6 +405,64 @@ fn an_approved_payment_is_read_from_its_own_entries() {
     assert!(armed.approval.is_some());
 }
 
+/// Where the journal begins in the middle, somebody else's question may have been open; that it ended is in none of the entries
+/// that are read for one payment.
+#[test]
+fn what_others_asked_before_the_journal_begins_hides_no_payment() {
+    let (dir, audit) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut index, _) = Index::open(dir.path(), audit.path()).unwrap();
+    let at = 1_795_161_600;
+    // Hour 2: held, asked, granted, armed. The first asks the same, and is told to have ended.
+    let second = approvals(2, at);
+    let mut first: Vec<Body> = approvals(2, at - HOUR)[..2].to_vec();
+    let Body::ApprovalRequested(requested) = &first[1] else {
+        panic!("the second is the question")
+    };
+    let (id, why) = (requested.id, "timeout".to_owned());
+    first.push(Body::ApprovalExpired(ApprovalExpired { id, why }));
+    let (mut book, mut tree, mut segment) = (Book::default(), crate::ledger::tree::Tree::default(), Vec::new());
+    let moved = 2;
+    for (seq, body) in (0..).zip(first.into_iter().chain(second)) {
+        if seq == moved {
+            let pruned = serde_json::json!({
+                "first_seq": moved, "prev": Digest::ZERO, "tree": tree, "at": "2026-11-20T00:00:00Z", "moved_to": "elsewhere",
+                "book": Kept::of(&book),
+            });
+            std::fs::write(audit.path().join(pruned::NAME), pruned.to_string()).unwrap();
+        }
+        tree.append(Digest::ZERO);
+        let ts = Moment::of(Timestamp::from_second(at).unwrap());
+        let entry = Entry { seq, ts, body };
+        let effect = book.apply(&entry).unwrap();
+        if seq < moved {
+            continue;
+        }
+        let place = Place {
+            segment: moved,
+            offset: segment.len() as u64,
+        };
+        entry.encode(&Digest::ZERO, &mut segment).unwrap();
+        segment.push(b'\n');
+        let applied = Applied {
+            effects: vec![Effect { place, ..effect }],
+            chain: Chain {
+                next_seq: seq + 1,
+                tip: Digest::ZERO,
+            },
+            latest: None,
+            signed: None,
+            finished: vec![],
+        };
+        index.apply(&[applied]).unwrap();
+    }
+    std::fs::write(audit.path().join(scan::segment_name(moved)), &segment).unwrap();
+    let armed = book
+        .open_payments()
+        .find(|payment| payment.state == State::Armed)
+        .unwrap();
+    assert_eq!(index.find(&armed.rid()).unwrap().as_ref(), Some(armed));
+}
+
 #[test]
 fn the_signed_position_and_finished_segments_are_kept() {
     let dir = tempfile::tempdir().unwrap();
