@@ -8,10 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use alloy_primitives::{Address, B256};
 use bursar::challenge::Rail;
 use bursar::ledger::findings::Findings;
-use bursar::ledger::{Arm, Arming, By, Event, Finding, Ledger, Outcome, Outflow, Rid, State, read_payments};
+use bursar::ledger::{
+    ApprovalStep, Arm, Arming, By, Event, Finding, Ledger, Outcome, Outflow, Rid, State, read_payments,
+};
 use bursar::money::Atoms;
 use bursar::policy::budget::{Unit, Window};
-use ledger_world::{NOON, World, charge, files};
+use ledger_world::{NOON, World, charge, files, granted};
 
 const CENT: u128 = 10_000;
 
@@ -140,11 +142,18 @@ async fn the_journal_tells_which_transfers_the_books_explain() {
         .to_vec();
     let rids: Vec<Rid> = [&at_once, &approved, &dead].map(|purchase| purchase.hold.rid).to_vec();
     ledger.reserve(at_once).await.unwrap();
+    let requested = world.question(&approved.hold, 1);
     ledger.hold(approved.hold).await.unwrap();
+    ledger
+        .approval(ApprovalStep::Requested(requested.clone()))
+        .await
+        .unwrap();
+    let use_by = NOON.parse::<jiff::Timestamp>().unwrap();
+    ledger.approval(granted(requested.id, 1, use_by)).await.unwrap();
     let arming = Arming {
         arm: approved.arm,
         charges: vec![day(10_000)],
-        approval: Some("an approval".into()),
+        approval: Some(requested.id.to_string()),
     };
     ledger.arm(rids[1], arming).await.unwrap();
     ledger.reserve(dead).await.unwrap();

@@ -6,6 +6,7 @@ mod ledger_world;
 #[path = "../postgres_cluster/mod.rs"]
 mod postgres_cluster;
 
+mod approvals;
 mod engine;
 mod limits;
 mod model;
@@ -59,3 +60,27 @@ macro_rules! over {
 over!(memory, embedded);
 #[cfg(feature = "postgres")]
 over!(postgres);
+
+/// Engines that keep approvals.
+mod asking {
+    macro_rules! over {
+        ($($engine:ident),+) => {
+            conformance! {
+                $($engine {
+                    approvals::{
+                        what_was_granted_is_paid_once, one_approval_at_a_time_is_for_one_held_payment,
+                        evidence_is_used_once_and_forgotten_in_the_end, an_approval_that_is_not_used_in_time_is_not_used,
+                        limits_of_now_leave_an_approval_as_it_is, a_refusal_is_remembered_until_its_end,
+                        what_a_person_was_asked_about_is_still_held_after_a_stop, closed_books_say_nothing_of_approvals,
+                    },
+                })+
+            }
+        };
+    }
+
+    over!(memory, embedded);
+    #[cfg(feature = "postgres")]
+    conformance! {
+        postgres { approvals::{shared_books_refuse_approvals}, }
+    }
+}

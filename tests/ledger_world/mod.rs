@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloy_primitives::{Address, B256};
+use bursar::approval::EvidenceKind;
 use bursar::assets::{Asset, Network, tokens_of};
 use bursar::challenge::{Clause, Rail};
 use bursar::clock::ManualClock;
 use bursar::home::{Readers, write_new};
 use bursar::ledger::journal::{Faults, Step, Verdict};
-use bursar::ledger::{Arm, Embedded, Hold, Ledger, OpenError, Options, Reserve, Rid, Terms};
+use bursar::ledger::{ApprovalStep, Arm, Embedded, Hold, Ledger, OpenError, Options, Requested, Reserve, Rid, Terms};
 use bursar::money::{Atoms, MicroUsd};
 use bursar::policy::budget::{Charge, Unit, Window};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// As `bursar init` writes it; the seed is of this test only.
 pub const LOG_KEY: &str = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
@@ -138,6 +139,21 @@ impl World {
         }
     }
 
+    /// What a person is asked about held money, for ten minutes.
+    pub fn question(&self, hold: &Hold, intent: u8) -> Requested {
+        let Reserve { hold: other, .. } = self.purchase(0);
+        Requested {
+            // As unlike any payment's as theirs are unlike each other.
+            id: other.rid,
+            rid: hold.rid,
+            agent: hold.agent.clone(),
+            approver: "did:x:finance".into(),
+            backend: "ciba".into(),
+            intent: [intent; 32],
+            until: NOON.parse::<Timestamp>().unwrap() + SignedDuration::from_mins(10),
+        }
+    }
+
     pub fn segments(&self) -> Vec<PathBuf> {
         files(&self.path().join("audit"), "seg-")
     }
@@ -187,6 +203,19 @@ pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) 
         amount,
         cap,
         rule: "agents.research.day".into(),
+    }
+}
+
+/// Evidence that is remembered for a minute longer than what it grants can be used.
+pub fn granted(id: Rid, replay: u8, use_by: Timestamp) -> ApprovalStep {
+    ApprovalStep::Granted {
+        id,
+        by: "did:x:finance".into(),
+        kind: EvidenceKind::SignedToken,
+        evidence_sha256: [9; 32],
+        replay: [replay; 32],
+        replay_until: use_by + SignedDuration::from_mins(1),
+        use_by,
     }
 }
 

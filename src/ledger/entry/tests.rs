@@ -2,6 +2,7 @@ use alloy_primitives::{Address, B256};
 use serde::Deserialize;
 
 use super::*;
+use crate::approval::EvidenceKind;
 use crate::ledger::model::By;
 use crate::ledger::rid::Rid;
 use crate::ledger::text::Decimal;
@@ -201,6 +202,49 @@ fn all_bodies() -> Vec<Body> {
         }),
         Body::Rebuilt(Rebuilt { entries: 12, why }),
     ]
+    .into_iter()
+    .chain(approval_bodies())
+    .collect()
+}
+
+fn moment(text: &str) -> Moment {
+    Moment::of(text.parse().unwrap())
+}
+
+fn approval_bodies() -> [Body; 5] {
+    let (id, until) = (rid(3), moment("2026-11-20T08:05:00Z"));
+    let (by, why) = (Some("uid:0".to_owned()), "denied".to_owned());
+    [
+        Body::ApprovalRequested(ApprovalRequested {
+            agent: "crawler".into(),
+            approver: "did:bkey:é".into(),
+            backend: "ciba".into(),
+            id,
+            intent: Digest([4; 32]),
+            rid: rid(1),
+            until,
+        }),
+        Body::ApprovalGranted(ApprovalGranted {
+            by: "did:bkey:1".into(),
+            evidence_sha256: Digest([5; 32]),
+            id,
+            kind: EvidenceKind::SignedToken,
+            replay: Digest([6; 32]),
+            replay_until: moment("2026-11-20T08:06:30.25Z"),
+            use_by: until,
+        }),
+        Body::ApprovalRefused(ApprovalRefused { by, id, until, why }),
+        Body::ApprovalRefused(ApprovalRefused {
+            by: None,
+            id,
+            until,
+            why: "access_denied".into(),
+        }),
+        Body::ApprovalExpired(ApprovalExpired {
+            id,
+            why: "error:start_unknown".into(),
+        }),
+    ]
 }
 
 fn encoded(body: Body) -> (Entry, Vec<u8>) {
@@ -255,6 +299,44 @@ fn without_a_part_there_is_no_word_of_it() {
         r#"{{"back":[["agent:a","day","2026-11-20","30000","100"]],"block":7,"by":"chain","ev":"pay.confirmed","prev":"{prev}","rid":"{rid}","seq":5,"taken":"20000","ts":"2026-11-20T08:00:02.500000Z","tx":"0xab","v":1}}"#
     );
     assert_eq!(text(line), part);
+}
+
+/// To the byte: what an auditor reads, and nothing else (Ruling 46).
+#[test]
+fn approvals_are_told_by_hashes() {
+    let head = |ev: &str| format!(r#""ev":"{ev}""#);
+    let (prev, hash) = (Digest([7; 32]), |n| Digest([n; 32]));
+    let tail = r#""seq":5,"ts":"2026-11-20T08:00:02.500000Z""#;
+    let (id, until) = (rid(3), r#""until":"2026-11-20T08:05:00.000000Z""#);
+    let expected = [
+        format!(
+            r#"{{"agent":"crawler","approver":"did:bkey:é","backend":"ciba",{},"id":"{id}","intent":"{}","prev":"{prev}","rid":"{}",{tail},{until},"v":1}}"#,
+            head("approval.requested"),
+            hash(4),
+            rid(1)
+        ),
+        format!(
+            r#"{{"by":"did:bkey:1",{},"evidence_sha256":"{}","id":"{id}","kind":"signed_token","prev":"{prev}","replay":"{}","replay_until":"2026-11-20T08:06:30.250000Z",{tail},"use_by":"2026-11-20T08:05:00.000000Z","v":1}}"#,
+            head("approval.granted"),
+            hash(5),
+            hash(6)
+        ),
+        format!(
+            r#"{{"by":"uid:0",{},"id":"{id}","prev":"{prev}",{tail},{until},"v":1,"why":"denied"}}"#,
+            head("approval.refused")
+        ),
+        format!(
+            r#"{{{},"id":"{id}","prev":"{prev}",{tail},{until},"v":1,"why":"access_denied"}}"#,
+            head("approval.refused")
+        ),
+        format!(
+            r#"{{{},"id":"{id}","prev":"{prev}",{tail},"v":1,"why":"error:start_unknown"}}"#,
+            head("approval.expired")
+        ),
+    ];
+    for (body, expected) in approval_bodies().into_iter().zip(expected) {
+        assert_eq!(String::from_utf8(encoded(body).1).unwrap(), expected);
+    }
 }
 
 #[test]

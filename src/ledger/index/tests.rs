@@ -3,14 +3,19 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256};
 
 use super::*;
+use crate::approval::EvidenceKind;
 use crate::ledger::book::kept::Kept;
-use crate::ledger::entry::{Arm, Body, Entry, Expired, Reserved, Settled, Unknown, WindowCharge};
+use crate::ledger::entry::{
+    ApprovalExpired, ApprovalGranted, ApprovalRefused, ApprovalRequested, Arm, Armed, Body, Entry, Expired, Released,
+    Reserved, Settled, Unknown, WindowCharge,
+};
 use crate::ledger::model::{By, State};
 use crate::ledger::text::{Decimal, Moment};
 
 const HOUR: i64 = 60 * 60;
 
-/// A history with everything that leaves a trace: all states, windows that are forgotten, nonces that become free.
+/// A history with everything that leaves a trace: all states, windows that are forgotten, nonces that become free, and
+/// approvals in between.
 fn history() -> Vec<Entry> {
     let mut bodies = Vec::new();
     for hour in 0..100i64 {
@@ -42,6 +47,7 @@ fn history() -> Vec<Entry> {
             3 => Some((moment, Body::Unknown(Unknown { rid, tx: None, why }))),
             _ => None,
         });
+        bodies.extend(approvals(hour, at).into_iter().map(|body| (moment, body)));
     }
     let entry = |(seq, (ts, body))| Entry {
         seq: seq as u64,
@@ -49,6 +55,68 @@ fn history() -> Vec<Entry> {
         body,
     };
     bodies.into_iter().enumerate().map(entry).collect()
+}
+
+/// Held money that a person is asked about: granted and used, granted and left, refused, expired, released, or still live.
+fn approvals(hour: i64, at: i64) -> Vec<Body> {
+    let moment = |hours: i64| Moment::of(Timestamp::from_second(at + hours * HOUR).unwrap());
+    let numbered = |n: u8| Rid::new(moment(0).timestamp(), [n; 10]);
+    let (rid, id) = (numbered(201), numbered(202));
+    let held = Reserved {
+        arm: None,
+        idem: None,
+        ..reserved(rid, hour, at)
+    };
+    let requested = ApprovalRequested {
+        agent: "a".into(),
+        approver: "finance".into(),
+        backend: "operator".into(),
+        id,
+        intent: Digest([hour as u8; 32]),
+        rid,
+        until: moment(1),
+    };
+    let granted = Body::ApprovalGranted(ApprovalGranted {
+        by: "uid:0".into(),
+        evidence_sha256: Digest([1; 32]),
+        id,
+        kind: EvidenceKind::Operator,
+        replay: Digest([hour as u8; 32]),
+        replay_until: moment(3),
+        use_by: moment(2),
+    });
+    let (by, why) = (None, "w".to_owned());
+    let mut bodies = vec![Body::Reserved(held.into()), Body::ApprovalRequested(requested)];
+    bodies.extend(match hour % 7 {
+        // The first payments stand alone.
+        _ if hour < 2 => return Vec::new(),
+        0 => vec![],
+        1 => vec![granted],
+        2 => vec![
+            granted,
+            Body::Armed(Armed {
+                approval: Some(id.to_string()),
+                arm: Arm {
+                    from: Address::ZERO.into(),
+                    nonce: B256::from(alloy_primitives::U256::from(1_000 + hour)),
+                    valid_after: Decimal(0),
+                    valid_before: Decimal(at as u64 + 300),
+                },
+                rid,
+                windows: None,
+            }),
+        ],
+        3 => vec![Body::ApprovalRefused(ApprovalRefused {
+            by,
+            id,
+            until: moment(6),
+            why,
+        })],
+        4 => vec![Body::ApprovalExpired(ApprovalExpired { id, why })],
+        5 => vec![granted, Body::Released(Released { rid, why })],
+        _ => return Vec::new(),
+    });
+    bodies
 }
 
 fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
@@ -95,7 +163,7 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
 #[test]
 fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
     let (history, dir) = (history(), tempfile::tempdir().unwrap());
-    let (mut dropped, mut faded, mut keys) = (0, 0, 0);
+    let (mut dropped, mut faded, mut keys, mut forgotten) = (0, 0, 0, [0, 0]);
     for (stop, together) in [(1, 1), (37, 5), (history.len(), 64)] {
         let path = dir.path().join(stop.to_string());
         let (mut index, snapshot) = Index::open(&path, &path).unwrap();
@@ -106,6 +174,21 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
             dropped += effects.iter().map(|effect| effect.dropped.len()).sum::<usize>();
             faded += effects.iter().map(|effect| effect.faded.len()).sum::<usize>();
             keys += effects.iter().map(|effect| effect.keys.len()).sum::<usize>();
+            for effect in &effects {
+                let gone = |until: &Option<Moment>| usize::from(until.is_none());
+                forgotten[0] += effect
+                    .approvals
+                    .replays
+                    .iter()
+                    .map(|(_, until)| gone(until))
+                    .sum::<usize>();
+                forgotten[1] += effect
+                    .approvals
+                    .denials
+                    .iter()
+                    .map(|(_, until)| gone(until))
+                    .sum::<usize>();
+            }
             let chain = Chain {
                 next_seq: entries.last().unwrap().seq + 1,
                 tip: Digest([stop as u8; 32]),
@@ -132,8 +215,18 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
         );
         assert!(!snapshot.is_new);
         assert_eq!(snapshot.book, book, "stopped after {stop}");
+        if stop == history.len() {
+            let approvals = book.approvals();
+            let kinds = [
+                approvals.rows().count(),
+                approvals.replays().count(),
+                approvals.denials().count(),
+            ];
+            assert!(kinds.iter().all(|count| *count > 0), "{kinds:?} are left to be kept");
+        }
     }
     assert!(dropped > 0 && faded > 0 && keys > 0, "the history must reach all");
+    assert!(forgotten.iter().all(|count| *count > 0), "{forgotten:?}");
 }
 
 #[test]
@@ -266,6 +359,110 @@ fn a_finished_payment_is_read_where_its_entries_stand() {
     index.find(&rids[0]).unwrap_err();
 }
 
+/// Its approval is in other entries, and so is what else was asked in between; they are read only as far as they are its own.
+#[test]
+fn an_approved_payment_is_read_from_its_own_entries() {
+    let (dir, audit) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut index, _) = Index::open(dir.path(), audit.path()).unwrap();
+    let (mut book, mut segment, mut ends) = (Book::default(), Vec::new(), Vec::new());
+    for entry in history().iter().filter(|entry| entry.seq < 40) {
+        let place = Place {
+            segment: 7,
+            offset: segment.len() as u64,
+        };
+        entry.encode(&Digest::ZERO, &mut segment).unwrap();
+        segment.push(b'\n');
+        let effect = book.apply(entry).unwrap();
+        if let Some((row, _)) = &effect.approvals.row {
+            ends.push(row.rid);
+        }
+        let applied = Applied {
+            effects: vec![Effect { place, ..effect }],
+            chain: Chain {
+                next_seq: entry.seq + 1,
+                tip: Digest::ZERO,
+            },
+            latest: None,
+            signed: None,
+            finished: vec![],
+        };
+        index.apply(&[applied]).unwrap();
+    }
+    std::fs::write(audit.path().join(scan::segment_name(7)), &segment).unwrap();
+    let found = |rid| index.find(rid).unwrap().unwrap();
+    let states: std::collections::HashSet<State> = ends.iter().map(|rid| found(rid).state).collect();
+    assert!(
+        [State::Held, State::Armed, State::Released]
+            .iter()
+            .all(|state| states.contains(state))
+    );
+    let armed = ends
+        .iter()
+        .map(found)
+        .find(|payment| payment.state == State::Armed)
+        .unwrap();
+    assert_eq!(book.open_payment(&armed.rid()), Some(&armed));
+    assert!(armed.approval.is_some());
+}
+
+/// Where the journal begins in the middle, somebody else's question may have been open; that it ended is in none of the entries
+/// that are read for one payment.
+#[test]
+fn what_others_asked_before_the_journal_begins_hides_no_payment() {
+    let (dir, audit) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut index, _) = Index::open(dir.path(), audit.path()).unwrap();
+    let at = 1_795_161_600;
+    // Hour 2: held, asked, granted, armed. The first asks the same, and is told to have ended.
+    let second = approvals(2, at);
+    let mut first: Vec<Body> = approvals(2, at - HOUR)[..2].to_vec();
+    let Body::ApprovalRequested(requested) = &first[1] else {
+        panic!("the second is the question")
+    };
+    let (id, why) = (requested.id, "timeout".to_owned());
+    first.push(Body::ApprovalExpired(ApprovalExpired { id, why }));
+    let (mut book, mut tree, mut segment) = (Book::default(), crate::ledger::tree::Tree::default(), Vec::new());
+    let moved = 2;
+    for (seq, body) in (0..).zip(first.into_iter().chain(second)) {
+        if seq == moved {
+            let pruned = serde_json::json!({
+                "first_seq": moved, "prev": Digest::ZERO, "tree": tree, "at": "2026-11-20T00:00:00Z", "moved_to": "elsewhere",
+                "book": Kept::of(&book),
+            });
+            std::fs::write(audit.path().join(pruned::NAME), pruned.to_string()).unwrap();
+        }
+        tree.append(Digest::ZERO);
+        let ts = Moment::of(Timestamp::from_second(at).unwrap());
+        let entry = Entry { seq, ts, body };
+        let effect = book.apply(&entry).unwrap();
+        if seq < moved {
+            continue;
+        }
+        let place = Place {
+            segment: moved,
+            offset: segment.len() as u64,
+        };
+        entry.encode(&Digest::ZERO, &mut segment).unwrap();
+        segment.push(b'\n');
+        let applied = Applied {
+            effects: vec![Effect { place, ..effect }],
+            chain: Chain {
+                next_seq: seq + 1,
+                tip: Digest::ZERO,
+            },
+            latest: None,
+            signed: None,
+            finished: vec![],
+        };
+        index.apply(&[applied]).unwrap();
+    }
+    std::fs::write(audit.path().join(scan::segment_name(moved)), &segment).unwrap();
+    let armed = book
+        .open_payments()
+        .find(|payment| payment.state == State::Armed)
+        .unwrap();
+    assert_eq!(index.find(&armed.rid()).unwrap().as_ref(), Some(armed));
+}
+
 #[test]
 fn the_signed_position_and_finished_segments_are_kept() {
     let dir = tempfile::tempdir().unwrap();
@@ -338,4 +535,19 @@ fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
         let (_, snapshot) = Index::open(&path, dir.path()).unwrap();
         assert_eq!((snapshot.book, snapshot.chain), (book.clone(), chain));
     }
+}
+
+/// A file from before there were approvals reads, and one without any is what it was.
+#[test]
+fn a_book_without_approvals_is_kept_as_before() {
+    let mut book = Book::default();
+    for entry in &history()[..2] {
+        book.apply(entry).unwrap();
+    }
+    let text = serde_json::to_string(&Kept::of(&book)).unwrap();
+    let before: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let members: Vec<&str> = before.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(members, ["counters", "nonces", "open", "unconfirmed", "latest", "keys"]);
+    let kept: Kept = serde_json::from_str(&text).unwrap();
+    assert_eq!(kept.into_book(), book);
 }
