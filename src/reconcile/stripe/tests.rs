@@ -236,3 +236,174 @@ async fn a_key_that_cannot_tell_decides_nothing() {
     assert_eq!(line.finding, Finding::Undecided);
     assert_eq!(shop.payment(rid).await.state, State::Unknown);
 }
+
+/// Review: the token that the seller holds is account A's. Its file is lost (a crash, a restore: `private/tokens` is in no
+/// backup; another proxy on shared books). Account B never heard of the order, so its answer proves nothing about A's token.
+#[tokio::test]
+async fn review_another_account_declares_nothing_dead_that_the_first_one_ordered() {
+    const OTHER: &str = "sk_test_other_account";
+    let mut world = world().await;
+    let sandbox = StripeSandbox::new(world.clock.clone(), AGENT)
+        .with_seller("sk_test_seller", PROFILE)
+        .with_seller(OTHER, "profile_test_other");
+    let sandbox = Arc::new(sandbox);
+    let listening = StripeSandbox::listen(sandbox.clone()).await.unwrap();
+    let issuer = account(&world, &listening, OTHER);
+    Arc::get_mut(&mut world.reconciler).unwrap().issuer = Some(Arc::new(issuer));
+    let shop = Shop {
+        world,
+        sandbox,
+        listening,
+    };
+    let rid = shop.unknown(1).await;
+    // By account A, and sent to the seller.
+    let held_by_seller = shop.order(rid).await;
+    shop.at(60);
+    let line = shop.ask(rid).await;
+    let mine = account(&shop.world, &shop.listening, AGENT);
+    assert_eq!(
+        mine.look(&held_by_seller).await,
+        Ok(Standing::Live),
+        "the seller can still charge it"
+    );
+    assert_eq!(line.finding, Finding::Undecided, "{line:?}");
+    assert_eq!(shop.payment(rid).await.state, State::Unknown);
+}
+
+/// Review, Ruling 14: a repeat that was sent a second ago has its `settle_wait` too.
+#[tokio::test]
+async fn review_a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
+    use crate::challenge::Credential;
+    use crate::doubts::{Claim, Target};
+    let shop = shop().await;
+    let rid = shop.unknown(1).await;
+    shop.order(rid).await;
+    let target = Target::of("research", "GET", "https", "api.example.com", "/");
+    let fingerprint = target.with_body(&[0; 32]);
+    let (field, credential) = (
+        http::header::AUTHORIZATION,
+        Credential::from_stored("Payment abc".to_owned()).unwrap(),
+    );
+    let sent = (Rail::MppStripe, &field, &credential);
+    let valid_before = BEGAN + 300;
+    drop(
+        shop.world
+            .doubts
+            .sent(rid, target, fingerprint, sent, valid_before, false),
+    );
+    shop.at(29);
+    match shop.world.doubts.claim(target, fingerprint) {
+        Claim::Present(presentable) => drop(presentable),
+        _ => panic!("it can be presented"),
+    }
+    // As `Presentation` records it.
+    let (why, tx) = ("answer-lost", None);
+    shop.world
+        .ledger()
+        .finish(rid, Outcome::Unknown { why, tx })
+        .await
+        .unwrap();
+    shop.at(30);
+    let line = shop.ask(rid).await;
+    assert_eq!(shop.sandbox.counters().revocations, 0, "{line:?}");
+    assert_eq!(line.finding, Finding::Pending, "{line:?}");
+}
+
+/// Review: of three tries of one order the first made a token, and the second was refused at the door.
+#[tokio::test]
+async fn review_a_door_that_closes_does_not_undo_an_order_that_was_made() {
+    use crate::pay::{Left, Payers, Permission};
+    use base64::Engine as _;
+    use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::body::Bytes;
+    let shop = shop().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let (sandbox, tries) = (shop.sandbox.clone(), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (sandbox, tries) = (sandbox.clone(), tries.clone());
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let (sandbox, tries) = (sandbox.clone(), tries.clone());
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = body.collect().await.unwrap().to_bytes();
+                    if tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0 {
+                        let mut answer = Response::new(Full::new(Bytes::from_static(b"{}")));
+                        *answer.status_mut() = StatusCode::FORBIDDEN;
+                        return Ok(answer);
+                    }
+                    sandbox.answer(&Method::POST, head.uri.path(), &head.headers, &body);
+                    Err("the answer is lost")
+                }
+            });
+            let connection = hyper::server::conn::http1::Builder::new();
+            let _ = connection
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                .await;
+        }
+    });
+    let settings = Settings {
+        base: ApiBase::parse(&base).unwrap(),
+        ..Settings::default()
+    };
+    let tls = shop.world.reconciler.tls.clone();
+    let stripe = Stripe::new(SecretKey::parse(AGENT).unwrap(), settings, tls).unwrap();
+    let tokens = Tokens::open(shop.world.reconciler.home.tokens()).unwrap();
+    let issuer = Issuer::new(stripe, PaymentMethod::parse("pm_card_visa").unwrap(), tokens);
+
+    let request = format!(r#"{{"amount":"100","currency":"usd","methodDetails":{{"networkId":"{PROFILE}"}}}}"#);
+    let request = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(request);
+    let challenge =
+        format!(r#"Payment id="x", realm="api.example.com", method="stripe", intent="charge", request="{request}""#);
+    let mut headers = HeaderMap::new();
+    headers.append(
+        http::header::WWW_AUTHENTICATE,
+        HeaderValue::try_from(challenge).unwrap(),
+    );
+    let read = crate::challenge::with_mpp(&headers, Err(crate::challenge::Why::NoChallenge)).unwrap();
+    let offer = &read.offers[0];
+
+    let now = shop.world.clock.now();
+    let hold = Hold {
+        rid: Rid::new(now, [9; 10]),
+        agent: "research".into(),
+        group: None,
+        host: "api.example.com".into(),
+        path: "/".into(),
+        query: None,
+        terms: Terms {
+            rail: offer.rail,
+            asset: offer.asset,
+            amount: offer.amount,
+            usd: MicroUsd::new(1_000_000),
+            payee: offer.payee.clone(),
+            clause: Clause::None,
+        },
+        charges: Vec::new(),
+        policy_gen: 1,
+        fingerprint: [9; 32],
+        idempotency: None,
+        offer_sha256: [0; 32],
+        others: Vec::new(),
+    };
+    let arm = Arm {
+        from: Account::parse("pm_card_visa").unwrap(),
+        nonce: alloy_primitives::B256::repeat_byte(9),
+        valid_after: 0,
+        valid_before: u64::try_from(now.as_second()).unwrap() + 300,
+    };
+    let reservation = shop.world.ledger().reserve(Reserve { hold, arm }).await.unwrap();
+    let payers = Payers {
+        wallet: None,
+        issuer: Some(Arc::new(issuer)),
+    };
+    let error = payers
+        .pay(&reservation, &offer.echo, &Permission::Granted)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(shop.sandbox.counters().tokens_issued, 1, "there is a token");
+    assert_eq!(error.left(), Left::Perhaps, "{error}");
+}
