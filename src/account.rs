@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use alloy_primitives::Address;
+use alloy_primitives::{Address, hex};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::assets::Mode;
@@ -20,6 +20,11 @@ pub enum Account {
 /// a form and in JSON as it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StripeId(Arc<str>);
+
+/// Which account at Stripe ordered a token, without naming it: a hash of the key and of the service that it is for. Only ever
+/// compared; 32 lower-case hex digits in an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountMark(pub [u8; 16]);
 
 impl StripeId {
     const LONGEST: usize = 255;
@@ -124,6 +129,21 @@ impl<'de> Deserialize<'de> for Account {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| de::Error::custom("neither an address nor an id at Stripe"))
+    }
+}
+
+impl Serialize for AccountMark {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for AccountMark {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(&text, &mut bytes).map_err(|_| de::Error::custom("expected 32 hex digits"))?;
+        Ok(Self(bytes))
     }
 }
 

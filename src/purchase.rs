@@ -254,6 +254,7 @@ impl Purchase {
         // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
         let arm = Arm {
             from,
+            issuer: self.proxy.payers.issuer_mark(offer.asset),
             nonce,
             valid_after: 0,
             valid_before,

@@ -6,13 +6,15 @@
 
 mod tokens;
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 use tokio::time::sleep;
 
-use crate::account::Account;
+use crate::account::{Account, AccountMark};
 use crate::assets::{Asset, Mode};
 use crate::ledger::{Payment, Reservation, Rid};
 use crate::stripe::{
@@ -30,6 +32,8 @@ pub struct Issuer {
     stripe: Stripe,
     payment_method: PaymentMethod,
     tokens: Tokens,
+    /// Payments that wait for another key, told once each.
+    told: Mutex<BTreeSet<Rid>>,
 }
 
 /// Why there is no token to send.
@@ -80,6 +84,7 @@ impl Issuer {
             stripe,
             payment_method,
             tokens,
+            told: Mutex::default(),
         }
     }
 
@@ -90,6 +95,11 @@ impl Issuer {
     /// What payments come from.
     pub fn account(&self) -> Option<Account> {
         Account::parse(self.payment_method.as_str())
+    }
+
+    /// What the books call the account that orders.
+    pub fn mark(&self) -> AccountMark {
+        self.stripe.mark()
     }
 
     pub fn tokens(&self) -> &Tokens {
@@ -108,7 +118,7 @@ impl Issuer {
             arm.valid_before,
             &terms.payee,
         )
-        .filter(|ordered| ordered.payment_method == self.payment_method)
+        .filter(|ordered| ordered.payment_method == self.payment_method && arm.issuer == Some(self.mark()))
         .ok_or_else(NotIssued::other_account)?;
         let issued = match self.order(&ordered).await {
             Ok(issued) => issued,
@@ -176,8 +186,8 @@ impl Issuer {
         }
     }
 
-    /// Which token a payment has, if that can be found out: it was kept, or the same order tells. `Ok(None)`: there is none, and
-    /// none can come to be.
+    /// Which token a payment has, if that can be found out: it was kept, or the same order tells, made by the same account.
+    /// `Ok(None)`: there is none, and none can come to be.
     pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, String> {
         let rid = payment.rid();
         if let Some(token) = self.tokens.of(rid) {
@@ -190,6 +200,7 @@ impl Issuer {
             );
         }
         let ordered = Ordered::recorded(payment).ok_or("its record names no order at Stripe")?;
+        self.is_ours(payment)?;
         match self.stripe.issue(&ordered.order()).await {
             Ok(Issued { id, .. }) | Err(StripeError::Differs { token: id, .. }) => {
                 self.tokens.keep(rid, &id);
@@ -199,6 +210,28 @@ impl Issuer {
             Err(StripeError::Declined { .. } | StripeError::Refused { .. }) => Ok(None),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// To another account the same order is a new one, and its answer says nothing about the token that the seller may hold.
+    fn is_ours(&self, payment: &Payment) -> Result<(), String> {
+        let ordered_by = payment.arm.as_ref().and_then(|arm| arm.issuer);
+        if ordered_by == Some(self.mark()) {
+            return Ok(());
+        }
+        let (rid, at) = (payment.rid(), payment.created_at);
+        let why = match ordered_by {
+            Some(_) => format!(
+                "its token is not known here, and only the key that was under [stripe] at {at} can tell it: put that key back, \
+                 or resolve the payment by hand"
+            ),
+            None => "its token is not known here, and its record does not say which account ordered it; resolve it by hand"
+                .to_owned(),
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(rid) {
+            tracing::warn!(payment = %rid, why, "it stays counted: `bursar payments resolve` ends it");
+        }
+        Err(why)
     }
 
     /// What has become of a token.
@@ -316,7 +349,7 @@ impl NotIssued {
             why: "stripe-other-account",
             left: Left::Nothing,
             fault: Fault::Setup,
-            detail: "the payment was recorded for another payment method than the one now configured".to_owned(),
+            detail: "the payment was recorded for another payment method or account than the one now configured".to_owned(),
         }
     }
 }

@@ -18,6 +18,7 @@ fn rid(n: u8) -> Rid {
 fn reserved(n: u8, armed: bool, windows: Vec<WindowCharge>) -> Reserved {
     let arm = Arm {
         from: Address::ZERO.into(),
+        issuer: None,
         nonce: B256::repeat_byte(n),
         valid_after: Decimal(0),
         valid_before: Decimal(1_795_161_900),

@@ -60,6 +60,7 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
         amount: Decimal(1),
         arm: Some(Arm {
             from: Address::ZERO.into(),
+            issuer: None,
             nonce: B256::repeat_byte(hour as u8),
             valid_after: Decimal(0),
             valid_before: Decimal(at as u64 + 300),

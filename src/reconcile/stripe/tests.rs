@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::account::Account;
+use crate::account::{Account, AccountMark};
 use crate::assets::{Mode, currency};
 use crate::challenge::{Clause, Rail};
 use crate::clock::Clock as _;
@@ -21,6 +21,8 @@ struct Shop {
     world: World,
     sandbox: Arc<StripeSandbox>,
     listening: Listening,
+    /// As the records of payments name it.
+    ordered_by: Option<AccountMark>,
 }
 
 fn account(world: &World, listening: &Listening, key: &str) -> Issuer {
@@ -40,11 +42,13 @@ async fn shop() -> Shop {
     let sandbox = Arc::new(sandbox);
     let listening = StripeSandbox::listen(sandbox.clone()).await.unwrap();
     let issuer = account(&world, &listening, AGENT);
+    let ordered_by = Some(issuer.mark());
     Arc::get_mut(&mut world.reconciler).unwrap().issuer = Some(Arc::new(issuer));
     Shop {
         world,
         sandbox,
         listening,
+        ordered_by,
     }
 }
 
@@ -76,6 +80,7 @@ impl Shop {
         };
         let arm = Arm {
             from: Account::parse("pm_card_visa").unwrap(),
+            issuer: self.ordered_by,
             nonce: alloy_primitives::B256::repeat_byte(n),
             valid_after: 0,
             valid_before: u64::try_from(now.as_second()).unwrap() + 300,
@@ -237,10 +242,10 @@ async fn a_key_that_cannot_tell_decides_nothing() {
     assert_eq!(shop.payment(rid).await.state, State::Unknown);
 }
 
-/// Review: the token that the seller holds is account A's. Its file is lost (a crash, a restore: `private/tokens` is in no
-/// backup; another proxy on shared books). Account B never heard of the order, so its answer proves nothing about A's token.
+/// The token that the seller holds is account A's. Its file is lost (a crash, a restore: `private/tokens` is in no backup;
+/// another proxy on shared books). Account B never heard of the order, so its answer proves nothing about A's token.
 #[tokio::test]
-async fn review_another_account_declares_nothing_dead_that_the_first_one_ordered() {
+async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
     const OTHER: &str = "sk_test_other_account";
     let mut world = world().await;
     let sandbox = StripeSandbox::new(world.clock.clone(), AGENT)
@@ -248,12 +253,14 @@ async fn review_another_account_declares_nothing_dead_that_the_first_one_ordered
         .with_seller(OTHER, "profile_test_other");
     let sandbox = Arc::new(sandbox);
     let listening = StripeSandbox::listen(sandbox.clone()).await.unwrap();
+    let ordered_by = Some(account(&world, &listening, AGENT).mark());
     let issuer = account(&world, &listening, OTHER);
     Arc::get_mut(&mut world.reconciler).unwrap().issuer = Some(Arc::new(issuer));
-    let shop = Shop {
+    let mut shop = Shop {
         world,
         sandbox,
         listening,
+        ordered_by,
     };
     let rid = shop.unknown(1).await;
     // By account A, and sent to the seller.
@@ -267,7 +274,24 @@ async fn review_another_account_declares_nothing_dead_that_the_first_one_ordered
         "the seller can still charge it"
     );
     assert_eq!(line.finding, Finding::Undecided, "{line:?}");
+    assert!(line.why.unwrap().contains("put that key back"));
     assert_eq!(shop.payment(rid).await.state, State::Unknown);
+    // Of before there was a mark: it could be anybody's.
+    shop.ordered_by = None;
+    let old = shop.unknown(2).await;
+    shop.at(120);
+    let line = shop.ask(old).await;
+    assert_eq!(line.finding, Finding::Undecided, "{line:?}");
+    assert!(line.why.unwrap().contains("does not say which account"));
+    assert_eq!(
+        shop.sandbox.counters().tokens_issued,
+        1,
+        "the other account ordered nothing"
+    );
+    // With the first key all is known again.
+    Arc::get_mut(&mut shop.world.reconciler).unwrap().issuer = Some(Arc::new(mine));
+    assert_eq!(shop.ask(rid).await.finding, Finding::Expired);
+    assert_eq!(shop.ask(old).await.finding, Finding::Undecided);
 }
 
 /// Review, Ruling 14: a repeat that was sent a second ago has its `settle_wait` too.
@@ -390,6 +414,7 @@ async fn review_a_door_that_closes_does_not_undo_an_order_that_was_made() {
     };
     let arm = Arm {
         from: Account::parse("pm_card_visa").unwrap(),
+        issuer: Some(issuer.mark()),
         nonce: alloy_primitives::B256::repeat_byte(9),
         valid_after: 0,
         valid_before: u64::try_from(now.as_second()).unwrap() + 300,
