@@ -122,18 +122,10 @@ impl Issuer {
         .ok_or_else(NotIssued::other_account)?;
         let issued = match self.order(&ordered).await {
             Ok(issued) => issued,
-            Err(StripeError::Differs { what, token }) => {
-                let error = StripeError::Differs {
-                    what,
-                    token: token.clone(),
-                };
-                let left = self.take_back(&token).await;
-                return Err(NotIssued::of(&error, left));
-            }
-            Err(error) => {
-                let left = match error.effect() {
-                    Effect::None => Left::Nothing,
-                    Effect::Unknown | Effect::Whole => Left::Perhaps,
+            Err((error, left)) => {
+                let left = match &error {
+                    StripeError::Differs { token, .. } => self.take_back(token).await,
+                    _ => left,
                 };
                 return Err(NotIssued::of(&error, left));
             }
@@ -146,10 +138,11 @@ impl Issuer {
         Ok(token.clone())
     }
 
-    /// The same order up to three times, as long as it can help.
-    async fn order(&self, ordered: &Ordered) -> Result<Issued, StripeError> {
-        let mut unknown = None;
-        for pause in PAUSES.into_iter().map(Some).chain([None]) {
+    /// The same order up to three times, as long as it can help. What is left is of all tries together: one that may have made a
+    /// token is not undone by a later one that surely did not.
+    async fn order(&self, ordered: &Ordered) -> Result<Issued, (StripeError, Left)> {
+        let (mut pauses, mut left) = (PAUSES.into_iter(), Left::Nothing);
+        loop {
             let error = match self.stripe.issue(&ordered.order()).await {
                 Ok(issued) => return Ok(issued),
                 Err(error) => error,
@@ -159,20 +152,14 @@ impl Issuer {
                 error => error.effect() == Effect::Unknown,
             };
             tracing::warn!(payment = %ordered.rid, why = error.code(), again, "Stripe issued no token");
-            if !again {
-                return Err(error);
+            if error.effect() != Effect::None {
+                left = Left::Perhaps;
             }
-            // One try that may have made a token is not undone by a later one that surely did not.
-            unknown = match error.effect() {
-                Effect::Unknown => Some(error),
-                _ => unknown.or(Some(error)),
-            };
-            match pause {
+            match pauses.next().filter(|_| again) {
                 Some(pause) => sleep(pause).await,
-                None => break,
+                None => return Err((error, left)),
             }
         }
-        Err(unknown.unwrap_or(StripeError::Unauthorized))
     }
 
     /// Nobody was given it. What it says afterwards counts.

@@ -333,9 +333,9 @@ async fn review_a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     assert_eq!(line.finding, Finding::Pending, "{line:?}");
 }
 
-/// Review: of three tries of one order the first made a token, and the second was refused at the door.
+/// Of three tries of one order the first made a token, and the second was refused at the door.
 #[tokio::test]
-async fn review_a_door_that_closes_does_not_undo_an_order_that_was_made() {
+async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
     use crate::pay::{Left, Payers, Permission};
     use base64::Engine as _;
     use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
