@@ -78,26 +78,26 @@ impl Reconciler {
             Ok(None) => return self.gone(issuer, payment, Withdrawn::default(), "never-issued").await,
             Err(why) => return line(Finding::Undecided).why(why),
         };
-        let looked = issuer.look(&token).await;
-        let charged_until = payment.updated_at.timestamp().checked_add(patience);
-        match looked {
+        match issuer.look(&token).await {
             Ok(Standing::Charged) => return self.charged(issuer, payment).await,
             Ok(Standing::Unclear(why)) | Err(why) => return line(Finding::Undecided).why(why),
             Ok(Standing::Live | Standing::Dead(_)) => {}
         }
-        if let Ok(until) = charged_until
-            && until > now
-        {
-            return pending(payment, until);
+        // The seller has `settle_wait` from when it was last shown the token (Ruling 14). The books have the first time; of a repeat
+        // they record that it began, and not when its answer was given up.
+        let until = |shown: Timestamp| shown.checked_add(patience).unwrap_or(Timestamp::MAX);
+        let first = until(payment.updated_at.timestamp());
+        if first > now {
+            return pending(payment, first);
         }
-        let withdrawn = match &self.doubts {
+        let rested = now.checked_sub(patience).unwrap_or(Timestamp::MIN);
+        let withdrawn = match self.doubts.as_ref().map(|doubts| doubts.withdraw_rested(rid, rested)) {
             None => Withdrawn::default(),
-            Some(doubts) => match doubts.withdraw(rid) {
-                Withdrawal::Out(withdrawn) => withdrawn,
-                Withdrawal::UnderWay => {
-                    return line(Finding::Pending).why("a repeat is presenting it at this moment");
-                }
-            },
+            Some(Ok(Withdrawal::Out(withdrawn))) => withdrawn,
+            Some(Ok(Withdrawal::UnderWay)) => {
+                return line(Finding::Pending).why("a repeat is presenting it at this moment");
+            }
+            Some(Err(shown)) => return pending(payment, until(shown)),
         };
         let standing = self.taken_back(issuer, &token).await;
         match standing {

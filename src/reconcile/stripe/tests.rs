@@ -294,9 +294,9 @@ async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
     assert_eq!(shop.ask(old).await.finding, Finding::Undecided);
 }
 
-/// Review, Ruling 14: a repeat that was sent a second ago has its `settle_wait` too.
+/// Ruling 14: a repeat that was sent a second ago has its `settle_wait` too.
 #[tokio::test]
-async fn review_a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
+async fn a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     use crate::challenge::Credential;
     use crate::doubts::{Claim, Target};
     let shop = shop().await;
@@ -330,7 +330,14 @@ async fn review_a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     shop.at(30);
     let line = shop.ask(rid).await;
     assert_eq!(shop.sandbox.counters().revocations, 0, "{line:?}");
-    assert_eq!(line.finding, Finding::Pending, "{line:?}");
+    assert_eq!((line.finding, line.until), (Finding::Pending, Some(time(BEGAN + 59))));
+    // It was put back where repeats find it.
+    assert!(matches!(
+        shop.world.doubts.claim(target, fingerprint),
+        Claim::Present(_)
+    ));
+    shop.at(89);
+    assert_eq!(shop.ask(rid).await.finding, Finding::Expired);
 }
 
 /// Of three tries of one order the first made a token, and the second was refused at the door.
