@@ -641,7 +641,7 @@ async fn hostile_challenges_reach_neither_stripe_nor_the_books() {
             "/profile-missing" => good().asking("/methodDetails", json!({})),
             "/profile-acct" => good().asking("/methodDetails/networkId", json!("acct_1")),
             "/profile-injects" => good().asking("/methodDetails/networkId", json!("profile_test_a&amount=9")),
-            "/profile-live" => good().asking("/methodDetails/networkId", json!("profile_live_seller")),
+            "/profile-live" => good().asking("/methodDetails/networkId", json!("profile_liveseller")),
             "/external-number" => {
                 let mut request = crate::support::stripe::request("100");
                 request["externalId"] = json!(7);
