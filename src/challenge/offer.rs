@@ -225,7 +225,8 @@ impl Offer {
     pub fn valid_before(&self, now: u64, longest_s: u64) -> Option<u64> {
         let longest_s = match self.rail {
             Rail::MppTempo => longest_s.min(mpp::tempo::LONGEST_S),
-            _ => longest_s,
+            Rail::MppStripe => longest_s.min(mpp::stripe::LONGEST_S),
+            Rail::X402 | Rail::X402Permit2 | Rail::X402UpTo | Rail::MppEvm => longest_s,
         };
         self.term.valid_before(now, longest_s)
     }

@@ -308,6 +308,21 @@ fn stripe_request() -> Value {
     })
 }
 
+/// Ruling 16, whatever `max_validity` is.
+#[test]
+fn a_token_expires_within_five_minutes() {
+    let mut offer = verdict_of("stripe", &stripe_request().to_string(), "").unwrap();
+    for (term, longest, expires) in [
+        (Term::Open, 86_400, 1300),
+        (Term::Until(90_000), 86_400, 1300),
+        (Term::Until(1100), 86_400, 1100),
+        (Term::Until(90_000), 60, 1060),
+    ] {
+        offer.term = term;
+        assert_eq!(offer.valid_before(1000, longest), Some(expires), "{term:?}");
+    }
+}
+
 #[test]
 fn each_member_of_a_stripe_request_is_read_strictly() {
     let offer = verdict_of("stripe", &stripe_request().to_string(), "").unwrap();
