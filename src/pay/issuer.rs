@@ -68,6 +68,15 @@ pub enum Standing {
     Unclear(String),
 }
 
+/// Why there is nothing to be said about a payment.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{why}")]
+pub struct Untold {
+    pub why: String,
+    /// Stripe is not to be heard, or wants to be left alone: others need not be asked about now.
+    pub silent: bool,
+}
+
 /// What a token was ordered for, as the books have it.
 struct Ordered {
     rid: Rid,
@@ -175,16 +184,15 @@ impl Issuer {
 
     /// Which token a payment has, if that can be found out: it was kept, or the same order tells, made by the same account.
     /// `Ok(None)`: there is none, and none can come to be.
-    pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, String> {
+    pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, Untold> {
         let rid = payment.rid();
         if let Some(token) = self.tokens.of(rid) {
             return Ok(Some(token));
         }
         let fresh = now.duration_since(payment.created_at.timestamp()) <= REPEATABLE;
         if !fresh {
-            return Err(
-                "its token is not known any more, and Stripe has forgotten the order; resolve it by hand".to_owned(),
-            );
+            let why = "its token is not known any more, and Stripe has forgotten the order; resolve it by hand";
+            return Err(why.into());
         }
         let ordered = Ordered::recorded(payment).ok_or("its record names no order at Stripe")?;
         self.is_ours(payment)?;
@@ -195,12 +203,12 @@ impl Issuer {
             }
             // The first order would have been answered again, whatever it was.
             Err(StripeError::Declined { .. } | StripeError::Refused { .. }) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// To another account the same order is a new one, and its answer says nothing about the token that the seller may hold.
-    fn is_ours(&self, payment: &Payment) -> Result<(), String> {
+    fn is_ours(&self, payment: &Payment) -> Result<(), Untold> {
         let ordered_by = payment.arm.as_ref().and_then(|arm| arm.issuer);
         if ordered_by == Some(self.mark()) {
             return Ok(());
@@ -218,20 +226,43 @@ impl Issuer {
         if told.insert(rid) {
             tracing::warn!(payment = %rid, why, "it stays counted: `bursar payments resolve` ends it");
         }
-        Err(why)
+        Err(why.as_str().into())
     }
 
     /// What has become of a token.
-    pub async fn look(&self, token: &TokenId) -> Result<Standing, String> {
-        let issued = self.stripe.token(token).await.map_err(|error| error.to_string())?;
-        Ok(standing(&issued))
+    pub async fn look(&self, token: &TokenId) -> Result<Standing, Untold> {
+        Ok(standing(&self.stripe.token(token).await?))
     }
 
     /// Takes a token back, and looks what has become of it: a seller may have been faster.
-    pub async fn revoke(&self, token: &TokenId) -> Result<Standing, String> {
+    pub async fn revoke(&self, token: &TokenId) -> Result<Standing, Untold> {
         match self.stripe.revoke(token).await {
             Ok(_) | Err(StripeError::Refused { .. }) => self.look(token).await,
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<StripeError> for Untold {
+    fn from(error: StripeError) -> Self {
+        Self {
+            why: error.to_string(),
+            silent: matches!(
+                error,
+                StripeError::Unsent(_)
+                    | StripeError::Unclear(_)
+                    | StripeError::Unavailable { .. }
+                    | StripeError::RateLimited { .. }
+            ),
+        }
+    }
+}
+
+impl From<&str> for Untold {
+    fn from(why: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            silent: false,
         }
     }
 }

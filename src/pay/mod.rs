@@ -28,7 +28,7 @@ mod tempo;
 mod vectors;
 
 pub use evm::{Wallet, WalletError};
-pub use issuer::{Issuer, Left, NotIssued, Standing, Tokens};
+pub use issuer::{Issuer, Left, NotIssued, Standing, Tokens, Untold};
 pub use keystore::KeystoreError;
 pub use permission::{Permission, Permissions};
 

@@ -5,13 +5,16 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::pass::Reconciler;
+use super::pass::{Reconciler, SILENCES, Silences};
 use super::report::{Finding, PaymentLine};
 use crate::assets::{Asset, Network};
 use crate::doubts::{Withdrawal, Withdrawn};
 use crate::ledger::{self, By, LedgerError, Outcome, Payment, State};
-use crate::pay::{Issuer, Standing};
+use crate::pay::{Issuer, Standing, Untold};
 use crate::stripe::TokenId;
+
+/// What came of asking about one payment.
+type Told = Result<PaymentLine, Untold>;
 
 /// Whether a payment was made through Stripe.
 pub fn is_stripe(payment: &Payment) -> bool {
@@ -35,88 +38,103 @@ impl Reconciler {
         }
     }
 
-    /// Asks about one payment, and brings what comes of it to the books.
-    pub(super) async fn stripe_payment(&self, payment: &Payment) -> PaymentLine {
+    /// Asks about one payment, and brings what comes of it to the books. What is being taken back is not left half-way: a pass that
+    /// is to stop stops before the next payment.
+    pub(super) async fn stripe_payment(&self, payment: &Payment, silences: &mut Silences) -> PaymentLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let issuer = match self.issuer_of(payment) {
             Ok(issuer) => issuer,
             Err(why) => return line(Finding::Undecided).why(why),
         };
-        match payment.state {
+        if self.stop.is_cancelled() {
+            return line(Finding::Undecided).why("the comparison was broken off");
+        }
+        let silent = silences.entry(Network::Stripe(issuer.mode())).or_default();
+        if *silent >= SILENCES {
+            return line(Finding::Undecided).why("Stripe has fallen silent");
+        }
+        let told = match payment.state {
             State::Unknown => self.in_doubt(issuer, payment).await,
             State::Settled => self.claimed(issuer, payment).await,
             State::Expired if payment.by == Some(By::Operator) => self.called_dead(issuer, payment).await,
             // With Stripe's word, and nobody can charge it again.
-            _ => line(Finding::Confirmed),
+            _ => return line(Finding::Confirmed),
+        };
+        match told {
+            Ok(line) => {
+                *silent = 0;
+                line
+            }
+            Err(untold) => {
+                *silent += u8::from(untold.silent);
+                line(Finding::Undecided).why(untold.why)
+            }
         }
     }
 
-    async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+    async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> Told {
         let line = |finding| PaymentLine::of(payment, finding);
-        let standing = match issuer.token_of(payment, self.clock.now()).await {
-            Ok(Some(token)) => issuer.look(&token).await,
-            Ok(None) => Ok(Standing::Dead("never-issued")),
-            Err(why) => Err(why),
+        let standing = match issuer.token_of(payment, self.clock.now()).await? {
+            Some(token) => issuer.look(&token).await?,
+            None => Standing::Dead("never-issued"),
         };
-        match standing {
-            Ok(Standing::Dead(_)) => line(Finding::Confirmed),
-            Ok(Standing::Charged) => {
+        Ok(match standing {
+            Standing::Dead(_) => line(Finding::Confirmed),
+            Standing::Charged => {
                 line(Finding::Disputed).why("an operator called it dead, but Stripe's token was charged")
             }
-            Ok(Standing::Live) => line(Finding::Undecided).why("the token can still be charged"),
-            Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
-        }
+            Standing::Live => line(Finding::Undecided).why("the token can still be charged"),
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
     }
 
-    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> Told {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
         let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);
-        let token = match issuer.token_of(payment, now).await {
-            Ok(Some(token)) => token,
+        let Some(token) = issuer.token_of(payment, now).await? else {
             // Nothing to be cashed has ever existed.
-            Ok(None) => return self.gone(issuer, payment, Withdrawn::default(), "never-issued").await,
-            Err(why) => return line(Finding::Undecided).why(why),
+            return Ok(self
+                .gone(issuer, payment, Withdrawn::default(), "never-issued")
+                .await);
         };
-        match issuer.look(&token).await {
-            Ok(Standing::Charged) => return self.charged(issuer, payment).await,
-            Ok(Standing::Unclear(why)) | Err(why) => return line(Finding::Undecided).why(why),
-            Ok(Standing::Live | Standing::Dead(_)) => {}
+        match issuer.look(&token).await? {
+            Standing::Charged => return Ok(self.charged(issuer, payment).await),
+            Standing::Unclear(why) => return Ok(line(Finding::Undecided).why(why)),
+            Standing::Live | Standing::Dead(_) => {}
         }
         // The seller has `settle_wait` from when it was last shown the token (Ruling 14). The books have the first time; of a repeat
         // they record that it began, and not when its answer was given up.
         let until = |shown: Timestamp| shown.checked_add(patience).unwrap_or(Timestamp::MAX);
         let first = until(payment.updated_at.timestamp());
         if first > now {
-            return pending(payment, first);
+            return Ok(pending(payment, first));
         }
         let rested = now.checked_sub(patience).unwrap_or(Timestamp::MIN);
         let withdrawn = match self.doubts.as_ref().map(|doubts| doubts.withdraw_rested(rid, rested)) {
             None => Withdrawn::default(),
             Some(Ok(Withdrawal::Out(withdrawn))) => withdrawn,
             Some(Ok(Withdrawal::UnderWay)) => {
-                return line(Finding::Pending).why("a repeat is presenting it at this moment");
+                return Ok(line(Finding::Pending).why("a repeat is presenting it at this moment"));
             }
-            Some(Err(shown)) => return pending(payment, until(shown)),
+            Some(Err(shown)) => return Ok(pending(payment, until(shown))),
         };
         let standing = self.taken_back(issuer, &token).await;
-        match standing {
-            Ok(Standing::Dead(why)) => self.gone(issuer, payment, withdrawn, why).await,
-            other => {
-                if let Some(doubts) = &self.doubts {
-                    doubts.put_back(withdrawn);
-                }
-                match other {
-                    Ok(Standing::Charged) => self.charged(issuer, payment).await,
-                    Ok(Standing::Live) => line(Finding::Undecided).why("Stripe has not taken the token back"),
-                    Ok(Standing::Dead(_)) => line(Finding::Undecided),
-                    Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
-                }
-            }
+        if let Ok(Standing::Dead(why)) = standing {
+            return Ok(self.gone(issuer, payment, withdrawn, why).await);
         }
+        if let Some(doubts) = &self.doubts {
+            doubts.put_back(withdrawn);
+        }
+        Ok(match standing? {
+            Standing::Charged => self.charged(issuer, payment).await,
+            Standing::Live => line(Finding::Undecided).why("Stripe has not taken the token back"),
+            Standing::Dead(why) => line(Finding::Undecided).why(why),
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
     }
 
-    async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<Standing, String> {
+    async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<Standing, Untold> {
         match issuer.look(token).await? {
             Standing::Live => issuer.revoke(token).await,
             standing => Ok(standing),
@@ -164,16 +182,14 @@ impl Reconciler {
     }
 
     /// A merchant says that it was paid. Its token is never taken back: a seller may hold the money first and capture it later.
-    async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+    async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> Told {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
-        let token = match issuer.token_of(payment, now).await {
-            Ok(Some(token)) => token,
-            Ok(None) => return self.never_charged(issuer, payment).await,
-            Err(why) => return line(Finding::Undecided).why(why),
+        let Some(token) = issuer.token_of(payment, now).await? else {
+            return Ok(self.never_charged(issuer, payment).await);
         };
-        match issuer.look(&token).await {
-            Ok(Standing::Charged) => {
+        Ok(match issuer.look(&token).await? {
+            Standing::Charged => {
                 let (by, tx, block) = (By::Stripe, None, None);
                 let finding = ledger::Finding::Confirmed { by, tx, block };
                 match self.ledger.record_finding(rid, finding).await {
@@ -185,14 +201,14 @@ impl Reconciler {
                     Err(error) => super::pass::not_recorded(payment, &error),
                 }
             }
-            Ok(Standing::Live) => {
+            Standing::Live => {
                 let until = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
                 let until = i64::try_from(until).ok().and_then(|at| Timestamp::from_second(at).ok());
                 pending(payment, until.unwrap_or(now))
             }
-            Ok(Standing::Dead(_)) => self.never_charged(issuer, payment).await,
-            Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
-        }
+            Standing::Dead(_) => self.never_charged(issuer, payment).await,
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
     }
 
     async fn never_charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {

@@ -99,7 +99,9 @@ impl Shop {
     }
 
     async fn ask(&self, rid: Rid) -> PaymentLine {
-        self.world.reconciler.stripe_payment(&self.payment(rid).await).await
+        let payment = self.payment(rid).await;
+        let reconciler = &self.world.reconciler;
+        reconciler.stripe_payment(&payment, &mut Silences::new()).await
     }
 
     /// What the proxy orders before it sends anything.
@@ -338,6 +340,49 @@ async fn a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     ));
     shop.at(89);
     assert_eq!(shop.ask(rid).await.finding, Finding::Expired);
+}
+
+#[tokio::test]
+async fn what_says_nothing_is_not_asked_about_everything_and_a_stop_is_heard_between_payments() {
+    let mut shop = shop().await;
+    let mut payments = Vec::new();
+    for n in 1..=6 {
+        let rid = shop.unknown(n).await;
+        payments.push(shop.payment(rid).await);
+    }
+    shop.at(60);
+    // Every connection is closed at once.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = ApiBase::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counting = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counting.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    let settings = Settings {
+        base,
+        ..Settings::default()
+    };
+    let tls = shop.world.reconciler.tls.clone();
+    let stripe = Stripe::new(SecretKey::parse(AGENT).unwrap(), settings, tls).unwrap();
+    let tokens = Tokens::open(shop.world.reconciler.home.tokens()).unwrap();
+    for payment in &payments {
+        tokens.keep(payment.rid(), &TokenId::parse("spt_kept").unwrap());
+    }
+    let silent = Issuer::new(stripe, PaymentMethod::parse("pm_card_visa").unwrap(), tokens);
+    Arc::get_mut(&mut shop.world.reconciler).unwrap().issuer = Some(Arc::new(silent));
+    let (reconciler, heads) = (&shop.world.reconciler, Default::default());
+    let lines = reconciler.payments(&payments, &heads, &|_| {}).await;
+    assert!(lines.iter().all(|line| line.finding == Finding::Undecided));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), usize::from(SILENCES));
+    assert_eq!(lines[5].why.as_deref(), Some("Stripe has fallen silent"));
+    reconciler.stop.cancel();
+    let lines = reconciler.payments(&payments, &heads, &|_| {}).await;
+    assert_eq!(lines[0].why.as_deref(), Some("the comparison was broken off"));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), usize::from(SILENCES));
 }
 
 /// Of three tries of one order the first made a token, and the second was refused at the door.
