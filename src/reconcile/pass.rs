@@ -325,16 +325,17 @@ impl Reconciler {
             Dispute::NeverCashed => None,
             Dispute::Cancelled { tx } | Dispute::OtherTransfer { tx, .. } => Some(tx.to_string()),
         };
-        self.contradicted(payment, &why.to_string(), tx).await
+        self.contradicted(payment, &why.to_string(), tx).await.0
     }
 
-    /// What is counted stays counted, whoever contradicts the books.
-    pub(super) async fn contradicted(&self, payment: &Payment, text: &str, tx: Option<String>) -> PaymentLine {
+    /// What is counted stays counted, whoever contradicts the books. And whether that is all: `false` if they could not record it, so
+    /// that it has to be found again.
+    pub(super) async fn contradicted(&self, payment: &Payment, text: &str, tx: Option<String>) -> (PaymentLine, bool) {
         let (rid, text) = (payment.rid(), text.to_owned());
         let mut line = PaymentLine::of(payment, Finding::Disputed).why(&text);
         line.tx = tx.clone().or(line.tx);
         if payment.disputed.is_some() {
-            return line;
+            return (line, true);
         }
         let finding = ledger::Finding::Disputed { why: text.clone(), tx };
         match self.ledger.record_finding(rid, finding).await {
@@ -344,13 +345,13 @@ impl Reconciler {
                     "the books are contradicted; the payment stays counted"
                 );
                 (self.notices)(Notice::Disputed { rid, why: text });
-                line
+                (line, true)
             }
             // Of a payment from longer ago than the books wait: told, and not recorded.
-            Err(LedgerError::NotUnconfirmed(_)) => line,
+            Err(LedgerError::NotUnconfirmed(_)) => (line, true),
             Err(error) => {
                 line.why = Some(format!("{text}; it could not be recorded: {error}"));
-                line
+                (line, false)
             }
         }
     }

@@ -212,14 +212,11 @@ impl Reconciler {
     }
 
     async fn never_charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
-        let line = self
-            .contradicted(
-                payment,
-                "the receipt says paid, but Stripe's token was never charged and can never be",
-                None,
-            )
-            .await;
-        issuer.tokens().forget(payment.rid());
+        let why = "the receipt says paid, but Stripe's token was never charged and can never be";
+        let (line, is_done) = self.contradicted(payment, why, None).await;
+        if is_done {
+            issuer.tokens().forget(payment.rid());
+        }
         line
     }
 }
