@@ -170,7 +170,7 @@ pub enum Term {
 
 impl Term {
     /// Less is left than a seller needs to settle (x402 digest §4.1, mpp digest §10).
-    const LEAST_S: u64 = 6;
+    pub const LEAST_S: u64 = 6;
 
     /// Ruling 16: `validBefore` of a credential that is made at `now` and lives `longest_s` at most. Unix seconds. `None`:
     /// the challenge has expired, or is about to.

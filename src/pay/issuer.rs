@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::account::{Account, AccountMark};
 use crate::assets::{Asset, Mode};
-use crate::ledger::{Payment, Reservation, Rid};
+use crate::ledger::{By, Payment, Reservation, Rid};
 use crate::stripe::{
     Currency, Effect, Fault, Issued, Order, PaymentMethod, Profile, Reason, Status, Stripe, StripeError, TokenId,
 };
@@ -42,6 +42,8 @@ pub struct Issuer {
 pub struct NotIssued {
     pub why: &'static str,
     pub left: Left,
+    /// Who knows what is left: we, if Stripe was not asked.
+    pub by: By,
     pub fault: Fault,
     detail: String,
 }
@@ -331,6 +333,7 @@ impl NotIssued {
         Self {
             why: error.code(),
             left,
+            by: By::Stripe,
             fault: error.fault(),
             detail: error.to_string(),
         }
@@ -357,6 +360,7 @@ impl NotIssued {
         Self {
             why,
             left,
+            by: By::Stripe,
             fault,
             detail,
         }
@@ -366,6 +370,7 @@ impl NotIssued {
         Self {
             why: "stripe-other-account",
             left: Left::Nothing,
+            by: By::Us,
             fault: Fault::Setup,
             detail: "the payment was recorded for another payment method or account than the one now configured".to_owned(),
         }
