@@ -20,7 +20,8 @@ impl Doubts {
     /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
     /// right now stays, and nobody may declare anything about it.
     pub fn withdraw(&self, rid: Rid) -> Withdrawal {
-        self.withdraw_rested(rid, Timestamp::MAX).unwrap_or(Withdrawal::UnderWay)
+        self.withdraw_rested(rid, Timestamp::MAX)
+            .unwrap_or(Withdrawal::UnderWay)
     }
 
     /// The same, but one whose credential was on its way after `since` stays, too: `Err` says when that was.

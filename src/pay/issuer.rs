@@ -221,8 +221,10 @@ impl Issuer {
                 "its token is not known here, and only the key that was under [stripe] at {at} can tell it: put that key back, \
                  or resolve the payment by hand"
             ),
-            None => "its token is not known here, and its record does not say which account ordered it; resolve it by hand"
-                .to_owned(),
+            None => {
+                "its token is not known here, and its record does not say which account ordered it; resolve it by hand"
+                    .to_owned()
+            }
         };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert(rid) {
@@ -372,7 +374,8 @@ impl NotIssued {
             left: Left::Nothing,
             by: By::Us,
             fault: Fault::Setup,
-            detail: "the payment was recorded for another payment method or account than the one now configured".to_owned(),
+            detail: "the payment was recorded for another payment method or account than the one now configured"
+                .to_owned(),
         }
     }
 }

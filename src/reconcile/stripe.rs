@@ -5,12 +5,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::pass::{Reconciler, SILENCES, Silences};
+use super::pass::{Notice, Reconciler, SILENCES, Silences};
 use super::report::{Finding, PaymentLine};
 use crate::assets::{Asset, Network};
 use crate::doubts::{Withdrawal, Withdrawn};
 use crate::ledger::{self, By, LedgerError, Outcome, Payment, State};
-use crate::pay::{Issuer, Standing, Untold};
+use crate::pay::{Issuer, Standing, Tokens, Untold};
 use crate::stripe::TokenId;
 
 /// What came of asking about one payment.
@@ -57,7 +57,8 @@ impl Reconciler {
             State::Unknown => self.in_doubt(issuer, payment).await,
             State::Settled => self.claimed(issuer, payment).await,
             State::Expired if payment.by == Some(By::Operator) => self.called_dead(issuer, payment).await,
-            // With Stripe's word, and nobody can charge it again.
+            // With Stripe's word. No charge can begin any more; one that began as a hold may yet be captured.
+            State::Expired if issuer.tokens().of(payment.rid()).is_some() => self.called_dead(issuer, payment).await,
             _ => return line(Finding::Confirmed),
         };
         match told {
@@ -74,14 +75,32 @@ impl Reconciler {
 
     async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> Told {
         let line = |finding| PaymentLine::of(payment, finding);
-        let standing = match issuer.token_of(payment, self.clock.now()).await? {
+        let (now, rid) = (self.clock.now(), payment.rid());
+        let standing = match issuer.token_of(payment, now).await? {
             Some(token) => issuer.look(&token).await?,
             None => Standing::Dead("never-issued"),
         };
         Ok(match standing {
-            Standing::Dead(_) => line(Finding::Confirmed),
+            Standing::Dead(_) => {
+                if !Tokens::may_have_a_hold(payment, now) {
+                    issuer.tokens().forget(rid);
+                }
+                line(Finding::Confirmed)
+            }
             Standing::Charged => {
-                line(Finding::Disputed).why("an operator called it dead, but Stripe's token was charged")
+                let who = match payment.by {
+                    Some(By::Operator) => "an operator",
+                    _ => "Stripe",
+                };
+                let why = format!("{who} called it dead, but Stripe's token was charged");
+                // A closed payment takes no finding and counts no more: people have to hear of it, from a server, which has ways to
+                // tell them.
+                tracing::error!(payment = %rid, merchant = payment.reserved.host, why, "money left that is not counted");
+                if self.doubts.is_some() {
+                    (self.notices)(Notice::Disputed { rid, why: why.clone() });
+                    issuer.tokens().forget(rid);
+                }
+                line(Finding::Disputed).why(why)
             }
             Standing::Live => line(Finding::Undecided).why("the token can still be charged"),
             Standing::Unclear(why) => line(Finding::Undecided).why(why),
@@ -94,9 +113,7 @@ impl Reconciler {
         let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);
         let Some(token) = issuer.token_of(payment, now).await? else {
             // Nothing to be cashed has ever existed.
-            return Ok(self
-                .gone(issuer, payment, Withdrawn::default(), "never-issued")
-                .await);
+            return Ok(self.gone(issuer, payment, Withdrawn::default(), "never-issued").await);
         };
         match issuer.look(&token).await? {
             Standing::Charged => return Ok(self.charged(issuer, payment).await),
@@ -171,7 +188,7 @@ impl Reconciler {
         }
         match recorded {
             Ok(()) => {
-                issuer.tokens().forget(rid);
+                issuer.tokens().watch(rid);
                 tracing::info!(payment = %rid, why, "can never be charged; it counts no more");
                 let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
                 line.after = State::Expired;

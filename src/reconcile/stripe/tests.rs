@@ -385,6 +385,80 @@ async fn what_says_nothing_is_not_asked_about_everything_and_a_stop_is_heard_bet
     assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), usize::from(SILENCES));
 }
 
+/// A hold on the card outlives its token, and is captured when nobody looks any more.
+#[tokio::test]
+async fn a_hold_that_is_captured_after_the_token_ended_is_told() {
+    let mut shop = shop().await;
+    let rid = shop.unknown(1).await;
+    let token = shop.order(rid).await;
+    shop.at(60);
+    assert_eq!(shop.ask(rid).await.finding, Finding::Expired);
+    let day = 24 * 3600;
+    shop.at(3 * day);
+    assert_eq!(shop.ask(rid).await.finding, Finding::Confirmed);
+    let tokens = |shop: &Shop| shop.world.reconciler.issuer.clone().unwrap();
+    assert_eq!(tokens(&shop).tokens().watched(), [rid]);
+    // The sandbox knows no holds.
+    let path = format!("/v1/shared_payment/issued_tokens/{}", token.expose());
+    let mut headers = http::HeaderMap::new();
+    let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{AGENT}:"));
+    let key = http::HeaderValue::try_from(format!("Basic {key}")).unwrap();
+    headers.insert(http::header::AUTHORIZATION, key);
+    headers.insert("stripe-version", http::HeaderValue::from_static("2026-07-29.preview"));
+    let mut captured = shop.sandbox.answer(&http::Method::GET, &path, &headers, b"").json;
+    captured["usage_details"]["amount_captured"]["value"] = 100.into();
+    let base = answering(captured.to_string()).await;
+    let settings = Settings {
+        base,
+        ..Settings::default()
+    };
+    let stripe = Stripe::new(
+        SecretKey::parse(AGENT).unwrap(),
+        settings,
+        shop.world.reconciler.tls.clone(),
+    );
+    let kept = Tokens::open(shop.world.reconciler.home.tokens()).unwrap();
+    let issuer = Issuer::new(stripe.unwrap(), PaymentMethod::parse("pm_card_visa").unwrap(), kept);
+    let before = Arc::get_mut(&mut shop.world.reconciler)
+        .unwrap()
+        .issuer
+        .replace(Arc::new(issuer));
+    let line = shop.ask(rid).await;
+    assert_eq!(line.finding, Finding::Disputed, "{line:?}");
+    assert_eq!(shop.world.heard.lock().unwrap().len(), 1);
+    assert!(tokens(&shop).tokens().of(rid).is_none(), "it is told once");
+    // One of which nothing was captured in all that time is forgotten.
+    Arc::get_mut(&mut shop.world.reconciler).unwrap().issuer = before;
+    tokens(&shop).tokens().keep(rid, &token);
+    shop.at(8 * day + 1);
+    assert_eq!(shop.ask(rid).await.finding, Finding::Confirmed);
+    assert!(tokens(&shop).tokens().of(rid).is_none());
+    assert_eq!(tokens(&shop).tokens().watched(), []);
+}
+
+/// A service that says the same to everybody.
+async fn answering(body: String) -> ApiBase {
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use hyper::body::{Bytes, Incoming};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = ApiBase::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let body = Bytes::from(body.clone());
+            let service = hyper::service::service_fn(move |_: Request<Incoming>| {
+                let answer = Response::new(Full::new(body.clone()));
+                async move { Ok::<_, std::convert::Infallible>(answer) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new();
+            let _ = connection
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                .await;
+        }
+    });
+    base
+}
+
 /// Of three tries of one order the first made a token, and the second was refused at the door.
 #[tokio::test]
 async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
