@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::answer::{self, Code, Problem};
 use crate::body::{AnswerBody, Relay, Replay};
-use crate::challenge::{Credential, Nonce, Offer, Rail, Why};
+use crate::challenge::{Credential, Nonce, Offer, Rail, Term, Why};
 use crate::clock;
 use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
@@ -175,13 +175,20 @@ impl Purchase {
             }
         };
         let rid = reservation.rid();
-        // Ordering a token can take long. One that nobody waits for is not sent: unlike a signature it can be taken back.
-        if agent.is_closed() && self.intent.offer.rail == Rail::MppStripe {
+        let valid_before = reservation.arm().valid_before;
+        // Ordering a token can take half a minute. One that nobody waits for, or that ends before a seller could charge it, is not
+        // sent: unlike a signature it can be taken back.
+        let left = valid_before.saturating_sub(clock::unix_second(self.proxy.clock.now()));
+        let is_late = left < Term::LEAST_S;
+        if self.intent.offer.rail == Rail::MppStripe && (is_late || agent.is_closed()) {
             let (why, tx) = ("never-sent", None);
-            return self.finish(rid, Outcome::Unknown { why, tx }).await;
+            self.finish(rid, Outcome::Unknown { why, tx }).await;
+            let detail = "Stripe took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
+                          token counts until it has been taken back. Trying again later may help.";
+            let problem = Problem::new(Code::TokenUnavailable, detail).payment(rid);
+            return drop(agent.send(Err(problem.retryable(true).retry_after(STORE_RETRY))));
         }
         let (target, fingerprint) = self.identity();
-        let valid_before = reservation.arm().valid_before;
         let doubts = &self.proxy.doubts;
         let keyed = self.claim.is_some();
         let rail = self.intent.offer.rail;
@@ -299,6 +306,7 @@ impl Purchase {
         // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
         Ok(Arm {
             from,
+            issuer: self.proxy.payers.issuer_mark(offer.asset),
             nonce,
             valid_after: 0,
             valid_before,
@@ -401,9 +409,9 @@ impl Purchase {
             let detail = format!("The payment could not be signed: {error}. Nothing was paid.");
             return Problem::new(Code::SigningFailed, detail);
         };
-        let (why, by) = (not_issued.why, By::Stripe);
+        let why = not_issued.why;
         let outcome = match not_issued.left {
-            Left::Nothing => Outcome::Expired { by, why },
+            Left::Nothing => Outcome::Expired { by: not_issued.by, why },
             Left::Perhaps => Outcome::Unknown { why, tx: None },
         };
         tracing::warn!(payment = %rid, agent = %self.lane.agent(), why, %error, "no token, so no payment");

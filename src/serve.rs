@@ -31,7 +31,7 @@ use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Event, Ledger, Options, State};
 use crate::logins::Logins;
-use crate::pay::{Issuer, Payers, Permissions, Wallet};
+use crate::pay::{Issuer, Payers, Permissions, Tokens, Wallet};
 use crate::proxy::{self, Proxy};
 use crate::questions::Surroundings;
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
@@ -192,7 +192,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let held = held.into_iter().filter(|hold| !waits(hold.rid)).collect();
     let keys = Keys::new(held, clock.clone());
     if let Some(issuer) = &issuer {
-        forget_tokens(issuer, &*ledger).await;
+        forget_tokens(issuer, &*ledger, clock.now()).await;
     }
     let reconciler = Arc::new(Reconciler {
         ledger: ledger.clone(),
@@ -439,14 +439,15 @@ fn notices(alerts: &Alerts) -> Notices {
     })
 }
 
-/// Tokens of payments about which nothing is to be asked any more.
-async fn forget_tokens(issuer: &Issuer, ledger: &dyn Ledger) {
+/// Tokens of payments about which nothing is to be asked any more. Those that may have left a hold are watched.
+async fn forget_tokens(issuer: &Issuer, ledger: &dyn Ledger, now: jiff::Timestamp) {
     let Ok(unconfirmed) = ledger.unconfirmed().await else {
         return;
     };
     for rid in issuer.tokens().all() {
         match ledger.get(rid).await {
             Ok(Some(payment)) if !payment.state.is_final() || unconfirmed.contains(&rid) => {}
+            Ok(Some(payment)) if Tokens::may_have_a_hold(&payment, now) => issuer.tokens().watch(rid),
             Ok(_) => issuer.tokens().forget(rid),
             Err(error) => tracing::warn!(payment = %rid, %error, "its token is kept"),
         }

@@ -45,9 +45,9 @@ pub struct Asked<'a> {
 
 impl Intent {
     pub fn of(asked: &Asked<'_>, offer: &Offer) -> Self {
-        let (asset, network) = match offer.asset {
-            Asset::Token(token) => (token.address.to_string(), token.network().to_string()),
-            Asset::Fiat(_, currency) => (currency.code.to_owned(), "stripe".to_owned()),
+        let asset = match offer.asset {
+            Asset::Token(token) => token.address.to_string(),
+            Asset::Fiat(_, currency) => currency.code.to_owned(),
         };
         let protocol = match offer.rail.protocol() {
             Protocol::X402 => "x402",
@@ -62,7 +62,8 @@ impl Intent {
             ("decimals", offer.asset.decimals().to_string()),
             ("host", asked.host.to_owned()),
             ("method", asked.method.to_owned()),
-            ("network", network),
+            // Stripe's says whether it is live: leave to pay in its test mode is no leave to move money.
+            ("network", offer.asset.network().to_string()),
             ("payee", offer.payee.to_string()),
             ("protocol", protocol.to_owned()),
             ("resource", asked.resource.to_owned()),
@@ -282,6 +283,31 @@ mod tests {
         let long = sentence(&"a".repeat(300), "1.00", "USD", &"h".repeat(100), Code(*b"0BY5GS4N"));
         assert_eq!(long.len(), 200);
         assert!(long.ends_with(" #0BY5GS4N") && long.contains(": pay 1.00 USD to hhh"));
+    }
+
+    #[test]
+    fn leave_in_test_mode_is_no_leave_to_move_money() {
+        use crate::assets::{Mode, Network, currency, tokens_of};
+        use crate::money::Atoms;
+
+        let token = tokens_of(Network::Eip155(8453)).next().unwrap();
+        let mut offer = Offer::of(token, Atoms::new(100), alloy_primitives::Address::repeat_byte(1));
+        let asked = Asked {
+            agent: "research",
+            approver: "ops",
+            host: "api.example.com",
+            method: "GET",
+            resource: "https://api.example.com/x",
+            body_sha256: None,
+        };
+        let mut intent = |mode| {
+            offer.asset = Asset::Fiat(mode, currency("usd").unwrap());
+            Intent::of(&asked, &offer)
+        };
+        let (test, live) = (intent(Mode::Test), intent(Mode::Live));
+        assert_eq!(test.member("network"), Some("stripe:test"));
+        assert_eq!(live.member("network"), Some("stripe:live"));
+        assert_ne!(test.hash(), live.hash());
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub enum Term {
 
 impl Term {
     /// Less is left than a seller needs to settle (x402 digest §4.1, mpp digest §10).
-    const LEAST_S: u64 = 6;
+    pub const LEAST_S: u64 = 6;
 
     /// Ruling 16: `validBefore` of a credential that is made at `now` and lives `longest_s` at most. Unix seconds. `None`:
     /// the challenge has expired, or is about to.
@@ -225,7 +225,8 @@ impl Offer {
     pub fn valid_before(&self, now: u64, longest_s: u64) -> Option<u64> {
         let longest_s = match self.rail {
             Rail::MppTempo => longest_s.min(mpp::tempo::LONGEST_S),
-            _ => longest_s,
+            Rail::MppStripe => longest_s.min(mpp::stripe::LONGEST_S),
+            Rail::X402 | Rail::X402Permit2 | Rail::X402UpTo | Rail::MppEvm => longest_s,
         };
         self.term.valid_before(now, longest_s)
     }

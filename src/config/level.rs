@@ -265,7 +265,7 @@ fn payee(item: &Entry<'_>) -> Option<Account> {
         return StripeId::profile(text).map(Account::Stripe).or_else(|| {
             item.reject(
                 format!("{}: \"{text}\" is no profile of a seller at Stripe", item.path()),
-                "Write profile_ and letters and digits, as the seller's challenges name it.".to_owned(),
+                "Write profile_ (or profile_test_) and at most 40 letters and digits, as the seller's challenges name it.".to_owned(),
             )
         });
     }

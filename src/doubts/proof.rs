@@ -1,6 +1,8 @@
 //! What the chain has proven of a payment in doubt (Ruling 11). A declaration goes to the ledger, which may refuse it or fail:
 //! until it stands, the payment is out of the reach of repeats, and comes back if it was not declared.
 
+use jiff::Timestamp;
+
 use super::{Doubt, Doubts, Stage, Target};
 use crate::ledger::Rid;
 
@@ -18,17 +20,26 @@ impl Doubts {
     /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
     /// right now stays, and nobody may declare anything about it.
     pub fn withdraw(&self, rid: Rid) -> Withdrawal {
+        self.withdraw_rested(rid, Timestamp::MAX)
+            .unwrap_or(Withdrawal::UnderWay)
+    }
+
+    /// The same, but one whose credential was on its way after `since` stays, too: `Err` says when that was.
+    pub fn withdraw_rested(&self, rid: Rid, since: Timestamp) -> Result<Withdrawal, Timestamp> {
         for (target, doubts) in self.lock().iter_mut() {
             let Some(position) = doubts.iter().position(|doubt| doubt.rid == rid) else {
                 continue;
             };
             if !matches!(doubts[position].stage, Stage::Open) {
-                return Withdrawal::UnderWay;
+                return Ok(Withdrawal::UnderWay);
+            }
+            if doubts[position].last_try > since {
+                return Err(doubts[position].last_try);
             }
             let found = (*target, doubts.remove(position));
-            return Withdrawal::Out(Withdrawn(Some(Box::new(found))));
+            return Ok(Withdrawal::Out(Withdrawn(Some(Box::new(found)))));
         }
-        Withdrawal::Out(Withdrawn::default())
+        Ok(Withdrawal::Out(Withdrawn::default()))
     }
 
     /// It is dead: the next request buys.

@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::entry::{Other, Reserved};
 use super::payment::Payment;
 use super::rid::Rid;
-use crate::account::Account;
+use crate::account::{Account, AccountMark};
 use crate::assets::Asset;
 use crate::challenge::{Clause, Rail};
 use crate::money::{Atoms, MicroUsd};
@@ -120,6 +120,8 @@ impl Terms {
 pub struct Arm {
     /// The wallet, or the payment method at Stripe.
     pub from: Account,
+    /// The account at Stripe that orders the token: the answer of another one proves nothing about it (Ruling 11).
+    pub issuer: Option<AccountMark>,
     /// Of an authorization, a permit or, as its memo, a transfer; at Stripe it only keeps a challenge from being answered twice.
     pub nonce: B256,
     pub valid_after: u64,

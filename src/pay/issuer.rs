@@ -6,15 +6,17 @@
 
 mod tokens;
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 use tokio::time::sleep;
 
-use crate::account::Account;
+use crate::account::{Account, AccountMark};
 use crate::assets::{Asset, Mode};
-use crate::ledger::{Payment, Reservation, Rid};
+use crate::ledger::{By, Payment, Reservation, Rid};
 use crate::stripe::{
     Currency, Effect, Fault, Issued, Order, PaymentMethod, Profile, Reason, Status, Stripe, StripeError, TokenId,
 };
@@ -30,6 +32,8 @@ pub struct Issuer {
     stripe: Stripe,
     payment_method: PaymentMethod,
     tokens: Tokens,
+    /// Payments that wait for another key, told once each.
+    told: Mutex<BTreeSet<Rid>>,
 }
 
 /// Why there is no token to send.
@@ -38,6 +42,8 @@ pub struct Issuer {
 pub struct NotIssued {
     pub why: &'static str,
     pub left: Left,
+    /// Who knows what is left: we, if Stripe was not asked.
+    pub by: By,
     pub fault: Fault,
     detail: String,
 }
@@ -64,6 +70,15 @@ pub enum Standing {
     Unclear(String),
 }
 
+/// Why there is nothing to be said about a payment.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{why}")]
+pub struct Untold {
+    pub why: String,
+    /// Stripe is not to be heard, or wants to be left alone: others need not be asked about now.
+    pub silent: bool,
+}
+
 /// What a token was ordered for, as the books have it.
 struct Ordered {
     rid: Rid,
@@ -80,6 +95,7 @@ impl Issuer {
             stripe,
             payment_method,
             tokens,
+            told: Mutex::default(),
         }
     }
 
@@ -90,6 +106,11 @@ impl Issuer {
     /// What payments come from.
     pub fn account(&self) -> Option<Account> {
         Account::parse(self.payment_method.as_str())
+    }
+
+    /// What the books call the account that orders.
+    pub fn mark(&self) -> AccountMark {
+        self.stripe.mark()
     }
 
     pub fn tokens(&self) -> &Tokens {
@@ -108,22 +129,14 @@ impl Issuer {
             arm.valid_before,
             &terms.payee,
         )
-        .filter(|ordered| ordered.payment_method == self.payment_method)
+        .filter(|ordered| ordered.payment_method == self.payment_method && arm.issuer == Some(self.mark()))
         .ok_or_else(NotIssued::other_account)?;
         let issued = match self.order(&ordered).await {
             Ok(issued) => issued,
-            Err(StripeError::Differs { what, token }) => {
-                let error = StripeError::Differs {
-                    what,
-                    token: token.clone(),
-                };
-                let left = self.take_back(&token).await;
-                return Err(NotIssued::of(&error, left));
-            }
-            Err(error) => {
-                let left = match error.effect() {
-                    Effect::None => Left::Nothing,
-                    Effect::Unknown | Effect::Whole => Left::Perhaps,
+            Err((error, left)) => {
+                let left = match &error {
+                    StripeError::Differs { token, .. } => self.take_back(token).await,
+                    _ => left,
                 };
                 return Err(NotIssued::of(&error, left));
             }
@@ -136,10 +149,11 @@ impl Issuer {
         Ok(token.clone())
     }
 
-    /// The same order up to three times, as long as it can help.
-    async fn order(&self, ordered: &Ordered) -> Result<Issued, StripeError> {
-        let mut unknown = None;
-        for pause in PAUSES.into_iter().map(Some).chain([None]) {
+    /// The same order up to three times, as long as it can help. What is left is of all tries together: one that may have made a
+    /// token is not undone by a later one that surely did not.
+    async fn order(&self, ordered: &Ordered) -> Result<Issued, (StripeError, Left)> {
+        let (mut pauses, mut left) = (PAUSES.into_iter(), Left::Nothing);
+        loop {
             let error = match self.stripe.issue(&ordered.order()).await {
                 Ok(issued) => return Ok(issued),
                 Err(error) => error,
@@ -149,20 +163,14 @@ impl Issuer {
                 error => error.effect() == Effect::Unknown,
             };
             tracing::warn!(payment = %ordered.rid, why = error.code(), again, "Stripe issued no token");
-            if !again {
-                return Err(error);
+            if error.effect() != Effect::None {
+                left = Left::Perhaps;
             }
-            // One try that may have made a token is not undone by a later one that surely did not.
-            unknown = match error.effect() {
-                Effect::Unknown => Some(error),
-                _ => unknown.or(Some(error)),
-            };
-            match pause {
+            match pauses.next().filter(|_| again) {
                 Some(pause) => sleep(pause).await,
-                None => break,
+                None => return Err((error, left)),
             }
         }
-        Err(unknown.unwrap_or(StripeError::Unauthorized))
     }
 
     /// Nobody was given it. What it says afterwards counts.
@@ -176,20 +184,20 @@ impl Issuer {
         }
     }
 
-    /// Which token a payment has, if that can be found out: it was kept, or the same order tells. `Ok(None)`: there is none, and
-    /// none can come to be.
-    pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, String> {
+    /// Which token a payment has, if that can be found out: it was kept, or the same order tells, made by the same account.
+    /// `Ok(None)`: there is none, and none can come to be.
+    pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, Untold> {
         let rid = payment.rid();
         if let Some(token) = self.tokens.of(rid) {
             return Ok(Some(token));
         }
         let fresh = now.duration_since(payment.created_at.timestamp()) <= REPEATABLE;
         if !fresh {
-            return Err(
-                "its token is not known any more, and Stripe has forgotten the order; resolve it by hand".to_owned(),
-            );
+            let why = "its token is not known any more, and Stripe has forgotten the order; resolve it by hand";
+            return Err(why.into());
         }
         let ordered = Ordered::recorded(payment).ok_or("its record names no order at Stripe")?;
+        self.is_ours(payment)?;
         match self.stripe.issue(&ordered.order()).await {
             Ok(Issued { id, .. }) | Err(StripeError::Differs { token: id, .. }) => {
                 self.tokens.keep(rid, &id);
@@ -197,21 +205,68 @@ impl Issuer {
             }
             // The first order would have been answered again, whatever it was.
             Err(StripeError::Declined { .. } | StripeError::Refused { .. }) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
         }
     }
 
+    /// To another account the same order is a new one, and its answer says nothing about the token that the seller may hold.
+    fn is_ours(&self, payment: &Payment) -> Result<(), Untold> {
+        let ordered_by = payment.arm.as_ref().and_then(|arm| arm.issuer);
+        if ordered_by == Some(self.mark()) {
+            return Ok(());
+        }
+        let (rid, at) = (payment.rid(), payment.created_at);
+        let why = match ordered_by {
+            Some(_) => format!(
+                "its token is not known here, and only the key that was under [stripe] at {at} can tell it: put that key back, \
+                 or resolve the payment by hand"
+            ),
+            None => {
+                "its token is not known here, and its record does not say which account ordered it; resolve it by hand"
+                    .to_owned()
+            }
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(rid) {
+            tracing::warn!(payment = %rid, why, "it stays counted: `bursar payments resolve` ends it");
+        }
+        Err(why.as_str().into())
+    }
+
     /// What has become of a token.
-    pub async fn look(&self, token: &TokenId) -> Result<Standing, String> {
-        let issued = self.stripe.token(token).await.map_err(|error| error.to_string())?;
-        Ok(standing(&issued))
+    pub async fn look(&self, token: &TokenId) -> Result<Standing, Untold> {
+        Ok(standing(&self.stripe.token(token).await?))
     }
 
     /// Takes a token back, and looks what has become of it: a seller may have been faster.
-    pub async fn revoke(&self, token: &TokenId) -> Result<Standing, String> {
+    pub async fn revoke(&self, token: &TokenId) -> Result<Standing, Untold> {
         match self.stripe.revoke(token).await {
             Ok(_) | Err(StripeError::Refused { .. }) => self.look(token).await,
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<StripeError> for Untold {
+    fn from(error: StripeError) -> Self {
+        Self {
+            why: error.to_string(),
+            silent: matches!(
+                error,
+                StripeError::Unsent(_)
+                    | StripeError::Unclear(_)
+                    | StripeError::Unavailable { .. }
+                    | StripeError::RateLimited { .. }
+            ),
+        }
+    }
+}
+
+impl From<&str> for Untold {
+    fn from(why: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            silent: false,
         }
     }
 }
@@ -280,6 +335,7 @@ impl NotIssued {
         Self {
             why: error.code(),
             left,
+            by: By::Stripe,
             fault: error.fault(),
             detail: error.to_string(),
         }
@@ -306,6 +362,7 @@ impl NotIssued {
         Self {
             why,
             left,
+            by: By::Stripe,
             fault,
             detail,
         }
@@ -315,8 +372,10 @@ impl NotIssued {
         Self {
             why: "stripe-other-account",
             left: Left::Nothing,
+            by: By::Us,
             fault: Fault::Setup,
-            detail: "the payment was recorded for another payment method than the one now configured".to_owned(),
+            detail: "the payment was recorded for another payment method or account than the one now configured"
+                .to_owned(),
         }
     }
 }

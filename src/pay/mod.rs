@@ -9,7 +9,7 @@ use alloy_primitives::Address;
 use http::HeaderName;
 use thiserror::Error;
 
-use crate::account::Account;
+use crate::account::{Account, AccountMark};
 use crate::assets::{Asset, Mode, Token};
 use crate::challenge::credential::{Authorization, Credential, Echo, Payload, credential};
 use crate::challenge::mpp::tempo::Gas;
@@ -28,7 +28,7 @@ mod tempo;
 mod vectors;
 
 pub use evm::{Wallet, WalletError};
-pub use issuer::{Issuer, Left, NotIssued, Standing, Tokens};
+pub use issuer::{Issuer, Left, NotIssued, Standing, Tokens, Untold};
 pub use keystore::KeystoreError;
 pub use permission::{Permission, Permissions};
 
@@ -92,6 +92,14 @@ impl Payers {
         match asset {
             Asset::Token(_) => self.address().map(Account::Address),
             Asset::Fiat(..) => self.issuer.as_ref().and_then(|issuer| issuer.account()),
+        }
+    }
+
+    /// The account at Stripe that a payment with `asset` is made through.
+    pub fn issuer_mark(&self, asset: Asset) -> Option<AccountMark> {
+        match asset {
+            Asset::Token(_) => None,
+            Asset::Fiat(..) => self.issuer.as_ref().map(|issuer| issuer.mark()),
         }
     }
 

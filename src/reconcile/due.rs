@@ -9,6 +9,7 @@ use crate::ledger::Rid;
 const BATCH: usize = 100;
 const FIRST_WAIT_S: u64 = 5;
 const LONGEST_WAIT_S: u64 = 600;
+const SELDOM_S: u64 = 3600;
 
 #[derive(Default)]
 pub struct Due {
@@ -31,6 +32,8 @@ pub enum Next {
     At(u64),
     /// The evidence did not carry a verdict.
     Later,
+    /// There is hardly anything to hear.
+    Seldom,
     /// Nobody can be asked.
     Never,
 }
@@ -71,6 +74,10 @@ impl Due {
             Next::At(_) | Next::Later => Ask {
                 at: now.saturating_add(wait(ask.looks)),
                 looks: ask.looks.saturating_add(1),
+            },
+            Next::Seldom => Ask {
+                at: now.saturating_add(SELDOM_S),
+                looks: 0,
             },
             Next::Never => Ask { at: u64::MAX, looks: 0 },
         };

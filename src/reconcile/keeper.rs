@@ -97,6 +97,7 @@ impl Keeper {
             .collect();
         let mut waiting: Vec<Rid> = unknown.keys().copied().collect();
         waiting.extend(reconciler.ledger.unconfirmed().await?);
+        waiting.extend(reconciler.issuer.iter().flat_map(|issuer| issuer.tokens().watched()));
         let now = reconciler.now();
         let due = self.due.batch(&waiting, now);
         if due.is_empty() {
@@ -158,6 +159,8 @@ fn next(line: &PaymentLine) -> Next {
     let until = line.until.and_then(|at| u64::try_from(at.as_second()).ok());
     match (line.finding, until) {
         (Finding::Pending, Some(until)) => Next::At(until),
+        // Of those that still wait, these are the dead ones whose tokens are watched: for days, so seldom.
+        (Finding::Confirmed, _) => Next::Seldom,
         // Closed ones do not wait any more; whatever else is on record, a dispute say, is not urgent.
         _ => Next::Later,
     }

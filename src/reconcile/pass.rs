@@ -27,8 +27,8 @@ use crate::pay::Issuer;
 use crate::rpc::Node;
 use crate::tls::upstream::UpstreamTls;
 
-/// After so many payments in a row about which no node of a network said anything, its others wait for the next pass.
-const SILENCES: u8 = 3;
+/// After so many payments in a row about which no node of a network, or not Stripe, said anything, its others wait for the next pass.
+pub(super) const SILENCES: u8 = 3;
 
 /// Compares the books with the chains, one comparison at a time.
 pub struct Reconciler {
@@ -65,6 +65,9 @@ pub type Notices = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// The final block of each network, as of which everything in one pass is asked.
 pub type Heads<'a> = BTreeMap<Network, Finality<'a>>;
+
+/// How many payments in a row nothing was said about.
+pub(super) type Silences = BTreeMap<Network, u8>;
 
 /// How far a pass has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +120,7 @@ impl Reconciler {
         heads: &Heads<'_>,
         on_progress: OnProgress<'_>,
     ) -> Vec<PaymentLine> {
-        let mut silences: BTreeMap<Network, u8> = BTreeMap::new();
+        let mut silences = Silences::new();
         let mut lines = Vec::with_capacity(payments.len());
         for (done, payment) in payments.iter().enumerate() {
             on_progress(Progress::Payments {
@@ -129,7 +132,7 @@ impl Reconciler {
         lines
     }
 
-    async fn payment(&self, payment: &Payment, heads: &Heads<'_>, silences: &mut BTreeMap<Network, u8>) -> PaymentLine {
+    async fn payment(&self, payment: &Payment, heads: &Heads<'_>, silences: &mut Silences) -> PaymentLine {
         let line = |finding| PaymentLine::of(payment, finding);
         match payment.state {
             State::Held | State::Released => return line(Finding::Confirmed).why("nothing was signed"),
@@ -137,7 +140,7 @@ impl Reconciler {
             State::Unknown | State::Settled | State::Expired => {}
         }
         if is_stripe(payment) {
-            return self.stripe_payment(payment).await;
+            return self.stripe_payment(payment, silences).await;
         }
         let Some(facts) = Facts::of(payment) else {
             return match payment.arm {
@@ -322,16 +325,17 @@ impl Reconciler {
             Dispute::NeverCashed => None,
             Dispute::Cancelled { tx } | Dispute::OtherTransfer { tx, .. } => Some(tx.to_string()),
         };
-        self.contradicted(payment, &why.to_string(), tx).await
+        self.contradicted(payment, &why.to_string(), tx).await.0
     }
 
-    /// What is counted stays counted, whoever contradicts the books.
-    pub(super) async fn contradicted(&self, payment: &Payment, text: &str, tx: Option<String>) -> PaymentLine {
+    /// What is counted stays counted, whoever contradicts the books. And whether that is all: `false` if they could not record it, so
+    /// that it has to be found again.
+    pub(super) async fn contradicted(&self, payment: &Payment, text: &str, tx: Option<String>) -> (PaymentLine, bool) {
         let (rid, text) = (payment.rid(), text.to_owned());
         let mut line = PaymentLine::of(payment, Finding::Disputed).why(&text);
         line.tx = tx.clone().or(line.tx);
         if payment.disputed.is_some() {
-            return line;
+            return (line, true);
         }
         let finding = ledger::Finding::Disputed { why: text.clone(), tx };
         match self.ledger.record_finding(rid, finding).await {
@@ -341,13 +345,13 @@ impl Reconciler {
                     "the books are contradicted; the payment stays counted"
                 );
                 (self.notices)(Notice::Disputed { rid, why: text });
-                line
+                (line, true)
             }
             // Of a payment from longer ago than the books wait: told, and not recorded.
-            Err(LedgerError::NotUnconfirmed(_)) => line,
+            Err(LedgerError::NotUnconfirmed(_)) => (line, true),
             Err(error) => {
                 line.why = Some(format!("{text}; it could not be recorded: {error}"));
-                line
+                (line, false)
             }
         }
     }

@@ -5,13 +5,16 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::pass::Reconciler;
+use super::pass::{Notice, Reconciler, SILENCES, Silences};
 use super::report::{Finding, PaymentLine};
 use crate::assets::{Asset, Network};
 use crate::doubts::{Withdrawal, Withdrawn};
 use crate::ledger::{self, By, LedgerError, Outcome, Payment, State};
-use crate::pay::{Issuer, Standing};
+use crate::pay::{Issuer, Standing, Tokens, Untold};
 use crate::stripe::TokenId;
+
+/// What came of asking about one payment.
+type Told = Result<PaymentLine, Untold>;
 
 /// Whether a payment was made through Stripe.
 pub fn is_stripe(payment: &Payment) -> bool {
@@ -35,88 +38,120 @@ impl Reconciler {
         }
     }
 
-    /// Asks about one payment, and brings what comes of it to the books.
-    pub(super) async fn stripe_payment(&self, payment: &Payment) -> PaymentLine {
+    /// Asks about one payment, and brings what comes of it to the books. What is being taken back is not left half-way: a pass that
+    /// is to stop stops before the next payment.
+    pub(super) async fn stripe_payment(&self, payment: &Payment, silences: &mut Silences) -> PaymentLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let issuer = match self.issuer_of(payment) {
             Ok(issuer) => issuer,
             Err(why) => return line(Finding::Undecided).why(why),
         };
-        match payment.state {
+        if self.stop.is_cancelled() {
+            return line(Finding::Undecided).why("the comparison was broken off");
+        }
+        let silent = silences.entry(Network::Stripe(issuer.mode())).or_default();
+        if *silent >= SILENCES {
+            return line(Finding::Undecided).why("Stripe has fallen silent");
+        }
+        let told = match payment.state {
             State::Unknown => self.in_doubt(issuer, payment).await,
             State::Settled => self.claimed(issuer, payment).await,
             State::Expired if payment.by == Some(By::Operator) => self.called_dead(issuer, payment).await,
-            // With Stripe's word, and nobody can charge it again.
-            _ => line(Finding::Confirmed),
-        }
-    }
-
-    async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
-        let line = |finding| PaymentLine::of(payment, finding);
-        let standing = match issuer.token_of(payment, self.clock.now()).await {
-            Ok(Some(token)) => issuer.look(&token).await,
-            Ok(None) => Ok(Standing::Dead("never-issued")),
-            Err(why) => Err(why),
+            // With Stripe's word. No charge can begin any more; one that began as a hold may yet be captured.
+            State::Expired if issuer.tokens().of(payment.rid()).is_some() => self.called_dead(issuer, payment).await,
+            _ => return line(Finding::Confirmed),
         };
-        match standing {
-            Ok(Standing::Dead(_)) => line(Finding::Confirmed),
-            Ok(Standing::Charged) => {
-                line(Finding::Disputed).why("an operator called it dead, but Stripe's token was charged")
+        match told {
+            Ok(line) => {
+                *silent = 0;
+                line
             }
-            Ok(Standing::Live) => line(Finding::Undecided).why("the token can still be charged"),
-            Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
+            Err(untold) => {
+                *silent += u8::from(untold.silent);
+                line(Finding::Undecided).why(untold.why)
+            }
         }
     }
 
-    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+    async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> Told {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let (now, rid) = (self.clock.now(), payment.rid());
+        let standing = match issuer.token_of(payment, now).await? {
+            Some(token) => issuer.look(&token).await?,
+            None => Standing::Dead("never-issued"),
+        };
+        Ok(match standing {
+            Standing::Dead(_) => {
+                if !Tokens::may_have_a_hold(payment, now) {
+                    issuer.tokens().forget(rid);
+                }
+                line(Finding::Confirmed)
+            }
+            Standing::Charged => {
+                let who = match payment.by {
+                    Some(By::Operator) => "an operator",
+                    _ => "Stripe",
+                };
+                let why = format!("{who} called it dead, but Stripe's token was charged");
+                // A closed payment takes no finding and counts no more: people have to hear of it, from a server, which has ways to
+                // tell them.
+                tracing::error!(payment = %rid, merchant = payment.reserved.host, why, "money left that is not counted");
+                if self.doubts.is_some() {
+                    (self.notices)(Notice::Disputed { rid, why: why.clone() });
+                    issuer.tokens().forget(rid);
+                }
+                line(Finding::Disputed).why(why)
+            }
+            Standing::Live => line(Finding::Undecided).why("the token can still be charged"),
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
+    }
+
+    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> Told {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
         let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);
-        let token = match issuer.token_of(payment, now).await {
-            Ok(Some(token)) => token,
+        let Some(token) = issuer.token_of(payment, now).await? else {
             // Nothing to be cashed has ever existed.
-            Ok(None) => return self.gone(issuer, payment, Withdrawn::default(), "never-issued").await,
-            Err(why) => return line(Finding::Undecided).why(why),
+            return Ok(self.gone(issuer, payment, Withdrawn::default(), "never-issued").await);
         };
-        let looked = issuer.look(&token).await;
-        let charged_until = payment.updated_at.timestamp().checked_add(patience);
-        match looked {
-            Ok(Standing::Charged) => return self.charged(issuer, payment).await,
-            Ok(Standing::Unclear(why)) | Err(why) => return line(Finding::Undecided).why(why),
-            Ok(Standing::Live | Standing::Dead(_)) => {}
+        match issuer.look(&token).await? {
+            Standing::Charged => return Ok(self.charged(issuer, payment).await),
+            Standing::Unclear(why) => return Ok(line(Finding::Undecided).why(why)),
+            Standing::Live | Standing::Dead(_) => {}
         }
-        if let Ok(until) = charged_until
-            && until > now
-        {
-            return pending(payment, until);
+        // The seller has `settle_wait` from when it was last shown the token (Ruling 14). The books have the first time; of a repeat
+        // they record that it began, and not when its answer was given up.
+        let until = |shown: Timestamp| shown.checked_add(patience).unwrap_or(Timestamp::MAX);
+        let first = until(payment.updated_at.timestamp());
+        if first > now {
+            return Ok(pending(payment, first));
         }
-        let withdrawn = match &self.doubts {
+        let rested = now.checked_sub(patience).unwrap_or(Timestamp::MIN);
+        let withdrawn = match self.doubts.as_ref().map(|doubts| doubts.withdraw_rested(rid, rested)) {
             None => Withdrawn::default(),
-            Some(doubts) => match doubts.withdraw(rid) {
-                Withdrawal::Out(withdrawn) => withdrawn,
-                Withdrawal::UnderWay => {
-                    return line(Finding::Pending).why("a repeat is presenting it at this moment");
-                }
-            },
+            Some(Ok(Withdrawal::Out(withdrawn))) => withdrawn,
+            Some(Ok(Withdrawal::UnderWay)) => {
+                return Ok(line(Finding::Pending).why("a repeat is presenting it at this moment"));
+            }
+            Some(Err(shown)) => return Ok(pending(payment, until(shown))),
         };
         let standing = self.taken_back(issuer, &token).await;
-        match standing {
-            Ok(Standing::Dead(why)) => self.gone(issuer, payment, withdrawn, why).await,
-            other => {
-                if let Some(doubts) = &self.doubts {
-                    doubts.put_back(withdrawn);
-                }
-                match other {
-                    Ok(Standing::Charged) => self.charged(issuer, payment).await,
-                    Ok(Standing::Live) => line(Finding::Undecided).why("Stripe has not taken the token back"),
-                    Ok(Standing::Dead(_)) => line(Finding::Undecided),
-                    Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
-                }
-            }
+        if let Ok(Standing::Dead(why)) = standing {
+            return Ok(self.gone(issuer, payment, withdrawn, why).await);
         }
+        if let Some(doubts) = &self.doubts {
+            doubts.put_back(withdrawn);
+        }
+        Ok(match standing? {
+            Standing::Charged => self.charged(issuer, payment).await,
+            Standing::Live => line(Finding::Undecided).why("Stripe has not taken the token back"),
+            Standing::Dead(why) => line(Finding::Undecided).why(why),
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
     }
 
-    async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<Standing, String> {
+    async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<Standing, Untold> {
         match issuer.look(token).await? {
             Standing::Live => issuer.revoke(token).await,
             standing => Ok(standing),
@@ -153,7 +188,7 @@ impl Reconciler {
         }
         match recorded {
             Ok(()) => {
-                issuer.tokens().forget(rid);
+                issuer.tokens().watch(rid);
                 tracing::info!(payment = %rid, why, "can never be charged; it counts no more");
                 let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
                 line.after = State::Expired;
@@ -164,16 +199,14 @@ impl Reconciler {
     }
 
     /// A merchant says that it was paid. Its token is never taken back: a seller may hold the money first and capture it later.
-    async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+    async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> Told {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
-        let token = match issuer.token_of(payment, now).await {
-            Ok(Some(token)) => token,
-            Ok(None) => return self.never_charged(issuer, payment).await,
-            Err(why) => return line(Finding::Undecided).why(why),
+        let Some(token) = issuer.token_of(payment, now).await? else {
+            return Ok(self.never_charged(issuer, payment).await);
         };
-        match issuer.look(&token).await {
-            Ok(Standing::Charged) => {
+        Ok(match issuer.look(&token).await? {
+            Standing::Charged => {
                 let (by, tx, block) = (By::Stripe, None, None);
                 let finding = ledger::Finding::Confirmed { by, tx, block };
                 match self.ledger.record_finding(rid, finding).await {
@@ -185,25 +218,22 @@ impl Reconciler {
                     Err(error) => super::pass::not_recorded(payment, &error),
                 }
             }
-            Ok(Standing::Live) => {
+            Standing::Live => {
                 let until = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
                 let until = i64::try_from(until).ok().and_then(|at| Timestamp::from_second(at).ok());
                 pending(payment, until.unwrap_or(now))
             }
-            Ok(Standing::Dead(_)) => self.never_charged(issuer, payment).await,
-            Ok(Standing::Unclear(why)) | Err(why) => line(Finding::Undecided).why(why),
-        }
+            Standing::Dead(_) => self.never_charged(issuer, payment).await,
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
     }
 
     async fn never_charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
-        let line = self
-            .contradicted(
-                payment,
-                "the receipt says paid, but Stripe's token was never charged and can never be",
-                None,
-            )
-            .await;
-        issuer.tokens().forget(payment.rid());
+        let why = "the receipt says paid, but Stripe's token was never charged and can never be";
+        let (line, is_done) = self.contradicted(payment, why, None).await;
+        if is_done {
+            issuer.tokens().forget(payment.rid());
+        }
         line
     }
 }

@@ -153,6 +153,7 @@ impl World {
         };
         let arm = Arm {
             from: WALLET.into(),
+            issuer: None,
             nonce: B256::repeat_byte(n),
             valid_after: 0,
             valid_before: now.as_second() as u64 + VALID_S,

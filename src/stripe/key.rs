@@ -3,9 +3,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use super::service::ApiBase;
+use crate::account::AccountMark;
 pub use crate::assets::Mode;
 
 /// A secret or restricted key of a Stripe account. No `Debug`, no `Display`; wiped when it goes.
@@ -66,6 +69,19 @@ impl SecretKey {
         self.mode
     }
 
+    /// Of this key at this service. Half of a hash, and a key is random, so that nobody can find the key from it.
+    pub(super) fn mark(&self, base: &ApiBase) -> AccountMark {
+        let mut hash = Sha256::new();
+        hash.update(b"bursar/stripe-account/v1\n");
+        hash.update(base.to_string().to_ascii_lowercase());
+        // A URL has no line break, so that two pairs never read alike.
+        hash.update(b"\n");
+        hash.update(self.text.as_bytes());
+        let whole: [u8; 32] = hash.finalize().into();
+        let (half, _) = whole.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        AccountMark(*half)
+    }
+
     /// `Basic`, with the key as the user and no password.
     pub(super) fn authorization(&self) -> Option<HeaderValue> {
         let pair = Zeroizing::new(format!("{}:", self.text.as_str()));
@@ -116,6 +132,18 @@ mod tests {
                 assert!(!error.to_string().contains(secret), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_mark_is_of_one_key_at_one_service() {
+        let mark = |key: &str, base: &str| {
+            let (key, base) = (SecretKey::parse(key).ok().unwrap(), ApiBase::parse(base).unwrap());
+            key.mark(&base)
+        };
+        let first = mark("sk_test_a", "https://api.stripe.com");
+        assert_eq!(first, mark("sk_test_a", "https://API.stripe.com/"));
+        assert_ne!(first, mark("sk_test_b", "https://api.stripe.com"));
+        assert_ne!(first, mark("sk_test_a", "https://stripe.internal"));
     }
 
     #[test]

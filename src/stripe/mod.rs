@@ -32,6 +32,7 @@ use order::Call;
 pub use order::Order;
 pub use service::{ApiBase, ApiVersion, Endpoint, ServiceError};
 
+use crate::account::AccountMark;
 use crate::ledger::Rid;
 use crate::post::{self, SendError};
 use crate::tls::upstream::UpstreamTls;
@@ -77,6 +78,11 @@ impl Stripe {
 
     pub fn mode(&self) -> Mode {
         self.key.mode()
+    }
+
+    /// Tells this account from others, for the books.
+    pub fn mark(&self) -> AccountMark {
+        self.key.mark(&self.settings.base)
     }
 
     /// Orders a token, or learns which one was made for this order before. Only [`Issued::presentable`] is good for payment.

@@ -464,6 +464,34 @@ async fn a_token_that_nobody_waits_for_is_not_sent_and_taken_back() {
     assert_eq!((fake.counters().revocations, fake.captured()), (1, 0));
 }
 
+/// Six seconds are the least that a seller needs.
+#[tokio::test]
+async fn a_token_that_came_too_late_for_the_seller_is_not_sent_and_taken_back() {
+    let fake = Arc::new(FakeStripe::start());
+    let origin = seller(&fake, |_| {
+        // Near the end of a second, so that the pauses between orders cross two.
+        while jiff::Timestamp::now().subsec_millisecond() < 850 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let expires = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + 7).unwrap();
+        mpp::asks(&[stripe("100").with("expires", &expires.to_string())])
+    })
+    .await;
+    let bursar = home(&fake, &origin).serve();
+    fake.mishaps(&[Mishap::Broken, Mishap::Broken]);
+    let page = get(&bursar, &origin, "/x").await;
+    assert_eq!(
+        (page.status.as_u16(), page.problem()),
+        (503, "token-unavailable".to_owned()),
+        "{page:?}"
+    );
+    assert!(origin.payments().is_empty());
+    assert_eq!(fake.counters().tokens_issued, 1);
+    let lines = reconciled(&bursar).await;
+    assert_eq!(lines[0]["after"], "expired", "{lines:?}");
+    assert_eq!(fake.captured(), 0);
+}
+
 #[tokio::test]
 async fn a_repeat_presents_the_same_token() {
     let fake = Arc::new(FakeStripe::start());
@@ -641,7 +669,7 @@ async fn hostile_challenges_reach_neither_stripe_nor_the_books() {
             "/profile-missing" => good().asking("/methodDetails", json!({})),
             "/profile-acct" => good().asking("/methodDetails/networkId", json!("acct_1")),
             "/profile-injects" => good().asking("/methodDetails/networkId", json!("profile_test_a&amount=9")),
-            "/profile-live" => good().asking("/methodDetails/networkId", json!("profile_live_seller")),
+            "/profile-live" => good().asking("/methodDetails/networkId", json!("profile_liveseller")),
             "/external-number" => {
                 let mut request = crate::support::stripe::request("100");
                 request["externalId"] = json!(7);

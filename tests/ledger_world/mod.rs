@@ -132,6 +132,7 @@ impl World {
             hold,
             arm: Arm {
                 from: Address::repeat_byte(0x11).into(),
+                issuer: None,
                 nonce: B256::left_padding_from(&number.to_be_bytes()),
                 valid_after: 0,
                 valid_before: now.as_second() as u64 + 300,

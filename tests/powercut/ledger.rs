@@ -262,6 +262,7 @@ fn purchase(n: u64) -> Result<Reserve, Failed> {
         hold,
         arm: Arm {
             from: Address::repeat_byte(0x11).into(),
+            issuer: None,
             nonce: B256::left_padding_from(&(n + 1).to_be_bytes()),
             valid_after: 0,
             valid_before: u64::try_from(now.as_second())? + 300,

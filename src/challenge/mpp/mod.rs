@@ -10,7 +10,7 @@ mod field;
 mod payment;
 pub(super) mod receipt;
 mod statement;
-mod stripe;
+pub(crate) mod stripe;
 pub(crate) mod tempo;
 #[cfg(test)]
 mod tests;

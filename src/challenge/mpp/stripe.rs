@@ -12,6 +12,8 @@ use crate::account::{Account, StripeId};
 use crate::assets::{Asset, currency};
 use crate::money::{Atoms, MicroUsd};
 
+/// Ruling 16: a token expires so soon, however long finance lets signatures be valid. Until then it can be charged.
+pub const LONGEST_S: u64 = 300;
 /// Stripe counts amounts in at most twelve digits; more is nobody's price.
 const MAX_AMOUNT: u128 = 999_999_999_999;
 /// A merchant's reference is short, and goes back to the seller alone.

@@ -145,7 +145,6 @@ fn captured_challenges_become_offers_or_reasons() {
             assert!(matches!(offer.term, Term::Until(_)));
             assert_eq!(offer.resource, ResourceHost::Named("127.0.0.1".into()));
             kinds.insert(match (offer.rail, offer.body) {
-                (Rail::MppStripe, _) => "offer-stripe",
                 (Rail::MppTempo, _) => "offer-tempo",
                 (_, Some(_)) => "offer-with-digest",
                 (_, None) => "offer",
@@ -155,10 +154,11 @@ fn captured_challenges_become_offers_or_reasons() {
     }
     let expected = [
         "offer",
-        "offer-stripe",
         "offer-tempo",
         "offer-with-digest",
         "other-receipt",
+        // The local seller's profile was invented, with an underscore that Stripe's own do not have.
+        "profile-malformed",
         "receipt",
     ];
     assert_eq!(Vec::from_iter(kinds), expected);
@@ -308,6 +308,21 @@ fn stripe_request() -> Value {
     })
 }
 
+/// Ruling 16, whatever `max_validity` is.
+#[test]
+fn a_token_expires_within_five_minutes() {
+    let mut offer = verdict_of("stripe", &stripe_request().to_string(), "").unwrap();
+    for (term, longest, expires) in [
+        (Term::Open, 86_400, 1300),
+        (Term::Until(90_000), 86_400, 1300),
+        (Term::Until(1100), 86_400, 1100),
+        (Term::Until(90_000), 60, 1060),
+    ] {
+        offer.term = term;
+        assert_eq!(offer.valid_before(1000, longest), Some(expires), "{term:?}");
+    }
+}
+
 #[test]
 fn each_member_of_a_stripe_request_is_read_strictly() {
     let offer = verdict_of("stripe", &stripe_request().to_string(), "").unwrap();
@@ -346,6 +361,11 @@ fn each_member_of_a_stripe_request_is_read_strictly() {
         (
             "/methodDetails/networkId",
             "profile_test_lab&usage_limits[max_amount]=1".into(),
+            Why::ProfileMalformed,
+        ),
+        (
+            "/methodDetails/networkId",
+            "profile_test_ask_for_a_card".into(),
             Why::ProfileMalformed,
         ),
         ("/methodDetails/networkId", 7.into(), Why::ProfileMalformed),

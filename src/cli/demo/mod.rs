@@ -1,6 +1,6 @@
 //! `bursar demo`: the first minute. A sandbox seller, a proxy with a fresh data directory, and a plain HTTP client that
-//! knows nothing of payments; everything on loopback, nothing left behind. One purchase over x402, one over MPP, and one
-//! budget for both.
+//! knows nothing of payments; everything on loopback, nothing left behind. One purchase over x402, one over MPP that a person
+//! approves, and one budget for both.
 
 mod client;
 
@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 use super::payments::{refusal_table, table};
 use super::serve::watch;
 use super::{Exit, Failure, init};
+use crate::admin::{self, AdminError};
 use crate::agents::{AgentName, IssuedToken, Registry};
 use crate::clock::{self, SharedClock, SystemClock};
 use crate::home::{self, Home, Readers};
@@ -180,7 +181,7 @@ impl Stage {
         );
         say(
             "",
-            "at most 0.60 USD a payment, 1.00 USD a day, whatever it is paid with",
+            "at most 0.60 USD a payment, 1.00 USD a day, and above 0.30 USD a person is asked",
         );
         say(
             "client",
@@ -191,7 +192,10 @@ impl Stage {
         self.visit("/free", None).await?;
         title("Something that costs 0.01 sandbox USDC (x402)");
         self.visit("/v2/quote", Some(200)).await?;
-        title("Something that costs 0.50 USD, paid by a token of the sandbox Stripe (MPP)");
+        title("Something that costs 0.50 USD (MPP, through the sandbox Stripe): somebody has to approve that");
+        self.visit("/mpp/report", Some(503)).await?;
+        self.approve().await?;
+        title("The same request once more");
         self.visit("/mpp/report", Some(200)).await?;
         title("Something that costs 25.00 sandbox USDC: more than finance allows for one payment");
         self.visit("/v2/dataset", Some(403)).await?;
@@ -222,6 +226,26 @@ impl Stage {
         }
         next();
         Ok(())
+    }
+
+    /// What the operator does meanwhile, over the same socket as the commands.
+    async fn approve(&self) -> Result<(), Failure> {
+        let failed = |error: AdminError| Failure::negative(error.to_string());
+        let pending = admin::pending(&self.home).await.map_err(failed)?.unwrap_or_default();
+        let [question] = pending.as_slice() else {
+            let count = pending.len();
+            return Err(Failure::negative(format!(
+                "the demo expected one question and found {count}; please report this"
+            )));
+        };
+        let (id, code) = (question.id.to_string(), question.code.clone());
+        title("Meanwhile, on the operator's terminal");
+        line("$ bursar pending");
+        line(&format!("  {}", question.sentence));
+        line(&format!("$ bursar approve {id} --code {code}"));
+        admin::ask(&self.home, &admin::Approve { id, code })
+            .await
+            .map_err(failed)
     }
 
     async fn visit(&self, path: &str, expected: Option<u16>) -> Result<(), Failure> {
@@ -276,6 +300,7 @@ timezone = \"UTC\"
 [agents.demo]
 per_transaction = \"0.60\"
 day = \"1.00\"
+approval_above = \"0.30\"
 ";
 
 /// Of this run alone, as the wallet's key (Ruling 58), and plainly nobody's.
@@ -300,6 +325,9 @@ rpc = [\"{url}/rpc\"]
 key = \"file:stripe.key\"
 payment_method = \"pm_card_visa\"
 api_base = \"{url}\"
+[approval]
+backend = \"operator\"
+hold_s = 0
 ",
         url = sandbox.base_url()
     )

@@ -18,6 +18,7 @@ pub(super) fn rid(n: u8) -> Rid {
 pub(super) fn arm_of(n: u8) -> Arm {
     Arm {
         from: Address::ZERO.into(),
+        issuer: None,
         nonce: B256::repeat_byte(n),
         valid_after: Decimal(0),
         valid_before: Decimal(1_795_161_900),

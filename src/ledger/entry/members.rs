@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
-use crate::account::Account;
+use crate::account::{Account, AccountMark};
 use crate::approval::EvidenceKind;
 use crate::ledger::model::{self, By};
 use crate::ledger::payment::Payment;
@@ -101,6 +101,9 @@ pub struct Other {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arm {
     pub from: Account,
+    /// Of a payment through Stripe; older entries have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<AccountMark>,
     pub nonce: B256,
     pub valid_after: Decimal<u64>,
     pub valid_before: Decimal<u64>,
@@ -355,6 +358,7 @@ impl From<&model::Arm> for Arm {
     fn from(arm: &model::Arm) -> Self {
         Self {
             from: arm.from.clone(),
+            issuer: arm.issuer,
             nonce: arm.nonce,
             valid_after: Decimal(arm.valid_after),
             valid_before: Decimal(arm.valid_before),

@@ -78,6 +78,7 @@ fn reserved() -> Reserved {
 fn arm() -> Arm {
     Arm {
         from: Address::repeat_byte(0xCD).into(),
+        issuer: None,
         nonce: B256::repeat_byte(0xEF),
         valid_after: Decimal(0),
         valid_before: Decimal(u64::MAX),
@@ -123,7 +124,10 @@ fn all_bodies() -> Vec<Body> {
         Body::Reserved(Arc::new(bare)),
         Body::Armed(Armed {
             approval: Some("a".into()),
-            arm: arm(),
+            arm: Arm {
+                issuer: Some(crate::account::AccountMark([3; 16])),
+                ..arm()
+            },
             rid,
             windows: Some(vec![WindowCharge(
                 "agent:a".into(),
@@ -421,6 +425,7 @@ fn the_longest_list_of_other_offers_fits() {
         agent: name.clone(),
         arm: Some(Arm {
             from: payee.clone(),
+            issuer: Some(crate::account::AccountMark([0xFF; 16])),
             ..arm()
         }),
         facilitator: Some(Address::ZERO),

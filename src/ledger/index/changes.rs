@@ -257,6 +257,7 @@ mod tests {
             amount: Decimal(1),
             arm: Some(Arm {
                 from: Address::ZERO.into(),
+                issuer: None,
                 nonce: B256::repeat_byte(n),
                 valid_after: Decimal(0),
                 valid_before: Decimal(1_795_161_900),

@@ -98,6 +98,7 @@ fn approvals(hour: i64, at: i64) -> Vec<Body> {
                 approval: Some(id.to_string()),
                 arm: Arm {
                     from: Address::ZERO.into(),
+                    issuer: None,
                     nonce: B256::from(alloy_primitives::U256::from(1_000 + hour)),
                     valid_after: Decimal(0),
                     valid_before: Decimal(at as u64 + 300),
@@ -128,6 +129,7 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
         amount: Decimal(1),
         arm: Some(Arm {
             from: Address::ZERO.into(),
+            issuer: None,
             nonce: B256::repeat_byte(hour as u8),
             valid_after: Decimal(0),
             valid_before: Decimal(at as u64 + 300),

@@ -1,22 +1,36 @@
 //! Which token belongs to which payment: `private/tokens/`, one file each, until Stripe has said what became of it. Not synced: a
 //! file that a crash took with it is found again by the same order, for a day (Ruling 14).
+//!
+//! A token that ended unused is watched for some days more: a seller may have put a hold on the card before, and a hold is captured
+//! long after its token can make no other.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
 
 use crate::home::{self, HomeError};
-use crate::ledger::Rid;
+use crate::ledger::{By, Payment, Rid, State};
 use crate::stripe::TokenId;
+
+/// Card networks let a hold be captured for seven days.
+const HOLD: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 pub struct Tokens {
     folder: PathBuf,
+    watched: Mutex<BTreeSet<Rid>>,
 }
 
 impl Tokens {
     pub fn open(folder: PathBuf) -> Result<Self, HomeError> {
         home::create_folder(&folder)?;
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            watched: Mutex::default(),
+        })
     }
 
     pub fn keep(&self, rid: Rid, token: &TokenId) {
@@ -30,8 +44,29 @@ impl Tokens {
         TokenId::parse(&text).ok()
     }
 
+    /// Its payment is called dead: it is asked about for as long as a hold may be captured.
+    pub fn watch(&self, rid: Rid) {
+        self.watching().insert(rid);
+    }
+
+    pub fn watched(&self) -> Vec<Rid> {
+        self.watching().iter().copied().collect()
+    }
+
+    /// Whether money can have been taken with the token of this payment, though it is called dead.
+    pub fn may_have_a_hold(payment: &Payment, now: Timestamp) -> bool {
+        payment.state == State::Expired
+            && matches!(payment.by, Some(By::Stripe | By::Operator))
+            && now.duration_since(payment.created_at.timestamp()) <= HOLD
+    }
+
+    fn watching(&self) -> MutexGuard<'_, BTreeSet<Rid>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Nothing more is to be asked about it.
     pub fn forget(&self, rid: Rid) {
+        self.watching().remove(&rid);
         match fs::remove_file(self.path(rid)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(payment = %rid, %error, "a token that is no longer needed could not be deleted");

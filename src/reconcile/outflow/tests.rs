@@ -198,3 +198,26 @@ async fn a_nonce_in_the_input_explains_one_transfer_through_permit2() {
         .collect();
     assert_eq!(left, [(THIEF, 3), (PAYEE, 6)]);
 }
+
+/// Review: a payment through Permit2 on any chain makes the search ask for the input of what is left. Tempo's own
+/// transactions have `calls` and no `input`; that must not hide the theft.
+#[tokio::test]
+async fn review_a_theft_on_tempo_is_found_beside_permit2_payments_elsewhere() {
+    const TEMPO: Network = Network::Eip155(42_431);
+    let token = assets::tokens_of(TEMPO).next().unwrap().address;
+    let mut chain = Chain::new(1_000, 100, 100);
+    chain.id = 42_431;
+    chain.mine(5, TX, token, &[taken(900)]);
+    let tempo = Fake::replying(move |method, params| match method {
+        "eth_getTransactionByHash" => json!({ "result": {
+            "type": "0x76", "hash": TX, "blockNumber": "0x5", "nonce": "0x0", "nonceKey": "0x0",
+            "calls": [{ "to": token, "value": "0x0", "input": "0x" }],
+        } }),
+        _ => chain.answer(method, params),
+    })
+    .await;
+    let nodes = [tempo.node()];
+    let borne: Borne<'_> = &|_, _| Vec::new();
+    let seen = outflows(&tls(), TEMPO, &nodes, WALLET, 0..=100, |_, _| false, Some(borne)).await;
+    assert_eq!((seen.found.len(), seen.searched_by), (1, 1), "{seen:?}");
+}

@@ -41,7 +41,7 @@ pub const AGENT_KEY: &str = "sk_test_sandbox_agent";
 /// The sandbox shop's account.
 pub const SHOP_KEY: &str = "sk_test_sandbox_shop";
 /// What tokens for the sandbox shop are issued to.
-pub const SHOP_PROFILE: &str = "profile_test_sandbox_shop";
+pub const SHOP_PROFILE: &str = "profile_test_sandboxshop";
 
 /// The sandbox: its accounts, and what they have made.
 pub struct StripeSandbox {

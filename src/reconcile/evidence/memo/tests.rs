@@ -166,3 +166,52 @@ async fn a_transaction_that_failed_cost_its_fee_and_paid_nothing() {
     let error = fake.node().mined(&tls(), TX).await.unwrap_err();
     assert!(matches!(error, RpcError::Answer { .. }), "{error}");
 }
+
+/// Review: behind one URL stand several machines. Heads come from one that is up to date, logs from one that is five blocks
+/// behind and answers for blocks it has not seen with an empty list (geth and reth do, go-ethereum#24078).
+#[tokio::test]
+async fn review_logs_of_a_machine_that_lags_behind_prove_no_absence() {
+    let mut chain = paid(911, TX, MEMO, 50_000);
+    (chain.finalized, chain.newest) = (914, 915);
+    let behind = {
+        let mut behind = chain.clone();
+        behind.logs.retain(|log| log.block <= 910);
+        behind
+    };
+    let balanced = Fake::replying(move |method, params| match method {
+        "eth_getLogs" => behind.answer(method, params),
+        _ => chain.answer(method, params),
+    })
+    .await;
+    let (tls, nodes) = (tls(), [balanced.node()]);
+    let finality = Finality::of(&tls, NETWORK, &nodes, GENESIS + 1_832).await;
+    let evidence = finality.evidence(&tls, &facts()).await;
+    let verdict = verdict(&facts(), &evidence);
+    assert!(
+        !matches!(verdict, Verdict::Expired { .. }),
+        "paid in block 911: {verdict:?}"
+    );
+}
+
+/// Review: a pruned node keeps heads and has no receipts of last week any more; reth answered `[]` for those until its
+/// pull request 27002. bursar was off for a week.
+#[tokio::test]
+async fn review_a_node_that_has_pruned_its_receipts_proves_no_absence() {
+    let mut chain = paid(905, TX, MEMO, 50_000);
+    (chain.finalized, chain.newest) = (300_000, 300_005);
+    let now = GENESIS + 600_010;
+    let pruned = Fake::replying(move |method, params| match method {
+        "eth_getLogs" => json!({ "result": [] }),
+        "eth_getTransactionReceipt" => json!({ "result": null }),
+        _ => chain.answer(method, params),
+    })
+    .await;
+    let (tls, nodes) = (tls(), [pruned.node()]);
+    let finality = Finality::of(&tls, NETWORK, &nodes, now).await;
+    let evidence = finality.evidence(&tls, &facts()).await;
+    let verdict = verdict(&facts(), &evidence);
+    assert!(
+        !matches!(verdict, Verdict::Expired { .. }),
+        "paid in block 905: {verdict:?}"
+    );
+}
