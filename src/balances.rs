@@ -22,6 +22,14 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Default)]
 pub struct Balances(Arc<Known>);
 
+/// What the wallet holds on one network, all assets together, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub usd: MicroUsd,
+    /// Symbols of the assets that are not in it, because no node told.
+    pub unread: Vec<&'static str>,
+}
+
 #[derive(Default)]
 struct Known {
     held: Mutex<BTreeMap<(Network, Address), U256>>,
@@ -39,18 +47,23 @@ impl Balances {
             .is_none_or(|held| *held >= U256::from(amount.get()))
     }
 
-    /// `None` while something about it is not known.
-    fn held_on(&self, network: Network) -> Option<MicroUsd> {
+    /// `None` while nothing about it is known: nodes that are away are no reason to call the wallet empty.
+    fn held_on(&self, network: Network) -> Option<Held> {
         let known = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sum = MicroUsd::new(0);
+        let (mut sum, mut unread, mut any) = (0_u128, Vec::new(), false);
         for asset in assets::tokens_of(network) {
-            let atoms = known.get(&(network, asset.address))?;
+            let Some(atoms) = known.get(&(network, asset.address)) else {
+                unread.push(asset.symbol);
+                continue;
+            };
+            any = true;
             // More than fits is more than enough.
             let atoms = Atoms::new(u128::try_from(*atoms).unwrap_or(u128::MAX));
             let usd = MicroUsd::of(atoms, asset.decimals).map_or(u128::MAX, MicroUsd::get);
-            sum = MicroUsd::new(sum.get().saturating_add(usd));
+            sum = sum.saturating_add(usd);
         }
-        Some(sum)
+        let usd = MicroUsd::new(sum);
+        any.then_some(Held { usd, unread })
     }
 
     /// A payment was refused for want of money: perhaps the wallet has been funded since.
@@ -64,7 +77,7 @@ impl Balances {
         nodes: BTreeMap<Network, Vec<Node>>,
         tls: Arc<UpstreamTls>,
         owner: Address,
-        told: impl Fn(Network, MicroUsd),
+        told: impl Fn(Network, Held),
         stop: CancellationToken,
     ) {
         tokio::select! {
@@ -79,7 +92,7 @@ impl Balances {
         nodes: BTreeMap<Network, Vec<Node>>,
         tls: &UpstreamTls,
         owner: Address,
-        told: impl Fn(Network, MicroUsd),
+        told: impl Fn(Network, Held),
     ) {
         let nodes = checked(nodes, tls).await;
         loop {
@@ -155,7 +168,26 @@ mod tests {
             .insert((token.network(), token.address), U256::from(10));
         assert!(balances.may_cover(asset, Atoms::new(10)));
         assert!(!balances.may_cover(asset, Atoms::new(11)));
-        assert_eq!(balances.held_on(token.network()), Some(MicroUsd::new(10)));
+        let held = balances.held_on(token.network()).unwrap();
+        assert_eq!((held.usd, held.unread), (MicroUsd::new(10), Vec::new()));
         assert_eq!(balances.held_on(Network::Eip155(8453)), None, "nobody has looked");
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_read_does_not_hide_what_the_others_tell() {
+        let balances = Balances::default();
+        let network = Network::Eip155(42_220);
+        let tokens: Vec<_> = assets::tokens_of(network).collect();
+        let insert = |at: usize| {
+            let mut known = balances.0.held.lock().unwrap();
+            known.insert((network, tokens[at].address), U256::from(1_000_000));
+        };
+        insert(0);
+        let held = balances.held_on(network).unwrap();
+        let unread: Vec<_> = tokens[1..].iter().map(|token| token.symbol).collect();
+        assert!(!unread.is_empty());
+        assert_eq!(held.unread, unread);
+        (1..tokens.len()).for_each(insert);
+        assert_eq!(balances.held_on(network).unwrap().unread, Vec::<&str>::new());
     }
 }

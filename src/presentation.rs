@@ -3,13 +3,16 @@
 //! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it: the answer
 //! is then waited for until `settle_wait` (Ruling 5, ledger digest §2.1).
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::mem;
 use std::sync::Arc;
 
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::answer::{self, Code, Problem};
 use crate::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
@@ -37,7 +40,7 @@ pub struct Presentation {
     pub usd: Option<MicroUsd>,
     /// Says how it ended to whoever asks the same again.
     pub ticket: Ticket,
-    /// Held until the seller has answered.
+    /// Held until the seller has answered, for `settle_wait` at the longest.
     pub permission: Permission,
 }
 
@@ -60,7 +63,24 @@ impl Presentation {
         agent: &mut oneshot::Sender<Answer>,
     ) -> Result<Response<Relay>, SendError> {
         let progress = Progress::none();
-        let sending = self.lane.send_paid(request, &progress);
+        let (lane, permission) = (
+            self.lane.clone(),
+            mem::replace(&mut self.permission, Permission::Granted),
+        );
+        let settle_wait = self.proxy.config.timeouts.settle_wait;
+        // Whoever answers no sooner must not hold up what other sellers are to bring to the chain. If it uses the permission
+        // later all the same, the next one has a nonce that is gone: that payment fails, and none is made twice.
+        let given_up = async {
+            sleep(settle_wait).await;
+            drop(permission);
+            pending::<Infallible>().await
+        };
+        let sending = async {
+            tokio::select! {
+                sent = lane.send_paid(request, &progress) => sent,
+                never = given_up => match never {},
+            }
+        };
         tokio::pin!(sending);
         tokio::select! {
             sent = &mut sending => return sent,
@@ -68,7 +88,7 @@ impl Presentation {
         }
         self.ticket.abandoned();
         tracing::debug!(payment = %self.rid, "the agent hung up; the answer is waited for");
-        timeout(self.proxy.config.timeouts.settle_wait, sending)
+        timeout(settle_wait, sending)
             .await
             .unwrap_or(Err(SendError::Sent(UpstreamError::Timeout)))
     }

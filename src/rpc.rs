@@ -3,7 +3,7 @@
 //! Nodes are named in `bursar.toml`, so the guard against private addresses does not apply to them. What they say is
 //! another matter: they are slow, pruned, rate limited, and may lie (threats 1.18), so that every answer is read strictly
 //! into a type and is checked against the question. `block` asks about heads and times, `contract` calls the token, `logs`
-//! asks what moved.
+//! asks what moved, `whole` whether all of a block's logs were shown, `sent` for a transaction.
 
 use std::time::Duration;
 
@@ -22,12 +22,15 @@ mod contract;
 #[cfg(test)]
 pub(crate) mod fake;
 mod logs;
+mod sent;
 mod transport;
+mod whole;
 mod wire;
 
 pub use block::Block;
 pub use contract::At;
-pub use logs::{Event, Log, Mined, Sent, TEMPO_FEES};
+pub use logs::{Event, Log, Mined, TEMPO_FEES};
+pub use sent::Sent;
 
 /// One answer is a word or a block head with the hashes of its transactions; a node that sends more is not answering us.
 const ANSWER_CAP: usize = 4 << 20;

@@ -17,6 +17,8 @@ pub enum Alert {
         network: Network,
         held: MicroUsd,
         threshold: MicroUsd,
+        /// Symbols of assets that no node told anything about.
+        unread: Vec<&'static str>,
     },
     /// A payment has been in doubt for longer than an hour.
     PaymentUnknown {
@@ -90,10 +92,20 @@ impl Alert {
                 network,
                 held,
                 threshold,
-            } => format!(
-                "The wallet holds {held} USD on {network}, less than the {threshold} USD of low_wallet. Fund it before \
-                 payments there are refused."
-            ),
+                unread,
+            } => {
+                let unread = match &unread[..] {
+                    [] => String::new(),
+                    unread => format!(
+                        " What it holds in {} could not be read and is left out.",
+                        unread.join(", ")
+                    ),
+                };
+                format!(
+                    "The wallet holds {held} USD on {network}, less than the {threshold} USD of low_wallet. Fund it before \
+                     payments there are refused.{unread}"
+                )
+            }
             Self::PaymentUnknown {
                 rid,
                 agent,

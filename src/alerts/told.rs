@@ -182,6 +182,7 @@ mod tests {
             network: Network::Eip155(network),
             held: usd(held),
             threshold: usd(10),
+            unread: Vec::new(),
         };
         assert!(told.is_new(&low(1, 9), now));
         assert!(!told.is_new(&low(1, 8), now));

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Alert, Alerts};
 use crate::assets::Network;
+use crate::balances::Held;
 use crate::clock::SharedClock;
 use crate::ledger::{Ledger, Payment, State};
 use crate::money::MicroUsd;
@@ -58,14 +59,17 @@ pub fn look(alerts: &Alerts, open: &[Payment], now: Timestamp) {
     }
 }
 
-/// Compares what the wallet holds on one network with `[alerts] low_wallet`.
-pub fn wallet(alerts: &Alerts, threshold: Option<MicroUsd>, network: Network, held: MicroUsd) {
+/// Compares what the wallet holds on one network with `[alerts] low_wallet`. What could not be read counts as nothing: a
+/// token that no node can tell about must not keep the alarm quiet for ever.
+pub fn wallet(alerts: &Alerts, threshold: Option<MicroUsd>, network: Network, held: Held) {
     let Some(threshold) = threshold else { return };
+    let Held { usd: held, unread } = held;
     if held < threshold {
         alerts.raise(Alert::WalletLow {
             network,
             held,
             threshold,
+            unread,
         });
     } else {
         alerts.wallet_recovered(network);

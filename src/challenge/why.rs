@@ -122,7 +122,7 @@ reasons! {
     PayeeMalformed => "payee-malformed", "The offer's payee is not an address.";
     PayeeChecksum => "payee-checksum", "The offer's payee has a wrong EIP-55 checksum.";
     PayeeZero => "payee-zero", "The offer's payee is the zero address.";
-    PayeeIsAsset => "payee-is-asset", "The offer's payee is the token contract itself.";
+    PayeeIsAsset => "payee-is-asset", "The offer's payee is the token contract itself, or on Tempo any token.";
     TimeoutNotInteger => "timeout-not-integer", "The offer's maxTimeoutSeconds is missing or is not a JSON integer.";
     TimeoutOutOfRange => "timeout-out-of-range", "The offer's maxTimeoutSeconds is not between 10 and 86400.";
 

@@ -38,6 +38,8 @@ pub struct Findings {
     signed: HashMap<NonceKey, Signed>,
     /// Those that Permit2 takes, which tells of no nonce.
     permits: HashMap<B256, NonceKey>,
+    /// Networks (CAIP-2) with any of them.
+    permitted: BTreeSet<String>,
     /// By payment, to forget what an operator has called dead.
     nonces: HashMap<Rid, NonceKey>,
     held: HashMap<Rid, Arc<Reserved>>,
@@ -92,9 +94,9 @@ impl Findings {
             .is_some_and(|signed| signed.allows(payee, amount))
     }
 
-    /// Whether any payment is one that Permit2 takes.
-    pub fn has_permits(&self) -> bool {
-        !self.permits.is_empty()
+    /// Whether any payment on a network (CAIP-2) is one that Permit2 takes.
+    pub fn has_permits_on(&self, network: &str) -> bool {
+        self.permitted.contains(network)
     }
 
     /// The payments through Permit2 whose nonces stand in the input of a transaction and which allow such a transfer; the one
@@ -194,7 +196,10 @@ impl Findings {
             },
             permit,
         };
-        self.permits.extend(permit.map(|nonce| (nonce, key)));
+        if let Some(nonce) = permit {
+            self.permits.insert(nonce, key);
+            self.permitted.insert(reserved.network.clone());
+        }
         self.signed.insert(key, signed);
         self.nonces.insert(reserved.rid, key);
     }

@@ -4,7 +4,7 @@
 //! Unlike everything else on the path of a payment this asks a node, since a credential without leave would only be refused.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use alloy_primitives::{Address, U256};
@@ -26,8 +26,8 @@ pub enum Permission {
     /// To be signed with this nonce of the token's, and brought to the chain by the seller.
     Brought {
         nonce: U256,
-        /// All permissions that are under way at once would have the same nonce, and only one of them would hold. So there is one
-        /// at a time.
+        /// All permissions for one token that are under way at once would have the same nonce, and only one of them would hold. So
+        /// there is one at a time.
         turn: OwnedMutexGuard<()>,
     },
 }
@@ -35,8 +35,11 @@ pub enum Permission {
 /// Asks the nodes that bursar.toml names.
 #[derive(Default)]
 pub struct Permissions {
-    turn: Arc<Mutex<()>>,
+    /// Each token counts its own nonces. Only tokens of our table get here.
+    turns: StdMutex<BTreeMap<(Network, Address), Turn>>,
 }
+
+type Turn = Arc<Mutex<()>>;
 
 impl Permissions {
     /// `patience` is how long another payment's turn is waited for: a seller that does not answer must not hold up all others.
@@ -63,10 +66,16 @@ impl Permissions {
         if !offer.echo.brings_permission() {
             return Err(Why::AllowanceMissing);
         }
-        let turn = timeout(patience, self.turn.clone().lock_owned()).await;
+        let turn = timeout(patience, self.turn(token).lock_owned()).await;
         let turn = turn.map_err(|_| Why::PermissionBusy)?;
         let nonce = permit_nonce(nodes, tls, token, owner).await?;
         Ok(Permission::Brought { nonce, turn })
+    }
+
+    fn turn(&self, token: &Token) -> Turn {
+        // A panic of another holder leaves a map that is only added to.
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry((token.network(), token.address)).or_default().clone()
     }
 }
 
@@ -91,4 +100,25 @@ async fn permit_nonce(nodes: &[Node], tls: &UpstreamTls, token: &Token, owner: A
         }
     }
     Err(Why::AllowanceUnknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assets;
+
+    #[tokio::test]
+    async fn a_turn_is_for_one_token_on_one_network() {
+        let permissions = Permissions::default();
+        let mut tokens = [8_453, 42_220]
+            .into_iter()
+            .flat_map(|id| assets::tokens_of(Network::Eip155(id)));
+        let first = tokens.next().unwrap();
+        let held = permissions.turn(first).lock_owned().await;
+        assert!(permissions.turn(first).try_lock_owned().is_err());
+        let others: Vec<_> = tokens.map(|token| permissions.turn(token).try_lock_owned()).collect();
+        assert!(others.len() > 1 && others.iter().all(Result::is_ok));
+        drop(held);
+        assert!(permissions.turn(first).try_lock_owned().is_ok());
+    }
 }

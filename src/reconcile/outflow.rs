@@ -9,8 +9,7 @@
 //! whose nonce it bears explains one transfer that the payment allows. On Tempo the memo stands for the nonce; the fee of a
 //! transaction, which is not part of any payment, is no outflow as long as it is as small as a fee.
 
-use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
@@ -48,7 +47,8 @@ pub struct Outflows {
 pub type Borne<'a> = &'a (dyn Fn(&[u8], &Outflow) -> Vec<B256> + Sync);
 
 /// Looks for transfers of all our tokens of `network` out of `wallet`, in final `blocks`. `known` tells whether the ledger
-/// has a payment with that nonce, for that asset, payee and amount. `borne` is there if it has any through Permit2.
+/// has a payment with that nonce, for that asset, payee and amount. `borne` is there if it has any through Permit2 on that
+/// network.
 pub async fn outflows<'a>(
     tls: &UpstreamTls,
     network: Network,
@@ -146,24 +146,37 @@ async fn unpermitted(
     left: Vec<Outflow>,
     borne: Borne<'_>,
 ) -> Result<Vec<Outflow>, RpcError> {
-    let mut inputs: BTreeMap<B256, Bytes> = BTreeMap::new();
+    // Of one transaction at a time: they come in the order of the chain, and an input can be long.
+    let mut newest: Option<(B256, Bytes)> = None;
     let mut explained = BTreeSet::new();
     let mut found = Vec::new();
     for outflow in left {
-        let input = match inputs.entry(outflow.tx) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let sent = node.sent(tls, outflow.tx).await?;
-                new.insert(sent.map(|sent| sent.input).unwrap_or_default())
-            }
+        let input = match newest.take() {
+            Some((tx, input)) if tx == outflow.tx => input,
+            _ => input(tls, node, outflow.tx).await?,
         };
-        let nonces = borne(input, &outflow);
+        let nonces = borne(&input, &outflow);
+        newest = Some((outflow.tx, input));
         match nonces.into_iter().find(|nonce| !explained.contains(nonce)) {
             Some(nonce) => drop(explained.insert(nonce)),
             None => found.push(outflow),
         }
     }
     Ok(found)
+}
+
+/// Nothing where the transaction is of a kind that has none, or one that is too long to be a payment: whoever takes money
+/// chooses how, and must not be able to stop the search by it. What is not explained is reported.
+async fn input(tls: &UpstreamTls, node: &Node, tx: B256) -> Result<Bytes, RpcError> {
+    match node.sent(tls, tx).await {
+        Ok(sent) => Ok(sent.map(|sent| sent.input).unwrap_or_default()),
+        Err(error @ (RpcError::Answer { .. } | RpcError::TooLong { .. })) => {
+            tracing::warn!(%tx, %error, "what moved money out of the wallet cannot be read");
+            Ok(Bytes::new())
+        }
+        // A node that does not answer now may later.
+        Err(error) => Err(error),
+    }
 }
 
 fn tempo(network: Network) -> bool {

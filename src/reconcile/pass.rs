@@ -212,6 +212,14 @@ impl Reconciler {
                 (line.tx, line.block) = (Some(tx.to_string()), Some(block));
                 line
             }
+            // How much of it counts is decided: by a person who knew, or by the books that count none of it.
+            Verdict::Disputed {
+                why: Dispute::Failed { tx },
+            } if payment.state == State::Expired || payment.by == Some(By::Operator) => {
+                let mut line = line(Finding::Confirmed);
+                line.tx = Some(tx.to_string());
+                line
+            }
             Verdict::Disputed { why } => self.disputed(payment, &why).await,
             Verdict::Wait { until } => {
                 let mut line = line(Finding::Pending);
@@ -323,7 +331,9 @@ impl Reconciler {
     async fn disputed(&self, payment: &Payment, why: &Dispute) -> PaymentLine {
         let tx = match why {
             Dispute::NeverCashed => None,
-            Dispute::Cancelled { tx } | Dispute::OtherTransfer { tx, .. } => Some(tx.to_string()),
+            Dispute::Cancelled { tx } | Dispute::OtherTransfer { tx, .. } | Dispute::Failed { tx } => {
+                Some(tx.to_string())
+            }
         };
         self.contradicted(payment, &why.to_string(), tx).await.0
     }

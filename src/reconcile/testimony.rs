@@ -9,6 +9,10 @@ use crate::ledger::{Payment, State};
 use crate::money::Atoms;
 use crate::rpc::Block;
 
+/// Nodes answer a search in blocks that they have not seen yet, or not whole, with nothing found. So long after the deadline
+/// even a slow one has them.
+const MEMO_SETTLES_S: u64 = 600;
+
 /// A signed payment, as the books have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -103,7 +107,10 @@ pub enum Nonce {
     Shared { tx: B256, block: u64 },
     /// It is used up, or was cancelled, in a block above the head.
     NotFinal,
-    /// The node says that the nonce is used up and shows no event for it, or contradicts itself.
+    /// On Tempo: the payment's transaction was mined and failed. Its fee left the wallet; the amount did not and never will.
+    Failed { tx: B256, block: u64 },
+    /// The node says that the nonce is used up and shows no event for it, does not show all that was logged, or
+    /// contradicts itself.
     Unexplained,
 }
 
@@ -145,6 +152,15 @@ impl Facts {
             },
             claimed_tx: payment.tx.clone(),
         })
+    }
+
+    /// Unix second that a final head has to be past before a nonce that was not used means that it never will be.
+    pub fn final_after(&self) -> u64 {
+        match self.proof {
+            Proof::Authorization | Proof::Permit2(_) => self.valid_before,
+            // No contract answers for it: what is missing is missing from logs.
+            Proof::Memo => self.valid_before.saturating_add(MEMO_SETTLES_S),
+        }
     }
 
     /// What has to have moved, where all of it has to.

@@ -71,6 +71,10 @@ pub enum Dispute {
     Cancelled { tx: B256 },
     #[error("transaction {tx} used the authorization, but moved {moved}, not the {amount} atoms to the payee", amount = amount.get())]
     OtherTransfer { tx: B256, amount: Atoms, moved: Moves },
+    #[error(
+        "transaction {tx} was to pay it and failed: its fee has left the wallet, the amount has not and never will"
+    )]
+    Failed { tx: B256 },
 }
 
 /// What a transaction moved out of the wallet.
@@ -88,7 +92,7 @@ pub enum Unproven {
     Forked { block: u64 },
     #[error("the nodes disagree about the nonce")]
     Contradiction,
-    #[error("the nonce is used up, but no node shows the event that did it")]
+    #[error("the nonce is used up, or may be, and no node shows all the events that would tell")]
     Unexplained,
     #[error("not every node shows how much was taken")]
     PartDoubted,
@@ -104,6 +108,7 @@ enum Joint<'a> {
     Cashed { tx: B256, block: u64, moved: &'a [Moved] },
     Shared { tx: B256, block: u64 },
     Cancelled { tx: B256, block: u64 },
+    Failed { tx: B256 },
     NotFinal,
     Unexplained,
     Contradiction,
@@ -128,14 +133,16 @@ pub fn verdict(facts: &Facts, evidence: &Evidence) -> Verdict {
             Proof::Authorization | Proof::Memo | Proof::Permit2(Taking::Whole) => settled(facts, tx, block),
         },
         Joint::Shared { tx, block } => settled(facts, tx, block),
+        // The books cannot count a fee without its amount, so that both stay counted until a person has looked.
+        Joint::Failed { tx } => disputed(Dispute::Failed { tx }),
         Joint::Contradiction => unclear(Unproven::Contradiction),
         Joint::Unexplained => unclear(Unproven::Unexplained),
         Joint::NotFinal => match fresh(evidence, &head) {
             Ok(lag) => wait(evidence, evidence.now.saturating_add(lag)),
             Err(why) => unclear(why),
         },
-        Joint::Unused if head.timestamp <= facts.valid_before => match fresh(evidence, &head) {
-            Ok(lag) => wait(evidence, facts.valid_before.saturating_add(lag).saturating_add(1)),
+        Joint::Unused if head.timestamp <= facts.final_after() => match fresh(evidence, &head) {
+            Ok(lag) => wait(evidence, facts.final_after().saturating_add(lag).saturating_add(1)),
             Err(why) => unclear(why),
         },
         Joint::Unused => match (releasable(evidence, &head), facts.standing) {
@@ -161,7 +168,7 @@ fn joint(evidence: &Evidence) -> Option<Joint<'_>> {
     let is_proof = |nonce: &&Nonce| {
         matches!(
             nonce,
-            Nonce::Cashed { .. } | Nonce::Shared { .. } | Nonce::Cancelled { .. }
+            Nonce::Cashed { .. } | Nonce::Shared { .. } | Nonce::Cancelled { .. } | Nonce::Failed { .. }
         )
     };
     let Some(proof) = said().find(is_proof) else {
@@ -185,6 +192,7 @@ fn joint(evidence: &Evidence) -> Option<Joint<'_>> {
             moved,
         },
         Nonce::Shared { tx, block } => Joint::Shared { tx: *tx, block: *block },
+        Nonce::Failed { tx, .. } => Joint::Failed { tx: *tx },
         // That is enough to settle, not to release.
         Nonce::Cancelled { tx, block } if !said().any(vague) => Joint::Cancelled { tx: *tx, block: *block },
         _ => Joint::Unexplained,

@@ -180,7 +180,11 @@ impl Reconciler {
             Some(amount) => findings.borne(input, &outflow.asset.caip19(), &wallet, outflow.to, amount),
             None => Vec::new(),
         };
-        let borne: Option<Borne<'_>> = if findings.has_permits() { Some(&borne) } else { None };
+        let borne: Option<Borne<'_>> = if findings.has_permits_on(&network.to_string()) {
+            Some(&borne)
+        } else {
+            None
+        };
         let witnesses = search.finality.witnesses();
         let asking = outflows(&self.tls, network, witnesses, wallet, blocks, known, borne);
         let left = self.stop.run_until_cancelled(asking).await;

@@ -22,7 +22,7 @@ const GOOD_RUN: u32 = 8;
 /// Bounds of one range, against nodes that give endlessly.
 const MOST_QUESTIONS: u32 = 2_000;
 const MOST_LOGS: usize = 100_000;
-const LOGS_CAP: usize = 16 << 20;
+pub(super) const LOGS_CAP: usize = 16 << 20;
 
 /// JSON-RPC "method not found": asking for less does not help.
 const NO_SUCH_METHOD: i64 = -32601;
@@ -89,33 +89,24 @@ pub struct Mined {
     pub logs: Vec<Log>,
 }
 
-/// A transaction as it was sent, and the block that has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
-    pub block: u64,
-    /// Nothing where it made a contract.
-    pub to: Option<Address>,
-    pub input: Bytes,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawLog {
+pub(super) struct RawLog {
     #[serde(deserialize_with = "wire::address")]
-    address: Address,
+    pub(super) address: Address,
     #[serde(deserialize_with = "wire::topics")]
-    topics: Vec<B256>,
+    pub(super) topics: Vec<B256>,
     #[serde(deserialize_with = "wire::data")]
     data: Bytes,
     #[serde(deserialize_with = "wire::quantity")]
-    block_number: u64,
+    pub(super) block_number: u64,
     #[serde(deserialize_with = "wire::word")]
     transaction_hash: B256,
     #[serde(deserialize_with = "wire::quantity")]
     log_index: u64,
     /// Of a block that was undone.
     #[serde(default)]
-    removed: bool,
+    pub(super) removed: bool,
 }
 
 #[derive(Deserialize)]
@@ -128,17 +119,6 @@ struct RawReceipt {
     #[serde(deserialize_with = "wire::quantity")]
     status: u64,
     logs: Vec<RawLog>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawTransaction {
-    #[serde(deserialize_with = "wire::word")]
-    hash: B256,
-    /// `null` while it waits for a block.
-    block_number: Option<wire::Quantity>,
-    to: Option<wire::Account>,
-    input: wire::Data,
 }
 
 /// What a range is searched for.
@@ -212,21 +192,6 @@ impl Node {
         blocks: RangeInclusive<u64>,
     ) -> Result<Vec<Log>, RpcError> {
         self.logs(tls, &Sought::Invalidations { owner }, blocks).await
-    }
-
-    /// The transaction as it was sent, if the node has it in a block. Not for Tempo's own kind, which has several calls.
-    pub async fn sent(&self, tls: &UpstreamTls, tx: B256) -> Result<Option<Sent>, RpcError> {
-        let raw: Option<RawTransaction> = self.ask(tls, "eth_getTransactionByHash", json!([tx]), LOGS_CAP).await?;
-        let Some(raw) = raw else { return Ok(None) };
-        if raw.hash != tx {
-            return Err(self.odd());
-        }
-        let wire::Data(input) = raw.input;
-        Ok(raw.block_number.map(|wire::Quantity(block)| Sent {
-            block,
-            to: raw.to.map(|wire::Account(to)| to),
-            input,
-        }))
     }
 
     /// The transaction, if the node has it in a block.
@@ -331,7 +296,7 @@ impl RpcError {
 }
 
 impl RawLog {
-    fn read(&self) -> Option<Log> {
+    pub(super) fn read(&self) -> Option<Log> {
         let event = match *self.topics.first()? {
             Transfer::SIGNATURE_HASH => {
                 let Transfer { from, to, value } = self.decoded()?;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use alloy_primitives::{Address, B256, Bytes, FixedBytes, U256, hex};
+use alloy_primitives::{Address, B256, Bloom, Bytes, FixedBytes, U256, hex};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use serde_json::value::RawValue;
@@ -72,6 +72,10 @@ pub fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<B256, D::Error
 
 pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
     fixed(&hexadecimal(deserializer)?).map(Address)
+}
+
+pub fn bloom<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bloom, D::Error> {
+    fixed(&hexadecimal(deserializer)?).map(Bloom)
 }
 
 pub fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {

@@ -59,7 +59,8 @@ impl Chain {
     }
 }
 
-fn facts(buyer: &Buyer, payment: &Value) -> Facts {
+/// Of a payment by authorization on Base's test net.
+pub fn facts(buyer: &Buyer, payment: &Value) -> Facts {
     let text = |name: &str| payment[name].as_str().unwrap_or_else(|| panic!("{name}: {payment}"));
     let second = |name: &str| {
         let at: jiff::Timestamp = text(name).parse().unwrap();

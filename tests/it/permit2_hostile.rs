@@ -348,15 +348,13 @@ async fn a_silent_seller_does_not_hold_up_all_others() {
     let hanging = Agent::of(&bursar);
     let _hanging = tokio::spawn(async move { hanging.get(address, "/").await });
     arrived.recv().await.unwrap();
-    let page = agent.get(site(&lab.v2), "/permit2-sponsored").await;
-    assert_eq!(
-        (page.status.as_u16(), page.header("proxy-status")),
-        (402, Some(&*details("permission-busy")))
-    );
     assert_eq!(agent.get(site(&lab.v2), "/paid").await.status, 200);
+    // The turn comes `settle_wait` after the silent seller was sent its payment, although its answer is still waited for.
+    let page = agent.get(site(&lab.v2), "/permit2-sponsored").await;
+    assert_eq!(page.status, 200, "{page:?}");
     approve(lab, &buyer.wallet, 10_000);
     assert_eq!(agent.get(site(&lab.v2), "/permit2-sponsored").await.status, 200);
-    assert_eq!(bursar.states(), ["armed", "settled", "settled"]);
+    assert_eq!(bursar.states(), ["armed", "settled", "settled", "settled"]);
 }
 
 fn receipt(members: Value) -> Answer {

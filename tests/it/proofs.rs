@@ -1,11 +1,17 @@
 //! What Permit2 and Tempo show of a payment, on real chains: what counts afterwards is what moved there.
 
 use std::process::Output;
+use std::time::Duration;
 
+use ::bursar::assets::Network;
+use ::bursar::reconcile::{Facts, Finality, Proof, Unproven, Verdict, verdict};
+use ::bursar::rpc as asked_rpc;
+use ::bursar::tls::upstream::{Trust, UpstreamTls};
 use alloy_primitives::{Address, B256, Bytes, U256, hex};
 use alloy_sol_types::{SolCall, sol};
 use serde_json::{Value, json};
 
+use crate::evidence::facts;
 use crate::support::agent::Agent;
 use crate::support::bursar::Bursar;
 use crate::support::buyer::{Buyer, buyer_asking, buyer_on, rpc, send_as, site, skip};
@@ -345,6 +351,34 @@ fn moved_on_tempo(lab: &Lab, wallet: &str) -> Vec<(String, u128)> {
     all.filter(|(to, _)| !to.starts_with("0xfeec")).collect()
 }
 
+fn facts_on_tempo(buyer: &Buyer, payment: &Value) -> Facts {
+    Facts {
+        network: Network::Eip155(42_431),
+        proof: Proof::Memo,
+        ..facts(buyer, payment)
+    }
+}
+
+fn asking(node: &Node) -> (UpstreamTls, asked_rpc::Node) {
+    let tls = UpstreamTls::new(&Trust::default(), Duration::from_secs(5)).unwrap();
+    (tls, asked_rpc::Node::new(node.url().parse().unwrap()))
+}
+
+/// As of the newest block, by a clock that has gone along with the chain's.
+async fn verdict_of(node: &Node, facts: &Facts) -> Verdict {
+    let (tls, asked) = asking(node);
+    let now = asked.newest(&tls).await.unwrap().timestamp;
+    let nodes = [asked];
+    let finality = Finality::of(&tls, facts.network, &nodes, now).await;
+    let evidence = finality.evidence(&tls, facts).await;
+    assert_eq!(evidence.silent, []);
+    verdict(facts, &evidence)
+}
+
+async fn verdict_on_tempo(node: &Node, buyer: &Buyer, payment: &Value) -> Verdict {
+    verdict_of(node, &facts_on_tempo(buyer, payment)).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn on_tempo_the_memo_proves_what_was_paid_and_its_absence_what_never_will_be() {
     if !installed() {
@@ -391,17 +425,42 @@ async fn on_tempo_the_memo_proves_what_was_paid_and_its_absence_what_never_will_
     assert_eq!(stand(&buyer.bursar), [paid(), paid(), in_doubt], "{:?}", told.lines);
     assert_eq!(told.code, Some(4));
 
-    // An expiring transaction is not mined later.
+    // An expiring transaction is not mined later, and yet a node that shows none is not believed as soon as that.
     on_tempo(lab, "evm_increaseTime", json!([27]));
     on_tempo(lab, "evm_mine", json!([]));
     let told = reconcile(&buyer.bursar);
-    assert_eq!(told.code, Some(0), "{:?}", told.lines);
-    assert_eq!(stand(&buyer.bursar), [paid(), paid(), stands("expired", "chain", None)]);
-    assert_eq!(buyer.bursar.payments()[2]["reason"], "never-cashed");
+    assert_eq!(told.code, Some(4), "{:?}", told.lines);
+    let in_doubt = stands("unknown", "nobody", None);
+    assert_eq!(stand(&buyer.bursar), [paid(), paid(), in_doubt]);
+    on_tempo(lab, "evm_increaseTime", json!([600]));
+    on_tempo(lab, "evm_mine", json!([]));
+    let payments = buyer.bursar.payments();
+    let verdict = verdict_on_tempo(&node, &buyer, &payments[2]).await;
+    assert!(matches!(verdict, Verdict::Expired { .. }), "{verdict:?}");
+    let verdict = verdict_on_tempo(&node, &buyer, &payments[1]).await;
+    assert!(matches!(verdict, Verdict::Settled { .. }), "{verdict:?}");
+    // Nor is one that does not show what its headers tell of.
+    node.be(Mood::Denying);
+    let unclear = Facts {
+        claimed_tx: None,
+        ..facts_on_tempo(&buyer, &payments[1])
+    };
+    let verdict = verdict_of(&node, &unclear).await;
+    let why = Unproven::Unexplained;
+    assert_eq!(verdict, Verdict::Unclear { why });
+    node.be(Mood::Final);
+    // A transaction of Tempo's kind shows its memo.
+    let (tls, asked) = asking(&node);
+    let word = |text: &Value| text.as_str().unwrap().parse::<B256>().unwrap();
+    let tx = word(&payments[0]["tx"]);
+    for (payment, expected) in payments.iter().zip([true, false, false]) {
+        let memo = word(&payment["nonce"]);
+        assert_eq!(asked.has_in_it(&tls, tx, &memo).await.unwrap(), expected);
+    }
     let moved = moved_on_tempo(lab, &buyer.wallet);
     let pay_to = lab.pay_to.to_lowercase();
     assert_eq!(moved, [(pay_to.clone(), MOST), (pay_to, MOST)]);
-    assert_eq!(counted(&buyer.bursar), 2 * MOST);
+    assert_eq!(counted(&buyer.bursar), 3 * MOST);
     // Fees are no theft.
     assert_eq!(entries(&buyer.bursar, "wallet.outflow"), [] as [Value; 0]);
 }

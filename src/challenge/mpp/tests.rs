@@ -598,3 +598,26 @@ fn agree(text: &str) -> Result<usize, TestCaseError> {
     }
     Ok(ours.len())
 }
+
+#[test]
+fn on_tempo_no_token_is_a_payee() {
+    let request = |recipient: &str| {
+        serde_json::json!({
+            "amount": "50000", "currency": "0x20c0000000000000000000000000000000000000", "recipient": recipient,
+            "methodDetails": { "chainId": 42_431 },
+        })
+    };
+    let read =
+        |recipient| verdict_of("tempo", &request(recipient).to_string(), "").map(|offer| offer.payee.to_string());
+    assert_eq!(read(PAYEE), Ok(PAYEE.to_owned()));
+    for token in [
+        "0x20c0000000000000000000000000000000000000",
+        "0x20c0000000000000000000000000000000000001",
+        "0x20c000000000000000000000ffffffffffffffff",
+    ] {
+        assert_eq!(read(token), Err(Why::PayeeIsAsset), "{token}");
+    }
+    // Ten zero bytes belong to the prefix; whatever else begins like it may be a person's.
+    let near = "0x20c0000000000000000000010000000000000001";
+    assert_eq!(read(near).map(|payee| payee.to_lowercase()), Ok(near.to_owned()));
+}

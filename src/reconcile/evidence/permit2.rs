@@ -78,10 +78,14 @@ mod calls {
     }
 }
 
-/// One transaction that moved the wallet's money, and what it moved.
+/// One transaction that moved the wallet's money, and what it moved. Not its input: there may be many, each of them long.
 struct Carrier {
     tx: B256,
-    sent: Sent,
+    block: u64,
+    /// It is the proxy's own call over this payment.
+    settles: bool,
+    /// Its input has the nonce in it.
+    bears: bool,
     moved: Vec<Moved>,
 }
 
@@ -126,11 +130,8 @@ pub(super) async fn search(
             // The deadline's second still takes it, and several blocks may bear that second.
             let late = facts.valid_before.saturating_add(1);
             let late = node.first_block_at(tls, late, head).await?.unwrap_or(*head);
-            let carriers = carriers(tls, node, facts, first.number..=late.number).await?;
-            Ok(carriers
-                .into_iter()
-                .find(|it| settles(facts, taking, &it.sent))
-                .map(Carrier::cashed))
+            let carriers = carriers(tls, node, facts, taking, first.number..=late.number).await?;
+            Ok(carriers.into_iter().find(|it| it.settles).map(Carrier::cashed))
         }
         Err(error) => Err(error),
     }
@@ -169,8 +170,8 @@ async fn in_block(
     taking: Taking,
     block: u64,
 ) -> Result<Option<Nonce>, RpcError> {
-    let all = carriers(tls, node, facts, block..=block).await?;
-    if let Some(at) = all.iter().position(|it| settles(facts, taking, &it.sent)) {
+    let all = carriers(tls, node, facts, taking, block..=block).await?;
+    if let Some(at) = all.iter().position(|it| it.settles) {
         return Ok(all.into_iter().nth(at).map(Carrier::cashed));
     }
     let events = node.invalidations(tls, facts.from, block..=block).await?;
@@ -179,7 +180,7 @@ async fn in_block(
     let to_payee = all
         .iter()
         .any(|it| it.moved.iter().any(|moved| moved.to == facts.payee));
-    let bearing = all.into_iter().find(|it| it.bears(&facts.nonce));
+    let bearing = all.into_iter().find(|it| it.bears);
     Ok(match (bearing, thrown_away) {
         // Permit2 took it in this block, and of the wallet nothing else moved here.
         (Some(carrier), None) if transfers == 1 => Some(carrier.cashed()),
@@ -195,6 +196,7 @@ async fn carriers(
     tls: &UpstreamTls,
     node: &Node,
     facts: &Facts,
+    taking: Taking,
     blocks: RangeInclusive<u64>,
 ) -> Result<Vec<Carrier>, RpcError> {
     let (first, last) = (*blocks.start(), *blocks.end());
@@ -215,24 +217,26 @@ async fn carriers(
         let sent = node.sent(tls, tx).await?.filter(|sent| sent.block == block);
         // A node that has lost it would make another one look alone.
         let sent = sent.ok_or_else(|| node.contradicts_itself())?;
-        carriers.push(Carrier { tx, sent, moved });
+        carriers.push(Carrier {
+            tx,
+            block,
+            settles: settles(facts, taking, &sent),
+            bears: bears(&sent, &facts.nonce),
+            moved,
+        });
     }
     Ok(carriers)
 }
 
 impl Carrier {
     fn cashed(self) -> Nonce {
-        let Self { tx, sent, moved } = self;
-        let block = sent.block;
+        let Self { tx, block, moved, .. } = self;
         Nonce::Cashed { tx, block, moved }
     }
+}
 
-    fn bears(&self, nonce: &B256) -> bool {
-        self.sent
-            .input
-            .windows(nonce.len())
-            .any(|word| word == nonce.as_slice())
-    }
+fn bears(sent: &Sent, nonce: &B256) -> bool {
+    sent.input.windows(nonce.len()).any(|word| word == nonce.as_slice())
 }
 
 /// Whether it is the proxy's own `settle` over this payment. Such a transaction that was not reverted has used the nonce.

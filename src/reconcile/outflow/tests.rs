@@ -199,10 +199,9 @@ async fn a_nonce_in_the_input_explains_one_transfer_through_permit2() {
     assert_eq!(left, [(THIEF, 3), (PAYEE, 6)]);
 }
 
-/// Review: a payment through Permit2 on any chain makes the search ask for the input of what is left. Tempo's own
-/// transactions have `calls` and no `input`; that must not hide the theft.
+/// Tempo's own transactions have `calls` and no `input`; that must not hide the theft.
 #[tokio::test]
-async fn review_a_theft_on_tempo_is_found_beside_permit2_payments_elsewhere() {
+async fn a_theft_on_tempo_is_found_beside_permit2_payments_elsewhere() {
     const TEMPO: Network = Network::Eip155(42_431);
     let token = assets::tokens_of(TEMPO).next().unwrap().address;
     let mut chain = Chain::new(1_000, 100, 100);
@@ -220,4 +219,33 @@ async fn review_a_theft_on_tempo_is_found_beside_permit2_payments_elsewhere() {
     let borne: Borne<'_> = &|_, _| Vec::new();
     let seen = outflows(&tls(), TEMPO, &nodes, WALLET, 0..=100, |_, _| false, Some(borne)).await;
     assert_eq!((seen.found.len(), seen.searched_by), (1, 1), "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_input_that_is_too_long_explains_nothing_and_a_node_that_refuses_has_not_searched() {
+    let mut chain = chain();
+    chain.mine(5, TX, tokens()[0], &[taken(900)]);
+    let borne: Borne<'_> = &|_, _| Vec::new();
+    for (answer, expected) in [
+        (json!({ "result": "0".repeat(600 << 10) }), (1, 1)),
+        (json!({ "error": { "code": -32005, "message": "slow down" } }), (0, 0)),
+    ] {
+        let chain = chain.clone();
+        let node = Fake::replying(move |method, params| match method {
+            "eth_getTransactionByHash" => answer.clone(),
+            _ => chain.answer(method, params),
+        })
+        .await;
+        let seen = outflows(
+            &tls(),
+            NETWORK,
+            &[node.node()],
+            WALLET,
+            0..=100,
+            |_, _| false,
+            Some(borne),
+        )
+        .await;
+        assert_eq!((seen.found.len(), seen.searched_by), expected, "{seen:?}");
+    }
 }

@@ -442,15 +442,43 @@ fn to_give_a_part_back_needs_what_a_release_needs() {
 }
 
 #[test]
-fn a_memo_proves_as_an_authorization_does() {
-    let memo = |standing, said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(1, 10, said));
+fn a_memo_proves_as_an_authorization_does_if_later() {
+    let at = |age, standing, said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(age, 10, said));
+    let memo = |standing, said: &[Nonce]| at(601, standing, said);
     assert_eq!(memo(Standing::Open, &[paid()]), settled(Named::Nothing));
     let verdict = memo(Standing::Open, &[cashed(TX, &[(PAYEE, 9_999)])]);
     assert!(matches!(verdict, Verdict::Disputed { .. }), "{verdict:?}");
-    let head = block(DEADLINE + 1);
+    let head = block(DEADLINE + 601);
     assert_eq!(memo(Standing::Open, &[Nonce::Unused]), Verdict::Expired { head });
     let why = Dispute::NeverCashed;
     assert_eq!(memo(Standing::Claimed, &[Nonce::Unused]), Verdict::Disputed { why });
+    // Nothing found is no proof as soon as the deadline is over.
+    let until = DEADLINE + 611;
+    for age in [1, 600] {
+        let early = at(age, Standing::Open, &[Nonce::Unused]);
+        assert_eq!(
+            early,
+            Verdict::Wait {
+                until: until.max(DEADLINE + 15 + u64::try_from(age).unwrap())
+            }
+        );
+    }
+}
+
+#[test]
+fn a_fee_that_left_keeps_its_payment_counted() {
+    let failed = || Nonce::Failed { tx: TX, block: 70 };
+    for standing in [Standing::Open, Standing::Claimed] {
+        let memo = |said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(601, 10, said));
+        let why = Dispute::Failed { tx: TX };
+        assert_eq!(memo(&[failed()]), Verdict::Disputed { why: why.clone() });
+        // One node that cannot tell changes nothing, and one that shows no fee frees nothing.
+        assert_eq!(memo(&[Nonce::Unexplained, failed()]), Verdict::Disputed { why });
+        for other in [Nonce::Unused, paid()] {
+            let why = Unproven::Contradiction;
+            assert_eq!(memo(&[failed(), other]), Verdict::Unclear { why });
+        }
+    }
 }
 
 fn any_nonce() -> impl Strategy<Value = Nonce> {
@@ -464,6 +492,7 @@ fn any_nonce() -> impl Strategy<Value = Nonce> {
         }),
         1 => Just(cancelled()),
         1 => Just(shared()),
+        1 => Just(Nonce::Failed { tx: TX, block: 70 }),
         1 => Just(Nonce::NotFinal),
         1 => Just(Nonce::Unexplained),
     ]

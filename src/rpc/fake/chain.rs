@@ -1,10 +1,11 @@
 //! A chain with one block every two seconds and the events of a test; honest, unless the test bends its answers.
 
-use alloy_primitives::{Address, B256, U256, hex};
+use alloy_primitives::{Address, B256, Bloom, U256, hex};
 use serde_json::{Value, json};
 
+use super::super::logs::RawLog;
 use super::super::{Event, Log, Sent};
-use super::{block, number};
+use super::{block, hash, number};
 
 const TRANSFER: &str = "Transfer(address,address,uint256)";
 const USED: &str = "AuthorizationUsed(address,bytes32)";
@@ -88,7 +89,7 @@ impl Chain {
         match method {
             "eth_chainId" => json!({ "result": format!("{:#x}", self.id) }),
             "eth_getBlockByNumber" => match self.number(&params[0]) {
-                number if number <= self.newest => json!({ "result": block(number, self.time(number)) }),
+                number if number <= self.newest => json!({ "result": self.head(number) }),
                 _ => json!({ "result": null }),
             },
             "eth_call" => self.call(&params[0]["data"], self.number(&params[1])),
@@ -97,6 +98,17 @@ impl Chain {
             "eth_getTransactionReceipt" => self.receipt(&params[0]),
             _ => json!({ "error": { "code": -32601, "message": "no such method" } }),
         }
+    }
+
+    fn head(&self, number: u64) -> Value {
+        let mut head = block(number, self.time(number));
+        let mut bloom = Bloom::ZERO;
+        for log in self.logs.iter().filter(|log| log.block == number) {
+            let shown: RawLog = serde_json::from_value(log_json(log)).unwrap();
+            bloom.accrue_raw_log(shown.address, &shown.topics);
+        }
+        head["logsBloom"] = json!(bloom);
+        head
     }
 
     fn number(&self, parameter: &Value) -> u64 {
@@ -164,6 +176,12 @@ impl Chain {
     }
 
     fn matching(&self, filter: &Value) -> Value {
+        if let Some(wanted) = filter["blockHash"].as_str() {
+            let block = (0..=self.newest).find(|number| hash(*number).to_string() == wanted);
+            let of_block = self.logs.iter().filter(|log| Some(log.block) == block);
+            let all: Vec<Value> = of_block.map(log_json).collect();
+            return json!({ "result": all });
+        }
         let (first, last) = (number(&filter["fromBlock"]), number(&filter["toBlock"]));
         if last - first >= self.range {
             return json!({ "error": { "code": -32005, "message": "block range is too wide" } });
