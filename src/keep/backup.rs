@@ -153,6 +153,13 @@ impl Copying<'_> {
         for name in files::names(&private).map_err(io_at("list", &private))? {
             self.file_if_there(&format!("private/{name}"))?;
         }
+        // What was asked and answered is evidence, as long as the payment is in the books.
+        let approvals = self.home.approvals();
+        if approvals.is_dir() {
+            for name in files::names(&approvals).map_err(io_at("list", &approvals))? {
+                self.file_if_there(&format!("private/approvals/{name}"))?;
+            }
+        }
         // Bearer secrets: whoever has them and a seller's key can cash them.
         for (folder, name) in [
             (self.home.credentials(), "private/credentials"),
