@@ -95,6 +95,7 @@ impl Market {
             },
             arm: Arm {
                 from: Address::repeat_byte(0x11).into(),
+                issuer: None,
                 nonce: B256::new(nonce),
                 valid_after: 0,
                 valid_before: u64::try_from(now.as_second())? + 60,

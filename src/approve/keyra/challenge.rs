@@ -114,8 +114,8 @@ fn amounts(question: &Question) -> Option<(String, String)> {
     let atoms = Atoms::parse(intent.member("amount")?).ok()?;
     let decimals: u8 = intent.member("decimals")?.parse().ok()?;
     // Fiat is counted in its minor unit already. A token's is taken to be the hundredth.
-    let minor_decimals = match intent.member("network")? {
-        "stripe" => decimals,
+    let minor_decimals = match intent.member("network")?.split_once(':') {
+        Some(("stripe", _)) => decimals,
         _ => 2,
     };
     let power = |decimals: u8| 10_u128.checked_pow(decimals.into());
