@@ -114,11 +114,19 @@ pub struct Wanted {
 /// Why it is not asked.
 pub enum NotAsked {
     /// A person said no a short while ago.
-    Denied { id: Rid, denial: Denial, wait: Duration },
-    /// So many questions of this agent are open.
+    Denied {
+        id: Rid,
+        denial: Denial,
+        wait: Duration,
+    },
+    /// So many questions of this agent are open, or to this approver.
     TooManyOpen(usize),
+    TooManyOpenTo(usize),
     /// So many were put within the hour.
-    TooManyAsked { count: usize, wait: Duration },
+    TooManyAsked {
+        count: usize,
+        wait: Duration,
+    },
     /// The same question waits for a request under another `Idempotency-Key`.
     OtherKey(Rid),
 }
@@ -292,7 +300,14 @@ impl Questions {
         if open >= settings.max_pending_per_agent {
             return Err(NotAsked::TooManyOpen(open));
         }
-        if let Err(wait) = state.prompts.note(&asker.agent, settings.prompts_per_hour, now) {
+        let approver = intent.member("approver").unwrap_or_default();
+        let is_to = |row: &&Arc<Row>| row.question.intent.member("approver") == Some(approver);
+        let open = state.live.values().filter(is_to).count();
+        if open >= settings.max_pending_per_approver {
+            return Err(NotAsked::TooManyOpenTo(open));
+        }
+        let by = (asker.agent.clone(), approver.to_owned());
+        if let Err(wait) = state.prompts.note(by, settings.prompts_per_hour, now) {
             let count = settings.prompts_per_hour;
             return Err(NotAsked::TooManyAsked { count, wait });
         }

@@ -15,6 +15,8 @@ use crate::questions::{Pending, Questions};
 pub const PENDING: &str = "/approvals/pending";
 /// Hundreds of agents with a few questions each.
 const CAP: usize = 4 << 20;
+/// An entry has room for that and for what else stands in it.
+const LONGEST_WHY: usize = 500;
 
 /// `bursar approve`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,6 +70,9 @@ pub async fn approve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Res
 
 pub async fn deny(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let Deny { id, why } = read(request).await?;
+    if why.chars().count() > LONGEST_WHY {
+        return Err(format!("the reason is longer than {LONGEST_WHY} characters"));
+    }
     let denied = questions(proxy)?.deny(parse(&id)?, why, decider(uid)).await;
     denied.map_err(|error| error.to_string())
 }

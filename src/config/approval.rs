@@ -18,7 +18,9 @@ pub struct Approval {
     pub deny_cooldown: Duration,
     /// Questions of one agent that may be open at a time.
     pub max_pending_per_agent: usize,
-    /// Questions that one agent may put in an hour (Ruling 38).
+    /// Questions to one approver that may be open at a time.
+    pub max_pending_per_approver: usize,
+    /// Questions that one agent may put to one approver in an hour (Ruling 38).
     pub prompts_per_hour: usize,
     /// What an agent gets while it is not decided: 503, 402 or 202 (Ruling 39).
     pub pending_status: StatusCode,
@@ -42,6 +44,7 @@ impl Default for Approval {
             ttl: Duration::from_secs(300),
             deny_cooldown: Duration::from_secs(300),
             max_pending_per_agent: 3,
+            max_pending_per_approver: 5,
             prompts_per_hour: 10,
             pending_status: StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -65,6 +68,7 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
         count.map_or(default, |count| usize::try_from(count).unwrap_or(default))
     };
     let max_pending_per_agent = count("max_pending_per_agent", default.max_pending_per_agent);
+    let max_pending_per_approver = count("max_pending_per_approver", default.max_pending_per_approver);
     let prompts_per_hour = count("prompts_per_hour", default.prompts_per_hour);
     let pending_status = section
         .take("pending_status")
@@ -77,6 +81,7 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
         ttl,
         deny_cooldown,
         max_pending_per_agent,
+        max_pending_per_approver,
         prompts_per_hour,
         pending_status,
     }

@@ -12,7 +12,7 @@ use crate::approval::Intent as Question;
 use crate::approval::intent::Asked;
 use crate::approve::Denial;
 use crate::body::Progress;
-use crate::consider::{self, Course};
+use crate::consider::{self, Course, Intent};
 use crate::exchange::unreachable;
 use crate::hop::{self, Upgrading};
 use crate::ledger::{Arming, Reservation};
@@ -78,28 +78,32 @@ impl Purchase {
         }
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
         let (method, sha256) = (&self.head.method, &self.replay.sha256);
-        let current = match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone()) {
-            Course::Buy(intent) => *intent,
+        let decided = consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone());
+        match decided {
+            Course::Buy(current) => {
+                let same_offer = current.offer.sha256 == self.intent.offer.sha256;
+                if !same_offer || !consider::still_holds(&self.proxy, &self.intent) {
+                    return Err(NotBought::Reconsidered(current));
+                }
+            }
             // The challenge has run out meanwhile: the site has a fresh one.
             Course::PassOn(_) => return Err(self.asked_again().await?),
             Course::Refuse(problem) => return Err(problem.into()),
-        };
-        if current.offer.sha256 != self.intent.offer.sha256 {
-            return Err(NotBought::Reconsidered(Box::new(current)));
         }
+        let Intent { offer, plan, .. } = &self.intent;
         debug_assert_eq!(approved.hash(), taken.intent().hash());
         let rid = taken.id();
         let held = self.proxy.ledger.get(rid).await.ok().flatten();
         let held = held.and_then(|payment| payment.terms());
         // More than the intent says is fixed with the hold: a facilitator, a cap on fees, what it counts as.
-        if held.is_none_or(|held| held != terms(&current.offer, current.plan.usd)) {
+        if held.is_none_or(|held| held != terms(offer, plan.usd)) {
             questions.withdraw(taken).await;
             return Err(changed().into());
         }
         let permission = self.permission().await?;
         let arming = Arming {
             arm: self.arm()?,
-            charges: current.plan.charges,
+            charges: plan.charges.clone(),
             approval: Some(rid.to_string()),
         };
         let armed = self.proxy.ledger.arm(rid, arming).await;
@@ -216,6 +220,13 @@ impl Purchase {
                 format!(
                     "{open} questions of {agent} wait for a person already, and no more are put. Nothing was paid. Finish those \
                      first, or raise max_pending_per_agent under [approval] in bursar.toml."
+                ),
+                super::STORE_RETRY,
+            ),
+            NotAsked::TooManyOpenTo(open) => busy(
+                format!(
+                    "{open} questions wait for the same person already, and no more are put. Nothing was paid. The operator can \
+                     raise max_pending_per_approver under [approval] in bursar.toml."
                 ),
                 super::STORE_RETRY,
             ),

@@ -86,6 +86,10 @@ impl Questions {
     /// A question of an earlier run.
     pub(super) async fn take_up(&self, live: ApprovalRow) {
         let ApprovalRow { id, rid, agent, .. } = live;
+        if live.backend != self.0.backend.name() {
+            tracing::error!(approval = %id, asked = live.backend, "bursar.toml asks by another way now; the payment is given up");
+            return self.give_up(id, rid, "error:other_backend").await;
+        }
         let kept = kept::read(&self.0.folder, id);
         let question = kept.as_ref().and_then(Kept::question).filter(|question| {
             // The books say what was asked; a file that says otherwise is not it.

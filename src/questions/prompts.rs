@@ -1,4 +1,4 @@
-//! How often an agent has had somebody asked (Ruling 38, threats 4.3): a person who is asked all the time stops reading.
+//! How often an agent has had an approver asked (Ruling 38, threats 4.3): a person who is asked all the time stops reading.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use jiff::{SignedDuration, Timestamp};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-/// The moments of the last hour, by agent.
+/// The moments of the last hour, by agent and approver.
 #[derive(Default)]
-pub struct Prompts(HashMap<String, VecDeque<Timestamp>>);
+pub struct Prompts(HashMap<(String, String), VecDeque<Timestamp>>);
 
 impl Prompts {
     /// One more; or how long until there may be one more.
-    pub fn note(&mut self, agent: &str, most: usize, now: Timestamp) -> Result<(), Duration> {
-        let asked = self.0.entry(agent.to_owned()).or_default();
+    pub fn note(&mut self, by: (String, String), most: usize, now: Timestamp) -> Result<(), Duration> {
+        let asked = self.0.entry(by).or_default();
         // A clock that went back must not keep an agent out for longer than an hour.
         asked.retain(|at| now.duration_since(*at).abs() < HOUR);
         if asked.len() >= most {
@@ -35,12 +35,13 @@ mod tests {
     #[test]
     fn an_agent_asks_so_often_an_hour_and_another_agent_too() {
         let mut prompts = Prompts::default();
+        let by = |agent: &str| (agent.to_owned(), "operator".to_owned());
         let at = |minute: i64| Timestamp::from_second(1_800_000_000 + minute * 60).unwrap();
-        assert_eq!(prompts.note("a", 2, at(0)), Ok(()));
-        assert_eq!(prompts.note("a", 2, at(10)), Ok(()));
-        assert_eq!(prompts.note("a", 2, at(15)), Err(Duration::from_secs(45 * 60)));
-        assert_eq!(prompts.note("b", 2, at(15)), Ok(()));
-        assert_eq!(prompts.note("a", 2, at(60)), Ok(()));
-        assert_eq!(prompts.note("a", 2, at(61)), Err(Duration::from_secs(9 * 60)));
+        assert_eq!(prompts.note(by("a"), 2, at(0)), Ok(()));
+        assert_eq!(prompts.note(by("a"), 2, at(10)), Ok(()));
+        assert_eq!(prompts.note(by("a"), 2, at(15)), Err(Duration::from_secs(45 * 60)));
+        assert_eq!(prompts.note(by("b"), 2, at(15)), Ok(()));
+        assert_eq!(prompts.note(by("a"), 2, at(60)), Ok(()));
+        assert_eq!(prompts.note(by("a"), 2, at(61)), Err(Duration::from_secs(9 * 60)));
     }
 }
