@@ -1,5 +1,6 @@
 //! Puts the parts together, accepts agents, keeps watch over the files, and ends in order.
 
+mod approvals;
 mod parts;
 
 use std::collections::HashMap;
@@ -42,9 +43,9 @@ use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs};
 use crate::tls::upstream::TrustError;
 use crate::upstream::Upstreams;
 use crate::via::Via;
+use approvals::{OpenQuestionsError, open_questions};
 use parts::tls_acceptor;
 pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
-use parts::{OpenQuestionsError, open_questions};
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
 const BACKLOG: u32 = 1024;
@@ -186,7 +187,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         tasks: tasks.clone(),
         stop: stop.clone(),
     };
-    let questions = open_questions(&config, around).await?;
+    let questions = open_questions(&config, home, &tls, around).await?;
     // What only waits for a person is not paid yet: the same request again goes on with it.
     let waits = |rid| questions.as_ref().is_some_and(|questions| questions.holds(rid));
     let held = held.into_iter().filter(|hold| !waits(hold.rid)).collect();

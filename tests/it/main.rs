@@ -19,6 +19,7 @@ mod uploads;
 // Money.
 mod answers;
 mod approvals;
+mod approvals_ciba;
 mod canary;
 mod chain;
 mod crash;

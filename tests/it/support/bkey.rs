@@ -1,6 +1,9 @@
 //! A BKey on loopback: its endpoints as its OpenAPI and its SDKs have them, keys of its own, and faults on the way to it. That it
 //! is like BKey says `bkey-sdk`, which works with it (tests/ciba.rs).
 
+// Two programs of tests use it, each its part.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -95,6 +98,10 @@ struct State {
     keys_max_age: Option<u64>,
     issuer: Option<String>,
     subject: String,
+    /// Between two looks, by its word.
+    interval: u64,
+    /// What its tokens say besides.
+    claims: Value,
     keys: Vec<Key>,
     /// Whether the newest key is in the document.
     hidden: bool,
@@ -127,6 +134,8 @@ impl FakeBkey {
             keys_max_age: None,
             issuer: None,
             subject: APPROVER.to_owned(),
+            interval: 5,
+            claims: json!({}),
             keys: vec![key("k1")],
             hidden: false,
             agent_tokens: Vec::new(),
@@ -221,6 +230,20 @@ impl FakeBkey {
     /// Whom tokens name.
     pub fn answers_as(&self, subject: &str) {
         subject.clone_into(&mut self.state.lock().unwrap().subject);
+    }
+
+    pub fn looks_are_every(&self, seconds: u64) {
+        self.state.lock().unwrap().interval = seconds;
+    }
+
+    /// Beside what tokens always say.
+    pub fn tokens_say(&self, claims: Value) {
+        self.state.lock().unwrap().claims = claims;
+    }
+
+    /// Handles, oldest first.
+    pub fn handles(&self) -> Vec<String> {
+        self.state.lock().unwrap().asked.keys().cloned().collect()
     }
 
     /// What its metadata says that it is.
@@ -381,7 +404,7 @@ impl State {
             spent: false,
         };
         self.asked.insert(handle.clone(), asked);
-        ok(&json!({ "auth_req_id": handle, "expires_in": expiry, "interval": 5 }))
+        ok(&json!({ "auth_req_id": handle, "expires_in": expiry, "interval": self.interval }))
     }
 
     fn look(&mut self, form: &BTreeMap<String, String>) -> Answer {
@@ -397,7 +420,10 @@ impl State {
             Some(Decision::Approved) => {
                 asked.spent = true;
                 let scope = asked.question["scope"].clone();
-                let token = self.signed_with(&json!({ "sub": self.subject, "scope": scope }));
+                let mut claims = self.claims.clone();
+                claims["sub"] = json!(self.subject);
+                claims["scope"] = scope.clone();
+                let token = self.signed_with(&claims);
                 self.tokens.push(token.clone());
                 let mut answer = json!({
                     "access_token": token, "token_type": "Bearer", "expires_in": 300, "scope": scope,
@@ -422,7 +448,9 @@ impl State {
         claims["iss"] = json!(self.base);
         claims["aud"] = json!(CLIENT_ID);
         claims["client_id"] = json!(CLIENT_ID);
-        claims["jti"] = json!(format!("jti-{}-{}", self.tokens.len(), self.agent_tokens.len()));
+        if claims.get("jti").is_none() {
+            claims["jti"] = json!(format!("jti-{}-{}", self.tokens.len(), self.agent_tokens.len()));
+        }
         claims["iat"] = json!(now);
         claims["exp"] = json!(now + 300);
         let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": key.kid });
