@@ -404,3 +404,63 @@ bursar.toml:3:18: upstream.allow_private: "10.0.0.1/8" has address bits behind i
 "#,
     );
 }
+
+#[test]
+fn an_identity_server_half_described() {
+    operator_says(
+        r#"
+[approval]
+backend = "ciba"
+[approval.ciba]
+style = "standard"
+client_id = "bursar"
+delivery = "ping"
+algs = ["RS256"]
+client_auth = "private_key_jwt"
+"#,
+        r#"
+@"#,
+    );
+}
+
+#[test]
+fn a_secret_where_its_source_should_stand() {
+    operator_says(
+        r#"
+[approval.ciba]
+client_id = "bkey_client_1"
+client_secret = "bkey_secret_hunter2"
+[approval.keyra]
+base_url = "http://keyra.example.com"
+api_key = "sk_live_hunter2"
+"#,
+        r#"
+@"#,
+    );
+}
+
+#[test]
+fn calls_that_nothing_would_hear() {
+    operator_says(
+        r#"
+[approval]
+backend = "keyra"
+[approval.keyra]
+base_url = "https://keyra.example.com"
+api_key = "env:KEYRA_API_KEY"
+webhook_secret = "env:KEYRA_WEBHOOK_SECRET"
+trust = "blind"
+"#,
+        r#"
+@"#,
+    );
+    operator_says(
+        r#"
+[approval]
+backend = "keyra"
+callbacks = "0.0.0.0:8403"
+"#,
+        r#"
+@"#,
+    );
+}

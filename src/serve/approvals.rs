@@ -6,6 +6,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret;
 use thiserror::Error;
 
+use super::callbacks::Caller;
 use crate::approval::token::Alg;
 use crate::approve::ciba::Ciba;
 use crate::approve::ciba::bkey::{BkeyAgent, BkeyError, ProfilesFile};
@@ -23,18 +24,25 @@ use crate::ledger::{ApprovalStep, Ledger, LedgerError, Outcome};
 use crate::questions::{Asks, Questions, Surroundings};
 use crate::tls::upstream::UpstreamTls;
 
+/// Who is asked about payments.
+pub(super) struct Opened {
+    pub questions: Questions,
+    /// Who may say that there is an answer.
+    pub caller: Option<Caller>,
+}
+
 /// Who is asked about payments, if bursar.toml names somebody; with what an earlier run has asked.
 pub(super) async fn open_questions(
     config: &Config,
     home: &Home,
     tls: &Arc<UpstreamTls>,
     around: Surroundings,
-) -> Result<Option<Questions>, OpenQuestionsError> {
+) -> Result<Option<Opened>, OpenQuestionsError> {
     let backend = &config.approval.backend;
     if *backend != Backend::None && matches!(config.store, Store::Shared(_)) {
         return Err(OpenQuestionsError::SharedStore);
     }
-    let asks = match backend {
+    let (asks, caller) = match backend {
         Backend::None => {
             abandon(&*around.ledger).await;
             return Ok(None);
@@ -44,7 +52,8 @@ pub(super) async fn open_questions(
                 "the operator approves payments over the admin socket: agents must run under another uid than bursar, or nothing \
                  stops them from approving their own"
             );
-            Asks::Operator(Arc::new(Operator::new(around.clock.clone())))
+            let operator = Operator::new(around.clock.clone());
+            (Asks::Operator(Arc::new(operator)), None)
         }
         Backend::Ciba(written) => {
             let (settings, approver) = ciba_settings(written, home)?;
@@ -53,26 +62,22 @@ pub(super) async fn open_questions(
                 client_id = settings.client_id,
                 "payments are approved over CIBA"
             );
-            let ciba = Ciba::new(settings, Tokens, tls.clone(), around.clock.clone());
-            Asks::Service {
-                backend: Arc::new(ciba),
-                approver,
-            }
+            let backend = Arc::new(Ciba::new(settings, Tokens, tls.clone(), around.clock.clone()));
+            let caller = Caller::Ciba(backend.clone());
+            (Asks::Service { backend, approver }, Some(caller))
         }
         Backend::Keyra(written) => {
             let settings = keyra_settings(written, home)?;
             tracing::info!(service = %written.base_url, "payments are approved over KEYRA");
-            let keyra = Keyra::new(settings, tls.clone(), around.clock.clone());
-            Asks::Service {
-                backend: Arc::new(keyra),
-                approver: written.approver.clone(),
-            }
+            let backend = Arc::new(Keyra::new(settings, tls.clone(), around.clock.clone()));
+            let (caller, approver) = (Caller::Keyra(backend.clone()), written.approver.clone());
+            (Asks::Service { backend, approver }, Some(caller))
         }
     };
     home::create_folder(&around.folder)?;
     let questions = Questions::new(asks, config.approval.clone(), around);
     questions.resume().await?;
-    Ok(Some(questions))
+    Ok(Some(Opened { questions, caller }))
 }
 
 /// With who is asked where limits.toml names nobody.

@@ -2,8 +2,12 @@
 //! sign for this person and this payment is not paid (Rulings 39 to 46).
 
 use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::agent::{Agent, Page};
 use crate::support::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey};
@@ -293,4 +297,59 @@ async fn evidence_that_somebody_changed_says_so() {
     assert_eq!(shown(&bursar, id)["approval_check"]["verified"], "no");
     let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
     assert!(text.contains("verified        no: "), "{text}");
+}
+
+/// The status of a ping.
+async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 {
+    let body = json!({ "auth_req_id": handle }).to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_ping_wakes_and_decides_nothing() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    fake.is_standard();
+    fake.looks_are_every(60);
+    let config = format!(
+        "[approval]\nbackend = \"ciba\"\nhold_s = 60\ncallbacks = \"127.0.0.1:0\"\n[approval.ciba]\nstyle = \"standard\"\n\
+         issuer = \"{}\"\nclient_id = \"{CLIENT_ID}\"\nclient_secret = \"file:bkey-secret\"\nclient_auth = \"post\"\n\
+         approver = \"{APPROVER}\"\ndelivery = \"ping\"\n",
+        fake.base
+    );
+    let home = setup().trust(&origin.ca_pem).limits(LIMITS).config(&config).home();
+    write_secret(&home, "bkey-secret", CLIENT_SECRET);
+    let bursar = home.serve();
+    let (waiting, handle) = asked(&bursar, &origin, &fake).await;
+    let began = Instant::now();
+    let (to, path) = (bursar.callbacks(), "/approvals/ciba/ping");
+    let token = fake.questions()[0]["client_notification_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    eventually("the question to be open", || {
+        bursar.log().contains("a person is asked").then_some(())
+    })
+    .await;
+    assert_eq!(ping(to, path, "guessed", &handle).await, 401);
+    assert_eq!(ping(to, path, &token, "ciba_9999").await, 401);
+    assert_eq!(ping(to, "/", &token, &handle).await, 404);
+    assert_eq!(ping(to, "/approvals/keyra/webhook", &token, &handle).await, 404);
+    assert_eq!(fake.count(Call::Look), 0);
+
+    fake.decide(&handle, Decision::Approved);
+    assert_eq!(ping(to, path, &token, &handle).await, 204);
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert!(began.elapsed() < Duration::from_secs(40), "it was not woken");
+    assert_eq!(origin.payments().len(), 1);
+    // The question has ended, and its token with it.
+    assert_eq!(ping(to, path, &token, &handle).await, 401);
 }

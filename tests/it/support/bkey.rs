@@ -100,6 +100,8 @@ struct State {
     subject: String,
     /// Between two looks, by its word.
     interval: u64,
+    /// Takes a question as a form, and offers to ping.
+    standard: bool,
     /// What its tokens say besides.
     claims: Value,
     keys: Vec<Key>,
@@ -135,6 +137,7 @@ impl FakeBkey {
             issuer: None,
             subject: APPROVER.to_owned(),
             interval: 5,
+            standard: false,
             claims: json!({}),
             keys: vec![key("k1")],
             hidden: false,
@@ -232,6 +235,11 @@ impl FakeBkey {
         subject.clone_into(&mut self.state.lock().unwrap().subject);
     }
 
+    /// As servers do that follow CIBA to the letter.
+    pub fn is_standard(&self) {
+        self.state.lock().unwrap().standard = true;
+    }
+
     pub fn looks_are_every(&self, seconds: u64) {
         self.state.lock().unwrap().interval = seconds;
     }
@@ -326,6 +334,7 @@ impl State {
             Call::LogIn | Call::Look if !is_client(form) => error(401, "invalid_client"),
             Call::LogIn => self.log_in(),
             Call::Look => self.look(form),
+            Call::Ask if self.standard && is_client(form) => self.ask_standard(form),
             Call::Ask if kind != "application/json" => error(400, "invalid_request"),
             Call::Ask => self.ask(headers, body),
             Call::Other => error(400, "unsupported_grant_type"),
@@ -343,7 +352,7 @@ impl State {
             "backchannel_authentication_endpoint": format!("{base}/oauth/bc-authorize"),
             "revocation_endpoint": format!("{base}/oauth/revoke"),
             "grant_types_supported": ["client_credentials", "refresh_token", "urn:openid:params:grant-type:ciba"],
-            "backchannel_token_delivery_modes_supported": ["poll"],
+            "backchannel_token_delivery_modes_supported": if self.standard { json!(["poll", "ping"]) } else { json!(["poll"]) },
             "token_endpoint_auth_methods_supported": ["client_secret_post"],
             "scopes_supported": ["openid", "approve:action", "approve:payment"],
             "response_types_supported": [],
@@ -405,6 +414,17 @@ impl State {
         };
         self.asked.insert(handle.clone(), asked);
         ok(&json!({ "auth_req_id": handle, "expires_in": expiry, "interval": self.interval }))
+    }
+
+    fn ask_standard(&mut self, form: &BTreeMap<String, String>) -> Answer {
+        let handle = format!("ciba_{:04}", self.asked.len() + 1);
+        let asked = Asked {
+            question: json!(form),
+            decision: self.decided.pop_front(),
+            spent: false,
+        };
+        self.asked.insert(handle.clone(), asked);
+        ok(&json!({ "auth_req_id": handle, "expires_in": 300, "interval": self.interval }))
     }
 
     fn look(&mut self, form: &BTreeMap<String, String>) -> Answer {
