@@ -101,9 +101,13 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
     ]);
     let described = Described { ciba, keyra };
     let backend = chosen.and_then(|entry| backend(&entry, &described, callbacks));
+    let mut secrets = described.secrets();
+    if let (None, Some(Backend::Ciba(ciba))) = (&described.ciba, &backend) {
+        secrets.extend(ciba.secrets());
+    }
     Approval {
         callbacks,
-        secrets: described.secrets(),
+        secrets,
         backend: backend.unwrap_or_default(),
         hold,
         ttl,
@@ -136,7 +140,7 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
         "ciba" => {
             let ciba = described.ciba.clone().unwrap_or_else(|| Some(Ciba::default()))?;
             match (ciba.delivery, callbacks) {
-                (Delivery::Ping, None) => unheard(entry, "approval.ciba.delivery is \"ping\""),
+                (Delivery::Ping, None) => unheard(entry, "approval.ciba.delivery is \"ping\"", "write delivery = \"poll\""),
                 _ => Some(Backend::Ciba(Box::new(ciba))),
             }
         }
@@ -148,7 +152,7 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
             Some(keyra) => {
                 let keyra = keyra.clone()?;
                 match (&keyra.webhook_secret, callbacks) {
-                    (Some(_), None) => unheard(entry, "approval.keyra.webhook_secret is set"),
+                    (Some(_), None) => unheard(entry, "approval.keyra.webhook_secret is set", "leave webhook_secret out"),
                     _ => Some(Backend::Keyra(Box::new(keyra))),
                 }
             }
@@ -162,10 +166,10 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
     }
 }
 
-fn unheard(entry: &Entry<'_>, what: &str) -> Option<Backend> {
+fn unheard(entry: &Entry<'_>, what: &str, instead: &str) -> Option<Backend> {
     entry.reject(
         format!("{what}, and nothing listens for it"),
-        "Write callbacks = \"127.0.0.1:8403\" below [approval]; answers are found without it too.".to_owned(),
+        format!("Write callbacks = \"127.0.0.1:8403\" below [approval], or {instead}: answers are found all the same."),
     )
 }
 
