@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::support::agent::{Agent, Page};
 use crate::support::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey};
-use crate::support::bursar::{Bursar, Home, eventually, setup};
+use crate::support::bursar::{Bursar, Home, bin, eventually, setup};
 use crate::support::origin::Origin;
 use crate::support::seller;
 
@@ -352,4 +353,42 @@ async fn a_ping_wakes_and_decides_nothing() {
     assert_eq!(origin.payments().len(), 1);
     // The question has ended, and its token with it.
     assert_eq!(ping(to, path, &token, &handle).await, 401);
+}
+
+#[tokio::test]
+async fn the_client_that_bkeys_tools_know_is_enough() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let home = setup()
+        .trust(&origin.ca_pem)
+        .limits(LIMITS)
+        .config("[approval]\nbackend = \"ciba\"\nhold_s = 60\n")
+        .home();
+    let serve = |known: &[(&str, &str)]| {
+        let mut command = Command::new(bin());
+        // Nothing of whoever runs the tests.
+        command.env("HOME", home.path()).env_remove("BKEY_PROFILE");
+        command.envs(known.iter().copied());
+        command
+    };
+    let half = serve(&[("BKEY_CLIENT_ID", CLIENT_ID)]);
+    let whole = serve(&[
+        ("BKEY_CLIENT_ID", CLIENT_ID),
+        ("BKEY_CLIENT_SECRET", CLIENT_SECRET),
+        ("BKEY_API_URL", &fake.base),
+        ("BKEY_USER_DID", APPROVER),
+    ]);
+    let Err((home, _)) = home.try_serve_by(half) else {
+        panic!("it started without a secret");
+    };
+    let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
+    assert!(
+        log.contains("[approval.ciba]: BKEY_CLIENT_ID and BKEY_CLIENT_SECRET"),
+        "{log}"
+    );
+
+    let bursar = home.serve_by(whole);
+    let (waiting, handle) = asked(&bursar, &origin, &fake).await;
+    assert_eq!(fake.questions()[0]["login_hint"], APPROVER);
+    fake.decide(&handle, Decision::Approved);
+    assert_eq!(waiting.await.unwrap().status, 200);
 }
