@@ -7,6 +7,7 @@ mod example;
 pub mod keyra;
 pub mod notify;
 pub mod operator;
+pub mod tokens;
 
 use std::pin::Pin;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Puts the parts together, accepts agents, keeps watch over the files, and ends in order.
 
+mod approvals;
+mod callbacks;
 mod parts;
 
 use std::collections::HashMap;
@@ -23,6 +25,7 @@ use crate::approve::notify::Notify;
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
 use crate::clock::SharedClock;
+use crate::config::approval::Backend;
 use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::doubts::Doubts;
@@ -42,9 +45,9 @@ use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs};
 use crate::tls::upstream::TrustError;
 use crate::upstream::Upstreams;
 use crate::via::Via;
+use approvals::{OpenQuestionsError, Opened, open_questions};
 use parts::tls_acceptor;
 pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
-use parts::{OpenQuestionsError, open_questions};
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
 const BACKLOG: u32 = 1024;
@@ -82,6 +85,8 @@ pub enum StartError {
     NotAccepted(#[from] NotAccepted),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {address}, as `callbacks` under [approval] says: {source}")]
+    Callbacks { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
     Random(io::Error),
     #[error("cannot open the admin socket {path}: {source}{}", shorter(path), path = path.display())]
@@ -152,10 +157,14 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let address = listener
         .local_addr()
         .map_err(|source| StartError::Listen { address: asked, source })?;
+    let callbacks = open_callbacks(&config)?;
+    // Neither is a site that agents are to reach through the proxy.
+    let own = callbacks.iter().filter_map(|listener| listener.local_addr().ok());
+    let own = [address].into_iter().chain(own).collect();
     let dialer = Dialer::new(
         Arc::new(SystemResolver),
         config.upstream.allow_private.clone(),
-        vec![address],
+        own,
         Patience {
             resolve: config.timeouts.dns,
             connect: config.timeouts.dial,
@@ -186,7 +195,14 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         tasks: tasks.clone(),
         stop: stop.clone(),
     };
-    let questions = open_questions(&config, around).await?;
+    let (questions, caller) = match open_questions(&config, home, &tls, around).await? {
+        Some(Opened { questions, caller }) => (Some(questions), caller),
+        None => (None, None),
+    };
+    if let (Some(listener), Some(caller), Some(questions)) = (callbacks, caller, &questions) {
+        let hearing = callbacks::serve(listener, caller, questions.clone(), tasks.clone(), stop.clone());
+        tasks.spawn(hearing);
+    }
     // What only waits for a person is not paid yet: the same request again goes on with it.
     let waits = |rid| questions.as_ref().is_some_and(|questions| questions.holds(rid));
     let held = held.into_iter().filter(|hold| !waits(hold.rid)).collect();
@@ -305,16 +321,31 @@ impl Running {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let failed = |source| StartError::Listen { address, source };
+    bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+/// Where a backend may say that there is an answer, if there is one that does.
+fn open_callbacks(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let address = match (config.approval.callbacks, &config.approval.backend) {
+        (None, _) | (_, Backend::None | Backend::Operator) => return Ok(None),
+        (Some(address), Backend::Ciba(_) | Backend::Keyra(_)) => address,
+    };
+    let failed = |source| StartError::Callbacks { address, source };
+    let listener = bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, "calls of the approval backend are heard");
+    Ok(Some(listener))
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()
     } else {
         TcpSocket::new_v6()
-    }
-    .map_err(failed)?;
-    socket.set_reuseaddr(true).map_err(failed)?;
-    socket.bind(address).map_err(failed)?;
-    socket.listen(BACKLOG).map_err(failed)
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: Option<TlsAcceptor>) {

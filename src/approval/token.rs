@@ -346,6 +346,10 @@ impl Alg {
             Self::Ed25519 => "Ed25519",
         }
     }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::EdDsa, Self::Ed25519].into_iter().find(|alg| alg.name() == name)
+    }
 }
 
 #[cfg(test)]

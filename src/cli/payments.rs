@@ -153,6 +153,8 @@ struct Shown<'a> {
     payment: &'a PaymentRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_record: Option<&'a Kept>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_check: Option<super::approvals::Checked>,
 }
 
 impl Show {
@@ -165,6 +167,7 @@ impl Show {
             print_json(&Shown {
                 payment: &payment,
                 approval_record: approval.as_ref(),
+                approval_check: approval.as_ref().and_then(super::approvals::checked),
             })?;
         } else {
             let approval = approval.as_ref().map(super::approvals::record).unwrap_or_default();

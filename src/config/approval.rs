@@ -1,10 +1,18 @@
 //! `[approval]` of bursar.toml: who is asked above a threshold of limits.toml, and how long everybody waits.
 
+pub mod ciba;
+pub mod keyra;
+
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::StatusCode;
 
+use super::secret::SecretSource;
 use super::section::{Entry, Section};
+use crate::approve::ciba::settings::Delivery;
+use ciba::Ciba;
+use keyra::Keyra;
 
 /// How a person is asked (approvals digest §7, §9).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,16 +32,24 @@ pub struct Approval {
     pub prompts_per_hour: usize,
     /// What an agent gets while it is not decided: 503, 402 or 202 (Ruling 39).
     pub pending_status: StatusCode,
+    /// Where backends may say that there is an answer (digest §2.7).
+    pub callbacks: Option<SocketAddr>,
+    /// Of every backend that is described, chosen or not: agents get none of them.
+    pub secrets: Vec<SecretSource>,
 }
 
 /// Who is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
     /// Nobody: what needs approval is refused.
     #[default]
     None,
     /// Whoever runs `bursar approve` on this machine.
     Operator,
+    /// A person, over an identity server.
+    Ciba(Box<Ciba>),
+    /// A person, over KEYRA.
+    Keyra(Box<Keyra>),
 }
 
 impl Default for Approval {
@@ -47,13 +63,20 @@ impl Default for Approval {
             max_pending_per_approver: 5,
             prompts_per_hour: 10,
             pending_status: StatusCode::SERVICE_UNAVAILABLE,
+            callbacks: None,
+            secrets: Vec::new(),
         }
     }
 }
 
 pub(super) fn approval(mut section: Section<'_>) -> Approval {
     let default = Approval::default();
-    let backend = section.take("backend").and_then(|entry| backend(&entry));
+    let chosen = section.take("backend");
+    let ciba_entry = section.take("ciba").map(Entry::holding_secrets);
+    let keyra_entry = section.take("keyra").map(Entry::holding_secrets);
+    let ciba = ciba_entry.as_ref().map(ciba::ciba);
+    let keyra = keyra_entry.as_ref().map(keyra::keyra);
+    let callbacks = callbacks(&mut section);
     let mut seconds = |key, range, default| {
         let entry = section.take(key);
         let seconds = entry.and_then(|entry: Entry<'_>| entry.integer(range));
@@ -74,8 +97,21 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
         .take("pending_status")
         .and_then(|entry| pending_status(&entry))
         .unwrap_or(default.pending_status);
-    section.close(&[("hold", "The key is `hold_s`."), ("ttl", "The key is `ttl_s`.")]);
+    section.close(&[
+        ("hold", "The key is `hold_s`."),
+        ("ttl", "The key is `ttl_s`."),
+        ("approver", "Write it below [approval.ciba] or [approval.keyra]."),
+        ("issuer", "Write it below [approval.ciba]."),
+    ]);
+    let described = Described { ciba, keyra };
+    let backend = chosen.and_then(|entry| backend(&entry, &described, callbacks));
+    let mut secrets = described.secrets();
+    if let (None, Some(Backend::Ciba(ciba))) = (&described.ciba, &backend) {
+        secrets.extend(ciba.secrets());
+    }
     Approval {
+        callbacks,
+        secrets,
         backend: backend.unwrap_or_default(),
         hold,
         ttl,
@@ -87,14 +123,76 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
     }
 }
 
-fn backend(entry: &Entry<'_>) -> Option<Backend> {
+/// The sections of the backends. `Some(None)`: one with mistakes, which are reported.
+struct Described {
+    ciba: Option<Option<Ciba>>,
+    keyra: Option<Option<Keyra>>,
+}
+
+impl Described {
+    fn secrets(&self) -> Vec<SecretSource> {
+        let ciba = self.ciba.iter().flatten().flat_map(Ciba::secrets);
+        let keyra = self.keyra.iter().flatten().flat_map(Keyra::secrets);
+        ciba.chain(keyra).collect()
+    }
+}
+
+fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAddr>) -> Option<Backend> {
     match entry.text()? {
         "none" => Some(Backend::None),
         "operator" => Some(Backend::Operator),
+        // All of it has a default: BKey, by its own tools.
+        "ciba" => {
+            let ciba = described.ciba.clone().unwrap_or_else(|| Some(Ciba::default()))?;
+            match (ciba.delivery, callbacks) {
+                (Delivery::Ping, None) => unheard(entry, "approval.ciba.delivery is \"ping\"", "write delivery = \"poll\""),
+                _ => Some(Backend::Ciba(Box::new(ciba))),
+            }
+        }
+        "keyra" => match &described.keyra {
+            None => entry.reject(
+                "approval.backend is \"keyra\", and there is no [approval.keyra]".to_owned(),
+                "Add that section with base_url = \"https://…\" and api_key = \"env:KEYRA_API_KEY\".".to_owned(),
+            ),
+            Some(keyra) => {
+                let keyra = keyra.clone()?;
+                match (&keyra.webhook_secret, callbacks) {
+                    (Some(_), None) => unheard(entry, "approval.keyra.webhook_secret is set", "leave webhook_secret out"),
+                    _ => Some(Backend::Keyra(Box::new(keyra))),
+                }
+            }
+        },
         other => entry.reject(
             format!("approval.backend: there is no \"{other}\" in this version"),
-            "Write \"operator\", who is asked by `bursar pending`, or \"none\": then what needs approval is refused."
+            "Write \"operator\", who is asked by `bursar pending`, \"ciba\" or \"keyra\" for a person's own device, or \"none\": \
+             then what needs approval is refused."
                 .to_owned(),
+        ),
+    }
+}
+
+fn unheard(entry: &Entry<'_>, what: &str, instead: &str) -> Option<Backend> {
+    entry.reject(
+        format!("{what}, and nothing listens for it"),
+        format!("Write callbacks = \"127.0.0.1:8403\" below [approval], or {instead}: answers are found all the same."),
+    )
+}
+
+/// Plain HTTP: what authenticates a call is in it, and none of it decides anything. A proxy in front brings TLS.
+fn callbacks(section: &mut Section<'_>) -> Option<SocketAddr> {
+    let (entry, allow_plain) = (section.take("callbacks"), section.take("allow_plain"));
+    let allow_plain = allow_plain.and_then(|entry| entry.boolean()).unwrap_or(false);
+    let entry = entry?;
+    let text = entry.text()?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() || allow_plain => Some(address),
+        Ok(address) => entry.reject(
+            format!("approval.callbacks: {address} can be reached from other machines without TLS"),
+            "Keep it on this machine behind a server that speaks TLS, or write allow_plain = true.".to_owned(),
+        ),
+        Err(_) => entry.reject(
+            format!("approval.callbacks: \"{text}\" is no address to listen on"),
+            "Write an IP address and a port, such as \"127.0.0.1:8403\"; port 0 takes a free one.".to_owned(),
         ),
     }
 }

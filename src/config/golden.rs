@@ -290,7 +290,7 @@ fn what_this_version_does_not_have() {
     operator_says(
         r#"
 [approval]
-backend = "ciba"
+backend = "pager"
 [store]
 url = "postgres://bursar:hunter2@db/bursar"
 [stripe]
@@ -299,10 +299,10 @@ payment_method = "sk_test_hunter2"
 api_base = "http://api.stripe.com"
 "#,
         r#"
-bursar.toml:3:11: approval.backend: there is no "ciba" in this version
-  3 | backend = "ciba"
-    |           ^^^^^^
-  Write "operator", who is asked by `bursar pending`, or "none": then what needs approval is refused.
+bursar.toml:3:11: approval.backend: there is no "pager" in this version
+  3 | backend = "pager"
+    |           ^^^^^^^
+  Write "operator", who is asked by `bursar pending`, "ciba" or "keyra" for a person's own device, or "none": then what needs approval is refused.
 
 bursar.toml:5:7: store.url: a password stands in it
   5 | url = …
@@ -401,6 +401,117 @@ bursar.toml:3:18: upstream.allow_private: "10.0.0.1/8" has address bits behind i
   3 | allow_private = … "10.0.0.1/8"]
     |                   ^^^^^^^^^^^^
   Write "10.0.0.0/8" for the whole range, or "10.0.0.1" for one address.
+"#,
+    );
+}
+
+#[test]
+fn an_identity_server_half_described() {
+    operator_says(
+        r#"
+[approval]
+backend = "ciba"
+[approval.ciba]
+style = "standard"
+client_id = "bursar"
+delivery = "ping"
+algs = ["RS256"]
+client_auth = "private_key_jwt"
+"#,
+        r#"
+bursar.toml:4:11: [approval.ciba] has no `issuer`
+  4 | [approval.ciba]
+    |           ^^^^
+  Write issuer = "https://login.example.com", or leave `style` out for BKey.
+
+bursar.toml:6:1: approval.ciba.client_id stands alone
+  6 | client_id = …
+    | ^^^^^^^^^
+  Write client_secret = "env:NAME" or client_secret = "file:PATH" as well.
+
+bursar.toml:8:9: approval.ciba.algs: bursar verifies Ed25519 signatures alone
+  8 | algs = …
+    |        ^
+  Write "EdDSA", or "Ed25519" for servers that name it so (RFC 9864).
+
+bursar.toml:9:15: approval.ciba.client_auth: "private_key_jwt" is not in this version
+  9 | client_auth = …
+    |               ^
+  Write "post" or "basic".
+"#,
+    );
+}
+
+#[test]
+fn a_secret_where_its_source_should_stand() {
+    operator_says(
+        r#"
+[approval.ciba]
+client_id = "bkey_client_1"
+client_secret = "bkey_secret_hunter2"
+[approval.keyra]
+base_url = "http://keyra.example.com"
+api_key = "sk_live_hunter2"
+"#,
+        r#"
+bursar.toml:4:17: approval.ciba.client_secret does not say where the secret is kept
+  4 | client_secret = …
+    |                 ^
+  Write "env:NAME" or "file:PATH". If the secret itself stood here, take it for known to others and replace it.
+
+bursar.toml:6:12: approval.keyra.base_url: a KEYRA key is sent over https only; plain http is for this machine, such as http://127.0.0.1:8420
+  6 | base_url = …
+    |            ^
+  Write what stands before /v1: base_url = "https://keyra.example.com".
+
+bursar.toml:7:11: approval.keyra.api_key does not say where the secret is kept
+  7 | api_key = …
+    |           ^
+  Write "env:NAME" or "file:PATH". If the secret itself stood here, take it for known to others and replace it.
+"#,
+    );
+}
+
+#[test]
+fn calls_that_nothing_would_hear() {
+    operator_says(
+        r#"
+[approval]
+backend = "keyra"
+[approval.keyra]
+base_url = "https://keyra.example.com"
+api_key = "env:KEYRA_API_KEY"
+webhook_secret = "env:KEYRA_WEBHOOK_SECRET"
+trust = "blind"
+"#,
+        r#"
+bursar.toml:3:11: approval.keyra.webhook_secret is set, and nothing listens for it
+  3 | backend = "keyra"
+    |           ^^^^^^^
+  Write callbacks = "127.0.0.1:8403" below [approval], or leave webhook_secret out: answers are found all the same.
+
+bursar.toml:8:9: approval.keyra.trust: there is no "blind"
+  8 | trust = …
+    |         ^
+  Write "verify" or "status".
+"#,
+    );
+    operator_says(
+        r#"
+[approval]
+backend = "keyra"
+callbacks = "0.0.0.0:8403"
+"#,
+        r#"
+bursar.toml:3:11: approval.backend is "keyra", and there is no [approval.keyra]
+  3 | backend = "keyra"
+    |           ^^^^^^^
+  Add that section with base_url = "https://…" and api_key = "env:KEYRA_API_KEY".
+
+bursar.toml:4:13: approval.callbacks: 0.0.0.0:8403 can be reached from other machines without TLS
+  4 | callbacks = "0.0.0.0:8403"
+    |             ^^^^^^^^^^^^^^
+  Keep it on this machine behind a server that speaks TLS, or write allow_plain = true.
 "#,
     );
 }

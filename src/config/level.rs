@@ -330,16 +330,7 @@ fn approver(entry: &Entry<'_>) -> Option<String> {
             "Keep one, as the approval backend names people: a DID, a subject, a user.".to_owned(),
         );
     }
-    let item = items.first()?;
-    let name = item.text()?;
-    let is_name = |c: char| !c.is_control() && !c.is_whitespace();
-    if name.is_empty() || name.len() > 255 || !name.chars().all(is_name) {
-        return item.reject(
-            format!("{}: \"{name}\" is no approver", entry.path()),
-            "Write the name that the approval backend knows, such as \"did:bkey:z6Mk…\" or \"user-17\".".to_owned(),
-        );
-    }
-    Some(name.to_owned())
+    items.first()?.person()
 }
 
 fn over_limit(entry: &Entry<'_>) -> Option<OverLimit> {

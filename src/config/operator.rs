@@ -176,7 +176,8 @@ impl Config {
             Store::Shared(shared) => shared.password.as_ref(),
             Store::Embedded => None,
         };
-        [wallet, stripe, webhook, store].into_iter().flatten()
+        let kept = [wallet, stripe, webhook, store].into_iter().flatten();
+        kept.chain(&self.approval.secrets)
     }
 }
 

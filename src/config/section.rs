@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnose::{Document, nearest};
+use super::secret::SecretSource;
 use crate::money::MicroUsd;
 
 /// A table of the file, with the keys that were asked for so far.
@@ -205,6 +206,43 @@ impl<'d> Entry<'d> {
             format!("{path}: {number} is a number, and amounts are written as texts"),
             format!("Write {key} = \"{meant}\"."),
         )
+    }
+
+    /// Where a secret is kept. The entry should be [`Entry::holding_secrets`]: the secret itself may stand there.
+    pub(super) fn secret_source(&self) -> Option<SecretSource> {
+        SecretSource::parse(self.text()?).or_else(|| {
+            self.reject(
+                format!("{} does not say where the secret is kept", self.path),
+                "Write \"env:NAME\" or \"file:PATH\". If the secret itself stood here, take it for known to others and \
+                 replace it."
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// A word of a fixed set.
+    pub(super) fn word<T>(&self, parse: impl Fn(&str) -> Option<T>, known: &[&str]) -> Option<T> {
+        let text = self.text()?;
+        parse(text).or_else(|| {
+            let known: Vec<String> = known.iter().map(|word| format!("\"{word}\"")).collect();
+            self.reject(
+                format!("{}: there is no \"{text}\"", self.path),
+                format!("Write {}.", known.join(" or ")),
+            )
+        })
+    }
+
+    /// Somebody, as an approval backend names people.
+    pub(super) fn person(&self) -> Option<String> {
+        let name = self.text()?;
+        let is_name = |c: char| !c.is_control() && !c.is_whitespace();
+        if name.is_empty() || name.len() > 255 || !name.chars().all(is_name) {
+            return self.reject(
+                format!("{}: \"{name}\" is no approver", self.path),
+                "Write the name that the approval backend knows, such as \"did:bkey:z6Mk…\" or \"user-17\".".to_owned(),
+            );
+        }
+        Some(name.to_owned())
     }
 
     /// The items of a list that must have some.

@@ -7,15 +7,11 @@ use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
-use crate::approve::operator::Operator;
 use crate::assets::{Mode, Network};
-use crate::config::approval::Backend;
-use crate::config::operator::{RpcUrl, Store, WalletKey};
+use crate::config::operator::{RpcUrl, WalletKey};
 use crate::config::{Config, SecretError};
 use crate::home::{self, Home, HomeError};
-use crate::ledger::{ApprovalStep, Ledger, LedgerError, Outcome};
 use crate::pay::{Issuer, Tokens, Wallet, WalletError};
-use crate::questions::{Asks, Questions, Surroundings};
 use crate::rpc::Node;
 use crate::stripe::{KeyError, SecretKey, Stripe};
 use crate::tls::leaf::{ListenerTlsError, listener_config};
@@ -84,66 +80,6 @@ pub enum OpenIssuerError {
     File(#[from] HomeError),
     #[error("the key is a live one, which moves money; write live = true under [stripe] if that is meant")]
     Live,
-}
-
-/// Who is asked about payments, if bursar.toml names somebody; with what an earlier run has asked.
-pub(super) async fn open_questions(
-    config: &Config,
-    around: Surroundings,
-) -> Result<Option<Questions>, OpenQuestionsError> {
-    match config.approval.backend {
-        Backend::None => {
-            abandon(&*around.ledger).await;
-            Ok(None)
-        }
-        Backend::Operator if matches!(config.store, Store::Shared(_)) => Err(OpenQuestionsError::SharedStore),
-        Backend::Operator => {
-            tracing::warn!(
-                "the operator approves payments over the admin socket: agents must run under another uid than bursar, or nothing \
-                 stops them from approving their own"
-            );
-            home::create_folder(&around.folder)?;
-            let operator = Arc::new(Operator::new(around.clock.clone()));
-            let questions = Questions::new(Asks::Operator(operator), config.approval.clone(), around);
-            questions.resume().await?;
-            Ok(Some(questions))
-        }
-    }
-}
-
-/// Questions of an earlier run, when nobody can be asked any more: the money is given back.
-async fn abandon(ledger: &dyn Ledger) {
-    let Ok(known) = ledger.approvals().await else {
-        return;
-    };
-    for row in known.live {
-        let (why, outcome) = (
-            "error:no_backend".to_owned(),
-            Outcome::Released { why: "approval-failed" },
-        );
-        let ended = ledger.approval(ApprovalStep::Expired { id: row.id, why }).await;
-        let ended = match ended {
-            Ok(()) => ledger.finish(row.rid, outcome).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = ended {
-            tracing::error!(payment = %row.rid, %error, "a payment that waits for nobody stays held");
-        }
-    }
-}
-
-/// Why nobody can be asked about payments.
-#[derive(Debug, Error)]
-pub enum OpenQuestionsError {
-    #[error(
-        "[approval]: books that several proxies share keep no approvals in this version; write backend = \"none\", or keep \
-         the books in the data directory"
-    )]
-    SharedStore,
-    #[error(transparent)]
-    File(#[from] HomeError),
-    #[error("[approval]: what was asked before cannot be read: {0}")]
-    Books(#[from] LedgerError),
 }
 
 /// Whose certificates sellers may have.

@@ -5,13 +5,14 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use bursar::approve::ciba::Ciba;
 use bursar::approve::ciba::settings::{BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Style};
+use bursar::approve::tokens::Tokens;
 use bursar::approve::{Asked, Backend, Denial, Standing};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET};
-use crate::support::{Checks, client, code, interop, look, question, settings, skip, wait};
+use crate::support::{client, code, interop, look, question, settings, skip, wait};
 
 struct Provider {
     issuer: String,
@@ -85,7 +86,7 @@ impl Drop for Provider {
 const NOWHERE: &str = "https://127.0.0.1:9/ping";
 
 /// A question that is pending, and what the person sees of it once the decision is made.
-async fn decided(provider: &mut Provider, ciba: &Ciba<Checks>, decision: &str, alter: bool) -> (Asked, Value) {
+async fn decided(provider: &mut Provider, ciba: &Ciba<Tokens>, decision: &str, alter: bool) -> (Asked, Value) {
     let mut asked = ciba.start(&question()).await.unwrap();
     // It names no interval.
     assert_eq!(wait(look(ciba, &mut asked).await).as_secs(), 5);
@@ -116,7 +117,7 @@ async fn a_person_approves_what_the_server_signs() {
         panic!()
     };
     assert_eq!(evidence.approver, APPROVER);
-    assert_eq!(evidence.proof["kid"], "provider-1");
+    assert_eq!(evidence.proof["jwk"]["kid"], "provider-1");
     // Spent.
     assert_eq!(code(look(&ciba, &mut asked).await), "token_lost");
 }
@@ -176,7 +177,7 @@ async fn what_the_server_refuses_has_a_name() {
 }
 
 /// A listener like the program's own will be: one call, given to `ping`.
-async fn called(listener: &TcpListener, ciba: &Ciba<Checks>) -> Option<String> {
+async fn called(listener: &TcpListener, ciba: &Ciba<Tokens>) -> Option<String> {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut read = Vec::new();
     let (head, body) = loop {

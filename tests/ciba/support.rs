@@ -1,85 +1,25 @@
-//! A question, a client, and a verifier that stands for the program's own: signature, key, subject, scope, audience, details.
+//! A question, and a client as the program makes it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bursar::approval::{Evidence, EvidenceKind, Intent, Question, intent};
+use bursar::approval::{Intent, Question, intent};
+use bursar::approve::ciba::Ciba;
 use bursar::approve::ciba::discovery::{Issuer, PlainHttp};
-use bursar::approve::ciba::request::SentDetails;
 use bursar::approve::ciba::settings::{
     AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style,
 };
-use bursar::approve::ciba::{Ciba, Presented, Rejected, Verifier};
+use bursar::approve::tokens::Tokens;
 use bursar::approve::{Asked, Backend, Failure, Standing};
 use bursar::challenge;
 use bursar::clock::SystemClock;
 use bursar::ledger::Rid;
 use bursar::tls::upstream::{Trust, UpstreamTls};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, FakeBkey};
-
-pub struct Checks;
-
-impl Verifier for Checks {
-    type Keys = Vec<Value>;
-
-    fn keys(&self, document: &[u8]) -> Option<Vec<Value>> {
-        let document: Value = serde_json::from_slice(document).ok()?;
-        document["keys"].as_array().filter(|keys| !keys.is_empty()).cloned()
-    }
-
-    fn verify(&self, presented: &Presented<'_>, keys: &Vec<Value>) -> Result<Evidence, Rejected> {
-        let malformed = Rejected::Because("malformed");
-        let token = presented.token.expose();
-        let (signed, signature) = token.rsplit_once('.').ok_or(malformed)?;
-        let (header, claims) = signed.split_once('.').ok_or(malformed)?;
-        let bytes = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed);
-        let read = |text: &str| serde_json::from_slice::<Value>(&bytes(text)?).map_err(|_| malformed);
-        let (header, claims) = (read(header)?, read(claims)?);
-        let key = keys.iter().find(|key| key["kid"] == header["kid"]);
-        let key = bytes(key.ok_or(Rejected::UnknownKid)?["x"].as_str().ok_or(malformed)?)?;
-        UnparsedPublicKey::new(&ED25519, key)
-            .verify(signed.as_bytes(), &bytes(signature)?)
-            .map_err(|_| Rejected::Because("bad_signature"))?;
-        let settings = presented.settings;
-        if claims["iss"] != settings.issuer.as_str() {
-            return Err(Rejected::Because("wrong_issuer"));
-        }
-        if claims["aud"] != settings.audience() {
-            return Err(Rejected::Because("wrong_audience"));
-        }
-        if claims["sub"].as_str() != presented.question.intent.member("approver") {
-            return Err(Rejected::Because("wrong_subject"));
-        }
-        let scope = match settings.evidence {
-            EvidenceToken::AccessTokenJwt => claims["scope"].as_str(),
-            EvidenceToken::IdToken => presented.grant.scope.as_deref(),
-        };
-        if !scope.is_some_and(|scope| scope.split(' ').any(|part| part == settings.scope)) {
-            return Err(Rejected::Because("scope_missing"));
-        }
-        if let SentDetails::Authorization(sent) = presented.sent
-            && settings.evidence == EvidenceToken::AccessTokenJwt
-            && claims["authorization_details"] != *sent
-        {
-            return Err(Rejected::Because("binding_mismatch"));
-        }
-        Ok(Evidence {
-            kind: EvidenceKind::SignedToken,
-            approver: claims["sub"].as_str().unwrap_or_default().to_owned(),
-            decided_at: presented.now,
-            good_until: None,
-            replay_key: claims["jti"].as_str().unwrap_or_default().to_owned(),
-            proof: json!({ "token": token, "kid": header["kid"] }),
-        })
-    }
-}
 
 /// One that costs $12.50, put to [`APPROVER`].
 pub fn question() -> Question {
@@ -134,21 +74,21 @@ pub fn settings(issuer: &str, style: Style) -> CibaSettings {
     }
 }
 
-pub fn client(settings: CibaSettings) -> Ciba<Checks> {
+pub fn client(settings: CibaSettings) -> Ciba<Tokens> {
     let tls = UpstreamTls::new(&Trust::default(), Duration::from_secs(10)).unwrap();
-    Ciba::new(settings, Checks, Arc::new(tls), Arc::new(SystemClock))
+    Ciba::new(settings, Tokens, Arc::new(tls), Arc::new(SystemClock))
 }
 
-pub fn of(fake: &FakeBkey) -> Ciba<Checks> {
+pub fn of(fake: &FakeBkey) -> Ciba<Tokens> {
     client(settings(&fake.base, Style::Bkey))
 }
 
 /// The code of a question that could not be put.
-pub async fn refused(ciba: &Ciba<Checks>) -> Failure {
+pub async fn refused(ciba: &Ciba<Tokens>) -> Failure {
     ciba.start(&question()).await.expect_err("it was put")
 }
 
-pub async fn look(ciba: &Ciba<Checks>, asked: &mut Asked) -> Standing {
+pub async fn look(ciba: &Ciba<Tokens>, asked: &mut Asked) -> Standing {
     ciba.poll(&question(), asked).await
 }
 

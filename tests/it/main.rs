@@ -1,5 +1,7 @@
 //! Behaviour, through the real binary, with real clients and servers. Each file is a theme; `support` sets the stage.
 
+#[path = "../keyra_fake/mod.rs"]
+mod keyra_fake;
 #[cfg(feature = "postgres")]
 #[path = "../postgres_cluster/mod.rs"]
 mod postgres_cluster;
@@ -19,6 +21,8 @@ mod uploads;
 // Money.
 mod answers;
 mod approvals;
+mod approvals_ciba;
+mod approvals_keyra;
 mod canary;
 mod chain;
 mod crash;

@@ -1,6 +1,9 @@
 //! A KEYRA of our own making, after its page: over real HTTP, with the approver's device and webhooks, and with every fault that a
 //! service on the net can have. It shares no code with the client.
 
+// Two programs of tests use it, each its part.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -327,10 +330,14 @@ fn signed_by_device(id: &str, order: &Value) -> String {
 
 /// Sends a webhook, signed in hex with `secret`, and returns the status that it was answered with.
 pub async fn send_webhook(to: SocketAddr, secret: &str, event: &[u8]) -> u16 {
+    send_webhook_to(to, "/v1/keyra/webhook", secret, event).await
+}
+
+pub async fn send_webhook_to(to: SocketAddr, path: &str, secret: &str, event: &[u8]) -> u16 {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let signature = alloy_primitives::hex::encode(hmac::sign(&key, event));
     let head = format!(
-        "POST /v1/keyra/webhook HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\nkeyra-signature: {signature}\r\n\
+        "POST {path} HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\nkeyra-signature: {signature}\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n",
         event.len()
     );

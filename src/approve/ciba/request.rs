@@ -83,7 +83,7 @@ pub enum SentDetails {
 }
 
 /// `openid` is always asked for: both SDKs of BKey put it in front, and the standard demands it.
-fn scope(settings: &CibaSettings) -> String {
+pub fn scope(settings: &CibaSettings) -> String {
     match settings.scope.split(' ').any(|part| part == "openid") {
         true => settings.scope.clone(),
         false => format!("openid {}", settings.scope),

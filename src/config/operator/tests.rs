@@ -143,6 +143,47 @@ fn an_rpc_url_shows_its_host_only() {
     );
 }
 
+#[test]
+fn secrets_of_approval_backends_are_known_whichever_is_chosen() {
+    let named = |text: &str| -> Vec<String> { config(text).secrets().map(ToString::to_string).collect() };
+    let written = "[approval.ciba]\nclient_id = \"bursar\"\nclient_secret = \"env:A\"\n[approval.keyra]\n\
+                   base_url = \"https://keyra.example.com\"\napi_key = \"file:b\"\nwebhook_secret = \"env:C\"\n";
+    assert_eq!(named(written), ["env:A", "file:b", "env:C"]);
+    // BKey's own tools name the client then.
+    let of_bkey = ["env:BKEY_CLIENT_ID", "env:BKEY_CLIENT_SECRET", "env:BKEY_ACCESS_TOKEN"];
+    assert_eq!(named("[approval]\nbackend = \"ciba\"\n"), of_bkey);
+    assert_eq!(named("[approval.ciba]\nprofile = \"main\"\n"), of_bkey);
+    assert!(named("[approval]\nbackend = \"operator\"\n").is_empty());
+}
+
+#[test]
+fn what_is_written_of_an_identity_server_is_what_is_read() {
+    use crate::approve::ciba::settings::{ClientAuth, Delivery, Style};
+    use crate::config::approval::Backend;
+    let text = "[approval]\nbackend = \"ciba\"\ncallbacks = \"127.0.0.1:0\"\n[approval.ciba]\nstyle = \"standard\"\n\
+                issuer = \"https://login.example.com/\"\nclient_id = \"bursar\"\nclient_secret = \"env:A\"\n\
+                delivery = \"ping\"\nhosts = \"Keys.example.com\"\nalgs = [\"Ed25519\"]\n";
+    let Backend::Ciba(ciba) = config(text).approval.backend else {
+        panic!("another backend");
+    };
+    assert_eq!(ciba.issuer.unwrap().as_str(), "https://login.example.com");
+    assert_eq!((ciba.style, ciba.delivery), (Style::Standard, Delivery::Ping));
+    // What OpenID Connect has servers assume; BKey takes the other.
+    assert_eq!(ciba.client_auth, ClientAuth::Basic);
+    assert_eq!(ciba.hosts, ["keys.example.com"]);
+    rejects(
+        &text.replace("style = \"standard\"", "style = \"bkey\""),
+        "BKey calls nobody",
+    );
+    rejects(&text.replace("callbacks", "hold_s = 1\n#"), "nothing listens for it");
+    rejects(&format!("{text}require_bound_details = true\n"), "no details are sent");
+    rejects(
+        &format!("{text}scope = \"approve:payment openid\"\n"),
+        "this is no scope",
+    );
+    rejects(&format!("{text}approver = \"two people\"\n"), "no approver");
+}
+
 proptest::proptest! {
     /// Whatever surrounds it, a secret in the place of its source is not repeated.
     #[test]

@@ -1,6 +1,9 @@
 //! A BKey on loopback: its endpoints as its OpenAPI and its SDKs have them, keys of its own, and faults on the way to it. That it
 //! is like BKey says `bkey-sdk`, which works with it (tests/ciba.rs).
 
+// Two programs of tests use it, each its part.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -95,6 +98,12 @@ struct State {
     keys_max_age: Option<u64>,
     issuer: Option<String>,
     subject: String,
+    /// Between two looks, by its word.
+    interval: u64,
+    /// Takes a question as a form, and offers to ping.
+    standard: bool,
+    /// What its tokens say besides.
+    claims: Value,
     keys: Vec<Key>,
     /// Whether the newest key is in the document.
     hidden: bool,
@@ -127,6 +136,9 @@ impl FakeBkey {
             keys_max_age: None,
             issuer: None,
             subject: APPROVER.to_owned(),
+            interval: 5,
+            standard: false,
+            claims: json!({}),
             keys: vec![key("k1")],
             hidden: false,
             agent_tokens: Vec::new(),
@@ -223,6 +235,25 @@ impl FakeBkey {
         subject.clone_into(&mut self.state.lock().unwrap().subject);
     }
 
+    /// As servers do that follow CIBA to the letter.
+    pub fn is_standard(&self) {
+        self.state.lock().unwrap().standard = true;
+    }
+
+    pub fn looks_are_every(&self, seconds: u64) {
+        self.state.lock().unwrap().interval = seconds;
+    }
+
+    /// Beside what tokens always say.
+    pub fn tokens_say(&self, claims: Value) {
+        self.state.lock().unwrap().claims = claims;
+    }
+
+    /// Handles, oldest first.
+    pub fn handles(&self) -> Vec<String> {
+        self.state.lock().unwrap().asked.keys().cloned().collect()
+    }
+
     /// What its metadata says that it is.
     pub fn calls_itself(&self, issuer: &str) {
         self.state.lock().unwrap().issuer = Some(issuer.to_owned());
@@ -303,6 +334,7 @@ impl State {
             Call::LogIn | Call::Look if !is_client(form) => error(401, "invalid_client"),
             Call::LogIn => self.log_in(),
             Call::Look => self.look(form),
+            Call::Ask if self.standard && is_client(form) => self.ask_standard(form),
             Call::Ask if kind != "application/json" => error(400, "invalid_request"),
             Call::Ask => self.ask(headers, body),
             Call::Other => error(400, "unsupported_grant_type"),
@@ -320,7 +352,7 @@ impl State {
             "backchannel_authentication_endpoint": format!("{base}/oauth/bc-authorize"),
             "revocation_endpoint": format!("{base}/oauth/revoke"),
             "grant_types_supported": ["client_credentials", "refresh_token", "urn:openid:params:grant-type:ciba"],
-            "backchannel_token_delivery_modes_supported": ["poll"],
+            "backchannel_token_delivery_modes_supported": if self.standard { json!(["poll", "ping"]) } else { json!(["poll"]) },
             "token_endpoint_auth_methods_supported": ["client_secret_post"],
             "scopes_supported": ["openid", "approve:action", "approve:payment"],
             "response_types_supported": [],
@@ -381,7 +413,18 @@ impl State {
             spent: false,
         };
         self.asked.insert(handle.clone(), asked);
-        ok(&json!({ "auth_req_id": handle, "expires_in": expiry, "interval": 5 }))
+        ok(&json!({ "auth_req_id": handle, "expires_in": expiry, "interval": self.interval }))
+    }
+
+    fn ask_standard(&mut self, form: &BTreeMap<String, String>) -> Answer {
+        let handle = format!("ciba_{:04}", self.asked.len() + 1);
+        let asked = Asked {
+            question: json!(form),
+            decision: self.decided.pop_front(),
+            spent: false,
+        };
+        self.asked.insert(handle.clone(), asked);
+        ok(&json!({ "auth_req_id": handle, "expires_in": 300, "interval": self.interval }))
     }
 
     fn look(&mut self, form: &BTreeMap<String, String>) -> Answer {
@@ -397,7 +440,10 @@ impl State {
             Some(Decision::Approved) => {
                 asked.spent = true;
                 let scope = asked.question["scope"].clone();
-                let token = self.signed_with(&json!({ "sub": self.subject, "scope": scope }));
+                let mut claims = self.claims.clone();
+                claims["sub"] = json!(self.subject);
+                claims["scope"] = scope.clone();
+                let token = self.signed_with(&claims);
                 self.tokens.push(token.clone());
                 let mut answer = json!({
                     "access_token": token, "token_type": "Bearer", "expires_in": 300, "scope": scope,
@@ -422,7 +468,9 @@ impl State {
         claims["iss"] = json!(self.base);
         claims["aud"] = json!(CLIENT_ID);
         claims["client_id"] = json!(CLIENT_ID);
-        claims["jti"] = json!(format!("jti-{}-{}", self.tokens.len(), self.agent_tokens.len()));
+        if claims.get("jti").is_none() {
+            claims["jti"] = json!(format!("jti-{}-{}", self.tokens.len(), self.agent_tokens.len()));
+        }
         claims["iat"] = json!(now);
         claims["exp"] = json!(now + 300);
         let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": key.kid });

@@ -291,6 +291,16 @@ impl Bursar {
         all
     }
 
+    /// Where approval backends call.
+    pub fn callbacks(&self) -> SocketAddr {
+        let log = self.log();
+        let line = log
+            .lines()
+            .rfind(|line| line.contains("calls of the approval backend are heard"));
+        let line = line.unwrap_or_else(|| panic!("{log}"));
+        line.split("address=").nth(1).unwrap().trim().parse().unwrap()
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.home.run(arguments)
     }

@@ -1,6 +1,7 @@
 //! Set-up for the stories in this folder: the real binary, scripted sites, an agent, a chain.
 
 pub mod agent;
+pub mod bkey;
 pub mod bursar;
 pub mod buyer;
 pub mod faults;
