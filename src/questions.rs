@@ -3,9 +3,11 @@
 //!
 //! What is decided lies in the books; what was asked and answered lies in `private/approvals/` (Ruling 46, `kept.rs`).
 
+mod answers;
 mod carry;
 mod kept;
 mod prompts;
+mod watching;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -19,13 +21,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::approval::{Evidence, Intent, Question};
 use crate::approve::notify;
-use crate::approve::operator::{self, NotTaken, Operator};
+use crate::approve::operator::{self, Operator};
 use crate::approve::{Backend, Denial, Failure};
 use crate::clock::SharedClock;
 use crate::config::approval::Approval;
 use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
+pub use answers::{NotAnswered, Pending};
 pub use kept::{Kept, read};
 use prompts::Prompts;
+pub use watching::{Taken, Watching};
 
 /// Everybody who is asked, and by whom.
 #[derive(Clone)]
@@ -136,48 +140,6 @@ struct Denied {
     id: Rid,
     denial: Denial,
     until: Timestamp,
-}
-
-/// A request that waits.
-pub struct Watching {
-    questions: Questions,
-    row: Arc<Row>,
-    stage: watch::Receiver<Stage>,
-}
-
-/// An approval in one request's hands. Dropped unused, another request may take it.
-pub struct Taken {
-    questions: Questions,
-    row: Arc<Row>,
-    use_by: Timestamp,
-    used: bool,
-}
-
-/// A question as `bursar pending` shows it.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Pending {
-    pub id: Rid,
-    pub agent: String,
-    pub approver: String,
-    pub state: String,
-    pub sentence: String,
-    pub code: String,
-    pub resource: String,
-    pub method: String,
-    pub payee: String,
-    pub network: String,
-    pub ends: Timestamp,
-}
-
-/// What an operator's answer needs and gets.
-#[derive(Debug, thiserror::Error)]
-pub enum NotAnswered {
-    #[error("bursar.toml does not ask the operator: [approval] backend is {0:?}")]
-    OtherBackend(&'static str),
-    #[error(transparent)]
-    NotTaken(#[from] NotTaken),
-    #[error("the answer is not in the books: {0}")]
-    NotRecorded(String),
 }
 
 /// Who carries the questions.
@@ -329,50 +291,6 @@ impl Questions {
         Ok(self.watching(row))
     }
 
-    /// What waits for a person, oldest first.
-    pub fn pending(&self) -> Vec<Pending> {
-        let mut pending: Vec<Pending> = self.state().live.values().filter_map(|row| row.pending()).collect();
-        pending.sort_by_key(|pending| pending.id);
-        pending
-    }
-
-    /// The operator's word; answered when it is in the books.
-    pub async fn approve(&self, id: Rid, code: &str, by: String) -> Result<(), NotAnswered> {
-        self.operator()?.approve(id, code, by)?;
-        self.answered(id).await
-    }
-
-    pub async fn deny(&self, id: Rid, why: String, by: String) -> Result<(), NotAnswered> {
-        self.operator()?.deny(id, why, by)?;
-        self.answered(id).await
-    }
-
-    fn operator(&self) -> Result<&Operator, NotAnswered> {
-        let name = self.0.backend.name();
-        self.0.operator.as_deref().ok_or(NotAnswered::OtherBackend(name))
-    }
-
-    async fn answered(&self, id: Rid) -> Result<(), NotAnswered> {
-        let Some(row) = self.row(id) else {
-            return Err(NotTaken::NotOpen(id).into());
-        };
-        let mut stage = row.stage.subscribe();
-        row.wake.notify_one();
-        let decided = stage
-            .wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open))
-            .await;
-        match decided.map(|stage| stage.clone()) {
-            Ok(Stage::Over(Over::NotRecorded(error))) => Err(NotAnswered::NotRecorded(error.to_string())),
-            Ok(Stage::Over(Over::Failed(failure))) => Err(NotAnswered::NotRecorded(failure.to_string())),
-            Ok(Stage::Over(Over::Expired)) => Err(NotTaken::NotOpen(id).into()),
-            _ => Ok(()),
-        }
-    }
-
-    fn row(&self, id: Rid) -> Option<Arc<Row>> {
-        self.state().live.values().find(|row| row.id() == id).cloned()
-    }
-
     fn watching(&self, row: Arc<Row>) -> Watching {
         Watching {
             questions: self.clone(),
@@ -386,8 +304,6 @@ impl Questions {
     }
 }
 
-/// The books and the backend have so long to take a question, before its agent is told to come back.
-const PUTTING: Duration = Duration::from_secs(15);
 /// Ruling 43.
 const LONGEST_TTL: Duration = Duration::from_secs(600);
 
@@ -413,105 +329,6 @@ impl Row {
         Asker {
             agent: self.agent.clone(),
             intent: self.question.intent.hash(),
-        }
-    }
-
-    fn pending(&self) -> Option<Pending> {
-        let state = match &*self.stage.borrow() {
-            Stage::Asking | Stage::Over(_) => return None,
-            Stage::Open => "open",
-            Stage::Approved { .. } | Stage::Taken { .. } => "approved",
-        };
-        let Question {
-            id, intent, sentence, ..
-        } = &self.question;
-        let member = |name| intent.member(name).unwrap_or_default().to_owned();
-        Some(Pending {
-            id: *id,
-            agent: self.agent.clone(),
-            approver: member("approver"),
-            state: state.to_owned(),
-            sentence: sentence.clone(),
-            code: intent.code().to_string(),
-            resource: member("resource"),
-            method: member("method"),
-            payee: member("payee"),
-            network: member("network"),
-            ends: self.ends,
-        })
-    }
-}
-
-impl Watching {
-    pub fn id(&self) -> Rid {
-        self.row.id()
-    }
-
-    pub fn ends(&self) -> Timestamp {
-        self.row.ends
-    }
-
-    /// The stage once there is something to do about it, or `None` after `hold`, which begins when the question is put.
-    pub async fn decided(&mut self, hold: Duration) -> Option<Stage> {
-        let put = self.stage.wait_for(|stage| !matches!(stage, Stage::Asking));
-        let put = tokio::time::timeout(PUTTING, async { drop(put.await) });
-        if put.await.is_err() {
-            return None;
-        }
-        let decided = self.stage.wait_for(|stage| match stage {
-            Stage::Asking | Stage::Open | Stage::Taken { .. } => false,
-            Stage::Approved { .. } | Stage::Over(_) => true,
-        });
-        match tokio::time::timeout(hold, decided).await {
-            Ok(Ok(stage)) => Some(stage.clone()),
-            // The row lives as long as this does, so its sender does too.
-            Ok(Err(_)) | Err(_) => None,
-        }
-    }
-
-    /// `None`: another request was quicker, or its time is over.
-    pub fn take(&self) -> Option<Taken> {
-        let now = self.questions.0.clock.now();
-        let mut until = None;
-        self.row.stage.send_if_modified(|stage| match *stage {
-            Stage::Approved { use_by } if now < use_by => {
-                *stage = Stage::Taken { use_by };
-                until = Some(use_by);
-                true
-            }
-            _ => false,
-        });
-        until.map(|use_by| Taken {
-            questions: self.questions.clone(),
-            row: self.row.clone(),
-            use_by,
-            used: false,
-        })
-    }
-}
-
-impl Taken {
-    pub fn id(&self) -> Rid {
-        self.row.id()
-    }
-
-    /// The intent that was approved.
-    pub fn intent(&self) -> &Intent {
-        &self.row.question.intent
-    }
-
-    /// The payment is armed: there is no way back.
-    pub fn used(mut self) {
-        self.used = true;
-        self.questions.over(&self.row, Over::Used);
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        if !self.used {
-            let use_by = self.use_by;
-            self.row.stage.send_replace(Stage::Approved { use_by });
         }
     }
 }

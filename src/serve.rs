@@ -2,9 +2,9 @@
 
 mod approvals;
 mod callbacks;
+mod earlier;
 mod parts;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,13 +28,12 @@ use crate::clock::SharedClock;
 use crate::config::approval::Backend;
 use crate::config::{Config, ConfigError, SecretError};
 use crate::dial::{Dialer, Patience, SystemResolver};
-use crate::doubts::Doubts;
 use crate::home::{self, Home, HomeError, Readers};
 use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
-use crate::ledger::{Event, Ledger, Options, State};
+use crate::ledger::{Event, Ledger, Options};
 use crate::logins::Logins;
-use crate::pay::{Issuer, Payers, Permissions, Tokens, Wallet};
+use crate::pay::{Payers, Permissions, Wallet};
 use crate::proxy::{self, Proxy};
 use crate::questions::Surroundings;
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
@@ -46,6 +45,7 @@ use crate::tls::upstream::TrustError;
 use crate::upstream::Upstreams;
 use crate::via::Via;
 use approvals::{OpenQuestionsError, Opened, open_questions};
+use earlier::{doubts, forget_tokens};
 use parts::tls_acceptor;
 pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
 
@@ -468,53 +468,6 @@ fn notices(alerts: &Alerts) -> Notices {
             Notice::Outflow(outflow) => Alert::Outflow(outflow),
         });
     })
-}
-
-/// Tokens of payments about which nothing is to be asked any more. Those that may have left a hold are watched.
-async fn forget_tokens(issuer: &Issuer, ledger: &dyn Ledger, now: jiff::Timestamp) {
-    let Ok(unconfirmed) = ledger.unconfirmed().await else {
-        return;
-    };
-    for rid in issuer.tokens().all() {
-        match ledger.get(rid).await {
-            Ok(Some(payment)) if !payment.state.is_final() || unconfirmed.contains(&rid) => {}
-            Ok(Some(payment)) if Tokens::may_have_a_hold(&payment, now) => issuer.tokens().watch(rid),
-            Ok(_) => issuer.tokens().forget(rid),
-            Err(error) => tracing::warn!(payment = %rid, %error, "its token is kept"),
-        }
-    }
-}
-
-/// What an earlier run left in doubt, as far as the books still hold it open or paid.
-async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result<Doubts, StartError> {
-    let folder = home.credentials();
-    let mut paid = HashMap::new();
-    for rid in Doubts::left_in(&folder)? {
-        let state = match ledger.get(rid).await {
-            Ok(payment) => payment.map(|payment| payment.state),
-            // Whatever became of it, presenting it again cannot pay twice.
-            Err(error) => {
-                tracing::warn!(payment = %rid, %error, "its state cannot be looked up; it is taken to be in doubt");
-                Some(State::Unknown)
-            }
-        };
-        match state {
-            Some(State::Armed | State::Unknown) => paid.insert(rid, false),
-            Some(State::Settled) => paid.insert(rid, true),
-            Some(State::Held | State::Released | State::Expired) | None => None,
-        };
-    }
-    let doubts = Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
-    let open = ledger.open_items().await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "which payments are in doubt is not known yet");
-        Vec::new()
-    });
-    let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
-    doubts.remember(in_doubt.map(|payment| {
-        let valid_before = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
-        (payment.rid(), payment.reserved.fp.0, valid_before)
-    }));
-    Ok(doubts)
 }
 
 fn warn_of_end(authority: &Authority, clock: &SharedClock) {

@@ -6,6 +6,7 @@
 //! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
 
 mod changes;
+mod rows;
 
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
@@ -31,6 +32,7 @@ use super::rid::Rid;
 use super::scan::{self, Chain, Place};
 use super::text::{Digest, Moment};
 use changes::Changes;
+use rows::*;
 
 /// How long changes may lie in memory only, and how many entries. Losing them costs a longer replay, nothing else.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
@@ -427,91 +429,6 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         segments,
         is_new: false,
     })
-}
-
-fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
-    [&[kind], rest].concat()
-}
-
-fn counter_key(scope: &str, window: &str, start: &str) -> Vec<u8> {
-    key(COUNTER, [scope, window, start].join("\0").as_bytes())
-}
-
-fn counter_row(key: &[u8], value: &[u8]) -> Option<(CounterKey, Counter)> {
-    let mut parts = std::str::from_utf8(&key[1..]).ok()?.splitn(3, '\0').map(str::to_owned);
-    let key = (parts.next()?, parts.next()?, parts.next()?);
-    let (settled, open) = value.split_at_checked(16)?;
-    let number = |bytes: &[u8]| Some(u128::from_be_bytes(bytes.try_into().ok()?));
-    Some((
-        key,
-        Counter {
-            settled: number(settled)?,
-            open: number(open)?,
-        },
-    ))
-}
-
-/// Sixteen bytes each: segment and offset.
-fn places_value(places: &[Place]) -> Vec<u8> {
-    let numbers = places.iter().flat_map(|place| [place.segment, place.offset]);
-    numbers.flat_map(u64::to_be_bytes).collect()
-}
-
-fn places_row(value: &[u8]) -> Option<Vec<Place>> {
-    let (places, []) = value.as_chunks::<16>() else {
-        return None;
-    };
-    let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
-    let place = |place: &[u8; 16]| {
-        Some(Place {
-            segment: number(&place[..8])?,
-            offset: number(&place[8..])?,
-        })
-    };
-    places.iter().map(place).collect()
-}
-
-fn segment_row(key: &[u8], value: &[u8]) -> Option<(u64, u64)> {
-    let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
-    Some((number(&key[1..])?, number(value)?))
-}
-
-fn nonce_key(free_at: u64, nonce: &NonceKey) -> Vec<u8> {
-    key(NONCE, &[&free_at.to_be_bytes()[..], &nonce.0].concat())
-}
-
-fn nonce_row(key: &[u8]) -> Option<(u64, NonceKey)> {
-    let (free_at, nonce) = key[1..].split_at_checked(8)?;
-    Some((
-        u64::from_be_bytes(free_at.try_into().ok()?),
-        NonceKey(nonce.try_into().ok()?),
-    ))
-}
-
-fn replay_key(replay: &ReplayKey) -> Vec<u8> {
-    key(REPLAY, replay)
-}
-
-fn denial_key(Subject { agent, intent }: &Subject) -> Vec<u8> {
-    key(DENIAL, &[&intent[..], agent.as_bytes()].concat())
-}
-
-fn subject_row(key: &[u8]) -> Option<Subject> {
-    let (intent, agent) = key[1..].split_at_checked(32)?;
-    Some(Subject {
-        agent: std::str::from_utf8(agent).ok()?.to_owned(),
-        intent: intent.try_into().ok()?,
-    })
-}
-
-/// Microseconds, which is all that an entry holds of a time.
-fn moment_value(moment: Moment) -> [u8; 8] {
-    moment.timestamp().as_microsecond().to_be_bytes()
-}
-
-fn moment_row(value: &[u8]) -> Option<Moment> {
-    let micros = i64::from_be_bytes(value.try_into().ok()?);
-    Timestamp::from_microsecond(micros).ok().map(Moment::of)
 }
 
 /// A panic inside sled is an error of the index, not of the ledger.

@@ -1,0 +1,88 @@
+//! Keys and values of the index, as bytes.
+
+use super::*;
+
+pub(super) fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
+    [&[kind], rest].concat()
+}
+
+pub(super) fn counter_key(scope: &str, window: &str, start: &str) -> Vec<u8> {
+    key(COUNTER, [scope, window, start].join("\0").as_bytes())
+}
+
+pub(super) fn counter_row(key: &[u8], value: &[u8]) -> Option<(CounterKey, Counter)> {
+    let mut parts = std::str::from_utf8(&key[1..]).ok()?.splitn(3, '\0').map(str::to_owned);
+    let key = (parts.next()?, parts.next()?, parts.next()?);
+    let (settled, open) = value.split_at_checked(16)?;
+    let number = |bytes: &[u8]| Some(u128::from_be_bytes(bytes.try_into().ok()?));
+    Some((
+        key,
+        Counter {
+            settled: number(settled)?,
+            open: number(open)?,
+        },
+    ))
+}
+
+/// Sixteen bytes each: segment and offset.
+pub(super) fn places_value(places: &[Place]) -> Vec<u8> {
+    let numbers = places.iter().flat_map(|place| [place.segment, place.offset]);
+    numbers.flat_map(u64::to_be_bytes).collect()
+}
+
+pub(super) fn places_row(value: &[u8]) -> Option<Vec<Place>> {
+    let (places, []) = value.as_chunks::<16>() else {
+        return None;
+    };
+    let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+    let place = |place: &[u8; 16]| {
+        Some(Place {
+            segment: number(&place[..8])?,
+            offset: number(&place[8..])?,
+        })
+    };
+    places.iter().map(place).collect()
+}
+
+pub(super) fn segment_row(key: &[u8], value: &[u8]) -> Option<(u64, u64)> {
+    let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
+    Some((number(&key[1..])?, number(value)?))
+}
+
+pub(super) fn nonce_key(free_at: u64, nonce: &NonceKey) -> Vec<u8> {
+    key(NONCE, &[&free_at.to_be_bytes()[..], &nonce.0].concat())
+}
+
+pub(super) fn nonce_row(key: &[u8]) -> Option<(u64, NonceKey)> {
+    let (free_at, nonce) = key[1..].split_at_checked(8)?;
+    Some((
+        u64::from_be_bytes(free_at.try_into().ok()?),
+        NonceKey(nonce.try_into().ok()?),
+    ))
+}
+
+pub(super) fn replay_key(replay: &ReplayKey) -> Vec<u8> {
+    key(REPLAY, replay)
+}
+
+pub(super) fn denial_key(Subject { agent, intent }: &Subject) -> Vec<u8> {
+    key(DENIAL, &[&intent[..], agent.as_bytes()].concat())
+}
+
+pub(super) fn subject_row(key: &[u8]) -> Option<Subject> {
+    let (intent, agent) = key[1..].split_at_checked(32)?;
+    Some(Subject {
+        agent: std::str::from_utf8(agent).ok()?.to_owned(),
+        intent: intent.try_into().ok()?,
+    })
+}
+
+/// Microseconds, which is all that an entry holds of a time.
+pub(super) fn moment_value(moment: Moment) -> [u8; 8] {
+    moment.timestamp().as_microsecond().to_be_bytes()
+}
+
+pub(super) fn moment_row(value: &[u8]) -> Option<Moment> {
+    let micros = i64::from_be_bytes(value.try_into().ok()?);
+    Timestamp::from_microsecond(micros).ok().map(Moment::of)
+}

@@ -1,0 +1,112 @@
+//! The operator's view: what waits, and the word about it, which counts once it is in the books.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Over, Questions, Row, Stage};
+use crate::approval::Question;
+use crate::approve::operator::{NotTaken, Operator};
+use crate::ledger::Rid;
+
+/// A question as `bursar pending` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pending {
+    pub id: Rid,
+    pub agent: String,
+    pub approver: String,
+    pub state: String,
+    pub sentence: String,
+    pub code: String,
+    pub resource: String,
+    pub method: String,
+    pub payee: String,
+    pub network: String,
+    pub ends: Timestamp,
+}
+
+/// What an operator's answer needs and gets.
+#[derive(Debug, Error)]
+pub enum NotAnswered {
+    #[error("bursar.toml does not ask the operator: [approval] backend is {0:?}")]
+    OtherBackend(&'static str),
+    #[error(transparent)]
+    NotTaken(#[from] NotTaken),
+    #[error("the answer is not in the books: {0}")]
+    NotRecorded(String),
+}
+
+impl Questions {
+    /// What waits for a person, oldest first.
+    pub fn pending(&self) -> Vec<Pending> {
+        let mut pending: Vec<Pending> = self.state().live.values().filter_map(|row| row.pending()).collect();
+        pending.sort_by_key(|pending| pending.id);
+        pending
+    }
+
+    /// The operator's word; answered when it is in the books.
+    pub async fn approve(&self, id: Rid, code: &str, by: String) -> Result<(), NotAnswered> {
+        self.operator()?.approve(id, code, by)?;
+        self.answered(id).await
+    }
+
+    pub async fn deny(&self, id: Rid, why: String, by: String) -> Result<(), NotAnswered> {
+        self.operator()?.deny(id, why, by)?;
+        self.answered(id).await
+    }
+
+    fn operator(&self) -> Result<&Operator, NotAnswered> {
+        let name = self.0.backend.name();
+        self.0.operator.as_deref().ok_or(NotAnswered::OtherBackend(name))
+    }
+
+    async fn answered(&self, id: Rid) -> Result<(), NotAnswered> {
+        let Some(row) = self.row(id) else {
+            return Err(NotTaken::NotOpen(id).into());
+        };
+        let mut stage = row.stage.subscribe();
+        row.wake.notify_one();
+        let decided = stage
+            .wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open))
+            .await;
+        match decided.map(|stage| stage.clone()) {
+            Ok(Stage::Over(Over::NotRecorded(error))) => Err(NotAnswered::NotRecorded(error.to_string())),
+            Ok(Stage::Over(Over::Failed(failure))) => Err(NotAnswered::NotRecorded(failure.to_string())),
+            Ok(Stage::Over(Over::Expired)) => Err(NotTaken::NotOpen(id).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn row(&self, id: Rid) -> Option<Arc<Row>> {
+        self.state().live.values().find(|row| row.id() == id).cloned()
+    }
+}
+
+impl Row {
+    fn pending(&self) -> Option<Pending> {
+        let state = match &*self.stage.borrow() {
+            Stage::Asking | Stage::Over(_) => return None,
+            Stage::Open => "open",
+            Stage::Approved { .. } | Stage::Taken { .. } => "approved",
+        };
+        let Question {
+            id, intent, sentence, ..
+        } = &self.question;
+        let member = |name| intent.member(name).unwrap_or_default().to_owned();
+        Some(Pending {
+            id: *id,
+            agent: self.agent.clone(),
+            approver: member("approver"),
+            state: state.to_owned(),
+            sentence: sentence.clone(),
+            code: intent.code().to_string(),
+            resource: member("resource"),
+            method: member("method"),
+            payee: member("payee"),
+            network: member("network"),
+            ends: self.ends,
+        })
+    }
+}

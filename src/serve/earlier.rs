@@ -1,0 +1,57 @@
+//! What an earlier run has left: payments in doubt, tokens of Stripe's.
+
+use std::collections::HashMap;
+
+use super::StartError;
+use crate::clock::SharedClock;
+use crate::doubts::Doubts;
+use crate::home::Home;
+use crate::ledger::{Ledger, State};
+use crate::pay::{Issuer, Tokens};
+
+/// Tokens of payments about which nothing is to be asked any more. Those that may have left a hold are watched.
+pub(super) async fn forget_tokens(issuer: &Issuer, ledger: &dyn Ledger, now: jiff::Timestamp) {
+    let Ok(unconfirmed) = ledger.unconfirmed().await else {
+        return;
+    };
+    for rid in issuer.tokens().all() {
+        match ledger.get(rid).await {
+            Ok(Some(payment)) if !payment.state.is_final() || unconfirmed.contains(&rid) => {}
+            Ok(Some(payment)) if Tokens::may_have_a_hold(&payment, now) => issuer.tokens().watch(rid),
+            Ok(_) => issuer.tokens().forget(rid),
+            Err(error) => tracing::warn!(payment = %rid, %error, "its token is kept"),
+        }
+    }
+}
+
+/// What an earlier run left in doubt, as far as the books still hold it open or paid.
+pub(super) async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result<Doubts, StartError> {
+    let folder = home.credentials();
+    let mut paid = HashMap::new();
+    for rid in Doubts::left_in(&folder)? {
+        let state = match ledger.get(rid).await {
+            Ok(payment) => payment.map(|payment| payment.state),
+            // Whatever became of it, presenting it again cannot pay twice.
+            Err(error) => {
+                tracing::warn!(payment = %rid, %error, "its state cannot be looked up; it is taken to be in doubt");
+                Some(State::Unknown)
+            }
+        };
+        match state {
+            Some(State::Armed | State::Unknown) => paid.insert(rid, false),
+            Some(State::Settled) => paid.insert(rid, true),
+            Some(State::Held | State::Released | State::Expired) | None => None,
+        };
+    }
+    let doubts = Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
+    let open = ledger.open_items().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "which payments are in doubt is not known yet");
+        Vec::new()
+    });
+    let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
+    doubts.remember(in_doubt.map(|payment| {
+        let valid_before = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
+        (payment.rid(), payment.reserved.fp.0, valid_before)
+    }));
+    Ok(doubts)
+}
