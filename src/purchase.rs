@@ -5,6 +5,7 @@
 //! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it.
 
 mod approval;
+mod unpaid;
 
 use std::sync::Arc;
 
@@ -23,14 +24,11 @@ use crate::doubts::{Fingerprint, Target};
 use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::money::MicroUsd;
-use crate::pay::{Left, PayError, Permission};
-use crate::policy::Refusal;
+use crate::pay::{PayError, Permission};
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
-use crate::repeat::keyed::already_paid;
 use crate::serve;
-use crate::stripe::Fault;
 use crate::upstream::{Lane, stream};
 
 /// An agent that asks again by itself after our store or Stripe failed should not do so at once.
@@ -136,6 +134,7 @@ impl Purchase {
                     Err(not_bought) => Err(not_bought),
                 },
             };
+            let was_asked = self.intent.plan.threshold.is_some();
             let next = match reserved {
                 Ok(allowed) => break allowed,
                 Err(NotBought::Declined(declined)) => Err(declined),
@@ -159,6 +158,7 @@ impl Purchase {
             match next {
                 Ok(purchase) => self = purchase,
                 Err(Declined::Refuse(problem)) => return drop(agent.send(Err(problem))),
+                Err(Declined::PassOn(why)) if was_asked => return drop(agent.send(Err(approval::offer_gone(why)))),
                 Err(Declined::PassOn(why)) => return drop(agent.send(Ok(passed_on(unpaid, why)))),
             }
         };
@@ -313,53 +313,6 @@ impl Purchase {
         })
     }
 
-    fn not_reserved(&self, error: ReserveError) -> NotBought {
-        let problem = match error {
-            // Random nonces do not repeat: the challenge decided this one (Ruling 18).
-            ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
-            ReserveError::Denied { charge, settled, open } => {
-                let plan = &self.intent.plan;
-                let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
-                let (agent, origin) = (self.lane.agent(), self.lane.origin());
-                consider::record_refusal(
-                    &self.proxy,
-                    agent,
-                    plan.group.as_deref(),
-                    origin,
-                    &refusal,
-                    Some(plan.usd),
-                );
-                Problem::refused(&refusal)
-            }
-            ReserveError::StalePolicy { have, need } => {
-                tracing::error!(
-                    have,
-                    need,
-                    "limits.toml here is not the one that is in force on the shared books"
-                );
-                let detail = format!(
-                    "Another proxy on these books has other limits (generation {need}; here it is {have}). Nothing was paid. The \
-                     operator must put the same limits.toml on every proxy."
-                );
-                Problem::new(Code::StoreUnavailable, detail)
-                    .retryable(true)
-                    .retry_after(STORE_RETRY)
-            }
-            // The claim keeps others away; only the last second of a key can lead here.
-            ReserveError::KeyTaken(rid) => already_paid(rid, None),
-            error => {
-                tracing::error!(%error, "payment not recorded, nothing signed");
-                let detail = format!(
-                    "The payment could not be recorded: {error}. Nothing was paid; requests that cost nothing go through."
-                );
-                Problem::new(Code::StoreUnavailable, detail)
-                    .retryable(true)
-                    .retry_after(STORE_RETRY)
-            }
-        };
-        problem.into()
-    }
-
     /// With what has to be asked before money is set aside.
     async fn permitted(&self) -> Result<(Reserve, Permission), NotBought> {
         let permission = self.permission().await?;
@@ -399,53 +352,6 @@ impl Purchase {
     ) -> Result<(HeaderName, Credential), PayError> {
         let echo = &self.intent.offer.echo;
         self.proxy.payers.pay(reservation, echo, permission).await
-    }
-
-    /// There is no credential. What may be left of it stays counted.
-    async fn not_paid(&self, reservation: Reservation, error: &PayError) -> Problem {
-        let rid = reservation.rid();
-        let PayError::NotIssued(not_issued) = error else {
-            self.never_signed(reservation).await;
-            let detail = format!("The payment could not be signed: {error}. Nothing was paid.");
-            return Problem::new(Code::SigningFailed, detail);
-        };
-        let why = not_issued.why;
-        let outcome = match not_issued.left {
-            Left::Nothing => Outcome::Expired { by: not_issued.by, why },
-            Left::Perhaps => Outcome::Unknown { why, tx: None },
-        };
-        tracing::warn!(payment = %rid, agent = %self.lane.agent(), why, %error, "no token, so no payment");
-        self.finish(rid, outcome).await;
-        let (code, retryable, way_out) = match not_issued.fault {
-            Fault::Card => (
-                Code::PaymentDeclined,
-                false,
-                "The operator must look after the payment method under [stripe].",
-            ),
-            Fault::Offer => (
-                Code::PaymentDeclined,
-                false,
-                "The merchant asks for what Stripe does not do; trying again will not help.",
-            ),
-            Fault::Setup => (
-                Code::TokenUnavailable,
-                false,
-                "The operator must look after [stripe] in bursar.toml.",
-            ),
-            Fault::Stripe | Fault::Network => (Code::TokenUnavailable, true, "Trying again later may help."),
-        };
-        let counted = match not_issued.left {
-            Left::Nothing => "",
-            Left::Perhaps => {
-                " A token may exist, which the merchant was not given; it counts until it has been taken back."
-            }
-        };
-        let detail = format!("No payment could be made through Stripe: {error}. Nothing was paid.{counted} {way_out}");
-        let problem = Problem::new(code, detail).payment(rid).retryable(retryable);
-        match retryable {
-            true => problem.retry_after(STORE_RETRY),
-            false => problem,
-        }
     }
 }
 

@@ -119,7 +119,6 @@ pub struct Wanted {
 pub enum NotAsked {
     /// A person said no a short while ago.
     Denied {
-        id: Rid,
         denial: Denial,
         wait: Duration,
     },
@@ -137,7 +136,6 @@ pub enum NotAsked {
 
 #[derive(Clone)]
 struct Denied {
-    id: Rid,
     denial: Denial,
     until: Timestamp,
 }
@@ -200,7 +198,6 @@ impl Questions {
                 intent: denied.intent,
             };
             let denied = Denied {
-                id: Rid::new(denied.until, [0; 10]),
                 denial: Denial::default(),
                 until: denied.until,
             };
@@ -254,9 +251,9 @@ impl Questions {
         }
         state.denied.retain(|_, denied| denied.until > now);
         if let Some(denied) = state.denied.get(&asker) {
-            let (id, denial) = (denied.id, denied.denial.clone());
+            let denial = denied.denial.clone();
             let wait = Duration::try_from(denied.until.duration_since(now)).unwrap_or_default();
-            return Err(NotAsked::Denied { id, denial, wait });
+            return Err(NotAsked::Denied { denial, wait });
         }
         let open = state.live.keys().filter(|live| live.agent == asker.agent).count();
         if open >= settings.max_pending_per_agent {
@@ -323,6 +320,12 @@ impl Row {
     /// The payment's, and so the question's: one hold, one question.
     fn id(&self) -> Rid {
         self.question.id
+    }
+
+    /// Who bothers whom.
+    fn prompt(&self) -> (String, String) {
+        let approver = self.question.intent.member("approver").unwrap_or_default();
+        (self.agent.clone(), approver.to_owned())
     }
 
     fn asker(&self) -> Asker {

@@ -12,13 +12,15 @@ use crate::approval::Intent as Question;
 use crate::approval::intent::Asked;
 use crate::approve::Denial;
 use crate::body::Progress;
+use crate::challenge::Offer;
 use crate::consider::{self, Course, Intent};
 use crate::exchange::unreachable;
 use crate::hop::{self, Upgrading};
-use crate::ledger::{Arming, Reservation};
+use crate::ledger::{Arming, LedgerError, Reservation};
 use crate::pay::Permission;
 use crate::presentation::Answer;
 use crate::questions::{NotAsked, Over, Questions, Stage, Taken, Wanted, Watching};
+use crate::repeat;
 use crate::upstream::stream;
 
 /// After so long the site is asked for its terms once more (Ruling 41).
@@ -49,16 +51,17 @@ impl Purchase {
         let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
         let hold = self.proxy.config.approval.hold;
         let stage = tokio::select! {
-            stage = watching.decided(hold) => stage,
+            biased;
             // The question goes on without it (Ruling 43).
             () = agent.closed() => return Err(NotBought::AgentGone),
+            stage = watching.decided(hold) => stage,
             // Ruling 65.
             () = self.proxy.stop.cancelled() => None,
         };
         match stage {
             Some(Stage::Over(over)) => Err(self.over(&watching, over)),
             Some(Stage::Approved { .. }) => match watching.take() {
-                Some(taken) => self.arm_approved(questions, taken, &question).await,
+                Some(taken) => self.arm_approved(questions, taken, agent).await,
                 None => Err(taken_by_another(&watching).into()),
             },
             _ => Err(self.undecided(&watching, &question).into()),
@@ -70,37 +73,41 @@ impl Purchase {
         &self,
         questions: &Questions,
         taken: Taken,
-        approved: &Question,
+        agent: &mut oneshot::Sender<Answer>,
     ) -> Result<(Reservation, Permission), NotBought> {
-        // The windows, limits and terms of now, not of when the question was put.
-        if self.asked_at.elapsed() > FRESH {
-            return Err(self.asked_again().await?);
-        }
-        let (agent, origin) = (self.lane.agent(), self.lane.origin());
-        let (method, sha256) = (&self.head.method, &self.replay.sha256);
-        let decided = consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone());
-        match decided {
-            Course::Buy(current) => {
-                let same_offer = current.offer.sha256 == self.intent.offer.sha256;
-                if !same_offer || !consider::still_holds(&self.proxy, &self.intent) {
-                    return Err(NotBought::Reconsidered(current));
+        let current = tokio::select! {
+            biased;
+            // What a person gave is not used up for somebody who has gone.
+            () = agent.closed() => return Err(NotBought::AgentGone),
+            current = self.current() => current,
+        };
+        let permission = match current {
+            Ok(permission) => permission,
+            Err(other) => {
+                if self.is_of_other_terms(&other, &taken) {
+                    questions.withdraw(taken).await;
                 }
+                return Err(other);
             }
-            // The challenge has run out meanwhile: the site has a fresh one.
-            Course::PassOn(_) => return Err(self.asked_again().await?),
-            Course::Refuse(problem) => return Err(problem.into()),
-        }
-        let Intent { offer, plan, .. } = &self.intent;
-        debug_assert_eq!(approved.hash(), taken.intent().hash());
+        };
         let rid = taken.id();
-        let held = self.proxy.ledger.get(rid).await.ok().flatten();
-        let held = held.and_then(|payment| payment.terms());
+        let held = match self.proxy.ledger.get(rid).await {
+            Ok(held) => held.and_then(|payment| payment.terms()),
+            Err(error) => return Err(not_looked_up(&error)),
+        };
+        let Intent { offer, plan, .. } = &self.intent;
         // More than the intent says is fixed with the hold: a facilitator, a cap on fees, what it counts as.
         if held.is_none_or(|held| held != terms(offer, plan.usd)) {
             questions.withdraw(taken).await;
             return Err(changed().into());
         }
-        let permission = self.permission().await?;
+        // Another request of the same terms may have been paid meanwhile, and its outcome may not be known (Ruling 4).
+        if let Some(problem) = repeat::forbids(&self.proxy, &self.lane, &self.head, &self.replay).await {
+            return Err(problem.into());
+        }
+        if agent.is_closed() {
+            return Err(NotBought::AgentGone);
+        }
         let arming = Arming {
             arm: self.arm()?,
             charges: plan.charges.clone(),
@@ -110,6 +117,41 @@ impl Purchase {
         let reservation = armed.map_err(|error| self.not_reserved(error))?;
         taken.used();
         Ok((reservation, permission))
+    }
+
+    /// Whether windows, limits and terms are those of now, not of when the question was put; and the permission that the offer
+    /// needs. Anything else is what to do instead.
+    async fn current(&self) -> Result<Permission, NotBought> {
+        if self.asked_at.elapsed() > FRESH {
+            return Err(self.asked_again().await?);
+        }
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let (method, sha256) = (&self.head.method, &self.replay.sha256);
+        match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone()) {
+            Course::Buy(current) if current.offer.sha256 != self.intent.offer.sha256 => {
+                return Err(NotBought::Reconsidered(current));
+            }
+            Course::Buy(_) => {}
+            // The challenge has run out meanwhile: the site has a fresh one.
+            Course::PassOn(_) => return Err(self.asked_again().await?),
+            Course::Refuse(problem) => return Err(problem.into()),
+        }
+        // Nodes may be asked for it and another payment waited for, so the limits are looked at afterwards.
+        let permission = self.permission().await?;
+        match consider::still_holds(&self.proxy, &self.intent) {
+            true => Ok(permission),
+            false => Err(self.reconsidered()),
+        }
+    }
+
+    /// Whether what is to be bought instead is not what was approved: then the approval is of no use any more, and what was
+    /// held for it is given back.
+    fn is_of_other_terms(&self, other: &NotBought, taken: &Taken) -> bool {
+        let (NotBought::AskedAgain(intent) | NotBought::Reconsidered(intent)) = other else {
+            return false;
+        };
+        let approver = taken.intent().member("approver").unwrap_or_default();
+        intent.plan.threshold.is_none() || self.question_about(&intent.offer, approver).hash() != taken.intent().hash()
     }
 
     /// A fresh 402 for the same request (Ruling 41); what it says is decided like the first.
@@ -137,6 +179,10 @@ impl Purchase {
 
     /// What the approver decides about (approvals digest §8.1, Ruling 40).
     fn question(&self, approver: &str) -> Question {
+        self.question_about(&self.intent.offer, approver)
+    }
+
+    fn question_about(&self, offer: &Offer, approver: &str) -> Question {
         let origin = self.lane.origin();
         let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
         let resource = format!("{}://{}{target}", origin.scheme.as_str(), origin.host_field());
@@ -148,7 +194,7 @@ impl Purchase {
             resource: &resource,
             body_sha256: (!self.replay.is_empty()).then_some(self.replay.sha256),
         };
-        Question::of(&asked, &self.intent.offer)
+        Question::of(&asked, offer)
     }
 
     fn named_approver(&self) -> Option<&str> {
@@ -175,7 +221,7 @@ impl Purchase {
         let problem = match over {
             Over::NotHeld(error) => return self.not_reserved(error),
             Over::Used => taken_by_another(watching),
-            Over::Denied(denial) => denied(id, &denial, self.proxy.config.approval.deny_cooldown),
+            Over::Denied(denial) => denied(&denial, self.proxy.config.approval.deny_cooldown).approval(id, None),
             Over::Expired => {
                 let detail = format!(
                     "Nobody decided about question {id} in time, or what was approved was not used in time. Nothing was paid. \
@@ -215,7 +261,7 @@ impl Purchase {
         };
         let agent = self.lane.agent();
         let problem = match not_asked {
-            NotAsked::Denied { id, denial, wait } => denied(id, &denial, wait),
+            NotAsked::Denied { denial, wait } => denied(&denial, wait),
             NotAsked::TooManyOpen(open) => busy(
                 format!(
                     "{open} questions of {agent} wait for a person already, and no more are put. Nothing was paid. Finish those \
@@ -250,25 +296,41 @@ impl Purchase {
     }
 }
 
-fn denied(id: crate::ledger::Rid, denial: &Denial, wait: Duration) -> Problem {
+fn denied(denial: &Denial, wait: Duration) -> Problem {
     let why = denial.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
     let detail = format!(
         "A person has denied this payment{why}. Nothing was paid. Nobody is asked about the same again for {} seconds.",
         wait.as_secs()
     );
-    Problem::new(Code::ApprovalDenied, detail)
-        .approval(id, None)
-        .retryable(false)
+    Problem::new(Code::ApprovalDenied, detail).retryable(false)
 }
 
 fn taken_by_another(watching: &Watching) -> Problem {
     let id = watching.id();
     let detail = format!(
-        "Another request of the same terms has used what was approved under {id}. Nothing was paid for this one. The same \
-         request again asks anew."
+        "What was approved under {id} has run out, or another request of the same terms has used it. Nothing was paid for this \
+         one. The same request again asks anew."
     );
     Problem::new(Code::ApprovalExpired, detail)
         .approval(id, None)
+        .retryable(true)
+        .retry_after(COME_BACK)
+}
+
+fn not_looked_up(error: &LedgerError) -> NotBought {
+    let detail =
+        format!("What was held for this payment cannot be looked up: {error}. Nothing was paid; the approval stays.");
+    let problem = Problem::new(Code::StoreUnavailable, detail);
+    problem.retryable(true).retry_after(super::STORE_RETRY).into()
+}
+
+/// The first 402 is too old to be handed on: a payer of the agent's own must not answer it (Ruling 39).
+pub(super) fn offer_gone(why: &'static str) -> Problem {
+    let detail = format!(
+        "While a person was asked, the site's offer ended or changed so that it cannot be paid ({why}). Nothing was paid. The same \
+         request again shows what the site wants now."
+    );
+    Problem::new(Code::ApprovalExpired, detail)
         .retryable(true)
         .retry_after(COME_BACK)
 }

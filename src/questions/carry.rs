@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::kept::{self, Kept};
 use super::{Denied, Over, Questions, Row, Stage, Taken, evidence_bytes, later, until};
@@ -27,6 +27,8 @@ impl Questions {
     pub(super) async fn put(&self, row: Arc<Row>, hold: Hold) {
         let (backend, question) = (&self.0.backend, &row.question);
         if let Err(error) = self.0.ledger.hold(hold).await {
+            // Nobody was bothered.
+            self.state().prompts.take_back(&row.prompt());
             return self.over(&row, Over::NotHeld(error));
         }
         let requested = ApprovalStep::Requested(Requested {
@@ -137,16 +139,20 @@ impl Questions {
             .saturating_add(GRACE)
             .unwrap_or(Timestamp::MAX);
         let _ = row.handle.set(asked.handle.clone());
+        // Neither a clock that goes ahead nor one that is set back makes the wait longer (digest §10).
+        let deadline = Instant::now() + until(clock.now(), last);
         let mut wait = asked.interval;
         loop {
-            let left = until(clock.now(), last);
+            let left = until(clock.now(), last).min(deadline.saturating_duration_since(Instant::now()));
             tokio::select! {
+                biased;
+                // An answer that was given is heard, whatever else happens.
+                () = row.wake.notified() => {}
                 // The books have it as open; the next start takes it up.
                 () = self.0.stop.cancelled() => return,
-                () = row.wake.notified() => {}
                 () = sleep(wait.min(left)) => {}
             }
-            let is_last = clock.now() >= last;
+            let is_last = clock.now() >= last || Instant::now() >= deadline;
             wait = match backend.poll(question, &mut asked).await {
                 Standing::Approved(evidence) => return self.grant(row, *evidence, kept).await,
                 Standing::Denied(denial) => return self.denied(&row, denial).await,
@@ -160,8 +166,12 @@ impl Questions {
     /// The evidence is on the disk before its entry says so, and the entry before anybody may use it.
     async fn grant(&self, row: Arc<Row>, evidence: Evidence, mut kept: Kept) {
         let now = self.0.clock.now();
-        let unused = later(now, UNUSED);
+        // Counted from the answer: one that was found again after a long stop is none any more.
+        let unused = later(evidence.decided_at.min(now), UNUSED);
         let use_by = evidence.good_until.map_or(unused, |good_until| good_until.min(unused));
+        if use_by <= now {
+            return self.expired(&row, "unused").await;
+        }
         let Ok(replay) = alloy_primitives::hex::decode_to_array(&evidence.replay_key) else {
             return self.fails(&row, failure("no_replay_key", false)).await;
         };
@@ -228,9 +238,7 @@ impl Questions {
             why: denial.why.clone().unwrap_or_else(|| "denied".to_owned()),
             until,
         };
-        let id = row.id();
         let remembered = Denied {
-            id,
             denial: denial.clone(),
             until,
         };

@@ -26,6 +26,13 @@ impl Prompts {
         asked.push_back(now);
         Ok(())
     }
+
+    /// The latest one was not put after all.
+    pub fn take_back(&mut self, by: &(String, String)) {
+        if let Some(asked) = self.0.get_mut(by) {
+            asked.pop_back();
+        }
+    }
 }
 
 #[cfg(test)]

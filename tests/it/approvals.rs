@@ -574,3 +574,49 @@ async fn a_kill_at_any_step_of_approving_loses_no_money() {
 async fn a_kill_at_any_step_of_paying_what_was_approved_loses_no_money() {
     killed_at_every_step_of(Phase::Pay).await;
 }
+
+#[tokio::test]
+async fn under_one_key_other_terms_wait_until_the_question_is_over() {
+    let price = Arc::new(AtomicU64::new(100_000));
+    let origin = seller_at(&price).await;
+    let bursar = start(&origin, AT_ONCE);
+    let agent = Agent::of(&bursar);
+    let ask = || Request::get("/report").header("idempotency-key", "order-1");
+    is_told(&agent.request(origin.address, ask()).await, 503, "approval-pending");
+    let (id, _) = question(&bursar).await;
+    price.store(90_000, Ordering::SeqCst);
+    let page = agent.request(origin.address, ask()).await;
+    // Not "already paid": nothing was.
+    is_told(&page, 503, "approval-busy");
+    assert_eq!(page.json()["approval_id"], *id);
+    assert!(bursar.run(&["deny", &id, "--why", "too dear"]).status.success());
+    is_told(&agent.request(origin.address, ask()).await, 503, "approval-pending");
+    let (other, code) = question(&bursar).await;
+    assert_ne!(other, id);
+    approve(&bursar, &other, &code);
+    assert_eq!(agent.request(origin.address, ask()).await.status, 200);
+    assert_eq!(origin.payments().len(), 1);
+    assert_eq!(bursar.payments()[1]["amount"], "90000");
+}
+
+#[tokio::test]
+async fn what_the_limits_deny_is_no_question_and_counts_as_none() {
+    let origin = at_ten_cents().await;
+    let limits = "[agents.research]\ntotal = \"0.09\"\napproval_above = \"0.05\"\n";
+    let config = format!("{AT_ONCE}prompts_per_hour = 1\n");
+    let bursar = setup().trust(&origin.ca_pem).limits(limits).config(&config).start();
+    let agent = Agent::of(&bursar);
+    for _ in 0..3 {
+        is_told(&agent.get(origin.address, "/report").await, 403, "over-limit");
+    }
+    assert!(pending(&bursar).is_empty());
+    bursar.home.write_limits(LIMITS);
+    let loaded = || {
+        let entries = bursar.journal();
+        let loads = entries.iter().filter(|entry| entry["ev"] == "policy.load").count();
+        (loads == 2).then_some(())
+    };
+    eventually("the new limits", loaded).await;
+    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    is_told(&agent.get(origin.address, "/other").await, 503, "approval-busy");
+}
