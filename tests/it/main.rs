@@ -23,6 +23,7 @@ mod answers;
 mod approvals;
 mod approvals_ciba;
 mod approvals_keyra;
+mod approvals_killed;
 mod canary;
 mod chain;
 mod crash;
