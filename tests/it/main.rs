@@ -53,6 +53,7 @@ mod replay;
 #[cfg(feature = "postgres")]
 mod shared;
 mod stripe;
+mod stripe_offers;
 mod windows;
 
 // People and programs.
