@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::support::agent::{Agent, Page};
 use crate::support::bursar::{Bursar, eventually, setup};
 use crate::support::origin::{Answer, Origin, answer};
-use crate::support::seller;
+use crate::support::{mpp, seller};
 
 /// Ten US cents are above it.
 const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
@@ -482,4 +482,75 @@ async fn what_the_limits_deny_is_no_question_and_counts_as_none() {
     eventually("the new limits", loaded).await;
     is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     is_told(&agent.get(origin.address, "/other").await, 503, "approval-busy");
+}
+
+/// Asks over MPP, each time with a challenge that is good for ten seconds, at the next of `prices`, and the last for ever.
+async fn impatient_seller(prices: &'static [&'static str]) -> Origin {
+    let asked = Arc::new(AtomicU64::new(0));
+    Origin::https(move |request| {
+        let asked = asked.clone();
+        async move {
+            if request.is_paid() {
+                return mpp::sold("goods");
+            }
+            let turn = usize::try_from(asked.fetch_add(1, Ordering::SeqCst)).unwrap();
+            let price = prices.get(turn).or(prices.last()).unwrap();
+            mpp::asks(&[mpp::evm(price).with("expires", &in_seconds(10).to_string())])
+        }
+    })
+    .await
+}
+
+fn in_seconds(seconds: i64) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + seconds).unwrap()
+}
+
+/// Asks, and waits until the first challenge is too old to be answered (a seller needs six seconds of it).
+async fn approved_when_the_challenge_is_over(origin: &Origin, bursar: &Bursar) -> (String, Page) {
+    let (agent, site) = (Agent::of(bursar), origin.address);
+    let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
+    let (id, code) = question(bursar).await;
+    let over = in_seconds(5);
+    eventually("the end of the challenge", || {
+        (jiff::Timestamp::now() > over).then_some(())
+    })
+    .await;
+    approve(bursar, &id, &code);
+    (id, waiting.await.unwrap())
+}
+
+#[tokio::test]
+async fn a_challenge_that_ran_out_while_a_person_decided_is_asked_for_again() {
+    let origin = impatient_seller(&["100000"]).await;
+    let bursar = start(&origin, HOLDS);
+    let (id, page) = approved_when_the_challenge_is_over(&origin, &bursar).await;
+    assert_eq!(
+        (page.status.as_u16(), page.header("bursar-payment")),
+        (200, Some(&*id)),
+        "{:?}",
+        page.body
+    );
+    assert_eq!((origin.seen().len(), origin.payments().len()), (3, 1));
+    assert_eq!(bursar.states(), ["settled"]);
+}
+
+#[tokio::test]
+async fn a_fresh_challenge_at_another_price_is_not_what_was_approved() {
+    let origin = impatient_seller(&["100000", "110000"]).await;
+    let bursar = setup()
+        .trust(&origin.ca_pem)
+        .limits(LIMITS)
+        .config("[approval]\nbackend = \"operator\"\nhold_s = 10\n")
+        .start();
+    let (id, page) = approved_when_the_challenge_is_over(&origin, &bursar).await;
+    // The old question has given its money back; the new one waits.
+    is_told(&page, 503, "approval-pending");
+    let (other, _) = question(&bursar).await;
+    assert_ne!(other, id);
+    assert_eq!(
+        pending(&bursar)[0]["sentence"].as_str().unwrap().split('#').next(),
+        Some("research: pay 0.11 USDC to localhost ")
+    );
+    assert_eq!(bursar.states(), ["released", "held"]);
+    assert!(origin.payments().is_empty());
 }
