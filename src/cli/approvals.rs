@@ -121,7 +121,9 @@ fn sheet(question: &questions::Pending) -> String {
         seconds => format!("{seconds} s left"),
     };
     let next = match state.as_str() {
-        "approved" => "  approved; it is paid when the agent asks again".to_owned(),
+        "approved" => {
+            format!("  approved; it is paid when the agent asks again\n  bursar deny {id} --why TEXT takes it back")
+        }
         _ => format!("  bursar approve {id} --code {code}\n  bursar deny {id} --why TEXT"),
     };
     format!("{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  paid to {payee} on {network}\n{next}")

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::{Over, Questions, Row, Stage};
 use crate::approval::Question;
+use crate::approve::Denial;
 use crate::approve::operator::{NotTaken, Operator};
 use crate::ledger::Rid;
 
@@ -52,8 +53,20 @@ impl Questions {
         self.answered(id).await
     }
 
+    /// Also what was approved and not used yet.
     pub async fn deny(&self, id: Rid, why: String, by: String) -> Result<(), NotAnswered> {
-        self.operator()?.deny(id, why, by)?;
+        let operator = self.operator()?;
+        if let Some(taken) = self.row(id).and_then(|row| self.watching(row).take()) {
+            let denial = Denial {
+                by: Some(by),
+                why: Some(why),
+            };
+            return match self.revoke(taken, denial).await {
+                Over::NotRecorded(error) => Err(NotAnswered::NotRecorded(error.to_string())),
+                _ => Ok(()),
+            };
+        }
+        operator.deny(id, why, by)?;
         self.answered(id).await
     }
 

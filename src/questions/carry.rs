@@ -229,6 +229,16 @@ impl Questions {
         self.expired(&taken.row, "terms-changed").await;
     }
 
+    /// What was approved is denied after all, before anybody has used it. Answers how it ended.
+    pub(super) async fn revoke(&self, mut taken: Taken, denial: Denial) -> Over {
+        taken.used = true;
+        self.denied(&taken.row, denial).await;
+        match &*taken.row.stage.borrow() {
+            Stage::Over(over) => over.clone(),
+            Stage::Asking | Stage::Open | Stage::Approved { .. } | Stage::Taken { .. } => Over::Expired,
+        }
+    }
+
     async fn denied(&self, row: &Arc<Row>, denial: Denial) {
         let until = later(self.0.clock.now(), self.0.settings.deny_cooldown);
         tracing::info!(approval = %row.id(), agent = %row.agent, by = denial.by.as_deref(), "denied");

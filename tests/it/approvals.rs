@@ -554,3 +554,37 @@ async fn a_fresh_challenge_at_another_price_is_not_what_was_approved() {
     assert_eq!(bursar.states(), ["released", "held"]);
     assert!(origin.payments().is_empty());
 }
+
+#[tokio::test]
+async fn an_approval_can_be_taken_back_until_it_is_used() {
+    let origin = at_ten_cents().await;
+    let mut bursar = start(&origin, AT_ONCE);
+    let agent = Agent::of(&bursar);
+    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    let (id, code) = question(&bursar).await;
+    approve(&bursar, &id, &code);
+    let output = bursar.run(&["deny", &id, "--why", "a slip of the hand"]);
+    assert!(output.status.success(), "{output:?}");
+    is_told(&agent.get(origin.address, "/report").await, 403, "approval-denied");
+    assert_eq!(bursar.states(), ["released"]);
+    let bursar = bursar.kill().serve();
+    is_told(
+        &Agent::of(&bursar).get(origin.address, "/report").await,
+        403,
+        "approval-denied",
+    );
+
+    is_told(
+        &Agent::of(&bursar).get(origin.address, "/other").await,
+        503,
+        "approval-pending",
+    );
+    let (other, code) = question(&bursar).await;
+    approve(&bursar, &other, &code);
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/other").await.status, 200);
+    assert_eq!(
+        bursar.run(&["deny", &other, "--why", "too late"]).status.code(),
+        Some(1)
+    );
+    assert_eq!(origin.payments().len(), 1);
+}
