@@ -2,8 +2,6 @@
 
 use thiserror::Error;
 
-use super::replay::Replayed;
-
 /// Why a token is no approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Rejected {
@@ -44,8 +42,6 @@ pub enum Rejected {
     ScopeMissing,
     #[error("its `{0}` is not what was asked")]
     BindingMismatch(&'static str),
-    #[error("it has been used before")]
-    Replayed,
 }
 
 impl Rejected {
@@ -69,13 +65,6 @@ impl Rejected {
             Self::WrongSubject => "wrong_subject",
             Self::ScopeMissing => "scope_missing",
             Self::BindingMismatch(_) => "binding_mismatch",
-            Self::Replayed => "replayed",
         }
-    }
-}
-
-impl From<Replayed> for Rejected {
-    fn from(_: Replayed) -> Self {
-        Self::Replayed
     }
 }

@@ -84,7 +84,7 @@ impl Purchase {
         let permission = match current {
             Ok(permission) => permission,
             Err(other) => {
-                if self.is_of_other_terms(&other, &taken) {
+                if self.is_of_other_terms(questions, &other, &taken) {
                     questions.withdraw(taken).await;
                 }
                 return Err(other);
@@ -146,12 +146,17 @@ impl Purchase {
 
     /// Whether what is to be bought instead is not what was approved: then the approval is of no use any more, and what was
     /// held for it is given back.
-    fn is_of_other_terms(&self, other: &NotBought, taken: &Taken) -> bool {
+    fn is_of_other_terms(&self, questions: &Questions, other: &NotBought, taken: &Taken) -> bool {
         let (NotBought::AskedAgain(intent) | NotBought::Reconsidered(intent)) = other else {
             return false;
         };
-        let approver = taken.intent().member("approver").unwrap_or_default();
-        intent.plan.threshold.is_none() || self.question_about(&intent.offer, approver).hash() != taken.intent().hash()
+        let named = intent
+            .plan
+            .threshold
+            .as_ref()
+            .map(|threshold| threshold.approver.as_deref());
+        let approver = named.and_then(|named| questions.approver(named));
+        approver.is_none_or(|approver| self.question_about(&intent.offer, &approver).hash() != taken.intent().hash())
     }
 
     /// A fresh 402 for the same request (Ruling 41); what it says is decided like the first.

@@ -81,10 +81,20 @@ impl Questions {
         };
         let mut stage = row.stage.subscribe();
         row.wake.notify_one();
-        let decided = stage
-            .wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open))
-            .await;
-        match decided.map(|stage| stage.clone()) {
+        let decided = async {
+            let decided = stage.wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open));
+            decided.await.map(|stage| stage.clone())
+        };
+        let decided = tokio::select! {
+            biased;
+            decided = decided => decided,
+            // Whoever carries it may have stopped before hearing of it.
+            () = self.0.stop.cancelled() => {
+                let why = "the server is stopping; `bursar pending` tells after the next start whether it was heard";
+                return Err(NotAnswered::NotRecorded(why.to_owned()));
+            }
+        };
+        match decided {
             Ok(Stage::Over(Over::NotRecorded(error))) => Err(NotAnswered::NotRecorded(error.to_string())),
             Ok(Stage::Over(Over::Failed(failure))) => Err(NotAnswered::NotRecorded(failure.to_string())),
             Ok(Stage::Over(Over::Expired)) => Err(NotTaken::NotOpen(id).into()),

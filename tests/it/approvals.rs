@@ -59,6 +59,16 @@ pub fn approve(bursar: &Bursar, id: &str, code: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Until the second limits.toml of this run is in force.
+async fn new_limits(bursar: &Bursar) {
+    let loaded = || {
+        let entries = bursar.journal();
+        let loads = entries.iter().filter(|entry| entry["ev"] == "policy.load").count();
+        (loads == 2).then_some(())
+    };
+    eventually("the new limits", loaded).await;
+}
+
 fn is_told(page: &Page, status: u16, problem: &str) {
     assert_eq!(
         (page.status.as_u16(), page.problem()),
@@ -294,12 +304,7 @@ async fn limits_that_were_lowered_meanwhile_win_over_an_approval() {
     bursar
         .home
         .write_limits("[agents.research]\ntotal = \"0.09\"\napproval_above = \"0.05\"\n");
-    let generation = || {
-        let entries = bursar.journal();
-        let loads = entries.iter().filter(|entry| entry["ev"] == "policy.load").count();
-        (loads == 2).then_some(())
-    };
-    eventually("the new limits", generation).await;
+    new_limits(&bursar).await;
     let page = agent.get(origin.address, "/report").await;
     is_told(&page, 403, "over-limit");
     assert!(origin.payments().is_empty());
@@ -474,12 +479,7 @@ async fn what_the_limits_deny_is_no_question_and_counts_as_none() {
     }
     assert!(pending(&bursar).is_empty());
     bursar.home.write_limits(LIMITS);
-    let loaded = || {
-        let entries = bursar.journal();
-        let loads = entries.iter().filter(|entry| entry["ev"] == "policy.load").count();
-        (loads == 2).then_some(())
-    };
-    eventually("the new limits", loaded).await;
+    new_limits(&bursar).await;
     is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     is_told(&agent.get(origin.address, "/other").await, 503, "approval-busy");
 }

@@ -2,8 +2,10 @@ mod slow;
 
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::*;
-use crate::approval::EvidenceKind;
+use crate::approval::{EvidenceKind, replay};
 use crate::ledger::book::tests::{apply, arm_of, reserved, rid, ts};
 use crate::ledger::book::{Book, Effect, Illegal};
 use crate::ledger::entry::{ApprovalExpired, ApprovalRefused, Armed, Body, Closed, Released};
@@ -160,6 +162,48 @@ fn evidence_grants_one_approval() {
     assert_eq!(effect.approvals.replays, [([1; 32], None)]);
     lawful(&mut book, 2 * MINUTE + 1, grants(2, 1, 3 * MINUTE));
     assert_eq!(book.approvals, later.approvals);
+}
+
+#[test]
+fn evidence_is_used_in_the_order_of_the_vectors() {
+    const FIRST: i64 = 1_800_000_000;
+    let fixture = include_str!("../../../../fixtures/approvals/replay.json");
+    let fixture: serde_json::Value = serde_json::from_str(fixture).unwrap();
+    let steps = fixture["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 7);
+    let mut book = Book::default();
+    for (n, step) in (1..).zip(steps) {
+        let second = step["t"].as_i64().unwrap() - FIRST;
+        if step["restart"] == true {
+            // As an index gives it back.
+            let mut again = Book::default();
+            for (key, until) in book.approvals().replays() {
+                again.restore_replay(*key, until);
+            }
+            book = again;
+            continue;
+        }
+        lawful(&mut book, second, hold(n));
+        lawful(&mut book, second, asks(n, n, n));
+        let text = |name: &str| step[name].as_str().unwrap();
+        let exp = Timestamp::from_second(step["exp"].as_i64().unwrap()).unwrap();
+        let kept_until = replay::kept_until(exp, SignedDuration::from_secs(30));
+        let Body::ApprovalGranted(granted) = grants(n, 0, second + MINUTE) else {
+            panic!()
+        };
+        let granted = ApprovalGranted {
+            replay: Digest(replay::ReplayKey::of_jti(text("iss"), text("jti")).bytes()),
+            replay_until: ts(kept_until.as_second() - FIRST),
+            ..granted
+        };
+        let verdict = match apply(&mut book, second, Body::ApprovalGranted(granted)) {
+            Ok(_) => "accept",
+            Err(Illegal::Approval(ApprovalError::Replayed(_))) => "replayed",
+            Err(error) => panic!("{step}: {error}"),
+        };
+        assert_eq!(verdict, text("verdict"), "{step}");
+    }
+    assert_eq!(book.approvals().replays().count(), 3);
 }
 
 /// Whatever it says of its own memory, evidence cannot be used again while what it granted still can.
