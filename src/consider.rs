@@ -22,6 +22,7 @@ use crate::ledger::entry::Other;
 use crate::money::MicroUsd;
 use crate::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal, Unpaid};
 use crate::proxy::Proxy;
+use crate::questions::Questions;
 use crate::upstream::{Origin, Scheme};
 use offers::Offers;
 
@@ -47,6 +48,8 @@ pub struct Intent {
     pub policy_gen: u64,
     /// All of the 402, should it have to be decided again.
     offers: Offers,
+    /// The rule over which a person is asked, as the ledger has said that what was spent passes it.
+    pub over: Option<Arc<str>>,
 }
 
 impl Intent {
@@ -56,12 +59,14 @@ impl Intent {
     }
 }
 
+/// `over`: the rule over which a person is asked about this request already.
 pub async fn course(
     proxy: &Proxy,
     agent: &AgentName,
     origin: &Origin,
     request: &Parts,
     response: &mut Response<Relay>,
+    over: Option<Arc<str>>,
 ) -> Course {
     if proxy.passes_agent_payments() && crate::hop::agent_payment(&request.headers).is_some() {
         return Course::PassOn("agent-pays");
@@ -102,7 +107,7 @@ pub async fn course(
         now: clock::unix_second(proxy.clock.now()),
     };
     match payable(challenge, &payer) {
-        Ok(offers) => decide(proxy, agent, origin, &request.method, offers),
+        Ok(offers) => decide(proxy, agent, origin, &request.method, offers, over),
         Err(why) => Course::PassOn(why.code()),
     }
 }
@@ -128,7 +133,19 @@ pub fn decide_again(
     if dropped.is_none() && still_holds(proxy, &intent) {
         return Course::Buy(Box::new(intent));
     }
-    decide(proxy, agent, origin, method, intent.offers)
+    decide(proxy, agent, origin, method, intent.offers, intent.over)
+}
+
+/// The same with a person to be asked, as what was spent passes `rule`.
+pub fn decide_to_ask(
+    proxy: &Proxy,
+    agent: &AgentName,
+    origin: &Origin,
+    method: &Method,
+    intent: Intent,
+    rule: Arc<str>,
+) -> Course {
+    decide(proxy, agent, origin, method, intent.offers, Some(rule))
 }
 
 /// Whether what was decided would be decided now: the same limits, windows that have not ended, the same price.
@@ -165,7 +182,8 @@ pub fn another(
     });
     let (limits, policy_gen) = proxy.rules.current();
     let payable = intent.offers.payable();
-    match policy::decide(&limits, &purchase(proxy, agent, origin, method), payable) {
+    let over = intent.over.as_deref();
+    match policy::decide(&limits, &purchase(proxy, agent, origin, method, over), payable) {
         Decision::Pay(plan) => {
             let offer = payable[plan.offer].clone();
             let covered = proxy.balances.may_cover(offer.asset, offer.outlay());
@@ -175,28 +193,41 @@ pub fn another(
                 limits,
                 policy_gen,
                 offers: intent.offers,
+                over: intent.over,
             })
         }
         Decision::Refuse(_) | Decision::Unpaid(_) => None,
     }
 }
 
-fn purchase<'a>(proxy: &Proxy, agent: &'a AgentName, origin: &'a Origin, method: &'a Method) -> Purchase<'a> {
+fn purchase<'a>(
+    proxy: &Proxy,
+    agent: &'a AgentName,
+    origin: &'a Origin,
+    method: &'a Method,
+    over: Option<&'a str>,
+) -> Purchase<'a> {
     Purchase {
         agent: agent.as_str(),
         merchant: origin.authority.host.as_str(),
         method,
         now: proxy.ledger.now(),
-        approvals: match proxy.questions {
-            Some(_) => Approvals::Asked,
-            None => Approvals::None,
-        },
+        approvals: proxy.questions.as_ref().map_or(Approvals::None, Questions::approvals),
+        over,
     }
 }
 
-fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, offers: Offers) -> Course {
+fn decide(
+    proxy: &Proxy,
+    agent: &AgentName,
+    origin: &Origin,
+    method: &Method,
+    offers: Offers,
+    over: Option<Arc<str>>,
+) -> Course {
     let (limits, policy_gen) = proxy.rules.current();
-    match policy::decide(&limits, &purchase(proxy, agent, origin, method), offers.payable()) {
+    let purchase = purchase(proxy, agent, origin, method, over.as_deref());
+    match policy::decide(&limits, &purchase, offers.payable()) {
         Decision::Unpaid(why) => Course::PassOn(why.code()),
         Decision::Refuse(refusal) => {
             let cheapest = limits.cheapest(offers.payable(), proxy.ledger.now());
@@ -216,6 +247,7 @@ fn decide(proxy: &Proxy, agent: &AgentName, origin: &Origin, method: &Method, of
                 limits,
                 policy_gen,
                 offers,
+                over,
             }))
         }
     }

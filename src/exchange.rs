@@ -110,7 +110,7 @@ async fn exchange(
     {
         return answer;
     }
-    let intent = match consider::course(proxy, agent, lane.origin(), &head, &mut response).await {
+    let intent = match consider::course(proxy, agent, lane.origin(), &head, &mut response, None).await {
         Course::PassOn(why) => return Ok(unpaid(agent, &kept, response, why)),
         Course::Refuse(problem) => return Err(problem),
         Course::Buy(intent) => intent,

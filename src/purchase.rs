@@ -25,6 +25,7 @@ use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::money::MicroUsd;
 use crate::pay::{PayError, Permission};
+use crate::policy::{Charge, Excess};
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
@@ -81,6 +82,8 @@ enum NotBought {
     OfferGone(Why),
     /// Another proxy on these books has published other limits.
     LimitsReplaced,
+    /// What was spent already passes this rule, and a person may let the payment pass it.
+    MustAsk(Arc<str>),
     /// This is decided now: other limits, other windows.
     Reconsidered(Box<Intent>),
     /// The site was asked once more, and this is what it wants now.
@@ -128,7 +131,7 @@ impl Purchase {
                             .map(|reservation| (reservation, permission))
                             .map_err(|error| match error {
                                 ReserveError::StalePolicy { .. } if !decided_again => NotBought::LimitsReplaced,
-                                error => self.not_reserved(error),
+                                error => self.asks_over(&error).unwrap_or_else(|| self.not_reserved(error)),
                             })
                     }
                     Err(not_bought) => Err(not_bought),
@@ -143,6 +146,7 @@ impl Purchase {
                     decided_again = true;
                     self.decided_again().await
                 }
+                Err(NotBought::MustAsk(rule)) => self.with_a_question(rule),
                 Err(NotBought::Reconsidered(intent)) => Ok(Self {
                     intent: *intent,
                     ..self
@@ -239,6 +243,27 @@ impl Purchase {
         }
     }
 
+    /// The rule that a person may let this payment pass, if that is all that stands against it.
+    fn asks_over(&self, error: &ReserveError) -> Option<NotBought> {
+        let ReserveError::Denied { charge, .. } = *error else {
+            return None;
+        };
+        let charge = self.intent.plan.charges.get(charge)?;
+        (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(charge.rule.clone()))
+    }
+
+    fn with_a_question(self, rule: Arc<str>) -> Result<Self, Declined> {
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        match consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, self.intent, rule) {
+            Course::Buy(intent) => Ok(Self {
+                intent: *intent,
+                ..self
+            }),
+            Course::Refuse(problem) => Err(Declined::Refuse(problem)),
+            Course::PassOn(why) => Err(Declined::PassOn(why)),
+        }
+    }
+
     /// Armed money expires only with proof (Ruling 11). Here the proof is at hand: a signature takes the reservation, there is
     /// only one, and it ends here.
     async fn never_signed(&self, reservation: Reservation) {
@@ -260,11 +285,11 @@ impl Purchase {
     /// Everything the ledger fixes before a signature exists: terms, charges, nonce, validity.
     fn reserve(&self) -> Result<Reserve, NotBought> {
         let arm = self.arm()?;
-        let hold = self.hold()?;
+        let hold = self.hold(self.intent.plan.charges.clone())?;
         Ok(Reserve { hold, arm })
     }
 
-    fn hold(&self) -> Result<Hold, NotBought> {
+    fn hold(&self, charges: Vec<Charge>) -> Result<Hold, NotBought> {
         let Intent {
             offer,
             plan,
@@ -282,7 +307,7 @@ impl Purchase {
             path: self.head.uri.path().to_owned(),
             query: self.head.uri.query().map(str::to_owned),
             terms: terms(offer, plan.usd),
-            charges: plan.charges.clone(),
+            charges,
             policy_gen: *policy_gen,
             fingerprint: self.identity().1.bytes(),
             idempotency: self.claim.as_ref().map(|claim| claim.key().bytes()),

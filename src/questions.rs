@@ -5,6 +5,7 @@
 
 mod answers;
 mod carry;
+mod hearing;
 mod kept;
 mod prompts;
 mod watching;
@@ -26,8 +27,9 @@ use crate::approve::{Backend, Denial, Failure};
 use crate::clock::SharedClock;
 use crate::config::approval::Approval;
 use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
+use crate::policy::{Approvals, Threshold};
 pub use answers::{NotAnswered, Pending};
-pub use kept::{Kept, read};
+pub use kept::{Kept, KeptAsk, read};
 use prompts::Prompts;
 pub use watching::{Taken, Watching};
 
@@ -65,14 +67,27 @@ struct Asker {
     intent: [u8; 32],
 }
 
-/// One question that has not ended.
+/// One payment's question that has not ended, put to one person or to several.
 struct Row {
-    question: Question,
+    /// The payment's.
+    id: Rid,
     agent: String,
+    /// What is asked; of several approvers it names all.
+    intent: Intent,
+    asks: Vec<Ask>,
+    /// So many of them must approve. One who denies it denies it for all.
+    needed: usize,
+    /// Who may not approve.
+    owners: Vec<String>,
     /// Of the request that asked first.
     idempotency: Option<[u8; 32]>,
     ends: Timestamp,
     stage: watch::Sender<Stage>,
+}
+
+/// The question as one person has it.
+struct Ask {
+    question: Question,
     /// By which the backend knows it.
     handle: OnceLock<String>,
     /// Look at the backend now.
@@ -112,7 +127,29 @@ pub enum Over {
 /// What a request wants to have asked.
 pub struct Wanted {
     pub hold: Hold,
+    /// With [`Approvers::name`] as its approver.
     pub intent: Intent,
+    pub approvers: Approvers,
+}
+
+/// Who is asked, and how many of them must approve.
+#[derive(Clone, Debug)]
+pub struct Approvers {
+    /// In alphabetical order.
+    names: Vec<String>,
+    needed: usize,
+    owners: Vec<String>,
+}
+
+/// Why nobody can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nobody {
+    /// Neither limits.toml nor bursar.toml names anyone.
+    Named,
+    /// Whoever is named owns the agent.
+    Else,
+    /// So many must approve, and fewer are named.
+    Enough { needed: usize, named: usize },
 }
 
 /// Why it is not asked.
@@ -209,32 +246,54 @@ impl Questions {
         Ok(())
     }
 
-    /// Who is asked, where limits.toml says `named`. `None`: nobody is named anywhere.
-    pub fn approver(&self, named: Option<&str>) -> Option<String> {
-        match (&self.0.operator, named) {
-            (Some(_), _) => Some(operator::NAME.to_owned()),
-            (None, Some(named)) => Some(named.to_owned()),
-            (None, None) => self.0.approver.clone(),
+    /// Who it is that can be asked.
+    pub fn approvals(&self) -> Approvals {
+        match self.0.operator {
+            Some(_) => Approvals::Terminal,
+            None => Approvals::Service,
+        }
+    }
+
+    /// Who is asked about what passes this threshold.
+    pub fn approvers(&self, threshold: &Threshold) -> Result<Approvers, Nobody> {
+        let (needed, owners) = (usize::from(threshold.needed), threshold.owners.clone());
+        let mut names = match (&self.0.operator, &threshold.named, &self.0.approver) {
+            // Which account answers is looked at when it does.
+            (Some(_), ..) => vec![operator::NAME.to_owned()],
+            (None, Some(named), _) => named.clone(),
+            (None, None, Some(approver)) if owners.contains(approver) => return Err(Nobody::Else),
+            (None, None, Some(approver)) => vec![approver.clone()],
+            (None, None, None) => return Err(Nobody::Named),
+        };
+        names.sort_unstable();
+        match names.len() {
+            0 => Err(Nobody::Else),
+            named if named < needed => Err(Nobody::Enough { needed, named }),
+            _ => Ok(Approvers { names, needed, owners }),
         }
     }
 
     /// Look at the backend now: it has said, by `handle`, that there is an answer.
     pub fn wake(&self, handle: &str) {
-        for row in self.state().live.values() {
-            if row.handle.get().is_some_and(|known| known == handle) {
-                row.wake.notify_one();
+        for ask in self.state().live.values().flat_map(|row| &row.asks) {
+            if ask.handle.get().is_some_and(|known| known == handle) {
+                ask.wake.notify_one();
             }
         }
     }
 
     /// Payments that wait for a person: their idempotency keys are not taken yet.
     pub fn holds(&self, rid: Rid) -> bool {
-        self.state().live.values().any(|row| row.id() == rid)
+        self.state().live.values().any(|row| row.id == rid)
     }
 
     /// Joins the question that is the same, or asks.
     pub fn ask(&self, wanted: Wanted) -> Result<Watching, NotAsked> {
-        let Wanted { hold, intent } = wanted;
+        let Wanted {
+            hold,
+            intent,
+            approvers,
+        } = wanted;
         let shared = &self.0;
         let (now, settings) = (shared.clock.now(), &shared.settings);
         let asker = Asker {
@@ -246,7 +305,7 @@ impl Questions {
             drop(state);
             return match row.idempotency == hold.idempotency {
                 true => Ok(self.watching(row)),
-                false => Err(NotAsked::OtherKey(row.id())),
+                false => Err(NotAsked::OtherKey(row.id)),
             };
         }
         state.denied.retain(|_, denied| denied.until > now);
@@ -259,28 +318,26 @@ impl Questions {
         if open >= settings.max_pending_per_agent {
             return Err(NotAsked::TooManyOpen(open));
         }
-        let approver = intent.member("approver").unwrap_or_default();
-        let is_to = |row: &&Arc<Row>| row.question.intent.member("approver") == Some(approver);
-        let open = state.live.values().filter(is_to).count();
-        if open >= settings.max_pending_per_approver {
-            return Err(NotAsked::TooManyOpenTo(open));
+        for approver in &approvers.names {
+            let asks = state.live.values().flat_map(|row| &row.asks);
+            let open = asks.filter(|ask| ask.approver() == approver).count();
+            if open >= settings.max_pending_per_approver {
+                return Err(NotAsked::TooManyOpenTo(open));
+            }
         }
-        let by = (asker.agent.clone(), approver.to_owned());
-        if let Err(wait) = state.prompts.note(by, settings.prompts_per_hour, now) {
-            let count = settings.prompts_per_hour;
-            return Err(NotAsked::TooManyAsked { count, wait });
+        for (done, approver) in approvers.names.iter().enumerate() {
+            let by = (asker.agent.clone(), approver.clone());
+            if let Err(wait) = state.prompts.note(by, settings.prompts_per_hour, now) {
+                for approver in &approvers.names[..done] {
+                    state.prompts.take_back(&(asker.agent.clone(), approver.clone()));
+                }
+                let count = settings.prompts_per_hour;
+                return Err(NotAsked::TooManyAsked { count, wait });
+            }
         }
         // Ruling 43: the approver's time begins where the agent's hold ends.
         let ttl = (settings.hold + settings.ttl).min(LONGEST_TTL);
-        let question = Question {
-            id: hold.rid,
-            sentence: intent.sentence(&intent.amount()),
-            compact: intent.compact(&intent.amount()),
-            usd_cents: cents(hold.terms.usd.get()),
-            intent,
-            ttl,
-        };
-        let row = Row::new(question, asker.agent.clone(), hold.idempotency, later(now, ttl));
+        let row = Row::new(&hold, intent, approvers, ttl, later(now, ttl));
         state.live.insert(asker, row.clone());
         drop(state);
         let (questions, carried) = (self.clone(), row.clone());
@@ -304,35 +361,66 @@ impl Questions {
 /// Ruling 43.
 const LONGEST_TTL: Duration = Duration::from_secs(600);
 
+impl Approvers {
+    /// As an intent has it: the name of the one who is asked, or how many of whom.
+    pub fn name(&self) -> String {
+        match self.names.as_slice() {
+            [one] => one.clone(),
+            names => format!("{} of {}", self.needed, names.join(" ")),
+        }
+    }
+}
+
 impl Row {
-    fn new(question: Question, agent: String, idempotency: Option<[u8; 32]>, ends: Timestamp) -> Arc<Self> {
+    fn new(hold: &Hold, intent: Intent, approvers: Approvers, ttl: Duration, ends: Timestamp) -> Arc<Self> {
+        let usd_cents = cents(hold.terms.usd.get());
+        let question = |id, intent: Intent| Question {
+            id,
+            sentence: intent.sentence(&intent.amount()),
+            compact: intent.compact(&intent.amount()),
+            usd_cents,
+            intent,
+            ttl,
+        };
+        let questions = match approvers.names.as_slice() {
+            [_] => vec![question(hold.rid, intent.clone())],
+            names => names
+                .iter()
+                .map(|name| question(hold.rid.part(name), intent.to(name)))
+                .collect(),
+        };
         Arc::new(Self {
-            question,
-            agent,
-            idempotency,
+            id: hold.rid,
+            agent: hold.agent.clone(),
+            intent,
+            asks: questions.into_iter().map(Ask::new).collect(),
+            needed: approvers.needed,
+            owners: approvers.owners,
+            idempotency: hold.idempotency,
             ends,
             stage: watch::Sender::new(Stage::Asking),
-            handle: OnceLock::new(),
-            wake: Notify::new(),
         })
-    }
-
-    /// The payment's, and so the question's: one hold, one question.
-    fn id(&self) -> Rid {
-        self.question.id
-    }
-
-    /// Who bothers whom.
-    fn prompt(&self) -> (String, String) {
-        let approver = self.question.intent.member("approver").unwrap_or_default();
-        (self.agent.clone(), approver.to_owned())
     }
 
     fn asker(&self) -> Asker {
         Asker {
             agent: self.agent.clone(),
-            intent: self.question.intent.hash(),
+            intent: self.intent.hash(),
         }
+    }
+}
+
+impl Ask {
+    fn new(question: Question) -> Self {
+        Self {
+            question,
+            handle: OnceLock::new(),
+            wake: Notify::new(),
+        }
+    }
+
+    fn approver(&self) -> &str {
+        self.question.intent.member("approver").unwrap_or_default()
     }
 }
 

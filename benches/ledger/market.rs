@@ -63,6 +63,7 @@ impl Market {
             method: &Method::GET,
             now,
             approvals: Approvals::None,
+            over: None,
         };
         let Decision::Pay(plan) = decide(&self.limits, &purchase, &self.offers) else {
             return Err("the limits of the benchmark do not let its payments pass".into());

@@ -111,6 +111,13 @@ impl Intent {
         Code::of(&self.hash())
     }
 
+    /// What one of several approvers is asked: the same, with the name of that one.
+    pub fn to(&self, approver: &str) -> Self {
+        let mut members = self.0.clone();
+        members.insert("approver", approver.to_owned());
+        Self(members)
+    }
+
     /// In whole units, with the two decimals of money at least where the asset has them: `12.50`, `0.001`.
     pub fn amount(&self) -> String {
         let number = |name| self.member(name).unwrap_or_default();

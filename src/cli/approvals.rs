@@ -9,7 +9,7 @@ use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
 use crate::approval::{EvidenceKind, proof};
 use crate::home::Home;
-use crate::questions::{self, Kept};
+use crate::questions::{self, Kept, KeptAsk};
 
 #[derive(Args)]
 pub struct Pending {
@@ -132,27 +132,32 @@ fn sheet(question: &questions::Pending) -> String {
 /// What was asked and answered, below a payment's own lines.
 pub(super) fn record(kept: &Kept) -> String {
     let mut lines = vec![
-        ("asked", kept.sentence.clone()),
         ("asked_at", kept.asked_at.to_string()),
         ("asked_through", kept.backend.clone()),
         ("intent_sha256", kept.intent_sha256.clone()),
     ];
-    match &kept.evidence {
-        None => lines.push(("approved_by", "nobody".to_owned())),
-        Some(evidence) => lines.extend([
-            ("approved_by", evidence.approver.clone()),
-            ("approved_at", evidence.decided_at.to_string()),
-            ("evidence", evidence.kind.to_string()),
-        ]),
+    if kept.asks.len() > 1 {
+        lines.push(("needed", format!("{} of {} people", kept.needed, kept.asks.len())));
     }
-    if let Some(checked) = checked(kept) {
-        lines.push((
-            "verified",
-            match checked {
-                Checked::Yes { key } => format!("yes (key {key})"),
-                Checked::No { why } => format!("no: {why}"),
-            },
-        ));
+    for ask in &kept.asks {
+        lines.push(("asked", ask.sentence.clone()));
+        match &ask.evidence {
+            None => lines.push(("approved_by", "nobody".to_owned())),
+            Some(evidence) => lines.extend([
+                ("approved_by", evidence.approver.clone()),
+                ("approved_at", evidence.decided_at.to_string()),
+                ("evidence", evidence.kind.to_string()),
+            ]),
+        }
+        if let Some(checked) = checked(ask) {
+            lines.push((
+                "verified",
+                match checked {
+                    Checked::Yes { key } => format!("yes (key {key})"),
+                    Checked::No { why } => format!("no: {why}"),
+                },
+            ));
+        }
     }
     lines
         .into_iter()
@@ -175,14 +180,14 @@ pub(super) enum Checked {
 }
 
 /// `None`: what was answered is no token, so only this proxy's word says so.
-pub(super) fn checked(kept: &Kept) -> Option<Checked> {
-    let evidence = kept.evidence.as_ref()?;
+pub(super) fn checked(ask: &KeptAsk) -> Option<Checked> {
+    let evidence = ask.evidence.as_ref()?;
     if evidence.kind != EvidenceKind::SignedToken {
         return None;
     }
     Some(match proof::reverify(evidence) {
         // A good token of somebody who was not asked is none.
-        Ok(_) if kept.intent.get("approver") != Some(&evidence.approver) => Checked::No {
+        Ok(_) if ask.approver != evidence.approver => Checked::No {
             why: "it is not from the approver who was asked".to_owned(),
         },
         Ok(verified) => Checked::Yes {

@@ -153,8 +153,9 @@ struct Shown<'a> {
     payment: &'a PaymentRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_record: Option<&'a Kept>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    approval_check: Option<super::approvals::Checked>,
+    /// Of every person who was asked; null where there is no token to check.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    approval_checks: Vec<Option<super::approvals::Checked>>,
 }
 
 impl Show {
@@ -167,7 +168,10 @@ impl Show {
             print_json(&Shown {
                 payment: &payment,
                 approval_record: approval.as_ref(),
-                approval_check: approval.as_ref().and_then(super::approvals::checked),
+                approval_checks: approval
+                    .iter()
+                    .flat_map(|kept| kept.asks.iter().map(super::approvals::checked))
+                    .collect(),
             })?;
         } else {
             let approval = approval.as_ref().map(super::approvals::record).unwrap_or_default();

@@ -6,7 +6,7 @@ use super::limits;
 use super::operator::Config;
 
 #[track_caller]
-fn limits_says(text: &str, message: &str) {
+pub(super) fn limits_says(text: &str, message: &str) {
     let error = limits::parse("limits.toml", text).err().expect("a mistake");
     assert_eq!(error.to_string(), message.trim_matches('\n'));
 }

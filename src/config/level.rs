@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use alloy_primitives::Address;
 
+use super::asking::{asking, check_approvers};
 use super::diagnose::nearest;
 use super::section::{Entry, Hints, Section, quoted_if_needed};
 use crate::account::{Account, StripeId};
@@ -19,7 +20,9 @@ pub(super) const LEVEL_HINTS: Hints = &[
     ("per_request", "The key is `per_transaction`."),
     ("lifetime", "The key is `total`."),
     ("max_count", "The key is `count`, such as count = { day = 200 }."),
-    ("approver", "The key is `approvers`, a list of one."),
+    ("approver", "The key is `approvers`, a list."),
+    ("approval_for_new_payees", "The key is `approval_first_time_payee`."),
+    ("approvers_needed", "The key is `approvals_needed`."),
     ("approve_above", "The key is `approval_above`."),
     ("team", "The key is `group`, and the group's section is [groups.NAME]."),
     ("outstanding", "The key is `max_pending`."),
@@ -55,6 +58,7 @@ impl Levels {
     pub(super) fn agents(
         &mut self,
         section: Section<'_>,
+        account: &Level,
         groups: &BTreeMap<String, Group>,
     ) -> HashMap<String, Standing> {
         let mut agents = HashMap::new();
@@ -66,6 +70,8 @@ impl Levels {
             let group = section.take("group").and_then(|entry| group_of(&entry, groups));
             let level = self.level(&mut section, format!("agent:{name}").into());
             section.close(LEVEL_HINTS);
+            let own = group.as_ref().map(|group| &*group.level);
+            check_approvers(&entry, [Some(account), own, Some(&level)].into_iter().flatten());
             agents.insert(name.to_owned(), Standing { level, group });
         }
         agents
@@ -129,10 +135,20 @@ impl Levels {
                 cap.get(),
             ));
         }
+        let over_limit = section
+            .take("over_limit")
+            .and_then(|e| over_limit(&e))
+            .unwrap_or_default();
+        if over_limit == OverLimit::Ask {
+            budgets = budgets.into_iter().map(Budget::asking).collect();
+        }
+        let asking = asking(section, &scope, &mut budgets);
         Level {
             section: section.path().into(),
             per_transaction,
             budgets,
+            over_limit,
+            asking,
             merchants: listed(section.take("merchants"), |item| {
                 let text = item.text()?;
                 host_or(item, text, HostPattern::parse(text))
@@ -141,12 +157,6 @@ impl Levels {
             networks: only(section.take("networks"), network),
             assets: only(section.take("assets"), asset),
             paused: section.take("paused").and_then(|e| e.boolean()).unwrap_or(false),
-            approver: section.take("approvers").and_then(|entry| approver(&entry)),
-            approval_above: section.take("approval_above").and_then(|e| e.usd()),
-            over_limit: section
-                .take("over_limit")
-                .and_then(|e| over_limit(&e))
-                .unwrap_or_default(),
         }
     }
 
@@ -319,18 +329,6 @@ fn asset(item: &Entry<'_>) -> Option<AssetName> {
         format!("{}: bursar does not know the asset \"{text}\"", item.path()),
         one_of(text, &symbols),
     )
-}
-
-/// A list, as more than one may be asked some day.
-fn approver(entry: &Entry<'_>) -> Option<String> {
-    let items = entry.list("Leave `approvers` out to ask whoever bursar.toml names.")?;
-    if let [_, second, ..] = items.as_slice() {
-        return second.reject(
-            format!("{}: this version asks one approver", entry.path()),
-            "Keep one, as the approval backend names people: a DID, a subject, a user.".to_owned(),
-        );
-    }
-    items.first()?.person()
 }
 
 fn over_limit(entry: &Entry<'_>) -> Option<OverLimit> {

@@ -66,6 +66,8 @@ const TOP_HINTS: Hints = &[
     ("paused", LEVEL_KEY),
     ("approval_above", LEVEL_KEY),
     ("over_limit", LEVEL_KEY),
+    ("approvers", LEVEL_KEY),
+    ("owner", LEVEL_KEY),
 ];
 const LEVEL_KEY: &str = "It belongs below a section: [account], [groups.NAME] or [agents.NAME].";
 
@@ -92,10 +94,11 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
         section.close(LEVEL_HINTS);
         level
     });
+    let account = account.unwrap_or_default();
     let groups = top.section("groups").map(|s| reader.groups(s)).unwrap_or_default();
     let agents = top
         .section("agents")
-        .map(|s| reader.agents(s, &groups))
+        .map(|s| reader.agents(s, &account, &groups))
         .unwrap_or_default();
     top.close(TOP_HINTS);
 
@@ -109,7 +112,7 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
         methods: methods.unwrap_or_default(),
         resource_hosts,
         rates,
-        account: account.unwrap_or_default(),
+        account,
         agents,
     }
 }

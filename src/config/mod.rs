@@ -5,6 +5,7 @@
 
 pub mod alerts;
 pub mod approval;
+mod asking;
 mod diagnose;
 #[cfg(test)]
 mod examples;

@@ -238,7 +238,7 @@ impl<'d> Entry<'d> {
         let is_name = |c: char| !c.is_control() && !c.is_whitespace();
         if name.is_empty() || name.len() > 255 || !name.chars().all(is_name) {
             return self.reject(
-                format!("{}: \"{name}\" is no approver", self.path),
+                format!("{}: \"{name}\" is no name of a person", self.path),
                 "Write the name that the approval backend knows, such as \"did:bkey:z6Mk…\" or \"user-17\".".to_owned(),
             );
         }

@@ -140,6 +140,7 @@ mod tests {
             method: &Method::GET,
             now: now(),
             approvals: Approvals::None,
+            over: None,
         };
         match decide(limits, &purchase, offers.payable()) {
             Decision::Pay(plan) => plan,

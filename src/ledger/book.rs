@@ -21,6 +21,7 @@ use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Place;
 use super::text::{Decimal, Moment};
+use crate::policy::budget::{Charge, Excess};
 use approvals::{ApprovalChanges, Register, ReplayKey, Subject};
 
 /// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
@@ -144,6 +145,7 @@ impl Book {
         {
             return Err(ReserveError::KeyTaken(hold.rid));
         }
+        no_excess(hold.rid, &hold.charges)?;
         self.counters.fit(&hold.charges, &[])
     }
 
@@ -152,6 +154,9 @@ impl Book {
         let held = self.open.get(&rid).filter(|payment| payment.state == State::Held);
         let held = held.ok_or(ReserveError::NotHeld(rid))?;
         self.approvals.may_arm(rid, arming.approval.as_deref(), now)?;
+        if arming.approval.is_none() {
+            no_excess(rid, &arming.charges)?;
+        }
         self.nonce_is_free(&held.reserved.asset, &arming.arm)?;
         self.counters.fit(&arming.charges, held.windows())
     }
@@ -480,6 +485,14 @@ impl Book {
             self.unconfirmed.pop_first();
             effect.unconfirmed.push((rid, false));
         }
+    }
+}
+
+/// Only a payment that is armed with an approval passes a limit.
+fn no_excess(rid: Rid, charges: &[Charge]) -> Result<(), ReserveError> {
+    match charges.iter().any(|charge| charge.excess == Excess::Approved) {
+        true => Err(ApprovalError::NoneOf(rid).into()),
+        false => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::entry::WindowCharge;
 use super::model::ReserveError;
-use crate::policy::budget::{Charge, PENDING, Window};
+use crate::policy::budget::{Charge, Excess, PAYEE, PENDING, SINCE_APPROVAL, Window};
 
 /// Newest windows kept per scope and window name. Older ones count nothing any more; a charge for one of them means that
 /// the clock went back, and is refused rather than counted from zero. A rolling window needs its 61 newest buckets.
@@ -27,6 +27,9 @@ impl Counter {
         self.settled.checked_add(self.open)
     }
 }
+
+/// When a person last approved a payment of a scope of which none was approved yet.
+const NO_APPROVAL: &str = "00000000000000000000";
 
 /// A counter's name: scope, window name, start.
 pub type CounterKey = (String, String, String);
@@ -75,7 +78,12 @@ impl Counters {
                 .chain([open, charge.amount])
                 .try_fold(settled, u128::checked_add)
                 .ok_or(ReserveError::Overflow)?;
-            if counted > charge.cap {
+            let fits = match charge.window {
+                // Somebody has been paid who was paid before; what is under way says nothing yet.
+                Window::Payee => settled > 0,
+                _ => counted <= charge.cap,
+            };
+            if !fits && charge.excess != Excess::Approved {
                 return Err(ReserveError::Denied {
                     charge: index,
                     settled,
@@ -105,6 +113,23 @@ impl Counters {
                     })
             }
             _ => Some(self.get(&charge.scope, window, &charge.start)),
+        }
+    }
+
+    /// Puts charges since the last approval into the time that the last one began. One that begins another does so now, or not at
+    /// all if the clock went back: the time before then goes on.
+    pub fn begin(&self, charges: &mut [Charge]) {
+        for charge in charges
+            .iter_mut()
+            .filter(|charge| charge.window == Window::SinceApproval)
+        {
+            let newest = self
+                .starts(&charge.scope, SINCE_APPROVAL)
+                .and_then(|starts| starts.last_key_value())
+                .map_or(NO_APPROVAL, |(newest, _)| newest.as_str());
+            if *charge.start < *newest {
+                charge.start = newest.into();
+            }
         }
     }
 
@@ -198,8 +223,12 @@ impl Counters {
         windows.entry(window).or_default().insert(start, counter);
     }
 
-    /// Forgets the oldest windows of a charge's kind when there are too many, unless money in them is still open.
+    /// Forgets the oldest windows of a charge's kind when there are too many, unless money in them is still open. A payee does not
+    /// grow old: each was approved once by a person, who need not be asked again.
     pub fn drop_oldest(&mut self, charge: &WindowCharge, dropped: &mut Vec<CounterKey>) {
+        if charge.window() == PAYEE {
+            return;
+        }
         let windows = self.0.get_mut(charge.scope());
         let Some(starts) = windows.and_then(|windows| windows.get_mut(charge.window())) else {
             return;
@@ -215,7 +244,8 @@ impl Counters {
 
     pub(super) fn is_closed(&self, scope: &str, window: &str, start: &str) -> bool {
         self.starts(scope, window).is_some_and(|starts| {
-            starts.len() >= WINDOWS_KEPT
+            window != PAYEE
+                && starts.len() >= WINDOWS_KEPT
                 && starts
                     .first_key_value()
                     .is_some_and(|(oldest, _)| start < oldest.as_str())

@@ -23,7 +23,7 @@ use super::text::{Decimal, Digest, Moment};
 use super::timekeeping::Timekeeper;
 use crate::challenge::Clause;
 use crate::clock::random;
-use crate::policy::budget::Charge;
+use crate::policy::budget::{Charge, Window};
 
 /// One counter of a scope, in the budget's unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +51,9 @@ pub trait Decisions {
 
     fn raise(&self, alarm: Alarm);
 
-    fn reserve(&mut self, reserve: Reserve, now: Moment) -> Result<Reservation, ReserveError> {
+    fn reserve(&mut self, mut reserve: Reserve, now: Moment) -> Result<Reservation, ReserveError> {
         self.may_reserve()?;
+        self.book().counters().begin(&mut reserve.hold.charges);
         let totals = self.book().admits(&reserve, now)?;
         self.tell_if_nearly_spent(&reserve.hold.charges, &totals);
         let Reserve { hold, arm } = reserve;
@@ -61,8 +62,9 @@ pub trait Decisions {
         Ok(reservation)
     }
 
-    fn hold(&mut self, hold: Hold, now: Moment) -> Result<Rid, ReserveError> {
+    fn hold(&mut self, mut hold: Hold, now: Moment) -> Result<Rid, ReserveError> {
         self.may_reserve()?;
+        self.book().counters().begin(&mut hold.charges);
         let totals = self.book().admits_hold(&hold, now)?;
         self.tell_if_nearly_spent(&hold.charges, &totals);
         let rid = hold.rid;
@@ -70,8 +72,9 @@ pub trait Decisions {
         Ok(rid)
     }
 
-    fn arm(&mut self, rid: Rid, arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
+    fn arm(&mut self, rid: Rid, mut arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
         self.may_reserve()?;
+        self.book().counters().begin(&mut arming.charges);
         let totals = self.book().admits_arming(rid, &arming, now)?;
         let held = self.book().open_payment(&rid).ok_or(ReserveError::NotHeld(rid))?;
         let terms = Terms::recorded(&held.reserved).ok_or(ReserveError::NotHeld(rid))?;
@@ -292,7 +295,9 @@ pub trait Decisions {
 fn nearly_spent(charges: &[Charge], totals: &[u128]) -> Vec<Alarm> {
     let is_nearly = |counted: u128, cap: u128| counted >= cap - cap / 5;
     let mut alarms = Vec::new();
-    for (charge, &counted) in charges.iter().zip(totals) {
+    // Where a person is asked anyway, nobody need be told that they soon will be.
+    let budgets = |(charge, _): &(&Charge, &u128)| !matches!(charge.window, Window::SinceApproval | Window::Payee);
+    for (charge, &counted) in charges.iter().zip(totals).filter(budgets) {
         let before = counted.saturating_sub(charge.amount);
         if is_nearly(counted, charge.cap) && !is_nearly(before, charge.cap) {
             alarms.push(Alarm::BudgetNearlySpent {
@@ -383,6 +388,7 @@ fn approval_body(step: ApprovalStep) -> Body {
             backend: requested.backend,
             id: requested.id,
             intent: Digest(requested.intent),
+            needed: requested.needed,
             rid: requested.rid,
             until: Moment::of(requested.until),
         }),

@@ -47,7 +47,7 @@ const GATHER: Duration = Duration::from_millis(50);
 pub const BATCH_ENTRIES: usize = 512;
 
 /// Changed whenever keys or values change; another number means a rebuild.
-const FORMAT: u8 = 4;
+const FORMAT: u8 = 5;
 
 // Key prefixes; one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";

@@ -52,7 +52,7 @@ pub use key::KeyHold;
 pub use model::{
     Alarm, Alarms, ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Arm, Arming, By, Denial, Denied,
     Event, Finding, Hold, LedgerError, Outcome, Outflow, Requested, Reservation, Reserve, ReserveError, Resolution,
-    State, Terms,
+    State, Terms, Vote,
 };
 pub use payment::Payment;
 #[cfg(feature = "postgres")]

@@ -19,7 +19,7 @@ use crate::assets::Asset;
 use crate::challenge::{Clause, Rail};
 use crate::money::{Atoms, MicroUsd};
 use crate::policy::budget::Charge;
-pub use approvals::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Denied, Requested};
+pub use approvals::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Denied, Requested, Vote};
 
 /// Where a payment stands (Ruling 48). Everything but `released` and `expired` counts against its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

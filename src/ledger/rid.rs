@@ -5,6 +5,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// Identifies one reservation, and so one payment. Sorts by the millisecond in which it was made.
@@ -18,6 +19,14 @@ impl Rid {
         // UUIDv7 has no room for times before 1970; such a clock is wrong and the order of ids is then lost, nothing else.
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+    }
+
+    /// The id of a part of this payment's affairs, told from its others by `name`.
+    pub fn part(self, name: &str) -> Self {
+        let hash = Sha256::new().chain_update(self.bytes()).chain_update(name).finalize();
+        let mut random = [0; 10];
+        random.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+        Self::new(self.made_at().unwrap_or(Timestamp::UNIX_EPOCH), random)
     }
 
     /// Reads the hyphenated lower-case text of a UUIDv7, and nothing else.

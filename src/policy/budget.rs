@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::approval::Approvals;
 use super::calendar::{Calendar, Period};
+use crate::account::Account;
 use crate::money::MicroUsd;
 
 /// What span of payments one cap holds together (Ruling 50).
@@ -27,6 +29,11 @@ pub enum Window {
     Rolling(Rolling),
     /// No span of time: what is held, armed or unknown at this moment (`max_pending`). What is settled leaves it.
     Pending,
+    /// Since a person last approved a payment of the scope (`approval_every`, threats 1.3).
+    SinceApproval,
+    /// No span of time: what was ever paid to one payee (`approval_first_time_payee`). Its cap is none: what it takes is that
+    /// something was settled before.
+    Payee,
 }
 
 /// A rolling window of n seconds in 60 buckets of n/60 seconds, aligned to the Unix epoch.
@@ -36,6 +43,17 @@ pub enum Window {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rolling {
     bucket_s: u32,
+}
+
+/// What becomes of a charge that does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// The payment is refused.
+    Denied,
+    /// The payment is refused unless a person approves it.
+    Asked,
+    /// It is no obstacle: a person is asked. It counts once the payment is armed with their approval.
+    Approved,
 }
 
 /// What a budget counts.
@@ -56,9 +74,10 @@ pub struct Charge {
     pub unit: Unit,
     /// The local start of the window as RFC 9557 text, `2026-11-20T00:00:00+01:00[Europe/Berlin]`; the zone is part of it, so
     /// another zone in the file is another window. `0` for `total` and `max_pending`. For a rolling window the start of its
-    /// newest bucket: ten digits of Unix seconds, so that the order of texts is the order of time.
+    /// newest bucket: ten digits of Unix seconds, so that the order of texts is the order of time. For `approval_every` twenty
+    /// digits of Unix microseconds, or nothing: the ledger knows when a person last approved. For a payee its name.
     pub start: Arc<str>,
-    /// When the window, or the bucket of a rolling one, ends; never for `total` and `max_pending`.
+    /// When the window, or the bucket of a rolling one, ends; never for those that time does not end.
     pub ends: Option<Timestamp>,
     /// In `unit`.
     pub amount: u128,
@@ -66,6 +85,7 @@ pub struct Charge {
     pub cap: u128,
     /// Where the cap is written in limits.toml: `agents.research.day`, `agents.research.count.hour`.
     pub rule: Arc<str>,
+    pub excess: Excess,
 }
 
 /// One cap of limits.toml, its names made once when the file is read.
@@ -76,6 +96,7 @@ pub(crate) struct Budget {
     unit: Unit,
     cap: u128,
     rule: Arc<str>,
+    excess: Excess,
 }
 
 impl Window {
@@ -92,6 +113,8 @@ impl Window {
             Self::Total => "total",
             Self::Rolling(_) => "rolling",
             Self::Pending => "max_pending",
+            Self::SinceApproval => "approval_every",
+            Self::Payee => "approval_first_time_payee",
         }
     }
 
@@ -145,6 +168,8 @@ impl Charge {
     pub fn window_name(&self) -> Cow<'static, str> {
         Cow::Borrowed(match (self.unit, self.window) {
             (_, Window::Pending) => PENDING,
+            (_, Window::SinceApproval) => SINCE_APPROVAL,
+            (_, Window::Payee) => PAYEE,
             (Unit::MicroUsd, Window::Rolling(rolling)) => return Cow::Owned(format!("rolling.{}", rolling.seconds())),
             (Unit::Payments, Window::Rolling(rolling)) => {
                 return Cow::Owned(format!("count.rolling.{}", rolling.seconds()));
@@ -161,6 +186,10 @@ impl Charge {
 
 /// The counter of `max_pending`; whoever books by name alone must know that settled money leaves it.
 pub const PENDING: &str = "pending";
+/// The counters of `approval_every`, one for each time between two approvals.
+pub const SINCE_APPROVAL: &str = "approval_every";
+/// The counters of `approval_first_time_payee`, one for each payee.
+pub const PAYEE: &str = "count.payee";
 
 impl Unit {
     /// What the counter of that name holds, by [`Charge::window_name`].
@@ -206,6 +235,11 @@ impl Budget {
         Self::under(rule, scope, window, Unit::MicroUsd, cap)
     }
 
+    /// Of the payees that a scope has paid.
+    pub(crate) fn of_payees(rule: String, scope: &Arc<str>) -> Self {
+        Self::under(rule, scope, Window::Payee, Unit::Payments, u128::MAX)
+    }
+
     fn under(rule: String, scope: &Arc<str>, window: Window, unit: Unit, cap: u128) -> Self {
         Self {
             scope: scope.clone(),
@@ -213,30 +247,61 @@ impl Budget {
             unit,
             cap,
             rule: rule.into(),
+            excess: Excess::Denied,
         }
     }
 
-    /// Whether it bounds what is spent over time (Ruling 51): `max_pending` alone would let any sum through, bit by bit.
-    pub(crate) const fn bounds_spending(&self) -> bool {
-        matches!(self.unit, Unit::MicroUsd) && !matches!(self.window, Window::Pending)
+    /// A person may let a payment pass it.
+    pub(crate) fn asking(self) -> Self {
+        Self {
+            excess: Excess::Asked,
+            ..self
+        }
     }
 
-    pub(super) fn charge(&self, price: MicroUsd, periods: &mut Periods<'_>) -> Charge {
-        let Period { start, ends } = periods.of(self.window);
+    /// What becomes of a payment that does not fit, whether or not a person is asked about it already.
+    pub(super) fn excess(&self, approvals: Approvals, is_asked: bool) -> Excess {
+        match self.excess {
+            Excess::Asked if is_asked => Excess::Approved,
+            Excess::Asked if approvals == Approvals::None => Excess::Denied,
+            excess => excess,
+        }
+    }
+
+    /// Whether it bounds what is spent over time (Ruling 51): `max_pending` alone would let any sum through, bit by bit, and
+    /// `approval_every` with a person's leave.
+    pub(crate) const fn bounds_spending(&self) -> bool {
+        matches!(self.unit, Unit::MicroUsd) && !matches!(self.window, Window::Pending | Window::SinceApproval)
+    }
+
+    pub(super) fn charge(&self, price: MicroUsd, payee: &Account, excess: Excess, periods: &mut Periods<'_>) -> Charge {
+        let Period { start, ends } = match (self.window, excess) {
+            (Window::Payee, _) => Period::without_end(payee.to_string()),
+            (Window::SinceApproval, Excess::Approved) => Period::without_end(micros(periods.now)),
+            (window, _) => periods.of(window),
+        };
         Charge {
             scope: self.scope.clone(),
             window: self.window,
             unit: self.unit,
             start,
             ends,
-            amount: match self.unit {
-                Unit::MicroUsd => price.get(),
-                Unit::Payments => 1,
+            amount: match (self.unit, self.window, excess) {
+                // What a person has looked at is not spent since.
+                (_, Window::SinceApproval, Excess::Approved) => 0,
+                (Unit::MicroUsd, ..) => price.get(),
+                (Unit::Payments, ..) => 1,
             },
             cap: self.cap,
             rule: self.rule.clone(),
+            excess,
         }
     }
+}
+
+/// Twenty digits, so that the order of texts is the order of time.
+fn micros(now: Timestamp) -> String {
+    format!("{:020}", now.as_microsecond().max(0))
 }
 
 /// The windows that hold one instant, each worked out at most once however many budgets ask for it.
@@ -266,10 +331,8 @@ impl<'a> Periods<'a> {
                         ends,
                     }
                 }
-                Window::Pending => Period {
-                    start: "0".into(),
-                    ends: None,
-                },
+                Window::Pending => Period::without_end("0".to_owned()),
+                Window::SinceApproval | Window::Payee => Period::without_end(String::new()),
                 window => self.calendar.period(window, self.now),
             })
             .clone()

@@ -24,6 +24,15 @@ pub(super) struct Period {
     pub(super) ends: Option<Timestamp>,
 }
 
+impl Period {
+    pub(super) fn without_end(start: String) -> Self {
+        Self {
+            start: start.into(),
+            ends: None,
+        }
+    }
+}
+
 impl Calendar {
     pub(crate) fn new(zone: TimeZone) -> Self {
         Self { zone }
@@ -53,7 +62,9 @@ impl Calendar {
             Window::Day => self.midnight(date)?,
             Window::Week => self.midnight(monday(date)?)?,
             Window::Month => self.midnight(date.first_of_month())?,
-            Window::Total | Window::Rolling(_) | Window::Pending => return Ok(None),
+            Window::Total | Window::Rolling(_) | Window::Pending | Window::SinceApproval | Window::Payee => {
+                return Ok(None);
+            }
         };
         Ok(Some(start))
     }
@@ -66,7 +77,9 @@ impl Calendar {
             // Counted from the calendar's Monday and first: `start` itself is later where a clock change skips midnight.
             Window::Week => monday(date)?.checked_add(1.week())?,
             Window::Month => date.first_of_month().checked_add(1.month())?,
-            Window::Total | Window::Rolling(_) | Window::Pending => return Ok(Timestamp::MAX),
+            Window::Total | Window::Rolling(_) | Window::Pending | Window::SinceApproval | Window::Payee => {
+                return Ok(Timestamp::MAX);
+            }
         };
         Ok(self.midnight(next)?.timestamp())
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::Method;
 
+use super::approval::Asking;
 use super::budget::{Budget, Periods};
 use super::calendar::Calendar;
 use super::merchant::{self, HostPattern};
@@ -58,10 +59,8 @@ pub(crate) struct Level {
     pub(crate) networks: Option<Vec<Network>>,
     pub(crate) assets: Option<Vec<AssetName>>,
     pub(crate) paused: bool,
-    pub(crate) approval_above: Option<MicroUsd>,
     pub(crate) over_limit: OverLimit,
-    /// Who is asked, as the approval backend names people.
-    pub(crate) approver: Option<String>,
+    pub(crate) asking: Asking,
 }
 
 /// An allow list (`None`: anything) and a deny list, which wins.

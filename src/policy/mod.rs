@@ -3,6 +3,7 @@
 //! Pure: limits, a purchase and offers in, a decision out. What is spent already is the ledger's to know: it takes the
 //! charges of a [`Plan`] and books all of them or none; [`Refusal::over_limit`] words its denial.
 
+mod approval;
 pub mod budget;
 mod calendar;
 mod limits;
@@ -23,8 +24,10 @@ use crate::assets::Asset;
 use crate::challenge::{Offer, PaymentFlow, Rail};
 use crate::money::MicroUsd;
 
+pub use approval::{Approvals, Threshold};
+pub(crate) use approval::{Asking, NEEDED, named, owners};
 pub(crate) use budget::Budget;
-pub use budget::{Charge, Rolling, Unit, Window};
+pub use budget::{Charge, Excess, Rolling, Unit, Window};
 pub(crate) use calendar::Calendar;
 pub use limits::Limits;
 pub(crate) use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, Standing};
@@ -41,25 +44,8 @@ pub struct Purchase<'a> {
     pub method: &'a Method,
     pub now: Timestamp,
     pub approvals: Approvals,
-}
-
-/// Whether a person can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Approvals {
-    /// No backend: what needs approval is refused.
-    None,
-    /// What needs approval is asked about.
-    Asked,
-}
-
-/// What makes a payment need a person's approval.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Threshold {
-    /// Path in limits.toml, such as `agents.research.approval_above`.
-    pub rule: String,
-    pub limit: MicroUsd,
-    /// Whom limits.toml names; else whoever the backend asks by itself.
-    pub approver: Option<String>,
+    /// The rule over which a person is asked because of what was spent already, as the ledger has said.
+    pub over: Option<&'a str>,
 }
 
 pub enum Decision {
@@ -159,7 +145,7 @@ fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decision {
     for offer in order {
         match bars_bid(limits, standing, purchase, &bids[offer]) {
             Ok(allowed) => {
-                let mut plan = plan(limits, standing, purchase, offer, allowed);
+                let mut plan = plan(limits, standing, purchase, offer, &bids[offer].payee, allowed);
                 plan.others = not_taken::beside(offer, limits, standing, purchase, bids);
                 return Decision::Pay(plan);
             }
@@ -219,20 +205,12 @@ fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: 
         return Err(Box::new(refusal));
     }
     let price = bid.price.map_err(|why| Box::new(Refusal::no_price(why)))?;
-    let mut threshold = None;
     for level in limits.levels(standing) {
         if let Some(refusal) = bars_at(level, purchase.approvals, bid, price) {
             return Err(Box::new(refusal));
         }
-        threshold = threshold.or_else(|| passes(level, price));
     }
-    if let Some(threshold) = &mut threshold {
-        // The nearest to the agent.
-        threshold.approver = limits
-            .levels(standing)
-            .filter_map(|level| level.approver.clone())
-            .last();
-    }
+    let threshold = approval::threshold(limits, standing, purchase.approvals, purchase.over, price)?;
     Ok(Allowed { price, threshold })
 }
 
@@ -258,31 +236,21 @@ fn bars_at(level: &Level, approvals: Approvals, bid: &Bid, price: MicroUsd) -> O
     if let Some(refusal) = listed(level, "payees", &level.payees, is, code, "payee", &bid.payee) {
         return Some(refusal);
     }
-    let can_be_asked = approvals == Approvals::Asked;
+    let can_be_asked = approvals.can_be_asked();
     if let Some(limit) = level.per_transaction.filter(|&limit| price > limit)
         && !(can_be_asked && level.over_limit == OverLimit::Ask)
     {
         return Some(Refusal::per_transaction(level, limit, price));
     }
-    let threshold = level.approval_above.filter(|&limit| price > limit)?;
-    (!can_be_asked).then(|| Refusal::approval_unavailable(level, threshold, price))
-}
-
-/// The threshold of this level that an allowed price passes. What is over `per_transaction` is here only where the level asks.
-fn passes(level: &Level, price: MicroUsd) -> Option<Threshold> {
-    let keys = [
-        ("per_transaction", level.per_transaction),
-        ("approval_above", level.approval_above),
+    let thresholds = [
+        ("approval_above", level.asking.above),
+        ("second_approval_above", level.asking.second_above),
     ];
-    keys.into_iter().find_map(|(key, limit)| {
-        let limit = limit.filter(|&limit| price > limit)?;
-        let rule = format!("{}.{key}", level.section);
-        Some(Threshold {
-            rule,
-            limit,
-            approver: None,
-        })
-    })
+    let mut passed = thresholds
+        .into_iter()
+        .filter_map(|(key, limit)| Some((key, limit.filter(|&limit| price > limit)?)));
+    let (key, limit) = passed.next().filter(|_| !can_be_asked)?;
+    Some(Refusal::approval_unavailable(level, key, limit, price))
 }
 
 fn listed<T: std::fmt::Display>(
@@ -313,17 +281,41 @@ impl AssetName {
     }
 }
 
-fn plan(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, offer: usize, allowed: Allowed) -> Plan {
+fn plan(
+    limits: &Limits,
+    standing: &Standing,
+    purchase: &Purchase<'_>,
+    offer: usize,
+    payee: &Account,
+    allowed: Allowed,
+) -> Plan {
     let Allowed { price, threshold } = allowed;
     let mut periods = limits.periods(purchase.now);
     let budgets = limits.levels(standing).flat_map(|level| &level.budgets);
+    let mut charges: Vec<Charge> = budgets
+        .map(|budget| {
+            let excess = budget.excess(purchase.approvals, threshold.is_some());
+            budget.charge(price, payee, excess, &mut periods)
+        })
+        .collect();
+    // So that what is held, which leaves them out, is charged by the same numbers.
+    charges.sort_by_key(|charge| charge.excess == Excess::Approved);
     Plan {
         offer,
         usd: price,
-        charges: budgets.map(|b| b.charge(price, &mut periods)).collect(),
+        charges,
         group: standing.group.as_ref().map(|g| g.name.clone()),
         max_validity_s: limits.max_validity_s,
         threshold,
         others: Vec::new(),
+    }
+}
+
+impl Plan {
+    /// What is charged while a person is asked. What only an approval allows does not count before there is one: a question must
+    /// not keep other payments from what is left.
+    pub fn held(&self) -> Vec<Charge> {
+        let counts = |charge: &&Charge| charge.excess != Excess::Approved;
+        self.charges.iter().filter(counts).cloned().collect()
     }
 }

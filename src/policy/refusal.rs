@@ -93,6 +93,11 @@ impl Refusal {
     /// in the charge's unit.
     pub fn over_limit(charge: &Charge, settled: u128, open: u128) -> Self {
         let Charge { unit, rule, .. } = charge;
+        match charge.window {
+            Window::Payee => return Self::first_time_payee(charge),
+            Window::SinceApproval => return Self::approval_due(charge, settled, open),
+            _ => {}
+        }
         let (words, figure) = (|v| unit.words(v), |v| unit.figure(v));
         let cap = words(charge.cap);
         let what = match unit {
@@ -107,6 +112,7 @@ impl Refusal {
             Window::Month => "a month".to_owned(),
             Window::Rolling(rolling) => format!("within any {}", span(rolling.seconds())),
             Window::Pending => "at a time that is not settled yet".to_owned(),
+            Window::SinceApproval | Window::Payee => String::new(),
         };
         let mut detail = format!(
             "{what} would go over {rule}, which is {cap} {per}: {} used, {} reserved.",
@@ -134,6 +140,36 @@ impl Refusal {
             // A rolling window does not start again at any one time.
             resets_at: charge.ends.filter(|_| charge.window.is_calendar()),
             ..Self::new(RefusalCode::OverLimit, rule.to_string(), detail)
+        }
+    }
+
+    fn first_time_payee(charge: &Charge) -> Self {
+        let (rule, payee) = (&charge.rule, &charge.start);
+        let detail = format!(
+            "Nothing was paid to {payee} before that {rule} knows of, so a person would have to approve it, and no approval backend \
+             is configured. Finance can take {rule} out of limits.toml."
+        );
+        Self::new(RefusalCode::ApprovalUnavailable, rule.to_string(), detail).names(None, payee)
+    }
+
+    /// So much was spent since a person last looked that one would have to look now.
+    fn approval_due(charge: &Charge, settled: u128, open: u128) -> Self {
+        let Charge { unit, rule, .. } = charge;
+        let detail = format!(
+            "With this payment of {}, more than {} would be spent since a person last approved a payment ({} used, {} reserved), which \
+             is {rule}; a person would have to approve it, and no approval backend is configured. Finance can raise {rule} in \
+             limits.toml.",
+            unit.words(charge.amount),
+            unit.words(charge.cap),
+            unit.words(settled),
+            unit.words(open),
+        );
+        Self {
+            limit: Some(unit.figure(charge.cap)),
+            used: Some(unit.figure(settled)),
+            reserved: Some(unit.figure(open)),
+            asked: Some(unit.figure(charge.amount)),
+            ..Self::new(RefusalCode::ApprovalUnavailable, rule.to_string(), detail)
         }
     }
 
@@ -182,8 +218,20 @@ impl Refusal {
         Self::new(RefusalCode::OverLimit, rule, detail).figures(limit, price)
     }
 
-    pub(super) fn approval_unavailable(level: &Level, limit: MicroUsd, price: MicroUsd) -> Self {
-        let rule = format!("{}.approval_above", level.section);
+    /// More people than one are needed, and the operator's terminal knows only one.
+    pub(super) fn nobody_else(level: &Level, price: MicroUsd) -> Self {
+        let rule = format!("{}.second_approval_above", level.section);
+        let limit = level.asking.second_above.unwrap_or_default();
+        let detail = format!(
+            "The price of {price} USD is over {rule}, which is {limit} USD, so {} people would have to approve it. The operator's \
+             terminal cannot tell people apart: bursar.toml needs [approval] backend = \"ciba\" or \"keyra\" for that.",
+            level.asking.needed
+        );
+        Self::new(RefusalCode::ApprovalUnavailable, rule, detail).figures(limit, price)
+    }
+
+    pub(super) fn approval_unavailable(level: &Level, key: &str, limit: MicroUsd, price: MicroUsd) -> Self {
+        let rule = format!("{}.{key}", level.section);
         let detail = format!(
             "The price of {price} USD is over {rule}, which is {limit} USD, so a person would have to approve it, and \
              no approval backend is configured. Finance can raise {rule} in limits.toml."

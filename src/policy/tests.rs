@@ -1,5 +1,6 @@
 //! Decisions on limits as finance writes them.
 
+mod asking;
 mod not_taken;
 mod properties;
 mod windows;
@@ -42,6 +43,7 @@ fn decide_at(limits: &Limits, merchant: &str, now: &str, bids: &[Bid]) -> Decisi
         method: &Method::GET,
         now: now.parse().unwrap(),
         approvals: Approvals::None,
+        over: None,
     };
     choose(limits, &purchase, bids)
 }
@@ -197,6 +199,7 @@ fn methods_decide_what_is_a_purchase() {
             method,
             now: Timestamp::UNIX_EPOCH,
             approvals: Approvals::None,
+            over: None,
         };
         match choose(limits, &purchase, &[bid(1)]) {
             Decision::Pay(_) => true,
@@ -328,6 +331,7 @@ fn offers_are_judged_by_their_own_asset_payee_and_price() {
         method: &Method::POST,
         now: Timestamp::UNIX_EPOCH,
         approvals: Approvals::None,
+        over: None,
     };
     let Decision::Pay(plan) = decide(&limits, &purchase, &offers) else {
         panic!("not paid");

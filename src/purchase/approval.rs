@@ -19,7 +19,7 @@ use crate::hop::{self, Upgrading};
 use crate::ledger::{Arming, LedgerError, Reservation};
 use crate::pay::Permission;
 use crate::presentation::Answer;
-use crate::questions::{NotAsked, Over, Questions, Stage, Taken, Wanted, Watching};
+use crate::questions::{Nobody, NotAsked, Over, Questions, Stage, Taken, Wanted, Watching};
 use crate::repeat;
 use crate::upstream::stream;
 
@@ -38,15 +38,15 @@ impl Purchase {
             let detail = "A person would have to approve this payment, and nobody can be asked. Nothing was paid.";
             return Err(Problem::new(Code::ApprovalFailed, detail).into());
         };
-        let Some(approver) = questions.approver(self.named_approver()) else {
-            let detail = "A person would have to approve this payment, and neither limits.toml (`approvers`) nor bursar.toml names \
-                          one. Nothing was paid.";
-            return Err(Problem::new(Code::ApprovalFailed, detail).retryable(false).into());
-        };
-        let question = self.question(&approver);
+        let Intent { offer, plan, .. } = &self.intent;
+        let threshold = plan.threshold.as_ref();
+        let approvers = threshold.map_or(Err(Nobody::Named), |threshold| questions.approvers(threshold));
+        let approvers = approvers.map_err(|nobody| NotBought::from(nobody_to_ask(nobody)))?;
+        let question = self.question_about(offer, &approvers.name());
         let wanted = Wanted {
-            hold: self.hold()?,
+            hold: self.hold(plan.held())?,
             intent: question.clone(),
+            approvers,
         };
         let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
         let hold = self.proxy.config.approval.hold;
@@ -150,13 +150,12 @@ impl Purchase {
         let (NotBought::AskedAgain(intent) | NotBought::Reconsidered(intent)) = other else {
             return false;
         };
-        let named = intent
-            .plan
-            .threshold
-            .as_ref()
-            .map(|threshold| threshold.approver.as_deref());
-        let approver = named.and_then(|named| questions.approver(named));
-        approver.is_none_or(|approver| self.question_about(&intent.offer, &approver).hash() != taken.intent().hash())
+        let threshold = intent.plan.threshold.as_ref();
+        let approvers = threshold.and_then(|threshold| questions.approvers(threshold).ok());
+        approvers.is_none_or(|approvers| {
+            let question = self.question_about(&intent.offer, &approvers.name());
+            question.hash() != taken.intent().hash()
+        })
     }
 
     /// A fresh 402 for the same request (Ruling 41); what it says is decided like the first.
@@ -173,7 +172,15 @@ impl Purchase {
             return Ok(NotBought::Free(Box::new(stream(response))));
         }
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
-        let course = consider::course(&self.proxy, agent, origin, &self.head, &mut response).await;
+        let course = consider::course(
+            &self.proxy,
+            agent,
+            origin,
+            &self.head,
+            &mut response,
+            self.intent.over.clone(),
+        )
+        .await;
         drop(drain(response).await);
         Ok(match course {
             Course::Buy(intent) => NotBought::AskedAgain(intent),
@@ -183,10 +190,6 @@ impl Purchase {
     }
 
     /// What the approver decides about (approvals digest §8.1, Ruling 40).
-    fn question(&self, approver: &str) -> Question {
-        self.question_about(&self.intent.offer, approver)
-    }
-
     fn question_about(&self, offer: &Offer, approver: &str) -> Question {
         let origin = self.lane.origin();
         let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -200,10 +203,6 @@ impl Purchase {
             body_sha256: (!self.replay.is_empty()).then_some(self.replay.sha256),
         };
         Question::of(&asked, offer)
-    }
-
-    fn named_approver(&self) -> Option<&str> {
-        self.intent.plan.threshold.as_ref()?.approver.as_deref()
     }
 
     fn undecided(&self, watching: &Watching, question: &Question) -> Problem {
@@ -299,6 +298,16 @@ impl Purchase {
         };
         problem.into()
     }
+}
+
+fn nobody_to_ask(nobody: Nobody) -> Problem {
+    let why = match nobody {
+        Nobody::Named => "neither limits.toml (`approvers`) nor bursar.toml names one".to_owned(),
+        Nobody::Else => "whoever is named for it owns the agent by limits.toml (`owner`)".to_owned(),
+        Nobody::Enough { needed, named } => format!("{needed} must, of {named} who are named"),
+    };
+    let detail = format!("A person would have to approve this payment, and {why}. Nothing was paid.");
+    Problem::new(Code::ApprovalFailed, detail).retryable(false)
 }
 
 fn denied(denial: &Denial, wait: Duration) -> Problem {

@@ -15,7 +15,8 @@ impl Purchase {
         let problem = match error {
             // Random nonces do not repeat: the challenge decided this one (Ruling 18).
             ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
-            ReserveError::Denied { charge, settled, open } => {
+            // A question that was joined may have been put under other limits, with other charges.
+            ReserveError::Denied { charge, settled, open } if charge < self.intent.plan.charges.len() => {
                 let plan = &self.intent.plan;
                 let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
                 let (agent, origin) = (self.lane.agent(), self.lane.origin());

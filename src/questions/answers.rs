@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Over, Questions, Row, Stage};
+use super::{Ask, Over, Questions, Row, Stage};
 use crate::approval::Question;
 use crate::approve::Denial;
 use crate::approve::operator::{NotTaken, Operator};
@@ -35,6 +35,9 @@ pub enum NotAnswered {
     OtherBackend(&'static str),
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
+    /// Threats 4.4.
+    #[error("{0} owns this agent by limits.toml and cannot approve what it buys; another account must, or root")]
+    Owner(String),
     #[error("the answer is not in the books: {0}")]
     NotRecorded(String),
 }
@@ -42,14 +45,18 @@ pub enum NotAnswered {
 impl Questions {
     /// What waits for a person, oldest first.
     pub fn pending(&self) -> Vec<Pending> {
-        let mut pending: Vec<Pending> = self.state().live.values().filter_map(|row| row.pending()).collect();
+        let mut pending: Vec<Pending> = self.state().live.values().flat_map(|row| row.pending()).collect();
         pending.sort_by_key(|pending| pending.id);
         pending
     }
 
     /// The operator's word; answered when it is in the books.
     pub async fn approve(&self, id: Rid, code: &str, by: String) -> Result<(), NotAnswered> {
-        self.operator()?.approve(id, code, by)?;
+        let operator = self.operator()?;
+        if self.row(id).is_some_and(|row| row.owners.contains(&by)) {
+            return Err(NotAnswered::Owner(by));
+        }
+        operator.approve(id, code, by)?;
         self.answered(id).await
     }
 
@@ -80,7 +87,7 @@ impl Questions {
             return Err(NotTaken::NotOpen(id).into());
         };
         let mut stage = row.stage.subscribe();
-        row.wake.notify_one();
+        row.asks.iter().for_each(|ask| ask.wake.notify_one());
         let decided = async {
             let decided = stage.wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open));
             decided.await.map(|stage| stage.clone())
@@ -103,33 +110,37 @@ impl Questions {
     }
 
     fn row(&self, id: Rid) -> Option<Arc<Row>> {
-        self.state().live.values().find(|row| row.id() == id).cloned()
+        self.state().live.values().find(|row| row.id == id).cloned()
     }
 }
 
 impl Row {
-    fn pending(&self) -> Option<Pending> {
+    /// One for each person who is asked.
+    fn pending(&self) -> Vec<Pending> {
         let state = match &*self.stage.borrow() {
-            Stage::Asking | Stage::Over(_) => return None,
+            Stage::Asking | Stage::Over(_) => return Vec::new(),
             Stage::Open => "open",
             Stage::Approved { .. } | Stage::Taken { .. } => "approved",
         };
-        let Question {
-            id, intent, sentence, ..
-        } = &self.question;
-        let member = |name| intent.member(name).unwrap_or_default().to_owned();
-        Some(Pending {
-            id: *id,
-            agent: self.agent.clone(),
-            approver: member("approver"),
-            state: state.to_owned(),
-            sentence: sentence.clone(),
-            code: intent.code().to_string(),
-            resource: member("resource"),
-            method: member("method"),
-            payee: member("payee"),
-            network: member("network"),
-            ends: self.ends,
-        })
+        let pending = self.asks.iter().map(|Ask { question, .. }| {
+            let Question {
+                id, intent, sentence, ..
+            } = question;
+            let member = |name| intent.member(name).unwrap_or_default().to_owned();
+            Pending {
+                id: *id,
+                agent: self.agent.clone(),
+                approver: member("approver"),
+                state: state.to_owned(),
+                sentence: sentence.clone(),
+                code: intent.code().to_string(),
+                resource: member("resource"),
+                method: member("method"),
+                payee: member("payee"),
+                network: member("network"),
+                ends: self.ends,
+            }
+        });
+        pending.collect()
     }
 }

@@ -13,7 +13,7 @@ use crate::approve::Asked;
 use crate::home::{self, HomeError, Readers};
 use crate::ledger::Rid;
 
-/// One question, as it lies on the disk.
+/// One payment's question, as it lies on the disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Kept {
     pub id: Rid,
@@ -24,16 +24,30 @@ pub struct Kept {
     pub intent: BTreeMap<String, String>,
     /// Hex.
     pub intent_sha256: String,
+    pub usd_cents: u64,
+    pub ttl_s: u64,
+    pub ends: Timestamp,
+    /// So many people must approve.
+    pub needed: usize,
+    /// Who may not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<String>,
+    /// Hash of the request's `Idempotency-Key`, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<String>,
+    /// One for each person.
+    pub asks: Vec<KeptAsk>,
+}
+
+/// The question as one person has it, and the answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeptAsk {
+    pub id: Rid,
+    pub approver: String,
     pub code: String,
     /// What the approver was shown.
     pub sentence: String,
     pub compact: String,
-    pub usd_cents: u64,
-    pub ttl_s: u64,
-    pub ends: Timestamp,
-    /// Hash of the request's `Idempotency-Key`, hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub idempotency: Option<String>,
     /// Absent until the backend has taken the question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Handle>,
@@ -50,13 +64,13 @@ pub struct Handle {
 }
 
 impl Kept {
-    pub fn question(&self) -> Option<Question> {
-        let intent = Intent::recorded(&self.intent)?;
+    /// The question as this one has it. `None`: what is kept is no question.
+    pub fn question(&self, ask: &KeptAsk) -> Option<Question> {
         Some(Question {
-            id: self.id,
-            intent,
-            sentence: self.sentence.clone(),
-            compact: self.compact.clone(),
+            id: ask.id,
+            intent: Intent::recorded(&self.intent)?.to(&ask.approver),
+            sentence: ask.sentence.clone(),
+            compact: ask.compact.clone(),
             usd_cents: self.usd_cents,
             ttl: Duration::from_secs(self.ttl_s),
         })

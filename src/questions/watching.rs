@@ -29,7 +29,7 @@ pub struct Taken {
 
 impl Watching {
     pub fn id(&self) -> Rid {
-        self.row.id()
+        self.row.id
     }
 
     pub fn ends(&self) -> Timestamp {
@@ -77,12 +77,12 @@ impl Watching {
 
 impl Taken {
     pub fn id(&self) -> Rid {
-        self.row.id()
+        self.row.id
     }
 
     /// The intent that was approved.
     pub fn intent(&self) -> &Intent {
-        &self.row.question.intent
+        &self.row.intent
     }
 
     /// The payment is armed: there is no way back.

@@ -15,7 +15,7 @@ use crate::home::Home;
 use crate::ledger::memory::Memory;
 use crate::ledger::{Arm, By, Embedded, Hold, Ledger, Options, Outcome, Reserve, Rid, State, Terms};
 use crate::money::{Atoms, MicroUsd};
-use crate::policy::budget::{Charge, Unit, Window};
+use crate::policy::budget::{Charge, Excess, Unit, Window};
 use crate::rpc::fake::chain::{Chain, cashing};
 use crate::rpc::fake::{Fake, tls};
 
@@ -144,6 +144,7 @@ impl World {
                 amount: CENT.into(),
                 cap: 10_000_000,
                 rule: "agents.research.day".into(),
+                excess: Excess::Denied,
             }],
             policy_gen: 1,
             fingerprint: [n; 32],

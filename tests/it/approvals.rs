@@ -69,7 +69,7 @@ async fn new_limits(bursar: &Bursar) {
     eventually("the new limits", loaded).await;
 }
 
-fn is_told(page: &Page, status: u16, problem: &str) {
+pub fn is_told(page: &Page, status: u16, problem: &str) {
     assert_eq!(
         (page.status.as_u16(), page.problem()),
         (status, problem.to_owned()),
@@ -78,7 +78,7 @@ fn is_told(page: &Page, status: u16, problem: &str) {
     );
 }
 
-fn kinds(bursar: &Bursar) -> Vec<String> {
+pub fn kinds(bursar: &Bursar) -> Vec<String> {
     let entries = bursar.journal();
     let kinds = entries
         .iter()
@@ -434,10 +434,10 @@ async fn the_evidence_is_shown_with_its_payment() {
     assert_eq!(agent.get(origin.address, "/report").await.status, 200);
     let shown = bursar.run(&["payments", "show", &id, "--json"]);
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
-    let evidence = &shown["approval_record"];
-    assert_eq!(evidence["code"], *code);
-    assert_eq!(evidence["evidence"]["kind"], "operator");
-    assert_eq!(evidence["intent"]["resource"], origin.url("/report"));
+    let (record, ask) = (&shown["approval_record"], &shown["approval_record"]["asks"][0]);
+    assert_eq!(ask["code"], *code);
+    assert_eq!(ask["evidence"]["kind"], "operator");
+    assert_eq!(record["intent"]["resource"], origin.url("/report"));
     let text = bursar.run(&["payments", "show", &id]);
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.contains(&format!("#{code}")) && text.contains("uid:"), "{text}");

@@ -96,13 +96,13 @@ async fn what_a_person_approves_is_paid_once_and_its_token_is_kept() {
 
     let id = page.header("bursar-payment").unwrap();
     let record = shown(&bursar, id);
-    let evidence = &record["approval_record"]["evidence"];
+    let evidence = &record["approval_record"]["asks"][0]["evidence"];
     assert_eq!(
         (&evidence["kind"], &evidence["approver"]),
         (&json!("signed_token"), &json!(APPROVER))
     );
     assert_eq!(evidence["proof"]["token"], *fake.tokens()[0]);
-    assert_eq!(record["approval_check"]["verified"], "yes");
+    assert_eq!(record["approval_checks"][0]["verified"], "yes");
     let key = evidence["proof"]["thumbprint"].as_str().unwrap();
     let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
     assert!(text.contains(&format!("verified        yes (key {key})")), "{text}");
@@ -276,7 +276,7 @@ async fn keys_that_change_meanwhile_are_found_and_old_evidence_stays_good() {
     }
     assert_eq!(origin.payments().len(), 3);
     let key = |id: &str| {
-        let check = shown(&bursar, id)["approval_check"].clone();
+        let check = shown(&bursar, id)["approval_checks"][0].clone();
         assert_eq!(check["verified"], "yes", "{check}");
         check["key"].as_str().unwrap().to_owned()
     };
@@ -295,7 +295,7 @@ async fn evidence_that_somebody_changed_says_so() {
     let path = bursar.path().join(format!("private/approvals/{id}.json"));
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace(APPROVER, "did:bkey:zSomebodyElse")).unwrap();
-    assert_eq!(shown(&bursar, id)["approval_check"]["verified"], "no");
+    assert_eq!(shown(&bursar, id)["approval_checks"][0]["verified"], "no");
     let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
     assert!(text.contains("verified        no: "), "{text}");
 }

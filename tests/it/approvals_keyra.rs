@@ -90,14 +90,14 @@ async fn what_keyra_has_verified_is_paid_once() {
     let id = page.header("bursar-payment").unwrap();
     let shown = bursar.run(&["payments", "show", id, "--json"]);
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
-    let evidence = &shown["approval_record"]["evidence"];
+    let evidence = &shown["approval_record"]["asks"][0]["evidence"];
     assert_eq!(
         (&evidence["kind"], &evidence["approver"]),
         (&json!("keyra_verified"), &json!("usr_42"))
     );
     assert_eq!(evidence["proof"]["challenge"], *challenge);
     // Only this proxy's word says so: there is no signature to check.
-    assert!(shown.get("approval_check").is_none());
+    assert_eq!(shown["approval_checks"], json!([null]));
     let log = std::fs::read_to_string(bursar.path().join("serve.log")).unwrap();
     assert!(!log.contains(KEY));
 }

@@ -24,6 +24,8 @@ mod approvals;
 mod approvals_ciba;
 mod approvals_keyra;
 mod approvals_killed;
+mod approvals_several;
+mod approvals_spent;
 mod canary;
 mod chain;
 mod crash;

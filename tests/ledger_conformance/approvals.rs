@@ -46,7 +46,10 @@ pub async fn what_was_granted_is_paid_once(engine: Engine) {
     let ledger = &engine.ledger;
     let (purchase, requested) = asked(&engine, 1).await;
     let (rid, id) = (purchase.hold.rid, requested.id);
-    let pending = ApprovalState::Pending { until: requested.until };
+    let pending = ApprovalState::Pending {
+        until: requested.until,
+        votes: Vec::new(),
+    };
     assert_eq!(live(&engine).await, [(id, rid, pending)]);
 
     let waits = ReserveError::Approval(ApprovalError::Waits { rid, id });
@@ -272,4 +275,32 @@ pub async fn shared_books_refuse_approvals(engine: Engine) {
     let unknown = ledger.arm(rid, arming(&purchase, Some(id))).await.unwrap_err();
     assert_eq!(unknown, ReserveError::Approval(ApprovalError::NoneOf(rid)));
     ledger.arm(rid, arming(&purchase, None)).await.unwrap();
+}
+
+pub async fn as_many_people_as_it_needs_grant_it(engine: Engine) {
+    let ledger = &engine.ledger;
+    let purchase = engine.world.purchase(100 * CENT);
+    ledger.hold(purchase.hold.clone()).await.unwrap();
+    let requested = Requested {
+        needed: 2,
+        ..engine.world.question(&purchase.hold, 1)
+    };
+    let (rid, id) = (purchase.hold.rid, requested.id);
+    ledger.approval(ApprovalStep::Requested(requested)).await.unwrap();
+    let use_by = now(&engine) + MINUTE;
+    ledger.approval(granted(id, 1, use_by + MINUTE)).await.unwrap();
+    let early = ReserveError::Approval(ApprovalError::NotGranted(id));
+    assert_eq!(ledger.arm(rid, arming(&purchase, Some(id))).await.unwrap_err(), early);
+    let same = ledger.approval(granted(id, 2, use_by)).await;
+    assert_eq!(same, refused(ApprovalError::VotedBefore(id)));
+    let mut second = granted(id, 2, use_by);
+    if let ApprovalStep::Granted { by, .. } = &mut second {
+        "did:x:board".clone_into(by);
+    }
+    ledger.approval(second).await.unwrap();
+    let ApprovalState::Granted { use_by: until, .. } = live(&engine).await[0].2 else {
+        panic!("two are enough")
+    };
+    assert_eq!(until, use_by);
+    ledger.arm(rid, arming(&purchase, Some(id))).await.unwrap();
 }

@@ -12,6 +12,7 @@ mod limits;
 mod model;
 mod moves;
 mod races;
+mod spent;
 mod time;
 
 macro_rules! conformance {
@@ -72,6 +73,10 @@ mod asking {
                         evidence_is_used_once_and_forgotten_in_the_end, an_approval_that_is_not_used_in_time_is_not_used,
                         limits_of_now_leave_an_approval_as_it_is, a_refusal_is_remembered_until_its_end,
                         what_a_person_was_asked_about_is_still_held_after_a_stop, closed_books_say_nothing_of_approvals,
+                        as_many_people_as_it_needs_grant_it,
+                    },
+                    spent::{
+                        only_an_approval_passes_a_limit, an_approval_begins_another_count, a_payee_is_known_once_it_was_paid,
                     },
                 })+
             }

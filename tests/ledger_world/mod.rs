@@ -15,7 +15,7 @@ use bursar::home::{Readers, write_new};
 use bursar::ledger::journal::{Faults, Step, Verdict};
 use bursar::ledger::{ApprovalStep, Arm, Embedded, Hold, Ledger, OpenError, Options, Requested, Reserve, Rid, Terms};
 use bursar::money::{Atoms, MicroUsd};
-use bursar::policy::budget::{Charge, Unit, Window};
+use bursar::policy::budget::{Charge, Excess, Unit, Window};
 use jiff::{SignedDuration, Timestamp};
 
 /// As `bursar init` writes it; the seed is of this test only.
@@ -151,6 +151,7 @@ impl World {
             approver: "did:x:finance".into(),
             backend: "ciba".into(),
             intent: [intent; 32],
+            needed: 1,
             until: NOON.parse::<Timestamp>().unwrap() + SignedDuration::from_mins(10),
         }
     }
@@ -204,6 +205,7 @@ pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) 
         amount,
         cap,
         rule: "agents.research.day".into(),
+        excess: Excess::Denied,
     }
 }
 

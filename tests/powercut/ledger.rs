@@ -18,7 +18,7 @@ use bursar::clock::ManualClock;
 use bursar::home::{Readers, write_new};
 use bursar::ledger::{Arm, By, Embedded, Hold, Ledger, Options, Outcome, Reserve, Rid, State, Terms, read_payments};
 use bursar::money::{Atoms, MicroUsd};
-use bursar::policy::budget::{Charge, Unit, Window};
+use bursar::policy::budget::{Charge, Excess, Unit, Window};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
@@ -235,6 +235,7 @@ fn purchase(n: u64) -> Result<Reserve, Failed> {
         amount: PRICE,
         cap: u128::MAX,
         rule: "agents.research.day".into(),
+        excess: Excess::Denied,
     };
     let hold = Hold {
         rid: rid(n),

@@ -181,7 +181,7 @@ fn what_is_written_of_an_identity_server_is_what_is_read() {
         &format!("{text}scope = \"approve:payment openid\"\n"),
         "this is no scope",
     );
-    rejects(&format!("{text}approver = \"two people\"\n"), "no approver");
+    rejects(&format!("{text}approver = \"two people\"\n"), "no name of a person");
 }
 
 proptest::proptest! {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Payment;
 use crate::ledger::entry::{ApprovalGranted, ApprovalRequested};
-use crate::ledger::model::{ApprovalError, ApprovalRow, ApprovalState, Approvals, Denied, State};
+use crate::ledger::model::{ApprovalError, ApprovalRow, ApprovalState, Approvals, Denied, State, Vote};
 use crate::ledger::rid::Rid;
 use crate::ledger::text::Moment;
 
@@ -68,9 +68,12 @@ impl Register {
     }
 
     pub fn may_grant(&self, granted: &ApprovalGranted, now: Moment) -> Result<(), ApprovalError> {
-        let ApprovalState::Pending { .. } = self.live(granted.id)?.state else {
+        let ApprovalState::Pending { votes, .. } = &self.live(granted.id)?.state else {
             return Err(ApprovalError::GrantedBefore(granted.id));
         };
+        if votes.iter().any(|vote| vote.by == granted.by) {
+            return Err(ApprovalError::VotedBefore(granted.id));
+        }
         if self.replays.holds(&granted.replay.0, now) {
             return Err(ApprovalError::Replayed(granted.id));
         }
@@ -114,8 +117,10 @@ impl Register {
             approver: requested.approver.clone(),
             backend: requested.backend.clone(),
             intent: requested.intent.0,
+            needed: requested.needed,
             state: ApprovalState::Pending {
                 until: requested.until.timestamp(),
+                votes: Vec::new(),
             },
             requested_at: now.timestamp(),
         };
@@ -129,11 +134,11 @@ impl Register {
         self.replays.put(granted.replay.0, until);
         changes.replays.push((granted.replay.0, Some(until)));
         if let Some(row) = self.rows.get_mut(&granted.id) {
-            row.state = ApprovalState::Granted {
-                use_by: granted.use_by.timestamp(),
-                kind: granted.kind,
+            row.vote(Vote {
                 by: granted.by.clone(),
-            };
+                kind: granted.kind,
+                use_by: granted.use_by.timestamp(),
+            });
             changes.row = Some((row.clone(), RowChange::Live));
         }
     }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ledger::text::Decimal;
-use crate::policy::budget::{Rolling, Unit};
+use crate::policy::budget::{Excess, Rolling, Unit};
 
 const HOUR_S: i64 = 3_600;
 /// Of a rolling hour.
@@ -24,6 +24,7 @@ fn charge(window: Window, start: &str, amount: u128) -> Charge {
         amount,
         cap: CAP,
         rule: "agents.a".into(),
+        excess: Excess::Denied,
     }
 }
 
@@ -172,4 +173,91 @@ fn a_hold_across_a_rolling_boundary_counts_once_when_it_is_armed() {
     let later = second.checked_add(SignedDuration::from_mins(30)).unwrap();
     let arming = rolling(later.as_second(), 80);
     assert_eq!(counters.fit(&[arming], &[recorded(&held)]), Ok(vec![80]));
+}
+
+#[test]
+fn the_time_since_an_approval_begins_with_it() {
+    let mut counters = Counters::default();
+    let spent = |start: &str, amount| charge(Window::SinceApproval, start, amount);
+    let put = |counters: &mut Counters, mut charge: Charge| {
+        counters.begin(std::slice::from_mut(&mut charge));
+        let fits = counters.fit(std::slice::from_ref(&charge), &[]);
+        if fits.is_ok() {
+            counters.book(&[recorded(&charge)], Step::Open).unwrap();
+        }
+        (charge.start.to_string(), fits.is_ok())
+    };
+    let none = "00000000000000000000".to_owned();
+    assert_eq!(put(&mut counters, spent("", CAP - 1)), (none.clone(), true));
+    assert_eq!(put(&mut counters, spent("", 2)), (none.clone(), false));
+    // An approved one begins another, in which it counts nothing.
+    let approved = |start: &str| Charge {
+        excess: Excess::Approved,
+        ..spent(start, 0)
+    };
+    let first = "00000000000000000005".to_owned();
+    assert_eq!(put(&mut counters, approved(&first)), (first.clone(), true));
+    assert_eq!(put(&mut counters, spent("", CAP)), (first.clone(), true));
+    assert_eq!(put(&mut counters, spent("", 1)), (first.clone(), false));
+    // A clock that went back begins nothing.
+    assert_eq!(
+        put(&mut counters, approved("00000000000000000004")),
+        (first.clone(), true)
+    );
+    assert_eq!(put(&mut counters, spent("", 1)), (first, false));
+    let second = "00000000000000000006".to_owned();
+    assert_eq!(put(&mut counters, approved(&second)), (second.clone(), true));
+    assert_eq!(put(&mut counters, spent("", 1)), (second, true));
+}
+
+#[test]
+fn a_payee_is_known_once_something_was_settled_and_then_for_good() {
+    let mut counters = Counters::default();
+    let payee = |name: &str| Charge {
+        unit: Unit::Payments,
+        cap: u128::MAX,
+        ..charge(Window::Payee, name, 1)
+    };
+    let is_known = |counters: &Counters, name: &str| counters.fit(&[payee(name)], &[]).is_ok();
+    let first = recorded(&payee("p-000"));
+    counters.book(std::slice::from_ref(&first), Step::Open).unwrap();
+    assert!(!is_known(&counters, "p-000"));
+    counters.book(std::slice::from_ref(&first), Step::Settle).unwrap();
+    assert!(is_known(&counters, "p-000"));
+    let mut dropped = Vec::new();
+    for n in 1..200 {
+        let other = recorded(&payee(&format!("p-{n:03}")));
+        for step in [Step::Open, Step::Settle] {
+            counters.book(std::slice::from_ref(&other), step).unwrap();
+        }
+        counters.drop_oldest(&other, &mut dropped);
+    }
+    assert!(dropped.is_empty() && is_known(&counters, "p-000") && !is_known(&counters, "o"));
+    let approved = Charge {
+        excess: Excess::Approved,
+        ..payee("o")
+    };
+    assert!(counters.fit(&[approved], &[]).is_ok());
+}
+
+#[test]
+fn what_a_person_lets_pass_counts_all_the_same() {
+    let mut counters = Counters::default();
+    let full = charge(Window::Total, "0", CAP);
+    counters.book(&[recorded(&full)], Step::Open).unwrap();
+    let denied = |excess| {
+        let one = Charge {
+            excess,
+            ..charge(Window::Total, "0", 1)
+        };
+        counters.fit(&[one], &[])
+    };
+    let no = ReserveError::Denied {
+        charge: 0,
+        settled: 0,
+        open: CAP,
+    };
+    assert_eq!(denied(Excess::Denied), Err(no.clone()));
+    assert_eq!(denied(Excess::Asked), Err(no));
+    assert_eq!(denied(Excess::Approved), Ok(vec![CAP + 1]));
 }

@@ -319,6 +319,9 @@ pub struct ApprovalRequested {
     pub id: Rid,
     /// Hash of the intent (Ruling 40).
     pub intent: Digest,
+    /// So many people must grant it.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub needed: u8,
     pub rid: Rid,
     /// When the approver's time is over.
     pub until: Moment,
@@ -364,4 +367,13 @@ impl From<&model::Arm> for Arm {
             valid_before: Decimal(arm.valid_before),
         }
     }
+}
+
+const fn one() -> u8 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+const fn is_one(count: &u8) -> bool {
+    *count == 1
 }

@@ -225,6 +225,7 @@ fn approval_bodies() -> [Body; 5] {
             backend: "ciba".into(),
             id,
             intent: Digest([4; 32]),
+            needed: 2,
             rid: rid(1),
             until,
         }),
@@ -314,7 +315,7 @@ fn approvals_are_told_by_hashes() {
     let (id, until) = (rid(3), r#""until":"2026-11-20T08:05:00.000000Z""#);
     let expected = [
         format!(
-            r#"{{"agent":"crawler","approver":"did:bkey:é","backend":"ciba",{},"id":"{id}","intent":"{}","prev":"{prev}","rid":"{}",{tail},{until},"v":1}}"#,
+            r#"{{"agent":"crawler","approver":"did:bkey:é","backend":"ciba",{},"id":"{id}","intent":"{}","needed":2,"prev":"{prev}","rid":"{}",{tail},{until},"v":1}}"#,
             head("approval.requested"),
             hash(4),
             rid(1)

@@ -73,6 +73,7 @@ fn approvals(hour: i64, at: i64) -> Vec<Body> {
         backend: "operator".into(),
         id,
         intent: Digest([hour as u8; 32]),
+        needed: 1,
         rid,
         until: moment(1),
     };

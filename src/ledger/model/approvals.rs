@@ -12,12 +12,12 @@ use crate::approval::EvidenceKind;
 use crate::ledger::rid::Rid;
 use crate::ledger::text::hex32;
 
-/// What happens to one approval. Its use is no step: the arming that names it uses it up (Ruling 45).
+/// What happens to one approval. It is granted once as many people have granted it as it needs. Its use is no step: the arming that names it uses it up (Ruling 45).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApprovalStep {
     /// A person is about to be asked.
     Requested(Requested),
-    /// The evidence was verified. Recording this is what makes it single use.
+    /// The evidence of one person was verified. Recording this is what makes it single use.
     Granted {
         id: Rid,
         /// Who answered, as the backend names them.
@@ -54,10 +54,13 @@ pub struct Requested {
     /// The payment, which is held.
     pub rid: Rid,
     pub agent: String,
+    /// Who is asked; of several, all of their names.
     pub approver: String,
     pub backend: String,
     /// Hash of the intent.
     pub intent: [u8; 32],
+    /// So many people must grant it.
+    pub needed: u8,
     /// When the approver's time is over.
     pub until: Timestamp,
 }
@@ -82,6 +85,7 @@ pub struct ApprovalRow {
     pub backend: String,
     #[serde(with = "hex32")]
     pub intent: [u8; 32],
+    pub needed: u8,
     pub state: ApprovalState,
     pub requested_at: Timestamp,
 }
@@ -91,12 +95,46 @@ pub struct ApprovalRow {
 pub enum ApprovalState {
     Pending {
         until: Timestamp,
+        /// Of those who have granted it, while others must yet.
+        votes: Vec<Vote>,
     },
+    /// By all whom it needs.
     Granted {
+        /// The earliest of theirs.
         use_by: Timestamp,
+        /// The weakest of theirs.
         kind: EvidenceKind,
+        /// All of their names.
         by: String,
     },
+}
+
+impl ApprovalRow {
+    /// One person more has granted it.
+    pub(in crate::ledger) fn vote(&mut self, vote: Vote) {
+        let ApprovalState::Pending { votes, .. } = &mut self.state else {
+            return;
+        };
+        votes.push(vote);
+        if votes.len() < usize::from(self.needed) {
+            return;
+        }
+        let names: Vec<&str> = votes.iter().map(|vote| vote.by.as_str()).collect();
+        let earliest = votes.iter().map(|vote| vote.use_by).min();
+        let weakest = votes.iter().map(|vote| vote.kind).max();
+        if let (Some(use_by), Some(kind)) = (earliest, weakest) {
+            let by = names.join(", ");
+            self.state = ApprovalState::Granted { use_by, kind, by };
+        }
+    }
+}
+
+/// One person's leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    pub by: String,
+    pub kind: EvidenceKind,
+    pub use_by: Timestamp,
 }
 
 /// A refusal that is remembered: the same agent does not ask the same again before its end.
@@ -133,6 +171,8 @@ pub enum ApprovalError {
     Waits { rid: Rid, id: Rid },
     #[error("approval {0} was granted before")]
     GrantedBefore(Rid),
+    #[error("the same person has granted approval {0} before")]
+    VotedBefore(Rid),
     /// Its `jti`, or what stands for it, has granted an approval already.
     #[error("the evidence for approval {0} was used before")]
     Replayed(Rid),

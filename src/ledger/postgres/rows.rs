@@ -15,7 +15,7 @@ use crate::ledger::key::KeyHold;
 use crate::ledger::model::{Event, Finding, State};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
-use crate::policy::budget::Window;
+use crate::policy::budget::{SINCE_APPROVAL, Window};
 
 /// Why a transaction was not done. Nothing of it is in the database, unless it says so.
 #[derive(Debug)]
@@ -87,6 +87,8 @@ impl Needs {
                 let (scope, window) = (charge.scope.to_string(), charge.window_name().into_owned());
                 match charge.window {
                     Window::Rolling(rolling) => needs.bucket(scope, window, rolling.oldest(&charge.start)),
+                    // Which is the last, only the buckets tell.
+                    Window::SinceApproval => needs.bucket(scope, window, String::new()),
                     _ => needs.counter(scope, window, charge.start.to_string()),
                 }
             }
@@ -106,7 +108,7 @@ impl Needs {
             let is_counted = row.payment.is_open() || (row.unconfirmed && returned.contains(rid));
             for charge in row.payment.windows().iter().filter(|_| is_counted) {
                 let [scope, window, start] = [charge.scope(), charge.window(), charge.start()].map(str::to_owned);
-                if is_rolling(&window) {
+                if has_buckets(&window) {
                     needs.bucket(scope, window, start);
                 } else {
                     needs.counter(scope, window, start);
@@ -130,8 +132,8 @@ impl Needs {
 }
 
 /// By its name in an entry, as [`crate::policy::budget::Charge::window_name`] makes it.
-pub fn is_rolling(window: &str) -> bool {
-    window.starts_with("rolling.") || window.starts_with("count.rolling.")
+pub fn has_buckets(window: &str) -> bool {
+    window == SINCE_APPROVAL || window.starts_with("rolling.") || window.starts_with("count.rolling.")
 }
 
 #[derive(Default)]

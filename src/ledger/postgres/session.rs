@@ -14,7 +14,7 @@ use super::batch::Batch;
 use super::connect::Dialect;
 use super::policy::Published;
 use super::rows::{
-    CounterRows, Locked, Needs, PaymentRows, Row, Trouble, columns, id, is_rolling, node_id, nonce, read_counter,
+    CounterRows, Locked, Needs, PaymentRows, Row, Trouble, columns, has_buckets, id, node_id, nonce, read_counter,
     read_key, read_row, seconds, sha256,
 };
 use super::schema::GUARD;
@@ -305,7 +305,7 @@ impl Session {
         let (fixed, rolling): (Vec<_>, Vec<_>) = changes
             .counters
             .iter()
-            .partition(|((_, window, _), _)| !is_rolling(window));
+            .partition(|((_, window, _), _)| !has_buckets(window));
         let (fixed, rolling) = (CounterRows::of(&fixed), CounterRows::of(&rolling));
         let (fresh, known): (Vec<_>, Vec<_>) = changes.payments.iter().partition(|(_, changed)| changed.is_new);
         let (fresh, known) = (PaymentRows::of(&fresh)?, PaymentRows::of(&known)?);

@@ -16,6 +16,7 @@ use super::session::Session;
 use super::transaction::{Fate, TRANSACTION, Unclear};
 use crate::ledger::entry::{Body, Opened};
 use crate::ledger::rid::Rid;
+use crate::policy::budget::SINCE_APPROVAL;
 
 /// Items looked after at one time; the rest have their turn with the next sign of life.
 const AT_ONCE: i64 = 256;
@@ -164,6 +165,15 @@ impl Engine {
                 "delete from bursar.bucket where open = 0 \
                  and start::int8 < $1 - 2 * substring(win from '[0-9]+$')::int8",
                 &[&now],
+            )
+            .await?;
+        // The last approval of a scope stays, however long ago.
+        session
+            .client
+            .execute(
+                "delete from bursar.bucket as b where b.open = 0 and b.win = $1 and exists (select 1 from bursar.bucket as n \
+                 where n.scope = b.scope and n.win = b.win and n.start > b.start)",
+                &[&SINCE_APPROVAL],
             )
             .await?;
         Ok(asks)

@@ -8,7 +8,7 @@ use super::{ALICE, BASE, BOB, SEPOLIA, bid, decide_at, decision, limits, usdc};
 use crate::assets::{Mode, currency};
 
 /// Every kind of rule, in values that let pass and values that do not.
-const RULES: [&[&str]; 10] = [
+const RULES: [&[&str]; 12] = [
     &[
         "per_transaction = \"0.01\"",
         "per_transaction = \"0.02\"",
@@ -34,6 +34,8 @@ const RULES: [&[&str]; 10] = [
     &["day = \"1.00\"", "day = \"0\""],
     &["count = { hour = 3, total = 5 }", "count = { week = 0 }"],
     &["over_limit = \"ask\"", "over_limit = \"deny\""],
+    &["approval_every = \"0.01\"", "approval_every = \"9\""],
+    &["approval_first_time_payee = true", "approval_first_time_payee = false"],
 ];
 
 type Rules = [Option<usize>; RULES.len()];

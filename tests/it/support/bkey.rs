@@ -97,7 +97,8 @@ struct State {
     agent_token_lives: u64,
     keys_max_age: Option<u64>,
     issuer: Option<String>,
-    subject: String,
+    /// Whom its tokens are of; else of whoever was asked.
+    subject: Option<String>,
     /// Between two looks, by its word.
     interval: u64,
     /// Takes a question as a form, and offers to ping.
@@ -135,7 +136,7 @@ impl FakeBkey {
             agent_token_lives: 3600,
             keys_max_age: None,
             issuer: None,
-            subject: APPROVER.to_owned(),
+            subject: None,
             interval: 5,
             standard: false,
             claims: json!({}),
@@ -232,7 +233,7 @@ impl FakeBkey {
 
     /// Whom tokens name.
     pub fn answers_as(&self, subject: &str) {
-        subject.clone_into(&mut self.state.lock().unwrap().subject);
+        self.state.lock().unwrap().subject = Some(subject.to_owned());
     }
 
     /// As servers do that follow CIBA to the letter.
@@ -441,7 +442,10 @@ impl State {
                 asked.spent = true;
                 let scope = asked.question["scope"].clone();
                 let mut claims = self.claims.clone();
-                claims["sub"] = json!(self.subject);
+                claims["sub"] = self
+                    .subject
+                    .as_ref()
+                    .map_or(asked.question["login_hint"].clone(), |of| json!(of));
                 claims["scope"] = scope.clone();
                 let token = self.signed_with(&claims);
                 self.tokens.push(token.clone());

@@ -23,20 +23,29 @@ fn hold(n: u8) -> Body {
 }
 
 fn asks(n: u8, payment: u8, intent: u8) -> Body {
+    asks_people(n, payment, intent, 1)
+}
+
+fn asks_people(n: u8, payment: u8, intent: u8, needed: u8) -> Body {
     Body::ApprovalRequested(ApprovalRequested {
         agent: "a".into(),
         approver: "finance".into(),
         backend: "operator".into(),
         id: id(n),
         intent: Digest([intent; 32]),
+        needed,
         rid: rid(payment),
         until: ts(10 * MINUTE),
     })
 }
 
 fn grants(n: u8, replay: u8, use_by: i64) -> Body {
+    is_granted_by(1, n, replay, use_by)
+}
+
+fn is_granted_by(person: u8, n: u8, replay: u8, use_by: i64) -> Body {
     Body::ApprovalGranted(ApprovalGranted {
-        by: "did:x:1".into(),
+        by: format!("did:x:{person}"),
         evidence_sha256: Digest([7; 32]),
         id: id(n),
         kind: EvidenceKind::SignedToken,
@@ -125,7 +134,8 @@ fn one_is_asked_about_a_held_payment_and_once_about_one_intent() {
     assert_eq!(
         row.state,
         ApprovalState::Pending {
-            until: ts(10 * MINUTE).timestamp()
+            until: ts(10 * MINUTE).timestamp(),
+            votes: Vec::new(),
         }
     );
 }
@@ -342,4 +352,46 @@ fn for_one_payment_the_others_do_not_stand_in_the_way() {
     }
     let mut own = book.for_one(rid(1));
     lawful(&mut own, 1, arms(1, Some(1)));
+}
+
+#[test]
+fn as_many_different_people_grant_it_as_it_needs() {
+    let mut book = Book::default();
+    lawful(&mut book, 0, hold(1));
+    lawful(&mut book, 0, asks_people(1, 1, 1, 3));
+    let armed = |book: &mut Book, second| refused(book, second, arms(1, Some(1)));
+    lawful(&mut book, 1, is_granted_by(1, 1, 1, 8 * MINUTE));
+    assert_eq!(armed(&mut book, 1), ApprovalError::NotGranted(id(1)));
+    // The same person once more, with other evidence, is no second one; the same evidence of another person is none at all.
+    assert_eq!(
+        refused(&mut book, 2, is_granted_by(1, 1, 2, MINUTE)),
+        ApprovalError::VotedBefore(id(1))
+    );
+    assert_eq!(
+        refused(&mut book, 2, is_granted_by(2, 1, 1, MINUTE)),
+        ApprovalError::Replayed(id(1))
+    );
+    lawful(&mut book, 2, is_granted_by(2, 1, 2, 5 * MINUTE));
+    assert_eq!(armed(&mut book, 2), ApprovalError::NotGranted(id(1)));
+    let Body::ApprovalGranted(third) = is_granted_by(3, 1, 3, 9 * MINUTE) else {
+        panic!()
+    };
+    let kind = EvidenceKind::KeyraStatus;
+    lawful(&mut book, 3, Body::ApprovalGranted(ApprovalGranted { kind, ..third }));
+    // It lasts as long as the shortest of them, and is worth as much as the weakest.
+    assert_eq!(
+        book.approvals().live(id(1)).unwrap().state,
+        ApprovalState::Granted {
+            use_by: ts(5 * MINUTE).timestamp(),
+            kind,
+            by: "did:x:1, did:x:2, did:x:3".to_owned(),
+        }
+    );
+    assert_eq!(
+        refused(&mut book, 4, is_granted_by(4, 1, 4, MINUTE)),
+        ApprovalError::GrantedBefore(id(1))
+    );
+    let mut late = book.clone();
+    assert_eq!(armed(&mut late, 5 * MINUTE + 1), ApprovalError::Over(id(1)));
+    lawful(&mut book, 5 * MINUTE, arms(1, Some(1)));
 }

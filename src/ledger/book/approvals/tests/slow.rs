@@ -7,8 +7,8 @@ use super::*;
 #[derive(Clone, Copy, Debug)]
 enum Do {
     Hold(u8),
-    Ask { n: u8, payment: u8, intent: u8 },
-    Grant { n: u8, replay: u8, lasts: i64 },
+    Ask { n: u8, payment: u8, intent: u8, needed: u8 },
+    Grant { n: u8, person: u8, replay: u8, lasts: i64 },
     Refuse { n: u8, lasts: i64 },
     Expire(u8),
     Arm { payment: u8, approval: Option<u8> },
@@ -20,8 +20,10 @@ fn any_do() -> impl Strategy<Value = Do> {
     let few = || 0u8..5;
     prop_oneof![
         3 => few().prop_map(Do::Hold),
-        4 => (few(), few(), 0u8..3).prop_map(|(n, payment, intent)| Do::Ask { n, payment, intent }),
-        4 => (few(), 0u8..4, 0i64..20).prop_map(|(n, replay, lasts)| Do::Grant { n, replay, lasts }),
+        4 => (few(), few(), 0u8..3, 1u8..3)
+            .prop_map(|(n, payment, intent, needed)| Do::Ask { n, payment, intent, needed }),
+        5 => (few(), 0u8..3, 0u8..4, 0i64..20)
+            .prop_map(|(n, person, replay, lasts)| Do::Grant { n, person, replay, lasts }),
         1 => (few(), 0i64..20).prop_map(|(n, lasts)| Do::Refuse { n, lasts }),
         1 => few().prop_map(Do::Expire),
         4 => (few(), prop::option::of(few())).prop_map(|(payment, approval)| Do::Arm { payment, approval }),
@@ -55,19 +57,38 @@ impl Slow {
             .0
             .iter()
             .rposition(|(_, step)| matches!(step, Do::Ask { n: m, .. } if *m == n))?;
-        let Do::Ask { payment, intent, .. } = self.0[at].1 else {
+        let Do::Ask {
+            payment,
+            intent,
+            needed,
+            ..
+        } = self.0[at].1
+        else {
             return None;
         };
-        let mut use_by = None;
+        let mut ends = Vec::new();
         for (time, step) in &self.0[at..] {
             match *step {
-                Do::Grant { n: m, lasts, .. } if m == n => use_by = Some(time + lasts),
+                Do::Grant { n: m, lasts, .. } if m == n => ends.push(time + lasts),
                 Do::Refuse { n: m, .. } | Do::Expire(m) if m == n => return None,
                 Do::Release(p) | Do::Arm { payment: p, .. } if p == payment => return None,
                 _ => {}
             }
         }
+        let use_by = ends.iter().copied().min().filter(|_| ends.len() >= usize::from(needed));
         Some((payment, intent, use_by))
+    }
+
+    /// Whether this person has granted what is live now.
+    fn has_voted(&self, n: u8, person: u8) -> bool {
+        let asked = self
+            .0
+            .iter()
+            .rposition(|(_, step)| matches!(step, Do::Ask { n: m, .. } if *m == n));
+        let since = asked.map_or(&[][..], |at| &self.0[at..]);
+        since
+            .iter()
+            .any(|(_, step)| matches!(step, Do::Grant { n: m, person: p, .. } if *m == n && *p == person))
     }
 
     fn all_live(&self) -> Vec<(u8, u8, u8, Option<i64>)> {
@@ -107,11 +128,14 @@ impl Slow {
         match step {
             // The nonce of an armed one stays taken; it is not held again here.
             Do::Hold(payment) => !self.is_held(payment) && !self.was_armed(payment),
-            Do::Ask { n, payment, intent } => {
+            Do::Ask { n, payment, intent, .. } => {
                 let is_asked = self.all_live().iter().any(|(_, _, other, _)| *other == intent);
                 self.is_held(payment) && self.live(n).is_none() && waits(payment).is_none() && !is_asked
             }
-            Do::Grant { n, replay, .. } => matches!(self.live(n), Some((_, _, None))) && !self.is_replayed(replay, now),
+            Do::Grant { n, person, replay, .. } => {
+                let is_open = matches!(self.live(n), Some((_, _, None)));
+                is_open && !self.has_voted(n, person) && !self.is_replayed(replay, now)
+            }
             Do::Refuse { n, .. } | Do::Expire(n) => self.live(n).is_some(),
             Do::Arm { payment, approval } => {
                 self.is_held(payment)
@@ -130,8 +154,18 @@ impl Slow {
 fn body(step: Do, now: i64) -> Option<Body> {
     Some(match step {
         Do::Hold(n) => hold(n),
-        Do::Ask { n, payment, intent } => asks(n, payment, intent),
-        Do::Grant { n, replay, lasts } => grants(n, replay, now + lasts),
+        Do::Ask {
+            n,
+            payment,
+            intent,
+            needed,
+        } => asks_people(n, payment, intent, needed),
+        Do::Grant {
+            n,
+            person,
+            replay,
+            lasts,
+        } => is_granted_by(person, n, replay, now + lasts),
         Do::Refuse { n, lasts } => refuses(n, now + lasts),
         Do::Expire(n) => expires(n),
         Do::Arm { payment, approval } => arms(payment, approval),

@@ -1,0 +1,230 @@
+//! Above a second threshold one person is not enough (threats 4.4): several are asked, enough of them must approve, each for
+//! themselves, and one who denies it denies it for all.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::approvals::{at_ten_cents, is_told, kinds, pending};
+use crate::support::agent::{Agent, Page};
+use crate::support::bkey::{CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, Mishap};
+use crate::support::bursar::{Bursar, eventually, setup};
+use crate::support::origin::Origin;
+
+const PEOPLE: [&str; 3] = ["did:bkey:zAnna", "did:bkey:zBert", "did:bkey:zCleo"];
+
+fn start(origin: &Origin, fake: &FakeBkey, rules: &str, hold_s: u32) -> Bursar {
+    let mut config = format!("[approval]\nbackend = \"ciba\"\nhold_s = {hold_s}\n");
+    let issuer = &fake.base;
+    let _ = write!(
+        config,
+        "[approval.ciba]\nissuer = \"{issuer}\"\nclient_id = \"{CLIENT_ID}\"\nclient_secret = \"file:bkey-secret\"\n"
+    );
+    let people = PEOPLE.map(|name| format!("\"{name}\"")).join(", ");
+    let limits = format!("[agents.research]\ntotal = \"5.00\"\napprovers = [{people}]\n{rules}\n");
+    let home = setup().trust(&origin.ca_pem).limits(&limits).config(&config).home();
+    let secret = home.path().join("bkey-secret");
+    std::fs::write(&secret, CLIENT_SECRET).unwrap();
+    let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(secret, owner_only).unwrap();
+    home.serve()
+}
+
+fn fake() -> FakeBkey {
+    let fake = FakeBkey::start(Dialect::Oauth);
+    fake.looks_are_every(1);
+    fake
+}
+
+/// The server answers, but not now.
+fn down() -> Mishap {
+    Mishap::Answer(503, Vec::new(), String::new())
+}
+
+fn waits(bursar: &Bursar, origin: &Origin) -> JoinHandle<Page> {
+    let (agent, site) = (Agent::of(bursar), origin.address);
+    tokio::spawn(async move { agent.get(site, "/report").await })
+}
+
+/// The handle of each person's question.
+async fn handles(fake: &FakeBkey, count: usize) -> Vec<String> {
+    eventually("the questions", || {
+        Some(fake.handles()).filter(|handles| handles.len() >= count)
+    })
+    .await
+}
+
+/// Whose question has which handle: they are asked in the order of their names.
+async fn votes(bursar: &Bursar, count: usize) {
+    let granted = || kinds(bursar).iter().filter(|kind| *kind == "approval.granted").count();
+    eventually("the vote", || (granted() == count).then_some(())).await;
+}
+
+#[tokio::test]
+async fn two_of_three_must_approve_what_is_above_the_second_threshold() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let rules = "approval_above = \"0.01\"\nsecond_approval_above = \"0.05\"\napprovals_needed = 2";
+    let bursar = start(&origin, &fake, rules, 60);
+    let waiting = waits(&bursar, &origin);
+    let asked = handles(&fake, 3).await;
+    let hints: Vec<Value> = fake
+        .questions()
+        .iter()
+        .map(|asked| asked["login_hint"].clone())
+        .collect();
+    assert_eq!(json!(hints), json!(PEOPLE));
+    // Everybody has a code of their own: one person's answer is not another's.
+    let codes: std::collections::BTreeSet<String> =
+        pending(&bursar).iter().map(|open| open["code"].to_string()).collect();
+    assert_eq!(codes.len(), 3);
+
+    fake.decide(&asked[2], Decision::Approved);
+    votes(&bursar, 1).await;
+    assert!(origin.payments().is_empty() && !waiting.is_finished());
+    fake.decide(&asked[0], Decision::Approved);
+    let page = waiting.await.unwrap();
+    assert_eq!(page.status, 200, "{page:?}");
+    assert_eq!(origin.payments().len(), 1);
+    assert_eq!(
+        kinds(&bursar),
+        [
+            "pay.reserved",
+            "approval.requested",
+            "approval.granted",
+            "approval.granted",
+            "pay.armed",
+            "pay.settled"
+        ]
+    );
+    let id = page.header("bursar-payment").unwrap();
+    let shown: Value = serde_json::from_slice(&bursar.run(&["payments", "show", id, "--json"]).stdout).unwrap();
+    let asks = shown["approval_record"]["asks"].as_array().unwrap();
+    let approved: Vec<Value> = asks.iter().map(|ask| ask["evidence"]["approver"].clone()).collect();
+    assert_eq!(json!(approved), json!([PEOPLE[0], null, PEOPLE[2]]));
+    let checks = &shown["approval_checks"];
+    assert_eq!(
+        (&checks[0]["verified"], &checks[1], &checks[2]["verified"]),
+        (&json!("yes"), &json!(null), &json!("yes"))
+    );
+    let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
+    assert!(text.contains("2 of 3 people"), "{text}");
+}
+
+#[tokio::test]
+async fn one_of_three_is_enough_below_it() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let rules = "approval_above = \"0.01\"\nsecond_approval_above = \"0.10\"";
+    let bursar = start(&origin, &fake, rules, 60);
+    let waiting = waits(&bursar, &origin);
+    let asked = handles(&fake, 3).await;
+    fake.decide(&asked[1], Decision::Approved);
+    assert_eq!(waiting.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn one_who_denies_it_denies_it_for_all() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
+    let waiting = waits(&bursar, &origin);
+    let asked = handles(&fake, 3).await;
+    fake.decide(&asked[0], Decision::Approved);
+    votes(&bursar, 1).await;
+    fake.decide(&asked[1], Decision::Denied);
+    is_told(&waiting.await.unwrap(), 403, "approval-denied");
+    // Whoever approves it afterwards approves nothing.
+    fake.decide(&asked[2], Decision::Approved);
+    is_told(
+        &Agent::of(&bursar).get(origin.address, "/report").await,
+        403,
+        "approval-denied",
+    );
+    assert_eq!(bursar.states(), ["released"]);
+    assert!(origin.payments().is_empty());
+    assert_eq!(fake.count(Call::Ask), 3);
+}
+
+#[tokio::test]
+async fn a_vote_survives_a_kill_and_is_not_asked_for_again() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let mut bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 0);
+    is_told(
+        &Agent::of(&bursar).get(origin.address, "/report").await,
+        503,
+        "approval-pending",
+    );
+    let asked = handles(&fake, 3).await;
+    fake.decide(&asked[0], Decision::Approved);
+    votes(&bursar, 1).await;
+    let mut bursar = bursar.kill().serve();
+    is_told(
+        &Agent::of(&bursar).get(origin.address, "/report").await,
+        503,
+        "approval-pending",
+    );
+    fake.decide(&asked[1], Decision::Approved);
+    votes(&bursar, 2).await;
+    let bursar = bursar.kill().serve();
+    let page = Agent::of(&bursar).get(origin.address, "/report").await;
+    assert_eq!(page.status, 200, "{page:?}");
+    assert_eq!((origin.payments().len(), fake.count(Call::Ask)), (1, 3));
+}
+
+#[tokio::test]
+async fn a_token_of_another_approver_is_no_vote() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
+    let waiting = waits(&bursar, &origin);
+    let asked = handles(&fake, 3).await;
+    // The first answers on all three phones.
+    fake.answers_as(PEOPLE[0]);
+    for handle in &asked {
+        fake.decide(handle, Decision::Approved);
+    }
+    is_told(&waiting.await.unwrap(), 503, "approval-failed");
+    assert_eq!(bursar.states(), ["released"]);
+    assert!(origin.payments().is_empty());
+}
+
+#[tokio::test]
+async fn those_who_can_be_asked_are_enough() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
+    // The first of the three cannot be asked.
+    fake.mishaps(Call::Ask, &[down()]);
+    let waiting = waits(&bursar, &origin);
+    for handle in handles(&fake, 2).await {
+        fake.decide(&handle, Decision::Approved);
+    }
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(origin.payments().len(), 1);
+}
+
+#[tokio::test]
+async fn too_few_who_can_be_asked_are_none() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
+    fake.mishaps(Call::Ask, &[down(), down()]);
+    let page = waits(&bursar, &origin).await.unwrap();
+    is_told(&page, 503, "approval-failed");
+    assert_eq!(bursar.states(), ["released"]);
+    assert!(pending(&bursar).is_empty());
+}
+
+#[tokio::test]
+async fn the_owner_is_not_asked() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let rules = format!("second_approval_above = \"0.05\"\nowner = \"{}\"", PEOPLE[0]);
+    let bursar = start(&origin, &fake, &rules, 60);
+    let waiting = waits(&bursar, &origin);
+    for handle in handles(&fake, 2).await {
+        fake.decide(&handle, Decision::Approved);
+    }
+    assert_eq!(waiting.await.unwrap().status, 200);
+    let hints: Vec<Value> = fake
+        .questions()
+        .iter()
+        .map(|asked| asked["login_hint"].clone())
+        .collect();
+    assert_eq!(json!(hints), json!(PEOPLE[1..]));
+}

@@ -1,0 +1,287 @@
+//! What was spent before decides whether a person is asked: a payee nobody has paid yet, a sum since the last approval, a budget that
+//! a person may let a payment pass (threats 1.3). The ledger decides these one payment after the other, so that no two slip through.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::approvals::{AT_ONCE, approve, at_ten_cents, is_told, kinds, pending, question};
+use crate::support::agent::Agent;
+use crate::support::bursar::{Bursar, eventually, setup};
+use crate::support::origin::Origin;
+use crate::support::seller;
+
+fn start(origin: &Origin, rules: &str, approval: &str) -> Bursar {
+    let limits = format!("[agents.research]\ntotal = \"5.00\"\n{rules}\n");
+    setup().trust(&origin.ca_pem).limits(&limits).config(approval).start()
+}
+
+/// Sells for ten cents to be paid to an address that ends in `payee`.
+async fn to_payee(payee: &Arc<AtomicU64>) -> Origin {
+    let payee = payee.clone();
+    Origin::https(move |request| {
+        let payee = payee.clone();
+        async move {
+            if request.is_paid() {
+                return seller::sold("goods");
+            }
+            let mut requirement = seller::requirement("100000");
+            requirement["payTo"] = format!("0x{:040x}", 0xA11CE + payee.load(Ordering::SeqCst)).into();
+            seller::v2(&seller::challenge("/", &[requirement]))
+        }
+    })
+    .await
+}
+
+async fn is_approved(bursar: &Bursar) {
+    let (id, code) = question(bursar).await;
+    approve(bursar, &id, &code);
+}
+
+fn windows(bursar: &Bursar, kind: &str) -> Vec<Value> {
+    let entries = bursar.journal();
+    let entries = entries.into_iter().filter(|entry| entry["ev"] == *kind);
+    entries.map(|entry| entry["windows"].clone()).collect()
+}
+
+#[tokio::test]
+async fn a_payee_is_asked_about_once() {
+    let payee = Arc::new(AtomicU64::new(0));
+    let origin = to_payee(&payee).await;
+    let mut bursar = start(&origin, "approval_first_time_payee = true", AT_ONCE);
+    let agent = Agent::of(&bursar);
+    is_told(&agent.get(origin.address, "/one").await, 503, "approval-pending");
+    is_approved(&bursar).await;
+    assert_eq!(agent.get(origin.address, "/one").await.status, 200);
+    // Now it is known, whatever else is bought there.
+    assert_eq!(agent.get(origin.address, "/two").await.status, 200);
+    payee.store(1, Ordering::SeqCst);
+    is_told(&agent.get(origin.address, "/two").await, 503, "approval-pending");
+    payee.store(0, Ordering::SeqCst);
+    assert_eq!(agent.get(origin.address, "/three").await.status, 200);
+    assert_eq!(origin.payments().len(), 3);
+    // A restart knows it, with its index and without.
+    let mut bursar = bursar.kill().serve();
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/four").await.status, 200);
+    bursar.stop();
+    std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
+    let bursar = bursar.kill().serve();
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/five").await.status, 200);
+    assert_eq!(origin.payments().len(), 5);
+}
+
+#[tokio::test]
+async fn a_payee_is_known_to_the_level_that_has_paid_it() {
+    let payee = Arc::new(AtomicU64::new(0));
+    let origin = to_payee(&payee).await;
+    let limits = "[groups.eng]\ntotal = \"5.00\"\napproval_first_time_payee = true\n[agents.research]\ngroup = \"eng\"\n\
+                  [agents.writer]\ngroup = \"eng\"\n[agents.loner]\ntotal = \"1.00\"\napproval_first_time_payee = true\n";
+    let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
+    let writer = Agent::named(&bursar, "writer", &bursar.home.add_agent("writer"));
+    let loner = Agent::named(&bursar, "loner", &bursar.home.add_agent("loner"));
+    is_told(
+        &Agent::of(&bursar).get(origin.address, "/one").await,
+        503,
+        "approval-pending",
+    );
+    is_approved(&bursar).await;
+    // Approved is not paid: until then it is a stranger to everybody.
+    is_told(&writer.get(origin.address, "/two").await, 503, "approval-pending");
+    assert_eq!(Agent::of(&bursar).get(origin.address, "/one").await.status, 200);
+    assert_eq!(writer.get(origin.address, "/three").await.status, 200);
+    is_told(&loner.get(origin.address, "/one").await, 503, "approval-pending");
+}
+
+#[tokio::test]
+async fn a_person_looks_again_once_so_much_was_spent() {
+    let origin = at_ten_cents().await;
+    let mut bursar = start(&origin, "approval_every = \"0.25\"", AT_ONCE);
+    let agent = Agent::of(&bursar);
+    for path in ["/one", "/two"] {
+        assert_eq!(agent.get(origin.address, path).await.status, 200);
+    }
+    is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
+    is_approved(&bursar).await;
+    // Approved is not paid: nothing begins anew before the payment is armed.
+    is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
+    assert_eq!(agent.get(origin.address, "/three").await.status, 200);
+    for path in ["/four", "/five"] {
+        assert_eq!(agent.get(origin.address, path).await.status, 200);
+    }
+    is_told(&agent.get(origin.address, "/six").await, 503, "approval-pending");
+    assert_eq!(origin.payments().len(), 5);
+    // Nor does a restart begin anew.
+    bursar.stop();
+    std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
+    let bursar = bursar.kill().serve();
+    is_told(
+        &Agent::of(&bursar).get(origin.address, "/seven").await,
+        503,
+        "approval-pending",
+    );
+    assert_eq!(origin.payments().len(), 5);
+    // What a person has looked at counts for nothing in the time that it begins.
+    let armed = windows(&bursar, "pay.armed");
+    let window = armed[0]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|window| window[1] == "approval_every");
+    assert_eq!(
+        (&window.unwrap()[3], &window.unwrap()[4]),
+        (&"0".into(), &"250000".into())
+    );
+}
+
+#[tokio::test]
+async fn of_many_at_once_no_more_pass_than_the_sum_allows() {
+    let origin = at_ten_cents().await;
+    let config =
+        format!("{AT_ONCE}max_pending_per_agent = 100\nmax_pending_per_approver = 100\nprompts_per_hour = 100\n");
+    let bursar = start(&origin, "approval_every = \"0.35\"", &config);
+    let mut buying = JoinSet::new();
+    for n in 0..24 {
+        let (agent, site) = (Agent::of(&bursar), origin.address);
+        buying.spawn(async move { agent.get(site, &format!("/{n}")).await });
+    }
+    let pages = buying.join_all().await;
+    let paid = pages.iter().filter(|page| page.status == 200).count();
+    assert_eq!((paid, origin.payments().len()), (3, 3));
+    for page in pages.iter().filter(|page| page.status != 200) {
+        is_told(page, 503, "approval-pending");
+    }
+}
+
+#[tokio::test]
+async fn a_person_lets_one_payment_pass_a_budget() {
+    let origin = at_ten_cents().await;
+    let bursar = start(
+        &origin,
+        "rolling = { \"24h\" = \"0.25\" }\nover_limit = \"ask\"",
+        AT_ONCE,
+    );
+    let agent = Agent::of(&bursar);
+    for path in ["/one", "/two"] {
+        assert_eq!(agent.get(origin.address, path).await.status, 200);
+    }
+    let page = agent.get(origin.address, "/three").await;
+    is_told(&page, 503, "approval-pending");
+    assert_eq!(bursar.states(), ["settled", "settled", "held"]);
+    is_approved(&bursar).await;
+    assert_eq!(agent.get(origin.address, "/three").await.status, 200);
+    // It was for that one, and it counts.
+    is_told(&agent.get(origin.address, "/four").await, 503, "approval-pending");
+    let (id, _) = question(&bursar).await;
+    assert!(bursar.run(&["deny", &id, "--why", "enough"]).status.success());
+    is_told(&agent.get(origin.address, "/four").await, 403, "approval-denied");
+    assert_eq!(origin.payments().len(), 3);
+    let armed = windows(&bursar, "pay.armed");
+    assert!(armed[0].to_string().contains("rolling.86400"), "{armed:?}");
+}
+
+#[tokio::test]
+async fn a_question_over_a_budget_leaves_what_is_left_of_it_to_others() {
+    let price = Arc::new(AtomicU64::new(900_000));
+    let origin = {
+        let price = price.clone();
+        Origin::https(move |request| {
+            let price = price.clone();
+            async move {
+                match request.is_paid() {
+                    true => seller::sold("goods"),
+                    false => seller::asks(&price.load(Ordering::SeqCst).to_string()),
+                }
+            }
+        })
+        .await
+    };
+    let bursar = start(
+        &origin,
+        "rolling = { \"24h\" = \"0.25\" }\nover_limit = \"ask\"",
+        AT_ONCE,
+    );
+    let agent = Agent::of(&bursar);
+    is_told(&agent.get(origin.address, "/dear").await, 503, "approval-pending");
+    price.store(100_000, Ordering::SeqCst);
+    for path in ["/one", "/two"] {
+        assert_eq!(agent.get(origin.address, path).await.status, 200);
+    }
+    // A budget of another level that asks nobody is not passed, whoever approves.
+    let limits = "[account]\ntotal = \"0.50\"\n[agents.research]\ntotal = \"0.25\"\nover_limit = \"ask\"\n";
+    let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
+    let agent = Agent::of(&bursar);
+    price.store(600_000, Ordering::SeqCst);
+    is_told(&agent.get(origin.address, "/dear").await, 403, "over-limit");
+    assert!(pending(&bursar).is_empty());
+}
+
+#[tokio::test]
+async fn without_a_backend_nobody_is_asked_and_nothing_is_paid() {
+    let origin = at_ten_cents().await;
+    for (rules, problem, rule) in [
+        (
+            "approval_first_time_payee = true",
+            "approval-unavailable",
+            "agents.research.approval_first_time_payee",
+        ),
+        (
+            "approval_every = \"0.05\"",
+            "approval-unavailable",
+            "agents.research.approval_every",
+        ),
+        (
+            "rolling = { \"24h\" = \"0.05\" }\nover_limit = \"ask\"",
+            "over-limit",
+            "agents.research.rolling.24h",
+        ),
+    ] {
+        let bursar = start(&origin, rules, "");
+        let page = Agent::of(&bursar).get(origin.address, "/report").await;
+        is_told(&page, 403, problem);
+        assert_eq!(page.json()["rule"], *rule, "{page:?}");
+        assert!(kinds(&bursar).iter().all(|kind| !kind.starts_with("approval")));
+    }
+    assert!(origin.payments().is_empty());
+}
+
+#[tokio::test]
+async fn the_owner_of_an_agent_does_not_approve_for_it() {
+    let origin = at_ten_cents().await;
+    let me = format!("uid:{}", rustix::process::geteuid().as_raw());
+    let mut bursar = start(
+        &origin,
+        &format!("approval_above = \"0.05\"\nowner = \"{me}\""),
+        AT_ONCE,
+    );
+    let agent = Agent::of(&bursar);
+    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    let (id, code) = question(&bursar).await;
+    for _ in 0..2 {
+        let output = bursar.run(&["approve", &id, "--code", &code]);
+        assert_eq!(output.status.code(), Some(1));
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(told.contains(&me) && told.contains("owns this agent"), "{told}");
+        // Nor after a restart.
+        is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    }
+    let bursar = bursar.kill().serve();
+    let (id, code) = question(&bursar).await;
+    assert_eq!(bursar.run(&["approve", &id, "--code", &code]).status.code(), Some(1));
+    assert!(origin.payments().is_empty());
+    // To deny is no privilege.
+    assert!(bursar.run(&["deny", &id, "--why", "mine"]).status.success());
+    eventually("the denial", || (bursar.states() == ["released"]).then_some(())).await;
+}
+
+#[tokio::test]
+async fn the_terminal_cannot_be_two_people() {
+    let origin = at_ten_cents().await;
+    let rules = "second_approval_above = \"0.05\"\napprovers = [\"did:x:a\", \"did:x:b\"]";
+    let bursar = start(&origin, rules, AT_ONCE);
+    let page = Agent::of(&bursar).get(origin.address, "/report").await;
+    is_told(&page, 403, "approval-unavailable");
+    assert_eq!(page.json()["rule"], "agents.research.second_approval_above");
+    assert!(origin.payments().is_empty());
+}
