@@ -25,7 +25,7 @@ use crate::idempotency::Claim;
 use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::money::MicroUsd;
 use crate::pay::{PayError, Permission};
-use crate::policy::{Charge, Excess};
+use crate::policy::Charge;
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
@@ -234,27 +234,6 @@ impl Purchase {
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
         let (method, sha256) = (&self.head.method, &self.replay.sha256);
         match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent) {
-            Course::Buy(intent) => Ok(Self {
-                intent: *intent,
-                ..self
-            }),
-            Course::Refuse(problem) => Err(Declined::Refuse(problem)),
-            Course::PassOn(why) => Err(Declined::PassOn(why)),
-        }
-    }
-
-    /// The rule that a person may let this payment pass, if that is all that stands against it.
-    fn asks_over(&self, error: &ReserveError) -> Option<NotBought> {
-        let ReserveError::Denied { charge, .. } = *error else {
-            return None;
-        };
-        let charge = self.intent.plan.charges.get(charge)?;
-        (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(charge.rule.clone()))
-    }
-
-    fn with_a_question(self, rule: Arc<str>) -> Result<Self, Declined> {
-        let (agent, origin) = (self.lane.agent(), self.lane.origin());
-        match consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, self.intent, rule) {
             Course::Buy(intent) => Ok(Self {
                 intent: *intent,
                 ..self

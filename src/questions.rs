@@ -4,6 +4,7 @@
 //! What is decided lies in the books; what was asked and answered lies in `private/approvals/` (Ruling 46, `kept.rs`).
 
 mod answers;
+mod approvers;
 mod carry;
 mod hearing;
 mod kept;
@@ -22,13 +23,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::approval::{Evidence, Intent, Question};
 use crate::approve::notify;
-use crate::approve::operator::{self, Operator};
+use crate::approve::operator::Operator;
 use crate::approve::{Backend, Denial, Failure};
 use crate::clock::SharedClock;
 use crate::config::approval::Approval;
 use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
-use crate::policy::{Approvals, Threshold};
 pub use answers::{NotAnswered, Pending};
+pub use approvers::{Approvers, Nobody};
 pub use kept::{Kept, KeptAsk, read};
 use prompts::Prompts;
 pub use watching::{Taken, Watching};
@@ -132,26 +133,6 @@ pub struct Wanted {
     pub approvers: Approvers,
 }
 
-/// Who is asked, and how many of them must approve.
-#[derive(Clone, Debug)]
-pub struct Approvers {
-    /// In alphabetical order.
-    names: Vec<String>,
-    needed: usize,
-    owners: Vec<String>,
-}
-
-/// Why nobody can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nobody {
-    /// Neither limits.toml nor bursar.toml names anyone.
-    Named,
-    /// Whoever is named owns the agent.
-    Else,
-    /// So many must approve, and fewer are named.
-    Enough { needed: usize, named: usize },
-}
-
 /// Why it is not asked.
 pub enum NotAsked {
     /// A person said no a short while ago.
@@ -246,33 +227,6 @@ impl Questions {
         Ok(())
     }
 
-    /// Who it is that can be asked.
-    pub fn approvals(&self) -> Approvals {
-        match self.0.operator {
-            Some(_) => Approvals::Terminal,
-            None => Approvals::Service,
-        }
-    }
-
-    /// Who is asked about what passes this threshold.
-    pub fn approvers(&self, threshold: &Threshold) -> Result<Approvers, Nobody> {
-        let (needed, owners) = (usize::from(threshold.needed), threshold.owners.clone());
-        let mut names = match (&self.0.operator, &threshold.named, &self.0.approver) {
-            // Which account answers is looked at when it does.
-            (Some(_), ..) => vec![operator::NAME.to_owned()],
-            (None, Some(named), _) => named.clone(),
-            (None, None, Some(approver)) if owners.contains(approver) => return Err(Nobody::Else),
-            (None, None, Some(approver)) => vec![approver.clone()],
-            (None, None, None) => return Err(Nobody::Named),
-        };
-        names.sort_unstable();
-        match names.len() {
-            0 => Err(Nobody::Else),
-            named if named < needed => Err(Nobody::Enough { needed, named }),
-            _ => Ok(Approvers { names, needed, owners }),
-        }
-    }
-
     /// Look at the backend now: it has said, by `handle`, that there is an answer.
     pub fn wake(&self, handle: &str) {
         for ask in self.state().live.values().flat_map(|row| &row.asks) {
@@ -360,16 +314,6 @@ impl Questions {
 
 /// Ruling 43.
 const LONGEST_TTL: Duration = Duration::from_secs(600);
-
-impl Approvers {
-    /// As an intent has it: the name of the one who is asked, or how many of whom.
-    pub fn name(&self) -> String {
-        match self.names.as_slice() {
-            [one] => one.clone(),
-            names => format!("{} of {}", self.needed, names.join(" ")),
-        }
-    }
-}
 
 impl Row {
     fn new(hold: &Hold, intent: Intent, approvers: Approvers, ttl: Duration, ends: Timestamp) -> Arc<Self> {

@@ -1,12 +1,13 @@
 //! A purchase that a person must approve: the money is held, the question put, and only what was approved, on the terms that hold
 //! now, is armed (Rulings 39 to 43).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, StatusCode};
 use tokio::sync::oneshot;
 
-use super::{NotBought, Purchase, drain, terms};
+use super::{Declined, NotBought, Purchase, drain, terms};
 use crate::answer::{Code, Problem};
 use crate::approval::Intent as Question;
 use crate::approval::intent::Asked;
@@ -16,8 +17,9 @@ use crate::challenge::Offer;
 use crate::consider::{self, Course, Intent};
 use crate::exchange::unreachable;
 use crate::hop::{self, Upgrading};
-use crate::ledger::{Arming, LedgerError, Reservation};
+use crate::ledger::{Arming, LedgerError, Reservation, ReserveError};
 use crate::pay::Permission;
+use crate::policy::Excess;
 use crate::presentation::Answer;
 use crate::questions::{Nobody, NotAsked, Over, Questions, Stage, Taken, Wanted, Watching};
 use crate::repeat;
@@ -29,6 +31,27 @@ const FRESH: Duration = Duration::from_secs(30);
 const COME_BACK: Duration = Duration::from_secs(5);
 
 impl Purchase {
+    /// The rule that a person may let this payment pass, if that is all that stands against it.
+    pub(super) fn asks_over(&self, error: &ReserveError) -> Option<NotBought> {
+        let ReserveError::Denied { charge, .. } = *error else {
+            return None;
+        };
+        let charge = self.intent.plan.charges.get(charge)?;
+        (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(charge.rule.clone()))
+    }
+
+    pub(super) fn with_a_question(self, rule: Arc<str>) -> Result<Self, Declined> {
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        match consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, self.intent, rule) {
+            Course::Buy(intent) => Ok(Self {
+                intent: *intent,
+                ..self
+            }),
+            Course::Refuse(problem) => Err(Declined::Refuse(problem)),
+            Course::PassOn(why) => Err(Declined::PassOn(why)),
+        }
+    }
+
     /// Waits for a person's word as long as the agent's request may, then arms what was held.
     pub(super) async fn approved(
         &self,
@@ -185,7 +208,7 @@ impl Purchase {
         Ok(match course {
             Course::Buy(intent) => NotBought::AskedAgain(intent),
             Course::Refuse(problem) => problem.into(),
-            Course::PassOn(why) => NotBought::Declined(super::Declined::PassOn(why)),
+            Course::PassOn(why) => NotBought::Declined(Declined::PassOn(why)),
         })
     }
 

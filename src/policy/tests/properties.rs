@@ -195,15 +195,17 @@ proptest! {
             for charge in &plan.charges {
                 let wanted = if charge.unit == Unit::MicroUsd { price } else { 1 };
                 prop_assert_eq!(charge.amount, wanted);
-                prop_assert_eq!(charge.ends.is_none(), charge.window == Window::Total);
+                let ends_never = matches!(charge.window, Window::Total | Window::SinceApproval | Window::Payee);
+                prop_assert_eq!(charge.ends.is_none(), ends_never);
                 if let Some(ends) = charge.ends {
                     let start: jiff::Zoned = charge.start.parse().unwrap();
                     prop_assert!(start.timestamp() <= now && now < ends);
                 }
             }
-            let windows = |line: &&str| line.starts_with("day") || line.starts_with("month") || line.starts_with("total");
+            let keys = ["day", "month", "total", "approval_every"];
+            let windows = |line: &&str| keys.iter().any(|key| line.starts_with(key));
             let amounts = text.lines().filter(windows).count();
-            let counts = text.matches("hour = 3").count() * 2 + text.matches("week = 0").count();
+            let counts = text.matches("hour = 3").count() * 2 + text.matches("week = 0").count() + text.matches("payee = true").count();
             prop_assert_eq!(plan.charges.len(), amounts + counts);
         }
     }
