@@ -62,6 +62,7 @@ pub mod hop;
 pub mod host;
 pub mod money;
 pub mod policy;
+pub mod prefer;
 
 // The books.
 pub mod ledger;

@@ -20,6 +20,7 @@ use crate::hop::{self, Upgrading};
 use crate::ledger::{Arming, LedgerError, Reservation, ReserveError};
 use crate::pay::Permission;
 use crate::policy::Excess;
+use crate::prefer;
 use crate::presentation::Answer;
 use crate::questions::{Nobody, NotAsked, Over, Questions, Stage, Taken, Wanted, Watching};
 use crate::repeat;
@@ -72,7 +73,7 @@ impl Purchase {
             approvers,
         };
         let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
-        let hold = self.proxy.config.approval.hold;
+        let hold = prefer::wait(&self.head.headers, self.proxy.config.approval.hold);
         let stage = tokio::select! {
             biased;
             // The question goes on without it (Ruling 43).

@@ -22,6 +22,7 @@ mod uploads;
 mod answers;
 mod approvals;
 mod approvals_ciba;
+mod approvals_hold;
 mod approvals_keyra;
 mod approvals_killed;
 mod approvals_several;
