@@ -9,12 +9,17 @@ use tokio::task::JoinHandle;
 use crate::approvals::{at_ten_cents, is_told, kinds, pending};
 use crate::support::agent::{Agent, Page};
 use crate::support::bkey::{CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, Mishap};
-use crate::support::bursar::{Bursar, eventually, setup};
+use crate::support::bursar::{Bursar, Home, eventually, setup};
+use crate::support::faults::{Faults, Moment};
 use crate::support::origin::Origin;
 
 const PEOPLE: [&str; 3] = ["did:bkey:zAnna", "did:bkey:zBert", "did:bkey:zCleo"];
 
 fn start(origin: &Origin, fake: &FakeBkey, rules: &str, hold_s: u32) -> Bursar {
+    home(origin, fake, rules, hold_s).serve()
+}
+
+fn home(origin: &Origin, fake: &FakeBkey, rules: &str, hold_s: u32) -> Home {
     let mut config = format!("[approval]\nbackend = \"ciba\"\nhold_s = {hold_s}\n");
     let issuer = &fake.base;
     let _ = write!(
@@ -28,7 +33,7 @@ fn start(origin: &Origin, fake: &FakeBkey, rules: &str, hold_s: u32) -> Bursar {
     std::fs::write(&secret, CLIENT_SECRET).unwrap();
     let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(secret, owner_only).unwrap();
-    home.serve()
+    home
 }
 
 fn fake() -> FakeBkey {
@@ -227,4 +232,93 @@ async fn the_owner_is_not_asked() {
         .map(|asked| asked["login_hint"].clone())
         .collect();
     assert_eq!(json!(hints), json!(PEOPLE[1..]));
+}
+
+/// Whether it died at that step of hearing the second of two who must approve. Whatever happens, it is paid once in the end.
+async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool {
+    let when = format!("killed at step {step}");
+    let (fake, faults) = (fake(), Faults::none());
+    let rules = "second_approval_above = \"0.05\"\napprovals_needed = 2";
+    let bursar = home(origin, &fake, rules, 20).serve_by(faults.program());
+    let path = format!("/step/{step}");
+    let ask = http::Request::get(&path).header("prefer", "respond-async");
+    is_told(
+        &Agent::of(&bursar).request(origin.address, ask).await,
+        503,
+        "approval-pending",
+    );
+    let asked = handles(&fake, 3).await;
+    fake.decide(&asked[0], Decision::Approved);
+    votes(&bursar, 1).await;
+    faults.kill(step, Moment::After);
+    fake.decide(&asked[1], Decision::Approved);
+    let heard = || {
+        (faults.steps().len() >= step || kinds(&bursar).iter().filter(|kind| *kind == "approval.granted").count() == 2)
+            .then_some(())
+    };
+    eventually("the second vote", heard).await;
+    faults.clear();
+    let died = faults.steps().len() >= step;
+    let mut bursar = bursar;
+    if died {
+        assert!(bursar.ended() < 0, "{when}: it came to an orderly end");
+        bursar = bursar.kill().serve();
+    }
+    // A token that was fetched and lost with the process is gone for good: then the two are asked once more.
+    for handle in &fake.handles() {
+        fake.decide(handle, Decision::Approved);
+    }
+    for _ in 0..6 {
+        fake.decide_next(Decision::Approved);
+    }
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let page = Agent::of(&bursar).get(origin.address, &path).await;
+        told.push((page.status.as_u16(), page.header("bursar-payment").map(str::to_owned)));
+        if page.status == 200 {
+            break;
+        }
+    }
+    assert_eq!(told.last().map(|(status, _)| *status), Some(200), "{when}: {told:?}");
+    let sent: std::collections::HashSet<_> = origin
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.target == path)
+        .filter_map(|seen| seen.payment())
+        .collect();
+    assert_eq!(sent.len(), 1, "{when}");
+    let payments = bursar.payments();
+    let id = told.last().and_then(|(_, id)| id.clone()).unwrap();
+    let counted: Vec<_> = payments
+        .iter()
+        .filter(|payment| payment["state"] != "released")
+        .collect();
+    assert_eq!(
+        (counted.len(), counted[0]["id"].as_str()),
+        (1, Some(&*id)),
+        "{when}: {payments:?}"
+    );
+    died
+}
+
+/// Each takes some seconds, nearly all of them waiting: two go side by side.
+async fn killed_at_every_second_step_from(first: usize) {
+    let origin = at_ten_cents().await;
+    for step in (first..200).step_by(2) {
+        if !killed_while_the_second_approves(&origin, step).await {
+            assert!(step > 3, "there are hardly any steps, so little was tried");
+            return;
+        }
+    }
+    panic!("it does not come to an end");
+}
+
+#[tokio::test]
+async fn a_kill_at_an_odd_step_of_the_last_vote_pays_once() {
+    killed_at_every_second_step_from(1).await;
+}
+
+#[tokio::test]
+async fn a_kill_at_an_even_step_of_the_last_vote_pays_once() {
+    killed_at_every_second_step_from(2).await;
 }
