@@ -27,7 +27,7 @@ use crate::clock::SharedClock;
 use crate::config::approval::Approval;
 use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
 pub use answers::{NotAnswered, Pending};
-pub use kept::{Kept, read};
+pub use kept::{Kept, look, read};
 use prompts::Prompts;
 pub use watching::{Taken, Watching};
 
@@ -351,6 +351,6 @@ fn until(now: Timestamp, then: Timestamp) -> Duration {
 }
 
 /// What is kept of an answer, by its hash in the books.
-fn evidence_bytes(evidence: &Evidence) -> Vec<u8> {
+pub fn evidence_bytes(evidence: &Evidence) -> Vec<u8> {
     serde_json::to_vec(evidence).unwrap_or_default()
 }

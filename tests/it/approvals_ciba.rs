@@ -19,7 +19,7 @@ use crate::support::seller;
 /// Ten US cents are above it.
 const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
 
-async fn at_ten_cents() -> Origin {
+pub async fn at_ten_cents() -> Origin {
     Origin::https(|request| async move {
         match request.is_paid() {
             true => seller::sold("goods"),
@@ -29,13 +29,13 @@ async fn at_ten_cents() -> Origin {
     .await
 }
 
-fn fake() -> FakeBkey {
+pub fn fake() -> FakeBkey {
     let fake = FakeBkey::start(Dialect::Oauth);
     fake.looks_are_every(1);
     fake
 }
 
-fn home(origin: &Origin, issuer: &str, hold_s: u32, more: &str) -> Home {
+pub fn home(origin: &Origin, issuer: &str, hold_s: u32, more: &str) -> Home {
     let mut config = format!("[approval]\nbackend = \"ciba\"\nhold_s = {hold_s}\n");
     let _ = write!(
         config,
@@ -60,7 +60,7 @@ fn is_told(page: &Page, status: u16, problem: &str) {
 }
 
 /// A request that waits for its answer, once the person has the question.
-async fn asked(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> (tokio::task::JoinHandle<Page>, String) {
+pub async fn asked(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> (tokio::task::JoinHandle<Page>, String) {
     let known = fake.handles().len();
     let (agent, site) = (Agent::of(bursar), origin.address);
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
@@ -68,7 +68,7 @@ async fn asked(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> (tokio::tas
     (waiting, handle)
 }
 
-fn shown(bursar: &Bursar, id: &str) -> Value {
+pub fn shown(bursar: &Bursar, id: &str) -> Value {
     let output = bursar.run(&["payments", "show", id, "--json"]);
     serde_json::from_slice(&output.stdout).unwrap()
 }

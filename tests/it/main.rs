@@ -22,6 +22,7 @@ mod uploads;
 mod answers;
 mod approvals;
 mod approvals_ciba;
+mod approvals_exported;
 mod approvals_keyra;
 mod approvals_killed;
 mod canary;
