@@ -232,7 +232,7 @@ impl<V: Verifier> Ciba<V> {
         if let SentDetails::Authorization(sent) = &sent
             && grant.authorization_details.as_ref() != Some(sent)
         {
-            return self.rejected(asked, "binding_mismatch");
+            return self.rejected(question, "binding_mismatch");
         }
         let Some(metadata) = self.metadata().await else {
             return Verdict::Later(KEYS_AGAIN);
@@ -261,14 +261,15 @@ impl<V: Verifier> Ciba<V> {
         };
         match verified {
             Ok(evidence) => Verdict::Done(Standing::Approved(Box::new(evidence))),
-            Err(Rejected::UnknownKid) => self.rejected(asked, "unknown_kid"),
-            Err(Rejected::Because(reason)) => self.rejected(asked, reason),
+            Err(Rejected::UnknownKid) => self.rejected(question, "unknown_kid"),
+            Err(Rejected::Because(reason)) => self.rejected(question, reason),
         }
     }
 
-    fn rejected(&self, asked: &Asked, reason: &str) -> Verdict {
+    /// Without the handle: whoever has it and our credentials fetches tokens.
+    fn rejected(&self, question: &Question, reason: &str) -> Verdict {
         let issuer = self.settings.issuer.as_str();
-        tracing::error!(issuer, handle = %asked.handle, reason, "an approval's token was not accepted; nothing is paid");
+        tracing::error!(approval = %question.id, issuer, reason, "an approval's token was not accepted; nothing is paid");
         Verdict::failed(failure::token_rejected(reason))
     }
 

@@ -14,9 +14,9 @@ use crate::support::origin::{Answer, Origin, answer};
 use crate::support::{mpp, seller};
 
 /// Ten US cents are above it.
-const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
+pub const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
 pub const AT_ONCE: &str = "[approval]\nbackend = \"operator\"\nhold_s = 0\n";
-const HOLDS: &str = "[approval]\nbackend = \"operator\"\nhold_s = 60\n";
+pub const HOLDS: &str = "[approval]\nbackend = \"operator\"\nhold_s = 60\n";
 
 /// Sells at whatever `price` is now.
 async fn seller_at(price: &Arc<AtomicU64>) -> Origin {
@@ -69,7 +69,7 @@ async fn new_limits(bursar: &Bursar) {
     eventually("the new limits", loaded).await;
 }
 
-fn is_told(page: &Page, status: u16, problem: &str) {
+pub fn is_told(page: &Page, status: u16, problem: &str) {
     assert_eq!(
         (page.status.as_u16(), page.problem()),
         (status, problem.to_owned()),
@@ -78,7 +78,7 @@ fn is_told(page: &Page, status: u16, problem: &str) {
     );
 }
 
-fn kinds(bursar: &Bursar) -> Vec<String> {
+pub fn kinds(bursar: &Bursar) -> Vec<String> {
     let entries = bursar.journal();
     let kinds = entries
         .iter()

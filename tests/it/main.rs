@@ -25,6 +25,7 @@ mod approvals_ciba;
 mod approvals_exported;
 mod approvals_keyra;
 mod approvals_killed;
+mod approvals_late;
 mod canary;
 mod chain;
 mod crash;
