@@ -17,7 +17,7 @@ use crate::support::origin::Origin;
 use crate::support::seller;
 
 /// Ten US cents are above it.
-const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
+pub const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
 
 pub async fn at_ten_cents() -> Origin {
     Origin::https(|request| async move {
@@ -47,7 +47,7 @@ pub fn home(origin: &Origin, issuer: &str, hold_s: u32, more: &str) -> Home {
     home
 }
 
-fn write_secret(home: &Home, name: &str, secret: &str) {
+pub fn write_secret(home: &Home, name: &str, secret: &str) {
     use std::os::unix::fs::PermissionsExt;
     let path = home.path().join(name);
     std::fs::write(&path, secret).unwrap();
@@ -301,7 +301,7 @@ async fn evidence_that_somebody_changed_says_so() {
 }
 
 /// The status of a ping.
-async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 {
+pub async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 {
     let body = json!({ "auth_req_id": handle }).to_string();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n\

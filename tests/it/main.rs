@@ -21,6 +21,7 @@ mod uploads;
 // Money.
 mod answers;
 mod approvals;
+mod approvals_canary;
 mod approvals_ciba;
 mod approvals_exported;
 mod approvals_keyra;
