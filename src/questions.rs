@@ -221,7 +221,8 @@ impl Questions {
     /// Look at the backend now: it has said, by `handle`, that there is an answer.
     pub fn wake(&self, handle: &str) {
         for row in self.state().live.values() {
-            if row.handle.get().is_some_and(|known| known == handle) {
+            // One that has no handle yet may be meant: the answer can be quicker than the disk.
+            if row.handle.get().is_none_or(|known| known == handle) {
                 row.wake.notify_one();
             }
         }

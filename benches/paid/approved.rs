@@ -1,6 +1,8 @@
 //! From a person's yes to the first byte of what was bought, with an identity server on this machine that is polled each second,
 //! and with one that pings. The server is the tests' own, in this process; its "yes" is a value set under a lock.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -49,6 +51,8 @@ pub struct Approved {
     pub polled: Series,
     /// From the yes, with a ping.
     pub pinged: Series,
+    /// No part of bursar: a file as long as what is kept of an answer, synced, renamed, and its folder synced.
+    pub file: Series,
     /// A paid request that nobody is asked about, from its first byte to the answer's.
     pub plain: Series,
 }
@@ -107,11 +111,26 @@ pub fn measure(program: &Path) -> Result<Approved, Fault> {
         cast.proxy.close(sold()?)?;
     }
     Ok(Approved {
+        file: Series::of(&bare_files(dir.path())?),
         interval_s: INTERVAL.as_secs_f64(),
         polled: Series::of(&polled),
         pinged: Series::of(&pinged),
         plain: Series::of(&plain),
     })
+}
+
+fn bare_files(folder: &Path) -> Result<Vec<Duration>, Fault> {
+    let (draft, done) = (folder.join("draft"), folder.join("done"));
+    let one = || -> Result<Duration, Fault> {
+        let began = Instant::now();
+        let mut file = File::create(&draft)?;
+        file.write_all(&[b'x'; 4000])?;
+        file.sync_all()?;
+        std::fs::rename(&draft, &done)?;
+        File::open(folder)?.sync_all()?;
+        Ok(began.elapsed())
+    };
+    (0..PINGED).map(|_| one()).collect()
 }
 
 /// A proxy, who decides, and who buys.

@@ -35,6 +35,7 @@ fn write_approved(out: &mut String, approved: &Approved) -> std::fmt::Result {
         interval_s,
         polled,
         pinged,
+        file,
         plain,
     } = approved;
     let interval_ms = interval_s * 1e3;
@@ -48,6 +49,7 @@ fn write_approved(out: &mut String, approved: &Approved) -> std::fmt::Result {
         writeln!(out, "  {what:<42}{p50:>11.2}{p99:>11.2}{longest:>11.2}{target}")
     };
     let all = |series: &crate::approved::Series| [series.p50, series.p99, series.longest];
+    row("bare file and its folder, synced", file.samples, all(file), "")?;
     row(
         "a paid request that nobody is asked about",
         plain.samples,

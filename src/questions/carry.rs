@@ -54,6 +54,7 @@ impl Questions {
             Ok(asked) => asked,
             Err(failure) => return self.fails(&row, failure).await,
         };
+        let _ = row.handle.set(asked.handle.clone());
         kept.asked = Some((&asked).into());
         if let Err(error) = kept.write(&self.0.folder) {
             // It goes on; only a restart would not find it again.

@@ -3,25 +3,15 @@
 
 use std::path::Path;
 
-use crate::approvals_ciba::{LIMITS, asked, at_ten_cents, fake, ping, write_secret};
+use crate::approvals_ciba::{asked, at_ten_cents, fake, ping, pinged};
 use crate::canary::{files, holds, loud, spellings};
-use crate::support::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, Decision};
-use crate::support::bursar::{eventually, setup};
+use crate::support::bkey::{APPROVER, CLIENT_SECRET, Decision};
+use crate::support::bursar::eventually;
 
 #[tokio::test]
 async fn handles_and_tokens_are_in_no_log_line_and_no_other_file() {
     let (origin, fake) = (at_ten_cents().await, fake());
-    fake.is_standard();
-    fake.looks_are_every(60);
-    let config = format!(
-        "[approval]\nbackend = \"ciba\"\nhold_s = 60\ncallbacks = \"127.0.0.1:0\"\n[approval.ciba]\nstyle = \"standard\"\n\
-         issuer = \"{}\"\nclient_id = \"{CLIENT_ID}\"\nclient_secret = \"file:secret\"\nclient_auth = \"post\"\n\
-         approver = \"{APPROVER}\"\ndelivery = \"ping\"\n",
-        fake.base
-    );
-    let home = setup().trust(&origin.ca_pem).limits(LIMITS).config(&config).home();
-    write_secret(&home, "secret", CLIENT_SECRET);
-    let mut bursar = home.serve_by(loud());
+    let mut bursar = pinged(&origin, &fake).serve_by(loud());
     let mut ids = Vec::new();
     // One token is refused, one is taken, and one question is denied.
     for (subject, decision, status) in [
@@ -69,7 +59,7 @@ async fn handles_and_tokens_are_in_no_log_line_and_no_other_file() {
     secrets.extend(ids.iter().cloned());
     secrets.push(CLIENT_SECRET.to_owned());
     assert_eq!(secrets.len(), 3 + 2 + 3 + 1);
-    let kept = |path: &Path| path.parent().unwrap().ends_with("private/approvals") || path.ends_with("secret");
+    let kept = |path: &Path| path.parent().unwrap().ends_with("private/approvals") || path.ends_with("bkey-secret");
     let mut found = 0;
     for path in files(home.path()) {
         let bytes = std::fs::read(&path).unwrap();

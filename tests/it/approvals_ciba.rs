@@ -17,7 +17,7 @@ use crate::support::origin::Origin;
 use crate::support::seller;
 
 /// Ten US cents are above it.
-pub const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
+const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
 
 pub async fn at_ten_cents() -> Origin {
     Origin::https(|request| async move {
@@ -47,7 +47,7 @@ pub fn home(origin: &Origin, issuer: &str, hold_s: u32, more: &str) -> Home {
     home
 }
 
-pub fn write_secret(home: &Home, name: &str, secret: &str) {
+fn write_secret(home: &Home, name: &str, secret: &str) {
     use std::os::unix::fs::PermissionsExt;
     let path = home.path().join(name);
     std::fs::write(&path, secret).unwrap();
@@ -315,9 +315,8 @@ pub async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 
     answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-#[tokio::test]
-async fn a_ping_wakes_and_decides_nothing() {
-    let (origin, fake) = (at_ten_cents().await, fake());
+/// Looked at too seldom to be of any help.
+pub fn pinged(origin: &Origin, fake: &FakeBkey) -> Home {
     fake.is_standard();
     fake.looks_are_every(60);
     let config = format!(
@@ -328,7 +327,30 @@ async fn a_ping_wakes_and_decides_nothing() {
     );
     let home = setup().trust(&origin.ca_pem).limits(LIMITS).config(&config).home();
     write_secret(&home, "bkey-secret", CLIENT_SECRET);
-    let bursar = home.serve();
+    home
+}
+
+#[tokio::test]
+async fn a_ping_that_is_quicker_than_the_disk_is_heard() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = pinged(&origin, &fake).serve();
+    fake.decide_next(Decision::Approved);
+    let began = Instant::now();
+    let (waiting, handle) = asked(&bursar, &origin, &fake).await;
+    let questions = fake.questions();
+    let token = questions[0]["client_notification_token"].as_str().unwrap();
+    // Refused until the answer to the question has been read, and then heard at once.
+    while ping(bursar.callbacks(), "/approvals/ciba/ping", token, &handle).await != 204 {
+        assert!(began.elapsed() < Duration::from_secs(40), "no ping is taken");
+    }
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert!(began.elapsed() < Duration::from_secs(40), "it was not woken");
+}
+
+#[tokio::test]
+async fn a_ping_wakes_and_decides_nothing() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = pinged(&origin, &fake).serve();
     let (waiting, handle) = asked(&bursar, &origin, &fake).await;
     let began = Instant::now();
     let (to, path) = (bursar.callbacks(), "/approvals/ciba/ping");
