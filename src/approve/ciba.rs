@@ -16,6 +16,7 @@ pub mod request;
 pub mod settings;
 
 mod asked;
+pub mod assertion;
 mod exchange;
 mod form;
 mod store;
@@ -283,8 +284,14 @@ impl<V: Verifier> Ciba<V> {
         let document = exchange::get(&url, &self.tls, discovery::LONGEST_DOCUMENT).await;
         let read = document.map_err(|why| why.to_owned()).and_then(|answer| {
             let (hosts, delivery) = (&self.settings.hosts, self.settings.delivery());
-            Metadata::parse(&answer.body, issuer, hosts, delivery, self.settings.client_auth)
-                .map_err(|why| why.to_string())
+            Metadata::parse(
+                &answer.body,
+                issuer,
+                hosts,
+                delivery,
+                self.settings.client_auth.method(),
+            )
+            .map_err(|why| why.to_string())
         });
         match read {
             Ok(metadata) => {

@@ -416,7 +416,6 @@ style = "standard"
 client_id = "bursar"
 delivery = "ping"
 algs = ["RS256"]
-client_auth = "private_key_jwt"
 "#,
         r#"
 bursar.toml:4:11: [approval.ciba] has no `issuer`
@@ -433,11 +432,6 @@ bursar.toml:8:9: approval.ciba.algs: bursar verifies Ed25519 signatures alone
   8 | algs = …
     |        ^
   Write "EdDSA", or "Ed25519" for servers that name it so (RFC 9864).
-
-bursar.toml:9:15: approval.ciba.client_auth: "private_key_jwt" is not in this version
-  9 | client_auth = …
-    |               ^
-  Write "post" or "basic".
 "#,
     );
 }

@@ -414,3 +414,17 @@ async fn the_client_that_bkeys_tools_know_is_enough() {
     fake.decide(&handle, Decision::Approved);
     assert_eq!(waiting.await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn a_client_key_that_is_none_stops_the_start_and_is_not_shown() {
+    let config = "[approval]\nbackend = \"ciba\"\n[approval.ciba]\nstyle = \"standard\"\nissuer = \"http://127.0.0.1:9\"\n\
+                  client_id = \"bursar\"\nclient_auth = \"private_key_jwt\"\nclient_key = \"file:client.pem\"\n";
+    let home = setup().config(config).home();
+    write_secret(&home, "client.pem", "hunter2\n");
+    let Err((home, _)) = home.try_serve_by(Command::new(bin())) else {
+        panic!("it started without a key");
+    };
+    let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
+    assert!(log.contains("[approval.ciba]: client_key: it is not PEM"), "{log}");
+    assert!(!log.contains("hunter2"), "{log}");
+}
