@@ -334,17 +334,20 @@ pub fn pinged(origin: &Origin, fake: &FakeBkey) -> Home {
 async fn a_ping_that_is_quicker_than_the_disk_is_heard() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = pinged(&origin, &fake).serve();
-    fake.decide_next(Decision::Approved);
-    let began = Instant::now();
-    let (waiting, handle) = asked(&bursar, &origin, &fake).await;
-    let questions = fake.questions();
-    let token = questions[0]["client_notification_token"].as_str().unwrap();
-    // Refused until the answer to the question has been read, and then heard at once.
-    while ping(bursar.callbacks(), "/approvals/ciba/ping", token, &handle).await != 204 {
-        assert!(began.elapsed() < Duration::from_secs(40), "no ping is taken");
+    // The moment in which it could be missed is short: what bursar needs to write the handle down.
+    for number in 0..9 {
+        fake.decide_next(Decision::Approved);
+        let began = Instant::now();
+        let (waiting, handle) = asked(&bursar, &origin, &fake).await;
+        let questions = fake.questions();
+        let token = questions[number]["client_notification_token"].as_str().unwrap();
+        // Refused until the answer to the question has been read, and then heard at once.
+        while ping(bursar.callbacks(), "/approvals/ciba/ping", token, &handle).await != 204 {
+            assert!(began.elapsed() < Duration::from_secs(40), "no ping is taken");
+        }
+        assert_eq!(waiting.await.unwrap().status, 200);
+        assert!(began.elapsed() < Duration::from_secs(40), "it was not woken");
     }
-    assert_eq!(waiting.await.unwrap().status, 200);
-    assert!(began.elapsed() < Duration::from_secs(40), "it was not woken");
 }
 
 #[tokio::test]
