@@ -208,6 +208,10 @@ impl Verify {
         if !examined.differences.is_empty() {
             return (Verdict::Damaged, Some(told(&examined.differences)));
         }
+        if !examined.whole {
+            let why = "the payment's first entries are not in it, so not all could be compared";
+            return (Verdict::Unproven, Some(why.to_owned()));
+        }
         let why = examined.proofs.iter().find_map(|proof| match &proof.token {
             _ if proof.granted.is_none() => Some("the books have not taken the answer".to_owned()),
             None => Some(format!("it is {}", proof.worth.text())),

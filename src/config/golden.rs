@@ -437,6 +437,55 @@ bursar.toml:8:9: approval.ciba.algs: bursar verifies Ed25519 signatures alone
 }
 
 #[test]
+fn a_client_key_and_a_method_that_do_not_meet() {
+    operator_says(
+        r#"
+[approval.ciba]
+style = "standard"
+issuer = "https://login.example.com"
+client_id = "bursar"
+client_key = "file:client.pem"
+"#,
+        r#"
+bursar.toml:6:1: approval.ciba.client_key stands without its method
+  6 | client_key = …
+    | ^^^^^^^^^^
+  Write client_auth = "private_key_jwt" as well; the other methods take `client_secret`.
+"#,
+    );
+    operator_says(
+        r#"
+[approval.ciba]
+style = "standard"
+issuer = "https://login.example.com"
+client_auth = "private_key_jwt"
+client_id = "bursar"
+"#,
+        r#"
+bursar.toml:2:11: [approval.ciba] has no `client_id` and `client_key`
+  2 | [approval.ciba]
+    |           ^^^^
+  Write client_id = "…" and client_key = "file:PATH", a PEM file with the key whose public half the server has.
+"#,
+    );
+    operator_says(
+        r#"
+[approval.ciba]
+client_auth = "private_key_jwt"
+client_id = "bursar"
+client_secret = "env:SECRET"
+client_key = "file:client.pem"
+"#,
+        r#"
+bursar.toml:3:15: approval.ciba.client_auth: BKey takes a secret, not a key
+  3 | client_auth = …
+    |               ^
+  Leave `client_auth` out, or write style = "standard" for another server.
+"#,
+    );
+}
+
+#[test]
 fn a_secret_where_its_source_should_stand() {
     operator_says(
         r#"

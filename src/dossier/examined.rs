@@ -23,6 +23,8 @@ use crate::questions::evidence_bytes;
 pub struct Examined {
     /// By the books.
     pub decision: Decision,
+    /// Whether the entries begin where the payment does; the segments before may have been moved away (`bursar retain`).
+    pub whole: bool,
     /// What does not agree. One is enough: somebody has changed or damaged it.
     pub differences: Vec<Difference>,
     /// Of each answer, what it proves.
@@ -130,6 +132,9 @@ impl Serialize for Difference {
 pub fn examine(dossier: &Dossier) -> Examined {
     let mut differences = Vec::new();
     let entries = entries(dossier, &mut differences);
+    let whole = entries
+        .iter()
+        .any(|entry| matches!(entry.body, Body::Reserved(_) | Body::Adopted(_)));
     let mut proofs = Vec::new();
     match &dossier.asked {
         None => missing(&entries, &mut differences),
@@ -143,8 +148,13 @@ pub fn examine(dossier: &Dossier) -> Examined {
         }
     }
     armed(&entries, &mut differences);
+    if !whole {
+        // What is missed may stand in what was moved away.
+        differences.retain(|difference| !matches!(difference, Difference::NotRequested | Difference::NotGranted(_)));
+    }
     Examined {
         decision: Decision::of(&entries),
+        whole,
         differences,
         proofs,
         entries: entries.iter().map(|entry| (entry.seq, entry.body.ev())).collect(),

@@ -19,7 +19,6 @@ pub(in crate::cli) struct Shown {
     /// by now (approvals digest §5, §10).
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_check: Option<TokenCheck>,
-    /// Absent where the entries were moved away.
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_books: Option<Books>,
 }
@@ -52,7 +51,6 @@ impl Shown {
             Ok(kept) => (kept, None),
             Err(why) => (None, Some(Difference::QuestionUnreadable(why))),
         };
-        let is_in_books = lines.is_some();
         let mut examined = examine(&Dossier::of(id, kept.as_ref(), lines.unwrap_or_default()));
         let was_asked = examined.entries.iter().any(|(_, ev)| ev.starts_with("approval."));
         if kept.is_none() && unreadable.is_none() && !was_asked {
@@ -67,7 +65,7 @@ impl Shown {
         Ok(Self {
             approval_record: kept,
             approval_check: check,
-            approval_books: is_in_books.then_some(books),
+            approval_books: Some(books),
         })
     }
 
@@ -90,6 +88,10 @@ impl Shown {
             None => {}
         }
         match &self.approval_books {
+            Some(books) if books.agree && !books.examined.whole => {
+                let moved = "agree, as far as they are here: the first entries were moved away by `bursar retain`";
+                lines.push(("books", moved.to_owned()));
+            }
             Some(books) if books.agree => lines.push(("books", format!("agree: {}", entries(&books.examined)))),
             Some(books) => {
                 let differ = &books.examined.differences;
@@ -99,11 +101,7 @@ impl Shown {
                         .map(|difference| ("books", format!("DIFFER: {difference}"))),
                 );
             }
-            None if lines.is_empty() => {}
-            None => lines.push((
-                "books",
-                "its entries were moved away, and nothing was compared".to_owned(),
-            )),
+            None => {}
         }
         let line = |(name, text): (&str, String)| format!("{name:<15} {}\n", plain(&text));
         lines.into_iter().map(line).collect()
