@@ -71,7 +71,7 @@ impl Export {
         home.require_initialised()?;
         let unread = |error: crate::ledger::ReadError| Failure::negative(error.to_string());
         let asked = asked_about(home.root()).map_err(unread)?;
-        let wanted = self.wanted(&read_payments(home.root()).map_err(unread)?.payments, &asked)?;
+        let wanted = self.wanted(home, &read_payments(home.root()).map_err(unread)?.payments, &asked)?;
         let mut lines = lines_about(home.root(), &wanted).map_err(unread)?;
         let mut exit = Exit::Done;
         for id in wanted {
@@ -90,16 +90,20 @@ impl Export {
         Ok(exit)
     }
 
-    fn wanted(&self, payments: &[PaymentRecord], asked: &BTreeSet<Rid>) -> Result<BTreeSet<Rid>, Failure> {
+    fn wanted(&self, home: &Home, payments: &[PaymentRecord], asked: &BTreeSet<Rid>) -> Result<BTreeSet<Rid>, Failure> {
         let named: BTreeSet<Rid> = self.ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
         for id in &named {
             if !payments.iter().any(|payment| payment.id == *id) {
                 return Err(not_found(*id));
             }
             if !asked.contains(id) {
-                return Err(Failure::negative(format!(
-                    "nobody was asked about {id}, so there is nothing to export"
-                )));
+                return Err(Failure::negative(match questions::look(&home.approvals(), *id) {
+                    Ok(None) => format!("nobody was asked about {id}, so there is nothing to export"),
+                    _ => format!(
+                        "the entry of the question about {id} was moved away by `bursar retain`: export it before that, or from a \
+                         backup that has it"
+                    ),
+                }));
             }
         }
         let is_wanted = |payment: &&PaymentRecord| {

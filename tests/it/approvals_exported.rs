@@ -11,7 +11,9 @@ use crate::approvals_ciba::{asked, at_ten_cents, fake, home, shown};
 use crate::support::agent::Agent;
 use crate::support::bkey::{APPROVER, Decision, FakeBkey};
 use crate::support::bursar::{Bursar, bin, setup};
-use crate::support::origin::Origin;
+use crate::support::faults::Faults;
+use crate::support::origin::{Origin, answer};
+use crate::support::seller;
 
 /// As an auditor has it: no data directory, no home.
 fn verify(file: &Path, more: &[&str]) -> Output {
@@ -350,4 +352,59 @@ async fn the_operators_word_is_exported_as_no_more_than_that() {
     // Nobody was asked about the free and the cheap.
     let nobody = bursar.run(&["approvals", "export", "01900000-0000-7000-8000-000000000000"]);
     assert_eq!(nobody.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn entries_that_were_moved_away_are_no_damage() {
+    let origin = Origin::https(|request| async move {
+        match request.is_paid() {
+            // Nobody knows whether that is paid: it stays open into the next segment.
+            true => answer(500, &[], "sorry"),
+            false => seller::asks("100000"),
+        }
+    })
+    .await;
+    let faults = Faults::none();
+    let home = setup()
+        .trust(&origin.ca_pem)
+        .limits(approvals::LIMITS)
+        .config(AT_ONCE)
+        .home();
+    let mut bursar = home.serve_by(faults.program_with_clocks());
+    let agent = Agent::of(&bursar);
+    assert_eq!(agent.get(origin.address, "/report").await.status, 503);
+    let (id, code) = approvals::question(&bursar).await;
+    approvals::approve(&bursar, &id, &code);
+    assert_eq!(agent.get(origin.address, "/report").await.status, 500);
+    assert_eq!(bursar.stop(), 0);
+    const DAY: u32 = 24 * 3600;
+    faults.wakes_up_later(2 * DAY);
+    let mut bursar = bursar.kill().serve_by(faults.program_with_clocks());
+    let resolved = bursar.run(&["payments", "resolve", &id, "--settled", "--why", "they wrote so"]);
+    assert!(resolved.status.success(), "{resolved:?}");
+    assert_eq!(bursar.stop(), 0);
+    let home = bursar.kill();
+    faults.wakes_up_later(12 * DAY);
+    let between = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    let place = tempfile::tempdir().unwrap();
+    let mut retain = faults.program_with_clocks();
+    retain.args(["retain", "--before", &between.to_string(), "--to"]);
+    retain.arg(place.path().join("old")).arg("--dir").arg(home.path());
+    let moved = retain.output().unwrap();
+    assert!(
+        moved.status.success() && home.path().join("audit/pruned").exists(),
+        "{moved:?}"
+    );
+
+    let output = home.run(&["payments", "show", &id]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told = text(&output);
+    assert!(
+        told.contains("books           agree, as far as they are here"),
+        "{told}"
+    );
+    let output = home.run(&["approvals", "export", &id]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(why.contains("was moved away by `bursar retain`"), "{why}");
 }
