@@ -70,6 +70,7 @@ pub mod ledger;
 // Rim: acts.
 pub mod approve;
 pub mod balances;
+pub mod dossier;
 pub mod pay;
 pub mod post;
 pub mod questions;

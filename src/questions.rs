@@ -30,7 +30,7 @@ use crate::config::approval::Approval;
 use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
 pub use answers::{NotAnswered, Pending};
 pub use approvers::{Approvers, Nobody};
-pub use kept::{Kept, KeptAsk, read};
+pub use kept::{Kept, KeptAsk, look, read};
 use prompts::Prompts;
 pub use watching::{Taken, Watching};
 
@@ -230,7 +230,8 @@ impl Questions {
     /// Look at the backend now: it has said, by `handle`, that there is an answer.
     pub fn wake(&self, handle: &str) {
         for ask in self.state().live.values().flat_map(|row| &row.asks) {
-            if ask.handle.get().is_some_and(|known| known == handle) {
+            // One that has no handle yet may be meant: the answer can be quicker than the disk.
+            if ask.handle.get().is_none_or(|known| known == handle) {
                 ask.wake.notify_one();
             }
         }
@@ -383,6 +384,6 @@ fn until(now: Timestamp, then: Timestamp) -> Duration {
 }
 
 /// What is kept of an answer, by its hash in the books.
-fn evidence_bytes(evidence: &Evidence) -> Vec<u8> {
+pub fn evidence_bytes(evidence: &Evidence) -> Vec<u8> {
     serde_json::to_vec(evidence).unwrap_or_default()
 }

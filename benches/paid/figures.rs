@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::approved::Approved;
+
 /// Percentiles of one series, in nanoseconds.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Lap {
@@ -76,6 +78,7 @@ pub struct Books {
 pub struct Run {
     pub rounds: Vec<Round>,
     pub books: Books,
+    pub approved: Option<Approved>,
 }
 
 /// A figure on two sides, and the second divided by the first.
@@ -111,6 +114,7 @@ pub struct Summary {
     pub paid_per_second_32: f64,
     pub beside_reference: Option<BesideReference>,
     pub books: Books,
+    pub approved: Option<Approved>,
     pub rounds: Vec<Round>,
 }
 
@@ -238,6 +242,7 @@ impl Run {
             paid_per_second_32: median(rounds, |round| round.paid_32.per_second),
             beside_reference,
             books: self.books,
+            approved: self.approved,
             rounds: self.rounds,
         }
     }

@@ -214,7 +214,7 @@ impl Client {
     }
 }
 
-async fn connect(route: &Route, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, Fault> {
+pub async fn connect(route: &Route, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, Fault> {
     let site = format!("localhost:{}", route.port);
     let stream = match &route.proxy {
         None => {
@@ -238,7 +238,7 @@ async fn connect(route: &Route, tls: &TlsConnector) -> Result<TlsStream<TcpStrea
     Ok(tls.connect(ServerName::try_from("localhost")?, stream).await?)
 }
 
-fn client_config(ca: &Path) -> Result<ClientConfig, Fault> {
+pub fn client_config(ca: &Path) -> Result<ClientConfig, Fault> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca)? {
         roots.add(certificate?)?;

@@ -4,9 +4,13 @@
 //! costs little itself, and a load of agents. bursar is the real binary, the reference client is `@x402/fetch` on Node.
 //! How to read the result: `benches/README.md`.
 
+mod approved;
+#[path = "../../tests/it/support/bkey.rs"]
+mod bkey;
 mod figures;
 mod load;
 mod process;
+mod proxy;
 mod report;
 mod seller;
 mod stage;
@@ -37,11 +41,15 @@ struct Asked {
     only: Option<Only>,
 }
 
-/// One load over and over, for a profiler.
+/// A part of it alone.
 #[derive(Clone, Copy)]
-struct Only {
-    wanted: Wanted,
-    clients: usize,
+enum Only {
+    /// Over and over, for a profiler.
+    Load {
+        wanted: Wanted,
+        clients: usize,
+    },
+    Approved,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,20 +109,30 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
 
 fn only(load: Option<&String>) -> Result<Only, Fault> {
     let (wanted, clients) = match load.map(String::as_str) {
+        Some("approved") => return Ok(Only::Approved),
         Some("free-1") => (Wanted::Free, 1),
         Some("free-32") => (Wanted::Free, 32),
         Some("paid-1") => (Wanted::Paid, 1),
         Some("paid-32") => (Wanted::Paid, 32),
-        _ => return Err("--only needs free-1, free-32, paid-1 or paid-32".into()),
+        _ => return Err("--only needs free-1, free-32, paid-1, paid-32 or approved".into()),
     };
-    Ok(Only { wanted, clients })
+    Ok(Only::Load { wanted, clients })
 }
 
 fn bench(asked: &Asked) -> Result<(), Fault> {
     let began = Instant::now();
     process::end_all_after(DEADLINE);
-    if let Some(only) = asked.only {
-        return repeat(asked, only);
+    match asked.only {
+        Some(Only::Load { wanted, clients }) => return repeat(asked, wanted, clients),
+        Some(Only::Approved) => {
+            let approved = approved::measure(&asked.bursar)?;
+            match asked.json {
+                true => println!("{}", serde_json::to_string_pretty(&approved)?),
+                false => print!("{}", report::approved(&approved)),
+            }
+            return Ok(());
+        }
+        None => {}
     }
     let mut stage = Stage::set(&asked.bursar, asked.reference)?;
     let mut run = Run::default();
@@ -127,6 +145,8 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
         run.rounds.push(round_of(&mut stage)?);
     }
     run.books = stage.close()?;
+    eprintln!("paid: approvals");
+    run.approved = Some(approved::measure(&asked.bursar)?);
     let summary = run.summary();
     if asked.json {
         println!("{}", serde_json::to_string_pretty(&summary)?);
@@ -139,17 +159,17 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
     Ok(())
 }
 
-fn repeat(asked: &Asked, only: Only) -> Result<(), Fault> {
+fn repeat(asked: &Asked, wanted: Wanted, clients: usize) -> Result<(), Fault> {
     let mut stage = Stage::set(&asked.bursar, Reference::LeftOut)?;
     eprintln!("paid: bursar is process {}", stage.bursar_pid());
     for _ in 0..asked.rounds {
-        let count = match (only.wanted, only.clients) {
+        let count = match (wanted, clients) {
             (Wanted::Free, 1) => 40_000,
             (Wanted::Free, _) => 100_000,
             (Wanted::Paid, 1) => 4_000,
             (Wanted::Paid, _) => 20_000,
         };
-        let load = stage.through(Order::new(only.wanted, only.clients, count))?;
+        let load = stage.through(Order::new(wanted, clients, count))?;
         println!("{}", serde_json::to_string(&load)?);
     }
     stage.close().map(|_| ())

@@ -2,18 +2,78 @@
 
 use std::fmt::Write;
 
+use crate::approved::Approved;
 use crate::figures::{Beside, Percentiles, Summary};
 
 /// What the figures are held against. Ratios are bursar's figure divided by the other one.
 const REPLAY_P50_US: f64 = 1_000.0;
 const PER_SECOND_RATIO: f64 = 4.0;
 const CPU_RATIO: f64 = 0.25;
+/// With a ping, on loopback, milliseconds.
+const PINGED_MS: f64 = 100.0;
 
 pub fn table(summary: &Summary) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = write(&mut text, summary);
+    if let Some(approved) = &summary.approved {
+        text += "\n";
+        text += &self::approved(approved);
+    }
     text
+}
+
+/// From a person's yes to the first byte of what was bought.
+pub fn approved(approved: &Approved) -> String {
+    let mut text = String::new();
+    let _ = write_approved(&mut text, approved);
+    text
+}
+
+fn write_approved(out: &mut String, approved: &Approved) -> std::fmt::Result {
+    let Approved {
+        interval_s,
+        polled,
+        pinged,
+        file,
+        plain,
+    } = approved;
+    let interval_ms = interval_s * 1e3;
+    writeln!(
+        out,
+        "{:<44}{:>11}{:>11}{:>11}",
+        "From a person's yes to the first byte, ms", "p50", "p99", "longest"
+    )?;
+    let mut row = |what: &str, samples: usize, [p50, p99, longest]: [f64; 3], target: &str| {
+        let what = format!("{what} ({samples})");
+        writeln!(out, "  {what:<42}{p50:>11.2}{p99:>11.2}{longest:>11.2}{target}")
+    };
+    let all = |series: &crate::approved::Series| [series.p50, series.p99, series.longest];
+    row("bare file and its folder, synced", file.samples, all(file), "")?;
+    row("a paid request, nobody asked", plain.samples, all(plain), "")?;
+    let target = format!("   target <= {PINGED_MS}: {}", verdict(pinged.longest <= PINGED_MS));
+    row("with a ping", pinged.samples, all(pinged), &target)?;
+    row(
+        "  / a paid request",
+        pinged.samples,
+        all(pinged).map(|ms| ms / plain.p50),
+        "",
+    )?;
+    row("polled", polled.samples, all(polled), "")?;
+    row(
+        "  / the interval",
+        polled.samples,
+        all(polled).map(|ms| ms / interval_ms),
+        "",
+    )?;
+    // The look that brings the token, and the payment: what a ping has, but for the ping.
+    let over = polled.longest - interval_ms;
+    let target = format!("   target <= longest with a ping: {}", verdict(over <= pinged.longest));
+    writeln!(
+        out,
+        "  {:<42}{:>11}{:>11}{over:>11.2}{target}",
+        "longest, polled, less one interval", "-", "-"
+    )
 }
 
 fn write(out: &mut String, summary: &Summary) -> std::fmt::Result {

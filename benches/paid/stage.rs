@@ -5,22 +5,18 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::figures::{Books, Cpu, Lap, Load, Reference, Store};
 use crate::load::{Measured, Order, ProxyLogin, Wanted};
 use crate::process::Process;
+use crate::proxy::{Proxy, Settings, WALLET_KEY};
 use crate::seller::{Opened, Seen, nanoseconds};
 use crate::{Fault, Reference as Wished};
-
-/// The published first development key of anvil and hardhat; never use it with real money.
-const WALLET_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 
 /// Five windows in three scopes are counted for each payment; no cap is reached.
 const LIMITS: &str = r#"
@@ -43,12 +39,11 @@ const CHECKPOINT: Duration = Duration::from_millis(2_100);
 const QUIET: Duration = Duration::from_millis(200);
 
 pub struct Stage {
-    bursar: Process,
+    bursar: Proxy,
     seller: Process,
     opened: Opened,
     login: ProxyLogin,
     dir: TempDir,
-    program: PathBuf,
     node: Option<PathBuf>,
     sold: u64,
     /// The ledger's files when they were at rest last.
@@ -61,44 +56,21 @@ impl Stage {
         let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
         let mut seller = Process::role("seller")?;
         let opened: Opened = serde_json::from_str(&seller.hear()?)?;
-        let home = dir.path().join("home");
-        std::fs::create_dir(&home)?;
         std::fs::write(dir.path().join("seller-ca.pem"), &opened.ca_pem)?;
-
-        command(program, &home, &["init"])?;
-        let config = format!(
-            "[proxy]\nlisten = \"127.0.0.1:0\"\n[upstream]\nextra_ca = {:?}\nallow_private = [\"127.0.0.0/8\", \"::1/128\"]\n\
-             [wallet.evm]\nkey = \"env:BENCH_WALLET\"\n[networks.\"eip155:84532\"]\nrpc = []\n",
-            dir.path().join("seller-ca.pem")
-        );
-        std::fs::write(home.join("bursar.toml"), config)?;
-        std::fs::write(home.join("limits.toml"), LIMITS)?;
-        let token = command(program, &home, &["agents", "add", "research"])?;
-        let log = File::create(dir.path().join("serve.log"))?;
-        let mut bursar = Process::start(
-            "bursar",
-            Command::new(program)
-                .args(["serve", "--dir"])
-                .arg(&home)
-                .env("BENCH_WALLET", WALLET_KEY)
-                .env_remove("BURSAR_DIR")
-                .stderr(log),
-        )?;
-        let line = bursar.hear()?;
-        let address = line
-            .strip_prefix("listening on http://")
-            .ok_or("bursar does not listen")?;
-        let login = ProxyLogin {
-            address: address.parse()?,
-            basic: STANDARD.encode(format!("research:{}", token.trim())),
+        let settings = Settings {
+            program,
+            home: dir.path().join("home"),
+            seller: &opened,
+            limits: LIMITS,
+            more: "",
         };
+        let (bursar, [login]) = Proxy::start(settings, ["research"])?;
         Ok(Self {
             bursar,
             seller,
             opened,
             login,
             dir,
-            program: program.to_owned(),
             node,
             sold: 0,
             settled: RefCell::default(),
@@ -130,13 +102,13 @@ impl Stage {
     }
 
     pub fn through(&mut self, mut order: Order) -> Result<Load, Fault> {
-        order.route.ca = self.home().join("ca.pem");
+        order.route.ca = self.bursar.home.join("ca.pem");
         order.route.proxy = Some(self.login.clone());
         self.load(order)
     }
 
     pub fn bursar_pid(&self) -> u32 {
-        self.bursar.pid()
+        self.bursar.process.pid()
     }
 
     fn load(&mut self, mut order: Order) -> Result<Load, Fault> {
@@ -148,8 +120,8 @@ impl Stage {
         self.settle()?;
         self.sold += self.seen()?.sold;
         let files = self.files()?;
-        let written = self.bursar.written();
-        let before = (self.bursar.cpu()?, load.cpu()?, self.seller.cpu()?);
+        let written = self.bursar.process.written();
+        let before = (self.bursar.process.cpu()?, load.cpu()?, self.seller.cpu()?);
         load.say("go")?;
         let measured: Measured = serde_json::from_str(&load.hear()?)?;
         let (load_cpu, seller_cpu) = (load.cpu()? - before.1, self.seller.cpu()? - before.2);
@@ -157,7 +129,7 @@ impl Stage {
             // What the index does afterwards belongs to these payments.
             self.settle()?;
         }
-        let bursar_cpu = self.bursar.cpu()? - before.0;
+        let bursar_cpu = self.bursar.process.cpu()? - before.0;
         let seen = self.seen()?;
         self.sold += seen.sold;
         if let Some(failure) = measured.first_failure {
@@ -183,7 +155,12 @@ impl Stage {
             store: Store {
                 changed_files: self.changed(&files, order.wanted)?,
                 journal_bytes: self.journal_bytes()?.saturating_sub(files.journal),
-                written_bytes: self.bursar.written().zip(written).map(|(after, before)| after - before),
+                written_bytes: self
+                    .bursar
+                    .process
+                    .written()
+                    .zip(written)
+                    .map(|(after, before)| after - before),
             },
         })
     }
@@ -230,19 +207,8 @@ impl Stage {
     }
 
     /// Stops bursar and compares its books with what the seller was paid.
-    pub fn close(mut self) -> Result<Books, Fault> {
-        self.bursar.stop()?;
-        let listed = command(&self.program, &self.home(), &["payments", "list", "--json"])?;
-        let books = Books {
-            sold_by_seller: self.sold,
-            recorded: listed.lines().count() as u64,
-            settled: listed.matches(r#""state":"settled""#).count() as u64,
-        };
-        if books.recorded != self.sold || books.settled != self.sold {
-            let Books { recorded, settled, .. } = books;
-            return Err(format!("{} sold, but {recorded} recorded and {settled} settled", self.sold).into());
-        }
-        Ok(books)
+    pub fn close(self) -> Result<Books, Fault> {
+        self.bursar.close(self.sold)
     }
 
     /// Waits until the index has nothing left to do.
@@ -268,14 +234,10 @@ impl Stage {
         Ok(serde_json::from_str(&self.seller.hear()?)?)
     }
 
-    fn home(&self) -> PathBuf {
-        self.dir.path().join("home")
-    }
-
     fn files(&self) -> Result<Files, Fault> {
         let mut states = BTreeMap::new();
         for folder in ["audit", "private", "index"] {
-            states_in(&self.home().join(folder), &mut states)?;
+            states_in(&self.bursar.home.join(folder), &mut states)?;
         }
         Ok(Files {
             states,
@@ -300,7 +262,7 @@ impl Stage {
     /// Bytes of entries; the fill behind them, line ends, does not count.
     fn journal_bytes(&self) -> Result<u64, Fault> {
         let mut bytes = 0;
-        for segment in std::fs::read_dir(self.home().join("audit"))? {
+        for segment in std::fs::read_dir(self.bursar.home.join("audit"))? {
             let segment = segment?;
             if segment.file_type()?.is_file() {
                 bytes += std::fs::read(segment.path())?.trim_ascii_end().len() as u64;
@@ -354,23 +316,5 @@ fn node() -> Result<PathBuf, Fault> {
             "the reference client is not installed: run `npm ci` in tests/interop, or leave it out with --no-reference"
                 .into(),
         )
-    }
-}
-
-/// Runs a bursar command to its end and returns what it printed.
-fn command(program: &Path, home: &Path, arguments: &[&str]) -> Result<String, Fault> {
-    let output = Command::new(program)
-        .args(arguments)
-        .arg("--dir")
-        .arg(home)
-        .env_remove("BURSAR_DIR")
-        .env("BENCH_WALLET", WALLET_KEY)
-        .stdin(Stdio::null())
-        .output()?;
-    if output.status.success() {
-        Ok(String::from_utf8(output.stdout)?)
-    } else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(format!("`bursar {}` failed: {said}", arguments.join(" ")).into())
     }
 }

@@ -111,6 +111,14 @@ impl Intent {
         Code::of(&self.hash())
     }
 
+    /// Who is asked, as the member `approver` has it: one name, or of several how many must approve.
+    pub fn approver_of(names: &[&str], needed: usize) -> String {
+        match names {
+            [one] => (*one).to_owned(),
+            names => format!("{needed} of {}", names.join(" ")),
+        }
+    }
+
     /// What one of several approvers is asked: the same, with the name of that one.
     pub fn to(&self, approver: &str) -> Self {
         let mut members = self.0.clone();

@@ -16,6 +16,7 @@ pub mod request;
 pub mod settings;
 
 mod asked;
+pub mod assertion;
 mod exchange;
 mod form;
 mod store;
@@ -232,7 +233,7 @@ impl<V: Verifier> Ciba<V> {
         if let SentDetails::Authorization(sent) = &sent
             && grant.authorization_details.as_ref() != Some(sent)
         {
-            return self.rejected(asked, "binding_mismatch");
+            return self.rejected(question, "binding_mismatch");
         }
         let Some(metadata) = self.metadata().await else {
             return Verdict::Later(KEYS_AGAIN);
@@ -261,14 +262,15 @@ impl<V: Verifier> Ciba<V> {
         };
         match verified {
             Ok(evidence) => Verdict::Done(Standing::Approved(Box::new(evidence))),
-            Err(Rejected::UnknownKid) => self.rejected(asked, "unknown_kid"),
-            Err(Rejected::Because(reason)) => self.rejected(asked, reason),
+            Err(Rejected::UnknownKid) => self.rejected(question, "unknown_kid"),
+            Err(Rejected::Because(reason)) => self.rejected(question, reason),
         }
     }
 
-    fn rejected(&self, asked: &Asked, reason: &str) -> Verdict {
+    /// Without the handle: whoever has it and our credentials fetches tokens.
+    fn rejected(&self, question: &Question, reason: &str) -> Verdict {
         let issuer = self.settings.issuer.as_str();
-        tracing::error!(issuer, handle = %asked.handle, reason, "an approval's token was not accepted; nothing is paid");
+        tracing::error!(approval = %question.id, issuer, reason, "an approval's token was not accepted; nothing is paid");
         Verdict::failed(failure::token_rejected(reason))
     }
 
@@ -282,8 +284,14 @@ impl<V: Verifier> Ciba<V> {
         let document = exchange::get(&url, &self.tls, discovery::LONGEST_DOCUMENT).await;
         let read = document.map_err(|why| why.to_owned()).and_then(|answer| {
             let (hosts, delivery) = (&self.settings.hosts, self.settings.delivery());
-            Metadata::parse(&answer.body, issuer, hosts, delivery, self.settings.client_auth)
-                .map_err(|why| why.to_string())
+            Metadata::parse(
+                &answer.body,
+                issuer,
+                hosts,
+                delivery,
+                self.settings.client_auth.method(),
+            )
+            .map_err(|why| why.to_string())
         });
         match read {
             Ok(metadata) => {

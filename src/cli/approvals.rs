@@ -7,9 +7,8 @@ use super::output::say;
 use super::payments::{parse_id, print_json};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
-use crate::approval::{EvidenceKind, proof};
 use crate::home::Home;
-use crate::questions::{self, Kept, KeptAsk};
+use crate::questions;
 
 #[derive(Args)]
 pub struct Pending {
@@ -127,72 +126,4 @@ fn sheet(question: &questions::Pending) -> String {
         _ => format!("  bursar approve {id} --code {code}\n  bursar deny {id} --why TEXT"),
     };
     format!("{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  paid to {payee} on {network}\n{next}")
-}
-
-/// What was asked and answered, below a payment's own lines.
-pub(super) fn record(kept: &Kept) -> String {
-    let mut lines = vec![
-        ("asked_at", kept.asked_at.to_string()),
-        ("asked_through", kept.backend.clone()),
-        ("intent_sha256", kept.intent_sha256.clone()),
-    ];
-    if kept.asks.len() > 1 {
-        lines.push(("needed", format!("{} of {} people", kept.needed, kept.asks.len())));
-    }
-    for ask in &kept.asks {
-        lines.push(("asked", ask.sentence.clone()));
-        match &ask.evidence {
-            None => lines.push(("approved_by", "nobody".to_owned())),
-            Some(evidence) => lines.extend([
-                ("approved_by", evidence.approver.clone()),
-                ("approved_at", evidence.decided_at.to_string()),
-                ("evidence", evidence.kind.to_string()),
-            ]),
-        }
-        if let Some(checked) = checked(ask) {
-            lines.push((
-                "verified",
-                match checked {
-                    Checked::Yes { key } => format!("yes (key {key})"),
-                    Checked::No { why } => format!("no: {why}"),
-                },
-            ));
-        }
-    }
-    lines
-        .into_iter()
-        .map(|(name, text)| format!("{name:<15} {text}\n"))
-        .collect()
-}
-
-/// What a saved token is worth by itself, offline: checked with the key that was kept beside it, as its issuer may have others by
-/// now (approvals digest §5, §10).
-#[derive(serde::Serialize)]
-#[serde(tag = "verified", rename_all = "snake_case")]
-pub(super) enum Checked {
-    Yes {
-        /// RFC 7638 thumbprint, to be compared with what the issuer published then.
-        key: String,
-    },
-    No {
-        why: String,
-    },
-}
-
-/// `None`: what was answered is no token, so only this proxy's word says so.
-pub(super) fn checked(ask: &KeptAsk) -> Option<Checked> {
-    let evidence = ask.evidence.as_ref()?;
-    if evidence.kind != EvidenceKind::SignedToken {
-        return None;
-    }
-    Some(match proof::reverify(evidence) {
-        // A good token of somebody who was not asked is none.
-        Ok(_) if ask.approver != evidence.approver => Checked::No {
-            why: "it is not from the approver who was asked".to_owned(),
-        },
-        Ok(verified) => Checked::Yes {
-            key: verified.key().thumbprint(),
-        },
-        Err(why) => Checked::No { why: why.to_string() },
-    })
 }

@@ -7,6 +7,7 @@ mod ca;
 mod clock;
 mod demo;
 mod environment;
+mod evidence;
 mod explain;
 mod init;
 mod keep;
@@ -72,6 +73,9 @@ enum Command {
     Approve(approvals::Approve),
     /// Deny a payment that waits; the same is not asked again for a while
     Deny(approvals::Deny),
+    /// Export what people were asked about payments and answered, and check what was exported
+    #[command(subcommand)]
+    Approvals(evidence::Approvals),
     /// Say why a payment took its offer, and why not each other offer of the same 402
     Explain(explain::Explain),
     /// Compare the books with the chain, settle what is in doubt, and report what does not match
@@ -169,6 +173,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Pending(command) => wait(command.run(&home()?)),
         Command::Approve(command) => wait(command.run(&home()?)),
         Command::Deny(command) => wait(command.run(&home()?)),
+        Command::Approvals(command) => command.run(home),
         Command::Explain(command) => command.run(&home()?),
         Command::Reconcile(command) => wait(command.run(&home()?)),
         Command::Ca(command) => command.run(&home()?),

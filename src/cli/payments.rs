@@ -12,7 +12,6 @@ use crate::admin::{self, AdminError, Word};
 use crate::clock::SystemClock;
 use crate::home::Home;
 use crate::ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentRecord, Refused, Rid, read_payments};
-use crate::questions::{self, Kept};
 
 #[derive(Subcommand)]
 pub enum Payments {
@@ -151,33 +150,25 @@ struct Tagged<'a> {
 struct Shown<'a> {
     #[serde(flatten)]
     payment: &'a PaymentRecord,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    approval_record: Option<&'a Kept>,
-    /// Of every person who was asked; null where there is no token to check.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    approval_checks: Vec<Option<super::approvals::Checked>>,
+    #[serde(flatten)]
+    approval: super::evidence::Shown,
 }
 
 impl Show {
     fn run(self, home: &Home) -> Result<Exit, Failure> {
         let rid = parse_id(&self.id)?;
         let payment = find(home, rid)?;
-        // An approval goes by its payment's id.
-        let approval = questions::read(&home.approvals(), rid);
+        let approval = super::evidence::Shown::of(home, rid)?;
+        let exit = approval.exit();
         if self.json {
             print_json(&Shown {
                 payment: &payment,
-                approval_record: approval.as_ref(),
-                approval_checks: approval
-                    .iter()
-                    .flat_map(|kept| kept.asks.iter().map(super::approvals::checked))
-                    .collect(),
+                approval,
             })?;
         } else {
-            let approval = approval.as_ref().map(super::approvals::record).unwrap_or_default();
-            print(format_args!("{}{approval}", sheet(&payment)))?;
+            print(format_args!("{}{}", sheet(&payment), approval.text()))?;
         }
-        Ok(Exit::Done)
+        Ok(exit)
     }
 }
 

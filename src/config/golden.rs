@@ -416,7 +416,6 @@ style = "standard"
 client_id = "bursar"
 delivery = "ping"
 algs = ["RS256"]
-client_auth = "private_key_jwt"
 "#,
         r#"
 bursar.toml:4:11: [approval.ciba] has no `issuer`
@@ -433,11 +432,55 @@ bursar.toml:8:9: approval.ciba.algs: bursar verifies Ed25519 signatures alone
   8 | algs = …
     |        ^
   Write "EdDSA", or "Ed25519" for servers that name it so (RFC 9864).
+"#,
+    );
+}
 
-bursar.toml:9:15: approval.ciba.client_auth: "private_key_jwt" is not in this version
-  9 | client_auth = …
+#[test]
+fn a_client_key_and_a_method_that_do_not_meet() {
+    operator_says(
+        r#"
+[approval.ciba]
+style = "standard"
+issuer = "https://login.example.com"
+client_id = "bursar"
+client_key = "file:client.pem"
+"#,
+        r#"
+bursar.toml:6:1: approval.ciba.client_key stands without its method
+  6 | client_key = …
+    | ^^^^^^^^^^
+  Write client_auth = "private_key_jwt" as well; the other methods take `client_secret`.
+"#,
+    );
+    operator_says(
+        r#"
+[approval.ciba]
+style = "standard"
+issuer = "https://login.example.com"
+client_auth = "private_key_jwt"
+client_id = "bursar"
+"#,
+        r#"
+bursar.toml:2:11: [approval.ciba] has no `client_id` and `client_key`
+  2 | [approval.ciba]
+    |           ^^^^
+  Write client_id = "…" and client_key = "file:PATH", a PEM file with the key whose public half the server has.
+"#,
+    );
+    operator_says(
+        r#"
+[approval.ciba]
+client_auth = "private_key_jwt"
+client_id = "bursar"
+client_secret = "env:SECRET"
+client_key = "file:client.pem"
+"#,
+        r#"
+bursar.toml:3:15: approval.ciba.client_auth: BKey takes a secret, not a key
+  3 | client_auth = …
     |               ^
-  Write "post" or "basic".
+  Leave `client_auth` out, or write style = "standard" for another server.
 "#,
     );
 }

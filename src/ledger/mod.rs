@@ -19,6 +19,7 @@ pub mod format;
 mod index;
 pub mod journal;
 pub mod key;
+pub mod lines;
 pub mod memory;
 mod merge;
 pub mod model;

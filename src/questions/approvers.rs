@@ -1,6 +1,7 @@
 //! Whom a threshold's question is put to: people whom limits.toml names, or bursar.toml, and who do not own the agent (threats 4.4).
 
 use super::Questions;
+use crate::approval::Intent;
 use crate::approve::operator;
 use crate::policy::{Approvals, Threshold};
 
@@ -56,9 +57,7 @@ impl Questions {
 impl Approvers {
     /// As an intent has it: the name of the one who is asked, or how many of whom.
     pub fn name(&self) -> String {
-        match self.names.as_slice() {
-            [one] => one.clone(),
-            names => format!("{} of {}", self.needed, names.join(" ")),
-        }
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        Intent::approver_of(&names, self.needed)
     }
 }

@@ -50,6 +50,7 @@ impl Questions {
         for place in 0..row.asks.len() {
             match self.start(&row, place).await {
                 Ok(asked) => {
+                    let _ = row.asks[place].handle.set(asked.handle.clone());
                     kept.asks[place].asked = Some((&asked).into());
                     if let Err(error) = kept.write(&self.0.folder) {
                         // It goes on; only a restart would not find it again.

@@ -91,8 +91,20 @@ impl Kept {
 
 /// `None`: there is none of this id, or it cannot be read.
 pub fn read(folder: &Path, id: Rid) -> Option<Kept> {
-    let text = home::read_secret(&path(folder, id)).ok()?;
-    serde_json::from_str(&text).ok()
+    look(folder, id).ok().flatten()
+}
+
+/// `Ok(None)`: there is none of this id. `Err` says why the one that is there cannot be read.
+pub fn look(folder: &Path, id: Rid) -> Result<Option<Kept>, String> {
+    let path = path(folder, id);
+    let text = match home::read_secret(&path) {
+        Ok(text) => text,
+        Err(HomeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let read = serde_json::from_str(&text);
+    read.map(Some)
+        .map_err(|error| format!("{} is not what bursar writes: {error}", path.display()))
 }
 
 fn path(folder: &Path, id: Rid) -> PathBuf {

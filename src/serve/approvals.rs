@@ -9,12 +9,14 @@ use thiserror::Error;
 use super::callbacks::Caller;
 use crate::approval::token::Alg;
 use crate::approve::ciba::Ciba;
+use crate::approve::ciba::assertion::{AssertionKey, BadKey};
 use crate::approve::ciba::bkey::{BkeyAgent, BkeyError, ProfilesFile};
 use crate::approve::ciba::discovery::{Issuer, PlainHttp, UrlError};
-use crate::approve::ciba::settings::{CibaSettings, Secret};
+use crate::approve::ciba::settings::{AuthMethod, CibaSettings, ClientAuth, Secret};
 use crate::approve::keyra::{ApiKey, Keyra, KeyraSettings, SettingsError, Webhooks};
 use crate::approve::operator::Operator;
 use crate::approve::tokens::Tokens;
+use crate::clock::SharedClock;
 use crate::config::approval::ciba::{self, Client, ClientId};
 use crate::config::approval::{Backend, keyra};
 use crate::config::operator::Store;
@@ -56,7 +58,7 @@ pub(super) async fn open_questions(
             (Asks::Operator(Arc::new(operator)), None)
         }
         Backend::Ciba(written) => {
-            let (settings, approver) = ciba_settings(written, home)?;
+            let (settings, approver) = ciba_settings(written, home, &around.clock)?;
             tracing::info!(
                 issuer = settings.issuer.as_str(),
                 client_id = settings.client_id,
@@ -81,8 +83,12 @@ pub(super) async fn open_questions(
 }
 
 /// With who is asked where limits.toml names nobody.
-fn ciba_settings(written: &ciba::Ciba, home: &Home) -> Result<(CibaSettings, Option<String>), OpenQuestionsError> {
-    let client = client(&written.client, home)?;
+fn ciba_settings(
+    written: &ciba::Ciba,
+    home: &Home,
+    clock: &SharedClock,
+) -> Result<(CibaSettings, Option<String>), OpenQuestionsError> {
+    let client = client(written, home, clock)?;
     let issuer = match (&written.issuer, client.issuer) {
         (Some(issuer), _) => issuer.clone(),
         (None, url) => {
@@ -95,8 +101,7 @@ fn ciba_settings(written: &ciba::Ciba, home: &Home) -> Result<(CibaSettings, Opt
         style: written.style,
         delivery: written.delivery,
         client_id: client.id,
-        secret: client.secret,
-        client_auth: written.client_auth,
+        client_auth: client.auth,
         scope: written.scope.clone(),
         audience: written.audience.clone(),
         evidence: written.evidence,
@@ -116,24 +121,40 @@ const BKEY: &str = "https://api.bkey.id";
 /// As whom we ask.
 struct Known {
     id: String,
-    secret: Secret,
+    auth: ClientAuth,
     /// Where BKey's tools say that BKey is.
     issuer: Option<String>,
     approver: Option<String>,
 }
 
-fn client(written: &Client, home: &Home) -> Result<Known, OpenQuestionsError> {
+fn client(written: &ciba::Ciba, home: &Home, clock: &SharedClock) -> Result<Known, OpenQuestionsError> {
     let read = |source: &SecretSource| source.read(home.root()).map_err(OpenQuestionsError::CibaSecret);
-    match written {
+    let id_of = |id: &ClientId| match id {
+        ClientId::Text(id) => Ok(id.clone()),
+        ClientId::Kept(source) => read(source).map(|id| id.expose_secret().to_owned()),
+    };
+    let by_secret = |secret| match written.client_auth {
+        AuthMethod::Basic => ClientAuth::Basic(secret),
+        // With a key the client is `Keyed`.
+        AuthMethod::Post | AuthMethod::PrivateKeyJwt => ClientAuth::Post(secret),
+    };
+    match &written.client {
         Client::Named { id, secret } => Ok(Known {
-            id: match id {
-                ClientId::Text(id) => id.clone(),
-                ClientId::Kept(source) => read(source)?.expose_secret().to_owned(),
-            },
-            secret: Secret::new(read(secret)?.expose_secret()),
+            id: id_of(id)?,
+            auth: by_secret(Secret::new(read(secret)?.expose_secret())),
             issuer: None,
             approver: None,
         }),
+        Client::Keyed { id, key, key_id } => {
+            let pem = read(key)?;
+            let key = AssertionKey::from_pem(pem.expose_secret(), key_id.clone(), clock.clone())?;
+            Ok(Known {
+                id: id_of(id)?,
+                auth: ClientAuth::PrivateKeyJwt(Box::new(key)),
+                issuer: None,
+                approver: None,
+            })
+        }
         Client::Bkey { profile } => {
             let file = match std::env::var_os("HOME") {
                 Some(home) => ProfilesFile::read(&PathBuf::from(home).join(".bkey/profiles.json"))?,
@@ -142,7 +163,7 @@ fn client(written: &Client, home: &Home) -> Result<Known, OpenQuestionsError> {
             let agent = BkeyAgent::find(|name| std::env::var(name).ok(), profile.as_deref(), file.as_ref())?;
             Ok(Known {
                 id: agent.client_id,
-                secret: agent.client_secret,
+                auth: by_secret(agent.client_secret),
                 issuer: Some(agent.api_url),
                 approver: agent.approver,
             })
@@ -202,6 +223,8 @@ pub enum OpenQuestionsError {
     Books(#[from] LedgerError),
     #[error("[approval.ciba]: {0}")]
     CibaSecret(SecretError),
+    #[error("[approval.ciba]: client_key: {0}")]
+    CibaKey(#[from] BadKey),
     #[error("[approval.ciba]: {0}; or write client_id and client_secret there")]
     Bkey(#[from] BkeyError),
     #[error("[approval.ciba]: where BKey is by its own tools: {0}; or write issuer there")]

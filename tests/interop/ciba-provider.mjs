@@ -1,8 +1,8 @@
 // An identity server that is none of ours: npm's `oidc-provider` with CIBA (poll and ping), EdDSA and RFC 9396.
 //
-//   node ciba-provider.mjs --client ID --secret SECRET --ping URL
+//   node ciba-provider.mjs --client ID --secret SECRET --ping URL [--jwks JSON]
 //
-// Knows two clients by that secret: ID polls, ID-ping is also called at URL. Prints one line of JSON, {"issuer", "resource"}, and
+// Knows two clients by that secret: ID polls, ID-ping is also called at URL. ID-jwt is known by the public keys in JSON alone. Prints one line of JSON, {"issuer", "resource"}, and
 // then answers each line on its standard input with one line, until that closes:
 //
 //   {"handle": "...", "decide": "approve" | "deny"}   ->   {"question": the parameters that the person sees}
@@ -14,8 +14,13 @@ import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import Provider, { errors } from "oidc-provider";
 
-const { values: { client, secret, ping } } = parseArgs({
-  options: { client: { type: "string" }, secret: { type: "string" }, ping: { type: "string" } },
+const { values: { client, secret, ping, jwks } } = parseArgs({
+  options: {
+    client: { type: "string" },
+    secret: { type: "string" },
+    ping: { type: "string" },
+    jwks: { type: "string", default: '{"keys":[]}' },
+  },
 });
 // Standard output is for answers alone, and the package tells there and elsewhere of its defaults.
 console.info = console.warn = () => {};
@@ -48,6 +53,12 @@ const provider = new Provider(issuer, {
       token_endpoint_auth_method: "client_secret_post",
       backchannel_token_delivery_mode: "ping",
       backchannel_client_notification_endpoint: ping,
+    }),
+    registered(`${client}-jwt`, {
+      client_secret: undefined,
+      jwks: JSON.parse(jwks),
+      token_endpoint_auth_method: "private_key_jwt",
+      backchannel_token_delivery_mode: "poll",
     }),
   ],
   jwks: { keys: [{ ...key, kid: "provider-1", use: "sig", alg: "EdDSA" }] },

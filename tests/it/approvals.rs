@@ -14,9 +14,9 @@ use crate::support::origin::{Answer, Origin, answer};
 use crate::support::{mpp, seller};
 
 /// Ten US cents are above it.
-const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
+pub const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
 pub const AT_ONCE: &str = "[approval]\nbackend = \"operator\"\nhold_s = 0\n";
-const HOLDS: &str = "[approval]\nbackend = \"operator\"\nhold_s = 60\n";
+pub const HOLDS: &str = "[approval]\nbackend = \"operator\"\nhold_s = 60\n";
 
 /// Sells at whatever `price` is now.
 async fn seller_at(price: &Arc<AtomicU64>) -> Origin {

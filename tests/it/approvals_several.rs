@@ -107,13 +107,36 @@ async fn two_of_three_must_approve_what_is_above_the_second_threshold() {
     let asks = shown["approval_record"]["asks"].as_array().unwrap();
     let approved: Vec<Value> = asks.iter().map(|ask| ask["evidence"]["approver"].clone()).collect();
     assert_eq!(json!(approved), json!([PEOPLE[0], null, PEOPLE[2]]));
-    let checks = &shown["approval_checks"];
-    assert_eq!(
-        (&checks[0]["verified"], &checks[1], &checks[2]["verified"]),
-        (&json!("yes"), &json!(null), &json!("yes"))
-    );
+    assert_eq!(shown["approval_check"]["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(shown["approval_books"]["agree"], true, "{}", shown["approval_books"]);
     let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
     assert!(text.contains("2 of 3 people"), "{text}");
+    // An auditor sees both, and needs both.
+    let keys = shown["approval_check"]["keys"].as_array().unwrap();
+    let exported = bursar.run(&["approvals", "export", id]);
+    assert!(exported.status.success(), "{exported:?}");
+    let file = bursar.path().join("approval.json");
+    let verified = |text: &[u8]| {
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        bursar
+            .run(&["approvals", "verify", file, "--key", keys[0].as_str().unwrap()])
+            .status
+            .code()
+    };
+    assert_eq!(verified(&exported.stdout), Some(0));
+    for (path, change) in [
+        ("/asked/needed", json!(1)),
+        ("/asked/of/1/approver", json!("did:bkey:zDora")),
+        ("/asked/of/2/code", json!("00000000")),
+    ] {
+        let mut document: Value = serde_json::from_slice(&exported.stdout).unwrap();
+        *document.pointer_mut(path).unwrap() = change;
+        assert_eq!(verified(document.to_string().as_bytes()), Some(1), "{path}");
+    }
+    let mut document: Value = serde_json::from_slice(&exported.stdout).unwrap();
+    document["asked"]["of"].as_array_mut().unwrap().remove(0);
+    assert_eq!(verified(document.to_string().as_bytes()), Some(1));
 }
 
 #[tokio::test]

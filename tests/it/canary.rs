@@ -21,7 +21,7 @@ const BODY: &str = "canary-body-c0de";
 const ANSWER: &str = "canary-answer-11aa";
 const MERCHANT: &str = "canary-merchant-text-77";
 
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -35,7 +35,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The text itself and the ways in which a file might hold it by accident.
-fn spellings(secret: &str) -> Vec<Vec<u8>> {
+pub fn spellings(secret: &str) -> Vec<Vec<u8>> {
     let mut all = vec![secret.as_bytes().to_vec(), STANDARD.encode(secret).into_bytes()];
     if let Some(digits) = secret.strip_prefix("0x") {
         let bytes = (0..digits.len())
@@ -59,8 +59,20 @@ fn opened(bytes: &[u8]) -> Vec<u8> {
     all
 }
 
-fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+pub fn holds(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// The binary, with everything that any part has to say, down to the frames of HTTP/2.
+pub fn loud() -> Command {
+    let mut loudly = Command::new("sh");
+    let levels = "trace,bursar=trace,h2=trace,hyper=trace,rustls=trace,sled=debug";
+    loudly.args([
+        "-c",
+        &format!("shift 3; exec \"$0\" serve --log {levels} \"$@\""),
+        bin(),
+    ]);
+    loudly
 }
 
 #[tokio::test]
@@ -81,15 +93,7 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     })
     .await;
     let home = setup().trust(&origin.ca_pem).home();
-    let mut loudly = Command::new("sh");
-    // Everything that any part has to say, down to the frames of HTTP/2.
-    let levels = "trace,bursar=trace,h2=trace,hyper=trace,rustls=trace,sled=debug";
-    loudly.args([
-        "-c",
-        &format!("shift 3; exec \"$0\" serve --log {levels} \"$@\""),
-        bin(),
-    ]);
-    let mut bursar = home.serve_by(loudly);
+    let mut bursar = home.serve_by(loud());
     let agent = Agent::of(&bursar);
     let ask = |path: &str| {
         Request::post(format!("{path}?secret={QUERY}"))

@@ -21,10 +21,13 @@ mod uploads;
 // Money.
 mod answers;
 mod approvals;
+mod approvals_canary;
 mod approvals_ciba;
+mod approvals_exported;
 mod approvals_hold;
 mod approvals_keyra;
 mod approvals_killed;
+mod approvals_late;
 mod approvals_several;
 mod approvals_spent;
 mod canary;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::form;
-use super::settings::{ClientAuth, Delivery};
+use super::settings::{AuthMethod, Delivery};
 
 /// A document of this length is read, a longer one is not.
 pub const LONGEST_DOCUMENT: usize = 256 << 10;
@@ -26,6 +26,8 @@ pub enum PlainHttp {
 pub struct Issuer {
     /// Without the slash at its end, if it had one.
     text: String,
+    /// As the server is said to name itself.
+    written: String,
     uri: Uri,
     plain: PlainHttp,
 }
@@ -81,6 +83,7 @@ struct Document {
 
 impl Issuer {
     pub fn parse(text: &str, plain: PlainHttp) -> Result<Self, UrlError> {
+        let written = text.to_owned();
         let text = text.strip_suffix('/').unwrap_or(text);
         let uri = checked(text, plain)?;
         if uri.query().is_some() {
@@ -88,6 +91,7 @@ impl Issuer {
         }
         Ok(Self {
             text: text.to_owned(),
+            written,
             uri,
             plain,
         })
@@ -95,6 +99,11 @@ impl Issuer {
 
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// With the slash at its end, if it was written with one: some servers compare their own name to the byte.
+    pub fn written(&self) -> &str {
+        &self.written
     }
 
     /// Where its metadata is.
@@ -114,7 +123,7 @@ impl Metadata {
         issuer: &Issuer,
         hosts: &[String],
         delivery: Delivery,
-        client_auth: ClientAuth,
+        client_auth: AuthMethod,
     ) -> Result<Self, DiscoveryError> {
         if document.len() > LONGEST_DOCUMENT {
             return Err(DiscoveryError::TooLong);
@@ -142,12 +151,13 @@ impl Metadata {
             }
         };
         let method = match client_auth {
-            ClientAuth::Basic => "client_secret_basic",
-            ClientAuth::Post => "client_secret_post",
+            AuthMethod::Basic => "client_secret_basic",
+            AuthMethod::Post => "client_secret_post",
+            AuthMethod::PrivateKeyJwt => "private_key_jwt",
         };
         let takes_our_authentication = match &document.token_endpoint_auth_methods_supported {
             Some(methods) => methods.iter().any(|offered| offered == method),
-            None => client_auth == ClientAuth::Basic,
+            None => client_auth == AuthMethod::Basic,
         };
         Ok(Self {
             authentication: endpoint(
@@ -208,7 +218,7 @@ mod tests {
         let issuer = Issuer::parse("https://api.bkey.id/", PlainHttp::Never).unwrap();
         let hosts = ["keys.example".to_owned()];
         let document = document.to_string();
-        Metadata::parse(document.as_bytes(), &issuer, &hosts, Delivery::Poll, ClientAuth::Post)
+        Metadata::parse(document.as_bytes(), &issuer, &hosts, Delivery::Poll, AuthMethod::Post)
     }
 
     fn with(member: &str, value: impl Into<Value>) -> Value {
@@ -276,7 +286,7 @@ mod tests {
         bytes.pop();
         bytes.extend_from_slice(b",\"x\":\"\xff\"}");
         let issuer = Issuer::parse("https://api.bkey.id", PlainHttp::Never).unwrap();
-        let read = Metadata::parse(&bytes, &issuer, &[], Delivery::Poll, ClientAuth::Post);
+        let read = Metadata::parse(&bytes, &issuer, &[], Delivery::Poll, AuthMethod::Post);
         assert_eq!(read, Err(DiscoveryError::NotMetadata));
     }
 

@@ -1,5 +1,5 @@
 //! What is sent to an identity server: questions in both styles, looks, and the agent's own log-in (approvals digest §2.2, §2.4,
-//! §2.6, §4.4). Pure: a request here is a body and a header.
+//! §2.6, §4.4). Pure, but for what a client signs itself: a request here is a body and a header.
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Request, Uri};
@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::assertion;
 use super::form::{basic, bearer, urlencoded};
 use super::settings::{AmountUnit, BindingStyle, CibaSettings, ClientAuth, Secret};
 use crate::approval::Question;
@@ -165,14 +166,23 @@ pub fn client_credentials(settings: &CibaSettings) -> Option<Outgoing> {
 
 /// By one method, never by two.
 fn authenticated<'a>(settings: &'a CibaSettings, mut fields: Vec<(&str, &'a str)>) -> Option<Outgoing> {
-    match settings.client_auth {
-        ClientAuth::Basic => {
-            let authorization = basic(&settings.client_id, &settings.secret)?;
+    match &settings.client_auth {
+        ClientAuth::Basic(secret) => {
+            let authorization = basic(&settings.client_id, secret)?;
             Some(Outgoing::form(&fields, Some(authorization)))
         }
-        ClientAuth::Post => {
+        ClientAuth::Post(secret) => {
             fields.push(("client_id", &settings.client_id));
-            fields.push(("client_secret", settings.secret.expose()));
+            fields.push(("client_secret", secret.expose()));
+            Some(Outgoing::form(&fields, None))
+        }
+        ClientAuth::PrivateKeyJwt(key) => {
+            let assertion = key.assertion(&settings.client_id, &settings.issuer)?;
+            let mut fields: Vec<(&str, &str)> = fields;
+            // The assertion says it, too; servers differ in where they look first (RFC 7521 §4.2).
+            fields.push(("client_id", &settings.client_id));
+            fields.push(("client_assertion_type", assertion::TYPE));
+            fields.push(("client_assertion", &assertion));
             Some(Outgoing::form(&fields, None))
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::assertion::AssertionKey;
 use super::discovery::Issuer;
 
 /// One identity server, and ourselves as its client.
@@ -12,7 +13,6 @@ pub struct CibaSettings {
     pub style: Style,
     pub delivery: Delivery,
     pub client_id: String,
-    pub secret: Secret,
     pub client_auth: ClientAuth,
     /// What an approval has to grant, without `openid`, which is asked for besides.
     pub scope: String,
@@ -78,11 +78,29 @@ pub enum Delivery {
     Ping,
 }
 
-/// How the client says who it is at the token endpoint (digest §2.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the client says who it is, and by what (digest §2.4).
 pub enum ClientAuth {
+    Basic(Secret),
+    Post(Secret),
+    PrivateKeyJwt(Box<AssertionKey>),
+}
+
+impl ClientAuth {
+    pub const fn method(&self) -> AuthMethod {
+        match self {
+            Self::Basic(_) => AuthMethod::Basic,
+            Self::Post(_) => AuthMethod::Post,
+            Self::PrivateKeyJwt(_) => AuthMethod::PrivateKeyJwt,
+        }
+    }
+}
+
+/// The same without what proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
     Basic,
     Post,
+    PrivateKeyJwt,
 }
 
 /// Which token proves the approval (digest §5).
@@ -126,7 +144,7 @@ macro_rules! named {
 
 named!(Style { "bkey" => Self::Bkey, "standard" => Self::Standard });
 named!(Delivery { "poll" => Self::Poll, "ping" => Self::Ping });
-named!(ClientAuth { "basic" => Self::Basic, "post" => Self::Post });
+named!(AuthMethod { "basic" => Self::Basic, "post" => Self::Post, "private_key_jwt" => Self::PrivateKeyJwt });
 named!(EvidenceToken { "access_token_jwt" => Self::AccessTokenJwt, "id_token" => Self::IdToken });
 named!(BindingStyle { "sentence" => Self::Sentence, "compact20" => Self::Compact20 });
 named!(AmountUnit { "minor" => Self::Minor, "major" => Self::Major, "omit" => Self::Omit });

@@ -18,14 +18,13 @@ use crate::approval::{Intent, Question, intent};
 use crate::challenge;
 use crate::ledger::Rid;
 
-fn settings(style: Style, client_auth: ClientAuth, client_id: &str, secret: &str) -> CibaSettings {
+fn settings(style: Style, client_auth: fn(Secret) -> ClientAuth, client_id: &str, secret: &str) -> CibaSettings {
     CibaSettings {
         issuer: Issuer::parse("https://api.bkey.id", PlainHttp::Never).unwrap(),
         style,
         delivery: Delivery::Poll,
         client_id: client_id.to_owned(),
-        secret: Secret::new(secret),
-        client_auth,
+        client_auth: client_auth(Secret::new(secret)),
         scope: "approve:payment".to_owned(),
         audience: None,
         evidence: EvidenceToken::AccessTokenJwt,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::approval::token::Alg;
 use crate::approve::ciba::discovery::{Issuer, PlainHttp};
-use crate::approve::ciba::settings::{AmountUnit, BindingStyle, ClientAuth, Delivery, EvidenceToken, Style};
+use crate::approve::ciba::settings::{AmountUnit, AuthMethod, BindingStyle, Delivery, EvidenceToken, Style};
 use crate::config::secret::SecretSource;
 use crate::config::section::{Entry, Section};
 use crate::host::Host;
@@ -15,9 +15,11 @@ pub struct Ciba {
     /// `None`: where BKey's own tools say that BKey is.
     pub issuer: Option<Issuer>,
     pub client: Client,
+    /// What stands beside it for another method: agents do not get that either.
+    unused: Option<SecretSource>,
     pub style: Style,
     pub delivery: Delivery,
-    pub client_auth: ClientAuth,
+    pub client_auth: AuthMethod,
     pub scope: String,
     pub audience: Option<String>,
     pub evidence: EvidenceToken,
@@ -39,6 +41,13 @@ pub enum Client {
         id: ClientId,
         secret: SecretSource,
     },
+    /// With a key of our own, of which the server has the public half.
+    Keyed {
+        id: ClientId,
+        key: SecretSource,
+        /// By which the server knows it.
+        key_id: Option<String>,
+    },
     /// As BKey's own tools know us: their variables, or a profile of theirs.
     Bkey {
         profile: Option<String>,
@@ -57,9 +66,10 @@ impl Default for Ciba {
         Self {
             issuer: None,
             client: Client::Bkey { profile: None },
+            unused: None,
             style: Style::Bkey,
             delivery: Delivery::Poll,
-            client_auth: ClientAuth::Post,
+            client_auth: AuthMethod::Post,
             scope: "approve:payment".to_owned(),
             audience: None,
             evidence: EvidenceToken::AccessTokenJwt,
@@ -78,19 +88,20 @@ impl Default for Ciba {
 impl Ciba {
     /// Where its secrets are, whatever backend is chosen.
     pub(super) fn secrets(&self) -> Vec<SecretSource> {
-        match &self.client {
-            Client::Named { id, secret } => {
+        let used = match &self.client {
+            Client::Named { id, secret } | Client::Keyed { id, key: secret, .. } => {
                 let id = match id {
                     ClientId::Kept(source) => Some(source.clone()),
                     ClientId::Text(_) => None,
                 };
-                id.into_iter().chain([secret.clone()]).collect()
+                id.into_iter().chain([secret.clone()]).collect::<Vec<_>>()
             }
             // Whoever has them can ask, and fetch answers, in the proxy's name.
             Client::Bkey { .. } => ["BKEY_CLIENT_ID", "BKEY_CLIENT_SECRET", "BKEY_ACCESS_TOKEN"]
                 .map(|name| SecretSource::Env(name.to_owned()))
                 .into(),
-        }
+        };
+        used.into_iter().chain(self.unused.clone()).collect()
     }
 }
 
@@ -103,7 +114,17 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
     let style = style.unwrap_or(default.style);
     let issuer_entry = section.take("issuer");
     let issuer = issuer_entry.as_ref().and_then(issuer);
-    let client = client(&mut section, entry, style);
+    let client_auth = section.take("client_auth").and_then(|entry| client_auth(&entry, style));
+    let written = Written::take(&mut section);
+    let unused = match client_auth {
+        Some(AuthMethod::PrivateKeyJwt) => &written.secret,
+        Some(AuthMethod::Basic | AuthMethod::Post) | None => &written.key,
+    };
+    let unused = unused.as_ref().and_then(Entry::secret_source);
+    let client = match client_auth {
+        Some(AuthMethod::PrivateKeyJwt) => keyed(written, entry),
+        Some(AuthMethod::Basic | AuthMethod::Post) | None => client(written, entry, style),
+    };
     let delivery = section.take("delivery").and_then(|entry| {
         let delivery = entry.word(Delivery::parse, &["poll", "ping"])?;
         match (delivery, style) {
@@ -112,16 +133,6 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
                 "Leave `delivery` out, or write style = \"standard\" for another server.".to_owned(),
             ),
             _ => Some(delivery),
-        }
-    });
-    let client_auth = section.take("client_auth").and_then(|entry| {
-        let text = entry.text()?;
-        match text {
-            "private_key_jwt" => entry.reject(
-                "approval.ciba.client_auth: \"private_key_jwt\" is not in this version".to_owned(),
-                "Write \"post\" or \"basic\".".to_owned(),
-            ),
-            _ => entry.word(ClientAuth::parse, &["post", "basic"]),
         }
     });
     let scope = section.take("scope").and_then(|entry| one_word(&entry, "scope"));
@@ -177,12 +188,13 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
     Some(Ciba {
         issuer,
         client: client?,
+        unused,
         style,
         delivery: delivery.unwrap_or(default.delivery),
         client_auth: client_auth.unwrap_or(match style {
-            Style::Bkey => ClientAuth::Post,
+            Style::Bkey => AuthMethod::Post,
             // What OpenID Connect has servers assume.
-            Style::Standard => ClientAuth::Basic,
+            Style::Standard => AuthMethod::Basic,
         }),
         scope: scope.unwrap_or(default.scope),
         audience,
@@ -210,11 +222,38 @@ fn issuer(entry: &Entry<'_>) -> Option<Issuer> {
     )
 }
 
-fn client(section: &mut Section<'_>, around: &Entry<'_>, style: Style) -> Option<Client> {
-    let (id, secret) = (section.take("client_id"), section.take("client_secret"));
-    let profile = section.take("profile");
-    let profile = profile.and_then(|entry| one_word(&entry, "profile"));
-    match (id, secret) {
+/// What is said of the client, whichever way counts.
+struct Written<'a> {
+    id: Option<Entry<'a>>,
+    secret: Option<Entry<'a>>,
+    key: Option<Entry<'a>>,
+    key_id: Option<String>,
+    profile: Option<String>,
+}
+
+impl<'a> Written<'a> {
+    fn take(section: &mut Section<'a>) -> Self {
+        let key_id = section.take("client_key_id");
+        let profile = section.take("profile");
+        Self {
+            id: section.take("client_id"),
+            secret: section.take("client_secret"),
+            key: section.take("client_key"),
+            key_id: key_id.and_then(|entry| one_word(&entry, "key id")),
+            profile: profile.and_then(|entry| one_word(&entry, "profile")),
+        }
+    }
+}
+
+fn client(written: Written<'_>, around: &Entry<'_>, style: Style) -> Option<Client> {
+    let profile = written.profile;
+    if let (Some(key), None) = (&written.key, &written.secret) {
+        return key.reject_key(
+            "approval.ciba.client_key stands without its method".to_owned(),
+            "Write client_auth = \"private_key_jwt\" as well; the other methods take `client_secret`.".to_owned(),
+        );
+    }
+    match (written.id, written.secret) {
         (Some(id), Some(secret)) => {
             let (id, secret) = (client_id(&id), secret.secret_source());
             Some(Client::Named {
@@ -236,6 +275,34 @@ fn client(section: &mut Section<'_>, around: &Entry<'_>, style: Style) -> Option
         ),
         (None, None) => Some(Client::Bkey { profile }),
     }
+}
+
+fn client_auth(entry: &Entry<'_>, style: Style) -> Option<AuthMethod> {
+    let method = entry.word(AuthMethod::parse, &["post", "basic", "private_key_jwt"])?;
+    match (method, style) {
+        (AuthMethod::PrivateKeyJwt, Style::Bkey) => entry.reject(
+            "approval.ciba.client_auth: BKey takes a secret, not a key".to_owned(),
+            "Leave `client_auth` out, or write style = \"standard\" for another server.".to_owned(),
+        ),
+        _ => Some(method),
+    }
+}
+
+/// By a key of ours. A secret beside it is for another method, as a key beside a secret is: `client_auth` says which one counts.
+fn keyed(written: Written<'_>, around: &Entry<'_>) -> Option<Client> {
+    let (Some(id), Some(key)) = (written.id, written.key) else {
+        return around.reject_key(
+            "[approval.ciba] has no `client_id` and `client_key`".to_owned(),
+            "Write client_id = \"…\" and client_key = \"file:PATH\", a PEM file with the key whose public half the server has."
+                .to_owned(),
+        );
+    };
+    let (id, key) = (client_id(&id), key.secret_source());
+    Some(Client::Keyed {
+        id: id?,
+        key: key?,
+        key_id: written.key_id,
+    })
 }
 
 fn client_id(entry: &Entry<'_>) -> Option<ClientId> {

@@ -158,7 +158,7 @@ fn secrets_of_approval_backends_are_known_whichever_is_chosen() {
 
 #[test]
 fn what_is_written_of_an_identity_server_is_what_is_read() {
-    use crate::approve::ciba::settings::{ClientAuth, Delivery, Style};
+    use crate::approve::ciba::settings::{AuthMethod, Delivery, Style};
     use crate::config::approval::Backend;
     let text = "[approval]\nbackend = \"ciba\"\ncallbacks = \"127.0.0.1:0\"\n[approval.ciba]\nstyle = \"standard\"\n\
                 issuer = \"https://login.example.com/\"\nclient_id = \"bursar\"\nclient_secret = \"env:A\"\n\
@@ -169,7 +169,7 @@ fn what_is_written_of_an_identity_server_is_what_is_read() {
     assert_eq!(ciba.issuer.unwrap().as_str(), "https://login.example.com");
     assert_eq!((ciba.style, ciba.delivery), (Style::Standard, Delivery::Ping));
     // What OpenID Connect has servers assume; BKey takes the other.
-    assert_eq!(ciba.client_auth, ClientAuth::Basic);
+    assert_eq!(ciba.client_auth, AuthMethod::Basic);
     assert_eq!(ciba.hosts, ["keys.example.com"]);
     rejects(
         &text.replace("style = \"standard\"", "style = \"bkey\""),
@@ -182,6 +182,35 @@ fn what_is_written_of_an_identity_server_is_what_is_read() {
         "this is no scope",
     );
     rejects(&format!("{text}approver = \"two people\"\n"), "no name of a person");
+    rejects(
+        &format!("{text}client_auth = \"private_key_jwt\"\n"),
+        "no `client_id` and `client_key`",
+    );
+    rejects(
+        &text.replace("client_secret = \"env:A\"", "client_key = \"file:k\""),
+        "client_key stands without its method",
+    );
+    let keyed = text.replace(
+        "client_secret = \"env:A\"",
+        "client_auth = \"private_key_jwt\"\nclient_key = \"file:client.pem\"\nclient_key_id = \"k1\"",
+    );
+    let Backend::Ciba(ciba) = config(&keyed).approval.backend else {
+        panic!("another backend");
+    };
+    assert_eq!(ciba.client_auth, AuthMethod::PrivateKeyJwt);
+    // Agents get neither.
+    assert_eq!(config(&keyed).approval.secrets.len(), 1);
+    let both = format!("{keyed}client_secret = \"env:A\"\n");
+    assert_eq!(config(&both).approval.secrets.len(), 2);
+    rejects(&keyed.replace("client_key = ", "#"), "no `client_id` and `client_key`");
+    rejects(
+        &keyed.replace("file:client.pem", "hunter2"),
+        "does not say where the secret is kept",
+    );
+    rejects(
+        &keyed.replace("style = \"standard\"", "style = \"bkey\""),
+        "BKey takes a secret",
+    );
 }
 
 proptest::proptest! {

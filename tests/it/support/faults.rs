@@ -54,6 +54,23 @@ impl Faults {
         command
     }
 
+    /// The same, with clocks that [`Faults::passed`] and [`Faults::wakes_up_later`] can set ahead; slower.
+    pub fn program_with_clocks(&self) -> Command {
+        let mut command = self.program();
+        command.env("BURSAR_CLOCK", self.clocks());
+        command
+    }
+
+    /// So many seconds have gone by since the server began, for its timers. What it takes for the time of day stays.
+    pub fn passed(&self, seconds: u32) {
+        self.write(&self.clocks(), &format!("{seconds} 0"));
+    }
+
+    /// The time of day is so many seconds later than the kernel says. Before a start: inside one run that is a clock jump.
+    pub fn wakes_up_later(&self, seconds: u32) {
+        self.write(&self.clocks(), &format!("0 {seconds}"));
+    }
+
     pub fn kill(&self, at: usize, moment: Moment) {
         self.set(&format!("kill {at} {moment}"));
     }
@@ -97,10 +114,18 @@ impl Faults {
     fn set(&self, plan: &str) {
         self.clear();
         let _ = std::fs::remove_file(self.log());
-        // Whole or not there: it is read at every step.
+        self.write(&self.plan(), plan);
+    }
+
+    /// Whole or not there: it is read at every step.
+    fn write(&self, path: &Path, text: &str) {
         let draft = self.dir.path().join("draft");
-        std::fs::write(&draft, plan).unwrap();
-        std::fs::rename(draft, self.plan()).unwrap();
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(draft, path).unwrap();
+    }
+
+    fn clocks(&self) -> PathBuf {
+        self.dir.path().join("clocks")
     }
 
     fn plan(&self) -> PathBuf {

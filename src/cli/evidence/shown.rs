@@ -1,0 +1,149 @@
+//! An approval beside its payment, in `bursar payments show`.
+
+use std::collections::BTreeSet;
+
+use super::{entries, plain};
+use crate::cli::{Exit, Failure};
+use crate::dossier::{Difference, Dossier, Examined, examine};
+use crate::home::Home;
+use crate::ledger::Rid;
+use crate::ledger::lines::lines_about;
+use crate::questions::{self, Kept};
+
+/// Empty where nobody was asked.
+#[derive(Default, serde::Serialize)]
+pub(in crate::cli) struct Shown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_record: Option<Kept>,
+    /// What a saved token is worth by itself, offline: checked with the key that was kept beside it, as its issuer may have others
+    /// by now (approvals digest §5, §10).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_check: Option<TokenCheck>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval_books: Option<Books>,
+}
+
+#[derive(serde::Serialize)]
+#[serde(tag = "verified", rename_all = "snake_case")]
+enum TokenCheck {
+    Yes {
+        /// RFC 7638 thumbprints, to be compared with what the issuer published then; one for each who approved.
+        keys: Vec<String>,
+    },
+    No {
+        why: String,
+    },
+}
+
+/// What is kept, held against what the books say of it.
+#[derive(serde::Serialize)]
+struct Books {
+    agree: bool,
+    #[serde(flatten)]
+    examined: Examined,
+}
+
+impl Shown {
+    pub(in crate::cli) fn of(home: &Home, id: Rid) -> Result<Self, Failure> {
+        let lines = lines_about(home.root(), &BTreeSet::from([id]));
+        let lines = lines.map_err(|error| Failure::negative(error.to_string()))?.remove(&id);
+        let (kept, unreadable) = match questions::look(&home.approvals(), id) {
+            Ok(kept) => (kept, None),
+            Err(why) => (None, Some(Difference::QuestionUnreadable(why))),
+        };
+        let mut examined = examine(&Dossier::of(id, kept.as_ref(), lines.unwrap_or_default()));
+        let was_asked = examined.entries.iter().any(|(_, ev)| ev.starts_with("approval."));
+        if kept.is_none() && unreadable.is_none() && !was_asked {
+            return Ok(Self::default());
+        }
+        examined.differences.extend(unreadable);
+        let check = TokenCheck::of(&examined);
+        let books = Books {
+            agree: examined.differences.is_empty(),
+            examined,
+        };
+        Ok(Self {
+            approval_record: kept,
+            approval_check: check,
+            approval_books: Some(books),
+        })
+    }
+
+    /// Damage, by Ruling 53.
+    pub(in crate::cli) fn exit(&self) -> Exit {
+        let is_bad = matches!(self.approval_check, Some(TokenCheck::No { .. }))
+            || self.approval_books.as_ref().is_some_and(|books| !books.agree);
+        if is_bad { Exit::Negative } else { Exit::Done }
+    }
+
+    /// Below a payment's own lines.
+    pub(in crate::cli) fn text(&self) -> String {
+        let mut lines = Vec::new();
+        if let Some(kept) = &self.approval_record {
+            lines.extend(record(kept));
+        }
+        match &self.approval_check {
+            Some(TokenCheck::Yes { keys }) => lines.push(("verified", format!("yes (key {})", keys.join(", ")))),
+            Some(TokenCheck::No { why }) => lines.push(("verified", format!("no: {why}"))),
+            None => {}
+        }
+        match &self.approval_books {
+            Some(books) if books.agree && !books.examined.whole => {
+                let moved = "agree, as far as they are here: the first entries were moved away by `bursar retain`";
+                lines.push(("books", moved.to_owned()));
+            }
+            Some(books) if books.agree => lines.push(("books", format!("agree: {}", entries(&books.examined)))),
+            Some(books) => {
+                let differ = &books.examined.differences;
+                lines.extend(
+                    differ
+                        .iter()
+                        .map(|difference| ("books", format!("DIFFER: {difference}"))),
+                );
+            }
+            None => {}
+        }
+        let line = |(name, text): (&str, String)| format!("{name:<15} {}\n", plain(&text));
+        lines.into_iter().map(line).collect()
+    }
+}
+
+impl TokenCheck {
+    fn of(examined: &Examined) -> Option<Self> {
+        let wrong = examined
+            .differences
+            .iter()
+            .find(|difference| matches!(difference, Difference::Unproven(_) | Difference::OtherApprover));
+        if let Some(wrong) = wrong {
+            let why = wrong.to_string();
+            return Some(Self::No { why });
+        }
+        let tokens = examined.proofs.iter().filter_map(|proof| proof.token.as_ref());
+        let keys: Vec<String> = tokens.map(|token| token.key.clone()).collect();
+        (!keys.is_empty()).then_some(Self::Yes { keys })
+    }
+}
+
+/// What was asked and answered.
+fn record(kept: &Kept) -> Vec<(&'static str, String)> {
+    let mut lines = vec![
+        ("asked_at", kept.asked_at.to_string()),
+        ("asked_through", kept.backend.clone()),
+        ("intent_sha256", kept.intent_sha256.clone()),
+    ];
+    if kept.asks.len() > 1 {
+        lines.push(("needed", format!("{} of {} people", kept.needed, kept.asks.len())));
+    }
+    for ask in &kept.asks {
+        lines.push(("asked", ask.sentence.clone()));
+        match &ask.evidence {
+            None => lines.push(("approved_by", "nobody".to_owned())),
+            Some(evidence) => lines.extend([
+                ("approved_by", evidence.approver.clone()),
+                ("approved_at", evidence.decided_at.to_string()),
+                ("evidence", evidence.kind.to_string()),
+            ]),
+        }
+    }
+    lines
+}

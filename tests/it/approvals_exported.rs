@@ -1,0 +1,410 @@
+//! What a person approved is shown to somebody who has neither the books nor the issuer: it agrees with itself to the byte, or says
+//! where it does not (Rulings 45, 46 and 53).
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::approvals::{self, AT_ONCE};
+use crate::approvals_ciba::{asked, at_ten_cents, fake, home, shown};
+use crate::support::agent::Agent;
+use crate::support::bkey::{APPROVER, Decision, FakeBkey};
+use crate::support::bursar::{Bursar, bin, setup};
+use crate::support::faults::Faults;
+use crate::support::origin::{Origin, answer};
+use crate::support::seller;
+
+/// As an auditor has it: no data directory, no home.
+fn verify(file: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(bin());
+    command.env_clear().args(["approvals", "verify"]).arg(file).args(more);
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn documents(output: &Output) -> Vec<Value> {
+    let text = text(output);
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// One document to a file.
+fn written(folder: &Path, document: &Value) -> std::path::PathBuf {
+    let path = folder.join("approval.json");
+    std::fs::write(&path, document.to_string()).unwrap();
+    path
+}
+
+/// Bought with a person's approval; the payment's id.
+async fn bought(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> String {
+    let (waiting, handle) = asked(bursar, origin, fake).await;
+    fake.decide(&handle, Decision::Approved);
+    let page = waiting.await.unwrap();
+    assert_eq!(page.status, 200, "{page:?}");
+    page.header("bursar-payment").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_was_approved_verifies_without_server_issuer_and_books() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let mut bursar = home(&origin, &fake.base, 60, "").serve();
+    let id = bought(&bursar, &origin, &fake).await;
+    fake.rotate();
+    assert_eq!(bursar.stop(), 0);
+    let issuer = fake.base.clone();
+    drop(fake);
+
+    let exported = bursar.run(&["approvals", "export"]);
+    assert!(exported.status.success(), "{exported:?}");
+    let [document] = &documents(&exported)[..] else {
+        panic!("{exported:?}");
+    };
+    assert_eq!(
+        (&document["format"], &document["id"]),
+        (&json!("bursar-approval-1"), &json!(id))
+    );
+    let ask = &document["asked"]["of"][0];
+    assert_eq!(ask["worth"], "signed-by-issuer");
+    assert!(
+        ask["sentence"]
+            .as_str()
+            .unwrap()
+            .contains(ask["code"].as_str().unwrap())
+    );
+    assert_eq!(document["asked"]["intent"].as_object().unwrap().len(), 13);
+    // The entries are those of the journal, and can be found in its tree.
+    let entries: Vec<&Value> = document["entries"].as_array().unwrap().iter().collect();
+    let journal = bursar.journal();
+    let mut names = Vec::new();
+    for recorded in entries {
+        let number = usize::try_from(recorded["entry"]["seq"].as_u64().unwrap()).unwrap();
+        assert_eq!(recorded["entry"], journal[number]);
+        if let Some(next) = journal.get(number + 1) {
+            assert_eq!(recorded["leaf_sha256"], next["prev"]);
+        }
+        names.push(recorded["entry"]["ev"].as_str().unwrap());
+    }
+    let whole = [
+        "pay.reserved",
+        "approval.requested",
+        "approval.granted",
+        "pay.armed",
+        "pay.settled",
+    ];
+    assert_eq!(names, whole);
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = written(elsewhere.path(), document);
+    let key = ask["evidence"]["proof"]["thumbprint"].as_str().unwrap();
+    let with_key = verify(&file, &["--key", key]);
+    assert_eq!(with_key.status.code(), Some(0), "{with_key:?}");
+    let told = text(&with_key);
+    for line in ["result          verified", APPROVER, key, &issuer, "approval.granted"] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+    // Whoever makes a document can put a key into it.
+    for more in [&[][..], &["--key", "C_5BDSp6JfeT7pQxsPDcUL1-kN8tZeFJ-c0uqVndNeM"]] {
+        let output = verify(&file, more);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert!(text(&output).contains(key), "{output:?}");
+    }
+    // White space is no change.
+    std::fs::write(&file, serde_json::to_string_pretty(document).unwrap()).unwrap();
+    assert_eq!(verify(&file, &["--key", key]).status.code(), Some(0));
+    assert_eq!(verify(&elsewhere.path().join("none"), &[]).status.code(), Some(2));
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(verify(&file, &[]).status.code(), Some(3));
+
+    let books = &shown(&bursar, &id)["approval_books"];
+    assert_eq!((&books["agree"], &books["decision"]), (&json!(true), &json!("used")));
+}
+
+/// Paths of all texts and numbers.
+fn leaves(value: &Value, path: String, paths: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .for_each(|(name, value)| leaves(value, format!("{path}/{name}"), paths)),
+        Value::Array(all) => {
+            let all = all.iter().enumerate();
+            all.for_each(|(place, value)| leaves(value, format!("{path}/{place}"), paths));
+        }
+        _ => paths.push(path),
+    }
+}
+
+/// One byte of it is another.
+fn changed(leaf: &Value) -> Value {
+    match leaf {
+        Value::String(text) => {
+            let mut bytes = text.clone().into_bytes();
+            let middle = bytes.len() / 2;
+            if let Some(byte) = bytes.get_mut(middle) {
+                *byte = match byte {
+                    b'0'..=b'8' | b'a'..=b'y' | b'A'..=b'Y' => *byte + 1,
+                    b'9' => b'8',
+                    _ => b'b',
+                };
+            }
+            Value::from(String::from_utf8(bytes).unwrap())
+        }
+        Value::Number(number) => json!(number.as_i64().unwrap() + 1),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn one_changed_byte_anywhere_in_a_document_is_found() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = home(&origin, &fake.base, 60, "").serve();
+    bought(&bursar, &origin, &fake).await;
+    let document = documents(&bursar.run(&["approvals", "export"])).remove(0);
+
+    let mut paths = Vec::new();
+    leaves(&document, String::new(), &mut paths);
+    // When it was asked is nowhere else; its entry has a time of its own.
+    paths.retain(|path| path != "/asked/at");
+    for named in [
+        "/proof/token",
+        "/proof/thumbprint",
+        "/intent/payee",
+        "/of/0/sentence",
+        "/of/0/code",
+    ] {
+        assert!(paths.iter().any(|path| path.contains(named)), "{named}");
+    }
+    let mut all = String::new();
+    for path in &paths {
+        let mut other = document.clone();
+        let leaf = other.pointer_mut(path).unwrap();
+        if leaf.is_null() || *leaf == "" {
+            *leaf = json!("x");
+        } else {
+            *leaf = changed(leaf);
+        }
+        assert_ne!(other, document, "{path}");
+        all += &format!("{other}\n");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("changed.jsonl");
+    std::fs::write(&file, all).unwrap();
+    let key = document["asked"]["of"][0]["evidence"]["proof"]["thumbprint"]
+        .as_str()
+        .unwrap();
+    let output = verify(&file, &["--json", "--key", key]);
+    assert_eq!(output.status.code(), Some(1));
+    let verdicts = documents(&output);
+    assert_eq!(verdicts.len(), paths.len());
+    for (path, checked) in paths.iter().zip(&verdicts) {
+        assert_eq!(checked["verdict"], "damaged", "{path}: {checked}");
+    }
+    // Nor may anything be added or left out.
+    for (path, value, exit) in [
+        ("/more", Some(json!(1)), 1),
+        ("/asked", None, 1),
+        ("/entries/1", None, 1),
+        ("/entries/2", None, 1),
+        // `bursar retain` moves beginnings away, so that is no damage; but no proof either.
+        ("/entries/0", None, 3),
+    ] {
+        let mut other = document.clone();
+        let (parent, name) = path.rsplit_once('/').unwrap();
+        match (other.pointer_mut(parent).unwrap(), value) {
+            (Value::Object(members), Some(value)) => drop(members.insert(name.to_owned(), value)),
+            (Value::Object(members), None) => drop(members.remove(name)),
+            (Value::Array(all), _) => drop(all.remove(name.parse().unwrap())),
+            (other, _) => panic!("{other}"),
+        }
+        std::fs::write(&file, other.to_string()).unwrap();
+        let output = verify(&file, &["--key", key]);
+        assert_eq!(output.status.code(), Some(exit), "{path}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn kept_evidence_that_is_not_what_the_books_say_is_found() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = home(&origin, &fake.base, 60, "").serve();
+    let id = bought(&bursar, &origin, &fake).await;
+    let path = bursar.path().join(format!("private/approvals/{id}.json"));
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let show = || bursar.run(&["payments", "show", &id]);
+    let good = show();
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert!(text(&good).contains("books           agree: "), "{good:?}");
+
+    let entries = bursar.journal();
+    let granted = entries
+        .iter()
+        .position(|entry| entry["ev"] == "approval.granted")
+        .unwrap();
+    let kept_now: Value = serde_json::from_str(&kept).unwrap();
+    let differs = |change: &dyn Fn(&mut Value), what: &str| {
+        let mut other = kept_now.clone();
+        change(&mut other);
+        std::fs::write(&path, serde_json::to_vec_pretty(&other).unwrap()).unwrap();
+        let output = show();
+        assert_eq!(output.status.code(), Some(1), "{what}: {output:?}");
+        assert!(
+            text(&output).contains(&format!("books           DIFFER: {what}")),
+            "{what}: {output:?}"
+        );
+        let books = shown(&bursar, &id)["approval_books"].clone();
+        assert_eq!(books["agree"], false, "{books}");
+        assert_eq!(
+            bursar.run(&["approvals", "export", &id]).status.code(),
+            Some(1),
+            "{what}"
+        );
+        other
+    };
+    // The token is as good as before; only the books know that other clocks were allowed.
+    let other = differs(
+        &|kept| kept["asks"][0]["evidence"]["proof"]["policy"]["leeway_s"] = json!(31),
+        "the kept evidence has another hash than entry",
+    );
+    assert_eq!(
+        other["asks"][0]["evidence"]["proof"]["token"],
+        kept_now["asks"][0]["evidence"]["proof"]["token"]
+    );
+    assert_eq!(shown(&bursar, &id)["approval_check"]["verified"], "yes");
+    differs(
+        &|kept| kept["intent"]["amount"] = json!("100001"),
+        "the intent has another hash than the one kept beside it",
+    );
+    differs(
+        &|kept| kept["intent_sha256"] = json!("00".repeat(32)),
+        "the intent has another hash than the one kept beside it",
+    );
+    differs(
+        &|kept| kept["asks"][0]["sentence"] = json!("research: pay 0.01 USDC to localhost"),
+        "the sentence is not that of the intent",
+    );
+    differs(
+        &|kept| drop(kept["asks"][0].as_object_mut().unwrap().remove("evidence")),
+        &format!("entry {granted} says that an approval was granted, and no evidence is kept"),
+    );
+    std::fs::write(&path, "{}").unwrap();
+    let output = show();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output).contains("DIFFER: the kept question cannot be read"),
+        "{output:?}"
+    );
+    std::fs::remove_file(&path).unwrap();
+    let output = show();
+    assert_eq!(output.status.code(), Some(1));
+    let gone = "books           DIFFER: what was asked is not kept any more, and the books have the approval";
+    assert!(text(&output).contains(gone), "{output:?}");
+    assert_eq!(bursar.run(&["approvals", "export"]).status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn the_operators_word_is_exported_as_no_more_than_that() {
+    let origin = at_ten_cents().await;
+    let limits = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
+    let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
+    let agent = Agent::of(&bursar);
+    let mut ids = Vec::new();
+    for path in ["/one", "/two"] {
+        assert_eq!(agent.get(origin.address, path).await.status, 503);
+        let (id, code) = approvals::question(&bursar).await;
+        ids.push(id.clone());
+        if path == "/one" {
+            approvals::approve(&bursar, &id, &code);
+            assert_eq!(agent.get(origin.address, path).await.status, 200);
+        } else {
+            assert!(bursar.run(&["deny", &id, "--why", "too dear"]).status.success());
+        }
+    }
+    let all = documents(&bursar.run(&["approvals", "export", "--agent", "research", "--since", "2026-01-01"]));
+    assert_eq!(
+        all.iter().map(|one| one["id"].as_str().unwrap()).collect::<Vec<_>>(),
+        ids
+    );
+    assert!(documents(&bursar.run(&["approvals", "export", "--agent", "other"])).is_empty());
+    assert!(documents(&bursar.run(&["approvals", "export", "--since", "2999-01-01"])).is_empty());
+    let [approved, denied] = &all[..] else {
+        panic!("{all:?}")
+    };
+    assert_eq!(approved["asked"]["of"][0]["worth"], "word-of-operator");
+    assert_eq!(approved["asked"]["of"][0]["evidence"]["kind"], "operator");
+    assert!(denied["asked"]["of"][0].get("evidence").is_none());
+
+    let folder = tempfile::tempdir().unwrap();
+    let output = verify(&written(folder.path(), approved), &[]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(
+        text(&output).contains("not proven: it is the word of this proxy alone"),
+        "{output:?}"
+    );
+    let output = verify(&written(folder.path(), denied), &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output).contains("undamaged; nobody approved it"), "{output:?}");
+    // It cannot be passed off as more.
+    let mut better = approved.clone();
+    better["asked"]["of"][0]["worth"] = json!("signed-by-issuer");
+    assert_eq!(verify(&written(folder.path(), &better), &[]).status.code(), Some(1));
+
+    // Nobody was asked about the free and the cheap.
+    let nobody = bursar.run(&["approvals", "export", "01900000-0000-7000-8000-000000000000"]);
+    assert_eq!(nobody.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn entries_that_were_moved_away_are_no_damage() {
+    let origin = Origin::https(|request| async move {
+        match request.is_paid() {
+            // Nobody knows whether that is paid: it stays open into the next segment.
+            true => answer(500, &[], "sorry"),
+            false => seller::asks("100000"),
+        }
+    })
+    .await;
+    let faults = Faults::none();
+    let home = setup()
+        .trust(&origin.ca_pem)
+        .limits(approvals::LIMITS)
+        .config(AT_ONCE)
+        .home();
+    let mut bursar = home.serve_by(faults.program_with_clocks());
+    let agent = Agent::of(&bursar);
+    assert_eq!(agent.get(origin.address, "/report").await.status, 503);
+    let (id, code) = approvals::question(&bursar).await;
+    approvals::approve(&bursar, &id, &code);
+    assert_eq!(agent.get(origin.address, "/report").await.status, 500);
+    assert_eq!(bursar.stop(), 0);
+    const DAY: u32 = 24 * 3600;
+    faults.wakes_up_later(2 * DAY);
+    let mut bursar = bursar.kill().serve_by(faults.program_with_clocks());
+    let resolved = bursar.run(&["payments", "resolve", &id, "--settled", "--why", "they wrote so"]);
+    assert!(resolved.status.success(), "{resolved:?}");
+    assert_eq!(bursar.stop(), 0);
+    let home = bursar.kill();
+    faults.wakes_up_later(12 * DAY);
+    let between = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    let place = tempfile::tempdir().unwrap();
+    let mut retain = faults.program_with_clocks();
+    retain.args(["retain", "--before", &between.to_string(), "--to"]);
+    retain.arg(place.path().join("old")).arg("--dir").arg(home.path());
+    let moved = retain.output().unwrap();
+    assert!(
+        moved.status.success() && home.path().join("audit/pruned").exists(),
+        "{moved:?}"
+    );
+
+    let output = home.run(&["payments", "show", &id]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told = text(&output);
+    assert!(
+        told.contains("books           agree, as far as they are here"),
+        "{told}"
+    );
+    let output = home.run(&["approvals", "export", &id]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(why.contains("was moved away by `bursar retain`"), "{why}");
+}
