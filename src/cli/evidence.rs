@@ -49,7 +49,8 @@ pub struct Verify {
     /// What `approvals export` printed; `-` reads it from stdin
     file: PathBuf,
     /// A key that the issuer is known to have had, by its RFC 7638 thumbprint; may be repeated
-    #[arg(long, value_name = "THUMBPRINT")]
+    // One in sixty-four begins with a hyphen.
+    #[arg(long, value_name = "THUMBPRINT", allow_hyphen_values = true)]
     key: Vec<String>,
     /// One JSON object per document
     #[arg(long)]

@@ -106,7 +106,11 @@ async fn what_was_approved_verifies_without_server_issuer_and_books() {
         assert!(told.contains(line), "{line}: {told}");
     }
     // Whoever makes a document can put a key into it.
-    for more in [&[][..], &["--key", "C_5BDSp6JfeT7pQxsPDcUL1-kN8tZeFJ-c0uqVndNeM"]] {
+    for more in [
+        &[][..],
+        &["--key", "C_5BDSp6JfeT7pQxsPDcUL1-kN8tZeFJ-c0uqVndNeM"],
+        &["--key", "-_5BDSp6JfeT7pQxsPDcUL1-kN8tZeFJ-c0uqVndNeM"],
+    ] {
         let output = verify(&file, more);
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         assert!(text(&output).contains(key), "{output:?}");

@@ -210,7 +210,7 @@ async fn found_again_after(seconds: u32) -> (Origin, Bursar, String, Timestamp) 
     faults.clear();
     let home = bursar.kill();
     assert!(home.journal().iter().all(|entry| entry["ev"] != "approval.granted"));
-    let decided_at = kept(&home, &id)["evidence"]["decided_at"]
+    let decided_at = kept(&home, &id)["asks"][0]["evidence"]["decided_at"]
         .as_str()
         .unwrap()
         .parse()
