@@ -75,6 +75,8 @@ struct Row {
     agent: String,
     /// What is asked; of several approvers it names all.
     intent: Intent,
+    /// Why anybody is asked: path in limits.toml.
+    rule: String,
     asks: Vec<Ask>,
     /// So many of them must approve. One who denies it denies it for all.
     needed: usize,
@@ -131,6 +133,8 @@ pub struct Wanted {
     /// With [`Approvers::name`] as its approver.
     pub intent: Intent,
     pub approvers: Approvers,
+    /// Path in limits.toml of what makes it necessary.
+    pub rule: String,
 }
 
 /// Why it is not asked.
@@ -248,6 +252,7 @@ impl Questions {
             hold,
             intent,
             approvers,
+            rule,
         } = wanted;
         let shared = &self.0;
         let (now, settings) = (shared.clock.now(), &shared.settings);
@@ -292,7 +297,7 @@ impl Questions {
         }
         // Ruling 43: the approver's time begins where the agent's hold ends.
         let ttl = (settings.hold + settings.ttl).min(LONGEST_TTL);
-        let row = Row::new(&hold, intent, approvers, ttl, later(now, ttl));
+        let row = Row::new(&hold, intent, approvers, rule, ttl, later(now, ttl));
         state.live.insert(asker, row.clone());
         drop(state);
         let (questions, carried) = (self.clone(), row.clone());
@@ -317,7 +322,14 @@ impl Questions {
 const LONGEST_TTL: Duration = Duration::from_secs(600);
 
 impl Row {
-    fn new(hold: &Hold, intent: Intent, approvers: Approvers, ttl: Duration, ends: Timestamp) -> Arc<Self> {
+    fn new(
+        hold: &Hold,
+        intent: Intent,
+        approvers: Approvers,
+        rule: String,
+        ttl: Duration,
+        ends: Timestamp,
+    ) -> Arc<Self> {
         let usd_cents = cents(hold.terms.usd.get());
         let question = |id, intent: Intent| Question {
             id,
@@ -338,6 +350,7 @@ impl Row {
             id: hold.rid,
             agent: hold.agent.clone(),
             intent,
+            rule,
             asks: questions.into_iter().map(Ask::new).collect(),
             needed: approvers.needed,
             owners: approvers.owners,

@@ -7,6 +7,7 @@ use super::output::say;
 use super::payments::{parse_id, print_json};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
+use crate::approve::operator;
 use crate::home::Home;
 use crate::questions;
 
@@ -113,17 +114,24 @@ fn sheet(question: &questions::Pending) -> String {
         payee,
         network,
         ends,
-        ..
+        approver,
+        backend,
+        rule,
     } = question;
     let left = match ends.duration_since(Timestamp::now()).as_secs() {
         ..=0 => "over".to_owned(),
         seconds => format!("{seconds} s left"),
     };
-    let next = match state.as_str() {
-        "approved" => {
+    let next = match (state.as_str(), backend.as_str()) {
+        ("approved", operator::NAME) => {
             format!("  approved; it is paid when the agent asks again\n  bursar deny {id} --why TEXT takes it back")
         }
-        _ => format!("  bursar approve {id} --code {code}\n  bursar deny {id} --why TEXT"),
+        ("approved", _) => "  approved; it is paid when the agent asks again".to_owned(),
+        (_, operator::NAME) => format!("  bursar approve {id} --code {code}\n  bursar deny {id} --why TEXT"),
+        _ => format!("  {approver} is asked over {backend}"),
     };
-    format!("{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  paid to {payee} on {network}\n{next}")
+    format!(
+        "{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  paid to {payee} on {network}\n  asked because of \
+         {rule}\n{next}"
+    )
 }

@@ -71,6 +71,7 @@ impl Purchase {
             hold: self.hold(plan.held())?,
             intent: question.clone(),
             approvers,
+            rule: threshold.map(|threshold| threshold.rule.clone()).unwrap_or_default(),
         };
         let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
         let hold = prefer::wait(&self.head.headers, self.proxy.config.approval.hold);

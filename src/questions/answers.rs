@@ -18,6 +18,8 @@ pub struct Pending {
     pub id: Rid,
     pub agent: String,
     pub approver: String,
+    /// Who carries the question, as bursar.toml names it: `operator` is asked by `bursar pending` itself.
+    pub backend: String,
     pub state: String,
     pub sentence: String,
     pub code: String,
@@ -25,6 +27,8 @@ pub struct Pending {
     pub method: String,
     pub payee: String,
     pub network: String,
+    /// Why anybody is asked: path in limits.toml.
+    pub rule: String,
     pub ends: Timestamp,
 }
 
@@ -45,7 +49,12 @@ pub enum NotAnswered {
 impl Questions {
     /// What waits for a person, oldest first.
     pub fn pending(&self) -> Vec<Pending> {
-        let mut pending: Vec<Pending> = self.state().live.values().flat_map(|row| row.pending()).collect();
+        let mut pending: Vec<Pending> = self
+            .state()
+            .live
+            .values()
+            .flat_map(|row| row.pending(self.0.backend.name()))
+            .collect();
         pending.sort_by_key(|pending| pending.id);
         pending
     }
@@ -116,7 +125,7 @@ impl Questions {
 
 impl Row {
     /// One for each person who is asked.
-    fn pending(&self) -> Vec<Pending> {
+    fn pending(&self, backend: &str) -> Vec<Pending> {
         let state = match &*self.stage.borrow() {
             Stage::Asking | Stage::Over(_) => return Vec::new(),
             Stage::Open => "open",
@@ -131,6 +140,7 @@ impl Row {
                 id: *id,
                 agent: self.agent.clone(),
                 approver: member("approver"),
+                backend: backend.to_owned(),
                 state: state.to_owned(),
                 sentence: sentence.clone(),
                 code: intent.code().to_string(),
@@ -138,6 +148,7 @@ impl Row {
                 method: member("method"),
                 payee: member("payee"),
                 network: member("network"),
+                rule: self.rule.clone(),
                 ends: self.ends,
             }
         });

@@ -27,6 +27,8 @@ pub struct Kept {
     pub usd_cents: u64,
     pub ttl_s: u64,
     pub ends: Timestamp,
+    /// What made it necessary: path in limits.toml.
+    pub rule: String,
     /// So many people must approve.
     pub needed: usize,
     /// Who may not.

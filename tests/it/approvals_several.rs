@@ -83,6 +83,15 @@ async fn two_of_three_must_approve_what_is_above_the_second_threshold() {
     let codes: std::collections::BTreeSet<String> =
         pending(&bursar).iter().map(|open| open["code"].to_string()).collect();
     assert_eq!(codes.len(), 3);
+    // The operator sees whom everybody waits for, and cannot answer for them.
+    let told = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
+    assert!(
+        told.contains("did:bkey:zBert is asked over ciba\n") && !told.contains("bursar approve"),
+        "{told}"
+    );
+    let (id, code) = (pending(&bursar)[0]["id"].clone(), pending(&bursar)[0]["code"].clone());
+    let output = bursar.run(&["approve", id.as_str().unwrap(), "--code", code.as_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
 
     fake.decide(&asked[2], Decision::Approved);
     votes(&bursar, 1).await;

@@ -169,6 +169,13 @@ async fn a_person_lets_one_payment_pass_a_budget() {
     let page = agent.get(origin.address, "/three").await;
     is_told(&page, 503, "approval-pending");
     assert_eq!(bursar.states(), ["settled", "settled", "held"]);
+    question(&bursar).await;
+    assert_eq!(pending(&bursar)[0]["rule"], "agents.research.rolling.24h");
+    let told = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
+    assert!(
+        told.contains("asked because of agents.research.rolling.24h\n  bursar approve "),
+        "{told}"
+    );
     is_approved(&bursar).await;
     assert_eq!(agent.get(origin.address, "/three").await.status, 200);
     // It was for that one, and it counts.
