@@ -94,6 +94,9 @@ pub trait Decisions {
     fn approval(&mut self, step: ApprovalStep, now: Moment) -> Result<(), LedgerError> {
         let body = approval_body(step);
         self.book().admits_approval(&body, now)?;
+        if let Body::ApprovalRequested(requested) = &body {
+            self.book().approvals().is_worth_asking(requested, now)?;
+        }
         self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
     }
 

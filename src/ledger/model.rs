@@ -254,10 +254,6 @@ pub enum LedgerError {
     MoreThanSigned(Rid),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
-    #[error(
-        "approvals are not kept in books that several proxies share; this version keeps them in embedded books only"
-    )]
-    NoSharedApprovals,
     /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
     #[error("the ledger cannot record: {0}")]
     Failed(String),

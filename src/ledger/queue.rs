@@ -61,9 +61,14 @@ impl Queue {
 
     pub async fn ask<T>(&self, op: impl FnOnce(oneshot::Sender<T>) -> Op) -> Result<T, LedgerError> {
         let stopped = || LedgerError::Failed("the ledger has stopped".to_owned());
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         self.ops.send(op(reply)).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.map_err(|_| stopped()),
+            // What is sent while the writer lets go of its end may lie there, unread, as long as any handle lives.
+            () = self.ops.closed() => answer.try_recv().map_err(|_| stopped()),
+        }
     }
 }
 

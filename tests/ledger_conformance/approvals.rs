@@ -205,23 +205,34 @@ pub async fn a_refusal_is_remembered_until_its_end(engine: Engine) {
     let twice = engine.ledger.approval(step).await;
     assert_eq!(twice, refused(ApprovalError::NotLive(requested.id)));
     let denied = vec![Denied {
-        agent: requested.agent,
+        agent: requested.agent.clone(),
         intent: requested.intent,
         until,
     }];
-    let live = Vec::new();
-    assert_eq!(
-        engine.ledger.approvals().await,
-        Ok(Approvals {
-            live,
-            denied: denied.clone()
-        })
-    );
+    let told = Approvals {
+        denied: denied.clone(),
+        ..Approvals::default()
+    };
+    assert_eq!(engine.ledger.approvals().await, Ok(told));
     let (engine, _) = engine.reopened().await;
     engine.world.clock.set(until);
     assert_eq!(engine.ledger.approvals().await.unwrap().denied, denied);
+    // Nobody is bothered with the same again until then; another question is put.
+    let again = engine.world.purchase(100 * CENT);
+    engine.ledger.hold(again.hold.clone()).await.unwrap();
+    let ask = |intent| ApprovalStep::Requested(engine.world.question(&again.hold, intent));
+    assert_eq!(
+        engine.ledger.approval(ask(1)).await,
+        refused(ApprovalError::Refused { until })
+    );
+    let other = ask(2);
+    let id = other.id();
+    engine.ledger.approval(other).await.unwrap();
+    let why = "timeout".to_owned();
+    engine.ledger.approval(ApprovalStep::Expired { id, why }).await.unwrap();
     engine.world.clock.set(until + SignedDuration::from_micros(1));
     assert_eq!(engine.ledger.approvals().await, Ok(Approvals::default()));
+    engine.ledger.approval(ask(1)).await.unwrap();
 }
 
 pub async fn what_a_person_was_asked_about_is_still_held_after_a_stop(engine: Engine) {
@@ -258,23 +269,120 @@ pub async fn closed_books_say_nothing_of_approvals(engine: Engine) {
     assert!(is_failed(&engine.ledger.approvals().await.unwrap_err()));
 }
 
-/// Books that several proxies share keep none in this version, and say so; what they hold is armed without.
-#[cfg(feature = "postgres")]
-pub async fn shared_books_refuse_approvals(engine: Engine) {
+pub async fn of_two_that_ask_or_grant_or_arm_at_once_one_does(engine: Engine) {
     let ledger = &engine.ledger;
-    let purchase = engine.world.purchase(100 * CENT);
-    ledger.hold(purchase.hold.clone()).await.unwrap();
-    let requested = engine.world.question(&purchase.hold, 1);
-    let id = requested.id;
-    let refused = Err(LedgerError::NoSharedApprovals);
-    assert_eq!(ledger.approval(ApprovalStep::Requested(requested)).await, refused);
-    let step = granted(id, 1, now(&engine) + MINUTE);
-    assert_eq!(ledger.approval(step).await, refused);
-    assert_eq!(ledger.approvals().await, Err(LedgerError::NoSharedApprovals));
-    let rid = purchase.hold.rid;
-    let unknown = ledger.arm(rid, arming(&purchase, Some(id))).await.unwrap_err();
-    assert_eq!(unknown, ReserveError::Approval(ApprovalError::NoneOf(rid)));
-    ledger.arm(rid, arming(&purchase, None)).await.unwrap();
+    let held = [engine.world.purchase(100 * CENT), engine.world.purchase(100 * CENT)];
+    let mut asked = Vec::new();
+    for purchase in &held {
+        ledger.hold(purchase.hold.clone()).await.unwrap();
+        asked.push(engine.world.question(&purchase.hold, 1));
+    }
+    let ask = |requested: &Requested| ledger.approval(ApprovalStep::Requested(requested.clone()));
+    let (one, other) = tokio::join!(ask(&asked[0]), ask(&asked[1]));
+    let (first, second) = if one.is_ok() { (0, 1) } else { (1, 0) };
+    let id = asked[first].id;
+    let outcomes = [one, other];
+    assert_eq!(
+        (&outcomes[first], &outcomes[second]),
+        (&Ok(()), &refused(ApprovalError::AskedAlready(id)))
+    );
+    let elses = engine.world.question(&held[second].hold, 2);
+    ask(&elses).await.unwrap();
+
+    let use_by = now(&engine) + MINUTE;
+    let (one, other) = tokio::join!(
+        ledger.approval(granted(id, 1, use_by)),
+        ledger.approval(granted(elses.id, 1, use_by))
+    );
+    let (paid, unpaid, approval, loser) = match one.is_ok() {
+        true => (&held[first], &held[second], id, elses.id),
+        false => (&held[second], &held[first], elses.id, id),
+    };
+    assert_eq!(
+        [one, other].into_iter().find(Result::is_err),
+        Some(refused(ApprovalError::Replayed(loser)))
+    );
+
+    let rid = paid.hold.rid;
+    let (one, other) = tokio::join!(
+        ledger.arm(rid, arming(paid, Some(approval))),
+        ledger.arm(rid, arming(paid, Some(approval)))
+    );
+    let failed: Vec<ReserveError> = [one, other].into_iter().filter_map(Result::err).collect();
+    assert_eq!(failed, [ReserveError::NotHeld(rid)]);
+    let early = ledger.arm(unpaid.hold.rid, arming(unpaid, Some(loser))).await;
+    assert_eq!(
+        early.unwrap_err(),
+        ReserveError::Approval(ApprovalError::NotGranted(loser))
+    );
+}
+
+/// Engines that keep a journal keep the same one, and their readers tell the same of it.
+pub async fn the_entries_tell_of_it_in_order(engine: Engine) {
+    let ledger = &engine.ledger;
+    let (paid, approved) = asked(&engine, 1).await;
+    let use_by = now(&engine) + MINUTE;
+    ledger.approval(granted(approved.id, 1, use_by)).await.unwrap();
+    ledger
+        .arm(paid.hold.rid, arming(&paid, Some(approved.id)))
+        .await
+        .unwrap();
+    let (denied, no) = asked(&engine, 2).await;
+    let step = ApprovalStep::Refused {
+        id: no.id,
+        by: None,
+        why: "denied".into(),
+        until: use_by,
+    };
+    ledger.approval(step).await.unwrap();
+    let (late, silent) = asked(&engine, 3).await;
+    let why = "timeout".to_owned();
+    ledger
+        .approval(ApprovalStep::Expired { id: silent.id, why })
+        .await
+        .unwrap();
+    for (purchase, why) in [(denied, "approval-denied"), (late, "approval-expired")] {
+        ledger
+            .finish(purchase.hold.rid, Outcome::Released { why })
+            .await
+            .unwrap();
+    }
+    ledger.close().await;
+    if !engine.keeps_a_journal() {
+        return;
+    }
+    let told = |ev: &String| ev.starts_with("pay.") || ev.starts_with("approval.");
+    let events: Vec<String> = engine.world.events().into_iter().filter(told).collect();
+    assert_eq!(
+        events,
+        [
+            "pay.reserved",
+            "approval.requested",
+            "approval.granted",
+            "pay.armed",
+            "pay.reserved",
+            "approval.requested",
+            "approval.refused",
+            "pay.reserved",
+            "approval.requested",
+            "approval.expired",
+            "pay.released",
+            "pay.released",
+        ]
+    );
+    let payments = bursar::ledger::read_payments(engine.world.path()).unwrap().payments;
+    let told: Vec<_> = payments
+        .iter()
+        .map(|payment| (payment.state, payment.approval.clone()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (State::Armed, Some(approved.id.to_string())),
+            (State::Released, None),
+            (State::Released, None)
+        ]
+    );
 }
 
 pub async fn as_many_people_as_it_needs_grant_it(engine: Engine) {

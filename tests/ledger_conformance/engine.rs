@@ -102,6 +102,10 @@ impl Engine {
         }
     }
 
+    pub fn keeps_a_journal(&self) -> bool {
+        !matches!(self.kind, Kind::Memory)
+    }
+
     /// What one window of a scope holds: settled, open.
     pub async fn holds(&self, scope: &str, window: &str) -> (u128, u128) {
         let rows: Vec<Usage> = self.ledger.usage(&[scope]).await.unwrap();

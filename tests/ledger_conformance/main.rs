@@ -52,6 +52,17 @@ macro_rules! over {
                     many_at_once_never_pass_a_limit, a_reservation_that_nobody_waits_for_does_not_count,
                     one_payment_ends_once,
                 },
+                approvals::{
+                    what_was_granted_is_paid_once, one_approval_at_a_time_is_for_one_held_payment,
+                    evidence_is_used_once_and_forgotten_in_the_end, an_approval_that_is_not_used_in_time_is_not_used,
+                    limits_of_now_leave_an_approval_as_it_is, a_refusal_is_remembered_until_its_end,
+                    what_a_person_was_asked_about_is_still_held_after_a_stop, closed_books_say_nothing_of_approvals,
+                    of_two_that_ask_or_grant_or_arm_at_once_one_does, the_entries_tell_of_it_in_order,
+                    as_many_people_as_it_needs_grant_it,
+                },
+                spent::{
+                    only_an_approval_passes_a_limit, an_approval_begins_another_count, a_payee_is_known_once_it_was_paid,
+                },
                 model::{it_counts_as_a_slow_model_does},
             })+
         }
@@ -61,31 +72,3 @@ macro_rules! over {
 over!(memory, embedded);
 #[cfg(feature = "postgres")]
 over!(postgres);
-
-/// Engines that keep approvals.
-mod asking {
-    macro_rules! over {
-        ($($engine:ident),+) => {
-            conformance! {
-                $($engine {
-                    approvals::{
-                        what_was_granted_is_paid_once, one_approval_at_a_time_is_for_one_held_payment,
-                        evidence_is_used_once_and_forgotten_in_the_end, an_approval_that_is_not_used_in_time_is_not_used,
-                        limits_of_now_leave_an_approval_as_it_is, a_refusal_is_remembered_until_its_end,
-                        what_a_person_was_asked_about_is_still_held_after_a_stop, closed_books_say_nothing_of_approvals,
-                        as_many_people_as_it_needs_grant_it,
-                    },
-                    spent::{
-                        only_an_approval_passes_a_limit, an_approval_begins_another_count, a_payee_is_known_once_it_was_paid,
-                    },
-                })+
-            }
-        };
-    }
-
-    over!(memory, embedded);
-    #[cfg(feature = "postgres")]
-    conformance! {
-        postgres { approvals::{shared_books_refuse_approvals}, }
-    }
-}

@@ -67,6 +67,16 @@ impl Register {
         }
     }
 
+    /// Whether anybody may be bothered with it. No rule of the entries: what was asked all the same was asked.
+    pub fn is_worth_asking(&self, requested: &ApprovalRequested, now: Moment) -> Result<(), ApprovalError> {
+        match self.denials.end(&subject_asked(requested)) {
+            Some(until) if until >= now => Err(ApprovalError::Refused {
+                until: until.timestamp(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     pub fn may_grant(&self, granted: &ApprovalGranted, now: Moment) -> Result<(), ApprovalError> {
         let ApprovalState::Pending { votes, .. } = &self.live(granted.id)?.state else {
             return Err(ApprovalError::GrantedBefore(granted.id));
@@ -180,6 +190,7 @@ impl Register {
     pub fn told(&self, now: Moment) -> Approvals {
         Approvals {
             live: self.rows.values().cloned().collect(),
+            elsewhere: Vec::new(),
             denied: self.denied().filter(|denied| denied.until >= now.timestamp()).collect(),
         }
     }

@@ -150,9 +150,11 @@ pub struct Denied {
 /// What the books know of approvals now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Approvals {
-    /// Oldest first.
+    /// Oldest first; on shared books what this proxy has asked.
     pub live: Vec<ApprovalRow>,
-    /// In force.
+    /// What other proxies on shared books have asked. It is theirs to say how it ends.
+    pub elsewhere: Vec<ApprovalRow>,
+    /// In force, whoever asked.
     pub denied: Vec<Denied>,
 }
 
@@ -165,6 +167,9 @@ pub enum ApprovalError {
     IdTaken(Rid),
     #[error("approval {0} is live and asks the same for the same agent")]
     AskedAlready(Rid),
+    /// A person said no to the same, and that is remembered.
+    #[error("the same was refused to the same agent, which is remembered until {until}")]
+    Refused { until: Timestamp },
     #[error("payment {0} is not held")]
     NotHeld(Rid),
     #[error("payment {rid} waits for approval {id} already")]

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use crate::ledger::entry::Body;
 use crate::ledger::model::{
-    Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
+    ApprovalError, ApprovalStep, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
+    ReserveError, Resolution,
 };
 use crate::ledger::payment::NonceKey;
 use crate::ledger::rid::Rid;
@@ -18,6 +19,7 @@ pub enum Ask {
     Reserve(Box<Reserve>),
     Hold(Box<Hold>),
     Arm(Rid, Box<Arming>),
+    Approval(Box<ApprovalStep>),
     Finish(Rid, Outcome),
     Resolve {
         rid: Rid,
@@ -82,6 +84,7 @@ impl Task {
             Op::Reserve(reserve, reply) => (Ask::Reserve(reserve), Waiting::Reservation(reply)),
             Op::Hold(hold, reply) => (Ask::Hold(hold), Waiting::Held(reply)),
             Op::Arm(rid, arming, reply) => (Ask::Arm(rid, arming), Waiting::Reservation(reply)),
+            Op::Approval(step, reply) => (Ask::Approval(step), Waiting::Done(reply)),
             Op::Finish(rid, outcome, reply) => (Ask::Finish(rid, outcome), Waiting::Done(reply)),
             Op::Resolve {
                 rid,
@@ -102,18 +105,12 @@ impl Task {
             Op::Append(event, reply) => (Ask::Append(event), Waiting::Done(reply)),
             Op::Close(reply) => return Wanted::Close(reply),
             Op::Wake => return Wanted::Nothing,
-            question @ (Op::Find(..) | Op::Usage(..) | Op::OpenItems(_) | Op::Unconfirmed(_) | Op::Keys(_)) => {
-                return Wanted::Question(question);
-            }
-            // Refused whether the database is there or not.
-            Op::Approval(_, reply) => {
-                let _ = reply.send(Err(LedgerError::NoSharedApprovals));
-                return Wanted::Nothing;
-            }
-            Op::Approvals(reply) => {
-                let _ = reply.send(Err(LedgerError::NoSharedApprovals));
-                return Wanted::Nothing;
-            }
+            question @ (Op::Find(..)
+            | Op::Usage(..)
+            | Op::OpenItems(_)
+            | Op::Unconfirmed(_)
+            | Op::Keys(_)
+            | Op::Approvals(_)) => return Wanted::Question(question),
         };
         Wanted::Change(Self { ask, waiting })
     }
@@ -139,7 +136,10 @@ impl Task {
             }
             (Waiting::Done(reply), Verdict::Done(result)) => drop(reply.send(result)),
             // Written before its answer was lost, then.
-            (Waiting::Nobody, Verdict::Done(Err(LedgerError::NotOpen(_)))) => {}
+            (
+                Waiting::Nobody,
+                Verdict::Done(Err(LedgerError::NotOpen(_) | LedgerError::Approval(ApprovalError::NotLive(_)))),
+            ) => {}
             (_, Verdict::Done(Err(error))) => tracing::warn!(%error, "left undone in the shared books"),
             _ => {}
         }
@@ -152,6 +152,11 @@ impl Task {
             Ask::Hold(hold) => (Some(hold.rid), false),
             Ask::Arm(rid, _) => (Some(*rid), false),
             Ask::Finish(..) | Ask::GiveUp(_) | Ask::Refused(..) => (None, true),
+            // A grant whose caller did not hear of it would never be used; whoever has the evidence brings it again.
+            Ask::Approval(step) => match **step {
+                ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => (None, true),
+                ApprovalStep::Requested(_) | ApprovalStep::Granted { .. } => (None, false),
+            },
             // Nothing is reserved before it is written, whenever that is.
             Ask::Append(Event::PolicyLoaded { .. }) => (None, true),
             _ => (None, false),
@@ -201,6 +206,11 @@ impl Ask {
             | Self::Restart(rid)
             | Self::Adopt(rid)
             | Self::Yield { rid, .. } => Some(*rid),
+            Self::Approval(step) => match &**step {
+                ApprovalStep::Requested(requested) => Some(requested.rid),
+                // The payment is held, and stays so.
+                ApprovalStep::Granted { .. } | ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => None,
+            },
             Self::Append(_) | Self::Refused(..) | Self::Note(_) => None,
         }
     }

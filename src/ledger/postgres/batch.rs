@@ -3,17 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
+use super::approvals::{self, Standing};
 use super::asks::{Ask, Verdict};
 use super::log::Lines;
 use super::policy::{Mine, Published};
 use super::rows::{Locked, Row};
+use crate::ledger::book::approvals::RowChange;
 use crate::ledger::book::{Book, Effect};
 use crate::ledger::counters::{Counter, CounterKey};
 use crate::ledger::decisions::{self, Decisions};
 use crate::ledger::disclosure::Disclosure;
 use crate::ledger::entry::{Adopted, Body, Entry, Expired, Released, Unknown, WindowCharge, Yielded};
 use crate::ledger::key::{KeyChange, KeyHold};
-use crate::ledger::model::{Alarm, By, Event, Hold, LedgerError, ReserveError, State};
+use crate::ledger::model::{
+    Alarm, ApprovalError, ApprovalRow, ApprovalStep, By, Event, Hold, LedgerError, ReserveError, State,
+};
 use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 use crate::ledger::scan::Chain;
@@ -34,6 +38,7 @@ pub struct Changes {
     pub handed_over: Vec<(Rid, u32)>,
     /// Payments that our log now has as yielded.
     pub yielded: Vec<Rid>,
+    pub approvals: approvals::Changes,
 }
 
 pub struct Changed {
@@ -53,10 +58,14 @@ pub struct Batch<'a> {
     pub changes: Changes,
     pub disclosures: Vec<(u64, Disclosure)>,
     pub alarms: Mutex<Vec<Alarm>>,
+    /// Approvals that were locked, with the node that asked.
+    pub asked: HashMap<Rid, (u32, ApprovalRow)>,
     book: Book,
     rows: HashMap<Rid, Row>,
     silent: HashSet<u32>,
     to_yield: HashSet<Rid>,
+    /// As `to_yield`, all of them and whose they are.
+    to_yield_first: Vec<(Rid, u32)>,
 }
 
 impl<'a> Batch<'a> {
@@ -67,6 +76,7 @@ impl<'a> Batch<'a> {
         mine: Mine,
         rows: HashMap<Rid, Row>,
         locked: Locked,
+        asked: Standing,
     ) -> Self {
         let mut book = Book::default();
         for (key, counter) in locked.counters {
@@ -86,6 +96,15 @@ impl<'a> Batch<'a> {
                 book.restore_unconfirmed(*rid);
             }
         }
+        for (_, row) in asked.rows.values() {
+            book.restore_approval(row.clone());
+        }
+        for (replay, until) in asked.replays {
+            book.restore_replay(replay, until);
+        }
+        for (subject, until) in asked.denials {
+            book.restore_denial(subject, until);
+        }
         Self {
             me,
             time,
@@ -96,10 +115,12 @@ impl<'a> Batch<'a> {
             changes: Changes::default(),
             disclosures: Vec::new(),
             alarms: Mutex::default(),
+            asked: asked.rows,
             book,
             rows,
             silent: locked.silent,
             to_yield: locked.to_yield,
+            to_yield_first: asked.yields,
         }
     }
 
@@ -125,6 +146,7 @@ impl<'a> Batch<'a> {
 
     fn act(&mut self, ask: &Ask, now: Moment) -> Result<(), LedgerError> {
         match ask {
+            Ask::Approval(step) => self.step(step, now),
             Ask::Finish(rid, outcome) => {
                 // What another node has adopted and put into this very state needs no second word.
                 if self
@@ -180,6 +202,8 @@ impl<'a> Batch<'a> {
             Ask::Refused(denial, count) => self.note(decisions::denied(denial.clone(), *count), now),
             Ask::Note(body) => self.note(body.clone(), now),
             Ask::GiveUp(rid) => self.give_up(*rid, now),
+            // A person was asked about it, and their answer is waited for (Ruling 44).
+            Ask::Restart(rid) if self.book.approvals().of_payment(*rid).is_some() => Ok(()),
             Ask::Restart(rid) => self.leave_open(*rid, "restart", now),
             Ask::Adopt(rid) => {
                 let is_silent = self.rows.get(rid).is_some_and(|row| self.silent.contains(&row.owner));
@@ -197,6 +221,27 @@ impl<'a> Batch<'a> {
             }
             Ask::Reserve(_) | Ask::Hold(_) | Ask::Arm(..) => Ok(()),
         }
+    }
+
+    /// What happens to an approval. It is the affair of the node that asked: no other node's log knows of it.
+    fn step(&mut self, step: &ApprovalStep, now: Moment) -> Result<(), LedgerError> {
+        let is_foreign = |(node, _): &(u32, ApprovalRow)| *node != self.me;
+        match step {
+            // What another node has taken over may have been asked about by our log, which does not say yet that this is over.
+            ApprovalStep::Requested(_) => {
+                for (rid, to) in std::mem::take(&mut self.to_yield_first) {
+                    self.to_yield.remove(&rid);
+                    if !self.changes.yielded.contains(&rid) {
+                        self.yielded(rid, to, now)?;
+                    }
+                }
+            }
+            step if self.asked.get(&step.id()).is_some_and(is_foreign) => {
+                return Err(ApprovalError::NotLive(step.id()).into());
+            }
+            ApprovalStep::Granted { .. } | ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => {}
+        }
+        self.approval(step.clone(), now)
     }
 
     /// What must hold before the limits are asked; notes the generation that they have here.
@@ -238,6 +283,10 @@ impl<'a> Batch<'a> {
         self.write(now, adopted).map_err(LedgerError::Failed)?;
         self.book.restore_open(payment.clone());
         self.changes.handed_over.push((rid, from));
+        // Whoever asked about it is not heard any more, and our log has never known of the question.
+        let asked = self.asked.iter().find(|(_, (_, row))| row.rid == rid);
+        let over = asked.map(|(id, _)| (*id, None));
+        self.changes.approvals.rows.extend(over);
         let changed = Changed {
             payment,
             is_new: false,
@@ -302,6 +351,23 @@ impl<'a> Batch<'a> {
                 KeyChange::Held => self.changes.keys_held.push(hold),
                 KeyChange::Free => self.changes.keys_freed.push(hold),
             }
+        }
+        if let Some((row, change)) = effect.approvals.row {
+            let (id, live) = (row.id, (change == RowChange::Live).then_some(row));
+            self.changes.approvals.rows.insert(id, live);
+        }
+        // What fades is deleted from the tables by the way, long afterwards.
+        for (replay, until) in effect.approvals.replays {
+            self.changes
+                .approvals
+                .replays
+                .extend(until.map(|until| (replay, until)));
+        }
+        for (subject, until) in effect.approvals.denials {
+            self.changes
+                .approvals
+                .denials
+                .extend(until.map(|until| (subject, until)));
         }
         for (charge, counter) in effect.left {
             self.changes.counters.insert(key(&charge), counter);

@@ -1,11 +1,12 @@
 //! Books in a PostgreSQL database that several proxies share (ledger digest §1.4).
 //!
 //! Each process has one task that writes (`engine`). It takes what is queued, locks the rows that this is about in a fixed
-//! order (`transaction`, `rows`, `session`), decides every operation with the same code as the embedded ledger, against a book
+//! order (`transaction`, `rows`, `session`, `approvals`), decides every operation with the same code as the embedded ledger, against a book
 //! of just those rows (`batch`), and commits payments, counters and audit entries together. The entries are this node's own
 //! log (`log`); what a node is, and what becomes of the items of one that is gone, is in `node` and `takeover`. The database's
 //! clock decides who is gone, this machine's which window a payment falls into.
 
+mod approvals;
 mod asks;
 mod batch;
 mod connect;

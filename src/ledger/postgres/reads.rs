@@ -3,16 +3,18 @@
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::approvals::{micros, read_approval, read_denied};
 use super::connect::PATIENCE;
 use super::engine::Engine;
-use super::rows::{Trouble, id, read_counter, read_key, read_payment};
+use super::rows::{Trouble, id, node_id, read_counter, read_key, read_payment};
 use super::schema::GUARD;
 use super::session::Session;
 use crate::ledger::decisions::Usage;
 use crate::ledger::key::KeyHold;
-use crate::ledger::model::LedgerError;
+use crate::ledger::model::{Approvals, LedgerError};
 use crate::ledger::payment::Payment;
 use crate::ledger::rid::Rid;
+use crate::ledger::text::Moment;
 use crate::ledger::writer::ops::{Found, Op};
 
 /// Newest windows of a kind that [`Usage`] tells of, as the embedded ledger keeps them.
@@ -21,7 +23,8 @@ const WINDOWS: i64 = 64;
 impl Engine {
     pub async fn answer(&mut self, question: Op) {
         let failed = self.connected().await.err();
-        let now_s = self.time.read().now.as_second();
+        let now = Moment::of(self.time.read().now);
+        let now_s = now.timestamp().as_second();
         let (session, me) = (self.session.as_ref(), self.identity.map_or(0, |identity| identity.node));
         let reads = Reads { session, failed, me };
         // Whoever asked may have gone away.
@@ -37,6 +40,7 @@ impl Engine {
             Op::Usage(scopes, reply) => drop(reply.send(reads.usage(&scopes).await)),
             Op::OpenItems(reply) => drop(reply.send(reads.open_items().await)),
             Op::Unconfirmed(reply) => drop(reply.send(reads.unconfirmed().await)),
+            Op::Approvals(reply) => drop(reply.send(reads.approvals(now).await)),
             Op::Keys(reply) => drop(reply.send(reads.keys(now_s).await)),
             _ => {}
         }
@@ -144,6 +148,34 @@ impl Reads<'_> {
             )
             .await?;
         rows.iter().map(read_key).collect::<Result<_, _>>().map_err(unreadable)
+    }
+}
+
+impl Reads<'_> {
+    /// What waits first: what is refused in between is seen as one of both.
+    async fn approvals(&self, now: Moment) -> Result<Approvals, LedgerError> {
+        let rows = self
+            .query("select node, approval from bursar.approval order by id", &[])
+            .await?;
+        let mut approvals = Approvals::default();
+        for row in &rows {
+            let read = row.try_get(0).and_then(|node| Ok((node_id(node), row.try_get(1)?)));
+            let (node, text) = read.map_err(|error| unreadable(error.into()))?;
+            let approval = read_approval(text).map_err(unreadable)?;
+            match node == self.me {
+                true => approvals.live.push(approval),
+                false => approvals.elsewhere.push(approval),
+            }
+        }
+        let rows = self
+            .query(
+                "select agent, intent, until from bursar.denial where until >= $1 order by agent, intent",
+                &[&micros(now)],
+            )
+            .await?;
+        let denied = rows.iter().map(read_denied).collect::<Result<_, _>>();
+        approvals.denied = denied.map_err(unreadable)?;
+        Ok(approvals)
     }
 }
 

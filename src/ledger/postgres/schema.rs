@@ -4,8 +4,8 @@ use tokio_postgres::{Client, Error};
 
 use super::connect::Dialect;
 
-/// Of the tables below. A newer one in the database belongs to a newer bursar.
-pub const VERSION: i32 = 1;
+/// Of the tables below. A newer one in the database belongs to a newer bursar; an older one is brought up to it.
+pub const VERSION: i32 = 2;
 
 /// All counters of a batch are locked here, in the order of the key. A rolling window has one row, [`GUARD`], that stands
 /// for its buckets. `settled` and `open` are in the budget's unit.
@@ -86,6 +86,33 @@ create table if not exists bursar.outbox (
 );
 ";
 
+/// What version 2 adds. Nothing of version 1 is changed by it, so that proxies of that version go on until they connect again.
+const APPROVALS: &str = "
+-- Live ones. `approval` is JSON, kept as the bytes that were written; the columns beside it are what it is found by, and what
+-- there is one of at a time, whichever node asks.
+create table if not exists bursar.approval (
+    id uuid primary key,
+    node int4 not null,
+    rid uuid not null unique,
+    agent text not null,
+    intent bytea not null,
+    approval text not null,
+    unique (agent, intent)
+);
+create index if not exists approval_node on bursar.approval (node);
+-- Evidence that is used, and refusals that are remembered, up to and including a microsecond of Unix time.
+create table if not exists bursar.replay (
+    key bytea primary key,
+    until int8 not null
+);
+create table if not exists bursar.denial (
+    agent text not null,
+    intent bytea not null,
+    until int8 not null,
+    primary key (agent, intent)
+);
+";
+
 /// The row of a rolling window in `win`; no window starts like this.
 pub const GUARD: &str = "guard";
 
@@ -98,13 +125,15 @@ pub async fn make(client: &Client, dialect: Dialect, fresh_name: uuid::Uuid) -> 
         "select 1 from pg_catalog.pg_tables where schemaname = 'bursar' and tablename = 'meta'",
         &[],
     );
+    // Two that create a table at once would collide in the catalogue; elsewhere the second finds it made and tries again.
+    let lock = match dialect {
+        Dialect::Postgres => format!("select pg_advisory_xact_lock({ADVISORY_KEY});"),
+        Dialect::Cockroach => String::new(),
+    };
     if there.await?.is_empty() {
-        // Two that create a table at once would collide in the catalogue; elsewhere the second finds it made and tries again.
-        let lock = match dialect {
-            Dialect::Postgres => format!("select pg_advisory_xact_lock({ADVISORY_KEY});"),
-            Dialect::Cockroach => String::new(),
-        };
-        client.batch_execute(&format!("begin; {lock} {TABLES} commit")).await?;
+        client
+            .batch_execute(&format!("begin; {lock} {TABLES} {APPROVALS} commit"))
+            .await?;
     }
     client
         .execute(
@@ -112,8 +141,21 @@ pub async fn make(client: &Client, dialect: Dialect, fresh_name: uuid::Uuid) -> 
             &[&VERSION, &fresh_name],
         )
         .await?;
-    let row = client
-        .query_one("select schema_version, store from bursar.meta", &[])
+    let found = async || -> Result<(i32, uuid::Uuid), Error> {
+        let row = client
+            .query_one("select schema_version, store from bursar.meta", &[])
+            .await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    };
+    let (version, store) = found().await?;
+    if version != 1 {
+        return Ok((version, store));
+    }
+    tracing::info!("the tables in the database are brought from version 1 to version {VERSION}");
+    // As often as one likes: several may come at once, and one that died half way has done nothing.
+    let raise = "update bursar.meta set schema_version = 2 where schema_version = 1;";
+    client
+        .batch_execute(&format!("begin; {lock} {APPROVALS} {raise} commit"))
         .await?;
-    Ok((row.try_get(0)?, row.try_get(1)?))
+    found().await
 }

@@ -10,6 +10,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 use uuid::Uuid;
 
+use super::approvals::Statements;
 use super::batch::Batch;
 use super::connect::Dialect;
 use super::policy::Published;
@@ -20,6 +21,7 @@ use super::rows::{
 use super::schema::GUARD;
 use crate::ledger::counters::CounterKey;
 use crate::ledger::rid::Rid;
+use crate::ledger::text::Moment;
 
 /// A connection and what was prepared on it.
 pub struct Session {
@@ -50,6 +52,7 @@ pub struct Session {
     keys: Statement,
     hold_keys: Statement,
     free_keys: Statement,
+    pub approvals: Statements,
 }
 
 impl Session {
@@ -133,6 +136,7 @@ impl Session {
                where k.idem = u.idem and k.rid = u.rid"
             ),
         )?;
+        let approvals = Statements::prepare(&client).await?;
         Ok(Self {
             client,
             dialect,
@@ -161,6 +165,7 @@ impl Session {
             keys,
             hold_keys,
             free_keys,
+            approvals,
         })
     }
 
@@ -300,8 +305,9 @@ impl Session {
 
     /// Writes what the batch has changed. The rows are locked, so every count must be right; if one is not, somebody came in
     /// between with a row that was not there.
-    pub async fn write(&self, batch: &Batch<'_>, epoch: i64, now_s: i64) -> Result<(), Trouble> {
+    pub async fn write(&self, batch: &Batch<'_>, epoch: i64, now: Moment) -> Result<(), Trouble> {
         let (changes, node) = (&batch.changes, id(batch.me));
+        let now_s = now.timestamp().as_second();
         let (fixed, rolling): (Vec<_>, Vec<_>) = changes
             .counters
             .iter()
@@ -366,6 +372,7 @@ impl Session {
                 self.client.execute(&self.free_keys, &[&idems, &rids]).await?;
                 Ok(())
             },
+            self.write_approvals(batch.me, &batch.asked, &changes.approvals, now),
             async { self.written(yielded.len(), &self.yielded, &[&node, &yielded]).await },
             async { self.written(handed.len(), &self.hand_over, &[&node, &handed, &from]).await },
             async {
@@ -382,7 +389,7 @@ impl Session {
     }
 
     /// Writes `rows` rows, if any.
-    async fn written(&self, rows: usize, statement: &Statement, parameters: Parameters<'_>) -> Result<(), Trouble> {
+    pub async fn written(&self, rows: usize, statement: &Statement, parameters: Parameters<'_>) -> Result<(), Trouble> {
         if rows == 0 {
             return Ok(());
         }
@@ -393,4 +400,4 @@ impl Session {
     }
 }
 
-type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::approvals::Wanted;
 use super::asks::{Ask, Failure, Task, Verdict};
 use super::batch::Batch;
 use super::connect::{PATIENCE, explain, is_to_be_retried, proves_rollback};
@@ -173,6 +174,7 @@ impl Engine {
         }
 
         let rows = session.begin(identity.node, epoch, &rids).await?;
+        let asked = session.approvals(identity.node, &Wanted::of(asks(), &rows)).await?;
         let needs = Needs::of(asks(), &rows);
         let locked = session.lock(identity.node, &needs, now_s).await?;
         if locked.missing {
@@ -195,10 +197,11 @@ impl Engine {
             self.mine.clone(),
             rows,
             locked,
+            asked,
         );
         batch.closed = closed;
         let verdicts = asks().map(|ask| batch.answer(ask, now)).collect();
-        session.write(&batch, epoch, now_s).await?;
+        session.write(&batch, epoch, now).await?;
         Ok(Done {
             verdicts,
             lines: batch.lines,
