@@ -11,7 +11,7 @@ mod kept;
 mod prompts;
 mod watching;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -120,6 +120,8 @@ pub enum Over {
     Used,
     /// Nobody was asked: the limits or the books did not let it.
     NotHeld(ReserveError),
+    /// Nobody was asked: the same is asked under this id, by another proxy on the same books.
+    AskedAlready(Rid),
     Denied(Denial),
     /// Nobody answered, or what was approved was not used.
     Expired,
@@ -213,22 +215,49 @@ impl Questions {
 
     /// Takes up what an earlier run left: open questions go on, approvals wait for their use, denials hold.
     pub async fn resume(&self) -> Result<(), LedgerError> {
+        // Looked at first: what ends in between is no longer in the books, or is here.
+        let carried: HashSet<Rid> = self.state().live.values().map(|row| row.id).collect();
         let known = self.0.ledger.approvals().await?;
         for denied in known.denied {
             let asker = Asker {
                 agent: denied.agent,
                 intent: denied.intent,
             };
-            let denied = Denied {
-                denial: Denial::default(),
-                until: denied.until,
-            };
-            self.state().denied.insert(asker, denied);
+            self.remember(asker, denied.until);
         }
-        for row in known.live {
+        for row in known.live.into_iter().filter(|row| !carried.contains(&row.id)) {
             self.take_up(row).await;
         }
         Ok(())
+    }
+
+    /// As [`Questions::resume`], once the books can be read: those in a database come back by themselves.
+    pub fn resume_later(&self) {
+        let questions = self.clone();
+        self.0.tasks.spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                tokio::select! {
+                    () = questions.0.stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                match questions.resume().await {
+                    Ok(()) => return,
+                    Err(error) => tracing::debug!(%error, "what was asked before cannot be read yet"),
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        });
+    }
+
+    /// A denial of which the books tell the end and nothing else.
+    fn remember(&self, asker: Asker, until: Timestamp) {
+        let denial = Denial::default();
+        self.state()
+            .denied
+            .entry(asker)
+            .and_modify(|denied| denied.until = denied.until.max(until))
+            .or_insert(Denied { denial, until });
     }
 
     /// Look at the backend now: it has said, by `handle`, that there is an answer.
@@ -317,6 +346,10 @@ impl Questions {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Between two looks at books that could not be read: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Ruling 43.
 const LONGEST_TTL: Duration = Duration::from_secs(600);

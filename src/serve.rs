@@ -5,6 +5,7 @@ mod callbacks;
 mod earlier;
 mod parts;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::home::{self, Home, HomeError, Readers};
 use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
-use crate::ledger::{Event, Ledger, Options};
+use crate::ledger::{Event, Ledger, Options, Rid};
 use crate::logins::Logins;
 use crate::pay::{Payers, Permissions, Wallet};
 use crate::proxy::{self, Proxy};
@@ -203,9 +204,10 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         let hearing = callbacks::serve(listener, caller, questions.clone(), tasks.clone(), stop.clone());
         tasks.spawn(hearing);
     }
-    // What only waits for a person is not paid yet: the same request again goes on with it.
-    let waits = |rid| questions.as_ref().is_some_and(|questions| questions.holds(rid));
-    let held = held.into_iter().filter(|hold| !waits(hold.rid)).collect();
+    // What only waits for a person is not paid yet, whichever proxy has asked: the same request again goes on with it.
+    let asked = ledger.approvals().await.unwrap_or_default();
+    let waiting: HashSet<Rid> = asked.live.iter().chain(&asked.elsewhere).map(|row| row.rid).collect();
+    let held = held.into_iter().filter(|hold| !waiting.contains(&hold.rid)).collect();
     let keys = Keys::new(held, clock.clone());
     if let Some(issuer) = &issuer {
         forget_tokens(issuer, &*ledger, clock.now()).await;

@@ -17,7 +17,7 @@ use crate::challenge::Offer;
 use crate::consider::{self, Course, Intent};
 use crate::exchange::unreachable;
 use crate::hop::{self, Upgrading};
-use crate::ledger::{Arming, LedgerError, Reservation, ReserveError};
+use crate::ledger::{Arming, LedgerError, Reservation, ReserveError, Rid};
 use crate::pay::Permission;
 use crate::policy::Excess;
 use crate::prefer;
@@ -87,7 +87,7 @@ impl Purchase {
             Some(Stage::Over(over)) => Err(self.over(&watching, over)),
             Some(Stage::Approved { .. }) => match watching.take() {
                 Some(taken) => self.arm_approved(questions, taken, agent).await,
-                None => Err(taken_by_another(&watching).into()),
+                None => Err(run_out(watching.id()).into()),
             },
             _ => Err(self.undecided(&watching, &question).into()),
         }
@@ -139,7 +139,15 @@ impl Purchase {
             approval: Some(rid.to_string()),
         };
         let armed = self.proxy.ledger.arm(rid, arming).await;
-        let reservation = armed.map_err(|error| self.not_reserved(error))?;
+        let reservation = match armed {
+            Ok(reservation) => reservation,
+            // Nor can anybody else use it any more.
+            Err(ReserveError::NotHeld(_) | ReserveError::Approval(_)) => {
+                questions.run_out(taken).await;
+                return Err(run_out(rid).into());
+            }
+            Err(error) => return Err(self.not_reserved(error)),
+        };
         taken.used();
         Ok((reservation, permission))
     }
@@ -249,7 +257,16 @@ impl Purchase {
         let id = watching.id();
         let problem = match over {
             Over::NotHeld(error) => return self.not_reserved(error),
-            Over::Used => taken_by_another(watching),
+            Over::Used => run_out(id),
+            Over::AskedAlready(id) => {
+                let detail = format!(
+                    "Question {id} is the same, and another proxy on these books has put it to a person. Nothing was paid. Send                      the request through that proxy, or again later: once the question is over there, it can be asked here."
+                );
+                Problem::new(Code::ApprovalBusy, detail)
+                    .approval(id, None)
+                    .retryable(true)
+                    .retry_after(super::STORE_RETRY)
+            }
             Over::Denied(denial) => denied(&denial, self.proxy.config.approval.deny_cooldown).approval(id, None),
             Over::Expired => {
                 let detail = format!(
@@ -344,8 +361,7 @@ fn denied(denial: &Denial, wait: Duration) -> Problem {
     Problem::new(Code::ApprovalDenied, detail).retryable(false)
 }
 
-fn taken_by_another(watching: &Watching) -> Problem {
-    let id = watching.id();
+fn run_out(id: Rid) -> Problem {
     let detail = format!(
         "What was approved under {id} has run out, or another request of the same terms has used it. Nothing was paid for this \
          one. The same request again asks anew."

@@ -2,6 +2,7 @@
 //! question that goes on, or money that is given back (Rulings 44 and 45). What is answered meanwhile is in `hearing.rs`.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,19 +13,19 @@ use super::kept::{self, Kept, KeptAsk};
 use super::{Ask, Denied, Over, Questions, Row, Stage, Taken, later, until};
 use crate::approval::{Intent, Question};
 use crate::approve::{Asked, Denial, Failure};
-use crate::ledger::{ApprovalRow, ApprovalState, ApprovalStep, Hold, Outcome, Requested, Rid};
+use crate::ledger::{
+    ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Hold, LedgerError, Outcome, Requested, Rid,
+};
 
 impl Questions {
     /// Sets the money aside, asks, and stays with it to its end.
     pub(super) async fn put(&self, row: Arc<Row>, hold: Hold) {
         let backend = &self.0.backend;
+        if let Some(over) = self.known_elsewhere(&row).await {
+            return self.not_put(&row, over);
+        }
         if let Err(error) = self.0.ledger.hold(hold).await {
-            // Nobody was bothered.
-            for ask in &row.asks {
-                let by = (row.agent.clone(), ask.approver().to_owned());
-                self.state().prompts.take_back(&by);
-            }
-            return self.over(&row, Over::NotHeld(error));
+            return self.not_put(&row, Over::NotHeld(error));
         }
         let requested = ApprovalStep::Requested(Requested {
             id: row.id,
@@ -38,7 +39,18 @@ impl Questions {
         });
         if let Err(error) = self.0.ledger.approval(requested).await {
             self.release(row.id, "approval-not-recorded").await;
-            return self.over(&row, Over::NotRecorded(error));
+            return match error {
+                // Another proxy was quicker by a moment; or it is our own, and nobody carries it since the database was away.
+                LedgerError::Approval(ApprovalError::AskedAlready(id)) => {
+                    self.not_put(&row, Over::AskedAlready(id));
+                    self.resume_later();
+                }
+                LedgerError::Approval(ApprovalError::Refused { until }) => {
+                    self.remember(row.asker(), until);
+                    self.not_put(&row, Over::Denied(Denial::default()));
+                }
+                error => self.over(&row, Over::NotRecorded(error)),
+            };
         }
         let mut kept = self.describe(&row);
         // Before the backend hears of it: without the file nobody could read later what was asked.
@@ -63,6 +75,37 @@ impl Questions {
         }
         row.stage.send_replace(Stage::Open);
         self.hear(row, kept, tally).await;
+    }
+
+    /// What other proxies on the same books have to say of the same question. Looked up before money is set aside, so that one
+    /// purchase does not count twice against a limit.
+    async fn known_elsewhere(&self, row: &Row) -> Option<Over> {
+        // Books that cannot be read set no money aside either, and say why.
+        let known = self.0.ledger.approvals().await.ok()?;
+        let asker = row.asker();
+        let is_same = |agent: &str, intent: &[u8; 32]| agent == asker.agent && *intent == asker.intent;
+        let asked = known.elsewhere.iter().find(|row| is_same(&row.agent, &row.intent));
+        if let Some(asked) = asked {
+            return Some(Over::AskedAlready(asked.id));
+        }
+        let denied = known
+            .denied
+            .iter()
+            .find(|denied| is_same(&denied.agent, &denied.intent))?;
+        if denied.until <= self.0.clock.now() {
+            return None;
+        }
+        self.remember(asker, denied.until);
+        Some(Over::Denied(Denial::default()))
+    }
+
+    /// Nobody was bothered.
+    fn not_put(&self, row: &Arc<Row>, over: Over) {
+        for ask in &row.asks {
+            let by = (row.agent.clone(), ask.approver().to_owned());
+            self.state().prompts.take_back(&by);
+        }
+        self.over(row, over);
     }
 
     /// Asks one person, and sees to it that they are told.
@@ -108,7 +151,11 @@ impl Questions {
             tracing::error!(approval = %id, "what was asked is not in private/approvals any more; the payment is given up");
             return self.give_up(id, rid, "error:question_lost").await;
         };
-        self.state().live.insert(row.asker(), row.clone());
+        match self.state().live.entry(row.asker()) {
+            // It is carried, or one that is in its way is about to find it.
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => drop(place.insert(row.clone())),
+        }
         let votes = match live.state {
             ApprovalState::Granted { use_by, .. } => {
                 row.stage.send_replace(Stage::Approved { use_by });
@@ -168,6 +215,12 @@ impl Questions {
         self.expired(&taken.row, "terms-changed").await;
     }
 
+    /// What was approved cannot be used: its time is over, or another proxy has taken the payment over.
+    pub async fn run_out(&self, mut taken: Taken) {
+        taken.used = true;
+        self.expired(&taken.row, "unused").await;
+    }
+
     /// What was approved is denied after all, before anybody has used it. Answers how it ended.
     pub(super) async fn revoke(&self, mut taken: Taken, denial: Denial) -> Over {
         taken.used = true;
@@ -214,10 +267,19 @@ impl Questions {
     /// Into the books, the money back, and then those who wait are told.
     async fn end(&self, row: &Arc<Row>, step: ApprovalStep, released: &'static str, over: Over) {
         self.close(row);
-        if let Err(error) = self.0.ledger.approval(step).await {
-            tracing::error!(approval = %row.id, %error, "the end of the question is not recorded");
-            return self.over(row, Over::NotRecorded(error));
-        }
+        let over = match self.0.ledger.approval(step).await {
+            Ok(()) => over,
+            // Another proxy has taken the payment over meanwhile, and given the money back.
+            Err(LedgerError::Approval(error)) => {
+                tracing::warn!(approval = %row.id, %error, "the question had ended before");
+                return self.over(row, over);
+            }
+            // Books in a database record it, and the release, once they can.
+            Err(error) => {
+                tracing::error!(approval = %row.id, %error, "the end of the question is not recorded");
+                Over::NotRecorded(error)
+            }
+        };
         self.release(row.id, released).await;
         self.over(row, over);
     }
@@ -234,10 +296,10 @@ impl Questions {
             id,
             why: why.to_owned(),
         };
-        match self.0.ledger.approval(step).await {
-            Ok(()) => self.release(rid, "approval-failed").await,
-            Err(error) => tracing::error!(approval = %id, %error, "the end of the question is not recorded"),
+        if let Err(error) = self.0.ledger.approval(step).await {
+            tracing::error!(approval = %id, %error, "the end of the question is not recorded");
         }
+        self.release(rid, "approval-failed").await;
     }
 
     async fn release(&self, rid: Rid, why: &'static str) {

@@ -13,7 +13,7 @@ use super::kept::Kept;
 use super::{Over, Questions, Row, Stage, evidence_bytes, later, until};
 use crate::approval::Evidence;
 use crate::approve::{Asked, Denial, Failure, Standing};
-use crate::ledger::{ApprovalStep, LedgerError};
+use crate::ledger::{ApprovalError, ApprovalStep, LedgerError};
 
 /// An approval that was given and not used ends after this (Ruling 43).
 const UNUSED: Duration = Duration::from_secs(15 * 60);
@@ -132,7 +132,9 @@ impl Questions {
                     Vote::Lost(lost) => tally.loses(lost),
                     Vote::NotRecorded(error) => {
                         self.close(&row);
-                        return self.over(&row, Over::NotRecorded(error));
+                        self.over(&row, Over::NotRecorded(error));
+                        // The evidence is kept, and counts as soon as books in a database can record it.
+                        return self.resume_later();
                     }
                 },
                 Word::Denied(denial) => return self.denied(&row, denial).await,
@@ -226,6 +228,10 @@ impl Questions {
         }
         match self.0.ledger.approval(granted).await {
             Ok(()) => {}
+            Err(LedgerError::Approval(ApprovalError::NotLive(_))) => {
+                tracing::error!(approval = %row.id, "another proxy has taken the payment over and given the money back");
+                return Vote::Lost(Lost::Failed(failure("taken_over", true)));
+            }
             Err(LedgerError::Approval(error)) => {
                 tracing::error!(approval = %row.id, %error, "the evidence does not count");
                 return Vote::Lost(Lost::Failed(failure("replayed", false)));

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use thiserror::Error;
@@ -40,13 +41,13 @@ pub(super) async fn open_questions(
     tls: &Arc<UpstreamTls>,
     around: Surroundings,
 ) -> Result<Option<Opened>, OpenQuestionsError> {
-    let backend = &config.approval.backend;
-    if *backend != Backend::None && matches!(config.store, Store::Shared(_)) {
-        return Err(OpenQuestionsError::SharedStore);
-    }
-    let (asks, caller) = match backend {
+    let is_shared = matches!(config.store, Store::Shared(_));
+    let (asks, caller) = match &config.approval.backend {
         Backend::None => {
-            abandon(&*around.ledger).await;
+            if !abandon(&*around.ledger).await && is_shared {
+                let tasks = around.tasks.clone();
+                tasks.spawn(abandon_later(around));
+            }
             return Ok(None);
         }
         Backend::Operator => {
@@ -78,7 +79,15 @@ pub(super) async fn open_questions(
     };
     home::create_folder(&around.folder)?;
     let questions = Questions::new(asks, config.approval.clone(), around);
-    questions.resume().await?;
+    match questions.resume().await {
+        Ok(()) => {}
+        // A database that is away refuses payments, and tells this when it is back.
+        Err(error) if is_shared => {
+            tracing::warn!(%error, "what was asked before is not known yet");
+            questions.resume_later();
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(Some(Opened { questions, caller }))
 }
 
@@ -188,35 +197,41 @@ fn keyra_settings(written: &keyra::Keyra, home: &Home) -> Result<KeyraSettings, 
     })
 }
 
-/// Questions of an earlier run, when nobody can be asked any more: the money is given back.
-async fn abandon(ledger: &dyn Ledger) {
+/// Questions of an earlier run, when nobody can be asked any more: the money is given back. `false`: the books cannot be read.
+async fn abandon(ledger: &dyn Ledger) -> bool {
     let Ok(known) = ledger.approvals().await else {
-        return;
+        return false;
     };
     for row in known.live {
-        let (why, outcome) = (
-            "error:no_backend".to_owned(),
-            Outcome::Released { why: "approval-failed" },
-        );
+        let why = "error:no_backend".to_owned();
         let ended = ledger.approval(ApprovalStep::Expired { id: row.id, why }).await;
-        let ended = match ended {
-            Ok(()) => ledger.finish(row.rid, outcome).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = ended {
+        let outcome = Outcome::Released { why: "approval-failed" };
+        if let Err(error) = ended.and(ledger.finish(row.rid, outcome).await) {
             tracing::error!(payment = %row.rid, %error, "a payment that waits for nobody stays held");
+        }
+    }
+    true
+}
+
+/// Once the database is back.
+async fn abandon_later(around: Surroundings) {
+    loop {
+        tokio::select! {
+            () = around.stop.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+        if abandon(&*around.ledger).await {
+            return;
         }
     }
 }
 
+/// Between two looks at books that could not be read.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// Why nobody can be asked about payments. Never quotes a secret.
 #[derive(Debug, Error)]
 pub enum OpenQuestionsError {
-    #[error(
-        "[approval]: books that several proxies share keep no approvals in this version; write backend = \"none\", or keep \
-         the books in the data directory"
-    )]
-    SharedStore,
     #[error(transparent)]
     File(#[from] HomeError),
     #[error("[approval]: what was asked before cannot be read: {0}")]
