@@ -58,6 +58,8 @@ mod repeats;
 mod replay;
 #[cfg(feature = "postgres")]
 mod shared;
+#[cfg(feature = "postgres")]
+mod shared_approvals;
 mod stripe;
 mod stripe_offers;
 mod windows;

@@ -6,6 +6,7 @@ mod ledger_world;
 #[path = "../postgres_cluster/mod.rs"]
 mod postgres_cluster;
 
+mod approvals;
 mod faults;
 mod nodes;
 

@@ -23,6 +23,11 @@ const WINDOWS: i64 = 64;
 impl Engine {
     pub async fn answer(&mut self, question: Op) {
         let failed = self.connected().await.err();
+        if failed.is_none() && !self.backlog.is_empty() {
+            // A caller who was told that its end is recorded later finds it recorded.
+            let tasks = std::mem::take(&mut self.backlog).into();
+            self.perform(tasks).await;
+        }
         let now = Moment::of(self.time.read().now);
         let now_s = now.timestamp().as_second();
         let (session, me) = (self.session.as_ref(), self.identity.map_or(0, |identity| identity.node));

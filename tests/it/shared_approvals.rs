@@ -1,0 +1,192 @@
+//! A person decides about payments of several servers on one database: each asks for itself, nobody is asked twice, and neither a
+//! server nor the database that goes away loses what was decided.
+
+use std::time::Instant;
+
+use crate::approvals::{AT_ONCE, approve, at_ten_cents, pending, question};
+use crate::postgres_cluster::{Cluster, Database, cluster};
+use crate::support::agent::{Agent, Page};
+use crate::support::bursar::{Bursar, Home, eventually, setup};
+use crate::support::origin::Origin;
+
+/// Room for one purchase of ten cents and a bit, and a person is asked about each.
+const LIMITS: &str = "[agents.research]\ntotal = \"0.15\"\napproval_above = \"0.05\"\n";
+
+fn home(database: &Database, origin: &Origin) -> Home {
+    let config = format!("{AT_ONCE}[store]\nurl = \"{}\"\n", database.url());
+    setup().trust(&origin.ca_pem).limits(LIMITS).config(&config).home()
+}
+
+async fn report(bursar: &Bursar, origin: &Origin) -> Page {
+    Agent::of(bursar).get(origin.address, "/report").await
+}
+
+fn is_told(page: &Page, status: u16, problem: &str) {
+    assert_eq!(
+        (page.status.as_u16(), page.problem()),
+        (status, problem.to_owned()),
+        "{:?}",
+        page.body
+    );
+}
+
+fn is_paid(page: &Page, id: &str) {
+    let told = (page.status.as_u16(), page.header("bursar-payment"));
+    assert_eq!(told, (200, Some(id)), "{:?}", page.body);
+}
+
+#[tokio::test]
+async fn what_was_asked_and_approved_survives_a_kill_and_its_log_can_be_verified() {
+    let (origin, database) = (at_ten_cents().await, cluster().database().await);
+    let mut bursar = home(&database, &origin).serve();
+    is_told(&report(&bursar, &origin).await, 503, "approval-pending");
+    let asked = question(&bursar).await;
+    let mut bursar = bursar.kill().serve();
+    assert_eq!(question(&bursar).await, asked);
+    let (id, code) = asked;
+    approve(&bursar, &id, &code);
+    let mut bursar = bursar.kill().serve();
+    assert!(origin.payments().is_empty());
+    is_paid(&report(&bursar, &origin).await, &id);
+    assert_eq!(origin.payments().len(), 1);
+    assert_eq!(bursar.stop(), 0);
+
+    let kinds: Vec<String> = bursar
+        .journal()
+        .iter()
+        .map(|entry| entry["ev"].as_str().unwrap_or_default().to_owned())
+        .filter(|kind| kind.starts_with("approval.") || kind.starts_with("pay."))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "pay.reserved",
+            "approval.requested",
+            "approval.granted",
+            "pay.armed",
+            "pay.settled"
+        ]
+    );
+    // Readers tell the same of it as of books in a directory.
+    let shown = bursar.run(&["payments", "show", &id]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for told in ["settled", "research: pay 0.10 USDC", "books           agree"] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    let exported = bursar.run(&["approvals", "export"]);
+    let file = bursar.path().join("exported");
+    std::fs::write(&file, exported.stdout).unwrap();
+    let verified = bursar.run(&["approvals", "verify", file.to_str().unwrap()]);
+    // 3: nothing is wrong with it, and the operator's word is all there is.
+    assert_eq!(verified.status.code(), Some(3), "{verified:?}");
+    assert!(String::from_utf8_lossy(&verified.stdout).contains("undamaged"));
+}
+
+#[tokio::test]
+async fn a_question_of_one_server_is_not_put_by_another() {
+    let (origin, database) = (at_ten_cents().await, cluster().database().await);
+    let (first, second) = (home(&database, &origin).serve(), home(&database, &origin).serve());
+    is_told(&report(&first, &origin).await, 503, "approval-pending");
+    let (id, code) = question(&first).await;
+    // There is no room for it twice, and that is not what is said.
+    for _ in 0..2 {
+        let page = report(&second, &origin).await;
+        is_told(&page, 503, "approval-busy");
+        assert_eq!(page.json()["approval_id"], *id);
+        assert!(page.header("retry-after").is_some());
+    }
+    assert!(pending(&second).is_empty());
+    let elses = second.run(&["approve", &id, "--code", &code]);
+    assert_eq!(elses.status.code(), Some(1), "{elses:?}");
+
+    // What is denied there is not asked here.
+    assert!(first.run(&["deny", &id, "--why", "no"]).status.success());
+    for server in [&first, &second] {
+        is_told(&report(server, &origin).await, 403, "approval-denied");
+    }
+    let other = async |server: &Bursar| Agent::of(server).get(origin.address, "/other").await;
+    is_told(&other(&second).await, 503, "approval-pending");
+    let (id, code) = question(&second).await;
+    approve(&second, &id, &code);
+    is_told(&other(&first).await, 503, "approval-busy");
+    is_paid(&other(&second).await, &id);
+    // It was for one purchase, and used up what there was.
+    is_told(&other(&first).await, 403, "over-limit");
+    assert_eq!(
+        (origin.payments().len(), second.states()),
+        (1, vec!["settled".to_owned()])
+    );
+    assert!(first.states().iter().all(|state| state == "released"));
+}
+
+#[tokio::test]
+async fn when_a_server_is_gone_another_asks_and_what_was_approved_there_pays_nothing() {
+    let (origin, database) = (at_ten_cents().await, cluster().database().await);
+    let mut gone = home(&database, &origin).serve();
+    is_told(&report(&gone, &origin).await, 503, "approval-pending");
+    let (id, code) = question(&gone).await;
+    approve(&gone, &id, &code);
+    let lost = gone.kill();
+    database
+        .run("update bursar.node set heartbeat = now() - interval '61 seconds'")
+        .await;
+    // A new server looks around at once.
+    let other = home(&database, &origin).serve();
+    let began = Instant::now();
+    while database.ask("select count(*) from bursar.approval").await != "0" {
+        assert!(began.elapsed().as_secs() < 60);
+        tokio::task::yield_now().await;
+    }
+    is_told(&report(&other, &origin).await, 503, "approval-pending");
+    let (new, code) = question(&other).await;
+    assert_ne!(new, id);
+
+    let back = lost.serve();
+    assert!(pending(&back).is_empty());
+    let page = report(&back, &origin).await;
+    is_told(&page, 503, "approval-busy");
+    assert_eq!(page.json()["approval_id"], *new);
+    approve(&other, &new, &code);
+    is_paid(&report(&other, &origin).await, &new);
+    assert_eq!(origin.payments().len(), 1);
+}
+
+#[tokio::test]
+async fn a_database_that_was_away_loses_neither_a_question_nor_an_answer() {
+    let origin = at_ten_cents().await;
+    let own = Cluster::start();
+    let database = own.database().await;
+    let mut bursar = home(&database, &origin).serve();
+    is_told(&report(&bursar, &origin).await, 503, "approval-pending");
+    let asked = question(&bursar).await;
+
+    // A start without it finds the question once it is back.
+    let stopped = bursar.kill();
+    own.down();
+    let bursar = stopped.serve();
+    is_told(&report(&bursar, &origin).await, 503, "store-unavailable");
+    assert!(pending(&bursar).is_empty());
+    own.up();
+    assert_eq!(question(&bursar).await, asked);
+
+    // An answer that cannot be recorded is not lost.
+    let (id, code) = asked;
+    own.down();
+    let said = bursar.run(&["approve", &id, "--code", &code]);
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.status.success() && text.contains("not in the books"), "{text}");
+    assert!(origin.payments().is_empty());
+    own.up();
+    eventually("the approval", || {
+        let open = pending(&bursar);
+        open.iter()
+            .any(|open| open["id"] == *id && open["state"] == "approved")
+            .then_some(())
+    })
+    .await;
+    is_paid(&report(&bursar, &origin).await, &id);
+    assert_eq!(
+        (origin.payments().len(), bursar.states()),
+        (1, vec!["settled".to_owned()])
+    );
+}
