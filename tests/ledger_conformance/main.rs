@@ -50,7 +50,7 @@ macro_rules! over {
                 },
                 races::{
                     many_at_once_never_pass_a_limit, a_reservation_that_nobody_waits_for_does_not_count,
-                    one_payment_ends_once,
+                    one_payment_ends_once, whoever_asks_while_the_books_close_is_answered,
                 },
                 approvals::{
                     what_was_granted_is_paid_once, one_approval_at_a_time_is_for_one_held_payment,

@@ -102,3 +102,24 @@ pub async fn one_payment_ends_once(engine: Engine) {
     let (settled, open) = engine.day().await;
     assert!(settled <= CENT && open == 0);
 }
+
+/// Nothing is left in a queue that nobody reads any more.
+pub async fn whoever_asks_while_the_books_close_is_answered(engine: Engine) {
+    const AGAIN: usize = 20;
+    let mut engine = engine;
+    for _ in 0..AGAIN {
+        let mut asking = JoinSet::new();
+        for _ in 0..8 {
+            let ledger = engine.ledger.clone();
+            asking.spawn(async move { while ledger.open_items().await.is_ok() {} });
+        }
+        engine.ledger.close().await;
+        let answered = tokio::time::timeout(std::time::Duration::from_secs(60), asking.join_all());
+        assert!(answered.await.is_ok(), "somebody waits for ever");
+        let (reopened, has_stopped) = engine.reopened().await;
+        if !has_stopped {
+            return;
+        }
+        engine = reopened;
+    }
+}

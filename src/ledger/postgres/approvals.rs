@@ -170,7 +170,12 @@ impl Session {
                     false => client.query(&statements.replays, &[&keys]).await,
                 }
             },
-            async { client.query(&statements.denials, &[&agents, &intents]).await },
+            async {
+                match agents.is_empty() {
+                    true => Ok(Vec::new()),
+                    false => client.query(&statements.denials, &[&agents, &intents]).await,
+                }
+            },
             async {
                 match wanted.subjects.is_empty() {
                     true => Ok(Vec::new()),
