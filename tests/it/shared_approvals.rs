@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use http::Request;
+
 use crate::approvals::{AT_ONCE, approve, at_ten_cents, pending, question};
 use crate::postgres_cluster::{Cluster, Database, cluster};
 use crate::support::agent::{Agent, Page};
@@ -117,6 +119,30 @@ async fn a_question_of_one_server_is_not_put_by_another() {
         (1, vec!["settled".to_owned()])
     );
     assert!(first.states().iter().all(|state| state == "released"));
+}
+
+#[tokio::test]
+async fn a_key_whose_question_waits_with_one_server_is_not_paid_for_another() {
+    let (origin, database) = (at_ten_cents().await, cluster().database().await);
+    let ask = async |server: &Bursar| {
+        let request = Request::get("/report").header("idempotency-key", "order-1");
+        Agent::of(server).request(origin.address, request).await
+    };
+    let (first, second) = (home(&database, &origin).serve(), home(&database, &origin).serve());
+    is_told(&ask(&first).await, 503, "approval-pending");
+    let (id, code) = question(&first).await;
+    // One of them began before there was a question, the other finds the key held when it begins.
+    let third = home(&database, &origin).serve();
+    for server in [&second, &third] {
+        is_told(&ask(server).await, 503, "approval-busy");
+    }
+    approve(&first, &id, &code);
+    is_paid(&ask(&first).await, &id);
+    // Now it is paid.
+    for server in [&second, &third] {
+        is_told(&ask(server).await, 409, "already-paid");
+    }
+    assert_eq!(origin.payments().len(), 1);
 }
 
 #[tokio::test]
