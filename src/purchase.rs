@@ -122,6 +122,7 @@ impl Purchase {
                     unpaid = drain(unpaid).await;
                     self.approved(&mut agent).await
                 }
+                None if let Some(joins) = self.joins() => Err(joins),
                 None => match self.permitted().await {
                     Ok((reserve, permission)) => {
                         // The journal's disk and the rest of the 402 are waited for at the same time.

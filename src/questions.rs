@@ -275,6 +275,17 @@ impl Questions {
         self.state().live.values().any(|row| row.id == rid)
     }
 
+    /// Whether this is open, or was denied a short while ago.
+    pub fn knows(&self, agent: &str, intent: &Intent) -> bool {
+        let asker = Asker {
+            agent: agent.to_owned(),
+            intent: intent.hash(),
+        };
+        let (now, state) = (self.0.clock.now(), self.state());
+        let is_denied = state.denied.get(&asker).is_some_and(|denied| denied.until > now);
+        is_denied || state.live.contains_key(&asker)
+    }
+
     /// Joins the question that is the same, or asks.
     pub fn ask(&self, wanted: Wanted) -> Result<Watching, NotAsked> {
         let Wanted {

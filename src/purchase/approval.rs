@@ -41,6 +41,26 @@ impl Purchase {
         (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(charge.rule.clone()))
     }
 
+    /// A question about these very terms that is open, or was denied a moment ago, is this request's too, though by now what was
+    /// spent may ask nobody: what it has set aside would stand against the repeat, and what was approved would lie about until
+    /// the next purchase like it.
+    pub(super) fn joins(&self) -> Option<NotBought> {
+        let questions = self.proxy.questions.as_ref()?;
+        let mut charges = self.intent.plan.charges.iter();
+        let rule = charges.find(|charge| charge.excess == Excess::Asked)?.rule.clone();
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let intent = self.intent.clone();
+        let course = consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, intent, rule.clone());
+        let Course::Buy(asking) = course else {
+            return None;
+        };
+        let approvers = questions.approvers(asking.plan.threshold.as_ref()?).ok()?;
+        let question = self.question_about(&asking.offer, &approvers.name());
+        questions
+            .knows(agent.as_str(), &question)
+            .then_some(NotBought::MustAsk(rule))
+    }
+
     pub(super) fn with_a_question(self, rule: Arc<str>) -> Result<Self, Declined> {
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
         match consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, self.intent, rule) {
@@ -115,6 +135,11 @@ impl Purchase {
                 return Err(other);
             }
         };
+        let threshold = self.intent.plan.threshold.as_ref();
+        if threshold.is_none_or(|threshold| taken.may_have_been_approved_by(&threshold.owners)) {
+            questions.withdraw(taken).await;
+            return Err(changed().into());
+        }
         let rid = taken.id();
         let held = match self.proxy.ledger.get(rid).await {
             Ok(held) => held.and_then(|payment| payment.terms()),

@@ -133,3 +133,24 @@ impl From<Handle> for Asked {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the version before several approvers has written lies there for as long as anybody may want to check it.
+    #[test]
+    fn what_one_person_was_asked_before_there_could_be_several_is_read() {
+        let text = r##"{
+            "id": "019aa05d-5400-7101-8101-010101010101", "agent": "research", "backend": "operator",
+            "asked_at": "2026-11-20T08:00:00Z", "intent": {}, "intent_sha256": "00", "code": "0BY5GS4N",
+            "sentence": "research: pay 0.10 USDC to api.example.com #0BY5GS4N", "compact": "0.10USDC#0BY5GS4N",
+            "usd_cents": 10, "ttl_s": 350, "ends": "2026-11-20T08:05:50Z",
+            "asked": {"handle": "h", "expires_at": "2026-11-20T08:05:50Z", "interval_ms": 3600000},
+            "evidence": {"kind": "operator", "approver": "uid:1000", "decided_at": "2026-11-20T08:01:00Z",
+                "good_until": null, "replay_key": "00", "proof": {}}
+        }"##;
+        let kept = serde_json::from_str::<Kept>(text).unwrap();
+        assert_eq!((kept.needed, kept.asks.len()), (1, 1));
+    }
+}

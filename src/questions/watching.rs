@@ -85,6 +85,11 @@ impl Taken {
         &self.row.intent
     }
 
+    /// Whether one of these was not kept from approving it: who owns the agent may have changed since it was asked.
+    pub fn may_have_been_approved_by(&self, owners: &[String]) -> bool {
+        owners.iter().any(|owner| !self.row.owners.contains(owner))
+    }
+
     /// The payment is armed: there is no way back.
     pub fn used(mut self) {
         self.used = true;

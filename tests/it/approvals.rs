@@ -60,7 +60,7 @@ pub fn approve(bursar: &Bursar, id: &str, code: &str) {
 }
 
 /// Until the second limits.toml of this run is in force.
-async fn new_limits(bursar: &Bursar) {
+pub async fn new_limits(bursar: &Bursar) {
     let loaded = || {
         let entries = bursar.journal();
         let loads = entries.iter().filter(|entry| entry["ev"] == "policy.load").count();

@@ -266,6 +266,21 @@ async fn the_owner_is_not_asked() {
     assert_eq!(json!(hints), json!(PEOPLE[1..]));
 }
 
+/// The last who approves is looked at a moment before the one who has denied it already: they were asked in that order.
+#[tokio::test]
+async fn whoever_denied_it_before_the_last_approved_denies_it() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
+    let waiting = waits(&bursar, &origin);
+    let asked = handles(&fake, 3).await;
+    fake.decide(&asked[0], Decision::Approved);
+    votes(&bursar, 1).await;
+    fake.decide(&asked[2], Decision::Denied);
+    fake.decide(&asked[1], Decision::Approved);
+    is_told(&waiting.await.unwrap(), 403, "approval-denied");
+    assert!(origin.payments().is_empty());
+}
+
 /// Whether it died at that step of hearing the second of two who must approve. Whatever happens, it is paid once in the end.
 async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool {
     let when = format!("killed at step {step}");

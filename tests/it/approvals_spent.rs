@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::approvals::{AT_ONCE, approve, at_ten_cents, is_told, kinds, pending, question};
+use crate::approvals::{AT_ONCE, approve, at_ten_cents, is_told, kinds, new_limits, pending, question};
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, eventually, setup};
 use crate::support::origin::Origin;
@@ -291,4 +291,128 @@ async fn the_terminal_cannot_be_two_people() {
     is_told(&page, 403, "approval-unavailable");
     assert_eq!(page.json()["rule"], "agents.research.second_approval_above");
     assert!(origin.payments().is_empty());
+}
+
+/// The repeat is decided without knowing of the question, and the hold has taken its key.
+#[tokio::test]
+async fn a_repeat_under_a_key_joins_what_was_asked_because_of_what_was_spent() {
+    for rules in [
+        "approval_first_time_payee = true",
+        "approval_every = \"0.05\"",
+        "rolling = { \"24h\" = \"0.05\" }\nover_limit = \"ask\"",
+    ] {
+        let origin = at_ten_cents().await;
+        let bursar = start(&origin, rules, AT_ONCE);
+        let agent = Agent::of(&bursar);
+        let ask = || http::Request::get("/report").header("idempotency-key", "order-1");
+        is_told(&agent.request(origin.address, ask()).await, 503, "approval-pending");
+        let (id, code) = question(&bursar).await;
+        let again = agent.request(origin.address, ask()).await;
+        assert_eq!(
+            again.json()["type"],
+            "urn:bursar:problem:approval-pending",
+            "{rules}: {again:?}"
+        );
+        approve(&bursar, &id, &code);
+        let page = agent.request(origin.address, ask()).await;
+        assert_eq!(
+            (page.status.as_u16(), page.header("bursar-payment")),
+            (200, Some(&*id)),
+            "{rules}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_owner_who_is_named_while_the_question_is_open_does_not_approve_it() {
+    let origin = at_ten_cents().await;
+    let me = format!("uid:{}", rustix::process::geteuid().as_raw());
+    let bursar = start(&origin, "approval_above = \"0.05\"", AT_ONCE);
+    let agent = Agent::of(&bursar);
+    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    let (id, code) = question(&bursar).await;
+    bursar.home.write_limits(&format!(
+        "[agents.research]\ntotal = \"5.00\"\napproval_above = \"0.05\"\nowner = \"{me}\"\n"
+    ));
+    new_limits(&bursar).await;
+    drop(bursar.run(&["approve", &id, "--code", &code]));
+    let page = agent.get(origin.address, "/report").await;
+    assert_ne!(page.status, 200, "the owner has approved what their own agent buys");
+    assert!(origin.payments().is_empty());
+}
+
+/// What a question has set aside must not stand against the repeat that would take its answer.
+#[tokio::test]
+async fn a_repeat_joins_its_question_though_that_has_set_aside_what_was_left() {
+    for rules in [
+        "approval_first_time_payee = true",
+        "approval_every = \"0.05\"",
+        "over_limit = \"ask\"\nrolling = { \"24h\" = \"0.05\" }",
+    ] {
+        let origin = at_ten_cents().await;
+        // Enough for one: whatever asks, the account's total denies.
+        let limits = format!("[account]\ntotal = \"0.15\"\n[agents.research]\ntotal = \"5.00\"\n{rules}\n");
+        let bursar = setup().trust(&origin.ca_pem).limits(&limits).config(AT_ONCE).start();
+        let agent = Agent::of(&bursar);
+        is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+        let (id, code) = question(&bursar).await;
+        approve(&bursar, &id, &code);
+        let page = agent.get(origin.address, "/report").await;
+        let told = (page.status.as_u16(), page.header("bursar-payment"));
+        assert_eq!(told, (200, Some(&*id)), "{rules}: {page:?}");
+    }
+}
+
+/// The approval of one purchase must not lie about until the next one like it, which nobody has looked at.
+#[tokio::test]
+async fn what_was_approved_is_used_though_by_then_the_payment_would_need_no_approval() {
+    let origin = at_ten_cents().await;
+    let bursar = start(&origin, "approval_every = \"0.25\"", AT_ONCE);
+    let agent = Agent::of(&bursar);
+    for path in ["/one", "/two"] {
+        assert_eq!(agent.get(origin.address, path).await.status, 200);
+    }
+    is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
+    let (third, code) = question(&bursar).await;
+    is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
+    approve(&bursar, &third, &code);
+    let other = eventually("the other question", || {
+        pending(&bursar).into_iter().find(|open| open["state"] == "open")
+    });
+    let other = other.await;
+    approve(&bursar, other["id"].as_str().unwrap(), other["code"].as_str().unwrap());
+    // Its payment begins another count, so that the third fits now.
+    assert_eq!(agent.get(origin.address, "/other").await.status, 200);
+    let page = agent.get(origin.address, "/three").await;
+    assert_eq!(page.status, 200);
+    let used = page.header("bursar-payment") == Some(&*third);
+    for path in ["/four", "/five"] {
+        let page = agent.get(origin.address, path).await;
+        if page.status != 200 {
+            is_told(&page, 503, "approval-pending");
+        }
+    }
+    // Bought once more, after so much was spent: a person has looked at one purchase of it, and this is the second.
+    let again = agent.get(origin.address, "/three").await;
+    assert!(used, "the approval was not used for what it was given for");
+    is_told(&again, 503, "approval-pending");
+}
+
+#[tokio::test]
+async fn what_was_denied_is_not_paid_because_it_fits_a_moment_later() {
+    let origin = at_ten_cents().await;
+    let bursar = start(&origin, "approval_every = \"0.25\"", AT_ONCE);
+    let agent = Agent::of(&bursar);
+    for path in ["/one", "/two"] {
+        assert_eq!(agent.get(origin.address, path).await.status, 200);
+    }
+    is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
+    let (third, _) = question(&bursar).await;
+    assert!(bursar.run(&["deny", &third, "--why", "not this"]).status.success());
+    is_told(&agent.get(origin.address, "/three").await, 403, "approval-denied");
+    // Something else is approved, and begins another count.
+    is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
+    is_approved(&bursar).await;
+    assert_eq!(agent.get(origin.address, "/other").await.status, 200);
+    is_told(&agent.get(origin.address, "/three").await, 403, "approval-denied");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bursar::ledger::{By, Event, Ledger, Outcome, Reserve, ReserveError, State};
-use bursar::policy::budget::{Unit, Window};
+use bursar::policy::budget::{Charge, Unit, Window};
 
 use crate::ledger_world::{World, charge, counted};
 use crate::postgres_cluster::cluster;
@@ -328,4 +328,38 @@ async fn one_payment_is_made_under_a_key_whichever_node_is_asked() {
         .await
         .unwrap();
     assert_eq!(nodes[2].keys().await.unwrap(), []);
+}
+
+/// Which payees there are, sellers decide: each unpaid 402 may name another.
+#[tokio::test]
+async fn payees_that_nobody_paid_do_not_stay_in_the_database() {
+    let database = cluster().database().await;
+    let world = World::new();
+    let node = open(&world, &database).await;
+    for payee in 0..50 {
+        let stranger = Charge {
+            start: format!("0x{payee:040x}").into(),
+            ..charge("agent:research", Window::Payee, Unit::Payments, 1, u128::MAX)
+        };
+        let denied = node.reserve(world.charged(vec![stranger])).await;
+        assert!(matches!(denied, Err(ReserveError::Denied { .. })));
+    }
+    let client = database.client().await;
+    let began = std::time::Instant::now();
+    loop {
+        let rows = client
+            .query_one("select count(*) from bursar.win where win = 'count.payee'", &[])
+            .await
+            .unwrap();
+        let rows: i64 = rows.get(0);
+        if rows == 0 {
+            break;
+        }
+        // Two signs of life, with which old rows go.
+        assert!(
+            began.elapsed().as_secs() < 25,
+            "{rows} rows of payees that were never paid"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
 }

@@ -456,6 +456,29 @@ fn what_the_pruned_file_keeps_is_enough_to_give_back() {
     assert_eq!(holds(&book, "day", "1"), (2, 0));
 }
 
+/// `audit/pruned` cannot be made anew: what it stands for is gone. This is what the version before several approvers wrote.
+#[test]
+fn what_was_pruned_while_one_person_was_asked_is_still_read() {
+    let rid = "019aa05d-5400-7101-8101-010101010101";
+    let row = |state: serde_json::Value| {
+        serde_json::json!({
+            "id": rid, "rid": rid, "agent": "a", "approver": "finance", "backend": "operator",
+            "intent": "01".repeat(32), "state": state, "requested_at": "2026-11-20T08:00:00Z",
+        })
+    };
+    for state in [
+        serde_json::json!({"pending": {"until": "2026-11-20T08:10:00Z"}}),
+        serde_json::json!({"granted": {"use_by": "2026-11-20T08:10:00Z", "kind": "operator", "by": "uid:1"}}),
+    ] {
+        let text = serde_json::json!({
+            "counters": [], "nonces": [], "open": [], "unconfirmed": [], "latest": null, "keys": [],
+            "approvals": [row(state)],
+        });
+        let read = serde_json::from_value::<kept::Kept>(text);
+        assert!(read.is_ok(), "the server does not start: {}", read.unwrap_err());
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Bought {
     /// Atoms; a charge is this over `scale`, rounded up, as micro-USD are of a token with more decimals.

@@ -261,3 +261,31 @@ fn what_a_person_lets_pass_counts_all_the_same() {
     assert_eq!(denied(Excess::Asked), Err(no));
     assert_eq!(denied(Excess::Approved), Ok(vec![CAP + 1]));
 }
+
+/// A start with a clock that was years ahead, which an operator then sets right (`bursar clock accept`).
+#[test]
+fn an_approval_begins_anew_after_a_clock_that_was_years_ahead_too() {
+    let mut counters = Counters::default();
+    let put = |counters: &mut Counters, mut charge: Charge| {
+        counters.begin(std::slice::from_mut(&mut charge));
+        let fits = counters.fit(std::slice::from_ref(&charge), &[]).is_ok();
+        if fits {
+            counters.book(&[recorded(&charge)], Step::Open).unwrap();
+        }
+        fits
+    };
+    let approved = |micros: u64| Charge {
+        excess: Excess::Approved,
+        ..charge(Window::SinceApproval, &format!("{micros:020}"), 0)
+    };
+    let spent = |amount| charge(Window::SinceApproval, "", amount);
+    assert!(put(&mut counters, approved(1_900_000_000_000_000)));
+    for year in 0..3 {
+        assert!(
+            put(&mut counters, spent(CAP)),
+            "in year {year} nothing begins anew, whoever approves"
+        );
+        assert!(!put(&mut counters, spent(1)));
+        assert!(put(&mut counters, approved(1_800_000_000_000_000 + year)));
+    }
+}

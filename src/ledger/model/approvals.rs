@@ -85,6 +85,8 @@ pub struct ApprovalRow {
     pub backend: String,
     #[serde(with = "hex32")]
     pub intent: [u8; 32],
+    /// `audit/pruned` of before there could be several has none.
+    #[serde(default = "one")]
     pub needed: u8,
     pub state: ApprovalState,
     pub requested_at: Timestamp,
@@ -96,6 +98,7 @@ pub enum ApprovalState {
     Pending {
         until: Timestamp,
         /// Of those who have granted it, while others must yet.
+        #[serde(default)]
         votes: Vec<Vote>,
     },
     /// By all whom it needs.
@@ -187,4 +190,8 @@ pub enum ApprovalError {
     NotGranted(Rid),
     #[error("approval {0} was not used in time")]
     Over(Rid),
+}
+
+const fn one() -> u8 {
+    1
 }
