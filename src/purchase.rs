@@ -132,7 +132,11 @@ impl Purchase {
                             .map(|reservation| (reservation, permission))
                             .map_err(|error| match error {
                                 ReserveError::StalePolicy { .. } if !decided_again => NotBought::LimitsReplaced,
-                                error => self.asks_over(&error).unwrap_or_else(|| self.not_reserved(error)),
+                                error => self
+                                    .asks_over(&error)
+                                    // Another request may have put the question in this moment.
+                                    .or_else(|| self.joins())
+                                    .unwrap_or_else(|| self.not_reserved(error)),
                             })
                     }
                     Err(not_bought) => Err(not_bought),

@@ -13,6 +13,7 @@ mod watching;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -95,6 +96,8 @@ struct Ask {
     handle: OnceLock<String>,
     /// Look at the backend now.
     wake: Notify,
+    /// The look that is made then is the last one.
+    is_last: AtomicBool,
 }
 
 /// How far a question has come.
@@ -418,6 +421,7 @@ impl Ask {
             question,
             handle: OnceLock::new(),
             wake: Notify::new(),
+            is_last: AtomicBool::new(false),
         }
     }
 

@@ -116,8 +116,9 @@ impl Counters {
         }
     }
 
-    /// Puts charges since the last approval into the time that the last one began. One that begins another does so now, or not at
-    /// all if the clock went back: the time before then goes on.
+    /// Puts charges since the last approval into the time that the last one began. One that a person has approved and that does
+    /// not fit begins another, in which it counts nothing; one that fits is like any other, or else what a lower level asks about
+    /// would keep this one's count from ever being full.
     pub fn begin(&self, charges: &mut [Charge]) {
         for charge in charges
             .iter_mut()
@@ -125,9 +126,21 @@ impl Counters {
         {
             let newest = self
                 .starts(&charge.scope, SINCE_APPROVAL)
-                .and_then(|starts| starts.last_key_value())
-                .map_or(NO_APPROVAL, |(newest, _)| newest.as_str());
-            if *charge.start < *newest {
+                .and_then(|starts| starts.last_key_value());
+            let (newest, counter) = newest.map_or((NO_APPROVAL, Counter::default()), |(newest, counter)| {
+                (newest.as_str(), *counter)
+            });
+            let total = counter.total().and_then(|total| total.checked_add(charge.amount));
+            let begins = charge.excess == Excess::Approved && total.is_none_or(|total| total > charge.cap);
+            if begins {
+                // Also when the clock went back.
+                let next = newest.parse::<u128>().unwrap_or(0).saturating_add(1);
+                let next = format!("{next:020}");
+                if *charge.start < *next {
+                    charge.start = next.into();
+                }
+                charge.amount = 0;
+            } else {
                 charge.start = newest.into();
             }
         }

@@ -29,7 +29,7 @@ pub enum Window {
     Rolling(Rolling),
     /// No span of time: what is held, armed or unknown at this moment (`max_pending`). What is settled leaves it.
     Pending,
-    /// Since a person last approved a payment of the scope (`approval_every`, threats 1.3).
+    /// Since a person last approved a payment of the scope that was over it (`approval_every`, threats 1.3).
     SinceApproval,
     /// No span of time: what was ever paid to one payee (`approval_first_time_payee`). Its cap is none: what it takes is that
     /// something was settled before.
@@ -75,7 +75,7 @@ pub struct Charge {
     /// The local start of the window as RFC 9557 text, `2026-11-20T00:00:00+01:00[Europe/Berlin]`; the zone is part of it, so
     /// another zone in the file is another window. `0` for `total` and `max_pending`. For a rolling window the start of its
     /// newest bucket: ten digits of Unix seconds, so that the order of texts is the order of time. For `approval_every` twenty
-    /// digits of Unix microseconds, or nothing: the ledger knows when a person last approved. For a payee its name.
+    /// digits of Unix microseconds, or nothing: the ledger knows when the count last began. For a payee its name.
     pub start: Arc<str>,
     /// When the window, or the bucket of a rolling one, ends; never for those that time does not end.
     pub ends: Option<Timestamp>,
@@ -286,11 +286,9 @@ impl Budget {
             unit: self.unit,
             start,
             ends,
-            amount: match (self.unit, self.window, excess) {
-                // What a person has looked at is not spent since.
-                (_, Window::SinceApproval, Excess::Approved) => 0,
-                (Unit::MicroUsd, ..) => price.get(),
-                (Unit::Payments, ..) => 1,
+            amount: match self.unit {
+                Unit::MicroUsd => price.get(),
+                Unit::Payments => 1,
             },
             cap: self.cap,
             rule: self.rule.clone(),

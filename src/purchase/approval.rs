@@ -138,7 +138,7 @@ impl Purchase {
         let threshold = self.intent.plan.threshold.as_ref();
         if threshold.is_none_or(|threshold| taken.may_have_been_approved_by(&threshold.owners)) {
             questions.withdraw(taken).await;
-            return Err(changed().into());
+            return Err(owned().into());
         }
         let rid = taken.id();
         let held = match self.proxy.ledger.get(rid).await {
@@ -410,6 +410,14 @@ pub(super) fn offer_gone(why: &'static str) -> Problem {
         "While a person was asked, the site's offer ended or changed so that it cannot be paid ({why}). Nothing was paid. The same \
          request again shows what the site wants now."
     );
+    Problem::new(Code::ApprovalExpired, detail)
+        .retryable(true)
+        .retry_after(COME_BACK)
+}
+
+fn owned() -> Problem {
+    let detail = "Since this was asked, limits.toml has named another owner of the agent, who must not have approved it. Nothing \
+                  was paid. The same request again asks anew.";
     Problem::new(Code::ApprovalExpired, detail)
         .retryable(true)
         .retry_after(COME_BACK)

@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::hearing::Tally;
@@ -58,10 +59,21 @@ impl Questions {
             tracing::error!(approval = %row.id, %error, "the question cannot be kept, so it is not asked");
             return self.fails(&row, failure("not_kept", true)).await;
         }
-        let mut tally = Tally::of(row.needed);
+        let (mut tally, mut starting) = (Tally::of(row.needed), JoinSet::new());
         for place in 0..row.asks.len() {
-            match self.start(&row, place).await {
+            let (questions, row) = (self.clone(), row.clone());
+            starting.spawn(async move { (place, questions.start(&row, place).await) });
+        }
+        while let Some(started) = starting.join_next().await {
+            let Ok((place, started)) = started else {
+                // Only a bug ends one like that.
+                tally.lost(failure("internal", true));
+                continue;
+            };
+            match started {
                 Ok(asked) => {
+                    // The agent's hold begins when somebody has the question.
+                    row.stage.send_replace(Stage::Open);
                     let _ = row.asks[place].handle.set(asked.handle.clone());
                     kept.asks[place].asked = Some((&asked).into());
                     if let Err(error) = kept.write(&self.0.folder) {

@@ -1,12 +1,13 @@
 //! What the people who were asked say. Enough leaves make an approval; one denial ends the question for all (threats 4.4).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::carry::failure;
 use super::kept::Kept;
@@ -19,6 +20,8 @@ use crate::ledger::{ApprovalError, ApprovalStep, LedgerError};
 const UNUSED: Duration = Duration::from_secs(15 * 60);
 /// What is seen after the end may have been decided before it (digest §7).
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
+/// How long the others are looked at once enough have approved: one of them may have denied it before.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 /// How long the replay key of an answer without an end of its own is kept beyond its use.
 const REPLAY: Duration = Duration::from_secs(3600);
 
@@ -106,10 +109,24 @@ impl Tally {
         self.given + self.known.len() + self.open.len() >= self.needed
     }
 
-    async fn next(&mut self) -> Option<(usize, Word)> {
+    /// `None`: nobody is left, or what was given is over before the others have answered.
+    async fn next(&mut self, now: Timestamp) -> Option<(usize, Word)> {
         if let Some((place, evidence)) = self.known.pop() {
             return Some((place, Word::Approved(evidence)));
         }
+        match self.given {
+            0 => self.heard().await,
+            _ => match timeout(until(now, self.use_by), self.heard()).await {
+                Ok(heard) => heard,
+                Err(_) => {
+                    self.loses(Lost::Late("unused"));
+                    None
+                }
+            },
+        }
+    }
+
+    async fn heard(&mut self) -> Option<(usize, Word)> {
         match self.open.join_next().await? {
             Ok(said) => Some(said),
             // Only a bug ends one like that; it has no place among the asked any more.
@@ -123,7 +140,7 @@ impl Questions {
     pub(super) async fn hear(&self, row: Arc<Row>, mut kept: Kept, mut tally: Tally) {
         let mut stopped = false;
         while !tally.is_enough() && (stopped || tally.can_be_enough()) {
-            let Some((place, word)) = tally.next().await else {
+            let Some((place, word)) = tally.next(self.0.clock.now()).await else {
                 break;
             };
             match word {
@@ -154,8 +171,9 @@ impl Questions {
             };
         }
         let use_by = tally.use_by;
-        // Whoever has not answered is not listened to any more.
-        drop(tally);
+        if let Some(denial) = self.last_look(&row, tally).await {
+            return self.denied(&row, denial).await;
+        }
         self.close(&row);
         // The first may have run out while the last one thought about it.
         if use_by <= self.0.clock.now() {
@@ -164,6 +182,26 @@ impl Questions {
         tracing::info!(approval = %row.id, agent = %row.agent, "approved");
         row.stage.send_replace(Stage::Approved { use_by });
         self.wait_for_use(row, use_by).await;
+    }
+
+    /// Whoever has not answered is asked for their answer once more: a denial that is there counts, though others were heard first.
+    async fn last_look(&self, row: &Row, mut tally: Tally) -> Option<Denial> {
+        if tally.open.is_empty() {
+            return None;
+        }
+        for ask in &row.asks {
+            ask.is_last.store(true, Ordering::Release);
+            ask.wake.notify_one();
+        }
+        let denied = async {
+            loop {
+                match tally.heard().await? {
+                    (_, Word::Denied(denial)) => return Some(denial),
+                    (_, Word::Approved(_) | Word::Lost(_) | Word::Stopped) => {}
+                }
+            }
+        };
+        timeout(LAST_LOOK, denied).await.ok().flatten()
     }
 
     async fn follow(&self, row: &Row, place: usize, mut asked: Asked) -> Word {
@@ -186,7 +224,8 @@ impl Questions {
                 () = self.0.stop.cancelled() => return Word::Stopped,
                 () = sleep(wait.min(left)) => {}
             }
-            let is_last = clock.now() >= last || Instant::now() >= deadline;
+            let is_over = clock.now() >= last || Instant::now() >= deadline;
+            let is_last = is_over || ask.is_last.load(Ordering::Acquire);
             wait = match backend.poll(&ask.question, &mut asked).await {
                 Standing::Approved(evidence) => return Word::Approved(evidence),
                 Standing::Denied(denial) => return Word::Denied(denial),
@@ -223,6 +262,10 @@ impl Questions {
             ask.evidence = Some(evidence);
         }
         if let Err(error) = kept.write(&self.0.folder) {
+            // Nor with the next one's.
+            if let Some(ask) = kept.asks.get_mut(place) {
+                ask.evidence = None;
+            }
             tracing::error!(approval = %row.id, %error, "the evidence cannot be kept, so it does not count");
             return Vote::Lost(Lost::Failed(failure("evidence_not_kept", true)));
         }

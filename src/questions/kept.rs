@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::approval::{Evidence, Intent, Question};
 use crate::approve::Asked;
@@ -104,9 +105,31 @@ pub fn look(folder: &Path, id: Rid) -> Result<Option<Kept>, String> {
         Err(HomeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let read = serde_json::from_str(&text);
+    let read = parse(&text);
     read.map(Some)
         .map_err(|error| format!("{} is not what bursar writes: {error}", path.display()))
+}
+
+/// Also what was written before several people could be asked: then the one question stood beside the rest.
+fn parse(text: &str) -> serde_json::Result<Kept> {
+    let mut kept: Value = serde_json::from_str(text)?;
+    if let Value::Object(members) = &mut kept
+        && !members.contains_key("asks")
+    {
+        let mut ask = serde_json::Map::new();
+        ask.insert("id".to_owned(), members.get("id").cloned().unwrap_or_default());
+        let approver = members.get("intent").and_then(|intent| intent.get("approver")).cloned();
+        ask.insert("approver".to_owned(), approver.unwrap_or_else(|| Value::from("")));
+        for name in ["code", "sentence", "compact", "asked", "evidence"] {
+            if let Some(member) = members.remove(name) {
+                ask.insert(name.to_owned(), member);
+            }
+        }
+        members.insert("asks".to_owned(), Value::from(vec![Value::Object(ask)]));
+        members.insert("needed".to_owned(), Value::from(1));
+        members.insert("rule".to_owned(), Value::from(""));
+    }
+    Kept::deserialize(kept)
 }
 
 fn path(folder: &Path, id: Rid) -> PathBuf {
@@ -150,7 +173,8 @@ mod tests {
             "evidence": {"kind": "operator", "approver": "uid:1000", "decided_at": "2026-11-20T08:01:00Z",
                 "good_until": null, "replay_key": "00", "proof": {}}
         }"##;
-        let kept = serde_json::from_str::<Kept>(text).unwrap();
+        let kept = parse(text).unwrap();
         assert_eq!((kept.needed, kept.asks.len()), (1, 1));
+        assert_eq!(kept.asks[0].evidence.as_ref().unwrap().approver, "uid:1000");
     }
 }

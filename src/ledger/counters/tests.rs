@@ -190,24 +190,27 @@ fn the_time_since_an_approval_begins_with_it() {
     let none = "00000000000000000000".to_owned();
     assert_eq!(put(&mut counters, spent("", CAP - 1)), (none.clone(), true));
     assert_eq!(put(&mut counters, spent("", 2)), (none.clone(), false));
-    // An approved one begins another, in which it counts nothing.
-    let approved = |start: &str| Charge {
+    // An approved one that does not fit begins another, in which it counts nothing.
+    let approved = |start: &str, amount| Charge {
         excess: Excess::Approved,
-        ..spent(start, 0)
+        ..spent(start, amount)
     };
     let first = "00000000000000000005".to_owned();
-    assert_eq!(put(&mut counters, approved(&first)), (first.clone(), true));
-    assert_eq!(put(&mut counters, spent("", CAP)), (first.clone(), true));
-    assert_eq!(put(&mut counters, spent("", 1)), (first.clone(), false));
-    // A clock that went back begins nothing.
+    assert_eq!(put(&mut counters, approved(&first, 2)), (first.clone(), true));
+    // One that fits is like any other.
     assert_eq!(
-        put(&mut counters, approved("00000000000000000004")),
+        put(&mut counters, approved("00000000000000000009", 1)),
         (first.clone(), true)
     );
+    assert_eq!(put(&mut counters, spent("", CAP - 1)), (first.clone(), true));
     assert_eq!(put(&mut counters, spent("", 1)), (first, false));
+    // A clock that went back begins anew all the same.
     let second = "00000000000000000006".to_owned();
-    assert_eq!(put(&mut counters, approved(&second)), (second.clone(), true));
-    assert_eq!(put(&mut counters, spent("", 1)), (second, true));
+    assert_eq!(
+        put(&mut counters, approved("00000000000000000004", CAP + 1)),
+        (second.clone(), true)
+    );
+    assert_eq!(put(&mut counters, spent("", CAP)), (second, true));
 }
 
 #[test]
@@ -276,9 +279,10 @@ fn an_approval_begins_anew_after_a_clock_that_was_years_ahead_too() {
     };
     let approved = |micros: u64| Charge {
         excess: Excess::Approved,
-        ..charge(Window::SinceApproval, &format!("{micros:020}"), 0)
+        ..charge(Window::SinceApproval, &format!("{micros:020}"), 1)
     };
     let spent = |amount| charge(Window::SinceApproval, "", amount);
+    assert!(put(&mut counters, spent(CAP)));
     assert!(put(&mut counters, approved(1_900_000_000_000_000)));
     for year in 0..3 {
         assert!(

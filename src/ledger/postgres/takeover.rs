@@ -16,7 +16,7 @@ use super::session::Session;
 use super::transaction::{Fate, TRANSACTION, Unclear};
 use crate::ledger::entry::{Body, Opened};
 use crate::ledger::rid::Rid;
-use crate::policy::budget::SINCE_APPROVAL;
+use crate::policy::budget::{PAYEE, SINCE_APPROVAL};
 
 /// Items looked after at one time; the rest have their turn with the next sign of life.
 const AT_ONCE: i64 = 256;
@@ -176,6 +176,14 @@ impl Engine {
                 "delete from bursar.bucket where open = 0 \
                  and start::int8 < $1 - 2 * substring(win from '[0-9]+$')::int8",
                 &[&now],
+            )
+            .await?;
+        // Whoever was never paid is no payee of anybody's.
+        session
+            .client
+            .execute(
+                "delete from bursar.win where win = $1 and settled = 0 and open = 0",
+                &[&PAYEE],
             )
             .await?;
         // The last approval of a scope stays, however long ago.

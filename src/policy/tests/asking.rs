@@ -132,8 +132,12 @@ fn only_what_asks_may_be_passed() {
         [
             ("total".to_owned(), "0", 50_000, Excess::Denied),
             ("count.total".to_owned(), "0", 1, Excess::Denied),
-            // A person looks at it, so that nothing is spent since.
-            ("approval_every".to_owned(), "00001795185310000000", 0, Excess::Approved),
+            (
+                "approval_every".to_owned(),
+                "00001795185310000000",
+                50_000,
+                Excess::Approved
+            ),
             ("count.payee".to_owned(), &*payee, 1, Excess::Approved),
         ]
     );

@@ -250,6 +250,16 @@ impl FakeBkey {
         self.state.lock().unwrap().claims = claims;
     }
 
+    /// By whom the questions were put to.
+    pub fn handles_by_approver(&self) -> BTreeMap<String, String> {
+        let state = self.state.lock().unwrap();
+        let asked = state.asked.iter().map(|(handle, asked)| {
+            let approver = asked.question["login_hint"].as_str().unwrap_or_default();
+            (approver.to_owned(), handle.clone())
+        });
+        asked.collect()
+    }
+
     /// Handles, oldest first.
     pub fn handles(&self) -> Vec<String> {
         self.state.lock().unwrap().asked.keys().cloned().collect()
