@@ -307,7 +307,8 @@ impl Purchase {
         Ok(Arm {
             from,
             issuer: self.proxy.payers.issuer_mark(offer.asset),
-            nonce,
+            nonce: nonce.into(),
+            signer: None,
             valid_after: 0,
             valid_before,
         })

@@ -132,7 +132,7 @@ impl Payers {
             value: terms.amount,
             valid_after: arm.valid_after,
             valid_before: arm.valid_before,
-            nonce: arm.nonce,
+            nonce: arm.nonce.known().ok_or(PayError::Incomplete)?,
         };
         let payment_id = reservation.rid().pay_id();
         sign_and_encode(signer.wallet, signer.token, &authorization, echo, Some(&payment_id))
@@ -155,7 +155,7 @@ impl Payers {
                 _ => return Err(PayError::Incomplete),
             },
             from: signer.from,
-            nonce: arm.nonce,
+            nonce: arm.nonce.known().ok_or(PayError::Incomplete)?,
             deadline: arm.valid_before,
             to: signer.to,
             valid_after: arm.valid_after,
@@ -188,7 +188,7 @@ impl Payers {
             token: signer.token.address,
             to: signer.to,
             amount: terms.amount,
-            memo: arm.nonce,
+            memo: arm.nonce.known().ok_or(PayError::Incomplete)?,
             valid_before: arm.valid_before,
             gas: Gas::CHARGE,
             // A wallet may hold no other token than the one it pays with.

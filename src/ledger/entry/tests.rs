@@ -79,7 +79,8 @@ fn arm() -> Arm {
     Arm {
         from: Address::repeat_byte(0xCD).into(),
         issuer: None,
-        nonce: B256::repeat_byte(0xEF),
+        nonce: Some(B256::repeat_byte(0xEF)),
+        signer: None,
         valid_after: Decimal(0),
         valid_before: Decimal(u64::MAX),
     }

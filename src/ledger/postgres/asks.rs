@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 
 use crate::ledger::entry::Body;
 use crate::ledger::model::{
-    Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
+    Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation, Reserve, ReserveError, Resolution,
 };
-use crate::ledger::payment::NonceKey;
+use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 use crate::ledger::writer::ops::{Delivery, Op, Reply, Shared};
 use crate::policy::budget::Charge;
@@ -18,6 +18,7 @@ pub enum Ask {
     Reserve(Box<Reserve>),
     Hold(Box<Hold>),
     Arm(Rid, Box<Arming>),
+    Issued(Rid, Box<Issued>),
     Finish(Rid, Outcome),
     Resolve {
         rid: Rid,
@@ -82,6 +83,7 @@ impl Task {
             Op::Reserve(reserve, reply) => (Ask::Reserve(reserve), Waiting::Reservation(reply)),
             Op::Hold(hold, reply) => (Ask::Hold(hold), Waiting::Held(reply)),
             Op::Arm(rid, arming, reply) => (Ask::Arm(rid, arming), Waiting::Reservation(reply)),
+            Op::Issued(rid, issued, reply) => (Ask::Issued(rid, issued), Waiting::Done(reply)),
             Op::Finish(rid, outcome, reply) => (Ask::Finish(rid, outcome), Waiting::Done(reply)),
             Op::Resolve {
                 rid,
@@ -194,6 +196,7 @@ impl Ask {
             Self::Reserve(reserve) => Some(reserve.hold.rid),
             Self::Hold(hold) => Some(hold.rid),
             Self::Arm(rid, _)
+            | Self::Issued(rid, _)
             | Self::Finish(rid, _)
             | Self::Resolve { rid, .. }
             | Self::Finding(rid, _)
@@ -224,14 +227,21 @@ impl Ask {
         }
     }
 
-    /// The nonce that it would take; that of an arming depends on what was held.
-    pub fn nonce(&self, held_asset: Option<&str>) -> Option<NonceKey> {
+    /// The nonce that it would take; `of` is the payment as it is on the books, where it is.
+    pub fn nonce(&self, of: Option<&Payment>) -> Option<NonceKey> {
         match self {
             Self::Reserve(reserve) => {
                 let asset = reserve.hold.terms.asset.caip19();
-                Some(NonceKey::of(&asset, &reserve.arm.from, &reserve.arm.nonce))
+                Some(NonceKey::of(&asset, &reserve.arm.from, &reserve.arm.nonce.known()?))
             }
-            Self::Arm(_, arming) => Some(NonceKey::of(held_asset?, &arming.arm.from, &arming.arm.nonce)),
+            Self::Arm(_, arming) => {
+                let asset = &of?.reserved.asset;
+                Some(NonceKey::of(asset, &arming.arm.from, &arming.arm.nonce.known()?))
+            }
+            Self::Issued(_, issued) => {
+                let (of, arm) = (of?, of?.arm.as_ref()?);
+                Some(NonceKey::of(&of.reserved.asset, &arm.from, &issued.nonce))
+            }
             _ => None,
         }
     }

@@ -81,7 +81,8 @@ impl Shop {
         let arm = Arm {
             from: Account::parse("pm_card_visa").unwrap(),
             issuer: self.ordered_by,
-            nonce: alloy_primitives::B256::repeat_byte(n),
+            nonce: alloy_primitives::B256::repeat_byte(n).into(),
+            signer: None,
             valid_after: 0,
             valid_before: u64::try_from(now.as_second()).unwrap() + 300,
         };
@@ -541,7 +542,8 @@ async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
     let arm = Arm {
         from: Account::parse("pm_card_visa").unwrap(),
         issuer: Some(issuer.mark()),
-        nonce: alloy_primitives::B256::repeat_byte(9),
+        nonce: alloy_primitives::B256::repeat_byte(9).into(),
+        signer: None,
         valid_after: 0,
         valid_before: u64::try_from(now.as_second()).unwrap() + 300,
     };
