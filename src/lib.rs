@@ -69,6 +69,8 @@ pub mod ledger;
 // Rim: acts.
 pub mod approve;
 pub mod balances;
+pub mod bkey;
+pub mod oauth;
 pub mod pay;
 pub mod post;
 pub mod questions;

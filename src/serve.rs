@@ -2,6 +2,7 @@
 
 mod approvals;
 mod callbacks;
+mod clients;
 mod earlier;
 mod parts;
 

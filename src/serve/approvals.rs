@@ -1,21 +1,20 @@
 //! Who is asked about payments, as bursar.toml names them, opened: the operator, an identity server, KEYRA.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 use thiserror::Error;
 
 use super::callbacks::Caller;
+use super::clients::{NotKnown, known};
 use crate::approval::token::Alg;
 use crate::approve::ciba::Ciba;
-use crate::approve::ciba::bkey::{BkeyAgent, BkeyError, ProfilesFile};
-use crate::approve::ciba::discovery::{Issuer, PlainHttp, UrlError};
-use crate::approve::ciba::settings::{CibaSettings, Secret};
+
+use crate::approve::ciba::settings::CibaSettings;
 use crate::approve::keyra::{ApiKey, Keyra, KeyraSettings, SettingsError, Webhooks};
 use crate::approve::operator::Operator;
 use crate::approve::tokens::Tokens;
-use crate::config::approval::ciba::{self, Client, ClientId};
+use crate::config::approval::ciba;
 use crate::config::approval::{Backend, keyra};
 use crate::config::operator::Store;
 use crate::config::{Config, SecretError, SecretSource};
@@ -82,16 +81,9 @@ pub(super) async fn open_questions(
 
 /// With who is asked where limits.toml names nobody.
 fn ciba_settings(written: &ciba::Ciba, home: &Home) -> Result<(CibaSettings, Option<String>), OpenQuestionsError> {
-    let client = client(&written.client, home)?;
-    let issuer = match (&written.issuer, client.issuer) {
-        (Some(issuer), _) => issuer.clone(),
-        (None, url) => {
-            let url = url.unwrap_or_else(|| BKEY.to_owned());
-            Issuer::parse(&url, PlainHttp::ToThisMachine).map_err(OpenQuestionsError::BkeyUrl)?
-        }
-    };
+    let client = known(written.issuer.as_ref(), &written.client, home).map_err(OpenQuestionsError::Ciba)?;
     let settings = CibaSettings {
-        issuer,
+        issuer: client.issuer,
         style: written.style,
         delivery: written.delivery,
         client_id: client.id,
@@ -109,45 +101,6 @@ fn ciba_settings(written: &ciba::Ciba, home: &Home) -> Result<(CibaSettings, Opt
         hosts: written.hosts.clone(),
     };
     Ok((settings, written.approver.clone().or(client.approver)))
-}
-
-const BKEY: &str = "https://api.bkey.id";
-
-/// As whom we ask.
-struct Known {
-    id: String,
-    secret: Secret,
-    /// Where BKey's tools say that BKey is.
-    issuer: Option<String>,
-    approver: Option<String>,
-}
-
-fn client(written: &Client, home: &Home) -> Result<Known, OpenQuestionsError> {
-    let read = |source: &SecretSource| source.read(home.root()).map_err(OpenQuestionsError::CibaSecret);
-    match written {
-        Client::Named { id, secret } => Ok(Known {
-            id: match id {
-                ClientId::Text(id) => id.clone(),
-                ClientId::Kept(source) => read(source)?.expose_secret().to_owned(),
-            },
-            secret: Secret::new(read(secret)?.expose_secret()),
-            issuer: None,
-            approver: None,
-        }),
-        Client::Bkey { profile } => {
-            let file = match std::env::var_os("HOME") {
-                Some(home) => ProfilesFile::read(&PathBuf::from(home).join(".bkey/profiles.json"))?,
-                None => None,
-            };
-            let agent = BkeyAgent::find(|name| std::env::var(name).ok(), profile.as_deref(), file.as_ref())?;
-            Ok(Known {
-                id: agent.client_id,
-                secret: agent.client_secret,
-                issuer: Some(agent.api_url),
-                approver: agent.approver,
-            })
-        }
-    }
 }
 
 fn keyra_settings(written: &keyra::Keyra, home: &Home) -> Result<KeyraSettings, OpenQuestionsError> {
@@ -201,11 +154,7 @@ pub enum OpenQuestionsError {
     #[error("[approval]: what was asked before cannot be read: {0}")]
     Books(#[from] LedgerError),
     #[error("[approval.ciba]: {0}")]
-    CibaSecret(SecretError),
-    #[error("[approval.ciba]: {0}; or write client_id and client_secret there")]
-    Bkey(#[from] BkeyError),
-    #[error("[approval.ciba]: where BKey is by its own tools: {0}; or write issuer there")]
-    BkeyUrl(UrlError),
+    Ciba(NotKnown),
     #[error("[approval.keyra]: {0}")]
     KeyraSecret(SecretError),
     #[error("[approval.keyra]: {0}")]

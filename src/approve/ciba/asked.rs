@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure::{self, Code};
-use super::form;
+use crate::oauth::form;
 use crate::approve::Failure;
 
 /// No answer is believed to be good for longer: a token about a payment lives an hour at most (digest §5).

@@ -6,7 +6,7 @@ use http::Uri;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::form;
+use crate::oauth::form;
 use super::settings::{ClientAuth, Delivery};
 
 /// A document of this length is read, a longer one is not.

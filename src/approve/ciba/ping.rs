@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::form;
+use crate::oauth::form;
 use super::settings::Secret;
 
 pub const LONGEST_PING: usize = 4 << 10;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure::{self, failed};
-use super::form;
+use crate::oauth::form;
 use super::settings::Secret;
 use crate::approve::Failure;
 

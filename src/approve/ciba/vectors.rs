@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::discovery::{Issuer, PlainHttp};
 use super::failure::token_rejected;
-use super::form::basic;
+use crate::oauth::form::basic;
 use super::poll::{Course, Grant, Look, Step};
 use super::request::{self, Outgoing, SentDetails};
 use super::settings::{AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style};
