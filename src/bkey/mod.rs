@@ -66,7 +66,9 @@ pub enum Unheard {
 pub enum NoWalletTold {
     #[error(transparent)]
     Unheard(#[from] Unheard),
-    #[error("BKey refuses to tell its wallet (status {0}); the client needs the scopes payment:address and payment:authorize")]
+    #[error(
+        "BKey refuses to tell its wallet (status {0}); the client needs the scopes payment:address and payment:authorize"
+    )]
     Refused(u16),
     #[error("what BKey tells of its wallet has no {0}")]
     Unreadable(&'static str),

@@ -51,7 +51,12 @@ pub(super) fn known(written: Option<&Issuer>, client: &Client, home: &Home) -> R
                 None => None,
             };
             let agent = BkeyAgent::find(|name| std::env::var(name).ok(), profile.as_deref(), file.as_ref())?;
-            (agent.client_id, agent.client_secret, Some(agent.api_url), agent.approver)
+            (
+                agent.client_id,
+                agent.client_secret,
+                Some(agent.api_url),
+                agent.approver,
+            )
         }
     };
     let issuer = match written {

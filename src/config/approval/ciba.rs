@@ -78,8 +78,14 @@ impl Default for Ciba {
 impl Ciba {
     /// Where its secrets are, whatever backend is chosen.
     pub(super) fn secrets(&self) -> Vec<SecretSource> {
-        match &self.client {
-            Client::Named { id, secret } => {
+        self.client.secrets()
+    }
+}
+
+impl Client {
+    pub(in crate::config) fn secrets(&self) -> Vec<SecretSource> {
+        match self {
+            Self::Named { id, secret } => {
                 let id = match id {
                     ClientId::Kept(source) => Some(source.clone()),
                     ClientId::Text(_) => None,
@@ -87,7 +93,7 @@ impl Ciba {
                 id.into_iter().chain([secret.clone()]).collect()
             }
             // Whoever has them can ask, and fetch answers, in the proxy's name.
-            Client::Bkey { .. } => ["BKEY_CLIENT_ID", "BKEY_CLIENT_SECRET", "BKEY_ACCESS_TOKEN"]
+            Self::Bkey { .. } => ["BKEY_CLIENT_ID", "BKEY_CLIENT_SECRET", "BKEY_ACCESS_TOKEN"]
                 .map(|name| SecretSource::Env(name.to_owned()))
                 .into(),
         }
@@ -102,7 +108,7 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
     let style = style.and_then(|entry| entry.word(Style::parse, &["bkey", "standard"]));
     let style = style.unwrap_or(default.style);
     let issuer_entry = section.take("issuer");
-    let issuer = issuer_entry.as_ref().and_then(issuer);
+    let issuer = issuer_entry.as_ref().and_then(server);
     let client = client(&mut section, entry, style);
     let delivery = section.take("delivery").and_then(|entry| {
         let delivery = entry.word(Delivery::parse, &["poll", "ping"])?;
@@ -198,16 +204,25 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
     })
 }
 
-fn issuer(entry: &Entry<'_>) -> Option<Issuer> {
+/// The URL of an identity server.
+pub(in crate::config) fn server(entry: &Entry<'_>) -> Option<Issuer> {
     Issuer::parse(entry.text()?, PlainHttp::ToThisMachine).map_or_else(
         |why| {
             entry.reject(
-                format!("approval.ciba.issuer: {why}"),
-                "Write issuer = \"https://login.example.com\", as the server names itself in its metadata.".to_owned(),
+                format!("{}: {why}", entry.path()),
+                format!(
+                    "Write {} = \"https://login.example.com\", as the server names itself in its metadata.",
+                    entry.key()
+                ),
             )
         },
         Some,
     )
+}
+
+/// As whom we are known to BKey, in a section of that name.
+pub(in crate::config) fn client_in(section: &mut Section<'_>, around: &Entry<'_>) -> Option<Client> {
+    client(section, around, Style::Bkey)
 }
 
 fn client(section: &mut Section<'_>, around: &Entry<'_>, style: Style) -> Option<Client> {
@@ -223,11 +238,11 @@ fn client(section: &mut Section<'_>, around: &Entry<'_>, style: Style) -> Option
             })
         }
         (Some(alone), None) => alone.reject_key(
-            "approval.ciba.client_id stands alone".to_owned(),
+            format!("{} stands alone", alone.path()),
             "Write client_secret = \"env:NAME\" or client_secret = \"file:PATH\" as well.".to_owned(),
         ),
         (None, Some(alone)) => alone.reject_key(
-            "approval.ciba.client_secret stands alone".to_owned(),
+            format!("{} stands alone", alone.path()),
             "Write client_id = \"…\" as well.".to_owned(),
         ),
         (None, None) if style == Style::Standard => around.reject_key(

@@ -463,7 +463,7 @@ async fn answering(body: String) -> ApiBase {
 /// Of three tries of one order the first made a token, and the second was refused at the door.
 #[tokio::test]
 async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
-    use crate::pay::{Left, Payers, Permission};
+    use crate::pay::{CardPayer, Left, Payers, Permission};
     use base64::Engine as _;
     use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
     use http_body_util::{BodyExt as _, Full};
@@ -550,10 +550,10 @@ async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
     let reservation = shop.world.ledger().reserve(Reserve { hold, arm }).await.unwrap();
     let payers = Payers {
         wallet: None,
-        issuer: Some(Arc::new(issuer)),
+        issuer: Some(CardPayer::Stripe(Arc::new(issuer))),
     };
     let error = payers
-        .pay(&reservation, &offer.echo, &Permission::Granted)
+        .pay(&reservation, &offer.echo, &Permission::Granted, None)
         .await
         .err()
         .unwrap();
