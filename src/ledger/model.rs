@@ -273,8 +273,8 @@ pub enum LedgerError {
     NotWithSigner(Rid),
     #[error("the nonce that the signer has chosen for payment {0} was already used for a payment")]
     NonceTaken(Rid),
-    #[error("what the signer has made for payment {0} is valid for longer than was armed")]
-    ValidTooLong(Rid),
+    #[error("what the signer has made for payment {0} is never valid")]
+    NeverValid(Rid),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
     #[error(

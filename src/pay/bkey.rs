@@ -93,6 +93,9 @@ pub struct NotMade {
     pub why: &'static str,
     pub left: Left,
     pub fault: SignerFault,
+    /// A signature for just this payment exists, but for a time for which it must not be sent. On record, the chain can prove in
+    /// the end that it was never cashed.
+    pub signed: Option<Box<Issued>>,
     detail: String,
 }
 
@@ -200,25 +203,33 @@ impl BkeySigner {
     }
 
     fn judge(&self, reservation: &Reservation, made: &bkey::Authorization, now: Timestamp) -> Result<Made, NotMade> {
-        let compared = self.compare(reservation, made, clock::unix_second(now));
-        compared
-            .map(|signed| Made::Authorization(Box::new(signed)))
-            .map_err(NotMade::differs)
+        let signed = self.compare(reservation, made).map_err(NotMade::differs)?;
+        // Good at once, and long enough for the seller to cash it, and no longer than what is counted with.
+        let (now, latest) = (clock::unix_second(now), reservation.arm().valid_before);
+        let late = match &signed.issued {
+            issued if issued.valid_after > now => Some("validAfter"),
+            issued if issued.valid_before > latest => Some("validBefore"),
+            issued if issued.valid_before < now.saturating_add(Term::LEAST_S) => Some("validBefore"),
+            _ => None,
+        };
+        match late {
+            None => Ok(Made::Authorization(Box::new(signed))),
+            Some(member) => Err(NotMade {
+                signed: Some(Box::new(signed.issued)),
+                ..NotMade::differs(member)
+            }),
+        }
     }
 
-    /// The first member that is not as recorded.
-    fn compare(&self, reservation: &Reservation, made: &bkey::Authorization, now: u64) -> Result<Signed, &'static str> {
-        let (terms, arm) = (reservation.terms(), reservation.arm());
+    /// The first member that is not as recorded; times aside, which the signer chooses.
+    fn compare(&self, reservation: &Reservation, made: &bkey::Authorization) -> Result<Signed, &'static str> {
+        let terms = reservation.terms();
         let same = |is_same: bool, member: &'static str| is_same.then_some(()).ok_or(member);
         same(made.contract == self.token.address, "contractAddress")?;
         same(made.chain_id == self.token.chain, "chainId")?;
         same(made.from == self.address, "from")?;
         same(Some(made.to) == terms.payee.address(), "to")?;
         same(made.value == terms.amount.get(), "value")?;
-        // Good at once, and long enough for the seller to cash it, and no longer than what is counted with.
-        same(made.valid_after <= now, "validAfter")?;
-        same(made.valid_before <= arm.valid_before, "validBefore")?;
-        same(made.valid_before >= now.saturating_add(Term::LEAST_S), "validBefore")?;
         let signed = Authorization {
             network: self.token.network(),
             from: self.address,
@@ -401,6 +412,7 @@ impl NotMade {
             why,
             left,
             fault,
+            signed: None,
             detail,
         }
     }
@@ -412,6 +424,7 @@ impl NotMade {
             why,
             left,
             fault,
+            signed: None,
             detail,
         }
     }

@@ -45,7 +45,7 @@ impl Purchase {
             None => Ok((reservation, None)),
             Some(Ok(Ordered::Made(made))) => self.recorded(reservation, made).await.map_err(NotReady::Over),
             Some(Ok(Ordered::Waits(waiting))) => self.confirmed(reservation, waiting, purpose, agent).await,
-            Some(Err(not_made)) => Err(NotReady::Over(self.not_made(&reservation, &not_made).await)),
+            Some(Err(not_made)) => Err(NotReady::Over(self.not_made(reservation, not_made).await)),
         }
     }
 
@@ -70,7 +70,7 @@ impl Purchase {
         };
         match waited {
             Some(Ok(made)) => self.recorded(reservation, made).await.map_err(NotReady::Over),
-            Some(Err(not_made)) => Err(NotReady::Over(self.not_made(&reservation, &not_made).await)),
+            Some(Err(not_made)) => Err(NotReady::Over(self.not_made(reservation, not_made).await)),
             None => {
                 let detail = format!(
                     "A person has to confirm payment {rid} on the phone, at BKey, and has not yet. The merchant was sent nothing. \
@@ -113,8 +113,11 @@ impl Purchase {
         };
         let made = match waited {
             Some(Ok(made)) => made,
-            Some(Err(not_made)) => return drop(self.not_made(&reservation, &not_made).await),
-            None => return self.in_doubt(&reservation, "signer-not-confirmed").await,
+            Some(Err(not_made)) => return drop(self.not_made(reservation, not_made).await),
+            None => {
+                let valid_before = reservation.arm().valid_before;
+                return self.in_doubt(rid, valid_before, "signer-not-confirmed").await;
+            }
         };
         let Ok((reservation, made)) = self.recorded(reservation, made).await else {
             return;
@@ -169,14 +172,16 @@ impl Purchase {
     }
 
     /// There is nothing to send. What may exist all the same stays counted.
-    async fn not_made(&self, reservation: &Reservation, not_made: &NotMade) -> Problem {
-        let (rid, why) = (reservation.rid(), not_made.why);
+    async fn not_made(&self, reservation: Reservation, mut not_made: NotMade) -> Problem {
+        let (rid, why, valid_before) = (reservation.rid(), not_made.why, reservation.arm().valid_before);
         let agent = self.lane.agent();
         match not_made.fault {
             SignerFault::Differs => {
-                tracing::error!(payment = %rid, %agent, why, error = %not_made, "nothing is sent; the payment stays counted");
+                tracing::error!(payment = %rid, %agent, why, error = not_made.to_string(), "nothing is sent; the payment stays counted");
             }
-            _ => tracing::warn!(payment = %rid, %agent, why, error = %not_made, "BKey made nothing that could be sent"),
+            _ => {
+                tracing::warn!(payment = %rid, %agent, why, error = not_made.to_string(), "BKey made nothing that could be sent")
+            }
         }
         let counted = match not_made.left {
             Left::Nothing => {
@@ -186,7 +191,12 @@ impl Purchase {
                 String::new()
             }
             Left::Perhaps => {
-                self.in_doubt(reservation, why).await;
+                if let Some(signed) = not_made.signed.take()
+                    && let Err(error) = self.proxy.ledger.issued(reservation, *signed).await
+                {
+                    tracing::error!(payment = %rid, %error, "what BKey has signed is not on record; resolve it by hand");
+                }
+                self.in_doubt(rid, valid_before, why).await;
                 format!(
                     " A credential may exist, which the merchant was not given; payment {rid} counts until that is proven dead, \
                      or `bursar payments resolve` decides it."
@@ -216,9 +226,9 @@ impl Purchase {
         }
     }
 
-    pub(super) async fn in_doubt(&self, reservation: &Reservation, why: &'static str) {
-        self.remember(reservation.rid(), reservation.arm().valid_before);
-        self.finish(reservation.rid(), Outcome::Unknown { why, tx: None }).await;
+    pub(super) async fn in_doubt(&self, rid: Rid, valid_before: u64, why: &'static str) {
+        self.remember(rid, valid_before);
+        self.finish(rid, Outcome::Unknown { why, tx: None }).await;
     }
 
     /// The same request again is told of the doubt, and orders nothing (Ruling 4).

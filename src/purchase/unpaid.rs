@@ -81,7 +81,10 @@ impl Purchase {
             // What somebody else has signed can be cashed, whether it can be sent or not.
             match reservation.arm().signer {
                 None => self.never_signed(reservation).await,
-                Some(_) => self.in_doubt(&reservation, "signer-not-sent").await,
+                Some(_) => {
+                    let valid_before = reservation.arm().valid_before;
+                    self.in_doubt(rid, valid_before, "signer-not-sent").await;
+                }
             }
             let detail = format!("The payment could not be signed: {error}. Nothing was paid.");
             return Problem::new(Code::SigningFailed, detail);

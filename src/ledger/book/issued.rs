@@ -10,9 +10,9 @@ impl Book {
         let arm = payment.arm.as_ref().filter(|_| payment.state == State::Armed);
         let arm = arm.filter(|_| payment.is_with_signer());
         let arm = arm.ok_or(LedgerError::NotWithSigner(rid))?;
-        // What comes before it was armed could be cashed later than anybody counts with.
-        if issued.valid_before > arm.valid_before.0 || issued.valid_after >= issued.valid_before {
-            return Err(LedgerError::ValidTooLong(rid));
+        // It may be valid for longer than was armed: then nothing of it is sent, and the chain is asked when it is over.
+        if issued.valid_after >= issued.valid_before {
+            return Err(LedgerError::NeverValid(rid));
         }
         let key = NonceKey::of(&payment.reserved.asset, &arm.from, &issued.nonce);
         match self.taken.contains(&key) {
