@@ -4,6 +4,7 @@
 //! running ledger believes and what the journal says cannot differ.
 
 pub mod approvals;
+mod handover;
 mod issued;
 pub mod kept;
 mod whole;
@@ -15,7 +16,7 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
-use super::entry::{self, Adopted, Armed, Body, Entry, Reserved, Settled, WindowCharge};
+use super::entry::{self, Armed, Body, Entry, Reserved, Settled, WindowCharge};
 use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{
     ApprovalError, ApprovalRow, Arm, ArmedNonce, Arming, By, Hold, LedgerError, Reserve, ReserveError, State,
@@ -298,14 +299,6 @@ impl Book {
         self.enter(payment, effect)
     }
 
-    fn adopt(&mut self, adopted: &Adopted, effect: &mut Effect) -> Result<(), Illegal> {
-        let payment = adopted.payment.clone();
-        if payment.state.is_final() {
-            return Err(Illegal::NotOpen(payment.rid()));
-        }
-        self.enter(payment, effect)
-    }
-
     /// A payment that this book has not known.
     fn enter(&mut self, payment: Payment, effect: &mut Effect) -> Result<(), Illegal> {
         let rid = payment.rid();
@@ -427,22 +420,6 @@ impl Book {
         self.open.remove(&payment.rid());
         self.fading
             .extend(payment.nonce_key().map(|key| (payment.nonce_free_at(), key)));
-    }
-
-    /// On shared books the counters of one log are nobody's limit: what is another's affair leaves them.
-    fn yield_to(&mut self, rid: Rid, node: u32, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
-        let mut payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
-        self.book(rid, payment.windows(), Step::GiveBack)?;
-        self.open.remove(&rid);
-        self.approvals.leave(rid, &mut effect.approvals);
-        // It may come back, with its nonce.
-        if let Some(key) = payment.nonce_key() {
-            self.taken.remove(&key);
-        }
-        payment.yielded = Some(node);
-        payment.updated_at = ts;
-        self.changed(payment, effect);
-        Ok(())
     }
 
     fn dispute(&mut self, rid: Rid, why: &str, effect: &mut Effect) -> Result<(), Illegal> {

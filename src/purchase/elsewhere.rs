@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
+use crate::assets::Asset;
 use crate::bkey::Purpose;
 use crate::ledger::{By, LedgerError, Outcome, Reservation, Rid};
 use crate::pay::{Left, Made, NotMade, Ordered, Permission, SignerFault, Waiting};
@@ -242,10 +243,13 @@ impl Purchase {
     fn purpose(&self, reservation: &Reservation) -> Purpose {
         let (terms, origin) = (reservation.terms(), self.lane.origin());
         let host = origin.authority.host.as_str().to_owned();
+        let amount = match terms.asset {
+            Asset::Token(token) => terms.amount.decimal(token.decimals),
+            Asset::Fiat(_, currency) => terms.amount.fixed(currency.decimals),
+        };
         let description = format!(
-            "{}: pay {} {} to {host}, payment {}",
+            "{}: pay {amount} {} to {host}, payment {}",
             self.lane.agent(),
-            terms.amount.decimal(terms.asset.decimals()),
             terms.asset.symbol(),
             reservation.rid(),
         );

@@ -27,6 +27,7 @@ mod approvals_killed;
 mod bkey;
 mod bkey_chain;
 mod bkey_killed;
+mod bkey_tokens;
 mod canary;
 mod chain;
 mod crash;

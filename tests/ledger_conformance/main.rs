@@ -12,6 +12,7 @@ mod limits;
 mod model;
 mod moves;
 mod races;
+mod signer;
 mod time;
 
 macro_rules! conformance {
@@ -50,6 +51,11 @@ macro_rules! over {
                 races::{
                     many_at_once_never_pass_a_limit, a_reservation_that_nobody_waits_for_does_not_count,
                     one_payment_ends_once,
+                },
+                signer::{
+                    what_a_signer_chooses_is_recorded_once, a_nonce_that_was_used_is_not_taken_from_a_signer,
+                    only_what_is_armed_for_a_signer_takes_what_it_chose, who_chooses_the_nonce_is_said_plainly,
+                    what_a_signer_has_is_found_again,
                 },
                 model::{it_counts_as_a_slow_model_does},
             })+
