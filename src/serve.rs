@@ -66,7 +66,7 @@ pub enum StartError {
     Authority(#[from] AuthorityError),
     #[error(transparent)]
     Tls(#[from] TrustError),
-    #[error("[wallet]: {0}")]
+    #[error("{section}: {0}", section = .0.section())]
     Wallet(#[from] OpenWalletError),
     #[error("[stripe]: {0}")]
     Stripe(#[from] OpenIssuerError),

@@ -36,8 +36,8 @@ impl WalletCommand {
         let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
         let tls = Arc::new(tls);
         let opened = serve::open_wallet(&config, home, &tls).await;
-        let Some(wallet) =
-            opened.map_err(|error| Failure::usage(format!("[wallet] in {}: {error}", home.config().display())))?
+        let Some(wallet) = opened
+            .map_err(|error| Failure::usage(format!("{} in {}: {error}", error.section(), home.config().display())))?
         else {
             return Err(Failure::usage(format!(
                 "{} names no wallet: add [wallet.evm] with key = \"file:PATH\", \"env:NAME\" or \"keystore:PATH\", or evm = \

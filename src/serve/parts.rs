@@ -95,6 +95,16 @@ pub enum OpenWalletError {
     OtherNetwork(Network),
 }
 
+impl OpenWalletError {
+    /// The part of bursar.toml that it is about.
+    pub const fn section(&self) -> &'static str {
+        match self {
+            Self::Source(_) | Self::File(_) | Self::Key { .. } => "[wallet.evm]",
+            _ => "[wallet]",
+        }
+    }
+}
+
 /// Whoever issues tokens for cards, if bursar.toml names somebody.
 pub fn open_issuer(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Option<CardPayer>, OpenIssuerError> {
     let Some(stripe) = &config.stripe else {
