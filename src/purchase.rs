@@ -192,12 +192,24 @@ impl Purchase {
         let left = valid_before.saturating_sub(clock::unix_second(self.proxy.clock.now()));
         let is_late = left < Term::LEAST_S;
         if self.intent.offer.rail == Rail::MppStripe && (is_late || agent.is_closed()) {
-            let (why, tx) = ("never-sent", None);
-            self.finish(rid, Outcome::Unknown { why, tx }).await;
-            let detail = "Making the token took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
-                          token counts until it has been taken back. Trying again later may help.";
-            let problem = Problem::new(Code::TokenUnavailable, detail).payment(rid);
-            return drop(agent.send(Err(problem.retryable(true).retry_after(STORE_RETRY))));
+            let (problem, retryable) = match made {
+                None => {
+                    let (why, tx) = ("never-sent", None);
+                    self.finish(rid, Outcome::Unknown { why, tx }).await;
+                    let detail = "Stripe took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
+                                  token counts until it has been taken back. Trying again later may help.";
+                    (Problem::new(Code::TokenUnavailable, detail), true)
+                }
+                // Nobody takes it back.
+                Some(_) => {
+                    self.in_doubt(rid, valid_before, "never-sent").await;
+                    let detail = "BKey took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
+                                  token counts until `bursar payments resolve` closes the payment.";
+                    (Problem::new(Code::SignerUnavailable, detail), false)
+                }
+            };
+            let problem = problem.payment(rid).retryable(retryable).retry_after(STORE_RETRY);
+            return drop(agent.send(Err(problem)));
         }
         let (target, fingerprint) = self.identity();
         let doubts = &self.proxy.doubts;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::agent::{Agent, Page};
 use crate::support::bkey::payments::{Fate, Payments, TransferWithAuthorization};
-use crate::support::bkey::{CLIENT_ID, CLIENT_SECRET, Call, Dialect, FakeBkey, Mishap};
+use crate::support::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, Mishap};
 use crate::support::bursar::{Bursar, Home, eventually, setup};
 use crate::support::mpp;
 use crate::support::origin::Origin;
@@ -358,7 +358,7 @@ async fn what_may_have_been_made_is_counted_and_not_ordered_again() {
     ] {
         let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
         let mut bursar = home(&origin, &fake, 50, LIMITS).serve();
-        fake.mishaps(Call::OrderAuthorization, &[mishap.clone()]);
+        fake.mishaps(Call::OrderAuthorization, std::slice::from_ref(&mishap));
         let page = Agent::of(&bursar).get(origin.address, "/report?q=1").await;
         assert_eq!(page.status, 503, "{mishap:?}");
         assert_eq!(bursar.states(), ["unknown"], "{mishap:?}");
@@ -555,4 +555,68 @@ async fn a_wallet_that_does_not_fit_is_told_at_the_start() {
     drop(fake);
     let (_, log) = does_not_start(home);
     assert!(log.contains("start again when it can be reached"), "{log}");
+}
+
+/// The same BKey asks the person and signs, as one client, which only `[approval.ciba]` names.
+#[tokio::test]
+async fn what_a_person_approves_is_signed_as_the_same_client() {
+    let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
+    fake.looks_are_every(1);
+    fake.decide_next(Decision::Approved);
+    let config = format!(
+        "[approval]\nbackend = \"ciba\"\nhold_s = 60\n[approval.ciba]\nissuer = \"{}\"\nclient_id = \"{CLIENT_ID}\"\n\
+         client_secret = \"file:bkey-secret\"\napprover = \"{APPROVER}\"\n",
+        fake.base
+    );
+    let home = setup()
+        .trust(&origin.ca_pem)
+        .limits("[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.005\"\n")
+        .wallet("[wallet]\nevm = \"bkey\"\n")
+        .config(&config)
+        .home();
+    write_secret(&home);
+    let bursar = home.serve();
+    let page = Agent::of(&bursar).get(origin.address, "/report").await;
+    assert_eq!(page.status, 200, "{page:?}");
+    assert_eq!(
+        events(&bursar),
+        ["pay.reserved", "pay.armed", "pay.issued", "pay.settled"]
+    );
+    let journal = bursar.journal();
+    let armed = journal.iter().find(|entry| entry["ev"] == "pay.armed").unwrap();
+    assert_eq!(
+        (&armed["arm"]["signer"], armed["arm"].get("nonce")),
+        (&json!("bkey"), None)
+    );
+    assert_eq!((fake.count(Call::Ask), fake.count(Call::OrderAuthorization)), (1, 1));
+}
+
+/// The books of several proxies take it the same way.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_books_record_what_bkey_signs() {
+    let database = crate::postgres_cluster::cluster().database().await;
+    let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
+    let store = format!("[store]\nurl = \"{}\"\n", database.url());
+    let home = setup()
+        .trust(&origin.ca_pem)
+        .limits("[agents.research]\ntotal = \"0.025\"\n")
+        .wallet("[wallet]\nevm = \"bkey\"\n")
+        .config(&config(&fake, &store, 50))
+        .home();
+    write_secret(&home);
+    let mut bursar = home.serve();
+    fake.payments(|of| of.nonce = Some(B256::repeat_byte(7)));
+    let agent = Agent::of(&bursar);
+    assert_eq!(agent.get(origin.address, "/first").await.status, 200);
+    is_told(&agent.get(origin.address, "/report?q=1").await, 503, "signing-failed");
+    is_not_ordered_again(&bursar, &origin, &fake).await;
+    is_counted(&bursar, &origin).await;
+    assert_eq!(bursar.stop(), 0);
+    let bursar = bursar.kill().serve();
+    is_not_ordered_again(&bursar, &origin, &fake).await;
+    is_counted(&bursar, &origin).await;
+    assert_eq!(bursar.states(), ["settled", "unknown"]);
+    assert_eq!(events(&bursar)[..3], ["pay.reserved", "pay.issued", "pay.settled"]);
+    assert_eq!(origin.payments().len(), 1);
 }
