@@ -446,7 +446,7 @@ async fn record(proxy: &Proxy, event: Event) -> bool {
 async fn wallet(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Option<EvmPayer>, StartError> {
     let wallet = open_wallet(config, home, tls).await?;
     let Some(payer) = &wallet else {
-        tracing::warn!("no [wallet] in bursar.toml: on networks nothing can be paid, 402 answers are passed on");
+        tracing::warn!("no [wallet.evm] in bursar.toml: nothing can be paid, 402 answers are passed on");
         return Ok(None);
     };
     if config.networks.is_empty() {
