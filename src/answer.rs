@@ -38,6 +38,8 @@ pub enum Code {
     SigningFailed,
     PaymentDeclined,
     TokenUnavailable,
+    SignerUnavailable,
+    SignerPending,
     ApprovalPending,
     ApprovalDenied,
     ApprovalExpired,
@@ -53,7 +55,7 @@ pub enum Code {
 }
 
 impl Code {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::BadRequest,
         Self::ProxyAuthentication,
         Self::Loop,
@@ -70,6 +72,8 @@ impl Code {
         Self::SigningFailed,
         Self::PaymentDeclined,
         Self::TokenUnavailable,
+        Self::SignerUnavailable,
+        Self::SignerPending,
         Self::ApprovalPending,
         Self::ApprovalDenied,
         Self::ApprovalExpired,
@@ -195,6 +199,18 @@ impl Code {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "proxy_internal_error",
                 "Stripe issued no token, so nothing was paid",
+            ),
+            Self::SignerUnavailable => (
+                "signer-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "proxy_internal_error",
+                "BKey made no credential, so nothing was paid",
+            ),
+            Self::SignerPending => (
+                "signer-pending",
+                StatusCode::SERVICE_UNAVAILABLE,
+                DENIED,
+                "A person has yet to confirm this payment on the phone",
             ),
             Self::ApprovalPending => (
                 "approval-pending",

@@ -99,6 +99,7 @@ pub async fn course(
     let payer = Payer {
         address: proxy.payers.address(),
         stripe: proxy.payers.stripe_mode(),
+        remote: proxy.payers.remote(),
         networks: &proxy.networks,
         proven: &proxy.proven,
         request_host: host.as_str(),

@@ -129,6 +129,11 @@ impl Home {
     pub fn approvals(&self) -> PathBuf {
         self.private().join("approvals")
     }
+    /// Which wallet BKey told of last. Can be lost, while BKey can be reached.
+    pub fn bkey(&self) -> PathBuf {
+        self.private().join("bkey-wallet.json")
+    }
+
     /// How far the chains have been searched for money that left the wallet without us. Can be lost.
     pub fn reconciled(&self) -> PathBuf {
         self.private().join("reconciled.json")

@@ -70,7 +70,9 @@ pub mod ledger;
 // Rim: acts.
 pub mod approve;
 pub mod balances;
+pub mod bkey;
 pub mod dossier;
+pub mod oauth;
 pub mod pay;
 pub mod post;
 pub mod questions;

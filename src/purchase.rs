@@ -5,6 +5,7 @@
 //! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it.
 
 mod approval;
+mod elsewhere;
 mod unpaid;
 
 use std::sync::Arc;
@@ -16,21 +17,23 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::answer::{self, Code, Problem};
+use crate::assets::Asset;
 use crate::body::{AnswerBody, Relay, Replay};
 use crate::challenge::{Credential, Nonce, Offer, Rail, Term, Why};
 use crate::clock;
 use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
 use crate::idempotency::Claim;
-use crate::ledger::{Arm, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
+use crate::ledger::{Arm, ArmedNonce, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
 use crate::money::MicroUsd;
-use crate::pay::{PayError, Permission};
+use crate::pay::{Made, PayError, Permission};
 use crate::policy::Charge;
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
 use crate::repeat;
 use crate::serve;
 use crate::upstream::{Lane, stream};
+use elsewhere::NotReady;
 
 /// An agent that asks again by itself after our store or Stripe failed should not do so at once.
 const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
@@ -176,7 +179,15 @@ impl Purchase {
         if agent.is_closed() {
             return self.never_signed(reservation).await;
         }
-        let (field, credential) = match self.pay(&reservation, &permission).await {
+        let (reservation, made) = match self.made_elsewhere(reservation, &mut agent).await {
+            Ok(made) => made,
+            Err(NotReady::Over(problem)) => return drop(agent.send(Err(problem))),
+            Err(NotReady::Later(later, problem)) => {
+                drop(agent.send(Err(problem)));
+                return self.later(*later).await;
+            }
+        };
+        let (field, credential) = match self.pay(&reservation, &permission, made.as_ref()).await {
             Ok(signed) => signed,
             Err(error) => {
                 let problem = self.not_paid(reservation, &error).await;
@@ -190,12 +201,24 @@ impl Purchase {
         let left = valid_before.saturating_sub(clock::unix_second(self.proxy.clock.now()));
         let is_late = left < Term::LEAST_S;
         if self.intent.offer.rail == Rail::MppStripe && (is_late || agent.is_closed()) {
-            let (why, tx) = ("never-sent", None);
-            self.finish(rid, Outcome::Unknown { why, tx }).await;
-            let detail = "Stripe took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
-                          token counts until it has been taken back. Trying again later may help.";
-            let problem = Problem::new(Code::TokenUnavailable, detail).payment(rid);
-            return drop(agent.send(Err(problem.retryable(true).retry_after(STORE_RETRY))));
+            let (problem, retryable) = match made {
+                None => {
+                    let (why, tx) = ("never-sent", None);
+                    self.finish(rid, Outcome::Unknown { why, tx }).await;
+                    let detail = "Stripe took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
+                                  token counts until it has been taken back. Trying again later may help.";
+                    (Problem::new(Code::TokenUnavailable, detail), true)
+                }
+                // Nobody takes it back.
+                Some(_) => {
+                    self.in_doubt(rid, valid_before, "never-sent").await;
+                    let detail = "BKey took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
+                                  token counts until `bursar payments resolve` closes the payment.";
+                    (Problem::new(Code::SignerUnavailable, detail), false)
+                }
+            };
+            let problem = problem.payment(rid).retryable(retryable).retry_after(STORE_RETRY);
+            return drop(agent.send(Err(problem)));
         }
         let (target, fingerprint) = self.identity();
         let doubts = &self.proxy.doubts;
@@ -312,11 +335,17 @@ impl Purchase {
         let Some(valid_before) = valid_before else {
             return Err(NotBought::OfferGone(Why::ChallengeExpired));
         };
+        let signer = self.proxy.payers.signer_elsewhere(offer.asset);
         // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
         Ok(Arm {
             from,
             issuer: self.proxy.payers.issuer_mark(offer.asset),
-            nonce,
+            nonce: match (signer, offer.asset) {
+                // Whoever signs chooses it. Nothing stands in its place until it is known.
+                (Some(_), Asset::Token(_)) => ArmedNonce::Signers,
+                _ => ArmedNonce::Known(nonce),
+            },
+            signer,
             valid_after: 0,
             valid_before,
         })
@@ -358,9 +387,10 @@ impl Purchase {
         &self,
         reservation: &Reservation,
         permission: &Permission,
+        made: Option<&Made>,
     ) -> Result<(HeaderName, Credential), PayError> {
         let echo = &self.intent.offer.echo;
-        self.proxy.payers.pay(reservation, echo, permission).await
+        self.proxy.payers.pay(reservation, echo, permission, made).await
     }
 }
 

@@ -124,7 +124,7 @@ async fn present(
 
 fn in_doubt(rid: Rid) -> Problem {
     let detail = format!(
-        "Payment {rid} for this same request was sent, and whether it was taken is not known. It stays counted. A new \
+        "Payment {rid} for this same request was signed, or may have been, and whether it was taken is not known. It stays counted. A new \
          purchase is made once nobody has asked for 15 minutes; `bursar payments resolve {rid}` decides it before that."
     );
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(false)

@@ -1,7 +1,9 @@
 //! Puts the parts together, accepts agents, keeps watch over the files, and ends in order.
 
 mod approvals;
+mod bkey;
 mod callbacks;
+mod clients;
 mod earlier;
 mod parts;
 
@@ -34,7 +36,7 @@ use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
 use crate::ledger::{Event, Ledger, Options, Rid};
 use crate::logins::Logins;
-use crate::pay::{Payers, Permissions, Wallet};
+use crate::pay::{CardPayer, EvmPayer, Payers, Permissions};
 use crate::proxy::{self, Proxy};
 use crate::questions::Surroundings;
 use crate::reconcile::{Keeper, Notice, Notices, Reconciler};
@@ -42,7 +44,7 @@ use crate::rules::{Look, Rules};
 use crate::store::{self, StoreError};
 use crate::tls::authority::{Authority, AuthorityError};
 use crate::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs};
-use crate::tls::upstream::TrustError;
+use crate::tls::upstream::{TrustError, UpstreamTls};
 use crate::upstream::Upstreams;
 use crate::via::Via;
 use approvals::{OpenQuestionsError, Opened, open_questions};
@@ -65,7 +67,7 @@ pub enum StartError {
     Authority(#[from] AuthorityError),
     #[error(transparent)]
     Tls(#[from] TrustError),
-    #[error("[wallet.evm]: {0}")]
+    #[error("{section}: {0}", section = .0.section())]
     Wallet(#[from] OpenWalletError),
     #[error("[stripe]: {0}")]
     Stripe(#[from] OpenIssuerError),
@@ -138,8 +140,8 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let logins = Logins::new(Roster::load(home)?);
     let authority = Authority::load(home, clock.now())?;
     warn_of_end(&authority, &clock);
-    let wallet = wallet(&config, home)?;
     let tls = Arc::new(upstream_tls(&config)?);
+    let wallet = wallet(&config, home, &tls).await?;
     let issuer = open_issuer(&config, home, &tls)?;
     let acceptor = tls_acceptor(&config)?;
     let ways = alerts::ways(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
@@ -210,18 +212,18 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let held = held.into_iter().filter(|hold| !waiting.contains(&hold.rid)).collect();
     let keys = Keys::new(held, clock.clone());
     if let Some(issuer) = &issuer {
-        forget_tokens(issuer, &*ledger, clock.now()).await;
+        forget_tokens(issuer.tokens(), &*ledger, clock.now()).await;
     }
     let reconciler = Arc::new(Reconciler {
         ledger: ledger.clone(),
         home: home.clone(),
         nodes: nodes(&config),
-        issuer: issuer.clone(),
+        issuer: issuer.as_ref().and_then(CardPayer::account),
         settle_wait: config.timeouts.settle_wait,
         tls: tls.clone(),
         clock: clock.clone(),
         doubts: Some(doubts.clone()),
-        wallet: wallet.as_ref().map(Wallet::address),
+        wallet: wallet.as_ref().map(EvmPayer::address),
         notices: notices(&alerts),
         stop: stop.clone(),
         turn: tokio::sync::Mutex::default(),
@@ -442,23 +444,24 @@ async fn record(proxy: &Proxy, event: Event) -> bool {
     }
 }
 
-fn wallet(config: &Config, home: &Home) -> Result<Option<Wallet>, StartError> {
-    match &config.wallet {
-        None => {
-            tracing::warn!("no [wallet.evm] in bursar.toml: nothing can be paid, 402 answers are passed on");
-            Ok(None)
-        }
-        Some(key) => {
-            let wallet = open_wallet(key, home)?;
-            if config.networks.is_empty() {
-                tracing::warn!("no [networks] in bursar.toml: nothing can be paid, 402 answers are passed on");
-            } else {
-                let networks: Vec<String> = config.networks.keys().map(ToString::to_string).collect();
-                tracing::info!(wallet = %wallet.address(), networks = networks.join(","), "ready to pay");
-            }
-            Ok(Some(wallet))
-        }
+/// Whoever signs on EVM networks.
+async fn wallet(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Option<EvmPayer>, StartError> {
+    let wallet = open_wallet(config, home, tls).await?;
+    let Some(payer) = &wallet else {
+        tracing::warn!("no [wallet.evm] in bursar.toml: nothing can be paid, 402 answers are passed on");
+        return Ok(None);
+    };
+    if config.networks.is_empty() {
+        tracing::warn!("no [networks] in bursar.toml: nothing can be paid, 402 answers are passed on");
+    } else {
+        let networks: Vec<String> = config.networks.keys().map(ToString::to_string).collect();
+        tracing::info!(wallet = %payer.address(), networks = networks.join(","), "ready to pay");
     }
+    if let EvmPayer::Bkey(signer) = payer {
+        let (token, network) = (signer.token().symbol, signer.token().network());
+        tracing::info!(token, %network, "BKey signs, for whole US cents alone");
+    }
+    Ok(wallet)
 }
 
 /// What the chain says against the books is told at once.

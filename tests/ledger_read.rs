@@ -30,7 +30,7 @@ async fn a_payment_has_every_field_of_the_list() {
     };
     ledger.finish(purchase.hold.rid, settled).await.unwrap();
     let books = read_payments(world.path()).unwrap();
-    let nonce = format!("{:#x}", purchase.arm.nonce);
+    let nonce = format!("{:#x}", purchase.arm.nonce.known().unwrap());
     let expected = serde_json::json!({
         "id": purchase.hold.rid.to_string(), "state": "settled", "by": "merchant", "agent": "research", "group": "eng",
         "rail": "x402", "scheme": "exact", "network": "eip155:84532", "merchant": "api.example.com",
@@ -182,15 +182,27 @@ async fn the_journal_tells_which_transfers_the_books_explain() {
     ledger.append(Event::Outflow(outflow.clone())).await.unwrap();
 
     let findings = Findings::read(world.path(), |_, _| 0).unwrap();
-    let explains = |arm: &Arm| findings.count(&asset, &wallet(arm), &arm.nonce, payee, amount);
+    let explains = |arm: &Arm| findings.count(&asset, &wallet(arm), &arm.nonce.known().unwrap(), payee, amount);
     assert_eq!(
         arms.iter().map(explains).collect::<Vec<_>>(),
         [true, true, false, false]
     );
     let arm = &arms[0];
-    assert!(!findings.count(&asset, &wallet(arm), &arm.nonce, wallet(arm), amount));
-    assert!(!findings.count(&asset, &wallet(arm), &arm.nonce, payee, Atoms::new(9_999)));
-    assert!(!findings.count("eip155:1/erc20:0x", &wallet(arm), &arm.nonce, payee, amount));
+    assert!(!findings.count(&asset, &wallet(arm), &arm.nonce.known().unwrap(), wallet(arm), amount));
+    assert!(!findings.count(
+        &asset,
+        &wallet(arm),
+        &arm.nonce.known().unwrap(),
+        payee,
+        Atoms::new(9_999)
+    ));
+    assert!(!findings.count(
+        "eip155:1/erc20:0x",
+        &wallet(arm),
+        &arm.nonce.known().unwrap(),
+        payee,
+        amount
+    ));
     assert_eq!(findings.began, Some(NOON.parse().unwrap()));
     assert_eq!(
         findings.wallets.iter().collect::<Vec<_>>(),
@@ -206,8 +218,8 @@ async fn the_journal_tells_which_transfers_the_books_explain() {
     // Searched up to its deadline: it explains nothing that is still to be found.
     let deadline = arm.valid_before;
     let read = |searched: u64| Findings::read(world.path(), move |_, _| searched).unwrap();
-    assert!(read(deadline).count(&asset, &wallet(arm), &arm.nonce, payee, amount));
-    assert!(!read(deadline + 1).count(&asset, &wallet(arm), &arm.nonce, payee, amount));
+    assert!(read(deadline).count(&asset, &wallet(arm), &arm.nonce.known().unwrap(), payee, amount));
+    assert!(!read(deadline + 1).count(&asset, &wallet(arm), &arm.nonce.known().unwrap(), payee, amount));
 }
 
 /// Permit2 tells of no nonce: it stands in what was sent, and explains what its payment lets leave.
@@ -232,7 +244,10 @@ async fn the_journal_tells_what_the_nonces_in_a_transaction_explain() {
         all[0].hold.terms.asset.caip19(),
         all[0].hold.terms.payee.address().unwrap(),
     );
-    let (nonces, from) = (all.each_ref().map(|purchase| purchase.arm.nonce), wallet(&all[0].arm));
+    let (nonces, from) = (
+        all.each_ref().map(|purchase| purchase.arm.nonce.known().unwrap()),
+        wallet(&all[0].arm),
+    );
     let [_, _, part, idle, dead, _] = all.each_ref().map(|purchase| purchase.hold.rid);
     for purchase in all {
         ledger.reserve(purchase).await.unwrap();

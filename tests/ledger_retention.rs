@@ -55,7 +55,7 @@ fn purchase(world: &World, cents: u128, cap: u128) -> Reserve {
     charges[3].start = "".into();
     let mut purchase = world.charged(charges);
     let mut random = [0; 10];
-    random.copy_from_slice(&purchase.arm.nonce.as_slice()[22..]);
+    random.copy_from_slice(&purchase.arm.nonce.known().unwrap().as_slice()[22..]);
     purchase.hold.rid = Rid::new(today, random);
     purchase.arm.valid_before = today.as_second() as u64 + 300;
     purchase

@@ -36,6 +36,7 @@ fn payable(offer: &Offer, network: u64, host: &str, zero_amount: bool) -> Result
     let payer = Payer {
         address: Some(PAYER),
         stripe: None,
+        remote: challenge::Remote::default(),
         networks: &BTreeSet::from([Network::Eip155(network)]),
         proven: &BTreeSet::new(),
         request_host: host,
@@ -159,6 +160,7 @@ fn what_the_payer_refuses_is_payable_under_another_configuration() {
     let payer = Payer {
         address: Some(PAYER),
         stripe: None,
+        remote: challenge::Remote::default(),
         networks: &BTreeSet::from([Network::Eip155(84_532)]),
         proven: &BTreeSet::new(),
         request_host: "127.0.0.1",

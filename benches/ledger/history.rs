@@ -143,7 +143,7 @@ fn write(audit: &Path, market: &Market, payments: usize) -> Result<u64, Fault> {
             by: By::Merchant,
             rid,
             taken: None,
-            tx: Some(arm.nonce.to_string()),
+            tx: arm.nonce.known().map(|nonce| nonce.to_string()),
             why: None,
         };
         segments.push(now, Body::Reserved(Arc::new(reserved)))?;

@@ -97,7 +97,8 @@ impl Market {
             arm: Arm {
                 from: Address::repeat_byte(0x11).into(),
                 issuer: None,
-                nonce: B256::new(nonce),
+                nonce: B256::new(nonce).into(),
+                signer: None,
                 valid_after: 0,
                 valid_before: u64::try_from(now.as_second())? + 60,
             },

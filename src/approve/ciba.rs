@@ -1,13 +1,12 @@
 //! Asking over CIBA: a server asks the person on a device of theirs, and gives us a token that says so (approvals digest §2-§4).
 //!
-//! * `settings`: how the server is used. `bkey`: whose agent we are at BKey.
+//! * `settings`: how the server is used.
 //! * `discovery`: where its endpoints are. `request`, `asked`: a question and its handle. `poll`: what the looks mean. `ping`: who
 //!   may wake us. `failure`: why there is no answer. All of these are pure.
-//! * `exchange`: one request. `store`: what is kept between them: metadata, keys, the agent's own token.
+//! * `store`: what is kept between requests: metadata, keys, the agent's own token. One request is `oauth/exchange`.
 //!
 //! A token is no approval yet: what it is worth says a [`Verifier`], which is given the keys.
 
-pub mod bkey;
 pub mod discovery;
 pub mod failure;
 pub mod ping;
@@ -17,8 +16,6 @@ pub mod settings;
 
 mod asked;
 pub mod assertion;
-mod exchange;
-mod form;
 mod store;
 #[cfg(test)]
 mod vectors;
@@ -33,18 +30,19 @@ use tokio::time::Instant;
 
 use asked::{Accepted, NotAsked};
 use discovery::Metadata;
-use exchange::{Answer, Silence};
 use failure::Code;
 use ping::KnownTokens;
 use poll::{Course, Grant, Look, Step};
 use request::{Outgoing, SentDetails};
 use settings::{BindingStyle, CibaSettings, Delivery, EvidenceToken, Secret, Style};
-use store::{Kept, Lent, Renewal};
+use store::{Kept, Renewal};
 pub use verifier::{Presented, Rejected, Verifier};
 
 use crate::approval::Question;
 use crate::approve::{Asked, Backend, Denial, Failure, Reply, Standing};
 use crate::clock::SharedClock;
+use crate::oauth::exchange::{self, Answer, Silence};
+use crate::oauth::login::{self, Lent};
 use crate::tls::upstream::UpstreamTls;
 
 /// From the first look at the server's name to the last byte of its answer (digest §2.6).
@@ -138,7 +136,7 @@ impl<V: Verifier> Ciba<V> {
         };
         self.compare_clocks(&answer);
         if let (http::StatusCode::UNAUTHORIZED, Some((_, lent))) = (answer.status, &agent_token) {
-            self.kept.forget_agent_token().await;
+            self.kept.agent_token.forget().await;
             if *lent == Lent::Kept {
                 return Err(failure::AGENT_TOKEN.into());
             }
@@ -338,9 +336,9 @@ impl<V: Verifier> Ciba<V> {
                 // A log-in asks nobody and may be repeated as often as wanted.
                 Err(Silence::Unsent | Silence::Unanswered) => return Err(failure::UNREACHABLE),
             };
-            store::agent_token(answer.status, &answer.body)
+            login::read(answer.status, &answer.body)
         };
-        self.kept.agent_token(log_in).await
+        self.kept.agent_token.lend(log_in).await
     }
 
     async fn send(

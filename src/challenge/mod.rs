@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName};
 
 use crate::account::Account;
-use crate::assets::{Asset, Mode, Network};
+use crate::assets::{Asset, Mode, Network, Token};
 
 pub mod credential;
 pub(crate) mod json;
@@ -106,12 +106,46 @@ pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Cha
     Ok(all)
 }
 
+/// What a signer elsewhere does of all that could be paid, where there is one: BKey (approvals digest §4.6).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Remote {
+    /// The one token that it signs for, by EIP-3009 and in whole US cents. `None`: the wallet's key is ours.
+    pub signs: Option<&'static Token>,
+    /// Whether it issues the tokens for cards, in US dollars.
+    pub issues: bool,
+}
+
+impl Remote {
+    fn does(self, offer: &Offer) -> Result<(), Why> {
+        match (offer.asset, self.signs) {
+            (Asset::Token(token), Some(signs)) => match offer.rail {
+                Rail::X402 if *token != *signs => Err(Why::SignerToken),
+                // Never rounded: what is paid is what is asked.
+                Rail::X402 if !offer.amount.get().is_multiple_of(CENT) || offer.amount.is_zero() => {
+                    Err(Why::SignerCents)
+                }
+                Rail::X402 => Ok(()),
+                // The challenge fixes the nonce (Ruling 18), and BKey chooses its own.
+                Rail::MppEvm => Err(Why::SignerNonce),
+                _ => Err(Why::SignerRail),
+            },
+            (Asset::Fiat(_, currency), _) if self.issues && !currency.is_dollar() => Err(Why::SignerCurrency),
+            (Asset::Fiat(..), _) if self.issues && offer.amount.is_zero() => Err(Why::SignerCents),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Atoms of a dollar token of 6 decimals in one US cent.
+pub const CENT: u128 = 10_000;
+
 /// Who would pay, for what request.
 pub struct Payer<'a> {
     /// The wallet's, if there is one.
     pub address: Option<Address>,
     /// Whether Stripe's key is live, if there is one.
     pub stripe: Option<Mode>,
+    pub remote: Remote,
     /// The networks named in bursar.toml (Ruling 21).
     pub networks: &'a BTreeSet<Network>,
     /// Those of them for which a node is named.
@@ -148,6 +182,7 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
             Some(_) => {}
         },
     }
+    payer.remote.does(offer)?;
     if offer.amount.is_zero() && !payer.zero_amount {
         return Err(Why::AmountZero);
     }
@@ -249,6 +284,7 @@ mod tests {
         let payer = Payer {
             address: Some(Address::repeat_byte(2)),
             stripe: None,
+            remote: Remote::default(),
             networks: &networks,
             proven: &networks,
             request_host: "api.example.com",

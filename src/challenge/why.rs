@@ -127,11 +127,17 @@ reasons! {
     TimeoutOutOfRange => "timeout-out-of-range", "The offer's maxTimeoutSeconds is not between 10 and 86400.";
 
     // The offer against the payer.
-    NoWallet => "no-wallet", "The offer is for a network, and [wallet.evm] in bursar.toml names no key.";
+    NoWallet => "no-wallet", "The offer is for a network, and [wallet] in bursar.toml names no key.";
     StripeNotConfigured => "stripe-not-configured", "The offer is for Stripe, and [stripe] in bursar.toml names no key.";
     /// A test key pays test sellers, a live key live ones.
     StripeModeDiffers => "stripe-mode-differs", "The seller's Stripe profile is for test payments and our key for live ones, or the reverse.";
     NetworkNotConfigured => "network-not-configured", "The offer is for a network that [networks] in bursar.toml does not name.";
+    SignerCents => "signer-whole-cents", "BKey signs for whole US cents, and the offer's amount is none.";
+    SignerToken => "signer-other-token", "BKey signs for one token on one network, and the offer is for another.";
+    /// Its nonce follows from the challenge (Ruling 18).
+    SignerNonce => "signer-chooses-nonce", "The offer fixes the nonce of its authorization, and BKey chooses its own.";
+    SignerRail => "signer-only-eip3009", "BKey signs EIP-3009 authorizations for x402 alone, and the offer wants another credential.";
+    SignerCurrency => "signer-only-dollars", "BKey issues tokens in US dollars alone.";
     /// Without a node nobody could prove what was taken (Ruling 12).
     UpToNeedsNode => "upto-needs-node", "The offer is for any part of an amount, and no node is named for its network.";
     AllowanceMissing => "allowance-missing", "The wallet has not allowed Permit2 to move this token, and the seller does not bring the permission.";

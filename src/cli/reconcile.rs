@@ -19,7 +19,6 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
 use crate::home::Home;
 use crate::ledger::{Embedded, Ledger, OpenError, Options, State};
-use crate::pay::Wallet;
 use crate::reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
 use crate::reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
 use crate::serve::{nodes, open_issuer, open_wallet, upstream_tls};
@@ -99,22 +98,22 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
         OpenError::InUse(_) => Failure::unavailable(error.to_string()),
         error => Failure::negative(error.to_string()),
     })?;
+    let wallet = open_wallet(&config, home, &tls).await.ok().flatten();
     let reconciler = Reconciler {
         ledger: Arc::new(ledger.clone()),
         home: home.clone(),
         nodes: nodes(&config),
         // As the wallet's, its key may be out of reach here.
-        issuer: open_issuer(&config, home, &tls).ok().flatten(),
+        issuer: open_issuer(&config, home, &tls)
+            .ok()
+            .flatten()
+            .and_then(|issuer| issuer.account()),
         settle_wait: config.timeouts.settle_wait,
         tls,
         clock,
         doubts: None,
         // Its key may be out of reach here. Whatever has signed is in the books.
-        wallet: config
-            .wallet
-            .as_ref()
-            .and_then(|key| open_wallet(key, home).ok())
-            .map(|wallet: Wallet| wallet.address()),
+        wallet: wallet.map(|wallet| wallet.address()),
         notices: Arc::new(|_| {}),
         stop: CancellationToken::new(),
         turn: tokio::sync::Mutex::default(),

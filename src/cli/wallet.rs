@@ -1,5 +1,7 @@
 //! `bursar wallet show`: the address that pays, and what it holds.
 
+use std::sync::Arc;
+
 use alloy_primitives::U256;
 use clap::Subcommand;
 use serde_json::json;
@@ -11,7 +13,7 @@ use crate::config::Config;
 use crate::config::operator::RpcUrl;
 use crate::home::Home;
 use crate::money::Atoms;
-use crate::pay::Wallet;
+use crate::pay::EvmPayer;
 use crate::rpc::Node;
 use crate::serve;
 use crate::tls::upstream::UpstreamTls;
@@ -31,15 +33,18 @@ impl WalletCommand {
         home.require_initialised()?;
         let Self::Show { json: as_json } = self;
         let config = Config::load(home.root())?;
-        let Some(settings) = &config.wallet else {
+        let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
+        let tls = Arc::new(tls);
+        let opened = serve::open_wallet(&config, home, &tls).await;
+        let Some(wallet) = opened
+            .map_err(|error| Failure::usage(format!("{} in {}: {error}", error.section(), home.config().display())))?
+        else {
             return Err(Failure::usage(format!(
-                "{} names no wallet: add [wallet.evm] with key = \"file:PATH\", \"env:NAME\" or \"keystore:PATH\"",
+                "{} names no wallet: add [wallet.evm] with key = \"file:PATH\", \"env:NAME\" or \"keystore:PATH\", or evm = \
+                 \"bkey\" below [wallet]",
                 home.config().display()
             )));
         };
-        let wallet = serve::open_wallet(settings, home)
-            .map_err(|error| Failure::usage(format!("[wallet.evm] in {}: {error}", home.config().display())))?;
-        let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
         if !as_json {
             say!("{}", wallet.address())?;
         }
@@ -63,7 +68,7 @@ async fn first_answer(
     urls: &[RpcUrl],
     tls: &UpstreamTls,
     asset: &assets::Token,
-    wallet: &Wallet,
+    wallet: &EvmPayer,
 ) -> Result<U256, String> {
     let mut last = "no rpc is configured".to_owned();
     for url in urls {
@@ -82,7 +87,7 @@ async fn first_answer(
 
 fn report(
     as_json: bool,
-    wallet: &Wallet,
+    wallet: &EvmPayer,
     asset: &assets::Token,
     balance: &Result<U256, String>,
 ) -> Result<(), Failure> {

@@ -78,6 +78,9 @@ impl<'t> Document<'t> {
             let place = error.span().unwrap_or(0..0);
             let what = format!("not valid TOML: {}", error.message());
             let way_out = match error.message() {
+                "duplicate key" if self.is_about(&place, &["[wallet.evm]", "evm"]) => {
+                    "BKey signs, or a key of your own does, not both: keep evm = \"bkey\", or the section [wallet.evm]."
+                }
                 "duplicate key" => "Each key and each [section] may be written once: merge the two.",
                 _ => "Texts stand in double quotes, sections in [brackets], one `key = value` a line.",
             };
@@ -87,6 +90,14 @@ impl<'t> Document<'t> {
             };
             ConfigError::Invalid(vec![self.problem(&place, shown, what, way_out.to_owned())])
         })
+    }
+
+    /// Whether the line at `place` begins with one of these.
+    fn is_about(&self, place: &Range<usize>, beginnings: &[&str]) -> bool {
+        let before = self.text.get(..place.start).unwrap_or_default();
+        let line = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = self.text.get(line..).unwrap_or_default().trim_start();
+        beginnings.iter().any(|beginning| line.starts_with(beginning))
     }
 
     pub(super) fn report(&self, place: &Range<usize>, what: String, way_out: String) {

@@ -1,5 +1,7 @@
 //! The messages as people read them: read them when you change one. The files below start with an empty line.
 
+mod bkey;
+
 use std::path::Path;
 
 use super::limits;
@@ -312,7 +314,7 @@ bursar.toml:5:7: store.url: a password stands in it
 bursar.toml:7:7: stripe.key does not say where the secret is kept
   7 | key = …
     |       ^
-  Write "env:NAME" or "file:PATH". If the secret itself stood here, take it for known to others and replace it.
+  Write "env:NAME", "file:PATH" or "bkey". If the secret itself stood here, take it for known to others and replace it.
 
 bursar.toml:8:18: stripe.payment_method: no Stripe payment method: one begins with pm_, then letters, digits and _, at most 255 characters
   8 | payment_method = …

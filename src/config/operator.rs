@@ -19,10 +19,13 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::alerts::Alerts;
-use super::approval::Approval;
+use super::approval::ciba::Client;
+use super::approval::{Approval, Backend};
 use super::diagnose::{Confidence, ConfigError, Document};
 use super::secret::SecretSource;
 use super::section::Section;
+use crate::approve::ciba::discovery::Issuer;
+use crate::approve::ciba::settings::Style;
 use crate::assets::Network;
 use crate::host::Host;
 use crate::stripe::{PaymentMethod, Settings};
@@ -38,9 +41,13 @@ pub struct Config {
     /// (Ruling 21).
     pub networks: BTreeMap<Network, Vec<RpcUrl>>,
     pub stripe: Option<Stripe>,
+    /// BKey, where it pays: as whom it knows us, if that is not as `approval.ciba` or its own tools say.
+    pub bkey: Option<Bkey>,
     pub approval: Approval,
     pub store: Store,
     pub alerts: Alerts,
+    /// Where those of BKey's client are, whether it pays or not.
+    pub bkey_secrets: Vec<SecretSource>,
     pub timeouts: Timeouts,
 }
 
@@ -84,23 +91,47 @@ pub struct Upstream {
     pub allow_http_payments: BTreeSet<Host>,
 }
 
-/// `[wallet.evm]`: where the signing key is.
+/// `[wallet]`: where the signing key of EVM networks is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WalletKey {
+    /// On a phone, at BKey.
+    Bkey,
     /// 64 hex digits.
     Hex(SecretSource),
     /// Web3 secret storage, version 3.
     Keystore { path: PathBuf, password: SecretSource },
 }
 
-/// `[stripe]`: the account that issues shared payment tokens.
+/// `[stripe]`: who issues shared payment tokens.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stripe {
-    pub key: SecretSource,
     pub payment_method: PaymentMethod,
+    pub issued_by: TokenIssuer,
+}
+
+/// Whose tokens pay sellers that take cards.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TokenIssuer {
+    /// Those of an account of ours.
+    Account(StripeAccount),
+    Bkey,
+}
+
+/// An account at Stripe.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StripeAccount {
+    pub key: SecretSource,
     /// A key that moves money is used only where the file says so.
     pub live: bool,
     pub settings: Settings,
+}
+
+/// `[bkey]`: as whom BKey knows us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bkey {
+    /// `None`: where BKey's own tools say that it is.
+    pub api_url: Option<Issuer>,
+    pub client: Client,
 }
 
 /// An http or https URL. Providers put their keys into its path, so only its host is ever shown.
@@ -167,17 +198,45 @@ impl Config {
 impl Config {
     /// Where every secret is kept that the file names, the keystore's file aside.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
-        let wallet = self.wallet.as_ref().map(|wallet| match wallet {
-            WalletKey::Hex(source) | WalletKey::Keystore { password: source, .. } => source,
+        let wallet = self.wallet.as_ref().and_then(|wallet| match wallet {
+            WalletKey::Hex(source) | WalletKey::Keystore { password: source, .. } => Some(source),
+            WalletKey::Bkey => None,
         });
-        let stripe = self.stripe.as_ref().map(|stripe| &stripe.key);
+        let stripe = self.stripe.as_ref().and_then(|stripe| match &stripe.issued_by {
+            TokenIssuer::Account(account) => Some(&account.key),
+            TokenIssuer::Bkey => None,
+        });
         let webhook = self.alerts.webhook.as_ref().and_then(|webhook| webhook.token.as_ref());
         let store = match &self.store {
             Store::Shared(shared) => shared.password.as_ref(),
             Store::Embedded => None,
         };
         let kept = [wallet, stripe, webhook, store].into_iter().flatten();
-        kept.chain(&self.approval.secrets)
+        kept.chain(&self.approval.secrets).chain(&self.bkey_secrets)
+    }
+}
+
+impl Config {
+    /// Whether anything is paid by BKey.
+    pub fn pays_by_bkey(&self) -> bool {
+        let tokens = self.stripe.as_ref().map(|stripe| &stripe.issued_by);
+        self.wallet == Some(WalletKey::Bkey) || tokens == Some(&TokenIssuer::Bkey)
+    }
+
+    /// As whom BKey is asked to pay: as `[bkey]` says, else as an approval backend of BKey's does, else as BKey's own tools do.
+    pub fn bkey_client(&self) -> Bkey {
+        let asking = match &self.approval.backend {
+            Backend::Ciba(ciba) if ciba.style == Style::Bkey => Some(Bkey {
+                api_url: ciba.issuer.clone(),
+                client: ciba.client.clone(),
+            }),
+            _ => None,
+        };
+        let tools = Bkey {
+            api_url: None,
+            client: Client::Bkey { profile: None },
+        };
+        self.bkey.clone().or(asking).unwrap_or(tools)
     }
 }
 

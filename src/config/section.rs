@@ -127,6 +127,11 @@ impl<'d> Entry<'d> {
         &self.path
     }
 
+    /// The text that it is, if it is one; anything else is no mistake yet.
+    pub(super) fn if_text(&self) -> Option<&'d str> {
+        self.value.get_ref().as_str()
+    }
+
     pub(super) fn section(&self) -> Option<Section<'d>> {
         let Some(table) = self.value.get_ref().as_table() else {
             return self.mistyped("a section", &format!("Write [{}] and its keys below.", self.path));

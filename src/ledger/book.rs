@@ -4,6 +4,8 @@
 //! running ledger believes and what the journal says cannot differ.
 
 pub mod approvals;
+mod handover;
+mod issued;
 pub mod kept;
 mod whole;
 
@@ -14,9 +16,11 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
-use super::entry::{Adopted, Armed, Body, Entry, Reserved, Settled, WindowCharge};
+use super::entry::{self, Armed, Body, Entry, Reserved, Settled, WindowCharge};
 use super::key::{KeyChange, KeyHold, Keys};
-use super::model::{ApprovalError, ApprovalRow, Arm, Arming, By, Hold, Reserve, ReserveError, State};
+use super::model::{
+    ApprovalError, ApprovalRow, Arm, ArmedNonce, Arming, By, Hold, LedgerError, Reserve, ReserveError, State,
+};
 use super::payment::{NonceKey, Payment};
 use super::rid::Rid;
 use super::scan::Place;
@@ -45,6 +49,10 @@ pub enum Illegal {
     NotUnconfirmed(Rid),
     #[error("what comes back of payment {0} is not what was charged and not taken")]
     WrongPart(Rid),
+    #[error("who chooses the nonce of payment {0} is not said")]
+    NonceOfNobody(Rid),
+    #[error("payment {0} does not take what a signer has chosen")]
+    NotWithSigner(Rid),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
 }
@@ -162,10 +170,18 @@ impl Book {
     }
 
     fn nonce_is_free(&self, asset: &str, arm: &Arm) -> Result<(), ReserveError> {
-        if self.taken.contains(&NonceKey::of(asset, &arm.from, &arm.nonce)) {
-            return Err(ReserveError::NonceTaken);
+        if !entry::Arm::from(arm).is_plain() {
+            return Err(ReserveError::Failed(
+                "who chooses the payment's nonce is not said".to_owned(),
+            ));
         }
-        Ok(())
+        match arm.nonce {
+            ArmedNonce::Known(nonce) if self.taken.contains(&NonceKey::of(asset, &arm.from, &nonce)) => {
+                Err(ReserveError::NonceTaken)
+            }
+            // One that the signer chooses is compared when it is known.
+            ArmedNonce::Known(_) | ArmedNonce::Signers => Ok(()),
+        }
     }
 
     /// Decides a step of an approval, which is its entry. `Ok` says that [`Book::apply`] of it will succeed.
@@ -185,6 +201,7 @@ impl Book {
         match &entry.body {
             Body::Reserved(reserved) => self.reserve(reserved, entry.ts, &mut effect)?,
             Body::Armed(armed) => self.arm(armed, entry.ts, &mut effect)?,
+            Body::Issued(issued) => self.issue(issued, entry.ts, &mut effect)?,
             Body::Settled(settled) => {
                 self.is_what_was_left(settled)?;
                 self.move_to(settled.rid, State::Settled, entry.ts, &mut effect, |payment| {
@@ -262,6 +279,9 @@ impl Book {
     }
 
     fn reserve(&mut self, reserved: &Arc<Reserved>, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
+        if reserved.arm.as_ref().is_some_and(|arm| !arm.is_plain()) {
+            return Err(Illegal::NonceOfNobody(reserved.rid));
+        }
         let payment = Payment {
             approval: None,
             arm: reserved.arm.clone(),
@@ -281,14 +301,6 @@ impl Book {
             updated_at: ts,
             yielded: None,
         };
-        self.enter(payment, effect)
-    }
-
-    fn adopt(&mut self, adopted: &Adopted, effect: &mut Effect) -> Result<(), Illegal> {
-        let payment = adopted.payment.clone();
-        if payment.state.is_final() {
-            return Err(Illegal::NotOpen(payment.rid()));
-        }
         self.enter(payment, effect)
     }
 
@@ -320,6 +332,9 @@ impl Book {
     fn arm(&mut self, armed: &Armed, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
         let mut payment = self.may_become(armed.rid, State::Armed)?;
         let rid = armed.rid;
+        if !armed.arm.is_plain() {
+            return Err(Illegal::NonceOfNobody(rid));
+        }
         self.approvals.may_arm(rid, armed.approval.as_deref(), ts)?;
         payment.arm = Some(armed.arm.clone());
         payment.approval.clone_from(&armed.approval);
@@ -410,22 +425,6 @@ impl Book {
         self.open.remove(&payment.rid());
         self.fading
             .extend(payment.nonce_key().map(|key| (payment.nonce_free_at(), key)));
-    }
-
-    /// On shared books the counters of one log are nobody's limit: what is another's affair leaves them.
-    fn yield_to(&mut self, rid: Rid, node: u32, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
-        let mut payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
-        self.book(rid, payment.windows(), Step::GiveBack)?;
-        self.open.remove(&rid);
-        self.approvals.leave(rid, &mut effect.approvals);
-        // It may come back, with its nonce.
-        if let Some(key) = payment.nonce_key() {
-            self.taken.remove(&key);
-        }
-        payment.yielded = Some(node);
-        payment.updated_at = ts;
-        self.changed(payment, effect);
-        Ok(())
     }
 
     fn dispute(&mut self, rid: Rid, why: &str, effect: &mut Effect) -> Result<(), Illegal> {

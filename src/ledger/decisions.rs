@@ -11,8 +11,8 @@ use super::counters::Counter;
 use super::disclosure::Disclosure;
 use super::entry::{
     self, Admin, Alert, ApprovalExpired, ApprovalGranted, ApprovalRefused, ApprovalRequested, Armed, Body,
-    ClockAccepted, Confirmed, Denied, Disputed, Expired, PolicyLoaded, PolicyRejected, Presented, Released, Reserved,
-    Settled, Unknown, WindowCharge,
+    ClockAccepted, Confirmed, Denied, Disputed, Expired, Issued, PolicyLoaded, PolicyRejected, Presented, Released,
+    Reserved, Settled, Unknown, WindowCharge,
 };
 use super::model::{
     self, Alarm, ApprovalStep, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
@@ -89,6 +89,18 @@ pub trait Decisions {
         });
         self.record(now, body).map_err(ReserveError::Failed)?;
         Ok(Reservation::new(rid, terms, arming.arm))
+    }
+
+    fn issued(&mut self, rid: Rid, issued: &model::Issued, now: Moment) -> Result<(), LedgerError> {
+        self.book().admits_issued(rid, issued)?;
+        let body = Body::Issued(Issued {
+            authorization: issued.authorization.clone(),
+            nonce: issued.nonce,
+            rid,
+            valid_after: Decimal(issued.valid_after),
+            valid_before: Decimal(issued.valid_before),
+        });
+        self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
     }
 
     fn approval(&mut self, step: ApprovalStep, now: Moment) -> Result<(), LedgerError> {

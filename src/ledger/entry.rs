@@ -138,6 +138,7 @@ bodies! {
     "policy.rejected" PolicyRejected(PolicyRejected),
     "pay.reserved" Reserved(Arc<Reserved>),
     "pay.armed" Armed(Armed),
+    "pay.issued" Issued(Issued),
     "pay.presented" Presented(Presented),
     "pay.settled" Settled(Settled),
     "pay.unknown" Unknown(Unknown),

@@ -43,6 +43,8 @@ pub struct Findings {
     /// By payment, to forget what an operator has called dead.
     nonces: HashMap<Rid, NonceKey>,
     held: HashMap<Rid, Arc<Reserved>>,
+    /// With a signer that has not told the nonce.
+    unissued: HashMap<Rid, (Arc<Reserved>, Arm)>,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,12 @@ impl Findings {
                     self.sign(&reserved, &armed.arm, searched);
                 }
             }
+            Body::Issued(issued) => {
+                if let Some((reserved, mut arm)) = self.unissued.remove(&issued.rid) {
+                    arm.issue(&issued);
+                    self.sign(&reserved, &arm, searched);
+                }
+            }
             Body::Adopted(adopted) => self.enter(&adopted.payment, searched),
             Body::Released(released) => {
                 self.held.remove(&released.rid);
@@ -175,17 +183,21 @@ impl Findings {
         }
     }
 
-    fn sign(&mut self, reserved: &Reserved, arm: &Arm, searched: &dyn Fn(&str, Address) -> u64) {
+    fn sign(&mut self, reserved: &Arc<Reserved>, arm: &Arm, searched: &dyn Fn(&str, Address) -> u64) {
         // What Stripe moves leaves no wallet.
         let Account::Address(from) = arm.from else { return };
         self.wallets.insert((reserved.network.clone(), from));
         if arm.valid_before.0 < searched(&reserved.network, from) {
             return;
         }
-        let key = NonceKey::of(&reserved.asset, &arm.from, &arm.nonce);
+        let Some(nonce) = arm.nonce else {
+            self.unissued.insert(reserved.rid, (reserved.clone(), arm.clone()));
+            return;
+        };
+        let key = NonceKey::of(&reserved.asset, &arm.from, &nonce);
         let (rail, amount) = (Rail::parse(&reserved.rail), Atoms::new(reserved.amount.0));
         let permit = match rail {
-            Some(Rail::X402Permit2 | Rail::X402UpTo) => Some(arm.nonce),
+            Some(Rail::X402Permit2 | Rail::X402UpTo) => Some(nonce),
             _ => None,
         };
         let signed = Signed {
@@ -218,6 +230,7 @@ impl Findings {
     }
 
     fn forget(&mut self, rid: &Rid) {
+        self.unissued.remove(rid);
         let key = self.nonces.remove(rid);
         if let Some(Signed {
             permit: Some(nonce), ..
@@ -239,6 +252,7 @@ fn concerns_the_chain(ev: &str) -> bool {
         ev,
         "pay.reserved"
             | "pay.armed"
+            | "pay.issued"
             | "pay.adopted"
             | "pay.released"
             | "pay.expired"

@@ -75,6 +75,7 @@ impl Body {
         match self {
             Self::Reserved(reserved) => Some(reserved.rid),
             Self::Armed(armed) => Some(armed.rid),
+            Self::Issued(issued) => Some(issued.rid),
             Self::Presented(presented) => Some(presented.rid),
             Self::Settled(settled) => Some(settled.rid),
             Self::Unknown(unknown) => Some(unknown.rid),

@@ -13,8 +13,8 @@ use super::disclosure::Disclosure;
 use super::entry::{Body, Entry};
 use super::key::KeyHold;
 use super::model::{
-    Alarm, Alarms, ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation,
-    Reserve, ReserveError, Resolution,
+    Alarm, Alarms, ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome,
+    Reservation, Reserve, ReserveError, Resolution,
 };
 use super::payment::Payment;
 use super::rid::Rid;
@@ -84,6 +84,13 @@ impl Ledger for Memory {
 
     fn arm(&self, rid: Rid, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
         self.answer(move |state, now| Decisions::arm(state, rid, arming, now))
+    }
+
+    fn issued(&self, reservation: Reservation, issued: Issued) -> Answer<'_, Result<Reservation, LedgerError>> {
+        self.answer(move |state, now| {
+            Decisions::issued(state, reservation.rid(), &issued, now)?;
+            Ok(reservation.with(&issued))
+        })
     }
 
     fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>> {

@@ -51,9 +51,9 @@ pub use decisions::Usage;
 pub use embedded::{Embedded, Options};
 pub use key::KeyHold;
 pub use model::{
-    Alarm, Alarms, ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Arm, Arming, By, Denial, Denied,
-    Event, Finding, Hold, LedgerError, Outcome, Outflow, Requested, Reservation, Reserve, ReserveError, Resolution,
-    State, Terms, Vote,
+    Alarm, Alarms, ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Arm, ArmedNonce, Arming, By,
+    Denial, Denied, Event, Finding, Hold, Issued, LedgerError, Outcome, Outflow, Requested, Reservation, Reserve,
+    ReserveError, Resolution, Signer, State, Terms, Vote,
 };
 pub use payment::Payment;
 #[cfg(feature = "postgres")]
@@ -81,6 +81,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// windows of now in the same step (digest §2.4). Denied, it stays held. An approval that it names is used up by it; one that
     /// the payment waits for must be named.
     fn arm(&self, rid: Rid, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>>;
+
+    /// Records what a signer elsewhere has chosen for a payment that was armed for it. Only then may the credential be made and
+    /// sent. The reservation is used up either way: after an error nothing may be sent, and the payment has to be finished by its
+    /// id. What has begun to wait may be recorded even if the future is dropped.
+    fn issued(&self, reservation: Reservation, issued: Issued) -> Answer<'_, Result<Reservation, LedgerError>>;
 
     /// Records what happens to an approval, or says why that cannot happen. Evidence is used up by being granted here
     /// (Ruling 45). What has begun to wait is recorded even if the future is dropped.

@@ -3,6 +3,7 @@
 //! Nothing here touches a file. The arithmetic is in `book`, the bytes are in `entry`.
 
 mod approvals;
+mod signer;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::challenge::{Clause, Rail};
 use crate::money::{Atoms, MicroUsd};
 use crate::policy::budget::Charge;
 pub use approvals::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Denied, Requested, Vote};
+pub use signer::{ArmedNonce, Issued, Signer};
 
 /// Where a payment stands (Ruling 48). Everything but `released` and `expired` counts against its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -123,8 +125,11 @@ pub struct Arm {
     /// The account at Stripe that orders the token: the answer of another one proves nothing about it (Ruling 11).
     pub issuer: Option<AccountMark>,
     /// Of an authorization, a permit or, as its memo, a transfer; at Stripe it only keeps a challenge from being answered twice.
-    pub nonce: B256,
+    pub nonce: ArmedNonce,
+    /// Who makes the credential, if not we with a key of ours.
+    pub signer: Option<Signer>,
     pub valid_after: u64,
+    /// Where the signer chooses it: the latest that is taken from it.
     pub valid_before: u64,
 }
 
@@ -195,6 +200,17 @@ impl Reservation {
     pub fn arm(&self) -> &Arm {
         &self.arm
     }
+
+    /// As it is from here on: what the signer chose is on record.
+    pub(super) fn with(self, issued: &Issued) -> Self {
+        let arm = Arm {
+            nonce: ArmedNonce::Known(issued.nonce),
+            valid_after: issued.valid_after,
+            valid_before: issued.valid_before,
+            ..self.arm
+        };
+        Self { arm, ..self }
+    }
 }
 
 /// Why nothing was reserved. After any of these nothing may be signed.
@@ -252,6 +268,13 @@ pub enum LedgerError {
     NotUnconfirmed(Rid),
     #[error("payment {0} was signed for less than that")]
     MoreThanSigned(Rid),
+    /// What a signer elsewhere has made is recorded once, while the payment is armed for it.
+    #[error("payment {0} does not wait for what a signer has chosen")]
+    NotWithSigner(Rid),
+    #[error("the nonce that the signer has chosen for payment {0} was already used for a payment")]
+    NonceTaken(Rid),
+    #[error("what the signer has made for payment {0} is never valid")]
+    NeverValid(Rid),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
     /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.

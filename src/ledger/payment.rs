@@ -129,7 +129,12 @@ impl Payment {
 
     pub fn nonce_key(&self) -> Option<NonceKey> {
         let arm = self.arm.as_ref()?;
-        Some(NonceKey::of(&self.reserved.asset, &arm.from, &arm.nonce))
+        Some(NonceKey::of(&self.reserved.asset, &arm.from, arm.nonce.as_ref()?))
+    }
+
+    /// Whether somebody else has it for signing, or has signed it, and its nonce is not on record: no chain can tell about it.
+    pub fn is_with_signer(&self) -> bool {
+        self.arm.as_ref().is_some_and(|arm| arm.nonce.is_none())
     }
 
     /// Open here: neither closed nor with another proxy.

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::key::KeyHold;
 use super::model::{
-    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
+    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation, Reserve,
     ReserveError, Resolution,
 };
 use super::payment::Payment;
@@ -86,6 +86,14 @@ impl<T: Queued> Ledger for T {
             self.queue()
                 .delivered(move |reply| Op::Arm(rid, Box::new(arming), reply)),
         )
+    }
+
+    fn issued(&self, reservation: Reservation, issued: Issued) -> Answer<'_, Result<Reservation, LedgerError>> {
+        Box::pin(async move {
+            let (rid, told) = (reservation.rid(), Box::new(issued.clone()));
+            self.queue().ask(|reply| Op::Issued(rid, told, reply)).await??;
+            Ok(reservation.with(&issued))
+        })
     }
 
     fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>> {

@@ -70,6 +70,7 @@ pub struct PaymentRecord {
     pub taken: Option<String>,
     /// Lower-case hex.
     pub payee: String,
+    /// `None` as well while a signer elsewhere has not told it.
     pub nonce: Option<String>,
     pub valid_before: Option<Timestamp>,
     pub tx: Option<String>,
@@ -264,7 +265,7 @@ impl PaymentRecord {
             usd: MicroUsd::new(reserved.usd_micros.0).to_string(),
             taken: payment.taken.map(|taken| taken.0.to_string()),
             payee: reserved.payee.text(),
-            nonce: arm.map(|arm| arm.nonce.to_string()),
+            nonce: arm.and_then(|arm| Some(arm.nonce?.to_string())),
             valid_before: deadline.and_then(|second| Timestamp::from_second(second).ok()),
             tx: payment.tx.clone(),
             reason: payment.reason.clone(),

@@ -229,6 +229,7 @@ impl Writer {
             Op::Hold(hold, reply) => Answer::Hold(reply, self.hold(*hold, now)),
             Op::Arm(_, _, reply) if reply.is_closed() => return,
             Op::Arm(rid, arming, reply) => Answer::Reserve(reply, self.arm(rid, *arming, now)),
+            Op::Issued(rid, issued, reply) => Answer::Done(reply, self.issued(rid, &issued, now)),
             Op::Approval(step, reply) => Answer::Done(reply, self.approval(*step, now)),
             Op::Finding(rid, finding, reply) => Answer::Done(reply, self.record_finding(rid, finding, now)),
             Op::Finish(rid, outcome, reply) => Answer::Done(reply, self.finish(rid, outcome, now)),

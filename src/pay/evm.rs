@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use alloy_primitives::{Address, B256, U256, hex};
 use alloy_sol_types::{Eip712Domain, SolStruct, sol};
-use k256::ecdsa::SigningKey;
+use k256::ecdsa::{RecoveryId, Signature, SigningKey, VerifyingKey};
 use secrecy::SecretString;
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -132,6 +132,30 @@ pub(super) fn message(authorization: &Authorization) -> TransferWithAuthorizatio
         validBefore: U256::from(authorization.valid_before),
         nonce: authorization.nonce,
     }
+}
+
+/// The same signature with `v` as token contracts take it, or nothing if it is none: `s` in the upper half would be another form
+/// of it, which they refuse.
+pub(super) fn canonical(signature: &[u8; 65]) -> Option<[u8; 65]> {
+    let mut canonical = *signature;
+    canonical[64] = match signature[64] {
+        v @ (27 | 28) => v,
+        v @ (0 | 1) => v + 27,
+        _ => return None,
+    };
+    let rs = Signature::from_slice(&signature[..64]).ok()?;
+    (rs.normalize_s() == rs).then_some(canonical)
+}
+
+/// Whose signature of an authorization this is, over the token's domain as our table has it; `signature` is [`canonical`].
+pub(super) fn signer_of(token: &Token, authorization: &Authorization, signature: &[u8; 65]) -> Option<Address> {
+    let digest = message(authorization).eip712_signing_hash(&domain(token));
+    let rs = Signature::from_slice(&signature[..64]).ok()?;
+    let recovery = RecoveryId::new(signature[64] == 28, false);
+    let key = VerifyingKey::recover_from_prehash(digest.as_slice(), &rs, recovery).ok()?;
+    // A SEC1 point without its first byte, which only says that it is uncompressed.
+    let point = key.to_sec1_point(false);
+    Some(Address::from_raw_public_key(point.as_bytes().get(1..)?))
 }
 
 #[cfg(test)]

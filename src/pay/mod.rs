@@ -7,17 +7,21 @@ use std::sync::Arc;
 
 use alloy_primitives::Address;
 use http::HeaderName;
+use jiff::Timestamp;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::account::{Account, AccountMark};
 use crate::assets::{Asset, Mode, Token};
+use crate::bkey::Purpose;
 use crate::challenge::credential::{Authorization, Credential, Echo, Payload, credential};
 use crate::challenge::mpp::tempo::Gas;
 use crate::challenge::permit2::{Permit2Transfer, Spender};
-use crate::challenge::{Clause, Rail, Why};
-use crate::ledger::Reservation;
+use crate::challenge::{Clause, Rail, Remote, Why};
+use crate::ledger::{Reservation, Signer};
 use tempo::{FeeTerms, TempoTransfer};
 
+mod bkey;
 pub mod evm;
 mod issuer;
 mod keystore;
@@ -27,6 +31,7 @@ mod tempo;
 #[cfg(test)]
 mod vectors;
 
+pub use bkey::{BkeyIssuer, BkeySigner, Made, NoSigner, NotMade, Ordered, Signed, SignerFault, Waiting};
 pub use evm::{Wallet, WalletError};
 pub use issuer::{Issuer, Left, NotIssued, Standing, Tokens, Untold};
 pub use keystore::KeystoreError;
@@ -36,9 +41,49 @@ pub use permission::{Permission, Permissions};
 #[derive(Default)]
 pub struct Payers {
     /// On EVM networks.
-    pub wallet: Option<Wallet>,
-    /// Through Stripe.
-    pub issuer: Option<Arc<Issuer>>,
+    pub wallet: Option<EvmPayer>,
+    /// Sellers that take cards, by shared payment tokens.
+    pub issuer: Option<CardPayer>,
+}
+
+/// Whose key signs.
+pub enum EvmPayer {
+    Ours(Wallet),
+    /// On a phone.
+    Bkey(BkeySigner),
+}
+
+/// Whose account makes tokens.
+pub enum CardPayer {
+    /// Ours, at Stripe.
+    Stripe(Arc<Issuer>),
+    Bkey(BkeyIssuer),
+}
+
+impl CardPayer {
+    pub fn tokens(&self) -> &Tokens {
+        match self {
+            Self::Stripe(issuer) => issuer.tokens(),
+            Self::Bkey(issuer) => issuer.tokens(),
+        }
+    }
+
+    /// An account that can be asked about its tokens. BKey's cannot.
+    pub fn account(&self) -> Option<Arc<Issuer>> {
+        match self {
+            Self::Stripe(issuer) => Some(issuer.clone()),
+            Self::Bkey(_) => None,
+        }
+    }
+}
+
+impl EvmPayer {
+    pub fn address(&self) -> Address {
+        match self {
+            Self::Ours(wallet) => wallet.address(),
+            Self::Bkey(signer) => signer.address(),
+        }
+    }
 }
 
 /// Why no credential was made although the money was set aside for one.
@@ -60,6 +105,8 @@ pub enum PayError {
     Credential(#[from] Why),
     #[error(transparent)]
     NotIssued(#[from] NotIssued),
+    #[error(transparent)]
+    NotMade(#[from] NotMade),
 }
 
 impl PayError {
@@ -67,6 +114,7 @@ impl PayError {
     pub fn left(&self) -> Left {
         match self {
             Self::NotIssued(not_issued) => not_issued.left,
+            Self::NotMade(not_made) => not_made.left,
             _ => Left::Nothing,
         }
     }
@@ -79,27 +127,92 @@ impl Payers {
 
     /// The wallet's address.
     pub fn address(&self) -> Option<Address> {
-        self.wallet.as_ref().map(Wallet::address)
+        self.wallet.as_ref().map(EvmPayer::address)
     }
 
-    /// Whether Stripe's key moves money.
+    /// Whether tokens move money.
     pub fn stripe_mode(&self) -> Option<Mode> {
-        self.issuer.as_ref().map(|issuer| issuer.mode())
+        self.issuer.as_ref().map(|issuer| match issuer {
+            CardPayer::Stripe(issuer) => issuer.mode(),
+            CardPayer::Bkey(issuer) => issuer.mode(),
+        })
+    }
+
+    /// What BKey alone can do of it, where it pays.
+    pub fn remote(&self) -> Remote {
+        Remote {
+            signs: match &self.wallet {
+                Some(EvmPayer::Bkey(signer)) => Some(signer.token()),
+                Some(EvmPayer::Ours(_)) | None => None,
+            },
+            issues: matches!(self.issuer, Some(CardPayer::Bkey(_))),
+        }
+    }
+
+    /// Who makes the credential of a payment with `asset`, if not we.
+    pub fn signer_elsewhere(&self, asset: Asset) -> Option<Signer> {
+        let is_bkey = match asset {
+            Asset::Token(_) => matches!(self.wallet, Some(EvmPayer::Bkey(_))),
+            Asset::Fiat(..) => matches!(self.issuer, Some(CardPayer::Bkey(_))),
+        };
+        is_bkey.then_some(Signer::Bkey)
     }
 
     /// What a payment with `asset` comes from.
     pub fn account(&self, asset: Asset) -> Option<Account> {
         match asset {
             Asset::Token(_) => self.address().map(Account::Address),
-            Asset::Fiat(..) => self.issuer.as_ref().and_then(|issuer| issuer.account()),
+            Asset::Fiat(..) => match self.issuer.as_ref()? {
+                CardPayer::Stripe(issuer) => issuer.account(),
+                CardPayer::Bkey(issuer) => issuer.account(),
+            },
         }
     }
 
-    /// The account at Stripe that a payment with `asset` is made through.
+    /// The account, at Stripe or at BKey, that a payment with `asset` is made through.
     pub fn issuer_mark(&self, asset: Asset) -> Option<AccountMark> {
         match asset {
-            Asset::Token(_) => None,
-            Asset::Fiat(..) => self.issuer.as_ref().map(|issuer| issuer.mark()),
+            Asset::Token(_) => match self.wallet.as_ref()? {
+                EvmPayer::Ours(_) => None,
+                EvmPayer::Bkey(signer) => Some(signer.mark()),
+            },
+            Asset::Fiat(..) => self.issuer.as_ref().map(|issuer| match issuer {
+                CardPayer::Stripe(issuer) => issuer.mark(),
+                CardPayer::Bkey(issuer) => issuer.mark(),
+            }),
+        }
+    }
+
+    /// Orders the credential of a record from whoever makes it, if not we (`None`). The record must be on disk, as for a
+    /// signature: from here on money may be signed away.
+    pub async fn order(
+        &self,
+        reservation: &Reservation,
+        purpose: &Purpose,
+        now: impl Fn() -> Timestamp,
+    ) -> Option<Result<Ordered, NotMade>> {
+        match (reservation.terms().asset, &self.wallet, &self.issuer) {
+            (Asset::Token(_), Some(EvmPayer::Bkey(signer)), _) => Some(signer.order(reservation, purpose, now).await),
+            (Asset::Fiat(..), _, Some(CardPayer::Bkey(issuer))) => Some(issuer.order(reservation, purpose, now).await),
+            _ => None,
+        }
+    }
+
+    /// Looks after an order until it is decided or `until` has come (`None`).
+    pub async fn wait(
+        &self,
+        reservation: &Reservation,
+        waiting: &mut Waiting,
+        purpose: &Purpose,
+        until: Instant,
+        now: impl Fn() -> Timestamp,
+    ) -> Option<Result<Made, NotMade>> {
+        match (reservation.terms().asset, &self.wallet, &self.issuer) {
+            (Asset::Token(_), Some(EvmPayer::Bkey(signer)), _) => signer.wait(reservation, waiting, until, now).await,
+            (Asset::Fiat(..), _, Some(CardPayer::Bkey(issuer))) => {
+                issuer.wait(reservation, waiting, purpose, until, now).await
+            }
+            _ => None,
         }
     }
 
@@ -110,10 +223,20 @@ impl Payers {
         reservation: &Reservation,
         echo: &Echo,
         permission: &Permission,
+        made: Option<&Made>,
     ) -> Result<(HeaderName, Credential), PayError> {
         let rail = reservation.terms().rail;
         if rail != echo.rail() {
             return Err(PayError::OtherRail);
+        }
+        match (rail, made) {
+            (Rail::X402, Some(Made::Authorization(signed))) => return present(reservation, signed, echo),
+            (Rail::MppStripe, Some(Made::Token(token))) => {
+                let payload = Payload::SharedPaymentToken(token.expose());
+                return Ok(credential(echo, &payload, None)?);
+            }
+            (_, Some(_)) => return Err(PayError::OtherRail),
+            (_, None) => {}
         }
         match rail {
             Rail::X402 | Rail::MppEvm => self.authorize(reservation, echo),
@@ -132,7 +255,7 @@ impl Payers {
             value: terms.amount,
             valid_after: arm.valid_after,
             valid_before: arm.valid_before,
-            nonce: arm.nonce,
+            nonce: arm.nonce.known().ok_or(PayError::Incomplete)?,
         };
         let payment_id = reservation.rid().pay_id();
         sign_and_encode(signer.wallet, signer.token, &authorization, echo, Some(&payment_id))
@@ -155,7 +278,7 @@ impl Payers {
                 _ => return Err(PayError::Incomplete),
             },
             from: signer.from,
-            nonce: arm.nonce,
+            nonce: arm.nonce.known().ok_or(PayError::Incomplete)?,
             deadline: arm.valid_before,
             to: signer.to,
             valid_after: arm.valid_after,
@@ -188,7 +311,7 @@ impl Payers {
             token: signer.token.address,
             to: signer.to,
             amount: terms.amount,
-            memo: arm.nonce,
+            memo: arm.nonce.known().ok_or(PayError::Incomplete)?,
             valid_before: arm.valid_before,
             gas: Gas::CHARGE,
             // A wallet may hold no other token than the one it pays with.
@@ -213,21 +336,25 @@ impl Payers {
     }
 
     async fn issue(&self, reservation: &Reservation, echo: &Echo) -> Result<(HeaderName, Credential), PayError> {
-        let issuer = self.issuer.as_ref().ok_or(PayError::NoStripe)?;
+        let Some(CardPayer::Stripe(issuer)) = &self.issuer else {
+            return Err(PayError::NoStripe);
+        };
         let token = issuer.issue(reservation).await?;
         let payload = Payload::SharedPaymentToken(token.expose());
         Ok(credential(echo, &payload, None)?)
     }
 
     /// The wallet of a record, and what it moves where.
-    fn signer(&self, reservation: &Reservation) -> Result<Signer<'_>, PayError> {
+    fn signer(&self, reservation: &Reservation) -> Result<OwnKey<'_>, PayError> {
         let (terms, arm) = (reservation.terms(), reservation.arm());
-        let wallet = self.wallet.as_ref().ok_or(PayError::NoWallet)?;
+        let Some(EvmPayer::Ours(wallet)) = &self.wallet else {
+            return Err(PayError::NoWallet);
+        };
         let from = arm.from.address().ok_or(PayError::Incomplete)?;
         if from != wallet.address() {
             return Err(PayError::OtherWallet);
         }
-        Ok(Signer {
+        Ok(OwnKey {
             wallet,
             token: terms.asset.token().ok_or(PayError::Incomplete)?,
             from,
@@ -236,11 +363,36 @@ impl Payers {
     }
 }
 
-struct Signer<'w> {
+struct OwnKey<'w> {
     wallet: &'w Wallet,
     token: &'static Token,
     from: Address,
     to: Address,
+}
+
+/// A signature of somebody else's, for just what is on record by now.
+fn present(reservation: &Reservation, signed: &Signed, echo: &Echo) -> Result<(HeaderName, Credential), PayError> {
+    let (terms, arm) = (reservation.terms(), reservation.arm());
+    let token = terms.asset.token().ok_or(PayError::Incomplete)?;
+    let authorization = Authorization {
+        network: token.network(),
+        from: arm.from.address().ok_or(PayError::Incomplete)?,
+        to: terms.payee.address().ok_or(PayError::Incomplete)?,
+        value: terms.amount,
+        valid_after: arm.valid_after,
+        valid_before: arm.valid_before,
+        nonce: arm.nonce.known().ok_or(PayError::Incomplete)?,
+    };
+    // It was compared before it was recorded. What is sent is what the record says, or nothing is.
+    if evm::signer_of(token, &authorization, &signed.signature) != Some(authorization.from) {
+        return Err(PayError::OtherWallet);
+    }
+    let payload = Payload::Authorization {
+        authorization: &authorization,
+        signature: &signed.signature,
+    };
+    let payment_id = reservation.rid().pay_id();
+    Ok(credential(echo, &payload, Some(&payment_id))?)
 }
 
 fn sign_and_encode(

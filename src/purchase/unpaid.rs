@@ -79,7 +79,14 @@ impl Purchase {
     pub(super) async fn not_paid(&self, reservation: Reservation, error: &PayError) -> Problem {
         let rid = reservation.rid();
         let PayError::NotIssued(not_issued) = error else {
-            self.never_signed(reservation).await;
+            // What somebody else has signed can be cashed, whether it can be sent or not.
+            match reservation.arm().signer {
+                None => self.never_signed(reservation).await,
+                Some(_) => {
+                    let valid_before = reservation.arm().valid_before;
+                    self.in_doubt(rid, valid_before, "signer-not-sent").await;
+                }
+            }
             let detail = format!("The payment could not be signed: {error}. Nothing was paid.");
             return Problem::new(Code::SigningFailed, detail);
         };

@@ -66,6 +66,10 @@ pub type Notices = Arc<dyn Fn(Notice) + Send + Sync>;
 /// The final block of each network, as of which everything in one pass is asked.
 pub type Heads<'a> = BTreeMap<Network, Finality<'a>>;
 
+/// Why no chain tells about a payment whose nonce somebody else has chosen.
+const WITH_SIGNER: &str = "BKey was asked to sign it and chooses the nonce, which is not on record; so no chain can tell about it. Look \
+                           for it at BKey, and resolve it by hand";
+
 /// How many payments in a row nothing was said about.
 pub(super) type Silences = BTreeMap<Network, u8>;
 
@@ -145,6 +149,8 @@ impl Reconciler {
         let Some(facts) = Facts::of(payment) else {
             return match payment.arm {
                 None => line(Finding::Confirmed).why("nothing was signed"),
+                // Any nonce would prove something about another authorization, and free money that may be signed away.
+                Some(_) if payment.is_with_signer() => line(Finding::Undecided).why(WITH_SIGNER),
                 Some(_) => line(Finding::Undecided).why("this version of bursar does not know its network or token"),
             };
         };

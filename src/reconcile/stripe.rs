@@ -9,7 +9,7 @@ use super::pass::{Notice, Reconciler, SILENCES, Silences};
 use super::report::{Finding, PaymentLine};
 use crate::assets::{Asset, Network};
 use crate::doubts::{Withdrawal, Withdrawn};
-use crate::ledger::{self, By, LedgerError, Outcome, Payment, State};
+use crate::ledger::{self, By, LedgerError, Outcome, Payment, Signer, State};
 use crate::pay::{Issuer, Standing, Tokens, Untold};
 use crate::stripe::TokenId;
 
@@ -28,6 +28,11 @@ impl Reconciler {
     }
 
     fn issuer_of(&self, payment: &Payment) -> Result<&Issuer, String> {
+        if payment.arm.as_ref().is_some_and(|arm| arm.signer == Some(Signer::Bkey)) {
+            let why =
+                "its token is BKey's, about which Stripe tells us nothing: a receipt settles it, or resolve it by hand";
+            return Err(why.to_owned());
+        }
         let issuer = self
             .issuer
             .as_deref()

@@ -130,7 +130,7 @@ pub struct Silent {
 }
 
 impl Facts {
-    /// What the books say of a payment. `None`: nothing was signed, or not for a token of a network that we know, or in a way
+    /// What the books say of a payment. `None`: nothing was signed, or a signer elsewhere has not told its nonce, or not for a token of a network that we know, or in a way
     /// that no chain proves.
     pub fn of(payment: &Payment) -> Option<Self> {
         let (reserved, arm) = (&payment.reserved, payment.arm.as_ref()?);
@@ -141,7 +141,7 @@ impl Facts {
             from: arm.from.address()?,
             payee: reserved.payee.address()?,
             amount: Atoms::new(reserved.amount.0),
-            nonce: arm.nonce,
+            nonce: arm.nonce?,
             proof: Proof::of(Rail::parse(&reserved.rail)?)?,
             // Armed later, a held payment only makes the search begin earlier.
             armed_at: u64::try_from(payment.created_at.timestamp().as_second()).unwrap_or(0),

@@ -155,7 +155,8 @@ impl World {
         let arm = Arm {
             from: WALLET.into(),
             issuer: None,
-            nonce: B256::repeat_byte(n),
+            nonce: B256::repeat_byte(n).into(),
+            signer: None,
             valid_after: 0,
             valid_before: now.as_second() as u64 + VALID_S,
         };

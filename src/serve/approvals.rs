@@ -1,6 +1,5 @@
 //! Who is asked about payments, as bursar.toml names them, opened: the operator, an identity server, KEYRA.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,17 +7,16 @@ use secrecy::ExposeSecret;
 use thiserror::Error;
 
 use super::callbacks::Caller;
+use super::clients::{NotKnown, Proof, known};
 use crate::approval::token::Alg;
 use crate::approve::ciba::Ciba;
 use crate::approve::ciba::assertion::{AssertionKey, BadKey};
-use crate::approve::ciba::bkey::{BkeyAgent, BkeyError, ProfilesFile};
-use crate::approve::ciba::discovery::{Issuer, PlainHttp, UrlError};
-use crate::approve::ciba::settings::{AuthMethod, CibaSettings, ClientAuth, Secret};
+use crate::approve::ciba::settings::{AuthMethod, CibaSettings, ClientAuth};
 use crate::approve::keyra::{ApiKey, Keyra, KeyraSettings, SettingsError, Webhooks};
 use crate::approve::operator::Operator;
 use crate::approve::tokens::Tokens;
 use crate::clock::SharedClock;
-use crate::config::approval::ciba::{self, Client, ClientId};
+use crate::config::approval::ciba;
 use crate::config::approval::{Backend, keyra};
 use crate::config::operator::Store;
 use crate::config::{Config, SecretError, SecretSource};
@@ -97,20 +95,22 @@ fn ciba_settings(
     home: &Home,
     clock: &SharedClock,
 ) -> Result<(CibaSettings, Option<String>), OpenQuestionsError> {
-    let client = client(written, home, clock)?;
-    let issuer = match (&written.issuer, client.issuer) {
-        (Some(issuer), _) => issuer.clone(),
-        (None, url) => {
-            let url = url.unwrap_or_else(|| BKEY.to_owned());
-            Issuer::parse(&url, PlainHttp::ToThisMachine).map_err(OpenQuestionsError::BkeyUrl)?
+    let client = known(written.issuer.as_ref(), &written.client, home).map_err(OpenQuestionsError::Ciba)?;
+    let client_auth = match (client.proof, written.client_auth) {
+        (Proof::Secret(secret), AuthMethod::Basic) => ClientAuth::Basic(secret),
+        // With a key the proof is one.
+        (Proof::Secret(secret), AuthMethod::Post | AuthMethod::PrivateKeyJwt) => ClientAuth::Post(secret),
+        (Proof::Key { pem, id }, _) => {
+            let key = AssertionKey::from_pem(pem.expose_secret(), id, clock.clone())?;
+            ClientAuth::PrivateKeyJwt(Box::new(key))
         }
     };
     let settings = CibaSettings {
-        issuer,
+        issuer: client.issuer,
         style: written.style,
         delivery: written.delivery,
         client_id: client.id,
-        client_auth: client.auth,
+        client_auth,
         scope: written.scope.clone(),
         audience: written.audience.clone(),
         evidence: written.evidence,
@@ -123,61 +123,6 @@ fn ciba_settings(
         hosts: written.hosts.clone(),
     };
     Ok((settings, written.approver.clone().or(client.approver)))
-}
-
-const BKEY: &str = "https://api.bkey.id";
-
-/// As whom we ask.
-struct Known {
-    id: String,
-    auth: ClientAuth,
-    /// Where BKey's tools say that BKey is.
-    issuer: Option<String>,
-    approver: Option<String>,
-}
-
-fn client(written: &ciba::Ciba, home: &Home, clock: &SharedClock) -> Result<Known, OpenQuestionsError> {
-    let read = |source: &SecretSource| source.read(home.root()).map_err(OpenQuestionsError::CibaSecret);
-    let id_of = |id: &ClientId| match id {
-        ClientId::Text(id) => Ok(id.clone()),
-        ClientId::Kept(source) => read(source).map(|id| id.expose_secret().to_owned()),
-    };
-    let by_secret = |secret| match written.client_auth {
-        AuthMethod::Basic => ClientAuth::Basic(secret),
-        // With a key the client is `Keyed`.
-        AuthMethod::Post | AuthMethod::PrivateKeyJwt => ClientAuth::Post(secret),
-    };
-    match &written.client {
-        Client::Named { id, secret } => Ok(Known {
-            id: id_of(id)?,
-            auth: by_secret(Secret::new(read(secret)?.expose_secret())),
-            issuer: None,
-            approver: None,
-        }),
-        Client::Keyed { id, key, key_id } => {
-            let pem = read(key)?;
-            let key = AssertionKey::from_pem(pem.expose_secret(), key_id.clone(), clock.clone())?;
-            Ok(Known {
-                id: id_of(id)?,
-                auth: ClientAuth::PrivateKeyJwt(Box::new(key)),
-                issuer: None,
-                approver: None,
-            })
-        }
-        Client::Bkey { profile } => {
-            let file = match std::env::var_os("HOME") {
-                Some(home) => ProfilesFile::read(&PathBuf::from(home).join(".bkey/profiles.json"))?,
-                None => None,
-            };
-            let agent = BkeyAgent::find(|name| std::env::var(name).ok(), profile.as_deref(), file.as_ref())?;
-            Ok(Known {
-                id: agent.client_id,
-                auth: by_secret(agent.client_secret),
-                issuer: Some(agent.api_url),
-                approver: agent.approver,
-            })
-        }
-    }
 }
 
 fn keyra_settings(written: &keyra::Keyra, home: &Home) -> Result<KeyraSettings, OpenQuestionsError> {
@@ -237,13 +182,9 @@ pub enum OpenQuestionsError {
     #[error("[approval]: what was asked before cannot be read: {0}")]
     Books(#[from] LedgerError),
     #[error("[approval.ciba]: {0}")]
-    CibaSecret(SecretError),
+    Ciba(NotKnown),
     #[error("[approval.ciba]: client_key: {0}")]
     CibaKey(#[from] BadKey),
-    #[error("[approval.ciba]: {0}; or write client_id and client_secret there")]
-    Bkey(#[from] BkeyError),
-    #[error("[approval.ciba]: where BKey is by its own tools: {0}; or write issuer there")]
-    BkeyUrl(UrlError),
     #[error("[approval.keyra]: {0}")]
     KeyraSecret(SecretError),
     #[error("[approval.keyra]: {0}")]

@@ -7,18 +7,18 @@ use crate::clock::SharedClock;
 use crate::doubts::Doubts;
 use crate::home::Home;
 use crate::ledger::{Ledger, State};
-use crate::pay::{Issuer, Tokens};
+use crate::pay::Tokens;
 
 /// Tokens of payments about which nothing is to be asked any more. Those that may have left a hold are watched.
-pub(super) async fn forget_tokens(issuer: &Issuer, ledger: &dyn Ledger, now: jiff::Timestamp) {
+pub(super) async fn forget_tokens(tokens: &Tokens, ledger: &dyn Ledger, now: jiff::Timestamp) {
     let Ok(unconfirmed) = ledger.unconfirmed().await else {
         return;
     };
-    for rid in issuer.tokens().all() {
+    for rid in tokens.all() {
         match ledger.get(rid).await {
             Ok(Some(payment)) if !payment.state.is_final() || unconfirmed.contains(&rid) => {}
-            Ok(Some(payment)) if Tokens::may_have_a_hold(&payment, now) => issuer.tokens().watch(rid),
-            Ok(_) => issuer.tokens().forget(rid),
+            Ok(Some(payment)) if Tokens::may_have_a_hold(&payment, now) => tokens.watch(rid),
+            Ok(_) => tokens.forget(rid),
             Err(error) => tracing::warn!(payment = %rid, %error, "its token is kept"),
         }
     }

@@ -7,19 +7,55 @@ use secrecy::ExposeSecret;
 use thiserror::Error;
 use tokio_rustls::TlsAcceptor;
 
+use super::bkey;
+use super::clients::{NotKnown, Proof, known};
 use crate::assets::{Mode, Network};
-use crate::config::operator::{RpcUrl, WalletKey};
+use crate::bkey::Bkey;
+use crate::config::operator::{RpcUrl, TokenIssuer, WalletKey};
 use crate::config::{Config, SecretError};
 use crate::home::{self, Home, HomeError};
-use crate::pay::{Issuer, Tokens, Wallet, WalletError};
+use crate::pay::{BkeyIssuer, BkeySigner, CardPayer, EvmPayer, Issuer, NoSigner, Tokens, Wallet, WalletError};
 use crate::rpc::Node;
 use crate::stripe::{KeyError, SecretKey, Stripe};
 use crate::tls::leaf::{ListenerTlsError, listener_config};
 use crate::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
 
+/// Whoever signs on EVM networks, if bursar.toml names somebody.
+pub async fn open_wallet(
+    config: &Config,
+    home: &Home,
+    tls: &Arc<UpstreamTls>,
+) -> Result<Option<EvmPayer>, OpenWalletError> {
+    Ok(match &config.wallet {
+        None => None,
+        Some(WalletKey::Bkey) => {
+            let bkey = Arc::new(open_bkey(config, home, tls)?);
+            let told = bkey::wallet(&bkey, home).await?;
+            let signer = BkeySigner::new(bkey, &told).map_err(OpenWalletError::Signer)?;
+            let network = signer.token().network();
+            if !config.networks.contains_key(&network) {
+                return Err(OpenWalletError::OtherNetwork(network));
+            }
+            Some(EvmPayer::Bkey(signer))
+        }
+        Some(key) => Some(EvmPayer::Ours(own_wallet(key, home)?)),
+    })
+}
+
+/// BKey, and ourselves as its client.
+fn open_bkey(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Bkey, NotKnown> {
+    let written = config.bkey_client();
+    let known = known(written.api_url.as_ref(), &written.client, home)?;
+    match known.proof {
+        Proof::Secret(secret) => Ok(Bkey::new(known.issuer, known.id, secret, tls.clone())),
+        Proof::Key { .. } => Err(NotKnown::Key),
+    }
+}
+
 /// Reads the key from where bursar.toml says it is.
-pub fn open_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
+fn own_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
     match key {
+        WalletKey::Bkey => Err(OpenWalletError::NoKey),
         WalletKey::Hex(source) => {
             let key = source.read(home.root())?;
             Wallet::from_hex(key.expose_secret()).map_err(|error| OpenWalletError::Key {
@@ -47,26 +83,52 @@ pub enum OpenWalletError {
     File(#[from] HomeError),
     #[error("{source_name}: {error}")]
     Key { source_name: String, error: WalletError },
+    #[error("it is at BKey")]
+    NoKey,
+    #[error("as a client of BKey: {0}")]
+    Client(#[from] NotKnown),
+    #[error(transparent)]
+    NotTold(#[from] bkey::NotTold),
+    #[error(transparent)]
+    Signer(NoSigner),
+    #[error(
+        "BKey's wallet is on {0}, which [networks] in bursar.toml does not name; add [networks.\"{0}\"], or use a key of your own \
+         under [wallet.evm]"
+    )]
+    OtherNetwork(Network),
 }
 
-/// The account at Stripe, if bursar.toml names one.
-pub fn open_issuer(
-    config: &Config,
-    home: &Home,
-    tls: &Arc<UpstreamTls>,
-) -> Result<Option<Arc<Issuer>>, OpenIssuerError> {
+impl OpenWalletError {
+    /// The part of bursar.toml that it is about.
+    pub const fn section(&self) -> &'static str {
+        match self {
+            Self::Source(_) | Self::File(_) | Self::Key { .. } => "[wallet.evm]",
+            _ => "[wallet]",
+        }
+    }
+}
+
+/// Whoever issues tokens for cards, if bursar.toml names somebody.
+pub fn open_issuer(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Option<CardPayer>, OpenIssuerError> {
     let Some(stripe) = &config.stripe else {
         return Ok(None);
     };
-    let key = stripe.key.read(home.root())?;
+    let (payment_method, tokens) = (stripe.payment_method.clone(), Tokens::open(home.tokens())?);
+    let account = match &stripe.issued_by {
+        TokenIssuer::Account(account) => account,
+        TokenIssuer::Bkey => {
+            let bkey = Arc::new(open_bkey(config, home, tls)?);
+            return Ok(Some(CardPayer::Bkey(BkeyIssuer::new(bkey, payment_method, tokens))));
+        }
+    };
+    let key = account.key.read(home.root())?;
     let key = SecretKey::parse(key.expose_secret())?;
-    if key.mode() == Mode::Live && !stripe.live {
+    if key.mode() == Mode::Live && !account.live {
         return Err(OpenIssuerError::Live);
     }
-    let service = Stripe::new(key, stripe.settings.clone(), tls.clone())?;
-    let tokens = Tokens::open(home.tokens())?;
-    let issuer = Issuer::new(service, stripe.payment_method.clone(), tokens);
-    Ok(Some(Arc::new(issuer)))
+    let service = Stripe::new(key, account.settings.clone(), tls.clone())?;
+    let issuer = Issuer::new(service, payment_method, tokens);
+    Ok(Some(CardPayer::Stripe(Arc::new(issuer))))
 }
 
 /// Why Stripe cannot be used; says nothing of the key itself.
@@ -78,6 +140,8 @@ pub enum OpenIssuerError {
     Key(#[from] KeyError),
     #[error(transparent)]
     File(#[from] HomeError),
+    #[error("as a client of BKey: {0}")]
+    Client(#[from] NotKnown),
     #[error("the key is a live one, which moves money; write live = true under [stripe] if that is meant")]
     Live,
 }

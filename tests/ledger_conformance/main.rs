@@ -12,6 +12,7 @@ mod limits;
 mod model;
 mod moves;
 mod races;
+mod signer;
 mod spent;
 mod time;
 
@@ -62,6 +63,11 @@ macro_rules! over {
                 },
                 spent::{
                     only_an_approval_passes_a_limit, an_approval_begins_another_count, a_payee_is_known_once_it_was_paid,
+                },
+                signer::{
+                    what_a_signer_chooses_is_recorded_once, a_nonce_that_was_used_is_not_taken_from_a_signer,
+                    only_what_is_armed_for_a_signer_takes_what_it_chose, who_chooses_the_nonce_is_said_plainly,
+                    what_a_signer_has_is_found_again,
                 },
                 model::{it_counts_as_a_slow_model_does},
             })+

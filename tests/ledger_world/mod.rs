@@ -133,7 +133,8 @@ impl World {
             arm: Arm {
                 from: Address::repeat_byte(0x11).into(),
                 issuer: None,
-                nonce: B256::left_padding_from(&number.to_be_bytes()),
+                nonce: B256::left_padding_from(&number.to_be_bytes()).into(),
+                signer: None,
                 valid_after: 0,
                 valid_before: now.as_second() as u64 + 300,
             },

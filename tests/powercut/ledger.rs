@@ -264,7 +264,8 @@ fn purchase(n: u64) -> Result<Reserve, Failed> {
         arm: Arm {
             from: Address::repeat_byte(0x11).into(),
             issuer: None,
-            nonce: B256::left_padding_from(&(n + 1).to_be_bytes()),
+            nonce: (B256::left_padding_from(&(n + 1).to_be_bytes())).into(),
+            signer: None,
             valid_after: 0,
             valid_before: u64::try_from(now.as_second())? + 300,
         },

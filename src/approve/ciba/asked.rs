@@ -5,8 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure::{self, Code};
-use super::form;
 use crate::approve::Failure;
+use crate::oauth::form;
 
 /// No answer is believed to be good for longer: a token about a payment lives an hour at most (digest §5).
 const LONGEST_LIFE_S: u64 = 3600;

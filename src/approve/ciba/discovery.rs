@@ -6,8 +6,8 @@ use http::Uri;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::form;
 use super::settings::{AuthMethod, Delivery};
+use crate::oauth::form;
 
 /// A document of this length is read, a longer one is not.
 pub const LONGEST_DOCUMENT: usize = 256 << 10;

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::form;
 use super::settings::Secret;
+use crate::oauth::form;
 
 pub const LONGEST_PING: usize = 4 << 10;
 /// Bytes of a token; the standard wants 16, and recommends 20.

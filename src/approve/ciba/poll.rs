@@ -12,9 +12,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::failure::{self, failed};
-use super::form;
 use super::settings::Secret;
 use crate::approve::Failure;
+use crate::oauth::form;
 
 /// Where a server names none.
 pub const USUAL_INTERVAL: Duration = Duration::from_secs(5);

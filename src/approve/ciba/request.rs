@@ -1,54 +1,21 @@
 //! What is sent to an identity server: questions in both styles, looks, and the agent's own log-in (approvals digest §2.2, §2.4,
 //! §2.6, §4.4). Pure, but for what a client signs itself: a request here is a body and a header.
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Request, Uri};
-use hyper::body::Bytes;
+use http::Uri;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::assertion;
-use super::form::{basic, bearer, urlencoded};
 use super::settings::{AmountUnit, BindingStyle, CibaSettings, ClientAuth, Secret};
 use crate::approval::Question;
+pub use crate::oauth::Outgoing;
+use crate::oauth::form::{basic, bearer};
 
 pub const CIBA_GRANT: &str = "urn:openid:params:grant-type:ciba";
 /// Between these BKey takes `requested_expiry`; other servers have no rule.
 const EXPIRY_S: (u64, u64) = (30, 600);
-
-/// A request but for where it goes. No `Debug`: it holds secrets.
-pub struct Outgoing {
-    pub content_type: &'static str,
-    pub authorization: Option<HeaderValue>,
-    pub body: Zeroizing<Vec<u8>>,
-}
-
-impl Outgoing {
-    fn form(fields: &[(&str, &str)], authorization: Option<HeaderValue>) -> Self {
-        let mut form = urlencoded(fields);
-        Self {
-            content_type: "application/x-www-form-urlencoded",
-            authorization,
-            body: Zeroizing::new(std::mem::take(&mut *form).into_bytes()),
-        }
-    }
-
-    /// A POST to `url`, of which the path is in the request itself.
-    pub fn to(mut self, url: &Uri) -> Option<Request<Bytes>> {
-        let path = url.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::post(path)
-            .header(CONTENT_TYPE, self.content_type)
-            .header("accept", "application/json")
-            .body(Bytes::from(std::mem::take(&mut *self.body)))
-            .ok()?;
-        if let Some(authorization) = self.authorization.take() {
-            request.headers_mut().insert(AUTHORIZATION, authorization);
-        }
-        Some(request)
-    }
-}
 
 /// A question in BKey's words.
 #[derive(Serialize)]

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use super::assertion::AssertionKey;
 use super::discovery::Issuer;
+pub use crate::oauth::Secret;
 
 /// One identity server, and ourselves as its client.
 pub struct CibaSettings {
@@ -43,20 +42,6 @@ impl CibaSettings {
             Style::Bkey => Delivery::Poll,
             Style::Standard => self.delivery,
         }
-    }
-}
-
-/// A client secret or a token. Neither `Debug` nor `Display`; wiped when it goes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
-    }
-
-    pub fn expose(&self) -> &str {
-        &self.0
     }
 }
 

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use super::discovery::{Issuer, PlainHttp};
 use super::failure::token_rejected;
-use super::form::basic;
 use super::poll::{Course, Grant, Look, Step};
 use super::request::{self, Outgoing, SentDetails};
 use super::settings::{AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style};
 use crate::approval::{Intent, Question, intent};
 use crate::challenge;
 use crate::ledger::Rid;
+use crate::oauth::form::basic;
 
 fn settings(style: Style, client_auth: fn(Secret) -> ClientAuth, client_id: &str, secret: &str) -> CibaSettings {
     CibaSettings {

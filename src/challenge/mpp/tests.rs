@@ -416,6 +416,7 @@ fn stripes_test_profiles_are_for_test_keys_and_its_other_currencies_have_no_pric
             let payer = Payer {
                 address: None,
                 stripe: ours,
+                remote: crate::challenge::Remote::default(),
                 networks: &BTreeSet::new(),
                 proven: &BTreeSet::new(),
                 request_host: "api.example.com",
@@ -439,6 +440,7 @@ fn a_payer_takes_what_is_for_this_host_and_not_expired() {
     let payer = Payer {
         address: Some(alloy_primitives::Address::repeat_byte(1)),
         stripe: None,
+        remote: crate::challenge::Remote::default(),
         networks: &BTreeSet::from([Network::Eip155(84_532)]),
         proven: &BTreeSet::new(),
         request_host: "api.example.com",

@@ -88,20 +88,25 @@ impl Default for Ciba {
 impl Ciba {
     /// Where its secrets are, whatever backend is chosen.
     pub(super) fn secrets(&self) -> Vec<SecretSource> {
-        let used = match &self.client {
-            Client::Named { id, secret } | Client::Keyed { id, key: secret, .. } => {
+        self.client.secrets().into_iter().chain(self.unused.clone()).collect()
+    }
+}
+
+impl Client {
+    pub(in crate::config) fn secrets(&self) -> Vec<SecretSource> {
+        match self {
+            Self::Named { id, secret } | Self::Keyed { id, key: secret, .. } => {
                 let id = match id {
                     ClientId::Kept(source) => Some(source.clone()),
                     ClientId::Text(_) => None,
                 };
-                id.into_iter().chain([secret.clone()]).collect::<Vec<_>>()
+                id.into_iter().chain([secret.clone()]).collect()
             }
             // Whoever has them can ask, and fetch answers, in the proxy's name.
-            Client::Bkey { .. } => ["BKEY_CLIENT_ID", "BKEY_CLIENT_SECRET", "BKEY_ACCESS_TOKEN"]
+            Self::Bkey { .. } => ["BKEY_CLIENT_ID", "BKEY_CLIENT_SECRET", "BKEY_ACCESS_TOKEN"]
                 .map(|name| SecretSource::Env(name.to_owned()))
                 .into(),
-        };
-        used.into_iter().chain(self.unused.clone()).collect()
+        }
     }
 }
 
@@ -113,7 +118,7 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
     let style = style.and_then(|entry| entry.word(Style::parse, &["bkey", "standard"]));
     let style = style.unwrap_or(default.style);
     let issuer_entry = section.take("issuer");
-    let issuer = issuer_entry.as_ref().and_then(issuer);
+    let issuer = issuer_entry.as_ref().and_then(server);
     let client_auth = section.take("client_auth").and_then(|entry| client_auth(&entry, style));
     let written = Written::take(&mut section);
     let unused = match client_auth {
@@ -210,12 +215,16 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
     })
 }
 
-fn issuer(entry: &Entry<'_>) -> Option<Issuer> {
+/// The URL of an identity server.
+pub(in crate::config) fn server(entry: &Entry<'_>) -> Option<Issuer> {
     Issuer::parse(entry.text()?, PlainHttp::ToThisMachine).map_or_else(
         |why| {
             entry.reject(
-                format!("approval.ciba.issuer: {why}"),
-                "Write issuer = \"https://login.example.com\", as the server names itself in its metadata.".to_owned(),
+                format!("{}: {why}", entry.path()),
+                format!(
+                    "Write {} = \"https://login.example.com\", as the server names itself in its metadata.",
+                    entry.key()
+                ),
             )
         },
         Some,
@@ -245,6 +254,19 @@ impl<'a> Written<'a> {
     }
 }
 
+/// As whom we are known to BKey, in a section of that name.
+pub(in crate::config) fn client_in(section: &mut Section<'_>, around: &Entry<'_>) -> Option<Client> {
+    let profile = section.take("profile");
+    let written = Written {
+        id: section.take("client_id"),
+        secret: section.take("client_secret"),
+        key: None,
+        key_id: None,
+        profile: profile.and_then(|entry| one_word(&entry, "profile")),
+    };
+    client(written, around, Style::Bkey)
+}
+
 fn client(written: Written<'_>, around: &Entry<'_>, style: Style) -> Option<Client> {
     let profile = written.profile;
     if let (Some(key), None) = (&written.key, &written.secret) {
@@ -262,11 +284,11 @@ fn client(written: Written<'_>, around: &Entry<'_>, style: Style) -> Option<Clie
             })
         }
         (Some(alone), None) => alone.reject_key(
-            "approval.ciba.client_id stands alone".to_owned(),
+            format!("{} stands alone", alone.path()),
             "Write client_secret = \"env:NAME\" or client_secret = \"file:PATH\" as well.".to_owned(),
         ),
         (None, Some(alone)) => alone.reject_key(
-            "approval.ciba.client_secret stands alone".to_owned(),
+            format!("{} stands alone", alone.path()),
             "Write client_id = \"…\" as well.".to_owned(),
         ),
         (None, None) if style == Style::Standard => around.reject_key(

@@ -9,8 +9,8 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::{
-    AgentPayments, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store, Stripe, Timeouts,
-    Upstream, WalletKey,
+    AgentPayments, Bkey, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store, Stripe,
+    StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
 };
 use crate::assets::{self, Network, Token};
 use crate::config::secret::SecretSource;
@@ -20,6 +20,7 @@ use crate::policy::named_host;
 use crate::stripe::{ApiBase, ApiVersion, Endpoint, PaymentMethod, Settings};
 
 pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
+    let bkey = top.take("bkey").and_then(|e| bkey(&e.holding_secrets()));
     let config = Config {
         proxy: top.section("proxy").map_or_else(Proxy::default, |s| proxy(s, dir)),
         upstream: top.section("upstream").map(|s| upstream(s, dir)).unwrap_or_default(),
@@ -28,6 +29,8 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
             .and_then(|e| wallet(e.holding_secrets().section()?, dir)),
         networks: top.section("networks").map(networks).unwrap_or_default(),
         stripe: top.take("stripe").and_then(|e| stripe(&e.holding_secrets())),
+        bkey_secrets: bkey.iter().flat_map(|bkey| bkey.client.secrets()).collect(),
+        bkey,
         approval: top.section("approval").map(approval::approval).unwrap_or_default(),
         // The URL of a database holds its password.
         store: top
@@ -166,8 +169,27 @@ fn addresses(item: &Entry<'_>) -> Option<IpNet> {
 
 fn wallet(mut section: Section<'_>, dir: &Path) -> Option<WalletKey> {
     let evm = section.take("evm");
-    section.close(&[("key", "Write it below [wallet.evm].")]);
+    section.close(&[
+        ("key", "Write it below [wallet.evm]."),
+        ("bkey", "Write evm = \"bkey\"."),
+        (
+            "stripe",
+            "Write key = \"bkey\" and payment_method = \"pm_…\" below [stripe].",
+        ),
+    ]);
     let evm = evm?;
+    match evm.if_text() {
+        Some("bkey") => return Some(WalletKey::Bkey),
+        Some(_) => {
+            return evm.reject(
+                "wallet.evm is a text, and not \"bkey\"".to_owned(),
+                "Write evm = \"bkey\" if BKey signs, or a section [wallet.evm] with key = \"env:NAME\", key = \"file:PATH\" or key \
+                 = \"keystore:PATH\" for a key of your own."
+                    .to_owned(),
+            );
+        }
+        None => {}
+    }
     let mut section = evm.section()?;
     let (key, password) = (section.take("key"), section.take("password"));
     section.close(&[(
@@ -181,6 +203,12 @@ fn wallet(mut section: Section<'_>, dir: &Path) -> Option<WalletKey> {
         );
     };
     let text = key.text()?;
+    if text == "bkey" {
+        return key.reject(
+            "[wallet.evm] is for a key of your own".to_owned(),
+            "If BKey signs, write evm = \"bkey\" below [wallet] instead of this section.".to_owned(),
+        );
+    }
     let Some(keystore) = text.strip_prefix("keystore:").filter(|path| !path.is_empty()) else {
         if let Some(password) = password {
             return password.reject_key(
@@ -229,7 +257,21 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
             "Write key = \"env:STRIPE_SECRET_KEY\" and payment_method = \"pm_…\".".to_owned(),
         );
     };
-    let key = secret(&key, key.text()?, "\"env:NAME\" or \"file:PATH\"");
+    let by_bkey = key.text()? == "bkey";
+    let alone = [&base, &version, &endpoint, &live].into_iter().flatten().next();
+    if let (true, Some(entry)) = (by_bkey, alone) {
+        return entry.reject_key(
+            format!(
+                "stripe.{} is for an account of your own, and BKey issues the tokens",
+                entry.key()
+            ),
+            "Leave it out, or write key = \"env:NAME\" for an account of your own.".to_owned(),
+        );
+    }
+    let key = match by_bkey {
+        true => None,
+        false => secret(&key, key.text()?, "\"env:NAME\", \"file:PATH\" or \"bkey\""),
+    };
     let payment_method = PaymentMethod::parse(method.text()?).map_or_else(
         // The value is not shown: a key may stand in it.
         |why| {
@@ -240,6 +282,12 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
         },
         Some,
     );
+    if by_bkey {
+        return Some(Stripe {
+            payment_method: payment_method?,
+            issued_by: TokenIssuer::Bkey,
+        });
+    }
     let default = Settings::default();
     let base = base.map_or(Some(default.base), |entry| {
         let text = entry.text()?;
@@ -274,9 +322,8 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
             )
         })
     });
-    Some(Stripe {
+    let account = StripeAccount {
         key: key?,
-        payment_method: payment_method?,
         live: live.and_then(|entry| entry.boolean()).unwrap_or(false),
         settings: Settings {
             base: base?,
@@ -284,6 +331,26 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
             endpoint: endpoint?,
             patience: default.patience,
         },
+    };
+    Some(Stripe {
+        payment_method: payment_method?,
+        issued_by: TokenIssuer::Account(account),
+    })
+}
+
+/// `entry` holds secrets: its lines are not shown in messages.
+fn bkey(entry: &Entry<'_>) -> Option<Bkey> {
+    let mut section = entry.section()?;
+    let api_url = section.take("api_url").and_then(|entry| approval::ciba::server(&entry));
+    let client = approval::ciba::client_in(&mut section, entry);
+    section.close(&[
+        ("url", "The key is `api_url`."),
+        ("issuer", "The key is `api_url`."),
+        ("base_url", "The key is `api_url`."),
+    ]);
+    Some(Bkey {
+        api_url,
+        client: client?,
     })
 }
 

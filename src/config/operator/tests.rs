@@ -290,3 +290,46 @@ fn alerts_that_nobody_could_hear_or_others_could_read_are_mistakes() {
     );
     assert!(!error.contains("hunter2"), "{error}");
 }
+
+#[test]
+fn bkey_pays_where_the_file_says_so() {
+    use crate::config::approval::ciba::{Client, ClientId};
+
+    let by_key = config("[wallet.evm]\nkey = \"env:K\"");
+    assert!(!by_key.pays_by_bkey());
+    let signs = config("[wallet]\nevm = \"bkey\"");
+    assert_eq!(signs.wallet, Some(WalletKey::Bkey));
+    assert!(signs.pays_by_bkey());
+    let tools = Client::Bkey { profile: None };
+    assert_eq!((signs.bkey_client().client, signs.bkey_client().api_url), (tools, None));
+    let issues = config("[stripe]\nkey = \"bkey\"\npayment_method = \"pm_a\"");
+    assert_eq!(issues.stripe.as_ref().unwrap().issued_by, TokenIssuer::Bkey);
+    assert!(issues.pays_by_bkey());
+
+    let asks = "[approval]\nbackend = \"ciba\"\n[approval.ciba]\nissuer = \"https://id.example\"\nprofile = \"main\"\n";
+    let shared = config(&format!("[wallet]\nevm = \"bkey\"\n{asks}")).bkey_client();
+    assert_eq!(shared.api_url.unwrap().as_str(), "https://id.example");
+    assert_eq!(
+        shared.client,
+        Client::Bkey {
+            profile: Some("main".to_owned())
+        }
+    );
+    // An identity server that is no BKey says nothing of BKey's client.
+    let other = "[approval]\nbackend = \"ciba\"\n[approval.ciba]\nstyle = \"standard\"\nissuer = \"https://id.example\"\n\
+                 client_id = \"a\"\nclient_secret = \"env:S\"\n";
+    assert_eq!(
+        config(&format!("[wallet]\nevm = \"bkey\"\n{other}"))
+            .bkey_client()
+            .api_url,
+        None
+    );
+
+    let own = "[bkey]\napi_url = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\nclient_secret = \"env:S\"\n";
+    let own = config(&format!("[wallet]\nevm = \"bkey\"\n{asks}{own}"));
+    let secrets: Vec<String> = own.secrets().map(ToString::to_string).collect();
+    assert!(secrets.contains(&"env:S".to_owned()), "{secrets:?}");
+    let client = own.bkey_client();
+    assert_eq!(client.api_url.unwrap().as_str(), "http://127.0.0.1:9");
+    assert!(matches!(client.client, Client::Named { id: ClientId::Text(id), .. } if id == "c"));
+}

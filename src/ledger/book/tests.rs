@@ -19,7 +19,8 @@ pub(super) fn arm_of(n: u8) -> Arm {
     Arm {
         from: Address::ZERO.into(),
         issuer: None,
-        nonce: B256::repeat_byte(n),
+        nonce: Some(B256::repeat_byte(n)),
+        signer: None,
         valid_after: Decimal(0),
         valid_before: Decimal(1_795_161_900),
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::{Account, AccountMark};
 use crate::approval::EvidenceKind;
-use crate::ledger::model::{self, By};
+use crate::ledger::model::{self, By, Signer};
 use crate::ledger::payment::Payment;
 use crate::ledger::rid::Rid;
 use crate::ledger::text::{Decimal, Digest, Moment};
@@ -104,7 +104,24 @@ pub struct Arm {
     /// Of a payment through Stripe; older entries have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<AccountMark>,
+    /// Absent: `signer` chooses it, and may have. Nothing can be proven then; `pay.issued` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<B256>,
+    /// Absent: we, with a key of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Signer>,
+    pub valid_after: Decimal<u64>,
+    pub valid_before: Decimal<u64>,
+}
+
+/// What a signer elsewhere has chosen. From here on the payment is as one that we have signed ourselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// What the signer calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<String>,
     pub nonce: B256,
+    pub rid: Rid,
     pub valid_after: Decimal<u64>,
     pub valid_before: Decimal<u64>,
 }
@@ -362,10 +379,26 @@ impl From<&model::Arm> for Arm {
         Self {
             from: arm.from.clone(),
             issuer: arm.issuer,
-            nonce: arm.nonce,
+            nonce: arm.nonce.known(),
+            signer: arm.signer,
             valid_after: Decimal(arm.valid_after),
             valid_before: Decimal(arm.valid_before),
         }
+    }
+}
+
+impl Arm {
+    /// Whether it says plainly who chooses the nonce: a signature of somebody else has none yet, everything else has one.
+    pub fn is_plain(&self) -> bool {
+        let by_signer = self.signer.is_some() && self.from.address().is_some();
+        self.nonce.is_none() == by_signer
+    }
+
+    /// Takes in what the signer has chosen.
+    pub fn issue(&mut self, issued: &Issued) {
+        self.nonce = Some(issued.nonce);
+        self.valid_after = issued.valid_after;
+        self.valid_before = issued.valid_before;
     }
 }
 

@@ -79,7 +79,8 @@ fn arm() -> Arm {
     Arm {
         from: Address::repeat_byte(0xCD).into(),
         issuer: None,
-        nonce: B256::repeat_byte(0xEF),
+        nonce: Some(B256::repeat_byte(0xEF)),
+        signer: None,
         valid_after: Decimal(0),
         valid_before: Decimal(u64::MAX),
     }
@@ -136,6 +137,30 @@ fn all_bodies() -> Vec<Body> {
                 Decimal(1),
                 Decimal(2),
             )]),
+        }),
+        Body::Armed(Armed {
+            approval: None,
+            arm: Arm {
+                nonce: None,
+                signer: Some(crate::ledger::model::Signer::Bkey),
+                ..arm()
+            },
+            rid,
+            windows: None,
+        }),
+        Body::Issued(Issued {
+            authorization: Some("auth_1".into()),
+            nonce: B256::repeat_byte(0xEF),
+            rid,
+            valid_after: Decimal(0),
+            valid_before: Decimal(u64::MAX),
+        }),
+        Body::Issued(Issued {
+            authorization: None,
+            nonce: B256::ZERO,
+            rid,
+            valid_after: Decimal(1),
+            valid_before: Decimal(2),
         }),
         Body::Presented(Presented { number: 1, rid }),
         Body::Settled(Settled {

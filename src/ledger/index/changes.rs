@@ -258,7 +258,8 @@ mod tests {
             arm: Some(Arm {
                 from: Address::ZERO.into(),
                 issuer: None,
-                nonce: B256::repeat_byte(n),
+                nonce: Some(B256::repeat_byte(n)),
+                signer: None,
                 valid_after: Decimal(0),
                 valid_before: Decimal(1_795_161_900),
             }),

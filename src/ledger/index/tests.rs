@@ -100,7 +100,8 @@ fn approvals(hour: i64, at: i64) -> Vec<Body> {
                 arm: Arm {
                     from: Address::ZERO.into(),
                     issuer: None,
-                    nonce: B256::from(alloy_primitives::U256::from(1_000 + hour)),
+                    nonce: Some(B256::from(alloy_primitives::U256::from(1_000 + hour))),
+                    signer: None,
                     valid_after: Decimal(0),
                     valid_before: Decimal(at as u64 + 300),
                 },
@@ -131,7 +132,8 @@ fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
         arm: Some(Arm {
             from: Address::ZERO.into(),
             issuer: None,
-            nonce: B256::repeat_byte(hour as u8),
+            nonce: Some(B256::repeat_byte(hour as u8)),
+            signer: None,
             valid_after: Decimal(0),
             valid_before: Decimal(at as u64 + 300),
         }),

@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 
 use crate::ledger::entry::Body;
 use crate::ledger::model::{
-    ApprovalError, ApprovalStep, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
-    ReserveError, Resolution,
+    ApprovalError, ApprovalStep, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation,
+    Reserve, ReserveError, Resolution,
 };
-use crate::ledger::payment::NonceKey;
+use crate::ledger::payment::{NonceKey, Payment};
 use crate::ledger::rid::Rid;
 use crate::ledger::writer::ops::{Delivery, Op, Reply, Shared};
 use crate::policy::budget::Charge;
@@ -20,6 +20,7 @@ pub enum Ask {
     Hold(Box<Hold>),
     Arm(Rid, Box<Arming>),
     Approval(Box<ApprovalStep>),
+    Issued(Rid, Box<Issued>),
     Finish(Rid, Outcome),
     Resolve {
         rid: Rid,
@@ -85,6 +86,7 @@ impl Task {
             Op::Hold(hold, reply) => (Ask::Hold(hold), Waiting::Held(reply)),
             Op::Arm(rid, arming, reply) => (Ask::Arm(rid, arming), Waiting::Reservation(reply)),
             Op::Approval(step, reply) => (Ask::Approval(step), Waiting::Done(reply)),
+            Op::Issued(rid, issued, reply) => (Ask::Issued(rid, issued), Waiting::Done(reply)),
             Op::Finish(rid, outcome, reply) => (Ask::Finish(rid, outcome), Waiting::Done(reply)),
             Op::Resolve {
                 rid,
@@ -199,6 +201,7 @@ impl Ask {
             Self::Reserve(reserve) => Some(reserve.hold.rid),
             Self::Hold(hold) => Some(hold.rid),
             Self::Arm(rid, _)
+            | Self::Issued(rid, _)
             | Self::Finish(rid, _)
             | Self::Resolve { rid, .. }
             | Self::Finding(rid, _)
@@ -234,14 +237,21 @@ impl Ask {
         }
     }
 
-    /// The nonce that it would take; that of an arming depends on what was held.
-    pub fn nonce(&self, held_asset: Option<&str>) -> Option<NonceKey> {
+    /// The nonce that it would take; `of` is the payment as it is on the books, where it is.
+    pub fn nonce(&self, of: Option<&Payment>) -> Option<NonceKey> {
         match self {
             Self::Reserve(reserve) => {
                 let asset = reserve.hold.terms.asset.caip19();
-                Some(NonceKey::of(&asset, &reserve.arm.from, &reserve.arm.nonce))
+                Some(NonceKey::of(&asset, &reserve.arm.from, &reserve.arm.nonce.known()?))
             }
-            Self::Arm(_, arming) => Some(NonceKey::of(held_asset?, &arming.arm.from, &arming.arm.nonce)),
+            Self::Arm(_, arming) => {
+                let asset = &of?.reserved.asset;
+                Some(NonceKey::of(asset, &arming.arm.from, &arming.arm.nonce.known()?))
+            }
+            Self::Issued(_, issued) => {
+                let (of, arm) = (of?, of?.arm.as_ref()?);
+                Some(NonceKey::of(&of.reserved.asset, &arm.from, &issued.nonce))
+            }
             _ => None,
         }
     }

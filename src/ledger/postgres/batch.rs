@@ -147,6 +147,8 @@ impl<'a> Batch<'a> {
     fn act(&mut self, ask: &Ask, now: Moment) -> Result<(), LedgerError> {
         match ask {
             Ask::Approval(step) => self.step(step, now),
+            // What another node has taken over in the meantime is in doubt there, and nothing of it is sent from here.
+            Ask::Issued(rid, issued) => self.issued(*rid, issued, now),
             Ask::Finish(rid, outcome) => {
                 // What another node has adopted and put into this very state needs no second word.
                 if self
@@ -378,7 +380,7 @@ impl<'a> Batch<'a> {
             }
             if let Some(nonce) = payment.nonce_key() {
                 match &entry.body {
-                    Body::Reserved(_) | Body::Armed(_) => {
+                    Body::Reserved(_) | Body::Armed(_) | Body::Issued(_) => {
                         self.changes.nonces_taken.insert(nonce);
                     }
                     _ if payment.state.is_final() => {

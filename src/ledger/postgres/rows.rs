@@ -93,9 +93,7 @@ impl Needs {
                 }
             }
             let row = ask.rid().and_then(|rid| rows.get(&rid));
-            needs
-                .nonces
-                .extend(ask.nonce(row.map(|row| row.payment.reserved.asset.as_str())));
+            needs.nonces.extend(ask.nonce(row.map(|row| &row.payment)));
             needs.keys_asked.extend(ask.key());
             if let Ask::Append(Event::PolicyLoaded { sha256, .. }) = ask {
                 needs.files.push(*sha256);

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ledger::decisions::Usage;
 use crate::ledger::key::KeyHold;
 use crate::ledger::model::{
-    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
+    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation, Reserve,
     ReserveError, Resolution,
 };
 use crate::ledger::payment::Payment;
@@ -22,6 +22,7 @@ pub enum Op {
     Reserve(Box<Reserve>, Reply<Result<Delivery<Reservation>, ReserveError>>),
     Hold(Box<Hold>, Reply<Result<Delivery<()>, ReserveError>>),
     Arm(Rid, Box<Arming>, Reply<Result<Delivery<Reservation>, ReserveError>>),
+    Issued(Rid, Box<Issued>, Reply<Result<(), LedgerError>>),
     Approval(Box<ApprovalStep>, Reply<Result<(), LedgerError>>),
     Finish(Rid, Outcome, Reply<Result<(), LedgerError>>),
     Resolve {

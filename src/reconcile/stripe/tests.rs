@@ -81,7 +81,8 @@ impl Shop {
         let arm = Arm {
             from: Account::parse("pm_card_visa").unwrap(),
             issuer: self.ordered_by,
-            nonce: alloy_primitives::B256::repeat_byte(n),
+            nonce: alloy_primitives::B256::repeat_byte(n).into(),
+            signer: None,
             valid_after: 0,
             valid_before: u64::try_from(now.as_second()).unwrap() + 300,
         };
@@ -462,7 +463,7 @@ async fn answering(body: String) -> ApiBase {
 /// Of three tries of one order the first made a token, and the second was refused at the door.
 #[tokio::test]
 async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
-    use crate::pay::{Left, Payers, Permission};
+    use crate::pay::{CardPayer, Left, Payers, Permission};
     use base64::Engine as _;
     use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
     use http_body_util::{BodyExt as _, Full};
@@ -541,17 +542,18 @@ async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
     let arm = Arm {
         from: Account::parse("pm_card_visa").unwrap(),
         issuer: Some(issuer.mark()),
-        nonce: alloy_primitives::B256::repeat_byte(9),
+        nonce: alloy_primitives::B256::repeat_byte(9).into(),
+        signer: None,
         valid_after: 0,
         valid_before: u64::try_from(now.as_second()).unwrap() + 300,
     };
     let reservation = shop.world.ledger().reserve(Reserve { hold, arm }).await.unwrap();
     let payers = Payers {
         wallet: None,
-        issuer: Some(Arc::new(issuer)),
+        issuer: Some(CardPayer::Stripe(Arc::new(issuer))),
     };
     let error = payers
-        .pay(&reservation, &offer.echo, &Permission::Granted)
+        .pay(&reservation, &offer.echo, &Permission::Granted, None)
         .await
         .err()
         .unwrap();

@@ -4,6 +4,9 @@
 // Two programs of tests use it, each its part.
 #![allow(dead_code)]
 
+#[path = "bkey_payments.rs"]
+pub mod payments;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +23,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+
+use payments::Payments;
 
 pub const CLIENT_ID: &str = "bkey_client_of_the_tests";
 pub const CLIENT_SECRET: &str = "bkey_secret_of+the/tests";
@@ -43,6 +48,11 @@ pub enum Call {
     LogIn,
     Ask,
     Look,
+    Wallet,
+    OrderAuthorization,
+    LookAuthorization,
+    OrderToken,
+    LookToken,
     Other,
 }
 
@@ -115,6 +125,7 @@ struct State {
     mishaps: BTreeMap<Call, VecDeque<Mishap>>,
     arrived: Vec<Arrived>,
     tokens: Vec<String>,
+    payments: Payments,
 }
 
 pub struct FakeBkey {
@@ -148,6 +159,7 @@ impl FakeBkey {
             mishaps: BTreeMap::new(),
             arrived: Vec::new(),
             tokens: Vec::new(),
+            payments: Payments::default(),
         }));
         let (stop, stopped) = oneshot::channel::<()>();
         let shared = state.clone();
@@ -286,6 +298,11 @@ impl FakeBkey {
         state.asked.values().map(|asked| asked.question.clone()).collect()
     }
 
+    /// How it pays.
+    pub fn payments<T>(&self, with: impl FnOnce(&mut Payments) -> T) -> T {
+        with(&mut self.state.lock().unwrap().payments)
+    }
+
     /// Every token that was ever given out.
     pub fn tokens(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
@@ -306,6 +323,11 @@ async fn served(state: &Mutex<State>, request: Request<Incoming>) -> Result<Resp
         (&Method::POST, "/oauth/token", Some("client_credentials")) => Call::LogIn,
         (&Method::POST, "/oauth/token", Some("urn:openid:params:grant-type:ciba")) => Call::Look,
         (&Method::POST, "/oauth/bc-authorize", _) => Call::Ask,
+        (&Method::GET, "/v1/x402/wallet", _) => Call::Wallet,
+        (&Method::POST, "/v1/x402/authorize", _) => Call::OrderAuthorization,
+        (&Method::POST, "/v1/mpp/authorize", _) => Call::OrderToken,
+        (&Method::GET, path, _) if path.starts_with("/v1/x402/authorize/") => Call::LookAuthorization,
+        (&Method::GET, path, _) if path.starts_with("/v1/mpp/authorize/") => Call::LookToken,
         _ => Call::Other,
     };
     state.arrived.push(Arrived {
@@ -320,7 +342,10 @@ async fn served(state: &Mutex<State>, request: Request<Incoming>) -> Result<Resp
         Mishap::SlowDown => undecided(state.dialect, "slow_down"),
         Mishap::BindingMessage => error(400, "invalid_binding_message"),
         Mishap::TokenRefused => error(401, "invalid_client"),
-        Mishap::None | Mishap::CutAfter => state.answer(call, &head.headers, &form, &body),
+        Mishap::None | Mishap::CutAfter => {
+            let id = head.uri.path().rsplit('/').next().unwrap_or_default();
+            state.answer(call, id, &head.headers, &form, &body)
+        }
     };
     if matches!(mishap, Some(Mishap::CutAfter)) {
         return Err("cut off");
@@ -335,7 +360,14 @@ async fn served(state: &Mutex<State>, request: Request<Incoming>) -> Result<Resp
 }
 
 impl State {
-    fn answer(&mut self, call: Call, headers: &HeaderMap, form: &BTreeMap<String, String>, body: &str) -> Answer {
+    fn answer(
+        &mut self,
+        call: Call,
+        id: &str,
+        headers: &HeaderMap,
+        form: &BTreeMap<String, String>,
+        body: &str,
+    ) -> Answer {
         let kind = headers.get("content-type").map_or("", |value| value.to_str().unwrap());
         match call {
             Call::Discovery => self.metadata(),
@@ -349,6 +381,12 @@ impl State {
             Call::Ask if kind != "application/json" => error(400, "invalid_request"),
             Call::Ask => self.ask(headers, body),
             Call::Other => error(400, "unsupported_grant_type"),
+            _ if !self.is_agent(headers) => payments::refusal(401, "unauthorized"),
+            Call::Wallet => self.payments.wallet(),
+            Call::OrderAuthorization => self.payments.order_authorization(body),
+            Call::OrderToken => self.payments.order_token(body),
+            Call::LookAuthorization => self.payments.look(id, self.dialect, payments::Kind::Authorization),
+            Call::LookToken => self.payments.look(id, self.dialect, payments::Kind::Token),
         }
     }
 
@@ -395,11 +433,15 @@ impl State {
         }))
     }
 
-    fn ask(&mut self, headers: &HeaderMap, body: &str) -> Answer {
+    fn is_agent(&self, headers: &HeaderMap) -> bool {
         let bearer = headers
             .get("authorization")
             .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        if !bearer.is_some_and(|token| self.agent_tokens.iter().any(|known| known == token)) {
+        bearer.is_some_and(|token| self.agent_tokens.iter().any(|known| known == token))
+    }
+
+    fn ask(&mut self, headers: &HeaderMap, body: &str) -> Answer {
+        if !self.is_agent(headers) {
             return error(401, "invalid_client");
         }
         let Ok(question) = serde_json::from_str::<Value>(body) else {

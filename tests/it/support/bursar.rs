@@ -29,6 +29,7 @@ pub struct Setup {
     config: String,
     upstream: String,
     proxy: String,
+    wallet: String,
 }
 
 /// A directory without a server.
@@ -67,6 +68,7 @@ pub fn setup() -> Setup {
         config: String::new(),
         upstream: String::new(),
         proxy: String::new(),
+        wallet: "[wallet.evm]\nkey = \"env:BURSAR_TEST_WALLET\"\n".to_owned(),
     }
 }
 
@@ -91,6 +93,12 @@ impl Setup {
     /// Lines added to `[proxy]`.
     pub fn proxy(mut self, text: &str) -> Self {
         self.proxy += text;
+        self
+    }
+
+    /// In place of the section about the key that pays.
+    pub fn wallet(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.wallet);
         self
     }
 
@@ -122,8 +130,8 @@ impl Setup {
             "[networks.\"eip155:84532\"]\nrpc = []\n"
         };
         let config = format!(
-            "[proxy]\nlisten = \"127.0.0.1:0\"\n{}\n[upstream]\n{upstream}\n[wallet.evm]\nkey = \"env:BURSAR_TEST_WALLET\"\n{networks}\n{}",
-            self.proxy, self.config
+            "[proxy]\nlisten = \"127.0.0.1:0\"\n{}\n[upstream]\n{upstream}\n{}{networks}\n{}",
+            self.proxy, self.wallet, self.config
         );
         std::fs::write(dir.path().join("bursar.toml"), config).unwrap();
         std::fs::write(dir.path().join("limits.toml"), self.limits).unwrap();

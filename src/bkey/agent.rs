@@ -11,8 +11,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::form;
-use super::settings::Secret;
+use crate::oauth::{Secret, form};
 
 const DEFAULT_API: &str = "https://api.bkey.id";
 const LONGEST_FILE: u64 = 1 << 20;

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use super::settings::Secret;
+use super::Secret;
 
 /// `application/x-www-form-urlencoded`, in this order. Wiped when it goes: it may hold the client's secret.
 pub fn urlencoded(fields: &[(&str, &str)]) -> Zeroizing<String> {

@@ -1,0 +1,46 @@
+//! Credentials that somebody else makes for us, and what of them can be on record before they exist.
+
+use alloy_primitives::B256;
+use serde::{Deserialize, Serialize};
+
+/// Who makes a credential that we do not make ourselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signer {
+    /// Keys on a phone, or a card kept there (approvals digest §4.6).
+    Bkey,
+}
+
+/// The nonce as far as it is known when money is armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArmedNonce {
+    Known(B256),
+    /// The signer chooses it, and may have by now: no made-up one may stand in its place, or the chain would "prove" that it was
+    /// never used, and money that is signed away would be given back.
+    Signers,
+}
+
+/// What a signer has chosen, as compared with what was armed. Times are Unix seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    pub nonce: B256,
+    pub valid_after: u64,
+    pub valid_before: u64,
+    /// What the signer calls it; bounded ASCII.
+    pub authorization: Option<String>,
+}
+
+impl ArmedNonce {
+    pub const fn known(self) -> Option<B256> {
+        match self {
+            Self::Known(nonce) => Some(nonce),
+            Self::Signers => None,
+        }
+    }
+}
+
+impl From<B256> for ArmedNonce {
+    fn from(nonce: B256) -> Self {
+        Self::Known(nonce)
+    }
+}

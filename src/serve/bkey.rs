@@ -1,0 +1,76 @@
+//! What BKey says of its wallet, asked at the start, and kept: while BKey is away, free traffic has to go on, and a wallet that is
+//! known does not change.
+
+use alloy_primitives::Address;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::account::AccountMark;
+use crate::bkey::{Bkey, NoWalletTold, Unheard, WalletAnswer};
+use crate::home::{self, Home, Readers};
+
+#[derive(Debug, Error)]
+pub enum NotTold {
+    #[error("BKey at {url}: {error}{way_out}", way_out = way_out(*error))]
+    Unknown { url: String, error: NoWalletTold },
+}
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    address: Address,
+    chain_id: u64,
+    /// Whose wallet it is.
+    client: AccountMark,
+    contract: Address,
+}
+
+/// What BKey says now, or said last, if it does not answer.
+pub(super) async fn wallet(bkey: &Bkey, home: &Home) -> Result<WalletAnswer, NotTold> {
+    let error = match bkey.wallet().await {
+        Ok(told) => {
+            keep(bkey, home, &told);
+            return Ok(told);
+        }
+        Err(error) => error,
+    };
+    let url = bkey.url().to_owned();
+    match (error, kept(bkey, home)) {
+        (NoWalletTold::Unheard(Unheard::Unsent | Unheard::Unanswered), Some(kept)) => {
+            tracing::warn!(url, %error, wallet = %kept.address, "BKey's wallet is taken to be the one that it told before");
+            Ok(kept)
+        }
+        (error, _) => Err(NotTold::Unknown { url, error }),
+    }
+}
+
+fn keep(bkey: &Bkey, home: &Home, told: &WalletAnswer) {
+    let kept = Kept {
+        address: told.address,
+        chain_id: told.chain_id,
+        client: bkey.mark(),
+        contract: told.contract,
+    };
+    let written = serde_json::to_vec(&kept).map(|json| home::write_atomic(&home.bkey(), &json, Readers::Owner));
+    if let Ok(Err(error)) = written {
+        tracing::warn!(%error, "BKey's wallet could not be kept; a start while BKey is away will not know it");
+    }
+}
+
+fn kept(bkey: &Bkey, home: &Home) -> Option<WalletAnswer> {
+    let text = home::read_secret(&home.bkey()).ok()?;
+    let kept: Kept = serde_json::from_str(&text).ok()?;
+    (kept.client == bkey.mark()).then_some(WalletAnswer {
+        address: kept.address,
+        chain_id: kept.chain_id,
+        contract: kept.contract,
+    })
+}
+
+const fn way_out(error: NoWalletTold) -> &'static str {
+    match error {
+        NoWalletTold::Unheard(Unheard::NotLoggedIn(_)) => "; put its client right under [bkey] in bursar.toml",
+        NoWalletTold::Unheard(_) => "; start again when it can be reached",
+        NoWalletTold::Refused(_) | NoWalletTold::Unreadable(_) => "",
+    }
+}

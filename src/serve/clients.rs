@@ -1,0 +1,92 @@
+//! As whom bursar is known to an identity server: as bursar.toml says, or as BKey's own tools have it.
+
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret, SecretString};
+use thiserror::Error;
+
+use crate::approve::ciba::discovery::{Issuer, PlainHttp, UrlError};
+use crate::bkey::{BkeyAgent, BkeyError, ProfilesFile};
+use crate::config::approval::ciba::{Client, ClientId};
+use crate::config::{SecretError, SecretSource};
+use crate::home::Home;
+use crate::oauth::Secret;
+
+const BKEY: &str = "https://api.bkey.id";
+
+/// A client of an identity server.
+pub(super) struct Known {
+    pub issuer: Issuer,
+    pub id: String,
+    pub proof: Proof,
+    /// Who is asked where nobody is configured.
+    pub approver: Option<String>,
+}
+
+/// By what it is told from everybody else.
+pub(super) enum Proof {
+    Secret(Secret),
+    /// A PEM file, and by which name the server knows the key.
+    Key {
+        pem: SecretString,
+        id: Option<String>,
+    },
+}
+
+/// Never quotes a secret.
+#[derive(Debug, Error)]
+pub enum NotKnown {
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("{0}; or write client_id and client_secret there")]
+    Bkey(#[from] BkeyError),
+    #[error("BKey takes a secret, not a key: write client_id and client_secret there")]
+    Key,
+    #[error("where BKey is by its own tools: {0}; or write it there")]
+    Url(UrlError),
+}
+
+/// `written` is the server's URL, if bursar.toml has one.
+pub(super) fn known(written: Option<&Issuer>, client: &Client, home: &Home) -> Result<Known, NotKnown> {
+    let read = |source: &SecretSource| source.read(home.root());
+    let id_of = |id: &ClientId| match id {
+        ClientId::Text(id) => Ok(id.clone()),
+        ClientId::Kept(source) => read(source).map(|id| id.expose_secret().to_owned()),
+    };
+    let (id, proof, told, approver) = match client {
+        Client::Named { id, secret } => {
+            let secret = Secret::new(read(secret)?.expose_secret());
+            (id_of(id)?, Proof::Secret(secret), None, None)
+        }
+        Client::Keyed { id, key, key_id } => {
+            let (pem, key_id) = (read(key)?, key_id.clone());
+            (id_of(id)?, Proof::Key { pem, id: key_id }, None, None)
+        }
+        Client::Bkey { profile } => {
+            let file = match std::env::var_os("HOME") {
+                Some(home) => ProfilesFile::read(&PathBuf::from(home).join(".bkey/profiles.json"))?,
+                None => None,
+            };
+            let agent = BkeyAgent::find(|name| std::env::var(name).ok(), profile.as_deref(), file.as_ref())?;
+            (
+                agent.client_id,
+                Proof::Secret(agent.client_secret),
+                Some(agent.api_url),
+                agent.approver,
+            )
+        }
+    };
+    let issuer = match written {
+        Some(issuer) => issuer.clone(),
+        None => {
+            let url = told.unwrap_or_else(|| BKEY.to_owned());
+            Issuer::parse(&url, PlainHttp::ToThisMachine).map_err(NotKnown::Url)?
+        }
+    };
+    Ok(Known {
+        issuer,
+        id,
+        proof,
+        approver,
+    })
+}
