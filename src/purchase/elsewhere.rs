@@ -13,6 +13,7 @@ use crate::assets::Asset;
 use crate::bkey::Purpose;
 use crate::ledger::{By, LedgerError, Outcome, Reservation, Rid};
 use crate::pay::{Left, Made, NotMade, Ordered, Permission, SignerFault, Waiting};
+use crate::prefer;
 use crate::presentation::Answer;
 
 /// Longer paths are not shown to the person: the rest of the sentence matters more.
@@ -60,7 +61,7 @@ impl Purchase {
     ) -> Result<(Reservation, Option<Made>), NotReady> {
         let (rid, id) = (reservation.rid(), waiting.id().to_owned());
         tracing::info!(payment = %rid, authorization = id, "BKey has a person confirm it");
-        let hold = Instant::now() + self.proxy.config.approval.hold;
+        let hold = Instant::now() + prefer::wait(&self.head.headers, self.proxy.config.approval.hold);
         let now = || self.proxy.clock.now();
         let waited = tokio::select! {
             biased;
