@@ -278,6 +278,16 @@ impl Questions {
         self.state().live.values().any(|row| row.id == rid)
     }
 
+    /// Whether nothing of this agent's is open, or was denied: then none of its questions need be made to be looked up.
+    pub fn knows_nothing_of(&self, agent: &str) -> bool {
+        let state = self.state();
+        !state
+            .live
+            .keys()
+            .chain(state.denied.keys())
+            .any(|asker| asker.agent == agent)
+    }
+
     /// Whether this is open, or was denied a short while ago.
     pub fn knows(&self, agent: &str, intent: &Intent) -> bool {
         let asker = Asker {

@@ -150,16 +150,8 @@ impl BkeySigner {
     ) -> Result<Ordered, NotMade> {
         let order = self.of(reservation, purpose).ok_or_else(NotMade::other_record)?;
         let ordered_at = Instant::now();
-        match self.bkey.order_authorization(&order).await {
-            Ok(Created::Made(made)) => {
-                let made = made.map_err(NotMade::unreadable)?;
-                self.judge(reservation, &made, now()).map(Ordered::Made)
-            }
-            Ok(Created::Pending(pending)) => Ok(Ordered::Waits(Waiting::since(ordered_at, pending))),
-            Ok(Created::Refused(status)) => Err(NotMade::refused(status)),
-            Ok(Created::Unclear(status)) => Err(NotMade::unclear(status)),
-            Err(unheard) => Err(NotMade::unheard(unheard)),
-        }
+        let created = self.bkey.order_authorization(&order).await;
+        ordered(created, ordered_at, |made| self.judge(reservation, &made, now()))
     }
 
     /// `None`: not decided when `until` had come.
@@ -171,13 +163,10 @@ impl BkeySigner {
         now: impl Fn() -> Timestamp,
     ) -> Option<Result<Made, NotMade>> {
         while waiting.rest(until).await {
-            match self.bkey.look_authorization(&waiting.pending).await {
-                Looked::Made(made) => {
-                    let made = made.map_err(NotMade::unreadable);
-                    return Some(made.and_then(|made| self.judge(reservation, &made, now())));
-                }
-                Looked::Over(why) => return Some(Err(NotMade::over(why))),
-                Looked::Wait(pause) => waiting.looked(pause),
+            let looked = self.bkey.look_authorization(&waiting.pending).await;
+            let said = waiting.said(looked, |made| self.judge(reservation, &made, now()));
+            if said.is_some() {
+                return said;
             }
         }
         waiting.over()
@@ -289,16 +278,8 @@ impl BkeyIssuer {
     ) -> Result<Ordered, NotMade> {
         let order = self.of(reservation, purpose).ok_or_else(NotMade::other_record)?;
         let ordered_at = Instant::now();
-        match self.bkey.order_token(&order).await {
-            Ok(Created::Made(made)) => {
-                let made = made.map_err(NotMade::unreadable)?;
-                self.judge(reservation, &order, made, now()).map(Ordered::Made)
-            }
-            Ok(Created::Pending(pending)) => Ok(Ordered::Waits(Waiting::since(ordered_at, pending))),
-            Ok(Created::Refused(status)) => Err(NotMade::refused(status)),
-            Ok(Created::Unclear(status)) => Err(NotMade::unclear(status)),
-            Err(unheard) => Err(NotMade::unheard(unheard)),
-        }
+        let created = self.bkey.order_token(&order).await;
+        ordered(created, ordered_at, |made| self.judge(reservation, &order, made, now()))
     }
 
     /// As [`BkeySigner::wait`].
@@ -314,13 +295,10 @@ impl BkeyIssuer {
             return Some(Err(NotMade::other_record()));
         };
         while waiting.rest(until).await {
-            match self.bkey.look_token(&waiting.pending).await {
-                Looked::Made(made) => {
-                    let made = made.map_err(NotMade::unreadable);
-                    return Some(made.and_then(|made| self.judge(reservation, &order, made, now())));
-                }
-                Looked::Over(why) => return Some(Err(NotMade::over(why))),
-                Looked::Wait(pause) => waiting.looked(pause),
+            let looked = self.bkey.look_token(&waiting.pending).await;
+            let said = waiting.said(looked, |made| self.judge(reservation, &order, made, now()));
+            if said.is_some() {
+                return said;
             }
         }
         waiting.over()
@@ -365,6 +343,21 @@ impl BkeyIssuer {
     }
 }
 
+/// What an order comes to.
+fn ordered<T>(
+    created: Result<Created<T>, Unheard>,
+    at: Instant,
+    judge: impl FnOnce(T) -> Result<Made, NotMade>,
+) -> Result<Ordered, NotMade> {
+    match created {
+        Ok(Created::Made(made)) => made.map_err(NotMade::unreadable).and_then(judge).map(Ordered::Made),
+        Ok(Created::Pending(pending)) => Ok(Ordered::Waits(Waiting::since(at, pending))),
+        Ok(Created::Refused(status)) => Err(NotMade::refused(status)),
+        Ok(Created::Unclear(status)) => Err(NotMade::unclear(status)),
+        Err(unheard) => Err(NotMade::unheard(unheard)),
+    }
+}
+
 impl Waiting {
     fn since(ordered_at: Instant, pending: Pending) -> Self {
         Self {
@@ -393,6 +386,22 @@ impl Waiting {
         }
         sleep_until(self.look_at).await;
         true
+    }
+
+    /// What a look comes to; `None`: look again.
+    fn said<T>(
+        &mut self,
+        looked: Looked<T>,
+        judge: impl FnOnce(T) -> Result<Made, NotMade>,
+    ) -> Option<Result<Made, NotMade>> {
+        match looked {
+            Looked::Made(made) => Some(made.map_err(NotMade::unreadable).and_then(judge)),
+            Looked::Over(why) => Some(Err(NotMade::over(why))),
+            Looked::Wait(pause) => {
+                self.looked(pause);
+                None
+            }
+        }
     }
 
     fn looked(&mut self, pause: Option<Duration>) {

@@ -49,6 +49,9 @@ impl Purchase {
         let mut charges = self.intent.plan.charges.iter();
         let rule = charges.find(|charge| charge.excess == Excess::Asked)?.rule.clone();
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        if questions.knows_nothing_of(agent.as_str()) {
+            return None;
+        }
         let intent = self.intent.clone();
         let course = consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, intent, rule.clone());
         let Course::Buy(asking) = course else {

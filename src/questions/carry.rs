@@ -72,8 +72,6 @@ impl Questions {
             };
             match started {
                 Ok(asked) => {
-                    // The agent's hold begins when somebody has the question.
-                    row.stage.send_replace(Stage::Open);
                     let _ = row.asks[place].handle.set(asked.handle.clone());
                     kept.asks[place].asked = Some((&asked).into());
                     if let Err(error) = kept.write(&self.0.folder) {
@@ -81,6 +79,8 @@ impl Questions {
                         tracing::error!(approval = %row.id, %error, "the handle of the question cannot be kept");
                     }
                     tally.hears(self, &row, place, asked);
+                    // The agent's hold begins when somebody has the question.
+                    row.stage.send_replace(Stage::Open);
                 }
                 Err(failure) => tally.lost(failure),
             }

@@ -130,8 +130,8 @@ pub struct Silent {
 }
 
 impl Facts {
-    /// What the books say of a payment. `None`: nothing was signed, or a signer elsewhere has not told its nonce, or not for a token of a network that we know, or in a way
-    /// that no chain proves.
+    /// What the books say of a payment. `None`: nothing was signed, or a signer elsewhere has not told its nonce, or not for a
+    /// token of a network that we know, or in a way that no chain proves.
     pub fn of(payment: &Payment) -> Option<Self> {
         let (reserved, arm) = (&payment.reserved, payment.arm.as_ref()?);
         let token = reserved.asset.rsplit_once("/erc20:")?.1;

@@ -19,7 +19,7 @@ pub const AT_ONCE: &str = "[approval]\nbackend = \"operator\"\nhold_s = 0\n";
 pub const HOLDS: &str = "[approval]\nbackend = \"operator\"\nhold_s = 60\n";
 
 /// Sells at whatever `price` is now.
-async fn seller_at(price: &Arc<AtomicU64>) -> Origin {
+pub async fn seller_at(price: &Arc<AtomicU64>) -> Origin {
     let price = price.clone();
     Origin::https(move |request| {
         let price = price.clone();

@@ -356,3 +356,67 @@ async fn a_kill_at_an_odd_step_of_the_last_vote_pays_once() {
 async fn a_kill_at_an_even_step_of_the_last_vote_pays_once() {
     killed_at_every_second_step_from(2).await;
 }
+
+/// What was given first does not last until the question's own end, and nobody is to decide what can no longer count.
+#[tokio::test]
+async fn a_question_ends_with_the_first_token_that_was_given() {
+    let (origin, fake) = (at_ten_cents().await, fake());
+    let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 300);
+    let waiting = waits(&bursar, &origin);
+    let asked = handles(&fake, 3).await;
+    let soon = jiff::Timestamp::now().as_second() + 5;
+    fake.tokens_say(json!({ "exp": soon }));
+    fake.decide(&asked[0], Decision::Approved);
+    votes(&bursar, 1).await;
+    is_told(&waiting.await.unwrap(), 503, "approval-expired");
+    assert!(jiff::Timestamp::now().as_second() >= soon, "it was good until then");
+    assert!(pending(&bursar).is_empty());
+    assert_eq!(bursar.states(), ["released"]);
+    assert!(origin.payments().is_empty());
+}
+
+/// Nor is it written with the next one's: a start would count it then.
+#[tokio::test]
+async fn evidence_that_could_not_be_written_never_counts() {
+    let (origin, fake, faults) = (at_ten_cents().await, fake(), Faults::none());
+    let bursar = home(&origin, &fake, "second_approval_above = \"0.05\"", 60).serve_by(faults.program());
+    let waiting = waits(&bursar, &origin);
+    let asked = handles(&fake, 3).await;
+    // Their handles are on the disk.
+    eventually("all three", || {
+        (pending(&bursar).len() == 3 && kept(&bursar, "asked") == 3).then_some(())
+    })
+    .await;
+    faults.fail_once("write", "/private/approvals/", rustix::io::Errno::IO);
+    fake.decide(&asked[0], Decision::Approved);
+    let log = || std::fs::read_to_string(bursar.path().join("serve.log")).unwrap();
+    eventually("the failure", || {
+        log().contains("the evidence cannot be kept").then_some(())
+    })
+    .await;
+    assert_eq!(
+        kinds(&bursar).iter().filter(|kind| *kind == "approval.granted").count(),
+        0
+    );
+    fake.decide(&asked[1], Decision::Approved);
+    votes(&bursar, 1).await;
+    assert_eq!(kept(&bursar, "evidence"), 1);
+    fake.decide(&asked[2], Decision::Approved);
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!((kept(&bursar, "evidence"), origin.payments().len()), (2, 1));
+}
+
+/// So many people's `member` is in the one file that is kept.
+fn kept(bursar: &Bursar, member: &str) -> usize {
+    let mut folder = std::fs::read_dir(bursar.path().join("private/approvals")).unwrap();
+    let file = folder
+        .find_map(|file| Some(file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "json")));
+    let text = std::fs::read_to_string(file.unwrap()).unwrap();
+    let kept: Value = serde_json::from_str(&text).unwrap();
+    kept["asks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|ask| ask.get(member).is_some())
+        .count()
+}

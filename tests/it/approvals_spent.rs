@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::approvals::{AT_ONCE, approve, at_ten_cents, is_told, kinds, new_limits, pending, question};
+use crate::approvals::{AT_ONCE, approve, at_ten_cents, is_told, kinds, new_limits, pending, question, seller_at};
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, eventually, setup};
 use crate::support::origin::Origin;
@@ -191,19 +191,7 @@ async fn a_person_lets_one_payment_pass_a_budget() {
 #[tokio::test]
 async fn a_question_over_a_budget_leaves_what_is_left_of_it_to_others() {
     let price = Arc::new(AtomicU64::new(900_000));
-    let origin = {
-        let price = price.clone();
-        Origin::https(move |request| {
-            let price = price.clone();
-            async move {
-                match request.is_paid() {
-                    true => seller::sold("goods"),
-                    false => seller::asks(&price.load(Ordering::SeqCst).to_string()),
-                }
-            }
-        })
-        .await
-    };
+    let origin = seller_at(&price).await;
     let bursar = start(
         &origin,
         "rolling = { \"24h\" = \"0.25\" }\nover_limit = \"ask\"",
@@ -293,7 +281,7 @@ async fn the_terminal_cannot_be_two_people() {
     assert!(origin.payments().is_empty());
 }
 
-/// The repeat is decided without knowing of the question, and the hold has taken its key.
+/// Its hold has taken the key.
 #[tokio::test]
 async fn a_repeat_under_a_key_joins_what_was_asked_because_of_what_was_spent() {
     for rules in [

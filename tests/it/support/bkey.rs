@@ -528,7 +528,9 @@ impl State {
             claims["jti"] = json!(format!("jti-{}-{}", self.tokens.len(), self.agent_tokens.len()));
         }
         claims["iat"] = json!(now);
-        claims["exp"] = json!(now + 300);
+        if claims.get("exp").is_none() {
+            claims["exp"] = json!(now + 300);
+        }
         let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": key.kid });
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         let signature = key.pair.sign(format!("{header}.{claims}").as_bytes());
