@@ -112,7 +112,8 @@ impl World {
             group: Some("eng".into()),
             host: "api.example.com".into(),
             path: "/v1/report".into(),
-            query: Some("customer=4711".into()),
+            // No digest looks like it by chance, as one may like a bare number.
+            query: Some("customer=zoe-4711".into()),
             terms: Terms {
                 rail: Rail::X402,
                 asset,
