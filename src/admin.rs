@@ -20,7 +20,7 @@ use tokio::time::sleep;
 
 use crate::doubts::{Withdrawal, Withdrawn};
 use crate::home::Home;
-use crate::ledger::{Event, LedgerError, Resolution, Rid};
+use crate::ledger::{Event, LedgerError, PaymentId, Resolution};
 use crate::proxy::Proxy;
 
 mod approvals;
@@ -176,7 +176,7 @@ async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>, uid: u32) -> Res
 /// Who decided is what the kernel says, not what the question says.
 async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let asked: Resolve = read(request).await?;
-    let rid = Rid::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
+    let rid = PaymentId::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
     // A repeat must not send what is being declared dead, so it is out of its reach before the books say so.
     let withdrawn = match asked.resolution {
         Word::Settled => Withdrawn::default(),

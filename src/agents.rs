@@ -17,17 +17,13 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::agent_name::{AgentName, NotAnAgentName};
 use crate::clock;
 use crate::home::{self, Home, HomeError, Readers};
 
 pub use roster::{ProxyCredential, Reload, Roster};
 
 mod roster;
-
-/// `[a-z0-9][a-z0-9_.-]{0,63}`: safe in file names, log lines, headers and CSV cells alike.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub struct AgentName(Box<str>);
 
 /// SHA-256 of a token's text.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,8 +71,8 @@ pub struct IssuedToken {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentsError {
-    #[error("{0:?} is no agent name: use {rule}", rule = AgentName::RULE)]
-    Name(String),
+    #[error(transparent)]
+    Name(#[from] NotAnAgentName),
     #[error("an agent named {0} exists already; for a new token run: bursar agents rotate {0}")]
     Exists(AgentName),
     #[error("no agent is named {0}; add it with: bursar agents add {0}")]
@@ -296,45 +292,6 @@ fn render(agents: &[Agent]) -> String {
         }
     }
     text
-}
-
-impl AgentName {
-    /// In words, for messages.
-    pub const RULE: &'static str =
-        "1 to 64 lower-case letters a-z, digits, `-`, `_` and `.`, the first a letter or digit";
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::str::FromStr for AgentName {
-    type Err = AgentsError;
-
-    fn from_str(text: &str) -> Result<Self, AgentsError> {
-        let ordinary = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let first = text.bytes().next().is_some_and(ordinary);
-        let rest = text.bytes().all(|b| ordinary(b) || matches!(b, b'_' | b'.' | b'-'));
-        if first && rest && text.len() <= 64 {
-            Ok(Self(text.into()))
-        } else {
-            Err(AgentsError::Name(text.into()))
-        }
-    }
-}
-
-impl TryFrom<String> for AgentName {
-    type Error = AgentsError;
-
-    fn try_from(text: String) -> Result<Self, AgentsError> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for AgentName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 impl fmt::Display for Purpose {

@@ -6,6 +6,7 @@
 
 mod alert;
 mod command;
+mod question;
 mod told;
 pub mod watch;
 mod webhook;
@@ -23,12 +24,13 @@ use tokio_util::task::TaskTracker;
 
 pub use alert::{Alert, Message};
 pub use command::Program;
+pub use question::QuestionNotifier;
 pub use webhook::Webhook;
 
 use crate::clock::SharedClock;
 use crate::config::SecretError;
 use crate::config::alerts as settings;
-use crate::ledger::{Alarm, Alarms, Event, Ledger, Rid};
+use crate::ledger::{Alarm, Alarms, Event, Ledger, PaymentId};
 use crate::tls::upstream::UpstreamTls;
 use told::Told;
 
@@ -87,7 +89,7 @@ impl Way {
     pub async fn insist(
         &self,
         kind: &str,
-        id: Option<Rid>,
+        id: Option<PaymentId>,
         message: &impl Serialize,
         ending: &CancellationToken,
     ) -> Result<(), InVain> {
@@ -161,12 +163,12 @@ impl Alerts {
         }
     }
 
-    fn was_told_unknown(&self, rid: Rid) -> bool {
+    fn was_told_unknown(&self, rid: PaymentId) -> bool {
         self.told().knows_unknown(rid)
     }
 
     /// Together with others, in one alert.
-    fn count_as_told(&self, rid: Rid) {
+    fn count_as_told(&self, rid: PaymentId) {
         self.told().note_unknown(rid, self.0.clock.now());
     }
 

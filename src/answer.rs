@@ -13,7 +13,7 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::{Map, Value};
 
 use crate::body::AnswerBody;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 use crate::policy::Refusal;
 
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -299,7 +299,7 @@ struct Document {
     detail: String,
     members: Map<String, Value>,
     retry_after: Option<Duration>,
-    payment: Option<Rid>,
+    payment: Option<PaymentId>,
 }
 
 impl Problem {
@@ -359,7 +359,7 @@ impl Problem {
         self
     }
 
-    pub fn payment(mut self, rid: Rid) -> Self {
+    pub fn payment(mut self, rid: PaymentId) -> Self {
         self.0.members.insert("payment".into(), rid.to_string().into());
         self.0.payment = Some(rid);
         self
@@ -372,7 +372,7 @@ impl Problem {
     }
 
     /// The question that a person is asked, by its id, and until when it stands.
-    pub fn approval(mut self, id: Rid, expires_at: Option<Timestamp>) -> Self {
+    pub fn approval(mut self, id: PaymentId, expires_at: Option<Timestamp>) -> Self {
         let members = &mut self.0.members;
         members.insert("approval_id".into(), id.to_string().into());
         if let Some(at) = expires_at {
@@ -441,7 +441,7 @@ fn sentence(text: String) -> String {
 }
 
 /// Names the payment on an answer, whoever wrote that answer.
-pub fn mark_paid(headers: &mut HeaderMap, rid: Rid) {
+pub fn mark_paid(headers: &mut HeaderMap, rid: PaymentId) {
     if let Ok(value) = HeaderValue::try_from(rid.to_string()) {
         headers.insert(BURSAR_PAYMENT, value);
     }

@@ -19,14 +19,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::Rid;
+use crate::payment_id::PaymentId;
 pub use intent::{Code, Intent};
 
 /// What one approver is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The approval's id; of the same form as a payment's.
-    pub id: Rid,
+    pub id: PaymentId,
     pub intent: Intent,
     /// Up to 200 characters: who pays how much to which host, and the code (digest §8.4).
     pub sentence: String,

@@ -2,11 +2,10 @@
 //! itself has verified; "approved" by a library's word is never enough (approvals digest §1).
 
 pub mod ciba;
-#[cfg(test)]
-mod example;
 pub mod keyra;
-pub mod notify;
 pub mod operator;
+#[cfg(test)]
+pub mod testing;
 pub mod tokens;
 
 use std::pin::Pin;
@@ -77,4 +76,17 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Nobody waits for the answer any more: it came too late, or the payment is gone.
     fn close(&self, _: &Question) {}
+}
+
+/// Whether an approver heard of a question from us. The backend may reach them all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notified {
+    ByOneAtLeast,
+    /// No channel worked, or none is configured. The question still waits for approvers who look by themselves.
+    ByNone,
+}
+
+/// Notifies approvers through the operator's own channels, besides the backend.
+pub trait Notifier: Send + Sync + 'static {
+    fn notify<'a>(&'a self, question: &'a Question, expires_at: Timestamp) -> Reply<'a, Notified>;
 }

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{Method, Response};
 use jiff::Timestamp;
 
-use crate::agents::AgentName;
+use crate::agent_name::AgentName;
 use crate::answer::{Code, Problem};
 use crate::body::{ReadEnd, Relay};
 use crate::challenge::{self, Challenge, Found, Offer, Payer, Why};

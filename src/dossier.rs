@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::approval::{Evidence, EvidenceKind};
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 use crate::ledger::lines::Recorded;
 use crate::questions::{Kept, KeptAsk};
 pub use examined::{BoundBy, Decision, Difference, Examined, Proof, Token, examine};
@@ -23,7 +23,7 @@ pub use examined::{BoundBy, Decision, Difference, Examined, Proof, Token, examin
 pub struct Dossier {
     pub format: Format,
     /// The approval's and its payment's.
-    pub id: Rid,
+    pub id: PaymentId,
     /// Absent if what was asked is not kept any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
@@ -96,7 +96,7 @@ pub enum NotRead {
 }
 
 impl Dossier {
-    pub fn of(id: Rid, kept: Option<&Kept>, entries: Vec<Recorded>) -> Self {
+    pub fn of(id: PaymentId, kept: Option<&Kept>, entries: Vec<Recorded>) -> Self {
         Self {
             format: Format::One,
             id,

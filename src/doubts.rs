@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use crate::challenge::{Credential, Rail};
 use crate::clock::SharedClock;
 use crate::home::{self, HomeError};
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 pub use keyed::{Asked, Paid};
 use lost::Lost;
@@ -94,12 +94,12 @@ struct Shared {
 /// a kill in between leaves an agent without its answer, which will ask again. So the files outlive them by a sweep.
 #[derive(Default)]
 struct Delivered {
-    since_sweep: Vec<Rid>,
-    before: Vec<Rid>,
+    since_sweep: Vec<PaymentId>,
+    before: Vec<PaymentId>,
 }
 
 struct Doubt {
-    rid: Rid,
+    rid: PaymentId,
     fingerprint: Fingerprint,
     stored: Stored,
     last_try: Timestamp,
@@ -121,7 +121,7 @@ enum Stage {
 /// The file of one payment.
 #[derive(Clone, Serialize, Deserialize)]
 struct Stored {
-    rid: Rid,
+    rid: PaymentId,
     target: String,
     fingerprint: String,
     #[serde(default = "x402")]
@@ -146,7 +146,7 @@ fn x402() -> String {
 
 /// A credential that was sent before.
 pub struct Presentable {
-    pub rid: Rid,
+    pub rid: PaymentId,
     pub rail: Rail,
     pub field: HeaderName,
     pub credential: Credential,
@@ -164,14 +164,14 @@ pub enum Claim {
     /// The same purchase is still under way for an agent that hung up: wait for this to close, then ask again.
     Join(watch::Receiver<()>),
     /// Validity is over or the tries are used up, and nothing is proven.
-    InDoubt(Rid),
+    InDoubt(PaymentId),
     /// As `InDoubt`, and a receipt said that it is paid.
-    PaidNotDelivered(Rid),
+    PaidNotDelivered(PaymentId),
 }
 
 impl Doubts {
     /// The payments that an earlier run left in `folder`.
-    pub fn left_in(folder: &Path) -> Result<Vec<Rid>, HomeError> {
+    pub fn left_in(folder: &Path) -> Result<Vec<PaymentId>, HomeError> {
         home::create_folder(folder)?;
         Ok(stored(folder)?
             .into_iter()
@@ -181,7 +181,11 @@ impl Doubts {
 
     /// Reads what an earlier run left. `wanted` says for each payment whether it can still be in doubt, and whether a receipt
     /// said that it is paid; the files of the others are deleted.
-    pub fn open(folder: PathBuf, clock: SharedClock, wanted: impl Fn(Rid) -> Option<bool>) -> Result<Self, HomeError> {
+    pub fn open(
+        folder: PathBuf,
+        clock: SharedClock,
+        wanted: impl Fn(PaymentId) -> Option<bool>,
+    ) -> Result<Self, HomeError> {
         home::create_folder(&folder)?;
         let mut by_target: HashMap<Target, Vec<Doubt>> = HashMap::new();
         let mut count = 0;
@@ -225,7 +229,7 @@ impl Doubts {
     /// Keeps what a repeat would need. From here on the payment is in doubt until its ticket says otherwise.
     pub fn sent(
         &self,
-        rid: Rid,
+        rid: PaymentId,
         target: Target,
         fingerprint: Fingerprint,
         (rail, field, credential): (Rail, &HeaderName, &Credential),
@@ -347,7 +351,7 @@ impl Doubts {
     }
 
     /// A 2xx reached the agent whole: no repeat needs the payment any more, unless it has a key.
-    fn delivered(&self, rid: Rid, target: &Target) {
+    fn delivered(&self, rid: PaymentId, target: &Target) {
         let now = self.0.clock.now();
         let mut by_target = self.lock();
         let Some(doubts) = by_target.get_mut(target) else {
@@ -373,7 +377,7 @@ impl Doubts {
         }
     }
 
-    fn forgotten(&self, rid: Rid) {
+    fn forgotten(&self, rid: PaymentId) {
         self.0.count.fetch_sub(1, Ordering::Release);
         remove(&self.path(rid));
     }
@@ -385,11 +389,11 @@ impl Doubts {
         }
     }
 
-    fn path(&self, rid: Rid) -> PathBuf {
+    fn path(&self, rid: PaymentId) -> PathBuf {
         self.0.folder.join(format!("{rid}.json"))
     }
 
-    fn change(&self, rid: Rid, target: &Target, change: impl FnOnce(&mut Doubt)) {
+    fn change(&self, rid: PaymentId, target: &Target, change: impl FnOnce(&mut Doubt)) {
         let mut by_target = self.lock();
         let doubt = by_target
             .get_mut(target)
@@ -413,7 +417,7 @@ impl Doubts {
 }
 
 impl Doubt {
-    fn restored(stored: Stored, now: Timestamp, wanted: impl Fn(Rid) -> Option<bool>) -> Option<(Target, Self)> {
+    fn restored(stored: Stored, now: Timestamp, wanted: impl Fn(PaymentId) -> Option<bool>) -> Option<(Target, Self)> {
         let paid = wanted(stored.rid)?;
         let (target, fingerprint) = (Target(unhex(&stored.target)?), Fingerprint(unhex(&stored.fingerprint)?));
         let doubt = Self {

@@ -15,7 +15,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 
-use crate::agents::AgentName;
+use crate::agent_name::AgentName;
 use crate::answer::{self, Code, Problem};
 use crate::body::{AgentBody, AnswerBody, Kept, NotReplayable, Relay, RequestBody};
 use crate::consider::{self, Course};

@@ -11,11 +11,11 @@ use http::HeaderMap;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::agents::AgentName;
+use crate::agent_name::AgentName;
 use crate::clock::SharedClock;
 use crate::doubts::Fingerprint;
 use crate::ledger::key::Keys as Holds;
-use crate::ledger::{KeyHold, Rid};
+use crate::ledger::{KeyHold, PaymentId};
 
 pub const FIELD: &str = "idempotency-key";
 /// A key is a name. Nothing breaks beyond this; a field as long as that is a mistake, and a payment should not rest on one.
@@ -167,7 +167,7 @@ impl Claim {
     }
 
     /// It is signed: nobody else signs under this key.
-    pub fn paid(self, rid: Rid, fingerprint: Fingerprint) {
+    pub fn paid(self, rid: PaymentId, fingerprint: Fingerprint) {
         let hold = KeyHold::new(self.keys.now(), self.key.0, rid, fingerprint.bytes());
         self.keys.lock().holds.hold(hold);
     }
@@ -204,10 +204,14 @@ mod tests {
         Target::of("research", "GET", "https", "h:443", "/").with_body(&[0; 32])
     }
 
-    fn world() -> (Arc<ManualClock>, Keys, Rid) {
+    fn world() -> (Arc<ManualClock>, Keys, PaymentId) {
         let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
         let clock = Arc::new(ManualClock::at(now));
-        (clock.clone(), Keys::new(Vec::new(), clock), Rid::new(now, [1; 10]))
+        (
+            clock.clone(),
+            Keys::new(Vec::new(), clock),
+            PaymentId::new(now, [1; 10]),
+        )
     }
 
     #[test]

@@ -48,12 +48,14 @@ pub mod repeat;
 pub mod answer;
 pub mod body;
 pub mod dial;
+pub mod timeouts;
 pub mod tls;
 pub mod upstream;
 pub mod via;
 
 // Core: pure, no sockets, no clock, no Tokio.
 pub mod account;
+pub mod agent_name;
 pub mod approval;
 pub mod assets;
 pub mod challenge;
@@ -61,6 +63,7 @@ pub mod decode;
 pub mod hop;
 pub mod host;
 pub mod money;
+pub mod payment_id;
 pub mod policy;
 pub mod prefer;
 

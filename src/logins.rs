@@ -11,7 +11,8 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
-use crate::agents::{AgentName, ProxyCredential, Reload, Roster, TokenDigest};
+use crate::agent_name::AgentName;
+use crate::agents::{ProxyCredential, Reload, Roster, TokenDigest};
 
 /// Failed tries of one source that are looked into and logged, per minute (Ruling 38).
 const FAILURES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");

@@ -22,7 +22,7 @@ use crate::challenge::{Protocol, Rail};
 use crate::decode::{self, Coding};
 use crate::doubts::Ticket;
 use crate::hop::{self, Upgrading};
-use crate::ledger::{By, LedgerError, Outcome, Rid};
+use crate::ledger::{By, LedgerError, Outcome, PaymentId};
 use crate::money::MicroUsd;
 use crate::pay::Permission;
 use crate::proxy::Proxy;
@@ -34,7 +34,7 @@ pub type Answer = Result<Response<AnswerBody>, Problem>;
 pub struct Presentation {
     pub proxy: Arc<Proxy>,
     pub lane: Arc<Lane>,
-    pub rid: Rid,
+    pub rid: PaymentId,
     pub rail: Rail,
     /// What it costs, where that is at hand.
     pub usd: Option<MicroUsd>,
@@ -111,7 +111,7 @@ impl Presentation {
         if !response.body().is_end_stream()
             && let Some(ticket) = to_deliver.take()
         {
-            response.body_mut().follow(ticket);
+            response.body_mut().when_delivered(Box::new(move || ticket.delivered()));
         }
         if agent.send(Ok(stream(response))).is_ok()
             && let Some(ticket) = to_deliver

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agents::AgentName;
+use crate::agent_name::AgentName;
 use crate::alerts::Alerts;
 use crate::answer::{Code, Problem};
 use crate::assets::Network;

@@ -24,7 +24,7 @@ use crate::clock;
 use crate::consider::{self, Course, Intent};
 use crate::doubts::{Fingerprint, Target};
 use crate::idempotency::Claim;
-use crate::ledger::{Arm, ArmedNonce, By, Hold, Outcome, Reservation, Reserve, ReserveError, Rid, Terms};
+use crate::ledger::{Arm, ArmedNonce, By, Hold, Outcome, PaymentId, Reservation, Reserve, ReserveError, Terms};
 use crate::money::MicroUsd;
 use crate::pay::{Made, PayError, Permission};
 use crate::policy::Charge;
@@ -278,7 +278,7 @@ impl Purchase {
         self.finish(reservation.rid(), Outcome::Expired { by, why }).await;
     }
 
-    async fn finish(&self, rid: Rid, outcome: Outcome) {
+    async fn finish(&self, rid: PaymentId, outcome: Outcome) {
         if let Err(error) = self.proxy.ledger.finish(rid, outcome).await {
             tracing::error!(payment = %rid, %error, "outcome not recorded; the payment stays counted");
         }
@@ -307,7 +307,7 @@ impl Purchase {
         let entropy = clock::random::<10>().map_err(|_| no_random_bytes())?;
         let origin = self.lane.origin();
         Ok(Hold {
-            rid: Rid::new(now, entropy),
+            rid: PaymentId::new(now, entropy),
             agent: self.lane.agent().as_str().to_owned(),
             group: plan.group.as_deref().map(str::to_owned),
             host: origin.authority.host.as_str().to_owned(),

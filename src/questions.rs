@@ -9,6 +9,7 @@ mod carry;
 mod hearing;
 mod kept;
 mod prompts;
+mod settings;
 mod watching;
 
 use std::collections::{HashMap, HashSet};
@@ -23,16 +24,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::approval::{Evidence, Intent, Question};
-use crate::approve::notify;
 use crate::approve::operator::Operator;
-use crate::approve::{Backend, Denial, Failure};
+use crate::approve::{Backend, Denial, Failure, Notifier};
 use crate::clock::SharedClock;
-use crate::config::approval::Approval;
-use crate::ledger::{Hold, Ledger, LedgerError, ReserveError, Rid};
+use crate::ledger::{Hold, Ledger, LedgerError, PaymentId, ReserveError};
 pub use answers::{NotAnswered, Pending};
 pub use approvers::{Approvers, Nobody};
 pub use kept::{Kept, KeptAsk, look, read};
 use prompts::Prompts;
+pub use settings::Settings;
 pub use watching::{Taken, Watching};
 
 /// Everybody who is asked, and by whom.
@@ -45,10 +45,10 @@ struct Shared {
     operator: Option<Arc<Operator>>,
     /// Who is asked, where limits.toml names nobody.
     approver: Option<String>,
-    settings: Approval,
+    settings: Settings,
     folder: PathBuf,
     ledger: Arc<dyn Ledger>,
-    notify: notify::Notify,
+    notifier: Arc<dyn Notifier>,
     clock: SharedClock,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -72,7 +72,7 @@ struct Asker {
 /// One payment's question that has not ended, put to one person or to several.
 struct Row {
     /// The payment's.
-    id: Rid,
+    id: PaymentId,
     agent: String,
     /// What is asked; of several approvers it names all.
     intent: Intent,
@@ -124,7 +124,7 @@ pub enum Over {
     /// Nobody was asked: the limits or the books did not let it.
     NotHeld(ReserveError),
     /// Nobody was asked: the same is asked under this id, by another proxy on the same books.
-    AskedAlready(Rid),
+    AskedAlready(PaymentId),
     Denied(Denial),
     /// Nobody answered, or what was approved was not used.
     Expired,
@@ -158,7 +158,7 @@ pub enum NotAsked {
         wait: Duration,
     },
     /// The same question waits for a request under another `Idempotency-Key`.
-    OtherKey(Rid),
+    OtherKey(PaymentId),
 }
 
 #[derive(Clone)]
@@ -181,14 +181,14 @@ pub enum Asks {
 pub struct Surroundings {
     pub folder: PathBuf,
     pub ledger: Arc<dyn Ledger>,
-    pub notify: notify::Notify,
+    pub notifier: Arc<dyn Notifier>,
     pub clock: SharedClock,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
 
 impl Questions {
-    pub fn new(asks: Asks, settings: Approval, around: Surroundings) -> Self {
+    pub fn new(asks: Asks, settings: Settings, around: Surroundings) -> Self {
         let (backend, operator, approver) = match asks {
             Asks::Operator(operator) => (operator.clone() as Arc<dyn Backend>, Some(operator), None),
             Asks::Service { backend, approver } => (backend, None, approver),
@@ -196,7 +196,7 @@ impl Questions {
         let Surroundings {
             folder,
             ledger,
-            notify,
+            notifier,
             clock,
             tasks,
             stop,
@@ -208,7 +208,7 @@ impl Questions {
             settings,
             folder,
             ledger,
-            notify,
+            notifier,
             clock,
             tasks,
             stop,
@@ -219,7 +219,7 @@ impl Questions {
     /// Takes up what an earlier run left: open questions go on, approvals wait for their use, denials hold.
     pub async fn resume(&self) -> Result<(), LedgerError> {
         // Looked at first: what ends in between is no longer in the books, or is here.
-        let carried: HashSet<Rid> = self.state().live.values().map(|row| row.id).collect();
+        let carried: HashSet<PaymentId> = self.state().live.values().map(|row| row.id).collect();
         let known = self.0.ledger.approvals().await?;
         for denied in known.denied {
             let asker = Asker {
@@ -274,7 +274,7 @@ impl Questions {
     }
 
     /// Payments that wait for a person: their idempotency keys are not taken yet.
-    pub fn holds(&self, rid: Rid) -> bool {
+    pub fn holds(&self, rid: PaymentId) -> bool {
         self.state().live.values().any(|row| row.id == rid)
     }
 

@@ -16,7 +16,7 @@ use crate::body::{Kept, Replay};
 use crate::doubts::{Claim, Presentable, Target};
 use crate::hop;
 use crate::idempotency;
-use crate::ledger::{Event, Rid, State};
+use crate::ledger::{Event, PaymentId, State};
 use crate::pay::Permission;
 use crate::presentation::{Answer, Presentation};
 use crate::proxy::Proxy;
@@ -122,7 +122,7 @@ async fn present(
     answer.await.unwrap_or_else(|_| Err(in_doubt(rid)))
 }
 
-fn in_doubt(rid: Rid) -> Problem {
+fn in_doubt(rid: PaymentId) -> Problem {
     let detail = format!(
         "Payment {rid} for this same request was signed, or may have been, and whether it was taken is not known. It stays counted. A new \
          purchase is made once nobody has asked for 15 minutes; `bursar payments resolve {rid}` decides it before that."
@@ -130,7 +130,7 @@ fn in_doubt(rid: Rid) -> Problem {
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(false)
 }
 
-fn not_delivered(rid: Rid) -> Problem {
+fn not_delivered(rid: PaymentId) -> Problem {
     let detail = format!(
         "Payment {rid} for this same request is settled, but its answer did not arrive whole. Ask the merchant \
          with the transaction that `bursar payments show {rid}` names. A new purchase is made once nobody has \

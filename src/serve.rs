@@ -23,8 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
-use crate::alerts::{self, Alert, Alerts, Telling};
-use crate::approve::notify::Notify;
+use crate::alerts::{self, Alert, Alerts, QuestionNotifier, Telling};
 use crate::balances::Balances;
 use crate::body::ReplayBudget;
 use crate::clock::SharedClock;
@@ -34,7 +33,7 @@ use crate::dial::{Dialer, Patience, SystemResolver};
 use crate::home::{self, Home, HomeError, Readers};
 use crate::idempotency::Keys;
 use crate::keep::restore::{self, NotAccepted};
-use crate::ledger::{Event, Ledger, Options, Rid};
+use crate::ledger::{Event, Ledger, Options, PaymentId};
 use crate::logins::Logins;
 use crate::pay::{CardPayer, EvmPayer, Payers, Permissions};
 use crate::proxy::{self, Proxy};
@@ -193,7 +192,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let around = Surroundings {
         folder: home.approvals(),
         ledger: ledger.clone(),
-        notify: Notify::new(ways.clone(), clock.clone()),
+        notifier: Arc::new(QuestionNotifier::new(ways.clone(), clock.clone())),
         clock: clock.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),
@@ -208,7 +207,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     }
     // What only waits for a person is not paid yet, whichever proxy has asked: the same request again goes on with it.
     let asked = ledger.approvals().await.unwrap_or_default();
-    let waiting: HashSet<Rid> = asked.live.iter().chain(&asked.elsewhere).map(|row| row.rid).collect();
+    let waiting: HashSet<PaymentId> = asked.live.iter().chain(&asked.elsewhere).map(|row| row.rid).collect();
     let held = held.into_iter().filter(|hold| !waiting.contains(&hold.rid)).collect();
     let keys = Keys::new(held, clock.clone());
     if let Some(issuer) = &issuer {

@@ -55,9 +55,9 @@ async fn open_shared(
         None => upstream::roots(&crate::serve::trust(config))?,
     };
     let access = Access {
-        place: shared.place.clone(),
+        database: shared.database.clone(),
         password: password.transpose()?,
-        roots,
+        tls: upstream::client_config(roots)?,
     };
     Ok(Arc::new(Postgres::open(home.root(), access, options).await?))
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::AgentName;
+use crate::agent_name::AgentName;
 use crate::answer::{Code, Problem};
 use crate::body::{AgentBody, AnswerBody};
 use crate::exchange::{self, Site};

@@ -18,11 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::agents::AgentName;
+use crate::agent_name::AgentName;
 use crate::body::{AnswerBody, Progress, Relay, RequestBody};
-use crate::config::operator::Timeouts;
 use crate::dial::{Checked, DialError, Dialer};
 use crate::host::Authority;
+use crate::timeouts::Timeouts;
 use crate::tls::upstream::{HandshakeError, UpstreamTls};
 use crate::tls::{Alpn, AlpnOffer};
 

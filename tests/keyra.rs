@@ -14,7 +14,7 @@ use bursar::approve::keyra::{
 };
 use bursar::approve::{Asked, Backend, Denial, Failure, Standing};
 use bursar::clock::{Clock, ManualClock};
-use bursar::ledger::Rid;
+use bursar::ledger::PaymentId;
 use bursar::tls::upstream::{Trust as TlsTrust, UpstreamTls};
 use jiff::{SignedDuration, Timestamp};
 use keyra_fake::{DEVICE, Echoes, FakeKeyra, Fault, KEY, SECRET, receiver, send_webhook};
@@ -43,7 +43,7 @@ fn question_about(amount: &str) -> Question {
     };
     let intent = Intent::of(&asked, &offer);
     Question {
-        id: Rid::new(now(), [7; 10]),
+        id: PaymentId::new(now(), [7; 10]),
         sentence: intent.sentence("12.50"),
         compact: intent.compact("12.50"),
         intent,

@@ -10,7 +10,7 @@ use bursar::keep::retain::retain;
 use bursar::ledger::journal::{Step, Verdict};
 use bursar::ledger::{
     ApprovalError, ApprovalState, ApprovalStep, Approvals, Arming, By, Embedded, Hold, Ledger, LedgerError, Outcome,
-    Payment, Requested, Reserve, ReserveError, Rhythm, Rid, State, read_payments,
+    Payment, PaymentId, Requested, Reserve, ReserveError, Rhythm, State, read_payments,
 };
 use jiff::{SignedDuration, Timestamp};
 use ledger_world::{FailAt, NOON, World, granted};
@@ -23,7 +23,7 @@ fn noon() -> Timestamp {
     NOON.parse().unwrap()
 }
 
-fn arming(purchase: &Reserve, id: Rid) -> Arming {
+fn arming(purchase: &Reserve, id: PaymentId) -> Arming {
     Arming {
         arm: purchase.arm.clone(),
         charges: purchase.hold.charges.clone(),
@@ -40,11 +40,11 @@ async fn asked(world: &World, ledger: &Embedded, intent: u8) -> (Reserve, Reques
     (purchase, requested)
 }
 
-async fn state(ledger: &Embedded, rid: Rid) -> State {
+async fn state(ledger: &Embedded, rid: PaymentId) -> State {
     ledger.get(rid).await.unwrap().unwrap().state
 }
 
-fn replayed(id: Rid) -> Result<(), LedgerError> {
+fn replayed(id: PaymentId) -> Result<(), LedgerError> {
     Err(LedgerError::Approval(ApprovalError::Replayed(id)))
 }
 
@@ -56,9 +56,9 @@ fn forget_index(world: &World) {
 struct Killed {
     world: World,
     approved: Reserve,
-    approval: Rid,
+    approval: PaymentId,
     /// The other question, to which the same evidence is brought.
-    other: Rid,
+    other: PaymentId,
 }
 
 impl Killed {
@@ -271,7 +271,7 @@ async fn reopened(world: &World) -> Seen {
 }
 
 /// Some of each: waiting, granted, used, refused. Returns a question that still waits.
-async fn used(world: &World, use_by: Timestamp) -> (Seen, Rid) {
+async fn used(world: &World, use_by: Timestamp) -> (Seen, PaymentId) {
     let ledger = world.open();
     let mut ids = Vec::new();
     for intent in 1..=5 {

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use bursar::ledger::{
-    By, Denial, Embedded, Event, Ledger, LedgerError, Outcome, Reserve, ReserveError, Resolution, Rid, State,
+    By, Denial, Embedded, Event, Ledger, LedgerError, Outcome, PaymentId, Reserve, ReserveError, Resolution, State,
 };
 use bursar::policy::budget::{Unit, Window};
 use ledger_world::{NOON, World, charge, counted};
@@ -155,7 +155,7 @@ async fn under_one_idempotency_key_one_payment_is_made_also_after_a_restart_and_
 
     let ledger = world.open();
     assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
-    let mut held: Vec<Rid> = ledger.keys().await.unwrap().iter().map(|hold| hold.rid).collect();
+    let mut held: Vec<PaymentId> = ledger.keys().await.unwrap().iter().map(|hold| hold.rid).collect();
     held.sort();
     assert_eq!(held, [paid.hold.rid, again.hold.rid]);
     ledger.close().await;
@@ -477,6 +477,6 @@ fn settled() -> Outcome {
     }
 }
 
-async fn reserve(world: &World, ledger: &dyn Ledger) -> bursar::ledger::Rid {
+async fn reserve(world: &World, ledger: &dyn Ledger) -> bursar::ledger::PaymentId {
     ledger.reserve(world.purchase(1_000 * CENT)).await.unwrap().rid()
 }

@@ -9,7 +9,7 @@ use alloy_primitives::{Address, B256};
 use bursar::challenge::Rail;
 use bursar::ledger::findings::Findings;
 use bursar::ledger::{
-    ApprovalStep, Arm, Arming, By, Event, Finding, Ledger, Outcome, Outflow, Rid, State, read_payments,
+    ApprovalStep, Arm, Arming, By, Event, Finding, Ledger, Outcome, Outflow, PaymentId, State, read_payments,
 };
 use bursar::money::Atoms;
 use bursar::policy::budget::{Unit, Window};
@@ -142,7 +142,7 @@ async fn the_journal_tells_which_transfers_the_books_explain() {
     let arms: Vec<Arm> = [&at_once, &approved, &dead, &only_held]
         .map(|purchase| purchase.arm.clone())
         .to_vec();
-    let rids: Vec<Rid> = [&at_once, &approved, &dead].map(|purchase| purchase.hold.rid).to_vec();
+    let rids: Vec<PaymentId> = [&at_once, &approved, &dead].map(|purchase| purchase.hold.rid).to_vec();
     ledger.reserve(at_once).await.unwrap();
     let requested = world.question(&approved.hold, 1);
     ledger.hold(approved.hold).await.unwrap();

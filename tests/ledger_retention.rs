@@ -10,7 +10,7 @@ use bursar::keep::KeepError;
 use bursar::keep::backup::{Keys, backup};
 use bursar::keep::restore::{require_accepted, restore};
 use bursar::keep::retain::{Moved, retain};
-use bursar::ledger::{By, Ledger, Outcome, PaymentRecord, Reserve, ReserveError, Rid, Usage, read_payments};
+use bursar::ledger::{By, Ledger, Outcome, PaymentId, PaymentRecord, Reserve, ReserveError, Usage, read_payments};
 use bursar::money::Atoms;
 use bursar::policy::budget::{Unit, Window};
 use jiff::{SignedDuration, Timestamp};
@@ -56,7 +56,7 @@ fn purchase(world: &World, cents: u128, cap: u128) -> Reserve {
     let mut purchase = world.charged(charges);
     let mut random = [0; 10];
     random.copy_from_slice(&purchase.arm.nonce.known().unwrap().as_slice()[22..]);
-    purchase.hold.rid = Rid::new(today, random);
+    purchase.hold.rid = PaymentId::new(today, random);
     purchase.arm.valid_before = today.as_second() as u64 + 300;
     purchase
 }
@@ -118,8 +118,8 @@ async fn history(world: &World, mut seed: u64, open_from: usize) {
 #[derive(Debug, PartialEq)]
 struct Counted {
     usage: Vec<Usage>,
-    open: Vec<Rid>,
-    unconfirmed: Vec<Rid>,
+    open: Vec<PaymentId>,
+    unconfirmed: Vec<PaymentId>,
 }
 
 async fn counted(world: &World) -> Counted {

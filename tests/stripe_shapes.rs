@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar::clock::SystemClock;
-use bursar::ledger::Rid;
+use bursar::ledger::PaymentId;
 use bursar::sandbox::stripe::{AGENT_KEY, StripeSandbox};
 use bursar::sandbox::{Options, Sandbox};
 use bursar::stripe::{
@@ -114,7 +114,7 @@ fn parameters(endpoint: Endpoint) -> Value {
         .ok()
         .unwrap();
     let order = Order {
-        idempotency_key: Rid::new(Timestamp::now(), [1; 10]),
+        idempotency_key: PaymentId::new(Timestamp::now(), [1; 10]),
         payment_method: &PaymentMethod::parse("pm_card_visa").unwrap(),
         currency: Currency::parse("usd").unwrap(),
         max_amount: 100,

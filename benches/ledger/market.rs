@@ -9,7 +9,7 @@ use bursar::challenge::{self, Offer};
 use bursar::clock::random;
 use bursar::config;
 use bursar::home::{Readers, write_new};
-use bursar::ledger::{Arm, Hold, Reserve, Rid, Terms};
+use bursar::ledger::{Arm, Hold, PaymentId, Reserve, Terms};
 use bursar::policy::{Approvals, Decision, Limits, Purchase, decide};
 use http::Method;
 use jiff::Timestamp;
@@ -73,7 +73,7 @@ impl Market {
         let (_, tail) = nonce.split_last_chunk::<10>().ok_or("no random numbers")?;
         Ok(Reserve {
             hold: Hold {
-                rid: Rid::new(now, *tail),
+                rid: PaymentId::new(now, *tail),
                 group: plan.group.as_deref().map(str::to_owned),
                 host: "api.example.com".into(),
                 path: "/premium-data".into(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar::clock::SystemClock;
-use bursar::config::operator::Place;
+use bursar::ledger::database_url::DatabaseUrl;
 use bursar::ledger::{Access, Ledger as _, Options, Postgres};
 use tempfile::TempDir;
 
@@ -98,9 +98,14 @@ impl Node {
         let dir = TempDir::new_in(root)?;
         furnish(dir.path(), 1)?;
         let access = Access {
-            place: Place::parse(&database.url()).map_err(|bad| bad.what)?,
+            database: DatabaseUrl::parse(&database.url()).map_err(|bad| bad.what)?,
             password: None,
-            roots: rustls::RootCertStore::empty(),
+            tls: rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
+                rustls::crypto::aws_lc_rs::default_provider(),
+            ))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth(),
         };
         let ledger = Postgres::open(dir.path(), access, Options::new(Arc::new(SystemClock))).await?;
         Ok(Self { ledger, _dir: dir })

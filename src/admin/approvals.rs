@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AdminError, Question, decider, post, read};
 use crate::home::Home;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 use crate::proxy::Proxy;
 use crate::questions::{Pending, Questions};
 
@@ -82,6 +82,6 @@ fn questions(proxy: &Proxy) -> Result<&Questions, String> {
     questions.ok_or_else(|| "nobody is asked about payments: bursar.toml has no [approval] backend".to_owned())
 }
 
-fn parse(id: &str) -> Result<Rid, String> {
-    Rid::parse(id).ok_or_else(|| format!("{id} is no question's id; `bursar pending` lists them"))
+fn parse(id: &str) -> Result<PaymentId, String> {
+    PaymentId::parse(id).ok_or_else(|| format!("{id} is no question's id; `bursar pending` lists them"))
 }

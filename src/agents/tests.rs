@@ -33,7 +33,7 @@ fn names() {
         "a/b",
         &"x".repeat(65),
     ] {
-        assert!(matches!(bad.parse::<AgentName>(), Err(AgentsError::Name(_))), "{bad:?}");
+        assert!(matches!(bad.parse::<AgentName>(), Err(NotAnAgentName(_))), "{bad:?}");
     }
 }
 

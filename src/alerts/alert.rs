@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::assets::Network;
-use crate::ledger::{Alarm, Outflow, Rid};
+use crate::ledger::{Alarm, Outflow, PaymentId};
 use crate::money::MicroUsd;
 
 /// Something that people should hear of.
@@ -22,7 +22,7 @@ pub enum Alert {
     },
     /// A payment has been in doubt for longer than an hour.
     PaymentUnknown {
-        rid: Rid,
+        rid: PaymentId,
         agent: String,
         host: String,
         usd: MicroUsd,
@@ -31,7 +31,7 @@ pub enum Alert {
     /// More of them than one look tells one by one.
     ManyUnknown { more: usize },
     /// The chain and the books differ about a payment.
-    Dispute { rid: Rid, why: String },
+    Dispute { rid: PaymentId, why: String },
     /// Money left the wallet, and no entry says why.
     Outflow(Outflow),
     /// From `bursar alerts test`.
@@ -50,7 +50,7 @@ pub struct Message {
     pub text: String,
     /// Payment id, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub payment: Option<Rid>,
+    pub payment: Option<PaymentId>,
 }
 
 impl Alert {

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Alert;
 use crate::assets::Network;
-use crate::ledger::{Alarm, Rid};
+use crate::ledger::{Alarm, PaymentId};
 
 /// So many things are remembered; beyond that the one told longest ago is forgotten.
 const REMEMBERED: usize = 8192;
@@ -29,8 +29,8 @@ enum Thing {
     StoreFailed,
     ClockJumped,
     Wallet(Network),
-    Unknown(Rid),
-    Dispute(Rid, String),
+    Unknown(PaymentId),
+    Dispute(PaymentId, String),
     Outflow(B256, u64),
 }
 
@@ -57,11 +57,11 @@ impl Told {
         is_new
     }
 
-    pub fn knows_unknown(&self, rid: Rid) -> bool {
+    pub fn knows_unknown(&self, rid: PaymentId) -> bool {
         self.0.contains_key(&Thing::Unknown(rid))
     }
 
-    pub fn note_unknown(&mut self, rid: Rid, now: Timestamp) {
+    pub fn note_unknown(&mut self, rid: PaymentId, now: Timestamp) {
         self.note(Thing::Unknown(rid), now);
     }
 

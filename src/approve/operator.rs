@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::{Asked, Backend, Denial, Failure, Reply, Standing};
 use crate::approval::{Code, Evidence, EvidenceKind, Question};
 use crate::clock::SharedClock;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// The name in bursar.toml, and who is asked by the intent.
 pub const NAME: &str = "operator";
@@ -23,7 +23,7 @@ const REST: Duration = Duration::from_secs(3600);
 
 pub struct Operator {
     clock: SharedClock,
-    open: Mutex<HashMap<Rid, Open>>,
+    open: Mutex<HashMap<PaymentId, Open>>,
 }
 
 struct Open {
@@ -41,16 +41,16 @@ enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotTaken {
     #[error("no question {0} is open; `bursar pending` lists them")]
-    NotOpen(Rid),
+    NotOpen(PaymentId),
     #[error("question {0} is answered already")]
-    Answered(Rid),
+    Answered(PaymentId),
     #[error(
         "that is not the code of question {0}: read it from `bursar pending`, and compare agent, amount and host before you \
          approve"
     )]
-    WrongCode(Rid),
+    WrongCode(PaymentId),
     #[error("question {0} has seen too many wrong codes; it can only be denied now")]
-    Locked(Rid),
+    Locked(PaymentId),
 }
 
 impl Operator {
@@ -62,7 +62,7 @@ impl Operator {
     }
 
     /// `by` is who the kernel says is at the other end.
-    pub fn approve(&self, id: Rid, code: &str, by: String) -> Result<(), NotTaken> {
+    pub fn approve(&self, id: PaymentId, code: &str, by: String) -> Result<(), NotTaken> {
         let mut open = self.open();
         let question = unanswered(&mut open, id)?;
         if question.wrong >= WRONG_CODES {
@@ -77,14 +77,14 @@ impl Operator {
         Ok(())
     }
 
-    pub fn deny(&self, id: Rid, why: String, by: String) -> Result<(), NotTaken> {
+    pub fn deny(&self, id: PaymentId, why: String, by: String) -> Result<(), NotTaken> {
         let mut open = self.open();
         unanswered(&mut open, id)?.answer = Some(Answer::Denied { by, why });
         Ok(())
     }
 
     /// Nobody waits for its answer any more.
-    fn forget(&self, id: Rid) {
+    fn forget(&self, id: PaymentId) {
         self.open().remove(&id);
     }
 
@@ -115,7 +115,7 @@ impl Operator {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<Rid, Open>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<PaymentId, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -161,7 +161,7 @@ impl Backend for Operator {
     }
 }
 
-fn unanswered(open: &mut HashMap<Rid, Open>, id: Rid) -> Result<&mut Open, NotTaken> {
+fn unanswered(open: &mut HashMap<PaymentId, Open>, id: PaymentId) -> Result<&mut Open, NotTaken> {
     let question = open.get_mut(&id).ok_or(NotTaken::NotOpen(id))?;
     match question.answer {
         None => Ok(question),
@@ -170,7 +170,7 @@ fn unanswered(open: &mut HashMap<Rid, Open>, id: Rid) -> Result<&mut Open, NotTa
 }
 
 /// One word for one question.
-fn replay_key(id: Rid) -> String {
+fn replay_key(id: PaymentId) -> String {
     let mut hash = Sha256::new();
     hash.update(NAME);
     hash.update([0]);

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::account::AccountMark;
-use crate::approve::ciba::discovery::Issuer;
 use crate::oauth::exchange::{self, Answer, Silence};
 use crate::oauth::failure::{self, Code};
 use crate::oauth::form::bearer;
+use crate::oauth::issuer::Issuer;
 use crate::oauth::login::{self, AgentTokens, Lent};
 use crate::oauth::{Outgoing, Secret};
 use crate::tls::upstream::UpstreamTls;

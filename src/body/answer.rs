@@ -11,7 +11,6 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{BoxError, Uploading};
-use crate::doubts::Ticket;
 use crate::hop;
 use crate::idle::Serving;
 
@@ -94,8 +93,8 @@ pub struct Relay {
     /// Runs once the stream ended cleanly: hands the connection back.
     at_end: Option<Box<dyn FnOnce() + Send>>,
     uploading: Option<Uploading>,
-    /// Followed to the end of a paid answer; dropped with it otherwise.
-    ticket: Option<Ticket>,
+    /// Runs once all of it is handed over; dropped unused if the agent does not take all of it.
+    delivered: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Relay {
@@ -109,7 +108,7 @@ impl Relay {
             waiting: false,
             at_end,
             uploading: None,
-            ticket: None,
+            delivered: None,
         };
         relay.finish_if_ended();
         relay
@@ -122,9 +121,9 @@ impl Relay {
         }
     }
 
-    /// The payment that this answer is for: delivered when the last of it is handed over.
-    pub fn follow(&mut self, ticket: Ticket) {
-        self.ticket = Some(ticket);
+    /// Has `delivered` run when the last of this is handed over; it is dropped unused otherwise.
+    pub fn when_delivered(&mut self, delivered: Box<dyn FnOnce() + Send>) {
+        self.delivered = Some(delivered);
     }
 
     /// Puts back what was read ahead.
@@ -172,8 +171,8 @@ impl Relay {
             at_end();
         }
         self.uploading = None;
-        if let Some(ticket) = self.ticket.take() {
-            ticket.delivered();
+        if let Some(delivered) = self.delivered.take() {
+            delivered();
         }
     }
 

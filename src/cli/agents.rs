@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::output::say;
 use super::{Exit, Failure};
-use crate::agents::{AgentName, IssuedToken, Registry};
+use crate::agent_name::AgentName;
+use crate::agents::{IssuedToken, Registry};
 use crate::config::limits;
 use crate::home::Home;
 

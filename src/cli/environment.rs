@@ -13,7 +13,8 @@ use secrecy::ExposeSecret;
 
 use super::output::print;
 use super::{Exit, Failure};
-use crate::agents::{AgentName, IssuedToken, Purpose, Registry};
+use crate::agent_name::AgentName;
+use crate::agents::{IssuedToken, Purpose, Registry};
 use crate::config::Config;
 use crate::home::Home;
 

@@ -16,7 +16,7 @@ use super::{Exit, Failure};
 use crate::dossier::{BoundBy, Decision, Difference, Dossier, Examined, NotRead, Proof, Token, examine};
 use crate::home::Home;
 use crate::ledger::lines::{asked_about, lines_about};
-use crate::ledger::{PaymentRecord, Rid, read_payments};
+use crate::ledger::{PaymentId, PaymentRecord, read_payments};
 use crate::questions;
 pub(super) use shown::Shown;
 
@@ -91,8 +91,13 @@ impl Export {
         Ok(exit)
     }
 
-    fn wanted(&self, home: &Home, payments: &[PaymentRecord], asked: &BTreeSet<Rid>) -> Result<BTreeSet<Rid>, Failure> {
-        let named: BTreeSet<Rid> = self.ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
+    fn wanted(
+        &self,
+        home: &Home,
+        payments: &[PaymentRecord],
+        asked: &BTreeSet<PaymentId>,
+    ) -> Result<BTreeSet<PaymentId>, Failure> {
+        let named: BTreeSet<PaymentId> = self.ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
         for id in &named {
             if !payments.iter().any(|payment| payment.id == *id) {
                 return Err(not_found(*id));
@@ -132,7 +137,7 @@ enum Verdict {
 #[derive(serde::Serialize)]
 struct Checked<'a> {
     /// Absent if the document cannot be read.
-    id: Option<Rid>,
+    id: Option<PaymentId>,
     verdict: Verdict,
     why: Option<String>,
     #[serde(flatten)]

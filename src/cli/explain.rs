@@ -10,7 +10,7 @@ use super::{Exit, Failure, output::print};
 use crate::challenge::Why;
 use crate::home::Home;
 use crate::ledger::entry::Other;
-use crate::ledger::{Explained, PaymentRecord, Rid, State, read_explained};
+use crate::ledger::{Explained, PaymentId, PaymentRecord, State, read_explained};
 use crate::money::MicroUsd;
 use crate::policy::{NotTaken, RefusalCode};
 
@@ -42,7 +42,7 @@ impl Explain {
 /// One object of `explain --json`; members in this order, amounts in dollars as text.
 #[derive(Serialize)]
 struct Explanation<'a> {
-    id: Rid,
+    id: PaymentId,
     state: State,
     merchant: &'a str,
     rail: &'a str,

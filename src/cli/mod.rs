@@ -279,3 +279,9 @@ impl From<crate::agents::AgentsError> for Failure {
         Self::usage(error.to_string())
     }
 }
+
+impl From<crate::agent_name::NotAnAgentName> for Failure {
+    fn from(error: crate::agent_name::NotAnAgentName) -> Self {
+        Self::usage(error.to_string())
+    }
+}

@@ -11,7 +11,7 @@ use super::{Exit, Failure};
 use crate::admin::{self, AdminError, Word};
 use crate::clock::SystemClock;
 use crate::home::Home;
-use crate::ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentRecord, Refused, Rid, read_payments};
+use crate::ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, Refused, read_payments};
 
 #[derive(Subcommand)]
 pub enum Payments {
@@ -206,7 +206,7 @@ impl Resolve {
 impl Resolve {
     /// What the books say before they are asked to change: a clearer answer than the ledger's, which knows open payments
     /// only.
-    fn look(&self, home: &Home, rid: Rid) -> Result<(), Failure> {
+    fn look(&self, home: &Home, rid: PaymentId) -> Result<(), Failure> {
         let payment = find(home, rid)?;
         let (state, reason) = (payment.state, payment.reason.as_deref());
         if state.is_final() {
@@ -229,7 +229,7 @@ impl Resolve {
 }
 
 /// No server runs: takes the directory's lock and writes the entry itself (Ruling 57).
-async fn resolve_offline(home: &Home, rid: Rid, word: Word, who: String, why: String) -> Result<(), Failure> {
+async fn resolve_offline(home: &Home, rid: PaymentId, word: Word, who: String, why: String) -> Result<(), Failure> {
     if home.node().exists() {
         return Err(Failure::unavailable(
             "the books of this directory are in a database, which only a running server writes: start `bursar serve`, then \
@@ -248,17 +248,17 @@ fn read(home: &Home) -> Result<Books, Failure> {
     read_payments(home.root()).map_err(|error| Failure::negative(error.to_string()))
 }
 
-fn find(home: &Home, rid: Rid) -> Result<PaymentRecord, Failure> {
+fn find(home: &Home, rid: PaymentId) -> Result<PaymentRecord, Failure> {
     let payment = read(home)?.payments.into_iter().find(|payment| payment.id == rid);
     payment.ok_or_else(|| not_found(rid))
 }
 
-pub(super) fn not_found(rid: Rid) -> Failure {
+pub(super) fn not_found(rid: PaymentId) -> Failure {
     Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all"))
 }
 
-pub(super) fn parse_id(text: &str) -> Result<Rid, Failure> {
-    Rid::parse(text)
+pub(super) fn parse_id(text: &str) -> Result<PaymentId, Failure> {
+    PaymentId::parse(text)
         .ok_or_else(|| Failure::usage(format!("{text} is no payment id; `bursar payments list` shows them")))
 }
 

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use super::environment::{Inherited, STRIPPED, server_address, variables};
 use super::{Exit, Failure};
-use crate::agents::{AgentName, Purpose, Registry};
+use crate::agent_name::AgentName;
+use crate::agents::{Purpose, Registry};
 use crate::config::{Config, SecretSource};
 use crate::home::Home;
 

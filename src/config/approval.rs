@@ -11,6 +11,7 @@ use http::StatusCode;
 use super::secret::SecretSource;
 use super::section::{Entry, Section};
 use crate::approve::ciba::settings::Delivery;
+use crate::questions::Settings;
 use ciba::Ciba;
 use keyra::Keyra;
 
@@ -18,18 +19,8 @@ use keyra::Keyra;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
     pub backend: Backend,
-    /// How long an agent's request waits for the answer, before it is told to come back (Ruling 39).
-    pub hold: Duration,
-    /// How long the approver has after that (Ruling 43).
-    pub ttl: Duration,
-    /// How long a denial is remembered.
-    pub deny_cooldown: Duration,
-    /// Questions of one agent that may be open at a time.
-    pub max_pending_per_agent: usize,
-    /// Questions to one approver that may be open at a time.
-    pub max_pending_per_approver: usize,
-    /// Questions that one agent may put to one approver in an hour (Ruling 38).
-    pub prompts_per_hour: usize,
+    /// Waiting times, and bounds on how much is asked.
+    pub questions: Settings,
     /// What an agent gets while it is not decided: 503, 402 or 202 (Ruling 39).
     pub pending_status: StatusCode,
     /// Where backends may say that there is an answer (digest §2.7).
@@ -56,12 +47,7 @@ impl Default for Approval {
     fn default() -> Self {
         Self {
             backend: Backend::None,
-            hold: Duration::from_secs(50),
-            ttl: Duration::from_secs(300),
-            deny_cooldown: Duration::from_secs(300),
-            max_pending_per_agent: 3,
-            max_pending_per_approver: 5,
-            prompts_per_hour: 10,
+            questions: Settings::default(),
             pending_status: StatusCode::SERVICE_UNAVAILABLE,
             callbacks: None,
             secrets: Vec::new(),
@@ -82,17 +68,17 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
         let seconds = entry.and_then(|entry: Entry<'_>| entry.integer(range));
         seconds.map_or(default, Duration::from_secs)
     };
-    let hold = seconds("hold_s", 0..=300, default.hold);
-    let ttl = seconds("ttl_s", 30..=600, default.ttl);
-    let deny_cooldown = seconds("deny_cooldown_s", 0..=86_400, default.deny_cooldown);
+    let hold = seconds("hold_s", 0..=300, default.questions.hold);
+    let ttl = seconds("ttl_s", 30..=600, default.questions.ttl);
+    let deny_cooldown = seconds("deny_cooldown_s", 0..=86_400, default.questions.deny_cooldown);
     let mut count = |key, default| {
         let entry = section.take(key);
         let count = entry.and_then(|entry: Entry<'_>| entry.integer(1..=1000));
         count.map_or(default, |count| usize::try_from(count).unwrap_or(default))
     };
-    let max_pending_per_agent = count("max_pending_per_agent", default.max_pending_per_agent);
-    let max_pending_per_approver = count("max_pending_per_approver", default.max_pending_per_approver);
-    let prompts_per_hour = count("prompts_per_hour", default.prompts_per_hour);
+    let max_pending_per_agent = count("max_pending_per_agent", default.questions.max_pending_per_agent);
+    let max_pending_per_approver = count("max_pending_per_approver", default.questions.max_pending_per_approver);
+    let prompts_per_hour = count("prompts_per_hour", default.questions.prompts_per_hour);
     let pending_status = section
         .take("pending_status")
         .and_then(|entry| pending_status(&entry))
@@ -113,12 +99,14 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
         callbacks,
         secrets,
         backend: backend.unwrap_or_default(),
-        hold,
-        ttl,
-        deny_cooldown,
-        max_pending_per_agent,
-        max_pending_per_approver,
-        prompts_per_hour,
+        questions: Settings {
+            hold,
+            ttl,
+            deny_cooldown,
+            max_pending_per_agent,
+            max_pending_per_approver,
+            prompts_per_hour,
+        },
         pending_status,
     }
 }

@@ -10,7 +10,7 @@ use super::asking::{asking, check_approvers};
 use super::diagnose::nearest;
 use super::section::{Entry, Hints, Section, quoted_if_needed};
 use crate::account::{Account, StripeId};
-use crate::agents::AgentName;
+use crate::agent_name::AgentName;
 use crate::assets::{self, Asset, Currency, Network, currency};
 use crate::policy::{
     AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Rolling, Standing, Unit, Window,

@@ -4,7 +4,6 @@
 //! kept; as people write secrets into such files all the same, messages about it show no more of a line than they must.
 
 mod read;
-mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +12,6 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use http::Uri;
 use ipnet::IpNet;
@@ -24,12 +22,13 @@ use super::approval::{Approval, Backend};
 use super::diagnose::{Confidence, ConfigError, Document};
 use super::secret::SecretSource;
 use super::section::Section;
-use crate::approve::ciba::discovery::Issuer;
 use crate::approve::ciba::settings::Style;
 use crate::assets::Network;
 use crate::host::Host;
+use crate::ledger::database_url::DatabaseUrl;
+use crate::oauth::issuer::Issuer;
 use crate::stripe::{PaymentMethod, Settings};
-pub use shared::{Place, SharedStore, Sslmode};
+use crate::timeouts::Timeouts;
 
 /// bursar.toml, resolved.
 #[derive(Debug)]
@@ -148,26 +147,13 @@ pub enum Store {
     Shared(Box<SharedStore>),
 }
 
-/// `[timeouts]`: how long each step may take (proxying digest, "Timeouts"; Ruling 35).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// TLS hello of an agent, after CONNECT.
-    pub hello: Duration,
-    /// Head of an agent's request.
-    pub head: Duration,
-    pub dns: Duration,
-    /// One TCP connection.
-    pub dial: Duration,
-    /// TLS handshake with the upstream.
-    pub tls: Duration,
-    /// Head of the upstream's answer.
-    pub response_head: Duration,
-    /// A stream on which no byte moves.
-    pub idle: Duration,
-    /// The answer to a paid request whose agent has gone (Ruling 5).
-    pub settle_wait: Duration,
-    /// Free streams after SIGTERM (Ruling 65).
-    pub drain: Duration,
+/// Where the shared books are, and how to get in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedStore {
+    pub database: DatabaseUrl,
+    pub password: Option<SecretSource>,
+    /// PEM file with the roots that may vouch for the database; otherwise the roots that sellers are checked by.
+    pub ca: Option<PathBuf>,
 }
 
 impl Config {
@@ -249,23 +235,6 @@ impl Default for Proxy {
             tls: None,
             via: false,
             agent_payments: AgentPayments::Refuse,
-        }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self {
-            hello: seconds(10),
-            head: seconds(10),
-            dns: seconds(5),
-            dial: seconds(10),
-            tls: seconds(10),
-            response_head: seconds(300),
-            idle: seconds(600),
-            settle_wait: seconds(30),
-            drain: seconds(30),
         }
     }
 }

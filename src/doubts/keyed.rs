@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use super::{Doubts, Presentable, Stage, Target};
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// How far the request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,16 +21,16 @@ pub enum Paid {
     /// Present this.
     Present(Box<Presentable>),
     /// Validity is over or the tries are used up, and nothing is proven.
-    InDoubt(Rid),
+    InDoubt(PaymentId),
     /// As `InDoubt`, and a receipt said that it is paid.
-    PaidNotDelivered(Rid),
+    PaidNotDelivered(PaymentId),
     /// Delivered, or not known here any more. There is nothing to present, or not yet.
     Rest,
 }
 
 impl Doubts {
     /// As [`Doubts::claim`], for one payment.
-    pub fn claim_paid(&self, rid: Rid, target: Target, asked: Asked) -> Paid {
+    pub fn claim_paid(&self, rid: PaymentId, target: Target, asked: Asked) -> Paid {
         let now = self.0.clock.now();
         let mut by_target = self.lock();
         let doubt = by_target

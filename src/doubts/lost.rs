@@ -6,16 +6,16 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use super::{Doubts, Fingerprint, RETRY_WINDOW};
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// By what was asked for; until when it is remembered.
-pub(super) type Lost = HashMap<Fingerprint, (Rid, Timestamp)>;
+pub(super) type Lost = HashMap<Fingerprint, (PaymentId, Timestamp)>;
 
 impl Doubts {
     /// Takes in what the books hold in doubt: id, fingerprint, and the Unix second in which validity ends. What has a file here is
     /// not lost, and what is long over is nobody's repeat any more.
-    pub fn remember(&self, in_doubt: impl Iterator<Item = (Rid, [u8; 32], u64)>) {
-        let known: Vec<Rid> = self.lock().values().flatten().map(|doubt| doubt.rid).collect();
+    pub fn remember(&self, in_doubt: impl Iterator<Item = (PaymentId, [u8; 32], u64)>) {
+        let known: Vec<PaymentId> = self.lock().values().flatten().map(|doubt| doubt.rid).collect();
         // When the last try was, nobody knows any more: as for those that have a file, it counts from now.
         let now = self.0.clock.now();
         let until = now.checked_add(RETRY_WINDOW).unwrap_or(Timestamp::MAX);
@@ -29,7 +29,7 @@ impl Doubts {
     }
 
     /// The payment that a purchase of this request would double, unless the books know better by now.
-    pub fn would_double(&self, fingerprint: &Fingerprint) -> Option<Rid> {
+    pub fn would_double(&self, fingerprint: &Fingerprint) -> Option<PaymentId> {
         let mut lost = self.lost();
         let (rid, until) = *lost.get(fingerprint)?;
         if until < self.0.clock.now() {

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::{Doubt, Doubts, Stage, Target};
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// Whether a payment could be taken out of the reach of repeats.
 pub enum Withdrawal {
@@ -19,13 +19,13 @@ pub struct Withdrawn(Option<Box<(Target, Doubt)>>);
 impl Doubts {
     /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
     /// right now stays, and nobody may declare anything about it.
-    pub fn withdraw(&self, rid: Rid) -> Withdrawal {
+    pub fn withdraw(&self, rid: PaymentId) -> Withdrawal {
         self.withdraw_rested(rid, Timestamp::MAX)
             .unwrap_or(Withdrawal::UnderWay)
     }
 
     /// The same, but one whose credential was on its way after `since` stays, too: `Err` says when that was.
-    pub fn withdraw_rested(&self, rid: Rid, since: Timestamp) -> Result<Withdrawal, Timestamp> {
+    pub fn withdraw_rested(&self, rid: PaymentId, since: Timestamp) -> Result<Withdrawal, Timestamp> {
         for (target, doubts) in self.lock().iter_mut() {
             let Some(position) = doubts.iter().position(|doubt| doubt.rid == rid) else {
                 continue;
@@ -58,7 +58,7 @@ impl Doubts {
     }
 
     /// The chain has shown that it was paid. Its answer is still missing.
-    pub fn proven_paid(&self, rid: Rid) {
+    pub fn proven_paid(&self, rid: PaymentId) {
         for doubts in self.lock().values_mut() {
             if let Some(doubt) = doubts.iter_mut().find(|doubt| doubt.rid == rid) {
                 doubt.paid = true;

@@ -43,7 +43,7 @@ impl World {
 
     fn sent_under(&self, n: u8, keyed: bool) -> Ticket {
         let credential = Credential::from_stored(format!("Y3JlZGVudGlhbA{n}")).unwrap();
-        let rid = Rid::new(second(i64::from(n)), [n; 10]);
+        let rid = PaymentId::new(second(i64::from(n)), [n; 10]);
         let valid_before = u64::try_from(NOW).unwrap() + 60;
         self.doubts.sent(
             rid,
@@ -226,7 +226,7 @@ fn a_doubt_that_nobody_asks_about_is_swept_away() {
     assert_eq!(world.files(), 0);
 }
 
-fn paid(world: &World, rid: Rid, asked: Asked) -> Paid {
+fn paid(world: &World, rid: PaymentId, asked: Asked) -> Paid {
     world.doubts.claim_paid(rid, target(), asked)
 }
 
@@ -292,7 +292,7 @@ fn a_restart_keeps_what_a_key_may_need() {
         Paid::Present(_)
     ));
     assert!(matches!(
-        again.claim_paid(Rid::new(second(0), [9; 10]), target(), Asked::Again),
+        again.claim_paid(PaymentId::new(second(0), [9; 10]), target(), Asked::Again),
         Paid::Rest
     ));
 }

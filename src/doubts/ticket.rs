@@ -3,19 +3,19 @@
 use tokio::sync::watch;
 
 use super::{Doubts, Stage, Target};
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// Dropped without a word, the payment is in doubt.
 pub struct Ticket {
     doubts: Doubts,
-    rid: Rid,
+    rid: PaymentId,
     target: Target,
     /// Closes with the ticket, for those who joined.
     _over: watch::Sender<()>,
 }
 
 impl Ticket {
-    pub(super) fn new(doubts: Doubts, rid: Rid, target: Target) -> (Self, watch::Receiver<()>) {
+    pub(super) fn new(doubts: Doubts, rid: PaymentId, target: Target) -> (Self, watch::Receiver<()>) {
         let (sender, over) = watch::channel(());
         let ticket = Self {
             doubts,
@@ -27,7 +27,7 @@ impl Ticket {
     }
 
     #[cfg(test)]
-    pub fn rid(&self) -> Rid {
+    pub fn rid(&self) -> PaymentId {
         self.rid
     }
 

@@ -22,9 +22,9 @@ use super::model::{
     ApprovalError, ApprovalRow, Arm, ArmedNonce, Arming, By, Hold, LedgerError, Reserve, ReserveError, State,
 };
 use super::payment::{NonceKey, Payment};
-use super::rid::Rid;
 use super::scan::Place;
 use super::text::{Decimal, Moment};
+use crate::payment_id::PaymentId;
 use crate::policy::budget::{Charge, Excess};
 use approvals::{ApprovalChanges, Register, ReplayKey, Subject};
 
@@ -36,23 +36,23 @@ const CONFIRMABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum Illegal {
     #[error("payment {0} is reserved a second time")]
-    ReservedTwice(Rid),
+    ReservedTwice(PaymentId),
     #[error("the nonce of payment {0} was used before")]
-    NonceTwice(Rid),
+    NonceTwice(PaymentId),
     #[error("payment {0} is not open")]
-    NotOpen(Rid),
+    NotOpen(PaymentId),
     #[error("payment {rid} is {from} and cannot become {to}")]
-    Unlawful { rid: Rid, from: State, to: State },
+    Unlawful { rid: PaymentId, from: State, to: State },
     #[error("a counter of payment {0} does not fit 128 bits")]
-    Overflow(Rid),
+    Overflow(PaymentId),
     #[error("payment {0} does not wait for the chain's word")]
-    NotUnconfirmed(Rid),
+    NotUnconfirmed(PaymentId),
     #[error("what comes back of payment {0} is not what was charged and not taken")]
-    WrongPart(Rid),
+    WrongPart(PaymentId),
     #[error("who chooses the nonce of payment {0} is not said")]
-    NonceOfNobody(Rid),
+    NonceOfNobody(PaymentId),
     #[error("payment {0} does not take what a signer has chosen")]
-    NotWithSigner(Rid),
+    NotWithSigner(PaymentId),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
 }
@@ -72,16 +72,16 @@ pub struct Effect {
     pub dropped: Vec<CounterKey>,
     pub faded: Vec<(u64, NonceKey)>,
     /// Payments that begin (true) or cease to wait for the chain's word.
-    pub unconfirmed: Vec<(Rid, bool)>,
+    pub unconfirmed: Vec<(PaymentId, bool)>,
     /// The chain's word on a payment that is closed.
-    pub amended: Option<(Rid, Amendment)>,
+    pub amended: Option<(PaymentId, Amendment)>,
     pub keys: Vec<(KeyHold, KeyChange)>,
     pub approvals: ApprovalChanges,
 }
 
 impl Effect {
     /// The payment that the entry is about.
-    pub fn touched(&self) -> Option<Rid> {
+    pub fn touched(&self) -> Option<PaymentId> {
         let amended = self.amended.as_ref().map(|(rid, _)| *rid);
         let asked = self.approvals.row.as_ref().map(|(row, _)| row.rid);
         self.payment.as_ref().map(Payment::rid).or(amended).or(asked)
@@ -123,12 +123,12 @@ impl Amendment {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
     counters: Counters,
-    open: BTreeMap<Rid, Payment>,
+    open: BTreeMap<PaymentId, Payment>,
     taken: HashSet<NonceKey>,
     /// Nonces of finished payments by the second in which they are free again.
     fading: BTreeSet<(u64, NonceKey)>,
     /// Settled by a merchant's word, and the chain has not been heard yet. Ids begin with their time.
-    unconfirmed: BTreeSet<Rid>,
+    unconfirmed: BTreeSet<PaymentId>,
     /// The latest time that any entry bears: where the clock has been.
     latest: Option<Moment>,
     keys: Keys,
@@ -158,7 +158,7 @@ impl Book {
     }
 
     /// Decides whether held money may be signed for, by the limits of now: its own old charges do not stand against it.
-    pub fn admits_arming(&self, rid: Rid, arming: &Arming, now: Moment) -> Result<Vec<u128>, ReserveError> {
+    pub fn admits_arming(&self, rid: PaymentId, arming: &Arming, now: Moment) -> Result<Vec<u128>, ReserveError> {
         let held = self.open.get(&rid).filter(|payment| payment.state == State::Held);
         let held = held.ok_or(ReserveError::NotHeld(rid))?;
         self.approvals.may_arm(rid, arming.approval.as_deref(), now)?;
@@ -363,7 +363,7 @@ impl Book {
 
     fn move_to(
         &mut self,
-        rid: Rid,
+        rid: PaymentId,
         to: State,
         ts: Moment,
         effect: &mut Effect,
@@ -410,7 +410,7 @@ impl Book {
         }
     }
 
-    fn may_become(&self, rid: Rid, to: State) -> Result<Payment, Illegal> {
+    fn may_become(&self, rid: PaymentId, to: State) -> Result<Payment, Illegal> {
         let payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
         let from = payment.state;
         if from.may_become(to) {
@@ -427,7 +427,7 @@ impl Book {
             .extend(payment.nonce_key().map(|key| (payment.nonce_free_at(), key)));
     }
 
-    fn dispute(&mut self, rid: Rid, why: &str, effect: &mut Effect) -> Result<(), Illegal> {
+    fn dispute(&mut self, rid: PaymentId, why: &str, effect: &mut Effect) -> Result<(), Illegal> {
         if let Some(payment) = self.open.get_mut(&rid) {
             payment.disputed = Some(why.to_owned());
             let payment = payment.clone();
@@ -440,7 +440,7 @@ impl Book {
         Ok(())
     }
 
-    fn heard(&mut self, rid: Rid, effect: &mut Effect) -> Result<(), Illegal> {
+    fn heard(&mut self, rid: PaymentId, effect: &mut Effect) -> Result<(), Illegal> {
         if !self.unconfirmed.remove(&rid) {
             return Err(Illegal::NotUnconfirmed(rid));
         }
@@ -449,7 +449,7 @@ impl Book {
     }
 
     /// Changes every counter that a payment is charged to, or none.
-    fn book(&mut self, rid: Rid, windows: &[WindowCharge], step: Step) -> Result<(), Illegal> {
+    fn book(&mut self, rid: PaymentId, windows: &[WindowCharge], step: Step) -> Result<(), Illegal> {
         let booked = self.counters.book(windows, step);
         booked.map_err(|Overflow| Illegal::Overflow(rid))
     }
@@ -488,7 +488,7 @@ impl Book {
 }
 
 /// Only a payment that is armed with an approval passes a limit.
-fn no_excess(rid: Rid, charges: &[Charge]) -> Result<(), ReserveError> {
+fn no_excess(rid: PaymentId, charges: &[Charge]) -> Result<(), ReserveError> {
     match charges.iter().any(|charge| charge.excess == Excess::Approved) {
         true => Err(ApprovalError::NoneOf(rid).into()),
         false => Ok(()),

@@ -18,11 +18,11 @@ use super::model::{
     self, Alarm, ApprovalStep, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
     ReserveError, Resolution, State, Terms,
 };
-use super::rid::Rid;
 use super::text::{Decimal, Digest, Moment};
 use super::timekeeping::Timekeeper;
 use crate::challenge::Clause;
 use crate::clock::random;
+use crate::payment_id::PaymentId;
 use crate::policy::budget::{Charge, Window};
 
 /// One counter of a scope, in the budget's unit.
@@ -62,7 +62,7 @@ pub trait Decisions {
         Ok(reservation)
     }
 
-    fn hold(&mut self, mut hold: Hold, now: Moment) -> Result<Rid, ReserveError> {
+    fn hold(&mut self, mut hold: Hold, now: Moment) -> Result<PaymentId, ReserveError> {
         self.may_reserve()?;
         self.book().counters().begin(&mut hold.charges);
         let totals = self.book().admits_hold(&hold, now)?;
@@ -72,7 +72,7 @@ pub trait Decisions {
         Ok(rid)
     }
 
-    fn arm(&mut self, rid: Rid, mut arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
+    fn arm(&mut self, rid: PaymentId, mut arming: Arming, now: Moment) -> Result<Reservation, ReserveError> {
         self.may_reserve()?;
         self.book().counters().begin(&mut arming.charges);
         let totals = self.book().admits_arming(rid, &arming, now)?;
@@ -91,7 +91,7 @@ pub trait Decisions {
         Ok(Reservation::new(rid, terms, arming.arm))
     }
 
-    fn issued(&mut self, rid: Rid, issued: &model::Issued, now: Moment) -> Result<(), LedgerError> {
+    fn issued(&mut self, rid: PaymentId, issued: &model::Issued, now: Moment) -> Result<(), LedgerError> {
         self.book().admits_issued(rid, issued)?;
         let body = Body::Issued(Issued {
             authorization: issued.authorization.clone(),
@@ -126,7 +126,7 @@ pub trait Decisions {
         }
     }
 
-    fn record_finding(&mut self, rid: Rid, finding: Finding, now: Moment) -> Result<(), LedgerError> {
+    fn record_finding(&mut self, rid: PaymentId, finding: Finding, now: Moment) -> Result<(), LedgerError> {
         let is_open = self.book().open_payment(&rid).is_some();
         if !is_open && !self.book().is_unconfirmed(rid) {
             return Err(LedgerError::NotUnconfirmed(rid));
@@ -173,7 +173,7 @@ pub trait Decisions {
         recorded.map(|_| ()).map_err(LedgerError::Failed)
     }
 
-    fn finish(&mut self, rid: Rid, outcome: Outcome, now: Moment) -> Result<(), LedgerError> {
+    fn finish(&mut self, rid: PaymentId, outcome: Outcome, now: Moment) -> Result<(), LedgerError> {
         let (to, body) = match outcome {
             Outcome::Settled { by, tx } => (
                 State::Settled,
@@ -236,7 +236,7 @@ pub trait Decisions {
 
     fn resolve(
         &mut self,
-        rid: Rid,
+        rid: PaymentId,
         resolution: Resolution,
         who: String,
         why: String,
@@ -273,14 +273,14 @@ pub trait Decisions {
         self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
     }
 
-    fn state(&self, rid: Rid) -> Result<State, LedgerError> {
+    fn state(&self, rid: PaymentId) -> Result<State, LedgerError> {
         self.book()
             .open_payment(&rid)
             .map(|payment| payment.state)
             .ok_or(LedgerError::NotOpen(rid))
     }
 
-    fn lawful(&self, rid: Rid, from: State, to: State) -> Result<(), LedgerError> {
+    fn lawful(&self, rid: PaymentId, from: State, to: State) -> Result<(), LedgerError> {
         if from.may_become(to) {
             Ok(())
         } else {

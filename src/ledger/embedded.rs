@@ -8,12 +8,12 @@ use super::model::{Alarm, Alarms, LedgerError};
 use super::payment::Payment;
 use super::queue::{Queue, Queued};
 use super::recovery::{self, OpenError};
-use super::rid::Rid;
 use super::signing::Rhythm;
 use super::timekeeping::Timekeeper;
 use super::writer::{Found, Op, Writer};
 use super::{Answer, read};
 use crate::clock::SharedClock;
+use crate::payment_id::PaymentId;
 
 /// Below this much free disk nothing new is reserved; what is open can still be finished (digest §1.2, rule 8).
 const MIN_FREE_BYTES: u64 = 256 << 20;
@@ -76,7 +76,7 @@ impl Embedded {
         Ok(Self { queue, dir: dir.into() })
     }
 
-    async fn find_here(&self, rid: Rid) -> Result<Option<Payment>, LedgerError> {
+    async fn find_here(&self, rid: PaymentId) -> Result<Option<Payment>, LedgerError> {
         let indexed = match self.queue.ask(|reply| Op::Find(rid, reply)).await? {
             Found::Open(payment) => return Ok(Some(*payment)),
             Found::Failed(error) => return Err(error),
@@ -99,7 +99,7 @@ impl Queued for Embedded {
         &self.queue
     }
 
-    fn find(&self, rid: Rid) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn find(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
         Box::pin(self.find_here(rid))
     }
 }

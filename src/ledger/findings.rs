@@ -15,12 +15,12 @@ use super::entry::{self, Arm, Body, Entry, Reserved};
 use super::model::{By, Outflow};
 use super::payment::{NonceKey, Payment};
 use super::read::{ReadError, told};
-use super::rid::Rid;
 use super::scan::Line;
 use super::text::Decimal;
 use crate::account::Account;
 use crate::challenge::Rail;
 use crate::money::Atoms;
+use crate::payment_id::PaymentId;
 
 /// The journal, as far as it concerns the chain.
 #[derive(Debug, Default)]
@@ -32,19 +32,19 @@ pub struct Findings {
     /// Transfers that no payment explains, as recorded, oldest first.
     pub outflows: Vec<(Timestamp, Outflow)>,
     /// Payments that the chain contradicts.
-    pub disputes: BTreeMap<Rid, Timestamp>,
+    pub disputes: BTreeMap<PaymentId, Timestamp>,
     /// Settled by a merchant's word at that time, and the chain has not been heard.
-    pub unheard: BTreeMap<Rid, Timestamp>,
+    pub unheard: BTreeMap<PaymentId, Timestamp>,
     signed: HashMap<NonceKey, Signed>,
     /// Those that Permit2 takes, which tells of no nonce.
     permits: HashMap<B256, NonceKey>,
     /// Networks (CAIP-2) with any of them.
     permitted: BTreeSet<String>,
     /// By payment, to forget what an operator has called dead.
-    nonces: HashMap<Rid, NonceKey>,
-    held: HashMap<Rid, Arc<Reserved>>,
+    nonces: HashMap<PaymentId, NonceKey>,
+    held: HashMap<PaymentId, Arc<Reserved>>,
     /// With a signer that has not told the nonce.
-    unissued: HashMap<Rid, (Arc<Reserved>, Arm)>,
+    unissued: HashMap<PaymentId, (Arc<Reserved>, Arm)>,
 }
 
 #[derive(Debug)]
@@ -217,7 +217,7 @@ impl Findings {
     }
 
     /// No more of it is counted, so that no more of it may leave.
-    fn took(&mut self, rid: &Rid, taken: Option<Decimal<u128>>) {
+    fn took(&mut self, rid: &PaymentId, taken: Option<Decimal<u128>>) {
         match (taken, self.nonces.get(rid)) {
             (Some(Decimal(0)), _) => self.forget(rid),
             (Some(Decimal(taken)), Some(key)) => {
@@ -229,7 +229,7 @@ impl Findings {
         }
     }
 
-    fn forget(&mut self, rid: &Rid) {
+    fn forget(&mut self, rid: &PaymentId) {
         self.unissued.remove(rid);
         let key = self.nonces.remove(rid);
         if let Some(Signed {

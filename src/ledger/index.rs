@@ -28,9 +28,9 @@ use super::key::KeyHold;
 use super::payment::{NonceKey, Payment};
 use super::pruned;
 use super::resume::Position;
-use super::rid::Rid;
 use super::scan::{self, Chain, Place};
 use super::text::{Digest, Moment};
+use crate::payment_id::PaymentId;
 use changes::Changes;
 use rows::*;
 
@@ -90,7 +90,7 @@ pub struct Applied {
 /// What the writer sends; nobody waits for it except who looks a payment up.
 pub enum Feed {
     Applied(Applied),
-    Find(Rid, oneshot::Sender<Option<Payment>>),
+    Find(PaymentId, oneshot::Sender<Option<Payment>>),
 }
 
 pub struct Index {
@@ -237,7 +237,7 @@ impl Index {
     }
 
     /// A payment in any state, from its entries in the journal.
-    pub fn find(&self, rid: &Rid) -> Result<Option<Payment>, String> {
+    pub fn find(&self, rid: &PaymentId) -> Result<Option<Payment>, String> {
         let places = self.places(rid)?;
         if places.is_empty() {
             return Ok(None);
@@ -258,7 +258,7 @@ impl Index {
         Ok(found.filter(|payment| payment.rid() == *rid))
     }
 
-    fn places(&self, rid: &Rid) -> Result<Vec<Place>, String> {
+    fn places(&self, rid: &PaymentId) -> Result<Vec<Place>, String> {
         let row = caught(|| {
             self.db
                 .get(key(PAYMENT, rid.bytes()))
@@ -382,7 +382,7 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
     for row in db.scan_prefix([UNCONFIRMED]) {
         let (key, _) = row.map_err(|error| error.to_string())?;
         let rid = <[u8; 16]>::try_from(&key[1..]).map_err(|_| broken("payment"))?;
-        book.restore_unconfirmed(Rid::from_bytes(rid));
+        book.restore_unconfirmed(PaymentId::from_bytes(rid));
     }
     for row in db.scan_prefix([KEY]) {
         let (key, value) = row.map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::rid::Rid;
+use crate::payment_id::PaymentId;
 
 /// How long after its reservation a payment holds its key, in seconds.
 const KEPT_S: u64 = 24 * 60 * 60;
@@ -17,7 +17,7 @@ pub struct KeyHold {
     pub until: u64,
     /// Hash over agent and key.
     pub idem: [u8; 32],
-    pub rid: Rid,
+    pub rid: PaymentId,
     /// Of the request that was paid.
     pub fingerprint: [u8; 32],
 }
@@ -38,7 +38,7 @@ pub struct Keys {
 }
 
 impl KeyHold {
-    pub fn new(reserved_at: u64, idem: [u8; 32], rid: Rid, fingerprint: [u8; 32]) -> Self {
+    pub fn new(reserved_at: u64, idem: [u8; 32], rid: PaymentId, fingerprint: [u8; 32]) -> Self {
         let until = reserved_at.saturating_add(KEPT_S);
         Self {
             until,
@@ -60,7 +60,7 @@ impl KeyHold {
         Some(Self {
             until: u64::from_be_bytes(until.try_into().ok()?),
             idem: idem.try_into().ok()?,
-            rid: Rid::from_bytes(rid.try_into().ok()?),
+            rid: PaymentId::from_bytes(rid.try_into().ok()?),
             fingerprint: value.try_into().ok()?,
         })
     }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Body, Entry, EntryError};
 use super::read::{ReadError, told};
-use super::rid::Rid;
 use super::text::Digest;
+use crate::payment_id::PaymentId;
 
 /// One line, outside the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ impl Recorded {
 }
 
 /// Payments that the journal in `dir` (the data directory) asked a person about, oldest first.
-pub fn asked_about(dir: &Path) -> Result<BTreeSet<Rid>, ReadError> {
+pub fn asked_about(dir: &Path) -> Result<BTreeSet<PaymentId>, ReadError> {
     told(
         dir,
         |_| BTreeSet::new(),
@@ -55,10 +55,13 @@ pub fn asked_about(dir: &Path) -> Result<BTreeSet<Rid>, ReadError> {
 }
 
 /// Every line of the journal in `dir` (the data directory) about one of `payments`, in order.
-pub fn lines_about(dir: &Path, payments: &BTreeSet<Rid>) -> Result<BTreeMap<Rid, Vec<Recorded>>, ReadError> {
+pub fn lines_about(
+    dir: &Path,
+    payments: &BTreeSet<PaymentId>,
+) -> Result<BTreeMap<PaymentId, Vec<Recorded>>, ReadError> {
     told(
         dir,
-        |_| BTreeMap::<Rid, Vec<Recorded>>::new(),
+        |_| BTreeMap::<PaymentId, Vec<Recorded>>::new(),
         |found, line| {
             let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
             if let Some(rid) = entry.body.about().filter(|rid| payments.contains(rid)) {
@@ -71,7 +74,7 @@ pub fn lines_about(dir: &Path, payments: &BTreeSet<Rid>) -> Result<BTreeMap<Rid,
 
 impl Body {
     /// The payment that it is about; an approval goes by its payment's id.
-    pub fn about(&self) -> Option<Rid> {
+    pub fn about(&self) -> Option<PaymentId> {
         match self {
             Self::Reserved(reserved) => Some(reserved.rid),
             Self::Armed(armed) => Some(armed.rid),

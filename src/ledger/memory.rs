@@ -17,11 +17,11 @@ use super::model::{
     Reservation, Reserve, ReserveError, Resolution,
 };
 use super::payment::Payment;
-use super::rid::Rid;
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
 use super::{Answer, Ledger, Usage};
 use crate::clock::SharedClock;
+use crate::payment_id::PaymentId;
 
 #[derive(Clone)]
 pub struct Memory {
@@ -31,7 +31,7 @@ pub struct Memory {
 
 struct State {
     book: Book,
-    payments: HashMap<Rid, Payment>,
+    payments: HashMap<PaymentId, Payment>,
     entries: u64,
     is_closed: bool,
     time: Arc<Timekeeper>,
@@ -82,7 +82,7 @@ impl Ledger for Memory {
         self.answer(move |state, now| Decisions::hold(state, hold, now).map(|_| ()))
     }
 
-    fn arm(&self, rid: Rid, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
+    fn arm(&self, rid: PaymentId, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
         self.answer(move |state, now| Decisions::arm(state, rid, arming, now))
     }
 
@@ -104,13 +104,13 @@ impl Ledger for Memory {
         })
     }
 
-    fn finish(&self, rid: Rid, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
+    fn finish(&self, rid: PaymentId, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
         self.answer(move |state, now| Decisions::finish(state, rid, outcome, now))
     }
 
     fn resolve(
         &self,
-        rid: Rid,
+        rid: PaymentId,
         resolution: Resolution,
         who: String,
         why: String,
@@ -118,7 +118,7 @@ impl Ledger for Memory {
         self.answer(move |state, now| Decisions::resolve(state, rid, resolution, who, why, now))
     }
 
-    fn record_finding(&self, rid: Rid, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
+    fn record_finding(&self, rid: PaymentId, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
         self.answer(move |state, now| Decisions::record_finding(state, rid, finding, now))
     }
 
@@ -132,7 +132,7 @@ impl Ledger for Memory {
         let _ = self.state().record(now, decisions::denied(denial, 1));
     }
 
-    fn get(&self, rid: Rid) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn get(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
         self.look(move |state| state.payments.get(&rid).cloned())
     }
 
@@ -145,7 +145,7 @@ impl Ledger for Memory {
         self.look(|state| state.book.open_payments().cloned().collect())
     }
 
-    fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>> {
+    fn unconfirmed(&self) -> Answer<'_, Result<Vec<PaymentId>, LedgerError>> {
         self.look(|state| state.book.unconfirmed().collect())
     }
 

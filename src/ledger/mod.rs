@@ -9,6 +9,7 @@
 pub mod book;
 mod checkpoints;
 pub mod counters;
+pub mod database_url;
 mod decisions;
 pub mod disclosure;
 mod embedded;
@@ -34,7 +35,6 @@ mod recovery;
 mod refusals;
 mod reread;
 mod resume;
-pub mod rid;
 pub mod scan;
 mod signing;
 pub mod text;
@@ -46,6 +46,7 @@ use std::pin::Pin;
 
 use jiff::Timestamp;
 
+pub use crate::payment_id::PaymentId;
 pub use checkpoints::CheckpointError;
 pub use decisions::Usage;
 pub use embedded::{Embedded, Options};
@@ -60,7 +61,6 @@ pub use payment::Payment;
 pub use postgres::{Access, Postgres};
 pub use read::{Books, Explained, PaymentRecord, ReadError, Refused, read_explained, read_payments};
 pub use recovery::OpenError;
-pub use rid::Rid;
 pub use signing::Rhythm;
 
 /// What a method answers, once it is on disk.
@@ -80,7 +80,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// Turns held money into a payment. The limits are checked again, the payment's own hold aside; its charges move to the
     /// windows of now in the same step (digest §2.4). Denied, it stays held. An approval that it names is used up by it; one that
     /// the payment waits for must be named.
-    fn arm(&self, rid: Rid, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>>;
+    fn arm(&self, rid: PaymentId, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>>;
 
     /// Records what a signer elsewhere has chosen for a payment that was armed for it. Only then may the credential be made and
     /// sent. The reservation is used up either way: after an error nothing may be sent, and the payment has to be finished by its
@@ -96,19 +96,19 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Records how a payment ended; a release ends its approval, too. The state that it is in already is fine; any other move
     /// that the states do not have is an error.
-    fn finish(&self, rid: Rid, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>>;
+    fn finish(&self, rid: PaymentId, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>>;
 
     /// Records an operator's word about an open payment, with `admin.action`, who and why.
     fn resolve(
         &self,
-        rid: Rid,
+        rid: PaymentId,
         resolution: Resolution,
         who: String,
         why: String,
     ) -> Answer<'_, Result<(), LedgerError>>;
 
     /// Records what the chain says of a payment that a merchant's word has settled, or a dispute about one in doubt.
-    fn record_finding(&self, rid: Rid, finding: Finding) -> Answer<'_, Result<(), LedgerError>>;
+    fn record_finding(&self, rid: PaymentId, finding: Finding) -> Answer<'_, Result<(), LedgerError>>;
 
     /// Records what is no payment.
     fn append(&self, event: Event) -> Answer<'_, Result<(), LedgerError>>;
@@ -117,7 +117,7 @@ pub trait Ledger: Send + Sync + 'static {
     fn refused(&self, denial: Denial);
 
     /// One payment in whatever state.
-    fn get(&self, rid: Rid) -> Answer<'_, Result<Option<Payment>, LedgerError>>;
+    fn get(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>>;
 
     /// The counters of these scopes, all windows.
     fn usage(&self, scopes: &[&str]) -> Answer<'_, Result<Vec<Usage>, LedgerError>>;
@@ -126,7 +126,7 @@ pub trait Ledger: Send + Sync + 'static {
     fn open_items(&self) -> Answer<'_, Result<Vec<Payment>, LedgerError>>;
 
     /// Payments that a merchant's word has settled and that the chain has not been heard about, oldest first.
-    fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>>;
+    fn unconfirmed(&self) -> Answer<'_, Result<Vec<PaymentId>, LedgerError>>;
 
     /// The idempotency keys that payments hold, in no order.
     fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>>;

@@ -14,11 +14,11 @@ use thiserror::Error;
 
 use super::entry::{Other, Reserved};
 use super::payment::Payment;
-use super::rid::Rid;
 use crate::account::{Account, AccountMark};
 use crate::assets::Asset;
 use crate::challenge::{Clause, Rail};
 use crate::money::{Atoms, MicroUsd};
+use crate::payment_id::PaymentId;
 use crate::policy::budget::Charge;
 pub use approvals::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Denied, Requested, Vote};
 pub use signer::{ArmedNonce, Issued, Signer};
@@ -143,7 +143,7 @@ pub struct Reserve {
 /// Money to set aside for one purchase, before anything is fixed that a signature would cover.
 #[derive(Clone, Debug)]
 pub struct Hold {
-    pub rid: Rid,
+    pub rid: PaymentId,
     pub agent: String,
     pub group: Option<String>,
     /// Lower-case A-label, no port.
@@ -179,17 +179,17 @@ pub struct Arming {
 /// Whoever holds it must `finish` it: until then it counts, and a restart makes it `unknown`.
 #[derive(Debug)]
 pub struct Reservation {
-    rid: Rid,
+    rid: PaymentId,
     terms: Terms,
     arm: Arm,
 }
 
 impl Reservation {
-    pub(super) fn new(rid: Rid, terms: Terms, arm: Arm) -> Self {
+    pub(super) fn new(rid: PaymentId, terms: Terms, arm: Arm) -> Self {
         Self { rid, terms, arm }
     }
 
-    pub fn rid(&self) -> Rid {
+    pub fn rid(&self) -> PaymentId {
         self.rid
     }
 
@@ -226,12 +226,12 @@ pub enum ReserveError {
     RidTaken,
     /// Under this `Idempotency-Key` a payment was made within 24 h, and it is not proven dead (Ruling 6).
     #[error("payment {0} was already made under this Idempotency-Key")]
-    KeyTaken(Rid),
+    KeyTaken(PaymentId),
     #[error("this nonce was already used for a payment")]
     NonceTaken,
     /// Armed is only what was held by this ledger and still is.
     #[error("payment {0} is not held")]
-    NotHeld(Rid),
+    NotHeld(PaymentId),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
     #[error("the disk that holds the ledger is almost full")]
@@ -246,7 +246,7 @@ pub enum ReserveError {
     StalePolicy { have: u64, need: u64 },
     /// The commit was sent and its outcome is not known. The reservation may stand; it must not be signed for.
     #[error("whether payment {0} is on record is not known")]
-    Unclear(Rid),
+    Unclear(PaymentId),
     #[error("the sum of the amounts is too large to count")]
     Overflow,
     #[error("the ledger cannot record: {0}")]
@@ -257,24 +257,24 @@ pub enum ReserveError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LedgerError {
     #[error("no open payment has the id {0}")]
-    NotOpen(Rid),
+    NotOpen(PaymentId),
     #[error("payment {rid} is {from} and cannot become {to}")]
-    Unlawful { rid: Rid, from: State, to: State },
+    Unlawful { rid: PaymentId, from: State, to: State },
     /// An operator resolves only what is unknown.
     #[error("payment {0} is not in doubt yet: it is armed, and ends as settled or unknown by itself; look again then")]
-    UnderWay(Rid),
+    UnderWay(PaymentId),
     /// Only a payment that a merchant's word has settled, or that is in doubt, can be confirmed or disputed, and only once.
     #[error("payment {0} does not wait for the chain's word")]
-    NotUnconfirmed(Rid),
+    NotUnconfirmed(PaymentId),
     #[error("payment {0} was signed for less than that")]
-    MoreThanSigned(Rid),
+    MoreThanSigned(PaymentId),
     /// What a signer elsewhere has made is recorded once, while the payment is armed for it.
     #[error("payment {0} does not wait for what a signer has chosen")]
-    NotWithSigner(Rid),
+    NotWithSigner(PaymentId),
     #[error("the nonce that the signer has chosen for payment {0} was already used for a payment")]
-    NonceTaken(Rid),
+    NonceTaken(PaymentId),
     #[error("what the signer has made for payment {0} is never valid")]
-    NeverValid(Rid),
+    NeverValid(PaymentId),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
     /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
@@ -392,7 +392,7 @@ pub enum Event {
     },
     /// A repeat is about to send a credential again.
     Presented {
-        rid: Rid,
+        rid: PaymentId,
         number: u8,
     },
     AdminAction {
@@ -405,7 +405,7 @@ pub enum Event {
     Alert {
         kind: &'static str,
         detail: String,
-        rid: Option<Rid>,
+        rid: Option<PaymentId>,
     },
     /// An operator says that the clock is right as it is (Ruling 63).
     ClockAccepted {

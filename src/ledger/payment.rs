@@ -9,9 +9,9 @@ use sha2::{Digest as _, Sha256};
 use super::entry::{Arm, Reserved, WindowCharge};
 use super::key::KeyHold;
 use super::model::{By, State, Terms};
-use super::rid::Rid;
 use super::text::{Decimal, Moment};
 use crate::account::Account;
+use crate::payment_id::PaymentId;
 use crate::policy::budget::{PENDING, Unit};
 
 /// A finished payment's nonce stays taken this long after its deadline and its end, in seconds: an MPP challenge, whose id
@@ -72,7 +72,7 @@ impl NonceKey {
 }
 
 impl Payment {
-    pub fn rid(&self) -> Rid {
+    pub fn rid(&self) -> PaymentId {
         self.reserved.rid
     }
 

@@ -12,10 +12,10 @@ use super::book::Book;
 use super::book::kept::Kept;
 use super::entry::{Body, Entry};
 use super::payment::Payment;
-use super::rid::Rid;
 use super::scan::{Chain, JournalError, Line, Place, scan, segments};
 use super::text::Digest;
 use super::tree::Tree;
+use crate::payment_id::PaymentId;
 
 pub const NAME: &str = "pruned";
 
@@ -102,7 +102,7 @@ pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> 
     let segments = segments(audit)?;
     let first = beginning(audit)?;
     let mut book = first.book.clone();
-    let known_open: Vec<Rid> = book.open_payments().map(Payment::rid).collect();
+    let known_open: Vec<PaymentId> = book.open_payments().map(Payment::rid).collect();
     let (mut first_late, mut begun) = (u64::MAX, std::collections::HashMap::new());
     scan(audit, &mut |line| {
         let entry = apply(&mut book, line)?;

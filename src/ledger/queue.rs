@@ -12,10 +12,10 @@ use super::model::{
     ReserveError, Resolution,
 };
 use super::payment::Payment;
-use super::rid::Rid;
 use super::timekeeping::Timekeeper;
 use super::writer::{Delivery, Op, Shared};
 use super::{Answer, Ledger, Usage};
+use crate::payment_id::PaymentId;
 
 /// Operations that may wait for the writer; further callers wait for room.
 const ROOM: usize = 1024;
@@ -33,7 +33,7 @@ pub trait Queued: Send + Sync + 'static {
     fn queue(&self) -> &Queue;
 
     /// One payment in whatever state.
-    fn find(&self, rid: Rid) -> Answer<'_, Result<Option<Payment>, LedgerError>>;
+    fn find(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>>;
 }
 
 impl Queue {
@@ -81,7 +81,7 @@ impl<T: Queued> Ledger for T {
         Box::pin(self.queue().delivered(|reply| Op::Hold(Box::new(hold), reply)))
     }
 
-    fn arm(&self, rid: Rid, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
+    fn arm(&self, rid: PaymentId, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
         Box::pin(
             self.queue()
                 .delivered(move |reply| Op::Arm(rid, Box::new(arming), reply)),
@@ -104,13 +104,13 @@ impl<T: Queued> Ledger for T {
         Box::pin(async move { self.queue().ask(Op::Approvals).await? })
     }
 
-    fn finish(&self, rid: Rid, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
+    fn finish(&self, rid: PaymentId, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
         Box::pin(async move { self.queue().ask(|reply| Op::Finish(rid, outcome, reply)).await? })
     }
 
     fn resolve(
         &self,
-        rid: Rid,
+        rid: PaymentId,
         resolution: Resolution,
         who: String,
         why: String,
@@ -125,7 +125,7 @@ impl<T: Queued> Ledger for T {
         Box::pin(async move { self.queue().ask(op).await? })
     }
 
-    fn record_finding(&self, rid: Rid, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
+    fn record_finding(&self, rid: PaymentId, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
         Box::pin(async move { self.queue().ask(|reply| Op::Finding(rid, finding, reply)).await? })
     }
 
@@ -139,7 +139,7 @@ impl<T: Queued> Ledger for T {
         let _ = self.queue().ops.try_send(Op::Wake);
     }
 
-    fn get(&self, rid: Rid) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn get(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
         self.find(rid)
     }
 
@@ -152,7 +152,7 @@ impl<T: Queued> Ledger for T {
         Box::pin(async move { self.queue().ask(Op::OpenItems).await? })
     }
 
-    fn unconfirmed(&self) -> Answer<'_, Result<Vec<Rid>, LedgerError>> {
+    fn unconfirmed(&self) -> Answer<'_, Result<Vec<PaymentId>, LedgerError>> {
         Box::pin(async move { self.queue().ask(Op::Unconfirmed).await? })
     }
 

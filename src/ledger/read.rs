@@ -15,11 +15,11 @@ use super::format::{self, FormatError};
 use super::model::{By, State};
 use super::payment::Payment;
 use super::pruned;
-use super::rid::Rid;
 use super::scan::{JournalError, Line, scan};
 use super::text::Moment;
 use crate::assets::Asset;
 use crate::money::{Atoms, MicroUsd};
+use crate::payment_id::PaymentId;
 
 /// A scan can meet a write that is half done. One that is not finished at the third look is damage.
 const LOOKS: usize = 3;
@@ -47,7 +47,7 @@ pub struct Books {
 /// One line of `payments list --json`. Amounts are strings, times RFC 3339 UTC; members in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PaymentRecord {
-    pub id: Rid,
+    pub id: PaymentId,
     pub state: State,
     pub by: Option<By>,
     pub agent: String,
@@ -121,7 +121,7 @@ pub fn read_payments(dir: &Path) -> Result<Books, ReadError> {
 }
 
 /// Reads what the journal in `dir` (the data directory) says of one payment and of what was offered beside it.
-pub fn read_explained(dir: &Path, rid: Rid) -> Result<Option<Explained>, ReadError> {
+pub fn read_explained(dir: &Path, rid: PaymentId) -> Result<Option<Explained>, ReadError> {
     let Some(payment) = find(dir, rid)? else {
         return Ok(None);
     };
@@ -142,16 +142,16 @@ fn paths(dir: &Path) -> Result<HashMap<String, (String, String)>, ReadError> {
 }
 
 /// One payment, without the index.
-pub(super) fn find(dir: &Path, rid: Rid) -> Result<Option<Payment>, ReadError> {
+pub(super) fn find(dir: &Path, rid: PaymentId) -> Result<Option<Payment>, ReadError> {
     Ok(replay(dir)?.payments.remove(&rid))
 }
 
 #[derive(Default)]
 struct Replay {
     book: Book,
-    payments: HashMap<Rid, Payment>,
+    payments: HashMap<PaymentId, Payment>,
     /// In which they were reserved.
-    order: Vec<Rid>,
+    order: Vec<PaymentId>,
     refusals: Vec<Refused>,
 }
 
@@ -184,7 +184,7 @@ pub(super) fn told<T>(
 impl Replay {
     /// What was open where the journal begins belongs to it; what was closed there is in the segments that were moved.
     fn onto(book: Book) -> Self {
-        let payments: HashMap<Rid, Payment> = book
+        let payments: HashMap<PaymentId, Payment> = book
             .open_payments()
             .map(|payment| (payment.rid(), payment.clone()))
             .collect();

@@ -25,10 +25,10 @@ use super::model::{Alarm, Alarms, By, Denial, Reservation, State};
 use super::recovery::Opening;
 use super::refusals;
 use super::reread::Rereading;
-use super::rid::Rid;
 use super::signing::{Rhythm, Signing};
 use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
+use crate::payment_id::PaymentId;
 use decide::Space;
 use ops::{Answer, Reply};
 pub use ops::{Delivery, Found, Op, Shared};
@@ -306,7 +306,7 @@ impl Writer {
         }
     }
 
-    fn delivery<T>(&self, rid: Rid, value: T) -> Delivery<T> {
+    fn delivery<T>(&self, rid: PaymentId, value: T) -> Delivery<T> {
         Delivery::of(rid, value, self.shared.clone(), self.wake.clone())
     }
 

@@ -5,6 +5,7 @@
 pub mod exchange;
 pub mod failure;
 pub mod form;
+pub mod issuer;
 pub mod login;
 mod outgoing;
 

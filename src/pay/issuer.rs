@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::account::{Account, AccountMark};
 use crate::assets::{Asset, Mode};
-use crate::ledger::{By, Payment, Reservation, Rid};
+use crate::ledger::{By, Payment, PaymentId, Reservation};
 use crate::stripe::{
     Currency, Effect, Fault, Issued, Order, PaymentMethod, Profile, Reason, Status, Stripe, StripeError, TokenId,
 };
@@ -33,7 +33,7 @@ pub struct Issuer {
     payment_method: PaymentMethod,
     tokens: Tokens,
     /// Payments that wait for another key, told once each.
-    told: Mutex<BTreeSet<Rid>>,
+    told: Mutex<BTreeSet<PaymentId>>,
 }
 
 /// Why there is no token to send.
@@ -81,7 +81,7 @@ pub struct Untold {
 
 /// What a token was ordered for, as the books have it.
 struct Ordered {
-    rid: Rid,
+    rid: PaymentId,
     payment_method: PaymentMethod,
     currency: Currency,
     amount: u64,
@@ -291,7 +291,14 @@ fn standing(issued: &Issued) -> Standing {
 }
 
 impl Ordered {
-    fn of(rid: Rid, from: &Account, asset: Asset, amount: u128, expires_at: u64, payee: &Account) -> Option<Self> {
+    fn of(
+        rid: PaymentId,
+        from: &Account,
+        asset: Asset,
+        amount: u128,
+        expires_at: u64,
+        payee: &Account,
+    ) -> Option<Self> {
         let Asset::Fiat(_, currency) = asset else {
             return None;
         };

@@ -17,7 +17,7 @@ use crate::challenge::Offer;
 use crate::consider::{self, Course, Intent};
 use crate::exchange::unreachable;
 use crate::hop::{self, Upgrading};
-use crate::ledger::{Arming, LedgerError, Reservation, ReserveError, Rid};
+use crate::ledger::{Arming, LedgerError, PaymentId, Reservation, ReserveError};
 use crate::pay::Permission;
 use crate::policy::Excess;
 use crate::prefer;
@@ -97,7 +97,7 @@ impl Purchase {
             rule: threshold.map(|threshold| threshold.rule.clone()).unwrap_or_default(),
         };
         let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
-        let hold = prefer::wait(&self.head.headers, self.proxy.config.approval.hold);
+        let hold = prefer::wait(&self.head.headers, self.proxy.config.approval.questions.hold);
         let stage = tokio::select! {
             biased;
             // The question goes on without it (Ruling 43).
@@ -295,7 +295,9 @@ impl Purchase {
                     .retryable(true)
                     .retry_after(super::STORE_RETRY)
             }
-            Over::Denied(denial) => denied(&denial, self.proxy.config.approval.deny_cooldown).approval(id, None),
+            Over::Denied(denial) => {
+                denied(&denial, self.proxy.config.approval.questions.deny_cooldown).approval(id, None)
+            }
             Over::Expired => {
                 let detail = format!(
                     "Nobody decided about question {id} in time, or what was approved was not used in time. Nothing was paid. \
@@ -389,7 +391,7 @@ fn denied(denial: &Denial, wait: Duration) -> Problem {
     Problem::new(Code::ApprovalDenied, detail).retryable(false)
 }
 
-fn run_out(id: Rid) -> Problem {
+fn run_out(id: PaymentId) -> Problem {
     let detail = format!(
         "What was approved under {id} has run out, or another request of the same terms has used it. Nothing was paid for this \
          one. The same request again asks anew."

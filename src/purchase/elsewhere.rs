@@ -11,7 +11,7 @@ use super::{Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
 use crate::assets::Asset;
 use crate::bkey::Purpose;
-use crate::ledger::{By, LedgerError, Outcome, Reservation, Rid};
+use crate::ledger::{By, LedgerError, Outcome, PaymentId, Reservation};
 use crate::pay::{Left, Made, NotMade, Ordered, Permission, SignerFault, Waiting};
 use crate::prefer;
 use crate::presentation::Answer;
@@ -61,7 +61,7 @@ impl Purchase {
     ) -> Result<(Reservation, Option<Made>), NotReady> {
         let (rid, id) = (reservation.rid(), waiting.id().to_owned());
         tracing::info!(payment = %rid, authorization = id, "BKey has a person confirm it");
-        let hold = Instant::now() + prefer::wait(&self.head.headers, self.proxy.config.approval.hold);
+        let hold = Instant::now() + prefer::wait(&self.head.headers, self.proxy.config.approval.questions.hold);
         let now = || self.proxy.clock.now();
         let waited = tokio::select! {
             biased;
@@ -228,13 +228,13 @@ impl Purchase {
         }
     }
 
-    pub(super) async fn in_doubt(&self, rid: Rid, valid_before: u64, why: &'static str) {
+    pub(super) async fn in_doubt(&self, rid: PaymentId, valid_before: u64, why: &'static str) {
         self.remember(rid, valid_before);
         self.finish(rid, Outcome::Unknown { why, tx: None }).await;
     }
 
     /// The same request again is told of the doubt, and orders nothing (Ruling 4).
-    fn remember(&self, rid: Rid, valid_before: u64) {
+    fn remember(&self, rid: PaymentId, valid_before: u64) {
         let (_, fingerprint) = self.identity();
         let told = (rid, fingerprint.bytes(), valid_before);
         self.proxy.doubts.remember(std::iter::once(told));

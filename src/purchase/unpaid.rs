@@ -4,7 +4,7 @@ use super::{NotBought, Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
 use crate::challenge::Why;
 use crate::consider;
-use crate::ledger::{Outcome, Reservation, ReserveError, Rid};
+use crate::ledger::{Outcome, PaymentId, Reservation, ReserveError};
 use crate::pay::{Left, PayError};
 use crate::policy::Refusal;
 use crate::repeat::keyed::already_paid;
@@ -70,7 +70,7 @@ impl Purchase {
         problem.into()
     }
 
-    fn waits(&self, rid: Rid) -> bool {
+    fn waits(&self, rid: PaymentId) -> bool {
         let questions = self.proxy.questions.as_ref();
         questions.is_some_and(|questions| questions.holds(rid))
     }

@@ -10,12 +10,12 @@ use super::{Ask, Over, Questions, Row, Stage};
 use crate::approval::Question;
 use crate::approve::Denial;
 use crate::approve::operator::{NotTaken, Operator};
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// A question as `bursar pending` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Pending {
-    pub id: Rid,
+    pub id: PaymentId,
     pub agent: String,
     pub approver: String,
     /// Who carries the question, as bursar.toml names it: `operator` is asked by `bursar pending` itself.
@@ -60,7 +60,7 @@ impl Questions {
     }
 
     /// The operator's word; answered when it is in the books.
-    pub async fn approve(&self, id: Rid, code: &str, by: String) -> Result<(), NotAnswered> {
+    pub async fn approve(&self, id: PaymentId, code: &str, by: String) -> Result<(), NotAnswered> {
         let operator = self.operator()?;
         if self.row(id).is_some_and(|row| row.owners.contains(&by)) {
             return Err(NotAnswered::Owner(by));
@@ -70,7 +70,7 @@ impl Questions {
     }
 
     /// Also what was approved and not used yet.
-    pub async fn deny(&self, id: Rid, why: String, by: String) -> Result<(), NotAnswered> {
+    pub async fn deny(&self, id: PaymentId, why: String, by: String) -> Result<(), NotAnswered> {
         let operator = self.operator()?;
         if let Some(taken) = self.row(id).and_then(|row| self.watching(row).take()) {
             let denial = Denial {
@@ -91,7 +91,7 @@ impl Questions {
         self.0.operator.as_deref().ok_or(NotAnswered::OtherBackend(name))
     }
 
-    async fn answered(&self, id: Rid) -> Result<(), NotAnswered> {
+    async fn answered(&self, id: PaymentId) -> Result<(), NotAnswered> {
         let Some(row) = self.row(id) else {
             return Err(NotTaken::NotOpen(id).into());
         };
@@ -118,7 +118,7 @@ impl Questions {
         }
     }
 
-    fn row(&self, id: Rid) -> Option<Arc<Row>> {
+    fn row(&self, id: PaymentId) -> Option<Arc<Row>> {
         self.state().live.values().find(|row| row.id == id).cloned()
     }
 }

@@ -15,7 +15,7 @@ use super::{Ask, Denied, Over, Questions, Row, Stage, Taken, later, until};
 use crate::approval::{Intent, Question};
 use crate::approve::{Asked, Denial, Failure};
 use crate::ledger::{
-    ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Hold, LedgerError, Outcome, Requested, Rid,
+    ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Hold, LedgerError, Outcome, PaymentId, Requested,
 };
 
 impl Questions {
@@ -140,7 +140,7 @@ impl Questions {
             drop(decided.await);
         };
         tokio::select! {
-            _ = self.0.notify.tell(&row.asks[place].question, row.ends) => {}
+            _ = self.0.notifier.notify(&row.asks[place].question, row.ends) => {}
             () = decided => {}
             () = self.0.stop.cancelled() => {}
         }
@@ -303,7 +303,7 @@ impl Questions {
         }
     }
 
-    async fn give_up(&self, id: Rid, rid: Rid, why: &str) {
+    async fn give_up(&self, id: PaymentId, rid: PaymentId, why: &str) {
         let step = ApprovalStep::Expired {
             id,
             why: why.to_owned(),
@@ -314,7 +314,7 @@ impl Questions {
         self.release(rid, "approval-failed").await;
     }
 
-    async fn release(&self, rid: Rid, why: &'static str) {
+    async fn release(&self, rid: PaymentId, why: &'static str) {
         if let Err(error) = self.0.ledger.finish(rid, Outcome::Released { why }).await {
             tracing::error!(payment = %rid, %error, "the held money is not given back; the next start does it");
         }

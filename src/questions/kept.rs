@@ -12,12 +12,12 @@ use serde_json::Value;
 use crate::approval::{Evidence, Intent, Question};
 use crate::approve::Asked;
 use crate::home::{self, HomeError, Readers};
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// One payment's question, as it lies on the disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Kept {
-    pub id: Rid,
+    pub id: PaymentId,
     pub agent: String,
     pub backend: String,
     pub asked_at: Timestamp,
@@ -45,7 +45,7 @@ pub struct Kept {
 /// The question as one person has it, and the answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeptAsk {
-    pub id: Rid,
+    pub id: PaymentId,
     pub approver: String,
     pub code: String,
     /// What the approver was shown.
@@ -93,12 +93,12 @@ impl Kept {
 }
 
 /// `None`: there is none of this id, or it cannot be read.
-pub fn read(folder: &Path, id: Rid) -> Option<Kept> {
+pub fn read(folder: &Path, id: PaymentId) -> Option<Kept> {
     look(folder, id).ok().flatten()
 }
 
 /// `Ok(None)`: there is none of this id. `Err` says why the one that is there cannot be read.
-pub fn look(folder: &Path, id: Rid) -> Result<Option<Kept>, String> {
+pub fn look(folder: &Path, id: PaymentId) -> Result<Option<Kept>, String> {
     let path = path(folder, id);
     let text = match home::read_secret(&path) {
         Ok(text) => text,
@@ -132,7 +132,7 @@ fn parse(text: &str) -> serde_json::Result<Kept> {
     Kept::deserialize(kept)
 }
 
-fn path(folder: &Path, id: Rid) -> PathBuf {
+fn path(folder: &Path, id: PaymentId) -> PathBuf {
     folder.join(format!("{id}.json"))
 }
 

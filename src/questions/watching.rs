@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::{Over, Questions, Row, Stage};
 use crate::approval::Intent;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// The books and the backend have so long to take a question, before its agent is told to come back.
 const PUTTING: Duration = Duration::from_secs(15);
@@ -28,7 +28,7 @@ pub struct Taken {
 }
 
 impl Watching {
-    pub fn id(&self) -> Rid {
+    pub fn id(&self) -> PaymentId {
         self.row.id
     }
 
@@ -76,7 +76,7 @@ impl Watching {
 }
 
 impl Taken {
-    pub fn id(&self) -> Rid {
+    pub fn id(&self) -> PaymentId {
         self.row.id
     }
 

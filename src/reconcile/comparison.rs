@@ -10,7 +10,7 @@ use super::pass::{OnProgress, Reconciler};
 use super::report::{Finding, OutflowLine, PaymentLine, Report};
 use super::testimony::Facts;
 use crate::ledger::findings::Findings;
-use crate::ledger::{By, LedgerError, Payment, Rid, State};
+use crate::ledger::{By, LedgerError, Payment, PaymentId, State};
 
 /// Findings on record are told again for as long as the ledger waits for the chain's word.
 const BY_DEFAULT: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -19,7 +19,7 @@ const BY_DEFAULT: SignedDuration = SignedDuration::from_hours(7 * 24);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     /// Only these; empty: every payment that waits for the chain's word, and the wallet's transfers.
-    pub ids: Vec<Rid>,
+    pub ids: Vec<PaymentId>,
     /// Also what was settled by a merchant's word since then, however long ago; and findings on record since then.
     pub since: Option<Timestamp>,
 }
@@ -33,7 +33,7 @@ pub enum Unable {
     )]
     NoNodes,
     #[error("no payment has the id {0}; `bursar payments list` shows all")]
-    NoPayment(Rid),
+    NoPayment(PaymentId),
     #[error("{0}")]
     Failed(String),
 }
@@ -78,7 +78,7 @@ impl Reconciler {
             .into_iter()
             .filter(|payment| payment.state == State::Unknown)
             .collect();
-        let mut settled: BTreeSet<Rid> = self.ledger.unconfirmed().await.map_err(failed)?.into_iter().collect();
+        let mut settled: BTreeSet<PaymentId> = self.ledger.unconfirmed().await.map_err(failed)?.into_iter().collect();
         if let Some(since) = question.since {
             let of_then = findings.unheard.iter().filter(|(_, at)| **at >= since);
             settled.extend(of_then.map(|(rid, _)| *rid));
@@ -92,7 +92,7 @@ impl Reconciler {
 
     /// Findings that the books have already: they are true until somebody has acted on them.
     async fn add_recorded(&self, report: &mut Report, findings: &Findings, since: Timestamp) -> Result<(), Unable> {
-        let told: BTreeSet<Rid> = report.payments.iter().map(|line| line.id).collect();
+        let told: BTreeSet<PaymentId> = report.payments.iter().map(|line| line.id).collect();
         let recent = findings.disputes.iter().filter(|(_, at)| **at >= since);
         for rid in recent.map(|(rid, _)| *rid).filter(|rid| !told.contains(rid)) {
             // One that was in doubt may have been resolved since, by a person who knows.
@@ -112,7 +112,7 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn payment_of(&self, rid: Rid) -> Result<Option<Payment>, Unable> {
+    async fn payment_of(&self, rid: PaymentId) -> Result<Option<Payment>, Unable> {
         let payment = self.ledger.get(rid).await;
         payment.map_err(|error| Unable::Failed(error.to_string()))
     }

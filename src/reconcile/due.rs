@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// Payments per pass.
 const BATCH: usize = 100;
@@ -13,7 +13,7 @@ const SELDOM_S: u64 = 3600;
 
 #[derive(Default)]
 pub struct Due {
-    asks: BTreeMap<Rid, Ask>,
+    asks: BTreeMap<PaymentId, Ask>,
     /// By how much final blocks lag behind: nothing can be told earlier about a payment that is new.
     lag: u64,
 }
@@ -40,7 +40,7 @@ pub enum Next {
 
 impl Due {
     /// The payments to ask about now, earliest first, at most a batch. Those that do not wait any more are forgotten.
-    pub fn batch(&mut self, waiting: &[Rid], now: u64) -> Vec<Rid> {
+    pub fn batch(&mut self, waiting: &[PaymentId], now: u64) -> Vec<PaymentId> {
         let mut asks = BTreeMap::new();
         for rid in waiting {
             let made_at = rid.made_at().and_then(|at| u64::try_from(at.as_second()).ok());
@@ -51,7 +51,7 @@ impl Due {
             asks.insert(*rid, self.asks.get(rid).copied().unwrap_or(first));
         }
         self.asks = asks;
-        let mut due: Vec<(u64, Rid)> = self
+        let mut due: Vec<(u64, PaymentId)> = self
             .asks
             .iter()
             .filter(|(_, ask)| ask.at <= now)
@@ -63,7 +63,7 @@ impl Due {
     }
 
     /// What came of asking.
-    pub fn again(&mut self, rid: Rid, next: Next, now: u64) {
+    pub fn again(&mut self, rid: PaymentId, next: Next, now: u64) {
         let Some(ask) = self.asks.get_mut(&rid) else { return };
         *ask = match next {
             Next::At(at) if at <= now.saturating_add(wait(ask.looks)) => Ask {
@@ -105,15 +105,15 @@ mod tests {
 
     const NOW: u64 = 1_795_000_000;
 
-    fn made(seconds_ago: u64, number: u8) -> Rid {
+    fn made(seconds_ago: u64, number: u8) -> PaymentId {
         let at = i64::try_from(NOW - seconds_ago).unwrap();
-        Rid::new(Timestamp::from_second(at).unwrap(), [number; 10])
+        PaymentId::new(Timestamp::from_second(at).unwrap(), [number; 10])
     }
 
     #[test]
     fn a_batch_is_the_hundred_that_have_waited_longest() {
         let mut due = Due::default();
-        let all: Vec<Rid> = (0..=250).rev().map(|ago| made(ago, 1)).collect();
+        let all: Vec<PaymentId> = (0..=250).rev().map(|ago| made(ago, 1)).collect();
         let mut asked = Vec::new();
         for size in [100, 100, 51, 0] {
             let batch = due.batch(&all, NOW);

@@ -11,7 +11,7 @@ use super::due::{Due, Next};
 use super::pass::{Heads, Reconciler};
 use super::report::{Finding, PaymentLine};
 use super::testimony::{Facts, Head};
-use crate::ledger::{LedgerError, Payment, Rid, State};
+use crate::ledger::{LedgerError, Payment, PaymentId, State};
 
 /// How often it looks whether anything is due. That asks the ledger's memory, and no node.
 const LOOK: Duration = Duration::from_secs(3);
@@ -90,12 +90,12 @@ impl Keeper {
     async fn batch(&mut self) -> Result<usize, LedgerError> {
         let reconciler = self.reconciler.clone();
         let open = reconciler.ledger.open_items().await?;
-        let mut unknown: HashMap<Rid, Payment> = open
+        let mut unknown: HashMap<PaymentId, Payment> = open
             .into_iter()
             .filter(|payment| payment.state == State::Unknown)
             .map(|payment| (payment.rid(), payment))
             .collect();
-        let mut waiting: Vec<Rid> = unknown.keys().copied().collect();
+        let mut waiting: Vec<PaymentId> = unknown.keys().copied().collect();
         waiting.extend(reconciler.ledger.unconfirmed().await?);
         waiting.extend(reconciler.issuer.iter().flat_map(|issuer| issuer.tokens().watched()));
         let now = reconciler.now();

@@ -21,7 +21,7 @@ use crate::assets::Network;
 use crate::clock::SharedClock;
 use crate::doubts::{Doubts, Withdrawal, Withdrawn};
 use crate::home::Home;
-use crate::ledger::{self, By, Ledger, LedgerError, Outcome, Payment, Rid, State};
+use crate::ledger::{self, By, Ledger, LedgerError, Outcome, Payment, PaymentId, State};
 use crate::money::Atoms;
 use crate::pay::Issuer;
 use crate::rpc::Node;
@@ -56,7 +56,7 @@ pub struct Reconciler {
 /// What people should hear of at once. It is in the books already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    Disputed { rid: Rid, why: String },
+    Disputed { rid: PaymentId, why: String },
     Outflow(ledger::Outflow),
 }
 

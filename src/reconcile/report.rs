@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::assets;
-use crate::ledger::{Outflow, Payment, Rid, State};
+use crate::ledger::{Outflow, Payment, PaymentId, State};
 use crate::money::Atoms;
 
 /// Everything that one comparison had to say.
@@ -37,7 +37,7 @@ pub enum Finding {
 /// One payment. Amounts are strings, times RFC 3339 UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentLine {
-    pub id: Rid,
+    pub id: PaymentId,
     pub finding: Finding,
     pub before: State,
     pub after: State,

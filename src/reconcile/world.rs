@@ -13,7 +13,7 @@ use crate::clock::{Clock, ManualClock, SharedClock};
 use crate::doubts::Doubts;
 use crate::home::Home;
 use crate::ledger::memory::Memory;
-use crate::ledger::{Arm, By, Embedded, Hold, Ledger, Options, Outcome, Reserve, Rid, State, Terms};
+use crate::ledger::{Arm, By, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reserve, State, Terms};
 use crate::money::{Atoms, MicroUsd};
 use crate::policy::budget::{Charge, Excess, Unit, Window};
 use crate::rpc::fake::chain::{Chain, cashing};
@@ -118,10 +118,10 @@ impl World {
         &*self.reconciler.ledger
     }
 
-    pub async fn armed(&self, n: u8) -> Rid {
+    pub async fn armed(&self, n: u8) -> PaymentId {
         let now = self.clock.now();
         let hold = Hold {
-            rid: Rid::new(now, [n; 10]),
+            rid: PaymentId::new(now, [n; 10]),
             agent: "research".into(),
             group: None,
             host: "api.example.com".into(),
@@ -163,7 +163,7 @@ impl World {
         self.ledger().reserve(Reserve { hold, arm }).await.unwrap().rid()
     }
 
-    pub async fn unknown(&self, n: u8) -> Rid {
+    pub async fn unknown(&self, n: u8) -> PaymentId {
         let rid = self.armed(n).await;
         let outcome = Outcome::Unknown {
             why: "answer-lost",
@@ -173,7 +173,7 @@ impl World {
         rid
     }
 
-    pub async fn settled(&self, n: u8) -> Rid {
+    pub async fn settled(&self, n: u8) -> PaymentId {
         let rid = self.armed(n).await;
         let (by, tx) = (By::Merchant, Some(B256::repeat_byte(n).to_string()));
         self.ledger().finish(rid, Outcome::Settled { by, tx }).await.unwrap();
@@ -187,7 +187,7 @@ impl World {
         chain.mine((10_000 + at) / 2, B256::repeat_byte(n), asset().address, &events);
     }
 
-    pub async fn stands(&self, rid: Rid) -> (State, Option<By>) {
+    pub async fn stands(&self, rid: PaymentId) -> (State, Option<By>) {
         let payment = self.ledger().get(rid).await.unwrap().unwrap();
         (payment.state, payment.by)
     }

@@ -19,7 +19,7 @@ use crate::doubts::{Asked, Fingerprint, Paid};
 use crate::exchange::unreachable;
 use crate::hop::{self, Upgrading};
 use crate::idempotency::{Claim, Claimed, Key};
-use crate::ledger::{KeyHold, LedgerError, Payment, Rid, State};
+use crate::ledger::{KeyHold, LedgerError, Payment, PaymentId, State};
 use crate::presentation::Answer;
 use crate::proxy::Proxy;
 use crate::upstream::{Lane, stream};
@@ -187,7 +187,7 @@ fn is_of(fingerprint: Fingerprint, hold: &KeyHold) -> bool {
     fingerprint.bytes() == hold.fingerprint
 }
 
-fn reused(rid: Rid) -> Problem {
+fn reused(rid: PaymentId) -> Problem {
     let detail = format!(
         "Payment {rid} was made for another request under this Idempotency-Key. Nothing was forwarded or paid for this one. \
          Use a key of its own for each request; a key stays taken for 24 hours after its payment."
@@ -195,7 +195,7 @@ fn reused(rid: Rid) -> Problem {
     Problem::new(Code::IdempotencyKeyReused, detail).retryable(false)
 }
 
-fn under_way(rid: Rid) -> Problem {
+fn under_way(rid: PaymentId) -> Problem {
     let detail = format!(
         "Payment {rid} under this Idempotency-Key is under way, and its answer has not ended yet. Ask again; nothing else is \
          paid under this key."
@@ -203,7 +203,7 @@ fn under_way(rid: Rid) -> Problem {
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(true)
 }
 
-fn in_doubt(rid: Rid) -> Problem {
+fn in_doubt(rid: PaymentId) -> Problem {
     let detail = format!(
         "Payment {rid} under this Idempotency-Key was sent, and whether it was taken is not known. It stays counted. Nothing \
          else is paid under this key for 24 hours, unless `bursar payments resolve {rid}` or the chain says that it is dead."
@@ -211,7 +211,7 @@ fn in_doubt(rid: Rid) -> Problem {
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(false)
 }
 
-fn not_delivered(rid: Rid) -> Problem {
+fn not_delivered(rid: PaymentId) -> Problem {
     let detail = format!(
         "Payment {rid} under this Idempotency-Key is settled by the merchant's word, but its answer did not arrive whole. Ask \
          the merchant with the transaction that `bursar payments show {rid}` names. Nothing else is paid under this key for 24 \
@@ -223,7 +223,7 @@ fn not_delivered(rid: Rid) -> Problem {
 }
 
 /// The site wants money again for what was paid once; nothing is left to present.
-pub fn already_paid(rid: Rid, payment: Option<&Payment>) -> Problem {
+pub fn already_paid(rid: PaymentId, payment: Option<&Payment>) -> Problem {
     let settled = payment.filter(|payment| payment.state == State::Settled);
     let known = match settled {
         Some(_) => "It is settled, and the site asks for money again",

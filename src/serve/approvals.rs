@@ -76,7 +76,7 @@ pub(super) async fn open_questions(
         }
     };
     home::create_folder(&around.folder)?;
-    let questions = Questions::new(asks, config.approval.clone(), around);
+    let questions = Questions::new(asks, config.approval.questions.clone(), around);
     match questions.resume().await {
         Ok(()) => {}
         // A database that is away refuses payments, and tells this when it is back.

@@ -33,7 +33,7 @@ pub use order::Order;
 pub use service::{ApiBase, ApiVersion, Endpoint, ServiceError};
 
 use crate::account::AccountMark;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 use crate::post::{self, SendError};
 use crate::tls::upstream::UpstreamTls;
 
@@ -108,7 +108,7 @@ impl Stripe {
         same_token(self.call(call, None).await?, id)
     }
 
-    async fn call(&self, call: Call, idempotency_key: Option<Rid>) -> Result<Issued, StripeError> {
+    async fn call(&self, call: Call, idempotency_key: Option<PaymentId>) -> Result<Issued, StripeError> {
         let (status, body) = self.exchange(call, idempotency_key).await?;
         let Some(issued) = Issued::parse(&body, self.settings.endpoint) else {
             return Err(StripeError::Unreadable {
@@ -125,7 +125,11 @@ impl Stripe {
     }
 
     /// The body of a 200, or the error that another answer or none stands for.
-    async fn exchange(&self, call: Call, idempotency_key: Option<Rid>) -> Result<(StatusCode, Bytes), StripeError> {
+    async fn exchange(
+        &self,
+        call: Call,
+        idempotency_key: Option<PaymentId>,
+    ) -> Result<(StatusCode, Bytes), StripeError> {
         let deadline = Instant::now() + self.settings.patience;
         let request = self
             .request(call, idempotency_key)
@@ -150,7 +154,7 @@ impl Stripe {
         }
     }
 
-    fn request(&self, call: Call, idempotency_key: Option<Rid>) -> Option<Request<Bytes>> {
+    fn request(&self, call: Call, idempotency_key: Option<PaymentId>) -> Option<Request<Bytes>> {
         let mut request = Request::builder()
             .method(call.method)
             .uri(call.path)

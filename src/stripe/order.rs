@@ -4,13 +4,13 @@ use http::Method;
 
 use super::names::{Currency, PaymentMethod, Profile, TokenId};
 use super::service::Endpoint;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 /// One token: for one seller, one currency, one amount, until one moment. Everything in it was checked and reserved before.
 pub struct Order<'a> {
     /// The payment id (Ruling 8). The same order under the same key gives the same token; repeat it within 20 h of the first
     /// try only (Ruling 14).
-    pub idempotency_key: Rid,
+    pub idempotency_key: PaymentId,
     pub payment_method: &'a PaymentMethod,
     pub currency: Currency,
     /// In minor units: the amount that was checked, nothing larger (mpp §6.2).
@@ -125,7 +125,7 @@ mod tests {
             let payment_method = PaymentMethod::parse(text("paymentMethod")).unwrap();
             let seller = Profile::parse(text("networkId")).unwrap();
             let order = Order {
-                idempotency_key: Rid::new(Timestamp::UNIX_EPOCH, [0; 10]),
+                idempotency_key: PaymentId::new(Timestamp::UNIX_EPOCH, [0; 10]),
                 payment_method: &payment_method,
                 currency: Currency::parse(text("currency")).unwrap(),
                 max_amount: text("amount").parse().unwrap(),

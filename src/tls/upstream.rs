@@ -58,10 +58,7 @@ pub struct UpstreamTls {
 impl UpstreamTls {
     /// `patience` bounds one handshake (`[timeouts] tls_s`).
     pub fn new(trust: &Trust, patience: Duration) -> Result<Self, TrustError> {
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(trust)?)
-            .with_no_client_auth();
+        let mut config = client_config(roots(trust)?)?;
         config.resumption = Resumption::in_memory_sessions(REMEMBERED_SESSIONS);
         Ok(Self {
             // The sessions are shared; an offer that does not fit a session's protocol is settled by the origin anew.
@@ -103,6 +100,14 @@ impl UpstreamTls {
     pub fn config(&self, offer: AlpnOffer) -> Arc<ClientConfig> {
         self.configs[offer as usize].clone()
     }
+}
+
+/// A client that accepts what `roots` vouch for, and shows no certificate of its own.
+pub fn client_config(roots: RootCertStore) -> Result<ClientConfig, TrustError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
 
 /// Nobody but who stands in a PEM file.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bursar::approval::{Intent, Question, intent};
 use bursar::approve::ciba::Ciba;
-use bursar::approve::ciba::discovery::{Issuer, PlainHttp};
 use bursar::approve::ciba::settings::{
     AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style,
 };
@@ -14,7 +13,8 @@ use bursar::approve::tokens::Tokens;
 use bursar::approve::{Asked, Backend, Failure, Standing};
 use bursar::challenge;
 use bursar::clock::SystemClock;
-use bursar::ledger::Rid;
+use bursar::ledger::PaymentId;
+use bursar::oauth::issuer::{Issuer, PlainHttp};
 use bursar::tls::upstream::{Trust, UpstreamTls};
 use jiff::Timestamp;
 use serde_json::json;
@@ -44,7 +44,7 @@ pub fn question() -> Question {
     };
     let intent = Intent::of(&asked, &challenge.offers[0]);
     Question {
-        id: Rid::new(Timestamp::now(), [7; 10]),
+        id: PaymentId::new(Timestamp::now(), [7; 10]),
         sentence: intent.sentence("12.50"),
         compact: intent.compact("12.50"),
         usd_cents: 1250,

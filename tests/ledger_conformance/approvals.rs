@@ -1,6 +1,6 @@
 use bursar::ledger::{
-    ApprovalError, ApprovalState, ApprovalStep, Approvals, Arming, Denied, LedgerError, Outcome, Requested, Reserve,
-    ReserveError, Rid, State,
+    ApprovalError, ApprovalState, ApprovalStep, Approvals, Arming, Denied, LedgerError, Outcome, PaymentId, Requested,
+    Reserve, ReserveError, State,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,7 +14,7 @@ fn now(engine: &Engine) -> Timestamp {
     bursar::clock::Clock::now(&*engine.world.clock)
 }
 
-fn arming(purchase: &Reserve, approval: Option<Rid>) -> Arming {
+fn arming(purchase: &Reserve, approval: Option<PaymentId>) -> Arming {
     Arming {
         arm: purchase.arm.clone(),
         charges: purchase.hold.charges.clone(),
@@ -32,7 +32,7 @@ async fn asked(engine: &Engine, intent: u8) -> (Reserve, Requested) {
     (purchase, requested)
 }
 
-async fn live(engine: &Engine) -> Vec<(Rid, Rid, ApprovalState)> {
+async fn live(engine: &Engine) -> Vec<(PaymentId, PaymentId, ApprovalState)> {
     let approvals = engine.ledger.approvals().await.unwrap();
     let rows = approvals.live.into_iter().map(|row| (row.id, row.rid, row.state));
     rows.collect()

@@ -63,9 +63,15 @@ async fn connected(
     hear: Option<Alarms>,
 ) -> bursar::ledger::Postgres {
     let access = bursar::ledger::Access {
-        place: bursar::config::operator::Place::parse(&database.url()).unwrap(),
+        database: bursar::ledger::database_url::DatabaseUrl::parse(&database.url()).unwrap(),
         password: None,
-        roots: rustls::RootCertStore::empty(),
+        tls: rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
+            rustls::crypto::aws_lc_rs::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth(),
     };
     let mut options = world.options();
     options.alarms = hear.unwrap_or(options.alarms);

@@ -1,6 +1,6 @@
 //! Random histories, against a model that keeps every payment and adds up anew each time.
 
-use bursar::ledger::{Arming, By, Outcome, ReserveError, Rid, State};
+use bursar::ledger::{Arming, By, Outcome, PaymentId, ReserveError, State};
 use bursar::money::Atoms;
 use bursar::policy::budget::{Charge, Rolling, Unit, Window};
 use proptest::prelude::*;
@@ -33,7 +33,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 struct Paid {
-    rid: Rid,
+    rid: PaymentId,
     which: usize,
     amount: u128,
     bucket: u64,

@@ -1,4 +1,6 @@
-use bursar::ledger::{Arming, By, Event, Finding, LedgerError, Outcome, Reserve, ReserveError, Resolution, Rid, State};
+use bursar::ledger::{
+    Arming, By, Event, Finding, LedgerError, Outcome, PaymentId, Reserve, ReserveError, Resolution, State,
+};
 use bursar::money::Atoms;
 use bursar::policy::budget::{Charge, Rolling, Unit, Window};
 
@@ -22,7 +24,7 @@ fn released() -> Outcome {
     Outcome::Released { why: "denied" }
 }
 
-async fn armed(engine: &Engine) -> Rid {
+async fn armed(engine: &Engine) -> PaymentId {
     let reserved = engine.ledger.reserve(engine.world.purchase(100 * CENT)).await;
     reserved.unwrap().rid()
 }
@@ -41,7 +43,7 @@ fn arming(purchase: &Reserve, charges: Vec<Charge>) -> Arming {
     }
 }
 
-async fn state(engine: &Engine, rid: Rid) -> State {
+async fn state(engine: &Engine, rid: PaymentId) -> State {
     engine.ledger.get(rid).await.unwrap().unwrap().state
 }
 
@@ -278,7 +280,7 @@ fn taken(atoms: u128) -> Outcome {
     Outcome::Taken { by, tx, taken }
 }
 
-async fn found(engine: &Engine, rid: Rid, atoms: u128) -> Finding {
+async fn found(engine: &Engine, rid: PaymentId, atoms: u128) -> Finding {
     Finding::Taken {
         by: By::Chain,
         tx: None,
@@ -388,7 +390,7 @@ pub async fn open_payments_are_listed_oldest_first(engine: Engine) {
     let ended = armed(&engine).await;
     engine.ledger.finish(ended, settled()).await.unwrap();
     let open = engine.ledger.open_items().await.unwrap();
-    let rids: Vec<Rid> = open.iter().map(|payment| payment.reserved.rid).collect();
+    let rids: Vec<PaymentId> = open.iter().map(|payment| payment.reserved.rid).collect();
     assert_eq!(rids, [first, second, third]);
 }
 

@@ -1,6 +1,6 @@
 //! What a person's leave does to the counters: it lets one payment pass a limit, and begins the count since the last approval anew.
 
-use bursar::ledger::{ApprovalError, ApprovalStep, Arming, Outcome, ReserveError, Rid};
+use bursar::ledger::{ApprovalError, ApprovalStep, Arming, Outcome, PaymentId, ReserveError};
 use bursar::policy::budget::{Charge, Excess, Unit, Window};
 use jiff::SignedDuration;
 
@@ -32,7 +32,12 @@ fn since(excess: Excess, start: &str, amount: u128) -> Charge {
 }
 
 /// One payment with a person's leave, asked about with what `held` is charged and made with what `charges` are.
-async fn approved(engine: &Engine, replay: u8, held: Vec<Charge>, charges: Vec<Charge>) -> Result<Rid, ReserveError> {
+async fn approved(
+    engine: &Engine,
+    replay: u8,
+    held: Vec<Charge>,
+    charges: Vec<Charge>,
+) -> Result<PaymentId, ReserveError> {
     let purchase = engine.world.charged(held);
     engine.ledger.hold(purchase.hold.clone()).await?;
     let requested = engine.world.question(&purchase.hold, replay);

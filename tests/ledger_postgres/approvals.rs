@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bursar::ledger::{
-    ApprovalError, ApprovalState, ApprovalStep, Approvals, Arming, Event, Ledger, LedgerError, Outcome, Postgres,
-    Requested, Reserve, ReserveError, Rid, State, read_payments,
+    ApprovalError, ApprovalState, ApprovalStep, Approvals, Arming, Event, Ledger, LedgerError, Outcome, PaymentId,
+    Postgres, Requested, Reserve, ReserveError, State, read_payments,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
@@ -27,7 +27,7 @@ fn refused(error: ApprovalError) -> Result<(), LedgerError> {
     Err(LedgerError::Approval(error))
 }
 
-fn arming(purchase: &Reserve, approval: Rid) -> Arming {
+fn arming(purchase: &Reserve, approval: PaymentId) -> Arming {
     Arming {
         arm: purchase.arm.clone(),
         charges: purchase.hold.charges.clone(),
@@ -43,20 +43,20 @@ async fn held(world: &World, node: &Postgres, intent: u8) -> (Reserve, Requested
     (purchase, requested)
 }
 
-async fn asked(world: &World, node: &Postgres, intent: u8) -> (Reserve, Rid) {
+async fn asked(world: &World, node: &Postgres, intent: u8) -> (Reserve, PaymentId) {
     let (purchase, requested) = held(world, node, intent).await;
     let id = requested.id;
     node.approval(ApprovalStep::Requested(requested)).await.unwrap();
     (purchase, id)
 }
 
-fn expired(id: Rid) -> ApprovalStep {
+fn expired(id: PaymentId) -> ApprovalStep {
     let why = "timeout".to_owned();
     ApprovalStep::Expired { id, why }
 }
 
 /// Ids of what waits here and elsewhere.
-async fn waiting(node: &Postgres) -> (Vec<Rid>, Vec<Rid>) {
+async fn waiting(node: &Postgres) -> (Vec<PaymentId>, Vec<PaymentId>) {
     let Approvals { live, elsewhere, .. } = node.approvals().await.unwrap();
     let ids = |rows: Vec<bursar::ledger::ApprovalRow>| rows.iter().map(|row| row.id).collect();
     (ids(live), ids(elsewhere))

@@ -10,7 +10,7 @@ mod approvals;
 mod faults;
 mod nodes;
 
-use bursar::config::operator::Place;
+use bursar::ledger::database_url::DatabaseUrl;
 use bursar::ledger::{Access, By, OpenError, Outcome, Postgres};
 use ledger_world::World;
 use postgres_cluster::Database;
@@ -19,9 +19,15 @@ const CENT: u128 = 10_000;
 
 fn access(url: &str) -> Access {
     Access {
-        place: Place::parse(url).unwrap(),
+        database: DatabaseUrl::parse(url).unwrap(),
         password: None,
-        roots: rustls::RootCertStore::empty(),
+        tls: rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
+            rustls::crypto::aws_lc_rs::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth(),
     }
 }
 

@@ -13,7 +13,9 @@ use bursar::challenge::{Clause, Rail};
 use bursar::clock::ManualClock;
 use bursar::home::{Readers, write_new};
 use bursar::ledger::journal::{Faults, Step, Verdict};
-use bursar::ledger::{ApprovalStep, Arm, Embedded, Hold, Ledger, OpenError, Options, Requested, Reserve, Rid, Terms};
+use bursar::ledger::{
+    ApprovalStep, Arm, Embedded, Hold, Ledger, OpenError, Options, PaymentId, Requested, Reserve, Terms,
+};
 use bursar::money::{Atoms, MicroUsd};
 use bursar::policy::budget::{Charge, Excess, Unit, Window};
 use jiff::{SignedDuration, Timestamp};
@@ -107,7 +109,7 @@ impl World {
         random[2..].copy_from_slice(&number.to_be_bytes());
         let asset = Asset::Token(tokens_of(Network::Eip155(84532)).next().unwrap());
         let hold = Hold {
-            rid: Rid::new(now, random),
+            rid: PaymentId::new(now, random),
             agent: "research".into(),
             group: Some("eng".into()),
             host: "api.example.com".into(),
@@ -212,7 +214,7 @@ pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) 
 }
 
 /// Evidence that is remembered for a minute longer than what it grants can be used.
-pub fn granted(id: Rid, replay: u8, use_by: Timestamp) -> ApprovalStep {
+pub fn granted(id: PaymentId, replay: u8, use_by: Timestamp) -> ApprovalStep {
     ApprovalStep::Granted {
         id,
         by: "did:x:finance".into(),

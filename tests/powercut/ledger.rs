@@ -16,7 +16,9 @@ use bursar::assets::{Asset, Network, tokens_of};
 use bursar::challenge::{Clause, Rail};
 use bursar::clock::ManualClock;
 use bursar::home::{Readers, write_new};
-use bursar::ledger::{Arm, By, Embedded, Hold, Ledger, Options, Outcome, Reserve, Rid, State, Terms, read_payments};
+use bursar::ledger::{
+    Arm, By, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reserve, State, Terms, read_payments,
+};
 use bursar::money::{Atoms, MicroUsd};
 use bursar::policy::budget::{Charge, Excess, Unit, Window};
 use jiff::Timestamp;
@@ -156,7 +158,7 @@ async fn check(dir: &Path, number: u64) -> Result<(), Failed> {
 }
 
 /// The state of every payment by the journal alone.
-fn states(dir: &Path) -> Result<HashMap<Rid, State>, Failed> {
+fn states(dir: &Path) -> Result<HashMap<PaymentId, State>, Failed> {
     let books = read_payments(dir)?;
     Ok(books
         .payments
@@ -217,10 +219,10 @@ fn outcome(n: u64) -> Outcome {
     }
 }
 
-fn rid(n: u64) -> Rid {
+fn rid(n: u64) -> PaymentId {
     let mut random = [0; 10];
     random[2..].copy_from_slice(&n.to_be_bytes());
-    Rid::new(NOON.parse().expect("a time"), random)
+    PaymentId::new(NOON.parse().expect("a time"), random)
 }
 
 fn purchase(n: u64) -> Result<Reserve, Failed> {

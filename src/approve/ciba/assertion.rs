@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::discovery::Issuer;
 use crate::clock::{self, SharedClock};
+use crate::oauth::issuer::Issuer;
 
 /// What the form field of the method says.
 pub const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -117,8 +117,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::approve::ciba::discovery::PlainHttp;
     use crate::clock::ManualClock;
+    use crate::oauth::issuer::PlainHttp;
 
     fn pem(der: &[u8]) -> String {
         let text = base64::engine::general_purpose::STANDARD.encode(der);

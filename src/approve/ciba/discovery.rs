@@ -1,36 +1,15 @@
 //! Where an identity server's endpoints are, by its own document, and which of what it says is believed (approvals digest §2.1).
 
-use std::net::IpAddr;
-
 use http::Uri;
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::settings::{AuthMethod, Delivery};
 use crate::oauth::form;
+use crate::oauth::issuer::{Issuer, UrlError};
 
 /// A document of this length is read, a longer one is not.
 pub const LONGEST_DOCUMENT: usize = 256 << 10;
-
-/// Whether plain HTTP is ever spoken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PlainHttp {
-    #[default]
-    Never,
-    /// `allow_insecure_loopback`: to this machine, where a test's server listens.
-    ToThisMachine,
-}
-
-/// Who signs approvals: https, or plain HTTP to this machine where that is allowed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issuer {
-    /// Without the slash at its end, if it had one.
-    text: String,
-    /// As the server is said to name itself.
-    written: String,
-    uri: Uri,
-    plain: PlainHttp,
-}
 
 /// What the document says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,18 +19,6 @@ pub struct Metadata {
     pub jwks: Uri,
     /// Whether the way in which we authenticate is among those that it lists.
     pub takes_our_authentication: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum UrlError {
-    #[error("this is no URL of a server such as https://api.bkey.id")]
-    NotAUrl,
-    #[error("an identity server is spoken to over https only; plain http is for this machine, where it is allowed")]
-    Plain,
-    #[error("the URL holds a name or password")]
-    UserInfo,
-    #[error("the URL has a query or a fragment")]
-    MoreThanAPath,
 }
 
 /// Why an issuer's document is not believed.
@@ -81,42 +48,6 @@ struct Document {
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
 }
 
-impl Issuer {
-    pub fn parse(text: &str, plain: PlainHttp) -> Result<Self, UrlError> {
-        let written = text.to_owned();
-        let text = text.strip_suffix('/').unwrap_or(text);
-        let uri = checked(text, plain)?;
-        if uri.query().is_some() {
-            return Err(UrlError::MoreThanAPath);
-        }
-        Ok(Self {
-            text: text.to_owned(),
-            written,
-            uri,
-            plain,
-        })
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// With the slash at its end, if it was written with one: some servers compare their own name to the byte.
-    pub fn written(&self) -> &str {
-        &self.written
-    }
-
-    /// Where its metadata is.
-    pub fn document(&self) -> Result<Uri, UrlError> {
-        let text = format!("{}/.well-known/openid-configuration", self.text);
-        text.parse().map_err(|_| UrlError::NotAUrl)
-    }
-
-    fn is(&self, text: &str) -> bool {
-        text.strip_suffix('/').unwrap_or(text) == self.text
-    }
-}
-
 impl Metadata {
     pub fn parse(
         document: &[u8],
@@ -142,10 +73,11 @@ impl Metadata {
             return Err(DiscoveryError::Delivery);
         }
         let endpoint = |member, url: &str| {
-            let uri = checked(url, issuer.plain).map_err(|why| DiscoveryError::Url { member, why })?;
+            let uri = issuer
+                .endpoint(url)
+                .map_err(|why| DiscoveryError::Url { member, why })?;
             let host = uri.host().unwrap_or_default();
-            let of_issuer = issuer.uri.host().is_some_and(|own| own.eq_ignore_ascii_case(host));
-            match of_issuer || hosts.iter().any(|other| other.eq_ignore_ascii_case(host)) {
+            match issuer.has_host(host) || hosts.iter().any(|other| other.eq_ignore_ascii_case(host)) {
                 true => Ok(uri),
                 false => Err(DiscoveryError::OtherHost { member }),
             }
@@ -171,37 +103,12 @@ impl Metadata {
     }
 }
 
-fn checked(text: &str, plain: PlainHttp) -> Result<Uri, UrlError> {
-    let uri: Uri = text.parse().map_err(|_| UrlError::NotAUrl)?;
-    let authority = uri.authority().ok_or(UrlError::NotAUrl)?;
-    if authority.as_str().contains('@') {
-        return Err(UrlError::UserInfo);
-    }
-    // `Uri` drops a fragment, so it is looked for in the text.
-    if text.contains('#') {
-        return Err(UrlError::MoreThanAPath);
-    }
-    if authority.host().is_empty() {
-        return Err(UrlError::NotAUrl);
-    }
-    match uri.scheme_str() {
-        Some("https") => Ok(uri),
-        Some("http") if plain == PlainHttp::ToThisMachine && is_this_machine(authority.host()) => Ok(uri),
-        Some("http") => Err(UrlError::Plain),
-        _ => Err(UrlError::NotAUrl),
-    }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::oauth::issuer::PlainHttp;
 
     fn document() -> Value {
         json!({
@@ -288,40 +195,5 @@ mod tests {
         let issuer = Issuer::parse("https://api.bkey.id", PlainHttp::Never).unwrap();
         let read = Metadata::parse(&bytes, &issuer, &[], Delivery::Poll, AuthMethod::Post);
         assert_eq!(read, Err(DiscoveryError::NotMetadata));
-    }
-
-    #[test]
-    fn plain_http_is_for_this_machine_and_only_where_allowed() {
-        let allowed = PlainHttp::ToThisMachine;
-        for good in [
-            "http://127.0.0.1:8420",
-            "http://[::1]:1/realm/",
-            "http://localhost:3000",
-            "https://id.test",
-        ] {
-            assert!(Issuer::parse(good, allowed).is_ok(), "{good}");
-        }
-        assert_eq!(
-            Issuer::parse("http://127.0.0.1:1", PlainHttp::Never),
-            Err(UrlError::Plain)
-        );
-        for (bad, why) in [
-            ("http://10.0.0.1", UrlError::Plain),
-            ("http://127.0.0.1.example.com", UrlError::Plain),
-            ("http://0.0.0.0:1", UrlError::Plain),
-            ("https://a@id.test", UrlError::UserInfo),
-            ("https://id.test?x", UrlError::MoreThanAPath),
-            ("https://id.test/#x", UrlError::MoreThanAPath),
-            ("ftp://127.0.0.1", UrlError::NotAUrl),
-            ("id.test", UrlError::NotAUrl),
-            ("", UrlError::NotAUrl),
-        ] {
-            assert_eq!(Issuer::parse(bad, allowed), Err(why), "{bad}");
-        }
-        let issuer = Issuer::parse("https://id.test/realms/a/", allowed).unwrap();
-        assert_eq!(
-            issuer.document().unwrap(),
-            "https://id.test/realms/a/.well-known/openid-configuration"
-        );
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::assertion::AssertionKey;
-use super::discovery::Issuer;
 pub use crate::oauth::Secret;
+use crate::oauth::issuer::Issuer;
 
 /// One identity server, and ourselves as its client.
 pub struct CibaSettings {

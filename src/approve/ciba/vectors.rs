@@ -8,15 +8,15 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::discovery::{Issuer, PlainHttp};
 use super::failure::token_rejected;
 use super::poll::{Course, Grant, Look, Step};
 use super::request::{self, Outgoing, SentDetails};
 use super::settings::{AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style};
 use crate::approval::{Intent, Question, intent};
 use crate::challenge;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 use crate::oauth::form::basic;
+use crate::oauth::issuer::{Issuer, PlainHttp};
 
 fn settings(style: Style, client_auth: fn(Secret) -> ClientAuth, client_id: &str, secret: &str) -> CibaSettings {
     CibaSettings {
@@ -61,7 +61,7 @@ fn question() -> Question {
     };
     let intent = Intent::of(&asked, &challenge.offers[0]);
     Question {
-        id: Rid::new(Timestamp::UNIX_EPOCH, [0; 10]),
+        id: PaymentId::new(Timestamp::UNIX_EPOCH, [0; 10]),
         sentence: intent.sentence("12.50"),
         compact: "12.50USD#0BY5GS4N".to_owned(),
         usd_cents: 1250,

@@ -6,7 +6,7 @@ use super::{entries, plain};
 use crate::cli::{Exit, Failure};
 use crate::dossier::{Difference, Dossier, Examined, examine};
 use crate::home::Home;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 use crate::ledger::lines::lines_about;
 use crate::questions::{self, Kept};
 
@@ -44,7 +44,7 @@ struct Books {
 }
 
 impl Shown {
-    pub(in crate::cli) fn of(home: &Home, id: Rid) -> Result<Self, Failure> {
+    pub(in crate::cli) fn of(home: &Home, id: PaymentId) -> Result<Self, Failure> {
         let lines = lines_about(home.root(), &BTreeSet::from([id]));
         let lines = lines.map_err(|error| Failure::negative(error.to_string()))?.remove(&id);
         let (kept, unreadable) = match questions::look(&home.approvals(), id) {

@@ -10,7 +10,7 @@ const ID: &str = "01a1f8b7-7082-7a04-a377-0dc81aefda02";
 fn payment(rail: &str) -> PaymentRecord {
     let time: jiff::Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
     PaymentRecord {
-        id: Rid::parse(ID).unwrap(),
+        id: PaymentId::parse(ID).unwrap(),
         state: State::Settled,
         by: None,
         agent: "research".into(),

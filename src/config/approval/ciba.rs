@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::approval::token::Alg;
-use crate::approve::ciba::discovery::{Issuer, PlainHttp};
 use crate::approve::ciba::settings::{AmountUnit, AuthMethod, BindingStyle, Delivery, EvidenceToken, Style};
 use crate::config::secret::SecretSource;
 use crate::config::section::{Entry, Section};
 use crate::host::Host;
+use crate::oauth::issuer::{Issuer, PlainHttp};
 
 /// The identity server, and ourselves as its client.
 #[derive(Clone, Debug, PartialEq, Eq)]

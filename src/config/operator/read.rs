@@ -9,7 +9,7 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::{
-    AgentPayments, Bkey, Config, DEFAULT_LISTEN, ListenerTls, Place, Proxy, RpcUrl, SharedStore, Store, Stripe,
+    AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Proxy, RpcUrl, SharedStore, Store, Stripe,
     StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
 };
 use crate::assets::{self, Network, Token};
@@ -426,9 +426,8 @@ fn store(mut section: Section<'_>, dir: &Path) -> Store {
         .as_ref()
         .and_then(|entry| secret(entry, entry.text()?, "\"env:NAME\" or \"file:PATH\""));
     let ca = ca.as_ref().and_then(|entry| path(entry, dir));
-    let place = url.text().map(Place::parse);
-    match place {
-        Some(Ok(place)) => Store::Shared(Box::new(SharedStore { place, password, ca })),
+    match url.text().map(DatabaseUrl::parse) {
+        Some(Ok(database)) => Store::Shared(Box::new(SharedStore { database, password, ca })),
         // The value is not shown: a password may stand in it.
         Some(Err(why)) => {
             url.reject::<()>(format!("store.url: {}", why.what), why.help.to_owned());

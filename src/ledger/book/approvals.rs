@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::Payment;
 use crate::ledger::entry::{ApprovalGranted, ApprovalRequested};
 use crate::ledger::model::{ApprovalError, ApprovalRow, ApprovalState, Approvals, Denied, State, Vote};
-use crate::ledger::rid::Rid;
 use crate::ledger::text::Moment;
+use crate::payment_id::PaymentId;
 
 /// What an entry changed, for the index: absolute values, as all effects.
 #[derive(Debug, Default)]
@@ -40,10 +40,10 @@ pub struct Subject {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Register {
-    rows: BTreeMap<Rid, ApprovalRow>,
+    rows: BTreeMap<PaymentId, ApprovalRow>,
     /// The approval that a payment waits for.
-    of_payment: HashMap<Rid, Rid>,
-    of_subject: HashMap<Subject, Rid>,
+    of_payment: HashMap<PaymentId, PaymentId>,
+    of_subject: HashMap<Subject, PaymentId>,
     replays: Remembered<ReplayKey>,
     denials: Remembered<Subject>,
 }
@@ -91,20 +91,22 @@ impl Register {
     }
 
     /// The approval of that id, if it has not ended.
-    pub fn live(&self, id: Rid) -> Result<&ApprovalRow, ApprovalError> {
+    pub fn live(&self, id: PaymentId) -> Result<&ApprovalRow, ApprovalError> {
         self.rows.get(&id).ok_or(ApprovalError::NotLive(id))
     }
 
     /// Whether a held payment may be armed with what is said to be its approval: one that was granted for it and is not over. One
     /// that waits for a person is not armed past them.
-    pub fn may_arm(&self, rid: Rid, approval: Option<&str>, now: Moment) -> Result<(), ApprovalError> {
+    pub fn may_arm(&self, rid: PaymentId, approval: Option<&str>, now: Moment) -> Result<(), ApprovalError> {
         let Some(text) = approval else {
             return match self.of_payment(rid) {
                 Some(row) => Err(ApprovalError::Waits { rid, id: row.id }),
                 None => Ok(()),
             };
         };
-        let row = self.of_payment(rid).filter(|row| Rid::parse(text) == Some(row.id));
+        let row = self
+            .of_payment(rid)
+            .filter(|row| PaymentId::parse(text) == Some(row.id));
         let row = row.ok_or(ApprovalError::NoneOf(rid))?;
         match row.state {
             ApprovalState::Pending { .. } => Err(ApprovalError::NotGranted(row.id)),
@@ -114,7 +116,7 @@ impl Register {
     }
 
     /// The live approval of a payment.
-    pub fn of_payment(&self, rid: Rid) -> Option<&ApprovalRow> {
+    pub fn of_payment(&self, rid: PaymentId) -> Option<&ApprovalRow> {
         self.rows.get(self.of_payment.get(&rid)?)
     }
 
@@ -154,7 +156,7 @@ impl Register {
     }
 
     /// After [`Register::live`]. Of two refusals of one subject the one that is remembered longer counts.
-    pub fn refuse(&mut self, id: Rid, until: Moment, changes: &mut ApprovalChanges) {
+    pub fn refuse(&mut self, id: PaymentId, until: Moment, changes: &mut ApprovalChanges) {
         if let Some(row) = self.end(id, changes) {
             let subject = subject_of(&row);
             let until = self.denials.end(&subject).map_or(until, |before| before.max(until));
@@ -164,7 +166,7 @@ impl Register {
     }
 
     /// Takes a row out.
-    pub fn end(&mut self, id: Rid, changes: &mut ApprovalChanges) -> Option<ApprovalRow> {
+    pub fn end(&mut self, id: PaymentId, changes: &mut ApprovalChanges) -> Option<ApprovalRow> {
         let row = self.rows.remove(&id)?;
         self.of_payment.remove(&row.rid);
         self.of_subject.remove(&subject_of(&row));
@@ -173,7 +175,7 @@ impl Register {
     }
 
     /// A payment is not held any more: armed after [`Register::may_arm`], or released.
-    pub fn leave(&mut self, rid: Rid, changes: &mut ApprovalChanges) {
+    pub fn leave(&mut self, rid: PaymentId, changes: &mut ApprovalChanges) {
         if let Some(&id) = self.of_payment.get(&rid) {
             self.end(id, changes);
         }
@@ -231,7 +233,7 @@ impl Register {
     }
 
     /// Only what concerns one payment.
-    pub fn of_alone(&self, rid: Rid) -> Self {
+    pub fn of_alone(&self, rid: PaymentId) -> Self {
         let mut alone = Self::default();
         if let Some(row) = self.of_payment(rid) {
             alone.restore_row(row.clone());

@@ -13,7 +13,13 @@ impl Book {
     }
 
     /// On shared books the counters of one log are nobody's limit: what is another's affair leaves them.
-    pub(super) fn yield_to(&mut self, rid: Rid, node: u32, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
+    pub(super) fn yield_to(
+        &mut self,
+        rid: PaymentId,
+        node: u32,
+        ts: Moment,
+        effect: &mut Effect,
+    ) -> Result<(), Illegal> {
         let mut payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
         self.book(rid, payment.windows(), Step::GiveBack)?;
         self.open.remove(&rid);

@@ -8,8 +8,8 @@ use crate::ledger::counters::Counter;
 use crate::ledger::key::KeyHold;
 use crate::ledger::model::{ApprovalRow, Denied};
 use crate::ledger::payment::{NonceKey, Payment};
-use crate::ledger::rid::Rid;
 use crate::ledger::text::{Decimal, Digest, Moment};
+use crate::payment_id::PaymentId;
 
 /// A book between two entries. What is built from it and the entries behind equals what is built from all entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,10 +21,10 @@ pub struct Kept {
     nonces: Vec<(u64, [u8; 16])>,
     /// Oldest first.
     open: Vec<Payment>,
-    unconfirmed: Vec<Rid>,
+    unconfirmed: Vec<PaymentId>,
     latest: Option<Moment>,
     /// Until when, hash over agent and key, payment, fingerprint.
-    keys: Vec<(u64, Digest, Rid, Digest)>,
+    keys: Vec<(u64, Digest, PaymentId, Digest)>,
     /// Live ones, oldest first. This and what follows is left out where there is none, as in what was kept before there were any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     approvals: Vec<ApprovalRow>,

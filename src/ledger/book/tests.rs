@@ -11,8 +11,8 @@ pub(super) fn ts(second: i64) -> Moment {
     Moment::of(jiff::Timestamp::from_second(1_795_161_600 + second).unwrap())
 }
 
-pub(super) fn rid(n: u8) -> Rid {
-    Rid::new(jiff::Timestamp::from_second(1_795_161_600).unwrap(), [n; 10])
+pub(super) fn rid(n: u8) -> PaymentId {
+    PaymentId::new(jiff::Timestamp::from_second(1_795_161_600).unwrap(), [n; 10])
 }
 
 pub(super) fn arm_of(n: u8) -> Arm {

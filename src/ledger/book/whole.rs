@@ -26,7 +26,7 @@ impl Book {
     }
 
     /// As [`Book::restore_counter`].
-    pub fn restore_unconfirmed(&mut self, rid: Rid) {
+    pub fn restore_unconfirmed(&mut self, rid: PaymentId) {
         self.unconfirmed.insert(rid);
     }
 
@@ -56,7 +56,7 @@ impl Book {
 
     /// For reading the entries of one payment alone: what others asked and used does not stand against them, as the entries by
     /// which that ended are not read.
-    pub fn for_one(mut self, rid: Rid) -> Self {
+    pub fn for_one(mut self, rid: PaymentId) -> Self {
         self.approvals = self.approvals.of_alone(rid);
         self
     }
@@ -70,7 +70,7 @@ impl Book {
         self.keys.every()
     }
 
-    pub fn open_payment(&self, rid: &Rid) -> Option<&Payment> {
+    pub fn open_payment(&self, rid: &PaymentId) -> Option<&Payment> {
         self.open.get(rid)
     }
 
@@ -80,7 +80,7 @@ impl Book {
     }
 
     /// Payments that wait for the chain's word, oldest first.
-    pub fn unconfirmed(&self) -> impl Iterator<Item = Rid> {
+    pub fn unconfirmed(&self) -> impl Iterator<Item = PaymentId> {
         self.unconfirmed.iter().copied()
     }
 
@@ -89,7 +89,7 @@ impl Book {
         self.fading.iter().copied()
     }
 
-    pub fn is_unconfirmed(&self, rid: Rid) -> bool {
+    pub fn is_unconfirmed(&self, rid: PaymentId) -> bool {
         self.unconfirmed.contains(&rid)
     }
 

@@ -7,8 +7,8 @@ use crate::account::{Account, AccountMark};
 use crate::approval::EvidenceKind;
 use crate::ledger::model::{self, By, Signer};
 use crate::ledger::payment::Payment;
-use crate::ledger::rid::Rid;
 use crate::ledger::text::{Decimal, Digest, Moment};
+use crate::payment_id::PaymentId;
 use crate::policy::budget::Unit;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ pub struct Reserved {
     pub payee: Account,
     pub policy_gen: u64,
     pub rail: String,
-    pub rid: Rid,
+    pub rid: PaymentId,
     pub scheme: String,
     /// Commitments to path and query, sorted as text so that their order tells nothing.
     pub sd: Vec<String>,
@@ -121,7 +121,7 @@ pub struct Issued {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<String>,
     pub nonce: B256,
-    pub rid: Rid,
+    pub rid: PaymentId,
     pub valid_after: Decimal<u64>,
     pub valid_before: Decimal<u64>,
 }
@@ -162,7 +162,7 @@ impl WindowCharge {
 pub struct Presented {
     /// Which presentation by a repeat, from 1.
     pub number: u8,
-    pub rid: Rid,
+    pub rid: PaymentId,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,7 +172,7 @@ pub struct Armed {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
     pub arm: Arm,
-    pub rid: Rid,
+    pub rid: PaymentId,
     /// The charges from here on, where they are not those of `pay.reserved`: a window ended while a person decided, or the
     /// limits were changed. The old ones are given back by this entry.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,7 +185,7 @@ pub struct Settled {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub back: Vec<WindowCharge>,
     pub by: By,
-    pub rid: Rid,
+    pub rid: PaymentId,
     /// Atoms that an `upto` was shown to have cost, where that is proven.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub taken: Option<Decimal<u128>>,
@@ -197,7 +197,7 @@ pub struct Settled {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {
-    pub rid: Rid,
+    pub rid: PaymentId,
     /// A transaction that a failing receipt names all the same (Ruling 10): where a proof can begin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
@@ -206,14 +206,14 @@ pub struct Unknown {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
-    pub rid: Rid,
+    pub rid: PaymentId,
     pub why: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expired {
     pub by: By,
-    pub rid: Rid,
+    pub rid: PaymentId,
     pub why: String,
 }
 
@@ -235,7 +235,7 @@ pub struct Denied {
 pub struct Admin {
     pub action: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rid: Option<Rid>,
+    pub rid: Option<PaymentId>,
     pub who: String,
     pub why: String,
 }
@@ -258,7 +258,7 @@ pub struct Confirmed {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
     pub by: By,
-    pub rid: Rid,
+    pub rid: PaymentId,
     /// As in `pay.settled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub taken: Option<Decimal<u128>>,
@@ -269,7 +269,7 @@ pub struct Confirmed {
 /// The chain says something else than the books. Moves no money: the larger amount stays counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disputed {
-    pub rid: Rid,
+    pub rid: PaymentId,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
     pub why: String,
@@ -287,7 +287,7 @@ pub struct Adopted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Yielded {
     pub node: u32,
-    pub rid: Rid,
+    pub rid: PaymentId,
 }
 
 /// Money that left the wallet and that no entry explains.
@@ -311,7 +311,7 @@ pub struct Alert {
     pub detail: String,
     pub kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rid: Option<Rid>,
+    pub rid: Option<PaymentId>,
 }
 
 /// The system clock ran ahead of the time that passed. Nothing is reserved until it is right again or accepted.
@@ -333,13 +333,13 @@ pub struct ApprovalRequested {
     pub agent: String,
     pub approver: String,
     pub backend: String,
-    pub id: Rid,
+    pub id: PaymentId,
     /// Hash of the intent (Ruling 40).
     pub intent: Digest,
     /// So many people must grant it.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub needed: u8,
-    pub rid: Rid,
+    pub rid: PaymentId,
     /// When the approver's time is over.
     pub until: Moment,
 }
@@ -349,7 +349,7 @@ pub struct ApprovalRequested {
 pub struct ApprovalGranted {
     pub by: String,
     pub evidence_sha256: Digest,
-    pub id: Rid,
+    pub id: PaymentId,
     pub kind: EvidenceKind,
     /// Hash of issuer and `jti`, or of what stands for them.
     pub replay: Digest,
@@ -361,7 +361,7 @@ pub struct ApprovalGranted {
 pub struct ApprovalRefused {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    pub id: Rid,
+    pub id: PaymentId,
     /// The last moment in which the refusal is remembered.
     pub until: Moment,
     pub why: String,
@@ -370,7 +370,7 @@ pub struct ApprovalRefused {
 /// Timeouts, errors, and what was granted and not used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalExpired {
-    pub id: Rid,
+    pub id: PaymentId,
     pub why: String,
 }
 

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use super::*;
 use crate::approval::EvidenceKind;
 use crate::ledger::model::By;
-use crate::ledger::rid::Rid;
 use crate::ledger::text::Decimal;
+use crate::payment_id::PaymentId;
 
 #[derive(Deserialize)]
 struct Vectors {
@@ -37,8 +37,8 @@ fn hashes_chain_and_segment_match_the_vectors() {
     assert_eq!(Digest::of(&segment).to_string(), vectors.segment_jsonl_sha256);
 }
 
-fn rid(last: u8) -> Rid {
-    Rid::new("2026-11-20T08:00:02Z".parse().unwrap(), [last; 10])
+fn rid(last: u8) -> PaymentId {
+    PaymentId::new("2026-11-20T08:00:02Z".parse().unwrap(), [last; 10])
 }
 
 fn reserved() -> Reserved {

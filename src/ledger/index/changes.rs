@@ -13,24 +13,24 @@ use crate::ledger::counters::Counter;
 use crate::ledger::key::{KeyChange, KeyHold};
 use crate::ledger::model::ApprovalRow;
 use crate::ledger::payment::{NonceKey, Payment};
-use crate::ledger::rid::Rid;
 use crate::ledger::scan::Place;
 use crate::ledger::text::Moment;
+use crate::payment_id::PaymentId;
 
 /// Longer than nearly every encoded payment, so that its buffer need not grow.
 const PAYMENT_BYTES: usize = 2048;
 
 #[derive(Default)]
 pub struct Changes<'a> {
-    payments: HashMap<Rid, &'a Payment>,
+    payments: HashMap<PaymentId, &'a Payment>,
     /// Where the entries of each payment stand, in order.
-    entries: HashMap<Rid, Entries>,
+    entries: HashMap<PaymentId, Entries>,
     counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
     nonces: HashMap<(u64, NonceKey), Presence>,
-    unconfirmed: HashMap<Rid, Presence>,
+    unconfirmed: HashMap<PaymentId, Presence>,
     keys: HashMap<KeyHold, KeyChange>,
     /// `None`: over.
-    approvals: HashMap<Rid, Option<&'a ApprovalRow>>,
+    approvals: HashMap<PaymentId, Option<&'a ApprovalRow>>,
     replays: HashMap<ReplayKey, Option<Moment>>,
     denials: HashMap<&'a Subject, Option<Moment>>,
 }
@@ -104,7 +104,7 @@ impl<'a> Changes<'a> {
     pub fn write(
         self,
         batch: &mut sled::Batch,
-        stored: impl Fn(&Rid) -> Result<Vec<Place>, String>,
+        stored: impl Fn(&PaymentId) -> Result<Vec<Place>, String>,
     ) -> Result<(), String> {
         self.write_places(batch, stored)?;
         for (rid, payment) in self.payments {
@@ -165,7 +165,7 @@ impl<'a> Changes<'a> {
     pub fn write_places(
         &self,
         batch: &mut sled::Batch,
-        stored: impl Fn(&Rid) -> Result<Vec<Place>, String>,
+        stored: impl Fn(&PaymentId) -> Result<Vec<Place>, String>,
     ) -> Result<(), String> {
         for (rid, Entries { begun, places }) in &self.entries {
             let mut all = if *begun { Vec::new() } else { stored(rid)? };
@@ -237,8 +237,8 @@ mod tests {
         Moment::of(jiff::Timestamp::from_second(1_795_161_600 + second).unwrap())
     }
 
-    fn rid(n: u8) -> Rid {
-        Rid::new(ts(0).timestamp(), [n; 10])
+    fn rid(n: u8) -> PaymentId {
+        PaymentId::new(ts(0).timestamp(), [n; 10])
     }
 
     fn reserved(n: u8) -> Body {
@@ -309,7 +309,7 @@ mod tests {
         let db = sled::Config::new().temporary(true).open().unwrap();
         for change in changes {
             let mut batch = sled::Batch::default();
-            let stored = |rid: &Rid| {
+            let stored = |rid: &PaymentId| {
                 let row = db.get(key(PAYMENT, rid.bytes())).unwrap();
                 Ok(row.map_or(Vec::new(), |row| super::super::places_row(&row).unwrap()))
             };

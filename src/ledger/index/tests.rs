@@ -21,7 +21,7 @@ fn history() -> Vec<Entry> {
     for hour in 0..100i64 {
         let at = 1_795_161_600 + hour * HOUR;
         let moment = Moment::of(jiff::Timestamp::from_second(at).unwrap());
-        let rid = Rid::new(moment.timestamp(), [hour as u8; 10]);
+        let rid = PaymentId::new(moment.timestamp(), [hour as u8; 10]);
         bodies.push((moment, Body::Reserved(Arc::new(reserved(rid, hour, at)))));
         let why = "w".to_owned();
         bodies.extend(match hour % 5 {
@@ -60,7 +60,7 @@ fn history() -> Vec<Entry> {
 /// Held money that a person is asked about: granted and used, granted and left, refused, expired, released, or still live.
 fn approvals(hour: i64, at: i64) -> Vec<Body> {
     let moment = |hours: i64| Moment::of(Timestamp::from_second(at + hours * HOUR).unwrap());
-    let numbered = |n: u8| Rid::new(moment(0).timestamp(), [n; 10]);
+    let numbered = |n: u8| PaymentId::new(moment(0).timestamp(), [n; 10]);
     let (rid, id) = (numbered(201), numbered(202));
     let held = Reserved {
         arm: None,
@@ -122,7 +122,7 @@ fn approvals(hour: i64, at: i64) -> Vec<Body> {
     bodies
 }
 
-fn reserved(rid: Rid, hour: i64, at: i64) -> Reserved {
+fn reserved(rid: PaymentId, hour: i64, at: i64) -> Reserved {
     let window = |scope: &str, window: &str, start: String| {
         WindowCharge(scope.into(), window.into(), start, Decimal(7 << 64), Decimal(u128::MAX))
     };
@@ -358,7 +358,7 @@ fn a_finished_payment_is_read_where_its_entries_stand() {
     assert_eq!(index.find(&rids[0]).unwrap().unwrap().state, State::Settled);
     assert_eq!(index.find(&rids[2]).unwrap().unwrap().state, State::Expired);
     assert!(book.open_payment(&rids[0]).is_none());
-    let stranger = Rid::new(jiff::Timestamp::UNIX_EPOCH, [9; 10]);
+    let stranger = PaymentId::new(jiff::Timestamp::UNIX_EPOCH, [9; 10]);
     assert_eq!(index.find(&stranger).unwrap(), None);
     std::fs::write(&path, &segment[1..]).unwrap();
     index.find(&rids[0]).unwrap_err();

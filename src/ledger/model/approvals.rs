@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::approval::EvidenceKind;
-use crate::ledger::rid::Rid;
 use crate::ledger::text::hex32;
+use crate::payment_id::PaymentId;
 
 /// What happens to one approval. It is granted once as many people have granted it as it needs. Its use is no step: the arming that names it uses it up (Ruling 45).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum ApprovalStep {
     Requested(Requested),
     /// The evidence of one person was verified. Recording this is what makes it single use.
     Granted {
-        id: Rid,
+        id: PaymentId,
         /// Who answered, as the backend names them.
         by: String,
         kind: EvidenceKind,
@@ -32,7 +32,7 @@ pub enum ApprovalStep {
     },
     /// A person said no.
     Refused {
-        id: Rid,
+        id: PaymentId,
         by: Option<String>,
         /// A code of ours.
         why: String,
@@ -41,7 +41,7 @@ pub enum ApprovalStep {
     },
     /// It ended without a word: too late, unused, or an error of the backend.
     Expired {
-        id: Rid,
+        id: PaymentId,
         /// A code of ours, such as `timeout`, `unused`, `error:start_unknown`.
         why: String,
     },
@@ -50,9 +50,9 @@ pub enum ApprovalStep {
 /// What a held payment waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requested {
-    pub id: Rid,
+    pub id: PaymentId,
     /// The payment, which is held.
-    pub rid: Rid,
+    pub rid: PaymentId,
     pub agent: String,
     /// Who is asked; of several, all of their names.
     pub approver: String,
@@ -67,7 +67,7 @@ pub struct Requested {
 
 impl ApprovalStep {
     /// The approval's.
-    pub const fn id(&self) -> Rid {
+    pub const fn id(&self) -> PaymentId {
         match self {
             Self::Requested(requested) => requested.id,
             Self::Granted { id, .. } | Self::Refused { id, .. } | Self::Expired { id, .. } => *id,
@@ -78,8 +78,8 @@ impl ApprovalStep {
 /// An approval that has not ended. Its payment is held; one that is past its time stays until somebody says how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalRow {
-    pub id: Rid,
-    pub rid: Rid,
+    pub id: PaymentId,
+    pub rid: PaymentId,
     pub agent: String,
     pub approver: String,
     pub backend: String,
@@ -165,31 +165,31 @@ pub struct Approvals {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ApprovalError {
     #[error("no live approval has the id {0}")]
-    NotLive(Rid),
+    NotLive(PaymentId),
     #[error("approval {0} is live already")]
-    IdTaken(Rid),
+    IdTaken(PaymentId),
     #[error("approval {0} is live and asks the same for the same agent")]
-    AskedAlready(Rid),
+    AskedAlready(PaymentId),
     /// A person said no to the same, and that is remembered.
     #[error("the same was refused to the same agent, which is remembered until {until}")]
     Refused { until: Timestamp },
     #[error("payment {0} is not held")]
-    NotHeld(Rid),
+    NotHeld(PaymentId),
     #[error("payment {rid} waits for approval {id} already")]
-    Waits { rid: Rid, id: Rid },
+    Waits { rid: PaymentId, id: PaymentId },
     #[error("approval {0} was granted before")]
-    GrantedBefore(Rid),
+    GrantedBefore(PaymentId),
     #[error("the same person has granted approval {0} before")]
-    VotedBefore(Rid),
+    VotedBefore(PaymentId),
     /// Its `jti`, or what stands for it, has granted an approval already.
     #[error("the evidence for approval {0} was used before")]
-    Replayed(Rid),
+    Replayed(PaymentId),
     #[error("payment {0} has no live approval of that name")]
-    NoneOf(Rid),
+    NoneOf(PaymentId),
     #[error("approval {0} is not granted")]
-    NotGranted(Rid),
+    NotGranted(PaymentId),
     #[error("approval {0} was not used in time")]
-    Over(Rid),
+    Over(PaymentId),
 }
 
 const fn one() -> u8 {

@@ -16,15 +16,15 @@ use super::rows::{Row, Trouble, id, node_id};
 use super::session::{Parameters, Session};
 use crate::ledger::book::approvals::{ReplayKey, Subject};
 use crate::ledger::model::{ApprovalRow, ApprovalStep, Denied, State};
-use crate::ledger::rid::Rid;
 use crate::ledger::text::Moment;
+use crate::payment_id::PaymentId;
 
 /// What a batch asks of the tables. Batches that are about no approval need nothing of them.
 #[derive(Default)]
 pub struct Wanted {
-    ids: BTreeSet<Rid>,
+    ids: BTreeSet<PaymentId>,
     /// Payments whose approval may end.
-    rids: BTreeSet<Rid>,
+    rids: BTreeSet<PaymentId>,
     /// What is about to be asked.
     subjects: BTreeSet<Subject>,
     replays: BTreeSet<ReplayKey>,
@@ -34,18 +34,18 @@ pub struct Wanted {
 #[derive(Default)]
 pub struct Standing {
     /// With the node that asked.
-    pub rows: HashMap<Rid, (u32, ApprovalRow)>,
+    pub rows: HashMap<PaymentId, (u32, ApprovalRow)>,
     pub replays: Vec<(ReplayKey, Moment)>,
     pub denials: Vec<(Subject, Moment)>,
     /// Payments that our log still has as ours, and whose they are. Only looked at before something is asked.
-    pub yields: Vec<(Rid, u32)>,
+    pub yields: Vec<(PaymentId, u32)>,
 }
 
 /// What a batch has to write.
 #[derive(Default)]
 pub struct Changes {
     /// `None`: it is over.
-    pub rows: BTreeMap<Rid, Option<ApprovalRow>>,
+    pub rows: BTreeMap<PaymentId, Option<ApprovalRow>>,
     pub replays: BTreeMap<ReplayKey, Moment>,
     pub denials: BTreeMap<Subject, Moment>,
 }
@@ -63,7 +63,7 @@ pub struct Statements {
 }
 
 impl Wanted {
-    pub fn of<'t>(asks: impl Iterator<Item = &'t Ask>, payments: &HashMap<Rid, Row>) -> Self {
+    pub fn of<'t>(asks: impl Iterator<Item = &'t Ask>, payments: &HashMap<PaymentId, Row>) -> Self {
         let mut wanted = Self::default();
         for ask in asks {
             let Ask::Approval(step) = ask else {
@@ -150,7 +150,7 @@ impl Session {
             return Ok(Standing::default());
         }
         let (client, statements, node) = (&self.client, &self.approvals, id(me));
-        let uuids = |ids: &BTreeSet<Rid>| -> Vec<Uuid> { ids.iter().map(uuid).collect() };
+        let uuids = |ids: &BTreeSet<PaymentId>| -> Vec<Uuid> { ids.iter().map(uuid).collect() };
         let (agents, intents) = subject_columns(wanted.subjects.iter());
         let (ids, rids) = (uuids(&wanted.ids), uuids(&wanted.rids));
         let found = client
@@ -191,7 +191,7 @@ impl Session {
                 .iter()
                 .map(|row| {
                     Ok((
-                        Rid::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes()),
+                        PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes()),
                         node_id(row.try_get(1)?),
                     ))
                 })
@@ -203,7 +203,7 @@ impl Session {
     pub async fn write_approvals(
         &self,
         me: u32,
-        standing: &HashMap<Rid, (u32, ApprovalRow)>,
+        standing: &HashMap<PaymentId, (u32, ApprovalRow)>,
         changes: &Changes,
         now: Moment,
     ) -> Result<(), Trouble> {
@@ -280,7 +280,7 @@ fn subject_of(row: &ApprovalRow) -> Subject {
     }
 }
 
-fn uuid(id: &Rid) -> Uuid {
+fn uuid(id: &PaymentId) -> Uuid {
     Uuid::from_bytes(*id.bytes())
 }
 
@@ -290,7 +290,7 @@ pub fn micros(moment: Moment) -> i64 {
 }
 
 /// node, approval
-fn read_row(row: &SqlRow) -> Result<(Rid, (u32, ApprovalRow)), Trouble> {
+fn read_row(row: &SqlRow) -> Result<(PaymentId, (u32, ApprovalRow)), Trouble> {
     let approval = read_approval(row.try_get(1)?)?;
     Ok((approval.id, (node_id(row.try_get(0)?), approval)))
 }

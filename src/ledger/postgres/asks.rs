@@ -11,37 +11,37 @@ use crate::ledger::model::{
     Reserve, ReserveError, Resolution,
 };
 use crate::ledger::payment::{NonceKey, Payment};
-use crate::ledger::rid::Rid;
 use crate::ledger::writer::ops::{Delivery, Op, Reply, Shared};
+use crate::payment_id::PaymentId;
 use crate::policy::budget::Charge;
 
 pub enum Ask {
     Reserve(Box<Reserve>),
     Hold(Box<Hold>),
-    Arm(Rid, Box<Arming>),
+    Arm(PaymentId, Box<Arming>),
     Approval(Box<ApprovalStep>),
-    Issued(Rid, Box<Issued>),
-    Finish(Rid, Outcome),
+    Issued(PaymentId, Box<Issued>),
+    Finish(PaymentId, Outcome),
     Resolve {
-        rid: Rid,
+        rid: PaymentId,
         resolution: Resolution,
         who: String,
         why: String,
     },
-    Finding(Rid, Finding),
+    Finding(PaymentId, Finding),
     Append(Event),
     /// Nobody received it, so nobody can have signed for it.
-    GiveUp(Rid),
+    GiveUp(PaymentId),
     Refused(Denial, u64),
     /// An entry that moves nothing.
     Note(Body),
     /// Left open by an earlier run of this node.
-    Restart(Rid),
+    Restart(PaymentId),
     /// Left open by a node that is silent.
-    Adopt(Rid),
+    Adopt(PaymentId),
     /// Adopted by the node `to` while we were silent.
     Yield {
-        rid: Rid,
+        rid: PaymentId,
         to: u32,
     },
 }
@@ -56,7 +56,7 @@ pub enum Waiting {
 
 pub enum Verdict {
     Reserved(Result<Reservation, ReserveError>),
-    Held(Result<Rid, ReserveError>),
+    Held(Result<PaymentId, ReserveError>),
     Done(Result<(), LedgerError>),
 }
 
@@ -196,7 +196,7 @@ pub enum Failure {
 
 impl Ask {
     /// The payment that must be looked up before it is decided.
-    pub fn rid(&self) -> Option<Rid> {
+    pub fn rid(&self) -> Option<PaymentId> {
         match self {
             Self::Reserve(reserve) => Some(reserve.hold.rid),
             Self::Hold(hold) => Some(hold.rid),

@@ -19,15 +19,15 @@ use crate::ledger::model::{
     Alarm, ApprovalError, ApprovalRow, ApprovalStep, By, Event, Hold, LedgerError, ReserveError, State,
 };
 use crate::ledger::payment::{NonceKey, Payment};
-use crate::ledger::rid::Rid;
 use crate::ledger::scan::Chain;
 use crate::ledger::text::Moment;
 use crate::ledger::timekeeping::Timekeeper;
+use crate::payment_id::PaymentId;
 
 /// What a transaction has to write.
 #[derive(Default)]
 pub struct Changes {
-    pub payments: BTreeMap<Rid, Changed>,
+    pub payments: BTreeMap<PaymentId, Changed>,
     pub counters: BTreeMap<CounterKey, Counter>,
     pub nonces_taken: BTreeSet<NonceKey>,
     /// With the second from which they are free again.
@@ -35,9 +35,9 @@ pub struct Changes {
     pub keys_held: Vec<KeyHold>,
     pub keys_freed: Vec<KeyHold>,
     /// Payments that were another node's, and whose.
-    pub handed_over: Vec<(Rid, u32)>,
+    pub handed_over: Vec<(PaymentId, u32)>,
     /// Payments that our log now has as yielded.
-    pub yielded: Vec<Rid>,
+    pub yielded: Vec<PaymentId>,
     pub approvals: approvals::Changes,
 }
 
@@ -59,13 +59,13 @@ pub struct Batch<'a> {
     pub disclosures: Vec<(u64, Disclosure)>,
     pub alarms: Mutex<Vec<Alarm>>,
     /// Approvals that were locked, with the node that asked.
-    pub asked: HashMap<Rid, (u32, ApprovalRow)>,
+    pub asked: HashMap<PaymentId, (u32, ApprovalRow)>,
     book: Book,
-    rows: HashMap<Rid, Row>,
+    rows: HashMap<PaymentId, Row>,
     silent: HashSet<u32>,
-    to_yield: HashSet<Rid>,
+    to_yield: HashSet<PaymentId>,
     /// As `to_yield`, all of them and whose they are.
-    to_yield_first: Vec<(Rid, u32)>,
+    to_yield_first: Vec<(PaymentId, u32)>,
 }
 
 impl<'a> Batch<'a> {
@@ -74,7 +74,7 @@ impl<'a> Batch<'a> {
         time: &'a Timekeeper,
         chain: Chain,
         mine: Mine,
-        rows: HashMap<Rid, Row>,
+        rows: HashMap<PaymentId, Row>,
         locked: Locked,
         asked: Standing,
     ) -> Self {
@@ -258,13 +258,13 @@ impl<'a> Batch<'a> {
     }
 
     /// An open payment of another node.
-    fn foreign(&self, rid: Rid) -> Option<&Payment> {
+    fn foreign(&self, rid: PaymentId) -> Option<&Payment> {
         let row = self.rows.get(&rid).filter(|row| row.owner != self.me)?;
         row.payment.is_open().then_some(&row.payment)
     }
 
     /// Takes over an open payment of another node, whole, into our log.
-    fn make_ours(&mut self, rid: Rid, now: Moment) -> Result<(), LedgerError> {
+    fn make_ours(&mut self, rid: PaymentId, now: Moment) -> Result<(), LedgerError> {
         let Some(payment) = self.foreign(rid).cloned() else {
             return Ok(());
         };
@@ -298,7 +298,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn yielded(&mut self, rid: Rid, node: u32, now: Moment) -> Result<(), LedgerError> {
+    fn yielded(&mut self, rid: PaymentId, node: u32, now: Moment) -> Result<(), LedgerError> {
         let body = Body::Yielded(Yielded { node, rid });
         self.write(now, body).map_err(LedgerError::Failed)?;
         self.changes.yielded.push(rid);
@@ -306,7 +306,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Nobody waits for it any more. Held money was never signed for and goes back; armed money may be with a seller.
-    fn leave_open(&mut self, rid: Rid, why: &str, now: Moment) -> Result<(), LedgerError> {
+    fn leave_open(&mut self, rid: PaymentId, why: &str, now: Moment) -> Result<(), LedgerError> {
         let why = why.to_owned();
         match self.book.open_payment(&rid).map(|payment| payment.state) {
             Some(State::Held) => self.note(Body::Released(Released { rid, why }), now),
@@ -316,7 +316,7 @@ impl<'a> Batch<'a> {
     }
 
     /// A signature takes the reservation; there was only one, and it never left this process (Ruling 11).
-    fn give_up(&mut self, rid: Rid, now: Moment) -> Result<(), LedgerError> {
+    fn give_up(&mut self, rid: PaymentId, now: Moment) -> Result<(), LedgerError> {
         let was_taken_over = self.foreign(rid).is_some();
         self.make_ours(rid, now)?;
         match self.book.open_payment(&rid).map(|payment| payment.state) {
@@ -331,7 +331,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn never_signed(&mut self, rid: Rid, now: Moment) -> Result<(), LedgerError> {
+    fn never_signed(&mut self, rid: PaymentId, now: Moment) -> Result<(), LedgerError> {
         let (by, why) = (By::Us, "never-signed".to_owned());
         self.note(Body::Expired(Expired { by, rid, why }), now)
     }

@@ -3,13 +3,13 @@
 use std::io;
 use std::time::Duration;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::operator::Place;
+use crate::ledger::database_url::DatabaseUrl;
 
 /// A database that does not answer for so long is down.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -50,35 +50,31 @@ pub enum NoWay {
 }
 
 impl Way {
-    /// `roots` may vouch for the database.
-    pub fn new(place: &Place, password: Option<&SecretString>, roots: RootCertStore) -> Result<Self, rustls::Error> {
+    /// `tls` verifies the database's certificate.
+    pub fn new(database: &DatabaseUrl, password: Option<&SecretString>, tls: ClientConfig) -> Self {
         let mut config = Config::new();
         config
-            .user(&place.user)
-            .dbname(&place.database)
-            .port(place.port)
+            .user(&database.user)
+            .dbname(&database.database)
+            .port(database.port)
             .connect_timeout(PATIENCE)
             .tcp_user_timeout(2 * PATIENCE)
             .application_name("bursar");
-        match place.socket() {
+        match database.socket() {
             Some(folder) => config.host_path(folder),
-            None => config.host(&place.host),
+            None => config.host(&database.host),
         };
         if let Some(password) = password {
             config.password(password.expose_secret());
         }
-        let tls = if !place.is_encrypted() {
+        let tls = if !database.is_encrypted() {
             config.ssl_mode(tokio_postgres::config::SslMode::Disable);
             None
         } else {
             config.ssl_mode(tokio_postgres::config::SslMode::Require);
-            let client = ClientConfig::builder_with_provider(crate::tls::provider())
-                .with_safe_default_protocol_versions()?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            Some(MakeRustlsConnect::new(client))
+            Some(MakeRustlsConnect::new(tls))
         };
-        Ok(Self { config, tls })
+        Self { config, tls }
     }
 
     /// Connects and makes sure that what this server commits stays committed.

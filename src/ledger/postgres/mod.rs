@@ -25,7 +25,7 @@ mod transaction;
 use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 
-use rustls::RootCertStore;
+use rustls::ClientConfig;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
@@ -37,11 +37,11 @@ use super::model::LedgerError;
 use super::payment::Payment;
 use super::queue::{Queue, Queued};
 use super::recovery::{self, OpenError};
-use super::rid::Rid;
 use super::timekeeping::Timekeeper;
 use super::writer::decide::Space;
 use super::writer::ops::{Found, Op};
-use crate::config::operator::Place;
+use crate::ledger::database_url::DatabaseUrl;
+use crate::payment_id::PaymentId;
 use connect::{NoWay, Way};
 use engine::Engine;
 use log::LocalLog;
@@ -53,10 +53,10 @@ const CLOCK_ACCEPTED: &str = "clock.accepted";
 
 /// How to reach the shared books.
 pub struct Access {
-    pub place: Place,
+    pub database: DatabaseUrl,
     pub password: Option<SecretString>,
-    /// Who may vouch for the database, where the connection is encrypted.
-    pub roots: RootCertStore,
+    /// Verifies the database's certificate, where the connection is encrypted.
+    pub tls: ClientConfig,
 }
 
 /// A handle on the one writer of this process. When the last one is dropped the ledger closes by itself.
@@ -101,14 +101,17 @@ impl Postgres {
             path: dir.to_owned(),
             source,
         };
-        let Access { place, password, roots } = access;
-        if place.sslmode == crate::config::operator::Sslmode::Disable && !place.is_local() {
+        let Access {
+            database,
+            password,
+            tls,
+        } = access;
+        if database.sslmode == crate::ledger::database_url::Sslmode::Disable && !database.is_local() {
             tracing::warn!(
                 "store.url says sslmode=disable: whoever is between this machine and the database can read and change the books"
             );
         }
-        let way = Way::new(&place, password.as_ref(), roots)
-            .map_err(|error| OpenError::Shared(format!("TLS could not be set up: {error}")))?;
+        let way = Way::new(&database, password.as_ref(), tls);
         let (queue, ops) = Queue::new(Timekeeper::new(options.clock.clone(), latest));
         let mut engine = Engine {
             _lock: lock,
@@ -152,7 +155,7 @@ impl Queued for Postgres {
         &self.0
     }
 
-    fn find(&self, rid: Rid) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn find(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
         Box::pin(async move {
             match self.0.ask(|reply| Op::Find(rid, reply)).await? {
                 Found::Open(payment) => Ok(Some(*payment)),

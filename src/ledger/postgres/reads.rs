@@ -13,9 +13,9 @@ use crate::ledger::decisions::Usage;
 use crate::ledger::key::KeyHold;
 use crate::ledger::model::{Approvals, LedgerError};
 use crate::ledger::payment::Payment;
-use crate::ledger::rid::Rid;
 use crate::ledger::text::Moment;
 use crate::ledger::writer::ops::{Found, Op};
+use crate::payment_id::PaymentId;
 
 /// Newest windows of a kind that [`Usage`] tells of, as the embedded ledger keeps them.
 const WINDOWS: i64 = 64;
@@ -77,7 +77,7 @@ impl Reads<'_> {
         }
     }
 
-    async fn payment(&self, rid: Rid) -> Result<Option<Payment>, LedgerError> {
+    async fn payment(&self, rid: PaymentId) -> Result<Option<Payment>, LedgerError> {
         let rid = Uuid::from_bytes(*rid.bytes());
         let rows = self
             .query("select payment from bursar.resv where rid = $1", &[&rid])
@@ -128,7 +128,7 @@ impl Reads<'_> {
         read.collect::<Result<_, _>>().map_err(unreadable)
     }
 
-    async fn unconfirmed(&self) -> Result<Vec<Rid>, LedgerError> {
+    async fn unconfirmed(&self) -> Result<Vec<PaymentId>, LedgerError> {
         let rows = self
             .query(
                 "select rid from bursar.resv where owner = $1 and unconfirmed and updated > now() - interval '7 days' \
@@ -138,7 +138,7 @@ impl Reads<'_> {
             .await?;
         let read = rows
             .iter()
-            .map(|row| Ok(Rid::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())));
+            .map(|row| Ok(PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())));
         read.collect::<Result<_, tokio_postgres::Error>>()
             .map_err(|error| unreadable(error.into()))
     }

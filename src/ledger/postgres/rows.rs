@@ -14,7 +14,7 @@ use crate::ledger::counters::{Counter, CounterKey};
 use crate::ledger::key::KeyHold;
 use crate::ledger::model::{Event, Finding, State};
 use crate::ledger::payment::{NonceKey, Payment};
-use crate::ledger::rid::Rid;
+use crate::payment_id::PaymentId;
 use crate::policy::budget::{SINCE_APPROVAL, Window};
 
 /// Why a transaction was not done. Nothing of it is in the database, unless it says so.
@@ -70,13 +70,13 @@ pub struct Locked {
     /// Nodes whose heartbeat has stopped.
     pub silent: HashSet<u32>,
     /// Payments that our log still has as ours.
-    pub to_yield: HashSet<Rid>,
+    pub to_yield: HashSet<PaymentId>,
     /// Rows that are not there yet.
     pub missing: bool,
 }
 
 impl Needs {
-    pub fn of<'t>(asks: impl Iterator<Item = &'t Ask>, rows: &HashMap<Rid, Row>) -> Self {
+    pub fn of<'t>(asks: impl Iterator<Item = &'t Ask>, rows: &HashMap<PaymentId, Row>) -> Self {
         let mut needs = Self::default();
         let mut returned = HashSet::new();
         for ask in asks {
@@ -167,7 +167,7 @@ pub struct PaymentRows {
 }
 
 impl PaymentRows {
-    pub fn of(changed: &[(&Rid, &Changed)]) -> Result<Self, Trouble> {
+    pub fn of(changed: &[(&PaymentId, &Changed)]) -> Result<Self, Trouble> {
         let mut rows = Self::default();
         for (rid, changed) in changed {
             let payment = &changed.payment;
@@ -205,8 +205,8 @@ pub fn columns<'a>(keys: impl Iterator<Item = &'a CounterKey>) -> [Vec<&'a str>;
     columns
 }
 
-pub fn read_row(row: &SqlRow) -> Result<(Rid, Row), Trouble> {
-    let rid = Rid::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
+pub fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), Trouble> {
+    let rid = PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
     let row = Row {
         owner: node_id(row.try_get(1)?),
         unconfirmed: row.try_get(2)?,
@@ -242,7 +242,7 @@ pub fn read_key(row: &SqlRow) -> Result<KeyHold, Trouble> {
     Ok(KeyHold {
         idem: bytes(0)?,
         until: row.try_get::<_, i64>(1)?.cast_unsigned(),
-        rid: Rid::from_bytes(row.try_get::<_, Uuid>(2)?.into_bytes()),
+        rid: PaymentId::from_bytes(row.try_get::<_, Uuid>(2)?.into_bytes()),
         fingerprint: bytes(3)?,
     })
 }

@@ -20,8 +20,8 @@ use super::rows::{
 };
 use super::schema::GUARD;
 use crate::ledger::counters::CounterKey;
-use crate::ledger::rid::Rid;
 use crate::ledger::text::Moment;
+use crate::payment_id::PaymentId;
 
 /// A connection and what was prepared on it.
 pub struct Session {
@@ -170,7 +170,7 @@ impl Session {
     }
 
     /// Begins a transaction as the node's only process, and locks the payments that it is about.
-    pub async fn begin(&self, me: u32, epoch: i64, rids: &[Uuid]) -> Result<HashMap<Rid, Row>, Trouble> {
+    pub async fn begin(&self, me: u32, epoch: i64, rids: &[Uuid]) -> Result<HashMap<PaymentId, Row>, Trouble> {
         let node = id(me);
         let (_, now, found) = try_join!(
             biased;
@@ -287,7 +287,7 @@ impl Session {
             .collect::<Result<_, Error>>()?;
         let to_yield = to_yield
             .iter()
-            .map(|row| Ok(Rid::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())))
+            .map(|row| Ok(PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())))
             .collect::<Result<_, Error>>()?;
         Ok(Locked {
             counters: counters

@@ -15,7 +15,7 @@ use super::rows::{id, node_id};
 use super::session::Session;
 use super::transaction::{Fate, TRANSACTION, Unclear};
 use crate::ledger::entry::{Body, Opened};
-use crate::ledger::rid::Rid;
+use crate::payment_id::PaymentId;
 use crate::policy::budget::{PAYEE, SINCE_APPROVAL};
 
 /// Items looked after at one time; the rest have their turn with the next sign of life.
@@ -219,15 +219,15 @@ async fn handed_over(session: &Session, me: u32) -> Result<Vec<Ask>, Error> {
         )
         .await?;
     let ask = |row: &tokio_postgres::Row| {
-        let rid = Rid::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
+        let rid = PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
         let to = node_id(row.try_get(1)?);
         Ok(Ask::Yield { rid, to })
     };
     rows.iter().map(ask).collect()
 }
 
-fn rids(rows: &[tokio_postgres::Row]) -> Result<Vec<Rid>, Error> {
+fn rids(rows: &[tokio_postgres::Row]) -> Result<Vec<PaymentId>, Error> {
     rows.iter()
-        .map(|row| Ok(Rid::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())))
+        .map(|row| Ok(PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())))
         .collect()
 }

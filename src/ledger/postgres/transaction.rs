@@ -19,9 +19,9 @@ use crate::ledger::counters::CounterKey;
 use crate::ledger::decisions;
 use crate::ledger::disclosure::Disclosure;
 use crate::ledger::model::{Alarm, ReserveError};
-use crate::ledger::rid::Rid;
 use crate::ledger::text::Moment;
 use crate::ledger::writer::decide::Space;
+use crate::payment_id::PaymentId;
 
 /// How often one that was in another's way is tried (digest §1.4).
 const TRIES: u32 = 5;
@@ -44,7 +44,7 @@ pub struct Done {
 pub struct Unclear {
     pub done: Done,
     /// What it reserves. Nobody will get it, if it was told that nothing is known.
-    pub rids: Vec<Rid>,
+    pub rids: Vec<PaymentId>,
     pub fate: Fate,
 }
 
@@ -253,7 +253,7 @@ fn closed(space: &mut Space, log: &LocalLog, jumped: Option<SignedDuration>) -> 
 }
 
 /// What the caller would sign for.
-fn reserves(ask: &Ask) -> Option<Rid> {
+fn reserves(ask: &Ask) -> Option<PaymentId> {
     match ask {
         Ask::Reserve(reserve) => Some(reserve.hold.rid),
         Ask::Hold(hold) => Some(hold.rid),

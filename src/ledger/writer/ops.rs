@@ -13,7 +13,7 @@ use crate::ledger::model::{
 };
 use crate::ledger::payment::Payment;
 use crate::ledger::refusals::Refusals;
-use crate::ledger::rid::Rid;
+use crate::payment_id::PaymentId;
 
 pub type Reply<T> = oneshot::Sender<T>;
 
@@ -21,23 +21,27 @@ pub type Reply<T> = oneshot::Sender<T>;
 pub enum Op {
     Reserve(Box<Reserve>, Reply<Result<Delivery<Reservation>, ReserveError>>),
     Hold(Box<Hold>, Reply<Result<Delivery<()>, ReserveError>>),
-    Arm(Rid, Box<Arming>, Reply<Result<Delivery<Reservation>, ReserveError>>),
-    Issued(Rid, Box<Issued>, Reply<Result<(), LedgerError>>),
+    Arm(
+        PaymentId,
+        Box<Arming>,
+        Reply<Result<Delivery<Reservation>, ReserveError>>,
+    ),
+    Issued(PaymentId, Box<Issued>, Reply<Result<(), LedgerError>>),
     Approval(Box<ApprovalStep>, Reply<Result<(), LedgerError>>),
-    Finish(Rid, Outcome, Reply<Result<(), LedgerError>>),
+    Finish(PaymentId, Outcome, Reply<Result<(), LedgerError>>),
     Resolve {
-        rid: Rid,
+        rid: PaymentId,
         resolution: Resolution,
         who: String,
         why: String,
         reply: Reply<Result<(), LedgerError>>,
     },
-    Finding(Rid, Finding, Reply<Result<(), LedgerError>>),
+    Finding(PaymentId, Finding, Reply<Result<(), LedgerError>>),
     Append(Event, Reply<Result<(), LedgerError>>),
-    Find(Rid, Reply<Found>),
+    Find(PaymentId, Reply<Found>),
     Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
-    Unconfirmed(Reply<Result<Vec<Rid>, LedgerError>>),
+    Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>),
     Keys(Reply<Result<Vec<KeyHold>, LedgerError>>),
     Approvals(Reply<Result<Approvals, LedgerError>>),
     /// Something lies in [`Shared`].
@@ -56,7 +60,7 @@ pub enum Found {
 /// What callers leave without waiting for room in the queue.
 #[derive(Default)]
 pub struct Shared {
-    abandoned: Mutex<Vec<Rid>>,
+    abandoned: Mutex<Vec<PaymentId>>,
     refusals: Mutex<Refusals>,
     /// Signed history is damaged, which the start has not seen.
     damage: Mutex<Option<String>>,
@@ -75,7 +79,7 @@ impl Shared {
         self.damage().take()
     }
 
-    pub fn take_abandoned(&self) -> Vec<Rid> {
+    pub fn take_abandoned(&self) -> Vec<PaymentId> {
         std::mem::take(&mut *self.abandoned())
     }
 
@@ -88,21 +92,21 @@ impl Shared {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn abandoned(&self) -> MutexGuard<'_, Vec<Rid>> {
+    fn abandoned(&self) -> MutexGuard<'_, Vec<PaymentId>> {
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What was reserved, on its way to the caller. When nobody takes it out, the ledger learns of it.
 pub struct Delivery<T> {
-    rid: Rid,
+    rid: PaymentId,
     value: Option<T>,
     shared: Arc<Shared>,
     wake: mpsc::WeakSender<Op>,
 }
 
 impl<T> Delivery<T> {
-    pub fn of(rid: Rid, value: T, shared: Arc<Shared>, wake: mpsc::WeakSender<Op>) -> Self {
+    pub fn of(rid: PaymentId, value: T, shared: Arc<Shared>, wake: mpsc::WeakSender<Op>) -> Self {
         Self {
             rid,
             value: Some(value),
@@ -134,12 +138,15 @@ pub enum Answer {
         Reply<Result<Delivery<Reservation>, ReserveError>>,
         Result<Reservation, ReserveError>,
     ),
-    Hold(Reply<Result<Delivery<()>, ReserveError>>, Result<Rid, ReserveError>),
+    Hold(
+        Reply<Result<Delivery<()>, ReserveError>>,
+        Result<PaymentId, ReserveError>,
+    ),
     Done(Reply<Result<(), LedgerError>>, Result<(), LedgerError>),
-    Find(Rid, Reply<Found>, Option<Box<Payment>>),
+    Find(PaymentId, Reply<Found>, Option<Box<Payment>>),
     Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
     OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
-    Unconfirmed(Reply<Result<Vec<Rid>, LedgerError>>, Vec<Rid>),
+    Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>, Vec<PaymentId>),
     Keys(Reply<Result<Vec<KeyHold>, LedgerError>>, Vec<KeyHold>),
     Approvals(Reply<Result<Approvals, LedgerError>>, Approvals),
 }

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::home::{self, HomeError};
-use crate::ledger::{By, Payment, Rid, State};
+use crate::ledger::{By, Payment, PaymentId, State};
 use crate::stripe::TokenId;
 
 /// Card networks let a hold be captured for seven days.
@@ -21,7 +21,7 @@ const HOLD: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 pub struct Tokens {
     folder: PathBuf,
-    watched: Mutex<BTreeSet<Rid>>,
+    watched: Mutex<BTreeSet<PaymentId>>,
 }
 
 impl Tokens {
@@ -33,23 +33,23 @@ impl Tokens {
         })
     }
 
-    pub fn keep(&self, rid: Rid, token: &TokenId) {
+    pub fn keep(&self, rid: PaymentId, token: &TokenId) {
         if let Err(error) = home::write_unsynced(&self.path(rid), token.expose().as_bytes()) {
             tracing::warn!(payment = %rid, %error, "its token could not be kept; within a day Stripe can tell it again");
         }
     }
 
-    pub fn of(&self, rid: Rid) -> Option<TokenId> {
+    pub fn of(&self, rid: PaymentId) -> Option<TokenId> {
         let text = home::read_secret(&self.path(rid)).ok()?;
         TokenId::parse(&text).ok()
     }
 
     /// Its payment is called dead: it is asked about for as long as a hold may be captured.
-    pub fn watch(&self, rid: Rid) {
+    pub fn watch(&self, rid: PaymentId) {
         self.watching().insert(rid);
     }
 
-    pub fn watched(&self) -> Vec<Rid> {
+    pub fn watched(&self) -> Vec<PaymentId> {
         self.watching().iter().copied().collect()
     }
 
@@ -60,12 +60,12 @@ impl Tokens {
             && now.duration_since(payment.created_at.timestamp()) <= HOLD
     }
 
-    fn watching(&self) -> MutexGuard<'_, BTreeSet<Rid>> {
+    fn watching(&self) -> MutexGuard<'_, BTreeSet<PaymentId>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing more is to be asked about it.
-    pub fn forget(&self, rid: Rid) {
+    pub fn forget(&self, rid: PaymentId) {
         self.watching().remove(&rid);
         match fs::remove_file(self.path(rid)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -76,15 +76,15 @@ impl Tokens {
     }
 
     /// All payments that have one.
-    pub fn all(&self) -> Vec<Rid> {
+    pub fn all(&self) -> Vec<PaymentId> {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return Vec::new();
         };
-        let named = |entry: fs::DirEntry| Rid::parse(entry.file_name().to_str()?);
+        let named = |entry: fs::DirEntry| PaymentId::parse(entry.file_name().to_str()?);
         entries.filter_map(Result::ok).filter_map(named).collect()
     }
 
-    fn path(&self, rid: Rid) -> PathBuf {
+    fn path(&self, rid: PaymentId) -> PathBuf {
         self.folder.join(rid.to_string())
     }
 }

@@ -10,7 +10,7 @@ async fn run(world: &World, question: Question) -> Report {
     world.reconciler.run(&question, &|_| {}).await.unwrap()
 }
 
-fn findings(report: &Report) -> Vec<(Rid, Finding)> {
+fn findings(report: &Report) -> Vec<(PaymentId, Finding)> {
     report.payments.iter().map(|line| (line.id, line.finding)).collect()
 }
 
@@ -83,7 +83,7 @@ async fn by_name_any_payment_can_be_asked_about() {
     assert_eq!(world.stands(lost).await, (State::Settled, Some(By::Chain)));
     assert_eq!(world.stands(armed).await, (State::Armed, None));
 
-    let nobodys = Rid::new(world.reconciler.clock.now(), [9; 10]);
+    let nobodys = PaymentId::new(world.reconciler.clock.now(), [9; 10]);
     let question = Question {
         ids: vec![nobodys],
         since: None,

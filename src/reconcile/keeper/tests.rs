@@ -145,7 +145,7 @@ async fn more_than_a_batch_is_asked_about_batch_by_batch() {
     assert_eq!(heads, 2 * 2);
 }
 
-fn in_doubt(world: &World, rid: Rid, n: u8) -> (crate::doubts::Ticket, impl Fn() -> Claim + use<>) {
+fn in_doubt(world: &World, rid: PaymentId, n: u8) -> (crate::doubts::Ticket, impl Fn() -> Claim + use<>) {
     let target = Target::of("research", "GET", "https", "api.example.com", "/");
     let fingerprint = target.with_body(&[n; 32]);
     let field = HeaderName::from_static("payment-signature");

@@ -7,7 +7,7 @@ use crate::account::{Account, AccountMark};
 use crate::assets::{Mode, currency};
 use crate::challenge::{Clause, Rail};
 use crate::clock::Clock as _;
-use crate::ledger::{Arm, Hold, Reserve, Rid, Terms};
+use crate::ledger::{Arm, Hold, PaymentId, Reserve, Terms};
 use crate::money::{Atoms, MicroUsd};
 use crate::pay::Tokens;
 use crate::reconcile::world::{BEGAN, World, time, world};
@@ -54,10 +54,10 @@ async fn shop() -> Shop {
 
 impl Shop {
     /// Reserved and, as far as the books know, sent.
-    async fn unknown(&self, n: u8) -> Rid {
+    async fn unknown(&self, n: u8) -> PaymentId {
         let now = self.world.clock.now();
         let hold = Hold {
-            rid: Rid::new(now, [n; 10]),
+            rid: PaymentId::new(now, [n; 10]),
             agent: "research".into(),
             group: None,
             host: "api.example.com".into(),
@@ -95,18 +95,18 @@ impl Shop {
         rid
     }
 
-    async fn payment(&self, rid: Rid) -> Payment {
+    async fn payment(&self, rid: PaymentId) -> Payment {
         self.world.ledger().get(rid).await.unwrap().unwrap()
     }
 
-    async fn ask(&self, rid: Rid) -> PaymentLine {
+    async fn ask(&self, rid: PaymentId) -> PaymentLine {
         let payment = self.payment(rid).await;
         let reconciler = &self.world.reconciler;
         reconciler.stripe_payment(&payment, &mut Silences::new()).await
     }
 
     /// What the proxy orders before it sends anything.
-    async fn order(&self, rid: Rid) -> TokenId {
+    async fn order(&self, rid: PaymentId) -> TokenId {
         let expires_at = self.payment(rid).await.arm.unwrap().valid_before.0;
         let (method, seller) = (
             PaymentMethod::parse("pm_card_visa").unwrap(),
@@ -518,7 +518,7 @@ async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
 
     let now = shop.world.clock.now();
     let hold = Hold {
-        rid: Rid::new(now, [9; 10]),
+        rid: PaymentId::new(now, [9; 10]),
         agent: "research".into(),
         group: None,
         host: "api.example.com".into(),

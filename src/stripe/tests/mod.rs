@@ -36,7 +36,7 @@ fn client_with(key: &str, base: &str, endpoint: Endpoint) -> Stripe {
 }
 
 struct Purchase {
-    payment: Rid,
+    payment: PaymentId,
     card: PaymentMethod,
     seller: Profile,
 }
@@ -44,7 +44,7 @@ struct Purchase {
 impl Purchase {
     fn with(card: &str) -> Self {
         Self {
-            payment: Rid::new(Timestamp::from_second(NOW).unwrap(), [7; 10]),
+            payment: PaymentId::new(Timestamp::from_second(NOW).unwrap(), [7; 10]),
             card: PaymentMethod::parse(card).unwrap(),
             seller: Profile::parse("profile_lab_seller").unwrap(),
         }

@@ -111,7 +111,7 @@ async fn cards_decide_what_comes_of_an_order() {
     assert!(client.token(&waiting.id).await.ok().unwrap().presentable().is_some());
 
     let mut purchase = Purchase::with("pm_card_chargeDeclined");
-    purchase.payment = Rid::new(Timestamp::from_second(NOW).unwrap(), [8; 10]);
+    purchase.payment = PaymentId::new(Timestamp::from_second(NOW).unwrap(), [8; 10]);
     // The refusal is remembered under the key, as Stripe does.
     for _ in 0..2 {
         let error = client.issue(&purchase.order()).await.err().unwrap();
@@ -120,13 +120,13 @@ async fn cards_decide_what_comes_of_an_order() {
     }
 
     let mut purchase = Purchase::with("pm_card_nobody");
-    purchase.payment = Rid::new(Timestamp::from_second(NOW).unwrap(), [9; 10]);
+    purchase.payment = PaymentId::new(Timestamp::from_second(NOW).unwrap(), [9; 10]);
     let error = client.issue(&purchase.order()).await.err().unwrap();
     assert_eq!((error.fault(), error.effect()), (Fault::Setup, Effect::None));
 
     let mut purchase = Purchase::with("pm_card_visa");
     purchase.seller = Profile::parse("profile_of_nobody").unwrap();
-    purchase.payment = Rid::new(Timestamp::from_second(NOW).unwrap(), [10; 10]);
+    purchase.payment = PaymentId::new(Timestamp::from_second(NOW).unwrap(), [10; 10]);
     let error = client.issue(&purchase.order()).await.err().unwrap();
     assert!(matches!(&error, StripeError::Refused { code, .. } if code.as_str() == "resource_missing"));
     assert_eq!((error.fault(), error.effect()), (Fault::Offer, Effect::None));
@@ -173,7 +173,7 @@ async fn the_test_helper_grants_to_the_account_of_the_key() {
     assert_eq!(seen.status, Status::Deactivated(Reason::Consumed));
 
     let mut purchase = Purchase::with("pm_card_visa");
-    purchase.payment = Rid::new(Timestamp::from_second(NOW).unwrap(), [8; 10]);
+    purchase.payment = PaymentId::new(Timestamp::from_second(NOW).unwrap(), [8; 10]);
     let granted = client.issue(&purchase.order()).await.ok().unwrap();
     let revoked = client.revoke(&granted.id).await.ok().unwrap();
     assert_eq!(revoked.status, Status::Deactivated(Reason::Revoked));

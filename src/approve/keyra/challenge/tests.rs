@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::approve::example::{offer, question_about};
+use crate::approve::testing::{offer, question_about};
 
 use crate::assets::{Asset, Mode, currency};
 

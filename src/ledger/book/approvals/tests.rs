@@ -14,7 +14,7 @@ use crate::ledger::text::Digest;
 const MINUTE: i64 = 60;
 
 /// Ids of approvals; another space than those of payments.
-fn id(n: u8) -> Rid {
+fn id(n: u8) -> PaymentId {
     rid(100 + n)
 }
 

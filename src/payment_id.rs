@@ -11,9 +11,9 @@ use uuid::Uuid;
 /// Identifies one reservation, and so one payment. Sorts by the millisecond in which it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Rid(Uuid);
+pub struct PaymentId(Uuid);
 
-impl Rid {
+impl PaymentId {
     /// A fresh id. `random` comes from the operating system's generator; version and variant bits are set over it.
     pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
         // UUIDv7 has no room for times before 1970; such a clock is wrong and the order of ids is then lost, nothing else.
@@ -48,16 +48,16 @@ impl Rid {
     }
 
     /// From sixteen bytes that were a payment id.
-    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
-    pub(super) fn bytes(&self) -> &[u8; 16] {
+    pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 }
 
-impl fmt::Display for Rid {
+impl fmt::Display for PaymentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(f)
     }
@@ -67,15 +67,15 @@ impl fmt::Display for Rid {
 mod tests {
     use super::*;
 
-    fn at(millis: i64, random: [u8; 10]) -> Rid {
-        Rid::new(Timestamp::from_millisecond(millis).unwrap(), random)
+    fn at(millis: i64, random: [u8; 10]) -> PaymentId {
+        PaymentId::new(Timestamp::from_millisecond(millis).unwrap(), random)
     }
 
     #[test]
     fn the_text_is_a_version_7_uuid_and_reads_back() {
         let rid = at(1_795_161_602_123, [0xff; 10]);
         assert_eq!(rid.to_string(), "01a1f7f8-384b-7fff-bfff-ffffffffffff");
-        assert_eq!(Rid::parse(&rid.to_string()), Some(rid));
+        assert_eq!(PaymentId::parse(&rid.to_string()), Some(rid));
         assert_eq!(rid.pay_id(), "pay_01a1f7f8384b7fffbfffffffffffffff");
     }
 
@@ -93,7 +93,7 @@ mod tests {
             "{01a1f7f8-384b-7fff-bfff-ffffffffffff}",
             "01a1f7f8-384b-4fff-bfff-ffffffffffff",
         ] {
-            assert_eq!(Rid::parse(bad), None, "{bad:?}");
+            assert_eq!(PaymentId::parse(bad), None, "{bad:?}");
         }
     }
 }

@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::alerts::{Program, Webhook};
-use crate::approve::example::{offer, question_about};
+use crate::approve::testing::{offer, question_about};
 use crate::clock::ManualClock;
 use crate::tls::upstream::{Trust, UpstreamTls};
 
@@ -24,8 +24,8 @@ fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-fn notify(ways: Vec<Way>) -> Notify {
-    Notify::new(ways, Arc::new(ManualClock::at(now())))
+fn notifier(ways: Vec<Way>) -> QuestionNotifier {
+    QuestionNotifier::new(ways, Arc::new(ManualClock::at(now())))
 }
 
 fn in_seconds(seconds: i64) -> Timestamp {
@@ -98,10 +98,10 @@ impl Log {
 async fn a_command_gets_the_sentence_and_nothing_of_our_environment() {
     let dir = tempfile::tempdir().unwrap();
     let tell = command(&["sh", "-c", "cat > told.json; env > env.txt"], dir.path());
-    let told = notify(vec![tell])
-        .tell(&question_about(&offer()), in_seconds(300))
+    let told = notifier(vec![tell])
+        .notify(&question_about(&offer()), in_seconds(300))
         .await;
-    assert_eq!(told, Told::Somehow);
+    assert_eq!(told, Notified::ByOneAtLeast);
     let text = std::fs::read_to_string(dir.path().join("told.json")).unwrap();
     assert_eq!(text.lines().count(), 1);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected());
@@ -129,10 +129,10 @@ async fn a_webhook_gets_the_same_with_its_token() {
     });
     let dir = tempfile::tempdir().unwrap();
     let ways = vec![command(&["false"], dir.path()), webhook(&url)];
-    let notify = notify(ways);
+    let notifier = notifier(ways);
     let question = question_about(&offer());
     // The command goes on failing; that the webhook was told counts.
-    let telling = notify.tell(&question, in_seconds(300));
+    let telling = notifier.notify(&question, in_seconds(300));
     let (head, body) = tokio::select! {
         told = telling => panic!("{told:?} before the command was given up"),
         post = posts.recv() => post.unwrap(),
@@ -147,15 +147,15 @@ async fn what_fails_is_tried_again_until_the_question_is_over_and_the_log_has_no
     let (log, _guard) = Log::start();
     let dir = tempfile::tempdir().unwrap();
     let question = question_about(&offer());
-    let notify = notify(vec![command(&["./nobody-there"], dir.path())]);
-    assert_eq!(notify.tell(&question, in_seconds(300)).await, Told::Nohow);
+    let notifier = notifier(vec![command(&["./nobody-there"], dir.path())]);
+    assert_eq!(notifier.notify(&question, in_seconds(300)).await, Notified::ByNone);
     assert_eq!(log.text().matches("could not be told").count(), 4);
     assert_eq!(log.text().matches("given up").count(), 1);
 
-    assert_eq!(notify.tell(&question, in_seconds(5)).await, Told::Nohow);
+    assert_eq!(notifier.notify(&question, in_seconds(5)).await, Notified::ByNone);
     assert_eq!(log.text().matches("could not be told").count(), 6);
     // A question that is over already is told to nobody.
-    assert_eq!(notify.tell(&question, in_seconds(-1)).await, Told::Nohow);
+    assert_eq!(notifier.notify(&question, in_seconds(-1)).await, Notified::ByNone);
     assert_eq!(log.text().matches("could not be told").count(), 6);
 
     let text = log.text();
@@ -167,8 +167,8 @@ async fn what_fails_is_tried_again_until_the_question_is_over_and_the_log_has_no
 
 #[tokio::test]
 async fn without_a_way_nobody_is_told() {
-    let told = notify(Vec::new())
-        .tell(&question_about(&offer()), in_seconds(300))
+    let told = notifier(Vec::new())
+        .notify(&question_about(&offer()), in_seconds(300))
         .await;
-    assert_eq!(told, Told::Nohow);
+    assert_eq!(told, Notified::ByNone);
 }

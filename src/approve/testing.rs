@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::approval::{Intent, Question, intent};
 use crate::challenge::Offer;
-use crate::ledger::Rid;
+use crate::ledger::PaymentId;
 
 pub fn offer() -> Offer {
     let challenge = json!({"x402Version": 2, "accepts": [{
@@ -33,7 +33,7 @@ pub fn question_about(offer: &Offer) -> Question {
     };
     let intent = Intent::of(&asked, offer);
     Question {
-        id: Rid::new(Timestamp::from_second(1_800_000_000).unwrap(), [7; 10]),
+        id: PaymentId::new(Timestamp::from_second(1_800_000_000).unwrap(), [7; 10]),
         sentence: intent.sentence("12.50"),
         compact: intent.compact("12.50"),
         intent,

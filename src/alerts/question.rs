@@ -1,7 +1,7 @@
-//! Tells an approver that a question waits, by the operator's own command or webhook.
+//! Notifies an approver that a question is waiting, through the operator's own command or webhook.
 //!
-//! What is told has the code in its sentence, so it is for the approver's eyes: it goes to the configured ways and nowhere else,
-//! least of all into a log (Ruling 47).
+//! The notice contains the code, so it is for the approver only: it goes to the configured channels and nowhere else, least of
+//! all into a log (Ruling 47).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,16 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::alerts::Way;
+use super::Way;
 use crate::approval::Question;
+use crate::approve::{Notified, Notifier, Reply};
 use crate::clock::SharedClock;
-use crate::ledger::Rid;
+use crate::payment_id::PaymentId;
 
 const KIND: &str = "approval";
 
-/// Who is told, and how.
-pub struct Notify {
+/// The channels through which approvers are notified.
+pub struct QuestionNotifier {
     ways: Vec<Way>,
     clock: SharedClock,
 }
@@ -29,32 +30,32 @@ pub struct Notify {
 #[derive(Serialize)]
 struct Notice {
     kind: &'static str,
-    id: Rid,
+    id: PaymentId,
     sentence: String,
     /// For a command that tells several people.
     approver: String,
     expires_at: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// By one way at least.
-    Somehow,
-    /// By none, or there is none. The question still waits for whoever looks by themselves.
-    Nohow,
-}
-
-impl Notify {
+impl QuestionNotifier {
     pub fn new(ways: Vec<Way>, clock: SharedClock) -> Self {
         Self { ways, clock }
     }
+}
 
-    /// Tells by all ways at once, each with the retries of an alert, until the question is over. Whoever stops waiting stops the
-    /// telling; a command is killed then.
-    pub async fn tell(&self, question: &Question, expires_at: Timestamp) -> Told {
+impl Notifier for QuestionNotifier {
+    /// Uses all channels at once, each with the retries of an alert, until the question is over. Dropping the future stops the
+    /// notices; a command that is running is killed then.
+    fn notify<'a>(&'a self, question: &'a Question, expires_at: Timestamp) -> Reply<'a, Notified> {
+        Box::pin(self.through_all_channels(question, expires_at))
+    }
+}
+
+impl QuestionNotifier {
+    async fn through_all_channels(&self, question: &Question, expires_at: Timestamp) -> Notified {
         let left = expires_at.duration_since(self.clock.now());
         let Ok(left) = Duration::try_from(left) else {
-            return Told::Nohow;
+            return Notified::ByNone;
         };
         let notice = Arc::new(Notice {
             kind: KIND,
@@ -63,21 +64,21 @@ impl Notify {
             approver: question.intent.member("approver").unwrap_or_default().to_owned(),
             expires_at,
         });
-        let mut telling = JoinSet::new();
+        let mut attempts = JoinSet::new();
         for way in &self.ways {
             let (way, notice) = (way.clone(), notice.clone());
-            telling.spawn(async move {
+            attempts.spawn(async move {
                 let never = CancellationToken::new();
                 timeout(left, way.insist(KIND, Some(notice.id), &*notice, &never)).await
             });
         }
-        let mut told = Told::Nohow;
-        while let Some(ended) = telling.join_next().await {
+        let mut notified = Notified::ByNone;
+        while let Some(ended) = attempts.join_next().await {
             if matches!(ended, Ok(Ok(Ok(())))) {
-                told = Told::Somehow;
+                notified = Notified::ByOneAtLeast;
             }
         }
-        told
+        notified
     }
 }
 

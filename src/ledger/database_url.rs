@@ -1,22 +1,11 @@
-//! `[store]` when several proxies share one database: where it is, and whether the way there is encrypted.
+//! Where a shared ledger's database is, and whether the connection to it is encrypted.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-
-use crate::config::secret::SecretSource;
-
-/// Where the shared books are, and how to get in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedStore {
-    pub place: Place,
-    pub password: Option<SecretSource>,
-    /// PEM file with the roots that may vouch for the database; otherwise the roots that sellers are checked by.
-    pub ca: Option<PathBuf>,
-}
+use std::path::Path;
 
 /// A `postgres://` URL without a secret in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct DatabaseUrl {
     pub user: String,
     /// Name or address; a path is the directory of a unix socket.
     pub host: String,
@@ -45,7 +34,7 @@ const PORT: u16 = 5432;
 
 const FORM: &str = "Write \"postgres://user@host:5432/database\", or \"embedded\" for books in the data directory.";
 
-impl Place {
+impl DatabaseUrl {
     /// Reads `postgres://user@host[:port]/database[?sslmode=verify-full|disable][&host=/socket/directory]`.
     pub fn parse(url: &str) -> Result<Self, BadUrl> {
         let bad = |what: &str| BadUrl {
@@ -65,7 +54,7 @@ impl Place {
             });
         }
         let (host, port) = host_and_port(host).ok_or_else(|| bad("its host and port cannot be read"))?;
-        let mut place = Self {
+        let mut url = Self {
             user: plain_text(user).ok_or_else(|| bad("its user cannot be read"))?,
             host,
             port,
@@ -73,13 +62,13 @@ impl Place {
             sslmode: Sslmode::Unsaid,
         };
         for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            place.set(name, value)?;
+            url.set(name, value)?;
         }
-        let named = [&place.user, &place.host, &place.database];
+        let named = [&url.user, &url.host, &url.database];
         if named.into_iter().any(String::is_empty) {
             return Err(bad("user, host and database must all be named"));
         }
-        Ok(place)
+        Ok(url)
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), BadUrl> {
@@ -161,28 +150,28 @@ mod tests {
 
     #[test]
     fn urls_say_who_where_and_how() {
-        let place = Place::parse("postgres://bursar@db.example.com/books").unwrap();
+        let url = DatabaseUrl::parse("postgres://bursar@db.example.com/books").unwrap();
         let whole = ("bursar", "db.example.com", 5432, "books");
-        let read = (&*place.user, &*place.host, place.port, &*place.database);
+        let read = (&*url.user, &*url.host, url.port, &*url.database);
         assert_eq!(read, whole);
-        assert!(place.is_encrypted() && !place.is_local());
-        let place = Place::parse("postgresql://b%40x@[::1]:6000/b?sslmode=disable").unwrap();
-        assert_eq!((&*place.user, &*place.host, place.port), ("b@x", "::1", 6000));
-        assert!(!place.is_encrypted() && place.is_local());
+        assert!(url.is_encrypted() && !url.is_local());
+        let url = DatabaseUrl::parse("postgresql://b%40x@[::1]:6000/b?sslmode=disable").unwrap();
+        assert_eq!((&*url.user, &*url.host, url.port), ("b@x", "::1", 6000));
+        assert!(!url.is_encrypted() && url.is_local());
         assert!(
-            !Place::parse("postgres://u@db/b?sslmode=disable")
+            !DatabaseUrl::parse("postgres://u@db/b?sslmode=disable")
                 .unwrap()
                 .is_encrypted()
         );
         assert!(
-            Place::parse("postgres://u@127.0.0.1/b?sslmode=verify-full")
+            DatabaseUrl::parse("postgres://u@127.0.0.1/b?sslmode=verify-full")
                 .unwrap()
                 .is_encrypted()
         );
-        assert!(!Place::parse("postgres://u@127.0.0.1/b").unwrap().is_encrypted());
-        let place = Place::parse("postgres://bursar@/books?host=%2Frun%2Fpostgresql").unwrap();
-        assert_eq!(place.socket(), Some(Path::new("/run/postgresql")));
-        assert!(place.is_local());
+        assert!(!DatabaseUrl::parse("postgres://u@127.0.0.1/b").unwrap().is_encrypted());
+        let url = DatabaseUrl::parse("postgres://bursar@/books?host=%2Frun%2Fpostgresql").unwrap();
+        assert_eq!(url.socket(), Some(Path::new("/run/postgresql")));
+        assert!(url.is_local());
     }
 
     #[test]
@@ -199,7 +188,7 @@ mod tests {
             ("postgres://u@h/d?password=hunter2", "means nothing here"),
             ("postgres://u%zz@h/d", "user cannot be read"),
         ] {
-            let why = Place::parse(url).unwrap_err();
+            let why = DatabaseUrl::parse(url).unwrap_err();
             assert!(why.what.contains(what), "{url}: {why:?}");
             assert!(!why.what.contains("hunter2"));
         }
