@@ -232,7 +232,10 @@ def read_entry(line):
     """The object in a line, if the line is exactly its canonical form (RFC 8785); else ValueError."""
     if len(line) > MAX_ENTRY:
         raise ValueError(f"it is longer than {MAX_ENTRY} bytes")
-    entry = json.loads(line.decode(), parse_float=no_number, parse_constant=no_number)
+    try:
+        entry = json.loads(line.decode(), parse_float=no_number, parse_constant=no_number)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
     canonical = json.dumps(entry, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     if not isinstance(entry, dict) or canonical.encode() != line:
         raise ValueError("it is not in canonical form")
@@ -344,7 +347,7 @@ def verify(directory, key_text, kept, moved):
     def compare(tree):
         for checkpoint in waiting.get(tree.size, ()):
             if checkpoint.root != tree.root():
-                raise Damaged(f"{checkpoint.where}: the first {tree.size} entries are not the ones that were signed")
+                raise Damaged(f"{checkpoint.where}: it signs other entries 0 to {tree.size - 1} than the journal has")
 
     journal.read(compare)
     size = journal.tree.size

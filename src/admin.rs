@@ -18,10 +18,10 @@ use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
 
-use crate::doubts::{Withdrawal, Withdrawn};
-use crate::home::Home;
-use crate::ledger::{Event, LedgerError, PaymentId, Resolution};
-use crate::proxy::Proxy;
+use crate::listen::proxy::Proxy;
+use bursar_home::Home;
+use bursar_ledger::{Event, LedgerError, PaymentId, Resolution};
+use bursar_rails::doubts::{Withdrawal, Withdrawn};
 
 mod approvals;
 mod reconcile;
@@ -136,7 +136,7 @@ async fn connection(proxy: Arc<Proxy>, stream: UnixStream, uid: u32) {
         let proxy = proxy.clone();
         async move { Ok::<_, Infallible>(answer(&proxy, request, uid).await) }
     });
-    let served = crate::proxy::http1()
+    let served = crate::listen::proxy::http1()
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;

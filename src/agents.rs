@@ -17,9 +17,9 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::agent_name::{AgentName, NotAnAgentName};
-use crate::clock;
-use crate::home::{self, Home, HomeError, Readers};
+use bursar_core::agent_name::{AgentName, NotAnAgentName};
+use bursar_core::clock;
+use bursar_home::{self as home, Home, HomeError, Readers};
 
 pub use roster::{ProxyCredential, Reload, Roster};
 

@@ -27,11 +27,11 @@ pub use command::Program;
 pub use question::QuestionNotifier;
 pub use webhook::Webhook;
 
-use crate::clock::SharedClock;
 use crate::config::SecretError;
 use crate::config::alerts as settings;
-use crate::ledger::{Alarm, Alarms, Event, Ledger, PaymentId};
-use crate::tls::upstream::UpstreamTls;
+use bursar_core::clock::SharedClock;
+use bursar_ledger::{Alarm, Alarms, Event, Ledger, PaymentId};
+use bursar_net::tls::upstream::UpstreamTls;
 use told::Told;
 
 /// Alerts that wait for their entry, and messages that wait for one way of telling. What comes on top is logged only.
@@ -173,7 +173,7 @@ impl Alerts {
     }
 
     /// The wallet has enough on `network` again: when it runs low the next time, that is news.
-    pub fn wallet_recovered(&self, network: crate::assets::Network) {
+    pub fn wallet_recovered(&self, network: bursar_core::assets::Network) {
         self.told().forget_low_wallet(network);
     }
 

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::{Map, Value};
 
-use crate::body::AnswerBody;
-use crate::ledger::PaymentId;
-use crate::policy::Refusal;
+use bursar_core::policy::Refusal;
+use bursar_ledger::PaymentId;
+use bursar_net::body::AnswerBody;
 
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub const BURSAR_PAYMENT: HeaderName = HeaderName::from_static("bursar-payment");
@@ -459,8 +459,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::challenge::Why;
-    use crate::policy::RefusalCode;
+    use bursar_core::challenge::Why;
+    use bursar_core::policy::RefusalCode;
 
     #[test]
     fn codes_are_unique_and_plain() {

@@ -14,10 +14,10 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::home::HomeError;
-use crate::ledger::OpenError;
-use crate::ledger::format::FormatError;
-use crate::ledger::scan::JournalError;
+use bursar_home::HomeError;
+use bursar_ledger::OpenError;
+use bursar_ledger::format::FormatError;
+use bursar_ledger::scan::JournalError;
 
 pub use backup::backup;
 pub use manifest::Manifest;
@@ -67,7 +67,7 @@ pub enum KeepError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error("cannot record it: {0}")]
-    Record(#[from] crate::ledger::LedgerError),
+    Record(#[from] bursar_ledger::LedgerError),
 }
 
 fn io_at<'a>(what: &'static str, path: &'a std::path::Path) -> impl FnOnce(io::Error) -> KeepError + 'a {

@@ -8,9 +8,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sha2::{Digest, Sha256};
 
 use crate::config::{ConfigError, limits};
-use crate::home::Home;
-use crate::ledger::Event;
-use crate::policy::Limits;
+use bursar_core::policy::Limits;
+use bursar_home::Home;
+use bursar_ledger::Event;
 
 pub struct Rules {
     home: Home,

@@ -6,9 +6,9 @@ use thiserror::Error;
 
 use crate::config::operator::{SharedStore, Store};
 use crate::config::{Config, SecretError};
-use crate::home::Home;
-use crate::ledger::{Embedded, Ledger, OpenError, Options};
-use crate::tls::upstream::TrustError;
+use bursar_home::Home;
+use bursar_ledger::{Embedded, Ledger, OpenError, Options};
+use bursar_net::tls::upstream::TrustError;
 
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -46,8 +46,8 @@ async fn open_shared(
     home: &Home,
     options: Options,
 ) -> Result<Arc<dyn Ledger>, StoreError> {
-    use crate::ledger::{Access, Postgres};
-    use crate::tls::upstream;
+    use bursar_ledger::{Access, Postgres};
+    use bursar_net::tls::upstream;
 
     let password = shared.password.as_ref().map(|source| source.read(home.root()));
     let roots = match &shared.ca {

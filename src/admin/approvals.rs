@@ -7,10 +7,10 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::{AdminError, Question, decider, post, read};
-use crate::home::Home;
-use crate::ledger::PaymentId;
-use crate::proxy::Proxy;
-use crate::questions::{Pending, Questions};
+use crate::listen::proxy::Proxy;
+use bursar_approvals::questions::{Pending, Questions};
+use bursar_home::Home;
+use bursar_ledger::PaymentId;
 
 pub const PENDING: &str = "/approvals/pending";
 /// Hundreds of agents with a few questions each.

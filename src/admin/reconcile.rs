@@ -9,9 +9,9 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::{AdminError, post};
-use crate::home::Home;
-use crate::proxy::Proxy;
-use crate::reconcile::{Question, Report, Unable};
+use crate::listen::proxy::Proxy;
+use bursar_home::Home;
+use bursar_reconcile::{Question, Report, Unable};
 
 pub const PATH: &str = "/reconcile";
 

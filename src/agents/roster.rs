@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::{AgentName, AgentsError, Token, TokenDigest, read};
-use crate::home::{self, Home};
+use bursar_home::{self as home, Home};
 
 /// Padding and the unused bits of the last character are not worth a refusal: clients differ there.
 const TOLERANT: GeneralPurpose = GeneralPurpose::new(
@@ -156,7 +156,7 @@ mod tests {
     use super::super::tests::{at, home, name};
     use super::super::{Purpose, Registry};
     use super::*;
-    use crate::home::Readers;
+    use bursar_home::Readers;
 
     #[test]
     fn the_token_decides_and_the_name_must_match() {

@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::assets::Network;
-use crate::ledger::{Alarm, Outflow, PaymentId};
-use crate::money::MicroUsd;
+use bursar_core::assets::Network;
+use bursar_core::money::MicroUsd;
+use bursar_ledger::{Alarm, Outflow, PaymentId};
 
 /// Something that people should hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Way;
-use crate::approval::Question;
-use crate::approve::{Notified, Notifier, Reply};
-use crate::clock::SharedClock;
-use crate::payment_id::PaymentId;
+use bursar_approvals::{Notified, Notifier, Reply};
+use bursar_core::approval::Question;
+use bursar_core::clock::SharedClock;
+use bursar_core::payment_id::PaymentId;
 
 const KIND: &str = "approval";
 

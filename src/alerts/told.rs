@@ -6,8 +6,8 @@ use alloy_primitives::B256;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Alert;
-use crate::assets::Network;
-use crate::ledger::{Alarm, PaymentId};
+use bursar_core::assets::Network;
+use bursar_ledger::{Alarm, PaymentId};
 
 /// So many things are remembered; beyond that the one told longest ago is forgotten.
 const REMEMBERED: usize = 8192;
@@ -112,7 +112,7 @@ fn of_window(scope: &str, window: &str, start: &str) -> (Thing, Quiet) {
         .and_then(|(_, seconds)| seconds.parse().ok());
     let (start, quiet) = match rolling {
         Some(seconds) => ("", Quiet::For(SignedDuration::from_secs(seconds))),
-        None if window == crate::policy::budget::PENDING => ("", Quiet::For(HOUR)),
+        None if window == bursar_core::policy::budget::PENDING => ("", Quiet::For(HOUR)),
         None => (start, Quiet::ForGood),
     };
     let thing = Thing::Window {
@@ -177,7 +177,7 @@ mod tests {
     fn a_low_wallet_is_news_again_once_it_has_recovered() {
         let mut told = Told::default();
         let now = at("2026-11-20T12:00:00Z");
-        let usd = crate::money::MicroUsd::new;
+        let usd = bursar_core::money::MicroUsd::new;
         let low = |network, held| Alert::WalletLow {
             network: Network::Eip155(network),
             held: usd(held),

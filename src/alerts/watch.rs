@@ -7,11 +7,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{Alert, Alerts};
-use crate::assets::Network;
-use crate::balances::Held;
-use crate::clock::SharedClock;
-use crate::ledger::{Ledger, Payment, State};
-use crate::money::MicroUsd;
+use bursar_core::assets::Network;
+use bursar_core::clock::SharedClock;
+use bursar_core::money::MicroUsd;
+use bursar_ledger::{Ledger, Payment, State};
+use bursar_rails::balances::Held;
 
 const EVERY: Duration = Duration::from_secs(60);
 /// In doubt for longer than this, a payment needs a person.

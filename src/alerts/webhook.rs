@@ -8,8 +8,8 @@ use http_body_util::{BodyExt, Limited};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
-use crate::post::{self, Failure};
-use crate::tls::upstream::UpstreamTls;
+use bursar_net::post::{self, Failure};
+use bursar_net::tls::upstream::UpstreamTls;
 
 /// Nobody reads the answer; a longer one is cut off.
 const ANSWER_CAP: usize = 64 << 10;

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::output::say;
 use super::{Exit, Failure};
-use crate::agent_name::AgentName;
 use crate::agents::{IssuedToken, Registry};
 use crate::config::limits;
-use crate::home::Home;
+use bursar_core::agent_name::AgentName;
+use bursar_home::Home;
 
 #[derive(Subcommand)]
 pub enum Agents {

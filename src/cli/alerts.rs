@@ -9,8 +9,8 @@ use super::output::say;
 use super::{Exit, Failure};
 use crate::alerts::{self, Alert};
 use crate::config::Config;
-use crate::home::Home;
 use crate::serve;
+use bursar_home::Home;
 
 #[derive(Subcommand)]
 pub enum AlertsCommand {

@@ -7,9 +7,9 @@ use super::output::say;
 use super::payments::{parse_id, print_json};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
-use crate::approve::operator;
-use crate::home::Home;
-use crate::questions;
+use bursar_approvals::operator;
+use bursar_approvals::questions;
+use bursar_home::Home;
 
 #[derive(Args)]
 pub struct Pending {

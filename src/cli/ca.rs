@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::output::say;
 use super::{Exit, Failure};
-use crate::home::Home;
-use crate::tls::authority::Authority;
+use bursar_home::Home;
+use bursar_net::tls::authority::Authority;
 
 #[derive(Subcommand)]
 pub enum Ca {
@@ -24,7 +24,7 @@ pub enum Ca {
 impl Ca {
     pub fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
-        let failed = |error: crate::tls::authority::AuthorityError| Failure::negative(error.to_string());
+        let failed = |error: bursar_net::tls::authority::AuthorityError| Failure::negative(error.to_string());
         match self {
             Self::Show { json } => {
                 let authority = Authority::load(home, Timestamp::now()).map_err(failed)?;

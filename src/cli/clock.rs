@@ -7,9 +7,9 @@ use clap::{Args, Subcommand};
 use super::output::say;
 use super::{Exit, Failure};
 use crate::admin::{self, AcceptClock, AdminError};
-use crate::clock::SystemClock;
-use crate::home::Home;
-use crate::ledger::{Embedded, Event, Ledger, Options};
+use bursar_core::clock::SystemClock;
+use bursar_home::Home;
+use bursar_ledger::{Embedded, Event, Ledger, Options};
 
 #[derive(Subcommand)]
 pub enum ClockCommand {

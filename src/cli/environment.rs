@@ -13,10 +13,10 @@ use secrecy::ExposeSecret;
 
 use super::output::print;
 use super::{Exit, Failure};
-use crate::agent_name::AgentName;
 use crate::agents::{IssuedToken, Purpose, Registry};
 use crate::config::Config;
-use crate::home::Home;
+use bursar_core::agent_name::AgentName;
+use bursar_home::Home;
 
 /// A token that `env` prints ends by itself (Ruling 55).
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);

@@ -13,11 +13,11 @@ use jiff::Timestamp;
 use super::output::print;
 use super::payments::{moment, not_found, parse_id, print_json};
 use super::{Exit, Failure};
-use crate::dossier::{BoundBy, Decision, Difference, Dossier, Examined, NotRead, Proof, Token, examine};
-use crate::home::Home;
-use crate::ledger::lines::{asked_about, lines_about};
-use crate::ledger::{PaymentId, PaymentRecord, read_payments};
-use crate::questions;
+use bursar_approvals::dossier::{BoundBy, Decision, Difference, Dossier, Examined, NotRead, Proof, Token, examine};
+use bursar_approvals::questions;
+use bursar_home::Home;
+use bursar_ledger::lines::{asked_about, lines_about};
+use bursar_ledger::{PaymentId, PaymentRecord, read_payments};
 pub(super) use shown::Shown;
 
 /// More than a year of approvals; a file that is longer is none of ours, or can be split by lines.
@@ -70,7 +70,7 @@ impl Approvals {
 impl Export {
     fn run(&self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
-        let unread = |error: crate::ledger::ReadError| Failure::negative(error.to_string());
+        let unread = |error: bursar_ledger::ReadError| Failure::negative(error.to_string());
         let asked = asked_about(home.root()).map_err(unread)?;
         let wanted = self.wanted(home, &read_payments(home.root()).map_err(unread)?.payments, &asked)?;
         let mut lines = lines_about(home.root(), &wanted).map_err(unread)?;

@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::payments::{not_found, parse_id, print_json};
 use super::{Exit, Failure, output::print};
-use crate::challenge::Why;
-use crate::home::Home;
-use crate::ledger::entry::Other;
-use crate::ledger::{Explained, PaymentId, PaymentRecord, State, read_explained};
-use crate::money::MicroUsd;
-use crate::policy::{NotTaken, RefusalCode};
+use bursar_core::challenge::Why;
+use bursar_core::money::MicroUsd;
+use bursar_core::policy::{NotTaken, RefusalCode};
+use bursar_home::Home;
+use bursar_ledger::entry::Other;
+use bursar_ledger::{Explained, PaymentId, PaymentRecord, State, read_explained};
 
 #[derive(Args)]
 pub struct Explain {

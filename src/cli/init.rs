@@ -7,11 +7,11 @@ use secrecy::ExposeSecret;
 use super::environment::sh_word;
 use super::output::say;
 use super::{Exit, Failure};
-use crate::clock;
-use crate::home::{self, Home, Readers};
-use crate::ledger::format;
-use crate::pay::Wallet;
-use crate::tls::authority::Authority;
+use bursar_core::clock;
+use bursar_home::{self as home, Home, Readers};
+use bursar_ledger::format;
+use bursar_net::tls::authority::Authority;
+use bursar_rails::pay::Wallet;
 
 #[derive(Args)]
 pub struct Init {

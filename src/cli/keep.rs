@@ -12,11 +12,11 @@ use super::environment::sh_word;
 use super::output::say;
 use super::{Exit, Failure};
 use crate::admin;
-use crate::clock::SystemClock;
-use crate::home::Home;
 use crate::keep::backup::{self, Keys};
 use crate::keep::{KeepError, restore, retain};
-use crate::ledger::OpenError;
+use bursar_core::clock::SystemClock;
+use bursar_home::Home;
+use bursar_ledger::OpenError;
 
 #[derive(Args)]
 pub struct Backup {

@@ -29,7 +29,7 @@ use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-use crate::home::{Home, HomeError};
+use bursar_home::{Home, HomeError};
 
 /// The agent payment proxy: pays `402 Payment Required` for agents, within limits, and keeps the books.
 #[derive(Parser)]
@@ -280,8 +280,8 @@ impl From<crate::agents::AgentsError> for Failure {
     }
 }
 
-impl From<crate::agent_name::NotAnAgentName> for Failure {
-    fn from(error: crate::agent_name::NotAnAgentName) -> Self {
+impl From<bursar_core::agent_name::NotAnAgentName> for Failure {
+    fn from(error: bursar_core::agent_name::NotAnAgentName) -> Self {
         Self::usage(error.to_string())
     }
 }

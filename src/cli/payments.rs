@@ -9,9 +9,9 @@ use jiff::{Timestamp, Zoned, civil};
 use super::output::{print, say};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError, Word};
-use crate::clock::SystemClock;
-use crate::home::Home;
-use crate::ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, Refused, read_payments};
+use bursar_core::clock::SystemClock;
+use bursar_home::Home;
+use bursar_ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, Refused, read_payments};
 
 #[derive(Subcommand)]
 pub enum Payments {

@@ -15,13 +15,13 @@ use super::output::print;
 use super::payments::{moment, parse_id, print_json};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
-use crate::clock::{SharedClock, SystemClock};
 use crate::config::Config;
-use crate::home::Home;
-use crate::ledger::{Embedded, Ledger, OpenError, Options, State};
-use crate::reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
-use crate::reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
 use crate::serve::{nodes, open_issuer, open_wallet, upstream_tls};
+use bursar_core::clock::{SharedClock, SystemClock};
+use bursar_home::Home;
+use bursar_ledger::{Embedded, Ledger, OpenError, Options, State};
+use bursar_reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
+use bursar_reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
 
 /// After that it seems to hang.
 const SOON: Duration = Duration::from_secs(2);

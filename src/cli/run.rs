@@ -14,10 +14,10 @@ use tokio::time::timeout;
 
 use super::environment::{Inherited, STRIPPED, server_address, variables};
 use super::{Exit, Failure};
-use crate::agent_name::AgentName;
 use crate::agents::{Purpose, Registry};
 use crate::config::{Config, SecretSource};
-use crate::home::Home;
+use bursar_core::agent_name::AgentName;
+use bursar_home::Home;
 
 /// Ends a token whose `run` was killed before it could take it back.
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);

@@ -9,9 +9,9 @@ use tokio::signal::unix::SignalKind;
 use super::output::say;
 use super::serve::watch;
 use super::{Exit, Failure};
-use crate::home::{self, Readers};
-use crate::money::Atoms;
-use crate::sandbox::{Funding, Options, stripe};
+use bursar_core::money::Atoms;
+use bursar_home::{self as home, Readers};
+use bursar_sandbox::{Funding, Options, stripe};
 
 /// Whoever pays for the first time finds this much sandbox USDC in the wallet: the sandbox cannot know its payers.
 const GIFT: Atoms = Atoms::new(100_000_000);
@@ -38,7 +38,7 @@ impl Sandbox {
             names: self.names.clone(),
             ..Options::default()
         };
-        let sandbox = crate::sandbox::Sandbox::start(self.listen, options)
+        let sandbox = bursar_sandbox::Sandbox::start(self.listen, options)
             .await
             .map_err(|error| Failure::unavailable(format!("cannot sell on {}: {error}", self.listen)))?;
         if let Some(path) = &self.ca_out {

@@ -7,12 +7,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::say;
 use super::{Exit, Failure};
-use crate::clock::SystemClock;
 use crate::config::ConfigError;
-use crate::home::Home;
-use crate::ledger::OpenError;
 use crate::serve::{self, StartError};
 use crate::store::StoreError;
+use bursar_core::clock::SystemClock;
+use bursar_home::Home;
+use bursar_ledger::OpenError;
 
 #[derive(Args)]
 pub struct Serve {}

@@ -8,15 +8,15 @@ use serde_json::json;
 
 use super::output::say;
 use super::{Exit, Failure};
-use crate::assets;
 use crate::config::Config;
 use crate::config::operator::RpcUrl;
-use crate::home::Home;
-use crate::money::Atoms;
-use crate::pay::EvmPayer;
-use crate::rpc::Node;
 use crate::serve;
-use crate::tls::upstream::UpstreamTls;
+use bursar_core::assets;
+use bursar_core::money::Atoms;
+use bursar_home::Home;
+use bursar_net::tls::upstream::UpstreamTls;
+use bursar_rails::pay::EvmPayer;
+use bursar_rails::rpc::Node;
 
 #[derive(Subcommand)]
 pub enum WalletCommand {

@@ -2,9 +2,9 @@
 
 use http::Uri;
 
-use super::secret::SecretSource;
-use super::section::{Entry, Section};
-use crate::money::MicroUsd;
+use bursar_config::secret::SecretSource;
+use bursar_config::section::{Entry, Section};
+use bursar_core::money::MicroUsd;
 
 /// Without any way of telling, alerts are in the log and in the books.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::secret::SecretSource;
-use super::section::{Entry, Section};
-use crate::approve::ciba::settings::Delivery;
-use crate::questions::Settings;
+use bursar_approvals::ciba::settings::Delivery;
+use bursar_approvals::questions::Settings;
+use bursar_config::secret::SecretSource;
+use bursar_config::section::{Entry, Section};
 use ciba::Ciba;
 use keyra::Keyra;
 

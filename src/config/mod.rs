@@ -5,18 +5,11 @@
 
 pub mod alerts;
 pub mod approval;
-mod asking;
-mod diagnose;
-#[cfg(test)]
-mod examples;
 #[cfg(test)]
 mod golden;
-mod level;
-pub mod limits;
 pub mod operator;
-pub mod secret;
-mod section;
 
-pub use diagnose::{ConfigError, Problem};
+pub use bursar_config::diagnose::{ConfigError, Problem};
+pub use bursar_config::limits;
+pub use bursar_config::secret::{SecretError, SecretSource};
 pub use operator::Config;
-pub use secret::{SecretError, SecretSource};

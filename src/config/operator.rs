@@ -19,16 +19,16 @@ use ipnet::IpNet;
 use super::alerts::Alerts;
 use super::approval::ciba::Client;
 use super::approval::{Approval, Backend};
-use super::diagnose::{Confidence, ConfigError, Document};
-use super::secret::SecretSource;
-use super::section::Section;
-use crate::approve::ciba::settings::Style;
-use crate::assets::Network;
-use crate::host::Host;
-use crate::ledger::database_url::DatabaseUrl;
-use crate::oauth::issuer::Issuer;
-use crate::stripe::{PaymentMethod, Settings};
-use crate::timeouts::Timeouts;
+use bursar_approvals::ciba::settings::Style;
+use bursar_config::diagnose::{Confidence, ConfigError, Document};
+use bursar_config::secret::SecretSource;
+use bursar_config::section::Section;
+use bursar_core::assets::Network;
+use bursar_core::host::Host;
+use bursar_ledger::database_url::DatabaseUrl;
+use bursar_net::oauth::issuer::Issuer;
+use bursar_net::timeouts::Timeouts;
+use bursar_rails::stripe::{PaymentMethod, Settings};
 
 /// bursar.toml, resolved.
 #[derive(Debug)]

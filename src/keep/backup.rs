@@ -12,10 +12,10 @@ use super::manifest::{self, Manifest};
 use super::{KeepError, io_at, restore};
 use crate::config::operator::WalletKey;
 use crate::config::{Config, SecretSource};
-use crate::home::{self, Home, Readers};
-use crate::ledger::follow::{Segment, follow};
-use crate::ledger::format;
-use crate::ledger::text::Digest;
+use bursar_home::{self as home, Home, Readers};
+use bursar_ledger::follow::{Segment, follow};
+use bursar_ledger::format;
+use bursar_ledger::text::Digest;
 
 /// Whether keys go into the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    fn journal(&mut self) -> Result<crate::ledger::scan::Chain, KeepError> {
+    fn journal(&mut self) -> Result<bursar_ledger::scan::Chain, KeepError> {
         home::create_folder(&self.into.join("audit"))?;
         let audit = self.home.audit();
         let end = follow(&audit, &mut |Segment { path, lines }| {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::{KeepError, io_at};
-use crate::home;
-use crate::ledger::text::Digest;
+use bursar_home as home;
+use bursar_ledger::text::Digest;
 
 /// A directory under a name that says that it is not finished. Removed again unless it is.
 pub struct Unfinished {

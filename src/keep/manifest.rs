@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::KeepError;
-use crate::ledger::format::{self, FormatError};
-use crate::ledger::text::Digest;
+use bursar_ledger::format::{self, FormatError};
+use bursar_ledger::text::Digest;
 
 pub const NAME: &str = "backup.json";
 

@@ -13,11 +13,11 @@ use thiserror::Error;
 use super::files::{self, Unfinished};
 use super::manifest::Manifest;
 use super::{KeepError, io_at};
-use crate::clock::SharedClock;
-use crate::home::{self, Home, Readers};
-use crate::ledger::follow::follow;
-use crate::ledger::text::Digest;
-use crate::ledger::{Embedded, Event, Ledger, Options};
+use bursar_core::clock::SharedClock;
+use bursar_home::{self as home, Home, Readers};
+use bursar_ledger::follow::follow;
+use bursar_ledger::text::Digest;
+use bursar_ledger::{Embedded, Event, Ledger, Options};
 
 /// In D, until the restored books are accepted.
 pub const MARKER: &str = "restored";

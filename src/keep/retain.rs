@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{KeepError, files, io_at};
-use crate::clock::SharedClock;
-use crate::home::{self, Home, Readers};
-use crate::ledger::pruned::{self, Plan};
-use crate::ledger::text::Digest;
-use crate::ledger::{Embedded, Event, Ledger, Options};
+use bursar_core::clock::SharedClock;
+use bursar_home::{self as home, Home, Readers};
+use bursar_ledger::pruned::{self, Plan};
+use bursar_ledger::text::Digest;
+use bursar_ledger::{Embedded, Event, Ledger, Options};
 
 /// Younger entries stay: an idempotency key lives for a day, and the chain's word on a payment is awaited for seven.
 pub const YOUNGEST: SignedDuration = SignedDuration::from_hours(8 * 24);

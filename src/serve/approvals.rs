@@ -8,22 +8,22 @@ use thiserror::Error;
 
 use super::callbacks::Caller;
 use super::clients::{NotKnown, Proof, known};
-use crate::approval::token::Alg;
-use crate::approve::ciba::Ciba;
-use crate::approve::ciba::assertion::{AssertionKey, BadKey};
-use crate::approve::ciba::settings::{AuthMethod, CibaSettings, ClientAuth};
-use crate::approve::keyra::{ApiKey, Keyra, KeyraSettings, SettingsError, Webhooks};
-use crate::approve::operator::Operator;
-use crate::approve::tokens::Tokens;
-use crate::clock::SharedClock;
 use crate::config::approval::ciba;
 use crate::config::approval::{Backend, keyra};
 use crate::config::operator::Store;
 use crate::config::{Config, SecretError, SecretSource};
-use crate::home::{self, Home, HomeError};
-use crate::ledger::{ApprovalStep, Ledger, LedgerError, Outcome};
-use crate::questions::{Asks, Questions, Surroundings};
-use crate::tls::upstream::UpstreamTls;
+use bursar_approvals::ciba::Ciba;
+use bursar_approvals::ciba::assertion::{AssertionKey, BadKey};
+use bursar_approvals::ciba::settings::{AuthMethod, CibaSettings, ClientAuth};
+use bursar_approvals::keyra::{ApiKey, Keyra, KeyraSettings, SettingsError, Webhooks};
+use bursar_approvals::operator::Operator;
+use bursar_approvals::questions::{Asks, Questions, Surroundings};
+use bursar_approvals::tokens::Tokens;
+use bursar_core::approval::token::Alg;
+use bursar_core::clock::SharedClock;
+use bursar_home::{self as home, Home, HomeError};
+use bursar_ledger::{ApprovalStep, Ledger, LedgerError, Outcome};
+use bursar_net::tls::upstream::UpstreamTls;
 
 /// Who is asked about payments.
 pub(super) struct Opened {

@@ -5,9 +5,9 @@ use alloy_primitives::Address;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::account::AccountMark;
-use crate::bkey::{Bkey, NoWalletTold, Unheard, WalletAnswer};
-use crate::home::{self, Home, Readers};
+use bursar_core::account::AccountMark;
+use bursar_home::{self as home, Home, Readers};
+use bursar_rails::bkey::{Bkey, NoWalletTold, Unheard, WalletAnswer};
 
 #[derive(Debug, Error)]
 pub enum NotTold {

@@ -18,10 +18,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::approve::ciba::Ciba;
-use crate::approve::keyra::{self, Heard, Keyra};
-use crate::approve::tokens::Tokens;
-use crate::questions::Questions;
+use bursar_approvals::ciba::Ciba;
+use bursar_approvals::keyra::{self, Heard, Keyra};
+use bursar_approvals::questions::Questions;
+use bursar_approvals::tokens::Tokens;
 
 /// The longest that either backend may send.
 const CAP: usize = keyra::WEBHOOK_CAP;

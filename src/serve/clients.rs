@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
-use crate::bkey::{BkeyAgent, BkeyError, ProfilesFile};
 use crate::config::approval::ciba::{Client, ClientId};
 use crate::config::{SecretError, SecretSource};
-use crate::home::Home;
-use crate::oauth::Secret;
-use crate::oauth::issuer::{Issuer, PlainHttp, UrlError};
+use bursar_home::Home;
+use bursar_net::oauth::Secret;
+use bursar_net::oauth::issuer::{Issuer, PlainHttp, UrlError};
+use bursar_rails::bkey::{BkeyAgent, BkeyError, ProfilesFile};
 
 const BKEY: &str = "https://api.bkey.id";
 

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use super::StartError;
-use crate::clock::SharedClock;
-use crate::doubts::Doubts;
-use crate::home::Home;
-use crate::ledger::{Ledger, State};
-use crate::pay::Tokens;
+use bursar_core::clock::SharedClock;
+use bursar_home::Home;
+use bursar_ledger::{Ledger, State};
+use bursar_rails::doubts::Doubts;
+use bursar_rails::pay::Tokens;
 
 /// Tokens of payments about which nothing is to be asked any more. Those that may have left a hold are watched.
 pub(super) async fn forget_tokens(tokens: &Tokens, ledger: &dyn Ledger, now: jiff::Timestamp) {

@@ -9,16 +9,16 @@ use tokio_rustls::TlsAcceptor;
 
 use super::bkey;
 use super::clients::{NotKnown, Proof, known};
-use crate::assets::{Mode, Network};
-use crate::bkey::Bkey;
 use crate::config::operator::{RpcUrl, TokenIssuer, WalletKey};
 use crate::config::{Config, SecretError};
-use crate::home::{self, Home, HomeError};
-use crate::pay::{BkeyIssuer, BkeySigner, CardPayer, EvmPayer, Issuer, NoSigner, Tokens, Wallet, WalletError};
-use crate::rpc::Node;
-use crate::stripe::{KeyError, SecretKey, Stripe};
-use crate::tls::leaf::{ListenerTlsError, listener_config};
-use crate::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
+use bursar_core::assets::{Mode, Network};
+use bursar_home::{self as home, Home, HomeError};
+use bursar_net::tls::leaf::{ListenerTlsError, listener_config};
+use bursar_net::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
+use bursar_rails::bkey::Bkey;
+use bursar_rails::pay::{BkeyIssuer, BkeySigner, CardPayer, EvmPayer, Issuer, NoSigner, Tokens, Wallet, WalletError};
+use bursar_rails::rpc::Node;
+use bursar_rails::stripe::{KeyError, SecretKey, Stripe};
 
 /// Whoever signs on EVM networks, if bursar.toml names somebody.
 pub async fn open_wallet(

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bursar::clock::SystemClock;
+use bursar_core::clock::SystemClock;
 use serde_json::{Value, json};
 
 use crate::keyra_fake::{DEVICE, Echoes, FakeKeyra, Fault, KEY, SECRET, send_webhook_to};

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use ::bursar::assets::{self, Network};
-use ::bursar::money::Atoms;
-use ::bursar::reconcile::{Facts, Finality, Head, Named, Proof, Standing, Verdict, outflows, verdict};
-use ::bursar::rpc::Node;
-use ::bursar::tls::upstream::{Trust, UpstreamTls};
+use ::bursar_core::assets::{self, Network};
+use ::bursar_core::money::Atoms;
+use ::bursar_reconcile::{Facts, Finality, Head, Named, Proof, Standing, Verdict, outflows, verdict};
+use ::bursar_rails::rpc::Node;
+use ::bursar_net::tls::upstream::{Trust, UpstreamTls};
 use alloy_primitives::{Address, B256, U256};
 use serde_json::{Value, json};
 

@@ -1,11 +1,13 @@
 //! Behaviour, through the real binary, with real clients and servers. Each file is a theme; `support` sets the stage.
 
-#[path = "../keyra_fake/mod.rs"]
+#[path = "../../crates/approvals/tests/keyra_fake/mod.rs"]
 mod keyra_fake;
 #[cfg(feature = "postgres")]
-#[path = "../postgres_cluster/mod.rs"]
+#[path = "../../crates/ledger/tests/all/postgres_cluster.rs"]
 mod postgres_cluster;
 mod support;
+#[path = "../../crates/ledger/tests/all/world.rs"]
+mod world;
 
 // Free traffic.
 mod drain;
@@ -17,6 +19,8 @@ mod smuggling;
 mod streaming;
 mod tls;
 mod uploads;
+
+mod books;
 
 // Money.
 mod answers;

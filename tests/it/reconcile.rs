@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use ::bursar::clock::{Clock, SystemClock};
+use ::bursar_core::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 use crate::support::agent::Agent;

@@ -16,9 +16,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::alerts::{Program, Webhook};
-use crate::approve::testing::{offer, question_about};
-use crate::clock::ManualClock;
-use crate::tls::upstream::{Trust, UpstreamTls};
+use bursar_approvals::testing::{offer, question_about};
+use bursar_core::clock::ManualClock;
+use bursar_net::tls::upstream::{Trust, UpstreamTls};
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{entries, plain};
 use crate::cli::{Exit, Failure};
-use crate::dossier::{Difference, Dossier, Examined, examine};
-use crate::home::Home;
-use crate::ledger::PaymentId;
-use crate::ledger::lines::lines_about;
-use crate::questions::{self, Kept};
+use bursar_approvals::dossier::{Difference, Dossier, Examined, examine};
+use bursar_approvals::questions::{self, Kept};
+use bursar_home::Home;
+use bursar_ledger::PaymentId;
+use bursar_ledger::lines::lines_about;
 
 /// Empty where nobody was asked.
 #[derive(Default, serde::Serialize)]

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::ledger::text::Decimal;
+use bursar_ledger::text::Decimal;
 
 const ID: &str = "01a1f8b7-7082-7a04-a377-0dc81aefda02";
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::approval::token::Alg;
-use crate::approve::ciba::settings::{AmountUnit, AuthMethod, BindingStyle, Delivery, EvidenceToken, Style};
-use crate::config::secret::SecretSource;
-use crate::config::section::{Entry, Section};
-use crate::host::Host;
-use crate::oauth::issuer::{Issuer, PlainHttp};
+use bursar_approvals::ciba::settings::{AmountUnit, AuthMethod, BindingStyle, Delivery, EvidenceToken, Style};
+use bursar_config::secret::SecretSource;
+use bursar_config::section::{Entry, Section};
+use bursar_core::approval::token::Alg;
+use bursar_core::host::Host;
+use bursar_net::oauth::issuer::{Issuer, PlainHttp};
 
 /// The identity server, and ourselves as its client.
 #[derive(Clone, Debug, PartialEq, Eq)]

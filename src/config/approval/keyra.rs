@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::approve::keyra::{Action, BaseUrl, Echo, Environment, SignatureFormat, Trust};
-use crate::config::secret::SecretSource;
-use crate::config::section::Entry;
+use bursar_approvals::keyra::{Action, BaseUrl, Echo, Environment, SignatureFormat, Trust};
+use bursar_config::secret::SecretSource;
+use bursar_config::section::Entry;
 
 /// How KEYRA is used.
 #[derive(Clone, Debug, PartialEq, Eq)]

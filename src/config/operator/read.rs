@@ -12,12 +12,12 @@ use super::{
     AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Proxy, RpcUrl, SharedStore, Store, Stripe,
     StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
 };
-use crate::assets::{self, Network, Token};
-use crate::config::secret::SecretSource;
-use crate::config::section::{Entry, Hints, Section};
 use crate::config::{alerts, approval};
-use crate::policy::named_host;
-use crate::stripe::{ApiBase, ApiVersion, Endpoint, PaymentMethod, Settings};
+use bursar_config::secret::SecretSource;
+use bursar_config::section::{Entry, Hints, Section};
+use bursar_core::assets::{self, Network, Token};
+use bursar_core::policy::named_host;
+use bursar_rails::stripe::{ApiBase, ApiVersion, Endpoint, PaymentMethod, Settings};
 
 pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
     let bkey = top.take("bkey").and_then(|e| bkey(&e.holding_secrets()));

@@ -3,8 +3,8 @@ use std::time::Duration;
 use std::path::Path;
 
 use super::*;
-use crate::config::examples;
-use crate::money::MicroUsd;
+use bursar_config::examples;
+use bursar_core::money::MicroUsd;
 
 const EXAMPLE: &str = include_str!("../../../bursar.example.toml");
 
@@ -160,8 +160,8 @@ fn secrets_of_approval_backends_are_known_whichever_is_chosen() {
 
 #[test]
 fn what_is_written_of_an_identity_server_is_what_is_read() {
-    use crate::approve::ciba::settings::{AuthMethod, Delivery, Style};
     use crate::config::approval::Backend;
+    use bursar_approvals::ciba::settings::{AuthMethod, Delivery, Style};
     let text = "[approval]\nbackend = \"ciba\"\ncallbacks = \"127.0.0.1:0\"\n[approval.ciba]\nstyle = \"standard\"\n\
                 issuer = \"https://login.example.com/\"\nclient_id = \"bursar\"\nclient_secret = \"env:A\"\n\
                 delivery = \"ping\"\nhosts = \"Keys.example.com\"\nalgs = [\"Ed25519\"]\n";

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use ::bursar::clock::SystemClock;
-use ::bursar::sandbox::stripe::{Counters, StripeSandbox};
+use ::bursar_core::clock::SystemClock;
+use ::bursar_sandbox::stripe::{Counters, StripeSandbox};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;

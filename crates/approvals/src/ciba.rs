@@ -1,0 +1,426 @@
+//! Asking over CIBA: a server asks the person on a device of theirs, and gives us a token that says so (approvals digest §2-§4).
+//!
+//! * `settings`: how the server is used.
+//! * `discovery`: where its endpoints are. `request`, `asked`: a question and its handle. `poll`: what the looks mean. `ping`: who
+//!   may wake us. `failure`: why there is no answer. All of these are pure.
+//! * `store`: what is kept between requests: metadata, keys, the agent's own token. One request is `oauth/exchange`.
+//!
+//! A token is no approval yet: what it is worth says a [`Verifier`], which is given the keys.
+
+pub mod discovery;
+pub mod failure;
+pub mod ping;
+pub mod poll;
+pub mod request;
+pub mod settings;
+
+mod asked;
+pub mod assertion;
+mod store;
+#[cfg(test)]
+mod vectors;
+mod verifier;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use asked::{Accepted, NotAsked};
+use discovery::Metadata;
+use failure::Code;
+use ping::KnownTokens;
+use poll::{Course, Grant, Look, Step};
+use request::{Outgoing, SentDetails};
+use settings::{BindingStyle, CibaSettings, Delivery, EvidenceToken, Secret, Style};
+use store::{Kept, Renewal};
+pub use verifier::{Presented, Rejected, Verifier};
+
+use crate::{Asked, Backend, Denial, Failure, Reply, Standing};
+use bursar_core::approval::Question;
+use bursar_core::clock::SharedClock;
+use bursar_net::oauth::exchange::{self, Answer, Silence};
+use bursar_net::oauth::login::{self, Lent};
+use bursar_net::tls::upstream::UpstreamTls;
+
+/// From the first look at the server's name to the last byte of its answer (digest §2.6).
+const ASK_PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than a server may hold a look open.
+const LOOK_PATIENCE: Duration = Duration::from_secs(40);
+/// After its end by the server's word, a question is looked at for so long (digest §7).
+const GRACE: SignedDuration = SignedDuration::from_secs(10);
+/// How long a token waits for the keys that verify it. The person has decided, and cannot be asked for the same token again.
+const KEPT_GRANT: Duration = Duration::from_secs(120);
+const KEYS_AGAIN: Duration = Duration::from_secs(5);
+/// An identity server's clock may be off by so much before we say so (digest §10).
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(30);
+
+/// One identity server.
+pub struct Ciba<V: Verifier> {
+    settings: CibaSettings,
+    verifier: V,
+    tls: Arc<UpstreamTls>,
+    clock: SharedClock,
+    kept: Kept<V::Keys>,
+    courses: Mutex<HashMap<String, Running>>,
+    notifications: Mutex<KnownTokens>,
+}
+
+/// What is known of a question between two looks. Lost with a look that is given up, as its answer is.
+struct Running {
+    course: Course,
+    /// Fetched, and not yet verified.
+    grant: Option<(Box<Grant>, Instant)>,
+    until: Timestamp,
+}
+
+impl<V: Verifier> Ciba<V> {
+    pub fn new(settings: CibaSettings, verifier: V, tls: Arc<UpstreamTls>, clock: SharedClock) -> Self {
+        Self {
+            settings,
+            verifier,
+            tls,
+            clock,
+            kept: Kept::default(),
+            courses: Mutex::default(),
+            notifications: Mutex::default(),
+        }
+    }
+
+    pub fn settings(&self) -> &CibaSettings {
+        &self.settings
+    }
+
+    /// The question that a server's ping is about: answer 204, and look now. `None`: answer 401.
+    pub fn ping(&self, authorization: Option<&str>, body: &[u8]) -> Option<String> {
+        ping::ping(authorization, body, &locked(&self.notifications))
+    }
+
+    async fn ask(&self, question: &Question) -> Result<Asked, Failure> {
+        let metadata = self.metadata().await.ok_or(failure::DISCOVERY)?;
+        let style = self.settings.binding_style;
+        match (self.ask_in(question, style, &metadata).await, style) {
+            (Err(NotAsked::BindingMessage), BindingStyle::Sentence) => {
+                // Nobody was asked, and the message may only have been too long or too rich for this server (digest §2.2).
+                let again = self.ask_in(question, BindingStyle::Compact20, &metadata).await;
+                again.map_err(NotAsked::into_failure)
+            }
+            (result, _) => result.map_err(NotAsked::into_failure),
+        }
+    }
+
+    async fn ask_in(&self, question: &Question, style: BindingStyle, metadata: &Metadata) -> Result<Asked, NotAsked> {
+        let notification = match self.settings.delivery() {
+            Delivery::Ping => Some(ping::notification_token().ok_or(failure::INTERNAL)?),
+            Delivery::Poll => None,
+        };
+        let agent_token = match self.settings.style {
+            Style::Bkey => Some(self.agent_token(metadata).await?),
+            Style::Standard => None,
+        };
+        let outgoing = || match &agent_token {
+            Some((token, _)) => request::ask_bkey(&self.settings, question, style, token),
+            None => request::ask_standard(&self.settings, question, style, notification.as_ref()),
+        };
+        let sent = match self.send(&metadata.authentication, outgoing(), ASK_PATIENCE).await? {
+            // Nothing of it was sent, so nobody can have been asked: once more.
+            Err(Silence::Unsent) => self.send(&metadata.authentication, outgoing(), ASK_PATIENCE).await?,
+            sent => sent,
+        };
+        let answer = match sent {
+            Ok(answer) => answer,
+            Err(Silence::Unsent) => return Err(failure::UNREACHABLE.into()),
+            Err(Silence::Unanswered) => return Err(failure::START_UNKNOWN.into()),
+        };
+        self.compare_clocks(&answer);
+        if let (http::StatusCode::UNAUTHORIZED, Some((_, lent))) = (answer.status, &agent_token) {
+            self.kept.agent_token.forget().await;
+            if *lent == Lent::Kept {
+                return Err(failure::AGENT_TOKEN.into());
+            }
+        }
+        let accepted = asked::read(answer.status, &answer.body)?;
+        Ok(self.accepted(accepted, notification))
+    }
+
+    fn accepted(&self, accepted: Accepted, notification: Option<Secret>) -> Asked {
+        let course = Course::new(accepted.interval_s);
+        let now = self.clock.now();
+        let asked = Asked {
+            expires_at: later(now, accepted.expires_in_s),
+            interval: course.interval(),
+            failures: 0,
+            handle: accepted.auth_req_id,
+        };
+        if let Some(token) = notification {
+            locked(&self.notifications).insert(&asked.handle, &token);
+        }
+        self.keep_running(&asked, course, None);
+        asked
+    }
+
+    async fn look(&self, question: &Question, asked: &mut Asked) -> Standing {
+        let sent_at = Instant::now();
+        let running = locked(&self.courses).remove(&asked.handle);
+        let (mut course, grant) = match running {
+            Some(running) => (running.course, running.grant),
+            None => (Course::resumed(asked.interval, asked.failures), None),
+        };
+        let (grant, received) = match grant {
+            Some(kept) => kept,
+            None => {
+                if self.clock.now() > asked.expires_at.saturating_add(GRACE).unwrap_or(Timestamp::MAX) {
+                    return self.ended(asked, Standing::Expired);
+                }
+                let step = self.look_there(&mut course, asked).await;
+                (asked.interval, asked.failures) = (course.interval(), course.failures());
+                match step {
+                    Step::Granted(grant) => (grant, Instant::now()),
+                    Step::Pending(wait) => {
+                        let wait = wait.min(self.left(asked));
+                        self.keep_running(asked, course, None);
+                        return Standing::Pending { wait };
+                    }
+                    Step::Denied => return self.ended(asked, Standing::Denied(Denial::default())),
+                    Step::Expired => return self.ended(asked, Standing::Expired),
+                    Step::Failed(failure) => return self.ended(asked, Standing::Failed(failure)),
+                }
+            }
+        };
+        match self.judge(question, asked, &grant, received).await {
+            Verdict::Done(standing) => self.ended(asked, standing),
+            Verdict::Later(wait) if received.elapsed() < KEPT_GRANT => {
+                self.keep_running(asked, course, Some((grant, received)));
+                // A wait counts from when the look began.
+                let wait = wait.saturating_add(sent_at.elapsed());
+                Standing::Pending { wait }
+            }
+            Verdict::Later(_) => self.ended(asked, Standing::Failed(failure::KEYS.into())),
+        }
+    }
+
+    async fn look_there(&self, course: &mut Course, asked: &Asked) -> Step {
+        let Some(metadata) = self.metadata().await else {
+            return course.step(&Look::Unsent);
+        };
+        let outgoing = request::look(&self.settings, &asked.handle);
+        match self.send(&metadata.token, outgoing, LOOK_PATIENCE).await {
+            Err(code) => failure::failed(code),
+            Ok(Err(Silence::Unsent)) => course.step(&Look::Unsent),
+            Ok(Err(Silence::Unanswered)) => course.step(&Look::Unanswered),
+            Ok(Ok(answer)) => course.step(&Look::Answered {
+                status: answer.status,
+                headers: &answer.headers,
+                body: &answer.body,
+                now: self.clock.now(),
+            }),
+        }
+    }
+
+    async fn judge(&self, question: &Question, asked: &Asked, grant: &Grant, received: Instant) -> Verdict {
+        let token = match self.settings.evidence {
+            EvidenceToken::AccessTokenJwt => &grant.access_token,
+            EvidenceToken::IdToken => match &grant.id_token {
+                Some(token) => token,
+                None => return Verdict::failed(failure::BAD_RESPONSE.into()),
+            },
+        };
+        let sent = request::sent_details(&self.settings, question);
+        if let SentDetails::Authorization(sent) = &sent
+            && grant.authorization_details.as_ref() != Some(sent)
+        {
+            return self.rejected(question, "binding_mismatch");
+        }
+        let Some(metadata) = self.metadata().await else {
+            return Verdict::Later(KEYS_AGAIN);
+        };
+        let fetch = || self.fetch_keys(&metadata);
+        let Some(keys) = self.kept.keys(fetch).await else {
+            return Verdict::Later(KEYS_AGAIN);
+        };
+        let presented = Presented {
+            settings: &self.settings,
+            question,
+            auth_req_id: &asked.handle,
+            token,
+            grant,
+            sent: &sent,
+            now: self.clock.now(),
+        };
+        let verified = match self.verifier.verify(&presented, &keys) {
+            // The issuer may have a new key (digest §5.3).
+            Err(Rejected::UnknownKid) => match self.kept.newer_keys(received, fetch).await {
+                Renewal::Keys(keys) => self.verifier.verify(&presented, &keys),
+                Renewal::NotBefore(wait) => return Verdict::Later(wait),
+                Renewal::Unavailable => return Verdict::Later(KEYS_AGAIN),
+            },
+            verified => verified,
+        };
+        match verified {
+            Ok(evidence) => Verdict::Done(Standing::Approved(Box::new(evidence))),
+            Err(Rejected::UnknownKid) => self.rejected(question, "unknown_kid"),
+            Err(Rejected::Because(reason)) => self.rejected(question, reason),
+        }
+    }
+
+    /// Without the handle: whoever has it and our credentials fetches tokens.
+    fn rejected(&self, question: &Question, reason: &str) -> Verdict {
+        let issuer = self.settings.issuer.as_str();
+        tracing::error!(approval = %question.id, issuer, reason, "an approval's token was not accepted; nothing is paid");
+        Verdict::failed(failure::token_rejected(reason))
+    }
+
+    async fn metadata(&self) -> Option<Arc<Metadata>> {
+        self.kept.metadata(|| self.fetch_metadata()).await
+    }
+
+    async fn fetch_metadata(&self) -> Option<Metadata> {
+        let issuer = &self.settings.issuer;
+        let url = issuer.document().ok()?;
+        let document = exchange::get(&url, &self.tls, discovery::LONGEST_DOCUMENT).await;
+        let read = document.map_err(|why| why.to_owned()).and_then(|answer| {
+            let (hosts, delivery) = (&self.settings.hosts, self.settings.delivery());
+            Metadata::parse(
+                &answer.body,
+                issuer,
+                hosts,
+                delivery,
+                self.settings.client_auth.method(),
+            )
+            .map_err(|why| why.to_string())
+        });
+        match read {
+            Ok(metadata) => {
+                if !metadata.takes_our_authentication {
+                    tracing::warn!(
+                        issuer = issuer.as_str(),
+                        "the identity server does not list the configured client authentication"
+                    );
+                }
+                Some(metadata)
+            }
+            Err(why) => {
+                tracing::warn!(
+                    issuer = issuer.as_str(),
+                    why,
+                    "the identity server's metadata cannot be had"
+                );
+                None
+            }
+        }
+    }
+
+    async fn fetch_keys(&self, metadata: &Metadata) -> Option<(V::Keys, Option<Duration>)> {
+        let answer = exchange::get(&metadata.jwks, &self.tls, discovery::LONGEST_DOCUMENT).await;
+        let keys = answer.and_then(|answer| {
+            let keys = self.verifier.keys(&answer.body).ok_or("no usable key set")?;
+            Ok((keys, answer.max_age()))
+        });
+        if let Err(why) = &keys {
+            tracing::warn!(
+                issuer = self.settings.issuer.as_str(),
+                why,
+                "the identity server's keys cannot be had"
+            );
+        }
+        keys.ok()
+    }
+
+    async fn agent_token(&self, metadata: &Metadata) -> Result<(Arc<Secret>, Lent), Code> {
+        let log_in = || async {
+            let outgoing = request::client_credentials(&self.settings);
+            let answer = match self.send(&metadata.token, outgoing, LOOK_PATIENCE).await? {
+                Ok(answer) => answer,
+                // A log-in asks nobody and may be repeated as often as wanted.
+                Err(Silence::Unsent | Silence::Unanswered) => return Err(failure::UNREACHABLE),
+            };
+            login::read(answer.status, &answer.body)
+        };
+        self.kept.agent_token.lend(log_in).await
+    }
+
+    async fn send(
+        &self,
+        url: &http::Uri,
+        outgoing: Option<Outgoing>,
+        patience: Duration,
+    ) -> Result<Result<Answer, Silence>, Code> {
+        let request = outgoing
+            .and_then(|outgoing| outgoing.to(url))
+            .ok_or(failure::INTERNAL)?;
+        Ok(exchange::send(url, &self.tls, request, patience).await)
+    }
+
+    fn compare_clocks(&self, answer: &Answer) {
+        let now = self.clock.now();
+        if let Some(theirs) = answer.date()
+            && theirs.duration_since(now).abs() > CLOCK_SKEW
+        {
+            let issuer = self.settings.issuer.as_str();
+            tracing::warn!(issuer, ours = %now, %theirs, "the identity server's clock is far from ours");
+        }
+    }
+
+    fn left(&self, asked: &Asked) -> Duration {
+        let end = asked.expires_at.saturating_add(GRACE).unwrap_or(Timestamp::MAX);
+        let left = end.duration_since(self.clock.now()) + SignedDuration::from_secs(1);
+        Duration::try_from(left).unwrap_or_default().max(Duration::from_secs(1))
+    }
+
+    fn keep_running(&self, asked: &Asked, course: Course, grant: Option<(Box<Grant>, Instant)>) {
+        let until = later(asked.expires_at, 2 * KEPT_GRANT.as_secs());
+        let now = self.clock.now();
+        let mut courses = locked(&self.courses);
+        // Of questions at which nobody looked again.
+        courses.retain(|handle, running| {
+            let live = running.until > now;
+            if !live {
+                locked(&self.notifications).remove(handle);
+            }
+            live
+        });
+        courses.insert(asked.handle.clone(), Running { course, grant, until });
+    }
+
+    fn ended(&self, asked: &Asked, standing: Standing) -> Standing {
+        locked(&self.notifications).remove(&asked.handle);
+        standing
+    }
+}
+
+enum Verdict {
+    Done(Standing),
+    /// No keys to tell yet: once more after so long.
+    Later(Duration),
+}
+
+impl Verdict {
+    fn failed(failure: Failure) -> Self {
+        Self::Done(Standing::Failed(failure))
+    }
+}
+
+impl<V: Verifier> Backend for Ciba<V> {
+    fn name(&self) -> &'static str {
+        "ciba"
+    }
+
+    fn start<'a>(&'a self, question: &'a Question) -> Reply<'a, Result<Asked, Failure>> {
+        Box::pin(self.ask(question))
+    }
+
+    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing> {
+        Box::pin(self.look(question, asked))
+    }
+}
+
+fn later(from: Timestamp, seconds: u64) -> Timestamp {
+    let seconds = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+    from.saturating_add(seconds).unwrap_or(Timestamp::MAX)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

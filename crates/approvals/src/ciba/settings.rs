@@ -1,0 +1,135 @@
+//! How an identity server is used, as typed values: whoever reads bursar.toml has checked them (approvals digest §12).
+
+use std::time::Duration;
+
+use super::assertion::AssertionKey;
+pub use bursar_net::oauth::Secret;
+use bursar_net::oauth::issuer::Issuer;
+
+/// One identity server, and ourselves as its client.
+pub struct CibaSettings {
+    pub issuer: Issuer,
+    pub style: Style,
+    pub delivery: Delivery,
+    pub client_id: String,
+    pub client_auth: ClientAuth,
+    /// What an approval has to grant, without `openid`, which is asked for besides.
+    pub scope: String,
+    /// Whom a token must be for. `None`: our client id.
+    pub audience: Option<String>,
+    pub evidence: EvidenceToken,
+    /// JWS algorithms, exactly as a token's header names them.
+    pub algs: Vec<String>,
+    pub leeway: Duration,
+    pub binding_style: BindingStyle,
+    pub amount_unit: AmountUnit,
+    /// The `type` under which a standard server takes `authorization_details`. `None`: none are sent.
+    pub details_type: Option<String>,
+    /// Whether a token that says nothing of the payment is refused (digest §8.3).
+    pub require_bound_details: bool,
+    /// Hosts besides the issuer's that its metadata may name.
+    pub hosts: Vec<String>,
+}
+
+impl CibaSettings {
+    pub fn audience(&self) -> &str {
+        self.audience.as_deref().unwrap_or(&self.client_id)
+    }
+
+    /// BKey calls nobody, whatever is configured.
+    pub fn delivery(&self) -> Delivery {
+        match self.style {
+            Style::Bkey => Delivery::Poll,
+            Style::Standard => self.delivery,
+        }
+    }
+}
+
+/// How a question is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// JSON with the agent's own token, and `action_details` (digest §4.4).
+    Bkey,
+    /// A form with client authentication, and `authorization_details` where configured (digest §2.2, §3).
+    Standard,
+}
+
+/// Who says that there is an answer. We look for it either way (digest §2.7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    #[default]
+    Poll,
+    /// The server also wakes us. Not with BKey, which documents polling only.
+    Ping,
+}
+
+/// How the client says who it is, and by what (digest §2.4).
+pub enum ClientAuth {
+    Basic(Secret),
+    Post(Secret),
+    PrivateKeyJwt(Box<AssertionKey>),
+}
+
+impl ClientAuth {
+    pub const fn method(&self) -> AuthMethod {
+        match self {
+            Self::Basic(_) => AuthMethod::Basic,
+            Self::Post(_) => AuthMethod::Post,
+            Self::PrivateKeyJwt(_) => AuthMethod::PrivateKeyJwt,
+        }
+    }
+}
+
+/// The same without what proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    Basic,
+    Post,
+    PrivateKeyJwt,
+}
+
+/// Which token proves the approval (digest §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EvidenceToken {
+    #[default]
+    AccessTokenJwt,
+    /// For servers whose access tokens are opaque.
+    IdToken,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BindingStyle {
+    #[default]
+    Sentence,
+    Compact20,
+}
+
+/// BKey does not say in what unit `action_details.amount` is (digest §4.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AmountUnit {
+    #[default]
+    Minor,
+    Major,
+    Omit,
+}
+
+macro_rules! named {
+    ($type:ty { $($name:literal => $value:path),+ $(,)? }) => {
+        impl $type {
+            /// As bursar.toml names it.
+            pub fn parse(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some($value),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+named!(Style { "bkey" => Self::Bkey, "standard" => Self::Standard });
+named!(Delivery { "poll" => Self::Poll, "ping" => Self::Ping });
+named!(AuthMethod { "basic" => Self::Basic, "post" => Self::Post, "private_key_jwt" => Self::PrivateKeyJwt });
+named!(EvidenceToken { "access_token_jwt" => Self::AccessTokenJwt, "id_token" => Self::IdToken });
+named!(BindingStyle { "sentence" => Self::Sentence, "compact20" => Self::Compact20 });
+named!(AmountUnit { "minor" => Self::Minor, "major" => Self::Major, "omit" => Self::Omit });

@@ -1,0 +1,367 @@
+//! KEYRA: a challenge per question, answered on the approver's device (digest §6).
+//!
+//! No token comes back, so all evidence is KEYRA's word over verified TLS: that it verified the device's attestation at our asking,
+//! or, with `trust = "status"`, that the challenge is approved. Everything that is not clearly that approves nothing.
+//!
+//! * `settings`: what the operator chose. `webhook`: what is heard. `challenge`: what is sent and answered. `errors`: what else.
+//! * `calls`: the wire. `watch`: what is remembered between two looks.
+
+mod calls;
+mod challenge;
+mod errors;
+mod settings;
+mod watch;
+mod webhook;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+pub use challenge::ChallengeId;
+pub use settings::{Action, ApiKey, BaseUrl, Echo, Environment, KeyraSettings, SettingsError, Trust};
+pub use webhook::{Refused, SignatureFormat, Webhooks};
+
+use super::{Asked, Backend, Denial, Failure, Reply, Standing};
+use bursar_core::approval::{Evidence, EvidenceKind, Question};
+use bursar_core::clock::SharedClock;
+use bursar_net::tls::upstream::UpstreamTls;
+use calls::{Answered, Service};
+use challenge::{Answer, Difference, Order, Status};
+use errors::Fault;
+use watch::{Watch, Watches};
+
+/// A longer webhook is none of KEYRA's.
+pub const WEBHOOK_CAP: usize = 64 << 10;
+/// A look after the end may still find what was decided before it (digest §7).
+const GRACE: SignedDuration = SignedDuration::from_secs(10);
+/// Between two looks at most, whatever failed, unless KEYRA itself asks for more.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A create that KEYRA wants later is worth waiting for so long, once: the agent waits too.
+const CREATE_PAUSE: Duration = Duration::from_secs(5);
+/// Answers in a row that are none.
+const UNREADABLE: u32 = 3;
+
+/// Who asks over KEYRA.
+pub struct Keyra {
+    service: Service,
+    action: Action,
+    trust: Trust,
+    echo: Echo,
+    webhooks: Option<Webhooks>,
+    interval: Duration,
+    watches: Watches,
+    clock: SharedClock,
+}
+
+/// What came of a webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Look at this challenge now; its id is the handle.
+    Wake(ChallengeId),
+    Passed(Passed),
+    Refused(Refused),
+}
+
+/// Why an authentic webhook has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    OtherEvent,
+    Repeated,
+    /// Of another proxy, or asked before a restart and not yet looked at.
+    UnknownChallenge,
+}
+
+impl Heard {
+    /// What KEYRA is answered. It must not learn which challenges are known here.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Wake(_) | Self::Passed(_) => StatusCode::OK,
+            Self::Refused(Refused::Signature) => StatusCode::UNAUTHORIZED,
+            Self::Refused(Refused::NotAnEvent) => StatusCode::BAD_REQUEST,
+            Self::Refused(Refused::NotConfigured) => StatusCode::NOT_FOUND,
+        }
+    }
+}
+
+impl Keyra {
+    pub fn new(settings: KeyraSettings, tls: Arc<UpstreamTls>, clock: SharedClock) -> Self {
+        let KeyraSettings {
+            base_url,
+            key,
+            action,
+            trust,
+            echo,
+            webhooks,
+            interval,
+            patience,
+        } = settings;
+        Self {
+            service: Service {
+                base: base_url,
+                key,
+                tls,
+                patience,
+            },
+            action,
+            trust,
+            echo,
+            webhooks,
+            interval: interval.clamp(Duration::from_secs(1), LONGEST_PAUSE),
+            watches: Watches::default(),
+            clock,
+        }
+    }
+
+    /// A request came to the webhook's path, with this body of at most [`WEBHOOK_CAP`]. It decides nothing.
+    pub fn hear(&self, headers: &HeaderMap, body: &[u8]) -> Heard {
+        let now = self.clock.now();
+        let event = match &self.webhooks {
+            None => Err(Refused::NotConfigured),
+            Some(_) if body.len() > WEBHOOK_CAP => Err(Refused::NotAnEvent),
+            Some(webhooks) => webhooks.event(headers, body, now),
+        };
+        match event {
+            Ok(event) => self.watches.hear(event, now),
+            Err(why) => Heard::Refused(why),
+        }
+    }
+
+    async fn ask(&self, question: &Question) -> Result<Asked, Failure> {
+        let order = self.order(question)?;
+        let created = match self.service.create(&order).await {
+            // Nothing has happened there: once more does not ask twice.
+            Err(Fault::Unsent) => self.service.create(&order).await,
+            Err(Fault::RateLimited { retry_after }) if retry_after.is_none_or(|wait| wait <= CREATE_PAUSE) => {
+                tokio::time::sleep(retry_after.unwrap_or(Duration::from_secs(1))).await;
+                self.service.create(&order).await
+            }
+            created => created,
+        };
+        let answer = created.map_err(of_create)?.answer;
+        compare(&order, &answer, Echo::IfGiven)?;
+        if answer.status != Status::Pending {
+            return Err(failure("not_pending_at_start", true));
+        }
+        let (Some(id), Some(ends)) = (answer.id.as_deref().and_then(ChallengeId::parse), answer.expires_at) else {
+            return Err(failure("start_unknown", true));
+        };
+        let now = self.clock.now();
+        let asked_for = SignedDuration::from_secs(i64::try_from(order.expires_in()).unwrap_or(0));
+        let expires_at = ends.min(now.checked_add(asked_for).unwrap_or(now));
+        if expires_at <= now {
+            // Or one of the two clocks is wrong.
+            return Err(failure("expired_at_start", true));
+        }
+        self.watches.watch(&id, expires_at, now);
+        Ok(Asked {
+            handle: id.to_string(),
+            expires_at,
+            interval: self.interval,
+            failures: 0,
+        })
+    }
+
+    async fn look(&self, question: &Question, asked: &mut Asked) -> Standing {
+        let Some(id) = ChallengeId::parse(&asked.handle) else {
+            return Standing::Failed(failure("bad_handle", false));
+        };
+        let watch = self.watches.watch(&id, asked.expires_at, self.clock.now());
+        let found = match self.find(question, &id, &watch, asked.expires_at).await {
+            Ok(standing) => {
+                asked.failures = 0;
+                self.watches.note_unreadable(&id, 0);
+                standing
+            }
+            Err(fault) => self.of_fault(fault, &id, &watch, asked),
+        };
+        let standing = match found {
+            // Whatever came so late was decided too late, or cannot be told from it.
+            Standing::Pending { .. } | Standing::Approved(_) if self.is_late(asked.expires_at) => Standing::Expired,
+            found => found,
+        };
+        if !matches!(standing, Standing::Pending { .. }) {
+            self.watches.forget(&id);
+        }
+        standing
+    }
+
+    /// How the challenge stands by KEYRA's word.
+    async fn find(
+        &self,
+        question: &Question,
+        id: &ChallengeId,
+        watch: &Watch,
+        ends: Timestamp,
+    ) -> Result<Standing, Fault> {
+        let order = match self.order(question) {
+            Ok(order) => order,
+            Err(failure) => return Ok(Standing::Failed(failure)),
+        };
+        let seen = self.service.look(id).await?;
+        let status = match said(&order, &seen.answer, id, self.echo) {
+            Ok(status) => status,
+            Err(failure) => return Ok(Standing::Failed(failure)),
+        };
+        // KEYRA's own copy first: a webhook's may be older.
+        let attestation = seen.answer.attestation.as_ref().or(watch.attestation.as_ref());
+        let (kind, answers) = match (status, attestation) {
+            (Status::Pending | Status::Approved, Some(attestation)) => {
+                let verified = self.service.verify(id, attestation).await?;
+                match said(&order, &verified.answer, id, Echo::IfGiven) {
+                    Ok(Status::Approved) => (EvidenceKind::KeyraVerified, vec![seen, verified]),
+                    Ok(other) => return Ok(self.undecided(other, ends)),
+                    Err(failure) => return Ok(Standing::Failed(failure)),
+                }
+            }
+            (Status::Approved, None) => match self.trust {
+                Trust::Status => (EvidenceKind::KeyraStatus, vec![seen]),
+                // It may be on its way to us.
+                Trust::Verify if self.webhooks.is_some() && !self.is_late(ends) => return Ok(self.pending()),
+                Trust::Verify => return Ok(Standing::Failed(failure("attestation_missing", false))),
+            },
+            (other, _) => return Ok(self.undecided(other, ends)),
+        };
+        let evidence = self.evidence(kind, &order, id, &answers, watch);
+        Ok(Standing::Approved(Box::new(evidence)))
+    }
+
+    /// For all but an approval that holds.
+    fn undecided(&self, status: Status, ends: Timestamp) -> Standing {
+        match status {
+            Status::Pending => self.pending(),
+            // "Rejected" is said of a time-out too.
+            Status::Rejected if self.clock.now() >= ends => Standing::Expired,
+            Status::Rejected => Standing::Denied(Denial::default()),
+            Status::Expired => Standing::Expired,
+            Status::Used => Standing::Failed(failure("challenge_already_used", true)),
+            Status::Approved | Status::Unknown => Standing::Failed(failure("unknown_status", false)),
+        }
+    }
+
+    fn of_fault(&self, fault: Fault, id: &ChallengeId, watch: &Watch, asked: &mut Asked) -> Standing {
+        let retry_after = match fault {
+            Fault::Expired => return Standing::Expired,
+            Fault::Refused(code) => return Standing::Failed(code.failure()),
+            Fault::RateLimited { retry_after } | Fault::Unavailable { retry_after } => retry_after,
+            Fault::Unsent | Fault::Unanswered | Fault::Unreadable => None,
+        };
+        let unreadable = match fault {
+            Fault::Unreadable => watch.unreadable + 1,
+            _ => 0,
+        };
+        if unreadable >= UNREADABLE {
+            return Standing::Failed(failure("bad_response", true));
+        }
+        self.watches.note_unreadable(id, unreadable);
+        asked.failures = asked.failures.saturating_add(1);
+        let doubled = 2_u32
+            .checked_pow(asked.failures)
+            .and_then(|times| asked.interval.checked_mul(times))
+            .map_or(LONGEST_PAUSE, |wait| wait.min(LONGEST_PAUSE));
+        Standing::Pending {
+            wait: doubled.max(retry_after.unwrap_or_default()),
+        }
+    }
+
+    fn pending(&self) -> Standing {
+        Standing::Pending { wait: self.interval }
+    }
+
+    fn is_late(&self, ends: Timestamp) -> bool {
+        self.clock.now().duration_since(ends) > GRACE
+    }
+
+    fn order(&self, question: &Question) -> Result<Order, Failure> {
+        Order::of(question, &self.action).ok_or_else(|| failure("intent_unreadable", false))
+    }
+
+    fn evidence(
+        &self,
+        kind: EvidenceKind,
+        order: &Order,
+        id: &ChallengeId,
+        answers: &[Answered],
+        watch: &Watch,
+    ) -> Evidence {
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|answered| {
+                json!({
+                    "call": answered.call,
+                    "body": answered.text,
+                    "sha256": sha256(&answered.text),
+                })
+            })
+            .collect();
+        Evidence {
+            kind,
+            approver: order.user_id().to_owned(),
+            decided_at: self.clock.now(),
+            // The challenge's end is for the answer, which has come.
+            good_until: None,
+            replay_key: sha256(&format!("keyra:{id}")),
+            proof: json!({
+                "service": self.service.base.to_string(),
+                "challenge": id.as_str(),
+                "answers": answers,
+                "event": watch.event,
+            }),
+        }
+    }
+}
+
+impl Backend for Keyra {
+    fn name(&self) -> &'static str {
+        "keyra"
+    }
+
+    fn start<'a>(&'a self, question: &'a Question) -> Reply<'a, Result<Asked, Failure>> {
+        Box::pin(self.ask(question))
+    }
+
+    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing> {
+        Box::pin(self.look(question, asked))
+    }
+}
+
+/// What an answer says, once it is known to be about this challenge and this payment.
+fn said(order: &Order, answer: &Answer, id: &ChallengeId, echo: Echo) -> Result<Status, Failure> {
+    if !answer.is_about(id) {
+        return Err(failure("echo_mismatch:id", false));
+    }
+    compare(order, answer, echo)?;
+    Ok(answer.status)
+}
+
+fn compare(order: &Order, answer: &Answer, echo: Echo) -> Result<(), Failure> {
+    order.compare(answer, echo).map_err(|difference| match difference {
+        Difference::Other(member) => failure(&format!("echo_mismatch:{member}"), false),
+        Difference::Missing(member) => failure(&format!("echo_missing:{member}"), false),
+    })
+}
+
+/// A create that may have arrived is not repeated: nothing tells KEYRA that both are one (digest §6.2).
+fn of_create(fault: Fault) -> Failure {
+    match fault {
+        Fault::Unsent => failure("unreachable", true),
+        Fault::RateLimited { .. } => failure("rate_limit_exceeded", true),
+        Fault::Unanswered | Fault::Unavailable { .. } | Fault::Unreadable => failure("start_unknown", true),
+        Fault::Expired => failure("challenge_expired", true),
+        Fault::Refused(code) => code.failure(),
+    }
+}
+
+fn failure(code: &str, retryable: bool) -> Failure {
+    Failure {
+        code: code.to_owned(),
+        retryable,
+    }
+}
+
+fn sha256(text: &str) -> String {
+    alloy_primitives::hex::encode(Sha256::digest(text))
+}

@@ -1,0 +1,215 @@
+//! A challenge: what is sent, what comes back, and whether that is about the same payment. Pure.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::settings::{Action, Echo};
+use super::webhook::Attestation;
+use bursar_core::approval::Question;
+use bursar_core::challenge::json;
+use bursar_core::money::Atoms;
+
+/// KEYRA's id of a challenge (`chl_…`). It stands in paths, so it is of letters, digits, `_` and `-`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChallengeId(String);
+
+impl ChallengeId {
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        ((1..=128).contains(&text.len()) && text.bytes().all(is_word)).then(|| Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChallengeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What KEYRA is asked to ask. Made from the question alone, so that it can be made again to compare.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    action: String,
+    user_id: String,
+    payload: Map<String, Value>,
+    /// Seconds.
+    expires_in: u64,
+}
+
+impl Order {
+    /// What KEYRA takes is not said; its example is 120 (digest §6.2).
+    const EXPIRES_IN: (u64, u64) = (30, 600);
+
+    /// `None` for an intent whose numbers are none, which we do not make.
+    pub fn of(question: &Question, action: &Action) -> Option<Self> {
+        let intent = &question.intent;
+        let text = |name| intent.member(name).map(str::to_owned);
+        let (amount, amount_minor) = amounts(question)?;
+        // All of them texts: the unit and the number type of `amount` are not said.
+        let payload = [
+            ("amount", amount),
+            ("amount_minor", amount_minor),
+            ("currency", text("currency")?),
+            ("recipient", text("payee")?),
+            ("host", text("host")?),
+            ("intent_hash", alloy_primitives::hex::encode(intent.hash())),
+            ("code", intent.code().to_string()),
+        ];
+        let (shortest, longest) = Self::EXPIRES_IN;
+        Some(Self {
+            action: action.as_str().to_owned(),
+            user_id: text("approver")?,
+            payload: payload
+                .into_iter()
+                .map(|(name, text)| (name.to_owned(), Value::String(text)))
+                .collect(),
+            expires_in: question.ttl.as_secs().clamp(shortest, longest),
+        })
+    }
+
+    pub fn user_id(&self) -> &str {
+        &self.user_id
+    }
+
+    pub fn expires_in(&self) -> u64 {
+        self.expires_in
+    }
+
+    pub fn body(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// What KEYRA repeats must be what was sent: then it is this payment that the approver saw.
+    pub fn compare(&self, answer: &Answer, echo: Echo) -> Result<(), Difference> {
+        let text = |text: &str| Value::String(text.to_owned());
+        let (action, user_id) = (text(&self.action), text(&self.user_id));
+        let payload = Value::Object(self.payload.clone());
+        for (member, sent, echoed) in [
+            ("action", &action, &answer.action),
+            ("userId", &user_id, &answer.user_id),
+            ("payload", &payload, &answer.payload),
+        ] {
+            match echoed {
+                Some(echoed) if echoed == sent => {}
+                Some(_) => return Err(Difference::Other(member)),
+                None if echo == Echo::Required => return Err(Difference::Missing(member)),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// In whole units with at least the two decimals of money, and in minor units of the same currency, rounded up.
+fn amounts(question: &Question) -> Option<(String, String)> {
+    let intent = &question.intent;
+    let atoms = Atoms::parse(intent.member("amount")?).ok()?;
+    let decimals: u8 = intent.member("decimals")?.parse().ok()?;
+    // Fiat is counted in its minor unit already. A token's is taken to be the hundredth.
+    let minor_decimals = match intent.member("network")?.split_once(':') {
+        Some(("stripe", _)) => decimals,
+        _ => 2,
+    };
+    let power = |decimals: u8| 10_u128.checked_pow(decimals.into());
+    let minor = match decimals.checked_sub(minor_decimals) {
+        Some(finer) => atoms.get().div_ceil(power(finer)?),
+        None => atoms.get().checked_mul(power(minor_decimals - decimals)?)?,
+    };
+    let (short, full) = (atoms.decimal(decimals), atoms.fixed(decimals));
+    let shown = match full.split_once('.') {
+        Some((whole, _)) => full.get(..short.len().max(whole.len() + 3))?.to_owned(),
+        None => full,
+    };
+    Some((shown, minor.to_string()))
+}
+
+/// Where KEYRA's echo is not what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    Other(&'static str),
+    /// With `require_echo`.
+    Missing(&'static str),
+}
+
+/// How a challenge stands, by KEYRA's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Pending,
+    Approved,
+    Rejected,
+    Expired,
+    /// Single use is over.
+    Used,
+    /// A word that we do not know approves nothing.
+    Unknown,
+}
+
+impl Status {
+    pub fn of(text: &str) -> Self {
+        match text {
+            "pending" => Self::Pending,
+            "approved" => Self::Approved,
+            "rejected" => Self::Rejected,
+            "expired" => Self::Expired,
+            "used" => Self::Used,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// A challenge as KEYRA answers it. What stands in it beyond the page is compared, not believed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub status: Status,
+    pub id: Option<String>,
+    pub expires_at: Option<Timestamp>,
+    pub attestation: Option<Attestation>,
+    action: Option<Value>,
+    user_id: Option<Value>,
+    payload: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnswerText {
+    status: String,
+    id: Option<String>,
+    expires_at: Option<Timestamp>,
+    attestation: Option<Value>,
+    device_id: Option<String>,
+    action: Option<Value>,
+    user_id: Option<Value>,
+    payload: Option<Value>,
+}
+
+impl Answer {
+    /// One JSON object without duplicate members, or nothing: two readers must not see two answers.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let text: AnswerText = serde_json::from_str(json::checked(body).ok()?).ok()?;
+        Some(Self {
+            status: Status::of(&text.status),
+            id: text.id,
+            expires_at: text.expires_at,
+            attestation: Attestation::of(text.attestation, text.device_id),
+            action: text.action,
+            user_id: text.user_id,
+            payload: text.payload,
+        })
+    }
+
+    /// Whether it is about this challenge, as far as it says.
+    pub fn is_about(&self, id: &ChallengeId) -> bool {
+        self.id.as_deref().is_none_or(|named| named == id.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests;

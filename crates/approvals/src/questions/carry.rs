@@ -1,0 +1,405 @@
+//! One question from the hold to its end. Every step is in the books before anybody acts on it: a crash anywhere finds either a
+//! question that goes on, or money that is given back (Rulings 44 and 45). What is answered meanwhile is in `hearing.rs`.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::hearing::Tally;
+use super::kept::{self, Kept, KeptAsk};
+use super::{Ask, Denied, Over, Questions, Row, Stage, Taken, later, until};
+use crate::{Asked, Denial, Failure};
+use bursar_core::approval::{Intent, Question};
+use bursar_ledger::{
+    ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Hold, LedgerError, Outcome, PaymentId, Requested,
+};
+
+impl Questions {
+    /// Sets the money aside, asks, and stays with it to its end.
+    pub(super) async fn put(&self, row: Arc<Row>, hold: Hold) {
+        let backend = &self.0.backend;
+        if let Some(over) = self.known_elsewhere(&row).await {
+            return self.not_put(&row, over);
+        }
+        if let Err(error) = self.0.ledger.hold(hold).await {
+            return self.not_put(&row, Over::NotHeld(error));
+        }
+        let requested = ApprovalStep::Requested(Requested {
+            id: row.id,
+            rid: row.id,
+            agent: row.agent.clone(),
+            approver: row.intent.member("approver").unwrap_or_default().to_owned(),
+            backend: backend.name().to_owned(),
+            intent: row.intent.hash(),
+            needed: u8::try_from(row.needed).unwrap_or(u8::MAX),
+            until: row.ends,
+        });
+        if let Err(error) = self.0.ledger.approval(requested).await {
+            self.release(row.id, "approval-not-recorded").await;
+            return match error {
+                // Another proxy was quicker by a moment; or it is our own, and nobody carries it since the database was away.
+                LedgerError::Approval(ApprovalError::AskedAlready(id)) => {
+                    self.not_put(&row, Over::AskedAlready(id));
+                    self.resume_later();
+                }
+                LedgerError::Approval(ApprovalError::Refused { until }) => {
+                    self.remember(row.asker(), until);
+                    self.not_put(&row, Over::Denied(Denial::default()));
+                }
+                error => self.over(&row, Over::NotRecorded(error)),
+            };
+        }
+        let mut kept = self.describe(&row);
+        // Before the backend hears of it: without the file nobody could read later what was asked.
+        if let Err(error) = kept.write(&self.0.folder) {
+            tracing::error!(approval = %row.id, %error, "the question cannot be kept, so it is not asked");
+            return self.fails(&row, failure("not_kept", true)).await;
+        }
+        let (mut tally, mut starting) = (Tally::of(row.needed), JoinSet::new());
+        for place in 0..row.asks.len() {
+            let (questions, row) = (self.clone(), row.clone());
+            starting.spawn(async move { (place, questions.start(&row, place).await) });
+        }
+        while let Some(started) = starting.join_next().await {
+            let Ok((place, started)) = started else {
+                // Only a bug ends one like that.
+                tally.lost(failure("internal", true));
+                continue;
+            };
+            match started {
+                Ok(asked) => {
+                    let _ = row.asks[place].handle.set(asked.handle.clone());
+                    kept.asks[place].asked = Some((&asked).into());
+                    if let Err(error) = kept.write(&self.0.folder) {
+                        // It goes on; only a restart would not find it again.
+                        tracing::error!(approval = %row.id, %error, "the handle of the question cannot be kept");
+                    }
+                    tally.hears(self, &row, place, asked);
+                    // The agent's hold begins when somebody has the question.
+                    row.stage.send_replace(Stage::Open);
+                }
+                Err(failure) => tally.lost(failure),
+            }
+        }
+        row.stage.send_replace(Stage::Open);
+        self.hear(row, kept, tally).await;
+    }
+
+    /// What other proxies on the same books have to say of the same question. Looked up before money is set aside, so that one
+    /// purchase does not count twice against a limit.
+    async fn known_elsewhere(&self, row: &Row) -> Option<Over> {
+        // Books that cannot be read set no money aside either, and say why.
+        let known = self.0.ledger.approvals().await.ok()?;
+        let asker = row.asker();
+        let is_same = |agent: &str, intent: &[u8; 32]| agent == asker.agent && *intent == asker.intent;
+        let asked = known.elsewhere.iter().find(|row| is_same(&row.agent, &row.intent));
+        if let Some(asked) = asked {
+            return Some(Over::AskedAlready(asked.id));
+        }
+        let denied = known
+            .denied
+            .iter()
+            .find(|denied| is_same(&denied.agent, &denied.intent))?;
+        if denied.until <= self.0.clock.now() {
+            return None;
+        }
+        self.remember(asker, denied.until);
+        Some(Over::Denied(Denial::default()))
+    }
+
+    /// Nobody was bothered.
+    fn not_put(&self, row: &Arc<Row>, over: Over) {
+        for ask in &row.asks {
+            let by = (row.agent.clone(), ask.approver().to_owned());
+            self.state().prompts.take_back(&by);
+        }
+        self.over(row, over);
+    }
+
+    /// Asks one person, and sees to it that they are told.
+    async fn start(&self, row: &Arc<Row>, place: usize) -> Result<Asked, Failure> {
+        let (backend, question) = (&self.0.backend, &row.asks[place].question);
+        let asked = backend.start(question).await.inspect_err(|failure| {
+            tracing::error!(approval = %row.id, code = failure.code, "a person could not be asked");
+        })?;
+        tracing::info!(approval = %row.id, agent = %row.agent, backend = backend.name(), "a person is asked");
+        let (questions, row) = (self.clone(), row.clone());
+        self.0.tasks.spawn(async move { questions.tell(row, place).await });
+        Ok(asked)
+    }
+
+    /// By the operator's own ways, until one way has told it or it is decided. The log is not one of them (Ruling 47).
+    async fn tell(&self, row: Arc<Row>, place: usize) {
+        let mut stage = row.stage.subscribe();
+        let decided = async {
+            let decided = stage.wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open));
+            drop(decided.await);
+        };
+        tokio::select! {
+            _ = self.0.notifier.notify(&row.asks[place].question, row.ends) => {}
+            () = decided => {}
+            () = self.0.stop.cancelled() => {}
+        }
+    }
+
+    /// A question of an earlier run.
+    pub(super) async fn take_up(&self, live: ApprovalRow) {
+        let ApprovalRow { id, rid, .. } = live;
+        if live.backend != self.0.backend.name() {
+            tracing::error!(approval = %id, asked = live.backend, "bursar.toml asks by another way now; the payment is given up");
+            return self.give_up(id, rid, "error:other_backend").await;
+        }
+        let found = kept::read(&self.0.folder, id).and_then(|kept| {
+            let row = Row::kept(&kept)?;
+            // The books say what was asked; a file that says otherwise is not it.
+            let is_it = id == rid && row.intent.hash() == live.intent && row.needed == usize::from(live.needed);
+            (is_it && row.agent == live.agent).then_some((kept, row))
+        });
+        let Some((kept, row)) = found else {
+            tracing::error!(approval = %id, "what was asked is not in private/approvals any more; the payment is given up");
+            return self.give_up(id, rid, "error:question_lost").await;
+        };
+        match self.state().live.entry(row.asker()) {
+            // It is carried, or one that is in its way is about to find it.
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => drop(place.insert(row.clone())),
+        }
+        let votes = match live.state {
+            ApprovalState::Granted { use_by, .. } => {
+                row.stage.send_replace(Stage::Approved { use_by });
+                let questions = self.clone();
+                self.0
+                    .tasks
+                    .spawn(async move { questions.wait_for_use(row, use_by).await });
+                return;
+            }
+            ApprovalState::Pending { votes, .. } => votes,
+        };
+        let mut tally = Tally::of(row.needed);
+        for (place, ask) in kept.asks.iter().enumerate() {
+            let of_this = |by: &str| ask.evidence.as_ref().is_some_and(|evidence| evidence.approver == by);
+            match (votes.iter().find(|vote| of_this(&vote.by)), &ask.evidence, &ask.asked) {
+                (Some(vote), ..) => tally.voted(vote.use_by),
+                // Verified, and then the process died before the books had it.
+                (None, Some(evidence), _) => tally.knows(place, evidence.clone()),
+                (None, None, Some(handle)) => {
+                    self.0.backend.take_up(&row.asks[place].question);
+                    tally.hears(self, &row, place, Asked::from(handle.clone()));
+                }
+                // Somebody may have been asked, and nobody can hear the answer (Ruling 44).
+                (None, None, None) => tally.lost(failure("start_unknown", true)),
+            }
+        }
+        row.stage.send_replace(Stage::Open);
+        let questions = self.clone();
+        self.0
+            .tasks
+            .spawn(async move { questions.hear(row, kept, tally).await });
+    }
+
+    pub(super) async fn wait_for_use(&self, row: Arc<Row>, use_by: Timestamp) {
+        let mut stage = row.stage.subscribe();
+        let used = stage.wait_for(|stage| matches!(stage, Stage::Over(_)));
+        let left = until(self.0.clock.now(), use_by);
+        // No lock of the channel's may be held from one wait to the next.
+        let used = async { drop(used.await) };
+        tokio::select! {
+            () = used => return self.forget(&row),
+            () = self.0.stop.cancelled() => return,
+            () = sleep(left) => {}
+        }
+        // One request may have it in its hands just now; whoever comes later finds it over.
+        let settled = stage.wait_for(|stage| !matches!(stage, Stage::Taken { .. })).await;
+        let is_over = settled.is_ok_and(|stage| matches!(*stage, Stage::Over(_)));
+        match is_over {
+            true => self.forget(&row),
+            false => self.expired(&row, "unused").await,
+        }
+    }
+
+    /// What was approved is not what would be paid now.
+    pub async fn withdraw(&self, mut taken: Taken) {
+        taken.used = true;
+        self.expired(&taken.row, "terms-changed").await;
+    }
+
+    /// What was approved cannot be used: its time is over, or another proxy has taken the payment over.
+    pub async fn run_out(&self, mut taken: Taken) {
+        taken.used = true;
+        self.expired(&taken.row, "unused").await;
+    }
+
+    /// What was approved is denied after all, before anybody has used it. Answers how it ended.
+    pub(super) async fn revoke(&self, mut taken: Taken, denial: Denial) -> Over {
+        taken.used = true;
+        self.denied(&taken.row, denial).await;
+        match &*taken.row.stage.borrow() {
+            Stage::Over(over) => over.clone(),
+            Stage::Asking | Stage::Open | Stage::Approved { .. } | Stage::Taken { .. } => Over::Expired,
+        }
+    }
+
+    pub(super) async fn denied(&self, row: &Arc<Row>, denial: Denial) {
+        let until = later(self.0.clock.now(), self.0.settings.deny_cooldown);
+        tracing::info!(approval = %row.id, agent = %row.agent, by = denial.by.as_deref(), "denied");
+        let refused = ApprovalStep::Refused {
+            id: row.id,
+            by: denial.by.clone(),
+            why: denial.why.clone().unwrap_or_else(|| "denied".to_owned()),
+            until,
+        };
+        let remembered = Denied {
+            denial: denial.clone(),
+            until,
+        };
+        self.state().denied.insert(row.asker(), remembered);
+        self.end(row, refused, "approval-denied", Over::Denied(denial)).await;
+    }
+
+    pub(super) async fn expired(&self, row: &Arc<Row>, why: &'static str) {
+        tracing::info!(approval = %row.id, agent = %row.agent, why, "the question has run out");
+        let step = ApprovalStep::Expired {
+            id: row.id,
+            why: why.to_owned(),
+        };
+        self.end(row, step, "approval-expired", Over::Expired).await;
+    }
+
+    pub(super) async fn fails(&self, row: &Arc<Row>, failure: Failure) {
+        tracing::error!(approval = %row.id, agent = %row.agent, code = failure.code, "there will be no answer");
+        let (id, why) = (row.id, format!("error:{}", failure.code));
+        let step = ApprovalStep::Expired { id, why };
+        self.end(row, step, "approval-failed", Over::Failed(failure)).await;
+    }
+
+    /// Into the books, the money back, and then those who wait are told.
+    async fn end(&self, row: &Arc<Row>, step: ApprovalStep, released: &'static str, over: Over) {
+        self.close(row);
+        let over = match self.0.ledger.approval(step).await {
+            Ok(()) => over,
+            // Another proxy has taken the payment over meanwhile, and given the money back.
+            Err(LedgerError::Approval(error)) => {
+                tracing::warn!(approval = %row.id, %error, "the question had ended before");
+                return self.over(row, over);
+            }
+            // Books in a database record it, and the release, once they can.
+            Err(error) => {
+                tracing::error!(approval = %row.id, %error, "the end of the question is not recorded");
+                Over::NotRecorded(error)
+            }
+        };
+        self.release(row.id, released).await;
+        self.over(row, over);
+    }
+
+    /// Nobody listens for answers any more.
+    pub(super) fn close(&self, row: &Row) {
+        for ask in &row.asks {
+            self.0.backend.close(&ask.question);
+        }
+    }
+
+    async fn give_up(&self, id: PaymentId, rid: PaymentId, why: &str) {
+        let step = ApprovalStep::Expired {
+            id,
+            why: why.to_owned(),
+        };
+        if let Err(error) = self.0.ledger.approval(step).await {
+            tracing::error!(approval = %id, %error, "the end of the question is not recorded");
+        }
+        self.release(rid, "approval-failed").await;
+    }
+
+    async fn release(&self, rid: PaymentId, why: &'static str) {
+        if let Err(error) = self.0.ledger.finish(rid, Outcome::Released { why }).await {
+            tracing::error!(payment = %rid, %error, "the held money is not given back; the next start does it");
+        }
+    }
+
+    /// Out of the way of the next one that asks the same, then told.
+    pub(super) fn over(&self, row: &Arc<Row>, over: Over) {
+        self.forget(row);
+        row.stage.send_replace(Stage::Over(over));
+    }
+
+    fn forget(&self, row: &Arc<Row>) {
+        let mut state = self.state();
+        let asker = row.asker();
+        if state.live.get(&asker).is_some_and(|live| live.id == row.id) {
+            state.live.remove(&asker);
+        }
+    }
+
+    fn describe(&self, row: &Row) -> Kept {
+        let hex = |bytes: [u8; 32]| alloy_primitives::hex::encode(bytes);
+        let first = row.asks.first().map(|ask| &ask.question);
+        Kept {
+            id: row.id,
+            agent: row.agent.clone(),
+            backend: self.0.backend.name().to_owned(),
+            asked_at: self.0.clock.now(),
+            intent: BTreeMap::from_iter(row.intent.members()),
+            intent_sha256: hex(row.intent.hash()),
+            usd_cents: first.map_or(0, |question| question.usd_cents),
+            ttl_s: first.map_or(0, |question| question.ttl.as_secs()),
+            ends: row.ends,
+            rule: row.rule.clone(),
+            needed: row.needed,
+            owners: row.owners.clone(),
+            idempotency: row.idempotency.map(hex),
+            asks: row.asks.iter().map(KeptAsk::of).collect(),
+        }
+    }
+}
+
+impl Row {
+    /// `None`: what is kept is no question.
+    fn kept(kept: &Kept) -> Option<Arc<Self>> {
+        let asks: Option<Vec<Ask>> = kept.asks.iter().map(|ask| kept.question(ask).map(Ask::new)).collect();
+        let asks = asks.filter(|asks| !asks.is_empty())?;
+        Some(Arc::new(Self {
+            id: kept.id,
+            agent: kept.agent.clone(),
+            intent: Intent::recorded(&kept.intent)?,
+            rule: kept.rule.clone(),
+            asks,
+            needed: kept.needed,
+            owners: kept.owners.clone(),
+            idempotency: kept.idempotency(),
+            ends: kept.ends,
+            stage: tokio::sync::watch::Sender::new(Stage::Asking),
+        }))
+    }
+}
+
+impl KeptAsk {
+    fn of(ask: &Ask) -> Self {
+        let Question {
+            id,
+            intent,
+            sentence,
+            compact,
+            ..
+        } = &ask.question;
+        Self {
+            id: *id,
+            approver: ask.approver().to_owned(),
+            code: intent.code().to_string(),
+            sentence: sentence.clone(),
+            compact: compact.clone(),
+            asked: None,
+            evidence: None,
+        }
+    }
+}
+
+pub(super) fn failure(code: &str, retryable: bool) -> Failure {
+    Failure {
+        code: code.to_owned(),
+        retryable,
+    }
+}

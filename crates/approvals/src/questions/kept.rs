@@ -1,0 +1,180 @@
+//! `private/approvals/ID.json`: what was asked, by which handle, and what was answered. The books hold hashes of it (Ruling 46). Kept
+//! with the payment for as long as anybody may want to check it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::Asked;
+use bursar_core::approval::{Evidence, Intent, Question};
+use bursar_home::{self as home, HomeError, Readers};
+use bursar_ledger::PaymentId;
+
+/// One payment's question, as it lies on the disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    pub id: PaymentId,
+    pub agent: String,
+    pub backend: String,
+    pub asked_at: Timestamp,
+    /// The members that were approved or denied.
+    pub intent: BTreeMap<String, String>,
+    /// Hex.
+    pub intent_sha256: String,
+    pub usd_cents: u64,
+    pub ttl_s: u64,
+    pub ends: Timestamp,
+    /// What made it necessary: path in limits.toml.
+    pub rule: String,
+    /// So many people must approve.
+    pub needed: usize,
+    /// Who may not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<String>,
+    /// Hash of the request's `Idempotency-Key`, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<String>,
+    /// One for each person.
+    pub asks: Vec<KeptAsk>,
+}
+
+/// The question as one person has it, and the answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeptAsk {
+    pub id: PaymentId,
+    pub approver: String,
+    pub code: String,
+    /// What the approver was shown.
+    pub sentence: String,
+    pub compact: String,
+    /// Absent until the backend has taken the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Handle>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// By which the backend knows the question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Handle {
+    pub handle: String,
+    pub expires_at: Timestamp,
+    pub interval_ms: u64,
+}
+
+impl Kept {
+    /// The question as this one has it. `None`: what is kept is no question.
+    pub fn question(&self, ask: &KeptAsk) -> Option<Question> {
+        Some(Question {
+            id: ask.id,
+            intent: Intent::recorded(&self.intent)?.to(&ask.approver),
+            sentence: ask.sentence.clone(),
+            compact: ask.compact.clone(),
+            usd_cents: self.usd_cents,
+            ttl: Duration::from_secs(self.ttl_s),
+        })
+    }
+
+    pub fn idempotency(&self) -> Option<[u8; 32]> {
+        let text = self.idempotency.as_ref()?;
+        alloy_primitives::hex::decode_to_array(text).ok()
+    }
+
+    /// Synced: a handle that is lost is a question that nobody can hear the answer to.
+    pub fn write(&self, folder: &Path) -> Result<(), HomeError> {
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        home::write_atomic(&path(folder, self.id), &text, Readers::Owner)
+    }
+}
+
+/// `None`: there is none of this id, or it cannot be read.
+pub fn read(folder: &Path, id: PaymentId) -> Option<Kept> {
+    look(folder, id).ok().flatten()
+}
+
+/// `Ok(None)`: there is none of this id. `Err` says why the one that is there cannot be read.
+pub fn look(folder: &Path, id: PaymentId) -> Result<Option<Kept>, String> {
+    let path = path(folder, id);
+    let text = match home::read_secret(&path) {
+        Ok(text) => text,
+        Err(HomeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let read = parse(&text);
+    read.map(Some)
+        .map_err(|error| format!("{} is not what bursar writes: {error}", path.display()))
+}
+
+/// Also what was written before several people could be asked: then the one question stood beside the rest.
+fn parse(text: &str) -> serde_json::Result<Kept> {
+    let mut kept: Value = serde_json::from_str(text)?;
+    if let Value::Object(members) = &mut kept
+        && !members.contains_key("asks")
+    {
+        let mut ask = serde_json::Map::new();
+        ask.insert("id".to_owned(), members.get("id").cloned().unwrap_or_default());
+        let approver = members.get("intent").and_then(|intent| intent.get("approver")).cloned();
+        ask.insert("approver".to_owned(), approver.unwrap_or_else(|| Value::from("")));
+        for name in ["code", "sentence", "compact", "asked", "evidence"] {
+            if let Some(member) = members.remove(name) {
+                ask.insert(name.to_owned(), member);
+            }
+        }
+        members.insert("asks".to_owned(), Value::from(vec![Value::Object(ask)]));
+        members.insert("needed".to_owned(), Value::from(1));
+        members.insert("rule".to_owned(), Value::from(""));
+    }
+    Kept::deserialize(kept)
+}
+
+fn path(folder: &Path, id: PaymentId) -> PathBuf {
+    folder.join(format!("{id}.json"))
+}
+
+impl From<&Asked> for Handle {
+    fn from(asked: &Asked) -> Self {
+        Self {
+            handle: asked.handle.clone(),
+            expires_at: asked.expires_at,
+            interval_ms: u64::try_from(asked.interval.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl From<Handle> for Asked {
+    fn from(handle: Handle) -> Self {
+        Self {
+            handle: handle.handle,
+            expires_at: handle.expires_at,
+            interval: Duration::from_millis(handle.interval_ms),
+            failures: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the version before several approvers has written lies there for as long as anybody may want to check it.
+    #[test]
+    fn what_one_person_was_asked_before_there_could_be_several_is_read() {
+        let text = r##"{
+            "id": "019aa05d-5400-7101-8101-010101010101", "agent": "research", "backend": "operator",
+            "asked_at": "2026-11-20T08:00:00Z", "intent": {}, "intent_sha256": "00", "code": "0BY5GS4N",
+            "sentence": "research: pay 0.10 USDC to api.example.com #0BY5GS4N", "compact": "0.10USDC#0BY5GS4N",
+            "usd_cents": 10, "ttl_s": 350, "ends": "2026-11-20T08:05:50Z",
+            "asked": {"handle": "h", "expires_at": "2026-11-20T08:05:50Z", "interval_ms": 3600000},
+            "evidence": {"kind": "operator", "approver": "uid:1000", "decided_at": "2026-11-20T08:01:00Z",
+                "good_until": null, "replay_key": "00", "proof": {}}
+        }"##;
+        let kept = parse(text).unwrap();
+        assert_eq!((kept.needed, kept.asks.len()), (1, 1));
+        assert_eq!(kept.asks[0].evidence.as_ref().unwrap().approver, "uid:1000");
+    }
+}

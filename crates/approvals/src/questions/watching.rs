@@ -1,0 +1,107 @@
+//! A request that watches its question, and takes what was approved.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::{Over, Questions, Row, Stage};
+use bursar_core::approval::Intent;
+use bursar_ledger::PaymentId;
+
+/// The books and the backend have so long to take a question, before its agent is told to come back.
+const PUTTING: Duration = Duration::from_secs(15);
+/// A request that waits.
+pub struct Watching {
+    pub(super) questions: Questions,
+    pub(super) row: Arc<Row>,
+    pub(super) stage: watch::Receiver<Stage>,
+}
+
+/// An approval in one request's hands. Dropped unused, another request may take it.
+pub struct Taken {
+    pub(super) questions: Questions,
+    pub(super) row: Arc<Row>,
+    use_by: Timestamp,
+    pub(super) used: bool,
+}
+
+impl Watching {
+    pub fn id(&self) -> PaymentId {
+        self.row.id
+    }
+
+    pub fn ends(&self) -> Timestamp {
+        self.row.ends
+    }
+
+    /// The stage once there is something to do about it, or `None` after `hold`, which begins when the question is put.
+    pub async fn decided(&mut self, hold: Duration) -> Option<Stage> {
+        let put = self.stage.wait_for(|stage| !matches!(stage, Stage::Asking));
+        let put = tokio::time::timeout(PUTTING, async { drop(put.await) });
+        if put.await.is_err() {
+            return None;
+        }
+        let decided = self.stage.wait_for(|stage| match stage {
+            Stage::Asking | Stage::Open | Stage::Taken { .. } => false,
+            Stage::Approved { .. } | Stage::Over(_) => true,
+        });
+        match tokio::time::timeout(hold, decided).await {
+            Ok(Ok(stage)) => Some(stage.clone()),
+            // The row lives as long as this does, so its sender does too.
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+
+    /// `None`: another request was quicker, or its time is over.
+    pub fn take(&self) -> Option<Taken> {
+        let now = self.questions.0.clock.now();
+        let mut until = None;
+        self.row.stage.send_if_modified(|stage| match *stage {
+            Stage::Approved { use_by } if now < use_by => {
+                *stage = Stage::Taken { use_by };
+                until = Some(use_by);
+                true
+            }
+            _ => false,
+        });
+        until.map(|use_by| Taken {
+            questions: self.questions.clone(),
+            row: self.row.clone(),
+            use_by,
+            used: false,
+        })
+    }
+}
+
+impl Taken {
+    pub fn id(&self) -> PaymentId {
+        self.row.id
+    }
+
+    /// The intent that was approved.
+    pub fn intent(&self) -> &Intent {
+        &self.row.intent
+    }
+
+    /// Whether one of these was not kept from approving it: who owns the agent may have changed since it was asked.
+    pub fn may_have_been_approved_by(&self, owners: &[String]) -> bool {
+        owners.iter().any(|owner| !self.row.owners.contains(owner))
+    }
+
+    /// The payment is armed: there is no way back.
+    pub fn used(mut self) {
+        self.used = true;
+        self.questions.over(&self.row, Over::Used);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.used {
+            let use_by = self.use_by;
+            self.row.stage.send_replace(Stage::Approved { use_by });
+        }
+    }
+}

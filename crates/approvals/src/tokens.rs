@@ -1,0 +1,88 @@
+//! The checks of [`bursar_core::approval::token`] as the judge of what an identity server sends (approvals digest §5): one policy out of how
+//! the server is used and what was asked.
+//!
+//! That an answer was not used before (check 13) is found out where it is written down: the books take its replay key in the same
+//! step as the approval (Ruling 45).
+
+use super::ciba::poll::Grant;
+use super::ciba::request::{self, SentDetails};
+use super::ciba::settings::{CibaSettings, EvidenceToken};
+use super::ciba::{Presented, Rejected, Verifier};
+use bursar_core::approval::Evidence;
+use bursar_core::approval::details::{Binding, Sent};
+use bursar_core::approval::jwks::Keys;
+use bursar_core::approval::rejected;
+use bursar_core::approval::token::{Alg, Policy, Source, verify};
+
+/// From `iat` to `exp` (digest §5, check 7).
+const LONGEST_LIFE_S: u32 = 3600;
+
+/// Judges by the issuer's signature, and by nothing that the server says beside it but the scope of an id_token.
+pub struct Tokens;
+
+impl Verifier for Tokens {
+    type Keys = Keys;
+
+    fn keys(&self, document: &[u8]) -> Option<Keys> {
+        match Keys::read(document) {
+            Ok(keys) => Some(keys),
+            Err(error) => {
+                tracing::warn!(%error, "the identity server's key set is not taken");
+                None
+            }
+        }
+    }
+
+    fn verify(&self, presented: &Presented<'_>, keys: &Keys) -> Result<Evidence, Rejected> {
+        let policy = policy(presented);
+        match verify(presented.token.expose(), keys, &policy, presented.now) {
+            Ok(verified) => Ok(verified.evidence()),
+            Err(rejected::Rejected::UnknownKid) => Err(Rejected::UnknownKid),
+            Err(why) => {
+                tracing::debug!(%why, "a token is no approval");
+                Err(Rejected::Because(why.code()))
+            }
+        }
+    }
+}
+
+fn policy(presented: &Presented<'_>) -> Policy {
+    let (settings, question) = (presented.settings, presented.question);
+    let (action_details, authorization_details) = match presented.sent {
+        SentDetails::None => (None, None),
+        SentDetails::Action(details) => (Some(details.to_string()), None),
+        SentDetails::Authorization(details) => (None, Some(details.to_string())),
+    };
+    Policy {
+        source: source(settings, presented.grant),
+        issuer: settings.issuer.as_str().to_owned(),
+        audience: settings.audience().to_owned(),
+        client_id: settings.client_id.clone(),
+        // Without an approver nobody was asked, and no token has an empty subject that counts.
+        subject: question.intent.member("approver").unwrap_or_default().to_owned(),
+        scope: settings.scope.clone(),
+        algs: settings.algs.iter().filter_map(|name| Alg::parse(name)).collect(),
+        leeway_s: u32::try_from(settings.leeway.as_secs()).unwrap_or(u32::MAX),
+        max_lifetime_s: LONGEST_LIFE_S,
+        sent: Sent {
+            auth_req_id: presented.auth_req_id.to_owned(),
+            action_details,
+            authorization_details,
+        },
+        binding: match settings.require_bound_details {
+            true => Binding::Required,
+            false => Binding::IfRepeated,
+        },
+    }
+}
+
+fn source(settings: &CibaSettings, grant: &Grant) -> Source {
+    match settings.evidence {
+        EvidenceToken::AccessTokenJwt => Source::AccessTokenJwt,
+        EvidenceToken::IdToken => Source::IdToken {
+            // An answer that names none grants what was asked for (RFC 6749 §5.1).
+            scope: grant.scope.clone().unwrap_or_else(|| request::scope(settings)),
+            authorization_details: grant.authorization_details.as_ref().map(ToString::to_string),
+        },
+    }
+}

@@ -1,0 +1,117 @@
+//! A question, and a client as the program makes it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bursar_approvals::ciba::Ciba;
+use bursar_approvals::ciba::settings::{
+    AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style,
+};
+use bursar_approvals::tokens::Tokens;
+use bursar_approvals::{Asked, Backend, Failure, Standing};
+use bursar_core::approval::{Intent, Question, intent};
+use bursar_core::challenge;
+use bursar_core::clock::SystemClock;
+use bursar_ledger::PaymentId;
+use bursar_net::oauth::issuer::{Issuer, PlainHttp};
+use bursar_net::tls::upstream::{Trust, UpstreamTls};
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, FakeBkey};
+
+/// One that costs $12.50, put to [`APPROVER`].
+pub fn question() -> Question {
+    let challenge = json!({
+        "x402Version": 1,
+        "accepts": [{
+            "scheme": "exact", "network": "base", "maxAmountRequired": "12500000", "maxTimeoutSeconds": 60,
+            "resource": "https://api.example.com/v1/forecast", "description": "", "mimeType": "",
+            "payTo": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
+            "asset": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
+            "extra": { "name": "USD Coin", "version": "2" },
+        }],
+    });
+    let challenge = challenge::v1(challenge.to_string().as_bytes()).unwrap();
+    let asked = intent::Asked {
+        agent: "build-bot",
+        approver: APPROVER,
+        host: "api.example.com",
+        method: "GET",
+        resource: "https://api.example.com/v1/forecast",
+        body_sha256: None,
+    };
+    let intent = Intent::of(&asked, &challenge.offers[0]);
+    Question {
+        id: PaymentId::new(Timestamp::now(), [7; 10]),
+        sentence: intent.sentence("12.50"),
+        compact: intent.compact("12.50"),
+        usd_cents: 1250,
+        ttl: Duration::from_secs(300),
+        intent,
+    }
+}
+
+pub fn settings(issuer: &str, style: Style) -> CibaSettings {
+    CibaSettings {
+        issuer: Issuer::parse(issuer, PlainHttp::ToThisMachine).unwrap(),
+        style,
+        delivery: Delivery::Poll,
+        client_id: CLIENT_ID.to_owned(),
+        client_auth: ClientAuth::Post(Secret::new(CLIENT_SECRET)),
+        scope: "approve:payment".to_owned(),
+        audience: None,
+        evidence: EvidenceToken::AccessTokenJwt,
+        algs: vec!["EdDSA".to_owned()],
+        leeway: Duration::from_secs(30),
+        binding_style: BindingStyle::Sentence,
+        amount_unit: AmountUnit::Minor,
+        details_type: None,
+        require_bound_details: false,
+        hosts: Vec::new(),
+    }
+}
+
+pub fn client(settings: CibaSettings) -> Ciba<Tokens> {
+    let tls = UpstreamTls::new(&Trust::default(), Duration::from_secs(10)).unwrap();
+    Ciba::new(settings, Tokens, Arc::new(tls), Arc::new(SystemClock))
+}
+
+pub fn of(fake: &FakeBkey) -> Ciba<Tokens> {
+    client(settings(&fake.base, Style::Bkey))
+}
+
+/// The code of a question that could not be put.
+pub async fn refused(ciba: &Ciba<Tokens>) -> Failure {
+    ciba.start(&question()).await.expect_err("it was put")
+}
+
+pub async fn look(ciba: &Ciba<Tokens>, asked: &mut Asked) -> Standing {
+    ciba.poll(&question(), asked).await
+}
+
+pub fn code(standing: Standing) -> String {
+    match standing {
+        Standing::Failed(failure) => failure.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn wait(standing: Standing) -> Duration {
+    match standing {
+        Standing::Pending { wait } => wait,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn interop() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/interop")
+}
+
+/// A test that cannot run is a failure where BURSAR_TEST_STRICT=1 says so.
+pub fn skip(need: &str) {
+    let strict = std::env::var_os("BURSAR_TEST_STRICT").is_some_and(|value| value == "1");
+    assert!(!strict, "BURSAR_TEST_STRICT=1 and {need}");
+    eprintln!("skipped: {need}");
+}

@@ -1,0 +1,81 @@
+//! Holds the example files to what the readers know.
+
+use toml::Table;
+
+use crate::diagnose::ConfigError;
+
+const PROBE: &str = "zzzzzz";
+
+/// The example with its switched-off settings (`#key = …`) switched on.
+pub fn switched_on(example: &str) -> String {
+    let lines = example.lines().map(|line| match line.strip_prefix('#') {
+        Some(setting) if setting.starts_with(|c: char| !c.is_whitespace()) => setting,
+        _ => line,
+    });
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// The example with an unknown key in every section, so that the error lists every known one.
+pub fn probed(example: &str) -> String {
+    let mut text = format!("{PROBE} = 1\n");
+    for line in example.lines() {
+        if line.starts_with('#') {
+            continue;
+        }
+        // The names in `rolling` are lengths, not keys.
+        if line.starts_with("rolling") {
+            text += line;
+        } else {
+            text += &line.replace("{ ", &format!("{{ {PROBE} = 1, "));
+        }
+        text += "\n";
+        if line.starts_with('[') {
+            text += &format!("{PROBE} = 1\n");
+        }
+    }
+    text
+}
+
+/// `stands_for` names the section in which the keys of another one are shown.
+#[track_caller]
+pub fn check_that_keys_are_shown(example: &str, error: &ConfigError, stands_for: impl Fn(&str) -> String) {
+    let ConfigError::Invalid(problems) = error else {
+        panic!("{error}");
+    };
+    let example: Table = example.parse().unwrap();
+    let mut keys_seen = 0;
+    for problem in problems {
+        let section = problem
+            .what
+            .strip_prefix('[')
+            .and_then(|what| what.strip_suffix(&format!("] has no key `{PROBE}`")))
+            .unwrap_or("");
+        let keys = problem
+            .way_out
+            .strip_prefix("Known here: ")
+            .unwrap_or_else(|| panic!("{problem}"));
+        let shown = table_at(&example, &stands_for(section));
+        for key in keys.trim_end_matches('.').split(", ") {
+            assert!(
+                shown.contains_key(key),
+                "the example does not show `{key}` in [{section}]"
+            );
+            keys_seen += 1;
+        }
+    }
+    assert!(keys_seen > 20, "only {keys_seen} keys were looked at");
+}
+
+/// `path` as a section header would write it.
+fn table_at<'a>(example: &'a Table, path: &str) -> &'a Table {
+    if path.is_empty() {
+        return example;
+    }
+    let header: Table = format!("[{path}]").parse().unwrap();
+    let (mut names, mut table) = (&header, example);
+    while let Some((name, below)) = names.iter().next() {
+        table = table[name].as_table().unwrap();
+        names = below.as_table().unwrap();
+    }
+    table
+}

@@ -1,0 +1,266 @@
+//! limits.toml, which finance owns, into [`Limits`].
+//!
+//! `limits.example.toml` documents every key; a test holds the two together.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use http::Method;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use sha2::{Digest, Sha256};
+
+use super::diagnose::{Confidence, ConfigError, Document, nearest};
+use super::level::{LEVEL_HINTS, Levels, host_or, one_of};
+use super::section::{Entry, Hints, Section};
+use bursar_core::assets::{Currency, currency};
+use bursar_core::challenge::Rail;
+use bursar_core::host::Host;
+use bursar_core::money::MicroUsd;
+use bursar_core::policy::{Calendar, Limits, Methods, Rate, Rates, named_host};
+
+/// Reads `DIR/limits.toml`.
+pub fn load(dir: &Path) -> Result<Limits, ConfigError> {
+    let path = dir.join("limits.toml");
+    let file = path.display().to_string();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&file, &text),
+        Err(error) => Err(ConfigError::Unreadable {
+            file,
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// `file` is the name that messages use.
+pub fn parse(file: &str, text: &str) -> Result<Limits, ConfigError> {
+    let document = Document::new(file, text, Confidence::Open);
+    let table = document.table()?;
+    let limits = read(Section::top(&document, table.get_ref()), text);
+    drop(table);
+    document.finish(limits)
+}
+
+/// Seconds a credential is valid unless the file says otherwise (Ruling 16).
+const MAX_VALIDITY_S: u64 = 300;
+
+const TOP_HINTS: Hints = &[
+    ("org", "Write [account]."),
+    ("organization", "Write [account]."),
+    ("team", "Write [groups.NAME]."),
+    ("teams", "Write [groups.NAME]."),
+    ("per_transaction", LEVEL_KEY),
+    ("hour", LEVEL_KEY),
+    ("day", LEVEL_KEY),
+    ("week", LEVEL_KEY),
+    ("month", LEVEL_KEY),
+    ("total", LEVEL_KEY),
+    ("count", LEVEL_KEY),
+    ("payees", LEVEL_KEY),
+    ("networks", LEVEL_KEY),
+    ("assets", LEVEL_KEY),
+    ("paused", LEVEL_KEY),
+    ("approval_above", LEVEL_KEY),
+    ("over_limit", LEVEL_KEY),
+    ("approvers", LEVEL_KEY),
+    ("owner", LEVEL_KEY),
+];
+const LEVEL_KEY: &str = "It belongs below a section: [account], [groups.NAME] or [agents.NAME].";
+
+fn read(mut top: Section<'_>, text: &str) -> Limits {
+    let zone = top.take("timezone");
+    let zone_is_written = zone.is_some();
+    let zone = zone.and_then(|entry| time_zone(&entry));
+    let rails = top.take("rails").and_then(|entry| rails(&entry));
+    let max_validity = top.take("max_validity").and_then(|e| e.integer(10..=86_400));
+    let zero_amount = top.take("zero_amount").and_then(|e| e.boolean());
+    let methods = top.take("methods").and_then(|entry| methods(&entry));
+    let resource_hosts = top.section("merchants").map(merchants_own).unwrap_or_default();
+    let rates = top
+        .section("rates")
+        .map(|section| rates(section, zone.as_ref()))
+        .unwrap_or_default();
+
+    let mut reader = Levels {
+        zone_is_written,
+        zone_was_missed: false,
+    };
+    let account = top.section("account").map(|mut section| {
+        let level = reader.level(&mut section, "account".into());
+        section.close(LEVEL_HINTS);
+        level
+    });
+    let account = account.unwrap_or_default();
+    let groups = top.section("groups").map(|s| reader.groups(s)).unwrap_or_default();
+    let agents = top
+        .section("agents")
+        .map(|s| reader.agents(s, &account, &groups))
+        .unwrap_or_default();
+    top.close(TOP_HINTS);
+
+    Limits {
+        sha256: Sha256::digest(text).into(),
+        // Without a zone in the file there are only `total` windows, which do not look at it.
+        calendar: Calendar::new(zone.unwrap_or(TimeZone::UTC)),
+        rails: rails.unwrap_or_else(|| Rail::USUAL.into()),
+        max_validity_s: max_validity.unwrap_or(MAX_VALIDITY_S),
+        zero_amount: zero_amount.unwrap_or(false),
+        methods: methods.unwrap_or_default(),
+        resource_hosts,
+        rates,
+        account,
+        agents,
+    }
+}
+
+fn time_zone(entry: &Entry<'_>) -> Option<TimeZone> {
+    let name = entry.text()?;
+    TimeZone::get(name).map_or_else(
+        |_| {
+            let zones: Vec<_> = jiff::tz::db().available().collect();
+            let meant = nearest(name, zones.iter().map(|zone| zone.as_str()));
+            entry.reject(
+                format!("timezone: \"{name}\" is no time zone"),
+                match meant {
+                    Some(zone) => format!("Did you mean \"{zone}\"?"),
+                    None => "Write an IANA name, such as \"Europe/Berlin\" or \"UTC\".".to_owned(),
+                },
+            )
+        },
+        Some,
+    )
+}
+
+fn rails(entry: &Entry<'_>) -> Option<Vec<Rail>> {
+    let names = Rail::ALL.map(Rail::name);
+    let items = entry.list("Leave `rails` out for the usual order, or name at least one.")?;
+    let one = |item: Entry<'_>| {
+        let name = item.text()?;
+        let rail = Rail::parse(name);
+        rail.or_else(|| item.reject(format!("rails: there is no rail \"{name}\""), one_of(name, &names)))
+    };
+    Some(items.into_iter().filter_map(one).collect())
+}
+
+fn methods(entry: &Entry<'_>) -> Option<Methods> {
+    let items = entry.list("Leave `methods` out to pay for all but HEAD, OPTIONS and TRACE.")?;
+    let one = |item: Entry<'_>| {
+        let name = item.text()?;
+        let method = Method::from_bytes(name.as_bytes()).ok();
+        // CONNECT opens a tunnel; what is paid for is inside.
+        let method = method.filter(|m| m.as_str() == name.to_ascii_uppercase() && m != Method::CONNECT);
+        method.or_else(|| {
+            item.reject(
+                format!("methods: \"{name}\" is no method that can be paid for"),
+                "Write it in capitals, such as \"GET\" or \"POST\".".to_owned(),
+            )
+        })
+    };
+    Some(Methods::Only(items.into_iter().filter_map(one).collect()))
+}
+
+/// `[rates.eur]`: what finance counts one euro for, and until when. Days are those of the file's time zone.
+fn rates(section: Section<'_>, zone: Option<&TimeZone>) -> Rates {
+    let one = |entry: Entry<'_>| {
+        let currency = rated(&entry);
+        let mut section = entry.section()?;
+        let usd = section.take("usd");
+        let until = section.take("valid_until");
+        section.close(&[
+            ("rate", "The key is `usd`: what one whole unit counts as."),
+            ("until", "The key is `valid_until`."),
+        ]);
+        let (Some(usd), Some(until)) = (usd, until) else {
+            return entry.reject_key(
+                format!("[rates.{}] needs `usd` and `valid_until`", entry.key()),
+                "Write usd = \"1.10\" and valid_until = \"2026-12-31\".".to_owned(),
+            );
+        };
+        let usd = usd.usd().and_then(|amount| {
+            (amount > MicroUsd::ZERO).then_some(amount).or_else(|| {
+                usd.reject(
+                    format!("{}: a currency that counts for nothing would have no limit", usd.path()),
+                    "Write what one whole unit counts as, such as \"1.10\".".to_owned(),
+                )
+            })
+        });
+        let until = last_day(&until, zone.unwrap_or(&TimeZone::UTC));
+        Some((
+            currency?.code,
+            Rate {
+                usd: usd?,
+                until: until?,
+            },
+        ))
+    };
+    Rates(section.named().into_iter().filter_map(one).collect())
+}
+
+fn rated(entry: &Entry<'_>) -> Option<&'static Currency> {
+    let code = entry.key();
+    match currency(code) {
+        Some(dollar) if dollar.is_dollar() => entry.reject_key(
+            "[rates.usd]: a dollar is a dollar".to_owned(),
+            "Leave it out.".to_owned(),
+        ),
+        Some(currency) => Some(currency),
+        None => entry.reject_key(
+            format!("[rates.{code}]: Stripe charges no such currency"),
+            "Write its ISO 4217 code in lower case, such as [rates.eur].".to_owned(),
+        ),
+    }
+}
+
+/// The end of the day that is written.
+fn last_day(entry: &Entry<'_>, zone: &TimeZone) -> Option<Timestamp> {
+    let text = entry.text()?;
+    let day = text.parse::<Date>().ok().filter(|day| day.to_string() == text);
+    let end = day
+        .and_then(|day| day.tomorrow().ok())
+        .and_then(|after| after.to_zoned(zone.clone()).ok());
+    match end {
+        Some(end) => Some(end.timestamp()),
+        None => entry.reject(
+            format!("{}: \"{text}\" is no day", entry.path()),
+            "Write the last day on which the rate holds, such as \"2026-12-31\".".to_owned(),
+        ),
+    }
+}
+
+/// `[merchants."host"]`: other hosts that this one may name as its own (Ruling 23).
+fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
+    let one = |entry: Entry<'_>| {
+        let host = named_host(entry.key()).map_or_else(
+            |why| {
+                let what = format!("[merchants] \"{}\" is no host: {why}", entry.key());
+                entry.reject_key(what, "Write [merchants.\"api.example.com\"].".to_owned())
+            },
+            Some,
+        );
+        let mut section = entry.section()?;
+        let others = section.take("resource_hosts").and_then(|entry| {
+            let items = entry.list("Leave `resource_hosts` out, or name at least one host.")?;
+            let hosts = items.iter().filter_map(|item| {
+                let text = item.text()?;
+                host_or(item, text, named_host(text))
+            });
+            Some(hosts.map(|host| host.to_string()).collect())
+        });
+        section.close(&[
+            (
+                "allow",
+                "Which hosts may be paid is written in a level: merchants = { allow = […] }.",
+            ),
+            (
+                "deny",
+                "Which hosts may be paid is written in a level: merchants = { deny = […] }.",
+            ),
+        ]);
+        Some((host?, others?))
+    };
+    section.named().into_iter().filter_map(one).collect()
+}

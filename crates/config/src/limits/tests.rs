@@ -1,0 +1,74 @@
+use super::*;
+use crate::examples;
+
+const EXAMPLE: &str = include_str!("../../../../limits.example.toml");
+
+#[test]
+fn the_example_is_a_good_file_with_its_switches_off_and_on() {
+    for text in [EXAMPLE.to_owned(), examples::switched_on(EXAMPLE)] {
+        if let Err(error) = parse("limits.example.toml", &text) {
+            panic!("{error}");
+        }
+    }
+}
+
+#[test]
+fn the_example_shows_every_key() {
+    let text = examples::switched_on(EXAMPLE);
+    let error = parse("limits.example.toml", &examples::probed(&text)).err().unwrap();
+    // The three kinds of level take the same keys; the agent's section shows them.
+    examples::check_that_keys_are_shown(&text, &error, |section| match section {
+        "account" | "groups.eng" => "agents.research".to_owned(),
+        list if list.starts_with("groups.eng.") => list.replace("groups.eng", "agents.research"),
+        other => other.to_owned(),
+    });
+}
+
+#[test]
+fn an_empty_file_has_the_documented_defaults() {
+    let limits = parse("limits.toml", "").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(limits.rails, Rail::USUAL);
+    assert_eq!(limits.max_validity_s(), 300);
+    assert!(!limits.zero_amount());
+    assert_eq!(limits.methods, Methods::Usual);
+    assert_eq!(limits.agents().count(), 0);
+}
+
+#[test]
+fn the_digest_is_that_of_the_bytes() {
+    let text = "[agents.a]\ntotal = \"1\"\n";
+    let limits = parse("limits.toml", text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(limits.sha256, <[u8; 32]>::from(Sha256::digest(text)));
+}
+
+#[test]
+fn a_file_that_is_not_there_or_not_text_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("limits.toml");
+    let says = |dir: &Path| load(dir).err().unwrap().to_string();
+    assert!(says(dir.path()).starts_with(&format!("cannot read {}: ", path.display())));
+    std::fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(says(dir.path()).contains("UTF-8"), "{}", says(dir.path()));
+    std::fs::write(&path, "[agents.a]\r\ndaay = \"1\"\r\n").unwrap();
+    assert!(says(dir.path()).contains("limits.toml:2:1: [agents.a] has no key `daay`\n  2 | daay = \"1\"\n"));
+}
+
+/// One mistake is one message: a zone that is wrong is not also missing.
+#[test]
+fn a_wrong_zone_is_reported_once() {
+    let error = parse("limits.toml", "timezone = \"Mars\"\n[account]\nday = \"1\"\n")
+        .err()
+        .unwrap();
+    let ConfigError::Invalid(problems) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(problems.len(), 1, "{problems:?}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "[a-z.\\[\\]\"'={}#,0-9 \n\u{e9}\u{1f600}]{0,60}") {
+        let _ = parse("limits.toml", &text).map_err(|error| error.to_string());
+        let _ = parse("limits.toml", &format!("[agents.a]\n{text}")).map_err(|error| error.to_string());
+    }
+}

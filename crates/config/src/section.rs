@@ -1,0 +1,328 @@
+//! Reads the sections of a file key by key. What nobody asked for is an unknown key.
+//!
+//! Values are read straight from toml's spanned tree, not through serde: so every mistake of a file is reported at once,
+//! at the key or the value it is in, and a number keeps the spelling its author gave it.
+
+use std::ops::{Range, RangeInclusive};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnose::{Document, nearest};
+use super::secret::SecretSource;
+use bursar_core::money::MicroUsd;
+
+/// A table of the file, with the keys that were asked for so far.
+pub struct Section<'d> {
+    document: &'d Document<'d>,
+    /// Empty for the top level.
+    path: String,
+    table: &'d DeTable<'d>,
+    known: Vec<&'static str>,
+    holds_secrets: bool,
+}
+
+/// One key and its value, or one item of a list.
+pub struct Entry<'d> {
+    document: &'d Document<'d>,
+    path: String,
+    key: String,
+    key_at: Range<usize>,
+    value: &'d Spanned<DeValue<'d>>,
+    holds_secrets: bool,
+}
+
+/// Words that people bring from elsewhere, with what to do about them.
+pub type Hints = &'static [(&'static str, &'static str)];
+
+impl<'d> Section<'d> {
+    pub fn top(document: &'d Document<'d>, table: &'d DeTable<'d>) -> Self {
+        Self {
+            document,
+            path: String::new(),
+            table,
+            known: Vec::new(),
+            holds_secrets: false,
+        }
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The entry under `key`, which is a known key from now on.
+    pub fn take(&mut self, key: &'static str) -> Option<Entry<'d>> {
+        self.known.push(key);
+        let (name, value) = self.table.get_key_value(key)?;
+        Some(self.entry(key, name.span(), value))
+    }
+
+    /// The section under `key`, if it is there and a section.
+    pub fn section(&mut self, key: &'static str) -> Option<Section<'d>> {
+        self.take(key)?.section()
+    }
+
+    /// Every entry of a section whose keys are names that the author chose.
+    pub fn named(self) -> Vec<Entry<'d>> {
+        let entries = self.table.iter();
+        entries
+            .map(|(name, value)| self.entry(name.get_ref(), name.span(), value))
+            .collect()
+    }
+
+    /// Reports every key that nobody asked for.
+    pub fn close(self, hints: Hints) {
+        for (name, _) in self.table.iter() {
+            let key: &str = name.get_ref();
+            if self.known.contains(&key) {
+                continue;
+            }
+            let what = match self.path.as_str() {
+                "" => format!("there is no `{key}` at the top of this file"),
+                path => format!("[{path}] has no key `{key}`"),
+            };
+            self.document.report(&name.span(), what, self.way_out(key, hints));
+        }
+    }
+
+    fn way_out(&self, key: &str, hints: Hints) -> String {
+        if let Some((_, hint)) = hints.iter().find(|(word, _)| *word == key) {
+            return (*hint).to_owned();
+        }
+        if let Some(known) = nearest(key, self.known.iter().copied()) {
+            return format!("Did you mean `{known}`?");
+        }
+        format!("Known here: {}.", self.known.join(", "))
+    }
+
+    fn entry(&self, key: &str, key_at: Range<usize>, value: &'d Spanned<DeValue<'d>>) -> Entry<'d> {
+        let name = quoted_if_needed(key);
+        let path = match self.path.as_str() {
+            "" => name,
+            path => format!("{path}.{name}"),
+        };
+        Entry {
+            document: self.document,
+            path,
+            key: key.to_owned(),
+            key_at,
+            value,
+            holds_secrets: self.holds_secrets,
+        }
+    }
+}
+
+impl<'d> Entry<'d> {
+    /// No value here or below is shown in a message.
+    pub fn holding_secrets(mut self) -> Self {
+        self.holds_secrets = true;
+        self
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The text that it is, if it is one; anything else is no mistake yet.
+    pub fn if_text(&self) -> Option<&'d str> {
+        self.value.get_ref().as_str()
+    }
+
+    pub fn section(&self) -> Option<Section<'d>> {
+        let Some(table) = self.value.get_ref().as_table() else {
+            return self.mistyped("a section", &format!("Write [{}] and its keys below.", self.path));
+        };
+        Some(Section {
+            document: self.document,
+            path: self.path.clone(),
+            table,
+            known: Vec::new(),
+            holds_secrets: self.holds_secrets,
+        })
+    }
+
+    pub fn text(&self) -> Option<&'d str> {
+        let text = self.value.get_ref().as_str();
+        text.or_else(|| self.mistyped("a text", &format!("Write {} = \"…\", with the quotes.", self.key)))
+    }
+
+    pub fn boolean(&self) -> Option<bool> {
+        let value = self.value.get_ref().as_bool();
+        value.or_else(|| {
+            let key = &self.key;
+            self.mistyped(
+                "true or false",
+                &format!("Write {key} = true or {key} = false, without quotes."),
+            )
+        })
+    }
+
+    pub fn integer(&self, range: RangeInclusive<u64>) -> Option<u64> {
+        let Some(integer) = self.value.get_ref().as_integer() else {
+            let quoted = self.value.get_ref().as_str();
+            let meant = quoted.and_then(|text| text.parse().ok()).unwrap_or(1);
+            return self.mistyped(
+                "a whole number",
+                &format!("Write {} = {}, without quotes.", self.key, meant.max(*range.start())),
+            );
+        };
+        let value = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        value.filter(|v| range.contains(v)).or_else(|| {
+            let (low, high) = range.clone().into_inner();
+            let path = &self.path;
+            let bounds = match high {
+                u64::MAX => format!("at least {low}"),
+                _ => format!("from {low} to {high}"),
+            };
+            self.reject(
+                format!("{path}: {integer} is out of range"),
+                format!("It must be {bounds}."),
+            )
+        })
+    }
+
+    /// US dollars as text (Ruling 50).
+    pub fn usd(&self) -> Option<MicroUsd> {
+        let (path, key) = (&self.path, &self.key);
+        let number = match self.value.get_ref() {
+            DeValue::Integer(integer) => integer.to_string(),
+            DeValue::Float(float) => float.to_string(),
+            DeValue::String(text) => {
+                return MicroUsd::parse(text).map_or_else(
+                    |why| {
+                        self.reject(
+                            format!("{path}: \"{text}\" is no amount of US dollars: {why}"),
+                            format!("Write digits only, with at most six decimals: {key} = \"5.00\"."),
+                        )
+                    },
+                    Some,
+                );
+            }
+            _ => {
+                return self.mistyped("an amount of US dollars", &format!("Write {key} = \"5.00\"."));
+            }
+        };
+        let meant = MicroUsd::parse(&number).map_or("5.00".to_owned(), |usd| usd.to_string());
+        self.reject(
+            format!("{path}: {number} is a number, and amounts are written as texts"),
+            format!("Write {key} = \"{meant}\"."),
+        )
+    }
+
+    /// Where a secret is kept. The entry should be [`Entry::holding_secrets`]: the secret itself may stand there.
+    pub fn secret_source(&self) -> Option<SecretSource> {
+        SecretSource::parse(self.text()?).or_else(|| {
+            self.reject(
+                format!("{} does not say where the secret is kept", self.path),
+                "Write \"env:NAME\" or \"file:PATH\". If the secret itself stood here, take it for known to others and \
+                 replace it."
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// A word of a fixed set.
+    pub fn word<T>(&self, parse: impl Fn(&str) -> Option<T>, known: &[&str]) -> Option<T> {
+        let text = self.text()?;
+        parse(text).or_else(|| {
+            let known: Vec<String> = known.iter().map(|word| format!("\"{word}\"")).collect();
+            self.reject(
+                format!("{}: there is no \"{text}\"", self.path),
+                format!("Write {}.", known.join(" or ")),
+            )
+        })
+    }
+
+    /// Somebody, as an approval backend names people.
+    pub fn person(&self) -> Option<String> {
+        let name = self.text()?;
+        let is_name = |c: char| !c.is_control() && !c.is_whitespace();
+        if name.is_empty() || name.len() > 255 || !name.chars().all(is_name) {
+            return self.reject(
+                format!("{}: \"{name}\" is no name of a person", self.path),
+                "Write the name that the approval backend knows, such as \"did:bkey:z6Mk…\" or \"user-17\".".to_owned(),
+            );
+        }
+        Some(name.to_owned())
+    }
+
+    /// The items of a list that must have some.
+    pub fn list(&self, if_empty: &str) -> Option<Vec<Entry<'d>>> {
+        let items = self.items()?;
+        if items.is_empty() {
+            return self.reject(format!("{}: the list is empty", self.path), if_empty.to_owned());
+        }
+        Some(items)
+    }
+
+    /// The items of a list that may be empty.
+    pub fn items(&self) -> Option<Vec<Entry<'d>>> {
+        let Some(array) = self.value.get_ref().as_array() else {
+            return self.mistyped("a list", &format!("Write {} = [\"…\"], with the brackets.", self.key));
+        };
+        Some(array.iter().map(|value| self.item(value)).collect())
+    }
+
+    /// One text, or a list of them.
+    pub fn one_or_more(&self) -> Option<Vec<Entry<'d>>> {
+        if self.value.get_ref().is_str() {
+            return Some(vec![self.item(self.value)]);
+        }
+        self.items()
+    }
+
+    /// The value is wrong.
+    pub fn reject<T>(&self, what: String, way_out: String) -> Option<T> {
+        if self.holds_secrets {
+            self.document.report_secret(&self.value.span(), what, way_out);
+        } else {
+            self.document.report(&self.value.span(), what, way_out);
+        }
+        None
+    }
+
+    /// The key is wrong, whatever its value.
+    pub fn reject_key<T>(&self, what: String, way_out: String) -> Option<T> {
+        self.document.report(&self.key_at, what, way_out);
+        None
+    }
+
+    fn mistyped<T>(&self, wanted: &str, way_out: &str) -> Option<T> {
+        let found = match self.value.get_ref() {
+            DeValue::String(_) => "a text",
+            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a section",
+        };
+        self.reject(
+            format!("{} must be {wanted}, not {found}", self.path),
+            way_out.to_owned(),
+        )
+    }
+
+    fn item(&self, value: &'d Spanned<DeValue<'d>>) -> Entry<'d> {
+        Entry {
+            document: self.document,
+            path: self.path.clone(),
+            key: self.key.clone(),
+            key_at: self.key_at.clone(),
+            value,
+            holds_secrets: self.holds_secrets,
+        }
+    }
+}
+
+pub fn quoted_if_needed(key: &str) -> String {
+    let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    if !key.is_empty() && key.bytes().all(bare) {
+        key.to_owned()
+    } else {
+        format!("\"{key}\"")
+    }
+}

@@ -1,0 +1,206 @@
+//! When a person is asked, by which rule, and who.
+
+use super::*;
+
+const NAMES: &str = "approvers = [\"a\", \"b\", \"c\"]\n";
+
+fn asked(rules: &str, approvals: Approvals, over: Option<&str>, cents: u32) -> Decision {
+    let limits = limits(&format!("[agents.research]\ntotal = \"90\"\n{rules}"));
+    let purchase = Purchase {
+        agent: "research",
+        merchant: "api.example.com",
+        method: &Method::GET,
+        now: "2026-11-20T14:35:10Z".parse().unwrap(),
+        approvals,
+        over,
+    };
+    choose(&limits, &purchase, &[bid(cents)])
+}
+
+#[track_caller]
+fn plan(rules: &str, over: Option<&str>, cents: u32) -> Plan {
+    match asked(rules, Approvals::Service, over, cents) {
+        Decision::Pay(plan) => plan,
+        Decision::Refuse(refusal) => panic!("refused: {}", refusal.detail),
+        Decision::Unpaid(why) => panic!("unpaid: {}", why.code()),
+    }
+}
+
+#[track_caller]
+fn refusal(rules: &str, approvals: Approvals, cents: u32) -> Refusal {
+    match asked(rules, approvals, None, cents) {
+        Decision::Refuse(refusal) => refusal,
+        _ => panic!("not refused"),
+    }
+}
+
+fn threshold(rule: &str, named: Option<&[&str]>, needed: u8) -> Threshold {
+    Threshold {
+        rule: format!("agents.research.{rule}"),
+        named: named.map(|names| names.iter().map(|&name| name.to_owned()).collect()),
+        owners: Vec::new(),
+        needed,
+    }
+}
+
+/// Window name, start, amount, and what becomes of the excess.
+fn charged(charges: &[Charge]) -> Vec<(String, &str, u128, Excess)> {
+    let told = |charge: &'_ Charge| (charge.window_name().into_owned(), charge.amount, charge.excess);
+    charges
+        .iter()
+        .map(|charge| {
+            let (window, amount, excess) = told(charge);
+            (window, &*charge.start, amount, excess)
+        })
+        .collect()
+}
+
+#[test]
+fn the_threshold_that_is_passed_says_how_many_must_approve() {
+    let rules = format!("approval_above = \"0.10\"\nsecond_approval_above = \"0.20\"\napprovals_needed = 3\n{NAMES}");
+    assert_eq!(plan(&rules, None, 10).threshold, None);
+    let all: &[&str] = &["a", "b", "c"];
+    assert_eq!(
+        plan(&rules, None, 11).threshold,
+        Some(threshold("approval_above", Some(all), 1))
+    );
+    assert_eq!(
+        plan(&rules, None, 20).threshold,
+        Some(threshold("approval_above", Some(all), 1))
+    );
+    assert_eq!(
+        plan(&rules, None, 21).threshold,
+        Some(threshold("second_approval_above", Some(all), 3))
+    );
+    // The second threshold is one by itself.
+    let rules = format!("second_approval_above = \"0.20\"\n{NAMES}");
+    assert_eq!(plan(&rules, None, 20).threshold, None);
+    assert_eq!(
+        plan(&rules, None, 21).threshold,
+        Some(threshold("second_approval_above", Some(all), 2))
+    );
+}
+
+#[test]
+fn whoever_owns_the_agent_is_not_asked() {
+    let rules = format!("approval_above = \"0.10\"\nowner = \"b\"\n{NAMES}");
+    let asked = plan(&rules, None, 11).threshold.unwrap();
+    assert_eq!(
+        (asked.named, asked.owners),
+        (Some(vec!["a".into(), "c".into()]), vec!["b".into()])
+    );
+    let asked = plan("approval_above = \"0.10\"\nowner = \"b\"", None, 11)
+        .threshold
+        .unwrap();
+    assert_eq!((asked.named, asked.owners), (None, vec!["b".into()]));
+}
+
+#[test]
+fn what_was_spent_asks_over_the_rule_that_it_passes() {
+    let rule = "agents.research.total";
+    let asked = plan("over_limit = \"ask\"", Some(rule), 5);
+    assert_eq!(asked.threshold, Some(threshold("total", None, 1)));
+    assert_eq!(
+        charged(&asked.charges),
+        [("total".to_owned(), "0", 50_000, Excess::Approved)]
+    );
+    assert!(asked.held().is_empty());
+    // A price that passes a threshold of its own says so.
+    let asked = plan("over_limit = \"ask\"\napproval_above = \"0.04\"", Some(rule), 5);
+    assert_eq!(asked.threshold, Some(threshold("approval_above", None, 1)));
+}
+
+#[test]
+fn only_what_asks_may_be_passed() {
+    let rules = "count = { total = 5 }\napproval_every = \"1.00\"\napproval_first_time_payee = true\n";
+    let payee = ALICE.to_string();
+    let calm = plan(rules, None, 5);
+    assert_eq!(
+        charged(&calm.charges),
+        [
+            ("total".to_owned(), "0", 50_000, Excess::Denied),
+            ("count.total".to_owned(), "0", 1, Excess::Denied),
+            ("approval_every".to_owned(), "", 50_000, Excess::Asked),
+            ("count.payee".to_owned(), &*payee, 1, Excess::Asked),
+        ]
+    );
+    assert_eq!(calm.held(), calm.charges);
+    let asked = plan(rules, Some("agents.research.approval_every"), 5);
+    assert_eq!(
+        charged(&asked.charges),
+        [
+            ("total".to_owned(), "0", 50_000, Excess::Denied),
+            ("count.total".to_owned(), "0", 1, Excess::Denied),
+            (
+                "approval_every".to_owned(),
+                "00001795185310000000",
+                50_000,
+                Excess::Approved
+            ),
+            ("count.payee".to_owned(), &*payee, 1, Excess::Approved),
+        ]
+    );
+    assert_eq!(asked.held(), asked.charges[..2]);
+    // What a level asks about and another does not: those that no approval lets pass stand first, by the same numbers.
+    let limits = limits("[account]\ntotal = \"9\"\nover_limit = \"ask\"\n[agents.research]\ntotal = \"5\"\n");
+    let purchase = Purchase {
+        agent: "research",
+        merchant: "api.example.com",
+        method: &Method::GET,
+        now: "2026-11-20T14:35:10Z".parse().unwrap(),
+        approvals: Approvals::Service,
+        over: Some("account.total"),
+    };
+    let Decision::Pay(plan) = choose(&limits, &purchase, &[bid(5)]) else {
+        panic!()
+    };
+    let scopes: Vec<(&str, Excess)> = plan
+        .charges
+        .iter()
+        .map(|charge| (&*charge.scope, charge.excess))
+        .collect();
+    assert_eq!(
+        scopes,
+        [("agent:research", Excess::Denied), ("account", Excess::Approved)]
+    );
+}
+
+#[test]
+fn where_nobody_can_be_asked_it_is_refused() {
+    let rules = "approval_every = \"1.00\"\napproval_first_time_payee = true\nover_limit = \"ask\"\n";
+    let Decision::Pay(plan) = asked(rules, Approvals::None, None, 5) else {
+        panic!()
+    };
+    assert!(plan.charges.iter().all(|charge| charge.excess == Excess::Denied));
+    let told = |at: usize, settled, open| Refusal::over_limit(&plan.charges[at], settled, open);
+    let due = told(1, 970_000, 20_000);
+    assert_eq!(
+        (due.code, &*due.detail),
+        (
+            RefusalCode::ApprovalUnavailable,
+            "With this payment of 0.05 USD, more than 1.00 USD would be spent since a person last approved a payment (0.97 USD used, \
+             0.02 USD reserved), which is agents.research.approval_every; a person would have to approve it, and no approval backend \
+             is configured. Finance can raise agents.research.approval_every in limits.toml."
+        )
+    );
+    let stranger = told(2, 0, 1);
+    assert_eq!(stranger.code, RefusalCode::ApprovalUnavailable);
+    assert_eq!(
+        stranger.detail,
+        format!(
+            "Nothing was paid to {ALICE} before that agents.research.approval_first_time_payee knows of, so a person would have to \
+             approve it, and no approval backend is configured. Finance can take agents.research.approval_first_time_payee out of \
+             limits.toml."
+        )
+    );
+    let second = format!("second_approval_above = \"0.20\"\n{NAMES}");
+    assert_eq!(
+        refusal(&second, Approvals::Terminal, 21).detail,
+        "The price of 0.21 USD is over agents.research.second_approval_above, which is 0.20 USD, so 2 people would have to approve \
+         it. The operator's terminal cannot tell people apart: bursar.toml needs [approval] backend = \"ciba\" or \"keyra\" for that."
+    );
+    assert_eq!(
+        refusal(&second, Approvals::None, 21).rule,
+        "agents.research.second_approval_above"
+    );
+}

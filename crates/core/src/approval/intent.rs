@@ -1,0 +1,338 @@
+//! What is approved: the terms that must not change between a question and the payment (digest §8.1, Ruling 40), and the words
+//! for people (digest §8.4, Ruling 42). No text of a merchant's is in either, but for the resource that the agent itself asked for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::assets::Asset;
+use crate::challenge::{Offer, Protocol};
+use crate::money::Atoms;
+
+/// Put in front of what is hashed, so that the hash is of nothing else.
+const DOMAIN: &[u8] = b"agent-pay-approval/v1\n";
+const BODY_HASH: &str = "body_hash";
+/// All but the body's hash are always there.
+const MEMBERS: [&str; 14] = [
+    "agent", "amount", "approver", "asset", BODY_HASH, "currency", "decimals", "host", "method", "network", "payee",
+    "protocol", "resource", "scheme",
+];
+const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+const LONGEST_SENTENCE: usize = 200;
+const LONGEST_COMPACT: usize = 20;
+
+/// The thirteen members, and the body's hash where there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent(BTreeMap<&'static str, String>);
+
+/// The first 40 bits of an intent's hash in Crockford's alphabet: eight characters that people compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code([u8; 8]);
+
+/// The request that is to be paid for, and who is asked about it.
+pub struct Asked<'a> {
+    pub agent: &'a str,
+    pub approver: &'a str,
+    /// Of the connection; lower-case A-label.
+    pub host: &'a str,
+    pub method: &'a str,
+    /// The URL without fragment.
+    pub resource: &'a str,
+    /// Of a body that is not empty.
+    pub body_sha256: Option<[u8; 32]>,
+}
+
+impl Intent {
+    pub fn of(asked: &Asked<'_>, offer: &Offer) -> Self {
+        let asset = match offer.asset {
+            Asset::Token(token) => token.address.to_string(),
+            Asset::Fiat(_, currency) => currency.code.to_owned(),
+        };
+        let protocol = match offer.rail.protocol() {
+            Protocol::X402 => "x402",
+            Protocol::Mpp => "mpp",
+        };
+        let mut members = BTreeMap::from([
+            ("agent", asked.agent.to_owned()),
+            ("amount", offer.outlay().get().to_string()),
+            ("approver", asked.approver.to_owned()),
+            ("asset", asset),
+            ("currency", offer.asset.symbol().to_owned()),
+            ("decimals", offer.asset.decimals().to_string()),
+            ("host", asked.host.to_owned()),
+            ("method", asked.method.to_owned()),
+            // Stripe's says whether it is live: leave to pay in its test mode is no leave to move money.
+            ("network", offer.asset.network().to_string()),
+            ("payee", offer.payee.to_string()),
+            ("protocol", protocol.to_owned()),
+            ("resource", asked.resource.to_owned()),
+            ("scheme", offer.rail.scheme().to_owned()),
+        ]);
+        if let Some(sha256) = asked.body_sha256 {
+            members.insert(BODY_HASH, alloy_primitives::hex::encode(sha256));
+        }
+        Self(members)
+    }
+
+    /// As `private/approvals` has it; `None` unless the members are exactly those that there are.
+    pub fn recorded(members: &BTreeMap<String, String>) -> Option<Self> {
+        let named = MEMBERS
+            .iter()
+            .filter_map(|name| Some((*name, members.get(*name)?.clone())));
+        let intent: BTreeMap<_, _> = named.collect();
+        let has_all = MEMBERS
+            .iter()
+            .all(|name| *name == BODY_HASH || intent.contains_key(name));
+        (has_all && intent.len() == members.len()).then_some(Self(intent))
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))
+    }
+
+    pub fn member(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Members sorted, no white space (RFC 8785 for texts).
+    pub fn canonical(&self) -> String {
+        serde_json::to_string(&self.0).unwrap_or_default()
+    }
+
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(DOMAIN);
+        hash.update(self.canonical());
+        hash.finalize().into()
+    }
+
+    pub fn code(&self) -> Code {
+        Code::of(&self.hash())
+    }
+
+    /// Who is asked, as the member `approver` has it: one name, or of several how many must approve.
+    pub fn approver_of(names: &[&str], needed: usize) -> String {
+        match names {
+            [one] => (*one).to_owned(),
+            names => format!("{needed} of {}", names.join(" ")),
+        }
+    }
+
+    /// What one of several approvers is asked: the same, with the name of that one.
+    pub fn to(&self, approver: &str) -> Self {
+        let mut members = self.0.clone();
+        members.insert("approver", approver.to_owned());
+        Self(members)
+    }
+
+    /// In whole units, with the two decimals of money at least where the asset has them: `12.50`, `0.001`.
+    pub fn amount(&self) -> String {
+        let number = |name| self.member(name).unwrap_or_default();
+        let (Ok(atoms), Ok(decimals)) = (Atoms::parse(number("amount")), number("decimals").parse::<u8>()) else {
+            return String::new();
+        };
+        let text = atoms.decimal(decimals);
+        let wanted = usize::from(decimals.min(2));
+        match text.split_once('.') {
+            None if wanted > 0 => format!("{text}.{:0<wanted$}", ""),
+            Some((_, fraction)) if fraction.len() < wanted => {
+                format!("{text:0<width$}", width = text.len() + wanted - fraction.len())
+            }
+            _ => text,
+        }
+    }
+
+    /// `AGENT: pay AMOUNT CURRENCY to HOST #CODE`, at most 200 characters; the agent's part is cut first.
+    pub fn sentence(&self, amount: &str) -> String {
+        let text = |name| self.member(name).unwrap_or_default();
+        sentence(text("agent"), amount, text("currency"), text("host"), self.code())
+    }
+
+    /// `AMOUNTCURRENCY#CODE`, or the code alone where that is longer than 20 characters.
+    pub fn compact(&self, amount: &str) -> String {
+        compact(amount, self.member("currency").unwrap_or_default(), self.code())
+    }
+}
+
+impl Code {
+    pub fn of(hash: &[u8; 32]) -> Self {
+        let [a, b, c, d, e, ..] = *hash;
+        let bits = u64::from_be_bytes([0, 0, 0, a, b, c, d, e]);
+        let mut code = [0; 8];
+        for (place, character) in code.iter_mut().enumerate() {
+            let index = bits >> (35 - 5 * place) & 31;
+            *character = ALPHABET
+                .get(usize::try_from(index).unwrap_or(0))
+                .copied()
+                .unwrap_or(b'0');
+        }
+        Self(code)
+    }
+
+    /// As people type it: any case, with or without `#`, and with the letters that Crockford reads as digits.
+    pub fn is(&self, typed: &str) -> bool {
+        let typed = typed.trim().trim_start_matches('#');
+        let read = |c: char| match c.to_ascii_uppercase() {
+            'O' => '0',
+            'I' | 'L' => '1',
+            c => c,
+        };
+        typed.chars().map(read).eq(self.as_str().chars())
+    }
+
+    pub fn as_str(&self) -> &str {
+        // Its alphabet is ASCII.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+fn sentence(agent: &str, amount: &str, currency: &str, host: &str, code: Code) -> String {
+    let [agent, amount, currency, host] = [agent, amount, currency, host].map(plain);
+    let rest = format!(": pay {amount} {currency} to {host} #{code}");
+    let room = LONGEST_SENTENCE.saturating_sub(rest.chars().count());
+    let agent: String = agent.chars().take(room).collect();
+    format!("{agent}{rest}")
+}
+
+fn compact(amount: &str, currency: &str, code: Code) -> String {
+    let whole = format!("{}{}#{code}", plain(amount), plain(currency));
+    match whole.len() <= LONGEST_COMPACT && whole.is_ascii() {
+        true => whole,
+        false => format!("#{code}"),
+    }
+}
+
+/// Without control and format characters, which can hide or turn around what stands beside them (Unicode Cc and Cf).
+fn plain(text: &str) -> String {
+    let is_format = |c: char| {
+        matches!(
+            u32::from(c),
+            0xAD | 0x600..=0x605
+                | 0x61C
+                | 0x6DD
+                | 0x70F
+                | 0x890..=0x891
+                | 0x8E2
+                | 0x180E
+                | 0x200B..=0x200F
+                | 0x202A..=0x202E
+                | 0x2060..=0x2064
+                | 0x2066..=0x206F
+                | 0xFEFF
+                | 0xFFF9..=0xFFFB
+                | 0x110BD
+                | 0x110CD
+                | 0x13430..=0x1343F
+                | 0x1BCA0..=0x1BCA3
+                | 0x1D173..=0x1D17A
+                | 0xE0001
+                | 0xE0020..=0xE007F
+        )
+    };
+    text.chars().filter(|c| !c.is_control() && !is_format(*c)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn fixture() -> Value {
+        serde_json::from_str(include_str!("../../../../fixtures/approvals/intent_binding.json")).unwrap()
+    }
+
+    fn intent(members: &Value) -> Intent {
+        let names = [
+            "agent", "amount", "approver", "asset", "currency", "decimals", "host", "method", "network", "payee",
+            "protocol", "resource", "scheme",
+        ];
+        assert_eq!(members.as_object().unwrap().len(), names.len());
+        Intent(
+            names
+                .map(|name| (name, members[name].as_str().unwrap().to_owned()))
+                .into(),
+        )
+    }
+
+    #[test]
+    fn hashes_and_codes_are_those_of_the_vectors() {
+        let fixture = fixture();
+        let rows = fixture["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), 11);
+        for row in rows {
+            let intent = intent(&row["intent"]);
+            assert_eq!(
+                intent.canonical(),
+                row["canonical"].as_str().unwrap(),
+                "{}",
+                row["name"]
+            );
+            let hash = alloy_primitives::hex::encode(intent.hash());
+            assert_eq!(hash, row["intent_hash"].as_str().unwrap(), "{}", row["name"]);
+            assert_eq!(intent.code().as_str(), row["code"].as_str().unwrap(), "{}", row["name"]);
+        }
+    }
+
+    #[test]
+    fn the_words_are_those_of_the_vectors() {
+        let fixture = fixture();
+        let cases = fixture["binding_message"]["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 4);
+        for case in cases {
+            let text = |name: &str| case[name].as_str().unwrap_or_default();
+            let code = Code(text("code").as_bytes().try_into().unwrap());
+            let words = match text("style") {
+                "compact20" => compact(text("amount"), text("currency"), code),
+                _ => sentence(text("agent"), text("amount"), text("currency"), text("host"), code),
+            };
+            assert_eq!(words, text("expect"), "{}", case["name"]);
+        }
+        let long = sentence(&"a".repeat(300), "1.00", "USD", &"h".repeat(100), Code(*b"0BY5GS4N"));
+        assert_eq!(long.len(), 200);
+        assert!(long.ends_with(" #0BY5GS4N") && long.contains(": pay 1.00 USD to hhh"));
+    }
+
+    #[test]
+    fn leave_in_test_mode_is_no_leave_to_move_money() {
+        use crate::assets::{Mode, Network, currency, tokens_of};
+        use crate::money::Atoms;
+
+        let token = tokens_of(Network::Eip155(8453)).next().unwrap();
+        let mut offer = Offer::of(token, Atoms::new(100), alloy_primitives::Address::repeat_byte(1));
+        let asked = Asked {
+            agent: "research",
+            approver: "ops",
+            host: "api.example.com",
+            method: "GET",
+            resource: "https://api.example.com/x",
+            body_sha256: None,
+        };
+        let mut intent = |mode| {
+            offer.asset = Asset::Fiat(mode, currency("usd").unwrap());
+            Intent::of(&asked, &offer)
+        };
+        let (test, live) = (intent(Mode::Test), intent(Mode::Live));
+        assert_eq!(test.member("network"), Some("stripe:test"));
+        assert_eq!(live.member("network"), Some("stripe:live"));
+        assert_ne!(test.hash(), live.hash());
+    }
+
+    #[test]
+    fn a_code_is_read_as_people_type_it() {
+        let code = Code(*b"0BY5GS4N");
+        for typed in ["0BY5GS4N", "0by5gs4n", " #OBY5GS4N ", "oby5gs4n"] {
+            assert!(code.is(typed), "{typed}");
+        }
+        for typed in ["", "0BY5GS4", "0BY5GS4N0", "0BY5GS4M"] {
+            assert!(!code.is(typed), "{typed}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `digest`: the one request body that a challenge is for (mpp digest §9.3).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// Reads `sha-256=:BASE64:` as RFC 9530 writes it, or without the colons as servers do. `None` for anything else: a
+/// challenge that binds a body in a way we cannot check is not paid.
+pub(super) fn body_sha256(text: &str) -> Option<[u8; 32]> {
+    let value = text.strip_prefix("sha-256=")?;
+    let inner = match value.strip_prefix(':') {
+        Some(rest) => rest.strip_suffix(':')?,
+        None => value,
+    };
+    STANDARD.decode(inner).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    #[test]
+    fn both_forms_of_the_vectors_are_read() {
+        let fixture: Value = serde_json::from_str(include_str!("../../../../../fixtures/mpp/body_digest.json")).unwrap();
+        let cases = fixture["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 3);
+        for case in cases {
+            let body: [u8; 32] = Sha256::digest(case["bodyUtf8"].as_str().unwrap()).into();
+            for form in ["rfc9530", "bare"] {
+                let text = case[form].as_str().unwrap();
+                assert_eq!(body_sha256(text), Some(body), "{text}");
+                assert!(mpp::body_digest::verify(
+                    text,
+                    case["bodyUtf8"].as_str().unwrap().as_bytes()
+                ));
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_checked_is_refused() {
+        let good = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        for bad in [
+            String::new(),
+            "sha-256".to_owned(),
+            "sha-256=".to_owned(),
+            "sha-256=::".to_owned(),
+            format!("sha-512={good}"),
+            format!("SHA-256={good}"),
+            format!("sha-256=:{good}"),
+            format!("sha-256={good}:"),
+            format!("sha-256=:{good}:, sha-512=:{good}:"),
+            format!("sha-256={}", &good[4..]),
+        ] {
+            assert_eq!(body_sha256(&bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! limits.toml, resolved: one level each for the account, the groups and the agents, with every name made once.
+//!
+//! [`crate::config::limits`] builds these; nothing here reads a file. A lower level can only tighten: a payment needs the
+//! leave of every level it passes, and a deny wins over any allow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use http::Method;
+
+use super::approval::Asking;
+use super::budget::{Budget, Periods};
+use super::calendar::Calendar;
+use super::merchant::{self, HostPattern};
+use super::rates::Rates;
+use crate::account::Account;
+use crate::assets::{Asset, Network};
+use crate::challenge::{Offer, Rail};
+use crate::host::Host;
+use crate::money::MicroUsd;
+
+/// Everything finance wrote down, ready to decide with. Swapped whole on reload.
+pub struct Limits {
+    /// SHA-256 of the file's bytes: what `policy.load` and every purchase can be traced to.
+    pub sha256: [u8; 32],
+    pub calendar: Calendar,
+    /// Most preferred first; a rail that is not here is not paid.
+    pub rails: Vec<Rail>,
+    pub max_validity_s: u64,
+    pub zero_amount: bool,
+    pub methods: Methods,
+    pub resource_hosts: BTreeMap<Host, Vec<String>>,
+    pub rates: Rates,
+    pub account: Level,
+    pub agents: HashMap<String, Standing>,
+}
+
+/// An agent's own level and the group it belongs to.
+pub struct Standing {
+    pub level: Level,
+    pub group: Option<Group>,
+}
+
+#[derive(Clone)]
+pub struct Group {
+    pub name: Arc<str>,
+    pub level: Arc<Level>,
+}
+
+/// One section: `[account]`, `[groups.NAME]` or `[agents.NAME]`.
+#[derive(Debug, Default)]
+pub struct Level {
+    /// Its path in limits.toml, `agents.research`.
+    pub section: Arc<str>,
+    pub per_transaction: Option<MicroUsd>,
+    pub budgets: Vec<Budget>,
+    pub merchants: Listed<HostPattern>,
+    pub payees: Listed<Account>,
+    pub networks: Option<Vec<Network>>,
+    pub assets: Option<Vec<AssetName>>,
+    pub paused: bool,
+    pub over_limit: OverLimit,
+    pub asking: Asking,
+}
+
+/// An allow list (`None`: anything) and a deny list, which wins.
+#[derive(Debug)]
+pub struct Listed<T> {
+    pub allow: Option<Vec<T>>,
+    pub deny: Vec<T>,
+}
+
+/// How an asset is named in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AssetName {
+    /// On every network, from our own table.
+    Symbol(String),
+    /// CAIP-19 `eip155:8453/erc20:0x…`, `stripe:live/iso4217:usd`.
+    One(Asset),
+}
+
+/// What happens to a payment over a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverLimit {
+    #[default]
+    Deny,
+    /// Ask a human; without an approval backend the same as `Deny`.
+    Ask,
+}
+
+/// Which request methods are paid for (Ruling 9).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Methods {
+    /// All but HEAD, OPTIONS and TRACE.
+    #[default]
+    Usual,
+    Only(Vec<Method>),
+}
+
+impl Limits {
+    /// Whether an offer of nothing may be signed (Ruling 22).
+    pub fn zero_amount(&self) -> bool {
+        self.zero_amount
+    }
+
+    /// The longest validity of a credential, in seconds (Ruling 16).
+    pub fn max_validity_s(&self) -> u64 {
+        self.max_validity_s
+    }
+
+    /// Other hosts that `merchant` may name as its own in a challenge (Ruling 23).
+    pub fn resource_hosts(&self, merchant: &str) -> &[String] {
+        self.resource_hosts
+            .iter()
+            .find(|(host, _)| merchant::is(host, merchant))
+            .map_or(&[], |(_, others)| others)
+    }
+
+    /// The agents that have a section of their own.
+    pub fn agents(&self) -> impl Iterator<Item = &str> {
+        self.agents.keys().map(String::as_str)
+    }
+
+    /// What this offer counts as, if finance has said what its currency counts for.
+    pub fn price(&self, offer: &Offer, now: jiff::Timestamp) -> Option<MicroUsd> {
+        self.rates.price(offer, now).ok()
+    }
+
+    /// What the cheapest of these offers counts as; `None` if none has a price.
+    pub fn cheapest(&self, offers: &[Offer], now: jiff::Timestamp) -> Option<MicroUsd> {
+        let prices = offers.iter().filter_map(|offer| self.price(offer, now));
+        prices.min()
+    }
+
+    /// Whether requests with this method are paid for at all (Ruling 9).
+    pub fn pays_for(&self, method: &http::Method) -> bool {
+        self.methods.include(method)
+    }
+
+    /// The group of an agent, if it has one.
+    pub fn group_of(&self, agent: &str) -> Option<&str> {
+        self.agents.get(agent)?.group.as_ref().map(|group| &*group.name)
+    }
+
+    /// From the account down to the agent: the order in which a refusal is looked for.
+    pub(super) fn levels<'a>(&'a self, standing: &'a Standing) -> impl Iterator<Item = &'a Level> {
+        let group = standing.group.as_ref().map(|g| &*g.level);
+        std::iter::once(&self.account)
+            .chain(group)
+            .chain(std::iter::once(&standing.level))
+    }
+
+    pub(super) fn periods(&self, now: jiff::Timestamp) -> Periods<'_> {
+        Periods::new(&self.calendar, now)
+    }
+}
+
+impl Standing {
+    /// Ruling 51: an amount window of its own or of its group. The account's alone is no budget.
+    pub(super) fn has_budget(&self) -> bool {
+        let group = self.group.iter().flat_map(|g| &g.level.budgets);
+        self.level.budgets.iter().chain(group).any(Budget::bounds_spending)
+    }
+}
+
+impl<T> Listed<T> {
+    pub(super) fn denied_by(&self, is: impl Fn(&T) -> bool) -> Option<&T> {
+        self.deny.iter().find(|entry| is(entry))
+    }
+
+    pub(super) fn leaves_out(&self, is: impl Fn(&T) -> bool) -> bool {
+        self.allow.as_ref().is_some_and(|allow| !allow.iter().any(is))
+    }
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Self {
+            allow: None,
+            deny: Vec::new(),
+        }
+    }
+}
+
+impl Methods {
+    pub(super) fn include(&self, method: &Method) -> bool {
+        match self {
+            Self::Usual => !matches!(*method, Method::HEAD | Method::OPTIONS | Method::TRACE),
+            Self::Only(methods) => methods.contains(method),
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The decision: may this agent pay for this request, with which offer, and what does that charge to which budgets?
+//!
+//! Pure: limits, a purchase and offers in, a decision out. What is spent already is the ledger's to know: it takes the
+//! charges of a [`Plan`] and books all of them or none; [`Refusal::over_limit`] words its denial.
+
+mod approval;
+pub mod budget;
+mod calendar;
+mod limits;
+mod merchant;
+mod not_taken;
+mod rates;
+mod refusal;
+
+use std::sync::Arc;
+
+use http::Method;
+use jiff::Timestamp;
+
+use crate::account::Account;
+use crate::assets::Asset;
+use crate::challenge::{Offer, PaymentFlow, Rail};
+use crate::money::MicroUsd;
+
+pub use approval::{Approvals, Threshold};
+pub use approval::{Asking, NEEDED, named, owners};
+pub use budget::Budget;
+pub use budget::{Charge, Excess, Rolling, Unit, Window};
+pub use calendar::Calendar;
+pub use limits::Limits;
+pub use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, Standing};
+pub use merchant::{HostError, HostPattern, named_host};
+pub use not_taken::{NotTaken, Unchosen};
+pub use rates::{NoPrice, Rate, Rates};
+pub use refusal::{Refusal, RefusalCode};
+
+/// Who wants to buy what, and when.
+pub struct Purchase<'a> {
+    pub agent: &'a str,
+    /// The request's host: lower-case A-label or address, no port.
+    pub merchant: &'a str,
+    pub method: &'a Method,
+    pub now: Timestamp,
+    pub approvals: Approvals,
+    /// The rule over which a person is asked because of what was spent already, as the ledger has said.
+    pub over: Option<&'a str>,
+}
+
+pub enum Decision {
+    /// Within every limit that does not depend on what is spent.
+    Pay(Plan),
+    Refuse(Refusal),
+    /// Not a purchase at all: the 402 goes back to the agent as it came.
+    Unpaid(Unpaid),
+}
+
+/// What to reserve and then to sign.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Index into the offers that were given.
+    pub offer: usize,
+    /// What it counts as.
+    pub usd: MicroUsd,
+    /// From the account down to the agent; never empty (Ruling 51).
+    pub charges: Vec<Charge>,
+    pub group: Option<Arc<str>>,
+    /// The longest validity of the credential, in seconds.
+    pub max_validity_s: u64,
+    /// A person must approve it first, and why.
+    pub threshold: Option<Threshold>,
+    /// Every other offer that was given, in the order given.
+    pub others: Vec<Unchosen>,
+}
+
+/// Why a 402 is passed on without a word from limits.toml's levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpaid {
+    /// Requests with this method are not paid for (Ruling 9).
+    Method,
+    /// There was nothing to choose from.
+    NoOffer,
+}
+
+impl Unpaid {
+    /// Stable text for `Proxy-Status`.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Method => "method-not-paid",
+            Self::NoOffer => "no-offer",
+        }
+    }
+}
+
+/// Chooses among `offers` and says what paying it charges; or why nothing is paid.
+///
+/// The cheapest offer that every level allows wins; at one price the `authorization` flow before `upfront`, then the
+/// file's `rails` order, then the server's (Ruling 20). When none is allowed, the refusal is that of the cheapest; an offer
+/// without a price comes last.
+pub fn decide(limits: &Limits, purchase: &Purchase<'_>, offers: &[Offer]) -> Decision {
+    let bids: Vec<Bid> = offers
+        .iter()
+        .map(|offer| Bid::of(limits, offer, purchase.now))
+        .collect();
+    choose(limits, purchase, &bids)
+}
+
+/// What policy looks at in an offer.
+#[derive(Debug)]
+pub struct Bid {
+    pub rail: Rail,
+    pub asset: Asset,
+    pub payee: Account,
+    pub price: Result<MicroUsd, NoPrice>,
+    pub flow: PaymentFlow,
+}
+
+impl Bid {
+    fn of(limits: &Limits, offer: &Offer, now: Timestamp) -> Self {
+        Self {
+            rail: offer.rail,
+            asset: offer.asset,
+            payee: offer.payee.clone(),
+            price: limits.rates.price(offer, now),
+            flow: offer.flow,
+        }
+    }
+}
+
+pub fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decision {
+    if !limits.methods.include(purchase.method) {
+        return Decision::Unpaid(Unpaid::Method);
+    }
+    let Some(standing) = limits.agents.get(purchase.agent) else {
+        return Decision::Refuse(Refusal::unknown_agent(purchase.agent));
+    };
+    if let Some(refusal) = bars_purchase(limits, standing, purchase) {
+        return Decision::Refuse(refusal);
+    }
+
+    let mut order: Vec<usize> = (0..bids.len()).collect();
+    order.sort_by_key(|&i| rank(limits, &bids[i])); // stable: the server's order is the last word
+    let mut cheapest = None;
+    for offer in order {
+        match bars_bid(limits, standing, purchase, &bids[offer]) {
+            Ok(allowed) => {
+                let mut plan = plan(limits, standing, purchase, offer, &bids[offer].payee, allowed);
+                plan.others = not_taken::beside(offer, limits, standing, purchase, bids);
+                return Decision::Pay(plan);
+            }
+            Err(refusal) => cheapest = cheapest.or(Some(*refusal)),
+        }
+    }
+    cheapest.map_or(Decision::Unpaid(Unpaid::NoOffer), Decision::Refuse)
+}
+
+fn rank(limits: &Limits, bid: &Bid) -> (MicroUsd, u8, usize) {
+    let flow = match bid.flow {
+        PaymentFlow::Authorization => 0,
+        PaymentFlow::Upfront => 1,
+    };
+    let price = bid.price.unwrap_or(MicroUsd::new(u128::MAX));
+    (price, flow, preference(limits, bid.rail).unwrap_or(usize::MAX))
+}
+
+fn preference(limits: &Limits, rail: Rail) -> Option<usize> {
+    limits.rails.iter().position(|&r| r == rail)
+}
+
+/// What stands against this purchase whatever the offer.
+fn bars_purchase(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>) -> Option<Refusal> {
+    if let Some(level) = limits.levels(standing).find(|level| level.paused) {
+        return Some(Refusal::paused(level));
+    }
+    if !standing.has_budget() {
+        return Some(Refusal::no_budget(&standing.level));
+    }
+    let host = purchase.merchant;
+    limits.levels(standing).find_map(|level| {
+        let is = |pattern: &HostPattern| pattern.matches(host);
+        listed(
+            level,
+            "merchants",
+            &level.merchants,
+            is,
+            RefusalCode::MerchantNotAllowed,
+            "merchant",
+            &host,
+        )
+    })
+}
+
+/// What one offer costs, and whether a person must approve it.
+struct Allowed {
+    price: MicroUsd,
+    threshold: Option<Threshold>,
+}
+
+/// What one offer costs, or what stands against it.
+fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: &Bid) -> Result<Allowed, Box<Refusal>> {
+    if preference(limits, bid.rail).is_none() {
+        let (rule, rail) = ("rails".to_owned(), bid.rail.name());
+        let refusal = Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail);
+        return Err(Box::new(refusal));
+    }
+    let price = bid.price.map_err(|why| Box::new(Refusal::no_price(why)))?;
+    for level in limits.levels(standing) {
+        if let Some(refusal) = bars_at(level, purchase.approvals, bid, price) {
+            return Err(Box::new(refusal));
+        }
+    }
+    let threshold = approval::threshold(limits, standing, purchase.approvals, purchase.over, price)?;
+    Ok(Allowed { price, threshold })
+}
+
+fn bars_at(level: &Level, approvals: Approvals, bid: &Bid, price: MicroUsd) -> Option<Refusal> {
+    let section = &level.section;
+    let network = bid.asset.network();
+    if level.networks.as_ref().is_some_and(|n| !n.contains(&network)) {
+        let (rule, asked) = (format!("{section}.networks"), network.to_string());
+        return Some(Refusal::not_listed(
+            RefusalCode::NetworkNotAllowed,
+            rule,
+            "network",
+            &asked,
+        ));
+    }
+    if level.assets.as_ref().is_some_and(|a| !a.iter().any(|a| a.names(bid))) {
+        let asked = format!("{} on {network}", bid.asset.symbol());
+        let rule = format!("{section}.assets");
+        return Some(Refusal::not_listed(RefusalCode::AssetNotAllowed, rule, "asset", &asked));
+    }
+    let is = |payee: &Account| *payee == bid.payee;
+    let code = RefusalCode::PayeeNotAllowed;
+    if let Some(refusal) = listed(level, "payees", &level.payees, is, code, "payee", &bid.payee) {
+        return Some(refusal);
+    }
+    let can_be_asked = approvals.can_be_asked();
+    if let Some(limit) = level.per_transaction.filter(|&limit| price > limit)
+        && !(can_be_asked && level.over_limit == OverLimit::Ask)
+    {
+        return Some(Refusal::per_transaction(level, limit, price));
+    }
+    let thresholds = [
+        ("approval_above", level.asking.above),
+        ("second_approval_above", level.asking.second_above),
+    ];
+    let mut passed = thresholds
+        .into_iter()
+        .filter_map(|(key, limit)| Some((key, limit.filter(|&limit| price > limit)?)));
+    let (key, limit) = passed.next().filter(|_| !can_be_asked)?;
+    Some(Refusal::approval_unavailable(level, key, limit, price))
+}
+
+fn listed<T: std::fmt::Display>(
+    level: &Level,
+    key: &str,
+    lists: &Listed<T>,
+    is: impl Fn(&T) -> bool,
+    code: RefusalCode,
+    what: &str,
+    asked: &dyn std::fmt::Display,
+) -> Option<Refusal> {
+    let rule = |list| format!("{}.{key}.{list}", level.section);
+    if let Some(entry) = lists.denied_by(&is) {
+        let (entry, asked) = (entry.to_string(), asked.to_string());
+        return Some(Refusal::denied(code, rule("deny"), what, &entry, &asked));
+    }
+    lists
+        .leaves_out(&is)
+        .then(|| Refusal::not_listed(code, rule("allow"), what, &asked.to_string()))
+}
+
+impl AssetName {
+    fn names(&self, bid: &Bid) -> bool {
+        match self {
+            Self::Symbol(symbol) => symbol == bid.asset.symbol(),
+            Self::One(asset) => *asset == bid.asset,
+        }
+    }
+}
+
+fn plan(
+    limits: &Limits,
+    standing: &Standing,
+    purchase: &Purchase<'_>,
+    offer: usize,
+    payee: &Account,
+    allowed: Allowed,
+) -> Plan {
+    let Allowed { price, threshold } = allowed;
+    let mut periods = limits.periods(purchase.now);
+    let budgets = limits.levels(standing).flat_map(|level| &level.budgets);
+    let mut charges: Vec<Charge> = budgets
+        .map(|budget| {
+            let excess = budget.excess(purchase.approvals, threshold.is_some());
+            budget.charge(price, payee, excess, &mut periods)
+        })
+        .collect();
+    // So that what is held, which leaves them out, is charged by the same numbers.
+    charges.sort_by_key(|charge| charge.excess == Excess::Approved);
+    Plan {
+        offer,
+        usd: price,
+        charges,
+        group: standing.group.as_ref().map(|g| g.name.clone()),
+        max_validity_s: limits.max_validity_s,
+        threshold,
+        others: Vec::new(),
+    }
+}
+
+impl Plan {
+    /// What is charged while a person is asked. What only an approval allows does not count before there is one: a question must
+    /// not keep other payments from what is left.
+    pub fn held(&self) -> Vec<Charge> {
+        let counts = |charge: &&Charge| charge.excess != Excess::Approved;
+        self.charges.iter().filter(counts).cloned().collect()
+    }
+}

@@ -1,0 +1,410 @@
+//! The data directory D (Ruling 54): where it is, what lies in it, and how its files are written and read.
+//!
+//! Everything in it is for one uid: folders 0700, secrets 0600. A secret that others could read is refused rather than
+//! used, because it must be taken as read already (threats 3.1).
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::float_arithmetic,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )
+)]
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use bursar_core::clock;
+
+/// An absolute path to D with a method for every file in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Home {
+    root: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    #[error("no data directory: give --dir D, or set BURSAR_DIR, or HOME")]
+    Nowhere,
+    #[error("{root} holds no bursar.toml: create it with `bursar init --dir {root}`", root = root.display())]
+    NotInitialised { root: PathBuf },
+    #[error("{path} exists already and is not overwritten", path = path.display())]
+    Exists { path: PathBuf },
+    #[error(
+        "{path} can be read by other users, so treat its secret as known to them; \
+         replace it, or if you are sure, run: chmod 600 {path}",
+        path = path.display()
+    )]
+    Exposed { path: PathBuf },
+    #[error("{path} belongs to uid {owner}, not to the user that runs bursar", path = path.display())]
+    ForeignOwner { path: PathBuf, owner: u32 },
+    #[error("{path} is not a regular file", path = path.display())]
+    NotAFile { path: PathBuf },
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+/// Who may read a file that we write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// 0600
+    Owner,
+    /// 0644: certificates, which agents under other uids must read
+    Everyone,
+}
+
+impl Home {
+    /// `--dir`, else `BURSAR_DIR`, else `$XDG_DATA_HOME/bursar`, else `~/.local/share/bursar`. Empty variables count as
+    /// unset, and a relative `XDG_DATA_HOME` is ignored, as the XDG base directory specification asks.
+    pub fn locate(flag: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, HomeError> {
+        let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let root = flag
+            .map(Path::to_path_buf)
+            .or_else(|| set("BURSAR_DIR"))
+            .or_else(|| Some(set("XDG_DATA_HOME").filter(|path| path.is_absolute())?.join("bursar")))
+            .or_else(|| Some(set("HOME")?.join(".local/share/bursar")))
+            .ok_or(HomeError::Nowhere)?;
+        Self::at(&root)
+    }
+
+    /// Relative paths are resolved now: `bundle.pem` is handed to children that may change their directory.
+    pub fn at(root: &Path) -> Result<Self, HomeError> {
+        let root = std::path::absolute(root).map_err(|source| failed("resolve", root, source))?;
+        Ok(Self { root })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    pub fn config(&self) -> PathBuf {
+        self.root.join("bursar.toml")
+    }
+    pub fn limits(&self) -> PathBuf {
+        self.root.join("limits.toml")
+    }
+    pub fn agents(&self) -> PathBuf {
+        self.root.join("agents.toml")
+    }
+    /// Held while `agents.toml` is rewritten; never while it is read.
+    pub fn agents_lock(&self) -> PathBuf {
+        self.run().join("agents.lock")
+    }
+    pub fn ca_certificate(&self) -> PathBuf {
+        self.root.join("ca.pem")
+    }
+    pub fn ca_key(&self) -> PathBuf {
+        self.root.join("ca.key")
+    }
+    /// Public roots and our CA in one file, for tools whose trust variable replaces their own roots.
+    pub fn bundle(&self) -> PathBuf {
+        self.root.join("bundle.pem")
+    }
+    /// The key that `init --wallet` makes; bursar.toml may name another one.
+    pub fn wallet_key(&self) -> PathBuf {
+        self.root.join("wallet.key")
+    }
+    pub fn log_key(&self) -> PathBuf {
+        self.root.join("log.key")
+    }
+    pub fn audit(&self) -> PathBuf {
+        self.root.join("audit")
+    }
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+    pub fn private(&self) -> PathBuf {
+        self.root.join("private")
+    }
+    /// What a repeat of a payment in doubt needs, one file each (Ruling 7).
+    pub fn credentials(&self) -> PathBuf {
+        self.private().join("credentials")
+    }
+    /// Tokens that Stripe issued, until nothing can be asked about them any more.
+    pub fn tokens(&self) -> PathBuf {
+        self.private().join("tokens")
+    }
+    /// What persons were asked about payments, and what they answered (Ruling 46).
+    pub fn approvals(&self) -> PathBuf {
+        self.private().join("approvals")
+    }
+    /// Which wallet BKey told of last. Can be lost, while BKey can be reached.
+    pub fn bkey(&self) -> PathBuf {
+        self.private().join("bkey-wallet.json")
+    }
+
+    /// How far the chains have been searched for money that left the wallet without us. Can be lost.
+    pub fn reconciled(&self) -> PathBuf {
+        self.private().join("reconciled.json")
+    }
+
+    /// Which node of which shared books this directory is.
+    pub fn node(&self) -> PathBuf {
+        self.root.join("node")
+    }
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+    /// The address `serve` really listens on (Ruling 56).
+    pub fn listen(&self) -> PathBuf {
+        self.run().join("listen")
+    }
+    pub fn admin_socket(&self) -> PathBuf {
+        self.run().join("admin.sock")
+    }
+    /// Held by the one process that writes the journal.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// Makes D and its folders, 0700 each; those that exist are left as they are.
+    pub fn create(&self) -> Result<(), HomeError> {
+        for folder in [self.root.clone(), self.audit(), self.index(), self.private()] {
+            create_folder(&folder)?;
+        }
+        self.create_run()
+    }
+
+    /// Makes `run` again if it is gone: what lies there belongs to running processes only, so copies of D and clean-up jobs
+    /// leave it out.
+    pub fn create_run(&self) -> Result<(), HomeError> {
+        create_folder(&self.run())
+    }
+
+    pub fn require_initialised(&self) -> Result<(), HomeError> {
+        if self.config().is_file() {
+            return Ok(());
+        }
+        Err(HomeError::NotInitialised {
+            root: self.root.clone(),
+        })
+    }
+}
+
+/// Replaces `path` with `content` so that a reader, or a crash at any step, sees the old file or the new one, whole.
+pub fn write_atomic(path: &Path, content: &[u8], readers: Readers) -> Result<(), HomeError> {
+    let draft = Draft::write(path, content, readers)?;
+    fs::rename(&draft.path, path).map_err(|source| failed("replace", path, source))?;
+    sync_folder(path)
+}
+
+/// Writes a secret, 0600, without waiting for the disk: for what a crash may take or tear.
+pub fn write_unsynced(path: &Path, content: &[u8]) -> Result<(), HomeError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| failed("write", path, source))?;
+    file.write_all(content).map_err(|source| failed("write", path, source))
+}
+
+/// Makes one folder, 0700, if it is not there.
+pub fn create_folder(path: &Path) -> Result<(), HomeError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| failed("create", path, source))
+}
+
+/// As [`write_atomic`], but an existing file is an error: `init` overwrites nothing.
+pub fn write_new(path: &Path, content: &[u8], readers: Readers) -> Result<(), HomeError> {
+    let draft = Draft::write(path, content, readers)?;
+    // A hard link, unlike a rename, fails when the name is taken.
+    fs::hard_link(&draft.path, path).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => HomeError::Exists { path: path.into() },
+        _ => failed("create", path, source),
+    })?;
+    drop(draft);
+    sync_folder(path)
+}
+
+/// Reads a file that only its owner may read. A symbolic link in its place is refused (threats 3.11).
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, HomeError> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .map_err(|source| failed("open", path, source))?;
+    let about = file.metadata().map_err(|source| failed("examine", path, source))?;
+    if !about.is_file() {
+        return Err(HomeError::NotAFile { path: path.into() });
+    }
+    // Root's files are let through: whoever is root can read and replace ours anyway.
+    if about.uid() != 0 && about.uid() != rustix::process::geteuid().as_raw() {
+        return Err(HomeError::ForeignOwner {
+            path: path.into(),
+            owner: about.uid(),
+        });
+    }
+    if about.mode() & 0o077 != 0 {
+        return Err(HomeError::Exposed { path: path.into() });
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text)
+        .map_err(|source| failed("read", path, source))?;
+    Ok(text)
+}
+
+/// A finished temporary file beside its destination; removed unless it was renamed away.
+struct Draft {
+    path: PathBuf,
+}
+
+impl Draft {
+    fn write(destination: &Path, content: &[u8], readers: Readers) -> Result<Self, HomeError> {
+        let mode = match readers {
+            Readers::Owner => 0o600,
+            Readers::Everyone => 0o644,
+        };
+        let nonce = clock::random::<8>().map_err(|error| failed("write", destination, error.into()))?;
+        let mut name = destination.file_name().unwrap_or(OsStr::new("file")).to_os_string();
+        name.push(format!(".{:016x}.tmp", u64::from_be_bytes(nonce)));
+        let draft = Self {
+            path: destination.with_file_name(name),
+        };
+        let written = (|| {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&draft.path)?;
+            // The umask may have taken bits away.
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            file.write_all(content)?;
+            file.sync_all()
+        })();
+        written.map_err(|source| failed("write", destination, source))?;
+        Ok(draft)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Gone already after a rename.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Without this a crash may forget the new name although the file's content is on disk.
+fn sync_folder(path: &Path) -> Result<(), HomeError> {
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|handle| handle.sync_all())
+        .map_err(|source| failed("sync", folder, source))
+}
+
+pub fn failed(action: &'static str, path: &Path, source: io::Error) -> HomeError {
+    HomeError::Io {
+        action,
+        path: path.into(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn locate(flag: Option<&str>, variables: &[(&str, &str)]) -> Result<PathBuf, HomeError> {
+        let variables: HashMap<_, _> = variables.iter().copied().collect();
+        Home::locate(flag.map(Path::new), |name| variables.get(name).map(OsString::from)).map(|home| home.root)
+    }
+
+    #[test]
+    fn flag_then_variable_then_xdg_then_home() {
+        let all = [("BURSAR_DIR", "/b"), ("XDG_DATA_HOME", "/x"), ("HOME", "/h")];
+        assert_eq!(locate(Some("/f"), &all).unwrap(), Path::new("/f"));
+        assert_eq!(locate(None, &all).unwrap(), Path::new("/b"));
+        assert_eq!(locate(None, &all[1..]).unwrap(), Path::new("/x/bursar"));
+        assert_eq!(locate(None, &all[2..]).unwrap(), Path::new("/h/.local/share/bursar"));
+        let odd = [("BURSAR_DIR", ""), ("XDG_DATA_HOME", "relative"), ("HOME", "/h")];
+        assert_eq!(locate(None, &odd).unwrap(), Path::new("/h/.local/share/bursar"));
+        assert!(matches!(locate(None, &[]), Err(HomeError::Nowhere)));
+    }
+
+    #[test]
+    fn created_for_the_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(&folder.path().join("a/d")).unwrap();
+        home.create().unwrap();
+        home.create().unwrap();
+        for path in [
+            home.root().to_path_buf(),
+            home.audit(),
+            home.index(),
+            home.private(),
+            home.run(),
+        ] {
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn an_empty_directory_names_the_command_to_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        let said = home.require_initialised().unwrap_err().to_string();
+        assert!(
+            said.contains(&format!("bursar init --dir {}", folder.path().display())),
+            "{said}"
+        );
+        write_new(&home.config(), b"", Readers::Owner).unwrap();
+        home.require_initialised().unwrap();
+    }
+
+    #[test]
+    fn writing_replaces_or_refuses_and_leaves_no_drafts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        write_new(&path, b"one", Readers::Owner).unwrap();
+        assert!(matches!(
+            write_new(&path, b"two", Readers::Owner),
+            Err(HomeError::Exists { .. })
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        write_atomic(&path, b"three", Readers::Everyone).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"three");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn exposed_and_linked_secrets_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.key");
+        write_new(&path, b"secret", Readers::Owner).unwrap();
+        assert_eq!(read_secret(&path).unwrap().as_str(), "secret");
+
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(read_secret(&link), Err(HomeError::Io { .. })));
+        assert!(matches!(read_secret(folder.path()), Err(HomeError::NotAFile { .. })));
+
+        for mode in [0o640, 0o604, 0o644, 0o620] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let said = read_secret(&path).unwrap_err().to_string();
+            assert!(said.contains(&format!("chmod 600 {}", path.display())), "{said}");
+        }
+    }
+}

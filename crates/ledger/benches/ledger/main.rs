@@ -1,0 +1,109 @@
+//! What the ledger costs beside the disk alone, and what a long history does to it: `cargo bench --bench ledger`.
+//!
+//! One module per subject. Starts are measured in child processes, so that their memory can be read apart. How to read the
+//! result: `benches/README.md`.
+
+mod agents;
+mod bare;
+mod child;
+mod embedded;
+mod history;
+mod load;
+mod market;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "postgres")]
+#[path = "../../tests/all/postgres_cluster.rs"]
+mod postgres_cluster;
+mod report;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+struct Asked {
+    rounds: usize,
+    /// Payments of the long history.
+    payments: usize,
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let done = match arguments.first().map(String::as_str) {
+        Some("start") => child::run(&arguments[1..]),
+        // `cargo test --all-targets` comes by here; figures of an unoptimised build say nothing.
+        _ if cfg!(debug_assertions) => {
+            eprintln!("ledger: nothing measured, this build is not optimised: use `cargo bench --bench ledger`");
+            Ok(())
+        }
+        _ => asked(&arguments).and_then(|asked| bench(&asked)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("ledger: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn asked(arguments: &[String]) -> Result<Asked, Fault> {
+    let mut asked = Asked {
+        rounds: 5,
+        payments: 1_000_000,
+        only: None,
+    };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--rounds" => asked.rounds = value()?.parse()?,
+            "--payments" => asked.payments = value()?.parse()?,
+            "--only" => asked.only = Some(value()?.clone()),
+            other => return Err(format!("unknown argument {other}; see benches/README.md").into()),
+        }
+    }
+    if asked.rounds == 0 {
+        return Err("--rounds must be at least 1".into());
+    }
+    Ok(asked)
+}
+
+fn bench(asked: &Asked) -> Result<(), Fault> {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    println!(
+        "bursar {}, {cpus} CPUs, medians of {} rounds",
+        env!("CARGO_PKG_VERSION"),
+        asked.rounds
+    );
+    let wanted = |subject| asked.only.as_deref().is_none_or(|only| only == subject);
+    if wanted("embedded") {
+        embedded::measure(root, asked.rounds)?;
+    }
+    if wanted("agents") {
+        agents::measure(root, asked.rounds)?;
+    }
+    if wanted("history") {
+        history::measure(root, asked.rounds, asked.payments)?;
+    }
+    #[cfg(feature = "postgres")]
+    if wanted("postgres") {
+        postgres::measure(root, asked.rounds)?;
+    }
+    #[cfg(not(feature = "postgres"))]
+    if asked.only.as_deref() == Some("postgres") {
+        return Err("built without PostgreSQL: add `--features postgres` before `--bench`".into());
+    }
+    Ok(())
+}
+
+/// The callers' runtime: one thread, so that they cost little beside the ledger.
+fn runtime() -> Result<tokio::runtime::Runtime, Fault> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}

@@ -1,0 +1,503 @@
+//! The book: what counts against which limit, which payments are open, which nonces are taken.
+//!
+//! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so what the
+//! running ledger believes and what the journal says cannot differ.
+
+pub mod approvals;
+mod handover;
+mod issued;
+pub mod kept;
+mod whole;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use thiserror::Error;
+
+use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
+use super::entry::{self, Armed, Body, Entry, Reserved, Settled, WindowCharge};
+use super::key::{KeyChange, KeyHold, Keys};
+use super::model::{
+    ApprovalError, ApprovalRow, Arm, ArmedNonce, Arming, By, Hold, LedgerError, Reserve, ReserveError, State,
+};
+use super::payment::{NonceKey, Payment};
+use super::scan::Place;
+use super::text::{Decimal, Moment};
+use approvals::{ApprovalChanges, Register, ReplayKey, Subject};
+use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::budget::{Charge, Excess};
+
+/// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
+/// ever asks, and the list must not grow for ever.
+const CONFIRMABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Why an entry cannot follow the ones before it. From the live writer that is a bug, from a file it is damage.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum Illegal {
+    #[error("payment {0} is reserved a second time")]
+    ReservedTwice(PaymentId),
+    #[error("the nonce of payment {0} was used before")]
+    NonceTwice(PaymentId),
+    #[error("payment {0} is not open")]
+    NotOpen(PaymentId),
+    #[error("payment {rid} is {from} and cannot become {to}")]
+    Unlawful { rid: PaymentId, from: State, to: State },
+    #[error("a counter of payment {0} does not fit 128 bits")]
+    Overflow(PaymentId),
+    #[error("payment {0} does not wait for the chain's word")]
+    NotUnconfirmed(PaymentId),
+    #[error("what comes back of payment {0} is not what was charged and not taken")]
+    WrongPart(PaymentId),
+    #[error("who chooses the nonce of payment {0} is not said")]
+    NonceOfNobody(PaymentId),
+    #[error("payment {0} does not take what a signer has chosen")]
+    NotWithSigner(PaymentId),
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
+}
+
+/// What one entry changed, for the index: absolute values, so applying them twice does no harm.
+#[derive(Debug, Default)]
+pub struct Effect {
+    /// Where the entry stands; the book does not know, whoever has read or written it does.
+    pub place: Place,
+    pub payment: Option<Payment>,
+    /// The payment was not on these books before.
+    pub begun: bool,
+    /// What the counters of its windows hold now, in their order.
+    pub counters: Vec<Counter>,
+    /// Windows that it left, or took something out of, and what they hold now.
+    pub left: Vec<(WindowCharge, Counter)>,
+    pub dropped: Vec<CounterKey>,
+    pub faded: Vec<(u64, NonceKey)>,
+    /// Payments that begin (true) or cease to wait for the chain's word.
+    pub unconfirmed: Vec<(PaymentId, bool)>,
+    /// The chain's word on a payment that is closed.
+    pub amended: Option<(PaymentId, Amendment)>,
+    pub keys: Vec<(KeyHold, KeyChange)>,
+    pub approvals: ApprovalChanges,
+}
+
+impl Effect {
+    /// The payment that the entry is about.
+    pub fn touched(&self) -> Option<PaymentId> {
+        let amended = self.amended.as_ref().map(|(rid, _)| *rid);
+        let asked = self.approvals.row.as_ref().map(|(row, _)| row.rid);
+        self.payment.as_ref().map(Payment::rid).or(amended).or(asked)
+    }
+}
+
+/// What changes in a payment whose state does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Amendment {
+    Confirmed {
+        by: By,
+        tx: Option<String>,
+        taken: Option<Decimal<u128>>,
+        back: Vec<WindowCharge>,
+    },
+    Disputed {
+        why: String,
+    },
+}
+
+impl Amendment {
+    pub fn apply(&self, payment: &mut Payment) {
+        match self {
+            Self::Confirmed { by, tx, taken, back } => {
+                payment.by = Some(*by);
+                payment.taken = *taken;
+                if tx.is_some() {
+                    payment.tx.clone_from(tx);
+                }
+                if !back.is_empty() {
+                    payment.give_back(back);
+                }
+            }
+            Self::Disputed { why } => payment.disputed = Some(why.clone()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Book {
+    counters: Counters,
+    open: BTreeMap<PaymentId, Payment>,
+    taken: HashSet<NonceKey>,
+    /// Nonces of finished payments by the second in which they are free again.
+    fading: BTreeSet<(u64, NonceKey)>,
+    /// Settled by a merchant's word, and the chain has not been heard yet. Ids begin with their time.
+    unconfirmed: BTreeSet<PaymentId>,
+    /// The latest time that any entry bears: where the clock has been.
+    latest: Option<Moment>,
+    keys: Keys,
+    approvals: Register,
+}
+
+impl Book {
+    /// Decides a reservation; returns what each window then holds. `Ok` says that [`Book::apply`] of its entry will succeed
+    /// and keep every cap.
+    pub fn admits(&self, reserve: &Reserve, now: Moment) -> Result<Vec<u128>, ReserveError> {
+        self.nonce_is_free(&reserve.hold.terms.asset.caip19(), &reserve.arm)?;
+        self.admits_hold(&reserve.hold, now)
+    }
+
+    /// As [`Book::admits`], before there is a nonce.
+    pub fn admits_hold(&self, hold: &Hold, now: Moment) -> Result<Vec<u128>, ReserveError> {
+        if self.open.contains_key(&hold.rid) {
+            return Err(ReserveError::RidTaken);
+        }
+        if let Some(idem) = &hold.idempotency
+            && let Some(hold) = self.keys.holder(idem, second(now))
+        {
+            return Err(ReserveError::KeyTaken(hold.rid));
+        }
+        no_excess(hold.rid, &hold.charges)?;
+        self.counters.fit(&hold.charges, &[])
+    }
+
+    /// Decides whether held money may be signed for, by the limits of now: its own old charges do not stand against it.
+    pub fn admits_arming(&self, rid: PaymentId, arming: &Arming, now: Moment) -> Result<Vec<u128>, ReserveError> {
+        let held = self.open.get(&rid).filter(|payment| payment.state == State::Held);
+        let held = held.ok_or(ReserveError::NotHeld(rid))?;
+        self.approvals.may_arm(rid, arming.approval.as_deref(), now)?;
+        if arming.approval.is_none() {
+            no_excess(rid, &arming.charges)?;
+        }
+        self.nonce_is_free(&held.reserved.asset, &arming.arm)?;
+        self.counters.fit(&arming.charges, held.windows())
+    }
+
+    fn nonce_is_free(&self, asset: &str, arm: &Arm) -> Result<(), ReserveError> {
+        if !entry::Arm::from(arm).is_plain() {
+            return Err(ReserveError::Failed(
+                "who chooses the payment's nonce is not said".to_owned(),
+            ));
+        }
+        match arm.nonce {
+            ArmedNonce::Known(nonce) if self.taken.contains(&NonceKey::of(asset, &arm.from, &nonce)) => {
+                Err(ReserveError::NonceTaken)
+            }
+            // One that the signer chooses is compared when it is known.
+            ArmedNonce::Known(_) | ArmedNonce::Signers => Ok(()),
+        }
+    }
+
+    /// Decides a step of an approval, which is its entry. `Ok` says that [`Book::apply`] of it will succeed.
+    pub fn admits_approval(&self, step: &Body, now: Moment) -> Result<(), ApprovalError> {
+        match step {
+            Body::ApprovalRequested(requested) => self.approvals.may_request(requested, self.open.get(&requested.rid)),
+            Body::ApprovalGranted(granted) => self.approvals.may_grant(granted, now),
+            Body::ApprovalRefused(refused) => self.approvals.live(refused.id).map(|_| ()),
+            Body::ApprovalExpired(expired) => self.approvals.live(expired.id).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes an entry in. On error nothing has changed.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Effect, Illegal> {
+        let mut effect = Effect::default();
+        match &entry.body {
+            Body::Reserved(reserved) => self.reserve(reserved, entry.ts, &mut effect)?,
+            Body::Armed(armed) => self.arm(armed, entry.ts, &mut effect)?,
+            Body::Issued(issued) => self.issue(issued, entry.ts, &mut effect)?,
+            Body::Settled(settled) => {
+                self.is_what_was_left(settled)?;
+                self.move_to(settled.rid, State::Settled, entry.ts, &mut effect, |payment| {
+                    payment.by = Some(settled.by);
+                    payment.taken = settled.taken;
+                    payment.tx = settled.tx.clone();
+                    payment.reason = settled.why.clone();
+                })?;
+                if !settled.back.is_empty()
+                    && let Some(mut payment) = effect.payment.take()
+                {
+                    self.counters.give_back(&settled.back);
+                    payment.give_back(&settled.back);
+                    self.changed(payment, &mut effect);
+                }
+                if settled.by == By::Merchant {
+                    self.unconfirmed.insert(settled.rid);
+                    effect.unconfirmed.push((settled.rid, true));
+                }
+            }
+            Body::Unknown(unknown) => self.move_to(unknown.rid, State::Unknown, entry.ts, &mut effect, |payment| {
+                payment.reason = Some(unknown.why.clone());
+                payment.tx = unknown.tx.clone();
+            })?,
+            Body::Released(released) => {
+                self.move_to(released.rid, State::Released, entry.ts, &mut effect, |payment| {
+                    payment.reason = Some(released.why.clone());
+                })?;
+            }
+            Body::Expired(expired) => self.move_to(expired.rid, State::Expired, entry.ts, &mut effect, |payment| {
+                payment.by = Some(expired.by);
+                payment.reason = Some(expired.why.clone());
+            })?,
+            Body::Confirmed(confirmed) => {
+                self.heard(confirmed.rid, &mut effect)?;
+                let changed = self.counters.give_back(&confirmed.back);
+                effect
+                    .left
+                    .extend(changed.into_iter().map(|(charge, counter)| (charge.clone(), counter)));
+                let amendment = Amendment::Confirmed {
+                    by: confirmed.by,
+                    tx: confirmed.tx.clone(),
+                    taken: confirmed.taken,
+                    back: confirmed.back.clone(),
+                };
+                effect.amended = Some((confirmed.rid, amendment));
+            }
+            Body::Disputed(disputed) => self.dispute(disputed.rid, &disputed.why, &mut effect)?,
+            Body::Adopted(adopted) => self.adopt(adopted, &mut effect)?,
+            Body::Yielded(yielded) => self.yield_to(yielded.rid, yielded.node, entry.ts, &mut effect)?,
+            Body::ApprovalRequested(requested) => {
+                self.admits_approval(&entry.body, entry.ts)?;
+                self.approvals.request(requested, entry.ts, &mut effect.approvals);
+            }
+            Body::ApprovalGranted(granted) => {
+                self.admits_approval(&entry.body, entry.ts)?;
+                self.approvals.grant(granted, &mut effect.approvals);
+            }
+            Body::ApprovalRefused(refused) => {
+                self.admits_approval(&entry.body, entry.ts)?;
+                self.approvals.refuse(refused.id, refused.until, &mut effect.approvals);
+            }
+            Body::ApprovalExpired(expired) => {
+                self.admits_approval(&entry.body, entry.ts)?;
+                self.approvals.end(expired.id, &mut effect.approvals);
+            }
+            Body::ClockAccepted(_) => self.latest = None,
+            Body::Opened(_) | Body::Closed(_) | Body::PolicyLoaded(_) | Body::PolicyRejected(_) => {}
+            Body::Presented(_) | Body::Denied(_) | Body::Admin(_) | Body::Rebuilt(_) => {}
+            Body::Outflow(_) | Body::Alert(_) | Body::ClockJumped(_) => {}
+        }
+        self.latest = self.latest.max(Some(entry.ts));
+        self.fade(entry.ts, &mut effect);
+        Ok(effect)
+    }
+
+    fn reserve(&mut self, reserved: &Arc<Reserved>, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
+        if reserved.arm.as_ref().is_some_and(|arm| !arm.is_plain()) {
+            return Err(Illegal::NonceOfNobody(reserved.rid));
+        }
+        let payment = Payment {
+            approval: None,
+            arm: reserved.arm.clone(),
+            by: None,
+            created_at: ts,
+            disputed: None,
+            moved: None,
+            reason: None,
+            reserved: reserved.clone(),
+            state: if reserved.arm.is_some() {
+                State::Armed
+            } else {
+                State::Held
+            },
+            taken: None,
+            tx: None,
+            updated_at: ts,
+            yielded: None,
+        };
+        self.enter(payment, effect)
+    }
+
+    /// A payment that this book has not known.
+    fn enter(&mut self, payment: Payment, effect: &mut Effect) -> Result<(), Illegal> {
+        let rid = payment.rid();
+        if self.open.contains_key(&rid) {
+            return Err(Illegal::ReservedTwice(rid));
+        }
+        let nonce = payment.nonce_key();
+        if nonce.is_some_and(|key| self.taken.contains(&key)) {
+            return Err(Illegal::NonceTwice(rid));
+        }
+        self.book(rid, payment.windows(), Step::Open)?;
+        for charge in payment.windows() {
+            self.counters.drop_oldest(charge, &mut effect.dropped);
+        }
+        self.taken.extend(nonce);
+        if let Some(hold) = payment.key_hold() {
+            self.keys.hold(hold);
+            effect.keys.push((hold, KeyChange::Held));
+        }
+        self.open.insert(rid, payment.clone());
+        effect.begun = true;
+        self.changed(payment, effect);
+        Ok(())
+    }
+
+    fn arm(&mut self, armed: &Armed, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
+        let mut payment = self.may_become(armed.rid, State::Armed)?;
+        let rid = armed.rid;
+        if !armed.arm.is_plain() {
+            return Err(Illegal::NonceOfNobody(rid));
+        }
+        self.approvals.may_arm(rid, armed.approval.as_deref(), ts)?;
+        payment.arm = Some(armed.arm.clone());
+        payment.approval.clone_from(&armed.approval);
+        if payment.nonce_key().is_some_and(|key| self.taken.contains(&key)) {
+            return Err(Illegal::NonceTwice(rid));
+        }
+        if let Some(windows) = &armed.windows {
+            let moved = self.counters.move_open(payment.windows(), windows);
+            moved.map_err(|Overflow| Illegal::Overflow(rid))?;
+            let left = payment.moved.replace(windows.clone());
+            for charge in left.as_deref().unwrap_or(&payment.reserved.windows) {
+                effect.left.push((charge.clone(), self.counter(charge)));
+            }
+            for charge in windows {
+                self.counters.drop_oldest(charge, &mut effect.dropped);
+            }
+        }
+        self.approvals.leave(rid, &mut effect.approvals);
+        payment.state = State::Armed;
+        payment.updated_at = ts;
+        self.taken.extend(payment.nonce_key());
+        self.open.insert(rid, payment.clone());
+        self.changed(payment, effect);
+        Ok(())
+    }
+
+    fn move_to(
+        &mut self,
+        rid: PaymentId,
+        to: State,
+        ts: Moment,
+        effect: &mut Effect,
+        change: impl FnOnce(&mut Payment),
+    ) -> Result<(), Illegal> {
+        let mut payment = self.may_become(rid, to)?;
+        change(&mut payment);
+        payment.state = to;
+        payment.updated_at = ts;
+        if to.is_final() {
+            let step = if to == State::Settled {
+                Step::Settle
+            } else {
+                Step::GiveBack
+            };
+            self.book(rid, payment.windows(), step)?;
+            // Proven dead: the agent may buy under this key again (Ruling 6).
+            if to != State::Settled
+                && let Some(hold) = payment.key_hold()
+            {
+                self.keys.free(&hold);
+                effect.keys.push((hold, KeyChange::Free));
+            }
+            self.close(&payment);
+        } else {
+            self.open.insert(rid, payment.clone());
+        }
+        // Released, or else there is none.
+        self.approvals.leave(rid, &mut effect.approvals);
+        self.changed(payment, effect);
+        Ok(())
+    }
+
+    /// Whether what comes back with a settlement follows from what was taken.
+    fn is_what_was_left(&self, settled: &Settled) -> Result<(), Illegal> {
+        let rid = settled.rid;
+        let left = match (settled.taken, self.open.get(&rid)) {
+            (Some(taken), Some(payment)) => payment.back(taken.0).ok_or(Illegal::WrongPart(rid))?,
+            _ => Vec::new(),
+        };
+        match left == settled.back {
+            true => Ok(()),
+            false => Err(Illegal::WrongPart(rid)),
+        }
+    }
+
+    fn may_become(&self, rid: PaymentId, to: State) -> Result<Payment, Illegal> {
+        let payment = self.open.get(&rid).cloned().ok_or(Illegal::NotOpen(rid))?;
+        let from = payment.state;
+        if from.may_become(to) {
+            Ok(payment)
+        } else {
+            Err(Illegal::Unlawful { rid, from, to })
+        }
+    }
+
+    /// Takes a payment out of the open ones; its nonce stays a while.
+    fn close(&mut self, payment: &Payment) {
+        self.open.remove(&payment.rid());
+        self.fading
+            .extend(payment.nonce_key().map(|key| (payment.nonce_free_at(), key)));
+    }
+
+    fn dispute(&mut self, rid: PaymentId, why: &str, effect: &mut Effect) -> Result<(), Illegal> {
+        if let Some(payment) = self.open.get_mut(&rid) {
+            payment.disputed = Some(why.to_owned());
+            let payment = payment.clone();
+            self.changed(payment, effect);
+            return Ok(());
+        }
+        self.heard(rid, effect)?;
+        let why = why.to_owned();
+        effect.amended = Some((rid, Amendment::Disputed { why }));
+        Ok(())
+    }
+
+    fn heard(&mut self, rid: PaymentId, effect: &mut Effect) -> Result<(), Illegal> {
+        if !self.unconfirmed.remove(&rid) {
+            return Err(Illegal::NotUnconfirmed(rid));
+        }
+        effect.unconfirmed.push((rid, false));
+        Ok(())
+    }
+
+    /// Changes every counter that a payment is charged to, or none.
+    fn book(&mut self, rid: PaymentId, windows: &[WindowCharge], step: Step) -> Result<(), Illegal> {
+        let booked = self.counters.book(windows, step);
+        booked.map_err(|Overflow| Illegal::Overflow(rid))
+    }
+
+    fn changed(&self, payment: Payment, effect: &mut Effect) {
+        effect.counters = payment.windows().iter().map(|charge| self.counter(charge)).collect();
+        effect.payment = Some(payment);
+    }
+
+    fn counter(&self, charge: &WindowCharge) -> Counter {
+        self.counters.get(charge.scope(), charge.window(), charge.start())
+    }
+
+    fn fade(&mut self, ts: Moment, effect: &mut Effect) {
+        let now = second(ts);
+        while let Some(&(free_at, key)) = self.fading.first()
+            && free_at < now
+        {
+            self.fading.pop_first();
+            self.taken.remove(&key);
+            effect.faded.push((free_at, key));
+        }
+        self.approvals.fade(ts, &mut effect.approvals);
+        let faded = self.keys.fade(now);
+        let freed = faded.into_iter().map(|hold| (hold, KeyChange::Free));
+        effect.keys.extend(freed);
+        while let Some(&rid) = self.unconfirmed.first()
+            && rid
+                .made_at()
+                .is_none_or(|made_at| ts.timestamp().duration_since(made_at) > CONFIRMABLE)
+        {
+            self.unconfirmed.pop_first();
+            effect.unconfirmed.push((rid, false));
+        }
+    }
+}
+
+/// Only a payment that is armed with an approval passes a limit.
+fn no_excess(rid: PaymentId, charges: &[Charge]) -> Result<(), ReserveError> {
+    match charges.iter().any(|charge| charge.excess == Excess::Approved) {
+        true => Err(ApprovalError::NoneOf(rid).into()),
+        false => Ok(()),
+    }
+}
+
+fn second(ts: Moment) -> u64 {
+    u64::try_from(ts.timestamp().as_second()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

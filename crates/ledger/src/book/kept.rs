@@ -1,0 +1,116 @@
+//! What the book holds, as text: it stands in for entries that were moved away.
+
+use serde::{Deserialize, Serialize};
+
+use super::Book;
+use super::approvals::Subject;
+use crate::counters::Counter;
+use crate::key::KeyHold;
+use crate::model::{ApprovalRow, Denied};
+use crate::payment::{NonceKey, Payment};
+use crate::text::{Decimal, Digest, Moment};
+use bursar_core::payment_id::PaymentId;
+
+/// A book between two entries. What is built from it and the entries behind equals what is built from all entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// Sorted.
+    counters: Vec<Row>,
+    /// Those whose nonce may not come again yet, and the second in which it may.
+    nonces: Vec<(u64, [u8; 16])>,
+    /// Oldest first.
+    open: Vec<Payment>,
+    unconfirmed: Vec<PaymentId>,
+    latest: Option<Moment>,
+    /// Until when, hash over agent and key, payment, fingerprint.
+    keys: Vec<(u64, Digest, PaymentId, Digest)>,
+    /// Live ones, oldest first. This and what follows is left out where there is none, as in what was kept before there were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    approvals: Vec<ApprovalRow>,
+    /// What makes evidence single use, and until when it does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    replays: Vec<(Digest, Moment)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    denials: Vec<Denied>,
+}
+
+/// Scope, window, start, settled, open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Row(String, String, String, Decimal<u128>, Decimal<u128>);
+
+impl Kept {
+    pub fn of(book: &Book) -> Self {
+        // All fields by name: a new one must be kept too.
+        let Book {
+            counters,
+            open,
+            taken: _,
+            fading,
+            unconfirmed,
+            latest,
+            keys,
+            approvals,
+        } = book;
+        let key = |hold: &KeyHold| (hold.until, Digest(hold.idem), hold.rid, Digest(hold.fingerprint));
+        let mut keys: Vec<_> = keys.every().map(key).collect();
+        keys.sort();
+        let mut counters: Vec<_> = counters
+            .all()
+            .map(|(scope, window, start, Counter { settled, open })| {
+                let [scope, window, start] = [scope, window, start].map(str::to_owned);
+                Row(scope, window, start, Decimal(settled), Decimal(open))
+            })
+            .collect();
+        counters.sort_by(|a, b| (&a.0, &a.1, &a.2).cmp(&(&b.0, &b.1, &b.2)));
+        Self {
+            counters,
+            nonces: fading.iter().map(|(free_at, key)| (*free_at, key.0)).collect(),
+            open: open.values().cloned().collect(),
+            unconfirmed: unconfirmed.iter().copied().collect(),
+            latest: *latest,
+            keys,
+            approvals: approvals.rows().cloned().collect(),
+            replays: approvals
+                .replays()
+                .map(|(replay, until)| (Digest(*replay), until))
+                .collect(),
+            denials: approvals.denied().collect(),
+        }
+    }
+
+    pub fn into_book(self) -> Book {
+        let mut book = Book::default();
+        for Row(scope, window, start, Decimal(settled), Decimal(open)) in self.counters {
+            book.restore_counter((scope, window, start), Counter { settled, open });
+        }
+        for (free_at, key) in self.nonces {
+            book.restore_nonce(free_at, NonceKey(key));
+        }
+        for payment in self.open {
+            book.restore_open(payment);
+        }
+        for rid in self.unconfirmed {
+            book.restore_unconfirmed(rid);
+        }
+        book.restore_latest(self.latest);
+        for (until, Digest(idem), rid, Digest(fingerprint)) in self.keys {
+            book.restore_key(KeyHold {
+                until,
+                idem,
+                rid,
+                fingerprint,
+            });
+        }
+        for row in self.approvals {
+            book.restore_approval(row);
+        }
+        for (Digest(replay), until) in self.replays {
+            book.restore_replay(replay, until);
+        }
+        for Denied { agent, intent, until } in self.denials {
+            book.restore_denial(Subject { agent, intent }, Moment::of(until));
+        }
+        book
+    }
+}

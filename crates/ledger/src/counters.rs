@@ -1,0 +1,315 @@
+//! The counters behind the limits: whether charges fit, and what each step of a payment does to them.
+//!
+//! Pure, and shared by every engine: the embedded ledger keeps all counters here, the one on PostgreSQL loads those that a
+//! batch touches, decides, and writes them back.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::entry::WindowCharge;
+use super::model::ReserveError;
+use bursar_core::policy::budget::{Charge, Excess, PAYEE, PENDING, SINCE_APPROVAL, Window};
+
+/// Newest windows kept per scope and window name. Older ones count nothing any more; a charge for one of them means that
+/// the clock went back, and is refused rather than counted from zero. A rolling window needs its 61 newest buckets.
+pub(super) const WINDOWS_KEPT: usize = 64;
+
+/// One window's counter, in the budget's unit (micro-USD, or payments).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    pub settled: u128,
+    /// Held, armed and unknown: may still leave, so it counts in full.
+    pub open: u128,
+}
+
+impl Counter {
+    /// `None`: it does not fit 128 bits.
+    pub fn total(self) -> Option<u128> {
+        self.settled.checked_add(self.open)
+    }
+}
+
+/// When a person last approved a payment of a scope of which none was approved yet.
+const NO_APPROVAL: &str = "00000000000000000000";
+
+/// A counter's name: scope, window name, start.
+pub type CounterKey = (String, String, String);
+
+/// A counter would pass 128 bits, or fall below zero. Nothing has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Overflow;
+
+/// What a step of a payment does to the counters of its windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Open,
+    Settle,
+    GiveBack,
+}
+
+type Starts = BTreeMap<String, Counter>;
+type Windows = BTreeMap<String, Starts>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters(HashMap<String, Windows>);
+
+impl Counters {
+    /// Decides whether `charges` fit, all of them, once `given_back` is. Returns what each window then holds.
+    pub fn fit(&self, charges: &[Charge], given_back: &[WindowCharge]) -> Result<Vec<u128>, ReserveError> {
+        let mut totals = Vec::with_capacity(charges.len());
+        for (index, charge) in charges.iter().enumerate() {
+            let window = charge.window_name();
+            if self.is_closed(&charge.scope, &window, &charge.start) {
+                return Err(ReserveError::WindowClosed { charge: index });
+            }
+            let Counter { settled, open } = self.counted(charge, &window).ok_or(ReserveError::Overflow)?;
+            let returning = given_back
+                .iter()
+                .filter(|old| old.scope() == &*charge.scope && old.window() == window && counts(charge, old.start()))
+                .try_fold(0u128, |sum, old| sum.checked_add(old.amount()))
+                .ok_or(ReserveError::Overflow)?;
+            let open = open.saturating_sub(returning);
+            // Two charges on one counter count together.
+            let counted = charges[..index]
+                .iter()
+                .filter(|other| {
+                    other.scope == charge.scope && other.window_name() == window && other.start == charge.start
+                })
+                .map(|other| other.amount)
+                .chain([open, charge.amount])
+                .try_fold(settled, u128::checked_add)
+                .ok_or(ReserveError::Overflow)?;
+            let fits = match charge.window {
+                // Somebody has been paid who was paid before; what is under way says nothing yet.
+                Window::Payee => settled > 0,
+                _ => counted <= charge.cap,
+            };
+            if !fits && charge.excess != Excess::Approved {
+                return Err(ReserveError::Denied {
+                    charge: index,
+                    settled,
+                    open,
+                });
+            }
+            totals.push(counted);
+        }
+        Ok(totals)
+    }
+
+    /// What counts together with a new charge: one counter, or all buckets of a rolling window that are not too old. Those
+    /// that begin later than the charge's count too: the clock went back, and must not open the window anew.
+    fn counted(&self, charge: &Charge, window: &str) -> Option<Counter> {
+        match charge.window {
+            Window::Rolling(rolling) => {
+                let Some(starts) = self.starts(&charge.scope, window) else {
+                    return Some(Counter::default());
+                };
+                starts
+                    .range(rolling.oldest(&charge.start)..)
+                    .try_fold(Counter::default(), |sum, (_, counter)| {
+                        Some(Counter {
+                            settled: sum.settled.checked_add(counter.settled)?,
+                            open: sum.open.checked_add(counter.open)?,
+                        })
+                    })
+            }
+            _ => Some(self.get(&charge.scope, window, &charge.start)),
+        }
+    }
+
+    /// Puts charges since the last approval into the time that the last one began. One that a person has approved and that does
+    /// not fit begins another, in which it counts nothing; one that fits is like any other, or else what a lower level asks about
+    /// would keep this one's count from ever being full.
+    pub fn begin(&self, charges: &mut [Charge]) {
+        for charge in charges
+            .iter_mut()
+            .filter(|charge| charge.window == Window::SinceApproval)
+        {
+            let newest = self
+                .starts(&charge.scope, SINCE_APPROVAL)
+                .and_then(|starts| starts.last_key_value());
+            let (newest, counter) = newest.map_or((NO_APPROVAL, Counter::default()), |(newest, counter)| {
+                (newest.as_str(), *counter)
+            });
+            let total = counter.total().and_then(|total| total.checked_add(charge.amount));
+            let begins = charge.excess == Excess::Approved && total.is_none_or(|total| total > charge.cap);
+            if begins {
+                // Also when the clock went back.
+                let next = newest.parse::<u128>().unwrap_or(0).saturating_add(1);
+                let next = format!("{next:020}");
+                if *charge.start < *next {
+                    charge.start = next.into();
+                }
+                charge.amount = 0;
+            } else {
+                charge.start = newest.into();
+            }
+        }
+    }
+
+    /// Changes every counter in `charges`, or none.
+    pub fn book(&mut self, charges: &[WindowCharge], step: Step) -> Result<(), Overflow> {
+        for (done, charge) in charges.iter().enumerate() {
+            let before = self.get(charge.scope(), charge.window(), charge.start());
+            let Some(after) = before.after(charge, step) else {
+                for charge in charges[..done].iter().rev() {
+                    self.undo(charge, step);
+                }
+                return Err(Overflow);
+            };
+            self.put(charge, after);
+        }
+        Ok(())
+    }
+
+    /// Gives `old` back and books `new`, or changes nothing.
+    pub fn move_open(&mut self, old: &[WindowCharge], new: &[WindowCharge]) -> Result<(), Overflow> {
+        self.book(old, Step::GiveBack)?;
+        self.book(new, Step::Open).inspect_err(|_| {
+            for charge in old {
+                self.undo(charge, Step::GiveBack);
+            }
+        })
+    }
+
+    /// Takes what comes back of a settled payment off its windows, and tells which those are. One whose counter was dropped
+    /// counts nothing any more, so that nothing can come back to it. None falls below zero: on shared books a dropped one can
+    /// be there again for another payment, and the log of one proxy is nobody's limit.
+    pub fn give_back<'c>(&mut self, back: &'c [WindowCharge]) -> Vec<(&'c WindowCharge, Counter)> {
+        let mut changed = Vec::with_capacity(back.len());
+        for charge in back {
+            let known = self
+                .0
+                .get_mut(charge.scope())
+                .and_then(|windows| windows.get_mut(charge.window()))
+                .and_then(|starts| starts.get_mut(charge.start()));
+            if let Some(counter) = known {
+                counter.settled = counter.settled.saturating_sub(charge.amount());
+                changed.push((charge, *counter));
+            }
+        }
+        changed
+    }
+
+    fn undo(&mut self, charge: &WindowCharge, step: Step) {
+        let mut counter = self.get(charge.scope(), charge.window(), charge.start());
+        let amount = charge.amount();
+        match step {
+            Step::Open => counter.open -= amount,
+            Step::GiveBack => counter.open += amount,
+            Step::Settle => {
+                counter.open += amount;
+                if charge.window() != PENDING {
+                    counter.settled -= amount;
+                }
+            }
+        }
+        self.put(charge, counter);
+    }
+
+    pub fn get(&self, scope: &str, window: &str, start: &str) -> Counter {
+        self.starts(scope, window)
+            .and_then(|starts| starts.get(start))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// All counters of a scope: window name, start, counter.
+    pub fn of_scope(&self, scope: &str) -> impl Iterator<Item = (&str, &str, Counter)> {
+        self.0.get(scope).into_iter().flatten().flat_map(|(window, starts)| {
+            starts
+                .iter()
+                .map(move |(start, counter)| (window.as_str(), start.as_str(), *counter))
+        })
+    }
+
+    /// All counters: scope, window name, start, counter.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &str, &str, Counter)> {
+        self.0.keys().flat_map(|scope| {
+            self.of_scope(scope)
+                .map(move |(window, start, counter)| (scope.as_str(), window, start, counter))
+        })
+    }
+
+    /// Puts back what was kept elsewhere.
+    pub fn restore(&mut self, (scope, window, start): CounterKey, counter: Counter) {
+        let windows = self.0.entry(scope).or_default();
+        windows.entry(window).or_default().insert(start, counter);
+    }
+
+    /// Forgets the oldest windows of a charge's kind when there are too many, unless money in them is still open. A payee does not
+    /// grow old: each was approved once by a person, who need not be asked again.
+    pub fn drop_oldest(&mut self, charge: &WindowCharge, dropped: &mut Vec<CounterKey>) {
+        if charge.window() == PAYEE {
+            return;
+        }
+        let windows = self.0.get_mut(charge.scope());
+        let Some(starts) = windows.and_then(|windows| windows.get_mut(charge.window())) else {
+            return;
+        };
+        while starts.len() > WINDOWS_KEPT
+            && let Some(oldest) = starts.first_entry()
+            && oldest.get().open == 0
+        {
+            let start = oldest.remove_entry().0;
+            dropped.push((charge.0.clone(), charge.1.clone(), start));
+        }
+    }
+
+    pub(super) fn is_closed(&self, scope: &str, window: &str, start: &str) -> bool {
+        self.starts(scope, window).is_some_and(|starts| {
+            window != PAYEE
+                && starts.len() >= WINDOWS_KEPT
+                && starts
+                    .first_key_value()
+                    .is_some_and(|(oldest, _)| start < oldest.as_str())
+        })
+    }
+
+    fn starts(&self, scope: &str, window: &str) -> Option<&Starts> {
+        self.0.get(scope)?.get(window)
+    }
+
+    fn put(&mut self, charge: &WindowCharge, counter: Counter) {
+        // Looked up first: nearly always all three names are there already.
+        let known = self
+            .0
+            .get_mut(charge.scope())
+            .and_then(|windows| windows.get_mut(charge.window()));
+        match known.and_then(|starts| starts.get_mut(charge.start())) {
+            Some(known) => *known = counter,
+            None => self.restore((charge.0.clone(), charge.1.clone(), charge.2.clone()), counter),
+        }
+    }
+}
+
+impl Counter {
+    fn after(self, charge: &WindowCharge, step: Step) -> Option<Self> {
+        let (Self { mut settled, mut open }, amount) = (self, charge.amount());
+        match step {
+            Step::Open => {
+                open = open.checked_add(amount)?;
+                settled.checked_add(open)?;
+            }
+            Step::GiveBack => open = open.checked_sub(amount)?,
+            Step::Settle => {
+                open = open.checked_sub(amount)?;
+                // What is settled is no longer pending.
+                if charge.window() != PENDING {
+                    settled = settled.checked_add(amount)?;
+                }
+            }
+        }
+        Some(Self { settled, open })
+    }
+}
+
+/// Whether the bucket or window at `start` counts together with a new charge.
+fn counts(charge: &Charge, start: &str) -> bool {
+    match charge.window {
+        Window::Rolling(rolling) => *start >= *rolling.oldest(&charge.start),
+        _ => *start == *charge.start,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,463 @@
+//! The index: a sled store of what the book holds, and of where each payment's entries stand in the journal, so that a start
+//! need not replay the whole of it, nor a look-up search it.
+//!
+//! It is never the truth. sled 0.34's `flush` does not reach the disk, and after a crash it may open in an older state or
+//! panic (dependencies, spike e). So every batch stores how far it has come and the leaf hash there; a start compares
+//! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
+
+mod changes;
+mod rows;
+
+use std::fs::File;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::book::approvals::{ReplayKey, Subject};
+use super::book::{Book, Effect};
+use super::counters::{Counter, CounterKey};
+use super::entry::Entry;
+use super::key::KeyHold;
+use super::payment::{NonceKey, Payment};
+use super::pruned;
+use super::resume::Position;
+use super::scan::{self, Chain, Place};
+use super::text::{Digest, Moment};
+use bursar_core::payment_id::PaymentId;
+use changes::Changes;
+use rows::*;
+
+/// How long changes may lie in memory only, and how many entries. Losing them costs a longer replay, nothing else.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+const CHECKPOINT_ENTRIES: usize = 4096;
+
+/// Changes are gathered for so long, because a batch of many costs little more than a batch of one. What is not yet
+/// checkpointed may be lost anyway; a look-up does not wait for it.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Entries that go into one batch of sled's at most. It holds on to every page that a batch has changed until the batch is
+/// over: with thousands in one, that is gigabytes.
+pub const BATCH_ENTRIES: usize = 512;
+
+/// Changed whenever keys or values change; another number means a rebuild.
+const FORMAT: u8 = 5;
+
+// Key prefixes; one tree, so that one batch covers all of it.
+const MARK: &[u8] = b"m";
+/// How long another holder of sled's lock is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+const APPROVAL: u8 = b'a';
+const COUNTER: u8 = b'c';
+const DENIAL: u8 = b'd';
+const KEY: u8 = b'k';
+const NONCE: u8 = b'n';
+const OPEN: u8 = b'o';
+const PAYMENT: u8 = b'p';
+const REPLAY: u8 = b'r';
+const SEGMENT: u8 = b's';
+const UNCONFIRMED: u8 = b'u';
+
+/// What the index has taken in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Mark {
+    format: u8,
+    applied: u64,
+    tip: Digest,
+    latest: Option<Moment>,
+    signed: Position,
+}
+
+/// Changes of one batch, in order, and where the chain stands after them.
+pub struct Applied {
+    pub effects: Vec<Effect>,
+    pub chain: Chain,
+    /// The book's, after them.
+    pub latest: Option<Moment>,
+    /// The last checkpoint that was signed, if there is a new one.
+    pub signed: Option<Position>,
+    /// First entry and length of segments that were finished.
+    pub finished: Vec<(u64, u64)>,
+}
+
+/// What the writer sends; nobody waits for it except who looks a payment up.
+pub enum Feed {
+    Applied(Applied),
+    Find(PaymentId, oneshot::Sender<Option<Payment>>),
+}
+
+pub struct Index {
+    /// Where the segments lie.
+    audit: PathBuf,
+    db: sled::Db,
+    /// Second handle on sled's file, for the sync that sled does not do.
+    file: File,
+    unsaved: u64,
+    saved_at: Instant,
+    applied: u64,
+    signed: Position,
+}
+
+/// What an index knew when it was opened.
+pub struct Snapshot {
+    pub chain: Chain,
+    pub book: Book,
+    /// The last signed position that it has heard of.
+    pub signed: Position,
+    /// First entry and length of the finished segments, in order.
+    pub segments: Vec<(u64, u64)>,
+    /// It holds nothing at all: new, or deleted before the start.
+    pub is_new: bool,
+}
+
+impl Index {
+    /// Opens and reads the index in a thread of its own: sled may panic on a damaged file, and the file decides how much
+    /// is read. `Err` says what is wrong; nothing was changed then.
+    pub fn open(dir: &Path, audit: &Path) -> Result<(Self, Snapshot), String> {
+        let (dir, audit) = (dir.to_owned(), audit.to_owned());
+        thread::Builder::new()
+            .name("index-open".to_owned())
+            .spawn(move || quietly(|| Self::open_here(&dir, audit)))
+            .map_err(|error| error.to_string())?
+            .join()
+            .unwrap_or_else(|_| Err("opening it panicked".to_owned()))
+    }
+
+    fn open_here(dir: &Path, audit: PathBuf) -> Result<(Self, Snapshot), String> {
+        let db = open_unlocked(dir)?;
+        let file = File::open(dir.join("db")).map_err(|error| error.to_string())?;
+        let snapshot = load(&db)?;
+        let applied = snapshot.chain.next_seq;
+        Ok((
+            Self {
+                audit,
+                db,
+                file,
+                unsaved: 0,
+                saved_at: Instant::now(),
+                applied,
+                signed: snapshot.signed.clone(),
+            },
+            snapshot,
+        ))
+    }
+
+    /// Takes changes in, in one batch, which sled applies whole or not at all.
+    pub fn apply(&mut self, batches: &[Applied]) -> Result<(), String> {
+        let Some(&Applied { chain, latest, .. }) = batches.last() else {
+            return Ok(());
+        };
+        if let Some(signed) = batches.iter().rev().find_map(|batch| batch.signed.as_ref()) {
+            self.signed.clone_from(signed);
+        }
+        let mut batch = sled::Batch::default();
+        for (first_seq, length) in batches.iter().flat_map(|batch| &batch.finished) {
+            batch.insert(key(SEGMENT, &first_seq.to_be_bytes()), &length.to_be_bytes());
+        }
+        let effects = batches.iter().flat_map(|batch| &batch.effects);
+        Changes::of(effects).write(&mut batch, |rid| self.places(rid))?;
+        let mark = Mark {
+            format: FORMAT,
+            applied: chain.next_seq,
+            tip: chain.tip,
+            latest,
+            signed: self.signed.clone(),
+        };
+        batch.insert(MARK, serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
+        // As atomic as sled's transactions, which also read every old value first.
+        caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
+        self.sweep(batches.iter().map(|batch| batch.effects.len()).sum())?;
+        self.unsaved += chain.next_seq.saturating_sub(self.applied);
+        self.applied = chain.next_seq;
+        Ok(())
+    }
+
+    /// As [`Index::apply`] on the way through a whole journal: what only the end decides is left to [`Index::complete`].
+    /// Until then the index has no mark, and nobody takes it for one.
+    pub fn fill(&mut self, effects: &[Effect]) -> Result<(), String> {
+        for effects in effects.chunks(BATCH_ENTRIES) {
+            let mut batch = sled::Batch::default();
+            Changes::of(effects.iter()).write_places(&mut batch, |rid| self.places(rid))?;
+            caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
+            self.sweep(effects.len())?;
+        }
+        Ok(())
+    }
+
+    /// Ends what [`Index::fill`] began: all that the book holds, then the mark. `last` must be in the book already.
+    pub fn complete(&mut self, book: &Book, last: &Applied) -> Result<(), String> {
+        self.fill(&last.effects)?;
+        let mut rows = changes::rows(book);
+        loop {
+            let mut batch = sled::Batch::default();
+            let mut count = 0;
+            for row in rows.by_ref().take(BATCH_ENTRIES) {
+                let (key, value) = row?;
+                batch.insert(key, value);
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
+            self.sweep(count)?;
+        }
+        let mark = Applied {
+            effects: Vec::new(),
+            finished: last.finished.clone(),
+            signed: last.signed.clone(),
+            ..*last
+        };
+        self.apply(&[mark])
+    }
+
+    /// sled frees what a batch has replaced a little at a time, whenever somebody begins to read. Nobody reads while entries
+    /// pour in, so this does: without it the memory grows for as long as they do.
+    fn sweep(&self, entries: usize) -> Result<(), String> {
+        caught(|| {
+            for _ in 0..512 + 2 * entries {
+                self.db.get(MARK).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Brings what was applied to the disk.
+    pub fn checkpoint(&mut self) -> Result<(), String> {
+        (self.unsaved, self.saved_at) = (0, Instant::now());
+        caught(|| self.db.flush().map(|_| ()).map_err(|error| error.to_string()))?;
+        self.file.sync_data().map_err(|error| error.to_string())
+    }
+
+    /// A payment in any state, from its entries in the journal.
+    pub fn find(&self, rid: &PaymentId) -> Result<Option<Payment>, String> {
+        let places = self.places(rid)?;
+        if places.is_empty() {
+            return Ok(None);
+        }
+        // One that began in what was moved away goes on from what was kept of it.
+        let book = pruned::beginning(&self.audit).map_err(|error| error.to_string())?.book;
+        let (mut book, mut found) = (book.for_one(*rid), None);
+        for place in places {
+            let line = scan::line_at(&self.audit, place).map_err(|error| error.to_string())?;
+            let line = line.ok_or_else(|| format!("no entry of payment {rid} stands where it should"))?;
+            let (entry, _) = Entry::parse(&line).map_err(|error| error.to_string())?;
+            let effect = book.apply(&entry).map_err(|illegal| illegal.to_string())?;
+            found = effect.payment.or(found);
+            if let (Some((_, amendment)), Some(payment)) = (&effect.amended, &mut found) {
+                amendment.apply(payment);
+            }
+        }
+        Ok(found.filter(|payment| payment.rid() == *rid))
+    }
+
+    fn places(&self, rid: &PaymentId) -> Result<Vec<Place>, String> {
+        let row = caught(|| {
+            self.db
+                .get(key(PAYMENT, rid.bytes()))
+                .map_err(|error| error.to_string())
+        })?;
+        row.map_or(Ok(Vec::new()), |row| {
+            places_row(&row).ok_or_else(|| format!("the places of payment {rid} in it cannot be read"))
+        })
+    }
+
+    /// Follows the writer until it hangs up. Whoever wants a look-up or the end at once unparks this thread. An index that
+    /// fails is left as it is: the next start rebuilds or replays it.
+    pub fn follow(mut self, feed: &Receiver<Feed>) {
+        if let Err(error) = self.follow_until_closed(feed).and_then(|()| self.checkpoint()) {
+            tracing::warn!(%error, "the ledger's index stopped; payments go on, and the next start repairs it");
+        }
+    }
+
+    fn follow_until_closed(&mut self, feed: &Receiver<Feed>) -> Result<(), String> {
+        loop {
+            let due = self.saved_at + CHECKPOINT_EVERY;
+            let first = match self.unsaved {
+                0 => feed.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                _ => feed.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            let mut batches = Vec::new();
+            let mut lookups = Vec::new();
+            match first {
+                Ok(message) => {
+                    if let Feed::Applied(_) = message {
+                        thread::park_timeout(GATHER);
+                    }
+                    // What has piled up becomes one batch: a slow index catches up instead of growing a queue.
+                    let mut entries = 0;
+                    for message in std::iter::once(message).chain(feed.try_iter()) {
+                        match message {
+                            Feed::Applied(batch) => {
+                                entries += batch.effects.len();
+                                batches.push(batch);
+                            }
+                            Feed::Find(rid, reply) => lookups.push((rid, reply)),
+                        }
+                        if entries >= BATCH_ENTRIES {
+                            break;
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            if self.unsaved == 0 {
+                self.saved_at = Instant::now();
+            }
+            self.apply(&batches)?;
+            for (rid, reply) in lookups {
+                match self.find(&rid) {
+                    // Who asked may have gone away.
+                    Ok(payment) => drop(reply.send(payment)),
+                    // Whoever asks hears it from the whole journal then.
+                    Err(error) => tracing::warn!(%error, payment = %rid, "the ledger's index does not find a payment"),
+                }
+            }
+            if self.unsaved >= CHECKPOINT_ENTRIES as u64
+                || (self.unsaved > 0 && self.saved_at.elapsed() >= CHECKPOINT_EVERY)
+            {
+                self.checkpoint()?;
+            }
+        }
+    }
+}
+
+/// sled gives its lock up a moment after the last handle is gone, and a child that is just being started holds it until it
+/// runs. Nobody else can have it for longer, since the directory's own lock is ours: waiting saves a rebuild.
+fn open_unlocked(dir: &Path) -> Result<sled::Db, String> {
+    let began = Instant::now();
+    loop {
+        let opened = sled::Config::new()
+            .path(dir)
+            .flush_every_ms(None)
+            .cache_capacity(64 << 20)
+            .open();
+        match opened.map_err(|error| error.to_string()) {
+            Err(error) if error.contains("could not acquire lock") && began.elapsed() < LOCK_WAIT => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn load(db: &sled::Db) -> Result<Snapshot, String> {
+    let mut book = Book::default();
+    let Some(mark) = db.get(MARK).map_err(|error| error.to_string())? else {
+        let is_new = db.is_empty() && db.tree_names().len() == 1;
+        let foreign = || "it was not made by bursar".to_owned();
+        return is_new
+            .then_some(Snapshot {
+                chain: Chain::START,
+                book,
+                signed: Position::default(),
+                segments: Vec::new(),
+                is_new,
+            })
+            .ok_or_else(foreign);
+    };
+    let mark: Mark = serde_json::from_slice(&mark).map_err(|error| error.to_string())?;
+    if mark.format != FORMAT {
+        return Err(format!("its format is {}, this program uses {FORMAT}", mark.format));
+    }
+    let broken = |what: &str| format!("a {what} in it cannot be read");
+    for row in db.scan_prefix([COUNTER]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        let (key, counter) = counter_row(&key, &value).ok_or_else(|| broken("counter"))?;
+        book.restore_counter(key, counter);
+    }
+    for row in db.scan_prefix([NONCE]) {
+        let (key, _) = row.map_err(|error| error.to_string())?;
+        let (free_at, nonce) = nonce_row(&key).ok_or_else(|| broken("nonce"))?;
+        book.restore_nonce(free_at, nonce);
+    }
+    for row in db.scan_prefix([UNCONFIRMED]) {
+        let (key, _) = row.map_err(|error| error.to_string())?;
+        let rid = <[u8; 16]>::try_from(&key[1..]).map_err(|_| broken("payment"))?;
+        book.restore_unconfirmed(PaymentId::from_bytes(rid));
+    }
+    for row in db.scan_prefix([KEY]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        book.restore_key(KeyHold::from_row(&key[1..], &value).ok_or_else(|| broken("idempotency key"))?);
+    }
+    for row in db.scan_prefix([APPROVAL]) {
+        let (_, value) = row.map_err(|error| error.to_string())?;
+        let row = serde_json::from_slice(&value).ok();
+        book.restore_approval(row.ok_or_else(|| broken("approval"))?);
+    }
+    for row in db.scan_prefix([REPLAY]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        let replay = <[u8; 32]>::try_from(&key[1..]).ok().zip(moment_row(&value));
+        let (replay, until) = replay.ok_or_else(|| broken("replay key"))?;
+        book.restore_replay(replay, until);
+    }
+    for row in db.scan_prefix([DENIAL]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        let denial = subject_row(&key).zip(moment_row(&value));
+        let (subject, until) = denial.ok_or_else(|| broken("refusal"))?;
+        book.restore_denial(subject, until);
+    }
+    book.restore_latest(mark.latest);
+    for row in db.scan_prefix([OPEN]) {
+        let (_, value) = row.map_err(|error| error.to_string())?;
+        let payment = serde_json::from_slice(&value).ok();
+        book.restore_open(payment.ok_or_else(|| broken("payment"))?);
+    }
+    let mut segments = Vec::new();
+    for row in db.scan_prefix([SEGMENT]) {
+        let (key, value) = row.map_err(|error| error.to_string())?;
+        segments.push(segment_row(&key, &value).ok_or_else(|| broken("segment"))?);
+    }
+    if !book.adds_up() {
+        return Err("its counters and approvals are not those of its open payments".to_owned());
+    }
+    Ok(Snapshot {
+        chain: Chain {
+            next_seq: mark.applied,
+            tip: mark.tip,
+        },
+        book,
+        signed: mark.signed,
+        segments,
+        is_new: false,
+    })
+}
+
+/// A panic inside sled is an error of the index, not of the ledger.
+fn caught<T>(step: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| quietly(step)));
+    QUIET.set(false);
+    result.unwrap_or_else(|_| Err("it panicked".to_owned()))
+}
+
+thread_local! {
+    static QUIET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs `step` without the default panic text on stderr: a damaged index is expected now and then, and is told in a log line.
+fn quietly<T>(step: impl FnOnce() -> T) -> T {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                before(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = step();
+    QUIET.set(false);
+    result
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! Lines of the journal about payments that a person was asked about, as they stand: for whoever has to show one payment to
+//! somebody who has not got the books.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Body, Entry, EntryError};
+use super::read::{ReadError, told};
+use super::text::Digest;
+use bursar_core::payment_id::PaymentId;
+
+/// One line, outside the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorded {
+    /// By which it is found in the signed tree of the log: SHA-256(0x00 || line), in hex.
+    leaf_sha256: Digest,
+    /// The line is this without white space, members sorted (RFC 8785).
+    entry: serde_json::Value,
+}
+
+impl Recorded {
+    /// The entry that the line is, read as strictly as in the journal, and whether the hash is its hash.
+    pub fn read(&self) -> Result<(Entry, bool), EntryError> {
+        let line = serde_json::to_vec(&self.entry)?;
+        let (entry, _) = Entry::parse(&line)?;
+        Ok((entry, Digest::leaf(&line) == self.leaf_sha256))
+    }
+
+    fn of(line: &[u8], leaf: Digest) -> Result<Self, String> {
+        let entry = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        Ok(Self {
+            leaf_sha256: leaf,
+            entry,
+        })
+    }
+}
+
+/// Payments that the journal in `dir` (the data directory) asked a person about, oldest first.
+pub fn asked_about(dir: &Path) -> Result<BTreeSet<PaymentId>, ReadError> {
+    told(
+        dir,
+        |_| BTreeSet::new(),
+        |asked, line| {
+            if line.head.ev != "approval.requested" {
+                return Ok(());
+            }
+            let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
+            asked.extend(entry.body.about());
+            Ok(())
+        },
+    )
+}
+
+/// Every line of the journal in `dir` (the data directory) about one of `payments`, in order.
+pub fn lines_about(
+    dir: &Path,
+    payments: &BTreeSet<PaymentId>,
+) -> Result<BTreeMap<PaymentId, Vec<Recorded>>, ReadError> {
+    told(
+        dir,
+        |_| BTreeMap::<PaymentId, Vec<Recorded>>::new(),
+        |found, line| {
+            let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
+            if let Some(rid) = entry.body.about().filter(|rid| payments.contains(rid)) {
+                found.entry(rid).or_default().push(Recorded::of(line.bytes, line.leaf)?);
+            }
+            Ok(())
+        },
+    )
+}
+
+impl Body {
+    /// The payment that it is about; an approval goes by its payment's id.
+    pub fn about(&self) -> Option<PaymentId> {
+        match self {
+            Self::Reserved(reserved) => Some(reserved.rid),
+            Self::Armed(armed) => Some(armed.rid),
+            Self::Issued(issued) => Some(issued.rid),
+            Self::Presented(presented) => Some(presented.rid),
+            Self::Settled(settled) => Some(settled.rid),
+            Self::Unknown(unknown) => Some(unknown.rid),
+            Self::Released(released) => Some(released.rid),
+            Self::Expired(expired) => Some(expired.rid),
+            Self::Admin(admin) => admin.rid,
+            Self::Confirmed(confirmed) => Some(confirmed.rid),
+            Self::Disputed(disputed) => Some(disputed.rid),
+            Self::Adopted(adopted) => Some(adopted.payment.rid()),
+            Self::Yielded(yielded) => Some(yielded.rid),
+            Self::Alert(alert) => alert.rid,
+            Self::ApprovalRequested(requested) => Some(requested.rid),
+            Self::ApprovalGranted(granted) => Some(granted.id),
+            Self::ApprovalRefused(refused) => Some(refused.id),
+            Self::ApprovalExpired(expired) => Some(expired.id),
+            Self::Opened(_)
+            | Self::Closed(_)
+            | Self::PolicyLoaded(_)
+            | Self::PolicyRejected(_)
+            | Self::Denied(_)
+            | Self::Rebuilt(_)
+            | Self::Outflow(_)
+            | Self::ClockJumped(_)
+            | Self::ClockAccepted(_) => None,
+        }
+    }
+}

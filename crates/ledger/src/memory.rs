@@ -1,0 +1,216 @@
+//! A ledger that forgets everything when it ends: the same book and the same decisions as the others, and no disk.
+//!
+//! For tests, which hold the durable engines to it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+
+use super::book::Book;
+use super::decisions::{self, Decisions};
+use super::disclosure::Disclosure;
+use super::entry::{Body, Entry};
+use super::key::KeyHold;
+use super::model::{
+    Alarm, Alarms, ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome,
+    Reservation, Reserve, ReserveError, Resolution,
+};
+use super::payment::Payment;
+use super::text::Moment;
+use super::timekeeping::Timekeeper;
+use super::{Answer, Ledger, Usage};
+use bursar_core::clock::SharedClock;
+use bursar_core::payment_id::PaymentId;
+
+#[derive(Clone)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+    time: Arc<Timekeeper>,
+}
+
+struct State {
+    book: Book,
+    payments: HashMap<PaymentId, Payment>,
+    entries: u64,
+    is_closed: bool,
+    time: Arc<Timekeeper>,
+    alarms: Alarms,
+}
+
+impl Memory {
+    pub fn new(clock: SharedClock, alarms: Alarms) -> Self {
+        let time = Arc::new(Timekeeper::new(clock, None));
+        let state = State {
+            book: Book::default(),
+            payments: HashMap::new(),
+            entries: 0,
+            is_closed: false,
+            time: time.clone(),
+            alarms,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            time,
+        }
+    }
+
+    /// Nothing happens before the answer is waited for, and then all of it at once: there is no moment to give up in.
+    fn answer<'a, T>(&'a self, act: impl FnOnce(&mut State, Moment) -> T + Send + 'a) -> Answer<'a, T> {
+        Box::pin(async move {
+            let now = Moment::of(self.time.read().now);
+            act(&mut self.state(), now)
+        })
+    }
+
+    fn look<'a, T>(&'a self, look: impl FnOnce(&State) -> T + Send + 'a) -> Answer<'a, Result<T, LedgerError>> {
+        self.answer(move |state, _| state.is_open().map(|()| look(state)).map_err(LedgerError::Failed))
+    }
+
+    // A panic while it was held is a failed test already.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ledger for Memory {
+    fn reserve(&self, reserve: Reserve) -> Answer<'_, Result<Reservation, ReserveError>> {
+        self.answer(move |state, now| Decisions::reserve(state, reserve, now))
+    }
+
+    fn hold(&self, hold: Hold) -> Answer<'_, Result<(), ReserveError>> {
+        self.answer(move |state, now| Decisions::hold(state, hold, now).map(|_| ()))
+    }
+
+    fn arm(&self, rid: PaymentId, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
+        self.answer(move |state, now| Decisions::arm(state, rid, arming, now))
+    }
+
+    fn issued(&self, reservation: Reservation, issued: Issued) -> Answer<'_, Result<Reservation, LedgerError>> {
+        self.answer(move |state, now| {
+            Decisions::issued(state, reservation.rid(), &issued, now)?;
+            Ok(reservation.with(&issued))
+        })
+    }
+
+    fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>> {
+        self.answer(move |state, now| Decisions::approval(state, step, now))
+    }
+
+    fn approvals(&self) -> Answer<'_, Result<Approvals, LedgerError>> {
+        self.answer(|state, now| {
+            let told = state.is_open().map(|()| state.book.approvals().told(now));
+            told.map_err(LedgerError::Failed)
+        })
+    }
+
+    fn finish(&self, rid: PaymentId, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
+        self.answer(move |state, now| Decisions::finish(state, rid, outcome, now))
+    }
+
+    fn resolve(
+        &self,
+        rid: PaymentId,
+        resolution: Resolution,
+        who: String,
+        why: String,
+    ) -> Answer<'_, Result<(), LedgerError>> {
+        self.answer(move |state, now| Decisions::resolve(state, rid, resolution, who, why, now))
+    }
+
+    fn record_finding(&self, rid: PaymentId, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
+        self.answer(move |state, now| Decisions::record_finding(state, rid, finding, now))
+    }
+
+    fn append(&self, event: Event) -> Answer<'_, Result<(), LedgerError>> {
+        self.answer(move |state, now| Decisions::append(state, event, now))
+    }
+
+    fn refused(&self, denial: Denial) {
+        let now = Moment::of(self.time.read().now);
+        // A refusal that is not recorded changes nothing for anybody.
+        let _ = self.state().record(now, decisions::denied(denial, 1));
+    }
+
+    fn get(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+        self.look(move |state| state.payments.get(&rid).cloned())
+    }
+
+    fn usage(&self, scopes: &[&str]) -> Answer<'_, Result<Vec<Usage>, LedgerError>> {
+        let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        self.look(move |state| Decisions::usage(state, &scopes))
+    }
+
+    fn open_items(&self) -> Answer<'_, Result<Vec<Payment>, LedgerError>> {
+        self.look(|state| state.book.open_payments().cloned().collect())
+    }
+
+    fn unconfirmed(&self) -> Answer<'_, Result<Vec<PaymentId>, LedgerError>> {
+        self.look(|state| state.book.unconfirmed().collect())
+    }
+
+    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
+        self.look(|state| state.book.keys().copied().collect())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.time.for_windows()
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        self.answer(|state, _| state.is_closed = true)
+    }
+}
+
+impl State {
+    fn is_open(&self) -> Result<(), String> {
+        if self.is_closed {
+            return Err("the ledger has stopped".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Decisions for State {
+    fn book(&self) -> &Book {
+        &self.book
+    }
+
+    fn time(&self) -> &Timekeeper {
+        &self.time
+    }
+
+    fn record(&mut self, now: Moment, body: Body) -> Result<u64, String> {
+        self.is_open()?;
+        let seq = self.entries;
+        let entry = Entry { seq, ts: now, body };
+        let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;
+        self.entries += 1;
+        self.time.saw(now.timestamp());
+        if let Some(payment) = effect.payment {
+            self.payments.insert(payment.rid(), payment);
+        }
+        if let Some((rid, amendment)) = effect.amended
+            && let Some(payment) = self.payments.get_mut(&rid)
+        {
+            amendment.apply(payment);
+        }
+        Ok(seq)
+    }
+
+    fn disclose(&mut self, _: u64, _: Vec<Disclosure>) {}
+
+    fn may_reserve(&mut self) -> Result<(), ReserveError> {
+        self.is_open().map_err(ReserveError::Failed)?;
+        match self.time.read().ahead {
+            Some(ahead) => Err(ReserveError::ClockJumped {
+                ahead_s: decisions::seconds(ahead),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn raise(&self, alarm: Alarm) {
+        (self.alarms)(alarm);
+    }
+}

@@ -1,0 +1,480 @@
+//! What the ledger talks about: states and their lawful moves, what a caller asks for, and what it gets back.
+//!
+//! Nothing here touches a file. The arithmetic is in `book`, the bytes are in `entry`.
+
+mod approvals;
+mod signer;
+
+use std::fmt;
+use std::sync::Arc;
+
+use alloy_primitives::{Address, B256};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::entry::{Other, Reserved};
+use super::payment::Payment;
+pub use approvals::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Denied, Requested, Vote};
+use bursar_core::account::{Account, AccountMark};
+use bursar_core::assets::Asset;
+use bursar_core::challenge::{Clause, Rail};
+use bursar_core::money::{Atoms, MicroUsd};
+use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::budget::Charge;
+pub use signer::{ArmedNonce, Issued, Signer};
+
+/// Where a payment stands (Ruling 48). Everything but `released` and `expired` counts against its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Money is set aside; nothing was signed.
+    Held,
+    /// Nonce, payee, amount and deadline are on disk. From here on the seller is assumed to have the credential.
+    Armed,
+    /// Paid, as far as `By` can tell. Final.
+    Settled,
+    /// Armed, and nobody waits any more. Counts in full.
+    Unknown,
+    /// Was held, given back. Final.
+    Released,
+    /// Can never be cashed. Final.
+    Expired,
+}
+
+impl State {
+    /// The state machine of digest §2.1. There is no way from `armed` or `unknown` to `released`: signed money comes back
+    /// only as `expired`, with proof (Ruling 11).
+    pub fn may_become(self, next: Self) -> bool {
+        use State::*;
+        matches!(
+            (self, next),
+            (Held, Armed | Released) | (Armed, Settled | Unknown | Expired) | (Unknown, Settled | Expired)
+        )
+    }
+
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Settled | Self::Released | Self::Expired)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Held => "held",
+            Self::Armed => "armed",
+            Self::Settled => "settled",
+            Self::Unknown => "unknown",
+            Self::Released => "released",
+            Self::Expired => "expired",
+        })
+    }
+}
+
+/// Who says that a payment is settled or dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// The seller's receipt (Ruling 10).
+    Merchant,
+    /// A person, by `payments resolve` (Ruling 11).
+    Operator,
+    /// A finalized block.
+    Chain,
+    /// Stripe, asked about its token.
+    Stripe,
+    /// The ledger itself, for a reservation that never left it.
+    Us,
+}
+
+/// What is bought, from our own asset table and the parsed offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub rail: Rail,
+    pub asset: Asset,
+    pub amount: Atoms,
+    pub usd: MicroUsd,
+    pub payee: Account,
+    pub clause: Clause,
+}
+
+impl Terms {
+    /// As an entry has them. `None`: this version does not know the asset or the way of paying any more.
+    pub(super) fn recorded(reserved: &Reserved) -> Option<Self> {
+        let rail = Rail::parse(&reserved.rail)?;
+        Some(Self {
+            rail,
+            asset: Asset::parse(&reserved.asset).filter(|_| rail.scheme() == reserved.scheme)?,
+            amount: Atoms::new(reserved.amount.0),
+            usd: MicroUsd::new(reserved.usd_micros.0),
+            payee: reserved.payee.clone(),
+            clause: match (reserved.facilitator, reserved.fee) {
+                (None, None) => Clause::None,
+                (Some(facilitator), None) => Clause::Facilitator(facilitator),
+                (None, Some(fee)) => Clause::FeeCap(Atoms::new(fee.0)),
+                (Some(_), Some(_)) => return None,
+            },
+        })
+    }
+}
+
+/// What the credential will cover besides the terms. Times are Unix seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arm {
+    /// The wallet, or the payment method at Stripe.
+    pub from: Account,
+    /// The account at Stripe that orders the token: the answer of another one proves nothing about it (Ruling 11).
+    pub issuer: Option<AccountMark>,
+    /// Of an authorization, a permit or, as its memo, a transfer; at Stripe it only keeps a challenge from being answered twice.
+    pub nonce: ArmedNonce,
+    /// Who makes the credential, if not we with a key of ours.
+    pub signer: Option<Signer>,
+    pub valid_after: u64,
+    /// Where the signer chooses it: the latest that is taken from it.
+    pub valid_before: u64,
+}
+
+/// One purchase to put on record: hold and arm in one step (Ruling 61).
+#[derive(Clone, Debug)]
+pub struct Reserve {
+    pub hold: Hold,
+    pub arm: Arm,
+}
+
+/// Money to set aside for one purchase, before anything is fixed that a signature would cover.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    pub rid: PaymentId,
+    pub agent: String,
+    pub group: Option<String>,
+    /// Lower-case A-label, no port.
+    pub host: String,
+    /// Goes into a disclosure; the entry holds a commitment.
+    pub path: String,
+    /// As `path`.
+    pub query: Option<String>,
+    pub terms: Terms,
+    /// In the order of limits.toml: the first one that does not fit is the one reported.
+    pub charges: Vec<Charge>,
+    /// Generation of limits.toml that allowed it; below 2^53.
+    pub policy_gen: u64,
+    pub fingerprint: [u8; 32],
+    /// Hash of the agent's `Idempotency-Key`.
+    pub idempotency: Option<[u8; 32]>,
+    pub offer_sha256: [u8; 32],
+    /// What else the same 402 offered, and why it was not taken.
+    pub others: Vec<Other>,
+}
+
+/// What turns held money into a payment that may be signed.
+#[derive(Clone, Debug)]
+pub struct Arming {
+    pub arm: Arm,
+    /// What the limits charge now: the windows may be others than those of the hold, and the caps may have been lowered.
+    pub charges: Vec<Charge>,
+    /// The id of the approval that this uses up. A payment that waits for one is not armed without.
+    pub approval: Option<String>,
+}
+
+/// Leave to sign exactly these terms, once. Only the ledger makes one, after its record is on disk; it cannot be copied.
+/// Whoever holds it must `finish` it: until then it counts, and a restart makes it `unknown`.
+#[derive(Debug)]
+pub struct Reservation {
+    rid: PaymentId,
+    terms: Terms,
+    arm: Arm,
+}
+
+impl Reservation {
+    pub(super) fn new(rid: PaymentId, terms: Terms, arm: Arm) -> Self {
+        Self { rid, terms, arm }
+    }
+
+    pub fn rid(&self) -> PaymentId {
+        self.rid
+    }
+
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    pub fn arm(&self) -> &Arm {
+        &self.arm
+    }
+
+    /// As it is from here on: what the signer chose is on record.
+    pub(super) fn with(self, issued: &Issued) -> Self {
+        let arm = Arm {
+            nonce: ArmedNonce::Known(issued.nonce),
+            valid_after: issued.valid_after,
+            valid_before: issued.valid_before,
+            ..self.arm
+        };
+        Self { arm, ..self }
+    }
+}
+
+/// Why nothing was reserved. After any of these nothing may be signed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ReserveError {
+    /// `charges[charge]` does not fit: `settled` and `open` are what its window holds already.
+    #[error("the limit of charge {charge} is reached: {settled} settled and {open} open")]
+    Denied { charge: usize, settled: u128, open: u128 },
+    /// The window of `charges[charge]` ended so long ago that its counter is gone. The clock went back.
+    #[error("the window of charge {charge} is over and its counter is closed")]
+    WindowClosed { charge: usize },
+    #[error("this payment id is already in use")]
+    RidTaken,
+    /// Under this `Idempotency-Key` a payment was made within 24 h, and it is not proven dead (Ruling 6).
+    #[error("payment {0} was already made under this Idempotency-Key")]
+    KeyTaken(PaymentId),
+    #[error("this nonce was already used for a payment")]
+    NonceTaken,
+    /// Armed is only what was held by this ledger and still is.
+    #[error("payment {0} is not held")]
+    NotHeld(PaymentId),
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
+    #[error("the disk that holds the ledger is almost full")]
+    LowSpace,
+    /// A forward jump would open windows that have not begun (Ruling 63).
+    #[error(
+        "the system clock has jumped ahead by {ahead_s} s; set it right, or accept it with `bursar clock accept --why TEXT`"
+    )]
+    ClockJumped { ahead_s: u64 },
+    /// Another proxy on the same books has newer limits.
+    #[error("other limits are in force: generation {need}, and this proxy has {have}")]
+    StalePolicy { have: u64, need: u64 },
+    /// The commit was sent and its outcome is not known. The reservation may stand; it must not be signed for.
+    #[error("whether payment {0} is on record is not known")]
+    Unclear(PaymentId),
+    #[error("the sum of the amounts is too large to count")]
+    Overflow,
+    #[error("the ledger cannot record: {0}")]
+    Failed(String),
+}
+
+/// Why the ledger did not do what it was told.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LedgerError {
+    #[error("no open payment has the id {0}")]
+    NotOpen(PaymentId),
+    #[error("payment {rid} is {from} and cannot become {to}")]
+    Unlawful { rid: PaymentId, from: State, to: State },
+    /// An operator resolves only what is unknown.
+    #[error("payment {0} is not in doubt yet: it is armed, and ends as settled or unknown by itself; look again then")]
+    UnderWay(PaymentId),
+    /// Only a payment that a merchant's word has settled, or that is in doubt, can be confirmed or disputed, and only once.
+    #[error("payment {0} does not wait for the chain's word")]
+    NotUnconfirmed(PaymentId),
+    #[error("payment {0} was signed for less than that")]
+    MoreThanSigned(PaymentId),
+    /// What a signer elsewhere has made is recorded once, while the payment is armed for it.
+    #[error("payment {0} does not wait for what a signer has chosen")]
+    NotWithSigner(PaymentId),
+    #[error("the nonce that the signer has chosen for payment {0} was already used for a payment")]
+    NonceTaken(PaymentId),
+    #[error("what the signer has made for payment {0} is never valid")]
+    NeverValid(PaymentId),
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
+    /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
+    #[error("the ledger cannot record: {0}")]
+    Failed(String),
+}
+
+/// How a payment ended, or that nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Settled {
+        by: By,
+        tx: Option<String>,
+    },
+    /// Settled, and it is proven that no more than `taken` ever leaves: the rest counts no more (Ruling 12).
+    Taken {
+        by: By,
+        tx: Option<String>,
+        taken: Atoms,
+    },
+    Unknown {
+        why: &'static str,
+        tx: Option<String>,
+    },
+    Expired {
+        by: By,
+        why: &'static str,
+    },
+    Released {
+        why: &'static str,
+    },
+}
+
+impl Outcome {
+    /// The state it leads to.
+    pub const fn state(&self) -> State {
+        match self {
+            Self::Settled { .. } | Self::Taken { .. } => State::Settled,
+            Self::Unknown { .. } => State::Unknown,
+            Self::Expired { .. } => State::Expired,
+            Self::Released { .. } => State::Released,
+        }
+    }
+}
+
+/// An operator's word about an open payment (Ruling 11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    Settled { tx: Option<String> },
+    Expired,
+}
+
+/// What the chain says of a payment that was settled by a merchant's word, or in doubt (digest §2.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The money moved as the books have it. `block` where a chain says so.
+    Confirmed {
+        by: By,
+        tx: Option<String>,
+        block: Option<u64>,
+    },
+    /// It is proven that no more than `taken` ever leaves: the rest counts no more (Ruling 12). `of` is the payment as the
+    /// ledger tells it, which does not keep closed ones at hand.
+    Taken {
+        by: By,
+        tx: Option<String>,
+        block: Option<u64>,
+        taken: Atoms,
+        of: Box<Payment>,
+    },
+    /// The chain and the books differ. What is counted stays counted.
+    Disputed { why: String, tx: Option<String> },
+}
+
+/// Money that left the wallet without an entry of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outflow {
+    /// CAIP-19.
+    pub asset: String,
+    pub network: String,
+    pub symbol: String,
+    pub amount: Atoms,
+    pub payee: Address,
+    pub tx: B256,
+    pub log_index: u64,
+    pub block: u64,
+}
+
+/// A refusal for the journal. Equal ones (agent, rule, host) become one entry per ten seconds (Ruling 62).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    pub agent: String,
+    pub group: Option<String>,
+    pub host: String,
+    /// Stable code, such as `over-limit`.
+    pub reason: String,
+    /// Path in limits.toml, such as `agents.research.day`.
+    pub rule: String,
+    /// What the cheapest payable offer would have counted, if there was one.
+    pub asked: Option<MicroUsd>,
+}
+
+/// What happened besides payments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    PolicyLoaded {
+        generation: u64,
+        sha256: [u8; 32],
+        who: String,
+    },
+    PolicyRejected {
+        sha256: [u8; 32],
+        reason: String,
+        who: String,
+    },
+    /// A repeat is about to send a credential again.
+    Presented {
+        rid: PaymentId,
+        number: u8,
+    },
+    AdminAction {
+        action: String,
+        who: String,
+        why: String,
+    },
+    Outflow(Outflow),
+    /// Somebody was told, or should have been.
+    Alert {
+        kind: &'static str,
+        detail: String,
+        rid: Option<PaymentId>,
+    },
+    /// An operator says that the clock is right as it is (Ruling 63).
+    ClockAccepted {
+        who: String,
+        why: String,
+    },
+}
+
+/// What the ledger notices by itself and people should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// A reservation has filled a budget to four fifths.
+    BudgetNearlySpent {
+        scope: String,
+        window: String,
+        start: String,
+        rule: String,
+        counted: u128,
+        cap: u128,
+    },
+    LowSpace,
+    /// Nothing is recorded any more.
+    StoreFailed {
+        why: String,
+    },
+    ClockJumped {
+        ahead_s: u64,
+    },
+    IndexRebuilt {
+        why: String,
+    },
+    TornWrite {
+        bytes: u64,
+    },
+}
+
+/// Hears alarms. Called between two batches: it must not block.
+pub type Alarms = Arc<dyn Fn(Alarm) + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::State::{self, *};
+
+    #[test]
+    fn only_the_moves_of_the_digest_are_lawful() {
+        let all = [Held, Armed, Settled, Unknown, Released, Expired];
+        let lawful = [
+            (Held, Armed),
+            (Held, Released),
+            (Armed, Settled),
+            (Armed, Unknown),
+            (Armed, Expired),
+            (Unknown, Settled),
+            (Unknown, Expired),
+        ];
+        for from in all {
+            for to in all {
+                assert_eq!(from.may_become(to), lawful.contains(&(from, to)), "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_leaves_a_final_state() {
+        for from in [Held, Armed, Settled, Unknown, Released, Expired] {
+            let stuck = [Held, Armed, Settled, Unknown, Released, Expired]
+                .iter()
+                .all(|to: &State| !from.may_become(*to));
+            assert_eq!(from.is_final(), stuck);
+        }
+    }
+}

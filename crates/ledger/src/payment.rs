@@ -1,0 +1,169 @@
+//! One payment as the journal tells it, and the name of its nonce.
+
+use std::sync::Arc;
+
+use alloy_primitives::{B256, U256};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+use super::entry::{Arm, Reserved, WindowCharge};
+use super::key::KeyHold;
+use super::model::{By, State, Terms};
+use super::text::{Decimal, Moment};
+use bursar_core::account::Account;
+use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::budget::{PENDING, Unit};
+
+/// A finished payment's nonce stays taken this long after its deadline and its end, in seconds: an MPP challenge, whose id
+/// decides the nonce (Ruling 18), does not live longer. Random x402 nonces do not repeat at all.
+const NONCE_KEPT_S: u64 = 24 * 60 * 60;
+
+/// One reservation, from first to newest entry. Members in JCS order: it can stand in an entry (`pay.adopted`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm: Option<Arm>,
+    /// Who said so, once settled or expired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
+    pub created_at: Moment,
+    /// What the chain says against it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disputed: Option<String>,
+    /// The charges, where arming has moved them or a part has come back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Vec<WindowCharge>>,
+    /// Why it is unknown, released, expired, or settled by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(serialize_with = "shared", deserialize_with = "unshared")]
+    pub reserved: Arc<Reserved>,
+    pub state: State,
+    /// Atoms that an `upto` was shown to have cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Decimal<u128>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<String>,
+    pub updated_at: Moment,
+    /// The proxy that has taken it over, on books that several share; its log tells the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub yielded: Option<u32>,
+}
+
+/// A nonce in its asset's name space: the first half of SHA-256 over network, asset, payer and nonce. Two of a day's nonces
+/// that share it would cost one refusal; memory of a busy day's is what counts here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NonceKey(pub [u8; 16]);
+
+impl NonceKey {
+    pub fn of(asset: &str, from: &Account, nonce: &B256) -> Self {
+        let mut hash = Sha256::new();
+        // A CAIP-19 id begins with its network and has no zero byte.
+        hash.update(asset.as_bytes());
+        hash.update([0]);
+        hash.update(from.bytes());
+        hash.update(nonce);
+        let whole: [u8; 32] = hash.finalize().into();
+        let (half, _) = whole.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        Self(*half)
+    }
+}
+
+impl Payment {
+    pub fn rid(&self) -> PaymentId {
+        self.reserved.rid
+    }
+
+    /// What it is for; `None` if this version does not know that asset or way of paying any more.
+    pub fn terms(&self) -> Option<Terms> {
+        Terms::recorded(&self.reserved)
+    }
+
+    /// What counts it, now.
+    pub fn windows(&self) -> &[WindowCharge] {
+        self.moved.as_deref().unwrap_or(&self.reserved.windows)
+    }
+
+    /// What leaves its windows when only `taken` atoms of it were taken: of money in proportion, rounded so that what stays
+    /// is not too little; of payments nothing, for it was one. `None`: more was taken than was signed.
+    pub fn back(&self, taken: u128) -> Option<Vec<WindowCharge>> {
+        let signed = self.reserved.amount.0;
+        if taken > signed {
+            return None;
+        }
+        let back = |charge: &WindowCharge| {
+            let stays = match charge.unit() {
+                // What is settled is not pending any more.
+                _ if charge.window() == PENDING => charge.amount(),
+                Unit::Payments => charge.amount(),
+                Unit::MicroUsd => part(charge.amount(), taken, signed),
+            };
+            let mut back = charge.clone();
+            back.3 = Decimal(charge.amount().saturating_sub(stays));
+            (back.amount() > 0).then_some(back)
+        };
+        Some(self.windows().iter().filter_map(back).collect())
+    }
+
+    /// Takes `back`, which [`Payment::back`] has made, off its charges.
+    pub(super) fn give_back(&mut self, back: &[WindowCharge]) {
+        let mut windows = self.windows().to_vec();
+        let mut back = back.iter().peekable();
+        for charge in &mut windows {
+            // The same order, and nothing left out but what is zero.
+            if let Some(less) = back.next_if(|less| less.names() == charge.names()) {
+                charge.3 = Decimal(charge.amount().saturating_sub(less.amount()));
+            }
+        }
+        self.moved = Some(windows);
+    }
+
+    /// Its hold on the agent's `Idempotency-Key`, if there was one.
+    pub fn key_hold(&self) -> Option<KeyHold> {
+        let reserved = &self.reserved;
+        let at = u64::try_from(self.created_at.timestamp().as_second()).unwrap_or(0);
+        Some(KeyHold::new(at, reserved.idem?.0, reserved.rid, reserved.fp.0))
+    }
+
+    pub fn nonce_key(&self) -> Option<NonceKey> {
+        let arm = self.arm.as_ref()?;
+        Some(NonceKey::of(&self.reserved.asset, &arm.from, arm.nonce.as_ref()?))
+    }
+
+    /// Whether somebody else has it for signing, or has signed it, and its nonce is not on record: no chain can tell about it.
+    pub fn is_with_signer(&self) -> bool {
+        self.arm.as_ref().is_some_and(|arm| arm.nonce.is_none())
+    }
+
+    /// Open here: neither closed nor with another proxy.
+    pub fn is_open(&self) -> bool {
+        !self.state.is_final() && self.yielded.is_none()
+    }
+
+    /// Unix second from which the nonce of a finished payment is free again.
+    pub fn nonce_free_at(&self) -> u64 {
+        let deadline = self.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
+        let end = u64::try_from(self.updated_at.timestamp().as_second()).unwrap_or(0);
+        deadline.max(end).saturating_add(NONCE_KEPT_S)
+    }
+}
+
+/// `taken / signed` of a charge, rounded up.
+fn part(charge: u128, taken: u128, signed: u128) -> u128 {
+    if taken == signed {
+        return charge;
+    }
+    let (charge, taken, signed) = (U256::from(charge), U256::from(taken), U256::from(signed));
+    // Not more than the charge, since not more was taken than signed for.
+    charge.saturating_mul(taken).div_ceil(signed).saturating_to()
+}
+
+fn shared<S: Serializer>(reserved: &Arc<Reserved>, serializer: S) -> Result<S::Ok, S::Error> {
+    reserved.as_ref().serialize(serializer)
+}
+
+fn unshared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Reserved>, D::Error> {
+    Reserved::deserialize(deserializer).map(Arc::new)
+}

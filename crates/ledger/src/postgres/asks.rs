@@ -1,0 +1,258 @@
+//! What the engine is asked to do in a batch, who waits for it, and what came of it. An ask can be decided again as often as
+//! its transaction has to be.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::entry::Body;
+use crate::model::{
+    ApprovalError, ApprovalStep, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation,
+    Reserve, ReserveError, Resolution,
+};
+use crate::payment::{NonceKey, Payment};
+use crate::writer::ops::{Delivery, Op, Reply, Shared};
+use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::budget::Charge;
+
+pub enum Ask {
+    Reserve(Box<Reserve>),
+    Hold(Box<Hold>),
+    Arm(PaymentId, Box<Arming>),
+    Approval(Box<ApprovalStep>),
+    Issued(PaymentId, Box<Issued>),
+    Finish(PaymentId, Outcome),
+    Resolve {
+        rid: PaymentId,
+        resolution: Resolution,
+        who: String,
+        why: String,
+    },
+    Finding(PaymentId, Finding),
+    Append(Event),
+    /// Nobody received it, so nobody can have signed for it.
+    GiveUp(PaymentId),
+    Refused(Denial, u64),
+    /// An entry that moves nothing.
+    Note(Body),
+    /// Left open by an earlier run of this node.
+    Restart(PaymentId),
+    /// Left open by a node that is silent.
+    Adopt(PaymentId),
+    /// Adopted by the node `to` while we were silent.
+    Yield {
+        rid: PaymentId,
+        to: u32,
+    },
+}
+
+/// Who waits.
+pub enum Waiting {
+    Reservation(Reply<Result<Delivery<Reservation>, ReserveError>>),
+    Held(Reply<Result<Delivery<()>, ReserveError>>),
+    Done(Reply<Result<(), LedgerError>>),
+    Nobody,
+}
+
+pub enum Verdict {
+    Reserved(Result<Reservation, ReserveError>),
+    Held(Result<PaymentId, ReserveError>),
+    Done(Result<(), LedgerError>),
+}
+
+/// What a caller's operation is to the engine.
+pub enum Wanted {
+    Change(Task),
+    Question(Op),
+    Close(Reply<()>),
+    Nothing,
+}
+
+pub struct Task {
+    pub ask: Ask,
+    pub waiting: Waiting,
+}
+
+impl Task {
+    pub fn for_nobody(ask: Ask) -> Self {
+        let waiting = Waiting::Nobody;
+        Self { ask, waiting }
+    }
+
+    /// What a caller wants.
+    pub fn of(op: Op) -> Wanted {
+        let (ask, waiting) = match op {
+            Op::Reserve(reserve, reply) => (Ask::Reserve(reserve), Waiting::Reservation(reply)),
+            Op::Hold(hold, reply) => (Ask::Hold(hold), Waiting::Held(reply)),
+            Op::Arm(rid, arming, reply) => (Ask::Arm(rid, arming), Waiting::Reservation(reply)),
+            Op::Approval(step, reply) => (Ask::Approval(step), Waiting::Done(reply)),
+            Op::Issued(rid, issued, reply) => (Ask::Issued(rid, issued), Waiting::Done(reply)),
+            Op::Finish(rid, outcome, reply) => (Ask::Finish(rid, outcome), Waiting::Done(reply)),
+            Op::Resolve {
+                rid,
+                resolution,
+                who,
+                why,
+                reply,
+            } => {
+                let ask = Ask::Resolve {
+                    rid,
+                    resolution,
+                    who,
+                    why,
+                };
+                (ask, Waiting::Done(reply))
+            }
+            Op::Finding(rid, finding, reply) => (Ask::Finding(rid, finding), Waiting::Done(reply)),
+            Op::Append(event, reply) => (Ask::Append(event), Waiting::Done(reply)),
+            Op::Close(reply) => return Wanted::Close(reply),
+            Op::Wake => return Wanted::Nothing,
+            question @ (Op::Find(..)
+            | Op::Usage(..)
+            | Op::OpenItems(_)
+            | Op::Unconfirmed(_)
+            | Op::Keys(_)
+            | Op::Approvals(_)) => return Wanted::Question(question),
+        };
+        Wanted::Change(Self { ask, waiting })
+    }
+
+    /// Whether its caller has hung up before the decision: then there is none, and nothing to undo later.
+    pub fn is_unwanted(&self) -> bool {
+        match (&self.ask, &self.waiting) {
+            (Ask::Reserve(_) | Ask::Arm(..), Waiting::Reservation(reply)) => reply.is_closed(),
+            (Ask::Hold(_), Waiting::Held(reply)) => reply.is_closed(),
+            _ => false,
+        }
+    }
+
+    /// Answers with what is durable. A reservation that is not received reports itself when it is dropped.
+    pub fn answer(self, verdict: Verdict, shared: &Arc<Shared>, wake: &mpsc::WeakSender<Op>) {
+        match (self.waiting, verdict) {
+            (Waiting::Reservation(reply), Verdict::Reserved(result)) => {
+                let delivery = |value: Reservation| Delivery::of(value.rid(), value, shared.clone(), wake.clone());
+                let _ = reply.send(result.map(delivery));
+            }
+            (Waiting::Held(reply), Verdict::Held(result)) => {
+                let _ = reply.send(result.map(|rid| Delivery::of(rid, (), shared.clone(), wake.clone())));
+            }
+            (Waiting::Done(reply), Verdict::Done(result)) => drop(reply.send(result)),
+            // Written before its answer was lost, then.
+            (
+                Waiting::Nobody,
+                Verdict::Done(Err(LedgerError::NotOpen(_) | LedgerError::Approval(ApprovalError::NotLive(_)))),
+            ) => {}
+            (_, Verdict::Done(Err(error))) => tracing::warn!(%error, "left undone in the shared books"),
+            _ => {}
+        }
+    }
+
+    /// Says that nothing is known to have been recorded. What must not be lost comes back, to be done later.
+    pub fn fail(self, error: &Failure) -> Option<Self> {
+        let (rid, must_be_done) = match &self.ask {
+            Ask::Reserve(reserve) => (Some(reserve.hold.rid), false),
+            Ask::Hold(hold) => (Some(hold.rid), false),
+            Ask::Arm(rid, _) => (Some(*rid), false),
+            Ask::Finish(..) | Ask::GiveUp(_) | Ask::Refused(..) => (None, true),
+            // A grant whose caller did not hear of it would never be used; whoever has the evidence brings it again.
+            Ask::Approval(step) => match **step {
+                ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => (None, true),
+                ApprovalStep::Requested(_) | ApprovalStep::Granted { .. } => (None, false),
+            },
+            // Nothing is reserved before it is written, whenever that is.
+            Ask::Append(Event::PolicyLoaded { .. }) => (None, true),
+            _ => (None, false),
+        };
+        let refused = || match (error, rid) {
+            (Failure::Unclear, Some(rid)) => ReserveError::Unclear(rid),
+            (Failure::Unclear, None) => ReserveError::Failed(LOST.to_owned()),
+            (Failure::Down(why), _) => ReserveError::Failed(why.clone()),
+        };
+        let undone = || match error {
+            Failure::Unclear => LedgerError::Failed(LOST.to_owned()),
+            Failure::Down(why) => LedgerError::Failed(why.clone()),
+        };
+        let is_policy = matches!(self.ask, Ask::Append(_));
+        match self.waiting {
+            Waiting::Reservation(reply) => drop(reply.send(Err(refused()))),
+            Waiting::Held(reply) => drop(reply.send(Err(refused()))),
+            Waiting::Done(reply) if is_policy && must_be_done => drop(reply.send(Ok(()))),
+            Waiting::Done(reply) => drop(reply.send(Err(undone()))),
+            Waiting::Nobody => {}
+        }
+        must_be_done.then(|| Self::for_nobody(self.ask))
+    }
+}
+
+const LOST: &str = "the connection to the database was lost while it recorded";
+
+/// Why a batch was not done, as far as its callers are concerned.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    Down(String),
+    /// It may be on record.
+    Unclear,
+}
+
+impl Ask {
+    /// The payment that must be looked up before it is decided.
+    pub fn rid(&self) -> Option<PaymentId> {
+        match self {
+            Self::Reserve(reserve) => Some(reserve.hold.rid),
+            Self::Hold(hold) => Some(hold.rid),
+            Self::Arm(rid, _)
+            | Self::Issued(rid, _)
+            | Self::Finish(rid, _)
+            | Self::Resolve { rid, .. }
+            | Self::Finding(rid, _)
+            | Self::GiveUp(rid)
+            | Self::Restart(rid)
+            | Self::Adopt(rid)
+            | Self::Yield { rid, .. } => Some(*rid),
+            Self::Approval(step) => match &**step {
+                ApprovalStep::Requested(requested) => Some(requested.rid),
+                // The payment is held, and stays so.
+                ApprovalStep::Granted { .. } | ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => None,
+            },
+            Self::Append(_) | Self::Refused(..) | Self::Note(_) => None,
+        }
+    }
+
+    /// What it would charge.
+    pub fn charges(&self) -> &[Charge] {
+        match self {
+            Self::Reserve(reserve) => &reserve.hold.charges,
+            Self::Hold(hold) => &hold.charges,
+            Self::Arm(_, arming) => &arming.charges,
+            _ => &[],
+        }
+    }
+
+    /// The agent's key that it would take.
+    pub fn key(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Reserve(reserve) => reserve.hold.idempotency,
+            Self::Hold(hold) => hold.idempotency,
+            _ => None,
+        }
+    }
+
+    /// The nonce that it would take; `of` is the payment as it is on the books, where it is.
+    pub fn nonce(&self, of: Option<&Payment>) -> Option<NonceKey> {
+        match self {
+            Self::Reserve(reserve) => {
+                let asset = reserve.hold.terms.asset.caip19();
+                Some(NonceKey::of(&asset, &reserve.arm.from, &reserve.arm.nonce.known()?))
+            }
+            Self::Arm(_, arming) => {
+                let asset = &of?.reserved.asset;
+                Some(NonceKey::of(asset, &arming.arm.from, &arming.arm.nonce.known()?))
+            }
+            Self::Issued(_, issued) => {
+                let (of, arm) = (of?, of?.arm.as_ref()?);
+                Some(NonceKey::of(&of.reserved.asset, &arm.from, &issued.nonce))
+            }
+            _ => None,
+        }
+    }
+}

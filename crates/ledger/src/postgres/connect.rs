@@ -1,0 +1,213 @@
+//! One connection: TLS, what is asked of the server, and what its errors mean.
+
+use std::io;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::database_url::DatabaseUrl;
+
+/// A database that does not answer for so long is down.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The oldest version that is tested.
+const OLDEST: i32 = 140_000;
+
+/// Everything needed to connect again.
+pub struct Way {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+}
+
+/// Whose SQL it is. Others that speak PostgreSQL's protocol and call themselves PostgreSQL are taken at their word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    Postgres,
+    /// Its transactions are serializable, it has no advisory locks, and no `fsync` to look at.
+    Cockroach,
+}
+
+impl Dialect {
+    pub const fn begin(self) -> &'static str {
+        match self {
+            Self::Postgres => "begin isolation level read committed",
+            Self::Cockroach => "begin",
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum NoWay {
+    /// It may come back by itself.
+    Down(String),
+    /// Somebody has to change something first.
+    Refused(String),
+}
+
+impl Way {
+    /// `tls` verifies the database's certificate.
+    pub fn new(database: &DatabaseUrl, password: Option<&SecretString>, tls: ClientConfig) -> Self {
+        let mut config = Config::new();
+        config
+            .user(&database.user)
+            .dbname(&database.database)
+            .port(database.port)
+            .connect_timeout(PATIENCE)
+            .tcp_user_timeout(2 * PATIENCE)
+            .application_name("bursar");
+        match database.socket() {
+            Some(folder) => config.host_path(folder),
+            None => config.host(&database.host),
+        };
+        if let Some(password) = password {
+            config.password(password.expose_secret());
+        }
+        let tls = if !database.is_encrypted() {
+            config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+            None
+        } else {
+            config.ssl_mode(tokio_postgres::config::SslMode::Require);
+            Some(MakeRustlsConnect::new(tls))
+        };
+        Self { config, tls }
+    }
+
+    /// Connects and makes sure that what this server commits stays committed.
+    pub async fn connect(&self) -> Result<(Client, Dialect), NoWay> {
+        let connecting = async {
+            let client = match &self.tls {
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await.map_err(NoWay::of)?;
+                    tokio::spawn(follow(connection));
+                    client
+                }
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await.map_err(NoWay::of)?;
+                    tokio::spawn(follow(connection));
+                    client
+                }
+            };
+            let dialect = examine(&client).await?;
+            Ok((client, dialect))
+        };
+        let late = || Err(NoWay::Down("it does not answer".to_owned()));
+        tokio::time::timeout(2 * PATIENCE, connecting)
+            .await
+            .unwrap_or_else(|_| late())
+    }
+}
+
+/// Carries what the client sends. Its end is noticed by whoever uses the client.
+async fn follow(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "the connection to the database has ended");
+    }
+}
+
+async fn examine(client: &Client) -> Result<Dialect, NoWay> {
+    let row = client.query_one("select version()", &[]).await.map_err(NoWay::of)?;
+    let version: String = row.try_get(0).map_err(NoWay::of)?;
+    if version.contains("CockroachDB") {
+        return Ok(Dialect::Cockroach);
+    }
+    let setting = async |name: &str| -> Result<String, NoWay> {
+        let row = client.query_one("select current_setting($1, true)", &[&name]).await;
+        let value: Option<String> = row.and_then(|row| row.try_get(0)).map_err(NoWay::of)?;
+        Ok(value.unwrap_or_default())
+    };
+    let number = setting("server_version_num").await?;
+    if number.parse::<i32>().unwrap_or(0) < OLDEST {
+        return Err(NoWay::Refused(format!(
+            "the database is {version}; bursar needs PostgreSQL 14 or newer"
+        )));
+    }
+    if setting("fsync").await? == "off" {
+        return Err(NoWay::Refused(
+            "the database runs with fsync = off, so a power cut would lose payments that were made; set fsync = on in \
+             postgresql.conf and restart the database"
+                .to_owned(),
+        ));
+    }
+    // Waiting for a standby as well is more than enough; anything less is too little.
+    let commit = match setting("synchronous_commit").await?.as_str() {
+        "remote_apply" => "remote_apply",
+        _ => "on",
+    };
+    // A lock of a proxy that hangs or was cut off must not stop the others for ever.
+    // Every statement of a batch goes by primary keys. Plans are kept, and one that was made while a table was small would
+    // read the whole of it once it is large.
+    let session = format!(
+        "set synchronous_commit = {commit}; set idle_in_transaction_session_timeout = '5s'; \
+         set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
+    );
+    client.batch_execute(&session).await.map_err(NoWay::of)?;
+    Ok(Dialect::Postgres)
+}
+
+impl NoWay {
+    pub fn of(error: tokio_postgres::Error) -> Self {
+        let text = explain(&error);
+        if let Some(code) = error.code() {
+            // Starting, stopping, full, or taken over: that passes. All else is a matter of set-up.
+            let passes = ["08", "40", "53", "57"]
+                .iter()
+                .any(|class| code.code().starts_with(class));
+            return if passes { Self::Down(text) } else { Self::Refused(text) };
+        }
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            let is_tls = |inner: &(dyn std::error::Error + 'static)| inner.is::<rustls::Error>();
+            let in_io = inner
+                .downcast_ref::<io::Error>()
+                .and_then(|error| error.get_ref())
+                .is_some_and(|inner| inner.is::<rustls::Error>());
+            if is_tls(inner) || in_io {
+                return Self::Refused(text);
+            }
+            cause = inner.source();
+        }
+        if text.contains("does not support TLS") || text.contains("invalid configuration") {
+            return Self::Refused(text);
+        }
+        Self::Down(text)
+    }
+
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Down(text) | Self::Refused(text) => text,
+        }
+    }
+}
+
+/// The whole of what an error says: the crate's own text leaves the cause out.
+pub fn explain(error: &tokio_postgres::Error) -> String {
+    if let Some(database) = error.as_db_error() {
+        return format!("the database says: {} ({})", database.message(), database.code().code());
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// Whether the same transaction can be tried again as it is (digest §1.4).
+pub fn is_to_be_retried(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED)
+}
+
+/// Whether an error in answer to `commit` proves that nothing was committed.
+pub fn proves_rollback(error: &tokio_postgres::Error) -> bool {
+    // 40003: the server itself does not know. Class 57: it was told to stop, perhaps after it had committed.
+    error.code().is_some_and(|code| {
+        let code = code.code();
+        code != "40003" && !code.starts_with("57") && !code.starts_with("08") && !code.starts_with("XX")
+    })
+}

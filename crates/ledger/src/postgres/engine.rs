@@ -1,0 +1,191 @@
+//! The one task that writes: takes what is queued, has it decided and committed in one transaction, then answers.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::asks::{Ask, Task, Wanted};
+use super::connect::Way;
+use super::log::LocalLog;
+use super::node::Identity;
+use super::outage::{FIRST_PAUSE, Outage};
+use super::policy::Mine;
+use super::session::Session;
+use super::takeover::BEAT;
+use super::transaction::Unclear;
+use crate::counters::CounterKey;
+use crate::decisions;
+use crate::entry::{Body, ClockJumped, Closed};
+use crate::journal::Torn;
+use crate::model::{Alarm, Alarms};
+use crate::refusals;
+use crate::timekeeping::{Reading, Timekeeper};
+use crate::writer::decide::Space;
+use crate::writer::ops::{Op, Reply, Shared};
+
+/// Operations in one transaction.
+pub const BATCH_OPS: usize = 256;
+/// More refusals than this are not kept for a database that is away.
+const BACKLOG: usize = 10_000;
+
+pub struct Engine {
+    pub dir: PathBuf,
+    pub _lock: File,
+    pub way: Way,
+    pub identity: Option<Identity>,
+    /// None until the first connection of this run.
+    pub epoch: Option<i64>,
+    pub log: LocalLog,
+    /// What the first entry of this run tells.
+    pub torn: Option<Torn>,
+    pub mine: Mine,
+    pub session: Option<Session>,
+    pub time: Arc<Timekeeper>,
+    pub space: Space,
+    pub alarms: Alarms,
+    pub shared: Arc<Shared>,
+    pub wake: mpsc::WeakSender<Op>,
+    pub jumped: Option<SignedDuration>,
+    pub known: HashSet<CounterKey>,
+    /// What must be written and could not be yet.
+    pub backlog: VecDeque<Task>,
+    pub unclear: Option<Unclear>,
+    /// Nothing is recorded any more, and why.
+    pub stopped: Option<String>,
+    pub outage: Outage,
+    pub next_beat: Instant,
+}
+
+impl Engine {
+    /// Runs until it is closed or every handle is gone.
+    pub async fn run(mut self, mut ops: mpsc::Receiver<Op>) {
+        loop {
+            let mut due = match self.session {
+                Some(_) => self.next_beat,
+                None => self.outage.next_try.max(Instant::now() + FIRST_PAUSE),
+            };
+            if !self.backlog.is_empty() {
+                due = due.min(Instant::now() + FIRST_PAUSE);
+            }
+            if self.shared.refusals().is_waiting() {
+                due = due.min(Instant::now() + refusals::FOLD);
+            }
+            let first = match timeout_at(due, ops.recv()).await {
+                Ok(None) => return self.close().await,
+                Ok(Some(first)) => first,
+                Err(_) => Op::Wake,
+            };
+            if let Some(reply) = self.batch(first, &mut ops).await {
+                self.close().await;
+                // The directory is free when this is answered.
+                drop(self);
+                // Whoever closed may have gone away.
+                let _ = reply.send(());
+                return;
+            }
+        }
+    }
+
+    async fn batch(&mut self, first: Op, ops: &mut mpsc::Receiver<Op>) -> Option<Reply<()>> {
+        let mut tasks: Vec<Task> = std::mem::take(&mut self.backlog).into();
+        tasks.extend(self.leftovers());
+        let (mut questions, mut close, mut op) = (Vec::new(), None, Some(first));
+        for _ in 0..BATCH_OPS {
+            let Some(this) = op.take().or_else(|| ops.try_recv().ok()) else {
+                break;
+            };
+            match Task::of(this) {
+                Wanted::Change(task) if task.is_unwanted() => {}
+                Wanted::Change(task) => tasks.push(task),
+                Wanted::Question(question) => questions.push(question),
+                Wanted::Close(reply) => {
+                    close = Some(reply);
+                    break;
+                }
+                Wanted::Nothing => {}
+            }
+        }
+        self.perform(tasks).await;
+        for question in questions {
+            self.answer(question).await;
+        }
+        if self.session.is_none() {
+            // What connects again by itself, payments or not.
+            let _ = self.connected().await;
+        }
+        if self.session.is_some() && Instant::now() >= self.next_beat {
+            self.next_beat = Instant::now() + BEAT;
+            self.beat().await;
+        }
+        close
+    }
+
+    /// Reservations that nobody received, refusals that are due, and a clock that has jumped.
+    fn leftovers(&mut self) -> Vec<Task> {
+        let Reading { now, ahead } = self.time.read();
+        let mut asks: Vec<Ask> = self.shared.take_abandoned().into_iter().map(Ask::GiveUp).collect();
+        let before = std::mem::replace(&mut self.jumped, ahead);
+        if let (None, Some(ahead)) = (before, ahead) {
+            let ahead_s = decisions::seconds(ahead);
+            (self.alarms)(Alarm::ClockJumped { ahead_s });
+            asks.push(Ask::Note(Body::ClockJumped(ClockJumped { ahead_s })));
+        }
+        let due = self.shared.refusals().due(now);
+        asks.extend(due.into_iter().map(|(denial, count)| Ask::Refused(denial, count)));
+        asks.into_iter().map(Task::for_nobody).collect()
+    }
+
+    /// Does all of them, or says of each that it was not done.
+    pub async fn perform(&mut self, tasks: Vec<Task>) {
+        let mut rest = tasks.into_iter();
+        loop {
+            let tasks: Vec<Task> = rest.by_ref().take(BATCH_OPS).collect();
+            if tasks.is_empty() {
+                return;
+            }
+            match self.commit(&tasks).await {
+                Ok(verdicts) => {
+                    for (task, verdict) in tasks.into_iter().zip(verdicts) {
+                        task.answer(verdict, &self.shared, &self.wake);
+                    }
+                }
+                Err(failure) => self.keep(tasks.into_iter().filter_map(|task| task.fail(&failure))),
+            }
+        }
+    }
+
+    /// For when there is a connection again. Refusals alone could become too many.
+    fn keep(&mut self, tasks: impl Iterator<Item = Task>) {
+        for task in tasks {
+            if self.backlog.len() < BACKLOG || !matches!(task.ask, Ask::Refused(..)) {
+                self.backlog.push_back(task);
+            }
+        }
+    }
+
+    /// A clean stop: nothing waits any more, and the files are as short as their entries.
+    async fn close(&mut self) {
+        let mut tasks: Vec<Task> = std::mem::take(&mut self.backlog).into();
+        tasks.extend(self.leftovers());
+        let waiting = self.shared.refusals().all();
+        tasks.extend(
+            waiting
+                .into_iter()
+                .map(|(denial, count)| Task::for_nobody(Ask::Refused(denial, count))),
+        );
+        tasks.push(Task::for_nobody(Ask::Note(Body::Closed(Closed {}))));
+        self.perform(tasks).await;
+        if !self.backlog.is_empty() {
+            tracing::error!(
+                "the database was away at the end: payments that were under way are in doubt after the next start"
+            );
+        }
+        self.session = None;
+        self.log.close();
+    }
+}

@@ -1,0 +1,190 @@
+//! This node's own log (Rulings 64, digest §1.4): entries are encoded before the commit, go into the outbox with it, and are
+//! then appended to `audit/` as the same bytes, by a thread that nobody waits for.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use crate::checkpoints::Checkpoints;
+use crate::disclosure::{Disclosure, Private};
+use crate::entry::{Body, Entry, EntryError, read_head};
+use crate::journal::{CommitError, Journal};
+use crate::scan::{Chain, day_of};
+use crate::signing::{Rhythm, Signing};
+use crate::text::{Digest, Moment};
+
+/// Entries on their way into a transaction.
+#[derive(Clone)]
+pub struct Lines {
+    pub chain: Chain,
+    /// Number and bytes, without newline.
+    pub entries: Vec<(u64, Vec<u8>)>,
+}
+
+impl Lines {
+    pub fn after(chain: Chain) -> Self {
+        let entries = Vec::new();
+        Self { chain, entries }
+    }
+
+    /// An entry and its bytes as they would follow. [`Lines::push`] takes them in.
+    pub fn encode(&self, ts: Moment, body: Body) -> Result<(Entry, Vec<u8>), EntryError> {
+        let seq = self.chain.next_seq;
+        let entry = Entry { seq, ts, body };
+        let mut bytes = Vec::with_capacity(1024);
+        entry.encode(&self.chain.tip, &mut bytes)?;
+        Ok((entry, bytes))
+    }
+
+    pub fn push(&mut self, seq: u64, bytes: Vec<u8>) {
+        self.chain = Chain {
+            next_seq: seq + 1,
+            tip: Digest::leaf(&bytes),
+        };
+        self.entries.push((seq, bytes));
+    }
+}
+
+/// What the thread is told.
+enum Feed {
+    Append(Vec<(u64, Vec<u8>)>, Vec<(u64, Disclosure)>),
+    Trim,
+}
+
+/// The writing end of `audit/` and `private/`.
+pub struct LocalLog {
+    feed: Option<Sender<Feed>>,
+    thread: Option<JoinHandle<()>>,
+    failed: Arc<OnceLock<String>>,
+    /// Where the files end once all that was fed is written.
+    pub chain: Chain,
+}
+
+impl LocalLog {
+    pub fn start(mut journal: Journal, dir: &Path, checkpoints: Checkpoints, rhythm: Rhythm) -> std::io::Result<Self> {
+        let failed = Arc::new(OnceLock::new());
+        let chain = journal.chain();
+        let (feed, fed) = channel();
+        let position = journal.position().unwrap_or_default();
+        let writer = Writer {
+            signing: Signing::start(checkpoints, rhythm, position)?,
+            rhythm,
+            private: Private::new(dir.join("private")),
+            journal,
+            failed: failed.clone(),
+            day: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("ledger-log".to_owned())
+            .spawn(move || writer.run(&fed))?;
+        Ok(Self {
+            feed: Some(feed),
+            thread: Some(thread),
+            failed,
+            chain,
+        })
+    }
+
+    /// Appends entries that are committed.
+    pub fn append(&mut self, lines: Lines, disclosures: Vec<(u64, Disclosure)>) {
+        self.chain = lines.chain;
+        self.send(Feed::Append(lines.entries, disclosures));
+    }
+
+    /// Why nothing can be written here any more. The outbox has what is missing; the next start fetches it.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
+    }
+
+    /// Writes what waits, and leaves files as short as their entries. Blocks.
+    pub fn close(&mut self) {
+        self.send(Feed::Trim);
+        self.feed = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there is in the log already; what is missing is fetched at the next start.
+            let _ = thread.join();
+        }
+    }
+
+    fn send(&self, feed: Feed) {
+        // Without its thread the log has failed, and has said so.
+        let _ = self.feed.as_ref().map(|sender| sender.send(feed));
+    }
+}
+
+impl Drop for LocalLog {
+    fn drop(&mut self) {
+        self.feed = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    journal: Journal,
+    signing: Signing,
+    rhythm: Rhythm,
+    private: Private,
+    failed: Arc<OnceLock<String>>,
+    /// Of the newest entry that waits for the sync.
+    day: Option<i64>,
+}
+
+impl Writer {
+    /// What has piled up becomes one write and one sync: nobody waits for it, and the database may use the same disk.
+    fn run(mut self, fed: &Receiver<Feed>) {
+        while let Ok(first) = fed.recv() {
+            let mut ends = false;
+            let mut done = Ok(());
+            for feed in std::iter::once(first).chain(fed.try_iter()) {
+                match feed {
+                    Feed::Append(entries, disclosures) => done = done.and_then(|()| self.append(&entries, disclosures)),
+                    Feed::Trim => ends = true,
+                }
+            }
+            if let Err(error) = done.and_then(|()| self.commit(ends)) {
+                // The journal has logged it as an error.
+                let _ = self.failed.set(error.to_string());
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, ends: bool) -> Result<(), CommitError> {
+        self.day = None;
+        self.journal.commit()?;
+        // Never before the sync.
+        if let Some(position) = self.journal.position() {
+            self.signing.synced(position, self.rhythm);
+        }
+        if !ends {
+            return self.journal.fill_ahead();
+        }
+        self.journal.trim()?;
+        self.signing.finish();
+        Ok(())
+    }
+
+    fn append(&mut self, entries: &[(u64, Vec<u8>)], disclosures: Vec<(u64, Disclosure)>) -> Result<(), CommitError> {
+        for (_, line) in entries {
+            let ts = read_head(line)
+                .map_err(|error| CommitError::Failed(error.to_string()))?
+                .ts
+                .timestamp();
+            if self.day.replace(day_of(ts)) != Some(day_of(ts)) {
+                // A day or a full segment begins a new file: what belongs into the old one goes there first.
+                self.journal.commit()?;
+                self.journal.begin(ts)?;
+            }
+            self.journal.push_line(line)?;
+        }
+        if !disclosures.is_empty()
+            && let Err(error) = self.private.write(self.journal.segment(), disclosures)
+        {
+            tracing::warn!(%error, "paths of payments are missing in private/");
+        }
+        Ok(())
+    }
+}

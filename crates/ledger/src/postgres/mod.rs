@@ -1,0 +1,167 @@
+//! Books in a PostgreSQL database that several proxies share (ledger digest §1.4).
+//!
+//! Each process has one task that writes (`engine`). It takes what is queued, locks the rows that this is about in a fixed
+//! order (`transaction`, `rows`, `session`, `approvals`), decides every operation with the same code as the embedded ledger, against a book
+//! of just those rows (`batch`), and commits payments, counters and audit entries together. The entries are this node's own
+//! log (`log`); what a node is, and what becomes of the items of one that is gone, is in `node` and `takeover`. The database's
+//! clock decides who is gone, this machine's which window a payment falls into.
+
+mod approvals;
+mod asks;
+mod batch;
+mod connect;
+mod engine;
+mod log;
+mod node;
+mod outage;
+mod policy;
+mod reads;
+mod rows;
+mod schema;
+mod session;
+mod takeover;
+mod transaction;
+
+use std::collections::{HashSet, VecDeque};
+use std::path::Path;
+
+use rustls::ClientConfig;
+use secrecy::SecretString;
+use tokio::time::Instant;
+
+use super::Answer;
+use super::checkpoints::Checkpoints;
+use super::embedded::Options;
+use super::journal::Journal;
+use super::model::LedgerError;
+use super::payment::Payment;
+use super::queue::{Queue, Queued};
+use super::recovery::{self, OpenError};
+use super::timekeeping::Timekeeper;
+use super::writer::decide::Space;
+use super::writer::ops::{Found, Op};
+use crate::database_url::DatabaseUrl;
+use bursar_core::payment_id::PaymentId;
+use connect::{NoWay, Way};
+use engine::Engine;
+use log::LocalLog;
+use node::Identity;
+use outage::Outage;
+
+/// The `ev` of the entry by which somebody says that the clock is right.
+const CLOCK_ACCEPTED: &str = "clock.accepted";
+
+/// How to reach the shared books.
+pub struct Access {
+    pub database: DatabaseUrl,
+    pub password: Option<SecretString>,
+    /// Verifies the database's certificate, where the connection is encrypted.
+    pub tls: ClientConfig,
+}
+
+/// A handle on the one writer of this process. When the last one is dropped the ledger closes by itself.
+#[derive(Clone)]
+pub struct Postgres(Queue);
+
+impl Postgres {
+    /// Opens this node's log in `dir` and the shared books. A database that is away is no error: nothing can be reserved
+    /// until it is back. One that is there and cannot be used is.
+    pub async fn open(dir: &Path, access: Access, mut options: Options) -> Result<Self, OpenError> {
+        let lock = recovery::take(dir)?;
+        let identity = Identity::load(dir).map_err(OpenError::Shared)?;
+        let mut latest = None;
+        let checkpoints = Checkpoints::read(dir)?;
+        let (scanned, tree) = recovery::read_log(dir, &checkpoints, &mut |line| {
+            // As the book of the embedded ledger has it: where the clock has been, unless somebody has set it right since.
+            let seen = Some(line.head.ts.timestamp());
+            latest = if line.head.ev == CLOCK_ACCEPTED {
+                seen
+            } else {
+                latest.max(seen)
+            };
+        })?;
+        let (journal, torn) = Journal::at_end(
+            &dir.join("audit"),
+            scanned,
+            tree,
+            options.clock.now(),
+            options.segment_bytes,
+            options.faults.take(),
+        )?;
+        if identity.is_none() && journal.chain().next_seq > 0 {
+            return Err(OpenError::Shared(format!(
+                "{} has books of its own, and they would not count in the database. Make another data directory (`bursar init \
+                 --dir DIR`) for the shared books, and let limits there allow for what was spent here; or write url = \
+                 \"embedded\" to go on with these",
+                dir.display()
+            )));
+        }
+        let failed = |source| OpenError::Io {
+            what: "start the log of",
+            path: dir.to_owned(),
+            source,
+        };
+        let Access {
+            database,
+            password,
+            tls,
+        } = access;
+        if database.sslmode == crate::database_url::Sslmode::Disable && !database.is_local() {
+            tracing::warn!(
+                "store.url says sslmode=disable: whoever is between this machine and the database can read and change the books"
+            );
+        }
+        let way = Way::new(&database, password.as_ref(), tls);
+        let (queue, ops) = Queue::new(Timekeeper::new(options.clock.clone(), latest));
+        let mut engine = Engine {
+            _lock: lock,
+            way,
+            identity,
+            epoch: None,
+            log: LocalLog::start(journal, dir, checkpoints, options.signing).map_err(failed)?,
+            torn,
+            mine: policy::Mine::default(),
+            session: None,
+            time: queue.time.clone(),
+            space: Space::new(dir.to_owned(), options.min_free_bytes),
+            alarms: options.alarms,
+            shared: queue.shared.clone(),
+            wake: queue.wake(),
+            jumped: None,
+            known: HashSet::new(),
+            backlog: VecDeque::new(),
+            unclear: None,
+            stopped: None,
+            outage: Outage::none(),
+            next_beat: Instant::now(),
+            dir: dir.to_owned(),
+        };
+        match engine.establish().await {
+            Ok(()) => {}
+            Err(NoWay::Refused(why)) => return Err(OpenError::Shared(why)),
+            Err(down) => {
+                engine.went_down(&down);
+            }
+        }
+        tokio::spawn(engine.run(ops));
+        Ok(Self(queue))
+    }
+}
+
+/// Open items, and payments that wait for the chain's word, are this node's; a silent node's become somebody's here. All else is
+/// of all nodes.
+impl Queued for Postgres {
+    fn queue(&self) -> &Queue {
+        &self.0
+    }
+
+    fn find(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+        Box::pin(async move {
+            match self.0.ask(|reply| Op::Find(rid, reply)).await? {
+                Found::Open(payment) => Ok(Some(*payment)),
+                Found::Elsewhere(_) => Ok(None),
+                Found::Failed(error) => Err(error),
+            }
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! Which node of which books a data directory is, and whether its log fits what the database has of it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::connect::NoWay;
+use super::log::{Lines, LocalLog};
+use super::rows::{id, node_id};
+use super::schema;
+use super::session::Session;
+use crate::scan::Chain;
+use crate::text::Digest;
+use bursar_home::{self as home, Readers};
+
+/// `D/node`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Name of the books, so that a directory is not pointed at others by mistake.
+    pub store: Uuid,
+    pub node: u32,
+}
+
+/// How many entries are fetched at once.
+const PAGE: i64 = 1000;
+
+impl Identity {
+    pub fn path(dir: &Path) -> PathBuf {
+        dir.join("node")
+    }
+
+    pub fn load(dir: &Path) -> Result<Option<Self>, String> {
+        let path = Self::path(dir);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = home::read_secret(&path).map_err(|error| error.to_string())?;
+        let identity = serde_json::from_str(&text);
+        identity
+            .map(Some)
+            .map_err(|error| format!("{} cannot be read: {error}", path.display()))
+    }
+
+    fn save(self, dir: &Path) -> Result<(), String> {
+        let text = serde_json::to_string(&self).map_err(|error| error.to_string())?;
+        let written = home::write_atomic(&Self::path(dir), text.as_bytes(), Readers::Owner);
+        written.map_err(|error| error.to_string())
+    }
+}
+
+/// Makes the tables if need be, and finds out who we are; a directory without a number gets one.
+pub async fn identify(session: &Session, dir: &Path, known: Option<Identity>, store: Uuid) -> Result<Identity, NoWay> {
+    match known {
+        Some(known) if known.store == store => {
+            let node = id(known.node);
+            let there = session
+                .client
+                .query_opt("select 1 from bursar.node where node_id = $1", &[&node])
+                .await;
+            match there.map_err(NoWay::of)? {
+                Some(_) => Ok(known),
+                None => Err(NoWay::Refused(format!(
+                    "the database has never heard of node {}: it was restored from a copy older than this data directory",
+                    known.node
+                ))),
+            }
+        }
+        Some(known) => Err(NoWay::Refused(format!(
+            "this data directory belongs to the books {}, and the database holds the books {store}; correct store.url, or use \
+             the directory that belongs to them",
+            known.store
+        ))),
+        None => {
+            let identity = Identity {
+                store,
+                node: new_node(session).await?,
+            };
+            identity.save(dir).map_err(NoWay::Refused)?;
+            Ok(identity)
+        }
+    }
+}
+
+async fn new_node(session: &Session) -> Result<u32, NoWay> {
+    // Two that come at once ask for one number; the second tries again.
+    loop {
+        let row = session
+            .client
+            .query_opt(
+                "insert into bursar.node (node_id, epoch, heartbeat) select coalesce(max(node_id), 0) + 1, 0, now() \
+                 from bursar.node on conflict do nothing returning node_id",
+                &[],
+            )
+            .await
+            .map_err(NoWay::of)?;
+        if let Some(row) = row {
+            return Ok(node_id(row.try_get(0).map_err(NoWay::of)?));
+        }
+    }
+}
+
+/// Makes sure that nobody else writes as this node from here on. Waits for what a lost connection of ours has under way.
+pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoWay> {
+    let row = session
+        .client
+        .query_one(
+            "update bursar.node set epoch = epoch + 1, heartbeat = now() where node_id = $1 returning epoch",
+            &[&id(node)],
+        )
+        .await
+        .map_err(NoWay::of)?;
+    row.try_get(0).map_err(NoWay::of)
+}
+
+/// The end of this node's log as the database has it.
+pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoWay> {
+    let newest = session
+        .client
+        .query_opt(
+            "select seq, entry from bursar.outbox where node_id = $1 order by seq desc limit 1",
+            &[&id(node)],
+        )
+        .await
+        .map_err(NoWay::of)?;
+    let Some(row) = newest else {
+        return Ok(Chain::START);
+    };
+    let (seq, entry): (i64, &[u8]) = (row.try_get(0).map_err(NoWay::of)?, row.try_get(1).map_err(NoWay::of)?);
+    Ok(Chain {
+        next_seq: seq.cast_unsigned() + 1,
+        tip: Digest::leaf(entry),
+    })
+}
+
+/// Whether entry `seq` of this node is in the database, as these bytes.
+pub async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result<bool, NoWay> {
+    let row = session
+        .client
+        .query_opt(
+            "select entry from bursar.outbox where node_id = $1 and seq = $2",
+            &[&id(node), &seq.cast_signed()],
+        )
+        .await
+        .map_err(NoWay::of)?;
+    let found: Option<Vec<u8>> = row.map(|row| row.try_get(0)).transpose().map_err(NoWay::of)?;
+    Ok(found.is_some_and(|found| found == bytes))
+}
+
+/// Brings the local log to where the database is. It must be a beginning of what is there.
+pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result<(), NoWay> {
+    let here = log.chain;
+    let there = chain(session, node).await?;
+    if here.next_seq > there.next_seq {
+        return Err(NoWay::Refused(format!(
+            "the log of this data directory has {} entries, and the database knows {} of them: the database has lost what was \
+             committed, as when it is restored from a copy or a standby takes over that was behind. Restore the database; what \
+             is in audit/ shows what is missing there",
+            here.next_seq, there.next_seq
+        )));
+    }
+    if let Some(last) = here.next_seq.checked_sub(1) {
+        let rows = page(session, node, last, 1).await?;
+        if rows.first().map(|(_, entry)| Digest::leaf(entry)) != Some(here.tip) {
+            return Err(NoWay::Refused(format!(
+                "entry {last} of the log in this data directory is not the one that the database has: one of the two is not the \
+                 original. Restore audit/ from a copy"
+            )));
+        }
+    }
+    while log.chain.next_seq < there.next_seq {
+        let mut lines = Lines::after(log.chain);
+        for (seq, entry) in page(session, node, log.chain.next_seq, PAGE).await? {
+            lines.push(seq, entry);
+        }
+        if lines.entries.is_empty() {
+            return Err(NoWay::Refused(format!(
+                "entry {} of this node is missing in the database",
+                log.chain.next_seq
+            )));
+        }
+        log.append(lines, Vec::new());
+    }
+    Ok(())
+}
+
+async fn page(session: &Session, node: u32, from: u64, limit: i64) -> Result<Vec<(u64, Vec<u8>)>, NoWay> {
+    let rows = session
+        .client
+        .query(
+            "select seq, entry from bursar.outbox where node_id = $1 and seq >= $2 order by seq limit $3",
+            &[&id(node), &from.cast_signed(), &limit],
+        )
+        .await
+        .map_err(NoWay::of)?;
+    rows.iter()
+        .map(|row| {
+            let seq: i64 = row.try_get(0).map_err(NoWay::of)?;
+            Ok((seq.cast_unsigned(), row.try_get(1).map_err(NoWay::of)?))
+        })
+        .collect()
+}
+
+/// The tables, and the name of the books in them.
+pub async fn tables(session_client: &tokio_postgres::Client, dialect: super::connect::Dialect) -> Result<Uuid, NoWay> {
+    let random = bursar_core::clock::random().map_err(|error| NoWay::Refused(format!("no random numbers: {error}")))?;
+    let fresh_name = uuid::Builder::from_random_bytes(random).into_uuid();
+    let (version, store) = schema::make(session_client, dialect, fresh_name)
+        .await
+        .map_err(NoWay::of)?;
+    if version != schema::VERSION {
+        return Err(NoWay::Refused(format!(
+            "the tables in the database are of version {version}, and this bursar knows version {}; use the same version of \
+             bursar everywhere",
+            schema::VERSION
+        )));
+    }
+    Ok(store)
+}

@@ -1,0 +1,275 @@
+//! What a batch reads and writes: which rows it needs, and how they stand in the tables.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use tokio_postgres::{Error, Row as SqlRow};
+use uuid::Uuid;
+
+use super::asks::Ask;
+use super::batch::Changed;
+use super::connect::{explain, is_to_be_retried};
+use super::policy::{Published, Sha256};
+use super::schema::GUARD;
+use crate::counters::{Counter, CounterKey};
+use crate::key::KeyHold;
+use crate::model::{Event, Finding, State};
+use crate::payment::{NonceKey, Payment};
+use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::budget::{SINCE_APPROVAL, Window};
+
+/// Why a transaction was not done. Nothing of it is in the database, unless it says so.
+#[derive(Debug)]
+pub enum Trouble {
+    /// Another one was in the way: the same again may succeed.
+    Again(String),
+    /// The connection, or what the server can do just now.
+    Down(String),
+    /// Another process writes as this node.
+    Fenced,
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        let text = explain(&error);
+        if is_to_be_retried(&error) {
+            Self::Again(text)
+        } else {
+            Self::Down(text)
+        }
+    }
+}
+
+/// A payment's row.
+pub struct Row {
+    pub owner: u32,
+    pub payment: Payment,
+    pub unconfirmed: bool,
+}
+
+/// What a batch must lock and read.
+#[derive(Default)]
+pub struct Needs {
+    /// Counters and guards.
+    pub keys: BTreeSet<CounterKey>,
+    /// Rolling windows, and the oldest bucket that matters.
+    pub rolling: BTreeMap<(String, String), String>,
+    pub nonces: BTreeSet<NonceKey>,
+    pub keys_asked: BTreeSet<[u8; 32]>,
+    pub files: Vec<Sha256>,
+    pub adopts: bool,
+    pub rids: Vec<Uuid>,
+}
+
+/// What was read under the locks.
+pub struct Locked {
+    pub counters: Vec<(CounterKey, Counter)>,
+    /// Those that are taken.
+    pub nonces: Vec<NonceKey>,
+    pub keys: Vec<KeyHold>,
+    pub published: Published,
+    /// Nodes whose heartbeat has stopped.
+    pub silent: HashSet<u32>,
+    /// Payments that our log still has as ours.
+    pub to_yield: HashSet<PaymentId>,
+    /// Rows that are not there yet.
+    pub missing: bool,
+}
+
+impl Needs {
+    pub fn of<'t>(asks: impl Iterator<Item = &'t Ask>, rows: &HashMap<PaymentId, Row>) -> Self {
+        let mut needs = Self::default();
+        let mut returned = HashSet::new();
+        for ask in asks {
+            if let Ask::Finding(rid, Finding::Taken { .. }) = ask {
+                returned.insert(*rid);
+            }
+            for charge in ask.charges() {
+                let (scope, window) = (charge.scope.to_string(), charge.window_name().into_owned());
+                match charge.window {
+                    Window::Rolling(rolling) => needs.bucket(scope, window, rolling.oldest(&charge.start)),
+                    // Which is the last, only the buckets tell.
+                    Window::SinceApproval => needs.bucket(scope, window, String::new()),
+                    _ => needs.counter(scope, window, charge.start.to_string()),
+                }
+            }
+            let row = ask.rid().and_then(|rid| rows.get(&rid));
+            needs.nonces.extend(ask.nonce(row.map(|row| &row.payment)));
+            needs.keys_asked.extend(ask.key());
+            if let Ask::Append(Event::PolicyLoaded { sha256, .. }) = ask {
+                needs.files.push(*sha256);
+            }
+            needs.adopts |= matches!(ask, Ask::Adopt(_));
+        }
+        for (rid, row) in rows {
+            needs.rids.push(Uuid::from_bytes(*rid.bytes()));
+            // What is closed changes no counter any more, unless a part of it comes back.
+            let is_counted = row.payment.is_open() || (row.unconfirmed && returned.contains(rid));
+            for charge in row.payment.windows().iter().filter(|_| is_counted) {
+                let [scope, window, start] = [charge.scope(), charge.window(), charge.start()].map(str::to_owned);
+                if has_buckets(&window) {
+                    needs.bucket(scope, window, start);
+                } else {
+                    needs.counter(scope, window, start);
+                }
+            }
+        }
+        needs
+    }
+
+    fn counter(&mut self, scope: String, window: String, start: String) {
+        self.keys.insert((scope, window, start));
+    }
+
+    fn bucket(&mut self, scope: String, window: String, since: String) {
+        self.keys.insert((scope.clone(), window.clone(), GUARD.to_owned()));
+        let oldest = self.rolling.entry((scope, window)).or_insert_with(|| since.clone());
+        if since < *oldest {
+            *oldest = since;
+        }
+    }
+}
+
+/// By its name in an entry, as [`bursar_core::policy::budget::Charge::window_name`] makes it.
+pub fn has_buckets(window: &str) -> bool {
+    window == SINCE_APPROVAL || window.starts_with("rolling.") || window.starts_with("count.rolling.")
+}
+
+#[derive(Default)]
+pub struct CounterRows<'a> {
+    pub scopes: Vec<&'a str>,
+    pub windows: Vec<&'a str>,
+    pub starts: Vec<&'a str>,
+    pub settled: Vec<String>,
+    pub open: Vec<String>,
+}
+
+impl<'a> CounterRows<'a> {
+    pub fn of(counters: &[(&'a CounterKey, &Counter)]) -> Self {
+        let mut rows = Self::default();
+        for ((scope, window, start), counter) in counters {
+            rows.scopes.push(scope);
+            rows.windows.push(window);
+            rows.starts.push(start);
+            rows.settled.push(counter.settled.to_string());
+            rows.open.push(counter.open.to_string());
+        }
+        rows
+    }
+}
+
+#[derive(Default)]
+pub struct PaymentRows {
+    pub rids: Vec<Uuid>,
+    pub states: Vec<i16>,
+    pub counts_until: Vec<Option<i64>>,
+    pub unconfirmed: Vec<bool>,
+    pub payments: Vec<String>,
+}
+
+impl PaymentRows {
+    pub fn of(changed: &[(&PaymentId, &Changed)]) -> Result<Self, Trouble> {
+        let mut rows = Self::default();
+        for (rid, changed) in changed {
+            let payment = &changed.payment;
+            rows.rids.push(Uuid::from_bytes(*rid.bytes()));
+            rows.states.push(state_number(payment.state));
+            rows.counts_until
+                .push(payment.arm.as_ref().map(|arm| seconds(arm.valid_before.0)));
+            rows.unconfirmed.push(changed.unconfirmed);
+            let text = serde_json::to_string(payment).map_err(|error| Trouble::Down(error.to_string()))?;
+            rows.payments.push(text);
+        }
+        Ok(rows)
+    }
+}
+
+/// As in the digest's state machine.
+const fn state_number(state: State) -> i16 {
+    match state {
+        State::Held => 1,
+        State::Armed => 2,
+        State::Settled => 3,
+        State::Unknown => 4,
+        State::Released => 5,
+        State::Expired => 6,
+    }
+}
+
+pub fn columns<'a>(keys: impl Iterator<Item = &'a CounterKey>) -> [Vec<&'a str>; 3] {
+    let mut columns: [Vec<&str>; 3] = Default::default();
+    for (scope, window, start) in keys {
+        columns[0].push(scope);
+        columns[1].push(window);
+        columns[2].push(start);
+    }
+    columns
+}
+
+pub fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), Trouble> {
+    let rid = PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
+    let row = Row {
+        owner: node_id(row.try_get(1)?),
+        unconfirmed: row.try_get(2)?,
+        payment: read_payment(row.try_get(3)?)?,
+    };
+    Ok((rid, row))
+}
+
+pub fn read_payment(text: &str) -> Result<Payment, Trouble> {
+    serde_json::from_str(text)
+        .map_err(|error| Trouble::Down(format!("a payment in the database cannot be read: {error}")))
+}
+
+pub fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), Trouble> {
+    let number = |column| -> Result<u128, Trouble> {
+        let text: &str = row.try_get(column)?;
+        text.parse()
+            .map_err(|_| Trouble::Down(format!("a counter in the database is {text}")))
+    };
+    let key = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (settled, open) = (number(3)?, number(4)?);
+    Ok((key, Counter { settled, open }))
+}
+
+/// idem, until, rid, fingerprint
+pub fn read_key(row: &SqlRow) -> Result<KeyHold, Trouble> {
+    let bytes = |column| -> Result<[u8; 32], Trouble> {
+        let bytes: &[u8] = row.try_get(column)?;
+        bytes
+            .try_into()
+            .map_err(|_| Trouble::Down("an idempotency key in the database is damaged".to_owned()))
+    };
+    Ok(KeyHold {
+        idem: bytes(0)?,
+        until: row.try_get::<_, i64>(1)?.cast_unsigned(),
+        rid: PaymentId::from_bytes(row.try_get::<_, Uuid>(2)?.into_bytes()),
+        fingerprint: bytes(3)?,
+    })
+}
+
+pub fn nonce(bytes: &[u8]) -> Result<NonceKey, Trouble> {
+    let key = bytes
+        .try_into()
+        .map_err(|_| Trouble::Down("a nonce in the database is damaged".to_owned()))?;
+    Ok(NonceKey(key))
+}
+
+pub fn sha256(bytes: &[u8]) -> Result<Sha256, Trouble> {
+    bytes
+        .try_into()
+        .map_err(|_| Trouble::Down("a policy in the database is damaged".to_owned()))
+}
+
+/// Nodes are numbered from 1 by the database.
+pub fn id(node: u32) -> i32 {
+    i32::try_from(node).unwrap_or(i32::MAX)
+}
+
+pub fn node_id(id: i32) -> u32 {
+    u32::try_from(id).unwrap_or(0)
+}
+
+/// What does not fit is as good as for ever.
+pub fn seconds(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}

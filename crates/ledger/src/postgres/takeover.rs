@@ -1,0 +1,233 @@
+//! Coming and going of nodes: the start of one, its heartbeat, and what the others do for one that is silent
+//! (digest §1.4, §2.2).
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::Error;
+use uuid::Uuid;
+
+use super::asks::{Ask, Task};
+use super::connect::{NoWay, explain};
+use super::engine::{BATCH_OPS, Engine};
+use super::node;
+use super::rows::{id, node_id};
+use super::session::Session;
+use super::transaction::{Fate, TRANSACTION, Unclear};
+use crate::entry::{Body, Opened};
+use bursar_core::payment_id::PaymentId;
+use bursar_core::policy::budget::{PAYEE, SINCE_APPROVAL};
+
+/// Items looked after at one time; the rest have their turn with the next sign of life.
+const AT_ONCE: i64 = 256;
+
+/// Between two signs of life.
+pub const BEAT: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Connects, finds out what became of a commit that was lost, and at the first time begins this node's epoch.
+    pub async fn establish(&mut self) -> Result<(), NoWay> {
+        let (client, dialect) = self.way.connect().await?;
+        let store = node::tables(&client, dialect).await?;
+        let session = Session::prepare(client, dialect).await.map_err(NoWay::of)?;
+        let identity = node::identify(&session, &self.dir, self.identity, store).await?;
+        self.identity = Some(identity);
+        if self.epoch.is_none() {
+            node::fill_up(&session, identity.node, &mut self.log).await?;
+            self.epoch = Some(node::begin_epoch(&session, identity.node).await?);
+            let opened = Body::Opened(Opened {
+                sw: concat!("bursar/", env!("CARGO_PKG_VERSION")).to_owned(),
+                torn_bytes: self.torn.as_ref().map(|torn| torn.bytes),
+                torn_sha256: self.torn.as_ref().map(|torn| torn.sha256),
+            });
+            let left = left_open(&session, identity.node).await.map_err(NoWay::of)?;
+            let yielded = handed_over(&session, identity.node).await.map_err(NoWay::of)?;
+            let asks = std::iter::once(Ask::Note(opened)).chain(yielded).chain(left);
+            self.session = Some(session);
+            return self.recover(asks.map(Task::for_nobody).collect()).await;
+        }
+        self.look_up(&session, identity.node).await?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// Before anything else: what an earlier run left behind.
+    async fn recover(&mut self, tasks: Vec<Task>) -> Result<(), NoWay> {
+        for tasks in tasks.chunks(BATCH_OPS) {
+            match self.attempt(tasks).await {
+                Ok(done) => drop(self.take_in(done)),
+                Err(_) => {
+                    // From the beginning: the log, too, may have gone on.
+                    (self.epoch, self.session) = (None, None);
+                    return Err(NoWay::Down("the start could not be recorded there".to_owned()));
+                }
+            }
+        }
+        self.torn = None;
+        Ok(())
+    }
+
+    /// What became of the commit whose answer was lost.
+    async fn look_up(&mut self, session: &Session, me: u32) -> Result<(), NoWay> {
+        // Waits until the lost connection's transaction, which holds this row, has ended one way or the other.
+        let beat = "update bursar.node set heartbeat = now() where node_id = $1 and epoch = $2";
+        let ours = session
+            .client
+            .execute(beat, &[&id(me), &self.epoch])
+            .await
+            .map_err(NoWay::of)?;
+        if ours == 0 {
+            return Err(NoWay::Refused(self.stop()));
+        }
+        let (mut expected, mut is_committed) = (self.log.chain, false);
+        if let Some(unclear) = &self.unclear
+            && let Some((seq, bytes)) = unclear.last()
+        {
+            is_committed = node::has(session, me, seq, bytes).await?;
+            if is_committed {
+                expected = unclear.done.lines.chain;
+            }
+            tracing::info!(is_committed, "the commit whose answer was lost is found out about");
+        }
+        if node::chain(session, me).await? != expected {
+            return Err(NoWay::Refused(
+                "it does not have what it has committed before, as when a standby takes over that was behind. Restore it; what is \
+                 in audit/ shows what is missing there"
+                    .to_owned(),
+            ));
+        }
+        match self.unclear.take() {
+            None => {}
+            Some(unclear) if unclear.fate == Fate::Told && is_committed => {
+                let give_up = unclear.rids.into_iter().map(Ask::GiveUp).map(Task::for_nobody);
+                self.backlog.extend(give_up);
+                self.take_in(unclear.done);
+            }
+            Some(unclear) if unclear.fate == Fate::Told => {}
+            Some(unclear) => {
+                let fate = if is_committed {
+                    Fate::Committed
+                } else {
+                    Fate::RolledBack
+                };
+                self.unclear = Some(Unclear { fate, ..unclear });
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that we live, and takes over from those who do not.
+    pub async fn beat(&mut self) {
+        let looked = timeout(TRANSACTION, self.look_around()).await;
+        match looked {
+            Ok(Ok(asks)) => self.perform(asks.into_iter().map(Task::for_nobody).collect()).await,
+            Ok(Err(error)) => {
+                tracing::warn!(why = explain(&error), "no sign of life could be given");
+                self.session = None;
+            }
+            Err(_) => self.session = None,
+        }
+    }
+
+    async fn look_around(&mut self) -> Result<Vec<Ask>, Error> {
+        let (Some(session), Some(identity), Some(epoch)) = (&self.session, self.identity, self.epoch) else {
+            return Ok(Vec::new());
+        };
+        let me = id(identity.node);
+        let beat = "update bursar.node set heartbeat = now() where node_id = $1 and epoch = $2";
+        if session.client.execute(beat, &[&me, &epoch]).await? == 0 {
+            self.stop();
+            return Ok(Vec::new());
+        }
+        let mut asks = handed_over(session, identity.node).await?;
+        let rows = session
+            .client
+            .query(
+                "select r.rid from bursar.resv r join bursar.node n on n.node_id = r.owner where r.state in (1, 2, 4) \
+                 and n.node_id <> $1 and n.heartbeat < now() - interval '60 seconds' order by r.rid limit $2",
+                &[&me, &AT_ONCE],
+            )
+            .await?;
+        asks.extend(rids(&rows)?.into_iter().map(Ask::Adopt));
+        // What has grown old: nonces that may be used again, buckets that no window reaches.
+        let now = self.time.read().now.as_second();
+        session
+            .client
+            .execute("delete from bursar.idem where until < $1", &[&now])
+            .await?;
+        session
+            .client
+            .execute("delete from bursar.nonce where free_at < $1", &[&now])
+            .await?;
+        // A day late: the clock of the node that wrote them may be behind.
+        let day_ago = (now - 86_400) * 1_000_000;
+        for faded in [
+            "delete from bursar.replay where until < $1",
+            "delete from bursar.denial where until < $1",
+        ] {
+            session.client.execute(faded, &[&day_ago]).await?;
+        }
+        // A proxy of the version before that took the payment over knew nothing of its approval.
+        let orphans = "delete from bursar.approval a using bursar.resv r where r.rid = a.rid and r.state <> 1";
+        session.client.execute(orphans, &[]).await?;
+        session
+            .client
+            .execute(
+                "delete from bursar.bucket where open = 0 \
+                 and start::int8 < $1 - 2 * substring(win from '[0-9]+$')::int8",
+                &[&now],
+            )
+            .await?;
+        // Whoever was never paid is no payee of anybody's.
+        session
+            .client
+            .execute(
+                "delete from bursar.win where win = $1 and settled = 0 and open = 0",
+                &[&PAYEE],
+            )
+            .await?;
+        // The last approval of a scope stays, however long ago.
+        session
+            .client
+            .execute(
+                "delete from bursar.bucket as b where b.open = 0 and b.win = $1 and exists (select 1 from bursar.bucket as n \
+                 where n.scope = b.scope and n.win = b.win and n.start > b.start)",
+                &[&SINCE_APPROVAL],
+            )
+            .await?;
+        Ok(asks)
+    }
+}
+
+async fn left_open(session: &Session, me: u32) -> Result<Vec<Ask>, Error> {
+    let rows = session
+        .client
+        .query(
+            "select rid from bursar.resv where owner = $1 and state in (1, 2) order by rid",
+            &[&id(me)],
+        )
+        .await?;
+    Ok(rids(&rows)?.into_iter().map(Ask::Restart).collect())
+}
+
+async fn handed_over(session: &Session, me: u32) -> Result<Vec<Ask>, Error> {
+    let rows = session
+        .client
+        .query(
+            "select rid, to_node from bursar.handover where from_node = $1 order by rid limit $2",
+            &[&id(me), &AT_ONCE],
+        )
+        .await?;
+    let ask = |row: &tokio_postgres::Row| {
+        let rid = PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
+        let to = node_id(row.try_get(1)?);
+        Ok(Ask::Yield { rid, to })
+    };
+    rows.iter().map(ask).collect()
+}
+
+fn rids(rows: &[tokio_postgres::Row]) -> Result<Vec<PaymentId>, Error> {
+    rows.iter()
+        .map(|row| Ok(PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes())))
+        .collect()
+}

@@ -1,0 +1,263 @@
+//! One transaction: locks, decisions, writes, commit; and what is done when it does not go through.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::approvals::Wanted;
+use super::asks::{Ask, Failure, Task, Verdict};
+use super::batch::Batch;
+use super::connect::{PATIENCE, explain, is_to_be_retried, proves_rollback};
+use super::engine::Engine;
+use super::log::{Lines, LocalLog};
+use super::policy::Mine;
+use super::rows::{Needs, Trouble};
+use crate::counters::CounterKey;
+use crate::decisions;
+use crate::disclosure::Disclosure;
+use crate::model::{Alarm, ReserveError};
+use crate::text::Moment;
+use crate::writer::decide::Space;
+use bursar_core::payment_id::PaymentId;
+
+/// How often one that was in another's way is tried (digest §1.4).
+const TRIES: u32 = 5;
+/// One that takes longer has met a database that hangs.
+pub const TRANSACTION: Duration = Duration::from_secs(5);
+/// Names of counters that are known to exist.
+const KNOWN: usize = 100_000;
+
+/// What a commit brings along, once it is certain.
+pub struct Done {
+    pub verdicts: Vec<Verdict>,
+    pub lines: Lines,
+    disclosures: Vec<(u64, Disclosure)>,
+    alarms: Vec<Alarm>,
+    mine: Mine,
+    now: Moment,
+}
+
+/// A commit whose answer was lost.
+pub struct Unclear {
+    pub done: Done,
+    /// What it reserves. Nobody will get it, if it was told that nothing is known.
+    pub rids: Vec<PaymentId>,
+    pub fate: Fate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Its callers still wait.
+    Open,
+    /// They have been told that it is not known.
+    Told,
+    Committed,
+    RolledBack,
+}
+
+impl Unclear {
+    /// The last entry that the transaction would have written.
+    pub fn last(&self) -> Option<(u64, &[u8])> {
+        let (seq, bytes) = self.done.lines.entries.last()?;
+        Some((*seq, bytes))
+    }
+}
+
+/// What one attempt came to, if not to `Done`.
+pub enum Attempt {
+    Trouble(Trouble),
+    Unclear(Box<Done>),
+}
+
+impl<T: Into<Trouble>> From<T> for Attempt {
+    fn from(trouble: T) -> Self {
+        Self::Trouble(trouble.into())
+    }
+}
+
+impl Engine {
+    /// Does all of `tasks`, in order and together, or nothing.
+    pub async fn commit(&mut self, tasks: &[Task]) -> Result<Vec<Verdict>, Failure> {
+        let (mut tries, began) = (0, Instant::now());
+        loop {
+            if let Some(unclear) = self.unclear.take_if(|unclear| unclear.fate == Fate::Committed) {
+                return Ok(self.take_in(unclear.done));
+            }
+            self.unclear.take_if(|unclear| unclear.fate == Fate::RolledBack);
+            self.connected().await.map_err(|why| match &mut self.unclear {
+                Some(unclear) if unclear.fate == Fate::Open => {
+                    unclear.fate = Fate::Told;
+                    Failure::Unclear
+                }
+                _ => Failure::Down(why),
+            })?;
+            if self.unclear.is_some() {
+                continue;
+            }
+            tries += 1;
+            let why = match self.attempt(tasks).await {
+                Ok(done) => return Ok(self.take_in(done)),
+                Err(Attempt::Unclear(done)) => {
+                    let rids = tasks.iter().filter_map(|task| reserves(&task.ask)).collect();
+                    let (done, fate) = (*done, Fate::Open);
+                    self.unclear = Some(Unclear { done, rids, fate });
+                    self.session = None;
+                    // Bounded by itself: one attempt to connect, at once.
+                    self.outage.next_try = Instant::now();
+                    continue;
+                }
+                Err(Attempt::Trouble(Trouble::Fenced)) => return Err(Failure::Down(self.stop())),
+                Err(Attempt::Trouble(Trouble::Down(why))) => {
+                    self.session = None;
+                    why
+                }
+                Err(Attempt::Trouble(Trouble::Again(why))) => {
+                    self.roll_back().await;
+                    let random: [u8; 1] = bursar_core::clock::random().unwrap_or_default();
+                    sleep(Duration::from_millis(2 + u64::from(random[0]) * 48 / 255)).await;
+                    why
+                }
+            };
+            tracing::debug!(%why, tries, "a transaction was not done");
+            if tries >= TRIES || began.elapsed() > TRANSACTION {
+                return Err(Failure::Down(format!("the database did not take it: {why}")));
+            }
+        }
+    }
+
+    /// One transaction from beginning to end.
+    pub async fn attempt(&mut self, tasks: &[Task]) -> Result<Done, Attempt> {
+        let prepared = timeout(TRANSACTION, self.prepare(tasks)).await;
+        let late = || Trouble::Down("it takes too long to answer".to_owned());
+        let done = prepared.unwrap_or_else(|_| Err(late()))?;
+        let Some(session) = &self.session else {
+            return Err(late().into());
+        };
+        if done.lines.entries.is_empty() {
+            session.client.batch_execute("rollback").await?;
+            return Ok(done);
+        }
+        match timeout(TRANSACTION, session.client.batch_execute("commit")).await {
+            Ok(Ok(())) => Ok(done),
+            Ok(Err(error)) if is_to_be_retried(&error) || proves_rollback(&error) => Err(error.into()),
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    why = explain(&error),
+                    "the answer to a commit was lost; looking up what became of it"
+                );
+                Err(Attempt::Unclear(Box::new(done)))
+            }
+            Err(_) => Err(Attempt::Unclear(Box::new(done))),
+        }
+    }
+
+    async fn prepare(&mut self, tasks: &[Task]) -> Result<Done, Trouble> {
+        let (Some(session), Some(identity), Some(epoch)) = (&self.session, self.identity, self.epoch) else {
+            return Err(Trouble::Down("there is no connection".to_owned()));
+        };
+        let now = Moment::of(self.time.read().now);
+        let now_s = now.timestamp().as_second();
+        let mut rids: Vec<_> = tasks.iter().filter_map(|task| task.ask.rid()).collect();
+        rids.sort_unstable();
+        rids.dedup();
+        let rids: Vec<_> = rids.iter().map(|rid| uuid::Uuid::from_bytes(*rid.bytes())).collect();
+
+        // Nearly all counters are there already; those that are not are made before anything is locked.
+        let asks = || tasks.iter().map(|task| &task.ask);
+        let charged = Needs::of(asks(), &HashMap::new());
+        let new: Vec<&CounterKey> = charged.keys.iter().filter(|key| !self.known.contains(*key)).collect();
+        if !new.is_empty() {
+            session.create(&new).await?;
+        }
+
+        let rows = session.begin(identity.node, epoch, &rids).await?;
+        let asked = session.approvals(identity.node, &Wanted::of(asks(), &rows)).await?;
+        let needs = Needs::of(asks(), &rows);
+        let locked = session.lock(identity.node, &needs, now_s).await?;
+        if locked.missing {
+            self.known.clear();
+            return Err(Trouble::Again("a counter has gone".to_owned()));
+        }
+        if self.known.len() > KNOWN {
+            self.known.clear();
+        }
+        self.known.extend(needs.keys);
+
+        let closed = closed(&mut self.space, &self.log, self.time.read().ahead);
+        if closed == Some(ReserveError::LowSpace) {
+            (self.alarms)(Alarm::LowSpace);
+        }
+        let mut batch = Batch::new(
+            identity.node,
+            &self.time,
+            self.log.chain,
+            self.mine.clone(),
+            rows,
+            locked,
+            asked,
+        );
+        batch.closed = closed;
+        let verdicts = asks().map(|ask| batch.answer(ask, now)).collect();
+        session.write(&batch, epoch, now).await?;
+        Ok(Done {
+            verdicts,
+            lines: batch.lines,
+            disclosures: batch.disclosures,
+            alarms: batch.alarms.into_inner().unwrap_or_else(PoisonError::into_inner),
+            mine: batch.mine,
+            now,
+        })
+    }
+
+    /// What is certain now.
+    pub fn take_in(&mut self, done: Done) -> Vec<Verdict> {
+        if !done.lines.entries.is_empty() {
+            self.time.saw(done.now.timestamp());
+            self.log.append(done.lines, done.disclosures);
+        }
+        self.mine = done.mine;
+        for alarm in done.alarms {
+            (self.alarms)(alarm);
+        }
+        done.verdicts
+    }
+
+    /// One that cannot be decided while there is no connection.
+    pub async fn roll_back(&mut self) {
+        if let Some(session) = &self.session
+            && !matches!(
+                timeout(PATIENCE, session.client.batch_execute("rollback")).await,
+                Ok(Ok(()))
+            )
+        {
+            self.session = None;
+        }
+    }
+}
+
+/// Why nothing may be reserved here, whatever the limits say.
+fn closed(space: &mut Space, log: &LocalLog, jumped: Option<SignedDuration>) -> Option<ReserveError> {
+    if let Some(why) = log.failed() {
+        return Some(ReserveError::Failed(format!(
+            "the log in audit/ cannot be written: {why}"
+        )));
+    }
+    if let Some(ahead) = jumped {
+        let ahead_s = decisions::seconds(ahead);
+        return Some(ReserveError::ClockJumped { ahead_s });
+    }
+    space.is_low().then_some(ReserveError::LowSpace)
+}
+
+/// What the caller would sign for.
+fn reserves(ask: &Ask) -> Option<PaymentId> {
+    match ask {
+        Ask::Reserve(reserve) => Some(reserve.hold.rid),
+        Ask::Hold(hold) => Some(hold.rid),
+        Ask::Arm(rid, _) => Some(*rid),
+        _ => None,
+    }
+}

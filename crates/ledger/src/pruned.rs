@@ -1,0 +1,173 @@
+//! A journal whose oldest segments were moved away: `audit/pruned` says where it begins and what the book held there
+//! (digest §3.4). Nothing is renumbered; the hash of the file stands in an entry of the journal.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::book::Book;
+use super::book::kept::Kept;
+use super::entry::{Body, Entry};
+use super::payment::Payment;
+use super::scan::{Chain, JournalError, Line, Place, scan, segments};
+use super::text::Digest;
+use super::tree::Tree;
+use bursar_core::payment_id::PaymentId;
+
+pub const NAME: &str = "pruned";
+
+/// Where the journal begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pruned {
+    /// The first entry that is here.
+    first_seq: u64,
+    /// Leaf hash of the one before.
+    prev: Digest,
+    /// Over all entries before.
+    tree: Tree,
+    /// When, and where to: for people.
+    at: Timestamp,
+    moved_to: PathBuf,
+    book: Kept,
+}
+
+impl Pruned {
+    /// `None`: the journal is whole.
+    pub fn read(audit: &Path) -> Result<Option<Self>, JournalError> {
+        let path = audit.join(NAME);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(JournalError::io("read", &path))?,
+        };
+        let read = serde_json::from_slice(&text).map_err(|error| JournalError::Damaged {
+            path,
+            line: error.line(),
+            why: error.to_string(),
+        });
+        read.map(Some)
+    }
+}
+
+/// Where the journal begins, and what was known there. Of a whole journal: nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Beginning {
+    pub chain: Chain,
+    pub tree: Tree,
+    pub place: Place,
+    pub book: Book,
+}
+
+pub fn beginning(audit: &Path) -> Result<Beginning, JournalError> {
+    let Some(pruned) = Pruned::read(audit)? else {
+        return Ok(Beginning::default());
+    };
+    if pruned.tree.size() != pruned.first_seq {
+        return Err(JournalError::Damaged {
+            path: audit.join(NAME),
+            line: 1,
+            why: "its tree has another size than the number of entries before".to_owned(),
+        });
+    }
+    Ok(Beginning {
+        chain: Chain {
+            next_seq: pruned.first_seq,
+            tip: pruned.prev,
+        },
+        place: Place {
+            segment: pruned.first_seq,
+            offset: 0,
+        },
+        tree: pruned.tree,
+        book: pruned.book.into_book(),
+    })
+}
+
+/// What can be moved away.
+pub struct Plan {
+    /// What `audit/pruned` must say, to the byte, before the first segment goes.
+    pub text: Vec<u8>,
+    /// Segments, oldest first.
+    pub segments: Vec<PathBuf>,
+    /// The first entry that stays.
+    pub first_seq: u64,
+}
+
+/// Looks which whole segments hold only entries from before `before`, and nothing of payments that are still open. The
+/// newest one always stays. `None`: nothing can go.
+pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> Result<Option<Plan>, JournalError> {
+    let segments = segments(audit)?;
+    let first = beginning(audit)?;
+    let mut book = first.book.clone();
+    let known_open: Vec<PaymentId> = book.open_payments().map(Payment::rid).collect();
+    let (mut first_late, mut begun) = (u64::MAX, std::collections::HashMap::new());
+    scan(audit, &mut |line| {
+        let entry = apply(&mut book, line)?;
+        if entry.ts.timestamp() >= before {
+            first_late = first_late.min(entry.seq);
+        }
+        match &entry.body {
+            Body::Reserved(reserved) => drop(begun.insert(reserved.rid, entry.seq)),
+            Body::Adopted(adopted) => drop(begun.insert(adopted.payment.rid(), entry.seq)),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let first_open = book
+        .open_payments()
+        // One that began in what was moved away before holds nothing back.
+        .filter(|payment| !known_open.contains(&payment.rid()))
+        .filter_map(|payment| begun.get(&payment.rid()).copied())
+        .min();
+    let must_stay = first_late.min(first_open.unwrap_or(u64::MAX));
+    let Beginning {
+        mut chain,
+        mut tree,
+        mut book,
+        ..
+    } = first;
+    let starts = segments.iter().map(|(first, _)| *first);
+    let cut = starts.filter(|first| *first <= must_stay).max().unwrap_or(0);
+    // At least as far as before: a stop may have left segments that are moved already.
+    let cut = cut.max(chain.next_seq);
+    if segments.first().is_none_or(|(first, _)| *first >= cut) {
+        return Ok(None);
+    }
+    scan(audit, &mut |line| {
+        if line.head.seq < cut {
+            apply(&mut book, line)?;
+            tree.append(line.leaf);
+            chain = Chain {
+                next_seq: line.head.seq + 1,
+                tip: line.leaf,
+            };
+        }
+        Ok(())
+    })?;
+    let pruned = Pruned {
+        first_seq: chain.next_seq,
+        prev: chain.tip,
+        tree,
+        at,
+        moved_to: moved_to.to_owned(),
+        book: Kept::of(&book),
+    };
+    let mut text =
+        serde_json::to_vec(&pruned).map_err(|error| JournalError::io("write", &audit.join(NAME))(error.into()))?;
+    text.push(b'\n');
+    let moved = segments.into_iter().filter(|(first, _)| *first < cut);
+    Ok(Some(Plan {
+        text,
+        segments: moved.map(|(_, path)| path).collect(),
+        first_seq: cut,
+    }))
+}
+
+fn apply(book: &mut Book, line: &Line<'_>) -> Result<Entry, String> {
+    let (entry, _) = Entry::parse(line.bytes).map_err(|error| error.to_string())?;
+    book.apply(&entry).map_err(|illegal| illegal.to_string())?;
+    Ok(entry)
+}

@@ -1,0 +1,173 @@
+//! What the engines with a writer of their own have in common: callers send operations over a bounded queue and wait for the
+//! answer.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use super::key::KeyHold;
+use super::model::{
+    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation, Reserve,
+    ReserveError, Resolution,
+};
+use super::payment::Payment;
+use super::timekeeping::Timekeeper;
+use super::writer::{Delivery, Op, Shared};
+use super::{Answer, Ledger, Usage};
+use bursar_core::payment_id::PaymentId;
+
+/// Operations that may wait for the writer; further callers wait for room.
+const ROOM: usize = 1024;
+
+/// The callers' end. When the last one is dropped the ledger closes by itself.
+#[derive(Clone)]
+pub struct Queue {
+    ops: mpsc::Sender<Op>,
+    pub shared: Arc<Shared>,
+    pub time: Arc<Timekeeper>,
+}
+
+/// An engine behind a queue.
+pub trait Queued: Send + Sync + 'static {
+    fn queue(&self) -> &Queue;
+
+    /// One payment in whatever state.
+    fn find(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>>;
+}
+
+impl Queue {
+    pub fn new(time: Timekeeper) -> (Self, mpsc::Receiver<Op>) {
+        let (ops, queue) = mpsc::channel(ROOM);
+        let (shared, time) = (Arc::default(), Arc::new(time));
+        (Self { ops, shared, time }, queue)
+    }
+
+    /// For the writer, which must not keep itself alive.
+    pub fn wake(&self) -> mpsc::WeakSender<Op> {
+        self.ops.downgrade()
+    }
+
+    async fn delivered<T>(
+        &self,
+        op: impl FnOnce(oneshot::Sender<Result<Delivery<T>, ReserveError>>) -> Op,
+    ) -> Result<T, ReserveError> {
+        let delivery = self.ask(op).await;
+        let delivery = delivery.map_err(|error| ReserveError::Failed(error.to_string()))??;
+        delivery
+            .take()
+            .ok_or_else(|| ReserveError::Failed("the reservation was lost".to_owned()))
+    }
+
+    pub async fn ask<T>(&self, op: impl FnOnce(oneshot::Sender<T>) -> Op) -> Result<T, LedgerError> {
+        let stopped = || LedgerError::Failed("the ledger has stopped".to_owned());
+        let (reply, mut answer) = oneshot::channel();
+        self.ops.send(op(reply)).await.map_err(|_| stopped())?;
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.map_err(|_| stopped()),
+            // What is sent while the writer lets go of its end may lie there, unread, as long as any handle lives.
+            () = self.ops.closed() => answer.try_recv().map_err(|_| stopped()),
+        }
+    }
+}
+
+impl<T: Queued> Ledger for T {
+    fn reserve(&self, reserve: Reserve) -> Answer<'_, Result<Reservation, ReserveError>> {
+        Box::pin(self.queue().delivered(|reply| Op::Reserve(Box::new(reserve), reply)))
+    }
+
+    fn hold(&self, hold: Hold) -> Answer<'_, Result<(), ReserveError>> {
+        Box::pin(self.queue().delivered(|reply| Op::Hold(Box::new(hold), reply)))
+    }
+
+    fn arm(&self, rid: PaymentId, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
+        Box::pin(
+            self.queue()
+                .delivered(move |reply| Op::Arm(rid, Box::new(arming), reply)),
+        )
+    }
+
+    fn issued(&self, reservation: Reservation, issued: Issued) -> Answer<'_, Result<Reservation, LedgerError>> {
+        Box::pin(async move {
+            let (rid, told) = (reservation.rid(), Box::new(issued.clone()));
+            self.queue().ask(|reply| Op::Issued(rid, told, reply)).await??;
+            Ok(reservation.with(&issued))
+        })
+    }
+
+    fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>> {
+        Box::pin(async move { self.queue().ask(|reply| Op::Approval(Box::new(step), reply)).await? })
+    }
+
+    fn approvals(&self) -> Answer<'_, Result<Approvals, LedgerError>> {
+        Box::pin(async move { self.queue().ask(Op::Approvals).await? })
+    }
+
+    fn finish(&self, rid: PaymentId, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
+        Box::pin(async move { self.queue().ask(|reply| Op::Finish(rid, outcome, reply)).await? })
+    }
+
+    fn resolve(
+        &self,
+        rid: PaymentId,
+        resolution: Resolution,
+        who: String,
+        why: String,
+    ) -> Answer<'_, Result<(), LedgerError>> {
+        let op = move |reply| Op::Resolve {
+            rid,
+            resolution,
+            who,
+            why,
+            reply,
+        };
+        Box::pin(async move { self.queue().ask(op).await? })
+    }
+
+    fn record_finding(&self, rid: PaymentId, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
+        Box::pin(async move { self.queue().ask(|reply| Op::Finding(rid, finding, reply)).await? })
+    }
+
+    fn append(&self, event: Event) -> Answer<'_, Result<(), LedgerError>> {
+        Box::pin(async move { self.queue().ask(|reply| Op::Append(event, reply)).await? })
+    }
+
+    fn refused(&self, denial: Denial) {
+        self.queue().shared.refuse(denial, self.queue().time.read().now);
+        // A full queue needs no wake: the writer is about to look.
+        let _ = self.queue().ops.try_send(Op::Wake);
+    }
+
+    fn get(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+        self.find(rid)
+    }
+
+    fn usage(&self, scopes: &[&str]) -> Answer<'_, Result<Vec<Usage>, LedgerError>> {
+        let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        Box::pin(async move { self.queue().ask(|reply| Op::Usage(scopes, reply)).await? })
+    }
+
+    fn open_items(&self) -> Answer<'_, Result<Vec<Payment>, LedgerError>> {
+        Box::pin(async move { self.queue().ask(Op::OpenItems).await? })
+    }
+
+    fn unconfirmed(&self) -> Answer<'_, Result<Vec<PaymentId>, LedgerError>> {
+        Box::pin(async move { self.queue().ask(Op::Unconfirmed).await? })
+    }
+
+    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
+        Box::pin(async move { self.queue().ask(Op::Keys).await? })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.queue().time.for_windows()
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            // It was closed already, then.
+            let _ = self.queue().ask(Op::Close).await;
+        })
+    }
+}

@@ -1,0 +1,278 @@
+//! The books for readers: payments and refusals, replayed from the journal without a lock, while a server runs or when none
+//! does (Rulings 57 and 59).
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use thiserror::Error;
+
+use super::book::Book;
+use super::disclosure::disclosed;
+use super::entry::{Body, Denied, Entry, Other};
+use super::format::{self, FormatError};
+use super::model::{By, State};
+use super::payment::Payment;
+use super::pruned;
+use super::scan::{JournalError, Line, scan};
+use super::text::Moment;
+use bursar_core::assets::Asset;
+use bursar_core::money::{Atoms, MicroUsd};
+use bursar_core::payment_id::PaymentId;
+
+/// A scan can meet a write that is half done. One that is not finished at the third look is damage.
+const LOOKS: usize = 3;
+
+#[derive(Debug, Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// What the journal says, oldest first.
+#[derive(Debug, Default)]
+pub struct Books {
+    pub payments: Vec<PaymentRecord>,
+    pub refusals: Vec<Refused>,
+}
+
+/// One line of `payments list --json`. Amounts are strings, times RFC 3339 UTC; members in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PaymentRecord {
+    pub id: PaymentId,
+    pub state: State,
+    pub by: Option<By>,
+    pub agent: String,
+    pub group: Option<String>,
+    pub rail: String,
+    pub scheme: String,
+    pub network: String,
+    pub merchant: String,
+    /// `https://host/path` where the path is disclosed, `https://host` where it is not. Never a query.
+    pub resource: String,
+    /// CAIP-19.
+    pub asset: String,
+    pub symbol: String,
+    /// Atoms.
+    pub amount: String,
+    /// Whole units of the asset.
+    pub amount_decimal: String,
+    pub usd: String,
+    /// Atoms that an `upto` was shown to have cost; `amount` is the most that it could.
+    pub taken: Option<String>,
+    /// Lower-case hex.
+    pub payee: String,
+    /// `None` as well while a signer elsewhere has not told it.
+    pub nonce: Option<String>,
+    pub valid_before: Option<Timestamp>,
+    pub tx: Option<String>,
+    pub reason: Option<String>,
+    pub approval: Option<String>,
+    /// What the chain says against it.
+    pub disputed: Option<String>,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// One entry about refusals: `count` equal ones (Ruling 62).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    pub at: Timestamp,
+    pub agent: String,
+    pub group: Option<String>,
+    pub merchant: String,
+    pub reason: String,
+    pub rule: String,
+    /// Dollars, what was asked for.
+    pub usd: Option<String>,
+    pub count: u64,
+}
+
+/// One payment, and what else its 402 offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    pub payment: PaymentRecord,
+    /// In the order of the 402.
+    pub others: Vec<Other>,
+}
+
+/// Reads all payments and refusals in `dir` (the data directory).
+pub fn read_payments(dir: &Path) -> Result<Books, ReadError> {
+    let replay = replay(dir)?;
+    let paths = paths(dir)?;
+    let record = |rid| {
+        replay
+            .payments
+            .get(rid)
+            .map(|payment| PaymentRecord::of(payment, &paths))
+    };
+    Ok(Books {
+        payments: replay.order.iter().filter_map(record).collect(),
+        refusals: replay.refusals,
+    })
+}
+
+/// Reads what the journal in `dir` (the data directory) says of one payment and of what was offered beside it.
+pub fn read_explained(dir: &Path, rid: PaymentId) -> Result<Option<Explained>, ReadError> {
+    let Some(payment) = find(dir, rid)? else {
+        return Ok(None);
+    };
+    Ok(Some(Explained {
+        payment: PaymentRecord::of(&payment, &paths(dir)?),
+        others: payment.reserved.others.clone(),
+    }))
+}
+
+/// What has been disclosed, by its digest.
+fn paths(dir: &Path) -> Result<HashMap<String, (String, String)>, ReadError> {
+    let private = dir.join("private");
+    match disclosed(&private) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(HashMap::new()),
+        Err(source) => Err(ReadError::Io { path: private, source }),
+        Ok(paths) => Ok(paths),
+    }
+}
+
+/// One payment, without the index.
+pub(super) fn find(dir: &Path, rid: PaymentId) -> Result<Option<Payment>, ReadError> {
+    Ok(replay(dir)?.payments.remove(&rid))
+}
+
+#[derive(Default)]
+struct Replay {
+    book: Book,
+    payments: HashMap<PaymentId, Payment>,
+    /// In which they were reserved.
+    order: Vec<PaymentId>,
+    refusals: Vec<Refused>,
+}
+
+fn replay(dir: &Path) -> Result<Replay, ReadError> {
+    told(dir, Replay::onto, Replay::visit)
+}
+
+/// Shows every line of the journal, oldest first, to what `begin` makes of the book where the journal begins.
+pub(super) fn told<T>(
+    dir: &Path,
+    begin: impl Fn(Book) -> T,
+    visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
+) -> Result<T, ReadError> {
+    format::check(dir)?;
+    let audit = dir.join("audit");
+    if !audit.exists() {
+        return Ok(begin(Book::default()));
+    }
+    let mut look = 1;
+    loop {
+        let mut seen = begin(pruned::beginning(&audit)?.book);
+        match scan(&audit, &mut |line| visit(&mut seen, line)) {
+            Ok(_) => return Ok(seen),
+            Err(_) if look < LOOKS => look += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Replay {
+    /// What was open where the journal begins belongs to it; what was closed there is in the segments that were moved.
+    fn onto(book: Book) -> Self {
+        let payments: HashMap<PaymentId, Payment> = book
+            .open_payments()
+            .map(|payment| (payment.rid(), payment.clone()))
+            .collect();
+        Self {
+            order: book.open_payments().map(Payment::rid).collect(),
+            payments,
+            book,
+            refusals: Vec::new(),
+        }
+    }
+
+    fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
+        let entry = Entry::headed(&line.head, line.bytes).map_err(|error| error.to_string())?;
+        let effect = self.book.apply(&entry).map_err(|illegal| illegal.to_string())?;
+        if let Some(payment) = effect.payment {
+            let rid = payment.rid();
+            if self.payments.insert(rid, payment).is_none() {
+                self.order.push(rid);
+            }
+        }
+        if let Some((rid, amendment)) = effect.amended
+            && let Some(payment) = self.payments.get_mut(&rid)
+        {
+            amendment.apply(payment);
+        }
+        if let Body::Denied(denied) = entry.body {
+            self.refusals.push(Refused::of(denied, entry.ts));
+        }
+        Ok(())
+    }
+}
+
+impl Refused {
+    fn of(denied: Denied, ts: Moment) -> Self {
+        Self {
+            at: ts.timestamp(),
+            agent: denied.agent,
+            group: denied.group,
+            merchant: denied.host,
+            reason: denied.reason,
+            rule: denied.rule,
+            usd: denied.usd_micros.map(|micros| MicroUsd::new(micros.0).to_string()),
+            count: denied.count,
+        }
+    }
+}
+
+impl PaymentRecord {
+    fn of(payment: &Payment, disclosed: &HashMap<String, (String, String)>) -> Self {
+        let reserved = &payment.reserved;
+        let path = reserved
+            .sd
+            .iter()
+            .filter_map(|digest| disclosed.get(digest))
+            .find(|(name, _)| name == "path");
+        let path = path.map_or("", |(_, path)| path.as_str());
+        let amount = Atoms::new(reserved.amount.0);
+        let arm = payment.arm.as_ref();
+        let deadline = arm.and_then(|arm| i64::try_from(arm.valid_before.0).ok());
+        Self {
+            id: payment.rid(),
+            state: payment.state,
+            by: payment.by,
+            agent: reserved.agent.clone(),
+            group: reserved.group.clone(),
+            rail: reserved.rail.clone(),
+            scheme: reserved.scheme.clone(),
+            network: reserved.network.clone(),
+            merchant: reserved.host.clone(),
+            resource: format!("https://{}{path}", reserved.host),
+            asset: reserved.asset.clone(),
+            symbol: reserved.symbol.clone(),
+            amount: amount.get().to_string(),
+            amount_decimal: match Asset::parse(&reserved.asset) {
+                Some(Asset::Fiat(..)) => amount.fixed(reserved.decimals),
+                _ => amount.decimal(reserved.decimals),
+            },
+            usd: MicroUsd::new(reserved.usd_micros.0).to_string(),
+            taken: payment.taken.map(|taken| taken.0.to_string()),
+            payee: reserved.payee.text(),
+            nonce: arm.and_then(|arm| Some(arm.nonce?.to_string())),
+            valid_before: deadline.and_then(|second| Timestamp::from_second(second).ok()),
+            tx: payment.tx.clone(),
+            reason: payment.reason.clone(),
+            approval: payment.approval.clone(),
+            disputed: payment.disputed.clone(),
+            created_at: payment.created_at.timestamp(),
+            updated_at: payment.updated_at.timestamp(),
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The one writer: decides every operation in order against the book, makes whole batches durable, then answers
+//! (digest §1.2, rules 1 to 5).
+//!
+//! It has a thread of its own, so that a slow disk never holds a runtime worker.
+
+pub(super) mod decide;
+pub(super) mod ops;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::thread::JoinHandle;
+
+use jiff::SignedDuration;
+use tokio::sync::{mpsc, oneshot};
+
+use super::book::Effect;
+use super::decisions::{self, Decisions};
+use super::disclosure::{Disclosure, Private};
+use super::embedded::Options;
+use super::entry::{Body, ClockJumped, Closed, Expired, Released};
+use super::index::{Applied, Feed};
+use super::journal::{CommitError, Journal};
+use super::model::{Alarm, Alarms, By, Denial, Reservation, State};
+use super::recovery::Opening;
+use super::refusals;
+use super::reread::Rereading;
+use super::signing::{Rhythm, Signing};
+use super::text::Moment;
+use super::timekeeping::{Reading, Timekeeper};
+use bursar_core::payment_id::PaymentId;
+use decide::Space;
+use ops::{Answer, Reply};
+pub use ops::{Delivery, Found, Op, Shared};
+
+/// Bounds of one batch: operations, and bytes of entries.
+const BATCH_OPS: usize = 256;
+const BATCH_BYTES: usize = 256 << 10;
+
+pub struct Writer {
+    opening: Opening,
+    private: Private,
+    time: Arc<Timekeeper>,
+    /// The last look at the clock found it ahead of the time that passed.
+    jumped: Option<SignedDuration>,
+    alarms: Alarms,
+    space: Space,
+    shared: Arc<Shared>,
+    wake: mpsc::WeakSender<Op>,
+    index: Option<std_mpsc::Sender<Feed>>,
+    index_thread: Option<JoinHandle<()>>,
+    signing: Option<Signing>,
+    rhythm: Rhythm,
+    _rereading: Option<Rereading>,
+    effects: Vec<Effect>,
+    disclosures: Vec<(u64, Disclosure)>,
+}
+
+/// What the loop does next.
+enum Next {
+    Go,
+    Close(Reply<()>),
+    Die,
+}
+
+impl Writer {
+    pub fn new(
+        mut opening: Opening,
+        dir: PathBuf,
+        options: Options,
+        time: Arc<Timekeeper>,
+        shared: Arc<Shared>,
+        wake: mpsc::WeakSender<Op>,
+    ) -> std::io::Result<Self> {
+        let (mut index, mut index_thread) = (None, None);
+        if let Some(opened) = opening.index.take() {
+            let (sender, feed) = std_mpsc::channel();
+            let follow = move || opened.follow(&feed);
+            index_thread = Some(
+                std::thread::Builder::new()
+                    .name("ledger-index".to_owned())
+                    .spawn(follow)?,
+            );
+            index = Some(sender);
+        }
+        let rhythm = options.signing;
+        let (signing, rereading) = beside(&mut opening, dir.join("audit"), rhythm, damaged(&shared, &wake))?;
+        Ok(Self {
+            signing,
+            rhythm,
+            _rereading: rereading,
+            private: Private::new(dir.join("private")),
+            space: Space::new(dir, options.min_free_bytes),
+            alarms: options.alarms,
+            opening,
+            time,
+            jumped: None,
+            shared,
+            wake,
+            index,
+            index_thread,
+            effects: Vec::new(),
+            disclosures: Vec::new(),
+        })
+    }
+
+    /// Runs until it is closed or every handle is gone.
+    pub fn run(mut self, mut ops: mpsc::Receiver<Op>) {
+        // Only for waiting with a deadline, while refusals are being folded.
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().ok();
+        loop {
+            let first = match &timer {
+                Some(timer) if self.shared.refusals().is_waiting() => timer.block_on(async {
+                    tokio::time::timeout(refusals::FOLD, ops.recv())
+                        .await
+                        .unwrap_or(Some(Op::Wake))
+                }),
+                _ => ops.blocking_recv(),
+            };
+            let Some(first) = first else {
+                self.close();
+                return;
+            };
+            match self.batch(first, &mut ops) {
+                Next::Go => {}
+                Next::Die => return,
+                Next::Close(reply) => {
+                    self.close();
+                    drop(self);
+                    // Whoever closed may have gone away.
+                    let _ = reply.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn batch(&mut self, first: Op, ops: &mut mpsc::Receiver<Op>) -> Next {
+        let now = self.look_at_clock();
+        let mut answers = Vec::new();
+        let mut next = Next::Go;
+        let mut begun = self.journal().begin(now.timestamp());
+        if begun.is_ok() {
+            begun = self.leftovers(now);
+        }
+        let mut op = Some(first);
+        for _ in 0..BATCH_OPS {
+            let Some(this) = op.take().or_else(|| ops.try_recv().ok()) else {
+                break;
+            };
+            if let Op::Close(reply) = this {
+                next = Next::Close(reply);
+                break;
+            }
+            self.decide(this, now, &mut answers);
+            if self.opening.journal.batched() >= BATCH_BYTES {
+                break;
+            }
+        }
+        match begun.and_then(|()| self.commit()) {
+            Ok(()) => {}
+            Err(CommitError::Died) => return Next::Die,
+            Err(CommitError::Failed(why)) => {
+                // They can never be written; kept, they would pile up.
+                self.shared.refusals().all();
+                (self.alarms)(Alarm::StoreFailed { why: why.clone() });
+                for answer in answers {
+                    answer.fail(&why);
+                }
+                return next;
+            }
+        }
+        for answer in answers {
+            self.answer(answer);
+        }
+        self.follow_up();
+        next
+    }
+
+    fn journal(&mut self) -> &mut Journal {
+        &mut self.opening.journal
+    }
+
+    /// Damage that was found, reservations that nobody received, and refusals that are due.
+    fn leftovers(&mut self, now: Moment) -> Result<(), CommitError> {
+        if let Some(why) = self.shared.take_damage() {
+            return Err(self.journal().poison(why));
+        }
+        for rid in self.shared.take_abandoned() {
+            let body = match self.book().open_payment(&rid).map(|payment| payment.state) {
+                Some(State::Held) => Body::Released(Released {
+                    rid,
+                    why: "abandoned".to_owned(),
+                }),
+                // Armed money expires only with proof that it can never be cashed (Ruling 11). Here the proof is at hand: a
+                // signature takes the `Reservation` value, there is only one, and it was dropped inside the ledger.
+                Some(State::Armed) => Body::Expired(Expired {
+                    by: By::Us,
+                    rid,
+                    why: "never-signed".to_owned(),
+                }),
+                // Whoever gave up waiting knows the id and may have finished it by itself.
+                _ => continue,
+            };
+            self.record(now, body).map_err(|why| self.journal().poison(why))?;
+        }
+        let due = self.shared.refusals().due(now.timestamp());
+        self.record_refusals(now, due)
+    }
+
+    fn record_refusals(&mut self, now: Moment, refusals: Vec<(Denial, u64)>) -> Result<(), CommitError> {
+        for (denial, count) in refusals {
+            if let Err(why) = self.record(now, decisions::denied(denial, count)) {
+                if self.opening.journal.failed().is_some() {
+                    return Err(CommitError::Failed(why));
+                }
+                tracing::warn!(%why, "a refusal is missing in the journal");
+            }
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, op: Op, now: Moment, answers: &mut Vec<Answer>) {
+        answers.push(match op {
+            // Whoever hung up before the decision gets none: nothing to undo later.
+            Op::Reserve(_, reply) if reply.is_closed() => return,
+            Op::Reserve(reserve, reply) => Answer::Reserve(reply, self.reserve(*reserve, now)),
+            Op::Hold(_, reply) if reply.is_closed() => return,
+            Op::Hold(hold, reply) => Answer::Hold(reply, self.hold(*hold, now)),
+            Op::Arm(_, _, reply) if reply.is_closed() => return,
+            Op::Arm(rid, arming, reply) => Answer::Reserve(reply, self.arm(rid, *arming, now)),
+            Op::Issued(rid, issued, reply) => Answer::Done(reply, self.issued(rid, &issued, now)),
+            Op::Approval(step, reply) => Answer::Done(reply, self.approval(*step, now)),
+            Op::Finding(rid, finding, reply) => Answer::Done(reply, self.record_finding(rid, finding, now)),
+            Op::Finish(rid, outcome, reply) => Answer::Done(reply, self.finish(rid, outcome, now)),
+            Op::Resolve {
+                rid,
+                resolution,
+                who,
+                why,
+                reply,
+            } => Answer::Done(reply, self.resolve(rid, resolution, who, why, now)),
+            Op::Append(event, reply) => Answer::Done(reply, self.append(event, now)),
+            Op::Find(rid, reply) => Answer::Find(rid, reply, self.book().open_payment(&rid).cloned().map(Box::new)),
+            Op::Usage(scopes, reply) => Answer::Usage(reply, self.usage(&scopes)),
+            Op::OpenItems(reply) => Answer::OpenItems(reply, self.book().open_payments().cloned().collect()),
+            Op::Unconfirmed(reply) => Answer::Unconfirmed(reply, self.book().unconfirmed().collect()),
+            Op::Keys(reply) => Answer::Keys(reply, self.book().keys().copied().collect()),
+            Op::Approvals(reply) => Answer::Approvals(reply, self.book().approvals().told(now)),
+            Op::Wake | Op::Close(_) => return,
+        });
+    }
+
+    fn commit(&mut self) -> Result<(), CommitError> {
+        if !self.disclosures.is_empty() {
+            // Before the entries, so that a reader who sees an entry also finds its path.
+            let disclosures = std::mem::take(&mut self.disclosures);
+            if let Err(error) = self.private.write(self.opening.journal.segment(), disclosures) {
+                tracing::warn!(%error, "paths of payments are missing in private/");
+            }
+        }
+        self.journal().commit()
+    }
+
+    fn answer(&self, answer: Answer) {
+        // A caller that has gone away does not hear its answer. Only a reservation must not be lost with it: its
+        // `Delivery` reports itself when it is dropped.
+        match answer {
+            Answer::Reserve(reply, result) => {
+                let delivery = |reservation: Reservation| self.delivery(reservation.rid(), reservation);
+                let _ = reply.send(result.map(delivery));
+            }
+            Answer::Hold(reply, result) => {
+                let _ = reply.send(result.map(|rid| self.delivery(rid, ())));
+            }
+            Answer::Done(reply, result) => {
+                let _ = reply.send(result);
+            }
+            Answer::Find(_, reply, Some(payment)) => {
+                let _ = reply.send(Found::Open(payment));
+            }
+            Answer::Find(rid, reply, None) => {
+                let (sender, receiver) = oneshot::channel();
+                let sent = self
+                    .index
+                    .as_ref()
+                    .is_some_and(|index| index.send(Feed::Find(rid, sender)).is_ok());
+                self.wake_index();
+                let _ = reply.send(Found::Elsewhere(sent.then_some(receiver)));
+            }
+            Answer::Usage(reply, usage) => {
+                let _ = reply.send(Ok(usage));
+            }
+            Answer::OpenItems(reply, items) => {
+                let _ = reply.send(Ok(items));
+            }
+            Answer::Unconfirmed(reply, rids) => {
+                let _ = reply.send(Ok(rids));
+            }
+            Answer::Keys(reply, keys) => {
+                let _ = reply.send(Ok(keys));
+            }
+            Answer::Approvals(reply, approvals) => {
+                let _ = reply.send(Ok(approvals));
+            }
+        }
+    }
+
+    fn delivery<T>(&self, rid: PaymentId, value: T) -> Delivery<T> {
+        Delivery::of(rid, value, self.shared.clone(), self.wake.clone())
+    }
+
+    /// The time for this batch. A jump ahead is told once, in the journal and to whoever hears alarms.
+    fn look_at_clock(&mut self) -> Moment {
+        let Reading { now, ahead } = self.time.read();
+        let now = Moment::of(now);
+        let before = std::mem::replace(&mut self.jumped, ahead);
+        if let (None, Some(ahead)) = (before, ahead) {
+            let ahead_s = decisions::seconds(ahead);
+            (self.alarms)(Alarm::ClockJumped { ahead_s });
+            if let Err(why) = self.record(now, Body::ClockJumped(ClockJumped { ahead_s })) {
+                tracing::error!(%why, "the jump of the clock is missing in the journal");
+            }
+        }
+        now
+    }
+
+    /// After the answers: what nobody waits for.
+    fn follow_up(&mut self) {
+        self.tell_signing();
+        if !self.effects.is_empty() {
+            self.feed_index();
+        }
+        // Its failure poisons the journal and is reported by the next operation.
+        let _ = self.journal().fill_ahead();
+    }
+
+    /// A clean stop: nothing waits any more, and the files are as short as their entries.
+    fn close(&mut self) {
+        let now = self.look_at_clock();
+        if let Err(error) = self.record_close(now) {
+            tracing::error!(%error, "the ledger did not close cleanly; the next start repairs it");
+            return;
+        }
+        self.tell_signing();
+        if let Some(signing) = &mut self.signing {
+            signing.finish();
+        }
+        self.feed_index();
+    }
+
+    fn tell_signing(&mut self) {
+        let rhythm = self.rhythm;
+        if let (Some(position), Some(signing)) = (self.opening.journal.position(), &self.signing) {
+            signing.synced(position, rhythm);
+        }
+    }
+
+    fn record_close(&mut self, now: Moment) -> Result<(), CommitError> {
+        self.journal().begin(now.timestamp())?;
+        self.leftovers(now)?;
+        let waiting = self.shared.refusals().all();
+        self.record_refusals(now, waiting)?;
+        let recorded = self.record(now, Body::Closed(Closed {}));
+        recorded.map_err(CommitError::Failed)?;
+        self.commit()?;
+        self.journal().trim()
+    }
+
+    /// It may be gathering changes.
+    fn wake_index(&self) {
+        if let Some(index) = &self.index_thread {
+            index.thread().unpark();
+        }
+    }
+
+    fn feed_index(&mut self) {
+        let applied = Applied {
+            effects: std::mem::take(&mut self.effects),
+            chain: self.opening.journal.chain(),
+            latest: self.book().latest(),
+            signed: self.signing.as_ref().and_then(Signing::news),
+            finished: self.journal().take_finished(),
+        };
+        // Without its thread the index falls behind, and the next start replays.
+        self.index = self
+            .index
+            .take()
+            .filter(|index| index.send(Feed::Applied(applied)).is_ok());
+    }
+}
+
+/// The threads that sign the journal and read what the start did not.
+fn beside(
+    opening: &mut Opening,
+    audit: PathBuf,
+    rhythm: Rhythm,
+    damaged: impl FnOnce(String) + Send + 'static,
+) -> std::io::Result<(Option<Signing>, Option<Rereading>)> {
+    let Some(checkpoints) = opening.checkpoints.take() else {
+        return Ok((None, None));
+    };
+    let rereading = match opening.unread.take() {
+        Some(until) => Some(Rereading::start(audit, until, checkpoints.found().to_vec(), damaged)?),
+        None => None,
+    };
+    let synced = opening.journal.position().unwrap_or_default();
+    Ok((Some(Signing::start(checkpoints, rhythm, synced)?), rereading))
+}
+
+/// Tells the writer.
+fn damaged(shared: &Arc<Shared>, wake: &mpsc::WeakSender<Op>) -> impl FnOnce(String) + Send + 'static {
+    let (shared, wake) = (shared.clone(), wake.clone());
+    move |why| {
+        tracing::error!(%why, "entries that were signed are damaged");
+        shared.tell_damage(why);
+        // A full queue needs no wake: the writer is about to look.
+        if let Some(wake) = wake.upgrade() {
+            let _ = wake.try_send(Op::Wake);
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// The index is closed before the lock is given up with the rest: the next ledger opens it.
+    fn drop(&mut self) {
+        self.index = None;
+        self.wake_index();
+        if let Some(thread) = self.index_thread.take() {
+            // A panic there is the index's own affair; the next start repairs it.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What the writer brings to the decisions that every engine makes: its book, its journal, and the state of its disk.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::Writer;
+use crate::book::{Book, Effect};
+use crate::decisions::{self, Decisions};
+use crate::disclosure::Disclosure;
+use crate::entry::Body;
+use crate::model::{Alarm, ReserveError};
+use crate::text::Moment;
+use crate::timekeeping::Timekeeper;
+
+/// How long a look at the free space is believed.
+const SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
+
+impl Decisions for Writer {
+    fn book(&self) -> &Book {
+        &self.opening.book
+    }
+
+    fn time(&self) -> &Timekeeper {
+        &self.time
+    }
+
+    fn record(&mut self, now: Moment, body: Body) -> Result<u64, String> {
+        if let Some(why) = self.opening.journal.failed() {
+            return Err(why.to_owned());
+        }
+        let place = self.journal().next_place();
+        let entry = self
+            .journal()
+            .push(now, body)
+            .map_err(|error| format!("the entry cannot be written: {error}"))?;
+        match self.opening.book.apply(&entry) {
+            Ok(effect) => {
+                self.time.saw(now.timestamp());
+                self.effects.push(Effect { place, ..effect });
+            }
+            // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
+            Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),
+        }
+        Ok(entry.seq)
+    }
+
+    fn disclose(&mut self, seq: u64, disclosures: Vec<Disclosure>) {
+        self.disclosures
+            .extend(disclosures.into_iter().map(|disclosure| (seq, disclosure)));
+    }
+
+    fn may_reserve(&mut self) -> Result<(), ReserveError> {
+        if let Some(why) = self.opening.journal.failed() {
+            return Err(ReserveError::Failed(why.to_owned()));
+        }
+        if let Some(ahead) = self.time.read().ahead {
+            let ahead_s = decisions::seconds(ahead);
+            return Err(ReserveError::ClockJumped { ahead_s });
+        }
+        if self.space.is_low() {
+            self.raise(Alarm::LowSpace);
+            return Err(ReserveError::LowSpace);
+        }
+        Ok(())
+    }
+
+    fn raise(&self, alarm: Alarm) {
+        (self.alarms)(alarm);
+    }
+}
+
+/// Free space where the journal lies (digest §1.2, rule 8).
+pub struct Space {
+    dir: PathBuf,
+    min_free_bytes: u64,
+    checked: Option<(Instant, bool)>,
+}
+
+impl Space {
+    pub fn new(dir: PathBuf, min_free_bytes: u64) -> Self {
+        Self {
+            dir,
+            min_free_bytes,
+            checked: None,
+        }
+    }
+
+    pub fn is_low(&mut self) -> bool {
+        match self.checked {
+            Some((at, is_low)) if at.elapsed() < SPACE_CHECKED_EVERY => is_low,
+            _ => {
+                let free = rustix::fs::statvfs(&self.dir).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+                // Not to know is to doubt, and a doubt refuses.
+                let is_low = free.map_or(true, |free| free < self.min_free_bytes);
+                self.checked = Some((Instant::now(), is_low));
+                is_low
+            }
+        }
+    }
+}

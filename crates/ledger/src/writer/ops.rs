@@ -1,0 +1,170 @@
+//! What callers and the writer hand to each other.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::decisions::Usage;
+use crate::key::KeyHold;
+use crate::model::{
+    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation, Reserve,
+    ReserveError, Resolution,
+};
+use crate::payment::Payment;
+use crate::refusals::Refusals;
+use bursar_core::payment_id::PaymentId;
+
+pub type Reply<T> = oneshot::Sender<T>;
+
+/// What callers send.
+pub enum Op {
+    Reserve(Box<Reserve>, Reply<Result<Delivery<Reservation>, ReserveError>>),
+    Hold(Box<Hold>, Reply<Result<Delivery<()>, ReserveError>>),
+    Arm(
+        PaymentId,
+        Box<Arming>,
+        Reply<Result<Delivery<Reservation>, ReserveError>>,
+    ),
+    Issued(PaymentId, Box<Issued>, Reply<Result<(), LedgerError>>),
+    Approval(Box<ApprovalStep>, Reply<Result<(), LedgerError>>),
+    Finish(PaymentId, Outcome, Reply<Result<(), LedgerError>>),
+    Resolve {
+        rid: PaymentId,
+        resolution: Resolution,
+        who: String,
+        why: String,
+        reply: Reply<Result<(), LedgerError>>,
+    },
+    Finding(PaymentId, Finding, Reply<Result<(), LedgerError>>),
+    Append(Event, Reply<Result<(), LedgerError>>),
+    Find(PaymentId, Reply<Found>),
+    Usage(Vec<String>, Reply<Result<Vec<Usage>, LedgerError>>),
+    OpenItems(Reply<Result<Vec<Payment>, LedgerError>>),
+    Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>),
+    Keys(Reply<Result<Vec<KeyHold>, LedgerError>>),
+    Approvals(Reply<Result<Approvals, LedgerError>>),
+    /// Something lies in [`Shared`].
+    Wake,
+    Close(Reply<()>),
+}
+
+/// Where a payment is found.
+pub enum Found {
+    Open(Box<Payment>),
+    /// The index will say; without an index, the journal.
+    Elsewhere(Option<oneshot::Receiver<Option<Payment>>>),
+    Failed(LedgerError),
+}
+
+/// What callers leave without waiting for room in the queue.
+#[derive(Default)]
+pub struct Shared {
+    abandoned: Mutex<Vec<PaymentId>>,
+    refusals: Mutex<Refusals>,
+    /// Signed history is damaged, which the start has not seen.
+    damage: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub fn refuse(&self, denial: Denial, now: Timestamp) {
+        self.refusals().add(denial, now);
+    }
+
+    pub fn tell_damage(&self, why: String) {
+        *self.damage() = Some(why);
+    }
+
+    pub fn take_damage(&self) -> Option<String> {
+        self.damage().take()
+    }
+
+    pub fn take_abandoned(&self) -> Vec<PaymentId> {
+        std::mem::take(&mut *self.abandoned())
+    }
+
+    fn damage(&self) -> MutexGuard<'_, Option<String>> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // A panic of another holder leaves all usable: they are lists that are only added to and taken.
+    pub fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn abandoned(&self) -> MutexGuard<'_, Vec<PaymentId>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was reserved, on its way to the caller. When nobody takes it out, the ledger learns of it.
+pub struct Delivery<T> {
+    rid: PaymentId,
+    value: Option<T>,
+    shared: Arc<Shared>,
+    wake: mpsc::WeakSender<Op>,
+}
+
+impl<T> Delivery<T> {
+    pub fn of(rid: PaymentId, value: T, shared: Arc<Shared>, wake: mpsc::WeakSender<Op>) -> Self {
+        Self {
+            rid,
+            value: Some(value),
+            shared,
+            wake,
+        }
+    }
+
+    pub fn take(mut self) -> Option<T> {
+        self.value.take()
+    }
+}
+
+impl<T> Drop for Delivery<T> {
+    fn drop(&mut self) {
+        if self.value.take().is_some() {
+            self.shared.abandoned().push(self.rid);
+            // A full queue needs no wake: the writer is about to look.
+            if let Some(wake) = self.wake.upgrade() {
+                let _ = wake.try_send(Op::Wake);
+            }
+        }
+    }
+}
+
+/// An answer that waits for the batch to be durable.
+pub enum Answer {
+    Reserve(
+        Reply<Result<Delivery<Reservation>, ReserveError>>,
+        Result<Reservation, ReserveError>,
+    ),
+    Hold(
+        Reply<Result<Delivery<()>, ReserveError>>,
+        Result<PaymentId, ReserveError>,
+    ),
+    Done(Reply<Result<(), LedgerError>>, Result<(), LedgerError>),
+    Find(PaymentId, Reply<Found>, Option<Box<Payment>>),
+    Usage(Reply<Result<Vec<Usage>, LedgerError>>, Vec<Usage>),
+    OpenItems(Reply<Result<Vec<Payment>, LedgerError>>, Vec<Payment>),
+    Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>, Vec<PaymentId>),
+    Keys(Reply<Result<Vec<KeyHold>, LedgerError>>, Vec<KeyHold>),
+    Approvals(Reply<Result<Approvals, LedgerError>>, Approvals),
+}
+
+impl Answer {
+    pub fn fail(self, why: &str) {
+        let failed = || LedgerError::Failed(why.to_owned());
+        // As in `Writer::answer`: who has gone away hears nothing.
+        match self {
+            Self::Reserve(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),
+            Self::Hold(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),
+            Self::Done(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Find(_, reply, _) => drop(reply.send(Found::Failed(failed()))),
+            Self::Usage(reply, _) => drop(reply.send(Err(failed()))),
+            Self::OpenItems(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Unconfirmed(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Keys(reply, _) => drop(reply.send(Err(failed()))),
+            Self::Approvals(reply, _) => drop(reply.send(Err(failed()))),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The engines, each with a world of its own.
+
+use std::sync::{Arc, Mutex};
+
+use bursar_ledger::memory::Memory;
+use bursar_ledger::{Alarm, Alarms, Ledger, LedgerError, Usage};
+
+use crate::world::World;
+
+pub struct Engine {
+    pub world: World,
+    pub ledger: Arc<dyn Ledger>,
+    pub alarms: Arc<Mutex<Vec<Alarm>>>,
+    kind: Kind,
+}
+
+enum Kind {
+    Memory,
+    Embedded,
+    #[cfg(feature = "postgres")]
+    Postgres(crate::postgres_cluster::Database),
+}
+
+pub async fn memory() -> Engine {
+    let (world, (alarms, hear)) = (World::new(), ears());
+    let ledger = Arc::new(Memory::new(world.clock.clone(), hear));
+    Engine {
+        world,
+        ledger,
+        alarms,
+        kind: Kind::Memory,
+    }
+}
+
+pub async fn embedded() -> Engine {
+    let (world, (alarms, hear)) = (World::new(), ears());
+    let ledger = Arc::new(world.open_with(|options| options.alarms = hear.clone()));
+    Engine {
+        world,
+        ledger,
+        alarms,
+        kind: Kind::Embedded,
+    }
+}
+
+#[cfg(feature = "postgres")]
+pub async fn postgres() -> Engine {
+    let (world, (alarms, hear)) = (World::new(), ears());
+    let database = crate::postgres_cluster::cluster().database().await;
+    let ledger = Arc::new(connected(&world, &database, Some(hear)).await);
+    Engine {
+        world,
+        ledger,
+        alarms,
+        kind: Kind::Postgres(database),
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn connected(
+    world: &World,
+    database: &crate::postgres_cluster::Database,
+    hear: Option<Alarms>,
+) -> bursar_ledger::Postgres {
+    let access = bursar_ledger::Access {
+        database: bursar_ledger::database_url::DatabaseUrl::parse(&database.url()).unwrap(),
+        password: None,
+        tls: rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(
+            rustls::crypto::aws_lc_rs::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth(),
+    };
+    let mut options = world.options();
+    options.alarms = hear.unwrap_or(options.alarms);
+    bursar_ledger::Postgres::open(world.path(), access, options)
+        .await
+        .unwrap()
+}
+
+fn ears() -> (Arc<Mutex<Vec<Alarm>>>, Alarms) {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hear: Alarms = {
+        let heard = heard.clone();
+        Arc::new(move |alarm| heard.lock().unwrap().push(alarm))
+    };
+    (heard, hear)
+}
+
+impl Engine {
+    /// The same books after a stop. Books in memory do not stop; then nothing has changed.
+    pub async fn reopened(self) -> (Self, bool) {
+        match self.kind {
+            Kind::Memory => (self, false),
+            Kind::Embedded => {
+                self.ledger.close().await;
+                let ledger = Arc::new(self.world.open());
+                (Self { ledger, ..self }, true)
+            }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(ref database) => {
+                self.ledger.close().await;
+                let ledger = Arc::new(connected(&self.world, database, None).await);
+                (Self { ledger, ..self }, true)
+            }
+        }
+    }
+
+    pub fn keeps_a_journal(&self) -> bool {
+        !matches!(self.kind, Kind::Memory)
+    }
+
+    /// What one window of a scope holds: settled, open.
+    pub async fn holds(&self, scope: &str, window: &str) -> (u128, u128) {
+        let rows: Vec<Usage> = self.ledger.usage(&[scope]).await.unwrap();
+        rows.iter()
+            .filter(|row| row.window == window)
+            .fold((0, 0), |(settled, open), row| (settled + row.settled, open + row.open))
+    }
+
+    pub async fn day(&self) -> (u128, u128) {
+        self.holds("agent:research", "day").await
+    }
+
+    pub fn heard(&self) -> Vec<Alarm> {
+        self.alarms.lock().unwrap().clone()
+    }
+}
+
+pub fn is_failed(error: &LedgerError) -> bool {
+    matches!(error, LedgerError::Failed(_))
+}

@@ -1,0 +1,256 @@
+//! A data directory with a ledger, and purchases to put into it.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use alloy_primitives::{Address, B256};
+use bursar_core::approval::EvidenceKind;
+use bursar_core::assets::{Asset, Network, tokens_of};
+use bursar_core::challenge::{Clause, Rail};
+use bursar_core::clock::ManualClock;
+use bursar_home::{Readers, write_new};
+use bursar_ledger::journal::{Faults, Step, Verdict};
+use bursar_ledger::{
+    ApprovalStep, Arm, Embedded, Hold, Ledger, OpenError, Options, PaymentId, Requested, Reserve, Terms,
+};
+use bursar_core::money::{Atoms, MicroUsd};
+use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
+use jiff::{SignedDuration, Timestamp};
+
+/// As `bursar init` writes it; the seed is of this test only.
+pub const LOG_KEY: &str = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
+
+pub const NOON: &str = "2026-11-20T12:00:00Z";
+
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub clock: Arc<ManualClock>,
+    purchases: AtomicU64,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write_new(&dir.path().join("log.key"), LOG_KEY.as_bytes(), Readers::Owner).unwrap();
+        Self {
+            dir,
+            clock: Arc::new(ManualClock::at(NOON.parse().unwrap())),
+            purchases: AtomicU64::new(1),
+        }
+    }
+
+    /// One whose purchases are no other world's: for books that several share.
+    pub fn numbered(number: u64) -> Self {
+        let world = Self::new();
+        world.purchases.store(number * 1_000_000 + 1, Ordering::Relaxed);
+        world
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn options(&self) -> Options {
+        Options {
+            min_free_bytes: 0,
+            ..Options::new(self.clock.clone())
+        }
+    }
+
+    pub fn open(&self) -> Embedded {
+        self.open_with(|_| {})
+    }
+
+    /// Opens once the ledger that a test has killed or dropped has let go of the directory.
+    pub fn open_with(&self, change: impl Fn(&mut Options)) -> Embedded {
+        loop {
+            let mut options = self.options();
+            change(&mut options);
+            match Embedded::open(self.path(), options) {
+                Err(OpenError::InUse(_)) => std::thread::yield_now(),
+                opened => return opened.unwrap(),
+            }
+        }
+    }
+
+    /// Until the ledger that a test has killed or dropped has let go of the directory.
+    pub fn wait_until_released(&self) {
+        let lock = fs::File::open(self.path().join("lock")).unwrap();
+        lock.lock().unwrap();
+    }
+
+    /// Entries that the newest checkpoint covers.
+    pub fn signed(&self) -> usize {
+        let note = fs::read_to_string(self.path().join("audit/checkpoint")).unwrap_or_default();
+        note.lines().nth(1).map_or(0, |size| size.parse().unwrap())
+    }
+
+    /// Until what is written now is signed.
+    pub fn wait_until_signed(&self) {
+        let entries = self.journal().lines().count();
+        while self.signed() < entries {
+            std::thread::yield_now();
+        }
+    }
+
+    /// A fresh purchase of one cent by `research`, charged to a day of `cap` dollars-in-micros.
+    pub fn purchase(&self, cap: u128) -> Reserve {
+        let amount = 10_000;
+        self.charged(vec![charge("agent:research", Window::Day, Unit::MicroUsd, amount, cap)])
+    }
+
+    pub fn charged(&self, charges: Vec<Charge>) -> Reserve {
+        let number = self.purchases.fetch_add(1, Ordering::Relaxed);
+        let now: Timestamp = NOON.parse().unwrap();
+        let mut random = [0; 10];
+        random[2..].copy_from_slice(&number.to_be_bytes());
+        let asset = Asset::Token(tokens_of(Network::Eip155(84532)).next().unwrap());
+        let hold = Hold {
+            rid: PaymentId::new(now, random),
+            agent: "research".into(),
+            group: Some("eng".into()),
+            host: "api.example.com".into(),
+            path: "/v1/report".into(),
+            // No digest looks like it by chance, as one may like a bare number.
+            query: Some("customer=zoe-4711".into()),
+            terms: Terms {
+                rail: Rail::X402,
+                asset,
+                amount: Atoms::new(10_000),
+                usd: MicroUsd::new(10_000),
+                payee: Address::repeat_byte(0x22).into(),
+                clause: Clause::None,
+            },
+            charges,
+            policy_gen: 1,
+            fingerprint: [1; 32],
+            idempotency: None,
+            offer_sha256: [2; 32],
+            others: Vec::new(),
+        };
+        Reserve {
+            hold,
+            arm: Arm {
+                from: Address::repeat_byte(0x11).into(),
+                issuer: None,
+                nonce: B256::left_padding_from(&number.to_be_bytes()).into(),
+                signer: None,
+                valid_after: 0,
+                valid_before: now.as_second() as u64 + 300,
+            },
+        }
+    }
+
+    /// What a person is asked about held money, for ten minutes.
+    pub fn question(&self, hold: &Hold, intent: u8) -> Requested {
+        let Reserve { hold: other, .. } = self.purchase(0);
+        Requested {
+            // As unlike any payment's as theirs are unlike each other.
+            id: other.rid,
+            rid: hold.rid,
+            agent: hold.agent.clone(),
+            approver: "did:x:finance".into(),
+            backend: "ciba".into(),
+            intent: [intent; 32],
+            needed: 1,
+            until: NOON.parse::<Timestamp>().unwrap() + SignedDuration::from_mins(10),
+        }
+    }
+
+    pub fn segments(&self) -> Vec<PathBuf> {
+        files(&self.path().join("audit"), "seg-")
+    }
+
+    pub fn journal(&self) -> String {
+        let text: String = self
+            .segments()
+            .iter()
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect();
+        text.trim_end_matches('\n').to_owned()
+    }
+
+    /// Events in order.
+    pub fn events(&self) -> Vec<String> {
+        let ev = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["ev"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        self.journal().lines().filter(|line| !line.is_empty()).map(ev).collect()
+    }
+
+    pub fn count(&self, ev: &str) -> usize {
+        self.events().iter().filter(|found| *found == ev).count()
+    }
+}
+
+pub fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(dir)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix))
+        .collect();
+    found.sort();
+    found
+}
+
+pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) -> Charge {
+    Charge {
+        scope: scope.into(),
+        window,
+        unit,
+        start: "2026-11-20T00:00:00+01:00[Europe/Berlin]".into(),
+        ends: None,
+        amount,
+        cap,
+        rule: "agents.research.day".into(),
+        excess: Excess::Denied,
+    }
+}
+
+/// Evidence that is remembered for a minute longer than what it grants can be used.
+pub fn granted(id: PaymentId, replay: u8, use_by: Timestamp) -> ApprovalStep {
+    ApprovalStep::Granted {
+        id,
+        by: "did:x:finance".into(),
+        kind: EvidenceKind::SignedToken,
+        evidence_sha256: [9; 32],
+        replay: [replay; 32],
+        replay_until: use_by + SignedDuration::from_mins(1),
+        use_by,
+    }
+}
+
+/// What counts against `agent:research`, in micro-USD of the day.
+pub async fn counted(ledger: &dyn Ledger) -> u128 {
+    let usage = ledger.usage(&["agent:research"]).await.unwrap();
+    usage
+        .iter()
+        .filter(|row| row.window == "day")
+        .map(|row| row.settled + row.open)
+        .sum()
+}
+
+/// Gives `verdict` at the `nth` time (from 1) that `step` is reached.
+pub struct FailAt {
+    pub step: Step,
+    pub nth: usize,
+    pub verdict: Verdict,
+}
+
+impl Faults for FailAt {
+    fn at(&mut self, step: Step) -> Verdict {
+        if step == self.step {
+            self.nth -= usize::from(self.nth > 0);
+            if self.nth == 0 {
+                return self.verdict;
+            }
+        }
+        Verdict::Go
+    }
+}

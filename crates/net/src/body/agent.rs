@@ -1,0 +1,112 @@
+//! The body of an agent's request, as it arrives.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use crate::idle::Serving;
+use bursar_core::hop;
+
+/// How long an upload that nobody wants any more is read on, and how long it may be silent meanwhile.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_SILENCE: Duration = Duration::from_secs(5);
+
+/// What the agent uploads. When nobody wants the rest of it, the rest is read and thrown away: closing a socket with
+/// unread bytes in it resets the connection, and the reset destroys the answer before the agent has read it
+/// (RFC 9112 §9.6).
+pub struct AgentBody {
+    incoming: Option<Incoming>,
+    serving: Serving,
+    rest: Rest,
+}
+
+/// What becomes of bytes that nobody asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Discard,
+    /// The agent waits for `100 Continue` and will not send them.
+    Uninvited,
+    /// An h2 stream can be cancelled without its neighbours noticing.
+    Cancel,
+}
+
+impl AgentBody {
+    /// Takes over a request from hyper; its connection counts as busy while any of the body is owed.
+    pub fn of(request: Request<Incoming>, serving: Serving) -> Request<Self> {
+        let rest = match request.version() {
+            Version::HTTP_2 => Rest::Cancel,
+            _ if hop::expects_continue(request.headers()) => Rest::Uninvited,
+            _ => Rest::Discard,
+        };
+        request.map(|incoming| Self {
+            incoming: Some(incoming),
+            serving,
+            rest,
+        })
+    }
+
+    /// Keeps the connection busy beyond this exchange, for what follows an upgrade.
+    pub fn serving(&self) -> Serving {
+        self.serving.clone()
+    }
+}
+
+impl Body for AgentBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let Some(incoming) = this.incoming.as_mut() else {
+            return Poll::Ready(None);
+        };
+        if this.rest == Rest::Uninvited {
+            // hyper says `100 Continue` when the body is first asked for.
+            this.rest = Rest::Discard;
+        }
+        let polled = Pin::new(incoming).poll_frame(cx);
+        polled.map_ok(|frame| match frame.into_trailers() {
+            Ok(mut trailers) => {
+                hop::strip_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => frame,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for AgentBody {
+    fn drop(&mut self) {
+        let Some(incoming) = self.incoming.take() else { return };
+        if self.rest != Rest::Discard || incoming.is_end_stream() {
+            return;
+        }
+        // Without a runtime the process is ending, and the connection with it.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(discard(incoming, self.serving.clone()));
+        }
+    }
+}
+
+async fn discard(mut incoming: Incoming, serving: Serving) {
+    let reading = async { while let Ok(Some(Ok(_))) = timeout(LINGER_SILENCE, incoming.frame()).await {} };
+    // An error here is the agent's own end of a conversation that is over.
+    let _ = timeout(LINGER, reading).await;
+    drop(serving);
+}

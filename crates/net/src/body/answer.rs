@@ -1,0 +1,247 @@
+//! What goes to the agent: an answer of ours, or the site's as it streams.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::{BoxError, Uploading};
+use crate::idle::Serving;
+use bursar_core::hop;
+
+/// What is sent to the agent.
+pub struct AnswerBody {
+    content: Content,
+    serving: Option<Serving>,
+}
+
+enum Content {
+    Full(Full<Bytes>),
+    /// Boxed: it is large, and an answer is moved several times on its way to hyper.
+    Relay(Box<Relay>),
+}
+
+impl AnswerBody {
+    pub fn full(bytes: Bytes) -> Self {
+        Content::Full(Full::new(bytes)).into()
+    }
+
+    /// The agent's connection counts as busy until the last byte of this is handed over.
+    pub fn while_serving(mut self, serving: Serving) -> Self {
+        self.serving = Some(serving);
+        self
+    }
+
+    pub fn empty() -> Self {
+        Self::full(Bytes::new())
+    }
+}
+
+impl From<Content> for AnswerBody {
+    fn from(content: Content) -> Self {
+        Self { content, serving: None }
+    }
+}
+
+impl From<Relay> for AnswerBody {
+    fn from(relay: Relay) -> Self {
+        Content::Relay(Box::new(relay)).into()
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.get_mut().content {
+            Content::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Content::Relay(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Full(body) => body.is_end_stream(),
+            Content::Relay(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Full(body) => body.size_hint(),
+            Content::Relay(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The site's answer as it comes: first what was read to look for a challenge, then the stream.
+pub struct Relay {
+    read: Option<Bytes>,
+    /// What reading ahead met behind the data: trailers, or the error that an agent must not take for a clean end.
+    after: Option<Result<Frame<Bytes>, hyper::Error>>,
+    rest: Incoming,
+    idle: Duration,
+    /// Made when the stream first has to wait; most answers never need it.
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+    /// Runs once the stream ended cleanly: hands the connection back.
+    at_end: Option<Box<dyn FnOnce() + Send>>,
+    uploading: Option<Uploading>,
+    /// Runs once all of it is handed over; dropped unused if the agent does not take all of it.
+    delivered: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Relay {
+    pub fn new(rest: Incoming, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
+        let mut relay = Self {
+            read: None,
+            after: None,
+            rest,
+            idle,
+            timer: None,
+            waiting: false,
+            at_end,
+            uploading: None,
+            delivered: None,
+        };
+        relay.finish_if_ended();
+        relay
+    }
+
+    /// The request's upload, which may still be going on.
+    pub fn hold(&mut self, uploading: Uploading) {
+        if !self.rest.is_end_stream() {
+            self.uploading = Some(uploading);
+        }
+    }
+
+    /// Has `delivered` run when the last of this is handed over; it is dropped unused otherwise.
+    pub fn when_delivered(&mut self, delivered: Box<dyn FnOnce() + Send>) {
+        self.delivered = Some(delivered);
+    }
+
+    /// Puts back what was read ahead.
+    pub fn unread(&mut self, read: Bytes) {
+        self.read = Some(read).filter(|read| !read.is_empty());
+    }
+
+    /// Reads at most `cap` bytes within `patience`, from the beginning, so that it can be done again once they are put back
+    /// with [`Relay::unread`].
+    pub async fn read_up_to(&mut self, cap: usize, patience: Duration) -> (Bytes, ReadEnd) {
+        let mut read = BytesMut::from(self.read.take().unwrap_or_default());
+        let reading = async {
+            loop {
+                if read.len() > cap {
+                    return ReadEnd::TooLong;
+                }
+                match self.rest.frame().await {
+                    None => return ReadEnd::Whole,
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => read.extend_from_slice(&data),
+                        Err(trailers) => self.after = Some(Ok(trailers)),
+                    },
+                    Some(Err(error)) => {
+                        self.after = Some(Err(error));
+                        return ReadEnd::Broken;
+                    }
+                }
+            }
+        };
+        let end = tokio::time::timeout(patience, reading).await.unwrap_or(ReadEnd::Late);
+        if end == ReadEnd::Whole {
+            self.finish_if_ended();
+        }
+        (read.freeze(), end)
+    }
+
+    fn finish_if_ended(&mut self) {
+        if self.rest.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(at_end) = self.at_end.take() {
+            at_end();
+        }
+        self.uploading = None;
+        if let Some(delivered) = self.delivered.take() {
+            delivered();
+        }
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let idle = self.idle;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        if !self.waiting {
+            self.waiting = true;
+            timer.as_mut().reset(Instant::now() + idle);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// How reading ahead ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadEnd {
+    Whole,
+    TooLong,
+    Late,
+    Broken,
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(read) = this.read.take() {
+            return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
+        if let Some(after) = this.after.take() {
+            return Poll::Ready(Some(after.map_err(Into::into)));
+        }
+        match Pin::new(&mut this.rest).poll_frame(cx) {
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(frame)) => {
+                this.waiting = false;
+                this.finish_if_ended();
+                let frame = frame.map(|frame| match frame.into_trailers() {
+                    Ok(mut trailers) => {
+                        hop::strip_trailers(&mut trailers);
+                        Frame::trailers(trailers)
+                    }
+                    Err(frame) => frame,
+                });
+                Poll::Ready(Some(frame.map_err(Into::into)))
+            }
+            Poll::Pending => this
+                .poll_idle(cx)
+                .map(|()| Some(Err("the site sent nothing for too long".into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_none() && self.after.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.rest.size_hint();
+        let read = self.read.as_ref().map_or(0, |read| read.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + read);
+        }
+        hint.set_lower(hint.lower() + read);
+        hint
+    }
+}

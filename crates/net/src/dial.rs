@@ -1,0 +1,305 @@
+//! Connecting to the outside: one resolution, every address checked, only checked addresses dialled (threats 2.1, 2.2).
+//!
+//! All that leaves this process goes through here: origins, replays, RPC nodes, Stripe, approval backends. A replay
+//! connects to the [`Checked`] of the first request and never resolves again.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use bursar_core::host::{Host, HostError};
+
+pub use class::{AddressClass, classify};
+
+mod class;
+
+/// "Connection Attempt Delay" of RFC 8305 §5.
+const STAGGER: Duration = Duration::from_millis(250);
+/// The system resolver blocks a thread per lookup; slow names must not take all of them.
+const LOOKUPS: usize = 64;
+
+/// Where names come from. Tests put in answers that change or lie.
+pub trait Resolver: Send + Sync + 'static {
+    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+}
+
+/// The system's resolver: hosts file, search order and caching as the machine has them.
+pub struct SystemResolver;
+
+impl Resolver for SystemResolver {
+    fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
+        Box::pin(async move {
+            let addresses = tokio::net::lookup_host((host, 0)).await?;
+            Ok(addresses.map(|address| address.ip()).collect())
+        })
+    }
+}
+
+/// Addresses that passed the guard, in the resolver's order; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    addresses: Vec<SocketAddr>,
+}
+
+impl Checked {
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+/// Texts name the host's class but never the address behind it: they reach the agent.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("{0}")]
+    Host(#[from] HostError),
+    #[error("the host is {class}, which this proxy does not dial")]
+    Guard {
+        class: AddressClass,
+        address: Option<IpAddr>,
+    },
+    #[error("the request would come back to this proxy")]
+    Loop { address: SocketAddr },
+    #[error("the host name could not be resolved")]
+    Dns { source: Option<io::Error> },
+    #[error("the host refused the connection")]
+    Refused,
+    #[error("the host cannot be reached: {source}")]
+    Unreachable { source: io::Error },
+    #[error("{0} took too long")]
+    Timeout(Stage),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Resolve,
+    Connect,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Resolve => "resolving the host name",
+            Self::Connect => "connecting to the host",
+        })
+    }
+}
+
+/// Cheap to clone; clones share the bound on lookups.
+#[derive(Clone)]
+pub struct Dialer {
+    resolver: Arc<dyn Resolver>,
+    lookups: Arc<Semaphore>,
+    /// `upstream.allow_private`: exceptions to the guard, never to the loop check.
+    exceptions: Arc<[IpNet]>,
+    own: Arc<[SocketAddr]>,
+    patience: Patience,
+}
+
+/// `[timeouts] dns_s` and `dial_s`.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub resolve: Duration,
+    /// All attempts for one connection together.
+    pub connect: Duration,
+}
+
+impl Dialer {
+    /// `own` are the addresses of all our listeners as bound, the admin side included.
+    pub fn new(
+        resolver: Arc<dyn Resolver>,
+        allow_private: Vec<IpNet>,
+        own: Vec<SocketAddr>,
+        patience: Patience,
+    ) -> Self {
+        Self {
+            resolver,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            exceptions: allow_private.into(),
+            own: own.into(),
+            patience,
+        }
+    }
+
+    /// Resolves once and checks every address: one bad answer refuses the name, since an answer that mixes public and
+    /// private addresses is an attack or a mistake. With an address in `allow_private` only such addresses count.
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<Checked, DialError> {
+        let host = Host::parse(host)?;
+        if port == 0 {
+            return Err(HostError::Port.into());
+        }
+        if host.is_disguised_ipv4() {
+            return Err(DialError::Guard {
+                class: AddressClass::Disguised,
+                address: None,
+            });
+        }
+        let found = match host.ip() {
+            Some(address) => vec![address],
+            None => self.lookup(&host).await?,
+        };
+        let mut addresses: Vec<SocketAddr> = Vec::with_capacity(found.len());
+        let mut refused = None;
+        for address in found {
+            match self.check(address, port) {
+                Ok(address) if !addresses.contains(&address) => addresses.push(address),
+                Ok(_) => {}
+                Err(DialError::Guard { class, address }) => refused = Some(DialError::Guard { class, address }),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(error) = refused {
+            // A name of which the operator has allowed an address is known to be private: `localhost` is ::1 as well on
+            // most machines. Only what is allowed is dialled.
+            addresses.retain(|address| self.is_exception(address.ip()));
+            if addresses.is_empty() {
+                return Err(error);
+            }
+        }
+        match addresses.is_empty() {
+            true => Err(DialError::Dns { source: None }),
+            false => Ok(Checked { addresses }),
+        }
+    }
+
+    /// Connects to one of the checked addresses (RFC 8305): families alternate, each attempt gets 250 ms before the next
+    /// one starts beside it, the first that stands wins.
+    pub async fn connect(&self, checked: &Checked) -> Result<(TcpStream, SocketAddr), DialError> {
+        let attempts = race(alternate(&checked.addresses), STAGGER);
+        timeout(self.patience.connect, attempts)
+            .await
+            .unwrap_or(Err(DialError::Timeout(Stage::Connect)))
+    }
+
+    async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DialError> {
+        let (lookups, resolver, host) = (self.lookups.clone(), self.resolver.clone(), host.to_string());
+        // A task of its own: when we stop waiting, the blocked thread lives on and must keep its permit.
+        let answer = tokio::spawn(async move {
+            let _permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
+            resolver.lookup(host).await
+        });
+        match timeout(self.patience.resolve, answer).await {
+            Err(_) => Err(DialError::Timeout(Stage::Resolve)),
+            Ok(Err(died)) => Err(DialError::Dns {
+                source: Some(io::Error::other(died)),
+            }),
+            Ok(Ok(Err(source))) => Err(DialError::Dns { source: Some(source) }),
+            Ok(Ok(Ok(addresses))) => Ok(addresses),
+        }
+    }
+
+    fn is_exception(&self, address: IpAddr) -> bool {
+        self.exceptions.iter().any(|net| net.contains(&address))
+    }
+
+    fn check(&self, address: IpAddr, port: u16) -> Result<SocketAddr, DialError> {
+        // ::ffff:a.b.c.d is dialled as the IPv4 address that it is.
+        let address = address.to_canonical();
+        let target = SocketAddr::new(address, port);
+        if self.own.iter().any(|own| reaches(*own, target)) {
+            return Err(DialError::Loop { address: target });
+        }
+        if self.is_exception(address) {
+            return Ok(target);
+        }
+        match classify(address) {
+            AddressClass::Global => Ok(target),
+            class => Err(DialError::Guard {
+                class,
+                address: Some(address),
+            }),
+        }
+    }
+}
+
+/// Whether a connection to `target` would be accepted by a listener bound to `own`.
+fn reaches(own: SocketAddr, target: SocketAddr) -> bool {
+    if own.port() != target.port() {
+        return false;
+    }
+    let (own, target) = (own.ip().to_canonical(), target.ip());
+    own == target
+        // Connecting to the unspecified address means this host.
+        || target.is_unspecified()
+        || own.is_unspecified() && (target.is_loopback() || is_local(target))
+}
+
+/// An address can be bound exactly when an interface has it. Nothing is sent; asked only for a listener on all
+/// interfaces and an equal port.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// Starts with the family the resolver put first (RFC 6724 order), then takes turns.
+fn alternate(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut preferred, mut other): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) = addresses
+        .iter()
+        .copied()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let mut order = VecDeque::with_capacity(addresses.len());
+    while !(preferred.is_empty() && other.is_empty()) {
+        order.extend(preferred.pop_front());
+        order.extend(other.pop_front());
+    }
+    order
+}
+
+async fn race(mut waiting: VecDeque<SocketAddr>, stagger: Duration) -> Result<(TcpStream, SocketAddr), DialError> {
+    // Dropping the set ends the attempts that lost.
+    let mut attempts = JoinSet::new();
+    let mut last_error = DialError::Dns { source: None };
+    loop {
+        if let Some(address) = waiting.pop_front() {
+            attempts.spawn(async move { (attempt(address).await, address) });
+        } else if attempts.is_empty() {
+            return Err(last_error);
+        }
+        let next = Instant::now() + stagger;
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                Some(outcome) = attempts.join_next() => outcome,
+                () = sleep_until(next), if !waiting.is_empty() => break,
+                else => break,
+            };
+            match outcome {
+                Ok((Ok(stream), address)) => return Ok((stream, address)),
+                Ok((Err(error), _)) => last_error = DialError::of_connect(error),
+                Err(died) => last_error = DialError::of_connect(io::Error::other(died)),
+            }
+            if !waiting.is_empty() {
+                break;
+            }
+        }
+    }
+}
+
+async fn attempt(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Without it small writes wait 40 ms for an acknowledgement.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+impl DialError {
+    fn of_connect(source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::TimedOut => Self::Timeout(Stage::Connect),
+            _ => Self::Unreachable { source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

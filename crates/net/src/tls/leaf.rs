@@ -1,0 +1,241 @@
+//! Certificates for the hosts that agents visit, made on demand, and the server side of their TLS.
+//!
+//! One leaf key per process, never the authority's. Certificates are cached and server configurations are not: three of
+//! them serve every host by SNI.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use quick_cache::sync::Cache;
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType,
+};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SigningKey};
+
+use super::authority::{Authority, AuthorityError, random_serial, set_dates};
+use super::validity::Validity;
+use super::{Alpn, provider};
+use bursar_core::clock::SharedClock;
+use bursar_core::host::Host;
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// 7 days from yesterday (Ruling 36).
+const LIFE: Duration = Duration::from_secs(7 * 86_400);
+/// About 0.7 KiB each.
+const CACHED: usize = 10_000;
+
+/// The leaf certificates of this process.
+pub struct Leaves {
+    authority: Authority,
+    key: KeyPair,
+    signer: Arc<dyn SigningKey>,
+    cache: Cache<Host, Leaf>,
+    clock: SharedClock,
+}
+
+#[derive(Clone)]
+struct Leaf {
+    certified: Arc<CertifiedKey>,
+    validity: Validity,
+}
+
+impl Leaves {
+    pub fn new(authority: Authority, clock: SharedClock) -> Result<Self, AuthorityError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let encoded = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Self {
+            signer: provider().key_provider.load_private_key(encoded)?,
+            authority,
+            key,
+            cache: Cache::new(CACHED),
+            clock,
+        })
+    }
+
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The certificate for `host`, made now if there is none with a day or more left. Simultaneous first visits make
+    /// one.
+    pub fn for_host(&self, host: &Host) -> Result<Arc<CertifiedKey>, AuthorityError> {
+        let now = self.clock.now();
+        if let Some(leaf) = self.cache.get(host) {
+            if leaf.is_fresh(now) {
+                return Ok(leaf.certified);
+            }
+            self.cache.remove_if(host, |leaf| !leaf.is_fresh(now));
+        }
+        let leaf = self.cache.get_or_insert_with(host, || {
+            let (certificate, validity) = mint(&self.authority, &self.key, host, now)?;
+            let certified = CertifiedKey::new(vec![certificate], self.signer.clone());
+            Ok::<_, AuthorityError>(Leaf {
+                certified: Arc::new(certified),
+                validity,
+            })
+        })?;
+        Ok(leaf.certified)
+    }
+}
+
+impl Leaf {
+    /// Also false before `not_before`: the clock was set back.
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        self.validity.not_before <= now && now + DAY < self.validity.not_after
+    }
+}
+
+/// A server certificate for exactly one DNS name or address. It ends no later than the authority does.
+pub(super) fn mint(
+    authority: &Authority,
+    key: &KeyPair,
+    host: &Host,
+    now: Timestamp,
+) -> Result<(CertificateDer<'static>, Validity), AuthorityError> {
+    let validity = Validity {
+        not_before: now - DAY,
+        not_after: (now - DAY + LIFE).min(authority.not_after()),
+    };
+    let mut parameters = CertificateParams::default();
+    // Empty, so that the alternative name is marked critical (RFC 5280 §4.2.1.6).
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.subject_alt_names = vec![match host.ip() {
+        Some(address) => SanType::IpAddress(address),
+        None => SanType::DnsName(host.as_str().try_into()?),
+    }];
+    parameters.serial_number = Some(random_serial()?);
+    set_dates(&mut parameters, validity);
+    parameters.is_ca = IsCa::NoCa;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    // Strict verifiers, Python since 3.13 among them, insist on it.
+    parameters.use_authority_key_identifier_extension = true;
+    let certificate = parameters.signed_by(key, authority.issuer())?;
+    Ok((certificate.der().clone(), validity))
+}
+
+/// Server configurations for intercepted tunnels, by what was negotiated with the origin.
+pub struct ServerConfigs {
+    leaves: Arc<Leaves>,
+    absent: Arc<ServerConfig>,
+    http1: Arc<ServerConfig>,
+    http2: Arc<ServerConfig>,
+}
+
+impl ServerConfigs {
+    pub fn new(leaves: Arc<Leaves>) -> Result<Self, AuthorityError> {
+        let shared = |alpn| -> Result<_, AuthorityError> {
+            let mut config = config(Arc::new(BySni(leaves.clone())), alpn)?;
+            // Stateless: memory does not grow with the agents' connections.
+            config.ticketer = Ticketer::new()?;
+            Ok(Arc::new(config))
+        };
+        Ok(Self {
+            absent: shared(Alpn::Absent)?,
+            http1: shared(Alpn::Http1)?,
+            http2: shared(Alpn::Http2)?,
+            leaves,
+        })
+    }
+
+    /// For a ClientHello whose SNI was found equal to the CONNECT host.
+    pub fn by_sni(&self, alpn: Alpn) -> Arc<ServerConfig> {
+        match alpn {
+            Alpn::Absent => &self.absent,
+            Alpn::Http1 => &self.http1,
+            Alpn::Http2 => &self.http2,
+        }
+        .clone()
+    }
+
+    /// For a ClientHello without SNI, as with every IP address: the CONNECT host decides. Made per connection and
+    /// without resumption, since a ticket could not say which host it was for.
+    pub fn for_host(&self, host: &Host, alpn: Alpn) -> Result<Arc<ServerConfig>, AuthorityError> {
+        let mut config = config(Arc::new(Fixed(self.leaves.for_host(host)?)), alpn)?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+}
+
+/// The TLS of the proxy's own listener, for agents beyond loopback (Ruling 56). HTTP/1.1 alone: a proxy's CONNECT needs no
+/// more.
+pub fn listener_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, ListenerTlsError> {
+    let unusable = |path: &Path, why: String| ListenerTlsError::File {
+        path: path.to_owned(),
+        why,
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| unusable(certificate, error.to_string()))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)?;
+    config.alpn_protocols = Alpn::Http1.identifiers();
+    Ok(Arc::new(config))
+}
+
+/// Why the listener has no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerTlsError {
+    #[error("{path} cannot be used: {why}", path = path.display())]
+    File { path: PathBuf, why: String },
+    #[error("certificate and key do not work: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+fn config(resolver: Arc<dyn ResolvesServerCert>, alpn: Alpn) -> Result<ServerConfig, AuthorityError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = alpn.identifiers();
+    Ok(config)
+}
+
+struct BySni(Arc<Leaves>);
+
+impl ResolvesServerCert for BySni {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let host = Host::parse(hello.server_name()?).ok()?;
+        match self.0.for_host(&host) {
+            Ok(certified) => Some(certified),
+            Err(error) => {
+                tracing::error!(%host, %error, "no certificate could be made");
+                None
+            }
+        }
+    }
+}
+
+struct Fixed(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Fixed {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+// rustls asks for Debug; keys stay out of it.
+impl fmt::Debug for BySni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BySni")
+    }
+}
+
+impl fmt::Debug for Fixed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fixed")
+    }
+}

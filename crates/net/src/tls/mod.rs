@@ -1,0 +1,95 @@
+//! Both sides of an intercepted tunnel: our certificates towards agents, verified connections towards origins.
+//!
+//! One provider (aws-lc-rs) and it is named in every builder, so no process-wide default is needed or touched.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+pub mod authority;
+pub mod leaf;
+pub mod upstream;
+mod validity;
+
+/// The two protocols that we read, by their ALPN identifiers (RFC 7301).
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
+/// What was negotiated with the origin, and is then the only thing that the agent is given: with one protocol on both
+/// sides nothing needs translation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// No protocol was negotiated: HTTP/1.1 by convention.
+    Absent,
+    Http1,
+    Http2,
+}
+
+impl Alpn {
+    /// From what a finished handshake reports.
+    pub fn negotiated(identifier: Option<&[u8]>) -> Self {
+        match identifier {
+            Some(HTTP2) => Self::Http2,
+            Some(HTTP1) => Self::Http1,
+            _ => Self::Absent,
+        }
+    }
+
+    fn identifiers(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Absent => Vec::new(),
+            Self::Http1 => vec![HTTP1.to_vec()],
+            Self::Http2 => vec![HTTP2.to_vec()],
+        }
+    }
+}
+
+/// What the agent's ClientHello offers, cut to what we can read, in its order: the origin is offered the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AlpnOffer {
+    Nothing,
+    Http1,
+    Http2,
+    Http2ThenHttp1,
+    Http1ThenHttp2,
+}
+
+impl AlpnOffer {
+    const ALL: [Self; 5] = [
+        Self::Nothing,
+        Self::Http1,
+        Self::Http2,
+        Self::Http2ThenHttp1,
+        Self::Http1ThenHttp2,
+    ];
+
+    pub fn of_client<'a>(identifiers: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        identifiers
+            .into_iter()
+            .fold(Self::Nothing, |offer, identifier| match (offer, identifier) {
+                (Self::Nothing, HTTP1) => Self::Http1,
+                (Self::Nothing, HTTP2) => Self::Http2,
+                (Self::Http1, HTTP2) => Self::Http1ThenHttp2,
+                (Self::Http2, HTTP1) => Self::Http2ThenHttp1,
+                _ => offer,
+            })
+    }
+
+    fn identifiers(self) -> Vec<Vec<u8>> {
+        let order: &[&[u8]] = match self {
+            Self::Nothing => &[],
+            Self::Http1 => &[HTTP1],
+            Self::Http2 => &[HTTP2],
+            Self::Http2ThenHttp1 => &[HTTP2, HTTP1],
+            Self::Http1ThenHttp2 => &[HTTP1, HTTP2],
+        };
+        order.iter().map(|identifier| identifier.to_vec()).collect()
+    }
+}
+
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+#[cfg(test)]
+mod tests;

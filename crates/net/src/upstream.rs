@@ -1,0 +1,455 @@
+//! Connections to sites: dialled to a checked address, verified, kept for the same agent, and used by one rule about
+//! sending twice (dependencies digest §5b): only what hyper hands back as unsent may go out again.
+//!
+//! Two connections are interchangeable when agent, origin, checked address and ALPN offer are equal (Ruling 36); the roots
+//! are one set per process.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::body::{AnswerBody, Progress, Relay, RequestBody};
+use crate::dial::{Checked, DialError, Dialer};
+use crate::timeouts::Timeouts;
+use crate::tls::upstream::{HandshakeError, UpstreamTls};
+use crate::tls::{Alpn, AlpnOffer};
+use bursar_core::agent_name::AgentName;
+use bursar_core::host::Authority;
+
+use connection::{Carrier, Sender};
+pub use connection::{Connection, SendError};
+
+mod connection;
+
+/// Heads of answers: the same bounds as towards the agent (Ruling 33).
+pub const HEAD_BYTES: usize = 64 << 10;
+pub const HEAD_FIELDS: usize = 256;
+/// A kept connection is closed after this rest; sites commonly close theirs after 60 s or more.
+const KEEP: Duration = Duration::from_secs(50);
+/// Kept connections of one agent to one origin.
+const KEEP_EACH: usize = 64;
+/// Names are looked up again for a new connection once this old (threats 2.2: no new look-up within one exchange).
+const NAME_AGE: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// Where a request goes: scheme, host, port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub scheme: Scheme,
+    pub authority: Authority,
+}
+
+impl Origin {
+    /// As `Host` and `:authority` name it: without the scheme's own port, which some sites do not know themselves by.
+    pub fn host_field(&self) -> String {
+        let own = match self.scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        };
+        let text = self.authority.to_string();
+        match text.rsplit_once(':') {
+            Some((host, _)) if self.authority.port == own => host.to_owned(),
+            _ => text,
+        }
+    }
+}
+
+/// The version of HTTP that is spoken on both sides of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    H1,
+    H2,
+}
+
+#[derive(Debug, Error)]
+pub enum UpstreamError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
+    #[error("the connection could not be set up: {0}")]
+    Setup(hyper::Error),
+    #[error("the exchange was broken off: {0}")]
+    Broken(hyper::Error),
+    #[error("the answer has more than {HEAD_FIELDS} header fields")]
+    Fields,
+    #[error("no answer came in time")]
+    Timeout,
+}
+
+pub struct Upstreams {
+    dialer: Dialer,
+    tls: Arc<UpstreamTls>,
+    timeouts: Timeouts,
+    kept: Mutex<HashMap<Key, Vec<Kept>>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    agent: AgentName,
+    origin: Origin,
+    offer: AlpnOffer,
+}
+
+struct Kept {
+    connection: Connection,
+    since: Instant,
+}
+
+/// One way to one origin for one agent: a tunnel has one for its whole life.
+pub struct Lane {
+    upstreams: Arc<Upstreams>,
+    key: Key,
+    names: Mutex<(Checked, Instant)>,
+}
+
+impl Upstreams {
+    pub fn new(dialer: Dialer, tls: Arc<UpstreamTls>, timeouts: Timeouts) -> Arc<Self> {
+        Arc::new(Self {
+            dialer,
+            tls,
+            timeouts,
+            kept: Mutex::default(),
+        })
+    }
+
+    /// Resolves and checks the origin's addresses, and makes sure that a connection is there, so that its ALPN result can
+    /// be mirrored to the agent.
+    pub async fn lane(
+        self: &Arc<Self>,
+        agent: AgentName,
+        origin: Origin,
+        offer: AlpnOffer,
+    ) -> Result<(Lane, Version), UpstreamError> {
+        let checked = self.resolve(&origin.authority).await?;
+        let lane = Lane {
+            upstreams: self.clone(),
+            key: Key { agent, origin, offer },
+            names: Mutex::new((checked, Instant::now())),
+        };
+        let connection = lane.connection().await?;
+        let version = connection.version();
+        self.keep(lane.key.clone(), connection);
+        Ok((lane, version))
+    }
+
+    async fn resolve(&self, authority: &Authority) -> Result<Checked, DialError> {
+        self.dialer.resolve(authority.host.as_str(), authority.port).await
+    }
+
+    fn keep(&self, key: Key, connection: Connection) {
+        if connection.is_closed() {
+            return;
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = kept.entry(key).or_default();
+        if lane.len() < KEEP_EACH {
+            lane.push(Kept {
+                connection,
+                since: Instant::now(),
+            });
+        }
+    }
+
+    /// Newest first: the one least likely to have been closed by the site.
+    fn pick(&self, key: &Key, checked: &Checked) -> Option<Connection> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = kept.get_mut(key)?;
+        while let Some(last) = lane.last_mut() {
+            let connection = &last.connection;
+            if connection.is_closed()
+                || last.since.elapsed() > KEEP
+                || !checked.addresses().contains(&connection.address)
+            {
+                lane.pop();
+                continue;
+            }
+            if let Sender::H2(sender) = &connection.sender {
+                last.since = Instant::now();
+                return Some(Connection {
+                    sender: Sender::H2(sender.clone()),
+                    address: connection.address,
+                    reused: true,
+                });
+            }
+            return lane.pop().map(|kept| Connection {
+                reused: true,
+                ..kept.connection
+            });
+        }
+        kept.remove(key);
+        None
+    }
+
+    /// Lets go of what has rested too long. Called on a timer.
+    pub fn sweep(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, lane| {
+            lane.retain(|kept| !kept.connection.is_closed() && kept.since.elapsed() <= KEEP);
+            !lane.is_empty()
+        });
+    }
+
+    async fn dial(&self, key: &Key, checked: &Checked) -> Result<Connection, UpstreamError> {
+        let (stream, address) = self.dialer.connect(checked).await?;
+        match key.origin.scheme {
+            Scheme::Http => self.set_up_h1(stream, address).await,
+            Scheme::Https => self.dial_tls(key, stream, address).await,
+        }
+    }
+
+    async fn dial_tls(&self, key: &Key, stream: TcpStream, address: SocketAddr) -> Result<Connection, UpstreamError> {
+        let host = &key.origin.authority.host;
+        match self.tls.connect(stream, host, key.offer).await? {
+            (stream, Alpn::Http2) => self.set_up_h2(stream, address).await,
+            (stream, Alpn::Http1 | Alpn::Absent) => self.set_up_h1(stream, address).await,
+        }
+    }
+
+    async fn set_up_h1<S>(&self, stream: S, address: SocketAddr) -> Result<Connection, UpstreamError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(HEAD_FIELDS)
+            .max_header_size(HEAD_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(UpstreamError::Setup)?;
+        let driving = tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        });
+        Ok(Connection {
+            sender: Sender::H1(sender, driving.abort_handle()),
+            address,
+            reused: false,
+        })
+    }
+
+    async fn set_up_h2<S>(&self, stream: S, address: SocketAddr) -> Result<Connection, UpstreamError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(UpstreamError::Setup)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        });
+        Ok(Connection {
+            sender: Sender::H2(sender),
+            address,
+            reused: false,
+        })
+    }
+}
+
+impl Lane {
+    pub fn origin(&self) -> &Origin {
+        &self.key.origin
+    }
+
+    pub fn agent(&self) -> &AgentName {
+        &self.key.agent
+    }
+
+    /// A connection that is ready: kept, or new.
+    pub async fn connection(&self) -> Result<Connection, UpstreamError> {
+        let checked = self.names().await?;
+        self.to(&checked).await
+    }
+
+    async fn to(&self, checked: &Checked) -> Result<Connection, UpstreamError> {
+        while let Some(mut kept) = self.upstreams.pick(&self.key, checked) {
+            if kept.ready().await {
+                return Ok(kept);
+            }
+        }
+        self.upstreams.dial(&self.key, checked).await
+    }
+
+    /// The addresses that were checked last, however long ago: within one exchange no name is looked up twice (threats 2.2).
+    fn pinned(&self) -> Checked {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    async fn names(&self) -> Result<Checked, DialError> {
+        let (checked, since) = {
+            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            (names.0.clone(), names.1)
+        };
+        if since.elapsed() < NAME_AGE {
+            return Ok(checked);
+        }
+        let checked = self.upstreams.resolve(&self.key.origin.authority).await?;
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = (checked.clone(), Instant::now());
+        Ok(checked)
+    }
+
+    /// A new connection to the addresses that were checked for this exchange, never a kept one.
+    async fn fresh(&self) -> Result<Connection, UpstreamError> {
+        self.upstreams.dial(&self.key, &self.pinned()).await
+    }
+
+    /// Sends a request that carries no credential. What is handed back unsent goes out again on a new connection; so does
+    /// a request without a body and side effects that met a kept connection as it died (RFC 9110 §9.2.2).
+    pub async fn send(
+        &self,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Relay>, UpstreamError> {
+        let mut connection = self.connection().await?;
+        let copy = (connection.reused && repeatable(&request)).then(|| head_of(&request));
+        match self.send_on(&mut connection, request, progress).await {
+            Ok(response) => Ok(self.relay(connection, response, progress)),
+            Err(SendError::Unsent(request, _)) => {
+                let mut connection = self.fresh().await?;
+                let sent = self.send_on(&mut connection, *request, progress).await;
+                sent.map(|response| self.relay(connection, response, progress))
+                    .map_err(SendError::into_error)
+            }
+            Err(SendError::Sent(error)) => match copy {
+                Some(copy) if connection.was_lost(&error) => {
+                    let mut connection = self.fresh().await?;
+                    let sent = self.send_on(&mut connection, copy, progress).await;
+                    sent.map(|response| self.relay(connection, response, progress))
+                        .map_err(SendError::into_error)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Sends a request that carries a credential: once, and to the addresses that the 402 came from. Only if hyper hands it
+    /// back unsent does it go out, once more, on a new connection (Ruling 1).
+    pub async fn send_paid(
+        &self,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Relay>, SendError> {
+        let mut connection = match self.to(&self.pinned()).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(SendError::Unsent(Box::new(request), error)),
+        };
+        match self.send_on(&mut connection, request, progress).await {
+            Ok(response) => Ok(self.relay(connection, response, progress)),
+            Err(SendError::Unsent(request, _)) => {
+                let mut connection = match self.fresh().await {
+                    Ok(connection) => connection,
+                    Err(error) => return Err(SendError::Unsent(request, error)),
+                };
+                let response = self.send_on(&mut connection, *request, progress).await?;
+                Ok(self.relay(connection, response, progress))
+            }
+            Err(sent) => Err(sent),
+        }
+    }
+
+    async fn send_on(
+        &self,
+        connection: &mut Connection,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, SendError> {
+        let sending = connection.send(request);
+        tokio::pin!(sending);
+        let patience = self.upstreams.timeouts.response_head;
+        let mut parts = progress.parts();
+        loop {
+            if let Ok(sent) = timeout(patience, &mut sending).await {
+                let response = sent?;
+                // On h1 hyper has counted already (Ruling 33).
+                return match response.headers().len() {
+                    0..=HEAD_FIELDS => Ok(response),
+                    _ => Err(SendError::Sent(UpstreamError::Fields)),
+                };
+            }
+            // A long upload is not silence: the bound starts again while parts go by.
+            let now = progress.parts();
+            if now == parts {
+                return Err(SendError::Sent(UpstreamError::Timeout));
+            }
+            parts = now;
+        }
+    }
+
+    fn relay(&self, connection: Connection, response: Response<Incoming>, progress: &Progress) -> Response<Relay> {
+        let idle = self.upstreams.timeouts.idle;
+        let at_end: Option<Box<dyn FnOnce() + Send>> = match &connection.sender {
+            // An h2 connection was never taken out; a new one is put in at once, for the streams beside this one.
+            Sender::H2(_) => {
+                if !connection.reused {
+                    self.upstreams.keep(self.key.clone(), connection);
+                }
+                None
+            }
+            Sender::H1(..) if response.status() == StatusCode::SWITCHING_PROTOCOLS => None,
+            Sender::H1(..) => {
+                let (upstreams, key) = (self.upstreams.clone(), self.key.clone());
+                let carrier = Carrier {
+                    connection: Some(connection),
+                    progress: progress.clone(),
+                    wanted: response.status().is_success(),
+                };
+                Some(Box::new(move || {
+                    if let Some(connection) = carrier.free() {
+                        upstreams.keep(key, connection);
+                    }
+                }))
+            }
+        };
+        response.map(|body| Relay::new(body, idle, at_end))
+    }
+}
+
+fn repeatable(request: &Request<RequestBody>) -> bool {
+    use http_body::Body;
+    request.method().is_safe() && request.body().is_end_stream()
+}
+
+fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+/// Lets a relayed answer go to the agent.
+pub fn stream(response: Response<Relay>) -> Response<AnswerBody> {
+    response.map(AnswerBody::from)
+}

@@ -1,0 +1,233 @@
+//! BKey: keys on a phone. Whose agent we are there (`agent`), and what it makes for us (approvals digest §4.6): one authorization
+//! of EIP-3009, or one Shared Payment Token.
+//!
+//! `answer` is pure: what an answer says, and whether that can be true of nothing that was made. What it is worth is for `pay` to
+//! judge, against the record.
+
+mod agent;
+mod answer;
+mod order;
+
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, RETRY_AFTER};
+use http::{Request, Uri};
+use hyper::body::Bytes;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use thiserror::Error;
+
+use bursar_core::account::AccountMark;
+use bursar_net::oauth::exchange::{self, Answer, Silence};
+use bursar_net::oauth::failure::{self, Code};
+use bursar_net::oauth::form::bearer;
+use bursar_net::oauth::issuer::Issuer;
+use bursar_net::oauth::login::{self, AgentTokens, Lent};
+use bursar_net::oauth::{Outgoing, Secret};
+use bursar_net::tls::upstream::UpstreamTls;
+
+pub use agent::{BkeyAgent, BkeyError, ProfilesFile};
+pub use answer::{Authorization, Created, Looked, Pending, Token, Unreadable, WalletAnswer};
+pub use order::{AuthorizationOrder, Purpose, TokenOrder};
+
+/// BKey's own tools wait so long for an answer (digest §4.1).
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What can be ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    X402,
+    Mpp,
+}
+
+/// BKey, and ourselves as its agent.
+pub struct Bkey {
+    api: Issuer,
+    client_id: String,
+    secret: Secret,
+    tls: Arc<UpstreamTls>,
+    tokens: AgentTokens,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unheard {
+    #[error("BKey does not take our client: {}", .0.text())]
+    NotLoggedIn(Code),
+    #[error("BKey cannot be reached")]
+    Unsent,
+    /// It may have acted.
+    #[error("BKey did not answer whole")]
+    Unanswered,
+}
+
+/// Why the wallet is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NoWalletTold {
+    #[error(transparent)]
+    Unheard(#[from] Unheard),
+    #[error(
+        "BKey refuses to tell its wallet (status {0}); the client needs the scopes payment:address and payment:authorize"
+    )]
+    Refused(u16),
+    #[error("what BKey tells of its wallet has no {0}")]
+    Unreadable(&'static str),
+}
+
+impl Bkey {
+    pub fn new(api: Issuer, client_id: String, secret: Secret, tls: Arc<UpstreamTls>) -> Self {
+        Self {
+            api,
+            client_id,
+            secret,
+            tls,
+            tokens: AgentTokens::default(),
+        }
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        self.api.as_str()
+    }
+
+    /// As whom we order, without naming it.
+    pub fn mark(&self) -> AccountMark {
+        let mut hash = Sha256::new();
+        hash.update(b"bursar/bkey-client/v1\n");
+        hash.update(self.api.as_str().to_ascii_lowercase());
+        // A URL has no line break, so that two pairs never read alike.
+        hash.update(b"\n");
+        hash.update(self.client_id.as_bytes());
+        let whole: [u8; 32] = hash.finalize().into();
+        let (half, _) = whole.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        AccountMark(*half)
+    }
+
+    pub async fn wallet(&self) -> Result<WalletAnswer, NoWalletTold> {
+        let answer = self.get("/v1/x402/wallet").await?;
+        match answer.status.as_u16() {
+            200 => answer::wallet(&answer.body).map_err(NoWalletTold::Unreadable),
+            status => Err(NoWalletTold::Refused(status)),
+        }
+    }
+
+    pub async fn order_authorization(&self, order: &AuthorizationOrder<'_>) -> Result<Created<Authorization>, Unheard> {
+        let answer = self.create(Kind::X402, order.json()).await?;
+        Ok(answer::created(answer.status, &answer.body, Authorization::in_answer))
+    }
+
+    pub async fn order_token(&self, order: &TokenOrder<'_>) -> Result<Created<Token>, Unheard> {
+        let answer = self.create(Kind::Mpp, order.json()).await?;
+        Ok(answer::created(answer.status, &answer.body, Token::in_answer))
+    }
+
+    /// What has become of an authorization that a person must confirm.
+    pub async fn look_authorization(&self, pending: &Pending) -> Looked<Authorization> {
+        self.look(Kind::X402, pending, Authorization::in_answer).await
+    }
+
+    /// What has become of a token that a person must confirm.
+    pub async fn look_token(&self, pending: &Pending) -> Looked<Token> {
+        self.look(Kind::Mpp, pending, Token::in_answer).await
+    }
+
+    async fn look<T>(&self, kind: Kind, pending: &Pending, read: answer::Read<T>) -> Looked<T> {
+        match self.get(&format!("{}/{}", path(kind), pending.id())).await {
+            Ok(answer) => answer::looked(answer.status, &answer.body, retry_after(&answer), read),
+            // A look changes nothing there, and the next one may do better.
+            Err(_) => Looked::Wait(None),
+        }
+    }
+
+    /// Never repeated if it may have arrived (digest §2.5): each order is another authorization.
+    async fn create(&self, kind: Kind, json: Option<Vec<u8>>) -> Result<Answer, Unheard> {
+        let json = json.ok_or(Unheard::NotLoggedIn(failure::INTERNAL))?;
+        let (url, token) = (self.at(path(kind))?, self.token().await?.0);
+        let order = || {
+            let bearer = bearer(&token).ok_or(Unheard::NotLoggedIn(failure::BAD_RESPONSE))?;
+            let outgoing = Outgoing::json(json.clone(), bearer);
+            outgoing.to(&url).ok_or(Unheard::NotLoggedIn(failure::INTERNAL))
+        };
+        let sent = match exchange::send(&url, &self.tls, order()?, PATIENCE).await {
+            // Nothing of it was sent: once more.
+            Err(Silence::Unsent) => exchange::send(&url, &self.tls, order()?, PATIENCE).await,
+            sent => sent,
+        };
+        let answer = sent.map_err(unheard)?;
+        self.was_taken(&answer).await;
+        Ok(answer)
+    }
+
+    async fn get(&self, path: &str) -> Result<Answer, Unheard> {
+        let (mut token, mut lent) = self.token().await?;
+        loop {
+            let url = self.at(path)?;
+            let target = url.path_and_query().map_or("/", |path| path.as_str());
+            let bearer = bearer(&token).ok_or(Unheard::NotLoggedIn(failure::BAD_RESPONSE))?;
+            let request = Request::get(target)
+                .header("accept", "application/json")
+                .header(AUTHORIZATION, bearer)
+                .body(Bytes::new())
+                .map_err(|_| Unheard::NotLoggedIn(failure::INTERNAL))?;
+            let answer = exchange::send(&url, &self.tls, request, PATIENCE).await;
+            let answer = answer.map_err(unheard)?;
+            self.was_taken(&answer).await;
+            if answer.status != http::StatusCode::UNAUTHORIZED || lent == Lent::New {
+                return Ok(answer);
+            }
+            // It was kept, and may have been taken back since.
+            (token, lent) = self.token().await?;
+        }
+    }
+
+    /// A token that is refused is not lent again.
+    async fn was_taken(&self, answer: &Answer) {
+        if answer.status == http::StatusCode::UNAUTHORIZED {
+            self.tokens.forget().await;
+        }
+    }
+
+    async fn token(&self) -> Result<(Arc<Secret>, Lent), Unheard> {
+        let log_in = || async {
+            let url = self.at("/oauth/token").map_err(|_| failure::INTERNAL)?;
+            let fields = [
+                ("grant_type", "client_credentials"),
+                ("client_id", self.client_id.as_str()),
+                ("client_secret", self.secret.expose()),
+            ];
+            let request = Outgoing::form(&fields, None).to(&url).ok_or(failure::INTERNAL)?;
+            // A log-in makes nothing.
+            let answer = exchange::send(&url, &self.tls, request, PATIENCE).await;
+            let answer = answer.map_err(|_| failure::UNREACHABLE)?;
+            login::read(answer.status, &answer.body)
+        };
+        self.tokens.lend(log_in).await.map_err(|code| match code {
+            failure::UNREACHABLE => Unheard::Unsent,
+            code => Unheard::NotLoggedIn(code),
+        })
+    }
+
+    fn at(&self, path: &str) -> Result<Uri, Unheard> {
+        let url = format!("{}{path}", self.api.as_str());
+        url.parse().map_err(|_| Unheard::NotLoggedIn(failure::INTERNAL))
+    }
+}
+
+const fn path(kind: Kind) -> &'static str {
+    match kind {
+        Kind::X402 => "/v1/x402/authorize",
+        Kind::Mpp => "/v1/mpp/authorize",
+    }
+}
+
+fn unheard(silence: Silence) -> Unheard {
+    match silence {
+        Silence::Unsent => Unheard::Unsent,
+        Silence::Unanswered => Unheard::Unanswered,
+    }
+}
+
+fn retry_after(answer: &Answer) -> Option<Duration> {
+    let seconds = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}

@@ -1,0 +1,493 @@
+//! Payments in doubt: sent, and no 2xx reached the agent whole (Ruling 3). A repeat of the same request presents the same
+//! bytes again instead of buying twice; past the credential's validity it is told so (Ruling 4).
+//!
+//! What a repeat needs lies in `private/credentials/`, one file a payment, written before the first byte is sent, not
+//! synced, deleted a moment after the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
+//! the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its file after delivery, as long as it
+//! may be presented again (Ruling 6, `keyed.rs`).
+
+mod keyed;
+mod lost;
+mod proof;
+#[cfg(test)]
+mod tests;
+mod ticket;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::HeaderName;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use bursar_core::challenge::{Credential, Rail};
+use bursar_core::clock::SharedClock;
+use bursar_home::{self as home, HomeError};
+use bursar_ledger::PaymentId;
+
+pub use keyed::{Asked, Paid};
+use lost::Lost;
+pub use proof::{Withdrawal, Withdrawn};
+pub use ticket::Ticket;
+
+/// Below this a seller would not settle any more (x402 digest §4.1).
+const LEAST_VALIDITY_S: i64 = 6;
+/// Repeats that present one credential, after the first sending (Ruling 3).
+const PRESENTATIONS: u8 = 3;
+/// How long after the last try a repeat is told of the doubt; then it is a new purchase (Ruling 4).
+const RETRY_WINDOW: SignedDuration = SignedDuration::from_secs(900);
+
+/// A request without its body: agent, method, scheme, authority, path and query. Found before a body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target([u8; 32]);
+
+/// A request with its body (Ruling 2). The offer is no part of it: a fresh 402 has fresh ids and perhaps a new price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Target {
+    pub fn of(agent: &str, method: &str, scheme: &str, authority: &str, path_and_query: &str) -> Self {
+        let mut hash = Sha256::new();
+        for part in [agent, method, scheme, authority, path_and_query] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        Self(hash.finalize().into())
+    }
+
+    pub fn with_body(self, sha256: &[u8; 32]) -> Fingerprint {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        hash.update(sha256);
+        Fingerprint(hash.finalize().into())
+    }
+}
+
+impl Fingerprint {
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
+/// All payments whose answers have not been delivered, and those under a key that may be presented again all the same.
+#[derive(Clone)]
+pub struct Doubts(Arc<Shared>);
+
+struct Shared {
+    folder: PathBuf,
+    clock: SharedClock,
+    by_target: Mutex<HashMap<Target, Vec<Doubt>>>,
+    /// So that a request that cannot be a repeat costs one load.
+    count: AtomicUsize,
+    delivered: Mutex<Delivered>,
+    lost: Mutex<Lost>,
+}
+
+/// Answers that were handed over to their connections. The last bytes may still be on their way through TLS to the socket:
+/// a kill in between leaves an agent without its answer, which will ask again. So the files outlive them by a sweep.
+#[derive(Default)]
+struct Delivered {
+    since_sweep: Vec<PaymentId>,
+    before: Vec<PaymentId>,
+}
+
+struct Doubt {
+    rid: PaymentId,
+    fingerprint: Fingerprint,
+    stored: Stored,
+    last_try: Timestamp,
+    /// A receipt said that it is paid.
+    paid: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Its agent waits; an equal request meanwhile is a purchase of its own (Ruling 5), unless it has the same key. The
+    /// channel closes when the wait is over.
+    Waiting(watch::Receiver<()>),
+    /// Its agent hung up, the answer is still waited for; a repeat joins.
+    Abandoned(watch::Receiver<()>),
+    /// Over.
+    Open,
+}
+
+/// The file of one payment.
+#[derive(Clone, Serialize, Deserialize)]
+struct Stored {
+    rid: PaymentId,
+    target: String,
+    fingerprint: String,
+    #[serde(default = "x402")]
+    rail: String,
+    field: String,
+    credential: String,
+    valid_before: i64,
+    /// By repeats, after the first sending.
+    presented: u8,
+    /// It was made under an `Idempotency-Key`.
+    #[serde(default)]
+    keyed: bool,
+    /// A 2xx reached the agent whole. Only what has a key is still here then.
+    #[serde(default)]
+    delivered: bool,
+}
+
+/// Files of before there was another.
+fn x402() -> String {
+    Rail::X402.name().to_owned()
+}
+
+/// A credential that was sent before.
+pub struct Presentable {
+    pub rid: PaymentId,
+    pub rail: Rail,
+    pub field: HeaderName,
+    pub credential: Credential,
+    /// Which presentation by a repeat this is, from 1.
+    pub number: u8,
+    pub ticket: Ticket,
+}
+
+/// What a request finds.
+pub enum Claim {
+    /// It is no repeat of anything in doubt.
+    Free,
+    /// Present this instead of asking for a price.
+    Present(Box<Presentable>),
+    /// The same purchase is still under way for an agent that hung up: wait for this to close, then ask again.
+    Join(watch::Receiver<()>),
+    /// Validity is over or the tries are used up, and nothing is proven.
+    InDoubt(PaymentId),
+    /// As `InDoubt`, and a receipt said that it is paid.
+    PaidNotDelivered(PaymentId),
+}
+
+impl Doubts {
+    /// The payments that an earlier run left in `folder`.
+    pub fn left_in(folder: &Path) -> Result<Vec<PaymentId>, HomeError> {
+        home::create_folder(folder)?;
+        Ok(stored(folder)?
+            .into_iter()
+            .filter_map(|(_, stored)| Some(stored?.rid))
+            .collect())
+    }
+
+    /// Reads what an earlier run left. `wanted` says for each payment whether it can still be in doubt, and whether a receipt
+    /// said that it is paid; the files of the others are deleted.
+    pub fn open(
+        folder: PathBuf,
+        clock: SharedClock,
+        wanted: impl Fn(PaymentId) -> Option<bool>,
+    ) -> Result<Self, HomeError> {
+        home::create_folder(&folder)?;
+        let mut by_target: HashMap<Target, Vec<Doubt>> = HashMap::new();
+        let mut count = 0;
+        let now = clock.now();
+        for (path, stored) in stored(&folder)? {
+            let doubt = stored.and_then(|stored| Doubt::restored(stored, now, &wanted));
+            match doubt {
+                Some((target, doubt)) => {
+                    by_target.entry(target).or_default().push(doubt);
+                    count += 1;
+                }
+                None => remove(&path),
+            }
+        }
+        // Oldest first; ids are in the order of their making.
+        by_target
+            .values_mut()
+            .for_each(|doubts| doubts.sort_by_key(|doubt| doubt.rid));
+        Ok(Self(Arc::new(Shared {
+            folder,
+            clock,
+            by_target: Mutex::new(by_target),
+            count: AtomicUsize::new(count),
+            delivered: Mutex::default(),
+            lost: Mutex::default(),
+        })))
+    }
+
+    /// Whether there is any payment in doubt: one load for a request that cannot be a repeat.
+    pub fn any(&self) -> bool {
+        self.0.count.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a request to this target might be a repeat, so that its body must be known before it is forwarded.
+    pub fn concern(&self, target: &Target) -> bool {
+        self.lock()
+            .get(target)
+            .is_some_and(|doubts| doubts.iter().any(|doubt| !doubt.stored.delivered))
+    }
+
+    /// Keeps what a repeat would need. From here on the payment is in doubt until its ticket says otherwise.
+    pub fn sent(
+        &self,
+        rid: PaymentId,
+        target: Target,
+        fingerprint: Fingerprint,
+        (rail, field, credential): (Rail, &HeaderName, &Credential),
+        valid_before: u64,
+        keyed: bool,
+    ) -> Ticket {
+        let stored = Stored {
+            rid,
+            target: hex(&target.0),
+            fingerprint: hex(&fingerprint.0),
+            rail: rail.name().to_owned(),
+            field: field.as_str().to_owned(),
+            credential: credential.expose().to_owned(),
+            valid_before: i64::try_from(valid_before).unwrap_or(i64::MAX),
+            presented: 0,
+            keyed,
+            delivered: false,
+        };
+        self.write(&stored);
+        let (ticket, over) = Ticket::new(self.clone(), rid, target);
+        let doubt = Doubt {
+            rid,
+            fingerprint,
+            stored,
+            last_try: self.0.clock.now(),
+            paid: false,
+            stage: Stage::Waiting(over),
+        };
+        self.lock().entry(target).or_default().push(doubt);
+        self.0.count.fetch_add(1, Ordering::Release);
+        ticket
+    }
+
+    /// What a request with this fingerprint has to do, oldest doubt first. What it is given to present is nobody else's
+    /// until the ticket is dropped.
+    pub fn claim(&self, target: Target, fingerprint: Fingerprint) -> Claim {
+        let now = self.0.clock.now();
+        self.forget_old(now);
+        let mut by_target = self.lock();
+        let Some(doubts) = by_target.get_mut(&target) else {
+            return Claim::Free;
+        };
+        let mut told = Claim::Free;
+        for doubt in doubts.iter_mut() {
+            if doubt.fingerprint != fingerprint || doubt.stored.delivered {
+                continue;
+            }
+            match &doubt.stage {
+                Stage::Waiting(_) => {}
+                Stage::Abandoned(over) => return Claim::Join(over.clone()),
+                Stage::Open if doubt.can_be_presented(now) => {
+                    let (stored, ticket) = doubt.begin(self, target, now);
+                    drop(by_target);
+                    let rid = stored.rid;
+                    return self
+                        .present(&stored, ticket)
+                        .map_or(Claim::InDoubt(rid), Claim::Present);
+                }
+                Stage::Open if doubt.paid => told = Claim::PaidNotDelivered(doubt.rid),
+                Stage::Open => {
+                    if matches!(told, Claim::Free) {
+                        told = Claim::InDoubt(doubt.rid);
+                    }
+                }
+            }
+        }
+        told
+    }
+
+    /// `None` for a file that somebody changed: nothing of it is sent.
+    fn present(&self, stored: &Stored, ticket: Ticket) -> Option<Box<Presentable>> {
+        // So that a restart does not begin to count again.
+        self.write(stored);
+        Some(Box::new(Presentable {
+            rid: stored.rid,
+            rail: Rail::parse(&stored.rail)?,
+            field: HeaderName::try_from(stored.field.as_str()).ok()?,
+            credential: Credential::from_stored(stored.credential.clone())?,
+            number: stored.presented,
+            ticket,
+        }))
+    }
+
+    /// Drops what no repeat is told of any more. The payments stay in the books as they are. Called on a timer, since most
+    /// doubts are never asked about.
+    pub fn sweep(&self) {
+        if self.any() {
+            self.forget_old(self.0.clock.now());
+        }
+        let old = {
+            let mut delivered = self.handed_over();
+            let fresh = mem::take(&mut delivered.since_sweep);
+            mem::replace(&mut delivered.before, fresh)
+        };
+        old.into_iter().for_each(|rid| remove(&self.path(rid)));
+    }
+
+    /// All connections have ended: what was delivered is.
+    pub fn end(&self) {
+        let Delivered { since_sweep, before } = mem::take(&mut *self.handed_over());
+        before
+            .into_iter()
+            .chain(since_sweep)
+            .for_each(|rid| remove(&self.path(rid)));
+    }
+
+    fn forget_old(&self, now: Timestamp) {
+        let mut by_target = self.lock();
+        by_target.retain(|_, doubts| {
+            doubts.retain(|doubt| {
+                let keep = doubt.is_kept(now);
+                if !keep {
+                    self.forgotten(doubt.rid);
+                }
+                keep
+            });
+            !doubts.is_empty()
+        });
+    }
+
+    /// A 2xx reached the agent whole: no repeat needs the payment any more, unless it has a key.
+    fn delivered(&self, rid: PaymentId, target: &Target) {
+        let now = self.0.clock.now();
+        let mut by_target = self.lock();
+        let Some(doubts) = by_target.get_mut(target) else {
+            return;
+        };
+        let doubt = doubts.iter_mut().find(|doubt| doubt.rid == rid);
+        if let Some(doubt) = doubt.filter(|doubt| doubt.stored.keyed && doubt.can_be_presented(now)) {
+            doubt.stored.delivered = true;
+            let stored = doubt.stored.clone();
+            drop(by_target);
+            return self.write(&stored);
+        }
+        let before = doubts.len();
+        doubts.retain(|doubt| doubt.rid != rid);
+        let removed = before != doubts.len();
+        if doubts.is_empty() {
+            by_target.remove(target);
+        }
+        drop(by_target);
+        if removed {
+            self.0.count.fetch_sub(1, Ordering::Release);
+            self.handed_over().since_sweep.push(rid);
+        }
+    }
+
+    fn forgotten(&self, rid: PaymentId) {
+        self.0.count.fetch_sub(1, Ordering::Release);
+        remove(&self.path(rid));
+    }
+
+    fn write(&self, stored: &Stored) {
+        let text = serde_json::to_vec(stored).unwrap_or_default();
+        if let Err(error) = home::write_unsynced(&self.path(stored.rid), &text) {
+            tracing::warn!(payment = %stored.rid, %error, "after a crash this payment could not be presented again");
+        }
+    }
+
+    fn path(&self, rid: PaymentId) -> PathBuf {
+        self.0.folder.join(format!("{rid}.json"))
+    }
+
+    fn change(&self, rid: PaymentId, target: &Target, change: impl FnOnce(&mut Doubt)) {
+        let mut by_target = self.lock();
+        let doubt = by_target
+            .get_mut(target)
+            .and_then(|doubts| doubts.iter_mut().find(|doubt| doubt.rid == rid));
+        if let Some(doubt) = doubt {
+            change(doubt);
+        }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Lost> {
+        self.0.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn handed_over(&self) -> MutexGuard<'_, Delivered> {
+        self.0.delivered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Vec<Doubt>>> {
+        self.0.by_target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Doubt {
+    fn restored(stored: Stored, now: Timestamp, wanted: impl Fn(PaymentId) -> Option<bool>) -> Option<(Target, Self)> {
+        let paid = wanted(stored.rid)?;
+        let (target, fingerprint) = (Target(unhex(&stored.target)?), Fingerprint(unhex(&stored.fingerprint)?));
+        let doubt = Self {
+            rid: stored.rid,
+            fingerprint,
+            stored,
+            last_try: now,
+            paid,
+            stage: Stage::Open,
+        };
+        Some((target, doubt))
+    }
+
+    /// A repeat takes it on.
+    fn begin(&mut self, doubts: &Doubts, target: Target, now: Timestamp) -> (Stored, Ticket) {
+        let (ticket, over) = Ticket::new(doubts.clone(), self.rid, target);
+        self.stage = Stage::Waiting(over);
+        self.stored.presented += 1;
+        self.last_try = now;
+        (self.stored.clone(), ticket)
+    }
+
+    /// Ruling 7: what is final is kept only as long as Ruling 6 may need it.
+    fn is_kept(&self, now: Timestamp) -> bool {
+        match self.stage {
+            Stage::Waiting(_) | Stage::Abandoned(_) => true,
+            Stage::Open if self.stored.delivered => self.can_be_presented(now),
+            Stage::Open => self.is_valid(now) || now.duration_since(self.last_try) <= RETRY_WINDOW,
+        }
+    }
+
+    fn can_be_presented(&self, now: Timestamp) -> bool {
+        self.stored.presented < PRESENTATIONS && self.is_valid(now)
+    }
+
+    fn is_valid(&self, now: Timestamp) -> bool {
+        self.stored.valid_before.saturating_sub(now.as_second()) >= LEAST_VALIDITY_S
+    }
+}
+
+/// The files of a folder, each with what it holds; `None` for one that does not read.
+fn stored(folder: &Path) -> Result<Vec<(PathBuf, Option<Stored>)>, HomeError> {
+    let failed = |source: io::Error| HomeError::Io {
+        action: "read",
+        path: folder.to_owned(),
+        source,
+    };
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let text = home::read_secret(&path).ok();
+        let stored = text.and_then(|text| serde_json::from_str(&text).ok());
+        all.push((path, stored));
+    }
+    Ok(all)
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "a credential that is no longer needed could not be deleted");
+        }
+        _ => {}
+    }
+}
+
+fn hex(bytes: &[u8; 32]) -> String {
+    alloy_primitives::hex::encode(bytes)
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    alloy_primitives::hex::decode_to_array(text).ok()
+}

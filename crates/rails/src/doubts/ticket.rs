@@ -1,0 +1,62 @@
+//! Follows one presentation to its end.
+
+use tokio::sync::watch;
+
+use super::{Doubts, Stage, Target};
+use bursar_ledger::PaymentId;
+
+/// Dropped without a word, the payment is in doubt.
+pub struct Ticket {
+    doubts: Doubts,
+    rid: PaymentId,
+    target: Target,
+    /// Closes with the ticket, for those who joined.
+    _over: watch::Sender<()>,
+}
+
+impl Ticket {
+    pub(super) fn new(doubts: Doubts, rid: PaymentId, target: Target) -> (Self, watch::Receiver<()>) {
+        let (sender, over) = watch::channel(());
+        let ticket = Self {
+            doubts,
+            rid,
+            target,
+            _over: sender,
+        };
+        (ticket, over)
+    }
+
+    #[cfg(test)]
+    pub fn rid(&self) -> PaymentId {
+        self.rid
+    }
+
+    /// The agent hung up; a repeat may join from now on.
+    pub fn abandoned(&mut self) {
+        self.doubts.change(self.rid, &self.target, |doubt| {
+            if let Stage::Waiting(over) = &doubt.stage {
+                doubt.stage = Stage::Abandoned(over.clone());
+            }
+        });
+    }
+
+    /// A receipt says that it is paid.
+    pub fn paid(&self) {
+        self.doubts.change(self.rid, &self.target, |doubt| doubt.paid = true);
+    }
+
+    /// A 2xx reached the agent whole.
+    pub fn delivered(self) {
+        self.doubts.delivered(self.rid, &self.target);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let now = self.doubts.0.clock.now();
+        self.doubts.change(self.rid, &self.target, |doubt| {
+            doubt.stage = Stage::Open;
+            doubt.last_try = now;
+        });
+    }
+}

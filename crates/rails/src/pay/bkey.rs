@@ -1,0 +1,490 @@
+//! What BKey makes for a record: an authorization signed on the phone, or a token for a card kept there (approvals digest §4.6).
+//!
+//! An order is made of the record alone, and nothing that comes back is believed: every member is compared with the record, and
+//! the signer is recovered over typed data of ours. Whatever was ordered may exist somewhere, whatever BKey says of it, so that a
+//! payment without a credential stays counted unless BKey cannot have made one (Ruling 11).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::Address;
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::time::{Instant, sleep_until};
+
+use super::evm;
+use super::issuer::{Left, Tokens};
+use crate::bkey::{
+    self, AuthorizationOrder, Bkey, Created, Looked, NoWalletTold, Pending, Purpose, TokenOrder, Unheard, WalletAnswer,
+};
+use crate::stripe::{PaymentMethod, TokenId};
+use bursar_core::account::{Account, AccountMark};
+use bursar_core::assets::{Asset, Mode, Token, token};
+use bursar_core::challenge::{Authorization, CENT, Rail, Term};
+use bursar_core::clock;
+use bursar_core::money::Atoms;
+use bursar_ledger::{ArmedNonce, Issued, Reservation, Signer};
+
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Signs for one token of one network, with a key that is on a phone.
+pub struct BkeySigner {
+    bkey: Arc<Bkey>,
+    address: Address,
+    token: &'static Token,
+}
+
+/// Issues tokens for a card that is kept there.
+pub struct BkeyIssuer {
+    bkey: Arc<Bkey>,
+    payment_method: PaymentMethod,
+    tokens: Tokens,
+}
+
+/// Why BKey cannot sign for us.
+#[derive(Debug, Error)]
+pub enum NoSigner {
+    #[error(transparent)]
+    NotTold(#[from] NoWalletTold),
+    #[error(
+        "BKey's wallet is on eip155:{chain} with the token {contract}, which is not in bursar's table of tokens, so bursar cannot \
+         check what would be signed; use a key of your own under [wallet.evm]"
+    )]
+    UnknownToken { chain: u64, contract: Address },
+    #[error(
+        "the token of BKey's wallet, {0}, is none that is paid by whole cents and EIP-3009; use a key of your own under \
+         [wallet.evm]"
+    )]
+    OtherKind(&'static str),
+}
+
+/// Something that was made elsewhere, and compared with the record.
+pub enum Made {
+    Authorization(Box<Signed>),
+    Token(TokenId),
+}
+
+/// A signature, and what the record must say before it is sent.
+pub struct Signed {
+    pub issued: Issued,
+    pub(super) signature: [u8; 65],
+}
+
+/// What became of an order.
+pub enum Ordered {
+    Made(Made),
+    /// A person must confirm it on the phone.
+    Waits(Waiting),
+}
+
+/// An order that waits for a person.
+pub struct Waiting {
+    pending: Pending,
+    /// When BKey gives it up.
+    until: Instant,
+    look_at: Instant,
+}
+
+/// Why there is nothing to send.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{detail}")]
+pub struct NotMade {
+    /// For the books: a stable code.
+    pub why: &'static str,
+    pub left: Left,
+    pub fault: SignerFault,
+    /// A signature for just this payment exists, but for a time for which it must not be sent. On record, the chain can prove in
+    /// the end that it was never cashed.
+    pub signed: Option<Box<Issued>>,
+    detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignerFault {
+    /// Our client, its scopes, or the order itself.
+    Refused,
+    /// It could not be reached, or did not say.
+    Silent,
+    /// What came back is not what was ordered.
+    Differs,
+    /// It was not confirmed, by BKey's word.
+    NotConfirmed,
+}
+
+impl BkeySigner {
+    /// `told` is what BKey says of its wallet: the token must be one of ours.
+    pub fn new(bkey: Arc<Bkey>, told: &WalletAnswer) -> Result<Self, NoSigner> {
+        let network = bursar_core::assets::Network::Eip155(told.chain_id);
+        let token = token(network, &told.contract).ok_or(NoSigner::UnknownToken {
+            chain: told.chain_id,
+            contract: told.contract,
+        })?;
+        if token.decimals != 6 || token.standard != bursar_core::assets::Standard::Eip3009 {
+            return Err(NoSigner::OtherKind(token.symbol));
+        }
+        Ok(Self {
+            bkey,
+            address: told.address,
+            token,
+        })
+    }
+
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// What it signs for.
+    pub fn token(&self) -> &'static Token {
+        self.token
+    }
+
+    pub fn mark(&self) -> AccountMark {
+        self.bkey.mark()
+    }
+
+    pub(super) async fn order(
+        &self,
+        reservation: &Reservation,
+        purpose: &Purpose,
+        now: impl Fn() -> Timestamp,
+    ) -> Result<Ordered, NotMade> {
+        let order = self.of(reservation, purpose).ok_or_else(NotMade::other_record)?;
+        let ordered_at = Instant::now();
+        let created = self.bkey.order_authorization(&order).await;
+        ordered(created, ordered_at, |made| self.judge(reservation, &made, now()))
+    }
+
+    /// `None`: not decided when `until` had come.
+    pub(super) async fn wait(
+        &self,
+        reservation: &Reservation,
+        waiting: &mut Waiting,
+        until: Instant,
+        now: impl Fn() -> Timestamp,
+    ) -> Option<Result<Made, NotMade>> {
+        while waiting.rest(until).await {
+            let looked = self.bkey.look_authorization(&waiting.pending).await;
+            let said = waiting.said(looked, |made| self.judge(reservation, &made, now()));
+            if said.is_some() {
+                return said;
+            }
+        }
+        waiting.over()
+    }
+
+    /// The order for a record, in the record's own numbers.
+    fn of<'a>(&self, reservation: &Reservation, purpose: &'a Purpose) -> Option<AuthorizationOrder<'a>> {
+        let (terms, arm) = (reservation.terms(), reservation.arm());
+        let is_ours = terms.rail == Rail::X402
+            && terms.asset == Asset::Token(self.token)
+            && arm.from == Account::Address(self.address)
+            && (arm.signer, arm.nonce) == (Some(Signer::Bkey), ArmedNonce::Signers);
+        let cents = terms.amount.get().checked_div(CENT)?;
+        let whole = terms.amount.get().is_multiple_of(CENT);
+        Some(AuthorizationOrder {
+            cents: u64::try_from(cents)
+                .ok()
+                .filter(|cents| is_ours && whole && *cents > 0)?,
+            recipient: terms.payee.address()?,
+            chain_id: self.token.chain,
+            purpose,
+        })
+    }
+
+    fn judge(&self, reservation: &Reservation, made: &bkey::Authorization, now: Timestamp) -> Result<Made, NotMade> {
+        let signed = self.compare(reservation, made).map_err(NotMade::differs)?;
+        // Good at once, and long enough for the seller to cash it, and no longer than what is counted with.
+        let (now, latest) = (clock::unix_second(now), reservation.arm().valid_before);
+        let late = match &signed.issued {
+            issued if issued.valid_after > now => Some("validAfter"),
+            issued if issued.valid_before > latest => Some("validBefore"),
+            issued if issued.valid_before < now.saturating_add(Term::LEAST_S) => Some("validBefore"),
+            _ => None,
+        };
+        match late {
+            None => Ok(Made::Authorization(Box::new(signed))),
+            Some(member) => Err(NotMade {
+                signed: Some(Box::new(signed.issued)),
+                ..NotMade::differs(member)
+            }),
+        }
+    }
+
+    /// The first member that is not as recorded; times aside, which the signer chooses.
+    fn compare(&self, reservation: &Reservation, made: &bkey::Authorization) -> Result<Signed, &'static str> {
+        let terms = reservation.terms();
+        let same = |is_same: bool, member: &'static str| is_same.then_some(()).ok_or(member);
+        same(made.contract == self.token.address, "contractAddress")?;
+        same(made.chain_id == self.token.chain, "chainId")?;
+        same(made.from == self.address, "from")?;
+        same(Some(made.to) == terms.payee.address(), "to")?;
+        same(made.value == terms.amount.get(), "value")?;
+        let signed = Authorization {
+            network: self.token.network(),
+            from: self.address,
+            to: made.to,
+            value: Atoms::new(made.value),
+            valid_after: made.valid_after,
+            valid_before: made.valid_before,
+            nonce: made.nonce,
+        };
+        let signature = evm::canonical(&made.signature).ok_or("signature")?;
+        let signer = evm::signer_of(self.token, &signed, &signature);
+        same(signer == Some(self.address), "signature")?;
+        Ok(Signed {
+            issued: Issued {
+                nonce: made.nonce,
+                valid_after: made.valid_after,
+                valid_before: made.valid_before,
+                authorization: made.id.clone(),
+            },
+            signature,
+        })
+    }
+}
+
+impl BkeyIssuer {
+    pub fn new(bkey: Arc<Bkey>, payment_method: PaymentMethod, tokens: Tokens) -> Self {
+        Self {
+            bkey,
+            payment_method,
+            tokens,
+        }
+    }
+
+    /// Nothing is documented of tests there.
+    pub fn mode(&self) -> Mode {
+        Mode::Live
+    }
+
+    /// What payments come from.
+    pub fn account(&self) -> Option<Account> {
+        Account::parse(self.payment_method.as_str())
+    }
+
+    pub fn mark(&self) -> AccountMark {
+        self.bkey.mark()
+    }
+
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    pub(super) async fn order(
+        &self,
+        reservation: &Reservation,
+        purpose: &Purpose,
+        now: impl Fn() -> Timestamp,
+    ) -> Result<Ordered, NotMade> {
+        let order = self.of(reservation, purpose).ok_or_else(NotMade::other_record)?;
+        let ordered_at = Instant::now();
+        let created = self.bkey.order_token(&order).await;
+        ordered(created, ordered_at, |made| self.judge(reservation, &order, made, now()))
+    }
+
+    /// As [`BkeySigner::wait`].
+    pub(super) async fn wait(
+        &self,
+        reservation: &Reservation,
+        waiting: &mut Waiting,
+        purpose: &Purpose,
+        until: Instant,
+        now: impl Fn() -> Timestamp,
+    ) -> Option<Result<Made, NotMade>> {
+        let Some(order) = self.of(reservation, purpose) else {
+            return Some(Err(NotMade::other_record()));
+        };
+        while waiting.rest(until).await {
+            let looked = self.bkey.look_token(&waiting.pending).await;
+            let said = waiting.said(looked, |made| self.judge(reservation, &order, made, now()));
+            if said.is_some() {
+                return said;
+            }
+        }
+        waiting.over()
+    }
+
+    fn of<'a>(&'a self, reservation: &Reservation, purpose: &'a Purpose) -> Option<TokenOrder<'a>> {
+        let (terms, arm) = (reservation.terms(), reservation.arm());
+        let is_dollars = matches!(terms.asset, Asset::Fiat(Mode::Live, currency) if currency.code == "usd");
+        let is_ours = terms.rail == Rail::MppStripe
+            && is_dollars
+            && Some(&arm.from) == self.account().as_ref()
+            && (arm.signer, arm.issuer) == (Some(Signer::Bkey), Some(self.mark()));
+        Some(TokenOrder {
+            cents: u64::try_from(terms.amount.get())
+                .ok()
+                .filter(|cents| is_ours && *cents > 0)?,
+            payment_method: &self.payment_method,
+            purpose,
+        })
+    }
+
+    /// Kept before it is given to anybody, whatever it is worth: it may be all that an operator can go by.
+    fn judge(
+        &self,
+        reservation: &Reservation,
+        order: &TokenOrder<'_>,
+        made: bkey::Token,
+        now: Timestamp,
+    ) -> Result<Made, NotMade> {
+        self.tokens.keep(reservation.rid(), &made.token);
+        let now = clock::unix_second(now);
+        let same = |is_same: bool, member: &'static str| is_same.then_some(()).ok_or(NotMade::differs(member));
+        let latest = reservation.arm().valid_before;
+        let in_time = |at: u64| at <= latest && at >= now.saturating_add(Term::LEAST_S);
+        same(made.expires_at.is_none_or(in_time), "expiresAt")?;
+        same(made.cents.is_none_or(|cents| cents == order.cents), "amountCents")?;
+        let dollars = |currency: &String| currency.eq_ignore_ascii_case("usd");
+        same(made.currency.as_ref().is_none_or(dollars), "currency")?;
+        let paid_by = |method: &String| method == self.payment_method.as_str();
+        same(made.payment_method.as_ref().is_none_or(paid_by), "paymentMethodId")?;
+        Ok(Made::Token(made.token))
+    }
+}
+
+/// What an order comes to.
+fn ordered<T>(
+    created: Result<Created<T>, Unheard>,
+    at: Instant,
+    judge: impl FnOnce(T) -> Result<Made, NotMade>,
+) -> Result<Ordered, NotMade> {
+    match created {
+        Ok(Created::Made(made)) => made.map_err(NotMade::unreadable).and_then(judge).map(Ordered::Made),
+        Ok(Created::Pending(pending)) => Ok(Ordered::Waits(Waiting::since(at, pending))),
+        Ok(Created::Refused(status)) => Err(NotMade::refused(status)),
+        Ok(Created::Unclear(status)) => Err(NotMade::unclear(status)),
+        Err(unheard) => Err(NotMade::unheard(unheard)),
+    }
+}
+
+impl Waiting {
+    fn since(ordered_at: Instant, pending: Pending) -> Self {
+        Self {
+            until: ordered_at + pending.life(),
+            look_at: Instant::now() + pending.interval(),
+            pending,
+        }
+    }
+
+    /// What BKey calls it.
+    pub fn id(&self) -> &str {
+        self.pending.id()
+    }
+
+    /// When nobody can confirm it any more, by BKey's word.
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Waits for the next look; `false` when there is none before `until`.
+    async fn rest(&self, until: Instant) -> bool {
+        let end = until.min(self.until);
+        if self.look_at > end {
+            sleep_until(end).await;
+            return false;
+        }
+        sleep_until(self.look_at).await;
+        true
+    }
+
+    /// What a look comes to; `None`: look again.
+    fn said<T>(
+        &mut self,
+        looked: Looked<T>,
+        judge: impl FnOnce(T) -> Result<Made, NotMade>,
+    ) -> Option<Result<Made, NotMade>> {
+        match looked {
+            Looked::Made(made) => Some(made.map_err(NotMade::unreadable).and_then(judge)),
+            Looked::Over(why) => Some(Err(NotMade::over(why))),
+            Looked::Wait(pause) => {
+                self.looked(pause);
+                None
+            }
+        }
+    }
+
+    fn looked(&mut self, pause: Option<Duration>) {
+        let pause = pause.unwrap_or_default().clamp(self.pending.interval(), MAX_PAUSE);
+        self.look_at = Instant::now() + pause;
+    }
+
+    fn over(&self) -> Option<Result<Made, NotMade>> {
+        (Instant::now() >= self.until).then(|| Err(NotMade::over("signer-not-confirmed")))
+    }
+}
+
+impl NotMade {
+    fn perhaps(why: &'static str, fault: SignerFault, detail: String) -> Self {
+        let left = Left::Perhaps;
+        Self {
+            why,
+            left,
+            fault,
+            signed: None,
+            detail,
+        }
+    }
+
+    /// BKey was not asked, or says that it did not take the order up.
+    fn nothing(why: &'static str, fault: SignerFault, detail: String) -> Self {
+        let left = Left::Nothing;
+        Self {
+            why,
+            left,
+            fault,
+            signed: None,
+            detail,
+        }
+    }
+
+    fn differs(member: &'static str) -> Self {
+        let detail = format!("what BKey made is not what was ordered: its {member} differs");
+        Self::perhaps("signer-differs", SignerFault::Differs, detail)
+    }
+
+    fn unreadable(member: &'static str) -> Self {
+        let detail = format!("what BKey made cannot be read: its {member} is missing or malformed");
+        Self::perhaps("signer-differs", SignerFault::Differs, detail)
+    }
+
+    fn over(why: &'static str) -> Self {
+        let detail = "it was not confirmed on the phone, by BKey's word".to_owned();
+        Self::perhaps(why, SignerFault::NotConfirmed, detail)
+    }
+
+    /// What is made of it anyway is counted; a conflict, say, may be with an order that was taken up.
+    fn unclear(status: http::StatusCode) -> Self {
+        let detail = format!(
+            "BKey's answer does not say whether it was made (status {})",
+            status.as_u16()
+        );
+        Self::perhaps("signer-unclear", SignerFault::Silent, detail)
+    }
+
+    fn refused(status: http::StatusCode) -> Self {
+        let detail = format!("BKey refuses the order (status {})", status.as_u16());
+        match status.as_u16() {
+            // Another moment, or another token of ours, may do.
+            401 | 429 => Self::nothing("signer-refused", SignerFault::Silent, detail),
+            _ => Self::nothing("signer-refused", SignerFault::Refused, detail),
+        }
+    }
+
+    fn unheard(unheard: Unheard) -> Self {
+        let detail = unheard.to_string();
+        match unheard {
+            Unheard::Unanswered => Self::perhaps("signer-unclear", SignerFault::Silent, detail),
+            Unheard::Unsent => Self::nothing("signer-unreachable", SignerFault::Silent, detail),
+            Unheard::NotLoggedIn(code) if code.retryable() => {
+                Self::nothing("signer-unreachable", SignerFault::Silent, detail)
+            }
+            Unheard::NotLoggedIn(_) => Self::nothing("signer-refused", SignerFault::Refused, detail),
+        }
+    }
+
+    fn other_record() -> Self {
+        let detail = "the payment was recorded for another signer than the one now configured".to_owned();
+        Self::nothing("signer-other", SignerFault::Refused, detail)
+    }
+}

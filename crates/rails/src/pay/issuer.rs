@@ -1,0 +1,388 @@
+//! Payments through Stripe: a Shared Payment Token is ordered for what the record says and nothing more, kept for later
+//! questions, and taken back when it was of no use (mpp digest §6).
+//!
+//! The payment's id is the idempotency key, so that an order whose answer was lost, or that a crash cut off, is the same order
+//! when it is made again (Rulings 8 and 14).
+
+mod tokens;
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use thiserror::Error;
+use tokio::time::sleep;
+
+use crate::stripe::{
+    Currency, Effect, Fault, Issued, Order, PaymentMethod, Profile, Reason, Status, Stripe, StripeError, TokenId,
+};
+use bursar_core::account::{Account, AccountMark};
+use bursar_core::assets::{Asset, Mode};
+use bursar_ledger::{By, Payment, PaymentId, Reservation};
+pub use tokens::Tokens;
+
+/// Between tries of one order. Nothing has been sent to the seller yet, and the agent waits.
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+/// Stripe forgets a key after a day (Ruling 14).
+const REPEATABLE: SignedDuration = SignedDuration::from_hours(20);
+
+/// The account that issues tokens.
+pub struct Issuer {
+    stripe: Stripe,
+    payment_method: PaymentMethod,
+    tokens: Tokens,
+    /// Payments that wait for another key, told once each.
+    told: Mutex<BTreeSet<PaymentId>>,
+}
+
+/// Why there is no token to send.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{detail}")]
+pub struct NotIssued {
+    pub why: &'static str,
+    pub left: Left,
+    /// Who knows what is left: we, if Stripe was not asked.
+    pub by: By,
+    pub fault: Fault,
+    detail: String,
+}
+
+/// What an order that failed has left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// There is no token, or it has been taken back.
+    Nothing,
+    /// There may be one, which nobody was given.
+    Perhaps,
+}
+
+/// What Stripe says about a payment (digest §2.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The token was charged.
+    Charged,
+    /// It can be charged yet.
+    Live,
+    /// It can never be charged, and was not.
+    Dead(&'static str),
+    /// The answer does not say.
+    Unclear(String),
+}
+
+/// Why there is nothing to be said about a payment.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{why}")]
+pub struct Untold {
+    pub why: String,
+    /// Stripe is not to be heard, or wants to be left alone: others need not be asked about now.
+    pub silent: bool,
+}
+
+/// What a token was ordered for, as the books have it.
+struct Ordered {
+    rid: PaymentId,
+    payment_method: PaymentMethod,
+    currency: Currency,
+    amount: u64,
+    expires_at: u64,
+    seller: Profile,
+}
+
+impl Issuer {
+    pub fn new(stripe: Stripe, payment_method: PaymentMethod, tokens: Tokens) -> Self {
+        Self {
+            stripe,
+            payment_method,
+            tokens,
+            told: Mutex::default(),
+        }
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.stripe.mode()
+    }
+
+    /// What payments come from.
+    pub fn account(&self) -> Option<Account> {
+        Account::parse(self.payment_method.as_str())
+    }
+
+    /// What the books call the account that orders.
+    pub fn mark(&self) -> AccountMark {
+        self.stripe.mark()
+    }
+
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// The token for a record, good to be sent. It is on disk before it is returned.
+    pub(super) async fn issue(&self, reservation: &Reservation) -> Result<TokenId, NotIssued> {
+        let (terms, arm) = (reservation.terms(), reservation.arm());
+        let rid = reservation.rid();
+        let ordered = Ordered::of(
+            rid,
+            &arm.from,
+            terms.asset,
+            terms.amount.get(),
+            arm.valid_before,
+            &terms.payee,
+        )
+        .filter(|ordered| ordered.payment_method == self.payment_method && arm.issuer == Some(self.mark()))
+        .ok_or_else(NotIssued::other_account)?;
+        let issued = match self.order(&ordered).await {
+            Ok(issued) => issued,
+            Err((error, left)) => {
+                let left = match &error {
+                    StripeError::Differs { token, .. } => self.take_back(token).await,
+                    _ => left,
+                };
+                return Err(NotIssued::of(&error, left));
+            }
+        };
+        let Some(token) = issued.presentable() else {
+            let left = self.take_back(&issued.id).await;
+            return Err(NotIssued::not_active(&issued.status, left));
+        };
+        self.tokens.keep(rid, token);
+        Ok(token.clone())
+    }
+
+    /// The same order up to three times, as long as it can help. What is left is of all tries together: one that may have made a
+    /// token is not undone by a later one that surely did not.
+    async fn order(&self, ordered: &Ordered) -> Result<Issued, (StripeError, Left)> {
+        let (mut pauses, mut left) = (PAUSES.into_iter(), Left::Nothing);
+        loop {
+            let error = match self.stripe.issue(&ordered.order()).await {
+                Ok(issued) => return Ok(issued),
+                Err(error) => error,
+            };
+            let again = match &error {
+                StripeError::RateLimited { .. } | StripeError::Unsent(_) | StripeError::IdempotencyConflict => true,
+                error => error.effect() == Effect::Unknown,
+            };
+            tracing::warn!(payment = %ordered.rid, why = error.code(), again, "Stripe issued no token");
+            if error.effect() != Effect::None {
+                left = Left::Perhaps;
+            }
+            match pauses.next().filter(|_| again) {
+                Some(pause) => sleep(pause).await,
+                None => return Err((error, left)),
+            }
+        }
+    }
+
+    /// Nobody was given it. What it says afterwards counts.
+    async fn take_back(&self, token: &TokenId) -> Left {
+        if let Err(error) = self.stripe.revoke(token).await {
+            tracing::warn!(why = error.code(), "a token that nobody was given could not be revoked");
+        }
+        match self.stripe.token(token).await.map(|issued| standing(&issued)) {
+            Ok(Standing::Dead(_)) => Left::Nothing,
+            _ => Left::Perhaps,
+        }
+    }
+
+    /// Which token a payment has, if that can be found out: it was kept, or the same order tells, made by the same account.
+    /// `Ok(None)`: there is none, and none can come to be.
+    pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, Untold> {
+        let rid = payment.rid();
+        if let Some(token) = self.tokens.of(rid) {
+            return Ok(Some(token));
+        }
+        let fresh = now.duration_since(payment.created_at.timestamp()) <= REPEATABLE;
+        if !fresh {
+            let why = "its token is not known any more, and Stripe has forgotten the order; resolve it by hand";
+            return Err(why.into());
+        }
+        let ordered = Ordered::recorded(payment).ok_or("its record names no order at Stripe")?;
+        self.is_ours(payment)?;
+        match self.stripe.issue(&ordered.order()).await {
+            Ok(Issued { id, .. }) | Err(StripeError::Differs { token: id, .. }) => {
+                self.tokens.keep(rid, &id);
+                Ok(Some(id))
+            }
+            // The first order would have been answered again, whatever it was.
+            Err(StripeError::Declined { .. } | StripeError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// To another account the same order is a new one, and its answer says nothing about the token that the seller may hold.
+    fn is_ours(&self, payment: &Payment) -> Result<(), Untold> {
+        let ordered_by = payment.arm.as_ref().and_then(|arm| arm.issuer);
+        if ordered_by == Some(self.mark()) {
+            return Ok(());
+        }
+        let (rid, at) = (payment.rid(), payment.created_at);
+        let why = match ordered_by {
+            Some(_) => format!(
+                "its token is not known here, and only the key that was under [stripe] at {at} can tell it: put that key back, \
+                 or resolve the payment by hand"
+            ),
+            None => {
+                "its token is not known here, and its record does not say which account ordered it; resolve it by hand"
+                    .to_owned()
+            }
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(rid) {
+            tracing::warn!(payment = %rid, why, "it stays counted: `bursar payments resolve` ends it");
+        }
+        Err(why.as_str().into())
+    }
+
+    /// What has become of a token.
+    pub async fn look(&self, token: &TokenId) -> Result<Standing, Untold> {
+        Ok(standing(&self.stripe.token(token).await?))
+    }
+
+    /// Takes a token back, and looks what has become of it: a seller may have been faster.
+    pub async fn revoke(&self, token: &TokenId) -> Result<Standing, Untold> {
+        match self.stripe.revoke(token).await {
+            Ok(_) | Err(StripeError::Refused { .. }) => self.look(token).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<StripeError> for Untold {
+    fn from(error: StripeError) -> Self {
+        Self {
+            why: error.to_string(),
+            silent: matches!(
+                error,
+                StripeError::Unsent(_)
+                    | StripeError::Unclear(_)
+                    | StripeError::Unavailable { .. }
+                    | StripeError::RateLimited { .. }
+            ),
+        }
+    }
+}
+
+impl From<&str> for Untold {
+    fn from(why: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            silent: false,
+        }
+    }
+}
+
+/// Only a token that cannot be charged any more **and** of which nothing was taken is dead; silence about what was taken proves
+/// nothing.
+fn standing(issued: &Issued) -> Standing {
+    let taken = issued.captured.map(|captured| captured.value);
+    match (&issued.status, taken) {
+        (_, Some(1..)) | (Status::Deactivated(Reason::Consumed), _) => Standing::Charged,
+        (Status::Active | Status::RequiresAction { .. }, _) => Standing::Live,
+        (Status::Deactivated(reason), Some(0)) => Standing::Dead(match reason {
+            Reason::Expired => "token-expired",
+            Reason::Revoked => "token-revoked",
+            Reason::Resolved => "token-resolved",
+            Reason::Consumed | Reason::Other => "token-deactivated",
+        }),
+        (Status::Deactivated(_), None) => {
+            Standing::Unclear("Stripe does not say what was taken with its token".to_owned())
+        }
+    }
+}
+
+impl Ordered {
+    fn of(
+        rid: PaymentId,
+        from: &Account,
+        asset: Asset,
+        amount: u128,
+        expires_at: u64,
+        payee: &Account,
+    ) -> Option<Self> {
+        let Asset::Fiat(_, currency) = asset else {
+            return None;
+        };
+        Some(Self {
+            rid,
+            payment_method: PaymentMethod::parse(from.stripe()?.as_str()).ok()?,
+            currency: Currency::parse(currency.code).ok()?,
+            amount: amount.try_into().ok()?,
+            expires_at,
+            seller: Profile::parse(payee.stripe()?.as_str()).ok()?,
+        })
+    }
+
+    fn recorded(payment: &Payment) -> Option<Self> {
+        let (reserved, arm) = (&payment.reserved, payment.arm.as_ref()?);
+        let asset = Asset::parse(&reserved.asset)?;
+        Self::of(
+            payment.rid(),
+            &arm.from,
+            asset,
+            reserved.amount.0,
+            arm.valid_before.0,
+            &reserved.payee,
+        )
+    }
+
+    fn order(&self) -> Order<'_> {
+        Order {
+            idempotency_key: self.rid,
+            payment_method: &self.payment_method,
+            currency: self.currency,
+            max_amount: self.amount,
+            expires_at: self.expires_at,
+            seller: &self.seller,
+        }
+    }
+}
+
+impl NotIssued {
+    fn of(error: &StripeError, left: Left) -> Self {
+        Self {
+            why: error.code(),
+            left,
+            by: By::Stripe,
+            fault: error.fault(),
+            detail: error.to_string(),
+        }
+    }
+
+    fn not_active(status: &Status, left: Left) -> Self {
+        let (why, fault, detail) = match status {
+            Status::RequiresAction { at: Some(host) } => (
+                "stripe-action-required",
+                Fault::Card,
+                format!("the card's bank wants its holder to confirm the payment at {host}"),
+            ),
+            Status::RequiresAction { at: None } => (
+                "stripe-action-required",
+                Fault::Card,
+                "the card's bank wants its holder to confirm the payment".to_owned(),
+            ),
+            Status::Active | Status::Deactivated(_) => (
+                "stripe-not-active",
+                Fault::Stripe,
+                "Stripe's token was not active".to_owned(),
+            ),
+        };
+        Self {
+            why,
+            left,
+            by: By::Stripe,
+            fault,
+            detail,
+        }
+    }
+
+    fn other_account() -> Self {
+        Self {
+            why: "stripe-other-account",
+            left: Left::Nothing,
+            by: By::Us,
+            fault: Fault::Setup,
+            detail: "the payment was recorded for another payment method or account than the one now configured"
+                .to_owned(),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! One MPP `tempo`/`charge` payment as the seller broadcasts it ("pull"): a Tempo transaction with a single call of
+//! `transferWithMemo`, signed without asking any node (mpp digest §8.1).
+//!
+//! That needs no account state because the transaction takes the lane of expiring nonces (TIP-1009): nonce key 2^256 - 1,
+//! nonce 0, and a `validBefore` at most 30 s ahead of the block that includes it (Ruling 16 takes 25). From that second
+//! on it is dead for good, and before it the chain takes it once, whoever pays the fee. The memo makes the payments of
+//! two challenges different transactions; the same challenge signed for another second is another payment as well.
+
+use alloy_primitives::{Address, B256, U256, hex, keccak256};
+use alloy_rlp::{Encodable, Header};
+use alloy_sol_types::{SolCall, sol};
+use zeroize::Zeroizing;
+
+use super::Wallet;
+use bursar_core::challenge::mpp::tempo::Gas;
+use bursar_core::money::Atoms;
+
+/// First byte of a Tempo transaction, and of what its sender signs.
+const TRANSACTION: u8 = 0x76;
+/// First byte of a transaction on its way to whoever pays the fee. No node takes it.
+const FOR_FEE_PAYER: u8 = 0x78;
+/// What a sender signs in place of the fee payer's signature that is still to come.
+const FEE_PAYER_TO_COME: &[u8] = &[0];
+/// The nonce key of expiring nonces, 2^256 - 1.
+const EXPIRING: &[u8] = &[0xff; 32];
+/// More than any envelope of ours is long: a vector that grows leaves copies of a signature that nobody wipes.
+const ROOM: usize = 512;
+
+sol! {
+    function transferWithMemo(address to, uint256 amount, bytes32 memo) external;
+}
+
+/// All that is signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TempoTransfer {
+    pub chain_id: u64,
+    pub token: Address,
+    pub to: Address,
+    pub amount: Atoms,
+    pub memo: B256,
+    /// Unix second from which no block takes it. Zero reads as absent, and the lane takes nothing without it.
+    pub valid_before: u64,
+    pub gas: Gas,
+    pub fee: FeeTerms,
+}
+
+/// Who pays for the gas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeeTerms {
+    /// We do, in this token. The chain takes what all the gas would cost first and gives the rest back, so the wallet
+    /// must hold the cap beside the amount. A transfer that fails on the chain is charged for its gas all the same.
+    Ours { token: Address },
+    /// The seller does (`feePayer`), in a token of its choice, by a signature it adds to ours.
+    Sponsored,
+}
+
+/// A signed transfer: moves money for whoever holds it, so no `Debug`, and wiped when dropped.
+pub struct SignedTransfer(Zeroizing<Vec<u8>>);
+
+impl Wallet {
+    /// Deterministic: the same transfer gives the same bytes.
+    pub fn sign_tempo(&self, transfer: &TempoTransfer) -> SignedTransfer {
+        let signature = self.sign_digest(&transfer.digest());
+        let address = self.address();
+        let (kind, fee_payer) = match transfer.fee {
+            FeeTerms::Ours { .. } => (TRANSACTION, &[][..]),
+            FeeTerms::Sponsored => (FOR_FEE_PAYER, address.as_slice()),
+        };
+        SignedTransfer(transfer.envelope(kind, fee_payer, Some(&signature)))
+    }
+}
+
+impl TempoTransfer {
+    /// The most that leaves the wallet beside the amount, in atoms of the fee token.
+    pub fn fee_cap(&self) -> Atoms {
+        match self.fee {
+            FeeTerms::Ours { .. } => self.gas.fee_cap(),
+            FeeTerms::Sponsored => Atoms::new(0),
+        }
+    }
+
+    /// What the sender signs, which never names the fee payer: of a sponsored fee it only says that there is a sponsor.
+    fn digest(&self) -> B256 {
+        let fee_payer = match self.fee {
+            FeeTerms::Ours { .. } => &[],
+            FeeTerms::Sponsored => FEE_PAYER_TO_COME,
+        };
+        keccak256(self.envelope(TRANSACTION, fee_payer, None).as_slice())
+    }
+
+    fn envelope(&self, kind: u8, fee_payer: &[u8], signature: Option<&[u8; 65]>) -> Zeroizing<Vec<u8>> {
+        let absent: &[u8] = &[];
+        let fee_token = match &self.fee {
+            FeeTerms::Ours { token } => token.as_slice(),
+            FeeTerms::Sponsored => absent,
+        };
+        let mut fields = Zeroizing::new(Vec::with_capacity(ROOM));
+        self.chain_id.encode(&mut *fields);
+        self.gas.max_priority_fee_per_gas().encode(&mut *fields);
+        self.gas.max_fee_per_gas().encode(&mut *fields);
+        self.gas.limit().encode(&mut *fields);
+        list(&list_of(&self.call()), &mut fields);
+        list(&[], &mut fields); // access list
+        EXPIRING.encode(&mut *fields);
+        0_u8.encode(&mut *fields); // nonce
+        self.valid_before.encode(&mut *fields);
+        absent.encode(&mut *fields); // valid after
+        fee_token.encode(&mut *fields);
+        fee_payer.encode(&mut *fields);
+        list(&[], &mut fields); // authorization list
+        if let Some(signature) = signature {
+            signature.as_slice().encode(&mut *fields);
+        }
+        let mut envelope = Zeroizing::new(Vec::with_capacity(ROOM));
+        envelope.push(kind);
+        list(&fields, &mut envelope);
+        envelope
+    }
+
+    /// To, value, data.
+    fn call(&self) -> Vec<u8> {
+        let mut call = Vec::new();
+        self.token.as_slice().encode(&mut call);
+        0_u8.encode(&mut call);
+        self.calldata().as_slice().encode(&mut call);
+        call
+    }
+
+    fn calldata(&self) -> Vec<u8> {
+        let call = transferWithMemoCall {
+            to: self.to,
+            amount: U256::from(self.amount.get()),
+            memo: self.memo,
+        };
+        call.abi_encode()
+    }
+}
+
+impl SignedTransfer {
+    /// `0x` and the bytes in hex, for the credential's payload.
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        Zeroizing::new(hex::encode_prefixed(self.0.as_slice()))
+    }
+}
+
+fn list_of(items: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    list(items, &mut out);
+    out
+}
+
+/// An RLP list of items that are encoded already.
+fn list(items: &[u8], out: &mut Vec<u8>) {
+    let header = Header {
+        list: true,
+        payload_length: items.len(),
+    };
+    header.encode(out);
+    out.extend_from_slice(items);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! JSON-RPC to the operator's own nodes: one POST per question, bounded, over our own hyper client.
+//!
+//! Nodes are named in `bursar.toml`, so the guard against private addresses does not apply to them. What they say is
+//! another matter: they are slow, pruned, rate limited, and may lie (threats 1.18), so that every answer is read strictly
+//! into a type and is checked against the question. `block` asks about heads and times, `contract` calls the token, `logs`
+//! asks what moved, `whole` whether all of a block's logs were shown, `sent` for a transaction.
+
+use std::time::Duration;
+
+use http::{StatusCode, Uri};
+use http_body_util::LengthLimitError;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use thiserror::Error;
+use tokio::time::timeout;
+
+use bursar_core::assets::Network;
+use bursar_net::tls::upstream::UpstreamTls;
+
+mod block;
+mod contract;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+mod logs;
+mod sent;
+mod transport;
+mod whole;
+mod wire;
+
+pub use block::Block;
+pub use contract::At;
+pub use logs::{Event, Log, Mined, TEMPO_FEES};
+pub use sent::Sent;
+
+/// One answer is a word or a block head with the hashes of its transactions; a node that sends more is not answering us.
+const ANSWER_CAP: usize = 4 << 20;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node, by its URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node(Uri);
+
+#[derive(Debug, Error)]
+pub enum RpcError {
+    #[error("{node} did not answer within 10 s")]
+    Timeout { node: String },
+    #[error("{node}: {source}")]
+    Transport {
+        node: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("{node} answered with HTTP status {status}")]
+    Status { node: String, status: StatusCode },
+    #[error("{node} answered {code}: {message}")]
+    Refused { node: String, code: i64, message: String },
+    #[error("{node} serves {actual}, not {expected}")]
+    WrongNetwork {
+        node: String,
+        expected: Network,
+        actual: String,
+    },
+    #[error("{node} gave an answer that is not what was asked for")]
+    Answer { node: String },
+    #[error("{node} gave an answer of more than {cap} bytes")]
+    TooLong { node: String, cap: usize },
+    #[error("{node} does not tell which block is final; name a node that knows the block tag \"finalized\"")]
+    NoFinalized { node: String },
+    #[error("{node} does not know block {block}")]
+    NoBlock { node: String, block: u64 },
+    #[error("{node} does not keep the state of block {block}")]
+    NoState { node: String, block: u64 },
+    #[error("{node} would need too many questions or give too many logs for blocks {first} to {last}")]
+    TooMuch { node: String, first: u64, last: u64 },
+}
+
+impl Node {
+    /// `url` is http or https with a host, which bursar.toml's reader has made sure of.
+    pub fn new(url: Uri) -> Self {
+        Self(url)
+    }
+
+    /// Without path and query: providers put their keys there.
+    pub fn shown(&self) -> String {
+        format!(
+            "{}://{}",
+            self.0.scheme_str().unwrap_or_default(),
+            bursar_net::post::host_and_port(&self.0)
+        )
+    }
+
+    /// Proves that the node serves the network it is named for.
+    pub async fn check_network(&self, tls: &UpstreamTls, expected: Network) -> Result<(), RpcError> {
+        let wire::Quantity(id) = self.ask(tls, "eth_chainId", json!([]), ANSWER_CAP).await?;
+        if Some(id) == expected.chain_id() {
+            return Ok(());
+        }
+        Err(RpcError::WrongNetwork {
+            node: self.shown(),
+            expected,
+            actual: format!("eip155:{id}"),
+        })
+    }
+
+    /// One question. `T` decides what counts as an answer; where the node may say `null`, it is an `Option`.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        tls: &UpstreamTls,
+        method: &str,
+        params: serde_json::Value,
+        cap: usize,
+    ) -> Result<T, RpcError> {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+        let (status, answer) = timeout(PATIENCE, self.post(tls, body, cap))
+            .await
+            .map_err(|_| RpcError::Timeout { node: self.shown() })?
+            .map_err(|source| self.failed(source, cap))?;
+        // Providers refuse with 400, 429 or 500 and still say why in JSON-RPC.
+        let Ok(reply) = serde_json::from_slice::<wire::Reply>(&answer) else {
+            return Err(match status.is_success() {
+                true => self.odd(),
+                false => RpcError::Status {
+                    node: self.shown(),
+                    status,
+                },
+            });
+        };
+        if let Some(wire::Refusal { code, message }) = reply.error {
+            let message = message.chars().filter(|c| !c.is_control()).take(200).collect();
+            return Err(RpcError::Refused {
+                node: self.shown(),
+                code,
+                message,
+            });
+        }
+        let result = reply.result.ok_or_else(|| self.odd())?;
+        serde_json::from_str(result.get()).map_err(|_| self.odd())
+    }
+
+    fn failed(&self, source: Box<dyn std::error::Error + Send + Sync>, cap: usize) -> RpcError {
+        let node = self.shown();
+        match source.is::<LengthLimitError>() {
+            true => RpcError::TooLong { node, cap },
+            false => RpcError::Transport { node, source },
+        }
+    }
+
+    /// For whoever has put two of its answers beside each other.
+    pub fn contradicts_itself(&self) -> RpcError {
+        self.odd()
+    }
+
+    fn odd(&self) -> RpcError {
+        RpcError::Answer { node: self.shown() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::fake::{Fake, tls};
+    use super::*;
+
+    const NETWORK: Network = Network::Eip155(84_532);
+
+    #[tokio::test]
+    async fn a_chain_id_is_a_number_that_fits() {
+        let cases = [
+            (json!({ "result": "0x14a34" }), "ok"),
+            (
+                json!({ "result": "0x1" }),
+                "http://127.0.0.1 serves eip155:1, not eip155:84532",
+            ),
+            (json!({ "result": "84532" }), "not what was asked for"),
+            (json!({ "result": "0x" }), "not what was asked for"),
+            (
+                json!({ "result": format!("0x{}", "f".repeat(64)) }),
+                "not what was asked for",
+            ),
+            (
+                json!({ "result": format!("0x{}", "0".repeat(65)) }),
+                "not what was asked for",
+            ),
+            (json!({ "result": 84532 }), "not what was asked for"),
+            (json!({ "result": null }), "not what was asked for"),
+            (json!({ "result": ["0x14a34"] }), "not what was asked for"),
+            (json!({}), "not what was asked for"),
+            (json!([]), "not what was asked for"),
+            (
+                json!({ "error": { "code": -32005, "message": "slow\u{7} down" } }),
+                "answered -32005: slow down",
+            ),
+            (
+                json!({ "result": "0x14a34", "error": { "code": 1, "message": "both" } }),
+                "answered 1: both",
+            ),
+        ];
+        for (reply, expected) in cases {
+            let shown = reply.to_string();
+            let fake = Fake::replying(move |_, _| reply.clone()).await;
+            let said = match fake.node().check_network(&tls(), NETWORK).await {
+                Ok(()) => "ok".to_owned(),
+                Err(error) => error.to_string().replace(&format!(":{}", fake.port()), ""),
+            };
+            assert!(said.contains(expected), "{shown}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_is_told_when_there_is_no_reply_and_a_long_answer_is_cut() {
+        let fake = Fake::with_status(StatusCode::TOO_MANY_REQUESTS, |_, _| json!("slow down")).await;
+        let error = fake.node().check_network(&tls(), NETWORK).await.unwrap_err();
+        assert!(
+            matches!(error, RpcError::Status { status, .. } if status == 429),
+            "{error}"
+        );
+
+        let fake = Fake::with_status(
+            StatusCode::BAD_REQUEST,
+            |_, _| json!({ "error": { "code": -32600, "message": "no" } }),
+        )
+        .await;
+        let error = fake.node().check_network(&tls(), NETWORK).await.unwrap_err();
+        assert!(matches!(error, RpcError::Refused { code: -32600, .. }), "{error}");
+
+        let fake = Fake::replying(|_, _| json!({ "result": "0".repeat(ANSWER_CAP) })).await;
+        let error = fake.node().check_network(&tls(), NETWORK).await.unwrap_err();
+        assert!(matches!(error, RpcError::TooLong { .. }), "{error}");
+    }
+}

@@ -1,0 +1,167 @@
+//! When each payment is asked about next (ledger digest §2.2): as soon as something can have become final, then when the
+//! last verdict said, and after a failure with growing patience. Pure: times are Unix seconds that the caller brings.
+
+use std::collections::BTreeMap;
+
+use bursar_ledger::PaymentId;
+
+/// Payments per pass.
+const BATCH: usize = 100;
+const FIRST_WAIT_S: u64 = 5;
+const LONGEST_WAIT_S: u64 = 600;
+const SELDOM_S: u64 = 3600;
+
+#[derive(Default)]
+pub struct Due {
+    asks: BTreeMap<PaymentId, Ask>,
+    /// By how much final blocks lag behind: nothing can be told earlier about a payment that is new.
+    lag: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Ask {
+    at: u64,
+    /// In vain, one after the other.
+    looks: u32,
+}
+
+/// When a payment is worth asking about again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing is known before that second.
+    At(u64),
+    /// The evidence did not carry a verdict.
+    Later,
+    /// There is hardly anything to hear.
+    Seldom,
+    /// Nobody can be asked.
+    Never,
+}
+
+impl Due {
+    /// The payments to ask about now, earliest first, at most a batch. Those that do not wait any more are forgotten.
+    pub fn batch(&mut self, waiting: &[PaymentId], now: u64) -> Vec<PaymentId> {
+        let mut asks = BTreeMap::new();
+        for rid in waiting {
+            let made_at = rid.made_at().and_then(|at| u64::try_from(at.as_second()).ok());
+            let first = Ask {
+                at: made_at.unwrap_or(0).saturating_add(self.lag),
+                looks: 0,
+            };
+            asks.insert(*rid, self.asks.get(rid).copied().unwrap_or(first));
+        }
+        self.asks = asks;
+        let mut due: Vec<(u64, PaymentId)> = self
+            .asks
+            .iter()
+            .filter(|(_, ask)| ask.at <= now)
+            .map(|(rid, ask)| (ask.at, *rid))
+            .collect();
+        due.sort_unstable();
+        due.truncate(BATCH);
+        due.into_iter().map(|(_, rid)| rid).collect()
+    }
+
+    /// What came of asking.
+    pub fn again(&mut self, rid: PaymentId, next: Next, now: u64) {
+        let Some(ask) = self.asks.get_mut(&rid) else { return };
+        *ask = match next {
+            Next::At(at) if at <= now.saturating_add(wait(ask.looks)) => Ask {
+                at: at.max(now.saturating_add(FIRST_WAIT_S)),
+                looks: 0,
+            },
+            // An authorization can be cashed at any time before its deadline, so that a long wait has looks in it, too.
+            Next::At(_) | Next::Later => Ask {
+                at: now.saturating_add(wait(ask.looks)),
+                looks: ask.looks.saturating_add(1),
+            },
+            Next::Seldom => Ask {
+                at: now.saturating_add(SELDOM_S),
+                looks: 0,
+            },
+            Next::Never => Ask { at: u64::MAX, looks: 0 },
+        };
+    }
+
+    /// What the heads of the last pass have shown.
+    pub fn set_lag(&mut self, seconds: u64) {
+        self.lag = seconds.min(LONGEST_WAIT_S);
+    }
+}
+
+/// Doubled with each look in vain.
+fn wait(looks: u32) -> u64 {
+    let doubled = 1u64
+        .checked_shl(looks)
+        .and_then(|factor| FIRST_WAIT_S.checked_mul(factor));
+    doubled.unwrap_or(LONGEST_WAIT_S).min(LONGEST_WAIT_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    const NOW: u64 = 1_795_000_000;
+
+    fn made(seconds_ago: u64, number: u8) -> PaymentId {
+        let at = i64::try_from(NOW - seconds_ago).unwrap();
+        PaymentId::new(Timestamp::from_second(at).unwrap(), [number; 10])
+    }
+
+    #[test]
+    fn a_batch_is_the_hundred_that_have_waited_longest() {
+        let mut due = Due::default();
+        let all: Vec<PaymentId> = (0..=250).rev().map(|ago| made(ago, 1)).collect();
+        let mut asked = Vec::new();
+        for size in [100, 100, 51, 0] {
+            let batch = due.batch(&all, NOW);
+            assert_eq!(batch.len(), size);
+            for rid in &batch {
+                due.again(*rid, Next::At(NOW + 5), NOW);
+            }
+            asked.extend(batch);
+        }
+        assert_eq!(asked, all);
+        assert_eq!(due.batch(&all, NOW + 4), []);
+        assert_eq!(due.batch(&all, NOW + 5).len(), 100);
+        // Settled meanwhile.
+        assert_eq!(due.batch(&all[..3], NOW + 5), all[..3]);
+    }
+
+    #[test]
+    fn patience_grows_from_five_seconds_to_ten_minutes_and_a_verdict_ends_it() {
+        let mut due = Due::default();
+        let rid = made(0, 1);
+        let mut now = NOW;
+        for wait in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
+            assert_eq!(due.batch(&[rid], now), [rid]);
+            due.again(rid, Next::Later, now);
+            assert_eq!(due.batch(&[rid], now + wait - 1), []);
+            now += wait;
+        }
+        assert_eq!(due.batch(&[rid], now), [rid]);
+        // A second that is near is waited for, and then patience begins anew; before one that is far there are looks.
+        due.again(rid, Next::At(now), now);
+        assert_eq!(due.batch(&[rid], now + 4), []);
+        for wait in [5, 5, 10, 20, 20] {
+            now += wait;
+            assert_eq!(due.batch(&[rid], now - 1), []);
+            assert_eq!(due.batch(&[rid], now), [rid]);
+            due.again(rid, Next::At(NOW + 1895), now);
+        }
+        assert_eq!(due.batch(&[rid], now + 5), [rid]);
+        due.again(rid, Next::Never, now);
+        assert_eq!(due.batch(&[rid], now + 10_000_000), []);
+    }
+
+    #[test]
+    fn nothing_new_is_asked_about_before_it_can_be_final() {
+        let mut due = Due::default();
+        due.set_lag(30);
+        let (old, new) = (made(30, 1), made(29, 2));
+        assert_eq!(due.batch(&[old, new], NOW), [old]);
+        assert_eq!(due.batch(&[old, new], NOW + 1), [old, new]);
+    }
+}

@@ -1,0 +1,253 @@
+//! What Stripe says about a payment by its token, and what follows from it (Rulings 11 and 14, digest §2.1).
+//!
+//! Unlike a signature a token can be taken back. So a payment in doubt is not waited out: once the seller has had `settle_wait`,
+//! its token is put out of the reach of repeats, revoked, and looked at again, since the seller may have been faster.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::pass::{Notice, Reconciler, SILENCES, Silences};
+use super::report::{Finding, PaymentLine};
+use bursar_core::assets::{Asset, Network};
+use bursar_ledger::{self as ledger, By, LedgerError, Outcome, Payment, Signer, State};
+use bursar_rails::doubts::{Withdrawal, Withdrawn};
+use bursar_rails::pay::{Issuer, Standing, Tokens, Untold};
+use bursar_rails::stripe::TokenId;
+
+/// What came of asking about one payment.
+type Told = Result<PaymentLine, Untold>;
+
+/// Whether a payment was made through Stripe.
+pub fn is_stripe(payment: &Payment) -> bool {
+    matches!(Asset::parse(&payment.reserved.asset), Some(Asset::Fiat(..)))
+}
+
+impl Reconciler {
+    /// Whether there is an account that can tell about this payment.
+    pub fn can_ask_stripe(&self, payment: &Payment) -> bool {
+        self.issuer_of(payment).is_ok()
+    }
+
+    fn issuer_of(&self, payment: &Payment) -> Result<&Issuer, String> {
+        if payment.arm.as_ref().is_some_and(|arm| arm.signer == Some(Signer::Bkey)) {
+            let why =
+                "its token is BKey's, about which Stripe tells us nothing: a receipt settles it, or resolve it by hand";
+            return Err(why.to_owned());
+        }
+        let issuer = self
+            .issuer
+            .as_deref()
+            .ok_or("it was made through Stripe, and bursar.toml has no [stripe]")?;
+        match Network::parse(&payment.reserved.network) == Some(Network::Stripe(issuer.mode())) {
+            true => Ok(issuer),
+            false => Err("the key under [stripe] is of the other mode, live or test".to_owned()),
+        }
+    }
+
+    /// Asks about one payment, and brings what comes of it to the books. What is being taken back is not left half-way: a pass that
+    /// is to stop stops before the next payment.
+    pub(super) async fn stripe_payment(&self, payment: &Payment, silences: &mut Silences) -> PaymentLine {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let issuer = match self.issuer_of(payment) {
+            Ok(issuer) => issuer,
+            Err(why) => return line(Finding::Undecided).why(why),
+        };
+        if self.stop.is_cancelled() {
+            return line(Finding::Undecided).why("the comparison was broken off");
+        }
+        let silent = silences.entry(Network::Stripe(issuer.mode())).or_default();
+        if *silent >= SILENCES {
+            return line(Finding::Undecided).why("Stripe has fallen silent");
+        }
+        let told = match payment.state {
+            State::Unknown => self.in_doubt(issuer, payment).await,
+            State::Settled => self.claimed(issuer, payment).await,
+            State::Expired if payment.by == Some(By::Operator) => self.called_dead(issuer, payment).await,
+            // With Stripe's word. No charge can begin any more; one that began as a hold may yet be captured.
+            State::Expired if issuer.tokens().of(payment.rid()).is_some() => self.called_dead(issuer, payment).await,
+            _ => return line(Finding::Confirmed),
+        };
+        match told {
+            Ok(line) => {
+                *silent = 0;
+                line
+            }
+            Err(untold) => {
+                *silent += u8::from(untold.silent);
+                line(Finding::Undecided).why(untold.why)
+            }
+        }
+    }
+
+    async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> Told {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let (now, rid) = (self.clock.now(), payment.rid());
+        let standing = match issuer.token_of(payment, now).await? {
+            Some(token) => issuer.look(&token).await?,
+            None => Standing::Dead("never-issued"),
+        };
+        Ok(match standing {
+            Standing::Dead(_) => {
+                if !Tokens::may_have_a_hold(payment, now) {
+                    issuer.tokens().forget(rid);
+                }
+                line(Finding::Confirmed)
+            }
+            Standing::Charged => {
+                let who = match payment.by {
+                    Some(By::Operator) => "an operator",
+                    _ => "Stripe",
+                };
+                let why = format!("{who} called it dead, but Stripe's token was charged");
+                // A closed payment takes no finding and counts no more: people have to hear of it, from a server, which has ways to
+                // tell them.
+                tracing::error!(payment = %rid, merchant = payment.reserved.host, why, "money left that is not counted");
+                if self.doubts.is_some() {
+                    (self.notices)(Notice::Disputed { rid, why: why.clone() });
+                    issuer.tokens().forget(rid);
+                }
+                line(Finding::Disputed).why(why)
+            }
+            Standing::Live => line(Finding::Undecided).why("the token can still be charged"),
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
+    }
+
+    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> Told {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let (now, rid) = (self.clock.now(), payment.rid());
+        let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);
+        let Some(token) = issuer.token_of(payment, now).await? else {
+            // Nothing to be cashed has ever existed.
+            return Ok(self.gone(issuer, payment, Withdrawn::default(), "never-issued").await);
+        };
+        match issuer.look(&token).await? {
+            Standing::Charged => return Ok(self.charged(issuer, payment).await),
+            Standing::Unclear(why) => return Ok(line(Finding::Undecided).why(why)),
+            Standing::Live | Standing::Dead(_) => {}
+        }
+        // The seller has `settle_wait` from when it was last shown the token (Ruling 14). The books have the first time; of a repeat
+        // they record that it began, and not when its answer was given up.
+        let until = |shown: Timestamp| shown.checked_add(patience).unwrap_or(Timestamp::MAX);
+        let first = until(payment.updated_at.timestamp());
+        if first > now {
+            return Ok(pending(payment, first));
+        }
+        let rested = now.checked_sub(patience).unwrap_or(Timestamp::MIN);
+        let withdrawn = match self.doubts.as_ref().map(|doubts| doubts.withdraw_rested(rid, rested)) {
+            None => Withdrawn::default(),
+            Some(Ok(Withdrawal::Out(withdrawn))) => withdrawn,
+            Some(Ok(Withdrawal::UnderWay)) => {
+                return Ok(line(Finding::Pending).why("a repeat is presenting it at this moment"));
+            }
+            Some(Err(shown)) => return Ok(pending(payment, until(shown))),
+        };
+        let standing = self.taken_back(issuer, &token).await;
+        if let Ok(Standing::Dead(why)) = standing {
+            return Ok(self.gone(issuer, payment, withdrawn, why).await);
+        }
+        if let Some(doubts) = &self.doubts {
+            doubts.put_back(withdrawn);
+        }
+        Ok(match standing? {
+            Standing::Charged => self.charged(issuer, payment).await,
+            Standing::Live => line(Finding::Undecided).why("Stripe has not taken the token back"),
+            Standing::Dead(why) => line(Finding::Undecided).why(why),
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
+    }
+
+    async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<Standing, Untold> {
+        match issuer.look(token).await? {
+            Standing::Live => issuer.revoke(token).await,
+            standing => Ok(standing),
+        }
+    }
+
+    async fn charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+        let rid = payment.rid();
+        let by = By::Stripe;
+        match self.ledger.finish(rid, Outcome::Settled { by, tx: None }).await {
+            Ok(()) => {
+                if let Some(doubts) = &self.doubts {
+                    doubts.proven_paid(rid);
+                }
+                issuer.tokens().forget(rid);
+                tracing::info!(payment = %rid, "in doubt, and paid: Stripe shows it");
+                let mut line = PaymentLine::of(payment, Finding::Settled);
+                line.after = State::Settled;
+                line
+            }
+            Err(error) => super::pass::not_recorded(payment, &error),
+        }
+    }
+
+    async fn gone(&self, issuer: &Issuer, payment: &Payment, withdrawn: Withdrawn, why: &'static str) -> PaymentLine {
+        let rid = payment.rid();
+        let by = By::Stripe;
+        let recorded = self.ledger.finish(rid, Outcome::Expired { by, why }).await;
+        if let Some(doubts) = &self.doubts {
+            match &recorded {
+                Ok(()) => doubts.proven_dead(withdrawn),
+                Err(_) => doubts.put_back(withdrawn),
+            }
+        }
+        match recorded {
+            Ok(()) => {
+                issuer.tokens().watch(rid);
+                tracing::info!(payment = %rid, why, "can never be charged; it counts no more");
+                let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
+                line.after = State::Expired;
+                line
+            }
+            Err(error) => super::pass::not_recorded(payment, &error),
+        }
+    }
+
+    /// A merchant says that it was paid. Its token is never taken back: a seller may hold the money first and capture it later.
+    async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> Told {
+        let line = |finding| PaymentLine::of(payment, finding);
+        let (now, rid) = (self.clock.now(), payment.rid());
+        let Some(token) = issuer.token_of(payment, now).await? else {
+            return Ok(self.never_charged(issuer, payment).await);
+        };
+        Ok(match issuer.look(&token).await? {
+            Standing::Charged => {
+                let (by, tx, block) = (By::Stripe, None, None);
+                let finding = ledger::Finding::Confirmed { by, tx, block };
+                match self.ledger.record_finding(rid, finding).await {
+                    // Heard before, or longer ago than the books wait; true all the same.
+                    Ok(()) | Err(LedgerError::NotUnconfirmed(_)) => {
+                        issuer.tokens().forget(rid);
+                        line(Finding::Confirmed)
+                    }
+                    Err(error) => super::pass::not_recorded(payment, &error),
+                }
+            }
+            Standing::Live => {
+                let until = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
+                let until = i64::try_from(until).ok().and_then(|at| Timestamp::from_second(at).ok());
+                pending(payment, until.unwrap_or(now))
+            }
+            Standing::Dead(_) => self.never_charged(issuer, payment).await,
+            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+        })
+    }
+
+    async fn never_charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
+        let why = "the receipt says paid, but Stripe's token was never charged and can never be";
+        let (line, is_done) = self.contradicted(payment, why, None).await;
+        if is_done {
+            issuer.tokens().forget(payment.rid());
+        }
+        line
+    }
+}
+
+fn pending(payment: &Payment, until: Timestamp) -> PaymentLine {
+    let mut line = PaymentLine::of(payment, Finding::Pending);
+    line.until = Some(until);
+    line
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Who is asking: `Proxy-Authorization` against the agents on file, with a bound on the noise of failed tries.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use governor::clock::DefaultClock;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use http::HeaderValue;
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+
+use crate::agents::{ProxyCredential, Reload, Roster, TokenDigest};
+use bursar_core::agent_name::AgentName;
+
+/// Failed tries of one source that are looked into and logged, per minute (Ruling 38).
+const FAILURES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+
+pub struct Logins {
+    roster: Roster,
+    /// A token that is right always passes: a neighbour on the same address must not be able to lock anybody out.
+    failures: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
+}
+
+/// Who a connection belongs to, by which token.
+#[derive(Clone)]
+pub struct Login {
+    pub agent: AgentName,
+    token: TokenDigest,
+}
+
+/// Why nobody was identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// No credential: most clients send one only after being asked.
+    Missing,
+    Unreadable,
+    Wrong,
+    TooMany,
+}
+
+impl Logins {
+    pub fn new(roster: Roster) -> Self {
+        Self {
+            roster,
+            failures: RateLimiter::hashmap(Quota::per_minute(FAILURES)),
+        }
+    }
+
+    pub fn identify(&self, credential: Option<&HeaderValue>, source: IpAddr, now: Timestamp) -> Result<Login, Unknown> {
+        let credential = credential.ok_or(Unknown::Missing)?;
+        let credential = ProxyCredential::parse(credential).ok_or_else(|| self.failed(source, Unknown::Unreadable))?;
+        let token = TokenDigest::of(credential.token.expose_secret());
+        if let Some(agent) = self.roster.authenticate(&credential.name, &credential.token, now) {
+            return Ok(Login { agent, token });
+        }
+        // `run` mints a token and starts its child at once: look at the file before saying no.
+        if matches!(self.roster.reload_if_changed(), Ok(Reload::Changed { .. }))
+            && let Some(agent) = self.roster.authenticate(&credential.name, &credential.token, now)
+        {
+            return Ok(Login { agent, token });
+        }
+        Err(self.failed(source, Unknown::Wrong))
+    }
+
+    /// Whether the token of an open tunnel has not been revoked, rotated or run out since.
+    pub fn still_stands(&self, login: &Login, now: Timestamp) -> bool {
+        self.roster.is_live(&login.agent, &login.token, now)
+    }
+
+    fn failed(&self, source: IpAddr, why: Unknown) -> Unknown {
+        if self.failures.check_key(&source).is_err() {
+            return Unknown::TooMany;
+        }
+        tracing::warn!(%source, why = %why, "proxy login failed");
+        why
+    }
+
+    /// Once a second: changed agents, and forgotten sources.
+    pub fn tend(&self) {
+        match self.roster.reload_if_changed() {
+            Ok(Reload::Changed { agents }) => tracing::info!(agents, "agents.toml read again"),
+            Ok(Reload::Unchanged) => {}
+            Err(error) => tracing::error!(%error, "agents.toml not read; the agents known so far stay"),
+        }
+        self.failures.retain_recent();
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "Proxy-Authorization is missing; put the agent's name and token into the proxy URL (`bursar env --agent NAME` prints it).",
+            Self::Unreadable => "Proxy-Authorization is not Basic with a name and a token.",
+            Self::Wrong => "No agent has this name and token; `bursar agents list` shows the names, `bursar agents rotate NAME` makes a new token.",
+            Self::TooMany => "No agent has this name and token, and this address has failed too often in the last minute.",
+        })
+    }
+}

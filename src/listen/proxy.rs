@@ -1,0 +1,269 @@
+//! One connection on the listener: who is asking (407), and what for: a tunnel, an absolute-form request, or nothing a
+//! proxy can do.
+//!
+//! CONNECT only ever gets 200, 400, 407 or 508; every other refusal is given inside the tunnel, because clients hide the
+//! body of a refused CONNECT (Ruling 28).
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
+use http::{Method, Request, Response, StatusCode, Uri};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::alerts::Alerts;
+use crate::answer::{Code, Problem};
+use crate::config::Config;
+use crate::config::operator::AgentPayments;
+use crate::listen::logins::{Login, Logins};
+use crate::listen::tunnel;
+use crate::payment::exchange::{self, Site};
+use crate::payment::idempotency::Keys;
+use crate::rules::Rules;
+use bursar_approvals::questions::Questions;
+use bursar_core::agent_name::AgentName;
+use bursar_core::assets::Network;
+use bursar_core::clock::SharedClock;
+use bursar_core::host::Authority;
+use bursar_ledger::Ledger;
+use bursar_net::body::{AgentBody, AnswerBody, ReplayBudget};
+use bursar_net::idle::{Busy, Rewind, Watched};
+use bursar_net::tls::AlpnOffer;
+use bursar_net::tls::leaf::ServerConfigs;
+use bursar_net::upstream::{HEAD_BYTES, HEAD_FIELDS, Origin, Scheme, Upstreams};
+use bursar_net::via::Via;
+use bursar_rails::balances::Balances;
+use bursar_rails::doubts::Doubts;
+use bursar_rails::pay::{Payers, Permissions};
+use bursar_reconcile::Reconciler;
+
+/// Everything a request may need, made once at start.
+pub struct Proxy {
+    pub config: Config,
+    pub clock: SharedClock,
+    pub logins: Logins,
+    pub rules: Rules,
+    pub ledger: Arc<dyn Ledger>,
+    pub doubts: Doubts,
+    pub keys: Keys,
+    pub reconciler: Arc<Reconciler>,
+    pub payers: Payers,
+    pub permissions: Permissions,
+    /// Only if bursar.toml says who is asked.
+    pub questions: Option<Questions>,
+    pub networks: BTreeSet<Network>,
+    /// Those of them for which bursar.toml names a node.
+    pub proven: BTreeSet<Network>,
+    pub balances: Balances,
+    pub alerts: Alerts,
+    pub server_tls: ServerConfigs,
+    pub upstreams: Arc<Upstreams>,
+    pub replay_budget: ReplayBudget,
+    /// Only if it is switched on.
+    pub via: Option<Via>,
+    /// Our own listeners: a request to one of them is a loop.
+    pub listeners: Vec<SocketAddr>,
+    pub tasks: TaskTracker,
+    /// No new work; connections end after what they are doing.
+    pub stop: CancellationToken,
+}
+
+/// Serves one connection from an agent until it ends.
+pub async fn serve<S>(proxy: Arc<Proxy>, stream: S, peer: SocketAddr)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let busy = Busy::default();
+    let timeouts = &proxy.config.timeouts;
+    let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
+    let context = proxy.clone();
+    let service = service_fn(move |request| {
+        let (proxy, serving) = (context.clone(), busy.begin());
+        let request = AgentBody::of(request, serving.clone());
+        async move {
+            let answer = answer::<S>(proxy, request, peer).await;
+            Ok::<_, Infallible>(answer.map(|body| body.while_serving(serving)))
+        }
+    });
+    let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = proxy.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "connection from an agent ended");
+    }
+}
+
+/// The same bounds on every HTTP/1.1 head that an agent sends (Ruling 33).
+pub fn http1() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    // The header timeout is `Watched`'s, which lets a kept connection rest.
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(None::<Duration>)
+        .max_headers(HEAD_FIELDS)
+        .max_header_size(HEAD_BYTES)
+        // Sites' answers pass as they came; ours bring their own.
+        .auto_date_header(false)
+        .half_close(false);
+    builder
+}
+
+async fn answer<S>(proxy: Arc<Proxy>, request: Request<AgentBody>, peer: SocketAddr) -> Response<AnswerBody>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if request.method() != Method::CONNECT && request.uri().authority().is_none() {
+        return not_a_proxy_request(&request);
+    }
+    let login = match identify(&proxy, &request, peer) {
+        Ok(login) => login,
+        Err(problem) => return problem.into_response(),
+    };
+    if request.method() == Method::CONNECT {
+        return connect::<S>(proxy, request, login);
+    }
+    absolute(&proxy, request, login.agent).await
+}
+
+/// The token decides who it is; the name must be that agent's (Ruling 30).
+fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Result<Login, Problem> {
+    let credential = request.headers().get(PROXY_AUTHORIZATION);
+    proxy
+        .logins
+        .identify(credential, peer.ip(), proxy.clock.now())
+        .map_err(|refused| Problem::new(Code::ProxyAuthentication, refused.to_string()))
+}
+
+fn connect<S>(proxy: Arc<Proxy>, mut request: Request<AgentBody>, login: Login) -> Response<AnswerBody>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let target = request
+        .uri()
+        .authority()
+        .map(|authority| Authority::parse(authority.as_str()));
+    let authority = match target {
+        Some(Ok(authority)) => authority,
+        Some(Err(error)) => {
+            return Problem::new(Code::BadRequest, format!("CONNECT names no host and port: {error}.")).into_response();
+        }
+        None => return Problem::new(Code::BadRequest, "CONNECT names no host and port.").into_response(),
+    };
+    if proxy.is_own(&authority) {
+        let detail =
+            format!("The destination {authority} is this proxy itself. Take it out of the proxied hosts (NO_PROXY).");
+        return Problem::new(Code::Loop, detail).into_response();
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    let tasks = proxy.tasks.clone();
+    tasks.spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => match upgraded.downcast::<TokioIo<Watched<S>>>() {
+                Ok(parts) => {
+                    let stream = Rewind::new(parts.read_buf, parts.io.into_inner().into_inner());
+                    tunnel::run(proxy, login, authority, stream).await;
+                }
+                Err(_) => tracing::error!("the tunnel's stream is not the listener's"),
+            },
+            Err(error) => tracing::debug!(%error, "the agent left before its tunnel was open"),
+        }
+    });
+    Response::new(AnswerBody::empty())
+}
+
+/// `GET http://host/path` on the listener; and, from a few older clients, the same with `https://` (product digest §2.2).
+async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: AgentName) -> Response<AnswerBody> {
+    let origin = match absolute_origin(request.uri()) {
+        Ok(origin) => origin,
+        Err(problem) => return problem.into_response(),
+    };
+    if proxy.is_own(&origin.authority) {
+        return Problem::new(
+            Code::Loop,
+            format!("The destination {} is this proxy itself.", origin.authority),
+        )
+        .into_response();
+    }
+    // The authority of the URL wins over the Host field (RFC 9112 §3.2.2).
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let Ok(path) = path.parse::<Uri>() else {
+        return Problem::new(Code::BadRequest, "The request's path is not a path.").into_response();
+    };
+    let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    if let Some(Ok(host)) = host.map(HeaderValue::try_from) {
+        request.headers_mut().insert(HOST, host);
+    }
+    *request.uri_mut() = path;
+    *request.version_mut() = http::Version::HTTP_11;
+
+    let offer = match origin.scheme {
+        Scheme::Http => AlpnOffer::Nothing,
+        Scheme::Https => AlpnOffer::Http1,
+    };
+    let site = match proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await {
+        Ok((lane, _)) => Site::Open(Arc::new(lane)),
+        Err(error) => Site::Closed(origin, Arc::new(error)),
+    };
+    exchange::run(proxy, &agent, &site, request).await
+}
+
+fn absolute_origin(uri: &Uri) -> Result<Origin, Problem> {
+    let refuse = |detail: &str| Problem::new(Code::BadRequest, detail);
+    let (scheme, port) = match uri.scheme_str() {
+        Some("http") => (Scheme::Http, 80),
+        Some("https") => (Scheme::Https, 443),
+        _ => return Err(refuse("Only http and https URLs can be forwarded.")),
+    };
+    let authority = uri.authority().ok_or_else(|| refuse("The URL names no host."))?;
+    let authority = Authority::parse_or_default(authority.as_str(), port)
+        .map_err(|error| refuse(&format!("The URL's host cannot be used: {error}.")))?;
+    Ok(Origin { scheme, authority })
+}
+
+/// Somebody opened the proxy's address itself: say what it is.
+fn not_a_proxy_request(request: &Request<AgentBody>) -> Response<AnswerBody> {
+    if request.method() == Method::GET && request.uri().path() == "/" {
+        let text = "This is bursar, a proxy. Set it as HTTPS_PROXY: `bursar env --agent NAME` prints the variables.\n";
+        let mut response = Response::new(AnswerBody::full(text.into()));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(
+            crate::answer::PROXY_STATUS,
+            HeaderValue::from_static("bursar; error=http_request_error; details=\"bad-request\""),
+        );
+        return response;
+    }
+    let detail =
+        "A proxy needs CONNECT or a full URL. `bursar env --agent NAME` prints the variables that clients need.";
+    Problem::new(Code::BadRequest, detail).into_response()
+}
+
+impl Proxy {
+    /// Whether an authority is one of our own listeners, by text: names are checked when they are resolved.
+    fn is_own(&self, authority: &Authority) -> bool {
+        let host = &authority.host;
+        self.listeners.iter().any(|own| {
+            own.port() == authority.port
+                && (host.as_str() == "localhost"
+                    || host.ip().is_some_and(|ip| ip == own.ip() || own.ip().is_unspecified()))
+        })
+    }
+
+    pub fn passes_agent_payments(&self) -> bool {
+        self.config.proxy.agent_payments == AgentPayments::Pass
+    }
+}

@@ -1,0 +1,305 @@
+//! After CONNECT: what is inside is TLS, plain HTTP, or nothing for us (Ruling 29).
+//!
+//! For TLS the site is dialled between the agent's hello and our answer to it, so that both sides speak the same version
+//! of HTTP, and so that a failed dial becomes a readable answer inside the tunnel (proxying digest §2).
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::{Code, Problem};
+use crate::listen::logins::Login;
+use crate::listen::proxy::{Proxy, http1};
+use crate::payment::exchange::{self, Site};
+use bursar_core::agent_name::AgentName;
+use bursar_core::host::{Authority, Host};
+use bursar_net::body::{AgentBody, AnswerBody};
+use bursar_net::idle::{Busy, Rewind, Serving, Watched};
+use bursar_net::tls::{Alpn, AlpnOffer};
+use bursar_net::upstream::{HEAD_BYTES, Origin, Scheme, Version};
+
+/// First byte of a TLS handshake record (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Streams that one h2 connection of an agent may have open (threats 2.10).
+const STREAMS: u32 = 100;
+
+pub async fn run<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, mut stream: Rewind<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let first = tokio::select! {
+        first = timeout(proxy.config.timeouts.hello, stream.first_bytes()) => first,
+        () = proxy.stop.cancelled() => return,
+    };
+    let Ok(Ok(first)) = first else { return };
+    match first.first() {
+        None => {}
+        Some(&TLS_HANDSHAKE) => tls(proxy, login, authority, stream).await,
+        Some(_) if may_be_http(first) => plain(proxy, login, authority, stream).await,
+        Some(_) => tracing::debug!(agent = %login.agent, %authority, "closed a tunnel that is neither TLS nor HTTP"),
+    }
+}
+
+/// Whether a request line may begin like this: all methods in use are capitals and hyphens, and short. An SSH client
+/// says `SSH-2.0-...` and is not one.
+fn may_be_http(first: &[u8]) -> bool {
+    const LONGEST: usize = 24;
+    let method = first.split(|byte| *byte == b' ').next().unwrap_or_default();
+    method.len() <= LONGEST
+        && !method.is_empty()
+        && method.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'-')
+}
+
+/// `http://` inside a tunnel: Node's clients do that (product digest §2.2).
+async fn plain<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, stream: Rewind<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let origin = Origin {
+        scheme: Scheme::Http,
+        authority,
+    };
+    let site = match proxy
+        .upstreams
+        .lane(login.agent.clone(), origin.clone(), AlpnOffer::Nothing)
+        .await
+    {
+        Ok((lane, _)) => Site::Open(Arc::new(lane)),
+        Err(error) => Site::Closed(origin, Arc::new(error)),
+    };
+    serve(proxy, login, site, stream, Version::H1).await;
+}
+
+async fn tls<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, stream: Rewind<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // Reads until the hello is complete: a post-quantum one spans segments.
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let hello = tokio::select! {
+        hello = timeout(proxy.config.timeouts.hello, hello) => hello,
+        () = proxy.stop.cancelled() => return,
+    };
+    let Ok(Ok(hello)) = hello else {
+        tracing::debug!(agent = %login.agent, %authority, "no TLS hello in the tunnel");
+        return;
+    };
+    let (sni, offer) = {
+        let client = hello.client_hello();
+        let offer = AlpnOffer::of_client(client.alpn().into_iter().flatten());
+        (client.server_name().map(str::to_owned), offer)
+    };
+    let origin = Origin {
+        scheme: Scheme::Https,
+        authority,
+    };
+    let (site, version) = match sni.as_deref().map(Host::parse) {
+        Some(Ok(sni)) if sni == origin.authority.host => open(&proxy, &login.agent, origin, offer).await,
+        Some(named) => (Site::Misdirected(origin, named.ok()), preferred(offer)),
+        None => open(&proxy, &login.agent, origin, offer).await,
+    };
+    let alpn = match version {
+        Version::H2 => Alpn::Http2,
+        Version::H1 if offer == AlpnOffer::Nothing => Alpn::Absent,
+        Version::H1 => Alpn::Http1,
+    };
+    let config = match &sni {
+        Some(_) => Ok(proxy.server_tls.by_sni(alpn)),
+        None => proxy.server_tls.for_host(&site.origin().authority.host, alpn),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, authority = %site.origin().authority, "no certificate could be made");
+            return;
+        }
+    };
+    match timeout(proxy.config.timeouts.tls, hello.into_stream(config)).await {
+        Ok(Ok(stream)) => serve(proxy, login, site, stream, version).await,
+        Ok(Err(error)) => tracing::info!(
+            agent = %login.agent, authority = %site.origin().authority, %error,
+            "the agent did not accept the tunnel's certificate; it must trust ca.pem (`bursar env` prints how)"
+        ),
+        Err(_) => {}
+    }
+}
+
+async fn open(proxy: &Arc<Proxy>, agent: &AgentName, origin: Origin, offer: AlpnOffer) -> (Site, Version) {
+    match proxy.upstreams.lane(agent.clone(), origin.clone(), offer).await {
+        Ok((lane, version)) => (Site::Open(Arc::new(lane)), version),
+        Err(error) => {
+            tracing::debug!(%agent, authority = %origin.authority, %error, "site not reached");
+            (Site::Closed(origin, Arc::new(error)), preferred(offer))
+        }
+    }
+}
+
+/// What an agent that cannot have the site's version speaks with us.
+fn preferred(offer: AlpnOffer) -> Version {
+    match offer {
+        AlpnOffer::Http2 | AlpnOffer::Http2ThenHttp1 => Version::H2,
+        AlpnOffer::Nothing | AlpnOffer::Http1 | AlpnOffer::Http1ThenHttp2 => Version::H1,
+    }
+}
+
+async fn serve<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S, version: Version)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match version {
+        Version::H1 => serve_h1(proxy, login, site, stream).await,
+        Version::H2 => serve_h2(proxy, login, site, stream).await,
+    }
+}
+
+async fn serve_h1<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let busy = Busy::default();
+    let timeouts = &proxy.config.timeouts;
+    let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
+    let (context, site) = (proxy.clone(), Arc::new(site));
+    let service = service_fn(move |request| {
+        let (proxy, login, site, serving) = (context.clone(), login.clone(), site.clone(), busy.begin());
+        async move {
+            let (mut answer, then) = answer(&proxy, &login, &site, request, serving).await;
+            if then == Then::Close {
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = proxy.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "tunnel ended");
+    }
+}
+
+async fn serve_h2<S>(proxy: Arc<Proxy>, login: Login, site: Site, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let busy = Busy::default();
+    // Streams come and go side by side: only idleness ends an h2 connection.
+    let serving = busy.begin();
+    let last = CancellationToken::new();
+    let timeouts = &proxy.config.timeouts;
+    let stream = Watched::new(stream, busy, timeouts.head, timeouts.idle);
+    let (context, site) = (proxy.clone(), Arc::new(site));
+    let on_answer = last.clone();
+    let service = service_fn(move |request| {
+        let (proxy, login, site, serving) = (context.clone(), login.clone(), site.clone(), serving.clone());
+        let last = on_answer.clone();
+        async move {
+            let (answer, then) = answer(&proxy, &login, &site, request, serving).await;
+            if then == Then::Close {
+                last.cancel();
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .auto_date_header(false)
+        .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .serve_connection(TokioIo::new(stream), service);
+    let stopping = async {
+        tokio::select! {
+            () = proxy.stop.cancelled() => {}
+            () = last.cancelled() => {}
+        }
+    };
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "tunnel ended");
+    }
+}
+
+/// What becomes of a tunnel after an answer.
+#[derive(PartialEq, Eq)]
+enum Then {
+    GoOn,
+    /// Another tunnel may fare better, or nobody may use this one any more.
+    Close,
+}
+
+async fn answer(
+    proxy: &Arc<Proxy>,
+    login: &Login,
+    site: &Site,
+    request: Request<Incoming>,
+    serving: Serving,
+) -> (Response<AnswerBody>, Then) {
+    let request = AgentBody::of(request, serving.clone());
+    let (answer, then) = if !proxy.logins.still_stands(login, proxy.clock.now()) {
+        let detail = "The token that this tunnel was opened with has ended; open another one with a new token.";
+        (
+            Problem::new(Code::ProxyAuthentication, detail).into_response(),
+            Then::Close,
+        )
+    } else {
+        let then = if site.is_open() { Then::GoOn } else { Then::Close };
+        (exchange::run(proxy, &login.agent, site, request).await, then)
+    };
+    (answer.map(|body| body.while_serving(serving)), then)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_be_http;
+
+    #[test]
+    fn what_begins_like_a_request() {
+        for yes in [
+            "G",
+            "GET / HTTP/1.1\r\n",
+            "VERSION-CONTROL /",
+            "M-SEARCH * HTTP/1.1",
+            "PRI * HTTP/2.0",
+        ] {
+            assert!(may_be_http(yes.as_bytes()), "{yes}");
+        }
+        for no in [
+            "",
+            " GET",
+            "SSH-2.0-OpenSSH_9.6\r\n",
+            "get /",
+            "EHLO\r\n",
+            "\0\0",
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        ] {
+            assert!(!may_be_http(no.as_bytes()), "{no}");
+        }
+    }
+}

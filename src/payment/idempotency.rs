@@ -1,0 +1,281 @@
+//! The agent's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): which keys payments were made under, and who is
+//! buying under one right now (Ruling 6).
+//!
+//! A copy in memory of what the ledger holds, so that free traffic asks no store. The ledger refuses a second payment under
+//! a key by itself; the claims here make two requests that arrive at once wait for each other instead of failing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::HeaderMap;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use bursar_core::agent_name::AgentName;
+use bursar_core::clock::SharedClock;
+use bursar_ledger::key::Keys as Holds;
+use bursar_ledger::{KeyHold, PaymentId};
+use bursar_rails::doubts::Fingerprint;
+
+pub const FIELD: &str = "idempotency-key";
+/// A key is a name. Nothing breaks beyond this; a field as long as that is a mistake, and a payment should not rest on one.
+const LONGEST: usize = 1024;
+
+/// An agent's key, as it is kept: a hash over both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key([u8; 32]);
+
+/// Why a request under this key is not paid for. Without a payment it is forwarded like any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    Empty,
+    TooLong,
+    Several,
+}
+
+/// All keys that matter.
+#[derive(Clone)]
+pub struct Keys(Arc<Shared>);
+
+struct Shared {
+    clock: SharedClock,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    holds: Holds,
+    /// The channels close when a purchase is recorded or given up.
+    claimed: HashMap<[u8; 32], watch::Receiver<()>>,
+}
+
+/// What a purchase finds.
+pub enum Claimed {
+    /// It may go on.
+    Granted(Claim),
+    /// Another one is being made: wait for this to close, then ask again.
+    Busy(watch::Receiver<()>),
+    Held(KeyHold),
+}
+
+/// The right to buy under a key. Dropped without a word, nothing was bought.
+pub struct Claim {
+    keys: Keys,
+    key: Key,
+    _over: watch::Sender<()>,
+}
+
+impl Key {
+    /// The field's value as it stands, whether or not it is the quoted string of the draft: clients send both, and each
+    /// sends the same again.
+    pub fn of(agent: &AgentName, headers: &HeaderMap) -> Result<Option<Self>, Unusable> {
+        let mut lines = headers.get_all(FIELD).iter().map(|line| line.as_bytes().trim_ascii());
+        let Some(value) = lines.next() else {
+            return Ok(None);
+        };
+        if lines.any(|other| other != value) {
+            return Err(Unusable::Several);
+        }
+        match value.len() {
+            0 => return Err(Unusable::Empty),
+            1..=LONGEST => {}
+            _ => return Err(Unusable::TooLong),
+        }
+        let mut hash = Sha256::new();
+        hash.update((agent.as_str().len() as u64).to_be_bytes());
+        hash.update(agent.as_str().as_bytes());
+        hash.update(value);
+        Ok(Some(Self(hash.finalize().into())))
+    }
+
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
+impl Unusable {
+    /// Completes "its Idempotency-Key".
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Empty => "is empty",
+            Self::TooLong => "is longer than 1024 bytes",
+            Self::Several => "stands there several times with different values",
+        }
+    }
+}
+
+impl Keys {
+    /// What the ledger holds at the start.
+    pub fn new(holds: Vec<KeyHold>, clock: SharedClock) -> Self {
+        let mut state = State::default();
+        holds.into_iter().for_each(|hold| state.holds.hold(hold));
+        Self(Arc::new(Shared {
+            clock,
+            state: Mutex::new(state),
+        }))
+    }
+
+    /// The payment that was made under a key within 24 h.
+    pub fn holder(&self, key: Key) -> Option<KeyHold> {
+        let now = self.now();
+        self.lock().holds.holder(&key.0, now).copied()
+    }
+
+    /// One purchase at a time.
+    pub fn claim(&self, key: Key) -> Claimed {
+        let now = self.now();
+        let mut state = self.lock();
+        if let Some(hold) = state.holds.holder(&key.0, now) {
+            return Claimed::Held(*hold);
+        }
+        if let Some(over) = state.claimed.get(&key.0) {
+            return Claimed::Busy(over.clone());
+        }
+        let (sender, over) = watch::channel(());
+        state.claimed.insert(key.0, over);
+        Claimed::Granted(Claim {
+            keys: self.clone(),
+            key,
+            _over: sender,
+        })
+    }
+
+    /// Its payment is proven dead.
+    pub fn free(&self, hold: &KeyHold) {
+        self.lock().holds.free(hold);
+    }
+
+    /// Forgets what is older than 24 h. Called on a timer.
+    pub fn sweep(&self) {
+        let now = self.now();
+        self.lock().holds.fade(now);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.clock.now().as_second()).unwrap_or(0)
+    }
+
+    // Nothing in here panics half way.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// It is signed: nobody else signs under this key.
+    pub fn paid(self, rid: PaymentId, fingerprint: Fingerprint) {
+        let hold = KeyHold::new(self.keys.now(), self.key.0, rid, fingerprint.bytes());
+        self.keys.lock().holds.hold(hold);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.keys.lock().claimed.remove(&self.key.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+    use bursar_core::clock::{Clock as _, ManualClock};
+    use bursar_rails::doubts::Target;
+
+    fn key_of(agent: &str, lines: &[&str]) -> Result<Option<Key>, Unusable> {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(FIELD, HeaderValue::from_str(line).unwrap());
+        }
+        Key::of(&agent.parse().unwrap(), &headers)
+    }
+
+    fn key(value: &str) -> Key {
+        key_of("research", &[value]).unwrap().unwrap()
+    }
+
+    fn fingerprint() -> Fingerprint {
+        Target::of("research", "GET", "https", "h:443", "/").with_body(&[0; 32])
+    }
+
+    fn world() -> (Arc<ManualClock>, Keys, PaymentId) {
+        let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
+        let clock = Arc::new(ManualClock::at(now));
+        (
+            clock.clone(),
+            Keys::new(Vec::new(), clock),
+            PaymentId::new(now, [1; 10]),
+        )
+    }
+
+    #[test]
+    fn a_key_is_its_agents_own_and_its_bytes_are_taken_as_they_stand() {
+        assert_eq!(key_of("a", &[]), Ok(None));
+        assert_eq!(key_of("a", &["k"]), key_of("a", &["k", " k "]));
+        assert_ne!(key_of("a", &["k"]), key_of("b", &["k"]));
+        assert_ne!(key_of("a", &["k"]), key_of("a", &["\"k\""]));
+        assert_ne!(key_of("a", &["bk"]), key_of("ab", &["k"]));
+    }
+
+    #[test]
+    fn what_is_no_single_key_is_said() {
+        assert_eq!(key_of("a", &["k", "l"]), Err(Unusable::Several));
+        assert_eq!(key_of("a", &["k", ""]), Err(Unusable::Several));
+        assert_eq!(key_of("a", &[""]), Err(Unusable::Empty));
+        assert!(key_of("a", &[&"k".repeat(LONGEST)]).is_ok());
+        assert_eq!(key_of("a", &[&"k".repeat(LONGEST + 1)]), Err(Unusable::TooLong));
+        assert!(Unusable::TooLong.why().contains(&LONGEST.to_string()));
+    }
+
+    #[tokio::test]
+    async fn one_buys_and_the_others_wait_for_it() {
+        let (_, keys, rid) = world();
+        let Claimed::Granted(claim) = keys.claim(key("k")) else {
+            panic!("nobody was there before");
+        };
+        let Claimed::Busy(mut over) = keys.claim(key("k")) else {
+            panic!("two at once");
+        };
+        assert!(matches!(keys.claim(key("l")), Claimed::Granted(_)));
+        drop(claim);
+        assert!(over.changed().await.is_err());
+        let Claimed::Granted(claim) = keys.claim(key("k")) else {
+            panic!("nothing was bought");
+        };
+        assert!(keys.holder(key("k")).is_none());
+        claim.paid(rid, fingerprint());
+        let Claimed::Held(hold) = keys.claim(key("k")) else {
+            panic!("it was bought");
+        };
+        assert_eq!((hold.rid, hold.fingerprint), (rid, fingerprint().bytes()));
+        keys.free(&hold);
+        assert!(matches!(keys.claim(key("k")), Claimed::Granted(_)));
+    }
+
+    #[test]
+    fn a_key_is_known_for_a_day_and_a_restart_does_not_shorten_it() {
+        let (clock, keys, rid) = world();
+        let Claimed::Granted(claim) = keys.claim(key("k")) else {
+            panic!("nobody was there before");
+        };
+        claim.paid(rid, fingerprint());
+        let restarted = Keys::new(vec![keys.holder(key("k")).unwrap()], clock.clone());
+        let day = SignedDuration::from_secs(24 * 60 * 60);
+        let paid_at = clock.now();
+        for keys in [keys, restarted] {
+            clock.set(paid_at + day);
+            keys.sweep();
+            assert_eq!(keys.holder(key("k")).map(|hold| hold.rid), Some(rid));
+            clock.set(paid_at + day + SignedDuration::from_secs(1));
+            assert!(keys.holder(key("k")).is_none());
+            keys.sweep();
+            assert!(matches!(keys.claim(key("k")), Claimed::Granted(_)));
+        }
+    }
+}

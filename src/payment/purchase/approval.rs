@@ -1,0 +1,437 @@
+//! A purchase that a person must approve: the money is held, the question put, and only what was approved, on the terms that hold
+//! now, is armed (Rulings 39 to 43).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use tokio::sync::oneshot;
+
+use super::{Declined, NotBought, Purchase, drain, terms};
+use crate::answer::{Code, Problem};
+use crate::payment::consider::{self, Course, Intent};
+use crate::payment::exchange::unreachable;
+use crate::payment::presentation::Answer;
+use crate::payment::repeat;
+use bursar_approvals::Denial;
+use bursar_approvals::questions::{Nobody, NotAsked, Over, Questions, Stage, Taken, Wanted, Watching};
+use bursar_core::approval::Intent as Question;
+use bursar_core::approval::intent::Asked;
+use bursar_core::challenge::Offer;
+use bursar_core::hop::{self, Upgrading};
+use bursar_core::policy::Excess;
+use bursar_core::prefer;
+use bursar_ledger::{Arming, LedgerError, PaymentId, Reservation, ReserveError};
+use bursar_net::body::Progress;
+use bursar_net::upstream::stream;
+use bursar_rails::pay::Permission;
+
+/// After so long the site is asked for its terms once more (Ruling 41).
+const FRESH: Duration = Duration::from_secs(30);
+/// When an agent should come back that was told to.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+impl Purchase {
+    /// The rule that a person may let this payment pass, if that is all that stands against it.
+    pub(super) fn asks_over(&self, error: &ReserveError) -> Option<NotBought> {
+        let ReserveError::Denied { charge, .. } = *error else {
+            return None;
+        };
+        let charge = self.intent.plan.charges.get(charge)?;
+        (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(charge.rule.clone()))
+    }
+
+    /// A question about these very terms that is open, or was denied a moment ago, is this request's too, though by now what was
+    /// spent may ask nobody: what it has set aside would stand against the repeat, and what was approved would lie about until
+    /// the next purchase like it.
+    pub(super) fn joins(&self) -> Option<NotBought> {
+        let questions = self.proxy.questions.as_ref()?;
+        let mut charges = self.intent.plan.charges.iter();
+        let rule = charges.find(|charge| charge.excess == Excess::Asked)?.rule.clone();
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        if questions.knows_nothing_of(agent.as_str()) {
+            return None;
+        }
+        let intent = self.intent.clone();
+        let course = consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, intent, rule.clone());
+        let Course::Buy(asking) = course else {
+            return None;
+        };
+        let approvers = questions.approvers(asking.plan.threshold.as_ref()?).ok()?;
+        let question = self.question_about(&asking.offer, &approvers.name());
+        questions
+            .knows(agent.as_str(), &question)
+            .then_some(NotBought::MustAsk(rule))
+    }
+
+    pub(super) fn with_a_question(self, rule: Arc<str>) -> Result<Self, Declined> {
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        match consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, self.intent, rule) {
+            Course::Buy(intent) => Ok(Self {
+                intent: *intent,
+                ..self
+            }),
+            Course::Refuse(problem) => Err(Declined::Refuse(problem)),
+            Course::PassOn(why) => Err(Declined::PassOn(why)),
+        }
+    }
+
+    /// Waits for a person's word as long as the agent's request may, then arms what was held.
+    pub(super) async fn approved(
+        &self,
+        agent: &mut oneshot::Sender<Answer>,
+    ) -> Result<(Reservation, Permission), NotBought> {
+        let Some(questions) = &self.proxy.questions else {
+            let detail = "A person would have to approve this payment, and nobody can be asked. Nothing was paid.";
+            return Err(Problem::new(Code::ApprovalFailed, detail).into());
+        };
+        let Intent { offer, plan, .. } = &self.intent;
+        let threshold = plan.threshold.as_ref();
+        let approvers = threshold.map_or(Err(Nobody::Named), |threshold| questions.approvers(threshold));
+        let approvers = approvers.map_err(|nobody| NotBought::from(nobody_to_ask(nobody)))?;
+        let question = self.question_about(offer, &approvers.name());
+        let wanted = Wanted {
+            hold: self.hold(plan.held())?,
+            intent: question.clone(),
+            approvers,
+            rule: threshold.map(|threshold| threshold.rule.clone()).unwrap_or_default(),
+        };
+        let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
+        let hold = prefer::wait(&self.head.headers, self.proxy.config.approval.questions.hold);
+        let stage = tokio::select! {
+            biased;
+            // The question goes on without it (Ruling 43).
+            () = agent.closed() => return Err(NotBought::AgentGone),
+            stage = watching.decided(hold) => stage,
+            // Ruling 65.
+            () = self.proxy.stop.cancelled() => None,
+        };
+        match stage {
+            Some(Stage::Over(over)) => Err(self.over(&watching, over)),
+            Some(Stage::Approved { .. }) => match watching.take() {
+                Some(taken) => self.arm_approved(questions, taken, agent).await,
+                None => Err(run_out(watching.id()).into()),
+            },
+            _ => Err(self.undecided(&watching, &question).into()),
+        }
+    }
+
+    /// Dropped on any way out but the last, `taken` goes back: whoever asks next may use the approval.
+    async fn arm_approved(
+        &self,
+        questions: &Questions,
+        taken: Taken,
+        agent: &mut oneshot::Sender<Answer>,
+    ) -> Result<(Reservation, Permission), NotBought> {
+        let current = tokio::select! {
+            biased;
+            // What a person gave is not used up for somebody who has gone.
+            () = agent.closed() => return Err(NotBought::AgentGone),
+            current = self.current() => current,
+        };
+        let permission = match current {
+            Ok(permission) => permission,
+            Err(other) => {
+                if self.is_of_other_terms(questions, &other, &taken) {
+                    questions.withdraw(taken).await;
+                }
+                return Err(other);
+            }
+        };
+        let threshold = self.intent.plan.threshold.as_ref();
+        if threshold.is_none_or(|threshold| taken.may_have_been_approved_by(&threshold.owners)) {
+            questions.withdraw(taken).await;
+            return Err(owned().into());
+        }
+        let rid = taken.id();
+        let held = match self.proxy.ledger.get(rid).await {
+            Ok(held) => held.and_then(|payment| payment.terms()),
+            Err(error) => return Err(not_looked_up(&error)),
+        };
+        let Intent { offer, plan, .. } = &self.intent;
+        // More than the intent says is fixed with the hold: a facilitator, a cap on fees, what it counts as.
+        if held.is_none_or(|held| held != terms(offer, plan.usd)) {
+            questions.withdraw(taken).await;
+            return Err(changed().into());
+        }
+        // Another request of the same terms may have been paid meanwhile, and its outcome may not be known (Ruling 4).
+        if let Some(problem) = repeat::forbids(&self.proxy, &self.lane, &self.head, &self.replay).await {
+            return Err(problem.into());
+        }
+        if agent.is_closed() {
+            return Err(NotBought::AgentGone);
+        }
+        let arming = Arming {
+            arm: self.arm()?,
+            charges: plan.charges.clone(),
+            approval: Some(rid.to_string()),
+        };
+        let armed = self.proxy.ledger.arm(rid, arming).await;
+        let reservation = match armed {
+            Ok(reservation) => reservation,
+            // Nor can anybody else use it any more.
+            Err(ReserveError::NotHeld(_) | ReserveError::Approval(_)) => {
+                questions.run_out(taken).await;
+                return Err(run_out(rid).into());
+            }
+            Err(error) => return Err(self.not_reserved(error)),
+        };
+        taken.used();
+        Ok((reservation, permission))
+    }
+
+    /// Whether windows, limits and terms are those of now, not of when the question was put; and the permission that the offer
+    /// needs. Anything else is what to do instead.
+    async fn current(&self) -> Result<Permission, NotBought> {
+        if self.asked_at.elapsed() > FRESH {
+            return Err(self.asked_again().await?);
+        }
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let (method, sha256) = (&self.head.method, &self.replay.sha256);
+        match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone()) {
+            Course::Buy(current) if current.offer.sha256 != self.intent.offer.sha256 => {
+                return Err(NotBought::Reconsidered(current));
+            }
+            Course::Buy(_) => {}
+            // The challenge has run out meanwhile: the site has a fresh one.
+            Course::PassOn(_) => return Err(self.asked_again().await?),
+            Course::Refuse(problem) => return Err(problem.into()),
+        }
+        // Nodes may be asked for it and another payment waited for, so the limits are looked at afterwards.
+        let permission = self.permission().await?;
+        match consider::still_holds(&self.proxy, &self.intent) {
+            true => Ok(permission),
+            false => Err(self.reconsidered()),
+        }
+    }
+
+    /// Whether what is to be bought instead is not what was approved: then the approval is of no use any more, and what was
+    /// held for it is given back.
+    fn is_of_other_terms(&self, questions: &Questions, other: &NotBought, taken: &Taken) -> bool {
+        let (NotBought::AskedAgain(intent) | NotBought::Reconsidered(intent)) = other else {
+            return false;
+        };
+        let threshold = intent.plan.threshold.as_ref();
+        let approvers = threshold.and_then(|threshold| questions.approvers(threshold).ok());
+        approvers.is_none_or(|approvers| {
+            let question = self.question_about(&intent.offer, &approvers.name());
+            question.hash() != taken.intent().hash()
+        })
+    }
+
+    /// A fresh 402 for the same request (Ruling 41); what it says is decided like the first.
+    async fn asked_again(&self) -> Result<NotBought, NotBought> {
+        let request = Request::from_parts(self.head.clone(), self.replay.clone().into());
+        let sent = self.lane.send(request, &Progress::none()).await;
+        let mut response = sent.map_err(|error| NotBought::from(unreachable(error)))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let detail = "The site answered with another protocol where it had asked for money before.";
+            return Err(Problem::new(Code::UpstreamBroken, detail).into());
+        }
+        hop::strip_response(response.headers_mut(), Upgrading::No);
+        if response.status() != StatusCode::PAYMENT_REQUIRED {
+            return Ok(NotBought::Free(Box::new(stream(response))));
+        }
+        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let course = consider::course(
+            &self.proxy,
+            agent,
+            origin,
+            &self.head,
+            &mut response,
+            self.intent.over.clone(),
+        )
+        .await;
+        drop(drain(response).await);
+        Ok(match course {
+            Course::Buy(intent) => NotBought::AskedAgain(intent),
+            Course::Refuse(problem) => problem.into(),
+            Course::PassOn(why) => NotBought::Declined(Declined::PassOn(why)),
+        })
+    }
+
+    /// What the approver decides about (approvals digest §8.1, Ruling 40).
+    fn question_about(&self, offer: &Offer, approver: &str) -> Question {
+        let origin = self.lane.origin();
+        let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let resource = format!("{}://{}{target}", origin.scheme.as_str(), origin.host_field());
+        let asked = Asked {
+            agent: self.lane.agent().as_str(),
+            approver,
+            host: origin.authority.host.as_str(),
+            method: self.head.method.as_str(),
+            resource: &resource,
+            body_sha256: (!self.replay.is_empty()).then_some(self.replay.sha256),
+        };
+        Question::of(&asked, offer)
+    }
+
+    fn undecided(&self, watching: &Watching, question: &Question) -> Problem {
+        let (id, host) = (watching.id(), &self.lane.origin().authority.host);
+        let detail = format!(
+            "A person has to approve this payment of {} {} to {host} and has not decided yet. Nothing was paid. Send the same \
+             request again: it joins question {id}, and is paid once that is approved.",
+            question.amount(),
+            self.intent.offer.asset.symbol(),
+        );
+        Problem::new(Code::ApprovalPending, detail)
+            .status(self.proxy.config.approval.pending_status)
+            .approval(id, Some(watching.ends()))
+            .retryable(true)
+            .retry_after(COME_BACK)
+    }
+
+    fn over(&self, watching: &Watching, over: Over) -> NotBought {
+        let id = watching.id();
+        let problem = match over {
+            Over::NotHeld(error) => return self.not_reserved(error),
+            Over::Used => run_out(id),
+            Over::AskedAlready(id) => {
+                let detail = format!(
+                    "Question {id} is the same, and another proxy on these books has put it to a person. Nothing was paid. Send                      the request through that proxy, or again later: once the question is over there, it can be asked here."
+                );
+                Problem::new(Code::ApprovalBusy, detail)
+                    .approval(id, None)
+                    .retryable(true)
+                    .retry_after(super::STORE_RETRY)
+            }
+            Over::Denied(denial) => {
+                denied(&denial, self.proxy.config.approval.questions.deny_cooldown).approval(id, None)
+            }
+            Over::Expired => {
+                let detail = format!(
+                    "Nobody decided about question {id} in time, or what was approved was not used in time. Nothing was paid. \
+                     The same request again asks anew."
+                );
+                Problem::new(Code::ApprovalExpired, detail)
+                    .approval(id, None)
+                    .retryable(true)
+                    .retry_after(COME_BACK)
+            }
+            Over::Failed(failure) => {
+                let detail = format!(
+                    "The question whether this payment is allowed got no answer ({}). Nothing was paid.",
+                    failure.code
+                );
+                let problem = Problem::new(Code::ApprovalFailed, detail).approval(id, None);
+                match failure.retryable {
+                    true => problem.retryable(true).retry_after(super::STORE_RETRY),
+                    false => problem.retryable(false),
+                }
+            }
+            Over::NotRecorded(error) => {
+                let detail = format!("The approval could not be recorded: {error}. Nothing was paid.");
+                Problem::new(Code::StoreUnavailable, detail)
+                    .retryable(true)
+                    .retry_after(super::STORE_RETRY)
+            }
+        };
+        problem.into()
+    }
+
+    fn not_asked(&self, not_asked: NotAsked) -> NotBought {
+        let busy = |detail: String, wait: Duration| {
+            Problem::new(Code::ApprovalBusy, detail)
+                .retryable(true)
+                .retry_after(wait)
+        };
+        let agent = self.lane.agent();
+        let problem = match not_asked {
+            NotAsked::Denied { denial, wait } => denied(&denial, wait),
+            NotAsked::TooManyOpen(open) => busy(
+                format!(
+                    "{open} questions of {agent} wait for a person already, and no more are put. Nothing was paid. Finish those \
+                     first, or raise max_pending_per_agent under [approval] in bursar.toml."
+                ),
+                super::STORE_RETRY,
+            ),
+            NotAsked::TooManyOpenTo(open) => busy(
+                format!(
+                    "{open} questions wait for the same person already, and no more are put. Nothing was paid. The operator can \
+                     raise max_pending_per_approver under [approval] in bursar.toml."
+                ),
+                super::STORE_RETRY,
+            ),
+            NotAsked::TooManyAsked { count, wait } => busy(
+                format!(
+                    "{agent} has had a person asked {count} times within an hour, and no more are asked for now. Nothing was paid. \
+                     The operator can raise prompts_per_hour under [approval] in bursar.toml."
+                ),
+                wait,
+            ),
+            NotAsked::OtherKey(id) => busy(
+                format!(
+                    "Question {id} is the same and belongs to a request under another Idempotency-Key, or under none. Nothing was \
+                     paid. Send the key of that request, or wait until it is decided."
+                ),
+                super::STORE_RETRY,
+            )
+            .approval(id, None),
+        };
+        problem.into()
+    }
+}
+
+fn nobody_to_ask(nobody: Nobody) -> Problem {
+    let why = match nobody {
+        Nobody::Named => "neither limits.toml (`approvers`) nor bursar.toml names one".to_owned(),
+        Nobody::Else => "whoever is named for it owns the agent by limits.toml (`owner`)".to_owned(),
+        Nobody::Enough { needed, named } => format!("{needed} must, of {named} who are named"),
+    };
+    let detail = format!("A person would have to approve this payment, and {why}. Nothing was paid.");
+    Problem::new(Code::ApprovalFailed, detail).retryable(false)
+}
+
+fn denied(denial: &Denial, wait: Duration) -> Problem {
+    let why = denial.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    let detail = format!(
+        "A person has denied this payment{why}. Nothing was paid. Nobody is asked about the same again for {} seconds.",
+        wait.as_secs()
+    );
+    Problem::new(Code::ApprovalDenied, detail).retryable(false)
+}
+
+fn run_out(id: PaymentId) -> Problem {
+    let detail = format!(
+        "What was approved under {id} has run out, or another request of the same terms has used it. Nothing was paid for this \
+         one. The same request again asks anew."
+    );
+    Problem::new(Code::ApprovalExpired, detail)
+        .approval(id, None)
+        .retryable(true)
+        .retry_after(COME_BACK)
+}
+
+fn not_looked_up(error: &LedgerError) -> NotBought {
+    let detail =
+        format!("What was held for this payment cannot be looked up: {error}. Nothing was paid; the approval stays.");
+    let problem = Problem::new(Code::StoreUnavailable, detail);
+    problem.retryable(true).retry_after(super::STORE_RETRY).into()
+}
+
+/// The first 402 is too old to be handed on: a payer of the agent's own must not answer it (Ruling 39).
+pub(super) fn offer_gone(why: &'static str) -> Problem {
+    let detail = format!(
+        "While a person was asked, the site's offer ended or changed so that it cannot be paid ({why}). Nothing was paid. The same \
+         request again shows what the site wants now."
+    );
+    Problem::new(Code::ApprovalExpired, detail)
+        .retryable(true)
+        .retry_after(COME_BACK)
+}
+
+fn owned() -> Problem {
+    let detail = "Since this was asked, limits.toml has named another owner of the agent, who must not have approved it. Nothing \
+                  was paid. The same request again asks anew.";
+    Problem::new(Code::ApprovalExpired, detail)
+        .retryable(true)
+        .retry_after(COME_BACK)
+}
+
+fn changed() -> Problem {
+    let detail = "The site has changed its terms since the payment was approved, so the approval does not hold. Nothing was \
+                  paid. The same request again asks anew.";
+    Problem::new(Code::ApprovalExpired, detail)
+        .retryable(true)
+        .retry_after(COME_BACK)
+}

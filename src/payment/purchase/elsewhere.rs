@@ -1,0 +1,268 @@
+//! Credentials that somebody else makes: ordered once the record is on disk, compared, recorded, and only then sent.
+//!
+//! An order is made once. Whatever may have come of it stays counted, and a repeat by the agent is told of the doubt instead of
+//! ordering again. What a person confirms too late for the agent's request is still looked after, so that its nonce gets on
+//! record and a repeat finds it.
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Purchase, STORE_RETRY};
+use crate::answer::{Code, Problem};
+use crate::payment::presentation::Answer;
+use bursar_core::assets::Asset;
+use bursar_core::prefer;
+use bursar_ledger::{By, LedgerError, Outcome, PaymentId, Reservation};
+use bursar_rails::bkey::Purpose;
+use bursar_rails::pay::{Left, Made, NotMade, Ordered, Permission, SignerFault, Waiting};
+
+/// Longer paths are not shown to the person: the rest of the sentence matters more.
+const LONGEST_RESOURCE: usize = 512;
+
+/// Why nothing is sent, for now or for good.
+pub(super) enum NotReady {
+    /// It is over, and in the books.
+    Over(Problem),
+    /// A person has not confirmed it; the agent is told so, if it is still there.
+    Later(Box<Later>, Problem),
+}
+
+/// What is looked after when the agent has its answer.
+pub(super) struct Later {
+    reservation: Reservation,
+    waiting: Waiting,
+    purpose: Purpose,
+}
+
+impl Purchase {
+    /// What somebody else has made for this record, by now on record as well; `None` where we sign ourselves.
+    pub(super) async fn made_elsewhere(
+        &self,
+        reservation: Reservation,
+        agent: &mut oneshot::Sender<Answer>,
+    ) -> Result<(Reservation, Option<Made>), NotReady> {
+        let purpose = self.purpose(&reservation);
+        let now = || self.proxy.clock.now();
+        match self.proxy.payers.order(&reservation, &purpose, now).await {
+            None => Ok((reservation, None)),
+            Some(Ok(Ordered::Made(made))) => self.recorded(reservation, made).await.map_err(NotReady::Over),
+            Some(Ok(Ordered::Waits(waiting))) => self.confirmed(reservation, waiting, purpose, agent).await,
+            Some(Err(not_made)) => Err(NotReady::Over(self.not_made(reservation, not_made).await)),
+        }
+    }
+
+    /// Waits for the person as long as the agent's request may.
+    async fn confirmed(
+        &self,
+        reservation: Reservation,
+        mut waiting: Waiting,
+        purpose: Purpose,
+        agent: &mut oneshot::Sender<Answer>,
+    ) -> Result<(Reservation, Option<Made>), NotReady> {
+        let (rid, id) = (reservation.rid(), waiting.id().to_owned());
+        tracing::info!(payment = %rid, authorization = id, "BKey has a person confirm it");
+        let hold = Instant::now() + prefer::wait(&self.head.headers, self.proxy.config.approval.questions.hold);
+        let now = || self.proxy.clock.now();
+        let waited = tokio::select! {
+            biased;
+            () = agent.closed() => None,
+            // Ruling 65.
+            () = self.proxy.stop.cancelled() => None,
+            made = self.proxy.payers.wait(&reservation, &mut waiting, &purpose, hold, now) => made,
+        };
+        match waited {
+            Some(Ok(made)) => self.recorded(reservation, made).await.map_err(NotReady::Over),
+            Some(Err(not_made)) => Err(NotReady::Over(self.not_made(reservation, not_made).await)),
+            None => {
+                let detail = format!(
+                    "A person has to confirm payment {rid} on the phone, at BKey, and has not yet. The merchant was sent nothing. \
+                     The payment counts. Send the same request again later: if it is confirmed by then, it is paid with that."
+                );
+                let problem = Problem::new(Code::SignerPending, detail)
+                    .payment(rid)
+                    .retryable(true)
+                    .retry_after(STORE_RETRY);
+                self.remember(rid, reservation.arm().valid_before);
+                let later = Later {
+                    reservation,
+                    waiting,
+                    purpose,
+                };
+                Err(NotReady::Later(Box::new(later), problem))
+            }
+        }
+    }
+
+    /// Goes on looking until BKey gives the order up. What comes is kept for the agent's repeat, and sent to nobody before.
+    pub(super) async fn later(mut self, later: Later) {
+        let Later {
+            reservation,
+            mut waiting,
+            purpose,
+        } = later;
+        let rid = reservation.rid();
+        let (target, fingerprint) = self.identity();
+        let keyed = self.claim.is_some();
+        if let Some(claim) = self.claim.take() {
+            // Nobody under the same key has to wait for the person.
+            claim.paid(rid, fingerprint);
+        }
+        let (until, now) = (waiting.until(), || self.proxy.clock.now());
+        let waited = tokio::select! {
+            biased;
+            () = self.proxy.stop.cancelled() => None,
+            made = self.proxy.payers.wait(&reservation, &mut waiting, &purpose, until, now) => made,
+        };
+        let made = match waited {
+            Some(Ok(made)) => made,
+            Some(Err(not_made)) => return drop(self.not_made(reservation, not_made).await),
+            None => {
+                let valid_before = reservation.arm().valid_before;
+                return self.in_doubt(rid, valid_before, "signer-not-confirmed").await;
+            }
+        };
+        let Ok((reservation, made)) = self.recorded(reservation, made).await else {
+            return;
+        };
+        let credential = self.pay(&reservation, &Permission::Granted, made.as_ref()).await;
+        let ticket = match &credential {
+            Ok((field, credential)) => {
+                let (rail, valid_before) = (self.intent.offer.rail, reservation.arm().valid_before);
+                let sent = (rail, field, credential);
+                let doubts = &self.proxy.doubts;
+                let ticket = doubts.sent(rid, target, fingerprint, sent, valid_before, keyed);
+                doubts.forget_lost(&fingerprint);
+                Some(ticket)
+            }
+            Err(error) => {
+                tracing::warn!(payment = %rid, %error, "what was confirmed cannot be presented");
+                None
+            }
+        };
+        let (why, tx) = ("confirmed-late", None);
+        self.finish(rid, Outcome::Unknown { why, tx }).await;
+        // From here on a repeat may present it.
+        drop(ticket);
+    }
+
+    /// What a signer has chosen goes on record before anything is made of it.
+    async fn recorded(&self, reservation: Reservation, made: Made) -> Result<(Reservation, Option<Made>), Problem> {
+        let Made::Authorization(signed) = &made else {
+            return Ok((reservation, Some(made)));
+        };
+        let (rid, valid_before) = (reservation.rid(), reservation.arm().valid_before);
+        let error = match self.proxy.ledger.issued(reservation, signed.issued.clone()).await {
+            Ok(reservation) => return Ok((reservation, Some(made))),
+            Err(error) => error,
+        };
+        self.remember(rid, valid_before);
+        tracing::error!(
+            payment = %rid, nonce = %signed.issued.nonce, %error,
+            "what BKey has signed is not recorded, so it is not sent; it counts"
+        );
+        let (why, code) = match error {
+            LedgerError::NonceTaken(_) => ("signer-nonce-used", Code::SigningFailed),
+            LedgerError::Failed(_) => ("signer-not-recorded", Code::StoreUnavailable),
+            _ => ("signer-not-recorded", Code::SigningFailed),
+        };
+        self.finish(rid, Outcome::Unknown { why, tx: None }).await;
+        let detail = format!(
+            "BKey has signed payment {rid}, and that could not be recorded: {error}. The merchant was sent nothing. The payment \
+             counts until it is proven dead."
+        );
+        Err(Problem::new(code, detail).payment(rid).retryable(false))
+    }
+
+    /// There is nothing to send. What may exist all the same stays counted.
+    async fn not_made(&self, reservation: Reservation, mut not_made: NotMade) -> Problem {
+        let (rid, why, valid_before) = (reservation.rid(), not_made.why, reservation.arm().valid_before);
+        let agent = self.lane.agent();
+        match not_made.fault {
+            SignerFault::Differs => {
+                tracing::error!(payment = %rid, %agent, why, error = not_made.to_string(), "nothing is sent; the payment stays counted");
+            }
+            _ => {
+                tracing::warn!(payment = %rid, %agent, why, error = not_made.to_string(), "BKey made nothing that could be sent")
+            }
+        }
+        let counted = match not_made.left {
+            Left::Nothing => {
+                // An order that BKey never had, or did not take up, has made nothing (Ruling 11).
+                let by = By::Us;
+                self.finish(rid, Outcome::Expired { by, why }).await;
+                String::new()
+            }
+            Left::Perhaps => {
+                if let Some(signed) = not_made.signed.take()
+                    && let Err(error) = self.proxy.ledger.issued(reservation, *signed).await
+                {
+                    tracing::error!(payment = %rid, %error, "what BKey has signed is not on record; resolve it by hand");
+                }
+                self.in_doubt(rid, valid_before, why).await;
+                format!(
+                    " A credential may exist, which the merchant was not given; payment {rid} counts until that is proven dead, \
+                     or `bursar payments resolve` decides it."
+                )
+            }
+        };
+        let nothing_left = not_made.left == Left::Nothing;
+        let (code, retryable, way_out) = match not_made.fault {
+            SignerFault::Refused => (
+                Code::SignerUnavailable,
+                false,
+                "The operator must look after BKey's client and its scopes.",
+            ),
+            SignerFault::Silent => (Code::SignerUnavailable, nothing_left, "Trying again later may help."),
+            SignerFault::Differs => (Code::SigningFailed, false, "The operator must look at the log."),
+            SignerFault::NotConfirmed => (
+                Code::PaymentDeclined,
+                false,
+                "The person, or BKey's own limits, decided so.",
+            ),
+        };
+        let detail = format!("No payment could be made through BKey: {not_made}. Nothing was paid.{counted} {way_out}");
+        let problem = Problem::new(code, detail).payment(rid).retryable(retryable);
+        match retryable {
+            true => problem.retry_after(STORE_RETRY),
+            false => problem,
+        }
+    }
+
+    pub(super) async fn in_doubt(&self, rid: PaymentId, valid_before: u64, why: &'static str) {
+        self.remember(rid, valid_before);
+        self.finish(rid, Outcome::Unknown { why, tx: None }).await;
+    }
+
+    /// The same request again is told of the doubt, and orders nothing (Ruling 4).
+    fn remember(&self, rid: PaymentId, valid_before: u64) {
+        let (_, fingerprint) = self.identity();
+        let told = (rid, fingerprint.bytes(), valid_before);
+        self.proxy.doubts.remember(std::iter::once(told));
+    }
+
+    /// What the person reads on the phone: not a word of the merchant's, and no query, which may hold secrets.
+    fn purpose(&self, reservation: &Reservation) -> Purpose {
+        let (terms, origin) = (reservation.terms(), self.lane.origin());
+        let host = origin.authority.host.as_str().to_owned();
+        let amount = match terms.asset {
+            Asset::Token(token) => terms.amount.decimal(token.decimals),
+            Asset::Fiat(_, currency) => terms.amount.fixed(currency.decimals),
+        };
+        let description = format!(
+            "{}: pay {amount} {} to {host}, payment {}",
+            self.lane.agent(),
+            terms.asset.symbol(),
+            reservation.rid(),
+        );
+        let site = format!("{}://{}", origin.scheme.as_str(), origin.host_field());
+        let resource = format!("{site}{}", self.head.uri.path());
+        Purpose {
+            description,
+            host,
+            resource: match resource.len() <= LONGEST_RESOURCE {
+                true => resource,
+                false => site,
+            },
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What the ledger and the clock give people to hear: once each, in the books as well.
+
+
+use std::sync::Arc;
+
+use bursar::alerts::{Alert, Alerts, Telling, watch};
+use bursar_ledger::{Embedded, Event, Ledger, Outcome, ReserveError};
+use bursar_core::policy::budget::{Unit, Window};
+use jiff::Timestamp;
+use crate::world::{World, charge};
+use serde_json::Value;
+
+const CENT: u128 = 10_000;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+struct Told {
+    world: World,
+    alerts: Alerts,
+    ledger: Embedded,
+    telling: Telling,
+}
+
+fn told() -> Told {
+    let world = World::new();
+    let (alerts, raised) = Alerts::new(world.clock.clone());
+    let ledger = world.open_with(|options| options.alarms = alerts.alarms());
+    let telling = raised.tell(Arc::new(ledger.clone()), &[]);
+    Told {
+        world,
+        alerts,
+        ledger,
+        telling,
+    }
+}
+
+impl Told {
+    /// The alerts in the books, after everything has been told. The start of new books is none.
+    async fn entries(self) -> Vec<Value> {
+        self.telling.end().await;
+        self.ledger.close().await;
+        let journal = self.world.journal();
+        let entries = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        entries.filter(|entry| entry["ev"] == "alert.raised").collect()
+    }
+
+    async fn pay(&self, outcome: Option<Outcome>) {
+        let purchase = self.world.purchase(100 * CENT);
+        let rid = purchase.hold.rid;
+        self.ledger.reserve(purchase).await.unwrap();
+        if let Some(outcome) = outcome {
+            self.ledger.finish(rid, outcome).await.unwrap();
+        }
+    }
+}
+
+fn unknown() -> Option<Outcome> {
+    Some(Outcome::Unknown {
+        why: "no-receipt",
+        tx: None,
+    })
+}
+
+#[tokio::test]
+async fn a_payment_in_doubt_for_more_than_an_hour_is_told_once() {
+    let told = told();
+    told.pay(unknown()).await;
+    told.pay(None).await;
+    let look = async |time: &str| {
+        told.world.clock.set(at(time));
+        watch::look(&told.alerts, &told.ledger.open_items().await.unwrap(), at(time));
+    };
+    look("2026-11-20T13:00:00Z").await;
+    assert_eq!(told.world.count("alert.raised"), 0, "an hour, and not more");
+    look("2026-11-20T13:00:01Z").await;
+    look("2026-11-20T13:01:00Z").await;
+    let unknown = told.ledger.open_items().await.unwrap()[0].rid();
+    let entries = told.entries().await;
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert_eq!(entries[0]["kind"], "payment-unknown");
+    assert_eq!(entries[0]["rid"], unknown.to_string());
+    let detail = entries[0]["detail"].as_str().unwrap();
+    assert_eq!(
+        detail,
+        format!(
+            "Payment {unknown} of 0.01 USD by research to api.example.com has been in doubt for 60 min and stays counted. \
+             Find out whether it was paid; `bursar payments resolve {unknown}` closes it."
+        )
+    );
+}
+
+#[tokio::test]
+async fn hundreds_in_doubt_are_ten_alerts_and_one_about_the_rest() {
+    let told = told();
+    for _ in 0..60 {
+        told.pay(unknown()).await;
+    }
+    told.world.clock.set(at("2026-11-20T14:00:00Z"));
+    for _ in 0..3 {
+        let open = told.ledger.open_items().await.unwrap();
+        watch::look(&told.alerts, &open, at("2026-11-20T14:00:00Z"));
+    }
+    let entries = told.entries().await;
+    assert_eq!(entries.len(), 11, "{entries:?}");
+    let last = entries[10]["detail"].as_str().unwrap();
+    assert!(last.starts_with("50 more payments have been in doubt"), "{last}");
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_by_more_than_an_hour_stops_payments_until_it_is_accepted() {
+    let told = told();
+    told.world.clock.jump(at("2026-11-20T13:00:01Z"));
+    let refused = told.ledger.reserve(told.world.purchase(CENT)).await.unwrap_err();
+    assert_eq!(refused, ReserveError::ClockJumped { ahead_s: 3601 });
+    let accepted = Event::ClockAccepted {
+        who: "uid:0".into(),
+        why: "the battery was empty".into(),
+    };
+    told.ledger.append(accepted).await.unwrap();
+    told.ledger.reserve(told.world.purchase(CENT)).await.unwrap();
+    assert_eq!(told.ledger.now(), at("2026-11-20T13:00:01Z"));
+    let entries = told.entries().await;
+    let kinds: Vec<&Value> = entries.iter().map(|entry| &entry["kind"]).collect();
+    // One cent of one cent: the budget is spent as well.
+    assert_eq!(kinds, ["clock-jump", "budget-80"]);
+}
+
+#[tokio::test]
+async fn a_budget_is_told_at_four_fifths_once_whatever_its_counter_does() {
+    let told = told();
+    for _ in 0..3 {
+        let purchase = told
+            .world
+            .charged(vec![charge("agent:research", Window::Hour, Unit::Payments, 4, 5)]);
+        let rid = purchase.hold.rid;
+        told.ledger.reserve(purchase).await.unwrap();
+        let proven = Outcome::Expired {
+            by: bursar_ledger::By::Chain,
+            why: "nonce-unused",
+        };
+        told.ledger.finish(rid, proven).await.unwrap();
+    }
+    let entries = told.entries().await;
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    let detail = entries[0]["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("4 payments of 5 payments are spent or reserved"),
+        "{detail}"
+    );
+}
+
+#[tokio::test]
+async fn a_full_disk_and_a_dispute_are_told_and_a_flood_is_not() {
+    let world = World::new();
+    let (alerts, raised) = Alerts::new(world.clock.clone());
+    let ledger = world.open_with(|options| {
+        options.alarms = alerts.alarms();
+        options.min_free_bytes = u64::MAX;
+    });
+    let telling = raised.tell(Arc::new(ledger.clone()), &[]);
+    let rid = world.purchase(CENT).hold.rid;
+    for _ in 0..50 {
+        let refused = ledger.reserve(world.purchase(100 * CENT)).await.unwrap_err();
+        assert_eq!(refused, ReserveError::LowSpace);
+        let why = "the chain shows another amount".to_owned();
+        alerts.raise(Alert::Dispute { rid, why });
+    }
+    telling.end().await;
+    ledger.close().await;
+    assert_eq!(world.count("alert.raised"), 2);
+    assert!(world.journal().contains("\"kind\":\"disk-low\""));
+    assert!(world.journal().contains("\"kind\":\"dispute\""));
+}
