@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use ::bursar_core::assets::{self, Network};
 use ::bursar_core::money::Atoms;
-use ::bursar_reconcile::{Facts, Finality, Head, Named, Proof, Standing, Verdict, outflows, verdict};
-use ::bursar_rails::rpc::Node;
 use ::bursar_net::tls::upstream::{Trust, UpstreamTls};
+use ::bursar_rails::rpc::Node;
+use ::bursar_reconcile::{Facts, Finality, Head, Named, Proof, Standing, Verdict, outflows, verdict};
 use alloy_primitives::{Address, B256, U256};
 use serde_json::{Value, json};
 

@@ -4,9 +4,9 @@ use std::process::Output;
 use std::time::Duration;
 
 use ::bursar_core::assets::Network;
-use ::bursar_reconcile::{Facts, Finality, Proof, Unproven, Verdict, verdict};
-use ::bursar_rails::rpc as asked_rpc;
 use ::bursar_net::tls::upstream::{Trust, UpstreamTls};
+use ::bursar_rails::rpc as asked_rpc;
+use ::bursar_reconcile::{Facts, Finality, Proof, Unproven, Verdict, verdict};
 use alloy_primitives::{Address, B256, Bytes, U256, hex};
 use alloy_sol_types::{SolCall, sol};
 use serde_json::{Value, json};

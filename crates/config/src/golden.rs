@@ -259,4 +259,3 @@ limits.toml:4:1: not valid TOML: duplicate key
 "#,
     );
 }
-

@@ -1,13 +1,12 @@
 //! What the ledger and the clock give people to hear: once each, in the books as well.
 
-
 use std::sync::Arc;
 
-use bursar::alerts::{Alert, Alerts, Telling, watch};
-use bursar_ledger::{Embedded, Event, Ledger, Outcome, ReserveError};
-use bursar_core::policy::budget::{Unit, Window};
-use jiff::Timestamp;
 use crate::world::{World, charge};
+use bursar::alerts::{Alert, Alerts, Telling, watch};
+use bursar_core::policy::budget::{Unit, Window};
+use bursar_ledger::{Embedded, Event, Ledger, Outcome, ReserveError};
+use jiff::Timestamp;
 use serde_json::Value;
 
 const CENT: u128 = 10_000;

@@ -1,18 +1,17 @@
 //! Approvals after every way to stop, without their index, and in books whose oldest entries were moved away.
 
-
 use std::fs;
 use std::time::Duration;
 
-use bursar_home::Home;
+use crate::world::{FailAt, NOON, World, granted};
 use bursar::keep::retain::retain;
+use bursar_home::Home;
 use bursar_ledger::journal::{Step, Verdict};
 use bursar_ledger::{
     ApprovalError, ApprovalState, ApprovalStep, Approvals, Arming, By, Embedded, Hold, Ledger, LedgerError, Outcome,
     Payment, PaymentId, Requested, Reserve, ReserveError, Rhythm, State, read_payments,
 };
 use jiff::{SignedDuration, Timestamp};
-use crate::world::{FailAt, NOON, World, granted};
 
 const CENT: u128 = 10_000;
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);

@@ -1,19 +1,18 @@
 //! Old segments go elsewhere, and the books that begin in the middle count what whole books count.
 
-
 use std::fs;
 use std::path::Path;
 
-use bursar_home::Home;
+use crate::world::{World, charge, files};
 use bursar::keep::KeepError;
 use bursar::keep::backup::{Keys, backup};
 use bursar::keep::restore::{require_accepted, restore};
 use bursar::keep::retain::{Moved, retain};
-use bursar_ledger::{By, Ledger, Outcome, PaymentId, PaymentRecord, Reserve, ReserveError, Usage, read_payments};
 use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Unit, Window};
+use bursar_home::Home;
+use bursar_ledger::{By, Ledger, Outcome, PaymentId, PaymentRecord, Reserve, ReserveError, Usage, read_payments};
 use jiff::{SignedDuration, Timestamp};
-use crate::world::{World, charge, files};
 
 const CENT: u128 = 10_000;
 const DAY: SignedDuration = SignedDuration::from_hours(24);

@@ -8,14 +8,14 @@ mod windows;
 use alloy_primitives::{Address, address};
 use jiff::Timestamp;
 
+use bursar_config as config;
 use bursar_core::assets::Asset;
+use bursar_core::assets::{self, Network};
 use bursar_core::challenge::{Offer, PaymentFlow, Rail};
+use bursar_core::money::Atoms;
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::*;
 use http::Method;
-use bursar_core::assets::{self, Network};
-use bursar_config as config;
-use bursar_core::money::Atoms;
 
 const BASE: Network = Network::Eip155(8453);
 const SEPOLIA: Network = Network::Eip155(84_532);

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use bursar_config as config;
 use alloy_primitives::{Address, B256};
+use bursar_config as config;
 use bursar_core::challenge::{self, Offer};
 use bursar_core::clock::random;
 use bursar_core::policy::{Approvals, Decision, Limits, Purchase, decide};

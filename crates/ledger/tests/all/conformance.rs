@@ -1,6 +1,5 @@
 //! What every engine of the ledger must do, run over each of them. A case gets an engine with nothing in it.
 
-
 mod approvals;
 mod engine;
 mod limits;

@@ -1,9 +1,9 @@
 //! What is on disk after every way to stop, and what the next start makes of it.
 
-
 use std::fs;
 use std::time::Duration;
 
+use crate::world::{FailAt, NOON, World, counted, files};
 use bursar_ledger::book::Book;
 use bursar_ledger::entry::{Body, Entry, Opened, Reserved};
 use bursar_ledger::journal::{Journal, SEGMENT_BYTES, Step, Torn, Verdict};
@@ -11,7 +11,6 @@ use bursar_ledger::scan::{JournalError, Line, scan};
 use bursar_ledger::text::{Digest, Moment};
 use bursar_ledger::tree::Tree;
 use bursar_ledger::{By, Embedded, Ledger, LedgerError, OpenError, Outcome, ReserveError, Rhythm, State};
-use crate::world::{FailAt, NOON, World, counted, files};
 
 const CENT: u128 = 10_000;
 

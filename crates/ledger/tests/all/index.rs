@@ -1,14 +1,13 @@
 //! The index may be missing, old, broken or foreign: the journal decides, and the books are the same.
 
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::world::{FailAt, World, files};
 use bursar_ledger::journal::{Step, Verdict};
 use bursar_ledger::{By, Ledger, Outcome, Payment, ReserveError, Rhythm, Usage};
-use crate::world::{FailAt, World, files};
 
 const CENT: u128 = 10_000;
 

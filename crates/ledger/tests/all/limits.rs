@@ -1,15 +1,14 @@
 //! What the ledger lets through, and what it makes of every way a payment can end.
 
-
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use crate::world::{NOON, World, charge, counted};
+use bursar_core::policy::budget::{Unit, Window};
 use bursar_ledger::{
     By, Denial, Embedded, Event, Ledger, LedgerError, Outcome, PaymentId, Reserve, ReserveError, Resolution, State,
 };
-use bursar_core::policy::budget::{Unit, Window};
-use crate::world::{NOON, World, charge, counted};
 
 const CENT: u128 = 10_000;
 

@@ -1,15 +1,14 @@
 //! Books that several nodes share, on a real PostgreSQL.
 #![cfg(feature = "postgres")]
 
-
 mod approvals;
 mod faults;
 mod nodes;
 
+use crate::postgres_cluster::Database;
+use crate::world::World;
 use bursar_ledger::database_url::DatabaseUrl;
 use bursar_ledger::{Access, By, OpenError, Outcome, Postgres};
-use crate::world::World;
-use crate::postgres_cluster::Database;
 
 const CENT: u128 = 10_000;
 

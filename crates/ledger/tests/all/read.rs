@@ -1,18 +1,17 @@
 //! The books as other processes read them.
 
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use crate::world::{NOON, World, charge, files, granted};
 use alloy_primitives::{Address, B256};
 use bursar_core::challenge::Rail;
+use bursar_core::money::Atoms;
+use bursar_core::policy::budget::{Unit, Window};
 use bursar_ledger::findings::Findings;
 use bursar_ledger::{
     ApprovalStep, Arm, Arming, By, Event, Finding, Ledger, Outcome, Outflow, PaymentId, State, read_payments,
 };
-use bursar_core::money::Atoms;
-use bursar_core::policy::budget::{Unit, Window};
-use crate::world::{NOON, World, charge, files, granted};
 
 const CENT: u128 = 10_000;
 

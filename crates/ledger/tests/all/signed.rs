@@ -1,14 +1,13 @@
 //! What a start makes of signed checkpoints: it reads only what is new, and refuses when signed history is damaged.
 
-
 use std::fs;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::world::{FailAt, World, counted, files};
 use bursar_ledger::journal::{Faults, Step, Verdict};
 use bursar_ledger::{Alarm, By, CheckpointError, Embedded, Ledger, OpenError, Outcome, ReserveError, Rhythm};
-use crate::world::{FailAt, World, counted, files};
 
 const CENT: u128 = 10_000;
 

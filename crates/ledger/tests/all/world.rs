@@ -11,13 +11,13 @@ use bursar_core::approval::EvidenceKind;
 use bursar_core::assets::{Asset, Network, tokens_of};
 use bursar_core::challenge::{Clause, Rail};
 use bursar_core::clock::ManualClock;
+use bursar_core::money::{Atoms, MicroUsd};
+use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_home::{Readers, write_new};
 use bursar_ledger::journal::{Faults, Step, Verdict};
 use bursar_ledger::{
     ApprovalStep, Arm, Embedded, Hold, Ledger, OpenError, Options, PaymentId, Requested, Reserve, Terms,
 };
-use bursar_core::money::{Atoms, MicroUsd};
-use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use jiff::{SignedDuration, Timestamp};
 
 /// As `bursar init` writes it; the seed is of this test only.

@@ -23,7 +23,8 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_vectors_are_read() {
-        let fixture: Value = serde_json::from_str(include_str!("../../../../../fixtures/mpp/body_digest.json")).unwrap();
+        let fixture: Value =
+            serde_json::from_str(include_str!("../../../../../fixtures/mpp/body_digest.json")).unwrap();
         let cases = fixture["cases"].as_array().unwrap();
         assert_eq!(cases.len(), 3);
         for case in cases {

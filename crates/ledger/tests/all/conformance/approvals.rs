@@ -62,7 +62,10 @@ pub async fn what_was_granted_is_paid_once(engine: Engine) {
     ledger.approval(granted(id, 1, use_by)).await.unwrap();
     let again = ledger.approval(granted(id, 2, use_by)).await;
     assert_eq!(again, refused(ApprovalError::GrantedBefore(id)));
-    let (kind, by) = (bursar_core::approval::EvidenceKind::SignedToken, "did:x:finance".to_owned());
+    let (kind, by) = (
+        bursar_core::approval::EvidenceKind::SignedToken,
+        "did:x:finance".to_owned(),
+    );
     assert_eq!(
         live(&engine).await,
         [(id, rid, ApprovalState::Granted { use_by, kind, by })]

@@ -1,5 +1,5 @@
-use bursar_ledger::{Alarm, By, Outcome, Reserve, ReserveError};
 use bursar_core::policy::budget::{Unit, Window};
+use bursar_ledger::{Alarm, By, Outcome, Reserve, ReserveError};
 
 use crate::conformance::engine::Engine;
 use crate::world::charge;

@@ -1,8 +1,8 @@
 //! Random histories, against a model that keeps every payment and adds up anew each time.
 
-use bursar_ledger::{Arming, By, Outcome, PaymentId, ReserveError, State};
 use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Charge, Rolling, Unit, Window};
+use bursar_ledger::{Arming, By, Outcome, PaymentId, ReserveError, State};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

@@ -1,12 +1,12 @@
+use bursar_core::money::Atoms;
+use bursar_core::policy::budget::{Charge, Rolling, Unit, Window};
 use bursar_ledger::{
     Arming, By, Event, Finding, LedgerError, Outcome, PaymentId, Reserve, ReserveError, Resolution, State,
 };
-use bursar_core::money::Atoms;
-use bursar_core::policy::budget::{Charge, Rolling, Unit, Window};
 
 use crate::conformance::engine::{Engine, is_failed};
-use crate::world::charge;
 use crate::conformance::limits::settled;
+use crate::world::charge;
 
 const CENT: u128 = 10_000;
 

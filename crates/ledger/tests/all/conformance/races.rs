@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
-use bursar_ledger::{By, LedgerError, Outcome, ReserveError};
 use bursar_core::policy::budget::{Unit, Window};
+use bursar_ledger::{By, LedgerError, Outcome, ReserveError};
 use tokio::task::JoinSet;
 
 use crate::conformance::engine::Engine;
-use crate::world::charge;
 use crate::conformance::limits::settled;
+use crate::world::charge;
 
 const CENT: u128 = 10_000;
 

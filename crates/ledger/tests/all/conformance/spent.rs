@@ -1,7 +1,7 @@
 //! What a person's leave does to the counters: it lets one payment pass a limit, and begins the count since the last approval anew.
 
-use bursar_ledger::{ApprovalError, ApprovalStep, Arming, Outcome, PaymentId, ReserveError};
 use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
+use bursar_ledger::{ApprovalError, ApprovalStep, Arming, Outcome, PaymentId, ReserveError};
 use jiff::SignedDuration;
 
 use crate::conformance::engine::Engine;

@@ -1,5 +1,5 @@
-use bursar_ledger::{Alarm, Event, ReserveError};
 use bursar_core::policy::budget::{Charge, Rolling, Unit, Window};
+use bursar_ledger::{Alarm, Event, ReserveError};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::conformance::engine::Engine;

@@ -13,9 +13,9 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::task::JoinSet;
 
 use crate::postgres::faults::{Cut, between, through};
-use crate::world::{NOON, World, counted, granted};
-use crate::postgres_cluster::{Database, cluster};
 use crate::postgres::{CENT, logged, open, refused as not_opened, settled};
+use crate::postgres_cluster::{Database, cluster};
+use crate::world::{NOON, World, counted, granted};
 
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 

@@ -7,9 +7,9 @@ use bursar_ledger::{Event, Ledger, LedgerError, Postgres, ReserveError, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::world::{World, counted};
-use crate::postgres_cluster::{Cluster, Database, cluster};
 use crate::postgres::{CENT, access, open, refused, settled};
+use crate::postgres_cluster::{Cluster, Database, cluster};
+use crate::world::{World, counted};
 
 #[tokio::test]
 async fn what_gets_into_the_way_of_a_transaction_is_tried_again() {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bursar_ledger::{By, Event, Ledger, Outcome, Reserve, ReserveError, State};
 use bursar_core::policy::budget::{Charge, Unit, Window};
+use bursar_ledger::{By, Event, Ledger, Outcome, Reserve, ReserveError, State};
 
-use crate::world::{World, charge, counted};
-use crate::postgres_cluster::cluster;
 use crate::postgres::{CENT, logged, open, refused, settled};
+use crate::postgres_cluster::cluster;
+use crate::world::{World, charge, counted};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nodes_together_never_pass_a_limit() {
