@@ -16,7 +16,7 @@ build() {
     local context=$target_dir/docker-context
     rm -rf "$context"
     mkdir -p "$context"
-    cp -a Cargo.toml Cargo.lock src "$context"
+    cp -a Cargo.toml Cargo.lock crates src "$context"
     (
         cd "$context"
         RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' \

@@ -128,6 +128,6 @@ else
 fi
 
 # Examples in the documentation first: there may be none, and the summary that closes the output should count something.
-cargo test --locked "${features[@]}" --doc "$@"
+cargo test --locked --workspace "${features[@]}" --doc "$@"
 # One failing suite does not hide the others.
-exec cargo test --locked "${features[@]}" --no-fail-fast --tests "$@"
+exec cargo test --locked --workspace "${features[@]}" --no-fail-fast --tests "$@"

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cuts=${1:-50}
-cargo build --locked --example powercut
+cargo build --locked -p bursar-ledger --example powercut
 program=${CARGO_TARGET_DIR:-target}/debug/examples/powercut
 python=${PYTHON:-python3}
 

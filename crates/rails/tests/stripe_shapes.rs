@@ -26,7 +26,7 @@ const SELLER: &str = "sk_test_seller";
 const PROFILE: &str = "profile_test_seller";
 
 fn interop() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/interop")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop")
 }
 
 /// Whether `npm ci` has been run there. A test that cannot run is a failure where BURSAR_TEST_STRICT=1 says so.

@@ -106,7 +106,7 @@ pub fn wait(standing: Standing) -> Duration {
 }
 
 pub fn interop() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/interop")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop")
 }
 
 /// A test that cannot run is a failure where BURSAR_TEST_STRICT=1 says so.
