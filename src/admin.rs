@@ -1,4 +1,4 @@
-//! The server's own door: HTTP on a unix socket in `D/run`, for the CLI of the same uid alone (Ruling 57).
+//! The server's own door: HTTP on a unix socket in `D/run`, for the CLI of the same uid alone (R57).
 
 use std::convert::Infallible;
 use std::io;
@@ -194,7 +194,7 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<
     resolved.map_err(|error| error.to_string())
 }
 
-/// Windows follow the clock from here on, even back (Ruling 63).
+/// Windows follow the clock from here on, even back (R63).
 async fn accept_clock(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let AcceptClock { why } = read(request).await?;
     let accepted = Event::ClockAccepted { who: decider(uid), why };

@@ -1,4 +1,4 @@
-//! Who may use the proxy: `agents.toml`, written by the CLI alone and read by `serve` (Ruling 55).
+//! Who may use the proxy: `agents.toml`, written by the CLI alone and read by `serve` (R55).
 //!
 //! A token is 256 random bits that exist in clear only where it is printed or handed to a child. The file holds its
 //! SHA-256, which needs no salt or stretching at that length. An agent has one token of its own and any number of

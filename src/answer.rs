@@ -1,7 +1,7 @@
 //! Every answer that bursar writes itself: refusals, errors, the login. One place, so that an agent always finds the same
 //! shape: `application/problem+json` (RFC 9457) with a stable `type`, and `Proxy-Status` (RFC 9209).
 //!
-//! The codes are a contract (Ruling 37): listed in the README, never renamed.
+//! The codes are a contract (R37): listed in the README, never renamed.
 
 use std::time::Duration;
 
@@ -318,7 +318,7 @@ impl Problem {
         }))
     }
 
-    /// Finance's file says no: which rule, how much is used and reserved, when it resets (product digest §1).
+    /// Finance's file says no: which rule, how much is used and reserved, when it resets (R230).
     pub fn refused(refusal: &Refusal) -> Self {
         let mut members = Map::new();
         members.insert("rule".into(), refusal.rule.clone().into());

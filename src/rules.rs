@@ -1,4 +1,4 @@
-//! The limits in force: `limits.toml`, read again when it changes. A broken file changes nothing (DESIGN, "Two files").
+//! The limits in force: `limits.toml`, read again when it changes. A broken file changes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

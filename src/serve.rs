@@ -51,7 +51,7 @@ use earlier::{doubts, forget_tokens};
 use parts::tls_acceptor;
 pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
 
-/// Agents start many tools at once; the default of 128 pending connections is soon full (proxying digest §3.9).
+/// Agents start many tools at once; the default of 128 pending connections is soon full (R229).
 const BACKLOG: u32 = 1024;
 
 #[derive(Debug, Error)]
@@ -268,7 +268,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         proxy.stop.clone(),
     ));
     proxy.tasks.spawn(keep_watch(proxy.clone()));
-    // What an earlier run left in doubt is looked at before the first payment (ledger digest §2.2).
+    // What an earlier run left in doubt is looked at before the first payment (R216).
     let tasks = proxy.tasks.clone();
     Keeper::new(proxy.reconciler.clone())
         .start(|keeping| drop(tasks.spawn(keeping)))
@@ -302,7 +302,7 @@ impl Running {
         &*self.proxy.ledger
     }
 
-    /// No new connections; what runs gets its bound (Ruling 65): payments that are sent `settle_wait`, streams `drain`.
+    /// No new connections; what runs gets its bound (R65): payments that are sent `settle_wait`, streams `drain`.
     pub async fn stop(self) {
         self.proxy.stop.cancel();
         self.proxy.tasks.close();
@@ -371,7 +371,7 @@ async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: Option<TlsAc
     }
 }
 
-/// Without this small answers wait 40 ms for an acknowledgement (proxying digest §1.2).
+/// Without this small answers wait 40 ms for an acknowledgement (R226).
 fn prompt(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     Ok(stream)

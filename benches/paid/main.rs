@@ -1,6 +1,6 @@
 //! What a payment through bursar costs, beside the reference client and beside doing without: `cargo bench --bench paid`.
 //!
-//! One program in three roles, so that the CPU of each can be read apart (Ruling 69): the stage (this file), a seller that
+//! One program in three roles, so that the CPU of each can be read apart (R69): the stage (this file), a seller that
 //! costs little itself, and a load of agents. bursar is the real binary, the reference client is `@x402/fetch` on Node.
 //! How to read the result: `benches/README.md`.
 

@@ -82,7 +82,7 @@ impl Roster {
         })
     }
 
-    /// The agent whose live token this is, if `name` is its name (Ruling 30). The time taken depends on the number of
+    /// The agent whose live token this is, if `name` is its name (R30). The time taken depends on the number of
     /// tokens only, not on which one comes closest.
     pub fn authenticate(&self, name: &str, token: &SecretString, now: Timestamp) -> Option<AgentName> {
         let presented = TokenDigest::of(token.expose_secret());

@@ -1,7 +1,7 @@
 //! Notifies an approver that a question is waiting, through the operator's own command or webhook.
 //!
 //! The notice contains the code, so it is for the approver only: it goes to the configured channels and nowhere else, least of
-//! all into a log (Ruling 47).
+//! all into a log (R47).
 
 use std::sync::Arc;
 use std::time::Duration;

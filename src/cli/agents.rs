@@ -66,7 +66,7 @@ fn print(issued: &IssuedToken) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An agent without a budget may be added; it cannot spend (Ruling 55).
+/// An agent without a budget may be added; it cannot spend (R55).
 fn hint_at_budget(home: &Home, name: &AgentName) {
     if let Ok(limits) = limits::load(home.root())
         && !limits.agents().any(|known| known == name.as_str())

@@ -1,4 +1,4 @@
-//! `bursar clock`: the operator's word about the system clock (Ruling 63).
+//! `bursar clock`: the operator's word about the system clock (R63).
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl ClockCommand {
     }
 }
 
-/// No server runs: takes the directory's lock and writes the entry itself (Ruling 57).
+/// No server runs: takes the directory's lock and writes the entry itself (R57).
 async fn accept_offline(home: &Home, why: String) -> Result<(), Failure> {
     let ledger = Embedded::open(home.root(), Options::new(Arc::new(SystemClock)))
         .map_err(|error| Failure::unavailable(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! `bursar env`, and the list of variables that it shares with `run` (product digest §2.2).
+//! `bursar env`, and the list of variables that it shares with `run` (R231).
 //!
 //! Two CA files: `ca.pem` alone for variables that add to a client's roots, `bundle.pem` (public roots and ours) for those
 //! that replace them.
@@ -18,7 +18,7 @@ use crate::config::Config;
 use bursar_core::agent_name::AgentName;
 use bursar_home::Home;
 
-/// A token that `env` prints ends by itself (Ruling 55).
+/// A token that `env` prints ends by itself (R55).
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 #[derive(Args)]
@@ -64,7 +64,7 @@ impl Env {
     }
 }
 
-/// Where the running server listens; without one, how to start it (Ruling 56).
+/// Where the running server listens; without one, how to start it (R56).
 pub fn server_address(home: &Home) -> Result<Listen, Failure> {
     let no_server = || {
         Failure::unavailable(format!(
@@ -162,7 +162,7 @@ pub const STRIPPED: [&str; 20] = [
     "PIP_PROXY",
 ];
 
-/// Every variable, in the order of the digest.
+/// Every variable that R231 speaks of.
 pub fn variables(
     home: &Home,
     listen: &Listen,
@@ -209,7 +209,7 @@ pub fn variables(
     variables
 }
 
-/// Java reads no proxy variables; these properties work, except that it never sends the credential (product digest §2.2).
+/// Java reads no proxy variables; these properties work, except that it never sends the credential (R231).
 fn java_options(address: SocketAddr, inherited: &Inherited) -> String {
     let (host, port) = (address.ip(), address.port());
     let ours =

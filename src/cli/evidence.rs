@@ -213,7 +213,7 @@ impl Verify {
         Ok(verdict)
     }
 
-    /// What agrees with itself is proven only by somebody whom the reader trusts (Ruling 53).
+    /// What agrees with itself is proven only by somebody whom the reader trusts (R53).
     fn verdict(&self, examined: &Examined) -> (Verdict, Option<String>) {
         if !examined.differences.is_empty() {
             return (Verdict::Damaged, Some(told(&examined.differences)));

@@ -1,4 +1,4 @@
-//! The commands. Each is a file; this one names them, runs them, and turns their failures into exit codes (Ruling 53).
+//! The commands. Each is a file; this one names them, runs them, and turns their failures into exit codes (R53).
 
 mod agents;
 mod alerts;

@@ -228,7 +228,7 @@ impl Resolve {
     }
 }
 
-/// No server runs: takes the directory's lock and writes the entry itself (Ruling 57).
+/// No server runs: takes the directory's lock and writes the entry itself (R57).
 async fn resolve_offline(home: &Home, rid: PaymentId, word: Word, who: String, why: String) -> Result<(), Failure> {
     if home.node().exists() {
         return Err(Failure::unavailable(

@@ -89,7 +89,7 @@ async fn online(home: &Home, question: &Question) -> Result<Result<Report, Unabl
     asking.await
 }
 
-/// No server runs: takes the directory's lock and records by itself (Ruling 57).
+/// No server runs: takes the directory's lock and records by itself (R57).
 async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unable>, Failure> {
     let config = Config::load(home.root())?;
     let tls = Arc::new(upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?);

@@ -21,7 +21,7 @@ use bursar_home::Home;
 
 /// Ends a token whose `run` was killed before it could take it back.
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Older Node versions ignore proxy variables (product digest §2.2).
+/// Older Node versions ignore proxy variables (R231).
 const NODE_WITH_PROXY: (u32, u32) = (22, 21);
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
 

@@ -44,7 +44,7 @@ impl Serve {
     }
 }
 
-/// Before any key is read: no core file, and no other process of this uid may attach or read our memory (threats 3.3).
+/// Before any key is read: no core file, and no other process of this uid may attach or read our memory (threat 3.3).
 #[cfg(target_os = "linux")]
 fn keep_keys_out_of_dumps() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -65,7 +65,7 @@ pub(super) fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Fai
     signal(kind).map_err(|error| Failure::negative(format!("signals cannot be watched: {error}")))
 }
 
-/// On one uid nothing keeps an agent from the keys (DESIGN, Ruling 47): say so instead of promising.
+/// On one uid nothing keeps an agent from the keys (R47): say so instead of promising.
 fn say_who_could_read(home: &Home) {
     tracing::warn!(
         "whatever runs under this uid can read the keys in {}; run agents under another uid or in a container",

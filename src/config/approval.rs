@@ -15,15 +15,15 @@ use bursar_config::section::{Entry, Section};
 use ciba::Ciba;
 use keyra::Keyra;
 
-/// How a person is asked (approvals digest §7, §9).
+/// How a person is asked (approvals §7, §9).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
     pub backend: Backend,
     /// Waiting times, and bounds on how much is asked.
     pub questions: Settings,
-    /// What an agent gets while it is not decided: 503, 402 or 202 (Ruling 39).
+    /// What an agent gets while it is not decided: 503, 402 or 202 (R39).
     pub pending_status: StatusCode,
-    /// Where backends may say that there is an answer (digest §2.7).
+    /// Where backends may say that there is an answer (approvals §2.7).
     pub callbacks: Option<SocketAddr>,
     /// Of every backend that is described, chosen or not: agents get none of them.
     pub secrets: Vec<SecretSource>,

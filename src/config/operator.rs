@@ -37,7 +37,7 @@ pub struct Config {
     pub upstream: Upstream,
     pub wallet: Option<WalletKey>,
     /// The payable networks with the RPC servers that prove what happened there; without servers there are no proofs
-    /// (Ruling 21).
+    /// (R21).
     pub networks: BTreeMap<Network, Vec<RpcUrl>>,
     pub stripe: Option<Stripe>,
     /// BKey, where it pays: as whom it knows us, if that is not as `approval.ciba` or its own tools say.
@@ -57,7 +57,7 @@ pub struct Proxy {
     pub listen: SocketAddr,
     /// The listener itself speaks TLS.
     pub tls: Option<ListenerTls>,
-    /// Adds `Via` (Ruling 32).
+    /// Adds `Via` (R32).
     pub via: bool,
     pub agent_payments: AgentPayments,
 }
@@ -69,7 +69,7 @@ pub struct ListenerTls {
     pub key: PathBuf,
 }
 
-/// What happens to a request that carries a payment of the agent's own (Ruling 31).
+/// What happens to a request that carries a payment of the agent's own (R31).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AgentPayments {
     #[default]
@@ -86,7 +86,7 @@ pub struct Upstream {
     pub system_roots: bool,
     /// Exceptions to the guard against requests to private addresses.
     pub allow_private: Vec<IpNet>,
-    /// Hosts that may be paid without TLS (Ruling 26).
+    /// Hosts that may be paid without TLS (R26).
     pub allow_http_payments: BTreeSet<Host>,
 }
 

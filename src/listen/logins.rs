@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use crate::agents::{ProxyCredential, Reload, Roster, TokenDigest};
 use bursar_core::agent_name::AgentName;
 
-/// Failed tries of one source that are looked into and logged, per minute (Ruling 38).
+/// Failed tries of one source that are looked into and logged, per minute (R38).
 const FAILURES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 
 pub struct Logins {

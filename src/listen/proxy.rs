@@ -2,7 +2,7 @@
 //! proxy can do.
 //!
 //! CONNECT only ever gets 200, 400, 407 or 508; every other refusal is given inside the tunnel, because clients hide the
-//! body of a refused CONNECT (Ruling 28).
+//! body of a refused CONNECT (R28).
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -106,7 +106,7 @@ where
     }
 }
 
-/// The same bounds on every HTTP/1.1 head that an agent sends (Ruling 33).
+/// The same bounds on every HTTP/1.1 head that an agent sends (R33).
 pub fn http1() -> hyper::server::conn::http1::Builder {
     let mut builder = hyper::server::conn::http1::Builder::new();
     // The header timeout is `Watched`'s, which lets a kept connection rest.
@@ -138,7 +138,7 @@ where
     absolute(&proxy, request, login.agent).await
 }
 
-/// The token decides who it is; the name must be that agent's (Ruling 30).
+/// The token decides who it is; the name must be that agent's (R30).
 fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Result<Login, Problem> {
     let credential = request.headers().get(PROXY_AUTHORIZATION);
     proxy
@@ -184,7 +184,7 @@ where
     Response::new(AnswerBody::empty())
 }
 
-/// `GET http://host/path` on the listener; and, from a few older clients, the same with `https://` (product digest §2.2).
+/// `GET http://host/path` on the listener; and, from a few older clients, the same with `https://` (R232).
 async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: AgentName) -> Response<AnswerBody> {
     let origin = match absolute_origin(request.uri()) {
         Ok(origin) => origin,

@@ -1,7 +1,7 @@
-//! After CONNECT: what is inside is TLS, plain HTTP, or nothing for us (Ruling 29).
+//! After CONNECT: what is inside is TLS, plain HTTP, or nothing for us (R29).
 //!
 //! For TLS the site is dialled between the agent's hello and our answer to it, so that both sides speak the same version
-//! of HTTP, and so that a failed dial becomes a readable answer inside the tunnel (proxying digest §2).
+//! of HTTP, and so that a failed dial becomes a readable answer inside the tunnel (R227).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use bursar_net::upstream::{HEAD_BYTES, Origin, Scheme, Version};
 
 /// First byte of a TLS handshake record (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-/// Streams that one h2 connection of an agent may have open (threats 2.10).
+/// Streams that one h2 connection of an agent may have open (threat 2.10).
 const STREAMS: u32 = 100;
 
 pub async fn run<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, mut stream: Rewind<S>)
@@ -60,7 +60,7 @@ fn may_be_http(first: &[u8]) -> bool {
         && method.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'-')
 }
 
-/// `http://` inside a tunnel: Node's clients do that (product digest §2.2).
+/// `http://` inside a tunnel: Node's clients do that (R232).
 async fn plain<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, stream: Rewind<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

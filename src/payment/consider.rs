@@ -26,9 +26,9 @@ use bursar_net::body::{ReadEnd, Relay};
 use bursar_net::upstream::{Origin, Scheme};
 use offers::Offers;
 
-/// A challenge in a body is at most this long after decoding (Ruling 34).
+/// A challenge in a body is at most this long after decoding (R34).
 const CHALLENGE_CAP: usize = 64 << 10;
-/// A body that drips is no challenge (threats 2.7).
+/// A body that drips is no challenge (threat 2.7).
 const CHALLENGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to do with a 402.
@@ -83,7 +83,7 @@ pub async fn course(
     if proxy.payers.is_empty() {
         return Course::PassOn(Why::NoWallet.code());
     }
-    // A paid `101` would leave HTTP, and its stream has no one to join it to the agent's (Ruling 35).
+    // A paid `101` would leave HTTP, and its stream has no one to join it to the agent's (R35).
     if request.headers.contains_key(http::header::UPGRADE) {
         return Course::PassOn("upgrade-not-paid");
     }

@@ -143,7 +143,7 @@ async fn exchange(
     purchase::run(proxy, lane, head, replay, *intent, claim, response).await
 }
 
-/// What an agent pays by itself (Ruling 31) is its own affair, key and all.
+/// What an agent pays by itself (R31) is its own affair, key and all.
 fn key(agent: &AgentName, head: &Parts) -> Result<Option<Key>, Unusable> {
     match hop::agent_payment(&head.headers) {
         Some(_) => Ok(None),
@@ -163,7 +163,7 @@ fn unusable(why: Unusable) -> Problem {
 /// What no request may do, whatever it costs.
 fn guard(proxy: &Proxy, origin: &Origin, request: &Request<AgentBody>) -> Result<(), Problem> {
     if request.headers().len() > HEAD_FIELDS {
-        // On h1 hyper has counted already (Ruling 33).
+        // On h1 hyper has counted already (R33).
         let detail = format!("The request has more than {HEAD_FIELDS} header fields.");
         return Err(Problem::new(Code::BadRequest, detail));
     }
@@ -185,7 +185,7 @@ fn guard(proxy: &Proxy, origin: &Origin, request: &Request<AgentBody>) -> Result
     Ok(())
 }
 
-/// Whether everything that names a host names the tunnel's (threats 2.3). HTTP/1.0 may leave the host out.
+/// Whether everything that names a host names the tunnel's (threat 2.3). HTTP/1.0 may leave the host out.
 fn is_for(origin: &Origin, request: &Request<AgentBody>) -> bool {
     let same = |named: &str| {
         Authority::parse_or_default(named, origin.authority.port).is_ok_and(|named| named == origin.authority)

@@ -1,5 +1,5 @@
 //! The agent's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): which keys payments were made under, and who is
-//! buying under one right now (Ruling 6).
+//! buying under one right now (R6).
 //!
 //! A copy in memory of what the ledger holds, so that free traffic asks no store. The ledger refuses a second payment under
 //! a key by itself; the claims here make two requests that arrive at once wait for each other instead of failing.

@@ -1,7 +1,7 @@
 //! A credential on its way: sent once, its answer read, the outcome recorded, the answer handed to the agent.
 //!
 //! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it: the answer
-//! is then waited for until `settle_wait` (Ruling 5, ledger digest §2.1).
+//! is then waited for until `settle_wait` (R5).
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -93,7 +93,7 @@ impl Presentation {
             .unwrap_or(Err(SendError::Sent(UpstreamError::Timeout)))
     }
 
-    /// Any answer, whatever its status: its receipt decides what is recorded (Ruling 10), its bytes go to the agent.
+    /// Any answer, whatever its status: its receipt decides what is recorded (R10), its bytes go to the agent.
     async fn hand_over(self, mut response: Response<Relay>, agent: oneshot::Sender<Answer>) {
         let outcome = outcome(self.rail, &mut response).await;
         if matches!(outcome, Outcome::Settled { .. }) {
@@ -106,7 +106,7 @@ impl Presentation {
         if response.status() == StatusCode::PAYMENT_REQUIRED {
             answer::mark_unpaid(response.headers_mut(), "still-402-after-payment");
         }
-        // Without a 2xx that reaches the agent whole the payment stays in doubt (Ruling 3): the ticket is dropped.
+        // Without a 2xx that reaches the agent whole the payment stays in doubt (R3): the ticket is dropped.
         let mut to_deliver = response.status().is_success().then_some(self.ticket);
         if !response.body().is_end_stream()
             && let Some(ticket) = to_deliver.take()

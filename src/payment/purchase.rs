@@ -229,10 +229,10 @@ impl Purchase {
         if let Some(claim) = self.claim {
             claim.paid(rid, fingerprint);
         }
-        // The first request again, with the credential as the only difference (Ruling 27).
+        // The first request again, with the credential as the only difference (R27).
         let mut head = self.head;
         if head.headers.contains_key(&field) {
-            // Only `Authorization` can be there (Ruling 31). A server that needs both asks for another field.
+            // Only `Authorization` can be there (R31). A server that needs both asks for another field.
             tracing::info!(payment = %rid, %field, "the agent's own field is replaced by the payment");
         }
         head.headers.insert(field, credential.header_value());
@@ -271,8 +271,8 @@ impl Purchase {
         }
     }
 
-    /// Armed money expires only with proof (Ruling 11). Here the proof is at hand: a signature takes the reservation, there is
-    /// only one, and it ends here.
+    /// Armed money expires only with proof (R11). Here the proof is at hand: a signature takes the reservation, there
+    /// is only one, and it ends here.
     async fn never_signed(&self, reservation: Reservation) {
         let (by, why) = (By::Us, "never-signed");
         self.finish(reservation.rid(), Outcome::Expired { by, why }).await;
@@ -336,7 +336,7 @@ impl Purchase {
             return Err(NotBought::OfferGone(Why::ChallengeExpired));
         };
         let signer = self.proxy.payers.signer_elsewhere(offer.asset);
-        // `validAfter` 0 is immune to a fast clock of ours (Ruling 15).
+        // `validAfter` 0 is immune to a fast clock of ours (R15).
         Ok(Arm {
             from,
             issuer: self.proxy.payers.issuer_mark(offer.asset),
@@ -417,7 +417,7 @@ fn passed_on(mut unpaid: Response<Relay>, why: &'static str) -> Response<AnswerB
     stream(unpaid)
 }
 
-/// Ruling 18.
+/// R18.
 fn nonce(offer: &Offer) -> Result<B256, getrandom::Error> {
     match offer.nonce {
         Nonce::Random => clock::random::<32>().map(B256::from),

@@ -1,6 +1,6 @@
-//! A request that may repeat one whose payment is in doubt (Rulings 3 to 5): it presents the same credential again instead
+//! A request that may repeat one whose payment is in doubt (R3 to R5): it presents the same credential again instead
 //! of buying anew, joins a purchase whose agent hung up, or is told of the doubt. One under an `Idempotency-Key` is a repeat
-//! of what was paid under that key and of nothing else (Ruling 6, `keyed.rs`).
+//! of what was paid under that key and of nothing else (R6, `keyed.rs`).
 
 pub mod keyed;
 
@@ -36,7 +36,7 @@ pub fn target(lane: &Lane, head: &Parts) -> Target {
 
 /// Answers a repeat; `None` for a request that is none, whose body then goes on as if it had not been looked at.
 pub async fn answer(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &Kept) -> Option<Answer> {
-    // An agent that pays by itself (Ruling 31) is never paid for, and its credential is not replaced.
+    // An agent that pays by itself (R31) is never paid for, and its credential is not replaced.
     if !proxy.doubts.any() || hop::agent_payment(&head.headers).is_some() {
         return None;
     }
@@ -81,13 +81,13 @@ pub async fn forbids(proxy: &Proxy, lane: &Lane, head: &Parts, replay: &Replay) 
             proxy.doubts.forget_lost(&fingerprint);
             None
         }
-        // By the chain's word, say. Its answer was never delivered all the same (Ruling 4).
+        // By the chain's word, say. Its answer was never delivered all the same (R4).
         Some(State::Settled) => Some(not_delivered(rid)),
         Some(State::Held | State::Armed | State::Unknown) | None => Some(in_doubt(rid)),
     }
 }
 
-/// The same bytes at once, without asking for the price again. Its entry comes first (Ruling 61).
+/// The same bytes at once, without asking for the price again. Its entry comes first (R61).
 async fn present(
     proxy: &Arc<Proxy>,
     lane: &Arc<Lane>,

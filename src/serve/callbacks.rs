@@ -1,5 +1,6 @@
-//! Where approval backends may say that there is an answer (approvals digest §2.7, §6.2). Nothing that is said here decides anything:
-//! a call that proves to be the backend's wakes the one question that it names, and what counts is what the proxy then fetches itself.
+//! Where approval backends may say that there is an answer (approvals §2.7, §6.2). Nothing that is said here decides
+//! anything: a call that proves to be the backend's wakes the one question that it names, and what counts is what the
+//! proxy then fetches itself.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! A person decides: nothing is signed before, what was approved is paid once, and agent, proxy and approver may each go away in
-//! between (Rulings 39 to 47).
+//! between (R39 to R47).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

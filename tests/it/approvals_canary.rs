@@ -1,5 +1,5 @@
 //! By a question's handle its answer can be fetched, and the answer is a bearer token: neither is anywhere but in the question's
-//! own file, whatever the log is told to say (Ruling 46).
+//! own file, whatever the log is told to say (R46).
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
 //! A person decides on a device of theirs, asked by an identity server: what the server signs is paid once, and what it does not
-//! sign for this person and this payment is not paid (Rulings 39 to 46).
+//! sign for this person and this payment is not paid (R39 to R46).
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -106,7 +106,7 @@ async fn what_a_person_approves_is_paid_once_and_its_token_is_kept() {
     let key = evidence["proof"]["thumbprint"].as_str().unwrap();
     let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
     assert!(text.contains(&format!("verified        yes (key {key})")), "{text}");
-    // The token is a disclosure: neither the books nor the log have it (Ruling 46).
+    // The token is a disclosure: neither the books nor the log have it (R46).
     let books = serde_json::to_string(&bursar.journal()).unwrap();
     let log = std::fs::read_to_string(bursar.path().join("serve.log")).unwrap();
     for token in fake.tokens() {
@@ -270,7 +270,8 @@ async fn keys_that_change_meanwhile_are_found_and_old_evidence_stays_good() {
         let page = waiting.await.unwrap();
         assert_eq!(page.status, 200, "{page:?}");
         ids.push(page.header("bursar-payment").unwrap().to_owned());
-        // The keys in hand are asked for anew at most once a minute (digest §5.3); a new start has none in hand.
+        // The keys in hand are asked for anew at most once a minute (approvals §5, check 3); a new start has none in
+        // hand.
         assert_eq!(bursar.stop(), 0);
         bursar = bursar.kill().serve();
     }

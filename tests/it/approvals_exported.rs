@@ -1,5 +1,5 @@
 //! What a person approved is shown to somebody who has neither the books nor the issuer: it agrees with itself to the byte, or says
-//! where it does not (Rulings 45, 46 and 53).
+//! where it does not (R45, R46 and R53).
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,4 +1,4 @@
-//! An agent says how long its request may wait for a person (RFC 7240, approvals digest §9).
+//! An agent says how long its request may wait for a person (RFC 7240, approvals §9).
 
 use http::Request;
 

@@ -1,4 +1,5 @@
-//! A person decides over KEYRA: what their device has signed, and KEYRA has verified, is paid once (Rulings 39 to 46, digest §6).
+//! A person decides over KEYRA: what their device has signed, and KEYRA has verified, is paid once (R39 to R46,
+//! approvals §6).
 
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;

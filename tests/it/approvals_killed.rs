@@ -1,5 +1,5 @@
 //! The process dies at every step from a question to the payment that was approved: no credential leaves twice, and all of
-//! what may have left counts (DESIGN, invariants 2 and 3; Rulings 44 and 45).
+//! what may have left counts (R44 and R45).
 
 use http::Request;
 

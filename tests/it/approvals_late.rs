@@ -1,5 +1,5 @@
 //! Between a person's word and the payment: time goes by, the agent goes away, the store fails, the proxy stops. What was approved
-//! is neither lost by that nor good for longer or for more (Rulings 41 and 43 to 45).
+//! is neither lost by that nor good for longer or for more (R41 and R43 to R45).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

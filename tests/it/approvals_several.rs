@@ -1,5 +1,5 @@
-//! Above a second threshold one person is not enough (threats 4.4): several are asked, enough of them must approve, each for
-//! themselves, and one who denies it denies it for all.
+//! Above a second threshold one person is not enough (threat 4.4): several are asked, enough of them must approve, each
+//! for themselves, and one who denies it denies it for all.
 
 use std::fmt::Write;
 

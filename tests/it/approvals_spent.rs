@@ -1,5 +1,6 @@
 //! What was spent before decides whether a person is asked: a payee nobody has paid yet, a sum since the last approval, a budget that
-//! a person may let a payment pass (threats 1.3). The ledger decides these one payment after the other, so that no two slip through.
+//! a person may let a payment pass (threat 1.3). The ledger decides these one payment after the other, so that no two
+//! slip through.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

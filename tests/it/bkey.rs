@@ -1,5 +1,5 @@
-//! BKey signs, with a key that is on a phone (approvals digest §4.6): what it makes is compared with the record before anybody gets
-//! it, and what it may have made is counted, whatever it says.
+//! BKey signs, with a key that is on a phone (approvals §4.6): what it makes is compared with the record before anybody
+//! gets it, and what it may have made is counted, whatever it says.
 
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -410,7 +410,7 @@ async fn a_person_confirms_in_every_dialect() {
     }
 }
 
-/// By BKey's word nothing comes of it. Its word is no proof (Ruling 11).
+/// By BKey's word nothing comes of it. Its word is no proof (R11).
 #[tokio::test]
 async fn what_a_person_does_not_confirm_stays_counted() {
     for (fate, reason) in [

@@ -1,4 +1,4 @@
-//! BKey makes the tokens for sellers that take cards (approvals digest §4.6). Nobody can be asked about them afterwards.
+//! BKey makes the tokens for sellers that take cards (approvals §4.6). Nobody can be asked about them afterwards.
 
 use serde_json::json;
 

@@ -133,7 +133,7 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     ]
     .map(str::to_owned)
     .to_vec();
-    // What was paid and not delivered may be presented again, from a folder of its own (Ruling 7).
+    // What was paid and not delivered may be presented again, from a folder of its own (R7).
     let mut presentable = Vec::new();
     for request in origin.seen().iter().filter(|request| request.is_paid()) {
         let credential = request.payment().unwrap();

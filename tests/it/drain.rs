@@ -1,4 +1,4 @@
-//! The end: what runs is finished within its bound, what rests is let go, nothing new begins (Ruling 65).
+//! The end: what runs is finished within its bound, what rests is let go, nothing new begins (R65).
 
 use std::time::{Duration, Instant};
 

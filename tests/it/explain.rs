@@ -194,7 +194,7 @@ async fn every_other_offer_of_a_402_is_explained_with_and_without_a_server() {
         assert!(text.contains(line), "{line} is missing:\n{text}");
     }
 
-    // The journal is all that is read (Ruling 57).
+    // The journal is all that is read (R57).
     assert_eq!(bursar.stop(), 0);
     std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
     assert_eq!(explained(&bursar.home), running);

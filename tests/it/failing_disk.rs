@@ -1,5 +1,5 @@
 //! The disk fails under a running server: what cannot be recorded is not paid, free traffic goes on, and only a restart
-//! begins to record again (ledger digest §1.2, rule 4). What is not the journal may fail without anybody noticing.
+//! begins to record again (R203). What is not the journal may fail without anybody noticing.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! An agent that names its purchase with `Idempotency-Key`: under one key nothing is signed twice for 24 hours, whatever
-//! happens in between, and free traffic does not notice that there are keys (Ruling 6).
+//! happens in between, and free traffic does not notice that there are keys (R6).
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -65,7 +65,7 @@ async fn after_delivery_the_site_is_asked_unpaid_and_given_the_same_bytes_if_it_
         assert_eq!(page.header("bursar-payment"), first.header("bursar-payment"));
         assert_eq!((unpaid(&origin), origin.payments().len()), (again + 1, again + 1));
     }
-    // Three times is all that Ruling 3 allows.
+    // Three times is all that R3 allows.
     let told = get(&agent, &origin, "order-1").await;
     assert_eq!((told.status.as_u16(), told.problem()), (409, "already-paid".to_owned()));
     assert_eq!(told.json()["payment"], bursar.payments()[0]["id"]);

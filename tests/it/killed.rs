@@ -1,6 +1,6 @@
 //! The process dies at every step from the 402 to its own end, and at every step of the start that follows, against a
-//! seller that keeps every credential it ever saw: what counts is never less than what left us and never more than the cap
-//! (DESIGN, invariant 2), and a request that asks again gets what it paid for, without a second credential.
+//! seller that keeps every credential it ever saw: what counts is never less than what left us and never more than the
+//! cap, and a request that asks again gets what it paid for, without a second credential.
 //!
 //! `tests/faults/long.sh` runs the same with every kind of seller at every step, and often.
 

@@ -1,4 +1,4 @@
-//! What clients really say to a proxy, and who may say it (product digest §2.2).
+//! What clients really say to a proxy, and who may say it (R232).
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

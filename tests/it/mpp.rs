@@ -88,7 +88,7 @@ async fn a_payment_challenge_is_answered_once_and_recorded() {
     assert_eq!((&signed["to"], &signed["validAfter"]), (&json!(PAYEE), &json!("0")));
     let source = format!("did:pkh:eip155:84532:{}", crate::support::bursar::WALLET);
     assert_eq!(credential["source"], source);
-    // Ruling 16: the challenge would have it valid until 2099.
+    // R16: the challenge would have it valid until 2099.
     let valid_before: u64 = signed["validBefore"].as_str().unwrap().parse().unwrap();
     assert!(valid_before <= now() + 300, "{valid_before}");
 }
@@ -346,7 +346,7 @@ async fn one_bad_challenge_spoils_no_other() {
                     .insert("www-authenticate", HeaderValue::from_bytes(&field).unwrap());
                 asks
             }
-            // Ruling 34: JSON beside an MPP header is read, and need not be a challenge.
+            // R34: JSON beside an MPP header is read, and need not be a challenge.
             _ => {
                 let field = good.field();
                 answer(

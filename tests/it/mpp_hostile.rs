@@ -1,4 +1,4 @@
-//! MPP servers that mean ill or do it badly (mpp digest §9, §10): the agent gets what the site said, with a reason beside
+//! MPP servers that mean ill or do it badly (MPP §9, §10): the agent gets what the site said, with a reason beside
 //! it, and never more than one credential leaves.
 
 use serde_json::{Value, json};
@@ -360,7 +360,7 @@ async fn whatever_comes_after_a_payment_the_receipt_alone_settles_it() {
     }
 }
 
-/// The reference client pays such a seller three times for one call (mpp digest §9.1).
+/// The reference client pays such a seller three times for one call (MPP §9.1).
 #[tokio::test]
 async fn a_seller_that_asks_for_ever_gets_one_credential() {
     let origin = Origin::https(|request: Seen| async move {

@@ -81,7 +81,7 @@ async fn the_reference_server_is_paid_once() {
     let receipt = decoded(page.header("payment-receipt").unwrap());
     assert_eq!(receipt["reference"], payment["tx"]);
     assert_eq!(page.header("bursar-payment"), payment["id"].as_str());
-    // Ruling 16.
+    // R16.
     let life = seconds(&payment["valid_before"]) - seconds(&payment["created_at"]);
     assert!((24..=25).contains(&life), "{payment}");
 
@@ -232,7 +232,7 @@ async fn a_network_that_is_not_named_is_not_paid_on() {
     assert_eq!(buyer.bursar.payments(), Vec::<Value>::new());
 }
 
-/// Ruling 20, where the reference server offers three rails.
+/// R20, where the reference server offers three rails.
 #[tokio::test]
 async fn of_the_rails_the_cheapest_that_is_payable_and_allowed_is_taken() {
     let Some(lab) = lab() else { return };

@@ -1,4 +1,4 @@
-//! MPP `tempo`/`charge` from scripted sellers, honest and not (mpp digest §9, §10): one transaction at most is signed, as the
+//! MPP `tempo`/`charge` from scripted sellers, honest and not (MPP §9, §10): one transaction at most is signed, as the
 //! books have it, and all of it is counted, the fee cap included.
 
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn bursar(origin: &Origin, limits: &str) -> Bursar {
     setup().limits(limits).trust(&origin.ca_pem).config(&networks).start()
 }
 
-/// Ruling 20: the fee cap is part of the price.
+/// R20: the fee cap is part of the price.
 #[tokio::test]
 async fn a_lower_price_with_a_fee_is_not_the_cheaper_one() {
     let origin = sells(|path| mpp::asks(&[mpp::tempo("50000"), evm(path.trim_start_matches('/'))])).await;

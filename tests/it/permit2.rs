@@ -1,5 +1,5 @@
 //! x402 by Permit2 against the reference seller and facilitator: scheme `exact` where the offer asks for it, and `upto`. What
-//! counts is what moved on the chain (x402 digest §4.2, §5).
+//! counts is what moved on the chain (x402 §4.2, §5).
 
 use serde_json::{Value, json};
 
@@ -175,7 +175,7 @@ async fn of_an_upto_the_maximum_counts_whatever_was_taken() {
     }
     assert_eq!(buyer.transfers(), [moved(lab, &payments[0], 20_000)]);
     assert_eq!(cashed(lab, &payments[0])["nonce"], payments[0]["nonce"]);
-    // Ruling 12.
+    // R12.
     let page = agent.get(site(&lab.v2), "/upto").await;
     assert_eq!(
         (page.problem().as_str(), &page.json()["used"]),

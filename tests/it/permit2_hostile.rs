@@ -1,5 +1,5 @@
-//! x402 by Permit2 from scripted sellers, honest and not: what leaves the wallet is never a standing approval (threats 1.11), and
-//! nothing is set aside for what could not be sent.
+//! x402 by Permit2 from scripted sellers, honest and not: what leaves the wallet is never a standing approval
+//! (threat 1.11), and nothing is set aside for what could not be sent.
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -413,7 +413,7 @@ const AFTER: [After; 10] = [
     ("none", || answer(200, &[], "goods"), ["unknown", "unknown"]),
 ];
 
-/// Ruling 10, and Ruling 12: a receipt settles, and lowers nothing.
+/// R10, and R12: a receipt settles, and lowers nothing.
 #[tokio::test]
 async fn a_success_without_a_transaction_settles_an_upto_over_nothing_and_no_other() {
     let Some(lab) = lab() else { return };

@@ -1,4 +1,4 @@
-//! Whatever comes after a payment: the receipt alone decides what the books say (Ruling 10).
+//! Whatever comes after a payment: the receipt alone decides what the books say (R10).
 
 use serde_json::{Value, json};
 
@@ -186,7 +186,7 @@ async fn whatever_comes_after_a_payment_reaches_the_agent_and_the_receipt_alone_
             &payment["reason"]
         };
         assert_eq!(said, why, "{name}");
-        // A failing receipt's transaction is kept: it is where a proof can begin (Ruling 10).
+        // A failing receipt's transaction is kept: it is where a proof can begin (R10).
         let names_tx = *state == "settled" || *name == "failed-with-tx";
         assert_eq!(payment["tx"].is_string(), names_tx, "{name}");
         let sent = origin

@@ -1,5 +1,5 @@
 //! The agent asks again: while its payment is in doubt the same bytes are presented, never a second signature; honest
-//! purchases of the same thing stay as many as they are (Rulings 1 to 5).
+//! purchases of the same thing stay as many as they are (R1 to R5).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

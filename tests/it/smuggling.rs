@@ -1,4 +1,4 @@
-//! Messages that two readers could read in two ways: refused, or sent on in one (threats 2.5).
+//! Messages that two readers could read in two ways: refused, or sent on in one (threat 2.5).
 
 use tokio::sync::mpsc;
 

@@ -115,7 +115,7 @@ async fn a_token_is_ordered_for_exactly_what_is_asked_and_charged_once() {
         .unwrap()
         .parse::<jiff::Timestamp>()
         .unwrap();
-    assert!(expires.duration_since(made).as_secs() <= 300, "Ruling 16");
+    assert!(expires.duration_since(made).as_secs() <= 300, "R16");
 
     let lines = reconciled(&bursar).await;
     assert_eq!(lines[0]["finding"], "confirmed", "{lines:?}");
@@ -357,7 +357,7 @@ async fn a_seller_that_asks_for_ever_gets_one_credential_and_stripe_sees_one_tok
         assert_eq!(get(&bursar, &origin, "/x").await.status, 402);
     }
     let sent = origin.payments();
-    // The agent's own repeats show the same token again (Ruling 3).
+    // The agent's own repeats show the same token again (R3).
     assert!(!sent.is_empty() && sent.iter().all(|credential| *credential == sent[0]));
     assert_eq!((fake.called(CREATE), fake.counters().tokens_issued), (1, 1));
     assert_eq!(bursar.payments().len(), 1);

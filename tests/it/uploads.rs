@@ -197,7 +197,7 @@ async fn a_402_before_100_is_paid_and_the_upload_sent_once() {
                 .await;
                 told.send(("unpaid", wire.rest().await)).unwrap();
             } else {
-                // The credential is all that differs (Ruling 27); the body follows at once all the same.
+                // The credential is all that differs (R27); the body follows at once all the same.
                 assert_eq!(head.field("expect"), Some("100-continue"));
                 told.send(("paid", wire.exactly(5).await.unwrap())).unwrap();
                 let receipt = seller::receipt(true, seller::TX);
@@ -301,7 +301,7 @@ async fn a_body_over_the_cap_is_forwarded_and_not_payable() {
 }
 
 /// hyper reports the write that failed before the answer that had come: either is told, and neither hangs
-/// (proxying digest §3.1).
+/// (R228).
 #[tokio::test]
 async fn a_site_that_answers_and_closes_in_the_midst_of_an_upload() {
     let origin = Origin::raw(|stream, _| async move {

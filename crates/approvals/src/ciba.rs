@@ -1,4 +1,5 @@
-//! Asking over CIBA: a server asks the person on a device of theirs, and gives us a token that says so (approvals digest §2-§4).
+//! Asking over CIBA: a server asks the person on a device of theirs, and gives us a token that says so (approvals §2 to
+//! §4).
 //!
 //! * `settings`: how the server is used.
 //! * `discovery`: where its endpoints are. `request`, `asked`: a question and its handle. `poll`: what the looks mean. `ping`: who
@@ -45,16 +46,16 @@ use bursar_net::oauth::exchange::{self, Answer, Silence};
 use bursar_net::oauth::login::{self, Lent};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// From the first look at the server's name to the last byte of its answer (digest §2.6).
+/// From the first look at the server's name to the last byte of its answer (approvals §2.6).
 const ASK_PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than a server may hold a look open.
 const LOOK_PATIENCE: Duration = Duration::from_secs(40);
-/// After its end by the server's word, a question is looked at for so long (digest §7).
+/// After its end by the server's word, a question is looked at for so long (approvals §7).
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
 /// How long a token waits for the keys that verify it. The person has decided, and cannot be asked for the same token again.
 const KEPT_GRANT: Duration = Duration::from_secs(120);
 const KEYS_AGAIN: Duration = Duration::from_secs(5);
-/// An identity server's clock may be off by so much before we say so (digest §10).
+/// An identity server's clock may be off by so much before we say so (approvals §10).
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(30);
 
 /// One identity server.
@@ -103,7 +104,8 @@ impl<V: Verifier> Ciba<V> {
         let style = self.settings.binding_style;
         match (self.ask_in(question, style, &metadata).await, style) {
             (Err(NotAsked::BindingMessage), BindingStyle::Sentence) => {
-                // Nobody was asked, and the message may only have been too long or too rich for this server (digest §2.2).
+                // Nobody was asked, and the message may only have been too long or too rich for this server
+                // (approvals §2.2).
                 let again = self.ask_in(question, BindingStyle::Compact20, &metadata).await;
                 again.map_err(NotAsked::into_failure)
             }
@@ -250,7 +252,7 @@ impl<V: Verifier> Ciba<V> {
             now: self.clock.now(),
         };
         let verified = match self.verifier.verify(&presented, &keys) {
-            // The issuer may have a new key (digest §5.3).
+            // The issuer may have a new key (approvals §5, check 3).
             Err(Rejected::UnknownKid) => match self.kept.newer_keys(received, fetch).await {
                 Renewal::Keys(keys) => self.verifier.verify(&presented, &keys),
                 Renewal::NotBefore(wait) => return Verdict::Later(wait),

@@ -1,7 +1,8 @@
 //! All that there is about one approval, in one document: what was asked, what was answered and by what that is proven, and the
 //! lines of the books about it. Whoever has the document can check it without us and without the data directory ([`examine`]).
 //!
-//! The books hold hashes of question and evidence, `private/approvals/` the texts (Ruling 46); here the two are held together.
+//! The books hold hashes of question and evidence, `private/approvals/` the texts (R46); here the two are held
+//! together.
 
 mod examined;
 

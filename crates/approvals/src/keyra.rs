@@ -1,4 +1,4 @@
-//! KEYRA: a challenge per question, answered on the approver's device (digest §6).
+//! KEYRA: a challenge per question, answered on the approver's device (approvals §6).
 //!
 //! No token comes back, so all evidence is KEYRA's word over verified TLS: that it verified the device's attestation at our asking,
 //! or, with `trust = "status"`, that the challenge is approved. Everything that is not clearly that approves nothing.
@@ -36,7 +36,7 @@ use watch::{Watch, Watches};
 
 /// A longer webhook is none of KEYRA's.
 pub const WEBHOOK_CAP: usize = 64 << 10;
-/// A look after the end may still find what was decided before it (digest §7).
+/// A look after the end may still find what was decided before it (approvals §7).
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
 /// Between two looks at most, whatever failed, unless KEYRA itself asks for more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -344,7 +344,7 @@ fn compare(order: &Order, answer: &Answer, echo: Echo) -> Result<(), Failure> {
     })
 }
 
-/// A create that may have arrived is not repeated: nothing tells KEYRA that both are one (digest §6.2).
+/// A create that may have arrived is not repeated: nothing tells KEYRA that both are one (approvals §6.2).
 fn of_create(fault: Fault) -> Failure {
     match fault {
         Fault::Unsent => failure("unreachable", true),

@@ -1,5 +1,5 @@
 //! Asking a person: the backends, behind one trait. A backend turns a question into a handle, and later into evidence that the proxy
-//! itself has verified; "approved" by a library's word is never enough (approvals digest §1).
+//! itself has verified; "approved" by a library's word is never enough (approvals §1).
 #![cfg_attr(
     not(test),
     warn(

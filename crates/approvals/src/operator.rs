@@ -1,5 +1,5 @@
 //! The operator's own terminal: `bursar pending` shows what is asked, `bursar approve` and `bursar deny` answer over the admin
-//! socket. No third party; the code proves that the question was read (Ruling 47), the socket's peer who answered.
+//! socket. No third party; the code proves that the question was read (R47), the socket's peer who answered.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! Payments that wait for a person. Each question is carried by a task of its own from the hold to its end; requests only watch it,
-//! so that an agent that hangs up, a repeat and a restart all find the same one (Rulings 43 to 45).
+//! so that an agent that hangs up, a repeat and a restart all find the same one (R43 to R45).
 //!
-//! What is decided lies in the books; what was asked and answered lies in `private/approvals/` (Ruling 46, `kept.rs`).
+//! What is decided lies in the books; what was asked and answered lies in `private/approvals/` (R46, `kept.rs`).
 
 mod answers;
 mod approvers;
@@ -62,7 +62,7 @@ struct State {
     prompts: Prompts,
 }
 
-/// What makes two questions one (approvals digest §7).
+/// What makes two questions one (approvals §7).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Asker {
     agent: String,
@@ -348,7 +348,7 @@ impl Questions {
                 return Err(NotAsked::TooManyAsked { count, wait });
             }
         }
-        // Ruling 43: the approver's time begins where the agent's hold ends.
+        // R43: the approver's time begins where the agent's hold ends.
         let ttl = (settings.hold + settings.ttl).min(LONGEST_TTL);
         let row = Row::new(&hold, intent, approvers, rule, ttl, later(now, ttl));
         state.live.insert(asker, row.clone());
@@ -375,7 +375,7 @@ impl Questions {
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Ruling 43.
+/// R43.
 const LONGEST_TTL: Duration = Duration::from_secs(600);
 
 impl Row {

@@ -1,8 +1,8 @@
-//! The checks of [`bursar_core::approval::token`] as the judge of what an identity server sends (approvals digest §5): one policy out of how
-//! the server is used and what was asked.
+//! The checks of [`bursar_core::approval::token`] as the judge of what an identity server sends (approvals §5): one
+//! policy out of how the server is used and what was asked.
 //!
 //! That an answer was not used before (check 13) is found out where it is written down: the books take its replay key in the same
-//! step as the approval (Ruling 45).
+//! step as the approval (R45).
 
 use super::ciba::poll::Grant;
 use super::ciba::request::{self, SentDetails};
@@ -14,7 +14,7 @@ use bursar_core::approval::jwks::Keys;
 use bursar_core::approval::rejected;
 use bursar_core::approval::token::{Alg, Policy, Source, verify};
 
-/// From `iat` to `exp` (digest §5, check 7).
+/// From `iat` to `exp` (approvals §5, check 7).
 const LONGEST_LIFE_S: u32 = 3600;
 
 /// Judges by the issuer's signature, and by nothing that the server says beside it but the scope of an id_token.

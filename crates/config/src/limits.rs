@@ -45,7 +45,7 @@ pub fn parse(file: &str, text: &str) -> Result<Limits, ConfigError> {
     document.finish(limits)
 }
 
-/// Seconds a credential is valid unless the file says otherwise (Ruling 16).
+/// Seconds a credential is valid unless the file says otherwise (R16).
 const MAX_VALIDITY_S: u64 = 300;
 
 const TOP_HINTS: Hints = &[
@@ -231,7 +231,7 @@ fn last_day(entry: &Entry<'_>, zone: &TimeZone) -> Option<Timestamp> {
     }
 }
 
-/// `[merchants."host"]`: other hosts that this one may name as its own (Ruling 23).
+/// `[merchants."host"]`: other hosts that this one may name as its own (R23).
 fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
     let one = |entry: Entry<'_>| {
         let host = named_host(entry.key()).map_or_else(

@@ -185,7 +185,7 @@ impl<'d> Entry<'d> {
         })
     }
 
-    /// US dollars as text (Ruling 50).
+    /// US dollars as text (R50).
     pub fn usd(&self) -> Option<MicroUsd> {
         let (path, key) = (&self.path, &self.key);
         let number = match self.value.get_ref() {

@@ -2,7 +2,7 @@
 //! asks is in `approve/`.
 //!
 //! One approval is for one intent. An agent never sees the code that stands in the question, and never brings evidence: that is
-//! fetched by the proxy itself, over the handle it got when it asked (digest §8.2).
+//! fetched by the proxy itself, over the handle it got when it asked (approvals §8.2).
 
 mod decimal;
 pub mod details;
@@ -28,7 +28,7 @@ pub struct Question {
     /// The approval's id; of the same form as a payment's.
     pub id: PaymentId,
     pub intent: Intent,
-    /// Up to 200 characters: who pays how much to which host, and the code (digest §8.4).
+    /// Up to 200 characters: who pays how much to which host, and the code (approvals §8.4).
     pub sentence: String,
     /// The same in up to 20 characters of the narrowest alphabet.
     pub compact: String,
@@ -47,7 +47,7 @@ pub struct Evidence {
     pub decided_at: Timestamp,
     /// After this it must not be used any more.
     pub good_until: Option<Timestamp>,
-    /// SHA-256 of what makes it single use: issuer and `jti`, or the challenge's id (digest §10).
+    /// SHA-256 of what makes it single use: issuer and `jti`, or the challenge's id (approvals §10).
     pub replay_key: String,
     /// What an auditor needs to check it again: the token and the key that signed it, or the answers of the service. JSON.
     pub proof: serde_json::Value,

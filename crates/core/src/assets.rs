@@ -1,11 +1,11 @@
 //! Our closed table of networks, tokens and currencies: the only source of decimals and of a token's EIP-712 name and version.
 //!
-//! A challenge may name a token, it never describes one: what is not in this table is not paid (Rulings 21 and 22,
+//! A challenge may name a token, it never describes one: what is not in this table is not paid (R21 and R22,
 //! threats 1.6, 1.7, 1.19). Every token here is pegged to the US dollar, so that one token counts as one dollar. A currency
 //! other than the dollar counts by the rate that finance wrote.
 //!
 //! Sources: the token table of the x402 reference client 2.27.0, and the token tables of its v1 part where a comment
-//! says "v1 table" (x402 digest §3). Tokens that lack `transferWithAuthorization` are listed as well, so that the
+//! says "v1 table" (x402 §3). Tokens that lack `transferWithAuthorization` are listed as well, so that the
 //! reason for not paying can be exact.
 
 mod currency;
@@ -205,7 +205,7 @@ pub fn tokens_of(network: Network) -> impl Iterator<Item = &'static Token> {
 }
 
 /// x402 v1 network names. Up to `skale-base-sepolia` they come from the original v1 library, the rest
-/// from the reference client 2.27.0 (x402 digest §3). Solana's names are left out: they are no EVM chains.
+/// from the reference client 2.27.0 (x402 §3). Solana's names are left out: they are no EVM chains.
 const V1_NAMES: &[(&str, u64)] = &[
     ("base", 8453),
     ("base-sepolia", 84_532),
@@ -319,7 +319,7 @@ static TOKENS: &[Token] = &[
     permit2(723_487, address!("0x33ad9e4bd16b69b5bfded37d8b5d9ff9aba014fb"), "SBC", "Stable Coin", 6),
     permit2(72_344, address!("0x33ad9e4bd16b69b5bfded37d8b5d9ff9aba014fb"), "SBC", "Stable Coin", 6),
     permit2(38_833, address!("0xa5b8bf902b2844da17d4506cc827f7f1681735e7"), "USDC", "USDC", 6),
-    // Tempo, and its testnet Moderato (mpp digest §8)
+    // Tempo, and its testnet Moderato (MPP §8)
     tip20(4217, address!("0x20c0000000000000000000000000000000000000"), "pathUSD"),
     tip20(4217, address!("0x20c000000000000000000000b9537d11c60e8b50"), "USDC.e"),
     tip20(42_431, address!("0x20c0000000000000000000000000000000000000"), "pathUSD"),
@@ -385,7 +385,7 @@ mod tests {
             base.caip19(),
             "eip155:8453/erc20:0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"
         );
-        // The same address on another chain is another token, or none (threats 1.7).
+        // The same address on another chain is another token, or none (threat 1.7).
         assert_eq!(token(sepolia.network(), &base.address), None);
     }
 

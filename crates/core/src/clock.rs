@@ -12,7 +12,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 
-    /// Time since the machine started, sleep included. Nobody can set it, so it tells when wall time was set (Ruling 63).
+    /// Time since the machine started, sleep included. Nobody can set it, so it tells when wall time was set (R63).
     fn since_boot(&self) -> Duration;
 }
 
@@ -76,7 +76,7 @@ pub fn unix_second(at: Timestamp) -> u64 {
 }
 
 /// Fills `bytes` from the operating system's generator. Failure is an error of ours and stops the payment: a
-/// predictable nonce or token is worse than none (threats 1.20).
+/// predictable nonce or token is worse than none (threat 1.20).
 pub fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)?;

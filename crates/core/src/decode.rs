@@ -1,4 +1,4 @@
-//! Undoes one content coding of a 402 body, with a limit on what comes out (threats 2.8).
+//! Undoes one content coding of a 402 body, with a limit on what comes out (threat 2.8).
 //!
 //! The agent's `Accept-Encoding` reaches the origin as it is, so a challenge may arrive compressed. The agent still gets
 //! the original bytes; this copy is only read for offers. What cannot be decoded is an unknown 402 and passes unpaid.
@@ -10,7 +10,7 @@ use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 
-/// Bytes of a 402 body that are read at most, counted after decoding (Ruling 34).
+/// Bytes of a 402 body that are read at most, counted after decoding (R34).
 pub const MAX_DECODED: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

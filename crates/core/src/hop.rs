@@ -33,7 +33,7 @@ pub enum Upgrading {
 
 impl Upgrading {
     /// What the request asks for. Upgrades to another HTTP or to TLS do not count: past them a 402 would be hidden from
-    /// us (threats 2.5).
+    /// us (threat 2.5).
     pub fn asked(version: Version, headers: &HeaderMap) -> Self {
         // HTTP/1.0 must not, h2 cannot (RFC 9110 §7.8).
         if version != Version::HTTP_11 {
@@ -66,7 +66,7 @@ pub fn strip_request(headers: &mut HeaderMap, version: Version, upgrading: Upgra
     }
 }
 
-/// Prepares an origin's answer for the agent. Names of ours are removed as well: only we say `Bursar-*` (Ruling 8), and
+/// Prepares an origin's answer for the agent. Names of ours are removed as well: only we say `Bursar-*` (R8), and
 /// `Settlement-Overrides` is between a seller and its facilitator.
 pub fn strip_response(headers: &mut HeaderMap, upgrading: Upgrading) {
     strip(headers, upgrading);
@@ -104,7 +104,7 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
     expectations.any(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// The payment field that the agent wrote itself, if any (Ruling 31). Other `Authorization` is not ours to judge.
+/// The payment field that the agent wrote itself, if any (R31). Other `Authorization` is not ours to judge.
 pub fn agent_payment(headers: &HeaderMap) -> Option<&'static str> {
     const SPELLED: [&str; 4] = [
         "X-PAYMENT",
@@ -160,7 +160,7 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// `Connection` must not be able to remove a payment, a login, or what frames and routes the message: whoever writes
-/// that line would decide what the other side believes (threats 2.5).
+/// that line would decide what the other side believes (threat 2.5).
 fn is_end_to_end(name: &HeaderName) -> bool {
     *name == AUTHORIZATION
         || *name == HOST

@@ -1,7 +1,7 @@
 //! The one spelling of a host that policy, dialling, certificates and comparison share.
 //!
 //! A name reaches us in CONNECT, in SNI, in `Host` or `:authority`, and in absolute URIs. Each is parsed here once;
-//! two of them are the same host exactly when the values are equal (threats 2.3).
+//! two of them are the same host exactly when the values are equal (threat 2.3).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,8 +1,8 @@
 //! Amounts: atoms of an asset, and micro-USD budgets. Integers only, checked, never a float.
 //!
-//! An amount on the wire is a decimal text without sign, exponent or leading zero (x402 digest §9.2); a budget is a USD
-//! text with at most six decimals (Ruling 50). What is counted against a budget is rounded **up**, so that rounding can
-//! never let more leave than the budget holds (ledger digest §2.5).
+//! An amount on the wire is a decimal text without sign, exponent or leading zero (x402 §9.2); a budget is a USD
+//! text with at most six decimals (R50). What is counted against a budget is rounded **up**, so that rounding can
+//! never let more leave than the budget holds (R220).
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
 //! The payment id: one UUIDv7 text, the same in the ledger, in `Bursar-Payment`, in Stripe's `Idempotency-Key` and (as
-//! `pay_` + 32 hex) in the x402 `payment-identifier` extension (Ruling 8).
+//! `pay_` + 32 hex) in the x402 `payment-identifier` extension (R8).
 
 use std::fmt;
 

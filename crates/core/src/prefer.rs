@@ -1,5 +1,5 @@
 //! How long an agent wants to wait for an answer: `Prefer: wait=N` and `Prefer: respond-async` (RFC 7240). It is asked about while a
-//! person decides (approvals digest §9); sites get the field as it came, like any other.
+//! person decides (approvals §9); sites get the field as it came, like any other.
 
 use std::time::Duration;
 

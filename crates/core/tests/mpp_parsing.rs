@@ -289,7 +289,7 @@ proptest! {
         }
     }
 
-    /// Ruling 16, whatever a challenge asks for.
+    /// R16, whatever a challenge asks for.
     #[test]
     fn no_credential_outlives_what_anybody_wants(second in 0..4_102_444_800i64, now in 0..4_102_444_800u64, longest in 10..86_400u64) {
         let expires = jiff::Timestamp::from_second(second).unwrap();

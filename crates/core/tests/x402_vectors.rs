@@ -156,7 +156,7 @@ fn what_the_payer_refuses_is_payable_under_another_configuration() {
     let host = "bank.example.com".to_owned();
     assert_eq!(foreign.resource, ResourceHost::Named(host.clone()));
     assert_eq!(payable(&foreign, 84_532, &host, false), Ok(()));
-    // Ruling 23: the merchant's section may name the other host.
+    // R23: the merchant's section may name the other host.
     let payer = Payer {
         address: Some(PAYER),
         stripe: None,

@@ -1,7 +1,7 @@
-//! The data directory D (Ruling 54): where it is, what lies in it, and how its files are written and read.
+//! The data directory D (R54): where it is, what lies in it, and how its files are written and read.
 //!
 //! Everything in it is for one uid: folders 0700, secrets 0600. A secret that others could read is refused rather than
-//! used, because it must be taken as read already (threats 3.1).
+//! used, because it must be taken as read already (threat 3.1).
 #![cfg_attr(
     not(test),
     warn(
@@ -128,7 +128,7 @@ impl Home {
     pub fn private(&self) -> PathBuf {
         self.root.join("private")
     }
-    /// What a repeat of a payment in doubt needs, one file each (Ruling 7).
+    /// What a repeat of a payment in doubt needs, one file each (R7).
     pub fn credentials(&self) -> PathBuf {
         self.private().join("credentials")
     }
@@ -136,7 +136,7 @@ impl Home {
     pub fn tokens(&self) -> PathBuf {
         self.private().join("tokens")
     }
-    /// What persons were asked about payments, and what they answered (Ruling 46).
+    /// What persons were asked about payments, and what they answered (R46).
     pub fn approvals(&self) -> PathBuf {
         self.private().join("approvals")
     }
@@ -157,7 +157,7 @@ impl Home {
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
-    /// The address `serve` really listens on (Ruling 56).
+    /// The address `serve` really listens on (R56).
     pub fn listen(&self) -> PathBuf {
         self.run().join("listen")
     }
@@ -233,7 +233,7 @@ pub fn write_new(path: &Path, content: &[u8], readers: Readers) -> Result<(), Ho
     sync_folder(path)
 }
 
-/// Reads a file that only its owner may read. A symbolic link in its place is refused (threats 3.11).
+/// Reads a file that only its owner may read. A symbolic link in its place is refused (threat 3.11).
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, HomeError> {
     let mut file = OpenOptions::new()
         .read(true)

@@ -380,7 +380,7 @@ impl Book {
                 Step::GiveBack
             };
             self.book(rid, payment.windows(), step)?;
-            // Proven dead: the agent may buy under this key again (Ruling 6).
+            // Proven dead: the agent may buy under this key again (R6).
             if to != State::Settled
                 && let Some(hold) = payment.key_hold()
             {

@@ -1,5 +1,5 @@
 //! The two files of signed checkpoints: `audit/checkpoint`, the newest one, and `audit/checkpoints.log`, all of them
-//! (digest §3.4). What is signed here has been synced before; a start holds the journal against it (digest §3.6).
+//! (R223). What is signed here has been synced before; a start holds the journal against it (R225).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};

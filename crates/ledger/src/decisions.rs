@@ -257,7 +257,7 @@ pub trait Decisions {
             ),
             Resolution::Expired => (State::Expired, Body::Expired(Expired { by, rid, why: reason })),
         };
-        // Only what is in doubt waits for an operator's word (Ruling 11). What is armed may be cashed in this moment, and
+        // Only what is in doubt waits for an operator's word (R11). What is armed may be cashed in this moment, and
         // its exchange says by itself how it ended.
         if self.state(rid)? != State::Unknown {
             return Err(LedgerError::UnderWay(rid));

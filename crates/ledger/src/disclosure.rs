@@ -1,5 +1,5 @@
 //! Commitments to what may be personal: the entry holds a hash, the value lies in `private/` and can be erased without
-//! breaking the log (digest §3.3). The form is SD-JWT's: base64url(JSON `[salt, name, value]`).
+//! breaking the log (R222). The form is SD-JWT's: base64url(JSON `[salt, name, value]`).
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -39,7 +39,7 @@ impl Disclosure {
 }
 
 /// Writes `private/<segment>.jsonl`, one disclosure per line, so that erasure is deleting a line. Mode 0600, not synced:
-/// losing one costs a path in a report (Ruling 7).
+/// losing one costs a path in a report (R7).
 pub struct Private {
     dir: PathBuf,
     open: Option<(String, File)>,

@@ -1,4 +1,4 @@
-//! The ledger of one machine: a journal, a writer thread, and an index (digest §1.2).
+//! The ledger of one machine: a journal, a writer thread, and an index (R201).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{Answer, read};
 use bursar_core::clock::SharedClock;
 use bursar_core::payment_id::PaymentId;
 
-/// Below this much free disk nothing new is reserved; what is open can still be finished (digest §1.2, rule 8).
+/// Below this much free disk nothing new is reserved; what is open can still be finished (R205).
 const MIN_FREE_BYTES: u64 = 256 << 20;
 
 /// How the ledger runs. [`Options::new`] is what production uses.

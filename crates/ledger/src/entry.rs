@@ -1,4 +1,4 @@
-//! Journal entries: what is written, to the byte (digest §3.2, Rulings 60 and 61).
+//! Journal entries: what is written, to the byte (R221, R60 and R61).
 //!
 //! An entry is one RFC 8785 (JCS) object of at most 16 KiB. The structs below declare their members in JCS order and have
 //! ASCII names, so plain `serde_json` output is already canonical once the five head members are merged in at their places;
@@ -15,7 +15,7 @@ use super::merge::{self, Head};
 use super::text::{Digest, Moment};
 pub use members::*;
 
-/// No entry is longer: the bundle of a transparency log has 16-bit lengths, and the digest bounds it lower.
+/// No entry is longer: the bundle of a transparency log has 16-bit lengths, and bursar bounds it lower (R221).
 pub const MAX_ENTRY: usize = 16 * 1024;
 
 /// Entry format; a reader refuses any other.

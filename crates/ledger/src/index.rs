@@ -2,8 +2,8 @@
 //! need not replay the whole of it, nor a look-up search it.
 //!
 //! It is never the truth. sled 0.34's `flush` does not reach the disk, and after a crash it may open in an older state or
-//! panic (dependencies, spike e). So every batch stores how far it has come and the leaf hash there; a start compares
-//! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (digest §1.2, rules 5 to 7).
+//! panic. So every batch stores how far it has come and the leaf hash there; a start compares
+//! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (R204).
 
 mod changes;
 mod rows;

@@ -1,4 +1,4 @@
-//! The journal's writing end: the write-ahead log of the ledger and the leaves of the audit log (digest §1.2, §3.4, §3.6).
+//! The journal's writing end: the write-ahead log of the ledger and the leaves of the audit log (R201, R223, R225).
 //!
 //! A batch is one write and one `sync_data`. After a failed one nothing is written any more: the kernel may have dropped the
 //! dirty pages, so a second sync that succeeds would prove nothing.
@@ -21,7 +21,7 @@ use super::tree::Tree;
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// The newest segment is kept this far longer than its entries: a write into existing bytes needs no file-system journal,
-/// which makes its sync 1.6 times faster (dependencies, spike d).
+/// which makes its sync faster.
 const AHEAD: usize = 1 << 20;
 
 /// A step of a commit, for tests of what happens when it fails.
@@ -324,7 +324,7 @@ fn open_segment(path: &Path) -> Result<File, JournalError> {
         .map_err(JournalError::io("open", path))
 }
 
-/// A new directory entry is durable only when its directory is (digest §1.2, rule 10).
+/// A new directory entry is durable only when its directory is (R206).
 pub fn sync_dir(path: &Path) -> Result<(), JournalError> {
     File::open(path)
         .and_then(|dir| dir.sync_all())

@@ -1,4 +1,4 @@
-//! Which payment was made under which `Idempotency-Key` (digest §2.3 key 1, Ruling 6).
+//! Which payment was made under which `Idempotency-Key` (R6).
 //!
 //! The book refuses a second reservation under a key, whatever else was lost in a crash: what is signed once is not signed
 //! again. A payment that is proven dead gives its key back.

@@ -78,7 +78,7 @@ pub use signing::Rhythm;
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Books that several engines can keep: on this machine's disk, in a database that several proxies share, or, for tests, in
-/// memory. All of them keep the invariants of DESIGN, and one suite of tests holds them to it.
+/// memory. All of them keep the same invariants, and one suite of tests holds them to it.
 pub trait Ledger: Send + Sync + 'static {
     /// Books every charge or none, arms the payment, and returns when that is durable. Only then may anything be signed.
     ///
@@ -89,8 +89,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn hold(&self, hold: Hold) -> Answer<'_, Result<(), ReserveError>>;
 
     /// Turns held money into a payment. The limits are checked again, the payment's own hold aside; its charges move to the
-    /// windows of now in the same step (digest §2.4). Denied, it stays held. An approval that it names is used up by it; one that
-    /// the payment waits for must be named.
+    /// windows of now in the same step (R219). Denied, it stays held. An approval that it names is used up by it; one
+    /// that the payment waits for must be named.
     fn arm(&self, rid: PaymentId, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>>;
 
     /// Records what a signer elsewhere has chosen for a payment that was armed for it. Only then may the credential be made and
@@ -99,7 +99,7 @@ pub trait Ledger: Send + Sync + 'static {
     fn issued(&self, reservation: Reservation, issued: Issued) -> Answer<'_, Result<Reservation, LedgerError>>;
 
     /// Records what happens to an approval, or says why that cannot happen. Evidence is used up by being granted here
-    /// (Ruling 45). What has begun to wait is recorded even if the future is dropped.
+    /// (R45). What has begun to wait is recorded even if the future is dropped.
     fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>>;
 
     /// Approvals that have not ended, oldest first, and refusals that are remembered.
@@ -124,7 +124,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// Records what is no payment.
     fn append(&self, event: Event) -> Answer<'_, Result<(), LedgerError>>;
 
-    /// Leaves a refusal for the journal. Does not wait and loses none (Ruling 62).
+    /// Leaves a refusal for the journal. Does not wait and loses none (R62).
     fn refused(&self, denial: Denial);
 
     /// One payment in whatever state.
@@ -142,7 +142,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// The idempotency keys that payments hold, in no order.
     fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>>;
 
-    /// The time that windows go by: wall time, as long as it can be believed (Ruling 63).
+    /// The time that windows go by: wall time, as long as it can be believed (R63).
     fn now(&self) -> Timestamp;
 
     /// Writes what waits and lets go. Later calls on any handle fail.

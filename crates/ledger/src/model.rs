@@ -23,7 +23,7 @@ use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::Charge;
 pub use signer::{ArmedNonce, Issued, Signer};
 
-/// Where a payment stands (Ruling 48). Everything but `released` and `expired` counts against its limits.
+/// Where a payment stands (R48). Everything but `released` and `expired` counts against its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -42,8 +42,8 @@ pub enum State {
 }
 
 impl State {
-    /// The state machine of digest §2.1. There is no way from `armed` or `unknown` to `released`: signed money comes back
-    /// only as `expired`, with proof (Ruling 11).
+    /// The state machine (R213). There is no way from `armed` or `unknown` to `released`: signed money comes back
+    /// only as `expired`, with proof (R11).
     pub fn may_become(self, next: Self) -> bool {
         use State::*;
         matches!(
@@ -74,9 +74,9 @@ impl fmt::Display for State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
-    /// The seller's receipt (Ruling 10).
+    /// The seller's receipt (R10).
     Merchant,
-    /// A person, by `payments resolve` (Ruling 11).
+    /// A person, by `payments resolve` (R11).
     Operator,
     /// A finalized block.
     Chain,
@@ -122,7 +122,7 @@ impl Terms {
 pub struct Arm {
     /// The wallet, or the payment method at Stripe.
     pub from: Account,
-    /// The account at Stripe that orders the token: the answer of another one proves nothing about it (Ruling 11).
+    /// The account at Stripe that orders the token: the answer of another one proves nothing about it (R11).
     pub issuer: Option<AccountMark>,
     /// Of an authorization, a permit or, as its memo, a transfer; at Stripe it only keeps a challenge from being answered twice.
     pub nonce: ArmedNonce,
@@ -133,7 +133,7 @@ pub struct Arm {
     pub valid_before: u64,
 }
 
-/// One purchase to put on record: hold and arm in one step (Ruling 61).
+/// One purchase to put on record: hold and arm in one step (R61).
 #[derive(Clone, Debug)]
 pub struct Reserve {
     pub hold: Hold,
@@ -224,7 +224,7 @@ pub enum ReserveError {
     WindowClosed { charge: usize },
     #[error("this payment id is already in use")]
     RidTaken,
-    /// Under this `Idempotency-Key` a payment was made within 24 h, and it is not proven dead (Ruling 6).
+    /// Under this `Idempotency-Key` a payment was made within 24 h, and it is not proven dead (R6).
     #[error("payment {0} was already made under this Idempotency-Key")]
     KeyTaken(PaymentId),
     #[error("this nonce was already used for a payment")]
@@ -236,7 +236,7 @@ pub enum ReserveError {
     Approval(#[from] ApprovalError),
     #[error("the disk that holds the ledger is almost full")]
     LowSpace,
-    /// A forward jump would open windows that have not begun (Ruling 63).
+    /// A forward jump would open windows that have not begun (R63).
     #[error(
         "the system clock has jumped ahead by {ahead_s} s; set it right, or accept it with `bursar clock accept --why TEXT`"
     )]
@@ -289,7 +289,7 @@ pub enum Outcome {
         by: By,
         tx: Option<String>,
     },
-    /// Settled, and it is proven that no more than `taken` ever leaves: the rest counts no more (Ruling 12).
+    /// Settled, and it is proven that no more than `taken` ever leaves: the rest counts no more (R12).
     Taken {
         by: By,
         tx: Option<String>,
@@ -320,14 +320,14 @@ impl Outcome {
     }
 }
 
-/// An operator's word about an open payment (Ruling 11).
+/// An operator's word about an open payment (R11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
     Settled { tx: Option<String> },
     Expired,
 }
 
-/// What the chain says of a payment that was settled by a merchant's word, or in doubt (digest §2.2).
+/// What the chain says of a payment that was settled by a merchant's word, or in doubt (R217).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     /// The money moved as the books have it. `block` where a chain says so.
@@ -336,7 +336,7 @@ pub enum Finding {
         tx: Option<String>,
         block: Option<u64>,
     },
-    /// It is proven that no more than `taken` ever leaves: the rest counts no more (Ruling 12). `of` is the payment as the
+    /// It is proven that no more than `taken` ever leaves: the rest counts no more (R12). `of` is the payment as the
     /// ledger tells it, which does not keep closed ones at hand.
     Taken {
         by: By,
@@ -363,7 +363,7 @@ pub struct Outflow {
     pub block: u64,
 }
 
-/// A refusal for the journal. Equal ones (agent, rule, host) become one entry per ten seconds (Ruling 62).
+/// A refusal for the journal. Equal ones (agent, rule, host) become one entry per ten seconds (R62).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
     pub agent: String,
@@ -407,7 +407,7 @@ pub enum Event {
         detail: String,
         rid: Option<PaymentId>,
     },
-    /// An operator says that the clock is right as it is (Ruling 63).
+    /// An operator says that the clock is right as it is (R63).
     ClockAccepted {
         who: String,
         why: String,

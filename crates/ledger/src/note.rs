@@ -1,5 +1,5 @@
 //! Signed checkpoints: how many entries the journal has and the root of their tree, with our signature (C2SP signed-note and
-//! tlog-checkpoint; digest §3.5).
+//! tlog-checkpoint; R224).
 //!
 //! ```text
 //! bursar.local/0f3c...            origin

@@ -15,7 +15,7 @@ use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{PENDING, Unit};
 
 /// A finished payment's nonce stays taken this long after its deadline and its end, in seconds: an MPP challenge, whose id
-/// decides the nonce (Ruling 18), does not live longer. Random x402 nonces do not repeat at all.
+/// decides the nonce (R18), does not live longer. Random x402 nonces do not repeat at all.
 const NONCE_KEPT_S: u64 = 24 * 60 * 60;
 
 /// One reservation, from first to newest entry. Members in JCS order: it can stand in an entry (`pay.adopted`).

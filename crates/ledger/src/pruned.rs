@@ -1,5 +1,5 @@
 //! A journal whose oldest segments were moved away: `audit/pruned` says where it begins and what the book held there
-//! (digest §3.4). Nothing is renumbered; the hash of the file stands in an entry of the journal.
+//! (R223). Nothing is renumbered; the hash of the file stands in an entry of the journal.
 
 use std::fs;
 use std::io;

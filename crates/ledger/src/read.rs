@@ -1,5 +1,5 @@
 //! The books for readers: payments and refusals, replayed from the journal without a lock, while a server runs or when none
-//! does (Rulings 57 and 59).
+//! does (R57 and R59).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -82,7 +82,7 @@ pub struct PaymentRecord {
     pub updated_at: Timestamp,
 }
 
-/// One entry about refusals: `count` equal ones (Ruling 62).
+/// One entry about refusals: `count` equal ones (R62).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refused {
     pub at: Timestamp,

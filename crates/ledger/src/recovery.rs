@@ -1,5 +1,5 @@
 //! The start: takes the lock, checks the journal, loads or rebuilds the index, and says what a stop left open
-//! (digest §2.2, §3.6).
+//! (R215, R225).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -276,7 +276,8 @@ fn not_shorter(audit: PathBuf, tree: &Tree, checkpoints: &Checkpoints) -> Result
 }
 
 /// What nobody waits for any more. Held money was never signed for and goes back, unless a person was asked about it: their answer
-/// is waited for (Ruling 44), and whoever asked says how an approval ended whose time is over. Armed money may be with a seller.
+/// is waited for (R44), and whoever asked says how an approval ended whose time is over. Armed money may be with a
+/// seller.
 fn left_open(book: &Book) -> impl Iterator<Item = Body> {
     book.open_payments().filter_map(|payment| {
         let (rid, why) = (payment.rid(), "restart".to_owned());

@@ -1,4 +1,4 @@
-//! Folds equal refusals into one entry per ten seconds (Ruling 62): an agent that asks in a loop must not fill the log.
+//! Folds equal refusals into one entry per ten seconds (R62): an agent that asks in a loop must not fill the log.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Reads, after a fast start, what that start did not: every entry up to its position, once, slowly (digest §3.6).
+//! Reads, after a fast start, what that start did not: every entry up to its position, once, slowly (R225).
 //!
 //! The tree over the lines as they stand must be the one of the position. Only then were they what was checked when they were
 //! written: nothing else has that root. So they need not be parsed again.

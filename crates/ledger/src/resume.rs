@@ -1,4 +1,4 @@
-//! Where a start may begin to read, and whether what it reads is what was signed (digest §1.2 rule 6, §3.6).
+//! Where a start may begin to read, and whether what it reads is what was signed (R204, R225).
 //!
 //! The index keeps the last position that was signed. If the files before it are there with their sizes, and the line that
 //! ends at it has the hash it should have, the start reads from there on; what lies before is read in the background

@@ -1,4 +1,4 @@
-//! Reads the journal's segments in order and follows the hash chain (digest §3.6). Shared by the writer's start and by
+//! Reads the journal's segments in order and follows the hash chain (R225). Shared by the writer's start and by
 //! readers in other processes, so that both agree on what the journal says and where it ends.
 
 use std::fs::{self, File};

@@ -1,5 +1,5 @@
 //! Signs checkpoints beside the writer: every second if there is something new, earlier once there are 1024 entries, and at a
-//! clean stop (digest §3.5). Nobody waits for it but the stop.
+//! clean stop (R224). Nobody waits for it but the stop.
 //!
 //! The writer says how far the journal is synced, and only that is signed: a checkpoint never promises more than the disk
 //! holds.

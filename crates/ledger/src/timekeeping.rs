@@ -1,4 +1,4 @@
-//! Which time the windows go by: the wall clock, as long as it can be believed (Ruling 63, ledger digest §2.4).
+//! Which time the windows go by: the wall clock, as long as it can be believed (R63).
 //!
 //! A clock that went back must not open an old window anew, one that was set ahead must not open windows that have not begun.
 

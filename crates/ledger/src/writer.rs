@@ -1,5 +1,5 @@
 //! The one writer: decides every operation in order against the book, makes whole batches durable, then answers
-//! (digest §1.2, rules 1 to 5).
+//! (R202, R203).
 //!
 //! It has a thread of its own, so that a slow disk never holds a runtime worker.
 
@@ -192,7 +192,7 @@ impl Writer {
                     rid,
                     why: "abandoned".to_owned(),
                 }),
-                // Armed money expires only with proof that it can never be cashed (Ruling 11). Here the proof is at hand: a
+                // Armed money expires only with proof that it can never be cashed (R11). Here the proof is at hand: a
                 // signature takes the `Reservation` value, there is only one, and it was dropped inside the ledger.
                 Some(State::Armed) => Body::Expired(Expired {
                     by: By::Us,

@@ -11,7 +11,7 @@ pub use request::{Kept, NotReplayable, Progress, Replay, ReplayBudget, RequestBo
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// One request may be kept up to this size (Ruling 9).
+/// One request may be kept up to this size (R9).
 pub const REPLAY_CAP: usize = 1 << 20;
-/// All kept requests together (Ruling 9).
+/// All kept requests together (R9).
 pub const REPLAY_CAP_ALL: usize = 256 << 20;

@@ -1,5 +1,5 @@
 //! A connection from an agent, with its two bounds: a request head that has begun must be complete within `head`, and a
-//! connection on which no byte moves in either direction ends after `idle` (proxying digest §2, Ruling 35).
+//! connection on which no byte moves in either direction ends after `idle` (R35).
 //!
 //! hyper's own header timeout also runs while a kept connection rests, so it cannot tell a slow head from a quiet agent.
 

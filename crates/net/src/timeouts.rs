@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `[timeouts]`: how long each step may take (proxying digest, "Timeouts"; Ruling 35).
+/// `[timeouts]`: how long each step may take (R35).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// TLS hello of an agent, after CONNECT.
@@ -18,9 +18,9 @@ pub struct Timeouts {
     pub response_head: Duration,
     /// A stream on which no byte moves.
     pub idle: Duration,
-    /// The answer to a paid request whose agent has gone (Ruling 5).
+    /// The answer to a paid request whose agent has gone (R5).
     pub settle_wait: Duration,
-    /// Free streams after SIGTERM (Ruling 65).
+    /// Free streams after SIGTERM (R65).
     pub drain: Duration,
 }
 

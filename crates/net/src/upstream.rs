@@ -1,7 +1,7 @@
 //! Connections to sites: dialled to a checked address, verified, kept for the same agent, and used by one rule about
-//! sending twice (dependencies digest §5b): only what hyper hands back as unsent may go out again.
+//! sending twice (R1): only what hyper hands back as unsent may go out again.
 //!
-//! Two connections are interchangeable when agent, origin, checked address and ALPN offer are equal (Ruling 36); the roots
+//! Two connections are interchangeable when agent, origin, checked address and ALPN offer are equal (R36); the roots
 //! are one set per process.
 
 use std::collections::HashMap;
@@ -31,14 +31,14 @@ pub use connection::{Connection, SendError};
 
 mod connection;
 
-/// Heads of answers: the same bounds as towards the agent (Ruling 33).
+/// Heads of answers: the same bounds as towards the agent (R33).
 pub const HEAD_BYTES: usize = 64 << 10;
 pub const HEAD_FIELDS: usize = 256;
 /// A kept connection is closed after this rest; sites commonly close theirs after 60 s or more.
 const KEEP: Duration = Duration::from_secs(50);
 /// Kept connections of one agent to one origin.
 const KEEP_EACH: usize = 64;
-/// Names are looked up again for a new connection once this old (threats 2.2: no new look-up within one exchange).
+/// Names are looked up again for a new connection once this old (threat 2.2: no new look-up within one exchange).
 const NAME_AGE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -301,7 +301,8 @@ impl Lane {
         self.upstreams.dial(&self.key, checked).await
     }
 
-    /// The addresses that were checked last, however long ago: within one exchange no name is looked up twice (threats 2.2).
+    /// The addresses that were checked last, however long ago: within one exchange no name is looked up twice
+    /// (threat 2.2).
     fn pinned(&self) -> Checked {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
@@ -354,7 +355,7 @@ impl Lane {
     }
 
     /// Sends a request that carries a credential: once, and to the addresses that the 402 came from. Only if hyper hands it
-    /// back unsent does it go out, once more, on a new connection (Ruling 1).
+    /// back unsent does it go out, once more, on a new connection (R1).
     pub async fn send_paid(
         &self,
         request: Request<RequestBody>,
@@ -391,7 +392,7 @@ impl Lane {
         loop {
             if let Ok(sent) = timeout(patience, &mut sending).await {
                 let response = sent?;
-                // On h1 hyper has counted already (Ruling 33).
+                // On h1 hyper has counted already (R33).
                 return match response.headers().len() {
                     0..=HEAD_FIELDS => Ok(response),
                     _ => Err(SendError::Sent(UpstreamError::Fields)),

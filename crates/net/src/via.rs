@@ -1,4 +1,4 @@
-//! `Via` (RFC 9110 §7.6.3), only with `[proxy] via = true`: some sites stop compressing when they see one (Ruling 32).
+//! `Via` (RFC 9110 §7.6.3), only with `[proxy] via = true`: some sites stop compressing when they see one (R32).
 //! Its name is random per process, so that only a request that really came back is taken for a loop.
 
 use std::fmt::Write;

@@ -1,5 +1,5 @@
 //! What the wallet holds, as the nodes said last. Looked up in the background and never on the path of a payment; it can
-//! only refuse what could not settle anyway (Ruling 25).
+//! only refuse what could not settle anyway (R25).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

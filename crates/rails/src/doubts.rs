@@ -1,10 +1,10 @@
-//! Payments in doubt: sent, and no 2xx reached the agent whole (Ruling 3). A repeat of the same request presents the same
-//! bytes again instead of buying twice; past the credential's validity it is told so (Ruling 4).
+//! Payments in doubt: sent, and no 2xx reached the agent whole (R3). A repeat of the same request presents the same
+//! bytes again instead of buying twice; past the credential's validity it is told so (R4).
 //!
 //! What a repeat needs lies in `private/credentials/`, one file a payment, written before the first byte is sent, not
-//! synced, deleted a moment after the answer has been delivered (Ruling 7). A file that a crash took with it only costs the repeat:
-//! the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its file after delivery, as long as it
-//! may be presented again (Ruling 6, `keyed.rs`).
+//! synced, deleted a moment after the answer has been delivered (R7). A file that a crash took with it only costs the
+//! repeat: the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its file after delivery,
+//! as long as it may be presented again (R6, `keyed.rs`).
 
 mod keyed;
 mod lost;
@@ -37,18 +37,18 @@ use lost::Lost;
 pub use proof::{Withdrawal, Withdrawn};
 pub use ticket::Ticket;
 
-/// Below this a seller would not settle any more (x402 digest §4.1).
+/// Below this a seller would not settle any more (x402 §4.1).
 const LEAST_VALIDITY_S: i64 = 6;
-/// Repeats that present one credential, after the first sending (Ruling 3).
+/// Repeats that present one credential, after the first sending (R3).
 const PRESENTATIONS: u8 = 3;
-/// How long after the last try a repeat is told of the doubt; then it is a new purchase (Ruling 4).
+/// How long after the last try a repeat is told of the doubt; then it is a new purchase (R4).
 const RETRY_WINDOW: SignedDuration = SignedDuration::from_secs(900);
 
 /// A request without its body: agent, method, scheme, authority, path and query. Found before a body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target([u8; 32]);
 
-/// A request with its body (Ruling 2). The offer is no part of it: a fresh 402 has fresh ids and perhaps a new price.
+/// A request with its body (R2). The offer is no part of it: a fresh 402 has fresh ids and perhaps a new price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
@@ -109,7 +109,7 @@ struct Doubt {
 }
 
 enum Stage {
-    /// Its agent waits; an equal request meanwhile is a purchase of its own (Ruling 5), unless it has the same key. The
+    /// Its agent waits; an equal request meanwhile is a purchase of its own (R5), unless it has the same key. The
     /// channel closes when the wait is over.
     Waiting(watch::Receiver<()>),
     /// Its agent hung up, the answer is still waited for; a repeat joins.
@@ -440,7 +440,7 @@ impl Doubt {
         (self.stored.clone(), ticket)
     }
 
-    /// Ruling 7: what is final is kept only as long as Ruling 6 may need it.
+    /// R7: what is final is kept only as long as R6 may need it.
     fn is_kept(&self, now: Timestamp) -> bool {
         match self.stage {
             Stage::Waiting(_) | Stage::Abandoned(_) => true,

@@ -1,9 +1,9 @@
 //! JSON-RPC to the operator's own nodes: one POST per question, bounded, over our own hyper client.
 //!
 //! Nodes are named in `bursar.toml`, so the guard against private addresses does not apply to them. What they say is
-//! another matter: they are slow, pruned, rate limited, and may lie (threats 1.18), so that every answer is read strictly
-//! into a type and is checked against the question. `block` asks about heads and times, `contract` calls the token, `logs`
-//! asks what moved, `whole` whether all of a block's logs were shown, `sent` for a transaction.
+//! another matter: they are slow, pruned, rate limited, and may lie (threat 1.18), so that every answer is read
+//! strictly into a type and is checked against the question. `block` asks about heads and times, `contract` calls the
+//! token, `logs` asks what moved, `whole` whether all of a block's logs were shown, `sent` for a transaction.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! When each payment is asked about next (ledger digest §2.2): as soon as something can have become final, then when the
+//! When each payment is asked about next (R216): as soon as something can have become final, then when the
 //! last verdict said, and after a failure with growing patience. Pure: times are Unix seconds that the caller brings.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What became of money that was signed away: the books against the chain (Ruling 11, threats 1.16 to 1.20).
+//! What became of money that was signed away: the books against the chain (R11, threats 1.16 to 1.20).
 //!
 //! `evidence` asks every configured node of a network the same questions about one payment, as of one finalized block.
 //! `verdict` decides from the answers alone: settled, dead, disputed, or not to be told yet. `outflow` finds what left the

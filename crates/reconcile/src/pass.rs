@@ -38,7 +38,7 @@ pub struct Reconciler {
     pub nodes: BTreeMap<Network, Vec<Node>>,
     /// The account at Stripe.
     pub issuer: Option<Arc<Issuer>>,
-    /// So long a seller has to charge a token before it is taken back (Ruling 14).
+    /// So long a seller has to charge a token before it is taken back (R14).
     pub settle_wait: Duration,
     pub tls: Arc<UpstreamTls>,
     pub clock: SharedClock,

@@ -1,4 +1,4 @@
-//! What Stripe says about a payment by its token, and what follows from it (Rulings 11 and 14, digest §2.1).
+//! What Stripe says about a payment by its token, and what follows from it (R11 and R14, R214).
 //!
 //! Unlike a signature a token can be taken back. So a payment in doubt is not waited out: once the seller has had `settle_wait`,
 //! its token is put out of the reach of repeats, revoked, and looked at again, since the seller may have been faster.
@@ -125,8 +125,8 @@ impl Reconciler {
             Standing::Unclear(why) => return Ok(line(Finding::Undecided).why(why)),
             Standing::Live | Standing::Dead(_) => {}
         }
-        // The seller has `settle_wait` from when it was last shown the token (Ruling 14). The books have the first time; of a repeat
-        // they record that it began, and not when its answer was given up.
+        // The seller has `settle_wait` from when it was last shown the token (R14). The books have the first time; of a
+        // repeat they record that it began, and not when its answer was given up.
         let until = |shown: Timestamp| shown.checked_add(patience).unwrap_or(Timestamp::MAX);
         let first = until(payment.updated_at.timestamp());
         if first > now {

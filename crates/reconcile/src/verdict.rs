@@ -2,7 +2,7 @@
 //!
 //! The two mistakes do not weigh the same. Money that is wrongly called settled stays counted, as it was; money that is
 //! wrongly called dead can be spent twice. So one node's proof is enough to settle, while a release needs a fresh head past
-//! the deadline and every answering node, two at least where two are configured (threats 1.18). Whatever falls short of
+//! the deadline and every answering node, two at least where two are configured (threat 1.18). Whatever falls short of
 //! that leaves the payment as it is. To give back what an `upto` did not take is a release as well.
 
 use std::fmt;

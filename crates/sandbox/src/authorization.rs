@@ -1,4 +1,4 @@
-//! What the sandbox token's payers sign: EIP-3009 authorizations as EIP-712 typed data (x402 digest §4.1).
+//! What the sandbox token's payers sign: EIP-3009 authorizations as EIP-712 typed data (x402 §4.1).
 
 use alloy_primitives::{Address, B256, TxHash, U256, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain, sol};

@@ -1,7 +1,7 @@
 //! What the sandbox sells, and the challenge that goes with each article.
 //!
 //! The terms of an article never change while the sandbox runs, so an echo can be compared with what would be
-//! advertised again (x402 digest §2.3).
+//! advertised again (x402 §2.3).
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use bursar_core::money::{Atoms, MicroUsd};
 
 /// How long an authorization may live, in seconds: what most sellers ask for.
 const MAX_TIMEOUT_SECONDS: u64 = 60;
-/// The name of the one extension that is offered (x402 digest §8).
+/// The name of the one extension that is offered (x402 §8).
 pub const PAYMENT_IDENTIFIER: &str = "payment-identifier";
 
 /// The version of x402 that an article is sold by.

@@ -1,5 +1,5 @@
 //! `payment-identifier`: an answer that was paid for is given again to whoever presents the same payment
-//! (x402 digest §8).
+//! (x402 §8).
 //!
 //! The same identifier with another payment, also one signed anew for the same thing, is a conflict.
 

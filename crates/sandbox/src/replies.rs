@@ -1,4 +1,4 @@
-//! How the seller answers: challenges, refusals, failing receipts (x402 digest §1, §2.5, §10).
+//! How the seller answers: challenges, refusals, failing receipts (x402 §1, §2.5, §10).
 
 use std::convert::Infallible;
 
@@ -74,7 +74,7 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
         NoSale::Unsettled { error, payer } => {
             let code = Refusal::Token(error).code(version);
             info!(article = order.article.path, reason = code, "payment not settled");
-            // v2 servers send no new challenge with a failing receipt (x402 digest §1, step 5); v1 ones always have
+            // v2 servers send no new challenge with a failing receipt (x402 §1, step 5); v1 ones always have
             // one in the body.
             let mut response = match version {
                 Version::V1 => challenge(order, advertised, code),

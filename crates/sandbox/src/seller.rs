@@ -1,6 +1,6 @@
 //! The seller: takes a request, asks for money, checks and settles what comes, delivers.
 //!
-//! Order of one sale, as reference servers have it (x402 digest §1): read the payment, verify it, make the goods, settle,
+//! Order of one sale, as reference servers have it (x402 §1): read the payment, verify it, make the goods, settle,
 //! answer with a receipt. An order that cannot be filled is not settled.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,7 +1,7 @@
 //! "Sandbox USDC": an EIP-3009 token in memory, in place of Base Sepolia's USDC.
 //!
 //! It holds no value, but it judges authorizations as the contract does: the EIP-712 digest under the token's own
-//! domain, the recovered signer, strict times, one use per nonce, balance (x402 digest §4.1). Nothing here is shared
+//! domain, the recovered signer, strict times, one use per nonce, balance (x402 §4.1). Nothing here is shared
 //! with the payer's signing code, so that a payment which settles here has been checked by somebody else.
 //!
 //! Pure: the time is an argument, nothing is read from outside.
@@ -19,7 +19,7 @@ use bursar_core::money::Atoms;
 pub const CHAIN_ID: u64 = 84532;
 /// The contract address of Base Sepolia's USDC.
 pub const CONTRACT: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
-/// The EIP-712 name of that contract. Base main net says "USD Coin" (x402 digest §3).
+/// The EIP-712 name of that contract. Base main net says "USD Coin" (x402 §3).
 pub const NAME: &str = "USDC";
 /// The EIP-712 version of that contract.
 pub const VERSION: &str = "2";

@@ -1,4 +1,4 @@
-//! Reads a payment header and judges it as a strict facilitator does (x402 digest §2.3, §2.4, §4.1, §10).
+//! Reads a payment header and judges it as a strict facilitator does (x402 §2.3, §2.4, §4.1, §10).
 //!
 //! Two steps: [`Presented::read`] compares what the payer echoed with what was advertised, [`Presented::verify`] judges
 //! the authorization itself. Settlement is the token's.
@@ -57,7 +57,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// 400 for what cannot be read, 402 for all else (x402 digest §10).
+    /// 400 for what cannot be read, 402 for all else (x402 §10).
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -191,7 +191,7 @@ impl WireAuthorization {
     }
 }
 
-/// Strict, as the reference decoder: standard alphabet, padded, nothing around it (x402 digest §1.1).
+/// Strict, as the reference decoder: standard alphabet, padded, nothing around it (x402 §1.1).
 fn decode(header: &[u8]) -> Result<Value, Refusal> {
     let json = STANDARD
         .decode(header)
@@ -213,7 +213,7 @@ fn echoes_terms(accepted: &Value, requirement: &Value) -> bool {
 }
 
 /// Checks the echo of the extensions and takes the payer's identifier from it. No echo at all is accepted, even where
-/// extensions were advertised (x402 digest §2.3).
+/// extensions were advertised (x402 §2.3).
 fn echoed_identifier(echo: &Value, advertised: Option<&Value>) -> Result<Option<String>, Refusal> {
     let (false, Some(advertised)) = (echo.is_null(), advertised) else {
         return Ok(None);

@@ -123,7 +123,7 @@ struct Balances {
 impl Stage {
     async fn set(folder: &Folder) -> Result<Self, Failure> {
         let home = Home::at(&folder.0)?;
-        // A throw-away key on every run (Ruling 58).
+        // A throw-away key on every run (R58).
         let made = init::make(&home, true)?;
         let stripe_key = stripe_key()?;
         let clock: SharedClock = Arc::new(SystemClock);
@@ -304,7 +304,7 @@ day = \"1.00\"
 approval_above = \"0.30\"
 ";
 
-/// Of this run alone, as the wallet's key (Ruling 58), and plainly nobody's.
+/// Of this run alone, as the wallet's key (R58), and plainly nobody's.
 fn stripe_key() -> Result<String, Failure> {
     let random = clock::random::<12>().map_err(|error| Failure::negative(error.to_string()))?;
     Ok(format!("sk_test_sandbox_{}", hex::encode(random)))

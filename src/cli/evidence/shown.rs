@@ -16,7 +16,7 @@ pub(in crate::cli) struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_record: Option<Kept>,
     /// What a saved token is worth by itself, offline: checked with the key that was kept beside it, as its issuer may have others
-    /// by now (approvals digest §5, §10).
+    /// by now (approvals §5, §10).
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_check: Option<TokenCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,7 @@ impl Shown {
         })
     }
 
-    /// Damage, by Ruling 53.
+    /// Damage, by R53.
     pub(in crate::cli) fn exit(&self) -> Exit {
         let is_bad = matches!(self.approval_check, Some(TokenCheck::No { .. }))
             || self.approval_books.as_ref().is_some_and(|books| !books.agree);

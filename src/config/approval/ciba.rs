@@ -1,4 +1,4 @@
-//! `[approval.ciba]`: an identity server that asks people on their own devices (approvals digest §4, §12).
+//! `[approval.ciba]`: an identity server that asks people on their own devices (approvals §4, §12).
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
         .take("evidence")
         .and_then(|entry| entry.word(EvidenceToken::parse, &["access_token_jwt", "id_token"]));
     let algs = section.take("algs").and_then(|entry| algs(&entry));
-    // Far below the hour for which the books keep what was used beyond its end (digest §10).
+    // Far below the hour for which the books keep what was used beyond its end (approvals §10).
     let leeway = section.take("leeway_s").and_then(|entry| entry.integer(0..=300));
     let binding_style = section
         .take("binding_style")

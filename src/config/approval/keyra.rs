@@ -1,4 +1,4 @@
-//! `[approval.keyra]` (approvals digest §6, §12). KEYRA's page names no address of its API, so that must be written.
+//! `[approval.keyra]` (approvals §6, §12). KEYRA's page names no address of its API, so that must be written.
 
 use std::time::Duration;
 

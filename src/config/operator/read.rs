@@ -75,7 +75,7 @@ fn proxy(mut section: Section<'_>, dir: &Path) -> Proxy {
         && !speaks_tls
         && !allow_plain
     {
-        // Ruling 56: agents send their tokens to this address.
+        // R56: agents send their tokens to this address.
         entry.reject::<()>(
             format!("proxy.listen: {listen} can be reached from other machines without TLS"),
             "Write tls_cert and tls_key below it, or allow_plain = true if the network between is yours alone."

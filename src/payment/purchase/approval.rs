@@ -1,5 +1,5 @@
 //! A purchase that a person must approve: the money is held, the question put, and only what was approved, on the terms that hold
-//! now, is armed (Rulings 39 to 43).
+//! now, is armed (R39 to R43).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use bursar_net::body::Progress;
 use bursar_net::upstream::stream;
 use bursar_rails::pay::Permission;
 
-/// After so long the site is asked for its terms once more (Ruling 41).
+/// After so long the site is asked for its terms once more (R41).
 const FRESH: Duration = Duration::from_secs(30);
 /// When an agent should come back that was told to.
 const COME_BACK: Duration = Duration::from_secs(5);
@@ -100,10 +100,10 @@ impl Purchase {
         let hold = prefer::wait(&self.head.headers, self.proxy.config.approval.questions.hold);
         let stage = tokio::select! {
             biased;
-            // The question goes on without it (Ruling 43).
+            // The question goes on without it (R43).
             () = agent.closed() => return Err(NotBought::AgentGone),
             stage = watching.decided(hold) => stage,
-            // Ruling 65.
+            // R65.
             () = self.proxy.stop.cancelled() => None,
         };
         match stage {
@@ -154,7 +154,7 @@ impl Purchase {
             questions.withdraw(taken).await;
             return Err(changed().into());
         }
-        // Another request of the same terms may have been paid meanwhile, and its outcome may not be known (Ruling 4).
+        // Another request of the same terms may have been paid meanwhile, and its outcome may not be known (R4).
         if let Some(problem) = repeat::forbids(&self.proxy, &self.lane, &self.head, &self.replay).await {
             return Err(problem.into());
         }
@@ -219,7 +219,7 @@ impl Purchase {
         })
     }
 
-    /// A fresh 402 for the same request (Ruling 41); what it says is decided like the first.
+    /// A fresh 402 for the same request (R41); what it says is decided like the first.
     async fn asked_again(&self) -> Result<NotBought, NotBought> {
         let request = Request::from_parts(self.head.clone(), self.replay.clone().into());
         let sent = self.lane.send(request, &Progress::none()).await;
@@ -250,7 +250,7 @@ impl Purchase {
         })
     }
 
-    /// What the approver decides about (approvals digest §8.1, Ruling 40).
+    /// What the approver decides about (approvals §8.1, R40).
     fn question_about(&self, offer: &Offer, approver: &str) -> Question {
         let origin = self.lane.origin();
         let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -409,7 +409,7 @@ fn not_looked_up(error: &LedgerError) -> NotBought {
     problem.retryable(true).retry_after(super::STORE_RETRY).into()
 }
 
-/// The first 402 is too old to be handed on: a payer of the agent's own must not answer it (Ruling 39).
+/// The first 402 is too old to be handed on: a payer of the agent's own must not answer it (R39).
 pub(super) fn offer_gone(why: &'static str) -> Problem {
     let detail = format!(
         "While a person was asked, the site's offer ended or changed so that it cannot be paid ({why}). Nothing was paid. The same \

@@ -66,7 +66,7 @@ impl Purchase {
         let waited = tokio::select! {
             biased;
             () = agent.closed() => None,
-            // Ruling 65.
+            // R65.
             () = self.proxy.stop.cancelled() => None,
             made = self.proxy.payers.wait(&reservation, &mut waiting, &purpose, hold, now) => made,
         };
@@ -187,7 +187,7 @@ impl Purchase {
         }
         let counted = match not_made.left {
             Left::Nothing => {
-                // An order that BKey never had, or did not take up, has made nothing (Ruling 11).
+                // An order that BKey never had, or did not take up, has made nothing (R11).
                 let by = By::Us;
                 self.finish(rid, Outcome::Expired { by, why }).await;
                 String::new()
@@ -233,7 +233,7 @@ impl Purchase {
         self.finish(rid, Outcome::Unknown { why, tx: None }).await;
     }
 
-    /// The same request again is told of the doubt, and orders nothing (Ruling 4).
+    /// The same request again is told of the doubt, and orders nothing (R4).
     fn remember(&self, rid: PaymentId, valid_before: u64) {
         let (_, fingerprint) = self.identity();
         let told = (rid, fingerprint.bytes(), valid_before);

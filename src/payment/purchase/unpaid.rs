@@ -13,7 +13,7 @@ use bursar_rails::stripe::Fault;
 impl Purchase {
     pub(super) fn not_reserved(&self, error: ReserveError) -> NotBought {
         let problem = match error {
-            // Random nonces do not repeat: the challenge decided this one (Ruling 18).
+            // Random nonces do not repeat: the challenge decided this one (R18).
             ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
             // A question that was joined may have been put under other limits, with other charges.
             ReserveError::Denied { charge, settled, open } if charge < self.intent.plan.charges.len() => {

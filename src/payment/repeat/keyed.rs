@@ -1,4 +1,4 @@
-//! A request under an `Idempotency-Key` (Ruling 6). Once a payment was made under the key, nothing else is signed under it
+//! A request under an `Idempotency-Key` (R6). Once a payment was made under the key, nothing else is signed under it
 //! for 24 h, unless the payment is proven dead:
 //!
 //! * another request: 422;
@@ -175,7 +175,7 @@ impl<'a> Keyed<'a> {
         Ok(Some((hold, payment)))
     }
 
-    /// Whether what was waited for came to an end (Ruling 5).
+    /// Whether what was waited for came to an end (R5).
     async fn waited(&self, mut over: watch::Receiver<()>) -> bool {
         timeout(self.proxy.config.timeouts.settle_wait, over.changed())
             .await

@@ -1,4 +1,4 @@
-//! The commands as people and scripts use them: what they print, where, and with which exit code (Ruling 53).
+//! The commands as people and scripts use them: what they print, where, and with which exit code (R53).
 
 mod agents;
 mod ca;

@@ -1,4 +1,4 @@
-//! `bursar payments`: what Ruling 59 promises to scripts, and the operator's last word.
+//! `bursar payments`: what R59 promises to scripts, and the operator's last word.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use crate::support::agent::Agent;
 use crate::support::bursar::bin;
 use crate::support::seller;
 
-/// The members of Ruling 59, in order.
+/// The members of R59, in order.
 const MEMBERS: [&str; 25] = [
     "id",
     "state",
@@ -101,7 +101,7 @@ async fn payments_are_listed_alike_with_and_without_a_server() {
 
     assert_eq!(bursar.stop(), DONE);
     assert_eq!(json_lines(&done(bursar.path(), &list(&[]))), running);
-    // Ruling 57: readers replay the journal, so they do without the index.
+    // R57: readers replay the journal, so they do without the index.
     std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
     assert_eq!(json_lines(&done(bursar.path(), &list(&["--refused"]))), with_refusals);
 }

@@ -6,7 +6,7 @@ use super::{bare, found, printed, ran, run, shop, text};
 use crate::support::bursar::{Bursar, WALLET_KEY, bin, setup};
 use crate::support::buyer::skip;
 
-/// What `variables` of product §2.2 are there, for which file they must point to.
+/// What `variables` of R231 are there, for which file they must point to.
 const ADDED: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 const REPLACED: [&str; 8] = [
     "SSL_CERT_FILE",

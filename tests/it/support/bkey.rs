@@ -30,7 +30,7 @@ pub const CLIENT_ID: &str = "bkey_client_of_the_tests";
 pub const CLIENT_SECRET: &str = "bkey_secret_of+the/tests";
 pub const APPROVER: &str = "did:bkey:zApproverOne";
 
-/// How a look is answered (digest §4.5): nobody outside knows which of them BKey speaks.
+/// How a look is answered (approvals §4.5): nobody outside knows which of them BKey speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// 400 and `error`: the OpenAPI, and the TypeScript SDK.

@@ -1,6 +1,6 @@
-//! BKey as payer (approvals digest §4.6): a key on a phone, limits there, and a person who confirms or does not. And every way of
-//! answering something else than was ordered. No SDK can say that this is like BKey: `bkey-sdk` 0.2.0 has no call of these; they are
-//! known from the sources of BKey's command line alone.
+//! BKey as payer (approvals §4.6): a key on a phone, limits there, and a person who confirms or does not. And every way
+//! of answering something else than was ordered. No SDK can say that this is like BKey: `bkey-sdk` 0.2.0 has no call of
+//! these; they are known from the sources of BKey's command line alone.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What comes back from a question: a handle, or why there is none (approvals digest §2.5).
+//! What comes back from a question: a handle, or why there is none (approvals §2.5).
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use super::failure::{self, Code};
 use crate::Failure;
 use bursar_net::oauth::form;
 
-/// No answer is believed to be good for longer: a token about a payment lives an hour at most (digest §5).
+/// No answer is believed to be good for longer: a token about a payment lives an hour at most (approvals §5).
 const LONGEST_LIFE_S: u64 = 3600;
 const LONGEST_HANDLE: usize = 1024;
 

@@ -1,5 +1,5 @@
-//! `private_key_jwt`: the client says who it is by a token that it signs itself (approvals digest §2.4; RFC 7523 §2.2). Nothing
-//! that the server has, or that is sent, lets anybody else say so later.
+//! `private_key_jwt`: the client says who it is by a token that it signs itself (approvals §2.4; RFC 7523 §2.2).
+//! Nothing that the server has, or that is sent, lets anybody else say so later.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
@@ -90,7 +90,7 @@ impl AssertionKey {
             typ: "JWT",
         };
         let claims = Claims {
-            // The issuer alone: what is sent to one server is of no use at another (digest §2.4).
+            // The issuer alone: what is sent to one server is of no use at another (approvals §2.4).
             aud: issuer.written(),
             exp: now.as_second().saturating_add(LIVES_S),
             iat: now.as_second(),

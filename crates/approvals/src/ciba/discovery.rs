@@ -1,4 +1,5 @@
-//! Where an identity server's endpoints are, by its own document, and which of what it says is believed (approvals digest §2.1).
+//! Where an identity server's endpoints are, by its own document, and which of what it says is believed
+//! (approvals §2.1).
 
 use http::Uri;
 use serde::Deserialize;

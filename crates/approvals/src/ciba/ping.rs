@@ -1,4 +1,4 @@
-//! A server's call that there is an answer: a reason to look, never an answer (approvals digest §2.7).
+//! A server's call that there is an answer: a reason to look, never an answer (approvals §2.7).
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What the answers to our looks mean, one after the other (approvals digest §2.6, §4.5). Pure: who sends is in [`super`].
+//! What the answers to our looks mean, one after the other (approvals §2.6, §4.5). Pure: who sends is in [`super`].
 //!
 //! Only the identity server decides. A timeout, a fault or a gateway's page is no decision; neither is an answer that says two
 //! things at once an approval.

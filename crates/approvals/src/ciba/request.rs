@@ -1,5 +1,5 @@
-//! What is sent to an identity server: questions in both styles, looks, and the agent's own log-in (approvals digest §2.2, §2.4,
-//! §2.6, §4.4). Pure, but for what a client signs itself: a request here is a body and a header.
+//! What is sent to an identity server: questions in both styles, looks, and the agent's own log-in (approvals §2.2,
+//! §2.4, §2.6, §4.4). Pure, but for what a client signs itself: a request here is a body and a header.
 
 use http::Uri;
 use serde::Serialize;
@@ -27,7 +27,7 @@ struct BkeyQuestion<'a> {
     requested_expiry: u64,
 }
 
-/// What a phone shows. The unit of `amount` is written nowhere, so the description says it in words (digest §4.4).
+/// What a phone shows. The unit of `amount` is written nowhere, so the description says it in words (approvals §4.4).
 #[derive(Clone, Debug, Serialize)]
 pub struct ActionDetails {
     r#type: &'static str,
@@ -40,7 +40,7 @@ pub struct ActionDetails {
     resource: String,
 }
 
-/// What was sent of the payment besides the message, to be compared with what comes back (digest §3, §8.3).
+/// What was sent of the payment besides the message, to be compared with what comes back (approvals §3, §8.3).
 #[derive(Clone, Debug, PartialEq)]
 pub enum SentDetails {
     None,
@@ -195,7 +195,7 @@ fn action_details(question: &Question, unit: AmountUnit) -> Option<ActionDetails
     })
 }
 
-/// Amount and payee, so that the server signs them (digest §3).
+/// Amount and payee, so that the server signs them (approvals §3).
 fn authorization_details(question: &Question, kind: &str) -> Value {
     let text = |name| question.intent.member(name).unwrap_or_default();
     json!([{

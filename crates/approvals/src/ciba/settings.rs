@@ -1,4 +1,4 @@
-//! How an identity server is used, as typed values: whoever reads bursar.toml has checked them (approvals digest §12).
+//! How an identity server is used, as typed values: whoever reads bursar.toml has checked them (approvals §12).
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct CibaSettings {
     pub amount_unit: AmountUnit,
     /// The `type` under which a standard server takes `authorization_details`. `None`: none are sent.
     pub details_type: Option<String>,
-    /// Whether a token that says nothing of the payment is refused (digest §8.3).
+    /// Whether a token that says nothing of the payment is refused (approvals §8.3).
     pub require_bound_details: bool,
     /// Hosts besides the issuer's that its metadata may name.
     pub hosts: Vec<String>,
@@ -48,13 +48,13 @@ impl CibaSettings {
 /// How a question is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// JSON with the agent's own token, and `action_details` (digest §4.4).
+    /// JSON with the agent's own token, and `action_details` (approvals §4.4).
     Bkey,
-    /// A form with client authentication, and `authorization_details` where configured (digest §2.2, §3).
+    /// A form with client authentication, and `authorization_details` where configured (approvals §2.2, §3).
     Standard,
 }
 
-/// Who says that there is an answer. We look for it either way (digest §2.7).
+/// Who says that there is an answer. We look for it either way (approvals §2.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
     #[default]
@@ -63,7 +63,7 @@ pub enum Delivery {
     Ping,
 }
 
-/// How the client says who it is, and by what (digest §2.4).
+/// How the client says who it is, and by what (approvals §2.4).
 pub enum ClientAuth {
     Basic(Secret),
     Post(Secret),
@@ -88,7 +88,7 @@ pub enum AuthMethod {
     PrivateKeyJwt,
 }
 
-/// Which token proves the approval (digest §5).
+/// Which token proves the approval (approvals §5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EvidenceToken {
     #[default]
@@ -104,7 +104,7 @@ pub enum BindingStyle {
     Compact20,
 }
 
-/// BKey does not say in what unit `action_details.amount` is (digest §4.4).
+/// BKey does not say in what unit `action_details.amount` is (approvals §4.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AmountUnit {
     #[default]

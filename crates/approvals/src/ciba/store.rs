@@ -12,7 +12,7 @@ use bursar_net::oauth::login::AgentTokens;
 const HOUR: Duration = Duration::from_secs(3600);
 /// Keys that were good yesterday verify while the server is down.
 const LAST_GOOD_KEYS: Duration = Duration::from_secs(24 * 3600);
-/// After a fetch that failed, and between two for the sake of an unknown key (digest §5.3).
+/// After a fetch that failed, and between two for the sake of an unknown key (approvals §5, check 3).
 const PAUSE: Duration = Duration::from_secs(60);
 
 pub struct Kept<K> {

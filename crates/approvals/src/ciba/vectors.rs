@@ -1,4 +1,4 @@
-//! The vectors of the project's papers: requests byte by byte, sequences of answers one by one.
+//! The test vectors of `fixtures/approvals`: requests byte by byte, sequences of answers one by one.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The seam to whatever judges tokens (approvals digest §5): it is given a token, what was asked, and the issuer's keys.
+//! The seam to whatever judges tokens (approvals §5): it is given a token, what was asked, and the issuer's keys.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use super::request::SentDetails;
 use super::settings::{CibaSettings, Secret};
 use bursar_core::approval::{Evidence, Question};
 
-/// What judges a token (digest §5). Pure.
+/// What judges a token (approvals §5). Pure.
 pub trait Verifier: Send + Sync + 'static {
     type Keys: Send + Sync + 'static;
 
@@ -35,6 +35,6 @@ pub struct Presented<'a> {
 pub enum Rejected {
     /// Newer keys may know it.
     UnknownKid,
-    /// By a reason code of digest §5.
+    /// By a reason code of approvals §5.
     Because(&'static str),
 }

@@ -1,5 +1,5 @@
 //! Whether a dossier agrees with itself: question with its hash, evidence with what the books say of it, the payment with what was
-//! asked, and the token with its key (approvals digest §5, §8; Rulings 45 and 46). Pure.
+//! asked, and the token with its key (approvals §5, §8; R45 and R46). Pure.
 //!
 //! That the entries are those of the log, and the key the issuer's, is nothing that the document can prove of itself: leaf hashes
 //! and thumbprints are there to be compared.

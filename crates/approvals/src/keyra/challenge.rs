@@ -45,7 +45,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// What KEYRA takes is not said; its example is 120 (digest §6.2).
+    /// What KEYRA takes is not said; its example is 120 (approvals §6.2).
     const EXPIRES_IN: (u64, u64) = (30, 600);
 
     /// `None` for an intent whose numbers are none, which we do not make.

@@ -1,5 +1,5 @@
 //! What bursar.toml says about KEYRA, in types that cannot be wrong. KEYRA's page leaves much open; each reading of ours is one
-//! of these settings (digest §6.2).
+//! of these settings (approvals §6.2).
 
 use std::fmt;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub struct KeyraSettings {
 }
 
 impl KeyraSettings {
-    /// With the defaults of the digest.
+    /// With the defaults of approvals §12.
     pub fn new(base_url: BaseUrl, key: ApiKey) -> Self {
         Self {
             base_url,

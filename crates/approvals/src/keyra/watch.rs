@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::webhook::{Attestation, Event, EventKind};
 use super::{ChallengeId, Heard, Passed};
 
-/// How long an event's id is remembered (digest §6.2).
+/// How long an event's id is remembered (approvals §6.2).
 const EVENTS_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// A challenge that nobody looked at again is forgotten so long after its end.
 const AFTER_THE_END: SignedDuration = SignedDuration::from_hours(1);

@@ -1,6 +1,6 @@
 //! KEYRA's webhooks: whether one is KEYRA's, and what it is about. Pure.
 //!
-//! An event decides nothing. It wakes whoever waits, and what then counts is what KEYRA answers to us (digest §6.2).
+//! An event decides nothing. It wakes whoever waits, and what then counts is what KEYRA answers to us (approvals §6.2).
 
 use std::fmt;
 

@@ -39,7 +39,7 @@ pub enum NotAnswered {
     OtherBackend(&'static str),
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
-    /// Threats 4.4.
+    /// Threat 4.4.
     #[error("{0} owns this agent by limits.toml and cannot approve what it buys; another account must, or root")]
     Owner(String),
     #[error("the answer is not in the books: {0}")]

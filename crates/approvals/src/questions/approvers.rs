@@ -1,4 +1,5 @@
-//! Whom a threshold's question is put to: people whom limits.toml names, or bursar.toml, and who do not own the agent (threats 4.4).
+//! Whom a threshold's question is put to: people whom limits.toml names, or bursar.toml, and who do not own the agent
+//! (threat 4.4).
 
 use super::Questions;
 use crate::operator;

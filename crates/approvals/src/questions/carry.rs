@@ -1,5 +1,5 @@
 //! One question from the hold to its end. Every step is in the books before anybody acts on it: a crash anywhere finds either a
-//! question that goes on, or money that is given back (Rulings 44 and 45). What is answered meanwhile is in `hearing.rs`.
+//! question that goes on, or money that is given back (R44 and R45). What is answered meanwhile is in `hearing.rs`.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
@@ -132,7 +132,7 @@ impl Questions {
         Ok(asked)
     }
 
-    /// By the operator's own ways, until one way has told it or it is decided. The log is not one of them (Ruling 47).
+    /// By the operator's own ways, until one way has told it or it is decided. The log is not one of them (R47).
     async fn tell(&self, row: Arc<Row>, place: usize) {
         let mut stage = row.stage.subscribe();
         let decided = async {
@@ -190,7 +190,7 @@ impl Questions {
                     self.0.backend.take_up(&row.asks[place].question);
                     tally.hears(self, &row, place, Asked::from(handle.clone()));
                 }
-                // Somebody may have been asked, and nobody can hear the answer (Ruling 44).
+                // Somebody may have been asked, and nobody can hear the answer (R44).
                 (None, None, None) => tally.lost(failure("start_unknown", true)),
             }
         }

@@ -1,4 +1,5 @@
-//! What the people who were asked say. Enough leaves make an approval; one denial ends the question for all (threats 4.4).
+//! What the people who were asked say. Enough leaves make an approval; one denial ends the question for all
+//! (threat 4.4).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,9 +17,9 @@ use crate::{Asked, Denial, Failure, Standing};
 use bursar_core::approval::Evidence;
 use bursar_ledger::{ApprovalError, ApprovalStep, LedgerError};
 
-/// An approval that was given and not used ends after this (Ruling 43).
+/// An approval that was given and not used ends after this (R43).
 const UNUSED: Duration = Duration::from_secs(15 * 60);
-/// What is seen after the end may have been decided before it (digest §7).
+/// What is seen after the end may have been decided before it (approvals §7).
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
 /// How long the others are looked at once enough have approved: one of them may have denied it before.
 const LAST_LOOK: Duration = Duration::from_secs(5);
@@ -212,7 +213,7 @@ impl Questions {
             .saturating_add(GRACE)
             .unwrap_or(Timestamp::MAX);
         let _ = ask.handle.set(asked.handle.clone());
-        // Neither a clock that goes ahead nor one that is set back makes the wait longer (digest §10).
+        // Neither a clock that goes ahead nor one that is set back makes the wait longer (approvals §10).
         let deadline = Instant::now() + until(clock.now(), last);
         let mut wait = asked.interval;
         loop {

@@ -1,5 +1,5 @@
-//! `private/approvals/ID.json`: what was asked, by which handle, and what was answered. The books hold hashes of it (Ruling 46). Kept
-//! with the payment for as long as anybody may want to check it.
+//! `private/approvals/ID.json`: what was asked, by which handle, and what was answered. The books hold hashes of it
+//! (R46). Kept with the payment for as long as anybody may want to check it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! How often an agent has had an approver asked (Ruling 38, threats 4.3): a person who is asked all the time stops reading.
+//! How often an agent has had an approver asked (R38, threat 4.3): a person who is asked all the time stops reading.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// The part of `[approval]` in bursar.toml that concerns every backend (approvals digest §7, §9).
+/// The part of `[approval]` in bursar.toml that concerns every backend (approvals §7, §9).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long an agent's request waits for the answer, before it is told to come back (Ruling 39).
+    /// How long an agent's request waits for the answer, before it is told to come back (R39).
     pub hold: Duration,
-    /// How long the approver has after that (Ruling 43).
+    /// How long the approver has after that (R43).
     pub ttl: Duration,
     /// How long a denial is remembered.
     pub deny_cooldown: Duration,
@@ -15,7 +15,7 @@ pub struct Settings {
     pub max_pending_per_agent: usize,
     /// Questions to one approver that may be open at a time.
     pub max_pending_per_approver: usize,
-    /// Questions that one agent may put to one approver in an hour (Ruling 38).
+    /// Questions that one agent may put to one approver in an hour (R38).
     pub prompts_per_hour: usize,
 }
 

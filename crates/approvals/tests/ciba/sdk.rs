@@ -62,7 +62,7 @@ fn bkeys_own_sdk_works_with_the_fake() {
     }
 }
 
-/// What the papers say of the two dialects: this SDK takes the standard one for a failure.
+/// The two dialects (approvals §4.5): this SDK takes the standard one for a failure.
 #[test]
 fn bkeys_own_sdk_cannot_read_the_standard_dialect() {
     let Some(python) = python() else { return };

@@ -110,7 +110,7 @@ fn plan_of(decision: Decision) -> Option<Plan> {
 }
 
 proptest! {
-    /// Ruling 51 makes one exception, which the base texts settle: the first amount window of an agent.
+    /// R51 makes one exception, which the texts that all cases begin with settle: the first amount window of an agent.
     #[test]
     fn a_rule_more_never_pays_more(
         levels in [rules(), rules(), rules()],

@@ -1,5 +1,5 @@
-//! What a token repeats of the question must agree with what was asked (digest §8.3). Numbers are compared as decimals are, digit
-//! by digit: no float, and `1250.0` is 1250.
+//! What a token repeats of the question must agree with what was asked (approvals §8.3). Numbers are compared as
+//! decimals are, digit by digit: no float, and `1250.0` is 1250.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ const TEXTS: [&str; 3] = ["currency", "recipient", "resource"];
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     pub auth_req_id: String,
-    /// BKey's (digest §4.4), an object.
+    /// BKey's (approvals §4.4), an object.
     pub action_details: Option<String>,
     /// RFC 9396, an array. Once sent it must come back, equal in all members.
     pub authorization_details: Option<String>,

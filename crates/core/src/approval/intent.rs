@@ -1,5 +1,6 @@
-//! What is approved: the terms that must not change between a question and the payment (digest §8.1, Ruling 40), and the words
-//! for people (digest §8.4, Ruling 42). No text of a merchant's is in either, but for the resource that the agent itself asked for.
+//! What is approved: the terms that must not change between a question and the payment (approvals §8.1, R40), and the
+//! words for people (approvals §8.4, R42). No text of a merchant's is in either, but for the resource that the agent
+//! itself asked for.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,5 @@
 //! The keys that may have signed an approval token: an issuer's JWKS document, read once, and what of it goes into the archive, so
-//! that a token can be checked after the issuer has changed its keys (digest §5).
+//! that a token can be checked after the issuer has changed its keys (approvals §5).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::challenge::json::{self, Object};
 
-/// Digest §2.1, of every document of an issuer's.
+/// Of every document of an issuer's (approvals §2.1).
 pub const MAX_DOCUMENT: usize = 256 << 10;
 const MAX_KEYS: usize = 100;
 const KEY_BYTES: usize = 32;

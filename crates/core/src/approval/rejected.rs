@@ -1,4 +1,4 @@
-//! The reasons of the digest (§5) and of the vectors.
+//! The reasons of approvals §5 and of the test vectors.
 
 use thiserror::Error;
 

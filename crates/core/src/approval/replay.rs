@@ -1,5 +1,5 @@
-//! No answer counts twice: what makes one single use, and for how long that must be remembered (digest §10). The books remember
-//! it (`ledger/book/approvals.rs`), in the same step that grants the approval (Ruling 45).
+//! No answer counts twice: what makes one single use, and for how long that must be remembered (approvals §10). The
+//! books remember it (`ledger/book/approvals.rs`), in the same step that grants the approval (R45).
 
 use std::fmt;
 

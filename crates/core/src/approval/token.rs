@@ -1,4 +1,4 @@
-//! Whether a token is this approver's yes to this question (digest §5). Thirteen checks in the order of the digest, each with the
+//! Whether a token is this approver's yes to this question (approvals §5). Thirteen checks in that order, each with the
 //! stable reason that logs, entries and vectors use; the last one, that it was not used before, is made where it is written down
 //! ([`super::replay`]).
 //!
@@ -77,7 +77,7 @@ pub struct Verified {
     replay_key: ReplayKey,
 }
 
-/// What an auditor reads of a token (digest §10).
+/// What an auditor reads of a token (approvals §10).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proven {

@@ -1,4 +1,4 @@
-//! The currencies that Stripe charges, with the smallest unit in which it counts them (mpp digest §10.1, from Stripe's list of
+//! The currencies that Stripe charges, with the smallest unit in which it counts them (MPP §10.1, from Stripe's list of
 //! currencies). Its units differ from ISO 4217's: ISK and UGX are sent as if they had cents, though they have none.
 
 /// A currency. Only this module makes them.

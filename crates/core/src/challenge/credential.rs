@@ -1,5 +1,5 @@
-//! The header that pays: x402's `PAYMENT-SIGNATURE` (v2) and `X-PAYMENT` (v1), x402 digest §2.3, §2.4, §4.1, and MPP's
-//! `Authorization: Payment`, mpp digest §4.
+//! The header that pays: x402's `PAYMENT-SIGNATURE` (v2) and `X-PAYMENT` (v1), x402 §2.3, §2.4, §4.1, and MPP's
+//! `Authorization: Payment`, MPP §4.
 //!
 //! What goes back to the seller is the text that came from it, not a copy that went through a JSON library: servers
 //! compare deeply and answer any difference with "No matching payment requirements". So the header is put together as
@@ -28,7 +28,7 @@ pub const PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signa
 /// `X-PAYMENT`: the x402 v1 credential.
 pub const X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
 
-/// Ruling 33.
+/// R33.
 const MAX_HEADER: usize = 64 * 1024;
 /// What an MPP credential begins with.
 const MPP_SCHEME: &str = "Payment ";
@@ -220,7 +220,7 @@ impl Shared {
 }
 
 impl Credential {
-    /// A credential read back from `private/` (Ruling 7). `None` if it cannot be one.
+    /// A credential read back from `private/` (R7). `None` if it cannot be one.
     pub fn from_stored(text: String) -> Option<Self> {
         let text = Zeroizing::new(text);
         let token = text.strip_prefix(MPP_SCHEME).unwrap_or(&text);
@@ -230,7 +230,7 @@ impl Credential {
         (plain && !token.is_empty() && text.len() <= MAX_HEADER).then_some(Self(text))
     }
 
-    /// The text itself, for `private/` alone (Ruling 7).
+    /// The text itself, for `private/` alone (R7).
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -297,7 +297,7 @@ pub fn credential(
             json.push_str(r#","payload":"#);
             json.push_str(&body);
             if let Some((network, from)) = payload.source(echo) {
-                // Servers compare it, checksum and all (mpp digest §4).
+                // Servers compare it, checksum and all (MPP §4).
                 json.push_str(r#","source":"did:pkh:"#);
                 json.push_str(&network.to_string());
                 json.push(':');
@@ -426,7 +426,7 @@ fn members(authorization: &Authorization) -> String {
 }
 
 /// Finds the object `payment-identifier.info`. If it has an `id` already, that one stays: on conflict the server's value
-/// wins (x402 digest §2.3).
+/// wins (x402 §2.3).
 fn id_slot(extensions: &str) -> Option<IdSlot> {
     let place = info_of(extensions, "payment-identifier")?;
     let members = Object::read(extensions.get(place.clone())?)?;
@@ -454,7 +454,7 @@ fn info_of(extensions: &str, name: &str) -> Option<Range<usize>> {
     Some(offset..offset + info.len())
 }
 
-/// The alphabet and length the extension asks for (x402 digest §8).
+/// The alphabet and length the extension asks for (x402 §8).
 fn is_payment_id(id: &str) -> bool {
     (16..=128).contains(&id.len())
         && id

@@ -1,6 +1,6 @@
 //! Strict JSON: what two parsers could read differently is not read at all.
 //!
-//! [`checked`] walks a text once and refuses duplicate members and deep nesting (threats 1.9). [`Object`] then gives
+//! [`checked`] walks a text once and refuses duplicate members and deep nesting (threat 1.9). [`Object`] then gives
 //! access to the members of one object with their text exactly as it came, which is what an echo needs.
 
 use std::cell::Cell;
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::Why;
 
-/// Ruling 34's bound on a body, and ours on a decoded header.
+/// R34's bound on a body, and ours on a decoded header.
 pub const MAX_TEXT: usize = 64 * 1024;
 const MAX_DEPTH: usize = 32;
 
@@ -42,7 +42,7 @@ pub fn checked_up_to(bytes: &[u8], longest: usize) -> Result<&str, Why> {
     Ok(text)
 }
 
-/// Decodes a header liberally: standard or URL-safe alphabet, padding or none, blanks around it (x402 digest §1.1).
+/// Decodes a header liberally: standard or URL-safe alphabet, padding or none, blanks around it (x402 §1.1).
 pub fn from_base64(value: &[u8]) -> Result<Vec<u8>, Why> {
     const LIBERAL: GeneralPurpose = GeneralPurpose::new(
         &STANDARD,

@@ -3,7 +3,7 @@
 //! The way through: [`look`] at the head, [`v2`] or [`v1`] to parse x402, [`with_mpp`] to add what MPP offers beside it,
 //! so that one 402 is one list; [`payable`] to check one offer against the payer; after the decision
 //! [`credential`](credential::credential) makes the header that pays and [`receipt`](receipt::receipt) reads what came
-//! back. Parsing is strict wherever a lenient reading could cost money (x402 digest §9.2); what is echoed to the seller is
+//! back. Parsing is strict wherever a lenient reading could cost money (x402 §9.2); what is echoed to the seller is
 //! kept as it came.
 
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ pub use x402::{v1, v2};
 /// `PAYMENT-REQUIRED`: the x402 v2 challenge.
 pub const PAYMENT_REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 
-/// Ruling 33: of one 402, whatever the protocols.
+/// R33: of one 402, whatever the protocols.
 const MAX_OFFERS: usize = 16;
 
 /// An offer that nobody should pay, or that we cannot.
@@ -64,7 +64,7 @@ impl Challenge {
 pub enum Found<'a> {
     /// To be read by [`v2`].
     V2Header(&'a [u8]),
-    /// JSON that may be a v1 challenge: read the body (Ruling 34's bounds) and give it to [`v1`].
+    /// JSON that may be a v1 challenge: read the body (R34's bounds) and give it to [`v1`].
     Body,
     /// Nothing for us: pass the answer on untouched.
     Nothing(Why),
@@ -83,7 +83,7 @@ pub fn look(headers: &HeaderMap) -> Found<'_> {
 }
 
 /// Both protocols of one 402 as one list: what `x402` turned out to be, and the `Payment` challenges in `headers`. Neither
-/// spoils the other; more than 16 offers in all are none (Ruling 33).
+/// spoils the other; more than 16 offers in all are none (R33).
 pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Challenge, Why> {
     let mut all = mpp::read(headers);
     let no_mpp = all.len() == 0;
@@ -106,7 +106,7 @@ pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Cha
     Ok(all)
 }
 
-/// What a signer elsewhere does of all that could be paid, where there is one: BKey (approvals digest §4.6).
+/// What a signer elsewhere does of all that could be paid, where there is one: BKey (approvals §4.6).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Remote {
     /// The one token that it signs for, by EIP-3009 and in whole US cents. `None`: the wallet's key is ours.
@@ -125,7 +125,7 @@ impl Remote {
                     Err(Why::SignerCents)
                 }
                 Rail::X402 => Ok(()),
-                // The challenge fixes the nonce (Ruling 18), and BKey chooses its own.
+                // The challenge fixes the nonce (R18), and BKey chooses its own.
                 Rail::MppEvm => Err(Why::SignerNonce),
                 _ => Err(Why::SignerRail),
             },
@@ -146,15 +146,15 @@ pub struct Payer<'a> {
     /// Whether Stripe's key is live, if there is one.
     pub stripe: Option<Mode>,
     pub remote: Remote,
-    /// The networks named in bursar.toml (Ruling 21).
+    /// The networks named in bursar.toml (R21).
     pub networks: &'a BTreeSet<Network>,
     /// Those of them for which a node is named.
     pub proven: &'a BTreeSet<Network>,
     /// Host of the request: A-label, lower case, no port.
     pub request_host: &'a str,
-    /// Other hosts that the merchant's section of limits.toml names (Ruling 23).
+    /// Other hosts that the merchant's section of limits.toml names (R23).
     pub resource_hosts: &'a [String],
-    /// Whether offers of amount "0" are taken (Ruling 22).
+    /// Whether offers of amount "0" are taken (R22).
     pub zero_amount: bool,
     /// Unix seconds.
     pub now: u64,
@@ -186,14 +186,14 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
     if offer.amount.is_zero() && !payer.zero_amount {
         return Err(Why::AmountZero);
     }
-    // It wants a proof of address, which is a login and no payment (mpp digest §8.1).
+    // It wants a proof of address, which is a login and no payment (MPP §8.1).
     if offer.amount.is_zero() && offer.rail == Rail::MppTempo {
         return Err(Why::ModeUnsupported);
     }
     if offer.valid_before(payer.now, u64::MAX).is_none() {
         return Err(Why::ChallengeExpired);
     }
-    // Threats 1.10: a merchant that serves another one's challenge would have us buy for it over there.
+    // Threat 1.10: a merchant that serves another one's challenge would have us buy for it over there.
     match &offer.resource {
         ResourceHost::Same => Ok(()),
         ResourceHost::Unreadable if offer.rail.protocol() != Protocol::X402 => Err(Why::RealmDiffers),

@@ -90,8 +90,8 @@ impl Rail {
         Self::X402UpTo,
     ];
 
-    /// The order where limits.toml names none (Ruling 20). Those by Permit2 are used only where the file lists them: they ask
-    /// for an allowance of the wallet (threats 1.11).
+    /// The order where limits.toml names none (R20). Those by Permit2 are used only where the file lists them: they ask
+    /// for an allowance of the wallet (threat 1.11).
     pub const USUAL: [Self; 4] = [Self::MppEvm, Self::X402, Self::MppTempo, Self::MppStripe];
 
     /// As it stands in entries, lists and limits.toml.
@@ -169,10 +169,10 @@ pub enum Term {
 }
 
 impl Term {
-    /// Less is left than a seller needs to settle (x402 digest §4.1, mpp digest §10).
+    /// Less is left than a seller needs to settle (x402 §4.1, MPP §10).
     pub const LEAST_S: u64 = 6;
 
-    /// Ruling 16: `validBefore` of a credential that is made at `now` and lives `longest_s` at most. Unix seconds. `None`:
+    /// R16: `validBefore` of a credential that is made at `now` and lives `longest_s` at most. Unix seconds. `None`:
     /// the challenge has expired, or is about to.
     pub fn valid_before(self, now: u64, longest_s: u64) -> Option<u64> {
         let longest = now.saturating_add(longest_s);
@@ -184,7 +184,7 @@ impl Term {
     }
 }
 
-/// Ruling 18.
+/// R18.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nonce {
     /// 32 bytes from the operating system.
@@ -221,7 +221,7 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// As [`Term::valid_before`], within what the rail allows (Ruling 16).
+    /// As [`Term::valid_before`], within what the rail allows (R16).
     pub fn valid_before(&self, now: u64, longest_s: u64) -> Option<u64> {
         let longest_s = match self.rail {
             Rail::MppTempo => longest_s.min(mpp::tempo::LONGEST_S),

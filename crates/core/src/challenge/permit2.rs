@@ -1,5 +1,5 @@
 //! Payments through Permit2, as the wire has them: scheme `exact` with `assetTransferMethod: "permit2"`, and scheme
-//! `upto` (x402 digest §4.2, §5). What is signed is in [`bursar_rails::pay`], which takes the same types.
+//! `upto` (x402 §4.2, §5). What is signed is in [`bursar_rails::pay`], which takes the same types.
 
 use alloy_primitives::{Address, B256, U256, address, hex};
 use zeroize::Zeroizing;
@@ -7,11 +7,11 @@ use zeroize::Zeroizing;
 use super::json::Object;
 use crate::money::Atoms;
 
-/// Uniswap's Permit2, at one address on every chain (x402 digest §3).
+/// Uniswap's Permit2, at one address on every chain (x402 §3).
 pub const PERMIT2: Address = address!("0x000000000022d473030f116ddee9f6b43ac78ba3");
-/// The contract that settles `exact`, the only one that may present such a signature (x402 digest §3).
+/// The contract that settles `exact`, the only one that may present such a signature (x402 §3).
 pub const EXACT_PROXY: Address = address!("0x402085c248eea27d92e8b30b2c58ed07f9e20001");
-/// The contract that settles `upto` (x402 digest §3).
+/// The contract that settles `upto` (x402 §3).
 pub const UPTO_PROXY: Address = address!("0x4020a4f3b7b90cca423b9fabcc0ce57c6c240002");
 
 /// The version of `eip2612GasSponsoring` that we know.
@@ -43,7 +43,7 @@ pub enum Spender {
 }
 
 /// What is signed to spare the payer an `approve`: one EIP-2612 `Permit`. Made from a payment alone, so that it always
-/// allows Permit2, the payment's amount and nothing more (threats 1.11).
+/// allows Permit2, the payment's amount and nothing more (threat 1.11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenPermit<'t> {
     transfer: &'t Permit2Transfer,
@@ -137,7 +137,7 @@ pub fn authorization(transfer: &Permit2Transfer) -> String {
 }
 
 /// Whether the token's permission can be added to `offered`, the text of `extensions.eip2612GasSponsoring.info`. What the server
-/// wrote stays on conflict (x402 digest §2.3), so a server that filled in a member itself would have our signature stand for
+/// wrote stays on conflict (x402 §2.3), so a server that filled in a member itself would have our signature stand for
 /// other numbers; and of another version we do not know the meaning.
 pub(super) fn takes_permission(offered: &str) -> bool {
     open_info(offered).is_some()

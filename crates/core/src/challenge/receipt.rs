@@ -1,7 +1,7 @@
-//! The seller's receipt: x402's `PAYMENT-RESPONSE` (v2) or `X-PAYMENT-RESPONSE` (v1), x402 digest §2.5, or MPP's
+//! The seller's receipt: x402's `PAYMENT-RESPONSE` (v2) or `X-PAYMENT-RESPONSE` (v1), x402 §2.5, or MPP's
 //! `Payment-Receipt`, which `mpp/` reads.
 //!
-//! A receipt is the seller's statement and no proof. By Ruling 10 a good one settles the payment; anything else leaves it
+//! A receipt is the seller's statement and no proof. By R10 a good one settles the payment; anything else leaves it
 //! unknown and counted, whatever it says. So a receipt that is not clearly good is never read as one.
 
 use http::{HeaderMap, HeaderName};
@@ -68,7 +68,7 @@ impl ReceiptReason {
         }
     }
 
-    /// Sorts the codes of x402 digest §10. Their spelling varies between versions, so parts of them are looked for.
+    /// Sorts the codes of x402 §10. Their spelling varies between versions, so parts of them are looked for.
     fn of(text: &str) -> Self {
         const CLASSES: [(&str, ReceiptReason); 15] = [
             ("settlement_pending", ReceiptReason::Pending),
@@ -95,7 +95,7 @@ impl ReceiptReason {
 }
 
 /// Reads the receipt in the head of an answer to a request that was paid over `rail`, whatever its status. Sellers that
-/// speak both protocols send both receipts for one payment (mpp digest §12); the rail's own is the one that counts.
+/// speak both protocols send both receipts for one payment (MPP §12); the rail's own is the one that counts.
 pub fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {
     match rail {
         Rail::X402 | Rail::X402Permit2 | Rail::X402UpTo => x402(rail, headers),
@@ -133,7 +133,7 @@ fn read(rail: Rail, value: &[u8]) -> Option<Receipt> {
     match object.member("success").map(RawValue::get) {
         Some("true") => match (rail, tx) {
             (_, Some(tx)) => Some(Receipt::Settled { tx: Some(tx) }),
-            // Nothing was taken, so nothing was broadcast (x402 digest §2.5).
+            // Nothing was taken, so nothing was broadcast (x402 §2.5).
             (Rail::X402UpTo, None) if object.text("amount").as_deref() == Some("0") => {
                 Some(Receipt::Settled { tx: None })
             }

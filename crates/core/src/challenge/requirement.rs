@@ -1,4 +1,4 @@
-//! One entry of `accepts` becomes an [`Offer`], or a reason why not (x402 digest §2.1, §2.2, §4, §9.2).
+//! One entry of `accepts` becomes an [`Offer`], or a reason why not (x402 §2.1, §2.2, §4, §9.2).
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
     let token = token(&object, network)?;
     let extra = object.object("extra").ok_or(Why::TokenDomainMissing)?;
     let (rail, clause) = rail(scheme, &extra, token)?;
-    // v1 is older than all transfer methods but one (x402 digest §2.4).
+    // v1 is older than all transfer methods but one (x402 §2.4).
     if context.version == X402Version::V1 && rail != Rail::X402 {
         return Err(Why::TransferMethodUnsupported);
     }
@@ -85,7 +85,7 @@ impl Scheme {
 }
 
 /// What scheme and transfer method come to. The reference client falls into EIP-3009 for any method it does not know; we do
-/// not (x402 digest §4).
+/// not (x402 §4).
 fn rail(scheme: Scheme, extra: &Object<'_>, token: &Token) -> Result<(Rail, Clause), Why> {
     let method = match (extra.member("assetTransferMethod"), extra.text("assetTransferMethod")) {
         (None, _) => None,
@@ -137,7 +137,7 @@ fn token(requirement: &Object<'_>, network: Network) -> Result<&'static Token, W
     assets::token(network, &address).ok_or(Why::AssetUnknown)
 }
 
-/// `extra` chooses the flow, and must describe the token as our table does (Ruling 22).
+/// `extra` chooses the flow, and must describe the token as our table does (R22).
 fn check_extra(extra: &Object<'_>, token: &Token) -> Result<PaymentFlow, Why> {
     let flow = match (extra.member("paymentFlow"), extra.text("paymentFlow")) {
         (None, _) => PaymentFlow::Authorization,
@@ -191,7 +191,7 @@ pub(super) fn payee_of(text: &str, token: &Token) -> Result<Address, Why> {
     Ok(payee)
 }
 
-/// Ruling 17: outside 10..=86400 s the offer is refused, not clamped.
+/// R17: outside 10..=86400 s the offer is refused, not clamped.
 fn max_timeout(requirement: &Object<'_>) -> Result<u64, Why> {
     let raw = requirement
         .member("maxTimeoutSeconds")

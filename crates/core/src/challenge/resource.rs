@@ -1,4 +1,4 @@
-//! The host a challenge says it is for (Ruling 23, threats 1.10).
+//! The host a challenge says it is for (R23, threat 1.10).
 //!
 //! No URL library: a URL that such libraries read differently (backslashes, blanks, user info, names outside ASCII in the
 //! host) counts as unreadable, and unreadable is not paid.

@@ -1,7 +1,7 @@
 //! Why a challenge, or one offer in it, is not paid.
 //!
 //! The reasons are ours alone: no word of the merchant is ever part of one, so they may be logged, shown to an agent and
-//! matched by scripts (threats 1.15).
+//! matched by scripts (threat 1.15).
 
 use std::fmt;
 
@@ -68,11 +68,11 @@ reasons! {
     MppParameterMissing => "mpp-parameter-missing", "A Payment challenge lacks id, realm, method, intent or request.";
     MppMethodMalformed => "mpp-method-malformed", "A Payment challenge has a method or an intent that is no name.";
     MppRequestTooLarge => "mpp-request-too-large", "The request of a Payment challenge is longer than 16 KiB.";
-    /// Anything but `Authorization` and `Payment-Authorization` (mpp digest §3.4).
+    /// Anything but `Authorization` and `Payment-Authorization` (MPP §3.4).
     MppHeaderNotAllowed => "mpp-header-not-allowed", "A Payment challenge wants its credential in a header field that is not for that.";
     ExpiresMalformed => "expires-malformed", "The challenge's expires is not an RFC 3339 time.";
     ChallengeExpired => "challenge-expired", "The challenge has expired, or does so within 6 seconds.";
-    /// Its nonce is on record: one challenge is answered once (Ruling 18).
+    /// Its nonce is on record: one challenge is answered once (R18).
     ChallengeUsed => "challenge-used", "This very challenge was answered before; the site must give a new one.";
     DigestUnsupported => "digest-unsupported", "The challenge binds the request's body in another way than by SHA-256.";
     DigestMismatch => "digest-mismatch", "The challenge is for another request body than the one sent.";
@@ -134,11 +134,11 @@ reasons! {
     NetworkNotConfigured => "network-not-configured", "The offer is for a network that [networks] in bursar.toml does not name.";
     SignerCents => "signer-whole-cents", "BKey signs for whole US cents, and the offer's amount is none.";
     SignerToken => "signer-other-token", "BKey signs for one token on one network, and the offer is for another.";
-    /// Its nonce follows from the challenge (Ruling 18).
+    /// Its nonce follows from the challenge (R18).
     SignerNonce => "signer-chooses-nonce", "The offer fixes the nonce of its authorization, and BKey chooses its own.";
     SignerRail => "signer-only-eip3009", "BKey signs EIP-3009 authorizations for x402 alone, and the offer wants another credential.";
     SignerCurrency => "signer-only-dollars", "BKey issues tokens in US dollars alone.";
-    /// Without a node nobody could prove what was taken (Ruling 12).
+    /// Without a node nobody could prove what was taken (R12).
     UpToNeedsNode => "upto-needs-node", "The offer is for any part of an amount, and no node is named for its network.";
     AllowanceMissing => "allowance-missing", "The wallet has not allowed Permit2 to move this token, and the seller does not bring the permission.";
     AllowanceUnknown => "allowance-unknown", "No node said whether the wallet has allowed Permit2 to move this token.";

@@ -1,4 +1,4 @@
-//! The two envelopes of x402: v2 in a header, v1 in a body (x402 digest §1.2, §2.1, §2.2).
+//! The two envelopes of x402: v2 in a header, v1 in a body (x402 §1.2, §2.1, §2.2).
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub fn v2(header: &[u8]) -> Result<Challenge, Why> {
     }
     let decoded = json::from_base64(header)?;
     let object = Object::read(json::checked(&decoded)?).ok_or(Why::NotObject)?;
-    // Two documents of the specification print the version as a string (x402 digest §2.1).
+    // Two documents of the specification print the version as a string (x402 §2.1).
     match object.member("x402Version").map(RawValue::get) {
         Some("2" | "\"2\"") => {}
         _ => return Err(Why::VersionUnsupported),

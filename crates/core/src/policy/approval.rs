@@ -1,4 +1,4 @@
-//! Which payments a person must approve, how many of them, and who may be asked (approvals digest §7, threats 1.3 and 4.4).
+//! Which payments a person must approve, how many of them, and who may be asked (approvals §7, threats 1.3 and 4.4).
 //!
 //! What depends on money spent already is no threshold here but a charge of the plan: only the ledger knows, and it decides
 //! one payment after the other.

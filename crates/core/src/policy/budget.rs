@@ -1,8 +1,8 @@
 //! Budgets, and what one payment charges to them.
 //!
 //! A budget is a cap on one window of one scope. The ledger adds a [`Charge`] to the counter named by (scope, window,
-//! start) and denies it when the sum would pass the cap; caps live in `limits.toml` only, never in the store (ledger
-//! digest §2.4, §2.5).
+//! start) and denies it when the sum would pass the cap; caps live in `limits.toml` only, never in the store (R218,
+//! R220).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use super::calendar::{Calendar, Period};
 use crate::account::Account;
 use crate::money::MicroUsd;
 
-/// What span of payments one cap holds together (Ruling 50).
+/// What span of payments one cap holds together (R50).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Window {
     /// A calendar hour in the file's time zone; so are the next three.
@@ -29,7 +29,7 @@ pub enum Window {
     Rolling(Rolling),
     /// No span of time: what is held, armed or unknown at this moment (`max_pending`). What is settled leaves it.
     Pending,
-    /// Since a person last approved a payment of the scope that was over it (`approval_every`, threats 1.3).
+    /// Since a person last approved a payment of the scope that was over it (`approval_every`, threat 1.3).
     SinceApproval,
     /// No span of time: what was ever paid to one payee (`approval_first_time_payee`). Its cap is none: what it takes is that
     /// something was settled before.
@@ -39,7 +39,7 @@ pub enum Window {
 /// A rolling window of n seconds in 60 buckets of n/60 seconds, aligned to the Unix epoch.
 ///
 /// The sum takes the 61 newest buckets, so the whole of the oldest one, of which only a part lies in the window: never more
-/// than the cap within any n seconds, but room comes back up to n/60 seconds late (ledger digest §2.4).
+/// than the cap within any n seconds, but room comes back up to n/60 seconds late (R218).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rolling {
     bucket_s: u32,
@@ -268,7 +268,7 @@ impl Budget {
         }
     }
 
-    /// Whether it bounds what is spent over time (Ruling 51): `max_pending` alone would let any sum through, bit by bit, and
+    /// Whether it bounds what is spent over time (R51): `max_pending` alone would let any sum through, bit by bit, and
     /// `approval_every` with a person's leave.
     pub const fn bounds_spending(&self) -> bool {
         matches!(self.unit, Unit::MicroUsd) && !matches!(self.window, Window::Pending | Window::SinceApproval)

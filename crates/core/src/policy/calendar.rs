@@ -1,7 +1,7 @@
 //! Where a window starts and ends in the file's time zone.
 //!
 //! A day is a local day: 23 or 25 hours long when the clocks change. A week starts on Monday. An hour is what a wall
-//! clock calls one, so the hour that a clock change repeats is two windows (Ruling 50; ledger digest §2.4).
+//! clock calls one, so the hour that a clock change repeats is two windows (R50).
 
 use std::sync::Arc;
 

@@ -88,7 +88,7 @@ pub enum OverLimit {
     Ask,
 }
 
-/// Which request methods are paid for (Ruling 9).
+/// Which request methods are paid for (R9).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Methods {
     /// All but HEAD, OPTIONS and TRACE.
@@ -98,17 +98,17 @@ pub enum Methods {
 }
 
 impl Limits {
-    /// Whether an offer of nothing may be signed (Ruling 22).
+    /// Whether an offer of nothing may be signed (R22).
     pub fn zero_amount(&self) -> bool {
         self.zero_amount
     }
 
-    /// The longest validity of a credential, in seconds (Ruling 16).
+    /// The longest validity of a credential, in seconds (R16).
     pub fn max_validity_s(&self) -> u64 {
         self.max_validity_s
     }
 
-    /// Other hosts that `merchant` may name as its own in a challenge (Ruling 23).
+    /// Other hosts that `merchant` may name as its own in a challenge (R23).
     pub fn resource_hosts(&self, merchant: &str) -> &[String] {
         self.resource_hosts
             .iter()
@@ -132,7 +132,7 @@ impl Limits {
         prices.min()
     }
 
-    /// Whether requests with this method are paid for at all (Ruling 9).
+    /// Whether requests with this method are paid for at all (R9).
     pub fn pays_for(&self, method: &http::Method) -> bool {
         self.methods.include(method)
     }
@@ -156,7 +156,7 @@ impl Limits {
 }
 
 impl Standing {
-    /// Ruling 51: an amount window of its own or of its group. The account's alone is no budget.
+    /// R51: an amount window of its own or of its group. The account's alone is no budget.
     pub(super) fn has_budget(&self) -> bool {
         let group = self.group.iter().flat_map(|g| &g.level.budgets);
         self.level.budgets.iter().chain(group).any(Budget::bounds_spending)

@@ -11,7 +11,7 @@ use crate::host::Host;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {
     Exact(Host),
-    /// `*.example.com`: any depth below, not `example.com` itself (Ruling 51).
+    /// `*.example.com`: any depth below, not `example.com` itself (R51).
     Below(Host),
 }
 

@@ -61,7 +61,7 @@ pub struct Plan {
     pub offer: usize,
     /// What it counts as.
     pub usd: MicroUsd,
-    /// From the account down to the agent; never empty (Ruling 51).
+    /// From the account down to the agent; never empty (R51).
     pub charges: Vec<Charge>,
     pub group: Option<Arc<str>>,
     /// The longest validity of the credential, in seconds.
@@ -75,7 +75,7 @@ pub struct Plan {
 /// Why a 402 is passed on without a word from limits.toml's levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unpaid {
-    /// Requests with this method are not paid for (Ruling 9).
+    /// Requests with this method are not paid for (R9).
     Method,
     /// There was nothing to choose from.
     NoOffer,
@@ -94,7 +94,7 @@ impl Unpaid {
 /// Chooses among `offers` and says what paying it charges; or why nothing is paid.
 ///
 /// The cheapest offer that every level allows wins; at one price the `authorization` flow before `upfront`, then the
-/// file's `rails` order, then the server's (Ruling 20). When none is allowed, the refusal is that of the cheapest; an offer
+/// file's `rails` order, then the server's (R20). When none is allowed, the refusal is that of the cheapest; an offer
 /// without a price comes last.
 pub fn decide(limits: &Limits, purchase: &Purchase<'_>, offers: &[Offer]) -> Decision {
     let bids: Vec<Bid> = offers

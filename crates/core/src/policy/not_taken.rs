@@ -17,7 +17,7 @@ pub struct Unchosen {
     pub why: NotTaken,
 }
 
-/// What stands between an offer and the chosen one: a rule, or else the first step of Ruling 20's order in which they differ.
+/// What stands between an offer and the chosen one: a rule, or else the first step of R20's order in which they differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotTaken {
     /// It would not have been paid had it been alone.

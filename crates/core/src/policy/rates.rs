@@ -1,5 +1,5 @@
 //! What finance counts a currency for. A challenge never brings a rate: without one in limits.toml, or past its last day, an
-//! amount that is not in dollars is not paid (mpp digest §10.1).
+//! amount that is not in dollars is not paid (MPP §10.1).
 
 use std::collections::BTreeMap;
 

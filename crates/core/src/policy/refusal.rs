@@ -1,7 +1,7 @@
 //! A refusal: which rule of limits.toml, its value, what was asked, and what a reader can do about it.
 //!
 //! The fields become the members of the agent's problem document and of the `pay.refused` entry. Codes are stable and
-//! never renamed (Ruling 37); no text of the merchant's gets in, except the host the agent itself asked for.
+//! never renamed (R37); no text of the merchant's gets in, except the host the agent itself asked for.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! The ledger on this machine's disk, beside the disk alone (Ruling 66).
+//! The ledger on this machine's disk, beside the disk alone (R66).
 
 use std::path::Path;
 use std::sync::Arc;

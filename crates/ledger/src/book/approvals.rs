@@ -1,4 +1,4 @@
-//! Which approvals are live, which evidence was used, which refusals are remembered (approvals digest §7 and §10, Ruling 45).
+//! Which approvals are live, which evidence was used, which refusals are remembered (approvals §7 and §10, R45).
 //!
 //! A live approval belongs to one held payment, and a payment has one at most. When the payment stops being held, by being
 //! armed or released, its approval is over with it. Time alone ends none: whoever asked says how it ended.

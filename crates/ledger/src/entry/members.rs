@@ -45,7 +45,7 @@ pub struct Reserved {
     pub agent: String,
     /// Atoms.
     pub amount: Decimal<u128>,
-    /// Present: reserved and armed at once (Ruling 61). Absent: held, `pay.armed` may follow.
+    /// Present: reserved and armed at once (R61). Absent: held, `pay.armed` may follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arm: Option<Arm>,
     /// CAIP-19, lower case.
@@ -157,7 +157,7 @@ impl WindowCharge {
     }
 }
 
-/// A repeat is about to send the same credential again (Ruling 61). Moves no money and no state.
+/// A repeat is about to send the same credential again (R61). Moves no money and no state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presented {
     /// Which presentation by a repeat, from 1.
@@ -167,7 +167,7 @@ pub struct Presented {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Armed {
-    /// The approval that is used up by this. Ruling 45 lists `approval.used`: this member is that entry, in the one durable
+    /// The approval that is used up by this. A use has no entry of its own (R45): it is this member, in the one durable
     /// step that lets the payment be signed, so that a crash cannot come between the two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
@@ -198,7 +198,7 @@ pub struct Settled {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {
     pub rid: PaymentId,
-    /// A transaction that a failing receipt names all the same (Ruling 10): where a proof can begin.
+    /// A transaction that a failing receipt names all the same (R10): where a proof can begin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
     pub why: String,
@@ -320,21 +320,22 @@ pub struct ClockJumped {
     pub ahead_s: u64,
 }
 
-/// An operator's word that the clock is right: windows follow it from here on, even back (Ruling 63).
+/// An operator's word that the clock is right: windows follow it from here on, even back (R63).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockAccepted {
     pub who: String,
     pub why: String,
 }
 
-/// A person is about to be asked about a held payment. What they are asked is a disclosure (Ruling 46); its code stands nowhere.
+/// A person is about to be asked about a held payment. What they are asked is a disclosure (R46); its code stands
+/// nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalRequested {
     pub agent: String,
     pub approver: String,
     pub backend: String,
     pub id: PaymentId,
-    /// Hash of the intent (Ruling 40).
+    /// Hash of the intent (R40).
     pub intent: Digest,
     /// So many people must grant it.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -344,7 +345,7 @@ pub struct ApprovalRequested {
     pub until: Moment,
 }
 
-/// The evidence was verified, and what makes it single use is taken by this (Ruling 45).
+/// The evidence was verified, and what makes it single use is taken by this (R45).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalGranted {
     pub by: String,

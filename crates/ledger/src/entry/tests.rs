@@ -331,7 +331,7 @@ fn without_a_part_there_is_no_word_of_it() {
     assert_eq!(text(line), part);
 }
 
-/// To the byte: what an auditor reads, and nothing else (Ruling 46).
+/// To the byte: what an auditor reads, and nothing else (R46).
 #[test]
 fn approvals_are_told_by_hashes() {
     let head = |ev: &str| format!(r#""ev":"{ev}""#);
@@ -413,7 +413,7 @@ fn an_entry_over_16_kib_is_refused_and_leaves_no_trace() {
     assert_eq!(line, b"before");
 }
 
-/// What a 402 may offer at most (Ruling 33), beside all windows that have a name, each member as long as it can be.
+/// What a 402 may offer at most (R33), beside all windows that have a name, each member as long as it can be.
 #[test]
 fn the_longest_list_of_other_offers_fits() {
     use bursar_core::challenge::{Place, Protocol, Rail, Why};

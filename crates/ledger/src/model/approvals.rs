@@ -1,5 +1,5 @@
 //! Approvals as the ledger has them: the steps that are put on record, and what is live or remembered afterwards
-//! (Rulings 44 to 46).
+//! (R44 to R46).
 //!
 //! Of what was asked and answered there are only hashes here. Question, token and proof are disclosures, and nobody's text but
 //! ours and the names of agent, approver and backend goes into an entry.
@@ -12,7 +12,8 @@ use crate::text::hex32;
 use bursar_core::approval::EvidenceKind;
 use bursar_core::payment_id::PaymentId;
 
-/// What happens to one approval. It is granted once as many people have granted it as it needs. Its use is no step: the arming that names it uses it up (Ruling 45).
+/// What happens to one approval. It is granted once as many people have granted it as it needs. Its use is no step: the
+/// arming that names it uses it up (R45).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApprovalStep {
     /// A person is about to be asked.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Signer {
-    /// Keys on a phone, or a card kept there (approvals digest §4.6).
+    /// Keys on a phone, or a card kept there (approvals §4.6).
     Bkey,
 }
 

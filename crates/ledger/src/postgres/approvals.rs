@@ -1,4 +1,4 @@
-//! Approvals in the tables (Ruling 45): live ones, evidence that is used, refusals that are remembered.
+//! Approvals in the tables (R45): live ones, evidence that is used, refusals that are remembered.
 //!
 //! What may be done is decided by the register that all engines share, against the rows that were locked for it. The tables
 //! only keep two nodes apart: a payment waits once, an agent's intent is asked about once, and evidence is used once. Whoever

@@ -204,7 +204,7 @@ impl<'a> Batch<'a> {
             Ask::Refused(denial, count) => self.note(decisions::denied(denial.clone(), *count), now),
             Ask::Note(body) => self.note(body.clone(), now),
             Ask::GiveUp(rid) => self.give_up(*rid, now),
-            // A person was asked about it, and their answer is waited for (Ruling 44).
+            // A person was asked about it, and their answer is waited for (R44).
             Ask::Restart(rid) if self.book.approvals().of_payment(*rid).is_some() => Ok(()),
             Ask::Restart(rid) => self.leave_open(*rid, "restart", now),
             Ask::Adopt(rid) => {
@@ -315,7 +315,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// A signature takes the reservation; there was only one, and it never left this process (Ruling 11).
+    /// A signature takes the reservation; there was only one, and it never left this process (R11).
     fn give_up(&mut self, rid: PaymentId, now: Moment) -> Result<(), LedgerError> {
         let was_taken_over = self.foreign(rid).is_some();
         self.make_ours(rid, now)?;

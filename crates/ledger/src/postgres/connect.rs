@@ -198,7 +198,7 @@ pub fn explain(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// Whether the same transaction can be tried again as it is (digest §1.4).
+/// Whether the same transaction can be tried again as it is (R209).
 pub fn is_to_be_retried(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED)
 }

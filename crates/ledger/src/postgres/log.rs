@@ -1,4 +1,4 @@
-//! This node's own log (Rulings 64, digest §1.4): entries are encoded before the commit, go into the outbox with it, and are
+//! This node's own log (R64, R212): entries are encoded before the commit, go into the outbox with it, and are
 //! then appended to `audit/` as the same bytes, by a thread that nobody waits for.
 
 use std::path::Path;

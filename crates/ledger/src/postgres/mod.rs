@@ -1,4 +1,4 @@
-//! Books in a PostgreSQL database that several proxies share (ledger digest §1.4).
+//! Books in a PostgreSQL database that several proxies share (R207).
 //!
 //! Each process has one task that writes (`engine`). It takes what is queued, locks the rows that this is about in a fixed
 //! order (`transaction`, `rows`, `session`, `approvals`), decides every operation with the same code as the embedded ledger, against a book

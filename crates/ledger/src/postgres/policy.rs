@@ -1,4 +1,4 @@
-//! Which limits are in force, for all proxies together: the file that was published last (digest §1.4). A proxy with another
+//! Which limits are in force, for all proxies together: the file that was published last (R210). A proxy with another
 //! one reserves nothing.
 
 use std::collections::{BTreeMap, HashMap};

@@ -183,7 +183,7 @@ impl PaymentRows {
     }
 }
 
-/// As in the digest's state machine.
+/// As in the state machine of R213.
 const fn state_number(state: State) -> i16 {
     match state {
         State::Held => 1,

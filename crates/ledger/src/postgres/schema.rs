@@ -1,4 +1,4 @@
-//! The tables (ledger digest §1.4), made by whichever proxy comes first. No server-side code.
+//! The tables (R207), made by whichever proxy comes first. No server-side code.
 
 use tokio_postgres::{Client, Error};
 

@@ -1,4 +1,4 @@
-//! The statements of a batch (ledger digest §1.4): locks in fixed order, sums in a later statement, writes with arrays.
+//! The statements of a batch (R208): locks in fixed order, sums in a later statement, writes with arrays.
 //!
 //! Statements that do not need each other's answers are sent together and run one after the other, each with a snapshot of
 //! its own: that is what makes the buckets, read after the lock, the newest ones.

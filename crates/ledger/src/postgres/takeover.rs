@@ -1,5 +1,5 @@
 //! Coming and going of nodes: the start of one, its heartbeat, and what the others do for one that is silent
-//! (digest §1.4, §2.2).
+//! (R211, R215).
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ use crate::text::Moment;
 use crate::writer::decide::Space;
 use bursar_core::payment_id::PaymentId;
 
-/// How often one that was in another's way is tried (digest §1.4).
+/// How often one that was in another's way is tried (R209).
 const TRIES: u32 = 5;
 /// One that takes longer has met a database that hangs.
 pub const TRANSACTION: Duration = Duration::from_secs(5);

@@ -69,7 +69,7 @@ impl Decisions for Writer {
     }
 }
 
-/// Free space where the journal lies (digest §1.2, rule 8).
+/// Free space where the journal lies (R205).
 pub struct Space {
     dir: PathBuf,
     min_free_bytes: u64,

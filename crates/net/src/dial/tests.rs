@@ -291,7 +291,7 @@ async fn nothing_to_dial_is_an_error() {
     ));
 }
 
-/// Nagle's algorithm and delayed acknowledgements together cost 40 ms per small write (proxying digest §1.2).
+/// Nagle's algorithm and delayed acknowledgements together cost 40 ms per small write (R226).
 #[tokio::test]
 async fn a_dialled_connection_does_not_wait_to_send() {
     let script = Script::of(&[]);

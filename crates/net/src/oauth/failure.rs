@@ -1,5 +1,5 @@
-//! Why an identity server did not do what it was asked, in stable words (approvals digest §2.5, §2.6). A server's own text never
-//! becomes one.
+//! Why an identity server did not do what it was asked, in stable words (approvals §2.5, §2.6). A server's own text
+//! never becomes one.
 
 /// The human may have been asked, and we hold no handle to the answer.
 pub const START_UNKNOWN: Code = Code::again("start_unknown");

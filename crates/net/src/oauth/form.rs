@@ -61,7 +61,8 @@ fn escape(form: &mut String, text: &str) {
     }
 }
 
-/// Text first: `serde_json` passes over invalid UTF-8 in members that it skips (digest §11). And it reads an array as a struct.
+/// Text first: `serde_json` passes over invalid UTF-8 in members that it skips (approvals §11). And it reads an array
+/// as a struct.
 pub fn object(bytes: &[u8]) -> Option<&str> {
     let text = str::from_utf8(bytes).ok()?;
     text.trim_ascii_start().starts_with('{').then_some(text)

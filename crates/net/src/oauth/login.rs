@@ -1,5 +1,5 @@
-//! The agent's own token, by `client_credentials` (approvals digest §4.2). It is fetched by one caller at a time; the others wait
-//! for it.
+//! The agent's own token, by `client_credentials` (approvals §4.2). It is fetched by one caller at a time; the others
+//! wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The certificate authority of one data directory: `ca.pem` and `ca.key`, P-256, one year (Ruling 36).
+//! The certificate authority of one data directory: `ca.pem` and `ca.key`, P-256, one year (R36).
 //!
 //! Its name and key identifier are derived from the key, so the key alone rebuilds the issuer of leaves; of `ca.pem`
 //! only the dates are read. Whether the two files belong together is proven at every start.
@@ -130,7 +130,7 @@ impl Authority {
         self.validity.not_after
     }
 
-    /// True in the last 30 days: time to say so at each start (Ruling 36).
+    /// True in the last 30 days: time to say so at each start (R36).
     pub fn expires_soon(&self, now: Timestamp) -> bool {
         now.saturating_add(WARNING)
             .is_ok_and(|then| then >= self.validity.not_after)

@@ -28,7 +28,7 @@ use bursar_core::clock::SharedClock;
 use bursar_core::host::Host;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// 7 days from yesterday (Ruling 36).
+/// 7 days from yesterday (R36).
 const LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// About 0.7 KiB each.
 const CACHED: usize = 10_000;
@@ -167,7 +167,7 @@ impl ServerConfigs {
     }
 }
 
-/// The TLS of the proxy's own listener, for agents beyond loopback (Ruling 56). HTTP/1.1 alone: a proxy's CONNECT needs no
+/// The TLS of the proxy's own listener, for agents beyond loopback (R56). HTTP/1.1 alone: a proxy's CONNECT needs no
 /// more.
 pub fn listener_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, ListenerTlsError> {
     let unusable = |path: &Path, why: String| ListenerTlsError::File {

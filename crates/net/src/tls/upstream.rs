@@ -1,4 +1,4 @@
-//! Verified TLS towards origins and services. There is no switch that turns verification off (threats 2.11).
+//! Verified TLS towards origins and services. There is no switch that turns verification off (threat 2.11).
 
 use std::fmt;
 use std::io;

@@ -105,7 +105,7 @@ pub(super) struct Carrier {
 
 impl Carrier {
     /// The answer is through. After an early one the connection still owes the rest of the upload and cannot be used
-    /// again (proxying digest §3.1).
+    /// again (R228).
     pub(super) fn free(mut self) -> Option<Connection> {
         self.connection.take_if(|_| self.progress.is_over())
     }

@@ -1,5 +1,6 @@
-//! Whose agent we are at BKey, where its own tools have put that: their variables, and `~/.bkey/profiles.json` (approvals digest
-//! §4.1, §4.2). Of the file only `agents` is read: what a human logged in with is none of ours. Nothing is ever written.
+//! Whose agent we are at BKey, where its own tools have put that: their variables, and `~/.bkey/profiles.json`
+//! (approvals §4.1, §4.2). Of the file only `agents` is read: what a human logged in with is none of ours. Nothing is
+//! ever written.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! What BKey answers (approvals digest §4.5, §4.6), read strictly where a lenient reading could cost money. Pure.
+//! What BKey answers (approvals §4.5, §4.6), read strictly where a lenient reading could cost money. Pure.
 //!
 //! Nobody outside knows which of its dialects BKey speaks, so both are read: `status` in a 200, and OAuth's `error`.
 
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::stripe::TokenId;
 use bursar_net::oauth::form;
 
-/// Where the person's time is not said (digest §4.6).
+/// Where the person's time is not said (approvals §4.6).
 const USUAL_LIFE: Duration = Duration::from_secs(300);
 const USUAL_INTERVAL: Duration = Duration::from_secs(2);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);

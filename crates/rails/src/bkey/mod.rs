@@ -1,5 +1,5 @@
-//! BKey: keys on a phone. Whose agent we are there (`agent`), and what it makes for us (approvals digest §4.6): one authorization
-//! of EIP-3009, or one Shared Payment Token.
+//! BKey: keys on a phone. Whose agent we are there (`agent`), and what it makes for us (approvals §4.6): one
+//! authorization of EIP-3009, or one Shared Payment Token.
 //!
 //! `answer` is pure: what an answer says, and whether that can be true of nothing that was made. What it is worth is for `pay` to
 //! judge, against the record.
@@ -30,7 +30,7 @@ pub use agent::{BkeyAgent, BkeyError, ProfilesFile};
 pub use answer::{Authorization, Created, Looked, Pending, Token, Unreadable, WalletAnswer};
 pub use order::{AuthorizationOrder, Purpose, TokenOrder};
 
-/// BKey's own tools wait so long for an answer (digest §4.1).
+/// BKey's own tools wait so long for an answer (approvals §4.1).
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What can be ordered.
@@ -139,7 +139,7 @@ impl Bkey {
         }
     }
 
-    /// Never repeated if it may have arrived (digest §2.5): each order is another authorization.
+    /// Never repeated if it may have arrived (approvals §2.5): each order is another authorization.
     async fn create(&self, kind: Kind, json: Option<Vec<u8>>) -> Result<Answer, Unheard> {
         let json = json.ok_or(Unheard::NotLoggedIn(failure::INTERNAL))?;
         let (url, token) = (self.at(path(kind))?, self.token().await?.0);

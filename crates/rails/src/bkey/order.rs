@@ -1,5 +1,5 @@
-//! What is ordered at BKey (approvals digest §4.1). Amounts come from the record; the texts are ours, without a word of the
-//! merchant's (threats 1.15).
+//! What is ordered at BKey (approvals §4.1). Amounts come from the record; the texts are ours, without a word of the
+//! merchant's (threat 1.15).
 
 use alloy_primitives::Address;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! What a request finds that names the `Idempotency-Key` of a payment (Ruling 6).
+//! What a request finds that names the `Idempotency-Key` of a payment (R6).
 
 use tokio::sync::watch;
 

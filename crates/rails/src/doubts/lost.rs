@@ -1,5 +1,5 @@
-//! Payments in doubt whose files a crash took with it (Ruling 7). Nothing can be presented for them, and the books know what
-//! was asked for: whoever asks the same is told of the doubt instead of paying a second time (Ruling 4).
+//! Payments in doubt whose files a crash took with it (R7). Nothing can be presented for them, and the books know what
+//! was asked for: whoever asks the same is told of the doubt instead of paying a second time (R4).
 
 use std::collections::HashMap;
 

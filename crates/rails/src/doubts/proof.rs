@@ -1,5 +1,5 @@
-//! What the chain has proven of a payment in doubt (Ruling 11). A declaration goes to the ledger, which may refuse it or fail:
-//! until it stands, the payment is out of the reach of repeats, and comes back if it was not declared.
+//! What the chain has proven of a payment in doubt (R11). A declaration goes to the ledger, which may refuse it or
+//! fail: until it stands, the payment is out of the reach of repeats, and comes back if it was not declared.
 
 use jiff::Timestamp;
 

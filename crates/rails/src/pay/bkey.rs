@@ -1,8 +1,9 @@
-//! What BKey makes for a record: an authorization signed on the phone, or a token for a card kept there (approvals digest §4.6).
+//! What BKey makes for a record: an authorization signed on the phone, or a token for a card kept there
+//! (approvals §4.6).
 //!
 //! An order is made of the record alone, and nothing that comes back is believed: every member is compared with the record, and
 //! the signer is recovered over typed data of ours. Whatever was ordered may exist somewhere, whatever BKey says of it, so that a
-//! payment without a credential stays counted unless BKey cannot have made one (Ruling 11).
+//! payment without a credential stays counted unless BKey cannot have made one (R11).
 
 use std::sync::Arc;
 use std::time::Duration;

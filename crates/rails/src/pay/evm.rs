@@ -1,4 +1,4 @@
-//! The wallet of EVM networks: one secp256k1 key. What it signs for EIP-3009 (under EIP-712, x402 digest §4.1) is here,
+//! The wallet of EVM networks: one secp256k1 key. What it signs for EIP-3009 (under EIP-712, x402 §4.1) is here,
 //! what it signs for Permit2 in `permit2`, and for Tempo in `tempo`.
 
 use std::borrow::Cow;
@@ -90,7 +90,7 @@ impl Wallet {
         self.sign(&message(authorization), &domain(token))
     }
 
-    /// Signs typed data of the kinds that `pay` spells out (threats 1.11).
+    /// Signs typed data of the kinds that `pay` spells out (threat 1.11).
     pub(super) fn sign(&self, message: &impl SolStruct, domain: &Eip712Domain) -> [u8; 65] {
         self.sign_digest(&message.eip712_signing_hash(domain))
     }
@@ -112,7 +112,7 @@ impl Wallet {
     }
 }
 
-/// The token's domain: four fields, no salt, all from our table (Ruling 22).
+/// The token's domain: four fields, no salt, all from our table (R22).
 pub(super) fn domain(token: &Token) -> Eip712Domain {
     Eip712Domain::new(
         Some(Cow::Borrowed(token.eip712_name)),

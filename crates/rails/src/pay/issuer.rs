@@ -1,8 +1,8 @@
 //! Payments through Stripe: a Shared Payment Token is ordered for what the record says and nothing more, kept for later
-//! questions, and taken back when it was of no use (mpp digest §6).
+//! questions, and taken back when it was of no use (MPP §6).
 //!
 //! The payment's id is the idempotency key, so that an order whose answer was lost, or that a crash cut off, is the same order
-//! when it is made again (Rulings 8 and 14).
+//! when it is made again (R8 and R14).
 
 mod tokens;
 
@@ -24,7 +24,7 @@ pub use tokens::Tokens;
 
 /// Between tries of one order. Nothing has been sent to the seller yet, and the agent waits.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
-/// Stripe forgets a key after a day (Ruling 14).
+/// Stripe forgets a key after a day (R14).
 const REPEATABLE: SignedDuration = SignedDuration::from_hours(20);
 
 /// The account that issues tokens.
@@ -57,7 +57,7 @@ pub enum Left {
     Perhaps,
 }
 
-/// What Stripe says about a payment (digest §2.1).
+/// What Stripe says about a payment (R214).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The token was charged.

@@ -1,7 +1,7 @@
 //! Turns a stored record into a signature or a token, and that into the header that pays.
 //!
 //! Keys are reached through this module alone, with numbers that come from the ledger's record and never from the wire
-//! (threats 1.11). Each rail knows one kind of message.
+//! (threat 1.11). Each rail knows one kind of message.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Whether Permit2 may move a token of the wallet (x402 digest §4.2): the allowance is there, or the seller brings the
-//! wallet's signed permission for this one amount to the chain. Never more than that (threats 1.11).
+//! Whether Permit2 may move a token of the wallet (x402 §4.2): the allowance is there, or the seller brings the
+//! wallet's signed permission for this one amount to the chain. Never more than that (threat 1.11).
 //!
 //! Unlike everything else on the path of a payment this asks a node, since a credential without leave would only be refused.
 

@@ -1,4 +1,4 @@
-//! What the wallet signs for a payment through Permit2 (x402 digest §4.2, §5).
+//! What the wallet signs for a payment through Permit2 (x402 §4.2, §5).
 //!
 //! Two kinds of message: the transfer itself, with the payee (and for `upto` the facilitator) in its witness, and, where
 //! the token's permission is missing and a facilitator would bring it to the chain, EIP-2612's `Permit`.
@@ -74,7 +74,7 @@ impl Wallet {
         }
     }
 
-    /// Allows Permit2 to move the payment's amount. Name and version of the domain are those of `token` (Ruling 22);
+    /// Allows Permit2 to move the payment's amount. Name and version of the domain are those of `token` (R22);
     /// chain and contract are the payment's, so that the permission can never be one over something else.
     pub fn sign_permit(&self, token: &Token, permit: &TokenPermit<'_>) -> [u8; 65] {
         self.sign(&permit_message(permit), &permit_domain(token, permit))

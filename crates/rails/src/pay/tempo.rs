@@ -1,8 +1,8 @@
 //! One MPP `tempo`/`charge` payment as the seller broadcasts it ("pull"): a Tempo transaction with a single call of
-//! `transferWithMemo`, signed without asking any node (mpp digest §8.1).
+//! `transferWithMemo`, signed without asking any node (MPP §8.1).
 //!
 //! That needs no account state because the transaction takes the lane of expiring nonces (TIP-1009): nonce key 2^256 - 1,
-//! nonce 0, and a `validBefore` at most 30 s ahead of the block that includes it (Ruling 16 takes 25). From that second
+//! nonce 0, and a `validBefore` at most 30 s ahead of the block that includes it (R16 takes 25). From that second
 //! on it is dead for good, and before it the chain takes it once, whoever pays the fee. The memo makes the payments of
 //! two challenges different transactions; the same challenge signed for another second is another payment as well.
 

@@ -1,5 +1,5 @@
 //! Known answers: every `exact` EIP-3009 vector in `fixtures/x402` and every `evm`/`charge` vector in `fixtures/mpp`, from
-//! the challenge to the header that pays. Times, x402 nonces and the choice of the offer are given (Ruling 19).
+//! the challenge to the header that pays. Times, x402 nonces and the choice of the offer are given (R19).
 
 use alloy_primitives::{Address, B256, hex};
 use alloy_sol_types::SolStruct;
@@ -119,7 +119,7 @@ fn headers_equal_those_of_the_reference_client() {
 }
 
 /// The original v1 library orders members differently and copies payTo as written; we write `to` with its checksum, like
-/// the newer client. Either verifies (x402 digest §4.1).
+/// the newer client. Either verifies (x402 §4.1).
 #[test]
 fn payloads_equal_those_of_the_legacy_client_but_for_the_case_of_to() {
     for name in ["v1-exact-base-sepolia-legacy-lib", "v1-exact-base-mainnet-legacy-lib"] {
@@ -158,7 +158,7 @@ fn another_wallet_does_not_sign() {
     assert_eq!(result.err(), Some(PayError::OtherWallet));
 }
 
-/// Members may stand in any order, so what the header decodes to is compared (mpp digest §4).
+/// Members may stand in any order, so what the header decodes to is compared (MPP §4).
 #[test]
 fn mpp_credentials_equal_those_of_the_reference_client() {
     let fixture: Value = serde_json::from_str(include_str!("../../../../fixtures/mpp/evm_charge.json")).unwrap();

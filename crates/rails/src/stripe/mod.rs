@@ -1,4 +1,4 @@
-//! Stripe, as the one who pays: issues shared payment tokens, looks at them, takes them back (mpp §6.1).
+//! Stripe, as the one who pays: issues shared payment tokens, looks at them, takes them back (MPP §6.1).
 //!
 //! Three calls, each one request under one time limit, none repeated here: a caller that got no answer repeats the order
 //! under its key, and Stripe answers with the same token.
@@ -101,7 +101,7 @@ impl Stripe {
         same_token(self.call(call, None).await?, id)
     }
 
-    /// Takes a token back, once `settle_wait` is over (Ruling 14). One that was charged is refused: look at it with
+    /// Takes a token back, once `settle_wait` is over (R14). One that was charged is refused: look at it with
     /// [`Self::token`].
     pub async fn revoke(&self, id: &TokenId) -> Result<Issued, StripeError> {
         let call = Call::revoke(self.settings.endpoint, id);

@@ -71,7 +71,7 @@ impl TokenId {
         }
     }
 
-    /// The secret itself, for a credential and for what re-presents it (Ruling 7).
+    /// The secret itself, for a credential and for what re-presents it (R7).
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -8,14 +8,14 @@ use bursar_ledger::PaymentId;
 
 /// One token: for one seller, one currency, one amount, until one moment. Everything in it was checked and reserved before.
 pub struct Order<'a> {
-    /// The payment id (Ruling 8). The same order under the same key gives the same token; repeat it within 20 h of the first
-    /// try only (Ruling 14).
+    /// The payment id (R8). The same order under the same key gives the same token; repeat it within 20 h of the first
+    /// try only (R14).
     pub idempotency_key: PaymentId,
     pub payment_method: &'a PaymentMethod,
     pub currency: Currency,
-    /// In minor units: the amount that was checked, nothing larger (mpp §6.2).
+    /// In minor units: the amount that was checked, nothing larger (MPP §6.2).
     pub max_amount: u64,
-    /// Unix seconds (Ruling 16).
+    /// Unix seconds (R16).
     pub expires_at: u64,
     pub seller: &'a Profile,
 }

@@ -11,7 +11,7 @@ use bursar_net::post::is_this_machine;
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiBase(Uri);
 
-/// A dated preview of the API. Without `.preview` Stripe does not know shared payment tokens (mpp §6.1).
+/// A dated preview of the API. Without `.preview` Stripe does not know shared payment tokens (MPP §6.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiVersion(String);
 
@@ -83,7 +83,7 @@ impl fmt::Debug for ApiBase {
 }
 
 impl ApiVersion {
-    /// Ruling 27.
+    /// R27.
     pub const DEFAULT: &str = "2026-07-29.preview";
 
     pub fn parse(text: &str) -> Result<Self, ServiceError> {

@@ -5,7 +5,7 @@
 //! nothing either. So each block that could have taken the payment is held against its header (`rpc/whole.rs`), and only
 //! once the deadline is well past.
 //!
-//! A transaction that failed was mined all the same and cost its fee, which is part of what is counted (Ruling 11): such a
+//! A transaction that failed was mined all the same and cost its fee, which is part of what is counted (R11): such a
 //! payment is not given back.
 
 use std::collections::BTreeSet;

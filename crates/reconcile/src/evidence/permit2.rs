@@ -20,7 +20,7 @@ use bursar_rails::rpc::{At, Block, Event, Log, Node, RpcError, Sent};
 /// Most transactions that are looked at for one payment, where the block is not known.
 const MOST_SENT: usize = 200;
 
-/// `settle` and `settleWithPermit` of the proxies, as the reference facilitator calls them (x402 digest §4.2, §5).
+/// `settle` and `settleWithPermit` of the proxies, as the reference facilitator calls them (x402 §4.2, §5).
 mod calls {
     alloy_sol_types::sol! {
         struct TokenPermissions {

@@ -51,7 +51,8 @@ async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
     assert_eq!(world.fake.asked(), asked);
 }
 
-/// An `evm` charge is cashed by the same call of the token as x402's `exact` (mpp digest §7.1), so the same questions prove it.
+/// An `evm` charge is cashed by the same call of the token as x402's `exact` (MPP §7.1), so the same questions prove
+/// it.
 #[tokio::test]
 async fn an_mpp_payment_is_proven_by_its_authorization() {
     let mut world = world().await;

@@ -297,7 +297,7 @@ async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
     assert_eq!(shop.ask(old).await.finding, Finding::Undecided);
 }
 
-/// Ruling 14: a repeat that was sent a second ago has its `settle_wait` too.
+/// R14: a repeat that was sent a second ago has its `settle_wait` too.
 #[tokio::test]
 async fn a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     use bursar_core::challenge::Credential;

@@ -1,4 +1,4 @@
-//! The challenge of a sale: its `request`, and the id that binds it to everything it says (mpp digest §2, §2.1, §6).
+//! The challenge of a sale: its `request`, and the id that binds it to everything it says (MPP §2, §2.1, §6).
 
 use std::fmt::Write as _;
 

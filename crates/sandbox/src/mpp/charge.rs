@@ -1,5 +1,5 @@
 //! The seller's call at Stripe: one payment intent, confirmed with the token, under a key that repeats when the credential
-//! does (mpp digest §6.1).
+//! does (MPP §6.1).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

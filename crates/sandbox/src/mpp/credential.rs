@@ -1,4 +1,4 @@
-//! The credential that a payer sends (mpp digest §4, §6).
+//! The credential that a payer sends (MPP §4, §6).
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;

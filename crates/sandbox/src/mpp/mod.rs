@@ -1,5 +1,5 @@
-//! Sales over MPP by the method `stripe`, intent `charge`, as the reference server `mppx` 0.11 makes them (mpp digest
-//! §2 to §6).
+//! Sales over MPP by the method `stripe`, intent `charge`, as the reference server `mppx` 0.11 makes them (MPP §2 to
+//! §6).
 //!
 //! Written apart from `bursar_core::challenge`, `bursar_rails::pay` and `bursar_rails::stripe`, and checked against `mppx` and the crate `mpp`.
 //!
@@ -39,7 +39,7 @@ const RECEIPT: &str = "payment-receipt";
 pub struct Till {
     stripe: Arc<StripeSandbox>,
     clock: SharedClock,
-    /// Binds a challenge to what it says (digest §2.1).
+    /// Binds a challenge to what it says (MPP §2.1).
     key: hmac::Key,
     /// Challenges that were paid, with their last second. What has expired is refused for that, and need not be known.
     used: Mutex<HashMap<String, Timestamp>>,
@@ -166,7 +166,7 @@ impl Till {
     }
 }
 
-/// Puts a receipt into an answer, which is then for one reader alone (digest §5).
+/// Puts a receipt into an answer, which is then for one reader alone (MPP §5).
 pub fn attach(receipt: HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     headers.insert(RECEIPT, receipt);

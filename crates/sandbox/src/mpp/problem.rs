@@ -1,4 +1,4 @@
-//! Why a request is answered with a 402, in the words of `mppx` (mpp digest §5).
+//! Why a request is answered with a 402, in the words of `mppx` (MPP §5).
 
 use serde::Serialize;
 

@@ -265,7 +265,7 @@ fn an_echo_must_be_what_was_issued_here_for_this_article() {
         let refused = world.present(&sale, &authorization(&challenge, payload(&token)));
         assert_eq!(refused.unwrap_err().code(), "invalid-challenge");
     }
-    // The description need not come back (digest §4).
+    // The description need not come back (MPP §4).
     let mut bare = good.clone();
     bare["challenge"].as_object_mut().unwrap().remove("description");
     let text = format!("payment  {}", URL_SAFE_NO_PAD.encode(bare.to_string()));

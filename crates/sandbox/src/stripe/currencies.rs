@@ -1,4 +1,5 @@
-//! The currencies that Stripe knows, from its public list, and the least that a card is charged in some of them (mpp §6.1).
+//! The currencies that Stripe knows, from its public list, and the least that a card is charged in some of them
+//! (MPP §6.1).
 
 #[rustfmt::skip]
 const KNOWN: [&str; 139] = [

@@ -39,7 +39,7 @@ impl StripeSandbox {
         if profile.is_none() && external_id.is_none() {
             return Err(Fault::missing("seller_details"));
         }
-        // Optional in the types, in practice required (mpp §6.1).
+        // Optional in the types, in practice required (MPP §6.1).
         let profile = profile.ok_or_else(|| Fault::missing("seller_details[network_business_profile]"))?;
         let grantee = self.seller(profile).ok_or_else(|| {
             Fault::no_such(

@@ -1,4 +1,4 @@
-//! `digest`: the one request body that a challenge is for (mpp digest §9.3).
+//! `digest`: the one request body that a challenge is for (MPP §9.3).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

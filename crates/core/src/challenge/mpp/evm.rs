@@ -1,4 +1,4 @@
-//! `evm`/`charge`: what the `request` asks for, as an offer that a `transferWithAuthorization` pays (mpp digest §3, §7).
+//! `evm`/`charge`: what the `request` asks for, as an offer that a `transferWithAuthorization` pays (MPP §3, §7).
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     })
 }
 
-/// Without the member a server need not take an authorization (mpp digest §7).
+/// Without the member a server need not take an authorization (MPP §7).
 fn check_credential_type(details: &Object<'_>) -> Result<(), Why> {
     let types: Option<Vec<String>> = details
         .member("credentialTypes")

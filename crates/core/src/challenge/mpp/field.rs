@@ -1,4 +1,4 @@
-//! `WWW-Authenticate` as bytes: every `Payment` challenge in it with its parameters (RFC 9110 §11.6.1, mpp digest §2).
+//! `WWW-Authenticate` as bytes: every `Payment` challenge in it with its parameters (RFC 9110 §11.6.1, MPP §2).
 //!
 //! Challenges of all schemes may share one field, separated by the same commas as their parameters. A new one begins only
 //! with a scheme at the start of a list element, outside quoted strings: `realm="a, Payment id=x"` is one realm. What does
@@ -145,7 +145,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The inside of a quoted string, up to and with its closing quote. Bytes are ISO 8859-1; a backslash, `u` and four hex
-    /// digits are a UTF-16 code unit, as the reference server writes what is beyond that (mpp digest §2).
+    /// digits are a UTF-16 code unit, as the reference server writes what is beyond that (MPP §2).
     fn quoted(&mut self) -> Option<String> {
         let mut units = Vec::new();
         loop {

@@ -1,4 +1,4 @@
-//! MPP: the `Payment` challenges in `WWW-Authenticate`, and which of them become offers (mpp digest §2, §3, §8, §11.1).
+//! MPP: the `Payment` challenges in `WWW-Authenticate`, and which of them become offers (MPP §2, §3, §8, §11.1).
 //!
 //! All challenges of a 402 are alternatives. A bad one is skipped and named, the rest is used. `charge` by `evm`, `tempo` and
 //! `stripe` is paid; the other methods and intents are recognised, so that an agent learns which rail the site would have
@@ -58,7 +58,7 @@ pub enum Intent {
 }
 
 /// The request field that carries the credential. There are only these, whatever a challenge's `header` says: a server
-/// that could name `Cookie` or `Host` would have us write there (mpp digest §3.4).
+/// that could name `Cookie` or `Host` would have us write there (MPP §3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CredentialField {
     Authorization,

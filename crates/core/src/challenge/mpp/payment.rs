@@ -1,5 +1,5 @@
 //! One `Payment` challenge: its parameters checked, its `request` decoded once, and the text of what a credential repeats
-//! (mpp digest §2, §4).
+//! (MPP §2, §4).
 
 use alloy_primitives::{B256, keccak256};
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use super::digest::body_sha256;
 use super::field::Parameters;
 use super::{CredentialField, Intent, Method};
 
-/// Ruling 33, of `request` as it stands in the header.
+/// R33, of `request` as it stands in the header.
 const MAX_REQUEST: usize = 16 * 1024;
 
 /// A challenge that is well-formed, whatever it asks for.
@@ -63,12 +63,12 @@ impl Payment {
         })
     }
 
-    /// Ruling 18: binds what is signed to the challenge; one challenge has one nonce, so that it is answered at most once.
+    /// R18: binds what is signed to the challenge; one challenge has one nonce, so that it is answered at most once.
     pub fn nonce(&self) -> B256 {
         keccak256([self.id.as_str(), self.realm.as_str()].concat())
     }
 
-    /// Servers name their host or, some of them, a service. Only a host can be compared (Ruling 23).
+    /// Servers name their host or, some of them, a service. Only a host can be compared (R23).
     pub fn host(&self) -> ResourceHost {
         ResourceHost::of_realm(&self.realm)
     }

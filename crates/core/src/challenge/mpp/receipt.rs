@@ -1,4 +1,4 @@
-//! `Payment-Receipt`: what the seller says about an MPP payment (mpp digest §5).
+//! `Payment-Receipt`: what the seller says about an MPP payment (MPP §5).
 
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;

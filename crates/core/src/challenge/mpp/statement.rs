@@ -1,6 +1,6 @@
-//! Problem bodies of MPP servers (mpp digest §5): why they say that they did not take a payment.
+//! Problem bodies of MPP servers (MPP §5): why they say that they did not take a payment.
 //!
-//! It is a statement and no proof: whatever it says, the money stays counted (Ruling 11). The books keep which statement it
+//! It is a statement and no proof: whatever it says, the money stays counted (R11). The books keep which statement it
 //! was, because it tells whose move it is.
 
 use super::super::json::{self, Object};

@@ -1,4 +1,4 @@
-//! `stripe`/`charge`: what the `request` asks for, as an offer that a Shared Payment Token pays (mpp digest §6).
+//! `stripe`/`charge`: what the `request` asks for, as an offer that a Shared Payment Token pays (MPP §6).
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::account::{Account, StripeId};
 use crate::assets::{Asset, currency};
 use crate::money::{Atoms, MicroUsd};
 
-/// Ruling 16: a token expires so soon, however long finance lets signatures be valid. Until then it can be charged.
+/// R16: a token expires so soon, however long finance lets signatures be valid. Until then it can be charged.
 pub const LONGEST_S: u64 = 300;
 /// Stripe counts amounts in at most twelve digits; more is nobody's price.
 const MAX_AMOUNT: u128 = 999_999_999_999;
@@ -60,7 +60,7 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     })
 }
 
-/// The server wants it back as it was (mpp digest §6).
+/// The server wants it back as it was (MPP §6).
 fn external_id(request: &Object<'_>) -> Result<Option<String>, Why> {
     match (request.member("externalId"), request.text("externalId")) {
         (None, _) => Ok(None),

@@ -1,4 +1,4 @@
-//! `tempo`/`charge`: what the `request` asks for, as an offer that a signed Tempo transaction pays (mpp digest §8.1).
+//! `tempo`/`charge`: what the `request` asks for, as an offer that a signed Tempo transaction pays (MPP §8.1).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::money::{Atoms, MicroUsd};
 
 /// Prices are attodollars (10^-18 USD) per gas, atoms of a fee token are microdollars.
 const ATTODOLLARS_PER_ATOM: u128 = 1_000_000_000_000;
-/// A signed transaction takes its place in a block for at most so long (Ruling 16).
+/// A signed transaction takes its place in a block for at most so long (R16).
 pub const LONGEST_S: u64 = 25;
 
 pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
@@ -148,7 +148,7 @@ impl Gas {
     }
 }
 
-/// The memo that ties a transfer to its challenge; sellers look for it (mpp digest §8.1). The ten zero bytes are the name
+/// The memo that ties a transfer to its challenge; sellers look for it (MPP §8.1). The ten zero bytes are the name
 /// of a client that gives none. As the nonce of the payment it is unique in the books, so that a challenge is answered once.
 pub fn memo(realm: &str, challenge_id: &str) -> B256 {
     let mut memo = B256::ZERO;

@@ -308,7 +308,7 @@ fn stripe_request() -> Value {
     })
 }
 
-/// Ruling 16, whatever `max_validity` is.
+/// R16, whatever `max_validity` is.
 #[test]
 fn a_token_expires_within_five_minutes() {
     let mut offer = verdict_of("stripe", &stripe_request().to_string(), "").unwrap();

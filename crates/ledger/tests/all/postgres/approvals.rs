@@ -1,5 +1,5 @@
 //! Approvals on books that several nodes share: who may ask, whose evidence counts, and what becomes of a node's questions when
-//! the node is gone (Rulings 44 and 45).
+//! the node is gone (R44 and R45).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
 //! Which token belongs to which payment: `private/tokens/`, one file each, until Stripe has said what became of it. Not synced: a
-//! file that a crash took with it is found again by the same order, for a day (Ruling 14).
+//! file that a crash took with it is found again by the same order, for a day (R14).
 //!
 //! A token that ended unused is watched for some days more: a seller may have put a hold on the card before, and a hold is captured
 //! long after its token can make no other.

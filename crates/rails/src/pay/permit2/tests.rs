@@ -1,5 +1,5 @@
 //! Known answers: the Permit2 vectors in `fixtures/x402`, from the numbers to the header that pays. Times and nonces are
-//! given (Ruling 19).
+//! given (R19).
 
 use alloy_primitives::{Address, B256, U256, hex};
 use alloy_sol_types::{Eip712Domain, SolStruct};
