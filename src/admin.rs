@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use crate::listen::proxy::Proxy;
 use bursar_home::Home;
 use bursar_ledger::{Event, LedgerError, PaymentId, Resolution};
-use bursar_rails::doubts::{Withdrawal, Withdrawn};
+use bursar_rails::outstanding::{Withdrawal, Withdrawn};
 
 mod approvals;
 mod reconcile;
@@ -180,7 +180,7 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<
     // A repeat must not send what is being declared dead, so it is out of its reach before the books say so.
     let withdrawn = match asked.resolution {
         Word::Settled => Withdrawn::default(),
-        Word::Expired => match proxy.doubts.withdraw(rid) {
+        Word::Expired => match proxy.outstanding.withdraw(rid) {
             Withdrawal::Out(withdrawn) => withdrawn,
             Withdrawal::UnderWay => return Err(LedgerError::UnderWay(rid).to_string()),
         },
@@ -188,8 +188,8 @@ async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<
     let (resolution, who) = (asked.resolution.into(), decider(uid));
     let resolved = proxy.ledger.resolve(rid, resolution, who, asked.why).await;
     match &resolved {
-        Ok(()) => proxy.doubts.proven_dead(withdrawn),
-        Err(_) => proxy.doubts.put_back(withdrawn),
+        Ok(()) => proxy.outstanding.proven_dead(withdrawn),
+        Err(_) => proxy.outstanding.put_back(withdrawn),
     }
     resolved.map_err(|error| error.to_string())
 }

@@ -43,7 +43,7 @@ pub enum Purpose {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Token {
+pub struct TokenRecord {
     #[serde(rename = "token_sha256")]
     pub digest: TokenDigest,
     pub purpose: Purpose,
@@ -59,7 +59,7 @@ pub struct Agent {
     pub id: Uuid,
     pub created: Timestamp,
     #[serde(default)]
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<TokenRecord>,
 }
 
 /// A token on its way to the one place that will use it.
@@ -209,7 +209,7 @@ impl Purpose {
     }
 }
 
-impl Token {
+impl TokenRecord {
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }
@@ -227,7 +227,7 @@ fn issue(
     purpose: Purpose,
     created: Timestamp,
     expires: Option<Timestamp>,
-) -> Result<(IssuedToken, Token), AgentsError> {
+) -> Result<(IssuedToken, TokenRecord), AgentsError> {
     let text = format!("bur_{}", URL_SAFE_NO_PAD.encode(clock::random::<32>()?));
     let digest = TokenDigest::of(&text);
     let issued = IssuedToken {
@@ -235,7 +235,7 @@ fn issue(
         token: text.into(),
         digest,
     };
-    let token = Token {
+    let token = TokenRecord {
         digest,
         purpose,
         created,

@@ -1,13 +1,13 @@
 //! Tells people what cannot wait until somebody looks: a line in the log, an entry in the books, and the operator's own
 //! command or webhook (`[alerts]` in bursar.toml).
 //!
-//! Raising never waits: the ledger's writer raises too. Each thing is told once, as `told` decides, so no flood can come of
+//! Raising never waits: the ledger's writer raises too. Each thing is told once, as `history` decides, so no flood can come of
 //! it; and nothing that goes wrong with telling holds up a payment.
 
 mod alert;
 mod command;
+mod history;
 mod question;
-mod told;
 pub mod watch;
 mod webhook;
 
@@ -32,7 +32,7 @@ use crate::config::alerts as settings;
 use bursar_core::clock::SharedClock;
 use bursar_ledger::{Alarm, Alarms, Event, Ledger, PaymentId};
 use bursar_net::tls::upstream::UpstreamTls;
-use told::Told;
+use history::AlertHistory;
 
 /// Alerts that wait for their entry, and messages that wait for one way of telling. What comes on top is logged only.
 const QUEUE: usize = 256;
@@ -47,32 +47,36 @@ const AT_THE_END: Duration = Duration::from_secs(3);
 
 /// A way of telling, from bursar.toml.
 #[derive(Clone)]
-pub enum Way {
+pub enum Channel {
     Command(Arc<Program>),
     Webhook(Arc<Webhook>),
 }
 
 /// Nobody was told by it, which the log says more of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InVain;
+pub struct ChannelFailed;
 
 /// The ways that bursar.toml names, with the webhook's token read.
-pub fn ways(settings: &settings::Alerts, dir: PathBuf, tls: &Arc<UpstreamTls>) -> Result<Vec<Way>, SecretError> {
-    let mut ways = Vec::new();
+pub fn channels(
+    settings: &settings::Alerts,
+    dir: PathBuf,
+    tls: &Arc<UpstreamTls>,
+) -> Result<Vec<Channel>, SecretError> {
+    let mut channels = Vec::new();
     if let Some(webhook) = &settings.webhook {
         let token = webhook.token.as_ref().map(|source| source.read(&dir)).transpose()?;
         let webhook = Webhook::new(webhook.url.clone(), token, tls.clone());
-        ways.push(Way::Webhook(Arc::new(webhook)));
+        channels.push(Channel::Webhook(Arc::new(webhook)));
     }
     if let Some(command) = &settings.command {
-        ways.push(Way::Command(Arc::new(Program::new(command.clone(), dir))));
+        channels.push(Channel::Command(Arc::new(Program::new(command.clone(), dir))));
     }
-    Ok(ways)
+    Ok(channels)
 }
 
-impl Way {
+impl Channel {
     /// Tells once, bounded. The error is for people.
-    pub async fn tell(&self, message: &impl Serialize) -> Result<(), String> {
+    pub async fn send(&self, message: &impl Serialize) -> Result<(), String> {
         let telling = async {
             match self {
                 Self::Command(program) => program.run(message).await,
@@ -86,27 +90,27 @@ impl Way {
 
     /// Tells, and tells again after pauses; in vain once there are no more, or `ending` comes first. `kind` and `id` are for the log,
     /// where the message itself never stands.
-    pub async fn insist(
+    pub async fn send_with_retries(
         &self,
         kind: &str,
         id: Option<PaymentId>,
         message: &impl Serialize,
         ending: &CancellationToken,
-    ) -> Result<(), InVain> {
+    ) -> Result<(), ChannelFailed> {
         let id = id.map(tracing::field::display);
         let mut pauses = RETRIES.iter();
         loop {
-            let Err(why) = self.tell(message).await else {
+            let Err(why) = self.send(message).await else {
                 return Ok(());
             };
             let Some(pause) = pauses.next() else {
                 tracing::error!(kind, id, %why, "{} could not be told; given up", self.shown());
-                return Err(InVain);
+                return Err(ChannelFailed);
             };
             tracing::warn!(kind, id, %why, again_in_s = pause.as_secs(), "{} could not be told", self.shown());
             tokio::select! {
                 () = sleep(*pause) => {}
-                () = ending.cancelled() => return Err(InVain),
+                () = ending.cancelled() => return Err(ChannelFailed),
             }
         }
     }
@@ -125,16 +129,16 @@ impl Way {
 pub struct Alerts(Arc<Inside>);
 
 struct Inside {
-    told: Mutex<Told>,
+    history: Mutex<AlertHistory>,
     queue: mpsc::Sender<(Timestamp, Alert)>,
     clock: SharedClock,
 }
 
-/// Alerts that were raised, for [`Raised::tell`].
-pub struct Raised(mpsc::Receiver<(Timestamp, Alert)>);
+/// Alerts that were raised, for [`RaisedAlerts::send`].
+pub struct RaisedAlerts(mpsc::Receiver<(Timestamp, Alert)>);
 
 /// The running end.
-pub struct Telling {
+pub struct AlertDelivery {
     ending: CancellationToken,
     /// Later than `ending`: what still runs is dropped, and a command that is dropped is killed.
     cut: CancellationToken,
@@ -142,20 +146,20 @@ pub struct Telling {
 }
 
 impl Alerts {
-    pub fn new(clock: SharedClock) -> (Self, Raised) {
+    pub fn new(clock: SharedClock) -> (Self, RaisedAlerts) {
         let (queue, raised) = mpsc::channel(QUEUE);
         let inside = Inside {
-            told: Mutex::default(),
+            history: Mutex::default(),
             queue,
             clock,
         };
-        (Self(Arc::new(inside)), Raised(raised))
+        (Self(Arc::new(inside)), RaisedAlerts(raised))
     }
 
     /// Tells it unless it was told before. Never waits.
     pub fn raise(&self, alert: Alert) {
         let now = self.0.clock.now();
-        let is_new = self.told().is_new(&alert, now);
+        let is_new = self.history().is_new(&alert, now);
         if is_new && let Err(error) = self.0.queue.try_send((now, alert)) {
             let (mpsc::error::TrySendError::Full((_, alert)) | mpsc::error::TrySendError::Closed((_, alert))) = error;
             let message = alert.message(now);
@@ -164,17 +168,17 @@ impl Alerts {
     }
 
     fn was_told_unknown(&self, rid: PaymentId) -> bool {
-        self.told().knows_unknown(rid)
+        self.history().knows_unknown(rid)
     }
 
     /// Together with others, in one alert.
     fn count_as_told(&self, rid: PaymentId) {
-        self.told().note_unknown(rid, self.0.clock.now());
+        self.history().note_unknown(rid, self.0.clock.now());
     }
 
     /// The wallet has enough on `network` again: when it runs low the next time, that is news.
     pub fn wallet_recovered(&self, network: bursar_core::assets::Network) {
-        self.told().forget_low_wallet(network);
+        self.history().forget_low_wallet(network);
     }
 
     /// For the ledger's [`Alarms`].
@@ -184,20 +188,20 @@ impl Alerts {
     }
 
     // A panic of another holder leaves a map that is only added to and taken from.
-    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
-        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn history(&self) -> std::sync::MutexGuard<'_, AlertHistory> {
+        self.0.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Raised {
-    /// Tells until [`Telling::end`].
-    pub fn tell(mut self, ledger: Arc<dyn Ledger>, ways: &[Way]) -> Telling {
+impl RaisedAlerts {
+    /// Tells until [`AlertDelivery::end`].
+    pub fn send(mut self, ledger: Arc<dyn Ledger>, channels: &[Channel]) -> AlertDelivery {
         let (ending, cut, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let queues: Vec<_> = ways
+        let queues: Vec<_> = channels
             .iter()
-            .map(|way| {
+            .map(|channel| {
                 let (queue, messages) = mpsc::channel(QUEUE);
-                tasks.spawn(tell_by(way.clone(), messages, ending.clone(), cut.clone()));
+                tasks.spawn(tell_by(channel.clone(), messages, ending.clone(), cut.clone()));
                 queue
             })
             .collect();
@@ -216,7 +220,7 @@ impl Raised {
                 record_and_hand_on(&*ledger, alert, at, &queues).await;
             }
         });
-        Telling { ending, cut, tasks }
+        AlertDelivery { ending, cut, tasks }
     }
 }
 
@@ -242,18 +246,23 @@ async fn record_and_hand_on(ledger: &dyn Ledger, alert: Alert, at: Timestamp, qu
     }
 }
 
-async fn tell_by(way: Way, mut messages: mpsc::Receiver<Message>, ending: CancellationToken, cut: CancellationToken) {
+async fn tell_by(
+    channel: Channel,
+    mut messages: mpsc::Receiver<Message>,
+    ending: CancellationToken,
+    cut: CancellationToken,
+) {
     let (room, running) = (Arc::new(Semaphore::new(AT_ONCE)), TaskTracker::new());
     while let Some(message) = messages.recv().await {
         let permit = tokio::select! {
             permit = room.clone().acquire_owned() => permit,
             () = cut.cancelled() => break,
         };
-        let (way, ending, cut) = (way.clone(), ending.clone(), cut.clone());
+        let (channel, ending, cut) = (channel.clone(), ending.clone(), cut.clone());
         running.spawn(async move {
             let _permit = permit;
             tokio::select! {
-                _ = way.insist(message.kind, message.payment, &message, &ending) => {}
+                _ = channel.send_with_retries(message.kind, message.payment, &message, &ending) => {}
                 () = cut.cancelled() => {}
             }
         });
@@ -262,7 +271,7 @@ async fn tell_by(way: Way, mut messages: mpsc::Receiver<Message>, ending: Cancel
     running.wait().await;
 }
 
-impl Telling {
+impl AlertDelivery {
     /// Tells what was raised so far, within bounds. The ledger must still be open.
     pub async fn end(self) {
         self.ending.cancel();

@@ -17,9 +17,9 @@
 pub mod admin;
 pub mod agents;
 pub mod alerts;
+pub mod backup;
 pub mod cli;
 pub mod config;
-pub mod keep;
 pub mod rules;
 pub mod serve;
 pub mod store;

@@ -23,17 +23,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::agents::{AgentsError, Roster};
-use crate::alerts::{self, Alert, Alerts, QuestionNotifier, Telling};
+use crate::alerts::{self, Alert, AlertDelivery, Alerts, QuestionNotifier};
+use crate::backup::restore::{self, NotAccepted};
 use crate::config::approval::Backend;
 use crate::config::{Config, ConfigError, SecretError};
-use crate::keep::restore::{self, NotAccepted};
 use crate::listen::logins::Logins;
 use crate::listen::proxy::{self, Proxy};
-use crate::payment::idempotency::Keys;
+use crate::payment::idempotency::IdempotencyKeys;
 use crate::rules::{Look, Rules};
 use crate::store::{self, StoreError};
 use approvals::{OpenQuestionsError, Opened, open_questions};
-use bursar_approvals::questions::Surroundings;
+use bursar_approvals::questions::Services;
 use bursar_core::clock::SharedClock;
 use bursar_home::{self as home, Home, HomeError, Readers};
 use bursar_ledger::{Event, Ledger, Options, PaymentId};
@@ -47,7 +47,7 @@ use bursar_net::via::Via;
 use bursar_rails::balances::Balances;
 use bursar_rails::pay::{CardPayer, EvmPayer, Payers, Permissions};
 use bursar_reconcile::{Keeper, Notice, Notices, Reconciler};
-use earlier::{doubts, forget_tokens};
+use earlier::{forget_tokens, outstanding};
 use parts::tls_acceptor;
 pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
 
@@ -126,7 +126,7 @@ pub struct Running {
     proxy: Arc<Proxy>,
     home: Home,
     drain: Duration,
-    telling: Telling,
+    telling: AlertDelivery,
 }
 
 /// Starts a proxy on the data directory. It accepts when this returns.
@@ -143,7 +143,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let wallet = wallet(&config, home, &tls).await?;
     let issuer = open_issuer(&config, home, &tls)?;
     let acceptor = tls_acceptor(&config)?;
-    let ways = alerts::ways(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
+    let channels = alerts::channels(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
     let (alerts, raised) = Alerts::new(clock.clone());
 
     // `init` made it: without it the books are gone, and new ones would count from nothing.
@@ -176,23 +176,23 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
     if let Some(wallet) = &wallet {
         let (alerts, threshold) = (alerts.clone(), config.alerts.low_wallet);
-        let told = move |network, held| alerts::watch::wallet(&alerts, threshold, network, held);
+        let history = move |network, held| alerts::watch::wallet(&alerts, threshold, network, held);
         let watching = balances
             .clone()
-            .watch(nodes(&config), tls.clone(), wallet.address(), told, stop.clone());
+            .watch(nodes(&config), tls.clone(), wallet.address(), history, stop.clone());
         tasks.spawn(watching);
     }
     let via = config.proxy.via.then(Via::random).transpose();
-    let doubts = doubts(home, &*ledger, &clock).await?;
+    let outstanding = outstanding(home, &*ledger, &clock).await?;
     // Shared books that are away know them better than this proxy; they refuse a second payment under one.
     let held = ledger.keys().await.unwrap_or_else(|error| {
         tracing::warn!(%error, "which idempotency keys are held is not known yet");
         Vec::new()
     });
-    let around = Surroundings {
+    let around = Services {
         folder: home.approvals(),
         ledger: ledger.clone(),
-        notifier: Arc::new(QuestionNotifier::new(ways.clone(), clock.clone())),
+        notifier: Arc::new(QuestionNotifier::new(channels.clone(), clock.clone())),
         clock: clock.clone(),
         tasks: tasks.clone(),
         stop: stop.clone(),
@@ -209,7 +209,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let asked = ledger.approvals().await.unwrap_or_default();
     let waiting: HashSet<PaymentId> = asked.live.iter().chain(&asked.elsewhere).map(|row| row.rid).collect();
     let held = held.into_iter().filter(|hold| !waiting.contains(&hold.rid)).collect();
-    let keys = Keys::new(held, clock.clone());
+    let keys = IdempotencyKeys::new(held, clock.clone());
     if let Some(issuer) = &issuer {
         forget_tokens(issuer.tokens(), &*ledger, clock.now()).await;
     }
@@ -221,7 +221,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         settle_wait: config.timeouts.settle_wait,
         tls: tls.clone(),
         clock: clock.clone(),
-        doubts: Some(doubts.clone()),
+        outstanding: Some(outstanding.clone()),
         wallet: wallet.as_ref().map(EvmPayer::address),
         notices: notices(&alerts),
         stop: stop.clone(),
@@ -239,7 +239,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
         clock,
         logins,
         rules,
-        doubts,
+        outstanding,
         keys,
         ledger,
         reconciler,
@@ -260,7 +260,7 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
             source,
         })?,
     ));
-    let telling = raised.tell(proxy.ledger.clone(), &ways);
+    let telling = raised.send(proxy.ledger.clone(), &channels);
     proxy.tasks.spawn(alerts::watch::payments(
         proxy.alerts.clone(),
         proxy.ledger.clone(),
@@ -308,7 +308,7 @@ impl Running {
         self.proxy.tasks.close();
         let bound = self.drain.max(self.proxy.config.timeouts.settle_wait);
         match timeout(bound, self.proxy.tasks.wait()).await {
-            Ok(()) => self.proxy.doubts.end(),
+            Ok(()) => self.proxy.outstanding.end(),
             Err(_) => tracing::warn!(
                 seconds = bound.as_secs(),
                 "some connections did not end in time and are cut"
@@ -408,7 +408,7 @@ async fn keep_watch(proxy: Arc<Proxy>) {
         }
         proxy.logins.tend();
         proxy.upstreams.sweep();
-        proxy.doubts.sweep();
+        proxy.outstanding.sweep();
         proxy.keys.sweep();
         look_at_rules(&proxy).await;
     }

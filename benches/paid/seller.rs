@@ -47,7 +47,7 @@ pub struct Seen {
 }
 
 #[derive(Default)]
-struct Tally {
+struct Votes {
     seen: Seen,
     challenges: HashMap<Vec<u8>, Instant>,
     to_replay: Vec<u64>,
@@ -57,7 +57,7 @@ struct Goods {
     free: Vec<u8>,
     challenge: Vec<u8>,
     sold: Vec<u8>,
-    tally: Mutex<Tally>,
+    tally: Mutex<Votes>,
 }
 
 pub fn run() -> Result<(), Fault> {
@@ -140,7 +140,7 @@ impl Goods {
         Ok(())
     }
 
-    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
+    fn tally(&self) -> std::sync::MutexGuard<'_, Votes> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -153,7 +153,7 @@ impl Goods {
     }
 }
 
-impl Tally {
+impl Votes {
     fn challenged(&mut self, target: &[u8]) {
         self.seen.challenged += 1;
         self.challenges.insert(target.to_owned(), Instant::now());

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use super::{AgentName, AgentsError, Token, TokenDigest, read};
+use super::{AgentName, AgentsError, TokenDigest, TokenRecord, read};
 use bursar_home::{self as home, Home};
 
 /// Padding and the unused bits of the last character are not worth a refusal: clients differ there.
@@ -62,7 +62,7 @@ pub enum Reload {
 
 struct Snapshot {
     stamp: Option<Stamp>,
-    tokens: Vec<(AgentName, Token)>,
+    tokens: Vec<(AgentName, TokenRecord)>,
     agents: usize,
 }
 

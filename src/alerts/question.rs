@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Way;
+use super::Channel;
 use bursar_approvals::{Notified, Notifier, Reply};
 use bursar_core::approval::Question;
 use bursar_core::clock::SharedClock;
@@ -22,7 +22,7 @@ const KIND: &str = "approval";
 
 /// The channels through which approvers are notified.
 pub struct QuestionNotifier {
-    ways: Vec<Way>,
+    channels: Vec<Channel>,
     clock: SharedClock,
 }
 
@@ -38,8 +38,8 @@ struct Notice {
 }
 
 impl QuestionNotifier {
-    pub fn new(ways: Vec<Way>, clock: SharedClock) -> Self {
-        Self { ways, clock }
+    pub fn new(channels: Vec<Channel>, clock: SharedClock) -> Self {
+        Self { channels, clock }
     }
 }
 
@@ -65,11 +65,11 @@ impl QuestionNotifier {
             expires_at,
         });
         let mut attempts = JoinSet::new();
-        for way in &self.ways {
-            let (way, notice) = (way.clone(), notice.clone());
+        for channel in &self.channels {
+            let (channel, notice) = (channel.clone(), notice.clone());
             attempts.spawn(async move {
                 let never = CancellationToken::new();
-                timeout(left, way.insist(KIND, Some(notice.id), &*notice, &never)).await
+                timeout(left, channel.send_with_retries(KIND, Some(notice.id), &*notice, &never)).await
             });
         }
         let mut notified = Notified::ByNone;

@@ -23,21 +23,21 @@ impl AlertsCommand {
         home.require_initialised()?;
         let config = Config::load(home.root())?;
         let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;
-        let ways = alerts::ways(&config.alerts, home.root().to_owned(), &Arc::new(tls));
-        let ways = ways.map_err(|error| Failure::usage(format!("[alerts]: {error}")))?;
-        if ways.is_empty() {
+        let channels = alerts::channels(&config.alerts, home.root().to_owned(), &Arc::new(tls));
+        let channels = channels.map_err(|error| Failure::usage(format!("[alerts]: {error}")))?;
+        if channels.is_empty() {
             return Err(Failure::usage(
                 "bursar.toml names no way to tell: write `command` or `webhook` under [alerts]",
             ));
         }
         let message = Alert::Test.message(Timestamp::now());
         let mut exit = Exit::Done;
-        for way in ways {
-            match way.tell(&message).await {
-                Ok(()) => say!("{}: told.", way.shown())?,
+        for channel in channels {
+            match channel.send(&message).await {
+                Ok(()) => say!("{}: told.", channel.shown())?,
                 Err(why) => {
                     exit = Exit::Negative;
-                    say!("{}: failed: {why}", way.shown())?;
+                    say!("{}: failed: {why}", channel.shown())?;
                 }
             }
         }

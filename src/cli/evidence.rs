@@ -13,8 +13,10 @@ use jiff::Timestamp;
 use super::output::print;
 use super::payments::{moment, not_found, parse_id, print_json};
 use super::{Exit, Failure};
-use bursar_approvals::dossier::{BoundBy, Decision, Difference, Dossier, Examined, NotRead, Proof, Token, examine};
 use bursar_approvals::questions;
+use bursar_approvals::record::{
+    ApprovalRecord, BoundBy, Decision, Difference, Examined, NotRead, Proof, Token, examine,
+};
 use bursar_home::Home;
 use bursar_ledger::lines::{asked_about, lines_about};
 use bursar_ledger::{PaymentId, PaymentRecord, read_payments};
@@ -81,12 +83,12 @@ impl Export {
                 exit = Exit::Negative;
                 None
             });
-            let dossier = Dossier::of(id, kept.as_ref(), lines.remove(&id).unwrap_or_default());
-            for difference in examine(&dossier).differences {
+            let record = ApprovalRecord::of(id, kept.as_ref(), lines.remove(&id).unwrap_or_default());
+            for difference in examine(&record).differences {
                 eprintln!("bursar: {id}: {difference}");
                 exit = Exit::Negative;
             }
-            print_json(&dossier)?;
+            print_json(&record)?;
         }
         Ok(exit)
     }
@@ -150,8 +152,8 @@ impl Verify {
         let mut worst = None;
         let documents = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
         for document in documents {
-            let verdict = match document.map_err(Into::into).and_then(Dossier::read) {
-                Ok(dossier) => self.check(&dossier)?,
+            let verdict = match document.map_err(Into::into).and_then(ApprovalRecord::read) {
+                Ok(record) => self.check(&record)?,
                 Err(why) => self.unread(&why)?,
             };
             worst = worst.max(Some(verdict));
@@ -178,19 +180,19 @@ impl Verify {
         Ok(text)
     }
 
-    fn check(&self, dossier: &Dossier) -> Result<Verdict, Failure> {
-        let examined = examine(dossier);
+    fn check(&self, record: &ApprovalRecord) -> Result<Verdict, Failure> {
+        let examined = examine(record);
         let (verdict, why) = self.verdict(&examined);
         if self.json {
             let checked = Checked {
-                id: Some(dossier.id),
+                id: Some(record.id),
                 verdict,
                 why,
                 examined: Some(&examined),
             };
             print_json(&checked)?;
         } else {
-            print(format_args!("{}", sheet(dossier, &examined, verdict, why.as_deref())))?;
+            print(format_args!("{}", sheet(record, &examined, verdict, why.as_deref())))?;
         }
         Ok(verdict)
     }
@@ -247,12 +249,12 @@ fn told(differences: &[Difference]) -> String {
     told.join("; ")
 }
 
-fn sheet(dossier: &Dossier, examined: &Examined, verdict: Verdict, why: Option<&str>) -> String {
-    let mut lines = vec![("id", dossier.id.to_string())];
-    for ask in dossier.asked.iter().flat_map(|asked| &asked.of) {
+fn sheet(record: &ApprovalRecord, examined: &Examined, verdict: Verdict, why: Option<&str>) -> String {
+    let mut lines = vec![("id", record.id.to_string())];
+    for ask in record.asked.iter().flat_map(|asked| &asked.of) {
         lines.push(("asked", ask.sentence.clone()));
     }
-    if let Some(asked) = &dossier.asked {
+    if let Some(asked) = &record.asked {
         lines.push(("asked_at", asked.at.to_string()));
         lines.push(("asked_through", asked.backend.clone()));
     }

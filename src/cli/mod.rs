@@ -3,6 +3,7 @@
 mod agents;
 mod alerts;
 mod approvals;
+mod backup;
 mod ca;
 mod clock;
 mod demo;
@@ -10,7 +11,6 @@ mod environment;
 mod evidence;
 mod explain;
 mod init;
-mod keep;
 mod output;
 mod payments;
 mod reconcile;
@@ -87,11 +87,11 @@ enum Command {
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
     /// Copy the books and what belongs to them, while the server runs or not
-    Backup(keep::Backup),
+    Backup(backup::Backup),
     /// Make a data directory from a backup
-    Restore(keep::Restore),
+    Restore(backup::Restore),
     /// Move old entries of the books to another place; what they counted still counts
-    Retain(keep::Retain),
+    Retain(backup::Retain),
     /// Try the ways in which alerts are told
     #[command(subcommand)]
     Alerts(alerts::AlertsCommand),

@@ -111,7 +111,7 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
         settle_wait: config.timeouts.settle_wait,
         tls,
         clock,
-        doubts: None,
+        outstanding: None,
         // Its key may be out of reach here. Whatever has signed is in the books.
         wallet: wallet.map(|wallet| wallet.address()),
         notices: Arc::new(|_| {}),

@@ -25,7 +25,7 @@ use crate::config::operator::AgentPayments;
 use crate::listen::logins::{Login, Logins};
 use crate::listen::tunnel;
 use crate::payment::exchange::{self, Site};
-use crate::payment::idempotency::Keys;
+use crate::payment::idempotency::IdempotencyKeys;
 use crate::rules::Rules;
 use bursar_approvals::questions::Questions;
 use bursar_core::agent_name::AgentName;
@@ -40,7 +40,7 @@ use bursar_net::tls::leaf::ServerConfigs;
 use bursar_net::upstream::{HEAD_BYTES, HEAD_FIELDS, Origin, Scheme, Upstreams};
 use bursar_net::via::Via;
 use bursar_rails::balances::Balances;
-use bursar_rails::doubts::Doubts;
+use bursar_rails::outstanding::Outstanding;
 use bursar_rails::pay::{Payers, Permissions};
 use bursar_reconcile::Reconciler;
 
@@ -51,8 +51,8 @@ pub struct Proxy {
     pub logins: Logins,
     pub rules: Rules,
     pub ledger: Arc<dyn Ledger>,
-    pub doubts: Doubts,
-    pub keys: Keys,
+    pub outstanding: Outstanding,
+    pub keys: IdempotencyKeys,
     pub reconciler: Arc<Reconciler>,
     pub payers: Payers,
     pub permissions: Permissions,

@@ -20,7 +20,7 @@ use bursar_core::clock;
 use bursar_core::decode::{self, Coding};
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal, Unpaid};
-use bursar_ledger::Denial;
+use bursar_ledger::RefusalRecord;
 use bursar_ledger::entry::Other;
 use bursar_net::body::{ReadEnd, Relay};
 use bursar_net::upstream::{Origin, Scheme};
@@ -32,16 +32,16 @@ const CHALLENGE_CAP: usize = 64 << 10;
 const CHALLENGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to do with a 402.
-pub enum Course {
+pub enum Disposition {
     /// Hand on the original, with a word on why it was not paid.
-    PassOn(&'static str),
+    PassThrough(&'static str),
     Refuse(Problem),
-    Buy(Box<Intent>),
+    Purchase(Box<PurchasePlan>),
 }
 
 /// What is to be bought, and what it is charged to.
 #[derive(Clone)]
-pub struct Intent {
+pub struct PurchasePlan {
     pub offer: Offer,
     pub plan: Plan,
     pub limits: Arc<Limits>,
@@ -52,7 +52,7 @@ pub struct Intent {
     pub over: Option<Arc<str>>,
 }
 
-impl Intent {
+impl PurchasePlan {
     /// What else the 402 offered, and why it is not taken.
     pub fn others(&self, now: Timestamp) -> Vec<Other> {
         self.offers.beside(&self.plan, &self.limits, now)
@@ -67,9 +67,9 @@ pub async fn course(
     request: &Parts,
     response: &mut Response<Relay>,
     over: Option<Arc<str>>,
-) -> Course {
+) -> Disposition {
     if proxy.passes_agent_payments() && bursar_core::hop::agent_payment(&request.headers).is_some() {
-        return Course::PassOn("agent-pays");
+        return Disposition::PassThrough("agent-pays");
     }
     if origin.scheme == Scheme::Http
         && !proxy
@@ -78,22 +78,22 @@ pub async fn course(
             .allow_http_payments
             .contains(&origin.authority.host)
     {
-        return Course::PassOn("not-over-tls");
+        return Disposition::PassThrough("not-over-tls");
     }
     if proxy.payers.is_empty() {
-        return Course::PassOn(Why::NoWallet.code());
+        return Disposition::PassThrough(Why::NoWallet.code());
     }
     // A paid `101` would leave HTTP, and its stream has no one to join it to the agent's (R35).
     if request.headers.contains_key(http::header::UPGRADE) {
-        return Course::PassOn("upgrade-not-paid");
+        return Disposition::PassThrough("upgrade-not-paid");
     }
     let (limits, _) = proxy.rules.current();
     if !limits.pays_for(&request.method) {
-        return Course::PassOn(Unpaid::Method.code());
+        return Disposition::PassThrough(Unpaid::Method.code());
     }
     let challenge = match read(response).await {
         Ok(challenge) => challenge,
-        Err(why) => return Course::PassOn(why.code()),
+        Err(why) => return Disposition::PassThrough(why.code()),
     };
     let host = &origin.authority.host;
     let payer = Payer {
@@ -109,7 +109,7 @@ pub async fn course(
     };
     match payable(challenge, &payer) {
         Ok(offers) => decide(proxy, agent, origin, &request.method, offers, over),
-        Err(why) => Course::PassOn(why.code()),
+        Err(why) => Disposition::PassThrough(why.code()),
     }
 }
 
@@ -122,17 +122,17 @@ pub fn decide_again(
     origin: &Origin,
     method: &Method,
     body_sha256: &[u8; 32],
-    mut intent: Intent,
-) -> Course {
+    mut intent: PurchasePlan,
+) -> Disposition {
     let second = clock::unix_second(proxy.clock.now());
     let dropped = intent
         .offers
         .keep(|offer| challenge::still_payable(offer, body_sha256, second));
     if let (true, Some(why)) = (intent.offers.payable().is_empty(), dropped) {
-        return Course::PassOn(why.code());
+        return Disposition::PassThrough(why.code());
     }
     if dropped.is_none() && still_holds(proxy, &intent) {
-        return Course::Buy(Box::new(intent));
+        return Disposition::Purchase(Box::new(intent));
     }
     decide(proxy, agent, origin, method, intent.offers, intent.over)
 }
@@ -143,15 +143,15 @@ pub fn decide_to_ask(
     agent: &AgentName,
     origin: &Origin,
     method: &Method,
-    intent: Intent,
+    intent: PurchasePlan,
     rule: Arc<str>,
-) -> Course {
+) -> Disposition {
     decide(proxy, agent, origin, method, intent.offers, Some(rule))
 }
 
 /// Whether what was decided would be decided now: the same limits, windows that have not ended, the same price.
-pub fn still_holds(proxy: &Proxy, intent: &Intent) -> bool {
-    let Intent {
+pub fn still_holds(proxy: &Proxy, intent: &PurchasePlan) -> bool {
+    let PurchasePlan {
         offer,
         plan,
         limits,
@@ -173,9 +173,9 @@ pub fn another(
     agent: &AgentName,
     origin: &Origin,
     method: &Method,
-    mut intent: Intent,
+    mut intent: PurchasePlan,
     gone: Why,
-) -> Option<Intent> {
+) -> Option<PurchasePlan> {
     let sha256 = intent.offer.sha256;
     intent.offers.keep(|offer| match offer.sha256 == sha256 {
         true => Err(gone),
@@ -188,7 +188,7 @@ pub fn another(
         Decision::Pay(plan) => {
             let offer = payable[plan.offer].clone();
             let covered = proxy.balances.may_cover(offer.asset, offer.outlay());
-            covered.then_some(Intent {
+            covered.then_some(PurchasePlan {
                 offer,
                 plan,
                 limits,
@@ -225,24 +225,24 @@ fn decide(
     method: &Method,
     offers: Offers,
     over: Option<Arc<str>>,
-) -> Course {
+) -> Disposition {
     let (limits, policy_gen) = proxy.rules.current();
     let purchase = purchase(proxy, agent, origin, method, over.as_deref());
     match policy::decide(&limits, &purchase, offers.payable()) {
-        Decision::Unpaid(why) => Course::PassOn(why.code()),
+        Decision::Unpaid(why) => Disposition::PassThrough(why.code()),
         Decision::Refuse(refusal) => {
             let cheapest = limits.cheapest(offers.payable(), proxy.ledger.now());
             let group = limits.group_of(agent.as_str());
             record_refusal(proxy, agent, group, origin, &refusal, cheapest);
-            Course::Refuse(Problem::refused(&refusal))
+            Disposition::Refuse(Problem::refused(&refusal))
         }
         Decision::Pay(plan) => {
             let offer = offers.payable()[plan.offer].clone();
             if !proxy.balances.may_cover(offer.asset, offer.outlay()) {
                 let group = plan.group.as_deref();
-                return Course::Refuse(wallet_insufficient(proxy, agent, group, origin, &offer, plan.usd));
+                return Disposition::Refuse(wallet_insufficient(proxy, agent, group, origin, &offer, plan.usd));
             }
-            Course::Buy(Box::new(Intent {
+            Disposition::Purchase(Box::new(PurchasePlan {
                 offer,
                 plan,
                 limits,
@@ -303,7 +303,7 @@ fn wallet_insufficient(
     usd: MicroUsd,
 ) -> Problem {
     let code = Code::WalletInsufficient.as_str();
-    proxy.ledger.refused(Denial {
+    proxy.ledger.refused(RefusalRecord {
         agent: agent.as_str().to_owned(),
         group: group.map(str::to_owned),
         host: origin.authority.host.as_str().to_owned(),
@@ -338,7 +338,7 @@ pub fn record_refusal(
 ) {
     let (code, usd) = (refusal.code.code(), asked.unwrap_or_default());
     tracing::info!(%agent, merchant = %origin.authority.host, rule = %refusal.rule, code, %usd, "payment refused");
-    proxy.ledger.refused(Denial {
+    proxy.ledger.refused(RefusalRecord {
         agent: agent.as_str().to_owned(),
         group: group.map(str::to_owned),
         host: origin.authority.host.as_str().to_owned(),

@@ -17,19 +17,19 @@ use hyper_util::rt::TokioIo;
 
 use crate::answer::{self, Code, Problem};
 use crate::listen::proxy::Proxy;
-use crate::payment::consider::{self, Course};
+use crate::payment::consider::{self, Disposition};
 use crate::payment::idempotency::{Key, Unusable};
 use crate::payment::purchase;
 use crate::payment::repeat::{self, keyed};
 use bursar_core::agent_name::AgentName;
 use bursar_core::hop::{self, Upgrading};
 use bursar_core::host::{Authority, Host};
-use bursar_net::body::{AgentBody, AnswerBody, Kept, NotReplayable, Relay, RequestBody};
+use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay, RequestBody};
 use bursar_net::dial::DialError;
 use bursar_net::idle::Serving;
 use bursar_net::tls::upstream::HandshakeError;
 use bursar_net::upstream::{HEAD_FIELDS, Lane, Origin, UpstreamError, stream};
-use bursar_rails::doubts::Asked;
+use bursar_rails::outstanding::Asked;
 
 /// How long an upload waits for the site's `100 Continue` before it starts anyway (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -73,7 +73,7 @@ async fn exchange(
     });
     let (head, body) = outgoing(proxy, lane.origin(), request, upgrading)?;
     let expects = hop::expects_continue(&head.headers);
-    let kept = Kept::new(body, expects, proxy.replay_budget.clone());
+    let kept = BufferedBody::new(body, expects, proxy.replay_budget.clone());
 
     let key = key(agent, &head);
     let asked = match key {
@@ -111,9 +111,9 @@ async fn exchange(
         return answer;
     }
     let intent = match consider::course(proxy, agent, lane.origin(), &head, &mut response, None).await {
-        Course::PassOn(why) => return Ok(unpaid(agent, &kept, response, why)),
-        Course::Refuse(problem) => return Err(problem),
-        Course::Buy(intent) => intent,
+        Disposition::PassThrough(why) => return Ok(unpaid(agent, &kept, response, why)),
+        Disposition::Refuse(problem) => return Err(problem),
+        Disposition::Purchase(intent) => intent,
     };
     let key = key.map_err(unusable)?;
     let replay = match kept.take().await {
@@ -126,9 +126,9 @@ async fn exchange(
     // The upload may have taken long, and what was decided before it was decided for that moment.
     let again = consider::decide_again(proxy, agent, lane.origin(), &head.method, &replay.sha256, *intent);
     let intent = match again {
-        Course::PassOn(why) => return Ok(unpaid(agent, &kept, response, why)),
-        Course::Refuse(problem) => return Err(problem),
-        Course::Buy(intent) => intent,
+        Disposition::PassThrough(why) => return Ok(unpaid(agent, &kept, response, why)),
+        Disposition::Refuse(problem) => return Err(problem),
+        Disposition::Purchase(intent) => intent,
     };
     let claim = match key {
         None => None,
@@ -249,7 +249,7 @@ fn target(origin: &Origin, head: &Parts) -> Result<Uri, Problem> {
 }
 
 /// With `Expect: 100-continue` the body waits for the site, so that a 402 saves the upload.
-fn first_sending(head: &Parts, kept: &Kept, expects: bool) -> Request<RequestBody> {
+fn first_sending(head: &Parts, kept: &BufferedBody, expects: bool) -> Request<RequestBody> {
     let mut request = Request::from_parts(head.clone(), kept.first());
     if !expects {
         return request;
@@ -268,7 +268,12 @@ fn first_sending(head: &Parts, kept: &Kept, expects: bool) -> Request<RequestBod
 }
 
 /// A 402 that is passed on as it came, with the reason beside it.
-fn unpaid(agent: &AgentName, kept: &Kept, mut response: Response<Relay>, why: &'static str) -> Response<AnswerBody> {
+fn unpaid(
+    agent: &AgentName,
+    kept: &BufferedBody,
+    mut response: Response<Relay>,
+    why: &'static str,
+) -> Response<AnswerBody> {
     tracing::info!(%agent, why, "402 passed on unpaid");
     kept.refused();
     answer::mark_unpaid(response.headers_mut(), why);

@@ -15,7 +15,7 @@ use bursar_core::agent_name::AgentName;
 use bursar_core::clock::SharedClock;
 use bursar_ledger::key::Keys as Holds;
 use bursar_ledger::{KeyHold, PaymentId};
-use bursar_rails::doubts::Fingerprint;
+use bursar_rails::outstanding::Fingerprint;
 
 pub const FIELD: &str = "idempotency-key";
 /// A key is a name. Nothing breaks beyond this; a field as long as that is a mistake, and a payment should not rest on one.
@@ -35,7 +35,7 @@ pub enum Unusable {
 
 /// All keys that matter.
 #[derive(Clone)]
-pub struct Keys(Arc<Shared>);
+pub struct IdempotencyKeys(Arc<Shared>);
 
 struct Shared {
     clock: SharedClock,
@@ -60,7 +60,7 @@ pub enum Claimed {
 
 /// The right to buy under a key. Dropped without a word, nothing was bought.
 pub struct Claim {
-    keys: Keys,
+    keys: IdempotencyKeys,
     key: Key,
     _over: watch::Sender<()>,
 }
@@ -104,7 +104,7 @@ impl Unusable {
     }
 }
 
-impl Keys {
+impl IdempotencyKeys {
     /// What the ledger holds at the start.
     pub fn new(holds: Vec<KeyHold>, clock: SharedClock) -> Self {
         let mut state = State::default();
@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
     use bursar_core::clock::{Clock as _, ManualClock};
-    use bursar_rails::doubts::Target;
+    use bursar_rails::outstanding::Target;
 
     fn key_of(agent: &str, lines: &[&str]) -> Result<Option<Key>, Unusable> {
         let mut headers = HeaderMap::new();
@@ -204,12 +204,12 @@ mod tests {
         Target::of("research", "GET", "https", "h:443", "/").with_body(&[0; 32])
     }
 
-    fn world() -> (Arc<ManualClock>, Keys, PaymentId) {
+    fn world() -> (Arc<ManualClock>, IdempotencyKeys, PaymentId) {
         let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
         let clock = Arc::new(ManualClock::at(now));
         (
             clock.clone(),
-            Keys::new(Vec::new(), clock),
+            IdempotencyKeys::new(Vec::new(), clock),
             PaymentId::new(now, [1; 10]),
         )
     }
@@ -265,7 +265,7 @@ mod tests {
             panic!("nobody was there before");
         };
         claim.paid(rid, fingerprint());
-        let restarted = Keys::new(vec![keys.holder(key("k")).unwrap()], clock.clone());
+        let restarted = IdempotencyKeys::new(vec![keys.holder(key("k")).unwrap()], clock.clone());
         let day = SignedDuration::from_secs(24 * 60 * 60);
         let paid_at = clock.now();
         for keys in [keys, restarted] {

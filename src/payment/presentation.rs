@@ -22,13 +22,13 @@ use bursar_core::challenge::{Protocol, Rail};
 use bursar_core::decode::{self, Coding};
 use bursar_core::hop::{self, Upgrading};
 use bursar_core::money::MicroUsd;
-use bursar_ledger::{By, LedgerError, Outcome, PaymentId};
+use bursar_ledger::{LedgerError, Outcome, PaymentId, Source};
 use bursar_net::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
 use bursar_net::upstream::{Lane, SendError, UpstreamError, stream};
-use bursar_rails::doubts::Ticket;
+use bursar_rails::outstanding::Ticket;
 use bursar_rails::pay::Permission;
 
-pub type Answer = Result<Response<AnswerBody>, Problem>;
+pub type AgentAnswer = Result<Response<AnswerBody>, Problem>;
 
 /// One sending of one credential.
 pub struct Presentation {
@@ -46,7 +46,7 @@ pub struct Presentation {
 
 impl Presentation {
     /// Sends `request`, which carries the credential, and answers `agent`.
-    pub async fn run(mut self, request: Request<RequestBody>, mut agent: oneshot::Sender<Answer>) {
+    pub async fn run(mut self, request: Request<RequestBody>, mut agent: oneshot::Sender<AgentAnswer>) {
         match self.send(request, &mut agent).await {
             Ok(response) => self.hand_over(response, agent).await,
             Err(error) => {
@@ -60,7 +60,7 @@ impl Presentation {
     async fn send(
         &mut self,
         request: Request<RequestBody>,
-        agent: &mut oneshot::Sender<Answer>,
+        agent: &mut oneshot::Sender<AgentAnswer>,
     ) -> Result<Response<Relay>, SendError> {
         let progress = Progress::none();
         let (lane, permission) = (
@@ -94,7 +94,7 @@ impl Presentation {
     }
 
     /// Any answer, whatever its status: its receipt decides what is recorded (R10), its bytes go to the agent.
-    async fn hand_over(self, mut response: Response<Relay>, agent: oneshot::Sender<Answer>) {
+    async fn hand_over(self, mut response: Response<Relay>, agent: oneshot::Sender<AgentAnswer>) {
         let outcome = outcome(self.rail, &mut response).await;
         if matches!(outcome, Outcome::Settled { .. }) {
             self.ticket.paid();
@@ -161,7 +161,10 @@ impl Presentation {
 async fn outcome(rail: Rail, response: &mut Response<Relay>) -> Outcome {
     let unknown = |why| Outcome::Unknown { why, tx: None };
     match receipt::receipt(rail, response.headers()) {
-        Receipt::Settled { tx } => Outcome::Settled { by: By::Merchant, tx },
+        Receipt::Settled { tx } => Outcome::Settled {
+            by: Source::Merchant,
+            tx,
+        },
         Receipt::Failed { tx, .. } => Outcome::Unknown {
             why: "receipt-says-failed",
             tx,

@@ -5,7 +5,7 @@
 //! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it.
 
 mod approval;
-mod elsewhere;
+mod remote_signer;
 mod unpaid;
 
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use tokio::time::Instant;
 
 use crate::answer::{self, Code, Problem};
 use crate::listen::proxy::Proxy;
-use crate::payment::consider::{self, Course, Intent};
+use crate::payment::consider::{self, Disposition, PurchasePlan};
 use crate::payment::idempotency::Claim;
-use crate::payment::presentation::{Answer, Presentation};
+use crate::payment::presentation::{AgentAnswer, Presentation};
 use crate::payment::repeat;
 use crate::serve;
 use bursar_core::assets::Asset;
@@ -28,12 +28,12 @@ use bursar_core::challenge::{Credential, Nonce, Offer, Rail, Term, Why};
 use bursar_core::clock;
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::Charge;
-use bursar_ledger::{Arm, ArmedNonce, By, Hold, Outcome, PaymentId, Reservation, Reserve, ReserveError, Terms};
+use bursar_ledger::{Arm, ArmedNonce, Hold, Outcome, PaymentId, Reservation, Reserve, ReserveError, Source, Terms};
 use bursar_net::body::{AnswerBody, Relay, Replay};
 use bursar_net::upstream::{Lane, stream};
-use bursar_rails::doubts::{Fingerprint, Target};
-use bursar_rails::pay::{Made, PayError, Permission};
-use elsewhere::NotReady;
+use bursar_rails::outstanding::{Fingerprint, Target};
+use bursar_rails::pay::{PayError, Permission, RemoteCredential};
+use remote_signer::NotReady;
 
 /// An agent that asks again by itself after our store or Stripe failed should not do so at once.
 const STORE_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
@@ -44,10 +44,10 @@ pub async fn run(
     lane: &Arc<Lane>,
     head: Parts,
     replay: Replay,
-    intent: Intent,
+    intent: PurchasePlan,
     claim: Option<Claim>,
     unpaid: Response<Relay>,
-) -> Answer {
+) -> AgentAnswer {
     let purchase = Purchase {
         proxy: proxy.clone(),
         lane: lane.clone(),
@@ -71,7 +71,7 @@ struct Purchase {
     lane: Arc<Lane>,
     head: Parts,
     replay: Replay,
-    intent: Intent,
+    intent: PurchasePlan,
     /// On the agent's `Idempotency-Key`, until what is bought under it is known to repeats.
     claim: Option<Claim>,
     /// When the 402 was read that the intent came from.
@@ -88,9 +88,9 @@ enum NotBought {
     /// What was spent already passes this rule, and a person may let the payment pass it.
     MustAsk(Arc<str>),
     /// This is decided now: other limits, other windows.
-    Reconsidered(Box<Intent>),
+    Reconsidered(Box<PurchasePlan>),
     /// The site was asked once more, and this is what it wants now.
-    AskedAgain(Box<Intent>),
+    AskedAgain(Box<PurchasePlan>),
     /// The site was asked once more, and it wants no money any more.
     Free(Box<Response<AnswerBody>>),
     /// The agent has hung up before anything was signed.
@@ -101,7 +101,7 @@ enum NotBought {
 enum Declined {
     Refuse(Problem),
     /// The 402 as it came, with this reason.
-    PassOn(&'static str),
+    PassThrough(&'static str),
 }
 
 impl From<Problem> for NotBought {
@@ -111,7 +111,7 @@ impl From<Problem> for NotBought {
 }
 
 impl Purchase {
-    async fn run(mut self, mut unpaid: Response<Relay>, mut agent: oneshot::Sender<Answer>) {
+    async fn run(mut self, mut unpaid: Response<Relay>, mut agent: oneshot::Sender<AgentAnswer>) {
         // An agent that has gone before anything was promised wants nothing any more.
         if agent.is_closed() {
             return;
@@ -149,7 +149,7 @@ impl Purchase {
             let next = match reserved {
                 Ok(allowed) => break allowed,
                 Err(NotBought::Declined(declined)) => Err(declined),
-                Err(NotBought::OfferGone(why)) => self.with_another_offer(why).ok_or(Declined::PassOn(why.code())),
+                Err(NotBought::OfferGone(why)) => self.with_another_offer(why).ok_or(Declined::PassThrough(why.code())),
                 Err(NotBought::LimitsReplaced) => {
                     decided_again = true;
                     self.decided_again().await
@@ -170,8 +170,10 @@ impl Purchase {
             match next {
                 Ok(purchase) => self = purchase,
                 Err(Declined::Refuse(problem)) => return drop(agent.send(Err(problem))),
-                Err(Declined::PassOn(why)) if was_asked => return drop(agent.send(Err(approval::offer_gone(why)))),
-                Err(Declined::PassOn(why)) => return drop(agent.send(Ok(passed_on(unpaid, why)))),
+                Err(Declined::PassThrough(why)) if was_asked => {
+                    return drop(agent.send(Err(approval::offer_gone(why))));
+                }
+                Err(Declined::PassThrough(why)) => return drop(agent.send(Ok(passed_on(unpaid, why)))),
             }
         };
         // A long one takes its connection with it.
@@ -179,10 +181,10 @@ impl Purchase {
         if agent.is_closed() {
             return self.never_signed(reservation).await;
         }
-        let (reservation, made) = match self.made_elsewhere(reservation, &mut agent).await {
+        let (reservation, made) = match self.remote_credential(reservation, &mut agent).await {
             Ok(made) => made,
             Err(NotReady::Over(problem)) => return drop(agent.send(Err(problem))),
-            Err(NotReady::Later(later, problem)) => {
+            Err(NotReady::Deferred(later, problem)) => {
                 drop(agent.send(Err(problem)));
                 return self.later(*later).await;
             }
@@ -221,11 +223,11 @@ impl Purchase {
             return drop(agent.send(Err(problem)));
         }
         let (target, fingerprint) = self.identity();
-        let doubts = &self.proxy.doubts;
+        let outstanding = &self.proxy.outstanding;
         let keyed = self.claim.is_some();
         let rail = self.intent.offer.rail;
         let sent = (rail, &field, &credential);
-        let ticket = doubts.sent(rid, target, fingerprint, sent, valid_before, keyed);
+        let ticket = outstanding.sent(rid, target, fingerprint, sent, valid_before, keyed);
         if let Some(claim) = self.claim {
             claim.paid(rid, fingerprint);
         }
@@ -262,19 +264,19 @@ impl Purchase {
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
         let (method, sha256) = (&self.head.method, &self.replay.sha256);
         match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent) {
-            Course::Buy(intent) => Ok(Self {
+            Disposition::Purchase(intent) => Ok(Self {
                 intent: *intent,
                 ..self
             }),
-            Course::Refuse(problem) => Err(Declined::Refuse(problem)),
-            Course::PassOn(why) => Err(Declined::PassOn(why)),
+            Disposition::Refuse(problem) => Err(Declined::Refuse(problem)),
+            Disposition::PassThrough(why) => Err(Declined::PassThrough(why)),
         }
     }
 
     /// Armed money expires only with proof (R11). Here the proof is at hand: a signature takes the reservation, there
     /// is only one, and it ends here.
     async fn never_signed(&self, reservation: Reservation) {
-        let (by, why) = (By::Us, "never-signed");
+        let (by, why) = (Source::Us, "never-signed");
         self.finish(reservation.rid(), Outcome::Expired { by, why }).await;
     }
 
@@ -297,7 +299,7 @@ impl Purchase {
     }
 
     fn hold(&self, charges: Vec<Charge>) -> Result<Hold, NotBought> {
-        let Intent {
+        let PurchasePlan {
             offer,
             plan,
             policy_gen,
@@ -324,7 +326,7 @@ impl Purchase {
     }
 
     fn arm(&self) -> Result<Arm, NotBought> {
-        let Intent { offer, plan, .. } = &self.intent;
+        let PurchasePlan { offer, plan, .. } = &self.intent;
         let from = self.proxy.payers.account(offer.asset);
         let (Some(from), Ok(nonce)) = (from, nonce(offer)) else {
             return Err(no_random_bytes());
@@ -335,7 +337,7 @@ impl Purchase {
         let Some(valid_before) = valid_before else {
             return Err(NotBought::OfferGone(Why::ChallengeExpired));
         };
-        let signer = self.proxy.payers.signer_elsewhere(offer.asset);
+        let signer = self.proxy.payers.remote_signer(offer.asset);
         // `validAfter` 0 is immune to a fast clock of ours (R15).
         Ok(Arm {
             from,
@@ -366,9 +368,9 @@ impl Purchase {
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
         let (method, sha256) = (&self.head.method, &self.replay.sha256);
         match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone()) {
-            Course::Buy(intent) => NotBought::Reconsidered(intent),
-            Course::Refuse(problem) => NotBought::Declined(Declined::Refuse(problem)),
-            Course::PassOn(why) => NotBought::Declined(Declined::PassOn(why)),
+            Disposition::Purchase(intent) => NotBought::Reconsidered(intent),
+            Disposition::Refuse(problem) => NotBought::Declined(Declined::Refuse(problem)),
+            Disposition::PassThrough(why) => NotBought::Declined(Declined::PassThrough(why)),
         }
     }
 
@@ -387,7 +389,7 @@ impl Purchase {
         &self,
         reservation: &Reservation,
         permission: &Permission,
-        made: Option<&Made>,
+        made: Option<&RemoteCredential>,
     ) -> Result<(HeaderName, Credential), PayError> {
         let echo = &self.intent.offer.echo;
         self.proxy.payers.pay(reservation, echo, permission, made).await

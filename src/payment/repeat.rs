@@ -14,12 +14,12 @@ use tokio::time::timeout;
 use crate::answer::{Code, Problem};
 use crate::listen::proxy::Proxy;
 use crate::payment::idempotency;
-use crate::payment::presentation::{Answer, Presentation};
+use crate::payment::presentation::{AgentAnswer, Presentation};
 use bursar_core::hop;
 use bursar_ledger::{Event, PaymentId, State};
-use bursar_net::body::{Kept, Replay};
+use bursar_net::body::{BufferedBody, Replay};
 use bursar_net::upstream::Lane;
-use bursar_rails::doubts::{Claim, Presentable, Target};
+use bursar_rails::outstanding::{Claim, Presentable, Target};
 use bursar_rails::pay::Permission;
 
 /// The target of a request, as repeats are recognised by it.
@@ -35,20 +35,20 @@ pub fn target(lane: &Lane, head: &Parts) -> Target {
 }
 
 /// Answers a repeat; `None` for a request that is none, whose body then goes on as if it had not been looked at.
-pub async fn answer(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &Kept) -> Option<Answer> {
+pub async fn answer(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &BufferedBody) -> Option<AgentAnswer> {
     // An agent that pays by itself (R31) is never paid for, and its credential is not replaced.
-    if !proxy.doubts.any() || hop::agent_payment(&head.headers).is_some() {
+    if !proxy.outstanding.any() || hop::agent_payment(&head.headers).is_some() {
         return None;
     }
     let target = target(lane, head);
-    if !proxy.doubts.concern(&target) {
+    if !proxy.outstanding.concern(&target) {
         return None;
     }
     // A body that cannot be kept was never paid for, so this is no repeat.
     let replay = kept.collect().await.ok()?;
     let fingerprint = target.with_body(&replay.sha256);
     loop {
-        match proxy.doubts.claim(target, fingerprint) {
+        match proxy.outstanding.claim(target, fingerprint) {
             Claim::Free => return None,
             Claim::Join(mut over) => {
                 // It ends by itself after `settle_wait`; this bound is only for the case that it does not.
@@ -71,14 +71,14 @@ pub async fn forbids(proxy: &Proxy, lane: &Lane, head: &Parts, replay: &Replay) 
         return None;
     }
     let fingerprint = target(lane, head).with_body(&replay.sha256);
-    let rid = proxy.doubts.would_double(&fingerprint)?;
+    let rid = proxy.outstanding.would_double(&fingerprint)?;
     let state = match proxy.ledger.get(rid).await {
         Ok(payment) => payment.map(|payment| payment.state),
         Err(_) => return Some(in_doubt(rid)),
     };
     match state {
         Some(State::Released | State::Expired) => {
-            proxy.doubts.forget_lost(&fingerprint);
+            proxy.outstanding.forget_lost(&fingerprint);
             None
         }
         // By the chain's word, say. Its answer was never delivered all the same (R4).
@@ -94,7 +94,7 @@ async fn present(
     head: &Parts,
     replay: Replay,
     presentable: Presentable,
-) -> Answer {
+) -> AgentAnswer {
     let Presentable { rid, rail, number, .. } = presentable;
     let entry = Event::Presented { rid, number };
     if let Err(error) = proxy.ledger.append(entry).await {

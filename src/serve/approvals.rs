@@ -17,7 +17,7 @@ use bursar_approvals::ciba::assertion::{AssertionKey, BadKey};
 use bursar_approvals::ciba::settings::{AuthMethod, CibaSettings, ClientAuth};
 use bursar_approvals::keyra::{ApiKey, Keyra, KeyraSettings, SettingsError, Webhooks};
 use bursar_approvals::operator::Operator;
-use bursar_approvals::questions::{Asks, Questions, Surroundings};
+use bursar_approvals::questions::{Asks, Questions, Services};
 use bursar_approvals::tokens::Tokens;
 use bursar_core::approval::token::Alg;
 use bursar_core::clock::SharedClock;
@@ -37,7 +37,7 @@ pub(super) async fn open_questions(
     config: &Config,
     home: &Home,
     tls: &Arc<UpstreamTls>,
-    around: Surroundings,
+    around: Services,
 ) -> Result<Option<Opened>, OpenQuestionsError> {
     let is_shared = matches!(config.store, Store::Shared(_));
     let (asks, caller) = match &config.approval.backend {
@@ -159,7 +159,7 @@ async fn abandon(ledger: &dyn Ledger) -> bool {
 }
 
 /// Once the database is back.
-async fn abandon_later(around: Surroundings) {
+async fn abandon_later(around: Services) {
     loop {
         tokio::select! {
             () = around.stop.cancelled() => return,

@@ -7,17 +7,17 @@ use thiserror::Error;
 
 use bursar_core::account::AccountMark;
 use bursar_home::{self as home, Home, Readers};
-use bursar_rails::bkey::{Bkey, NoWalletTold, Unheard, WalletAnswer};
+use bursar_rails::bkey::{Bkey, NoWalletAnswer, Unanswered, WalletAnswer};
 
 #[derive(Debug, Error)]
-pub enum NotTold {
+pub enum WalletUnknown {
     #[error("BKey at {url}: {error}{way_out}", way_out = way_out(*error))]
-    Unknown { url: String, error: NoWalletTold },
+    Unknown { url: String, error: NoWalletAnswer },
 }
 
 /// The file.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct RememberedWallet {
     address: Address,
     chain_id: u64,
     /// Whose wallet it is.
@@ -26,30 +26,30 @@ struct Kept {
 }
 
 /// What BKey says now, or said last, if it does not answer.
-pub(super) async fn wallet(bkey: &Bkey, home: &Home) -> Result<WalletAnswer, NotTold> {
+pub(super) async fn wallet(bkey: &Bkey, home: &Home) -> Result<WalletAnswer, WalletUnknown> {
     let error = match bkey.wallet().await {
-        Ok(told) => {
-            keep(bkey, home, &told);
-            return Ok(told);
+        Ok(history) => {
+            keep(bkey, home, &history);
+            return Ok(history);
         }
         Err(error) => error,
     };
     let url = bkey.url().to_owned();
     match (error, kept(bkey, home)) {
-        (NoWalletTold::Unheard(Unheard::Unsent | Unheard::Unanswered), Some(kept)) => {
+        (NoWalletAnswer::Unanswered(Unanswered::Unsent | Unanswered::Unanswered), Some(kept)) => {
             tracing::warn!(url, %error, wallet = %kept.address, "BKey's wallet is taken to be the one that it told before");
             Ok(kept)
         }
-        (error, _) => Err(NotTold::Unknown { url, error }),
+        (error, _) => Err(WalletUnknown::Unknown { url, error }),
     }
 }
 
-fn keep(bkey: &Bkey, home: &Home, told: &WalletAnswer) {
-    let kept = Kept {
-        address: told.address,
-        chain_id: told.chain_id,
+fn keep(bkey: &Bkey, home: &Home, history: &WalletAnswer) {
+    let kept = RememberedWallet {
+        address: history.address,
+        chain_id: history.chain_id,
         client: bkey.mark(),
-        contract: told.contract,
+        contract: history.contract,
     };
     let written = serde_json::to_vec(&kept).map(|json| home::write_atomic(&home.bkey(), &json, Readers::Owner));
     if let Ok(Err(error)) = written {
@@ -59,7 +59,7 @@ fn keep(bkey: &Bkey, home: &Home, told: &WalletAnswer) {
 
 fn kept(bkey: &Bkey, home: &Home) -> Option<WalletAnswer> {
     let text = home::read_secret(&home.bkey()).ok()?;
-    let kept: Kept = serde_json::from_str(&text).ok()?;
+    let kept: RememberedWallet = serde_json::from_str(&text).ok()?;
     (kept.client == bkey.mark()).then_some(WalletAnswer {
         address: kept.address,
         chain_id: kept.chain_id,
@@ -67,10 +67,10 @@ fn kept(bkey: &Bkey, home: &Home) -> Option<WalletAnswer> {
     })
 }
 
-const fn way_out(error: NoWalletTold) -> &'static str {
+const fn way_out(error: NoWalletAnswer) -> &'static str {
     match error {
-        NoWalletTold::Unheard(Unheard::NotLoggedIn(_)) => "; put its client right under [bkey] in bursar.toml",
-        NoWalletTold::Unheard(_) => "; start again when it can be reached",
-        NoWalletTold::Refused(_) | NoWalletTold::Unreadable(_) => "",
+        NoWalletAnswer::Unanswered(Unanswered::NotLoggedIn(_)) => "; put its client right under [bkey] in bursar.toml",
+        NoWalletAnswer::Unanswered(_) => "; start again when it can be reached",
+        NoWalletAnswer::Refused(_) | NoWalletAnswer::Unreadable(_) => "",
     }
 }

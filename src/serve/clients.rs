@@ -53,7 +53,7 @@ pub(super) fn known(written: Option<&Issuer>, client: &Client, home: &Home) -> R
         ClientId::Text(id) => Ok(id.clone()),
         ClientId::Kept(source) => read(source).map(|id| id.expose_secret().to_owned()),
     };
-    let (id, proof, told, approver) = match client {
+    let (id, proof, history, approver) = match client {
         Client::Named { id, secret } => {
             let secret = Secret::new(read(secret)?.expose_secret());
             (id_of(id)?, Proof::Secret(secret), None, None)
@@ -79,7 +79,7 @@ pub(super) fn known(written: Option<&Issuer>, client: &Client, home: &Home) -> R
     let issuer = match written {
         Some(issuer) => issuer.clone(),
         None => {
-            let url = told.unwrap_or_else(|| BKEY.to_owned());
+            let url = history.unwrap_or_else(|| BKEY.to_owned());
             Issuer::parse(&url, PlainHttp::ToThisMachine).map_err(NotKnown::Url)?
         }
     };

@@ -6,7 +6,7 @@ use super::StartError;
 use bursar_core::clock::SharedClock;
 use bursar_home::Home;
 use bursar_ledger::{Ledger, State};
-use bursar_rails::doubts::Doubts;
+use bursar_rails::outstanding::Outstanding;
 use bursar_rails::pay::Tokens;
 
 /// Tokens of payments about which nothing is to be asked any more. Those that may have left a hold are watched.
@@ -25,10 +25,14 @@ pub(super) async fn forget_tokens(tokens: &Tokens, ledger: &dyn Ledger, now: jif
 }
 
 /// What an earlier run left in doubt, as far as the books still hold it open or paid.
-pub(super) async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock) -> Result<Doubts, StartError> {
+pub(super) async fn outstanding(
+    home: &Home,
+    ledger: &dyn Ledger,
+    clock: &SharedClock,
+) -> Result<Outstanding, StartError> {
     let folder = home.credentials();
     let mut paid = HashMap::new();
-    for rid in Doubts::left_in(&folder)? {
+    for rid in Outstanding::left_in(&folder)? {
         let state = match ledger.get(rid).await {
             Ok(payment) => payment.map(|payment| payment.state),
             // Whatever became of it, presenting it again cannot pay twice.
@@ -43,15 +47,15 @@ pub(super) async fn doubts(home: &Home, ledger: &dyn Ledger, clock: &SharedClock
             Some(State::Held | State::Released | State::Expired) | None => None,
         };
     }
-    let doubts = Doubts::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
+    let outstanding = Outstanding::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
     let open = ledger.open_items().await.unwrap_or_else(|error| {
         tracing::warn!(%error, "which payments are in doubt is not known yet");
         Vec::new()
     });
     let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
-    doubts.remember(in_doubt.map(|payment| {
+    outstanding.remember(in_doubt.map(|payment| {
         let valid_before = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
         (payment.rid(), payment.reserved.fp.0, valid_before)
     }));
-    Ok(doubts)
+    Ok(outstanding)
 }

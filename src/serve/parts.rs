@@ -30,8 +30,8 @@ pub async fn open_wallet(
         None => None,
         Some(WalletKey::Bkey) => {
             let bkey = Arc::new(open_bkey(config, home, tls)?);
-            let told = bkey::wallet(&bkey, home).await?;
-            let signer = BkeySigner::new(bkey, &told).map_err(OpenWalletError::Signer)?;
+            let history = bkey::wallet(&bkey, home).await?;
+            let signer = BkeySigner::new(bkey, &history).map_err(OpenWalletError::Signer)?;
             let network = signer.token().network();
             if !config.networks.contains_key(&network) {
                 return Err(OpenWalletError::OtherNetwork(network));
@@ -88,7 +88,7 @@ pub enum OpenWalletError {
     #[error("as a client of BKey: {0}")]
     Client(#[from] NotKnown),
     #[error(transparent)]
-    NotTold(#[from] bkey::NotTold),
+    WalletUnknown(#[from] bkey::WalletUnknown),
     #[error(transparent)]
     Signer(NoSigner),
     #[error(

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::support::agent::{Agent, Page};
-use crate::support::bkey::payments::{Fate, Payments, TransferWithAuthorization};
+use crate::support::bkey::payments::{CommitState, Payments, TransferWithAuthorization};
 use crate::support::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, Mishap};
 use crate::support::bursar::{Bursar, Home, eventually, setup};
 use crate::support::mpp;
@@ -380,7 +380,7 @@ async fn a_person_confirms_in_every_dialect() {
     for (dialect, packed) in [(Dialect::Oauth, false), (Dialect::Status, true), (Dialect::Both, true)] {
         let (origin, fake) = (at_a_cent().await, FakeBkey::start(dialect));
         let bursar = home(&origin, &fake, 60, LIMITS).serve();
-        fake.payments(|of| (of.fate, of.packed) = (Fate::Waits, packed));
+        fake.payments(|of| (of.fate, of.packed) = (CommitState::Waits, packed));
         // A look that fails says nothing.
         fake.mishaps(
             Call::LookAuthorization,
@@ -395,7 +395,7 @@ async fn a_person_confirms_in_every_dialect() {
         eventually("a look", || (fake.count(Call::LookAuthorization) > 1).then_some(())).await;
         assert_eq!(bursar.states(), ["armed"]);
         assert!(bursar.payments()[0]["nonce"].is_null());
-        fake.payments(|of| of.decide(&Fate::Made));
+        fake.payments(|of| of.decide(&CommitState::Made));
         let page = waiting.await.unwrap();
         assert_eq!(
             (page.status.as_u16(), &page.body[..]),
@@ -414,9 +414,9 @@ async fn a_person_confirms_in_every_dialect() {
 #[tokio::test]
 async fn what_a_person_does_not_confirm_stays_counted() {
     for (fate, reason) in [
-        (Fate::Over("expired"), "signer-says-expired"),
-        (Fate::Over("failed"), "signer-says-failed"),
-        (Fate::Over("settled"), "signer-says-settled"),
+        (CommitState::Over("expired"), "signer-says-expired"),
+        (CommitState::Over("failed"), "signer-says-failed"),
+        (CommitState::Over("settled"), "signer-says-settled"),
     ] {
         let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
         let bursar = home(&origin, &fake, 60, LIMITS).serve();
@@ -451,7 +451,7 @@ async fn what_a_person_does_not_confirm_stays_counted() {
 async fn what_is_confirmed_late_is_kept_for_the_repeat() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let bursar = home(&origin, &fake, 1, LIMITS).serve();
-    fake.payments(|of| of.fate = Fate::Waits);
+    fake.payments(|of| of.fate = CommitState::Waits);
     let agent = Agent::of(&bursar);
     let page = agent.get(origin.address, "/report?q=1").await;
     is_told(&page, 503, "signer-pending");
@@ -461,7 +461,7 @@ async fn what_is_confirmed_late_is_kept_for_the_repeat() {
     is_counted(&bursar, &origin).await;
     fake.payments(|of| {
         of.valid_s = 30;
-        of.decide(&Fate::Made);
+        of.decide(&CommitState::Made);
     });
     eventually("the signature on record", || {
         (bursar.states() == ["unknown"]).then_some(())
@@ -484,7 +484,7 @@ async fn what_is_confirmed_late_is_kept_for_the_repeat() {
 async fn an_order_that_waits_is_in_doubt_after_a_restart() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let mut bursar = home(&origin, &fake, 60, LIMITS).serve();
-    fake.payments(|of| of.fate = Fate::Waits);
+    fake.payments(|of| of.fate = CommitState::Waits);
     let (agent, site) = (Agent::of(&bursar), origin.address);
     let waiting = tokio::spawn(async move {
         let mut connection = agent.connect(site, &["http/1.1"]).await;
@@ -494,7 +494,7 @@ async fn an_order_that_waits_is_in_doubt_after_a_restart() {
     eventually("an order", || (fake.count(Call::OrderAuthorization) > 0).then_some(())).await;
     let bursar = bursar.kill().serve();
     assert!(waiting.await.unwrap().is_err());
-    fake.payments(|of| of.decide(&Fate::Made));
+    fake.payments(|of| of.decide(&CommitState::Made));
     assert_eq!(bursar.states(), ["unknown"]);
     is_not_ordered_again(&bursar, &origin, &fake).await;
     is_counted(&bursar, &origin).await;
@@ -505,7 +505,7 @@ async fn an_order_that_waits_is_in_doubt_after_a_restart() {
 async fn a_stop_does_not_wait_for_the_person() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let mut bursar = home(&origin, &fake, 60, LIMITS).serve();
-    fake.payments(|of| of.fate = Fate::Waits);
+    fake.payments(|of| of.fate = CommitState::Waits);
     let (agent, site) = (Agent::of(&bursar), origin.address);
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
     eventually("an order", || (fake.count(Call::OrderAuthorization) > 0).then_some(())).await;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bkey::{config, write_secret};
 use crate::support::agent::Agent;
-use crate::support::bkey::payments::Fate;
+use crate::support::bkey::payments::CommitState;
 use crate::support::bkey::{Call, Dialect, FakeBkey};
 use crate::support::bursar::{Bursar, LIMITS, eventually, setup};
 use crate::support::buyer::{Transfer, fund, lab, rpc, site, skip, transfers};
@@ -111,7 +111,7 @@ async fn what_bkey_signs_at_once_moves_once() {
 async fn what_a_person_confirms_moves_once() {
     let Some(lab) = lab() else { return };
     let story = Story::begin(lab, "confirmed").await;
-    story.fake.payments(|of| of.fate = Fate::Waits);
+    story.fake.payments(|of| of.fate = CommitState::Waits);
     let (agent, v1) = (Agent::of(&story.bursar), site(&lab.v1));
     let waiting = tokio::spawn(async move { agent.get(v1, "/v1/paid").await });
     eventually("a look", || {
@@ -119,7 +119,7 @@ async fn what_a_person_confirms_moves_once() {
     })
     .await;
     assert_eq!(story.transfers(), []);
-    story.fake.payments(|of| of.decide(&Fate::Made));
+    story.fake.payments(|of| of.decide(&CommitState::Made));
     assert_eq!(waiting.await.unwrap().status, 200);
     story.one_cent_moved();
 }

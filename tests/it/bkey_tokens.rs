@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::bkey::{Lie, config, is_counted, is_told, write_secret};
 use crate::support::agent::Agent;
-use crate::support::bkey::payments::Fate;
+use crate::support::bkey::payments::CommitState;
 use crate::support::bkey::{Call, Dialect, FakeBkey};
 use crate::support::bursar::{Home, eventually, setup};
 use crate::support::origin::Origin;
@@ -125,11 +125,11 @@ async fn tokens_are_ordered_in_live_dollars_alone() {
 async fn a_person_confirms_a_token() {
     let (origin, fake) = (takes_tokens(live).await, FakeBkey::start(Dialect::Status));
     let bursar = tokens_by_bkey(&origin, &fake).serve();
-    fake.payments(|of| (of.fate, of.packed) = (Fate::Waits, true));
+    fake.payments(|of| (of.fate, of.packed) = (CommitState::Waits, true));
     let (agent, site) = (Agent::of(&bursar), origin.address);
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
     eventually("a look", || (fake.count(Call::LookToken) > 0).then_some(())).await;
-    fake.payments(|of| of.decide(&Fate::Made));
+    fake.payments(|of| of.decide(&CommitState::Made));
     assert_eq!(waiting.await.unwrap().status, 200);
     assert_eq!(
         (origin.payments().len(), bursar.states()),

@@ -9,7 +9,7 @@ use ::bursar_core::assets::{self, Network};
 use ::bursar_core::money::Atoms;
 use ::bursar_net::tls::upstream::{Trust, UpstreamTls};
 use ::bursar_rails::rpc::Node;
-use ::bursar_reconcile::{Facts, Finality, Head, Named, Proof, Standing, Verdict, outflows, verdict};
+use ::bursar_reconcile::{ClaimState, Facts, Finality, Head, Named, Proof, Verdict, outflows, verdict};
 use alloy_primitives::{Address, B256, U256};
 use serde_json::{Value, json};
 
@@ -77,8 +77,8 @@ pub fn facts(buyer: &Buyer, payment: &Value) -> Facts {
         armed_at: second("created_at"),
         valid_before: second("valid_before"),
         standing: match text("state") {
-            "settled" => Standing::Claimed,
-            _ => Standing::Open,
+            "settled" => ClaimState::Claimed,
+            _ => ClaimState::Open,
         },
         claimed_tx: payment["tx"].as_str().map(str::to_owned),
     }

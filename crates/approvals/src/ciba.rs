@@ -33,17 +33,17 @@ use asked::{Accepted, NotAsked};
 use discovery::Metadata;
 use failure::Code;
 use ping::KnownTokens;
-use poll::{Course, Grant, Look, Step};
+use poll::{Grant, Look, Polling, Step};
 use request::{Outgoing, SentDetails};
 use settings::{BindingStyle, CibaSettings, Delivery, EvidenceToken, Secret, Style};
-use store::{Kept, Renewal};
+use store::{Renewal, ServerCache};
 pub use verifier::{Presented, Rejected, Verifier};
 
-use crate::{Asked, Backend, Denial, Failure, Reply, Standing};
+use crate::{Asked, Backend, Denial, Failure, QuestionStatus, Reply};
 use bursar_core::approval::Question;
 use bursar_core::clock::SharedClock;
-use bursar_net::oauth::exchange::{self, Answer, Silence};
-use bursar_net::oauth::login::{self, Lent};
+use bursar_net::oauth::exchange::{self, ServerAnswer, Silence};
+use bursar_net::oauth::login::{self, TokenOrigin};
 use bursar_net::tls::upstream::UpstreamTls;
 
 /// From the first look at the server's name to the last byte of its answer (approvals §2.6).
@@ -64,14 +64,14 @@ pub struct Ciba<V: Verifier> {
     verifier: V,
     tls: Arc<UpstreamTls>,
     clock: SharedClock,
-    kept: Kept<V::Keys>,
+    kept: ServerCache<V::Keys>,
     courses: Mutex<HashMap<String, Running>>,
     notifications: Mutex<KnownTokens>,
 }
 
 /// What is known of a question between two looks. Lost with a look that is given up, as its answer is.
 struct Running {
-    course: Course,
+    course: Polling,
     /// Fetched, and not yet verified.
     grant: Option<(Box<Grant>, Instant)>,
     until: Timestamp,
@@ -84,7 +84,7 @@ impl<V: Verifier> Ciba<V> {
             verifier,
             tls,
             clock,
-            kept: Kept::default(),
+            kept: ServerCache::default(),
             courses: Mutex::default(),
             notifications: Mutex::default(),
         }
@@ -139,7 +139,7 @@ impl<V: Verifier> Ciba<V> {
         self.compare_clocks(&answer);
         if let (http::StatusCode::UNAUTHORIZED, Some((_, lent))) = (answer.status, &agent_token) {
             self.kept.agent_token.forget().await;
-            if *lent == Lent::Kept {
+            if *lent == TokenOrigin::Stored {
                 return Err(failure::AGENT_TOKEN.into());
             }
         }
@@ -148,7 +148,7 @@ impl<V: Verifier> Ciba<V> {
     }
 
     fn accepted(&self, accepted: Accepted, notification: Option<Secret>) -> Asked {
-        let course = Course::new(accepted.interval_s);
+        let course = Polling::new(accepted.interval_s);
         let now = self.clock.now();
         let asked = Asked {
             expires_at: later(now, accepted.expires_in_s),
@@ -163,18 +163,18 @@ impl<V: Verifier> Ciba<V> {
         asked
     }
 
-    async fn look(&self, question: &Question, asked: &mut Asked) -> Standing {
+    async fn look(&self, question: &Question, asked: &mut Asked) -> QuestionStatus {
         let sent_at = Instant::now();
         let running = locked(&self.courses).remove(&asked.handle);
         let (mut course, grant) = match running {
             Some(running) => (running.course, running.grant),
-            None => (Course::resumed(asked.interval, asked.failures), None),
+            None => (Polling::resumed(asked.interval, asked.failures), None),
         };
         let (grant, received) = match grant {
             Some(kept) => kept,
             None => {
                 if self.clock.now() > asked.expires_at.saturating_add(GRACE).unwrap_or(Timestamp::MAX) {
-                    return self.ended(asked, Standing::Expired);
+                    return self.ended(asked, QuestionStatus::Expired);
                 }
                 let step = self.look_there(&mut course, asked).await;
                 (asked.interval, asked.failures) = (course.interval(), course.failures());
@@ -183,11 +183,11 @@ impl<V: Verifier> Ciba<V> {
                     Step::Pending(wait) => {
                         let wait = wait.min(self.left(asked));
                         self.keep_running(asked, course, None);
-                        return Standing::Pending { wait };
+                        return QuestionStatus::Pending { wait };
                     }
-                    Step::Denied => return self.ended(asked, Standing::Denied(Denial::default())),
-                    Step::Expired => return self.ended(asked, Standing::Expired),
-                    Step::Failed(failure) => return self.ended(asked, Standing::Failed(failure)),
+                    Step::Denied => return self.ended(asked, QuestionStatus::Denied(Denial::default())),
+                    Step::Expired => return self.ended(asked, QuestionStatus::Expired),
+                    Step::Failed(failure) => return self.ended(asked, QuestionStatus::Failed(failure)),
                 }
             }
         };
@@ -197,13 +197,13 @@ impl<V: Verifier> Ciba<V> {
                 self.keep_running(asked, course, Some((grant, received)));
                 // A wait counts from when the look began.
                 let wait = wait.saturating_add(sent_at.elapsed());
-                Standing::Pending { wait }
+                QuestionStatus::Pending { wait }
             }
-            Verdict::Later(_) => self.ended(asked, Standing::Failed(failure::KEYS.into())),
+            Verdict::Later(_) => self.ended(asked, QuestionStatus::Failed(failure::KEYS.into())),
         }
     }
 
-    async fn look_there(&self, course: &mut Course, asked: &Asked) -> Step {
+    async fn look_there(&self, course: &mut Polling, asked: &Asked) -> Step {
         let Some(metadata) = self.metadata().await else {
             return course.step(&Look::Unsent);
         };
@@ -261,7 +261,7 @@ impl<V: Verifier> Ciba<V> {
             verified => verified,
         };
         match verified {
-            Ok(evidence) => Verdict::Done(Standing::Approved(Box::new(evidence))),
+            Ok(evidence) => Verdict::Done(QuestionStatus::Approved(Box::new(evidence))),
             Err(Rejected::UnknownKid) => self.rejected(question, "unknown_kid"),
             Err(Rejected::Because(reason)) => self.rejected(question, reason),
         }
@@ -330,7 +330,7 @@ impl<V: Verifier> Ciba<V> {
         keys.ok()
     }
 
-    async fn agent_token(&self, metadata: &Metadata) -> Result<(Arc<Secret>, Lent), Code> {
+    async fn agent_token(&self, metadata: &Metadata) -> Result<(Arc<Secret>, TokenOrigin), Code> {
         let log_in = || async {
             let outgoing = request::client_credentials(&self.settings);
             let answer = match self.send(&metadata.token, outgoing, LOOK_PATIENCE).await? {
@@ -348,14 +348,14 @@ impl<V: Verifier> Ciba<V> {
         url: &http::Uri,
         outgoing: Option<Outgoing>,
         patience: Duration,
-    ) -> Result<Result<Answer, Silence>, Code> {
+    ) -> Result<Result<ServerAnswer, Silence>, Code> {
         let request = outgoing
             .and_then(|outgoing| outgoing.to(url))
             .ok_or(failure::INTERNAL)?;
         Ok(exchange::send(url, &self.tls, request, patience).await)
     }
 
-    fn compare_clocks(&self, answer: &Answer) {
+    fn compare_clocks(&self, answer: &ServerAnswer) {
         let now = self.clock.now();
         if let Some(theirs) = answer.date()
             && theirs.duration_since(now).abs() > CLOCK_SKEW
@@ -371,7 +371,7 @@ impl<V: Verifier> Ciba<V> {
         Duration::try_from(left).unwrap_or_default().max(Duration::from_secs(1))
     }
 
-    fn keep_running(&self, asked: &Asked, course: Course, grant: Option<(Box<Grant>, Instant)>) {
+    fn keep_running(&self, asked: &Asked, course: Polling, grant: Option<(Box<Grant>, Instant)>) {
         let until = later(asked.expires_at, 2 * KEPT_GRANT.as_secs());
         let now = self.clock.now();
         let mut courses = locked(&self.courses);
@@ -386,21 +386,21 @@ impl<V: Verifier> Ciba<V> {
         courses.insert(asked.handle.clone(), Running { course, grant, until });
     }
 
-    fn ended(&self, asked: &Asked, standing: Standing) -> Standing {
+    fn ended(&self, asked: &Asked, standing: QuestionStatus) -> QuestionStatus {
         locked(&self.notifications).remove(&asked.handle);
         standing
     }
 }
 
 enum Verdict {
-    Done(Standing),
+    Done(QuestionStatus),
     /// No keys to tell yet: once more after so long.
     Later(Duration),
 }
 
 impl Verdict {
     fn failed(failure: Failure) -> Self {
-        Self::Done(Standing::Failed(failure))
+        Self::Done(QuestionStatus::Failed(failure))
     }
 }
 
@@ -413,7 +413,7 @@ impl<V: Verifier> Backend for Ciba<V> {
         Box::pin(self.ask(question))
     }
 
-    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing> {
+    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, QuestionStatus> {
         Box::pin(self.look(question, asked))
     }
 }

@@ -25,12 +25,12 @@ pub use challenge::ChallengeId;
 pub use settings::{Action, ApiKey, BaseUrl, Echo, Environment, KeyraSettings, SettingsError, Trust};
 pub use webhook::{Refused, SignatureFormat, Webhooks};
 
-use super::{Asked, Backend, Denial, Failure, Reply, Standing};
+use super::{Asked, Backend, Denial, Failure, QuestionStatus, Reply};
 use bursar_core::approval::{Evidence, EvidenceKind, Question};
 use bursar_core::clock::SharedClock;
 use bursar_net::tls::upstream::UpstreamTls;
 use calls::{Answered, Service};
-use challenge::{Answer, Difference, Order, Status};
+use challenge::{ChallengeAnswer, Difference, Order, Status};
 use errors::Fault;
 use watch::{Watch, Watches};
 
@@ -165,9 +165,9 @@ impl Keyra {
         })
     }
 
-    async fn look(&self, question: &Question, asked: &mut Asked) -> Standing {
+    async fn look(&self, question: &Question, asked: &mut Asked) -> QuestionStatus {
         let Some(id) = ChallengeId::parse(&asked.handle) else {
-            return Standing::Failed(failure("bad_handle", false));
+            return QuestionStatus::Failed(failure("bad_handle", false));
         };
         let watch = self.watches.watch(&id, asked.expires_at, self.clock.now());
         let found = match self.find(question, &id, &watch, asked.expires_at).await {
@@ -180,10 +180,12 @@ impl Keyra {
         };
         let standing = match found {
             // Whatever came so late was decided too late, or cannot be told from it.
-            Standing::Pending { .. } | Standing::Approved(_) if self.is_late(asked.expires_at) => Standing::Expired,
+            QuestionStatus::Pending { .. } | QuestionStatus::Approved(_) if self.is_late(asked.expires_at) => {
+                QuestionStatus::Expired
+            }
             found => found,
         };
-        if !matches!(standing, Standing::Pending { .. }) {
+        if !matches!(standing, QuestionStatus::Pending { .. }) {
             self.watches.forget(&id);
         }
         standing
@@ -196,15 +198,15 @@ impl Keyra {
         id: &ChallengeId,
         watch: &Watch,
         ends: Timestamp,
-    ) -> Result<Standing, Fault> {
+    ) -> Result<QuestionStatus, Fault> {
         let order = match self.order(question) {
             Ok(order) => order,
-            Err(failure) => return Ok(Standing::Failed(failure)),
+            Err(failure) => return Ok(QuestionStatus::Failed(failure)),
         };
         let seen = self.service.look(id).await?;
         let status = match said(&order, &seen.answer, id, self.echo) {
             Ok(status) => status,
-            Err(failure) => return Ok(Standing::Failed(failure)),
+            Err(failure) => return Ok(QuestionStatus::Failed(failure)),
         };
         // KEYRA's own copy first: a webhook's may be older.
         let attestation = seen.answer.attestation.as_ref().or(watch.attestation.as_ref());
@@ -214,38 +216,38 @@ impl Keyra {
                 match said(&order, &verified.answer, id, Echo::IfGiven) {
                     Ok(Status::Approved) => (EvidenceKind::KeyraVerified, vec![seen, verified]),
                     Ok(other) => return Ok(self.undecided(other, ends)),
-                    Err(failure) => return Ok(Standing::Failed(failure)),
+                    Err(failure) => return Ok(QuestionStatus::Failed(failure)),
                 }
             }
             (Status::Approved, None) => match self.trust {
                 Trust::Status => (EvidenceKind::KeyraStatus, vec![seen]),
                 // It may be on its way to us.
                 Trust::Verify if self.webhooks.is_some() && !self.is_late(ends) => return Ok(self.pending()),
-                Trust::Verify => return Ok(Standing::Failed(failure("attestation_missing", false))),
+                Trust::Verify => return Ok(QuestionStatus::Failed(failure("attestation_missing", false))),
             },
             (other, _) => return Ok(self.undecided(other, ends)),
         };
         let evidence = self.evidence(kind, &order, id, &answers, watch);
-        Ok(Standing::Approved(Box::new(evidence)))
+        Ok(QuestionStatus::Approved(Box::new(evidence)))
     }
 
     /// For all but an approval that holds.
-    fn undecided(&self, status: Status, ends: Timestamp) -> Standing {
+    fn undecided(&self, status: Status, ends: Timestamp) -> QuestionStatus {
         match status {
             Status::Pending => self.pending(),
             // "Rejected" is said of a time-out too.
-            Status::Rejected if self.clock.now() >= ends => Standing::Expired,
-            Status::Rejected => Standing::Denied(Denial::default()),
-            Status::Expired => Standing::Expired,
-            Status::Used => Standing::Failed(failure("challenge_already_used", true)),
-            Status::Approved | Status::Unknown => Standing::Failed(failure("unknown_status", false)),
+            Status::Rejected if self.clock.now() >= ends => QuestionStatus::Expired,
+            Status::Rejected => QuestionStatus::Denied(Denial::default()),
+            Status::Expired => QuestionStatus::Expired,
+            Status::Used => QuestionStatus::Failed(failure("challenge_already_used", true)),
+            Status::Approved | Status::Unknown => QuestionStatus::Failed(failure("unknown_status", false)),
         }
     }
 
-    fn of_fault(&self, fault: Fault, id: &ChallengeId, watch: &Watch, asked: &mut Asked) -> Standing {
+    fn of_fault(&self, fault: Fault, id: &ChallengeId, watch: &Watch, asked: &mut Asked) -> QuestionStatus {
         let retry_after = match fault {
-            Fault::Expired => return Standing::Expired,
-            Fault::Refused(code) => return Standing::Failed(code.failure()),
+            Fault::Expired => return QuestionStatus::Expired,
+            Fault::Refused(code) => return QuestionStatus::Failed(code.failure()),
             Fault::RateLimited { retry_after } | Fault::Unavailable { retry_after } => retry_after,
             Fault::Unsent | Fault::Unanswered | Fault::Unreadable => None,
         };
@@ -254,7 +256,7 @@ impl Keyra {
             _ => 0,
         };
         if unreadable >= UNREADABLE {
-            return Standing::Failed(failure("bad_response", true));
+            return QuestionStatus::Failed(failure("bad_response", true));
         }
         self.watches.note_unreadable(id, unreadable);
         asked.failures = asked.failures.saturating_add(1);
@@ -262,13 +264,13 @@ impl Keyra {
             .checked_pow(asked.failures)
             .and_then(|times| asked.interval.checked_mul(times))
             .map_or(LONGEST_PAUSE, |wait| wait.min(LONGEST_PAUSE));
-        Standing::Pending {
+        QuestionStatus::Pending {
             wait: doubled.max(retry_after.unwrap_or_default()),
         }
     }
 
-    fn pending(&self) -> Standing {
-        Standing::Pending { wait: self.interval }
+    fn pending(&self) -> QuestionStatus {
+        QuestionStatus::Pending { wait: self.interval }
     }
 
     fn is_late(&self, ends: Timestamp) -> bool {
@@ -323,13 +325,13 @@ impl Backend for Keyra {
         Box::pin(self.ask(question))
     }
 
-    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing> {
+    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, QuestionStatus> {
         Box::pin(self.look(question, asked))
     }
 }
 
 /// What an answer says, once it is known to be about this challenge and this payment.
-fn said(order: &Order, answer: &Answer, id: &ChallengeId, echo: Echo) -> Result<Status, Failure> {
+fn said(order: &Order, answer: &ChallengeAnswer, id: &ChallengeId, echo: Echo) -> Result<Status, Failure> {
     if !answer.is_about(id) {
         return Err(failure("echo_mismatch:id", false));
     }
@@ -337,7 +339,7 @@ fn said(order: &Order, answer: &Answer, id: &ChallengeId, echo: Echo) -> Result<
     Ok(answer.status)
 }
 
-fn compare(order: &Order, answer: &Answer, echo: Echo) -> Result<(), Failure> {
+fn compare(order: &Order, answer: &ChallengeAnswer, echo: Echo) -> Result<(), Failure> {
     order.compare(answer, echo).map_err(|difference| match difference {
         Difference::Other(member) => failure(&format!("echo_mismatch:{member}"), false),
         Difference::Missing(member) => failure(&format!("echo_missing:{member}"), false),

@@ -13,10 +13,10 @@
 )]
 
 pub mod ciba;
-pub mod dossier;
 pub mod keyra;
 pub mod operator;
 pub mod questions;
+pub mod record;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tokens;
@@ -46,7 +46,7 @@ pub struct Asked {
 
 /// How it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum QuestionStatus {
     /// Look again after so long, counted from the moment of this look.
     Pending {
         wait: Duration,
@@ -82,7 +82,7 @@ pub trait Backend: Send + Sync + 'static {
     fn start<'a>(&'a self, question: &'a Question) -> Reply<'a, Result<Asked, Failure>>;
 
     /// Looks how a question stands. `asked` carries interval and failures from one look to the next.
-    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, Standing>;
+    fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, QuestionStatus>;
 
     /// A question that an earlier run has put, before the first look at it.
     fn take_up(&self, _: &Question) {}

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{Asked, Backend, Denial, Failure, Reply, Standing};
+use super::{Asked, Backend, Denial, Failure, QuestionStatus, Reply};
 use bursar_core::approval::{Code, Evidence, EvidenceKind, Question};
 use bursar_core::clock::SharedClock;
 use bursar_ledger::PaymentId;
@@ -29,10 +29,10 @@ pub struct Operator {
 struct Open {
     code: Code,
     wrong: u8,
-    answer: Option<Answer>,
+    answer: Option<OperatorAnswer>,
 }
 
-enum Answer {
+enum OperatorAnswer {
     Approved { by: String, at: Timestamp },
     Denied { by: String, why: String },
 }
@@ -73,13 +73,13 @@ impl Operator {
             return Err(NotTaken::WrongCode(id));
         }
         let at = self.clock.now();
-        question.answer = Some(Answer::Approved { by, at });
+        question.answer = Some(OperatorAnswer::Approved { by, at });
         Ok(())
     }
 
     pub fn deny(&self, id: PaymentId, why: String, by: String) -> Result<(), NotTaken> {
         let mut open = self.open();
-        unanswered(&mut open, id)?.answer = Some(Answer::Denied { by, why });
+        unanswered(&mut open, id)?.answer = Some(OperatorAnswer::Denied { by, why });
         Ok(())
     }
 
@@ -88,18 +88,18 @@ impl Operator {
         self.open().remove(&id);
     }
 
-    fn look(&self, question: &Question) -> Standing {
+    fn look(&self, question: &Question) -> QuestionStatus {
         let answer = self.open().get_mut(&question.id).and_then(|open| open.answer.take());
         let Some(answer) = answer else {
-            return Standing::Pending { wait: REST };
+            return QuestionStatus::Pending { wait: REST };
         };
         self.forget(question.id);
         match answer {
-            Answer::Denied { by, why } => Standing::Denied(Denial {
+            OperatorAnswer::Denied { by, why } => QuestionStatus::Denied(Denial {
                 by: Some(by),
                 why: Some(why),
             }),
-            Answer::Approved { by, at } => Standing::Approved(Box::new(Evidence {
+            OperatorAnswer::Approved { by, at } => QuestionStatus::Approved(Box::new(Evidence {
                 kind: EvidenceKind::Operator,
                 decided_at: at,
                 good_until: None,
@@ -148,7 +148,7 @@ impl Backend for Operator {
         })
     }
 
-    fn poll<'a>(&'a self, question: &'a Question, _: &'a mut Asked) -> Reply<'a, Standing> {
+    fn poll<'a>(&'a self, question: &'a Question, _: &'a mut Asked) -> Reply<'a, QuestionStatus> {
         Box::pin(async move { self.look(question) })
     }
 

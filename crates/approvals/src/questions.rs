@@ -5,12 +5,12 @@
 
 mod answers;
 mod approvers;
-mod carry;
-mod hearing;
-mod kept;
+mod lifecycle;
 mod prompts;
 mod settings;
-mod watching;
+mod stored;
+mod votes;
+mod wait;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -26,14 +26,14 @@ use tokio_util::task::TaskTracker;
 use crate::operator::Operator;
 use crate::{Backend, Denial, Failure, Notifier};
 pub use answers::{NotAnswered, Pending};
-pub use approvers::{Approvers, Nobody};
-use bursar_core::approval::{Evidence, Intent, Question};
+pub use approvers::{Approvers, NoApprover};
+use bursar_core::approval::{ApprovalIntent, Evidence, Question};
 use bursar_core::clock::SharedClock;
 use bursar_ledger::{Hold, Ledger, LedgerError, PaymentId, ReserveError};
-pub use kept::{Kept, KeptAsk, look, read};
 use prompts::Prompts;
 pub use settings::Settings;
-pub use watching::{Taken, Watching};
+pub use stored::{StoredAsk, StoredQuestion, look, read};
+pub use wait::{Taken, Wait};
 
 /// Everybody who is asked, and by whom.
 #[derive(Clone)]
@@ -75,7 +75,7 @@ struct Row {
     id: PaymentId,
     agent: String,
     /// What is asked; of several approvers it names all.
-    intent: Intent,
+    intent: ApprovalIntent,
     /// Why anybody is asked: path in limits.toml.
     rule: String,
     asks: Vec<Ask>,
@@ -136,7 +136,7 @@ pub enum Over {
 pub struct Wanted {
     pub hold: Hold,
     /// With [`Approvers::name`] as its approver.
-    pub intent: Intent,
+    pub intent: ApprovalIntent,
     pub approvers: Approvers,
     /// Path in limits.toml of what makes it necessary.
     pub rule: String,
@@ -178,7 +178,7 @@ pub enum Asks {
 }
 
 /// What all parts of the proxy share.
-pub struct Surroundings {
+pub struct Services {
     pub folder: PathBuf,
     pub ledger: Arc<dyn Ledger>,
     pub notifier: Arc<dyn Notifier>,
@@ -188,12 +188,12 @@ pub struct Surroundings {
 }
 
 impl Questions {
-    pub fn new(asks: Asks, settings: Settings, around: Surroundings) -> Self {
+    pub fn new(asks: Asks, settings: Settings, around: Services) -> Self {
         let (backend, operator, approver) = match asks {
             Asks::Operator(operator) => (operator.clone() as Arc<dyn Backend>, Some(operator), None),
             Asks::Service { backend, approver } => (backend, None, approver),
         };
-        let Surroundings {
+        let Services {
             folder,
             ledger,
             notifier,
@@ -289,7 +289,7 @@ impl Questions {
     }
 
     /// Whether this is open, or was denied a short while ago.
-    pub fn knows(&self, agent: &str, intent: &Intent) -> bool {
+    pub fn knows(&self, agent: &str, intent: &ApprovalIntent) -> bool {
         let asker = Asker {
             agent: agent.to_owned(),
             intent: intent.hash(),
@@ -300,7 +300,7 @@ impl Questions {
     }
 
     /// Joins the question that is the same, or asks.
-    pub fn ask(&self, wanted: Wanted) -> Result<Watching, NotAsked> {
+    pub fn ask(&self, wanted: Wanted) -> Result<Wait, NotAsked> {
         let Wanted {
             hold,
             intent,
@@ -358,8 +358,8 @@ impl Questions {
         Ok(self.watching(row))
     }
 
-    fn watching(&self, row: Arc<Row>) -> Watching {
-        Watching {
+    fn watching(&self, row: Arc<Row>) -> Wait {
+        Wait {
             questions: self.clone(),
             stage: row.stage.subscribe(),
             row,
@@ -381,14 +381,14 @@ const LONGEST_TTL: Duration = Duration::from_secs(600);
 impl Row {
     fn new(
         hold: &Hold,
-        intent: Intent,
+        intent: ApprovalIntent,
         approvers: Approvers,
         rule: String,
         ttl: Duration,
         ends: Timestamp,
     ) -> Arc<Self> {
         let usd_cents = cents(hold.terms.usd.get());
-        let question = |id, intent: Intent| Question {
+        let question = |id, intent: ApprovalIntent| Question {
             id,
             sentence: intent.sentence(&intent.amount()),
             compact: intent.compact(&intent.amount()),

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::json;
 
-use bursar_core::approval::{Intent, Question, intent};
+use bursar_core::approval::{ApprovalIntent, Question, intent};
 use bursar_core::challenge::Offer;
 use bursar_ledger::PaymentId;
 
@@ -31,7 +31,7 @@ pub fn question_about(offer: &Offer) -> Question {
         resource: "https://api.example.com/report",
         body_sha256: None,
     };
-    let intent = Intent::of(&asked, offer);
+    let intent = ApprovalIntent::of(&asked, offer);
     Question {
         id: PaymentId::new(Timestamp::from_second(1_800_000_000).unwrap(), [7; 10]),
         sentence: intent.sentence("12.50"),

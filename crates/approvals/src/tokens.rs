@@ -10,7 +10,7 @@ use super::ciba::settings::{CibaSettings, EvidenceToken};
 use super::ciba::{Presented, Rejected, Verifier};
 use bursar_core::approval::Evidence;
 use bursar_core::approval::details::{Binding, Sent};
-use bursar_core::approval::jwks::Keys;
+use bursar_core::approval::jwks::KeySet;
 use bursar_core::approval::rejected;
 use bursar_core::approval::token::{Alg, Policy, Source, verify};
 
@@ -21,10 +21,10 @@ const LONGEST_LIFE_S: u32 = 3600;
 pub struct Tokens;
 
 impl Verifier for Tokens {
-    type Keys = Keys;
+    type Keys = KeySet;
 
-    fn keys(&self, document: &[u8]) -> Option<Keys> {
-        match Keys::read(document) {
+    fn keys(&self, document: &[u8]) -> Option<KeySet> {
+        match KeySet::read(document) {
             Ok(keys) => Some(keys),
             Err(error) => {
                 tracing::warn!(%error, "the identity server's key set is not taken");
@@ -33,7 +33,7 @@ impl Verifier for Tokens {
         }
     }
 
-    fn verify(&self, presented: &Presented<'_>, keys: &Keys) -> Result<Evidence, Rejected> {
+    fn verify(&self, presented: &Presented<'_>, keys: &KeySet) -> Result<Evidence, Rejected> {
         let policy = policy(presented);
         match verify(presented.token.expose(), keys, &policy, presented.now) {
             Ok(verified) => Ok(verified.evidence()),

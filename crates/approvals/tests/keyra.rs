@@ -11,8 +11,8 @@ use bursar_approvals::keyra::{
     ApiKey, BaseUrl, ChallengeId, Echo, Environment, Heard, Keyra, KeyraSettings, Passed, Refused, SignatureFormat,
     Trust, Webhooks,
 };
-use bursar_approvals::{Asked, Backend, Denial, Failure, Standing};
-use bursar_core::approval::{Evidence, EvidenceKind, Intent, Question, intent};
+use bursar_approvals::{Asked, Backend, Denial, Failure, QuestionStatus};
+use bursar_core::approval::{ApprovalIntent, Evidence, EvidenceKind, Question, intent};
 use bursar_core::clock::{Clock, ManualClock};
 use bursar_ledger::PaymentId;
 use bursar_net::tls::upstream::{Trust as TlsTrust, UpstreamTls};
@@ -41,7 +41,7 @@ fn question_about(amount: &str) -> Question {
         resource: "https://api.example.com/report",
         body_sha256: None,
     };
-    let intent = Intent::of(&asked, &offer);
+    let intent = ApprovalIntent::of(&asked, &offer);
     Question {
         id: PaymentId::new(now(), [7; 10]),
         sentence: intent.sentence("12.50"),
@@ -97,7 +97,7 @@ impl Case {
         }
     }
 
-    async fn poll(&mut self) -> Standing {
+    async fn poll(&mut self) -> QuestionStatus {
         self.keyra.poll(&self.question, &mut self.asked).await
     }
 
@@ -110,14 +110,14 @@ impl Case {
     }
 }
 
-fn pending(seconds: u64) -> Standing {
-    Standing::Pending {
+fn pending(seconds: u64) -> QuestionStatus {
+    QuestionStatus::Pending {
         wait: Duration::from_secs(seconds),
     }
 }
 
-fn failed(code: &str, retryable: bool) -> Standing {
-    Standing::Failed(failure(code, retryable))
+fn failed(code: &str, retryable: bool) -> QuestionStatus {
+    QuestionStatus::Failed(failure(code, retryable))
 }
 
 fn failure(code: &str, retryable: bool) -> Failure {
@@ -127,9 +127,9 @@ fn failure(code: &str, retryable: bool) -> Failure {
     }
 }
 
-fn evidence(standing: Standing) -> Evidence {
+fn evidence(standing: QuestionStatus) -> Evidence {
     match standing {
-        Standing::Approved(evidence) => *evidence,
+        QuestionStatus::Approved(evidence) => *evidence,
         other => panic!("{other:?}"),
     }
 }
@@ -288,11 +288,11 @@ async fn a_refusal_is_a_refusal_until_the_end_and_then_a_time_out() {
     let mut case = Case::new().await;
     case.fake.set_status("chl_1", "rejected");
     case.pass(299);
-    assert_eq!(case.poll().await, Standing::Denied(Denial::default()));
+    assert_eq!(case.poll().await, QuestionStatus::Denied(Denial::default()));
     case.pass(1);
-    assert_eq!(case.poll().await, Standing::Expired);
+    assert_eq!(case.poll().await, QuestionStatus::Expired);
     case.fake.set_status("chl_1", "expired");
-    assert_eq!(case.poll().await, Standing::Expired);
+    assert_eq!(case.poll().await, QuestionStatus::Expired);
 }
 
 #[tokio::test]
@@ -325,11 +325,11 @@ async fn no_other_word_approves() {
         (Fault::Changed(|answer| answer["status"] = "pending".into()), pending(3)),
         (
             Fault::Changed(|answer| answer["status"] = "rejected".into()),
-            Standing::Denied(Denial::default()),
+            QuestionStatus::Denied(Denial::default()),
         ),
         (
             Fault::Changed(|answer| answer["status"] = "expired".into()),
-            Standing::Expired,
+            QuestionStatus::Expired,
         ),
         (
             Fault::Changed(|answer| answer["status"] = "valid".into()),
@@ -589,7 +589,7 @@ async fn three_answers_in_a_row_that_are_none_are_the_end() {
     ] {
         for answer in answers {
             case.fake.faults([answer]);
-            assert!(matches!(case.poll().await, Standing::Pending { .. }));
+            assert!(matches!(case.poll().await, QuestionStatus::Pending { .. }));
         }
         assert_eq!(case.poll().await, pending(3));
     }
@@ -606,7 +606,7 @@ async fn refusals_of_a_look_end_it() {
         (401, Some("invalid_api_key"), failed("invalid_api_key", false)),
         (403, None, failed("http_403", false)),
         (404, Some("not_found"), failed("http_404", false)),
-        (410, Some("challenge_expired"), Standing::Expired),
+        (410, Some("challenge_expired"), QuestionStatus::Expired),
         (302, None, failed("http_302", false)),
     ] {
         let mut case = Case::new().await;
@@ -643,7 +643,7 @@ async fn a_challenge_is_used_once() {
     for (status, code, expected) in [
         (422, "attestation_invalid", failed("attestation_invalid", true)),
         (404, "device_not_found", failed("device_not_found", false)),
-        (410, "challenge_expired", Standing::Expired),
+        (410, "challenge_expired", QuestionStatus::Expired),
     ] {
         let mut case = Case::new().await;
         case.fake.attest_and_show("chl_1");
@@ -663,7 +663,7 @@ async fn too_late_is_expired() {
     let mut case = Case::with(Echoes::Everything, |settings| settings.trust = Trust::Status).await;
     case.fake.set_status("chl_1", "approved");
     case.pass(311);
-    assert_eq!(case.poll().await, Standing::Expired);
+    assert_eq!(case.poll().await, QuestionStatus::Expired);
     // Found a little later than the end, it was decided before it.
     let mut case = Case::with(Echoes::Everything, |settings| settings.trust = Trust::Status).await;
     case.fake.set_status("chl_1", "approved");
@@ -672,9 +672,9 @@ async fn too_late_is_expired() {
 
     let mut case = Case::new().await;
     case.pass(311);
-    assert_eq!(case.poll().await, Standing::Expired);
+    assert_eq!(case.poll().await, QuestionStatus::Expired);
     case.fake.faults([Fault::CutBefore]);
-    assert_eq!(case.poll().await, Standing::Expired);
+    assert_eq!(case.poll().await, QuestionStatus::Expired);
     // An attestation that never came is a matter of the setup.
     let (mut case, _) = with_webhooks().await;
     case.fake.set_status("chl_1", "approved");

@@ -13,7 +13,7 @@ use bursar_core::account::{Account, StripeId};
 use bursar_core::agent_name::AgentName;
 use bursar_core::assets::{self, Asset, Currency, Network, currency};
 use bursar_core::policy::{
-    AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Rolling, Standing, Unit, Window,
+    AgentLevels, AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Rolling, Unit, Window,
 };
 
 pub const LEVEL_HINTS: Hints = &[
@@ -60,7 +60,7 @@ impl Levels {
         section: Section<'_>,
         account: &Level,
         groups: &BTreeMap<String, Group>,
-    ) -> HashMap<String, Standing> {
+    ) -> HashMap<String, AgentLevels> {
         let mut agents = HashMap::new();
         for entry in section.named() {
             let (name, Some(mut section)) = (entry.key(), entry.section()) else {
@@ -72,7 +72,7 @@ impl Levels {
             section.close(LEVEL_HINTS);
             let own = group.as_ref().map(|group| &*group.level);
             check_approvers(&entry, [Some(account), own, Some(&level)].into_iter().flatten());
-            agents.insert(name.to_owned(), Standing { level, group });
+            agents.insert(name.to_owned(), AgentLevels { level, group });
         }
         agents
     }

@@ -1,4 +1,4 @@
-//! A person's decision about one payment: what is asked ([`Intent`], [`Question`]) and what comes back ([`Evidence`]). Pure; who
+//! A person's decision about one payment: what is asked ([`ApprovalIntent`], [`Question`]) and what comes back ([`Evidence`]). Pure; who
 //! asks is in `approve/`.
 //!
 //! One approval is for one intent. An agent never sees the code that stands in the question, and never brings evidence: that is
@@ -20,14 +20,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::payment_id::PaymentId;
-pub use intent::{Code, Intent};
+pub use intent::{ApprovalIntent, Code};
 
 /// What one approver is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The approval's id; of the same form as a payment's.
     pub id: PaymentId,
-    pub intent: Intent,
+    pub intent: ApprovalIntent,
     /// Up to 200 characters: who pays how much to which host, and the code (approvals §8.4).
     pub sentence: String,
     /// The same in up to 20 characters of the narrowest alphabet.

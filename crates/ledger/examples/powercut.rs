@@ -19,7 +19,7 @@ use bursar_core::money::{Atoms, MicroUsd};
 use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_home::{Readers, write_new};
 use bursar_ledger::{
-    Arm, By, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reserve, State, Terms, read_payments,
+    Arm, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reserve, Source, State, Terms, read_payments,
 };
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -205,7 +205,7 @@ fn end(n: u64) -> State {
 fn outcome(n: u64) -> Outcome {
     match n % 3 {
         0 => Outcome::Settled {
-            by: By::Merchant,
+            by: Source::Merchant,
             tx: None,
         },
         1 => Outcome::Unknown {
@@ -213,7 +213,7 @@ fn outcome(n: u64) -> Outcome {
             tx: None,
         },
         _ => Outcome::Expired {
-            by: By::Chain,
+            by: Source::Chain,
             why: "nonce-unused",
         },
     }

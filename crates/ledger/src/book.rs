@@ -6,7 +6,7 @@
 pub mod approvals;
 mod handover;
 mod issued;
-pub mod kept;
+pub mod snapshot;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -19,7 +19,7 @@ use super::counters::{Counter, CounterKey, Counters, Overflow, Step};
 use super::entry::{self, Armed, Body, Entry, Reserved, Settled, WindowCharge};
 use super::key::{KeyChange, KeyHold, Keys};
 use super::model::{
-    ApprovalError, ApprovalRow, Arm, ArmedNonce, Arming, By, Hold, LedgerError, Reserve, ReserveError, State,
+    ApprovalError, ApprovalRow, Arm, ArmedNonce, Arming, Hold, LedgerError, Reserve, ReserveError, Source, State,
 };
 use super::payment::{NonceKey, Payment};
 use super::scan::Place;
@@ -92,7 +92,7 @@ impl Effect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Amendment {
     Confirmed {
-        by: By,
+        by: Source,
         tx: Option<String>,
         taken: Option<Decimal<u128>>,
         back: Vec<WindowCharge>,
@@ -217,7 +217,7 @@ impl Book {
                     payment.give_back(&settled.back);
                     self.changed(payment, &mut effect);
                 }
-                if settled.by == By::Merchant {
+                if settled.by == Source::Merchant {
                     self.unconfirmed.insert(settled.rid);
                     effect.unconfirmed.push((settled.rid, true));
                 }

@@ -15,8 +15,8 @@ use super::entry::{
     Reserved, Settled, Unknown, WindowCharge,
 };
 use super::model::{
-    self, Alarm, ApprovalStep, Arming, By, Denial, Event, Finding, Hold, LedgerError, Outcome, Reservation, Reserve,
-    ReserveError, Resolution, State, Terms,
+    self, Alarm, ApprovalStep, Arming, Event, Finding, Hold, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,
+    ReserveError, Resolution, Source, State, Terms,
 };
 use super::text::{Decimal, Digest, Moment};
 use super::timekeeping::Timekeeper;
@@ -242,7 +242,7 @@ pub trait Decisions {
         why: String,
         now: Moment,
     ) -> Result<(), LedgerError> {
-        let (by, reason) = (By::Operator, why.clone());
+        let (by, reason) = (Source::Operator, why.clone());
         let (to, body) = match resolution {
             Resolution::Settled { tx } => (
                 State::Settled,
@@ -434,8 +434,8 @@ fn approval_body(step: ApprovalStep) -> Body {
     }
 }
 
-pub fn denied(denial: Denial, count: u64) -> Body {
-    let Denial {
+pub fn denied(denial: RefusalRecord, count: u64) -> Body {
+    let RefusalRecord {
         agent,
         group,
         host,

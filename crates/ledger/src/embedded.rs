@@ -8,10 +8,10 @@ use super::model::{Alarm, Alarms, LedgerError};
 use super::payment::Payment;
 use super::queue::{Queue, Queued};
 use super::recovery::{self, OpenError};
-use super::signing::Rhythm;
+use super::signing::CheckpointInterval;
 use super::timekeeping::Timekeeper;
 use super::writer::{Found, Op, Writer};
-use super::{Answer, read};
+use super::{LedgerFuture, read};
 use bursar_core::clock::SharedClock;
 use bursar_core::payment_id::PaymentId;
 
@@ -24,7 +24,7 @@ pub struct Options {
     pub min_free_bytes: u64,
     pub segment_bytes: u64,
     pub alarms: Alarms,
-    pub signing: Rhythm,
+    pub signing: CheckpointInterval,
     /// For tests of a failing disk.
     pub faults: Option<Box<dyn Faults>>,
 }
@@ -36,7 +36,7 @@ impl Options {
             min_free_bytes: MIN_FREE_BYTES,
             segment_bytes: SEGMENT_BYTES,
             alarms: Arc::new(|_: Alarm| {}),
-            signing: Rhythm::default(),
+            signing: CheckpointInterval::default(),
             faults: None,
         }
     }
@@ -99,7 +99,7 @@ impl Queued for Embedded {
         &self.queue
     }
 
-    fn find(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn find(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>> {
         Box::pin(self.find_here(rid))
     }
 }

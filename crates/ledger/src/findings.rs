@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::book::Book;
 use super::entry::{self, Arm, Body, Entry, Reserved};
-use super::model::{By, Outflow};
+use super::model::{Outflow, Source};
 use super::payment::{NonceKey, Payment};
 use super::read::{ReadError, told};
 use super::scan::Line;
@@ -151,7 +151,7 @@ impl Findings {
                 self.forget(&expired.rid);
             }
             Body::Settled(settled) => {
-                if settled.by == By::Merchant {
+                if settled.by == Source::Merchant {
                     self.unheard.insert(settled.rid, ts);
                 }
                 self.took(&settled.rid, settled.taken);

@@ -13,13 +13,13 @@ use super::disclosure::Disclosure;
 use super::entry::{Body, Entry};
 use super::key::KeyHold;
 use super::model::{
-    Alarm, Alarms, ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome,
+    Alarm, Alarms, ApprovalStep, Approvals, Arming, Event, Finding, Hold, Issued, LedgerError, Outcome, RefusalRecord,
     Reservation, Reserve, ReserveError, Resolution,
 };
 use super::payment::Payment;
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
-use super::{Answer, Ledger, Usage};
+use super::{Ledger, LedgerFuture, Usage};
 use bursar_core::clock::SharedClock;
 use bursar_core::payment_id::PaymentId;
 
@@ -56,14 +56,14 @@ impl Memory {
     }
 
     /// Nothing happens before the answer is waited for, and then all of it at once: there is no moment to give up in.
-    fn answer<'a, T>(&'a self, act: impl FnOnce(&mut State, Moment) -> T + Send + 'a) -> Answer<'a, T> {
+    fn answer<'a, T>(&'a self, act: impl FnOnce(&mut State, Moment) -> T + Send + 'a) -> LedgerFuture<'a, T> {
         Box::pin(async move {
             let now = Moment::of(self.time.read().now);
             act(&mut self.state(), now)
         })
     }
 
-    fn look<'a, T>(&'a self, look: impl FnOnce(&State) -> T + Send + 'a) -> Answer<'a, Result<T, LedgerError>> {
+    fn look<'a, T>(&'a self, look: impl FnOnce(&State) -> T + Send + 'a) -> LedgerFuture<'a, Result<T, LedgerError>> {
         self.answer(move |state, _| state.is_open().map(|()| look(state)).map_err(LedgerError::Failed))
     }
 
@@ -74,37 +74,37 @@ impl Memory {
 }
 
 impl Ledger for Memory {
-    fn reserve(&self, reserve: Reserve) -> Answer<'_, Result<Reservation, ReserveError>> {
+    fn reserve(&self, reserve: Reserve) -> LedgerFuture<'_, Result<Reservation, ReserveError>> {
         self.answer(move |state, now| Decisions::reserve(state, reserve, now))
     }
 
-    fn hold(&self, hold: Hold) -> Answer<'_, Result<(), ReserveError>> {
+    fn hold(&self, hold: Hold) -> LedgerFuture<'_, Result<(), ReserveError>> {
         self.answer(move |state, now| Decisions::hold(state, hold, now).map(|_| ()))
     }
 
-    fn arm(&self, rid: PaymentId, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
+    fn arm(&self, rid: PaymentId, arming: Arming) -> LedgerFuture<'_, Result<Reservation, ReserveError>> {
         self.answer(move |state, now| Decisions::arm(state, rid, arming, now))
     }
 
-    fn issued(&self, reservation: Reservation, issued: Issued) -> Answer<'_, Result<Reservation, LedgerError>> {
+    fn issued(&self, reservation: Reservation, issued: Issued) -> LedgerFuture<'_, Result<Reservation, LedgerError>> {
         self.answer(move |state, now| {
             Decisions::issued(state, reservation.rid(), &issued, now)?;
             Ok(reservation.with(&issued))
         })
     }
 
-    fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>> {
+    fn approval(&self, step: ApprovalStep) -> LedgerFuture<'_, Result<(), LedgerError>> {
         self.answer(move |state, now| Decisions::approval(state, step, now))
     }
 
-    fn approvals(&self) -> Answer<'_, Result<Approvals, LedgerError>> {
+    fn approvals(&self) -> LedgerFuture<'_, Result<Approvals, LedgerError>> {
         self.answer(|state, now| {
             let told = state.is_open().map(|()| state.book.approvals().told(now));
             told.map_err(LedgerError::Failed)
         })
     }
 
-    fn finish(&self, rid: PaymentId, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
+    fn finish(&self, rid: PaymentId, outcome: Outcome) -> LedgerFuture<'_, Result<(), LedgerError>> {
         self.answer(move |state, now| Decisions::finish(state, rid, outcome, now))
     }
 
@@ -114,42 +114,42 @@ impl Ledger for Memory {
         resolution: Resolution,
         who: String,
         why: String,
-    ) -> Answer<'_, Result<(), LedgerError>> {
+    ) -> LedgerFuture<'_, Result<(), LedgerError>> {
         self.answer(move |state, now| Decisions::resolve(state, rid, resolution, who, why, now))
     }
 
-    fn record_finding(&self, rid: PaymentId, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
+    fn record_finding(&self, rid: PaymentId, finding: Finding) -> LedgerFuture<'_, Result<(), LedgerError>> {
         self.answer(move |state, now| Decisions::record_finding(state, rid, finding, now))
     }
 
-    fn append(&self, event: Event) -> Answer<'_, Result<(), LedgerError>> {
+    fn append(&self, event: Event) -> LedgerFuture<'_, Result<(), LedgerError>> {
         self.answer(move |state, now| Decisions::append(state, event, now))
     }
 
-    fn refused(&self, denial: Denial) {
+    fn refused(&self, denial: RefusalRecord) {
         let now = Moment::of(self.time.read().now);
         // A refusal that is not recorded changes nothing for anybody.
         let _ = self.state().record(now, decisions::denied(denial, 1));
     }
 
-    fn get(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn get(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>> {
         self.look(move |state| state.payments.get(&rid).cloned())
     }
 
-    fn usage(&self, scopes: &[&str]) -> Answer<'_, Result<Vec<Usage>, LedgerError>> {
+    fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>> {
         let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         self.look(move |state| Decisions::usage(state, &scopes))
     }
 
-    fn open_items(&self) -> Answer<'_, Result<Vec<Payment>, LedgerError>> {
+    fn open_items(&self) -> LedgerFuture<'_, Result<Vec<Payment>, LedgerError>> {
         self.look(|state| state.book.open_payments().cloned().collect())
     }
 
-    fn unconfirmed(&self) -> Answer<'_, Result<Vec<PaymentId>, LedgerError>> {
+    fn unconfirmed(&self) -> LedgerFuture<'_, Result<Vec<PaymentId>, LedgerError>> {
         self.look(|state| state.book.unconfirmed().collect())
     }
 
-    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
+    fn keys(&self) -> LedgerFuture<'_, Result<Vec<KeyHold>, LedgerError>> {
         self.look(|state| state.book.keys().copied().collect())
     }
 
@@ -157,7 +157,7 @@ impl Ledger for Memory {
         self.time.for_windows()
     }
 
-    fn close(&self) -> Answer<'_, ()> {
+    fn close(&self) -> LedgerFuture<'_, ()> {
         self.answer(|state, _| state.is_closed = true)
     }
 }

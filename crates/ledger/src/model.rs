@@ -31,7 +31,7 @@ pub enum State {
     Held,
     /// Nonce, payee, amount and deadline are on disk. From here on the seller is assumed to have the credential.
     Armed,
-    /// Paid, as far as `By` can tell. Final.
+    /// Paid, as far as `Source` can tell. Final.
     Settled,
     /// Armed, and nobody waits any more. Counts in full.
     Unknown,
@@ -73,7 +73,7 @@ impl fmt::Display for State {
 /// Who says that a payment is settled or dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub enum Source {
     /// The seller's receipt (R10).
     Merchant,
     /// A person, by `payments resolve` (R11).
@@ -286,12 +286,12 @@ pub enum LedgerError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Settled {
-        by: By,
+        by: Source,
         tx: Option<String>,
     },
     /// Settled, and it is proven that no more than `taken` ever leaves: the rest counts no more (R12).
     Taken {
-        by: By,
+        by: Source,
         tx: Option<String>,
         taken: Atoms,
     },
@@ -300,7 +300,7 @@ pub enum Outcome {
         tx: Option<String>,
     },
     Expired {
-        by: By,
+        by: Source,
         why: &'static str,
     },
     Released {
@@ -332,14 +332,14 @@ pub enum Resolution {
 pub enum Finding {
     /// The money moved as the books have it. `block` where a chain says so.
     Confirmed {
-        by: By,
+        by: Source,
         tx: Option<String>,
         block: Option<u64>,
     },
     /// It is proven that no more than `taken` ever leaves: the rest counts no more (R12). `of` is the payment as the
     /// ledger tells it, which does not keep closed ones at hand.
     Taken {
-        by: By,
+        by: Source,
         tx: Option<String>,
         block: Option<u64>,
         taken: Atoms,
@@ -365,7 +365,7 @@ pub struct Outflow {
 
 /// A refusal for the journal. Equal ones (agent, rule, host) become one entry per ten seconds (R62).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denial {
+pub struct RefusalRecord {
     pub agent: String,
     pub group: Option<String>,
     pub host: String,

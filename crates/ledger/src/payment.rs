@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::entry::{Arm, Reserved, WindowCharge};
 use super::key::KeyHold;
-use super::model::{By, State, Terms};
+use super::model::{Source, State, Terms};
 use super::text::{Decimal, Moment};
 use bursar_core::account::Account;
 use bursar_core::payment_id::PaymentId;
@@ -27,7 +27,7 @@ pub struct Payment {
     pub arm: Option<Arm>,
     /// Who said so, once settled or expired.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub by: Option<By>,
+    pub by: Option<Source>,
     pub created_at: Moment,
     /// What the chain says against it.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::book::Book;
-use super::book::kept::Kept;
+use super::book::snapshot::BookSnapshot;
 use super::entry::{Body, Entry};
 use super::payment::Payment;
 use super::scan::{Chain, JournalError, Line, Place, scan, segments};
@@ -32,7 +32,7 @@ pub struct Pruned {
     /// When, and where to: for people.
     at: Timestamp,
     moved_to: PathBuf,
-    book: Kept,
+    book: BookSnapshot,
 }
 
 impl Pruned {
@@ -153,7 +153,7 @@ pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> 
         tree,
         at,
         moved_to: moved_to.to_owned(),
-        book: Kept::of(&book),
+        book: BookSnapshot::of(&book),
     };
     let mut text =
         serde_json::to_vec(&pruned).map_err(|error| JournalError::io("write", &audit.join(NAME))(error.into()))?;

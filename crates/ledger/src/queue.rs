@@ -8,13 +8,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::key::KeyHold;
 use super::model::{
-    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation, Reserve,
-    ReserveError, Resolution,
+    ApprovalStep, Approvals, Arming, Event, Finding, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation,
+    Reserve, ReserveError, Resolution,
 };
 use super::payment::Payment;
 use super::timekeeping::Timekeeper;
 use super::writer::{Delivery, Op, Shared};
-use super::{Answer, Ledger, Usage};
+use super::{Ledger, LedgerFuture, Usage};
 use bursar_core::payment_id::PaymentId;
 
 /// Operations that may wait for the writer; further callers wait for room.
@@ -33,7 +33,7 @@ pub trait Queued: Send + Sync + 'static {
     fn queue(&self) -> &Queue;
 
     /// One payment in whatever state.
-    fn find(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>>;
+    fn find(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>>;
 }
 
 impl Queue {
@@ -73,22 +73,22 @@ impl Queue {
 }
 
 impl<T: Queued> Ledger for T {
-    fn reserve(&self, reserve: Reserve) -> Answer<'_, Result<Reservation, ReserveError>> {
+    fn reserve(&self, reserve: Reserve) -> LedgerFuture<'_, Result<Reservation, ReserveError>> {
         Box::pin(self.queue().delivered(|reply| Op::Reserve(Box::new(reserve), reply)))
     }
 
-    fn hold(&self, hold: Hold) -> Answer<'_, Result<(), ReserveError>> {
+    fn hold(&self, hold: Hold) -> LedgerFuture<'_, Result<(), ReserveError>> {
         Box::pin(self.queue().delivered(|reply| Op::Hold(Box::new(hold), reply)))
     }
 
-    fn arm(&self, rid: PaymentId, arming: Arming) -> Answer<'_, Result<Reservation, ReserveError>> {
+    fn arm(&self, rid: PaymentId, arming: Arming) -> LedgerFuture<'_, Result<Reservation, ReserveError>> {
         Box::pin(
             self.queue()
                 .delivered(move |reply| Op::Arm(rid, Box::new(arming), reply)),
         )
     }
 
-    fn issued(&self, reservation: Reservation, issued: Issued) -> Answer<'_, Result<Reservation, LedgerError>> {
+    fn issued(&self, reservation: Reservation, issued: Issued) -> LedgerFuture<'_, Result<Reservation, LedgerError>> {
         Box::pin(async move {
             let (rid, told) = (reservation.rid(), Box::new(issued.clone()));
             self.queue().ask(|reply| Op::Issued(rid, told, reply)).await??;
@@ -96,15 +96,15 @@ impl<T: Queued> Ledger for T {
         })
     }
 
-    fn approval(&self, step: ApprovalStep) -> Answer<'_, Result<(), LedgerError>> {
+    fn approval(&self, step: ApprovalStep) -> LedgerFuture<'_, Result<(), LedgerError>> {
         Box::pin(async move { self.queue().ask(|reply| Op::Approval(Box::new(step), reply)).await? })
     }
 
-    fn approvals(&self) -> Answer<'_, Result<Approvals, LedgerError>> {
+    fn approvals(&self) -> LedgerFuture<'_, Result<Approvals, LedgerError>> {
         Box::pin(async move { self.queue().ask(Op::Approvals).await? })
     }
 
-    fn finish(&self, rid: PaymentId, outcome: Outcome) -> Answer<'_, Result<(), LedgerError>> {
+    fn finish(&self, rid: PaymentId, outcome: Outcome) -> LedgerFuture<'_, Result<(), LedgerError>> {
         Box::pin(async move { self.queue().ask(|reply| Op::Finish(rid, outcome, reply)).await? })
     }
 
@@ -114,7 +114,7 @@ impl<T: Queued> Ledger for T {
         resolution: Resolution,
         who: String,
         why: String,
-    ) -> Answer<'_, Result<(), LedgerError>> {
+    ) -> LedgerFuture<'_, Result<(), LedgerError>> {
         let op = move |reply| Op::Resolve {
             rid,
             resolution,
@@ -125,38 +125,38 @@ impl<T: Queued> Ledger for T {
         Box::pin(async move { self.queue().ask(op).await? })
     }
 
-    fn record_finding(&self, rid: PaymentId, finding: Finding) -> Answer<'_, Result<(), LedgerError>> {
+    fn record_finding(&self, rid: PaymentId, finding: Finding) -> LedgerFuture<'_, Result<(), LedgerError>> {
         Box::pin(async move { self.queue().ask(|reply| Op::Finding(rid, finding, reply)).await? })
     }
 
-    fn append(&self, event: Event) -> Answer<'_, Result<(), LedgerError>> {
+    fn append(&self, event: Event) -> LedgerFuture<'_, Result<(), LedgerError>> {
         Box::pin(async move { self.queue().ask(|reply| Op::Append(event, reply)).await? })
     }
 
-    fn refused(&self, denial: Denial) {
+    fn refused(&self, denial: RefusalRecord) {
         self.queue().shared.refuse(denial, self.queue().time.read().now);
         // A full queue needs no wake: the writer is about to look.
         let _ = self.queue().ops.try_send(Op::Wake);
     }
 
-    fn get(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn get(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>> {
         self.find(rid)
     }
 
-    fn usage(&self, scopes: &[&str]) -> Answer<'_, Result<Vec<Usage>, LedgerError>> {
+    fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>> {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         Box::pin(async move { self.queue().ask(|reply| Op::Usage(scopes, reply)).await? })
     }
 
-    fn open_items(&self) -> Answer<'_, Result<Vec<Payment>, LedgerError>> {
+    fn open_items(&self) -> LedgerFuture<'_, Result<Vec<Payment>, LedgerError>> {
         Box::pin(async move { self.queue().ask(Op::OpenItems).await? })
     }
 
-    fn unconfirmed(&self) -> Answer<'_, Result<Vec<PaymentId>, LedgerError>> {
+    fn unconfirmed(&self) -> LedgerFuture<'_, Result<Vec<PaymentId>, LedgerError>> {
         Box::pin(async move { self.queue().ask(Op::Unconfirmed).await? })
     }
 
-    fn keys(&self) -> Answer<'_, Result<Vec<KeyHold>, LedgerError>> {
+    fn keys(&self) -> LedgerFuture<'_, Result<Vec<KeyHold>, LedgerError>> {
         Box::pin(async move { self.queue().ask(Op::Keys).await? })
     }
 
@@ -164,7 +164,7 @@ impl<T: Queued> Ledger for T {
         self.queue().time.for_windows()
     }
 
-    fn close(&self) -> Answer<'_, ()> {
+    fn close(&self) -> LedgerFuture<'_, ()> {
         Box::pin(async move {
             // It was closed already, then.
             let _ = self.queue().ask(Op::Close).await;

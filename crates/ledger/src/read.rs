@@ -12,7 +12,7 @@ use super::book::Book;
 use super::disclosure::disclosed;
 use super::entry::{Body, Denied, Entry, Other};
 use super::format::{self, FormatError};
-use super::model::{By, State};
+use super::model::{Source, State};
 use super::payment::Payment;
 use super::pruned;
 use super::scan::{JournalError, Line, scan};
@@ -49,7 +49,7 @@ pub struct Books {
 pub struct PaymentRecord {
     pub id: PaymentId,
     pub state: State,
-    pub by: Option<By>,
+    pub by: Option<Source>,
     pub agent: String,
     pub group: Option<String>,
     pub rail: String,

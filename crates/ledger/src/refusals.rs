@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::model::Denial;
+use super::model::RefusalRecord;
 
 /// Equal refusals within this time after an entry wait and become one entry.
 pub const FOLD: Duration = Duration::from_secs(10);
@@ -13,7 +13,7 @@ pub const FOLD: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Refusals {
     /// Not journaled yet, in order of arrival.
-    fresh: Vec<(Denial, u64)>,
+    fresh: Vec<(RefusalRecord, u64)>,
     /// Journaled within the last ten seconds, and how many equal ones came since.
     recent: HashMap<Key, Recent>,
 }
@@ -24,12 +24,12 @@ type Key = (String, String, String);
 #[derive(Debug)]
 struct Recent {
     since: Timestamp,
-    newest: Denial,
+    newest: RefusalRecord,
     count: u64,
 }
 
 impl Refusals {
-    pub fn add(&mut self, denial: Denial, now: Timestamp) {
+    pub fn add(&mut self, denial: RefusalRecord, now: Timestamp) {
         let key = (denial.agent.clone(), denial.rule.clone(), denial.host.clone());
         if let Some(recent) = self.recent.get_mut(&key) {
             recent.count += 1;
@@ -48,7 +48,7 @@ impl Refusals {
     }
 
     /// What is to be journaled at `now`, each with its count.
-    pub fn due(&mut self, now: Timestamp) -> Vec<(Denial, u64)> {
+    pub fn due(&mut self, now: Timestamp) -> Vec<(RefusalRecord, u64)> {
         let mut due = std::mem::take(&mut self.fresh);
         self.recent.retain(|_, recent| {
             // Either way: callers and writer read the clock at slightly different moments, and a clock that went back far
@@ -67,7 +67,7 @@ impl Refusals {
     }
 
     /// Everything that waits, at the end.
-    pub fn all(&mut self) -> Vec<(Denial, u64)> {
+    pub fn all(&mut self) -> Vec<(RefusalRecord, u64)> {
         let mut all = std::mem::take(&mut self.fresh);
         let waiting = self.recent.drain().filter(|(_, recent)| recent.count > 0);
         all.extend(waiting.map(|(_, recent)| (recent.newest, recent.count)));
@@ -84,8 +84,8 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    fn denial(host: &str) -> Denial {
-        Denial {
+    fn denial(host: &str) -> RefusalRecord {
+        RefusalRecord {
             agent: "research".into(),
             group: None,
             host: host.into(),

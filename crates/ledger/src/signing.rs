@@ -14,7 +14,7 @@ use super::resume::Position;
 
 /// When a checkpoint is due.
 #[derive(Clone, Copy, Debug)]
-pub struct Rhythm {
+pub struct CheckpointInterval {
     pub every: Duration,
     /// Signed earlier once there are so many new entries.
     pub entries: u64,
@@ -22,7 +22,7 @@ pub struct Rhythm {
     pub at_most_every: Duration,
 }
 
-impl Rhythm {
+impl CheckpointInterval {
     pub const fn every(every: Duration, entries: u64) -> Self {
         Self {
             every,
@@ -32,7 +32,7 @@ impl Rhythm {
     }
 }
 
-impl Default for Rhythm {
+impl Default for CheckpointInterval {
     /// At full speed 1024 entries come every 25 ms, and a checkpoint is four syncs: four a second must do.
     fn default() -> Self {
         Self {
@@ -44,16 +44,16 @@ impl Default for Rhythm {
 
 /// The writer's end.
 pub struct Signing {
-    desk: Arc<Desk>,
+    desk: Arc<SigningShared>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Desk {
-    papers: Mutex<Papers>,
+struct SigningShared {
+    papers: Mutex<SigningState>,
     changed: Condvar,
 }
 
-struct Papers {
+struct SigningState {
     /// How far the journal is on disk.
     synced: Position,
     /// How far it is signed.
@@ -74,9 +74,9 @@ enum Stop {
 
 impl Signing {
     /// `synced` is signed at once, if it is not yet.
-    pub fn start(checkpoints: Checkpoints, rhythm: Rhythm, synced: Position) -> io::Result<Self> {
-        let desk = Arc::new(Desk {
-            papers: Mutex::new(Papers {
+    pub fn start(checkpoints: Checkpoints, rhythm: CheckpointInterval, synced: Position) -> io::Result<Self> {
+        let desk = Arc::new(SigningShared {
+            papers: Mutex::new(SigningState {
                 signed: checkpoints.last().map_or(0, |last| last.size),
                 synced,
                 news: None,
@@ -99,7 +99,7 @@ impl Signing {
     }
 
     /// The journal is on disk up to here.
-    pub fn synced(&self, position: Position, rhythm: Rhythm) {
+    pub fn synced(&self, position: Position, rhythm: CheckpointInterval) {
         let mut papers = self.desk.papers();
         let before = papers.synced.size().saturating_sub(papers.signed);
         let after = position.size().saturating_sub(papers.signed);
@@ -137,13 +137,17 @@ impl Drop for Signing {
     }
 }
 
-impl Desk {
+impl SigningShared {
     // What a panic of the other side leaves is whole: every change is one assignment.
-    fn papers(&self) -> MutexGuard<'_, Papers> {
+    fn papers(&self) -> MutexGuard<'_, SigningState> {
         self.papers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sign_until_stopped(&self, mut checkpoints: Checkpoints, rhythm: Rhythm) -> Result<(), CheckpointError> {
+    fn sign_until_stopped(
+        &self,
+        mut checkpoints: Checkpoints,
+        rhythm: CheckpointInterval,
+    ) -> Result<(), CheckpointError> {
         // In the past, as it were: what the start found unsigned is due.
         let mut signed_at: Option<Instant> = None;
         while let Some(position) = self.due(rhythm, signed_at) {
@@ -157,7 +161,7 @@ impl Desk {
     }
 
     /// Waits until something is to be signed. `None`: it is over.
-    fn due(&self, rhythm: Rhythm, signed_at: Option<Instant>) -> Option<Position> {
+    fn due(&self, rhythm: CheckpointInterval, signed_at: Option<Instant>) -> Option<Position> {
         let mut papers = self.papers();
         loop {
             let unsigned = papers.synced.size().saturating_sub(papers.signed);

@@ -21,17 +21,17 @@ use super::embedded::Options;
 use super::entry::{Body, ClockJumped, Closed, Expired, Released};
 use super::index::{Applied, Feed};
 use super::journal::{CommitError, Journal};
-use super::model::{Alarm, Alarms, By, Denial, Reservation, State};
+use super::model::{Alarm, Alarms, RefusalRecord, Reservation, Source, State};
 use super::recovery::Opening;
 use super::refusals;
 use super::reread::Rereading;
-use super::signing::{Rhythm, Signing};
+use super::signing::{CheckpointInterval, Signing};
 use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
 use bursar_core::payment_id::PaymentId;
 use decide::Space;
-use ops::{Answer, Reply};
 pub use ops::{Delivery, Found, Op, Shared};
+use ops::{DurableAnswer, Reply};
 
 /// Bounds of one batch: operations, and bytes of entries.
 const BATCH_OPS: usize = 256;
@@ -50,7 +50,7 @@ pub struct Writer {
     index: Option<std_mpsc::Sender<Feed>>,
     index_thread: Option<JoinHandle<()>>,
     signing: Option<Signing>,
-    rhythm: Rhythm,
+    rhythm: CheckpointInterval,
     _rereading: Option<Rereading>,
     effects: Vec<Effect>,
     disclosures: Vec<(u64, Disclosure)>,
@@ -195,7 +195,7 @@ impl Writer {
                 // Armed money expires only with proof that it can never be cashed (R11). Here the proof is at hand: a
                 // signature takes the `Reservation` value, there is only one, and it was dropped inside the ledger.
                 Some(State::Armed) => Body::Expired(Expired {
-                    by: By::Us,
+                    by: Source::Us,
                     rid,
                     why: "never-signed".to_owned(),
                 }),
@@ -208,7 +208,7 @@ impl Writer {
         self.record_refusals(now, due)
     }
 
-    fn record_refusals(&mut self, now: Moment, refusals: Vec<(Denial, u64)>) -> Result<(), CommitError> {
+    fn record_refusals(&mut self, now: Moment, refusals: Vec<(RefusalRecord, u64)>) -> Result<(), CommitError> {
         for (denial, count) in refusals {
             if let Err(why) = self.record(now, decisions::denied(denial, count)) {
                 if self.opening.journal.failed().is_some() {
@@ -220,33 +220,35 @@ impl Writer {
         Ok(())
     }
 
-    fn decide(&mut self, op: Op, now: Moment, answers: &mut Vec<Answer>) {
+    fn decide(&mut self, op: Op, now: Moment, answers: &mut Vec<DurableAnswer>) {
         answers.push(match op {
             // Whoever hung up before the decision gets none: nothing to undo later.
             Op::Reserve(_, reply) if reply.is_closed() => return,
-            Op::Reserve(reserve, reply) => Answer::Reserve(reply, self.reserve(*reserve, now)),
+            Op::Reserve(reserve, reply) => DurableAnswer::Reserve(reply, self.reserve(*reserve, now)),
             Op::Hold(_, reply) if reply.is_closed() => return,
-            Op::Hold(hold, reply) => Answer::Hold(reply, self.hold(*hold, now)),
+            Op::Hold(hold, reply) => DurableAnswer::Hold(reply, self.hold(*hold, now)),
             Op::Arm(_, _, reply) if reply.is_closed() => return,
-            Op::Arm(rid, arming, reply) => Answer::Reserve(reply, self.arm(rid, *arming, now)),
-            Op::Issued(rid, issued, reply) => Answer::Done(reply, self.issued(rid, &issued, now)),
-            Op::Approval(step, reply) => Answer::Done(reply, self.approval(*step, now)),
-            Op::Finding(rid, finding, reply) => Answer::Done(reply, self.record_finding(rid, finding, now)),
-            Op::Finish(rid, outcome, reply) => Answer::Done(reply, self.finish(rid, outcome, now)),
+            Op::Arm(rid, arming, reply) => DurableAnswer::Reserve(reply, self.arm(rid, *arming, now)),
+            Op::Issued(rid, issued, reply) => DurableAnswer::Done(reply, self.issued(rid, &issued, now)),
+            Op::Approval(step, reply) => DurableAnswer::Done(reply, self.approval(*step, now)),
+            Op::Finding(rid, finding, reply) => DurableAnswer::Done(reply, self.record_finding(rid, finding, now)),
+            Op::Finish(rid, outcome, reply) => DurableAnswer::Done(reply, self.finish(rid, outcome, now)),
             Op::Resolve {
                 rid,
                 resolution,
                 who,
                 why,
                 reply,
-            } => Answer::Done(reply, self.resolve(rid, resolution, who, why, now)),
-            Op::Append(event, reply) => Answer::Done(reply, self.append(event, now)),
-            Op::Find(rid, reply) => Answer::Find(rid, reply, self.book().open_payment(&rid).cloned().map(Box::new)),
-            Op::Usage(scopes, reply) => Answer::Usage(reply, self.usage(&scopes)),
-            Op::OpenItems(reply) => Answer::OpenItems(reply, self.book().open_payments().cloned().collect()),
-            Op::Unconfirmed(reply) => Answer::Unconfirmed(reply, self.book().unconfirmed().collect()),
-            Op::Keys(reply) => Answer::Keys(reply, self.book().keys().copied().collect()),
-            Op::Approvals(reply) => Answer::Approvals(reply, self.book().approvals().told(now)),
+            } => DurableAnswer::Done(reply, self.resolve(rid, resolution, who, why, now)),
+            Op::Append(event, reply) => DurableAnswer::Done(reply, self.append(event, now)),
+            Op::Find(rid, reply) => {
+                DurableAnswer::Find(rid, reply, self.book().open_payment(&rid).cloned().map(Box::new))
+            }
+            Op::Usage(scopes, reply) => DurableAnswer::Usage(reply, self.usage(&scopes)),
+            Op::OpenItems(reply) => DurableAnswer::OpenItems(reply, self.book().open_payments().cloned().collect()),
+            Op::Unconfirmed(reply) => DurableAnswer::Unconfirmed(reply, self.book().unconfirmed().collect()),
+            Op::Keys(reply) => DurableAnswer::Keys(reply, self.book().keys().copied().collect()),
+            Op::Approvals(reply) => DurableAnswer::Approvals(reply, self.book().approvals().told(now)),
             Op::Wake | Op::Close(_) => return,
         });
     }
@@ -262,24 +264,24 @@ impl Writer {
         self.journal().commit()
     }
 
-    fn answer(&self, answer: Answer) {
+    fn answer(&self, answer: DurableAnswer) {
         // A caller that has gone away does not hear its answer. Only a reservation must not be lost with it: its
         // `Delivery` reports itself when it is dropped.
         match answer {
-            Answer::Reserve(reply, result) => {
+            DurableAnswer::Reserve(reply, result) => {
                 let delivery = |reservation: Reservation| self.delivery(reservation.rid(), reservation);
                 let _ = reply.send(result.map(delivery));
             }
-            Answer::Hold(reply, result) => {
+            DurableAnswer::Hold(reply, result) => {
                 let _ = reply.send(result.map(|rid| self.delivery(rid, ())));
             }
-            Answer::Done(reply, result) => {
+            DurableAnswer::Done(reply, result) => {
                 let _ = reply.send(result);
             }
-            Answer::Find(_, reply, Some(payment)) => {
+            DurableAnswer::Find(_, reply, Some(payment)) => {
                 let _ = reply.send(Found::Open(payment));
             }
-            Answer::Find(rid, reply, None) => {
+            DurableAnswer::Find(rid, reply, None) => {
                 let (sender, receiver) = oneshot::channel();
                 let sent = self
                     .index
@@ -288,19 +290,19 @@ impl Writer {
                 self.wake_index();
                 let _ = reply.send(Found::Elsewhere(sent.then_some(receiver)));
             }
-            Answer::Usage(reply, usage) => {
+            DurableAnswer::Usage(reply, usage) => {
                 let _ = reply.send(Ok(usage));
             }
-            Answer::OpenItems(reply, items) => {
+            DurableAnswer::OpenItems(reply, items) => {
                 let _ = reply.send(Ok(items));
             }
-            Answer::Unconfirmed(reply, rids) => {
+            DurableAnswer::Unconfirmed(reply, rids) => {
                 let _ = reply.send(Ok(rids));
             }
-            Answer::Keys(reply, keys) => {
+            DurableAnswer::Keys(reply, keys) => {
                 let _ = reply.send(Ok(keys));
             }
-            Answer::Approvals(reply, approvals) => {
+            DurableAnswer::Approvals(reply, approvals) => {
                 let _ = reply.send(Ok(approvals));
             }
         }
@@ -394,7 +396,7 @@ impl Writer {
 fn beside(
     opening: &mut Opening,
     audit: PathBuf,
-    rhythm: Rhythm,
+    rhythm: CheckpointInterval,
     damaged: impl FnOnce(String) + Send + 'static,
 ) -> std::io::Result<(Option<Signing>, Option<Rereading>)> {
     let Some(checkpoints) = opening.checkpoints.take() else {

@@ -7,7 +7,7 @@ mod request;
 
 pub use agent::AgentBody;
 pub use answer::{AnswerBody, ReadEnd, Relay};
-pub use request::{Kept, NotReplayable, Progress, Replay, ReplayBudget, RequestBody, Uploading};
+pub use request::{BufferedBody, NotReplayable, Progress, Replay, ReplayBudget, RequestBody, Uploading};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

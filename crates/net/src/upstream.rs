@@ -105,7 +105,7 @@ pub struct Upstreams {
     dialer: Dialer,
     tls: Arc<UpstreamTls>,
     timeouts: Timeouts,
-    kept: Mutex<HashMap<Key, Vec<Kept>>>,
+    kept: Mutex<HashMap<Key, Vec<IdleConnection>>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -115,7 +115,7 @@ struct Key {
     offer: AlpnOffer,
 }
 
-struct Kept {
+struct IdleConnection {
     connection: Connection,
     since: Instant,
 }
@@ -168,7 +168,7 @@ impl Upstreams {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = kept.entry(key).or_default();
         if lane.len() < KEEP_EACH {
-            lane.push(Kept {
+            lane.push(IdleConnection {
                 connection,
                 since: Instant::now(),
             });

@@ -13,7 +13,7 @@
 
 pub mod balances;
 pub mod bkey;
-pub mod doubts;
+pub mod outstanding;
 pub mod pay;
 pub mod rpc;
 pub mod stripe;

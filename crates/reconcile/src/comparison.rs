@@ -10,7 +10,7 @@ use super::pass::{OnProgress, Reconciler};
 use super::report::{Finding, OutflowLine, PaymentLine, Report};
 use super::testimony::Facts;
 use bursar_ledger::findings::Findings;
-use bursar_ledger::{By, LedgerError, Payment, PaymentId, State};
+use bursar_ledger::{LedgerError, Payment, PaymentId, Source, State};
 
 /// Findings on record are told again for as long as the ledger waits for the chain's word.
 const BY_DEFAULT: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -98,7 +98,7 @@ impl Reconciler {
             // One that was in doubt may have been resolved since, by a person who knows.
             if let Some(payment) = self.payment_of(rid).await?
                 && payment.state == State::Settled
-                && payment.by != Some(By::Operator)
+                && payment.by != Some(Source::Operator)
                 && let Some(why) = payment.disputed.clone()
             {
                 report

@@ -39,5 +39,5 @@ pub use keeper::Keeper;
 pub use outflow::{Outflow, Outflows, outflows};
 pub use pass::{Notice, Notices, Progress, Reconciler};
 pub use report::{Conclusion, Report};
-pub use testimony::{Evidence, Facts, Head, Moved, Nonce, Proof, Silent, Standing, Taking, Testimony};
+pub use testimony::{ClaimState, Evidence, Facts, Head, Moved, Nonce, Proof, Silent, Taking, Testimony};
 pub use verdict::{Dispute, Named, Unproven, Verdict, verdict};

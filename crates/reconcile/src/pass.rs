@@ -21,9 +21,9 @@ use bursar_core::assets::Network;
 use bursar_core::clock::SharedClock;
 use bursar_core::money::Atoms;
 use bursar_home::Home;
-use bursar_ledger::{self as ledger, By, Ledger, LedgerError, Outcome, Payment, PaymentId, State};
+use bursar_ledger::{self as ledger, Ledger, LedgerError, Outcome, Payment, PaymentId, Source, State};
 use bursar_net::tls::upstream::UpstreamTls;
-use bursar_rails::doubts::{Doubts, Withdrawal, Withdrawn};
+use bursar_rails::outstanding::{Outstanding, Withdrawal, Withdrawn};
 use bursar_rails::pay::Issuer;
 use bursar_rails::rpc::Node;
 
@@ -43,7 +43,7 @@ pub struct Reconciler {
     pub tls: Arc<UpstreamTls>,
     pub clock: SharedClock,
     /// Of a running server: what repeats are told.
-    pub doubts: Option<Doubts>,
+    pub outstanding: Option<Outstanding>,
     /// Looked after from the first block of the books on, even if it has not signed yet.
     pub wallet: Option<Address>,
     pub notices: Notices,
@@ -221,7 +221,7 @@ impl Reconciler {
             // How much of it counts is decided: by a person who knew, or by the books that count none of it.
             Verdict::Disputed {
                 why: Dispute::Failed { tx },
-            } if payment.state == State::Expired || payment.by == Some(By::Operator) => {
+            } if payment.state == State::Expired || payment.by == Some(Source::Operator) => {
                 let mut line = line(Finding::Confirmed);
                 line.tx = Some(tx.to_string());
                 line
@@ -237,7 +237,7 @@ impl Reconciler {
     }
 
     async fn paid(&self, payment: &Payment, paid: &Paid) -> PaymentLine {
-        let (rid, by, block) = (payment.rid(), By::Chain, paid.block);
+        let (rid, by, block) = (payment.rid(), Source::Chain, paid.block);
         let tx = || paid.tx.map(|tx| tx.to_string());
         let line = |finding| {
             let mut line = PaymentLine::of(payment, finding);
@@ -249,7 +249,7 @@ impl Reconciler {
             // Nothing moved, and nothing is counted.
             (State::Expired, _) if paid.taken.is_some_and(Atoms::is_zero) => Ok(()),
             (State::Expired, tx) => {
-                let who = if payment.by == Some(By::Operator) {
+                let who = if payment.by == Some(Source::Operator) {
                     "an operator"
                 } else {
                     "the books"
@@ -285,8 +285,8 @@ impl Reconciler {
         };
         match (recorded, payment.state) {
             (Ok(()), State::Unknown) => {
-                if let Some(doubts) = &self.doubts {
-                    doubts.proven_paid(rid);
+                if let Some(outstanding) = &self.outstanding {
+                    outstanding.proven_paid(rid);
                 }
                 tracing::info!(payment = %rid, tx = tx(), block, "in doubt, and paid: the chain shows it");
                 let mut line = line(Finding::Settled);
@@ -305,21 +305,21 @@ impl Reconciler {
         if payment.state == State::Expired {
             return PaymentLine::of(payment, Finding::Confirmed);
         }
-        let withdrawn = match &self.doubts {
+        let withdrawn = match &self.outstanding {
             None => Withdrawn::default(),
-            Some(doubts) => match doubts.withdraw(rid) {
+            Some(outstanding) => match outstanding.withdraw(rid) {
                 Withdrawal::Out(withdrawn) => withdrawn,
                 Withdrawal::UnderWay => {
                     return PaymentLine::of(payment, Finding::Pending).why("a repeat is presenting it at this moment");
                 }
             },
         };
-        let outcome = Outcome::Expired { by: By::Chain, why };
+        let outcome = Outcome::Expired { by: Source::Chain, why };
         let recorded = self.ledger.finish(rid, outcome).await;
-        if let Some(doubts) = &self.doubts {
+        if let Some(outstanding) = &self.outstanding {
             match &recorded {
-                Ok(()) => doubts.proven_dead(withdrawn),
-                Err(_) => doubts.put_back(withdrawn),
+                Ok(()) => outstanding.proven_dead(withdrawn),
+                Err(_) => outstanding.put_back(withdrawn),
             }
         }
         match recorded {

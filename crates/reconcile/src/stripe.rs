@@ -8,13 +8,13 @@ use jiff::{SignedDuration, Timestamp};
 use super::pass::{Notice, Reconciler, SILENCES, Silences};
 use super::report::{Finding, PaymentLine};
 use bursar_core::assets::{Asset, Network};
-use bursar_ledger::{self as ledger, By, LedgerError, Outcome, Payment, Signer, State};
-use bursar_rails::doubts::{Withdrawal, Withdrawn};
-use bursar_rails::pay::{Issuer, Standing, Tokens, Untold};
+use bursar_ledger::{self as ledger, LedgerError, Outcome, Payment, Signer, Source, State};
+use bursar_rails::outstanding::{Withdrawal, Withdrawn};
+use bursar_rails::pay::{Issuer, NoStatus, TokenStatus, Tokens};
 use bursar_rails::stripe::TokenId;
 
 /// What came of asking about one payment.
-type Told = Result<PaymentLine, Untold>;
+type StripeLine = Result<PaymentLine, NoStatus>;
 
 /// Whether a payment was made through Stripe.
 pub fn is_stripe(payment: &Payment) -> bool {
@@ -61,7 +61,7 @@ impl Reconciler {
         let told = match payment.state {
             State::Unknown => self.in_doubt(issuer, payment).await,
             State::Settled => self.claimed(issuer, payment).await,
-            State::Expired if payment.by == Some(By::Operator) => self.called_dead(issuer, payment).await,
+            State::Expired if payment.by == Some(Source::Operator) => self.called_dead(issuer, payment).await,
             // With Stripe's word. No charge can begin any more; one that began as a hold may yet be captured.
             State::Expired if issuer.tokens().of(payment.rid()).is_some() => self.called_dead(issuer, payment).await,
             _ => return line(Finding::Confirmed),
@@ -78,41 +78,41 @@ impl Reconciler {
         }
     }
 
-    async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> Told {
+    async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> StripeLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
         let standing = match issuer.token_of(payment, now).await? {
             Some(token) => issuer.look(&token).await?,
-            None => Standing::Dead("never-issued"),
+            None => TokenStatus::Dead("never-issued"),
         };
         Ok(match standing {
-            Standing::Dead(_) => {
+            TokenStatus::Dead(_) => {
                 if !Tokens::may_have_a_hold(payment, now) {
                     issuer.tokens().forget(rid);
                 }
                 line(Finding::Confirmed)
             }
-            Standing::Charged => {
+            TokenStatus::Charged => {
                 let who = match payment.by {
-                    Some(By::Operator) => "an operator",
+                    Some(Source::Operator) => "an operator",
                     _ => "Stripe",
                 };
                 let why = format!("{who} called it dead, but Stripe's token was charged");
                 // A closed payment takes no finding and counts no more: people have to hear of it, from a server, which has ways to
                 // tell them.
                 tracing::error!(payment = %rid, merchant = payment.reserved.host, why, "money left that is not counted");
-                if self.doubts.is_some() {
+                if self.outstanding.is_some() {
                     (self.notices)(Notice::Disputed { rid, why: why.clone() });
                     issuer.tokens().forget(rid);
                 }
                 line(Finding::Disputed).why(why)
             }
-            Standing::Live => line(Finding::Undecided).why("the token can still be charged"),
-            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+            TokenStatus::Live => line(Finding::Undecided).why("the token can still be charged"),
+            TokenStatus::Unclear(why) => line(Finding::Undecided).why(why),
         })
     }
 
-    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> Told {
+    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> StripeLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
         let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);
@@ -121,9 +121,9 @@ impl Reconciler {
             return Ok(self.gone(issuer, payment, Withdrawn::default(), "never-issued").await);
         };
         match issuer.look(&token).await? {
-            Standing::Charged => return Ok(self.charged(issuer, payment).await),
-            Standing::Unclear(why) => return Ok(line(Finding::Undecided).why(why)),
-            Standing::Live | Standing::Dead(_) => {}
+            TokenStatus::Charged => return Ok(self.charged(issuer, payment).await),
+            TokenStatus::Unclear(why) => return Ok(line(Finding::Undecided).why(why)),
+            TokenStatus::Live | TokenStatus::Dead(_) => {}
         }
         // The seller has `settle_wait` from when it was last shown the token (R14). The books have the first time; of a
         // repeat they record that it began, and not when its answer was given up.
@@ -133,7 +133,11 @@ impl Reconciler {
             return Ok(pending(payment, first));
         }
         let rested = now.checked_sub(patience).unwrap_or(Timestamp::MIN);
-        let withdrawn = match self.doubts.as_ref().map(|doubts| doubts.withdraw_rested(rid, rested)) {
+        let withdrawn = match self
+            .outstanding
+            .as_ref()
+            .map(|outstanding| outstanding.withdraw_rested(rid, rested))
+        {
             None => Withdrawn::default(),
             Some(Ok(Withdrawal::Out(withdrawn))) => withdrawn,
             Some(Ok(Withdrawal::UnderWay)) => {
@@ -142,34 +146,34 @@ impl Reconciler {
             Some(Err(shown)) => return Ok(pending(payment, until(shown))),
         };
         let standing = self.taken_back(issuer, &token).await;
-        if let Ok(Standing::Dead(why)) = standing {
+        if let Ok(TokenStatus::Dead(why)) = standing {
             return Ok(self.gone(issuer, payment, withdrawn, why).await);
         }
-        if let Some(doubts) = &self.doubts {
-            doubts.put_back(withdrawn);
+        if let Some(outstanding) = &self.outstanding {
+            outstanding.put_back(withdrawn);
         }
         Ok(match standing? {
-            Standing::Charged => self.charged(issuer, payment).await,
-            Standing::Live => line(Finding::Undecided).why("Stripe has not taken the token back"),
-            Standing::Dead(why) => line(Finding::Undecided).why(why),
-            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+            TokenStatus::Charged => self.charged(issuer, payment).await,
+            TokenStatus::Live => line(Finding::Undecided).why("Stripe has not taken the token back"),
+            TokenStatus::Dead(why) => line(Finding::Undecided).why(why),
+            TokenStatus::Unclear(why) => line(Finding::Undecided).why(why),
         })
     }
 
-    async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<Standing, Untold> {
+    async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<TokenStatus, NoStatus> {
         match issuer.look(token).await? {
-            Standing::Live => issuer.revoke(token).await,
+            TokenStatus::Live => issuer.revoke(token).await,
             standing => Ok(standing),
         }
     }
 
     async fn charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
         let rid = payment.rid();
-        let by = By::Stripe;
+        let by = Source::Stripe;
         match self.ledger.finish(rid, Outcome::Settled { by, tx: None }).await {
             Ok(()) => {
-                if let Some(doubts) = &self.doubts {
-                    doubts.proven_paid(rid);
+                if let Some(outstanding) = &self.outstanding {
+                    outstanding.proven_paid(rid);
                 }
                 issuer.tokens().forget(rid);
                 tracing::info!(payment = %rid, "in doubt, and paid: Stripe shows it");
@@ -183,12 +187,12 @@ impl Reconciler {
 
     async fn gone(&self, issuer: &Issuer, payment: &Payment, withdrawn: Withdrawn, why: &'static str) -> PaymentLine {
         let rid = payment.rid();
-        let by = By::Stripe;
+        let by = Source::Stripe;
         let recorded = self.ledger.finish(rid, Outcome::Expired { by, why }).await;
-        if let Some(doubts) = &self.doubts {
+        if let Some(outstanding) = &self.outstanding {
             match &recorded {
-                Ok(()) => doubts.proven_dead(withdrawn),
-                Err(_) => doubts.put_back(withdrawn),
+                Ok(()) => outstanding.proven_dead(withdrawn),
+                Err(_) => outstanding.put_back(withdrawn),
             }
         }
         match recorded {
@@ -204,15 +208,15 @@ impl Reconciler {
     }
 
     /// A merchant says that it was paid. Its token is never taken back: a seller may hold the money first and capture it later.
-    async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> Told {
+    async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> StripeLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
         let Some(token) = issuer.token_of(payment, now).await? else {
             return Ok(self.never_charged(issuer, payment).await);
         };
         Ok(match issuer.look(&token).await? {
-            Standing::Charged => {
-                let (by, tx, block) = (By::Stripe, None, None);
+            TokenStatus::Charged => {
+                let (by, tx, block) = (Source::Stripe, None, None);
                 let finding = ledger::Finding::Confirmed { by, tx, block };
                 match self.ledger.record_finding(rid, finding).await {
                     // Heard before, or longer ago than the books wait; true all the same.
@@ -223,13 +227,13 @@ impl Reconciler {
                     Err(error) => super::pass::not_recorded(payment, &error),
                 }
             }
-            Standing::Live => {
+            TokenStatus::Live => {
                 let until = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
                 let until = i64::try_from(until).ok().and_then(|at| Timestamp::from_second(at).ok());
                 pending(payment, until.unwrap_or(now))
             }
-            Standing::Dead(_) => self.never_charged(issuer, payment).await,
-            Standing::Unclear(why) => line(Finding::Undecided).why(why),
+            TokenStatus::Dead(_) => self.never_charged(issuer, payment).await,
+            TokenStatus::Unclear(why) => line(Finding::Undecided).why(why),
         })
     }
 

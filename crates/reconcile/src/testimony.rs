@@ -27,7 +27,7 @@ pub struct Facts {
     pub armed_at: u64,
     /// Unix second; only a block before it takes the payment, by Permit2 one of that very second as well.
     pub valid_before: u64,
-    pub standing: Standing,
+    pub standing: ClaimState,
     /// What a receipt gave as the transaction, be it one or not.
     pub claimed_tx: Option<String>,
 }
@@ -54,7 +54,7 @@ pub enum Taking {
 
 /// Where the books stand before the chain is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ClaimState {
     /// Armed or unknown: counted, and nobody has said that it was paid.
     Open,
     /// Settled by the merchant's word.
@@ -147,8 +147,8 @@ impl Facts {
             armed_at: u64::try_from(payment.created_at.timestamp().as_second()).unwrap_or(0),
             valid_before: arm.valid_before.0,
             standing: match payment.state {
-                State::Settled => Standing::Claimed,
-                State::Held | State::Armed | State::Unknown | State::Released | State::Expired => Standing::Open,
+                State::Settled => ClaimState::Claimed,
+                State::Held | State::Armed | State::Unknown | State::Released | State::Expired => ClaimState::Open,
             },
             claimed_tx: payment.tx.clone(),
         })

@@ -10,7 +10,7 @@ use std::fmt;
 use alloy_primitives::B256;
 use thiserror::Error;
 
-use super::testimony::{Evidence, Facts, Head, Moved, Nonce, Proof, Standing, Taking};
+use super::testimony::{ClaimState, Evidence, Facts, Head, Moved, Nonce, Proof, Taking};
 use bursar_core::money::Atoms;
 use bursar_rails::rpc::Block;
 
@@ -147,15 +147,15 @@ pub fn verdict(facts: &Facts, evidence: &Evidence) -> Verdict {
         },
         Joint::Unused => match (releasable(evidence, &head), facts.standing) {
             (Err(why), _) => unclear(why),
-            (Ok(()), Standing::Open) => Verdict::Expired { head },
-            (Ok(()), Standing::Claimed) if facts.proof == UPTO => nothing_taken(facts, None, head.number),
-            (Ok(()), Standing::Claimed) => disputed(Dispute::NeverCashed),
+            (Ok(()), ClaimState::Open) => Verdict::Expired { head },
+            (Ok(()), ClaimState::Claimed) if facts.proof == UPTO => nothing_taken(facts, None, head.number),
+            (Ok(()), ClaimState::Claimed) => disputed(Dispute::NeverCashed),
         },
         Joint::Cancelled { tx, block } => match (releasable(evidence, &head), facts.standing) {
             (Err(why), _) => unclear(why),
-            (Ok(()), Standing::Open) => Verdict::Cancelled { tx, block },
-            (Ok(()), Standing::Claimed) if facts.proof == UPTO => nothing_taken(facts, Some(tx), block),
-            (Ok(()), Standing::Claimed) => disputed(Dispute::Cancelled { tx }),
+            (Ok(()), ClaimState::Open) => Verdict::Cancelled { tx, block },
+            (Ok(()), ClaimState::Claimed) if facts.proof == UPTO => nothing_taken(facts, Some(tx), block),
+            (Ok(()), ClaimState::Claimed) => disputed(Dispute::Cancelled { tx }),
         },
     }
 }

@@ -14,8 +14,8 @@ use bursar_core::money::{Atoms, MicroUsd};
 use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_home::Home;
 use bursar_ledger::memory::Memory;
-use bursar_ledger::{Arm, By, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reserve, State, Terms};
-use bursar_rails::doubts::Doubts;
+use bursar_ledger::{Arm, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reserve, Source, State, Terms};
+use bursar_rails::outstanding::Outstanding;
 use bursar_rails::rpc::fake::chain::{Chain, cashing};
 use bursar_rails::rpc::fake::{Fake, tls};
 
@@ -32,7 +32,7 @@ pub struct World {
     pub clock: Arc<ManualClock>,
     pub chain: Arc<Mutex<Chain>>,
     pub fake: Fake,
-    pub doubts: Doubts,
+    pub outstanding: Outstanding,
     pub heard: Arc<Mutex<Vec<Notice>>>,
     /// Of the payments made from here on.
     pub rail: Rail,
@@ -76,7 +76,7 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
     let chain = Arc::new(Mutex::new(Chain::new(BEGAN - 10_000, 0, 0)));
     let (asked, heard) = (chain.clone(), Arc::new(Mutex::new(Vec::new())));
     let fake = Fake::replying(move |method, params| asked.lock().unwrap().answer(method, params)).await;
-    let doubts = Doubts::open(home.credentials(), clock.clone(), |_| None).unwrap();
+    let outstanding = Outstanding::open(home.credentials(), clock.clone(), |_| None).unwrap();
     let telling = heard.clone();
     let reconciler = Reconciler {
         ledger: ledger(clock.clone(), dir.path()),
@@ -86,7 +86,7 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
         nodes: [(NETWORK, vec![fake.node()])].into(),
         tls: Arc::new(tls()),
         clock: clock.clone(),
-        doubts: Some(doubts.clone()),
+        outstanding: Some(outstanding.clone()),
         wallet: Some(WALLET),
         notices: Arc::new(move |notice| telling.lock().unwrap().push(notice)),
         stop: Default::default(),
@@ -97,7 +97,7 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
         clock,
         chain,
         fake,
-        doubts,
+        outstanding,
         heard,
         rail: Rail::X402,
         _dir: dir,
@@ -175,7 +175,7 @@ impl World {
 
     pub async fn settled(&self, n: u8) -> PaymentId {
         let rid = self.armed(n).await;
-        let (by, tx) = (By::Merchant, Some(B256::repeat_byte(n).to_string()));
+        let (by, tx) = (Source::Merchant, Some(B256::repeat_byte(n).to_string()));
         self.ledger().finish(rid, Outcome::Settled { by, tx }).await.unwrap();
         rid
     }
@@ -187,7 +187,7 @@ impl World {
         chain.mine((10_000 + at) / 2, B256::repeat_byte(n), asset().address, &events);
     }
 
-    pub async fn stands(&self, rid: PaymentId) -> (State, Option<By>) {
+    pub async fn stands(&self, rid: PaymentId) -> (State, Option<Source>) {
         let payment = self.ledger().get(rid).await.unwrap().unwrap();
         (payment.state, payment.by)
     }

@@ -24,23 +24,23 @@ fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-fn notifier(ways: Vec<Way>) -> QuestionNotifier {
-    QuestionNotifier::new(ways, Arc::new(ManualClock::at(now())))
+fn notifier(channels: Vec<Channel>) -> QuestionNotifier {
+    QuestionNotifier::new(channels, Arc::new(ManualClock::at(now())))
 }
 
 fn in_seconds(seconds: i64) -> Timestamp {
     now() + SignedDuration::from_secs(seconds)
 }
 
-fn command(words: &[&str], dir: &Path) -> Way {
+fn command(words: &[&str], dir: &Path) -> Channel {
     let words = words.iter().map(|word| (*word).to_owned()).collect();
-    Way::Command(Arc::new(Program::new(words, dir.to_owned())))
+    Channel::Command(Arc::new(Program::new(words, dir.to_owned())))
 }
 
-fn webhook(url: &str) -> Way {
+fn webhook(url: &str) -> Channel {
     let tls = UpstreamTls::new(&Trust::default(), Duration::from_secs(10)).unwrap();
     let token = Some("whoever-asks".into());
-    Way::Webhook(Arc::new(Webhook::new(url.parse().unwrap(), token, Arc::new(tls))))
+    Channel::Webhook(Arc::new(Webhook::new(url.parse().unwrap(), token, Arc::new(tls))))
 }
 
 fn expected() -> Value {
@@ -97,11 +97,11 @@ impl Log {
 #[tokio::test]
 async fn a_command_gets_the_sentence_and_nothing_of_our_environment() {
     let dir = tempfile::tempdir().unwrap();
-    let tell = command(&["sh", "-c", "cat > told.json; env > env.txt"], dir.path());
-    let told = notifier(vec![tell])
+    let send = command(&["sh", "-c", "cat > told.json; env > env.txt"], dir.path());
+    let history = notifier(vec![send])
         .notify(&question_about(&offer()), in_seconds(300))
         .await;
-    assert_eq!(told, Notified::ByOneAtLeast);
+    assert_eq!(history, Notified::ByOneAtLeast);
     let text = std::fs::read_to_string(dir.path().join("told.json")).unwrap();
     assert_eq!(text.lines().count(), 1);
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected());
@@ -128,13 +128,13 @@ async fn a_webhook_gets_the_same_with_its_token() {
         let _ = connection.await;
     });
     let dir = tempfile::tempdir().unwrap();
-    let ways = vec![command(&["false"], dir.path()), webhook(&url)];
-    let notifier = notifier(ways);
+    let channels = vec![command(&["false"], dir.path()), webhook(&url)];
+    let notifier = notifier(channels);
     let question = question_about(&offer());
     // The command goes on failing; that the webhook was told counts.
     let telling = notifier.notify(&question, in_seconds(300));
     let (head, body) = tokio::select! {
-        told = telling => panic!("{told:?} before the command was given up"),
+        history = telling => panic!("{history:?} before the command was given up"),
         post = posts.recv() => post.unwrap(),
     };
     assert_eq!(head.uri, "/approve?key=k");
@@ -167,8 +167,8 @@ async fn what_fails_is_tried_again_until_the_question_is_over_and_the_log_has_no
 
 #[tokio::test]
 async fn without_a_way_nobody_is_told() {
-    let told = notifier(Vec::new())
+    let history = notifier(Vec::new())
         .notify(&question_about(&offer()), in_seconds(300))
         .await;
-    assert_eq!(told, Notified::ByNone);
+    assert_eq!(history, Notified::ByNone);
 }

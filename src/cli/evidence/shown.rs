@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{entries, plain};
 use crate::cli::{Exit, Failure};
-use bursar_approvals::dossier::{Difference, Dossier, Examined, examine};
-use bursar_approvals::questions::{self, Kept};
+use bursar_approvals::questions::{self, StoredQuestion};
+use bursar_approvals::record::{ApprovalRecord, Difference, Examined, examine};
 use bursar_home::Home;
 use bursar_ledger::PaymentId;
 use bursar_ledger::lines::lines_about;
@@ -14,7 +14,7 @@ use bursar_ledger::lines::lines_about;
 #[derive(Default, serde::Serialize)]
 pub(in crate::cli) struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
-    approval_record: Option<Kept>,
+    approval_record: Option<StoredQuestion>,
     /// What a saved token is worth by itself, offline: checked with the key that was kept beside it, as its issuer may have others
     /// by now (approvals §5, §10).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ impl Shown {
             Ok(kept) => (kept, None),
             Err(why) => (None, Some(Difference::QuestionUnreadable(why))),
         };
-        let mut examined = examine(&Dossier::of(id, kept.as_ref(), lines.unwrap_or_default()));
+        let mut examined = examine(&ApprovalRecord::of(id, kept.as_ref(), lines.unwrap_or_default()));
         let was_asked = examined.entries.iter().any(|(_, ev)| ev.starts_with("approval."));
         if kept.is_none() && unreadable.is_none() && !was_asked {
             return Ok(Self::default());
@@ -125,7 +125,7 @@ impl TokenCheck {
 }
 
 /// What was asked and answered.
-fn record(kept: &Kept) -> Vec<(&'static str, String)> {
+fn record(kept: &StoredQuestion) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("asked_at", kept.asked_at.to_string()),
         ("asked_through", kept.backend.clone()),

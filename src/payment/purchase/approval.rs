@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 
 use super::{Declined, NotBought, Purchase, drain, terms};
 use crate::answer::{Code, Problem};
-use crate::payment::consider::{self, Course, Intent};
+use crate::payment::consider::{self, Disposition, PurchasePlan};
 use crate::payment::exchange::unreachable;
-use crate::payment::presentation::Answer;
+use crate::payment::presentation::AgentAnswer;
 use crate::payment::repeat;
 use bursar_approvals::Denial;
-use bursar_approvals::questions::{Nobody, NotAsked, Over, Questions, Stage, Taken, Wanted, Watching};
-use bursar_core::approval::Intent as Question;
+use bursar_approvals::questions::{NoApprover, NotAsked, Over, Questions, Stage, Taken, Wait, Wanted};
+use bursar_core::approval::ApprovalIntent;
 use bursar_core::approval::intent::Asked;
 use bursar_core::challenge::Offer;
 use bursar_core::hop::{self, Upgrading};
@@ -54,7 +54,7 @@ impl Purchase {
         }
         let intent = self.intent.clone();
         let course = consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, intent, rule.clone());
-        let Course::Buy(asking) = course else {
+        let Disposition::Purchase(asking) = course else {
             return None;
         };
         let approvers = questions.approvers(asking.plan.threshold.as_ref()?).ok()?;
@@ -67,27 +67,27 @@ impl Purchase {
     pub(super) fn with_a_question(self, rule: Arc<str>) -> Result<Self, Declined> {
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
         match consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, self.intent, rule) {
-            Course::Buy(intent) => Ok(Self {
+            Disposition::Purchase(intent) => Ok(Self {
                 intent: *intent,
                 ..self
             }),
-            Course::Refuse(problem) => Err(Declined::Refuse(problem)),
-            Course::PassOn(why) => Err(Declined::PassOn(why)),
+            Disposition::Refuse(problem) => Err(Declined::Refuse(problem)),
+            Disposition::PassThrough(why) => Err(Declined::PassThrough(why)),
         }
     }
 
     /// Waits for a person's word as long as the agent's request may, then arms what was held.
     pub(super) async fn approved(
         &self,
-        agent: &mut oneshot::Sender<Answer>,
+        agent: &mut oneshot::Sender<AgentAnswer>,
     ) -> Result<(Reservation, Permission), NotBought> {
         let Some(questions) = &self.proxy.questions else {
             let detail = "A person would have to approve this payment, and nobody can be asked. Nothing was paid.";
             return Err(Problem::new(Code::ApprovalFailed, detail).into());
         };
-        let Intent { offer, plan, .. } = &self.intent;
+        let PurchasePlan { offer, plan, .. } = &self.intent;
         let threshold = plan.threshold.as_ref();
-        let approvers = threshold.map_or(Err(Nobody::Named), |threshold| questions.approvers(threshold));
+        let approvers = threshold.map_or(Err(NoApprover::Named), |threshold| questions.approvers(threshold));
         let approvers = approvers.map_err(|nobody| NotBought::from(nobody_to_ask(nobody)))?;
         let question = self.question_about(offer, &approvers.name());
         let wanted = Wanted {
@@ -121,7 +121,7 @@ impl Purchase {
         &self,
         questions: &Questions,
         taken: Taken,
-        agent: &mut oneshot::Sender<Answer>,
+        agent: &mut oneshot::Sender<AgentAnswer>,
     ) -> Result<(Reservation, Permission), NotBought> {
         let current = tokio::select! {
             biased;
@@ -148,7 +148,7 @@ impl Purchase {
             Ok(held) => held.and_then(|payment| payment.terms()),
             Err(error) => return Err(not_looked_up(&error)),
         };
-        let Intent { offer, plan, .. } = &self.intent;
+        let PurchasePlan { offer, plan, .. } = &self.intent;
         // More than the intent says is fixed with the hold: a facilitator, a cap on fees, what it counts as.
         if held.is_none_or(|held| held != terms(offer, plan.usd)) {
             questions.withdraw(taken).await;
@@ -189,13 +189,13 @@ impl Purchase {
         let (agent, origin) = (self.lane.agent(), self.lane.origin());
         let (method, sha256) = (&self.head.method, &self.replay.sha256);
         match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone()) {
-            Course::Buy(current) if current.offer.sha256 != self.intent.offer.sha256 => {
+            Disposition::Purchase(current) if current.offer.sha256 != self.intent.offer.sha256 => {
                 return Err(NotBought::Reconsidered(current));
             }
-            Course::Buy(_) => {}
+            Disposition::Purchase(_) => {}
             // The challenge has run out meanwhile: the site has a fresh one.
-            Course::PassOn(_) => return Err(self.asked_again().await?),
-            Course::Refuse(problem) => return Err(problem.into()),
+            Disposition::PassThrough(_) => return Err(self.asked_again().await?),
+            Disposition::Refuse(problem) => return Err(problem.into()),
         }
         // Nodes may be asked for it and another payment waited for, so the limits are looked at afterwards.
         let permission = self.permission().await?;
@@ -244,14 +244,14 @@ impl Purchase {
         .await;
         drop(drain(response).await);
         Ok(match course {
-            Course::Buy(intent) => NotBought::AskedAgain(intent),
-            Course::Refuse(problem) => problem.into(),
-            Course::PassOn(why) => NotBought::Declined(Declined::PassOn(why)),
+            Disposition::Purchase(intent) => NotBought::AskedAgain(intent),
+            Disposition::Refuse(problem) => problem.into(),
+            Disposition::PassThrough(why) => NotBought::Declined(Declined::PassThrough(why)),
         })
     }
 
     /// What the approver decides about (approvals §8.1, R40).
-    fn question_about(&self, offer: &Offer, approver: &str) -> Question {
+    fn question_about(&self, offer: &Offer, approver: &str) -> ApprovalIntent {
         let origin = self.lane.origin();
         let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
         let resource = format!("{}://{}{target}", origin.scheme.as_str(), origin.host_field());
@@ -263,10 +263,10 @@ impl Purchase {
             resource: &resource,
             body_sha256: (!self.replay.is_empty()).then_some(self.replay.sha256),
         };
-        Question::of(&asked, offer)
+        ApprovalIntent::of(&asked, offer)
     }
 
-    fn undecided(&self, watching: &Watching, question: &Question) -> Problem {
+    fn undecided(&self, watching: &Wait, question: &ApprovalIntent) -> Problem {
         let (id, host) = (watching.id(), &self.lane.origin().authority.host);
         let detail = format!(
             "A person has to approve this payment of {} {} to {host} and has not decided yet. Nothing was paid. Send the same \
@@ -281,7 +281,7 @@ impl Purchase {
             .retry_after(COME_BACK)
     }
 
-    fn over(&self, watching: &Watching, over: Over) -> NotBought {
+    fn over(&self, watching: &Wait, over: Over) -> NotBought {
         let id = watching.id();
         let problem = match over {
             Over::NotHeld(error) => return self.not_reserved(error),
@@ -372,11 +372,11 @@ impl Purchase {
     }
 }
 
-fn nobody_to_ask(nobody: Nobody) -> Problem {
+fn nobody_to_ask(nobody: NoApprover) -> Problem {
     let why = match nobody {
-        Nobody::Named => "neither limits.toml (`approvers`) nor bursar.toml names one".to_owned(),
-        Nobody::Else => "whoever is named for it owns the agent by limits.toml (`owner`)".to_owned(),
-        Nobody::Enough { needed, named } => format!("{needed} must, of {named} who are named"),
+        NoApprover::Named => "neither limits.toml (`approvers`) nor bursar.toml names one".to_owned(),
+        NoApprover::Else => "whoever is named for it owns the agent by limits.toml (`owner`)".to_owned(),
+        NoApprover::Enough { needed, named } => format!("{needed} must, of {named} who are named"),
     };
     let detail = format!("A person would have to approve this payment, and {why}. Nothing was paid.");
     Problem::new(Code::ApprovalFailed, detail).retryable(false)

@@ -7,7 +7,7 @@ use crate::payment::repeat::keyed::already_paid;
 use bursar_core::challenge::Why;
 use bursar_core::policy::Refusal;
 use bursar_ledger::{Outcome, PaymentId, Reservation, ReserveError};
-use bursar_rails::pay::{Left, PayError};
+use bursar_rails::pay::{Exposure, PayError};
 use bursar_rails::stripe::Fault;
 
 impl Purchase {
@@ -92,8 +92,8 @@ impl Purchase {
         };
         let why = not_issued.why;
         let outcome = match not_issued.left {
-            Left::Nothing => Outcome::Expired { by: not_issued.by, why },
-            Left::Perhaps => Outcome::Unknown { why, tx: None },
+            Exposure::Nothing => Outcome::Expired { by: not_issued.by, why },
+            Exposure::Perhaps => Outcome::Unknown { why, tx: None },
         };
         tracing::warn!(payment = %rid, agent = %self.lane.agent(), why, %error, "no token, so no payment");
         self.finish(rid, outcome).await;
@@ -116,8 +116,8 @@ impl Purchase {
             Fault::Stripe | Fault::Network => (Code::TokenUnavailable, true, "Trying again later may help."),
         };
         let counted = match not_issued.left {
-            Left::Nothing => "",
-            Left::Perhaps => {
+            Exposure::Nothing => "",
+            Exposure::Perhaps => {
                 " A token may exist, which the merchant was not given; it counts until it has been taken back."
             }
         };

@@ -17,15 +17,21 @@ use crate::answer::{Code, Problem};
 use crate::listen::proxy::Proxy;
 use crate::payment::exchange::unreachable;
 use crate::payment::idempotency::{Claim, Claimed, Key};
-use crate::payment::presentation::Answer;
+use crate::payment::presentation::AgentAnswer;
 use bursar_core::hop::{self, Upgrading};
 use bursar_ledger::{KeyHold, LedgerError, Payment, PaymentId, State};
-use bursar_net::body::{Kept, NotReplayable, Progress, Relay, Replay};
+use bursar_net::body::{BufferedBody, NotReplayable, Progress, Relay, Replay};
 use bursar_net::upstream::{Lane, stream};
-use bursar_rails::doubts::{Asked, Fingerprint, Paid};
+use bursar_rails::outstanding::{Asked, Fingerprint, Paid};
 
 /// Before the request is forwarded; `None` to go on. One whose body cannot be looked at goes on too: it is not paid for.
-pub async fn before(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &Kept, key: Key) -> Option<Answer> {
+pub async fn before(
+    proxy: &Arc<Proxy>,
+    lane: &Arc<Lane>,
+    head: &Parts,
+    kept: &BufferedBody,
+    key: Key,
+) -> Option<AgentAnswer> {
     proxy.keys.holder(key)?;
     let replay = match kept.collect().await {
         Ok(replay) => Some(replay),
@@ -42,10 +48,10 @@ pub async fn after_402(
     proxy: &Arc<Proxy>,
     lane: &Arc<Lane>,
     head: &Parts,
-    kept: &Kept,
+    kept: &BufferedBody,
     key: Key,
     asked: Asked,
-) -> Option<Answer> {
+) -> Option<AgentAnswer> {
     proxy.keys.holder(key)?;
     let replay = match kept.take().await {
         Ok(replay) => Some(replay),
@@ -66,7 +72,7 @@ pub async fn claim(
     head: &Parts,
     replay: &Replay,
     key: Key,
-) -> Result<Claim, Answer> {
+) -> Result<Claim, AgentAnswer> {
     let request = Keyed::new(proxy, lane, head, Some(replay), key);
     loop {
         let over = match proxy.keys.claim(key) {
@@ -106,7 +112,7 @@ impl<'a> Keyed<'a> {
     }
 
     /// `None`: after `Asked::Nothing`, forward it; after `Asked::Again`, nobody holds the key any more.
-    async fn answer(&self, asked: Asked) -> Option<Answer> {
+    async fn answer(&self, asked: Asked) -> Option<AgentAnswer> {
         let target = target(self.lane, self.head);
         loop {
             let (hold, payment) = match self.held().await {
@@ -119,7 +125,7 @@ impl<'a> Keyed<'a> {
             else {
                 return Some(Err(reused(hold.rid)));
             };
-            return match self.proxy.doubts.claim_paid(hold.rid, target, asked) {
+            return match self.proxy.outstanding.claim_paid(hold.rid, target, asked) {
                 Paid::Join(over) => {
                     tracing::debug!(payment = %hold.rid, "the same Idempotency-Key waits for the payment under way");
                     match self.waited(over).await {
@@ -140,7 +146,7 @@ impl<'a> Keyed<'a> {
 
     /// Its own 402 is older than the payment, so the site is asked once more, without a credential. `None`: nobody holds the
     /// key any more.
-    async fn after_another(&self) -> Option<Answer> {
+    async fn after_another(&self) -> Option<AgentAnswer> {
         if let Some(answer) = self.answer(Asked::Nothing).await {
             return Some(answer);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::world::{World, charge};
-use bursar::alerts::{Alert, Alerts, Telling, watch};
+use bursar::alerts::{Alert, AlertDelivery, Alerts, watch};
 use bursar_core::policy::budget::{Unit, Window};
 use bursar_ledger::{Embedded, Event, Ledger, Outcome, ReserveError};
 use jiff::Timestamp;
@@ -19,26 +19,26 @@ struct Told {
     world: World,
     alerts: Alerts,
     ledger: Embedded,
-    telling: Telling,
+    delivery: AlertDelivery,
 }
 
 fn told() -> Told {
     let world = World::new();
     let (alerts, raised) = Alerts::new(world.clock.clone());
     let ledger = world.open_with(|options| options.alarms = alerts.alarms());
-    let telling = raised.tell(Arc::new(ledger.clone()), &[]);
+    let delivery = raised.send(Arc::new(ledger.clone()), &[]);
     Told {
         world,
         alerts,
         ledger,
-        telling,
+        delivery,
     }
 }
 
 impl Told {
     /// The alerts in the books, after everything has been told. The start of new books is none.
     async fn entries(self) -> Vec<Value> {
-        self.telling.end().await;
+        self.delivery.end().await;
         self.ledger.close().await;
         let journal = self.world.journal();
         let entries = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -136,7 +136,7 @@ async fn a_budget_is_told_at_four_fifths_once_whatever_its_counter_does() {
         let rid = purchase.hold.rid;
         told.ledger.reserve(purchase).await.unwrap();
         let proven = Outcome::Expired {
-            by: bursar_ledger::By::Chain,
+            by: bursar_ledger::Source::Chain,
             why: "nonce-unused",
         };
         told.ledger.finish(rid, proven).await.unwrap();
@@ -158,7 +158,7 @@ async fn a_full_disk_and_a_dispute_are_told_and_a_flood_is_not() {
         options.alarms = alerts.alarms();
         options.min_free_bytes = u64::MAX;
     });
-    let telling = raised.tell(Arc::new(ledger.clone()), &[]);
+    let delivery = raised.send(Arc::new(ledger.clone()), &[]);
     let rid = world.purchase(CENT).hold.rid;
     for _ in 0..50 {
         let refused = ledger.reserve(world.purchase(100 * CENT)).await.unwrap_err();
@@ -166,7 +166,7 @@ async fn a_full_disk_and_a_dispute_are_told_and_a_flood_is_not() {
         let why = "the chain shows another amount".to_owned();
         alerts.raise(Alert::Dispute { rid, why });
     }
-    telling.end().await;
+    delivery.end().await;
     ledger.close().await;
     assert_eq!(world.count("alert.raised"), 2);
     assert!(world.journal().contains("\"kind\":\"disk-low\""));

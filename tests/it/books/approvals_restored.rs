@@ -4,12 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use crate::world::{FailAt, NOON, World, granted};
-use bursar::keep::retain::retain;
+use bursar::backup::retain::retain;
 use bursar_home::Home;
 use bursar_ledger::journal::{Step, Verdict};
 use bursar_ledger::{
-    ApprovalError, ApprovalState, ApprovalStep, Approvals, Arming, By, Embedded, Hold, Ledger, LedgerError, Outcome,
-    Payment, PaymentId, Requested, Reserve, ReserveError, Rhythm, State, read_payments,
+    ApprovalError, ApprovalState, ApprovalStep, Approvals, Arming, CheckpointInterval, Embedded, Hold, Ledger,
+    LedgerError, Outcome, Payment, PaymentId, Requested, Reserve, ReserveError, Source, State, read_payments,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -66,7 +66,7 @@ impl Killed {
             // Commit 1 is the start, 2 to 5 hold and ask, 6 grants, 7 arms.
             let (step, nth, verdict) = (Step::Answer, 7, Verdict::Die);
             options.faults = Some(Box::new(FailAt { step, nth, verdict }));
-            options.signing = Rhythm::every(Duration::MAX, u64::MAX);
+            options.signing = CheckpointInterval::every(Duration::MAX, u64::MAX);
         });
         world.wait_until_signed();
         let ((approved, requested), (_, other)) = (asked(&world, &ledger, 1).await, asked(&world, &ledger, 2).await);
@@ -280,7 +280,7 @@ async fn used(world: &World, use_by: Timestamp) -> (Seen, PaymentId) {
             3 => {
                 ledger.approval(granted(id, 3, use_by)).await.unwrap();
                 let reservation = ledger.arm(purchase.hold.rid, arming(&purchase, id)).await.unwrap();
-                let (by, tx) = (By::Merchant, None);
+                let (by, tx) = (Source::Merchant, None);
                 ledger
                     .finish(reservation.rid(), Outcome::Settled { by, tx })
                     .await
@@ -334,7 +334,7 @@ async fn books_that_begin_in_the_middle_know_what_was_approved_before() {
         world.clock.set(noon() + DAY * day);
         let ledger = world.open();
         let reserved = ledger.reserve(world.purchase(1_000 * CENT)).await.unwrap();
-        let (by, tx) = (By::Merchant, None);
+        let (by, tx) = (Source::Merchant, None);
         ledger
             .finish(reserved.rid(), Outcome::Settled { by, tx })
             .await
@@ -350,7 +350,7 @@ async fn books_that_begin_in_the_middle_know_what_was_approved_before() {
                         approval,
                     };
                     ledger.arm(row.rid, arming).await.unwrap();
-                    let (by, tx) = (By::Merchant, None);
+                    let (by, tx) = (Source::Merchant, None);
                     ledger.finish(row.rid, Outcome::Settled { by, tx }).await.unwrap();
                     settled = Some(row.rid);
                 } else {

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use crate::world::{World, charge, files};
-use bursar::keep::KeepError;
-use bursar::keep::backup::{Keys, backup};
-use bursar::keep::restore::{require_accepted, restore};
-use bursar::keep::retain::{Moved, retain};
+use bursar::backup::BackupError;
+use bursar::backup::restore::{require_accepted, restore};
+use bursar::backup::retain::{Moved, retain};
+use bursar::backup::take::{CopyKeys, backup};
 use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Unit, Window};
 use bursar_home::Home;
-use bursar_ledger::{By, Ledger, Outcome, PaymentId, PaymentRecord, Reserve, ReserveError, Usage, read_payments};
+use bursar_ledger::{Ledger, Outcome, PaymentId, PaymentRecord, Reserve, ReserveError, Source, Usage, read_payments};
 use jiff::{SignedDuration, Timestamp};
 
 const CENT: u128 = 10_000;
@@ -75,16 +75,16 @@ async fn history(world: &World, mut seed: u64, open_from: usize) {
             ledger.reserve(purchase).await.unwrap();
             let outcome = match seed % 4 {
                 0 => Outcome::Settled {
-                    by: By::Merchant,
+                    by: Source::Merchant,
                     tx: None,
                 },
                 1 => Outcome::Taken {
-                    by: By::Chain,
+                    by: Source::Chain,
                     tx: Some("0x1".into()),
                     taken: Atoms::new(u128::from(seed % 10_001)),
                 },
                 2 => Outcome::Expired {
-                    by: By::Chain,
+                    by: Source::Chain,
                     why: "nonce-unused",
                 },
                 _ => Outcome::Unknown {
@@ -104,7 +104,7 @@ async fn history(world: &World, mut seed: u64, open_from: usize) {
         {
             in_doubt.remove(0);
             let settled = Outcome::Settled {
-                by: By::Operator,
+                by: Source::Operator,
                 tx: None,
             };
             ledger.finish(rid, settled).await.unwrap();
@@ -141,7 +141,7 @@ fn forget_index(world: &World) {
     fs::remove_dir_all(world.path().join("index")).unwrap();
 }
 
-async fn move_away(world: &World, before: &str, to: &Path) -> Result<Option<Moved>, KeepError> {
+async fn move_away(world: &World, before: &str, to: &Path) -> Result<Option<Moved>, BackupError> {
     let home = Home::at(world.path()).unwrap();
     retain(&home, at(before), to, world.clock.clone(), "uid:0".into()).await
 }
@@ -233,7 +233,7 @@ async fn books_that_begin_in_the_middle_can_be_backed_up_and_restored() {
         .unwrap();
     let home = Home::at(world.path()).unwrap();
     let (copy, again) = (kept.path().join("copy"), kept.path().join("again"));
-    let made = backup(&home, &copy, Keys::LeftOut, now(&world), &mut |_| {}).unwrap();
+    let made = backup(&home, &copy, CopyKeys::LeftOut, now(&world), &mut |_| {}).unwrap();
     restore(&copy, &Home::at(&again).unwrap(), now(&world), &mut |_| {}).unwrap();
     let (here, there) = (read_payments(world.path()).unwrap(), read_payments(&again).unwrap());
     assert_eq!(there.payments, here.payments);
@@ -291,7 +291,7 @@ async fn moving_twice_and_moving_on_after_a_stop_lose_nothing() {
     let whole = counted(&world).await;
     let to = tempfile::tempdir().unwrap();
     let young = move_away(&world, "2026-11-18T00:00:00Z", to.path()).await;
-    assert!(matches!(young, Err(KeepError::TooYoung)));
+    assert!(matches!(young, Err(BackupError::TooYoung)));
     move_away(&world, "2026-10-28T00:00:00Z", to.path())
         .await
         .unwrap()

@@ -39,7 +39,7 @@ pub enum Kind {
 
 /// What becomes of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum CommitState {
     /// It is within the limits.
     Made,
     /// A person has to confirm it.
@@ -51,7 +51,7 @@ pub enum Fate {
 struct Order {
     kind: Kind,
     body: Value,
-    fate: Fate,
+    fate: CommitState,
 }
 
 pub struct Payments {
@@ -59,7 +59,7 @@ pub struct Payments {
     pub chain: u64,
     pub contract: Address,
     /// Whether the next orders are made at once.
-    pub fate: Fate,
+    pub fate: CommitState,
     /// How long what it makes is valid.
     pub valid_s: u64,
     /// Seconds from an order until it is given up.
@@ -84,7 +84,7 @@ impl Default for Payments {
             key: SigningKey::from_slice(&hex::decode(KEY).unwrap()).unwrap(),
             chain: 84_532,
             contract: USDC.parse().unwrap(),
-            fate: Fate::Made,
+            fate: CommitState::Made,
             valid_s: 50,
             life: 300,
             nonce: None,
@@ -119,8 +119,12 @@ impl Payments {
     }
 
     /// The person decides about whatever waits.
-    pub fn decide(&mut self, fate: &Fate) {
-        for order in self.orders.values_mut().filter(|order| order.fate == Fate::Waits) {
+    pub fn decide(&mut self, fate: &CommitState) {
+        for order in self
+            .orders
+            .values_mut()
+            .filter(|order| order.fate == CommitState::Waits)
+        {
             order.fate = fate.clone();
         }
     }
@@ -170,7 +174,7 @@ impl Payments {
             fate: fate.clone(),
         };
         self.orders.insert(id.clone(), order);
-        if fate != Fate::Made {
+        if fate != CommitState::Made {
             return ok(&json!({
                 "status": "pending_approval", "authorizationId": id, "authReqId": "req", "expiresIn": self.life, "interval": 1,
                 "message": "Confirm on your phone",
@@ -186,11 +190,11 @@ impl Payments {
             return refusal(404, "not_found");
         };
         match order.fate.clone() {
-            Fate::Waits if dialect == Dialect::Oauth => error(400, "authorization_pending"),
-            Fate::Waits => ok(&json!({ "id": id, "status": "pending", "requiresBiometricApproval": true })),
-            Fate::Over("expired") if dialect == Dialect::Oauth => error(400, "expired_token"),
-            Fate::Over(status) => ok(&json!({ "id": id, "status": status })),
-            Fate::Made => {
+            CommitState::Waits if dialect == Dialect::Oauth => error(400, "authorization_pending"),
+            CommitState::Waits => ok(&json!({ "id": id, "status": "pending", "requiresBiometricApproval": true })),
+            CommitState::Over("expired") if dialect == Dialect::Oauth => error(400, "expired_token"),
+            CommitState::Over(status) => ok(&json!({ "id": id, "status": status })),
+            CommitState::Made => {
                 let mut answer = self.made(id);
                 answer["id"] = json!(id);
                 answer["status"] = json!(if kind == Kind::Token { "authorized" } else { "signed" });

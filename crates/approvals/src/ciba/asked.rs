@@ -44,7 +44,7 @@ impl From<Code> for NotAsked {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct RequestAnswer {
     auth_req_id: String,
     expires_in: u64,
     interval: Option<u64>,
@@ -59,7 +59,7 @@ pub fn read(status: StatusCode, body: &[u8]) -> Result<Accepted, NotAsked> {
     let text = form::object(body);
     if status.is_success() {
         // It says that somebody was asked. Without a handle nobody will ever learn the answer.
-        let answer = text.and_then(|text| serde_json::from_str::<Answer>(text).ok());
+        let answer = text.and_then(|text| serde_json::from_str::<RequestAnswer>(text).ok());
         return answer.and_then(accepted).ok_or(NotAsked::from(failure::START_UNKNOWN));
     }
     if status.is_redirection() {
@@ -78,7 +78,7 @@ pub fn read(status: StatusCode, body: &[u8]) -> Result<Accepted, NotAsked> {
     })
 }
 
-fn accepted(answer: Answer) -> Option<Accepted> {
+fn accepted(answer: RequestAnswer) -> Option<Accepted> {
     let handle = &answer.auth_req_id;
     let plain = !handle.is_empty() && handle.len() <= LONGEST_HANDLE && handle.bytes().all(|b| b.is_ascii_graphic());
     (plain && answer.expires_in > 0).then(|| Accepted {

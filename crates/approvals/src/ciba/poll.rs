@@ -30,7 +30,7 @@ const UNREADABLE: u8 = 3;
 
 /// How the looks at one question have gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Course {
+pub struct Polling {
     interval: Duration,
     /// Until the next look, as the last one had it.
     wait: Duration,
@@ -76,7 +76,7 @@ pub struct Grant {
 
 /// `Option<Value>`, not `Option<String>`: a member of another type is a reason of its own. Twice the same member is none of them.
 #[derive(Deserialize)]
-struct Answer {
+struct PollAnswer {
     access_token: Option<Value>,
     id_token: Option<Value>,
     token_type: Option<Value>,
@@ -86,7 +86,7 @@ struct Answer {
     status: Option<Value>,
 }
 
-impl Course {
+impl Polling {
     /// From the answer to a question: `interval` as the server gave it.
     pub fn new(interval: Option<u64>) -> Self {
         let interval = interval.map_or(USUAL_INTERVAL, Duration::from_secs);
@@ -142,7 +142,7 @@ impl Course {
         let Some(value) = json(body) else {
             return self.unreadable(troubled, retry_after);
         };
-        let answer = form::object(value.as_bytes()).map(serde_json::from_str::<Answer>);
+        let answer = form::object(value.as_bytes()).map(serde_json::from_str::<PollAnswer>);
         let Some(Ok(answer)) = answer else {
             return match troubled {
                 true => self.fault(retry_after, true),
@@ -213,7 +213,7 @@ impl Course {
     }
 }
 
-impl Answer {
+impl PollAnswer {
     fn grant(self) -> Step {
         let bearer = match &self.token_type {
             None => true,

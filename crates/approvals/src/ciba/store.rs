@@ -15,14 +15,14 @@ const LAST_GOOD_KEYS: Duration = Duration::from_secs(24 * 3600);
 /// After a fetch that failed, and between two for the sake of an unknown key (approvals §5, check 3).
 const PAUSE: Duration = Duration::from_secs(60);
 
-pub struct Kept<K> {
-    metadata: Mutex<Shelf<super::discovery::Metadata>>,
-    keys: Mutex<Shelf<K>>,
+pub struct ServerCache<K> {
+    metadata: Mutex<CacheSlot<super::discovery::Metadata>>,
+    keys: Mutex<CacheSlot<K>>,
     pub agent_token: AgentTokens,
 }
 
 /// One thing, with when it was fetched.
-struct Shelf<T> {
+struct CacheSlot<T> {
     value: Option<Held<T>>,
     failed_at: Option<Instant>,
     /// When somebody last needed a newer one.
@@ -43,7 +43,7 @@ pub enum Renewal<K> {
     Unavailable,
 }
 
-impl<T> Default for Shelf<T> {
+impl<T> Default for CacheSlot<T> {
     fn default() -> Self {
         Self {
             value: None,
@@ -53,7 +53,7 @@ impl<T> Default for Shelf<T> {
     }
 }
 
-impl<K> Default for Kept<K> {
+impl<K> Default for ServerCache<K> {
     fn default() -> Self {
         Self {
             metadata: Mutex::default(),
@@ -63,7 +63,7 @@ impl<K> Default for Kept<K> {
     }
 }
 
-impl<K> Kept<K> {
+impl<K> ServerCache<K> {
     /// An hour old at most, or the last good one where there is no newer.
     pub async fn metadata<F>(&self, fetch: impl FnOnce() -> F) -> Option<Arc<super::discovery::Metadata>>
     where
@@ -103,7 +103,7 @@ impl<K> Kept<K> {
     }
 }
 
-impl<T> Shelf<T> {
+impl<T> CacheSlot<T> {
     async fn current(
         &mut self,
         fetch: impl Future<Output = Option<(T, Option<Duration>)>>,

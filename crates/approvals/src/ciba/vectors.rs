@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::failure::token_rejected;
-use super::poll::{Course, Grant, Look, Step};
+use super::poll::{Grant, Look, Polling, Step};
 use super::request::{self, Outgoing, SentDetails};
 use super::settings::{AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style};
-use bursar_core::approval::{Intent, Question, intent};
+use bursar_core::approval::{ApprovalIntent, Question, intent};
 use bursar_core::challenge;
 use bursar_ledger::PaymentId;
 use bursar_net::oauth::form::basic;
@@ -59,7 +59,7 @@ fn question() -> Question {
         resource: "https://api.example.com/v1/forecast",
         body_sha256: None,
     };
-    let intent = Intent::of(&asked, &challenge.offers[0]);
+    let intent = ApprovalIntent::of(&asked, &challenge.offers[0]);
     Question {
         id: PaymentId::new(Timestamp::UNIX_EPOCH, [0; 10]),
         sentence: intent.sentence("12.50"),
@@ -226,7 +226,7 @@ fn told(step: Step) -> (&'static str, Option<u64>, Option<String>) {
     }
 }
 
-fn step(course: &mut Course, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Step {
+fn step(course: &mut Polling, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Step {
     let headers: HeaderMap = headers
         .iter()
         .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
@@ -246,7 +246,7 @@ fn answers_mean_what_the_vectors_say() {
     let (mut steps, mut deadlines) = (0, 0);
     for sequence in sequences {
         let name = &sequence["name"];
-        let mut course = Course::new(sequence.get("interval").map_or(Some(5), Value::as_u64));
+        let mut course = Polling::new(sequence.get("interval").map_or(Some(5), Value::as_u64));
         for answer in sequence["answers"].as_array().unwrap() {
             if answer["deadline_passed"] == true {
                 // Nothing is sent any more: `Ciba` sees to that, and tests/ciba.rs to `Ciba`.
@@ -285,7 +285,7 @@ fn answers_mean_what_the_vectors_say() {
 
 #[test]
 fn a_gateway_may_say_nonsense_twice() {
-    let mut course = Course::new(Some(5));
+    let mut course = Polling::new(Some(5));
     assert_eq!(told(step(&mut course, 200, &[], b"<html>")).1, Some(10));
     assert_eq!(told(step(&mut course, 200, &[], b"\xff")).1, Some(20));
     assert_eq!(
@@ -293,7 +293,7 @@ fn a_gateway_may_say_nonsense_twice() {
         Some("bad_response")
     );
     // Faults of the server's between them are no nonsense, and a good answer ends the row.
-    let mut course = Course::new(Some(5));
+    let mut course = Polling::new(Some(5));
     for (status, body) in [
         (200, "<"),
         (502, "<"),
@@ -311,11 +311,11 @@ fn a_gateway_may_say_nonsense_twice() {
 
 #[test]
 fn backing_off_ends_at_a_minute_and_never_undercuts_the_server() {
-    let mut course = Course::new(Some(5));
+    let mut course = Polling::new(Some(5));
     let waits: Vec<_> = (0..6).map(|_| told(course.step(&Look::Unsent)).1.unwrap()).collect();
     assert_eq!(waits, [10, 20, 40, 60, 60, 60]);
     assert_eq!(course.failures(), 6);
-    let mut course = Course::new(Some(9999));
+    let mut course = Polling::new(Some(9999));
     assert_eq!(course.interval().as_secs(), 60, "clamped");
     for _ in 0..3 {
         step(&mut course, 400, &[], br#"{"error":"slow_down"}"#);
@@ -325,10 +325,10 @@ fn backing_off_ends_at_a_minute_and_never_undercuts_the_server() {
         Some(75),
         "as slow as it asked for, at least"
     );
-    assert_eq!(Course::new(Some(0)).interval().as_secs(), 1);
-    let mut resumed = Course::resumed(Duration::from_secs(5), 2);
+    assert_eq!(Polling::new(Some(0)).interval().as_secs(), 1);
+    let mut resumed = Polling::resumed(Duration::from_secs(5), 2);
     assert_eq!(told(resumed.step(&Look::Unsent)).1, Some(40));
-    assert_eq!(Course::resumed(Duration::from_secs(5), u32::MAX).failures(), u32::MAX);
+    assert_eq!(Polling::resumed(Duration::from_secs(5), u32::MAX).failures(), u32::MAX);
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn retry_after_is_seconds_or_a_date_and_bounded() {
         ("soon", 10),
         ("-5", 10),
     ] {
-        let waited = told(step(&mut Course::new(Some(5)), 503, &[("retry-after", value)], b"")).1;
+        let waited = told(step(&mut Polling::new(Some(5)), 503, &[("retry-after", value)], b"")).1;
         assert_eq!(waited, Some(wanted), "{value}");
     }
 }
@@ -350,11 +350,11 @@ fn retry_after_is_seconds_or_a_date_and_bounded() {
 #[test]
 fn a_token_is_lost_only_where_it_may_have_been_sent() {
     let invalid = br#"{"error":"invalid_grant"}"#;
-    let code = |course: &mut Course| told(step(course, 400, &[], invalid)).2.unwrap();
-    let mut course = Course::new(Some(5));
+    let code = |course: &mut Polling| told(step(course, 400, &[], invalid)).2.unwrap();
+    let mut course = Polling::new(Some(5));
     course.step(&Look::Unsent);
     assert_eq!(code(&mut course), "invalid_grant");
-    let mut course = Course::new(Some(5));
+    let mut course = Polling::new(Some(5));
     course.step(&Look::Unanswered);
     course.step(&Look::Unsent);
     assert_eq!(
@@ -362,11 +362,11 @@ fn a_token_is_lost_only_where_it_may_have_been_sent() {
         "token_lost",
         "a look that was not sent changes nothing"
     );
-    let mut course = Course::new(Some(5));
+    let mut course = Polling::new(Some(5));
     course.step(&Look::Unanswered);
     step(&mut course, 400, &[], br#"{"error":"authorization_pending"}"#);
     assert_eq!(code(&mut course), "invalid_grant");
-    assert_eq!(code(&mut Course::resumed(Duration::from_secs(5), 0)), "token_lost");
+    assert_eq!(code(&mut Polling::resumed(Duration::from_secs(5), 0)), "token_lost");
 }
 
 #[test]
@@ -386,18 +386,18 @@ fn what_says_two_things_is_no_approval() {
         r#"{"status":"on its way"}"#,
         "null",
     ] {
-        let (state, _, code) = told(step(&mut Course::new(Some(5)), 200, &[], body.as_bytes()));
+        let (state, _, code) = told(step(&mut Polling::new(Some(5)), 200, &[], body.as_bytes()));
         assert_eq!((state, code.as_deref()), ("error", Some("bad_response")), "{body}");
     }
     let refused = told(step(
-        &mut Course::new(Some(5)),
+        &mut Polling::new(Some(5)),
         201,
         &[],
         br#"{"access_token":"a.b.c"}"#,
     ));
     assert_eq!(refused.0, "error", "only 200 brings a token");
     let fault = told(step(
-        &mut Course::new(Some(5)),
+        &mut Polling::new(Some(5)),
         503,
         &[],
         br#"{"error":"server_error"}"#,

@@ -9,7 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use super::challenge::{Answer, ChallengeId, Order};
+use super::challenge::{ChallengeAnswer, ChallengeId, Order};
 use super::errors::Fault;
 use super::settings::{ApiKey, BaseUrl};
 use super::webhook::Attestation;
@@ -32,7 +32,7 @@ pub struct Answered {
     pub call: String,
     /// Byte for byte.
     pub text: String,
-    pub answer: Answer,
+    pub answer: ChallengeAnswer,
 }
 
 impl Service {
@@ -55,7 +55,7 @@ impl Service {
     async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Answered, Fault> {
         let call = format!("{method} {path}");
         let body = self.exchange(method, path, body).await?;
-        let answer = Answer::parse(&body).ok_or(Fault::Unreadable)?;
+        let answer = ChallengeAnswer::parse(&body).ok_or(Fault::Unreadable)?;
         let text = String::from_utf8(body.into()).map_err(|_| Fault::Unreadable)?;
         Ok(Answered { call, text, answer })
     }

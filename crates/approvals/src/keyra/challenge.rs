@@ -88,7 +88,7 @@ impl Order {
     }
 
     /// What KEYRA repeats must be what was sent: then it is this payment that the approver saw.
-    pub fn compare(&self, answer: &Answer, echo: Echo) -> Result<(), Difference> {
+    pub fn compare(&self, answer: &ChallengeAnswer, echo: Echo) -> Result<(), Difference> {
         let text = |text: &str| Value::String(text.to_owned());
         let (action, user_id) = (text(&self.action), text(&self.user_id));
         let payload = Value::Object(self.payload.clone());
@@ -167,7 +167,7 @@ impl Status {
 
 /// A challenge as KEYRA answers it. What stands in it beyond the page is compared, not believed.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
+pub struct ChallengeAnswer {
     pub status: Status,
     pub id: Option<String>,
     pub expires_at: Option<Timestamp>,
@@ -190,7 +190,7 @@ struct AnswerText {
     payload: Option<Value>,
 }
 
-impl Answer {
+impl ChallengeAnswer {
     /// One JSON object without duplicate members, or nothing: two readers must not see two answers.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let text: AnswerText = serde_json::from_str(json::checked(body).ok()?).ok()?;

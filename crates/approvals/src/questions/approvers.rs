@@ -3,7 +3,7 @@
 
 use super::Questions;
 use crate::operator;
-use bursar_core::approval::Intent;
+use bursar_core::approval::ApprovalIntent;
 use bursar_core::policy::{Approvals, Threshold};
 
 /// Who is asked, and how many of them must approve.
@@ -17,7 +17,7 @@ pub struct Approvers {
 
 /// Why nobody can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nobody {
+pub enum NoApprover {
     /// Neither limits.toml nor bursar.toml names anyone.
     Named,
     /// Whoever is named owns the agent.
@@ -36,20 +36,20 @@ impl Questions {
     }
 
     /// Who is asked about what passes this threshold.
-    pub fn approvers(&self, threshold: &Threshold) -> Result<Approvers, Nobody> {
+    pub fn approvers(&self, threshold: &Threshold) -> Result<Approvers, NoApprover> {
         let (needed, owners) = (usize::from(threshold.needed), threshold.owners.clone());
         let mut names = match (&self.0.operator, &threshold.named, &self.0.approver) {
             // Which account answers is looked at when it does.
             (Some(_), ..) => vec![operator::NAME.to_owned()],
             (None, Some(named), _) => named.clone(),
-            (None, None, Some(approver)) if owners.contains(approver) => return Err(Nobody::Else),
+            (None, None, Some(approver)) if owners.contains(approver) => return Err(NoApprover::Else),
             (None, None, Some(approver)) => vec![approver.clone()],
-            (None, None, None) => return Err(Nobody::Named),
+            (None, None, None) => return Err(NoApprover::Named),
         };
         names.sort_unstable();
         match names.len() {
-            0 => Err(Nobody::Else),
-            named if named < needed => Err(Nobody::Enough { needed, named }),
+            0 => Err(NoApprover::Else),
+            named if named < needed => Err(NoApprover::Enough { needed, named }),
             _ => Ok(Approvers { names, needed, owners }),
         }
     }
@@ -59,6 +59,6 @@ impl Approvers {
     /// As an intent has it: the name of the one who is asked, or how many of whom.
     pub fn name(&self) -> String {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        Intent::approver_of(&names, self.needed)
+        ApprovalIntent::approver_of(&names, self.needed)
     }
 }

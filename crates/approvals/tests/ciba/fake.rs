@@ -1,7 +1,7 @@
 //! Questions that go well, or are refused by whoever is asked.
 
 use bursar_approvals::ciba::settings::Style;
-use bursar_approvals::{Backend, Denial, Standing};
+use bursar_approvals::{Backend, Denial, QuestionStatus};
 use serde_json::{Value, json};
 
 use crate::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, fields};
@@ -17,7 +17,7 @@ async fn a_person_approves_in_every_dialect() {
         assert_eq!((asked.interval.as_secs(), asked.failures), (5, 0));
         assert_eq!(wait(look(&ciba, &mut asked).await).as_secs(), 5, "{dialect:?}");
         fake.decide(&asked.handle, Decision::Approved);
-        let Standing::Approved(evidence) = look(&ciba, &mut asked).await else {
+        let QuestionStatus::Approved(evidence) = look(&ciba, &mut asked).await else {
             panic!("{dialect:?}");
         };
         assert_eq!(evidence.approver, APPROVER);
@@ -65,8 +65,8 @@ async fn a_person_refuses_or_does_not_answer() {
         let fake = FakeBkey::start(dialect);
         let ciba = of(&fake);
         for (decision, wanted) in [
-            (Decision::Denied, Standing::Denied(Denial::default())),
-            (Decision::Expired, Standing::Expired),
+            (Decision::Denied, QuestionStatus::Denied(Denial::default())),
+            (Decision::Expired, QuestionStatus::Expired),
         ] {
             fake.decide_next(decision);
             let mut asked = ciba.start(&question()).await.unwrap();
@@ -112,7 +112,10 @@ async fn a_question_is_taken_up_again_after_a_restart() {
     let again = of(&fake);
     wait(look(&again, &mut asked).await);
     fake.decide(&asked.handle, Decision::Approved);
-    assert!(matches!(look(&of(&fake), &mut asked).await, Standing::Approved(_)));
+    assert!(matches!(
+        look(&of(&fake), &mut asked).await,
+        QuestionStatus::Approved(_)
+    ));
 }
 
 #[tokio::test]
@@ -124,6 +127,6 @@ async fn after_its_end_nobody_is_asked_about_it() {
     // Ten seconds are given; the wait ends with them.
     assert!(wait(look(&ciba, &mut asked).await).as_secs() <= 2);
     asked.expires_at = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(11);
-    assert_eq!(look(&ciba, &mut asked).await, Standing::Expired);
+    assert_eq!(look(&ciba, &mut asked).await, QuestionStatus::Expired);
     assert_eq!(fake.count(Call::Look), 1);
 }

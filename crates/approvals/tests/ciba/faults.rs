@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bursar_approvals::{Backend, Standing};
+use bursar_approvals::{Backend, QuestionStatus};
 use tokio::net::TcpListener;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -53,7 +53,7 @@ async fn trouble_is_no_decision() {
         assert_eq!(asked.failures, failures);
     }
     fake.decide(&asked.handle, Decision::Approved);
-    assert!(matches!(look(&ciba, &mut asked).await, Standing::Approved(_)));
+    assert!(matches!(look(&ciba, &mut asked).await, QuestionStatus::Approved(_)));
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_token_that_was_cut_off_is_lost_and_no_denial() {
     fake.decide(&asked.handle, Decision::Approved);
     fake.mishaps(Call::Look, &[Mishap::CutAfter]);
     wait(look(&ciba, &mut asked).await);
-    let Standing::Failed(failure) = look(&ciba, &mut asked).await else {
+    let QuestionStatus::Failed(failure) = look(&ciba, &mut asked).await else {
         panic!()
     };
     assert_eq!((failure.code.as_str(), failure.retryable), ("token_lost", true));
@@ -168,10 +168,10 @@ async fn keys_are_rotated_while_a_question_is_open() {
         fake.decide(&asked.handle, Decision::Approved);
         (look(&ciba, &mut asked).await, asked)
     };
-    assert!(matches!(approved(false).await.0, Standing::Approved(_)));
-    assert!(matches!(approved(false).await.0, Standing::Approved(_)));
+    assert!(matches!(approved(false).await.0, QuestionStatus::Approved(_)));
+    assert!(matches!(approved(false).await.0, QuestionStatus::Approved(_)));
     assert_eq!(fake.count(Call::Keys), 1, "kept for an hour");
-    assert!(matches!(approved(true).await.0, Standing::Approved(_)));
+    assert!(matches!(approved(true).await.0, QuestionStatus::Approved(_)));
     assert_eq!(fake.count(Call::Keys), 2);
     // Again within a minute: the token waits until the keys may be asked for, and is not fetched a second time.
     let (standing, mut asked) = approved(true).await;
@@ -186,7 +186,7 @@ async fn a_key_that_nobody_publishes_is_looked_for_once() {
     let ciba = of(&fake);
     fake.decide_next(Decision::Approved);
     let mut asked = ciba.start(&question()).await.unwrap();
-    assert!(matches!(look(&ciba, &mut asked).await, Standing::Approved(_)));
+    assert!(matches!(look(&ciba, &mut asked).await, QuestionStatus::Approved(_)));
     fake.rotate_in_secret();
     fake.decide_next(Decision::Approved);
     let mut asked = ciba.start(&question()).await.unwrap();
@@ -204,7 +204,7 @@ async fn a_token_waits_for_the_keys_of_a_server_that_is_down() {
     assert!(wait(look(&ciba, &mut asked).await) >= Duration::from_secs(5));
     wait(look(&ciba, &mut asked).await);
     fake.mend();
-    assert!(matches!(look(&ciba, &mut asked).await, Standing::Approved(_)));
+    assert!(matches!(look(&ciba, &mut asked).await, QuestionStatus::Approved(_)));
     assert_eq!(fake.count(Call::Look), 1, "fetched once, and kept");
 }
 
@@ -219,7 +219,7 @@ async fn what_was_good_is_good_while_the_server_is_down() {
         if down {
             fake.break_down(Call::Keys);
         }
-        assert!(matches!(look(&ciba, &mut asked).await, Standing::Approved(_)));
+        assert!(matches!(look(&ciba, &mut asked).await, QuestionStatus::Approved(_)));
     }
     // Twice while it was up, once when it was not; then it is left alone for a minute.
     assert_eq!(fake.count(Call::Keys), 3);

@@ -14,7 +14,7 @@ use bursar_approvals::ciba::settings::{
     BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style,
 };
 use bursar_approvals::tokens::Tokens;
-use bursar_approvals::{Asked, Backend, Denial, Standing};
+use bursar_approvals::{Asked, Backend, Denial, QuestionStatus};
 use bursar_core::clock::SystemClock;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -129,7 +129,7 @@ async fn a_person_approves_what_the_server_signs() {
         json!({ "currency": "USDC", "amount": "12.50" })
     );
     // The verifier holds the details in the signed token to those that were sent.
-    let Standing::Approved(evidence) = look(&ciba, &mut asked).await else {
+    let QuestionStatus::Approved(evidence) = look(&ciba, &mut asked).await else {
         panic!()
     };
     assert_eq!(evidence.approver, APPROVER);
@@ -145,7 +145,7 @@ async fn a_person_refuses() {
     };
     let ciba = client(provider.settings());
     let (mut asked, _) = decided(&mut provider, &ciba, "deny", false).await;
-    assert_eq!(look(&ciba, &mut asked).await, Standing::Denied(Denial::default()));
+    assert_eq!(look(&ciba, &mut asked).await, QuestionStatus::Denied(Denial::default()));
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn an_id_token_is_evidence_where_that_is_configured() {
     settings.binding_style = BindingStyle::Compact20;
     let ciba = client(settings);
     let (mut asked, _) = decided(&mut provider, &ciba, "approve", false).await;
-    assert!(matches!(look(&ciba, &mut asked).await, Standing::Approved(_)));
+    assert!(matches!(look(&ciba, &mut asked).await, QuestionStatus::Approved(_)));
 }
 
 #[tokio::test]
@@ -249,8 +249,8 @@ async fn the_server_says_when_to_look() {
         provider = deciding.await.unwrap();
         let standing = look(&ciba, &mut asked).await;
         match wanted {
-            true => assert!(matches!(standing, Standing::Approved(_)), "{standing:?}"),
-            false => assert_eq!(standing, Standing::Denied(Denial::default())),
+            true => assert!(matches!(standing, QuestionStatus::Approved(_)), "{standing:?}"),
+            false => assert_eq!(standing, QuestionStatus::Denied(Denial::default())),
         }
     }
 }
@@ -308,6 +308,6 @@ async fn the_server_knows_us_by_our_own_signature() {
         let ciba = client(keyed(&pem));
         let (mut asked, _) = decided(&mut provider, &ciba, "approve", false).await;
         let standing = look(&ciba, &mut asked).await;
-        assert!(matches!(standing, Standing::Approved(_)), "{alg}: {standing:?}");
+        assert!(matches!(standing, QuestionStatus::Approved(_)), "{alg}: {standing:?}");
     }
 }

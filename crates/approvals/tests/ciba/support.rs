@@ -9,8 +9,8 @@ use bursar_approvals::ciba::settings::{
     AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style,
 };
 use bursar_approvals::tokens::Tokens;
-use bursar_approvals::{Asked, Backend, Failure, Standing};
-use bursar_core::approval::{Intent, Question, intent};
+use bursar_approvals::{Asked, Backend, Failure, QuestionStatus};
+use bursar_core::approval::{ApprovalIntent, Question, intent};
 use bursar_core::challenge;
 use bursar_core::clock::SystemClock;
 use bursar_ledger::PaymentId;
@@ -42,7 +42,7 @@ pub fn question() -> Question {
         resource: "https://api.example.com/v1/forecast",
         body_sha256: None,
     };
-    let intent = Intent::of(&asked, &challenge.offers[0]);
+    let intent = ApprovalIntent::of(&asked, &challenge.offers[0]);
     Question {
         id: PaymentId::new(Timestamp::now(), [7; 10]),
         sentence: intent.sentence("12.50"),
@@ -87,20 +87,20 @@ pub async fn refused(ciba: &Ciba<Tokens>) -> Failure {
     ciba.start(&question()).await.expect_err("it was put")
 }
 
-pub async fn look(ciba: &Ciba<Tokens>, asked: &mut Asked) -> Standing {
+pub async fn look(ciba: &Ciba<Tokens>, asked: &mut Asked) -> QuestionStatus {
     ciba.poll(&question(), asked).await
 }
 
-pub fn code(standing: Standing) -> String {
+pub fn code(standing: QuestionStatus) -> String {
     match standing {
-        Standing::Failed(failure) => failure.code,
+        QuestionStatus::Failed(failure) => failure.code,
         other => panic!("{other:?}"),
     }
 }
 
-pub fn wait(standing: Standing) -> Duration {
+pub fn wait(standing: QuestionStatus) -> Duration {
     match standing {
-        Standing::Pending { wait } => wait,
+        QuestionStatus::Pending { wait } => wait,
         other => panic!("{other:?}"),
     }
 }

@@ -25,7 +25,7 @@ const LONGEST_COMPACT: usize = 20;
 
 /// The thirteen members, and the body's hash where there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Intent(BTreeMap<&'static str, String>);
+pub struct ApprovalIntent(BTreeMap<&'static str, String>);
 
 /// The first 40 bits of an intent's hash in Crockford's alphabet: eight characters that people compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Asked<'a> {
     pub body_sha256: Option<[u8; 32]>,
 }
 
-impl Intent {
+impl ApprovalIntent {
     pub fn of(asked: &Asked<'_>, offer: &Offer) -> Self {
         let asset = match offer.asset {
             Asset::Token(token) => token.address.to_string(),
@@ -250,13 +250,13 @@ mod tests {
         serde_json::from_str(include_str!("../../../../fixtures/approvals/intent_binding.json")).unwrap()
     }
 
-    fn intent(members: &Value) -> Intent {
+    fn intent(members: &Value) -> ApprovalIntent {
         let names = [
             "agent", "amount", "approver", "asset", "currency", "decimals", "host", "method", "network", "payee",
             "protocol", "resource", "scheme",
         ];
         assert_eq!(members.as_object().unwrap().len(), names.len());
-        Intent(
+        ApprovalIntent(
             names
                 .map(|name| (name, members[name].as_str().unwrap().to_owned()))
                 .into(),
@@ -318,7 +318,7 @@ mod tests {
         };
         let mut intent = |mode| {
             offer.asset = Asset::Fiat(mode, currency("usd").unwrap());
-            Intent::of(&asked, &offer)
+            ApprovalIntent::of(&asked, &offer)
         };
         let (test, live) = (intent(Mode::Test), intent(Mode::Live));
         assert_eq!(test.member("network"), Some("stripe:test"));

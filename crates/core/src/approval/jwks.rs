@@ -20,7 +20,7 @@ const KEY_BYTES: usize = 32;
 
 /// What may be used of one JWKS, by `kid`; at least one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keys(BTreeMap<String, Key>);
+pub struct KeySet(BTreeMap<String, Key>);
 
 /// One Ed25519 key that is not of small order, and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl BadKeys {
     }
 }
 
-impl Keys {
+impl KeySet {
     /// Reads a document as it came. Keys of other kinds and purposes are passed over; a document that shows carelessness with keys
     /// is refused whole.
     pub fn read(document: &[u8]) -> Result<Self, BadKeys> {
@@ -125,7 +125,7 @@ impl Keys {
     }
 }
 
-impl From<Key> for Keys {
+impl From<Key> for KeySet {
     fn from(key: Key) -> Self {
         Self(BTreeMap::from([(key.kid.clone(), key)]))
     }
@@ -212,8 +212,8 @@ mod tests {
     const OTHER_X: &str = "C_5BDSp6JfeT7pQxsPDcUL1-kN8tZeFJ-c0uqVndNeM";
     const WEAK_X: &str = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-    fn read(keys: Value) -> Result<Keys, BadKeys> {
-        Keys::read(json!({ "keys": keys }).to_string().as_bytes())
+    fn read(keys: Value) -> Result<KeySet, BadKeys> {
+        KeySet::read(json!({ "keys": keys }).to_string().as_bytes())
     }
 
     #[test]
@@ -223,9 +223,9 @@ mod tests {
         let cases = fixture["cases"].as_array().unwrap();
         assert_eq!(cases.len(), 14);
         for case in cases {
-            let keys = Keys::read(case["jwks"].to_string().as_bytes());
+            let keys = KeySet::read(case["jwks"].to_string().as_bytes());
             assert_eq!(keys.is_ok(), case["ok"].as_bool().unwrap(), "{}", case["name"]);
-            let kept: Vec<&str> = keys.iter().flat_map(Keys::kids).collect();
+            let kept: Vec<&str> = keys.iter().flat_map(KeySet::kids).collect();
             assert_eq!(json!(kept), case["keep"], "{}", case["name"]);
         }
     }
@@ -265,8 +265,8 @@ mod tests {
         // Another type under the same name is an alternative (RFC 7517 §4.5), not a second key.
         assert!(read(json!([{"kty": "RSA", "kid": "a"}, key("a", X)])).is_ok());
         let twice = br#"{"keys":[],"keys":[]}"#;
-        assert_eq!(Keys::read(twice), Err(BadKeys::NotJwks));
-        assert_eq!(Keys::read(&vec![b' '; MAX_DOCUMENT + 1]), Err(BadKeys::NotJwks));
+        assert_eq!(KeySet::read(twice), Err(BadKeys::NotJwks));
+        assert_eq!(KeySet::read(&vec![b' '; MAX_DOCUMENT + 1]), Err(BadKeys::NotJwks));
     }
 
     #[test]
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn an_archived_key_is_the_same_key() {
-        let keys = Keys::read(include_bytes!("../../../../fixtures/approvals/jwks.json")).unwrap();
+        let keys = KeySet::read(include_bytes!("../../../../fixtures/approvals/jwks.json")).unwrap();
         for kid in ["k1", "k2"] {
             let key = keys.key(kid).unwrap();
             let text = serde_json::to_string(&key.jwk()).unwrap();
@@ -325,7 +325,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_document_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Keys::read(&bytes);
+            let _ = KeySet::read(&bytes);
         }
 
         #[test]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::jwks::{BadKeys, Jwk, Key, Keys};
+use super::jwks::{BadKeys, Jwk, Key, KeySet};
 use super::rejected::Rejected;
 use super::token::{self, Policy, Proven, Verified};
 use super::{Evidence, EvidenceKind};
@@ -65,7 +65,7 @@ pub fn reverify(evidence: &Evidence) -> Result<Verified, Unproven> {
         return Err(Unproven::NotSignedToken);
     }
     let proof = Proof::deserialize(&evidence.proof).map_err(|_| Unproven::NotSignedToken)?;
-    let keys = Keys::from(Key::from_jwk(&proof.jwk)?);
+    let keys = KeySet::from(Key::from_jwk(&proof.jwk)?);
     let verified = token::verify(&proof.token, &keys, &proof.policy, evidence.decided_at)?;
     match verified.evidence() == *evidence {
         true => Ok(verified),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decimal::Decimal;
 use super::details::{Binding, Repeated, Sent};
-use super::jwks::{Key, Keys};
+use super::jwks::{Key, KeySet};
 use super::rejected::Rejected;
 use super::replay::{self, ReplayKey, without_slash};
 use crate::challenge::json::{self, Object};
@@ -92,7 +92,7 @@ pub struct Proven {
 }
 
 /// Checks 1 to 12. `now` is the wall clock.
-pub fn verify(token: &str, keys: &Keys, policy: &Policy, now: Timestamp) -> Result<Verified, Rejected> {
+pub fn verify(token: &str, keys: &KeySet, policy: &Policy, now: Timestamp) -> Result<Verified, Rejected> {
     let parts = Parts::of(token)?;
     let kid = kid(&parts.header, &policy.algs)?;
     let key = keys.key(&kid).ok_or(Rejected::UnknownKid)?;

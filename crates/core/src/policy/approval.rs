@@ -3,7 +3,7 @@
 //! What depends on money spent already is no threshold here but a charge of the plan: only the ledger knows, and it decides
 //! one payment after the other.
 
-use super::limits::{Level, Limits, Standing};
+use super::limits::{AgentLevels, Level, Limits};
 use super::refusal::Refusal;
 use crate::money::MicroUsd;
 
@@ -67,7 +67,7 @@ impl Approvals {
 /// The threshold that a price passes which every level allows, or else `over`: a rule that what was spent already passes.
 pub(super) fn threshold(
     limits: &Limits,
-    standing: &Standing,
+    standing: &AgentLevels,
     approvals: Approvals,
     over: Option<&str>,
     price: MicroUsd,

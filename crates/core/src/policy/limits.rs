@@ -32,11 +32,11 @@ pub struct Limits {
     pub resource_hosts: BTreeMap<Host, Vec<String>>,
     pub rates: Rates,
     pub account: Level,
-    pub agents: HashMap<String, Standing>,
+    pub agents: HashMap<String, AgentLevels>,
 }
 
 /// An agent's own level and the group it belongs to.
-pub struct Standing {
+pub struct AgentLevels {
     pub level: Level,
     pub group: Option<Group>,
 }
@@ -143,7 +143,7 @@ impl Limits {
     }
 
     /// From the account down to the agent: the order in which a refusal is looked for.
-    pub(super) fn levels<'a>(&'a self, standing: &'a Standing) -> impl Iterator<Item = &'a Level> {
+    pub(super) fn levels<'a>(&'a self, standing: &'a AgentLevels) -> impl Iterator<Item = &'a Level> {
         let group = standing.group.as_ref().map(|g| &*g.level);
         std::iter::once(&self.account)
             .chain(group)
@@ -155,7 +155,7 @@ impl Limits {
     }
 }
 
-impl Standing {
+impl AgentLevels {
     /// R51: an amount window of its own or of its group. The account's alone is no budget.
     pub(super) fn has_budget(&self) -> bool {
         let group = self.group.iter().flat_map(|g| &g.level.budgets);

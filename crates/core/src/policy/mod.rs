@@ -28,7 +28,7 @@ pub use budget::Budget;
 pub use budget::{Charge, Excess, Rolling, Unit, Window};
 pub use calendar::Calendar;
 pub use limits::Limits;
-pub use limits::{AssetName, Group, Level, Listed, Methods, OverLimit, Standing};
+pub use limits::{AgentLevels, AssetName, Group, Level, Listed, Methods, OverLimit};
 pub use merchant::{HostError, HostPattern, named_host};
 pub use not_taken::{NotTaken, Unchosen};
 pub use rates::{NoPrice, Rate, Rates};
@@ -167,7 +167,7 @@ fn preference(limits: &Limits, rail: Rail) -> Option<usize> {
 }
 
 /// What stands against this purchase whatever the offer.
-fn bars_purchase(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>) -> Option<Refusal> {
+fn bars_purchase(limits: &Limits, standing: &AgentLevels, purchase: &Purchase<'_>) -> Option<Refusal> {
     if let Some(level) = limits.levels(standing).find(|level| level.paused) {
         return Some(Refusal::paused(level));
     }
@@ -196,7 +196,12 @@ struct Allowed {
 }
 
 /// What one offer costs, or what stands against it.
-fn bars_bid(limits: &Limits, standing: &Standing, purchase: &Purchase<'_>, bid: &Bid) -> Result<Allowed, Box<Refusal>> {
+fn bars_bid(
+    limits: &Limits,
+    standing: &AgentLevels,
+    purchase: &Purchase<'_>,
+    bid: &Bid,
+) -> Result<Allowed, Box<Refusal>> {
     if preference(limits, bid.rail).is_none() {
         let (rule, rail) = ("rails".to_owned(), bid.rail.name());
         let refusal = Refusal::not_listed(RefusalCode::RailNotAllowed, rule, "rail", rail);
@@ -281,7 +286,7 @@ impl AssetName {
 
 fn plan(
     limits: &Limits,
-    standing: &Standing,
+    standing: &AgentLevels,
     purchase: &Purchase<'_>,
     offer: usize,
     payee: &Account,

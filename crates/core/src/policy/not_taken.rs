@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::limits::{Limits, Standing};
+use super::limits::{AgentLevels, Limits};
 use super::refusal::RefusalCode;
 use super::{Bid, Purchase, bars_bid, rank};
 use crate::money::MicroUsd;
@@ -60,7 +60,7 @@ impl NotTaken {
 pub(super) fn beside(
     chosen: usize,
     limits: &Limits,
-    standing: &Standing,
+    standing: &AgentLevels,
     purchase: &Purchase<'_>,
     bids: &[Bid],
 ) -> Vec<Unchosen> {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bursar_ledger::entry::{Body, Entry, Reserved, Settled, WindowCharge};
 use bursar_ledger::scan::{day_of, segment_name};
 use bursar_ledger::text::{Decimal, Digest, Moment};
-use bursar_ledger::{By, Ledger as _, Reserve};
+use bursar_ledger::{Ledger as _, Reserve, Source};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
@@ -140,7 +140,7 @@ fn write(audit: &Path, market: &Market, payments: usize) -> Result<u64, Fault> {
         };
         let settled = Settled {
             back: Vec::new(),
-            by: By::Merchant,
+            by: Source::Merchant,
             rid,
             taken: None,
             tx: arm.nonce.known().map(|nonce| nonce.to_string()),

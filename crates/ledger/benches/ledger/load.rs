@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "postgres")]
 use bursar_ledger::ReserveError;
-use bursar_ledger::{By, Ledger, Outcome};
+use bursar_ledger::{Ledger, Outcome, Source};
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 
@@ -125,7 +125,7 @@ async fn caller_spends(ledger: &impl Ledger, market: &Market, agent: usize) -> R
 
 fn settled() -> Outcome {
     Outcome::Settled {
-        by: By::Merchant,
+        by: Source::Merchant,
         tx: None,
     }
 }

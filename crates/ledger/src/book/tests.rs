@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::counters::WINDOWS_KEPT;
 use crate::entry::{Arm, Confirmed, Expired, Released, Unknown};
-use crate::model::By;
+use crate::model::Source;
 use crate::text::{Decimal, Digest};
 
 pub(super) fn ts(second: i64) -> Moment {
@@ -69,7 +69,7 @@ pub(super) fn apply(book: &mut Book, second: i64, body: Body) -> Result<Effect, 
 fn settled(n: u8) -> Body {
     Body::Settled(Settled {
         back: Vec::new(),
-        by: By::Merchant,
+        by: Source::Merchant,
         rid: rid(n),
         taken: None,
         tx: None,
@@ -122,7 +122,7 @@ fn body(step: &Do) -> Body {
             why: why(),
         }),
         Do::Expire(n) => Body::Expired(Expired {
-            by: By::Chain,
+            by: Source::Chain,
             rid: rid(*n),
             why: why(),
         }),
@@ -206,7 +206,7 @@ fn a_key_is_held_for_a_day_unless_its_payment_is_proven_dead() {
     let holder = |book: &Book, at| book.keys.holder(&[7; 32], second(ts(at))).map(|hold| hold.rid);
     let expired = |n| {
         Body::Expired(Expired {
-            by: By::Us,
+            by: Source::Us,
             rid: rid(n),
             why: why(),
         })
@@ -239,7 +239,7 @@ fn of_two_payments_under_one_key_the_later_one_holds_it() {
         apply(&mut book, i64::from(n), Body::Reserved(Arc::new(under_key(n)))).unwrap();
     }
     let expired = Expired {
-        by: By::Chain,
+        by: Source::Chain,
         rid: rid(1),
         why: "w".into(),
     };
@@ -304,7 +304,7 @@ fn named(scope: &str, window: &str, start: &str, amount: u128) -> WindowCharge {
     )
 }
 
-fn took(n: u8, by: By, taken: u128, back: Vec<WindowCharge>) -> Body {
+fn took(n: u8, by: Source, taken: u128, back: Vec<WindowCharge>) -> Body {
     Body::Settled(Settled {
         back,
         by,
@@ -319,7 +319,7 @@ fn confirmed(n: u8, taken: u128, back: Vec<WindowCharge>) -> Body {
     Body::Confirmed(Confirmed {
         back,
         block: Some(7),
-        by: By::Chain,
+        by: Source::Chain,
         rid: rid(n),
         taken: Some(Decimal(taken)),
         tx: None,
@@ -365,12 +365,15 @@ fn what_was_not_taken_leaves_the_windows_of_money_alone() {
             amendment.apply(&mut payment);
             payment
         } else {
-            let effect = apply(&mut book, 1, took(1, By::Chain, 20_000, back.clone())).unwrap();
+            let effect = apply(&mut book, 1, took(1, Source::Chain, 20_000, back.clone())).unwrap();
             assert_eq!(effect.counters.len(), 5);
             assert_eq!((effect.counters[1].settled, effect.counters[2].settled), (40_000, 1));
             effect.payment.unwrap()
         };
-        assert_eq!((charges.taken, charges.by), (Some(Decimal(20_000)), Some(By::Chain)));
+        assert_eq!(
+            (charges.taken, charges.by),
+            (Some(Decimal(20_000)), Some(Source::Chain))
+        );
         let amounts: Vec<u128> = charges.windows().iter().map(WindowCharge::amount).collect();
         assert_eq!(amounts, [20_000, 20_000, 1, 20_000, 50_000]);
         assert_eq!(holds(&book, "day", "1"), (40_000, 0));
@@ -380,7 +383,7 @@ fn what_was_not_taken_leaves_the_windows_of_money_alone() {
         // One confirmation, one giving back.
         let again = apply(&mut book, 3, confirmed(1, 0, back.clone())).unwrap_err();
         assert_eq!(again, Illegal::NotUnconfirmed(rid(1)));
-        let again = apply(&mut book, 3, took(1, By::Chain, 0, back.clone())).unwrap_err();
+        let again = apply(&mut book, 3, took(1, Source::Chain, 0, back.clone())).unwrap_err();
         assert!(matches!(again, Illegal::NotOpen(_) | Illegal::WrongPart(_)), "{again}");
         assert_eq!(holds(&book, "day", "1"), (40_000, 0));
     }
@@ -400,7 +403,7 @@ fn a_settlement_gives_back_what_follows_from_it_and_nothing_else() {
         let mut book = Book::default();
         apply(&mut book, 0, costly(1, 50_000, vec![whole.clone()])).unwrap();
         let before = book.clone();
-        let refused = apply(&mut book, 1, took(1, By::Chain, taken, back.clone())).unwrap_err();
+        let refused = apply(&mut book, 1, took(1, Source::Chain, taken, back.clone())).unwrap_err();
         assert_eq!(refused, Illegal::WrongPart(rid(1)), "{taken} {back:?}");
         assert_eq!(book, before);
     }
@@ -409,14 +412,14 @@ fn a_settlement_gives_back_what_follows_from_it_and_nothing_else() {
     apply(&mut book, 0, costly(1, 50_000, vec![whole.clone()])).unwrap();
     let unproven = Body::Settled(Settled {
         back: vec![named("x", "day", "1", 30_000)],
-        by: By::Merchant,
+        by: Source::Merchant,
         rid: rid(1),
         taken: None,
         tx: None,
         why: None,
     });
     assert_eq!(apply(&mut book, 1, unproven).unwrap_err(), Illegal::WrongPart(rid(1)));
-    apply(&mut book, 1, took(1, By::Chain, 50_000, vec![])).unwrap();
+    apply(&mut book, 1, took(1, Source::Chain, 50_000, vec![])).unwrap();
     assert_eq!(holds(&book, "day", "1"), (50_000, 0));
 }
 
@@ -448,8 +451,10 @@ fn what_the_pruned_file_keeps_is_enough_to_give_back() {
     let mut book = Book::default();
     apply(&mut book, 0, costly(1, 50_000, windows(50_000))).unwrap();
     let payment = apply(&mut book, 1, settled(1)).unwrap().payment.unwrap();
-    let text = serde_json::to_string(&kept::Kept::of(&book)).unwrap();
-    let mut again = serde_json::from_str::<kept::Kept>(&text).unwrap().into_book();
+    let text = serde_json::to_string(&snapshot::BookSnapshot::of(&book)).unwrap();
+    let mut again = serde_json::from_str::<snapshot::BookSnapshot>(&text)
+        .unwrap()
+        .into_book();
     let end = confirmed(1, 1, payment.back(1).unwrap());
     apply(&mut book, 2, end.clone()).unwrap();
     apply(&mut again, 2, end).unwrap();
@@ -475,7 +480,7 @@ fn what_was_pruned_while_one_person_was_asked_is_still_read() {
             "counters": [], "nonces": [], "open": [], "unconfirmed": [], "latest": null, "keys": [],
             "approvals": [row(state)],
         });
-        let read = serde_json::from_value::<kept::Kept>(text);
+        let read = serde_json::from_value::<snapshot::BookSnapshot>(text);
         assert!(read.is_ok(), "the server does not start: {}", read.unwrap_err());
     }
 }
@@ -535,7 +540,7 @@ proptest! {
             let sum = &mut sums[usize::from(*start)];
             match way {
                 0 => {
-                    apply(&mut book, 1, took(n, By::Chain, *taken, back)).unwrap();
+                    apply(&mut book, 1, took(n, Source::Chain, *taken, back)).unwrap();
                 }
                 1 => {
                     let effect = apply(&mut book, 1, settled(n)).unwrap();

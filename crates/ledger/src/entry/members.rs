@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{self, By, Signer};
+use crate::model::{self, Signer, Source};
 use crate::payment::Payment;
 use crate::text::{Decimal, Digest, Moment};
 use bursar_core::account::{Account, AccountMark};
@@ -184,7 +184,7 @@ pub struct Settled {
     /// As in `pay.confirmed`: what was charged for the part that was not taken leaves its windows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub back: Vec<WindowCharge>,
-    pub by: By,
+    pub by: Source,
     pub rid: PaymentId,
     /// Atoms that an `upto` was shown to have cost, where that is proven.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,7 +212,7 @@ pub struct Released {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expired {
-    pub by: By,
+    pub by: Source,
     pub rid: PaymentId,
     pub why: String,
 }
@@ -257,7 +257,7 @@ pub struct Confirmed {
     /// Of a chain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
-    pub by: By,
+    pub by: Source,
     pub rid: PaymentId,
     /// As in `pay.settled`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@ use alloy_primitives::{Address, B256};
 use serde::Deserialize;
 
 use super::*;
-use crate::model::By;
+use crate::model::Source;
 use crate::text::Decimal;
 use bursar_core::approval::EvidenceKind;
 use bursar_core::payment_id::PaymentId;
@@ -165,7 +165,7 @@ fn all_bodies() -> Vec<Body> {
         Body::Presented(Presented { number: 1, rid }),
         Body::Settled(Settled {
             back: Vec::new(),
-            by: By::Merchant,
+            by: Source::Merchant,
             rid,
             taken: None,
             tx: Some("0xab".into()),
@@ -173,7 +173,7 @@ fn all_bodies() -> Vec<Body> {
         }),
         Body::Settled(Settled {
             back: vec![part.clone()],
-            by: By::Chain,
+            by: Source::Chain,
             rid,
             taken: Some(Decimal(0)),
             tx: Some("0xab".into()),
@@ -182,7 +182,7 @@ fn all_bodies() -> Vec<Body> {
         Body::Confirmed(Confirmed {
             back: Vec::new(),
             block: Some(7),
-            by: By::Chain,
+            by: Source::Chain,
             rid,
             taken: None,
             tx: Some("0xab".into()),
@@ -190,14 +190,14 @@ fn all_bodies() -> Vec<Body> {
         Body::Confirmed(Confirmed {
             back: vec![part.clone(), part],
             block: None,
-            by: By::Stripe,
+            by: Source::Stripe,
             rid,
             taken: Some(Decimal(u128::MAX)),
             tx: None,
         }),
         Body::Settled(Settled {
             back: Vec::new(),
-            by: By::Operator,
+            by: Source::Operator,
             rid,
             taken: None,
             tx: None,
@@ -210,7 +210,7 @@ fn all_bodies() -> Vec<Body> {
         }),
         Body::Released(Released { rid, why: why.clone() }),
         Body::Expired(Expired {
-            by: By::Chain,
+            by: Source::Chain,
             rid,
             why: why.clone(),
         }),
@@ -306,7 +306,7 @@ fn without_a_part_there_is_no_word_of_it() {
     let confirmed = Confirmed {
         back: Vec::new(),
         block: Some(7),
-        by: By::Chain,
+        by: Source::Chain,
         rid: rid(1),
         taken: None,
         tx: Some("0xab".into()),

@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
     use crate::entry::{Arm, Body, Entry, Reserved, Settled, Unknown, WindowCharge};
-    use crate::model::By;
+    use crate::model::Source;
     use crate::text::{Decimal, Digest, Moment};
 
     fn ts(second: i64) -> Moment {
@@ -289,7 +289,7 @@ mod tests {
     fn settled(n: u8) -> Body {
         Body::Settled(Settled {
             back: Vec::new(),
-            by: By::Merchant,
+            by: Source::Merchant,
             rid: rid(n),
             taken: None,
             tx: None,

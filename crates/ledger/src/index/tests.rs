@@ -3,12 +3,12 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256};
 
 use super::*;
-use crate::book::kept::Kept;
+use crate::book::snapshot::BookSnapshot;
 use crate::entry::{
     ApprovalExpired, ApprovalGranted, ApprovalRefused, ApprovalRequested, Arm, Armed, Body, Entry, Expired, Released,
     Reserved, Settled, Unknown, WindowCharge,
 };
-use crate::model::{By, State};
+use crate::model::{Source, State};
 use crate::text::{Decimal, Moment};
 use bursar_core::approval::EvidenceKind;
 
@@ -29,7 +29,7 @@ fn history() -> Vec<Entry> {
                 moment,
                 Body::Settled(Settled {
                     back: Vec::new(),
-                    by: By::Merchant,
+                    by: Source::Merchant,
                     rid,
                     taken: None,
                     tx: None,
@@ -39,7 +39,7 @@ fn history() -> Vec<Entry> {
             1 | 2 => Some((
                 moment,
                 Body::Expired(Expired {
-                    by: By::Chain,
+                    by: Source::Chain,
                     rid,
                     why,
                 }),
@@ -431,7 +431,7 @@ fn what_others_asked_before_the_journal_begins_hides_no_payment() {
         if seq == moved {
             let pruned = serde_json::json!({
                 "first_seq": moved, "prev": Digest::ZERO, "tree": tree, "at": "2026-11-20T00:00:00Z", "moved_to": "elsewhere",
-                "book": Kept::of(&book),
+                "book": BookSnapshot::of(&book),
             });
             std::fs::write(audit.path().join(pruned::NAME), pruned.to_string()).unwrap();
         }
@@ -518,8 +518,8 @@ fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
         if entry.seq % 40 != 0 {
             continue;
         }
-        let text = serde_json::to_string(&Kept::of(&book)).unwrap();
-        let kept: Kept = serde_json::from_str(&text).unwrap();
+        let text = serde_json::to_string(&BookSnapshot::of(&book)).unwrap();
+        let kept: BookSnapshot = serde_json::from_str(&text).unwrap();
         assert_eq!(kept.into_book(), book, "after entry {}", entry.seq);
 
         let path = dir.path().join(entry.seq.to_string());
@@ -549,10 +549,10 @@ fn a_book_without_approvals_is_kept_as_before() {
     for entry in &history()[..2] {
         book.apply(entry).unwrap();
     }
-    let text = serde_json::to_string(&Kept::of(&book)).unwrap();
+    let text = serde_json::to_string(&BookSnapshot::of(&book)).unwrap();
     let before: serde_json::Value = serde_json::from_str(&text).unwrap();
     let members: Vec<&str> = before.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(members, ["counters", "nonces", "open", "unconfirmed", "latest", "keys"]);
-    let kept: Kept = serde_json::from_str(&text).unwrap();
+    let kept: BookSnapshot = serde_json::from_str(&text).unwrap();
     assert_eq!(kept.into_book(), book);
 }

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Error, Row as SqlRow, Statement};
 use uuid::Uuid;
 
 use super::asks::Ask;
-use super::rows::{Row, Trouble, id, node_id};
+use super::rows::{Row, TransactionError, id, node_id};
 use super::session::{Parameters, Session};
 use crate::book::approvals::{ReplayKey, Subject};
 use crate::model::{ApprovalRow, ApprovalStep, Denied, State};
@@ -32,7 +32,7 @@ pub struct Wanted {
 
 /// What was read under the locks.
 #[derive(Default)]
-pub struct Standing {
+pub struct ApprovalRows {
     /// With the node that asked.
     pub rows: HashMap<PaymentId, (u32, ApprovalRow)>,
     pub replays: Vec<(ReplayKey, Moment)>,
@@ -145,9 +145,9 @@ impl Statements {
 impl Session {
     /// Locks the approvals that a batch is about, after its payments and before its counters; then reads what only the locks
     /// make certain.
-    pub async fn approvals(&self, me: u32, wanted: &Wanted) -> Result<Standing, Trouble> {
+    pub async fn approvals(&self, me: u32, wanted: &Wanted) -> Result<ApprovalRows, TransactionError> {
         if wanted.is_empty() {
-            return Ok(Standing::default());
+            return Ok(ApprovalRows::default());
         }
         let (client, statements, node) = (&self.client, &self.approvals, id(me));
         let uuids = |ids: &BTreeSet<PaymentId>| -> Vec<Uuid> { ids.iter().map(uuid).collect() };
@@ -183,7 +183,7 @@ impl Session {
                 }
             },
         )?;
-        Ok(Standing {
+        Ok(ApprovalRows {
             rows,
             replays: replays.iter().map(read_replay).collect::<Result<_, _>>()?,
             denials: denials.iter().map(read_denial).collect::<Result<_, _>>()?,
@@ -206,7 +206,7 @@ impl Session {
         standing: &HashMap<PaymentId, (u32, ApprovalRow)>,
         changes: &Changes,
         now: Moment,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TransactionError> {
         let (statements, node) = (&self.approvals, id(me));
         let (mut gone, mut known, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
         for (id, row) in &changes.rows {
@@ -252,7 +252,7 @@ struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     /// In the order in which every node makes them: two that ask the same things at once do not wait for each other in a circle.
-    fn of(mut rows: Vec<&'a ApprovalRow>) -> Result<Self, Trouble> {
+    fn of(mut rows: Vec<&'a ApprovalRow>) -> Result<Self, TransactionError> {
         rows.sort_by(|one, other| (&one.agent, one.intent).cmp(&(&other.agent, other.intent)));
         let mut columns = Self::default();
         for row in rows {
@@ -260,7 +260,7 @@ impl<'a> Columns<'a> {
             columns.rids.push(uuid(&row.rid));
             columns.agents.push(&row.agent);
             columns.intents.push(&row.intent);
-            let text = serde_json::to_string(row).map_err(|error| Trouble::Down(error.to_string()))?;
+            let text = serde_json::to_string(row).map_err(|error| TransactionError::Down(error.to_string()))?;
             columns.rows.push(text);
         }
         Ok(columns)
@@ -290,24 +290,24 @@ pub fn micros(moment: Moment) -> i64 {
 }
 
 /// node, approval
-fn read_row(row: &SqlRow) -> Result<(PaymentId, (u32, ApprovalRow)), Trouble> {
+fn read_row(row: &SqlRow) -> Result<(PaymentId, (u32, ApprovalRow)), TransactionError> {
     let approval = read_approval(row.try_get(1)?)?;
     Ok((approval.id, (node_id(row.try_get(0)?), approval)))
 }
 
-pub fn read_approval(text: &str) -> Result<ApprovalRow, Trouble> {
+pub fn read_approval(text: &str) -> Result<ApprovalRow, TransactionError> {
     serde_json::from_str(text).map_err(|error| damaged(&format!("an approval ({error})")))
 }
 
 /// key, until
-fn read_replay(row: &SqlRow) -> Result<(ReplayKey, Moment), Trouble> {
+fn read_replay(row: &SqlRow) -> Result<(ReplayKey, Moment), TransactionError> {
     let key: &[u8] = row.try_get(0)?;
     let key = key.try_into().map_err(|_| damaged("the key of used evidence"))?;
     Ok((key, moment(row.try_get(1)?)?))
 }
 
 /// agent, intent, until
-fn read_denial(row: &SqlRow) -> Result<(Subject, Moment), Trouble> {
+fn read_denial(row: &SqlRow) -> Result<(Subject, Moment), TransactionError> {
     let intent: &[u8] = row.try_get(1)?;
     let subject = Subject {
         agent: row.try_get(0)?,
@@ -316,7 +316,7 @@ fn read_denial(row: &SqlRow) -> Result<(Subject, Moment), Trouble> {
     Ok((subject, moment(row.try_get(2)?)?))
 }
 
-pub fn read_denied(row: &SqlRow) -> Result<Denied, Trouble> {
+pub fn read_denied(row: &SqlRow) -> Result<Denied, TransactionError> {
     let (Subject { agent, intent }, until) = read_denial(row)?;
     Ok(Denied {
         agent,
@@ -325,11 +325,11 @@ pub fn read_denied(row: &SqlRow) -> Result<Denied, Trouble> {
     })
 }
 
-fn moment(micros: i64) -> Result<Moment, Trouble> {
+fn moment(micros: i64) -> Result<Moment, TransactionError> {
     let time = Timestamp::from_microsecond(micros);
     time.map(Moment::of).map_err(|_| damaged("the time of an approval"))
 }
 
-fn damaged(what: &str) -> Trouble {
-    Trouble::Down(format!("{what} in the database cannot be read"))
+fn damaged(what: &str) -> TransactionError {
+    TransactionError::Down(format!("{what} in the database cannot be read"))
 }

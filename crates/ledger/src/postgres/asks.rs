@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 
 use crate::entry::Body;
 use crate::model::{
-    ApprovalError, ApprovalStep, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation,
-    Reserve, ReserveError, Resolution,
+    ApprovalError, ApprovalStep, Arming, Event, Finding, Hold, Issued, LedgerError, Outcome, RefusalRecord,
+    Reservation, Reserve, ReserveError, Resolution,
 };
 use crate::payment::{NonceKey, Payment};
 use crate::writer::ops::{Delivery, Op, Reply, Shared};
@@ -32,7 +32,7 @@ pub enum Ask {
     Append(Event),
     /// Nobody received it, so nobody can have signed for it.
     GiveUp(PaymentId),
-    Refused(Denial, u64),
+    Refused(RefusalRecord, u64),
     /// An entry that moves nothing.
     Note(Body),
     /// Left open by an earlier run of this node.
@@ -51,7 +51,7 @@ pub enum Waiting {
     Reservation(Reply<Result<Delivery<Reservation>, ReserveError>>),
     Held(Reply<Result<Delivery<()>, ReserveError>>),
     Done(Reply<Result<(), LedgerError>>),
-    Nobody,
+    NoApprover,
 }
 
 pub enum Verdict {
@@ -75,7 +75,7 @@ pub struct Task {
 
 impl Task {
     pub fn for_nobody(ask: Ask) -> Self {
-        let waiting = Waiting::Nobody;
+        let waiting = Waiting::NoApprover;
         Self { ask, waiting }
     }
 
@@ -139,7 +139,7 @@ impl Task {
             (Waiting::Done(reply), Verdict::Done(result)) => drop(reply.send(result)),
             // Written before its answer was lost, then.
             (
-                Waiting::Nobody,
+                Waiting::NoApprover,
                 Verdict::Done(Err(LedgerError::NotOpen(_) | LedgerError::Approval(ApprovalError::NotLive(_)))),
             ) => {}
             (_, Verdict::Done(Err(error))) => tracing::warn!(%error, "left undone in the shared books"),
@@ -178,7 +178,7 @@ impl Task {
             Waiting::Held(reply) => drop(reply.send(Err(refused()))),
             Waiting::Done(reply) if is_policy && must_be_done => drop(reply.send(Ok(()))),
             Waiting::Done(reply) => drop(reply.send(Err(undone()))),
-            Waiting::Nobody => {}
+            Waiting::NoApprover => {}
         }
         must_be_done.then(|| Self::for_nobody(self.ask))
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use super::approvals::{self, Standing};
+use super::approvals::{self, ApprovalRows};
 use super::asks::{Ask, Verdict};
 use super::log::Lines;
 use super::policy::{Mine, Published};
@@ -16,7 +16,7 @@ use crate::disclosure::Disclosure;
 use crate::entry::{Adopted, Body, Entry, Expired, Released, Unknown, WindowCharge, Yielded};
 use crate::key::{KeyChange, KeyHold};
 use crate::model::{
-    Alarm, ApprovalError, ApprovalRow, ApprovalStep, By, Event, Hold, LedgerError, ReserveError, State,
+    Alarm, ApprovalError, ApprovalRow, ApprovalStep, Event, Hold, LedgerError, ReserveError, Source, State,
 };
 use crate::payment::{NonceKey, Payment};
 use crate::scan::Chain;
@@ -76,7 +76,7 @@ impl<'a> Batch<'a> {
         mine: Mine,
         rows: HashMap<PaymentId, Row>,
         locked: Locked,
-        asked: Standing,
+        asked: ApprovalRows,
     ) -> Self {
         let mut book = Book::default();
         for (key, counter) in locked.counters {
@@ -332,7 +332,7 @@ impl<'a> Batch<'a> {
     }
 
     fn never_signed(&mut self, rid: PaymentId, now: Moment) -> Result<(), LedgerError> {
-        let (by, why) = (By::Us, "never-signed".to_owned());
+        let (by, why) = (Source::Us, "never-signed".to_owned());
         self.note(Body::Expired(Expired { by, rid, why }), now)
     }
 

@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 const OLDEST: i32 = 140_000;
 
 /// Everything needed to connect again.
-pub struct Way {
+pub struct Connector {
     config: Config,
     tls: Option<MakeRustlsConnect>,
 }
@@ -42,14 +42,14 @@ impl Dialect {
 
 /// Why there is no connection.
 #[derive(Debug)]
-pub enum NoWay {
+pub enum NoConnection {
     /// It may come back by itself.
     Down(String),
     /// Somebody has to change something first.
     Refused(String),
 }
 
-impl Way {
+impl Connector {
     /// `tls` verifies the database's certificate.
     pub fn new(database: &DatabaseUrl, password: Option<&SecretString>, tls: ClientConfig) -> Self {
         let mut config = Config::new();
@@ -78,16 +78,16 @@ impl Way {
     }
 
     /// Connects and makes sure that what this server commits stays committed.
-    pub async fn connect(&self) -> Result<(Client, Dialect), NoWay> {
+    pub async fn connect(&self) -> Result<(Client, Dialect), NoConnection> {
         let connecting = async {
             let client = match &self.tls {
                 None => {
-                    let (client, connection) = self.config.connect(NoTls).await.map_err(NoWay::of)?;
+                    let (client, connection) = self.config.connect(NoTls).await.map_err(NoConnection::of)?;
                     tokio::spawn(follow(connection));
                     client
                 }
                 Some(tls) => {
-                    let (client, connection) = self.config.connect(tls.clone()).await.map_err(NoWay::of)?;
+                    let (client, connection) = self.config.connect(tls.clone()).await.map_err(NoConnection::of)?;
                     tokio::spawn(follow(connection));
                     client
                 }
@@ -95,7 +95,7 @@ impl Way {
             let dialect = examine(&client).await?;
             Ok((client, dialect))
         };
-        let late = || Err(NoWay::Down("it does not answer".to_owned()));
+        let late = || Err(NoConnection::Down("it does not answer".to_owned()));
         tokio::time::timeout(2 * PATIENCE, connecting)
             .await
             .unwrap_or_else(|_| late())
@@ -109,25 +109,28 @@ async fn follow(connection: impl Future<Output = Result<(), tokio_postgres::Erro
     }
 }
 
-async fn examine(client: &Client) -> Result<Dialect, NoWay> {
-    let row = client.query_one("select version()", &[]).await.map_err(NoWay::of)?;
-    let version: String = row.try_get(0).map_err(NoWay::of)?;
+async fn examine(client: &Client) -> Result<Dialect, NoConnection> {
+    let row = client
+        .query_one("select version()", &[])
+        .await
+        .map_err(NoConnection::of)?;
+    let version: String = row.try_get(0).map_err(NoConnection::of)?;
     if version.contains("CockroachDB") {
         return Ok(Dialect::Cockroach);
     }
-    let setting = async |name: &str| -> Result<String, NoWay> {
+    let setting = async |name: &str| -> Result<String, NoConnection> {
         let row = client.query_one("select current_setting($1, true)", &[&name]).await;
-        let value: Option<String> = row.and_then(|row| row.try_get(0)).map_err(NoWay::of)?;
+        let value: Option<String> = row.and_then(|row| row.try_get(0)).map_err(NoConnection::of)?;
         Ok(value.unwrap_or_default())
     };
     let number = setting("server_version_num").await?;
     if number.parse::<i32>().unwrap_or(0) < OLDEST {
-        return Err(NoWay::Refused(format!(
+        return Err(NoConnection::Refused(format!(
             "the database is {version}; bursar needs PostgreSQL 14 or newer"
         )));
     }
     if setting("fsync").await? == "off" {
-        return Err(NoWay::Refused(
+        return Err(NoConnection::Refused(
             "the database runs with fsync = off, so a power cut would lose payments that were made; set fsync = on in \
              postgresql.conf and restart the database"
                 .to_owned(),
@@ -145,11 +148,11 @@ async fn examine(client: &Client) -> Result<Dialect, NoWay> {
         "set synchronous_commit = {commit}; set idle_in_transaction_session_timeout = '5s'; \
          set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
     );
-    client.batch_execute(&session).await.map_err(NoWay::of)?;
+    client.batch_execute(&session).await.map_err(NoConnection::of)?;
     Ok(Dialect::Postgres)
 }
 
-impl NoWay {
+impl NoConnection {
     pub fn of(error: tokio_postgres::Error) -> Self {
         let text = explain(&error);
         if let Some(code) = error.code() {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::asks::{Ask, Task, Wanted};
-use super::connect::Way;
+use super::connect::Connector;
 use super::log::LocalLog;
 use super::node::Identity;
 use super::outage::{FIRST_PAUSE, Outage};
@@ -36,7 +36,7 @@ const BACKLOG: usize = 10_000;
 pub struct Engine {
     pub dir: PathBuf,
     pub _lock: File,
-    pub way: Way,
+    pub connector: Connector,
     pub identity: Option<Identity>,
     /// None until the first connection of this run.
     pub epoch: Option<i64>,

@@ -11,7 +11,7 @@ use crate::disclosure::{Disclosure, Private};
 use crate::entry::{Body, Entry, EntryError, read_head};
 use crate::journal::{CommitError, Journal};
 use crate::scan::{Chain, day_of};
-use crate::signing::{Rhythm, Signing};
+use crate::signing::{CheckpointInterval, Signing};
 use crate::text::{Digest, Moment};
 
 /// Entries on their way into a transaction.
@@ -62,7 +62,12 @@ pub struct LocalLog {
 }
 
 impl LocalLog {
-    pub fn start(mut journal: Journal, dir: &Path, checkpoints: Checkpoints, rhythm: Rhythm) -> std::io::Result<Self> {
+    pub fn start(
+        mut journal: Journal,
+        dir: &Path,
+        checkpoints: Checkpoints,
+        rhythm: CheckpointInterval,
+    ) -> std::io::Result<Self> {
         let failed = Arc::new(OnceLock::new());
         let chain = journal.chain();
         let (feed, fed) = channel();
@@ -125,7 +130,7 @@ impl Drop for LocalLog {
 struct Writer {
     journal: Journal,
     signing: Signing,
-    rhythm: Rhythm,
+    rhythm: CheckpointInterval,
     private: Private,
     failed: Arc<OnceLock<String>>,
     /// Of the newest entry that waits for the sync.

@@ -29,7 +29,7 @@ use rustls::ClientConfig;
 use secrecy::SecretString;
 use tokio::time::Instant;
 
-use super::Answer;
+use super::LedgerFuture;
 use super::checkpoints::Checkpoints;
 use super::embedded::Options;
 use super::journal::Journal;
@@ -42,7 +42,7 @@ use super::writer::decide::Space;
 use super::writer::ops::{Found, Op};
 use crate::database_url::DatabaseUrl;
 use bursar_core::payment_id::PaymentId;
-use connect::{NoWay, Way};
+use connect::{Connector, NoConnection};
 use engine::Engine;
 use log::LocalLog;
 use node::Identity;
@@ -111,11 +111,11 @@ impl Postgres {
                 "store.url says sslmode=disable: whoever is between this machine and the database can read and change the books"
             );
         }
-        let way = Way::new(&database, password.as_ref(), tls);
+        let connector = Connector::new(&database, password.as_ref(), tls);
         let (queue, ops) = Queue::new(Timekeeper::new(options.clock.clone(), latest));
         let mut engine = Engine {
             _lock: lock,
-            way,
+            connector,
             identity,
             epoch: None,
             log: LocalLog::start(journal, dir, checkpoints, options.signing).map_err(failed)?,
@@ -138,7 +138,7 @@ impl Postgres {
         };
         match engine.establish().await {
             Ok(()) => {}
-            Err(NoWay::Refused(why)) => return Err(OpenError::Shared(why)),
+            Err(NoConnection::Refused(why)) => return Err(OpenError::Shared(why)),
             Err(down) => {
                 engine.went_down(&down);
             }
@@ -155,7 +155,7 @@ impl Queued for Postgres {
         &self.0
     }
 
-    fn find(&self, rid: PaymentId) -> Answer<'_, Result<Option<Payment>, LedgerError>> {
+    fn find(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>> {
         Box::pin(async move {
             match self.0.ask(|reply| Op::Find(rid, reply)).await? {
                 Found::Open(payment) => Ok(Some(*payment)),

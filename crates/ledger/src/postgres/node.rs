@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::connect::NoWay;
+use super::connect::NoConnection;
 use super::log::{Lines, LocalLog};
 use super::rows::{id, node_id};
 use super::schema;
@@ -50,7 +50,12 @@ impl Identity {
 }
 
 /// Makes the tables if need be, and finds out who we are; a directory without a number gets one.
-pub async fn identify(session: &Session, dir: &Path, known: Option<Identity>, store: Uuid) -> Result<Identity, NoWay> {
+pub async fn identify(
+    session: &Session,
+    dir: &Path,
+    known: Option<Identity>,
+    store: Uuid,
+) -> Result<Identity, NoConnection> {
     match known {
         Some(known) if known.store == store => {
             let node = id(known.node);
@@ -58,15 +63,15 @@ pub async fn identify(session: &Session, dir: &Path, known: Option<Identity>, st
                 .client
                 .query_opt("select 1 from bursar.node where node_id = $1", &[&node])
                 .await;
-            match there.map_err(NoWay::of)? {
+            match there.map_err(NoConnection::of)? {
                 Some(_) => Ok(known),
-                None => Err(NoWay::Refused(format!(
+                None => Err(NoConnection::Refused(format!(
                     "the database has never heard of node {}: it was restored from a copy older than this data directory",
                     known.node
                 ))),
             }
         }
-        Some(known) => Err(NoWay::Refused(format!(
+        Some(known) => Err(NoConnection::Refused(format!(
             "this data directory belongs to the books {}, and the database holds the books {store}; correct store.url, or use \
              the directory that belongs to them",
             known.store
@@ -76,13 +81,13 @@ pub async fn identify(session: &Session, dir: &Path, known: Option<Identity>, st
                 store,
                 node: new_node(session).await?,
             };
-            identity.save(dir).map_err(NoWay::Refused)?;
+            identity.save(dir).map_err(NoConnection::Refused)?;
             Ok(identity)
         }
     }
 }
 
-async fn new_node(session: &Session) -> Result<u32, NoWay> {
+async fn new_node(session: &Session) -> Result<u32, NoConnection> {
     // Two that come at once ask for one number; the second tries again.
     loop {
         let row = session
@@ -93,15 +98,15 @@ async fn new_node(session: &Session) -> Result<u32, NoWay> {
                 &[],
             )
             .await
-            .map_err(NoWay::of)?;
+            .map_err(NoConnection::of)?;
         if let Some(row) = row {
-            return Ok(node_id(row.try_get(0).map_err(NoWay::of)?));
+            return Ok(node_id(row.try_get(0).map_err(NoConnection::of)?));
         }
     }
 }
 
 /// Makes sure that nobody else writes as this node from here on. Waits for what a lost connection of ours has under way.
-pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoWay> {
+pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoConnection> {
     let row = session
         .client
         .query_one(
@@ -109,12 +114,12 @@ pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoWay> {
             &[&id(node)],
         )
         .await
-        .map_err(NoWay::of)?;
-    row.try_get(0).map_err(NoWay::of)
+        .map_err(NoConnection::of)?;
+    row.try_get(0).map_err(NoConnection::of)
 }
 
 /// The end of this node's log as the database has it.
-pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoWay> {
+pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoConnection> {
     let newest = session
         .client
         .query_opt(
@@ -122,11 +127,14 @@ pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoWay> {
             &[&id(node)],
         )
         .await
-        .map_err(NoWay::of)?;
+        .map_err(NoConnection::of)?;
     let Some(row) = newest else {
         return Ok(Chain::START);
     };
-    let (seq, entry): (i64, &[u8]) = (row.try_get(0).map_err(NoWay::of)?, row.try_get(1).map_err(NoWay::of)?);
+    let (seq, entry): (i64, &[u8]) = (
+        row.try_get(0).map_err(NoConnection::of)?,
+        row.try_get(1).map_err(NoConnection::of)?,
+    );
     Ok(Chain {
         next_seq: seq.cast_unsigned() + 1,
         tip: Digest::leaf(entry),
@@ -134,7 +142,7 @@ pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoWay> {
 }
 
 /// Whether entry `seq` of this node is in the database, as these bytes.
-pub async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result<bool, NoWay> {
+pub async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result<bool, NoConnection> {
     let row = session
         .client
         .query_opt(
@@ -142,17 +150,17 @@ pub async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result
             &[&id(node), &seq.cast_signed()],
         )
         .await
-        .map_err(NoWay::of)?;
-    let found: Option<Vec<u8>> = row.map(|row| row.try_get(0)).transpose().map_err(NoWay::of)?;
+        .map_err(NoConnection::of)?;
+    let found: Option<Vec<u8>> = row.map(|row| row.try_get(0)).transpose().map_err(NoConnection::of)?;
     Ok(found.is_some_and(|found| found == bytes))
 }
 
 /// Brings the local log to where the database is. It must be a beginning of what is there.
-pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result<(), NoWay> {
+pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result<(), NoConnection> {
     let here = log.chain;
     let there = chain(session, node).await?;
     if here.next_seq > there.next_seq {
-        return Err(NoWay::Refused(format!(
+        return Err(NoConnection::Refused(format!(
             "the log of this data directory has {} entries, and the database knows {} of them: the database has lost what was \
              committed, as when it is restored from a copy or a standby takes over that was behind. Restore the database; what \
              is in audit/ shows what is missing there",
@@ -162,7 +170,7 @@ pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result
     if let Some(last) = here.next_seq.checked_sub(1) {
         let rows = page(session, node, last, 1).await?;
         if rows.first().map(|(_, entry)| Digest::leaf(entry)) != Some(here.tip) {
-            return Err(NoWay::Refused(format!(
+            return Err(NoConnection::Refused(format!(
                 "entry {last} of the log in this data directory is not the one that the database has: one of the two is not the \
                  original. Restore audit/ from a copy"
             )));
@@ -174,7 +182,7 @@ pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result
             lines.push(seq, entry);
         }
         if lines.entries.is_empty() {
-            return Err(NoWay::Refused(format!(
+            return Err(NoConnection::Refused(format!(
                 "entry {} of this node is missing in the database",
                 log.chain.next_seq
             )));
@@ -184,7 +192,7 @@ pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result
     Ok(())
 }
 
-async fn page(session: &Session, node: u32, from: u64, limit: i64) -> Result<Vec<(u64, Vec<u8>)>, NoWay> {
+async fn page(session: &Session, node: u32, from: u64, limit: i64) -> Result<Vec<(u64, Vec<u8>)>, NoConnection> {
     let rows = session
         .client
         .query(
@@ -192,24 +200,28 @@ async fn page(session: &Session, node: u32, from: u64, limit: i64) -> Result<Vec
             &[&id(node), &from.cast_signed(), &limit],
         )
         .await
-        .map_err(NoWay::of)?;
+        .map_err(NoConnection::of)?;
     rows.iter()
         .map(|row| {
-            let seq: i64 = row.try_get(0).map_err(NoWay::of)?;
-            Ok((seq.cast_unsigned(), row.try_get(1).map_err(NoWay::of)?))
+            let seq: i64 = row.try_get(0).map_err(NoConnection::of)?;
+            Ok((seq.cast_unsigned(), row.try_get(1).map_err(NoConnection::of)?))
         })
         .collect()
 }
 
 /// The tables, and the name of the books in them.
-pub async fn tables(session_client: &tokio_postgres::Client, dialect: super::connect::Dialect) -> Result<Uuid, NoWay> {
-    let random = bursar_core::clock::random().map_err(|error| NoWay::Refused(format!("no random numbers: {error}")))?;
+pub async fn tables(
+    session_client: &tokio_postgres::Client,
+    dialect: super::connect::Dialect,
+) -> Result<Uuid, NoConnection> {
+    let random =
+        bursar_core::clock::random().map_err(|error| NoConnection::Refused(format!("no random numbers: {error}")))?;
     let fresh_name = uuid::Builder::from_random_bytes(random).into_uuid();
     let (version, store) = schema::make(session_client, dialect, fresh_name)
         .await
-        .map_err(NoWay::of)?;
+        .map_err(NoConnection::of)?;
     if version != schema::VERSION {
-        return Err(NoWay::Refused(format!(
+        return Err(NoConnection::Refused(format!(
             "the tables in the database are of version {version}, and this bursar knows version {}; use the same version of \
              bursar everywhere",
             schema::VERSION

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::connect::NoWay;
+use super::connect::NoConnection;
 use super::engine::Engine;
 use crate::model::Alarm;
 
@@ -67,7 +67,7 @@ impl Engine {
         if established.is_err() && is_first {
             self.epoch = None;
         }
-        let late = || Err(NoWay::Down("it takes too long to answer".to_owned()));
+        let late = || Err(NoConnection::Down("it takes too long to answer".to_owned()));
         match established.unwrap_or_else(|_| late()) {
             Ok(()) => {
                 if self.outage.told {
@@ -80,7 +80,7 @@ impl Engine {
         }
     }
 
-    pub fn went_down(&mut self, no_way: &NoWay) -> String {
+    pub fn went_down(&mut self, no_way: &NoConnection) -> String {
         self.session = None;
         let why = format!("the database with the books cannot be used: {}", no_way.text());
         self.outage.next_try = Instant::now() + self.outage.pause;

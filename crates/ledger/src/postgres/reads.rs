@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::approvals::{micros, read_approval, read_denied};
 use super::connect::PATIENCE;
 use super::engine::Engine;
-use super::rows::{Trouble, id, node_id, read_counter, read_key, read_payment};
+use super::rows::{TransactionError, id, node_id, read_counter, read_key, read_payment};
 use super::schema::GUARD;
 use super::session::Session;
 use crate::decisions::Usage;
@@ -184,9 +184,9 @@ impl Reads<'_> {
     }
 }
 
-fn unreadable(trouble: Trouble) -> LedgerError {
+fn unreadable(trouble: TransactionError) -> LedgerError {
     LedgerError::Failed(match trouble {
-        Trouble::Again(why) | Trouble::Down(why) => why,
-        Trouble::Fenced => "another process is this node".to_owned(),
+        TransactionError::Again(why) | TransactionError::Down(why) => why,
+        TransactionError::Fenced => "another process is this node".to_owned(),
     })
 }

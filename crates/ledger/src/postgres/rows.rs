@@ -19,7 +19,7 @@ use bursar_core::policy::budget::{SINCE_APPROVAL, Window};
 
 /// Why a transaction was not done. Nothing of it is in the database, unless it says so.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum TransactionError {
     /// Another one was in the way: the same again may succeed.
     Again(String),
     /// The connection, or what the server can do just now.
@@ -28,7 +28,7 @@ pub enum Trouble {
     Fenced,
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for TransactionError {
     fn from(error: Error) -> Self {
         let text = explain(&error);
         if is_to_be_retried(&error) {
@@ -167,7 +167,7 @@ pub struct PaymentRows {
 }
 
 impl PaymentRows {
-    pub fn of(changed: &[(&PaymentId, &Changed)]) -> Result<Self, Trouble> {
+    pub fn of(changed: &[(&PaymentId, &Changed)]) -> Result<Self, TransactionError> {
         let mut rows = Self::default();
         for (rid, changed) in changed {
             let payment = &changed.payment;
@@ -176,7 +176,7 @@ impl PaymentRows {
             rows.counts_until
                 .push(payment.arm.as_ref().map(|arm| seconds(arm.valid_before.0)));
             rows.unconfirmed.push(changed.unconfirmed);
-            let text = serde_json::to_string(payment).map_err(|error| Trouble::Down(error.to_string()))?;
+            let text = serde_json::to_string(payment).map_err(|error| TransactionError::Down(error.to_string()))?;
             rows.payments.push(text);
         }
         Ok(rows)
@@ -205,7 +205,7 @@ pub fn columns<'a>(keys: impl Iterator<Item = &'a CounterKey>) -> [Vec<&'a str>;
     columns
 }
 
-pub fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), Trouble> {
+pub fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), TransactionError> {
     let rid = PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
     let row = Row {
         owner: node_id(row.try_get(1)?),
@@ -215,16 +215,16 @@ pub fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), Trouble> {
     Ok((rid, row))
 }
 
-pub fn read_payment(text: &str) -> Result<Payment, Trouble> {
+pub fn read_payment(text: &str) -> Result<Payment, TransactionError> {
     serde_json::from_str(text)
-        .map_err(|error| Trouble::Down(format!("a payment in the database cannot be read: {error}")))
+        .map_err(|error| TransactionError::Down(format!("a payment in the database cannot be read: {error}")))
 }
 
-pub fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), Trouble> {
-    let number = |column| -> Result<u128, Trouble> {
+pub fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), TransactionError> {
+    let number = |column| -> Result<u128, TransactionError> {
         let text: &str = row.try_get(column)?;
         text.parse()
-            .map_err(|_| Trouble::Down(format!("a counter in the database is {text}")))
+            .map_err(|_| TransactionError::Down(format!("a counter in the database is {text}")))
     };
     let key = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let (settled, open) = (number(3)?, number(4)?);
@@ -232,12 +232,12 @@ pub fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), Trouble> {
 }
 
 /// idem, until, rid, fingerprint
-pub fn read_key(row: &SqlRow) -> Result<KeyHold, Trouble> {
-    let bytes = |column| -> Result<[u8; 32], Trouble> {
+pub fn read_key(row: &SqlRow) -> Result<KeyHold, TransactionError> {
+    let bytes = |column| -> Result<[u8; 32], TransactionError> {
         let bytes: &[u8] = row.try_get(column)?;
         bytes
             .try_into()
-            .map_err(|_| Trouble::Down("an idempotency key in the database is damaged".to_owned()))
+            .map_err(|_| TransactionError::Down("an idempotency key in the database is damaged".to_owned()))
     };
     Ok(KeyHold {
         idem: bytes(0)?,
@@ -247,17 +247,17 @@ pub fn read_key(row: &SqlRow) -> Result<KeyHold, Trouble> {
     })
 }
 
-pub fn nonce(bytes: &[u8]) -> Result<NonceKey, Trouble> {
+pub fn nonce(bytes: &[u8]) -> Result<NonceKey, TransactionError> {
     let key = bytes
         .try_into()
-        .map_err(|_| Trouble::Down("a nonce in the database is damaged".to_owned()))?;
+        .map_err(|_| TransactionError::Down("a nonce in the database is damaged".to_owned()))?;
     Ok(NonceKey(key))
 }
 
-pub fn sha256(bytes: &[u8]) -> Result<Sha256, Trouble> {
+pub fn sha256(bytes: &[u8]) -> Result<Sha256, TransactionError> {
     bytes
         .try_into()
-        .map_err(|_| Trouble::Down("a policy in the database is damaged".to_owned()))
+        .map_err(|_| TransactionError::Down("a policy in the database is damaged".to_owned()))
 }
 
 /// Nodes are numbered from 1 by the database.

@@ -15,8 +15,8 @@ use super::batch::Batch;
 use super::connect::Dialect;
 use super::policy::Published;
 use super::rows::{
-    CounterRows, Locked, Needs, PaymentRows, Row, Trouble, columns, has_buckets, id, node_id, nonce, read_counter,
-    read_key, read_row, seconds, sha256,
+    CounterRows, Locked, Needs, PaymentRows, Row, TransactionError, columns, has_buckets, id, node_id, nonce,
+    read_counter, read_key, read_row, seconds, sha256,
 };
 use super::schema::GUARD;
 use crate::counters::CounterKey;
@@ -170,7 +170,7 @@ impl Session {
     }
 
     /// Begins a transaction as the node's only process, and locks the payments that it is about.
-    pub async fn begin(&self, me: u32, epoch: i64, rids: &[Uuid]) -> Result<HashMap<PaymentId, Row>, Trouble> {
+    pub async fn begin(&self, me: u32, epoch: i64, rids: &[Uuid]) -> Result<HashMap<PaymentId, Row>, TransactionError> {
         let node = id(me);
         let (_, now, found) = try_join!(
             biased;
@@ -184,20 +184,20 @@ impl Session {
             },
         )?;
         if now.map(|row| row.try_get(0)).transpose()? != Some(epoch) {
-            return Err(Trouble::Fenced);
+            return Err(TransactionError::Fenced);
         }
         found.iter().map(read_row).collect()
     }
 
     /// Creates counters that no payment has touched before: outside of the transaction that will lock them.
-    pub async fn create(&self, keys: &[&CounterKey]) -> Result<(), Trouble> {
+    pub async fn create(&self, keys: &[&CounterKey]) -> Result<(), TransactionError> {
         let [scopes, windows, starts] = columns(keys.iter().copied());
         self.client.execute(&self.create, &[&scopes, &windows, &starts]).await?;
         Ok(())
     }
 
     /// Locks the counters, then reads what only the lock makes certain.
-    pub async fn lock(&self, me: u32, needs: &Needs, now_s: i64) -> Result<Locked, Trouble> {
+    pub async fn lock(&self, me: u32, needs: &Needs, now_s: i64) -> Result<Locked, TransactionError> {
         let [scopes, windows, starts] = columns(needs.keys.iter());
         let rolling: [Vec<&str>; 3] = [
             needs.rolling.keys().map(|(scope, _)| scope.as_str()).collect(),
@@ -305,7 +305,7 @@ impl Session {
 
     /// Writes what the batch has changed. The rows are locked, so every count must be right; if one is not, somebody came in
     /// between with a row that was not there.
-    pub async fn write(&self, batch: &Batch<'_>, epoch: i64, now: Moment) -> Result<(), Trouble> {
+    pub async fn write(&self, batch: &Batch<'_>, epoch: i64, now: Moment) -> Result<(), TransactionError> {
         let (changes, node) = (&batch.changes, id(batch.me));
         let now_s = now.timestamp().as_second();
         let (fixed, rolling): (Vec<_>, Vec<_>) = changes
@@ -389,13 +389,20 @@ impl Session {
     }
 
     /// Writes `rows` rows, if any.
-    pub async fn written(&self, rows: usize, statement: &Statement, parameters: Parameters<'_>) -> Result<(), Trouble> {
+    pub async fn written(
+        &self,
+        rows: usize,
+        statement: &Statement,
+        parameters: Parameters<'_>,
+    ) -> Result<(), TransactionError> {
         if rows == 0 {
             return Ok(());
         }
         match self.client.execute(statement, parameters).await? {
             count if count == rows as u64 => Ok(()),
-            count => Err(Trouble::Again(format!("{count} rows were written instead of {rows}"))),
+            count => Err(TransactionError::Again(format!(
+                "{count} rows were written instead of {rows}"
+            ))),
         }
     }
 }

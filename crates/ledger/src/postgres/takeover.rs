@@ -8,12 +8,12 @@ use tokio_postgres::Error;
 use uuid::Uuid;
 
 use super::asks::{Ask, Task};
-use super::connect::{NoWay, explain};
+use super::connect::{NoConnection, explain};
 use super::engine::{BATCH_OPS, Engine};
 use super::node;
 use super::rows::{id, node_id};
 use super::session::Session;
-use super::transaction::{Fate, TRANSACTION, Unclear};
+use super::transaction::{CommitState, TRANSACTION, Unclear};
 use crate::entry::{Body, Opened};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{PAYEE, SINCE_APPROVAL};
@@ -26,10 +26,10 @@ pub const BEAT: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Connects, finds out what became of a commit that was lost, and at the first time begins this node's epoch.
-    pub async fn establish(&mut self) -> Result<(), NoWay> {
-        let (client, dialect) = self.way.connect().await?;
+    pub async fn establish(&mut self) -> Result<(), NoConnection> {
+        let (client, dialect) = self.connector.connect().await?;
         let store = node::tables(&client, dialect).await?;
-        let session = Session::prepare(client, dialect).await.map_err(NoWay::of)?;
+        let session = Session::prepare(client, dialect).await.map_err(NoConnection::of)?;
         let identity = node::identify(&session, &self.dir, self.identity, store).await?;
         self.identity = Some(identity);
         if self.epoch.is_none() {
@@ -40,8 +40,8 @@ impl Engine {
                 torn_bytes: self.torn.as_ref().map(|torn| torn.bytes),
                 torn_sha256: self.torn.as_ref().map(|torn| torn.sha256),
             });
-            let left = left_open(&session, identity.node).await.map_err(NoWay::of)?;
-            let yielded = handed_over(&session, identity.node).await.map_err(NoWay::of)?;
+            let left = left_open(&session, identity.node).await.map_err(NoConnection::of)?;
+            let yielded = handed_over(&session, identity.node).await.map_err(NoConnection::of)?;
             let asks = std::iter::once(Ask::Note(opened)).chain(yielded).chain(left);
             self.session = Some(session);
             return self.recover(asks.map(Task::for_nobody).collect()).await;
@@ -52,14 +52,14 @@ impl Engine {
     }
 
     /// Before anything else: what an earlier run left behind.
-    async fn recover(&mut self, tasks: Vec<Task>) -> Result<(), NoWay> {
+    async fn recover(&mut self, tasks: Vec<Task>) -> Result<(), NoConnection> {
         for tasks in tasks.chunks(BATCH_OPS) {
             match self.attempt(tasks).await {
                 Ok(done) => drop(self.take_in(done)),
                 Err(_) => {
                     // From the beginning: the log, too, may have gone on.
                     (self.epoch, self.session) = (None, None);
-                    return Err(NoWay::Down("the start could not be recorded there".to_owned()));
+                    return Err(NoConnection::Down("the start could not be recorded there".to_owned()));
                 }
             }
         }
@@ -68,16 +68,16 @@ impl Engine {
     }
 
     /// What became of the commit whose answer was lost.
-    async fn look_up(&mut self, session: &Session, me: u32) -> Result<(), NoWay> {
+    async fn look_up(&mut self, session: &Session, me: u32) -> Result<(), NoConnection> {
         // Waits until the lost connection's transaction, which holds this row, has ended one way or the other.
         let beat = "update bursar.node set heartbeat = now() where node_id = $1 and epoch = $2";
         let ours = session
             .client
             .execute(beat, &[&id(me), &self.epoch])
             .await
-            .map_err(NoWay::of)?;
+            .map_err(NoConnection::of)?;
         if ours == 0 {
-            return Err(NoWay::Refused(self.stop()));
+            return Err(NoConnection::Refused(self.stop()));
         }
         let (mut expected, mut is_committed) = (self.log.chain, false);
         if let Some(unclear) = &self.unclear
@@ -90,7 +90,7 @@ impl Engine {
             tracing::info!(is_committed, "the commit whose answer was lost is found out about");
         }
         if node::chain(session, me).await? != expected {
-            return Err(NoWay::Refused(
+            return Err(NoConnection::Refused(
                 "it does not have what it has committed before, as when a standby takes over that was behind. Restore it; what is \
                  in audit/ shows what is missing there"
                     .to_owned(),
@@ -98,17 +98,17 @@ impl Engine {
         }
         match self.unclear.take() {
             None => {}
-            Some(unclear) if unclear.fate == Fate::Told && is_committed => {
+            Some(unclear) if unclear.fate == CommitState::Told && is_committed => {
                 let give_up = unclear.rids.into_iter().map(Ask::GiveUp).map(Task::for_nobody);
                 self.backlog.extend(give_up);
                 self.take_in(unclear.done);
             }
-            Some(unclear) if unclear.fate == Fate::Told => {}
+            Some(unclear) if unclear.fate == CommitState::Told => {}
             Some(unclear) => {
                 let fate = if is_committed {
-                    Fate::Committed
+                    CommitState::Committed
                 } else {
-                    Fate::RolledBack
+                    CommitState::RolledBack
                 };
                 self.unclear = Some(Unclear { fate, ..unclear });
             }

@@ -14,7 +14,7 @@ use super::connect::{PATIENCE, explain, is_to_be_retried, proves_rollback};
 use super::engine::Engine;
 use super::log::{Lines, LocalLog};
 use super::policy::Mine;
-use super::rows::{Needs, Trouble};
+use super::rows::{Needs, TransactionError};
 use crate::counters::CounterKey;
 use crate::decisions;
 use crate::disclosure::Disclosure;
@@ -45,11 +45,11 @@ pub struct Unclear {
     pub done: Done,
     /// What it reserves. Nobody will get it, if it was told that nothing is known.
     pub rids: Vec<PaymentId>,
-    pub fate: Fate,
+    pub fate: CommitState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum CommitState {
     /// Its callers still wait.
     Open,
     /// They have been told that it is not known.
@@ -68,13 +68,13 @@ impl Unclear {
 
 /// What one attempt came to, if not to `Done`.
 pub enum Attempt {
-    Trouble(Trouble),
+    TransactionError(TransactionError),
     Unclear(Box<Done>),
 }
 
-impl<T: Into<Trouble>> From<T> for Attempt {
+impl<T: Into<TransactionError>> From<T> for Attempt {
     fn from(trouble: T) -> Self {
-        Self::Trouble(trouble.into())
+        Self::TransactionError(trouble.into())
     }
 }
 
@@ -83,13 +83,13 @@ impl Engine {
     pub async fn commit(&mut self, tasks: &[Task]) -> Result<Vec<Verdict>, Failure> {
         let (mut tries, began) = (0, Instant::now());
         loop {
-            if let Some(unclear) = self.unclear.take_if(|unclear| unclear.fate == Fate::Committed) {
+            if let Some(unclear) = self.unclear.take_if(|unclear| unclear.fate == CommitState::Committed) {
                 return Ok(self.take_in(unclear.done));
             }
-            self.unclear.take_if(|unclear| unclear.fate == Fate::RolledBack);
+            self.unclear.take_if(|unclear| unclear.fate == CommitState::RolledBack);
             self.connected().await.map_err(|why| match &mut self.unclear {
-                Some(unclear) if unclear.fate == Fate::Open => {
-                    unclear.fate = Fate::Told;
+                Some(unclear) if unclear.fate == CommitState::Open => {
+                    unclear.fate = CommitState::Told;
                     Failure::Unclear
                 }
                 _ => Failure::Down(why),
@@ -102,19 +102,19 @@ impl Engine {
                 Ok(done) => return Ok(self.take_in(done)),
                 Err(Attempt::Unclear(done)) => {
                     let rids = tasks.iter().filter_map(|task| reserves(&task.ask)).collect();
-                    let (done, fate) = (*done, Fate::Open);
+                    let (done, fate) = (*done, CommitState::Open);
                     self.unclear = Some(Unclear { done, rids, fate });
                     self.session = None;
                     // Bounded by itself: one attempt to connect, at once.
                     self.outage.next_try = Instant::now();
                     continue;
                 }
-                Err(Attempt::Trouble(Trouble::Fenced)) => return Err(Failure::Down(self.stop())),
-                Err(Attempt::Trouble(Trouble::Down(why))) => {
+                Err(Attempt::TransactionError(TransactionError::Fenced)) => return Err(Failure::Down(self.stop())),
+                Err(Attempt::TransactionError(TransactionError::Down(why))) => {
                     self.session = None;
                     why
                 }
-                Err(Attempt::Trouble(Trouble::Again(why))) => {
+                Err(Attempt::TransactionError(TransactionError::Again(why))) => {
                     self.roll_back().await;
                     let random: [u8; 1] = bursar_core::clock::random().unwrap_or_default();
                     sleep(Duration::from_millis(2 + u64::from(random[0]) * 48 / 255)).await;
@@ -131,7 +131,7 @@ impl Engine {
     /// One transaction from beginning to end.
     pub async fn attempt(&mut self, tasks: &[Task]) -> Result<Done, Attempt> {
         let prepared = timeout(TRANSACTION, self.prepare(tasks)).await;
-        let late = || Trouble::Down("it takes too long to answer".to_owned());
+        let late = || TransactionError::Down("it takes too long to answer".to_owned());
         let done = prepared.unwrap_or_else(|_| Err(late()))?;
         let Some(session) = &self.session else {
             return Err(late().into());
@@ -154,9 +154,9 @@ impl Engine {
         }
     }
 
-    async fn prepare(&mut self, tasks: &[Task]) -> Result<Done, Trouble> {
+    async fn prepare(&mut self, tasks: &[Task]) -> Result<Done, TransactionError> {
         let (Some(session), Some(identity), Some(epoch)) = (&self.session, self.identity, self.epoch) else {
-            return Err(Trouble::Down("there is no connection".to_owned()));
+            return Err(TransactionError::Down("there is no connection".to_owned()));
         };
         let now = Moment::of(self.time.read().now);
         let now_s = now.timestamp().as_second();
@@ -179,7 +179,7 @@ impl Engine {
         let locked = session.lock(identity.node, &needs, now_s).await?;
         if locked.missing {
             self.known.clear();
-            return Err(Trouble::Again("a counter has gone".to_owned()));
+            return Err(TransactionError::Again("a counter has gone".to_owned()));
         }
         if self.known.len() > KNOWN {
             self.known.clear();

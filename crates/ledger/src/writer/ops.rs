@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::decisions::Usage;
 use crate::key::KeyHold;
 use crate::model::{
-    ApprovalStep, Approvals, Arming, Denial, Event, Finding, Hold, Issued, LedgerError, Outcome, Reservation, Reserve,
-    ReserveError, Resolution,
+    ApprovalStep, Approvals, Arming, Event, Finding, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation,
+    Reserve, ReserveError, Resolution,
 };
 use crate::payment::Payment;
 use crate::refusals::Refusals;
@@ -67,7 +67,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn refuse(&self, denial: Denial, now: Timestamp) {
+    pub fn refuse(&self, denial: RefusalRecord, now: Timestamp) {
         self.refusals().add(denial, now);
     }
 
@@ -133,7 +133,7 @@ impl<T> Drop for Delivery<T> {
 }
 
 /// An answer that waits for the batch to be durable.
-pub enum Answer {
+pub enum DurableAnswer {
     Reserve(
         Reply<Result<Delivery<Reservation>, ReserveError>>,
         Result<Reservation, ReserveError>,
@@ -151,7 +151,7 @@ pub enum Answer {
     Approvals(Reply<Result<Approvals, LedgerError>>, Approvals),
 }
 
-impl Answer {
+impl DurableAnswer {
     pub fn fail(self, why: &str) {
         let failed = || LedgerError::Failed(why.to_owned());
         // As in `Writer::answer`: who has gone away hears nothing.

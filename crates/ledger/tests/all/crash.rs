@@ -10,7 +10,9 @@ use bursar_ledger::journal::{Journal, SEGMENT_BYTES, Step, Torn, Verdict};
 use bursar_ledger::scan::{JournalError, Line, scan};
 use bursar_ledger::text::{Digest, Moment};
 use bursar_ledger::tree::Tree;
-use bursar_ledger::{By, Embedded, Ledger, LedgerError, OpenError, Outcome, ReserveError, Rhythm, State};
+use bursar_ledger::{
+    CheckpointInterval, Embedded, Ledger, LedgerError, OpenError, Outcome, ReserveError, Source, State,
+};
 
 const CENT: u128 = 10_000;
 
@@ -55,7 +57,7 @@ async fn a_settlement_that_was_killed_counts_either_way() {
         let ledger = world.open_with(fail_at(step, 3, Verdict::Die));
         let rid = ledger.reserve(world.purchase(CENT)).await.unwrap().rid();
         let settled = Outcome::Settled {
-            by: By::Merchant,
+            by: Source::Merchant,
             tx: None,
         };
         ledger.finish(rid, settled).await.unwrap_err();
@@ -87,7 +89,7 @@ async fn one_failed_write_or_sync_ends_all_recording() {
             .finish(
                 rid,
                 Outcome::Settled {
-                    by: By::Merchant,
+                    by: Source::Merchant,
                     tx: None,
                 },
             )
@@ -193,7 +195,7 @@ async fn a_torn_tail_is_noted_in_the_journal_and_its_payment_does_not_count() {
     let killed = fail_at(Step::Answer, 3, Verdict::Die);
     let ledger = world.open_with(|options| {
         killed(options);
-        options.signing = Rhythm::every(Duration::MAX, u64::MAX);
+        options.signing = CheckpointInterval::every(Duration::MAX, u64::MAX);
     });
     world.wait_until_signed();
     ledger.reserve(world.purchase(100 * CENT)).await.unwrap();
@@ -409,7 +411,7 @@ async fn the_running_ledger_and_a_replay_agree() {
         let rid = ledger.reserve(world.purchase(1_000 * CENT)).await.unwrap().rid();
         let outcome = match round % 4 {
             0 => Outcome::Settled {
-                by: By::Merchant,
+                by: Source::Merchant,
                 tx: None,
             },
             1 => Outcome::Unknown {
@@ -417,7 +419,7 @@ async fn the_running_ledger_and_a_replay_agree() {
                 tx: None,
             },
             2 => Outcome::Expired {
-                by: By::Chain,
+                by: Source::Chain,
                 why: "nonce-unused",
             },
             _ => continue,

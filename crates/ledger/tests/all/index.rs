@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::world::{FailAt, World, files};
 use bursar_ledger::journal::{Step, Verdict};
-use bursar_ledger::{By, Ledger, Outcome, Payment, ReserveError, Rhythm, Usage};
+use bursar_ledger::{CheckpointInterval, Ledger, Outcome, Payment, ReserveError, Source, Usage};
 
 const CENT: u128 = 10_000;
 
@@ -24,7 +24,7 @@ async fn used() -> (World, (Vec<Usage>, Vec<Payment>)) {
     let ledger = world.open();
     for outcome in [
         Outcome::Settled {
-            by: By::Merchant,
+            by: Source::Merchant,
             tx: None,
         },
         Outcome::Unknown {
@@ -32,7 +32,7 @@ async fn used() -> (World, (Vec<Usage>, Vec<Payment>)) {
             tx: None,
         },
         Outcome::Expired {
-            by: By::Chain,
+            by: Source::Chain,
             why: "nonce-unused",
         },
     ] {
@@ -81,7 +81,7 @@ async fn an_older_index_catches_up() {
         .finish(
             rid,
             Outcome::Settled {
-                by: By::Merchant,
+                by: Source::Merchant,
                 tx: None,
             },
         )
@@ -283,7 +283,7 @@ async fn an_index_ahead_of_its_journal_is_rebuilt() {
         let (step, verdict) = (Step::Answer, Verdict::Die);
         options.faults = Some(Box::new(FailAt { step, nth: 4, verdict }));
         // Signs what the start left, and nothing after it.
-        options.signing = Rhythm::every(Duration::MAX, u64::MAX);
+        options.signing = CheckpointInterval::every(Duration::MAX, u64::MAX);
     });
     world.wait_until_signed();
     for _ in 0..2 {

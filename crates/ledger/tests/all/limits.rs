@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 use crate::world::{NOON, World, charge, counted};
 use bursar_core::policy::budget::{Unit, Window};
 use bursar_ledger::{
-    By, Denial, Embedded, Event, Ledger, LedgerError, Outcome, PaymentId, Reserve, ReserveError, Resolution, State,
+    Embedded, Event, Ledger, LedgerError, Outcome, PaymentId, RefusalRecord, Reserve, ReserveError, Resolution, Source,
+    State,
 };
 
 const CENT: u128 = 10_000;
@@ -140,7 +141,7 @@ async fn under_one_idempotency_key_one_payment_is_made_also_after_a_restart_and_
     ledger.reserve(paid.clone()).await.unwrap();
     ledger.reserve(dead.clone()).await.unwrap();
     ledger.finish(paid.hold.rid, settled()).await.unwrap();
-    let (by, why) = (By::Us, "never-signed");
+    let (by, why) = (Source::Us, "never-signed");
     ledger
         .finish(dead.hold.rid, Outcome::Expired { by, why })
         .await
@@ -208,7 +209,7 @@ async fn only_the_lawful_ends_are_recorded() {
         .finish(
             rid,
             Outcome::Expired {
-                by: By::Chain,
+                by: Source::Chain,
                 why: "nonce-unused",
             },
         )
@@ -220,7 +221,7 @@ async fn only_the_lawful_ends_are_recorded() {
         LedgerError::NotOpen(rid)
     );
     let payment = ledger.get(rid).await.unwrap().unwrap();
-    assert_eq!((payment.state, payment.by), (State::Expired, Some(By::Chain)));
+    assert_eq!((payment.state, payment.by), (State::Expired, Some(Source::Chain)));
 }
 
 #[tokio::test]
@@ -267,7 +268,7 @@ async fn an_operator_resolves_with_a_reason_and_a_trace() {
     );
     assert_eq!(counted(&ledger).await, CENT);
     let payment = ledger.get(paid).await.unwrap().unwrap();
-    assert_eq!(payment.by, Some(By::Operator));
+    assert_eq!(payment.by, Some(Source::Operator));
     assert_eq!(payment.reason.as_deref(), Some("seen on the explorer"));
     let events = world.events();
     assert_eq!(
@@ -313,7 +314,7 @@ async fn a_reservation_that_nobody_received_expires() {
             if let Poll::Ready(received) = pending.as_mut().poll(&mut context) {
                 // The writer was faster than this thread: this one was received after all.
                 let never = Outcome::Expired {
-                    by: By::Us,
+                    by: Source::Us,
                     why: "never-signed",
                 };
                 ledger.finish(received.unwrap().rid(), never).await.unwrap();
@@ -353,7 +354,7 @@ async fn a_caller_that_gave_up_may_still_finish_its_payment() {
             .finish(
                 rid,
                 Outcome::Expired {
-                    by: By::Us,
+                    by: Source::Us,
                     why: "never-signed",
                 },
             )
@@ -371,7 +372,7 @@ async fn a_caller_that_gave_up_may_still_finish_its_payment() {
 async fn equal_refusals_are_one_entry_with_a_count() {
     let world = World::new();
     let ledger = world.open();
-    let denial = |host: &str| Denial {
+    let denial = |host: &str| RefusalRecord {
         agent: "research".into(),
         group: None,
         host: host.into(),
@@ -470,7 +471,7 @@ async fn a_second_ledger_is_told_who_is_in_the_way() {
 
 fn settled() -> Outcome {
     Outcome::Settled {
-        by: By::Merchant,
+        by: Source::Merchant,
         tx: Some("0xab".into()),
     }
 }

@@ -8,7 +8,7 @@ mod nodes;
 use crate::postgres_cluster::Database;
 use crate::world::World;
 use bursar_ledger::database_url::DatabaseUrl;
-use bursar_ledger::{Access, By, OpenError, Outcome, Postgres};
+use bursar_ledger::{Access, OpenError, Outcome, Postgres, Source};
 
 const CENT: u128 = 10_000;
 
@@ -52,7 +52,7 @@ async fn logged(world: &World, ev: &str, count: usize) {
 
 fn settled() -> Outcome {
     Outcome::Settled {
-        by: By::Merchant,
+        by: Source::Merchant,
         tx: Some("0x01".into()),
     }
 }

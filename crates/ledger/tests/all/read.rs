@@ -10,7 +10,7 @@ use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Unit, Window};
 use bursar_ledger::findings::Findings;
 use bursar_ledger::{
-    ApprovalStep, Arm, Arming, By, Event, Finding, Ledger, Outcome, Outflow, PaymentId, State, read_payments,
+    ApprovalStep, Arm, Arming, Event, Finding, Ledger, Outcome, Outflow, PaymentId, Source, State, read_payments,
 };
 
 const CENT: u128 = 10_000;
@@ -23,7 +23,7 @@ async fn a_payment_has_every_field_of_the_list() {
     ledger.reserve(purchase.clone()).await.unwrap();
     world.clock.set("2026-11-20T12:00:01.5Z".parse().unwrap());
     let settled = Outcome::Settled {
-        by: By::Merchant,
+        by: Source::Merchant,
         tx: Some("0xab".into()),
     };
     ledger.finish(purchase.hold.rid, settled).await.unwrap();
@@ -159,10 +159,10 @@ async fn the_journal_tells_which_transfers_the_books_explain() {
     ledger.reserve(dead).await.unwrap();
     ledger.hold(only_held.hold).await.unwrap();
     for rid in &rids[..2] {
-        let (by, tx) = (By::Merchant, Some("0x01".to_owned()));
+        let (by, tx) = (Source::Merchant, Some("0x01".to_owned()));
         ledger.finish(*rid, Outcome::Settled { by, tx }).await.unwrap();
     }
-    let (by, why) = (By::Us, "never-signed");
+    let (by, why) = (Source::Us, "never-signed");
     ledger.finish(rids[2], Outcome::Expired { by, why }).await.unwrap();
     let finding = Finding::Disputed {
         why: "never cashed".into(),
@@ -253,22 +253,22 @@ async fn the_journal_tells_what_the_nonces_in_a_transaction_explain() {
         ledger.reserve(purchase).await.unwrap();
     }
     let taken = Outcome::Taken {
-        by: By::Chain,
+        by: Source::Chain,
         tx: None,
         taken: Atoms::new(4_000),
     };
     ledger.finish(part, taken).await.unwrap();
-    let (by, tx) = (By::Merchant, None);
+    let (by, tx) = (Source::Merchant, None);
     ledger.finish(idle, Outcome::Settled { by, tx }).await.unwrap();
     let finding = Finding::Taken {
-        by: By::Chain,
+        by: Source::Chain,
         tx: None,
         block: Some(7),
         taken: Atoms::new(0),
         of: Box::new(ledger.get(idle).await.unwrap().unwrap()),
     };
     ledger.record_finding(idle, finding).await.unwrap();
-    let (by, why) = (By::Chain, "never-cashed");
+    let (by, why) = (Source::Chain, "never-cashed");
     ledger.finish(dead, Outcome::Expired { by, why }).await.unwrap();
 
     let findings = Findings::read(world.path(), |_, _| 0).unwrap();

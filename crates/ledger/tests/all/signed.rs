@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use crate::world::{FailAt, World, counted, files};
 use bursar_ledger::journal::{Faults, Step, Verdict};
-use bursar_ledger::{Alarm, By, CheckpointError, Embedded, Ledger, OpenError, Outcome, ReserveError, Rhythm};
+use bursar_ledger::{
+    Alarm, CheckpointError, CheckpointInterval, Embedded, Ledger, OpenError, Outcome, ReserveError, Source,
+};
 
 const CENT: u128 = 10_000;
 
 /// Signs what a start finds, and nothing after it.
-const NEVER: Rhythm = Rhythm::every(Duration::MAX, u64::MAX);
+const NEVER: CheckpointInterval = CheckpointInterval::every(Duration::MAX, u64::MAX);
 /// Signs whatever is synced, at once.
-const ALWAYS: Rhythm = Rhythm::every(Duration::ZERO, 1);
+const ALWAYS: CheckpointInterval = CheckpointInterval::every(Duration::ZERO, 1);
 
 /// A closed ledger of several segments, all of it signed.
 async fn closed() -> World {
@@ -30,7 +32,7 @@ async fn buy(world: &World, ledger: &Embedded, payments: usize) {
     for _ in 0..payments {
         let rid = ledger.reserve(world.purchase(1_000 * CENT)).await.unwrap().rid();
         let settled = Outcome::Settled {
-            by: By::Merchant,
+            by: Source::Merchant,
             tx: None,
         };
         ledger.finish(rid, settled).await.unwrap();

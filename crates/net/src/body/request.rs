@@ -35,13 +35,13 @@ impl ReplayBudget {
 ///
 /// The agent's request body: streams to the site once, and can be taken whole afterwards.
 #[derive(Clone)]
-pub struct Kept(Arc<Mutex<State>>);
+pub struct BufferedBody(Arc<Mutex<State>>);
 
 struct State {
     /// Gone once the site has refused the request and nobody needs the rest.
     source: Option<AgentBody>,
     kept: Vec<Bytes>,
-    /// Read by [`Kept::collect`] and still to be sent.
+    /// Read by [`BufferedBody::collect`] and still to be sent.
     ahead: VecDeque<Bytes>,
     trailers_ahead: bool,
     size: usize,
@@ -101,8 +101,8 @@ pub enum NotReplayable {
     Broken,
 }
 
-impl Kept {
-    /// With `Expect: 100-continue` no byte is asked of the agent before [`Kept::invite`].
+impl BufferedBody {
+    /// With `Expect: 100-continue` no byte is asked of the agent before [`BufferedBody::invite`].
     pub fn new(source: AgentBody, expects: bool, budget: ReplayBudget) -> Self {
         let declared = source.size_hint().lower();
         let whole = if source.is_end_stream() {
@@ -151,7 +151,7 @@ impl Kept {
 
     /// The site's answer has begun: what was not invited by now will not be. A site that has said no does not get the
     /// rest of an upload after its answer; one that has said yes may still be reading (RFC 9112 §9.3). With a 402 that is
-    /// open until [`Kept::refused`], since the replay needs the rest.
+    /// open until [`BufferedBody::refused`], since the replay needs the rest.
     pub fn answered(&self, status: StatusCode) -> Uploading {
         let mut state = lock(&self.0);
         state.change(Hold::Invitation, Hold::Uninvited);

@@ -16,7 +16,7 @@ use crate::tls::upstream::UpstreamTls;
 const LONGEST_ANSWER: usize = 64 << 10;
 const DOCUMENT_PATIENCE: Duration = Duration::from_secs(10);
 
-pub struct Answer {
+pub struct ServerAnswer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -31,7 +31,7 @@ pub enum Silence {
     Unanswered,
 }
 
-impl Answer {
+impl ServerAnswer {
     pub fn date(&self) -> Option<Timestamp> {
         let text = self.headers.get(DATE)?.to_str().ok()?;
         Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
@@ -51,12 +51,12 @@ pub async fn send(
     tls: &UpstreamTls,
     request: Request<Bytes>,
     patience: Duration,
-) -> Result<Answer, Silence> {
+) -> Result<ServerAnswer, Silence> {
     bounded(url, tls, request, patience, LONGEST_ANSWER).await
 }
 
 /// A document that everybody may read, or why it cannot be had.
-pub async fn get(url: &Uri, tls: &UpstreamTls, longest: usize) -> Result<Answer, &'static str> {
+pub async fn get(url: &Uri, tls: &UpstreamTls, longest: usize) -> Result<ServerAnswer, &'static str> {
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path)
         .header("accept", "application/json")
@@ -77,7 +77,7 @@ async fn bounded(
     request: Request<Bytes>,
     patience: Duration,
     longest: usize,
-) -> Result<Answer, Silence> {
+) -> Result<ServerAnswer, Silence> {
     let deadline = Instant::now() + patience;
     let line = timeout_at(deadline, post::connect(url, tls))
         .await
@@ -95,7 +95,7 @@ async fn bounded(
         .await
         .map_err(|_| Silence::Unanswered)?
         .map_err(|_| Silence::Unanswered)?;
-    Ok(Answer {
+    Ok(ServerAnswer {
         status: head.status,
         headers: head.headers,
         body: body.to_bytes(),

@@ -21,8 +21,8 @@ pub struct AgentTokens(Mutex<Option<(Arc<Secret>, Instant)>>);
 
 /// Where the agent's token is from: one that was kept may have been taken back since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lent {
-    Kept,
+pub enum TokenOrigin {
+    Stored,
     New,
 }
 
@@ -45,7 +45,7 @@ struct Refusal {
 }
 
 impl AgentTokens {
-    pub async fn lend<F>(&self, log_in: impl FnOnce() -> F) -> Result<(Arc<Secret>, Lent), Code>
+    pub async fn lend<F>(&self, log_in: impl FnOnce() -> F) -> Result<(Arc<Secret>, TokenOrigin), Code>
     where
         F: Future<Output = Result<AgentToken, Code>>,
     {
@@ -53,7 +53,7 @@ impl AgentTokens {
         if let Some((token, until)) = &*kept
             && Instant::now() < *until
         {
-            return Ok((token.clone(), Lent::Kept));
+            return Ok((token.clone(), TokenOrigin::Stored));
         }
         *kept = None;
         let AgentToken { token, lives } = log_in().await?;
@@ -62,7 +62,7 @@ impl AgentTokens {
         if let Some(until) = lives.checked_sub(EARLY).map(|lives| Instant::now() + lives) {
             *kept = Some((token.clone(), until));
         }
-        Ok((token, Lent::New))
+        Ok((token, TokenOrigin::New))
     }
 
     pub async fn forget(&self) {

@@ -70,7 +70,7 @@ pub type Unreadable = &'static str;
 
 /// What became of an order.
 pub enum Created<T> {
-    Made(Result<T, Unreadable>),
+    RemoteCredential(Result<T, Unreadable>),
     Pending(Pending),
     /// BKey says that it has not taken the order up: nothing was made.
     Refused(StatusCode),
@@ -80,7 +80,7 @@ pub enum Created<T> {
 
 /// What a look at a pending order says.
 pub enum Looked<T> {
-    Made(Result<T, Unreadable>),
+    RemoteCredential(Result<T, Unreadable>),
     /// Look again, after so long if it says.
     Wait(Option<Duration>),
     /// By BKey's word no longer to be had; the word is one of ours.
@@ -212,7 +212,7 @@ pub fn created<T>(status: StatusCode, body: &[u8], read: Read<T>) -> Created<T> 
     };
     if status.is_success() {
         return match object.get("status").and_then(Value::as_str) {
-            Some("authorized") => Created::Made(read(&object)),
+            Some("authorized") => Created::RemoteCredential(read(&object)),
             Some("pending_approval") => Pending::of(&object).map_or(Created::Unclear(status), Created::Pending),
             _ => Created::Unclear(status),
         };
@@ -232,7 +232,7 @@ pub fn looked<T>(status: StatusCode, body: &[u8], wait: Option<Duration>, read: 
         return Looked::Wait(wait);
     };
     match object.get("status").and_then(Value::as_str) {
-        Some("signed" | "authorized") if status == StatusCode::OK => return Looked::Made(read(&object)),
+        Some("signed" | "authorized") if status == StatusCode::OK => return Looked::RemoteCredential(read(&object)),
         Some("settled") => return Looked::Over("signer-says-settled"),
         Some("expired") => return Looked::Over("signer-says-expired"),
         Some("failed" | "denied" | "rejected") => return Looked::Over("signer-says-failed"),

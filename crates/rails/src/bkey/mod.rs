@@ -18,11 +18,11 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use bursar_core::account::AccountMark;
-use bursar_net::oauth::exchange::{self, Answer, Silence};
+use bursar_net::oauth::exchange::{self, ServerAnswer, Silence};
 use bursar_net::oauth::failure::{self, Code};
 use bursar_net::oauth::form::bearer;
 use bursar_net::oauth::issuer::Issuer;
-use bursar_net::oauth::login::{self, AgentTokens, Lent};
+use bursar_net::oauth::login::{self, AgentTokens, TokenOrigin};
 use bursar_net::oauth::{Outgoing, Secret};
 use bursar_net::tls::upstream::UpstreamTls;
 
@@ -51,7 +51,7 @@ pub struct Bkey {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Unheard {
+pub enum Unanswered {
     #[error("BKey does not take our client: {}", .0.text())]
     NotLoggedIn(Code),
     #[error("BKey cannot be reached")]
@@ -63,9 +63,9 @@ pub enum Unheard {
 
 /// Why the wallet is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum NoWalletTold {
+pub enum NoWalletAnswer {
     #[error(transparent)]
-    Unheard(#[from] Unheard),
+    Unanswered(#[from] Unanswered),
     #[error(
         "BKey refuses to tell its wallet (status {0}); the client needs the scopes payment:address and payment:authorize"
     )]
@@ -103,20 +103,23 @@ impl Bkey {
         AccountMark(*half)
     }
 
-    pub async fn wallet(&self) -> Result<WalletAnswer, NoWalletTold> {
+    pub async fn wallet(&self) -> Result<WalletAnswer, NoWalletAnswer> {
         let answer = self.get("/v1/x402/wallet").await?;
         match answer.status.as_u16() {
-            200 => answer::wallet(&answer.body).map_err(NoWalletTold::Unreadable),
-            status => Err(NoWalletTold::Refused(status)),
+            200 => answer::wallet(&answer.body).map_err(NoWalletAnswer::Unreadable),
+            status => Err(NoWalletAnswer::Refused(status)),
         }
     }
 
-    pub async fn order_authorization(&self, order: &AuthorizationOrder<'_>) -> Result<Created<Authorization>, Unheard> {
+    pub async fn order_authorization(
+        &self,
+        order: &AuthorizationOrder<'_>,
+    ) -> Result<Created<Authorization>, Unanswered> {
         let answer = self.create(Kind::X402, order.json()).await?;
         Ok(answer::created(answer.status, &answer.body, Authorization::in_answer))
     }
 
-    pub async fn order_token(&self, order: &TokenOrder<'_>) -> Result<Created<Token>, Unheard> {
+    pub async fn order_token(&self, order: &TokenOrder<'_>) -> Result<Created<Token>, Unanswered> {
         let answer = self.create(Kind::Mpp, order.json()).await?;
         Ok(answer::created(answer.status, &answer.body, Token::in_answer))
     }
@@ -140,13 +143,13 @@ impl Bkey {
     }
 
     /// Never repeated if it may have arrived (approvals §2.5): each order is another authorization.
-    async fn create(&self, kind: Kind, json: Option<Vec<u8>>) -> Result<Answer, Unheard> {
-        let json = json.ok_or(Unheard::NotLoggedIn(failure::INTERNAL))?;
+    async fn create(&self, kind: Kind, json: Option<Vec<u8>>) -> Result<ServerAnswer, Unanswered> {
+        let json = json.ok_or(Unanswered::NotLoggedIn(failure::INTERNAL))?;
         let (url, token) = (self.at(path(kind))?, self.token().await?.0);
         let order = || {
-            let bearer = bearer(&token).ok_or(Unheard::NotLoggedIn(failure::BAD_RESPONSE))?;
+            let bearer = bearer(&token).ok_or(Unanswered::NotLoggedIn(failure::BAD_RESPONSE))?;
             let outgoing = Outgoing::json(json.clone(), bearer);
-            outgoing.to(&url).ok_or(Unheard::NotLoggedIn(failure::INTERNAL))
+            outgoing.to(&url).ok_or(Unanswered::NotLoggedIn(failure::INTERNAL))
         };
         let sent = match exchange::send(&url, &self.tls, order()?, PATIENCE).await {
             // Nothing of it was sent: once more.
@@ -158,21 +161,21 @@ impl Bkey {
         Ok(answer)
     }
 
-    async fn get(&self, path: &str) -> Result<Answer, Unheard> {
+    async fn get(&self, path: &str) -> Result<ServerAnswer, Unanswered> {
         let (mut token, mut lent) = self.token().await?;
         loop {
             let url = self.at(path)?;
             let target = url.path_and_query().map_or("/", |path| path.as_str());
-            let bearer = bearer(&token).ok_or(Unheard::NotLoggedIn(failure::BAD_RESPONSE))?;
+            let bearer = bearer(&token).ok_or(Unanswered::NotLoggedIn(failure::BAD_RESPONSE))?;
             let request = Request::get(target)
                 .header("accept", "application/json")
                 .header(AUTHORIZATION, bearer)
                 .body(Bytes::new())
-                .map_err(|_| Unheard::NotLoggedIn(failure::INTERNAL))?;
+                .map_err(|_| Unanswered::NotLoggedIn(failure::INTERNAL))?;
             let answer = exchange::send(&url, &self.tls, request, PATIENCE).await;
             let answer = answer.map_err(unheard)?;
             self.was_taken(&answer).await;
-            if answer.status != http::StatusCode::UNAUTHORIZED || lent == Lent::New {
+            if answer.status != http::StatusCode::UNAUTHORIZED || lent == TokenOrigin::New {
                 return Ok(answer);
             }
             // It was kept, and may have been taken back since.
@@ -181,13 +184,13 @@ impl Bkey {
     }
 
     /// A token that is refused is not lent again.
-    async fn was_taken(&self, answer: &Answer) {
+    async fn was_taken(&self, answer: &ServerAnswer) {
         if answer.status == http::StatusCode::UNAUTHORIZED {
             self.tokens.forget().await;
         }
     }
 
-    async fn token(&self) -> Result<(Arc<Secret>, Lent), Unheard> {
+    async fn token(&self) -> Result<(Arc<Secret>, TokenOrigin), Unanswered> {
         let log_in = || async {
             let url = self.at("/oauth/token").map_err(|_| failure::INTERNAL)?;
             let fields = [
@@ -202,14 +205,14 @@ impl Bkey {
             login::read(answer.status, &answer.body)
         };
         self.tokens.lend(log_in).await.map_err(|code| match code {
-            failure::UNREACHABLE => Unheard::Unsent,
-            code => Unheard::NotLoggedIn(code),
+            failure::UNREACHABLE => Unanswered::Unsent,
+            code => Unanswered::NotLoggedIn(code),
         })
     }
 
-    fn at(&self, path: &str) -> Result<Uri, Unheard> {
+    fn at(&self, path: &str) -> Result<Uri, Unanswered> {
         let url = format!("{}{path}", self.api.as_str());
-        url.parse().map_err(|_| Unheard::NotLoggedIn(failure::INTERNAL))
+        url.parse().map_err(|_| Unanswered::NotLoggedIn(failure::INTERNAL))
     }
 }
 
@@ -220,14 +223,14 @@ const fn path(kind: Kind) -> &'static str {
     }
 }
 
-fn unheard(silence: Silence) -> Unheard {
+fn unheard(silence: Silence) -> Unanswered {
     match silence {
-        Silence::Unsent => Unheard::Unsent,
-        Silence::Unanswered => Unheard::Unanswered,
+        Silence::Unsent => Unanswered::Unsent,
+        Silence::Unanswered => Unanswered::Unanswered,
     }
 }
 
-fn retry_after(answer: &Answer) -> Option<Duration> {
+fn retry_after(answer: &ServerAnswer) -> Option<Duration> {
     let seconds = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds))
 }

@@ -14,9 +14,10 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
 use super::evm;
-use super::issuer::{Left, Tokens};
+use super::issuer::{Exposure, Tokens};
 use crate::bkey::{
-    self, AuthorizationOrder, Bkey, Created, Looked, NoWalletTold, Pending, Purpose, TokenOrder, Unheard, WalletAnswer,
+    self, AuthorizationOrder, Bkey, Created, Looked, NoWalletAnswer, Pending, Purpose, TokenOrder, Unanswered,
+    WalletAnswer,
 };
 use crate::stripe::{PaymentMethod, TokenId};
 use bursar_core::account::{Account, AccountMark};
@@ -46,7 +47,7 @@ pub struct BkeyIssuer {
 #[derive(Debug, Error)]
 pub enum NoSigner {
     #[error(transparent)]
-    NotTold(#[from] NoWalletTold),
+    NotTold(#[from] NoWalletAnswer),
     #[error(
         "BKey's wallet is on eip155:{chain} with the token {contract}, which is not in bursar's table of tokens, so bursar cannot \
          check what would be signed; use a key of your own under [wallet.evm]"
@@ -60,7 +61,7 @@ pub enum NoSigner {
 }
 
 /// Something that was made elsewhere, and compared with the record.
-pub enum Made {
+pub enum RemoteCredential {
     Authorization(Box<Signed>),
     Token(TokenId),
 }
@@ -73,7 +74,7 @@ pub struct Signed {
 
 /// What became of an order.
 pub enum Ordered {
-    Made(Made),
+    RemoteCredential(RemoteCredential),
     /// A person must confirm it on the phone.
     Waits(Waiting),
 }
@@ -89,10 +90,10 @@ pub struct Waiting {
 /// Why there is nothing to send.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{detail}")]
-pub struct NotMade {
+pub struct SignError {
     /// For the books: a stable code.
     pub why: &'static str,
-    pub left: Left,
+    pub left: Exposure,
     pub fault: SignerFault,
     /// A signature for just this payment exists, but for a time for which it must not be sent. On record, the chain can prove in
     /// the end that it was never cashed.
@@ -148,8 +149,8 @@ impl BkeySigner {
         reservation: &Reservation,
         purpose: &Purpose,
         now: impl Fn() -> Timestamp,
-    ) -> Result<Ordered, NotMade> {
-        let order = self.of(reservation, purpose).ok_or_else(NotMade::other_record)?;
+    ) -> Result<Ordered, SignError> {
+        let order = self.of(reservation, purpose).ok_or_else(SignError::other_record)?;
         let ordered_at = Instant::now();
         let created = self.bkey.order_authorization(&order).await;
         ordered(created, ordered_at, |made| self.judge(reservation, &made, now()))
@@ -162,7 +163,7 @@ impl BkeySigner {
         waiting: &mut Waiting,
         until: Instant,
         now: impl Fn() -> Timestamp,
-    ) -> Option<Result<Made, NotMade>> {
+    ) -> Option<Result<RemoteCredential, SignError>> {
         while waiting.rest(until).await {
             let looked = self.bkey.look_authorization(&waiting.pending).await;
             let said = waiting.said(looked, |made| self.judge(reservation, &made, now()));
@@ -192,8 +193,13 @@ impl BkeySigner {
         })
     }
 
-    fn judge(&self, reservation: &Reservation, made: &bkey::Authorization, now: Timestamp) -> Result<Made, NotMade> {
-        let signed = self.compare(reservation, made).map_err(NotMade::differs)?;
+    fn judge(
+        &self,
+        reservation: &Reservation,
+        made: &bkey::Authorization,
+        now: Timestamp,
+    ) -> Result<RemoteCredential, SignError> {
+        let signed = self.compare(reservation, made).map_err(SignError::differs)?;
         // Good at once, and long enough for the seller to cash it, and no longer than what is counted with.
         let (now, latest) = (clock::unix_second(now), reservation.arm().valid_before);
         let late = match &signed.issued {
@@ -203,10 +209,10 @@ impl BkeySigner {
             _ => None,
         };
         match late {
-            None => Ok(Made::Authorization(Box::new(signed))),
-            Some(member) => Err(NotMade {
+            None => Ok(RemoteCredential::Authorization(Box::new(signed))),
+            Some(member) => Err(SignError {
                 signed: Some(Box::new(signed.issued)),
-                ..NotMade::differs(member)
+                ..SignError::differs(member)
             }),
         }
     }
@@ -276,8 +282,8 @@ impl BkeyIssuer {
         reservation: &Reservation,
         purpose: &Purpose,
         now: impl Fn() -> Timestamp,
-    ) -> Result<Ordered, NotMade> {
-        let order = self.of(reservation, purpose).ok_or_else(NotMade::other_record)?;
+    ) -> Result<Ordered, SignError> {
+        let order = self.of(reservation, purpose).ok_or_else(SignError::other_record)?;
         let ordered_at = Instant::now();
         let created = self.bkey.order_token(&order).await;
         ordered(created, ordered_at, |made| self.judge(reservation, &order, made, now()))
@@ -291,9 +297,9 @@ impl BkeyIssuer {
         purpose: &Purpose,
         until: Instant,
         now: impl Fn() -> Timestamp,
-    ) -> Option<Result<Made, NotMade>> {
+    ) -> Option<Result<RemoteCredential, SignError>> {
         let Some(order) = self.of(reservation, purpose) else {
-            return Some(Err(NotMade::other_record()));
+            return Some(Err(SignError::other_record()));
         };
         while waiting.rest(until).await {
             let looked = self.bkey.look_token(&waiting.pending).await;
@@ -328,10 +334,10 @@ impl BkeyIssuer {
         order: &TokenOrder<'_>,
         made: bkey::Token,
         now: Timestamp,
-    ) -> Result<Made, NotMade> {
+    ) -> Result<RemoteCredential, SignError> {
         self.tokens.keep(reservation.rid(), &made.token);
         let now = clock::unix_second(now);
-        let same = |is_same: bool, member: &'static str| is_same.then_some(()).ok_or(NotMade::differs(member));
+        let same = |is_same: bool, member: &'static str| is_same.then_some(()).ok_or(SignError::differs(member));
         let latest = reservation.arm().valid_before;
         let in_time = |at: u64| at <= latest && at >= now.saturating_add(Term::LEAST_S);
         same(made.expires_at.is_none_or(in_time), "expiresAt")?;
@@ -340,22 +346,25 @@ impl BkeyIssuer {
         same(made.currency.as_ref().is_none_or(dollars), "currency")?;
         let paid_by = |method: &String| method == self.payment_method.as_str();
         same(made.payment_method.as_ref().is_none_or(paid_by), "paymentMethodId")?;
-        Ok(Made::Token(made.token))
+        Ok(RemoteCredential::Token(made.token))
     }
 }
 
 /// What an order comes to.
 fn ordered<T>(
-    created: Result<Created<T>, Unheard>,
+    created: Result<Created<T>, Unanswered>,
     at: Instant,
-    judge: impl FnOnce(T) -> Result<Made, NotMade>,
-) -> Result<Ordered, NotMade> {
+    judge: impl FnOnce(T) -> Result<RemoteCredential, SignError>,
+) -> Result<Ordered, SignError> {
     match created {
-        Ok(Created::Made(made)) => made.map_err(NotMade::unreadable).and_then(judge).map(Ordered::Made),
+        Ok(Created::RemoteCredential(made)) => made
+            .map_err(SignError::unreadable)
+            .and_then(judge)
+            .map(Ordered::RemoteCredential),
         Ok(Created::Pending(pending)) => Ok(Ordered::Waits(Waiting::since(at, pending))),
-        Ok(Created::Refused(status)) => Err(NotMade::refused(status)),
-        Ok(Created::Unclear(status)) => Err(NotMade::unclear(status)),
-        Err(unheard) => Err(NotMade::unheard(unheard)),
+        Ok(Created::Refused(status)) => Err(SignError::refused(status)),
+        Ok(Created::Unclear(status)) => Err(SignError::unclear(status)),
+        Err(unheard) => Err(SignError::unheard(unheard)),
     }
 }
 
@@ -393,11 +402,11 @@ impl Waiting {
     fn said<T>(
         &mut self,
         looked: Looked<T>,
-        judge: impl FnOnce(T) -> Result<Made, NotMade>,
-    ) -> Option<Result<Made, NotMade>> {
+        judge: impl FnOnce(T) -> Result<RemoteCredential, SignError>,
+    ) -> Option<Result<RemoteCredential, SignError>> {
         match looked {
-            Looked::Made(made) => Some(made.map_err(NotMade::unreadable).and_then(judge)),
-            Looked::Over(why) => Some(Err(NotMade::over(why))),
+            Looked::RemoteCredential(made) => Some(made.map_err(SignError::unreadable).and_then(judge)),
+            Looked::Over(why) => Some(Err(SignError::over(why))),
             Looked::Wait(pause) => {
                 self.looked(pause);
                 None
@@ -410,14 +419,14 @@ impl Waiting {
         self.look_at = Instant::now() + pause;
     }
 
-    fn over(&self) -> Option<Result<Made, NotMade>> {
-        (Instant::now() >= self.until).then(|| Err(NotMade::over("signer-not-confirmed")))
+    fn over(&self) -> Option<Result<RemoteCredential, SignError>> {
+        (Instant::now() >= self.until).then(|| Err(SignError::over("signer-not-confirmed")))
     }
 }
 
-impl NotMade {
+impl SignError {
     fn perhaps(why: &'static str, fault: SignerFault, detail: String) -> Self {
-        let left = Left::Perhaps;
+        let left = Exposure::Perhaps;
         Self {
             why,
             left,
@@ -429,7 +438,7 @@ impl NotMade {
 
     /// BKey was not asked, or says that it did not take the order up.
     fn nothing(why: &'static str, fault: SignerFault, detail: String) -> Self {
-        let left = Left::Nothing;
+        let left = Exposure::Nothing;
         Self {
             why,
             left,
@@ -472,15 +481,15 @@ impl NotMade {
         }
     }
 
-    fn unheard(unheard: Unheard) -> Self {
+    fn unheard(unheard: Unanswered) -> Self {
         let detail = unheard.to_string();
         match unheard {
-            Unheard::Unanswered => Self::perhaps("signer-unclear", SignerFault::Silent, detail),
-            Unheard::Unsent => Self::nothing("signer-unreachable", SignerFault::Silent, detail),
-            Unheard::NotLoggedIn(code) if code.retryable() => {
+            Unanswered::Unanswered => Self::perhaps("signer-unclear", SignerFault::Silent, detail),
+            Unanswered::Unsent => Self::nothing("signer-unreachable", SignerFault::Silent, detail),
+            Unanswered::NotLoggedIn(code) if code.retryable() => {
                 Self::nothing("signer-unreachable", SignerFault::Silent, detail)
             }
-            Unheard::NotLoggedIn(_) => Self::nothing("signer-refused", SignerFault::Refused, detail),
+            Unanswered::NotLoggedIn(_) => Self::nothing("signer-refused", SignerFault::Refused, detail),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::stripe::{
 };
 use bursar_core::account::{Account, AccountMark};
 use bursar_core::assets::{Asset, Mode};
-use bursar_ledger::{By, Payment, PaymentId, Reservation};
+use bursar_ledger::{Payment, PaymentId, Reservation, Source};
 pub use tokens::Tokens;
 
 /// Between tries of one order. Nothing has been sent to the seller yet, and the agent waits.
@@ -41,16 +41,16 @@ pub struct Issuer {
 #[error("{detail}")]
 pub struct NotIssued {
     pub why: &'static str,
-    pub left: Left,
+    pub left: Exposure,
     /// Who knows what is left: we, if Stripe was not asked.
-    pub by: By,
+    pub by: Source,
     pub fault: Fault,
     detail: String,
 }
 
 /// What an order that failed has left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
+pub enum Exposure {
     /// There is no token, or it has been taken back.
     Nothing,
     /// There may be one, which nobody was given.
@@ -59,7 +59,7 @@ pub enum Left {
 
 /// What Stripe says about a payment (R214).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum TokenStatus {
     /// The token was charged.
     Charged,
     /// It can be charged yet.
@@ -73,7 +73,7 @@ pub enum Standing {
 /// Why there is nothing to be said about a payment.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{why}")]
-pub struct Untold {
+pub struct NoStatus {
     pub why: String,
     /// Stripe is not to be heard, or wants to be left alone: others need not be asked about now.
     pub silent: bool,
@@ -151,8 +151,8 @@ impl Issuer {
 
     /// The same order up to three times, as long as it can help. What is left is of all tries together: one that may have made a
     /// token is not undone by a later one that surely did not.
-    async fn order(&self, ordered: &Ordered) -> Result<Issued, (StripeError, Left)> {
-        let (mut pauses, mut left) = (PAUSES.into_iter(), Left::Nothing);
+    async fn order(&self, ordered: &Ordered) -> Result<Issued, (StripeError, Exposure)> {
+        let (mut pauses, mut left) = (PAUSES.into_iter(), Exposure::Nothing);
         loop {
             let error = match self.stripe.issue(&ordered.order()).await {
                 Ok(issued) => return Ok(issued),
@@ -164,7 +164,7 @@ impl Issuer {
             };
             tracing::warn!(payment = %ordered.rid, why = error.code(), again, "Stripe issued no token");
             if error.effect() != Effect::None {
-                left = Left::Perhaps;
+                left = Exposure::Perhaps;
             }
             match pauses.next().filter(|_| again) {
                 Some(pause) => sleep(pause).await,
@@ -174,19 +174,19 @@ impl Issuer {
     }
 
     /// Nobody was given it. What it says afterwards counts.
-    async fn take_back(&self, token: &TokenId) -> Left {
+    async fn take_back(&self, token: &TokenId) -> Exposure {
         if let Err(error) = self.stripe.revoke(token).await {
             tracing::warn!(why = error.code(), "a token that nobody was given could not be revoked");
         }
         match self.stripe.token(token).await.map(|issued| standing(&issued)) {
-            Ok(Standing::Dead(_)) => Left::Nothing,
-            _ => Left::Perhaps,
+            Ok(TokenStatus::Dead(_)) => Exposure::Nothing,
+            _ => Exposure::Perhaps,
         }
     }
 
     /// Which token a payment has, if that can be found out: it was kept, or the same order tells, made by the same account.
     /// `Ok(None)`: there is none, and none can come to be.
-    pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, Untold> {
+    pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, NoStatus> {
         let rid = payment.rid();
         if let Some(token) = self.tokens.of(rid) {
             return Ok(Some(token));
@@ -210,7 +210,7 @@ impl Issuer {
     }
 
     /// To another account the same order is a new one, and its answer says nothing about the token that the seller may hold.
-    fn is_ours(&self, payment: &Payment) -> Result<(), Untold> {
+    fn is_ours(&self, payment: &Payment) -> Result<(), NoStatus> {
         let ordered_by = payment.arm.as_ref().and_then(|arm| arm.issuer);
         if ordered_by == Some(self.mark()) {
             return Ok(());
@@ -234,12 +234,12 @@ impl Issuer {
     }
 
     /// What has become of a token.
-    pub async fn look(&self, token: &TokenId) -> Result<Standing, Untold> {
+    pub async fn look(&self, token: &TokenId) -> Result<TokenStatus, NoStatus> {
         Ok(standing(&self.stripe.token(token).await?))
     }
 
     /// Takes a token back, and looks what has become of it: a seller may have been faster.
-    pub async fn revoke(&self, token: &TokenId) -> Result<Standing, Untold> {
+    pub async fn revoke(&self, token: &TokenId) -> Result<TokenStatus, NoStatus> {
         match self.stripe.revoke(token).await {
             Ok(_) | Err(StripeError::Refused { .. }) => self.look(token).await,
             Err(error) => Err(error.into()),
@@ -247,7 +247,7 @@ impl Issuer {
     }
 }
 
-impl From<StripeError> for Untold {
+impl From<StripeError> for NoStatus {
     fn from(error: StripeError) -> Self {
         Self {
             why: error.to_string(),
@@ -262,7 +262,7 @@ impl From<StripeError> for Untold {
     }
 }
 
-impl From<&str> for Untold {
+impl From<&str> for NoStatus {
     fn from(why: &str) -> Self {
         Self {
             why: why.to_owned(),
@@ -273,19 +273,19 @@ impl From<&str> for Untold {
 
 /// Only a token that cannot be charged any more **and** of which nothing was taken is dead; silence about what was taken proves
 /// nothing.
-fn standing(issued: &Issued) -> Standing {
+fn standing(issued: &Issued) -> TokenStatus {
     let taken = issued.captured.map(|captured| captured.value);
     match (&issued.status, taken) {
-        (_, Some(1..)) | (Status::Deactivated(Reason::Consumed), _) => Standing::Charged,
-        (Status::Active | Status::RequiresAction { .. }, _) => Standing::Live,
-        (Status::Deactivated(reason), Some(0)) => Standing::Dead(match reason {
+        (_, Some(1..)) | (Status::Deactivated(Reason::Consumed), _) => TokenStatus::Charged,
+        (Status::Active | Status::RequiresAction { .. }, _) => TokenStatus::Live,
+        (Status::Deactivated(reason), Some(0)) => TokenStatus::Dead(match reason {
             Reason::Expired => "token-expired",
             Reason::Revoked => "token-revoked",
             Reason::Resolved => "token-resolved",
             Reason::Consumed | Reason::Other => "token-deactivated",
         }),
         (Status::Deactivated(_), None) => {
-            Standing::Unclear("Stripe does not say what was taken with its token".to_owned())
+            TokenStatus::Unclear("Stripe does not say what was taken with its token".to_owned())
         }
     }
 }
@@ -338,17 +338,17 @@ impl Ordered {
 }
 
 impl NotIssued {
-    fn of(error: &StripeError, left: Left) -> Self {
+    fn of(error: &StripeError, left: Exposure) -> Self {
         Self {
             why: error.code(),
             left,
-            by: By::Stripe,
+            by: Source::Stripe,
             fault: error.fault(),
             detail: error.to_string(),
         }
     }
 
-    fn not_active(status: &Status, left: Left) -> Self {
+    fn not_active(status: &Status, left: Exposure) -> Self {
         let (why, fault, detail) = match status {
             Status::RequiresAction { at: Some(host) } => (
                 "stripe-action-required",
@@ -369,7 +369,7 @@ impl NotIssued {
         Self {
             why,
             left,
-            by: By::Stripe,
+            by: Source::Stripe,
             fault,
             detail,
         }
@@ -378,8 +378,8 @@ impl NotIssued {
     fn other_account() -> Self {
         Self {
             why: "stripe-other-account",
-            left: Left::Nothing,
-            by: By::Us,
+            left: Exposure::Nothing,
+            by: Source::Us,
             fault: Fault::Setup,
             detail: "the payment was recorded for another payment method or account than the one now configured"
                 .to_owned(),

@@ -31,9 +31,9 @@ mod tempo;
 #[cfg(test)]
 mod vectors;
 
-pub use bkey::{BkeyIssuer, BkeySigner, Made, NoSigner, NotMade, Ordered, Signed, SignerFault, Waiting};
+pub use bkey::{BkeyIssuer, BkeySigner, NoSigner, Ordered, RemoteCredential, SignError, Signed, SignerFault, Waiting};
 pub use evm::{Wallet, WalletError};
-pub use issuer::{Issuer, Left, NotIssued, Standing, Tokens, Untold};
+pub use issuer::{Exposure, Issuer, NoStatus, NotIssued, TokenStatus, Tokens};
 pub use keystore::KeystoreError;
 pub use permission::{Permission, Permissions};
 
@@ -106,16 +106,16 @@ pub enum PayError {
     #[error(transparent)]
     NotIssued(#[from] NotIssued),
     #[error(transparent)]
-    NotMade(#[from] NotMade),
+    SignError(#[from] SignError),
 }
 
 impl PayError {
     /// Whether anything that could be cashed may exist now.
-    pub fn left(&self) -> Left {
+    pub fn left(&self) -> Exposure {
         match self {
             Self::NotIssued(not_issued) => not_issued.left,
-            Self::NotMade(not_made) => not_made.left,
-            _ => Left::Nothing,
+            Self::SignError(not_made) => not_made.left,
+            _ => Exposure::Nothing,
         }
     }
 }
@@ -150,7 +150,7 @@ impl Payers {
     }
 
     /// Who makes the credential of a payment with `asset`, if not we.
-    pub fn signer_elsewhere(&self, asset: Asset) -> Option<Signer> {
+    pub fn remote_signer(&self, asset: Asset) -> Option<Signer> {
         let is_bkey = match asset {
             Asset::Token(_) => matches!(self.wallet, Some(EvmPayer::Bkey(_))),
             Asset::Fiat(..) => matches!(self.issuer, Some(CardPayer::Bkey(_))),
@@ -190,7 +190,7 @@ impl Payers {
         reservation: &Reservation,
         purpose: &Purpose,
         now: impl Fn() -> Timestamp,
-    ) -> Option<Result<Ordered, NotMade>> {
+    ) -> Option<Result<Ordered, SignError>> {
         match (reservation.terms().asset, &self.wallet, &self.issuer) {
             (Asset::Token(_), Some(EvmPayer::Bkey(signer)), _) => Some(signer.order(reservation, purpose, now).await),
             (Asset::Fiat(..), _, Some(CardPayer::Bkey(issuer))) => Some(issuer.order(reservation, purpose, now).await),
@@ -206,7 +206,7 @@ impl Payers {
         purpose: &Purpose,
         until: Instant,
         now: impl Fn() -> Timestamp,
-    ) -> Option<Result<Made, NotMade>> {
+    ) -> Option<Result<RemoteCredential, SignError>> {
         match (reservation.terms().asset, &self.wallet, &self.issuer) {
             (Asset::Token(_), Some(EvmPayer::Bkey(signer)), _) => signer.wait(reservation, waiting, until, now).await,
             (Asset::Fiat(..), _, Some(CardPayer::Bkey(issuer))) => {
@@ -223,15 +223,15 @@ impl Payers {
         reservation: &Reservation,
         echo: &Echo,
         permission: &Permission,
-        made: Option<&Made>,
+        made: Option<&RemoteCredential>,
     ) -> Result<(HeaderName, Credential), PayError> {
         let rail = reservation.terms().rail;
         if rail != echo.rail() {
             return Err(PayError::OtherRail);
         }
         match (rail, made) {
-            (Rail::X402, Some(Made::Authorization(signed))) => return present(reservation, signed, echo),
-            (Rail::MppStripe, Some(Made::Token(token))) => {
+            (Rail::X402, Some(RemoteCredential::Authorization(signed))) => return present(reservation, signed, echo),
+            (Rail::MppStripe, Some(RemoteCredential::Token(token))) => {
                 let payload = Payload::SharedPaymentToken(token.expose());
                 return Ok(credential(echo, &payload, None)?);
             }

@@ -3,7 +3,7 @@ use alloy_primitives::B256;
 use super::*;
 use crate::Conclusion;
 use crate::world::{BEGAN, CENT, NETWORK, PAYEE, VALID_S, WALLET, World, asset, time, world, world_on_disk};
-use bursar_ledger::{By, Resolution};
+use bursar_ledger::{Resolution, Source};
 use bursar_rails::rpc::fake::chain::cashing;
 
 async fn run(world: &World, question: Question) -> Report {
@@ -80,7 +80,7 @@ async fn by_name_any_payment_can_be_asked_about() {
         why.starts_with("an operator called it dead, but transaction 0x01"),
         "{why}"
     );
-    assert_eq!(world.stands(lost).await, (State::Settled, Some(By::Chain)));
+    assert_eq!(world.stands(lost).await, (State::Settled, Some(Source::Chain)));
     assert_eq!(world.stands(armed).await, (State::Armed, None));
 
     let nobodys = PaymentId::new(world.reconciler.clock.now(), [9; 10]);
@@ -114,7 +114,7 @@ async fn a_receipt_that_names_another_transaction_is_noted_and_matches() {
         "{line:?}"
     );
     let payment = world.ledger().get(rid).await.unwrap().unwrap();
-    assert_eq!((payment.by, payment.tx), (Some(By::Chain), Some(real.to_string())));
+    assert_eq!((payment.by, payment.tx), (Some(Source::Chain), Some(real.to_string())));
 }
 
 #[tokio::test]

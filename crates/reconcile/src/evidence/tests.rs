@@ -2,7 +2,7 @@ use alloy_primitives::{Address, U256};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testimony::Standing;
+use crate::testimony::ClaimState;
 use crate::verdict::{Unproven, Verdict, verdict};
 use bursar_core::money::Atoms;
 use bursar_rails::rpc::fake::chain::{Chain, cashing};
@@ -49,7 +49,7 @@ fn facts() -> Facts {
         proof: Proof::Authorization,
         armed_at: GENESIS + 1_800,
         valid_before: GENESIS + 2_100,
-        standing: Standing::Open,
+        standing: ClaimState::Open,
         claimed_tx: None,
     }
 }

@@ -3,12 +3,12 @@ use http::HeaderName;
 
 use super::*;
 use crate::pass::Notice;
-use crate::testimony::{Proof, Standing};
+use crate::testimony::{ClaimState, Proof};
 use crate::world::{BEGAN, CENT, NETWORK, PAYEE, VALID_S, WALLET, World, asset, time, world};
 use bursar_core::challenge::{Credential, Rail};
 use bursar_core::money::Atoms;
-use bursar_ledger::{By, Event};
-use bursar_rails::doubts::{Claim, Target};
+use bursar_ledger::{Event, Source};
+use bursar_rails::outstanding::{Claim, Target};
 
 #[tokio::test]
 async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
@@ -20,13 +20,13 @@ async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
         world.cash(n, 2);
     }
     keeper.pass().await;
-    assert_eq!(world.stands(claimed).await, (State::Settled, Some(By::Merchant)));
+    assert_eq!(world.stands(claimed).await, (State::Settled, Some(Source::Merchant)));
     assert_eq!(world.stands(lost).await, (State::Unknown, None));
 
     world.at(20);
     keeper.pass().await;
-    assert_eq!(world.stands(claimed).await, (State::Settled, Some(By::Chain)));
-    assert_eq!(world.stands(lost).await, (State::Settled, Some(By::Chain)));
+    assert_eq!(world.stands(claimed).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.stands(lost).await, (State::Settled, Some(Source::Chain)));
     assert_eq!(world.stands(dead).await, (State::Unknown, None));
     assert_eq!(world.stands(under_way).await, (State::Armed, None));
     let tx = world.ledger().get(lost).await.unwrap().unwrap().tx;
@@ -41,7 +41,7 @@ async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
     );
     world.at(VALID_S + 20);
     keeper.pass().await;
-    assert_eq!(world.stands(dead).await, (State::Expired, Some(By::Chain)));
+    assert_eq!(world.stands(dead).await, (State::Expired, Some(Source::Chain)));
     assert_eq!(world.counted().await, 30_000);
     assert_eq!(*world.heard.lock().unwrap(), []);
     // Nothing waits any more, so nobody is asked.
@@ -73,7 +73,7 @@ async fn an_mpp_payment_is_proven_by_its_authorization() {
         proof: Proof::Authorization,
         armed_at: BEGAN,
         valid_before: BEGAN + VALID_S,
-        standing: Standing::Claimed,
+        standing: ClaimState::Claimed,
         claimed_tx: Some(B256::repeat_byte(1).to_string()),
     };
     assert_eq!(Facts::of(&payment), Some(facts));
@@ -82,11 +82,11 @@ async fn an_mpp_payment_is_proven_by_its_authorization() {
     world.cash(2, 2);
     world.at(VALID_S + 20);
     keeper.pass().await;
-    assert_eq!(world.stands(claimed).await, (State::Settled, Some(By::Chain)));
-    assert_eq!(world.stands(lost).await, (State::Settled, Some(By::Chain)));
-    assert_eq!(world.stands(dead).await, (State::Expired, Some(By::Chain)));
+    assert_eq!(world.stands(claimed).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.stands(lost).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.stands(dead).await, (State::Expired, Some(Source::Chain)));
     // A `Payment-Receipt` without a payment.
-    assert_eq!(world.stands(uncashed).await, (State::Settled, Some(By::Merchant)));
+    assert_eq!(world.stands(uncashed).await, (State::Settled, Some(Source::Merchant)));
     assert!(matches!(world.heard.lock().unwrap()[..], [Notice::Disputed { rid, .. }] if rid == uncashed));
     assert_eq!(world.counted().await, 30_000);
 }
@@ -101,7 +101,7 @@ async fn a_receipt_without_a_payment_is_disputed_once_and_stays_counted() {
         keeper.pass().await;
     }
     let payment = world.ledger().get(claimed).await.unwrap().unwrap();
-    assert_eq!((payment.state, payment.by), (State::Settled, Some(By::Merchant)));
+    assert_eq!((payment.state, payment.by), (State::Settled, Some(Source::Merchant)));
     assert!(payment.disputed.unwrap().starts_with("the receipt says paid"));
     assert_eq!(world.counted().await, 10_000);
     let heard = world.heard.lock().unwrap();
@@ -146,12 +146,12 @@ async fn more_than_a_batch_is_asked_about_batch_by_batch() {
     assert_eq!(heads, 2 * 2);
 }
 
-fn in_doubt(world: &World, rid: PaymentId, n: u8) -> (bursar_rails::doubts::Ticket, impl Fn() -> Claim + use<>) {
+fn in_doubt(world: &World, rid: PaymentId, n: u8) -> (bursar_rails::outstanding::Ticket, impl Fn() -> Claim + use<>) {
     let target = Target::of("research", "GET", "https", "api.example.com", "/");
     let fingerprint = target.with_body(&[n; 32]);
     let field = HeaderName::from_static("payment-signature");
     let credential = Credential::from_stored("c2lnbmVk".into()).unwrap();
-    let ticket = world.doubts.sent(
+    let ticket = world.outstanding.sent(
         rid,
         target,
         fingerprint,
@@ -159,8 +159,8 @@ fn in_doubt(world: &World, rid: PaymentId, n: u8) -> (bursar_rails::doubts::Tick
         BEGAN + VALID_S,
         false,
     );
-    let doubts = world.doubts.clone();
-    (ticket, move || doubts.claim(target, fingerprint))
+    let outstanding = world.outstanding.clone();
+    (ticket, move || outstanding.claim(target, fingerprint))
 }
 
 #[tokio::test]
@@ -176,9 +176,9 @@ async fn what_a_repeat_presents_at_this_moment_is_not_declared_dead() {
     assert!(matches!(claim(), Claim::InDoubt(_)));
     world.at(VALID_S + 30);
     keeper.pass().await;
-    assert_eq!(world.stands(rid).await, (State::Expired, Some(By::Chain)));
+    assert_eq!(world.stands(rid).await, (State::Expired, Some(Source::Chain)));
     assert!(matches!(claim(), Claim::Free), "the same request buys anew");
-    assert!(!world.doubts.any());
+    assert!(!world.outstanding.any());
 }
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn a_repeat_of_what_the_chain_calls_paid_is_told_so() {
     world.cash(1, 2);
     world.at(VALID_S + 20);
     keeper.pass().await;
-    assert_eq!(world.stands(rid).await, (State::Settled, Some(By::Chain)));
+    assert_eq!(world.stands(rid).await, (State::Settled, Some(Source::Chain)));
     assert!(matches!(claim(), Claim::PaidNotDelivered(paid) if paid == rid));
 }
 

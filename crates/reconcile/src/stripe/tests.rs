@@ -158,7 +158,7 @@ async fn a_token_is_left_to_the_seller_for_as_long_as_it_may_take_it() {
         (1, 1),
         "the order was the same order"
     );
-    assert_eq!(shop.payment(rid).await.by, Some(By::Stripe));
+    assert_eq!(shop.payment(rid).await.by, Some(Source::Stripe));
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn what_a_merchant_claims_without_having_charged_is_disputed_once_it_never
     let shop = shop().await;
     let rid = shop.unknown(1).await;
     shop.order(rid).await;
-    let (by, tx) = (By::Merchant, Some("pi_invented".to_owned()));
+    let (by, tx) = (Source::Merchant, Some("pi_invented".to_owned()));
     shop.world
         .ledger()
         .finish(rid, Outcome::Settled { by, tx })
@@ -273,7 +273,7 @@ async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
     let mine = account(&shop.world, &shop.listening, AGENT);
     assert_eq!(
         mine.look(&held_by_seller).await,
-        Ok(Standing::Live),
+        Ok(TokenStatus::Live),
         "the seller can still charge it"
     );
     assert_eq!(line.finding, Finding::Undecided, "{line:?}");
@@ -301,7 +301,7 @@ async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
 #[tokio::test]
 async fn a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     use bursar_core::challenge::Credential;
-    use bursar_rails::doubts::{Claim, Target};
+    use bursar_rails::outstanding::{Claim, Target};
     let shop = shop().await;
     let rid = shop.unknown(1).await;
     shop.order(rid).await;
@@ -315,11 +315,11 @@ async fn a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     let valid_before = BEGAN + 300;
     drop(
         shop.world
-            .doubts
+            .outstanding
             .sent(rid, target, fingerprint, sent, valid_before, false),
     );
     shop.at(29);
-    match shop.world.doubts.claim(target, fingerprint) {
+    match shop.world.outstanding.claim(target, fingerprint) {
         Claim::Present(presentable) => drop(presentable),
         _ => panic!("it can be presented"),
     }
@@ -336,7 +336,7 @@ async fn a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     assert_eq!((line.finding, line.until), (Finding::Pending, Some(time(BEGAN + 59))));
     // It was put back where repeats find it.
     assert!(matches!(
-        shop.world.doubts.claim(target, fingerprint),
+        shop.world.outstanding.claim(target, fingerprint),
         Claim::Present(_)
     ));
     shop.at(89);
@@ -464,7 +464,7 @@ async fn answering(body: String) -> ApiBase {
 #[tokio::test]
 async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
     use base64::Engine as _;
-    use bursar_rails::pay::{CardPayer, Left, Payers, Permission};
+    use bursar_rails::pay::{CardPayer, Exposure, Payers, Permission};
     use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
     use http_body_util::{BodyExt as _, Full};
     use hyper::body::Bytes;
@@ -558,5 +558,5 @@ async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
         .err()
         .unwrap();
     assert_eq!(shop.sandbox.counters().tokens_issued, 1, "there is a token");
-    assert_eq!(error.left(), Left::Perhaps, "{error}");
+    assert_eq!(error.left(), Exposure::Perhaps, "{error}");
 }

@@ -10,7 +10,7 @@ const TX: B256 = B256::repeat_byte(0xee);
 const OTHER_TX: B256 = B256::repeat_byte(0xef);
 const DEADLINE: u64 = 1_800_000_000;
 
-fn facts(standing: Standing) -> Facts {
+fn facts(standing: ClaimState) -> Facts {
     Facts {
         network: Network::Eip155(84_532),
         token: Address::repeat_byte(0x70),
@@ -76,11 +76,11 @@ fn cancelled() -> Nonce {
 }
 
 fn open(evidence: &Evidence) -> Verdict {
-    verdict(&facts(Standing::Open), evidence)
+    verdict(&facts(ClaimState::Open), evidence)
 }
 
 fn claimed(evidence: &Evidence) -> Verdict {
-    verdict(&facts(Standing::Claimed), evidence)
+    verdict(&facts(ClaimState::Claimed), evidence)
 }
 
 fn settled(receipt: Named) -> Verdict {
@@ -112,7 +112,7 @@ fn paid_is_settled_whatever_the_books_said() {
 
 #[test]
 fn a_receipt_with_another_transaction_is_noted() {
-    let mut facts = facts(Standing::Claimed);
+    let mut facts = facts(ClaimState::Claimed);
     let evidence = evidence(100, 10, &[paid()]);
     facts.claimed_tx = Some(TX.to_string().to_uppercase().replace("0X", "0x"));
     assert_eq!(verdict(&facts, &evidence), settled(Named::ThisTransaction));
@@ -279,7 +279,7 @@ fn without_a_common_head_nothing_is_told() {
     assert_eq!(open(&forked), Verdict::Unclear { why });
 }
 
-fn of(proof: Proof, standing: Standing) -> Facts {
+fn of(proof: Proof, standing: ClaimState) -> Facts {
     Facts {
         proof,
         ..facts(standing)
@@ -288,8 +288,8 @@ fn of(proof: Proof, standing: Standing) -> Facts {
 
 /// Both standings at once.
 fn upto(evidence: &Evidence) -> Verdict {
-    let open = verdict(&of(UPTO, Standing::Open), evidence);
-    let claimed = verdict(&of(UPTO, Standing::Claimed), evidence);
+    let open = verdict(&of(UPTO, ClaimState::Open), evidence);
+    let claimed = verdict(&of(UPTO, ClaimState::Claimed), evidence);
     assert_eq!(open, claimed, "{evidence:?}");
     open
 }
@@ -314,7 +314,7 @@ fn of_an_upto_counts_what_was_taken() {
         let shown = taken(Some(TX), 70, amount.into(), Named::Nothing);
         assert_eq!(upto(&evidence(-100, 10, std::slice::from_ref(&part))), shown);
         assert_eq!(upto(&evidence(100, 10, &[part.clone(), part.clone()])), shown);
-        let mut facts = of(UPTO, Standing::Claimed);
+        let mut facts = of(UPTO, ClaimState::Claimed);
         for (claimed, named) in [
             (TX, Named::ThisTransaction),
             (OTHER_TX, Named::Otherwise(OTHER_TX.to_string())),
@@ -360,7 +360,7 @@ fn more_than_the_most_of_an_upto_or_to_somebody_else_is_disputed() {
 fn by_permit2_exact_moves_exactly_the_amount() {
     let exact = |said: &[Nonce]| {
         verdict(
-            &of(Proof::Permit2(Taking::Whole), Standing::Open),
+            &of(Proof::Permit2(Taking::Whole), ClaimState::Open),
             &evidence(100, 10, said),
         )
     };
@@ -375,7 +375,7 @@ fn by_permit2_exact_moves_exactly_the_amount() {
     }
     let claimed = |said| {
         verdict(
-            &of(Proof::Permit2(Taking::Whole), Standing::Claimed),
+            &of(Proof::Permit2(Taking::Whole), ClaimState::Claimed),
             &evidence(100, 10, said),
         )
     };
@@ -399,13 +399,13 @@ fn what_cannot_be_told_apart_counts_in_full() {
 fn a_receipt_over_an_upto_is_not_contradicted_by_a_dead_nonce() {
     for (said, tx, block) in [(Nonce::Unused, None, 77), (cancelled(), Some(TX), 70)] {
         let evidence = evidence(100, 10, &[said]);
-        let mut facts = of(UPTO, Standing::Claimed);
+        let mut facts = of(UPTO, ClaimState::Claimed);
         assert_eq!(verdict(&facts, &evidence), taken(tx, block, 0, Named::Nothing));
         facts.claimed_tx = Some(OTHER_TX.to_string());
         let named = Named::Otherwise(OTHER_TX.to_string());
         assert_eq!(verdict(&facts, &evidence), taken(tx, block, 0, named));
         // Without a receipt it is dead, as any other.
-        let open = verdict(&of(UPTO, Standing::Open), &evidence);
+        let open = verdict(&of(UPTO, ClaimState::Open), &evidence);
         assert!(
             matches!(open, Verdict::Expired { .. } | Verdict::Cancelled { .. }),
             "{open:?}"
@@ -445,17 +445,17 @@ fn to_give_a_part_back_needs_what_a_release_needs() {
 fn a_memo_proves_as_an_authorization_does_if_later() {
     let at = |age, standing, said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(age, 10, said));
     let memo = |standing, said: &[Nonce]| at(601, standing, said);
-    assert_eq!(memo(Standing::Open, &[paid()]), settled(Named::Nothing));
-    let verdict = memo(Standing::Open, &[cashed(TX, &[(PAYEE, 9_999)])]);
+    assert_eq!(memo(ClaimState::Open, &[paid()]), settled(Named::Nothing));
+    let verdict = memo(ClaimState::Open, &[cashed(TX, &[(PAYEE, 9_999)])]);
     assert!(matches!(verdict, Verdict::Disputed { .. }), "{verdict:?}");
     let head = block(DEADLINE + 601);
-    assert_eq!(memo(Standing::Open, &[Nonce::Unused]), Verdict::Expired { head });
+    assert_eq!(memo(ClaimState::Open, &[Nonce::Unused]), Verdict::Expired { head });
     let why = Dispute::NeverCashed;
-    assert_eq!(memo(Standing::Claimed, &[Nonce::Unused]), Verdict::Disputed { why });
+    assert_eq!(memo(ClaimState::Claimed, &[Nonce::Unused]), Verdict::Disputed { why });
     // Nothing found is no proof as soon as the deadline is over.
     let until = DEADLINE + 611;
     for age in [1, 600] {
-        let early = at(age, Standing::Open, &[Nonce::Unused]);
+        let early = at(age, ClaimState::Open, &[Nonce::Unused]);
         assert_eq!(
             early,
             Verdict::Wait {
@@ -468,7 +468,7 @@ fn a_memo_proves_as_an_authorization_does_if_later() {
 #[test]
 fn a_fee_that_left_keeps_its_payment_counted() {
     let failed = || Nonce::Failed { tx: TX, block: 70 };
-    for standing in [Standing::Open, Standing::Claimed] {
+    for standing in [ClaimState::Open, ClaimState::Claimed] {
         let memo = |said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(601, 10, said));
         let why = Dispute::Failed { tx: TX };
         assert_eq!(memo(&[failed()]), Verdict::Disputed { why: why.clone() });
@@ -533,12 +533,12 @@ proptest! {
         is_claimed in any::<bool>(),
         proof in any_proof(),
     ) {
-        let standing = if is_claimed { Standing::Claimed } else { Standing::Open };
+        let standing = if is_claimed { ClaimState::Claimed } else { ClaimState::Open };
         let verdict = verdict(&of(proof, standing), &evidence);
         let said: Vec<&Nonce> = evidence.testimonies.iter().map(|testimony| &testimony.nonce).collect();
         let enough = !said.is_empty() && said.len() >= evidence.configured.min(2);
         if let Verdict::Expired { head } = &verdict {
-            prop_assert_eq!(standing, Standing::Open);
+            prop_assert_eq!(standing, ClaimState::Open);
             prop_assert!(enough && said.iter().all(|nonce| **nonce == Nonce::Unused));
             prop_assert_eq!(evidence.head, Head::Agreed(*head));
             prop_assert!(head.timestamp > DEADLINE);
@@ -546,7 +546,7 @@ proptest! {
             prop_assert!(head.timestamp.saturating_sub(evidence.now) <= 120);
         }
         if let Verdict::Cancelled { .. } = &verdict {
-            prop_assert_eq!(standing, Standing::Open);
+            prop_assert_eq!(standing, ClaimState::Open);
             prop_assert!(enough && said.iter().all(|nonce| **nonce == cancelled()));
         }
         if let Verdict::Settled { tx, .. } = &verdict {
@@ -581,7 +581,7 @@ proptest! {
 
     #[test]
     fn the_order_of_the_nodes_plays_no_part(mut evidence in any_evidence(), turn in 0usize..4, proof in any_proof()) {
-        let open = |evidence: &Evidence| verdict(&of(proof, Standing::Open), evidence);
+        let open = |evidence: &Evidence| verdict(&of(proof, ClaimState::Open), evidence);
         let before = open(&evidence);
         let turn = turn.min(evidence.testimonies.len());
         evidence.testimonies.rotate_left(turn);

@@ -38,12 +38,12 @@ pub struct Token {
     id: String,
     terms: Terms,
     created: u64,
-    standing: Standing,
+    standing: TokenState,
     captured: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum TokenState {
     Active,
     RequiresAction,
     Deactivated { reason: Reason, at: u64 },
@@ -111,8 +111,8 @@ impl Reason {
 impl Token {
     pub fn new(id: String, terms: Terms, now: u64) -> Self {
         let standing = match terms.card {
-            Card::AuthenticationRequired => Standing::RequiresAction,
-            _ => Standing::Active,
+            Card::AuthenticationRequired => TokenState::RequiresAction,
+            _ => TokenState::Active,
         };
         Self {
             id,
@@ -134,17 +134,17 @@ impl Token {
     /// A token knows the time only when it is looked at.
     pub fn see(&mut self, now: u64) {
         if let Some(at) = self.terms.expires_at.filter(|at| *at <= now)
-            && !matches!(self.standing, Standing::Deactivated { .. })
+            && !matches!(self.standing, TokenState::Deactivated { .. })
         {
             let reason = Reason::Expired;
-            self.standing = Standing::Deactivated { reason, at };
+            self.standing = TokenState::Deactivated { reason, at };
         }
     }
 
     pub fn authenticate(&mut self) -> bool {
-        let waits = self.standing == Standing::RequiresAction;
+        let waits = self.standing == TokenState::RequiresAction;
         if waits {
-            self.standing = Standing::Active;
+            self.standing = TokenState::Active;
         }
         waits
     }
@@ -152,16 +152,16 @@ impl Token {
     pub fn revoke(&mut self, now: u64) -> Revoked {
         self.see(now);
         match self.standing {
-            Standing::Active | Standing::RequiresAction => {
+            TokenState::Active | TokenState::RequiresAction => {
                 let reason = Reason::Revoked;
-                self.standing = Standing::Deactivated { reason, at: now };
+                self.standing = TokenState::Deactivated { reason, at: now };
                 Revoked::Now
             }
-            Standing::Deactivated {
+            TokenState::Deactivated {
                 reason: Reason::Consumed,
                 ..
             } => Revoked::TooLate,
-            Standing::Deactivated { .. } => Revoked::Before,
+            TokenState::Deactivated { .. } => Revoked::Before,
         }
     }
 
@@ -169,9 +169,9 @@ impl Token {
     pub fn charge(&mut self, amount: u64, currency: &str, now: u64) -> Result<(), NoCharge> {
         self.see(now);
         match self.standing {
-            Standing::RequiresAction => return Err(NoCharge::RequiresAction),
-            Standing::Deactivated { reason, .. } => return Err(NoCharge::Deactivated(reason)),
-            Standing::Active => {}
+            TokenState::RequiresAction => return Err(NoCharge::RequiresAction),
+            TokenState::Deactivated { reason, .. } => return Err(NoCharge::Deactivated(reason)),
+            TokenState::Active => {}
         }
         if currency != self.terms.currency {
             return Err(NoCharge::Currency);
@@ -183,7 +183,7 @@ impl Token {
             return Err(NoCharge::Card);
         }
         let reason = Reason::Consumed;
-        self.standing = Standing::Deactivated { reason, at: now };
+        self.standing = TokenState::Deactivated { reason, at: now };
         self.captured = amount;
         Ok(())
     }
@@ -192,9 +192,9 @@ impl Token {
     pub fn issued_json(&self) -> Value {
         let terms = &self.terms;
         let status = match self.standing {
-            Standing::Active => "active",
-            Standing::RequiresAction => "requires_action",
-            Standing::Deactivated { .. } => "deactivated",
+            TokenState::Active => "active",
+            TokenState::RequiresAction => "requires_action",
+            TokenState::Deactivated { .. } => "deactivated",
         };
         json!({
             "id": self.id,
@@ -240,19 +240,19 @@ impl Token {
 
     fn deactivated(&self) -> Option<(Reason, u64)> {
         match self.standing {
-            Standing::Deactivated { reason, at } => Some((reason, at)),
-            Standing::Active | Standing::RequiresAction => None,
+            TokenState::Deactivated { reason, at } => Some((reason, at)),
+            TokenState::Active | TokenState::RequiresAction => None,
         }
     }
 
     fn next_action(&self) -> Value {
         match (self.standing, self.terms.use_stripe_sdk) {
-            (Standing::RequiresAction, Some(true)) => json!({
+            (TokenState::RequiresAction, Some(true)) => json!({
                 "type": "use_stripe_sdk",
                 "redirect_to_url": null,
                 "use_stripe_sdk": { "value": "c2FuZGJveA==" },
             }),
-            (Standing::RequiresAction, _) => json!({
+            (TokenState::RequiresAction, _) => json!({
                 "type": "redirect_to_url",
                 "redirect_to_url": {
                     "return_url": self.terms.return_url.clone().unwrap_or_default(),

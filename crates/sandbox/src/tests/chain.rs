@@ -17,7 +17,7 @@ use bursar_core::clock::ManualClock;
 use bursar_core::money::Atoms;
 use bursar_net::tls::upstream::{Trust, UpstreamTls};
 use bursar_rails::rpc::Node;
-use bursar_reconcile::{Facts, Finality, Named, Proof, Standing, Verdict, outflows, verdict};
+use bursar_reconcile::{ClaimState, Facts, Finality, Named, Proof, Verdict, outflows, verdict};
 
 const NETWORK: Network = Network::Eip155(84_532);
 
@@ -32,7 +32,7 @@ fn facts(authorization: &Authorization) -> Facts {
         proof: Proof::Authorization,
         armed_at: NOW,
         valid_before: authorization.valid_before,
-        standing: Standing::Open,
+        standing: ClaimState::Open,
         claimed_tx: None,
     }
 }

@@ -66,8 +66,8 @@ fn amounts_are_of_the_currency_and_never_less() {
     assert_eq!(amounts_of(fiat("jpy"), 1250), ("1250".to_owned(), "1250".to_owned()));
 }
 
-fn answer(text: &Value) -> Option<Answer> {
-    Answer::parse(text.to_string().as_bytes())
+fn answer(text: &Value) -> Option<ChallengeAnswer> {
+    ChallengeAnswer::parse(text.to_string().as_bytes())
 }
 
 #[test]
@@ -129,10 +129,14 @@ fn an_answer_that_can_be_read_twice_is_none() {
         r#"{"status":"approved","expiresAt":"tomorrow"}"#,
         r#"{"status":"approved","id":7}"#,
     ] {
-        assert_eq!(Answer::parse(text.as_bytes()), None, "{text}");
+        assert_eq!(ChallengeAnswer::parse(text.as_bytes()), None, "{text}");
     }
-    assert_eq!(Answer::parse(b"{\"status\":\"approved\",\"x\":\"\xff\"}"), None);
-    let parsed = Answer::parse(br#"{"id":"chl_1","status":"pending","expiresAt":"2026-05-29T18:41:00Z","new":1}"#);
+    assert_eq!(
+        ChallengeAnswer::parse(b"{\"status\":\"approved\",\"x\":\"\xff\"}"),
+        None
+    );
+    let parsed =
+        ChallengeAnswer::parse(br#"{"id":"chl_1","status":"pending","expiresAt":"2026-05-29T18:41:00Z","new":1}"#);
     let parsed = parsed.unwrap();
     assert_eq!(parsed.status, Status::Pending);
     assert!(parsed.is_about(&ChallengeId::parse("chl_1").unwrap()));
@@ -163,7 +167,7 @@ fn an_id_cannot_lead_elsewhere() {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = Answer::parse(&body);
+        let _ = ChallengeAnswer::parse(&body);
     }
 
     #[test]

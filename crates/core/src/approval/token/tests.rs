@@ -11,8 +11,8 @@ fn fixture() -> Value {
     serde_json::from_str(include_str!("../../../../../fixtures/approvals/jwt.json")).unwrap()
 }
 
-pub(in super::super) fn issuer_keys() -> Keys {
-    Keys::read(include_bytes!("../../../../../fixtures/approvals/jwks.json")).unwrap()
+pub(in super::super) fn issuer_keys() -> KeySet {
+    KeySet::read(include_bytes!("../../../../../fixtures/approvals/jwks.json")).unwrap()
 }
 
 pub(in super::super) fn now() -> Timestamp {
@@ -150,7 +150,7 @@ fn aws_lc_agrees_on_signatures() {
 #[test]
 fn a_weak_key_is_refused_before_its_token() {
     let weak = &fixture()["weak_key"];
-    let refused = Keys::read(weak["jwks"].to_string().as_bytes()).unwrap_err();
+    let refused = KeySet::read(weak["jwks"].to_string().as_bytes()).unwrap_err();
     assert_eq!(refused.code(), weak["reason"].as_str().unwrap());
     assert_eq!(refused, BadKeys::WeakKey("weak".to_owned()));
 }

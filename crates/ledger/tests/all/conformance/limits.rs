@@ -1,5 +1,5 @@
 use bursar_core::policy::budget::{Unit, Window};
-use bursar_ledger::{Alarm, By, Outcome, Reserve, ReserveError};
+use bursar_ledger::{Alarm, Outcome, Reserve, ReserveError, Source};
 
 use crate::conformance::engine::Engine;
 use crate::world::charge;
@@ -8,7 +8,7 @@ const CENT: u128 = 10_000;
 
 pub fn settled() -> Outcome {
     Outcome::Settled {
-        by: By::Merchant,
+        by: Source::Merchant,
         tx: Some("0xab".into()),
     }
 }
@@ -101,7 +101,7 @@ pub async fn pending_is_what_is_open(engine: Engine) {
     );
     engine.ledger.finish(first, settled()).await.unwrap();
     purchase().await.unwrap();
-    let (by, why) = (By::Chain, "not cashed");
+    let (by, why) = (Source::Chain, "not cashed");
     engine
         .ledger
         .finish(second, Outcome::Expired { by, why })

@@ -2,7 +2,7 @@
 
 use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Charge, Rolling, Unit, Window};
-use bursar_ledger::{Arming, By, Outcome, PaymentId, ReserveError, State};
+use bursar_ledger::{Arming, Outcome, PaymentId, ReserveError, Source, State};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -154,7 +154,7 @@ pub async fn it_counts_as_a_slow_model_does(engine: Engine) {
                     continue;
                 };
                 let paid = &mut payments[newest];
-                let (by, why, tx) = (By::Chain, "w", None);
+                let (by, why, tx) = (Source::Chain, "w", None);
                 let outcome = [
                     Outcome::Settled { by, tx: None },
                     Outcome::Unknown { why, tx },

@@ -1,7 +1,7 @@
 use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Charge, Rolling, Unit, Window};
 use bursar_ledger::{
-    Arming, By, Event, Finding, LedgerError, Outcome, PaymentId, Reserve, ReserveError, Resolution, State,
+    Arming, Event, Finding, LedgerError, Outcome, PaymentId, Reserve, ReserveError, Resolution, Source, State,
 };
 
 use crate::conformance::engine::{Engine, is_failed};
@@ -16,7 +16,7 @@ fn unknown() -> Outcome {
 }
 
 fn expired() -> Outcome {
-    let (by, why) = (By::Chain, "never cashed");
+    let (by, why) = (Source::Chain, "never cashed");
     Outcome::Expired { by, why }
 }
 
@@ -199,14 +199,17 @@ pub async fn only_what_is_unknown_is_resolved_by_hand(engine: Engine) {
     .await
     .unwrap();
     let payment = engine.ledger.get(rid).await.unwrap().unwrap();
-    assert_eq!((payment.by, payment.tx.as_deref()), (Some(By::Operator), Some("0xcd")));
+    assert_eq!(
+        (payment.by, payment.tx.as_deref()),
+        (Some(Source::Operator), Some("0xcd"))
+    );
     assert_eq!(engine.day().await, (CENT, 0));
 }
 
 pub async fn the_chain_is_heard_once(engine: Engine) {
     let ledger = &engine.ledger;
     let confirmed = || Finding::Confirmed {
-        by: By::Chain,
+        by: Source::Chain,
         tx: Some("0xef".into()),
         block: Some(7),
     };
@@ -226,7 +229,7 @@ pub async fn the_chain_is_heard_once(engine: Engine) {
     );
     assert_eq!(ledger.unconfirmed().await.unwrap(), [second]);
     let payment = ledger.get(first).await.unwrap().unwrap();
-    assert_eq!((payment.by, payment.tx.as_deref()), (Some(By::Chain), Some("0xef")));
+    assert_eq!((payment.by, payment.tx.as_deref()), (Some(Source::Chain), Some("0xef")));
 
     ledger.record_finding(second, disputed()).await.unwrap();
     assert_eq!(
@@ -276,13 +279,13 @@ async fn everything(engine: &Engine) -> [(u128, u128); 4] {
 }
 
 fn taken(atoms: u128) -> Outcome {
-    let (by, tx, taken) = (By::Chain, Some("0xef".into()), Atoms::new(atoms));
+    let (by, tx, taken) = (Source::Chain, Some("0xef".into()), Atoms::new(atoms));
     Outcome::Taken { by, tx, taken }
 }
 
 async fn found(engine: &Engine, rid: PaymentId, atoms: u128) -> Finding {
     Finding::Taken {
-        by: By::Chain,
+        by: Source::Chain,
         tx: None,
         block: Some(7),
         taken: Atoms::new(atoms),
@@ -339,7 +342,7 @@ pub async fn what_an_upto_did_not_take_comes_back_once(engine: Engine) {
     assert_eq!(engine.ledger.unconfirmed().await.unwrap(), []);
     for (rid, atoms) in [(lost, 2_500), (claimed, 4_000), (idle, 0), (whole, CENT)] {
         let payment = engine.ledger.get(rid).await.unwrap().unwrap();
-        assert_eq!((payment.state, payment.by), (State::Settled, Some(By::Chain)));
+        assert_eq!((payment.state, payment.by), (State::Settled, Some(Source::Chain)));
         assert_eq!(payment.taken.map(|taken| taken.0), Some(atoms));
         assert_eq!(payment.windows()[0].amount(), atoms);
     }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bursar_core::policy::budget::{Unit, Window};
-use bursar_ledger::{By, LedgerError, Outcome, ReserveError};
+use bursar_ledger::{LedgerError, Outcome, ReserveError, Source};
 use tokio::task::JoinSet;
 
 use crate::conformance::engine::Engine;
@@ -83,7 +83,7 @@ pub async fn one_payment_ends_once(engine: Engine) {
     let mut ends = JoinSet::new();
     for number in 0..16 {
         let ledger = engine.ledger.clone();
-        let (by, why) = (By::Chain, "never cashed");
+        let (by, why) = (Source::Chain, "never cashed");
         let outcome = if number % 2 == 0 {
             settled()
         } else {

@@ -3,7 +3,9 @@
 
 use alloy_primitives::B256;
 use bursar_core::account::Account;
-use bursar_ledger::{ArmedNonce, By, Issued, LedgerError, Outcome, Reservation, Reserve, ReserveError, Signer, State};
+use bursar_ledger::{
+    ArmedNonce, Issued, LedgerError, Outcome, Reservation, Reserve, ReserveError, Signer, Source, State,
+};
 
 use crate::conformance::engine::Engine;
 
@@ -55,7 +57,7 @@ pub async fn what_a_signer_chooses_is_recorded_once(engine: Engine) {
     assert_eq!(again.unwrap_err(), LedgerError::NotWithSigner(rid));
     let (why, tx) = ("restart", None);
     engine.ledger.finish(rid, Outcome::Unknown { why, tx }).await.unwrap();
-    let (by, why) = (By::Chain, "never-cashed");
+    let (by, why) = (Source::Chain, "never-cashed");
     engine.ledger.finish(rid, Outcome::Expired { by, why }).await.unwrap();
     assert_eq!(engine.day().await, (0, 0));
 }
@@ -72,7 +74,7 @@ pub async fn a_nonce_that_was_used_is_not_taken_from_a_signer(engine: Engine) {
     let mut ours = engine.world.purchase(100 * CENT);
     ours.arm.nonce = B256::repeat_byte(7).into();
     let ended = engine.ledger.reserve(ours).await.unwrap().rid();
-    let (by, tx) = (By::Merchant, None);
+    let (by, tx) = (Source::Merchant, None);
     engine.ledger.finish(ended, Outcome::Settled { by, tx }).await.unwrap();
     let first = armed(&engine).await;
     let issued = chosen(&first, 8);

@@ -95,7 +95,7 @@ pub async fn only_an_approval_passes_a_limit(engine: Engine) {
         (0, 6 * CENT),
         "it counts"
     );
-    let (by, tx) = (bursar_ledger::By::Merchant, None);
+    let (by, tx) = (bursar_ledger::Source::Merchant, None);
     ledger.finish(rid, Outcome::Settled { by, tx }).await.unwrap();
     assert_eq!(engine.holds("agent:research", "total").await, (2 * CENT, 4 * CENT));
     // What is over another limit is not made, whoever has approved it.
@@ -155,14 +155,14 @@ pub async fn a_payee_is_known_once_it_was_paid(engine: Engine) {
         .unwrap();
     // Whether it reaches the payee is not known yet.
     assert!(matches!(pay("0xa").await, Err(ReserveError::Denied { charge: 0, .. })));
-    let (by, tx) = (bursar_ledger::By::Merchant, None);
+    let (by, tx) = (bursar_ledger::Source::Merchant, None);
     ledger.finish(rid, Outcome::Settled { by, tx }).await.unwrap();
     pay("0xa").await.unwrap();
     assert!(matches!(pay("0xb").await, Err(ReserveError::Denied { charge: 0, .. })));
     let other = approved(&engine, 2, Vec::new(), paying(Excess::Approved, "0xb"))
         .await
         .unwrap();
-    let (by, why) = (bursar_ledger::By::Chain, "nonce-unused");
+    let (by, why) = (bursar_ledger::Source::Chain, "nonce-unused");
     ledger.finish(other, Outcome::Expired { by, why }).await.unwrap();
     assert!(matches!(pay("0xb").await, Err(ReserveError::Denied { charge: 0, .. })));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bursar_core::policy::budget::{Charge, Unit, Window};
-use bursar_ledger::{By, Event, Ledger, Outcome, Reserve, ReserveError, State};
+use bursar_ledger::{Event, Ledger, Outcome, Reserve, ReserveError, Source, State};
 
 use crate::postgres::{CENT, logged, open, refused, settled};
 use crate::postgres_cluster::cluster;
@@ -324,7 +324,7 @@ async fn one_payment_is_made_under_a_key_whichever_node_is_asked() {
     // Proven dead, it gives its key back; another node may have the proof.
     let why = "not cashed";
     nodes[1]
-        .finish(made[0], Outcome::Expired { by: By::Chain, why })
+        .finish(made[0], Outcome::Expired { by: Source::Chain, why })
         .await
         .unwrap();
     assert_eq!(nodes[2].keys().await.unwrap(), []);

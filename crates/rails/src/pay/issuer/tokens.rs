@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::stripe::TokenId;
 use bursar_home::{self as home, HomeError};
-use bursar_ledger::{By, Payment, PaymentId, State};
+use bursar_ledger::{Payment, PaymentId, Source, State};
 
 /// Card networks let a hold be captured for seven days.
 const HOLD: SignedDuration = SignedDuration::from_hours(8 * 24);
@@ -56,7 +56,7 @@ impl Tokens {
     /// Whether money can have been taken with the token of this payment, though it is called dead.
     pub fn may_have_a_hold(payment: &Payment, now: Timestamp) -> bool {
         payment.state == State::Expired
-            && matches!(payment.by, Some(By::Stripe | By::Operator))
+            && matches!(payment.by, Some(Source::Stripe | Source::Operator))
             && now.duration_since(payment.created_at.timestamp()) <= HOLD
     }
 

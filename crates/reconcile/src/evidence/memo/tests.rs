@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::evidence::Finality;
-use crate::testimony::{Evidence, Proof, Standing};
+use crate::testimony::{ClaimState, Evidence, Proof};
 use crate::verdict::{Dispute, Verdict, verdict};
 use bursar_core::assets::Network;
 use bursar_core::money::Atoms;
@@ -38,7 +38,7 @@ fn facts() -> Facts {
         proof: Proof::Memo,
         armed_at: GENESIS + 1_800,
         valid_before: GENESIS + 1_825,
-        standing: Standing::Open,
+        standing: ClaimState::Open,
         claimed_tx: None,
     }
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::calls::{EIP2612Permit, Exact, ExactWitness, PermitTransferFrom, TokenPermissions, Upto, UptoWitness};
 use super::*;
 use crate::evidence::Finality;
-use crate::testimony::{Evidence, Proof, Standing};
+use crate::testimony::{ClaimState, Evidence, Proof};
 use bursar_core::assets::Network;
 use bursar_core::money::Atoms;
 use bursar_rails::rpc::fake::chain::{Chain, Transferred, cashing};
@@ -39,7 +39,7 @@ fn facts(taking: Taking) -> Facts {
         proof: Proof::Permit2(taking),
         armed_at: GENESIS + 1_800,
         valid_before: GENESIS + 2_100,
-        standing: Standing::Open,
+        standing: ClaimState::Open,
         claimed_tx: None,
     }
 }

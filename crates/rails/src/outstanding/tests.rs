@@ -14,13 +14,17 @@ const FIELD: HeaderName = HeaderName::from_static("payment-signature");
 struct World {
     folder: TempDir,
     clock: Arc<ManualClock>,
-    doubts: Doubts,
+    outstanding: Outstanding,
 }
 
 fn world() -> World {
     let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::at(second(0))));
-    let doubts = Doubts::open(folder.path().join("credentials"), clock.clone(), |_| Some(false)).unwrap();
-    World { folder, clock, doubts }
+    let outstanding = Outstanding::open(folder.path().join("credentials"), clock.clone(), |_| Some(false)).unwrap();
+    World {
+        folder,
+        clock,
+        outstanding,
+    }
 }
 
 fn second(after: i64) -> Timestamp {
@@ -45,7 +49,7 @@ impl World {
         let credential = Credential::from_stored(format!("Y3JlZGVudGlhbA{n}")).unwrap();
         let rid = PaymentId::new(second(i64::from(n)), [n; 10]);
         let valid_before = u64::try_from(NOW).unwrap() + 60;
-        self.doubts.sent(
+        self.outstanding.sent(
             rid,
             target(),
             request(0),
@@ -56,15 +60,15 @@ impl World {
     }
 
     fn claim(&self) -> Claim {
-        self.doubts.claim(target(), request(0))
+        self.outstanding.claim(target(), request(0))
     }
 
     fn files(&self) -> usize {
         fs::read_dir(self.folder.path().join("credentials")).unwrap().count()
     }
 
-    fn reopened(&self, paid: Option<bool>) -> Doubts {
-        Doubts::open(self.folder.path().join("credentials"), self.clock.clone(), |_| paid).unwrap()
+    fn reopened(&self, paid: Option<bool>) -> Outstanding {
+        Outstanding::open(self.folder.path().join("credentials"), self.clock.clone(), |_| paid).unwrap()
     }
 }
 
@@ -79,11 +83,11 @@ fn presented(claim: Claim) -> Box<Presentable> {
 fn a_delivered_payment_leaves_nothing() {
     let world = world();
     let ticket = world.sent(1);
-    assert!(world.doubts.concern(&target()));
+    assert!(world.outstanding.concern(&target()));
     ticket.delivered();
-    assert!(!world.doubts.concern(&target()) && !world.doubts.any());
+    assert!(!world.outstanding.concern(&target()) && !world.outstanding.any());
     assert!(matches!(world.claim(), Claim::Free));
-    world.doubts.end();
+    world.outstanding.end();
     assert_eq!(world.files(), 0);
 }
 
@@ -92,12 +96,12 @@ fn a_delivered_payment_leaves_nothing() {
 fn a_kill_just_after_a_delivery_leaves_the_repeat_possible() {
     let world = world();
     let ticket = world.sent(1);
-    world.doubts.sweep();
+    world.outstanding.sweep();
     ticket.delivered();
     // However close behind the delivery the next sweep is.
-    world.doubts.sweep();
+    world.outstanding.sweep();
     presented(world.reopened(Some(true)).claim(target(), request(0)));
-    world.doubts.sweep();
+    world.outstanding.sweep();
     assert_eq!(world.files(), 0);
 }
 
@@ -138,7 +142,7 @@ fn one_repeat_at_a_time_and_the_oldest_first() {
 fn another_body_is_another_request() {
     let world = world();
     drop(world.sent(1));
-    assert!(matches!(world.doubts.claim(target(), request(1)), Claim::Free));
+    assert!(matches!(world.outstanding.claim(target(), request(1)), Claim::Free));
     assert_ne!(
         target(),
         Target::of("research", "POST", "https", "api.example.com:443", "/quote")
@@ -217,17 +221,17 @@ fn a_doubt_that_nobody_asks_about_is_swept_away() {
     drop(world.sent(1));
     let waiting = world.sent(2);
     world.clock.set(second(901));
-    world.doubts.sweep();
+    world.outstanding.sweep();
     assert_eq!(world.files(), 1, "the one that is still waited for stays");
     drop(waiting);
     world.clock.set(second(901 + 901));
-    world.doubts.sweep();
-    assert!(!world.doubts.any());
+    world.outstanding.sweep();
+    assert!(!world.outstanding.any());
     assert_eq!(world.files(), 0);
 }
 
 fn paid(world: &World, rid: PaymentId, asked: Asked) -> Paid {
-    world.doubts.claim_paid(rid, target(), asked)
+    world.outstanding.claim_paid(rid, target(), asked)
 }
 
 #[test]
@@ -237,7 +241,7 @@ fn under_a_key_a_delivered_payment_is_kept_as_long_as_it_may_be_presented() {
     let rid = ticket.rid();
     ticket.delivered();
     assert!(
-        !world.doubts.concern(&target()),
+        !world.outstanding.concern(&target()),
         "for requests without the key it is as if it was not there"
     );
     assert!(matches!(world.claim(), Claim::Free));
@@ -245,7 +249,7 @@ fn under_a_key_a_delivered_payment_is_kept_as_long_as_it_may_be_presented() {
     assert!(matches!(paid(&world, rid, Asked::Again), Paid::Present(_)));
 
     world.clock.set(second(54));
-    world.doubts.sweep();
+    world.outstanding.sweep();
     let Paid::Present(again) = paid(&world, rid, Asked::Again) else {
         panic!("six seconds are enough")
     };
@@ -254,9 +258,9 @@ fn under_a_key_a_delivered_payment_is_kept_as_long_as_it_may_be_presented() {
     assert_eq!(world.files(), 1);
     world.clock.set(second(55));
     assert!(matches!(paid(&world, rid, Asked::Again), Paid::Rest), "five are not");
-    world.doubts.sweep();
+    world.outstanding.sweep();
     assert_eq!(world.files(), 0);
-    assert!(!world.doubts.any());
+    assert!(!world.outstanding.any());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{KeepError, io_at};
+use super::{BackupError, io_at};
 use bursar_home as home;
 use bursar_ledger::text::Digest;
 
@@ -20,11 +20,11 @@ pub struct Unfinished {
 
 impl Unfinished {
     /// `destination` must be absent or an empty directory.
-    pub fn begin(destination: &Path) -> Result<Self, KeepError> {
+    pub fn begin(destination: &Path) -> Result<Self, BackupError> {
         match fs::read_dir(destination) {
             Ok(mut inside) => {
                 if inside.next().is_some() {
-                    return Err(KeepError::NotEmpty(destination.to_owned()));
+                    return Err(BackupError::NotEmpty(destination.to_owned()));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -34,7 +34,7 @@ impl Unfinished {
         name.push(".partial");
         let path = destination.with_file_name(name);
         if path.symlink_metadata().is_ok() {
-            return Err(KeepError::Unfinished(path));
+            return Err(BackupError::Unfinished(path));
         }
         home::create_folder(&path)?;
         Ok(Self {
@@ -49,7 +49,7 @@ impl Unfinished {
     }
 
     /// Gives it its name, all at once and for good.
-    pub fn finish(mut self) -> Result<(), KeepError> {
+    pub fn finish(mut self) -> Result<(), BackupError> {
         sync_folders(&self.path).map_err(io_at("sync", &self.path))?;
         // A rename replaces an empty directory; one that is a mount point it cannot.
         fs::rename(&self.path, &self.destination).map_err(io_at("rename the finished copy to", &self.destination))?;

@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::{Doubts, Presentable, Stage, Target};
+use super::{Outstanding, Presentable, Stage, Target};
 use bursar_ledger::PaymentId;
 
 /// How far the request is.
@@ -28,14 +28,14 @@ pub enum Paid {
     Rest,
 }
 
-impl Doubts {
-    /// As [`Doubts::claim`], for one payment.
+impl Outstanding {
+    /// As [`Outstanding::claim`], for one payment.
     pub fn claim_paid(&self, rid: PaymentId, target: Target, asked: Asked) -> Paid {
         let now = self.0.clock.now();
         let mut by_target = self.lock();
         let doubt = by_target
             .get_mut(&target)
-            .and_then(|doubts| doubts.iter_mut().find(|doubt| doubt.rid == rid))
+            .and_then(|outstanding| outstanding.iter_mut().find(|doubt| doubt.rid == rid))
             .filter(|doubt| doubt.is_kept(now));
         let Some(doubt) = doubt else {
             return Paid::Rest;

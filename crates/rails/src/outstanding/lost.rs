@@ -5,13 +5,13 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::{Doubts, Fingerprint, RETRY_WINDOW};
+use super::{Fingerprint, Outstanding, RETRY_WINDOW};
 use bursar_ledger::PaymentId;
 
 /// By what was asked for; until when it is remembered.
 pub(super) type Lost = HashMap<Fingerprint, (PaymentId, Timestamp)>;
 
-impl Doubts {
+impl Outstanding {
     /// Takes in what the books hold in doubt: id, fingerprint, and the Unix second in which validity ends. What has a file here is
     /// not lost, and what is long over is nobody's repeat any more.
     pub fn remember(&self, in_doubt: impl Iterator<Item = (PaymentId, [u8; 32], u64)>) {

@@ -15,7 +15,7 @@ const REMEMBERED: usize = 8192;
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Default)]
-pub struct Told(HashMap<Thing, Timestamp>);
+pub struct AlertHistory(HashMap<Thing, Timestamp>);
 
 /// What makes two alerts the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,16 +40,16 @@ enum Quiet {
     For(SignedDuration),
 }
 
-impl Told {
+impl AlertHistory {
     /// Whether it is news now; then it is told.
     pub fn is_new(&mut self, alert: &Alert, now: Timestamp) -> bool {
         let Some((thing, quiet)) = Thing::of(alert) else {
             return true;
         };
-        let is_new = self.0.get(&thing).is_none_or(|told| match quiet {
+        let is_new = self.0.get(&thing).is_none_or(|history| match quiet {
             Quiet::ForGood => false,
             // A clock that went back must not keep it quiet for longer.
-            Quiet::For(span) => now.duration_since(*told).abs() >= span,
+            Quiet::For(span) => now.duration_since(*history).abs() >= span,
         });
         if is_new {
             self.note(thing, now);
@@ -71,7 +71,7 @@ impl Told {
 
     fn note(&mut self, thing: Thing, now: Timestamp) {
         if self.0.len() >= REMEMBERED
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, told)| **told)
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, history)| **history)
         {
             let oldest = oldest.0.clone();
             self.0.remove(&oldest);
@@ -144,38 +144,38 @@ mod tests {
 
     #[test]
     fn a_calendar_window_is_told_once_and_the_next_one_again() {
-        let mut told = Told::default();
+        let mut history = AlertHistory::default();
         let (noon, next) = (at("2026-11-20T12:00:00Z"), at("2026-11-21T12:00:00Z"));
-        assert!(told.is_new(&budget("day", "2026-11-20"), noon));
+        assert!(history.is_new(&budget("day", "2026-11-20"), noon));
         assert!(
-            !told.is_new(&budget("day", "2026-11-20"), next),
+            !history.is_new(&budget("day", "2026-11-20"), next),
             "the counter fell and rose again"
         );
-        assert!(told.is_new(&budget("day", "2026-11-21"), next));
-        assert!(told.is_new(&budget("hour", "2026-11-20"), noon), "another window");
+        assert!(history.is_new(&budget("day", "2026-11-21"), next));
+        assert!(history.is_new(&budget("hour", "2026-11-20"), noon), "another window");
     }
 
     #[test]
     fn a_rolling_window_is_told_once_in_its_length_whatever_its_bucket() {
-        let mut told = Told::default();
-        assert!(told.is_new(&budget("rolling.3600", "1"), at("2026-11-20T12:00:00Z")));
-        assert!(!told.is_new(&budget("rolling.3600", "2"), at("2026-11-20T12:59:59Z")));
-        assert!(told.is_new(&budget("rolling.3600", "3"), at("2026-11-20T13:00:00Z")));
-        assert!(told.is_new(&budget("count.rolling.3600", "3"), at("2026-11-20T13:00:00Z")));
+        let mut history = AlertHistory::default();
+        assert!(history.is_new(&budget("rolling.3600", "1"), at("2026-11-20T12:00:00Z")));
+        assert!(!history.is_new(&budget("rolling.3600", "2"), at("2026-11-20T12:59:59Z")));
+        assert!(history.is_new(&budget("rolling.3600", "3"), at("2026-11-20T13:00:00Z")));
+        assert!(history.is_new(&budget("count.rolling.3600", "3"), at("2026-11-20T13:00:00Z")));
     }
 
     #[test]
     fn a_full_disk_is_told_once_an_hour() {
-        let mut told = Told::default();
+        let mut history = AlertHistory::default();
         let low = Alert::Ledger(Alarm::LowSpace);
-        assert!(told.is_new(&low, at("2026-11-20T12:00:00Z")));
-        assert!(!told.is_new(&low, at("2026-11-20T12:59:59Z")));
-        assert!(told.is_new(&low, at("2026-11-20T13:00:00Z")));
+        assert!(history.is_new(&low, at("2026-11-20T12:00:00Z")));
+        assert!(!history.is_new(&low, at("2026-11-20T12:59:59Z")));
+        assert!(history.is_new(&low, at("2026-11-20T13:00:00Z")));
     }
 
     #[test]
     fn a_low_wallet_is_news_again_once_it_has_recovered() {
-        let mut told = Told::default();
+        let mut history = AlertHistory::default();
         let now = at("2026-11-20T12:00:00Z");
         let usd = bursar_core::money::MicroUsd::new;
         let low = |network, held| Alert::WalletLow {
@@ -184,24 +184,24 @@ mod tests {
             threshold: usd(10),
             unread: Vec::new(),
         };
-        assert!(told.is_new(&low(1, 9), now));
-        assert!(!told.is_new(&low(1, 8), now));
-        assert!(told.is_new(&low(2, 8), now));
-        told.forget_low_wallet(Network::Eip155(1));
-        assert!(told.is_new(&low(1, 7), now));
-        assert!(!told.is_new(&low(2, 7), now));
+        assert!(history.is_new(&low(1, 9), now));
+        assert!(!history.is_new(&low(1, 8), now));
+        assert!(history.is_new(&low(2, 8), now));
+        history.forget_low_wallet(Network::Eip155(1));
+        assert!(history.is_new(&low(1, 7), now));
+        assert!(!history.is_new(&low(2, 7), now));
     }
 
     #[test]
     fn memory_is_bounded_and_forgets_the_oldest() {
-        let mut told = Told::default();
+        let mut history = AlertHistory::default();
         let start = at("2026-11-20T12:00:00Z");
         for number in 0..=REMEMBERED {
             let now = start + SignedDuration::from_secs(i64::try_from(number).unwrap());
-            assert!(told.is_new(&budget("day", &number.to_string()), now));
+            assert!(history.is_new(&budget("day", &number.to_string()), now));
         }
-        assert_eq!(told.0.len(), REMEMBERED);
-        assert!(!told.is_new(&budget("day", "1"), start));
-        assert!(told.is_new(&budget("day", "0"), start));
+        assert_eq!(history.0.len(), REMEMBERED);
+        assert!(!history.is_new(&budget("day", "1"), start));
+        assert!(history.is_new(&budget("day", "0"), start));
     }
 }

@@ -3,11 +3,11 @@
 //! A backup is a consistent prefix of the books with the files beside them, complete or not there at all. Restored, it knows
 //! nothing of what was paid after it was made, and says so before anything can be paid (invariant 2).
 
-pub mod backup;
 mod files;
 pub mod manifest;
 pub mod restore;
 pub mod retain;
+pub mod take;
 
 use std::io;
 use std::path::PathBuf;
@@ -19,13 +19,13 @@ use bursar_ledger::OpenError;
 use bursar_ledger::format::FormatError;
 use bursar_ledger::scan::JournalError;
 
-pub use backup::backup;
 pub use manifest::Manifest;
 pub use restore::restore;
+pub use take::backup;
 
 /// Why nothing was copied, or not to its end. What was there before is as it was.
 #[derive(Debug, Error)]
-pub enum KeepError {
+pub enum BackupError {
     #[error("{} is not empty; name a directory that does not exist yet", .0.display())]
     NotEmpty(PathBuf),
     #[error("{} was left by a copy that did not end; remove it and try again", .0.display())]
@@ -70,8 +70,8 @@ pub enum KeepError {
     Record(#[from] bursar_ledger::LedgerError),
 }
 
-fn io_at<'a>(what: &'static str, path: &'a std::path::Path) -> impl FnOnce(io::Error) -> KeepError + 'a {
-    move |source| KeepError::Io {
+fn io_at<'a>(what: &'static str, path: &'a std::path::Path) -> impl FnOnce(io::Error) -> BackupError + 'a {
+    move |source| BackupError::Io {
         what,
         path: path.to_owned(),
         source,

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::{Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
-use crate::payment::presentation::Answer;
+use crate::payment::presentation::AgentAnswer;
 use bursar_core::assets::Asset;
 use bursar_core::prefer;
-use bursar_ledger::{By, LedgerError, Outcome, PaymentId, Reservation};
+use bursar_ledger::{LedgerError, Outcome, PaymentId, Reservation, Source};
 use bursar_rails::bkey::Purpose;
-use bursar_rails::pay::{Left, Made, NotMade, Ordered, Permission, SignerFault, Waiting};
+use bursar_rails::pay::{Exposure, Ordered, Permission, RemoteCredential, SignError, SignerFault, Waiting};
 
 /// Longer paths are not shown to the person: the rest of the sentence matters more.
 const LONGEST_RESOURCE: usize = 512;
@@ -24,11 +24,11 @@ pub(super) enum NotReady {
     /// It is over, and in the books.
     Over(Problem),
     /// A person has not confirmed it; the agent is told so, if it is still there.
-    Later(Box<Later>, Problem),
+    Deferred(Box<Deferred>, Problem),
 }
 
 /// What is looked after when the agent has its answer.
-pub(super) struct Later {
+pub(super) struct Deferred {
     reservation: Reservation,
     waiting: Waiting,
     purpose: Purpose,
@@ -36,16 +36,16 @@ pub(super) struct Later {
 
 impl Purchase {
     /// What somebody else has made for this record, by now on record as well; `None` where we sign ourselves.
-    pub(super) async fn made_elsewhere(
+    pub(super) async fn remote_credential(
         &self,
         reservation: Reservation,
-        agent: &mut oneshot::Sender<Answer>,
-    ) -> Result<(Reservation, Option<Made>), NotReady> {
+        agent: &mut oneshot::Sender<AgentAnswer>,
+    ) -> Result<(Reservation, Option<RemoteCredential>), NotReady> {
         let purpose = self.purpose(&reservation);
         let now = || self.proxy.clock.now();
         match self.proxy.payers.order(&reservation, &purpose, now).await {
             None => Ok((reservation, None)),
-            Some(Ok(Ordered::Made(made))) => self.recorded(reservation, made).await.map_err(NotReady::Over),
+            Some(Ok(Ordered::RemoteCredential(made))) => self.recorded(reservation, made).await.map_err(NotReady::Over),
             Some(Ok(Ordered::Waits(waiting))) => self.confirmed(reservation, waiting, purpose, agent).await,
             Some(Err(not_made)) => Err(NotReady::Over(self.not_made(reservation, not_made).await)),
         }
@@ -57,8 +57,8 @@ impl Purchase {
         reservation: Reservation,
         mut waiting: Waiting,
         purpose: Purpose,
-        agent: &mut oneshot::Sender<Answer>,
-    ) -> Result<(Reservation, Option<Made>), NotReady> {
+        agent: &mut oneshot::Sender<AgentAnswer>,
+    ) -> Result<(Reservation, Option<RemoteCredential>), NotReady> {
         let (rid, id) = (reservation.rid(), waiting.id().to_owned());
         tracing::info!(payment = %rid, authorization = id, "BKey has a person confirm it");
         let hold = Instant::now() + prefer::wait(&self.head.headers, self.proxy.config.approval.questions.hold);
@@ -83,19 +83,19 @@ impl Purchase {
                     .retryable(true)
                     .retry_after(STORE_RETRY);
                 self.remember(rid, reservation.arm().valid_before);
-                let later = Later {
+                let later = Deferred {
                     reservation,
                     waiting,
                     purpose,
                 };
-                Err(NotReady::Later(Box::new(later), problem))
+                Err(NotReady::Deferred(Box::new(later), problem))
             }
         }
     }
 
     /// Goes on looking until BKey gives the order up. What comes is kept for the agent's repeat, and sent to nobody before.
-    pub(super) async fn later(mut self, later: Later) {
-        let Later {
+    pub(super) async fn later(mut self, later: Deferred) {
+        let Deferred {
             reservation,
             mut waiting,
             purpose,
@@ -129,9 +129,9 @@ impl Purchase {
             Ok((field, credential)) => {
                 let (rail, valid_before) = (self.intent.offer.rail, reservation.arm().valid_before);
                 let sent = (rail, field, credential);
-                let doubts = &self.proxy.doubts;
-                let ticket = doubts.sent(rid, target, fingerprint, sent, valid_before, keyed);
-                doubts.forget_lost(&fingerprint);
+                let outstanding = &self.proxy.outstanding;
+                let ticket = outstanding.sent(rid, target, fingerprint, sent, valid_before, keyed);
+                outstanding.forget_lost(&fingerprint);
                 Some(ticket)
             }
             Err(error) => {
@@ -146,8 +146,12 @@ impl Purchase {
     }
 
     /// What a signer has chosen goes on record before anything is made of it.
-    async fn recorded(&self, reservation: Reservation, made: Made) -> Result<(Reservation, Option<Made>), Problem> {
-        let Made::Authorization(signed) = &made else {
+    async fn recorded(
+        &self,
+        reservation: Reservation,
+        made: RemoteCredential,
+    ) -> Result<(Reservation, Option<RemoteCredential>), Problem> {
+        let RemoteCredential::Authorization(signed) = &made else {
             return Ok((reservation, Some(made)));
         };
         let (rid, valid_before) = (reservation.rid(), reservation.arm().valid_before);
@@ -174,7 +178,7 @@ impl Purchase {
     }
 
     /// There is nothing to send. What may exist all the same stays counted.
-    async fn not_made(&self, reservation: Reservation, mut not_made: NotMade) -> Problem {
+    async fn not_made(&self, reservation: Reservation, mut not_made: SignError) -> Problem {
         let (rid, why, valid_before) = (reservation.rid(), not_made.why, reservation.arm().valid_before);
         let agent = self.lane.agent();
         match not_made.fault {
@@ -186,13 +190,13 @@ impl Purchase {
             }
         }
         let counted = match not_made.left {
-            Left::Nothing => {
+            Exposure::Nothing => {
                 // An order that BKey never had, or did not take up, has made nothing (R11).
-                let by = By::Us;
+                let by = Source::Us;
                 self.finish(rid, Outcome::Expired { by, why }).await;
                 String::new()
             }
-            Left::Perhaps => {
+            Exposure::Perhaps => {
                 if let Some(signed) = not_made.signed.take()
                     && let Err(error) = self.proxy.ledger.issued(reservation, *signed).await
                 {
@@ -205,7 +209,7 @@ impl Purchase {
                 )
             }
         };
-        let nothing_left = not_made.left == Left::Nothing;
+        let nothing_left = not_made.left == Exposure::Nothing;
         let (code, retryable, way_out) = match not_made.fault {
             SignerFault::Refused => (
                 Code::SignerUnavailable,
@@ -237,7 +241,7 @@ impl Purchase {
     fn remember(&self, rid: PaymentId, valid_before: u64) {
         let (_, fingerprint) = self.identity();
         let told = (rid, fingerprint.bytes(), valid_before);
-        self.proxy.doubts.remember(std::iter::once(told));
+        self.proxy.outstanding.remember(std::iter::once(told));
     }
 
     /// What the person reads on the phone: not a word of the merchant's, and no query, which may hold secrets.

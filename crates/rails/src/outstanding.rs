@@ -78,12 +78,12 @@ impl Fingerprint {
 
 /// All payments whose answers have not been delivered, and those under a key that may be presented again all the same.
 #[derive(Clone)]
-pub struct Doubts(Arc<Shared>);
+pub struct Outstanding(Arc<Shared>);
 
 struct Shared {
     folder: PathBuf,
     clock: SharedClock,
-    by_target: Mutex<HashMap<Target, Vec<Doubt>>>,
+    by_target: Mutex<HashMap<Target, Vec<OutstandingPayment>>>,
     /// So that a request that cannot be a repeat costs one load.
     count: AtomicUsize,
     delivered: Mutex<Delivered>,
@@ -98,7 +98,7 @@ struct Delivered {
     before: Vec<PaymentId>,
 }
 
-struct Doubt {
+struct OutstandingPayment {
     rid: PaymentId,
     fingerprint: Fingerprint,
     stored: Stored,
@@ -169,7 +169,7 @@ pub enum Claim {
     PaidNotDelivered(PaymentId),
 }
 
-impl Doubts {
+impl Outstanding {
     /// The payments that an earlier run left in `folder`.
     pub fn left_in(folder: &Path) -> Result<Vec<PaymentId>, HomeError> {
         home::create_folder(folder)?;
@@ -187,11 +187,11 @@ impl Doubts {
         wanted: impl Fn(PaymentId) -> Option<bool>,
     ) -> Result<Self, HomeError> {
         home::create_folder(&folder)?;
-        let mut by_target: HashMap<Target, Vec<Doubt>> = HashMap::new();
+        let mut by_target: HashMap<Target, Vec<OutstandingPayment>> = HashMap::new();
         let mut count = 0;
         let now = clock.now();
         for (path, stored) in stored(&folder)? {
-            let doubt = stored.and_then(|stored| Doubt::restored(stored, now, &wanted));
+            let doubt = stored.and_then(|stored| OutstandingPayment::restored(stored, now, &wanted));
             match doubt {
                 Some((target, doubt)) => {
                     by_target.entry(target).or_default().push(doubt);
@@ -203,7 +203,7 @@ impl Doubts {
         // Oldest first; ids are in the order of their making.
         by_target
             .values_mut()
-            .for_each(|doubts| doubts.sort_by_key(|doubt| doubt.rid));
+            .for_each(|outstanding| outstanding.sort_by_key(|doubt| doubt.rid));
         Ok(Self(Arc::new(Shared {
             folder,
             clock,
@@ -223,7 +223,7 @@ impl Doubts {
     pub fn concern(&self, target: &Target) -> bool {
         self.lock()
             .get(target)
-            .is_some_and(|doubts| doubts.iter().any(|doubt| !doubt.stored.delivered))
+            .is_some_and(|outstanding| outstanding.iter().any(|doubt| !doubt.stored.delivered))
     }
 
     /// Keeps what a repeat would need. From here on the payment is in doubt until its ticket says otherwise.
@@ -250,7 +250,7 @@ impl Doubts {
         };
         self.write(&stored);
         let (ticket, over) = Ticket::new(self.clone(), rid, target);
-        let doubt = Doubt {
+        let doubt = OutstandingPayment {
             rid,
             fingerprint,
             stored,
@@ -269,11 +269,11 @@ impl Doubts {
         let now = self.0.clock.now();
         self.forget_old(now);
         let mut by_target = self.lock();
-        let Some(doubts) = by_target.get_mut(&target) else {
+        let Some(outstanding) = by_target.get_mut(&target) else {
             return Claim::Free;
         };
         let mut told = Claim::Free;
-        for doubt in doubts.iter_mut() {
+        for doubt in outstanding.iter_mut() {
             if doubt.fingerprint != fingerprint || doubt.stored.delivered {
                 continue;
             }
@@ -338,15 +338,15 @@ impl Doubts {
 
     fn forget_old(&self, now: Timestamp) {
         let mut by_target = self.lock();
-        by_target.retain(|_, doubts| {
-            doubts.retain(|doubt| {
+        by_target.retain(|_, outstanding| {
+            outstanding.retain(|doubt| {
                 let keep = doubt.is_kept(now);
                 if !keep {
                     self.forgotten(doubt.rid);
                 }
                 keep
             });
-            !doubts.is_empty()
+            !outstanding.is_empty()
         });
     }
 
@@ -354,20 +354,20 @@ impl Doubts {
     fn delivered(&self, rid: PaymentId, target: &Target) {
         let now = self.0.clock.now();
         let mut by_target = self.lock();
-        let Some(doubts) = by_target.get_mut(target) else {
+        let Some(outstanding) = by_target.get_mut(target) else {
             return;
         };
-        let doubt = doubts.iter_mut().find(|doubt| doubt.rid == rid);
+        let doubt = outstanding.iter_mut().find(|doubt| doubt.rid == rid);
         if let Some(doubt) = doubt.filter(|doubt| doubt.stored.keyed && doubt.can_be_presented(now)) {
             doubt.stored.delivered = true;
             let stored = doubt.stored.clone();
             drop(by_target);
             return self.write(&stored);
         }
-        let before = doubts.len();
-        doubts.retain(|doubt| doubt.rid != rid);
-        let removed = before != doubts.len();
-        if doubts.is_empty() {
+        let before = outstanding.len();
+        outstanding.retain(|doubt| doubt.rid != rid);
+        let removed = before != outstanding.len();
+        if outstanding.is_empty() {
             by_target.remove(target);
         }
         drop(by_target);
@@ -393,11 +393,11 @@ impl Doubts {
         self.0.folder.join(format!("{rid}.json"))
     }
 
-    fn change(&self, rid: PaymentId, target: &Target, change: impl FnOnce(&mut Doubt)) {
+    fn change(&self, rid: PaymentId, target: &Target, change: impl FnOnce(&mut OutstandingPayment)) {
         let mut by_target = self.lock();
         let doubt = by_target
             .get_mut(target)
-            .and_then(|doubts| doubts.iter_mut().find(|doubt| doubt.rid == rid));
+            .and_then(|outstanding| outstanding.iter_mut().find(|doubt| doubt.rid == rid));
         if let Some(doubt) = doubt {
             change(doubt);
         }
@@ -411,12 +411,12 @@ impl Doubts {
         self.0.delivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Vec<Doubt>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Target, Vec<OutstandingPayment>>> {
         self.0.by_target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Doubt {
+impl OutstandingPayment {
     fn restored(stored: Stored, now: Timestamp, wanted: impl Fn(PaymentId) -> Option<bool>) -> Option<(Target, Self)> {
         let paid = wanted(stored.rid)?;
         let (target, fingerprint) = (Target(unhex(&stored.target)?), Fingerprint(unhex(&stored.fingerprint)?));
@@ -432,8 +432,8 @@ impl Doubt {
     }
 
     /// A repeat takes it on.
-    fn begin(&mut self, doubts: &Doubts, target: Target, now: Timestamp) -> (Stored, Ticket) {
-        let (ticket, over) = Ticket::new(doubts.clone(), self.rid, target);
+    fn begin(&mut self, outstanding: &Outstanding, target: Target, now: Timestamp) -> (Stored, Ticket) {
+        let (ticket, over) = Ticket::new(outstanding.clone(), self.rid, target);
         self.stage = Stage::Waiting(over);
         self.stored.presented += 1;
         self.last_try = now;

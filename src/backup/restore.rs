@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::files::{self, Unfinished};
 use super::manifest::Manifest;
-use super::{KeepError, io_at};
+use super::{BackupError, io_at};
 use bursar_core::clock::SharedClock;
 use bursar_home::{self as home, Home, Readers};
 use bursar_ledger::follow::follow;
@@ -53,7 +53,7 @@ pub fn restore(
     home: &Home,
     now: Timestamp,
     progress: &mut dyn FnMut(u64),
-) -> Result<Manifest, KeepError> {
+) -> Result<Manifest, BackupError> {
     let manifest = Manifest::read(source)?;
     let copy = Unfinished::begin(home.root())?;
     let made = Home::at(copy.path())?;
@@ -61,7 +61,7 @@ pub fn restore(
     let mut bytes = 0;
     for (name, said) in &manifest.files {
         let (from, to) = (source.join(name), copy.path().join(name));
-        let damaged = |why| KeepError::Damaged {
+        let damaged = |why| BackupError::Damaged {
             file: name.clone(),
             why,
         };
@@ -81,7 +81,7 @@ pub fn restore(
     }
     let end = follow(&made.audit(), &mut |_| Ok(()))?;
     if (end.next_seq, end.tip) != (manifest.entries, manifest.tip) {
-        return Err(KeepError::OtherJournal {
+        return Err(BackupError::OtherJournal {
             found: end.next_seq,
             found_tip: end.tip.to_string(),
             said: manifest.entries,
@@ -97,7 +97,7 @@ pub fn restore(
         entries: manifest.entries,
         tip: manifest.tip,
     };
-    let text = serde_json::to_string(&marker).map_err(|error| KeepError::Manifest(error.to_string()))?;
+    let text = serde_json::to_string(&marker).map_err(|error| BackupError::Manifest(error.to_string()))?;
     // The backup of a directory that was not accepted brings a marker of its own; this backup's is the later one.
     home::write_atomic(
         &made.root().join(MARKER),
@@ -109,7 +109,7 @@ pub fn restore(
 }
 
 /// Agents under other uids read the certificates.
-fn readable(path: &Path) -> Result<(), KeepError> {
+fn readable(path: &Path) -> Result<(), BackupError> {
     use std::os::unix::fs::PermissionsExt;
     match fs::set_permissions(path, fs::Permissions::from_mode(0o644)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -146,11 +146,11 @@ fn marker(home: &Home) -> Result<Option<Restored>, NotAccepted> {
 }
 
 /// An operator has looked: the books say so, and then `serve` starts.
-pub async fn accept(home: &Home, clock: SharedClock, who: String, why: &str) -> Result<(), KeepError> {
+pub async fn accept(home: &Home, clock: SharedClock, who: String, why: &str) -> Result<(), BackupError> {
     let path = home.root().join(MARKER);
     // One that cannot be read can still be accepted; only what it said is lost.
     let about = match marker(home) {
-        Ok(None) => return Err(KeepError::NothingToAccept(home.root().to_owned())),
+        Ok(None) => return Err(BackupError::NothingToAccept(home.root().to_owned())),
         Ok(Some(restored)) => format!(
             "backup of {}, {} entries, tip {}",
             restored.made_at, restored.entries, restored.tip

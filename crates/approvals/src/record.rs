@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::questions::{Kept, KeptAsk};
+use crate::questions::{StoredAsk, StoredQuestion};
 use bursar_core::approval::{Evidence, EvidenceKind};
 use bursar_ledger::PaymentId;
 use bursar_ledger::lines::Recorded;
@@ -21,7 +21,7 @@ pub use examined::{BoundBy, Decision, Difference, Examined, Proof, Token, examin
 /// One approval; members in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Dossier {
+pub struct ApprovalRecord {
     pub format: Format,
     /// The approval's and its payment's.
     pub id: PaymentId,
@@ -69,7 +69,7 @@ pub struct Ask {
     pub code: String,
     /// How much the evidence proves, to somebody who does not believe this proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub worth: Option<Worth>,
+    pub worth: Option<EvidenceStrength>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
 }
@@ -77,7 +77,7 @@ pub struct Ask {
 /// Whose word evidence is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Worth {
+pub enum EvidenceStrength {
     /// The issuer's, by its signature.
     SignedByIssuer,
     /// A service's, which only this proxy has heard.
@@ -96,8 +96,8 @@ pub enum NotRead {
     Members,
 }
 
-impl Dossier {
-    pub fn of(id: PaymentId, kept: Option<&Kept>, entries: Vec<Recorded>) -> Self {
+impl ApprovalRecord {
+    pub fn of(id: PaymentId, kept: Option<&StoredQuestion>, entries: Vec<Recorded>) -> Self {
         Self {
             format: Format::One,
             id,
@@ -117,7 +117,7 @@ impl Dossier {
 }
 
 impl Asked {
-    fn of(kept: &Kept) -> Self {
+    fn of(kept: &StoredQuestion) -> Self {
         Self {
             agent: kept.agent.clone(),
             backend: kept.backend.clone(),
@@ -133,7 +133,7 @@ impl Asked {
 }
 
 impl Ask {
-    fn of(kept: &KeptAsk) -> Self {
+    fn of(kept: &StoredAsk) -> Self {
         Self {
             approver: kept.approver.clone(),
             sentence: kept.sentence.clone(),
@@ -145,7 +145,7 @@ impl Ask {
     }
 }
 
-impl From<EvidenceKind> for Worth {
+impl From<EvidenceKind> for EvidenceStrength {
     fn from(kind: EvidenceKind) -> Self {
         match kind {
             EvidenceKind::SignedToken => Self::SignedByIssuer,
@@ -155,7 +155,7 @@ impl From<EvidenceKind> for Worth {
     }
 }
 
-impl Worth {
+impl EvidenceStrength {
     /// What it means, for people.
     pub const fn text(self) -> &'static str {
         match self {

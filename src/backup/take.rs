@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::files::{self, Unfinished};
 use super::manifest::{self, Manifest};
-use super::{KeepError, io_at, restore};
+use super::{BackupError, io_at, restore};
 use crate::config::operator::WalletKey;
 use crate::config::{Config, SecretSource};
 use bursar_home::{self as home, Home, Readers};
@@ -19,7 +19,7 @@ use bursar_ledger::text::Digest;
 
 /// Whether keys go into the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keys {
+pub enum CopyKeys {
     LeftOut,
     Included,
 }
@@ -28,10 +28,10 @@ pub enum Keys {
 pub fn backup(
     home: &Home,
     target: &Path,
-    keys: Keys,
+    keys: CopyKeys,
     now: Timestamp,
     progress: &mut dyn FnMut(u64),
-) -> Result<Manifest, KeepError> {
+) -> Result<Manifest, BackupError> {
     let format = format::check(home.root())?;
     let copy = Unfinished::begin(target)?;
     let mut copying = Copying {
@@ -53,11 +53,11 @@ pub fn backup(
         made_at: now,
         entries: end.next_seq,
         tip: end.tip,
-        keys: keys == Keys::Included,
+        keys: keys == CopyKeys::Included,
         left_out: copying.left_out,
         files: copying.files,
     };
-    let mut text = serde_json::to_vec_pretty(&manifest).map_err(|error| KeepError::Manifest(error.to_string()))?;
+    let mut text = serde_json::to_vec_pretty(&manifest).map_err(|error| BackupError::Manifest(error.to_string()))?;
     text.push(b'\n');
     home::write_new(&copy.path().join(manifest::NAME), &text, Readers::Owner)?;
     copy.finish()?;
@@ -74,7 +74,7 @@ struct Copying<'a> {
 }
 
 impl Copying<'_> {
-    fn settings(&mut self, keys: Keys) -> Result<(), KeepError> {
+    fn settings(&mut self, keys: CopyKeys) -> Result<(), BackupError> {
         for name in [
             "bursar.toml",
             "limits.toml",
@@ -96,12 +96,12 @@ impl Copying<'_> {
                 .push("the files that bursar.toml names: it has mistakes".to_owned()),
         }
         for Named { path, is_key } in named {
-            self.named_file(&path, is_key && keys == Keys::LeftOut)?;
+            self.named_file(&path, is_key && keys == CopyKeys::LeftOut)?;
         }
         Ok(())
     }
 
-    fn named_file(&mut self, path: &Path, is_left_out: bool) -> Result<(), KeepError> {
+    fn named_file(&mut self, path: &Path, is_left_out: bool) -> Result<(), BackupError> {
         let inside = path
             .strip_prefix(self.home.root())
             .ok()
@@ -127,7 +127,7 @@ impl Copying<'_> {
     }
 
     /// Checkpoints, and what retention keeps. Before the segments: none may tell of entries that are not copied.
-    fn beside_the_journal(&mut self) -> Result<(), KeepError> {
+    fn beside_the_journal(&mut self) -> Result<(), BackupError> {
         let audit = self.home.audit();
         for name in files::names(&audit).map_err(io_at("list", &audit))? {
             if !name.starts_with("seg-") && !name.ends_with(".tmp") {
@@ -137,7 +137,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    fn journal(&mut self) -> Result<bursar_ledger::scan::Chain, KeepError> {
+    fn journal(&mut self) -> Result<bursar_ledger::scan::Chain, BackupError> {
         home::create_folder(&self.into.join("audit"))?;
         let audit = self.home.audit();
         let end = follow(&audit, &mut |Segment { path, lines }| {
@@ -147,7 +147,7 @@ impl Copying<'_> {
         Ok(end)
     }
 
-    fn disclosures(&mut self) -> Result<(), KeepError> {
+    fn disclosures(&mut self) -> Result<(), BackupError> {
         home::create_folder(&self.into.join("private"))?;
         let private = self.home.private();
         for name in files::names(&private).map_err(io_at("list", &private))? {
@@ -172,7 +172,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    fn file_if_there(&mut self, name: &str) -> Result<(), KeepError> {
+    fn file_if_there(&mut self, name: &str) -> Result<(), BackupError> {
         let path = self.home.root().join(name);
         match File::open(&path) {
             Ok(file) => self.put(name, file).map_err(io_at("copy", &path)),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{KeepError, files, io_at};
+use super::{BackupError, files, io_at};
 use bursar_core::clock::SharedClock;
 use bursar_home::{self as home, Home, Readers};
 use bursar_ledger::pruned::{self, Plan};
@@ -34,10 +34,10 @@ pub async fn retain(
     to: &Path,
     clock: SharedClock,
     who: String,
-) -> Result<Option<Moved>, KeepError> {
+) -> Result<Option<Moved>, BackupError> {
     let now = clock.now();
     if now.duration_since(before) < YOUNGEST {
-        return Err(KeepError::TooYoung);
+        return Err(BackupError::TooYoung);
     }
     let ledger = Embedded::open(home.root(), Options::new(clock))?;
     let moved = move_away(home, &ledger, before, to, now, who).await;
@@ -52,7 +52,7 @@ async fn move_away(
     to: &Path,
     now: Timestamp,
     who: String,
-) -> Result<Option<Moved>, KeepError> {
+) -> Result<Option<Moved>, BackupError> {
     let (audit, private) = (home.audit(), home.private());
     let Some(plan) = pruned::plan(&audit, before, now, to)? else {
         return Ok(None);
@@ -97,12 +97,12 @@ async fn move_away(
 }
 
 /// Copies a file unless an earlier run has; returns what may then be removed.
-fn keep_copy(from: &Path, to: &Path) -> Result<PathBuf, KeepError> {
+fn keep_copy(from: &Path, to: &Path) -> Result<PathBuf, BackupError> {
     match fs::read(to) {
         Ok(there) => {
             let ours = fs::read(from).map_err(io_at("read", from))?;
             if there != ours {
-                return Err(KeepError::Taken(to.to_owned()));
+                return Err(BackupError::Taken(to.to_owned()));
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -114,7 +114,7 @@ fn keep_copy(from: &Path, to: &Path) -> Result<PathBuf, KeepError> {
     Ok(from.to_owned())
 }
 
-fn sync(folder: &Path) -> Result<(), KeepError> {
+fn sync(folder: &Path) -> Result<(), BackupError> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(io_at("sync", folder))

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Asked;
-use bursar_core::approval::{Evidence, Intent, Question};
+use bursar_core::approval::{ApprovalIntent, Evidence, Question};
 use bursar_home::{self as home, HomeError, Readers};
 use bursar_ledger::PaymentId;
 
 /// One payment's question, as it lies on the disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Kept {
+pub struct StoredQuestion {
     pub id: PaymentId,
     pub agent: String,
     pub backend: String,
@@ -39,12 +39,12 @@ pub struct Kept {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<String>,
     /// One for each person.
-    pub asks: Vec<KeptAsk>,
+    pub asks: Vec<StoredAsk>,
 }
 
 /// The question as one person has it, and the answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeptAsk {
+pub struct StoredAsk {
     pub id: PaymentId,
     pub approver: String,
     pub code: String,
@@ -66,12 +66,12 @@ pub struct Handle {
     pub interval_ms: u64,
 }
 
-impl Kept {
+impl StoredQuestion {
     /// The question as this one has it. `None`: what is kept is no question.
-    pub fn question(&self, ask: &KeptAsk) -> Option<Question> {
+    pub fn question(&self, ask: &StoredAsk) -> Option<Question> {
         Some(Question {
             id: ask.id,
-            intent: Intent::recorded(&self.intent)?.to(&ask.approver),
+            intent: ApprovalIntent::recorded(&self.intent)?.to(&ask.approver),
             sentence: ask.sentence.clone(),
             compact: ask.compact.clone(),
             usd_cents: self.usd_cents,
@@ -93,12 +93,12 @@ impl Kept {
 }
 
 /// `None`: there is none of this id, or it cannot be read.
-pub fn read(folder: &Path, id: PaymentId) -> Option<Kept> {
+pub fn read(folder: &Path, id: PaymentId) -> Option<StoredQuestion> {
     look(folder, id).ok().flatten()
 }
 
 /// `Ok(None)`: there is none of this id. `Err` says why the one that is there cannot be read.
-pub fn look(folder: &Path, id: PaymentId) -> Result<Option<Kept>, String> {
+pub fn look(folder: &Path, id: PaymentId) -> Result<Option<StoredQuestion>, String> {
     let path = path(folder, id);
     let text = match home::read_secret(&path) {
         Ok(text) => text,
@@ -111,7 +111,7 @@ pub fn look(folder: &Path, id: PaymentId) -> Result<Option<Kept>, String> {
 }
 
 /// Also what was written before several people could be asked: then the one question stood beside the rest.
-fn parse(text: &str) -> serde_json::Result<Kept> {
+fn parse(text: &str) -> serde_json::Result<StoredQuestion> {
     let mut kept: Value = serde_json::from_str(text)?;
     if let Value::Object(members) = &mut kept
         && !members.contains_key("asks")
@@ -129,7 +129,7 @@ fn parse(text: &str) -> serde_json::Result<Kept> {
         members.insert("needed".to_owned(), Value::from(1));
         members.insert("rule".to_owned(), Value::from(""));
     }
-    Kept::deserialize(kept)
+    StoredQuestion::deserialize(kept)
 }
 
 fn path(folder: &Path, id: PaymentId) -> PathBuf {

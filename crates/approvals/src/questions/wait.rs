@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::{Over, Questions, Row, Stage};
-use bursar_core::approval::Intent;
+use bursar_core::approval::ApprovalIntent;
 use bursar_ledger::PaymentId;
 
 /// The books and the backend have so long to take a question, before its agent is told to come back.
 const PUTTING: Duration = Duration::from_secs(15);
 /// A request that waits.
-pub struct Watching {
+pub struct Wait {
     pub(super) questions: Questions,
     pub(super) row: Arc<Row>,
     pub(super) stage: watch::Receiver<Stage>,
@@ -27,7 +27,7 @@ pub struct Taken {
     pub(super) used: bool,
 }
 
-impl Watching {
+impl Wait {
     pub fn id(&self) -> PaymentId {
         self.row.id
     }
@@ -81,7 +81,7 @@ impl Taken {
     }
 
     /// The intent that was approved.
-    pub fn intent(&self) -> &Intent {
+    pub fn intent(&self) -> &ApprovalIntent {
         &self.row.intent
     }
 

@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::hearing::Tally;
-use super::kept::{self, Kept, KeptAsk};
+use super::stored::{self, StoredAsk, StoredQuestion};
+use super::votes::Votes;
 use super::{Ask, Denied, Over, Questions, Row, Stage, Taken, later, until};
 use crate::{Asked, Denial, Failure};
-use bursar_core::approval::{Intent, Question};
+use bursar_core::approval::{ApprovalIntent, Question};
 use bursar_ledger::{
     ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Hold, LedgerError, Outcome, PaymentId, Requested,
 };
@@ -59,7 +59,7 @@ impl Questions {
             tracing::error!(approval = %row.id, %error, "the question cannot be kept, so it is not asked");
             return self.fails(&row, failure("not_kept", true)).await;
         }
-        let (mut tally, mut starting) = (Tally::of(row.needed), JoinSet::new());
+        let (mut tally, mut starting) = (Votes::of(row.needed), JoinSet::new());
         for place in 0..row.asks.len() {
             let (questions, row) = (self.clone(), row.clone());
             starting.spawn(async move { (place, questions.start(&row, place).await) });
@@ -153,7 +153,7 @@ impl Questions {
             tracing::error!(approval = %id, asked = live.backend, "bursar.toml asks by another way now; the payment is given up");
             return self.give_up(id, rid, "error:other_backend").await;
         }
-        let found = kept::read(&self.0.folder, id).and_then(|kept| {
+        let found = stored::read(&self.0.folder, id).and_then(|kept| {
             let row = Row::kept(&kept)?;
             // The books say what was asked; a file that says otherwise is not it.
             let is_it = id == rid && row.intent.hash() == live.intent && row.needed == usize::from(live.needed);
@@ -179,7 +179,7 @@ impl Questions {
             }
             ApprovalState::Pending { votes, .. } => votes,
         };
-        let mut tally = Tally::of(row.needed);
+        let mut tally = Votes::of(row.needed);
         for (place, ask) in kept.asks.iter().enumerate() {
             let of_this = |by: &str| ask.evidence.as_ref().is_some_and(|evidence| evidence.approver == by);
             match (votes.iter().find(|vote| of_this(&vote.by)), &ask.evidence, &ask.asked) {
@@ -334,10 +334,10 @@ impl Questions {
         }
     }
 
-    fn describe(&self, row: &Row) -> Kept {
+    fn describe(&self, row: &Row) -> StoredQuestion {
         let hex = |bytes: [u8; 32]| alloy_primitives::hex::encode(bytes);
         let first = row.asks.first().map(|ask| &ask.question);
-        Kept {
+        StoredQuestion {
             id: row.id,
             agent: row.agent.clone(),
             backend: self.0.backend.name().to_owned(),
@@ -351,20 +351,20 @@ impl Questions {
             needed: row.needed,
             owners: row.owners.clone(),
             idempotency: row.idempotency.map(hex),
-            asks: row.asks.iter().map(KeptAsk::of).collect(),
+            asks: row.asks.iter().map(StoredAsk::of).collect(),
         }
     }
 }
 
 impl Row {
     /// `None`: what is kept is no question.
-    fn kept(kept: &Kept) -> Option<Arc<Self>> {
+    fn kept(kept: &StoredQuestion) -> Option<Arc<Self>> {
         let asks: Option<Vec<Ask>> = kept.asks.iter().map(|ask| kept.question(ask).map(Ask::new)).collect();
         let asks = asks.filter(|asks| !asks.is_empty())?;
         Some(Arc::new(Self {
             id: kept.id,
             agent: kept.agent.clone(),
-            intent: Intent::recorded(&kept.intent)?,
+            intent: ApprovalIntent::recorded(&kept.intent)?,
             rule: kept.rule.clone(),
             asks,
             needed: kept.needed,
@@ -376,7 +376,7 @@ impl Row {
     }
 }
 
-impl KeptAsk {
+impl StoredAsk {
     fn of(ask: &Ask) -> Self {
         let Question {
             id,

@@ -12,8 +12,8 @@ use super::environment::sh_word;
 use super::output::say;
 use super::{Exit, Failure};
 use crate::admin;
-use crate::keep::backup::{self, Keys};
-use crate::keep::{KeepError, restore, retain};
+use crate::backup::take::{self, CopyKeys};
+use crate::backup::{BackupError, restore, retain};
 use bursar_core::clock::SystemClock;
 use bursar_home::Home;
 use bursar_ledger::OpenError;
@@ -80,15 +80,19 @@ impl Backup {
     pub fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let target = absolute(&self.target)?;
-        if backup::is_inside(home, &target) {
+        if take::is_inside(home, &target) {
             return Err(Failure::usage(format!(
                 "{} lies in the data directory and would be lost with it; name another place",
                 target.display()
             )));
         }
-        let keys = if self.with_keys { Keys::Included } else { Keys::LeftOut };
+        let keys = if self.with_keys {
+            CopyKeys::Included
+        } else {
+            CopyKeys::LeftOut
+        };
         let mut progress = Progress::new();
-        let made = backup::backup(home, &target, keys, Timestamp::now(), &mut |bytes| progress.at(bytes));
+        let made = take::backup(home, &target, keys, Timestamp::now(), &mut |bytes| progress.at(bytes));
         progress.end();
         let manifest = made?;
         say!(
@@ -194,14 +198,15 @@ impl Progress {
     }
 }
 
-impl From<KeepError> for Failure {
-    fn from(error: KeepError) -> Self {
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
         let message = error.to_string();
         match error {
-            KeepError::NotEmpty(_) | KeepError::Unfinished(_) | KeepError::TooYoung | KeepError::NothingToAccept(_) => {
-                Self::usage(message)
-            }
-            KeepError::Open(OpenError::InUse(_)) => Self::unavailable(message),
+            BackupError::NotEmpty(_)
+            | BackupError::Unfinished(_)
+            | BackupError::TooYoung
+            | BackupError::NothingToAccept(_) => Self::usage(message),
+            BackupError::Open(OpenError::InUse(_)) => Self::unavailable(message),
             _ => Self::negative(message),
         }
     }

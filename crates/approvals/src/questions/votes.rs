@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::carry::failure;
-use super::kept::Kept;
+use super::lifecycle::failure;
+use super::stored::StoredQuestion;
 use super::{Over, Questions, Row, Stage, evidence_bytes, later, until};
-use crate::{Asked, Denial, Failure, Standing};
+use crate::{Asked, Denial, Failure, QuestionStatus};
 use bursar_core::approval::Evidence;
 use bursar_ledger::{ApprovalError, ApprovalStep, LedgerError};
 
@@ -27,7 +27,7 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 const REPLAY: Duration = Duration::from_secs(3600);
 
 /// Who has said what so far, and who is listened to.
-pub(super) struct Tally {
+pub(super) struct Votes {
     needed: usize,
     given: usize,
     /// The earliest of those that were given.
@@ -61,7 +61,7 @@ enum Vote {
     NotRecorded(LedgerError),
 }
 
-impl Tally {
+impl Votes {
     pub(super) fn of(needed: usize) -> Self {
         Self {
             needed,
@@ -138,7 +138,7 @@ impl Tally {
 
 impl Questions {
     /// Until enough people have approved, one has denied, or too few are left.
-    pub(super) async fn hear(&self, row: Arc<Row>, mut kept: Kept, mut tally: Tally) {
+    pub(super) async fn hear(&self, row: Arc<Row>, mut kept: StoredQuestion, mut tally: Votes) {
         let mut stopped = false;
         while !tally.is_enough() && (stopped || tally.can_be_enough()) {
             let Some((place, word)) = tally.next(self.0.clock.now()).await else {
@@ -186,7 +186,7 @@ impl Questions {
     }
 
     /// Whoever has not answered is asked for their answer once more: a denial that is there counts, though others were heard first.
-    async fn last_look(&self, row: &Row, mut tally: Tally) -> Option<Denial> {
+    async fn last_look(&self, row: &Row, mut tally: Votes) -> Option<Denial> {
         if tally.open.is_empty() {
             return None;
         }
@@ -228,17 +228,17 @@ impl Questions {
             let is_over = clock.now() >= last || Instant::now() >= deadline;
             let is_last = is_over || ask.is_last.load(Ordering::Acquire);
             wait = match backend.poll(&ask.question, &mut asked).await {
-                Standing::Approved(evidence) => return Word::Approved(evidence),
-                Standing::Denied(denial) => return Word::Denied(denial),
-                Standing::Failed(failure) => return Word::Lost(Lost::Failed(failure)),
-                Standing::Pending { wait } if !is_last => wait,
-                Standing::Pending { .. } | Standing::Expired => return Word::Lost(Lost::Late("timeout")),
+                QuestionStatus::Approved(evidence) => return Word::Approved(evidence),
+                QuestionStatus::Denied(denial) => return Word::Denied(denial),
+                QuestionStatus::Failed(failure) => return Word::Lost(Lost::Failed(failure)),
+                QuestionStatus::Pending { wait } if !is_last => wait,
+                QuestionStatus::Pending { .. } | QuestionStatus::Expired => return Word::Lost(Lost::Late("timeout")),
             };
         }
     }
 
     /// The evidence is on the disk before its entry says so, and the entry before it counts.
-    async fn grant(&self, row: &Row, place: usize, evidence: Evidence, kept: &mut Kept) -> Vote {
+    async fn grant(&self, row: &Row, place: usize, evidence: Evidence, kept: &mut StoredQuestion) -> Vote {
         let now = self.0.clock.now();
         // Counted from the answer: one that was found again after a long stop is none any more.
         let unused = later(evidence.decided_at.min(now), UNUSED);

@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::KeepError;
+use super::BackupError;
 use bursar_ledger::format::{self, FormatError};
 use bursar_ledger::text::Digest;
 
@@ -33,17 +33,17 @@ pub struct Manifest {
 
 impl Manifest {
     /// Reads it as from a stranger: no path leads out of the directory.
-    pub fn read(backup: &Path) -> Result<Self, KeepError> {
+    pub fn read(backup: &Path) -> Result<Self, BackupError> {
         let path = backup.join(NAME);
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(KeepError::NoManifest(backup.to_owned()));
+                return Err(BackupError::NoManifest(backup.to_owned()));
             }
             text => text.map_err(super::io_at("read", &path))?,
         };
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| KeepError::Manifest(error.to_string()))?;
+        let manifest: Self = serde_json::from_slice(&text).map_err(|error| BackupError::Manifest(error.to_string()))?;
         if manifest.format > format::CURRENT {
-            return Err(KeepError::Format(FormatError::Newer {
+            return Err(BackupError::Format(FormatError::Newer {
                 dir: backup.to_owned(),
                 found: manifest.format,
             }));
@@ -54,7 +54,7 @@ impl Manifest {
                     .components()
                     .all(|part| matches!(part, Component::Normal(_)));
             if !stays_inside {
-                return Err(KeepError::Manifest(format!(
+                return Err(BackupError::Manifest(format!(
                     "it names {file:?}, which is no file inside it"
                 )));
             }

@@ -14,7 +14,7 @@ use bursar_core::payment_id::PaymentId;
 /// A book between two entries. What is built from it and the entries behind equals what is built from all entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Kept {
+pub struct BookSnapshot {
     /// Sorted.
     counters: Vec<Row>,
     /// Those whose nonce may not come again yet, and the second in which it may.
@@ -39,7 +39,7 @@ pub struct Kept {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Row(String, String, String, Decimal<u128>, Decimal<u128>);
 
-impl Kept {
+impl BookSnapshot {
     pub fn of(book: &Book) -> Self {
         // All fields by name: a new one must be kept too.
         let Book {

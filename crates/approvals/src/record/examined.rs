@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use super::{Ask, Asked, Dossier, Worth};
+use super::{ApprovalRecord, Ask, Asked, EvidenceStrength};
 use crate::questions::evidence_bytes;
 use bursar_core::account::Account;
 use bursar_core::approval::details::Binding;
 use bursar_core::approval::proof::{self, Unproven};
 use bursar_core::approval::token::{Policy, Source, Verified};
-use bursar_core::approval::{Evidence, EvidenceKind, Intent};
+use bursar_core::approval::{ApprovalIntent, Evidence, EvidenceKind};
 use bursar_core::assets::Asset;
 use bursar_ledger::entry::{ApprovalGranted, ApprovalRequested, Body, Entry, Reserved};
 use bursar_ledger::text::Digest;
@@ -53,7 +53,7 @@ pub enum Decision {
 pub struct Proof {
     pub approver: String,
     pub kind: EvidenceKind,
-    pub worth: Worth,
+    pub worth: EvidenceStrength,
     /// The entry that took it, and used it up.
     pub granted: Option<u64>,
     /// Of a token that verifies.
@@ -117,7 +117,7 @@ pub enum Difference {
     #[error("the payment was armed by this approval (entry {0}), and the entries before do not grant it")]
     NotGranted(u64),
     #[error("the evidence is labelled as worth something else than it is")]
-    Worth,
+    EvidenceStrength,
     #[error("the answer is not from the approver who was asked")]
     OtherApprover,
     #[error("what was sent to the issuer names another payment")]
@@ -132,15 +132,15 @@ impl Serialize for Difference {
     }
 }
 
-/// Holds everything in `dossier` against everything else in it.
-pub fn examine(dossier: &Dossier) -> Examined {
+/// Holds everything in `record` against everything else in it.
+pub fn examine(record: &ApprovalRecord) -> Examined {
     let mut differences = Vec::new();
-    let entries = entries(dossier, &mut differences);
+    let entries = entries(record, &mut differences);
     let whole = entries
         .iter()
         .any(|entry| matches!(entry.body, Body::Reserved(_) | Body::Adopted(_)));
     let mut proofs = Vec::new();
-    match &dossier.asked {
+    match &record.asked {
         None => missing(&entries, &mut differences),
         Some(asked) => {
             let intent = asked_of_all(asked, &mut differences);
@@ -182,9 +182,9 @@ impl Decision {
     }
 }
 
-fn entries(dossier: &Dossier, differences: &mut Vec<Difference>) -> Vec<Entry> {
+fn entries(record: &ApprovalRecord, differences: &mut Vec<Difference>) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
-    for (place, recorded) in dossier.entries.iter().enumerate() {
+    for (place, recorded) in record.entries.iter().enumerate() {
         let entry = match recorded.read() {
             Ok((entry, true)) => entry,
             Ok((entry, false)) => {
@@ -196,7 +196,7 @@ fn entries(dossier: &Dossier, differences: &mut Vec<Difference>) -> Vec<Entry> {
                 continue;
             }
         };
-        if entry.body.about() != Some(dossier.id) {
+        if entry.body.about() != Some(record.id) {
             differences.push(Difference::OtherPayment(entry.seq));
         }
         if entries.last().is_some_and(|before| before.seq >= entry.seq) {
@@ -218,8 +218,8 @@ fn missing(entries: &[Entry], differences: &mut Vec<Difference>) {
 }
 
 /// What was asked of all together.
-fn asked_of_all(asked: &Asked, differences: &mut Vec<Difference>) -> Option<Intent> {
-    let Some(intent) = Intent::recorded(&asked.intent) else {
+fn asked_of_all(asked: &Asked, differences: &mut Vec<Difference>) -> Option<ApprovalIntent> {
+    let Some(intent) = ApprovalIntent::recorded(&asked.intent) else {
         differences.push(Difference::Members);
         return None;
     };
@@ -227,18 +227,18 @@ fn asked_of_all(asked: &Asked, differences: &mut Vec<Difference>) -> Option<Inte
         differences.push(Difference::IntentHash);
     }
     let people: Vec<&str> = asked.of.iter().map(|ask| ask.approver.as_str()).collect();
-    if intent.member("approver") != Some(&Intent::approver_of(&people, asked.needed)) {
+    if intent.member("approver") != Some(&ApprovalIntent::approver_of(&people, asked.needed)) {
         differences.push(Difference::People);
     }
     Some(intent)
 }
 
-fn hash(intent: &Intent) -> String {
+fn hash(intent: &ApprovalIntent) -> String {
     alloy_primitives::hex::encode(intent.hash())
 }
 
 /// What one approver was shown.
-fn words(ask: &Ask, intent: &Intent, differences: &mut Vec<Difference>) {
+fn words(ask: &Ask, intent: &ApprovalIntent, differences: &mut Vec<Difference>) {
     let amount = intent.amount();
     for (name, kept, is) in [
         ("code", &ask.code, intent.code().to_string()),
@@ -326,11 +326,16 @@ fn unlike(reserved: &Reserved, asked: &Asked) -> Vec<&'static str> {
 }
 
 /// What came back, by itself.
-fn answer(ask: &Ask, intent: Option<&Intent>, entries: &[Entry], differences: &mut Vec<Difference>) -> Option<Proof> {
+fn answer(
+    ask: &Ask,
+    intent: Option<&ApprovalIntent>,
+    entries: &[Entry],
+    differences: &mut Vec<Difference>,
+) -> Option<Proof> {
     let intent_sha256 = intent.map(hash).unwrap_or_default();
     let evidence = ask.evidence.as_ref();
     if ask.worth != evidence.map(|evidence| evidence.kind.into()) {
-        differences.push(Difference::Worth);
+        differences.push(Difference::EvidenceStrength);
     }
     let evidence = evidence?;
     let token = match (evidence.kind, proof::reverify(evidence)) {

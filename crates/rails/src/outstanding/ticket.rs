@@ -2,12 +2,12 @@
 
 use tokio::sync::watch;
 
-use super::{Doubts, Stage, Target};
+use super::{Outstanding, Stage, Target};
 use bursar_ledger::PaymentId;
 
 /// Dropped without a word, the payment is in doubt.
 pub struct Ticket {
-    doubts: Doubts,
+    outstanding: Outstanding,
     rid: PaymentId,
     target: Target,
     /// Closes with the ticket, for those who joined.
@@ -15,10 +15,10 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    pub(super) fn new(doubts: Doubts, rid: PaymentId, target: Target) -> (Self, watch::Receiver<()>) {
+    pub(super) fn new(outstanding: Outstanding, rid: PaymentId, target: Target) -> (Self, watch::Receiver<()>) {
         let (sender, over) = watch::channel(());
         let ticket = Self {
-            doubts,
+            outstanding,
             rid,
             target,
             _over: sender,
@@ -33,7 +33,7 @@ impl Ticket {
 
     /// The agent hung up; a repeat may join from now on.
     pub fn abandoned(&mut self) {
-        self.doubts.change(self.rid, &self.target, |doubt| {
+        self.outstanding.change(self.rid, &self.target, |doubt| {
             if let Stage::Waiting(over) = &doubt.stage {
                 doubt.stage = Stage::Abandoned(over.clone());
             }
@@ -42,19 +42,20 @@ impl Ticket {
 
     /// A receipt says that it is paid.
     pub fn paid(&self) {
-        self.doubts.change(self.rid, &self.target, |doubt| doubt.paid = true);
+        self.outstanding
+            .change(self.rid, &self.target, |doubt| doubt.paid = true);
     }
 
     /// A 2xx reached the agent whole.
     pub fn delivered(self) {
-        self.doubts.delivered(self.rid, &self.target);
+        self.outstanding.delivered(self.rid, &self.target);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let now = self.doubts.0.clock.now();
-        self.doubts.change(self.rid, &self.target, |doubt| {
+        let now = self.outstanding.0.clock.now();
+        self.outstanding.change(self.rid, &self.target, |doubt| {
             doubt.stage = Stage::Open;
             doubt.last_try = now;
         });

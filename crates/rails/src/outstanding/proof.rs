@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{Doubt, Doubts, Stage, Target};
+use super::{Outstanding, OutstandingPayment, Stage, Target};
 use bursar_ledger::PaymentId;
 
 /// Whether a payment could be taken out of the reach of repeats.
@@ -14,9 +14,9 @@ pub enum Withdrawal {
 
 /// What was taken out, if a repeat could have found it at all.
 #[derive(Default)]
-pub struct Withdrawn(Option<Box<(Target, Doubt)>>);
+pub struct Withdrawn(Option<Box<(Target, OutstandingPayment)>>);
 
-impl Doubts {
+impl Outstanding {
     /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
     /// right now stays, and nobody may declare anything about it.
     pub fn withdraw(&self, rid: PaymentId) -> Withdrawal {
@@ -26,17 +26,17 @@ impl Doubts {
 
     /// The same, but one whose credential was on its way after `since` stays, too: `Err` says when that was.
     pub fn withdraw_rested(&self, rid: PaymentId, since: Timestamp) -> Result<Withdrawal, Timestamp> {
-        for (target, doubts) in self.lock().iter_mut() {
-            let Some(position) = doubts.iter().position(|doubt| doubt.rid == rid) else {
+        for (target, outstanding) in self.lock().iter_mut() {
+            let Some(position) = outstanding.iter().position(|doubt| doubt.rid == rid) else {
                 continue;
             };
-            if !matches!(doubts[position].stage, Stage::Open) {
+            if !matches!(outstanding[position].stage, Stage::Open) {
                 return Ok(Withdrawal::UnderWay);
             }
-            if doubts[position].last_try > since {
-                return Err(doubts[position].last_try);
+            if outstanding[position].last_try > since {
+                return Err(outstanding[position].last_try);
             }
-            let found = (*target, doubts.remove(position));
+            let found = (*target, outstanding.remove(position));
             return Ok(Withdrawal::Out(Withdrawn(Some(Box::new(found)))));
         }
         Ok(Withdrawal::Out(Withdrawn::default()))
@@ -59,8 +59,8 @@ impl Doubts {
 
     /// The chain has shown that it was paid. Its answer is still missing.
     pub fn proven_paid(&self, rid: PaymentId) {
-        for doubts in self.lock().values_mut() {
-            if let Some(doubt) = doubts.iter_mut().find(|doubt| doubt.rid == rid) {
+        for outstanding in self.lock().values_mut() {
+            if let Some(doubt) = outstanding.iter_mut().find(|doubt| doubt.rid == rid) {
                 doubt.paid = true;
                 return;
             }
