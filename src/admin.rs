@@ -1,4 +1,4 @@
-//! The server's own door: HTTP on a unix socket in `D/run`, for the CLI of the same uid alone (R57).
+//! The admin socket: HTTP on a Unix socket in `run/` of the data directory, only for the CLI of the same uid (R57).
 
 use std::convert::Infallible;
 use std::io;
@@ -17,11 +17,14 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::listen::proxy::Proxy;
+use bursar_approvals::questions::Questions;
 use bursar_home::Home;
-use bursar_ledger::{Event, LedgerError, PaymentId, Resolution};
-use bursar_rails::outstanding::{Withdrawal, Withdrawn};
+use bursar_ledger::{Event, Ledger, LedgerError, PaymentId, Resolution};
+use bursar_rails::outstanding::{Outstanding, Withdrawal, Withdrawn};
+use bursar_reconcile::Reconciler;
 
 mod approvals;
 mod reconcile;
@@ -29,7 +32,7 @@ mod reconcile;
 pub use approvals::{Approve, Deny, pending};
 pub use reconcile::reconcile;
 
-/// Questions and answers are short.
+/// Requests and replies are short.
 const CAP: usize = 64 << 10;
 
 /// `bursar payments resolve`.
@@ -46,7 +49,7 @@ pub struct AcceptClock {
     pub why: String,
 }
 
-/// What can be asked, and where.
+/// A request to the server, and its path.
 pub trait Question: Serialize {
     const PATH: &'static str;
 }
@@ -59,7 +62,7 @@ impl Question for AcceptClock {
     const PATH: &'static str = "/clock/accept";
 }
 
-/// The operator's word.
+/// The operator's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Word {
@@ -84,16 +87,17 @@ struct Reply {
 
 #[derive(Debug, Error)]
 pub enum AdminError {
-    /// Nobody listens: no server runs on this directory.
-    #[error("no server runs on this directory")]
+    /// Nothing listens: no server is running on this directory.
+    #[error("no server is running on this data directory")]
     NoServer,
-    #[error("the server could not be asked: {0}")]
+    #[error("the request to the server failed: {0}")]
     Transport(String),
     #[error("{0}")]
     Refused(String),
 }
 
-/// Makes the socket, 0600. One that a killed server left behind is replaced; the directory's lock is ours already.
+/// Creates the socket with mode 0600. Replaces one that a killed server left behind; we already hold the directory's
+/// lock.
 pub fn bind(home: &Home) -> io::Result<UnixListener> {
     let path = home.admin_socket();
     match std::fs::remove_file(&path) {
@@ -106,37 +110,47 @@ pub fn bind(home: &Home) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-pub async fn serve(proxy: Arc<Proxy>, listener: UnixListener) {
+/// What commands ask the running server about.
+pub struct Admin {
+    pub ledger: Arc<dyn Ledger>,
+    pub outstanding: Outstanding,
+    pub questions: Option<Questions>,
+    pub reconciler: Arc<Reconciler>,
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+pub async fn serve(admin: Arc<Admin>, listener: UnixListener) {
     loop {
         let accepted = tokio::select! {
-            () = proxy.stop.cancelled() => return,
+            () = admin.stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Most likely no file descriptors; asking again at once would only burn time.
+                // Most likely out of file descriptors; retrying at once would only burn CPU.
                 tracing::warn!(%error, "cannot accept an admin connection");
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        // The file's mode says so already; a socket that was handed on says who really asks.
+        // The file mode already restricts access; the peer's uid also covers a socket that was passed on.
         let ours = rustix::process::geteuid().as_raw();
         if let Ok(peer) = stream.peer_cred()
             && (peer.uid() == ours || peer.uid() == 0)
         {
-            proxy.tasks.spawn(connection(proxy.clone(), stream, peer.uid()));
+            admin.tasks.spawn(connection(admin.clone(), stream, peer.uid()));
         }
     }
 }
 
-async fn connection(proxy: Arc<Proxy>, stream: UnixStream, uid: u32) {
+async fn connection(admin: Arc<Admin>, stream: UnixStream, uid: u32) {
     let service = service_fn(|request| {
-        let proxy = proxy.clone();
-        async move { Ok::<_, Infallible>(answer(&proxy, request, uid).await) }
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(answer(&admin, request, uid).await) }
     });
-    let served = crate::listen::proxy::http1()
+    let served = crate::listen::http1()
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -145,18 +159,18 @@ async fn connection(proxy: Arc<Proxy>, stream: UnixStream, uid: u32) {
     }
 }
 
-async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
+async fn answer(admin: &Arc<Admin>, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {
     if (request.method(), request.uri().path()) == (&Method::POST, reconcile::PATH) {
-        return reconcile::answer(proxy, request).await;
+        return reconcile::answer(admin, request).await;
     }
     if (request.method(), request.uri().path()) == (&Method::POST, approvals::PENDING) {
-        return approvals::list(proxy);
+        return approvals::list(admin);
     }
     let done = match (request.method(), request.uri().path()) {
-        (&Method::POST, Resolve::PATH) => Some(resolve(proxy, request, uid).await),
-        (&Method::POST, AcceptClock::PATH) => Some(accept_clock(proxy, request, uid).await),
-        (&Method::POST, Approve::PATH) => Some(approvals::approve(proxy, request, uid).await),
-        (&Method::POST, Deny::PATH) => Some(approvals::deny(proxy, request, uid).await),
+        (&Method::POST, Resolve::PATH) => Some(resolve(admin, request, uid).await),
+        (&Method::POST, AcceptClock::PATH) => Some(accept_clock(admin, request, uid).await),
+        (&Method::POST, Approve::PATH) => Some(approvals::approve(admin, request, uid).await),
+        (&Method::POST, Deny::PATH) => Some(approvals::deny(admin, request, uid).await),
         _ => None,
     };
     let (status, error) = match done {
@@ -164,7 +178,7 @@ async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>, uid: u32) -> Res
         Some(Err(error)) => (StatusCode::CONFLICT, Some(error)),
         None => (
             StatusCode::NOT_FOUND,
-            Some("the server does not know this question; is it of another version?".into()),
+            Some("the server does not know this request; it may be of another version".into()),
         ),
     };
     let body = serde_json::to_vec(&Reply { error }).unwrap_or_default();
@@ -173,32 +187,32 @@ async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>, uid: u32) -> Res
     response
 }
 
-/// Who decided is what the kernel says, not what the question says.
-async fn resolve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
+/// The kernel says who decided; the request does not.
+async fn resolve(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let asked: Resolve = read(request).await?;
-    let rid = PaymentId::parse(&asked.id).ok_or_else(|| format!("{} is no payment id", asked.id))?;
-    // A repeat must not send what is being declared dead, so it is out of its reach before the books say so.
+    let rid = PaymentId::parse(&asked.id).ok_or_else(|| format!("{} is not a payment id", asked.id))?;
+    // A repeat must not send a payment that is being declared dead, so withdraw it before the ledger records that.
     let withdrawn = match asked.resolution {
         Word::Settled => Withdrawn::default(),
-        Word::Expired => match proxy.outstanding.withdraw(rid) {
+        Word::Expired => match admin.outstanding.withdraw(rid) {
             Withdrawal::Out(withdrawn) => withdrawn,
             Withdrawal::UnderWay => return Err(LedgerError::UnderWay(rid).to_string()),
         },
     };
     let (resolution, who) = (asked.resolution.into(), decider(uid));
-    let resolved = proxy.ledger.resolve(rid, resolution, who, asked.why).await;
+    let resolved = admin.ledger.resolve(rid, resolution, who, asked.why).await;
     match &resolved {
-        Ok(()) => proxy.outstanding.proven_dead(withdrawn),
-        Err(_) => proxy.outstanding.put_back(withdrawn),
+        Ok(()) => admin.outstanding.proven_dead(withdrawn),
+        Err(_) => admin.outstanding.put_back(withdrawn),
     }
     resolved.map_err(|error| error.to_string())
 }
 
-/// Windows follow the clock from here on, even back (R63).
-async fn accept_clock(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
+/// From here on budget windows follow the clock, even backwards (R63).
+async fn accept_clock(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let AcceptClock { why } = read(request).await?;
     let accepted = Event::ClockAccepted { who: decider(uid), why };
-    proxy.ledger.append(accepted).await.map_err(|error| error.to_string())
+    admin.ledger.append(accepted).await.map_err(|error| error.to_string())
 }
 
 async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, String> {
@@ -207,18 +221,18 @@ async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Stri
     serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
 }
 
-/// How the books name a user of this machine.
+/// How the ledger names a user of this machine.
 pub fn decider(uid: u32) -> String {
     format!("uid:{uid}")
 }
 
-/// Asks the running server.
+/// Sends a request to the running server.
 pub async fn ask<Q: Question>(home: &Home, question: &Q) -> Result<(), AdminError> {
     let reply: Reply = post(home, Q::PATH, question, CAP).await?;
     reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
 }
 
-/// One question to the running server, with an answer of at most `cap` bytes.
+/// One request to the running server, with a reply of at most `cap` bytes.
 async fn post<T: DeserializeOwned>(
     home: &Home,
     path: &'static str,

@@ -1,8 +1,8 @@
-//! Who may use the proxy: `agents.toml`, written by the CLI alone and read by `serve` (R55).
+//! Who may use the proxy: `agents.toml`, written only by the CLI and read by `serve` (R55).
 //!
-//! A token is 256 random bits that exist in clear only where it is printed or handed to a child. The file holds its
-//! SHA-256, which needs no salt or stretching at that length. An agent has one token of its own and any number of
-//! temporary ones, because `run` and `env` cannot know a token that is stored as a hash.
+//! A token is 256 random bits, in clear text only where it is printed or passed to a child process. The file stores its
+//! SHA-256; at that length no salt or key stretching is needed. An agent has one token of its own and any number of
+//! temporary ones: `run` and `env` mint new tokens, because stored ones cannot be recovered from their hash.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -29,13 +29,13 @@ mod roster;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TokenDigest([u8; 32]);
 
-/// Why a token exists; it decides when the token ends.
+/// Why a token exists, which determines when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Purpose {
     /// Printed once by `agents add` or `agents rotate`.
     Own,
-    /// Lives as long as the child of `bursar run`.
+    /// Valid as long as the child process of `bursar run`.
     Run,
     /// Printed by `bursar env`.
     Env,
@@ -55,7 +55,7 @@ pub struct TokenRecord {
 #[serde(deny_unknown_fields)]
 pub struct Agent {
     pub name: AgentName,
-    /// Stays the same when tokens change, and is not used again for another agent of the same name.
+    /// Unchanged when tokens change, and never reused for another agent of the same name.
     pub id: Uuid,
     pub created: Timestamp,
     #[serde(default)]
@@ -73,11 +73,11 @@ pub struct IssuedToken {
 pub enum AgentsError {
     #[error(transparent)]
     Name(#[from] NotAnAgentName),
-    #[error("an agent named {0} exists already; for a new token run: bursar agents rotate {0}")]
+    #[error("an agent named {0} already exists; for a new token run: bursar agents rotate {0}")]
     Exists(AgentName),
     #[error("no agent is named {0}; add it with: bursar agents add {0}")]
     Unknown(AgentName),
-    #[error("{0} is revoked; let it in again with: bursar agents rotate {0}")]
+    #[error("{0} is revoked; give it a new token with: bursar agents rotate {0}")]
     Revoked(AgentName),
     #[error("{path} is damaged: {why}", path = path.display())]
     Damaged { path: PathBuf, why: String },
@@ -87,7 +87,7 @@ pub enum AgentsError {
     Home(#[from] HomeError),
 }
 
-/// The writing side. Every change is made under a lock and replaces the file at once, so that two commands at a time
+/// The writing side. Every change is made under a lock and replaces the file atomically, so that concurrent commands
 /// lose nothing and a reader never sees half a file.
 pub struct Registry {
     home: Home,
@@ -119,8 +119,8 @@ impl Registry {
         })
     }
 
-    /// A new token; every earlier one stops working, temporary ones too, since whoever rotates does not know which of
-    /// them leaked.
+    /// Issues a new token; all earlier ones stop working, including temporary ones, since it is not known which of them
+    /// leaked.
     pub fn rotate(&self, name: &AgentName, now: Timestamp) -> Result<IssuedToken, AgentsError> {
         self.change(now, |agents| {
             let agent = find(agents, name)?;
@@ -130,7 +130,7 @@ impl Registry {
         })
     }
 
-    /// Ends all tokens. The agent stays listed, because the books name it; `rotate` lets it in again.
+    /// Ends all tokens. The agent stays listed because the ledger refers to it; `rotate` readmits it.
     pub fn revoke(&self, name: &AgentName, now: Timestamp) -> Result<(), AgentsError> {
         self.change(now, |agents| {
             find(agents, name)?.tokens.clear();
@@ -138,8 +138,8 @@ impl Registry {
         })
     }
 
-    /// One more token, beside the agent's own. `run` gives it back with [`Registry::forget`]; `expires` is what ends
-    /// it when `run` was killed.
+    /// Issues one more token, beside the agent's own. `run` ends it with [`Registry::forget`]; `expires` ends it if
+    /// `run` was killed.
     pub fn mint_temporary(
         &self,
         name: &AgentName,
@@ -149,7 +149,7 @@ impl Registry {
     ) -> Result<IssuedToken, AgentsError> {
         self.change(now, |agents| {
             let agent = find(agents, name)?;
-            // A revoked agent has no token at all; `run` must not be the way back in.
+            // A revoked agent has no tokens; `run` must not readmit it.
             if !agent.tokens.iter().any(|token| token.purpose == Purpose::Own) {
                 return Err(AgentsError::Revoked(name.clone()));
             }
@@ -159,7 +159,7 @@ impl Registry {
         })
     }
 
-    /// Ends one token. That it is gone already is no error.
+    /// Ends one token. A token that is already gone is not an error.
     pub fn forget(&self, digest: &TokenDigest, now: Timestamp) -> Result<(), AgentsError> {
         self.change(now, |agents| {
             for agent in agents {
@@ -169,7 +169,7 @@ impl Registry {
         })
     }
 
-    /// Reads, changes and replaces the file under the lock; tokens that have ended are dropped on the way.
+    /// Reads, changes and replaces the file under the lock, dropping expired tokens.
     fn change<T>(
         &self,
         now: Timestamp,
@@ -270,9 +270,9 @@ fn parse(text: &str) -> Result<Vec<Agent>, String> {
     }
 }
 
-/// Every value is of an alphabet that needs no TOML escapes.
+/// No value contains characters that TOML would need escaped.
 fn render(agents: &[Agent]) -> String {
-    let mut text = String::from("# Written by `bursar agents`, `run` and `env`. Tokens are kept as SHA-256 only.\n");
+    let mut text = String::from("# Written by `bursar agents`, `run` and `env`. Tokens are stored as SHA-256 only.\n");
     for Agent {
         name,
         id,
@@ -333,7 +333,7 @@ impl<'de> Deserialize<'de> for TokenDigest {
 }
 
 impl IssuedToken {
-    /// The `user:password` part of a proxy URL. Both are of letters, digits, `_`, `.` and `-`: nothing to escape.
+    /// The `user:password` part of a proxy URL. Both consist of letters, digits, `_`, `.` and `-`: nothing to escape.
     pub fn user_information(&self) -> SecretString {
         format!("{}:{}", self.agent, self.token.expose_secret()).into()
     }

@@ -1,8 +1,8 @@
-//! Tells people what cannot wait until somebody looks: a line in the log, an entry in the books, and the operator's own
-//! command or webhook (`[alerts]` in bursar.toml).
+//! Notifies people of what cannot wait until somebody looks: a line in the log, an entry in the ledger, and the
+//! operator's own command or webhook (`[alerts]` in bursar.toml).
 //!
-//! Raising never waits: the ledger's writer raises too. Each thing is told once, as `history` decides, so no flood can come of
-//! it; and nothing that goes wrong with telling holds up a payment.
+//! Raising an alert never blocks, because the ledger's writer raises alerts too. `history` sends each alert only once,
+//! so that there is no flood. A failed delivery never holds up a payment.
 
 mod alert;
 mod command;
@@ -34,29 +34,29 @@ use bursar_ledger::{Alarm, Alarms, Event, Ledger, PaymentId};
 use bursar_net::tls::upstream::UpstreamTls;
 use history::AlertHistory;
 
-/// Alerts that wait for their entry, and messages that wait for one way of telling. What comes on top is logged only.
+/// Alerts waiting to be recorded, and messages waiting for one channel. Any more are only logged.
 const QUEUE: usize = 256;
-/// Commands, or posts, that run at once.
+/// Commands or POST requests running at once, per channel.
 const AT_ONCE: usize = 4;
-/// One run of the command, one post.
+/// Time limit for one run of the command or one POST request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Pauses before the second try, the third and the fourth.
+/// Pauses before the second, third and fourth attempt.
 const RETRIES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
-/// What is being told when the server stops gets so much longer; then its command is killed.
+/// Grace period for deliveries still running when the server stops; after it, commands are killed.
 const AT_THE_END: Duration = Duration::from_secs(3);
 
-/// A way of telling, from bursar.toml.
+/// An alert channel from bursar.toml.
 #[derive(Clone)]
 pub enum Channel {
     Command(Arc<Program>),
     Webhook(Arc<Webhook>),
 }
 
-/// Nobody was told by it, which the log says more of.
+/// The message was not delivered through this channel; the log says why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelFailed;
 
-/// The ways that bursar.toml names, with the webhook's token read.
+/// The channels configured in bursar.toml, with the webhook's token read.
 pub fn channels(
     settings: &settings::Alerts,
     dir: PathBuf,
@@ -75,7 +75,7 @@ pub fn channels(
 }
 
 impl Channel {
-    /// Tells once, bounded. The error is for people.
+    /// Sends once, within a time limit. The error is for people.
     pub async fn send(&self, message: &impl Serialize) -> Result<(), String> {
         let telling = async {
             match self {
@@ -85,11 +85,11 @@ impl Channel {
         };
         timeout(PATIENCE, telling)
             .await
-            .unwrap_or_else(|_| Err(format!("it did not end within {} s", PATIENCE.as_secs())))
+            .unwrap_or_else(|_| Err(format!("it timed out after {} s", PATIENCE.as_secs())))
     }
 
-    /// Tells, and tells again after pauses; in vain once there are no more, or `ending` comes first. `kind` and `id` are for the log,
-    /// where the message itself never stands.
+    /// Sends, and retries after each pause; fails after the last retry, or when `ending` is cancelled. `kind` and `id`
+    /// are for the log, which never contains the message itself.
     pub async fn send_with_retries(
         &self,
         kind: &str,
@@ -104,10 +104,10 @@ impl Channel {
                 return Ok(());
             };
             let Some(pause) = pauses.next() else {
-                tracing::error!(kind, id, %why, "{} could not be told; given up", self.shown());
+                tracing::error!(kind, id, %why, "cannot deliver to {}; giving up", self.shown());
                 return Err(ChannelFailed);
             };
-            tracing::warn!(kind, id, %why, again_in_s = pause.as_secs(), "{} could not be told", self.shown());
+            tracing::warn!(kind, id, %why, again_in_s = pause.as_secs(), "cannot deliver to {}", self.shown());
             tokio::select! {
                 () = sleep(*pause) => {}
                 () = ending.cancelled() => return Err(ChannelFailed),
@@ -115,7 +115,7 @@ impl Channel {
         }
     }
 
-    /// Without what may be a key in it.
+    /// For logs and output: leaves out anything that may be a key.
     pub fn shown(&self) -> String {
         match self {
             Self::Command(program) => format!("the command {}", program.shown()),
@@ -124,7 +124,7 @@ impl Channel {
     }
 }
 
-/// Where alerts are raised. Clones raise into the same queue.
+/// Raises alerts. Clones share one queue.
 #[derive(Clone)]
 pub struct Alerts(Arc<Inside>);
 
@@ -134,13 +134,13 @@ struct Inside {
     clock: SharedClock,
 }
 
-/// Alerts that were raised, for [`RaisedAlerts::send`].
+/// The receiving end of the queue, for [`RaisedAlerts::send`].
 pub struct RaisedAlerts(mpsc::Receiver<(Timestamp, Alert)>);
 
-/// The running end.
+/// Handle of the running delivery tasks.
 pub struct AlertDelivery {
     ending: CancellationToken,
-    /// Later than `ending`: what still runs is dropped, and a command that is dropped is killed.
+    /// Cancelled after `ending`: drops whatever still runs; a dropped command is killed.
     cut: CancellationToken,
     tasks: TaskTracker,
 }
@@ -156,14 +156,18 @@ impl Alerts {
         (Self(Arc::new(inside)), RaisedAlerts(raised))
     }
 
-    /// Tells it unless it was told before. Never waits.
+    /// Queues the alert unless it was sent before. Never blocks.
     pub fn raise(&self, alert: Alert) {
         let now = self.0.clock.now();
         let is_new = self.history().is_new(&alert, now);
         if is_new && let Err(error) = self.0.queue.try_send((now, alert)) {
             let (mpsc::error::TrySendError::Full((_, alert)) | mpsc::error::TrySendError::Closed((_, alert))) = error;
             let message = alert.message(now);
-            tracing::warn!(kind = message.kind, "{} (told in this line only)", message.text);
+            tracing::warn!(
+                kind = message.kind,
+                "{} (logged only; the alert queue takes no more)",
+                message.text
+            );
         }
     }
 
@@ -171,30 +175,30 @@ impl Alerts {
         self.history().knows_unknown(rid)
     }
 
-    /// Together with others, in one alert.
+    /// Marks it as covered by an alert about many payments.
     fn count_as_told(&self, rid: PaymentId) {
         self.history().note_unknown(rid, self.0.clock.now());
     }
 
-    /// The wallet has enough on `network` again: when it runs low the next time, that is news.
+    /// The wallet has enough on `network` again; the next time it runs low, an alert is sent again.
     pub fn wallet_recovered(&self, network: bursar_core::assets::Network) {
         self.history().forget_low_wallet(network);
     }
 
-    /// For the ledger's [`Alarms`].
+    /// An adapter for the ledger's [`Alarms`].
     pub fn alarms(&self) -> Alarms {
         let alerts = self.clone();
         Arc::new(move |alarm: Alarm| alerts.raise(Alert::Ledger(alarm)))
     }
 
-    // A panic of another holder leaves a map that is only added to and taken from.
+    // A panic while the lock is held leaves the map usable: entries are only inserted and removed.
     fn history(&self) -> std::sync::MutexGuard<'_, AlertHistory> {
         self.0.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl RaisedAlerts {
-    /// Tells until [`AlertDelivery::end`].
+    /// Starts delivery, which runs until [`AlertDelivery::end`].
     pub fn send(mut self, ledger: Arc<dyn Ledger>, channels: &[Channel]) -> AlertDelivery {
         let (ending, cut, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let queues: Vec<_> = channels
@@ -211,7 +215,7 @@ impl RaisedAlerts {
                 let raised = tokio::select! {
                     raised = self.0.recv() => raised,
                     () = end.cancelled() => {
-                        // What waits already is told; what comes later is logged by `raise`.
+                        // Alerts already queued are still sent; `raise` only logs later ones.
                         self.0.close();
                         self.0.recv().await
                     }
@@ -232,15 +236,15 @@ async fn record_and_hand_on(ledger: &dyn Ledger, alert: Alert, at: Timestamp, qu
         detail: message.text.clone(),
         rid: message.payment,
     };
-    // The alert may be that nothing can be recorded: people are told all the same.
+    // The alert may be that nothing can be recorded, so people are notified all the same.
     if let Err(error) = ledger.append(event).await {
-        tracing::warn!(%error, kind = message.kind, "an alert is missing in the journal");
+        tracing::warn!(%error, kind = message.kind, "an alert could not be recorded in the journal");
     }
     for queue in queues {
         if queue.try_send(message.clone()).is_err() {
             tracing::warn!(
                 kind = message.kind,
-                "too many alerts wait; this one is in the log and the books only"
+                "too many alerts are queued; this one is only in the log and the ledger"
             );
         }
     }
@@ -272,12 +276,12 @@ async fn tell_by(
 }
 
 impl AlertDelivery {
-    /// Tells what was raised so far, within bounds. The ledger must still be open.
+    /// Sends what was raised so far, within a time limit. The ledger must still be open.
     pub async fn end(self) {
         self.ending.cancel();
         self.tasks.close();
         if timeout(AT_THE_END, self.tasks.wait()).await.is_err() {
-            tracing::warn!("an alert was still being told at the end and is cut off");
+            tracing::warn!("an alert was still being delivered at shutdown; delivery was cut off");
             self.cut.cancel();
             self.tasks.wait().await;
         }

@@ -1,7 +1,8 @@
-//! Keeping it: copies of the data directory, and what makes of a copy a directory again.
+//! Backups of the data directory, restoring them, and retention.
 //!
-//! A backup is a consistent prefix of the books with the files beside them, complete or not there at all. Restored, it knows
-//! nothing of what was paid after it was made, and says so before anything can be paid (invariant 2).
+//! A backup is a consistent prefix of the ledger with the files that belong to it; it is either complete or absent. A
+//! restored directory knows nothing of payments made after the backup, and refuses to pay until an operator has
+//! accepted that (invariant 2).
 
 mod files;
 pub mod manifest;
@@ -23,12 +24,12 @@ pub use manifest::Manifest;
 pub use restore::restore;
 pub use take::backup;
 
-/// Why nothing was copied, or not to its end. What was there before is as it was.
+/// Why nothing was copied, or not everything. Whatever existed before is unchanged.
 #[derive(Debug, Error)]
 pub enum BackupError {
     #[error("{} is not empty; name a directory that does not exist yet", .0.display())]
     NotEmpty(PathBuf),
-    #[error("{} was left by a copy that did not end; remove it and try again", .0.display())]
+    #[error("{} was left behind by an unfinished copy; remove it and try again", .0.display())]
     Unfinished(PathBuf),
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
@@ -42,15 +43,15 @@ pub enum BackupError {
     Journal(#[from] JournalError),
     #[error(transparent)]
     Format(#[from] FormatError),
-    #[error("{} is no complete backup: backup.json is missing", .0.display())]
+    #[error("{} is not a complete backup: backup.json is missing", .0.display())]
     NoManifest(PathBuf),
     #[error("backup.json cannot be read: {0}")]
     Manifest(String),
     #[error("the backup is damaged: {file} {why}. Nothing was restored; use another backup")]
     Damaged { file: String, why: &'static str },
     #[error(
-        "the backup is damaged: its journal has {found} entries up to {found_tip}, and backup.json says {said} up to {said_tip}. \
-         Nothing was restored; use another backup"
+        "the backup is damaged: its journal has {found} entries up to {found_tip}, but backup.json says {said} up to \
+         {said_tip}. Nothing was restored; use another backup"
     )]
     OtherJournal {
         found: u64,
@@ -60,13 +61,13 @@ pub enum BackupError {
     },
     #[error("{} was not restored from a backup, so there is nothing to accept", .0.display())]
     NothingToAccept(PathBuf),
-    #[error("--before must lie at least 8 days back: younger entries may still be needed here")]
+    #[error("--before must be at least 8 days ago: newer entries may still be needed here")]
     TooYoung,
-    #[error("{} is there already and is another file; name another directory", .0.display())]
+    #[error("{} already exists with different content; name another directory", .0.display())]
     Taken(PathBuf),
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("cannot record it: {0}")]
+    #[error("cannot record this in the ledger: {0}")]
     Record(#[from] bursar_ledger::LedgerError),
 }
 

@@ -1,4 +1,4 @@
-//! The limits in force: `limits.toml`, read again when it changes. A broken file changes nothing.
+//! The limits in force: `limits.toml`, reloaded when it changes. A file with errors changes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{ConfigError, limits};
 use bursar_core::policy::Limits;
 use bursar_home::Home;
-use bursar_ledger::Event;
+use bursar_ledger::{Event, Ledger};
 
 pub struct Rules {
     home: Home,
@@ -19,9 +19,9 @@ pub struct Rules {
 
 struct State {
     limits: Arc<Limits>,
-    /// Counts the files that came into force, from 1; entries name it as `policy_gen`.
+    /// Number of the version in force, counted from 1; `policy_gen` in entries.
     generation: u64,
-    /// The last file looked at, good or bad, so that a bad one is complained about once.
+    /// The last version examined, valid or not, so that an invalid one is reported once.
     seen: Option<Stamp>,
 }
 
@@ -32,17 +32,17 @@ struct Stamp {
     inode: u64,
 }
 
-/// What a look at the file brought.
-pub enum Look {
+/// The result of checking the file.
+enum Look {
     Unchanged,
-    /// New limits, which come into force by [`Rules::enforce`] once their entry is on disk.
+    /// New limits, which [`Rules::enforce`] puts into force once their entry is on disk.
     Loaded(Event, Box<Pending>),
-    /// The file is broken; the old limits stay in force.
+    /// The file has errors; the old limits stay in force.
     Rejected(Event, ConfigError),
 }
 
 impl Rules {
-    /// Reads the file for the first time: here a broken one is an error.
+    /// Reads the file for the first time; here a file with errors fails.
     pub fn load(home: &Home) -> Result<(Self, Event), ConfigError> {
         let seen = Stamp::of(&home.limits());
         let limits = limits::load(home.root())?;
@@ -66,14 +66,32 @@ impl Rules {
         (state.limits.clone(), state.generation)
     }
 
-    pub fn enforce(&self, pending: Box<Pending>) {
+    /// Reads `limits.toml` again if it changed. New limits are in force once their entry is on disk, so that no payment
+    /// names limits that the ledger does not know.
+    pub async fn refresh(&self, ledger: &dyn Ledger) {
+        match self.look() {
+            Look::Unchanged => {}
+            Look::Loaded(event, pending) => {
+                if record(ledger, event).await {
+                    self.enforce(pending);
+                    tracing::info!("limits.toml read again; the new limits are in force");
+                }
+            }
+            Look::Rejected(event, error) => {
+                tracing::error!("limits.toml is invalid; the previous limits stay in force\n{error}");
+                record(ledger, event).await;
+            }
+        }
+    }
+
+    fn enforce(&self, pending: Box<Pending>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.limits = Arc::new(pending.limits);
         state.generation = pending.generation;
     }
 
-    /// One `stat`; reads the file if it is another one than last time. Called every second and at SIGHUP.
-    pub fn look(&self) -> Look {
+    /// One `stat`; reads the file only if it has changed since the last call. Called every second and on SIGHUP.
+    fn look(&self) -> Look {
         let seen = Stamp::of(&self.home.limits());
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if seen == state.seen {
@@ -89,8 +107,8 @@ impl Rules {
                 let sha256 = fs::read(self.home.limits())
                     .map(|text| Sha256::digest(text).into())
                     .unwrap_or_default();
-                // The error quotes the file; the entry only says that there was one.
-                let reason = "not readable as limits".to_owned();
+                // The error quotes the file, so it does not go into the entry.
+                let reason = "limits.toml has errors".to_owned();
                 Look::Rejected(
                     Event::PolicyRejected {
                         sha256,
@@ -104,13 +122,24 @@ impl Rules {
     }
 }
 
-/// Limits that have been read and are not in force yet.
-pub struct Pending {
+/// Whether it is on disk. Without that nothing is paid anyway: the writer has failed and does not recover.
+pub async fn record(ledger: &dyn Ledger, event: Event) -> bool {
+    match ledger.append(event).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(%error, "the change of limits could not be recorded, so it is not in force");
+            false
+        }
+    }
+}
+
+/// Limits that have been read but are not in force yet.
+struct Pending {
     limits: Limits,
     generation: u64,
 }
 
-/// A file has no author that we could name.
+/// A file does not show who changed it.
 const WHO: &str = "file";
 
 fn loaded(limits: &Limits, generation: u64) -> Event {
@@ -118,6 +147,29 @@ fn loaded(limits: &Limits, generation: u64) -> Event {
         generation,
         sha256: limits.sha256,
         who: WHO.to_owned(),
+    }
+}
+
+#[cfg(test)]
+impl Rules {
+    /// These limits, without a file.
+    pub fn fixed(text: &str) -> Self {
+        let limits = limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
+        Self {
+            home: Home::at(Path::new("/nonexistent")).unwrap(),
+            state: RwLock::new(State {
+                limits: Arc::new(limits),
+                generation: 1,
+                seen: None,
+            }),
+        }
+    }
+
+    /// Other ones from now on.
+    pub fn replace(&self, text: &str) {
+        let limits = limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
+        let generation = self.current().1 + 1;
+        self.enforce(Box::new(Pending { limits, generation }));
     }
 }
 

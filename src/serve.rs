@@ -1,132 +1,93 @@
-//! Puts the parts together, accepts agents, keeps watch over the files, and ends in order.
+//! Puts the parts together, accepts agents, watches the files, and stops in order.
 
 mod approvals;
 mod bkey;
 mod callbacks;
 mod clients;
 mod earlier;
+mod error;
+mod listeners;
 mod parts;
 
 use std::collections::HashSet;
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin;
-use crate::agents::{AgentsError, Roster};
-use crate::alerts::{self, Alert, AlertDelivery, Alerts, QuestionNotifier};
-use crate::backup::restore::{self, NotAccepted};
-use crate::config::approval::Backend;
-use crate::config::{Config, ConfigError, SecretError};
+use crate::admin::{self, Admin};
+use crate::agents::Roster;
+use crate::alerts::{self, Alert, AlertDelivery, Alerts, Channel, QuestionNotifier, RaisedAlerts};
+use crate::backup::restore;
+use crate::config::Config;
 use crate::listen::logins::Logins;
-use crate::listen::proxy::{self, Proxy};
+use crate::listen::proxy::Proxy;
+use crate::payment::consider::{Decider, Means};
+use crate::payment::context::Context;
+use crate::payment::exchange::Traffic;
 use crate::payment::idempotency::IdempotencyKeys;
-use crate::rules::{Look, Rules};
-use crate::store::{self, StoreError};
-use approvals::{OpenQuestionsError, Opened, open_questions};
-use bursar_approvals::questions::Services;
+use crate::payment::purchase::{Purchasing, Times};
+use crate::payment::repeat::Repeats;
+use crate::rules::{self, Rules};
+use crate::store;
+use approvals::{Opened, open_questions};
+use bursar_approvals::questions::{Questions, Services};
 use bursar_core::clock::SharedClock;
-use bursar_home::{self as home, Home, HomeError, Readers};
-use bursar_ledger::{Event, Ledger, Options, PaymentId};
+use bursar_core::policy::Approvals;
+use bursar_home::{self as home, Home, Readers};
+use bursar_ledger::{Ledger, Options, PaymentId};
 use bursar_net::body::ReplayBudget;
 use bursar_net::dial::{Dialer, Patience, SystemResolver};
-use bursar_net::tls::authority::{Authority, AuthorityError};
-use bursar_net::tls::leaf::{Leaves, ListenerTlsError, ServerConfigs};
-use bursar_net::tls::upstream::{TrustError, UpstreamTls};
+use bursar_net::tls::authority::Authority;
+use bursar_net::tls::leaf::{Leaves, ServerConfigs};
+use bursar_net::tls::upstream::UpstreamTls;
 use bursar_net::upstream::Upstreams;
 use bursar_net::via::Via;
 use bursar_rails::balances::Balances;
+use bursar_rails::outstanding::Outstanding;
 use bursar_rails::pay::{CardPayer, EvmPayer, Payers, Permissions};
 use bursar_reconcile::{Keeper, Notice, Notices, Reconciler};
 use earlier::{forget_tokens, outstanding};
+pub use error::StartError;
 use parts::tls_acceptor;
 pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
-
-/// Agents start many tools at once; the default of 128 pending connections is soon full (R229).
-const BACKLOG: u32 = 1024;
-
-#[derive(Debug, Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Home(#[from] HomeError),
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Agents(#[from] AgentsError),
-    #[error(transparent)]
-    Authority(#[from] AuthorityError),
-    #[error(transparent)]
-    Tls(#[from] TrustError),
-    #[error("{section}: {0}", section = .0.section())]
-    Wallet(#[from] OpenWalletError),
-    #[error("[stripe]: {0}")]
-    Stripe(#[from] OpenIssuerError),
-    #[error("[alerts]: {0}")]
-    Alerts(SecretError),
-    #[error(transparent)]
-    Questions(#[from] OpenQuestionsError),
-    #[error("the TLS listener: {0}")]
-    Listener(#[from] ListenerTlsError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(
-        "{path} is missing, and with it everything that was spent: restore it; to begin new books, create an empty folder there",
-        path = .0.display()
-    )]
-    NoBooks(PathBuf),
-    #[error(transparent)]
-    NotAccepted(#[from] NotAccepted),
-    #[error("cannot listen on {address}: {source}{}", way_out(source))]
-    Listen { address: SocketAddr, source: io::Error },
-    #[error("cannot listen on {address}, as `callbacks` under [approval] says: {source}")]
-    Callbacks { address: SocketAddr, source: io::Error },
-    #[error("the operating system gave no random bytes: {0}")]
-    Random(io::Error),
-    #[error("cannot open the admin socket {path}: {source}{}", shorter(path), path = path.display())]
-    Admin { path: PathBuf, source: io::Error },
-}
-
-fn way_out(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another program has this port: end it, or set another `listen` under [proxy] in bursar.toml"
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "; this machine has no such address: correct `listen` under [proxy] in bursar.toml"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 are for root: set another `listen` under [proxy] in bursar.toml"
-        }
-        _ => "",
-    }
-}
-
-/// The kernel keeps a socket's path in a fixed place (unix(7)).
-fn shorter(path: &Path) -> &'static str {
-    const LONGEST: usize = 107;
-    if path.as_os_str().len() > LONGEST {
-        "; such paths have at most 107 bytes: use a data directory with a shorter path"
-    } else {
-        ""
-    }
-}
 
 /// A proxy that accepts connections.
 pub struct Running {
     pub address: SocketAddr,
-    proxy: Arc<Proxy>,
+    scheme: &'static str,
     home: Home,
-    drain: Duration,
-    telling: AlertDelivery,
+    ledger: Arc<dyn Ledger>,
+    rules: Arc<Rules>,
+    outstanding: Outstanding,
+    alerts: AlertDelivery,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// For streams, and for payments that are sent.
+    bound: Duration,
+}
+
+/// What everything is built from: the files, the clock, and what ends it.
+struct Ground<'a> {
+    home: &'a Home,
+    clock: SharedClock,
+    config: Config,
+    tls: Arc<UpstreamTls>,
+    channels: Vec<Channel>,
+    alerts: Alerts,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The sockets that are open from the start.
+struct Doors {
+    agents: TcpListener,
+    address: SocketAddr,
+    callbacks: Option<TcpListener>,
 }
 
 /// Starts a proxy on the data directory. It accepts when this returns.
@@ -139,31 +100,183 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
     let logins = Logins::new(Roster::load(home)?);
     let authority = Authority::load(home, clock.now())?;
     warn_of_end(&authority, &clock);
+    let (ground, raised) = ground(home, clock, config)?;
+    let payers = payers(&ground).await?;
+    let acceptor = tls_acceptor(&ground.config)?;
+    // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
+    let ledger = open_ledger(&ground).await?;
+    let mut doors = open_doors(&ground.config)?;
+
+    let (rules, address) = (Arc::new(rules), doors.address);
+    let dialer = dialer(&ground.config, &doors);
+    let balances = watch_balances(&ground, &payers);
+    let outstanding = outstanding(home, &*ledger, &ground.clock).await?;
+    let questions = questions(&ground, &ledger, doors.callbacks.take()).await?;
+    let keys = idempotency_keys(&ground, &*ledger).await;
+    if let Some(issuer) = &payers.issuer {
+        forget_tokens(issuer.tokens(), &*ledger, ground.clock.now()).await;
+    }
+    let reconciler = Arc::new(reconciler(&ground, &ledger, &payers, &outstanding));
+    rules::record(&*ledger, loaded).await;
+
+    let admin = Arc::new(Admin {
+        ledger: ledger.clone(),
+        outstanding: outstanding.clone(),
+        questions: questions.clone(),
+        reconciler: reconciler.clone(),
+        tasks: ground.tasks.clone(),
+        stop: ground.stop.clone(),
+    });
+    let commands = admin::bind(home).map_err(|source| StartError::Admin {
+        path: home.admin_socket(),
+        source,
+    })?;
+    ground.tasks.spawn(admin::serve(admin, commands));
+    let delivery = raised.send(ledger.clone(), &ground.channels);
+    let watching = (ground.alerts.clone(), ledger.clone(), ground.clock.clone());
+    ground.tasks.spawn(alerts::watch::payments(
+        watching.0,
+        watching.1,
+        watching.2,
+        ground.stop.clone(),
+    ));
+    let proven = reconciler.networks().collect();
+    let proxy = Arc::new(Proxy {
+        clock: ground.clock.clone(),
+        logins,
+        server_tls: ServerConfigs::new(Arc::new(Leaves::new(authority, ground.clock.clone())?))?,
+        upstreams: Upstreams::new(dialer, ground.tls.clone(), ground.config.timeouts),
+        timeouts: ground.config.timeouts,
+        listeners: vec![address],
+        context: Arc::new(context(
+            &ground,
+            Parts {
+                ledger: ledger.clone(),
+                rules: rules.clone(),
+                payers,
+                balances,
+                questions,
+                outstanding: outstanding.clone(),
+                keys,
+                proven,
+                nodes: reconciler.nodes.clone(),
+            },
+        )?),
+    });
+    ground.tasks.spawn(keep_watch(proxy.clone()));
+    // What an earlier run left outstanding is looked at before the first payment (R216).
+    let tasks = ground.tasks.clone();
+    Keeper::new(reconciler)
+        .start(|keeping| drop(tasks.spawn(keeping)))
+        .await;
+    ground.tasks.spawn(listeners::accept(proxy, doors.agents, acceptor));
+    home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
+    let timeouts = &ground.config.timeouts;
+    Ok(Running {
+        address,
+        scheme: if ground.config.proxy.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        },
+        home: home.clone(),
+        ledger,
+        rules,
+        outstanding,
+        alerts: delivery,
+        stop: ground.stop,
+        tasks: ground.tasks,
+        bound: timeouts.drain.max(timeouts.settle_wait),
+    })
+}
+
+impl Running {
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Reads `limits.toml` again if it changed.
+    pub async fn refresh_rules(&self) {
+        self.rules.refresh(&*self.ledger).await;
+    }
+
+    pub fn ledger(&self) -> &dyn Ledger {
+        &*self.ledger
+    }
+
+    /// No new connections; what is running gets its bound (R65): payments that are sent `settle_wait`, streams `drain`.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        match timeout(self.bound, self.tasks.wait()).await {
+            Ok(()) => self.outstanding.end(),
+            Err(_) => tracing::warn!(
+                seconds = self.bound.as_secs(),
+                "some connections did not end in time and are cut"
+            ),
+        }
+        // What ended just now may have raised alerts; they still go into the ledger.
+        self.alerts.end().await;
+        self.ledger.close().await;
+        // A stale address would send `run` to a port that somebody else may have by then.
+        let _ = std::fs::remove_file(self.home.listen());
+        let _ = std::fs::remove_file(self.home.admin_socket());
+    }
+}
+
+fn ground(home: &Home, clock: SharedClock, config: Config) -> Result<(Ground<'_>, RaisedAlerts), StartError> {
     let tls = Arc::new(upstream_tls(&config)?);
-    let wallet = wallet(&config, home, &tls).await?;
-    let issuer = open_issuer(&config, home, &tls)?;
-    let acceptor = tls_acceptor(&config)?;
     let channels = alerts::channels(&config.alerts, home.root().to_owned(), &tls).map_err(StartError::Alerts)?;
     let (alerts, raised) = Alerts::new(clock.clone());
+    let ground = Ground {
+        home,
+        clock,
+        config,
+        tls,
+        channels,
+        alerts,
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    Ok((ground, raised))
+}
 
-    // `init` made it: without it the books are gone, and new ones would count from nothing.
-    if !home.audit().is_dir() {
-        return Err(StartError::NoBooks(home.audit()));
+async fn payers(ground: &Ground<'_>) -> Result<Payers, StartError> {
+    Ok(Payers {
+        wallet: wallet(&ground.config, ground.home, &ground.tls).await?,
+        issuer: open_issuer(&ground.config, ground.home, &ground.tls)?,
+    })
+}
+
+async fn open_ledger(ground: &Ground<'_>) -> Result<Arc<dyn Ledger>, StartError> {
+    // `init` made it: without it the ledger is gone, and a new one would count from nothing.
+    let audit = ground.home.audit();
+    if !audit.is_dir() {
+        return Err(StartError::NoLedger(audit));
     }
-    // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
-    let mut options = Options::new(clock.clone());
-    options.alarms = alerts.alarms();
-    let ledger = store::open(&config, home, options).await?;
+    let mut options = Options::new(ground.clock.clone());
+    options.alarms = ground.alerts.alarms();
+    Ok(store::open(&ground.config, ground.home, options).await?)
+}
+
+fn open_doors(config: &Config) -> Result<Doors, StartError> {
     let asked = config.proxy.listen;
-    let listener = listen(asked)?;
-    let address = listener
+    let agents = listeners::listen(asked)?;
+    let address = agents
         .local_addr()
         .map_err(|source| StartError::Listen { address: asked, source })?;
-    let callbacks = open_callbacks(&config)?;
+    Ok(Doors {
+        agents,
+        address,
+        callbacks: listeners::open_callbacks(config)?,
+    })
+}
+
+fn dialer(config: &Config, doors: &Doors) -> Dialer {
     // Neither is a site that agents are to reach through the proxy.
-    let own = callbacks.iter().filter_map(|listener| listener.local_addr().ok());
-    let own = [address].into_iter().chain(own).collect();
-    let dialer = Dialer::new(
+    let callbacks = doors.callbacks.iter().filter_map(|listener| listener.local_addr().ok());
+    let own = [doors.address].into_iter().chain(callbacks).collect();
+    Dialer::new(
         Arc::new(SystemResolver),
         config.upstream.allow_private.clone(),
         own,
@@ -171,275 +284,163 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
             resolve: config.timeouts.dns,
             connect: config.timeouts.dial,
         },
-    );
+    )
+}
 
-    let (stop, tasks, balances) = (CancellationToken::new(), TaskTracker::new(), Balances::default());
-    if let Some(wallet) = &wallet {
-        let (alerts, threshold) = (alerts.clone(), config.alerts.low_wallet);
-        let history = move |network, held| alerts::watch::wallet(&alerts, threshold, network, held);
-        let watching = balances
-            .clone()
-            .watch(nodes(&config), tls.clone(), wallet.address(), history, stop.clone());
-        tasks.spawn(watching);
+fn watch_balances(ground: &Ground<'_>, payers: &Payers) -> Balances {
+    let balances = Balances::default();
+    if let Some(wallet) = &payers.wallet {
+        let (alerts, threshold) = (ground.alerts.clone(), ground.config.alerts.low_wallet);
+        let seen = move |network, held| alerts::watch::wallet(&alerts, threshold, network, held);
+        let watching = balances.clone().watch(
+            nodes(&ground.config),
+            ground.tls.clone(),
+            wallet.address(),
+            seen,
+            ground.stop.clone(),
+        );
+        ground.tasks.spawn(watching);
     }
-    let via = config.proxy.via.then(Via::random).transpose();
-    let outstanding = outstanding(home, &*ledger, &clock).await?;
-    // Shared books that are away know them better than this proxy; they refuse a second payment under one.
+    balances
+}
+
+async fn questions(
+    ground: &Ground<'_>,
+    ledger: &Arc<dyn Ledger>,
+    callbacks: Option<TcpListener>,
+) -> Result<Option<Questions>, StartError> {
+    let notifier = QuestionNotifier::new(ground.channels.clone(), ground.clock.clone());
+    let services = Services {
+        folder: ground.home.approvals(),
+        ledger: ledger.clone(),
+        notifier: Arc::new(notifier),
+        clock: ground.clock.clone(),
+        tasks: ground.tasks.clone(),
+        stop: ground.stop.clone(),
+    };
+    let Some(Opened { questions, caller }) = open_questions(&ground.config, ground.home, &ground.tls, services).await?
+    else {
+        return Ok(None);
+    };
+    if let (Some(listener), Some(caller)) = (callbacks, caller) {
+        let (tasks, stop) = (ground.tasks.clone(), ground.stop.clone());
+        let listening = callbacks::serve(listener, caller, questions.clone(), tasks, stop);
+        ground.tasks.spawn(listening);
+    }
+    Ok(Some(questions))
+}
+
+/// The keys under which payments were made.
+async fn idempotency_keys(ground: &Ground<'_>, ledger: &dyn Ledger) -> IdempotencyKeys {
+    // A shared ledger that is away knows them better than this proxy; it refuses a second payment under one.
     let held = ledger.keys().await.unwrap_or_else(|error| {
         tracing::warn!(%error, "which idempotency keys are held is not known yet");
         Vec::new()
     });
-    let around = Services {
-        folder: home.approvals(),
-        ledger: ledger.clone(),
-        notifier: Arc::new(QuestionNotifier::new(channels.clone(), clock.clone())),
-        clock: clock.clone(),
-        tasks: tasks.clone(),
-        stop: stop.clone(),
-    };
-    let (questions, caller) = match open_questions(&config, home, &tls, around).await? {
-        Some(Opened { questions, caller }) => (Some(questions), caller),
-        None => (None, None),
-    };
-    if let (Some(listener), Some(caller), Some(questions)) = (callbacks, caller, &questions) {
-        let hearing = callbacks::serve(listener, caller, questions.clone(), tasks.clone(), stop.clone());
-        tasks.spawn(hearing);
-    }
     // What only waits for a person is not paid yet, whichever proxy has asked: the same request again goes on with it.
     let asked = ledger.approvals().await.unwrap_or_default();
     let waiting: HashSet<PaymentId> = asked.live.iter().chain(&asked.elsewhere).map(|row| row.rid).collect();
     let held = held.into_iter().filter(|hold| !waiting.contains(&hold.rid)).collect();
-    let keys = IdempotencyKeys::new(held, clock.clone());
-    if let Some(issuer) = &issuer {
-        forget_tokens(issuer.tokens(), &*ledger, clock.now()).await;
-    }
-    let reconciler = Arc::new(Reconciler {
+    IdempotencyKeys::new(held, ground.clock.clone())
+}
+
+fn reconciler(ground: &Ground<'_>, ledger: &Arc<dyn Ledger>, payers: &Payers, outstanding: &Outstanding) -> Reconciler {
+    Reconciler {
         ledger: ledger.clone(),
-        home: home.clone(),
-        nodes: nodes(&config),
-        issuer: issuer.as_ref().and_then(CardPayer::account),
-        settle_wait: config.timeouts.settle_wait,
-        tls: tls.clone(),
-        clock: clock.clone(),
+        home: ground.home.clone(),
+        nodes: nodes(&ground.config),
+        issuer: payers.issuer.as_ref().and_then(CardPayer::account),
+        settle_wait: ground.config.timeouts.settle_wait,
+        tls: ground.tls.clone(),
+        clock: ground.clock.clone(),
         outstanding: Some(outstanding.clone()),
-        wallet: wallet.as_ref().map(EvmPayer::address),
-        notices: notices(&alerts),
-        stop: stop.clone(),
+        wallet: payers.wallet.as_ref().map(EvmPayer::address),
+        notices: notices(&ground.alerts),
+        stop: ground.stop.clone(),
         turn: tokio::sync::Mutex::default(),
-    });
-    let proxy = Arc::new(Proxy {
-        via: via.map_err(StartError::Random)?,
-        networks: config.networks.keys().copied().collect(),
-        proven: reconciler.networks().collect(),
-        server_tls: ServerConfigs::new(Arc::new(Leaves::new(authority, clock.clone())?))?,
-        upstreams: Upstreams::new(dialer, tls, config.timeouts),
-        replay_budget: ReplayBudget::default(),
-        listeners: vec![address],
-        config,
-        clock,
-        logins,
-        rules,
-        outstanding,
-        keys,
-        ledger,
-        reconciler,
-        payers: Payers { wallet, issuer },
-        permissions: Permissions::default(),
-        questions,
-        balances,
-        alerts,
-        tasks,
-        stop,
-    });
-    record(&proxy, loaded).await;
-    let drain = proxy.config.timeouts.drain;
-    proxy.tasks.spawn(admin::serve(
-        proxy.clone(),
-        admin::bind(home).map_err(|source| StartError::Admin {
-            path: home.admin_socket(),
-            source,
-        })?,
-    ));
-    let telling = raised.send(proxy.ledger.clone(), &channels);
-    proxy.tasks.spawn(alerts::watch::payments(
-        proxy.alerts.clone(),
-        proxy.ledger.clone(),
-        proxy.clock.clone(),
-        proxy.stop.clone(),
-    ));
-    proxy.tasks.spawn(keep_watch(proxy.clone()));
-    // What an earlier run left in doubt is looked at before the first payment (R216).
-    let tasks = proxy.tasks.clone();
-    Keeper::new(proxy.reconciler.clone())
-        .start(|keeping| drop(tasks.spawn(keeping)))
-        .await;
-    proxy.tasks.spawn(accept(proxy.clone(), listener, acceptor));
-    home::write_atomic(&home.listen(), format!("{address}\n").as_bytes(), Readers::Owner)?;
-    Ok(Running {
-        address,
-        proxy,
-        home: home.clone(),
-        drain,
-        telling,
+    }
+}
+
+/// What the stages of a request share.
+struct Parts {
+    ledger: Arc<dyn Ledger>,
+    rules: Arc<Rules>,
+    payers: Payers,
+    balances: Balances,
+    questions: Option<Questions>,
+    outstanding: Outstanding,
+    keys: IdempotencyKeys,
+    proven: std::collections::BTreeSet<bursar_core::assets::Network>,
+    nodes: std::collections::BTreeMap<bursar_core::assets::Network, Vec<bursar_rails::rpc::Node>>,
+}
+
+fn context(ground: &Ground<'_>, parts: Parts) -> Result<Context, StartError> {
+    let config = &ground.config;
+    let settle_wait = config.timeouts.settle_wait;
+    let via = config.proxy.via.then(Via::random).transpose();
+    Ok(Context {
+        traffic: Traffic {
+            agent_payments: config.proxy.agent_payments,
+            via: via.map_err(StartError::Random)?,
+            replay_budget: ReplayBudget::default(),
+            drain: config.timeouts.drain,
+        },
+        decider: Decider {
+            rules: parts.rules.clone(),
+            ledger: parts.ledger.clone(),
+            clock: ground.clock.clone(),
+            balances: parts.balances,
+            approvals: parts.questions.as_ref().map_or(Approvals::None, Questions::approvals),
+            means: Means::of(&parts.payers),
+            networks: config.networks.keys().copied().collect(),
+            proven: parts.proven,
+            allow_http_payments: config.upstream.allow_http_payments.clone(),
+            agent_payments: config.proxy.agent_payments,
+        },
+        repeats: Repeats {
+            outstanding: parts.outstanding.clone(),
+            keys: parts.keys,
+            ledger: parts.ledger.clone(),
+            settle_wait,
+            tasks: ground.tasks.clone(),
+        },
+        purchasing: Purchasing {
+            ledger: parts.ledger,
+            clock: ground.clock.clone(),
+            rules: parts.rules,
+            payers: parts.payers,
+            permissions: Permissions::default(),
+            nodes: parts.nodes,
+            tls: ground.tls.clone(),
+            questions: parts.questions,
+            outstanding: parts.outstanding,
+            times: Times {
+                hold: config.approval.questions.hold,
+                deny_cooldown: config.approval.questions.deny_cooldown,
+                settle_wait,
+            },
+            pending_status: config.approval.pending_status,
+        },
+        tasks: ground.tasks.clone(),
+        stop: ground.stop.clone(),
     })
-}
-
-impl Running {
-    pub fn url(&self) -> String {
-        let scheme = if self.proxy.config.proxy.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
-        format!("{scheme}://{}", self.address)
-    }
-
-    pub async fn look_at_rules(&self) {
-        look_at_rules(&self.proxy).await;
-    }
-
-    pub fn ledger(&self) -> &dyn Ledger {
-        &*self.proxy.ledger
-    }
-
-    /// No new connections; what runs gets its bound (R65): payments that are sent `settle_wait`, streams `drain`.
-    pub async fn stop(self) {
-        self.proxy.stop.cancel();
-        self.proxy.tasks.close();
-        let bound = self.drain.max(self.proxy.config.timeouts.settle_wait);
-        match timeout(bound, self.proxy.tasks.wait()).await {
-            Ok(()) => self.proxy.outstanding.end(),
-            Err(_) => tracing::warn!(
-                seconds = bound.as_secs(),
-                "some connections did not end in time and are cut"
-            ),
-        }
-        // What ended just now may have raised some; they still go into the books.
-        self.telling.end().await;
-        self.proxy.ledger.close().await;
-        // A stale address would send `run` to a port that somebody else may have by then.
-        let _ = std::fs::remove_file(self.home.listen());
-        let _ = std::fs::remove_file(self.home.admin_socket());
-    }
-}
-
-fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    bind(address).map_err(|source| StartError::Listen { address, source })
-}
-
-/// Where a backend may say that there is an answer, if there is one that does.
-fn open_callbacks(config: &Config) -> Result<Option<TcpListener>, StartError> {
-    let address = match (config.approval.callbacks, &config.approval.backend) {
-        (None, _) | (_, Backend::None | Backend::Operator) => return Ok(None),
-        (Some(address), Backend::Ciba(_) | Backend::Keyra(_)) => address,
-    };
-    let failed = |source| StartError::Callbacks { address, source };
-    let listener = bind(address).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    tracing::info!(%address, "calls of the approval backend are heard");
-    Ok(Some(listener))
-}
-
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: Option<TlsAcceptor>) {
-    loop {
-        let accepted = tokio::select! {
-            () = proxy.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let (serving, acceptor) = (proxy.clone(), acceptor.clone());
-                proxy.tasks.spawn(agent_connection(serving, stream, peer, acceptor));
-            }
-            Err(error) => {
-                // Most likely no file descriptors: give those that exist time to end.
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// Without this small answers wait 40 ms for an acknowledgement (R226).
-fn prompt(stream: TcpStream) -> io::Result<TcpStream> {
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-async fn agent_connection(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>) {
-    let stream = match prompt(stream) {
-        Ok(stream) => stream,
-        Err(error) => return tracing::debug!(%error, %peer, "connection lost at once"),
-    };
-    let Some(acceptor) = acceptor else {
-        return proxy::serve(proxy, stream, peer).await;
-    };
-    let handshake = timeout(proxy.config.timeouts.hello, acceptor.accept(stream));
-    let shaken = tokio::select! {
-        shaken = handshake => shaken,
-        () = proxy.stop.cancelled() => return,
-    };
-    match shaken {
-        Ok(Ok(stream)) => proxy::serve(proxy, stream, peer).await,
-        Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS on the TLS listener"),
-        Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
-    }
 }
 
 /// Files that others write, and what grows old.
 async fn keep_watch(proxy: Arc<Proxy>) {
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (repeats, decider) = (&proxy.context.repeats, &proxy.context.decider);
     loop {
         tokio::select! {
-            () = proxy.stop.cancelled() => return,
+            () = proxy.context.stop.cancelled() => return,
             _ = second.tick() => {}
         }
         proxy.logins.tend();
         proxy.upstreams.sweep();
-        proxy.outstanding.sweep();
-        proxy.keys.sweep();
-        look_at_rules(&proxy).await;
-    }
-}
-
-/// Reads `limits.toml` again if it changed.
-pub async fn look_at_rules(proxy: &Proxy) {
-    match proxy.rules.look() {
-        Look::Unchanged => {}
-        Look::Loaded(event, pending) => {
-            // In this order, so that no payment names limits that the books do not know.
-            if record(proxy, event).await {
-                proxy.rules.enforce(pending);
-                tracing::info!("limits.toml read again; the new limits are in force");
-            }
-        }
-        Look::Rejected(event, error) => {
-            tracing::error!("limits.toml is broken; the old limits stay in force\n{error}");
-            record(proxy, event).await;
-        }
-    }
-}
-
-/// Whether it is on disk. Without that nothing is paid anyway: the writer has failed for good.
-async fn record(proxy: &Proxy, event: Event) -> bool {
-    match proxy.ledger.append(event).await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!(%error, "the change of limits could not be recorded, so it is not in force");
-            false
-        }
+        repeats.outstanding.sweep();
+        repeats.keys.sweep();
+        decider.rules.refresh(&*decider.ledger).await;
     }
 }
 
@@ -481,19 +482,5 @@ fn warn_of_end(authority: &Authority, clock: &SharedClock) {
             days,
             "the CA ends soon; run `bursar ca rotate` and give agents the new ca.pem"
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_accepted_connection_does_not_wait_to_send() {
-        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (_agent, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let stream = prompt(accepted.unwrap().0).unwrap();
-        assert!(stream.nodelay().unwrap());
     }
 }

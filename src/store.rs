@@ -1,4 +1,4 @@
-//! Opens the books that `[store]` names.
+//! Opens the ledger that `[store]` names.
 
 use std::sync::Arc;
 
@@ -19,18 +19,18 @@ pub enum StoreError {
     #[error("[store]: {0}")]
     Trust(#[from] TrustError),
     #[error(
-        "{0} belongs to books that are kept in a database, so it cannot keep books of its own: write their url under [store] \
-         in bursar.toml, or make another directory with `bursar init --dir DIR`"
+        "{0} belongs to a ledger in a database, so it cannot have a ledger of its own: write the database's url under \
+         [store] in bursar.toml, or create another directory with `bursar init --dir DIR`"
     )]
     NotOurs(String),
     #[error(
-        "[store]: this bursar was built without the feature `postgres`; build it with `cargo build --release --features \
-         postgres`, or write url = \"embedded\""
+        "[store]: this bursar was built without the feature `postgres`; build it with `cargo build --release \
+         --features postgres`, or write url = \"embedded\""
     )]
     NoDriver,
 }
 
-/// Opens the ledger of a data directory, wherever its books are.
+/// Opens the ledger of a data directory, embedded or in a database.
 pub async fn open(config: &Config, home: &Home, options: Options) -> Result<Arc<dyn Ledger>, StoreError> {
     match &config.store {
         Store::Embedded if home.node().exists() => Err(StoreError::NotOurs(home.root().display().to_string())),

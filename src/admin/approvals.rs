@@ -1,4 +1,4 @@
-//! What waits for the operator, and the operator's word about it.
+//! Lists payments that wait for the operator's approval, and takes the operator's decision.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -6,16 +6,16 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
+use super::Admin;
 use super::{AdminError, Question, decider, post, read};
-use crate::listen::proxy::Proxy;
 use bursar_approvals::questions::{Pending, Questions};
 use bursar_home::Home;
 use bursar_ledger::PaymentId;
 
 pub const PENDING: &str = "/approvals/pending";
-/// Hundreds of agents with a few questions each.
+/// Enough for hundreds of agents with a few questions each.
 const CAP: usize = 4 << 20;
-/// An entry has room for that and for what else stands in it.
+/// Fits into an entry together with its other members.
 const LONGEST_WHY: usize = 500;
 
 /// `bursar approve`.
@@ -40,48 +40,48 @@ impl Question for Deny {
     const PATH: &'static str = "/approvals/deny";
 }
 
-/// What waits, and whether anybody can be asked at all.
+/// The pending questions, and whether an approval backend is configured at all.
 #[derive(Debug, Serialize, Deserialize)]
 struct Open {
     asks: bool,
     pending: Vec<Pending>,
 }
 
-/// What waits for a person, asked of the running server; `None`: its bursar.toml asks nobody.
+/// Asks the running server which payments wait for approval; `None` if its bursar.toml configures no backend.
 pub async fn pending(home: &Home) -> Result<Option<Vec<Pending>>, AdminError> {
     let open: Open = post(home, PENDING, &(), CAP).await?;
     Ok(open.asks.then_some(open.pending))
 }
 
-pub fn list(proxy: &Proxy) -> Response<Full<Bytes>> {
+pub fn list(admin: &Admin) -> Response<Full<Bytes>> {
     let open = Open {
-        asks: proxy.questions.is_some(),
-        pending: proxy.questions.as_ref().map(Questions::pending).unwrap_or_default(),
+        asks: admin.questions.is_some(),
+        pending: admin.questions.as_ref().map(Questions::pending).unwrap_or_default(),
     };
     Response::new(Full::from(serde_json::to_vec(&open).unwrap_or_default()))
 }
 
-/// Who approved is what the kernel says, not what the question says.
-pub async fn approve(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
+/// The kernel says who approved; the request does not.
+pub async fn approve(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let Approve { id, code } = read(request).await?;
-    let approved = questions(proxy)?.approve(parse(&id)?, &code, decider(uid)).await;
+    let approved = questions(admin)?.approve(parse(&id)?, &code, decider(uid)).await;
     approved.map_err(|error| error.to_string())
 }
 
-pub async fn deny(proxy: &Proxy, request: Request<Incoming>, uid: u32) -> Result<(), String> {
+pub async fn deny(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let Deny { id, why } = read(request).await?;
     if why.chars().count() > LONGEST_WHY {
         return Err(format!("the reason is longer than {LONGEST_WHY} characters"));
     }
-    let denied = questions(proxy)?.deny(parse(&id)?, why, decider(uid)).await;
+    let denied = questions(admin)?.deny(parse(&id)?, why, decider(uid)).await;
     denied.map_err(|error| error.to_string())
 }
 
-fn questions(proxy: &Proxy) -> Result<&Questions, String> {
-    let questions = proxy.questions.as_ref();
-    questions.ok_or_else(|| "nobody is asked about payments: bursar.toml has no [approval] backend".to_owned())
+fn questions(admin: &Admin) -> Result<&Questions, String> {
+    let questions = admin.questions.as_ref();
+    questions.ok_or_else(|| "payments are not sent for approval: bursar.toml has no [approval] backend".to_owned())
 }
 
 fn parse(id: &str) -> Result<PaymentId, String> {
-    PaymentId::parse(id).ok_or_else(|| format!("{id} is no question's id; `bursar pending` lists them"))
+    PaymentId::parse(id).ok_or_else(|| format!("{id} is not an approval id; `bursar pending` lists them"))
 }

@@ -1,4 +1,4 @@
-//! `POST /reconcile`: the server compares, since it is the one that writes; the CLI prints.
+//! `POST /reconcile`: the server compares, because only it writes the ledger; the CLI prints the report.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 
+use super::Admin;
 use super::{AdminError, post};
-use crate::listen::proxy::Proxy;
 use bursar_home::Home;
 use bursar_reconcile::{Question, Report, Unable};
 
 pub const PATH: &str = "/reconcile";
 
-/// A question may name some ten thousand payments.
+/// A request may name some ten thousand payments.
 const QUESTION_CAP: usize = 1 << 20;
-/// A line takes about 500 bytes.
+/// A line of the report takes about 500 bytes.
 const REPORT_CAP: usize = 256 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,12 +27,12 @@ enum Reply {
     Unable(Unable),
 }
 
-pub async fn answer(proxy: &Arc<Proxy>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let reply = match question(request).await {
         Ok(question) => {
-            // A task of its own: whoever asked may go, and what has been found out is recorded all the same.
-            let reconciler = proxy.reconciler.clone();
-            let running = proxy
+            // In a task of its own: the client may disconnect, and the findings are recorded all the same.
+            let reconciler = admin.reconciler.clone();
+            let running = admin
                 .tasks
                 .spawn(async move { reconciler.run(&question, &|_| {}).await });
             let report = running
@@ -56,7 +56,7 @@ async fn question(request: Request<Incoming>) -> Result<Question, String> {
     serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
 }
 
-/// Asks the running server to compare.
+/// Asks the running server to reconcile.
 pub async fn reconcile(home: &Home, question: &Question) -> Result<Result<Report, Unable>, AdminError> {
     Ok(match post(home, PATH, question, REPORT_CAP).await? {
         Reply::Report(report) => Ok(report),

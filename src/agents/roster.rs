@@ -15,7 +15,7 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use super::{AgentName, AgentsError, TokenDigest, TokenRecord, read};
 use bursar_home::{self as home, Home};
 
-/// Padding and the unused bits of the last character are not worth a refusal: clients differ there.
+/// Tolerates missing padding and stray bits in the last character: clients differ here.
 const TOLERANT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -23,14 +23,15 @@ const TOLERANT: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// What a client gave as `Basic` credentials: who it says it is, and its token.
+/// A client's `Basic` credentials: the name it claims, and its token.
 pub struct ProxyCredential {
     pub name: String,
     pub token: SecretString,
 }
 
 impl ProxyCredential {
-    /// Reads `Basic` (RFC 7617), any case of the scheme. Other schemes and damaged values are `None`: a 407 either way.
+    /// Reads `Basic` (RFC 7617), with the scheme in any case. Other schemes and malformed values are `None`: a 407
+    /// either way.
     pub fn parse(value: &HeaderValue) -> Option<Self> {
         let text = value.to_str().ok()?.trim_ascii();
         let (scheme, encoded) = text.split_once(' ')?;
@@ -47,8 +48,8 @@ impl ProxyCredential {
     }
 }
 
-/// The agents of one directory as they were at the last look. A file that became unreadable changes nothing: the last
-/// good state stays in force.
+/// The agents of one directory as of the last reload. If the file becomes unreadable, the last good state stays in
+/// force.
 pub struct Roster {
     home: Home,
     state: RwLock<Arc<Snapshot>>,
@@ -66,7 +67,7 @@ struct Snapshot {
     agents: usize,
 }
 
-/// Tells one version of the file from another; a rename always brings another inode.
+/// Distinguishes versions of the file; a rename always brings a new inode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: (i64, i64),
@@ -82,8 +83,8 @@ impl Roster {
         })
     }
 
-    /// The agent whose live token this is, if `name` is its name (R30). The time taken depends on the number of
-    /// tokens only, not on which one comes closest.
+    /// The agent that owns this live token, if its name is `name` (R30). The time taken depends only on the number of
+    /// tokens, not on which one comes closest.
     pub fn authenticate(&self, name: &str, token: &SecretString, now: Timestamp) -> Option<AgentName> {
         let presented = TokenDigest::of(token.expose_secret());
         let snapshot = self.snapshot();
@@ -95,7 +96,7 @@ impl Roster {
         (owner.as_str() == name && token.is_live(now)).then(|| owner.clone())
     }
 
-    /// Whether a token that was good before still is.
+    /// Whether a token that was accepted before is still valid.
     pub fn is_live(&self, name: &AgentName, digest: &TokenDigest, now: Timestamp) -> bool {
         let snapshot = self.snapshot();
         snapshot
@@ -104,13 +105,13 @@ impl Roster {
             .any(|(owner, token)| owner == name && token.digest == *digest && token.is_live(now))
     }
 
-    /// Looks at the file once (a `stat`); reads it if it is another one than last time. Call it every second.
+    /// One `stat`; reads the file only if it has changed since the last call. Call it every second.
     pub fn reload_if_changed(&self) -> Result<Reload, AgentsError> {
         let stamp = Stamp::of(&self.home)?;
         if self.snapshot().stamp == stamp {
             return Ok(Reload::Unchanged);
         }
-        // The stamp is older than what is read now at worst, so that a change in between is seen next time.
+        // At worst the stamp is older than the content read now, so a change in between is noticed next time.
         let fresh = Arc::new(Snapshot::take(&self.home, stamp)?);
         let agents = fresh.agents;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = fresh;

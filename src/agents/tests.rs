@@ -132,7 +132,7 @@ fn damage_is_named() {
                  created = \"2026-01-01T00:00:00Z\"\n";
     for (text, expected) in [
         ("agents = 3".to_string(), "agents"),
-        (agent.replace("\"a\"", "\"A b\""), "no agent name"),
+        (agent.replace("\"a\"", "\"A b\""), "is not a valid agent name"),
         (format!("{agent}{agent}"), "two agents are named a"),
         (
             format!("{agent}{token}token_sha256 = \"00\"\n"),

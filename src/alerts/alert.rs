@@ -1,4 +1,4 @@
-//! What can be told, and in which words. No secret and no merchant's text is in them: hosts, rules and ids only.
+//! The alerts and their texts. They contain hosts, rules and ids, but never a secret or a merchant's text.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -7,20 +7,20 @@ use bursar_core::assets::Network;
 use bursar_core::money::MicroUsd;
 use bursar_ledger::{Alarm, Outflow, PaymentId};
 
-/// Something that people should hear of.
+/// An event that people should be notified of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alert {
-    /// What the ledger notices by itself.
+    /// Raised by the ledger.
     Ledger(Alarm),
-    /// What the wallet holds on one network, all assets together, is below `[alerts] low_wallet`.
+    /// The wallet's total over all assets on one network is below `[alerts] low_wallet`.
     WalletLow {
         network: Network,
         held: MicroUsd,
         threshold: MicroUsd,
-        /// Symbols of assets that no node told anything about.
+        /// Symbols of assets whose balance no node could report.
         unread: Vec<&'static str>,
     },
-    /// A payment has been in doubt for longer than an hour.
+    /// The outcome of a payment has been unknown for longer than an hour.
     PaymentUnknown {
         rid: PaymentId,
         agent: String,
@@ -28,27 +28,27 @@ pub enum Alert {
         usd: MicroUsd,
         since: Timestamp,
     },
-    /// More of them than one look tells one by one.
+    /// More such payments than one check reports individually.
     ManyUnknown { more: usize },
-    /// The chain and the books differ about a payment.
+    /// The chain and the ledger disagree about a payment.
     Dispute { rid: PaymentId, why: String },
-    /// Money left the wallet, and no entry says why.
+    /// Money left the wallet, and no entry explains it.
     Outflow(Outflow),
     /// From `bursar alerts test`.
     Test,
 }
 
-/// What a command reads on its standard input and a webhook is sent: members in this order.
+/// What a command reads on its standard input and a webhook receives. Members in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `dispute`, `wallet-outflow`, `disk-low`, `store-failed`, `clock-jump`,
-    /// `index-rebuilt`, `torn-write`, `test`.
+    /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `dispute`, `wallet-outflow`, `disk-low`,
+    /// `store-failed`, `clock-jump`, `index-rebuilt`, `torn-write`, `test`.
     pub kind: &'static str,
     /// RFC 3339, UTC.
     pub at: Timestamp,
     /// What happened, to what, and what to do.
     pub text: String,
-    /// Payment id, where it is about one.
+    /// The payment id, if the alert is about a payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<PaymentId>,
 }
@@ -97,13 +97,13 @@ impl Alert {
                 let unread = match &unread[..] {
                     [] => String::new(),
                     unread => format!(
-                        " What it holds in {} could not be read and is left out.",
+                        " Its balance in {} could not be read and is not included.",
                         unread.join(", ")
                     ),
                 };
                 format!(
-                    "The wallet holds {held} USD on {network}, less than the {threshold} USD of low_wallet. Fund it before \
-                     payments there are refused.{unread}"
+                    "The wallet holds {held} USD on {network}, below the low_wallet threshold of {threshold} USD. Fund \
+                     it before payments there are refused.{unread}"
                 )
             }
             Self::PaymentUnknown {
@@ -115,16 +115,18 @@ impl Alert {
             } => {
                 let minutes = at.duration_since(*since).as_mins();
                 format!(
-                    "Payment {rid} of {usd} USD by {agent} to {host} has been in doubt for {minutes} min and stays counted. \
-                     Find out whether it was paid; `bursar payments resolve {rid}` closes it."
+                    "The outcome of payment {rid} ({usd} USD by {agent} to {host}) has been unknown for {minutes} min. \
+                     It stays counted. Find out whether it was paid, then close it with `bursar payments resolve \
+                     {rid}`."
                 )
             }
             Self::ManyUnknown { more } => format!(
-                "{more} more payments have been in doubt for longer than an hour and stay counted. \
-                 `bursar payments list --state unknown` shows them."
+                "The outcome of {more} more payments has been unknown for longer than an hour. They stay counted. \
+                 List them with `bursar payments list --state unknown`."
             ),
             Self::Dispute { rid, why } => format!(
-                "Payment {rid} is disputed: {why}. What is counted stays counted; compare it with the chain and the seller."
+                "Payment {rid} is disputed: {why}. What was counted stays counted. Check the payment on the chain and \
+                 with the seller."
             ),
             Self::Outflow(outflow) => {
                 let Outflow {
@@ -136,12 +138,13 @@ impl Alert {
                     ..
                 } = outflow;
                 format!(
-                    "{} atoms of {symbol} left the wallet on {network} for {payee} without bursar, in transaction {tx}. If nobody of \
-                     yours did it, the key is known to others: move what is left to a new wallet.",
+                    "{} atoms of {symbol} left the wallet on {network} for {payee} in transaction {tx}, which is not \
+                     in the ledger. If nobody on your side sent it, the wallet key has leaked: move the remaining \
+                     funds to a new wallet.",
                     amount.get()
                 )
             }
-            Self::Test => "This is a test by `bursar alerts test`. Nothing has happened.".to_owned(),
+            Self::Test => "This is a test alert from `bursar alerts test`. Nothing has happened.".to_owned(),
         }
     }
 }
@@ -164,32 +167,33 @@ fn of_ledger(alarm: &Alarm) -> String {
                 }
             };
             format!(
-                "The budget {rule} has reached 80 %: {} of {} are spent or reserved ({scope}, {window}, {start}). At the cap \
-                 payments are refused until the window ends or limits.toml is changed.",
+                "The budget {rule} has reached 80 %: {} of {} spent or reserved ({scope}, {window}, {start}). Once it \
+                 is used up, payments are refused until the window ends or limits.toml is changed.",
                 figure(*counted),
                 figure(*cap)
             )
         }
         Alarm::LowSpace => {
-            "The disk that holds the books is almost full, so new payments are refused. Make room; they go \
-                            on by themselves then."
+            "The disk that holds the ledger is almost full, so new payments are refused. Free some space; payments \
+             then resume by themselves."
                 .to_owned()
         }
         Alarm::StoreFailed { why } => format!(
-            "The books cannot be written any more: {why}. All payments are refused. Repair the disk, then restart bursar."
+            "The ledger can no longer be written: {why}. All payments are refused. Repair the disk, then restart \
+             bursar."
         ),
         Alarm::ClockJumped { ahead_s } => format!(
-            "The system clock jumped ahead by {}, so payments are refused: it would open windows that have not begun. Set \
-             it right, or if it is right, run `bursar clock accept --why TEXT`.",
+            "The system clock jumped ahead by {}, so payments are refused: budget windows would open too early. \
+             Correct the clock, or, if it is right, run `bursar clock accept --why TEXT`.",
             SignedDuration::from_secs(i64::try_from(*ahead_s).unwrap_or(i64::MAX))
         ),
         Alarm::IndexRebuilt { why } => format!(
-            "The index was rebuilt from the journal, because {why}. Nothing was lost; if it happens again, look after the \
+            "The index was rebuilt from the journal, because {why}. Nothing was lost. If it happens again, check the \
              disk."
         ),
         Alarm::TornWrite { bytes } => format!(
-            "The last stop tore a write: {bytes} bytes that were never acknowledged were moved to audit/torn-*. Nothing \
-             was lost; look why the machine stopped."
+            "The last stop interrupted a write: {bytes} bytes that were never acknowledged were moved to audit/torn-*. \
+             Nothing was lost. Find out why the machine stopped."
         ),
     }
 }

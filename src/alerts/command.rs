@@ -1,4 +1,5 @@
-//! The operator's command: a message as one line of JSON on its standard input, no shell, no output kept.
+//! The operator's command: gets a message as one line of JSON on its standard input; no shell, and its output is
+//! discarded.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -7,30 +8,30 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
-/// What a command gets of our environment. The rest may hold the wallet's key (`env:NAME`).
+/// The environment variables passed to the command. Others may contain the wallet's key (`env:NAME`).
 const PASSED_ON: [&str; 6] = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR"];
 
 /// Program and arguments.
 pub struct Program {
     command: Vec<String>,
-    /// The data directory: where it runs, and where relative paths start.
+    /// The data directory: its working directory, and the base of relative paths.
     dir: PathBuf,
 }
 
-/// The command and what it has started. Dropped before its end, all of them are killed.
+/// The command and its child processes. All are killed if this is dropped before the command ends.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(pid) = self.0.take() {
-            // It may have ended this very moment.
+            // It may just have ended by itself.
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
 }
 
 impl Program {
-    /// `command` has at least the program, which bursar.toml's reader has made sure of.
+    /// `command` names at least the program; the reader of bursar.toml ensures that.
     pub fn new(command: Vec<String>, dir: PathBuf) -> Self {
         Self { command, dir }
     }
@@ -39,12 +40,12 @@ impl Program {
         self.command.first().map_or("", String::as_str)
     }
 
-    /// Runs it to its end; whoever stops waiting kills it.
+    /// Runs it until it exits. Dropping the future kills it.
     pub async fn run(&self, message: &impl Serialize) -> Result<(), String> {
         let Some((program, arguments)) = self.command.split_first() else {
-            return Err("no program is named".to_owned());
+            return Err("no program is configured".to_owned());
         };
-        // A bare name is looked up in PATH, a path starts at the data directory.
+        // A bare name is looked up in PATH; a path is relative to the data directory.
         let program = if program.contains('/') {
             self.dir.join(program)
         } else {
@@ -66,19 +67,19 @@ impl Program {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| format!("it cannot be started: {error}"))?;
+            .map_err(|error| format!("could not start it: {error}"))?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let mut group = Group(pid);
         if let Some(mut stdin) = child.stdin.take() {
-            // A command that does not read what happened may still do its work.
+            // A command that does not read its input may still do its work.
             let _ = stdin.write_all(&line).await;
         }
         let status = child.wait().await;
-        // What it left running in the background is its own affair.
+        // Processes it left running in the background are its own affair.
         group.0 = None;
         match status {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("it ended with {status}")),
+            Ok(status) => Err(format!("it failed with {status}")),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -1,4 +1,4 @@
-//! What was told already. Kept in memory: after a restart what still holds is told once more.
+//! The alerts already sent. Kept in memory only: after a restart, alerts that still apply are sent once more.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::Alert;
 use bursar_core::assets::Network;
 use bursar_ledger::{Alarm, PaymentId};
 
-/// So many things are remembered; beyond that the one told longest ago is forgotten.
+/// Capacity; beyond it, the alert sent longest ago is forgotten.
 const REMEMBERED: usize = 8192;
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -34,21 +34,21 @@ enum Thing {
     Outflow(B256, u64),
 }
 
-/// For how long the same thing is no news.
+/// For how long the same alert is suppressed.
 enum Quiet {
     ForGood,
     For(SignedDuration),
 }
 
 impl AlertHistory {
-    /// Whether it is news now; then it is told.
+    /// Whether the alert is to be sent now; if so, remembers it as sent.
     pub fn is_new(&mut self, alert: &Alert, now: Timestamp) -> bool {
         let Some((thing, quiet)) = Thing::of(alert) else {
             return true;
         };
         let is_new = self.0.get(&thing).is_none_or(|history| match quiet {
             Quiet::ForGood => false,
-            // A clock that went back must not keep it quiet for longer.
+            // A clock that was set back must not suppress it for longer.
             Quiet::For(span) => now.duration_since(*history).abs() >= span,
         });
         if is_new {
@@ -81,7 +81,7 @@ impl AlertHistory {
 }
 
 impl Thing {
-    /// `None`: whoever raises it sees to it that it is rare.
+    /// `None`: never suppressed, because the code that raises it keeps it rare.
     fn of(alert: &Alert) -> Option<(Self, Quiet)> {
         Some(match alert {
             Alert::Ledger(alarm) => match alarm {
@@ -90,7 +90,7 @@ impl Thing {
                 } => of_window(scope, window, start),
                 Alarm::LowSpace => (Self::LowSpace, Quiet::For(HOUR)),
                 Alarm::StoreFailed { .. } => (Self::StoreFailed, Quiet::ForGood),
-                // The ledger tells each jump once; a clock that swings must not make a flood of it.
+                // The ledger reports each jump once; a clock that jumps back and forth must not cause a flood.
                 Alarm::ClockJumped { .. } => (Self::ClockJumped, Quiet::For(SignedDuration::from_mins(1))),
                 Alarm::IndexRebuilt { .. } | Alarm::TornWrite { .. } => return None,
             },
@@ -98,14 +98,14 @@ impl Thing {
             Alert::PaymentUnknown { rid, .. } => (Self::Unknown(*rid), Quiet::ForGood),
             Alert::Dispute { rid, why } => (Self::Dispute(*rid, why.clone()), Quiet::ForGood),
             Alert::Outflow(outflow) => (Self::Outflow(outflow.tx, outflow.log_index), Quiet::ForGood),
-            // Its payments are noted one by one.
+            // Its payments are remembered one by one.
             Alert::ManyUnknown { .. } | Alert::Test => return None,
         })
     }
 }
 
-/// A calendar window is one thing. A rolling one and `max_pending` have no end: they are news again after their length, and
-/// after an hour.
+/// A calendar window is reported once. A rolling window and `max_pending` have no end: they are reported again after
+/// the window's length and after an hour.
 fn of_window(scope: &str, window: &str, start: &str) -> (Thing, Quiet) {
     let rolling = window
         .rsplit_once("rolling.")
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_calendar_window_is_told_once_and_the_next_one_again() {
+    fn a_calendar_window_alerts_once_and_the_next_one_again() {
         let mut history = AlertHistory::default();
         let (noon, next) = (at("2026-11-20T12:00:00Z"), at("2026-11-21T12:00:00Z"));
         assert!(history.is_new(&budget("day", "2026-11-20"), noon));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rolling_window_is_told_once_in_its_length_whatever_its_bucket() {
+    fn a_rolling_window_alerts_once_per_length_whatever_its_bucket() {
         let mut history = AlertHistory::default();
         assert!(history.is_new(&budget("rolling.3600", "1"), at("2026-11-20T12:00:00Z")));
         assert!(!history.is_new(&budget("rolling.3600", "2"), at("2026-11-20T12:59:59Z")));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_once_an_hour() {
+    fn a_full_disk_alerts_once_an_hour() {
         let mut history = AlertHistory::default();
         let low = Alert::Ledger(Alarm::LowSpace);
         assert!(history.is_new(&low, at("2026-11-20T12:00:00Z")));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_low_wallet_is_news_again_once_it_has_recovered() {
+    fn a_low_wallet_alerts_again_once_it_has_recovered() {
         let mut history = AlertHistory::default();
         let now = at("2026-11-20T12:00:00Z");
         let usd = bursar_core::money::MicroUsd::new;

@@ -1,7 +1,7 @@
 //! Notifies an approver that a question is waiting, through the operator's own command or webhook.
 //!
-//! The notice contains the code, so it is for the approver only: it goes to the configured channels and nowhere else, least of
-//! all into a log (R47).
+//! The notice contains the code, so it is for the approver only: it goes to the configured channels and nowhere else,
+//! least of all into a log (R47).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +26,13 @@ pub struct QuestionNotifier {
     clock: SharedClock,
 }
 
-/// Members in this order. No `Debug`: the code is in it.
+/// Members in this order. No `Debug`, because it contains the code.
 #[derive(Serialize)]
 struct Notice {
     kind: &'static str,
     id: PaymentId,
     sentence: String,
-    /// For a command that tells several people.
+    /// For a command that notifies several people.
     approver: String,
     expires_at: Timestamp,
 }
@@ -44,8 +44,8 @@ impl QuestionNotifier {
 }
 
 impl Notifier for QuestionNotifier {
-    /// Uses all channels at once, each with the retries of an alert, until the question is over. Dropping the future stops the
-    /// notices; a command that is running is killed then.
+    /// Uses all channels at once, each with the retries of an alert, until the question is over. Dropping the future
+    /// stops the notices; a command that is running is killed then.
     fn notify<'a>(&'a self, question: &'a Question, expires_at: Timestamp) -> Reply<'a, Notified> {
         Box::pin(self.through_all_channels(question, expires_at))
     }

@@ -1,4 +1,4 @@
-//! Looks for what nobody else would notice: payments that stay in doubt, and a wallet that runs dry.
+//! Watches for what nobody else would notice: payments whose outcome stays unknown, and a wallet that runs low.
 
 use std::time::Duration;
 
@@ -14,12 +14,13 @@ use bursar_ledger::{Ledger, Payment, State};
 use bursar_rails::balances::Held;
 
 const EVERY: Duration = Duration::from_secs(60);
-/// In doubt for longer than this, a payment needs a person.
+/// A payment whose outcome is unknown for longer than this needs a person.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(1);
-/// When a node was away for long, hundreds may come of age in one minute: the oldest are told one by one.
+/// After a long outage of a node, hundreds may reach that age within a minute; only the oldest are reported
+/// individually.
 const ONE_BY_ONE: usize = 10;
 
-/// Looks at open payments until `stop`.
+/// Checks open payments until `stop`.
 pub async fn payments(alerts: Alerts, ledger: std::sync::Arc<dyn Ledger>, clock: SharedClock, stop: CancellationToken) {
     let mut minute = interval(EVERY);
     minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -28,14 +29,14 @@ pub async fn payments(alerts: Alerts, ledger: std::sync::Arc<dyn Ledger>, clock:
             () = stop.cancelled() => return,
             _ = minute.tick() => {}
         }
-        // A ledger that has failed has said so already.
+        // A failed ledger has already raised its own alert.
         if let Ok(open) = ledger.open_items().await {
             look(&alerts, &open, clock.now());
         }
     }
 }
 
-/// `open` is in the order in which the payments were made.
+/// `open` is sorted by when the payments were made.
 pub fn look(alerts: &Alerts, open: &[Payment], now: Timestamp) {
     let in_doubt: Vec<&Payment> = open
         .iter()
@@ -59,8 +60,8 @@ pub fn look(alerts: &Alerts, open: &[Payment], now: Timestamp) {
     }
 }
 
-/// Compares what the wallet holds on one network with `[alerts] low_wallet`. What could not be read counts as nothing: a
-/// token that no node can tell about must not keep the alarm quiet for ever.
+/// Compares the wallet's balance on one network with `[alerts] low_wallet`. A balance that could not be read counts as
+/// zero: a token that no node can report must not suppress the alert for ever.
 pub fn wallet(alerts: &Alerts, threshold: Option<MicroUsd>, network: Network, held: Held) {
     let Some(threshold) = threshold else { return };
     let Held { usd: held, unread } = held;

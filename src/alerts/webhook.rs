@@ -1,4 +1,4 @@
-//! The operator's webhook: a message as JSON in one POST, over verified TLS.
+//! The operator's webhook: gets a message as JSON in one POST request, over verified TLS.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use bursar_net::post::{self, Failure};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// Nobody reads the answer; a longer one is cut off.
+/// The response is not used; a longer one is cut off.
 const ANSWER_CAP: usize = 64 << 10;
 
 pub struct Webhook {
@@ -21,18 +21,18 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// `url` is https, or http to this machine, which bursar.toml's reader has made sure of.
+    /// `url` is https, or http to this machine; the reader of bursar.toml ensures that.
     pub fn new(url: Uri, token: Option<SecretString>, tls: Arc<UpstreamTls>) -> Self {
         Self { url, token, tls }
     }
 
-    /// Without path and query: many services put the key there.
+    /// Leaves out path and query: many services put a key there.
     pub fn shown(&self) -> String {
         let scheme = self.url.scheme_str().unwrap_or_default();
         format!("{scheme}://{}", post::host_and_port(&self.url))
     }
 
-    /// Done when the service has answered 2xx.
+    /// Succeeds when the service has answered 2xx.
     pub async fn post(&self, message: &impl Serialize) -> Result<(), String> {
         let body = serde_json::to_vec(message).map_err(|error| error.to_string())?;
         let status = self.exchange(body).await.map_err(|error| error.to_string())?;
@@ -46,7 +46,7 @@ impl Webhook {
     async fn exchange(&self, body: Vec<u8>) -> Result<http::StatusCode, Failure> {
         let response = post::post(&self.url, &self.tls, self.credential()?, body).await?;
         let status = response.status();
-        // So that the service does not see its answer refused; what is in it says nothing more.
+        // Read the body, so that the service does not see its response refused; its content does not matter.
         let _ = Limited::new(response.into_body(), ANSWER_CAP).collect().await;
         Ok(status)
     }

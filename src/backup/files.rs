@@ -1,4 +1,4 @@
-//! Files of a copy: 0600, hashed on the way, on disk before the copy counts as made.
+//! The files of a copy: mode 0600, hashed while copied, and synced before the copy counts as complete.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use super::{BackupError, io_at};
 use bursar_home as home;
 use bursar_ledger::text::Digest;
 
-/// A directory under a name that says that it is not finished. Removed again unless it is.
+/// A directory whose name marks it as unfinished. Removed on drop unless it was finished.
 pub struct Unfinished {
     path: PathBuf,
     destination: PathBuf,
@@ -28,7 +28,7 @@ impl Unfinished {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_at("look into", destination)(error)),
+            Err(error) => return Err(io_at("list", destination)(error)),
         }
         let mut name = destination.file_name().unwrap_or_default().to_os_string();
         name.push(".partial");
@@ -48,10 +48,10 @@ impl Unfinished {
         &self.path
     }
 
-    /// Gives it its name, all at once and for good.
+    /// Renames it to its destination, atomically and durably.
     pub fn finish(mut self) -> Result<(), BackupError> {
         sync_folders(&self.path).map_err(io_at("sync", &self.path))?;
-        // A rename replaces an empty directory; one that is a mount point it cannot.
+        // A rename can replace an empty directory, but not a mount point.
         fs::rename(&self.path, &self.destination).map_err(io_at("rename the finished copy to", &self.destination))?;
         self.is_finished = true;
         let parent = self.destination.parent().unwrap_or(Path::new("."));
@@ -64,13 +64,13 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.is_finished {
-            // The error that led here is the one to tell.
+            // The caller reports the error that led here, not this one.
             let _ = fs::remove_dir_all(&self.path);
         }
     }
 }
 
-/// Copies what `from` gives into a new file; returns its SHA-256 and length.
+/// Copies `from` into a new file; returns its SHA-256 and length.
 pub fn copy(mut from: impl Read, to: &Path) -> io::Result<(Digest, u64)> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     let (mut hash, mut length) = (Sha256::new(), 0);
@@ -90,7 +90,7 @@ pub fn copy(mut from: impl Read, to: &Path) -> io::Result<(Digest, u64)> {
     Ok((Digest(hash.finalize().into()), length))
 }
 
-/// Names of regular files directly in `folder`, sorted. None when it is not there.
+/// Names of the regular files directly in `folder`, sorted. Empty if the folder does not exist.
 pub fn names(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     let inside = match fs::read_dir(folder) {

@@ -1,4 +1,4 @@
-//! `backup.json`: what a backup holds. Written last, so a backup that has it is whole.
+//! `backup.json`: the contents of a backup. Written last, so a backup that has it is complete.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -15,24 +15,24 @@ pub const NAME: &str = "backup.json";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Of the data directory.
+    /// Format of the data directory.
     pub format: u32,
-    /// The program that made it.
+    /// Version of the program that made it.
     pub bursar: String,
     pub made_at: Timestamp,
-    /// Where the journal ends: the number of entries ever written, and the leaf hash of the newest.
+    /// The end of the journal: the number of entries ever written, and the leaf hash of the newest.
     pub entries: u64,
     pub tip: Digest,
-    /// Whether keys are in.
+    /// Whether keys are included.
     pub keys: bool,
-    /// What belongs to the directory and is not here.
+    /// Files that belong to the directory but are not in the backup.
     pub left_out: Vec<String>,
-    /// SHA-256 of every file, by its path inside the backup.
+    /// SHA-256 of every file, keyed by its path inside the backup.
     pub files: BTreeMap<String, Digest>,
 }
 
 impl Manifest {
-    /// Reads it as from a stranger: no path leads out of the directory.
+    /// Treats the file as untrusted: no path may lead out of the directory.
     pub fn read(backup: &Path) -> Result<Self, BackupError> {
         let path = backup.join(NAME);
         let text = match std::fs::read(&path) {
@@ -55,7 +55,7 @@ impl Manifest {
                     .all(|part| matches!(part, Component::Normal(_)));
             if !stays_inside {
                 return Err(BackupError::Manifest(format!(
-                    "it names {file:?}, which is no file inside it"
+                    "it names {file:?}, which is not a file inside it"
                 )));
             }
         }

@@ -1,7 +1,7 @@
-//! `bursar restore`: a directory from a backup, and the word that it may pay again.
+//! `bursar restore`: creates a data directory from a backup; `--accept` allows it to pay again.
 //!
-//! What was paid after the backup is missing in it, so its limits would allow that money a second time (invariant 2). A
-//! marker therefore keeps `serve` from starting until an operator has looked and said so.
+//! Payments made after the backup are missing from it, so its limits would allow that money to be spent a second time
+//! (invariant 2). A marker file therefore keeps `serve` from starting until an operator has checked and accepted.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,35 +19,35 @@ use bursar_ledger::follow::follow;
 use bursar_ledger::text::Digest;
 use bursar_ledger::{Embedded, Event, Ledger, Options};
 
-/// In D, until the restored books are accepted.
+/// In the data directory until the restored ledger is accepted.
 pub const MARKER: &str = "restored";
 
-/// What the marker says.
+/// The content of the marker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
-    /// When the backup was made: what was paid later is not in these books.
+    /// When the backup was made: later payments are not in this ledger.
     pub made_at: Timestamp,
     pub restored_at: Timestamp,
     pub entries: u64,
     pub tip: Digest,
 }
 
-/// The books were restored and nobody has accepted them.
+/// The ledger was restored and has not been accepted yet.
 #[derive(Debug, Error)]
 pub enum NotAccepted {
     #[error(
-        "{dir} was restored from a backup of {made_at}: what was paid after that is missing in its books, so the limits would \
-         allow that money again. Make sure that no other bursar runs with this wallet; compare the wallet's transfers since \
-         then with `bursar payments list`; lower the limits, or write paused = true in limits.toml, where money is missing; \
-         then run `bursar restore --accept --why TEXT --dir {dir}`",
+        "{dir} was restored from a backup of {made_at}: payments made after that are missing from its ledger, so the \
+         limits would allow that money to be spent again. Make sure that no other bursar runs with this wallet; \
+         compare the wallet's transfers since then with `bursar payments list`; if any are missing, lower the limits \
+         or write paused = true in limits.toml; then run `bursar restore --accept --why TEXT --dir {dir}`",
         dir = dir.display()
     )]
     Restored { dir: PathBuf, made_at: Timestamp },
-    #[error("{} cannot be read: {why}; it says that these books were restored from a backup", path.display())]
+    #[error("{} cannot be read: {why}; this file marks a ledger that was restored from a backup", path.display())]
     Unreadable { path: PathBuf, why: String },
 }
 
-/// Makes `home` from the backup in `source`. `home` must be absent or empty, and stays so if anything is wrong.
+/// Creates `home` from the backup in `source`. `home` must be absent or empty, and stays so if anything fails.
 pub fn restore(
     source: &Path,
     home: &Home,
@@ -98,7 +98,7 @@ pub fn restore(
         tip: manifest.tip,
     };
     let text = serde_json::to_string(&marker).map_err(|error| BackupError::Manifest(error.to_string()))?;
-    // The backup of a directory that was not accepted brings a marker of its own; this backup's is the later one.
+    // A backup of a directory that was not accepted contains a marker too; the one for this restore replaces it.
     home::write_atomic(
         &made.root().join(MARKER),
         format!("{text}\n").as_bytes(),
@@ -108,18 +108,18 @@ pub fn restore(
     Ok(manifest)
 }
 
-/// Agents under other uids read the certificates.
+/// Agents running under other uids read the certificates.
 fn readable(path: &Path) -> Result<(), BackupError> {
     use std::os::unix::fs::PermissionsExt;
     match fs::set_permissions(path, fs::Permissions::from_mode(0o644)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(io_at("give all users leave to read", path)(error))
+            Err(io_at("allow all users to read", path)(error))
         }
         _ => Ok(()),
     }
 }
 
-/// Before anything may be paid from `home`.
+/// Must succeed before anything may be paid from `home`.
 pub fn require_accepted(home: &Home) -> Result<(), NotAccepted> {
     match marker(home)? {
         None => Ok(()),
@@ -145,10 +145,10 @@ fn marker(home: &Home) -> Result<Option<Restored>, NotAccepted> {
     }
 }
 
-/// An operator has looked: the books say so, and then `serve` starts.
+/// Records in the ledger that an operator has checked the directory; `serve` starts afterwards.
 pub async fn accept(home: &Home, clock: SharedClock, who: String, why: &str) -> Result<(), BackupError> {
     let path = home.root().join(MARKER);
-    // One that cannot be read can still be accepted; only what it said is lost.
+    // A marker that cannot be read can still be accepted; only its content is lost.
     let about = match marker(home) {
         Ok(None) => return Err(BackupError::NothingToAccept(home.root().to_owned())),
         Ok(Some(restored)) => format!(

@@ -1,4 +1,4 @@
-//! `bursar retain`: old segments go elsewhere, and what they held still counts.
+//! `bursar retain`: moves old segments elsewhere; the payments in them still count.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,21 +13,22 @@ use bursar_ledger::pruned::{self, Plan};
 use bursar_ledger::text::Digest;
 use bursar_ledger::{Embedded, Event, Ledger, Options};
 
-/// Younger entries stay: an idempotency key lives for a day, and the chain's word on a payment is awaited for seven.
+/// Younger entries stay: an idempotency key is valid for a day, and a payment waits up to seven days for proof from the
+/// chain.
 pub const YOUNGEST: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 /// What was moved.
 pub struct Moved {
     pub segments: usize,
-    /// The first entry that stayed.
+    /// The first entry that remains.
     pub first_seq: u64,
 }
 
-/// Moves whole segments with entries from before `before` to the folder `to`, with their disclosures. `None`: there are
-/// none. Takes the directory's lock.
+/// Moves whole segments of entries older than `before` to the folder `to`, with their disclosures. Returns `None` if
+/// there are none. Takes the directory's lock.
 ///
-/// In this order, so that a stop at any point loses nothing: an entry that names the hash of `audit/pruned`; copies in
-/// `to`; `audit/pruned`; only then the segments are removed. Run again it goes on.
+/// The order ensures that a crash at any point loses nothing: first an entry with the hash of `audit/pruned`, then the
+/// copies in `to`, then `audit/pruned`; only then are the segments removed. A second run continues where one stopped.
 pub async fn retain(
     home: &Home,
     before: Timestamp,
@@ -65,7 +66,7 @@ async fn move_away(
     home::create_folder(&to.join("audit"))?;
     home::create_folder(&to.join("private"))?;
     let why = format!(
-        "{} segments before entry {first_seq} to {}; audit/pruned has sha256 {}",
+        "moving {} segments before entry {first_seq} to {}; audit/pruned has sha256 {}",
         segments.len(),
         to.display(),
         Digest::of(&text)
@@ -96,7 +97,7 @@ async fn move_away(
     }))
 }
 
-/// Copies a file unless an earlier run has; returns what may then be removed.
+/// Copies a file unless an earlier run already did; returns the path that may then be removed.
 fn keep_copy(from: &Path, to: &Path) -> Result<PathBuf, BackupError> {
     match fs::read(to) {
         Ok(there) => {

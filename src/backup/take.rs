@@ -1,4 +1,4 @@
-//! `bursar backup`: takes no lock, so it works while a server writes.
+//! `bursar backup`: takes no lock, so it works while a server is writing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,14 +17,15 @@ use bursar_ledger::follow::{Segment, follow};
 use bursar_ledger::format;
 use bursar_ledger::text::Digest;
 
-/// Whether keys go into the copy.
+/// Whether the copy includes keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyKeys {
     LeftOut,
     Included,
 }
 
-/// Copies the directory to `target`, which must be absent or empty. `progress` hears how many bytes are copied so far.
+/// Copies the directory to `target`, which must be absent or empty. `progress` receives the number of bytes copied so
+/// far.
 pub fn backup(
     home: &Home,
     target: &Path,
@@ -45,7 +46,7 @@ pub fn backup(
     copying.settings(keys)?;
     copying.beside_the_journal()?;
     let end = copying.journal()?;
-    // Written before their entries, and so complete for the entries that were copied.
+    // Disclosures are written before their entries, so they are complete for the entries that were copied.
     copying.disclosures()?;
     let manifest = Manifest {
         format,
@@ -82,7 +83,7 @@ impl Copying<'_> {
             "ca.pem",
             "bundle.pem",
             "format",
-            // The copy of a restored directory is as incomplete as that.
+            // A copy of a restored directory is just as incomplete.
             restore::MARKER,
         ] {
             self.file_if_there(name)?;
@@ -93,7 +94,7 @@ impl Copying<'_> {
             Ok(config) => named.extend(named_by(&config, self.home.root())),
             Err(_) => self
                 .left_out
-                .push("the files that bursar.toml names: it has mistakes".to_owned()),
+                .push("the files that bursar.toml names (it has errors)".to_owned()),
         }
         for Named { path, is_key } in named {
             self.named_file(&path, is_key && keys == CopyKeys::LeftOut)?;
@@ -126,7 +127,8 @@ impl Copying<'_> {
         }
     }
 
-    /// Checkpoints, and what retention keeps. Before the segments: none may tell of entries that are not copied.
+    /// Checkpoints, and the files of retention. Copied before the segments: no checkpoint may cover entries that are
+    /// missing.
     fn beside_the_journal(&mut self) -> Result<(), BackupError> {
         let audit = self.home.audit();
         for name in files::names(&audit).map_err(io_at("list", &audit))? {
@@ -153,14 +155,14 @@ impl Copying<'_> {
         for name in files::names(&private).map_err(io_at("list", &private))? {
             self.file_if_there(&format!("private/{name}"))?;
         }
-        // What was asked and answered is evidence, as long as the payment is in the books.
+        // Approval questions and answers are evidence for as long as the payment is in the ledger.
         let approvals = self.home.approvals();
         if approvals.is_dir() {
             for name in files::names(&approvals).map_err(io_at("list", &approvals))? {
                 self.file_if_there(&format!("private/approvals/{name}"))?;
             }
         }
-        // Bearer secrets: whoever has them and a seller's key can cash them.
+        // Bearer secrets: anyone who has them and a seller's key can cash them.
         for (folder, name) in [
             (self.home.credentials(), "private/credentials"),
             (self.home.tokens(), "private/tokens"),
@@ -196,7 +198,7 @@ impl Copying<'_> {
     }
 }
 
-/// A file that the directory needs and that may lie anywhere.
+/// A file that the data directory needs but that may be stored anywhere.
 struct Named {
     path: PathBuf,
     is_key: bool,
@@ -236,7 +238,7 @@ fn named_by(config: &Config, root: &Path) -> Vec<Named> {
     named
 }
 
-/// Whether `target` lies in the directory that is being copied: such a copy would go with it.
+/// Whether `target` is inside the directory being copied: such a copy would be lost together with it.
 pub fn is_inside(home: &Home, target: &Path) -> bool {
     let resolved = |path: &Path| fs::canonicalize(path).ok();
     let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());

@@ -1,4 +1,4 @@
-//! `bursar agents`: who may use the proxy.
+//! `bursar agents`: the agents that may use the proxy.
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -14,23 +14,23 @@ use bursar_home::Home;
 
 #[derive(Subcommand)]
 pub enum Agents {
-    /// Let an agent in; prints its token, once, on stdout
+    /// Add an agent; prints its token on stdout, this one time only
     Add(Name),
-    /// List agents and when their tokens end; tokens themselves are stored as hashes
+    /// List agents and when their temporary tokens expire; tokens are stored only as hashes
     List {
         /// One JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Make a new token; every earlier one stops working
+    /// Issue a new token for an agent; all its earlier tokens stop working
     Rotate(Name),
-    /// End all tokens of an agent
+    /// Revoke all tokens of an agent
     Revoke(Name),
 }
 
 #[derive(Args)]
 pub struct Name {
-    /// The agent: lower-case letters, digits, `-`, `_` and `.`
+    /// Agent name: lower-case letters, digits, `-`, `_` and `.`
     name: String,
 }
 
@@ -48,7 +48,7 @@ impl Agents {
             Self::Rotate(Name { name }) => print(&registry.rotate(&name.parse::<AgentName>()?, now)?)?,
             Self::Revoke(Name { name }) => {
                 registry.revoke(&name.parse::<AgentName>()?, now)?;
-                eprintln!("{name} is revoked; a running server knows within a second.");
+                eprintln!("Revoked {name}; a running server stops accepting its tokens within a second.");
             }
             Self::List { json } => list(&registry, json, now)?,
         }
@@ -56,23 +56,24 @@ impl Agents {
     }
 }
 
-/// The token alone on stdout, so that a script can take it.
+/// Only the token goes to stdout, so that a script can capture it.
 fn print(issued: &IssuedToken) -> Result<(), Failure> {
     say!("{}", issued.token.expose_secret())?;
     eprintln!(
-        "This token of {name} is not shown again. Proxy URL: http://{name}:TOKEN@HOST:PORT (`bursar env --agent {name}` prints all variables).",
+        "Save this token now; it will not be shown again. Proxy URL for {name}: http://{name}:TOKEN@HOST:PORT \
+         (`bursar env --agent {name}` prints all the variables that a client needs).",
         name = issued.agent
     );
     Ok(())
 }
 
-/// An agent without a budget may be added; it cannot spend (R55).
+/// An agent without a budget may be added, but it cannot spend (R55).
 fn hint_at_budget(home: &Home, name: &AgentName) {
     if let Ok(limits) = limits::load(home.root())
         && !limits.agents().any(|known| known == name.as_str())
     {
         eprintln!(
-            "It cannot spend yet: {} has no section [agents.{name}].",
+            "{name} cannot spend yet: {} has no section [agents.{name}].",
             home.limits().display()
         );
     }
@@ -98,7 +99,7 @@ fn list(registry: &Registry, as_json: bool, now: Timestamp) -> Result<(), Failur
             let state = if live.is_empty() { "revoked" } else { "active" };
             let ends: Vec<_> = live.iter().filter_map(|token| token.expires).collect();
             let temporary = ends.iter().max().map_or_else(String::new, |last| {
-                format!(", temporary tokens: {}, the last ends {}", ends.len(), day(*last))
+                format!(", temporary tokens: {}, the last expires {}", ends.len(), day(*last))
             });
             say!(
                 "{:<24} {state:<8} since {}{temporary}",

@@ -1,4 +1,4 @@
-//! `bursar alerts`: whether anybody would hear.
+//! `bursar alerts`: checks that alerts would reach someone.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use bursar_home::Home;
 
 #[derive(Subcommand)]
 pub enum AlertsCommand {
-    /// Send a test alert by every way in bursar.toml, once each, and say what came of it
+    /// Send one test alert through each channel in bursar.toml, and report which ones worked
     Test,
 }
 
@@ -27,14 +27,14 @@ impl AlertsCommand {
         let channels = channels.map_err(|error| Failure::usage(format!("[alerts]: {error}")))?;
         if channels.is_empty() {
             return Err(Failure::usage(
-                "bursar.toml names no way to tell: write `command` or `webhook` under [alerts]",
+                "no alert channel is configured: set `command` or `webhook` under [alerts] in bursar.toml",
             ));
         }
         let message = Alert::Test.message(Timestamp::now());
         let mut exit = Exit::Done;
         for channel in channels {
             match channel.send(&message).await {
-                Ok(()) => say!("{}: told.", channel.shown())?,
+                Ok(()) => say!("{}: delivered.", channel.shown())?,
                 Err(why) => {
                     exit = Exit::Negative;
                     say!("{}: failed: {why}", channel.shown())?;

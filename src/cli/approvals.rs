@@ -1,4 +1,4 @@
-//! `bursar pending`, `approve`, `deny`: the operator's own terminal as the place where payments are approved.
+//! `bursar pending`, `approve` and `deny`: the operator approves payments on a terminal.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -20,18 +20,18 @@ pub struct Pending {
 
 #[derive(Args)]
 pub struct Approve {
-    /// As `bursar pending` shows it
+    /// Payment id, as shown by `bursar pending`
     id: String,
-    /// The eight characters behind the # of its question
+    /// The eight characters after the # in its question
     #[arg(long, value_name = "CODE")]
     code: String,
 }
 
 #[derive(Args)]
 pub struct Deny {
-    /// As `bursar pending` shows it
+    /// Payment id, as shown by `bursar pending`
     id: String,
-    /// What the agent and the books are told
+    /// Reason; the agent sees it, and the ledger records it
     #[arg(long, value_name = "TEXT")]
     why: String,
 }
@@ -42,7 +42,8 @@ impl Pending {
         let pending = admin::pending(home).await.map_err(not_asked)?;
         let Some(pending) = pending else {
             eprintln!(
-                "bursar: nobody is asked about payments: write backend = \"operator\" under [approval] in bursar.toml."
+                "bursar: no approver is configured; to approve payments here, set backend = \"operator\" under \
+                 [approval] in bursar.toml."
             );
             return Ok(Exit::Usage);
         };
@@ -51,7 +52,7 @@ impl Pending {
             return Ok(Exit::Done);
         }
         if pending.is_empty() {
-            eprintln!("Nothing waits.");
+            eprintln!("No payments are waiting for approval.");
         }
         pending.iter().try_for_each(|question| say!("{}", sheet(question)))?;
         Ok(Exit::Done)
@@ -67,7 +68,8 @@ impl Approve {
             .await
             .map_err(not_asked)?;
         say!(
-            "{id} is approved. It is paid when the agent's request, or the same one again, takes it within 15 minutes."
+            "Approved {id}. It is paid when the agent's waiting request, or a repeat of it, uses the approval within \
+             15 minutes."
         )?;
         Ok(Exit::Done)
     }
@@ -79,14 +81,14 @@ impl Deny {
         let id = parse_id(&self.id)?;
         if self.why.trim().is_empty() {
             return Err(Failure::usage(
-                "--why is empty; say why, the agent and the books are told",
+                "--why is empty; give a reason: the agent sees it, and the ledger records it",
             ));
         }
         let (question, why) = (self.id, self.why);
         admin::ask(home, &admin::Deny { id: question, why })
             .await
             .map_err(not_asked)?;
-        say!("{id} is denied. Nothing is paid.")?;
+        say!("Denied {id}. It will not be paid.")?;
         Ok(Exit::Done)
     }
 }
@@ -94,8 +96,8 @@ impl Deny {
 fn not_asked(error: AdminError) -> Failure {
     match error {
         AdminError::NoServer => Failure::unavailable(
-            "no server runs on this directory, and only a running one can be told: start `bursar serve`; what waited is \
-             taken up again"
+            "no server is running on this data directory, and approvals need one: start `bursar serve`; it resumes the \
+             payments that were waiting"
                 .to_owned(),
         ),
         error => Failure::negative(error.to_string()),
@@ -119,19 +121,19 @@ fn sheet(question: &questions::Pending) -> String {
         rule,
     } = question;
     let left = match ends.duration_since(Timestamp::now()).as_secs() {
-        ..=0 => "over".to_owned(),
+        ..=0 => "time is up".to_owned(),
         seconds => format!("{seconds} s left"),
     };
     let next = match (state.as_str(), backend.as_str()) {
         ("approved", operator::NAME) => {
-            format!("  approved; it is paid when the agent asks again\n  bursar deny {id} --why TEXT takes it back")
+            format!("  approved; paid when the agent repeats its request\n  to withdraw: bursar deny {id} --why TEXT")
         }
-        ("approved", _) => "  approved; it is paid when the agent asks again".to_owned(),
+        ("approved", _) => "  approved; paid when the agent repeats its request".to_owned(),
         (_, operator::NAME) => format!("  bursar approve {id} --code {code}\n  bursar deny {id} --why TEXT"),
-        _ => format!("  {approver} is asked over {backend}"),
+        _ => format!("  waiting for {approver}, asked through {backend}"),
     };
     format!(
-        "{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  paid to {payee} on {network}\n  asked because of \
-         {rule}\n{next}"
+        "{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  payee {payee} on {network}\n  approval \
+         required by {rule}\n{next}"
     )
 }

@@ -20,52 +20,52 @@ use bursar_ledger::OpenError;
 
 #[derive(Args)]
 pub struct Backup {
-    /// Where to: a directory that does not exist yet, or is empty
+    /// Directory to back up to; it must be empty or not exist yet
     #[arg(value_name = "TARGET")]
     target: PathBuf,
-    /// Also copy the keys; whoever has the copy then has the money
+    /// Also copy the keys; anyone who has the copy then controls the funds
     #[arg(long)]
     with_keys: bool,
 }
 
 #[derive(Args)]
 pub struct Restore {
-    /// A backup
+    /// Directory that `bursar backup` wrote
     #[arg(value_name = "SOURCE", required_unless_present = "accept", conflicts_with = "accept")]
     source: Option<PathBuf>,
-    /// You have looked what is missing in the restored books: `serve` may pay again
+    /// Confirm that you checked what is missing from the restored ledger, so that `serve` starts again
     #[arg(long, requires = "why")]
     accept: bool,
-    /// What you found; the books keep it
+    /// What you found; recorded in the ledger
     #[arg(long, value_name = "TEXT", requires = "accept")]
     why: Option<String>,
 }
 
 #[derive(Args)]
 pub struct Retain {
-    /// Only entries from before then: 2026-11-20, or 2026-11-20T08:00:00Z; at least 8 days ago
+    /// Move only entries older than this, at least 8 days ago: 2026-11-20, or 2026-11-20T08:00:00Z
     #[arg(long, value_name = "TIME", value_parser = super::payments::moment)]
     before: Timestamp,
-    /// Where to
+    /// Folder to move them to
     #[arg(long, value_name = "FOLDER")]
     to: PathBuf,
 }
 
 impl Retain {
-    /// With the server stopped: it takes the directory's lock.
+    /// Needs the directory's lock, so the server must be stopped.
     pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let to = absolute(&self.to)?;
         let who = admin::decider(rustix::process::geteuid().as_raw());
         match retain::retain(home, self.before, &to, Arc::new(SystemClock), who).await? {
-            None => say!("Nothing to move: no whole segment is that old and free of open payments.")?,
+            None => say!("Nothing to move: every segment has newer entries, or payments that are still open.")?,
             Some(moved) => {
                 let (count, first) = (moved.segments, moved.first_seq);
                 say!(
-                    "{count} segments are in {} now; the books here begin with entry {first}.",
+                    "Segments moved to {}: {count}. The ledger here now begins with entry {first}.",
                     to.display()
                 )?;
-                say!("What they counted still counts. Payments in them are no longer listed here.")?;
+                say!("Their amounts still count toward the limits. Their payments are no longer listed here.")?;
             }
         }
         Ok(Exit::Done)
@@ -82,7 +82,7 @@ impl Backup {
         let target = absolute(&self.target)?;
         if take::is_inside(home, &target) {
             return Err(Failure::usage(format!(
-                "{} lies in the data directory and would be lost with it; name another place",
+                "{} is inside the data directory and would be lost with it; choose a target elsewhere",
                 target.display()
             )));
         }
@@ -96,18 +96,21 @@ impl Backup {
         progress.end();
         let manifest = made?;
         say!(
-            "{}: {} entries of the books and {} files.",
+            "Backed up to {}: {} ledger entries and {} files.",
             target.display(),
             manifest.entries,
             manifest.files.len()
         )?;
         if self.with_keys {
-            say!("Keys are in it: whoever has it has the money.")?;
+            say!("It contains the keys: anyone who has it controls the funds.")?;
         }
         if !manifest.left_out.is_empty() {
-            say!("Left out: {}.", manifest.left_out.join(", "))?;
+            say!("Not included: {}.", manifest.left_out.join(", "))?;
         }
-        say!("Always left out: run/, index/ and lock, which belong to this machine, and credentials in doubt.")?;
+        say!(
+            "Never included: run/, index/ and lock, which belong to this machine, and the credentials of \
+             outstanding payments."
+        )?;
         Ok(Exit::Done)
     }
 }
@@ -128,26 +131,26 @@ fn restore_from(source: &Path, home: &Home) -> Result<Exit, Failure> {
     let manifest = restored?;
     let dir = sh_word(&home.root().display().to_string());
     say!(
-        "{dir} is restored: {} entries, as they were at {}.",
+        "Restored {dir}: {} ledger entries, as of {}.",
         manifest.entries,
         manifest.made_at
     )?;
     if !manifest.left_out.is_empty() {
         say!("Not in the backup: {}.", manifest.left_out.join(", "))?;
         say!(
-            "  Put the keys back from where you keep them before you start it; a new log.key would not fit the signed journal."
+            "  Put back your copies of the keys before you start it; a new log.key would not match the signed journal."
         )?;
     }
     say!()?;
     say!(
-        "What was paid after {} is missing here, so the limits would allow that money again.",
+        "Payments made after {} are missing from this ledger, so the limits would allow that money to be spent again.",
         manifest.made_at
     )?;
-    say!("Two directories from one backup with one wallet each believe that they alone spend: only one may run.")?;
-    say!("`bursar serve` therefore does not start until you have looked:")?;
-    say!("  1. make sure that no other bursar runs with this wallet")?;
+    say!("If the original directory still runs with the same wallet, neither counts what the other spends.")?;
+    say!("`bursar serve` therefore refuses to start until you have done this:")?;
+    say!("  1. make sure that no other bursar uses this wallet")?;
     say!("  2. compare the wallet's transfers since then with `bursar payments list --dir {dir}`")?;
-    say!("  3. lower the limits by what is missing, or write paused = true in limits.toml until they are new")?;
+    say!("  3. lower the limits by what is missing, or set paused = true in limits.toml until their windows are over")?;
     say!("  4. bursar restore --accept --why TEXT --dir {dir}")?;
     Ok(Exit::Done)
 }
@@ -155,15 +158,17 @@ fn restore_from(source: &Path, home: &Home) -> Result<Exit, Failure> {
 async fn accept(home: &Home, why: String) -> Result<Exit, Failure> {
     home.require_initialised()?;
     if why.trim().is_empty() {
-        return Err(Failure::usage("--why is empty; say what you found, the books keep it"));
+        return Err(Failure::usage(
+            "--why is empty; say what you found: the ledger records it",
+        ));
     }
     let who = admin::decider(rustix::process::geteuid().as_raw());
     restore::accept(home, Arc::new(SystemClock), who, &why).await?;
-    say!("Accepted: `bursar serve` starts again.")?;
+    say!("Accepted. `bursar serve` will start now.")?;
     Ok(Exit::Done)
 }
 
-/// How far a long copy is, for somebody who watches.
+/// Progress of a long copy, shown on a terminal.
 struct Progress {
     is_watched: bool,
     next: Instant,
@@ -186,7 +191,7 @@ impl Progress {
         if self.is_watched && now >= self.next {
             self.next = now + Self::EVERY;
             self.was_shown = true;
-            // Nobody needs it enough to fail for it.
+            // Not worth failing for.
             let _ = write!(std::io::stderr(), "\r  {} MiB copied", bytes >> 20);
         }
     }

@@ -1,4 +1,4 @@
-//! `bursar ca`: the authority that agents trust.
+//! `bursar ca`: the certificate authority that agents trust.
 
 use clap::Subcommand;
 use jiff::Timestamp;
@@ -11,13 +11,13 @@ use bursar_net::tls::authority::Authority;
 
 #[derive(Subcommand)]
 pub enum Ca {
-    /// Show the certificate's fingerprint and end
+    /// Show the certificate's fingerprint and expiry date
     Show {
         /// One JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Make a new authority; restart the server, then give agents the new ca.pem and bundle.pem
+    /// Create a new authority; restart the server, then give agents the new ca.pem and bundle.pem
     Rotate,
 }
 
@@ -33,7 +33,10 @@ impl Ca {
             Self::Rotate => {
                 let authority = Authority::rotate(home, Timestamp::now()).map_err(failed)?;
                 show(home, &authority, false)?;
-                eprintln!("Restart the server, then give every agent outside `bursar run` the new ca.pem.");
+                eprintln!(
+                    "Restart the server, then give the new ca.pem and bundle.pem to every agent that does not \
+                     use `bursar run`."
+                );
             }
         }
         Ok(Exit::Done)
@@ -52,11 +55,11 @@ fn show(home: &Home, authority: &Authority, as_json: bool) -> Result<(), Failure
     say!("Certificate  {}", path.display())?;
     say!("SHA-256      {}", authority.fingerprint())?;
     say!(
-        "Ends         {} (in {days} days)",
+        "Expires      {} (in {days} days)",
         authority.not_after().strftime("%Y-%m-%d")
     )?;
     if authority.expires_soon(Timestamp::now()) {
-        eprintln!("It ends soon: run `bursar ca rotate` and give agents the new ca.pem.");
+        eprintln!("It expires soon: run `bursar ca rotate`, then do what it prints.");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `bursar clock`: the operator's word about the system clock (R63).
+//! `bursar clock`: the operator confirms the system clock (R63).
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use bursar_ledger::{Embedded, Event, Ledger, Options};
 
 #[derive(Subcommand)]
 pub enum ClockCommand {
-    /// The clock is right: windows follow it from now on, even back; the reason goes into the books
+    /// Accept the clock as right: limit windows follow it from now on, even backwards; the ledger records why
     Accept(Accept),
 }
 
 #[derive(Args)]
 pub struct Accept {
-    /// How you know
+    /// How you know that it is right
     #[arg(long, value_name = "TEXT")]
     why: String,
 }
@@ -29,19 +29,21 @@ impl ClockCommand {
         home.require_initialised()?;
         let Self::Accept(Accept { why }) = self;
         if why.trim().is_empty() {
-            return Err(Failure::usage("--why is empty; say how you know, the books keep it"));
+            return Err(Failure::usage(
+                "--why is empty; say how you know: the ledger records it",
+            ));
         }
         match admin::ask(home, &AcceptClock { why: why.clone() }).await {
             Ok(()) => {}
             Err(AdminError::NoServer) => accept_offline(home, why).await?,
             Err(error) => return Err(Failure::negative(error.to_string())),
         }
-        say!("The clock is accepted. Windows go by it from now on.")?;
+        say!("Clock accepted. Limit windows follow it from now on.")?;
         Ok(Exit::Done)
     }
 }
 
-/// No server runs: takes the directory's lock and writes the entry itself (R57).
+/// Without a server: takes the directory's lock and writes the entry itself (R57).
 async fn accept_offline(home: &Home, why: String) -> Result<(), Failure> {
     let ledger = Embedded::open(home.root(), Options::new(Arc::new(SystemClock)))
         .map_err(|error| Failure::unavailable(error.to_string()))?;

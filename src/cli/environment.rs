@@ -1,7 +1,7 @@
-//! `bursar env`, and the list of variables that it shares with `run` (R231).
+//! `bursar env`, and the environment variables that it shares with `run` (R231).
 //!
-//! Two CA files: `ca.pem` alone for variables that add to a client's roots, `bundle.pem` (public roots and ours) for those
-//! that replace them.
+//! There are two CA files: `ca.pem` for variables that add to a client's roots, and `bundle.pem` (the public roots and
+//! ours) for variables that replace them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -18,14 +18,15 @@ use crate::config::Config;
 use bursar_core::agent_name::AgentName;
 use bursar_home::Home;
 
-/// A token that `env` prints ends by itself (R55).
+/// Lifetime of a token that `env` prints (R55).
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 #[derive(Args)]
 pub struct Env {
-    /// The agent whose budget counts
+    /// Agent whose limits apply
     #[arg(long, value_name = "NAME")]
     agent: String,
+    /// Output format
     #[arg(long, value_enum, default_value = "sh")]
     format: Format,
 }
@@ -34,11 +35,11 @@ pub struct Env {
 pub enum Format {
     /// `export NAME='value'`
     Sh,
-    /// `NAME=value`, for env files
+    /// `NAME=value`, for .env files
     Dotenv,
-    /// `--env` arguments, and `--volume` for the two CA files
+    /// `docker run` arguments: `--env`, and `--volume` for the two CA files
     Docker,
-    /// the `env:` list of a container
+    /// The `env:` list of a Kubernetes container
     K8s,
     /// `set -gx NAME 'value'`
     Fish,
@@ -54,7 +55,7 @@ impl Env {
         let variables = variables(home, &listen, &issued, &self.format.inherits());
         print(format_args!("{}", self.format.render(&variables, home)))?;
         eprintln!(
-            "The token in this output ends on {}; `bursar run` makes one of its own and needs none of this.",
+            "The token in this output expires on {}. `bursar run` needs none of this: it issues its own token.",
             (now + LIFE).strftime("%Y-%m-%d")
         );
         if let Some(note) = self.format.note(home, &listen) {
@@ -64,11 +65,11 @@ impl Env {
     }
 }
 
-/// Where the running server listens; without one, how to start it (R56).
+/// Where the running server listens; if there is none, an error that says how to start it (R56).
 pub fn server_address(home: &Home) -> Result<Listen, Failure> {
     let no_server = || {
         Failure::unavailable(format!(
-            "no server runs on {}; start it with: bursar serve --dir {}",
+            "no server is running on {}; start one with: bursar serve --dir {}",
             home.root().display(),
             sh_word(&home.root().display().to_string())
         ))
@@ -79,8 +80,8 @@ pub fn server_address(home: &Home) -> Result<Listen, Failure> {
         "http"
     };
     let text = std::fs::read_to_string(home.listen()).map_err(|_| no_server())?;
-    // A server that was killed leaves the address behind, and its port may be somebody else's by now. The socket in our own
-    // folder cannot be.
+    // A killed server leaves its address behind, and another process may use the port by now. The socket in our own
+    // folder cannot belong to another process.
     UnixStream::connect(home.admin_socket()).map_err(|_| no_server())?;
     let mut reached: SocketAddr = text.trim().parse().map_err(|_| no_server())?;
     if reached.ip().is_unspecified() {
@@ -101,10 +102,10 @@ pub struct Listen {
     address: SocketAddr,
 }
 
-/// What the surrounding environment says already and must be kept.
+/// Values already set in the environment that must be kept.
 #[derive(Default)]
 pub struct Inherited {
-    /// Hosts that are reached without a proxy, of both spellings.
+    /// Hosts reached without a proxy, from both spellings of the variable.
     no_proxy: Option<String>,
     java_options: Option<String>,
 }
@@ -130,7 +131,7 @@ impl Inherited {
         Self::from(|name| std::env::var(name).ok())
     }
 
-    /// Most clients take `*` for every host.
+    /// Most clients read `*` as every host.
     pub fn passes_everything_by(&self) -> bool {
         self.no_proxy
             .as_ref()
@@ -138,7 +139,7 @@ impl Inherited {
     }
 }
 
-/// Variables of an earlier proxy that would lead past ours. Package managers read their own before the common ones.
+/// Variables of another proxy that would bypass ours. Package managers prefer their own over the common ones.
 pub const STRIPPED: [&str; 20] = [
     "HTTPS_PROXY",
     "https_proxy",
@@ -162,7 +163,7 @@ pub const STRIPPED: [&str; 20] = [
     "PIP_PROXY",
 ];
 
-/// Every variable that R231 speaks of.
+/// All the variables listed in R231.
 pub fn variables(
     home: &Home,
     listen: &Listen,
@@ -209,13 +210,13 @@ pub fn variables(
     variables
 }
 
-/// Java reads no proxy variables; these properties work, except that it never sends the credential (R231).
+/// Java ignores proxy variables but reads these properties; it still never sends the credential (R231).
 fn java_options(address: SocketAddr, inherited: &Inherited) -> String {
     let (host, port) = (address.ip(), address.port());
     let ours =
         format!("-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} -Dhttps.proxyPort={port}");
     match &inherited.java_options {
-        // The exports may be evaluated twice in one shell.
+        // A shell may evaluate the exports twice.
         Some(theirs) if theirs.ends_with(&ours) => theirs.clone(),
         Some(theirs) => format!("{theirs} {ours}"),
         None => ours,
@@ -227,7 +228,7 @@ fn text(path: &Path) -> String {
 }
 
 impl Format {
-    /// What is evaluated in this shell must keep what this shell has; the others end up in some other environment.
+    /// Formats evaluated in this shell must keep its values; the others are used in another environment.
     fn inherits(self) -> Inherited {
         match self {
             Self::Sh | Self::Fish => Inherited::from_environment(),
@@ -235,20 +236,20 @@ impl Format {
         }
     }
 
-    /// What these variables need besides themselves.
+    /// What else is needed for these variables to work.
     fn note(self, home: &Home, listen: &Listen) -> Option<String> {
         let dir = home.root().display();
         let files = match self {
             Self::K8s => format!(
-                "The container must find {dir}/ca.pem and {dir}/bundle.pem at these paths: mount them from a ConfigMap."
+                "The container needs {dir}/ca.pem and {dir}/bundle.pem at these paths: mount them from a ConfigMap."
             ),
             Self::Docker => String::new(),
             _ => return None,
         };
         let reach = if listen.address.ip().is_loopback() {
             format!(
-                "{} is this machine's loopback, which a container reaches with host networking only; for any other network \
-                 set `listen` under [proxy] in bursar.toml.",
+                "{} is a loopback address, which a container can reach only with host networking; for any other \
+                 network, change `listen` under [proxy] in bursar.toml.",
                 listen.address
             )
         } else {
@@ -283,7 +284,7 @@ impl Format {
     }
 }
 
-/// A word of a command to copy: quoted only where it must be.
+/// A word of a command to copy: quoted only if necessary.
 pub fn sh_word(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,".contains(c);
     if !value.is_empty() && value.chars().all(plain) {
@@ -301,7 +302,7 @@ fn fish_quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', r"\\").replace('\'', r"\'"))
 }
 
-/// Readers of env files disagree about quotes, so they are used only where something needs them.
+/// Readers of .env files disagree about quotes, so they are used only where necessary.
 fn dotenv_quote(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,=".contains(c);
     if value.chars().all(plain) {

@@ -1,5 +1,5 @@
-//! `bursar approvals`: what people approved, in documents for whoever has not got this directory; and the same checks where
-//! `bursar payments show` shows an approval.
+//! `bursar approvals`: exports approval records for readers without this data directory, and verifies exported ones.
+//! `bursar payments show` makes the same checks.
 
 mod shown;
 
@@ -22,35 +22,35 @@ use bursar_ledger::lines::{asked_about, lines_about};
 use bursar_ledger::{PaymentId, PaymentRecord, read_payments};
 pub(super) use shown::Shown;
 
-/// More than a year of approvals; a file that is longer is none of ours, or can be split by lines.
+/// Room for more than a year of approvals; a longer file can be split by lines.
 const LONGEST: u64 = 256 << 20;
 
 #[derive(Subcommand)]
 pub enum Approvals {
-    /// Print what was asked, answered and recorded, as one JSON document a line for each approval
+    /// Print approval records: what was asked, answered and recorded, one JSON document per line
     Export(Export),
-    /// Check such documents, without the network, a server or a data directory
+    /// Verify exported approval records; needs no network, server or data directory
     Verify(Verify),
 }
 
 #[derive(Args)]
 pub struct Export {
-    /// Payments, as `payments list` shows them [default: all that a person was asked about]
+    /// Payment ids, as shown by `bursar payments list` [default: all payments that needed approval]
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// Only those made since then: 2026-11-20, or 2026-11-20T08:00:00Z
+    /// Only payments made since then: 2026-11-20, or 2026-11-20T08:00:00Z
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// Only this agent's
+    /// Only this agent's payments
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
 }
 
 #[derive(Args)]
 pub struct Verify {
-    /// What `approvals export` printed; `-` reads it from stdin
+    /// Output of `bursar approvals export`; `-` reads stdin
     file: PathBuf,
-    /// A key that the issuer is known to have had, by its RFC 7638 thumbprint; may be repeated
+    /// RFC 7638 thumbprint of a key that you know to be the issuer's; may be repeated
     // One in sixty-four begins with a hyphen.
     #[arg(long, value_name = "THUMBPRINT", allow_hyphen_values = true)]
     key: Vec<String>,
@@ -60,7 +60,7 @@ pub struct Verify {
 }
 
 impl Approvals {
-    /// `home` is asked for only where it is needed: an auditor has none.
+    /// `home` is evaluated only if it is needed: an auditor has no data directory.
     pub fn run(self, home: impl FnOnce() -> Result<Home, Failure>) -> Result<Exit, Failure> {
         match self {
             Self::Export(export) => export.run(&home()?),
@@ -106,10 +106,10 @@ impl Export {
             }
             if !asked.contains(id) {
                 return Err(Failure::negative(match questions::look(&home.approvals(), *id) {
-                    Ok(None) => format!("nobody was asked about {id}, so there is nothing to export"),
+                    Ok(None) => format!("payment {id} needed no approval, so there is nothing to export"),
                     _ => format!(
-                        "the entry of the question about {id} was moved away by `bursar retain`: export it before that, or from a \
-                         backup that has it"
+                        "the ledger entry of the question about {id} was moved away by `bursar retain`; export it from \
+                         a backup made before that"
                     ),
                 }));
             }
@@ -124,13 +124,13 @@ impl Export {
     }
 }
 
-/// What one document is worth, worst last.
+/// The result for one document, worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
-    /// Every answer is signed by a key that was named as the issuer's, or nothing was granted and nothing claims so.
+    /// Every answer is signed by a key given with `--key`, or nothing was granted and nothing in it claims otherwise.
     Verified,
-    /// It agrees with itself, and whether it is true stands on somebody's word.
+    /// It is consistent, but its truth rests on somebody's statement.
     Unproven,
     Damaged,
 }
@@ -163,7 +163,7 @@ impl Verify {
             Some(Verdict::Unproven) => Ok(Exit::Unverifiable),
             Some(Verdict::Damaged) => Ok(Exit::Negative),
             None => Err(Failure::unverifiable(format!(
-                "{} holds no approval",
+                "{} contains no approval record",
                 self.file.display()
             ))),
         }
@@ -215,24 +215,24 @@ impl Verify {
         Ok(verdict)
     }
 
-    /// What agrees with itself is proven only by somebody whom the reader trusts (R53).
+    /// A consistent document is proven only by a key that the reader trusts (R53).
     fn verdict(&self, examined: &Examined) -> (Verdict, Option<String>) {
         if !examined.differences.is_empty() {
             return (Verdict::Damaged, Some(told(&examined.differences)));
         }
         if !examined.whole {
-            let why = "the payment's first entries are not in it, so not all could be compared";
+            let why = "the payment's first ledger entries are missing, so not everything could be compared";
             return (Verdict::Unproven, Some(why.to_owned()));
         }
         let why = examined.proofs.iter().find_map(|proof| match &proof.token {
-            _ if proof.granted.is_none() => Some("the books have not taken the answer".to_owned()),
+            _ if proof.granted.is_none() => Some("the ledger has not recorded the answer".to_owned()),
             None => Some(format!("it is {}", proof.worth.text())),
             Some(token) if self.key.is_empty() => Some(format!(
-                "it is signed by the key {}; if that is {}'s, say so by --key",
+                "it is signed by key {}; if you know that this key belongs to {}, pass it with --key",
                 token.key, token.issuer
             )),
             Some(token) if !self.key.contains(&token.key) => Some(format!(
-                "it is signed by the key {}, which --key does not name",
+                "it is signed by key {}, which is not among the keys given with --key",
                 token.key
             )),
             Some(_) => None,
@@ -279,7 +279,7 @@ fn sheet(record: &ApprovalRecord, examined: &Examined, verdict: Verdict, why: Op
     sheet + "\n"
 }
 
-/// A document comes from anywhere; what it says must not move the cursor.
+/// A document can come from anywhere; its text must not control the terminal.
 fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
@@ -294,7 +294,7 @@ fn proven(proof: &Proof) -> Vec<(&'static str, String)> {
         lines.push(("key", key.clone()));
         let bound = match bound_by {
             BoundBy::Token => "the token names this payment",
-            BoundBy::Handle => "the token does not name the payment; bursar fetched it by the handle of this question",
+            BoundBy::Handle => "the token does not name the payment; bursar fetched it by this question's handle",
         };
         lines.push(("bound", bound.to_owned()));
     }
@@ -305,9 +305,9 @@ const fn decided(decision: Decision) -> &'static str {
     match decision {
         Decision::Pending => "none yet",
         Decision::Granted => "approved",
-        Decision::Used => "approved, and paid by it",
-        Decision::Refused => "denied",
-        Decision::Expired => "none in time, or not used in time",
+        Decision::Used => "approved, and used for the payment",
+        Decision::Denied => "denied",
+        Decision::Expired => "expired: not answered in time, or not used in time",
     }
 }
 

@@ -1,4 +1,4 @@
-//! `bursar explain`: why this offer was taken, and why each other offer of the same 402 was not.
+//! `bursar explain`: why an offer was taken, and why each other offer of the same 402 was not.
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ use bursar_ledger::{Explained, PaymentId, PaymentRecord, State, read_explained};
 
 #[derive(Args)]
 pub struct Explain {
-    /// A payment, as `payments list` shows it
+    /// Payment id, as shown by `bursar payments list`
     id: String,
     /// One JSON object
     #[arg(long)]
@@ -52,17 +52,17 @@ struct Explanation<'a> {
     others: Vec<NotChosen<'a>>,
 }
 
-/// Why the offer was taken, as far as what stood beside it tells. The closest rival decides, so they stand in that order.
+/// Why the offer was taken, judged by the offers beside it. The closest rival decides, hence the order of the variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Choice {
-    /// Others at the same price were allowed as well.
+    /// Others at the same price were allowed too.
     Preferred,
     /// Others were allowed, at higher prices.
     Cheapest,
-    /// No other could be paid and was allowed.
+    /// No other was both payable and allowed.
     OnlyAllowed,
-    /// It was alone, or its entry is older than this record.
+    /// It was the only offer, or its ledger entry predates the recording of others.
     NoOthersRecorded,
 }
 
@@ -81,11 +81,11 @@ struct NotChosen<'a> {
 /// A recorded code, read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reason {
-    /// It could be paid and was allowed.
+    /// It was payable and allowed.
     Behind(NotTaken),
     Barred(RefusalCode),
     Unpayable(Why),
-    /// A later version's.
+    /// Written by a later version.
     Unknown,
 }
 
@@ -124,11 +124,11 @@ impl<'a> Explanation<'a> {
         } = self;
         let mut text = format!("Payment {id} ({state}): {usd} USD to {merchant} over {rail}");
         text += match why {
-            Choice::Preferred => ", the first in order of the cheapest offers that the limits allow.\n",
+            Choice::Preferred => ", the first of the cheapest offers that the limits allow.\n",
             Choice::Cheapest => ", the cheapest offer that the limits allow.\n",
-            Choice::OnlyAllowed => ", the only offer that could be paid and that the limits allow.\n",
+            Choice::OnlyAllowed => ", the only payable offer that the limits allow.\n",
             Choice::NoOthersRecorded => {
-                ".\nNo other offer is on record: its 402 had none, or it was made before others were recorded.\n"
+                ".\nNo other offers are recorded: the 402 had none, or an earlier version made the payment.\n"
             }
         };
         if others.is_empty() {
@@ -179,7 +179,7 @@ impl<'a> NotChosen<'a> {
         }
     }
 
-    /// With the code where the README's table says more about it.
+    /// Includes the code if the table of codes says more about it.
     fn line(&self) -> String {
         match self.reason {
             Reason::Unpayable(_) | Reason::Unknown => format!("{}: {}", self.why, self.detail),
@@ -203,7 +203,7 @@ impl Reason {
             Self::Behind(behind) => after(behind, other, taken),
             Self::Barred(code) => barred(*code, other.rule.as_deref().unwrap_or("a rule")),
             Self::Unpayable(why) => why.to_string(),
-            Self::Unknown => "a reason that this version of bursar does not know".to_owned(),
+            Self::Unknown => "recorded by a newer version of bursar".to_owned(),
         }
     }
 }
@@ -211,14 +211,15 @@ impl Reason {
 fn after(behind: &NotTaken, other: &Other, taken: &str) -> String {
     match behind {
         NotTaken::Upfront => {
-            "same price; its seller takes the money before it serves, the chosen one's afterwards".to_owned()
+            "same price; its seller charges before serving, the chosen offer's seller afterwards".to_owned()
         }
         NotTaken::RailOrder => {
             let rail = other.rail.as_deref().unwrap_or("its rail");
-            format!("same price; {taken} stands before {rail} in `rails`")
+            format!("same price; {taken} comes before {rail} in `rails`")
         }
-        NotTaken::Later => "same price over the same rail; it stands later in the 402".to_owned(),
-        NotTaken::Dearer | NotTaken::Barred { .. } => behind.code().to_owned(),
+        NotTaken::Later => "same price over the same rail; it comes later in the 402".to_owned(),
+        NotTaken::Dearer => "more expensive".to_owned(),
+        NotTaken::Barred { .. } => behind.code().to_owned(),
     }
 }
 
@@ -226,14 +227,14 @@ fn barred(code: RefusalCode, rule: &str) -> String {
     let what = match code {
         RefusalCode::OverLimit => return format!("over {rule} in limits.toml"),
         RefusalCode::ApprovalUnavailable => {
-            return format!("over {rule} in limits.toml, and nobody could be asked");
+            return format!("over {rule} in limits.toml, and no approver was available");
         }
-        RefusalCode::NoRate => return format!("no price in US dollars: limits.toml had no {rule} that held"),
+        RefusalCode::NoRate => return format!("no price in US dollars: limits.toml had no valid {rule}"),
         RefusalCode::PayeeNotAllowed => "this payee",
         RefusalCode::NetworkNotAllowed => "this network",
         RefusalCode::AssetNotAllowed => "this asset",
         RefusalCode::RailNotAllowed => "this rail",
-        // They refuse a purchase whatever the offer.
+        // These refuse the whole purchase, not a single offer.
         RefusalCode::MerchantNotAllowed => "this merchant",
         RefusalCode::NoBudget | RefusalCode::Paused => "any payment",
     };

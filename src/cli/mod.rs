@@ -1,4 +1,5 @@
-//! The commands. Each is a file; this one names them, runs them, and turns their failures into exit codes (R53).
+//! The command line. Each command has its own file; this one lists them, runs them, and maps failures to exit codes
+//! (R53).
 
 mod agents;
 mod alerts;
@@ -10,6 +11,7 @@ mod demo;
 mod environment;
 mod evidence;
 mod explain;
+mod explain_code;
 mod init;
 mod output;
 mod payments;
@@ -31,14 +33,14 @@ use tracing_subscriber::prelude::*;
 
 use bursar_home::{Home, HomeError};
 
-/// The agent payment proxy: pays `402 Payment Required` for agents, within limits, and keeps the books.
+/// A forward proxy that pays HTTP 402 for AI agents, within spending limits, and keeps a verifiable ledger.
 #[derive(Parser)]
 #[command(name = "bursar", version, after_help = AFTER_HELP)]
 struct Arguments {
-    /// The data directory [default: $BURSAR_DIR, else the XDG data folder]
+    /// Data directory [default: $BURSAR_DIR, else the XDG data folder]
     #[arg(long, global = true, value_name = "D")]
     dir: Option<PathBuf>,
-    /// What to log on stderr, such as `debug` or `info,bursar::ledger=debug` [default: info for servers, else error]
+    /// Log filter for stderr, such as `debug` or `info,bursar::ledger=debug` [default: info for servers, else error]
     #[arg(long, global = true, value_name = "LEVELS")]
     log: Option<String>,
     #[command(subcommand)]
@@ -46,78 +48,81 @@ struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 denied, mismatch or damage; 2 usage or configuration; 3 cannot be verified; 4 still pending;
-5 no server, or the directory is in use. `run` exits with its child's code, or 125 when it could not start it.
+Exit codes: 0 success; 1 failure, mismatch or damage; 2 usage or configuration error; 3 cannot be verified;
+4 still pending; 5 no server is running, or the data directory is in use. `run` exits with the exit code of the
+command it ran, or with 125 if it could not start it.
 
-First minute: bursar demo";
+New here? Run: bursar demo";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a data directory: configuration, limits, CA, log key; overwrites nothing
+    /// Create a data directory with configuration, limits, CA and log key; never overwrites a file
     Init(init::Init),
-    /// Run the proxy; SIGTERM ends it, SIGHUP looks at limits.toml at once
+    /// Run the proxy; SIGTERM shuts it down gracefully, SIGHUP reloads limits.toml immediately
     Serve(serve::Serve),
-    /// Run a command behind the proxy, as an agent
+    /// Run a command as an agent, with its traffic going through the proxy
     Run(run::Run),
-    /// Print the variables that put a client behind the running proxy, with a token for 30 days
+    /// Print the environment variables that point a client at the running proxy, with a 30-day token
     Env(environment::Env),
-    /// Add, list, rotate and revoke agents
+    /// Add, list and revoke agents, and rotate their tokens
     #[command(subcommand)]
     Agents(agents::Agents),
-    /// Look at payments, and close those that no proof can close
+    /// List and inspect payments; resolve those that cannot be proven
     #[command(subcommand)]
     Payments(payments::Payments),
-    /// List what waits for a person's approval
+    /// List payments that are waiting for approval
     Pending(approvals::Pending),
-    /// Approve a payment that waits, with the code that its question shows
+    /// Approve a waiting payment, with the code shown in its question
     Approve(approvals::Approve),
-    /// Deny a payment that waits; the same is not asked again for a while
+    /// Deny a waiting payment; the same purchase is not asked about again for a while
     Deny(approvals::Deny),
-    /// Export what people were asked about payments and answered, and check what was exported
+    /// Export approval records, and verify exported ones
     #[command(subcommand)]
     Approvals(evidence::Approvals),
-    /// Say why a payment took its offer, and why not each other offer of the same 402
+    /// Explain why a payment took its offer, and why each other offer of the same 402 was not taken
     Explain(explain::Explain),
-    /// Compare the books with the chain, settle what is in doubt, and report what does not match
+    /// Explain a code from a problem document or from Proxy-Status, and what to do about it
+    ExplainCode(explain_code::ExplainCode),
+    /// Compare the ledger with the chain, settle outstanding payments, and report mismatches
     Reconcile(reconcile::Reconcile),
-    /// The certificate authority that agents trust
+    /// Show or rotate the certificate authority that agents trust
     #[command(subcommand)]
     Ca(ca::Ca),
-    /// The wallet that pays
+    /// Show the wallet that pays
     #[command(subcommand)]
     Wallet(wallet::WalletCommand),
-    /// Copy the books and what belongs to them, while the server runs or not
+    /// Back up the ledger, configuration and approvals, whether or not the server is running
     Backup(backup::Backup),
-    /// Make a data directory from a backup
+    /// Create a data directory from a backup
     Restore(backup::Restore),
-    /// Move old entries of the books to another place; what they counted still counts
+    /// Move old ledger entries to another folder; they still count toward the limits
     Retain(backup::Retain),
-    /// Try the ways in which alerts are told
+    /// Test the alert channels
     #[command(subcommand)]
     Alerts(alerts::AlertsCommand),
-    /// Say that the system clock is right after a jump
+    /// Confirm the system clock after a jump, so that payments resume
     #[command(subcommand)]
     Clock(clock::ClockCommand),
-    /// Run the demo's seller alone
+    /// Run a sandbox seller, to buy from without real money
     Sandbox(sandbox::Sandbox),
     /// Buy something from a sandbox seller: no network, no keys, nothing to configure
     Demo(demo::Demo),
 }
 
-/// How a command ends.
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Done,
-    /// Denied, mismatch or damage.
+    /// Failure, mismatch or damage.
     Negative,
     Usage,
     /// Cannot be verified.
     Unverifiable,
-    /// Not decided yet.
+    /// Still pending.
     Pending,
-    /// No server, or the directory is in use.
+    /// No server is running, or the data directory is in use.
     Unavailable,
-    /// `run` could not do its part.
+    /// `run` could not start its command.
     RunFailed,
     /// The child's own code.
     Child(u8),
@@ -130,12 +135,12 @@ pub struct Failure {
     message: String,
 }
 
-/// Reads the arguments and does what they say.
+/// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // clap prints help on stdout with 0, mistakes on stderr with 2.
+            // clap prints help on stdout and exits with 0; usage errors go to stderr and exit with 2.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -175,6 +180,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Deny(command) => wait(command.run(&home()?)),
         Command::Approvals(command) => command.run(home),
         Command::Explain(command) => command.run(&home()?),
+        Command::ExplainCode(command) => command.run(),
         Command::Reconcile(command) => wait(command.run(&home()?)),
         Command::Ca(command) => command.run(&home()?),
         Command::Wallet(command) => wait(command.run(&home()?)),
@@ -183,27 +189,27 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Retain(command) => wait(command.run(&home()?)),
         Command::Alerts(command) => wait(command.run(&home()?)),
         Command::Clock(command) => wait(command.run(&home()?)),
-        Command::Sandbox(command) => wait(command.run()),
+        Command::Sandbox(command) => wait(command.run(home)),
         Command::Demo(command) => wait(command.run()),
     }
 }
 
-/// Runs an asynchronous command on a runtime of its own.
+/// Runs an asynchronous command on its own runtime.
 fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::negative(format!("the runtime could not be started: {error}")))?;
+        .map_err(|error| Failure::negative(format!("cannot start the async runtime: {error}")))?;
     let done = runtime.block_on(command);
-    // A name that is still being looked up must not keep the process.
+    // A DNS lookup that is still running must not delay the exit.
     runtime.shutdown_background();
     done
 }
 
 fn log_to_stderr(levels: &str) -> Result<(), Failure> {
     let filter = Targets::from_str(levels)
-        .map_err(|error| Failure::usage(format!("--log {levels}: {error}; write for example --log debug")))?;
-    // `--log bursar::ledger=debug` is about one part; the others keep their warnings.
+        .map_err(|error| Failure::usage(format!("--log {levels}: {error}; try for example --log debug")))?;
+    // `--log bursar::ledger=debug` names one module only; all others still log warnings.
     let filter = match filter.default_level() {
         Some(_) => filter,
         None => filter.with_default(Level::WARN),

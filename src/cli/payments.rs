@@ -1,4 +1,4 @@
-//! `bursar payments`: what was paid and refused, and the operator's last word where no proof can be had.
+//! `bursar payments`: lists payments and refusals; resolves payments that cannot be proven.
 
 use std::fmt::Write;
 
@@ -19,7 +19,7 @@ pub enum Payments {
     List(List),
     /// Show one payment
     Show(Show),
-    /// Close a payment that is in doubt and that no proof can close; the reason goes into the books
+    /// Resolve a payment whose outcome is unknown and cannot be proven; the ledger records why
     Resolve(Resolve),
 }
 
@@ -28,26 +28,26 @@ pub struct List {
     /// One JSON object per line
     #[arg(long)]
     json: bool,
-    /// Also what was refused
+    /// Also list refused payments
     #[arg(long)]
     refused: bool,
-    /// Only those made since then: 2026-11-20, or 2026-11-20T08:00:00Z
+    /// Only payments made since then: 2026-11-20, or 2026-11-20T08:00:00Z
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// Only this agent's
+    /// Only this agent's payments
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
-    /// Only those in this state: held, armed, settled, unknown, released, expired
+    /// Only payments in this state: held, armed, settled, unknown, released or expired
     #[arg(long)]
     state: Option<String>,
-    /// Only the newest so many
+    /// Only the newest COUNT payments
     #[arg(long, value_name = "COUNT")]
     limit: Option<usize>,
 }
 
 #[derive(Args)]
 pub struct Show {
-    /// As `payments list` shows it
+    /// Payment id, as shown by `bursar payments list`
     id: String,
     /// One JSON object
     #[arg(long)]
@@ -57,15 +57,15 @@ pub struct Show {
 #[derive(Args)]
 #[command(group(ArgGroup::new("word").required(true)))]
 pub struct Resolve {
-    /// As `payments list` shows it
+    /// Payment id, as shown by `bursar payments list`
     id: String,
-    /// It was paid: it counts for ever
+    /// It was paid: its amount stays counted
     #[arg(long, group = "word")]
     settled: bool,
-    /// It can never be cashed: it counts no more
+    /// It can never be cashed: its amount is no longer counted
     #[arg(long, group = "word")]
     expired: bool,
-    /// How you know
+    /// How you know; recorded in the ledger
     #[arg(long, value_name = "TEXT")]
     why: String,
 }
@@ -89,7 +89,7 @@ impl List {
             && !STATES.contains(&state.as_str())
         {
             return Err(Failure::usage(format!(
-                "--state {state}: the states are {}",
+                "--state {state}: no such state; use one of {}",
                 STATES.join(", ")
             )));
         }
@@ -137,7 +137,7 @@ impl List {
     }
 }
 
-/// A refusal among payments, told apart by its state.
+/// A refusal in a list of payments; its `state` says so.
 #[derive(serde::Serialize)]
 struct Tagged<'a> {
     state: &'static str,
@@ -176,7 +176,9 @@ impl Resolve {
     async fn run(self, home: &Home) -> Result<Exit, Failure> {
         let rid = parse_id(&self.id)?;
         if self.why.trim().is_empty() {
-            return Err(Failure::usage("--why is empty; say how you know, the books keep it"));
+            return Err(Failure::usage(
+                "--why is empty; say how you know: the ledger records it",
+            ));
         }
         self.look(home, rid)?;
         let word = if self.settled { Word::Settled } else { Word::Expired };
@@ -192,11 +194,11 @@ impl Resolve {
             Err(error) => return Err(Failure::negative(error.to_string())),
         }
         say!(
-            "{rid} is {}.",
+            "Payment {rid} is now {}.",
             if self.settled {
                 "settled"
             } else {
-                "expired and counts no more"
+                "expired; its amount is no longer counted"
             }
         )?;
         Ok(Exit::Done)
@@ -204,15 +206,15 @@ impl Resolve {
 }
 
 impl Resolve {
-    /// What the books say before they are asked to change: a clearer answer than the ledger's, which knows open payments
-    /// only.
+    /// Checks the payment before the ledger is asked to change it: the ledger knows only open payments, so its errors
+    /// would be less clear.
     fn look(&self, home: &Home, rid: PaymentId) -> Result<(), Failure> {
         let payment = find(home, rid)?;
         let (state, reason) = (payment.state, payment.reason.as_deref());
         if state.is_final() {
             let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
             return Err(Failure::negative(format!(
-                "{rid} is {state}{reason} already; only payments in doubt can be resolved"
+                "payment {rid} is already {state}{reason}; only a payment whose outcome is unknown can be resolved"
             )));
         }
         if self.expired
@@ -220,7 +222,7 @@ impl Resolve {
             && Timestamp::now() < deadline
         {
             eprintln!(
-                "bursar: whoever has this payment's credential can cash it until {}, whatever the books say.",
+                "bursar: warning: anyone who has this payment's credential can still cash it until {}.",
                 deadline.strftime("%Y-%m-%d %H:%M:%S UTC")
             );
         }
@@ -228,12 +230,12 @@ impl Resolve {
     }
 }
 
-/// No server runs: takes the directory's lock and writes the entry itself (R57).
+/// Without a server: takes the directory's lock and writes the entry itself (R57).
 async fn resolve_offline(home: &Home, rid: PaymentId, word: Word, who: String, why: String) -> Result<(), Failure> {
     if home.node().exists() {
         return Err(Failure::unavailable(
-            "the books of this directory are in a database, which only a running server writes: start `bursar serve`, then \
-             repeat this command"
+            "this directory's ledger is in a database, which only a running server writes to; start `bursar serve` \
+             and repeat this command"
                 .to_owned(),
         ));
     }
@@ -258,8 +260,11 @@ pub(super) fn not_found(rid: PaymentId) -> Failure {
 }
 
 pub(super) fn parse_id(text: &str) -> Result<PaymentId, Failure> {
-    PaymentId::parse(text)
-        .ok_or_else(|| Failure::usage(format!("{text} is no payment id; `bursar payments list` shows them")))
+    PaymentId::parse(text).ok_or_else(|| {
+        Failure::usage(format!(
+            "{text} is not a payment id; `bursar payments list` shows the ids"
+        ))
+    })
 }
 
 pub(super) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
@@ -267,15 +272,15 @@ pub(super) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> 
     say!("{line}")
 }
 
-/// A date means its first moment in UTC.
+/// A date without a time means 00:00 UTC.
 pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     let as_date = |date: civil::Date| date.to_zoned(TimeZone::UTC).map(|zoned: Zoned| zoned.timestamp());
     text.parse::<Timestamp>()
         .or_else(|_| text.parse::<civil::Date>().and_then(as_date))
-        .map_err(|_| "write 2026-11-20 or 2026-11-20T08:00:00Z".to_owned())
+        .map_err(|_| "write a date or a time, such as 2026-11-20 or 2026-11-20T08:00:00Z".to_owned())
 }
 
-/// Payments for people. Agents and merchants are plain ASCII by construction, so nothing can disturb a terminal.
+/// Payments as a table. Agent and merchant names are plain ASCII by construction, so they cannot disturb a terminal.
 pub fn table(payments: &[PaymentRecord]) -> String {
     let mut out = String::new();
     for payment in payments {
@@ -320,7 +325,7 @@ pub fn refusal_table(refusals: &[Refused]) -> String {
 fn sheet(payment: &PaymentRecord) -> String {
     let mut out = String::new();
     let fields = serde_json::to_value(payment).unwrap_or_default();
-    // serde_json sorts; the record's own order reads better.
+    // serde_json sorts the members; this order reads better.
     const ORDER: [&str; 25] = [
         "id",
         "state",

@@ -1,4 +1,4 @@
-//! `bursar reconcile`: the books against the chain, and what does not match.
+//! `bursar reconcile`: compares the ledger with the chain and reports what does not match.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
@@ -23,27 +23,28 @@ use bursar_ledger::{Embedded, Ledger, OpenError, Options, State};
 use bursar_reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
 use bursar_reconcile::{Conclusion, Progress, Question, Reconciler, Report, Unable};
 
-/// After that it seems to hang.
+/// After this long without output, the command would seem to hang.
 const SOON: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 #[command(after_help = "\
-Asks the nodes of bursar.toml, as of a final block, about every payment that is in doubt or that a merchant's word has
-settled, and about what left the wallet. What the chain proves is recorded; where books and chain disagree, what was counted
-stays counted. Disputes and unexplained transfers of the last 7 days are reported again. A running server compares by itself,
-and this command then asks the server; without one it opens the books itself.
+Checks outstanding payments, payments settled only by the merchant's receipt, and transfers out of the wallet. Asks the
+nodes in bursar.toml, as of a final block, and Stripe for payments through Stripe. What they prove is recorded. Where
+they contradict the ledger, the payment is reported as disputed, and what is counted does not change. Disputes and
+unexplained transfers of the last 7 days are reported again. If a server is running, this command asks it to reconcile;
+otherwise it opens the ledger itself.
 
-Exit codes: 0 all matched; 1 a mismatch: a dispute, or money that left the wallet without us; 3 no node is named in
-bursar.toml; 4 nothing mismatches, but something could not be decided yet; 5 the directory is in use.")]
+Exit codes: 0 everything matches; 1 mismatch: a dispute, or a transfer that bursar did not make; 3 bursar.toml lists no
+nodes; 4 no mismatch, but something cannot be decided yet; 5 the data directory is in use.")]
 pub struct Reconcile {
-    /// One JSON object per line: kind payment, outflow, unsearched, and at the end summary
+    /// One JSON object per line, of kind payment, outflow or unsearched, and last one of kind summary
     #[arg(long)]
     json: bool,
-    /// Also payments that a merchant's word has settled since then, and findings since then: 2026-11-20, or
+    /// Include payments settled by the merchant's receipt, and earlier findings, since then: 2026-11-20, or
     /// 2026-11-20T08:00:00Z [default: the last 7 days]
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
-    /// Only these payments, as `payments list` shows them
+    /// Only these payment ids, as shown by `bursar payments list`
     #[arg(value_name = "ID", conflicts_with = "since")]
     ids: Vec<String>,
 }
@@ -76,7 +77,7 @@ impl Reconcile {
     }
 }
 
-/// The server has the books; what it asks its nodes shows in its log.
+/// Asks the running server, which holds the ledger; its log shows what it asks the nodes.
 async fn online(home: &Home, question: &Question) -> Result<Result<Report, Unable>, AdminError> {
     let asking = admin::reconcile(home, question);
     tokio::pin!(asking);
@@ -84,12 +85,12 @@ async fn online(home: &Home, question: &Question) -> Result<Result<Report, Unabl
         return compared;
     }
     if std::io::stderr().is_terminal() {
-        eprintln!("The server is asking its nodes. A search through many blocks takes minutes.");
+        eprintln!("The server is asking its nodes. Searching many blocks can take minutes.");
     }
     asking.await
 }
 
-/// No server runs: takes the directory's lock and records by itself (R57).
+/// Without a server: takes the directory's lock and records the results itself (R57).
 async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unable>, Failure> {
     let config = Config::load(home.root())?;
     let tls = Arc::new(upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?);
@@ -103,7 +104,7 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
         ledger: Arc::new(ledger.clone()),
         home: home.clone(),
         nodes: nodes(&config),
-        // As the wallet's, its key may be out of reach here.
+        // Like the wallet's key, its key may be unavailable here.
         issuer: open_issuer(&config, home, &tls)
             .ok()
             .flatten()
@@ -112,7 +113,7 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
         tls,
         clock,
         outstanding: None,
-        // Its key may be out of reach here. Whatever has signed is in the books.
+        // Its key may be unavailable here. The ledger has the addresses that have signed.
         wallet: wallet.map(|wallet| wallet.address()),
         notices: Arc::new(|_| {}),
         stop: CancellationToken::new(),
@@ -126,7 +127,7 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
     Ok(compared)
 }
 
-/// On a terminal: one line that is written over.
+/// On a terminal, shows progress in one line that is overwritten.
 fn tell(progress: Progress) {
     let mut out = std::io::stderr().lock();
     if !out.is_terminal() {
@@ -160,7 +161,7 @@ fn json(report: &Report) -> Result<(), Failure> {
     print_json(&Line::Summary(&report.summary()))
 }
 
-/// A table, what is wrong, and what it comes to.
+/// The table of payments, the mismatches, and the summary.
 fn text(report: &Report) -> String {
     let mut out = String::new();
     for line in &report.payments {
@@ -184,9 +185,9 @@ fn text(report: &Report) -> String {
             line.amount_decimal,
             line.symbol,
             line.merchant,
-            line.why.as_deref().unwrap_or("the chain contradicts the books"),
+            line.why.as_deref().unwrap_or("the chain contradicts the ledger"),
             match line.after {
-                State::Expired => "The books do not count it.",
+                State::Expired => "The ledger does not count it.",
                 _ => "It stays counted.",
             },
             line.id,
@@ -196,15 +197,15 @@ fn text(report: &Report) -> String {
         let amount = line.amount_decimal.as_deref().unwrap_or(&line.amount);
         let _ = writeln!(
             out,
-            "Mismatch: {amount} {} left the wallet without us on {} in block {}: to {}, transaction {}. If that was not you, \
-             somebody else has the key: move the rest to a new wallet.",
+            "Mismatch: {amount} {} left the wallet on {} in block {}, but not through bursar: to {}, transaction {}. \
+             Unless you sent it, someone else has the key: move the remaining funds to a new wallet.",
             line.symbol, line.network, line.block, line.payee, line.tx,
         );
     }
     for line in &report.unsearched {
         let _ = writeln!(
             out,
-            "Not searched for other transfers on {}: {}. Run `bursar reconcile` again later.",
+            "Could not search for other transfers on {}: {}. Run `bursar reconcile` again later.",
             line.network, line.why
         );
     }
@@ -224,10 +225,10 @@ fn remark(line: &PaymentLine) -> String {
             let why = line.why.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
             format!("  block {block}{tx}{taken}{why}")
         }
-        (Finding::Expired, _) => "  can never be cashed; counts no more".to_owned(),
+        (Finding::Expired, _) => "  can never be cashed; no longer counted".to_owned(),
         (Finding::Pending, _) if line.until.is_some() => {
             let until = line.until.map(|at| at.strftime("%H:%M:%S UTC").to_string());
-            format!("  {}, until {} at least", line.after, until.unwrap_or_default())
+            format!("  {}, until at least {}", line.after, until.unwrap_or_default())
         }
         (Finding::Disputed, _) => String::new(),
         _ => line.why.as_ref().map(|why| format!("  {why}")).unwrap_or_default(),
@@ -247,7 +248,7 @@ fn sum(summary: &Summary) -> String {
     if summary.pending > 0 {
         let until = summary
             .until
-            .map(|at| format!(" until {} at least", at.strftime("%H:%M UTC")));
+            .map(|at| format!(" until at least {}", at.strftime("%H:%M UTC")));
         parts.push(format!("{} still open{}", summary.pending, until.unwrap_or_default()));
     }
     if summary.undecided > 0 {
@@ -258,11 +259,11 @@ fn sum(summary: &Summary) -> String {
     }
     match summary.outflows {
         0 => {}
-        1 => parts.push("1 transfer without us".to_owned()),
-        count => parts.push(format!("{count} transfers without us")),
+        1 => parts.push("1 transfer not made by bursar".to_owned()),
+        count => parts.push(format!("{count} transfers not made by bursar")),
     }
     if summary.unsearched > 0 {
-        parts.push("transfers not searched everywhere".to_owned());
+        parts.push("some networks not searched for transfers".to_owned());
     }
     format!("{}.", parts.join(", "))
 }
@@ -272,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sum_says_what_there_is_and_nothing_else() {
+    fn the_summary_names_only_what_was_found() {
         let none = Summary::default();
         assert_eq!(sum(&none), "0 payments match.");
         let some = Summary {
@@ -284,7 +285,7 @@ mod tests {
         };
         assert_eq!(
             sum(&some),
-            "12 payments match, 1 still open until 14:05 UTC at least, 1 disputed."
+            "12 payments match, 1 still open until at least 14:05 UTC, 1 disputed."
         );
         let rest = Summary {
             matched: 1,
@@ -293,8 +294,8 @@ mod tests {
             unsearched: 1,
             ..none
         };
-        let said =
-            "1 payment matches, 2 not proven either way, 1 transfer without us, transfers not searched everywhere.";
+        let said = "1 payment matches, 2 not proven either way, 1 transfer not made by bursar, some networks not searched for \
+             transfers.";
         assert_eq!(sum(&rest), said);
     }
 }

@@ -1,4 +1,4 @@
-//! `bursar run --agent NAME -- CMD…`: a command behind the proxy, with a token of its own that dies with it.
+//! `bursar run --agent NAME -- CMD…`: runs a command behind the proxy, with its own token that is revoked afterwards.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::config::{Config, SecretSource};
 use bursar_core::agent_name::AgentName;
 use bursar_home::Home;
 
-/// Ends a token whose `run` was killed before it could take it back.
+/// Expires the token of a `run` that was killed before it could revoke it.
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Older Node versions ignore proxy variables (R231).
 const NODE_WITH_PROXY: (u32, u32) = (22, 21);
@@ -27,10 +27,10 @@ const NODE_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub struct Run {
-    /// The agent whose budget counts
+    /// Agent whose limits apply
     #[arg(long, value_name = "NAME")]
     agent: String,
-    /// The command and its arguments
+    /// Command to run, with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
 }
@@ -48,14 +48,14 @@ impl Run {
 
         let inherited = Inherited::from_environment();
         if inherited.passes_everything_by() {
-            eprintln!("bursar: NO_PROXY contains \"*\": requests go past bursar and are not paid. Unset it.");
+            eprintln!("bursar: NO_PROXY contains \"*\", so requests bypass bursar and are not paid. Unset it.");
         }
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]);
         for name in STRIPPED {
             command.env_remove(name);
         }
-        // The shell that starts `serve` often starts `run` as well: what only the server may know ends here.
+        // The shell that starts `serve` often starts `run` too: secrets of the server must not reach the child.
         for name in &secrets {
             command.env_remove(name);
         }
@@ -64,7 +64,7 @@ impl Run {
 
         if let Err(error) = registry.forget(&issued.digest, Timestamp::now()) {
             eprintln!(
-                "bursar: the token of this run could not be taken back ({error}); it ends by itself within 30 days"
+                "bursar: the token of this run could not be revoked ({error}); it expires by itself within 30 days"
             );
         }
         let status = ended
@@ -73,8 +73,8 @@ impl Run {
     }
 }
 
-/// Waits for the child and hands on what was meant for it. A terminal sends Ctrl-C to the child as well, so there an
-/// interrupt is only kept from ending us first; without a terminal it was sent to us alone.
+/// Waits for the child and forwards signals to it. A terminal sends Ctrl-C to the child as well, so there an interrupt
+/// must only not end us first; without a terminal it was sent to us alone.
 async fn follow(mut command: Command) -> std::io::Result<ExitStatus> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -96,19 +96,19 @@ async fn follow(mut command: Command) -> std::io::Result<ExitStatus> {
 fn hand_on(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
-        // It may have ended in this moment; then `wait` says so next.
+        // It may just have ended; then `wait` reports that next.
         let _ = kill_process(pid, signal);
     }
 }
 
-/// As shells report it: the code, or 128 and the signal.
+/// As shells report it: the exit code, or 128 plus the signal.
 fn code(status: ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// The variables that bursar.toml takes secrets from.
+/// The environment variables that bursar.toml reads secrets from.
 fn secret_variables(config: &Config) -> Vec<String> {
     let variable = |source: &SecretSource| match source {
         SecretSource::Env(name) => Some(name.clone()),
@@ -124,7 +124,7 @@ async fn warn_of_old_node() {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    // `node` may be a version manager's script that asks the network.
+    // `node` may be a version manager's script that uses the network.
     let Ok(Ok(output)) = timeout(NODE_PATIENCE, asked).await else {
         return;
     };
@@ -133,7 +133,8 @@ async fn warn_of_old_node() {
         && version < NODE_WITH_PROXY
     {
         eprintln!(
-            "bursar: node {} on the PATH ignores proxy variables: its requests go past bursar and are not paid. Use Node 22.21 or newer.",
+            "bursar: node {} on the PATH ignores proxy variables, so its requests bypass bursar and are not paid. Use \
+             Node 22.21 or newer.",
             text.trim()
         );
     }

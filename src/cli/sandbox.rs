@@ -1,4 +1,4 @@
-//! `bursar sandbox`: the demo's seller by itself, for containers and for trying a client.
+//! `bursar sandbox`: the demo's seller on its own, for containers and for trying out a client.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,43 +10,65 @@ use super::output::say;
 use super::serve::watch;
 use super::{Exit, Failure};
 use bursar_core::money::Atoms;
-use bursar_home::{self as home, Readers};
-use bursar_sandbox::{Funding, Options, stripe};
+use bursar_home::{self as home, Home, Readers};
+use bursar_sandbox::{Funding, Identity, Options, stripe};
 
-/// Whoever pays for the first time finds this much sandbox USDC in the wallet: the sandbox cannot know its payers.
+/// Sandbox USDC credited to each wallet at its first payment: the sandbox cannot know its payers in advance.
 const GIFT: Atoms = Atoms::new(100_000_000);
 
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Sandbox {
-    /// Where to listen; port 0 is any free one
+    /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
     /// Write the seller's CA certificate here, for `extra_ca` in bursar.toml
     #[arg(long, value_name = "FILE")]
     ca_out: Option<PathBuf>,
-    /// A further host name for its certificate, besides localhost; may be given several times
+    /// Additional host name for its certificate, besides localhost; may be repeated
     #[arg(long = "name", value_name = "HOST")]
     names: Vec<String>,
 }
 
+const AFTER_HELP: &str = "\
+With a data directory that `bursar init --sandbox` made (--dir), the seller is the one that this directory's bursar.toml
+names and trusts, also after a restart.";
+
+/// For a directory that `init --sandbox` made.
+const PREPARED: &str = "\
+Prices are in sandbox USDC and sandbox Stripe dollars, which exist only in this process. GET / lists what is for sale.
+This data directory is set up to buy here.
+";
+
 impl Sandbox {
-    pub async fn run(self) -> Result<Exit, Failure> {
+    /// `home` says where the data directory is.
+    pub async fn run(self, home: impl FnOnce() -> Result<Home, Failure>) -> Result<Exit, Failure> {
+        let identity = match home() {
+            Ok(home) => identity(&home)?,
+            // Nothing is needed of it.
+            Err(_) => None,
+        };
+        let prepared = identity.is_some();
         let mut terminate = watch(SignalKind::terminate())?;
         let mut interrupt = watch(SignalKind::interrupt())?;
         let options = Options {
             funding: Funding::FirstSight(GIFT),
             names: self.names.clone(),
+            identity,
             ..Options::default()
         };
         let sandbox = bursar_sandbox::Sandbox::start(self.listen, options)
             .await
-            .map_err(|error| Failure::unavailable(format!("cannot sell on {}: {error}", self.listen)))?;
+            .map_err(|error| Failure::unavailable(format!("cannot listen on {}: {error}", self.listen)))?;
         if let Some(path) = &self.ca_out {
             home::write_atomic(path, sandbox.ca_pem().as_bytes(), Readers::Everyone)?;
         }
         say!("selling on {}", sandbox.base_url())?;
-        // Scripts read the line above; what follows is for people.
-        eprint!("{}", self.instructions(sandbox.address().port()));
+        // Scripts parse the line above; the rest is for people.
+        match prepared {
+            true => eprint!("{PREPARED}"),
+            false => eprint!("{}", self.instructions(sandbox.address().port())),
+        }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -55,7 +77,7 @@ impl Sandbox {
         Ok(Exit::Done)
     }
 
-    /// What a proxy needs in its bursar.toml to buy here.
+    /// What a proxy needs in its bursar.toml to buy from this sandbox.
     fn instructions(&self, port: u16) -> String {
         let host = self.names.first().map_or("localhost", String::as_str);
         let url = format!("https://{host}:{port}");
@@ -65,8 +87,8 @@ impl Sandbox {
         };
         format!(
             "\
-Prices are in sandbox USDC and in dollars of a sandbox Stripe, which exist in this process only. GET / lists what is sold.
-A proxy buys here with a wallet, STRIPE_SECRET_KEY={key} in its environment, and this in bursar.toml:
+Prices are in sandbox USDC and sandbox Stripe dollars, which exist only in this process. GET / lists what is for sale.
+To buy here, a proxy needs a wallet, STRIPE_SECRET_KEY={key} in its environment, and this in bursar.toml:
 
     [upstream]
     extra_ca = {ca:?}
@@ -78,9 +100,21 @@ A proxy buys here with a wallet, STRIPE_SECRET_KEY={key} in its environment, and
     payment_method = \"pm_card_visa\"
     api_base = \"{url}\"
 
-extra_ca, which --ca-out writes, is whom it trusts as the seller and as Stripe; allow_private is where they are.
+extra_ca, the certificate that --ca-out writes, makes the proxy trust the seller and its Stripe. allow_private
+lets the proxy connect to their loopback addresses.
 ",
             key = stripe::AGENT_KEY,
         )
     }
+}
+
+/// The identity that `init --sandbox` has made for this directory.
+fn identity(home: &Home) -> Result<Option<Identity>, Failure> {
+    let path = home.sandbox_identity();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let pem = home::read_secret(&path)?;
+    let identity = Identity::read(&pem).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    Ok(Some(identity))
 }

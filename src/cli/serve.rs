@@ -31,20 +31,21 @@ impl Serve {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = reload.recv() => running.look_at_rules().await,
+                _ = reload.recv() => running.refresh_rules().await,
             }
         }
-        tracing::info!("stopping; a second signal ends at once");
+        tracing::info!("shutting down; send a second signal to stop immediately");
         tokio::select! {
             () = running.stop() => {}
-            _ = terminate.recv() => tracing::warn!("ended at once"),
-            _ = interrupt.recv() => tracing::warn!("ended at once"),
+            _ = terminate.recv() => tracing::warn!("stopped immediately"),
+            _ = interrupt.recv() => tracing::warn!("stopped immediately"),
         }
         Ok(Exit::Done)
     }
 }
 
-/// Before any key is read: no core file, and no other process of this uid may attach or read our memory (threat 3.3).
+/// Called before any key is read: no core file, and no other process of this uid may attach or read our memory
+/// (threat 3.3).
 #[cfg(target_os = "linux")]
 fn keep_keys_out_of_dumps() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -62,13 +63,13 @@ fn keep_keys_out_of_dumps() {
 fn keep_keys_out_of_dumps() {}
 
 pub(super) fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
-    signal(kind).map_err(|error| Failure::negative(format!("signals cannot be watched: {error}")))
+    signal(kind).map_err(|error| Failure::negative(format!("cannot handle signals: {error}")))
 }
 
-/// On one uid nothing keeps an agent from the keys (R47): say so instead of promising.
+/// Under the same uid nothing keeps an agent from the keys (R47), so say so.
 fn say_who_could_read(home: &Home) {
     tracing::warn!(
-        "whatever runs under this uid can read the keys in {}; run agents under another uid or in a container",
+        "any process running under this uid can read the keys in {}; run agents under another uid or in a container",
         home.root().display()
     );
 }
@@ -77,7 +78,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Store(StoreError::Ledger(OpenError::InUse(_))) => Self::unavailable(error.to_string()),
-            StartError::NoBooks(_)
+            StartError::NoLedger(_)
             | StartError::NotAccepted(_)
             | StartError::Store(StoreError::Ledger(_))
             | StartError::Admin { .. } => Self::negative(error.to_string()),

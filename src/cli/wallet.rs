@@ -1,4 +1,4 @@
-//! `bursar wallet show`: the address that pays, and what it holds.
+//! `bursar wallet show`: the wallet's address and balances.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use bursar_rails::rpc::Node;
 
 #[derive(Subcommand)]
 pub enum WalletCommand {
-    /// Show the address and its balances on the configured networks
+    /// Show the wallet's address, and its balances on the configured networks
     Show {
         /// One JSON object per asset
         #[arg(long)]
@@ -40,8 +40,8 @@ impl WalletCommand {
             .map_err(|error| Failure::usage(format!("{} in {}: {error}", error.section(), home.config().display())))?
         else {
             return Err(Failure::usage(format!(
-                "{} names no wallet: add [wallet.evm] with key = \"file:PATH\", \"env:NAME\" or \"keystore:PATH\", or evm = \
-                 \"bkey\" below [wallet]",
+                "{} has no wallet: add [wallet.evm] with key = \"file:PATH\", \"env:NAME\" or \"keystore:PATH\", or \
+                 evm = \"bkey\" under [wallet]",
                 home.config().display()
             )));
         };
@@ -50,7 +50,7 @@ impl WalletCommand {
         }
         if config.networks.is_empty() {
             eprintln!(
-                "{} names no network, so nothing can be paid; add one under [networks].",
+                "{} lists no networks, so nothing can be paid; add one under [networks].",
                 home.config().display()
             );
         }
@@ -70,7 +70,7 @@ async fn first_answer(
     asset: &assets::Token,
     wallet: &EvmPayer,
 ) -> Result<U256, String> {
-    let mut last = "no rpc is configured".to_owned();
+    let mut last = "no rpc node is configured".to_owned();
     for url in urls {
         let node = Node::new(url.uri().clone());
         let asked = match node.check_network(tls, asset.network()).await {
@@ -91,7 +91,7 @@ fn report(
     asset: &assets::Token,
     balance: &Result<U256, String>,
 ) -> Result<(), Failure> {
-    // A balance above 2^128 atoms exists in no real token; it is shown as atoms.
+    // No real token has balances above 2^128 atoms; such a balance is shown in atoms.
     let decimal = |atoms: &U256| {
         u128::try_from(*atoms).map_or_else(
             |_| format!("{atoms} atoms"),

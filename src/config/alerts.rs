@@ -1,4 +1,4 @@
-//! `[alerts]` of bursar.toml: who is told of what cannot wait.
+//! `[alerts]` of bursar.toml: the channels for alerts.
 
 use http::Uri;
 
@@ -6,13 +6,13 @@ use bursar_config::secret::SecretSource;
 use bursar_config::section::{Entry, Section};
 use bursar_core::money::MicroUsd;
 
-/// Without any way of telling, alerts are in the log and in the books.
+/// Without a channel, alerts are only in the log and in the ledger.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Alerts {
-    /// Program and arguments. Gets the alert on its standard input.
+    /// Program and arguments. It gets the alert on its standard input.
     pub command: Option<Vec<String>>,
     pub webhook: Option<Webhook>,
-    /// What the wallet should hold on each network, all assets together.
+    /// The minimum that the wallet should hold on each network, all assets together.
     pub low_wallet: Option<MicroUsd>,
 }
 
@@ -24,14 +24,14 @@ pub struct Webhook {
     pub token: Option<SecretSource>,
 }
 
-/// Services put keys into the path.
+/// Many services put keys into the path, so only the host is shown.
 impl std::fmt::Debug for Webhook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Webhook({})", self.url.host().unwrap_or_default())
     }
 }
 
-/// `section` holds secrets: what it says is not quoted.
+/// `section` holds secrets: messages do not quote its values.
 pub(super) fn alerts(mut section: Section<'_>) -> Alerts {
     let command = section.take("command").and_then(|entry| command(&entry));
     let (url, token) = (section.take("webhook"), section.take("webhook_token"));
@@ -40,13 +40,13 @@ pub(super) fn alerts(mut section: Section<'_>) -> Alerts {
         ("url", "The key is `webhook`."),
         (
             "email",
-            "Write a `command` that sends mail: it gets the alert on its standard input.",
+            "Use a `command` that sends mail; it gets the alert on its standard input.",
         ),
     ]);
     let webhook = match (&url, &token) {
         (None, Some(alone)) => alone.reject_key(
-            "alerts.webhook_token stands alone".to_owned(),
-            "Write webhook = \"https://…\" as well.".to_owned(),
+            "alerts.webhook_token is set, but alerts.webhook is not".to_owned(),
+            "Add webhook = \"https://…\", or remove webhook_token.".to_owned(),
         ),
         (None, None) => None,
         (Some(entry), token) => {
@@ -69,13 +69,13 @@ pub(super) fn alerts(mut section: Section<'_>) -> Alerts {
 }
 
 fn command(entry: &Entry<'_>) -> Option<Vec<String>> {
-    let items = entry.list("Write the program and its arguments: command = [\"/usr/local/bin/tell\", \"ops\"].")?;
+    let items = entry.list("Write the program and its arguments: command = [\"/usr/local/bin/notify\", \"ops\"].")?;
     let words: Option<Vec<String>> = items.iter().map(|item| item.text().map(str::to_owned)).collect();
     let words = words?;
     if words.first().is_some_and(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
         return entry.reject(
-            "alerts.command names no program".to_owned(),
-            "Write the program and its arguments: command = [\"/usr/local/bin/tell\", \"ops\"].".to_owned(),
+            "alerts.command is not a program with its arguments".to_owned(),
+            "Write the program and its arguments: command = [\"/usr/local/bin/notify\", \"ops\"].".to_owned(),
         );
     }
     Some(words)
@@ -90,9 +90,9 @@ fn webhook_url(entry: &Entry<'_>) -> Option<Uri> {
     };
     uri.filter(is_good).or_else(|| {
         entry.reject(
-            "alerts.webhook: this is no https URL".to_owned(),
-            "Write webhook = \"https://alerts.example.com/…\"; plain http is for this machine only, such as \
-             \"http://127.0.0.1:9000/\"."
+            "alerts.webhook: not an https URL".to_owned(),
+            "Write webhook = \"https://alerts.example.com/…\"; plain http is allowed only to this machine, \
+             such as \"http://127.0.0.1:9000/\"."
                 .to_owned(),
         )
     })
@@ -110,8 +110,7 @@ fn token_source(entry: &Entry<'_>) -> Option<SecretSource> {
     SecretSource::parse(entry.text()?).or_else(|| {
         entry.reject(
             "alerts.webhook_token does not say where the secret is kept".to_owned(),
-            "Write \"env:NAME\" or \"file:PATH\". If the secret itself stood here, take it for known to others and \
-             replace it."
+            "Write \"env:NAME\" or \"file:PATH\". If this was the secret itself, consider it exposed and replace it."
                 .to_owned(),
         )
     })

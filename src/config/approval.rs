@@ -1,4 +1,4 @@
-//! `[approval]` of bursar.toml: who is asked above a threshold of limits.toml, and how long everybody waits.
+//! `[approval]` of bursar.toml: who is asked to approve payments, and the waiting times.
 
 pub mod ciba;
 pub mod keyra;
@@ -19,13 +19,13 @@ use keyra::Keyra;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
     pub backend: Backend,
-    /// Waiting times, and bounds on how much is asked.
+    /// Waiting times, and limits on the number of questions.
     pub questions: Settings,
-    /// What an agent gets while it is not decided: 503, 402 or 202 (R39).
+    /// The status of the answer to the agent while the payment is undecided: 503, 402 or 202 (R39).
     pub pending_status: StatusCode,
-    /// Where backends may say that there is an answer (approvals §2.7).
+    /// Where backends may call to announce an answer (approvals §2.7).
     pub callbacks: Option<SocketAddr>,
-    /// Of every backend that is described, chosen or not: agents get none of them.
+    /// The secrets of every configured backend, chosen or not: agents must get none of them.
     pub secrets: Vec<SecretSource>,
 }
 
@@ -35,7 +35,7 @@ pub enum Backend {
     /// Nobody: what needs approval is refused.
     #[default]
     None,
-    /// Whoever runs `bursar approve` on this machine.
+    /// The person who runs `bursar approve` on this machine.
     Operator,
     /// A person, over an identity server.
     Ciba(Box<Ciba>),
@@ -86,8 +86,8 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
     section.close(&[
         ("hold", "The key is `hold_s`."),
         ("ttl", "The key is `ttl_s`."),
-        ("approver", "Write it below [approval.ciba] or [approval.keyra]."),
-        ("issuer", "Write it below [approval.ciba]."),
+        ("approver", "Put it under [approval.ciba] or [approval.keyra]."),
+        ("issuer", "Put it under [approval.ciba]."),
     ]);
     let described = Described { ciba, keyra };
     let backend = chosen.and_then(|entry| backend(&entry, &described, callbacks));
@@ -111,7 +111,7 @@ pub(super) fn approval(mut section: Section<'_>) -> Approval {
     }
 }
 
-/// The sections of the backends. `Some(None)`: one with mistakes, which are reported.
+/// The sections of the backends. `Some(None)`: the section has mistakes, which are reported.
 struct Described {
     ciba: Option<Option<Ciba>>,
     keyra: Option<Option<Keyra>>,
@@ -129,31 +129,33 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
     match entry.text()? {
         "none" => Some(Backend::None),
         "operator" => Some(Backend::Operator),
-        // All of it has a default: BKey, by its own tools.
+        // Everything has a default: BKey, as its own tools are set up.
         "ciba" => {
             let ciba = described.ciba.clone().unwrap_or_else(|| Some(Ciba::default()))?;
             match (ciba.delivery, callbacks) {
-                (Delivery::Ping, None) => unheard(entry, "approval.ciba.delivery is \"ping\"", "write delivery = \"poll\""),
+                (Delivery::Ping, None) => {
+                    unheard(entry, "approval.ciba.delivery is \"ping\"", "write delivery = \"poll\"")
+                }
                 _ => Some(Backend::Ciba(Box::new(ciba))),
             }
         }
         "keyra" => match &described.keyra {
             None => entry.reject(
-                "approval.backend is \"keyra\", and there is no [approval.keyra]".to_owned(),
-                "Add that section with base_url = \"https://…\" and api_key = \"env:KEYRA_API_KEY\".".to_owned(),
+                "approval.backend is \"keyra\", but there is no section [approval.keyra]".to_owned(),
+                "Add [approval.keyra] with base_url = \"https://…\" and api_key = \"env:KEYRA_API_KEY\".".to_owned(),
             ),
             Some(keyra) => {
                 let keyra = keyra.clone()?;
                 match (&keyra.webhook_secret, callbacks) {
-                    (Some(_), None) => unheard(entry, "approval.keyra.webhook_secret is set", "leave webhook_secret out"),
+                    (Some(_), None) => unheard(entry, "approval.keyra.webhook_secret is set", "remove webhook_secret"),
                     _ => Some(Backend::Keyra(Box::new(keyra))),
                 }
             }
         },
         other => entry.reject(
-            format!("approval.backend: there is no \"{other}\" in this version"),
-            "Write \"operator\", who is asked by `bursar pending`, \"ciba\" or \"keyra\" for a person's own device, or \"none\": \
-             then what needs approval is refused."
+            format!("approval.backend: \"{other}\" is not a known backend"),
+            "Write \"operator\" to approve with `bursar approve`, \"ciba\" or \"keyra\" to ask people on their own \
+             devices, or \"none\" to refuse payments that need approval."
                 .to_owned(),
         ),
     }
@@ -161,12 +163,12 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
 
 fn unheard(entry: &Entry<'_>, what: &str, instead: &str) -> Option<Backend> {
     entry.reject(
-        format!("{what}, and nothing listens for it"),
-        format!("Write callbacks = \"127.0.0.1:8403\" below [approval], or {instead}: answers are found all the same."),
+        format!("{what}, but nothing listens for calls"),
+        format!("Add callbacks = \"127.0.0.1:8403\" under [approval], or {instead}: polling finds answers too."),
     )
 }
 
-/// Plain HTTP: what authenticates a call is in it, and none of it decides anything. A proxy in front brings TLS.
+/// Plain HTTP: each call carries its own authentication, and no call decides anything. A reverse proxy adds TLS.
 fn callbacks(section: &mut Section<'_>) -> Option<SocketAddr> {
     let (entry, allow_plain) = (section.take("callbacks"), section.take("allow_plain"));
     let allow_plain = allow_plain.and_then(|entry| entry.boolean()).unwrap_or(false);
@@ -176,11 +178,11 @@ fn callbacks(section: &mut Section<'_>) -> Option<SocketAddr> {
         Ok(address) if address.ip().is_loopback() || allow_plain => Some(address),
         Ok(address) => entry.reject(
             format!("approval.callbacks: {address} can be reached from other machines without TLS"),
-            "Keep it on this machine behind a server that speaks TLS, or write allow_plain = true.".to_owned(),
+            "Listen on a loopback address behind a TLS reverse proxy, or write allow_plain = true.".to_owned(),
         ),
         Err(_) => entry.reject(
-            format!("approval.callbacks: \"{text}\" is no address to listen on"),
-            "Write an IP address and a port, such as \"127.0.0.1:8403\"; port 0 takes a free one.".to_owned(),
+            format!("approval.callbacks: \"{text}\" is not an address to listen on"),
+            "Write an IP address and a port, such as \"127.0.0.1:8403\"; port 0 picks a free one.".to_owned(),
         ),
     }
 }
@@ -191,8 +193,8 @@ fn pending_status(entry: &Entry<'_>) -> Option<StatusCode> {
         402 => Some(StatusCode::PAYMENT_REQUIRED),
         202 => Some(StatusCode::ACCEPTED),
         other => entry.reject(
-            format!("approval.pending_status: an undecided payment is not answered with {other}"),
-            "Write 503, which clients try again by themselves, or 402 or 202.".to_owned(),
+            format!("approval.pending_status: {other} is not a status for an undecided payment"),
+            "Write 503, after which many clients retry by themselves, 402 or 202.".to_owned(),
         ),
     }
 }

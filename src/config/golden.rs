@@ -1,4 +1,4 @@
-//! The messages as people read them: read them when you change one. The files below start with an empty line.
+//! Whole messages as users read them: reread them after changing one. The file texts below start with an empty line.
 
 mod bkey;
 
@@ -23,7 +23,7 @@ listen = "0.0.0.0:8402"
 bursar.toml:3:10: proxy.listen: 0.0.0.0:8402 can be reached from other machines without TLS
   3 | listen = "0.0.0.0:8402"
     |          ^^^^^^^^^^^^^^
-  Write tls_cert and tls_key below it, or allow_plain = true if the network between is yours alone.
+  Add tls_cert and tls_key, or write allow_plain = true if you control the whole network in between.
 "#,
     );
 }
@@ -42,30 +42,30 @@ payment_method = "sk_test_hunter2"
 api_base = "http://api.stripe.com"
 "#,
         r#"
-bursar.toml:3:11: approval.backend: there is no "pager" in this version
+bursar.toml:3:11: approval.backend: "pager" is not a known backend
   3 | backend = "pager"
     |           ^^^^^^^
-  Write "operator", who is asked by `bursar pending`, "ciba" or "keyra" for a person's own device, or "none": then what needs approval is refused.
+  Write "operator" to approve with `bursar approve`, "ciba" or "keyra" to ask people on their own devices, or "none" to refuse payments that need approval.
 
-bursar.toml:5:7: store.url: a password stands in it
+bursar.toml:5:7: store.url: it contains a password
   5 | url = …
     |       ^
-  Take it out of the file, and for known to whoever could read it; write password = "env:NAME" or password = "file:PATH" below.
+  Remove it and change the password, because anyone who can read the file knows it. Then write password = "env:NAME" or password = "file:PATH" below.
 
 bursar.toml:7:7: stripe.key does not say where the secret is kept
   7 | key = …
     |       ^
-  Write "env:NAME", "file:PATH" or "bkey". If the secret itself stood here, take it for known to others and replace it.
+  Write "env:NAME", "file:PATH" or "bkey". If this was the secret itself, consider it exposed and replace it.
 
-bursar.toml:8:18: stripe.payment_method: no Stripe payment method: one begins with pm_, then letters, digits and _, at most 255 characters
+bursar.toml:8:18: stripe.payment_method: not a Stripe payment method: one starts with pm_, then letters, digits or _, at most 255 characters
   8 | payment_method = …
     |                  ^
   Write the id of a saved payment method.
 
-bursar.toml:9:12: stripe.api_base: a Stripe key is sent over https only; plain http is for this machine, such as http://127.0.0.1:8420
+bursar.toml:9:12: stripe.api_base: a Stripe key is sent only over https; plain http is allowed only to this machine, such as http://127.0.0.1:8420
   9 | api_base = …
     |            ^
-  Leave it out for Stripe itself.
+  Remove it to use Stripe itself.
 "#,
     );
 }
@@ -85,12 +85,12 @@ urll = "postgres://bursar:hunter2@db/bursar"
 bursar.toml:3:7: wallet.evm.key does not say where the secret is kept
   3 | key = …
     |       ^
-  Write "env:NAME", "file:PATH" or "keystore:PATH". If the secret itself stood here, take it for known to others and replace it.
+  Write "env:NAME", "file:PATH" or "keystore:PATH". If this was the secret itself, consider it exposed and replace it.
 
-bursar.toml:5:37: networks."eip155:8453".rpc: this is no http or https URL
+bursar.toml:5:37: networks."eip155:8453".rpc: not an http or https URL
   5 | rpc = …
     |       ^
-  Write rpc = ["https://rpc.example.com"], or rpc = [] to do without proofs.
+  Write rpc = ["https://rpc.example.com"], or rpc = [] to do without on-chain proofs.
 
 bursar.toml:7:1: [store] has no key `urll`
   7 | urll = …
@@ -111,7 +111,7 @@ key = 4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318
 bursar.toml:3:8: not valid TOML: invalid float, expected nothing
   3 | key = …
     |       ^
-  Texts stand in double quotes, sections in [brackets], one `key = value` a line.
+  Put strings in double quotes and section names in [brackets], with one `key = value` per line.
 "#,
     );
 }
@@ -124,7 +124,7 @@ fn networks_by_another_name() {
 rpc = []
 "#,
         r#"
-bursar.toml:2:11: [networks] "base-sepolia" is no network that can be paid on
+bursar.toml:2:11: [networks] "base-sepolia" is not a network that bursar supports
   2 | [networks.base-sepolia]
     |           ^^^^^^^^^^^^
   Write [networks."eip155:84532"].
@@ -133,14 +133,14 @@ bursar.toml:2:11: [networks] "base-sepolia" is no network that can be paid on
 }
 
 #[test]
-fn ranges_with_bits_behind_the_prefix() {
+fn ranges_with_bits_beyond_the_prefix() {
     operator_says(
         r#"
 [upstream]
 allow_private = ["10.0.0.1/8"]
 "#,
         r#"
-bursar.toml:3:18: upstream.allow_private: "10.0.0.1/8" has address bits behind its prefix
+bursar.toml:3:18: upstream.allow_private: "10.0.0.1/8" has address bits set beyond its prefix
   3 | allow_private = … "10.0.0.1/8"]
     |                   ^^^^^^^^^^^^
   Write "10.0.0.0/8" for the whole range, or "10.0.0.1" for one address.
@@ -149,7 +149,7 @@ bursar.toml:3:18: upstream.allow_private: "10.0.0.1/8" has address bits behind i
 }
 
 #[test]
-fn an_identity_server_half_described() {
+fn an_identity_server_half_configured() {
     operator_says(
         r#"
 [approval]
@@ -164,23 +164,23 @@ algs = ["RS256"]
 bursar.toml:4:11: [approval.ciba] has no `issuer`
   4 | [approval.ciba]
     |           ^^^^
-  Write issuer = "https://login.example.com", or leave `style` out for BKey.
+  Add issuer = "https://login.example.com", or remove `style` to use BKey.
 
-bursar.toml:6:1: approval.ciba.client_id stands alone
+bursar.toml:6:1: approval.ciba.client_id is set without a client_secret
   6 | client_id = …
     | ^^^^^^^^^
-  Write client_secret = "env:NAME" or client_secret = "file:PATH" as well.
+  Add client_secret = "env:NAME" or client_secret = "file:PATH".
 
-bursar.toml:8:9: approval.ciba.algs: bursar verifies Ed25519 signatures alone
+bursar.toml:8:9: approval.ciba.algs: bursar verifies only Ed25519 signatures
   8 | algs = …
     |        ^
-  Write "EdDSA", or "Ed25519" for servers that name it so (RFC 9864).
+  Write "EdDSA", or "Ed25519" for servers that use this name (RFC 9864).
 "#,
     );
 }
 
 #[test]
-fn a_client_key_and_a_method_that_do_not_meet() {
+fn a_client_key_and_a_method_that_do_not_match() {
     operator_says(
         r#"
 [approval.ciba]
@@ -190,10 +190,10 @@ client_id = "bursar"
 client_key = "file:client.pem"
 "#,
         r#"
-bursar.toml:6:1: approval.ciba.client_key stands without its method
+bursar.toml:6:1: approval.ciba.client_key needs client_auth = "private_key_jwt"
   6 | client_key = …
     | ^^^^^^^^^^
-  Write client_auth = "private_key_jwt" as well; the other methods take `client_secret`.
+  Add client_auth = "private_key_jwt", or use `client_secret`, which the other methods need.
 "#,
     );
     operator_says(
@@ -208,7 +208,7 @@ client_id = "bursar"
 bursar.toml:2:11: [approval.ciba] has no `client_id` and `client_key`
   2 | [approval.ciba]
     |           ^^^^
-  Write client_id = "…" and client_key = "file:PATH", a PEM file with the key whose public half the server has.
+  Add client_id = "…" and client_key = "file:PATH", a PEM file with the key registered at the server.
 "#,
     );
     operator_says(
@@ -220,16 +220,16 @@ client_secret = "env:SECRET"
 client_key = "file:client.pem"
 "#,
         r#"
-bursar.toml:3:15: approval.ciba.client_auth: BKey takes a secret, not a key
+bursar.toml:3:15: approval.ciba.client_auth: BKey takes a client secret, not a key
   3 | client_auth = …
     |               ^
-  Leave `client_auth` out, or write style = "standard" for another server.
+  Remove `client_auth`, or write style = "standard" for another server.
 "#,
     );
 }
 
 #[test]
-fn a_secret_where_its_source_should_stand() {
+fn a_secret_in_place_of_its_source() {
     operator_says(
         r#"
 [approval.ciba]
@@ -243,23 +243,23 @@ api_key = "sk_live_hunter2"
 bursar.toml:4:17: approval.ciba.client_secret does not say where the secret is kept
   4 | client_secret = …
     |                 ^
-  Write "env:NAME" or "file:PATH". If the secret itself stood here, take it for known to others and replace it.
+  Write "env:NAME" or "file:PATH". If this was the secret itself, consider it exposed and replace it.
 
-bursar.toml:6:12: approval.keyra.base_url: a KEYRA key is sent over https only; plain http is for this machine, such as http://127.0.0.1:8420
+bursar.toml:6:12: approval.keyra.base_url: a KEYRA key is sent over https only; plain http is allowed only to this machine, such as http://127.0.0.1:8420
   6 | base_url = …
     |            ^
-  Write what stands before /v1: base_url = "https://keyra.example.com".
+  Write the part of the URL before /v1: base_url = "https://keyra.example.com".
 
 bursar.toml:7:11: approval.keyra.api_key does not say where the secret is kept
   7 | api_key = …
     |           ^
-  Write "env:NAME" or "file:PATH". If the secret itself stood here, take it for known to others and replace it.
+  Write "env:NAME" or "file:PATH". If this was the secret itself, consider it exposed and replace it.
 "#,
     );
 }
 
 #[test]
-fn calls_that_nothing_would_hear() {
+fn calls_that_nothing_listens_for() {
     operator_says(
         r#"
 [approval]
@@ -271,12 +271,12 @@ webhook_secret = "env:KEYRA_WEBHOOK_SECRET"
 trust = "blind"
 "#,
         r#"
-bursar.toml:3:11: approval.keyra.webhook_secret is set, and nothing listens for it
+bursar.toml:3:11: approval.keyra.webhook_secret is set, but nothing listens for calls
   3 | backend = "keyra"
     |           ^^^^^^^
-  Write callbacks = "127.0.0.1:8403" below [approval], or leave webhook_secret out: answers are found all the same.
+  Add callbacks = "127.0.0.1:8403" under [approval], or remove webhook_secret: polling finds answers too.
 
-bursar.toml:8:9: approval.keyra.trust: there is no "blind"
+bursar.toml:8:9: approval.keyra.trust: "blind" is not a known value
   8 | trust = …
     |         ^
   Write "verify" or "status".
@@ -289,15 +289,15 @@ backend = "keyra"
 callbacks = "0.0.0.0:8403"
 "#,
         r#"
-bursar.toml:3:11: approval.backend is "keyra", and there is no [approval.keyra]
+bursar.toml:3:11: approval.backend is "keyra", but there is no section [approval.keyra]
   3 | backend = "keyra"
     |           ^^^^^^^
-  Add that section with base_url = "https://…" and api_key = "env:KEYRA_API_KEY".
+  Add [approval.keyra] with base_url = "https://…" and api_key = "env:KEYRA_API_KEY".
 
 bursar.toml:4:13: approval.callbacks: 0.0.0.0:8403 can be reached from other machines without TLS
   4 | callbacks = "0.0.0.0:8403"
     |             ^^^^^^^^^^^^^^
-  Keep it on this machine behind a server that speaks TLS, or write allow_plain = true.
+  Listen on a loopback address behind a TLS reverse proxy, or write allow_plain = true.
 "#,
     );
 }

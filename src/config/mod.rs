@@ -1,7 +1,7 @@
 //! The two files: `bursar.toml` of the operator and `limits.toml` of finance.
 //!
-//! Each is read whole into types that cannot be wrong, or not at all: [`ConfigError`] then lists every mistake with its
-//! place, and whoever held the old values keeps them. Unknown keys are mistakes.
+//! Each file is read completely into types that cannot hold invalid values, or rejected as a whole: then
+//! [`ConfigError`] lists every mistake with its place, and the old values stay in use. Unknown keys are mistakes.
 
 pub mod alerts;
 pub mod approval;

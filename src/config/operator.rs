@@ -1,7 +1,7 @@
 //! bursar.toml, which the operator owns. Every key has a default, and the file may be absent.
 //!
-//! `bursar.example.toml` documents every key; a test holds the two together. The file holds no secret, only where one is
-//! kept; as people write secrets into such files all the same, messages about it show no more of a line than they must.
+//! `bursar.example.toml` documents every key; a test keeps the two in step. The file contains no secrets, only where
+//! they are kept. Because people put secrets into such files anyway, messages show no more of a line than necessary.
 
 mod read;
 #[cfg(test)]
@@ -36,16 +36,16 @@ pub struct Config {
     pub proxy: Proxy,
     pub upstream: Upstream,
     pub wallet: Option<WalletKey>,
-    /// The payable networks with the RPC servers that prove what happened there; without servers there are no proofs
+    /// The networks to pay on, with the RPC nodes that prove what happened there; without nodes there are no proofs
     /// (R21).
     pub networks: BTreeMap<Network, Vec<RpcUrl>>,
     pub stripe: Option<Stripe>,
-    /// BKey, where it pays: as whom it knows us, if that is not as `approval.ciba` or its own tools say.
+    /// Our identity at BKey when it pays, if it differs from `approval.ciba` and from BKey's own tools.
     pub bkey: Option<Bkey>,
     pub approval: Approval,
     pub store: Store,
     pub alerts: Alerts,
-    /// Where those of BKey's client are, whether it pays or not.
+    /// Where the secrets of the BKey client are kept, whether it pays or not.
     pub bkey_secrets: Vec<SecretSource>,
     pub timeouts: Timeouts,
 }
@@ -53,7 +53,7 @@ pub struct Config {
 /// `[proxy]`: the side that agents see.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Port 0 takes a free one.
+    /// Port 0 picks a free one.
     pub listen: SocketAddr,
     /// The listener itself speaks TLS.
     pub tls: Option<ListenerTls>,
@@ -69,7 +69,7 @@ pub struct ListenerTls {
     pub key: PathBuf,
 }
 
-/// What happens to a request that carries a payment of the agent's own (R31).
+/// What happens to a request with a payment made by the agent itself (R31).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AgentPayments {
     #[default]
@@ -80,9 +80,9 @@ pub enum AgentPayments {
 /// `[upstream]`: the side that sellers see.
 #[derive(Debug, Default)]
 pub struct Upstream {
-    /// PEM files with further roots.
+    /// PEM files with additional roots.
     pub extra_ca: Vec<PathBuf>,
-    /// The machine's roots instead of the built-in ones.
+    /// Use the machine's roots instead of the built-in ones.
     pub system_roots: bool,
     /// Exceptions to the guard against requests to private addresses.
     pub allow_private: Vec<IpNet>,
@@ -90,10 +90,10 @@ pub struct Upstream {
     pub allow_http_payments: BTreeSet<Host>,
 }
 
-/// `[wallet]`: where the signing key of EVM networks is.
+/// `[wallet]`: where the signing key for EVM networks is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WalletKey {
-    /// On a phone, at BKey.
+    /// On a phone, through BKey.
     Bkey,
     /// 64 hex digits.
     Hex(SecretSource),
@@ -101,17 +101,17 @@ pub enum WalletKey {
     Keystore { path: PathBuf, password: SecretSource },
 }
 
-/// `[stripe]`: who issues shared payment tokens.
+/// `[stripe]`: payments with shared payment tokens.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stripe {
     pub payment_method: PaymentMethod,
     pub issued_by: TokenIssuer,
 }
 
-/// Whose tokens pay sellers that take cards.
+/// Who issues the tokens that pay sellers that take cards.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TokenIssuer {
-    /// Those of an account of ours.
+    /// Our own Stripe account.
     Account(StripeAccount),
     Bkey,
 }
@@ -120,15 +120,15 @@ pub enum TokenIssuer {
 #[derive(Debug, PartialEq, Eq)]
 pub struct StripeAccount {
     pub key: SecretSource,
-    /// A key that moves money is used only where the file says so.
+    /// A live key is used only if this is set.
     pub live: bool,
     pub settings: Settings,
 }
 
-/// `[bkey]`: as whom BKey knows us.
+/// `[bkey]`: our identity at BKey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bkey {
-    /// `None`: where BKey's own tools say that it is.
+    /// `None`: the URL that BKey's own tools are configured for.
     pub api_url: Option<Issuer>,
     pub client: Client,
 }
@@ -137,27 +137,27 @@ pub struct Bkey {
 #[derive(Clone, PartialEq, Eq)]
 pub struct RpcUrl(Uri);
 
-/// Where the books are kept.
+/// Where the ledger is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Store {
     /// In the data directory.
     #[default]
     Embedded,
-    /// In a database, with other proxies.
+    /// In a database, shared with other proxies.
     Shared(Box<SharedStore>),
 }
 
-/// Where the shared books are, and how to get in.
+/// Where the shared ledger is, and how to connect to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedStore {
     pub database: DatabaseUrl,
     pub password: Option<SecretSource>,
-    /// PEM file with the roots that may vouch for the database; otherwise the roots that sellers are checked by.
+    /// PEM file with the roots trusted for the database; by default the roots trusted for sellers.
     pub ca: Option<PathBuf>,
 }
 
 impl Config {
-    /// Reads `DIR/bursar.toml`; the defaults when there is none.
+    /// Reads `DIR/bursar.toml`; if it does not exist, returns the defaults.
     pub fn load(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("bursar.toml");
         let file = path.display().to_string();
@@ -171,7 +171,7 @@ impl Config {
         }
     }
 
-    /// `file` is the name that messages use; relative paths start at `dir`.
+    /// `file` is the name used in messages; relative paths start at `dir`.
     pub fn parse(file: &str, text: &str, dir: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text, Confidence::Guarded);
         let table = document.table()?;
@@ -182,7 +182,7 @@ impl Config {
 }
 
 impl Config {
-    /// Where every secret is kept that the file names, the keystore's file aside.
+    /// The sources of all secrets that the file names, except the keystore's file.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
         let wallet = self.wallet.as_ref().and_then(|wallet| match wallet {
             WalletKey::Hex(source) | WalletKey::Keystore { password: source, .. } => Some(source),
@@ -203,13 +203,13 @@ impl Config {
 }
 
 impl Config {
-    /// Whether anything is paid by BKey.
+    /// Whether BKey makes any payments.
     pub fn pays_by_bkey(&self) -> bool {
         let tokens = self.stripe.as_ref().map(|stripe| &stripe.issued_by);
         self.wallet == Some(WalletKey::Bkey) || tokens == Some(&TokenIssuer::Bkey)
     }
 
-    /// As whom BKey is asked to pay: as `[bkey]` says, else as an approval backend of BKey's does, else as BKey's own tools do.
+    /// Our identity when BKey pays: `[bkey]`, else a BKey approval backend's, else that of BKey's own tools.
     pub fn bkey_client(&self) -> Bkey {
         let asking = match &self.approval.backend {
             Backend::Ciba(ciba) if ciba.style == Style::Bkey => Some(Bkey {

@@ -1,5 +1,8 @@
-//! Sockets in: who is asking, and what is inside a tunnel.
+//! Sockets in: which agent is asking, and what is inside a tunnel.
 
+mod connection;
 pub mod logins;
 pub mod proxy;
-pub mod tunnel;
+mod tunnel;
+
+pub use connection::http1;

@@ -4,75 +4,42 @@
 //! CONNECT only ever gets 200, 400, 407 or 508; every other refusal is given inside the tunnel, because clients hide the
 //! body of a refused CONNECT (R28).
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::alerts::Alerts;
+use super::connection::{http1, until_stopped};
+use super::logins::{Login, Logins};
+use super::tunnel;
 use crate::answer::{Code, Problem};
-use crate::config::Config;
-use crate::config::operator::AgentPayments;
-use crate::listen::logins::{Login, Logins};
-use crate::listen::tunnel;
+use crate::payment::context::Context;
 use crate::payment::exchange::{self, Site};
-use crate::payment::idempotency::IdempotencyKeys;
-use crate::rules::Rules;
-use bursar_approvals::questions::Questions;
 use bursar_core::agent_name::AgentName;
-use bursar_core::assets::Network;
 use bursar_core::clock::SharedClock;
 use bursar_core::host::Authority;
-use bursar_ledger::Ledger;
-use bursar_net::body::{AgentBody, AnswerBody, ReplayBudget};
+use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::idle::{Busy, Rewind, Watched};
+use bursar_net::timeouts::Timeouts;
 use bursar_net::tls::AlpnOffer;
 use bursar_net::tls::leaf::ServerConfigs;
-use bursar_net::upstream::{HEAD_BYTES, HEAD_FIELDS, Origin, Scheme, Upstreams};
-use bursar_net::via::Via;
-use bursar_rails::balances::Balances;
-use bursar_rails::outstanding::Outstanding;
-use bursar_rails::pay::{Payers, Permissions};
-use bursar_reconcile::Reconciler;
+use bursar_net::upstream::{Origin, Scheme, Upstreams};
 
-/// Everything a request may need, made once at start.
+/// The side that agents see, made once at start.
 pub struct Proxy {
-    pub config: Config,
+    pub context: Arc<Context>,
     pub clock: SharedClock,
     pub logins: Logins,
-    pub rules: Rules,
-    pub ledger: Arc<dyn Ledger>,
-    pub outstanding: Outstanding,
-    pub keys: IdempotencyKeys,
-    pub reconciler: Arc<Reconciler>,
-    pub payers: Payers,
-    pub permissions: Permissions,
-    /// Only if bursar.toml says who is asked.
-    pub questions: Option<Questions>,
-    pub networks: BTreeSet<Network>,
-    /// Those of them for which bursar.toml names a node.
-    pub proven: BTreeSet<Network>,
-    pub balances: Balances,
-    pub alerts: Alerts,
     pub server_tls: ServerConfigs,
     pub upstreams: Arc<Upstreams>,
-    pub replay_budget: ReplayBudget,
-    /// Only if it is switched on.
-    pub via: Option<Via>,
+    pub timeouts: Timeouts,
     /// Our own listeners: a request to one of them is a loop.
     pub listeners: Vec<SocketAddr>,
-    pub tasks: TaskTracker,
-    /// No new work; connections end after what they are doing.
-    pub stop: CancellationToken,
 }
 
 /// Serves one connection from an agent until it ends.
@@ -81,7 +48,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let busy = Busy::default();
-    let timeouts = &proxy.config.timeouts;
+    let timeouts = &proxy.timeouts;
     let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
     let context = proxy.clone();
     let service = service_fn(move |request| {
@@ -93,32 +60,9 @@ where
         }
     });
     let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = proxy.stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), proxy.context.stop.cancelled()).await {
         tracing::debug!(%error, %peer, "connection from an agent ended");
     }
-}
-
-/// The same bounds on every HTTP/1.1 head that an agent sends (R33).
-pub fn http1() -> hyper::server::conn::http1::Builder {
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    // The header timeout is `Watched`'s, which lets a kept connection rest.
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(None::<Duration>)
-        .max_headers(HEAD_FIELDS)
-        .max_header_size(HEAD_BYTES)
-        // Sites' answers pass as they came; ours bring their own.
-        .auto_date_header(false)
-        .half_close(false);
-    builder
 }
 
 async fn answer<S>(proxy: Arc<Proxy>, request: Request<AgentBody>, peer: SocketAddr) -> Response<AnswerBody>
@@ -168,7 +112,7 @@ where
         return Problem::new(Code::Loop, detail).into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
-    let tasks = proxy.tasks.clone();
+    let tasks = proxy.context.tasks.clone();
     tasks.spawn(async move {
         match upgrade.await {
             Ok(upgraded) => match upgraded.downcast::<TokioIo<Watched<S>>>() {
@@ -217,7 +161,7 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
         Ok((lane, _)) => Site::Open(Arc::new(lane)),
         Err(error) => Site::Closed(origin, Arc::new(error)),
     };
-    exchange::run(proxy, &agent, &site, request).await
+    exchange::run(&proxy.context, &agent, &site, request).await
 }
 
 fn absolute_origin(uri: &Uri) -> Result<Origin, Problem> {
@@ -261,9 +205,5 @@ impl Proxy {
                 && (host.as_str() == "localhost"
                     || host.ip().is_some_and(|ip| ip == own.ip() || own.ip().is_unspecified()))
         })
-    }
-
-    pub fn passes_agent_payments(&self) -> bool {
-        self.config.proxy.agent_payments == AgentPayments::Pass
     }
 }

@@ -17,9 +17,10 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::connection::{http1, until_stopped};
+use super::logins::Login;
+use super::proxy::Proxy;
 use crate::answer::{Code, Problem};
-use crate::listen::logins::Login;
-use crate::listen::proxy::{Proxy, http1};
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;
 use bursar_core::host::{Authority, Host};
@@ -38,8 +39,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let first = tokio::select! {
-        first = timeout(proxy.config.timeouts.hello, stream.first_bytes()) => first,
-        () = proxy.stop.cancelled() => return,
+        first = timeout(proxy.timeouts.hello, stream.first_bytes()) => first,
+        () = proxy.context.stop.cancelled() => return,
     };
     let Ok(Ok(first)) = first else { return };
     match first.first() {
@@ -87,8 +88,8 @@ where
     // Reads until the hello is complete: a post-quantum one spans segments.
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let hello = tokio::select! {
-        hello = timeout(proxy.config.timeouts.hello, hello) => hello,
-        () = proxy.stop.cancelled() => return,
+        hello = timeout(proxy.timeouts.hello, hello) => hello,
+        () = proxy.context.stop.cancelled() => return,
     };
     let Ok(Ok(hello)) = hello else {
         tracing::debug!(agent = %login.agent, %authority, "no TLS hello in the tunnel");
@@ -124,7 +125,7 @@ where
             return;
         }
     };
-    match timeout(proxy.config.timeouts.tls, hello.into_stream(config)).await {
+    match timeout(proxy.timeouts.tls, hello.into_stream(config)).await {
         Ok(Ok(stream)) => serve(proxy, login, site, stream, version).await,
         Ok(Err(error)) => tracing::info!(
             agent = %login.agent, authority = %site.origin().authority, %error,
@@ -167,7 +168,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let busy = Busy::default();
-    let timeouts = &proxy.config.timeouts;
+    let timeouts = &proxy.timeouts;
     let stream = Watched::new(stream, busy.clone(), timeouts.head, timeouts.idle);
     let (context, site) = (proxy.clone(), Arc::new(site));
     let service = service_fn(move |request| {
@@ -183,15 +184,7 @@ where
         }
     });
     let connection = http1().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = proxy.stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), proxy.context.stop.cancelled()).await {
         tracing::debug!(%error, "tunnel ended");
     }
 }
@@ -204,7 +197,7 @@ where
     // Streams come and go side by side: only idleness ends an h2 connection.
     let serving = busy.begin();
     let last = CancellationToken::new();
-    let timeouts = &proxy.config.timeouts;
+    let timeouts = &proxy.timeouts;
     let stream = Watched::new(stream, busy, timeouts.head, timeouts.idle);
     let (context, site) = (proxy.clone(), Arc::new(site));
     let on_answer = last.clone();
@@ -229,19 +222,11 @@ where
         .serve_connection(TokioIo::new(stream), service);
     let stopping = async {
         tokio::select! {
-            () = proxy.stop.cancelled() => {}
+            () = proxy.context.stop.cancelled() => {}
             () = last.cancelled() => {}
         }
     };
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopping => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    if let Err(error) = until_stopped(connection, |c| c.graceful_shutdown(), stopping).await {
         tracing::debug!(%error, "tunnel ended");
     }
 }
@@ -270,7 +255,7 @@ async fn answer(
         )
     } else {
         let then = if site.is_open() { Then::GoOn } else { Then::Close };
-        (exchange::run(proxy, &login.agent, site, request).await, then)
+        (exchange::run(&proxy.context, &login.agent, site, request).await, then)
     };
     (answer.map(|body| body.while_serving(serving)), then)
 }

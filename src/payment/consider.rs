@@ -1,40 +1,93 @@
-//! From a 402 to a course: pass it on, refuse, or buy. Reads the challenges (`challenge/`, pure), drops what this wallet
-//! cannot pay, and asks the limits (`policy/`, pure). Nothing is recorded or signed here.
+//! From a 402 to a disposition: pass it through, refuse, or purchase. Reads the challenges (`challenge`, pure), drops what this
+//! wallet cannot pay, and asks the limits (`policy`, pure). Nothing is recorded or signed here.
 
 mod offers;
+#[cfg(test)]
+mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy_primitives::Address;
 use bytes::Bytes;
-use http::request::Parts;
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 use jiff::Timestamp;
 
-use crate::answer::{Code, Problem};
-use crate::listen::proxy::Proxy;
-use bursar_approvals::questions::Questions;
+use crate::answer::{Code, Problem, Unpaid};
+use crate::config::operator::AgentPayments;
+use crate::rules::Rules;
 use bursar_core::agent_name::AgentName;
-use bursar_core::challenge::{self, Challenge, Found, Offer, Payer, Why};
-use bursar_core::clock;
+use bursar_core::assets::{Mode, Network};
+use bursar_core::challenge::{self, Challenge, Found, Offer, Payer, Remote, Why};
+use bursar_core::clock::{self, SharedClock};
 use bursar_core::decode::{self, Coding};
+use bursar_core::hop;
+use bursar_core::host::Host;
 use bursar_core::money::MicroUsd;
-use bursar_core::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal, Unpaid};
-use bursar_ledger::RefusalRecord;
+use bursar_core::policy::{self, Approvals, Charge, Decision, Limits, Plan, Purchase, Refusal};
 use bursar_ledger::entry::Other;
+use bursar_ledger::{Ledger, RefusalRecord};
 use bursar_net::body::{ReadEnd, Relay};
 use bursar_net::upstream::{Origin, Scheme};
+use bursar_rails::balances::Balances;
+use bursar_rails::pay::Payers;
 use offers::Offers;
 
 /// A challenge in a body is at most this long after decoding (R34).
 const CHALLENGE_CAP: usize = 64 << 10;
-/// A body that drips is no challenge (threat 2.7).
+/// A body that arrives in drips is not a challenge (threat 2.7).
 const CHALLENGE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a 402 is considered with: limits and counters, and what this proxy can pay with.
+pub struct Decider {
+    pub rules: Arc<Rules>,
+    pub ledger: Arc<dyn Ledger>,
+    pub clock: SharedClock,
+    pub balances: Balances,
+    /// Who can be asked.
+    pub approvals: Approvals,
+    pub means: Means,
+    pub networks: BTreeSet<Network>,
+    /// Those of them for which bursar.toml names a node.
+    pub proven: BTreeSet<Network>,
+    /// Hosts that may be paid without TLS (R26).
+    pub allow_http_payments: BTreeSet<Host>,
+    pub agent_payments: AgentPayments,
+}
+
+/// What this proxy can pay with. Fixed for as long as it runs.
+#[derive(Clone, Debug, Default)]
+pub struct Means {
+    pub is_empty: bool,
+    pub address: Option<Address>,
+    pub stripe: Option<Mode>,
+    pub remote: Remote,
+}
+
+impl Means {
+    pub fn of(payers: &Payers) -> Self {
+        Self {
+            is_empty: payers.is_empty(),
+            address: payers.address(),
+            stripe: payers.stripe_mode(),
+            remote: payers.remote(),
+        }
+    }
+}
+
+/// Whose request is considered, and where it goes.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    pub agent: &'a AgentName,
+    pub origin: &'a Origin,
+    pub method: &'a Method,
+}
 
 /// What to do with a 402.
 pub enum Disposition {
-    /// Hand on the original, with a word on why it was not paid.
-    PassThrough(&'static str),
+    /// Hand on the original, with the reason why it was not paid.
+    PassThrough(Unpaid),
     Refuse(Problem),
     Purchase(Box<PurchasePlan>),
 }
@@ -43,7 +96,7 @@ pub enum Disposition {
 #[derive(Clone)]
 pub struct PurchasePlan {
     pub offer: Offer,
-    pub plan: Plan,
+    pub decided: Plan,
     pub limits: Arc<Limits>,
     pub policy_gen: u64,
     /// All of the 402, should it have to be decided again.
@@ -55,202 +108,218 @@ pub struct PurchasePlan {
 impl PurchasePlan {
     /// What else the 402 offered, and why it is not taken.
     pub fn others(&self, now: Timestamp) -> Vec<Other> {
-        self.offers.beside(&self.plan, &self.limits, now)
+        self.offers.beside(&self.decided, &self.limits, now)
     }
 }
 
-/// `over`: the rule over which a person is asked about this request already.
-pub async fn course(
-    proxy: &Proxy,
-    agent: &AgentName,
-    origin: &Origin,
-    request: &Parts,
-    response: &mut Response<Relay>,
-    over: Option<Arc<str>>,
-) -> Disposition {
-    if proxy.passes_agent_payments() && bursar_core::hop::agent_payment(&request.headers).is_some() {
-        return Disposition::PassThrough("agent-pays");
-    }
-    if origin.scheme == Scheme::Http
-        && !proxy
-            .config
-            .upstream
-            .allow_http_payments
-            .contains(&origin.authority.host)
-    {
-        return Disposition::PassThrough("not-over-tls");
-    }
-    if proxy.payers.is_empty() {
-        return Disposition::PassThrough(Why::NoWallet.code());
-    }
-    // A paid `101` would leave HTTP, and its stream has no one to join it to the agent's (R35).
-    if request.headers.contains_key(http::header::UPGRADE) {
-        return Disposition::PassThrough("upgrade-not-paid");
-    }
-    let (limits, _) = proxy.rules.current();
-    if !limits.pays_for(&request.method) {
-        return Disposition::PassThrough(Unpaid::Method.code());
-    }
-    let challenge = match read(response).await {
-        Ok(challenge) => challenge,
-        Err(why) => return Disposition::PassThrough(why.code()),
-    };
-    let host = &origin.authority.host;
-    let payer = Payer {
-        address: proxy.payers.address(),
-        stripe: proxy.payers.stripe_mode(),
-        remote: proxy.payers.remote(),
-        networks: &proxy.networks,
-        proven: &proxy.proven,
-        request_host: host.as_str(),
-        resource_hosts: limits.resource_hosts(host.as_str()),
-        zero_amount: limits.zero_amount(),
-        now: clock::unix_second(proxy.clock.now()),
-    };
-    match payable(challenge, &payer) {
-        Ok(offers) => decide(proxy, agent, origin, &request.method, offers, over),
-        Err(why) => Disposition::PassThrough(why.code()),
-    }
-}
-
-/// Decides once more, now that the upload is over and its body known, if that can change anything: an offer has expired or
-/// binds another body, other limits are in force, a window has ended. An upload can be drawn out for as long as an agent
-/// likes, and must not save up what was allowed when it began.
-pub fn decide_again(
-    proxy: &Proxy,
-    agent: &AgentName,
-    origin: &Origin,
-    method: &Method,
-    body_sha256: &[u8; 32],
-    mut intent: PurchasePlan,
-) -> Disposition {
-    let second = clock::unix_second(proxy.clock.now());
-    let dropped = intent
-        .offers
-        .keep(|offer| challenge::still_payable(offer, body_sha256, second));
-    if let (true, Some(why)) = (intent.offers.payable().is_empty(), dropped) {
-        return Disposition::PassThrough(why.code());
-    }
-    if dropped.is_none() && still_holds(proxy, &intent) {
-        return Disposition::Purchase(Box::new(intent));
-    }
-    decide(proxy, agent, origin, method, intent.offers, intent.over)
-}
-
-/// The same with a person to be asked, as what was spent passes `rule`.
-pub fn decide_to_ask(
-    proxy: &Proxy,
-    agent: &AgentName,
-    origin: &Origin,
-    method: &Method,
-    intent: PurchasePlan,
-    rule: Arc<str>,
-) -> Disposition {
-    decide(proxy, agent, origin, method, intent.offers, Some(rule))
-}
-
-/// Whether what was decided would be decided now: the same limits, windows that have not ended, the same price.
-pub fn still_holds(proxy: &Proxy, intent: &PurchasePlan) -> bool {
-    let PurchasePlan {
-        offer,
-        plan,
-        limits,
-        policy_gen,
-        ..
-    } = intent;
-    let now = proxy.ledger.now();
-    let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
-    proxy.rules.current().1 == *policy_gen
-        && !plan.charges.iter().any(has_ended)
-        // A rate holds to its last day.
-        && limits.price(offer, now) == Some(plan.usd)
-}
-
-/// What else of the same 402 may be bought, should the chosen offer be `gone`: answered already, say, or expired. Nothing has
-/// been signed for it, so this is still the only credential of its request.
-pub fn another(
-    proxy: &Proxy,
-    agent: &AgentName,
-    origin: &Origin,
-    method: &Method,
-    mut intent: PurchasePlan,
-    gone: Why,
-) -> Option<PurchasePlan> {
-    let sha256 = intent.offer.sha256;
-    intent.offers.keep(|offer| match offer.sha256 == sha256 {
-        true => Err(gone),
-        false => Ok(()),
-    });
-    let (limits, policy_gen) = proxy.rules.current();
-    let payable = intent.offers.payable();
-    let over = intent.over.as_deref();
-    match policy::decide(&limits, &purchase(proxy, agent, origin, method, over), payable) {
-        Decision::Pay(plan) => {
-            let offer = payable[plan.offer].clone();
-            let covered = proxy.balances.may_cover(offer.asset, offer.outlay());
-            covered.then_some(PurchasePlan {
-                offer,
-                plan,
-                limits,
-                policy_gen,
-                offers: intent.offers,
-                over: intent.over,
-            })
+impl Decider {
+    /// Reads the challenge and decides about it. `over`: the rule over which a person is asked about this request already.
+    pub async fn disposition(
+        &self,
+        subject: Subject<'_>,
+        headers: &HeaderMap,
+        response: &mut Response<Relay>,
+        over: Option<Arc<str>>,
+    ) -> Disposition {
+        if let Some(why) = self.bars(subject, headers) {
+            return Disposition::PassThrough(why);
         }
-        Decision::Refuse(_) | Decision::Unpaid(_) => None,
-    }
-}
-
-fn purchase<'a>(
-    proxy: &Proxy,
-    agent: &'a AgentName,
-    origin: &'a Origin,
-    method: &'a Method,
-    over: Option<&'a str>,
-) -> Purchase<'a> {
-    Purchase {
-        agent: agent.as_str(),
-        merchant: origin.authority.host.as_str(),
-        method,
-        now: proxy.ledger.now(),
-        approvals: proxy.questions.as_ref().map_or(Approvals::None, Questions::approvals),
-        over,
-    }
-}
-
-fn decide(
-    proxy: &Proxy,
-    agent: &AgentName,
-    origin: &Origin,
-    method: &Method,
-    offers: Offers,
-    over: Option<Arc<str>>,
-) -> Disposition {
-    let (limits, policy_gen) = proxy.rules.current();
-    let purchase = purchase(proxy, agent, origin, method, over.as_deref());
-    match policy::decide(&limits, &purchase, offers.payable()) {
-        Decision::Unpaid(why) => Disposition::PassThrough(why.code()),
-        Decision::Refuse(refusal) => {
-            let cheapest = limits.cheapest(offers.payable(), proxy.ledger.now());
-            let group = limits.group_of(agent.as_str());
-            record_refusal(proxy, agent, group, origin, &refusal, cheapest);
-            Disposition::Refuse(Problem::refused(&refusal))
+        match read(response).await {
+            Ok(challenge) => self.decide_about(subject, challenge, over),
+            Err(why) => Disposition::PassThrough(Unpaid::Challenge(why)),
         }
-        Decision::Pay(plan) => {
-            let offer = offers.payable()[plan.offer].clone();
-            if !proxy.balances.may_cover(offer.asset, offer.outlay()) {
-                let group = plan.group.as_deref();
-                return Disposition::Refuse(wallet_insufficient(proxy, agent, group, origin, &offer, plan.usd));
+    }
+
+    /// Why a request like this is not paid for, whatever its 402 says.
+    fn bars(&self, subject: Subject<'_>, headers: &HeaderMap) -> Option<Unpaid> {
+        let Subject { origin, method, .. } = subject;
+        if self.agent_payments == AgentPayments::Pass && hop::agent_payment(headers).is_some() {
+            return Some(Unpaid::AgentPays);
+        }
+        if origin.scheme == Scheme::Http && !self.allow_http_payments.contains(&origin.authority.host) {
+            return Some(Unpaid::NotOverTls);
+        }
+        if self.means.is_empty {
+            return Some(Unpaid::Challenge(Why::NoWallet));
+        }
+        // A paid `101` would leave HTTP, and nothing would join its stream to the agent's (R35).
+        if headers.contains_key(http::header::UPGRADE) {
+            return Some(Unpaid::Upgrade);
+        }
+        let (limits, _) = self.rules.current();
+        (!limits.pays_for(method)).then_some(Unpaid::Policy(policy::Unpaid::Method))
+    }
+
+    fn decide_about(&self, subject: Subject<'_>, challenge: Challenge, over: Option<Arc<str>>) -> Disposition {
+        let (limits, _) = self.rules.current();
+        let host = subject.origin.authority.host.as_str();
+        let payer = Payer {
+            address: self.means.address,
+            stripe: self.means.stripe,
+            remote: self.means.remote,
+            networks: &self.networks,
+            proven: &self.proven,
+            request_host: host,
+            resource_hosts: limits.resource_hosts(host),
+            zero_amount: limits.zero_amount(),
+            now: clock::unix_second(self.clock.now()),
+        };
+        match payable(challenge, &payer) {
+            Ok(offers) => self.decide(subject, offers, over),
+            Err(why) => Disposition::PassThrough(Unpaid::Challenge(why)),
+        }
+    }
+
+    /// Decides once more, now that the upload is over and its body known, if that can change anything: an offer has expired or
+    /// binds another body, other limits are in force, a window has ended. An upload can be drawn out for as long as an agent
+    /// likes, and must not save up what was allowed when it began.
+    pub fn decide_again(&self, subject: Subject<'_>, body_sha256: &[u8; 32], mut plan: PurchasePlan) -> Disposition {
+        let second = clock::unix_second(self.clock.now());
+        let dropped = plan
+            .offers
+            .keep(|offer| challenge::still_payable(offer, body_sha256, second));
+        if let (true, Some(why)) = (plan.offers.payable().is_empty(), dropped) {
+            return Disposition::PassThrough(Unpaid::Challenge(why));
+        }
+        if dropped.is_none() && self.still_holds(&plan) {
+            return Disposition::Purchase(Box::new(plan));
+        }
+        self.decide(subject, plan.offers, plan.over)
+    }
+
+    /// The same with a person to be asked, as what was spent passes `rule`.
+    pub fn decide_to_ask(&self, subject: Subject<'_>, plan: PurchasePlan, rule: Arc<str>) -> Disposition {
+        self.decide(subject, plan.offers, Some(rule))
+    }
+
+    /// Whether what was decided would be decided now: the same limits, windows that have not ended, the same price.
+    pub fn still_holds(&self, plan: &PurchasePlan) -> bool {
+        let PurchasePlan {
+            offer,
+            decided,
+            limits,
+            policy_gen,
+            ..
+        } = plan;
+        let now = self.ledger.now();
+        let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
+        self.rules.current().1 == *policy_gen
+            && !decided.charges.iter().any(has_ended)
+            // A rate holds to its last day.
+            && limits.price(offer, now) == Some(decided.usd)
+    }
+
+    /// What else of the same 402 may be bought, should the chosen offer be `gone`: answered already, say, or expired. Nothing
+    /// has been signed for it, so this is still the only credential of its request.
+    pub fn another(&self, subject: Subject<'_>, mut plan: PurchasePlan, gone: Why) -> Option<PurchasePlan> {
+        let sha256 = plan.offer.sha256;
+        plan.offers.keep(|offer| match offer.sha256 == sha256 {
+            true => Err(gone),
+            false => Ok(()),
+        });
+        let (limits, policy_gen) = self.rules.current();
+        let payable = plan.offers.payable();
+        match policy::decide(&limits, &self.purchase(subject, plan.over.as_deref()), payable) {
+            Decision::Pay(decided) => {
+                let offer = payable[decided.offer].clone();
+                let covered = self.balances.may_cover(offer.asset, offer.outlay());
+                covered.then_some(PurchasePlan {
+                    offer,
+                    decided,
+                    limits,
+                    policy_gen,
+                    offers: plan.offers,
+                    over: plan.over,
+                })
             }
-            Disposition::Purchase(Box::new(PurchasePlan {
-                offer,
-                plan,
-                limits,
-                policy_gen,
-                offers,
-                over,
-            }))
+            Decision::Refuse(_) | Decision::Unpaid(_) => None,
         }
+    }
+
+    fn purchase<'a>(&self, subject: Subject<'a>, over: Option<&'a str>) -> Purchase<'a> {
+        Purchase {
+            agent: subject.agent.as_str(),
+            merchant: subject.origin.authority.host.as_str(),
+            method: subject.method,
+            now: self.ledger.now(),
+            approvals: self.approvals,
+            over,
+        }
+    }
+
+    fn decide(&self, subject: Subject<'_>, offers: Offers, over: Option<Arc<str>>) -> Disposition {
+        let (limits, policy_gen) = self.rules.current();
+        match policy::decide(&limits, &self.purchase(subject, over.as_deref()), offers.payable()) {
+            Decision::Unpaid(why) => Disposition::PassThrough(Unpaid::Policy(why)),
+            Decision::Refuse(refusal) => {
+                let cheapest = limits.cheapest(offers.payable(), self.ledger.now());
+                let group = limits.group_of(subject.agent.as_str());
+                self.record_refusal(subject, group, &refusal, cheapest);
+                Disposition::Refuse(Problem::refused(&refusal))
+            }
+            Decision::Pay(decided) => {
+                let offer = offers.payable()[decided.offer].clone();
+                if !self.balances.may_cover(offer.asset, offer.outlay()) {
+                    let group = decided.group.as_deref();
+                    return Disposition::Refuse(self.wallet_insufficient(subject, group, &offer, decided.usd));
+                }
+                Disposition::Purchase(Box::new(PurchasePlan {
+                    offer,
+                    decided,
+                    limits,
+                    policy_gen,
+                    offers,
+                    over,
+                }))
+            }
+        }
+    }
+
+    fn wallet_insufficient(&self, subject: Subject<'_>, group: Option<&str>, offer: &Offer, usd: MicroUsd) -> Problem {
+        let code = Code::WalletInsufficient.spec().code;
+        let Subject { agent, origin, .. } = subject;
+        self.ledger.refused(RefusalRecord {
+            agent: agent.as_str().to_owned(),
+            group: group.map(str::to_owned),
+            host: origin.authority.host.as_str().to_owned(),
+            reason: code.to_owned(),
+            rule: "wallet".to_owned(),
+            asked: Some(usd),
+        });
+        self.balances.look_again();
+        tracing::info!(%agent, merchant = %origin.authority.host, %usd, code, "payment refused");
+        let detail = format!(
+            "The wallet holds less than {} {} on {}. The operator must fund {}; trying again before that will not help.",
+            offer.outlay().decimal(offer.asset.decimals()),
+            offer.asset.symbol(),
+            offer.asset.network(),
+            self.means
+                .address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
+        );
+        Problem::new(Code::WalletInsufficient, detail).retryable(false)
+    }
+
+    /// Puts a refusal into the ledger and the log, whether the limits refuse at once or the ledger's counters do.
+    pub fn record_refusal(
+        &self,
+        subject: Subject<'_>,
+        group: Option<&str>,
+        refusal: &Refusal,
+        asked: Option<MicroUsd>,
+    ) {
+        let Subject { agent, origin, .. } = subject;
+        let (code, usd) = (refusal.code.code(), asked.unwrap_or_default());
+        tracing::info!(%agent, merchant = %origin.authority.host, rule = %refusal.rule, code, %usd, "payment refused");
+        self.ledger.refused(RefusalRecord {
+            agent: agent.as_str().to_owned(),
+            group: group.map(str::to_owned),
+            host: origin.authority.host.as_str().to_owned(),
+            reason: code.to_owned(),
+            rule: refusal.rule.clone(),
+            asked,
+        });
     }
 }
 
@@ -292,58 +361,4 @@ fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Offers, Why> {
     } else {
         Ok(offers)
     }
-}
-
-fn wallet_insufficient(
-    proxy: &Proxy,
-    agent: &AgentName,
-    group: Option<&str>,
-    origin: &Origin,
-    offer: &Offer,
-    usd: MicroUsd,
-) -> Problem {
-    let code = Code::WalletInsufficient.as_str();
-    proxy.ledger.refused(RefusalRecord {
-        agent: agent.as_str().to_owned(),
-        group: group.map(str::to_owned),
-        host: origin.authority.host.as_str().to_owned(),
-        reason: code.to_owned(),
-        rule: "wallet".to_owned(),
-        asked: Some(usd),
-    });
-    proxy.balances.look_again();
-    tracing::info!(%agent, merchant = %origin.authority.host, %usd, code, "payment refused");
-    let detail = format!(
-        "The wallet holds less than {} {} on {}. The operator must fund {}; trying again before that will not help.",
-        offer.outlay().decimal(offer.asset.decimals()),
-        offer.asset.symbol(),
-        offer.asset.network(),
-        proxy
-            .payers
-            .address()
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
-    );
-    Problem::new(Code::WalletInsufficient, detail).retryable(false)
-}
-
-/// Puts a refusal into the books and the log, whether the limits refuse at once or the ledger denies.
-pub fn record_refusal(
-    proxy: &Proxy,
-    agent: &AgentName,
-    group: Option<&str>,
-    origin: &Origin,
-    refusal: &Refusal,
-    asked: Option<MicroUsd>,
-) {
-    let (code, usd) = (refusal.code.code(), asked.unwrap_or_default());
-    tracing::info!(%agent, merchant = %origin.authority.host, rule = %refusal.rule, code, %usd, "payment refused");
-    proxy.ledger.refused(RefusalRecord {
-        agent: agent.as_str().to_owned(),
-        group: group.map(str::to_owned),
-        host: origin.authority.host.as_str().to_owned(),
-        reason: code.to_owned(),
-        rule: refusal.rule.clone(),
-        asked,
-    });
 }

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
@@ -14,15 +15,14 @@ use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use crate::answer::{self, Code, Problem};
-use crate::listen::proxy::Proxy;
+use crate::answer::{self, Code, Problem, Unpaid};
 use bursar_core::challenge::mpp::Statement;
 use bursar_core::challenge::receipt::{self, Receipt};
 use bursar_core::challenge::{Protocol, Rail};
 use bursar_core::decode::{self, Coding};
 use bursar_core::hop::{self, Upgrading};
 use bursar_core::money::MicroUsd;
-use bursar_ledger::{LedgerError, Outcome, PaymentId, Source};
+use bursar_ledger::{Ledger, LedgerError, Outcome, PaymentId, Source};
 use bursar_net::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
 use bursar_net::upstream::{Lane, SendError, UpstreamError, stream};
 use bursar_rails::outstanding::Ticket;
@@ -32,7 +32,9 @@ pub type AgentAnswer = Result<Response<AnswerBody>, Problem>;
 
 /// One sending of one credential.
 pub struct Presentation {
-    pub proxy: Arc<Proxy>,
+    pub ledger: Arc<dyn Ledger>,
+    /// How long the answer is waited for once the agent has gone.
+    pub settle_wait: Duration,
     pub lane: Arc<Lane>,
     pub rid: PaymentId,
     pub rail: Rail,
@@ -48,6 +50,11 @@ impl Presentation {
     /// Sends `request`, which carries the credential, and answers `agent`.
     pub async fn run(mut self, request: Request<RequestBody>, mut agent: oneshot::Sender<AgentAnswer>) {
         match self.send(request, &mut agent).await {
+            // There is nothing to join its stream to (R35).
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let problem = self.switched(response).await;
+                drop(agent.send(Err(problem)));
+            }
             Ok(response) => self.hand_over(response, agent).await,
             Err(error) => {
                 let problem = self.unanswered(error).await;
@@ -67,7 +74,7 @@ impl Presentation {
             self.lane.clone(),
             mem::replace(&mut self.permission, Permission::Granted),
         );
-        let settle_wait = self.proxy.config.timeouts.settle_wait;
+        let settle_wait = self.settle_wait;
         // Whoever answers no sooner must not hold up what other sellers are to bring to the chain. If it uses the permission
         // later all the same, the next one has a nonce that is gone: that payment fails, and none is made twice.
         let given_up = async {
@@ -104,7 +111,7 @@ impl Presentation {
         hop::strip_response(response.headers_mut(), Upgrading::No);
         answer::mark_paid(response.headers_mut(), self.rid);
         if response.status() == StatusCode::PAYMENT_REQUIRED {
-            answer::mark_unpaid(response.headers_mut(), "still-402-after-payment");
+            answer::mark_unpaid(response.headers_mut(), Unpaid::StillAfterPayment);
         }
         // Without a 2xx that reaches the agent whole the payment stays in doubt (R3): the ticket is dropped.
         let mut to_deliver = response.status().is_success().then_some(self.ticket);
@@ -118,6 +125,21 @@ impl Presentation {
         {
             ticket.delivered();
         }
+    }
+
+    async fn switched(&self, mut response: Response<Relay>) -> Problem {
+        let outcome = outcome(self.rail, &mut response).await;
+        if matches!(outcome, Outcome::Settled { .. }) {
+            self.ticket.paid();
+        }
+        self.log(response.status().as_u16(), &outcome);
+        self.record(outcome).await;
+        let rid = self.rid;
+        let detail = format!(
+            "After payment, the site switched to another protocol instead of answering. Payment {rid} may have been taken and \
+             stays counted; `bursar payments show {rid}` prints what is known."
+        );
+        Problem::new(Code::AnswerLost, detail).payment(rid).retryable(true)
     }
 
     async fn unanswered(&self, error: SendError) -> Problem {
@@ -138,7 +160,7 @@ impl Presentation {
     }
 
     async fn record(&self, outcome: Outcome) {
-        match self.proxy.ledger.finish(self.rid, outcome).await {
+        match self.ledger.finish(self.rid, outcome).await {
             Ok(()) => {}
             // A repeat can meet a payment that a receipt has settled before; the books know more than its answer.
             Err(LedgerError::NotOpen(rid)) => tracing::debug!(payment = %rid, "already closed in the books"),
@@ -180,7 +202,7 @@ async fn outcome(rail: Rail, response: &mut Response<Relay>) -> Outcome {
 /// Why an MPP seller says that it did not take the payment. What was read is put back.
 async fn problem(rail: Rail, response: &mut Response<Relay>) -> Option<Statement> {
     const LONGEST: usize = 64 << 10;
-    const SOON: std::time::Duration = std::time::Duration::from_secs(1);
+    const SOON: Duration = std::time::Duration::from_secs(1);
     let kind = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if rail.protocol() != Protocol::Mpp

@@ -1,32 +1,75 @@
-//! A request that may repeat one whose payment is in doubt (R3 to R5): it presents the same credential again instead
-//! of buying anew, joins a purchase whose agent hung up, or is told of the doubt. One under an `Idempotency-Key` is a repeat
-//! of what was paid under that key and of nothing else (R6, `keyed.rs`).
+//! A request that may repeat one whose payment is outstanding (R3 to R5): it presents the same credential again instead of
+//! buying anew, joins a purchase whose agent hung up, or is answered with what is known. One under an `Idempotency-Key` is a
+//! repeat of what was paid under that key and of nothing else (R6, `keyed.rs`).
+//!
+//! [`RepeatGuard`] looks three times: before the request is forwarded, after a 402, and before a purchase.
 
-pub mod keyed;
+mod keyed;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use http::request::Parts;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
+use super::idempotency::{self, Claim, IdempotencyKeys, Key, Unusable};
+use super::presentation::{AgentAnswer, Presentation};
 use crate::answer::{Code, Problem};
-use crate::listen::proxy::Proxy;
-use crate::payment::idempotency;
-use crate::payment::presentation::{AgentAnswer, Presentation};
+use bursar_core::agent_name::AgentName;
 use bursar_core::hop;
-use bursar_ledger::{Event, PaymentId, State};
+use bursar_ledger::{Event, Ledger, PaymentId, State};
 use bursar_net::body::{BufferedBody, Replay};
-use bursar_net::upstream::Lane;
-use bursar_rails::outstanding::{Claim, Presentable, Target};
+use bursar_net::upstream::{Lane, Origin};
+use bursar_rails::outstanding::{self, Asked, Fingerprint, Outstanding, Presentable, Target};
 use bursar_rails::pay::Permission;
+pub use keyed::already_paid;
+
+/// What recognises repeats.
+pub struct Repeats {
+    pub outstanding: Outstanding,
+    pub keys: IdempotencyKeys,
+    pub ledger: Arc<dyn Ledger>,
+    pub settle_wait: Duration,
+    pub tasks: TaskTracker,
+}
+
+/// One request's three looks at what was paid before.
+pub struct RepeatGuard<'a> {
+    repeats: &'a Repeats,
+    lane: &'a Arc<Lane>,
+    head: &'a Parts,
+    target: Target,
+    key: Result<Option<Key>, Unusable>,
+    /// Whether a payment was known when the request was forwarded: a 402 that is older than the payment says nothing about it.
+    asked: Asked,
+}
+
+/// What a request finds when it is about to buy.
+pub enum Turn {
+    /// It may, under its key if it has one.
+    Buy(Option<Claim>),
+    /// It repeats another one, and this is its answer.
+    Answered(AgentAnswer),
+}
+
+/// What is known of a request without a key.
+enum Repeat {
+    New,
+    /// Its purchase has lost its agent and is still going on.
+    Join(watch::Receiver<()>),
+    Present(Box<Presentable>),
+    Refuse(Problem),
+}
 
 /// The target of a request, as repeats are recognised by it.
-pub fn target(lane: &Lane, head: &Parts) -> Target {
-    let origin = lane.origin();
+pub fn target(agent: &AgentName, origin: &Origin, head: &Parts) -> Target {
     Target::of(
-        lane.agent().as_str(),
+        agent.as_str(),
         head.method.as_str(),
         origin.scheme.as_str(),
         &origin.authority.to_string(),
@@ -34,98 +77,176 @@ pub fn target(lane: &Lane, head: &Parts) -> Target {
     )
 }
 
-/// Answers a repeat; `None` for a request that is none, whose body then goes on as if it had not been looked at.
-pub async fn answer(proxy: &Arc<Proxy>, lane: &Arc<Lane>, head: &Parts, kept: &BufferedBody) -> Option<AgentAnswer> {
-    // An agent that pays by itself (R31) is never paid for, and its credential is not replaced.
-    if !proxy.outstanding.any() || hop::agent_payment(&head.headers).is_some() {
-        return None;
+impl<'a> RepeatGuard<'a> {
+    pub fn new(repeats: &'a Repeats, lane: &'a Arc<Lane>, head: &'a Parts) -> Self {
+        // What an agent pays by itself (R31) is its own affair, key and all.
+        let key = match hop::agent_payment(&head.headers) {
+            Some(_) => Ok(None),
+            None => Key::of(lane.agent(), &head.headers),
+        };
+        let asked = match key {
+            Ok(Some(key)) if repeats.keys.holder(key).is_some() => Asked::Again,
+            _ => Asked::Nothing,
+        };
+        Self {
+            repeats,
+            lane,
+            head,
+            target: target(lane.agent(), lane.origin(), head),
+            key,
+            asked,
+        }
     }
-    let target = target(lane, head);
-    if !proxy.outstanding.concern(&target) {
-        return None;
+
+    /// `None` for a request that repeats nothing; its body then goes on as if it had not been looked at.
+    pub async fn before_forwarding(&self, body: &BufferedBody) -> Option<AgentAnswer> {
+        match self.key {
+            Ok(Some(key)) => self.keyed_before_forwarding(body, key).await,
+            Ok(None) | Err(_) => self.unkeyed(body).await,
+        }
     }
-    // A body that cannot be kept was never paid for, so this is no repeat.
-    let replay = kept.collect().await.ok()?;
-    let fingerprint = target.with_body(&replay.sha256);
-    loop {
-        match proxy.outstanding.claim(target, fingerprint) {
-            Claim::Free => return None,
-            Claim::Join(mut over) => {
-                // It ends by itself after `settle_wait`; this bound is only for the case that it does not.
-                let bound = proxy.config.timeouts.settle_wait * 2;
-                if timeout(bound, over.changed()).await.is_err() {
-                    return None;
+
+    /// `None` to buy.
+    pub async fn after_402(&self, body: &BufferedBody) -> Option<AgentAnswer> {
+        match self.key {
+            Ok(Some(key)) => self.keyed_after_402(body, key).await,
+            Ok(None) | Err(_) => None,
+        }
+    }
+
+    /// A payment must not rest on a key that cannot be relied on.
+    pub fn require_usable_key(&self) -> Result<(), Problem> {
+        match &self.key {
+            Ok(_) => Ok(()),
+            Err(why) => Err(unusable(*why)),
+        }
+    }
+
+    /// Whose turn it is to buy.
+    pub async fn before_purchase(&self, replay: &Replay) -> Turn {
+        let claim = match self.key {
+            Ok(Some(key)) => match self.claim(replay, key).await {
+                Ok(claim) => Some(claim),
+                Err(answer) => return Turn::Answered(answer),
+            },
+            Ok(None) => None,
+            Err(why) => return Turn::Answered(Err(unusable(why))),
+        };
+        match self.repeats.forbids(self.head, self.target, replay).await {
+            Some(problem) => Turn::Answered(Err(problem)),
+            None => Turn::Buy(claim),
+        }
+    }
+
+    async fn unkeyed(&self, body: &BufferedBody) -> Option<AgentAnswer> {
+        let outstanding = &self.repeats.outstanding;
+        // An agent that pays by itself (R31) is never paid for, and its credential is not replaced.
+        if !outstanding.any() || hop::agent_payment(&self.head.headers).is_some() || !outstanding.concern(&self.target)
+        {
+            return None;
+        }
+        // A body that cannot be kept was never paid for, so this is not a repeat.
+        let replay = body.collect().await.ok()?;
+        let fingerprint = self.target.with_body(&replay.sha256);
+        loop {
+            match self.repeats.look(self.target, fingerprint) {
+                Repeat::New => return None,
+                Repeat::Join(mut over) => {
+                    // It ends by itself after `settle_wait`; this bound is only for the case that it does not.
+                    let bound = self.repeats.settle_wait * 2;
+                    if timeout(bound, over.changed()).await.is_err() {
+                        return None;
+                    }
                 }
+                Repeat::Present(presentable) => return Some(self.present(replay, *presentable).await),
+                Repeat::Refuse(problem) => return Some(Err(problem)),
             }
-            Claim::Present(presentable) => return Some(present(proxy, lane, head, replay, *presentable).await),
-            Claim::InDoubt(rid) => return Some(Err(in_doubt(rid))),
-            Claim::PaidNotDelivered(rid) => return Some(Err(not_delivered(rid))),
+        }
+    }
+
+    /// The same bytes at once, without asking for the price again. Its entry comes first (R61).
+    async fn present(&self, replay: Replay, presentable: Presentable) -> AgentAnswer {
+        let Presentable { rid, rail, number, .. } = presentable;
+        let entry = Event::Presented { rid, number };
+        if let Err(error) = self.repeats.ledger.append(entry).await {
+            let detail = format!("{error}. Payment {rid} was not presented again; its state is unchanged.");
+            return Err(Problem::new(Code::StoreUnavailable, detail)
+                .payment(rid)
+                .retryable(true));
+        }
+        tracing::info!(payment = %rid, agent = %self.lane.agent(), number, "presented again");
+        let mut head = self.head.clone();
+        head.headers
+            .insert(presentable.field, presentable.credential.header_value());
+        let presentation = Presentation {
+            ledger: self.repeats.ledger.clone(),
+            settle_wait: self.repeats.settle_wait,
+            lane: self.lane.clone(),
+            rid,
+            rail,
+            usd: None,
+            ticket: presentable.ticket,
+            permission: Permission::Granted,
+        };
+        let (hand_over, answer) = oneshot::channel();
+        let request = Request::from_parts(head, replay.into());
+        self.repeats.tasks.spawn(presentation.run(request, hand_over));
+        answer.await.unwrap_or_else(|_| Err(outcome_unknown(rid)))
+    }
+}
+
+impl Repeats {
+    fn look(&self, target: Target, fingerprint: Fingerprint) -> Repeat {
+        match self.outstanding.claim(target, fingerprint) {
+            outstanding::Claim::Free => Repeat::New,
+            outstanding::Claim::Join(over) => Repeat::Join(over),
+            outstanding::Claim::Present(presentable) => Repeat::Present(presentable),
+            outstanding::Claim::InDoubt(rid) => Repeat::Refuse(outcome_unknown(rid)),
+            outstanding::Claim::PaidNotDelivered(rid) => Repeat::Refuse(not_delivered(rid)),
+        }
+    }
+
+    /// What forbids buying: the outcome of a payment for the same request is unknown, and what would be presented again is
+    /// lost. A request with an `Idempotency-Key` is a repeat of its own key's payment alone, and the ledger sees to that.
+    pub async fn forbids(&self, head: &Parts, target: Target, replay: &Replay) -> Option<Problem> {
+        if head.headers.contains_key(idempotency::FIELD) {
+            return None;
+        }
+        self.forbids_fingerprint(target.with_body(&replay.sha256)).await
+    }
+
+    async fn forbids_fingerprint(&self, fingerprint: Fingerprint) -> Option<Problem> {
+        let rid = self.outstanding.would_double(&fingerprint)?;
+        let state = match self.ledger.get(rid).await {
+            Ok(payment) => payment.map(|payment| payment.state),
+            Err(_) => return Some(outcome_unknown(rid)),
+        };
+        match state {
+            Some(State::Released | State::Expired) => {
+                self.outstanding.forget_lost(&fingerprint);
+                None
+            }
+            // Proven by the chain, say. Its answer was never delivered all the same (R4).
+            Some(State::Settled) => Some(not_delivered(rid)),
+            Some(State::Held | State::Armed | State::Unknown) | None => Some(outcome_unknown(rid)),
         }
     }
 }
 
-/// What forbids to buy: a payment for the same request is in doubt, and what would be presented again is lost. A request with an
-/// `Idempotency-Key` is a repeat of its own key's payment alone, and the ledger sees to that.
-pub async fn forbids(proxy: &Proxy, lane: &Lane, head: &Parts, replay: &Replay) -> Option<Problem> {
-    if head.headers.contains_key(idempotency::FIELD) {
-        return None;
-    }
-    let fingerprint = target(lane, head).with_body(&replay.sha256);
-    let rid = proxy.outstanding.would_double(&fingerprint)?;
-    let state = match proxy.ledger.get(rid).await {
-        Ok(payment) => payment.map(|payment| payment.state),
-        Err(_) => return Some(in_doubt(rid)),
-    };
-    match state {
-        Some(State::Released | State::Expired) => {
-            proxy.outstanding.forget_lost(&fingerprint);
-            None
-        }
-        // By the chain's word, say. Its answer was never delivered all the same (R4).
-        Some(State::Settled) => Some(not_delivered(rid)),
-        Some(State::Held | State::Armed | State::Unknown) | None => Some(in_doubt(rid)),
-    }
-}
-
-/// The same bytes at once, without asking for the price again. Its entry comes first (R61).
-async fn present(
-    proxy: &Arc<Proxy>,
-    lane: &Arc<Lane>,
-    head: &Parts,
-    replay: Replay,
-    presentable: Presentable,
-) -> AgentAnswer {
-    let Presentable { rid, rail, number, .. } = presentable;
-    let entry = Event::Presented { rid, number };
-    if let Err(error) = proxy.ledger.append(entry).await {
-        let detail = format!("{error}. Payment {rid} was not presented again and stays as it was.");
-        return Err(Problem::new(Code::StoreUnavailable, detail)
-            .payment(rid)
-            .retryable(true));
-    }
-    tracing::info!(payment = %rid, agent = %lane.agent(), number, "presented again");
-    let mut head = head.clone();
-    head.headers
-        .insert(presentable.field, presentable.credential.header_value());
-    let presentation = Presentation {
-        proxy: proxy.clone(),
-        lane: lane.clone(),
-        rid,
-        rail,
-        usd: None,
-        ticket: presentable.ticket,
-        permission: Permission::Granted,
-    };
-    let (hand_over, answer) = oneshot::channel();
-    let request = Request::from_parts(head, replay.into());
-    proxy.tasks.spawn(presentation.run(request, hand_over));
-    answer.await.unwrap_or_else(|_| Err(in_doubt(rid)))
-}
-
-fn in_doubt(rid: PaymentId) -> Problem {
+fn unusable(why: Unusable) -> Problem {
     let detail = format!(
-        "Payment {rid} for this same request was signed, or may have been, and whether it was taken is not known. It stays counted. A new \
-         purchase is made once nobody has asked for 15 minutes; `bursar payments resolve {rid}` decides it before that."
+        "The site wants money, and the request's Idempotency-Key {}, so that a repeat could not be distinguished from another \
+         purchase. Nothing was paid. Send one key, or none.",
+        why.why()
+    );
+    Problem::new(Code::IdempotencyKeyUnusable, detail).retryable(false)
+}
+
+fn outcome_unknown(rid: PaymentId) -> Problem {
+    let detail = format!(
+        "Payment {rid} for this same request was signed, or may have been, and it is not known whether the merchant took it. It \
+         stays counted. A new purchase is made once nobody has asked for 15 minutes; `bursar payments resolve {rid}` settles \
+         it before that."
     );
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(false)
 }
@@ -133,7 +254,7 @@ fn in_doubt(rid: PaymentId) -> Problem {
 fn not_delivered(rid: PaymentId) -> Problem {
     let detail = format!(
         "Payment {rid} for this same request is settled, but its answer did not arrive whole. Ask the merchant \
-         with the transaction that `bursar payments show {rid}` names. A new purchase is made once nobody has \
+         with the transaction that `bursar payments show {rid}` prints. A new purchase is made once nobody has \
          asked for 15 minutes."
     );
     Problem::new(Code::PaidNotDelivered, detail)

@@ -1,4 +1,4 @@
-//! People are told: by a command, by a webhook, in the books; once each, and never at the cost of a payment.
+//! People are notified by a command, by a webhook and in the ledger; once each, and never at the cost of a payment.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::support::bursar::{Bursar, WALLET_KEY, eventually, setup};
 use crate::support::origin::{Origin, Speaks, answer, certificate};
 use crate::support::seller::shop;
 
-/// Five cents a day: the fourth cent makes it 80 %.
+/// Five cents a day; the fourth cent reaches 80 %.
 const FIVE_CENTS: &str = "timezone = \"UTC\"\n[agents.research]\nday = \"0.05\"\n";
 
 async fn buy(bursar: &Bursar, shop: &Origin, times: usize) {
@@ -20,7 +20,7 @@ async fn buy(bursar: &Bursar, shop: &Origin, times: usize) {
     }
 }
 
-/// What a command has appended to a file in the data directory, as JSON lines; whole ones.
+/// The complete JSON lines that a command has appended to a file in the data directory.
 fn told(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -36,7 +36,7 @@ fn code(output: &std::process::Output) -> i32 {
 }
 
 #[tokio::test]
-async fn a_command_hears_once_that_a_budget_has_reached_80_per_cent() {
+async fn a_command_runs_once_when_a_budget_has_reached_80_per_cent() {
     let shop = shop().await;
     let config = "[alerts]\ncommand = [\"sh\", \"-c\", \"env > env.txt; cat >> told.jsonl\"]\n";
     let mut bursar = setup().limits(FIVE_CENTS).trust(&shop.ca_pem).config(config).start();
@@ -52,7 +52,8 @@ async fn a_command_hears_once_that_a_budget_has_reached_80_per_cent() {
     let text = told[0]["text"].as_str().unwrap();
     assert!(
         text.starts_with(
-            "The budget agents.research.day has reached 80 %: 0.04 USD of 0.05 USD are spent or reserved (agent:research, day,"
+            "The budget agents.research.day has reached 80 %: 0.04 USD of 0.05 USD spent or reserved (agent:research, \
+             day,"
         ),
         "{text}"
     );
@@ -123,7 +124,7 @@ async fn a_command_that_hangs_holds_up_neither_payments_nor_the_end() {
     let process = format!("/proc/{}/stat", pid.trim());
     assert!(Path::new(&process).exists());
     assert_eq!(bursar.stop(), 0);
-    // Killed, its child too. Whoever adopts it may not have buried it yet.
+    // Killed, and its child too, although init may not have reaped that one yet.
     let is_gone = || match std::fs::read_to_string(&process) {
         Err(_) => Some(()),
         Ok(stat) => stat.contains(") Z ").then_some(()),
@@ -133,7 +134,7 @@ async fn a_command_that_hangs_holds_up_neither_payments_nor_the_end() {
 }
 
 #[tokio::test]
-async fn a_wallet_that_runs_low_is_told_once() {
+async fn a_wallet_that_runs_low_alerts_once() {
     let node = Origin::start(
         Speaks::Plain,
         certificate(&["localhost"], |_| {}),
@@ -158,19 +159,19 @@ async fn a_wallet_that_runs_low_is_told_once() {
     assert_eq!(entry["kind"], "wallet-low");
     assert_eq!(
         entry["detail"],
-        "The wallet holds 9.50 USD on eip155:84532, less than the 10.00 USD of low_wallet. Fund it before payments there \
-         are refused."
+        "The wallet holds 9.50 USD on eip155:84532, below the low_wallet threshold of 10.00 USD. Fund it before \
+         payments there are refused."
     );
 }
 
 #[test]
-fn the_test_alert_tells_what_came_of_each_way() {
+fn the_test_alert_reports_the_result_of_each_channel() {
     let home = setup()
         .config("[alerts]\ncommand = [\"sh\", \"-c\", \"cat > told.jsonl\"]\n")
         .home();
     let tested = home.run(&["alerts", "test"]);
     assert_eq!(code(&tested), 0, "{tested:?}");
-    assert_eq!(String::from_utf8_lossy(&tested.stdout), "the command sh: told.\n");
+    assert_eq!(String::from_utf8_lossy(&tested.stdout), "the command sh: delivered.\n");
     let told = told(&home.path().join("told.jsonl"));
     assert_eq!(told[0]["kind"], "test");
 
@@ -179,14 +180,14 @@ fn the_test_alert_tells_what_came_of_each_way() {
     assert_eq!(code(&tested), 1, "{tested:?}");
     let said = String::from_utf8_lossy(&tested.stdout).into_owned();
     assert!(
-        said.starts_with("the command ./no-such-program: failed: it cannot be started"),
+        said.starts_with("the command ./no-such-program: failed: could not start it"),
         "{said}"
     );
 
     let tested = setup().home().run(&["alerts", "test"]);
     assert_eq!(code(&tested), 2, "{tested:?}");
     let said = String::from_utf8_lossy(&tested.stderr).into_owned();
-    assert!(said.contains("write `command` or `webhook` under [alerts]"), "{said}");
+    assert!(said.contains("set `command` or `webhook` under [alerts]"), "{said}");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! What bursar answers by itself: one shape, stable names, and a word on whether money left. And what happens when it
-//! cannot keep its books.
+//! The answers that bursar writes itself: one shape, stable names, and whether money left. And what happens when it
+//! cannot write its ledger.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::support::bursar::{bin, setup};
 use crate::support::origin::{Origin, answer, read_request};
 use crate::support::seller;
 
-/// Type, status, title, `Proxy-Status`, and no member that is not listed.
+/// Checks type, status, title and `Proxy-Status`, and that there is no unlisted member.
 fn is_problem(page: &Page, status: u16, error: &str, code: &str, title: &str, more: &[&str]) {
     assert_eq!(page.status, status, "{page:?}");
     assert_eq!(page.problem(), code);
@@ -63,8 +63,8 @@ async fn a_refusal_is_this_document_and_no_other() {
             "title": "The payment is not allowed",
             "status": 403,
             "detail": format!(
-                "This payment of 0.01 USD would go over agents.research.day, which is 0.015 USD a day: 0.01 USD used, \
-                 0.00 USD reserved. This day ends at {ends}, then the count starts again. Finance can raise \
+                "This payment of 0.01 USD would exceed agents.research.day, which is 0.015 USD per day: 0.01 USD used, \
+                 0.00 USD reserved. The current day ends at {ends}, and the count then restarts. Finance can raise \
                  agents.research.day in limits.toml."
             ),
             "rule": "agents.research.day",
@@ -117,7 +117,7 @@ async fn an_agent_that_pays_by_itself_is_refused_or_left_alone() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_is_a_problem_of_its_own_kind() {
+async fn every_unreachable_site_has_a_problem_of_its_own_kind() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let bursar = setup().config("[timeouts]\nresponse_head_s = 1\n").start();
     let agent = Agent::of(&bursar);
@@ -226,7 +226,7 @@ async fn a_tunnel_is_for_one_host_and_the_proxy_for_those_it_knows() {
 async fn without_a_disk_nothing_is_signed_and_free_traffic_passes() {
     let origin = asks().await;
     let home = setup().trust(&origin.ca_pem).home();
-    // The limit on file sizes below must fail writes, as a full disk does, and not kill the process.
+    // The file size limit below must make writes fail, as a full disk does, and not kill the process.
     let mut ignoring = Command::new("sh");
     ignoring.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", bin()]);
     let mut bursar = home.serve_by(ignoring);
@@ -256,7 +256,7 @@ async fn without_a_disk_nothing_is_signed_and_free_traffic_passes() {
         let detail = page.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.starts_with(|c: char| c.is_ascii_uppercase()), "{detail}");
         assert!(
-            detail.contains("Nothing was paid; requests that cost nothing go through."),
+            detail.contains("Nothing was paid; requests that cost nothing still pass."),
             "{detail}"
         );
         assert!(!detail.contains(bursar.path().to_str().unwrap()), "{detail}");
@@ -268,10 +268,10 @@ async fn without_a_disk_nothing_is_signed_and_free_traffic_passes() {
     assert_eq!(origin.payments().len(), 1);
     assert_eq!(bursar.states(), ["settled"], "what was recorded can still be read");
 
-    // With room again, after a restart, it pays again.
+    // With free space and a restart, it pays again.
     let home = bursar.kill();
     let bursar = home.serve();
-    // Another request: the last one may have been on its way to the agent when the process was killed.
+    // Another request: the answer to the last one may have been on its way to the agent when the process was killed.
     assert_eq!(Agent::of(&bursar).get(origin.address, "/?again").await.status, 200);
     assert_eq!(bursar.states(), ["settled", "settled"]);
     bursar.journal();
@@ -328,7 +328,7 @@ async fn a_receipt_that_cannot_be_recorded_leaves_the_payment_counted() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_for_a_proxy_says_what_it_needs() {
+async fn a_request_that_is_not_for_a_proxy_gets_an_explanation() {
     let bursar = setup().start();
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "400"),

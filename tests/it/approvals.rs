@@ -1,5 +1,5 @@
-//! A person decides: nothing is signed before, what was approved is paid once, and agent, proxy and approver may each go away in
-//! between (R39 to R47).
+//! A person decides: nothing is signed before, an approval pays once, and the agent, the proxy and the approver may
+//! each go away in between (R39 to R47).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +13,12 @@ use crate::support::bursar::{Bursar, eventually, setup};
 use crate::support::origin::{Answer, Origin, answer};
 use crate::support::{mpp, seller};
 
-/// Ten US cents are above it.
+/// A threshold below ten US cents.
 pub const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
 pub const AT_ONCE: &str = "[approval]\nbackend = \"operator\"\nhold_s = 0\n";
 pub const HOLDS: &str = "[approval]\nbackend = \"operator\"\nhold_s = 60\n";
 
-/// Sells at whatever `price` is now.
+/// Sells at the current value of `price`.
 pub async fn seller_at(price: &Arc<AtomicU64>) -> Origin {
     let price = price.clone();
     Origin::https(move |request| {
@@ -59,7 +59,7 @@ pub fn approve(bursar: &Bursar, id: &str, code: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Until the second limits.toml of this run is in force.
+/// Waits until the second limits.toml of this run is in force.
 pub async fn new_limits(bursar: &Bursar) {
     let loaded = || {
         let entries = bursar.journal();
@@ -135,13 +135,13 @@ async fn the_pending_answer_names_the_question_but_never_its_code() {
     assert_eq!(page.header("retry-after"), Some("5"));
     let whole = format!("{:?} {}", page.headers, String::from_utf8_lossy(&page.body));
     assert!(!whole.contains(&code), "{whole}");
-    // The seller's challenge would have it paid past the limits by an agent with a wallet of its own.
+    // With the seller's challenge, an agent that has its own wallet could pay it past the limits.
     assert!(page.header("payment-required").is_none());
 
     let open = &pending(&bursar)[0];
     let sentence = open["sentence"].as_str().unwrap();
     assert_eq!(sentence, format!("research: pay 0.10 USDC to localhost #{code}"));
-    // The same request again joins, and asks nobody anew.
+    // The same request again joins the question instead of asking another.
     is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     assert_eq!(pending(&bursar).len(), 1);
 
@@ -149,7 +149,7 @@ async fn the_pending_answer_names_the_question_but_never_its_code() {
     let paid = agent.get(origin.address, "/report").await;
     assert_eq!((paid.status.as_u16(), paid.header("bursar-payment")), (200, Some(&*id)));
     assert_eq!(bursar.states(), ["settled"]);
-    // It was for one purchase.
+    // The approval was for one purchase.
     is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     assert_eq!(origin.payments().len(), 1);
 }
@@ -172,7 +172,7 @@ async fn a_denial_holds_without_asking_again_and_gives_the_money_back() {
     assert_eq!(bursar.states(), ["released"]);
     // Another resource is another question.
     is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
-    // And a restart does not forget.
+    // The denial survives a restart.
     assert_eq!(bursar.stop(), 0);
     let again = bursar.kill().serve();
     let agent = Agent::of(&again);
@@ -196,7 +196,7 @@ async fn a_wrong_code_approves_nothing() {
         bursar.run(&["approve", &id, "--code", "ZZZZZZZZ"]).status.code(),
         Some(1)
     );
-    // Five are enough: from here on it is not a slip of the fingers.
+    // After five wrong codes it is no typing error any more.
     let locked = bursar.run(&["approve", &id, "--code", &code]);
     assert_eq!(locked.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&locked.stderr).contains("too many wrong codes"));
@@ -249,7 +249,7 @@ async fn a_higher_price_is_another_question() {
     let page = agent.post(origin.address, "/report", "a body").await;
     is_told(&page, 503, "approval-pending");
     assert_ne!(page.json()["approval_id"], *id);
-    // What was approved is still good for what it was asked about.
+    // The first approval still holds for its own request.
     assert_eq!(agent.get(origin.address, "/report").await.status, 200);
     assert_eq!(origin.payments().len(), 1);
 }
@@ -264,7 +264,7 @@ async fn of_requests_that_wait_for_one_approval_one_is_paid() {
         waiting.spawn(async move { agent.get(site, "/report").await });
     }
     let (id, code) = question(&bursar).await;
-    // All four have to be there before anybody decides.
+    // All four must be waiting before the decision.
     eventually("four requests", || (origin.seen().len() >= 4).then_some(())).await;
     approve(&bursar, &id, &code);
     let pages = waiting.join_all().await;
@@ -285,7 +285,7 @@ async fn held_money_counts_and_a_full_budget_asks_nobody() {
     let agent = Agent::of(&bursar);
     is_told(&agent.get(origin.address, "/one").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
-    // The hold is all that the budget has left.
+    // The hold takes all that is left of the budget.
     let page = agent.get(origin.address, "/two").await;
     is_told(&page, 403, "over-limit");
     assert_eq!(pending(&bursar).len(), 1);
@@ -329,7 +329,7 @@ async fn an_agent_may_not_keep_a_person_busy() {
     is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
     eventually("two questions", || (pending(&bursar).len() == 2).then_some(())).await;
     deny(&bursar);
-    // There would be room, but three were put within the hour.
+    // There is room for another open question, but three were asked within the hour.
     let page = agent.get(origin.address, "/four").await;
     is_told(&page, 503, "approval-busy");
     assert!(page.header("retry-after").unwrap().parse::<u64>().unwrap() > 3000);
@@ -367,7 +367,7 @@ async fn a_key_goes_with_its_question_and_the_same_key_pays_once() {
 }
 
 #[tokio::test]
-async fn over_a_limit_that_asks_a_person_may_let_it_go() {
+async fn over_a_limit_that_asks_a_person_may_allow_it() {
     let origin = at_ten_cents().await;
     let limits = "[agents.research]\ntotal = \"1.00\"\nper_transaction = \"0.05\"\nover_limit = \"ask\"\n";
     let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
@@ -454,7 +454,7 @@ async fn under_one_key_other_terms_wait_until_the_question_is_over() {
     let (id, _) = question(&bursar).await;
     price.store(90_000, Ordering::SeqCst);
     let page = agent.request(origin.address, ask()).await;
-    // Not "already paid": nothing was.
+    // Not "already paid", because nothing was.
     is_told(&page, 503, "approval-busy");
     assert_eq!(page.json()["approval_id"], *id);
     assert!(bursar.run(&["deny", &id, "--why", "too dear"]).status.success());
@@ -468,7 +468,7 @@ async fn under_one_key_other_terms_wait_until_the_question_is_over() {
 }
 
 #[tokio::test]
-async fn what_the_limits_deny_is_no_question_and_counts_as_none() {
+async fn what_the_limits_refuse_is_not_asked_and_does_not_count_as_asked() {
     let origin = at_ten_cents().await;
     let limits = "[agents.research]\ntotal = \"0.09\"\napproval_above = \"0.05\"\n";
     let config = format!("{AT_ONCE}prompts_per_hour = 1\n");
@@ -484,7 +484,7 @@ async fn what_the_limits_deny_is_no_question_and_counts_as_none() {
     is_told(&agent.get(origin.address, "/other").await, 503, "approval-busy");
 }
 
-/// Asks over MPP, each time with a challenge that is good for ten seconds, at the next of `prices`, and the last for ever.
+/// Sells over MPP at the next of `prices`, then always at the last; each challenge is valid for ten seconds.
 async fn impatient_seller(prices: &'static [&'static str]) -> Origin {
     let asked = Arc::new(AtomicU64::new(0));
     Origin::https(move |request| {
@@ -505,7 +505,7 @@ fn in_seconds(seconds: i64) -> jiff::Timestamp {
     jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() + seconds).unwrap()
 }
 
-/// Asks, and waits until the first challenge is too old to be answered (a seller needs six seconds of it).
+/// Asks, and approves once the first challenge is too old to be paid (sellers need six seconds of it).
 async fn approved_when_the_challenge_is_over(origin: &Origin, bursar: &Bursar) -> (String, Page) {
     let (agent, site) = (Agent::of(bursar), origin.address);
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
@@ -543,7 +543,7 @@ async fn a_fresh_challenge_at_another_price_is_not_what_was_approved() {
         .config("[approval]\nbackend = \"operator\"\nhold_s = 10\n")
         .start();
     let (id, page) = approved_when_the_challenge_is_over(&origin, &bursar).await;
-    // The old question has given its money back; the new one waits.
+    // The money of the old question is released; the new one waits.
     is_told(&page, 503, "approval-pending");
     let (other, _) = question(&bursar).await;
     assert_ne!(other, id);

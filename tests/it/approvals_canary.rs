@@ -1,5 +1,5 @@
-//! By a question's handle its answer can be fetched, and the answer is a bearer token: neither is anywhere but in the question's
-//! own file, whatever the log is told to say (R46).
+//! A question's handle fetches its answer, and the answer is a bearer token. Both are only in the question's own file,
+//! whatever the log level (R46).
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ async fn handles_and_tokens_are_in_no_log_line_and_no_other_file() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let mut bursar = pinged(&origin, &fake).serve_by(loud());
     let mut ids = Vec::new();
-    // One token is refused, one is taken, and one question is denied.
+    // One token is rejected, one is accepted, and one question is denied.
     for (subject, decision, status) in [
         ("did:bkey:zSomebodyElse", Decision::Approved, 503),
         (APPROVER, Decision::Approved, 200),
@@ -43,7 +43,7 @@ async fn handles_and_tokens_are_in_no_log_line_and_no_other_file() {
     let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
     for said in [
         "DEBUG",
-        "an approval's token was not accepted",
+        "the approval token was rejected",
         "the approval backend says that there is an answer",
         "wrong_subject",
     ] {
@@ -69,6 +69,6 @@ async fn handles_and_tokens_are_in_no_log_line_and_no_other_file() {
             found += usize::from(is_there);
         }
     }
-    // The search itself works: each handle is in its file, and so is the token that counted.
+    // Check the search itself: each handle is in its file, and so is the accepted token.
     assert!(found >= ids.len() + 2, "{found}");
 }

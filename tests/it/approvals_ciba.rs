@@ -1,5 +1,5 @@
-//! A person decides on a device of theirs, asked by an identity server: what the server signs is paid once, and what it does not
-//! sign for this person and this payment is not paid (R39 to R46).
+//! A person decides on their own device, asked by an identity server. What the server signs is paid once; what it does
+//! not sign for this person and this payment is not paid (R39 to R46).
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::support::bursar::{Bursar, Home, bin, eventually, setup};
 use crate::support::origin::Origin;
 use crate::support::seller;
 
-/// Ten US cents are above it.
+/// A threshold below ten US cents.
 const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
 
 pub async fn at_ten_cents() -> Origin {
@@ -59,7 +59,7 @@ fn is_told(page: &Page, status: u16, problem: &str) {
     assert_eq!(told, (status, problem.to_owned()), "{:?}", page.body);
 }
 
-/// A request that waits for its answer, once the person has the question.
+/// Sends a request that waits for its answer; returns once the person has the question.
 pub async fn asked(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> (tokio::task::JoinHandle<Page>, String) {
     let known = fake.handles().len();
     let (agent, site) = (Agent::of(bursar), origin.address);
@@ -106,14 +106,14 @@ async fn what_a_person_approves_is_paid_once_and_its_token_is_kept() {
     let key = evidence["proof"]["thumbprint"].as_str().unwrap();
     let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
     assert!(text.contains(&format!("verified        yes (key {key})")), "{text}");
-    // The token is a disclosure: neither the books nor the log have it (R46).
+    // The token is confidential: neither the ledger nor the log has it (R46).
     let books = serde_json::to_string(&bursar.journal()).unwrap();
     let log = std::fs::read_to_string(bursar.path().join("serve.log")).unwrap();
     for token in fake.tokens() {
         assert!(!books.contains(&token) && !log.contains(&token));
     }
     assert!(!log.contains(CLIENT_SECRET));
-    // It was for one purchase.
+    // The approval was for one purchase.
     drop(asked(&bursar, &origin, &fake).await);
     assert_eq!(origin.payments().len(), 1);
 }
@@ -125,7 +125,7 @@ async fn what_a_person_denies_is_not_paid() {
     let (waiting, handle) = asked(&bursar, &origin, &fake).await;
     fake.decide(&handle, Decision::Denied);
     is_told(&waiting.await.unwrap(), 403, "approval-denied");
-    // It holds, and the person is left in peace.
+    // The denial holds, and the person is not asked again.
     is_told(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         403,
@@ -145,7 +145,7 @@ async fn a_token_of_somebody_else_or_for_something_else_pays_nothing() {
     let other_question = json!({ "urn:openid:params:jwt:claim:auth_req_id": "ciba_9999" });
     for (subject, claims, reason) in [
         (someone, json!({}), "wrong_subject"),
-        // Its own token is signed by the same key and has the scope.
+        // The agent's own token is signed by the same key and has the scope.
         (CLIENT_ID, json!({}), "wrong_subject"),
         (APPROVER, details(11), "binding_mismatch"),
         (APPROVER, other_question, "binding_mismatch"),
@@ -162,7 +162,7 @@ async fn a_token_of_somebody_else_or_for_something_else_pays_nothing() {
     }
     assert!(bursar.states().iter().all(|state| state == "released"));
     assert!(origin.payments().is_empty());
-    // What the token repeats rightly is as good as one that repeats nothing.
+    // A token that repeats the payment correctly counts as much as one that does not repeat it.
     assert_eq!(bursar.stop(), 0);
     let bursar = bursar.kill().serve();
     fake.answers_as(APPROVER);
@@ -216,7 +216,7 @@ async fn a_server_that_is_down_pays_nothing_and_holds_no_money() {
     assert_eq!(page.json()["retryable"], true);
     assert_eq!(bursar.states(), ["released"]);
     assert!(origin.payments().is_empty() && fake.count(Call::Ask) == 0);
-    // Back again, it is asked as if nothing had been.
+    // Once the server is back, questions work as before.
     fake.mend();
     let (waiting, handle) = asked(&bursar, &origin, &fake).await;
     fake.decide(&handle, Decision::Approved);
@@ -270,8 +270,7 @@ async fn keys_that_change_meanwhile_are_found_and_old_evidence_stays_good() {
         let page = waiting.await.unwrap();
         assert_eq!(page.status, 200, "{page:?}");
         ids.push(page.header("bursar-payment").unwrap().to_owned());
-        // The keys in hand are asked for anew at most once a minute (approvals §5, check 3); a new start has none in
-        // hand.
+        // Cached keys are fetched again at most once a minute (approvals §5, check 3); after a start there are none.
         assert_eq!(bursar.stop(), 0);
         bursar = bursar.kill().serve();
     }
@@ -286,7 +285,7 @@ async fn keys_that_change_meanwhile_are_found_and_old_evidence_stays_good() {
 }
 
 #[tokio::test]
-async fn evidence_that_somebody_changed_says_so() {
+async fn changed_evidence_is_detected() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = home(&origin, &fake.base, 60, "").serve();
     let (waiting, handle) = asked(&bursar, &origin, &fake).await;
@@ -301,7 +300,7 @@ async fn evidence_that_somebody_changed_says_so() {
     assert!(text.contains("verified        no: "), "{text}");
 }
 
-/// The status of a ping.
+/// Sends a ping and returns the response status.
 pub async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 {
     let body = json!({ "auth_req_id": handle }).to_string();
     let head = format!(
@@ -316,7 +315,7 @@ pub async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 
     answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Looked at too seldom to be of any help.
+/// With polls so rare that only a ping can wake it.
 pub fn pinged(origin: &Origin, fake: &FakeBkey) -> Home {
     fake.is_standard();
     fake.looks_are_every(60);
@@ -332,17 +331,17 @@ pub fn pinged(origin: &Origin, fake: &FakeBkey) -> Home {
 }
 
 #[tokio::test]
-async fn a_ping_that_is_quicker_than_the_disk_is_heard() {
+async fn a_ping_that_is_quicker_than_the_disk_is_not_lost() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = pinged(&origin, &fake).serve();
-    // The moment in which it could be missed is short: what bursar needs to write the handle down.
+    // A ping can be missed only in a short moment, while bursar writes the handle to disk.
     for number in 0..9 {
         fake.decide_next(Decision::Approved);
         let began = Instant::now();
         let (waiting, handle) = asked(&bursar, &origin, &fake).await;
         let questions = fake.questions();
         let token = questions[number]["client_notification_token"].as_str().unwrap();
-        // Refused until the answer to the question has been read, and then heard at once.
+        // Rejected until bursar has read the response to the question, then accepted at once.
         while ping(bursar.callbacks(), "/approvals/ciba/ping", token, &handle).await != 204 {
             assert!(began.elapsed() < Duration::from_secs(40), "no ping is taken");
         }
@@ -377,7 +376,7 @@ async fn a_ping_wakes_and_decides_nothing() {
     assert_eq!(waiting.await.unwrap().status, 200);
     assert!(began.elapsed() < Duration::from_secs(40), "it was not woken");
     assert_eq!(origin.payments().len(), 1);
-    // The question has ended, and its token with it.
+    // The question has ended, so its token is no longer valid.
     assert_eq!(ping(to, path, &token, &handle).await, 401);
 }
 
@@ -391,7 +390,7 @@ async fn the_client_that_bkeys_tools_know_is_enough() {
         .home();
     let serve = |known: &[(&str, &str)]| {
         let mut command = Command::new(bin());
-        // Nothing of whoever runs the tests.
+        // Nothing from the account that runs the tests.
         command.env("HOME", home.path()).env_remove("BKEY_PROFILE");
         command.envs(known.iter().copied());
         command
@@ -420,7 +419,7 @@ async fn the_client_that_bkeys_tools_know_is_enough() {
 }
 
 #[tokio::test]
-async fn a_client_key_that_is_none_stops_the_start_and_is_not_shown() {
+async fn an_invalid_client_key_stops_the_start_and_is_not_shown() {
     let config = "[approval]\nbackend = \"ciba\"\n[approval.ciba]\nstyle = \"standard\"\nissuer = \"http://127.0.0.1:9\"\n\
                   client_id = \"bursar\"\nclient_auth = \"private_key_jwt\"\nclient_key = \"file:client.pem\"\n";
     let home = setup().config(config).home();
@@ -429,6 +428,6 @@ async fn a_client_key_that_is_none_stops_the_start_and_is_not_shown() {
         panic!("it started without a key");
     };
     let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
-    assert!(log.contains("[approval.ciba]: client_key: it is not PEM"), "{log}");
+    assert!(log.contains("[approval.ciba]: client_key: expected PEM"), "{log}");
     assert!(!log.contains("hunter2"), "{log}");
 }

@@ -1,5 +1,5 @@
-//! What a person approved is shown to somebody who has neither the books nor the issuer: it agrees with itself to the byte, or says
-//! where it does not (R45, R46 and R53).
+//! An exported approval record can be checked without the ledger and the issuer: it is consistent to the byte, or the
+//! check says where it is not (R45, R46 and R53).
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -15,7 +15,7 @@ use crate::support::faults::Faults;
 use crate::support::origin::{Origin, answer};
 use crate::support::seller;
 
-/// As an auditor has it: no data directory, no home.
+/// Runs the check as an auditor does: without a data directory or a home.
 fn verify(file: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(bin());
     command.env_clear().args(["approvals", "verify"]).arg(file).args(more);
@@ -31,14 +31,14 @@ fn documents(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// One document to a file.
+/// Writes a document to a file.
 fn written(folder: &Path, document: &Value) -> std::path::PathBuf {
     let path = folder.join("approval.json");
     std::fs::write(&path, document.to_string()).unwrap();
     path
 }
 
-/// Bought with a person's approval; the payment's id.
+/// Buys with a person's approval. Returns the payment id.
 async fn bought(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> String {
     let (waiting, handle) = asked(bursar, origin, fake).await;
     fake.decide(&handle, Decision::Approved);
@@ -48,7 +48,7 @@ async fn bought(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> String {
 }
 
 #[tokio::test]
-async fn what_was_approved_verifies_without_server_issuer_and_books() {
+async fn what_was_approved_verifies_without_server_issuer_and_ledger() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let mut bursar = home(&origin, &fake.base, 60, "").serve();
     let id = bought(&bursar, &origin, &fake).await;
@@ -75,7 +75,7 @@ async fn what_was_approved_verifies_without_server_issuer_and_books() {
             .contains(ask["code"].as_str().unwrap())
     );
     assert_eq!(document["asked"]["intent"].as_object().unwrap().len(), 13);
-    // The entries are those of the journal, and can be found in its tree.
+    // The entries are those of the journal, and their leaf hashes are in its tree.
     let entries: Vec<&Value> = document["entries"].as_array().unwrap().iter().collect();
     let journal = bursar.journal();
     let mut names = Vec::new();
@@ -105,7 +105,7 @@ async fn what_was_approved_verifies_without_server_issuer_and_books() {
     for line in ["result          verified", APPROVER, key, &issuer, "approval.granted"] {
         assert!(told.contains(line), "{line}: {told}");
     }
-    // Whoever makes a document can put a key into it.
+    // Anyone can write a document with a key of their own.
     for more in [
         &[][..],
         &["--key", "C_5BDSp6JfeT7pQxsPDcUL1-kN8tZeFJ-c0uqVndNeM"],
@@ -115,18 +115,18 @@ async fn what_was_approved_verifies_without_server_issuer_and_books() {
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         assert!(text(&output).contains(key), "{output:?}");
     }
-    // White space is no change.
+    // White space does not matter.
     std::fs::write(&file, serde_json::to_string_pretty(document).unwrap()).unwrap();
     assert_eq!(verify(&file, &["--key", key]).status.code(), Some(0));
     assert_eq!(verify(&elsewhere.path().join("none"), &[]).status.code(), Some(2));
     std::fs::write(&file, "").unwrap();
     assert_eq!(verify(&file, &[]).status.code(), Some(3));
 
-    let books = &shown(&bursar, &id)["approval_books"];
-    assert_eq!((&books["agree"], &books["decision"]), (&json!(true), &json!("used")));
+    let ledger = &shown(&bursar, &id)["approval_ledger"];
+    assert_eq!((&ledger["agree"], &ledger["decision"]), (&json!(true), &json!("used")));
 }
 
-/// Paths of all texts and numbers.
+/// The paths of all scalar members.
 fn leaves(value: &Value, path: String, paths: &mut Vec<String>) {
     match value {
         Value::Object(members) => members
@@ -140,7 +140,7 @@ fn leaves(value: &Value, path: String, paths: &mut Vec<String>) {
     }
 }
 
-/// One byte of it is another.
+/// The same value with one byte changed.
 fn changed(leaf: &Value) -> Value {
     match leaf {
         Value::String(text) => {
@@ -169,7 +169,7 @@ async fn one_changed_byte_anywhere_in_a_document_is_found() {
 
     let mut paths = Vec::new();
     leaves(&document, String::new(), &mut paths);
-    // When it was asked is nowhere else; its entry has a time of its own.
+    // The time of asking is not repeated anywhere; its entry has its own time.
     paths.retain(|path| path != "/asked/at");
     for named in [
         "/proof/token",
@@ -205,13 +205,13 @@ async fn one_changed_byte_anywhere_in_a_document_is_found() {
     for (path, checked) in paths.iter().zip(&verdicts) {
         assert_eq!(checked["verdict"], "damaged", "{path}: {checked}");
     }
-    // Nor may anything be added or left out.
+    // Nothing may be added or removed either.
     for (path, value, exit) in [
         ("/more", Some(json!(1)), 1),
         ("/asked", None, 1),
         ("/entries/1", None, 1),
         ("/entries/2", None, 1),
-        // `bursar retain` moves beginnings away, so that is no damage; but no proof either.
+        // `bursar retain` moves first entries away, so this is neither damaged nor proven.
         ("/entries/0", None, 3),
     ] {
         let mut other = document.clone();
@@ -229,7 +229,7 @@ async fn one_changed_byte_anywhere_in_a_document_is_found() {
 }
 
 #[tokio::test]
-async fn kept_evidence_that_is_not_what_the_books_say_is_found() {
+async fn stored_evidence_that_differs_from_the_ledger_is_found() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = home(&origin, &fake.base, 60, "").serve();
     let id = bought(&bursar, &origin, &fake).await;
@@ -238,7 +238,7 @@ async fn kept_evidence_that_is_not_what_the_books_say_is_found() {
     let show = || bursar.run(&["payments", "show", &id]);
     let good = show();
     assert_eq!(good.status.code(), Some(0), "{good:?}");
-    assert!(text(&good).contains("books           agree: "), "{good:?}");
+    assert!(text(&good).contains("ledger          agrees: "), "{good:?}");
 
     let entries = bursar.journal();
     let granted = entries
@@ -253,11 +253,11 @@ async fn kept_evidence_that_is_not_what_the_books_say_is_found() {
         let output = show();
         assert_eq!(output.status.code(), Some(1), "{what}: {output:?}");
         assert!(
-            text(&output).contains(&format!("books           DIFFER: {what}")),
+            text(&output).contains(&format!("ledger          DIFFERS: {what}")),
             "{what}: {output:?}"
         );
-        let books = shown(&bursar, &id)["approval_books"].clone();
-        assert_eq!(books["agree"], false, "{books}");
+        let ledger = shown(&bursar, &id)["approval_ledger"].clone();
+        assert_eq!(ledger["agree"], false, "{ledger}");
         assert_eq!(
             bursar.run(&["approvals", "export", &id]).status.code(),
             Some(1),
@@ -265,10 +265,10 @@ async fn kept_evidence_that_is_not_what_the_books_say_is_found() {
         );
         other
     };
-    // The token is as good as before; only the books know that other clocks were allowed.
+    // The token still verifies; only the ledger shows that another leeway was configured.
     let other = differs(
         &|kept| kept["asks"][0]["evidence"]["proof"]["policy"]["leeway_s"] = json!(31),
-        "the kept evidence has another hash than entry",
+        "the stored evidence does not match the hash in entry",
     );
     assert_eq!(
         other["asks"][0]["evidence"]["proof"]["token"],
@@ -277,37 +277,37 @@ async fn kept_evidence_that_is_not_what_the_books_say_is_found() {
     assert_eq!(shown(&bursar, &id)["approval_check"]["verified"], "yes");
     differs(
         &|kept| kept["intent"]["amount"] = json!("100001"),
-        "the intent has another hash than the one kept beside it",
+        "the intent does not match the hash stored with it",
     );
     differs(
         &|kept| kept["intent_sha256"] = json!("00".repeat(32)),
-        "the intent has another hash than the one kept beside it",
+        "the intent does not match the hash stored with it",
     );
     differs(
         &|kept| kept["asks"][0]["sentence"] = json!("research: pay 0.01 USDC to localhost"),
-        "the sentence is not that of the intent",
+        "the sentence does not match the intent",
     );
     differs(
         &|kept| drop(kept["asks"][0].as_object_mut().unwrap().remove("evidence")),
-        &format!("entry {granted} says that an approval was granted, and no evidence is kept"),
+        &format!("entry {granted} records an approval, but its evidence is missing"),
     );
     std::fs::write(&path, "{}").unwrap();
     let output = show();
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        text(&output).contains("DIFFER: the kept question cannot be read"),
+        text(&output).contains("DIFFERS: the stored question cannot be read"),
         "{output:?}"
     );
     std::fs::remove_file(&path).unwrap();
     let output = show();
     assert_eq!(output.status.code(), Some(1));
-    let gone = "books           DIFFER: what was asked is not kept any more, and the books have the approval";
+    let gone = "ledger          DIFFERS: the question is missing, although the ledger records its approval";
     assert!(text(&output).contains(gone), "{output:?}");
     assert_eq!(bursar.run(&["approvals", "export"]).status.code(), Some(1));
 }
 
 #[tokio::test]
-async fn the_operators_word_is_exported_as_no_more_than_that() {
+async fn an_operators_approval_is_exported_as_unproven() {
     let origin = at_ten_cents().await;
     let limits = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
     let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
@@ -342,27 +342,29 @@ async fn the_operators_word_is_exported_as_no_more_than_that() {
     let output = verify(&written(folder.path(), approved), &[]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(
-        text(&output).contains("not proven: it is the word of this proxy alone"),
+        text(&output).contains("not proven: it is this proxy's own statement"),
         "{output:?}"
     );
     let output = verify(&written(folder.path(), denied), &[]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(text(&output).contains("undamaged; nobody approved it"), "{output:?}");
-    // It cannot be passed off as more.
+    let output = verify(&written(folder.path(), denied), &["--json"]);
+    assert_eq!(documents(&output)[0]["decision"], "denied");
+    // It cannot be passed off as stronger evidence.
     let mut better = approved.clone();
     better["asked"]["of"][0]["worth"] = json!("signed-by-issuer");
     assert_eq!(verify(&written(folder.path(), &better), &[]).status.code(), Some(1));
 
-    // Nobody was asked about the free and the cheap.
+    // Nobody was asked about the free and the cheap requests.
     let nobody = bursar.run(&["approvals", "export", "01900000-0000-7000-8000-000000000000"]);
     assert_eq!(nobody.status.code(), Some(1));
 }
 
 #[tokio::test]
-async fn entries_that_were_moved_away_are_no_damage() {
+async fn entries_that_were_moved_away_are_not_damage() {
     let origin = Origin::https(|request| async move {
         match request.is_paid() {
-            // Nobody knows whether that is paid: it stays open into the next segment.
+            // The outcome of this payment is unknown, so it stays open into the next segment.
             true => answer(500, &[], "sorry"),
             false => seller::asks("100000"),
         }
@@ -404,7 +406,7 @@ async fn entries_that_were_moved_away_are_no_damage() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let told = text(&output);
     assert!(
-        told.contains("books           agree, as far as they are here"),
+        told.contains("ledger          agrees, as far as its entries are here"),
         "{told}"
     );
     let output = home.run(&["approvals", "export", &id]);

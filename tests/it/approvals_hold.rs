@@ -1,4 +1,4 @@
-//! An agent says how long its request may wait for a person (RFC 7240, approvals §9).
+//! An agent chooses how long its request waits for a person (RFC 7240, approvals §9).
 
 use http::Request;
 
@@ -13,7 +13,7 @@ fn preferring(words: &str) -> http::request::Builder {
 }
 
 #[tokio::test]
-async fn an_agent_that_does_not_want_to_wait_is_told_at_once() {
+async fn an_agent_that_does_not_want_to_wait_is_answered_at_once() {
     let origin = at_ten_cents().await;
     let holds = "[approval]\nbackend = \"operator\"\nhold_s = 300\n";
     let bursar = setup().trust(&origin.ca_pem).limits(LIMITS).config(holds).start();
@@ -27,7 +27,7 @@ async fn an_agent_that_does_not_want_to_wait_is_told_at_once() {
         .request(origin.address, preferring("respond-async"))
         .await;
     assert_eq!(page.status, 200);
-    // The site had the field as any other.
+    // The site got the header like any other.
     assert!(
         origin
             .seen()

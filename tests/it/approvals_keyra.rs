@@ -1,5 +1,4 @@
-//! A person decides over KEYRA: what their device has signed, and KEYRA has verified, is paid once (R39 to R46,
-//! approvals §6).
+//! A person decides over KEYRA: what their device signed and KEYRA verified is paid once (R39 to R46, approvals §6).
 
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +14,7 @@ use crate::support::bursar::{Bursar, eventually, setup};
 use crate::support::origin::Origin;
 use crate::support::seller;
 
-/// Ten US cents are above it. The approver is named here, and wins over bursar.toml's.
+/// A threshold below ten US cents. The approver named here takes precedence over the one in bursar.toml.
 const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\napprovers = [\"usr_42\"]\n";
 
 async fn at_ten_cents() -> Origin {
@@ -53,7 +52,7 @@ fn is_told(page: &Page, status: u16, problem: &str) {
     assert_eq!(told, (status, problem.to_owned()), "{:?}", page.body);
 }
 
-/// A request that waits for its answer, once the person has the challenge.
+/// Sends a request that waits for its answer; returns once the person has the challenge.
 async fn asked(bursar: &Bursar, origin: &Origin, fake: &FakeKeyra) -> (tokio::task::JoinHandle<Page>, String) {
     let known = fake.challenges().len();
     let (agent, site) = (Agent::of(bursar), origin.address);
@@ -62,7 +61,7 @@ async fn asked(bursar: &Bursar, origin: &Origin, fake: &FakeKeyra) -> (tokio::ta
     (waiting, id)
 }
 
-/// What was created, as KEYRA saw it.
+/// The body of the create request that KEYRA received.
 fn order(fake: &FakeKeyra) -> Value {
     let seen = fake.seen();
     let created = seen.iter().find(|seen| seen.call == "POST /v1/challenges");
@@ -97,14 +96,14 @@ async fn what_keyra_has_verified_is_paid_once() {
         (&json!("keyra_verified"), &json!("usr_42"))
     );
     assert_eq!(evidence["proof"]["challenge"], *challenge);
-    // Only this proxy's word says so: there is no signature to check.
+    // Only this proxy vouches for it: there is no signature to check.
     assert!(shown.get("approval_check").is_none());
     let log = std::fs::read_to_string(bursar.path().join("serve.log")).unwrap();
     assert!(!log.contains(KEY));
 }
 
 #[tokio::test]
-async fn keyras_word_alone_is_enough_only_where_the_operator_says_so() {
+async fn keyras_status_alone_is_enough_only_if_configured() {
     for (trust, status) in [("status", 200), ("verify", 503)] {
         let (origin, fake) = (at_ten_cents().await, fake().await);
         let bursar = start(&origin, &fake, "", &format!("interval_s = 1\ntrust = \"{trust}\"\n"));
@@ -191,7 +190,7 @@ async fn a_webhook_wakes_and_decides_nothing() {
         send_webhook_to(to, path, SECRET, &vec![b' '; (64 << 10) + 1]).await,
         413
     );
-    // Signed, and not so: KEYRA is asked and says that it still waits.
+    // A signed event that is not true: bursar polls, and the challenge is still pending.
     eventually("the question to be open", || {
         bursar.log().contains("a person is asked").then_some(())
     })

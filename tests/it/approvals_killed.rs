@@ -1,5 +1,5 @@
-//! The process dies at every step from a question to the payment that was approved: no credential leaves twice, and all of
-//! what may have left counts (R44 and R45).
+//! The process is killed at every step from a question to its payment: no credential is sent twice, and whatever may
+//! have been sent counts (R44 and R45).
 
 use http::Request;
 
@@ -9,7 +9,7 @@ use crate::support::bursar::{Bursar, setup};
 use crate::support::faults::{Faults, Moment};
 use crate::support::origin::Origin;
 
-/// Where in the story the process dies.
+/// The phase in which the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Ask,
@@ -17,7 +17,7 @@ enum Phase {
     Pay,
 }
 
-/// More steps than any phase has.
+/// More steps than any phase takes.
 const TOO_MANY: usize = 200;
 
 async fn killed_at_every_step_of(phase: Phase) {
@@ -31,12 +31,12 @@ async fn killed_at_every_step_of(phase: Phase) {
     panic!("{phase:?} does not come to an end");
 }
 
-/// Whether it died at that step. Whatever happens, one credential at most has left, and all of it counts.
+/// Returns whether the process died at this step. In any case at most one credential was sent, and it counts.
 async fn killed_once(origin: &Origin, phase: Phase, step: usize) -> bool {
     let when = format!("killed at step {step} of {phase:?}");
     let path = format!("/{phase:?}/{step}");
     let faults = Faults::none();
-    // Room for one and a bit: what is lost sight of would let a second one through.
+    // Room for one and a half payments: if the first were forgotten, a second one would pass.
     let limits = "[agents.research]\ntotal = \"0.15\"\napproval_above = \"0.05\"\n";
     let home = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).home();
     let mut bursar = home.serve_by(faults.program());
@@ -51,7 +51,7 @@ async fn killed_once(origin: &Origin, phase: Phase, step: usize) -> bool {
         let request = Request::get(&path).body(http_body_util::Full::default()).unwrap();
         connection.send(origin.address, request).await
     };
-    // A connection first, so that its steps are none of the story's.
+    // Connect first, so that connecting is not among the counted steps.
     let agent = Agent::of(&bursar);
     let mut connection = agent.connect(origin.address, &["http/1.1"]).await;
     let request = || Request::get(&path).body(http_body_util::Full::default()).unwrap();
@@ -79,7 +79,7 @@ async fn killed_once(origin: &Origin, phase: Phase, step: usize) -> bool {
         false => bursar,
     };
 
-    // The agent goes on asking, and the operator approves what waits.
+    // The agent keeps asking, and the operator approves what waits.
     let mut told = Vec::new();
     for _ in 0..3 {
         let Ok(page) = get(&bursar).await else {
@@ -91,7 +91,7 @@ async fn killed_once(origin: &Origin, phase: Phase, step: usize) -> bool {
                 break;
             }
             503 => told.push(503),
-            // What was delivered before is not bought again: the budget is used up.
+            // What was delivered before is not bought again, because the budget is used up.
             403 if delivered => {
                 told.push(200);
                 break;
@@ -110,7 +110,7 @@ async fn killed_once(origin: &Origin, phase: Phase, step: usize) -> bool {
         .filter(|seen| seen.target == path)
         .filter_map(|seen| seen.payment())
         .collect();
-    // 409: armed, and what would be presented again was not kept. Nothing is signed a second time.
+    // 409: the payment was armed, but its credential was not stored. Nothing is signed a second time.
     let ended = told.last().copied();
     assert!(matches!(ended, Some(200 | 409)), "{when}: {told:?}");
     assert!(sent.len() <= 1, "{when}: {} credentials", sent.len());

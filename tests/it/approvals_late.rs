@@ -1,5 +1,5 @@
-//! Between a person's word and the payment: time goes by, the agent goes away, the store fails, the proxy stops. What was approved
-//! is neither lost by that nor good for longer or for more (R41 and R43 to R45).
+//! Between a person's approval and the payment, time passes, the agent hangs up, the store fails or the proxy stops.
+//! The approval is neither lost nor good for longer or for more (R41 and R43 to R45).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ fn home(origin: &Origin, approval: &str) -> Home {
     setup().trust(&origin.ca_pem).limits(LIMITS).config(approval).home()
 }
 
-/// What the site asks, in the order in which it is asked; the last for ever. `None`: it does not answer.
+/// Sells at each of `prices` in turn, then always at the last. `None`: the site does not answer.
 async fn asking(prices: &'static [Option<&'static str>]) -> (Origin, Arc<Semaphore>) {
     let (asked, given_up) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let told = given_up.clone();
@@ -46,7 +46,7 @@ async fn asking(prices: &'static [Option<&'static str>]) -> (Origin, Arc<Semapho
     (origin, given_up)
 }
 
-/// Tells that nobody waits for the answer any more.
+/// Signals that nobody waits for the site's answer any more.
 struct GivenUp(Arc<Semaphore>);
 
 impl Drop for GivenUp {
@@ -55,7 +55,7 @@ impl Drop for GivenUp {
     }
 }
 
-/// A request that waits while a person takes `seconds`, and then approves. Answers the question's id.
+/// A person takes `seconds`, then approves the open question. Returns its id.
 async fn approved_after(seconds: u32, bursar: &Bursar, faults: &Faults) -> String {
     let (id, code) = question(bursar).await;
     faults.passed(seconds);
@@ -90,7 +90,7 @@ async fn what_the_site_asks_by_then_is_not_what_was_approved() {
     let (agent, site) = (Agent::of(&bursar), origin.address);
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
     let id = approved_after(31, &bursar, &faults).await;
-    // Another question, with another code; the first has given its money back.
+    // A new question with another code; the money of the first is released.
     let other = || pending(&bursar).into_iter().find(|open| open["id"] != *id);
     let other = eventually("another question", other).await;
     assert!(
@@ -122,7 +122,7 @@ async fn an_agent_that_hangs_up_before_its_payment_is_armed_leaves_the_approval_
     wire.say(format!("GET /report HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"))
         .await;
     let id = approved_after(31, &bursar, &faults).await;
-    // The approval is in its hands: the site is asked for its terms once more, and takes its time.
+    // The request has taken the approval. The site is asked for its terms again, and is slow.
     eventually("the site to be asked again", || {
         (origin.seen().len() == 2).then_some(())
     })
@@ -157,11 +157,11 @@ async fn a_store_that_cannot_be_read_pays_nothing_and_leaves_the_approval() {
     is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
-    // After a failed write nobody knows what the disk has.
+    // After a failed write, the state of the disk is not known.
     faults.fail_once("write", "/audit/seg-", Errno::IO);
     is_told(&agent.get(origin.address, "/other").await, 503, "store-unavailable");
     faults.clear();
-    // Again and again: it goes back to whoever asks next.
+    // Every failed attempt puts the approval back for the next request.
     for _ in 0..2 {
         let page = agent.get(origin.address, "/report").await;
         is_told(&page, 503, "store-unavailable");
@@ -194,7 +194,7 @@ fn entry(bursar: &Bursar, ev: &str) -> Option<Value> {
     bursar.journal().into_iter().find(|entry| entry["ev"] == ev)
 }
 
-/// The process dies when the answer is on the disk and not in the books, and starts again so many seconds after it was given.
+/// Kills the process when the answer is on disk but not in the ledger, and restarts it `seconds` after the answer.
 async fn found_again_after(seconds: u32) -> (Origin, Bursar, String, Timestamp) {
     let (origin, faults) = (at_ten_cents().await, Faults::none());
     let mut bursar = home(&origin, AT_ONCE).serve_by(faults.program_with_clocks());
@@ -226,7 +226,7 @@ async fn an_answer_that_is_found_again_counts_from_when_it_was_given() {
     let granted = eventually("the approval", || entry(&bursar, "approval.granted")).await;
     let use_by: Timestamp = granted["use_by"].as_str().unwrap().parse().unwrap();
     let good_for = use_by.duration_since(decided_at);
-    // Entries have microseconds.
+    // Entries have microsecond precision.
     let quarter = SignedDuration::from_mins(15);
     assert!(
         good_for <= quarter && quarter - good_for < SignedDuration::from_micros(1),
@@ -242,14 +242,14 @@ async fn an_answer_that_is_found_again_counts_from_when_it_was_given() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_found_again_after_a_quarter_of_an_hour_is_none() {
+async fn an_answer_that_is_found_again_after_15_minutes_has_expired() {
     let (origin, bursar, id, _) = found_again_after(15 * 60).await;
     let over = eventually("its end", || entry(&bursar, "approval.expired")).await;
     assert_eq!((&over["id"], &over["why"]), (&json!(id), &json!("unused")));
     assert!(entry(&bursar, "approval.granted").is_none());
     let released = || (bursar.states() == ["released"]).then_some(());
     eventually("the money back", released).await;
-    // The same request is another question.
+    // The same request asks a new question.
     is_told(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
@@ -259,7 +259,7 @@ async fn an_answer_that_is_found_again_after_a_quarter_of_an_hour_is_none() {
     assert!(origin.payments().is_empty());
 }
 
-/// Until nobody is let in any more: what stops has been told to.
+/// Waits until new connections are refused, that is, until the stop has begun.
 async fn refuses(bursar: &Bursar) {
     let mut stopping = tokio::time::interval(Duration::from_millis(1));
     let closed = async {
@@ -271,7 +271,7 @@ async fn refuses(bursar: &Bursar) {
 }
 
 #[tokio::test]
-async fn an_approval_that_meets_a_stop_is_heard_whole_or_not_at_all() {
+async fn an_approval_during_a_stop_is_recorded_or_rejected() {
     let origin = at_ten_cents().await;
     let mut bursar = home(&origin, AT_ONCE).serve();
     is_told(
@@ -280,7 +280,7 @@ async fn an_approval_that_meets_a_stop_is_heard_whole_or_not_at_all() {
         "approval-pending",
     );
     let (id, code) = question(&bursar).await;
-    // The operator's word is under way when the stop comes, and its end arrives afterwards.
+    // Half of the operator's command has been sent when the stop begins; the rest arrives afterwards.
     let word = json!({ "id": id, "code": code }).to_string();
     let (begun, rest) = word.split_at(word.len() / 2);
     let mut socket = UnixStream::connect(bursar.path().join("run/admin.sock")).await.unwrap();
@@ -289,7 +289,7 @@ async fn an_approval_that_meets_a_stop_is_heard_whole_or_not_at_all() {
         word.len()
     );
     socket.write_all(head.as_bytes()).await.unwrap();
-    // Its head has been read before the stop: questions that follow are answered.
+    // The response to this one shows that the head has been read before the stop.
     assert_eq!(pending(&bursar).len(), 1);
     bursar.terminate();
     refuses(&bursar).await;
@@ -303,7 +303,7 @@ async fn an_approval_that_meets_a_stop_is_heard_whole_or_not_at_all() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     } else {
         assert!(
-            answer.contains("the server is stopping; `bursar pending` tells"),
+            answer.contains("the server is stopping; `bursar pending` shows"),
             "{answer}"
         );
     }

@@ -1,5 +1,5 @@
-//! Above a second threshold one person is not enough (threat 4.4): several are asked, enough of them must approve, each
-//! for themselves, and one who denies it denies it for all.
+//! Above a second threshold one person is not enough (threat 4.4): several are asked, enough of them must approve
+//! separately, and a single denial ends the question for all.
 
 use std::fmt::Write;
 
@@ -42,7 +42,7 @@ fn fake() -> FakeBkey {
     fake
 }
 
-/// The server answers, but not now.
+/// A server that is temporarily unavailable.
 fn down() -> Mishap {
     Mishap::Answer(503, Vec::new(), String::new())
 }
@@ -52,7 +52,7 @@ fn waits(bursar: &Bursar, origin: &Origin) -> JoinHandle<Page> {
     tokio::spawn(async move { agent.get(site, "/report").await })
 }
 
-/// The handle of each person's question, in the order of their names: they are asked all at once.
+/// The handles of the questions, sorted by approver: they are asked concurrently.
 async fn handles(fake: &FakeBkey, count: usize) -> Vec<String> {
     let all = || Some(fake.handles_by_approver()).filter(|handles| handles.len() >= count);
     eventually("the questions", all).await.into_values().collect()
@@ -71,14 +71,14 @@ async fn two_of_three_must_approve_what_is_above_the_second_threshold() {
     let waiting = waits(&bursar, &origin);
     let asked = handles(&fake, 3).await;
     assert!(fake.handles_by_approver().into_keys().eq(PEOPLE));
-    // Everybody has a code of their own: one person's answer is not another's.
+    // Each approver has their own code, so that one cannot answer for another.
     let codes: std::collections::BTreeSet<String> =
         pending(&bursar).iter().map(|open| open["code"].to_string()).collect();
     assert_eq!(codes.len(), 3);
-    // The operator sees whom everybody waits for, and cannot answer for them.
+    // The operator sees who has not answered, but cannot answer for them.
     let told = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
     assert!(
-        told.contains("did:bkey:zBert is asked over ciba\n") && !told.contains("bursar approve"),
+        told.contains("waiting for did:bkey:zBert, asked through ciba\n") && !told.contains("bursar approve"),
         "{told}"
     );
     let (id, code) = (pending(&bursar)[0]["id"].clone(), pending(&bursar)[0]["code"].clone());
@@ -109,10 +109,10 @@ async fn two_of_three_must_approve_what_is_above_the_second_threshold() {
     let approved: Vec<Value> = asks.iter().map(|ask| ask["evidence"]["approver"].clone()).collect();
     assert_eq!(json!(approved), json!([PEOPLE[0], null, PEOPLE[2]]));
     assert_eq!(shown["approval_check"]["keys"].as_array().unwrap().len(), 2);
-    assert_eq!(shown["approval_books"]["agree"], true, "{}", shown["approval_books"]);
+    assert_eq!(shown["approval_ledger"]["agree"], true, "{}", shown["approval_ledger"]);
     let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
     assert!(text.contains("2 of 3 people"), "{text}");
-    // An auditor sees both, and needs both.
+    // An auditor sees both approvals, and needs both.
     let keys = shown["approval_check"]["keys"].as_array().unwrap();
     let exported = bursar.run(&["approvals", "export", id]);
     assert!(exported.status.success(), "{exported:?}");
@@ -152,7 +152,7 @@ async fn one_of_three_is_enough_below_it() {
 }
 
 #[tokio::test]
-async fn one_who_denies_it_denies_it_for_all() {
+async fn a_single_denial_ends_the_question_for_all() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
     let waiting = waits(&bursar, &origin);
@@ -161,7 +161,7 @@ async fn one_who_denies_it_denies_it_for_all() {
     votes(&bursar, 1).await;
     fake.decide(&asked[1], Decision::Denied);
     is_told(&waiting.await.unwrap(), 403, "approval-denied");
-    // Whoever approves it afterwards approves nothing.
+    // Approving afterwards has no effect.
     fake.decide(&asked[2], Decision::Approved);
     is_told(
         &Agent::of(&bursar).get(origin.address, "/report").await,
@@ -200,12 +200,12 @@ async fn a_vote_survives_a_kill_and_is_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_token_of_another_approver_is_no_vote() {
+async fn a_token_of_another_approver_is_not_a_vote() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
     let waiting = waits(&bursar, &origin);
     let asked = handles(&fake, 3).await;
-    // The first answers on all three phones.
+    // The first approver answers on all three phones.
     fake.answers_as(PEOPLE[0]);
     for handle in &asked {
         fake.decide(handle, Decision::Approved);
@@ -216,7 +216,7 @@ async fn a_token_of_another_approver_is_no_vote() {
 }
 
 #[tokio::test]
-async fn those_who_can_be_asked_are_enough() {
+async fn one_unreachable_approver_does_not_stop_the_others() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
     // The first of the three cannot be asked.
@@ -230,7 +230,7 @@ async fn those_who_can_be_asked_are_enough() {
 }
 
 #[tokio::test]
-async fn too_few_who_can_be_asked_are_none() {
+async fn with_too_few_reachable_approvers_the_question_fails() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
     fake.mishaps(Call::Ask, &[down(), down()]);
@@ -253,9 +253,9 @@ async fn the_owner_is_not_asked() {
     assert!(fake.handles_by_approver().into_keys().eq(PEOPLE[1..].iter().copied()));
 }
 
-/// The last who approves is looked at a moment before the one who has denied it already: they were asked in that order.
+/// The last approval is polled a moment before a denial that was given earlier: that is the order of asking.
 #[tokio::test]
-async fn whoever_denied_it_before_the_last_approved_denies_it() {
+async fn a_denial_given_before_the_last_approval_counts() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
     let waiting = waits(&bursar, &origin);
@@ -268,7 +268,7 @@ async fn whoever_denied_it_before_the_last_approved_denies_it() {
     assert!(origin.payments().is_empty());
 }
 
-/// Whether it died at that step of hearing the second of two who must approve. Whatever happens, it is paid once in the end.
+/// Returns whether the process died at this step of the second of two required approvals. In any case it pays once.
 async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool {
     let when = format!("killed at step {step}");
     let (fake, faults) = (fake(), Faults::none());
@@ -298,7 +298,7 @@ async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool 
         assert!(bursar.ended() < 0, "{when}: it came to an orderly end");
         bursar = bursar.kill().serve();
     }
-    // A token that was fetched and lost with the process is gone for good: then the two are asked once more.
+    // A token that was fetched and lost with the process cannot be fetched again: then both are asked again.
     for handle in &fake.handles() {
         fake.decide(handle, Decision::Approved);
     }
@@ -335,7 +335,7 @@ async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool 
     died
 }
 
-/// Each takes some seconds, nearly all of them waiting: two go side by side.
+/// Each run takes some seconds, mostly waiting, so two tests run in parallel.
 async fn killed_at_every_second_step_from(first: usize) {
     let origin = at_ten_cents().await;
     for step in (first..200).step_by(2) {
@@ -357,7 +357,7 @@ async fn a_kill_at_an_even_step_of_the_last_vote_pays_once() {
     killed_at_every_second_step_from(2).await;
 }
 
-/// What was given first does not last until the question's own end, and nobody is to decide what can no longer count.
+/// The first token expires before the question does; then the others must not be left deciding in vain.
 #[tokio::test]
 async fn a_question_ends_with_the_first_token_that_was_given() {
     let (origin, fake) = (at_ten_cents().await, fake());
@@ -375,14 +375,14 @@ async fn a_question_ends_with_the_first_token_that_was_given() {
     assert!(origin.payments().is_empty());
 }
 
-/// Nor is it written with the next one's: a start would count it then.
+/// It is not written with the next approver's evidence either, or a restart would count it.
 #[tokio::test]
 async fn evidence_that_could_not_be_written_never_counts() {
     let (origin, fake, faults) = (at_ten_cents().await, fake(), Faults::none());
     let bursar = home(&origin, &fake, "second_approval_above = \"0.05\"", 60).serve_by(faults.program());
     let waiting = waits(&bursar, &origin);
     let asked = handles(&fake, 3).await;
-    // Their handles are on the disk.
+    // The handles are on disk.
     eventually("all three", || {
         (pending(&bursar).len() == 3 && kept(&bursar, "asked") == 3).then_some(())
     })
@@ -391,7 +391,7 @@ async fn evidence_that_could_not_be_written_never_counts() {
     fake.decide(&asked[0], Decision::Approved);
     let log = || std::fs::read_to_string(bursar.path().join("serve.log")).unwrap();
     eventually("the failure", || {
-        log().contains("the evidence cannot be kept").then_some(())
+        log().contains("the evidence cannot be stored").then_some(())
     })
     .await;
     assert_eq!(
@@ -406,7 +406,7 @@ async fn evidence_that_could_not_be_written_never_counts() {
     assert_eq!((kept(&bursar, "evidence"), origin.payments().len()), (2, 1));
 }
 
-/// So many people's `member` is in the one file that is kept.
+/// How many approvers have `member` in the stored question.
 fn kept(bursar: &Bursar, member: &str) -> usize {
     let mut folder = std::fs::read_dir(bursar.path().join("private/approvals")).unwrap();
     let file = folder

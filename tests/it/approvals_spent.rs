@@ -1,6 +1,6 @@
-//! What was spent before decides whether a person is asked: a payee nobody has paid yet, a sum since the last approval, a budget that
-//! a person may let a payment pass (threat 1.3). The ledger decides these one payment after the other, so that no two
-//! slip through.
+//! Past spending decides whether a person is asked: a payee never paid before, a sum since the last approval, a budget
+//! that a person may let a payment exceed (threat 1.3). The ledger decides one payment after the other, so that no two
+//! slip through together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ fn start(origin: &Origin, rules: &str, approval: &str) -> Bursar {
     setup().trust(&origin.ca_pem).limits(&limits).config(approval).start()
 }
 
-/// Sells for ten cents to be paid to an address that ends in `payee`.
+/// Sells for ten cents, paid to an address that ends in `payee`.
 async fn to_payee(payee: &Arc<AtomicU64>) -> Origin {
     let payee = payee.clone();
     Origin::https(move |request| {
@@ -56,14 +56,14 @@ async fn a_payee_is_asked_about_once() {
     is_told(&agent.get(origin.address, "/one").await, 503, "approval-pending");
     is_approved(&bursar).await;
     assert_eq!(agent.get(origin.address, "/one").await.status, 200);
-    // Now it is known, whatever else is bought there.
+    // Now the payee is known, whatever else is bought there.
     assert_eq!(agent.get(origin.address, "/two").await.status, 200);
     payee.store(1, Ordering::SeqCst);
     is_told(&agent.get(origin.address, "/two").await, 503, "approval-pending");
     payee.store(0, Ordering::SeqCst);
     assert_eq!(agent.get(origin.address, "/three").await.status, 200);
     assert_eq!(origin.payments().len(), 3);
-    // A restart knows it, with its index and without.
+    // It is still known after a restart, with and without the index.
     let mut bursar = bursar.kill().serve();
     assert_eq!(Agent::of(&bursar).get(origin.address, "/four").await.status, 200);
     bursar.stop();
@@ -88,7 +88,7 @@ async fn a_payee_is_known_to_the_level_that_has_paid_it() {
         "approval-pending",
     );
     is_approved(&bursar).await;
-    // Approved is not paid: until then it is a stranger to everybody.
+    // Approved is not paid: until it is paid, the payee is unknown to every level.
     is_told(&writer.get(origin.address, "/two").await, 503, "approval-pending");
     assert_eq!(Agent::of(&bursar).get(origin.address, "/one").await.status, 200);
     assert_eq!(writer.get(origin.address, "/three").await.status, 200);
@@ -105,7 +105,7 @@ async fn a_person_looks_again_once_so_much_was_spent() {
     }
     is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
     is_approved(&bursar).await;
-    // Approved is not paid: nothing begins anew before the payment is armed.
+    // Approved is not paid: a new count begins only once the payment is armed.
     is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
     assert_eq!(agent.get(origin.address, "/three").await.status, 200);
     for path in ["/four", "/five"] {
@@ -113,7 +113,7 @@ async fn a_person_looks_again_once_so_much_was_spent() {
     }
     is_told(&agent.get(origin.address, "/six").await, 503, "approval-pending");
     assert_eq!(origin.payments().len(), 5);
-    // Nor does a restart begin anew.
+    // A restart does not begin a new count either.
     bursar.stop();
     std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
     let bursar = bursar.kill().serve();
@@ -123,7 +123,7 @@ async fn a_person_looks_again_once_so_much_was_spent() {
         "approval-pending",
     );
     assert_eq!(origin.payments().len(), 5);
-    // What a person has looked at counts for nothing in the time that it begins.
+    // The approved payment itself does not count in the period that it begins.
     let armed = windows(&bursar, "pay.armed");
     let window = armed[0]
         .as_array()
@@ -174,12 +174,12 @@ async fn a_person_lets_one_payment_pass_a_budget() {
     assert_eq!(pending(&bursar)[0]["rule"], "agents.research.rolling.24h");
     let told = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
     assert!(
-        told.contains("asked because of agents.research.rolling.24h\n  bursar approve "),
+        told.contains("approval required by agents.research.rolling.24h\n  bursar approve "),
         "{told}"
     );
     is_approved(&bursar).await;
     assert_eq!(agent.get(origin.address, "/three").await.status, 200);
-    // It was for that one, and it counts.
+    // The approval was for that payment only, and the payment counts.
     is_told(&agent.get(origin.address, "/four").await, 503, "approval-pending");
     let (id, _) = question(&bursar).await;
     assert!(bursar.run(&["deny", &id, "--why", "enough"]).status.success());
@@ -204,7 +204,7 @@ async fn a_question_over_a_budget_leaves_what_is_left_of_it_to_others() {
     for path in ["/one", "/two"] {
         assert_eq!(agent.get(origin.address, path).await.status, 200);
     }
-    // A budget of another level that asks nobody is not passed, whoever approves.
+    // No approval exceeds the budget of another level that does not ask.
     let limits = "[account]\ntotal = \"0.50\"\n[agents.research]\ntotal = \"0.25\"\nover_limit = \"ask\"\n";
     let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
     let agent = Agent::of(&bursar);
@@ -266,7 +266,7 @@ async fn the_owner_of_an_agent_does_not_approve_for_it() {
     let (id, code) = question(&bursar).await;
     assert_eq!(bursar.run(&["approve", &id, "--code", &code]).status.code(), Some(1));
     assert!(origin.payments().is_empty());
-    // To deny is no privilege.
+    // Owners may deny.
     assert!(bursar.run(&["deny", &id, "--why", "mine"]).status.success());
     eventually("the denial", || (bursar.states() == ["released"]).then_some(())).await;
 }
@@ -282,7 +282,7 @@ async fn the_terminal_cannot_be_two_people() {
     assert!(origin.payments().is_empty());
 }
 
-/// Its hold has taken the key.
+/// The hold has already taken the key.
 #[tokio::test]
 async fn a_repeat_under_a_key_joins_what_was_asked_because_of_what_was_spent() {
     for rules in [
@@ -330,16 +330,16 @@ async fn an_owner_who_is_named_while_the_question_is_open_does_not_approve_it() 
     assert!(origin.payments().is_empty());
 }
 
-/// What a question has set aside must not stand against the repeat that would take its answer.
+/// The money that a question holds must not block the repeat that takes its answer.
 #[tokio::test]
-async fn a_repeat_joins_its_question_though_that_has_set_aside_what_was_left() {
+async fn a_repeat_joins_its_question_although_the_hold_took_what_was_left() {
     for rules in [
         "approval_first_time_payee = true",
         "approval_every = \"0.05\"",
         "over_limit = \"ask\"\nrolling = { \"24h\" = \"0.05\" }",
     ] {
         let origin = at_ten_cents().await;
-        // Enough for one: whatever asks, the account's total denies.
+        // Enough for one payment: the account's total refuses a second one, whichever rule asks.
         let limits = format!("[account]\ntotal = \"0.15\"\n[agents.research]\ntotal = \"5.00\"\n{rules}\n");
         let bursar = setup().trust(&origin.ca_pem).limits(&limits).config(AT_ONCE).start();
         let agent = Agent::of(&bursar);
@@ -352,9 +352,9 @@ async fn a_repeat_joins_its_question_though_that_has_set_aside_what_was_left() {
     }
 }
 
-/// The approval of one purchase must not lie about until the next one like it, which nobody has looked at.
+/// An approval must not be left over for the next equal purchase, which nobody has seen.
 #[tokio::test]
-async fn what_was_approved_is_used_though_by_then_the_payment_would_need_no_approval() {
+async fn an_approval_is_used_even_if_the_payment_no_longer_needs_one() {
     let origin = at_ten_cents().await;
     let bursar = start(&origin, "approval_every = \"0.25\"", AT_ONCE);
     let agent = Agent::of(&bursar);
@@ -370,7 +370,7 @@ async fn what_was_approved_is_used_though_by_then_the_payment_would_need_no_appr
     });
     let other = other.await;
     approve(&bursar, other["id"].as_str().unwrap(), other["code"].as_str().unwrap());
-    // Its payment begins another count, so that the third fits now.
+    // Its payment begins a new count, so that the third fits now.
     assert_eq!(agent.get(origin.address, "/other").await.status, 200);
     let page = agent.get(origin.address, "/three").await;
     assert_eq!(page.status, 200);
@@ -381,7 +381,7 @@ async fn what_was_approved_is_used_though_by_then_the_payment_would_need_no_appr
             is_told(&page, 503, "approval-pending");
         }
     }
-    // Bought once more, after so much was spent: a person has looked at one purchase of it, and this is the second.
+    // Bought once more after enough was spent: one purchase was approved, and this is the second.
     let again = agent.get(origin.address, "/three").await;
     assert!(used, "the approval was not used for what it was given for");
     is_told(&again, 503, "approval-pending");
@@ -399,7 +399,7 @@ async fn what_was_denied_is_not_paid_because_it_fits_a_moment_later() {
     let (third, _) = question(&bursar).await;
     assert!(bursar.run(&["deny", &third, "--why", "not this"]).status.success());
     is_told(&agent.get(origin.address, "/three").await, 403, "approval-denied");
-    // Something else is approved, and begins another count.
+    // Another payment is approved, and begins a new count.
     is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
     is_approved(&bursar).await;
     assert_eq!(agent.get(origin.address, "/other").await.status, 200);

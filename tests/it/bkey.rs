@@ -1,5 +1,5 @@
-//! BKey signs, with a key that is on a phone (approvals §4.6): what it makes is compared with the record before anybody
-//! gets it, and what it may have made is counted, whatever it says.
+//! BKey signs with a key on a phone (approvals §4.6). What it signs is compared with the record before it is sent, and
+//! what it may have signed is counted, whatever BKey says.
 
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ use crate::support::mpp;
 use crate::support::origin::Origin;
 use crate::support::seller;
 
-/// Room for one purchase of a cent.
+/// Room for one purchase at a cent.
 const LIMITS: &str = "[agents.research]\ntotal = \"0.015\"\n";
 
 pub async fn at_a_cent() -> Origin {
@@ -34,7 +34,7 @@ async fn at(atoms: &'static str) -> Origin {
     .await
 }
 
-/// `[bkey]`, and a section in front of it.
+/// The configuration: `[bkey]`, with a section in front of it.
 pub fn config(fake: &FakeBkey, before: &str, hold_s: u32) -> String {
     let mut config = before.to_owned();
     let _ = write!(
@@ -79,13 +79,13 @@ fn events(bursar: &Bursar) -> Vec<String> {
     names.filter(|name| name.starts_with("pay.")).collect()
 }
 
-/// What it counts is all there is room for.
+/// The payment counts: nothing else fits into the budget.
 pub async fn is_counted(bursar: &Bursar, origin: &Origin) {
     let page = Agent::of(bursar).get(origin.address, "/another").await;
     is_told(&page, 403, "over-limit");
 }
 
-/// The same again is told of the doubt, and nothing is ordered for it.
+/// The same request again gets `payment-in-doubt`, and nothing more is ordered at BKey.
 async fn is_not_ordered_again(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) {
     let orders = fake.count(Call::OrderAuthorization);
     let again = Agent::of(bursar).get(origin.address, "/report?q=1").await;
@@ -164,7 +164,7 @@ async fn what_bkey_cannot_sign_is_passed_on_with_the_reason() {
 
 pub type Lie = fn(&mut Payments);
 
-/// Every member in turn, each in an answer that is good in all else. Where the signature can be made to cover the lie, it does.
+/// Falsifies each member in turn, in an otherwise good answer; where possible the signature covers the false value.
 #[tokio::test]
 async fn nothing_is_sent_that_is_not_what_was_ordered() {
     let lies: [(&str, Lie); 14] = [
@@ -214,11 +214,11 @@ async fn nothing_is_sent_that_is_not_what_was_ordered() {
             .lines()
             .any(|line| line.contains("ERROR") && line.contains(&format!("its {member} ")));
         assert!(told, "{member}: {log}");
-        // Only times that are out of bounds leave a signature of just this payment, and with it a nonce that can prove its end.
+        // Only with a time out of bounds is it still a signature for this payment, whose nonce can prove how it ends.
         assert_eq!(payment["nonce"].is_null(), member != "validBefore", "{member}");
         is_not_ordered_again(&bursar, &origin, &fake).await;
         is_counted(&bursar, &origin).await;
-        // The chain is not asked about a nonce that nobody knows, and no command frees it.
+        // Without a known nonce the chain is not queried, and no command frees the money.
         let id = payment["id"].as_str().unwrap();
         let shown = bursar.run(&["payments", "show", id, "--json"]);
         assert!(shown.status.success(), "{shown:?}");
@@ -272,7 +272,7 @@ async fn a_nonce_is_taken_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_have_been_made_is_held_for_nobody() {
+async fn what_cannot_have_been_signed_holds_no_money() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let bursar = home(&origin, &fake, 50, LIMITS).serve();
     let agent = Agent::of(&bursar);
@@ -290,7 +290,7 @@ async fn what_cannot_have_been_made_is_held_for_nobody() {
         is_told(&page, 503, "signer-unavailable");
         assert_eq!(page.json()["retryable"], retryable, "{page:?}");
     }
-    // Our token is not good any more: the next one is.
+    // Our token is no longer valid; the next one is.
     fake.mishaps(Call::OrderAuthorization, &[refused(401, json!("unauthorized"))]);
     is_told(
         &agent.get(origin.address, "/report?q=1").await,
@@ -322,7 +322,7 @@ async fn without_bkey_free_traffic_goes_on_and_nothing_is_held() {
     assert_eq!(page.json()["retryable"], true);
     assert_eq!(bursar.states(), ["expired"]);
     assert!(origin.payments().is_empty());
-    // A start does not need it either, once its wallet is known.
+    // A start does not need BKey either, once its wallet is known.
     assert_eq!(bursar.stop(), 0);
     let bursar = bursar.kill().serve();
     assert!(bursar.log().contains(&format!("{wallet}")), "{}", bursar.log());
@@ -335,9 +335,9 @@ async fn without_bkey_free_traffic_goes_on_and_nothing_is_held() {
     assert_eq!(bursar.states(), ["expired", "expired"]);
 }
 
-/// BKey may have signed: it is counted, and never ordered again.
+/// BKey may have signed: the payment is counted, and never ordered again.
 #[tokio::test]
-async fn what_may_have_been_made_is_counted_and_not_ordered_again() {
+async fn what_may_have_been_signed_is_counted_and_not_ordered_again() {
     for (mishap, signed) in [
         (Mishap::CutAfter, 1),
         (Mishap::CutBefore, 0),
@@ -366,7 +366,7 @@ async fn what_may_have_been_made_is_counted_and_not_ordered_again() {
         assert_eq!(fake.payments(|payments| payments.signatures()), signed);
         is_not_ordered_again(&bursar, &origin, &fake).await;
         is_counted(&bursar, &origin).await;
-        // A restart knows no more of it.
+        // A restart changes nothing.
         assert_eq!(bursar.stop(), 0);
         let bursar = bursar.kill().serve();
         is_not_ordered_again(&bursar, &origin, &fake).await;
@@ -381,7 +381,7 @@ async fn a_person_confirms_in_every_dialect() {
         let (origin, fake) = (at_a_cent().await, FakeBkey::start(dialect));
         let bursar = home(&origin, &fake, 60, LIMITS).serve();
         fake.payments(|of| (of.fate, of.packed) = (CommitState::Waits, packed));
-        // A look that fails says nothing.
+        // A failed poll decides nothing.
         fake.mishaps(
             Call::LookAuthorization,
             &[
@@ -410,7 +410,7 @@ async fn a_person_confirms_in_every_dialect() {
     }
 }
 
-/// By BKey's word nothing comes of it. Its word is no proof (R11).
+/// BKey says that the payment will not happen. That is not a proof (R11).
 #[tokio::test]
 async fn what_a_person_does_not_confirm_stays_counted() {
     for (fate, reason) in [
@@ -430,7 +430,7 @@ async fn what_a_person_does_not_confirm_stays_counted() {
         );
         is_not_ordered_again(&bursar, &origin, &fake).await;
         is_counted(&bursar, &origin).await;
-        // A person may know better, and nobody else.
+        // Only a person can resolve it.
         let id = payment["id"].as_str().unwrap();
         let compared = bursar.run(&["reconcile", "--json"]);
         let text = String::from_utf8_lossy(&compared.stdout).into_owned() + &String::from_utf8_lossy(&compared.stderr);
@@ -446,7 +446,7 @@ async fn what_a_person_does_not_confirm_stays_counted() {
     }
 }
 
-/// The agent's request cannot wait any longer. Its repeat finds what was confirmed meanwhile, and sends that.
+/// The agent's request ends before the person confirms. A repeat finds what was confirmed meanwhile, and sends it.
 #[tokio::test]
 async fn what_is_confirmed_late_is_kept_for_the_repeat() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
@@ -481,7 +481,7 @@ async fn what_is_confirmed_late_is_kept_for_the_repeat() {
 }
 
 #[tokio::test]
-async fn an_order_that_waits_is_in_doubt_after_a_restart() {
+async fn an_order_that_waits_has_an_unknown_outcome_after_a_restart() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let mut bursar = home(&origin, &fake, 60, LIMITS).serve();
     fake.payments(|of| of.fate = CommitState::Waits);
@@ -526,7 +526,7 @@ fn does_not_start(home: Home) -> (Home, String) {
 }
 
 #[tokio::test]
-async fn a_wallet_that_does_not_fit_is_told_at_the_start() {
+async fn a_wallet_that_does_not_fit_is_reported_at_the_start() {
     let origin = at_a_cent().await;
     let wrong: [(Lie, &str); 3] = [
         (
@@ -557,7 +557,7 @@ async fn a_wallet_that_does_not_fit_is_told_at_the_start() {
     assert!(log.contains("start again when it can be reached"), "{log}");
 }
 
-/// The same BKey asks the person and signs, as one client, which only `[approval.ciba]` names.
+/// The same BKey asks the person and signs, for one client that only `[approval.ciba]` names.
 #[tokio::test]
 async fn what_a_person_approves_is_signed_as_the_same_client() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
@@ -591,10 +591,10 @@ async fn what_a_person_approves_is_signed_as_the_same_client() {
     assert_eq!((fake.count(Call::Ask), fake.count(Call::OrderAuthorization)), (1, 1));
 }
 
-/// The books of several proxies take it the same way.
+/// A shared ledger records the same.
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread")]
-async fn shared_books_record_what_bkey_signs() {
+async fn a_shared_ledger_records_what_bkey_signs() {
     let database = crate::postgres_cluster::cluster().database().await;
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let store = format!("[store]\nurl = \"{}\"\n", database.url());

@@ -1,4 +1,4 @@
-//! BKey signs, and the money moves on a chain: what counts is what the chain shows.
+//! BKey signs, and the money moves on a chain; the chain decides what counts.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ impl Story {
     }
 
     async fn begin_at(lab: &'static Lab, name: &str, more_ca: &str) -> Self {
-        // Everything that was mined is final.
+        // Every mined block is final.
         let node = Node::of(lab, Mood::Final).await;
         let fake = FakeBkey::start(Dialect::Oauth);
         let wallet = fake.payments(|of| {
@@ -61,7 +61,7 @@ impl Story {
         transfers(&self.lab.rpc, &self.lab.token, &self.wallet)
     }
 
-    /// One cent went to the seller, once, and the books name the transaction and the nonce.
+    /// One cent went to the seller once, and the ledger has the transaction and the nonce.
     fn one_cent_moved(&self) {
         let payments = self.bursar.payments();
         assert_eq!(payments.len(), 1, "{payments:?}");
@@ -99,7 +99,7 @@ async fn what_bkey_signs_at_once_moves_once() {
     assert_eq!(page.status, 200, "{page:?}");
     assert_eq!(page.json()["paid"], true);
     story.one_cent_moved();
-    // From the entry on the chain proves it as it does our own signatures, and explains what left the wallet.
+    // With the entry, the chain proves this payment like one signed with our own key, and the outflow is explained.
     let compared = story.bursar.run(&["reconcile", "--json"]);
     let said = String::from_utf8(compared.stdout).unwrap();
     assert_eq!(compared.status.code(), Some(0), "{said}");
@@ -124,7 +124,7 @@ async fn what_a_person_confirms_moves_once() {
     story.one_cent_moved();
 }
 
-/// A made-up nonce in its place would be one that the chain calls unused for ever.
+/// If a made-up nonce stood in its place, the chain would report it as unused forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chain_frees_nothing_whose_nonce_is_not_on_record() {
     let Some(lab) = lab() else { return };
@@ -141,17 +141,14 @@ async fn the_chain_frees_nothing_whose_nonce_is_not_on_record() {
     let id = story.bursar.payments()[0]["id"].as_str().unwrap().to_owned();
     let compared = story.bursar.run(&["reconcile", &id, "--json"]);
     let said = String::from_utf8(compared.stdout).unwrap();
-    assert!(
-        said.contains("chooses the nonce") && said.contains("undecided"),
-        "{said}"
-    );
+    assert!(said.contains("chose the nonce") && said.contains("undecided"), "{said}");
     assert_eq!(story.bursar.states(), ["unknown"]);
-    // Nor does a server that is not there.
+    // The same without a running server.
     assert_eq!(story.bursar.stop(), 0);
     let home = story.bursar.kill();
     let compared = home.run(&["reconcile", &id, "--json"]);
     assert!(
-        String::from_utf8_lossy(&compared.stdout).contains("chooses the nonce"),
+        String::from_utf8_lossy(&compared.stdout).contains("chose the nonce"),
         "{compared:?}"
     );
     let payment = &home.payments(&[])[0];
@@ -162,13 +159,13 @@ async fn the_chain_frees_nothing_whose_nonce_is_not_on_record() {
     assert_eq!(transfers(&lab.rpc, &lab.token, &story.wallet), []);
 }
 
-/// BKey may sign for longer than was armed. That is not sent; on record, its end is proven as that of any other.
+/// BKey may sign for longer than was armed. Such a signature is recorded but not sent; how it ends is proven as usual.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_signed_and_not_sent_comes_back_by_the_chains_word() {
+async fn what_was_signed_and_not_sent_comes_back_once_the_chain_proves_it_expired() {
     if !installed() {
         return skip("the lab is not installed: run `npm ci` in tests/interop");
     }
-    // Of its own: its clock is set ahead.
+    // A separate lab, because its clock is set ahead.
     let lab: &'static Lab = Box::leak(Box::new(Lab::start()));
     let origin = Origin::https(|_| async {
         let mut brief = seller::requirement("10000");
@@ -193,7 +190,7 @@ async fn what_was_signed_and_not_sent_comes_back_by_the_chains_word() {
     };
     let told = |finding: &str, state: &str| (finding.to_owned(), state.to_owned());
     assert_eq!(finding(), told("pending", "unknown"));
-    // What was armed is over, what was signed is not.
+    // What was armed has expired, but what was signed has not.
     rpc(lab, "evm_increaseTime", json!([12]));
     rpc(lab, "evm_mine", json!([]));
     assert_eq!(finding(), told("pending", "unknown"));

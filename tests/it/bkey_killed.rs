@@ -1,5 +1,5 @@
-//! The process dies at every step from the order at BKey to its own end: every signature that exists is counted, a request never
-//! gets a second one, and the seller gets none that is not on record.
+//! The process is killed at every step from the order at BKey to its exit: every signature that exists is counted, a
+//! request never gets a second one, and the seller never gets one that is not recorded.
 
 use http::Request;
 use http_body_util::Full;
@@ -33,7 +33,7 @@ impl Story {
         }
     }
 
-    /// One purchase under a plan, a start, and the agent's repeat. Whether the plan killed.
+    /// One purchase with planned faults, a restart, and the agent's repeat. Returns whether the process was killed.
     async fn tell(&mut self, path: &str, when: &str, plan: impl FnOnce(&Faults)) -> bool {
         let Self {
             origin,
@@ -58,9 +58,9 @@ impl Story {
         if page.is_none_or(|page| page.status != 200) {
             let again = Agent::of(&self.bursar).get(address, path).await;
             match again.status.as_u16() {
-                // Nothing was signed, or what was signed could be presented.
+                // Nothing had been signed, or what was signed could be presented.
                 200 => {}
-                // It was ordered, or may have been: nobody knows.
+                // It was ordered, or may have been: the outcome is unknown.
                 409 => assert_eq!(again.problem(), "payment-in-doubt", "{when}"),
                 _ => panic!("{when}: {again:?}"),
             }
@@ -74,7 +74,7 @@ impl Story {
         died
     }
 
-    /// As many payments count as there are signatures, at least; and what the seller has is on record.
+    /// Checks that at least as many payments count as there are signatures, and that what the seller has is recorded.
     fn agrees(&self, when: &str) {
         let payments = self.bursar.payments();
         let counted = payments
@@ -106,7 +106,7 @@ async fn killed_at_every_step(moment: Moment) {
     story.bursar.journal();
 }
 
-/// Those between BKey's answer and the seller, by name.
+/// The steps between BKey's answer and the seller, by name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_the_signature_and_the_seller() {
     let mut story = Story::begin().await;

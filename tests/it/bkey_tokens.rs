@@ -1,4 +1,4 @@
-//! BKey makes the tokens for sellers that take cards (approvals §4.6). Nobody can be asked about them afterwards.
+//! BKey issues the tokens for sellers that take cards (approvals §4.6). Nothing can look them up afterwards.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::support::bursar::{Home, eventually, setup};
 use crate::support::origin::Origin;
 use crate::support::{mpp, stripe};
 
-/// A seller of MPP that takes whatever token it is given.
+/// An MPP seller that accepts any token.
 async fn takes_tokens(challenge: fn() -> mpp::Challenge) -> Origin {
     Origin::https(move |request| async move {
         match request.payment() {
@@ -88,7 +88,7 @@ async fn a_token_that_is_not_what_was_ordered_is_kept_and_not_sent() {
         is_told(&again, 409, "payment-in-doubt");
         assert_eq!(fake.count(Call::OrderToken), 1);
         is_counted(&bursar, &origin).await;
-        // Nobody can be asked about it; a person may know.
+        // Nothing can look it up; only a person can resolve it.
         let compared = bursar.run(&["reconcile", &id]);
         let said = String::from_utf8_lossy(&compared.stdout).into_owned() + &String::from_utf8_lossy(&compared.stderr);
         assert_eq!(bursar.states(), ["unknown"], "{said}");
@@ -103,7 +103,7 @@ async fn a_token_that_is_not_what_was_ordered_is_kept_and_not_sent() {
 }
 
 #[tokio::test]
-async fn tokens_are_ordered_in_live_dollars_alone() {
+async fn tokens_are_ordered_only_in_live_dollars() {
     let fake = FakeBkey::start(Dialect::Oauth);
     for (challenge, why) in [
         (

@@ -1,4 +1,4 @@
-//! Secrets that must not lie around: after a purchase every file and the whole log are searched for them.
+//! After a purchase, every file and the whole log are searched for secrets that must not be there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,7 +34,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The text itself and the ways in which a file might hold it by accident.
+/// The text itself, and the encodings in which a file might contain it by accident.
 pub fn spellings(secret: &str) -> Vec<Vec<u8>> {
     let mut all = vec![secret.as_bytes().to_vec(), STANDARD.encode(secret).into_bytes()];
     if let Some(digits) = secret.strip_prefix("0x") {
@@ -63,7 +63,7 @@ pub fn holds(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-/// The binary, with everything that any part has to say, down to the frames of HTTP/2.
+/// The binary with the most verbose logging, down to HTTP/2 frames.
 pub fn loud() -> Command {
     let mut loudly = Command::new("sh");
     let levels = "trace,bursar=trace,h2=trace,hyper=trace,rustls=trace,sled=debug";
@@ -123,7 +123,7 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     let log = bursar.log();
     assert!(
         log.contains("TRACE") && log.contains("payment refused") | log.contains("paid payment="),
-        "the log is loud: {log}"
+        "the log lacks the most verbose lines: {log}"
     );
 
     let token = bursar.home.token.clone();
@@ -133,7 +133,7 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     ]
     .map(str::to_owned)
     .to_vec();
-    // What was paid and not delivered may be presented again, from a folder of its own (R7).
+    // A credential that was paid but not delivered may be presented again, from its own folder (R7).
     let mut presentable = Vec::new();
     for request in origin.seen().iter().filter(|request| request.is_paid()) {
         let credential = request.payment().unwrap();
@@ -144,7 +144,7 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
         let credential = credential.trim_start_matches("Payment ").to_owned();
         let signature = decoded["payload"]["signature"].as_str().unwrap().to_owned();
         if request.target.starts_with("/never") {
-            // What it was made of stands in it, and can be made out if it begins at the right place.
+            // The bytes it encodes are inside, and can be recognised if the search starts at the right offset.
             presentable.extend([credential.clone(), signature.clone()]);
         }
         secrets.extend([credential, signature]);
@@ -161,7 +161,7 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
         let bytes = std::fs::read(path).unwrap();
         let private = path.parent().unwrap().ends_with("private");
         let kept = path.parent().unwrap().ends_with("private/credentials");
-        // A credential repeats the merchant's words, and is itself what must not be elsewhere.
+        // A credential repeats the merchant's text, and must itself not be anywhere else.
         let bytes = if kept { bytes } else { opened(&bytes) };
         for secret in &secrets {
             if private && secret == QUERY || kept && presentable.contains(secret) {
@@ -172,7 +172,7 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
             }
         }
     }
-    // The search itself works: what may be there is found.
+    // Proof that the search works: it finds what may be there.
     let private: Vec<u8> = all
         .iter()
         .filter(|path| path.parent().unwrap().ends_with("private"))

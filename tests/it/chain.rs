@@ -1,4 +1,4 @@
-//! Against real counterparts (`tests/interop`): what counts is what moved on the chain, not what anybody says about it.
+//! Against real counterparts (`tests/interop`): what counts is what moved on the chain, not what anybody claims.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::support::seller;
 const CENT: u128 = 10_000;
 pub const FUNDS: u128 = 1_000_000;
 
-/// One cent went to the seller, once, and the books name the transaction that moved it.
+/// One cent went to the seller, once, and the ledger names the transaction that moved it.
 pub fn assert_one_cent_moved(buyer: &Buyer, lab: &Lab) -> Value {
     let payments = buyer.bursar.payments();
     assert_eq!(payments.len(), 1, "{payments:?}");
@@ -34,7 +34,7 @@ pub fn assert_one_cent_moved(buyer: &Buyer, lab: &Lab) -> Value {
     assert_eq!(payments[0]["amount"], "10000");
     assert_eq!(payments[0]["amount_decimal"], "0.01");
 
-    // The books name the authorization that the facilitator cashed.
+    // The ledger names the authorization that the facilitator cashed.
     let seen = lab.seen(&lab.facilitator);
     let cashed = seen["settlements"].as_array().unwrap().iter();
     let cashed: Vec<&Value> = cashed.filter(|settlement| settlement["transaction"] == tx).collect();
@@ -87,7 +87,7 @@ async fn the_paid_repetition_carries_the_same_300_kilobytes() {
     let echoed = page.json();
     assert_eq!(echoed["length"], 300_000);
     assert_eq!(echoed["sha256"], digest);
-    // The credential is the only field that was added, and nothing of the proxy's shows.
+    // The credential is the only field that was added, and no trace of the proxy is visible.
     let fields: Vec<&str> = echoed["headers"]
         .as_array()
         .unwrap()
@@ -129,7 +129,7 @@ async fn the_payment_identifier_is_the_payment_id() {
 }
 
 #[tokio::test]
-async fn of_several_offers_the_cheapest_that_we_can_pay_is_taken() {
+async fn the_cheapest_payable_offer_of_several_is_taken() {
     let Some(lab) = lab() else { return };
     let buyer = buyer(lab, FUNDS);
     let page = Agent::of(&buyer.bursar).get(site(&lab.v2), "/multi").await;
@@ -183,7 +183,7 @@ async fn money_whose_answer_was_lost_is_counted_and_can_be_closed_by_hand() {
     assert_eq!(
         buyer.transfers().len(),
         1,
-        "the seller has the money although nobody heard of it"
+        "the seller has the money although the answer was lost"
     );
     assert_eq!(buyer.balance(), FUNDS - CENT);
 
@@ -251,7 +251,7 @@ async fn purchases_side_by_side_settle_once_each() {
 async fn an_empty_wallet_refuses_until_it_is_funded() {
     let Some(lab) = lab() else { return };
     let buyer = buyer(lab, 0);
-    // The look at the chain is in the background; its result stands in the log.
+    // The chain is queried in the background; the result is in the log.
     eventually("the balance is known", || buyer.bursar.log().contains("wallet balance"));
     let agent = Agent::of(&buyer.bursar);
     let page = agent.get(site(&lab.v2), "/paid").await;
@@ -274,7 +274,7 @@ async fn an_empty_wallet_refuses_until_it_is_funded() {
 }
 
 #[tokio::test]
-async fn wallet_show_tells_what_the_chain_holds() {
+async fn wallet_show_prints_the_balances_on_the_chain() {
     let Some(lab) = lab() else { return };
     let buyer = buyer(lab, 1_234_567);
     let text = bursar_shows_wallet(buyer.bursar.path());
@@ -298,14 +298,14 @@ async fn a_node_of_another_chain_is_not_believed() {
     let mut buyer = buyer(lab, FUNDS);
     let home = buyer.bursar.kill();
     let config = std::fs::read_to_string(home.path().join("bursar.toml")).unwrap();
-    // The lab's chain says that it is 84532.
+    // The lab's chain reports chain id 84532.
     std::fs::write(
         home.path().join("bursar.toml"),
         config.replace("eip155:84532", "eip155:8453"),
     )
     .unwrap();
     let bursar = home.serve();
-    eventually("the node is found out", || {
+    eventually("the wrong node is detected", || {
         bursar.log().contains("serves eip155:84532, not eip155:8453")
     });
     let shown = bursar_shows_wallet(bursar.path());
@@ -313,7 +313,7 @@ async fn a_node_of_another_chain_is_not_believed() {
         shown.contains("unknown USDC") && shown.contains("serves eip155:84532"),
         "{shown}"
     );
-    // What it offers is on a network that is not ours any more: passed on, unpaid.
+    // Its offer is on a network that we no longer use: passed on, unpaid.
     let page = Agent::of(&bursar).get(site(&lab.v2), "/paid").await;
     assert_eq!(page.status, 402);
     assert!(page.header("proxy-status").unwrap().contains("network"), "{page:?}");
@@ -334,7 +334,7 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// All at once, on this task.
+/// All concurrently, on this task.
 async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {

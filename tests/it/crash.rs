@@ -1,5 +1,5 @@
-//! The process dies, at the worst moments and often: whatever a seller may hold stays counted, until a person says how
-//! they know better.
+//! The process dies, often and at the worst moments: whatever a seller may hold stays counted until a person resolves
+//! it and says why.
 
 use std::collections::{HashMap, HashSet};
 use std::process::{Command, Output, Stdio};
@@ -18,7 +18,7 @@ use crate::support::seller;
 
 const ONE_PAYMENT: &str = "timezone = \"UTC\"\n[agents.research]\ntotal = \"0.01\"\n";
 
-/// A seller that says when a paid request came and holds it for ever; the next ones it sells.
+/// A seller that signals the first paid request and never answers it; later ones it sells.
 async fn holds_the_first() -> (Origin, mpsc::UnboundedReceiver<()>) {
     let (held, arrived) = mpsc::unbounded_channel();
     let first = Arc::new(std::sync::atomic::AtomicBool::new(true));
@@ -64,7 +64,7 @@ fn says(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 
-/// Another request: the same one again would present the payment that is in doubt.
+/// Another request: repeating the same one would present the payment whose outcome is unknown.
 async fn refused_at_the_cap(bursar: &Bursar, origin: &Origin) {
     let page = Agent::of(bursar).get(origin.address, "/another").await;
     assert_eq!(page.problem(), "over-limit");
@@ -74,7 +74,7 @@ async fn refused_at_the_cap(bursar: &Bursar, origin: &Origin) {
 #[tokio::test]
 async fn what_was_sent_before_a_kill_stays_counted_until_it_is_resolved_as_expired() {
     let (home, origin, id) = killed_while_paying(ONE_PAYMENT).await;
-    assert_eq!(home.payments(&[])[0]["state"], "armed", "nobody has looked yet");
+    assert_eq!(home.payments(&[])[0]["state"], "armed", "not marked unknown yet");
     let bursar = home.serve();
     let payment = &bursar.payments()[0];
     assert_eq!(
@@ -148,7 +148,7 @@ async fn a_payment_that_is_under_way_cannot_be_resolved() {
 }
 
 #[tokio::test]
-async fn resolving_what_is_not_there_says_so() {
+async fn resolving_an_unknown_id_says_so() {
     let bursar = setup().start();
     let never = "0198c9f0-0000-7000-8000-000000000000";
     let unknown = bursar.run(&["payments", "resolve", never, "--expired", "--why", "x"]);
@@ -225,7 +225,7 @@ async fn stopped_while_paying_it_waits_for_the_receipt_and_then_leaves_it_unknow
     assert_eq!(bursar.states(), ["unknown"]);
 }
 
-/// Agents that ask without a pause until the server is gone.
+/// Agents that send requests without a pause until the server is gone.
 fn load(bursar: &Bursar, origin: &Origin, start: usize) -> JoinSet<()> {
     let mut asking = JoinSet::new();
     for number in 0..6 {
@@ -233,7 +233,7 @@ fn load(bursar: &Bursar, origin: &Origin, start: usize) -> JoinSet<()> {
         asking.spawn(async move {
             let alpn = if number % 2 == 0 { "h2" } else { "http/1.1" };
             let mut connection = agent.connect(address, &[alpn]).await;
-            // A purchase of its own each time: a repeat of one in doubt would present that one again.
+            // A separate purchase each time: repeating one whose outcome is unknown would present it again.
             for round in 0.. {
                 let request = Request::get(format!("/{start}/{number}/{round}"))
                     .body(Full::default())
@@ -248,7 +248,7 @@ fn load(bursar: &Bursar, origin: &Origin, start: usize) -> JoinSet<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_ten_kills_under_load_every_credential_is_in_the_books_and_counted() {
+async fn after_ten_kills_under_load_every_credential_is_in_the_ledger_and_counted() {
     const KILLS: usize = 10;
     let paid = Arc::new(Notify::new());
     let tell = paid.clone();
@@ -268,7 +268,7 @@ async fn after_ten_kills_under_load_every_credential_is_in_the_books_and_counted
     for kill in 0..KILLS {
         let mut bursar = home.serve();
         let mut asking = load(&bursar, &origin, kill);
-        // Later kills come at other moments of the same work.
+        // Later kills hit other moments of the same work.
         for _ in 0..=3 * kill {
             paid.notified().await;
         }
@@ -288,7 +288,7 @@ async fn after_ten_kills_under_load_every_credential_is_in_the_books_and_counted
         let (nonce, amount, payee) = seller::signed(credential);
         let payment = booked
             .get(&nonce)
-            .unwrap_or_else(|| panic!("a credential that is in no book: {nonce}"));
+            .unwrap_or_else(|| panic!("a credential is missing from the ledger: {nonce}"));
         assert!(
             ["settled", "unknown"].contains(&payment["state"].as_str().unwrap()),
             "{payment}"
@@ -297,7 +297,7 @@ async fn after_ten_kills_under_load_every_credential_is_in_the_books_and_counted
         assert_eq!(payment["payee"], payee.to_lowercase());
         assert!(nonces.insert(nonce), "a credential came twice");
     }
-    // What is counted is what the books hold, to the last payment.
+    // The counters match the ledger, to the last payment.
     let spent = booked.len();
     bursar.home.write_limits(&format!(
         "timezone = \"UTC\"\n[agents.research]\ntotal = \"{}.{:02}\"\n",

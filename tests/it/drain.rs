@@ -1,4 +1,4 @@
-//! The end: what runs is finished within its bound, what rests is let go, nothing new begins (R65).
+//! Shutdown: running requests finish within their time limit, idle connections are closed, nothing new begins (R65).
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ use crate::support::origin::{Origin, answer};
 use crate::support::wire::{Wire, soon};
 
 const H1: &[&str] = &["http/1.1"];
-/// Below the 10 s and more that each step may take, and enough for a loaded machine.
+/// Less than the 10 s and more that each step may take, and enough for a loaded machine.
 const AT_ONCE: Duration = Duration::from_secs(8);
 
 async fn wire(bursar: &Bursar, origin: &Origin) -> Wire<TlsStream<TcpStream>> {
     Wire::new(Agent::of(bursar).tls(origin.address, "localhost", H1).await.unwrap())
 }
 
-/// A site that sends a chunk whenever the test says one, and ends with an empty one.
+/// A site that sends each chunk the test gives it, and ends at an empty one.
 async fn chunks() -> (Origin, mpsc::UnboundedSender<&'static str>) {
     let (say, said) = mpsc::unbounded_channel::<&'static str>();
     let said = std::sync::Arc::new(tokio::sync::Mutex::new(said));
@@ -45,7 +45,7 @@ async fn chunks() -> (Origin, mpsc::UnboundedSender<&'static str>) {
     (origin, say)
 }
 
-/// A stream in the middle, with its first chunk read.
+/// A stream in progress, with its first chunk read.
 async fn streaming(
     bursar: &Bursar,
     origin: &Origin,
@@ -81,7 +81,7 @@ async fn a_running_stream_is_finished_and_nothing_new_begins() {
     assert_eq!(kept.answer().await.unwrap().status(), 407);
     bursar.terminate();
     refuses(&bursar).await;
-    assert_eq!(kept.rest().await, b"", "a connection at rest is let go");
+    assert_eq!(kept.rest().await, b"", "an idle connection is closed");
     say.send("two").unwrap();
     assert_eq!(stream.chunk().await.unwrap(), b"two");
     say.send("").unwrap();
@@ -121,13 +121,13 @@ async fn h2_streams_are_finished_as_well() {
     assert_eq!(bursar.ended(), 0);
 }
 
-// Two threads, so that the h2 client can answer while the test waits for the end.
+// Two threads, so that the h2 client can answer while the test waits for the server to stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_rests_does_not_hold_up_the_end() {
     let origin = Origin::https(|_| async { answer(200, &[], "ok") }).await;
     let mut bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
-    // Nothing said; a tunnel without a word; half a hello; open tunnels, used and unused.
+    // No bytes sent; a silent tunnel; half a client hello; open tunnels, used and unused.
     let silent = Wire::to(&bursar).await;
     let empty = agent.tunnel(&format!("localhost:{}", origin.address.port())).await;
     let mut half = Wire::new(agent.tunnel(&format!("localhost:{}", origin.address.port())).await);

@@ -1,7 +1,7 @@
-//! What a real chain tells about payments, asked through the library: the nodes' answers are not ours to invent.
+//! What a real chain shows about payments, queried through the library, so that no node's answers are invented.
 //!
-//! The lab is this story's own, since it moves the chain's clock. anvil calls the block final that lies 64 below the
-//! newest (two epochs of 32), so that finality is a matter of `anvil_mine`; each mined block is a second later.
+//! This test has its own lab, since it moves the chain's clock. anvil reports as final the block 64 below the newest
+//! (two epochs of 32), so `anvil_mine` brings finality; each mined block is one second later.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Chain {
         answer["result"].take()
     }
 
-    /// Makes everything so far final.
+    /// Makes all blocks so far final.
     fn finalize(&self) {
         self.rpc("anvil_mine", json!(["0x41"]));
     }
@@ -59,7 +59,7 @@ impl Chain {
     }
 }
 
-/// Of a payment by authorization on Base's test net.
+/// A payment by authorization on Base's test net.
 pub fn facts(buyer: &Buyer, payment: &Value) -> Facts {
     let text = |name: &str| payment[name].as_str().unwrap_or_else(|| panic!("{name}: {payment}"));
     let second = |name: &str| {
@@ -103,7 +103,8 @@ async fn a_real_chain_proves_what_was_paid_what_is_dead_and_what_was_taken() {
     };
     let transfers = buyer.transfers();
 
-    // Nothing of it is final yet. The facilitator has mined the payment; a node that shows it does not call it unpaid.
+    // Nothing is final yet. The facilitator has mined the payment, so a node that shows it does not report it as
+    // unpaid.
     let verdict = chain.verdict(&facts(&buyer, paid)).await;
     assert!(matches!(verdict, Verdict::Wait { .. }), "{verdict:?}");
 
@@ -129,7 +130,7 @@ async fn a_real_chain_proves_what_was_paid_what_is_dead_and_what_was_taken() {
     let verdict = chain.verdict(&elsewhere).await;
     assert!(matches!(verdict, Verdict::Disputed { .. }), "{verdict:?}");
 
-    // Unused: alive until a final block is past its deadline.
+    // Unused: it can be cashed until a final block is past its deadline.
     let broken = facts(&buyer, broken);
     let verdict = chain.verdict(&broken).await;
     assert!(
@@ -145,7 +146,7 @@ async fn a_real_chain_proves_what_was_paid_what_is_dead_and_what_was_taken() {
         "{verdict:?}"
     );
 
-    // Somebody else with the wallet's key.
+    // Somebody else who has the wallet's key.
     let wallet: Address = buyer.wallet.parse().unwrap();
     let thief = Address::repeat_byte(0xbb);
     chain.rpc("anvil_setBalance", json!([wallet, "0xde0b6b3a7640000"]));
@@ -182,7 +183,7 @@ async fn a_real_chain_proves_what_was_paid_what_is_dead_and_what_was_taken() {
     assert_eq!((taken.to, taken.amount), (thief, U256::from(123_456)));
     assert_eq!(theft, taken.tx.to_string());
     assert_eq!(taken.asset, assets::tokens_of(NETWORK).next().unwrap());
-    // Without the ledger all of it would be unexplained.
+    // Without the ledger every transfer would be unexplained.
     let all = outflows(
         &chain.tls,
         NETWORK,

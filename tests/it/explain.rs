@@ -31,7 +31,7 @@ fn changed(amount: &str, members: Value) -> Value {
     requirement
 }
 
-/// Every reason that there is for not taking an offer, as far as one 402 holds them, around an offer over one cent.
+/// Every reason for not taking an offer, as far as one 402 can combine them, around an offer of one cent.
 fn mixed() -> Answer {
     let base = json!({
         "network": "eip155:8453", "asset": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
@@ -138,7 +138,7 @@ fn newest(home: &Home) -> String {
     newest["id"].as_str().unwrap().to_owned()
 }
 
-/// `others` without their sentences, of which each must have one.
+/// `others` without their sentences; each must have one.
 fn others(explained: &Value) -> Value {
     let mut others = explained["others"].clone();
     for other in others.as_array_mut().unwrap() {
@@ -180,21 +180,21 @@ async fn every_other_offer_of_a_402_is_explained_with_and_without_a_server() {
     let text = String::from_utf8(bursar.run(&["explain", id]).stdout).unwrap();
     let mut lines = text.lines();
     let first = format!(
-        "Payment {id} (settled): 0.01 USD to localhost over mpp.evm, the first in order of the cheapest offers that the \
-         limits allow."
+        "Payment {id} (settled): 0.01 USD to localhost over mpp.evm, the first of the cheapest offers that the limits \
+         allow."
     );
     assert_eq!(lines.next(), Some(&*first));
     assert_eq!(lines.next(), Some("Not taken:"));
     assert_eq!(lines.count(), 15);
     for line in [
-        "  x402 0  x402           0.01 USD  same price; mpp.evm stands before x402 in `rails`\n",
+        "  x402 0  x402           0.01 USD  same price; mpp.evm comes before x402 in `rails`\n",
         "  x402 3  x402          0.005 USD  agents.research.payees.deny in limits.toml did not allow this payee\n",
-        "  mpp 0   -                     -  mpp-solana-not-paid: The offer is for MPP's solana method, which is not paid.\n",
+        "  mpp 0   -                     -  mpp-solana-not-paid: The offer is for MPP's solana method, which bursar does not support.\n",
     ] {
         assert!(text.contains(line), "{line} is missing:\n{text}");
     }
 
-    // The journal is all that is read (R57).
+    // Only the journal is read (R57).
     assert_eq!(bursar.stop(), 0);
     std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
     assert_eq!(explained(&bursar.home), running);
@@ -268,7 +268,7 @@ async fn an_offer_that_turns_out_to_be_used_up_or_for_another_body_is_explained(
     agent.post(origin.address, "/", &b"{\"q\":\"bye\"}"[..]).await;
     let third = explained(&bursar.home);
     assert_eq!(reasons(&third), [("x402 1", "dearer"), ("mpp 0", "digest-mismatch")]);
-    // What was recorded first is as it was.
+    // The earlier record is unchanged.
     assert_eq!(bursar.payments().len(), 3);
     let again = bursar.run(&["explain", first["id"].as_str().unwrap(), "--json"]);
     assert_eq!(serde_json::from_slice::<Value>(&again.stdout).unwrap(), first);
@@ -276,7 +276,7 @@ async fn an_offer_that_turns_out_to_be_used_up_or_for_another_body_is_explained(
 
 #[tokio::test]
 async fn what_the_chain_does_not_allow_is_explained() {
-    // A node where the wallet holds enough, and has allowed Permit2 nothing.
+    // A node where the wallet holds enough but has no Permit2 allowance.
     let node = |request: Seen| async move {
         let question: Value = serde_json::from_slice(&request.body).unwrap();
         let asks_allowance = question["params"].to_string().contains("0xdd62ed3e");
@@ -319,7 +319,7 @@ async fn what_the_chain_does_not_allow_is_explained() {
 }
 
 #[tokio::test]
-async fn an_offer_that_was_alone_and_a_payment_that_is_not_there() {
+async fn a_single_offer_and_an_unknown_payment_id_are_explained() {
     let origin = seller::shop().await;
     let bursar = setup().trust(&origin.ca_pem).start();
     assert_eq!(Agent::of(&bursar).get(origin.address, "/").await.status, 200);
@@ -328,14 +328,14 @@ async fn an_offer_that_was_alone_and_a_payment_that_is_not_there() {
         (&alone["why"], &alone["others"]),
         (&json!("no-others-recorded"), &json!([]))
     );
-    // Nothing is written where there is nothing to say.
+    // Nothing is written if there is nothing to explain.
     let journal = bursar.journal();
     let reserved = journal.iter().find(|entry| entry["ev"] == "pay.reserved").unwrap();
     assert!(reserved.get("others").is_none(), "{reserved}");
     assert_eq!(reserved["payee"], PAYEE.to_lowercase());
 
     let nobody = "01a1f8b7-7082-7a04-a377-0dc81aefda02";
-    for (id, code, words) in [(nobody, 1, "bursar payments list"), ("nonsense", 2, "no payment id")] {
+    for (id, code, words) in [(nobody, 1, "bursar payments list"), ("nonsense", 2, "not a payment id")] {
         let output = bursar.run(&["explain", id]);
         assert_eq!((output.status.code(), &output.stdout[..]), (Some(code), &b""[..]));
         let said = String::from_utf8(output.stderr).unwrap();

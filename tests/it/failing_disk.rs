@@ -1,5 +1,5 @@
-//! The disk fails under a running server: what cannot be recorded is not paid, free traffic goes on, and only a restart
-//! begins to record again (R203). What is not the journal may fail without anybody noticing.
+//! The disk fails under a running server: what cannot be recorded is not paid, free traffic continues, and recording
+//! only resumes after a restart (R203). Files other than the journal may fail without agents noticing.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::support::faults::Faults;
 use crate::support::origin::{Origin, answer};
 use crate::support::seller;
 
-/// Everything that begins with `/buy` is a cent; the answer to a credential is held while there is no permit.
+/// Everything under `/buy` costs a cent; the answer to a credential is held back until there is a permit.
 async fn shop(open: &Arc<Semaphore>) -> Origin {
     let open = open.clone();
     Origin::https(move |request| {
@@ -41,7 +41,7 @@ fn home(origin: &Origin) -> Home {
     setup().trust(&origin.ca_pem).home()
 }
 
-/// Payments are refused, whatever the disk would do by now, and what costs nothing passes.
+/// Payments are refused, even if the disk works again, and free traffic passes.
 async fn refuses_to_pay(bursar: &Bursar, origin: &Origin, sent: usize) {
     let agent = Agent::of(bursar);
     for path in ["/buy/2", "/buy/3"] {
@@ -78,7 +78,7 @@ async fn what_the_journal_cannot_take_is_not_paid_until_a_restart() {
         assert_eq!(page.status, 503, "{call} {error}: {page:?}");
         assert_eq!(page.problem(), "store-unavailable");
         assert_eq!(page.json()["retryable"], true);
-        // The disk is well again, and that proves nothing about what it lost.
+        // The disk works again, but that proves nothing about what it lost.
         faults.clear();
         refuses_to_pay(&bursar, &origin, 0).await;
         assert_eq!(bursar.stop(), 0);
@@ -87,7 +87,7 @@ async fn what_the_journal_cannot_take_is_not_paid_until_a_restart() {
         let page = Agent::of(&bursar).get(origin.address, "/buy/4").await;
         assert_eq!(page.status, 200, "{call} {error}: {page:?}");
         assert_eq!(origin.payments().len(), 1);
-        // What was written before its sync failed may be there or not, and counts if it is.
+        // What was written before the failed sync may or may not be there, and counts if it is.
         let expected: &[&str] = if call == "sync" {
             &["unknown", "settled"]
         } else {
@@ -128,7 +128,7 @@ async fn an_outcome_that_the_journal_cannot_take_is_handed_over_and_stays_counte
     }
 }
 
-/// As when the disk is full before the server starts.
+/// As if the disk is full before the server starts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_cannot_be_recorded_is_none() {
     for (call, error) in JOURNAL_FAILURES {
@@ -153,7 +153,7 @@ async fn a_start_that_cannot_be_recorded_is_none() {
     }
 }
 
-/// Paths for reports and what repeats need, and the index: none of them is the books.
+/// Paths for reports, the files that repeats need, and the index: none of them is the ledger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn payments_go_on_when_the_disk_takes_nothing_but_the_journal() {
     for (call, folder) in [
@@ -175,7 +175,7 @@ async fn payments_go_on_when_the_disk_takes_nothing_but_the_journal() {
             assert_eq!(page.status, 200, "{call} {folder}: {page:?}");
         }
         drop(connection);
-        // Its end writes the index as well.
+        // Stopping writes the index as well.
         assert_eq!(bursar.stop(), 0);
         let met = faults.steps();
         let met = met.iter().any(|step| step.call == call && step.what.contains(folder));

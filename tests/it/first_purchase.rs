@@ -1,4 +1,4 @@
-//! The plain story: a 402 is paid once, and the books say so.
+//! The simplest case: a 402 is paid once, and the ledger shows it.
 
 use crate::support::agent::Agent;
 use crate::support::bursar::setup;

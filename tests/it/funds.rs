@@ -1,4 +1,5 @@
-//! What the wallet holds, as the operator's node says: too little refuses, and silence hurts nobody.
+//! The wallet's balance as the operator's node reports it: too little refuses payments, and a silent node blocks
+//! nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use crate::support::bursar::{WALLET, eventually, setup};
 use crate::support::origin::{Origin, Seen, Speaks, answer, certificate};
 use crate::support::seller::shop;
 
-/// A node of Base Sepolia where the wallet holds `balance` atoms of anything.
+/// A Base Sepolia node that reports `balance` atoms of every token.
 async fn node(balance: Arc<AtomicU64>) -> Origin {
     let script = move |request: Seen| {
         let balance = balance.load(Ordering::SeqCst);
@@ -43,7 +44,7 @@ async fn what_the_wallet_cannot_cover_is_refused_until_it_is_funded() {
     let bursar = setup().trust(&origin.ca_pem).config(&network(&node)).start();
     let agent = Agent::of(&bursar);
     let began = Instant::now();
-    // Until the node has answered nothing is known, and nothing is refused for it.
+    // Until the node has answered the balance is unknown, and nothing is refused because of it.
     let page = loop {
         let page = agent.get(origin.address, "/").await;
         if page.status == 403 {

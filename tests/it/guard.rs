@@ -1,4 +1,5 @@
-//! What no request may do, whatever it costs: reach inside, name another host, pay by itself, have no end.
+//! What no request may do, paid or free: reach internal addresses, name a second host, pay by itself, or exceed the
+//! size limits.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ async fn addresses_inside_are_refused_and_never_dialled() {
     let inside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     inside.set_nonblocking(true).unwrap();
     let port = inside.local_addr().unwrap().port();
-    // Exceptions are for what they name only.
+    // Exceptions cover only what they name.
     let bursar = setup().upstream("allow_private = [\"127.0.0.9/32\"]\n").start();
     let agent = Agent::of(&bursar);
     for host in [
@@ -68,7 +69,7 @@ async fn addresses_inside_are_refused_and_never_dialled() {
             (403, "destination-not-allowed"),
             "{host}"
         );
-        // Another tunnel may fare better; this one ends.
+        // This tunnel ends; another one may still work.
         assert_eq!(page.field("connection"), Some("close"));
         assert_eq!(wire.rest().await, b"");
     }
@@ -83,7 +84,7 @@ async fn addresses_inside_are_refused_and_never_dialled() {
         assert_eq!(page.problem(), "destination-not-allowed");
         assert!(
             !String::from_utf8_lossy(&page.body).contains("127.0.0.1"),
-            "addresses are not told"
+            "addresses are not disclosed"
         );
     }
     let came = inside.accept();

@@ -1,5 +1,5 @@
-//! Sellers that misbehave once they hold a payment: one credential leaves, its answer comes back as it is, and the books
-//! say no more than is known.
+//! Sellers that misbehave once they hold a payment: one credential is sent, its answer comes back unchanged, and the
+//! ledger claims no more than is known.
 
 use std::sync::{Arc, Mutex};
 
@@ -70,7 +70,7 @@ async fn an_answer_after_payment_is_passed_on_byte_for_byte_with_the_payment_nam
     assert_eq!(page.headers.get_all("set-cookie").iter().count(), 2);
     assert_eq!(page.header("bursar-payment"), bursar.payments()[1]["id"].as_str());
 
-    // The agent follows by itself: nothing of the payment goes along.
+    // The agent follows redirects itself, without anything of the payment.
     let page = agent.get(origin.address, "/next").await;
     assert_eq!(page.status, 200);
     assert!(!page.headers.contains_key("bursar-payment"));
@@ -105,7 +105,7 @@ async fn a_seller_that_takes_and_never_gives_is_stopped_by_the_budget() {
     assert_eq!(bursar.states(), ["unknown", "unknown", "unknown"]);
 }
 
-/// A seller that asks on every request, and after payment writes `said` and drops the connection.
+/// A seller that asks for payment on every request, and after payment writes `said` and drops the connection.
 async fn breaks_off(said: &'static [u8]) -> (Origin, Arc<Mutex<Vec<Raw>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
@@ -209,7 +209,7 @@ async fn a_seller_that_stays_silent_is_a_504_and_stays_counted() {
     assert!(arrived.try_recv().is_err(), "sent once");
 }
 
-/// A seller that holds the paid request until it is told to go on.
+/// A seller that holds the paid request until the test releases it.
 async fn holds() -> (Origin, Arc<Notify>, mpsc::UnboundedReceiver<()>) {
     let go = Arc::new(Notify::new());
     let (held, arrived) = mpsc::unbounded_channel();
@@ -314,7 +314,7 @@ async fn a_paid_stream_flows_before_its_end_and_is_settled_by_its_head() {
     assert_eq!(
         bursar.states(),
         ["settled"],
-        "in the books before the agent sees the head"
+        "in the ledger before the agent sees the head"
     );
     for event in ["data: 1\n\n", "data: 2\n\n"] {
         sender.send(Ok(Bytes::from_static(event.as_bytes()))).await.unwrap();

@@ -1,5 +1,5 @@
-//! An agent that names its purchase with `Idempotency-Key`: under one key nothing is signed twice for 24 hours, whatever
-//! happens in between, and free traffic does not notice that there are keys (R6).
+//! An agent that sends `Idempotency-Key`: under one key nothing is signed twice within 24 hours, whatever happens in
+//! between, and keys do not affect free traffic (R6).
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::support::seller::{self, TX};
 
 const KEY: &str = "idempotency-key";
 
-/// Sells to whoever pays; the first `failures` payments end in an error.
+/// Sells to anyone who pays; the first `failures` payments end in an error.
 async fn seller(failures: usize) -> Origin {
     let count = Arc::new(AtomicUsize::new(0));
     Origin::https(move |request| {
@@ -65,14 +65,14 @@ async fn after_delivery_the_site_is_asked_unpaid_and_given_the_same_bytes_if_it_
         assert_eq!(page.header("bursar-payment"), first.header("bursar-payment"));
         assert_eq!((unpaid(&origin), origin.payments().len()), (again + 1, again + 1));
     }
-    // Three times is all that R3 allows.
+    // R3 allows three presentations.
     let told = get(&agent, &origin, "order-1").await;
     assert_eq!((told.status.as_u16(), told.problem()), (409, "already-paid".to_owned()));
     assert_eq!(told.json()["payment"], bursar.payments()[0]["id"]);
     assert_eq!(told.json()["tx"], TX);
     assert_eq!((unpaid(&origin), different(&origin.payments())), (5, 1));
     assert_eq!(bursar.states(), ["settled"]);
-    // The header is the agent's and the site's: it is on every request as it was sent.
+    // The header belongs to the agent and the site: every request carries it as it was sent.
     assert!(origin.seen().iter().all(|request| request.headers[KEY] == "order-1"));
 }
 
@@ -108,7 +108,7 @@ async fn a_site_that_knows_its_customers_answers_again_without_money() {
 }
 
 #[tokio::test]
-async fn in_doubt_the_same_bytes_are_presented_at_once() {
+async fn while_the_outcome_is_unknown_the_same_bytes_are_presented_at_once() {
     let origin = seller(1).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
@@ -120,7 +120,7 @@ async fn in_doubt_the_same_bytes_are_presented_at_once() {
 }
 
 #[tokio::test]
-async fn in_doubt_for_good_nothing_is_signed_again() {
+async fn while_the_outcome_stays_unknown_nothing_is_signed_again() {
     let origin = seller(usize::MAX).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
@@ -132,7 +132,7 @@ async fn in_doubt_for_good_nothing_is_signed_again() {
 }
 
 #[tokio::test]
-async fn a_key_does_not_take_over_the_doubt_of_another_or_of_none() {
+async fn a_key_does_not_take_over_an_unknown_payment_of_another_key_or_of_none() {
     let origin = seller(2).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
@@ -171,7 +171,7 @@ async fn another_request_under_a_paid_key_is_refused_and_not_forwarded() {
     }
     assert_eq!(origin.seen().len(), seen);
 
-    // Keys are an agent's own.
+    // Keys are per agent.
     bursar
         .home
         .write_limits("timezone = \"UTC\"\n[agents.research]\nday = \"1.00\"\n[agents.writer]\nday = \"1.00\"\n");
@@ -210,7 +210,7 @@ async fn twenty_at_once_under_one_key_sign_once() {
         }
     })
     .await;
-    // Enough for one; a limit that another request has used up is no reason to refuse what is paid already.
+    // Enough for one purchase; a used-up limit is no reason to refuse what has already been paid.
     let limits = "timezone = \"UTC\"\n[agents.research]\nday = \"0.01\"\n";
     let bursar = setup().limits(limits).trust(&origin.ca_pem).start();
     let origin = Arc::new(origin);
@@ -294,7 +294,7 @@ async fn the_same_request_waits_for_the_purchase_under_way() {
 }
 
 #[tokio::test]
-async fn who_waits_for_ever_is_told_and_nothing_is_signed() {
+async fn a_request_that_waits_too_long_is_answered_and_nothing_is_signed() {
     let arrived = Arc::new(Notify::new());
     let seen = arrived.clone();
     let origin = Origin::https(move |request| {
@@ -359,7 +359,7 @@ async fn a_credential_that_is_no_longer_valid_is_not_presented_and_not_kept() {
     let delivered = || std::fs::read_to_string(&file).unwrap().contains("\"delivered\":true");
     eventually("the delivery is noted", || delivered().then_some(())).await;
     let home = bursar.kill();
-    // Time passes: the file says when it ends.
+    // Let time pass: the file contains the expiry.
     let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let ends = stored["valid_before"].as_i64().unwrap();
     stored["valid_before"] = (ends - 60).into();
@@ -372,7 +372,7 @@ async fn a_credential_that_is_no_longer_valid_is_not_presented_and_not_kept() {
 }
 
 #[tokio::test]
-async fn killed_while_it_waited_the_answer_is_asked_for_with_the_same_bytes() {
+async fn a_kill_while_waiting_repeats_the_same_bytes() {
     let (arrived, count) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let seen = arrived.clone();
     let origin = Origin::https(move |request| {
@@ -457,7 +457,7 @@ async fn free_traffic_with_keys_of_any_kind_is_untouched() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_none_is_not_paid_under() {
+async fn nothing_is_paid_under_an_invalid_key() {
     let origin = seller(0).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
@@ -474,12 +474,12 @@ async fn a_key_that_is_none_is_not_paid_under() {
         );
     }
     assert!(origin.payments().is_empty() && bursar.payments().is_empty());
-    // Said twice, it is still one.
+    // Sent twice, it is still one key.
     assert_eq!(agent.request(origin.address, ask(&["a", "a"])).await.status, 200);
 }
 
 #[tokio::test]
-async fn paid_by_receipt_but_never_delivered_is_said_as_such() {
+async fn paid_but_never_delivered_is_reported_as_such() {
     let receipt = seller::receipt(true, TX);
     let origin = Origin::https(move |request| {
         let answered = match request.is_paid() {

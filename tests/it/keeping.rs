@@ -1,4 +1,5 @@
-//! The books are kept: copied while they are written, restored without forgetting what is missing, read by the next version.
+//! Backups: taken while the ledger is being written, restored without ignoring what is missing, and read by the next
+//! version.
 
 use std::collections::HashSet;
 use std::fs;
@@ -25,7 +26,7 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A restored directory that the tests can serve.
+/// A restored directory that tests can serve.
 fn restored(backup: &Path) -> Home {
     let dir = tempfile::tempdir().unwrap();
     let done = bursar(dir.path(), &["restore", path(backup)]);
@@ -115,14 +116,14 @@ async fn a_backup_made_while_agents_buy_is_a_prefix_with_everything_that_was_pai
     assert!(paid.len() >= 10 && paid.iter().all(|id| ids(&kept).contains(&id.as_str())));
     assert!(
         !kept[0]["resource"].as_str().unwrap().ends_with(":443"),
-        "the paths came along"
+        "the paths are included"
     );
     assert_eq!(kept[0]["resource"], all[0]["resource"]);
     copy.journal();
 }
 
 #[tokio::test]
-async fn restored_books_do_not_pay_before_an_operator_has_accepted_what_is_missing() {
+async fn a_restored_ledger_does_not_pay_before_an_operator_has_accepted_what_is_missing() {
     let shop = shop().await;
     let limits = "timezone = \"UTC\"\n[agents.research]\nday = \"0.02\"\n";
     let mut bursar = setup().limits(limits).trust(&shop.ca_pem).start();
@@ -228,12 +229,12 @@ async fn a_damaged_backup_is_refused_and_nothing_is_put_in_place() {
     refused(
         "an unfinished one",
         &|bad| fs::remove_file(bad.join("backup.json")).unwrap(),
-        "no complete backup",
+        "not a complete backup",
     );
     refused(
         "a path that leads out",
         &edit("limits.toml", "../limits.toml"),
-        "no file inside it",
+        "not a file inside it",
     );
     refused(
         "of a newer bursar",
@@ -297,7 +298,7 @@ fn keys_are_copied_only_when_asked() {
 
     for (target, why) in [
         (with.clone(), "is not empty"),
-        (dir.path().join("copy"), "lies in the data directory"),
+        (dir.path().join("copy"), "is inside the data directory"),
     ] {
         let refused = bursar(dir.path(), &["backup", path(&target)]);
         assert_eq!(code(&refused), 2);
@@ -307,22 +308,22 @@ fn keys_are_copied_only_when_asked() {
     fs::create_dir(place.path().join("third.partial")).unwrap();
     let refused = bursar(dir.path(), &["backup", path(&third)]);
     assert_eq!(code(&refused), 2);
-    assert!(says(&refused).contains("did not end"), "{}", says(&refused));
+    assert!(says(&refused).contains("unfinished copy"), "{}", says(&refused));
     assert!(place.path().join("third.partial").exists(), "it is not ours to remove");
 }
 
 #[tokio::test]
-async fn a_directory_of_the_version_before_is_migrated_and_one_of_the_next_is_refused() {
+async fn a_directory_of_the_previous_version_is_migrated_and_one_of_the_next_is_refused() {
     let shop = shop().await;
     let mut bursar = setup().trust(&shop.ca_pem).start();
     assert_eq!(Agent::of(&bursar).get(shop.address, "/").await.status, 200);
     assert_eq!(bursar.stop(), 0);
     let format = bursar.path().join("format");
     assert_eq!(fs::read_to_string(&format).unwrap(), "2\n");
-    // The version before wrote none.
+    // The previous version wrote none.
     fs::remove_file(&format).unwrap();
     let home = std::mem::replace(&mut bursar.home, setup().home());
-    assert_eq!(home.payments(&[]).len(), 1, "readers need no number");
+    assert_eq!(home.payments(&[]).len(), 1, "readers do not need the format file");
     let mut bursar = home.serve();
     assert_eq!(fs::read_to_string(&format).unwrap(), "2\n");
     assert_eq!(bursar.stop(), 0);
@@ -347,7 +348,7 @@ async fn a_directory_of_the_version_before_is_migrated_and_one_of_the_next_is_re
 }
 
 #[tokio::test]
-async fn young_books_are_not_moved_away_and_not_under_a_running_server() {
+async fn young_entries_are_not_moved_and_none_under_a_running_server() {
     let mut bursar = setup().start();
     let place = tempfile::tempdir().unwrap();
     let to = place.path().join("old");
@@ -360,7 +361,7 @@ async fn young_books_are_not_moved_away_and_not_under_a_running_server() {
     assert!(says(&none).contains("Nothing to move"), "{}", says(&none));
     let young = bursar.run(&["retain", "--before", "2999-01-01", "--to", path(&to)]);
     assert_eq!(code(&young), 2, "{}", says(&young));
-    assert!(says(&young).contains("at least 8 days back"), "{}", says(&young));
+    assert!(says(&young).contains("at least 8 days ago"), "{}", says(&young));
     assert!(!to.exists());
     bursar.journal();
 }

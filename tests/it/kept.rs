@@ -1,4 +1,4 @@
-//! Connections to sites: kept for the agent that made them, never shared, never a reason to fail.
+//! Reused connections to sites: kept only for the agent that made them, never shared, never a reason to fail.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ async fn a_kept_connection_is_for_its_version_and_scheme_only() {
 
 #[tokio::test]
 async fn requests_at_the_same_time_do_not_wait_for_each_other() {
-    // Nobody is answered before all are there.
+    // Nobody gets an answer before all have arrived.
     let all = Arc::new(tokio::sync::Barrier::new(4));
     for (speaks, offer) in [(Speaks::H1, H1), (Speaks::H1AndH2, &["h2"][..])] {
         let gather = all.clone();
@@ -96,7 +96,7 @@ async fn requests_at_the_same_time_do_not_wait_for_each_other() {
     }
 }
 
-/// A site whose first connection ends, properly, after one answer; it tells when the proxy has noticed.
+/// A site whose first connection closes cleanly after one answer; it signals when the proxy has noticed.
 async fn closing() -> (Origin, mpsc::UnboundedReceiver<()>) {
     let (noticed, notices) = mpsc::unbounded_channel();
     let origin = Origin::raw(move |stream, connection| {
@@ -143,7 +143,7 @@ async fn a_kept_connection_that_the_site_closed_fails_nobody() {
     }
 }
 
-/// A site whose first connection reads a second request and goes away without a word.
+/// A site whose first connection reads a second request and closes without an answer.
 async fn vanishing() -> (Origin, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = asked.clone();
@@ -219,7 +219,7 @@ async fn no_connection_is_used_again_that_still_owes_an_upload() {
         async move {
             let mut wire = Wire::new(stream);
             wire.head().await.unwrap();
-            // Agrees early, and reads nothing of the body.
+            // Answers 2xx early, without reading the body.
             wire.say(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{connection}"))
                 .await;
             hold.notified().await;
@@ -248,7 +248,7 @@ async fn an_agent_that_hangs_up_takes_its_exchange_with_it() {
             let mut wire = Wire::new(stream);
             wire.request().await.unwrap();
             gone.send("asked").unwrap();
-            // No answer: the end of the connection is the news.
+            // No answer: waits for the connection to close.
             wire.rest().await;
             gone.send("gone").unwrap();
         }

@@ -1,8 +1,8 @@
-//! The process dies at every step from the 402 to its own end, and at every step of the start that follows, against a
-//! seller that keeps every credential it ever saw: what counts is never less than what left us and never more than the
-//! cap, and a request that asks again gets what it paid for, without a second credential.
+//! The process dies at every step from the 402 to its shutdown, and at every step of the next start, against a seller
+//! that keeps every credential it ever saw: the counted amount is never less than what left us and never more than the
+//! cap, and a repeated request gets what it paid for without a second credential.
 //!
-//! `tests/faults/long.sh` runs the same with every kind of seller at every step, and often.
+//! `tests/faults/long.sh` runs the same many times, with every kind of seller at every step.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,25 +20,25 @@ use crate::support::faults::{Faults, Moment, Step};
 use crate::support::origin::{Answer, Origin, Parts, answer, streamed};
 use crate::support::seller;
 
-/// Atoms of one purchase: a cent.
+/// Atoms of one purchase: one cent.
 const PRICE: u128 = 10_000;
 
-/// What the seller does with the credential: the first part of the path.
+/// What the seller does with the credential; the first segment of the path.
 const WAYS: [&str; 6] = ["sells", "hangs", "asks-again", "fails", "breaks-off", "cheats"];
 
-/// More steps than a start, or a purchase with an orderly end, has.
+/// An upper bound on the steps of a start, or of a purchase with a clean shutdown.
 const TOO_MANY: usize = 400;
 
-/// Whether this is the long run: every way at every step, many more random kills.
+/// Whether this is the long run: every kind of kill at every step, and many more random kills.
 fn rounds(few: usize) -> usize {
     std::env::var("BURSAR_TEST_KILLS").map_or(few, |kills| kills.parse().unwrap())
 }
 
 struct Hoarder {
     origin: Origin,
-    /// A credential is held without an answer.
+    /// Notified while a credential is held without an answer.
     holds: Arc<Notify>,
-    /// Otherwise it sells, whatever the path says.
+    /// Once false, it sells whatever the path says.
     hostile: Arc<AtomicBool>,
 }
 
@@ -65,7 +65,7 @@ async fn hoarder() -> Hoarder {
                 "asks-again" => seller::asks(&PRICE.to_string()),
                 "fails" => answer(500, &[], "out of order"),
                 "breaks-off" => breaks_off().await,
-                // Keeps the credential and says that it was no good.
+                // Keeps the credential and claims that it was invalid.
                 "cheats" => answer(402, &[("payment-response", &seller::receipt(false, ""))], "no"),
                 other => unreachable!("{other}"),
             }
@@ -75,7 +75,7 @@ async fn hoarder() -> Hoarder {
     Hoarder { origin, holds, hostile }
 }
 
-/// Paid by its own word, and the goods end in the middle.
+/// A receipt says paid, but the body ends in the middle.
 async fn breaks_off() -> Answer {
     let (body, parts) = Parts::new();
     body.send(Ok(Bytes::from_static(b"go"))).await.unwrap();
@@ -84,7 +84,7 @@ async fn breaks_off() -> Answer {
 }
 
 impl Hoarder {
-    /// The different credentials that ever came, and for which path. None may come for two.
+    /// The distinct credentials received, with their paths. None may be used for two paths.
     fn credentials(&self) -> HashMap<String, String> {
         let mut paths = HashMap::new();
         for request in self.origin.seen() {
@@ -101,7 +101,7 @@ impl Hoarder {
         self.credentials().values().filter(|of| *of == path).count()
     }
 
-    /// Everything that the seller could cash is counted, and what is counted is within the cap.
+    /// Asserts that everything the seller could cash is counted, and that the counted amount is within the cap.
     fn agrees_with(&self, home: &Home, cap: u128, when: &str) {
         let counted: BTreeMap<String, u128> = home
             .payments(&[])
@@ -140,11 +140,11 @@ fn home(seller: &Hoarder, cents: u128) -> Home {
         .home()
 }
 
-/// One purchase and an orderly end, under a plan. What the agent saw of it, and whether the server came to its end.
+/// One purchase and a clean shutdown, under a plan. Returns what the agent saw, and whether the server stopped cleanly.
 async fn bought_under(bursar: &mut Bursar, seller: &Hoarder, path: &str, plan: impl FnOnce()) -> (Option<Page>, bool) {
     let address = seller.origin.address;
     let mut connection = Agent::of(bursar).connect(address, &["http/1.1"]).await;
-    // Both connections stand before the count begins, so that it means the same each time.
+    // Both connections are open before counting begins, so that step numbers are the same each time.
     let free = Request::get("/free").body(Full::default()).unwrap();
     assert_eq!(connection.send(address, free).await.unwrap().status, 200);
     plan();
@@ -159,7 +159,7 @@ async fn bought_under(bursar: &mut Bursar, seller: &Hoarder, path: &str, plan: i
     (page, code == 0)
 }
 
-/// A step without what differs from run to run: `write audit`, `unlink private/credentials`, `write seller`.
+/// A step without the parts that differ between runs: `write audit`, `unlink private/credentials`, `write seller`.
 fn named(step: &Step, bursar: &Bursar, seller: &Hoarder) -> String {
     let Step { call, what } = step;
     let what = if what.ends_with(&format!(">{}", seller.origin.address.port())) {
@@ -175,7 +175,7 @@ fn named(step: &Step, bursar: &Bursar, seller: &Hoarder) -> String {
     format!("{call} {what}")
 }
 
-/// What the steps of a purchase are. Were one of them to go past the C library unseen, the kills below would miss it.
+/// The steps of a purchase. If one of them bypassed the C library, the kills below would miss it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_steps_of_a_purchase_are_seen_in_their_order() {
     let (seller, faults) = (hoarder().await, Faults::none());
@@ -216,7 +216,7 @@ async fn the_steps_of_a_purchase_are_seen_in_their_order() {
     );
 }
 
-/// A server that is killed, started again and asked again, and its seller.
+/// A server that is killed, restarted and asked again, with its seller.
 struct Story {
     seller: Hoarder,
     faults: Faults,
@@ -242,8 +242,8 @@ impl Story {
         Self { seller, faults, bursar }
     }
 
-    /// One purchase under a plan, a start, and the agent's repeat. If a step killed, the last ones: it is among them, and other
-    /// threads may have begun theirs before the end.
+    /// One purchase under a plan, a start, and the agent's repeat. If a step was fatal, returns the last steps: it is
+    /// among them, and other threads may have begun theirs before the kill.
     async fn tell(&mut self, path: &str, when: &str, plan: impl FnOnce(&Faults)) -> Option<Vec<String>> {
         let Self { seller, faults, bursar } = self;
         seller.hostile.store(true, Ordering::SeqCst);
@@ -263,7 +263,8 @@ impl Story {
         if page.is_none_or(|page| page.status != 200) {
             let again = Agent::of(bursar).get(seller.origin.address, path).await;
             if again.status == 409 {
-                // On record, and killed before the credential was kept: nothing can be presented, and nothing is paid anew.
+                // Recorded, but killed before the credential was stored: nothing can be presented, and nothing is paid
+                // again.
                 assert_eq!(
                     (again.problem().as_str(), sent),
                     ("payment-in-doubt", 0),
@@ -287,13 +288,13 @@ impl Story {
     }
 }
 
-/// Kills at the first step, the second, and so on, until a server gets through with every kind of seller.
+/// Kills at the first step, the second, and so on, until a server completes with every kind of seller.
 async fn killed_at_every_step(moment: Moment) {
     let mut story = Story::begin().await;
     let ways_at_a_step = if rounds(0) > 0 { WAYS.len() } else { 1 };
     let mut survivors = 0;
     for at in 1.. {
-        assert!(at < TOO_MANY, "a purchase without end");
+        assert!(at < TOO_MANY, "the purchase never ends");
         for turn in 0..ways_at_a_step {
             let way = WAYS[(at + moment as usize * 2 + turn) % WAYS.len()];
             let when = format!("killed {moment} step {at}, seller {way}");
@@ -309,7 +310,7 @@ async fn killed_at_every_step(moment: Moment) {
     story.end();
 }
 
-/// The steps that matter most, by name: whatever else comes in between, these are met.
+/// The most important steps, by name, so that they are hit whatever other steps come in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_each_step_of_paying() {
     let mut story = Story::begin().await;
@@ -361,7 +362,7 @@ async fn killed_after_every_step() {
     killed_at_every_step(Moment::After).await;
 }
 
-/// Recovery is killed too: again and again, a step later each time, on the directory that the last kill left.
+/// Recovery is killed too: repeatedly, one step later each time, on the directory that the previous kill left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_every_step_of_the_start() {
     for moment in [Moment::Before, Moment::Half, Moment::After] {
@@ -382,13 +383,13 @@ async fn killed_at_every_step_of_the_start() {
         let mut at = 0;
         let bursar = loop {
             at += 1;
-            assert!(at < TOO_MANY, "a start without end");
+            assert!(at < TOO_MANY, "the start never ends");
             faults.kill(at, moment);
             match home.try_serve_by(faults.program()) {
                 Ok(mut bursar) => {
                     faults.clear();
-                    // What it does beside the first requests can still be hit, also by a step that had looked at the plan before
-                    // it was cleared; a command takes far longer than such a step.
+                    // Background work during the first requests can still be hit, even by a step that read the plan
+                    // before it was cleared; a command takes far longer than such a step.
                     bursar.payments();
                     if bursar.answers() {
                         break bursar;
@@ -401,7 +402,7 @@ async fn killed_at_every_step_of_the_start() {
                 }
             }
         };
-        assert!(at > 20, "only {at} steps: they are not seen");
+        assert!(at > 20, "only {at} steps: the shim misses some");
         let when = format!("killed {moment} every step of the start");
         seller.agrees_with(&bursar.home, PRICE, &when);
         assert_eq!(bursar.states(), ["unknown"], "{when}");
@@ -412,7 +413,7 @@ async fn killed_at_every_step_of_the_start() {
     }
 }
 
-/// Numbers that can be had again by their seed (splitmix64).
+/// Random numbers that can be reproduced from their seed (splitmix64).
 struct Dice(u64);
 
 impl Dice {
@@ -425,8 +426,8 @@ impl Dice {
     }
 }
 
-/// Agents that buy one thing after the other until the limit or the end of the server. The plan comes into force once all
-/// are connected.
+/// Agents that buy one thing after another until the limit is reached or the server is gone. The plan takes effect once
+/// all are connected.
 async fn buy_under(bursar: &Bursar, seller: &Hoarder, round: usize, plan: impl FnOnce()) {
     let address = seller.origin.address;
     let mut connections = Vec::new();
@@ -438,7 +439,7 @@ async fn buy_under(bursar: &Bursar, seller: &Hoarder, round: usize, plan: impl F
     for (buyer, mut connection) in connections.into_iter().enumerate() {
         buying.spawn(async move {
             for number in 0.. {
-                // One that hangs would hold up the round.
+                // A hanging agent would hold up the round.
                 let way = ["sells", "asks-again", "fails", "cheats"][(buyer + number) % 4];
                 let request = Request::get(format!("/{way}/{round}/{buyer}/{number}"));
                 match connection.send(address, request.body(Full::default()).unwrap()).await {
@@ -460,7 +461,8 @@ async fn killed_under_load_at_a_cap_that_many_want_to_pass() {
     let mut cents = 0;
     let mut left = home(&seller, 1);
     for round in 0..rounds(10) {
-        // More than fits, for six who want it at once; each time a little more, also after a round that was all spent.
+        // Six agents together want more than the cap allows; each round raises the cap a little, even after the whole
+        // cap was spent.
         cents += 1 + u128::from(dice.below(12));
         left.write_limits(&limits(cents));
         let (at, moment) = (

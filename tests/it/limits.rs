@@ -1,4 +1,4 @@
-//! What limits.toml says holds: at once, for many at once, and until the file is changed.
+//! limits.toml is enforced: at once, under concurrency, and until the file changes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::support::bursar::{Bursar, eventually, setup};
 use crate::support::origin::{Origin, read_request};
 use crate::support::seller::{self, PAYEE, challenge, requirement, shop};
 
-/// Asks `times` at once, each on a tunnel of its own or all on one h2 connection; how many got the goods.
+/// Sends `times` requests at once, each on its own tunnel or all on one h2 connection; returns how many got the goods.
 async fn at_once(bursar: &Bursar, origin: &Origin, alpn: &str, times: usize) -> usize {
     let agent = Arc::new(Agent::of(bursar));
     let address = origin.address;
@@ -327,13 +327,13 @@ async fn a_changed_file_takes_effect_and_a_broken_one_changes_nothing() {
     assert!(!rejected.to_string().contains("flase"), "the entry quotes no file");
     let log = bursar.log();
     assert!(
-        log.contains("limits.toml is broken; the old limits stay in force"),
+        log.contains("limits.toml is invalid; the previous limits stay in force"),
         "{log}"
     );
     assert!(log.contains("limits.toml:3"), "the log says where: {log}");
     assert_eq!(agent.get(origin.address, "/").await.problem(), "paused");
 
-    // Money that was spent under the old file still counts under the new one.
+    // Money spent under the old file still counts under the new one.
     let spent = bursar.payments().len();
     let spent = format!("{}.{:02}", spent / 100, spent % 100);
     let limits = format!("timezone = \"UTC\"\n[agents.research]\nday = \"{spent}\"\n");
@@ -371,7 +371,7 @@ async fn an_upload_that_is_drawn_out_does_not_save_up_what_was_allowed_when_it_b
                 let answer = format!("{head}content-length: 0\r\n\r\n");
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 if request.head.contains("transfer-encoding: chunked") {
-                    // Once it is decided to pay, the first sending ends: the rest is kept for the second one.
+                    // Once payment is decided, the first upload stops; the rest of the body is kept for the second one.
                     let _ = stream.read_to_end(&mut Vec::new()).await;
                     decided.send(()).unwrap();
                     return;

@@ -1,4 +1,4 @@
-//! What clients really say to a proxy, and who may say it (R232).
+//! What real clients send to a proxy, and who may send it (R232).
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn right(bursar: &Bursar) -> String {
     login("research", &bursar.home.token)
 }
 
-/// A listening socket on which nobody is ever expected.
+/// A listening socket to which nothing may ever connect.
 struct Untouched(TcpListener);
 
 impl Untouched {
@@ -73,7 +73,7 @@ async fn connect_with_the_first_bytes_of_tls_in_the_same_segment() {
     let shaking = tokio::spawn(async move { connector.connect(name, near).await });
 
     let mut hello = Wire::new(&mut far);
-    // The record's length stands in bytes 3 and 4 (RFC 8446 §5.1).
+    // The record's length is in bytes 3 and 4 (RFC 8446 §5.1).
     let mut opening = hello.exactly(5).await.unwrap();
     let length = u16::from_be_bytes([opening[3], opening[4]]);
     opening.extend(hello.exactly(length.into()).await.unwrap());
@@ -156,7 +156,7 @@ async fn what_is_not_for_a_proxy_gets_400() {
         wire.say(format!("{line}\r\nHost: x\r\n{login}\r\n")).await;
         let page = wire.answer().await.unwrap();
         assert_eq!(page.status(), 400, "{line}");
-        // What is not even a request line is answered by hyper, without a body.
+        // hyper itself answers anything that is not a request line, without a body.
         if !page.body.is_empty() {
             assert_eq!(page.problem(), "bad-request", "{line}");
         }
@@ -178,7 +178,7 @@ async fn plain_http_inside_a_tunnel_on_any_port() {
         assert_eq!(wire.answer().await.unwrap().text(), "inside");
         assert_eq!(origin.seen().pop().unwrap().target, path);
     }
-    // HTTP/1.0 may leave the host out, and ends with its answer; the site is asked in our version.
+    // HTTP/1.0 may omit the host, and the connection ends with the answer; the site is asked in our version.
     wire.say("GET /3 HTTP/1.0\r\n\r\n").await;
     assert_eq!(wire.answer().await.unwrap().text(), "inside");
     assert_eq!(wire.rest().await, b"");
@@ -224,7 +224,7 @@ async fn without_a_login_the_connection_stays_for_the_next_try() {
         login("nobody", token),
         "Proxy-Authorization: Bearer x\r\n".to_owned(),
         "Proxy-Authorization: Basic !!\r\n".to_owned(),
-        // The site's login is not the proxy's.
+        // A login for the site is not one for the proxy.
         login("research", token).replace("Proxy-", ""),
     ] {
         for target in [
@@ -267,7 +267,7 @@ async fn without_a_login_the_connection_stays_for_the_next_try() {
     assert!(!bursar.log().contains(token));
 }
 
-/// Tries until the listener thinks otherwise of this login.
+/// Retries until the listener's answer to this login changes.
 async fn becomes(bursar: &Bursar, token: &str, status: u16) -> Duration {
     let began = Instant::now();
     loop {
@@ -286,7 +286,7 @@ async fn becomes(bursar: &Bursar, token: &str, status: u16) -> Duration {
 
 #[tokio::test]
 async fn a_rotated_and_a_revoked_token_end_within_a_second() {
-    // The file is looked at once a second; the rest is for a loaded machine.
+    // The file is checked once a second; the rest is margin for a loaded machine.
     const BOUND: Duration = Duration::from_secs(5);
     let origin = Origin::https(|_| async { answer(200, &[], "ok") }).await;
     let server = setup().trust(&origin.ca_pem).start();
@@ -302,14 +302,14 @@ async fn a_rotated_and_a_revoked_token_end_within_a_second() {
     let new = String::from_utf8(rotated.stdout).unwrap().trim().to_owned();
     assert!(becomes(&server, &old, 407).await < BOUND);
     assert!(becomes(&server, &new, 200).await < BOUND);
-    // Tunnels that were opened with it end as well.
+    // Tunnels opened with it end as well.
     for mut connection in open {
         let page = connection.send(origin.address, get()).await.unwrap();
         assert_eq!(
             (page.status.as_u16(), page.problem().as_str()),
             (407, "proxy-authentication")
         );
-        // Closed; on h2 a stream that was on its way before GOAWAY arrived still gets its answer (RFC 9113 §6.8).
+        // Closed; on h2 a stream sent before GOAWAY arrived still gets its answer (RFC 9113 §6.8).
         if let Ok(page) = connection.send(origin.address, get()).await {
             assert_eq!(page.status, 407);
         }
@@ -373,7 +373,7 @@ fn open_to_all(setup: Setup) -> crate::support::bursar::Home {
 }
 
 #[tokio::test]
-async fn beyond_loopback_it_must_be_told() {
+async fn listening_beyond_loopback_must_be_configured() {
     let home = open_to_all(setup());
     let refused = bursar(home.path(), &["serve"]);
     assert_eq!(refused.status.code(), Some(2));

@@ -1,4 +1,4 @@
-//! Behaviour, through the real binary, with real clients and servers. Each file is a theme; `support` sets the stage.
+//! Behaviour of the real binary, with real clients and servers. One file per topic; `support` has the set-up.
 
 #[path = "../../crates/approvals/tests/keyra_fake/mod.rs"]
 mod keyra_fake;

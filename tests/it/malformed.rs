@@ -1,5 +1,5 @@
-//! Challenges that must not be paid: the agent gets the original answer with a reason beside it, or a refusal; the seller
-//! gets nothing, and the books stay empty.
+//! Challenges that must not be paid: the agent gets the original answer with a reason added, or a refusal; the seller
+//! gets nothing, and the ledger stays empty.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -19,7 +19,7 @@ use crate::support::bursar::{Bursar, setup};
 use crate::support::origin::{Answer, Origin, Parts, Speaks, answer, certificate, read_request, streamed};
 use crate::support::seller::{self, challenge, encoded, requirement, v1_body, v2};
 
-/// So that an answer can be compared to the letter.
+/// Fixed, so that an answer can be compared byte for byte.
 const DATE: &str = "Tue, 17 Nov 2026 08:00:00 GMT";
 
 #[derive(Debug)]
@@ -75,7 +75,7 @@ const BAD: [(&str, Reaction); 41] = [
     ("html-paywall", Passed("no-challenge")),
 ];
 
-/// A 402 that can be given again and again.
+/// A 402 that can be sent repeatedly.
 #[derive(Clone)]
 struct Told {
     headers: HeaderMap,
@@ -102,7 +102,7 @@ impl Told {
         answer
     }
 
-    /// Status, every header and every byte as they came; `Proxy-Status` alone is added.
+    /// Status, headers and body are unchanged; only `Proxy-Status` is added.
     fn is_passed_on(&self, name: &str, page: &Page, why: &str) {
         assert_eq!(page.status, 402, "{name}: {page:?}");
         assert_eq!(page.body, self.body, "{name}");
@@ -129,7 +129,7 @@ fn nothing_left_us(origin: &Origin, bursar: &Bursar) {
     assert_eq!(bursar.payments(), [Value::Null; 0]);
 }
 
-/// The fixture's cases as told by a server at `localhost`: only the port of the lab that recorded them is replaced.
+/// The fixture's cases, served from `localhost`: only the port of the lab that recorded them is replaced.
 fn bad_challenges() -> HashMap<String, Told> {
     let here = |text: &str| text.replace("http://127.0.0.1:21020", "https://localhost:8443");
     let text = std::fs::read_to_string("fixtures/x402/bad-challenges.json").unwrap();
@@ -275,7 +275,7 @@ async fn what_two_readers_could_read_differently_is_not_paid() {
             "no-challenge",
             Told::of(&[JSON], r#"{"error":"payment required"}"#),
         ),
-        // The header speaks first and alone, so a bad one is not healed by a good body.
+        // If there is a header only it counts, so a good body does not repair a bad header.
         (
             "bad-header-good-body",
             "challenge-not-base64",
@@ -351,7 +351,7 @@ async fn a_compressed_v1_challenge_is_paid_and_v2_goes_before_v1() {
 async fn a_402_that_drips_is_no_challenge_and_still_arrives() {
     let origin = Origin::https(|_| async {
         let (sender, parts) = Parts::new();
-        // Never whole within the patience for a challenge, and never silent either.
+        // Never complete within the time limit for a challenge, yet never silent either.
         tokio::spawn(async move {
             let whole = v1_body("10000", "/").to_string();
             for byte in whole.into_bytes() {

@@ -1,5 +1,5 @@
-//! MPP beside x402: `Payment` challenges are paid by authorization, both protocols are one list and one budget, and a
-//! repeat presents the same credential.
+//! MPP beside x402: `Payment` challenges are paid by authorization, both protocols share one list of offers and one
+//! budget, and a repeat presents the same credential.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,7 +13,7 @@ use crate::support::mpp::{self, Challenge, decoded, evm, sold};
 use crate::support::origin::{Answer, Origin, Seen, answer};
 use crate::support::seller::{PAYEE, TX, challenge, encoded, requirement};
 
-/// Sells to whoever pays what `asks` says for a path.
+/// Sells to anyone who pays what `asks` demands for a path.
 async fn sells(asks: fn(&str) -> Answer) -> Origin {
     Origin::https(move |request: Seen| async move {
         if request.is_paid() {
@@ -34,7 +34,7 @@ fn dual(mpp: &str, x402: &str) -> Answer {
     asks
 }
 
-/// What was paid over: `mpp` or `x402`, one per request.
+/// The protocol of each paid request: `mpp` or `x402`.
 fn rails(origin: &Origin) -> Vec<&'static str> {
     let paid = origin.seen().into_iter().filter(Seen::is_paid);
     paid.map(|request| {
@@ -72,7 +72,7 @@ async fn a_payment_challenge_is_answered_once_and_recorded() {
         assert_eq!(found, value.as_str().map(str::to_lowercase), "{member}");
     }
     assert_eq!(page.header("bursar-payment"), payments[0]["id"].as_str());
-    // The receipt is the site's own affair with the agent as well.
+    // The agent gets the site's receipt too.
     assert_eq!(page.header("payment-receipt"), Some(&*mpp::receipt()));
 
     let sent = origin.payments();
@@ -88,14 +88,14 @@ async fn a_payment_challenge_is_answered_once_and_recorded() {
     assert_eq!((&signed["to"], &signed["validAfter"]), (&json!(PAYEE), &json!("0")));
     let source = format!("did:pkh:eip155:84532:{}", crate::support::bursar::WALLET);
     assert_eq!(credential["source"], source);
-    // R16: the challenge would have it valid until 2099.
+    // R16: the challenge asks for validity until 2099.
     let valid_before: u64 = signed["validBefore"].as_str().unwrap().parse().unwrap();
     assert!(valid_before <= now() + 300, "{valid_before}");
 }
 
 #[tokio::test]
 async fn everything_known_is_echoed_as_it_came() {
-    // Not in canonical order, and with white space: a server that compares bytes must find its own.
+    // Not in canonical order, and with white space: a server that compares bytes must find its own bytes.
     const REQUEST: &str = r#"{ "methodDetails": {"credentialTypes":["authorization"],"chainId":84532}, "recipient":"0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
         "currency":"0x036cbd53842c5426634e7929541ec2318f3dcf7e", "amount":"10000"}"#;
     fn asks() -> Challenge {
@@ -192,7 +192,7 @@ async fn a_realm_that_the_merchants_section_names_is_this_merchants() {
     }
     let credential = decoded(&origin.payments()[0]);
     let id = credential["challenge"]["id"].as_str().unwrap();
-    // The nonce is of the realm as the challenge has it.
+    // The nonce is derived from the realm exactly as in the challenge.
     let nonce = keccak256(format!("{id}pay.example.com")).to_string();
     assert_eq!(credential["payload"]["nonce"], nonce);
 }
@@ -218,7 +218,7 @@ async fn two_receipts_for_one_payment_count_once() {
         assert!(page.headers.contains_key("payment-receipt") && page.headers.contains_key("payment-response"));
         assert_eq!(bursar.states(), ["settled"], "{first}");
         assert_eq!(bursar.payments()[0]["tx"], TX);
-        // Counted once, so that a second one fits and a third does not.
+        // Counted once, so that a second purchase fits and a third does not.
         assert_eq!(agent.get(origin.address, "/").await.status, 200);
         assert_eq!(agent.get(origin.address, "/").await.problem(), "over-limit");
     }
@@ -267,7 +267,7 @@ async fn the_credential_goes_where_the_challenge_says_and_the_agents_login_stays
     assert_eq!(separate.headers["authorization"], "Bearer of-the-agent");
     let credential = decoded(separate.headers["payment-authorization"].to_str().unwrap());
     assert_eq!(credential["challenge"]["header"], "payment-authorization");
-    // A server without the parameter reads the credential there and nowhere else.
+    // A server that omits the parameter reads the credential only there.
     assert_eq!(same.headers.get_all("authorization").iter().count(), 1);
     assert!(same.headers["authorization"].as_bytes().starts_with(b"Payment "));
     assert!(!same.headers.contains_key("payment-authorization"));
@@ -320,7 +320,7 @@ async fn one_bad_challenge_spoils_no_other() {
                     bad.field(),
                     good.field()
                 );
-                // The unterminated one swallows what follows, so the good one comes first.
+                // The unterminated challenge swallows what follows, so the good one comes first.
                 let mixed = format!("{}, {mixed}", good.with("id", "in-front").field());
                 answer(402, &[("www-authenticate", &mixed)], "")
             }
@@ -346,7 +346,7 @@ async fn one_bad_challenge_spoils_no_other() {
                     .insert("www-authenticate", HeaderValue::from_bytes(&field).unwrap());
                 asks
             }
-            // R34: JSON beside an MPP header is read, and need not be a challenge.
+            // R34: JSON beside an MPP header is read, but need not be a challenge.
             _ => {
                 let field = good.field();
                 answer(
@@ -386,7 +386,7 @@ async fn a_challenge_is_answered_at_most_once() {
     let other = home.add_agent("other");
     let bursar = home.serve();
     let agent = Agent::of(&bursar);
-    // Both at once: which one is first does not matter.
+    // Both at once: the order does not matter.
     let (one, two) = tokio::join!(agent.get(origin.address, "/a"), agent.get(origin.address, "/b"));
     let mut statuses = [one.status.as_u16(), two.status.as_u16()];
     statuses.sort_unstable();
@@ -408,7 +408,7 @@ async fn get(bursar: &Bursar, origin: &Origin) -> http::StatusCode {
     Agent::of(bursar).request(origin.address, request).await.status
 }
 
-/// Servers derive ids from what they offer and from the time: two requests in one millisecond can get the same challenge.
+/// Servers derive ids from the offer and the time: two requests in one millisecond can get the same challenge.
 #[tokio::test]
 async fn where_a_challenge_is_used_up_the_other_protocol_is_taken() {
     let origin = sells(|_| {
@@ -427,8 +427,8 @@ async fn where_a_challenge_is_used_up_the_other_protocol_is_taken() {
     assert_eq!(rails(&origin), ["mpp", "x402", "x402"]);
     let spent = |payment: &Value| payment["amount"].as_str().unwrap().to_owned();
     let spent: Vec<String> = bursar.payments().iter().map(spent).collect();
-    assert_eq!(spent, ["10000", "20000", "20000"], "each is charged as what it was");
-    // The limits decide about the other offer as well.
+    assert_eq!(spent, ["10000", "20000", "20000"], "each one counts at its own price");
+    // The limits apply to the other offer as well.
     let page = agent.get(origin.address, "/").await;
     assert_eq!(page.status, 403, "{page:?}");
     assert_eq!(page.problem(), "over-limit");
@@ -455,7 +455,7 @@ async fn a_repeat_presents_the_same_credential_in_the_same_field() {
         let mut bursar = setup().trust(&origin.ca_pem).start();
         assert_eq!(get(&bursar, &origin).await, 500);
         assert_eq!(get(&bursar, &origin).await, 500);
-        // Over a crash as well.
+        // After a crash as well.
         let mut bursar = bursar.kill().serve();
         assert_eq!(get(&bursar, &origin).await, 200);
         assert_eq!(bursar.states(), ["settled"], "{field}");

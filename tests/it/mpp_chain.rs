@@ -1,4 +1,4 @@
-//! MPP against the reference server (`mppx`, in `tests/interop`), whose 402s carry x402 as well: what counts is what moved
+//! MPP against the reference server (`mppx`, in `tests/interop`), whose 402s also carry x402: what counts is what moved
 //! on the chain.
 
 use serde_json::{Value, json};

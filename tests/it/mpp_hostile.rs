@@ -1,5 +1,5 @@
-//! MPP servers that mean ill or do it badly (MPP §9, §10): the agent gets what the site said, with a reason beside
-//! it, and never more than one credential leaves.
+//! Hostile and faulty MPP servers (MPP §9, §10): the agent gets the site's answer with a reason added, and never more
+//! than one credential is sent.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ fn method(method: &str, intent: &str) -> Answer {
     asks(|challenge| challenge.with("method", method).with("intent", intent))
 }
 
-/// What is wrong, what the agent is told, and the 402.
+/// What is wrong, the reason that the agent gets, and the 402.
 type Case = (&'static str, &'static str, fn() -> Answer);
 
 const UNPAID: [Case; 46] = [
@@ -205,7 +205,7 @@ fn odd_receipt(member: &str, value: Value) -> Answer {
     receipted(200, &encoded(&odd))
 }
 
-/// The answer to the paid request, the state it leads to, and the author or the reason in the books.
+/// The answer to the paid request, the resulting state, and the source or the reason in the ledger.
 type After = (&'static str, fn() -> Answer, &'static str, &'static str);
 
 const AFTER: [After; 25] = [
@@ -313,7 +313,7 @@ const AFTER: [After; 25] = [
         "receipt-unreadable",
     ),
     ("not-base64", || receipted(200, "%%%"), "unknown", "receipt-unreadable"),
-    // The receipt of a protocol that was not used says nothing about this payment.
+    // A receipt of the protocol that was not used says nothing about this payment.
     (
         "x402-receipt",
         || answer(200, &[("payment-response", &seller::receipt(true, TX))], "goods"),
@@ -382,7 +382,7 @@ async fn a_seller_that_asks_for_ever_gets_one_credential() {
     assert!(page.headers.contains_key("www-authenticate") && page.headers.contains_key("bursar-payment"));
     assert_eq!((origin.payments().len(), origin.seen().len()), (1, 2));
 
-    // The agent's repeats show the same credential, and there is an end to that as well.
+    // The agent's repeats present the same credential, and only a limited number of times.
     for _ in 0..3 {
         assert_eq!(agent.get(origin.address, "/").await.status, 402);
     }

@@ -1,5 +1,5 @@
-//! MPP `stripe`/`charge` against the reference server (`mppx`), which cashes what it is given at the sandbox Stripe: what counts is
-//! what was captured there, and what moved on the chain. A lab of its own, as the captured amounts are compared exactly.
+//! MPP `stripe`/`charge` against the reference server (`mppx`), which charges tokens at the sandbox Stripe: what counts
+//! is what was captured there, and what moved on the chain. Uses its own lab, as captured amounts are compared exactly.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -124,7 +124,7 @@ async fn a_402_of_both_protocols_and_both_methods_is_one_sale_of_the_cheapest_an
     );
     assert_eq!((buyer.transfers().len(), buyer.balance()), (1, FUNDS - 10_000));
 
-    // What finance does not list is not paid, however cheap.
+    // A rail that finance does not list is not used, however cheap.
     let only = format!(
         "rails = [\"mpp.stripe\"]\n{}",
         LIMITS.replace("day = \"20.00\"", "day = \"1.50\"")

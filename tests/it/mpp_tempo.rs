@@ -1,5 +1,5 @@
-//! MPP `tempo`/`charge` against the reference server (`mppx`, in `tests/interop`): a signed transaction for the seller to
-//! broadcast. What counts is what moved on the chain, and what the books count is the price and the fee cap.
+//! MPP `tempo`/`charge` against the reference server (`mppx`, in `tests/interop`): a signed transaction for the seller
+//! to broadcast. What matters is what moved on the chain; the ledger counts the price and the fee cap.
 
 use serde_json::{Value, json};
 
@@ -10,13 +10,14 @@ use crate::support::lab::{Lab, Tempo};
 use crate::support::mpp::{PATH_USD, decoded};
 
 const FUNDS: u128 = 1_000_000;
-/// Of `/mpp/tempo` and its like.
+/// The price of `/mpp/tempo` and similar paths.
 const PRICE: u128 = 50_000;
-/// The most that the chain can take besides.
+/// The most that the chain can take in fees.
 const FEE_CAP: u128 = 10_500;
-/// One atom short of both. Not the price alone: the lab's chain simulates a fee to the sender's account before the sponsor pays.
+/// One atom short of price plus fee. More than the price alone, because the lab's chain simulates a fee on the sender's
+/// account before the sponsor pays.
 const FUNDS_FOR_NO_FEE: u128 = PRICE + FEE_CAP - 1;
-/// Where the chain puts fees.
+/// The account that receives fees.
 const FEES: &str = "0xfeec000000000000000000000000000000000000";
 
 fn chain(lab: &Lab) -> String {
@@ -29,7 +30,7 @@ fn buyer_with(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
     buyer_on(lab, limits, &chain(lab), "", |wallet| fund_tempo(lab, wallet, atoms))
 }
 
-/// What left the wallet for the payees and for the chain.
+/// What left the wallet: to the payees, and as fees.
 fn spent(lab: &Lab, buyer: &Buyer) -> (Vec<Transfer>, Vec<Transfer>) {
     let Tempo { rpc, token, .. } = tempo(lab);
     let left = transfers(rpc, token, &buyer.wallet);
@@ -48,7 +49,7 @@ pub fn seconds(time: &Value) -> i64 {
     time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second()
 }
 
-/// The fee cap on record.
+/// The recorded fee cap.
 fn fee_cap(bursar: &Bursar) -> Value {
     let journal = bursar.journal();
     let reserved = journal.iter().find(|entry| entry["ev"] == "pay.reserved").unwrap();
@@ -114,7 +115,7 @@ async fn one_wallet_buys_several_times_at_once() {
 #[tokio::test]
 async fn of_a_sponsored_sale_the_wallet_pays_the_price_alone() {
     let Some(lab) = lab() else { return };
-    // Neither the wallet nor the budget has room for a fee of ours.
+    // Neither the wallet nor the budget has room for a fee.
     let limits = "timezone = \"UTC\"\n[agents.research]\nper_transaction = \"0.05\"\ntotal = \"0.05\"\n";
     let buyer = buyer_with(lab, FUNDS_FOR_NO_FEE, limits);
     let page = Agent::of(&buyer.bursar)
@@ -149,7 +150,7 @@ async fn a_settlement_that_fails_stays_counted_and_is_not_signed_for_again() {
     let agent = Agent::of(&buyer.bursar);
     let before = lab.seen(&lab.mpp)["routes"]["GET /mpp/tempo-broken"]["distinct_payments"].clone();
     assert_eq!(before.as_u64().unwrap_or(0), 0);
-    // Shown again it is known to the server, whose word for that is no proof either.
+    // When presented again, the server knows it; that claim is not proof either.
     for status in [500, 402] {
         let page = agent.get(site(&lab.mpp), "/mpp/tempo-broken").await;
         assert_eq!(page.status, status, "{page:?}");
@@ -189,11 +190,11 @@ async fn the_fee_cap_counts_against_every_limit() {
         assert_eq!(spent(lab, &buyer), (vec![], vec![]));
     }
     let exact = "timezone = \"UTC\"\n[agents.research]\nper_transaction = \"0.0605\"\nday = \"0.0605\"\n";
-    // The chain sets the whole cap aside before it moves anything, so this is the least that buys.
+    // The chain sets aside the whole cap before it moves anything, so this is the least that can buy.
     let buyer = buyer_with(lab, PRICE + FEE_CAP, exact);
     let agent = Agent::of(&buyer.bursar);
     assert_eq!(agent.get(site(&lab.mpp), "/mpp/tempo").await.status, 200);
-    // Counted as reserved, whatever the fee came to.
+    // Counted as reserved, whatever the actual fee was.
     let page = agent.get(site(&lab.mpp), "/mpp/tempo").await;
     assert_eq!(
         (page.problem().as_str(), &page.json()["used"]),

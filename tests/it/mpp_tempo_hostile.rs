@@ -1,5 +1,5 @@
-//! MPP `tempo`/`charge` from scripted sellers, honest and not (MPP §9, §10): one transaction at most is signed, as the
-//! books have it, and all of it is counted, the fee cap included.
+//! MPP `tempo`/`charge` from scripted sellers, honest and not (MPP §9, §10): at most one transaction is signed, exactly
+//! as recorded, and all of it is counted, including the fee cap.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ fn in_seconds(seconds: i64) -> String {
     (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds)).to_string()
 }
 
-/// Sells to whoever pays over Tempo or by authorization.
+/// Sells to anyone who pays over Tempo or by authorization.
 async fn sells(asks: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Origin {
     Origin::https(move |request: Seen| {
         let sold = match request.payment() {
@@ -157,7 +157,7 @@ fn detail(name: &str, value: Value) -> Answer {
     with("request", &encoded(&request))
 }
 
-/// What is wrong, what the agent is told, and the 402.
+/// What is wrong, the reason that the agent gets, and the 402.
 type Case = (&'static str, &'static str, fn() -> Answer);
 
 const UNPAID: [Case; 46] = [
@@ -189,7 +189,7 @@ const UNPAID: [Case; 46] = [
     ("usdc-of-another-chain", "asset-unknown", || {
         asking("/currency", json!(USDC))
     }),
-    // A token that no Tempo transaction moves.
+    // A token that no Tempo transaction can move.
     ("usdc-on-base", "asset-unknown", || {
         asks(|challenge| {
             challenge
@@ -209,7 +209,7 @@ const UNPAID: [Case; 46] = [
     ("chain-as-fraction", "network-malformed", || {
         asking("/methodDetails/chainId", json!(42_431.5))
     }),
-    // The draft has a default; a payer must not.
+    // The draft defines a default; a payer must not use it.
     ("no-chain", "chain-missing", || {
         asking("/methodDetails/chainId", Value::Null)
     }),
@@ -298,7 +298,7 @@ async fn what_must_not_be_paid_is_passed_on_with_a_reason() {
     assert_eq!(origin.seen().len(), UNPAID.len(), "asked once each");
 }
 
-/// Of a price of nothing the server wants a proof of address signed, which is a login.
+/// For a price of zero the server wants a signed proof of address, which is a login.
 #[tokio::test]
 async fn nothing_is_signed_for_a_price_of_nothing() {
     let origin = sells(|_| mpp::asks(&[mpp::tempo("0")])).await;
@@ -332,7 +332,7 @@ fn told(status: u16, code: &str) -> Answer {
     answer(status, &[PROBLEM], problem(code))
 }
 
-/// The answer to the paid request, the state it leads to, and the author or the reason in the books.
+/// The answer to the paid request, the resulting state, and the source or the reason in the ledger.
 type After = (&'static str, fn() -> Answer, &'static str, &'static str);
 
 const AFTER: [After; 16] = [
@@ -481,12 +481,13 @@ async fn a_seller_that_asks_for_ever_gets_one_transaction() {
     assert_eq!(agent.get(origin.address, "/other").await.problem(), "over-limit");
 }
 
-/// Killed after the record and before the send, in the send, and before the outcome is on record.
+/// Killed between record and send, during the send, and before the outcome is recorded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_leaves_one_transaction_and_all_of_it_counted() {
     let origin = sells(|_| mpp::asks(&[mpp::tempo("50000")])).await;
     let to_seller = format!(">{}", origin.address.port());
-    // And what the same request gets after the next start: what was kept to be presented, or word of the doubt.
+    // And what the same request gets after the next start: the stored credential is presented, or the answer is
+    // `payment-in-doubt`.
     for (call, what, nth, moment, sent, again) in [
         ("sync", "/audit/seg-", 1, Moment::After, 0, 409),
         ("write", "/private/credentials/", 1, Moment::After, 0, 200),
@@ -497,7 +498,7 @@ async fn a_kill_leaves_one_transaction_and_all_of_it_counted() {
         let faults = Faults::none();
         let path = format!("/{}", origin.seen().len());
         let home = setup()
-            // No alert at four fifths, whose entry would be one more write.
+            // No alert at 80 %, because its entry would be one more write.
             .limits("timezone = \"UTC\"\n[agents.research]\ntotal = \"0.10\"\n")
             .trust(&origin.ca_pem)
             .config(&named())
@@ -512,7 +513,7 @@ async fn a_kill_leaves_one_transaction_and_all_of_it_counted() {
             let sent: std::collections::HashSet<String> = paid.filter_map(|request| request.payment()).collect();
             sent.len()
         };
-        assert!(bursar.ended() < 0, "{when}: it came to an orderly end");
+        assert!(bursar.ended() < 0, "{when}: it stopped cleanly");
         assert!(distinct() <= sent, "{when}: {} sent", distinct());
 
         let bursar = bursar.kill().serve();
@@ -531,7 +532,7 @@ async fn a_kill_leaves_one_transaction_and_all_of_it_counted() {
         );
         let page = agent.get(origin.address, &path).await;
         assert_eq!(bursar.payments().len(), 1, "{when}");
-        // 25 s are over soon on a machine that is busy with others.
+        // 25 s pass quickly on a loaded machine.
         let valid_before: jiff::Timestamp = payments[0]["valid_before"].as_str().unwrap().parse().unwrap();
         if jiff::Timestamp::now().duration_since(valid_before) < jiff::SignedDuration::from_secs(-7) {
             assert_eq!(page.status, again, "{when}: {page:?}");

@@ -1,4 +1,4 @@
-//! What costs nothing passes as it came: bytes, fields, framing, version, and no trace of us.
+//! Free traffic passes unchanged: bytes, fields, framing, version, and no trace of us.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::support::wire::{Frames, Message, Wire, fields, soon};
 
 const H1: &[&str] = &["http/1.1"];
 
-/// A site that answers every request with the bytes that `answer_to` gives for it, and tells what it saw.
+/// A site that answers every request with the bytes from `answer_to`, and reports what it saw.
 async fn scripted(
     answer_to: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static,
 ) -> (Origin, mpsc::UnboundedReceiver<Message>) {
@@ -84,11 +84,11 @@ async fn h1_fields_arrive_as_they_were_sent() {
     assert_eq!(request.sorted(), expected);
 }
 
-/// All on one connection: a wrong length anywhere would spoil what follows.
+/// All on one connection: a wrong length anywhere would corrupt what follows.
 #[tokio::test]
 async fn every_framing_arrives_and_leaves_the_connection_usable() {
-    // Method, the site's answer, and what the agent must see of it: fields and body. hyper's server leaves out the
-    // length that a 304 may name (RFC 9110 §8.6: it is optional there), and interim answers.
+    // Method, the site's answer, and what the agent must see of it: fields and body. hyper's server omits the length
+    // that a 304 may have (optional, RFC 9110 §8.6), and interim answers.
     const CASES: [(&str, &str, &str, &str); 12] = [
         (
             "GET",
@@ -166,7 +166,7 @@ async fn an_answer_that_ends_with_its_connection_arrives_whole() {
         wire.request().await;
         wire.say("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nuntil the end")
             .await;
-        // Without TLS's own end it would be an answer cut off by somebody in between.
+        // Without a TLS close_notify this would be an answer that somebody in between truncated.
         wire.stream.shutdown().await.unwrap();
     })
     .await;
@@ -353,7 +353,7 @@ async fn large_bodies_pass_byte_for_byte_in_both_directions() {
 }
 
 #[tokio::test]
-async fn free_traffic_leaves_no_trace_in_the_books() {
+async fn free_traffic_leaves_no_trace_in_the_ledger() {
     let origin = Origin::https(|_| async { answer(200, &[], "free") }).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);

@@ -1,5 +1,5 @@
-//! x402 by Permit2 against the reference seller and facilitator: scheme `exact` where the offer asks for it, and `upto`. What
-//! counts is what moved on the chain (x402 §4.2, §5).
+//! x402 by Permit2 against the reference seller and facilitator: scheme `exact` where the offer asks for it, and
+//! `upto`. What counts is what moved on the chain (x402 §4.2, §5).
 
 use serde_json::{Value, json};
 
@@ -18,14 +18,14 @@ pub fn limits() -> String {
     format!("{RAILS}{LIMITS}")
 }
 
-/// What the wallet lets Permit2 move.
+/// The wallet's allowance for Permit2.
 pub fn allowance(lab: &Lab, wallet: &str) -> u128 {
     let data = format!("0xdd62ed3e{}{}", &word(wallet)[2..], &word(PERMIT2)[2..]);
     let allowed = rpc(lab, "eth_call", json!([{ "to": lab.token, "data": data }, "latest"]));
     u128::from_str_radix(allowed.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
 }
 
-/// As its owner would, by another program.
+/// As the owner would set it, with another program.
 pub fn approve(lab: &Lab, wallet: &str, atoms: u128) {
     rpc(lab, "anvil_impersonateAccount", json!([wallet]));
     rpc(lab, "anvil_setBalance", json!([wallet, "0xde0b6b3a7640000"]));
@@ -46,7 +46,7 @@ fn moved(lab: &Lab, payment: &Value, atoms: u128) -> Transfer {
     }
 }
 
-/// What the facilitator cashed in this transaction.
+/// The amount the facilitator took in this transaction.
 fn cashed(lab: &Lab, payment: &Value) -> Value {
     let seen = lab.seen(&lab.facilitator);
     let all = seen["settlements"].as_array().unwrap().iter();
@@ -209,7 +209,7 @@ async fn without_a_node_that_answers_there_is_no_upto_and_no_look_at_allowances(
         (page.status.as_u16(), page.header("proxy-status")),
         (402, Some(&*details("upto-needs-node")))
     );
-    // The operator, who lists the rail, vouches for the allowance.
+    // The operator who lists the rail is responsible for the allowance.
     assert_eq!(agent.get(site(&lab.v2), "/permit2").await.status, 200);
     assert_eq!(without.transfers().len(), 1);
 
@@ -228,7 +228,7 @@ async fn without_a_node_that_answers_there_is_no_upto_and_no_look_at_allowances(
     assert_eq!((down.bursar.payments(), down.transfers()), (vec![], vec![]));
     node.be(Mood::Final);
     assert_eq!(agent.get(site(&lab.v2), "/permit2").await.status, 200);
-    // Of several, one that answers is enough.
+    // One answering node of several is enough.
     let both = buyer_asking(
         lab,
         FUNDS,

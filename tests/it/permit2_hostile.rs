@@ -1,5 +1,5 @@
-//! x402 by Permit2 from scripted sellers, honest and not: what leaves the wallet is never a standing approval
-//! (threat 1.11), and nothing is set aside for what could not be sent.
+//! x402 by Permit2 from scripted sellers, honest and not: a standing approval is never signed (threat 1.11), and
+//! nothing is reserved for a payment that could not be sent.
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -33,7 +33,7 @@ fn asks(requirement: Value) -> Answer {
     v2(&challenge("/", &[requirement]))
 }
 
-/// Offers to bring the permission, having said `info` about it.
+/// Offers to submit the permit, with `info` about it.
 fn sponsored(requirement: Value, info: Value) -> Answer {
     let mut challenge = challenge("/", &[requirement]);
     challenge["extensions"] = json!({ "eip2612GasSponsoring": { "info": info, "schema": { "type": "object" } } });
@@ -45,13 +45,13 @@ fn changed(mut requirement: Value, pointer: &str, value: Value) -> Answer {
     asks(requirement)
 }
 
-/// With another value of `extra`.
+/// With another value in `extra`.
 fn extra(mut requirement: Value, name: &str, value: Value) -> Answer {
     requirement["extra"][name] = value;
     asks(requirement)
 }
 
-/// What is wrong, what the agent is told, and the 402.
+/// What is wrong, the reason that the agent gets, and the 402.
 type Case = (&'static str, &'static str, fn() -> Answer);
 
 const UNPAID: [Case; 35] = [
@@ -133,7 +133,7 @@ const UNPAID: [Case; 35] = [
         changed(upto("50000"), "/maxTimeoutSeconds", json!(86_401))
     }),
     ("not-sponsored", "allowance-missing", || asks(by_permit2("10000"))),
-    // Our signature would stand beside numbers of the seller's.
+    // Our signature would be combined with the seller's numbers.
     ("sponsored-amount", "allowance-missing", || {
         sponsored(
             by_permit2("10000"),
@@ -228,7 +228,7 @@ async fn an_offer_without_its_allowance_gives_way_to_another() {
             "{rails}{allowed}"
         );
     }
-    // Where the limits refuse the other one, the 402 is the site's.
+    // If the limits refuse the other offer, the site's 402 is passed on.
     let limits =
         format!("{RAILS}timezone = \"UTC\"\n[agents.research]\nday = \"1.00\"\nper_transaction = \"0.0095\"\n");
     let buyer = buyer_asking(lab, FUNDS, &limits, std::slice::from_ref(&lab.rpc), &origin.ca_pem);
@@ -240,7 +240,8 @@ async fn an_offer_without_its_allowance_gives_way_to_another() {
     assert_eq!(buyer.bursar.payments(), Vec::<Value>::new());
 }
 
-/// What an origin receives of us: leave for one amount, for Permit2 and one of the two contracts, until the deadline.
+/// What an origin receives from us: a permit for one amount, for Permit2 and one of the two contracts, until the
+/// deadline.
 #[tokio::test]
 async fn no_standing_approval_is_ever_signed() {
     let Some(lab) = lab() else { return };
@@ -311,7 +312,7 @@ async fn no_standing_approval_is_ever_signed() {
             json!({ "type": "object" })
         );
     }
-    // With an allowance nothing is signed for the token, even if the seller would take it.
+    // With an allowance, no permit for the token is signed, even if the seller would take one.
     approve(lab, &buyer.wallet, 10_000);
     assert_eq!(agent.get(origin.address, "/exact").await.status, 200);
     let credential = decoded(&origin.payments().pop().unwrap());
@@ -319,7 +320,7 @@ async fn no_standing_approval_is_ever_signed() {
     assert_eq!(credential["extensions"]["eip2612GasSponsoring"]["info"], offered);
 }
 
-/// A seller that keeps a permission and stays silent holds up the next one for a while, and nothing else at all.
+/// A seller that keeps a permit and stays silent delays the next permit for a while, and nothing else.
 #[tokio::test]
 async fn a_silent_seller_does_not_hold_up_all_others() {
     let Some(lab) = lab() else { return };
@@ -349,7 +350,8 @@ async fn a_silent_seller_does_not_hold_up_all_others() {
     let _hanging = tokio::spawn(async move { hanging.get(address, "/").await });
     arrived.recv().await.unwrap();
     assert_eq!(agent.get(site(&lab.v2), "/paid").await.status, 200);
-    // The turn comes `settle_wait` after the silent seller was sent its payment, although its answer is still waited for.
+    // The next turn comes `settle_wait` after the payment was sent to the silent seller, although its answer is still
+    // pending.
     let page = agent.get(site(&lab.v2), "/permit2-sponsored").await;
     assert_eq!(page.status, 200, "{page:?}");
     approve(lab, &buyer.wallet, 10_000);
@@ -361,7 +363,7 @@ fn receipt(members: Value) -> Answer {
     answer(200, &[("payment-response", &encoded(&members))], "goods")
 }
 
-/// The answer to the paid request, and the state it leads to for `upto` and for `exact`.
+/// The answer to the paid request, and the resulting state for `upto` and for `exact`.
 type After = (&'static str, fn() -> Answer, [&'static str; 2]);
 
 const AFTER: [After; 10] = [
@@ -413,7 +415,7 @@ const AFTER: [After; 10] = [
     ("none", || answer(200, &[], "goods"), ["unknown", "unknown"]),
 ];
 
-/// R10, and R12: a receipt settles, and lowers nothing.
+/// R10 and R12: a receipt settles, but does not lower the counted amount.
 #[tokio::test]
 async fn a_success_without_a_transaction_settles_an_upto_over_nothing_and_no_other() {
     let Some(lab) = lab() else { return };

@@ -1,4 +1,4 @@
-//! What Permit2 and Tempo show of a payment, on real chains: what counts afterwards is what moved there.
+//! What Permit2 and Tempo prove about a payment, on real chains: what counts afterwards is what moved there.
 
 use std::process::Output;
 use std::time::Duration;
@@ -48,7 +48,7 @@ sol! {
     function transfer(address to, uint256 amount);
 }
 
-/// What a credential lets the facilitator take.
+/// What a credential allows the facilitator to take.
 fn settling(credential: &str, amount: u128) -> Vec<u8> {
     let payload = seller::decoded(credential)["payload"].take();
     let authorization = &payload["permit2Authorization"];
@@ -76,7 +76,7 @@ fn settling(credential: &str, amount: u128) -> Vec<u8> {
     call.abi_encode()
 }
 
-/// The facilitator takes, as late as it likes.
+/// The facilitator takes the money, as late as it likes.
 fn take(lab: &Lab, credential: &str, amount: u128) -> String {
     let data = hex::encode_prefixed(settling(credential, amount));
     let call = json!([{ "from": FACILITATOR, "to": UPTO_PROXY, "data": data }]);
@@ -86,7 +86,7 @@ fn take(lab: &Lab, credential: &str, amount: u128) -> String {
     tx.as_str().unwrap().to_owned()
 }
 
-/// Sells by `upto` and leaves the taking to the test. `/nothing` says that it has taken nothing, others fail.
+/// Sells by `upto`; the test takes the money. `/nothing` claims that nothing was taken, other paths fail.
 async fn patient(pay_to: &str) -> Origin {
     let pay_to = pay_to.to_owned();
     Origin::https(move |request| {
@@ -135,7 +135,7 @@ impl Told {
         }
     }
 
-    /// Finding and what was taken, oldest first.
+    /// Finding and amount taken, oldest first.
     fn findings(&self) -> Vec<(&str, Option<u128>)> {
         let payments = self.lines.iter().filter(|line| line["kind"] == "payment");
         payments
@@ -152,7 +152,7 @@ fn atoms(value: &Value) -> Option<u128> {
     value.as_str().map(|text| text.parse().unwrap())
 }
 
-/// State, who says so, and what was taken.
+/// State, its source, and the amount taken.
 fn stand(bursar: &Bursar) -> Vec<(String, String, Option<u128>)> {
     let text = |value: &Value| value.as_str().unwrap_or("nobody").to_owned();
     let of = |payment: &Value| (text(&payment["state"]), text(&payment["by"]), atoms(&payment["taken"]));
@@ -163,7 +163,7 @@ fn stands(state: &str, by: &str, taken: Option<u128>) -> (String, String, Option
     (state.to_owned(), by.to_owned(), taken)
 }
 
-/// Atoms that count, by the books.
+/// Atoms that count, according to the ledger.
 fn counted(bursar: &Bursar) -> u128 {
     let payments = bursar.payments();
     let counts = |payment: &&Value| !["expired", "released"].contains(&payment["state"].as_str().unwrap());
@@ -205,11 +205,11 @@ async fn buyer_by_permit2(lab: &'static Lab, rail: &str, payments: u128, node: &
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_an_upto_counts_what_the_chain_shows_and_until_then_all_of_it() {
+async fn an_upto_counts_in_full_until_the_chain_shows_its_amount() {
     if !installed() {
         return skip("the lab is not installed: run `npm ci` in tests/interop");
     }
-    // Of its own: its clock is set ahead.
+    // Its own lab, because its clock is set ahead.
     let lab: &'static Lab = Box::leak(Box::new(Lab::start()));
     let (node, origin) = (Node::of(lab, Mood::Slow).await, patient(&lab.pay_to).await);
     let mut buyer = buyer_by_permit2(lab, "x402.upto", 4, &node, &origin.ca_pem).await;
@@ -235,7 +235,7 @@ async fn of_an_upto_counts_what_the_chain_shows_and_until_then_all_of_it() {
     assert_eq!(stand(&buyer.bursar)[1..], [claimed.clone(), claimed, in_doubt]);
     assert_eq!(counted(&buyer.bursar), 20_000 + 3 * MOST);
 
-    // The seller that took "0" takes all of it after all, and the one that failed takes a part.
+    // The seller that claimed "0" takes all of it after all, and the one that failed takes a part.
     let credentials = origin.payments();
     let late = take(lab, &credentials[0], MOST);
     take(lab, &credentials[1], 12_345);
@@ -246,14 +246,14 @@ async fn of_an_upto_counts_what_the_chain_shows_and_until_then_all_of_it() {
     assert_eq!(stand(&buyer.bursar)[3], stands("settled", "chain", Some(12_345)));
     assert_eq!(buyer.bursar.payments()[2]["tx"], late.as_str());
 
-    // What was never taken is dead once its deadline is final.
+    // What was never taken has expired once a final block is past its deadline.
     pass_time(lab, 62);
     let told = reconcile(&buyer.bursar);
     assert_eq!(told.code, Some(0), "{:?}", told.lines);
     assert_eq!(stand(&buyer.bursar)[1], stands("settled", "chain", Some(0)));
     assert_eq!(counted(&buyer.bursar), moved(&buyer));
     assert_eq!(moved(&buyer), 20_000 + MOST + 12_345);
-    // By name, all of them again; nothing is recorded twice.
+    // All of them again, by id; nothing is recorded twice.
     let ids: Vec<String> = buyer
         .bursar
         .payments()
@@ -276,11 +276,11 @@ async fn of_an_upto_counts_what_the_chain_shows_and_until_then_all_of_it() {
     let back = &entries(&buyer.bursar, "pay.confirmed")[0]["back"];
     assert_eq!((&back[0][0], &back[0][3]), (&json!("agent:research"), &json!("30000")));
 
-    // The counters are the same for whoever reads the log anew: of twenty cents there are 11.7655 left.
+    // Replaying the journal gives the same counters: 11.7655 of twenty cents are left.
     assert_eq!(buyer.bursar.stop(), 0);
     std::fs::remove_dir_all(buyer.bursar.path().join("index")).unwrap();
     buyer.bursar = buyer.bursar.kill().serve();
-    // By now the chain's clock is ahead of ours, so that nothing new is settled, but it is signed for.
+    // By now the chain's clock is ahead of ours, so a new payment is signed but not settled.
     let agent = Agent::of(&buyer.bursar);
     let statuses = [
         agent.get(origin.address, "/a").await.status.as_u16(),
@@ -291,7 +291,7 @@ async fn of_an_upto_counts_what_the_chain_shows_and_until_then_all_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_permit2_a_payment_is_proven_and_what_was_thrown_away_comes_back() {
+async fn a_permit2_payment_is_proven_and_an_unused_one_is_released() {
     if !installed() {
         return skip("the lab is not installed: run `npm ci` in tests/interop");
     }
@@ -305,11 +305,11 @@ async fn by_permit2_a_payment_is_proven_and_what_was_thrown_away_comes_back() {
     node.be(Mood::Final);
     let told = reconcile(&buyer.bursar);
     assert_eq!(told.code, Some(0), "{:?}", told.lines);
-    // All of it, so that there is no part to speak of.
+    // All of it, so there is no partial amount to show.
     assert_eq!(stand(&buyer.bursar), [stands("settled", "chain", None)]);
     assert_eq!((counted(&buyer.bursar), moved(&buyer)), (10_000, 10_000));
 
-    // The owner can end what was signed; one in doubt is dead then, before its time.
+    // The owner can invalidate a signature; an unknown payment has then expired before its deadline.
     node.be(Mood::Slow);
     let buyer = buyer_by_permit2(lab, "x402.upto", 4, &node, &origin.ca_pem).await;
     assert_eq!(Agent::of(&buyer.bursar).get(origin.address, "/doubt").await.status, 500);
@@ -336,7 +336,7 @@ fn on_tempo(lab: &Lab, method: &str, params: Value) -> Value {
     answer["result"].take()
 }
 
-/// What the token has moved out of the wallet on Tempo, fees apart.
+/// What the token has moved out of the wallet on Tempo, without fees.
 fn moved_on_tempo(lab: &Lab, wallet: &str) -> Vec<(String, u128)> {
     const TRANSFER: &str = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef";
     let sender = format!("0x{:0>64}", wallet.trim_start_matches("0x").to_lowercase());
@@ -364,7 +364,7 @@ fn asking(node: &Node) -> (UpstreamTls, asked_rpc::Node) {
     (tls, asked_rpc::Node::new(node.url().parse().unwrap()))
 }
 
-/// As of the newest block, by a clock that has gone along with the chain's.
+/// As of the newest block, with a clock in step with the chain's.
 async fn verdict_of(node: &Node, facts: &Facts) -> Verdict {
     let (tls, asked) = asking(node);
     let now = asked.newest(&tls).await.unwrap().timestamp;
@@ -380,7 +380,7 @@ async fn verdict_on_tempo(node: &Node, buyer: &Buyer, payment: &Value) -> Verdic
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_tempo_the_memo_proves_what_was_paid_and_its_absence_what_never_will_be() {
+async fn on_tempo_the_memo_proves_payment_and_its_absence_proves_none() {
     if !installed() {
         return skip("the lab is not installed: run `npm ci` in tests/interop");
     }
@@ -418,14 +418,14 @@ async fn on_tempo_the_memo_proves_what_was_paid_and_its_absence_what_never_will_
     let page = agent.get(site(&lab.mpp), "/mpp/tempo").await;
     assert_eq!(page.status, 403, "what may still be mined counts: {page:?}");
 
-    // Blocks come each second, and so the latest is a little old.
+    // Blocks come every second, so the latest is slightly old.
     node.be(Mood::Final);
     let told = reconcile(&buyer.bursar);
     let paid = || stands("settled", "chain", None);
     assert_eq!(stand(&buyer.bursar), [paid(), paid(), in_doubt], "{:?}", told.lines);
     assert_eq!(told.code, Some(4));
 
-    // An expiring transaction is not mined later, and yet a node that shows none is not believed as soon as that.
+    // An expired transaction is never mined later, but a node that shows none is not believed that soon.
     on_tempo(lab, "evm_increaseTime", json!([27]));
     on_tempo(lab, "evm_mine", json!([]));
     let told = reconcile(&buyer.bursar);
@@ -439,7 +439,7 @@ async fn on_tempo_the_memo_proves_what_was_paid_and_its_absence_what_never_will_
     assert!(matches!(verdict, Verdict::Expired { .. }), "{verdict:?}");
     let verdict = verdict_on_tempo(&node, &buyer, &payments[1]).await;
     assert!(matches!(verdict, Verdict::Settled { .. }), "{verdict:?}");
-    // Nor is one that does not show what its headers tell of.
+    // Nor is a node that does not show what its headers refer to.
     node.be(Mood::Denying);
     let unclear = Facts {
         claimed_tx: None,
@@ -449,7 +449,7 @@ async fn on_tempo_the_memo_proves_what_was_paid_and_its_absence_what_never_will_
     let why = Unproven::Unexplained;
     assert_eq!(verdict, Verdict::Unclear { why });
     node.be(Mood::Final);
-    // A transaction of Tempo's kind shows its memo.
+    // A Tempo transaction shows its memo.
     let (tls, asked) = asking(&node);
     let word = |text: &Value| text.as_str().unwrap().parse::<B256>().unwrap();
     let tx = word(&payments[0]["tx"]);
@@ -461,6 +461,6 @@ async fn on_tempo_the_memo_proves_what_was_paid_and_its_absence_what_never_will_
     let pay_to = lab.pay_to.to_lowercase();
     assert_eq!(moved, [(pay_to.clone(), MOST), (pay_to, MOST)]);
     assert_eq!(counted(&buyer.bursar), 3 * MOST);
-    // Fees are no theft.
+    // Fees are not reported as unexplained transfers.
     assert_eq!(entries(&buyer.bursar, "wallet.outflow"), [] as [Value; 0]);
 }

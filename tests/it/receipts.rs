@@ -1,4 +1,4 @@
-//! Whatever comes after a payment: the receipt alone decides what the books say (R10).
+//! Whatever a site answers after a payment, only the receipt decides what the ledger records (R10).
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::support::bursar::setup;
 use crate::support::origin::{Answer, Origin, answer};
 use crate::support::seller::{self, TX, challenge, encoded, receipt, requirement, v2};
 
-/// The answer to the paid request, the state it leads to, and the reason or author in the books.
+/// The answer to the paid request, the resulting state, and the reason or source in the ledger.
 type Case = (&'static str, fn() -> Answer, &'static str, &'static str);
 
 fn with(status: u16, name: &str, receipt: &Value) -> Answer {
@@ -186,7 +186,7 @@ async fn whatever_comes_after_a_payment_reaches_the_agent_and_the_receipt_alone_
             &payment["reason"]
         };
         assert_eq!(said, why, "{name}");
-        // A failing receipt's transaction is kept: it is where a proof can begin (R10).
+        // The transaction of a failed receipt is kept, because a proof can start from it (R10).
         let names_tx = *state == "settled" || *name == "failed-with-tx";
         assert_eq!(payment["tx"].is_string(), names_tx, "{name}");
         let sent = origin

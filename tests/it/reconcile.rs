@@ -1,4 +1,5 @@
-//! `bursar reconcile` and the server's own comparison, against a real chain: what counts afterwards is what moved there.
+//! `bursar reconcile` and the server's own reconciliation, against a real chain: what counts afterwards is what moved
+//! there.
 
 use std::process::Output;
 
@@ -78,7 +79,7 @@ async fn with_and_without_a_server_the_chain_settles_what_was_lost_and_confirms_
     assert_eq!(agent.get(site(&lab.v2), "/lost").await.status, 502);
     assert_eq!(by(&buyer.bursar), ["settled by merchant", "unknown"]);
 
-    // Nobody to ask: everything stays as it was.
+    // No node answers: everything stays as it was.
     let told = reconcile(&buyer.bursar.home);
     assert_eq!(
         (told.code, told.findings()),
@@ -115,7 +116,7 @@ async fn with_and_without_a_server_the_chain_settles_what_was_lost_and_confirms_
     assert_eq!(by(&buyer.bursar), ["settled by chain", "settled by chain"]);
     assert_eq!(buyer.bursar.payments()[1]["tx"], transfers[1].tx.as_str());
 
-    // By name they can be asked about again; a server tells the same, and records nothing anew.
+    // Named by id they are checked again; a server reports the same and records nothing new.
     let ids: Vec<String> = told
         .kind("payment")
         .iter()
@@ -143,25 +144,28 @@ async fn the_server_by_itself_confirms_and_settles() {
     Agent::of(&buyer.bursar).get(site(&lab.v2), "/lost").await;
     assert_eq!(buyer.bursar.stop(), 0);
     assert_eq!(by(&buyer.bursar), ["unknown"]);
-    // What an earlier run left is looked at before the first request is let in.
+    // What an earlier run left behind is checked before the first request is accepted.
     node.be(Mood::Final);
     let server = buyer.bursar.kill().serve();
     assert_eq!(by(&server), ["settled by chain"]);
     Agent::of(&server).get(site(&lab.v2), "/paid").await;
     let both = ["settled by chain", "settled by chain"];
-    eventually("the chain is heard", || (by(&server) == both).then_some(())).await;
+    eventually("the chain's proofs are recorded", || {
+        (by(&server) == both).then_some(())
+    })
+    .await;
     let told = reconcile(&server.home);
     assert_eq!((told.code, told.findings()), (0, vec![]));
 }
 
-/// Signs for ten seconds: the shortest that an offer may ask for.
+/// Valid for ten seconds: the shortest that an offer may ask for.
 fn brief(amount: &str) -> crate::support::origin::Answer {
     let mut requirement = seller::requirement(amount);
     requirement["maxTimeoutSeconds"] = json!(10);
     seller::v2(&seller::challenge("/", &[requirement]))
 }
 
-/// Takes credentials, never cashes one: `/liar` says that it has.
+/// Takes credentials but never cashes one; `/liar` claims that it did.
 async fn idle_seller() -> Origin {
     Origin::https(|request| async move {
         match (request.is_paid(), request.target.as_str()) {
@@ -178,7 +182,7 @@ async fn what_is_never_cashed_comes_back_and_what_was_claimed_of_it_is_disputed(
     if !installed() {
         return skip("the lab is not installed: run `npm ci` in tests/interop");
     }
-    // Of its own: its clock is set ahead.
+    // Its own lab, because its clock is set ahead.
     let lab: &'static Lab = Box::leak(Box::new(Lab::start()));
     let (node, origin) = (Node::of(lab, Mood::Final).await, idle_seller().await);
     let limits = "timezone = \"UTC\"\n[agents.research]\nday = \"0.02\"\n";
@@ -216,12 +220,12 @@ async fn what_is_never_cashed_comes_back_and_what_was_claimed_of_it_is_disputed(
     assert_eq!(by(&buyer.bursar), ["expired by chain", "settled by merchant"]);
     assert!(payments[1]["disputed"].is_string(), "{payments:?}");
     assert_eq!(entries(&buyer.bursar, "pay.dispute").len(), 1);
-    // It stays a mismatch.
+    // It remains a mismatch.
     let told = reconcile(&buyer.bursar.home);
     assert_eq!((told.code, told.findings()), (1, vec!["disputed"]), "{:?}", told.lines);
     assert_eq!(entries(&buyer.bursar, "pay.dispute").len(), 1);
 
-    // One cent is free again, and the same request buys anew.
+    // One cent is free again, and the same request buys again.
     assert_eq!(agent.get(origin.address, "/never").await.status, 500);
     let states = buyer.bursar.states();
     assert_eq!(states, ["expired", "settled", "unknown"]);
@@ -257,7 +261,7 @@ async fn money_that_another_program_takes_is_reported_and_recorded_once() {
     let text = said(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
-        text.contains("Mismatch: 0.123456 USDC left the wallet without us on eip155:84532"),
+        text.contains("Mismatch: 0.123456 USDC left the wallet on eip155:84532"),
         "{text}"
     );
     assert!(text.contains(&tx) && text.contains(&"bb".repeat(20)), "{text}");
@@ -267,9 +271,14 @@ async fn money_that_another_program_takes_is_reported_and_recorded_once() {
         (&recorded[0]["tx"], &recorded[0]["amount"]),
         (&json!(tx), &json!("123456"))
     );
-    assert!(buyer.bursar.log().contains("money left the wallet without us"));
+    assert!(
+        buyer
+            .bursar
+            .log()
+            .contains("money left the wallet without a payment by bursar")
+    );
 
-    // Where the search ended is only to save time.
+    // The saved search position only saves time.
     assert_eq!(buyer.bursar.stop(), 0);
     let cursor = buyer.bursar.path().join("private/reconciled.json");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&cursor).unwrap().permissions());
@@ -303,7 +312,7 @@ async fn nodes_that_disagree_prove_nothing() {
     let why = told.kind("payment")[0]["why"].as_str().unwrap().to_owned();
     assert!(why.contains("disagree"), "{why}");
     assert_eq!(by(&buyer.bursar), ["unknown"]);
-    // One proof is enough to settle, if the other only says nothing.
+    // One node's proof is enough to settle, if the other one only fails to answer.
     liar.be(Mood::Down);
     let told = reconcile(&buyer.bursar.home);
     assert_eq!((told.code, told.findings()), (0, vec!["settled"]), "{:?}", told.lines);
@@ -319,25 +328,29 @@ fn without_nodes_nothing_can_be_verified() {
     };
     let with = said_by(&server);
     assert!(with.contains("add `rpc = ["), "{with}");
-    assert!(server.log().contains("no node is named"), "{}", server.log());
+    assert!(
+        server.log().contains("names no node for this network"),
+        "{}",
+        server.log()
+    );
     assert_eq!(server.stop(), 0);
     assert_eq!(said_by(&server), with);
     let unknown = server.run(&["reconcile", "nonsense"]);
     assert_eq!(unknown.status.code(), Some(2));
 }
 
-/// Invariant 2 of the design, with the chain as the judge: never less than what moved, never more than the cap, and once the
-/// chain has been asked, exactly what moved.
+/// Invariant 2, judged by the chain: the counted amount is never less than what moved, never more than the cap, and
+/// after reconciling exactly what moved.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_many_kills_under_load_the_books_are_what_the_chain_moved() {
+async fn after_many_kills_under_load_the_ledger_matches_what_the_chain_moved() {
     const CAP: u128 = 300_000;
     if !installed() {
         return skip("the packages in tests/interop");
     }
-    // One of its own: time is moved below.
+    // Its own lab, because time is moved below.
     let lab: &'static Lab = Box::leak(Box::new(Lab::start()));
     let node = Node::of(lab, Mood::Down).await;
-    // A short validity, so that what was never cashed is soon dead.
+    // A short validity, so that uncashed payments expire soon.
     let limits = "max_validity = 10\ntimezone = \"UTC\"\n[agents.research]\ntotal = \"0.30\"\n";
     let mut buyer = buyer_asking(lab, FUNDS, limits, &[node.url()], "");
     for round in 0..5 {
@@ -360,7 +373,7 @@ async fn after_many_kills_under_load_the_books_are_what_the_chain_moved() {
         }
         eventually("money moves", || (buyer.transfers().len() > before + 1).then_some(())).await;
         let home = buyer.bursar.kill();
-        // Some of them find no server any more.
+        // Some requests no longer find a server.
         while agents.join_next().await.is_some() {}
         buyer.bursar = home.serve();
         let (counted, moved) = (counted(&buyer.bursar), moved(&buyer));
@@ -379,7 +392,7 @@ async fn after_many_kills_under_load_the_books_are_what_the_chain_moved() {
     assert!(moved(&buyer) >= 100_000, "ten purchases at least");
 }
 
-/// Atoms that count, by the books.
+/// Atoms that count, according to the ledger.
 fn counted(bursar: &Bursar) -> u128 {
     let payments = bursar.payments();
     let counts = |payment: &&Value| !["expired", "released"].contains(&payment["state"].as_str().unwrap());
@@ -387,12 +400,12 @@ fn counted(bursar: &Bursar) -> u128 {
     payments.iter().filter(counts).map(atoms).sum()
 }
 
-/// Atoms that left the wallet, by the chain.
+/// Atoms that left the wallet, according to the chain.
 fn moved(buyer: &Buyer) -> u128 {
     buyer.transfers().iter().map(|transfer| transfer.atoms).sum()
 }
 
-/// A crash took the credential, the chain shows that it was cashed: the same request must not buy a second time.
+/// A crash lost the credential, and the chain shows that it was cashed: the same request must not buy a second time.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_paid_and_never_delivered_is_not_bought_again_when_its_credential_is_lost() {
     let Some(lab) = lab() else { return };

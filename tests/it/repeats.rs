@@ -1,5 +1,5 @@
-//! The agent asks again: while its payment is in doubt the same bytes are presented, never a second signature; honest
-//! purchases of the same thing stay as many as they are (R1 to R5).
+//! The agent repeats a request: while the outcome of its payment is unknown the same bytes are presented, never a
+//! second signature; honest purchases of the same thing remain separate (R1 to R5).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -55,10 +55,10 @@ async fn a_repeat_after_an_error_presents_the_same_bytes_and_pays_once() {
     assert_eq!(bursar.states(), ["settled"]);
     assert_eq!(origin.payments().len(), 2);
     assert!(all_equal(&origin.payments()), "the same bytes");
-    // Not even a new challenge was asked for.
+    // Not even a new challenge was requested.
     assert_eq!(origin.seen().iter().filter(|request| !request.is_paid()).count(), 1);
 
-    // Delivered: the next one is a purchase of its own.
+    // Delivered: the next request is a separate purchase.
     agent.get(origin.address, "/quote").await;
     assert_eq!(bursar.states(), ["settled", "settled"]);
     assert!(!all_equal(&origin.payments()));
@@ -108,7 +108,7 @@ async fn only_the_same_request_is_a_repeat() {
 }
 
 #[tokio::test]
-async fn after_three_presentations_the_agent_is_told_and_nothing_more_is_sent() {
+async fn after_three_presentations_the_repeat_is_refused_and_nothing_more_is_sent() {
     let (origin, presented) = unreliable(usize::MAX, || answer(402, &[], "{}")).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
@@ -125,7 +125,7 @@ async fn after_three_presentations_the_agent_is_told_and_nothing_more_is_sent() 
 }
 
 #[tokio::test]
-async fn paid_by_receipt_but_never_delivered_is_said_as_such() {
+async fn paid_but_never_delivered_is_reported_as_such() {
     let settled_then_error = || answer(500, &[("payment-response", &receipt(true, TX))], "oops");
     let (origin, _) = unreliable(usize::MAX, settled_then_error).await;
     let bursar = setup().trust(&origin.ca_pem).start();
@@ -168,7 +168,7 @@ async fn a_repeat_joins_a_purchase_whose_agent_hung_up() {
         bursar.log().contains("the agent hung up").then_some(())
     })
     .await;
-    // The answer comes for nobody; then the repeat presents the same bytes and gets its own.
+    // The answer comes when nobody waits any more; then the repeat presents the same bytes and gets its own answer.
     let second = tokio::spawn(async move { agent.get(origin.address, "/quote").await.status });
     hold.notify_one();
     arrived.notified().await;
@@ -216,7 +216,7 @@ async fn a_repeat_after_kill_and_restart_presents_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn what_the_operator_declares_dead_is_bought_anew() {
+async fn a_payment_that_the_operator_declares_expired_is_bought_anew() {
     let (origin, _) = unreliable(1, || answer(500, &[], "oops")).await;
     let bursar_ = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar_);
@@ -237,7 +237,7 @@ async fn what_the_operator_declares_dead_is_bought_anew() {
     assert!(!all_equal(&origin.payments()));
 }
 
-/// A body that is read ahead to look for a repeat goes on whole, large or small.
+/// A body that is read ahead to detect a repeat is forwarded whole, large or small.
 #[tokio::test]
 async fn a_request_that_turns_out_to_be_no_repeat_loses_nothing() {
     let (origin, _) = unreliable(1, || answer(500, &[], "oops")).await;
@@ -245,7 +245,7 @@ async fn a_request_that_turns_out_to_be_no_repeat_loses_nothing() {
     let agent = Agent::of(&bursar);
     let post = |body: Vec<u8>| Request::post("/echo").body(Full::from(Bytes::from(body))).unwrap();
     agent.send(origin.address, post(b"first".to_vec())).await;
-    assert_eq!(bursar.states(), ["unknown"], "this target is in doubt from here on");
+    assert_eq!(bursar.states(), ["unknown"], "the outcome is unknown from here on");
 
     for size in [0, 1, 300_000, 3 << 20] {
         let body: Vec<u8> = (0..size).map(|byte| (byte % 251) as u8).collect();
@@ -264,7 +264,7 @@ async fn a_request_that_turns_out_to_be_no_repeat_loses_nothing() {
 }
 
 #[tokio::test]
-async fn an_agent_that_pays_by_itself_is_not_given_our_credential() {
+async fn an_agent_that_pays_by_itself_does_not_get_our_credential() {
     let (origin, _) = unreliable(1, || answer(500, &[], "oops")).await;
     let bursar = setup()
         .proxy("agent_payments = \"pass\"\n")
@@ -279,7 +279,7 @@ async fn an_agent_that_pays_by_itself_is_not_given_our_credential() {
 }
 
 #[tokio::test]
-async fn what_is_being_presented_again_cannot_be_declared_dead_meanwhile() {
+async fn a_payment_being_presented_again_cannot_be_declared_expired_meanwhile() {
     let (hold, arrived) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (held, seen, count) = (hold.clone(), arrived.clone(), Arc::new(AtomicUsize::new(0)));
     let origin = Origin::https(move |request| {
@@ -338,7 +338,7 @@ async fn a_repeat_of_a_payment_whose_credential_is_lost_does_not_pay_twice() {
     );
     assert_eq!(page.json()["payment"], id.as_str());
     assert_eq!(origin.payments().len(), 1);
-    // Once it is known to be dead, the same request buys.
+    // Once the payment is known to have expired, the same request buys again.
     let closed = bursar.run(&["payments", "resolve", &id, "--expired", "--why", "the seller says so"]);
     assert!(closed.status.success());
     assert_eq!(agent.get(origin.address, "/").await.status, 200);

@@ -1,4 +1,4 @@
-//! The paid request is the first one again: same head, same body, and the credential as the only difference.
+//! The paid request repeats the first one: same head, same body, and the credential as the only difference.
 
 use bytes::Bytes;
 use http::Request;
@@ -25,7 +25,7 @@ async fn sells() -> Origin {
     .await
 }
 
-/// Bytes that no two parts of which are alike.
+/// Bytes without any repeated part.
 fn noise(length: usize) -> Bytes {
     let words = (0..length.div_ceil(32) as u64).flat_map(|n| Sha256::digest(n.to_be_bytes()));
     words.take(length).collect::<Vec<u8>>().into()
@@ -73,7 +73,7 @@ async fn a_large_body_is_sent_again_to_the_byte() {
     }
 }
 
-/// An HTTP/1.1 seller that keeps the bytes of every request.
+/// An HTTP/1.1 seller that records the bytes of every request.
 async fn keeps_bytes() -> (Origin, Arc<Mutex<Vec<Raw>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = seen.clone();
@@ -129,7 +129,7 @@ async fn the_heads_are_equal_as_bytes_but_for_one_line() {
     }
 }
 
-/// Writes a request as bytes and reads the answer to the end of the connection.
+/// Writes a request as raw bytes and reads the answer until the connection ends.
 async fn by_hand(agent: &Agent, origin: &Origin, request: &[&[u8]]) -> String {
     let mut stream = agent.tls(origin.address, "localhost", &["http/1.1"]).await.unwrap();
     for part in request {
@@ -137,7 +137,7 @@ async fn by_hand(agent: &Agent, origin: &Origin, request: &[&[u8]]) -> String {
         stream.flush().await.unwrap();
     }
     let mut answer = Vec::new();
-    // A closed connection without TLS's own goodbye is an end as well.
+    // A connection closed without TLS close_notify is an end as well.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -173,7 +173,7 @@ async fn a_body_over_one_mebibyte_is_forwarded_and_not_paid() {
     assert!(page.headers.contains_key("payment-required"));
     assert_eq!(page.body, "{}");
 
-    // Without a declared length the size shows only on the way.
+    // Without a declared length, the size only becomes known while reading.
     let head = format!(
         "POST /chunked HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
         origin.address.port()
@@ -196,7 +196,7 @@ async fn a_body_over_one_mebibyte_is_forwarded_and_not_paid() {
     assert_eq!(bursar.states(), ["settled"]);
 }
 
-/// A seller that asks before it has read the upload, as many do.
+/// A seller that answers 402 before it has read the upload, as many do.
 #[tokio::test]
 async fn a_402_that_comes_before_a_large_upload_is_read_reaches_the_agent_whole() {
     const TEXT: &str = "this upload costs money";
@@ -212,7 +212,7 @@ async fn a_402_that_comes_before_a_large_upload_is_read_reaches_the_agent_whole(
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
-        // The rest of the upload is taken before the text is sent: a proxy that stops uploading never gets it.
+        // Reads the rest of the upload before it sends the text: a proxy that stops uploading never gets it.
         let mut upload = vec![0; 32 << 20];
         if stream.read_exact(&mut upload).await.is_ok() {
             let _ = stream.write_all(TEXT.as_bytes()).await;

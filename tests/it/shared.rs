@@ -1,4 +1,5 @@
-//! Several servers on one database: together they stay within the limits, whatever happens to one of them or to the database.
+//! Several servers on one database: together they stay within the limits, whatever happens to one of them or to the
+//! database.
 
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ fn store(url: &str) -> String {
     format!("[store]\nurl = \"{url}\"\n")
 }
 
-/// Each buyer buys once, something of its own.
+/// Each buyer buys something different, once.
 async fn buy(servers: &[Bursar], origin: &Origin, buyers: usize) -> Vec<u16> {
     let mut buying = JoinSet::new();
     for buyer in 0..buyers {
@@ -71,11 +72,11 @@ async fn what_a_killed_server_left_stays_counted_and_is_taken_over() {
     buying.join_all().await;
     assert!(origin.payments().len() <= 20, "{}", origin.payments().len());
 
-    // It began last.
+    // The server that started last.
     let mine = database.ask("select max(node_id) from bursar.node").await;
     let open = "select count(*) from bursar.resv where state in (1, 2)";
     let began = Instant::now();
-    // A server looks around every ten seconds; a new one does it at once.
+    // A server checks for silent ones every ten seconds; a new one does so at once.
     database
         .run(&format!(
             "update bursar.node set heartbeat = now() - interval '61 seconds' where node_id = {mine}"
@@ -86,7 +87,7 @@ async fn what_a_killed_server_left_stays_counted_and_is_taken_over() {
         assert!(began.elapsed().as_secs() < 60);
         tokio::task::yield_now().await;
     }
-    // What was sent or may have been counts; nothing more can be bought.
+    // Whatever was sent, or may have been, counts; nothing more can be bought.
     let counted = "select coalesce(sum((settled + open))::text, '0') from bursar.win where win = 'total'";
     let stands = "select coalesce(sum((payment::json #>> '{reserved,usd_micros}')::int8)::text, '0') from bursar.resv \
                   where state in (3, 4)";
@@ -95,7 +96,7 @@ async fn what_a_killed_server_left_stays_counted_and_is_taken_over() {
     assert_eq!(database.ask(counted).await, "200000");
     assert!(origin.payments().len() <= 20);
 
-    // The one that was killed comes back, and its log says what is no longer its own.
+    // The killed server comes back, and its log says which payments were taken over.
     let back = home.serve();
     let doubtful: usize = database
         .ask("select count(*) from bursar.resv where state = 4")
@@ -129,7 +130,7 @@ async fn without_the_database_nothing_is_paid_and_free_traffic_goes_on() {
     assert_eq!(agent.get(origin.address, "/a").await.status, 200);
 
     own.down();
-    // One more begins while it is away.
+    // Another server starts while the database is away.
     let second = on(&database, &origin).start();
     for server in [&first, &second] {
         let agent = Agent::of(server);
@@ -146,7 +147,7 @@ async fn without_the_database_nothing_is_paid_and_free_traffic_goes_on() {
         assert_eq!(agent.get(origin.address, "/free").await.status, 200);
     }
     assert!(
-        second.log().contains("the database with the books cannot be used"),
+        second.log().contains("the ledger's database cannot be used"),
         "{}",
         second.log()
     );
@@ -174,7 +175,7 @@ async fn a_server_with_older_limits_pays_nothing_until_it_has_the_new_ones() {
     let detail = page.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("generation 2; here it is 1"), "{detail}");
     assert_eq!(Agent::of(&new).get(origin.address, "/").await.status, 200);
-    // The file arrives: what asks next looks at it at once.
+    // The new file is there: the next request reads it at once.
     old.home.write_limits(&newer);
     assert_eq!(Agent::of(&old).get(origin.address, "/").await.status, 200);
     assert_eq!(origin.payments().len(), 3);
@@ -186,7 +187,7 @@ async fn a_server_with_older_limits_pays_nothing_until_it_has_the_new_ones() {
 }
 
 #[tokio::test]
-async fn the_way_to_the_database_is_encrypted_and_verified() {
+async fn the_connection_to_the_database_is_encrypted_and_verified() {
     let (origin, database) = (shop().await, cluster().database().await);
     database.run("do $$ begin create role locked login superuser password 'open sesame'; exception when others then null; end $$").await;
     let url = format!(
@@ -213,7 +214,7 @@ async fn the_way_to_the_database_is_encrypted_and_verified() {
                      where usename = 'locked' and datname = current_database()";
     assert_eq!(database.ask(encrypted).await, "true");
 
-    // Somebody else's certificate: it does not begin at all, rather than pay by books that it cannot trust.
+    // Another CA's certificate: the server does not start, rather than pay from a ledger that it cannot trust.
     let refused = with(&origin.ca_pem).run(&["serve"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
@@ -223,7 +224,7 @@ async fn the_way_to_the_database_is_encrypted_and_verified() {
 }
 
 #[tokio::test]
-async fn a_directory_of_shared_books_says_so() {
+async fn a_directory_of_a_shared_ledger_says_so() {
     let (origin, database) = (shop().await, cluster().database().await);
     let mut bursar = on(&database, &origin).start();
     assert_eq!(Agent::of(&bursar).get(origin.address, "/").await.status, 200);
@@ -236,7 +237,7 @@ async fn a_directory_of_shared_books_says_so() {
     let entries = bursar.journal();
     assert_eq!(entries.last().unwrap()["ev"], "log.close");
 
-    // Without the url it would count from nothing.
+    // Without the url it would start counting from zero.
     let config = std::fs::read_to_string(bursar.path().join("bursar.toml")).unwrap();
     std::fs::write(
         bursar.path().join("bursar.toml"),
@@ -244,7 +245,7 @@ async fn a_directory_of_shared_books_says_so() {
     )
     .unwrap();
     let said = bursar.run(&["serve"]);
-    assert!(String::from_utf8_lossy(&said.stderr).contains("belongs to books that are kept in a database"));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("belongs to a ledger in a database"));
     let shown = bursar.run(&["payments", "show", id]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains("settled"));
 }
@@ -257,14 +258,14 @@ fn settled(server: &Bursar) -> Vec<Value> {
     states(server, "settled")
 }
 
-/// By the server's own log; what another has taken over is there.
+/// From the server's own log; payments taken over by another server are in that one's log.
 fn states(server: &Bursar, state: &str) -> Vec<Value> {
     let mut payments = server.payments();
     payments.retain(|payment| payment["state"] == state);
     payments
 }
 
-/// Sells whatever it is asked for, for one cent.
+/// Sells everything for one cent.
 async fn cent_shop() -> Origin {
     Origin::https(|request| async move {
         if request.is_paid() {

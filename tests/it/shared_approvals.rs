@@ -1,5 +1,5 @@
-//! A person decides about payments of several servers on one database: each asks for itself, nobody is asked twice, and neither a
-//! server nor the database that goes away loses what was decided.
+//! Approvals with several servers on one database: each server asks for its own payments, nobody is asked twice, and
+//! decisions survive the loss of a server or of the database.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::support::agent::{Agent, Page};
 use crate::support::bursar::{Bursar, Home, eventually, setup};
 use crate::support::origin::Origin;
 
-/// Room for one purchase of ten cents and a bit, and a person is asked about each.
+/// A budget for one purchase of ten cents and a little more; every purchase needs approval.
 const LIMITS: &str = "[agents.research]\ntotal = \"0.15\"\napproval_above = \"0.05\"\n";
 
 fn home(database: &Database, origin: &Origin) -> Home {
@@ -69,17 +69,17 @@ async fn what_was_asked_and_approved_survives_a_kill_and_its_log_can_be_verified
             "pay.settled"
         ]
     );
-    // Readers tell the same of it as of books in a directory.
+    // Reading commands show the same as for a ledger in a directory.
     let shown = bursar.run(&["payments", "show", &id]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    for told in ["settled", "research: pay 0.10 USDC", "books           agree"] {
+    for told in ["settled", "research: pay 0.10 USDC", "ledger          agrees"] {
         assert!(shown.contains(told), "{told}: {shown}");
     }
     let exported = bursar.run(&["approvals", "export"]);
     let file = bursar.path().join("exported");
     std::fs::write(&file, exported.stdout).unwrap();
     let verified = bursar.run(&["approvals", "verify", file.to_str().unwrap()]);
-    // 3: nothing is wrong with it, and the operator's word is all there is.
+    // Exit code 3: nothing is wrong, but the operator's word is the only evidence.
     assert_eq!(verified.status.code(), Some(3), "{verified:?}");
     assert!(String::from_utf8_lossy(&verified.stdout).contains("undamaged"));
 }
@@ -90,7 +90,7 @@ async fn a_question_of_one_server_is_not_put_by_another() {
     let (first, second) = (home(&database, &origin).serve(), home(&database, &origin).serve());
     is_told(&report(&first, &origin).await, 503, "approval-pending");
     let (id, code) = question(&first).await;
-    // There is no room for it twice, and that is not what is said.
+    // The budget has no room for two, but that is not the reason given.
     for _ in 0..2 {
         let page = report(&second, &origin).await;
         is_told(&page, 503, "approval-busy");
@@ -101,7 +101,7 @@ async fn a_question_of_one_server_is_not_put_by_another() {
     let elses = second.run(&["approve", &id, "--code", &code]);
     assert_eq!(elses.status.code(), Some(1), "{elses:?}");
 
-    // What is denied there is not asked here.
+    // After a denial there, nobody is asked here.
     assert!(first.run(&["deny", &id, "--why", "no"]).status.success());
     for server in [&first, &second] {
         is_told(&report(server, &origin).await, 403, "approval-denied");
@@ -112,7 +112,7 @@ async fn a_question_of_one_server_is_not_put_by_another() {
     approve(&second, &id, &code);
     is_told(&other(&first).await, 503, "approval-busy");
     is_paid(&other(&second).await, &id);
-    // It was for one purchase, and used up what there was.
+    // The approval was for one purchase, and the budget is used up.
     is_told(&other(&first).await, 403, "over-limit");
     assert_eq!(
         (origin.payments().len(), second.states()),
@@ -131,7 +131,7 @@ async fn a_key_whose_question_waits_with_one_server_is_not_paid_for_another() {
     let (first, second) = (home(&database, &origin).serve(), home(&database, &origin).serve());
     is_told(&ask(&first).await, 503, "approval-pending");
     let (id, code) = question(&first).await;
-    // One of them began before there was a question, the other finds the key held when it begins.
+    // One server started before there was a question; the other finds the key held when it starts.
     let third = home(&database, &origin).serve();
     for server in [&second, &third] {
         is_told(&ask(server).await, 503, "approval-busy");
@@ -156,7 +156,7 @@ async fn when_a_server_is_gone_another_asks_and_what_was_approved_there_pays_not
     database
         .run("update bursar.node set heartbeat = now() - interval '61 seconds'")
         .await;
-    // A new server looks around at once.
+    // A new server checks for silent ones at once.
     let other = home(&database, &origin).serve();
     let began = Instant::now();
     while database.ask("select count(*) from bursar.approval").await != "0" {
@@ -186,7 +186,7 @@ async fn a_database_that_was_away_loses_neither_a_question_nor_an_answer() {
     is_told(&report(&bursar, &origin).await, 503, "approval-pending");
     let asked = question(&bursar).await;
 
-    // A start without it finds the question once it is back.
+    // A server started without the database finds the question once it is back.
     let stopped = bursar.kill();
     own.down();
     let bursar = stopped.serve();
@@ -200,7 +200,10 @@ async fn a_database_that_was_away_loses_neither_a_question_nor_an_answer() {
     own.down();
     let said = bursar.run(&["approve", &id, "--code", &code]);
     let text = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(!said.status.success() && text.contains("not in the books"), "{text}");
+    assert!(
+        !said.status.success() && text.contains("not recorded in the ledger"),
+        "{text}"
+    );
     assert!(origin.payments().is_empty());
     own.up();
     eventually("the approval", || {

@@ -1,4 +1,4 @@
-//! Messages that two readers could read in two ways: refused, or sent on in one (threat 2.5).
+//! Messages that two readers could read differently: refused, or sent on in an unambiguous form (threat 2.5).
 
 use tokio::sync::mpsc;
 
@@ -9,7 +9,7 @@ use crate::support::wire::{Message, Wire};
 
 const H1: &[&str] = &["http/1.1"];
 
-/// A site behind a tunnel, and what it could read.
+/// A site behind a tunnel, and the requests it could read.
 struct Target {
     origin: Origin,
     bursar: Bursar,
@@ -34,7 +34,7 @@ impl Target {
         Self { origin, bursar, seen }
     }
 
-    /// Sends `bytes` into a tunnel: every request that arrived, and the first answer.
+    /// Sends `bytes` into a tunnel; returns every request that arrived, and the first answer.
     async fn smuggle(&mut self, bytes: &str) -> (Vec<Message>, Option<Message>) {
         let host = format!("localhost:{}", self.origin.address.port());
         let agent = Agent::of(&self.bursar);
@@ -49,7 +49,7 @@ impl Target {
     }
 }
 
-/// Every one either refused or sent on in one reading: `Message` does not parse two lengths, bare line feeds and the like.
+/// Each is either refused or sent on unambiguously: `Message` does not parse two lengths, bare line feeds and the like.
 #[tokio::test]
 async fn requests_that_could_be_read_in_two_ways() {
     let mut target = Target::new().await;
@@ -83,9 +83,9 @@ async fn requests_that_could_be_read_in_two_ways() {
 #[tokio::test]
 async fn requests_that_are_made_plain_on_the_way() {
     let mut target = Target::new().await;
-    // What the agent says, and the body in the one way in which the site reads it.
+    // What the agent sends, and the body as the site reads it.
     for (bytes, body) in [
-        // A coding wins over a length, which goes (RFC 9112 §6.3).
+        // A transfer coding overrides a length, which is removed (RFC 9112 §6.3).
         (
             "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
             "abc",
@@ -125,7 +125,7 @@ async fn requests_that_are_made_plain_on_the_way() {
 #[tokio::test]
 async fn a_request_that_was_refused_ends_its_connection() {
     let mut target = Target::new().await;
-    // What follows the body in doubt must not be read as the next request.
+    // What follows the ambiguous body must not be read as the next request.
     let bytes = "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcGET /next HTTP/1.1\r\nHost: HOST\r\n\r\n";
     let (requests, _) = target.smuggle(bytes).await;
     assert_eq!(requests, []);
@@ -152,7 +152,7 @@ async fn answers_that_could_be_read_in_two_ways() {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 90\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
             Some("abc"),
         ),
-        // More than it promised: the rest answers nobody.
+        // More than the declared length: the rest must not answer any request.
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged",
             Some("abc"),

@@ -1,5 +1,5 @@
-//! Streams: an event arrives before the next one exists, an upload before its end, raw bytes after an upgrade; and the
-//! bounds that must not cut them.
+//! Streams: an event arrives before the next one exists, an upload before it ends, raw bytes after an upgrade; and time
+//! limits that must not cut them.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ fn get(origin: &Origin, path: &str) -> String {
     )
 }
 
-/// An h1 site that sends an event whenever the test says one, and a last one when the test stops.
+/// An h1 site that sends each event the test gives it, and a last one when the test stops.
 async fn events() -> (Origin, mpsc::UnboundedSender<&'static str>) {
     let (say, said) = mpsc::unbounded_channel::<&'static str>();
     let said = std::sync::Arc::new(tokio::sync::Mutex::new(said));
@@ -116,7 +116,7 @@ async fn an_upload_arrives_before_its_end_and_may_be_answered_meanwhile() {
     assert_eq!(wire.until("0\r\n\r\n").await.as_deref(), Some("0\r\n\r\n"));
 }
 
-/// An h2 site that echoes while it reads, and tells what it read.
+/// An h2 site that echoes while it reads, and reports what it read.
 async fn duplex_site() -> (Origin, mpsc::UnboundedReceiver<Bytes>) {
     let (arrived, arrives) = mpsc::unbounded_channel();
     let origin = Origin::raw_with(&["h2"], move |stream, _| {
@@ -180,7 +180,7 @@ async fn h2_streams_flow_in_both_directions_at_once() {
     }
 }
 
-/// Passes the bound of a head, by watching another connection end by it.
+/// Waits past the time limit for a head, by watching another connection run into it.
 async fn outlast_a_head(bursar: &Bursar) {
     let mut slow = Wire::to(bursar).await;
     slow.say("GET http://x/ HTTP/1.1\r\nX: ").await;
@@ -243,7 +243,10 @@ async fn a_dripping_head_is_closed_by_its_bound() {
     let mut tunnel = wire(&bursar, &origin).await;
     tunnel.say("GET / HTTP/1.1\r\n").await;
     assert_eq!(tunnel.rest().await, b"");
-    assert!(began.elapsed() < Duration::from_secs(30), "four bounds of a second");
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "four time limits of a second each"
+    );
 }
 
 #[tokio::test]
@@ -278,7 +281,7 @@ async fn an_upgrade_becomes_raw_bytes_and_is_not_cut() {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\nhi",
         )
         .await;
-        // Bytes that are no HTTP, in pieces; echoed.
+        // Bytes that are not HTTP, in pieces; echoed.
         while let Some(part) = wire.exactly(4).await {
             wire.say(part).await;
         }
@@ -351,14 +354,14 @@ async fn h2_without_extended_connect_says_no() {
         .await
         .unwrap();
     tokio::spawn(connection);
-    // The setting is not there, so a client knows that it must open WebSockets over h1 (RFC 8441 §3).
+    // The setting is absent, so a client knows that it must open WebSockets over h1 (RFC 8441 §3).
     let (_, body) = Frames::new();
     let mut request = Request::connect(origin.url("/chat")).body(body).unwrap();
     request
         .extensions_mut()
         .insert(hyper::ext::Protocol::from_static("websocket"));
     assert!(soon(sender.send_request(request)).await.is_err());
-    // A plain CONNECT inside the tunnel is no way out either.
+    // A plain CONNECT inside the tunnel is not possible either.
     let (_, body) = Frames::new();
     let request = Request::connect(format!("localhost:{}", origin.address.port()))
         .body(body)

@@ -1,5 +1,5 @@
-//! MPP `stripe`/`charge` through the real binary: which token is ordered, when it is sent, what is taken with it, and what the
-//! books say. Money is counted at Stripe.
+//! MPP `stripe`/`charge` through the real binary: which token is ordered, when it is sent, what is charged with it, and
+//! what the ledger records. Money is counted at Stripe.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub async fn get(bursar: &Bursar, origin: &Origin, path: &str) -> Page {
     Agent::of(bursar).get(origin.address, path).await
 }
 
-/// `reconcile --json` until nothing is pending any more; the last lines by payment.
+/// Runs `reconcile --json` until nothing is pending; returns the last lines by payment.
 async fn reconciled(bursar: &Bursar) -> Vec<Value> {
     eventually("a verdict on every payment", || {
         let said = bursar.run(&["reconcile", "--json"]);
@@ -47,7 +47,7 @@ async fn reconciled(bursar: &Bursar) -> Vec<Value> {
     .await
 }
 
-/// Nothing of the key or of a token may stand anywhere but in `private/`.
+/// The key and the tokens may appear only under `private/`.
 fn assert_discreet(bursar: &Bursar, origin: &Origin) {
     let journal = serde_json::to_string(&bursar.journal()).unwrap();
     for secret in [AGENT_KEY, "spt_"] {
@@ -144,7 +144,8 @@ async fn the_record_is_on_disk_before_the_order_and_the_order_before_the_credent
         let text: String = names.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
         text.contains("pay.reserved")
     };
-    // The first order has failed, the next waits a moment: the record is there, and nobody has been given anything.
+    // The first order has failed and the next waits a moment: the record is there, and nothing has been sent to the
+    // seller.
     tokio::select! {
         page = &mut buying => panic!("{page:?}"),
         () = eventually("the first order", || (stripe.called(CREATE) > 0).then_some(())) => {}
@@ -152,7 +153,7 @@ async fn the_record_is_on_disk_before_the_order_and_the_order_before_the_credent
     assert!(reserved(&dir));
     assert!(origin.payments().is_empty());
     assert_eq!(buying.await.status, 200);
-    // Three tries of one order under one key, one token, one credential.
+    // Three attempts at one order under one key; one token, one credential.
     let keys: Vec<_> = fake
         .calls()
         .iter()
@@ -182,7 +183,7 @@ async fn while_stripe_is_down_nothing_is_paid_and_what_may_exist_is_taken_back()
     let fake = Arc::new(FakeStripe::start());
     let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
     let bursar = home(&fake, &origin).serve();
-    // It acts, its answer is lost, and then it is gone.
+    // Stripe acts, its answer is lost, and then it is unreachable.
     fake.mishaps(&[Mishap::Unanswered]);
     fake.break_down();
     let page = get(&bursar, &origin, "/x").await;
@@ -206,14 +207,14 @@ async fn while_stripe_is_down_nothing_is_paid_and_what_may_exist_is_taken_back()
         ),
         (1, 1, 0)
     );
-    // The way is free again.
+    // Stripe is reachable again.
     assert_eq!(get(&bursar, &origin, "/x").await.status, 200);
     assert_eq!(fake.captured(), 100);
     assert_discreet(&bursar, &origin);
 }
 
 #[tokio::test]
-async fn declines_and_actions_are_told_apart_and_cost_nothing() {
+async fn declines_and_actions_are_distinguished_and_cost_nothing() {
     let fake = Arc::new(FakeStripe::start());
     for (method, why) in [
         ("pm_card_chargeDeclined", "stripe-declined"),
@@ -236,7 +237,7 @@ async fn declines_and_actions_are_told_apart_and_cost_nothing() {
         assert!(origin.payments().is_empty());
         assert_discreet(&bursar, &origin);
     }
-    // The token that waited for its holder was taken back.
+    // The token that waited for its holder was revoked.
     assert_eq!((fake.counters().revocations, fake.captured()), (1, 0));
 }
 
@@ -261,7 +262,7 @@ async fn a_setup_that_stripe_does_not_accept_says_whose_move_it_is() {
         "{page:?}"
     );
     assert_eq!(counted(&bursar)[0].0, "expired");
-    // A seller that Stripe does not know is the seller's fault.
+    // A seller that Stripe does not know: the fault is the seller's.
     let stranger = seller(&fake, |_| {
         mpp::asks(&[stripe("100").asking("/methodDetails/networkId", json!("profile_test_stranger"))])
     })
@@ -305,7 +306,7 @@ async fn a_refused_token_is_taken_back_and_its_money_with_it() {
         (&payment["state"], &payment["by"]),
         (&json!("expired"), &json!("stripe"))
     );
-    // A seller that kept the token has nothing of it.
+    // A seller that kept the token cannot use it.
     let kept = &origin.payments()[0];
     assert!(fake.charge(kept, "100", "usd").is_err());
 }
@@ -321,12 +322,12 @@ async fn a_seller_that_takes_the_money_and_lies_is_found_out() {
                 return mpp::asks(&[stripe("100")]);
             };
             match request.target.as_str() {
-                // Charged, and refused all the same.
+                // Charged, but refused all the same.
                 "/refuses" => {
                     assert!(fake.charge(&credential, "100", "usd").is_ok());
                     answer(402, &[mpp::PROBLEM], mpp::problem("verification-failed"))
                 }
-                // Not charged, and thanked for.
+                // Not charged, but acknowledged as paid.
                 _ => answer(200, &[("payment-receipt", &receipt("pi_invented"))], "goods"),
             }
         }
@@ -339,7 +340,7 @@ async fn a_seller_that_takes_the_money_and_lies_is_found_out() {
     assert_eq!(counted(&bursar), [("settled".into(), "1.00".into())]);
     assert_eq!((fake.captured(), fake.counters().revocations), (100, 0));
 
-    // Its token lives on until it expires, and counts.
+    // Its token is valid until it expires, and counts.
     assert_eq!(get(&bursar, &origin, "/thanks").await.status, 200);
     let said = bursar.run(&["reconcile", "--json"]);
     let text = String::from_utf8(said.stdout).unwrap();
@@ -357,7 +358,7 @@ async fn a_seller_that_asks_for_ever_gets_one_credential_and_stripe_sees_one_tok
         assert_eq!(get(&bursar, &origin, "/x").await.status, 402);
     }
     let sent = origin.payments();
-    // The agent's own repeats show the same token again (R3).
+    // The agent's own repeats present the same token again (R3).
     assert!(!sent.is_empty() && sent.iter().all(|credential| *credential == sent[0]));
     assert_eq!((fake.called(CREATE), fake.counters().tokens_issued), (1, 1));
     assert_eq!(bursar.payments().len(), 1);
@@ -368,7 +369,7 @@ async fn a_crash_between_order_and_credential_is_found_again_under_the_same_key(
     let fake = Arc::new(FakeStripe::start());
     let origin = seller(&fake, |_| mpp::asks(&[stripe("100")])).await;
     let mut bursar = home(&fake, &origin).serve();
-    // Stripe has made the token, and before its answer is heard the proxy dies.
+    // Stripe has made the token, and the proxy dies before it reads the answer.
     fake.mishaps(&[Mishap::Unanswered, Mishap::Broken, Mishap::Broken]);
     {
         let buying = get(&bursar, &origin, "/x");
@@ -464,12 +465,12 @@ async fn a_token_that_nobody_waits_for_is_not_sent_and_taken_back() {
     assert_eq!((fake.counters().revocations, fake.captured()), (1, 0));
 }
 
-/// Six seconds are the least that a seller needs.
+/// A seller needs at least six seconds.
 #[tokio::test]
 async fn a_token_that_came_too_late_for_the_seller_is_not_sent_and_taken_back() {
     let fake = Arc::new(FakeStripe::start());
     let origin = seller(&fake, |_| {
-        // Near the end of a second, so that the pauses between orders cross two.
+        // Near the end of a second, so that the pauses between orders span two.
         while jiff::Timestamp::now().subsec_millisecond() < 850 {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
@@ -508,7 +509,7 @@ async fn a_repeat_presents_the_same_token() {
         }
     })
     .await;
-    // Long patience: the token must not be taken back in between.
+    // A long timeout: the token must not be revoked in between.
     let config = fake.config().replace("settle_wait_s = 1", "settle_wait_s = 60");
     let mut bursar = prepared(setup().config(&config).limits(LIMITS), &origin).serve();
     assert_eq!(get(&bursar, &origin, "/x").await.status, 503);

@@ -1,4 +1,4 @@
-//! Which offers of a `stripe`/`charge` challenge are paid, and which never reach Stripe: prices, currencies, modes, hostile
+//! Which `stripe`/`charge` offers are paid, and which never reach Stripe: prices, currencies, modes, hostile
 //! challenges.
 
 use std::sync::Arc;
@@ -81,7 +81,7 @@ async fn the_cheapest_offer_is_taken_whatever_its_rail_and_only_one_credential_i
 }
 
 #[tokio::test]
-async fn other_currencies_are_paid_by_finances_rate_alone_and_only_while_it_holds() {
+async fn other_currencies_are_paid_only_at_finances_rate_and_only_while_it_is_valid() {
     let fake = Arc::new(FakeStripe::start());
     let origin = seller(&fake, |path| {
         let (amount, currency) = match path {
@@ -122,7 +122,7 @@ async fn other_currencies_are_paid_by_finances_rate_alone_and_only_while_it_hold
 }
 
 #[tokio::test]
-async fn hostile_challenges_reach_neither_stripe_nor_the_books() {
+async fn hostile_challenges_reach_neither_stripe_nor_the_ledger() {
     let fake = Arc::new(FakeStripe::start());
     let origin = seller(&fake, |path| {
         let good = || stripe("100");
@@ -225,7 +225,7 @@ async fn without_stripe_or_with_a_live_key_by_mistake() {
     for (key, says) in [
         ("sk_live_by_mistake", "live = true"),
         ("pk_test_publishable", "publishable"),
-        ("hunter2", "no Stripe secret key"),
+        ("hunter2", "not a Stripe secret key"),
     ] {
         let home = self::home(&fake, &origin);
         std::fs::write(home.path().join("stripe.key"), key).unwrap();

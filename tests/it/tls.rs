@@ -1,4 +1,4 @@
-//! Sites whose identity or presence is in doubt: nothing is sent, nothing is paid, and the agent can read why.
+//! Sites that cannot be verified or reached: nothing is sent, nothing is paid, and the agent can read why.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ async fn selling(certificate: Certificate) -> Origin {
     .await
 }
 
-/// The answer inside the tunnel, over both versions.
+/// The answer inside the tunnel, over both HTTP versions.
 async fn refused(bursar: &Bursar, site: std::net::SocketAddr, status: u16, code: &str) -> String {
     let mut detail = String::new();
     for offer in [&["http/1.1"][..], &["h2", "http/1.1"], &[]] {
@@ -99,7 +99,7 @@ async fn a_name_that_does_not_exist() {
     wire.say("GET / HTTP/1.1\r\nHost: no-such-host.invalid:80\r\n\r\n")
         .await;
     let page = wire.answer().await.unwrap();
-    // A machine without any resolver gives no answer at all.
+    // On a machine without a resolver there is no answer at all.
     assert!(
         matches!(
             (page.status(), page.problem().as_str()),

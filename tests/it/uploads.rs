@@ -1,4 +1,4 @@
-//! Uploads that a site cuts short, delays or never reads; what `Expect: 100-continue` saves.
+//! Uploads that a site cuts short, delays or never reads, and what `Expect: 100-continue` saves.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::support::seller;
 use crate::support::wire::{Message, Wire, soon};
 
 const H1: &[&str] = &["http/1.1"];
-/// More than all socket buffers on the way hold.
+/// More than fits into all socket buffers on the way.
 const LARGE: usize = 16 << 20;
 
 async fn wire(bursar: &Bursar, origin: &Origin) -> Wire<TlsStream<TcpStream>> {
@@ -32,7 +32,7 @@ fn post(origin: &Origin, more: &str, length: usize) -> String {
     format!("POST /up HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: {length}\r\n{more}\r\n")
 }
 
-/// Like many clients: writes to the end, and only then reads.
+/// Like many clients: writes everything before it reads.
 async fn upload(wire: &mut Wire<TlsStream<TcpStream>>, head: &str, length: usize) -> Message {
     wire.say(head).await;
     soon(wire.say(vec![b'u'; length])).await;
@@ -63,7 +63,7 @@ async fn an_early_refusal_arrives_although_the_site_reads_no_more() {
     let mut wire = wire(&bursar, &origin).await;
     let page = upload(&mut wire, &post(&origin, "", LARGE), LARGE).await;
     assert_eq!((page.status(), page.text().as_str()), (413, "less"));
-    // The agent's connection is usable; the site's, which owes a body, is not.
+    // The agent's connection is still usable; the site's, with an unfinished body, is not.
     wire.say(format!(
         "GET / HTTP/1.1\r\nHost: localhost:{}\r\n\r\n",
         origin.address.port()
@@ -90,7 +90,7 @@ async fn an_early_402_for_a_large_upload_is_passed_on_unpaid() {
     for chunked in [false, true] {
         let mut wire = wire(&bursar, &origin).await;
         let page = if chunked {
-            // Its size is not known before it is too large.
+            // Its size becomes known only once it is too large.
             let port = origin.address.port();
             wire.say(format!(
                 "POST / HTTP/1.1\r\nHost: localhost:{port}\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -133,7 +133,7 @@ async fn a_refusal_of_ours_arrives_in_the_midst_of_an_upload() {
     assert_eq!(origin.seen().len(), 0);
 }
 
-/// A 2xx is no reason to stop: the site may answer first and read then.
+/// A 2xx does not stop the upload: the site may answer first and read later.
 #[tokio::test]
 async fn a_site_that_agrees_early_gets_the_whole_upload() {
     let (told, mut tells) = mpsc::unbounded_channel();
@@ -197,7 +197,7 @@ async fn a_402_before_100_is_paid_and_the_upload_sent_once() {
                 .await;
                 told.send(("unpaid", wire.rest().await)).unwrap();
             } else {
-                // The credential is all that differs (R27); the body follows at once all the same.
+                // Only the credential differs (R27); the body still follows at once.
                 assert_eq!(head.field("expect"), Some("100-continue"));
                 told.send(("paid", wire.exactly(5).await.unwrap())).unwrap();
                 let receipt = seller::receipt(true, seller::TX);
@@ -242,7 +242,7 @@ async fn a_100_lets_the_upload_flow() {
     assert_eq!(wire.answer().await.unwrap().text(), "hello");
 }
 
-/// The one real second of waiting: RFC 9110 §10.1.1 asks a client not to wait for ever, and so do we for it.
+/// The one real second of waiting: by RFC 9110 §10.1.1 a client does not wait for ever, nor do we on its behalf.
 #[tokio::test]
 async fn a_site_that_never_says_100_gets_the_upload_after_a_while() {
     let origin = Origin::https(|request| async move { answer(200, &[], request.body) }).await;
@@ -265,7 +265,7 @@ async fn a_site_that_never_says_100_gets_the_upload_after_a_while() {
         assert_eq!(wire.answer().await.unwrap().status(), 100);
         wire.say("hello").await;
         assert_eq!(wire.answer().await.unwrap().text(), "hello");
-        // An agent that does not wait for it.
+        // An agent that does not wait for the 100.
         wire.say(post(origin, "Expect: 100-continue\r\n", 5) + "again").await;
         let mut page = wire.answer().await.unwrap();
         if page.status() == 100 {
@@ -300,8 +300,7 @@ async fn a_body_over_the_cap_is_forwarded_and_not_payable() {
     assert_eq!(bursar.payments().len(), 0);
 }
 
-/// hyper reports the write that failed before the answer that had come: either is told, and neither hangs
-/// (R228).
+/// hyper may report the failed write before the answer that had arrived: either is passed on, and neither hangs (R228).
 #[tokio::test]
 async fn a_site_that_answers_and_closes_in_the_midst_of_an_upload() {
     let origin = Origin::raw(|stream, _| async move {

@@ -25,15 +25,12 @@ async fn a_rolling_window_is_a_limit_and_says_so() {
         (&problem["limit"], &problem["used"], &problem["reserved"]),
         (&json!("0.02"), &json!("0.02"), &json!("0.00"))
     );
-    assert!(
-        problem.get("resets_at").is_none(),
-        "it does not start again at any one time"
-    );
+    assert!(problem.get("resets_at").is_none(), "it does not reset at any one time");
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains("0.02 USD within any 24 hours"), "{detail}");
     assert_eq!(origin.payments().len(), 2);
 
-    // What was spent is still known after a restart.
+    // The amount spent is still known after a restart.
     let bursar = bursar.kill().serve();
     assert_eq!(
         Agent::of(&bursar).get(origin.address, "/10001").await.problem(),
@@ -43,7 +40,7 @@ async fn a_rolling_window_is_a_limit_and_says_so() {
 }
 
 #[tokio::test]
-async fn money_in_doubt_is_pending_and_what_is_settled_is_not() {
+async fn unknown_payments_are_pending_and_settled_ones_are_not() {
     let origin = Origin::https(|request| async move {
         if !request.is_paid() {
             return seller::asks("10000");
@@ -51,7 +48,7 @@ async fn money_in_doubt_is_pending_and_what_is_settled_is_not() {
         if request.target.starts_with("/honest") {
             seller::sold("goods")
         } else {
-            // Took the credential, and says nothing about a settlement.
+            // Took the credential, and says nothing about settlement.
             answer(200, &[("content-type", "text/plain")], "goods")
         }
     })
@@ -72,14 +69,14 @@ async fn money_in_doubt_is_pending_and_what_is_settled_is_not() {
     );
     let detail = problem["detail"].as_str().unwrap();
     assert!(
-        detail.contains("Room comes back as payments are settled or proven dead."),
+        detail.contains("Room returns as payments are settled or proven expired."),
         "{detail}"
     );
     assert_eq!(origin.payments().len(), 5);
 }
 
 #[tokio::test]
-async fn max_pending_alone_is_no_budget() {
+async fn max_pending_alone_is_not_a_budget() {
     let origin = shop().await;
     let bursar = setup()
         .limits("[agents.research]\nmax_pending = \"1.00\"\n")

@@ -1,12 +1,13 @@
-//! Asking over CIBA: a server asks the person on a device of theirs, and gives us a token that says so (approvals §2 to
-//! §4).
+//! The CIBA backend: an identity server asks the approver on their own device, and issues a token that proves the
+//! approval (approvals §2 to §4).
 //!
 //! * `settings`: how the server is used.
-//! * `discovery`: where its endpoints are. `request`, `asked`: a question and its handle. `poll`: what the looks mean. `ping`: who
-//!   may wake us. `failure`: why there is no answer. All of these are pure.
-//! * `store`: what is kept between requests: metadata, keys, the agent's own token. One request is `oauth/exchange`.
+//! * `discovery`: its endpoints. `request`, `asked`: sending a question and reading its handle. `poll`: what poll
+//!   responses mean. `ping`: authenticating the server's notifications. `failure`: failure codes. All of these are
+//!   pure.
+//! * `store`: the cache of metadata, keys and the agent's own token. A single request is `oauth/exchange`.
 //!
-//! A token is no approval yet: what it is worth says a [`Verifier`], which is given the keys.
+//! A token alone is not an approval: a [`Verifier`] checks it against the issuer's keys.
 
 pub mod discovery;
 pub mod failure;
@@ -46,16 +47,17 @@ use bursar_net::oauth::exchange::{self, ServerAnswer, Silence};
 use bursar_net::oauth::login::{self, TokenOrigin};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// From the first look at the server's name to the last byte of its answer (approvals §2.6).
+/// Time limit for sending a question, from the DNS lookup to the last byte of the response (approvals §2.6).
 const ASK_PATIENCE: Duration = Duration::from_secs(30);
-/// Longer than a server may hold a look open.
+/// Time limit for a poll. Longer than a server may hold a poll open.
 const LOOK_PATIENCE: Duration = Duration::from_secs(40);
-/// After its end by the server's word, a question is looked at for so long (approvals §7).
+/// How long a question is still polled after the end that the server gave (approvals §7).
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
-/// How long a token waits for the keys that verify it. The person has decided, and cannot be asked for the same token again.
+/// How long a token waits for the keys to verify it. The person has decided, and the token cannot be fetched a second
+/// time.
 const KEPT_GRANT: Duration = Duration::from_secs(120);
 const KEYS_AGAIN: Duration = Duration::from_secs(5);
-/// An identity server's clock may be off by so much before we say so (approvals §10).
+/// A larger difference from the identity server's clock is logged (approvals §10).
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(30);
 
 /// One identity server.
@@ -69,10 +71,10 @@ pub struct Ciba<V: Verifier> {
     notifications: Mutex<KnownTokens>,
 }
 
-/// What is known of a question between two looks. Lost with a look that is given up, as its answer is.
+/// The state of a question between two polls. Lost if a poll is canceled, as is its response.
 struct Running {
     course: Polling,
-    /// Fetched, and not yet verified.
+    /// A token that was fetched but not verified yet, and when it arrived.
     grant: Option<(Box<Grant>, Instant)>,
     until: Timestamp,
 }
@@ -94,7 +96,7 @@ impl<V: Verifier> Ciba<V> {
         &self.settings
     }
 
-    /// The question that a server's ping is about: answer 204, and look now. `None`: answer 401.
+    /// The handle of the question that a server's ping is about: respond 204 and poll now. `None`: respond 401.
     pub fn ping(&self, authorization: Option<&str>, body: &[u8]) -> Option<String> {
         ping::ping(authorization, body, &locked(&self.notifications))
     }
@@ -104,8 +106,8 @@ impl<V: Verifier> Ciba<V> {
         let style = self.settings.binding_style;
         match (self.ask_in(question, style, &metadata).await, style) {
             (Err(NotAsked::BindingMessage), BindingStyle::Sentence) => {
-                // Nobody was asked, and the message may only have been too long or too rich for this server
-                // (approvals §2.2).
+                // Nobody was asked. The message may have been too long for this server, or had characters that it does
+                // not accept (approvals §2.2).
                 let again = self.ask_in(question, BindingStyle::Compact20, &metadata).await;
                 again.map_err(NotAsked::into_failure)
             }
@@ -127,7 +129,7 @@ impl<V: Verifier> Ciba<V> {
             None => request::ask_standard(&self.settings, question, style, notification.as_ref()),
         };
         let sent = match self.send(&metadata.authentication, outgoing(), ASK_PATIENCE).await? {
-            // Nothing of it was sent, so nobody can have been asked: once more.
+            // Nothing was sent, so nobody can have been asked: retry once.
             Err(Silence::Unsent) => self.send(&metadata.authentication, outgoing(), ASK_PATIENCE).await?,
             sent => sent,
         };
@@ -195,7 +197,7 @@ impl<V: Verifier> Ciba<V> {
             Verdict::Done(standing) => self.ended(asked, standing),
             Verdict::Later(wait) if received.elapsed() < KEPT_GRANT => {
                 self.keep_running(asked, course, Some((grant, received)));
-                // A wait counts from when the look began.
+                // The wait counts from the start of the poll.
                 let wait = wait.saturating_add(sent_at.elapsed());
                 QuestionStatus::Pending { wait }
             }
@@ -252,7 +254,7 @@ impl<V: Verifier> Ciba<V> {
             now: self.clock.now(),
         };
         let verified = match self.verifier.verify(&presented, &keys) {
-            // The issuer may have a new key (approvals §5, check 3).
+            // The issuer may have rotated its keys (approvals §5, check 3).
             Err(Rejected::UnknownKid) => match self.kept.newer_keys(received, fetch).await {
                 Renewal::Keys(keys) => self.verifier.verify(&presented, &keys),
                 Renewal::NotBefore(wait) => return Verdict::Later(wait),
@@ -267,10 +269,10 @@ impl<V: Verifier> Ciba<V> {
         }
     }
 
-    /// Without the handle: whoever has it and our credentials fetches tokens.
+    /// Logs without the handle: with it and our credentials, anyone could fetch the token.
     fn rejected(&self, question: &Question, reason: &str) -> Verdict {
         let issuer = self.settings.issuer.as_str();
-        tracing::error!(approval = %question.id, issuer, reason, "an approval's token was not accepted; nothing is paid");
+        tracing::error!(approval = %question.id, issuer, reason, "the approval token was rejected; nothing is paid");
         Verdict::failed(failure::token_rejected(reason))
     }
 
@@ -307,7 +309,7 @@ impl<V: Verifier> Ciba<V> {
                 tracing::warn!(
                     issuer = issuer.as_str(),
                     why,
-                    "the identity server's metadata cannot be had"
+                    "cannot fetch the identity server's metadata"
                 );
                 None
             }
@@ -324,7 +326,7 @@ impl<V: Verifier> Ciba<V> {
             tracing::warn!(
                 issuer = self.settings.issuer.as_str(),
                 why,
-                "the identity server's keys cannot be had"
+                "cannot fetch the identity server's keys"
             );
         }
         keys.ok()
@@ -335,7 +337,7 @@ impl<V: Verifier> Ciba<V> {
             let outgoing = request::client_credentials(&self.settings);
             let answer = match self.send(&metadata.token, outgoing, LOOK_PATIENCE).await? {
                 Ok(answer) => answer,
-                // A log-in asks nobody and may be repeated as often as wanted.
+                // Logging in asks no person, so retrying it is always safe.
                 Err(Silence::Unsent | Silence::Unanswered) => return Err(failure::UNREACHABLE),
             };
             login::read(answer.status, &answer.body)
@@ -361,7 +363,7 @@ impl<V: Verifier> Ciba<V> {
             && theirs.duration_since(now).abs() > CLOCK_SKEW
         {
             let issuer = self.settings.issuer.as_str();
-            tracing::warn!(issuer, ours = %now, %theirs, "the identity server's clock is far from ours");
+            tracing::warn!(issuer, ours = %now, %theirs, "the identity server's clock differs from ours by over 30 s");
         }
     }
 
@@ -375,7 +377,7 @@ impl<V: Verifier> Ciba<V> {
         let until = later(asked.expires_at, 2 * KEPT_GRANT.as_secs());
         let now = self.clock.now();
         let mut courses = locked(&self.courses);
-        // Of questions at which nobody looked again.
+        // Drops questions that were never polled again.
         courses.retain(|handle, running| {
             let live = running.until > now;
             if !live {
@@ -394,7 +396,7 @@ impl<V: Verifier> Ciba<V> {
 
 enum Verdict {
     Done(QuestionStatus),
-    /// No keys to tell yet: once more after so long.
+    /// The keys are not available yet: try again after this long.
     Later(Duration),
 }
 

@@ -1,10 +1,12 @@
-//! KEYRA: a challenge per question, answered on the approver's device (approvals §6).
+//! The KEYRA backend: one challenge per question, answered on the approver's device (approvals §6).
 //!
-//! No token comes back, so all evidence is KEYRA's word over verified TLS: that it verified the device's attestation at our asking,
-//! or, with `trust = "status"`, that the challenge is approved. Everything that is not clearly that approves nothing.
+//! KEYRA issues no token. The evidence is its statement over verified TLS: that it verified the device's attestation
+//! when bursar asked, or, with `trust = "status"`, that the challenge is approved. Anything less clear is not an
+//! approval.
 //!
-//! * `settings`: what the operator chose. `webhook`: what is heard. `challenge`: what is sent and answered. `errors`: what else.
-//! * `calls`: the wire. `watch`: what is remembered between two looks.
+//! * `settings`: the operator's configuration. `webhook`: authenticating and reading webhooks. `challenge`: requests
+//!   and responses. `errors`: error responses.
+//! * `calls`: the API calls over HTTP. `watch`: the state of open challenges between two polls.
 
 mod calls;
 mod challenge;
@@ -34,18 +36,18 @@ use challenge::{ChallengeAnswer, Difference, Order, Status};
 use errors::Fault;
 use watch::{Watch, Watches};
 
-/// A longer webhook is none of KEYRA's.
+/// Longer webhooks are rejected.
 pub const WEBHOOK_CAP: usize = 64 << 10;
-/// A look after the end may still find what was decided before it (approvals §7).
+/// A poll this long after the end may still find a decision made before it (approvals §7).
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
-/// Between two looks at most, whatever failed, unless KEYRA itself asks for more.
+/// Longest time between two polls, unless KEYRA asks for more in `Retry-After`.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A create that KEYRA wants later is worth waiting for so long, once: the agent waits too.
+/// How long to wait before repeating a rate-limited create, once. The agent is waiting too.
 const CREATE_PAUSE: Duration = Duration::from_secs(5);
-/// Answers in a row that are none.
+/// Consecutive unreadable responses that fail the question.
 const UNREADABLE: u32 = 3;
 
-/// Who asks over KEYRA.
+/// The backend.
 pub struct Keyra {
     service: Service,
     action: Action,
@@ -57,10 +59,10 @@ pub struct Keyra {
     clock: SharedClock,
 }
 
-/// What came of a webhook.
+/// The result of a webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// Look at this challenge now; its id is the handle.
+    /// Poll this challenge now. Its id is the question's handle.
     Wake(ChallengeId),
     Passed(Passed),
     Refused(Refused),
@@ -71,12 +73,12 @@ pub enum Heard {
 pub enum Passed {
     OtherEvent,
     Repeated,
-    /// Of another proxy, or asked before a restart and not yet looked at.
+    /// Another proxy's challenge, or one asked before a restart and not polled since.
     UnknownChallenge,
 }
 
 impl Heard {
-    /// What KEYRA is answered. It must not learn which challenges are known here.
+    /// The status to respond to KEYRA with. It must not reveal which challenges are known here.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Wake(_) | Self::Passed(_) => StatusCode::OK,
@@ -116,7 +118,7 @@ impl Keyra {
         }
     }
 
-    /// A request came to the webhook's path, with this body of at most [`WEBHOOK_CAP`]. It decides nothing.
+    /// Handles a request to the webhook's path; bodies over [`WEBHOOK_CAP`] are rejected. Decides nothing.
     pub fn hear(&self, headers: &HeaderMap, body: &[u8]) -> Heard {
         let now = self.clock.now();
         let event = match &self.webhooks {
@@ -133,7 +135,7 @@ impl Keyra {
     async fn ask(&self, question: &Question) -> Result<Asked, Failure> {
         let order = self.order(question)?;
         let created = match self.service.create(&order).await {
-            // Nothing has happened there: once more does not ask twice.
+            // KEYRA has received nothing, so a retry cannot ask twice.
             Err(Fault::Unsent) => self.service.create(&order).await,
             Err(Fault::RateLimited { retry_after }) if retry_after.is_none_or(|wait| wait <= CREATE_PAUSE) => {
                 tokio::time::sleep(retry_after.unwrap_or(Duration::from_secs(1))).await;
@@ -153,7 +155,7 @@ impl Keyra {
         let asked_for = SignedDuration::from_secs(i64::try_from(order.expires_in()).unwrap_or(0));
         let expires_at = ends.min(now.checked_add(asked_for).unwrap_or(now));
         if expires_at <= now {
-            // Or one of the two clocks is wrong.
+            // This also happens if one of the two clocks is wrong.
             return Err(failure("expired_at_start", true));
         }
         self.watches.watch(&id, expires_at, now);
@@ -179,7 +181,7 @@ impl Keyra {
             Err(fault) => self.of_fault(fault, &id, &watch, asked),
         };
         let standing = match found {
-            // Whatever came so late was decided too late, or cannot be told from it.
+            // A late approval may have been given after the end, so it does not count.
             QuestionStatus::Pending { .. } | QuestionStatus::Approved(_) if self.is_late(asked.expires_at) => {
                 QuestionStatus::Expired
             }
@@ -191,7 +193,7 @@ impl Keyra {
         standing
     }
 
-    /// How the challenge stands by KEYRA's word.
+    /// The state of the challenge according to KEYRA.
     async fn find(
         &self,
         question: &Question,
@@ -208,7 +210,7 @@ impl Keyra {
             Ok(status) => status,
             Err(failure) => return Ok(QuestionStatus::Failed(failure)),
         };
-        // KEYRA's own copy first: a webhook's may be older.
+        // Prefer the attestation in KEYRA's response: the one from a webhook may be older.
         let attestation = seen.answer.attestation.as_ref().or(watch.attestation.as_ref());
         let (kind, answers) = match (status, attestation) {
             (Status::Pending | Status::Approved, Some(attestation)) => {
@@ -221,7 +223,7 @@ impl Keyra {
             }
             (Status::Approved, None) => match self.trust {
                 Trust::Status => (EvidenceKind::KeyraStatus, vec![seen]),
-                // It may be on its way to us.
+                // A webhook may still bring the attestation.
                 Trust::Verify if self.webhooks.is_some() && !self.is_late(ends) => return Ok(self.pending()),
                 Trust::Verify => return Ok(QuestionStatus::Failed(failure("attestation_missing", false))),
             },
@@ -231,11 +233,11 @@ impl Keyra {
         Ok(QuestionStatus::Approved(Box::new(evidence)))
     }
 
-    /// For all but an approval that holds.
+    /// The status of a challenge that is not approved.
     fn undecided(&self, status: Status, ends: Timestamp) -> QuestionStatus {
         match status {
             Status::Pending => self.pending(),
-            // "Rejected" is said of a time-out too.
+            // KEYRA reports a timeout as "rejected" too.
             Status::Rejected if self.clock.now() >= ends => QuestionStatus::Expired,
             Status::Rejected => QuestionStatus::Denied(Denial::default()),
             Status::Expired => QuestionStatus::Expired,
@@ -303,7 +305,7 @@ impl Keyra {
             kind,
             approver: order.user_id().to_owned(),
             decided_at: self.clock.now(),
-            // The challenge's end is for the answer, which has come.
+            // The challenge's expiry limits when it can be answered, not how long the answer is good.
             good_until: None,
             replay_key: sha256(&format!("keyra:{id}")),
             proof: json!({
@@ -330,7 +332,7 @@ impl Backend for Keyra {
     }
 }
 
-/// What an answer says, once it is known to be about this challenge and this payment.
+/// The status in a response, after checking that it is about this challenge and this payment.
 fn said(order: &Order, answer: &ChallengeAnswer, id: &ChallengeId, echo: Echo) -> Result<Status, Failure> {
     if !answer.is_about(id) {
         return Err(failure("echo_mismatch:id", false));
@@ -346,7 +348,7 @@ fn compare(order: &Order, answer: &ChallengeAnswer, echo: Echo) -> Result<(), Fa
     })
 }
 
-/// A create that may have arrived is not repeated: nothing tells KEYRA that both are one (approvals §6.2).
+/// A create that may have arrived is not repeated: KEYRA could not recognize the duplicate (approvals §6.2).
 fn of_create(fault: Fault) -> Failure {
     match fault {
         Fault::Unsent => failure("unreachable", true),

@@ -1,5 +1,34 @@
-//! Asking a person: the backends, behind one trait. A backend turns a question into a handle, and later into evidence that the proxy
-//! itself has verified; "approved" by a library's word is never enough (approvals §1).
+//! Asks a person before bursar pays, and keeps what proves the answer.
+//!
+//! A payment that `limits.toml` does not allow on its own becomes a question to one or more approvers. The money is
+//! held while they decide. An approval counts only once bursar has verified its evidence, written it to disk and
+//! recorded it in the ledger; a bare "approved" from a service is not enough (approvals §1).
+//!
+//! * [`Backend`] delivers questions to approvers and polls for their answers. There are three: [`operator`] (the
+//!   `bursar approve` command), [`ciba`] (an OpenID CIBA identity server, such as BKey) and [`keyra`].
+//! * [`Questions`](questions::Questions) runs every open question from the hold to its end: how often approvers may be
+//!   asked, several approvers for one payment, restarts, remembered denials, approvals that expire unused.
+//! * [`ApprovalRecord`](record::ApprovalRecord) is everything about one approval in one document: question, evidence
+//!   and ledger entries. [`examine`](record::examine) checks it without the data directory or the network.
+//!
+//! Start with [`Backend`] below, then read [`Questions::ask`](questions::Questions::ask) and `questions/lifecycle.rs`,
+//! which takes one question through its steps. [`operator`] is the smallest backend.
+//!
+//! An auditor checks an exported record like this:
+//!
+//! ```
+//! use bursar_approvals::record::{ApprovalRecord, Decision, examine};
+//!
+//! let document = serde_json::json!({
+//!     "format": "bursar-approval-1",
+//!     "id": "019aa05d-5400-7101-8101-010101010101",
+//!     "entries": [],
+//! });
+//! let record = ApprovalRecord::read(document).unwrap();
+//! let examined = examine(&record);
+//! assert_eq!(examined.decision, Decision::Pending);
+//! assert!(!examined.whole, "the payment's first entry is missing");
+//! ```
 #![cfg_attr(
     not(test),
     warn(
@@ -29,25 +58,25 @@ use thiserror::Error;
 
 use bursar_core::approval::{Evidence, Question};
 
-/// What a backend's method answers.
+/// What a backend's methods return.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A question that has reached its approver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// By which the backend knows it. Not a secret of the approver's, but nobody else's affair either.
+    /// The backend's id of the question. It does not authenticate the approver, but should not be disclosed either.
     pub handle: String,
     pub expires_at: Timestamp,
-    /// Between two looks, by the backend's own word; grows when it asks for that.
+    /// Time between two polls, as set by the backend, which may raise it.
     pub interval: Duration,
-    /// Looks in a row that brought no answer: timeouts, 5xx.
+    /// Consecutive polls without a usable response: timeouts, 5xx.
     pub failures: u32,
 }
 
-/// How it stands.
+/// The result of one poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QuestionStatus {
-    /// Look again after so long, counted from the moment of this look.
+    /// Poll again after `wait`, counted from the start of this poll.
     Pending {
         wait: Duration,
     },
@@ -57,49 +86,50 @@ pub enum QuestionStatus {
     Failed(Failure),
 }
 
-/// A person said no, as far as the backend tells.
+/// A person denied the payment. Backends may not report who, or why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Denial {
     pub by: Option<String>,
     pub why: Option<String>,
 }
 
-/// Why there will be no answer. Never the fault of the person asked.
+/// Why a question ends without a decision. Never caused by the approver.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{code}")]
 pub struct Failure {
-    /// A stable code of ours, such as `token_rejected:wrong_subject`, `start_unknown`, `invalid_client`.
+    /// One of bursar's stable codes, such as `token_rejected:wrong_subject`, `start_unknown`, `invalid_client`.
     pub code: String,
-    /// Whether asking anew may help.
+    /// Whether a new question may succeed.
     pub retryable: bool,
 }
 
-/// Who carries a question to a person.
+/// Delivers questions to approvers and collects their answers.
 pub trait Backend: Send + Sync + 'static {
-    /// As bursar.toml names it.
+    /// The value of `[approval] backend` in bursar.toml.
     fn name(&self) -> &'static str;
 
+    /// Sends the question to its approver.
     fn start<'a>(&'a self, question: &'a Question) -> Reply<'a, Result<Asked, Failure>>;
 
-    /// Looks how a question stands. `asked` carries interval and failures from one look to the next.
+    /// Fetches the state of a question. `asked` carries interval and failures from one poll to the next.
     fn poll<'a>(&'a self, question: &'a Question, asked: &'a mut Asked) -> Reply<'a, QuestionStatus>;
 
-    /// A question that an earlier run has put, before the first look at it.
+    /// Called before the first poll of a question that an earlier run of the program asked.
     fn take_up(&self, _: &Question) {}
 
-    /// Nobody waits for the answer any more: it came too late, or the payment is gone.
+    /// The answer is no longer needed: it came too late, or the payment has ended.
     fn close(&self, _: &Question) {}
 }
 
-/// Whether an approver heard of a question from us. The backend may reach them all the same.
+/// Whether a notification of a question was delivered. The backend reaches approvers independently of this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notified {
     ByOneAtLeast,
-    /// No channel worked, or none is configured. The question still waits for approvers who look by themselves.
+    /// Every channel failed, or none is configured. The question stays open for approvers who check on their own.
     ByNone,
 }
 
-/// Notifies approvers through the operator's own channels, besides the backend.
+/// Notifies approvers through the operator's alert channels, in addition to the backend.
 pub trait Notifier: Send + Sync + 'static {
     fn notify<'a>(&'a self, question: &'a Question, expires_at: Timestamp) -> Reply<'a, Notified>;
 }

@@ -1,5 +1,6 @@
-//! The operator's own terminal: `bursar pending` shows what is asked, `bursar approve` and `bursar deny` answer over the admin
-//! socket. No third party; the code proves that the question was read (R47), the socket's peer who answered.
+//! The operator's terminal: `bursar pending` lists the questions, `bursar approve` and `bursar deny` answer them over
+//! the admin socket. No third party is involved. The code proves that the question was read (R47); the socket's peer
+//! credentials say who answered.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,11 +15,11 @@ use bursar_core::approval::{Code, Evidence, EvidenceKind, Question};
 use bursar_core::clock::SharedClock;
 use bursar_ledger::PaymentId;
 
-/// The name in bursar.toml, and who is asked by the intent.
+/// The backend's name in bursar.toml, and the approver in its intents.
 pub const NAME: &str = "operator";
-/// Wrong codes that one question bears: it is a typing test, not a password, and must not become a guessing game.
+/// Wrong codes allowed per question. The code shows that the question was read; it must not be guessable.
 const WRONG_CODES: u8 = 5;
-/// It is woken when there is an answer.
+/// Time between polls. Long, because an answer wakes the question's task.
 const REST: Duration = Duration::from_secs(3600);
 
 pub struct Operator {
@@ -40,16 +41,16 @@ enum OperatorAnswer {
 /// Why an answer does not count.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NotTaken {
-    #[error("no question {0} is open; `bursar pending` lists them")]
+    #[error("question {0} is not open; list the open questions with `bursar pending`")]
     NotOpen(PaymentId),
-    #[error("question {0} is answered already")]
+    #[error("question {0} has already been answered")]
     Answered(PaymentId),
     #[error(
-        "that is not the code of question {0}: read it from `bursar pending`, and compare agent, amount and host before you \
+        "wrong code for question {0}: read the code from `bursar pending`, and check agent, amount and host before you \
          approve"
     )]
     WrongCode(PaymentId),
-    #[error("question {0} has seen too many wrong codes; it can only be denied now")]
+    #[error("too many wrong codes for question {0}; it can now only be denied")]
     Locked(PaymentId),
 }
 
@@ -61,7 +62,7 @@ impl Operator {
         }
     }
 
-    /// `by` is who the kernel says is at the other end.
+    /// `by` is the account at the other end of the socket, as reported by the kernel.
     pub fn approve(&self, id: PaymentId, code: &str, by: String) -> Result<(), NotTaken> {
         let mut open = self.open();
         let question = unanswered(&mut open, id)?;
@@ -83,7 +84,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Nobody waits for its answer any more.
+    /// Drops a question whose answer is no longer needed.
     fn forget(&self, id: PaymentId) {
         self.open().remove(&id);
     }
@@ -169,7 +170,7 @@ fn unanswered(open: &mut HashMap<PaymentId, Open>, id: PaymentId) -> Result<&mut
     }
 }
 
-/// One word for one question.
+/// One replay key per question, so that each is approved at most once.
 fn replay_key(id: PaymentId) -> String {
     let mut hash = Sha256::new();
     hash.update(NAME);

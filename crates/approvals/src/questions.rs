@@ -1,7 +1,8 @@
-//! Payments that wait for a person. Each question is carried by a task of its own from the hold to its end; requests only watch it,
-//! so that an agent that hangs up, a repeat and a restart all find the same one (R43 to R45).
+//! Payments that wait for a person. Each question runs in its own task, from the hold to its end. Requests only wait on
+//! it, so an agent that hangs up, a repeated request and a restart all find the same question (R43 to R45).
 //!
-//! What is decided lies in the books; what was asked and answered lies in `private/approvals/` (R46, `kept.rs`).
+//! Decisions are recorded in the ledger; the texts of questions and answers are in `private/approvals/` (R46,
+//! `stored.rs`).
 
 mod answers;
 mod approvers;
@@ -35,15 +36,15 @@ pub use settings::Settings;
 pub use stored::{StoredAsk, StoredQuestion, look, read};
 pub use wait::{Taken, Wait};
 
-/// Everybody who is asked, and by whom.
+/// All open questions, and the backend that delivers them.
 #[derive(Clone)]
 pub struct Questions(Arc<Shared>);
 
 struct Shared {
     backend: Arc<dyn Backend>,
-    /// The same, where the operator is asked.
+    /// The same object as `backend`, if that is the operator backend.
     operator: Option<Arc<Operator>>,
-    /// Who is asked, where limits.toml names nobody.
+    /// The approver when limits.toml names none.
     approver: Option<String>,
     settings: Settings,
     folder: PathBuf,
@@ -62,55 +63,55 @@ struct State {
     prompts: Prompts,
 }
 
-/// What makes two questions one (approvals §7).
+/// Two questions with equal keys are the same question (approvals §7).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Asker {
     agent: String,
     intent: [u8; 32],
 }
 
-/// One payment's question that has not ended, put to one person or to several.
+/// One payment's open question, to one approver or several.
 struct Row {
-    /// The payment's.
+    /// The id of the payment.
     id: PaymentId,
     agent: String,
-    /// What is asked; of several approvers it names all.
+    /// The terms to approve. With several approvers, it names all of them.
     intent: ApprovalIntent,
-    /// Why anybody is asked: path in limits.toml.
+    /// Path in limits.toml of the rule that requires the approval.
     rule: String,
     asks: Vec<Ask>,
-    /// So many of them must approve. One who denies it denies it for all.
+    /// How many of them must approve. A single denial ends the question.
     needed: usize,
-    /// Who may not approve.
+    /// Accounts that may not approve.
     owners: Vec<String>,
-    /// Of the request that asked first.
+    /// Hash of the `Idempotency-Key` of the request that asked first.
     idempotency: Option<[u8; 32]>,
     ends: Timestamp,
     stage: watch::Sender<Stage>,
 }
 
-/// The question as one person has it.
+/// The question to one approver.
 struct Ask {
     question: Question,
-    /// By which the backend knows it.
+    /// The backend's id of the question.
     handle: OnceLock<String>,
-    /// Look at the backend now.
+    /// Wakes the task to poll the backend now.
     wake: Notify,
-    /// The look that is made then is the last one.
+    /// The next poll is the last one.
     is_last: AtomicBool,
 }
 
 /// How far a question has come.
 #[derive(Clone, Debug)]
 pub enum Stage {
-    /// Money is being set aside, the backend is being told.
+    /// The money is being held, and the question sent to the backend.
     Asking,
     Open,
-    /// Whoever waits may take it, until then.
+    /// One waiting request may take the approval, until `use_by`.
     Approved {
         use_by: Timestamp,
     },
-    /// One request has it.
+    /// One request has taken the approval.
     Taken {
         use_by: Timestamp,
     },
@@ -121,43 +122,38 @@ pub enum Stage {
 #[derive(Clone, Debug)]
 pub enum Over {
     Used,
-    /// Nobody was asked: the limits or the books did not let it.
+    /// Nobody was asked: the limits or the ledger refused the hold.
     NotHeld(ReserveError),
-    /// Nobody was asked: the same is asked under this id, by another proxy on the same books.
+    /// Nobody was asked: another proxy on the same ledger has the same question open under this id.
     AskedAlready(PaymentId),
     Denied(Denial),
-    /// Nobody answered, or what was approved was not used.
+    /// Nobody answered, or the approval was not used.
     Expired,
     Failed(Failure),
     NotRecorded(LedgerError),
 }
 
-/// What a request wants to have asked.
+/// A question that a request wants to ask.
 pub struct Wanted {
     pub hold: Hold,
-    /// With [`Approvers::name`] as its approver.
+    /// Its approver is [`Approvers::name`].
     pub intent: ApprovalIntent,
     pub approvers: Approvers,
-    /// Path in limits.toml of what makes it necessary.
+    /// Path in limits.toml of the rule that requires the approval.
     pub rule: String,
 }
 
-/// Why it is not asked.
+/// Why a question was not asked.
 pub enum NotAsked {
-    /// A person said no a short while ago.
-    Denied {
-        denial: Denial,
-        wait: Duration,
-    },
-    /// So many questions of this agent are open, or to this approver.
+    /// A person denied the same payment a short while ago.
+    Denied { denial: Denial, wait: Duration },
+    /// This many questions of the agent are already open.
     TooManyOpen(usize),
+    /// This many questions to the approver are already open.
     TooManyOpenTo(usize),
-    /// So many were put within the hour.
-    TooManyAsked {
-        count: usize,
-        wait: Duration,
-    },
-    /// The same question waits for a request under another `Idempotency-Key`.
+    /// The agent has asked `count` questions within the hour.
+    TooManyAsked { count: usize, wait: Duration },
+    /// The same question is open for a request with another `Idempotency-Key`.
     OtherKey(PaymentId),
 }
 
@@ -167,17 +163,17 @@ struct Denied {
     until: Timestamp,
 }
 
-/// Who carries the questions.
+/// The configured backend.
 pub enum Asks {
     Operator(Arc<Operator>),
     Service {
         backend: Arc<dyn Backend>,
-        /// Who is asked, where limits.toml names nobody.
+        /// The approver when limits.toml names none.
         approver: Option<String>,
     },
 }
 
-/// What all parts of the proxy share.
+/// What questions need from the rest of the program.
 pub struct Services {
     pub folder: PathBuf,
     pub ledger: Arc<dyn Ledger>,
@@ -216,9 +212,9 @@ impl Questions {
         }))
     }
 
-    /// Takes up what an earlier run left: open questions go on, approvals wait for their use, denials hold.
+    /// Resumes what an earlier run left behind: open questions, unused approvals and recent denials.
     pub async fn resume(&self) -> Result<(), LedgerError> {
-        // Looked at first: what ends in between is no longer in the books, or is here.
+        // Read before the ledger: a question that ends in between is either in this set or no longer in the ledger.
         let carried: HashSet<PaymentId> = self.state().live.values().map(|row| row.id).collect();
         let known = self.0.ledger.approvals().await?;
         for denied in known.denied {
@@ -234,7 +230,8 @@ impl Questions {
         Ok(())
     }
 
-    /// As [`Questions::resume`], once the books can be read: those in a database come back by themselves.
+    /// Retries [`Questions::resume`] until the ledger can be read; a ledger in a database may be unreachable for a
+    /// while.
     pub fn resume_later(&self) {
         let questions = self.clone();
         self.0.tasks.spawn(async move {
@@ -246,14 +243,16 @@ impl Questions {
                 }
                 match questions.resume().await {
                     Ok(()) => return,
-                    Err(error) => tracing::debug!(%error, "what was asked before cannot be read yet"),
+                    Err(error) => {
+                        tracing::debug!(%error, "the open questions cannot be read from the ledger yet; retrying")
+                    }
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         });
     }
 
-    /// A denial of which the books tell the end and nothing else.
+    /// Remembers a denial of which the ledger has only the end time.
     fn remember(&self, asker: Asker, until: Timestamp) {
         let denial = Denial::default();
         self.state()
@@ -263,22 +262,23 @@ impl Questions {
             .or_insert(Denied { denial, until });
     }
 
-    /// Look at the backend now: it has said, by `handle`, that there is an answer.
+    /// Polls now: the backend has signalled that the question with this `handle` has an answer.
     pub fn wake(&self, handle: &str) {
         for ask in self.state().live.values().flat_map(|row| &row.asks) {
-            // One that has no handle yet may be meant: the answer can be quicker than the disk.
+            // A question without a handle may be meant too: the signal can arrive before the handle is on disk.
             if ask.handle.get().is_none_or(|known| known == handle) {
                 ask.wake.notify_one();
             }
         }
     }
 
-    /// Payments that wait for a person: their idempotency keys are not taken yet.
+    /// Whether this payment waits for a person. Its idempotency key is then not in use yet.
     pub fn holds(&self, rid: PaymentId) -> bool {
         self.state().live.values().any(|row| row.id == rid)
     }
 
-    /// Whether nothing of this agent's is open, or was denied: then none of its questions need be made to be looked up.
+    /// Whether this agent has no open question and no recent denial, so that callers can skip building one to look it
+    /// up.
     pub fn knows_nothing_of(&self, agent: &str) -> bool {
         let state = self.state();
         !state
@@ -288,7 +288,7 @@ impl Questions {
             .any(|asker| asker.agent == agent)
     }
 
-    /// Whether this is open, or was denied a short while ago.
+    /// Whether this question is open or was denied a short while ago.
     pub fn knows(&self, agent: &str, intent: &ApprovalIntent) -> bool {
         let asker = Asker {
             agent: agent.to_owned(),
@@ -299,7 +299,7 @@ impl Questions {
         is_denied || state.live.contains_key(&asker)
     }
 
-    /// Joins the question that is the same, or asks.
+    /// Joins the open question with the same terms, or asks a new one.
     pub fn ask(&self, wanted: Wanted) -> Result<Wait, NotAsked> {
         let Wanted {
             hold,
@@ -348,7 +348,7 @@ impl Questions {
                 return Err(NotAsked::TooManyAsked { count, wait });
             }
         }
-        // R43: the approver's time begins where the agent's hold ends.
+        // R43: the approver gets `ttl` after the agent's hold has ended.
         let ttl = (settings.hold + settings.ttl).min(LONGEST_TTL);
         let row = Row::new(&hold, intent, approvers, rule, ttl, later(now, ttl));
         state.live.insert(asker, row.clone());
@@ -371,11 +371,11 @@ impl Questions {
     }
 }
 
-/// Between two looks at books that could not be read: at first, and at most.
+/// First and longest pause between two attempts to read the ledger.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// R43.
+/// Upper limit on how long a question stays open (R43).
 const LONGEST_TTL: Duration = Duration::from_secs(600);
 
 impl Row {
@@ -454,7 +454,7 @@ fn until(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(then.duration_since(now)).unwrap_or_default()
 }
 
-/// What is kept of an answer, by its hash in the books.
+/// The bytes of the evidence whose hash is in the ledger.
 pub fn evidence_bytes(evidence: &Evidence) -> Vec<u8> {
     serde_json::to_vec(evidence).unwrap_or_default()
 }

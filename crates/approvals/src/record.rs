@@ -1,8 +1,9 @@
-//! All that there is about one approval, in one document: what was asked, what was answered and by what that is proven, and the
-//! lines of the books about it. Whoever has the document can check it without us and without the data directory ([`examine`]).
+//! The approval record: everything about one approval in one document. It has the question, the answers with their
+//! evidence, and the payment's ledger entries. Anyone who has the document can check it without bursar's data directory
+//! ([`examine`]).
 //!
-//! The books hold hashes of question and evidence, `private/approvals/` the texts (R46); here the two are held
-//! together.
+//! The ledger has only hashes of question and evidence; their texts are in `private/approvals/` (R46). The record joins
+//! the two.
 
 mod examined;
 
@@ -18,48 +19,48 @@ use bursar_ledger::PaymentId;
 use bursar_ledger::lines::Recorded;
 pub use examined::{BoundBy, Decision, Difference, Examined, Proof, Token, examine};
 
-/// One approval; members in this order.
+/// One approval. The document has its members in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalRecord {
     pub format: Format,
-    /// The approval's and its payment's.
+    /// The payment id, which is also the approval's id.
     pub id: PaymentId,
-    /// Absent if what was asked is not kept any more.
+    /// Absent if the stored question is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
-    /// All of the payment, oldest first.
+    /// All entries of the payment, oldest first.
     pub entries: Vec<Recorded>,
 }
 
-/// Which members there are.
+/// The version of the document's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
     #[serde(rename = "bursar-approval-1")]
     One,
 }
 
-/// The part that lies in `private/approvals/`, but for the handle, by which an answer could be fetched.
+/// What `private/approvals/` stores, without the handle: with the handle, an answer could be fetched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
     pub agent: String,
-    /// Who carried the question.
+    /// The backend that delivered the question.
     pub backend: String,
     pub at: Timestamp,
-    /// When the approver's time was over.
+    /// When the question expired.
     pub ends: Timestamp,
     pub usd_cents: u64,
-    /// Of several approvers it names all, and how many of them must approve.
+    /// With several approvers, its `approver` names all of them and how many must approve.
     pub intent: BTreeMap<String, String>,
     /// Hex.
     pub intent_sha256: String,
     pub needed: usize,
-    /// One for each approver.
+    /// One item per approver.
     pub of: Vec<Ask>,
 }
 
-/// What one approver was asked, and answered: the intent, with this approver.
+/// What one approver was asked and answered. The intent that they saw names only them as `approver`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ask {
@@ -67,32 +68,32 @@ pub struct Ask {
     pub sentence: String,
     pub compact: String,
     pub code: String,
-    /// How much the evidence proves, to somebody who does not believe this proxy.
+    /// How much the evidence proves to someone who does not trust this proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worth: Option<EvidenceStrength>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
 }
 
-/// Whose word evidence is.
+/// Who vouches for a piece of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EvidenceStrength {
-    /// The issuer's, by its signature.
+    /// The issuer, by its signature.
     SignedByIssuer,
-    /// A service's, which only this proxy has heard.
+    /// A service, in an answer that only this proxy received.
     WordOfService,
-    /// This proxy's own: somebody with the code answered on its machine.
+    /// This proxy: someone who had the code answered on its machine.
     WordOfOperator,
 }
 
-/// Why a text is no dossier.
+/// Why a document is not an approval record.
 #[derive(Debug, Error)]
 pub enum NotRead {
-    #[error("it is not the JSON that `bursar approvals export` writes: {0}")]
+    #[error("not an approval record as `bursar approvals export` writes it: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// What is read past could be taken for checked.
-    #[error("it has members that bursar does not write")]
+    /// Rejected, because readers might take unknown members for checked ones.
+    #[error("the document has members that bursar never writes")]
     Members,
 }
 
@@ -106,7 +107,7 @@ impl ApprovalRecord {
         }
     }
 
-    /// Reads what was written, whatever its white space, and nothing else.
+    /// Reads an exported document. White space does not matter; unknown members are an error.
     pub fn read(json: serde_json::Value) -> Result<Self, NotRead> {
         let read = Self::deserialize(&json)?;
         match serde_json::to_value(&read)? == json {
@@ -156,12 +157,12 @@ impl From<EvidenceKind> for EvidenceStrength {
 }
 
 impl EvidenceStrength {
-    /// What it means, for people.
+    /// A description for people; completes the sentence "the evidence is ...".
     pub const fn text(self) -> &'static str {
         match self {
             Self::SignedByIssuer => "signed by the issuer",
-            Self::WordOfService => "the word of the service, which only this proxy has heard",
-            Self::WordOfOperator => "the word of this proxy alone: somebody with the code answered on its own machine",
+            Self::WordOfService => "the approval service's statement, which only this proxy received",
+            Self::WordOfOperator => "this proxy's own statement: someone who had the code answered on its machine",
         }
     }
 }

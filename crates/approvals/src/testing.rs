@@ -21,7 +21,7 @@ pub fn offer() -> Offer {
     bursar_core::challenge::v2(header.as_bytes()).unwrap().offers.remove(0)
 }
 
-/// Its code is in its sentence, as a person would read it.
+/// The sentence includes the code, as a person would read it.
 pub fn question_about(offer: &Offer) -> Question {
     let asked = intent::Asked {
         agent: "build-bot",

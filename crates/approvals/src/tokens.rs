@@ -1,8 +1,8 @@
-//! The checks of [`bursar_core::approval::token`] as the judge of what an identity server sends (approvals §5): one
-//! policy out of how the server is used and what was asked.
+//! Verifies the tokens of an identity server with [`bursar_core::approval::token`] (approvals §5). The policy is made
+//! from the server's settings and the question.
 //!
-//! That an answer was not used before (check 13) is found out where it is written down: the books take its replay key in the same
-//! step as the approval (R45).
+//! Whether a token was used before (check 13) is decided by the ledger, which records its replay key in the same step
+//! as the approval (R45).
 
 use super::ciba::poll::Grant;
 use super::ciba::request::{self, SentDetails};
@@ -14,10 +14,10 @@ use bursar_core::approval::jwks::KeySet;
 use bursar_core::approval::rejected;
 use bursar_core::approval::token::{Alg, Policy, Source, verify};
 
-/// From `iat` to `exp` (approvals §5, check 7).
+/// Longest time from `iat` to `exp` (approvals §5, check 7).
 const LONGEST_LIFE_S: u32 = 3600;
 
-/// Judges by the issuer's signature, and by nothing that the server says beside it but the scope of an id_token.
+/// Relies only on what the issuer signed, except for the scope that comes with an id_token.
 pub struct Tokens;
 
 impl Verifier for Tokens {
@@ -27,7 +27,7 @@ impl Verifier for Tokens {
         match KeySet::read(document) {
             Ok(keys) => Some(keys),
             Err(error) => {
-                tracing::warn!(%error, "the identity server's key set is not taken");
+                tracing::warn!(%error, "the identity server's key set is not usable");
                 None
             }
         }
@@ -39,7 +39,7 @@ impl Verifier for Tokens {
             Ok(verified) => Ok(verified.evidence()),
             Err(rejected::Rejected::UnknownKid) => Err(Rejected::UnknownKid),
             Err(why) => {
-                tracing::debug!(%why, "a token is no approval");
+                tracing::debug!(%why, "the token does not prove an approval");
                 Err(Rejected::Because(why.code()))
             }
         }
@@ -58,7 +58,7 @@ fn policy(presented: &Presented<'_>) -> Policy {
         issuer: settings.issuer.as_str().to_owned(),
         audience: settings.audience().to_owned(),
         client_id: settings.client_id.clone(),
-        // Without an approver nobody was asked, and no token has an empty subject that counts.
+        // Every question names an approver, so the default is never used.
         subject: question.intent.member("approver").unwrap_or_default().to_owned(),
         scope: settings.scope.clone(),
         algs: settings.algs.iter().filter_map(|name| Alg::parse(name)).collect(),
@@ -80,7 +80,7 @@ fn source(settings: &CibaSettings, grant: &Grant) -> Source {
     match settings.evidence {
         EvidenceToken::AccessTokenJwt => Source::AccessTokenJwt,
         EvidenceToken::IdToken => Source::IdToken {
-            // An answer that names none grants what was asked for (RFC 6749 §5.1).
+            // A response without `scope` grants the requested one (RFC 6749 §5.1).
             scope: grant.scope.clone().unwrap_or_else(|| request::scope(settings)),
             authorization_details: grant.authorization_details.as_ref().map(ToString::to_string),
         },

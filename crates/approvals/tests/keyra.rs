@@ -1,4 +1,4 @@
-//! Approvals over KEYRA, against a service on the loopback: what approves, and that nothing else does.
+//! Approvals over KEYRA, against a fake service on loopback: what approves, and that nothing else does.
 
 mod keyra_fake;
 
@@ -66,7 +66,7 @@ fn keyra(settings: KeyraSettings, clock: &Arc<ManualClock>) -> Keyra {
     Keyra::new(settings, Arc::new(tls), clock.clone())
 }
 
-/// A service, a client of it, and one question that both know of.
+/// A service, its client, and one question that has been asked.
 struct Case {
     fake: Arc<FakeKeyra>,
     keyra: Arc<Keyra>,
@@ -138,7 +138,7 @@ fn sha256(text: &str) -> String {
     alloy_primitives::hex::encode(Sha256::digest(text))
 }
 
-/// With webhooks, and a receiver of them.
+/// A case with webhooks and a receiver for them.
 async fn with_webhooks() -> (Case, std::net::SocketAddr) {
     let case = Case::with(Echoes::Everything, |settings| {
         settings.webhooks = Webhooks::new(SECRET, SignatureFormat::Hex).ok();
@@ -192,13 +192,13 @@ async fn an_attestation_that_keyra_verified_approves() {
 }
 
 #[tokio::test]
-async fn what_the_status_alone_is_worth() {
-    // Nothing, where verification is wanted and no webhook can bring what is to be verified.
+async fn what_the_status_alone_proves() {
+    // Nothing, if verification is configured and no webhook can bring the attestation.
     let mut case = Case::new().await;
     case.fake.set_status("chl_1", "approved");
     assert_eq!(case.poll().await, failed("attestation_missing", false));
 
-    // All, where the operator said so.
+    // Enough, if the operator configured it.
     let mut case = Case::with(Echoes::Nothing, |settings| settings.trust = Trust::Status).await;
     assert_eq!(case.poll().await, pending(3));
     case.fake.set_status("chl_1", "approved");
@@ -206,7 +206,7 @@ async fn what_the_status_alone_is_worth() {
     assert_eq!(evidence.kind, EvidenceKind::KeyraStatus);
     assert_eq!(evidence.proof["answers"].as_array().unwrap().len(), 1);
 
-    // Even then, an attestation that is there must be good.
+    // Even then, an attestation that is present must verify.
     let mut case = Case::with(Echoes::Nothing, |settings| settings.trust = Trust::Status).await;
     case.fake.set_status("chl_1", "approved");
     case.fake.show("chl_1", json!({ "signature": "forged" }));
@@ -217,7 +217,7 @@ async fn what_the_status_alone_is_worth() {
 async fn a_webhook_wakes_and_may_bring_the_attestation() {
     let (mut case, address) = with_webhooks().await;
     case.fake.set_status("chl_1", "approved");
-    // What proves it may be on its way.
+    // The attestation may still arrive.
     assert_eq!(case.poll().await, pending(3));
     let data = json!({ "challengeId": "chl_1", "attestation": case.fake.attest("chl_1"), "deviceId": DEVICE });
     let event = case.fake.event("challenge.approved", &data);
@@ -241,7 +241,7 @@ async fn a_webhook_decides_nothing() {
         assert_eq!(send_webhook(address, SECRET, &event).await, 200);
         assert_eq!(case.poll().await, pending(3), "{kind}");
     }
-    // With what a device signed for another challenge.
+    // With an attestation for another challenge.
     let other = case.keyra.start(&case.question).await.unwrap();
     let data = json!({ "challengeId": case.id(), "attestation": case.fake.attest(&other.handle), "deviceId": DEVICE });
     let event = case.fake.event("challenge.approved", &data);
@@ -250,7 +250,7 @@ async fn a_webhook_decides_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_heard_is_told_apart() {
+async fn webhooks_are_classified() {
     let (case, address) = with_webhooks().await;
     let hear = |event: &[u8]| {
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET.as_bytes());
@@ -284,7 +284,7 @@ async fn what_is_heard_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_a_refusal_until_the_end_and_then_a_time_out() {
+async fn a_rejection_is_a_denial_until_the_end_and_then_a_timeout() {
     let mut case = Case::new().await;
     case.fake.set_status("chl_1", "rejected");
     case.pass(299);
@@ -320,7 +320,7 @@ async fn no_other_word_approves() {
             assert!(!case.fake.is_verified("chl_1"), "{status:?}");
         }
     }
-    // Nor in the answer to `verify`.
+    // Nor in the response to `verify`.
     for (change, expected) in [
         (Fault::Changed(|answer| answer["status"] = "pending".into()), pending(3)),
         (
@@ -370,7 +370,7 @@ async fn an_echo_of_another_payment_approves_nothing() {
             case.fake.faults([Fault::Changed(change)]);
             assert_eq!(case.poll().await, expected);
         }
-        // And in the answer to `verify`.
+        // And in the response to `verify`.
         let mut case = Case::new().await;
         case.fake.attest_and_show("chl_1");
         case.fake.faults([Fault::Changed(|_| {}), Fault::Changed(change)]);
@@ -379,7 +379,7 @@ async fn an_echo_of_another_payment_approves_nothing() {
 }
 
 #[tokio::test]
-async fn an_echo_that_is_required_is_missed() {
+async fn a_required_echo_that_is_missing_fails_the_question() {
     for (echoes, approves) in [(Echoes::Everything, true), (Echoes::Nothing, false)] {
         let mut case = Case::with(echoes, |settings| settings.echo = Echo::Required).await;
         case.fake.attest_and_show("chl_1");
@@ -496,7 +496,7 @@ async fn a_create_that_did_nothing_is_repeated_once() {
     assert_eq!(started, Err(failure("rate_limit_exceeded", true)));
     assert_eq!(fake.calls().len(), 1);
 
-    // Nobody there.
+    // No server.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -578,7 +578,7 @@ async fn faults_are_no_decisions() {
 }
 
 #[tokio::test]
-async fn three_answers_in_a_row_that_are_none_are_the_end() {
+async fn three_unreadable_responses_in_a_row_fail_the_question() {
     let mut case = Case::new().await;
     for answers in [
         [Fault::Instead("<html>"), Fault::Instead("{}")],
@@ -601,7 +601,7 @@ async fn three_answers_in_a_row_that_are_none_are_the_end() {
 }
 
 #[tokio::test]
-async fn refusals_of_a_look_end_it() {
+async fn an_error_in_a_poll_fails_the_question() {
     for (status, code, expected) in [
         (401, Some("invalid_api_key"), failed("invalid_api_key", false)),
         (403, None, failed("http_403", false)),
@@ -622,7 +622,7 @@ async fn refusals_of_a_look_end_it() {
 
 #[tokio::test]
 async fn a_challenge_is_used_once() {
-    // The answer to `verify` was lost: the approver has to be asked again.
+    // The response to `verify` was lost: the approver has to be asked again.
     for fault in [Fault::CutAfter, Fault::CutWithin] {
         let mut case = Case::new().await;
         case.fake.attest_and_show("chl_1");
@@ -631,15 +631,15 @@ async fn a_challenge_is_used_once() {
         assert!(case.fake.is_verified("chl_1"));
         assert_eq!(case.poll().await, failed("challenge_already_used", true));
     }
-    // It never arrived: once more is fine.
+    // The call never arrived: a retry is fine.
     let mut case = Case::new().await;
     case.fake.attest_and_show("chl_1");
     case.fake.faults([Fault::Changed(|_| {}), Fault::CutBefore]);
     assert_eq!(case.poll().await, pending(6));
     evidence(case.poll().await);
-    // And what was approved is not approved again.
+    // A challenge that was approved is not approved again.
     assert_eq!(case.poll().await, failed("challenge_already_used", true));
-    // What `verify` refuses.
+    // Errors of `verify`.
     for (status, code, expected) in [
         (422, "attestation_invalid", failed("attestation_invalid", true)),
         (404, "device_not_found", failed("device_not_found", false)),
@@ -664,7 +664,7 @@ async fn too_late_is_expired() {
     case.fake.set_status("chl_1", "approved");
     case.pass(311);
     assert_eq!(case.poll().await, QuestionStatus::Expired);
-    // Found a little later than the end, it was decided before it.
+    // Found shortly after the end, it counts as decided before it.
     let mut case = Case::with(Echoes::Everything, |settings| settings.trust = Trust::Status).await;
     case.fake.set_status("chl_1", "approved");
     case.pass(310);
@@ -675,7 +675,7 @@ async fn too_late_is_expired() {
     assert_eq!(case.poll().await, QuestionStatus::Expired);
     case.fake.faults([Fault::CutBefore]);
     assert_eq!(case.poll().await, QuestionStatus::Expired);
-    // An attestation that never came is a matter of the setup.
+    // If the attestation never came, the setup is wrong.
     let (mut case, _) = with_webhooks().await;
     case.fake.set_status("chl_1", "approved");
     case.pass(311);
@@ -683,7 +683,7 @@ async fn too_late_is_expired() {
 }
 
 #[tokio::test]
-async fn after_a_restart_the_looks_go_on() {
+async fn after_a_restart_polling_resumes() {
     let mut case = Case::new().await;
     case.fake.attest_and_show("chl_1");
     case.keyra = Arc::new(keyra(settings(&case.fake.base), &case.clock));

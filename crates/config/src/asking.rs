@@ -1,14 +1,14 @@
-//! The keys of a level that say which payments people must approve, and which people.
+//! The keys of a level that say which payments need approval, and whose.
 
 use std::sync::Arc;
 
 use super::section::{Entry, Section};
 use bursar_core::policy::{Asking, Budget, Level, NEEDED, Unit, Window, named, owners};
 
-/// More names than that are a mailing list.
+/// Anything longer is a mailing list, not a list of approvers.
 const MOST_APPROVERS: usize = 20;
 
-/// Budgets whose excess is a question are put to the others.
+/// Reads the approval keys of one section. Budgets that ask a person when they are exceeded are added to `budgets`.
 pub fn asking(section: &mut Section<'_>, scope: &Arc<str>, budgets: &mut Vec<Budget>) -> Asking {
     if let Some(entry) = section.take("approval_every")
         && let Some(cap) = entry.usd()
@@ -27,8 +27,8 @@ pub fn asking(section: &mut Section<'_>, scope: &Arc<str>, budgets: &mut Vec<Bud
         let needed = entry.integer(2..=10);
         if second_above.is_none() {
             return entry.reject_key(
-                format!("{} says how many, and nothing says above which price", entry.path()),
-                "Write second_approval_above = \"100.00\" beside it, or leave it out.".to_owned(),
+                format!("{} has no effect without second_approval_above", entry.path()),
+                "Add second_approval_above = \"100.00\" to this section, or remove approvals_needed.".to_owned(),
             );
         }
         needed
@@ -46,39 +46,39 @@ pub fn asking(section: &mut Section<'_>, scope: &Arc<str>, budgets: &mut Vec<Bud
 }
 
 fn approvers(entry: &Entry<'_>) -> Option<Vec<String>> {
-    let items = entry.list("Leave `approvers` out to ask whoever bursar.toml names.")?;
+    let items = entry.list("Remove `approvers` to ask the approver that bursar.toml names.")?;
     let mut names: Vec<String> = Vec::with_capacity(items.len());
     for item in items {
         let name = item.person()?;
         if names.contains(&name) {
-            let what = format!("{}: \"{name}\" stands here twice", item.path());
-            return item.reject(what, "One person has one vote: leave the second out.".to_owned());
+            let what = format!("{}: \"{name}\" is listed twice", item.path());
+            return item.reject(what, "Each person has one vote: remove the duplicate.".to_owned());
         }
         names.push(name);
     }
     if names.len() > MOST_APPROVERS {
         return entry.reject(
             format!("{}: {} people would be asked at once", entry.path(), names.len()),
-            format!("Name at most {MOST_APPROVERS}."),
+            format!("List at most {MOST_APPROVERS}."),
         );
     }
     Some(names)
 }
 
-/// Whether enough people may approve what this agent buys: `levels` are those that it passes, its own last.
+/// Checks that enough people may approve what this agent buys. `levels` are the levels that apply to it, its own last.
 pub fn check_approvers<'l>(agent: &Entry<'_>, levels: impl Iterator<Item = &'l Level> + Clone) {
     let owners = owners(levels.clone());
     let Some(named) = named(levels.clone()) else {
-        // bursar.toml names one, or none.
+        // Then bursar.toml names at most one approver.
         let second = levels.clone().find(|level| level.asking.second_above.is_some());
         if let Some(level) = second {
             agent.reject_key::<()>(
                 format!(
-                    "[agents.{}] passes {}.second_approval_above, and no `approvers` are named for it",
+                    "[agents.{}] is subject to {}.second_approval_above, but no `approvers` are named for it",
                     agent.key(),
                     level.section
                 ),
-                "Name them: approvers = [\"…\", \"…\"], as the approval backend names people.".to_owned(),
+                "Add approvers = [\"…\", \"…\"], with the names that the approval backend uses.".to_owned(),
             );
         }
         return;
@@ -89,13 +89,13 @@ pub fn check_approvers<'l>(agent: &Entry<'_>, levels: impl Iterator<Item = &'l L
     if others < needed {
         agent.reject_key::<()>(
             format!(
-                "[agents.{}] needs {needed} {} who {} not own it, and {others} {} named",
+                "[agents.{}] needs {needed} {} who {} not own it, but only {others} {} named",
                 agent.key(),
                 if needed == 1 { "approver" } else { "approvers" },
                 if needed == 1 { "does" } else { "do" },
                 if others == 1 { "is" } else { "are" },
             ),
-            "Name more under `approvers`; nobody approves what their own agent buys.".to_owned(),
+            "Add more `approvers`; owners cannot approve what their own agent buys.".to_owned(),
         );
     }
 }
@@ -106,7 +106,7 @@ mod tests {
     use crate::limits::parse;
 
     #[test]
-    fn people_who_are_asked_wrongly() {
+    fn approval_keys_with_mistakes() {
         limits_says(
             r#"
 [agents.research]
@@ -119,32 +119,32 @@ approval_first_time_payee = "yes"
 approval_every = 5
 "#,
             r#"
-limits.toml:4:1: agents.research.approvals_needed says how many, and nothing says above which price
+limits.toml:4:1: agents.research.approvals_needed has no effect without second_approval_above
   4 | approvals_needed = 2
     | ^^^^^^^^^^^^^^^^
-  Write second_approval_above = "100.00" beside it, or leave it out.
+  Add second_approval_above = "100.00" to this section, or remove approvals_needed.
 
-limits.toml:5:25: agents.research.approvers: "did:x:a" stands here twice
+limits.toml:5:25: agents.research.approvers: "did:x:a" is listed twice
   5 | approvers = ["did:x:a", "did:x:a"]
     |                         ^^^^^^^^^
-  One person has one vote: leave the second out.
+  Each person has one vote: remove the duplicate.
 
-limits.toml:6:9: agents.research.owner: "my boss" is no name of a person
+limits.toml:6:9: agents.research.owner: "my boss" is not a valid name for a person
   6 | owner = "my boss"
     |         ^^^^^^^^^
-  Write the name that the approval backend knows, such as "did:bkey:z6Mk…" or "user-17".
+  Write the name that the approval backend uses, such as "did:bkey:z6Mk…" or "user-17".
 
 limits.toml:7:1: [agents.research] has no key `approver`
   7 | approver = "did:x:a"
     | ^^^^^^^^
   The key is `approvers`, a list.
 
-limits.toml:8:29: agents.research.approval_first_time_payee must be true or false, not a text
+limits.toml:8:29: agents.research.approval_first_time_payee must be true or false, not a string
   8 | approval_first_time_payee = "yes"
     |                             ^^^^^
   Write approval_first_time_payee = true or approval_first_time_payee = false, without quotes.
 
-limits.toml:9:18: agents.research.approval_every: 5 is a number, and amounts are written as texts
+limits.toml:9:18: agents.research.approval_every: 5 is a bare number, but amounts must be written in quotes
   9 | approval_every = 5
     |                  ^
   Write approval_every = "5.00".
@@ -153,7 +153,7 @@ limits.toml:9:18: agents.research.approval_every: 5 is a number, and amounts are
     }
 
     #[test]
-    fn too_few_who_may_approve() {
+    fn too_few_approvers() {
         limits_says(
             r#"
 [account]
@@ -170,31 +170,31 @@ approvers = ["did:x:a"]
 owner = "did:x:a"
 "#,
             r#"
-limits.toml:7:9: [agents.research] needs 2 approvers who do not own it, and 1 is named
+limits.toml:7:9: [agents.research] needs 2 approvers who do not own it, but only 1 is named
   7 | [agents.research]
     |         ^^^^^^^^
-  Name more under `approvers`; nobody approves what their own agent buys.
+  Add more `approvers`; owners cannot approve what their own agent buys.
 
-limits.toml:9:9: [agents.writer] passes account.second_approval_above, and no `approvers` are named for it
+limits.toml:9:9: [agents.writer] is subject to account.second_approval_above, but no `approvers` are named for it
   9 | [agents.writer]
     |         ^^^^^^
-  Name them: approvers = ["…", "…"], as the approval backend names people.
+  Add approvers = ["…", "…"], with the names that the approval backend uses.
 
-limits.toml:11:9: [agents.helper] needs 2 approvers who do not own it, and 0 are named
+limits.toml:11:9: [agents.helper] needs 2 approvers who do not own it, but only 0 are named
   11 | [agents.helper]
      |         ^^^^^^
-  Name more under `approvers`; nobody approves what their own agent buys.
+  Add more `approvers`; owners cannot approve what their own agent buys.
 "#,
         );
         limits_says(
             "[agents.a]\ntotal = \"1\"\napprovers = [\"x\"]\nowner = \"x\"\n",
-            "limits.toml:1:9: [agents.a] needs 1 approver who does not own it, and 0 are named\n  1 | [agents.a]\n    |         ^\n  \
-             Name more under `approvers`; nobody approves what their own agent buys.",
+            "limits.toml:1:9: [agents.a] needs 1 approver who does not own it, but only 0 are named\n  1 | [agents.a]\n    \
+             |         ^\n  Add more `approvers`; owners cannot approve what their own agent buys.",
         );
     }
 
     #[test]
-    fn enough_who_may_approve() {
+    fn enough_approvers() {
         for rules in [
             "second_approval_above = \"5\"\napprovers = [\"a\", \"b\"]",
             "second_approval_above = \"5\"\napprovals_needed = 3\napprovers = [\"a\", \"b\", \"c\", \"d\"]\nowner = \"d\"",

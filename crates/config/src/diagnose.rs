@@ -1,4 +1,4 @@
-//! Mistakes in a file, each with line, column, the line itself with a caret, what is wrong, and the way out.
+//! Mistakes in a file: each with line, column, the line itself with a caret, what is wrong, and how to fix it.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -8,7 +8,7 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// Why a file was not taken. Displays every mistake, one paragraph each.
+/// Why a file was rejected. `Display` shows every mistake, one paragraph each.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error("cannot read {file}: {reason}")]
@@ -17,7 +17,7 @@ pub enum ConfigError {
     Invalid(Vec<Problem>),
 }
 
-/// One mistake. `Display` is meant for people:
+/// One mistake. `Display` is for people:
 ///
 /// ```text
 /// limits.toml:9:1: [agents.research] has no key `daay`
@@ -37,7 +37,7 @@ pub struct Problem {
     excerpt: Excerpt,
 }
 
-/// The source line as it may be shown, and what in it to underline (in characters).
+/// The source line as far as it may be shown, and which part to underline (in characters).
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Excerpt {
     text: String,
@@ -48,13 +48,13 @@ struct Excerpt {
 /// What an excerpt may show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confidence {
-    /// Whole lines: the file holds no secrets.
+    /// Whole lines: the file contains no secrets.
     Open,
-    /// Names, and the value that is wrong, but no other: somebody may have written a key where its source belongs.
+    /// Only names and the value that is wrong: somebody may have written a secret where its source belongs.
     Guarded,
 }
 
-/// A file's text while it is read; collects its problems.
+/// The text of a file while it is being read; collects the problems.
 pub struct Document<'t> {
     file: &'t str,
     text: &'t str,
@@ -72,17 +72,17 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// The file as TOML; a syntax error ends the reading here.
+    /// Parses the file as TOML. After a syntax error nothing more is read.
     pub fn table(&self) -> Result<Spanned<DeTable<'t>>, ConfigError> {
         DeTable::parse(self.text).map_err(|error| {
             let place = error.span().unwrap_or(0..0);
             let what = format!("not valid TOML: {}", error.message());
             let way_out = match error.message() {
                 "duplicate key" if self.is_about(&place, &["[wallet.evm]", "evm"]) => {
-                    "BKey signs, or a key of your own does, not both: keep evm = \"bkey\", or the section [wallet.evm]."
+                    "Either BKey signs or a key of your own does: keep only evm = \"bkey\" or the section [wallet.evm]."
                 }
-                "duplicate key" => "Each key and each [section] may be written once: merge the two.",
-                _ => "Texts stand in double quotes, sections in [brackets], one `key = value` a line.",
+                "duplicate key" => "Each key and each [section] may appear only once: merge the two.",
+                _ => "Put strings in double quotes and section names in [brackets], with one `key = value` per line.",
             };
             let shown = match self.confidence {
                 Confidence::Open => self.excerpt(&place),
@@ -92,7 +92,7 @@ impl<'t> Document<'t> {
         })
     }
 
-    /// Whether the line at `place` begins with one of these.
+    /// Whether the line at `place` starts with one of these.
     fn is_about(&self, place: &Range<usize>, beginnings: &[&str]) -> bool {
         let before = self.text.get(..place.start).unwrap_or_default();
         let line = before.rfind('\n').map_or(0, |at| at + 1);
@@ -105,13 +105,13 @@ impl<'t> Document<'t> {
         self.problems.borrow_mut().push(problem);
     }
 
-    /// For a value that may be a secret: the line ends before it.
+    /// Like [`Document::report`], for a value that may be a secret: the excerpt stops before the value.
     pub fn report_secret(&self, place: &Range<usize>, what: String, way_out: String) {
         let problem = self.problem(place, self.nothing_but_the_key(place), what, way_out);
         self.problems.borrow_mut().push(problem);
     }
 
-    /// `read`, if no problem was reported on the way.
+    /// Returns `read` if no problem was reported.
     pub fn finish<T>(self, read: T) -> Result<T, ConfigError> {
         let mut problems = self.problems.into_inner();
         if problems.is_empty() {
@@ -140,7 +140,7 @@ impl<'t> Document<'t> {
         let to = floor(line, place.end.saturating_sub(start)).max(from);
         let (mut before, wrong, mut after) = (line[..from].to_owned(), &line[from..to], line[to..].to_owned());
         if self.confidence == Confidence::Guarded {
-            // Up to the first `=` or quote there are only names; between that and the mistake there may be a value.
+            // Before the first `=` or quote there are only names. Between there and the mistake there may be a value.
             let names = line[..from].find(['=', '"', '\'']).map_or(from, |i| i + 1);
             if !line[names..from].trim().is_empty() {
                 before = format!("{} … ", line[..names].trim_end_matches(['"', '\'']));
@@ -165,7 +165,7 @@ impl<'t> Document<'t> {
         let text = match line.split_once('=') {
             Some((names, _)) if is_key(names) => format!("{names}= …"),
             None if line.starts_with('[') && !line.contains(['"', '\'']) => line.to_owned(),
-            // In the middle of a text of many lines, for one.
+            // For example, in the middle of a multi-line string.
             _ => "…".to_owned(),
         };
         Excerpt {
@@ -200,7 +200,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The known word that `word` was most likely meant to be.
+/// The known word that is most similar to `word`, if any is similar enough.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |k: &str| strsim::jaro_winkler(&word.to_lowercase(), &k.to_lowercase());
     known
@@ -211,7 +211,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, k)| k)
 }
 
-/// Whether `text` is a bare key of a length that keys of ours have.
+/// Whether `text` is a bare key no longer than ours are.
 fn is_key(text: &str) -> bool {
     let bare = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b' ');
     text.len() <= 24 && text.bytes().all(bare)

@@ -1,4 +1,4 @@
-//! Holds the example files to what the readers know.
+//! Checks that the example files show every key that the readers accept.
 
 use toml::Table;
 
@@ -6,7 +6,7 @@ use crate::diagnose::ConfigError;
 
 const PROBE: &str = "zzzzzz";
 
-/// The example with its switched-off settings (`#key = …`) switched on.
+/// The example with its commented-out settings (`#key = …`) turned on.
 pub fn switched_on(example: &str) -> String {
     let lines = example.lines().map(|line| match line.strip_prefix('#') {
         Some(setting) if setting.starts_with(|c: char| !c.is_whitespace()) => setting,
@@ -15,7 +15,7 @@ pub fn switched_on(example: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// The example with an unknown key in every section, so that the error lists every known one.
+/// The example with an unknown key in every section, so that the error lists the known keys of each.
 pub fn probed(example: &str) -> String {
     let mut text = format!("{PROBE} = 1\n");
     for line in example.lines() {
@@ -36,7 +36,7 @@ pub fn probed(example: &str) -> String {
     text
 }
 
-/// `stands_for` names the section in which the keys of another one are shown.
+/// `stands_for` maps a section to the one in which the example shows its keys.
 #[track_caller]
 pub fn check_that_keys_are_shown(example: &str, error: &ConfigError, stands_for: impl Fn(&str) -> String) {
     let ConfigError::Invalid(problems) = error else {
@@ -52,7 +52,7 @@ pub fn check_that_keys_are_shown(example: &str, error: &ConfigError, stands_for:
             .unwrap_or("");
         let keys = problem
             .way_out
-            .strip_prefix("Known here: ")
+            .strip_prefix("Known keys: ")
             .unwrap_or_else(|| panic!("{problem}"));
         let shown = table_at(&example, &stands_for(section));
         for key in keys.trim_end_matches('.').split(", ") {
@@ -66,7 +66,7 @@ pub fn check_that_keys_are_shown(example: &str, error: &ConfigError, stands_for:
     assert!(keys_seen > 20, "only {keys_seen} keys were looked at");
 }
 
-/// `path` as a section header would write it.
+/// The table at `path`, which is written as in a section header.
 fn table_at<'a>(example: &'a Table, path: &str) -> &'a Table {
     if path.is_empty() {
         return example;

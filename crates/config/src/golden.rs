@@ -1,4 +1,5 @@
-//! The messages as people read them: read them when you change one. The files below start with an empty line.
+//! Whole error messages as people see them. Review them here whenever you change one. Each test file starts with an
+//! empty line.
 
 use super::limits;
 
@@ -9,7 +10,7 @@ pub fn limits_says(text: &str, message: &str) {
 }
 
 #[test]
-fn misspelt_keys_are_all_reported_and_each_in_its_place() {
+fn misspelt_keys_are_all_reported_with_their_positions() {
     limits_says(
         r#"
 timezone = "UTC"
@@ -38,7 +39,7 @@ limits.toml:6:11: [agents.research.count] has no key `hours`
 }
 
 #[test]
-fn a_group_that_is_not_there() {
+fn a_group_that_does_not_exist() {
     limits_says(
         r#"
 [groups.engineering]
@@ -66,22 +67,22 @@ approval_above = "1,00"
 count = { total = "7" }
 "#,
         r#"
-limits.toml:3:9: agents.research.total: 5.5 is a number, and amounts are written as texts
+limits.toml:3:9: agents.research.total: 5.5 is a bare number, but amounts must be written in quotes
   3 | total = 5.5
     |         ^^^
   Write total = "5.50".
 
-limits.toml:4:19: agents.research.per_transaction: 1000 is a number, and amounts are written as texts
+limits.toml:4:19: agents.research.per_transaction: 1000 is a bare number, but amounts must be written in quotes
   4 | per_transaction = 1_000
     |                   ^^^^^
   Write per_transaction = "1000.00".
 
-limits.toml:5:18: agents.research.approval_above: "1,00" is no amount of US dollars: the amount is not a plain decimal number
+limits.toml:5:18: agents.research.approval_above: "1,00" is not a valid amount in US dollars: the amount is not a plain decimal number
   5 | approval_above = "1,00"
     |                  ^^^^^^
-  Write digits only, with at most six decimals: approval_above = "5.00".
+  Write digits only, without a sign, with at most six decimals: approval_above = "5.00".
 
-limits.toml:6:19: agents.research.count.total must be a whole number, not a text
+limits.toml:6:19: agents.research.count.total must be a whole number, not a string
   6 | count = { total = "7" }
     |                   ^^^
   Write total = 7, without quotes.
@@ -90,7 +91,7 @@ limits.toml:6:19: agents.research.count.total must be a whole number, not a text
 }
 
 #[test]
-fn words_of_other_products() {
+fn keys_that_other_products_use() {
     limits_says(
         r#"
 [org]
@@ -101,7 +102,7 @@ outstanding = "1.00"
 rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
 "#,
         r#"
-limits.toml:2:2: there is no `org` at the top of this file
+limits.toml:2:2: `org` is not a known key or section
   2 | [org]
     |  ^^^
   Write [account].
@@ -121,30 +122,30 @@ limits.toml:6:1: [agents.research] has no key `outstanding`
     | ^^^^^^^^^^^
   The key is `max_pending`.
 
-limits.toml:7:13: agents.research.rolling.24h is as long as another rolling window of this section
+limits.toml:7:13: agents.research.rolling.24h is as long as another rolling window in this section
   7 | rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
     |             ^^^^^
-  Keep the lower of the two.
+  Keep only the lower of the two.
 
-limits.toml:7:44: agents.research.rolling.90s: "90s" is no length of a rolling window
+limits.toml:7:44: agents.research.rolling.90s: "90s" is not a valid length for a rolling window
   7 | rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
     |                                            ^^^^^
-  Write a number and `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
+  Write a number followed by `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
 
-limits.toml:7:60: agents.research.rolling.1500d: "1500d" is no length of a rolling window
+limits.toml:7:60: agents.research.rolling.1500d: "1500d" is not a valid length for a rolling window
   7 | rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
     |                                                            ^^^^^^^
-  Write a number and `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
+  Write a number followed by `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
 
-limits.toml:7:78: agents.research.rolling.0h: "0h" is no length of a rolling window
+limits.toml:7:78: agents.research.rolling.0h: "0h" is not a valid length for a rolling window
   7 | rolling = { "24h" = "5.00", "1d" = "4.00", "90s" = "1.00", "1500d" = "1.00", "0h" = "1.00" }
     |                                                                              ^^^^
-  Write a number and `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
+  Write a number followed by `m`, `h` or `d`, at most 366 days: rolling = { "24h" = "5.00" }.
 "#,
     );
 }
 
-/// Said once, at the first such window.
+/// Reported once, at the first such window.
 #[test]
 fn a_calendar_window_without_a_zone() {
     limits_says(
@@ -154,10 +155,10 @@ day = "5.00"
 hour = "1.00"
 "#,
         r#"
-limits.toml:4:1: account.hour needs a time zone, and this file has none
+limits.toml:4:1: account.hour needs a time zone, but this file sets none
   4 | hour = "1.00"
     | ^^^^
-  Write it at the top of the file, before the first section: timezone = "Europe/Berlin" (an IANA name; "UTC" is one too).
+  Set it at the top of the file, before the first section: timezone = "Europe/Berlin" (any IANA name, including "UTC").
 "#,
     );
 }
@@ -169,7 +170,7 @@ fn a_zone_that_does_not_exist() {
 timezone = "Europe/Berlim"
 "#,
         r#"
-limits.toml:2:12: timezone: "Europe/Berlim" is no time zone
+limits.toml:2:12: timezone: "Europe/Berlim" is not a known time zone
   2 | timezone = "Europe/Berlim"
     |            ^^^^^^^^^^^^^^^
   Did you mean "Europe/Berlin"?
@@ -178,38 +179,38 @@ limits.toml:2:12: timezone: "Europe/Berlim" is no time zone
 }
 
 #[test]
-fn hosts_in_every_wrong_form() {
+fn malformed_hosts() {
     limits_says(
         r#"
 [agents.a]
 merchants = { allow = ["münchen.example", "https://x.example"], deny = ["*", "x.example:443"] }
 "#,
         r#"
-limits.toml:3:24: agents.a.merchants.allow: "münchen.example" cannot stand here
+limits.toml:3:24: agents.a.merchants.allow: "münchen.example" is not valid here
   3 | merchants = { allow = ["münchen.example", "https://x.example"], deny = ["*", "x.example:443"] }
     |                        ^^^^^^^^^^^^^^^^^
   Write the host in its ASCII form, which starts with xn--.
 
-limits.toml:3:43: agents.a.merchants.allow: "https://x.example" cannot stand here
+limits.toml:3:43: agents.a.merchants.allow: "https://x.example" is not valid here
   3 | merchants = { allow = ["münchen.example", "https://x.example"], deny = ["*", "x.example:443"] }
     |                                           ^^^^^^^^^^^^^^^^^^^
-  Write the host alone, without scheme or path, such as api.example.com.
+  Write only the host, without scheme or path, such as api.example.com.
 
-limits.toml:3:73: agents.a.merchants.deny: "*" cannot stand here
+limits.toml:3:73: agents.a.merchants.deny: "*" is not valid here
   3 | merchants = { allow = ["münchen.example", "https://x.example"], deny = ["*", "x.example:443"] }
     |                                                                         ^^^
   `*` may only be the whole first label, as in *.example.com.
 
-limits.toml:3:78: agents.a.merchants.deny: "x.example:443" cannot stand here
+limits.toml:3:78: agents.a.merchants.deny: "x.example:443" is not valid here
   3 | merchants = { allow = ["münchen.example", "https://x.example"], deny = ["*", "x.example:443"] }
     |                                                                              ^^^^^^^^^^^^^^^
-  Write the host without a port: limits hold for every port of it.
+  Write the host without a port: limits apply to all its ports.
 "#,
     );
 }
 
 #[test]
-fn lists_of_names_we_do_not_know() {
+fn unknown_names_in_lists() {
     limits_says(
         r#"
 [agents.a]
@@ -220,7 +221,7 @@ payees = { allow = ["0x209693bc6afc0C5328bA36FaF03C514EF312287C"], deny = [] }
 networks = []
 "#,
         r#"
-limits.toml:3:13: agents.a.networks: "base" is no network
+limits.toml:3:13: agents.a.networks: "base" is not a CAIP-2 network name
   3 | networks = ["base"]
     |             ^^^^^^
   Write it as "eip155:8453".
@@ -230,15 +231,15 @@ limits.toml:4:11: agents.a.assets: bursar does not know the asset "usdc"
     |           ^^^^^^
   Did you mean "USDC"?
 
-limits.toml:5:21: agents.a.payees.allow: "0x209693bc6afc0C5328bA36FaF03C514EF312287C" is no EVM address and no profile at Stripe
+limits.toml:5:21: agents.a.payees.allow: "0x209693bc6afc0C5328bA36FaF03C514EF312287C" is not a valid EVM address or Stripe profile
   5 | payees = { allow = ["0x209693bc6afc0C5328bA36FaF03C514EF312287C"], deny = [] }
     |                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-  Its capitals do not fit its digits (ERC-55), so a character may be wrong: compare it with its source.
+  Its checksum (ERC-55, the capitals) does not match, so a character may be wrong: compare it with its source.
 
 limits.toml:7:12: agents.b.networks: the list is empty
   7 | networks = []
     |            ^^
-  An empty list would allow nothing: leave it out to allow any, or write paused = true to stop payments.
+  An empty list would allow nothing: remove the list to allow any, or set paused = true to stop payments.
 "#,
     );
 }
@@ -255,7 +256,7 @@ total = "2"
 limits.toml:4:1: not valid TOML: duplicate key
   4 | total = "2"
     | ^^^^^
-  Each key and each [section] may be written once: merge the two.
+  Each key and each [section] may appear only once: merge the two.
 "#,
     );
 }

@@ -26,13 +26,13 @@ pub const LEVEL_HINTS: Hints = &[
     ("approve_above", "The key is `approval_above`."),
     ("team", "The key is `group`, and the group's section is [groups.NAME]."),
     ("outstanding", "The key is `max_pending`."),
-    ("year", "There is no year; use month or total."),
+    ("year", "There is no yearly window; use month or total."),
 ];
 
 /// Reads the three kinds of level, which share their keys.
 pub struct Levels {
     pub zone_is_written: bool,
-    /// Said once is enough.
+    /// Whether the missing time zone was reported: once is enough.
     pub zone_was_missed: bool,
 }
 
@@ -111,8 +111,8 @@ impl Levels {
                 };
                 if seen.contains(&window) {
                     entry.reject_key::<()>(
-                        format!("{} is as long as another rolling window of this section", entry.path()),
-                        "Keep the lower of the two.".to_owned(),
+                        format!("{} is as long as another rolling window in this section", entry.path()),
+                        "Keep only the lower of the two.".to_owned(),
                     );
                 }
                 seen.push(window);
@@ -164,9 +164,9 @@ impl Levels {
         if window.is_calendar() && !self.zone_is_written && !self.zone_was_missed {
             self.zone_was_missed = true;
             entry.reject_key::<()>(
-                format!("{} needs a time zone, and this file has none", entry.path()),
-                "Write it at the top of the file, before the first section: timezone = \"Europe/Berlin\" (an IANA name; \
-                 \"UTC\" is one too)."
+                format!("{} needs a time zone, but this file sets none", entry.path()),
+                "Set it at the top of the file, before the first section: timezone = \"Europe/Berlin\" (any IANA name, \
+                 including \"UTC\")."
                     .to_owned(),
             );
         }
@@ -193,8 +193,9 @@ fn rolling_window(entry: &Entry<'_>) -> Option<Rolling> {
         .and_then(Rolling::of_seconds);
     window.or_else(|| {
         entry.reject_key(
-            format!("{}: \"{key}\" is no length of a rolling window", entry.path()),
-            "Write a number and `m`, `h` or `d`, at most 366 days: rolling = { \"24h\" = \"5.00\" }.".to_owned(),
+            format!("{}: \"{key}\" is not a valid length for a rolling window", entry.path()),
+            "Write a number followed by `m`, `h` or `d`, at most 366 days: rolling = { \"24h\" = \"5.00\" }."
+                .to_owned(),
         )
     })
 }
@@ -204,13 +205,13 @@ fn group_of(entry: &Entry<'_>, groups: &BTreeMap<String, Group>) -> Option<Group
     groups.get(name).cloned().or_else(|| {
         let way_out = match nearest(name, groups.keys().map(String::as_str)) {
             Some(meant) => format!("Did you mean \"{meant}\"?"),
-            None => format!("Add a section [groups.{name}], or leave `group` out."),
+            None => format!("Add a section [groups.{name}], or remove `group`."),
         };
         entry.reject(format!("{}: there is no group \"{name}\"", entry.path()), way_out)
     })
 }
 
-/// A section for a name that `bursar agents add` refuses would limit nobody.
+/// `bursar agents add` refuses such a name, so its section would never apply to any agent.
 fn check_agent(entry: &Entry<'_>) {
     let name = entry.key();
     if AgentName::from_str(name).is_ok() {
@@ -219,23 +220,23 @@ fn check_agent(entry: &Entry<'_>) {
     let lower = name.to_ascii_lowercase();
     let way_out = match AgentName::from_str(&lower) {
         Ok(meant) => format!(
-            "Did you mean [agents.{}]? Agents' names have no capitals.",
+            "Did you mean [agents.{}]? Agent names are lower case.",
             quoted_if_needed(meant.as_str())
         ),
         Err(_) => format!("Use {}.", AgentName::RULE),
     };
-    entry.reject_key::<()>(format!("\"{name}\" cannot be the name of an agent"), way_out);
+    entry.reject_key::<()>(format!("\"{name}\" is not a valid agent name"), way_out);
 }
 
-/// Groups are named in scopes and messages only: they are kept plain.
+/// Group names appear only in scopes and messages; plain ones need no escaping there.
 fn check_group(entry: &Entry<'_>) {
     let name = entry.key();
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let starts = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     if !starts || name.len() > 64 || !name.bytes().all(plain) {
         entry.reject_key::<()>(
-            format!("\"{name}\" cannot be the name of a group"),
-            "Use at most 64 ASCII letters, digits, `-`, `_` and `.`, the first a letter or digit.".to_owned(),
+            format!("\"{name}\" is not a valid group name"),
+            "Use at most 64 ASCII letters, digits, `-`, `_` and `.`, starting with a letter or digit.".to_owned(),
         );
     }
 }
@@ -254,7 +255,7 @@ fn listed<'d, T>(entry: Option<Entry<'d>>, mut one: impl FnMut(&Entry<'d>) -> Op
 fn only<'d, T>(entry: Option<Entry<'d>>, one: impl FnMut(&Entry<'d>) -> Option<T>) -> Option<Vec<T>> {
     let entry = entry?;
     let items = entry.list(
-        "An empty list would allow nothing: leave it out to allow any, or write paused = true to stop payments.",
+        "An empty list would allow nothing: remove the list to allow any, or set paused = true to stop payments.",
     )?;
     Some(items.iter().filter_map(one).collect())
 }
@@ -262,7 +263,7 @@ fn only<'d, T>(entry: Option<Entry<'d>>, one: impl FnMut(&Entry<'d>) -> Option<T
 pub fn host_or<T>(item: &Entry<'_>, text: &str, host: Result<T, HostError>) -> Option<T> {
     host.map_or_else(
         |why| {
-            let what = format!("{}: \"{text}\" cannot stand here", item.path());
+            let what = format!("{}: \"{text}\" is not valid here", item.path());
             item.reject(what, sentence(&why.to_string()))
         },
         Some,
@@ -274,24 +275,28 @@ fn payee(item: &Entry<'_>) -> Option<Account> {
     if text.starts_with("profile_") {
         return StripeId::profile(text).map(Account::Stripe).or_else(|| {
             item.reject(
-                format!("{}: \"{text}\" is no profile of a seller at Stripe", item.path()),
-                "Write profile_ (or profile_test_) and at most 40 letters and digits, as the seller's challenges name it.".to_owned(),
+                format!("{}: \"{text}\" is not a seller's profile on Stripe", item.path()),
+                "Write profile_ (or profile_test_) and up to 40 letters and digits, as in the seller's challenges."
+                    .to_owned(),
             )
         });
     }
-    let what = format!("{}: \"{text}\" is no EVM address and no profile at Stripe", item.path());
+    let what = format!(
+        "{}: \"{text}\" is not a valid EVM address or Stripe profile",
+        item.path()
+    );
     let hex = text.strip_prefix("0x").filter(|hex| hex.len() == 40);
     let Some(address) = hex.and_then(|_| text.parse::<Address>().ok()) else {
         return item.reject(
             what,
-            "Write 0x and 40 hex digits, or profile_… for a seller at Stripe.".to_owned(),
+            "Write 0x and 40 hex digits, or profile_… for a seller on Stripe.".to_owned(),
         );
     };
     let mixed =
         text.contains(|c: char| c.is_ascii_lowercase() && c != 'x') && text.contains(|c: char| c.is_ascii_uppercase());
     if mixed && address.to_checksum(None) != text {
-        let way_out = "Its capitals do not fit its digits (ERC-55), so a character may be wrong: compare it with its \
-                       source.";
+        let way_out = "Its checksum (ERC-55, the capitals) does not match, so a character may be wrong: compare it \
+                       with its source.";
         return item.reject(what, way_out.to_owned());
     }
     Some(address.into())
@@ -301,7 +306,7 @@ fn network(item: &Entry<'_>) -> Option<Network> {
     let text = item.text()?;
     Network::parse(text).or_else(|| {
         item.reject(
-            format!("{}: \"{text}\" is no network", item.path()),
+            format!("{}: \"{text}\" is not a CAIP-2 network name", item.path()),
             match Network::from_v1_name(text) {
                 Some(network) => format!("Write it as \"{network}\"."),
                 None => "Write a CAIP-2 name, such as \"eip155:8453\" for Base.".to_owned(),
@@ -316,7 +321,7 @@ fn asset(item: &Entry<'_>) -> Option<AssetName> {
         return Asset::parse(text).map(AssetName::One).or_else(|| {
             item.reject(
                 format!("{}: bursar does not know the asset \"{text}\"", item.path()),
-                "Only assets of its own table can be paid with; `USDC` names them by symbol.".to_owned(),
+                "bursar pays only with assets in its own table; a symbol such as `USDC` is enough.".to_owned(),
             )
         });
     }
@@ -336,7 +341,7 @@ fn over_limit(entry: &Entry<'_>) -> Option<OverLimit> {
         "deny" => Some(OverLimit::Deny),
         "ask" => Some(OverLimit::Ask),
         other => entry.reject(
-            format!("{}: \"{other}\" is not a way to treat a payment", entry.path()),
+            format!("{}: \"{other}\" is not a known value", entry.path()),
             "Write \"deny\" or \"ask\".".to_owned(),
         ),
     }
@@ -352,7 +357,7 @@ pub fn one_of(word: &str, known: &[&str]) -> String {
     format!("Known: {}.", known.join(", "))
 }
 
-/// `why` with a capital and a full stop.
+/// `why` as a sentence: with a capital letter and a full stop.
 fn sentence(why: &str) -> String {
     let mut letters = why.chars();
     let first = letters.next().map(|c| c.to_ascii_uppercase());

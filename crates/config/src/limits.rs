@@ -1,6 +1,6 @@
-//! limits.toml, which finance owns, into [`Limits`].
+//! Reads limits.toml, which finance owns, into [`Limits`].
 //!
-//! `limits.example.toml` documents every key; a test holds the two together.
+//! `limits.example.toml` documents every key; a test checks that it shows them all.
 
 #[cfg(test)]
 mod tests;
@@ -36,7 +36,7 @@ pub fn load(dir: &Path) -> Result<Limits, ConfigError> {
     }
 }
 
-/// `file` is the name that messages use.
+/// Reads the text of a limits file. `file` is its name in messages.
 pub fn parse(file: &str, text: &str) -> Result<Limits, ConfigError> {
     let document = Document::new(file, text, Confidence::Open);
     let table = document.table()?;
@@ -45,7 +45,7 @@ pub fn parse(file: &str, text: &str) -> Result<Limits, ConfigError> {
     document.finish(limits)
 }
 
-/// Seconds a credential is valid unless the file says otherwise (R16).
+/// How long a credential may be valid, in seconds, unless the file says otherwise (R16).
 const MAX_VALIDITY_S: u64 = 300;
 
 const TOP_HINTS: Hints = &[
@@ -69,7 +69,7 @@ const TOP_HINTS: Hints = &[
     ("approvers", LEVEL_KEY),
     ("owner", LEVEL_KEY),
 ];
-const LEVEL_KEY: &str = "It belongs below a section: [account], [groups.NAME] or [agents.NAME].";
+const LEVEL_KEY: &str = "Put it in a section: [account], [groups.NAME] or [agents.NAME].";
 
 fn read(mut top: Section<'_>, text: &str) -> Limits {
     let zone = top.take("timezone");
@@ -104,7 +104,7 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
 
     Limits {
         sha256: Sha256::digest(text).into(),
-        // Without a zone in the file there are only `total` windows, which do not look at it.
+        // A file without a time zone has no calendar windows, so the zone does not matter.
         calendar: Calendar::new(zone.unwrap_or(TimeZone::UTC)),
         rails: rails.unwrap_or_else(|| Rail::USUAL.into()),
         max_validity_s: max_validity.unwrap_or(MAX_VALIDITY_S),
@@ -124,7 +124,7 @@ fn time_zone(entry: &Entry<'_>) -> Option<TimeZone> {
             let zones: Vec<_> = jiff::tz::db().available().collect();
             let meant = nearest(name, zones.iter().map(|zone| zone.as_str()));
             entry.reject(
-                format!("timezone: \"{name}\" is no time zone"),
+                format!("timezone: \"{name}\" is not a known time zone"),
                 match meant {
                     Some(zone) => format!("Did you mean \"{zone}\"?"),
                     None => "Write an IANA name, such as \"Europe/Berlin\" or \"UTC\".".to_owned(),
@@ -137,33 +137,33 @@ fn time_zone(entry: &Entry<'_>) -> Option<TimeZone> {
 
 fn rails(entry: &Entry<'_>) -> Option<Vec<Rail>> {
     let names = Rail::ALL.map(Rail::name);
-    let items = entry.list("Leave `rails` out for the usual order, or name at least one.")?;
+    let items = entry.list("Remove `rails` to use the default order, or list at least one rail.")?;
     let one = |item: Entry<'_>| {
         let name = item.text()?;
         let rail = Rail::parse(name);
-        rail.or_else(|| item.reject(format!("rails: there is no rail \"{name}\""), one_of(name, &names)))
+        rail.or_else(|| item.reject(format!("rails: \"{name}\" is not a known rail"), one_of(name, &names)))
     };
     Some(items.into_iter().filter_map(one).collect())
 }
 
 fn methods(entry: &Entry<'_>) -> Option<Methods> {
-    let items = entry.list("Leave `methods` out to pay for all but HEAD, OPTIONS and TRACE.")?;
+    let items = entry.list("Remove `methods` to pay for every method except HEAD, OPTIONS and TRACE.")?;
     let one = |item: Entry<'_>| {
         let name = item.text()?;
         let method = Method::from_bytes(name.as_bytes()).ok();
-        // CONNECT opens a tunnel; what is paid for is inside.
+        // CONNECT only opens a tunnel; the requests inside it are what is paid for.
         let method = method.filter(|m| m.as_str() == name.to_ascii_uppercase() && m != Method::CONNECT);
         method.or_else(|| {
             item.reject(
-                format!("methods: \"{name}\" is no method that can be paid for"),
-                "Write it in capitals, such as \"GET\" or \"POST\".".to_owned(),
+                format!("methods: \"{name}\" is not a request method that can be paid for"),
+                "Write methods in capitals, such as \"GET\" or \"POST\".".to_owned(),
             )
         })
     };
     Some(Methods::Only(items.into_iter().filter_map(one).collect()))
 }
 
-/// `[rates.eur]`: what finance counts one euro for, and until when. Days are those of the file's time zone.
+/// `[rates.eur]`: the US dollars that finance counts one euro as, and until when. Dates are in the file's time zone.
 fn rates(section: Section<'_>, zone: Option<&TimeZone>) -> Rates {
     let one = |entry: Entry<'_>| {
         let currency = rated(&entry);
@@ -171,7 +171,10 @@ fn rates(section: Section<'_>, zone: Option<&TimeZone>) -> Rates {
         let usd = section.take("usd");
         let until = section.take("valid_until");
         section.close(&[
-            ("rate", "The key is `usd`: what one whole unit counts as."),
+            (
+                "rate",
+                "The key is `usd`: the US dollars that one whole unit counts as.",
+            ),
             ("until", "The key is `valid_until`."),
         ]);
         let (Some(usd), Some(until)) = (usd, until) else {
@@ -183,8 +186,11 @@ fn rates(section: Section<'_>, zone: Option<&TimeZone>) -> Rates {
         let usd = usd.usd().and_then(|amount| {
             (amount > MicroUsd::ZERO).then_some(amount).or_else(|| {
                 usd.reject(
-                    format!("{}: a currency that counts for nothing would have no limit", usd.path()),
-                    "Write what one whole unit counts as, such as \"1.10\".".to_owned(),
+                    format!(
+                        "{}: a rate of zero would exempt the currency from all limits",
+                        usd.path()
+                    ),
+                    "Write the US dollars that one whole unit counts as, such as \"1.10\".".to_owned(),
                 )
             })
         });
@@ -204,18 +210,18 @@ fn rated(entry: &Entry<'_>) -> Option<&'static Currency> {
     let code = entry.key();
     match currency(code) {
         Some(dollar) if dollar.is_dollar() => entry.reject_key(
-            "[rates.usd]: a dollar is a dollar".to_owned(),
-            "Leave it out.".to_owned(),
+            "[rates.usd]: US dollars need no rate".to_owned(),
+            "Remove this section.".to_owned(),
         ),
         Some(currency) => Some(currency),
         None => entry.reject_key(
-            format!("[rates.{code}]: Stripe charges no such currency"),
-            "Write its ISO 4217 code in lower case, such as [rates.eur].".to_owned(),
+            format!("[rates.{code}]: Stripe does not charge in this currency"),
+            "Write an ISO 4217 code in lower case, such as [rates.eur].".to_owned(),
         ),
     }
 }
 
-/// The end of the day that is written.
+/// The end of the day that the entry names.
 fn last_day(entry: &Entry<'_>, zone: &TimeZone) -> Option<Timestamp> {
     let text = entry.text()?;
     let day = text.parse::<Date>().ok().filter(|day| day.to_string() == text);
@@ -225,25 +231,25 @@ fn last_day(entry: &Entry<'_>, zone: &TimeZone) -> Option<Timestamp> {
     match end {
         Some(end) => Some(end.timestamp()),
         None => entry.reject(
-            format!("{}: \"{text}\" is no day", entry.path()),
-            "Write the last day on which the rate holds, such as \"2026-12-31\".".to_owned(),
+            format!("{}: \"{text}\" is not a valid date", entry.path()),
+            "Write the last day on which the rate applies, such as \"2026-12-31\".".to_owned(),
         ),
     }
 }
 
-/// `[merchants."host"]`: other hosts that this one may name as its own (R23).
+/// `[merchants."host"]`: other hosts that this host's challenges may name (R23).
 fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
     let one = |entry: Entry<'_>| {
         let host = named_host(entry.key()).map_or_else(
             |why| {
-                let what = format!("[merchants] \"{}\" is no host: {why}", entry.key());
+                let what = format!("[merchants] \"{}\" is not a valid host: {why}", entry.key());
                 entry.reject_key(what, "Write [merchants.\"api.example.com\"].".to_owned())
             },
             Some,
         );
         let mut section = entry.section()?;
         let others = section.take("resource_hosts").and_then(|entry| {
-            let items = entry.list("Leave `resource_hosts` out, or name at least one host.")?;
+            let items = entry.list("Remove `resource_hosts`, or list at least one host.")?;
             let hosts = items.iter().filter_map(|item| {
                 let text = item.text()?;
                 host_or(item, text, named_host(text))
@@ -253,11 +259,11 @@ fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
         section.close(&[
             (
                 "allow",
-                "Which hosts may be paid is written in a level: merchants = { allow = […] }.",
+                "Put it in [account], [groups.NAME] or [agents.NAME]: merchants = { allow = […] }.",
             ),
             (
                 "deny",
-                "Which hosts may be paid is written in a level: merchants = { deny = […] }.",
+                "Put it in [account], [groups.NAME] or [agents.NAME]: merchants = { deny = […] }.",
             ),
         ]);
         Some((host?, others?))

@@ -1,4 +1,4 @@
-//! Where a secret is kept. The files hold these, never the secret itself.
+//! Where a secret is kept. The configuration files name the place, never the secret itself.
 
 use std::fmt;
 use std::fs::File;
@@ -18,16 +18,16 @@ pub enum SecretSource {
     File(PathBuf),
 }
 
-/// Why a secret could not be had: always a matter of the machine's set-up. Never quotes the secret.
+/// Why a secret could not be read: always a problem with the machine's setup. Never quotes the secret.
 #[derive(Debug, Error)]
 pub enum SecretError {
     #[error("the environment variable {0} is not set; set it for the process that runs bursar")]
     Unset(String),
     #[error("{0} is empty")]
     Empty(SecretSource),
-    #[error("{0} does not hold text")]
+    #[error("{0} does not contain UTF-8 text")]
     NotText(SecretSource),
-    #[error("{0} is longer than {MAX_LENGTH} bytes, so it is no key or password")]
+    #[error("{0} is longer than {MAX_LENGTH} bytes, which is too long for a key or password")]
     TooLong(SecretSource),
     #[error("cannot read {path}: {error}", path = .path.display())]
     Unreadable { path: PathBuf, error: io::Error },
@@ -38,11 +38,11 @@ pub enum SecretError {
     Exposed { path: PathBuf, mode: u32 },
 }
 
-/// Longer than any key, password or keystore.
+/// In bytes. Longer than any key, password or keystore.
 const MAX_LENGTH: usize = 64 << 10;
 
 impl SecretSource {
-    /// `None` for anything else, which may well be the secret itself: do not print it.
+    /// `None` for anything else. It may be the secret itself, so do not print it.
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, rest) = text.split_once(':')?;
         match kind {
@@ -52,7 +52,7 @@ impl SecretSource {
         }
     }
 
-    /// The secret without line ends behind it. Relative paths start at `base_dir`, the data directory.
+    /// The secret, without trailing line ends. Relative paths start at `base_dir`, the data directory.
     pub fn read(&self, base_dir: &Path) -> Result<SecretString, SecretError> {
         let text = match self {
             Self::Env(name) => {
@@ -75,12 +75,12 @@ impl SecretSource {
             error,
         };
         let file = File::open(&path).map_err(unreadable)?;
-        // Asked of the open file, so that what is checked is what is read.
+        // Ask the open file, so that the file that is checked is the one that is read.
         let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
             return Err(SecretError::Exposed { path, mode });
         }
-        // Room for everything at once: a buffer that grows leaves copies behind that nobody wipes.
+        // Allocate everything at once: a buffer that grows leaves copies behind that are never wiped.
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LENGTH + 1));
         let read = file
             .take(MAX_LENGTH as u64 + 1)
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn variables_are_read_and_missed_by_name() {
-        // Cargo sets it for every test.
+        // Cargo sets this variable for every test.
         let source = SecretSource::Env("CARGO_PKG_NAME".into());
         assert_eq!(source.read(Path::new("/")).unwrap().expose_secret(), "bursar");
         let source = SecretSource::Env("BURSAR_NO_SUCH_VARIABLE".into());

@@ -1,7 +1,7 @@
-//! Reads the sections of a file key by key. What nobody asked for is an unknown key.
+//! Reads the sections of a file key by key. Any key that the code does not ask for is unknown.
 //!
-//! Values are read straight from toml's spanned tree, not through serde: so every mistake of a file is reported at once,
-//! at the key or the value it is in, and a number keeps the spelling its author gave it.
+//! Values are read directly from toml's spanned tree, not through serde. So all mistakes in a file are reported at
+//! once, each at the key or value that is wrong, and a number keeps the spelling its author gave it.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -12,7 +12,7 @@ use super::diagnose::{Document, nearest};
 use super::secret::SecretSource;
 use bursar_core::money::MicroUsd;
 
-/// A table of the file, with the keys that were asked for so far.
+/// A table of the file, and the keys that have been asked for so far.
 pub struct Section<'d> {
     document: &'d Document<'d>,
     /// Empty for the top level.
@@ -32,7 +32,7 @@ pub struct Entry<'d> {
     holds_secrets: bool,
 }
 
-/// Words that people bring from elsewhere, with what to do about them.
+/// Keys that people know from other products, each with what to write here.
 pub type Hints = &'static [(&'static str, &'static str)];
 
 impl<'d> Section<'d> {
@@ -50,19 +50,19 @@ impl<'d> Section<'d> {
         &self.path
     }
 
-    /// The entry under `key`, which is a known key from now on.
+    /// The entry under `key`, which counts as a known key from now on.
     pub fn take(&mut self, key: &'static str) -> Option<Entry<'d>> {
         self.known.push(key);
         let (name, value) = self.table.get_key_value(key)?;
         Some(self.entry(key, name.span(), value))
     }
 
-    /// The section under `key`, if it is there and a section.
+    /// The section under `key`, if it exists and is a section.
     pub fn section(&mut self, key: &'static str) -> Option<Section<'d>> {
         self.take(key)?.section()
     }
 
-    /// Every entry of a section whose keys are names that the author chose.
+    /// Every entry of a section whose keys are names chosen by the author.
     pub fn named(self) -> Vec<Entry<'d>> {
         let entries = self.table.iter();
         entries
@@ -70,7 +70,7 @@ impl<'d> Section<'d> {
             .collect()
     }
 
-    /// Reports every key that nobody asked for.
+    /// Reports every key that was not asked for.
     pub fn close(self, hints: Hints) {
         for (name, _) in self.table.iter() {
             let key: &str = name.get_ref();
@@ -78,7 +78,7 @@ impl<'d> Section<'d> {
                 continue;
             }
             let what = match self.path.as_str() {
-                "" => format!("there is no `{key}` at the top of this file"),
+                "" => format!("`{key}` is not a known key or section"),
                 path => format!("[{path}] has no key `{key}`"),
             };
             self.document.report(&name.span(), what, self.way_out(key, hints));
@@ -92,7 +92,7 @@ impl<'d> Section<'d> {
         if let Some(known) = nearest(key, self.known.iter().copied()) {
             return format!("Did you mean `{known}`?");
         }
-        format!("Known here: {}.", self.known.join(", "))
+        format!("Known keys: {}.", self.known.join(", "))
     }
 
     fn entry(&self, key: &str, key_at: Range<usize>, value: &'d Spanned<DeValue<'d>>) -> Entry<'d> {
@@ -113,7 +113,7 @@ impl<'d> Section<'d> {
 }
 
 impl<'d> Entry<'d> {
-    /// No value here or below is shown in a message.
+    /// Keeps the values here and below out of messages.
     pub fn holding_secrets(mut self) -> Self {
         self.holds_secrets = true;
         self
@@ -127,14 +127,17 @@ impl<'d> Entry<'d> {
         &self.path
     }
 
-    /// The text that it is, if it is one; anything else is no mistake yet.
+    /// The value if it is a string; any other type is not reported as a mistake.
     pub fn if_text(&self) -> Option<&'d str> {
         self.value.get_ref().as_str()
     }
 
     pub fn section(&self) -> Option<Section<'d>> {
         let Some(table) = self.value.get_ref().as_table() else {
-            return self.mistyped("a section", &format!("Write [{}] and its keys below.", self.path));
+            return self.mistyped(
+                "a section",
+                &format!("Write [{}] and put its keys below it.", self.path),
+            );
         };
         Some(Section {
             document: self.document,
@@ -147,7 +150,7 @@ impl<'d> Entry<'d> {
 
     pub fn text(&self) -> Option<&'d str> {
         let text = self.value.get_ref().as_str();
-        text.or_else(|| self.mistyped("a text", &format!("Write {} = \"…\", with the quotes.", self.key)))
+        text.or_else(|| self.mistyped("a string", &format!("Write {} = \"…\", with the quotes.", self.key)))
     }
 
     pub fn boolean(&self) -> Option<bool> {
@@ -185,7 +188,7 @@ impl<'d> Entry<'d> {
         })
     }
 
-    /// US dollars as text (R50).
+    /// US dollars as a string (R50).
     pub fn usd(&self) -> Option<MicroUsd> {
         let (path, key) = (&self.path, &self.key);
         let number = match self.value.get_ref() {
@@ -195,8 +198,8 @@ impl<'d> Entry<'d> {
                 return MicroUsd::parse(text).map_or_else(
                     |why| {
                         self.reject(
-                            format!("{path}: \"{text}\" is no amount of US dollars: {why}"),
-                            format!("Write digits only, with at most six decimals: {key} = \"5.00\"."),
+                            format!("{path}: \"{text}\" is not a valid amount in US dollars: {why}"),
+                            format!("Write digits only, without a sign, with at most six decimals: {key} = \"5.00\"."),
                         )
                     },
                     Some,
@@ -208,49 +211,50 @@ impl<'d> Entry<'d> {
         };
         let meant = MicroUsd::parse(&number).map_or("5.00".to_owned(), |usd| usd.to_string());
         self.reject(
-            format!("{path}: {number} is a number, and amounts are written as texts"),
+            format!("{path}: {number} is a bare number, but amounts must be written in quotes"),
             format!("Write {key} = \"{meant}\"."),
         )
     }
 
-    /// Where a secret is kept. The entry should be [`Entry::holding_secrets`]: the secret itself may stand there.
+    /// Where a secret is kept. Mark the entry with [`Entry::holding_secrets`] first: somebody may have written the
+    /// secret itself there.
     pub fn secret_source(&self) -> Option<SecretSource> {
         SecretSource::parse(self.text()?).or_else(|| {
             self.reject(
                 format!("{} does not say where the secret is kept", self.path),
-                "Write \"env:NAME\" or \"file:PATH\". If the secret itself stood here, take it for known to others and \
-                 replace it."
-                    .to_owned(),
+                "Write \"env:NAME\" or \"file:PATH\". If this was the secret itself, consider it exposed and replace \
+                 it."
+                .to_owned(),
             )
         })
     }
 
-    /// A word of a fixed set.
+    /// One of a fixed set of words.
     pub fn word<T>(&self, parse: impl Fn(&str) -> Option<T>, known: &[&str]) -> Option<T> {
         let text = self.text()?;
         parse(text).or_else(|| {
             let known: Vec<String> = known.iter().map(|word| format!("\"{word}\"")).collect();
             self.reject(
-                format!("{}: there is no \"{text}\"", self.path),
+                format!("{}: \"{text}\" is not a known value", self.path),
                 format!("Write {}.", known.join(" or ")),
             )
         })
     }
 
-    /// Somebody, as an approval backend names people.
+    /// A person, by the name that the approval backend uses.
     pub fn person(&self) -> Option<String> {
         let name = self.text()?;
         let is_name = |c: char| !c.is_control() && !c.is_whitespace();
         if name.is_empty() || name.len() > 255 || !name.chars().all(is_name) {
             return self.reject(
-                format!("{}: \"{name}\" is no name of a person", self.path),
-                "Write the name that the approval backend knows, such as \"did:bkey:z6Mk…\" or \"user-17\".".to_owned(),
+                format!("{}: \"{name}\" is not a valid name for a person", self.path),
+                "Write the name that the approval backend uses, such as \"did:bkey:z6Mk…\" or \"user-17\".".to_owned(),
             );
         }
         Some(name.to_owned())
     }
 
-    /// The items of a list that must have some.
+    /// The items of a list that must not be empty.
     pub fn list(&self, if_empty: &str) -> Option<Vec<Entry<'d>>> {
         let items = self.items()?;
         if items.is_empty() {
@@ -267,7 +271,7 @@ impl<'d> Entry<'d> {
         Some(array.iter().map(|value| self.item(value)).collect())
     }
 
-    /// One text, or a list of them.
+    /// One string, or a list of them.
     pub fn one_or_more(&self) -> Option<Vec<Entry<'d>>> {
         if self.value.get_ref().is_str() {
             return Some(vec![self.item(self.value)]);
@@ -275,7 +279,7 @@ impl<'d> Entry<'d> {
         self.items()
     }
 
-    /// The value is wrong.
+    /// Reports the value as wrong.
     pub fn reject<T>(&self, what: String, way_out: String) -> Option<T> {
         if self.holds_secrets {
             self.document.report_secret(&self.value.span(), what, way_out);
@@ -285,7 +289,7 @@ impl<'d> Entry<'d> {
         None
     }
 
-    /// The key is wrong, whatever its value.
+    /// Reports the key as wrong, whatever its value.
     pub fn reject_key<T>(&self, what: String, way_out: String) -> Option<T> {
         self.document.report(&self.key_at, what, way_out);
         None
@@ -293,7 +297,7 @@ impl<'d> Entry<'d> {
 
     fn mistyped<T>(&self, wanted: &str, way_out: &str) -> Option<T> {
         let found = match self.value.get_ref() {
-            DeValue::String(_) => "a text",
+            DeValue::String(_) => "a string",
             DeValue::Integer(_) | DeValue::Float(_) => "a number",
             DeValue::Boolean(_) => "true or false",
             DeValue::Datetime(_) => "a date",

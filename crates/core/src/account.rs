@@ -1,4 +1,4 @@
-//! One end of a payment: an address on a chain, or an id at Stripe. Entries, limits and offers name both in the same way.
+//! One end of a payment: an address on a chain, or a Stripe id. Entries, limits and offers write both in the same way.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::assets::Mode;
 
-/// Whom money goes to, or whom it comes from.
+/// Where money goes to, or where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Account {
     Address(Address),
-    /// A seller's profile, or a payment method of ours.
+    /// A seller's profile, or our own payment method.
     Stripe(StripeId),
 }
 
-/// What Stripe calls a thing: `profile_…`, `pm_…`. At most 255 letters, digits and underscores, so that it can stand in a log, in
-/// a form and in JSON as it is.
+/// The id of an object at Stripe: `profile_…`, `pm_…`. At most 255 letters, digits and underscores, so it needs no
+/// escaping in a log, a form or JSON.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StripeId(Arc<str>);
 
-/// Which account at Stripe ordered a token, without naming it: a hash of the key and of the service that it is for. Only ever
-/// compared; 32 lower-case hex digits in an entry.
+/// Identifies the Stripe account that ordered a token without naming it: a hash of the key and of the service that the
+/// key is for. It is only ever compared. In an entry it is 32 lower-case hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccountMark(pub [u8; 16]);
 
@@ -31,17 +31,17 @@ impl StripeId {
 
     pub fn parse(text: &str) -> Option<Self> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        // `0x…` is an address.
+        // Anything that starts with `0x` is an address.
         let named = text.bytes().next().is_some_and(|first| first.is_ascii_lowercase());
         (named && text.contains('_') && text.len() <= Self::LONGEST && text.bytes().all(plain))
             .then(|| Self(text.into()))
     }
 
-    /// Stripe's own have about twenty characters after their beginning.
+    /// Stripe's own ids have about twenty characters after the prefix.
     const LONGEST_PROFILE: usize = 40;
 
-    /// A seller's profile, as a challenge's `networkId` names it. It is the merchant's text, and stands in what an agent reads: so
-    /// there is no room in it for words, only for letters and digits without anything between them.
+    /// A seller's profile, as a challenge's `networkId` names it. The merchant wrote it and an agent reads it. So it
+    /// may contain only letters and digits, with nothing to separate words.
     pub fn profile(text: &str) -> Option<Self> {
         let rest = text.strip_prefix("profile_")?;
         let name = rest.strip_prefix("test_").unwrap_or(rest);
@@ -49,7 +49,7 @@ impl StripeId {
         ((1..=Self::LONGEST_PROFILE).contains(&name.len()) && plain).then(|| Self(text.into()))
     }
 
-    /// Live, unless the id says otherwise, as Stripe's own ids do.
+    /// Live, unless the id says `test`, as Stripe's own ids do.
     pub fn mode(&self) -> Mode {
         match self.0.starts_with("profile_test_") {
             true => Mode::Test,
@@ -63,7 +63,7 @@ impl StripeId {
 }
 
 impl Account {
-    /// As entries and lists have it: lower-case hex, or the id.
+    /// The form for entries and lists: lower-case hex, or the id.
     pub fn text(&self) -> String {
         match self {
             Self::Address(address) => format!("{address:#x}"),
@@ -71,7 +71,7 @@ impl Account {
         }
     }
 
-    /// Reads [`Account::text`], and addresses in any case.
+    /// Reads [`Account::text`], with addresses in any case.
     pub fn parse(text: &str) -> Option<Self> {
         match text.strip_prefix("0x") {
             Some(digits) if digits.len() == 40 => text.parse().ok().map(Self::Address),
@@ -94,7 +94,7 @@ impl Account {
         }
     }
 
-    /// What tells it from any other, for hashing.
+    /// The bytes that identify it, for hashing.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Self::Address(address) => address.as_slice(),
@@ -134,7 +134,7 @@ impl Serialize for Account {
 impl<'de> Deserialize<'de> for Account {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| de::Error::custom("neither an address nor an id at Stripe"))
+        Self::parse(&text).ok_or_else(|| de::Error::custom("neither an address nor a Stripe id"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The name by which limits, ledger and messages know an agent.
+//! The name that identifies an agent in limits, in the ledger and in messages.
 
 use std::fmt;
 
@@ -10,15 +10,15 @@ use thiserror::Error;
 #[serde(try_from = "String")]
 pub struct AgentName(Box<str>);
 
-/// A text that cannot be an agent's name.
+/// The text is not a valid agent name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} cannot be an agent's name: use {rule}", rule = AgentName::RULE)]
+#[error("{0:?} is not a valid agent name: use {rule}", rule = AgentName::RULE)]
 pub struct NotAnAgentName(pub String);
 
 impl AgentName {
-    /// In words, for messages.
+    /// The rule in words, for messages.
     pub const RULE: &'static str =
-        "1 to 64 lower-case letters a-z, digits, `-`, `_` and `.`, the first a letter or digit";
+        "1 to 64 lower-case letters a-z, digits, `-`, `_` and `.`, starting with a letter or digit";
 
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,8 +1,8 @@
-//! A person's decision about one payment: what is asked ([`ApprovalIntent`], [`Question`]) and what comes back ([`Evidence`]). Pure; who
-//! asks is in `approve/`.
+//! A person's decision about one payment: what is asked ([`ApprovalIntent`], [`Question`]) and what comes back
+//! ([`Evidence`]). Pure: the backends that ask are in the crate `bursar-approvals`.
 //!
-//! One approval is for one intent. An agent never sees the code that stands in the question, and never brings evidence: that is
-//! fetched by the proxy itself, over the handle it got when it asked (approvals §8.2).
+//! One approval is for one intent. An agent never sees the code in the question and never supplies evidence: the proxy
+//! fetches it itself, over the handle that it got when it asked (approvals §8.2).
 
 mod decimal;
 pub mod details;
@@ -22,15 +22,15 @@ use serde::{Deserialize, Serialize};
 use crate::payment_id::PaymentId;
 pub use intent::{ApprovalIntent, Code};
 
-/// What one approver is asked.
+/// The question to one approver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// The approval's id; of the same form as a payment's.
+    /// The approval's id, in the same form as a payment id.
     pub id: PaymentId,
     pub intent: ApprovalIntent,
     /// Up to 200 characters: who pays how much to which host, and the code (approvals §8.4).
     pub sentence: String,
-    /// The same in up to 20 characters of the narrowest alphabet.
+    /// The same in up to 20 characters, for backends with the narrowest alphabet.
     pub compact: String,
     /// What the payment counts as, in US cents, rounded up.
     pub usd_cents: u64,
@@ -38,18 +38,19 @@ pub struct Question {
     pub ttl: Duration,
 }
 
-/// An answer that a backend has verified. What proves it is in `proof`.
+/// An answer that a backend has verified, with its proof.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     pub kind: EvidenceKind,
-    /// Who answered, as the backend names them: a token's `sub`, a KEYRA user, a local account.
+    /// Who answered, by the names of the backend: a token's `sub`, a KEYRA user, a local account.
     pub approver: String,
     pub decided_at: Timestamp,
-    /// After this it must not be used any more.
+    /// It must not be used after this time.
     pub good_until: Option<Timestamp>,
-    /// SHA-256 of what makes it single use: issuer and `jti`, or the challenge's id (approvals §10).
+    /// SHA-256 of what makes it single-use: issuer and `jti`, or the challenge's id (approvals §10).
     pub replay_key: String,
-    /// What an auditor needs to check it again: the token and the key that signed it, or the answers of the service. JSON.
+    /// What an auditor needs to check it again, as JSON: the token and the key that signed it, or the answers of the
+    /// service.
     pub proof: serde_json::Value,
 }
 
@@ -59,11 +60,11 @@ pub struct Evidence {
 pub enum EvidenceKind {
     /// A token that the issuer signed.
     SignedToken,
-    /// KEYRA has verified the approver's attestation, and only its word says so.
+    /// KEYRA states that it verified the approver's attestation; nothing else proves it.
     KeyraVerified,
-    /// KEYRA says "approved".
+    /// KEYRA reports the status "approved".
     KeyraStatus,
-    /// Somebody with the code and access to this machine's socket.
+    /// Somebody who had the code and access to this machine's socket.
     Operator,
 }
 

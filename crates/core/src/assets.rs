@@ -1,12 +1,13 @@
-//! Our closed table of networks, tokens and currencies: the only source of decimals and of a token's EIP-712 name and version.
+//! The closed table of networks, tokens and currencies: the only source of decimals and of a token's EIP-712 name and
+//! version.
 //!
-//! A challenge may name a token, it never describes one: what is not in this table is not paid (R21 and R22,
-//! threats 1.6, 1.7, 1.19). Every token here is pegged to the US dollar, so that one token counts as one dollar. A currency
-//! other than the dollar counts by the rate that finance wrote.
+//! A challenge can name a token but never describe one: what is not in this table is not paid (R21 and R22,
+//! threats 1.6, 1.7, 1.19). Every token here is pegged to the US dollar, so one token counts as one dollar. Currencies
+//! other than the dollar count at the rate that finance wrote.
 //!
 //! Sources: the token table of the x402 reference client 2.27.0, and the token tables of its v1 part where a comment
-//! says "v1 table" (x402 §3). Tokens that lack `transferWithAuthorization` are listed as well, so that the
-//! reason for not paying can be exact.
+//! says "v1 table" (x402 §3). Tokens without `transferWithAuthorization` are listed too, so that the reason for not
+//! paying is exact.
 
 mod currency;
 
@@ -16,7 +17,7 @@ use alloy_primitives::{Address, address};
 
 pub use currency::{Currency, currency};
 
-/// Where money moves, in the form of CAIP-2.
+/// Where money moves, written as in CAIP-2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Network {
     /// `eip155:<chain id>`; the chain id is never zero.
@@ -25,7 +26,7 @@ pub enum Network {
     Stripe(Mode),
 }
 
-/// Whether Stripe moves money or only says so.
+/// Whether Stripe really moves money or only simulates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
     Live,
@@ -43,21 +44,21 @@ pub enum Asset {
 /// What a token contract can do for a payer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standard {
-    /// `transferWithAuthorization`, and what ERC-20 has.
+    /// `transferWithAuthorization` in addition to ERC-20.
     Eip3009,
-    /// Payable by Permit2 only.
+    /// Payable only through Permit2.
     Erc20,
-    /// Tempo's own, payable by its transactions.
+    /// Tempo's own standard, payable by Tempo transactions.
     Tip20,
 }
 
-/// One token contract. Only this module makes them.
+/// One token contract. Only this module creates them.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Token {
     pub chain: u64,
     pub address: Address,
-    /// For people only; nothing is decided by it.
+    /// For people; nothing depends on it.
     pub symbol: &'static str,
     pub decimals: u8,
     /// `name` of the token's EIP-712 domain.
@@ -68,7 +69,8 @@ pub struct Token {
 }
 
 impl Network {
-    /// Reads a CAIP-2 name, strictly: `eip155:` and a chain id of 1 to 2^64 - 1 without leading zeros, or one of Stripe's two.
+    /// Reads a CAIP-2 name strictly: `eip155:` and a chain id from 1 to 2^64 - 1 without leading zeros, or one of
+    /// Stripe's two.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(mode) = text.strip_prefix("stripe:") {
             return Mode::parse(mode).map(Self::Stripe);
@@ -80,7 +82,7 @@ impl Network {
         id.parse().ok().map(Self::Eip155)
     }
 
-    /// The network behind an x402 v1 name such as `base-sepolia`.
+    /// The network with an x402 v1 name such as `base-sepolia`.
     pub fn from_v1_name(name: &str) -> Option<Self> {
         V1_NAMES
             .iter()
@@ -88,7 +90,7 @@ impl Network {
             .map(|(_, id)| Self::Eip155(*id))
     }
 
-    /// `None`: no chain.
+    /// `None` for networks that are not chains.
     pub const fn chain_id(self) -> Option<u64> {
         match self {
             Self::Eip155(id) => Some(id),
@@ -127,7 +129,7 @@ impl Asset {
         }
     }
 
-    /// For people only; nothing is decided by it but what limits.toml lists by symbol.
+    /// For people. The only decisions that depend on it are about assets that limits.toml lists by symbol.
     pub const fn symbol(self) -> &'static str {
         match self {
             Self::Token(token) => token.symbol,
@@ -149,7 +151,7 @@ impl Asset {
         }
     }
 
-    /// Whether one of it counts as one dollar, by definition.
+    /// Whether one unit counts as one dollar by definition.
     pub fn is_dollar(self) -> bool {
         match self {
             Self::Token(_) => true,
@@ -189,7 +191,7 @@ impl Token {
     }
 }
 
-/// The token at `address`, if it is one of ours. Compared as bytes, so that spelling plays no part.
+/// The token at `address`, if it is in the table. Addresses are compared as bytes, so spelling does not matter.
 pub fn token(network: Network, address: &Address) -> Option<&'static Token> {
     tokens_of(network).find(|token| token.address == *address)
 }
@@ -199,13 +201,13 @@ pub fn tokens() -> impl Iterator<Item = &'static Token> {
     TOKENS.iter()
 }
 
-/// All our tokens of one network; empty for a network we do not know.
+/// All tokens of one network; empty for an unknown network.
 pub fn tokens_of(network: Network) -> impl Iterator<Item = &'static Token> {
     TOKENS.iter().filter(move |token| token.network() == network)
 }
 
-/// x402 v1 network names. Up to `skale-base-sepolia` they come from the original v1 library, the rest
-/// from the reference client 2.27.0 (x402 §3). Solana's names are left out: they are no EVM chains.
+/// x402 v1 network names. Up to `skale-base-sepolia` they come from the original v1 library, the rest from the
+/// reference client 2.27.0 (x402 §3). Solana's names are omitted because Solana is not an EVM chain.
 const V1_NAMES: &[(&str, u64)] = &[
     ("base", 8453),
     ("base-sepolia", 84_532),
@@ -244,20 +246,20 @@ const fn eip3009(chain: u64, address: Address, symbol: &'static str, name: &'sta
     }
 }
 
-/// USDC as Circle issues it, or a bridge that follows Circle's contract: 6 decimals, version "2".
-/// The EIP-712 name differs from chain to chain, Base ("USD Coin") and Base Sepolia ("USDC") being the classic trap.
+/// USDC from Circle, or from a bridge that follows Circle's contract: 6 decimals, version "2". The EIP-712 name differs
+/// between chains; Base ("USD Coin") and Base Sepolia ("USDC") are the classic trap.
 const fn usdc(chain: u64, address: Address, name: &'static str) -> Token {
     eip3009(chain, address, "USDC", name)
 }
 
-/// Tokens of other issuers with EIP-3009 and version "1".
+/// Tokens of other issuers, with EIP-3009 and version "1".
 const fn version_1(chain: u64, address: Address, symbol: &'static str, name: &'static str) -> Token {
     let mut token = eip3009(chain, address, symbol, name);
     token.eip712_version = "1";
     token
 }
 
-/// Tokens without EIP-3009: payable by Permit2 only.
+/// Tokens without EIP-3009: payable only through Permit2.
 const fn permit2(chain: u64, address: Address, symbol: &'static str, name: &'static str, decimals: u8) -> Token {
     let mut token = version_1(chain, address, symbol, name);
     token.decimals = decimals;
@@ -265,7 +267,7 @@ const fn permit2(chain: u64, address: Address, symbol: &'static str, name: &'sta
     token
 }
 
-/// Tokens of Tempo: no signature of ours names their EIP-712 domain.
+/// Tokens on Tempo. None of our signatures uses their EIP-712 domain.
 const fn tip20(chain: u64, address: Address, symbol: &'static str) -> Token {
     let mut token = version_1(chain, address, symbol, symbol);
     token.standard = Standard::Tip20;
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_stands_in_the_table_once() {
+    fn a_token_is_in_the_table_once() {
         let ids: HashSet<_> = TOKENS.iter().map(Token::caip19).collect();
         assert_eq!(ids.len(), TOKENS.len());
     }
@@ -385,7 +387,7 @@ mod tests {
             base.caip19(),
             "eip155:8453/erc20:0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"
         );
-        // The same address on another chain is another token, or none (threat 1.7).
+        // The same address on another chain is a different token, or no token (threat 1.7).
         assert_eq!(token(sepolia.network(), &base.address), None);
     }
 

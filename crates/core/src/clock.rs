@@ -1,5 +1,5 @@
-//! Time and randomness as values that tests can put in: nothing below reads the system clock or the OS generator by
-//! itself.
+//! Time and randomness. Nothing else in this crate reads the system clock or the operating system's generator, so tests
+//! can pass in both.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,11 +8,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-/// Wall time: windows, validity, entries. Timeouts use Tokio's monotonic clock instead.
+/// Wall-clock time, for windows, validity and entries. Timeouts use Tokio's monotonic clock instead.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 
-    /// Time since the machine started, sleep included. Nobody can set it, so it tells when wall time was set (R63).
+    /// Time since boot, including sleep. Nobody can set it, so it shows when the wall clock was changed (R63).
     fn since_boot(&self) -> Duration;
 }
 
@@ -31,7 +31,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move.
+/// A clock that stands still until it is moved.
 pub struct ManualClock {
     /// Microseconds since the epoch.
     wall: AtomicI64,
@@ -47,14 +47,14 @@ impl ManualClock {
         }
     }
 
-    /// Lets time pass until `now`.
+    /// Lets time pass until `now`: both clocks advance.
     pub fn set(&self, now: Timestamp) {
         let before = self.wall.swap(now.as_microsecond(), Ordering::SeqCst);
         let passed = (now.as_microsecond() - before).max(0);
         self.since_boot.fetch_add(passed, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock, while no time passes.
+    /// Sets the wall clock without letting time pass.
     pub fn jump(&self, now: Timestamp) {
         self.wall.store(now.as_microsecond(), Ordering::SeqCst);
     }
@@ -70,13 +70,13 @@ impl Clock for ManualClock {
     }
 }
 
-/// As challenges and signatures count time.
+/// Unix seconds, as in challenges and signatures.
 pub fn unix_second(at: Timestamp) -> u64 {
     u64::try_from(at.as_second()).unwrap_or(0)
 }
 
-/// Fills `bytes` from the operating system's generator. Failure is an error of ours and stops the payment: a
-/// predictable nonce or token is worse than none (threat 1.20).
+/// Bytes from the operating system's generator. If it fails, the payment stops: a predictable nonce or token is worse
+/// than none (threat 1.20).
 pub fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)?;

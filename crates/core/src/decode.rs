@@ -1,7 +1,7 @@
-//! Undoes one content coding of a 402 body, with a limit on what comes out (threat 2.8).
+//! Decodes one content coding of a 402 body, with a limit on the output (threat 2.8).
 //!
-//! The agent's `Accept-Encoding` reaches the origin as it is, so a challenge may arrive compressed. The agent still gets
-//! the original bytes; this copy is only read for offers. What cannot be decoded is an unknown 402 and passes unpaid.
+//! The agent's `Accept-Encoding` is forwarded unchanged, so a challenge may arrive compressed. The agent still gets the
+//! original bytes; the decoded copy is only searched for offers. A 402 that cannot be decoded is passed on unpaid.
 
 use std::io::{self, Read};
 
@@ -10,7 +10,7 @@ use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 
-/// Bytes of a 402 body that are read at most, counted after decoding (R34).
+/// The most bytes of a 402 body that are read, counted after decoding (R34).
 pub const MAX_DECODED: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +29,12 @@ pub enum DecodeError {
     Layered,
     #[error("the decoded body is longer than 64 KiB")]
     TooLong,
-    #[error("the body is not what its content coding says")]
+    #[error("the body is not valid in its content coding")]
     Damaged,
 }
 
 impl Coding {
-    /// From all `Content-Encoding` lines together; `identity` adds nothing.
+    /// The coding that all `Content-Encoding` lines together name; `identity` adds nothing.
     pub fn of(headers: &HeaderMap) -> Result<Self, DecodeError> {
         let mut coding = Self::Identity;
         for line in headers.get_all(CONTENT_ENCODING) {
@@ -65,15 +65,15 @@ impl Coding {
     }
 }
 
-/// The decoded body, at most [`MAX_DECODED`] bytes. Memory beyond that is the decoder's window (32 KiB; for brotli what
-/// the stream declares, at most 16 MiB, of which only the written part is touched).
+/// The decoded body, at most [`MAX_DECODED`] bytes. Beyond that, memory is needed only for the decoder's window: 32
+/// KiB, or for brotli what the stream declares, at most 16 MiB, of which only the written part is touched.
 pub fn decode(coding: Coding, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
     match coding {
         Coding::Identity if body.len() > MAX_DECODED => Err(DecodeError::TooLong),
         Coding::Identity => Ok(body.to_vec()),
         Coding::Gzip => bounded(MultiGzDecoder::new(body)),
         Coding::Brotli => bounded(Decompressor::new(body, 4 << 10)),
-        // RFC 9110 §8.4.1.2 means zlib; some servers send bare deflate, and a few of those streams look like zlib.
+        // RFC 9110 §8.4.1.2 means zlib, but some servers send raw deflate, and a few of those streams look like zlib.
         Coding::Deflate => match bounded(ZlibDecoder::new(body)) {
             Err(DecodeError::Damaged) => bounded(DeflateDecoder::new(body)),
             decoded => decoded,
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     const TEXT: &[u8] = br#"{"x402Version":1,"accepts":[],"error":"payment required"}"#;
-    /// `TEXT` and 10 MiB of zeros by the reference encoder (Node's `zlib.brotliCompressSync`), base64.
+    /// `TEXT` and 10 MiB of zeros, compressed by the reference encoder (Node's `zlib.brotliCompressSync`), in base64.
     const BROTLI: &str = "GzgAgJwHti06fUEs2rnxA2uRmK29ydKFVzp9CSNDAw45cPv8HmDUao6HZHL3MiqRvWEBCBYNlgI=";
     const BROTLI_BOMB: &str = "y///P/gnAOKxQCD3/i///z/wTwDEYRGA7v0H";
 
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_limit_is_read() {
-        /// Never ends; counts what was taken from it.
+        /// Never ends, and counts how much was read.
         struct Endless(usize);
         impl Read for Endless {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -1,6 +1,7 @@
-//! Headers that end at us: hop-by-hop fields (RFC 9110 §7.6.1), names that are ours, and payments made by the agent.
+//! Headers that bursar does not forward: hop-by-hop fields (RFC 9110 §7.6.1) and its own names. Also finds payments
+//! that the agent makes itself.
 //!
-//! Everything else passes untouched, in order and with its duplicates.
+//! All other headers pass unchanged, in order and with their duplicates.
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
@@ -24,7 +25,7 @@ const PAYMENT_FIELDS: [HeaderName; 4] = [
     HeaderName::from_static("x-payment-spt"),
 ];
 
-/// Whether this exchange may leave HTTP by `101 Switching Protocols`.
+/// Whether this exchange may switch protocols (`101 Switching Protocols`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upgrading {
     No,
@@ -32,10 +33,10 @@ pub enum Upgrading {
 }
 
 impl Upgrading {
-    /// What the request asks for. Upgrades to another HTTP or to TLS do not count: past them a 402 would be hidden from
-    /// us (threat 2.5).
+    /// What the request asks for. Upgrades to another version of HTTP or to TLS do not count, because bursar would not
+    /// see a 402 inside them (threat 2.5).
     pub fn asked(version: Version, headers: &HeaderMap) -> Self {
-        // HTTP/1.0 must not, h2 cannot (RFC 9110 §7.8).
+        // HTTP/1.0 must not upgrade, and HTTP/2 cannot (RFC 9110 §7.8).
         if version != Version::HTTP_11 {
             return Self::No;
         }
@@ -52,8 +53,8 @@ impl Upgrading {
     }
 }
 
-/// Prepares an agent's request for the origin. `version` is the one spoken there: only HTTP/1.1 announces `TE` in
-/// `Connection` (RFC 9110 §10.1.4); HTTP/2 forbids the field.
+/// Prepares an agent's request for the origin. `version` is what the origin speaks: only HTTP/1.1 announces `TE` in
+/// `Connection` (RFC 9110 §10.1.4); HTTP/2 forbids that field.
 pub fn strip_request(headers: &mut HeaderMap, version: Version, upgrading: Upgrading) {
     let trailers = connection_fields_allow_trailers(headers);
     strip(headers, upgrading);
@@ -66,8 +67,8 @@ pub fn strip_request(headers: &mut HeaderMap, version: Version, upgrading: Upgra
     }
 }
 
-/// Prepares an origin's answer for the agent. Names of ours are removed as well: only we say `Bursar-*` (R8), and
-/// `Settlement-Overrides` is between a seller and its facilitator.
+/// Prepares an origin's answer for the agent. Also removes `Bursar-*`, which only bursar may send (R8), and
+/// `Settlement-Overrides`, which is between a seller and its facilitator.
 pub fn strip_response(headers: &mut HeaderMap, upgrading: Upgrading) {
     strip(headers, upgrading);
     headers.remove(TE);
@@ -82,8 +83,8 @@ pub fn strip_response(headers: &mut HeaderMap, upgrading: Upgrading) {
     }
 }
 
-/// Prepares trailers in either direction: what must not be said in a head without being seen is not said in a trailer
-/// either, where some receivers would merge it in (RFC 9110 §6.5.1).
+/// Prepares trailers in either direction. Fields that are checked or removed in a head are removed from trailers,
+/// because some receivers merge trailers into the head (RFC 9110 §6.5.1).
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     let unfit: Vec<HeaderName> = trailers
         .keys()
@@ -104,7 +105,7 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
     expectations.any(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// The payment field that the agent wrote itself, if any (R31). Other `Authorization` is not ours to judge.
+/// The payment field that the agent wrote itself, if any (R31). Other `Authorization` schemes are left alone.
 pub fn agent_payment(headers: &HeaderMap) -> Option<&'static str> {
     const SPELLED: [&str; 4] = [
         "X-PAYMENT",
@@ -133,7 +134,7 @@ fn strip(headers: &mut HeaderMap, upgrading: Upgrading) {
     }
     headers.remove(CONNECTION);
     if headers.contains_key(TRANSFER_ENCODING) {
-        // The coding wins; a length beside it would cut the body or run past it (RFC 9112 §6.3).
+        // The transfer coding wins. A length beside it would cut the body short or run past it (RFC 9112 §6.3).
         headers.remove(CONTENT_LENGTH);
     }
     for name in &ALWAYS {
@@ -149,7 +150,7 @@ fn strip(headers: &mut HeaderMap, upgrading: Upgrading) {
     }
 }
 
-/// The fields named in all `Connection` lines. Options that are no field names (`close` is one) name nothing.
+/// The fields that the `Connection` lines name. Options that are not field names, such as `close`, match no header.
 fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(CONNECTION)
@@ -159,8 +160,8 @@ fn connection_options(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// `Connection` must not be able to remove a payment, a login, or what frames and routes the message: whoever writes
-/// that line would decide what the other side believes (threat 2.5).
+/// Fields that `Connection` must not remove: payments, logins, and what frames and routes the message. Otherwise the
+/// sender of that line could decide what the other side sees (threat 2.5).
 fn is_end_to_end(name: &HeaderName) -> bool {
     *name == AUTHORIZATION
         || *name == HOST
@@ -182,8 +183,8 @@ fn is_payment_scheme(credentials: &[u8]) -> bool {
     scheme.eq_ignore_ascii_case(b"payment")
 }
 
-/// Elements of a comma-separated field, trimmed, empty ones left out (RFC 9110 §5.6.1). Commas in quoted strings do not
-/// separate; bytes outside ASCII are carried along.
+/// The elements of a comma-separated field, trimmed, without empty ones (RFC 9110 §5.6.1). Commas in quoted strings do
+/// not separate; bytes outside ASCII are kept.
 fn list_elements(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     value

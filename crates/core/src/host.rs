@@ -1,7 +1,7 @@
-//! The one spelling of a host that policy, dialling, certificates and comparison share.
+//! The single spelling of a host that policy, dialling, certificates and comparisons share.
 //!
-//! A name reaches us in CONNECT, in SNI, in `Host` or `:authority`, and in absolute URIs. Each is parsed here once;
-//! two of them are the same host exactly when the values are equal (threat 2.3).
+//! A host name arrives in CONNECT, in SNI, in `Host` or `:authority`, and in absolute URIs. Each is parsed once, here.
+//! Two of them are the same host exactly if the values are equal (threat 2.3).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,8 +10,8 @@ use http::uri::Scheme;
 
 /// A DNS name (lower case, A-labels, no trailing dot, at most 253 bytes) or an IP address in canonical form.
 ///
-/// Numeric spellings that C resolvers take for an IPv4 address (`127.1`, `0x7f.1`, `2130706433`) stay names here, so
-/// that they are never equal to the address, and [`Host::is_disguised_ipv4`] tells the dialer to refuse them.
+/// Numeric spellings that C resolvers read as an IPv4 address (`127.1`, `0x7f.1`, `2130706433`) stay names here. So
+/// they never equal the address, and the dialer uses [`Host::is_disguised_ipv4`] to refuse them.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host {
     text: Box<str>,
@@ -22,13 +22,13 @@ pub struct Host {
 pub enum HostError {
     #[error("the host is empty")]
     Empty,
-    #[error("the host is longer than 253 characters, or a part of it is empty or longer than 63")]
+    #[error("the host is longer than 253 characters, or one of its labels is empty or longer than 63")]
     Length,
-    #[error("the host is not ASCII: write its xn-- form")]
+    #[error("the host is not ASCII; write its xn-- form")]
     NotAscii,
-    #[error("the host contains a character that no host name has")]
+    #[error("the host contains a character that is not allowed in host names")]
     Character,
-    #[error("a part of the host begins or ends with a hyphen")]
+    #[error("a label of the host begins or ends with a hyphen")]
     Hyphen,
     #[error("the text in brackets is not an IPv6 address")]
     Ipv6,
@@ -38,13 +38,13 @@ pub enum HostError {
     Port,
     #[error("user information before the host is not allowed")]
     UserInformation,
-    #[error("the address has no scheme or one other than http and https")]
+    #[error("the URL has no scheme, or one other than http and https")]
     Scheme,
 }
 
 impl Host {
-    /// Takes a host as it stands in a URI, in SNI or in a file: IPv6 with or without brackets, any case, one trailing
-    /// dot allowed.
+    /// Parses a host from a URI, SNI or a file: IPv6 with or without brackets, in any case, with or without one
+    /// trailing dot.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(HostError::Ipv6)?;
@@ -64,7 +64,7 @@ impl Host {
         })
     }
 
-    /// Canonical text; IPv6 without brackets.
+    /// The canonical text; IPv6 without brackets.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -73,8 +73,8 @@ impl Host {
         self.ip
     }
 
-    /// True for names that end in a number the way the WHATWG URL standard defines it ("ends in a number checker"):
-    /// `inet_aton` and browsers read these as IPv4 addresses, so no resolver may ever see them.
+    /// Whether the name ends in a number as the WHATWG URL standard defines it ("ends in a number checker").
+    /// `inet_aton` and browsers read such names as IPv4 addresses, so they must never reach a resolver.
     pub fn is_disguised_ipv4(&self) -> bool {
         if self.ip.is_some() {
             return false;
@@ -87,7 +87,7 @@ impl Host {
     }
 }
 
-/// Label rules as TLS server names have them: underscores occur in real names and are let through.
+/// The label rules of TLS server names. Underscores occur in real names and are accepted.
 fn check_name(name: &str) -> Result<(), HostError> {
     if name.is_empty() {
         return Err(HostError::Empty);
@@ -170,7 +170,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// The target of CONNECT: `host:port`, where RFC 9110 §9.3.6 gives the port no default.
+    /// The target of CONNECT: `host:port`. The port has no default there (RFC 9110 §9.3.6).
     pub fn parse(text: &str) -> Result<Self, HostError> {
         let (host, port) = split_port(text)?;
         let port = port.ok_or(HostError::PortMissing)?;
@@ -214,7 +214,7 @@ impl fmt::Display for Authority {
     }
 }
 
-/// Splits off the port. IPv6 must be in brackets here, since `::1:443` could be read both ways.
+/// Splits off the port. IPv6 must be in brackets here, because `::1:443` is ambiguous.
 fn split_port(text: &str) -> Result<(&str, Option<&str>), HostError> {
     if text.contains('@') {
         return Err(HostError::UserInformation);
@@ -235,7 +235,7 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), HostError> {
     }
 }
 
-/// `u16::from_str` alone would take `+443`.
+/// Digits only: `u16::from_str` would accept `+443`.
 fn parse_port(digits: &str) -> Result<u16, HostError> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(HostError::Port);

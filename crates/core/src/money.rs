@@ -1,8 +1,8 @@
-//! Amounts: atoms of an asset, and micro-USD budgets. Integers only, checked, never a float.
+//! Amounts: atoms of an asset, and budgets in micro-USD. Checked integers only, never floats.
 //!
-//! An amount on the wire is a decimal text without sign, exponent or leading zero (x402 §9.2); a budget is a USD
-//! text with at most six decimals (R50). What is counted against a budget is rounded **up**, so that rounding can
-//! never let more leave than the budget holds (R220).
+//! An amount on the wire is a decimal string without sign, exponent or leading zero (x402 §9.2). A budget is a string
+//! in USD with at most six decimals (R50). What counts against a budget is rounded **up**, so that rounding never lets
+//! an agent spend more than the budget (R220).
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct Atoms(u128);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MicroUsd(u128);
 
-/// Why a text is not an amount.
+/// Why a string is not an amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AmountError {
     #[error("the amount is empty")]
@@ -25,7 +25,7 @@ pub enum AmountError {
     NotDecimal,
     #[error("the amount has leading zeros")]
     LeadingZero,
-    #[error("the amount does not fit 128 bits")]
+    #[error("the amount does not fit in 128 bits")]
     TooLarge,
     #[error("the amount has more than six decimals")]
     TooPrecise,
@@ -44,17 +44,17 @@ impl Atoms {
         self.0 == 0
     }
 
-    /// Reads an amount as challenges carry it: ASCII digits, no leading zero, below 2^128.
+    /// Reads an amount from a challenge: ASCII digits, no leading zero, below 2^128.
     pub fn parse(text: &str) -> Result<Self, AmountError> {
         whole_number(text).map(Self)
     }
 
-    /// The amount in whole units, without trailing zeros: 10000 atoms of a 6-decimal asset are `0.01`.
+    /// The amount in whole units, without trailing zeros: 10000 atoms of an asset with 6 decimals are `0.01`.
     pub fn decimal(self, decimals: u8) -> String {
         decimal_text(self.0, decimals)
     }
 
-    /// The same with all its decimals, as money is written: 50 cents are `0.50`.
+    /// The amount in whole units with all decimals, as money is written: 50 cents are `0.50`.
     pub fn fixed(self, decimals: u8) -> String {
         fixed_text(self.0, decimals)
     }
@@ -71,7 +71,7 @@ impl MicroUsd {
         self.0
     }
 
-    /// What `atoms` of a dollar-pegged asset count against a budget: 1 token = 1 USD by definition, rounded up.
+    /// What `atoms` of a dollar-pegged asset count against a budget, rounded up. One token is one USD by definition.
     pub fn of(atoms: Atoms, decimals: u8) -> Result<Self, AmountError> {
         if decimals <= 6 {
             let scale = 10u128.pow(u32::from(6 - decimals));
@@ -107,7 +107,7 @@ impl MicroUsd {
     }
 }
 
-/// Dollars with at least two decimals, as people write them: `0.50`, `12.345`.
+/// Dollars with at least two decimals: `0.50`, `12.345`.
 impl fmt::Display for MicroUsd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = decimal_text(self.0, 6);

@@ -1,5 +1,5 @@
-//! The payment id: one UUIDv7 text, the same in the ledger, in `Bursar-Payment`, in Stripe's `Idempotency-Key` and (as
-//! `pay_` + 32 hex) in the x402 `payment-identifier` extension (R8).
+//! The payment id: a UUIDv7 that is the same in the ledger, in `Bursar-Payment`, in Stripe's `Idempotency-Key` and (as
+//! `pay_` and 32 hex digits) in the x402 extension `payment-identifier` (R8).
 
 use std::fmt;
 
@@ -8,20 +8,21 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-/// Identifies one reservation, and so one payment. Sorts by the millisecond in which it was made.
+/// Identifies one reservation, and so one payment. Sorts by the millisecond in which it was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PaymentId(Uuid);
 
 impl PaymentId {
-    /// A fresh id. `random` comes from the operating system's generator; version and variant bits are set over it.
+    /// A new id. `random` comes from the operating system's generator; the version and variant bits are set on top of
+    /// it.
     pub fn new(now: Timestamp, random: [u8; 10]) -> Self {
-        // UUIDv7 has no room for times before 1970; such a clock is wrong and the order of ids is then lost, nothing else.
+        // UUIDv7 cannot express times before 1970. A clock that says so is wrong, and only the order of ids is lost.
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    /// The id of a part of this payment's affairs, told from its others by `name`.
+    /// An id derived from this one, for one part of the payment's work. Different names give different ids.
     pub fn part(self, name: &str) -> Self {
         let hash = Sha256::new().chain_update(self.bytes()).chain_update(name).finalize();
         let mut random = [0; 10];
@@ -29,25 +30,25 @@ impl PaymentId {
         Self::new(self.made_at().unwrap_or(Timestamp::UNIX_EPOCH), random)
     }
 
-    /// Reads the hyphenated lower-case text of a UUIDv7, and nothing else.
+    /// Reads the hyphenated lower-case form of a UUIDv7, and nothing else.
     pub fn parse(text: &str) -> Option<Self> {
         let rid = Self(Uuid::try_parse(text).ok()?);
         (rid.0.get_version_num() == 7 && rid.to_string() == text).then_some(rid)
     }
 
-    /// The id as `payment-identifier` wants it: `pay_` and 32 hex digits.
+    /// The id in the form that `payment-identifier` requires: `pay_` and 32 hex digits.
     pub fn pay_id(&self) -> String {
         format!("pay_{}", self.0.simple())
     }
 
-    /// When it was made, to the millisecond. `None` for a time that no calendar has.
+    /// When it was created, to the millisecond. `None` if the time is outside the calendar's range.
     pub fn made_at(&self) -> Option<Timestamp> {
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
         let (seconds, nanos) = (i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?);
         Timestamp::new(seconds, nanos).ok()
     }
 
-    /// From sixteen bytes that were a payment id.
+    /// The id from its sixteen bytes, which are not checked.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spellings_and_versions_are_no_ids() {
+    fn other_spellings_and_versions_are_not_ids() {
         for bad in [
             "",
             "01a1f7f8-384b-7fff-bfff-FFFFFFFFFFFF",

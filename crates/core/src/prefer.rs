@@ -1,15 +1,15 @@
-//! How long an agent wants to wait for an answer: `Prefer: wait=N` and `Prefer: respond-async` (RFC 7240). It is asked about while a
-//! person decides (approvals §9); sites get the field as it came, like any other.
+//! How long an agent is willing to wait for an answer: `Prefer: wait=N` and `Prefer: respond-async` (RFC 7240). It
+//! matters while a person decides (approvals §9). Sites get the header unchanged, like any other.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 
-/// Longer than that no request is held.
+/// No request is held longer than this.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// The wait that was asked for; `usual` without a word about it. With both words the agent wants to be told to come back only
-/// after that long (RFC 7240 §4.3).
+/// The wait that the agent asked for, or `usual` if it asked for none. With both preferences, the agent is asked to
+/// come back only once that time has passed (RFC 7240 §4.3).
 pub fn wait(headers: &HeaderMap, usual: Duration) -> Duration {
     let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let mut preferences = values.flat_map(|value| value.split(',')).map(preference);
@@ -18,7 +18,7 @@ pub fn wait(headers: &HeaderMap, usual: Duration) -> Duration {
         if name.eq_ignore_ascii_case("respond-async") {
             at_once = true;
         } else if name.eq_ignore_ascii_case("wait") {
-            // The first counts (§2); what is no number is as if it was not there.
+            // The first one counts (§2); a value that is not a number is ignored.
             wait = wait.or_else(|| value?.parse::<u32>().ok());
         }
     }
@@ -29,7 +29,7 @@ pub fn wait(headers: &HeaderMap, usual: Duration) -> Duration {
     }
 }
 
-/// Name and value of one preference, its parameters aside.
+/// The name and value of one preference, without its parameters.
 fn preference(text: &str) -> (&str, Option<&str>) {
     let word = text.split(';').next().unwrap_or_default();
     match word.split_once('=') {

@@ -1,5 +1,4 @@
-//! What holds for any MPP `request` at all: an offer says what a reader without any rules finds in the text, or there is
-//! none.
+//! Properties of any MPP `request`: an offer says what a reader without rules finds in the text, or there is no offer.
 
 use alloy_primitives::keccak256;
 use base64::Engine;
@@ -32,12 +31,12 @@ fn offer_of(method: &str, request: &str, more: &str) -> Result<Offer, Why> {
     }
 }
 
-/// One of several values, the first of which is good.
+/// One of several values; the first one is valid.
 fn one_of(values: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     prop_oneof![3 => Just(values[0]), 1 => prop::sample::select(values)]
 }
 
-/// Members in any order, some of them twice, some odd.
+/// Members in any order, some of them duplicated, some odd.
 fn request() -> impl Strategy<Value = String> {
     let details = (
         one_of(&[
@@ -95,7 +94,7 @@ fn request() -> impl Strategy<Value = String> {
     shuffled.prop_map(|members| format!("{{{}}}", members.join(",")))
 }
 
-/// Members in any order, now and then with one more.
+/// Members in any order, sometimes with one more.
 fn shuffled(
     members: impl Strategy<Value = Vec<String>>,
     more: &'static [&'static str],
@@ -227,7 +226,7 @@ proptest! {
             prop_assert_eq!(offer.asset.network().chain_id(), details["chainId"].as_u64());
             prop_assert!(details["decimals"].is_null() || details["decimals"] == offer.asset.decimals());
             prop_assert!(details["splits"].is_null());
-            // Once each: nobody can read another one.
+            // Every member occurs once, so there is only one way to read them.
             for member in ["\"amount\"", "\"recipient\"", "\"currency\""] {
                 prop_assert_eq!(request.matches(member).count(), 1);
             }
@@ -272,7 +271,7 @@ proptest! {
             prop_assert_eq!(mode == Mode::Test, profile.starts_with("profile_test_"));
             prop_assert!(written["methodDetails"]["splits"].is_null() && written["splits"].is_null());
             prop_assert!(written["externalId"].is_null() || written["externalId"].is_string());
-            // Cents are counted; what is not in dollars is for finance to price.
+            // Cents are counted. Finance sets the price of amounts that are not in dollars.
             let usd = (currency.code == "usd").then(|| offer.amount.get() * 10_000);
             prop_assert_eq!(offer.usd.map(|usd| usd.get()), usd);
             prop_assert_eq!((offer.clause, offer.outlay()), (Clause::None, offer.amount));
@@ -289,7 +288,7 @@ proptest! {
         }
     }
 
-    /// R16, whatever a challenge asks for.
+    /// R16 holds whatever a challenge asks for.
     #[test]
     fn no_credential_outlives_what_anybody_wants(second in 0..4_102_444_800i64, now in 0..4_102_444_800u64, longest in 10..86_400u64) {
         let expires = jiff::Timestamp::from_second(second).unwrap();

@@ -1,4 +1,4 @@
-//! How strictly challenges are read, member by member, and what holds for any text at all.
+//! How strictly challenges are read, member by member, and properties of any text.
 
 use alloy_primitives::{Address, B256};
 use base64::Engine;
@@ -26,7 +26,7 @@ fn v2_with(accepts: &[Value]) -> Result<Challenge, Why> {
     v2(&json!({"x402Version": 2, "accepts": accepts}).to_string())
 }
 
-/// What becomes of [`requirement`] once a member is replaced.
+/// The result for [`requirement`] with one member replaced.
 fn verdict(member: &str, value: Value) -> Result<Offer, &'static str> {
     let mut changed = requirement();
     changed[member] = value;
@@ -227,7 +227,7 @@ fn sellers_requirement() -> impl Strategy<Value = String> {
 
 type Terms = (String, String, String);
 
-/// Amount, payee and asset as a reader without any rules finds them.
+/// Amount, payee and asset as a reader without rules finds them.
 fn as_written(challenge: &Value, offer: &Offer) -> Terms {
     let entry = &challenge["accepts"][offer.position];
     let member = |name: &str| entry[name].as_str().unwrap().to_owned();
@@ -253,7 +253,7 @@ fn as_read(offer: &Offer) -> Terms {
 fn valid(version: X402Version) -> String {
     let mut second = requirement();
     second["amount"] = json!("20000");
-    // No checksum, so that a changed digit is another payee and no error.
+    // No checksum, so that a changed digit gives another payee instead of an error.
     second["payTo"] = json!("0x3c44cdddb6a900fa2b585dd299e03d12fa4293bc");
     let mut accepts = vec![requirement(), second];
     let number = match version {

@@ -1,5 +1,5 @@
-//! Challenges that must not be paid as they stand, from `fixtures/x402`, through the public interface.
-//! The vectors that end in a signature are tested beside the signer, which cannot be reached from here.
+//! Challenges that must not be paid as they are, from `fixtures/x402`, through the public interface. The vectors that
+//! end in a signature are tested with the signer, in another crate.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ fn fixture(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The whole way of a 402 up to the question of limits.
+/// Everything that happens to a 402 before the limits are consulted.
 fn read(response: &Value) -> Result<Challenge, Why> {
     let mut headers = HeaderMap::new();
     for (name, value) in response["headers"].as_object().unwrap() {
@@ -47,14 +47,14 @@ fn payable(offer: &Offer, network: u64, host: &str, zero_amount: bool) -> Result
     challenge::payable(offer, &payer)
 }
 
-/// Where a challenge stops.
+/// Where a challenge is rejected.
 #[derive(Debug, PartialEq)]
 enum Stop {
-    /// The challenge as a whole is not understood.
+    /// The challenge as a whole cannot be parsed.
     Challenge(&'static str),
-    /// Its only requirement is not payable by anybody.
+    /// Nobody can pay its only requirement.
     Requirement(&'static str),
-    /// We do not pay it, as configured.
+    /// bursar cannot pay it in this configuration.
     Payer(&'static str),
     /// Only the limits can refuse it.
     Limits,
@@ -156,7 +156,7 @@ fn what_the_payer_refuses_is_payable_under_another_configuration() {
     let host = "bank.example.com".to_owned();
     assert_eq!(foreign.resource, ResourceHost::Named(host.clone()));
     assert_eq!(payable(&foreign, 84_532, &host, false), Ok(()));
-    // R23: the merchant's section may name the other host.
+    // R23: the merchant's section in limits.toml may name the other host.
     let payer = Payer {
         address: Some(PAYER),
         stripe: None,

@@ -1,7 +1,30 @@
-//! The data directory D (R54): where it is, what lies in it, and how its files are written and read.
+//! The data directory D (R54): where it is, what it contains, and how its files are written and read.
 //!
-//! Everything in it is for one uid: folders 0700, secrets 0600. A secret that others could read is refused rather than
-//! used, because it must be taken as read already (threat 3.1).
+//! One uid owns everything in it: directories are 0700, secrets 0600. A secret that other users can read is refused
+//! rather than used, because they may already have read it (threat 3.1).
+//!
+//! # Main types
+//!
+//! * [`Home`]: the path of D, with one method for every file and directory in it.
+//! * [`write_atomic`], [`write_new`], [`write_unsynced`]: write a file so that a crash leaves the old content or the
+//!   new one; fail if it exists; or write without waiting for the disk. [`Readers`] sets the mode.
+//! * [`read_secret`]: reads a file only if nobody else can read it.
+//! * [`HomeError`]: the failures, each with the path and what to do.
+//!
+//! # Where to start reading
+//!
+//! [`Home::locate`] decides which directory is used, [`Home::create`] sets it up.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use bursar_home::Home;
+//!
+//! // The flag wins over the environment, which is passed in as a function.
+//! let home = Home::locate(Some(Path::new("/srv/bursar")), |_| Some("/elsewhere".into()))?;
+//! assert_eq!(home.limits(), Path::new("/srv/bursar/limits.toml"));
+//! # Ok::<(), bursar_home::HomeError>(())
+//! ```
 #![cfg_attr(
     not(test),
     warn(
@@ -25,7 +48,7 @@ use zeroize::Zeroizing;
 
 use bursar_core::clock;
 
-/// An absolute path to D with a method for every file in it.
+/// The absolute path of D, with a method for every file in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home {
     root: PathBuf,
@@ -33,19 +56,19 @@ pub struct Home {
 
 #[derive(Debug, thiserror::Error)]
 pub enum HomeError {
-    #[error("no data directory: give --dir D, or set BURSAR_DIR, or HOME")]
+    #[error("no data directory: pass --dir D, or set BURSAR_DIR or HOME")]
     Nowhere,
-    #[error("{root} holds no bursar.toml: create it with `bursar init --dir {root}`", root = root.display())]
+    #[error("{root} contains no bursar.toml; create it with `bursar init --dir {root}`", root = root.display())]
     NotInitialised { root: PathBuf },
-    #[error("{path} exists already and is not overwritten", path = path.display())]
+    #[error("{path} already exists and was not overwritten", path = path.display())]
     Exists { path: PathBuf },
     #[error(
-        "{path} can be read by other users, so treat its secret as known to them; \
-         replace it, or if you are sure, run: chmod 600 {path}",
+        "{path} can be read by other users, so consider its secret exposed and replace it; \
+         if you are sure that nobody has read it, run: chmod 600 {path}",
         path = path.display()
     )]
     Exposed { path: PathBuf },
-    #[error("{path} belongs to uid {owner}, not to the user that runs bursar", path = path.display())]
+    #[error("{path} is owned by uid {owner}, not by the user that runs bursar", path = path.display())]
     ForeignOwner { path: PathBuf, owner: u32 },
     #[error("{path} is not a regular file", path = path.display())]
     NotAFile { path: PathBuf },
@@ -57,7 +80,7 @@ pub enum HomeError {
     },
 }
 
-/// Who may read a file that we write.
+/// Who may read a file that bursar writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readers {
     /// 0600
@@ -80,7 +103,8 @@ impl Home {
         Self::at(&root)
     }
 
-    /// Relative paths are resolved now: `bundle.pem` is handed to children that may change their directory.
+    /// Makes a relative path absolute, because `bundle.pem` is passed to child processes that may change their
+    /// directory.
     pub fn at(root: &Path) -> Result<Self, HomeError> {
         let root = std::path::absolute(root).map_err(|source| failed("resolve", root, source))?;
         Ok(Self { root })
@@ -98,7 +122,7 @@ impl Home {
     pub fn agents(&self) -> PathBuf {
         self.root.join("agents.toml")
     }
-    /// Held while `agents.toml` is rewritten; never while it is read.
+    /// Locked while `agents.toml` is rewritten, never while it is read.
     pub fn agents_lock(&self) -> PathBuf {
         self.run().join("agents.lock")
     }
@@ -108,11 +132,11 @@ impl Home {
     pub fn ca_key(&self) -> PathBuf {
         self.root.join("ca.key")
     }
-    /// Public roots and our CA in one file, for tools whose trust variable replaces their own roots.
+    /// The public roots and our CA in one file, for tools whose trust variable replaces their built-in roots.
     pub fn bundle(&self) -> PathBuf {
         self.root.join("bundle.pem")
     }
-    /// The key that `init --wallet` makes; bursar.toml may name another one.
+    /// The key that `init --wallet` creates; bursar.toml may name another one.
     pub fn wallet_key(&self) -> PathBuf {
         self.root.join("wallet.key")
     }
@@ -128,48 +152,63 @@ impl Home {
     pub fn private(&self) -> PathBuf {
         self.root.join("private")
     }
-    /// What a repeat of a payment in doubt needs, one file each (R7).
+    /// What it takes to repeat a payment whose outcome is unknown, one file each (R7).
     pub fn credentials(&self) -> PathBuf {
         self.private().join("credentials")
     }
-    /// Tokens that Stripe issued, until nothing can be asked about them any more.
+    /// Tokens that Stripe issued, kept until nothing more can be asked about them.
     pub fn tokens(&self) -> PathBuf {
         self.private().join("tokens")
     }
-    /// What persons were asked about payments, and what they answered (R46).
+    /// The questions that approvers were asked about payments, and their answers (R46).
     pub fn approvals(&self) -> PathBuf {
         self.private().join("approvals")
     }
-    /// Which wallet BKey told of last. Can be lost, while BKey can be reached.
+    /// The wallet that BKey last reported. A cache: it can be lost as long as BKey can be reached.
     pub fn bkey(&self) -> PathBuf {
         self.private().join("bkey-wallet.json")
     }
 
-    /// How far the chains have been searched for money that left the wallet without us. Can be lost.
+    /// How far the chains have been searched for transfers from the wallet that bursar did not make. Can be lost.
     pub fn reconciled(&self) -> PathBuf {
         self.private().join("reconciled.json")
     }
 
-    /// Which node of which shared books this directory is.
+    /// Which node of which shared ledger this directory belongs to.
     pub fn node(&self) -> PathBuf {
         self.root.join("node")
     }
+    /// Certificate and key of the sandbox seller that belongs to this directory, if `init --sandbox` made one.
+    pub fn sandbox_identity(&self) -> PathBuf {
+        self.root.join("sandbox.pem")
+    }
+
+    /// The certificate by which buyers trust that seller.
+    pub fn sandbox_ca(&self) -> PathBuf {
+        self.root.join("sandbox-ca.pem")
+    }
+
+    /// The key of the sandbox Stripe.
+    pub fn sandbox_stripe_key(&self) -> PathBuf {
+        self.root.join("sandbox-stripe.key")
+    }
+
     pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
-    /// The address `serve` really listens on (R56).
+    /// The address that `serve` actually listens on (R56).
     pub fn listen(&self) -> PathBuf {
         self.run().join("listen")
     }
     pub fn admin_socket(&self) -> PathBuf {
         self.run().join("admin.sock")
     }
-    /// Held by the one process that writes the journal.
+    /// Locked by the one process that writes the journal.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
-    /// Makes D and its folders, 0700 each; those that exist are left as they are.
+    /// Creates D and its directories, 0700 each; existing ones are left as they are.
     pub fn create(&self) -> Result<(), HomeError> {
         for folder in [self.root.clone(), self.audit(), self.index(), self.private()] {
             create_folder(&folder)?;
@@ -177,8 +216,8 @@ impl Home {
         self.create_run()
     }
 
-    /// Makes `run` again if it is gone: what lies there belongs to running processes only, so copies of D and clean-up jobs
-    /// leave it out.
+    /// Recreates `run` if it is missing: its files belong to running processes only, so backups and clean-up jobs may
+    /// omit it.
     pub fn create_run(&self) -> Result<(), HomeError> {
         create_folder(&self.run())
     }
@@ -200,7 +239,7 @@ pub fn write_atomic(path: &Path, content: &[u8], readers: Readers) -> Result<(),
     sync_folder(path)
 }
 
-/// Writes a secret, 0600, without waiting for the disk: for what a crash may take or tear.
+/// Writes a secret, 0600, without waiting for the disk: for files that may be lost or torn in a crash.
 pub fn write_unsynced(path: &Path, content: &[u8]) -> Result<(), HomeError> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -212,7 +251,7 @@ pub fn write_unsynced(path: &Path, content: &[u8]) -> Result<(), HomeError> {
     file.write_all(content).map_err(|source| failed("write", path, source))
 }
 
-/// Makes one folder, 0700, if it is not there.
+/// Creates one directory, 0700, unless it exists.
 pub fn create_folder(path: &Path) -> Result<(), HomeError> {
     DirBuilder::new()
         .recursive(true)
@@ -221,10 +260,10 @@ pub fn create_folder(path: &Path) -> Result<(), HomeError> {
         .map_err(|source| failed("create", path, source))
 }
 
-/// As [`write_atomic`], but an existing file is an error: `init` overwrites nothing.
+/// Like [`write_atomic`], but an existing file is an error: `init` overwrites nothing.
 pub fn write_new(path: &Path, content: &[u8], readers: Readers) -> Result<(), HomeError> {
     let draft = Draft::write(path, content, readers)?;
-    // A hard link, unlike a rename, fails when the name is taken.
+    // Unlike a rename, a hard link fails if the name is taken.
     fs::hard_link(&draft.path, path).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => HomeError::Exists { path: path.into() },
         _ => failed("create", path, source),
@@ -244,7 +283,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, HomeError> {
     if !about.is_file() {
         return Err(HomeError::NotAFile { path: path.into() });
     }
-    // Root's files are let through: whoever is root can read and replace ours anyway.
+    // Files of root are accepted: root can read and replace ours anyway.
     if about.uid() != 0 && about.uid() != rustix::process::geteuid().as_raw() {
         return Err(HomeError::ForeignOwner {
             path: path.into(),
@@ -260,7 +299,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, HomeError> {
     Ok(text)
 }
 
-/// A finished temporary file beside its destination; removed unless it was renamed away.
+/// A complete temporary file next to its destination; removed on drop unless it was renamed.
 struct Draft {
     path: PathBuf,
 }
@@ -283,7 +322,7 @@ impl Draft {
                 .create_new(true)
                 .mode(mode)
                 .open(&draft.path)?;
-            // The umask may have taken bits away.
+            // The umask may have cleared some bits.
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.write_all(content)?;
             file.sync_all()
@@ -295,12 +334,12 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Gone already after a rename.
+        // It is already gone after a rename.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Without this a crash may forget the new name although the file's content is on disk.
+/// Without this, a crash may lose the new name even though the file's content is on disk.
 fn sync_folder(path: &Path) -> Result<(), HomeError> {
     let folder = path
         .parent()
@@ -343,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn created_for_the_owner_alone() {
+    fn created_for_the_owner_only() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::at(&folder.path().join("a/d")).unwrap();
         home.create().unwrap();

@@ -1,9 +1,10 @@
-//! The program whose power is cut by `tests/powercut.sh`: it pays and settles through the ledger, and says what it was told
-//! is durable.
+//! The program that `tests/powercut.sh` runs while it cuts the power: it reserves and settles payments through the
+//! ledger, and reports what the ledger has acknowledged as durable.
 //!
-//! Payment `n` (from 0) is two operations: number 2n + 1 reserves it, number 2n + 2 finishes it. `write DIR` goes on where
-//! the directory's journal ends and prints the number up to which every operation was acknowledged, a line each time it
-//! grows, until the power fails. `check DIR NUMBER` opens the directory and looks for every operation up to NUMBER.
+//! Payment `n` (from 0) is two operations: number 2n + 1 reserves it, number 2n + 2 finishes it. `write DIR` continues
+//! where the directory's journal ends, and prints the number up to which every operation was acknowledged, a line each
+//! time it grows, until the power fails. `check DIR NUMBER` opens the directory and looks for every operation up to
+//! NUMBER.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write as _;
@@ -25,10 +26,10 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-/// Payments under way at once, so that a batch holds several.
+/// Payments under way at once, so that a batch contains several.
 const AT_ONCE: u64 = 8;
 
-/// Atoms of each, and millionths of a dollar.
+/// Atoms per payment, and millionths of a dollar.
 const PRICE: u128 = 10_000;
 
 const NOON: &str = "2026-11-20T12:00:00Z";
@@ -42,7 +43,7 @@ async fn main() -> ExitCode {
         ["write", dir] => write(Path::new(dir)).await,
         ["check", dir, number] => match number.parse() {
             Ok(number) => check(Path::new(dir), number).await,
-            Err(_) => Err("NUMBER is no number".into()),
+            Err(_) => Err("NUMBER must be a number".into()),
         },
         _ => Err("usage: powercut write DIR | powercut check DIR NUMBER".into()),
     };
@@ -55,7 +56,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Of all ones: a test's.
+/// All ones; only for tests.
 const LOG_KEY: &[u8] = b"ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
 
 fn open(dir: &Path) -> Result<Embedded, Failed> {
@@ -104,7 +105,7 @@ async fn write(dir: &Path) -> Result<(), Failed> {
     Err("the ledger stopped recording".into())
 }
 
-/// Reserves and finishes, or what is left of it after a cut.
+/// Reserves and finishes a payment, or does what is left of it after a cut.
 async fn pay(
     ledger: &dyn Ledger,
     n: u64,
@@ -132,7 +133,7 @@ async fn check(dir: &Path, number: u64) -> Result<(), Failed> {
             .ok_or_else(|| format!("payment {n} is lost, operation {operation} of {number}"))?;
         let is_finish = operation % 2 == 0;
         if is_finish && *state != end(n) {
-            return Err(format!("payment {n} is {state}, and it was recorded as {}", end(n)).into());
+            return Err(format!("payment {n} is {state}, but it was recorded as {}", end(n)).into());
         }
         if !is_finish && *state != end(n) && *state != State::Unknown {
             return Err(format!("payment {n} is {state}").into());
@@ -146,18 +147,18 @@ async fn check(dir: &Path, number: u64) -> Result<(), Failed> {
     let usage = ledger.usage(&["agent:research"]).await?;
     let in_counters: u128 = usage.iter().map(|row| row.settled + row.open).sum();
     if counted != in_counters {
-        return Err(format!("the payments are {counted} micro-USD and the counters say {in_counters}").into());
+        return Err(format!("the payments add up to {counted} micro-USD, but the counters to {in_counters}").into());
     }
     let open = known.values().filter(|state| **state == State::Unknown).count();
     let open_items = ledger.open_items().await?.len();
     if open != open_items {
-        return Err(format!("{open} payments are open and the ledger knows {open_items}").into());
+        return Err(format!("{open} payments are open, but the ledger lists {open_items}").into());
     }
     ledger.close().await;
     chain(dir)
 }
 
-/// The state of every payment by the journal alone.
+/// The state of every payment, from the journal alone.
 fn states(dir: &Path) -> Result<HashMap<PaymentId, State>, Failed> {
     let books = read_payments(dir)?;
     Ok(books
@@ -167,7 +168,7 @@ fn states(dir: &Path) -> Result<HashMap<PaymentId, State>, Failed> {
         .collect())
 }
 
-/// The hash chain, by arithmetic of its own: `prev` is SHA-256(0x00 || line before).
+/// Checks the hash chain with code of its own: `prev` is SHA-256(0x00 || previous line).
 fn chain(dir: &Path) -> Result<(), Failed> {
     let mut segments = Vec::new();
     for file in std::fs::read_dir(dir.join("audit"))? {

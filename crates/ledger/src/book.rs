@@ -1,7 +1,7 @@
 //! The book: what counts against which limit, which payments are open, which nonces are taken.
 //!
-//! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so what the
-//! running ledger believes and what the journal says cannot differ.
+//! Pure and in memory. The live writer and every replay feed it the same entries through [`Book::apply`], so the state
+//! of the running ledger cannot differ from what the journal records.
 
 pub mod approvals;
 mod handover;
@@ -28,11 +28,11 @@ use approvals::{ApprovalChanges, Register, ReplayKey, Subject};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{Charge, Excess};
 
-/// A payment that a merchant's word has settled waits so long for the chain's; then it stays as it is. Without nodes nobody
-/// ever asks, and the list must not grow for ever.
+/// How long a payment that was settled on the merchant's receipt waits for confirmation by the chain; after that it
+/// stays as it is. Without RPC nodes nothing ever confirms it, and the list must not grow forever.
 const CONFIRMABLE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Why an entry cannot follow the ones before it. From the live writer that is a bug, from a file it is damage.
+/// Why an entry cannot follow the previous ones. From the live writer that is a bug; from a file it is damage.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum Illegal {
     #[error("payment {0} is reserved a second time")]
@@ -45,35 +45,36 @@ pub enum Illegal {
     Unlawful { rid: PaymentId, from: State, to: State },
     #[error("a counter of payment {0} does not fit 128 bits")]
     Overflow(PaymentId),
-    #[error("payment {0} does not wait for the chain's word")]
+    #[error("payment {0} is not waiting for confirmation by the chain")]
     NotUnconfirmed(PaymentId),
-    #[error("what comes back of payment {0} is not what was charged and not taken")]
+    #[error("what is given back for payment {0} is not the charge less what was taken")]
     WrongPart(PaymentId),
-    #[error("who chooses the nonce of payment {0} is not said")]
+    #[error("it is unclear whether the nonce of payment {0} is known or will be chosen by a signer")]
     NonceOfNobody(PaymentId),
-    #[error("payment {0} does not take what a signer has chosen")]
+    #[error("payment {0} cannot accept what a signer has chosen")]
     NotWithSigner(PaymentId),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
 }
 
-/// What one entry changed, for the index: absolute values, so applying them twice does no harm.
+/// What one entry changed, for the index. The values are absolute, so applying them twice does no harm.
 #[derive(Debug, Default)]
 pub struct Effect {
-    /// Where the entry stands; the book does not know, whoever has read or written it does.
+    /// Where the entry is in the journal. The book does not know it; the caller that read or wrote the entry fills it
+    /// in.
     pub place: Place,
     pub payment: Option<Payment>,
-    /// The payment was not on these books before.
+    /// The payment was not in this book before.
     pub begun: bool,
-    /// What the counters of its windows hold now, in their order.
+    /// The counters of its windows after the entry, in the order of the windows.
     pub counters: Vec<Counter>,
-    /// Windows that it left, or took something out of, and what they hold now.
+    /// Windows that it left or took something out of, and their counters now.
     pub left: Vec<(WindowCharge, Counter)>,
     pub dropped: Vec<CounterKey>,
     pub faded: Vec<(u64, NonceKey)>,
-    /// Payments that begin (true) or cease to wait for the chain's word.
+    /// Payments that start (true) or stop waiting for confirmation by the chain.
     pub unconfirmed: Vec<(PaymentId, bool)>,
-    /// The chain's word on a payment that is closed.
+    /// What the chain says about a finished payment.
     pub amended: Option<(PaymentId, Amendment)>,
     pub keys: Vec<(KeyHold, KeyChange)>,
     pub approvals: ApprovalChanges,
@@ -88,7 +89,7 @@ impl Effect {
     }
 }
 
-/// What changes in a payment whose state does not.
+/// A change to a payment that leaves its state as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Amendment {
     Confirmed {
@@ -125,25 +126,25 @@ pub struct Book {
     counters: Counters,
     open: BTreeMap<PaymentId, Payment>,
     taken: HashSet<NonceKey>,
-    /// Nonces of finished payments by the second in which they are free again.
+    /// Nonces of finished payments, by the second in which they are free again.
     fading: BTreeSet<(u64, NonceKey)>,
-    /// Settled by a merchant's word, and the chain has not been heard yet. Ids begin with their time.
+    /// Settled on the merchant's receipt, and not yet confirmed by the chain. Ids sort by their time.
     unconfirmed: BTreeSet<PaymentId>,
-    /// The latest time that any entry bears: where the clock has been.
+    /// The latest time of any entry: how far the clock has been.
     latest: Option<Moment>,
     keys: Keys,
     approvals: Register,
 }
 
 impl Book {
-    /// Decides a reservation; returns what each window then holds. `Ok` says that [`Book::apply`] of its entry will succeed
-    /// and keep every cap.
+    /// Decides a reservation; returns the total of each window afterwards. `Ok` guarantees that [`Book::apply`] of its
+    /// entry will succeed and keep every cap.
     pub fn admits(&self, reserve: &Reserve, now: Moment) -> Result<Vec<u128>, ReserveError> {
         self.nonce_is_free(&reserve.hold.terms.asset.caip19(), &reserve.arm)?;
         self.admits_hold(&reserve.hold, now)
     }
 
-    /// As [`Book::admits`], before there is a nonce.
+    /// Like [`Book::admits`], before there is a nonce.
     pub fn admits_hold(&self, hold: &Hold, now: Moment) -> Result<Vec<u128>, ReserveError> {
         if self.open.contains_key(&hold.rid) {
             return Err(ReserveError::RidTaken);
@@ -157,7 +158,8 @@ impl Book {
         self.counters.fit(&hold.charges, &[])
     }
 
-    /// Decides whether held money may be signed for, by the limits of now: its own old charges do not stand against it.
+    /// Decides whether held money may be signed for under the current limits. The payment's own hold does not count
+    /// against it.
     pub fn admits_arming(&self, rid: PaymentId, arming: &Arming, now: Moment) -> Result<Vec<u128>, ReserveError> {
         let held = self.open.get(&rid).filter(|payment| payment.state == State::Held);
         let held = held.ok_or(ReserveError::NotHeld(rid))?;
@@ -172,19 +174,19 @@ impl Book {
     fn nonce_is_free(&self, asset: &str, arm: &Arm) -> Result<(), ReserveError> {
         if !entry::Arm::from(arm).is_plain() {
             return Err(ReserveError::Failed(
-                "who chooses the payment's nonce is not said".to_owned(),
+                "it is unclear whether the nonce is known or will be chosen by a signer".to_owned(),
             ));
         }
         match arm.nonce {
             ArmedNonce::Known(nonce) if self.taken.contains(&NonceKey::of(asset, &arm.from, &nonce)) => {
                 Err(ReserveError::NonceTaken)
             }
-            // One that the signer chooses is compared when it is known.
+            // A nonce that the signer chooses is checked once it is known.
             ArmedNonce::Known(_) | ArmedNonce::Signers => Ok(()),
         }
     }
 
-    /// Decides a step of an approval, which is its entry. `Ok` says that [`Book::apply`] of it will succeed.
+    /// Decides a step of an approval, given as its entry. `Ok` guarantees that [`Book::apply`] of it will succeed.
     pub fn admits_approval(&self, step: &Body, now: Moment) -> Result<(), ApprovalError> {
         match step {
             Body::ApprovalRequested(requested) => self.approvals.may_request(requested, self.open.get(&requested.rid)),
@@ -195,7 +197,7 @@ impl Book {
         }
     }
 
-    /// Takes an entry in. On error nothing has changed.
+    /// Applies an entry. On error nothing has changed.
     pub fn apply(&mut self, entry: &Entry) -> Result<Effect, Illegal> {
         let mut effect = Effect::default();
         match &entry.body {
@@ -304,7 +306,7 @@ impl Book {
         self.enter(payment, effect)
     }
 
-    /// A payment that this book has not known.
+    /// Adds a payment that this book does not know yet.
     fn enter(&mut self, payment: Payment, effect: &mut Effect) -> Result<(), Illegal> {
         let rid = payment.rid();
         if self.open.contains_key(&rid) {
@@ -391,13 +393,13 @@ impl Book {
         } else {
             self.open.insert(rid, payment.clone());
         }
-        // Released, or else there is none.
+        // If the payment was not released, it has no live approval any more.
         self.approvals.leave(rid, &mut effect.approvals);
         self.changed(payment, effect);
         Ok(())
     }
 
-    /// Whether what comes back with a settlement follows from what was taken.
+    /// Whether what a settlement gives back follows from what was taken.
     fn is_what_was_left(&self, settled: &Settled) -> Result<(), Illegal> {
         let rid = settled.rid;
         let left = match (settled.taken, self.open.get(&rid)) {
@@ -420,7 +422,7 @@ impl Book {
         }
     }
 
-    /// Takes a payment out of the open ones; its nonce stays a while.
+    /// Removes a payment from the open ones; its nonce stays taken for a while.
     fn close(&mut self, payment: &Payment) {
         self.open.remove(&payment.rid());
         self.fading
@@ -487,7 +489,7 @@ impl Book {
     }
 }
 
-/// Only a payment that is armed with an approval passes a limit.
+/// A payment may only exceed a limit when it is armed with an approval.
 fn no_excess(rid: PaymentId, charges: &[Charge]) -> Result<(), ReserveError> {
     match charges.iter().any(|charge| charge.excess == Excess::Approved) {
         true => Err(ApprovalError::NoneOf(rid).into()),

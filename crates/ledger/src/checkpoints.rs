@@ -1,5 +1,6 @@
 //! The two files of signed checkpoints: `audit/checkpoint`, the newest one, and `audit/checkpoints.log`, all of them
-//! (R223). What is signed here has been synced before; a start holds the journal against it (R225).
+//! (R223). Entries are synced before they are signed, and every start checks the journal against the checkpoints
+//! (R225).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -17,38 +18,41 @@ use super::scan::JournalError;
 use super::tree::Tree;
 use bursar_home::{self as home, HomeError};
 
-/// More than any record has: a piece of a record at the end of the log is shorter.
+/// Larger than any record, so that a piece of a record at the end of the log is shorter.
 const RECORD_BYTES: usize = 4096;
 
-/// Why the journal cannot be held against what was signed, or does not stand up to it. Nothing was changed.
+/// Why the journal cannot be checked against what was signed, or fails that check. Nothing was changed.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
-    #[error("no key to sign the journal with: {0}. Restore log.key from a copy; `bursar init` makes it once")]
+    #[error(
+        "cannot read the key that signs the journal: {0}. Restore log.key from a backup; `bursar init` creates it only \
+         once"
+    )]
     Key(#[from] HomeError),
-    #[error("{} does not hold the key that `bursar init` made; restore it from a copy", .0.display())]
+    #[error("{} does not contain the key that `bursar init` created; restore it from a backup", .0.display())]
     NotAKey(PathBuf),
     #[error(
-        "audit.corrupt: {} cannot be believed: {why}. Nothing was changed. Restore this file, or log.key if that was \
-         replaced, from a copy",
+        "audit.corrupt: {} is not valid: {why}. Nothing was changed. Restore this file, or log.key if that was \
+         replaced, from a backup",
         path.display()
     )]
     Bad { path: PathBuf, why: NoteError },
     #[error(
-        "audit.corrupt: two checkpoints of {size} entries with different roots are signed, in checkpoint and \
-         checkpoints.log of {}. Nothing was changed. One of them was not made by this directory; restore it from a copy",
+        "audit.corrupt: checkpoint and checkpoints.log in {} hold two signed checkpoints of {size} entries with \
+         different roots. Nothing was changed. One of them is not from this directory; restore it from a backup",
         audit.display()
     )]
     Fork { audit: PathBuf, size: u64 },
     #[error(
-        "audit.corrupt: the journal in {} has {have} good entries, and {signed} were signed. Nothing was changed. Restore \
-         its newest segment from a copy",
+        "audit.corrupt: the journal in {} has {have} valid entries, but {signed} were signed. Nothing was changed. \
+         Restore its newest segment from a backup",
         audit.display()
     )]
     Shorter { audit: PathBuf, have: u64, signed: u64 },
     #[error(
-        "audit.corrupt: checkpoint and checkpoints.log are missing in {}, and this journal was signed. Restore one of them \
-         from a copy. If there is none, look the payments over, then delete {} and start again: what the journal holds now \
-         is signed as it stands",
+        "audit.corrupt: checkpoint and checkpoints.log are missing in {}, but this journal was signed. Restore one of \
+         them from a backup. If there is none, check the payments, then delete {} and start again: the journal is then \
+         signed as it is now",
         audit.display(),
         index.display()
     )]
@@ -61,10 +65,10 @@ pub enum CheckpointError {
 pub struct Checkpoints {
     audit: PathBuf,
     signer: Signer,
-    /// Verified, the smaller one first; both files tell the same after a clean stop.
+    /// Verified, the smaller one first. After a clean stop both files hold the same checkpoint.
     found: Vec<Checkpoint>,
     last: Option<Checkpoint>,
-    /// Bytes of whole records in `checkpoints.log`.
+    /// Bytes of complete records in `checkpoints.log`.
     log_len: u64,
     log: Option<File>,
 }
@@ -110,12 +114,13 @@ impl Checkpoints {
         self.last
     }
 
-    /// Signs the tree, whose entries must be synced. First the log, then the newest: a kill between leaves a log that is
-    /// ahead.
+    /// Signs the tree, whose entries must be synced. The log is written before the newest checkpoint, so a kill in
+    /// between leaves the log ahead.
     pub fn sign(&mut self, tree: &Tree) -> Result<(), CheckpointError> {
         let (size, root) = (tree.size(), tree.root());
         if let Some(last) = self.last {
-            // A tree only grows, so this cannot be; but two roots for one size would be proof of a forgery, by us.
+            // A tree only grows, so this cannot happen. But two roots for one size, both signed by us, would be proof
+            // of forgery.
             if size < last.size || (size == last.size && root != last.root) {
                 let audit = self.audit.clone();
                 return Err(CheckpointError::Fork { audit, size });
@@ -137,7 +142,7 @@ impl Checkpoints {
             Some(log) => log,
             closed => {
                 let file = open(&path, false).map_err(JournalError::io("open", &path))?;
-                // A piece of a record that the last stop tore.
+                // The last stop may have left a torn record.
                 file.set_len(self.log_len)
                     .and_then(|()| file.sync_all())
                     .map_err(JournalError::io("truncate", &path))?;
@@ -154,7 +159,7 @@ impl Checkpoints {
     }
 
     fn replace(&self, note: &str) -> Result<(), CheckpointError> {
-        // One name for all drafts, since the directory is locked: a kill leaves at most one behind.
+        // One draft name is enough, because the directory is locked; a kill leaves at most one draft.
         let (draft, path) = (self.audit.join("checkpoint.tmp"), self.audit.join("checkpoint"));
         let written = open(&draft, true).and_then(|mut file| {
             file.write_all(note.as_bytes())?;
@@ -180,7 +185,7 @@ fn verified(path: &Path, note: &str, signer: &Signer) -> Result<Checkpoint, Chec
     Checkpoint::verified(note, &[signer.verifier()]).map_err(|why| CheckpointError::Bad { path, why })
 }
 
-/// The line that `bursar init` writes: `ed25519-seed` and 32 bytes in Base64.
+/// Reads the line that `bursar init` writes: `ed25519-seed` and 32 bytes in Base64.
 fn read_key(path: &Path) -> Result<Signer, CheckpointError> {
     let text = home::read_secret(path)?;
     let encoded = text.strip_prefix("ed25519-seed ").map(str::trim_end);
@@ -192,7 +197,7 @@ fn read_key(path: &Path) -> Result<Signer, CheckpointError> {
         .ok_or_else(|| CheckpointError::NotAKey(path.to_owned()))
 }
 
-/// The last whole record of the log, and where it ends. What follows it must be a piece of one.
+/// The last complete record of the log, and where it ends. What follows it must be a piece of a record.
 fn newest_record(path: &Path, signer: &Signer) -> Result<(Option<Checkpoint>, u64), CheckpointError> {
     let (tail, before) = match read_tail(path, 4 * RECORD_BYTES as u64) {
         Ok(read) => read,
@@ -205,7 +210,7 @@ fn newest_record(path: &Path, signer: &Signer) -> Result<(Option<Checkpoint>, u6
     };
     let (record, end) = last_record(&tail).unwrap_or((&[], 0));
     if tail.len() - end > RECORD_BYTES {
-        return Err(bad("what follows its last record is longer than one"));
+        return Err(bad("what follows its last record is longer than a torn record can be"));
     }
     if record.is_empty() {
         return Ok((None, before));
@@ -214,7 +219,7 @@ fn newest_record(path: &Path, signer: &Signer) -> Result<(Option<Checkpoint>, u6
     Ok((Some(verified(path, note, signer)?), before + end as u64))
 }
 
-/// The last `wanted` bytes, and how many stand before them.
+/// The last `wanted` bytes, and the number of bytes before them.
 fn read_tail(path: &Path, wanted: u64) -> io::Result<(Vec<u8>, u64)> {
     let mut file = File::open(path)?;
     let before = file.metadata()?.len().saturating_sub(wanted);
@@ -224,8 +229,8 @@ fn read_tail(path: &Path, wanted: u64) -> io::Result<(Vec<u8>, u64)> {
     Ok((tail, before))
 }
 
-/// A record is a text, an empty line, signature lines, an empty line. Returns it without the last empty line, and where the
-/// next one begins.
+/// A record is text, an empty line, signature lines, and an empty line. Returns it without the last empty line, and
+/// where the next record begins.
 fn last_record(tail: &[u8]) -> Option<(&[u8], usize)> {
     let gaps: Vec<usize> = tail
         .windows(2)
@@ -298,7 +303,7 @@ mod tests {
         let newest = fs::read(dir.path().join("audit/checkpoint")).unwrap();
         for cut in first.len()..both.len() {
             fs::write(log(&dir), &both[..cut]).unwrap();
-            // The order of writing: the newest is the one before, if the log's record is torn.
+            // The newest checkpoint is written after the log, so it is the previous one if the log's record is torn.
             fs::write(dir.path().join("audit/checkpoint"), &first[..first.len() - 1]).unwrap();
             let mut checkpoints = Checkpoints::read(dir.path()).unwrap();
             assert_eq!(checkpoints.found().len(), 1, "cut at {cut}");
@@ -310,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_ahead_of_the_newest_is_believed_and_another_root_is_not() {
+    fn a_log_ahead_of_the_newest_is_accepted_and_another_root_is_not() {
         let dir = directory();
         let mut checkpoints = Checkpoints::read(dir.path()).unwrap();
         checkpoints.sign(&tree(3)).unwrap();
@@ -347,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_in_the_files_and_a_key_that_is_none_are_refused() {
+    fn damaged_files_and_an_invalid_key_are_refused() {
         let dir = directory();
         Checkpoints::read(dir.path()).unwrap().sign(&tree(5)).unwrap();
         let good = fs::read(log(&dir)).unwrap();

@@ -1,7 +1,7 @@
 //! The counters behind the limits: whether charges fit, and what each step of a payment does to them.
 //!
-//! Pure, and shared by every engine: the embedded ledger keeps all counters here, the one on PostgreSQL loads those that a
-//! batch touches, decides, and writes them back.
+//! Pure, and shared by every engine: the embedded ledger keeps all counters here; the one on PostgreSQL loads those
+//! that a batch touches, decides, and writes them back.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,32 +9,33 @@ use super::entry::WindowCharge;
 use super::model::ReserveError;
 use bursar_core::policy::budget::{Charge, Excess, PAYEE, PENDING, SINCE_APPROVAL, Window};
 
-/// Newest windows kept per scope and window name. Older ones count nothing any more; a charge for one of them means that
-/// the clock went back, and is refused rather than counted from zero. A rolling window needs its 61 newest buckets.
+/// How many windows are kept per scope and window name, newest first. Older ones no longer count. A charge for one of
+/// them means that the clock went back; it is refused instead of counted from zero. A rolling window needs its 61
+/// newest buckets.
 pub(super) const WINDOWS_KEPT: usize = 64;
 
 /// One window's counter, in the budget's unit (micro-USD, or payments).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
     pub settled: u128,
-    /// Held, armed and unknown: may still leave, so it counts in full.
+    /// Held, armed and unknown: the money may still leave, so it counts in full.
     pub open: u128,
 }
 
 impl Counter {
-    /// `None`: it does not fit 128 bits.
+    /// `None`: the sum does not fit 128 bits.
     pub fn total(self) -> Option<u128> {
         self.settled.checked_add(self.open)
     }
 }
 
-/// When a person last approved a payment of a scope of which none was approved yet.
+/// The start of the window since the last approval, for a scope in which nothing was approved yet.
 const NO_APPROVAL: &str = "00000000000000000000";
 
 /// A counter's name: scope, window name, start.
 pub type CounterKey = (String, String, String);
 
-/// A counter would pass 128 bits, or fall below zero. Nothing has changed.
+/// A counter would exceed 128 bits, or fall below zero. Nothing has changed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Overflow;
 
@@ -53,7 +54,8 @@ type Windows = BTreeMap<String, Starts>;
 pub struct Counters(HashMap<String, Windows>);
 
 impl Counters {
-    /// Decides whether `charges` fit, all of them, once `given_back` is. Returns what each window then holds.
+    /// Decides whether all of `charges` fit once `given_back` is subtracted. Returns the total of each window
+    /// afterwards.
     pub fn fit(&self, charges: &[Charge], given_back: &[WindowCharge]) -> Result<Vec<u128>, ReserveError> {
         let mut totals = Vec::with_capacity(charges.len());
         for (index, charge) in charges.iter().enumerate() {
@@ -68,7 +70,7 @@ impl Counters {
                 .try_fold(0u128, |sum, old| sum.checked_add(old.amount()))
                 .ok_or(ReserveError::Overflow)?;
             let open = open.saturating_sub(returning);
-            // Two charges on one counter count together.
+            // Two charges on one counter add up.
             let counted = charges[..index]
                 .iter()
                 .filter(|other| {
@@ -79,7 +81,7 @@ impl Counters {
                 .try_fold(settled, u128::checked_add)
                 .ok_or(ReserveError::Overflow)?;
             let fits = match charge.window {
-                // Somebody has been paid who was paid before; what is under way says nothing yet.
+                // A payee is known once a payment to it has settled; payments under way do not count.
                 Window::Payee => settled > 0,
                 _ => counted <= charge.cap,
             };
@@ -95,8 +97,8 @@ impl Counters {
         Ok(totals)
     }
 
-    /// What counts together with a new charge: one counter, or all buckets of a rolling window that are not too old. Those
-    /// that begin later than the charge's count too: the clock went back, and must not open the window anew.
+    /// What adds up with a new charge: one counter, or all buckets of a rolling window that are not too old. Buckets
+    /// that begin later than the charge's own count too: the clock went back, and that must not empty the window.
     fn counted(&self, charge: &Charge, window: &str) -> Option<Counter> {
         match charge.window {
             Window::Rolling(rolling) => {
@@ -116,9 +118,9 @@ impl Counters {
         }
     }
 
-    /// Puts charges since the last approval into the time that the last one began. One that a person has approved and that does
-    /// not fit begins another, in which it counts nothing; one that fits is like any other, or else what a lower level asks about
-    /// would keep this one's count from ever being full.
+    /// Puts charges on a window since the last approval into the period that the last approval began. An approved
+    /// charge that does not fit begins a new period and counts as zero in it. One that fits counts normally; otherwise
+    /// a question that a lower threshold asks would keep this counter from ever filling up.
     pub fn begin(&self, charges: &mut [Charge]) {
         for charge in charges
             .iter_mut()
@@ -133,7 +135,7 @@ impl Counters {
             let total = counter.total().and_then(|total| total.checked_add(charge.amount));
             let begins = charge.excess == Excess::Approved && total.is_none_or(|total| total > charge.cap);
             if begins {
-                // Also when the clock went back.
+                // Even when the clock went back.
                 let next = newest.parse::<u128>().unwrap_or(0).saturating_add(1);
                 let next = format!("{next:020}");
                 if *charge.start < *next {
@@ -171,9 +173,9 @@ impl Counters {
         })
     }
 
-    /// Takes what comes back of a settled payment off its windows, and tells which those are. One whose counter was dropped
-    /// counts nothing any more, so that nothing can come back to it. None falls below zero: on shared books a dropped one can
-    /// be there again for another payment, and the log of one proxy is nobody's limit.
+    /// Subtracts what a settled payment gives back from its windows, and returns those that changed. A counter that was
+    /// dropped no longer counts, so nothing is given back to it. No counter falls below zero: on a shared ledger
+    /// another payment may have recreated a dropped one, and no limit depends on the counters of a single log.
     pub fn give_back<'c>(&mut self, back: &'c [WindowCharge]) -> Vec<(&'c WindowCharge, Counter)> {
         let mut changed = Vec::with_capacity(back.len());
         for charge in back {
@@ -230,14 +232,14 @@ impl Counters {
         })
     }
 
-    /// Puts back what was kept elsewhere.
+    /// Restores a stored counter.
     pub fn restore(&mut self, (scope, window, start): CounterKey, counter: Counter) {
         let windows = self.0.entry(scope).or_default();
         windows.entry(window).or_default().insert(start, counter);
     }
 
-    /// Forgets the oldest windows of a charge's kind when there are too many, unless money in them is still open. A payee does not
-    /// grow old: each was approved once by a person, who need not be asked again.
+    /// Drops the oldest windows of a charge's kind when there are too many, unless money in them is still open. Payees
+    /// never expire: a person approved each of them once and need not be asked again.
     pub fn drop_oldest(&mut self, charge: &WindowCharge, dropped: &mut Vec<CounterKey>) {
         if charge.window() == PAYEE {
             return;
@@ -270,7 +272,7 @@ impl Counters {
     }
 
     fn put(&mut self, charge: &WindowCharge, counter: Counter) {
-        // Looked up first: nearly always all three names are there already.
+        // Looked up first, because nearly always all three names exist already.
         let known = self
             .0
             .get_mut(charge.scope())
@@ -293,7 +295,7 @@ impl Counter {
             Step::GiveBack => open = open.checked_sub(amount)?,
             Step::Settle => {
                 open = open.checked_sub(amount)?;
-                // What is settled is no longer pending.
+                // A settled payment is no longer pending.
                 if charge.window() != PENDING {
                     settled = settled.checked_add(amount)?;
                 }
@@ -303,7 +305,7 @@ impl Counter {
     }
 }
 
-/// Whether the bucket or window at `start` counts together with a new charge.
+/// Whether the bucket or window at `start` adds up with a new charge.
 fn counts(charge: &Charge, start: &str) -> bool {
     match charge.window {
         Window::Rolling(rolling) => *start >= *rolling.oldest(&charge.start),

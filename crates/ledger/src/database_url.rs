@@ -1,23 +1,23 @@
-//! Where a shared ledger's database is, and whether the connection to it is encrypted.
+//! Where the database of a shared ledger is, and whether the connection to it is encrypted.
 
 use std::net::IpAddr;
 use std::path::Path;
 
-/// A `postgres://` URL without a secret in it.
+/// A `postgres://` URL that contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatabaseUrl {
     pub user: String,
-    /// Name or address; a path is the directory of a unix socket.
+    /// A host name or IP address, or the path of the directory that holds a unix socket.
     pub host: String,
     pub port: u16,
     pub database: String,
     pub sslmode: Sslmode,
 }
 
-/// What the URL says of TLS.
+/// The `sslmode` of the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sslmode {
-    /// Nothing: TLS, unless the database is on this machine.
+    /// Not given: TLS, unless the database is on this machine.
     Unsaid,
     VerifyFull,
     Disable,
@@ -32,10 +32,10 @@ pub struct BadUrl {
 
 const PORT: u16 = 5432;
 
-const FORM: &str = "Write \"postgres://user@host:5432/database\", or \"embedded\" for books in the data directory.";
+const FORM: &str = "Write \"postgres://user@host:5432/database\", or \"embedded\" for a ledger in the data directory.";
 
 impl DatabaseUrl {
-    /// Reads `postgres://user@host[:port]/database[?sslmode=verify-full|disable][&host=/socket/directory]`.
+    /// Parses `postgres://user@host[:port]/database[?sslmode=verify-full|disable][&host=/socket/directory]`.
     pub fn parse(url: &str) -> Result<Self, BadUrl> {
         let bad = |what: &str| BadUrl {
             what: what.to_owned(),
@@ -48,9 +48,9 @@ impl DatabaseUrl {
         let (user, host) = authority.rsplit_once('@').ok_or_else(|| bad("it names no user"))?;
         if user.contains(':') {
             return Err(BadUrl {
-                what: "a password stands in it".to_owned(),
-                help: "Take it out of the file, and for known to whoever could read it; write password = \"env:NAME\" or \
-                       password = \"file:PATH\" below.",
+                what: "it contains a password".to_owned(),
+                help: "Remove it and change the password, because anyone who can read the file knows it. Then write \
+                       password = \"env:NAME\" or password = \"file:PATH\" below.",
             });
         }
         let (host, port) = host_and_port(host).ok_or_else(|| bad("its host and port cannot be read"))?;
@@ -77,8 +77,9 @@ impl DatabaseUrl {
             ("sslmode", "disable") => self.sslmode = Sslmode::Disable,
             ("sslmode", _) => {
                 return Err(BadUrl {
-                    what: "this sslmode would accept anybody as the database".to_owned(),
-                    help: "Leave it out: the certificate is verified then; \"disable\" does without TLS.",
+                    what: "this sslmode does not verify the database's identity".to_owned(),
+                    help: "Leave it out to verify the database's certificate, or write \"disable\" to connect without \
+                           TLS.",
                 });
             }
             ("host", path) if path.starts_with('/') || path.starts_with("%2F") => {
@@ -86,20 +87,20 @@ impl DatabaseUrl {
             }
             _ => {
                 return Err(BadUrl {
-                    what: "it has a parameter that means nothing here".to_owned(),
-                    help: "Known are sslmode=verify-full, sslmode=disable and host=/directory/of/the/socket.",
+                    what: "it has an unsupported parameter".to_owned(),
+                    help: "Supported are sslmode=verify-full, sslmode=disable and host=/directory/of/the/socket.",
                 });
             }
         }
         Ok(())
     }
 
-    /// The directory of a unix socket.
+    /// The directory of the unix socket, if the host is one.
     pub fn socket(&self) -> Option<&Path> {
         self.host.starts_with('/').then(|| Path::new(&self.host))
     }
 
-    /// Whether the connection is TLS, with the certificate verified.
+    /// Whether the connection uses TLS with a verified certificate.
     pub fn is_encrypted(&self) -> bool {
         match self.sslmode {
             Sslmode::Unsaid => !self.is_local(),
@@ -108,7 +109,7 @@ impl DatabaseUrl {
         }
     }
 
-    /// Whether nobody but this machine sees what is sent.
+    /// Whether the traffic stays on this machine.
     pub fn is_local(&self) -> bool {
         let loopback = self.host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
         loopback || self.host == "localhost" || self.socket().is_some()
@@ -127,7 +128,7 @@ fn host_and_port(text: &str) -> Option<(String, u16)> {
     }
 }
 
-/// Percent signs resolved.
+/// Decodes percent-encoding.
 fn plain_text(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -175,17 +176,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_showing_it() {
+    fn errors_do_not_repeat_the_password() {
         for (url, what) in [
             ("mysql://u@h/d", "neither"),
-            ("postgres://u:hunter2@h/d", "a password stands in it"),
+            ("postgres://u:hunter2@h/d", "contains a password"),
             ("postgres://h/d", "names no user"),
             ("postgres://u@h", "names no database"),
             ("postgres://u@h/", "must all be named"),
             ("postgres://u@/d", "must all be named"),
             ("postgres://u@h:x/d", "host and port"),
-            ("postgres://u@h/d?sslmode=require", "accept anybody"),
-            ("postgres://u@h/d?password=hunter2", "means nothing here"),
+            ("postgres://u@h/d?sslmode=require", "does not verify"),
+            ("postgres://u@h/d?password=hunter2", "unsupported parameter"),
             ("postgres://u%zz@h/d", "user cannot be read"),
         ] {
             let why = DatabaseUrl::parse(url).unwrap_err();

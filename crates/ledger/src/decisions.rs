@@ -1,6 +1,6 @@
-//! The decisions that every engine makes in the same way: what is lawful, what fits, and which entry says so.
+//! The decisions that every engine makes in the same way: what is allowed, what fits, and which entry records it.
 //!
-//! An engine lends its book and takes the entries; what it does to make them durable is its own affair.
+//! An engine provides its book and takes the entries. How it makes them durable is up to the engine.
 
 use std::sync::Arc;
 
@@ -40,13 +40,14 @@ pub trait Decisions {
 
     fn time(&self) -> &Timekeeper;
 
-    /// Puts one entry into the book and into what will be durable before anybody is answered; returns its number.
+    /// Applies one entry to the book and adds it to what becomes durable before any caller gets an answer; returns its
+    /// number.
     fn record(&mut self, now: Moment, body: Body) -> Result<u64, String>;
 
     /// Paths and queries, which the entry only commits to.
     fn disclose(&mut self, seq: u64, disclosures: Vec<Disclosure>);
 
-    /// What stands against any reservation at this moment.
+    /// An error that refuses every reservation at this moment.
     fn may_reserve(&mut self) -> Result<(), ReserveError>;
 
     fn raise(&self, alarm: Alarm);
@@ -132,7 +133,7 @@ pub trait Decisions {
             return Err(LedgerError::NotUnconfirmed(rid));
         }
         let body = match finding {
-            // What is open and paid is settled, not confirmed.
+            // An open payment is settled, not confirmed.
             Finding::Confirmed { .. } | Finding::Taken { .. } if is_open => {
                 return Err(LedgerError::NotUnconfirmed(rid));
             }
@@ -257,8 +258,8 @@ pub trait Decisions {
             ),
             Resolution::Expired => (State::Expired, Body::Expired(Expired { by, rid, why: reason })),
         };
-        // Only what is in doubt waits for an operator's word (R11). What is armed may be cashed in this moment, and
-        // its exchange says by itself how it ended.
+        // Only a payment whose outcome is unknown can be resolved by an operator (R11). An armed one may be cashed at
+        // this moment, and its exchange will record how it ended.
         if self.state(rid)? != State::Unknown {
             return Err(LedgerError::UnderWay(rid));
         }
@@ -306,11 +307,12 @@ pub trait Decisions {
     }
 }
 
-/// Alarms for those charges that fill their window to four fifths; a fuller window has been told of before.
+/// Alarms for the charges that fill their window to four fifths. If the window was that full before, the alarm was
+/// already raised.
 fn nearly_spent(charges: &[Charge], totals: &[u128]) -> Vec<Alarm> {
     let is_nearly = |counted: u128, cap: u128| counted >= cap - cap / 5;
     let mut alarms = Vec::new();
-    // Where a person is asked anyway, nobody need be told that they soon will be.
+    // Where a person is asked anyway, nobody needs a warning that they will be.
     let budgets = |(charge, _): &(&Charge, &u128)| !matches!(charge.window, Window::SinceApproval | Window::Payee);
     for (charge, &counted) in charges.iter().zip(totals).filter(budgets) {
         let before = counted.saturating_sub(charge.amount);

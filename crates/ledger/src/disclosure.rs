@@ -1,5 +1,5 @@
-//! Commitments to what may be personal: the entry holds a hash, the value lies in `private/` and can be erased without
-//! breaking the log (R222). The form is SD-JWT's: base64url(JSON `[salt, name, value]`).
+//! Commitments to values that may be personal: the entry holds a hash, the value is in `private/` and can be erased
+//! without breaking the log (R222). The form is SD-JWT's: base64url(JSON `[salt, name, value]`).
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -12,13 +12,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// A name and value with its salt, encoded. Its digest stands in an entry's `sd`.
+/// A name and value with its salt, encoded. Its digest is in the `sd` of an entry.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Disclosure(String);
 
 impl Disclosure {
-    /// `salt` must be fresh random bytes: a plain hash of a path can be guessed.
+    /// `salt` must be fresh random bytes, because a plain hash of a path can be guessed.
     pub fn new(salt: [u8; 16], name: &str, value: &str) -> Self {
         let salt = BASE64URL.encode(salt);
         let [salt, name, value] = [salt.as_str(), name, value].map(|text| serde_json::Value::from(text).to_string());
@@ -38,8 +38,8 @@ impl Disclosure {
     }
 }
 
-/// Writes `private/<segment>.jsonl`, one disclosure per line, so that erasure is deleting a line. Mode 0600, not synced:
-/// losing one costs a path in a report (R7).
+/// Writes `private/<segment>.jsonl`, one disclosure per line, so that a value is erased by deleting a line. Mode 0600,
+/// not synced: losing one costs a path in a report (R7).
 pub struct Private {
     dir: PathBuf,
     open: Option<(String, File)>,
@@ -56,7 +56,7 @@ impl Private {
         Self { dir, open: None }
     }
 
-    /// Appends what entries of `segment` commit to.
+    /// Appends the values that entries of `segment` commit to.
     pub fn write(&mut self, segment: &str, disclosures: Vec<(u64, Disclosure)>) -> io::Result<()> {
         let mut lines = Vec::new();
         for (seq, disclosure) in disclosures {
@@ -80,7 +80,7 @@ impl Private {
     }
 }
 
-/// All disclosures in `dir` that can be read, by digest: name and value. Erased and torn lines are simply not there.
+/// All readable disclosures in `dir`, by digest: name and value. Erased and torn lines are skipped.
 pub fn disclosed(dir: &Path) -> io::Result<HashMap<String, (String, String)>> {
     let mut found = HashMap::new();
     for file in fs::read_dir(dir)? {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_no_disclosure() {
+    fn other_text_is_not_a_disclosure() {
         for bad in ["", "!!", "WyJhIl0", "e30"] {
             assert_eq!(Disclosure(bad.to_owned()).open(), None, "{bad:?}");
         }

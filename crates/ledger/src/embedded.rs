@@ -15,17 +15,17 @@ use super::{LedgerFuture, read};
 use bursar_core::clock::SharedClock;
 use bursar_core::payment_id::PaymentId;
 
-/// Below this much free disk nothing new is reserved; what is open can still be finished (R205).
+/// With less free disk space than this, nothing new is reserved; open payments can still be finished (R205).
 const MIN_FREE_BYTES: u64 = 256 << 20;
 
-/// How the ledger runs. [`Options::new`] is what production uses.
+/// How the ledger runs. Production uses [`Options::new`].
 pub struct Options {
     pub clock: SharedClock,
     pub min_free_bytes: u64,
     pub segment_bytes: u64,
     pub alarms: Alarms,
     pub signing: CheckpointInterval,
-    /// For tests of a failing disk.
+    /// For tests with a failing disk.
     pub faults: Option<Box<dyn Faults>>,
 }
 
@@ -42,7 +42,7 @@ impl Options {
     }
 }
 
-/// A handle on the one writer. When the last one is dropped the ledger closes by itself.
+/// A handle on the one writer. When the last one is dropped, the ledger closes by itself.
 #[derive(Clone)]
 pub struct Embedded {
     queue: Queue,
@@ -50,7 +50,8 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the ledger in `dir`, repairs what a stop left behind, and starts its threads. Blocks; it reads the journal.
+    /// Opens the ledger in `dir`, repairs what the last stop left behind, and starts its threads. Blocks while it reads
+    /// the journal.
     pub fn open(dir: &Path, mut options: Options) -> Result<Self, OpenError> {
         let opening = recovery::open(dir, &mut options)?;
         let latest = opening.book.latest().map(|latest| latest.timestamp());

@@ -1,7 +1,8 @@
-//! What a comparison with the chain needs of the journal: which authorizations were signed, what the chain has been heard
-//! about, and what left the wallet without us.
+//! What a comparison with the chain needs from the journal: which authorizations were signed, which payments the chain
+//! has already confirmed or disputed, and what left the wallet without an entry of ours.
 //!
-//! Read without a lock, as `read` does, and without replaying the book: a line that is none of these is only followed.
+//! Read without a lock, as `read` does, and without replaying the book: other lines are only checked against the hash
+//! chain.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -25,25 +26,25 @@ use bursar_core::payment_id::PaymentId;
 /// The journal, as far as it concerns the chain.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Time of the first entry: nothing was ever signed before.
+    /// Time of the first entry: nothing was signed before it.
     pub began: Option<Timestamp>,
     /// Every (network, address) that has signed; networks in CAIP-2.
     pub wallets: BTreeSet<(String, Address)>,
-    /// Transfers that no payment explains, as recorded, oldest first.
+    /// Recorded transfers that no payment explains, oldest first.
     pub outflows: Vec<(Timestamp, Outflow)>,
     /// Payments that the chain contradicts.
     pub disputes: BTreeMap<PaymentId, Timestamp>,
-    /// Settled by a merchant's word at that time, and the chain has not been heard.
+    /// Settled at that time on the merchant's receipt, and not yet confirmed by the chain.
     pub unheard: BTreeMap<PaymentId, Timestamp>,
     signed: HashMap<NonceKey, Signed>,
-    /// Those that Permit2 takes, which tells of no nonce.
+    /// Nonces of payments that are taken through Permit2, whose transfers do not reveal the nonce.
     permits: HashMap<B256, NonceKey>,
     /// Networks (CAIP-2) with any of them.
     permitted: BTreeSet<String>,
-    /// By payment, to forget what an operator has called dead.
+    /// By payment, to forget those that an operator has declared dead.
     nonces: HashMap<PaymentId, NonceKey>,
     held: HashMap<PaymentId, Arc<Reserved>>,
-    /// With a signer that has not told the nonce.
+    /// An external signer has them and has not reported the nonce.
     unissued: HashMap<PaymentId, (Arc<Reserved>, Arm)>,
 }
 
@@ -51,11 +52,11 @@ pub struct Findings {
 struct Signed {
     payee: Account,
     amount: Expected,
-    /// One that Permit2 takes.
+    /// Set if it is taken through Permit2.
     permit: Option<B256>,
 }
 
-/// What a payment lets the chain show.
+/// What the chain may show of a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Expected {
     Exactly(Atoms),
@@ -72,15 +73,15 @@ impl Expected {
 }
 
 impl Findings {
-    /// Reads the journal in `dir` (the data directory). `searched` tells for a network (CAIP-2) and a wallet the Unix second
-    /// up to which its transfers have been looked through, 0 for not at all: a payment whose deadline was before that
-    /// explains no later transfer and is not kept.
+    /// Reads the journal in `dir` (the data directory). `searched` returns the Unix second up to which the transfers of
+    /// a wallet on a network (CAIP-2) have been searched, 0 for not at all. A payment whose deadline was before that
+    /// cannot explain a later transfer and is not kept.
     pub fn read(dir: &Path, searched: impl Fn(&str, Address) -> u64) -> Result<Self, ReadError> {
         let begin = |book: Book| Self::onto(&book, &searched);
         told(dir, begin, |findings, line| findings.visit(line, &searched))
     }
 
-    /// What was open before the first entry that is still there can be cashed yet.
+    /// What was open before the first entry that is still here may yet be cashed.
     fn onto(book: &Book, searched: &dyn Fn(&str, Address) -> u64) -> Self {
         let mut findings = Self::default();
         for payment in book.open_payments() {
@@ -89,20 +90,20 @@ impl Findings {
         findings
     }
 
-    /// Whether the books count a payment with that nonce, for that asset (CAIP-19), payee and amount.
+    /// Whether the ledger counts a payment with this nonce, asset (CAIP-19), payee and amount.
     pub fn count(&self, asset: &str, from: &Address, nonce: &B256, payee: Address, amount: Atoms) -> bool {
         self.signed
             .get(&NonceKey::of(asset, &Account::Address(*from), nonce))
             .is_some_and(|signed| signed.allows(payee, amount))
     }
 
-    /// Whether any payment on a network (CAIP-2) is one that Permit2 takes.
+    /// Whether any payment on a network (CAIP-2) is taken through Permit2.
     pub fn has_permits_on(&self, network: &str) -> bool {
         self.permitted.contains(network)
     }
 
-    /// The payments through Permit2 whose nonces stand in the input of a transaction and which allow such a transfer; the one
-    /// that allows least comes first.
+    /// The Permit2 payments whose nonces appear in the input of a transaction and which allow such a transfer, the one
+    /// that allows least first.
     pub fn borne(&self, input: &[u8], asset: &str, from: &Address, payee: Address, amount: Atoms) -> Vec<B256> {
         let words = input.windows(32).filter_map(|word| {
             let nonce = B256::from_slice(word);
@@ -115,7 +116,7 @@ impl Findings {
         found.into_iter().map(|(_, nonce)| nonce).collect()
     }
 
-    /// Whether that transfer is in the books.
+    /// Whether that transfer is recorded.
     pub fn has(&self, network: &str, tx: &B256, log_index: u64) -> bool {
         self.outflows
             .iter()
@@ -146,7 +147,7 @@ impl Findings {
             Body::Released(released) => {
                 self.held.remove(&released.rid);
             }
-            // It is counted no more: if it is cashed all the same, money leaves that the books do not have.
+            // It no longer counts: if it is cashed all the same, money leaves that the ledger does not count.
             Body::Expired(expired) => {
                 self.forget(&expired.rid);
             }
@@ -184,7 +185,7 @@ impl Findings {
     }
 
     fn sign(&mut self, reserved: &Arc<Reserved>, arm: &Arm, searched: &dyn Fn(&str, Address) -> u64) {
-        // What Stripe moves leaves no wallet.
+        // What Stripe moves does not leave a wallet.
         let Account::Address(from) = arm.from else { return };
         self.wallets.insert((reserved.network.clone(), from));
         if arm.valid_before.0 < searched(&reserved.network, from) {
@@ -216,7 +217,7 @@ impl Findings {
         self.nonces.insert(reserved.rid, key);
     }
 
-    /// No more of it is counted, so that no more of it may leave.
+    /// The rest no longer counts, so the rest must not leave either.
     fn took(&mut self, rid: &PaymentId, taken: Option<Decimal<u128>>) {
         match (taken, self.nonces.get(rid)) {
             (Some(Decimal(0)), _) => self.forget(rid),

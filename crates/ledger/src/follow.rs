@@ -1,5 +1,5 @@
-//! Follows the journal segment by segment, for whoever copies it or checks a copy: no lock, while a server writes or when
-//! none does.
+//! Follows the journal segment by segment, to copy it or to check a copy. It takes no lock and works while a server
+//! writes or none runs.
 
 use std::fs;
 use std::io;
@@ -9,21 +9,22 @@ use super::pruned;
 use super::scan::{Chain, JournalError, entries_follow, follows, segments};
 use super::text::Digest;
 
-/// A look at the newest segment can meet a write that is half done. One that is not finished at the third look is damage.
+/// How often the newest segment is read, because a read can meet a write that is half done. A line that is incomplete
+/// after the last attempt is damage.
 const LOOKS: usize = 3;
 
-/// One segment, as far as its lines are whole and chain to what was before.
+/// One segment, up to where its lines are complete and continue the chain.
 pub struct Segment<'a> {
     pub path: &'a Path,
     pub lines: &'a [u8],
 }
 
-/// Shows `each` every segment in order and returns where the chain then stands. What was acknowledged before the call is in
-/// it; what is being written may be.
+/// Passes every segment in order to `each` and returns where the chain ends. Everything that was acknowledged before
+/// the call is included; what is being written may be.
 pub fn follow(audit: &Path, each: &mut dyn FnMut(Segment<'_>) -> Result<(), io::Error>) -> Result<Chain, JournalError> {
     let mut chain = pruned::beginning(audit)?.chain;
     let mut segments = segments(audit)?;
-    // What a stop in the middle of moving has left.
+    // Left behind by a stop in the middle of moving segments away.
     segments.retain(|(first_seq, _)| *first_seq >= chain.next_seq);
     for (index, (first, path)) in segments.iter().enumerate() {
         if *first != chain.next_seq {
@@ -64,7 +65,7 @@ fn whole_lines(path: &Path, before: Chain, is_newest: bool) -> Result<(Vec<u8>, 
 
 struct Part {
     chain: Chain,
-    /// Bytes of good lines, and their number.
+    /// Bytes of valid lines, and their number.
     good: usize,
     lines: usize,
     complaint: Option<String>,
@@ -82,7 +83,7 @@ fn good_part(bytes: &[u8], chain: Chain) -> Part {
         let head = match follows(line, &part.chain) {
             Ok(head) => head,
             Err(why) => {
-                // Fill behind the entries is no complaint.
+                // Fill after the entries is not an error.
                 let is_fill = bytes[part.good..].iter().all(|byte| *byte == b'\n');
                 part.complaint = (!is_fill).then_some(why);
                 return part;
@@ -96,6 +97,6 @@ fn good_part(bytes: &[u8], chain: Chain) -> Part {
         part.lines += 1;
     }
     let unfinished = part.good < bytes.len();
-    part.complaint = unfinished.then(|| "the line does not end".to_owned());
+    part.complaint = unfinished.then(|| "the line has no newline".to_owned());
     part
 }

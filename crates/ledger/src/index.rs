@@ -1,9 +1,9 @@
-//! The index: a sled store of what the book holds, and of where each payment's entries stand in the journal, so that a start
-//! need not replay the whole of it, nor a look-up search it.
+//! The index: a sled store of what the book holds, and of where each payment's entries are in the journal, so that a
+//! start need not replay the whole journal and a look-up need not search it.
 //!
-//! It is never the truth. sled 0.34's `flush` does not reach the disk, and after a crash it may open in an older state or
-//! panic. So every batch stores how far it has come and the leaf hash there; a start compares
-//! both with the journal, replays the rest, and rebuilds from nothing when they do not fit (R204).
+//! It is never the truth. sled 0.34's `flush` does not reach the disk, and after a crash sled may open in an older
+//! state or panic. So every batch stores how far it has come and the leaf hash there; a start compares both with the
+//! journal, replays the rest, and rebuilds from nothing when they do not match (R204).
 
 mod changes;
 mod rows;
@@ -34,24 +34,24 @@ use bursar_core::payment_id::PaymentId;
 use changes::Changes;
 use rows::*;
 
-/// How long changes may lie in memory only, and how many entries. Losing them costs a longer replay, nothing else.
+/// How long changes may be in memory only, and how many entries. Losing them only costs a longer replay.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 const CHECKPOINT_ENTRIES: usize = 4096;
 
-/// Changes are gathered for so long, because a batch of many costs little more than a batch of one. What is not yet
-/// checkpointed may be lost anyway; a look-up does not wait for it.
+/// How long changes are gathered, because a batch of many costs little more than a batch of one. What is not
+/// checkpointed yet may be lost anyway; a look-up does not wait for it.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Entries that go into one batch of sled's at most. It holds on to every page that a batch has changed until the batch is
-/// over: with thousands in one, that is gigabytes.
+/// The most entries in one sled batch. sled holds on to every page that a batch has changed until the batch is over:
+/// with thousands of entries in one, that is gigabytes.
 pub const BATCH_ENTRIES: usize = 512;
 
-/// Changed whenever keys or values change; another number means a rebuild.
+/// Changed whenever keys or values change; an index with another number is rebuilt.
 const FORMAT: u8 = 5;
 
-// Key prefixes; one tree, so that one batch covers all of it.
+// Key prefixes. There is one tree, so that one batch covers all of it.
 const MARK: &[u8] = b"m";
-/// How long another holder of sled's lock is waited for.
+/// How long to wait while something else holds sled's lock.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 const APPROVAL: u8 = b'a';
@@ -65,7 +65,7 @@ const REPLAY: u8 = b'r';
 const SEGMENT: u8 = b's';
 const UNCONFIRMED: u8 = b'u';
 
-/// What the index has taken in.
+/// How far the index has come.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Mark {
     format: u8,
@@ -75,29 +75,29 @@ struct Mark {
     signed: Position,
 }
 
-/// Changes of one batch, in order, and where the chain stands after them.
+/// Changes of one batch, in order, and the state of the chain after them.
 pub struct Applied {
     pub effects: Vec<Effect>,
     pub chain: Chain,
-    /// The book's, after them.
+    /// The book's latest time after them.
     pub latest: Option<Moment>,
-    /// The last checkpoint that was signed, if there is a new one.
+    /// The position of the latest signed checkpoint, if it is new.
     pub signed: Option<Position>,
     /// First entry and length of segments that were finished.
     pub finished: Vec<(u64, u64)>,
 }
 
-/// What the writer sends; nobody waits for it except who looks a payment up.
+/// What the writer sends. Only look-ups wait for an answer.
 pub enum Feed {
     Applied(Applied),
     Find(PaymentId, oneshot::Sender<Option<Payment>>),
 }
 
 pub struct Index {
-    /// Where the segments lie.
+    /// The directory of the segments.
     audit: PathBuf,
     db: sled::Db,
-    /// Second handle on sled's file, for the sync that sled does not do.
+    /// A second handle on sled's file, for the sync that sled does not do.
     file: File,
     unsaved: u64,
     saved_at: Instant,
@@ -105,21 +105,21 @@ pub struct Index {
     signed: Position,
 }
 
-/// What an index knew when it was opened.
+/// What an index contained when it was opened.
 pub struct Snapshot {
     pub chain: Chain,
     pub book: Book,
-    /// The last signed position that it has heard of.
+    /// The last signed position that it was informed of.
     pub signed: Position,
     /// First entry and length of the finished segments, in order.
     pub segments: Vec<(u64, u64)>,
-    /// It holds nothing at all: new, or deleted before the start.
+    /// It is empty: new, or deleted before the start.
     pub is_new: bool,
 }
 
 impl Index {
-    /// Opens and reads the index in a thread of its own: sled may panic on a damaged file, and the file decides how much
-    /// is read. `Err` says what is wrong; nothing was changed then.
+    /// Opens and reads the index in a thread of its own, because sled may panic on a damaged file or read as much as
+    /// that file says. `Err` says what is wrong; nothing was changed then.
     pub fn open(dir: &Path, audit: &Path) -> Result<(Self, Snapshot), String> {
         let (dir, audit) = (dir.to_owned(), audit.to_owned());
         thread::Builder::new()
@@ -149,7 +149,7 @@ impl Index {
         ))
     }
 
-    /// Takes changes in, in one batch, which sled applies whole or not at all.
+    /// Applies changes in one batch, which sled applies as a whole or not at all.
     pub fn apply(&mut self, batches: &[Applied]) -> Result<(), String> {
         let Some(&Applied { chain, latest, .. }) = batches.last() else {
             return Ok(());
@@ -171,7 +171,7 @@ impl Index {
             signed: self.signed.clone(),
         };
         batch.insert(MARK, serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
-        // As atomic as sled's transactions, which also read every old value first.
+        // As atomic as sled's transactions, but those also read every old value first.
         caught(|| self.db.apply_batch(batch).map_err(|error| error.to_string()))?;
         self.sweep(batches.iter().map(|batch| batch.effects.len()).sum())?;
         self.unsaved += chain.next_seq.saturating_sub(self.applied);
@@ -179,8 +179,8 @@ impl Index {
         Ok(())
     }
 
-    /// As [`Index::apply`] on the way through a whole journal: what only the end decides is left to [`Index::complete`].
-    /// Until then the index has no mark, and nobody takes it for one.
+    /// Like [`Index::apply`] during a replay of the whole journal: what is known only at the end is left to
+    /// [`Index::complete`]. Until then the index has no mark, so it cannot be mistaken for a complete one.
     pub fn fill(&mut self, effects: &[Effect]) -> Result<(), String> {
         for effects in effects.chunks(BATCH_ENTRIES) {
             let mut batch = sled::Batch::default();
@@ -191,7 +191,8 @@ impl Index {
         Ok(())
     }
 
-    /// Ends what [`Index::fill`] began: all that the book holds, then the mark. `last` must be in the book already.
+    /// Finishes what [`Index::fill`] began: writes the whole content of the book, then the mark. `last` must already be
+    /// in the book.
     pub fn complete(&mut self, book: &Book, last: &Applied) -> Result<(), String> {
         self.fill(&last.effects)?;
         let mut rows = changes::rows(book);
@@ -218,8 +219,8 @@ impl Index {
         self.apply(&[mark])
     }
 
-    /// sled frees what a batch has replaced a little at a time, whenever somebody begins to read. Nobody reads while entries
-    /// pour in, so this does: without it the memory grows for as long as they do.
+    /// sled frees what a batch has replaced a little at a time, at the start of a read. During a replay nothing reads,
+    /// so this does: otherwise memory would grow until the replay is over.
     fn sweep(&self, entries: usize) -> Result<(), String> {
         caught(|| {
             for _ in 0..512 + 2 * entries {
@@ -229,7 +230,7 @@ impl Index {
         })
     }
 
-    /// Brings what was applied to the disk.
+    /// Makes what was applied durable.
     pub fn checkpoint(&mut self) -> Result<(), String> {
         (self.unsaved, self.saved_at) = (0, Instant::now());
         caught(|| self.db.flush().map(|_| ()).map_err(|error| error.to_string()))?;
@@ -242,12 +243,12 @@ impl Index {
         if places.is_empty() {
             return Ok(None);
         }
-        // One that began in what was moved away goes on from what was kept of it.
+        // A payment that began in segments that were moved away continues from the snapshot of the book.
         let book = pruned::beginning(&self.audit).map_err(|error| error.to_string())?.book;
         let (mut book, mut found) = (book.for_one(*rid), None);
         for place in places {
             let line = scan::line_at(&self.audit, place).map_err(|error| error.to_string())?;
-            let line = line.ok_or_else(|| format!("no entry of payment {rid} stands where it should"))?;
+            let line = line.ok_or_else(|| format!("the journal has no entry of payment {rid} where the index says"))?;
             let (entry, _) = Entry::parse(&line).map_err(|error| error.to_string())?;
             let effect = book.apply(&entry).map_err(|illegal| illegal.to_string())?;
             found = effect.payment.or(found);
@@ -265,12 +266,12 @@ impl Index {
                 .map_err(|error| error.to_string())
         })?;
         row.map_or(Ok(Vec::new()), |row| {
-            places_row(&row).ok_or_else(|| format!("the places of payment {rid} in it cannot be read"))
+            places_row(&row).ok_or_else(|| format!("its list of entries for payment {rid} cannot be read"))
         })
     }
 
-    /// Follows the writer until it hangs up. Whoever wants a look-up or the end at once unparks this thread. An index that
-    /// fails is left as it is: the next start rebuilds or replays it.
+    /// Follows the writer until it hangs up. To get a look-up or the end without delay, unpark this thread. An index
+    /// that fails is left as it is: the next start rebuilds or replays it.
     pub fn follow(mut self, feed: &Receiver<Feed>) {
         if let Err(error) = self.follow_until_closed(feed).and_then(|()| self.checkpoint()) {
             tracing::warn!(%error, "the ledger's index stopped; payments go on, and the next start repairs it");
@@ -315,10 +316,16 @@ impl Index {
             self.apply(&batches)?;
             for (rid, reply) in lookups {
                 match self.find(&rid) {
-                    // Who asked may have gone away.
+                    // The caller may have gone away.
                     Ok(payment) => drop(reply.send(payment)),
-                    // Whoever asks hears it from the whole journal then.
-                    Err(error) => tracing::warn!(%error, payment = %rid, "the ledger's index does not find a payment"),
+                    // The caller then searches the whole journal.
+                    Err(error) => {
+                        tracing::warn!(
+                            %error,
+                            payment = %rid,
+                            "the ledger's index failed a look-up; searching the journal"
+                        );
+                    }
                 }
             }
             if self.unsaved >= CHECKPOINT_ENTRIES as u64
@@ -330,8 +337,9 @@ impl Index {
     }
 }
 
-/// sled gives its lock up a moment after the last handle is gone, and a child that is just being started holds it until it
-/// runs. Nobody else can have it for longer, since the directory's own lock is ours: waiting saves a rebuild.
+/// sled releases its lock a moment after the last handle is gone, and a child process that is being started holds it
+/// until its exec. Nothing else can hold it for longer, since we hold the directory's own lock: waiting saves a
+/// rebuild.
 fn open_unlocked(dir: &Path) -> Result<sled::Db, String> {
     let began = Instant::now();
     loop {
@@ -353,7 +361,7 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
     let mut book = Book::default();
     let Some(mark) = db.get(MARK).map_err(|error| error.to_string())? else {
         let is_new = db.is_empty() && db.tree_names().len() == 1;
-        let foreign = || "it was not made by bursar".to_owned();
+        let foreign = || "it was not created by bursar".to_owned();
         return is_new
             .then_some(Snapshot {
                 chain: Chain::START,
@@ -366,7 +374,10 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
     };
     let mark: Mark = serde_json::from_slice(&mark).map_err(|error| error.to_string())?;
     if mark.format != FORMAT {
-        return Err(format!("its format is {}, this program uses {FORMAT}", mark.format));
+        return Err(format!(
+            "its format is {}, but this version of bursar uses {FORMAT}",
+            mark.format
+        ));
     }
     let broken = |what: &str| format!("a {what} in it cannot be read");
     for row in db.scan_prefix([COUNTER]) {
@@ -417,7 +428,7 @@ fn load(db: &sled::Db) -> Result<Snapshot, String> {
         segments.push(segment_row(&key, &value).ok_or_else(|| broken("segment"))?);
     }
     if !book.adds_up() {
-        return Err("its counters and approvals are not those of its open payments".to_owned());
+        return Err("its counters and approvals do not match its open payments".to_owned());
     }
     Ok(Snapshot {
         chain: Chain {
@@ -442,7 +453,8 @@ thread_local! {
     static QUIET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Runs `step` without the default panic text on stderr: a damaged index is expected now and then, and is told in a log line.
+/// Runs `step` without the default panic text on stderr: a damaged index is expected now and then, and is reported in a
+/// log line.
 fn quietly<T>(step: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

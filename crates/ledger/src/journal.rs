@@ -1,7 +1,8 @@
-//! The journal's writing end: the write-ahead log of the ledger and the leaves of the audit log (R201, R223, R225).
+//! The writing end of the journal: the write-ahead log of the ledger and the leaves of the audit log (R201, R223,
+//! R225).
 //!
-//! A batch is one write and one `sync_data`. After a failed one nothing is written any more: the kernel may have dropped the
-//! dirty pages, so a second sync that succeeds would prove nothing.
+//! A batch is one write and one `sync_data`. After a failed one nothing more is written: the kernel may have dropped
+//! the dirty pages, so a second sync that succeeds would prove nothing.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -20,11 +21,11 @@ use super::tree::Tree;
 /// A segment that has reached this size gets no further batch.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// The newest segment is kept this far longer than its entries: a write into existing bytes needs no file-system journal,
-/// which makes its sync faster.
+/// How much longer than its entries the newest segment is kept: a write into existing bytes needs no file-system
+/// journal, which makes its sync faster.
 const AHEAD: usize = 1 << 20;
 
-/// A step of a commit, for tests of what happens when it fails.
+/// A step of a commit, for tests of its failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Write,
@@ -42,7 +43,7 @@ pub enum Verdict {
     Die,
 }
 
-/// Decides the fate of each step. Production has none.
+/// Decides the fate of each step. Production uses none.
 pub trait Faults: Send {
     fn at(&mut self, step: Step) -> Verdict;
 }
@@ -70,16 +71,16 @@ pub struct Journal {
     name: String,
     first_seq: u64,
     day: Option<i64>,
-    /// Bytes of entries in the newest segment; the next batch goes there.
+    /// Bytes of entries in the newest segment; the next batch is written there.
     len: u64,
-    /// Bytes the file has, fill included.
+    /// Length of the file, including fill.
     filled: u64,
     chain: Chain,
-    /// Over the entries that are on disk.
+    /// The tree over the entries that are on disk.
     tree: Tree,
-    /// Leaf hashes of those that are not in the tree yet.
+    /// Leaf hashes of entries that are not in the tree yet.
     leaves: Vec<Digest>,
-    /// First entry and length of segments that were finished since somebody asked.
+    /// First entry and length of segments that were finished since the last call of `take_finished`.
     finished: Vec<(u64, u64)>,
     batch: Vec<u8>,
     segment_bytes: u64,
@@ -88,8 +89,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Goes on where a scan has come to its end: moves a torn last write away and opens the newest segment. `tree` is the
-    /// one over all entries that the scan found good.
+    /// Continues where a scan ended: moves a torn last write away and opens the newest segment. `tree` covers all
+    /// entries that the scan found valid.
     pub fn at_end(
         audit: &Path,
         scanned: Scanned,
@@ -111,7 +112,7 @@ impl Journal {
             });
         }
         let file = open_segment(&path)?;
-        // Fill of the last run goes too: it is written again, and a file that ends with its entries is simpler to check.
+        // The last run's fill goes too: it is written again, and a file that ends with its entries is easier to check.
         file.set_len(len).map_err(JournalError::io("truncate", &path))?;
         file.sync_all().map_err(JournalError::io("sync", &path))?;
         sync_dir(audit)?;
@@ -140,8 +141,8 @@ impl Journal {
         self.chain
     }
 
-    /// How far it is on disk. `None`: after a failure nobody knows, and in the middle of a batch there is no such place.
-    /// Takes what was committed into the tree, so it is asked for after the answers.
+    /// How far the journal is on disk. `None`: after a failure it is unknown, and in the middle of a batch there is no
+    /// such place. Adds what was committed to the tree, so call it after the answers are sent.
     pub fn position(&mut self) -> Option<Position> {
         if self.failed.is_some() || !self.batch.is_empty() {
             return None;
@@ -195,7 +196,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Where the next entry of the batch goes.
+    /// Where the next entry of the batch will be.
     pub fn next_place(&self) -> Place {
         Place {
             segment: self.first_seq,
@@ -222,11 +223,11 @@ impl Journal {
         Ok(entry)
     }
 
-    /// Adds an entry that was encoded elsewhere, without its newline. It must be the next one of the chain.
+    /// Adds an entry that is already encoded, without its newline. It must be the next one of the chain.
     pub fn push_line(&mut self, line: &[u8]) -> Result<(), CommitError> {
         self.check()?;
         let follows = super::scan::follows(line, &self.chain).map(|head| head.seq);
-        let seq = follows.map_err(|why| self.poison(format!("an entry does not fit the log: {why}")))?;
+        let seq = follows.map_err(|why| self.poison(format!("an entry does not continue the log: {why}")))?;
         self.batch.extend_from_slice(line);
         self.batch.push(b'\n');
         let leaf = Digest::leaf(line);
@@ -259,14 +260,14 @@ impl Journal {
         if self.failed.is_some() || self.filled - self.len >= AHEAD as u64 / 4 {
             return Ok(());
         }
-        // A disk without room for fill still has room for entries: only a failed sync matters.
+        // A disk without room for fill may still have room for entries: only a failed sync matters.
         if self.file.write_all_at(&vec![FILL; AHEAD], self.filled).is_ok() {
             self.filled += AHEAD as u64;
         }
         self.sync()
     }
 
-    /// Cuts the fill off: what `sha256sum` and `jq` see is then entries alone.
+    /// Removes the fill, so that `sha256sum` and `jq` see entries alone.
     pub fn trim(&mut self) -> Result<(), CommitError> {
         self.check()?;
         let trimmed = self.file.set_len(self.len).and_then(|()| self.file.sync_all());
@@ -281,7 +282,7 @@ impl Journal {
             .map_err(JournalError::io("truncate", &old))?;
         self.file.sync_all().map_err(JournalError::io("sync", &old))?;
         self.finished.push((self.first_seq, self.len));
-        // A batch may have begun before the segment that it goes to.
+        // A batch may begin in one segment and be written to the next.
         let waiting = self.batch.iter().filter(|byte| **byte == b'\n').count();
         self.first_seq = self.chain.next_seq - waiting as u64;
         self.name = segment_name(self.first_seq);
@@ -306,7 +307,7 @@ impl Journal {
         let verdict = self.faults.as_mut().map(|faults| faults.at(step));
         let done = match verdict.unwrap_or(Verdict::Go) {
             Verdict::Go => act(self),
-            Verdict::Fail => Err(io::Error::other("told to fail")),
+            Verdict::Fail => Err(io::Error::other("failed by a fail point")),
             Verdict::Die => return Err(CommitError::Died),
         };
         done.map_err(|error| self.poison(format!("{step:?} of {} failed: {error}", self.name)))
@@ -324,7 +325,7 @@ fn open_segment(path: &Path) -> Result<File, JournalError> {
         .map_err(JournalError::io("open", path))
 }
 
-/// A new directory entry is durable only when its directory is (R206).
+/// A new directory entry is durable only once its directory is synced (R206).
 pub fn sync_dir(path: &Path) -> Result<(), JournalError> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
@@ -336,11 +337,15 @@ fn move_away(audit: &Path, now: Timestamp, torn: &[u8]) -> Result<(), JournalErr
     file.write_all(torn)
         .and_then(|()| file.sync_all())
         .map_err(JournalError::io("write", &path))?;
-    tracing::warn!(bytes = torn.len(), file = %path.display(), "a write was torn by the last stop; it was moved away");
+    tracing::warn!(
+        bytes = torn.len(),
+        file = %path.display(),
+        "the last stop tore a write; its bytes, which were never acknowledged, were moved to this file"
+    );
     sync_dir(audit)
 }
 
-/// A new file `<name>-<time>` in `dir`, with a number behind it when two fall into one second.
+/// Creates a file `<name>-<time>` in `dir`, with a number appended if two are created within one second.
 fn create_beside(dir: &Path, name: &str, now: Timestamp) -> Result<(PathBuf, File), JournalError> {
     let time = now.strftime("%Y%m%dT%H%M%SZ");
     let mut number = 0;

@@ -1,24 +1,24 @@
 //! Which payment was made under which `Idempotency-Key` (R6).
 //!
-//! The book refuses a second reservation under a key, whatever else was lost in a crash: what is signed once is not signed
-//! again. A payment that is proven dead gives its key back.
+//! The book refuses a second reservation under the same key, whatever else a crash destroyed: what was signed once is
+//! not signed again. A payment that is proven dead releases its key.
 
 use std::collections::{BTreeSet, HashMap};
 
 use bursar_core::payment_id::PaymentId;
 
-/// How long after its reservation a payment holds its key, in seconds.
+/// How long a payment holds its key, in seconds from its reservation.
 const KEPT_S: u64 = 24 * 60 * 60;
 
 /// A payment's hold on its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHold {
-    /// The last Unix second of it.
+    /// The last Unix second in which it holds.
     pub until: u64,
-    /// Hash over agent and key.
+    /// Hash of agent and key.
     pub idem: [u8; 32],
     pub rid: PaymentId,
-    /// Of the request that was paid.
+    /// Of the request that was paid for.
     pub fingerprint: [u8; 32],
 }
 
@@ -29,10 +29,10 @@ pub enum KeyChange {
     Free,
 }
 
-/// All keys that are held.
+/// All keys that payments hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
-    /// Nearly always one each; a journal from before keys were acted upon may have more, and the latest counts.
+    /// Nearly always one each. A journal from before keys were enforced may have more; the latest one counts.
     holds: HashMap<[u8; 32], Vec<KeyHold>>,
     fading: BTreeSet<KeyHold>,
 }
@@ -48,7 +48,7 @@ impl KeyHold {
         }
     }
 
-    /// As a row's key and value.
+    /// Key and value of its row in the index.
     pub fn row(&self) -> (Vec<u8>, [u8; 32]) {
         let key = [&self.until.to_be_bytes()[..], &self.idem, self.rid.bytes()].concat();
         (key, self.fingerprint)
@@ -67,7 +67,7 @@ impl KeyHold {
 }
 
 impl Keys {
-    /// The hold on a key at a Unix second.
+    /// Which payment holds a key at the Unix second `now`.
     pub fn holder(&self, idem: &[u8; 32], now: u64) -> Option<&KeyHold> {
         let last = self.holds.get(idem)?.last()?;
         (last.until >= now).then_some(last)
@@ -77,7 +77,7 @@ impl Keys {
         self.holds.values().filter_map(|holds| holds.last())
     }
 
-    /// Also those behind a later hold on the same key, in the order in which they fade.
+    /// Includes holds that a later hold on the same key has replaced; in the order in which they expire.
     pub fn every(&self) -> impl Iterator<Item = &KeyHold> {
         self.fading.iter()
     }
@@ -100,7 +100,7 @@ impl Keys {
         }
     }
 
-    /// Frees and tells what a Unix second finds over.
+    /// Releases the holds that have expired by the Unix second `now`, and returns them.
     pub fn fade(&mut self, now: u64) -> Vec<KeyHold> {
         let mut faded = Vec::new();
         while let Some(&hold) = self.fading.first()

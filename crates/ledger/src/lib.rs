@@ -1,10 +1,46 @@
-//! The books: what was promised, paid and refused, durable before anything is signed.
+//! The ledger: what was reserved, paid and refused, durable before anything is signed.
 //!
-//! The journal (`audit/seg-*.jsonl`) is write-ahead log and only truth; sled is an index over it that can be deleted. One
-//! writer thread decides every operation in order, makes a batch durable with one sync, then answers. Reading order: `model`
-//! (words), `counters` and `book` (arithmetic), `entry` (bytes), `journal` (disk), `writer`, `index`, `recovery`, `embedded`,
-//! `read`. Books that several proxies share are in `postgres`. What makes the journal an audit log: `tree` and `note` (pure), `checkpoints` (their files), `signing` (when),
-//! `resume` and `reread` (what a start believes, and what it checks afterwards).
+//! bursar must not sign, order or send anything before its record is durable. [`Ledger`] enforces that: it checks the
+//! limits, records the operation, makes it durable, and only then answers. Every engine makes the same decisions with
+//! the same code. The durable ones keep a journal: a hash chain of JSON lines whose Merkle tree is signed for auditors.
+//!
+//! # Main types
+//!
+//! * [`Ledger`]: the operations of a payment (`reserve`, or `hold` and `arm`; then `finish`), of its approval, and
+//!   queries.
+//! * [`Reservation`]: permission to sign exactly one payment, once. Only the ledger makes one, once the payment is
+//!   durable; it cannot be copied, and a rail consumes it.
+//! * [`Embedded`]: the engine for one machine. The journal (`audit/seg-*.jsonl`) is its write-ahead log and the only
+//!   source of truth. One writer thread decides every operation in order, makes a batch durable with one sync, then
+//!   answers. sled holds an index over the journal, which can be deleted at any time.
+//! * `Postgres` (feature `postgres`): the engine for a ledger in a database that several proxies share.
+//! * [`memory::Memory`]: the engine for tests, without a disk.
+//! * [`Payment`]: one payment, as its entries in the journal define it.
+//!
+//! # Example
+//!
+//! `store.url` in bursar.toml selects the engine. A URL that contains a password is rejected:
+//!
+//! ```
+//! use bursar_ledger::database_url::DatabaseUrl;
+//!
+//! let url = DatabaseUrl::parse("postgres://bursar@db.example.com/ledger").unwrap();
+//! assert_eq!((url.host.as_str(), url.port), ("db.example.com", 5432));
+//! assert!(url.is_encrypted(), "with a verified certificate, unless the database is on this machine");
+//!
+//! assert!(DatabaseUrl::parse("postgres://bursar:secret@db.example.com/ledger").is_err());
+//! ```
+//!
+//! # Reading order
+//!
+//! 1. [`model`]: states, requests and answers. [`payment`]: one payment.
+//! 2. [`counters`] and [`book`]: the arithmetic, pure. `decisions`: what all engines share.
+//! 3. [`entry`]: the bytes of an entry. [`journal`] and [`scan`]: the files.
+//! 4. `writer`, `index`, `recovery`, `embedded`: the engine for one machine.
+//! 5. `postgres`: the engine for a shared ledger.
+//! 6. [`tree`] and [`note`] (pure), `checkpoints` (files), `signing` (when), `resume` and `reread` (what a start skips,
+//!    and checks afterwards): what makes the journal an audit log.
+//! 7. [`read`], [`findings`], [`lines`], [`follow`]: readers in other processes, without a lock.
 #![cfg_attr(
     not(test),
     warn(
@@ -74,42 +110,44 @@ pub use read::{Books, Explained, PaymentRecord, ReadError, Refused, read_explain
 pub use recovery::OpenError;
 pub use signing::CheckpointInterval;
 
-/// What a method answers, once it is on disk.
+/// The result of a ledger method. It is ready once the operation is durable.
 pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Books that several engines can keep: on this machine's disk, in a database that several proxies share, or, for tests, in
-/// memory. All of them keep the same invariants, and one suite of tests holds them to it.
+/// A ledger that several engines implement: on this machine's disk, in a database that several proxies share, or, for
+/// tests, in memory. All of them keep the same invariants, which one test suite checks for each.
 pub trait Ledger: Send + Sync + 'static {
-    /// Books every charge or none, arms the payment, and returns when that is durable. Only then may anything be signed.
+    /// Books every charge or none, arms the payment, and returns once that is durable. Nothing may be signed before.
     ///
-    /// Dropping the future is safe: the ledger takes back what was not handed out.
+    /// Dropping the future is safe: the ledger takes back a reservation that was not received.
     fn reserve(&self, reserve: Reserve) -> LedgerFuture<'_, Result<Reservation, ReserveError>>;
 
-    /// Books every charge or none, while somebody decides. What is held is armed or released; dropping the future is safe.
+    /// Books every charge or none, to set money aside while a person decides. Later it is armed or released. Dropping
+    /// the future is safe.
     fn hold(&self, hold: Hold) -> LedgerFuture<'_, Result<(), ReserveError>>;
 
-    /// Turns held money into a payment. The limits are checked again, the payment's own hold aside; its charges move to the
-    /// windows of now in the same step (R219). Denied, it stays held. An approval that it names is used up by it; one
-    /// that the payment waits for must be named.
+    /// Turns held money into a payment. The limits are checked again, without the payment's own hold, and its charges
+    /// move to the current windows in the same step (R219). If the limits refuse it, it stays held. An approval named
+    /// in `arming` is used up; if the payment waits for an approval, it must be named.
     fn arm(&self, rid: PaymentId, arming: Arming) -> LedgerFuture<'_, Result<Reservation, ReserveError>>;
 
-    /// Records what a signer elsewhere has chosen for a payment that was armed for it. Only then may the credential be made and
-    /// sent. The reservation is used up either way: after an error nothing may be sent, and the payment has to be finished by its
-    /// id. What has begun to wait may be recorded even if the future is dropped.
+    /// Records what an external signer has chosen for a payment that was armed for it. Only then may the credential be
+    /// made and sent. The reservation is used up either way: after an error nothing may be sent, and the payment has to
+    /// be finished by its id. Once the operation is queued, it may be recorded even if the future is dropped.
     fn issued(&self, reservation: Reservation, issued: Issued) -> LedgerFuture<'_, Result<Reservation, LedgerError>>;
 
-    /// Records what happens to an approval, or says why that cannot happen. Evidence is used up by being granted here
-    /// (R45). What has begun to wait is recorded even if the future is dropped.
+    /// Records a step of an approval, or returns why that is not possible. Granting uses up the evidence (R45). Once
+    /// the operation is queued, it is recorded even if the future is dropped.
     fn approval(&self, step: ApprovalStep) -> LedgerFuture<'_, Result<(), LedgerError>>;
 
-    /// Approvals that have not ended, oldest first, and refusals that are remembered.
+    /// Approvals that have not ended, oldest first, and denials that are remembered.
     fn approvals(&self) -> LedgerFuture<'_, Result<Approvals, LedgerError>>;
 
-    /// Records how a payment ended; a release ends its approval, too. The state that it is in already is fine; any other move
-    /// that the states do not have is an error.
+    /// Records how a payment ended; a release also ends its approval. Repeating the state that the payment already has
+    /// is fine; any other transition outside the state machine is an error.
     fn finish(&self, rid: PaymentId, outcome: Outcome) -> LedgerFuture<'_, Result<(), LedgerError>>;
 
-    /// Records an operator's word about an open payment, with `admin.action`, who and why.
+    /// Records how an operator resolves a payment with an unknown outcome, with an `admin.action` that says who and
+    /// why.
     fn resolve(
         &self,
         rid: PaymentId,
@@ -118,33 +156,34 @@ pub trait Ledger: Send + Sync + 'static {
         why: String,
     ) -> LedgerFuture<'_, Result<(), LedgerError>>;
 
-    /// Records what the chain says of a payment that a merchant's word has settled, or a dispute about one in doubt.
+    /// Records what the chain says about a payment that was settled on the merchant's receipt, or a dispute about one
+    /// whose outcome is unknown.
     fn record_finding(&self, rid: PaymentId, finding: Finding) -> LedgerFuture<'_, Result<(), LedgerError>>;
 
-    /// Records what is no payment.
+    /// Records an event that is not a payment.
     fn append(&self, event: Event) -> LedgerFuture<'_, Result<(), LedgerError>>;
 
-    /// Leaves a refusal for the journal. Does not wait and loses none (R62).
+    /// Queues a refusal for the journal. Does not wait, and loses none (R62).
     fn refused(&self, denial: RefusalRecord);
 
-    /// One payment in whatever state.
+    /// One payment, in any state.
     fn get(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>>;
 
-    /// The counters of these scopes, all windows.
+    /// The counters of these scopes, for all windows.
     fn usage(&self, scopes: &[&str]) -> LedgerFuture<'_, Result<Vec<Usage>, LedgerError>>;
 
     /// Payments that are held, armed or unknown, oldest first.
     fn open_items(&self) -> LedgerFuture<'_, Result<Vec<Payment>, LedgerError>>;
 
-    /// Payments that a merchant's word has settled and that the chain has not been heard about, oldest first.
+    /// Payments that were settled on the merchant's receipt and that the chain has not confirmed yet, oldest first.
     fn unconfirmed(&self) -> LedgerFuture<'_, Result<Vec<PaymentId>, LedgerError>>;
 
-    /// The idempotency keys that payments hold, in no order.
+    /// The idempotency keys that payments hold, in no particular order.
     fn keys(&self) -> LedgerFuture<'_, Result<Vec<KeyHold>, LedgerError>>;
 
-    /// The time that windows go by: wall time, as long as it can be believed (R63).
+    /// The time that decides which window is current: wall time, as long as it is plausible (R63).
     fn now(&self) -> Timestamp;
 
-    /// Writes what waits and lets go. Later calls on any handle fail.
+    /// Writes what is pending and releases the ledger's resources. Later calls on any handle fail.
     fn close(&self) -> LedgerFuture<'_, ()>;
 }

@@ -1,5 +1,5 @@
-//! Lines of the journal about payments that a person was asked about, as they stand: for whoever has to show one payment to
-//! somebody who has not got the books.
+//! Journal lines about payments that a person was asked about, unchanged, to show one payment to somebody who does not
+//! have the ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,18 +11,18 @@ use super::read::{ReadError, told};
 use super::text::Digest;
 use bursar_core::payment_id::PaymentId;
 
-/// One line, outside the journal.
+/// One line, outside of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recorded {
-    /// By which it is found in the signed tree of the log: SHA-256(0x00 || line), in hex.
+    /// Locates it in the signed tree of the log: SHA-256(0x00 || line), in hex.
     leaf_sha256: Digest,
-    /// The line is this without white space, members sorted (RFC 8785).
+    /// The line is this value without white space, with sorted members (RFC 8785).
     entry: serde_json::Value,
 }
 
 impl Recorded {
-    /// The entry that the line is, read as strictly as in the journal, and whether the hash is its hash.
+    /// Decodes the line as strictly as the journal is read; also returns whether the hash matches.
     pub fn read(&self) -> Result<(Entry, bool), EntryError> {
         let line = serde_json::to_vec(&self.entry)?;
         let (entry, _) = Entry::parse(&line)?;
@@ -38,7 +38,7 @@ impl Recorded {
     }
 }
 
-/// Payments that the journal in `dir` (the data directory) asked a person about, oldest first.
+/// Payments that a person was asked about according to the journal in `dir` (the data directory), oldest first.
 pub fn asked_about(dir: &Path) -> Result<BTreeSet<PaymentId>, ReadError> {
     told(
         dir,
@@ -73,7 +73,7 @@ pub fn lines_about(
 }
 
 impl Body {
-    /// The payment that it is about; an approval goes by its payment's id.
+    /// The payment that the entry is about; for an approval, its payment.
     pub fn about(&self) -> Option<PaymentId> {
         match self {
             Self::Reserved(reserved) => Some(reserved.rid),

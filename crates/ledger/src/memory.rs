@@ -1,6 +1,6 @@
-//! A ledger that forgets everything when it ends: the same book and the same decisions as the others, and no disk.
+//! A ledger that is gone when it is dropped: the same book and the same decisions as the others, without a disk.
 //!
-//! For tests, which hold the durable engines to it.
+//! For tests, which compare the durable engines with it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,7 +55,8 @@ impl Memory {
         }
     }
 
-    /// Nothing happens before the answer is waited for, and then all of it at once: there is no moment to give up in.
+    /// Nothing happens until the future is polled, and then everything at once: there is no point at which it can be
+    /// half done.
     fn answer<'a, T>(&'a self, act: impl FnOnce(&mut State, Moment) -> T + Send + 'a) -> LedgerFuture<'a, T> {
         Box::pin(async move {
             let now = Moment::of(self.time.read().now);
@@ -67,7 +68,7 @@ impl Memory {
         self.answer(move |state, _| state.is_open().map(|()| look(state)).map_err(LedgerError::Failed))
     }
 
-    // A panic while it was held is a failed test already.
+    // If the lock is poisoned, the test has failed already.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +129,7 @@ impl Ledger for Memory {
 
     fn refused(&self, denial: RefusalRecord) {
         let now = Moment::of(self.time.read().now);
-        // A refusal that is not recorded changes nothing for anybody.
+        // Failing to record a refusal changes nothing for any payment.
         let _ = self.state().record(now, decisions::denied(denial, 1));
     }
 

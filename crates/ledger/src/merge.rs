@@ -1,6 +1,6 @@
-//! Writes an event's members and the five head members as one object in JCS order, without a value tree.
+//! Writes an event's members and the five head members as one object in JCS order, without building a value tree.
 //!
-//! `serde_json` asks a `Formatter` before each member; this one lets the head members go first whose names sort lower.
+//! `serde_json` calls a `Formatter` before each member; this one first writes the head members whose names sort lower.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -11,19 +11,20 @@ use serde_json::ser::Formatter;
 
 use super::text::{Digest, Moment};
 
-/// What every entry has besides its event's members.
+/// What every entry has besides the members of its event.
 #[derive(Debug, Deserialize)]
 pub struct Head<'a> {
     pub v: u8,
     pub seq: u64,
     pub ts: Moment,
-    /// Leaf hash of the entry before; zeros for the first.
+    /// Leaf hash of the previous entry; zeros for the first.
     pub prev: Digest,
     #[serde(borrow)]
     pub ev: Cow<'a, str>,
 }
 
-/// Appends one object. `body` must be a struct whose members are declared in ascending order and have plain ASCII names.
+/// Appends one object. `body` must be a struct whose members are declared in ascending order and have plain ASCII
+/// names.
 pub fn write(head: &Head<'_>, body: &impl Serialize, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
     let start = out.len();
     let merge = Merge {
@@ -45,7 +46,7 @@ const NAMES: [&str; 5] = ["ev", "prev", "seq", "ts", "v"];
 
 struct Merge<'a> {
     head: &'a Head<'a>,
-    /// First of `NAMES` that is not written yet.
+    /// The first of `NAMES` that is not written yet.
     next: usize,
     depth: usize,
     members: usize,
@@ -100,7 +101,7 @@ impl Formatter for Merge<'_> {
     }
 
     fn begin_string<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        // At a name the quote waits until the name is known.
+        // At a name, the opening quote waits until the name is known.
         if self.at_name { Ok(()) } else { writer.write_all(b"\"") }
     }
 

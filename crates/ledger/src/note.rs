@@ -23,24 +23,24 @@ use super::text::Digest;
 const ED25519_TYPE: u8 = 0x01;
 const SIGNATURE_BYTES: usize = 64;
 
-/// What begins a signature line: an em dash and a space.
+/// Starts a signature line: an em dash and a space.
 const SIGNED_BY: &str = "\u{2014} ";
 
-/// How many entries, and the root of the tree over them.
+/// The number of entries, and the root of the tree over them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     pub size: u64,
     pub root: Digest,
 }
 
-/// Why a note is no checkpoint of this log.
+/// Why a note is not a checkpoint of this log.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NoteError {
     #[error("it is not a signed note: {0}")]
     Malformed(&'static str),
     #[error("the signature of the log's key {0} in it is wrong")]
     BadSignature(String),
-    #[error("no key of this log has signed it")]
+    #[error("it is not signed by a key of this log")]
     Unsigned,
     #[error("it is not a checkpoint: {0}")]
     NotCheckpoint(&'static str),
@@ -48,7 +48,7 @@ pub enum NoteError {
     OtherLog(String),
 }
 
-/// The name of a log and of its key: no space, no `+`, nothing that would break a line.
+/// The name of a log and of its key. It contains no space, no `+` and nothing that would break a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin(String);
 
@@ -65,7 +65,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The public half of a log's key, with its name.
+/// The public half of a log's key, and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verifier {
     origin: Origin,
@@ -73,10 +73,10 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Reads `name+hex(key id)+base64(0x01 || public key)`.
+    /// Parses `name+hex(key id)+base64(0x01 || public key)`.
     pub fn parse(vkey: &str) -> Option<Self> {
         let (origin, rest) = vkey.split_once('+')?;
-        // Base64 may have a plus of its own.
+        // Base64 may contain a plus sign too.
         let (_, key) = rest.split_once('+')?;
         let key = BASE64.decode(key).ok()?;
         let (&ED25519_TYPE, public) = key.split_first()? else {
@@ -93,7 +93,7 @@ impl Verifier {
         &self.origin
     }
 
-    /// SHA-256(name || 0x0A || 0x01 || public key), the first four bytes.
+    /// The first four bytes of SHA-256(name || 0x0A || 0x01 || public key).
     fn id(&self) -> [u8; 4] {
         let mut hash = Sha256::new();
         hash.update(self.origin.0.as_bytes());
@@ -124,7 +124,7 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// `None`: the origin is not one, or the bytes are no seed.
+    /// `None`: the origin is not a valid name, or the bytes are not a valid seed.
     pub fn new(origin: Origin, seed: &[u8; 32]) -> Option<Self> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
         let public = pair.public_key().as_ref().try_into().ok()?;
@@ -132,7 +132,7 @@ impl Signer {
         Some(Self { pair, verifier })
     }
 
-    /// A log that nobody has named is named by its key: two logs never share a name then.
+    /// A log without a configured name is named after its key, so that no two logs share a name.
     pub fn unnamed(seed: &[u8; 32]) -> Option<Self> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
         let name = Digest::of(pair.public_key().as_ref()).to_string();
@@ -154,8 +154,8 @@ impl Signer {
 }
 
 impl Checkpoint {
-    /// Reads a note that at least one of `verifiers` must have signed. Other keys' signatures are ignored; a wrong one of a
-    /// known key rejects the note.
+    /// Parses a note that at least one of `verifiers` must have signed. Signatures of other keys are ignored; a wrong
+    /// signature of a known key rejects the note.
     pub fn verified(note: &str, verifiers: &[&Verifier]) -> Result<Self, NoteError> {
         let (text, signatures) = split(note)?;
         let mut signer = None;
@@ -180,7 +180,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The three lines.
+    /// Parses the three lines.
     fn parse(text: &str) -> Result<(&str, Self), NoteError> {
         let mut lines = text.split_terminator('\n');
         let mut line = || {
@@ -205,22 +205,22 @@ impl Checkpoint {
     }
 }
 
-/// The text with its last newline, and the signature lines.
+/// The text up to its last newline, and the signature lines.
 fn split(note: &str) -> Result<(&str, &str), NoteError> {
     if note.chars().any(|c| c.is_control() && c != '\n') {
         return Err(NoteError::Malformed("it has control characters"));
     }
     let (_, signatures) = note
         .rsplit_once("\n\n")
-        .ok_or(NoteError::Malformed("no empty line stands before the signatures"))?;
+        .ok_or(NoteError::Malformed("there is no empty line before the signatures"))?;
     if !signatures.ends_with('\n') {
-        return Err(NoteError::Malformed("its last line does not end"));
+        return Err(NoteError::Malformed("its last line has no newline"));
     }
     let text = &note[..note.len() - signatures.len() - 1];
     Ok((text, signatures))
 }
 
-/// Name, key id and signature of one line.
+/// Name, key id and signature in one line.
 fn signature(line: &str) -> Result<(&str, [u8; 4], Vec<u8>), NoteError> {
     let malformed = NoteError::Malformed("a signature line is not `\u{2014} name base64`");
     let parts = line.strip_prefix(SIGNED_BY).and_then(|rest| rest.split_once(' '));
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_would_break_a_note_are_none() {
+    fn names_that_would_break_a_note_are_rejected() {
         for bad in ["", "a b", "a+b", "a\nb", "a\u{a0}b", "a\tb"] {
             assert_eq!(Origin::parse(bad), None, "{bad:?}");
         }

@@ -1,4 +1,4 @@
-//! One payment as the journal tells it, and the name of its nonce.
+//! One payment as the journal records it, and the key of its nonce.
 
 use std::sync::Arc;
 
@@ -14,25 +14,26 @@ use bursar_core::account::Account;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{PENDING, Unit};
 
-/// A finished payment's nonce stays taken this long after its deadline and its end, in seconds: an MPP challenge, whose id
-/// decides the nonce (R18), does not live longer. Random x402 nonces do not repeat at all.
+/// The nonce of a finished payment stays taken for this many seconds after the later of its deadline and its end. An
+/// MPP challenge, whose id decides the nonce (R18), does not live longer; random x402 nonces never repeat.
 const NONCE_KEPT_S: u64 = 24 * 60 * 60;
 
-/// One reservation, from first to newest entry. Members in JCS order: it can stand in an entry (`pay.adopted`).
+/// One reservation, from its first entry to its newest. Members are in JCS order, because it can be part of an entry
+/// (`pay.adopted`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arm: Option<Arm>,
-    /// Who said so, once settled or expired.
+    /// Who reported the outcome, once settled or expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Source>,
     pub created_at: Moment,
-    /// What the chain says against it.
+    /// How the chain contradicts it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disputed: Option<String>,
-    /// The charges, where arming has moved them or a part has come back.
+    /// The charges, if arming has moved them or a part was given back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved: Option<Vec<WindowCharge>>,
     /// Why it is unknown, released, expired, or settled by hand.
@@ -41,26 +42,26 @@ pub struct Payment {
     #[serde(serialize_with = "shared", deserialize_with = "unshared")]
     pub reserved: Arc<Reserved>,
     pub state: State,
-    /// Atoms that an `upto` was shown to have cost.
+    /// Atoms that an `upto` payment is proven to have cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub taken: Option<Decimal<u128>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
     pub updated_at: Moment,
-    /// The proxy that has taken it over, on books that several share; its log tells the end.
+    /// On a shared ledger, the proxy that has taken it over; how it ended is in that proxy's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub yielded: Option<u32>,
 }
 
-/// A nonce in its asset's name space: the first half of SHA-256 over network, asset, payer and nonce. Two of a day's nonces
-/// that share it would cost one refusal; memory of a busy day's is what counts here.
+/// A nonce within the name space of its asset: the first half of SHA-256 over network, asset, payer and nonce. Sixteen
+/// bytes keep a busy day's nonces small in memory; a collision would only cost one refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NonceKey(pub [u8; 16]);
 
 impl NonceKey {
     pub fn of(asset: &str, from: &Account, nonce: &B256) -> Self {
         let mut hash = Sha256::new();
-        // A CAIP-19 id begins with its network and has no zero byte.
+        // A CAIP-19 id starts with its network and contains no zero byte.
         hash.update(asset.as_bytes());
         hash.update([0]);
         hash.update(from.bytes());
@@ -76,18 +77,19 @@ impl Payment {
         self.reserved.rid
     }
 
-    /// What it is for; `None` if this version does not know that asset or way of paying any more.
+    /// What was bought; `None` if this version no longer knows the asset or the rail.
     pub fn terms(&self) -> Option<Terms> {
         Terms::recorded(&self.reserved)
     }
 
-    /// What counts it, now.
+    /// The windows that it counts in now.
     pub fn windows(&self) -> &[WindowCharge] {
         self.moved.as_deref().unwrap_or(&self.reserved.windows)
     }
 
-    /// What leaves its windows when only `taken` atoms of it were taken: of money in proportion, rounded so that what stays
-    /// is not too little; of payments nothing, for it was one. `None`: more was taken than was signed.
+    /// What its windows get back when only `taken` atoms of it were taken: amounts in proportion, rounded so that
+    /// enough stays counted. Charges that count payments get nothing back, because there was one payment. `None`: more
+    /// was taken than was signed.
     pub fn back(&self, taken: u128) -> Option<Vec<WindowCharge>> {
         let signed = self.reserved.amount.0;
         if taken > signed {
@@ -95,7 +97,7 @@ impl Payment {
         }
         let back = |charge: &WindowCharge| {
             let stays = match charge.unit() {
-                // What is settled is not pending any more.
+                // A settled payment is no longer pending.
                 _ if charge.window() == PENDING => charge.amount(),
                 Unit::Payments => charge.amount(),
                 Unit::MicroUsd => part(charge.amount(), taken, signed),
@@ -107,12 +109,12 @@ impl Payment {
         Some(self.windows().iter().filter_map(back).collect())
     }
 
-    /// Takes `back`, which [`Payment::back`] has made, off its charges.
+    /// Subtracts `back`, as computed by [`Payment::back`], from its charges.
     pub(super) fn give_back(&mut self, back: &[WindowCharge]) {
         let mut windows = self.windows().to_vec();
         let mut back = back.iter().peekable();
         for charge in &mut windows {
-            // The same order, and nothing left out but what is zero.
+            // Both are in the same order, and `back` only omits charges of zero.
             if let Some(less) = back.next_if(|less| less.names() == charge.names()) {
                 charge.3 = Decimal(charge.amount().saturating_sub(less.amount()));
             }
@@ -120,7 +122,7 @@ impl Payment {
         self.moved = Some(windows);
     }
 
-    /// Its hold on the agent's `Idempotency-Key`, if there was one.
+    /// Its hold on the agent's `Idempotency-Key`, if it has one.
     pub fn key_hold(&self) -> Option<KeyHold> {
         let reserved = &self.reserved;
         let at = u64::try_from(self.created_at.timestamp().as_second()).unwrap_or(0);
@@ -132,17 +134,18 @@ impl Payment {
         Some(NonceKey::of(&self.reserved.asset, &arm.from, arm.nonce.as_ref()?))
     }
 
-    /// Whether somebody else has it for signing, or has signed it, and its nonce is not on record: no chain can tell about it.
+    /// Whether another signer has it, or has signed it, and its nonce is not on record yet: no chain can prove anything
+    /// about it.
     pub fn is_with_signer(&self) -> bool {
         self.arm.as_ref().is_some_and(|arm| arm.nonce.is_none())
     }
 
-    /// Open here: neither closed nor with another proxy.
+    /// Neither finished nor taken over by another proxy.
     pub fn is_open(&self) -> bool {
         !self.state.is_final() && self.yielded.is_none()
     }
 
-    /// Unix second from which the nonce of a finished payment is free again.
+    /// The Unix second from which the nonce of a finished payment is free again.
     pub fn nonce_free_at(&self) -> u64 {
         let deadline = self.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
         let end = u64::try_from(self.updated_at.timestamp().as_second()).unwrap_or(0);
@@ -156,7 +159,7 @@ fn part(charge: u128, taken: u128, signed: u128) -> u128 {
         return charge;
     }
     let (charge, taken, signed) = (U256::from(charge), U256::from(taken), U256::from(signed));
-    // Not more than the charge, since not more was taken than signed for.
+    // No more than the charge, because no more was taken than signed.
     charge.saturating_mul(taken).div_ceil(signed).saturating_to()
 }
 

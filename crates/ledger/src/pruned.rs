@@ -1,5 +1,5 @@
-//! A journal whose oldest segments were moved away: `audit/pruned` says where it begins and what the book held there
-//! (R223). Nothing is renumbered; the hash of the file stands in an entry of the journal.
+//! A journal whose oldest segments were moved away: `audit/pruned` records where the journal begins and what the book
+//! held there (R223). Nothing is renumbered; the hash of the file is in an entry of the journal.
 
 use std::fs;
 use std::io;
@@ -23,20 +23,20 @@ pub const NAME: &str = "pruned";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pruned {
-    /// The first entry that is here.
+    /// The first entry that is still here.
     first_seq: u64,
-    /// Leaf hash of the one before.
+    /// Leaf hash of the entry before it.
     prev: Digest,
-    /// Over all entries before.
+    /// The tree over all entries before it.
     tree: Tree,
-    /// When, and where to: for people.
+    /// When they were moved, and where to; for people.
     at: Timestamp,
     moved_to: PathBuf,
     book: BookSnapshot,
 }
 
 impl Pruned {
-    /// `None`: the journal is whole.
+    /// `None`: the journal is complete.
     pub fn read(audit: &Path) -> Result<Option<Self>, JournalError> {
         let path = audit.join(NAME);
         let text = match fs::read(&path) {
@@ -52,7 +52,7 @@ impl Pruned {
     }
 }
 
-/// Where the journal begins, and what was known there. Of a whole journal: nothing.
+/// Where the journal begins, and the state of the book there; empty for a complete journal.
 #[derive(Clone, Debug, Default)]
 pub struct Beginning {
     pub chain: Chain,
@@ -69,7 +69,7 @@ pub fn beginning(audit: &Path) -> Result<Beginning, JournalError> {
         return Err(JournalError::Damaged {
             path: audit.join(NAME),
             line: 1,
-            why: "its tree has another size than the number of entries before".to_owned(),
+            why: "the size of its tree is not the number of entries before the first".to_owned(),
         });
     }
     Ok(Beginning {
@@ -88,7 +88,7 @@ pub fn beginning(audit: &Path) -> Result<Beginning, JournalError> {
 
 /// What can be moved away.
 pub struct Plan {
-    /// What `audit/pruned` must say, to the byte, before the first segment goes.
+    /// The exact content that `audit/pruned` must have before the first segment is moved.
     pub text: Vec<u8>,
     /// Segments, oldest first.
     pub segments: Vec<PathBuf>,
@@ -96,8 +96,8 @@ pub struct Plan {
     pub first_seq: u64,
 }
 
-/// Looks which whole segments hold only entries from before `before`, and nothing of payments that are still open. The
-/// newest one always stays. `None`: nothing can go.
+/// Finds the segments that hold only entries from before `before` and nothing about payments that are still open. The
+/// newest one always stays. `None`: nothing can be moved.
 pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> Result<Option<Plan>, JournalError> {
     let segments = segments(audit)?;
     let first = beginning(audit)?;
@@ -118,7 +118,7 @@ pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> 
     })?;
     let first_open = book
         .open_payments()
-        // One that began in what was moved away before holds nothing back.
+        // A payment that began in segments that were moved earlier does not hold back any segment.
         .filter(|payment| !known_open.contains(&payment.rid()))
         .filter_map(|payment| begun.get(&payment.rid()).copied())
         .min();
@@ -131,7 +131,7 @@ pub fn plan(audit: &Path, before: Timestamp, at: Timestamp, moved_to: &Path) -> 
     } = first;
     let starts = segments.iter().map(|(first, _)| *first);
     let cut = starts.filter(|first| *first <= must_stay).max().unwrap_or(0);
-    // At least as far as before: a stop may have left segments that are moved already.
+    // At least as far as the last time: an interrupted run may have left segments that count as moved.
     let cut = cut.max(chain.next_seq);
     if segments.first().is_none_or(|(first, _)| *first >= cut) {
         return Ok(None);

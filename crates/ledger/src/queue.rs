@@ -1,4 +1,4 @@
-//! What the engines with a writer of their own have in common: callers send operations over a bounded queue and wait for the
+//! What the engines with a writer of their own share: callers send operations through a bounded queue and wait for the
 //! answer.
 
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::writer::{Delivery, Op, Shared};
 use super::{Ledger, LedgerFuture, Usage};
 use bursar_core::payment_id::PaymentId;
 
-/// Operations that may wait for the writer; further callers wait for room.
+/// How many operations may wait for the writer; further callers wait for room.
 const ROOM: usize = 1024;
 
-/// The callers' end. When the last one is dropped the ledger closes by itself.
+/// The callers' end. When the last clone is dropped, the ledger closes by itself.
 #[derive(Clone)]
 pub struct Queue {
     ops: mpsc::Sender<Op>,
@@ -32,7 +32,7 @@ pub struct Queue {
 pub trait Queued: Send + Sync + 'static {
     fn queue(&self) -> &Queue;
 
-    /// One payment in whatever state.
+    /// One payment, in any state.
     fn find(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>>;
 }
 
@@ -66,7 +66,7 @@ impl Queue {
         tokio::select! {
             biased;
             answer = &mut answer => answer.map_err(|_| stopped()),
-            // What is sent while the writer lets go of its end may lie there, unread, as long as any handle lives.
+            // What was sent while the writer was closing its end may stay there, unread, as long as any handle lives.
             () = self.ops.closed() => answer.try_recv().map_err(|_| stopped()),
         }
     }
@@ -135,7 +135,7 @@ impl<T: Queued> Ledger for T {
 
     fn refused(&self, denial: RefusalRecord) {
         self.queue().shared.refuse(denial, self.queue().time.read().now);
-        // A full queue needs no wake: the writer is about to look.
+        // A full queue needs no wake-up: the writer is about to look.
         let _ = self.queue().ops.try_send(Op::Wake);
     }
 
@@ -166,7 +166,7 @@ impl<T: Queued> Ledger for T {
 
     fn close(&self) -> LedgerFuture<'_, ()> {
         Box::pin(async move {
-            // It was closed already, then.
+            // An error means that it was already closed.
             let _ = self.queue().ask(Op::Close).await;
         })
     }

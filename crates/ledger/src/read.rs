@@ -1,5 +1,5 @@
-//! The books for readers: payments and refusals, replayed from the journal without a lock, while a server runs or when none
-//! does (R57 and R59).
+//! The ledger for readers: payments and refusals, replayed from the journal without a lock, whether a server runs or
+//! not (R57 and R59).
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,7 +21,8 @@ use bursar_core::assets::Asset;
 use bursar_core::money::{Atoms, MicroUsd};
 use bursar_core::payment_id::PaymentId;
 
-/// A scan can meet a write that is half done. One that is not finished at the third look is damage.
+/// How often the journal is read, because a read can meet a write that is half done. One that is incomplete after the
+/// last attempt is damage.
 const LOOKS: usize = 3;
 
 #[derive(Debug, Error)]
@@ -37,14 +38,14 @@ pub enum ReadError {
     },
 }
 
-/// What the journal says, oldest first.
+/// What the journal records, oldest first.
 #[derive(Debug, Default)]
 pub struct Books {
     pub payments: Vec<PaymentRecord>,
     pub refusals: Vec<Refused>,
 }
 
-/// One line of `payments list --json`. Amounts are strings, times RFC 3339 UTC; members in this order.
+/// One line of `payments list --json`. Amounts are strings, times RFC 3339 UTC; the members keep this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PaymentRecord {
     pub id: PaymentId,
@@ -56,27 +57,27 @@ pub struct PaymentRecord {
     pub scheme: String,
     pub network: String,
     pub merchant: String,
-    /// `https://host/path` where the path is disclosed, `https://host` where it is not. Never a query.
+    /// `https://host/path` if the path is disclosed, `https://host` if it is not. Never a query.
     pub resource: String,
     /// CAIP-19.
     pub asset: String,
     pub symbol: String,
     /// Atoms.
     pub amount: String,
-    /// Whole units of the asset.
+    /// In whole units of the asset.
     pub amount_decimal: String,
     pub usd: String,
-    /// Atoms that an `upto` was shown to have cost; `amount` is the most that it could.
+    /// Atoms that an `upto` payment is proven to have cost; `amount` is the most that it could cost.
     pub taken: Option<String>,
     /// Lower-case hex.
     pub payee: String,
-    /// `None` as well while a signer elsewhere has not told it.
+    /// Also `None` while an external signer has not reported it.
     pub nonce: Option<String>,
     pub valid_before: Option<Timestamp>,
     pub tx: Option<String>,
     pub reason: Option<String>,
     pub approval: Option<String>,
-    /// What the chain says against it.
+    /// How the chain contradicts it.
     pub disputed: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -91,7 +92,7 @@ pub struct Refused {
     pub merchant: String,
     pub reason: String,
     pub rule: String,
-    /// Dollars, what was asked for.
+    /// What was asked for, in dollars.
     pub usd: Option<String>,
     pub count: u64,
 }
@@ -120,7 +121,7 @@ pub fn read_payments(dir: &Path) -> Result<Books, ReadError> {
     })
 }
 
-/// Reads what the journal in `dir` (the data directory) says of one payment and of what was offered beside it.
+/// Reads from the journal in `dir` (the data directory) one payment and the offers that were not taken.
 pub fn read_explained(dir: &Path, rid: PaymentId) -> Result<Option<Explained>, ReadError> {
     let Some(payment) = find(dir, rid)? else {
         return Ok(None);
@@ -131,7 +132,7 @@ pub fn read_explained(dir: &Path, rid: PaymentId) -> Result<Option<Explained>, R
     }))
 }
 
-/// What has been disclosed, by its digest.
+/// All disclosures, by digest.
 fn paths(dir: &Path) -> Result<HashMap<String, (String, String)>, ReadError> {
     let private = dir.join("private");
     match disclosed(&private) {
@@ -150,7 +151,7 @@ pub(super) fn find(dir: &Path, rid: PaymentId) -> Result<Option<Payment>, ReadEr
 struct Replay {
     book: Book,
     payments: HashMap<PaymentId, Payment>,
-    /// In which they were reserved.
+    /// The order in which they were reserved.
     order: Vec<PaymentId>,
     refusals: Vec<Refused>,
 }
@@ -159,7 +160,8 @@ fn replay(dir: &Path) -> Result<Replay, ReadError> {
     told(dir, Replay::onto, Replay::visit)
 }
 
-/// Shows every line of the journal, oldest first, to what `begin` makes of the book where the journal begins.
+/// Passes every line of the journal, oldest first, to the visitor that `begin` makes from the book at the journal's
+/// beginning.
 pub(super) fn told<T>(
     dir: &Path,
     begin: impl Fn(Book) -> T,
@@ -182,7 +184,8 @@ pub(super) fn told<T>(
 }
 
 impl Replay {
-    /// What was open where the journal begins belongs to it; what was closed there is in the segments that were moved.
+    /// Payments that were open where the journal begins are included; those that were finished are in the segments that
+    /// were moved.
     fn onto(book: Book) -> Self {
         let payments: HashMap<PaymentId, Payment> = book
             .open_payments()

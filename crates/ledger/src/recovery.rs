@@ -1,5 +1,5 @@
-//! The start: takes the lock, checks the journal, loads or rebuilds the index, and says what a stop left open
-//! (R215, R225).
+//! The start: takes the lock, checks the journal, loads or rebuilds the index, and finds out what the last stop left
+//! open (R215, R225).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -46,26 +46,27 @@ pub enum OpenError {
     Entry(#[from] EntryError),
     #[error("cannot record the start: {0}")]
     Illegal(#[from] Illegal),
-    /// The data directory and the books in the database do not go together, or the database cannot be used as it is.
+    /// The data directory does not belong to the ledger in the database, or the database cannot be used as it is.
     #[error("[store]: {0}")]
     Shared(String),
 }
 
-/// All that the writer needs, consistent and durable.
+/// Everything that the writer needs, consistent and durable.
 pub struct Opening {
     /// Held as long as the writer lives.
     pub _lock: File,
     pub journal: Journal,
     pub book: Book,
-    /// None: it cannot be used, and the ledger goes on without.
+    /// `None`: it cannot be used, and the ledger runs without it.
     pub index: Option<Index>,
-    /// What was signed before, and the key. Goes to the thread that signs.
+    /// What was signed before, and the key. Goes to the signing thread.
     pub checkpoints: Option<Checkpoints>,
-    /// What lies before it was not read.
+    /// Where reading began: the entries before it were not read.
     pub unread: Option<Position>,
 }
 
-/// Makes what is missing of the directory's folders, and keeps other processes out for as long as the file is held.
+/// Creates the folders that are missing in the directory, and keeps other processes out for as long as the file is
+/// held.
 pub fn take(dir: &Path) -> Result<File, OpenError> {
     let audit = dir.join("audit");
     for path in [dir, &audit, &dir.join("private")] {
@@ -167,12 +168,13 @@ struct Reading {
     scanned: Scanned,
     tree: Tree,
     replay: Replay,
-    /// Why the index was made anew, if it was.
+    /// Why the index was rebuilt, if it was.
     rebuild: Option<&'static str>,
     unread: Option<Position>,
 }
 
-/// Reads the journal from where the index allows, holds it against what was signed, and brings book and index to its end.
+/// Reads the journal from where the index allows, checks it against what was signed, and brings book and index to its
+/// end.
 fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading, OpenError> {
     let (audit, index_dir) = (dir.join("audit"), dir.join("index"));
     let signed = checkpoints.found();
@@ -203,11 +205,11 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
         });
         match tail {
             Ok(tail) => scanned = Some(tail),
-            // The index may have led astray. If it did not, this says what is wrong.
+            // The position from the index may be wrong. If it is not, reading everything reports what is.
             Err(_) => {
                 follower = Follower::new(first.tree.clone(), signed);
                 scan(&audit, &mut |line| follower.visit(line))?;
-                replay.misfit = Some("the index did not fit the journal");
+                replay.misfit = Some("the index did not match the journal");
             }
         }
     } else {
@@ -226,7 +228,9 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
         (Some(scanned), None) => scanned,
         (_, why) => {
             drop(replay);
-            let renewed = renew(&index_dir, &audit, now).map_err(|error| tracing::warn!(%error, "no index"));
+            let renewed = renew(&index_dir, &audit, now).map_err(
+                |error| tracing::warn!(%error, "cannot rebuild the ledger's index; payments go on without it"),
+            );
             replay = Replay::onto(renewed.ok(), &first);
             (rebuild, unread) = (why, None);
             follower = Follower::new(first.tree.clone(), signed);
@@ -245,8 +249,8 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
     })
 }
 
-/// The log of books that are elsewhere: read whole, and held against what was signed. It may be shorter than that, since what is
-/// missing is fetched from the books.
+/// The log of a shared ledger's node: read completely, and checked against what was signed. It may be shorter than
+/// that, because missing entries are fetched from the database.
 #[cfg(feature = "postgres")]
 pub fn read_log(
     dir: &Path,
@@ -263,7 +267,7 @@ pub fn read_log(
     Ok((scanned, follower.tree))
 }
 
-/// Before anything is repaired: whoever looks for the lost entries must find everything as it was.
+/// Checked before anything is repaired, so that people who look for the lost entries find everything as it was.
 fn not_shorter(audit: PathBuf, tree: &Tree, checkpoints: &Checkpoints) -> Result<(), CheckpointError> {
     match checkpoints.last() {
         Some(last) if last.size > tree.size() => Err(CheckpointError::Shorter {
@@ -275,9 +279,9 @@ fn not_shorter(audit: PathBuf, tree: &Tree, checkpoints: &Checkpoints) -> Result
     }
 }
 
-/// What nobody waits for any more. Held money was never signed for and goes back, unless a person was asked about it: their answer
-/// is waited for (R44), and whoever asked says how an approval ended whose time is over. Armed money may be with a
-/// seller.
+/// What no caller waits for after a restart. Held money was never signed for and is released, unless a person was asked
+/// about it: then their answer is waited for (R44), and the asking process records how an overdue approval ended. Armed
+/// money may be with a seller.
 fn left_open(book: &Book) -> impl Iterator<Item = Body> {
     book.open_payments().filter_map(|payment| {
         let (rid, why) = (payment.rid(), "restart".to_owned());
@@ -311,20 +315,22 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// The index, or a new one in its place and why.
+/// The index; or a new one in its place, and why.
 fn open_index(dir: &Path, audit: &Path, now: Timestamp) -> (Option<(Index, Snapshot)>, Option<&'static str>) {
     match Index::open(dir, audit) {
-        Ok(opened) if opened.1.is_new => (Some(opened), Some("the index was not there")),
+        Ok(opened) if opened.1.is_new => (Some(opened), Some("the index was missing")),
         Ok(opened) => (Some(opened), None),
         Err(error) => {
-            tracing::warn!(%error, "the ledger's index is broken");
-            let renewed = renew(dir, audit, now).map_err(|error| tracing::warn!(%error, "no index"));
-            (renewed.ok(), Some("the index was broken"))
+            tracing::warn!(%error, "the ledger's index is damaged; rebuilding it");
+            let renewed = renew(dir, audit, now).map_err(
+                |error| tracing::warn!(%error, "cannot rebuild the ledger's index; payments go on without it"),
+            );
+            (renewed.ok(), Some("the index was damaged"))
         }
     }
 }
 
-/// Puts a fresh index where a broken one was, and keeps the broken one beside it.
+/// Creates a new index in place of a damaged one, which is kept beside it.
 fn renew(dir: &Path, audit: &Path, now: Timestamp) -> Result<(Index, Snapshot), String> {
     let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
     let mut kept = dir.with_extension(format!("bad-{time}"));
@@ -348,13 +354,13 @@ fn written(index: Index, done: Result<(), String>) -> Option<Index> {
     }
 }
 
-/// Applies what the index has not seen, and finds out on the way whether the index fits the journal.
+/// Applies what the index has not seen, and finds out on the way whether the index matches the journal.
 struct Replay {
     book: Book,
     index: Option<Index>,
     /// How far the index had come.
     from: Chain,
-    /// The index held nothing: it is filled, and gets its mark at the end.
+    /// The index was empty: it is filled, and marked complete at the end.
     is_new: bool,
     misfit: Option<&'static str>,
     effects: Vec<Effect>,
@@ -369,14 +375,14 @@ impl Replay {
             || (first.chain, first.book.clone()),
             |snapshot| (snapshot.chain, snapshot.book),
         );
-        // The entries between were moved away: it cannot catch up any more.
+        // The entries in between were moved away, so it cannot catch up any more.
         let is_behind = from.next_seq < first.chain.next_seq;
         Self {
             book,
             index,
             from,
             is_new,
-            misfit: is_behind.then_some("the index ended before the entries that are here"),
+            misfit: is_behind.then_some("the index ended before the first entry of the journal"),
             effects: Vec::new(),
         }
     }
@@ -395,8 +401,8 @@ impl Replay {
                 place: line.place,
                 ..effect
             }),
-            // Against a book that came from the index this accuses the index; a replay from nothing accuses the journal.
-            Err(_) if !self.is_new => self.misfit = Some("the index did not fit the journal"),
+            // If the book came from the index, the index is wrong; in a replay from the beginning, the journal is.
+            Err(_) if !self.is_new => self.misfit = Some("the index did not match the journal"),
             Err(illegal) => return Err(illegal.to_string()),
         }
         if self.effects.len() >= BATCH_ENTRIES {
@@ -431,6 +437,6 @@ impl Replay {
     fn misfit(&self, journal: Chain) -> Option<&'static str> {
         let is_ahead = self.from.next_seq > journal.next_seq;
         self.misfit
-            .or(is_ahead.then_some("the index knew entries that the journal does not have"))
+            .or(is_ahead.then_some("the index contained entries that the journal does not have"))
     }
 }

@@ -12,9 +12,9 @@ pub const FOLD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub struct Refusals {
-    /// Not journaled yet, in order of arrival.
+    /// Not in the journal yet, in order of arrival.
     fresh: Vec<(RefusalRecord, u64)>,
-    /// Journaled within the last ten seconds, and how many equal ones came since.
+    /// Written to the journal within the last ten seconds, and how many equal ones came since.
     recent: HashMap<Key, Recent>,
 }
 
@@ -47,12 +47,12 @@ impl Refusals {
         self.fresh.push((denial, 1));
     }
 
-    /// What is to be journaled at `now`, each with its count.
+    /// The refusals to record at `now`, each with its count.
     pub fn due(&mut self, now: Timestamp) -> Vec<(RefusalRecord, u64)> {
         let mut due = std::mem::take(&mut self.fresh);
         self.recent.retain(|_, recent| {
-            // Either way: callers and writer read the clock at slightly different moments, and a clock that went back far
-            // must not hold refusals for longer than the fold.
+            // In both directions: callers and writer read the clock at slightly different moments, and a clock that
+            // went far back must not hold refusals for longer than the fold.
             if now.duration_since(recent.since).unsigned_abs() < FOLD {
                 return true;
             }
@@ -66,7 +66,7 @@ impl Refusals {
         due
     }
 
-    /// Everything that waits, at the end.
+    /// Everything that waits, when the ledger closes.
     pub fn all(&mut self) -> Vec<(RefusalRecord, u64)> {
         let mut all = std::mem::take(&mut self.fresh);
         let waiting = self.recent.drain().filter(|(_, recent)| recent.count > 0);
@@ -74,7 +74,7 @@ impl Refusals {
         all
     }
 
-    /// Whether something will be due later although nobody calls.
+    /// Whether refusals will be due later even if nobody calls.
     pub fn is_waiting(&self) -> bool {
         !self.recent.is_empty()
     }

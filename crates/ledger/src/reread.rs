@@ -1,7 +1,7 @@
-//! Reads, after a fast start, what that start did not: every entry up to its position, once, slowly (R225).
+//! Reads, after a fast start, what that start skipped: every entry up to its position, once, slowly (R225).
 //!
-//! The tree over the lines as they stand must be the one of the position. Only then were they what was checked when they were
-//! written: nothing else has that root. So they need not be parsed again.
+//! The tree over the lines as they are now must equal the tree of the position. Nothing but the lines that were checked
+//! when they were written has that root, so they need not be parsed again.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -17,20 +17,20 @@ use super::resume::{Follower, Position};
 use super::scan;
 use super::text::Digest;
 
-/// After so many bytes it pauses.
+/// It pauses after this many bytes.
 const STRETCH: usize = 1 << 20;
 
-/// It rests so many times as long as it works: a quarter of one core, and of the disk, at most.
+/// How many times longer it pauses than it works: it takes at most a quarter of one core, and of the disk.
 const REST: u32 = 3;
 
-/// The thread that does it. Dropping this ends it.
+/// The thread that rereads. Dropping this stops it.
 pub struct Rereading {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Rereading {
-    /// `damaged` hears what is wrong, and where.
+    /// `damaged` receives what is wrong, and where.
     pub fn start(
         audit: PathBuf,
         until: Position,
@@ -45,7 +45,10 @@ impl Rereading {
                 !theirs.load(Ordering::Relaxed)
             };
             match reread(&audit, &until, &signed, goes_on) {
-                Ok(Read::All) => tracing::info!(entries = until.size(), "the whole journal was read; it is as signed"),
+                Ok(Read::All) => tracing::info!(
+                    entries = until.size(),
+                    "the whole journal was read and matches what was signed"
+                ),
                 Ok(Read::Stopped) => {}
                 Err(why) => damaged(why),
             }
@@ -63,7 +66,7 @@ impl Drop for Rereading {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // A panic there found no damage.
+            // If it panicked, it found no damage.
             let _ = thread.join();
         }
     }
@@ -133,14 +136,14 @@ fn follow(
     Ok(Read::All)
 }
 
-/// Something is wrong: the scan of a whole start says what, with file and line.
+/// Something is wrong: a scan of the whole journal says what, with file and line.
 fn located(audit: &Path, signed: &[Checkpoint]) -> String {
     let tree = pruned::beginning(audit).map(|first| first.tree).unwrap_or_default();
     let mut follower = Follower::new(tree, signed);
     match scan::scan(audit, &mut |line| follower.visit(line)) {
         Err(error) => error.to_string(),
         Ok(_) => format!(
-            "the journal is damaged: the entries in {} are not the ones that the index and the checkpoints know",
+            "the journal is damaged: the entries in {} are not those that the index and the checkpoints were made from",
             audit.display()
         ),
     }

@@ -1,8 +1,8 @@
 //! Where a start may begin to read, and whether what it reads is what was signed (R204, R225).
 //!
-//! The index keeps the last position that was signed. If the files before it are there with their sizes, and the line that
-//! ends at it has the hash it should have, the start reads from there on; what lies before is read in the background
-//! (`reread`). In any doubt everything is read: the index is never the truth.
+//! The index keeps the last position that was signed. If the files before it exist with their sizes, and the line that
+//! ends at it has the expected hash, the start reads from there on; what is before it is read in the background
+//! (`reread`). In case of any doubt everything is read, because the journal decides and never the index.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ impl Position {
         Self { tree, tip, place }
     }
 
-    /// Entries before it.
+    /// The number of entries before it.
     pub fn size(&self) -> u64 {
         self.tree.size()
     }
@@ -58,8 +58,8 @@ impl Position {
         }
     }
 
-    /// Whether a start may begin to read here. `indexed`: how far the index has come. `segments`: first entry and length of
-    /// the finished segments, as the index has them.
+    /// Whether a start may begin to read here. `indexed`: how far the index has come. `segments`: first entry and
+    /// length of the finished segments, according to the index.
     pub fn is_sound(
         &self,
         first: &Beginning,
@@ -77,7 +77,7 @@ impl Position {
                 .iter()
                 .all(|signed| signed.size != self.size() || signed.root == self.tree.root());
         let is_indexed = self.size() < indexed.next_seq || (self.size() == indexed.next_seq && self.tip == indexed.tip);
-        // What was moved away, and what a stop in the middle of moving has left, is nobody's concern here.
+        // Segments that were moved away, or that a stop in the middle of moving has left, do not matter here.
         let here = first.place.segment..self.place.segment;
         let earlier = |(first_seq, _): &&(u64, u64)| here.contains(first_seq);
         was_signed
@@ -112,7 +112,8 @@ impl Follower {
         let mut here = self.signed.iter().filter(|signed| signed.size == size);
         if here.any(|signed| signed.root != self.tree.root()) {
             return Err(format!(
-                "the {size} entries up to here are not the ones that were signed (audit/checkpoint, audit/checkpoints.log)"
+                "the {size} entries up to here are not the ones that were signed (audit/checkpoint, \
+                 audit/checkpoints.log)"
             ));
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Reads the journal's segments in order and follows the hash chain (R225). Shared by the writer's start and by
-//! readers in other processes, so that both agree on what the journal says and where it ends.
+//! Reads the segments of the journal in order and follows the hash chain (R225). The writer's start and readers in
+//! other processes share it, so that they agree on what the journal contains and where it ends.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -28,8 +28,8 @@ pub enum JournalError {
     },
     /// Not a torn write: entries that may have been acknowledged are damaged. Nothing is repaired by guessing.
     #[error(
-        "the journal is damaged: {} line {line}: {why}. Nothing was changed. Restore this file from a copy, or ask for help \
-         before you touch it",
+        "the journal is damaged: {} line {line}: {why}. Nothing was changed. Restore this file from a backup, or ask \
+         for help before you change it",
         path.display()
     )]
     Damaged { path: PathBuf, line: usize, why: String },
@@ -45,7 +45,7 @@ impl JournalError {
     }
 }
 
-/// Where the chain stands: what the next entry must be.
+/// The state of the chain: what the next entry must continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
     pub next_seq: u64,
@@ -66,7 +66,7 @@ impl Chain {
     };
 }
 
-/// Where in the files an entry begins: the segment, by its first entry, and bytes into it.
+/// Where an entry begins: the segment, named by its first entry, and the offset in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub segment: u64,
@@ -77,7 +77,7 @@ impl Place {
     pub const START: Self = Self { segment: 0, offset: 0 };
 }
 
-/// One good line.
+/// One valid line.
 pub struct Line<'a> {
     pub head: Head<'a>,
     pub bytes: &'a [u8],
@@ -85,23 +85,23 @@ pub struct Line<'a> {
     pub place: Place,
 }
 
-/// The newest segment, as far as it is good.
+/// The newest segment, as far as it is valid.
 #[derive(Debug)]
 pub struct Newest {
     pub path: PathBuf,
     pub first_seq: u64,
-    /// Bytes of good lines.
+    /// Bytes of valid lines.
     pub len: u64,
-    /// Day of its first entry, in days since the epoch, UTC. None: it has no entry yet.
+    /// Day of its first entry, in days since the epoch, UTC. `None`: it has no entry yet.
     pub day: Option<i64>,
-    /// What follows the good lines, without trailing fill, when it is a torn write. Never acknowledged.
+    /// What follows the valid lines, without trailing fill, if it is a torn write. Never acknowledged.
     pub torn: Vec<u8>,
 }
 
 #[derive(Debug)]
 pub struct Scanned {
     pub chain: Chain,
-    /// First entry and length of every segment that was read and is not the newest.
+    /// First entry and length of every segment that was read, except the newest.
     pub finished: Vec<(u64, u64)>,
     pub newest: Option<Newest>,
 }
@@ -111,14 +111,14 @@ pub fn segment_name(seq: u64) -> String {
     format!("seg-{seq:020}.jsonl")
 }
 
-/// Reads every segment of `audit` from the first entry on. `visit` sees each good line in order; a complaint of its own
-/// makes the journal damaged at that line.
+/// Reads every segment of `audit` from the first entry on. `visit` sees each valid line in order; if it returns an
+/// error, the journal counts as damaged at that line.
 pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>) -> Result<Scanned, JournalError> {
     let first = pruned::beginning(audit)?;
     scan_from(audit, first.chain, first.place, visit)
 }
 
-/// As [`scan`], from `place` on, where the entries before have led to `chain`.
+/// Like [`scan`], but starts at `place`, where the state of the chain is `chain`.
 pub fn scan_from(
     audit: &Path,
     mut chain: Chain,
@@ -126,7 +126,7 @@ pub fn scan_from(
     visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>,
 ) -> Result<Scanned, JournalError> {
     let mut segments = segments(audit)?;
-    // What a stop in the middle of moving old segments has left is before it, too.
+    // Segments left by a stop in the middle of moving are before `place`, too.
     segments.retain(|(first_seq, _)| *first_seq >= place.segment);
     let (mut newest, mut finished) = (None, Vec::new());
     let mut bytes = Vec::new();
@@ -193,7 +193,7 @@ fn read_from(path: &Path, offset: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
 }
 
 impl JournalError {
-    /// Counts the lines before `offset` as well, where reading began.
+    /// Adds the lines before `offset`, where reading began, to the line number.
     fn further(self, segment: &Path, offset: u64) -> Self {
         match self {
             Self::Damaged { path, line, why } if offset > 0 => {
@@ -277,11 +277,11 @@ pub(super) fn segments(audit: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError
 
 struct Part {
     chain: Chain,
-    /// Bytes of good lines, and their number.
+    /// Bytes of valid lines, and their number.
     good: usize,
     lines: usize,
     day: Option<i64>,
-    /// What is wrong with the first line that is not good.
+    /// What is wrong with the first line that is not valid.
     complaint: Option<String>,
 }
 
@@ -302,7 +302,7 @@ fn lines(
     while part.good < bytes.len() {
         let rest = &bytes[part.good..];
         let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
-            part.complaint = Some("the line does not end".to_owned());
+            part.complaint = Some("the line has no newline".to_owned());
             break;
         };
         let line = &rest[..end];
@@ -346,7 +346,7 @@ pub fn day_of(time: jiff::Timestamp) -> i64 {
     time.as_second().div_euclid(24 * 60 * 60)
 }
 
-/// Whether `line` is the next entry; says what is wrong with it.
+/// Whether `line` is the next entry; the error says why not.
 pub(super) fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, String> {
     let head = read_head(line).map_err(|error| error.to_string())?;
     if head.seq != chain.next_seq {
@@ -358,11 +358,11 @@ pub(super) fn follows<'a>(line: &'a [u8], chain: &Chain) -> Result<Head<'a>, Str
     Ok(head)
 }
 
-/// Whether a complete entry stands anywhere in what should be a torn write. A torn write ends in a fragment; a whole line
-/// at or after the first bad byte means that something in the middle was damaged, and it may have been acknowledged.
+/// Whether a complete entry occurs in what should be a torn write. A torn write ends in a fragment. A complete line at
+/// or after the first bad byte means that something in the middle was damaged, and it may have been acknowledged.
 pub(super) fn entries_follow(rest: &[u8]) -> bool {
     let mut pieces = rest.split(|byte| *byte == b'\n');
-    // What stands after the last newline does not end: it was never acknowledged, even if it looks whole.
+    // What follows the last newline is incomplete: it was never acknowledged, even if it looks complete.
     pieces.next_back();
     pieces.any(|line| read_head(line).is_ok())
 }

@@ -1,8 +1,8 @@
-//! Signs checkpoints beside the writer: every second if there is something new, earlier once there are 1024 entries, and at a
-//! clean stop (R224). Nobody waits for it but the stop.
+//! Signs checkpoints in a thread beside the writer: every second if there are new entries, earlier once there are 1024
+//! of them, and at a clean stop (R224). Only the stop waits for it.
 //!
-//! The writer says how far the journal is synced, and only that is signed: a checkpoint never promises more than the disk
-//! holds.
+//! The writer says how far the journal is synced, and only that is signed: a checkpoint never promises more than the
+//! disk holds.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,9 +16,10 @@ use super::resume::Position;
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointInterval {
     pub every: Duration,
-    /// Signed earlier once there are so many new entries.
+    /// This many new entries make a checkpoint due earlier.
     pub entries: u64,
-    /// Not more often than this, however many there are: the files' own syncs share the disk with the journal's.
+    /// Never more often than this, however many entries there are: the checkpoint files' own syncs share the disk with
+    /// the journal's.
     pub at_most_every: Duration,
 }
 
@@ -33,7 +34,8 @@ impl CheckpointInterval {
 }
 
 impl Default for CheckpointInterval {
-    /// At full speed 1024 entries come every 25 ms, and a checkpoint is four syncs: four a second must do.
+    /// At full speed 1024 entries come every 25 ms, and a checkpoint takes four syncs: four checkpoints a second must
+    /// do.
     fn default() -> Self {
         Self {
             at_most_every: Duration::from_millis(250),
@@ -68,12 +70,12 @@ enum Stop {
     No,
     /// After a last checkpoint.
     Signed,
-    /// As it stands.
+    /// Immediately, without one.
     Now,
 }
 
 impl Signing {
-    /// `synced` is signed at once, if it is not yet.
+    /// `synced` is signed at once, unless it already is.
     pub fn start(checkpoints: Checkpoints, rhythm: CheckpointInterval, synced: Position) -> io::Result<Self> {
         let desk = Arc::new(SigningShared {
             papers: Mutex::new(SigningState {
@@ -89,7 +91,7 @@ impl Signing {
             .name("ledger-signing".to_owned())
             .spawn(move || {
                 if let Err(error) = theirs.sign_until_stopped(checkpoints, rhythm) {
-                    tracing::error!(%error, "the journal is not signed any more; payments go on, and a restart tries again");
+                    tracing::error!(%error, "signing the journal failed; payments go on; restart bursar to try again");
                 }
             })?;
         Ok(Self {
@@ -105,18 +107,18 @@ impl Signing {
         let after = position.size().saturating_sub(papers.signed);
         papers.synced = position;
         drop(papers);
-        // It sleeps until there is something, then until there is enough.
+        // The thread sleeps until there is something to sign, then until there is enough.
         if (before == 0 && after > 0) || (before < rhythm.entries && after >= rhythm.entries) {
             self.desk.changed.notify_one();
         }
     }
 
-    /// How far it is signed, if that is news.
+    /// How far it is signed, if that has changed since the last call.
     pub fn news(&self) -> Option<Position> {
         self.desk.papers().news.take()
     }
 
-    /// Signs what is left and ends.
+    /// Signs the rest and ends.
     pub fn finish(&mut self) {
         self.stop(Stop::Signed);
     }
@@ -125,7 +127,7 @@ impl Signing {
         self.desk.papers().stop = stop;
         self.desk.changed.notify_one();
         if let Some(thread) = self.thread.take() {
-            // A panic there costs a checkpoint, which the next start makes up for.
+            // If it panicked, a checkpoint is missing; the next start makes up for it.
             let _ = thread.join();
         }
     }
@@ -138,7 +140,7 @@ impl Drop for Signing {
 }
 
 impl SigningShared {
-    // What a panic of the other side leaves is whole: every change is one assignment.
+    // After a panic of the other side the state is consistent: every change is one assignment.
     fn papers(&self) -> MutexGuard<'_, SigningState> {
         self.papers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -148,7 +150,7 @@ impl SigningShared {
         mut checkpoints: Checkpoints,
         rhythm: CheckpointInterval,
     ) -> Result<(), CheckpointError> {
-        // In the past, as it were: what the start found unsigned is due.
+        // As if the last signature were long ago: entries that the start found unsigned are due at once.
         let mut signed_at: Option<Instant> = None;
         while let Some(position) = self.due(rhythm, signed_at) {
             checkpoints.sign(position.tree())?;
@@ -160,7 +162,7 @@ impl SigningShared {
         Ok(())
     }
 
-    /// Waits until something is to be signed. `None`: it is over.
+    /// Waits until something is to be signed. `None`: the thread must end.
     fn due(&self, rhythm: CheckpointInterval, signed_at: Option<Instant>) -> Option<Position> {
         let mut papers = self.papers();
         loop {

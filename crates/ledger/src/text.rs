@@ -1,5 +1,5 @@
-//! How numbers, hashes and times stand in an entry: amounts as decimal strings (JSON numbers are doubles), hashes as
-//! 64 hex digits, times in UTC with six decimals.
+//! How numbers, hashes and times are written in an entry: amounts as decimal strings (JSON numbers are doubles), hashes
+//! as 64 hex digits, times in UTC with six decimals.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// What the first entry of a log names as its predecessor.
+    /// The `prev` of the first entry in a log, which has no predecessor.
     pub const ZERO: Self = Self([0; 32]);
 
     /// The leaf hash of an entry: SHA-256(0x00 || bytes), RFC 6962 §2.1.
@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// A hash of any kind, as [`Digest`] writes it; for members that are bytes.
+/// For members that hold a hash as raw bytes: written as [`Digest`] writes it.
 pub mod hex32 {
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
@@ -72,7 +72,7 @@ pub mod hex32 {
     }
 }
 
-/// An integer that is written as a decimal string.
+/// An integer written as a decimal string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Decimal<T>(pub T);
 
@@ -92,12 +92,12 @@ impl<'de, T: FromStr> Deserialize<'de> for Decimal<T> {
     }
 }
 
-/// A moment, exact to the microsecond, as `2026-11-20T08:00:02.000000Z`.
+/// A time with microsecond precision, such as `2026-11-20T08:00:02.000000Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Timestamp);
 
 impl Moment {
-    /// Cuts what an entry cannot hold, so that the live writer and a replay see the same moment.
+    /// Truncates to microseconds, the precision of an entry, so that the live writer and a replay see the same time.
     pub fn of(time: Timestamp) -> Self {
         Self(Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time))
     }

@@ -1,6 +1,7 @@
-//! Which time the windows go by: the wall clock, as long as it can be believed (R63).
+//! The time that decides which window a payment falls into: the wall clock, as long as it is plausible (R63).
 //!
-//! A clock that went back must not open an old window anew, one that was set ahead must not open windows that have not begun.
+//! A clock that went back must not reopen an old window, and one that was set ahead must not open windows that have not
+//! begun.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,9 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use bursar_core::clock::SharedClock;
 
-/// So far behind what the books have seen, the clock is still taken at its word.
+/// How far the clock may be behind the ledger's latest entry and still be used.
 const BEHIND: SignedDuration = SignedDuration::from_secs(5);
-/// So far ahead of the time that passed, too.
+/// How far it may be ahead of the time that has passed and still be used.
 const AHEAD: SignedDuration = SignedDuration::from_hours(1);
 
 pub struct Timekeeper {
@@ -20,10 +21,10 @@ pub struct Timekeeper {
 }
 
 struct Belief {
-    /// Both clocks when they were last believed without question.
+    /// Both clocks when they were last accepted.
     wall: Timestamp,
     since_boot: Duration,
-    /// The latest time that an entry bears.
+    /// The latest time of any entry.
     latest: Option<Timestamp>,
 }
 
@@ -54,7 +55,7 @@ impl Timekeeper {
         belief.judge(self.clock.now(), self.clock.since_boot())
     }
 
-    /// The time that windows go by.
+    /// The time that decides about windows.
     pub fn for_windows(&self) -> Timestamp {
         let belief = self.belief();
         let now = belief.judge(self.clock.now(), self.clock.since_boot()).now;
@@ -64,13 +65,13 @@ impl Timekeeper {
         }
     }
 
-    /// An entry bears this time.
+    /// Records that an entry has this time.
     pub fn saw(&self, time: Timestamp) {
         let mut belief = self.belief();
         belief.latest = belief.latest.max(Some(time));
     }
 
-    /// A person says that the wall clock is right. Returns what it says.
+    /// An operator confirms that the wall clock is right. Returns its time.
     pub fn accept(&self) -> Timestamp {
         let mut belief = self.belief();
         let wall = self.clock.now();
@@ -82,7 +83,7 @@ impl Timekeeper {
         wall
     }
 
-    // A panic of another holder leaves whole values.
+    // The values are consistent even after a panic of another holder.
     fn belief(&self) -> MutexGuard<'_, Belief> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_behind_the_books_does_not_go_back_to_old_windows() {
+    fn a_clock_behind_the_ledger_does_not_go_back_to_old_windows() {
         let (clock, keeper) = keeper(Some("2026-11-20T12:00:05Z"));
         assert_eq!(keeper.for_windows(), at("2026-11-20T12:00:00Z"), "5 s are tolerated");
         keeper.saw(at("2026-11-21T00:00:00Z"));
@@ -168,11 +169,11 @@ mod tests {
         assert_eq!(
             keeper.read().now,
             at("2026-11-20T12:00:00Z"),
-            "entries tell what the clock says"
+            "entries have the clock's time"
         );
         clock.set(at("2026-11-21T00:00:01Z"));
         assert_eq!(keeper.for_windows(), at("2026-11-21T00:00:01Z"));
-        // Wrong for ever, were there no word for it.
+        // It would stay wrong forever if nobody could confirm the clock.
         keeper.saw(at("2036-01-01T00:00:00Z"));
         keeper.accept();
         assert_eq!(keeper.for_windows(), at("2026-11-21T00:00:01Z"));

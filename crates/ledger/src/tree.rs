@@ -1,8 +1,8 @@
-//! The Merkle tree over the journal's entries (RFC 6962 §2.1), kept as its frontier: the roots of the full subtrees that
-//! the leaves so far fall into, one per bit of their number.
+//! The Merkle tree over the journal's entries (RFC 6962 §2.1), stored as its frontier: the roots of the full subtrees
+//! that the leaves so far form, one per bit set in their number.
 //!
-//! Appending costs one hash on average, the root at most one per bit. The root at an earlier size cannot be had from a
-//! frontier: whoever wants it computes the tree again up to there.
+//! Appending costs one hash on average, the root at most one per bit. A frontier does not contain the root at an
+//! earlier size; to get that, build the tree again up to there.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -26,7 +26,7 @@ impl Tree {
     /// Adds the leaf hash of the next entry ([`Digest::leaf`]).
     pub fn append(&mut self, leaf: Digest) {
         let mut peak = leaf;
-        // Every bit that carries over merges two subtrees of one size.
+        // Every bit that carries over merges two subtrees of equal size.
         for _ in 0..self.size.trailing_ones() {
             match self.peaks.pop() {
                 Some(left) => peak = node(&left, &peak),
@@ -37,7 +37,7 @@ impl Tree {
         self.size += 1;
     }
 
-    /// The root over all leaves so far. Without any it is the hash of nothing.
+    /// The root over all leaves so far; without leaves, the hash of the empty string.
     pub fn root(&self) -> Digest {
         let mut peaks = self.peaks.iter().rev();
         let Some(last) = peaks.next() else {
@@ -56,7 +56,7 @@ fn node(left: &Digest, right: &Digest) -> Digest {
     Digest(hash.finalize().into())
 }
 
-/// As it is stored.
+/// The stored form.
 #[derive(Serialize, Deserialize)]
 struct Parts {
     size: u64,
@@ -74,7 +74,10 @@ impl TryFrom<Parts> for Tree {
 
     fn try_from(Parts { size, peaks }: Parts) -> Result<Self, Self::Error> {
         if peaks.len() as u64 != u64::from(size.count_ones()) {
-            return Err(format!("{} hashes are no frontier of {size} leaves", peaks.len()));
+            return Err(format!(
+                "a frontier of {size} leaves cannot have {} hashes",
+                peaks.len()
+            ));
         }
         Ok(Self { size, peaks })
     }
@@ -119,10 +122,10 @@ mod tests {
                 tree.append(Digest::leaf(line.utf8.as_bytes()));
             }
         }
-        assert_eq!(tree.size(), 8, "all vectors were looked at");
+        assert_eq!(tree.size(), 8, "all vectors were checked");
     }
 
-    /// RFC 6962 §2.1 to the letter.
+    /// The definition in RFC 6962 §2.1.
     fn by_definition(leaves: &[Digest]) -> Digest {
         match leaves {
             [] => Digest::of(b""),
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_frontier_goes_on_and_one_that_is_none_is_refused() {
+    fn a_stored_frontier_continues_and_an_invalid_one_is_rejected() {
         let mut tree = Tree::default();
         for n in 0..11u32 {
             tree.append(Digest::leaf(&n.to_be_bytes()));

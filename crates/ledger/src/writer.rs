@@ -1,7 +1,7 @@
-//! The one writer: decides every operation in order against the book, makes whole batches durable, then answers
-//! (R202, R203).
+//! The one writer: decides every operation in order against the book, makes whole batches durable, then answers (R202,
+//! R203).
 //!
-//! It has a thread of its own, so that a slow disk never holds a runtime worker.
+//! It has a thread of its own, so that a slow disk never blocks a runtime worker.
 
 pub(super) mod decide;
 pub(super) mod ops;
@@ -33,7 +33,7 @@ use decide::Space;
 pub use ops::{Delivery, Found, Op, Shared};
 use ops::{DurableAnswer, Reply};
 
-/// Bounds of one batch: operations, and bytes of entries.
+/// Limits of one batch: operations, and bytes of entries.
 const BATCH_OPS: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -41,7 +41,7 @@ pub struct Writer {
     opening: Opening,
     private: Private,
     time: Arc<Timekeeper>,
-    /// The last look at the clock found it ahead of the time that passed.
+    /// How far the clock had jumped ahead when it was last read.
     jumped: Option<SignedDuration>,
     alarms: Alarms,
     space: Space,
@@ -127,7 +127,7 @@ impl Writer {
                 Next::Close(reply) => {
                     self.close();
                     drop(self);
-                    // Whoever closed may have gone away.
+                    // The caller may have gone away.
                     let _ = reply.send(());
                     return;
                 }
@@ -161,7 +161,7 @@ impl Writer {
             Ok(()) => {}
             Err(CommitError::Died) => return Next::Die,
             Err(CommitError::Failed(why)) => {
-                // They can never be written; kept, they would pile up.
+                // They can never be written; if kept, they would pile up.
                 self.shared.refusals().all();
                 (self.alarms)(Alarm::StoreFailed { why: why.clone() });
                 for answer in answers {
@@ -181,7 +181,7 @@ impl Writer {
         &mut self.opening.journal
     }
 
-    /// Damage that was found, reservations that nobody received, and refusals that are due.
+    /// Records damage that was found, reservations that no caller received, and refusals that are due.
     fn leftovers(&mut self, now: Moment) -> Result<(), CommitError> {
         if let Some(why) = self.shared.take_damage() {
             return Err(self.journal().poison(why));
@@ -192,14 +192,14 @@ impl Writer {
                     rid,
                     why: "abandoned".to_owned(),
                 }),
-                // Armed money expires only with proof that it can never be cashed (R11). Here the proof is at hand: a
-                // signature takes the `Reservation` value, there is only one, and it was dropped inside the ledger.
+                // Armed money expires only with proof that it can never be cashed (R11). Here the proof is at hand:
+                // signing needs the `Reservation` value, there is only one, and it was dropped inside the ledger.
                 Some(State::Armed) => Body::Expired(Expired {
                     by: Source::Us,
                     rid,
                     why: "never-signed".to_owned(),
                 }),
-                // Whoever gave up waiting knows the id and may have finished it by itself.
+                // The caller that gave up waiting knows the id and may have finished the payment itself.
                 _ => continue,
             };
             self.record(now, body).map_err(|why| self.journal().poison(why))?;
@@ -214,7 +214,7 @@ impl Writer {
                 if self.opening.journal.failed().is_some() {
                     return Err(CommitError::Failed(why));
                 }
-                tracing::warn!(%why, "a refusal is missing in the journal");
+                tracing::warn!(%why, "cannot record a refusal in the journal");
             }
         }
         Ok(())
@@ -222,7 +222,7 @@ impl Writer {
 
     fn decide(&mut self, op: Op, now: Moment, answers: &mut Vec<DurableAnswer>) {
         answers.push(match op {
-            // Whoever hung up before the decision gets none: nothing to undo later.
+            // If the caller hung up before the decision, nothing is decided, so nothing has to be undone.
             Op::Reserve(_, reply) if reply.is_closed() => return,
             Op::Reserve(reserve, reply) => DurableAnswer::Reserve(reply, self.reserve(*reserve, now)),
             Op::Hold(_, reply) if reply.is_closed() => return,
@@ -258,15 +258,15 @@ impl Writer {
             // Before the entries, so that a reader who sees an entry also finds its path.
             let disclosures = std::mem::take(&mut self.disclosures);
             if let Err(error) = self.private.write(self.opening.journal.segment(), disclosures) {
-                tracing::warn!(%error, "paths of payments are missing in private/");
+                tracing::warn!(%error, "cannot write the paths of payments to private/; reports will not show them");
             }
         }
         self.journal().commit()
     }
 
     fn answer(&self, answer: DurableAnswer) {
-        // A caller that has gone away does not hear its answer. Only a reservation must not be lost with it: its
-        // `Delivery` reports itself when it is dropped.
+        // A caller that has gone away gets no answer. Only a reservation must not be lost with it: its `Delivery`
+        // reports itself when it is dropped.
         match answer {
             DurableAnswer::Reserve(reply, result) => {
                 let delivery = |reservation: Reservation| self.delivery(reservation.rid(), reservation);
@@ -312,7 +312,7 @@ impl Writer {
         Delivery::of(rid, value, self.shared.clone(), self.wake.clone())
     }
 
-    /// The time for this batch. A jump ahead is told once, in the journal and to whoever hears alarms.
+    /// The time for this batch. A jump ahead is reported once: in the journal and as an alarm.
     fn look_at_clock(&mut self) -> Moment {
         let Reading { now, ahead } = self.time.read();
         let now = Moment::of(now);
@@ -321,23 +321,23 @@ impl Writer {
             let ahead_s = decisions::seconds(ahead);
             (self.alarms)(Alarm::ClockJumped { ahead_s });
             if let Err(why) = self.record(now, Body::ClockJumped(ClockJumped { ahead_s })) {
-                tracing::error!(%why, "the jump of the clock is missing in the journal");
+                tracing::error!(%why, "cannot record in the journal that the clock has jumped");
             }
         }
         now
     }
 
-    /// After the answers: what nobody waits for.
+    /// Work after the answers that no caller waits for.
     fn follow_up(&mut self) {
         self.tell_signing();
         if !self.effects.is_empty() {
             self.feed_index();
         }
-        // Its failure poisons the journal and is reported by the next operation.
+        // If it fails, the journal is poisoned and the next operation reports that.
         let _ = self.journal().fill_ahead();
     }
 
-    /// A clean stop: nothing waits any more, and the files are as short as their entries.
+    /// A clean stop: nothing is pending, and the files end with their entries.
     fn close(&mut self) {
         let now = self.look_at_clock();
         if let Err(error) = self.record_close(now) {
@@ -369,7 +369,7 @@ impl Writer {
         self.journal().trim()
     }
 
-    /// It may be gathering changes.
+    /// It may be waiting to gather changes.
     fn wake_index(&self) {
         if let Some(index) = &self.index_thread {
             index.thread().unpark();
@@ -392,7 +392,7 @@ impl Writer {
     }
 }
 
-/// The threads that sign the journal and read what the start did not.
+/// The threads that sign the journal and read what the start skipped.
 fn beside(
     opening: &mut Opening,
     audit: PathBuf,
@@ -410,13 +410,13 @@ fn beside(
     Ok((Some(Signing::start(checkpoints, rhythm, synced)?), rereading))
 }
 
-/// Tells the writer.
+/// Notifies the writer.
 fn damaged(shared: &Arc<Shared>, wake: &mpsc::WeakSender<Op>) -> impl FnOnce(String) + Send + 'static {
     let (shared, wake) = (shared.clone(), wake.clone());
     move |why| {
-        tracing::error!(%why, "entries that were signed are damaged");
+        tracing::error!(%why, "the journal is damaged in entries that were signed");
         shared.tell_damage(why);
-        // A full queue needs no wake: the writer is about to look.
+        // A full queue needs no wake-up: the writer is about to look.
         if let Some(wake) = wake.upgrade() {
             let _ = wake.try_send(Op::Wake);
         }
@@ -424,12 +424,12 @@ fn damaged(shared: &Arc<Shared>, wake: &mpsc::WeakSender<Op>) -> impl FnOnce(Str
 }
 
 impl Drop for Writer {
-    /// The index is closed before the lock is given up with the rest: the next ledger opens it.
+    /// The index is closed before the lock is released with the rest, because the next ledger opens it.
     fn drop(&mut self) {
         self.index = None;
         self.wake_index();
         if let Some(thread) = self.index_thread.take() {
-            // A panic there is the index's own affair; the next start repairs it.
+            // If it panicked, the next start repairs the index.
             let _ = thread.join();
         }
     }

@@ -1,5 +1,5 @@
-//! Bodies on their way through: the agent's request, kept while it streams so that it can be sent once more; the
-//! answer, streamed with an idle bound.
+//! Request and response bodies: the agent's request, buffered while it streams so that it can be sent once more; the
+//! response, streamed with an idle timeout.
 
 mod agent;
 mod answer;
@@ -11,7 +11,7 @@ pub use request::{BufferedBody, NotReplayable, Progress, Replay, ReplayBudget, R
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// One request may be kept up to this size (R9).
+/// The largest request body that is buffered for a replay, in bytes (R9).
 pub const REPLAY_CAP: usize = 1 << 20;
-/// All kept requests together (R9).
+/// The limit for all buffered request bodies together, in bytes (R9).
 pub const REPLAY_CAP_ALL: usize = 256 << 20;

@@ -1,7 +1,8 @@
-//! Connecting to the outside: one resolution, every address checked, only checked addresses dialled (threats 2.1, 2.2).
+//! Outgoing connections for agents: one resolution, every address checked, only checked addresses dialled (threats 2.1,
+//! 2.2).
 //!
-//! All that leaves this process goes through here: origins, replays, RPC nodes, Stripe, approval backends. A replay
-//! connects to the [`Checked`] of the first request and never resolves again.
+//! A replay connects to the [`Checked`] addresses of the first request and never resolves the name again. Services that
+//! the operator has configured (nodes, Stripe, approval backends) are reached through [`crate::post`] instead.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,15 +26,15 @@ mod class;
 
 /// "Connection Attempt Delay" of RFC 8305 §5.
 const STAGGER: Duration = Duration::from_millis(250);
-/// The system resolver blocks a thread per lookup; slow names must not take all of them.
+/// The system resolver blocks a thread per lookup; slow names must not use up all threads.
 const LOOKUPS: usize = 64;
 
-/// Where names come from. Tests put in answers that change or lie.
+/// Resolves host names. A trait, so that tests can give answers that change or lie.
 pub trait Resolver: Send + Sync + 'static {
     fn lookup(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 }
 
-/// The system's resolver: hosts file, search order and caching as the machine has them.
+/// The system's resolver, with the machine's hosts file, search order and caching.
 pub struct SystemResolver;
 
 impl Resolver for SystemResolver {
@@ -57,23 +58,23 @@ impl Checked {
     }
 }
 
-/// Texts name the host's class but never the address behind it: they reach the agent.
+/// The messages reach the agent, so they name the host's address class but never the address.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     #[error("{0}")]
     Host(#[from] HostError),
-    #[error("the host is {class}, which this proxy does not dial")]
+    #[error("the host is {class}, which this proxy does not connect to")]
     Guard {
         class: AddressClass,
         address: Option<IpAddr>,
     },
-    #[error("the request would come back to this proxy")]
+    #[error("the request would loop back to this proxy")]
     Loop { address: SocketAddr },
     #[error("the host name could not be resolved")]
     Dns { source: Option<io::Error> },
     #[error("the host refused the connection")]
     Refused,
-    #[error("the host cannot be reached: {source}")]
+    #[error("the host is unreachable: {source}")]
     Unreachable { source: io::Error },
     #[error("{0} took too long")]
     Timeout(Stage),
@@ -94,7 +95,7 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// Cheap to clone; clones share the bound on lookups.
+/// Cheap to clone; clones share the limit on concurrent lookups.
 #[derive(Clone)]
 pub struct Dialer {
     resolver: Arc<dyn Resolver>,
@@ -114,7 +115,7 @@ pub struct Patience {
 }
 
 impl Dialer {
-    /// `own` are the addresses of all our listeners as bound, the admin side included.
+    /// `own`: the bound addresses of all our listeners, including the admin listener.
     pub fn new(
         resolver: Arc<dyn Resolver>,
         allow_private: Vec<IpNet>,
@@ -130,8 +131,9 @@ impl Dialer {
         }
     }
 
-    /// Resolves once and checks every address: one bad answer refuses the name, since an answer that mixes public and
-    /// private addresses is an attack or a mistake. With an address in `allow_private` only such addresses count.
+    /// Resolves the name once and checks every address. One address that is not allowed rejects the name, since an
+    /// answer that mixes public and private addresses is an attack or a mistake. If an address is in `allow_private`,
+    /// only addresses in `allow_private` are kept.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<Checked, DialError> {
         let host = Host::parse(host)?;
         if port == 0 {
@@ -158,8 +160,8 @@ impl Dialer {
             }
         }
         if let Some(error) = refused {
-            // A name of which the operator has allowed an address is known to be private: `localhost` is ::1 as well on
-            // most machines. Only what is allowed is dialled.
+            // The operator has allowed one of its addresses, so the name is known to be private: `localhost`, for
+            // instance, is also ::1 on most machines. Only the allowed addresses are dialled.
             addresses.retain(|address| self.is_exception(address.ip()));
             if addresses.is_empty() {
                 return Err(error);
@@ -171,8 +173,8 @@ impl Dialer {
         }
     }
 
-    /// Connects to one of the checked addresses (RFC 8305): families alternate, each attempt gets 250 ms before the next
-    /// one starts beside it, the first that stands wins.
+    /// Connects to one of the checked addresses (RFC 8305): families alternate, each attempt gets 250 ms before the
+    /// next one starts in parallel, and the first to connect wins.
     pub async fn connect(&self, checked: &Checked) -> Result<(TcpStream, SocketAddr), DialError> {
         let attempts = race(alternate(&checked.addresses), STAGGER);
         timeout(self.patience.connect, attempts)
@@ -182,7 +184,7 @@ impl Dialer {
 
     async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DialError> {
         let (lookups, resolver, host) = (self.lookups.clone(), self.resolver.clone(), host.to_string());
-        // A task of its own: when we stop waiting, the blocked thread lives on and must keep its permit.
+        // In its own task: when we stop waiting, the blocked thread lives on and must keep its permit.
         let answer = tokio::spawn(async move {
             let _permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
             resolver.lookup(host).await
@@ -202,7 +204,7 @@ impl Dialer {
     }
 
     fn check(&self, address: IpAddr, port: u16) -> Result<SocketAddr, DialError> {
-        // ::ffff:a.b.c.d is dialled as the IPv4 address that it is.
+        // ::ffff:a.b.c.d is dialled as the IPv4 address it stands for.
         let address = address.to_canonical();
         let target = SocketAddr::new(address, port);
         if self.own.iter().any(|own| reaches(*own, target)) {
@@ -233,13 +235,13 @@ fn reaches(own: SocketAddr, target: SocketAddr) -> bool {
         || own.is_unspecified() && (target.is_loopback() || is_local(target))
 }
 
-/// An address can be bound exactly when an interface has it. Nothing is sent; asked only for a listener on all
+/// An address can be bound exactly when an interface has it. Nothing is sent. Only called for a listener on all
 /// interfaces and an equal port.
 fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Starts with the family the resolver put first (RFC 6724 order), then takes turns.
+/// Alternates the families, starting with the one that the resolver put first (RFC 6724 order).
 fn alternate(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut preferred, mut other): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) = addresses
@@ -255,7 +257,7 @@ fn alternate(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
 }
 
 async fn race(mut waiting: VecDeque<SocketAddr>, stagger: Duration) -> Result<(TcpStream, SocketAddr), DialError> {
-    // Dropping the set ends the attempts that lost.
+    // Dropping the set cancels the attempts that lost.
     let mut attempts = JoinSet::new();
     let mut last_error = DialError::Dns { source: None };
     loop {

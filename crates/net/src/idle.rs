@@ -1,7 +1,8 @@
-//! A connection from an agent, with its two bounds: a request head that has begun must be complete within `head`, and a
-//! connection on which no byte moves in either direction ends after `idle` (R35).
+//! An agent's connection with its two timeouts: a request head that has begun must be complete within `head`, and a
+//! connection on which no byte moves in either direction is closed after `idle` (R35).
 //!
-//! hyper's own header timeout also runs while a kept connection rests, so it cannot tell a slow head from a quiet agent.
+//! hyper's own header timeout also runs while a keep-alive connection is idle, so it cannot distinguish a slow head
+//! from a quiet agent.
 
 use std::io;
 use std::pin::Pin;
@@ -19,14 +20,14 @@ pub struct Busy(Arc<Requests>);
 
 #[derive(Default)]
 struct Requests {
-    /// Parts of exchanges that are going on.
+    /// Guards that are held for exchanges in progress.
     serving: AtomicUsize,
-    /// Counts up with every head, so that a request that is answered at once is noticed as well.
+    /// Incremented with every head, so that a request that is answered at once is noticed too.
     begun: AtomicUsize,
 }
 
 impl Busy {
-    /// The head is complete: from here on only idleness counts.
+    /// The head is complete: from here on only the idle timeout applies.
     pub fn begin(&self) -> Serving {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.serving.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +39,7 @@ impl Busy {
     }
 }
 
-/// Held by the request's body and by the answer's: while either is owed, no head can begin.
+/// Held by the request body and the response body: until both are done, no new head can begin.
 pub struct Serving(Busy);
 
 impl Clone for Serving {
@@ -60,7 +61,7 @@ pub struct Watched<S> {
     idle: Duration,
     last_byte: Instant,
     head_began: Option<Instant>,
-    /// How many heads were complete at the last look.
+    /// How many heads were complete at the last check.
     heads: usize,
     timer: Pin<Box<Sleep>>,
 }
@@ -74,7 +75,7 @@ impl<S> Watched<S> {
             head,
             idle,
             last_byte: now,
-            // The first head is owed at once.
+            // The first head is due at once.
             head_began: Some(now),
             heads: 0,
             timer: Box::pin(tokio::time::sleep(head)),
@@ -89,7 +90,7 @@ impl<S> Watched<S> {
         self.last_byte = Instant::now();
     }
 
-    /// A head that was complete since the last look is owed no more.
+    /// A head that was completed since the last check is no longer due.
     fn look(&mut self) {
         let heads = self.busy.0.begun.load(Ordering::Relaxed);
         if heads != self.heads {
@@ -106,7 +107,7 @@ impl<S> Watched<S> {
         }
     }
 
-    /// The timer is only set forward when it fires, not on every byte.
+    /// The timer is moved forward only when it fires, not on every byte.
     fn poll_bounds(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             let deadline = self.deadline();
@@ -191,7 +192,7 @@ impl<S> Rewind<S> {
         Self { read, stream }
     }
 
-    /// What will be read first, once there is something; empty at the end.
+    /// Waits for the first bytes and returns them without consuming them; empty at end of stream.
     pub async fn first_bytes(&mut self) -> io::Result<&[u8]>
     where
         S: AsyncRead + Unpin,
@@ -287,11 +288,11 @@ mod tests {
         let mut buffer = [0; 3];
         agent.write_all(b"GET").await.unwrap();
         watched.read_exact(&mut buffer).await.unwrap();
-        // Answered at once; what follows is rest between requests.
+        // Answered at once; from here the connection is idle between requests.
         drop(busy.begin());
         let began = Instant::now();
         let waited = tokio::time::timeout(HEAD * 6, watched.read(&mut buffer)).await;
-        assert!(waited.is_err(), "still open after six head bounds");
+        assert!(waited.is_err(), "closed within six head timeouts");
         let error = watched.read(&mut buffer).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(began.elapsed() >= IDLE - Duration::from_secs(1));
@@ -305,7 +306,7 @@ mod tests {
         let mut buffer = [0; 3];
         agent.write_all(b"GET").await.unwrap();
         watched.read_exact(&mut buffer).await.unwrap();
-        // The answer is a long stream; its body holds on after its head is gone.
+        // The response is a long stream: its body's guard outlives the request's.
         let (head, body) = (busy.begin(), busy.begin());
         drop(head);
         agent.write_all(b"POS").await.unwrap();
@@ -318,7 +319,7 @@ mod tests {
         let began = Instant::now();
         let error = watched.read(&mut buffer).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(began.elapsed() <= HEAD, "a head is owed again");
+        assert!(began.elapsed() <= HEAD, "the head timeout applies again");
     }
 
     #[tokio::test]

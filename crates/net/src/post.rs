@@ -1,7 +1,8 @@
-//! One request to a URL that the operator has written into bursar.toml: a node, a webhook, Stripe. The guard against
-//! private addresses does not apply to it.
+//! One request to a URL that the operator has configured in bursar.toml: a node, a webhook, Stripe. The private-address
+//! guard does not apply to it.
 //!
-//! In two steps, for those who must know what became of a request that failed: until [`connect`] is done, nothing was sent.
+//! Callers that must know what became of a failed request use the two steps separately: until [`connect`] has returned,
+//! nothing has been sent.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -28,18 +29,18 @@ pub struct Line {
     host: HeaderValue,
 }
 
-/// What became of a request that was not answered.
+/// Why a request has no response, and whether it may have arrived.
 #[derive(Debug, Error)]
 pub enum SendError {
-    /// The connection had ended before the first byte of it was written.
+    /// The connection closed before the first byte was written.
     #[error("the request was not sent: {0}")]
     Unsent(#[source] hyper::Error),
-    /// It, or a part of it, may have arrived.
-    #[error("the request was not answered: {0}")]
+    /// All or part of the request may have arrived.
+    #[error("the request was sent, but no response came: {0}")]
     Unanswered(#[source] hyper::Error),
 }
 
-/// Sends JSON and returns the answer, its body unread. Unbounded in time: whoever calls has a patience of their own.
+/// Sends JSON and returns the response with its body unread. There is no timeout here; the caller sets one.
 pub async fn post(
     url: &Uri,
     tls: &UpstreamTls,
@@ -56,7 +57,7 @@ pub async fn post(
     Ok(connect(url, tls).await?.send(request).await?)
 }
 
-/// Connects to the host of `url`, over verified TLS unless it is `http`. Unbounded in time, as [`post`].
+/// Connects to the host of `url`, over verified TLS unless the scheme is `http`. As with [`post`], there is no timeout.
 pub async fn connect(url: &Uri, tls: &UpstreamTls) -> Result<Line, Failure> {
     let secure = url.scheme_str() == Some("https");
     let host = url.host().unwrap_or_default();
@@ -75,26 +76,26 @@ pub async fn connect(url: &Uri, tls: &UpstreamTls) -> Result<Line, Failure> {
     Ok(Line { sender, host })
 }
 
-/// As it stands in `Host`; without user information, path and query, where services put their keys.
+/// The value for `Host`, without user information, path and query, where services put their keys.
 pub fn host_and_port(url: &Uri) -> String {
     let host = url.host().unwrap_or_default();
     url.port()
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// Whether a host, as it stands in a URL, is this machine: what is sent there may go unencrypted.
+/// Whether the host part of a URL is this machine (`localhost` or a loopback address), to which plain HTTP is allowed.
 pub fn is_this_machine(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 impl Line {
-    /// Sends `request`, whose URI is a path, and returns the answer, its body unread.
+    /// Sends `request`, whose URI is a path, and returns the response with its body unread.
     pub async fn send(mut self, request: Request<Bytes>) -> Result<Response<Incoming>, SendError> {
         self.sender.ready().await.map_err(SendError::Unsent)?;
         let mut request = request.map(Full::new);
         request.headers_mut().insert(HOST, self.host);
-        // hyper gives a request back exactly when nothing of it was written.
+        // hyper hands a request back exactly when none of it was written.
         self.sender
             .try_send_request(request)
             .await
@@ -110,7 +111,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the answer's body, or when the sender is dropped unused.
+    // The task ends with the response body, or when the sender is dropped unused.
     tokio::spawn(connection);
     Ok(sender)
 }

@@ -5,22 +5,23 @@ use std::time::Duration;
 /// `[timeouts]`: how long each step may take (R35).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// TLS hello of an agent, after CONNECT.
+    /// The agent's TLS ClientHello, after CONNECT.
     pub hello: Duration,
-    /// Head of an agent's request.
+    /// The complete head of an agent's request.
     pub head: Duration,
+    /// Name resolution.
     pub dns: Duration,
-    /// One TCP connection.
+    /// The TCP connection, all attempts together.
     pub dial: Duration,
-    /// TLS handshake with the upstream.
+    /// The TLS handshake with the upstream.
     pub tls: Duration,
-    /// Head of the upstream's answer.
+    /// The head of the upstream's response.
     pub response_head: Duration,
-    /// A stream on which no byte moves.
+    /// How long a stream may go without a single byte in either direction.
     pub idle: Duration,
-    /// The answer to a paid request whose agent has gone (R5).
+    /// How long to wait for the response to a paid request after the agent has disconnected (R5).
     pub settle_wait: Duration,
-    /// Free streams after SIGTERM (R65).
+    /// How long streams of unpaid requests may go on after SIGTERM (R65).
     pub drain: Duration,
 }
 

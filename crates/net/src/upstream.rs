@@ -1,8 +1,8 @@
-//! Connections to sites: dialled to a checked address, verified, kept for the same agent, and used by one rule about
-//! sending twice (R1): only what hyper hands back as unsent may go out again.
+//! Connections to sites: dialled to a checked address, verified, and reused by the same agent. One rule governs sending
+//! twice (R1): a request with a credential goes out again only if hyper hands it back as unsent.
 //!
-//! Two connections are interchangeable when agent, origin, checked address and ALPN offer are equal (R36); the roots
-//! are one set per process.
+//! Two connections are interchangeable if agent, origin, checked address and ALPN offer are equal (R36); there is one
+//! set of trusted roots per process.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -31,14 +31,14 @@ pub use connection::{Connection, SendError};
 
 mod connection;
 
-/// Heads of answers: the same bounds as towards the agent (R33).
+/// Limits for response heads, the same as for the agent's request heads (R33).
 pub const HEAD_BYTES: usize = 64 << 10;
 pub const HEAD_FIELDS: usize = 256;
-/// A kept connection is closed after this rest; sites commonly close theirs after 60 s or more.
+/// An idle connection is closed after this time; sites commonly close theirs after 60 s or more.
 const KEEP: Duration = Duration::from_secs(50);
-/// Kept connections of one agent to one origin.
+/// The most idle connections of one agent to one origin.
 const KEEP_EACH: usize = 64;
-/// Names are looked up again for a new connection once this old (threat 2.2: no new look-up within one exchange).
+/// After this time a name is looked up again for a new connection (threat 2.2: never within one exchange).
 const NAME_AGE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +64,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// As `Host` and `:authority` name it: without the scheme's own port, which some sites do not know themselves by.
+    /// The value for `Host` and `:authority`, without the scheme's default port: some sites do not expect it there.
     pub fn host_field(&self) -> String {
         let own = match self.scheme {
             Scheme::Http => 80,
@@ -93,11 +93,11 @@ pub enum UpstreamError {
     Tls(#[from] HandshakeError),
     #[error("the connection could not be set up: {0}")]
     Setup(hyper::Error),
-    #[error("the exchange was broken off: {0}")]
+    #[error("the connection failed during the exchange: {0}")]
     Broken(hyper::Error),
-    #[error("the answer has more than {HEAD_FIELDS} header fields")]
+    #[error("the response has more than {HEAD_FIELDS} header fields")]
     Fields,
-    #[error("no answer came in time")]
+    #[error("the response timed out")]
     Timeout,
 }
 
@@ -120,7 +120,7 @@ struct IdleConnection {
     since: Instant,
 }
 
-/// One way to one origin for one agent: a tunnel has one for its whole life.
+/// One agent's access to one origin. A tunnel has one lane for its whole life.
 pub struct Lane {
     upstreams: Arc<Upstreams>,
     key: Key,
@@ -137,8 +137,8 @@ impl Upstreams {
         })
     }
 
-    /// Resolves and checks the origin's addresses, and makes sure that a connection is there, so that its ALPN result can
-    /// be mirrored to the agent.
+    /// Resolves and checks the origin's addresses, and makes sure that there is a connection, so that its ALPN result
+    /// can be mirrored to the agent.
     pub async fn lane(
         self: &Arc<Self>,
         agent: AgentName,
@@ -175,7 +175,7 @@ impl Upstreams {
         }
     }
 
-    /// Newest first: the one least likely to have been closed by the site.
+    /// Newest first: the connection least likely to have been closed by the site.
     fn pick(&self, key: &Key, checked: &Checked) -> Option<Connection> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = kept.get_mut(key)?;
@@ -205,7 +205,7 @@ impl Upstreams {
         None
     }
 
-    /// Lets go of what has rested too long. Called on a timer.
+    /// Closes connections that have been idle too long. Called on a timer.
     pub fn sweep(&self) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|_, lane| {
@@ -286,7 +286,7 @@ impl Lane {
         &self.key.agent
     }
 
-    /// A connection that is ready: kept, or new.
+    /// A connection that is ready, reused or new.
     pub async fn connection(&self) -> Result<Connection, UpstreamError> {
         let checked = self.names().await?;
         self.to(&checked).await
@@ -301,8 +301,7 @@ impl Lane {
         self.upstreams.dial(&self.key, checked).await
     }
 
-    /// The addresses that were checked last, however long ago: within one exchange no name is looked up twice
-    /// (threat 2.2).
+    /// The last checked addresses, however old: within one exchange no name is looked up twice (threat 2.2).
     fn pinned(&self) -> Checked {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
@@ -320,13 +319,13 @@ impl Lane {
         Ok(checked)
     }
 
-    /// A new connection to the addresses that were checked for this exchange, never a kept one.
+    /// A new connection to the addresses that were checked for this exchange, never a reused one.
     async fn fresh(&self) -> Result<Connection, UpstreamError> {
         self.upstreams.dial(&self.key, &self.pinned()).await
     }
 
-    /// Sends a request that carries no credential. What is handed back unsent goes out again on a new connection; so does
-    /// a request without a body and side effects that met a kept connection as it died (RFC 9110 §9.2.2).
+    /// Sends a request that carries no credential. If hyper hands it back unsent, it goes out again on a new
+    /// connection; so does a safe request without a body whose reused connection was lost (RFC 9110 §9.2.2).
     pub async fn send(
         &self,
         request: Request<RequestBody>,
@@ -354,8 +353,8 @@ impl Lane {
         }
     }
 
-    /// Sends a request that carries a credential: once, and to the addresses that the 402 came from. Only if hyper hands it
-    /// back unsent does it go out, once more, on a new connection (R1).
+    /// Sends a request that carries a credential: once, and to the addresses that were checked for the 402. Only if
+    /// hyper hands it back unsent is it tried once more, on a new connection (R1).
     pub async fn send_paid(
         &self,
         request: Request<RequestBody>,
@@ -392,13 +391,13 @@ impl Lane {
         loop {
             if let Ok(sent) = timeout(patience, &mut sending).await {
                 let response = sent?;
-                // On h1 hyper has counted already (R33).
+                // On HTTP/1 hyper has counted the fields already (R33).
                 return match response.headers().len() {
                     0..=HEAD_FIELDS => Ok(response),
                     _ => Err(SendError::Sent(UpstreamError::Fields)),
                 };
             }
-            // A long upload is not silence: the bound starts again while parts go by.
+            // A long upload is not silence: the timeout restarts as long as parts of it are sent.
             let now = progress.parts();
             if now == parts {
                 return Err(SendError::Sent(UpstreamError::Timeout));
@@ -410,7 +409,7 @@ impl Lane {
     fn relay(&self, connection: Connection, response: Response<Incoming>, progress: &Progress) -> Response<Relay> {
         let idle = self.upstreams.timeouts.idle;
         let at_end: Option<Box<dyn FnOnce() + Send>> = match &connection.sender {
-            // An h2 connection was never taken out; a new one is put in at once, for the streams beside this one.
+            // A reused h2 connection never left the pool; a new one is added at once, for concurrent streams.
             Sender::H2(_) => {
                 if !connection.reused {
                     self.upstreams.keep(self.key.clone(), connection);
@@ -450,7 +449,7 @@ fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
-/// Lets a relayed answer go to the agent.
+/// Turns a relayed response into the one for the agent.
 pub fn stream(response: Response<Relay>) -> Response<AnswerBody> {
     response.map(AnswerBody::from)
 }

@@ -1,5 +1,5 @@
 //! `Via` (RFC 9110 §7.6.3), only with `[proxy] via = true`: some sites stop compressing when they see one (R32).
-//! Its name is random per process, so that only a request that really came back is taken for a loop.
+//! The name in it is random per process, so that only a request that really came back counts as a loop.
 
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ impl Via {
         Ok(Self { name })
     }
 
-    /// Whether a request carries our own name. Comments, which may follow a name, are not looked into.
+    /// Whether a request carries our own name. Comments, which may follow a name, are ignored.
     pub fn has_been_here(&self, headers: &HeaderMap) -> bool {
         let lines = headers.get_all(VIA).iter().filter_map(|line| line.to_str().ok());
         lines
@@ -31,7 +31,7 @@ impl Via {
             .any(|name| name.eq_ignore_ascii_case(&self.name))
     }
 
-    /// Adds ourselves after those before us; `version` is the one the request arrived in.
+    /// Appends our own entry; `version` is the HTTP version in which the request arrived.
     pub fn add(&self, headers: &mut HeaderMap, version: Version) {
         let version = match version {
             Version::HTTP_10 => "1.0",

@@ -1,5 +1,5 @@
-//! What the wallet holds, as the nodes said last. Looked up in the background and never on the path of a payment; it can
-//! only refuse what could not settle anyway (R25).
+//! The wallet's balances as the nodes last reported them. They are read in the background, never on the path of a
+//! payment, and can only refuse a payment that could not settle anyway (R25).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,17 +16,17 @@ use bursar_core::money::{Atoms, MicroUsd};
 use bursar_net::tls::upstream::UpstreamTls;
 
 const EVERY: Duration = Duration::from_secs(30);
-/// After a refusal the next look comes at once, but not more often than this.
+/// After a refusal the balances are read again at once, but not more often than this.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Default)]
 pub struct Balances(Arc<Known>);
 
-/// What the wallet holds on one network, all assets together, as far as it is known.
+/// What the wallet is known to hold on one network, all assets together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub usd: MicroUsd,
-    /// Symbols of the assets that are not in it, because no node told.
+    /// Symbols of the assets that are not included, because no node returned a balance.
     pub unread: Vec<&'static str>,
 }
 
@@ -37,7 +37,7 @@ struct Known {
 }
 
 impl Balances {
-    /// True unless a node said that the wallet holds less.
+    /// True unless a node reported that the wallet holds less.
     pub fn may_cover(&self, asset: Asset, amount: Atoms) -> bool {
         let Asset::Token(token) = asset else {
             return true;
@@ -47,7 +47,14 @@ impl Balances {
             .is_none_or(|held| *held >= U256::from(amount.get()))
     }
 
-    /// `None` while nothing about it is known: nodes that are away are no reason to call the wallet empty.
+    /// As if a node had reported this balance.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn note(&self, token: &assets::Token, atoms: Atoms) {
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert((token.network(), token.address), U256::from(atoms.get()));
+    }
+
+    /// `None` while no balance is known: unreachable nodes are no reason to call the wallet empty.
     fn held_on(&self, network: Network) -> Option<Held> {
         let known = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut sum, mut unread, mut any) = (0_u128, Vec::new(), false);
@@ -57,7 +64,7 @@ impl Balances {
                 continue;
             };
             any = true;
-            // More than fits is more than enough.
+            // A balance too large for the type is enough for any payment.
             let atoms = Atoms::new(u128::try_from(*atoms).unwrap_or(u128::MAX));
             let usd = MicroUsd::of(atoms, asset.decimals).map_or(u128::MAX, MicroUsd::get);
             sum = sum.saturating_add(usd);
@@ -66,12 +73,13 @@ impl Balances {
         any.then_some(Held { usd, unread })
     }
 
-    /// A payment was refused for want of money: perhaps the wallet has been funded since.
+    /// Call this after a payment was refused for lack of funds: the wallet may have been funded since.
     pub fn look_again(&self) {
         self.0.again.notify_one();
     }
 
-    /// Looks until `stop`, and tells what the wallet holds on a network, all assets together.
+    /// Reads the balances until `stop`, and reports to `told` what the wallet holds on each network, all assets
+    /// together.
     pub async fn watch(
         self,
         nodes: BTreeMap<Network, Vec<Node>>,
@@ -81,7 +89,7 @@ impl Balances {
         stop: CancellationToken,
     ) {
         tokio::select! {
-            // A node that does not answer must not hold up the end.
+            // A node that does not answer must not delay the shutdown.
             () = stop.cancelled() => {}
             () = self.look_for_ever(nodes, &tls, owner, told) => {}
         }
@@ -120,13 +128,13 @@ impl Balances {
                         break;
                     }
                     Err(error) => {
-                        // An old answer must not refuse for ever once nobody can renew it.
+                        // An old balance must not refuse payments for as long as no node can renew it.
                         self.0
                             .held
                             .lock()
                             .unwrap_or_else(PoisonError::into_inner)
                             .remove(&(network, asset.address));
-                        tracing::warn!(%network, symbol = asset.symbol, %error, "wallet balance not known");
+                        tracing::warn!(%network, symbol = asset.symbol, %error, "could not read the wallet's balance");
                     }
                 }
             }
@@ -134,14 +142,14 @@ impl Balances {
     }
 }
 
-/// A node of another chain would report another wallet: it is left out, loudly.
+/// A node of another chain would report another wallet's balance, so it is left out, with an error in the log.
 async fn checked(nodes: BTreeMap<Network, Vec<Node>>, tls: &UpstreamTls) -> BTreeMap<Network, Vec<Node>> {
     let mut good = BTreeMap::new();
     for (network, nodes) in nodes {
         for node in nodes {
             match node.check_network(tls, network).await {
                 Err(error @ crate::rpc::RpcError::WrongNetwork { .. }) => {
-                    tracing::error!(%error, "node is not used; correct [networks] in bursar.toml");
+                    tracing::error!(%error, "this node is not used; correct [networks] in bursar.toml");
                 }
                 _ => good.entry(network).or_insert_with(Vec::new).push(node),
             }
@@ -170,7 +178,7 @@ mod tests {
         assert!(!balances.may_cover(asset, Atoms::new(11)));
         let held = balances.held_on(token.network()).unwrap();
         assert_eq!((held.usd, held.unread), (MicroUsd::new(10), Vec::new()));
-        assert_eq!(balances.held_on(Network::Eip155(8453)), None, "nobody has looked");
+        assert_eq!(balances.held_on(Network::Eip155(8453)), None, "not read yet");
     }
 
     #[test]

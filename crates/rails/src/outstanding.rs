@@ -1,10 +1,11 @@
-//! Payments in doubt: sent, and no 2xx reached the agent whole (R3). A repeat of the same request presents the same
-//! bytes again instead of buying twice; past the credential's validity it is told so (R4).
+//! Outstanding payments: the credential was sent, and no complete 2xx has reached the agent (R3). A repeat of the same
+//! request presents the same credential again instead of buying twice. Once the credential is no longer valid, the
+//! repeat gets an answer that says so (R4).
 //!
-//! What a repeat needs lies in `private/credentials/`, one file a payment, written before the first byte is sent, not
-//! synced, deleted a moment after the answer has been delivered (R7). A file that a crash took with it only costs the
-//! repeat: the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its file after delivery,
-//! as long as it may be presented again (R6, `keyed.rs`).
+//! What a repeat needs is kept in `private/credentials/`, one file per payment. The file is written before the first
+//! byte is sent, is not synced, and is deleted shortly after the answer has been delivered (R7). If a crash loses a
+//! file, only the repeat is lost: the payment stays unknown and counted. A payment under an `Idempotency-Key` keeps its
+//! file after delivery, for as long as it may be presented again (R6, `keyed.rs`).
 
 mod keyed;
 mod lost;
@@ -37,18 +38,20 @@ use lost::Lost;
 pub use proof::{Withdrawal, Withdrawn};
 pub use ticket::Ticket;
 
-/// Below this a seller would not settle any more (x402 §4.1).
+/// With less validity left than this, a seller would not settle any more (x402 §4.1).
 const LEAST_VALIDITY_S: i64 = 6;
-/// Repeats that present one credential, after the first sending (R3).
+/// How many repeats may present one credential, after it was first sent (R3).
 const PRESENTATIONS: u8 = 3;
-/// How long after the last try a repeat is told of the doubt; then it is a new purchase (R4).
+/// For this long after the last try, a repeat is answered that the outcome is unknown. Later, it is a new purchase
+/// (R4).
 const RETRY_WINDOW: SignedDuration = SignedDuration::from_secs(900);
 
-/// A request without its body: agent, method, scheme, authority, path and query. Found before a body is read.
+/// A request without its body: agent, method, scheme, authority, path and query. It can be looked up before the body is
+/// read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target([u8; 32]);
 
-/// A request with its body (R2). The offer is no part of it: a fresh 402 has fresh ids and perhaps a new price.
+/// A request with its body (R2). The offer is not part of it: a fresh 402 has fresh ids and perhaps a new price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
@@ -76,7 +79,8 @@ impl Fingerprint {
     }
 }
 
-/// All payments whose answers have not been delivered, and those under a key that may be presented again all the same.
+/// All payments whose answers have not been delivered, and delivered ones under an `Idempotency-Key` that may still be
+/// presented.
 #[derive(Clone)]
 pub struct Outstanding(Arc<Shared>);
 
@@ -84,14 +88,15 @@ struct Shared {
     folder: PathBuf,
     clock: SharedClock,
     by_target: Mutex<HashMap<Target, Vec<OutstandingPayment>>>,
-    /// So that a request that cannot be a repeat costs one load.
+    /// Lets a request that cannot be a repeat get by with one atomic load.
     count: AtomicUsize,
     delivered: Mutex<Delivered>,
     lost: Mutex<Lost>,
 }
 
-/// Answers that were handed over to their connections. The last bytes may still be on their way through TLS to the socket:
-/// a kill in between leaves an agent without its answer, which will ask again. So the files outlive them by a sweep.
+/// Payments whose answers were handed to their connections. The last bytes may still be on their way through TLS to the
+/// socket: if bursar is killed then, the agent has no answer and will ask again. So the files are deleted only at the
+/// second sweep after delivery.
 #[derive(Default)]
 struct Delivered {
     since_sweep: Vec<PaymentId>,
@@ -103,22 +108,22 @@ struct OutstandingPayment {
     fingerprint: Fingerprint,
     stored: Stored,
     last_try: Timestamp,
-    /// A receipt said that it is paid.
+    /// It was shown to be paid, by a receipt or by proof.
     paid: bool,
     stage: Stage,
 }
 
 enum Stage {
-    /// Its agent waits; an equal request meanwhile is a purchase of its own (R5), unless it has the same key. The
-    /// channel closes when the wait is over.
+    /// Its agent is waiting. An equal request in the meantime is a purchase of its own (R5), unless it has the same
+    /// key. The channel closes when the wait is over.
     Waiting(watch::Receiver<()>),
-    /// Its agent hung up, the answer is still waited for; a repeat joins.
+    /// Its agent hung up, but the answer is still awaited; a repeat joins.
     Abandoned(watch::Receiver<()>),
-    /// Over.
+    /// No presentation is in progress.
     Open,
 }
 
-/// The file of one payment.
+/// The content of one payment's file.
 #[derive(Clone, Serialize, Deserialize)]
 struct Stored {
     rid: PaymentId,
@@ -129,43 +134,44 @@ struct Stored {
     field: String,
     credential: String,
     valid_before: i64,
-    /// By repeats, after the first sending.
+    /// How often repeats have presented it, after it was first sent.
     presented: u8,
-    /// It was made under an `Idempotency-Key`.
+    /// The payment was made under an `Idempotency-Key`.
     #[serde(default)]
     keyed: bool,
-    /// A 2xx reached the agent whole. Only what has a key is still here then.
+    /// A complete 2xx reached the agent. Only a payment with a key is still stored then.
     #[serde(default)]
     delivered: bool,
 }
 
-/// Files of before there was another.
+/// The rail of files that were written before there was a second one.
 fn x402() -> String {
     Rail::X402.name().to_owned()
 }
 
-/// A credential that was sent before.
+/// A credential that was sent before and may be sent again.
 pub struct Presentable {
     pub rid: PaymentId,
     pub rail: Rail,
     pub field: HeaderName,
     pub credential: Credential,
-    /// Which presentation by a repeat this is, from 1.
+    /// Which presentation by a repeat this is, counted from 1.
     pub number: u8,
     pub ticket: Ticket,
 }
 
-/// What a request finds.
+/// What [`Outstanding::claim`] finds for a request.
 pub enum Claim {
-    /// It is no repeat of anything in doubt.
+    /// It does not repeat an outstanding payment.
     Free,
     /// Present this instead of asking for a price.
     Present(Box<Presentable>),
-    /// The same purchase is still under way for an agent that hung up: wait for this to close, then ask again.
+    /// The same purchase is still in progress for an agent that hung up: wait for this channel to close, then claim
+    /// again.
     Join(watch::Receiver<()>),
-    /// Validity is over or the tries are used up, and nothing is proven.
+    /// The outcome is unknown, and the credential has expired or has been presented too often.
     InDoubt(PaymentId),
-    /// As `InDoubt`, and a receipt said that it is paid.
+    /// Like `InDoubt`, but the payment was shown to be paid.
     PaidNotDelivered(PaymentId),
 }
 
@@ -179,8 +185,8 @@ impl Outstanding {
             .collect())
     }
 
-    /// Reads what an earlier run left. `wanted` says for each payment whether it can still be in doubt, and whether a receipt
-    /// said that it is paid; the files of the others are deleted.
+    /// Reads what an earlier run left behind. `wanted` says for each payment whether it can still be outstanding and,
+    /// if so, whether a receipt said that it is paid. The files of other payments are deleted.
     pub fn open(
         folder: PathBuf,
         clock: SharedClock,
@@ -200,7 +206,7 @@ impl Outstanding {
                 None => remove(&path),
             }
         }
-        // Oldest first; ids are in the order of their making.
+        // Oldest first: payment ids sort by creation time.
         by_target
             .values_mut()
             .for_each(|outstanding| outstanding.sort_by_key(|doubt| doubt.rid));
@@ -214,19 +220,19 @@ impl Outstanding {
         })))
     }
 
-    /// Whether there is any payment in doubt: one load for a request that cannot be a repeat.
+    /// Whether any payment is outstanding. One atomic load, for requests that cannot be repeats.
     pub fn any(&self) -> bool {
         self.0.count.load(Ordering::Acquire) > 0
     }
 
-    /// Whether a request to this target might be a repeat, so that its body must be known before it is forwarded.
+    /// Whether a request to this target might be a repeat, so that its body must be read before it is forwarded.
     pub fn concern(&self, target: &Target) -> bool {
         self.lock()
             .get(target)
             .is_some_and(|outstanding| outstanding.iter().any(|doubt| !doubt.stored.delivered))
     }
 
-    /// Keeps what a repeat would need. From here on the payment is in doubt until its ticket says otherwise.
+    /// Stores what a repeat would need. From here on the payment is outstanding until its ticket says otherwise.
     pub fn sent(
         &self,
         rid: PaymentId,
@@ -263,8 +269,8 @@ impl Outstanding {
         ticket
     }
 
-    /// What a request with this fingerprint has to do, oldest doubt first. What it is given to present is nobody else's
-    /// until the ticket is dropped.
+    /// Decides what a request with this fingerprint has to do, oldest payment first. A credential that is handed out
+    /// goes to no other request until its ticket is dropped.
     pub fn claim(&self, target: Target, fingerprint: Fingerprint) -> Claim {
         let now = self.0.clock.now();
         self.forget_old(now);
@@ -299,9 +305,9 @@ impl Outstanding {
         told
     }
 
-    /// `None` for a file that somebody changed: nothing of it is sent.
+    /// `None` if the stored file was altered: none of it is sent.
     fn present(&self, stored: &Stored, ticket: Ticket) -> Option<Box<Presentable>> {
-        // So that a restart does not begin to count again.
+        // So that a restart does not reset the count.
         self.write(stored);
         Some(Box::new(Presentable {
             rid: stored.rid,
@@ -313,8 +319,8 @@ impl Outstanding {
         }))
     }
 
-    /// Drops what no repeat is told of any more. The payments stay in the books as they are. Called on a timer, since most
-    /// doubts are never asked about.
+    /// Drops payments that no repeat can concern any more; their ledger records stay as they are. Called on a timer,
+    /// because most outstanding payments are never asked about again.
     pub fn sweep(&self) {
         if self.any() {
             self.forget_old(self.0.clock.now());
@@ -327,7 +333,7 @@ impl Outstanding {
         old.into_iter().for_each(|rid| remove(&self.path(rid)));
     }
 
-    /// All connections have ended: what was delivered is.
+    /// Deletes the files of delivered payments at shutdown: all connections have ended, so their answers are out.
     pub fn end(&self) {
         let Delivered { since_sweep, before } = mem::take(&mut *self.handed_over());
         before
@@ -350,7 +356,7 @@ impl Outstanding {
         });
     }
 
-    /// A 2xx reached the agent whole: no repeat needs the payment any more, unless it has a key.
+    /// A complete 2xx reached the agent: no repeat needs the payment any more, unless it has a key.
     fn delivered(&self, rid: PaymentId, target: &Target) {
         let now = self.0.clock.now();
         let mut by_target = self.lock();
@@ -385,7 +391,10 @@ impl Outstanding {
     fn write(&self, stored: &Stored) {
         let text = serde_json::to_vec(stored).unwrap_or_default();
         if let Err(error) = home::write_unsynced(&self.path(stored.rid), &text) {
-            tracing::warn!(payment = %stored.rid, %error, "after a crash this payment could not be presented again");
+            tracing::warn!(
+                payment = %stored.rid, %error,
+                "the credential could not be stored; after a crash, a repeat cannot present it again"
+            );
         }
     }
 
@@ -431,7 +440,7 @@ impl OutstandingPayment {
         Some((target, doubt))
     }
 
-    /// A repeat takes it on.
+    /// Hands the payment to a repeat, as its next presentation.
     fn begin(&mut self, outstanding: &Outstanding, target: Target, now: Timestamp) -> (Stored, Ticket) {
         let (ticket, over) = Ticket::new(outstanding.clone(), self.rid, target);
         self.stage = Stage::Waiting(over);
@@ -440,7 +449,7 @@ impl OutstandingPayment {
         (self.stored.clone(), ticket)
     }
 
-    /// R7: what is final is kept only as long as R6 may need it.
+    /// R7: a delivered payment is kept only for as long as R6 may need it.
     fn is_kept(&self, now: Timestamp) -> bool {
         match self.stage {
             Stage::Waiting(_) | Stage::Abandoned(_) => true,
@@ -458,7 +467,7 @@ impl OutstandingPayment {
     }
 }
 
-/// The files of a folder, each with what it holds; `None` for one that does not read.
+/// The files of a folder, each with its content; `None` for one that cannot be parsed.
 fn stored(folder: &Path) -> Result<Vec<(PathBuf, Option<Stored>)>, HomeError> {
     let failed = |source: io::Error| HomeError::Io {
         action: "read",
@@ -478,7 +487,7 @@ fn stored(folder: &Path) -> Result<Vec<(PathBuf, Option<Stored>)>, HomeError> {
 fn remove(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "a credential that is no longer needed could not be deleted");
+            tracing::warn!(path = %path.display(), %error, "could not delete a credential that is no longer needed");
         }
         _ => {}
     }

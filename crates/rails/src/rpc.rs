@@ -1,9 +1,11 @@
-//! JSON-RPC to the operator's own nodes: one POST per question, bounded, over our own hyper client.
+//! JSON-RPC to the operator's own nodes: one POST per question, with bounds on time and size, over bursar's own HTTP
+//! client.
 //!
-//! Nodes are named in `bursar.toml`, so the guard against private addresses does not apply to them. What they say is
-//! another matter: they are slow, pruned, rate limited, and may lie (threat 1.18), so that every answer is read
-//! strictly into a type and is checked against the question. `block` asks about heads and times, `contract` calls the
-//! token, `logs` asks what moved, `whole` whether all of a block's logs were shown, `sent` for a transaction.
+//! Nodes are named in `bursar.toml`, so the guard against private addresses does not apply to them. Their answers are
+//! not trusted, though: nodes are slow, pruned and rate limited, and may lie (threat 1.18). Every answer is read
+//! strictly into a type and checked against the question. `block` asks about heads and times, `contract` calls
+//! contracts, `logs` asks what moved, `whole` checks that all logs of a block were shown, `sent` asks for a
+//! transaction.
 
 use std::time::Duration;
 
@@ -32,11 +34,11 @@ pub use contract::At;
 pub use logs::{Event, Log, Mined, TEMPO_FEES};
 pub use sent::Sent;
 
-/// One answer is a word or a block head with the hashes of its transactions; a node that sends more is not answering us.
+/// A normal answer is one word, or a block header with the hashes of its transactions.
 const ANSWER_CAP: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A node, by its URL.
+/// A node, known by its URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node(Uri);
 
@@ -59,27 +61,27 @@ pub enum RpcError {
         expected: Network,
         actual: String,
     },
-    #[error("{node} gave an answer that is not what was asked for")]
+    #[error("{node} sent an answer that does not fit the question")]
     Answer { node: String },
-    #[error("{node} gave an answer of more than {cap} bytes")]
+    #[error("{node} sent an answer longer than {cap} bytes")]
     TooLong { node: String, cap: usize },
-    #[error("{node} does not tell which block is final; name a node that knows the block tag \"finalized\"")]
+    #[error("{node} does not say which block is final; use a node that supports the block tag \"finalized\"")]
     NoFinalized { node: String },
     #[error("{node} does not know block {block}")]
     NoBlock { node: String, block: u64 },
     #[error("{node} does not keep the state of block {block}")]
     NoState { node: String, block: u64 },
-    #[error("{node} would need too many questions or give too many logs for blocks {first} to {last}")]
+    #[error("searching blocks {first} to {last} at {node} would take too many requests or return too many logs")]
     TooMuch { node: String, first: u64, last: u64 },
 }
 
 impl Node {
-    /// `url` is http or https with a host, which bursar.toml's reader has made sure of.
+    /// `url` must be http or https and have a host; the reader of bursar.toml checks that.
     pub fn new(url: Uri) -> Self {
         Self(url)
     }
 
-    /// Without path and query: providers put their keys there.
+    /// The URL without path and query, where providers put their keys.
     pub fn shown(&self) -> String {
         format!(
             "{}://{}",
@@ -88,7 +90,7 @@ impl Node {
         )
     }
 
-    /// Proves that the node serves the network it is named for.
+    /// Checks that the node serves the network it is configured for.
     pub async fn check_network(&self, tls: &UpstreamTls, expected: Network) -> Result<(), RpcError> {
         let wire::Quantity(id) = self.ask(tls, "eth_chainId", json!([]), ANSWER_CAP).await?;
         if Some(id) == expected.chain_id() {
@@ -101,7 +103,7 @@ impl Node {
         })
     }
 
-    /// One question. `T` decides what counts as an answer; where the node may say `null`, it is an `Option`.
+    /// Asks one question. `T` decides what counts as an answer; where the node may return `null`, it is an `Option`.
     async fn ask<T: DeserializeOwned>(
         &self,
         tls: &UpstreamTls,
@@ -114,7 +116,7 @@ impl Node {
             .await
             .map_err(|_| RpcError::Timeout { node: self.shown() })?
             .map_err(|source| self.failed(source, cap))?;
-        // Providers refuse with 400, 429 or 500 and still say why in JSON-RPC.
+        // Providers refuse with 400, 429 or 500 and still give the reason in JSON-RPC.
         let Ok(reply) = serde_json::from_slice::<wire::Reply>(&answer) else {
             return Err(match status.is_success() {
                 true => self.odd(),
@@ -144,7 +146,7 @@ impl Node {
         }
     }
 
-    /// For whoever has put two of its answers beside each other.
+    /// The error for a caller that found two answers of this node to contradict each other.
     pub fn contradicts_itself(&self) -> RpcError {
         self.odd()
     }
@@ -171,21 +173,21 @@ mod tests {
                 json!({ "result": "0x1" }),
                 "http://127.0.0.1 serves eip155:1, not eip155:84532",
             ),
-            (json!({ "result": "84532" }), "not what was asked for"),
-            (json!({ "result": "0x" }), "not what was asked for"),
+            (json!({ "result": "84532" }), "does not fit the question"),
+            (json!({ "result": "0x" }), "does not fit the question"),
             (
                 json!({ "result": format!("0x{}", "f".repeat(64)) }),
-                "not what was asked for",
+                "does not fit the question",
             ),
             (
                 json!({ "result": format!("0x{}", "0".repeat(65)) }),
-                "not what was asked for",
+                "does not fit the question",
             ),
-            (json!({ "result": 84532 }), "not what was asked for"),
-            (json!({ "result": null }), "not what was asked for"),
-            (json!({ "result": ["0x14a34"] }), "not what was asked for"),
-            (json!({}), "not what was asked for"),
-            (json!([]), "not what was asked for"),
+            (json!({ "result": 84532 }), "does not fit the question"),
+            (json!({ "result": null }), "does not fit the question"),
+            (json!({ "result": ["0x14a34"] }), "does not fit the question"),
+            (json!({}), "does not fit the question"),
+            (json!([]), "does not fit the question"),
             (
                 json!({ "error": { "code": -32005, "message": "slow\u{7} down" } }),
                 "answered -32005: slow down",
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_status_is_told_when_there_is_no_reply_and_a_long_answer_is_cut() {
+    async fn a_status_is_reported_when_there_is_no_reply_and_a_long_answer_is_cut() {
         let fake = Fake::with_status(StatusCode::TOO_MANY_REQUESTS, |_, _| json!("slow down")).await;
         let error = fake.node().check_network(&tls(), NETWORK).await.unwrap_err();
         assert!(

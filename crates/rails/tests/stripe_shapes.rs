@@ -1,6 +1,6 @@
-//! The Stripe client and the Stripe sandbox, judged by npm's `stripe` and by `mppx` (`tests/interop/stripe-shapes.mjs`): what
-//! the client sends has the types of the package, what the sandbox answers has them too, and both packages can work with it.
-//! mppx's client also buys at the sandbox's shop.
+//! The Stripe client and the Stripe sandbox, checked against npm's `stripe` and `mppx`
+//! (`tests/interop/stripe-shapes.mjs`). What the client sends has the types of the package, so do the sandbox's
+//! answers, and both packages work with the sandbox. mppx's client also buys at the sandbox's shop.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -29,7 +29,7 @@ fn interop() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop")
 }
 
-/// Whether `npm ci` has been run there. A test that cannot run is a failure where BURSAR_TEST_STRICT=1 says so.
+/// Whether `npm ci` has been run there. With BURSAR_TEST_STRICT=1, a test that cannot run fails.
 fn installed() -> bool {
     let packages = ["stripe", "typescript", "mppx"];
     let found = packages
@@ -68,7 +68,7 @@ fn shapes_by(node: &mut Command, arguments: &[&str], input: &Value) -> Value {
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
-/// What the compiler says against each value, as its numbers.
+/// The compiler's error numbers for each value.
 fn complaints(cases: &[(&str, &Value)]) -> Vec<Vec<u64>> {
     let input: Vec<Value> = cases
         .iter()
@@ -156,7 +156,7 @@ fn what_the_client_sends_has_the_types_of_the_package() {
     if !installed() {
         return;
     }
-    // TypeScript's own numbers.
+    // TypeScript's own error numbers.
     const UNKNOWN_MEMBER: u64 = 2353;
     const WRONG_TYPE: u64 = 2322;
     const MISSING_MEMBER: u64 = 2741;
@@ -184,7 +184,7 @@ fn what_the_client_sends_has_the_types_of_the_package() {
         ("IssuedTokenCreateParams", &wrong),
         ("IssuedTokenCreateParams", &missing),
         ("GrantedTokenCreateParams", &helped_as_typed),
-        // Stripe's guide and mppx name the seller here; the package does not know it.
+        // Stripe's guide and mppx name the seller here; the package does not have the member.
         ("GrantedTokenCreateParams", &helped),
     ]);
     assert_eq!(
@@ -278,7 +278,7 @@ async fn the_package_and_mppx_can_work_with_the_sandbox() {
     }
     assert_eq!(said["declined"]["decline"], "generic_decline");
 
-    // mppx sells once, takes an answer that was repeated for no payment, and a used token neither.
+    // mppx sells once. It accepts neither a repeated answer nor a used token as a payment.
     let sale = &said["sale"];
     assert_eq!(
         (&sale["status"], &sale["replayed"], &sale["reused"]),
@@ -294,7 +294,7 @@ async fn the_package_and_mppx_can_work_with_the_sandbox() {
     let wanted = BTreeMap::from([captured(&said["consumed"]["id"], 60), captured(&sale["spt"], 100)]);
     assert_eq!(counters.captured, wanted);
 
-    // The answers have the types of the package, and a wrong one would be seen.
+    // The answers have the types of the package, and a wrong one would be noticed.
     let mut wrong = said["issued"].clone();
     wrong["usage_limits"]["max_amount"] = json!("100");
     let issued = ["issued", "revoked", "waiting", "consumed"].map(|name| ("IssuedToken", &said[name]));

@@ -1,4 +1,4 @@
-//! What `bursar reconcile` asks for: which payments, which transfers, since when.
+//! The comparison that `bursar reconcile` asks for: which payments, which transfers, since when.
 
 use std::collections::BTreeSet;
 
@@ -12,15 +12,16 @@ use super::testimony::Facts;
 use bursar_ledger::findings::Findings;
 use bursar_ledger::{LedgerError, Payment, PaymentId, Source, State};
 
-/// Findings on record are told again for as long as the ledger waits for the chain's word.
+/// How far back recorded findings are reported: for as long as the ledger waits for proof from the chain.
 const BY_DEFAULT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Which payments to compare.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
-    /// Only these; empty: every payment that waits for the chain's word, and the wallet's transfers.
+    /// Only these payments. If empty: every payment that still needs proof from the chain, and the wallet's transfers.
     pub ids: Vec<PaymentId>,
-    /// Also what was settled by a merchant's word since then, however long ago; and findings on record since then.
+    /// Also payments since then that only the merchant says were paid, however long ago; and findings recorded since
+    /// then.
     pub since: Option<Timestamp>,
 }
 
@@ -29,7 +30,8 @@ pub struct Question {
 #[serde(rename_all = "kebab-case")]
 pub enum Unable {
     #[error(
-        "bursar.toml names no node and no [stripe], so nothing can be verified: add `rpc = [\"https://…\"]` under [networks.\"eip155:…\"]"
+        "bursar.toml has neither a node nor [stripe], so nothing can be verified: add `rpc = [\"https://…\"]` under \
+         [networks.\"eip155:…\"]"
     )]
     NoNodes,
     #[error("no payment has the id {0}; `bursar payments list` shows all")]
@@ -39,7 +41,7 @@ pub enum Unable {
 }
 
 impl Reconciler {
-    /// Compares and records what comes of it.
+    /// Compares, and records what was proven.
     pub async fn run(&self, question: &Question, on_progress: OnProgress<'_>) -> Result<Report, Unable> {
         if self.networks().next().is_none() && self.issuer.is_none() {
             return Err(Unable::NoNodes);
@@ -70,7 +72,7 @@ impl Reconciler {
         Ok(report)
     }
 
-    /// Payments that the chain has not been heard about, oldest first.
+    /// Payments without proof from the chain, oldest first.
     async fn waiting(&self, question: &Question, findings: &Findings) -> Result<Vec<Payment>, Unable> {
         let failed = |error: LedgerError| Unable::Failed(error.to_string());
         let open = self.ledger.open_items().await.map_err(failed)?;
@@ -90,12 +92,12 @@ impl Reconciler {
         Ok(payments)
     }
 
-    /// Findings that the books have already: they are true until somebody has acted on them.
+    /// Findings that are already in the ledger: they hold until somebody has acted on them.
     async fn add_recorded(&self, report: &mut Report, findings: &Findings, since: Timestamp) -> Result<(), Unable> {
         let told: BTreeSet<PaymentId> = report.payments.iter().map(|line| line.id).collect();
         let recent = findings.disputes.iter().filter(|(_, at)| **at >= since);
         for rid in recent.map(|(rid, _)| *rid).filter(|rid| !told.contains(rid)) {
-            // One that was in doubt may have been resolved since, by a person who knows.
+            // A payment whose outcome was unknown may have been resolved since, by a person who knows.
             if let Some(payment) = self.payment_of(rid).await?
                 && payment.state == State::Settled
                 && payment.by != Some(Source::Operator)

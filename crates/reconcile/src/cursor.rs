@@ -1,5 +1,5 @@
-//! Up to which final block a wallet's transfers have been looked through. Kept in `private/reconciled.json`, and only to
-//! save time: whoever loses it searches again from the beginning of the books.
+//! Up to which final block each wallet's transfers have been searched. Kept in `private/reconciled.json`, only to save
+//! time: if the file is lost, the search starts again where the ledger begins.
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ struct Cursor {
 }
 
 impl Cursors {
-    /// A file that is missing or does not read is as good as none.
+    /// A file that is missing or cannot be parsed counts as empty.
     pub fn load(path: PathBuf) -> Self {
         let text = home::read_secret(&path).ok();
         let all = text
@@ -43,7 +43,7 @@ impl Cursors {
         self.named(&network.to_string(), wallet)
     }
 
-    /// As [`Cursors::of`], by the network's CAIP-2 name.
+    /// Like [`Cursors::of`], by the network's CAIP-2 name.
     pub fn named(&self, network: &str, wallet: Address) -> Option<Searched> {
         let cursor = self
             .all
@@ -55,7 +55,7 @@ impl Cursors {
         })
     }
 
-    /// Never backwards.
+    /// Moves a cursor forward, never back.
     pub fn advance(&mut self, network: Network, wallet: Address, to: Searched) -> Result<(), HomeError> {
         if self
             .of(network, wallet)

@@ -1,5 +1,5 @@
-//! When each payment is asked about next (R216): as soon as something can have become final, then when the
-//! last verdict said, and after a failure with growing patience. Pure: times are Unix seconds that the caller brings.
+//! When to ask about each payment next (R216): as soon as something can have become final, then when the last verdict
+//! said, and after failures at growing intervals. Pure: the caller passes the time, in Unix seconds.
 
 use std::collections::BTreeMap;
 
@@ -14,32 +14,33 @@ const SELDOM_S: u64 = 3600;
 #[derive(Default)]
 pub struct Due {
     asks: BTreeMap<PaymentId, Ask>,
-    /// By how much final blocks lag behind: nothing can be told earlier about a payment that is new.
+    /// How far final blocks lag behind our clock: a new payment cannot be proven earlier.
     lag: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Ask {
     at: u64,
-    /// In vain, one after the other.
+    /// Consecutive attempts without a verdict.
     looks: u32,
 }
 
 /// When a payment is worth asking about again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing is known before that second.
+    /// Nothing can be known before that second.
     At(u64),
-    /// The evidence did not carry a verdict.
+    /// The evidence was not enough for a verdict.
     Later,
-    /// There is hardly anything to hear.
+    /// News is unlikely.
     Seldom,
-    /// Nobody can be asked.
+    /// There is nothing to ask.
     Never,
 }
 
 impl Due {
-    /// The payments to ask about now, earliest first, at most a batch. Those that do not wait any more are forgotten.
+    /// The payments to ask about now, earliest first, at most one batch. Payments that are no longer waiting are
+    /// dropped.
     pub fn batch(&mut self, waiting: &[PaymentId], now: u64) -> Vec<PaymentId> {
         let mut asks = BTreeMap::new();
         for rid in waiting {
@@ -62,7 +63,7 @@ impl Due {
         due.into_iter().map(|(_, rid)| rid).collect()
     }
 
-    /// What came of asking.
+    /// Schedules the next time, after an attempt.
     pub fn again(&mut self, rid: PaymentId, next: Next, now: u64) {
         let Some(ask) = self.asks.get_mut(&rid) else { return };
         *ask = match next {
@@ -70,7 +71,7 @@ impl Due {
                 at: at.max(now.saturating_add(FIRST_WAIT_S)),
                 looks: 0,
             },
-            // An authorization can be cashed at any time before its deadline, so that a long wait has looks in it, too.
+            // An authorization can be cashed at any time before its deadline, so we also look during a long wait.
             Next::At(_) | Next::Later => Ask {
                 at: now.saturating_add(wait(ask.looks)),
                 looks: ask.looks.saturating_add(1),
@@ -83,13 +84,13 @@ impl Due {
         };
     }
 
-    /// What the heads of the last pass have shown.
+    /// Sets the lag that the heads of the last pass have shown.
     pub fn set_lag(&mut self, seconds: u64) {
         self.lag = seconds.min(LONGEST_WAIT_S);
     }
 }
 
-/// Doubled with each look in vain.
+/// Doubled with each attempt without a verdict.
 fn wait(looks: u32) -> u64 {
     let doubled = 1u64
         .checked_shl(looks)
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(asked, all);
         assert_eq!(due.batch(&all, NOW + 4), []);
         assert_eq!(due.batch(&all, NOW + 5).len(), 100);
-        // Settled meanwhile.
+        // The others were settled in the meantime.
         assert_eq!(due.batch(&all[..3], NOW + 5), all[..3]);
     }
 
@@ -142,7 +143,8 @@ mod tests {
             now += wait;
         }
         assert_eq!(due.batch(&[rid], now), [rid]);
-        // A second that is near is waited for, and then patience begins anew; before one that is far there are looks.
+        // A time that is near is waited for, and then the intervals start again; before one that is far away there are
+        // attempts in between.
         due.again(rid, Next::At(now), now);
         assert_eq!(due.batch(&[rid], now + 4), []);
         for wait in [5, 5, 10, 20, 20] {

@@ -1,9 +1,10 @@
-//! Asks every node of a network, each by itself, as of one finalized block.
+//! Asks every node of a network, each separately, as of one finalized block.
 //!
-//! A node that fails is silent: it neither proves nor disproves. Nodes are asked one after the other; nobody waits for this.
+//! A node that fails is silent: it neither proves nor disproves anything. Nodes are asked one after the other, because
+//! nobody waits for the result.
 //!
-//! What is asked for depends on the rail. Here is what they share, and the events of EIP-3009; `permit2` finds what was
-//! taken where nothing is logged about a nonce, `memo` finds transfers of Tempo.
+//! The questions depend on the rail. This module has what the rails share, and the events of EIP-3009. `permit2` finds
+//! what was taken where no log shows the nonce, `memo` finds transfers on Tempo.
 
 mod memo;
 mod permit2;
@@ -18,37 +19,37 @@ use bursar_core::assets::Network;
 use bursar_net::tls::upstream::UpstreamTls;
 use bursar_rails::rpc::{At, Block, Event, Log, Mined, Node, RpcError};
 
-/// Our clock may be ahead of the chain's: the search for events begins that much before the signature.
+/// Our clock may be ahead of the chain's, so the search for events begins this much before the signature.
 const CLOCK_SLACK_S: u64 = 600;
-/// One node's time for one payment, however many questions it takes.
+/// Time limit for one node and one payment, however many questions it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The final block as of which the nodes of one network are asked, for one pass over its payments.
+/// The final block as of which the nodes of one network are asked, during one pass over its payments.
 pub struct Finality<'a> {
     head: Head,
-    /// Those which serve the network and have the head.
+    /// The nodes that serve the network and have the head.
     witnesses: Vec<&'a Node>,
     silent: Vec<Silent>,
     configured: usize,
     now: u64,
 }
 
-/// The nonce in the contract that keeps it, as far as a node could tell it for the head.
+/// The state of the nonce in its contract, as far as a node knew it at the head.
 enum AtHead {
     Unused,
     Used,
-    /// The node does not keep the head's state; now the nonce is used.
+    /// The node does not keep the head's state; at the newest block the nonce is used.
     UsedByNow,
 }
 
-/// A nonce that a transaction used up.
+/// How a transaction used the nonce up.
 struct Spent {
     block: u64,
     how: Nonce,
 }
 
 impl<'a> Finality<'a> {
-    /// `now` is our clock, in Unix seconds. A node that is named twice is one node, and one answer.
+    /// `now` is our clock, in Unix seconds. A node that is named twice counts as one node with one answer.
     pub async fn of(tls: &UpstreamTls, network: Network, nodes: &'a [Node], now: u64) -> Self {
         let repeated = |at: &usize| nodes[..*at].contains(&nodes[*at]);
         let nodes: Vec<&Node> = (0..nodes.len())
@@ -66,8 +67,11 @@ impl<'a> Finality<'a> {
         for node in nodes {
             match finalized(tls, network, node).await {
                 Ok(head) => {
-                    // The lowest one holds up all the others, so that it must be possible to tell whose it is.
-                    tracing::debug!(%network, node = node.shown(), block = head.number, time = head.timestamp, "final block");
+                    // The lowest head delays all payments, so the log must show whose it is.
+                    tracing::debug!(
+                        %network, node = node.shown(), block = head.number, time = head.timestamp,
+                        "final block"
+                    );
                     heads.push((node, head));
                 }
                 Err(error) => finality.is_silent(node, &error),
@@ -99,7 +103,7 @@ impl<'a> Finality<'a> {
         self.head
     }
 
-    /// Nodes that did not tell a head, and why.
+    /// Nodes that returned no head, and why.
     pub fn silent(&self) -> &[Silent] {
         &self.silent
     }
@@ -109,7 +113,7 @@ impl<'a> Finality<'a> {
         self.witnesses.iter().copied()
     }
 
-    /// Asks all of them about one payment.
+    /// Asks all witnesses about one payment.
     pub async fn evidence(&self, tls: &UpstreamTls, facts: &Facts) -> Evidence {
         let mut evidence = Evidence {
             now: self.now,
@@ -160,8 +164,8 @@ async fn testify(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) ->
         return memo::testify(tls, node, facts, head).await;
     }
     let state = at_head(tls, node, facts, head).await?;
-    // The receipt's transaction mostly is the one, and saves the search. It is looked at for an unused nonce too: a node
-    // that shows the payment and calls the nonce unused must not free money.
+    // The receipt's transaction is usually the right one and saves the search. It is checked for an unused nonce too: a
+    // node that shows the payment and says that the nonce is unused must not free money.
     let claimed = match (facts.claimed_hash(), facts.proof) {
         (None, _) => None,
         (Some(tx), Proof::Permit2(taking)) => permit2::settled_by(tls, node, facts, taking, tx).await?,
@@ -171,15 +175,15 @@ async fn testify(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) ->
         (AtHead::Unused, None) => Nonce::Unused,
         (AtHead::Used | AtHead::UsedByNow, Some(spent)) if spent.block <= head.number => spent.how,
         (AtHead::Unused | AtHead::UsedByNow, Some(spent)) if spent.block > head.number => Nonce::NotFinal,
-        // Spent below the head and unused at it, or used at the head and spent above it: that cannot be.
+        // Spent below the head but unused at it, or used at the head but spent above it: that is a contradiction.
         (AtHead::Unused | AtHead::UsedByNow | AtHead::Used, Some(_)) => Nonce::Unexplained,
         (AtHead::Used, None) => search(tls, node, facts, head).await?.unwrap_or(Nonce::Unexplained),
         (AtHead::UsedByNow, None) => search(tls, node, facts, head).await?.unwrap_or(Nonce::NotFinal),
     })
 }
 
-/// A nonce never becomes unused again. So where the head's state is pruned, the newest state tells as much, if it says
-/// "unused": every block between has said so, and none that comes is before the deadline once the head is past it.
+/// A nonce never becomes unused again. So if the head's state is pruned and the newest state says "unused", the nonce
+/// was unused at the head too; and once the head is past the deadline, no later block is before it.
 async fn at_head(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<AtHead, RpcError> {
     let state = |at| is_spent(tls, node, facts, at);
     match state(At::Block(head.number)).await {
@@ -202,7 +206,7 @@ async fn at_head(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) ->
 async fn is_spent(tls: &UpstreamTls, node: &Node, facts: &Facts, at: At) -> Result<bool, RpcError> {
     match facts.proof {
         Proof::Permit2(_) => node.permit2_spent(tls, facts.from, facts.nonce, at).await,
-        // No contract keeps a memo, and nobody asks here for one.
+        // No contract keeps a memo, and this is never called for one.
         Proof::Authorization | Proof::Memo => {
             node.authorization_state(tls, facts.token, facts.from, facts.nonce, at)
                 .await
@@ -210,13 +214,13 @@ async fn is_spent(tls: &UpstreamTls, node: &Node, facts: &Facts, at: At) -> Resu
     }
 }
 
-/// The first block that can have taken the payment. None: it comes after the head.
+/// The first block that can contain the payment. `None` if it comes after the head.
 async fn first_block(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Option<Block>, RpcError> {
     let since = facts.armed_at.saturating_sub(CLOCK_SLACK_S);
     node.first_block_at(tls, since, head).await
 }
 
-/// What used the nonce up, at or below the head.
+/// Finds what used the nonce up, at or below the head.
 async fn search(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Option<Nonce>, RpcError> {
     let Some(first) = first_block(tls, node, facts, head).await? else {
         return Ok(None);
@@ -227,7 +231,8 @@ async fn search(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> 
     }
 }
 
-/// The event that used the nonce up: first while it was valid, then, for a cancellation, up to now.
+/// Finds the event that used the nonce up: first among the blocks in which it was valid, then, for a cancellation, up
+/// to the head.
 async fn search_events(
     tls: &UpstreamTls,
     node: &Node,
@@ -277,7 +282,7 @@ fn spent(facts: &Facts, tx: B256, mined: &Mined) -> Option<Spent> {
     })
 }
 
-/// What one log of the token says that left the wallet.
+/// What left the wallet according to one log of the token.
 fn moved(facts: &Facts, log: &Log) -> Option<Moved> {
     match log.event {
         Event::Transfer { from, to, value } if log.token == facts.token && from == facts.from => {

@@ -1,4 +1,4 @@
-//! Goes on comparing while the server runs: payments when they are due, the wallet's transfers every ten minutes.
+//! Keeps comparing while the server runs: payments when they are due, the wallet's transfers every ten minutes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::report::{Finding, PaymentLine};
 use super::testimony::{Facts, Head};
 use bursar_ledger::{LedgerError, Payment, PaymentId, State};
 
-/// How often it looks whether anything is due. That asks the ledger's memory, and no node.
+/// How often to check whether anything is due. The check reads the ledger's memory and asks no node.
 const LOOK: Duration = Duration::from_secs(3);
 const TRANSFERS_EVERY: Duration = Duration::from_secs(600);
-/// The first pass may hold up the start so long; what it has not done by then it does beside the first requests.
+/// The first pass may delay the start for this long. What is not done by then runs alongside the first requests.
 const START: Duration = Duration::from_secs(10);
 
 pub struct Keeper {
@@ -32,8 +32,8 @@ impl Keeper {
         }
     }
 
-    /// Runs until the server stops. Returns when the first pass is done, or has taken too long: a node that does not answer
-    /// never prevents a start. `spawn` makes a task of it that the server waits for at its end.
+    /// Starts the task, which runs until the server stops. Returns when the first pass is done or has taken too long: a
+    /// node that does not answer never prevents a start. `spawn` starts the task; the server waits for it at shutdown.
     pub async fn start(self, spawn: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>)) {
         self.say_what_is_not_asked();
         if self.reconciler.networks().next().is_none() && self.reconciler.issuer.is_none() {
@@ -43,7 +43,7 @@ impl Keeper {
         spawn(Box::pin(self.run(done)));
         if timeout(START, first).await.is_err() {
             tracing::warn!(
-                "the nodes are slow; payments in doubt are compared with the chain beside the first requests"
+                "the nodes are slow; bursar starts now and checks outstanding payments while it serves requests"
             );
         }
     }
@@ -55,13 +55,17 @@ impl Keeper {
             .keys()
             .filter(|network| !reconciler.has_nodes(**network))
         {
-            tracing::info!(%network, "no node is named in bursar.toml: nothing can be proven there, and what is in doubt stays counted");
+            tracing::info!(
+                %network,
+                "bursar.toml names no node for this network: nothing there can be proven, and outstanding payments \
+                 stay counted"
+            );
         }
     }
 
     async fn run(mut self, first: oneshot::Sender<()>) {
         self.pass().await;
-        // Whoever waited for it may have gone on by now.
+        // The receiver may have given up waiting by now.
         let _ = first.send(());
         let stop = self.reconciler.stop.clone();
         let mut transfers_at = Instant::now();
@@ -76,13 +80,13 @@ impl Keeper {
         }
     }
 
-    /// Everything that is due, batch by batch.
+    /// Compares everything that is due, batch by batch.
     pub async fn pass(&mut self) {
         while !self.reconciler.stop.is_cancelled() {
             match self.batch().await {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) => return tracing::error!(%error, "the books cannot be compared with the chain"),
+                Err(error) => return tracing::error!(%error, "could not compare the ledger with the chain"),
             }
         }
     }
@@ -146,11 +150,11 @@ impl Keeper {
                 if !reconciler.stop.is_cancelled() {
                     for unsearched in report.unsearched {
                         let (network, why) = (unsearched.network, unsearched.why);
-                        tracing::warn!(network, why, "the wallet's transfers could not be looked through");
+                        tracing::warn!(network, why, "could not search the wallet's transfers");
                     }
                 }
             }
-            Err(error) => tracing::error!(%error, "the wallet's transfers cannot be compared with the books"),
+            Err(error) => tracing::error!(%error, "could not compare the wallet's transfers with the ledger"),
         }
     }
 }
@@ -159,14 +163,15 @@ fn next(line: &PaymentLine) -> Next {
     let until = line.until.and_then(|at| u64::try_from(at.as_second()).ok());
     match (line.finding, until) {
         (Finding::Pending, Some(until)) => Next::At(until),
-        // Of those that still wait, these are the dead ones whose tokens are watched: for days, so seldom.
+        // Among those still waiting, these are dead payments whose tokens are watched for days, so they are asked about
+        // seldom.
         (Finding::Confirmed, _) => Next::Seldom,
-        // Closed ones do not wait any more; whatever else is on record, a dispute say, is not urgent.
+        // Closed payments are not waiting any more; anything else on record, such as a dispute, is not urgent.
         _ => Next::Later,
     }
 }
 
-/// By how much the freshest final block lags behind our clock.
+/// How far the newest final block lags behind our clock.
 fn lag(heads: &Heads<'_>, now: u64) -> Option<u64> {
     let agreed = heads.values().filter_map(|finality| match finality.head() {
         Head::Agreed(head) => Some(now.saturating_sub(head.timestamp)),

@@ -1,11 +1,57 @@
-//! What became of money that was signed away: the books against the chain (R11, threats 1.16 to 1.20).
+//! Compares the ledger with the chains and with Stripe (R11, threats 1.16 to 1.20): what became of payments whose
+//! outcome is unknown, whether payments that a merchant reported as paid were paid, and what left the wallet without a
+//! payment.
 //!
-//! `evidence` asks every configured node of a network the same questions about one payment, as of one finalized block.
-//! `verdict` decides from the answers alone: settled, dead, disputed, or not to be told yet. `outflow` finds what left the
-//! wallet without a payment of ours. These write nothing.
+//! A comparison has three steps:
 //!
-//! `pass` brings verdicts to the books, `wallet` what left them, up to a `cursor`. `comparison` is what `bursar reconcile`
-//! asks for and `report` what it gets; `keeper` goes on by itself in the server, when a payment is `due`.
+//! 1. [`evidence`] asks every configured node of a network the same questions about one payment, as of one finalized
+//!    block ([`Finality`]). The answers are an [`Evidence`].
+//! 2. [`verdict()`] decides from the [`Facts`] of the ledger and that evidence alone: settled, dead, disputed, or not
+//!    decidable yet ([`Verdict`]). It is pure.
+//! 3. [`pass`] records verdicts in the ledger ([`Reconciler`]).
+//!
+//! Payments through Stripe are decided by the state of their token instead. [`outflow`] finds transfers out of the
+//! wallet that no payment explains; how far a wallet has been searched is remembered between runs.
+//!
+//! `bursar reconcile` asks a [`Question`] and gets a [`Report`] ([`comparison`], [`report`]). In a running server the
+//! [`Keeper`] compares by itself, whenever a payment is due.
+//!
+//! Start reading at [`verdict`](mod@verdict), which states what it takes to release money, and then at [`testimony`]
+//! for the types that it decides on. `docs/reconcile.md` describes the command.
+//!
+//! # Example
+//!
+//! ```
+//! use alloy_primitives::{Address, B256};
+//! use bursar_core::assets::Network;
+//! use bursar_core::money::Atoms;
+//! use bursar_rails::rpc::Block;
+//! use bursar_reconcile::{ClaimState, Evidence, Facts, Head, Nonce, Proof, Testimony, Verdict, verdict};
+//!
+//! let facts = Facts {
+//!     network: Network::Eip155(84_532),
+//!     token: Address::repeat_byte(1),
+//!     from: Address::repeat_byte(2),
+//!     payee: Address::repeat_byte(3),
+//!     amount: Atoms::new(10_000),
+//!     nonce: B256::repeat_byte(4),
+//!     proof: Proof::Authorization,
+//!     armed_at: 1_000,
+//!     valid_before: 1_300,
+//!     standing: ClaimState::Open,
+//!     claimed_tx: None,
+//! };
+//! let head = Block { number: 50, hash: B256::ZERO, timestamp: 1_310 };
+//! let evidence = Evidence {
+//!     now: 1_320,
+//!     configured: 1,
+//!     head: Head::Agreed(head),
+//!     testimonies: vec![Testimony { node: "https://node.example".to_owned(), nonce: Nonce::Unused }],
+//!     silent: Vec::new(),
+//! };
+//! // Unused at a final block past the deadline, according to every node: it can never be cashed.
+//! assert_eq!(verdict(&facts, &evidence), Verdict::Expired { head });
+//! ```
 #![cfg_attr(
     not(test),
     warn(

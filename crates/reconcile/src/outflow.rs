@@ -1,13 +1,15 @@
-//! Money that left the wallet without a payment of ours: another program with the key, a thief, an approval of old.
+//! Money that left the wallet without a payment of ours: through another program that has the key, a thief, or an old
+//! token approval.
 //!
-//! `Transfer` and `AuthorizationUsed` of the wallet are read together. A transfer is ours if the authorization that moved
-//! it has a nonce of the ledger's. Being in the same transaction is not enough: whoever holds the key may take a payment of
-//! ours that he has seen and put it into one transaction with a transfer of his own. Nor is the nonce enough: he may sign
-//! anew with the nonce of a payment that was never cashed.
+//! The wallet's `Transfer` and `AuthorizationUsed` events are read together. A transfer is ours if the authorization
+//! that moved it has a nonce from the ledger. Being in the same transaction is not enough: somebody with the key may
+//! put a payment of ours that he has seen into one transaction with a transfer of his own. The nonce alone is not
+//! enough either: he may sign again with the nonce of a payment that was never cashed.
 //!
-//! Permit2 logs no nonce, so that what is left after that is looked for in the transaction itself: each payment of ours
-//! whose nonce it bears explains one transfer that the payment allows. On Tempo the memo stands for the nonce; the fee of a
-//! transaction, which is not part of any payment, is no outflow as long as it is as small as a fee.
+//! Permit2 logs no nonce, so transfers that are still unexplained are looked up in the transaction itself: each payment
+//! of ours whose nonce the input contains explains one transfer that the payment allows. On Tempo the memo takes the
+//! place of the nonce. The fee of a transaction, which is not part of any payment, is not an outflow as long as it is
+//! as small as a fee.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -25,7 +27,7 @@ use bursar_rails::rpc::{Event, Log, Node, RpcError, TEMPO_FEES};
 pub struct Outflow {
     pub asset: &'static Token,
     pub tx: B256,
-    /// Place of its `Transfer` among all logs of the block.
+    /// Index of its `Transfer` among all logs of the block.
     pub log_index: u64,
     pub to: Address,
     /// Atoms.
@@ -33,22 +35,22 @@ pub struct Outflow {
     pub block: u64,
 }
 
-/// What a range of blocks held.
+/// The result of searching a range of blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outflows {
-    /// What any node showed, oldest first: a node that hides a theft must not be able to hide it alone.
+    /// What any node showed, oldest first: a single node must not be able to hide a theft.
     pub found: Vec<Outflow>,
-    /// How many nodes searched the whole range. At zero the range has not been searched.
+    /// How many nodes searched the whole range. If it is zero, the range has not been searched.
     pub searched_by: usize,
     pub silent: Vec<Silent>,
 }
 
-/// The nonces of payments through Permit2 in the input of a transaction that allow a transfer; the tightest first.
+/// Finds, in a transaction's input, the nonces of Permit2 payments that allow a transfer; the closest match first.
 pub type Borne<'a> = &'a (dyn Fn(&[u8], &Outflow) -> Vec<B256> + Sync);
 
-/// Looks for transfers of all our tokens of `network` out of `wallet`, in final `blocks`. `known` tells whether the ledger
-/// has a payment with that nonce, for that asset, payee and amount. `borne` is there if it has any through Permit2 on that
-/// network.
+/// Searches the final `blocks` for transfers of all our tokens of `network` out of `wallet`. `known` says whether the
+/// ledger has a payment with that nonce, for that asset, payee and amount. `borne` is given if the ledger has any
+/// Permit2 payments on that network.
 pub async fn outflows<'a>(
     tls: &UpstreamTls,
     network: Network,
@@ -93,12 +95,12 @@ pub async fn outflows<'a>(
     }
 }
 
-/// The transfers among `logs` that no known nonce explains. A transfer of nothing moved nothing: anybody can make a token
+/// The transfers among `logs` that no known nonce explains. Transfers of zero are ignored: anybody can make a token
 /// emit one in our name, and people do, to get their address into our history.
 pub fn unexplained(network: Network, logs: &[Log], known: impl Fn(&B256, &Outflow) -> bool) -> Vec<Outflow> {
     let in_order: BTreeMap<(u64, u64, B256), &Log> =
         logs.iter().map(|log| ((log.block, log.index, log.tx), log)).collect();
-    // By transaction and token: the authorization whose transfer has not come yet.
+    // By transaction and token: the authorization whose transfer has not been seen yet.
     let mut pending: BTreeMap<(B256, Address), B256> = BTreeMap::new();
     let mut found = Vec::new();
     for log in in_order.into_values() {
@@ -106,7 +108,8 @@ pub fn unexplained(network: Network, logs: &[Log], known: impl Fn(&B256, &Outflo
             continue;
         };
         match log.event {
-            // An authorization moves once, after its event: so do Circle's contracts and Tether's.
+            // An authorization makes one transfer, after its event. Circle's and Tether's contracts both do it that
+            // way.
             Event::AuthorizationUsed { nonce, .. } => {
                 pending.insert((log.tx, log.token), nonce);
             }
@@ -139,14 +142,14 @@ pub fn unexplained(network: Network, logs: &[Log], known: impl Fn(&B256, &Outflo
     found
 }
 
-/// Those that no payment through Permit2 explains. A payment explains one transfer.
+/// The transfers that no Permit2 payment explains. A payment explains one transfer.
 async fn unpermitted(
     tls: &UpstreamTls,
     node: &Node,
     left: Vec<Outflow>,
     borne: Borne<'_>,
 ) -> Result<Vec<Outflow>, RpcError> {
-    // Of one transaction at a time: they come in the order of the chain, and an input can be long.
+    // Only one input is kept at a time: the transfers come in chain order, and an input can be long.
     let mut newest: Option<(B256, Bytes)> = None;
     let mut explained = BTreeSet::new();
     let mut found = Vec::new();
@@ -165,16 +168,17 @@ async fn unpermitted(
     Ok(found)
 }
 
-/// Nothing where the transaction is of a kind that has none, or one that is too long to be a payment: whoever takes money
-/// chooses how, and must not be able to stop the search by it. What is not explained is reported.
+/// The input of a transaction. Empty if its kind has no input, or if it is too long to be a payment: a thief chooses
+/// the form of the transaction and must not be able to stop the search with it. A transfer that is not explained is
+/// reported.
 async fn input(tls: &UpstreamTls, node: &Node, tx: B256) -> Result<Bytes, RpcError> {
     match node.sent(tls, tx).await {
         Ok(sent) => Ok(sent.map(|sent| sent.input).unwrap_or_default()),
         Err(error @ (RpcError::Answer { .. } | RpcError::TooLong { .. })) => {
-            tracing::warn!(%tx, %error, "what moved money out of the wallet cannot be read");
+            tracing::warn!(%tx, %error, "could not read the transaction that moved money out of the wallet");
             Ok(Bytes::new())
         }
-        // A node that does not answer now may later.
+        // A node that does not answer now may answer later.
         Err(error) => Err(error),
     }
 }
@@ -183,7 +187,7 @@ fn tempo(network: Network) -> bool {
     assets::tokens_of(network).any(|token| token.standard == Standard::Tip20)
 }
 
-/// Whoever has the key can burn a cent like that and gains nothing.
+/// Somebody with the key can burn a cent this way, and gains nothing.
 fn is_fee(token: &Token, outflow: &Outflow) -> bool {
     let most = U256::from(Gas::CHARGE.fee_cap().get());
     token.standard == Standard::Tip20 && outflow.to == TEMPO_FEES && outflow.amount <= most

@@ -1,7 +1,7 @@
-//! One comparison of payments with their chains: every network's final block once, then each payment as of that block,
-//! and the verdict brought to the books.
+//! One comparison of payments with their chains: each network's final block once, then each payment as of that block,
+//! and the verdict recorded in the ledger.
 //!
-//! Asking can be broken off at any moment; recording cannot, since a repeat's credential is out of reach meanwhile.
+//! Questions can be interrupted at any time. Recording cannot, because meanwhile the payment is withdrawn from repeats.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,53 +27,54 @@ use bursar_rails::outstanding::{Outstanding, Withdrawal, Withdrawn};
 use bursar_rails::pay::Issuer;
 use bursar_rails::rpc::Node;
 
-/// After so many payments in a row about which no node of a network, or not Stripe, said anything, its others wait for the next pass.
+/// After this many payments in a row without an answer from any node of a network, or from Stripe, the others wait for
+/// the next pass.
 pub(super) const SILENCES: u8 = 3;
 
-/// Compares the books with the chains, one comparison at a time.
+/// Compares the ledger with the chains and with Stripe, one comparison at a time.
 pub struct Reconciler {
     pub ledger: Arc<dyn Ledger>,
     pub home: Home,
-    /// As bursar.toml names them; a network may have none.
+    /// As configured in bursar.toml; a network may have none.
     pub nodes: BTreeMap<Network, Vec<Node>>,
-    /// The account at Stripe.
+    /// The Stripe account.
     pub issuer: Option<Arc<Issuer>>,
-    /// So long a seller has to charge a token before it is taken back (R14).
+    /// How long a seller has to charge a token before it is revoked (R14).
     pub settle_wait: Duration,
     pub tls: Arc<UpstreamTls>,
     pub clock: SharedClock,
-    /// Of a running server: what repeats are told.
+    /// In a running server: what repeats of these payments find.
     pub outstanding: Option<Outstanding>,
-    /// Looked after from the first block of the books on, even if it has not signed yet.
+    /// Its transfers are searched from the first block of the ledger on, even if it has not signed anything yet.
     pub wallet: Option<Address>,
     pub notices: Notices,
-    /// Breaks off the asking.
+    /// Interrupts the questions.
     pub stop: CancellationToken,
     /// Two comparisons at once would record the same transfer twice.
     pub turn: Mutex<()>,
 }
 
-/// What people should hear of at once. It is in the books already.
+/// What people should be notified of at once. It is already in the ledger, unless it is about a closed payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     Disputed { rid: PaymentId, why: String },
     Outflow(ledger::Outflow),
 }
 
-/// Hears notices. Must not block.
+/// Receives notices. Must not block.
 pub type Notices = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// The final block of each network, as of which everything in one pass is asked.
 pub type Heads<'a> = BTreeMap<Network, Finality<'a>>;
 
-/// Why no chain tells about a payment whose nonce somebody else has chosen.
-const WITH_SIGNER: &str = "BKey was asked to sign it and chooses the nonce, which is not on record; so no chain can tell about it. Look \
-                           for it at BKey, and resolve it by hand";
+/// Why the chain proves nothing about a payment whose nonce a remote signer chose.
+const WITH_SIGNER: &str = "BKey was asked to sign it and chose the nonce, which is not on record, so the chain cannot \
+                           prove anything. Look it up at BKey, and resolve it by hand";
 
-/// How many payments in a row nothing was said about.
+/// How many payments in a row got no answer.
 pub(super) type Silences = BTreeMap<Network, u8>;
 
-/// How far a pass has come.
+/// The progress of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     Payments {
@@ -88,7 +89,7 @@ pub enum Progress {
     },
 }
 
-/// Hears progress. Must not block.
+/// Receives progress. Must not block.
 pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 impl Reconciler {
@@ -96,7 +97,7 @@ impl Reconciler {
         self.nodes.get(&network).is_some_and(|nodes| !nodes.is_empty())
     }
 
-    /// Networks that can be asked about.
+    /// The networks with nodes.
     pub fn networks(&self) -> impl Iterator<Item = Network> {
         self.nodes.keys().copied().filter(|network| self.has_nodes(*network))
     }
@@ -140,7 +141,7 @@ impl Reconciler {
         let line = |finding| PaymentLine::of(payment, finding);
         match payment.state {
             State::Held | State::Released => return line(Finding::Confirmed).why("nothing was signed"),
-            State::Armed => return line(Finding::Pending).why("it is under way and ends by itself; ask again then"),
+            State::Armed => return line(Finding::Pending).why("it is still in progress; check again later"),
             State::Unknown | State::Settled | State::Expired => {}
         }
         if is_stripe(payment) {
@@ -149,7 +150,8 @@ impl Reconciler {
         let Some(facts) = Facts::of(payment) else {
             return match payment.arm {
                 None => line(Finding::Confirmed).why("nothing was signed"),
-                // Any nonce would prove something about another authorization, and free money that may be signed away.
+                // Any other nonce would prove something about a different authorization, and free money that may be
+                // signed away.
                 Some(_) if payment.is_with_signer() => line(Finding::Undecided).why(WITH_SIGNER),
                 Some(_) => line(Finding::Undecided).why("this version of bursar does not know its network or token"),
             };
@@ -160,7 +162,7 @@ impl Reconciler {
         };
         let silent = silences.entry(network).or_default();
         if *silent >= SILENCES {
-            return line(Finding::Undecided).why(format!("the nodes of {network} have fallen silent"));
+            return line(Finding::Undecided).why(format!("the nodes of {network} stopped answering"));
         }
         let asking = finality.evidence(&self.tls, &facts);
         let Some(evidence) = self.stop.run_until_cancelled(asking).await else {
@@ -182,12 +184,12 @@ impl Reconciler {
 
     fn not_asked(&self, network: Network) -> String {
         match self.has_nodes(network) {
-            true => "the comparison was broken off".to_owned(),
-            false => format!("no node is named for {network}: add `rpc` under [networks.\"{network}\"] in bursar.toml"),
+            true => "the comparison was interrupted".to_owned(),
+            false => format!("{network} has no node: add `rpc` under [networks.\"{network}\"] in bursar.toml"),
         }
     }
 
-    /// Brings a verdict to the books.
+    /// Records a verdict in the ledger.
     async fn record(&self, payment: &Payment, verdict: Verdict) -> PaymentLine {
         let line = |finding| PaymentLine::of(payment, finding);
         match verdict {
@@ -218,7 +220,8 @@ impl Reconciler {
                 (line.tx, line.block) = (Some(tx.to_string()), Some(block));
                 line
             }
-            // How much of it counts is decided: by a person who knew, or by the books that count none of it.
+            // How much of it counts is already decided: by a person who knew, or by the ledger, which counts none of
+            // it.
             Verdict::Disputed {
                 why: Dispute::Failed { tx },
             } if payment.state == State::Expired || payment.by == Some(Source::Operator) => {
@@ -246,16 +249,17 @@ impl Reconciler {
             line
         };
         let recorded = match (payment.state, paid.tx) {
-            // Nothing moved, and nothing is counted.
+            // Nothing moved and nothing is counted, so they agree.
             (State::Expired, _) if paid.taken.is_some_and(Atoms::is_zero) => Ok(()),
             (State::Expired, tx) => {
                 let who = if payment.by == Some(Source::Operator) {
                     "an operator"
                 } else {
-                    "the books"
+                    "the ledger"
                 };
                 let tx = tx.map(|tx| tx.to_string()).unwrap_or_default();
-                return line(Finding::Disputed).why(format!("{who} called it dead, but transaction {tx} paid it"));
+                return line(Finding::Disputed)
+                    .why(format!("{who} says it was not paid, but transaction {tx} paid it"));
             }
             (State::Unknown, _) => {
                 let outcome = match paid.taken {
@@ -277,7 +281,7 @@ impl Reconciler {
                     },
                 };
                 match self.ledger.record_finding(rid, finding).await {
-                    // Heard before, or longer ago than the books wait; true all the same.
+                    // Recorded before, or older than the ledger keeps waiting for; it is true all the same.
                     Err(LedgerError::NotUnconfirmed(_)) => Ok(()),
                     recorded => recorded,
                 }
@@ -288,7 +292,7 @@ impl Reconciler {
                 if let Some(outstanding) = &self.outstanding {
                     outstanding.proven_paid(rid);
                 }
-                tracing::info!(payment = %rid, tx = tx(), block, "in doubt, and paid: the chain shows it");
+                tracing::info!(payment = %rid, tx = tx(), block, "outcome was unknown; the chain shows it was paid");
                 let mut line = line(Finding::Settled);
                 line.after = State::Settled;
                 line
@@ -298,8 +302,8 @@ impl Reconciler {
         }
     }
 
-    /// As an operator's word, in the same order: a repeat must not send what is being declared dead, so it is out of its
-    /// reach before the books say so.
+    /// Records a payment as dead, in the same order as when an operator does it: a repeat must not send what is being
+    /// declared dead, so the payment is withdrawn from repeats before the ledger records it.
     async fn dead(&self, payment: &Payment, why: &'static str) -> PaymentLine {
         let rid = payment.rid();
         if payment.state == State::Expired {
@@ -310,7 +314,7 @@ impl Reconciler {
             Some(outstanding) => match outstanding.withdraw(rid) {
                 Withdrawal::Out(withdrawn) => withdrawn,
                 Withdrawal::UnderWay => {
-                    return PaymentLine::of(payment, Finding::Pending).why("a repeat is presenting it at this moment");
+                    return PaymentLine::of(payment, Finding::Pending).why("a repeat is presenting it right now");
                 }
             },
         };
@@ -324,7 +328,7 @@ impl Reconciler {
         }
         match recorded {
             Ok(()) => {
-                tracing::info!(payment = %rid, why, "can never be cashed; it counts no more");
+                tracing::info!(payment = %rid, why, "it can never be cashed and is no longer counted");
                 let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
                 line.after = State::Expired;
                 line
@@ -333,7 +337,7 @@ impl Reconciler {
         }
     }
 
-    /// What is counted stays counted.
+    /// Records a dispute; what is counted stays counted.
     async fn disputed(&self, payment: &Payment, why: &Dispute) -> PaymentLine {
         let tx = match why {
             Dispute::NeverCashed => None,
@@ -344,8 +348,8 @@ impl Reconciler {
         self.contradicted(payment, &why.to_string(), tx).await.0
     }
 
-    /// What is counted stays counted, whoever contradicts the books. And whether that is all: `false` if they could not record it, so
-    /// that it has to be found again.
+    /// Records a contradiction of the ledger; what is counted stays counted. The flag says whether that is done:
+    /// `false` if it could not be recorded, so that it has to be found again.
     pub(super) async fn contradicted(&self, payment: &Payment, text: &str, tx: Option<String>) -> (PaymentLine, bool) {
         let (rid, text) = (payment.rid(), text.to_owned());
         let mut line = PaymentLine::of(payment, Finding::Disputed).why(&text);
@@ -358,15 +362,15 @@ impl Reconciler {
             Ok(()) => {
                 tracing::error!(
                     payment = %rid, merchant = payment.reserved.host, why = text,
-                    "the books are contradicted; the payment stays counted"
+                    "the evidence contradicts the ledger; the payment stays counted"
                 );
                 (self.notices)(Notice::Disputed { rid, why: text });
                 (line, true)
             }
-            // Of a payment from longer ago than the books wait: told, and not recorded.
+            // The payment is older than the ledger keeps waiting for: reported, but not recorded.
             Err(LedgerError::NotUnconfirmed(_)) => (line, true),
             Err(error) => {
-                line.why = Some(format!("{text}; it could not be recorded: {error}"));
+                line.why = Some(format!("{text}; this finding could not be recorded: {error}"));
                 (line, false)
             }
         }
@@ -378,33 +382,33 @@ impl Reconciler {
     }
 }
 
-/// What the chain shows of a payment that was taken.
+/// What the chain shows about a payment that was cashed.
 struct Paid {
-    /// None: a receipt said so, and not an atom was.
+    /// `None` if only a receipt says that it was paid, and not an atom was taken.
     tx: Option<B256>,
     block: u64,
-    /// Of an `upto`, where it is proven how much.
+    /// For an `upto`, the amount taken, if that is proven.
     taken: Option<Atoms>,
 }
 
-/// The seller's word was wrong, the payment was not.
+/// Notes that the receipt named another transaction: the seller's claim was wrong, the payment was not.
 fn note(receipt: Named, payment: &Payment, mut line: PaymentLine) -> PaymentLine {
     if let Named::Otherwise(named) = receipt {
-        tracing::warn!(payment = %payment.rid(), tx = line.tx, named, "paid, but the receipt names another transaction");
+        tracing::warn!(payment = %payment.rid(), tx = line.tx, named, "paid; the receipt names another transaction");
         line.why
             .get_or_insert_with(|| format!("the receipt named another transaction, {named}"));
     }
     line
 }
 
-/// The chain has spoken, the books have not heard it: the payment stays as it was.
+/// Something was proven, but could not be recorded: the payment stays as it was.
 pub(super) fn not_recorded(payment: &Payment, error: &LedgerError) -> PaymentLine {
     let rid = payment.rid();
     let why = match error {
         LedgerError::NotOpen(_) | LedgerError::Unlawful { .. } => "it was closed in the meantime".to_owned(),
         error => {
-            tracing::error!(payment = %rid, %error, "what the chain shows could not be recorded");
-            format!("what the chain shows could not be recorded: {error}")
+            tracing::error!(payment = %rid, %error, "what was proven could not be recorded");
+            format!("what was proven could not be recorded: {error}")
         }
     };
     PaymentLine::of(payment, Finding::Undecided).why(why)

@@ -1,4 +1,4 @@
-//! What a comparison found, for people and programs: one line for each payment and each transfer, and what it comes to.
+//! What a comparison found, for people and programs: one line per payment and per transfer, and the conclusion.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,12 +7,12 @@ use bursar_core::assets;
 use bursar_core::money::Atoms;
 use bursar_ledger::{Outflow, Payment, PaymentId, State};
 
-/// Everything that one comparison had to say.
+/// The complete result of one comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub payments: Vec<PaymentLine>,
     pub outflows: Vec<OutflowLine>,
-    /// Wallets whose transfers could not be looked through to the final block, and why.
+    /// Networks on which the wallets' transfers could not be searched up to the final block, and why.
     pub unsearched: Vec<Unsearched>,
 }
 
@@ -20,21 +20,21 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finding {
-    /// It was in doubt; the chain shows that it was paid, as signed.
+    /// Its outcome was unknown; it is proven that it was paid as signed.
     Settled,
-    /// It was in doubt; it can never be cashed and counts no more.
+    /// Its outcome was unknown; it can never be cashed and is no longer counted.
     Expired,
-    /// The chain bears the books out.
+    /// The evidence confirms the ledger.
     Confirmed,
-    /// The chain contradicts the books.
+    /// The evidence contradicts the ledger.
     Disputed,
-    /// It cannot be told yet; `until` says when it is worth asking again.
+    /// It cannot be decided yet; `until` says when to ask again.
     Pending,
-    /// The nodes did not prove anything.
+    /// Nothing was proven.
     Undecided,
 }
 
-/// One payment. Amounts are strings, times RFC 3339 UTC.
+/// The result for one payment. Amounts are strings, times RFC 3339 UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentLine {
     pub id: PaymentId,
@@ -48,7 +48,7 @@ pub struct PaymentLine {
     /// Atoms.
     pub amount: String,
     pub amount_decimal: String,
-    /// Atoms that an `upto` cost, where that is proven; `amount` is the most that it could.
+    /// Atoms that an `upto` cost, if that is proven; `amount` is the maximum.
     pub taken: Option<String>,
     pub tx: Option<String>,
     pub block: Option<u64>,
@@ -57,7 +57,7 @@ pub struct PaymentLine {
     pub created_at: Timestamp,
 }
 
-/// Money that left the wallet and that the books do not have.
+/// Money that left the wallet and is not in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutflowLine {
     pub network: String,
@@ -72,7 +72,7 @@ pub struct OutflowLine {
     pub tx: String,
     pub log_index: u64,
     pub block: u64,
-    /// When it came into the books.
+    /// When it was recorded in the ledger.
     pub recorded_at: Timestamp,
 }
 
@@ -85,23 +85,23 @@ pub struct Unsearched {
 /// The report in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Payments about which books and chain agree now.
+    /// Payments about which the ledger and the evidence agree now.
     pub matched: usize,
     pub disputed: usize,
     pub pending: usize,
     pub undecided: usize,
     pub outflows: usize,
     pub unsearched: usize,
-    /// When the last of the pending ones can be decided.
+    /// When the last of the pending payments can be decided.
     pub until: Option<Timestamp>,
 }
 
-/// What it comes to.
+/// The conclusion of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conclusion {
     Matched,
     Mismatch,
-    /// Nothing contradicts the books, and not everything could be decided.
+    /// Nothing contradicts the ledger, but not everything could be decided.
     Open,
 }
 
@@ -149,7 +149,7 @@ impl Report {
 }
 
 impl PaymentLine {
-    /// A payment as it stands, about which nothing more is known.
+    /// The line of a payment in its current state, without further findings.
     pub fn of(payment: &Payment, finding: Finding) -> Self {
         let (reserved, amount) = (&payment.reserved, Atoms::new(payment.reserved.amount.0));
         Self {

@@ -1,7 +1,8 @@
-//! What Stripe says about a payment by its token, and what follows from it (R11 and R14, R214).
+//! What Stripe says about a payment's token, and what follows from it (R11, R14 and R214).
 //!
-//! Unlike a signature a token can be taken back. So a payment in doubt is not waited out: once the seller has had `settle_wait`,
-//! its token is put out of the reach of repeats, revoked, and looked at again, since the seller may have been faster.
+//! Unlike a signature, a token can be revoked. So an outstanding payment is not left to expire: once the seller has had
+//! `settle_wait`, the payment is withdrawn from repeats, its token is revoked, and then read again, because the seller
+//! may have charged it first.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,7 +14,7 @@ use bursar_rails::outstanding::{Withdrawal, Withdrawn};
 use bursar_rails::pay::{Issuer, NoStatus, TokenStatus, Tokens};
 use bursar_rails::stripe::TokenId;
 
-/// What came of asking about one payment.
+/// The result of asking about one payment.
 type StripeLine = Result<PaymentLine, NoStatus>;
 
 /// Whether a payment was made through Stripe.
@@ -22,7 +23,7 @@ pub fn is_stripe(payment: &Payment) -> bool {
 }
 
 impl Reconciler {
-    /// Whether there is an account that can tell about this payment.
+    /// Whether the configured account can be asked about this payment.
     pub fn can_ask_stripe(&self, payment: &Payment) -> bool {
         self.issuer_of(payment).is_ok()
     }
@@ -30,21 +31,21 @@ impl Reconciler {
     fn issuer_of(&self, payment: &Payment) -> Result<&Issuer, String> {
         if payment.arm.as_ref().is_some_and(|arm| arm.signer == Some(Signer::Bkey)) {
             let why =
-                "its token is BKey's, about which Stripe tells us nothing: a receipt settles it, or resolve it by hand";
+                "its token was issued by BKey, so Stripe cannot be asked: a receipt settles it, or resolve it by hand";
             return Err(why.to_owned());
         }
         let issuer = self
             .issuer
             .as_deref()
-            .ok_or("it was made through Stripe, and bursar.toml has no [stripe]")?;
+            .ok_or("it was paid through Stripe, and bursar.toml has no [stripe] to ask with")?;
         match Network::parse(&payment.reserved.network) == Some(Network::Stripe(issuer.mode())) {
             true => Ok(issuer),
-            false => Err("the key under [stripe] is of the other mode, live or test".to_owned()),
+            false => Err("the key under [stripe] is for the other mode, live or test".to_owned()),
         }
     }
 
-    /// Asks about one payment, and brings what comes of it to the books. What is being taken back is not left half-way: a pass that
-    /// is to stop stops before the next payment.
+    /// Asks about one payment, and records the result in the ledger. A revocation is never left half done: a pass that
+    /// is told to stop does so before the next payment.
     pub(super) async fn stripe_payment(&self, payment: &Payment, silences: &mut Silences) -> PaymentLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let issuer = match self.issuer_of(payment) {
@@ -52,17 +53,18 @@ impl Reconciler {
             Err(why) => return line(Finding::Undecided).why(why),
         };
         if self.stop.is_cancelled() {
-            return line(Finding::Undecided).why("the comparison was broken off");
+            return line(Finding::Undecided).why("the comparison was interrupted");
         }
         let silent = silences.entry(Network::Stripe(issuer.mode())).or_default();
         if *silent >= SILENCES {
-            return line(Finding::Undecided).why("Stripe has fallen silent");
+            return line(Finding::Undecided).why("Stripe stopped answering");
         }
         let told = match payment.state {
             State::Unknown => self.in_doubt(issuer, payment).await,
             State::Settled => self.claimed(issuer, payment).await,
             State::Expired if payment.by == Some(Source::Operator) => self.called_dead(issuer, payment).await,
-            // With Stripe's word. No charge can begin any more; one that began as a hold may yet be captured.
+            // Closed because Stripe said so. No new charge can begin, but one that began as a hold may still be
+            // captured.
             State::Expired if issuer.tokens().of(payment.rid()).is_some() => self.called_dead(issuer, payment).await,
             _ => return line(Finding::Confirmed),
         };
@@ -97,10 +99,13 @@ impl Reconciler {
                     Some(Source::Operator) => "an operator",
                     _ => "Stripe",
                 };
-                let why = format!("{who} called it dead, but Stripe's token was charged");
-                // A closed payment takes no finding and counts no more: people have to hear of it, from a server, which has ways to
-                // tell them.
-                tracing::error!(payment = %rid, merchant = payment.reserved.host, why, "money left that is not counted");
+                let why = format!("{who} says it was not paid, but its Stripe token was charged");
+                // A closed payment takes no finding and is not counted, so people have to be notified. That is up to a
+                // server, which has alert channels.
+                tracing::error!(
+                    payment = %rid, merchant = payment.reserved.host, why,
+                    "money was spent that is not counted"
+                );
                 if self.outstanding.is_some() {
                     (self.notices)(Notice::Disputed { rid, why: why.clone() });
                     issuer.tokens().forget(rid);
@@ -117,7 +122,7 @@ impl Reconciler {
         let (now, rid) = (self.clock.now(), payment.rid());
         let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);
         let Some(token) = issuer.token_of(payment, now).await? else {
-            // Nothing to be cashed has ever existed.
+            // There was never a token to charge.
             return Ok(self.gone(issuer, payment, Withdrawn::default(), "never-issued").await);
         };
         match issuer.look(&token).await? {
@@ -125,8 +130,8 @@ impl Reconciler {
             TokenStatus::Unclear(why) => return Ok(line(Finding::Undecided).why(why)),
             TokenStatus::Live | TokenStatus::Dead(_) => {}
         }
-        // The seller has `settle_wait` from when it was last shown the token (R14). The books have the first time; of a
-        // repeat they record that it began, and not when its answer was given up.
+        // The seller has `settle_wait` from when it was last sent the token (R14). The ledger has the first time; of a
+        // repeat it records the beginning, not the time at which its answer was given up.
         let until = |shown: Timestamp| shown.checked_add(patience).unwrap_or(Timestamp::MAX);
         let first = until(payment.updated_at.timestamp());
         if first > now {
@@ -141,7 +146,7 @@ impl Reconciler {
             None => Withdrawn::default(),
             Some(Ok(Withdrawal::Out(withdrawn))) => withdrawn,
             Some(Ok(Withdrawal::UnderWay)) => {
-                return Ok(line(Finding::Pending).why("a repeat is presenting it at this moment"));
+                return Ok(line(Finding::Pending).why("a repeat is presenting it right now"));
             }
             Some(Err(shown)) => return Ok(pending(payment, until(shown))),
         };
@@ -154,7 +159,7 @@ impl Reconciler {
         }
         Ok(match standing? {
             TokenStatus::Charged => self.charged(issuer, payment).await,
-            TokenStatus::Live => line(Finding::Undecided).why("Stripe has not taken the token back"),
+            TokenStatus::Live => line(Finding::Undecided).why("Stripe has not revoked the token"),
             TokenStatus::Dead(why) => line(Finding::Undecided).why(why),
             TokenStatus::Unclear(why) => line(Finding::Undecided).why(why),
         })
@@ -176,7 +181,7 @@ impl Reconciler {
                     outstanding.proven_paid(rid);
                 }
                 issuer.tokens().forget(rid);
-                tracing::info!(payment = %rid, "in doubt, and paid: Stripe shows it");
+                tracing::info!(payment = %rid, "outcome was unknown; Stripe shows it was paid");
                 let mut line = PaymentLine::of(payment, Finding::Settled);
                 line.after = State::Settled;
                 line
@@ -198,7 +203,7 @@ impl Reconciler {
         match recorded {
             Ok(()) => {
                 issuer.tokens().watch(rid);
-                tracing::info!(payment = %rid, why, "can never be charged; it counts no more");
+                tracing::info!(payment = %rid, why, "it can never be charged and is no longer counted");
                 let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
                 line.after = State::Expired;
                 line
@@ -207,7 +212,8 @@ impl Reconciler {
         }
     }
 
-    /// A merchant says that it was paid. Its token is never taken back: a seller may hold the money first and capture it later.
+    /// Only the merchant says that it was paid. Its token is never revoked: a seller may hold the money first and
+    /// capture it later.
     async fn claimed(&self, issuer: &Issuer, payment: &Payment) -> StripeLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
@@ -219,7 +225,7 @@ impl Reconciler {
                 let (by, tx, block) = (Source::Stripe, None, None);
                 let finding = ledger::Finding::Confirmed { by, tx, block };
                 match self.ledger.record_finding(rid, finding).await {
-                    // Heard before, or longer ago than the books wait; true all the same.
+                    // Recorded before, or older than the ledger keeps waiting for; it is true all the same.
                     Ok(()) | Err(LedgerError::NotUnconfirmed(_)) => {
                         issuer.tokens().forget(rid);
                         line(Finding::Confirmed)
@@ -238,7 +244,7 @@ impl Reconciler {
     }
 
     async fn never_charged(&self, issuer: &Issuer, payment: &Payment) -> PaymentLine {
-        let why = "the receipt says paid, but Stripe's token was never charged and can never be";
+        let why = "the receipt says paid, but its Stripe token was never charged and never can be";
         let (line, is_done) = self.contradicted(payment, why, None).await;
         if is_done {
             issuer.tokens().forget(payment.rid());

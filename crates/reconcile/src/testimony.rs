@@ -1,4 +1,4 @@
-//! What is known about one payment: by the books, and by the nodes.
+//! What is known about one payment: from the ledger, and from the nodes.
 
 use alloy_primitives::{Address, B256, U256};
 
@@ -9,11 +9,11 @@ use bursar_core::money::Atoms;
 use bursar_ledger::{Payment, State};
 use bursar_rails::rpc::Block;
 
-/// Nodes answer a search in blocks that they have not seen yet, or not whole, with nothing found. So long after the deadline
-/// even a slow one has them.
+/// Nodes answer a search in blocks that they have not seen, or not completely, with an empty result. This long after
+/// the deadline, even a slow node has them.
 const MEMO_SETTLES_S: u64 = 600;
 
-/// A signed payment, as the books have it.
+/// A signed payment, as the ledger has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     pub network: Network,
@@ -23,27 +23,27 @@ pub struct Facts {
     pub amount: Atoms,
     pub nonce: B256,
     pub proof: Proof,
-    /// Unix second at which it was signed, by our clock. The search for its events begins a little earlier.
+    /// Unix second at which it was signed, by our clock. The search for its events starts a little earlier.
     pub armed_at: u64,
-    /// Unix second; only a block before it takes the payment, by Permit2 one of that very second as well.
+    /// Unix second. Only a block before it can include the payment; with Permit2, also a block of that second.
     pub valid_before: u64,
     pub standing: ClaimState,
-    /// What a receipt gave as the transaction, be it one or not.
+    /// The transaction named by a receipt, whether or not it has the form of one.
     pub claimed_tx: Option<String>,
 }
 
-/// What the chain shows of a payment. The rail decides.
+/// How the chain proves a payment, which depends on the rail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// EIP-3009: the token keeps the nonce, and logs its use.
+    /// EIP-3009: the token stores the nonce, and logs its use.
     Authorization,
-    /// Permit2 keeps one bit for the nonce and logs nothing; the token logs what moved.
+    /// Permit2 stores one bit for the nonce and logs nothing; the token logs what moved.
     Permit2(Taking),
     /// Tempo: the nonce is the memo that the token logs with the transfer.
     Memo,
 }
 
-/// How much one signature for Permit2 lets the seller take.
+/// How much a signature for Permit2 allows the seller to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taking {
     /// The amount.
@@ -52,24 +52,24 @@ pub enum Taking {
     UpTo,
 }
 
-/// Where the books stand before the chain is asked.
+/// The state in the ledger before the chain is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimState {
-    /// Armed or unknown: counted, and nobody has said that it was paid.
+    /// Armed or unknown: counted, and nobody has claimed that it was paid.
     Open,
-    /// Settled by the merchant's word.
+    /// Settled, because the merchant said so.
     Claimed,
 }
 
-/// Everything that was heard about one payment.
+/// All answers about one payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// Unix second of our clock when the head was asked for.
+    /// Our clock, in Unix seconds, when the head was asked for.
     pub now: u64,
-    /// How many different nodes bursar.toml names for the network.
+    /// How many different nodes bursar.toml has for the network.
     pub configured: usize,
     pub head: Head,
-    /// One for each node that answered everything.
+    /// One for each node that answered every question.
     pub testimonies: Vec<Testimony>,
     pub silent: Vec<Silent>,
 }
@@ -77,9 +77,9 @@ pub struct Evidence {
 /// The block as of which the nodes testify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// No node told.
+    /// No node returned one.
     Unknown,
-    /// Two nodes have different final blocks of that number: at least one of them follows another chain.
+    /// Two nodes have different final blocks with this number: at least one of them follows another chain.
     Forked(u64),
     /// The lowest finalized block of all nodes that answered; each of them has it.
     Agreed(Block),
@@ -87,7 +87,7 @@ pub enum Head {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Testimony {
-    /// Without its key.
+    /// Its URL, without its key.
     pub node: String,
     pub nonce: Nonce,
 }
@@ -97,19 +97,20 @@ pub struct Testimony {
 pub enum Nonce {
     /// Neither used nor cancelled at the head.
     Unused,
-    /// The payment was cashed in this transaction, at or below the head, and this is what the token moved out of the wallet
-    /// there; on Tempo what it moved with the payment's memo.
+    /// The payment was cashed in this transaction, at or below the head. `moved` is what the token moved out of the
+    /// wallet there; on Tempo, what it moved with the payment's memo.
     Cashed { tx: B256, block: u64, moved: Vec<Moved> },
     /// The wallet cancelled it, at or below the head.
     Cancelled { tx: B256, block: u64 },
-    /// Permit2 took it in that block, and which of the wallet's transfers there is its own cannot be told. The transaction is
-    /// one that bears the nonce.
+    /// Permit2 used it in this block, but it is unclear which of the wallet's transfers there belongs to it. `tx` is a
+    /// transaction that contains the nonce.
     Shared { tx: B256, block: u64 },
-    /// It is used up, or was cancelled, in a block above the head.
+    /// It was used or cancelled in a block above the head.
     NotFinal,
-    /// On Tempo: the payment's transaction was mined and failed. Its fee left the wallet; the amount did not and never will.
+    /// On Tempo: the payment's transaction was mined and failed. Its fee left the wallet; the amount did not and never
+    /// will.
     Failed { tx: B256, block: u64 },
-    /// The node says that the nonce is used up and shows no event for it, does not show all that was logged, or
+    /// The node says that the nonce is used but shows no event for it, does not show all that was logged, or
     /// contradicts itself.
     Unexplained,
 }
@@ -122,7 +123,7 @@ pub struct Moved {
     pub amount: U256,
 }
 
-/// A node that did not help, and why.
+/// A node without testimony, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Silent {
     pub node: String,
@@ -130,8 +131,8 @@ pub struct Silent {
 }
 
 impl Facts {
-    /// What the books say of a payment. `None`: nothing was signed, or a signer elsewhere has not told its nonce, or not for a
-    /// token of a network that we know, or in a way that no chain proves.
+    /// The facts that the ledger has about a payment. `None` if nothing was signed, if a remote signer has not reported
+    /// its nonce, if the network or token is not known, or if the rail leaves no proof on a chain.
     pub fn of(payment: &Payment) -> Option<Self> {
         let (reserved, arm) = (&payment.reserved, payment.arm.as_ref()?);
         let token = reserved.asset.rsplit_once("/erc20:")?.1;
@@ -143,7 +144,7 @@ impl Facts {
             amount: Atoms::new(reserved.amount.0),
             nonce: arm.nonce?,
             proof: Proof::of(Rail::parse(&reserved.rail)?)?,
-            // Armed later, a held payment only makes the search begin earlier.
+            // A held payment is armed later; then the search only starts earlier than needed.
             armed_at: u64::try_from(payment.created_at.timestamp().as_second()).unwrap_or(0),
             valid_before: arm.valid_before.0,
             standing: match payment.state {
@@ -154,16 +155,16 @@ impl Facts {
         })
     }
 
-    /// Unix second that a final head has to be past before a nonce that was not used means that it never will be.
+    /// The Unix second that a final head must have passed before an unused nonce means that it never will be used.
     pub fn final_after(&self) -> u64 {
         match self.proof {
             Proof::Authorization | Proof::Permit2(_) => self.valid_before,
-            // No contract answers for it: what is missing is missing from logs.
+            // No contract stores it: its absence shows only in logs.
             Proof::Memo => self.valid_before.saturating_add(MEMO_SETTLES_S),
         }
     }
 
-    /// What has to have moved, where all of it has to.
+    /// What must have moved, if the whole amount is due.
     pub fn whole(&self) -> Moved {
         Moved {
             to: self.payee,
@@ -171,16 +172,16 @@ impl Facts {
         }
     }
 
-    /// The transaction of the receipt, where it has the form of one.
+    /// The receipt's transaction, if it has the form of one.
     pub fn claimed_hash(&self) -> Option<B256> {
-        // The prefix is required, and only one is taken off.
+        // The prefix is required, and only one is stripped.
         let digits = self.claimed_tx.as_deref()?.strip_prefix("0x")?;
         digits.parse().ok().filter(|_| digits.len() == 64)
     }
 }
 
 impl Proof {
-    /// `None`: what is paid by that rail is on no chain.
+    /// `None` if payments by that rail are not on a chain.
     pub const fn of(rail: Rail) -> Option<Self> {
         match rail {
             Rail::X402 | Rail::MppEvm => Some(Self::Authorization),
@@ -193,7 +194,7 @@ impl Proof {
 }
 
 impl Taking {
-    /// The contract that presents the signature to Permit2; nobody else can.
+    /// The contract that presents the signature to Permit2; no other caller can.
     pub const fn proxy(self) -> Address {
         match self {
             Self::Whole => EXACT_PROXY,

@@ -1,9 +1,9 @@
 //! From evidence to a verdict. Pure: no clock, no sockets.
 //!
-//! The two mistakes do not weigh the same. Money that is wrongly called settled stays counted, as it was; money that is
-//! wrongly called dead can be spent twice. So one node's proof is enough to settle, while a release needs a fresh head past
-//! the deadline and every answering node, two at least where two are configured (threat 1.18). Whatever falls short of
-//! that leaves the payment as it is. To give back what an `upto` did not take is a release as well.
+//! The two possible mistakes are not equally bad. Money that is wrongly called settled stays counted, as it was; money
+//! that is wrongly called dead can be spent twice. So one node's proof is enough to settle, while a release needs a
+//! fresh head past the deadline and every answering node, at least two where two are configured (threat 1.18). With
+//! anything less, the payment stays as it is. Giving back the part that an `upto` did not take is a release as well.
 
 use std::fmt;
 
@@ -14,27 +14,27 @@ use super::testimony::{ClaimState, Evidence, Facts, Head, Moved, Nonce, Proof, T
 use bursar_core::money::Atoms;
 use bursar_rails::rpc::Block;
 
-/// A finalized head that lags by more than this tells nothing about now: the node hangs, or keeps us in the past.
+/// A finalized head that lags by more than this says nothing about now: the node hangs, or keeps us in the past.
 const OLDEST_HEAD_S: u64 = 60 * 60;
 /// Final blocks are old; one from the future means that the node's clock or ours is wrong.
 const FUTURE_HEAD_S: u64 = 120;
-/// How soon a question is worth asking again.
+/// The shortest wait before asking again.
 const SOON_S: u64 = 5;
 
 const UPTO: Proof = Proof::Permit2(Taking::UpTo);
 
-/// What is to be done about a payment.
+/// What to do about a payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Paid: the nonce was used, and the same transaction moved the whole amount to the payee. Of an `upto`: paid, and what
-    /// was not taken cannot be told, so that all of it counts.
+    /// Paid: the nonce was used, and the same transaction moved the whole amount to the payee. For an `upto`: paid, but
+    /// how much was taken cannot be determined, so all of it counts.
     Settled {
         tx: B256,
         block: u64,
         amount: Atoms,
         receipt: Named,
     },
-    /// So much was taken of an `upto`, and no more ever can be. Without a transaction nothing was.
+    /// This much of an `upto` was taken, and no more ever can be. Without a transaction, nothing was taken.
     Taken {
         tx: Option<B256>,
         block: u64,
@@ -45,35 +45,36 @@ pub enum Verdict {
     Expired { head: Block },
     /// It can never be cashed: the wallet cancelled it.
     Cancelled { tx: B256, block: u64 },
-    /// Books and chain disagree; a person must look. It stays counted.
+    /// The ledger and the chain disagree, and a person must look at it. The payment stays counted.
     Disputed { why: Dispute },
-    /// Nothing can be told before that Unix second.
+    /// Nothing can be decided before this Unix second.
     Wait { until: u64 },
-    /// The evidence does not carry a verdict.
+    /// The evidence is not enough for a verdict.
     Unclear { why: Unproven },
 }
 
-/// The transaction that the receipt named, against the one that moved the money.
+/// The transaction that the receipt named, compared with the one that moved the money.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Named {
     Nothing,
     ThisTransaction,
-    /// Worth a note in the books: the seller's word was wrong, the payment was not.
+    /// Another one. Worth a note in the ledger: the seller's claim was wrong, the payment was not.
     Otherwise(String),
 }
 
-/// How the chain contradicts the books.
+/// How the chain contradicts the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Dispute {
     #[error("the receipt says paid, but the authorization was not used before its deadline and never can be")]
     NeverCashed,
     #[error("the receipt says paid, but the authorization was cancelled in transaction {tx}")]
     Cancelled { tx: B256 },
-    #[error("transaction {tx} used the authorization, but moved {moved}, not the {amount} atoms to the payee", amount = amount.get())]
-    OtherTransfer { tx: B256, amount: Atoms, moved: Moves },
     #[error(
-        "transaction {tx} was to pay it and failed: its fee has left the wallet, the amount has not and never will"
+        "transaction {tx} used the authorization, but moved {moved}, not the {amount} atoms to the payee",
+        amount = amount.get()
     )]
+    OtherTransfer { tx: B256, amount: Atoms, moved: Moves },
+    #[error("its transaction {tx} failed: the fee has left the wallet, the amount has not and never will")]
     Failed { tx: B256 },
 }
 
@@ -81,7 +82,7 @@ pub enum Dispute {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moves(pub Vec<Moved>);
 
-/// What is missing for a verdict.
+/// Why there is no verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unproven {
     #[error("no node answered")]
@@ -92,7 +93,7 @@ pub enum Unproven {
     Forked { block: u64 },
     #[error("the nodes disagree about the nonce")]
     Contradiction,
-    #[error("the nonce is used up, or may be, and no node shows all the events that would tell")]
+    #[error("the nonce was or may have been used, and no node shows all the events that would tell how")]
     Unexplained,
     #[error("not every node shows how much was taken")]
     PartDoubted,
@@ -102,7 +103,7 @@ pub enum Unproven {
     FutureHead { seconds: u64 },
 }
 
-/// What all testimonies together say.
+/// What all testimonies say together.
 enum Joint<'a> {
     Unused,
     Cashed { tx: B256, block: u64, moved: &'a [Moved] },
@@ -133,7 +134,7 @@ pub fn verdict(facts: &Facts, evidence: &Evidence) -> Verdict {
             Proof::Authorization | Proof::Memo | Proof::Permit2(Taking::Whole) => settled(facts, tx, block),
         },
         Joint::Shared { tx, block } => settled(facts, tx, block),
-        // The books cannot count a fee without its amount, so that both stay counted until a person has looked.
+        // The ledger cannot count a fee without its amount, so both stay counted until a person has looked at it.
         Joint::Failed { tx } => disputed(Dispute::Failed { tx }),
         Joint::Contradiction => unclear(Unproven::Contradiction),
         Joint::Unexplained => unclear(Unproven::Unexplained),
@@ -160,7 +161,7 @@ pub fn verdict(facts: &Facts, evidence: &Evidence) -> Verdict {
     }
 }
 
-/// None without testimonies. The order of the nodes plays no part, and "unused" needs all of them.
+/// `None` without testimonies. The order of the nodes does not matter, and "unused" needs all of them.
 fn joint(evidence: &Evidence) -> Option<Joint<'_>> {
     let said = || evidence.testimonies.iter().map(|testimony| &testimony.nonce);
     let any = |nonce: &Nonce| said().any(|other| other == nonce);
@@ -176,7 +177,7 @@ fn joint(evidence: &Evidence) -> Option<Joint<'_>> {
             match (any(&Nonce::Unexplained), any(&Nonce::Unused), any(&Nonce::NotFinal)) {
                 (true, true, _) => Joint::Contradiction,
                 (true, false, _) => Joint::Unexplained,
-                // Whether it was used above the head not every node has looked at.
+                // Not every node has checked whether it was used above the head.
                 (false, _, true) => Joint::NotFinal,
                 (false, _, false) => Joint::Unused,
             },
@@ -193,13 +194,13 @@ fn joint(evidence: &Evidence) -> Option<Joint<'_>> {
         },
         Nonce::Shared { tx, block } => Joint::Shared { tx: *tx, block: *block },
         Nonce::Failed { tx, .. } => Joint::Failed { tx: *tx },
-        // That is enough to settle, not to release.
+        // With a vague node, the evidence is enough to settle, but not to release.
         Nonce::Cancelled { tx, block } if !said().any(vague) => Joint::Cancelled { tx: *tx, block: *block },
         _ => Joint::Unexplained,
     })
 }
 
-/// A node that keeps no logs, or no states, agrees at least that the nonce is gone.
+/// A node that keeps no logs or no states still agrees that the nonce is gone.
 fn vague(nonce: &Nonce) -> bool {
     matches!(nonce, Nonce::Unexplained | Nonce::NotFinal)
 }
@@ -213,7 +214,7 @@ fn settled(facts: &Facts, tx: B256, block: u64) -> Verdict {
     }
 }
 
-/// How much of an `upto` was taken. What is below the amount frees the rest, and that needs what a release needs.
+/// How much of an `upto` was taken. Less than the amount frees the rest, which needs what a release needs.
 fn taken(facts: &Facts, evidence: &Evidence, head: &Block, tx: B256, block: u64, moved: &[Moved]) -> Verdict {
     let most = facts.whole();
     let &[Moved { to, amount }] = moved else {
@@ -238,7 +239,7 @@ fn taken(facts: &Facts, evidence: &Evidence, head: &Block, tx: B256, block: u64,
     }
 }
 
-/// A receipt over an `upto` does not say that anything was taken, so that it is not contradicted by a nonce that is dead.
+/// A receipt for an `upto` does not say that anything was taken, so a dead nonce does not contradict it.
 fn nothing_taken(facts: &Facts, tx: Option<B256>, block: u64) -> Verdict {
     Verdict::Taken {
         tx,
@@ -264,7 +265,7 @@ fn elsewhere(facts: &Facts, tx: B256, moved: &[Moved]) -> Verdict {
     })
 }
 
-/// Whether these nodes, at this head, may free money.
+/// Whether the answers of these nodes, at this head, are enough to free money.
 fn releasable(evidence: &Evidence, head: &Block) -> Result<(), Unproven> {
     let answers = evidence.testimonies.len();
     let configured = evidence.configured.max(answers + evidence.silent.len());
@@ -274,7 +275,7 @@ fn releasable(evidence: &Evidence, head: &Block) -> Result<(), Unproven> {
     fresh(evidence, head).map(|_| ())
 }
 
-/// By how many seconds the head lags behind our clock.
+/// How many seconds the head lags behind our clock.
 fn fresh(evidence: &Evidence, head: &Block) -> Result<u64, Unproven> {
     let ahead = head.timestamp.saturating_sub(evidence.now);
     if ahead > FUTURE_HEAD_S {

@@ -1,4 +1,5 @@
-//! The search for money that left the wallet without us, from where the last one ended up to the final block.
+//! The search for money that left the wallet without a payment by bursar, from where the last search ended up to the
+//! final block.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -17,7 +18,7 @@ use bursar_ledger::findings::Findings;
 use bursar_ledger::{Event, Outflow as Recorded};
 use bursar_rails::rpc::Block;
 
-/// Blocks per step, after each of which the cursor moves: a search over months need not begin again when it is broken off.
+/// Blocks per step. The cursor moves after each step, so an interrupted search over months need not start over.
 const STEP: u64 = 100_000;
 /// Our clock may be ahead of the chain's.
 const CLOCK_SLACK_S: u64 = 600;
@@ -39,7 +40,7 @@ enum Sought {
 }
 
 impl Reconciler {
-    /// Reads the journal, as far as the coming search needs it, on a thread that may take its time.
+    /// Reads the part of the journal that the coming search needs, on a blocking thread.
     pub async fn findings(&self) -> Result<Findings, String> {
         let (home, cursors) = (self.home.clone(), Cursors::load(self.home.reconciled()));
         let searched = move |network: &str, wallet| cursors.named(network, wallet).map_or(0, |searched| searched.time);
@@ -48,8 +49,8 @@ impl Reconciler {
         findings.map_err(|error| error.to_string())
     }
 
-    /// Searches every wallet of ours on every network with nodes; what is found is in the books when this returns. `findings`
-    /// were read after `heads`, so that they have every payment that a block below these can hold.
+    /// Searches every wallet of ours on every network with nodes. What is found is in the ledger when this returns.
+    /// `findings` must be read after `heads`, so that they include every payment that a block up to a head can contain.
     pub async fn outflows(&self, findings: &mut Findings, heads: &Heads<'_>, on_progress: OnProgress<'_>) -> Report {
         let mut report = Report::default();
         let mut cursors = Cursors::load(self.home.reconciled());
@@ -128,15 +129,18 @@ impl Reconciler {
             };
             let searched = Searched { block: last, time };
             if let Err(error) = cursors.advance(network, wallet, searched) {
-                // It is searched again next time, and nothing is recorded twice.
-                tracing::warn!(%error, "how far the wallet was searched could not be kept");
+                // These blocks are searched again next time, and nothing is recorded twice.
+                tracing::warn!(
+                    %error,
+                    "could not save how far the wallet was searched; the next search repeats these blocks"
+                );
             }
             first = last.saturating_add(1);
         }
         Ok(lines)
     }
 
-    /// The block in which the books begin. None: they begin after the final block.
+    /// The block at which the ledger begins. `None` if it begins after the final block.
     async fn first_block(&self, search: &Search<'_>, findings: &Findings) -> Result<Option<u64>, String> {
         let Some(began) = findings.began else { return Ok(None) };
         let began = u64::try_from(began.as_second())
@@ -146,7 +150,7 @@ impl Reconciler {
         Ok(block.map(|block| block.number))
     }
 
-    /// The first node that answers.
+    /// Asks the nodes in turn until one answers.
     async fn ask(&self, search: &Search<'_>, sought: Sought) -> Result<Option<Block>, String> {
         let mut why = "no node answered".to_owned();
         for node in search.finality.witnesses() {
@@ -159,7 +163,7 @@ impl Reconciler {
             match self.stop.run_until_cancelled(asking).await {
                 Some(Ok(answer)) => return Ok(answer),
                 Some(Err(error)) => why = error.to_string(),
-                None => return Err("the search was broken off".to_owned()),
+                None => return Err("the search was interrupted".to_owned()),
             }
         }
         Err(why)
@@ -188,7 +192,7 @@ impl Reconciler {
         let witnesses = search.finality.witnesses();
         let asking = outflows(&self.tls, network, witnesses, wallet, blocks, known, borne);
         let left = self.stop.run_until_cancelled(asking).await;
-        let left = left.ok_or_else(|| "the search was broken off".to_owned())?;
+        let left = left.ok_or_else(|| "the search was interrupted".to_owned())?;
         if left.searched_by == 0 {
             let why = left.silent.first().map(|silent| silent.why.clone());
             return Err(why.unwrap_or_else(|| "no node answered".to_owned()));
@@ -196,7 +200,7 @@ impl Reconciler {
         Ok(left.found)
     }
 
-    /// Records a transfer, once.
+    /// Records a transfer, unless it is already recorded.
     async fn left(
         &self,
         network: Network,
@@ -207,7 +211,7 @@ impl Reconciler {
             asset: outflow.asset.caip19(),
             network: network.to_string(),
             symbol: outflow.asset.symbol.to_owned(),
-            // No token of ours has as many.
+            // No token of ours has that many atoms.
             amount: atoms(outflow).unwrap_or(Atoms::new(u128::MAX)),
             payee: outflow.to,
             tx: outflow.tx,
@@ -224,7 +228,7 @@ impl Reconciler {
             .map_err(|error| format!("a transfer could not be recorded: {error}"))?;
         tracing::error!(
             %network, symbol = recorded.symbol, atoms = %outflow.amount, to = %outflow.to, tx = %outflow.tx,
-            "money left the wallet without us"
+            "money left the wallet without a payment by bursar"
         );
         let now = self.clock.now();
         findings.outflows.push((now, recorded.clone()));

@@ -1,4 +1,4 @@
-//! A stage for tests: books, a clock, and a node with a chain of the test's making.
+//! A test environment: a ledger, a clock, and a node with a chain that the test makes.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -26,7 +26,7 @@ pub const WALLET: Address = Address::repeat_byte(0x11);
 pub const PAYEE: Address = Address::repeat_byte(0x22);
 pub const CENT: u64 = 10_000;
 
-/// Books, a node whose final block lags ten seconds behind, and a clock that stands still.
+/// A ledger, a node whose final block lags ten seconds behind, and a clock that only the test moves.
 pub struct World {
     pub reconciler: Arc<Reconciler>,
     pub clock: Arc<ManualClock>,
@@ -34,7 +34,7 @@ pub struct World {
     pub fake: Fake,
     pub outstanding: Outstanding,
     pub heard: Arc<Mutex<Vec<Notice>>>,
-    /// Of the payments made from here on.
+    /// The rail of payments made from here on.
     pub rail: Rail,
     _dir: tempfile::TempDir,
 }
@@ -47,12 +47,12 @@ pub fn time(second: u64) -> Timestamp {
     Timestamp::from_second(second as i64).unwrap()
 }
 
-/// Keeps its books in memory.
+/// A world with a ledger in memory.
 pub async fn world() -> World {
     world_with(|clock, _| Arc::new(Memory::new(clock, Arc::new(|_| {})))).await
 }
 
-/// Keeps a journal.
+/// A world with a journal on disk.
 pub async fn world_on_disk() -> World {
     world_with(|clock, dir| {
         let options = Options {
@@ -68,7 +68,7 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
     let dir = tempfile::tempdir().unwrap();
     let home = Home::at(dir.path()).unwrap();
     home.create().unwrap();
-    // Of all ones: a test's.
+    // A test key: every byte is one.
     let seed = b"ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
     std::fs::write(home.log_key(), seed).unwrap();
     std::fs::set_permissions(home.log_key(), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
@@ -107,7 +107,7 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
 }
 
 impl World {
-    /// Lets it be so many seconds after the beginning, here and on the chain.
+    /// Sets the time, here and on the chain, to this many seconds after the beginning.
     pub fn at(&self, seconds: u64) {
         self.clock.set(time(BEGAN + seconds));
         let mut chain = self.chain.lock().unwrap();

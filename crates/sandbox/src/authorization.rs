@@ -7,15 +7,15 @@ use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
 use super::token::{CHAIN_ID, CONTRACT, NAME, VERSION};
 use bursar_core::money::Atoms;
 
-/// What a payer signs: one transfer, once, within a time.
+/// What a payer signs: one transfer, valid once and for a limited time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Authorization {
     pub from: Address,
     pub to: Address,
     pub value: Atoms,
-    /// Unix seconds; the transfer is good only later than this.
+    /// Unix seconds; the transfer is valid only after this time.
     pub valid_after: u64,
-    /// Unix seconds; the transfer is good only earlier than this.
+    /// Unix seconds; the transfer is valid only before this time.
     pub valid_before: u64,
     pub nonce: B256,
 }
@@ -24,13 +24,13 @@ pub struct Authorization {
 pub type SignatureBytes = [u8; 65];
 
 impl Authorization {
-    /// What has to have been signed: `keccak256(0x1901 || domain separator || struct hash)`.
+    /// The hash that is signed: `keccak256(0x1901 || domain separator || struct hash)`.
     pub fn digest(&self) -> B256 {
         self.typed().eip712_signing_hash(&domain())
     }
 
-    /// The address whose key made the signature, or nothing when it is no signature that USDC's contract takes: `v`
-    /// other than 27 or 28, or `s` in the upper half (a second, equally valid form of the same signature).
+    /// The address whose key made the signature. `None` if USDC's contract would not accept the signature: `v` other
+    /// than 27 or 28, or `s` in the upper half (a second, equally valid form of the same signature).
     pub fn signer(&self, signature: &SignatureBytes) -> Option<Address> {
         let odd = match signature[64] {
             27 => false,
@@ -43,12 +43,12 @@ impl Authorization {
         }
         let recovery = RecoveryId::new(odd, false);
         let key = VerifyingKey::recover_from_prehash(&self.digest()[..], &rs, recovery).ok()?;
-        // A SEC1 point without its first byte, which only says that it is uncompressed.
+        // A SEC1 point without its first byte, which only marks it as uncompressed.
         let point = key.to_sec1_point(false);
         Some(Address::from_raw_public_key(point.as_bytes().get(1..)?))
     }
 
-    /// Stands in for the hash of a transaction: the same authorization and signature always give the same one.
+    /// Takes the place of a transaction hash: the same authorization and signature always give the same value.
     pub fn transaction(&self, signature: &SignatureBytes) -> TxHash {
         let mut contents = domain().hash_struct().to_vec();
         contents.extend_from_slice(&self.typed().abi_encode());

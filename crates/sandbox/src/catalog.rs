@@ -1,7 +1,7 @@
-//! What the sandbox sells, and the challenge that goes with each article.
+//! The articles that the sandbox sells, and the x402 challenge for each.
 //!
-//! The terms of an article never change while the sandbox runs, so an echo can be compared with what would be
-//! advertised again (x402 §2.3).
+//! An article's terms never change while the sandbox runs, so an echo can be compared with what would be advertised
+//! again (x402 §2.3).
 
 use std::fmt::Write as _;
 
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use super::token;
 use bursar_core::money::{Atoms, MicroUsd};
 
-/// How long an authorization may live, in seconds: what most sellers ask for.
+/// How long an authorization may be valid, in seconds: the value that most sellers use.
 const MAX_TIMEOUT_SECONDS: u64 = 60;
-/// The name of the one extension that is offered (x402 §8).
+/// The only extension that is offered (x402 §8).
 pub const PAYMENT_IDENTIFIER: &str = "payment-identifier";
 
-/// The version of x402 that an article is sold by.
+/// The x402 version over which an article is sold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// Challenge in the body, `X-PAYMENT`, networks by name.
@@ -58,7 +58,7 @@ impl Version {
         }
     }
 
-    /// The error text of a challenge to a request that carried no payment, as reference servers word it.
+    /// The error text of a challenge to a request without a payment, as the reference servers write it.
     pub const fn nothing_paid(self) -> &'static str {
         match self {
             Self::V1 => "X-PAYMENT header is required",
@@ -76,11 +76,11 @@ pub enum Price {
         version: Version,
         atoms: Atoms,
     },
-    /// Over MPP by Stripe, which takes no payment below 50 cents.
+    /// Over MPP by Stripe, which accepts no payment below 50 cents.
     Mpp {
         cents: u64,
     },
-    /// Over x402 version 2 or over MPP by Stripe, as the payer likes.
+    /// Over x402 version 2 or over MPP by Stripe; the payer chooses.
     Either {
         atoms: Atoms,
         cents: u64,
@@ -108,7 +108,7 @@ pub struct Article {
     pub good: Good,
     pub description: &'static str,
     pub mime_type: &'static str,
-    /// Whether `payment-identifier` is offered, optional.
+    /// Whether `payment-identifier` is offered, as an optional extension.
     pub takes_identifier: bool,
 }
 
@@ -217,7 +217,7 @@ pub static ARTICLES: [Article; 10] = [
 ];
 
 impl Article {
-    /// The requirement that is advertised, and that a v2 payer has to echo.
+    /// The advertised payment requirement, which a v2 payer has to echo.
     pub fn requirement(&self, version: Version, atoms: Atoms, pay_to: Address) -> Value {
         let mut requirement = json!({
             "scheme": "exact",
@@ -240,7 +240,7 @@ impl Article {
         json!({ "url": url, "description": self.description, "mimeType": self.mime_type })
     }
 
-    /// The v2 `extensions` object, if any extension is offered.
+    /// The v2 `extensions` object, if an extension is offered.
     pub fn extensions(&self) -> Option<Value> {
         self.takes_identifier.then(|| {
             json!({ PAYMENT_IDENTIFIER: {
@@ -261,7 +261,7 @@ impl Article {
         })
     }
 
-    /// The whole challenge: v1 puts it into the body, v2 into a header.
+    /// The complete challenge: v1 sends it in the body, v2 in a header.
     pub fn challenge(&self, version: Version, atoms: Atoms, pay_to: Address, url: &str, error: &str) -> Value {
         let mut requirement = self.requirement(version, atoms, pay_to);
         match version {
@@ -287,12 +287,12 @@ impl Article {
     }
 }
 
-/// The price list as a person reads it, for `GET /`.
+/// The price list as plain text, for `GET /`.
 pub fn index() -> String {
     let mut text = String::from(
         "bursar sandbox: a seller for trying out payments.\n\
-         Prices over x402 are in sandbox USDC, a token in this process's memory; prices over MPP are in US dollars, charged\n\
-         at a sandbox Stripe in the same place. Nothing here is worth anything.\n\n",
+         x402 prices are in sandbox USDC, a token in this process's memory. MPP prices are in US dollars, charged at\n\
+         a sandbox Stripe in the same process. No real money is involved.\n\n",
     );
     for article in &ARTICLES {
         let x402 = |version: Version, atoms| {
@@ -311,7 +311,7 @@ pub fn index() -> String {
             line(&mut text, method, article.path, &price, &protocol, article.description);
         }
     }
-    let chain = "JSON-RPC of the token: eth_chainId, eth_call, blocks";
+    let chain = "JSON-RPC of the token's chain: eth_chainId, eth_call, blocks";
     line(&mut text, "POST", "/rpc", "free", "-", chain);
     let stripe = "The sandbox Stripe: shared payment tokens, payment intents";
     line(&mut text, "*", "/v1/...", "free", "-", stripe);

@@ -1,4 +1,4 @@
-//! What a buyer gets: small, made up, and different on every call, so that two purchases can be told apart.
+//! What a buyer gets: small, made up, and different on every call, so that two purchases can be distinguished.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,22 +15,22 @@ use tokio::time::Sleep;
 
 use super::catalog::Good;
 
-/// What is sent as the body.
+/// The response body.
 #[derive(Clone)]
 pub enum Delivery {
     Whole(Bytes),
-    /// Server-sent events, each on its own frame.
+    /// Server-sent events, each in its own frame.
     Events(Vec<Bytes>),
 }
 
-/// The buyer's mistake; nothing is settled for such an order.
+/// An error in the buyer's order; no payment is settled for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum OrderError {
-    #[error("the body must be JSON with a member \"text\" of 1 to 2000 characters")]
+    #[error("the body must be JSON with a member \"text\" of 1 to 2000 characters, not all blank")]
     NothingToTranslate,
 }
 
-/// Makes what was ordered. `serial` counts the deliveries of this sandbox.
+/// Makes the ordered good. `serial` counts the deliveries of this sandbox.
 pub fn deliver(good: Good, serial: u64, now: Timestamp, body: &[u8]) -> Result<Delivery, OrderError> {
     let mut figures = Figures::new(good, serial, now);
     let whole = match good {
@@ -126,7 +126,7 @@ fn commentary(figures: &mut Figures, now: Timestamp, serial: u64) -> Vec<Bytes> 
     events
 }
 
-/// Word by word from a small phrase book; what is not in it stays as it is.
+/// Translates word by word from a small phrase book; other words stay as they are.
 fn translate(text: &str) -> String {
     const PHRASE_BOOK: [(&str, &str); 24] = [
         ("the", "die"),
@@ -173,7 +173,7 @@ fn hundredths(value: u64) -> String {
     format!("{}.{:02}", value / 100, value % 100)
 }
 
-/// A row of made-up figures, the same for the same good, serial and time.
+/// A sequence of made-up figures, reproducible for the same good, serial and time.
 struct Figures {
     seed: [u8; 32],
     drawn: u64,
@@ -185,7 +185,7 @@ impl Figures {
         Self { seed, drawn: 0 }
     }
 
-    /// A figure from `low` up to, not including, `high`.
+    /// The next figure, from `low` up to but not including `high`.
     fn between(&mut self, low: u64, high: u64) -> u64 {
         self.drawn += 1;
         let draw = keccak256([self.seed.as_slice(), &self.drawn.to_be_bytes()].concat());
@@ -204,7 +204,7 @@ impl Figures {
     }
 }
 
-/// A body whose events come one by one: the first at once, every other after a pause.
+/// A body that sends its events one by one: the first at once, each further one after a pause.
 pub struct Events {
     left: std::vec::IntoIter<Bytes>,
     pause: Duration,

@@ -1,16 +1,15 @@
-//! `payment-identifier`: an answer that was paid for is given again to whoever presents the same payment
-//! (x402 §8).
+//! `payment-identifier`: presenting the same payment again gets the same paid response again (x402 §8).
 //!
-//! The same identifier with another payment, also one signed anew for the same thing, is a conflict.
+//! The same identifier with another payment is a conflict, even if that payment was newly signed for the same purchase.
 
 use std::collections::{HashMap, VecDeque};
 
 use alloy_primitives::{B256, keccak256};
 
-/// How many answers are kept; the oldest go first.
+/// How many responses are kept; the oldest are dropped first.
 const CAPACITY: usize = 1024;
 
-/// What identifies the payment behind an identifier: the whole header, and what it was presented for.
+/// Identifies the payment behind an identifier: a hash of the payment header, method and URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(B256);
 
@@ -25,13 +24,13 @@ impl Fingerprint {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recall<A> {
     New,
-    /// The same payment was answered with this.
+    /// The same payment got this response before.
     Answered(A),
-    /// Another payment used it.
+    /// Another payment used the identifier.
     Conflict,
 }
 
-/// Answers by identifier.
+/// Responses by identifier.
 pub struct Answers<A> {
     kept: HashMap<String, (Fingerprint, A)>,
     order: VecDeque<String>,

@@ -1,15 +1,46 @@
-//! The demo's seller: a small shop on TLS that sells over x402 and MPP (`bursar demo`, `bursar sandbox`).
+//! A local seller to try bursar with: a small TLS shop that sells over x402 and MPP, used by `bursar demo` and
+//! `bursar sandbox`.
 //!
-//! It needs no network and no account. Its money is "sandbox USDC", a token in memory that has Base Sepolia's identity
-//! and its rules and nothing of its worth, and what a Stripe in memory says was paid by card. Checking and settling are written apart from the paying side, on purpose:
-//! what this seller accepts has been judged by code that shares nothing with the code that signed it.
+//! It needs no network and no account. Payments are in "sandbox USDC", an in-memory token with the chain id, contract
+//! address and rules of USDC on Base Sepolia but without any value, or by card at an in-memory Stripe. The code that
+//! verifies and settles payments is deliberately independent of the paying side: of the other bursar crates it uses
+//! only `bursar_core`'s clock and money, so a payment that it accepts was checked by code that did not create it.
 //!
-//! * `token`: balances, used nonces, `transferWithAuthorization`. `authorization`: what is signed.
-//! * `catalog`: articles, prices, challenges. `goods`: what is delivered.
-//! * `verify`: reads and judges a payment. `seller`: the sale as a whole. `identifier`: repeats. `replies`: answers.
-//! * `rpc`, `logs`: the token's chain, for balances and proofs. `tls`: throw-away certificates.
-//! * `mpp`: challenges, credentials and receipts of the other protocol.
-//! * `stripe`: where shared payment tokens are issued and charged, in memory.
+//! # Main types
+//!
+//! * [`Sandbox`]: the running shop. [`Options`] configures it, [`Funding`] says who holds sandbox USDC at the start.
+//! * [`TokenHandle`]: the shared token; fund payers, read balances, list settled payments.
+//! * [`token::Token`]: EIP-3009 rules in memory: balances, used nonces, `transferWithAuthorization`.
+//!   [`authorization::Authorization`] is what payers sign.
+//! * [`stripe::StripeSandbox`]: issues shared payment tokens and charges them; usable on its own in tests.
+//!
+//! # Where to start
+//!
+//! Read the private module `seller` first: it has a sale from the request to the receipt. It uses
+//!
+//! * `catalog` (articles, prices, challenges) and `goods` (what is delivered),
+//! * `verify` (reads and checks a payment), `identifier` (repeated payments) and `replies` (responses),
+//! * `mpp` (challenges, credentials and receipts of MPP),
+//! * `rpc` and `logs` (the token's chain, for balances and proofs) and `tls` (throw-away certificates).
+//!
+//! # Example
+//!
+//! ```no_run
+//! use bursar_core::money::Atoms;
+//! use bursar_sandbox::{Funding, Options, Sandbox};
+//!
+//! # async fn example() -> std::io::Result<()> {
+//! let options = Options {
+//!     // Every address starts with 5 sandbox USDC (6 decimals).
+//!     funding: Funding::FirstSight(Atoms::new(5_000_000)),
+//!     ..Options::default()
+//! };
+//! let sandbox = Sandbox::start(([127, 0, 0, 1], 0).into(), options).await?;
+//! println!("price list: {}/", sandbox.base_url());
+//! sandbox.stop().await;
+//! # Ok(())
+//! # }
+//! ```
 #![cfg_attr(
     not(test),
     warn(
@@ -63,15 +94,16 @@ use bursar_core::money::Atoms;
 use mpp::Till;
 use seller::Seller;
 use stripe::StripeSandbox;
+pub use tls::{Identity, IdentityError};
 use token::{Token, TokenError, Transfer};
 
-/// Where all payments go. Nobody holds a key for it; it stays the same over restarts, as a seller's address does.
+/// The payee of all payments. No key exists for it. It stays the same across restarts, as a seller's address does.
 const PAY_TO: Address = address!("0x5e11e20000000000000000000000000000000001");
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// From one answer to the head of the next request; also how often a silent HTTP/2 peer is asked whether it is there.
+/// From one response to the head of the next request; also the interval of HTTP/2 keep-alive pings.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a stop waits for answers that are on their way.
+/// How long a stop waits for responses in progress.
 const DRAIN: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: u32 = 64 << 10;
 const MAX_CONNECTIONS: usize = 1024;
@@ -79,9 +111,9 @@ const MAX_CONNECTIONS: usize = 1024;
 /// Who holds sandbox USDC at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Funding {
-    /// Only those that [`TokenHandle::fund`] was called for.
+    /// Only addresses for which [`TokenHandle::fund`] was called.
     Explicit,
-    /// Every address, this much: for a sandbox that cannot know its payers.
+    /// Every address, this much. For a sandbox that cannot know its payers in advance.
     FirstSight(Atoms),
 }
 
@@ -89,14 +121,16 @@ pub enum Funding {
 pub struct Options {
     pub clock: SharedClock,
     pub funding: Funding,
-    /// Further host names for the certificate, for instance a container's. `localhost`, 127.0.0.1 and ::1 are always
-    /// in it.
+    /// Additional host names for the certificate, for instance a container's. `localhost`, 127.0.0.1 and ::1 are always
+    /// included.
     pub names: Vec<String>,
     /// The pause between two events of `/v2/stream`.
     pub event_pause: Duration,
-    /// The Stripe that answers under `/v1/` beside the shop, and at which the shop charges: it has to know
-    /// [`stripe::SHOP_KEY`]. Without one there is one with [`stripe::AGENT_KEY`].
+    /// The Stripe that is served under `/v1/` next to the shop, and at which the shop charges. It must know
+    /// [`stripe::SHOP_KEY`]. With `None`, one with [`stripe::AGENT_KEY`] is created.
     pub stripe: Option<Arc<StripeSandbox>>,
+    /// With `None`, one is made for `names`.
+    pub identity: Option<Identity>,
 }
 
 impl Default for Options {
@@ -107,30 +141,35 @@ impl Default for Options {
             names: Vec::new(),
             event_pause: Duration::from_millis(200),
             stripe: None,
+            identity: None,
         }
     }
 }
 
-/// A running sandbox. Dropping it stops it at once; [`Sandbox::stop`] lets answers finish.
+/// A running sandbox. Dropping it stops it at once; [`Sandbox::stop`] lets responses finish.
 pub struct Sandbox {
     address: SocketAddr,
     ca_pem: String,
     token: TokenHandle,
     stripe: Arc<StripeSandbox>,
-    /// No new connections; the open ones finish their answers.
+    /// No new connections; open ones finish their responses.
     drain: CancellationToken,
-    /// Drops what is left.
+    /// Drops the remaining connections.
     abort: CancellationToken,
     connections: TaskTracker,
 }
 
 impl Sandbox {
-    /// Listens on `listen` (port 0: any free one) and sells. Must be called within a Tokio runtime.
+    /// Listens on `listen` (port 0: any free port) and sells. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// The address cannot be bound, or a name in `options` cannot stand in a certificate.
+    /// The address cannot be bound, or a name in `options` is not valid in a certificate.
     pub async fn start(listen: SocketAddr, options: Options) -> io::Result<Self> {
-        let identity = tls::Identity::generate(&options.names).map_err(io::Error::other)?;
+        let identity = match options.identity {
+            Some(identity) => identity,
+            None => Identity::generate(&options.names).map_err(io::Error::other)?,
+        };
+        let server_tls = identity.server().map_err(io::Error::other)?;
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
         let token = TokenHandle::new(options.funding);
@@ -143,7 +182,7 @@ impl Sandbox {
         let seller = Seller::new(token.clone(), PAY_TO, till, clock, options.event_pause);
         let sandbox = Self {
             address,
-            ca_pem: identity.ca_pem,
+            ca_pem: identity.ca_pem().to_owned(),
             token,
             stripe,
             drain: CancellationToken::new(),
@@ -151,7 +190,7 @@ impl Sandbox {
             connections: TaskTracker::new(),
         };
         let doors = Doors {
-            acceptor: TlsAcceptor::from(identity.server),
+            acceptor: TlsAcceptor::from(server_tls),
             seller: Arc::new(seller),
             stripe: sandbox.stripe.clone(),
             drain: sandbox.drain.clone(),
@@ -162,7 +201,7 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// Where it really listens.
+    /// The address on which it listens, with the actual port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -172,17 +211,17 @@ impl Sandbox {
         format!("https://localhost:{}", self.address.port())
     }
 
-    /// The certificate that clients have to trust, PEM.
+    /// The CA certificate that clients have to trust, as PEM.
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
-    /// The token, to fund payers and to see what was paid.
+    /// The token, to fund payers and to read what was paid.
     pub fn token(&self) -> &TokenHandle {
         &self.token
     }
 
-    /// The Stripe, to see what was charged.
+    /// The Stripe, to read what was charged.
     pub fn stripe(&self) -> &StripeSandbox {
         &self.stripe
     }
@@ -192,7 +231,7 @@ impl Sandbox {
         PAY_TO
     }
 
-    /// Takes no more requests, lets running answers finish for up to five seconds, then closes.
+    /// Accepts no more requests, lets running responses finish for up to five seconds, then closes.
     pub async fn stop(self) {
         self.drain.cancel();
         self.connections.close();
@@ -210,7 +249,7 @@ impl Drop for Sandbox {
     }
 }
 
-/// The token, shared between the seller and whoever watches it.
+/// The token, shared between the seller and its observers.
 #[derive(Clone)]
 pub struct TokenHandle(Arc<Mutex<Token>>);
 
@@ -225,12 +264,12 @@ impl TokenHandle {
         Self(Arc::new(Mutex::new(token)))
     }
 
-    /// What `holder` owns, in atoms of sandbox USDC (6 decimals).
+    /// The balance of `holder`, in atoms of sandbox USDC (6 decimals).
     pub fn balance_of(&self, holder: Address) -> Atoms {
         self.lock().balance_of(holder)
     }
 
-    /// Adds `value` to what `holder` owns.
+    /// Adds `value` to the balance of `holder`.
     pub fn fund(&self, holder: Address, value: Atoms) -> Result<(), TokenError> {
         self.lock().fund(holder, value)
     }
@@ -241,12 +280,12 @@ impl TokenHandle {
     }
 
     fn lock(&self) -> MutexGuard<'_, Token> {
-        // The token changes in one go or not at all, so a panic elsewhere leaves it whole.
+        // The token changes completely or not at all, so a panic elsewhere leaves it consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The way in: sockets, TLS, HTTP.
+/// Serves connections: sockets, TLS, HTTP.
 #[derive(Clone)]
 struct Doors {
     acceptor: TlsAcceptor,
@@ -262,7 +301,7 @@ impl Doors {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let arrival = async {
-                // The semaphore is never closed; if it were, nobody would get in.
+                // The semaphore is never closed; if it were, no connection would be accepted.
                 let place = places.clone().acquire_owned().await.ok()?;
                 Some((place, listener.accept().await))
             };
@@ -276,8 +315,8 @@ impl Doors {
             let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    debug!(%error, "a connection could not be accepted");
-                    // Out of descriptors, mostly: let some be given back.
+                    debug!(%error, "accepting a connection failed");
+                    // Usually out of file descriptors: wait until some are closed.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -310,7 +349,7 @@ impl Doors {
                 })
             }
         });
-        // Twice the same, as the two connection types share no trait for a graceful end.
+        // Written twice, since the two connection types share no trait for a graceful shutdown.
         if h2 {
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())

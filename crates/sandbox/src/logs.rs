@@ -1,4 +1,4 @@
-//! The token's events, as a node tells them: `AuthorizationUsed` and `Transfer` for each transfer, in its block.
+//! The token's events, as a node reports them: `AuthorizationUsed` and `Transfer` for each transfer, in its block.
 
 use alloy_primitives::{Address, B256, TxHash, U256};
 use alloy_sol_types::{SolEvent, sol};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::token::{self, Token};
 
-/// Most topics that an event has (LOG4).
+/// The most topics an event can have (LOG4).
 const MAX_TOPICS: usize = 4;
 
 sol! {
@@ -14,7 +14,7 @@ sol! {
     event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
 }
 
-/// What `eth_getLogs` is asked for.
+/// The filter of an `eth_getLogs` call.
 pub struct Filter {
     pub first: u64,
     pub last: u64,
@@ -31,7 +31,8 @@ struct Log {
 }
 
 impl Filter {
-    /// `address` and `topics` of the filter object; blocks are the caller's affair. `None`: it is not such an object.
+    /// Reads `address` and `topics` of the filter object; the caller reads the blocks. `None` if the object is
+    /// malformed.
     pub fn read(filter: &Value, first: u64, last: u64) -> Option<Self> {
         let topics = match &filter["topics"] {
             Value::Null => Vec::new(),
@@ -57,7 +58,7 @@ impl Filter {
     }
 }
 
-/// `null` is anything, a text one value, an array any of its values.
+/// `null` matches anything, a string one value, an array any of its values.
 fn any_of<T: std::str::FromStr>(wanted: &Value) -> Option<Option<Vec<T>>> {
     let one = |value: &Value| value.as_str()?.parse().ok();
     Some(match wanted {
@@ -75,7 +76,7 @@ pub fn matching(token: &Token, filter: &Filter) -> Value {
         .collect()
 }
 
-/// `null` for a transaction that there was not.
+/// `null` for an unknown transaction.
 pub fn receipt(token: &Token, transaction: TxHash, block_hash: fn(u64) -> B256) -> Value {
     let logs = all(token);
     let logs: Vec<&Log> = logs.iter().filter(|log| log.transaction == transaction).collect();
@@ -103,7 +104,7 @@ fn all(token: &Token) -> Vec<Log> {
             value: U256::from(transfer.value.get()),
         };
         for event in [used.encode_log_data(), moved.encode_log_data()] {
-            // Its place among all logs of its block.
+            // Its position among all logs of its block.
             let index = logs.iter().rev().take_while(|log| log.block == block).count();
             logs.push(Log {
                 block,

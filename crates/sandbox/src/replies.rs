@@ -1,4 +1,4 @@
-//! How the seller answers: challenges, refusals, failing receipts (x402 §1, §2.5, §10).
+//! The seller's responses: challenges, rejections, failure receipts (x402 §1, §2.5, §10).
 
 use std::convert::Infallible;
 
@@ -20,19 +20,19 @@ use super::verify::{Advertised, Refusal};
 /// The response header that carries a challenge of version 2.
 pub const PAYMENT_REQUIRED: &str = "payment-required";
 
-/// The body of every answer.
+/// The body of every response.
 pub type Content = BoxBody<Bytes, Infallible>;
 
-/// Why a request that carried a payment ended without a sale. No money moved.
+/// Why a request with a payment ended without a sale. No money moved.
 #[derive(Clone, Copy, Debug)]
 pub enum NoSale {
-    /// Not accepted at verification.
+    /// Rejected at verification.
     Refused(Refusal),
-    /// Accepted, but what was ordered cannot be made.
+    /// Accepted, but the order cannot be filled.
     Order(OrderError),
-    /// Accepted, and then not taken by the token: somebody was faster with the same nonce or balance.
+    /// Accepted, but not settled by the token: another request used the nonce or the balance first.
     Unsettled { error: TokenError, payer: Address },
-    /// The payer's identifier stands for another payment.
+    /// The payer's identifier belongs to another payment.
     IdentifierTaken,
 }
 
@@ -61,7 +61,7 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
         NoSale::Order(error) => complaint(StatusCode::BAD_REQUEST, &error.to_string()),
         NoSale::IdentifierTaken => complaint(
             StatusCode::CONFLICT,
-            "this payment identifier was used for another payment",
+            "this payment identifier was already used for another payment",
         ),
         NoSale::Refused(refusal) => {
             let code = refusal.code(version);
@@ -74,8 +74,8 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
         NoSale::Unsettled { error, payer } => {
             let code = Refusal::Token(error).code(version);
             info!(article = order.article.path, reason = code, "payment not settled");
-            // v2 servers send no new challenge with a failing receipt (x402 §1, step 5); v1 ones always have
-            // one in the body.
+            // v2 servers send no new challenge with a failure receipt (x402 §1, step 5); v1 servers always send one in
+            // the body.
             let mut response = match version {
                 Version::V1 => challenge(order, advertised, code),
                 Version::V2 => unpaid(&json!({})),
@@ -93,7 +93,7 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
     }
 }
 
-/// Base64 of the JSON. Standard base64 always fits a header.
+/// The JSON in base64, which is always a valid header value.
 pub fn header_value(value: &Value) -> HeaderValue {
     HeaderValue::from_str(&STANDARD.encode(value.to_string())).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
@@ -132,7 +132,7 @@ mod tests {
     use crate::tests::payer::decode;
     use bursar_core::money::Atoms;
 
-    /// What a payer gets that was accepted and then beaten to its own nonce.
+    /// The response to a payer whose payment was verified but whose nonce was used before it could settle.
     fn unsettled(path: &str) -> Response<Content> {
         let article = ARTICLES.iter().find(|article| article.path == path).unwrap();
         let Price::Paid { version, atoms } = article.price else {

@@ -1,9 +1,9 @@
-//! The token's chain, as far as a payer asks about it: JSON-RPC 2.0 on `POST /rpc`.
+//! The token's chain, as far as payers query it: JSON-RPC 2.0 on `POST /rpc`.
 //!
-//! `eth_chainId`, `eth_blockNumber`, `eth_getBlockByNumber`, `eth_getLogs`, `eth_getTransactionReceipt`, and `eth_call` of
-//! the token's `balanceOf`, `authorizationState` and `decimals`. One block a second: the number of a block is its time.
-//! Nothing here is ever undone, so every block is final once its second is over. A balance is the newest one, whatever
-//! block it is asked for.
+//! Methods: `eth_chainId`, `eth_blockNumber`, `eth_getBlockByNumber`, `eth_getLogs`, `eth_getTransactionReceipt`, and
+//! `eth_call` of the token's `balanceOf`, `authorizationState` and `decimals`. There is one block per second; a block's
+//! number is its Unix time. The chain never reorganizes, so every block is final once its second is over. Balances are
+//! always the newest, regardless of the requested block.
 
 use alloy_primitives::{Address, B256, Bytes, U256, hex, keccak256};
 use alloy_sol_types::{SolCall, sol};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::logs::{self, Filter};
 use super::token::{self, Token};
 
-/// How many calls one request may hold.
+/// The most calls in one batch.
 const MAX_BATCH: usize = 100;
 
 sol! {
@@ -46,7 +46,7 @@ impl RpcError {
     };
     const BATCH: Self = Self {
         code: -32600,
-        message: "a batch holds 1 to 100 calls",
+        message: "a batch must hold 1 to 100 calls",
     };
     const METHOD: Self = Self {
         code: -32601,
@@ -54,7 +54,7 @@ impl RpcError {
     };
     const PARAMS: Self = Self {
         code: -32602,
-        message: "the parameters do not fit the method",
+        message: "invalid parameters for this method",
     };
     const REVERTED: Self = Self {
         code: 3,
@@ -62,7 +62,7 @@ impl RpcError {
     };
     const NO_STATE: Self = Self {
         code: -32000,
-        message: "there is no such block",
+        message: "block not found",
     };
 }
 
@@ -95,10 +95,10 @@ fn failure(id: &Value, error: &RpcError) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "error": { "code": error.code, "message": error.message } })
 }
 
-/// The block that a parameter names; `None` when it lies in the future.
+/// The block number that a parameter names; `None` if it is in the future.
 fn block_number(parameter: &Value, head: u64) -> Result<Option<u64>, RpcError> {
     let number = match parameter.as_str() {
-        // Nodes take a missing block as the newest.
+        // Nodes treat a missing block as the newest.
         None if parameter.is_null() => head,
         Some("latest" | "pending") => head,
         Some("finalized" | "safe") => head.saturating_sub(1),
@@ -112,7 +112,7 @@ fn block_number(parameter: &Value, head: u64) -> Result<Option<u64>, RpcError> {
     Ok((number <= head).then_some(number))
 }
 
-/// Blocks that have not been made yet have no logs; one that is named by its hash is not found here.
+/// Future blocks have no logs. Filters by block hash are not supported.
 fn filter(filter: &Value, head: u64) -> Result<Filter, RpcError> {
     if !filter.is_object() || !filter["blockHash"].is_null() {
         return Err(RpcError::PARAMS);
@@ -137,12 +137,12 @@ fn block_hash(number: u64) -> B256 {
 
 fn contract_call(token: &Token, call: &Value, block: u64) -> Result<Value, RpcError> {
     let to: Address = member(call, "to").ok_or(RpcError::PARAMS)?;
-    // Newer clients write `input`, older ones `data`.
+    // Newer clients send `input`, older ones `data`.
     let input: Bytes = member(call, "input")
         .or_else(|| member(call, "data"))
         .ok_or(RpcError::PARAMS)?;
     if to != token::CONTRACT {
-        // What a node answers for an address without code.
+        // A node's result for an address without code.
         return Ok("0x".into());
     }
     let returned = if let Ok(call) = balanceOfCall::abi_decode_validate(&input) {

@@ -1,7 +1,7 @@
-//! The seller: takes a request, asks for money, checks and settles what comes, delivers.
+//! The seller: takes a request, asks for payment, verifies and settles it, and delivers.
 //!
-//! Order of one sale, as reference servers have it (x402 §1): read the payment, verify it, make the goods, settle,
-//! answer with a receipt. An order that cannot be filled is not settled.
+//! The steps of a sale are in the order of the reference servers (x402 §1): read the payment, verify it, make the
+//! goods, settle, respond with a receipt. An order that cannot be filled is not settled.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -46,12 +46,12 @@ pub struct Seller {
 pub struct Order<'a> {
     pub article: &'static Article,
     pub head: &'a Parts,
-    /// What was asked for, with the host as the client wrote it.
+    /// The requested URL, with the host as the client wrote it.
     pub url: String,
     pub body: Bytes,
 }
 
-/// What was settled; enough to answer again under the same `payment-identifier`.
+/// A settled sale; enough to respond again under the same `payment-identifier`.
 #[derive(Clone)]
 struct Sale {
     goods: Delivery,
@@ -71,7 +71,7 @@ impl Seller {
         }
     }
 
-    /// Answers one request. The body is read to its end first, so that a 402 never cuts an upload off.
+    /// Answers one request. The body is read to its end first, so that a 402 never cuts off an upload.
     pub async fn answer<B>(&self, request: Request<B>) -> Response<Content>
     where
         B: Body<Data = Bytes>,
@@ -92,7 +92,7 @@ impl Seller {
     }
 
     fn route(&self, head: &Parts, body: Bytes) -> Response<Content> {
-        // HEAD is answered like GET, challenge included, as most servers do.
+        // HEAD is answered like GET, challenge included, as by most servers.
         let method = match &head.method {
             method if method == Method::HEAD => &Method::GET,
             method => method,
@@ -107,7 +107,10 @@ impl Seller {
             },
         };
         if *method != allowed {
-            let mut response = complaint(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method");
+            let mut response = complaint(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method not allowed here; see the Allow header",
+            );
             if let Ok(allowed) = HeaderValue::from_str(allowed.as_str()) {
                 response.headers_mut().insert(header::ALLOW, allowed);
             }
@@ -143,12 +146,17 @@ impl Seller {
         }
     }
 
-    /// By the protocol that the payer has chosen. Whoever is asked for money is shown both.
+    /// Uses the protocol that the payer chose. A 402 offers both.
     fn sell_either_way(&self, order: &Order<'_>, atoms: Atoms, cents: u64) -> Response<Content> {
         let headers = &order.head.headers;
         let over_x402 = headers.contains_key(Version::V2.payment_header());
         let mut response = match (over_x402, mpp::Credential::read(headers).is_some()) {
-            (true, true) => return complaint(StatusCode::BAD_REQUEST, "two payments for one request"),
+            (true, true) => {
+                return complaint(
+                    StatusCode::BAD_REQUEST,
+                    "the request carries two payments; send only one",
+                );
+            }
             (true, false) => self.sell_over_x402(order, Version::V2, atoms),
             (false, _) => self.sell_over_mpp(order, cents),
         };
@@ -224,7 +232,7 @@ impl Seller {
         }
     }
 
-    /// One payment per identifier at a time, so that its repeat finds the answer instead of a used nonce.
+    /// Settles one identified payment at a time, so that a repeat finds the response instead of a used nonce.
     fn settle_once(
         &self,
         order: &Order<'_>,
@@ -262,7 +270,7 @@ impl Seller {
             ..
         } = presented;
         let payer = authorization.from;
-        // Judged again under the lock that moves the money: of many who got this far with one nonce, one is settled.
+        // Checked again under the lock that moves the money: of many requests with the same nonce, only one is settled.
         let transaction = self
             .token
             .lock()
@@ -299,7 +307,7 @@ impl Seller {
     }
 }
 
-/// The URL that was asked for. Its host is the one the client used, since a payer compares it with its request.
+/// The requested URL. Its host is the one that the client used, since a payer compares it with its request.
 fn requested_url(head: &Parts) -> String {
     let host = head
         .uri

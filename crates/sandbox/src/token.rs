@@ -1,10 +1,10 @@
 //! "Sandbox USDC": an EIP-3009 token in memory, in place of Base Sepolia's USDC.
 //!
-//! It holds no value, but it judges authorizations as the contract does: the EIP-712 digest under the token's own
-//! domain, the recovered signer, strict times, one use per nonce, balance (x402 §4.1). Nothing here is shared
-//! with the payer's signing code, so that a payment which settles here has been checked by somebody else.
+//! It has no value, but it checks authorizations as the contract does: the EIP-712 hash under the token's own domain,
+//! the recovered signer, strict times, one use per nonce, balance (x402 §4.1). It shares no code with the payer's
+//! signing code, so a payment that settles here was checked independently.
 //!
-//! Pure: the time is an argument, nothing is read from outside.
+//! Pure: the time is an argument, and nothing is read from outside.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,18 +15,18 @@ use thiserror::Error;
 use super::authorization::{Authorization, SignatureBytes};
 use bursar_core::money::Atoms;
 
-/// Base Sepolia, whose USDC this stands in for.
+/// Base Sepolia, whose USDC this token imitates.
 pub const CHAIN_ID: u64 = 84532;
 /// The contract address of Base Sepolia's USDC.
 pub const CONTRACT: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
-/// The EIP-712 name of that contract. Base main net says "USD Coin" (x402 §3).
+/// The EIP-712 name of that contract. On Base mainnet it is "USD Coin" (x402 §3).
 pub const NAME: &str = "USDC";
 /// The EIP-712 version of that contract.
 pub const VERSION: &str = "2";
 /// One token is 10^6 atoms.
 pub const DECIMALS: u8 = 6;
 
-/// A transfer that took place.
+/// A completed transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
     pub transaction: TxHash,
@@ -37,20 +37,20 @@ pub struct Transfer {
     pub at: Timestamp,
 }
 
-/// Why the token moved nothing. Each is the payer's fault, except `BalanceOverflow`.
+/// Why the token moved nothing. All but `BalanceOverflow` are the payer's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TokenError {
     #[error("the authorization is not valid yet")]
     NotYetValid,
     #[error("the authorization has expired")]
     Expired,
-    #[error("the authorization was not signed by the address it takes from")]
+    #[error("the authorization was not signed by the payer's address")]
     WrongSigner,
-    #[error("the authorization was used before")]
+    #[error("the authorization was already used")]
     NonceUsed,
     #[error("the payer's balance is too small")]
     InsufficientBalance,
-    #[error("the balance would not fit 128 bits")]
+    #[error("the balance would exceed 128 bits")]
     BalanceOverflow,
 }
 
@@ -63,7 +63,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Every address holds `opening_balance` from the start, the first time anybody asks.
+    /// Every address holds `opening_balance` from the start.
     pub fn new(opening_balance: Atoms) -> Self {
         Self {
             opening_balance,
@@ -73,7 +73,7 @@ impl Token {
         }
     }
 
-    /// Sets what `holder` owns, whatever the opening balance is.
+    /// Sets the balance of `holder`, regardless of the opening balance.
     pub fn set_balance(&mut self, holder: Address, balance: Atoms) {
         self.balances.insert(holder, balance.get());
     }
@@ -84,7 +84,7 @@ impl Token {
             .map_or(self.opening_balance, |atoms| Atoms::new(*atoms))
     }
 
-    /// Adds `value` to what `holder` owns.
+    /// Adds `value` to the balance of `holder`.
     pub fn fund(&mut self, holder: Address, value: Atoms) -> Result<(), TokenError> {
         let balance = self
             .balance_of(holder)
@@ -95,12 +95,12 @@ impl Token {
         Ok(())
     }
 
-    /// EIP-3009 `authorizationState`: whether this nonce of this payer has been used.
+    /// EIP-3009 `authorizationState`: whether the payer has used this nonce.
     pub fn authorization_used(&self, authorizer: Address, nonce: B256) -> bool {
         self.used.contains(&(authorizer, nonce))
     }
 
-    /// As [`Token::authorization_used`], at the end of that Unix second.
+    /// Like [`Token::authorization_used`], as of the end of the Unix second `second`.
     pub fn authorization_used_by(&self, authorizer: Address, nonce: B256, second: u64) -> bool {
         let by_then = |transfer: &&Transfer| u64::try_from(transfer.at.as_second()).is_ok_and(|at| at <= second);
         let mut transfers = self.transfers.iter().filter(by_then);
@@ -112,7 +112,7 @@ impl Token {
         &self.transfers
     }
 
-    /// EIP-3009 `transferWithAuthorization`: judges and moves, once per nonce.
+    /// EIP-3009 `transferWithAuthorization`: checks the authorization and moves the money, once per nonce.
     pub fn transfer_with_authorization(
         &mut self,
         authorization: &Authorization,
@@ -128,7 +128,7 @@ impl Token {
             .get()
             .checked_sub(value.get())
             .ok_or(TokenError::InsufficientBalance)?;
-        // Read after the payer's side is known: a payer who pays itself must end with what it had.
+        // Read after the payer's side is computed: a payer who pays itself must end up with the same balance.
         let held = if to == from { left } else { self.balance_of(to).get() };
         let gained = held.checked_add(value.get()).ok_or(TokenError::BalanceOverflow)?;
         self.balances.insert(from, left);
@@ -146,7 +146,7 @@ impl Token {
         Ok(transaction)
     }
 
-    /// What a facilitator simulates before it broadcasts: every check, no movement.
+    /// What a facilitator simulates before it broadcasts: runs every check and moves nothing.
     pub fn judge(
         &self,
         authorization: &Authorization,

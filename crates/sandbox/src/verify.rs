@@ -1,7 +1,7 @@
-//! Reads a payment header and judges it as a strict facilitator does (x402 §2.3, §2.4, §4.1, §10).
+//! Reads a payment header and checks it as a strict facilitator does (x402 §2.3, §2.4, §4.1, §10).
 //!
-//! Two steps: [`Presented::read`] compares what the payer echoed with what was advertised, [`Presented::verify`] judges
-//! the authorization itself. Settlement is the token's.
+//! There are two steps: [`Presented::read`] compares what the payer echoed with what was advertised, and
+//! [`Presented::verify`] checks the authorization itself. Settlement is up to the token.
 
 use std::str::FromStr;
 
@@ -17,7 +17,7 @@ use super::catalog::{PAYMENT_IDENTIFIER, Version};
 use super::token::{Token, TokenError};
 use bursar_core::money::Atoms;
 
-/// How much of its life an authorization must have left, in seconds, so that there is time to settle it.
+/// How long an authorization must still be valid, in seconds, so that there is time to settle it.
 const SETTLEMENT_MARGIN: u64 = 6;
 
 /// What the seller advertised for the article that is being paid for.
@@ -30,24 +30,24 @@ pub struct Advertised {
     pub extensions: Option<Value>,
 }
 
-/// A payment whose outside fits what was advertised.
+/// A payment whose envelope matches what was advertised.
 #[derive(Debug)]
 pub struct Presented {
     pub authorization: Authorization,
     pub signature: SignatureBytes,
-    /// The payer's `payment-identifier`, where one was offered and used.
+    /// The payer's `payment-identifier`, if it was offered and used.
     pub identifier: Option<String>,
 }
 
-/// Why a payment is refused. All but [`Refusal::Malformed`] are answered with a fresh challenge.
+/// Why a payment is rejected. All but [`Refusal::Malformed`] are answered with a fresh challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Not a payment at all; the text says which part.
+    /// Not a payment at all; the text says which part is wrong.
     Malformed(&'static str),
     Version,
     Scheme,
     Network,
-    /// `accepted` is not what was advertised.
+    /// `accepted` differs from what was advertised.
     Terms,
     Resource,
     Extensions,
@@ -57,7 +57,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// 400 for what cannot be read, 402 for all else (x402 §10).
+    /// 400 for a malformed payment, 402 for everything else (x402 §10).
     pub fn status(self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -65,7 +65,7 @@ impl Refusal {
         }
     }
 
-    /// The text of `error`, as reference servers and facilitators of that version write it.
+    /// The text of `error`, as reference servers and facilitators of this version write it.
     pub fn code(self, version: Version) -> &'static str {
         let v1 = version == Version::V1;
         match self {
@@ -93,12 +93,12 @@ impl Refusal {
 }
 
 impl Presented {
-    /// Reads the payment header of the advertised version. `None`: the request carries no payment.
+    /// Reads the payment header of the advertised version. `None` if the request carries no payment.
     pub fn read(headers: &HeaderMap, advertised: &Advertised) -> Option<Result<Self, Refusal>> {
         let mut values = headers.get_all(advertised.version.payment_header()).iter();
         let value = values.next()?;
         if values.next().is_some() {
-            return Some(Err(Refusal::Malformed("the payment header stands twice")));
+            return Some(Err(Refusal::Malformed("the payment header appears more than once")));
         }
         Some(decode(value.as_bytes()).and_then(|payload| Self::from_payload(&payload, advertised)))
     }
@@ -128,7 +128,7 @@ impl Presented {
             }
         };
         let wire = WireExact::deserialize(&payload["payload"])
-            .map_err(|_| Refusal::Malformed("payload is not that of the scheme exact"))?;
+            .map_err(|_| Refusal::Malformed("payload does not match the scheme exact"))?;
         Ok(Self {
             authorization: wire.authorization.parse()?,
             signature: digits(&wire.signature)
@@ -138,7 +138,7 @@ impl Presented {
         })
     }
 
-    /// Judges the authorization: recipient, value, times, signer, nonce, balance. Moves nothing.
+    /// Checks the authorization: recipient, value, times, signer, nonce, balance. Moves nothing.
     pub fn verify(&self, advertised: &Advertised, token: &Token, now: Timestamp) -> Result<(), Refusal> {
         let authorization = &self.authorization;
         if authorization.to != advertised.pay_to {
@@ -155,7 +155,7 @@ impl Presented {
     }
 }
 
-/// The scheme's part of the payload. All numbers are decimal texts.
+/// The scheme's part of the payload. All numbers are decimal strings.
 #[derive(Deserialize)]
 struct WireExact {
     authorization: WireAuthorization,
@@ -191,15 +191,15 @@ impl WireAuthorization {
     }
 }
 
-/// Strict, as the reference decoder: standard alphabet, padded, nothing around it (x402 §1.1).
+/// As strict as the reference decoder: standard alphabet, padded, nothing around it (x402 §1.1).
 fn decode(header: &[u8]) -> Result<Value, Refusal> {
     let json = STANDARD
         .decode(header)
         .map_err(|_| Refusal::Malformed("the payment header is not base64"))?;
-    serde_json::from_slice(&json).map_err(|_| Refusal::Malformed("the payment header holds no JSON"))
+    serde_json::from_slice(&json).map_err(|_| Refusal::Malformed("the payment header does not contain JSON"))
 }
 
-/// Equal but for `extra`, which may hold more than was advertised.
+/// Equal except for `extra`, which may contain more than was advertised.
 fn echoes_terms(accepted: &Value, requirement: &Value) -> bool {
     let (Some(accepted), Some(requirement)) = (accepted.as_object(), requirement.as_object()) else {
         return false;
@@ -212,8 +212,8 @@ fn echoes_terms(accepted: &Value, requirement: &Value) -> bool {
         })
 }
 
-/// Checks the echo of the extensions and takes the payer's identifier from it. No echo at all is accepted, even where
-/// extensions were advertised (x402 §2.3).
+/// Checks the echo of the extensions and returns the payer's identifier. A missing echo is accepted even if extensions
+/// were advertised (x402 §2.3).
 fn echoed_identifier(echo: &Value, advertised: Option<&Value>) -> Result<Option<String>, Refusal> {
     let (false, Some(advertised)) = (echo.is_null(), advertised) else {
         return Ok(None);
@@ -225,7 +225,7 @@ fn echoed_identifier(echo: &Value, advertised: Option<&Value>) -> Result<Option<
         Value::Null => Ok(None),
         Value::String(id) if is_identifier(id) => Ok(Some(id.clone())),
         _ => Err(Refusal::Malformed(
-            "payment-identifier: id is not 16 to 128 of [A-Za-z0-9_-]",
+            "payment-identifier: id must be 16 to 128 characters of [A-Za-z0-9_-]",
         )),
     }
 }
@@ -234,7 +234,7 @@ fn is_identifier(id: &str) -> bool {
     (16..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// Whether every member of `less` stands in `more`, at any depth, with the same value.
+/// Whether every member of `less` is in `more`, at any depth, with the same value.
 fn contains(more: &Value, less: &Value) -> bool {
     match (more, less) {
         (Value::Object(more), Value::Object(less)) => less
@@ -244,12 +244,12 @@ fn contains(more: &Value, less: &Value) -> bool {
     }
 }
 
-/// What follows the one `0x`. The hex decoder would skip a second one.
+/// The text after exactly one `0x`. The hex decoder would skip a second one.
 fn digits(text: &str) -> Option<&str> {
     text.strip_prefix("0x").filter(|rest| !rest.starts_with("0x"))
 }
 
-/// An address in one case, or in mixed case with the right EIP-55 checksum.
+/// An address in a single case, or in mixed case with a valid EIP-55 checksum.
 fn wire_address(text: &str) -> Option<Address> {
     let digits = digits(text)?;
     let one_case = !digits.bytes().any(|b| b.is_ascii_uppercase()) || !digits.bytes().any(|b| b.is_ascii_lowercase());

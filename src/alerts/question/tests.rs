@@ -110,7 +110,7 @@ async fn a_command_gets_the_sentence_and_nothing_of_our_environment() {
 }
 
 #[tokio::test]
-async fn a_webhook_gets_the_same_with_its_token() {
+async fn a_webhook_gets_the_same_notice_with_its_token() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/approve?key=k", listener.local_addr().unwrap());
     let (seen, mut posts) = mpsc::channel(1);
@@ -131,10 +131,10 @@ async fn a_webhook_gets_the_same_with_its_token() {
     let channels = vec![command(&["false"], dir.path()), webhook(&url)];
     let notifier = notifier(channels);
     let question = question_about(&offer());
-    // The command goes on failing; that the webhook was told counts.
+    // The command keeps failing; the delivery to the webhook counts.
     let telling = notifier.notify(&question, in_seconds(300));
     let (head, body) = tokio::select! {
-        history = telling => panic!("{history:?} before the command was given up"),
+        history = telling => panic!("{history:?} before the command's retries ended"),
         post = posts.recv() => post.unwrap(),
     };
     assert_eq!(head.uri, "/approve?key=k");
@@ -143,20 +143,20 @@ async fn a_webhook_gets_the_same_with_its_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_is_tried_again_until_the_question_is_over_and_the_log_has_no_code() {
+async fn failures_are_retried_until_the_question_is_over_and_the_log_has_no_code() {
     let (log, _guard) = Log::start();
     let dir = tempfile::tempdir().unwrap();
     let question = question_about(&offer());
     let notifier = notifier(vec![command(&["./nobody-there"], dir.path())]);
     assert_eq!(notifier.notify(&question, in_seconds(300)).await, Notified::ByNone);
-    assert_eq!(log.text().matches("could not be told").count(), 4);
-    assert_eq!(log.text().matches("given up").count(), 1);
+    assert_eq!(log.text().matches("cannot deliver to").count(), 4);
+    assert_eq!(log.text().matches("giving up").count(), 1);
 
     assert_eq!(notifier.notify(&question, in_seconds(5)).await, Notified::ByNone);
-    assert_eq!(log.text().matches("could not be told").count(), 6);
-    // A question that is over already is told to nobody.
+    assert_eq!(log.text().matches("cannot deliver to").count(), 6);
+    // Nobody is notified of a question that is already over.
     assert_eq!(notifier.notify(&question, in_seconds(-1)).await, Notified::ByNone);
-    assert_eq!(log.text().matches("could not be told").count(), 6);
+    assert_eq!(log.text().matches("cannot deliver to").count(), 6);
 
     let text = log.text();
     assert!(text.contains(&question.id.to_string()), "{text}");
@@ -166,7 +166,7 @@ async fn what_fails_is_tried_again_until_the_question_is_over_and_the_log_has_no
 }
 
 #[tokio::test]
-async fn without_a_way_nobody_is_told() {
+async fn without_a_channel_nobody_is_notified() {
     let history = notifier(Vec::new())
         .notify(&question_about(&offer()), in_seconds(300))
         .await;

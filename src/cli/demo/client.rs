@@ -1,4 +1,4 @@
-//! The demo's client: GET through a proxy, as any HTTP client does it. It knows CONNECT, TLS and HTTP, and nothing of
+//! The demo's client: sends GET through a proxy like any HTTP client. It knows CONNECT, TLS and HTTP, and nothing about
 //! payments.
 
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ pub struct Client {
     tls: TlsConnector,
 }
 
-/// An answer, as a person wants to see it.
+/// The parts of a response that are shown.
 pub struct Page {
     pub status: u16,
     pub reason: &'static str,

@@ -1,6 +1,6 @@
 //! `bursar demo`: the first minute. A sandbox seller, a proxy with a fresh data directory, and a plain HTTP client that
-//! knows nothing of payments; everything on loopback, nothing left behind. One purchase over x402, one over MPP that a person
-//! approves, and one budget for both.
+//! knows nothing about payments, all on loopback; nothing is left behind. It makes one purchase over x402 and one over
+//! MPP, which a person approves, both under one budget.
 
 mod client;
 
@@ -31,15 +31,15 @@ use bursar_sandbox::{Options, Sandbox};
 use client::{Client, Page};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-/// Enough for everything that is sold, so that what is refused is refused by the limits alone.
+/// Enough for everything on sale, so that only the limits refuse a purchase.
 const FUNDS: Atoms = Atoms::new(100_000_000);
 
-/// Of a body's line that much is shown, in characters.
+/// Longer lines of a response body are cut to this many characters.
 const WIDEST: usize = 260;
 
 #[derive(Args)]
 pub struct Demo {
-    /// Leave seller and proxy running afterwards, to try other clients
+    /// Keep the seller and proxy running afterwards, to try other clients
     #[arg(long)]
     stay: bool,
 }
@@ -62,7 +62,7 @@ impl Demo {
     }
 }
 
-/// What ends a demo early; without these its folder would stay behind.
+/// Signals that end the demo early; without handling them its folder would be left behind.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -87,7 +87,7 @@ impl Signals {
     }
 }
 
-/// The demo's data directory; gone when the demo ends.
+/// The demo's data directory, deleted when the demo ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -113,7 +113,7 @@ struct Stage {
     wallet: Address,
 }
 
-/// Who has what, as it is shown.
+/// The balances that the demo shows.
 struct Balances {
     wallet: String,
     seller: String,
@@ -123,7 +123,7 @@ struct Balances {
 impl Stage {
     async fn set(folder: &Folder) -> Result<Self, Failure> {
         let home = Home::at(&folder.0)?;
-        // A throw-away key on every run (R58).
+        // Every run has its own throw-away key (R58).
         let made = init::make(&home, true)?;
         let stripe_key = stripe_key()?;
         let clock: SharedClock = Arc::new(SystemClock);
@@ -134,8 +134,8 @@ impl Stage {
         };
         let sandbox = Sandbox::start(LOOPBACK, options)
             .await
-            .map_err(|error| Failure::negative(format!("the sandbox seller could not start: {error}")))?;
-        // Before the proxy starts, which looks what the wallet holds and would not look again for a while.
+            .map_err(|error| Failure::negative(format!("cannot start the sandbox seller: {error}")))?;
+        // Before the proxy starts: it reads the wallet's balance at start, and not again for a while.
         let wallet = made.wallet.ok_or_else(|| Failure::negative("the demo has no wallet"))?;
         sandbox
             .token()
@@ -169,42 +169,39 @@ impl Stage {
         title(
             "A seller, a proxy and a plain HTTP client, all on this machine. The money is a sandbox token and a sandbox Stripe.",
         );
-        say(
-            "seller",
-            &format!("{seller}  wants to be paid for most things (x402, MPP)"),
-        );
+        say("seller", &format!("{seller}  charges for most things (x402, MPP)"));
         say(
             "proxy",
             &format!(
-                "http://{}  pays for agent \"demo\", within limits.toml:",
+                "http://{}  pays for agent \"demo\", within these limits:",
                 self.proxy.address
             ),
         );
         say(
             "",
-            "at most 0.60 USD a payment, 1.00 USD a day, and above 0.30 USD a person is asked",
+            "at most 0.60 USD per payment and 1.00 USD per day; above 0.30 USD a person must approve",
         );
         say(
             "client",
-            "sends GET through HTTPS_PROXY; it has no key and has never heard of payments",
+            "sends GET through HTTPS_PROXY; it has no key and knows nothing about payments",
         );
 
         title("Something free");
         self.visit("/free", None).await?;
         title("Something that costs 0.01 sandbox USDC (x402)");
         self.visit("/v2/quote", Some(200)).await?;
-        title("Something that costs 0.50 USD (MPP, through the sandbox Stripe): somebody has to approve that");
+        title("Something that costs 0.50 USD (MPP, through the sandbox Stripe): a person must approve it");
         self.visit("/mpp/report", Some(503)).await?;
         self.approve().await?;
-        title("The same request once more");
+        title("The same request again, now that it is approved");
         self.visit("/mpp/report", Some(200)).await?;
         title("Something that costs 25.00 sandbox USDC: more than finance allows for one payment");
         self.visit("/v2/dataset", Some(403)).await?;
-        title("The 0.50 USD once more: with both payments it would be 1.01 today, and finance allows 1.00");
+        title("The 0.50 USD purchase again: that would make 1.01 USD today, and finance allows 1.00");
         self.visit("/mpp/report", Some(403)).await?;
 
-        title("The books (bursar payments list): USDC is the sandbox token, USD the sandbox Stripe's");
-        // Nobody waits for a refusal's entry; whoever is answered after it finds it in the journal.
+        title("The ledger (bursar payments list): USDC is the sandbox token, USD is the sandbox Stripe");
+        // Refusals are written in the background; once this query is answered, they are in the journal.
         self.proxy
             .ledger()
             .open_items()
@@ -217,7 +214,7 @@ impl Stage {
             refusal_table(&payments.refusals)
         ));
         let after = self.balances();
-        title("The money (sandbox token, sandbox Stripe)");
+        title("Where the money went (sandbox token, sandbox Stripe)");
         for (who, before, after) in [
             ("wallet", before.wallet, after.wallet),
             ("seller", before.seller, after.seller),
@@ -229,14 +226,14 @@ impl Stage {
         Ok(())
     }
 
-    /// What the operator does meanwhile, over the same socket as the commands.
+    /// What the operator does meanwhile, through the same socket as the commands use.
     async fn approve(&self) -> Result<(), Failure> {
         let failed = |error: AdminError| Failure::negative(error.to_string());
         let pending = admin::pending(&self.home).await.map_err(failed)?.unwrap_or_default();
         let [question] = pending.as_slice() else {
             let count = pending.len();
             return Err(Failure::negative(format!(
-                "the demo expected one question and found {count}; please report this"
+                "the demo expected one question and found {count}; this is a bug, please report it"
             )));
         };
         let (id, code) = (question.id.to_string(), question.code.clone());
@@ -254,7 +251,7 @@ impl Stage {
         show(path, &page);
         match expected {
             Some(status) if status != page.status => Err(Failure::negative(format!(
-                "the demo expected {status} for {path} and got {}; please report this",
+                "the demo expected status {status} for {path} and got {}; this is a bug, please report it",
                 page.status
             ))),
             _ => Ok(()),
@@ -275,7 +272,7 @@ impl Stage {
     }
 
     fn invite(&self) {
-        title("Still running; Ctrl-C ends it. In another terminal:");
+        title("Still running; press Ctrl-C to stop. Try in another terminal:");
         let proxy = format!(
             "http://demo:{}@{}",
             self.agent.token.expose_secret(),
@@ -304,7 +301,7 @@ day = \"1.00\"
 approval_above = \"0.30\"
 ";
 
-/// Of this run alone, as the wallet's key (R58), and plainly nobody's.
+/// A new one for every run, like the wallet's key (R58), and recognisably not a real one.
 fn stripe_key() -> Result<String, Failure> {
     let random = clock::random::<12>().map_err(|error| Failure::negative(error.to_string()))?;
     Ok(format!("sk_test_sandbox_{}", hex::encode(random)))
@@ -334,7 +331,7 @@ hold_s = 0
     )
 }
 
-/// A demo whose reader has gone (`bursar demo | head`) still clears up after itself, so what cannot be written is dropped.
+/// A demo whose reader has gone (`bursar demo | head`) must still clean up, so write errors are ignored.
 fn write(text: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_fmt(text).and_then(|()| out.flush());
@@ -372,8 +369,8 @@ fn show(path: &str, page: &Page) {
 
 fn next() {
     title("What to try next");
-    line("bursar demo --stay                      leaves seller and proxy running, for curl and others");
-    line("bursar init --dir D --wallet            a directory of your own, with a wallet to fund");
-    line("bursar serve --dir D                    the proxy; limits are in D/limits.toml");
-    line("bursar run --dir D --agent NAME -- CMD  any program, unchanged, behind it");
+    line("bursar demo --stay                      keep the seller and proxy running, for curl and other clients");
+    line("bursar init --dir D --wallet            create your own data directory, with a wallet to fund");
+    line("bursar serve --dir D                    run the proxy; its limits are in D/limits.toml");
+    line("bursar run --dir D --agent NAME -- CMD  run any program, unchanged, behind it");
 }

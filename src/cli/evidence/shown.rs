@@ -1,4 +1,4 @@
-//! An approval beside its payment, in `bursar payments show`.
+//! The approval of a payment, as shown by `bursar payments show`.
 
 use std::collections::BTreeSet;
 
@@ -10,24 +10,24 @@ use bursar_home::Home;
 use bursar_ledger::PaymentId;
 use bursar_ledger::lines::lines_about;
 
-/// Empty where nobody was asked.
+/// Empty if no approval was asked for.
 #[derive(Default, serde::Serialize)]
 pub(in crate::cli) struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_record: Option<StoredQuestion>,
-    /// What a saved token is worth by itself, offline: checked with the key that was kept beside it, as its issuer may have others
-    /// by now (approvals §5, §10).
+    /// Whether a stored token verifies offline: checked with the key stored with it, since its issuer may have rotated
+    /// its keys (approvals §5, §10).
     #[serde(skip_serializing_if = "Option::is_none")]
     approval_check: Option<TokenCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    approval_books: Option<Books>,
+    approval_ledger: Option<LedgerCheck>,
 }
 
 #[derive(serde::Serialize)]
 #[serde(tag = "verified", rename_all = "snake_case")]
 enum TokenCheck {
     Yes {
-        /// RFC 7638 thumbprints, to be compared with what the issuer published then; one for each who approved.
+        /// RFC 7638 thumbprints, one for each person who approved, to compare with what the issuer published then.
         keys: Vec<String>,
     },
     No {
@@ -35,9 +35,9 @@ enum TokenCheck {
     },
 }
 
-/// What is kept, held against what the books say of it.
+/// The stored approval compared with the ledger.
 #[derive(serde::Serialize)]
-struct Books {
+struct LedgerCheck {
     agree: bool,
     #[serde(flatten)]
     examined: Examined,
@@ -58,25 +58,25 @@ impl Shown {
         }
         examined.differences.extend(unreadable);
         let check = TokenCheck::of(&examined);
-        let books = Books {
+        let ledger = LedgerCheck {
             agree: examined.differences.is_empty(),
             examined,
         };
         Ok(Self {
             approval_record: kept,
             approval_check: check,
-            approval_books: Some(books),
+            approval_ledger: Some(ledger),
         })
     }
 
-    /// Damage, by R53.
+    /// Disagreement counts as damage (R53).
     pub(in crate::cli) fn exit(&self) -> Exit {
         let is_bad = matches!(self.approval_check, Some(TokenCheck::No { .. }))
-            || self.approval_books.as_ref().is_some_and(|books| !books.agree);
+            || self.approval_ledger.as_ref().is_some_and(|ledger| !ledger.agree);
         if is_bad { Exit::Negative } else { Exit::Done }
     }
 
-    /// Below a payment's own lines.
+    /// The lines below the payment's own.
     pub(in crate::cli) fn text(&self) -> String {
         let mut lines = Vec::new();
         if let Some(kept) = &self.approval_record {
@@ -87,18 +87,18 @@ impl Shown {
             Some(TokenCheck::No { why }) => lines.push(("verified", format!("no: {why}"))),
             None => {}
         }
-        match &self.approval_books {
-            Some(books) if books.agree && !books.examined.whole => {
-                let moved = "agree, as far as they are here: the first entries were moved away by `bursar retain`";
-                lines.push(("books", moved.to_owned()));
+        match &self.approval_ledger {
+            Some(ledger) if ledger.agree && !ledger.examined.whole => {
+                let moved = "agrees, as far as its entries are here: the first ones were moved away by `bursar retain`";
+                lines.push(("ledger", moved.to_owned()));
             }
-            Some(books) if books.agree => lines.push(("books", format!("agree: {}", entries(&books.examined)))),
-            Some(books) => {
-                let differ = &books.examined.differences;
+            Some(ledger) if ledger.agree => lines.push(("ledger", format!("agrees: {}", entries(&ledger.examined)))),
+            Some(ledger) => {
+                let differ = &ledger.examined.differences;
                 lines.extend(
                     differ
                         .iter()
-                        .map(|difference| ("books", format!("DIFFER: {difference}"))),
+                        .map(|difference| ("ledger", format!("DIFFERS: {difference}"))),
                 );
             }
             None => {}
@@ -124,7 +124,7 @@ impl TokenCheck {
     }
 }
 
-/// What was asked and answered.
+/// The question and its answers.
 fn record(kept: &StoredQuestion) -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("asked_at", kept.asked_at.to_string()),

@@ -1,4 +1,4 @@
-//! What people and scripts read, to the letter.
+//! The exact output for people and for scripts.
 
 use serde_json::json;
 
@@ -113,23 +113,23 @@ fn every_kind_of_reason_reads_like_this() {
     assert_eq!(
         text(&all),
         "\
-Payment 01a1f8b7-7082-7a04-a377-0dc81aefda02 (settled): 0.01 USD to api.example.com over mpp.evm, the first in order of the cheapest offers that the limits allow.
+Payment 01a1f8b7-7082-7a04-a377-0dc81aefda02 (settled): 0.01 USD to api.example.com over mpp.evm, the first of the cheapest offers that the limits allow.
 Not taken:
   x402    -                          -  challenge-not-json: The challenge is not valid JSON.
-  x402 0  x402                0.01 USD  same price; mpp.evm stands before x402 in `rails`
+  x402 0  x402                0.01 USD  same price; mpp.evm comes before x402 in `rails`
   x402 1  x402               0.005 USD  agents.research.payees.deny in limits.toml did not allow this payee
   x402 2  x402               0.005 USD  agents.research.networks in limits.toml did not allow this network
   x402 3  x402               0.005 USD  agents.research.assets in limits.toml did not allow this asset
   x402 4  x402.permit2    0.000001 USD  rails in limits.toml did not allow this rail
-  x402 5  x402                0.01 USD  same price; its seller takes the money before it serves, the chosen one's afterwards
-  mpp 1   mpp.stripe          1.00 USD  dearer
-  mpp 2   -                          -  mpp-solana-not-paid: The offer is for MPP's solana method, which is not paid.
-  mpp 3   mpp.evm             0.01 USD  same price over the same rail; it stands later in the 402
+  x402 5  x402                0.01 USD  same price; its seller charges before serving, the chosen offer's seller afterwards
+  mpp 1   mpp.stripe          1.00 USD  more expensive
+  mpp 2   -                          -  mpp-solana-not-paid: The offer is for MPP's solana method, which bursar does not support.
+  mpp 3   mpp.evm             0.01 USD  same price over the same rail; it comes later in the 402
   mpp 4   mpp.evm       1234567.00 USD  over agents.research.per_transaction in limits.toml
-  mpp 5   mpp.evm             0.70 USD  over agents.research.approval_above in limits.toml, and nobody could be asked
-  mpp 6   mpp.stripe                 -  no price in US dollars: limits.toml had no rates.eur that held
-  mpp 7   mpp.evm             0.01 USD  challenge-used: This very challenge was answered before; the site must give a new one.
-  mpp 8   -                          -  reason-of-2030: a reason that this version of bursar does not know
+  mpp 5   mpp.evm             0.70 USD  over agents.research.approval_above in limits.toml, and no approver was available
+  mpp 6   mpp.stripe                 -  no price in US dollars: limits.toml had no valid rates.eur
+  mpp 7   mpp.evm             0.01 USD  challenge-used: This challenge was already answered; the site must issue a new one.
+  mpp 8   -                          -  reason-of-2030: recorded by a newer version of bursar
 "
     );
 }
@@ -144,12 +144,12 @@ fn the_first_line_says_what_decided() {
         (
             &[][..],
             "no-others-recorded",
-            ".\nNo other offer is on record: its 402 had none, or it was made before others were recorded.\n",
+            ".\nNo other offers are recorded: the 402 had none, or an earlier version made the payment.\n",
         ),
         (
             std::slice::from_ref(&expired),
             "only-allowed",
-            ", the only offer that could be paid and that the limits allow.\n",
+            ", the only payable offer that the limits allow.\n",
         ),
         (
             &[expired.clone(), dearer.clone()],
@@ -159,7 +159,7 @@ fn the_first_line_says_what_decided() {
         (
             &[dearer, later, expired.clone()],
             "preferred",
-            ", the first in order of the cheapest offers that the limits allow.\n",
+            ", the first of the cheapest offers that the limits allow.\n",
         ),
     ] {
         let text = text(others);
@@ -202,14 +202,14 @@ fn scripts_get_these_members_in_this_order() {
     );
 }
 
-/// Whatever this version records, it can explain.
+/// This version can explain every code that it records.
 #[test]
 fn every_code_reads_back() {
     for known in NotTaken::ORDER {
         assert_eq!(Reason::read(known.code()), Reason::Behind(known));
     }
     for code in RefusalCode::ALL {
-        assert_eq!(Reason::read(code.code()), Reason::Barred(code));
+        assert_eq!(Reason::read(code.code()), Reason::Barred(*code));
     }
     for why in Why::ALL {
         assert_eq!(Reason::read(why.code()), Reason::Unpayable(*why));

@@ -9,13 +9,13 @@ use bursar_core::approval::token::Alg;
 use bursar_core::host::Host;
 use bursar_net::oauth::issuer::{Issuer, PlainHttp};
 
-/// The identity server, and ourselves as its client.
+/// The identity server, and our registration as its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ciba {
-    /// `None`: where BKey's own tools say that BKey is.
+    /// `None`: the issuer that BKey's own tools are configured for.
     pub issuer: Option<Issuer>,
     pub client: Client,
-    /// What stands beside it for another method: agents do not get that either.
+    /// A credential configured for a method that is not in use: agents must not get it either.
     unused: Option<SecretSource>,
     pub style: Style,
     pub delivery: Delivery,
@@ -30,31 +30,31 @@ pub struct Ciba {
     pub details_type: Option<String>,
     pub require_bound_details: bool,
     pub hosts: Vec<String>,
-    /// Who is asked, where limits.toml names nobody.
+    /// Who is asked if limits.toml names no approver.
     pub approver: Option<String>,
 }
 
-/// As whom we ask.
+/// Our identity as a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Client {
     Named {
         id: ClientId,
         secret: SecretSource,
     },
-    /// With a key of our own, of which the server has the public half.
+    /// With our own key, whose public half the server has.
     Keyed {
         id: ClientId,
         key: SecretSource,
-        /// By which the server knows it.
+        /// The server's name for the key.
         key_id: Option<String>,
     },
-    /// As BKey's own tools know us: their variables, or a profile of theirs.
+    /// The identity that BKey's own tools use: their environment variables, or one of their profiles.
     Bkey {
         profile: Option<String>,
     },
 }
 
-/// No secret, so it may be written as it is.
+/// Not a secret, so it may be written in the file itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientId {
     Text(String),
@@ -102,7 +102,7 @@ impl Client {
                 };
                 id.into_iter().chain([secret.clone()]).collect()
             }
-            // Whoever has them can ask, and fetch answers, in the proxy's name.
+            // Anyone who has them can ask, and fetch answers, in the proxy's name.
             Self::Bkey { .. } => ["BKEY_CLIENT_ID", "BKEY_CLIENT_SECRET", "BKEY_ACCESS_TOKEN"]
                 .map(|name| SecretSource::Env(name.to_owned()))
                 .into(),
@@ -134,8 +134,8 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
         let delivery = entry.word(Delivery::parse, &["poll", "ping"])?;
         match (delivery, style) {
             (Delivery::Ping, Style::Bkey) => entry.reject(
-                "approval.ciba.delivery: BKey calls nobody, it documents polling only".to_owned(),
-                "Leave `delivery` out, or write style = \"standard\" for another server.".to_owned(),
+                "approval.ciba.delivery: BKey supports only \"poll\"".to_owned(),
+                "Remove `delivery`, or write style = \"standard\" for another server.".to_owned(),
             ),
             _ => Some(delivery),
         }
@@ -146,7 +146,7 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
         .take("evidence")
         .and_then(|entry| entry.word(EvidenceToken::parse, &["access_token_jwt", "id_token"]));
     let algs = section.take("algs").and_then(|entry| algs(&entry));
-    // Far below the hour for which the books keep what was used beyond its end (approvals §10).
+    // Far below the hour for which the ledger remembers used evidence after it expires (approvals §10).
     let leeway = section.take("leeway_s").and_then(|entry| entry.integer(0..=300));
     let binding_style = section
         .take("binding_style")
@@ -162,15 +162,12 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
     let hosts = section.take("hosts").and_then(|entry| hosts(&entry));
     let approver = section.take("approver").and_then(|entry| entry.person());
     section.close(&[
+        ("client_id_env", "Write client_id = \"env:NAME\" instead."),
+        ("client_secret_env", "Write client_secret = \"env:NAME\" instead."),
         (
-            "client_id_env",
-            "The key is `client_id`, and its value says where it is: client_id = \"env:NAME\".",
+            "approvers",
+            "The key is `approver`; limits.toml can name several people.",
         ),
-        (
-            "client_secret_env",
-            "The key is `client_secret`, and its value says where it is: client_secret = \"env:NAME\".",
-        ),
-        ("approvers", "The key is `approver`; limits.toml may name others."),
         ("url", "The key is `issuer`."),
     ]);
     if let Some(entry) = &bound
@@ -179,15 +176,14 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
         && details_type.is_none()
     {
         entry.reject::<()>(
-            "approval.ciba.require_bound_details: without `details_type` no details are sent, so none can come back"
-                .to_owned(),
-            "Write details_type = \"…\", as the server names the type of its authorization_details.".to_owned(),
+            "approval.ciba.require_bound_details needs `details_type`: without it no details are sent".to_owned(),
+            "Add details_type = \"…\", the server's name for the type of its authorization_details.".to_owned(),
         );
     }
     if style == Style::Standard && issuer_entry.is_none() {
         entry.reject_key::<()>(
             "[approval.ciba] has no `issuer`".to_owned(),
-            "Write issuer = \"https://login.example.com\", or leave `style` out for BKey.".to_owned(),
+            "Add issuer = \"https://login.example.com\", or remove `style` to use BKey.".to_owned(),
         );
     }
     Some(Ciba {
@@ -198,7 +194,7 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
         delivery: delivery.unwrap_or(default.delivery),
         client_auth: client_auth.unwrap_or(match style {
             Style::Bkey => AuthMethod::Post,
-            // What OpenID Connect has servers assume.
+            // The default of OpenID Connect.
             Style::Standard => AuthMethod::Basic,
         }),
         scope: scope.unwrap_or(default.scope),
@@ -222,7 +218,7 @@ pub(in crate::config) fn server(entry: &Entry<'_>) -> Option<Issuer> {
             entry.reject(
                 format!("{}: {why}", entry.path()),
                 format!(
-                    "Write {} = \"https://login.example.com\", as the server names itself in its metadata.",
+                    "Write {} = \"https://login.example.com\", exactly as `issuer` in the server's metadata.",
                     entry.key()
                 ),
             )
@@ -231,7 +227,7 @@ pub(in crate::config) fn server(entry: &Entry<'_>) -> Option<Issuer> {
     )
 }
 
-/// What is said of the client, whichever way counts.
+/// Everything configured for the client, whichever method is in use.
 struct Written<'a> {
     id: Option<Entry<'a>>,
     secret: Option<Entry<'a>>,
@@ -254,7 +250,7 @@ impl<'a> Written<'a> {
     }
 }
 
-/// As whom we are known to BKey, in a section of that name.
+/// Our identity at BKey, from the section `[bkey]`.
 pub(in crate::config) fn client_in(section: &mut Section<'_>, around: &Entry<'_>) -> Option<Client> {
     let profile = section.take("profile");
     let written = Written {
@@ -271,8 +267,8 @@ fn client(written: Written<'_>, around: &Entry<'_>, style: Style) -> Option<Clie
     let profile = written.profile;
     if let (Some(key), None) = (&written.key, &written.secret) {
         return key.reject_key(
-            "approval.ciba.client_key stands without its method".to_owned(),
-            "Write client_auth = \"private_key_jwt\" as well; the other methods take `client_secret`.".to_owned(),
+            "approval.ciba.client_key needs client_auth = \"private_key_jwt\"".to_owned(),
+            "Add client_auth = \"private_key_jwt\", or use `client_secret`, which the other methods need.".to_owned(),
         );
     }
     match (written.id, written.secret) {
@@ -284,16 +280,16 @@ fn client(written: Written<'_>, around: &Entry<'_>, style: Style) -> Option<Clie
             })
         }
         (Some(alone), None) => alone.reject_key(
-            format!("{} stands alone", alone.path()),
-            "Write client_secret = \"env:NAME\" or client_secret = \"file:PATH\" as well.".to_owned(),
+            format!("{} is set without a client_secret", alone.path()),
+            "Add client_secret = \"env:NAME\" or client_secret = \"file:PATH\".".to_owned(),
         ),
         (None, Some(alone)) => alone.reject_key(
-            format!("{} stands alone", alone.path()),
-            "Write client_id = \"…\" as well.".to_owned(),
+            format!("{} is set without a client_id", alone.path()),
+            "Add client_id = \"…\".".to_owned(),
         ),
         (None, None) if style == Style::Standard => around.reject_key(
             "[approval.ciba] has no `client_id` and `client_secret`".to_owned(),
-            "Write client_id = \"…\" and client_secret = \"env:NAME\", as the server has registered bursar.".to_owned(),
+            "Add client_id = \"…\" and client_secret = \"env:NAME\", as registered with the server.".to_owned(),
         ),
         (None, None) => Some(Client::Bkey { profile }),
     }
@@ -303,19 +299,19 @@ fn client_auth(entry: &Entry<'_>, style: Style) -> Option<AuthMethod> {
     let method = entry.word(AuthMethod::parse, &["post", "basic", "private_key_jwt"])?;
     match (method, style) {
         (AuthMethod::PrivateKeyJwt, Style::Bkey) => entry.reject(
-            "approval.ciba.client_auth: BKey takes a secret, not a key".to_owned(),
-            "Leave `client_auth` out, or write style = \"standard\" for another server.".to_owned(),
+            "approval.ciba.client_auth: BKey takes a client secret, not a key".to_owned(),
+            "Remove `client_auth`, or write style = \"standard\" for another server.".to_owned(),
         ),
         _ => Some(method),
     }
 }
 
-/// By a key of ours. A secret beside it is for another method, as a key beside a secret is: `client_auth` says which one counts.
+/// With our own key. If a secret is configured too, `client_auth` decides which one is used.
 fn keyed(written: Written<'_>, around: &Entry<'_>) -> Option<Client> {
     let (Some(id), Some(key)) = (written.id, written.key) else {
         return around.reject_key(
             "[approval.ciba] has no `client_id` and `client_key`".to_owned(),
-            "Write client_id = \"…\" and client_key = \"file:PATH\", a PEM file with the key whose public half the server has."
+            "Add client_id = \"…\" and client_key = \"file:PATH\", a PEM file with the key registered at the server."
                 .to_owned(),
         );
     };
@@ -334,26 +330,26 @@ fn client_id(entry: &Entry<'_>) -> Option<ClientId> {
     }
 }
 
-/// What goes into requests and is compared byte by byte.
+/// A value that goes into requests and is compared byte by byte.
 fn one_word(entry: &Entry<'_>, what: &str) -> Option<String> {
     let text = entry.text()?;
     let is_word = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     match is_word {
         true => Some(text.to_owned()),
         false => entry.reject(
-            format!("{}: this is no {what}", entry.path()),
-            "Write one word of ASCII without blanks, up to 255 characters.".to_owned(),
+            format!("{}: not a valid {what}", entry.path()),
+            "Write one word of ASCII characters without spaces, at most 255 of them.".to_owned(),
         ),
     }
 }
 
 fn algs(entry: &Entry<'_>) -> Option<Vec<Alg>> {
-    let items = entry.list("Leave `algs` out for [\"EdDSA\"].")?;
+    let items = entry.list("Remove `algs` to use [\"EdDSA\"].")?;
     let one = |item: &Entry<'_>| {
         Alg::parse(item.text()?).or_else(|| {
             item.reject(
-                "approval.ciba.algs: bursar verifies Ed25519 signatures alone".to_owned(),
-                "Write \"EdDSA\", or \"Ed25519\" for servers that name it so (RFC 9864).".to_owned(),
+                "approval.ciba.algs: bursar verifies only Ed25519 signatures".to_owned(),
+                "Write \"EdDSA\", or \"Ed25519\" for servers that use this name (RFC 9864).".to_owned(),
             )
         })
     };
@@ -365,7 +361,7 @@ fn hosts(entry: &Entry<'_>) -> Option<Vec<String>> {
         Ok(host) => Some(host.as_str().to_owned()),
         Err(why) => item.reject(
             format!("approval.ciba.hosts: {why}"),
-            "Write hosts without scheme and port: hosts = [\"keys.example.com\"].".to_owned(),
+            "Write host names without scheme and port: hosts = [\"keys.example.com\"].".to_owned(),
         ),
     };
     entry.one_or_more()?.iter().map(one).collect()

@@ -1,4 +1,4 @@
-//! `[approval.keyra]` (approvals §6, §12). KEYRA's page names no address of its API, so that must be written.
+//! `[approval.keyra]` (approvals §6, §12). KEYRA documents no URL of its API, so `base_url` has no default.
 
 use std::time::Duration;
 
@@ -6,21 +6,21 @@ use bursar_approvals::keyra::{Action, BaseUrl, Echo, Environment, SignatureForma
 use bursar_config::secret::SecretSource;
 use bursar_config::section::Entry;
 
-/// How KEYRA is used.
+/// The KEYRA account and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keyra {
     pub base_url: BaseUrl,
     pub api_key: SecretSource,
     pub env: Environment,
-    /// Without it webhooks are not heard, and answers are found a little later.
+    /// Without it webhooks are ignored, and polling finds answers a little later.
     pub webhook_secret: Option<SecretSource>,
     pub signature_format: SignatureFormat,
     pub action: Action,
     pub trust: Trust,
     pub echo: Echo,
-    /// Between two looks.
+    /// Polling interval.
     pub interval: Duration,
-    /// Who is asked, where limits.toml names nobody.
+    /// Who is asked if limits.toml names no approver.
     pub approver: Option<String>,
 }
 
@@ -54,21 +54,18 @@ pub(super) fn keyra(entry: &Entry<'_>) -> Option<Keyra> {
     let interval = section.take("interval_s").and_then(|entry| entry.integer(1..=60));
     let approver = section.take("approver").and_then(|entry| entry.person());
     section.close(&[
-        (
-            "api_key_env",
-            "The key is `api_key`, and its value says where it is: api_key = \"env:KEYRA_API_KEY\".",
-        ),
-        (
-            "webhook_secret_env",
-            "The key is `webhook_secret`, and its value says where it is: webhook_secret = \"env:NAME\".",
-        ),
+        ("api_key_env", "Write api_key = \"env:KEYRA_API_KEY\" instead."),
+        ("webhook_secret_env", "Write webhook_secret = \"env:NAME\" instead."),
         ("url", "The key is `base_url`."),
-        ("approvers", "The key is `approver`; limits.toml may name others."),
+        (
+            "approvers",
+            "The key is `approver`; limits.toml can name several people.",
+        ),
     ]);
     let (Some(base), Some(key)) = (base, key) else {
         return entry.reject_key(
             "[approval.keyra] needs `base_url` and `api_key`".to_owned(),
-            "Write base_url = \"https://…\", as KEYRA has told you, and api_key = \"env:KEYRA_API_KEY\".".to_owned(),
+            "Add base_url = \"https://…\", which KEYRA gives you, and api_key = \"env:KEYRA_API_KEY\".".to_owned(),
         );
     };
     let (base_url, api_key) = (base_url(&base), key.secret_source());
@@ -94,7 +91,7 @@ fn base_url(entry: &Entry<'_>) -> Option<BaseUrl> {
         |why| {
             entry.reject(
                 format!("approval.keyra.base_url: {why}"),
-                "Write what stands before /v1: base_url = \"https://keyra.example.com\".".to_owned(),
+                "Write the part of the URL before /v1: base_url = \"https://keyra.example.com\".".to_owned(),
             )
         },
         Some,
@@ -106,7 +103,7 @@ fn action(entry: &Entry<'_>) -> Option<Action> {
         |why| {
             entry.reject(
                 format!("approval.keyra.action: {why}"),
-                "Leave it out for \"payment.approve\".".to_owned(),
+                "Remove it to use \"payment.approve\".".to_owned(),
             )
         },
         Some,

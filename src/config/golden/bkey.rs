@@ -1,4 +1,4 @@
-//! Who pays: a key of our own, or BKey.
+//! Who pays: our own key, or BKey.
 
 use super::operator_says;
 
@@ -16,7 +16,7 @@ key = "env:KEY"
 bursar.toml:4:9: not valid TOML: duplicate key
   4 | [wallet.evm]
     |            ^
-  BKey signs, or a key of your own does, not both: keep evm = "bkey", or the section [wallet.evm].
+  Either BKey signs or a key of your own does: keep only evm = "bkey" or the section [wallet.evm].
 "#,
         ),
         (
@@ -29,7 +29,7 @@ evm = { key = "env:KEY" }
 bursar.toml:4:1: not valid TOML: duplicate key
   4 | evm = …
     |       ^
-  BKey signs, or a key of your own does, not both: keep evm = "bkey", or the section [wallet.evm].
+  Either BKey signs or a key of your own does: keep only evm = "bkey" or the section [wallet.evm].
 "#,
         ),
     ];
@@ -39,7 +39,7 @@ bursar.toml:4:1: not valid TOML: duplicate key
 }
 
 #[test]
-fn keys_of_bkeys_in_the_wrong_place() {
+fn bkey_settings_in_the_wrong_place() {
     operator_says(
         r#"
 [wallet]
@@ -48,15 +48,15 @@ stripe = "bkey"
 bkey = true
 "#,
         r#"
-bursar.toml:3:7: wallet.evm is a text, and not "bkey"
+bursar.toml:3:7: wallet.evm: the only string allowed here is "bkey"
   3 | evm = …
     |       ^
-  Write evm = "bkey" if BKey signs, or a section [wallet.evm] with key = "env:NAME", key = "file:PATH" or key = "keystore:PATH" for a key of your own.
+  Write evm = "bkey" if BKey signs. For a key of your own, add [wallet.evm] with key = "env:NAME", key = "file:PATH" or key = "keystore:PATH".
 
 bursar.toml:4:1: [wallet] has no key `stripe`
   4 | stripe = …
     | ^^^^^^
-  Write key = "bkey" and payment_method = "pm_…" below [stripe].
+  Write key = "bkey" and payment_method = "pm_…" under [stripe].
 
 bursar.toml:5:1: [wallet] has no key `bkey`
   5 | bkey = …
@@ -77,25 +77,25 @@ url = "https://api.bkey.id"
 client_id = "bkey_client_a"
 "#,
         r#"
-bursar.toml:3:7: [wallet.evm] is for a key of your own
+bursar.toml:3:7: wallet.evm.key: this section is for a key of your own
   3 | key = …
     |       ^
-  If BKey signs, write evm = "bkey" below [wallet] instead of this section.
+  If BKey signs, remove this section and write evm = "bkey" under [wallet].
 
-bursar.toml:7:1: stripe.live is for an account of your own, and BKey issues the tokens
+bursar.toml:7:1: stripe.live is for a Stripe account of your own, but here BKey issues the tokens
   7 | live = …
     | ^^^^
-  Leave it out, or write key = "env:NAME" for an account of your own.
+  Remove it, or write key = "env:NAME" to use your own account.
 
 bursar.toml:9:1: [bkey] has no key `url`
   9 | url = …
     | ^^^
   The key is `api_url`.
 
-bursar.toml:10:1: bkey.client_id stands alone
+bursar.toml:10:1: bkey.client_id is set without a client_secret
   10 | client_id = …
      | ^^^^^^^^^
-  Write client_secret = "env:NAME" or client_secret = "file:PATH" as well.
+  Add client_secret = "env:NAME" or client_secret = "file:PATH".
 "#,
     );
     operator_says(
@@ -104,10 +104,10 @@ bursar.toml:10:1: bkey.client_id stands alone
 api_url = "http://api.bkey.id"
 "#,
         r#"
-bursar.toml:3:11: bkey.api_url: an identity server is spoken to over https only; plain http is for this machine, where it is allowed
+bursar.toml:3:11: bkey.api_url: an identity server is contacted only over https; plain http is allowed only to this machine
   3 | api_url = …
     |           ^
-  Write api_url = "https://login.example.com", as the server names itself in its metadata.
+  Write api_url = "https://login.example.com", exactly as `issuer` in the server's metadata.
 "#,
     );
 }

@@ -1,4 +1,4 @@
-//! Section by section from the file into [`Config`].
+//! Reads the file into [`Config`], section by section.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -32,13 +32,13 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
         bkey_secrets: bkey.iter().flat_map(|bkey| bkey.client.secrets()).collect(),
         bkey,
         approval: top.section("approval").map(approval::approval).unwrap_or_default(),
-        // The URL of a database holds its password.
+        // People put the password into the URL of a database.
         store: top
             .take("store")
             .and_then(|e| e.holding_secrets().section())
             .map(|s| store(s, dir))
             .unwrap_or_default(),
-        // Services put keys into the URL of a webhook.
+        // Many services put keys into the URL of a webhook.
         alerts: top
             .take("alerts")
             .and_then(|e| e.holding_secrets().section())
@@ -59,12 +59,12 @@ fn proxy(mut section: Section<'_>, dir: &Path) -> Proxy {
             .zip(path(key, dir))
             .map(|(cert, key)| ListenerTls { cert, key }),
         (Some(alone), None) => alone.reject_key(
-            "proxy.tls_cert stands alone".to_owned(),
-            "Write tls_key = \"key.pem\" as well.".to_owned(),
+            "proxy.tls_cert is set, but proxy.tls_key is not".to_owned(),
+            "Add tls_key = \"key.pem\".".to_owned(),
         ),
         (None, Some(alone)) => alone.reject_key(
-            "proxy.tls_key stands alone".to_owned(),
-            "Write tls_cert = \"cert.pem\" as well.".to_owned(),
+            "proxy.tls_key is set, but proxy.tls_cert is not".to_owned(),
+            "Add tls_cert = \"cert.pem\".".to_owned(),
         ),
         (None, None) => None,
     };
@@ -78,7 +78,7 @@ fn proxy(mut section: Section<'_>, dir: &Path) -> Proxy {
         // R56: agents send their tokens to this address.
         entry.reject::<()>(
             format!("proxy.listen: {listen} can be reached from other machines without TLS"),
-            "Write tls_cert and tls_key below it, or allow_plain = true if the network between is yours alone."
+            "Add tls_cert and tls_key, or write allow_plain = true if you control the whole network in between."
                 .to_owned(),
         );
     }
@@ -86,7 +86,7 @@ fn proxy(mut section: Section<'_>, dir: &Path) -> Proxy {
         "refuse" => Some(AgentPayments::Refuse),
         "pass" => Some(AgentPayments::Pass),
         other => entry.reject(
-            format!("proxy.agent_payments: \"{other}\" is not a way to treat them"),
+            format!("proxy.agent_payments: \"{other}\" is not a known value"),
             "Write \"refuse\" or \"pass\".".to_owned(),
         ),
     });
@@ -104,8 +104,8 @@ fn listen(entry: &Entry<'_>) -> Option<SocketAddr> {
     let text = entry.text()?;
     text.parse().ok().or_else(|| {
         entry.reject(
-            format!("proxy.listen: \"{text}\" is no address to listen on"),
-            "Write an IP address and a port, such as \"127.0.0.1:8402\" or \"[::1]:8402\"; port 0 takes a free one."
+            format!("proxy.listen: \"{text}\" is not an address to listen on"),
+            "Write an IP address and a port, such as \"127.0.0.1:8402\" or \"[::1]:8402\"; port 0 picks a free one."
                 .to_owned(),
         )
     })
@@ -128,8 +128,11 @@ fn upstream(mut section: Section<'_>, dir: &Path) -> Upstream {
         let text = item.text()?;
         named_host(text).map_or_else(
             |why| {
-                let what = format!("upstream.allow_http_payments: \"{text}\" cannot stand here: {why}");
-                item.reject(what, "Write hosts only, such as [\"127.0.0.1\"].".to_owned())
+                let what = format!("upstream.allow_http_payments: \"{text}\" is not a valid host: {why}");
+                item.reject(
+                    what,
+                    "Write host names or addresses only, such as [\"127.0.0.1\"].".to_owned(),
+                )
             },
             Some,
         )
@@ -150,13 +153,13 @@ fn addresses(item: &Entry<'_>) -> Option<IpNet> {
     let net = text.parse::<IpNet>().ok();
     let Some(net) = net.or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)) else {
         return item.reject(
-            format!("upstream.allow_private: \"{text}\" is no range of addresses"),
-            "Write it as CIDR, such as \"10.1.0.0/16\" or \"127.0.0.1/32\".".to_owned(),
+            format!("upstream.allow_private: \"{text}\" is not a range of addresses"),
+            "Write it in CIDR notation, such as \"10.1.0.0/16\" or \"127.0.0.1/32\".".to_owned(),
         );
     };
     if net != net.trunc() {
         return item.reject(
-            format!("upstream.allow_private: \"{text}\" has address bits behind its prefix"),
+            format!("upstream.allow_private: \"{text}\" has address bits set beyond its prefix"),
             format!(
                 "Write \"{}\" for the whole range, or \"{}\" for one address.",
                 net.trunc(),
@@ -170,11 +173,11 @@ fn addresses(item: &Entry<'_>) -> Option<IpNet> {
 fn wallet(mut section: Section<'_>, dir: &Path) -> Option<WalletKey> {
     let evm = section.take("evm");
     section.close(&[
-        ("key", "Write it below [wallet.evm]."),
+        ("key", "Put it under [wallet.evm]."),
         ("bkey", "Write evm = \"bkey\"."),
         (
             "stripe",
-            "Write key = \"bkey\" and payment_method = \"pm_…\" below [stripe].",
+            "Write key = \"bkey\" and payment_method = \"pm_…\" under [stripe].",
         ),
     ]);
     let evm = evm?;
@@ -182,9 +185,9 @@ fn wallet(mut section: Section<'_>, dir: &Path) -> Option<WalletKey> {
         Some("bkey") => return Some(WalletKey::Bkey),
         Some(_) => {
             return evm.reject(
-                "wallet.evm is a text, and not \"bkey\"".to_owned(),
-                "Write evm = \"bkey\" if BKey signs, or a section [wallet.evm] with key = \"env:NAME\", key = \"file:PATH\" or key \
-                 = \"keystore:PATH\" for a key of your own."
+                "wallet.evm: the only string allowed here is \"bkey\"".to_owned(),
+                "Write evm = \"bkey\" if BKey signs. For a key of your own, add [wallet.evm] with key = \"env:NAME\", \
+                 key = \"file:PATH\" or key = \"keystore:PATH\"."
                     .to_owned(),
             );
         }
@@ -194,34 +197,34 @@ fn wallet(mut section: Section<'_>, dir: &Path) -> Option<WalletKey> {
     let (key, password) = (section.take("key"), section.take("password"));
     section.close(&[(
         "private_key",
-        "The key is `key`, and its value says where the secret is: key = \"env:NAME\".",
+        "The key is `key`, and its value is where the secret is kept: key = \"env:NAME\".",
     )]);
     let Some(key) = key else {
         return evm.reject_key(
             "[wallet.evm] has no `key`".to_owned(),
-            "Write key = \"env:NAME\", key = \"file:PATH\" or key = \"keystore:PATH\".".to_owned(),
+            "Add key = \"env:NAME\", key = \"file:PATH\" or key = \"keystore:PATH\".".to_owned(),
         );
     };
     let text = key.text()?;
     if text == "bkey" {
         return key.reject(
-            "[wallet.evm] is for a key of your own".to_owned(),
-            "If BKey signs, write evm = \"bkey\" below [wallet] instead of this section.".to_owned(),
+            "wallet.evm.key: this section is for a key of your own".to_owned(),
+            "If BKey signs, remove this section and write evm = \"bkey\" under [wallet].".to_owned(),
         );
     }
     let Some(keystore) = text.strip_prefix("keystore:").filter(|path| !path.is_empty()) else {
         if let Some(password) = password {
             return password.reject_key(
-                "[wallet.evm] has a `password`, but its `key` is no keystore".to_owned(),
-                "Leave `password` out, or write key = \"keystore:PATH\".".to_owned(),
+                "[wallet.evm] has a `password`, but its `key` is not a keystore".to_owned(),
+                "Remove `password`, or write key = \"keystore:PATH\".".to_owned(),
             );
         }
         return secret(&key, text, "\"env:NAME\", \"file:PATH\" or \"keystore:PATH\"").map(WalletKey::Hex);
     };
     let Some(password) = password else {
         return key.reject_key(
-            "[wallet.evm] names a keystore, but no `password`".to_owned(),
-            "Write password = \"env:NAME\" or password = \"file:PATH\".".to_owned(),
+            "[wallet.evm] has a keystore, but no `password`".to_owned(),
+            "Add password = \"env:NAME\" or password = \"file:PATH\".".to_owned(),
         );
     };
     let source = secret(&password, password.text()?, "\"env:NAME\" or \"file:PATH\"")?;
@@ -235,7 +238,7 @@ fn secret(entry: &Entry<'_>, text: &str, forms: &str) -> Option<SecretSource> {
     SecretSource::parse(text).or_else(|| {
         entry.reject(
             format!("{} does not say where the secret is kept", entry.path()),
-            format!("Write {forms}. If the secret itself stood here, take it for known to others and replace it."),
+            format!("Write {forms}. If this was the secret itself, consider it exposed and replace it."),
         )
     })
 }
@@ -247,14 +250,14 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
     section.close(&[
         (
             "secret_key",
-            "The key is `key`, and its value says where the secret is: key = \"env:NAME\".",
+            "The key is `key`, and its value is where the secret is kept: key = \"env:NAME\".",
         ),
         ("api_url", "The key is `api_base`."),
     ]);
     let (Some(key), Some(method)) = (key, method) else {
         return entry.reject_key(
             "[stripe] needs `key` and `payment_method`".to_owned(),
-            "Write key = \"env:STRIPE_SECRET_KEY\" and payment_method = \"pm_…\".".to_owned(),
+            "Add key = \"env:STRIPE_SECRET_KEY\" and payment_method = \"pm_…\".".to_owned(),
         );
     };
     let by_bkey = key.text()? == "bkey";
@@ -262,10 +265,10 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
     if let (true, Some(entry)) = (by_bkey, alone) {
         return entry.reject_key(
             format!(
-                "stripe.{} is for an account of your own, and BKey issues the tokens",
+                "stripe.{} is for a Stripe account of your own, but here BKey issues the tokens",
                 entry.key()
             ),
-            "Leave it out, or write key = \"env:NAME\" for an account of your own.".to_owned(),
+            "Remove it, or write key = \"env:NAME\" to use your own account.".to_owned(),
         );
     }
     let key = match by_bkey {
@@ -273,7 +276,7 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
         false => secret(&key, key.text()?, "\"env:NAME\", \"file:PATH\" or \"bkey\""),
     };
     let payment_method = PaymentMethod::parse(method.text()?).map_or_else(
-        // The value is not shown: a key may stand in it.
+        // The value is not shown: it may be a key.
         |why| {
             method.reject(
                 format!("stripe.payment_method: {why}"),
@@ -295,7 +298,7 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
             |why| {
                 entry.reject(
                     format!("stripe.api_base: {why}"),
-                    "Leave it out for Stripe itself.".to_owned(),
+                    "Remove it to use Stripe itself.".to_owned(),
                 )
             },
             Some,
@@ -307,7 +310,7 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
             |why| {
                 entry.reject(
                     format!("stripe.api_version: {why}"),
-                    "Leave it out for the one that is tested.".to_owned(),
+                    "Remove it to use the version that bursar is tested with.".to_owned(),
                 )
             },
             Some,
@@ -317,7 +320,7 @@ fn stripe(entry: &Entry<'_>) -> Option<Stripe> {
         let text = entry.text()?;
         Endpoint::parse(text).or_else(|| {
             entry.reject(
-                format!("stripe.endpoint: \"{text}\" is no way to make a token"),
+                format!("stripe.endpoint: \"{text}\" is not a known value"),
                 "Write \"issued\", or \"test_helper\" with a test key.".to_owned(),
             )
         })
@@ -373,17 +376,17 @@ fn network(entry: &Entry<'_>) -> Option<Network> {
     let known: BTreeSet<Network> = assets::tokens().map(Token::network).collect();
     let Some(network) = Network::parse(name) else {
         return entry.reject_key(
-            format!("[networks] \"{name}\" is no network that can be paid on"),
+            format!("[networks] \"{name}\" is not a network that bursar supports"),
             match Network::from_v1_name(name) {
                 Some(network) => format!("Write [networks.\"{network}\"]."),
-                None => format!("Known here: {}.", list(&known)),
+                None => format!("Supported networks: {}.", list(&known)),
             },
         );
     };
     if !known.contains(&network) {
         return entry.reject_key(
-            format!("[networks] \"{name}\": bursar has no asset there that it could pay with"),
-            format!("Known here: {}.", list(&known)),
+            format!("[networks] \"{name}\": bursar knows no asset to pay with on this network"),
+            format!("Supported networks: {}.", list(&known)),
         );
     }
     Some(network)
@@ -400,8 +403,8 @@ fn rpc_url(item: &Entry<'_>) -> Option<RpcUrl> {
     let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
     uri.map(RpcUrl).or_else(|| {
         item.reject(
-            format!("{}: this is no http or https URL", item.path()),
-            "Write rpc = [\"https://rpc.example.com\"], or rpc = [] to do without proofs.".to_owned(),
+            format!("{}: not an http or https URL", item.path()),
+            "Write rpc = [\"https://rpc.example.com\"], or rpc = [] to do without on-chain proofs.".to_owned(),
         )
     })
 }
@@ -410,14 +413,14 @@ fn store(mut section: Section<'_>, dir: &Path) -> Store {
     let (url, password, ca) = (section.take("url"), section.take("password"), section.take("ca"));
     section.close(&[(
         "tls",
-        "TLS is in the url: ?sslmode=verify-full, which is also the default.",
+        "TLS is set in `url`: ?sslmode=verify-full, which is also the default.",
     )]);
     let of_a_database = [&password, &ca].into_iter().flatten().next();
     let Some(url) = url.filter(|url| url.text() != Some("embedded")) else {
         if let Some(entry) = of_a_database {
             entry.reject_key::<()>(
-                format!("{} says how to reach a database, but `url` names none", entry.path()),
-                "Leave it out, or write url = \"postgres://user@host/database\".".to_owned(),
+                format!("{} is for a database, but `url` names none", entry.path()),
+                "Remove it, or write url = \"postgres://user@host/database\".".to_owned(),
             );
         }
         return Store::Embedded;
@@ -428,7 +431,7 @@ fn store(mut section: Section<'_>, dir: &Path) -> Store {
     let ca = ca.as_ref().and_then(|entry| path(entry, dir));
     match url.text().map(DatabaseUrl::parse) {
         Some(Ok(database)) => Store::Shared(Box::new(SharedStore { database, password, ca })),
-        // The value is not shown: a password may stand in it.
+        // The value is not shown: it may contain a password.
         Some(Err(why)) => {
             url.reject::<()>(format!("store.url: {}", why.what), why.help.to_owned());
             Store::Embedded
@@ -466,7 +469,7 @@ fn path(entry: &Entry<'_>, dir: &Path) -> Option<PathBuf> {
         let what = format!("{}: the path is empty", entry.path());
         return entry.reject(
             what,
-            "Write a path; a relative one starts at the data directory.".to_owned(),
+            "Write a path; a relative path starts at the data directory.".to_owned(),
         );
     }
     Some(dir.join(text))
@@ -475,12 +478,12 @@ fn path(entry: &Entry<'_>, dir: &Path) -> Option<PathBuf> {
 const TOP_HINTS: Hints = &[
     (
         "admin",
-        "An admin listener is not in this version; the commands use the socket in the directory run/.",
+        "There is no admin listener; the commands use a socket in the directory run/.",
     ),
     ("account", LIMITS_KEY),
     ("groups", LIMITS_KEY),
     ("agents", LIMITS_KEY),
     ("timezone", LIMITS_KEY),
-    ("listen", "Write it below [proxy]."),
+    ("listen", "Put it under [proxy]."),
 ];
-const LIMITS_KEY: &str = "It belongs into limits.toml.";
+const LIMITS_KEY: &str = "Put it in limits.toml.";

@@ -46,7 +46,7 @@ fn no_file_means_the_defaults() {
     assert_eq!(config.timeouts, Timeouts::default());
 }
 
-/// What the example writes beside its switches is what holds without a file, so that nobody is misled.
+/// The values that the example sets are the defaults, so that nobody is misled.
 #[test]
 fn the_example_writes_the_default_timeouts() {
     let example = config(EXAMPLE);
@@ -109,16 +109,16 @@ fn a_keystore_needs_its_password_and_nothing_else_does() {
     );
     rejects(
         "[wallet.evm]\nkey = \"keystore:w.json\"",
-        "names a keystore, but no `password`",
+        "has a keystore, but no `password`",
     );
     rejects(
         "[wallet.evm]\nkey = \"env:K\"\npassword = \"env:P\"",
-        "its `key` is no keystore",
+        "its `key` is not a keystore",
     );
     rejects("[wallet.evm]\npassword = \"env:P\"", "[wallet.evm] has no `key`");
     rejects(
         "[wallet.evm]\nkey = \"keystore:\"\npassword = \"env:P\"",
-        "its `key` is no keystore",
+        "its `key` is not a keystore",
     );
 }
 
@@ -132,7 +132,10 @@ fn plain_listeners_beyond_loopback_must_be_wanted() {
     }
     config("[proxy]\nlisten = \"127.0.0.2:1\"");
     config("[proxy]\nlisten = \"[::1]:1\"");
-    rejects("[proxy]\ntls_cert = \"c\"", "proxy.tls_cert stands alone");
+    rejects(
+        "[proxy]\ntls_cert = \"c\"",
+        "proxy.tls_cert is set, but proxy.tls_key is not",
+    );
 }
 
 #[test]
@@ -151,7 +154,7 @@ fn secrets_of_approval_backends_are_known_whichever_is_chosen() {
     let written = "[approval.ciba]\nclient_id = \"bursar\"\nclient_secret = \"env:A\"\n[approval.keyra]\n\
                    base_url = \"https://keyra.example.com\"\napi_key = \"file:b\"\nwebhook_secret = \"env:C\"\n";
     assert_eq!(named(written), ["env:A", "file:b", "env:C"]);
-    // BKey's own tools name the client then.
+    // Then BKey's own tools define the client.
     let of_bkey = ["env:BKEY_CLIENT_ID", "env:BKEY_CLIENT_SECRET", "env:BKEY_ACCESS_TOKEN"];
     assert_eq!(named("[approval]\nbackend = \"ciba\"\n"), of_bkey);
     assert_eq!(named("[approval.ciba]\nprofile = \"main\"\n"), of_bkey);
@@ -170,27 +173,30 @@ fn what_is_written_of_an_identity_server_is_what_is_read() {
     };
     assert_eq!(ciba.issuer.unwrap().as_str(), "https://login.example.com");
     assert_eq!((ciba.style, ciba.delivery), (Style::Standard, Delivery::Ping));
-    // What OpenID Connect has servers assume; BKey takes the other.
+    // The default of OpenID Connect; BKey uses the other method.
     assert_eq!(ciba.client_auth, AuthMethod::Basic);
     assert_eq!(ciba.hosts, ["keys.example.com"]);
     rejects(
         &text.replace("style = \"standard\"", "style = \"bkey\""),
-        "BKey calls nobody",
+        "BKey supports only",
     );
-    rejects(&text.replace("callbacks", "hold_s = 1\n#"), "nothing listens for it");
+    rejects(&text.replace("callbacks", "hold_s = 1\n#"), "nothing listens for calls");
     rejects(&format!("{text}require_bound_details = true\n"), "no details are sent");
     rejects(
         &format!("{text}scope = \"approve:payment openid\"\n"),
-        "this is no scope",
+        "not a valid scope",
     );
-    rejects(&format!("{text}approver = \"two people\"\n"), "no name of a person");
+    rejects(
+        &format!("{text}approver = \"two people\"\n"),
+        "is not a valid name for a person",
+    );
     rejects(
         &format!("{text}client_auth = \"private_key_jwt\"\n"),
         "no `client_id` and `client_key`",
     );
     rejects(
         &text.replace("client_secret = \"env:A\"", "client_key = \"file:k\""),
-        "client_key stands without its method",
+        "client_key needs client_auth",
     );
     let keyed = text.replace(
         "client_secret = \"env:A\"",
@@ -200,7 +206,7 @@ fn what_is_written_of_an_identity_server_is_what_is_read() {
         panic!("another backend");
     };
     assert_eq!(ciba.client_auth, AuthMethod::PrivateKeyJwt);
-    // Agents get neither.
+    // Agents get neither secret.
     assert_eq!(config(&keyed).approval.secrets.len(), 1);
     let both = format!("{keyed}client_secret = \"env:A\"\n");
     assert_eq!(config(&both).approval.secrets.len(), 2);
@@ -211,12 +217,12 @@ fn what_is_written_of_an_identity_server_is_what_is_read() {
     );
     rejects(
         &keyed.replace("style = \"standard\"", "style = \"bkey\""),
-        "BKey takes a secret",
+        "BKey takes a client secret",
     );
 }
 
 proptest::proptest! {
-    /// Whatever surrounds it, a secret in the place of its source is not repeated.
+    /// A secret written instead of its source is never repeated in a message, whatever surrounds it.
     #[test]
     fn no_message_holds_the_value_of_a_wallet_key(
         before in "[a-z =\\[\\]{}\n#]{0,12}",
@@ -235,7 +241,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn alerts_are_told_by_a_command_and_a_webhook() {
+fn alerts_are_sent_by_a_command_and_a_webhook() {
     let alerts = config(
         r#"
 [alerts]
@@ -262,22 +268,25 @@ low_wallet = "10.50"
 }
 
 #[test]
-fn alerts_that_nobody_could_hear_or_others_could_read_are_mistakes() {
+fn alerts_that_reach_nobody_or_that_others_could_read_are_mistakes() {
     for (line, what) in [
         (
             "webhook = \"http://alerts.example.com/\"",
-            "alerts.webhook: this is no https URL",
+            "alerts.webhook: not an https URL",
         ),
         (
             "webhook = \"http://127.0.0.1.example.com/\"",
-            "alerts.webhook: this is no https URL",
+            "alerts.webhook: not an https URL",
         ),
-        ("webhook = \"alerts\"", "alerts.webhook: this is no https URL"),
-        ("webhook_token = \"env:TOKEN\"", "alerts.webhook_token stands alone"),
+        ("webhook = \"alerts\"", "alerts.webhook: not an https URL"),
+        (
+            "webhook_token = \"env:TOKEN\"",
+            "alerts.webhook_token is set, but alerts.webhook is not",
+        ),
         ("command = []", "alerts.command: the list is empty"),
-        ("command = [\"\"]", "alerts.command names no program"),
+        ("command = [\"\"]", "alerts.command is not a program with its arguments"),
         ("command = \"tell\"", "alerts.command must be a list"),
-        ("low_wallet = 10", "alerts.low_wallet: 10 is a number"),
+        ("low_wallet = 10", "alerts.low_wallet: 10 is a bare number"),
         ("email = \"ops@example.com\"", "[alerts] has no key `email`"),
     ] {
         rejects(&format!("[alerts]\n{line}\n"), what);
@@ -317,7 +326,7 @@ fn bkey_pays_where_the_file_says_so() {
             profile: Some("main".to_owned())
         }
     );
-    // An identity server that is no BKey says nothing of BKey's client.
+    // An identity server other than BKey says nothing about the BKey client.
     let other = "[approval]\nbackend = \"ciba\"\n[approval.ciba]\nstyle = \"standard\"\nissuer = \"https://id.example\"\n\
                  client_id = \"a\"\nclient_secret = \"env:S\"\n";
     assert_eq!(

@@ -1,28 +1,23 @@
 //! A purchase that a person must approve: the money is held, the question put, and only what was approved, on the terms that hold
 //! now, is armed (R39 to R43).
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, StatusCode};
-use tokio::sync::oneshot;
+use http::StatusCode;
 
-use super::{Declined, NotBought, Purchase, drain, terms};
-use crate::answer::{Code, Problem};
-use crate::payment::consider::{self, Disposition, PurchasePlan};
-use crate::payment::exchange::unreachable;
-use crate::payment::presentation::AgentAnswer;
-use crate::payment::repeat;
+use super::record::terms;
+use super::{Agent, Declined, NotBought, Purchase, Unread, planned};
+use crate::answer::{Code, Problem, Unpaid};
+use crate::payment::consider::{Disposition, PurchasePlan};
+use crate::payment::forward::send_again;
 use bursar_approvals::Denial;
 use bursar_approvals::questions::{NoApprover, NotAsked, Over, Questions, Stage, Taken, Wait, Wanted};
 use bursar_core::approval::ApprovalIntent;
 use bursar_core::approval::intent::Asked;
 use bursar_core::challenge::Offer;
-use bursar_core::hop::{self, Upgrading};
 use bursar_core::policy::Excess;
 use bursar_core::prefer;
 use bursar_ledger::{Arming, LedgerError, PaymentId, Reservation, ReserveError};
-use bursar_net::body::Progress;
 use bursar_net::upstream::stream;
 use bursar_rails::pay::Permission;
 
@@ -37,7 +32,7 @@ impl Purchase {
         let ReserveError::Denied { charge, .. } = *error else {
             return None;
         };
-        let charge = self.intent.plan.charges.get(charge)?;
+        let charge = self.plan.decided.charges.get(charge)?;
         (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(charge.rule.clone()))
     }
 
@@ -45,74 +40,59 @@ impl Purchase {
     /// spent may ask nobody: what it has set aside would stand against the repeat, and what was approved would lie about until
     /// the next purchase like it.
     pub(super) fn joins(&self) -> Option<NotBought> {
-        let questions = self.proxy.questions.as_ref()?;
-        let mut charges = self.intent.plan.charges.iter();
+        let questions = self.buying().questions.as_ref()?;
+        let mut charges = self.plan.decided.charges.iter();
         let rule = charges.find(|charge| charge.excess == Excess::Asked)?.rule.clone();
-        let (agent, origin) = (self.lane.agent(), self.lane.origin());
+        let agent = self.lane.agent();
         if questions.knows_nothing_of(agent.as_str()) {
             return None;
         }
-        let intent = self.intent.clone();
-        let course = consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, intent, rule.clone());
-        let Disposition::Purchase(asking) = course else {
+        let plan = self.plan.clone();
+        let asking = self.context.decider.decide_to_ask(self.subject(), plan, rule.clone());
+        let Disposition::Purchase(asking) = asking else {
             return None;
         };
-        let approvers = questions.approvers(asking.plan.threshold.as_ref()?).ok()?;
+        let approvers = questions.approvers(asking.decided.threshold.as_ref()?).ok()?;
         let question = self.question_about(&asking.offer, &approvers.name());
         questions
             .knows(agent.as_str(), &question)
             .then_some(NotBought::MustAsk(rule))
     }
 
-    pub(super) fn with_a_question(self, rule: Arc<str>) -> Result<Self, Declined> {
-        let (agent, origin) = (self.lane.agent(), self.lane.origin());
-        match consider::decide_to_ask(&self.proxy, agent, origin, &self.head.method, self.intent, rule) {
-            Disposition::Purchase(intent) => Ok(Self {
-                intent: *intent,
-                ..self
-            }),
-            Disposition::Refuse(problem) => Err(Declined::Refuse(problem)),
-            Disposition::PassThrough(why) => Err(Declined::PassThrough(why)),
-        }
-    }
-
-    /// Waits for a person's word as long as the agent's request may, then arms what was held.
-    pub(super) async fn approved(
-        &self,
-        agent: &mut oneshot::Sender<AgentAnswer>,
-    ) -> Result<(Reservation, Permission), NotBought> {
-        let Some(questions) = &self.proxy.questions else {
+    /// Waits for a person's decision as long as the agent's request may, then arms what was held.
+    pub(super) async fn approved(&self, agent: &mut Agent) -> Result<(Reservation, Permission), NotBought> {
+        let Some(questions) = &self.buying().questions else {
             let detail = "A person would have to approve this payment, and nobody can be asked. Nothing was paid.";
             return Err(Problem::new(Code::ApprovalFailed, detail).into());
         };
-        let PurchasePlan { offer, plan, .. } = &self.intent;
-        let threshold = plan.threshold.as_ref();
+        let PurchasePlan { offer, decided, .. } = &self.plan;
+        let threshold = decided.threshold.as_ref();
         let approvers = threshold.map_or(Err(NoApprover::Named), |threshold| questions.approvers(threshold));
         let approvers = approvers.map_err(|nobody| NotBought::from(nobody_to_ask(nobody)))?;
         let question = self.question_about(offer, &approvers.name());
         let wanted = Wanted {
-            hold: self.hold(plan.held())?,
+            hold: self.hold(decided.held())?,
             intent: question.clone(),
             approvers,
             rule: threshold.map(|threshold| threshold.rule.clone()).unwrap_or_default(),
         };
-        let mut watching = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
-        let hold = prefer::wait(&self.head.headers, self.proxy.config.approval.questions.hold);
+        let mut wait = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
+        let hold = prefer::wait(&self.head.headers, self.buying().times.hold);
         let stage = tokio::select! {
             biased;
             // The question goes on without it (R43).
-            () = agent.closed() => return Err(NotBought::AgentGone),
-            stage = watching.decided(hold) => stage,
+            () = agent.gone() => return Err(NotBought::AgentGone),
+            stage = wait.decided(hold) => stage,
             // R65.
-            () = self.proxy.stop.cancelled() => None,
+            () = self.context.stop.cancelled() => None,
         };
         match stage {
-            Some(Stage::Over(over)) => Err(self.over(&watching, over)),
-            Some(Stage::Approved { .. }) => match watching.take() {
+            Some(Stage::Over(over)) => Err(self.over(&wait, over)),
+            Some(Stage::Approved { .. }) => match wait.take() {
                 Some(taken) => self.arm_approved(questions, taken, agent).await,
-                None => Err(run_out(watching.id()).into()),
+                None => Err(run_out(wait.id()).into()),
             },
-            _ => Err(self.undecided(&watching, &question).into()),
+            _ => Err(self.undecided(&wait, &question).into()),
         }
     }
 
@@ -121,12 +101,12 @@ impl Purchase {
         &self,
         questions: &Questions,
         taken: Taken,
-        agent: &mut oneshot::Sender<AgentAnswer>,
+        agent: &mut Agent,
     ) -> Result<(Reservation, Permission), NotBought> {
         let current = tokio::select! {
             biased;
             // What a person gave is not used up for somebody who has gone.
-            () = agent.closed() => return Err(NotBought::AgentGone),
+            () = agent.gone() => return Err(NotBought::AgentGone),
             current = self.current() => current,
         };
         let permission = match current {
@@ -138,35 +118,35 @@ impl Purchase {
                 return Err(other);
             }
         };
-        let threshold = self.intent.plan.threshold.as_ref();
+        let threshold = self.plan.decided.threshold.as_ref();
         if threshold.is_none_or(|threshold| taken.may_have_been_approved_by(&threshold.owners)) {
             questions.withdraw(taken).await;
             return Err(owned().into());
         }
         let rid = taken.id();
-        let held = match self.proxy.ledger.get(rid).await {
+        let held = match self.buying().ledger.get(rid).await {
             Ok(held) => held.and_then(|payment| payment.terms()),
             Err(error) => return Err(not_looked_up(&error)),
         };
-        let PurchasePlan { offer, plan, .. } = &self.intent;
+        let PurchasePlan { offer, decided, .. } = &self.plan;
         // More than the intent says is fixed with the hold: a facilitator, a cap on fees, what it counts as.
-        if held.is_none_or(|held| held != terms(offer, plan.usd)) {
+        if held.is_none_or(|held| held != terms(offer, decided.usd)) {
             questions.withdraw(taken).await;
             return Err(changed().into());
         }
         // Another request of the same terms may have been paid meanwhile, and its outcome may not be known (R4).
-        if let Some(problem) = repeat::forbids(&self.proxy, &self.lane, &self.head, &self.replay).await {
+        if let Some(problem) = self.forbidden_by_another().await {
             return Err(problem.into());
         }
-        if agent.is_closed() {
+        if agent.is_gone() {
             return Err(NotBought::AgentGone);
         }
         let arming = Arming {
             arm: self.arm()?,
-            charges: plan.charges.clone(),
+            charges: decided.charges.clone(),
             approval: Some(rid.to_string()),
         };
-        let armed = self.proxy.ledger.arm(rid, arming).await;
+        let armed = self.buying().ledger.arm(rid, arming).await;
         let reservation = match armed {
             Ok(reservation) => reservation,
             // Nor can anybody else use it any more.
@@ -186,20 +166,18 @@ impl Purchase {
         if self.asked_at.elapsed() > FRESH {
             return Err(self.asked_again().await?);
         }
-        let (agent, origin) = (self.lane.agent(), self.lane.origin());
-        let (method, sha256) = (&self.head.method, &self.replay.sha256);
-        match consider::decide_again(&self.proxy, agent, origin, method, sha256, self.intent.clone()) {
-            Disposition::Purchase(current) if current.offer.sha256 != self.intent.offer.sha256 => {
-                return Err(NotBought::Reconsidered(current));
+        match self.decided_again() {
+            Ok(current) if current.offer.sha256 != self.plan.offer.sha256 => {
+                return Err(NotBought::Reconsidered(Box::new(current)));
             }
-            Disposition::Purchase(_) => {}
+            Ok(_) => {}
             // The challenge has run out meanwhile: the site has a fresh one.
-            Disposition::PassThrough(_) => return Err(self.asked_again().await?),
-            Disposition::Refuse(problem) => return Err(problem.into()),
+            Err(Declined::PassThrough(_)) => return Err(self.asked_again().await?),
+            Err(refused) => return Err(refused.into()),
         }
         // Nodes may be asked for it and another payment waited for, so the limits are looked at afterwards.
         let permission = self.permission().await?;
-        match consider::still_holds(&self.proxy, &self.intent) {
+        match self.context.decider.still_holds(&self.plan) {
             true => Ok(permission),
             false => Err(self.reconsidered()),
         }
@@ -208,46 +186,38 @@ impl Purchase {
     /// Whether what is to be bought instead is not what was approved: then the approval is of no use any more, and what was
     /// held for it is given back.
     fn is_of_other_terms(&self, questions: &Questions, other: &NotBought, taken: &Taken) -> bool {
-        let (NotBought::AskedAgain(intent) | NotBought::Reconsidered(intent)) = other else {
+        let (NotBought::AskedAgain(plan) | NotBought::Reconsidered(plan)) = other else {
             return false;
         };
-        let threshold = intent.plan.threshold.as_ref();
+        let threshold = plan.decided.threshold.as_ref();
         let approvers = threshold.and_then(|threshold| questions.approvers(threshold).ok());
         approvers.is_none_or(|approvers| {
-            let question = self.question_about(&intent.offer, &approvers.name());
+            let question = self.question_about(&plan.offer, &approvers.name());
             question.hash() != taken.intent().hash()
         })
     }
 
     /// A fresh 402 for the same request (R41); what it says is decided like the first.
     async fn asked_again(&self) -> Result<NotBought, NotBought> {
-        let request = Request::from_parts(self.head.clone(), self.replay.clone().into());
-        let sent = self.lane.send(request, &Progress::none()).await;
-        let mut response = sent.map_err(|error| NotBought::from(unreachable(error)))?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let detail = "The site answered with another protocol where it had asked for money before.";
-            return Err(Problem::new(Code::UpstreamBroken, detail).into());
-        }
-        hop::strip_response(response.headers_mut(), Upgrading::No);
+        let mut response = send_again(&self.lane, &self.head, &self.replay).await?;
         if response.status() != StatusCode::PAYMENT_REQUIRED {
             return Ok(NotBought::Free(Box::new(stream(response))));
         }
-        let (agent, origin) = (self.lane.agent(), self.lane.origin());
-        let course = consider::course(
-            &self.proxy,
-            agent,
-            origin,
-            &self.head,
-            &mut response,
-            self.intent.over.clone(),
-        )
-        .await;
-        drop(drain(response).await);
-        Ok(match course {
-            Disposition::Purchase(intent) => NotBought::AskedAgain(intent),
-            Disposition::Refuse(problem) => problem.into(),
-            Disposition::PassThrough(why) => NotBought::Declined(Declined::PassThrough(why)),
+        let over = self.plan.over.clone();
+        let decider = &self.context.decider;
+        let disposition = decider
+            .disposition(self.subject(), &self.head.headers, &mut response, over)
+            .await;
+        Unread(response).drain().await;
+        Ok(match planned(disposition) {
+            Ok(plan) => NotBought::AskedAgain(Box::new(plan)),
+            Err(declined) => declined.into(),
         })
+    }
+
+    async fn forbidden_by_another(&self) -> Option<Problem> {
+        let (target, _) = self.identity();
+        self.context.repeats.forbids(&self.head, target, &self.replay).await
     }
 
     /// What the approver decides about (approvals §8.1, R40).
@@ -266,38 +236,37 @@ impl Purchase {
         ApprovalIntent::of(&asked, offer)
     }
 
-    fn undecided(&self, watching: &Wait, question: &ApprovalIntent) -> Problem {
-        let (id, host) = (watching.id(), &self.lane.origin().authority.host);
+    fn undecided(&self, wait: &Wait, question: &ApprovalIntent) -> Problem {
+        let (id, host) = (wait.id(), &self.lane.origin().authority.host);
         let detail = format!(
             "A person has to approve this payment of {} {} to {host} and has not decided yet. Nothing was paid. Send the same \
              request again: it joins question {id}, and is paid once that is approved.",
             question.amount(),
-            self.intent.offer.asset.symbol(),
+            self.plan.offer.asset.symbol(),
         );
         Problem::new(Code::ApprovalPending, detail)
-            .status(self.proxy.config.approval.pending_status)
-            .approval(id, Some(watching.ends()))
+            .status(self.buying().pending_status)
+            .approval(id, Some(wait.ends()))
             .retryable(true)
             .retry_after(COME_BACK)
     }
 
-    fn over(&self, watching: &Wait, over: Over) -> NotBought {
-        let id = watching.id();
+    fn over(&self, wait: &Wait, over: Over) -> NotBought {
+        let id = wait.id();
         let problem = match over {
             Over::NotHeld(error) => return self.not_reserved(error),
             Over::Used => run_out(id),
             Over::AskedAlready(id) => {
                 let detail = format!(
-                    "Question {id} is the same, and another proxy on these books has put it to a person. Nothing was paid. Send                      the request through that proxy, or again later: once the question is over there, it can be asked here."
+                    "Question {id} is the same, and another proxy on this ledger has put it to a person. Nothing was paid. \
+                     Send the request through that proxy, or again later: once the question is over there, it can be asked here."
                 );
                 Problem::new(Code::ApprovalBusy, detail)
                     .approval(id, None)
                     .retryable(true)
                     .retry_after(super::STORE_RETRY)
             }
-            Over::Denied(denial) => {
-                denied(&denial, self.proxy.config.approval.questions.deny_cooldown).approval(id, None)
-            }
+            Over::Denied(denial) => denied(&denial, self.buying().times.deny_cooldown).approval(id, None),
             Over::Expired => {
                 let detail = format!(
                     "Nobody decided about question {id} in time, or what was approved was not used in time. Nothing was paid. \
@@ -410,10 +379,11 @@ fn not_looked_up(error: &LedgerError) -> NotBought {
 }
 
 /// The first 402 is too old to be handed on: a payer of the agent's own must not answer it (R39).
-pub(super) fn offer_gone(why: &'static str) -> Problem {
+pub(super) fn offer_gone(why: Unpaid) -> Problem {
     let detail = format!(
-        "While a person was asked, the site's offer ended or changed so that it cannot be paid ({why}). Nothing was paid. The same \
-         request again shows what the site wants now."
+        "While a person was asked, the site's offer ended or changed so that it cannot be paid ({}). Nothing was paid. The same \
+         request again shows what the site wants now.",
+        why.code()
     );
     Problem::new(Code::ApprovalExpired, detail)
         .retryable(true)

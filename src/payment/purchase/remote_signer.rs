@@ -4,12 +4,10 @@
 //! ordering again. What a person confirms too late for the agent's request is still looked after, so that its nonce gets on
 //! record and a repeat finds it.
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Purchase, STORE_RETRY};
+use super::{Agent, Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
-use crate::payment::presentation::AgentAnswer;
 use bursar_core::assets::Asset;
 use bursar_core::prefer;
 use bursar_ledger::{LedgerError, Outcome, PaymentId, Reservation, Source};
@@ -39,11 +37,11 @@ impl Purchase {
     pub(super) async fn remote_credential(
         &self,
         reservation: Reservation,
-        agent: &mut oneshot::Sender<AgentAnswer>,
+        agent: &mut Agent,
     ) -> Result<(Reservation, Option<RemoteCredential>), NotReady> {
         let purpose = self.purpose(&reservation);
-        let now = || self.proxy.clock.now();
-        match self.proxy.payers.order(&reservation, &purpose, now).await {
+        let now = || self.buying().clock.now();
+        match self.buying().payers.order(&reservation, &purpose, now).await {
             None => Ok((reservation, None)),
             Some(Ok(Ordered::RemoteCredential(made))) => self.recorded(reservation, made).await.map_err(NotReady::Over),
             Some(Ok(Ordered::Waits(waiting))) => self.confirmed(reservation, waiting, purpose, agent).await,
@@ -57,18 +55,18 @@ impl Purchase {
         reservation: Reservation,
         mut waiting: Waiting,
         purpose: Purpose,
-        agent: &mut oneshot::Sender<AgentAnswer>,
+        agent: &mut Agent,
     ) -> Result<(Reservation, Option<RemoteCredential>), NotReady> {
         let (rid, id) = (reservation.rid(), waiting.id().to_owned());
         tracing::info!(payment = %rid, authorization = id, "BKey has a person confirm it");
-        let hold = Instant::now() + prefer::wait(&self.head.headers, self.proxy.config.approval.questions.hold);
-        let now = || self.proxy.clock.now();
+        let hold = Instant::now() + prefer::wait(&self.head.headers, self.buying().times.hold);
+        let now = || self.buying().clock.now();
         let waited = tokio::select! {
             biased;
-            () = agent.closed() => None,
+            () = agent.gone() => None,
             // R65.
-            () = self.proxy.stop.cancelled() => None,
-            made = self.proxy.payers.wait(&reservation, &mut waiting, &purpose, hold, now) => made,
+            () = self.context.stop.cancelled() => None,
+            made = self.buying().payers.wait(&reservation, &mut waiting, &purpose, hold, now) => made,
         };
         match waited {
             Some(Ok(made)) => self.recorded(reservation, made).await.map_err(NotReady::Over),
@@ -83,23 +81,23 @@ impl Purchase {
                     .retryable(true)
                     .retry_after(STORE_RETRY);
                 self.remember(rid, reservation.arm().valid_before);
-                let later = Deferred {
+                let deferred = Deferred {
                     reservation,
                     waiting,
                     purpose,
                 };
-                Err(NotReady::Deferred(Box::new(later), problem))
+                Err(NotReady::Deferred(Box::new(deferred), problem))
             }
         }
     }
 
     /// Goes on looking until BKey gives the order up. What comes is kept for the agent's repeat, and sent to nobody before.
-    pub(super) async fn later(mut self, later: Deferred) {
+    pub(super) async fn deferred(mut self, deferred: Deferred) {
         let Deferred {
             reservation,
             mut waiting,
             purpose,
-        } = later;
+        } = deferred;
         let rid = reservation.rid();
         let (target, fingerprint) = self.identity();
         let keyed = self.claim.is_some();
@@ -107,34 +105,34 @@ impl Purchase {
             // Nobody under the same key has to wait for the person.
             claim.paid(rid, fingerprint);
         }
-        let (until, now) = (waiting.until(), || self.proxy.clock.now());
+        let (until, now) = (waiting.until(), || self.buying().clock.now());
         let waited = tokio::select! {
             biased;
-            () = self.proxy.stop.cancelled() => None,
-            made = self.proxy.payers.wait(&reservation, &mut waiting, &purpose, until, now) => made,
+            () = self.context.stop.cancelled() => None,
+            made = self.buying().payers.wait(&reservation, &mut waiting, &purpose, until, now) => made,
         };
         let made = match waited {
             Some(Ok(made)) => made,
             Some(Err(not_made)) => return drop(self.not_made(reservation, not_made).await),
             None => {
                 let valid_before = reservation.arm().valid_before;
-                return self.in_doubt(rid, valid_before, "signer-not-confirmed").await;
+                return self.outcome_unknown(rid, valid_before, "signer-not-confirmed").await;
             }
         };
         let Ok((reservation, made)) = self.recorded(reservation, made).await else {
             return;
         };
-        let credential = self.pay(&reservation, &Permission::Granted, made.as_ref()).await;
-        let ticket = match &credential {
-            Ok((field, credential)) => {
-                let (rail, valid_before) = (self.intent.offer.rail, reservation.arm().valid_before);
-                let sent = (rail, field, credential);
-                let outstanding = &self.proxy.outstanding;
-                let ticket = outstanding.sent(rid, target, fingerprint, sent, valid_before, keyed);
+        let signed = self.sign(reservation, &Permission::Granted, made.as_ref()).await;
+        let ticket = match &signed {
+            Ok(signed) => {
+                let sent = (self.plan.offer.rail, &signed.field, &signed.credential);
+                let outstanding = &self.buying().outstanding;
+                let ticket = outstanding.sent(rid, target, fingerprint, sent, signed.valid_before, keyed);
                 outstanding.forget_lost(&fingerprint);
                 Some(ticket)
             }
-            Err(error) => {
+            Err(not_paid) => {
+                let error = not_paid.error();
                 tracing::warn!(payment = %rid, %error, "what was confirmed cannot be presented");
                 None
             }
@@ -155,7 +153,7 @@ impl Purchase {
             return Ok((reservation, Some(made)));
         };
         let (rid, valid_before) = (reservation.rid(), reservation.arm().valid_before);
-        let error = match self.proxy.ledger.issued(reservation, signed.issued.clone()).await {
+        let error = match self.buying().ledger.issued(reservation, signed.issued.clone()).await {
             Ok(reservation) => return Ok((reservation, Some(made))),
             Err(error) => error,
         };
@@ -198,11 +196,11 @@ impl Purchase {
             }
             Exposure::Perhaps => {
                 if let Some(signed) = not_made.signed.take()
-                    && let Err(error) = self.proxy.ledger.issued(reservation, *signed).await
+                    && let Err(error) = self.buying().ledger.issued(reservation, *signed).await
                 {
                     tracing::error!(payment = %rid, %error, "what BKey has signed is not on record; resolve it by hand");
                 }
-                self.in_doubt(rid, valid_before, why).await;
+                self.outcome_unknown(rid, valid_before, why).await;
                 format!(
                     " A credential may exist, which the merchant was not given; payment {rid} counts until that is proven dead, \
                      or `bursar payments resolve` decides it."
@@ -232,7 +230,7 @@ impl Purchase {
         }
     }
 
-    pub(super) async fn in_doubt(&self, rid: PaymentId, valid_before: u64, why: &'static str) {
+    pub(super) async fn outcome_unknown(&self, rid: PaymentId, valid_before: u64, why: &'static str) {
         self.remember(rid, valid_before);
         self.finish(rid, Outcome::Unknown { why, tx: None }).await;
     }
@@ -241,7 +239,7 @@ impl Purchase {
     fn remember(&self, rid: PaymentId, valid_before: u64) {
         let (_, fingerprint) = self.identity();
         let told = (rid, fingerprint.bytes(), valid_before);
-        self.proxy.outstanding.remember(std::iter::once(told));
+        self.buying().outstanding.remember(std::iter::once(told));
     }
 
     /// What the person reads on the phone: not a word of the merchant's, and no query, which may hold secrets.

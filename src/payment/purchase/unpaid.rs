@@ -1,13 +1,12 @@
-//! Why nothing was paid, once it was decided to buy: the books or the limits said no, or there is no credential.
+//! Why nothing was paid, once it was decided to buy: the ledger or the limits said no, or there is no credential.
 
 use super::{NotBought, Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
-use crate::payment::consider;
-use crate::payment::repeat::keyed::already_paid;
+use crate::payment::repeat::already_paid;
 use bursar_core::challenge::Why;
 use bursar_core::policy::Refusal;
-use bursar_ledger::{Outcome, PaymentId, Reservation, ReserveError};
-use bursar_rails::pay::{Exposure, PayError};
+use bursar_ledger::{Outcome, PaymentId, ReserveError};
+use bursar_rails::pay::{Exposure, NotIssued, NotPaid, PayError};
 use bursar_rails::stripe::Fault;
 
 impl Purchase {
@@ -16,116 +15,181 @@ impl Purchase {
             // Random nonces do not repeat: the challenge decided this one (R18).
             ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
             // A question that was joined may have been put under other limits, with other charges.
-            ReserveError::Denied { charge, settled, open } if charge < self.intent.plan.charges.len() => {
-                let plan = &self.intent.plan;
-                let refusal = Refusal::over_limit(&plan.charges[charge], settled, open);
-                let (agent, origin) = (self.lane.agent(), self.lane.origin());
-                consider::record_refusal(
-                    &self.proxy,
-                    agent,
-                    plan.group.as_deref(),
-                    origin,
-                    &refusal,
-                    Some(plan.usd),
-                );
+            ReserveError::Denied { charge, settled, open } if charge < self.plan.decided.charges.len() => {
+                let decided = &self.plan.decided;
+                let refusal = Refusal::over_limit(&decided.charges[charge], settled, open);
+                let group = decided.group.as_deref();
+                let decider = &self.context.decider;
+                decider.record_refusal(self.subject(), group, &refusal, Some(decided.usd));
                 Problem::refused(&refusal)
             }
-            ReserveError::StalePolicy { have, need } => {
-                tracing::error!(
-                    have,
-                    need,
-                    "limits.toml here is not the one that is in force on the shared books"
-                );
-                let detail = format!(
-                    "Another proxy on these books has other limits (generation {need}; here it is {have}). Nothing was paid. The \
-                     operator must put the same limits.toml on every proxy."
-                );
-                Problem::new(Code::StoreUnavailable, detail)
-                    .retryable(true)
-                    .retry_after(STORE_RETRY)
-            }
             // Held for a question of other terms, and not paid.
-            ReserveError::KeyTaken(rid) if self.waits(rid) => {
-                let detail = format!(
-                    "Question {rid} under this Idempotency-Key waits for a person, and asks about other terms than the site's now. \
-                     Nothing was paid. Nothing else is paid under this key until that question is over."
-                );
-                Problem::new(Code::ApprovalBusy, detail)
-                    .approval(rid, None)
-                    .retryable(true)
-                    .retry_after(STORE_RETRY)
-            }
+            ReserveError::KeyTaken(rid) if self.is_asked_about(rid) => other_terms_are_asked(rid),
             // The claim keeps others away; only the last second of a key can lead here.
             ReserveError::KeyTaken(rid) => already_paid(rid, None),
-            error => {
-                tracing::error!(%error, "payment not recorded, nothing signed");
-                let detail = format!(
-                    "The payment could not be recorded: {error}. Nothing was paid; requests that cost nothing go through."
-                );
-                Problem::new(Code::StoreUnavailable, detail)
-                    .retryable(true)
-                    .retry_after(STORE_RETRY)
-            }
+            error => not_recorded(&error),
         };
         problem.into()
     }
 
-    fn waits(&self, rid: PaymentId) -> bool {
-        let questions = self.proxy.questions.as_ref();
+    fn is_asked_about(&self, rid: PaymentId) -> bool {
+        let questions = self.buying().questions.as_ref();
         questions.is_some_and(|questions| questions.holds(rid))
     }
 
     /// There is no credential. What may be left of it stays counted.
-    pub(super) async fn not_paid(&self, reservation: Reservation, error: &PayError) -> Problem {
-        let rid = reservation.rid();
-        let PayError::NotIssued(not_issued) = error else {
-            // What somebody else has signed can be cashed, whether it can be sent or not.
-            match reservation.arm().signer {
-                None => self.never_signed(reservation).await,
-                Some(_) => {
-                    let valid_before = reservation.arm().valid_before;
-                    self.in_doubt(rid, valid_before, "signer-not-sent").await;
-                }
-            }
-            let detail = format!("The payment could not be signed: {error}. Nothing was paid.");
-            return Problem::new(Code::SigningFailed, detail);
+    pub(super) async fn not_paid(&self, not_paid: NotPaid) -> Problem {
+        let (rid, signed_elsewhere) = match &not_paid {
+            NotPaid::Untouched { reservation, .. } => (reservation.rid(), None),
+            NotPaid::UsedUp {
+                id,
+                valid_before,
+                signed_elsewhere,
+                ..
+            } => (*id, signed_elsewhere.then_some(*valid_before)),
         };
-        let why = not_issued.why;
-        let outcome = match not_issued.left {
-            Exposure::Nothing => Outcome::Expired { by: not_issued.by, why },
-            Exposure::Perhaps => Outcome::Unknown { why, tx: None },
-        };
-        tracing::warn!(payment = %rid, agent = %self.lane.agent(), why, %error, "no token, so no payment");
-        self.finish(rid, outcome).await;
-        let (code, retryable, way_out) = match not_issued.fault {
-            Fault::Card => (
-                Code::PaymentDeclined,
-                false,
-                "The operator must look after the payment method under [stripe].",
-            ),
-            Fault::Offer => (
-                Code::PaymentDeclined,
-                false,
-                "The merchant asks for what Stripe does not do; trying again will not help.",
-            ),
-            Fault::Setup => (
-                Code::TokenUnavailable,
-                false,
-                "The operator must look after [stripe] in bursar.toml.",
-            ),
-            Fault::Stripe | Fault::Network => (Code::TokenUnavailable, true, "Trying again later may help."),
-        };
-        let counted = match not_issued.left {
-            Exposure::Nothing => "",
-            Exposure::Perhaps => {
-                " A token may exist, which the merchant was not given; it counts until it has been taken back."
-            }
-        };
-        let detail = format!("No payment could be made through Stripe: {error}. Nothing was paid.{counted} {way_out}");
-        let problem = Problem::new(code, detail).payment(rid).retryable(retryable);
-        match retryable {
-            true => problem.retry_after(STORE_RETRY),
-            false => problem,
+        let error = not_paid.error();
+        if let PayError::NotIssued(not_issued) = error {
+            self.finish(rid, not_issued_outcome(not_issued)).await;
+            let (agent, why) = (self.lane.agent(), not_issued.why);
+            tracing::warn!(payment = %rid, %agent, why, %error, "no token, so no payment");
+            return no_token(rid, not_issued);
         }
+        match signed_elsewhere {
+            None => self.never_signed(rid).await,
+            // What somebody else has signed can be cashed, whether it can be sent or not.
+            Some(valid_before) => self.outcome_unknown(rid, valid_before, "signer-not-sent").await,
+        }
+        let detail = format!("Payment {rid} could not be signed: {error}. Nothing was paid.");
+        Problem::new(Code::SigningFailed, detail)
+    }
+}
+
+fn not_recorded(error: &ReserveError) -> Problem {
+    let detail = match error {
+        ReserveError::StalePolicy { have, need } => {
+            tracing::error!(
+                have,
+                need,
+                "limits.toml here is not the one in force on the shared ledger"
+            );
+            format!(
+                "Another proxy on this ledger has other limits (generation {need}; here it is {have}). Nothing was paid. The \
+                 operator must put the same limits.toml on every proxy."
+            )
+        }
+        error => {
+            tracing::error!(%error, "payment not recorded, nothing signed");
+            format!(
+                "The payment could not be recorded: {error}. Nothing was paid; requests that cost nothing still pass."
+            )
+        }
+    };
+    Problem::new(Code::StoreUnavailable, detail)
+        .retryable(true)
+        .retry_after(STORE_RETRY)
+}
+
+fn other_terms_are_asked(rid: PaymentId) -> Problem {
+    let detail = format!(
+        "Question {rid} under this Idempotency-Key is waiting for a person, and asks about other terms than the site's now. \
+         Nothing was paid. Nothing else is paid under this key until that question is over."
+    );
+    Problem::new(Code::ApprovalBusy, detail)
+        .approval(rid, None)
+        .retryable(true)
+        .retry_after(STORE_RETRY)
+}
+
+fn not_issued_outcome(not_issued: &NotIssued) -> Outcome {
+    let why = not_issued.why;
+    match not_issued.left {
+        Exposure::Nothing => Outcome::Expired { by: not_issued.by, why },
+        Exposure::Perhaps => Outcome::Unknown { why, tx: None },
+    }
+}
+
+fn no_token(rid: PaymentId, not_issued: &NotIssued) -> Problem {
+    let (code, retryable, way_out) = match not_issued.fault {
+        Fault::Card => (
+            Code::PaymentDeclined,
+            false,
+            "The operator must check the payment method under [stripe].",
+        ),
+        Fault::Offer => (
+            Code::PaymentDeclined,
+            false,
+            "The merchant asks for something that Stripe does not do; trying again will not help.",
+        ),
+        Fault::Setup => (
+            Code::TokenUnavailable,
+            false,
+            "The operator must check [stripe] in bursar.toml.",
+        ),
+        Fault::Stripe | Fault::Network => (Code::TokenUnavailable, true, "Trying again later may help."),
+    };
+    let counted = match not_issued.left {
+        Exposure::Nothing => String::new(),
+        Exposure::Perhaps => format!(
+            " A token may exist, which the merchant was not given; payment {rid} counts until it has been taken back."
+        ),
+    };
+    let detail = format!("No payment could be made through Stripe: {not_issued}. Nothing was paid.{counted} {way_out}");
+    let problem = Problem::new(code, detail).payment(rid).retryable(retryable);
+    match retryable {
+        true => problem.retry_after(STORE_RETRY),
+        false => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use bursar_ledger::Source;
+
+    fn id() -> PaymentId {
+        PaymentId::new(Timestamp::UNIX_EPOCH, [7; 10])
+    }
+
+    fn not_issued(fault: Fault, left: Exposure) -> NotIssued {
+        NotIssued {
+            why: "stripe-declined",
+            left,
+            by: Source::Stripe,
+            fault,
+            detail: "the card was declined".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_token_that_may_exist_stays_counted_and_one_that_cannot_does_not() {
+        let gone = not_issued_outcome(&not_issued(Fault::Card, Exposure::Nothing));
+        assert!(matches!(gone, Outcome::Expired { by: Source::Stripe, .. }), "{gone:?}");
+        let perhaps = not_issued_outcome(&not_issued(Fault::Card, Exposure::Perhaps));
+        assert!(matches!(perhaps, Outcome::Unknown { tx: None, .. }), "{perhaps:?}");
+    }
+
+    #[test]
+    fn whose_fault_it_is_decides_the_code() {
+        for (fault, code) in [
+            (Fault::Card, "payment-declined"),
+            (Fault::Offer, "payment-declined"),
+            (Fault::Setup, "token-unavailable"),
+            (Fault::Stripe, "token-unavailable"),
+            (Fault::Network, "token-unavailable"),
+        ] {
+            assert_eq!(no_token(id(), &not_issued(fault, Exposure::Nothing)).code(), code);
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_record_asks_to_come_back() {
+        assert_eq!(not_recorded(&ReserveError::LowSpace).code(), "store-unavailable");
+        assert_eq!(
+            not_recorded(&ReserveError::StalePolicy { have: 1, need: 2 }).code(),
+            "store-unavailable"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What the ledger and the clock give people to hear: once each, in the books as well.
+//! The alerts that the ledger and the clock raise: once each, and recorded in the ledger.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ fn told() -> Told {
 }
 
 impl Told {
-    /// The alerts in the books, after everything has been told. The start of new books is none.
+    /// The alerts in the ledger after everything was sent. Starting a new ledger raises none.
     async fn entries(self) -> Vec<Value> {
         self.delivery.end().await;
         self.ledger.close().await;
@@ -63,7 +63,7 @@ fn unknown() -> Option<Outcome> {
 }
 
 #[tokio::test]
-async fn a_payment_in_doubt_for_more_than_an_hour_is_told_once() {
+async fn a_payment_unknown_for_more_than_an_hour_alerts_once() {
     let told = told();
     told.pay(unknown()).await;
     told.pay(None).await;
@@ -84,14 +84,14 @@ async fn a_payment_in_doubt_for_more_than_an_hour_is_told_once() {
     assert_eq!(
         detail,
         format!(
-            "Payment {unknown} of 0.01 USD by research to api.example.com has been in doubt for 60 min and stays counted. \
-             Find out whether it was paid; `bursar payments resolve {unknown}` closes it."
+            "The outcome of payment {unknown} (0.01 USD by research to api.example.com) has been unknown for 60 min. \
+             It stays counted. Find out whether it was paid, then close it with `bursar payments resolve {unknown}`."
         )
     );
 }
 
 #[tokio::test]
-async fn hundreds_in_doubt_are_ten_alerts_and_one_about_the_rest() {
+async fn hundreds_of_unknown_payments_are_ten_alerts_and_one_about_the_rest() {
     let told = told();
     for _ in 0..60 {
         told.pay(unknown()).await;
@@ -104,7 +104,10 @@ async fn hundreds_in_doubt_are_ten_alerts_and_one_about_the_rest() {
     let entries = told.entries().await;
     assert_eq!(entries.len(), 11, "{entries:?}");
     let last = entries[10]["detail"].as_str().unwrap();
-    assert!(last.starts_with("50 more payments have been in doubt"), "{last}");
+    assert!(
+        last.starts_with("The outcome of 50 more payments has been unknown"),
+        "{last}"
+    );
 }
 
 #[tokio::test]
@@ -122,12 +125,12 @@ async fn a_clock_that_jumps_by_more_than_an_hour_stops_payments_until_it_is_acce
     assert_eq!(told.ledger.now(), at("2026-11-20T13:00:01Z"));
     let entries = told.entries().await;
     let kinds: Vec<&Value> = entries.iter().map(|entry| &entry["kind"]).collect();
-    // One cent of one cent: the budget is spent as well.
+    // One cent of one cent: this also uses up the budget.
     assert_eq!(kinds, ["clock-jump", "budget-80"]);
 }
 
 #[tokio::test]
-async fn a_budget_is_told_at_four_fifths_once_whatever_its_counter_does() {
+async fn a_budget_alerts_once_at_four_fifths_whatever_its_counter_does() {
     let told = told();
     for _ in 0..3 {
         let purchase = told
@@ -145,13 +148,13 @@ async fn a_budget_is_told_at_four_fifths_once_whatever_its_counter_does() {
     assert_eq!(entries.len(), 1, "{entries:?}");
     let detail = entries[0]["detail"].as_str().unwrap();
     assert!(
-        detail.contains("4 payments of 5 payments are spent or reserved"),
+        detail.contains("4 payments of 5 payments spent or reserved"),
         "{detail}"
     );
 }
 
 #[tokio::test]
-async fn a_full_disk_and_a_dispute_are_told_and_a_flood_is_not() {
+async fn a_full_disk_and_a_dispute_alert_once_each() {
     let world = World::new();
     let (alerts, raised) = Alerts::new(world.clock.clone());
     let ledger = world.open_with(|options| {

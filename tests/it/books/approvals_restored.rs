@@ -1,4 +1,4 @@
-//! Approvals after every way to stop, without their index, and in books whose oldest entries were moved away.
+//! Approvals after a crash at every point, without the index, and in a ledger whose oldest entries were moved away.
 
 use std::fs;
 use std::time::Duration;
@@ -50,12 +50,13 @@ fn forget_index(world: &World) {
     fs::remove_dir_all(world.path().join("index")).unwrap();
 }
 
-/// Two that were asked about, one of them granted; then a kill after its arming was written and before anybody heard of it.
+/// Two payments that were asked about, one of them granted; then a kill after its arming was written and before anybody
+/// was notified.
 struct Killed {
     world: World,
     approved: Reserve,
     approval: PaymentId,
-    /// The other question, to which the same evidence is brought.
+    /// The other question, for which the same evidence is presented.
     other: PaymentId,
 }
 
@@ -84,7 +85,7 @@ impl Killed {
         }
     }
 
-    /// Cuts the journal `into` bytes into the line of that event.
+    /// Truncates the journal `into` bytes into the line of that event.
     fn cut(&self, ev: &str, into: usize) {
         let segment = &self.world.segments()[0];
         let text = fs::read_to_string(segment).unwrap();
@@ -118,7 +119,7 @@ async fn evidence_that_was_recorded_is_used_whatever_was_torn_behind_it() {
         assert_eq!((id, other), (killed.approval, killed.other));
         let again = granted(killed.other, 1, noon() + MINUTE);
         assert_eq!(ledger.approval(again.clone()).await, replayed(killed.other));
-        // What was granted pays once, now.
+        // The granted payment is made now, once.
         ledger.arm(rid, arming(&killed.approved, id)).await.unwrap();
         let twice = ledger.arm(rid, arming(&killed.approved, id)).await.unwrap_err();
         assert_eq!(twice, ReserveError::NotHeld(rid));
@@ -146,7 +147,7 @@ async fn an_arming_that_was_written_has_used_its_approval_up() {
 }
 
 #[tokio::test]
-async fn a_grant_that_was_torn_was_never_heard_of() {
+async fn a_torn_grant_does_not_exist() {
     for into in [0, 1, 200] {
         let killed = Killed::new().await;
         killed.cut("approval.granted", into);
@@ -160,7 +161,7 @@ async fn a_grant_that_was_torn_was_never_heard_of() {
             early,
             ReserveError::Approval(ApprovalError::NotGranted(killed.approval))
         );
-        // Nobody was told of it, so its evidence is as good as new.
+        // Nobody has seen the grant, so its evidence can be used again.
         ledger
             .approval(granted(killed.other, 1, noon() + MINUTE))
             .await
@@ -254,7 +255,7 @@ async fn the_start_releases_what_nobody_was_asked_about_and_leaves_the_rest() {
     assert_eq!(world.count("approval.expired"), 3);
 }
 
-/// Everything that a caller can see of approvals, and of payments.
+/// Everything that a caller can see of approvals and payments.
 type Seen = (Approvals, Vec<Payment>);
 
 async fn seen(ledger: &Embedded) -> Seen {
@@ -268,7 +269,7 @@ async fn reopened(world: &World) -> Seen {
     seen
 }
 
-/// Some of each: waiting, granted, used, refused. Returns a question that still waits.
+/// Some in each state: waiting, granted, used, denied. Returns a question that is still waiting.
 async fn used(world: &World, use_by: Timestamp) -> (Seen, PaymentId) {
     let ledger = world.open();
     let mut ids = Vec::new();
@@ -307,7 +308,7 @@ async fn used(world: &World, use_by: Timestamp) -> (Seen, PaymentId) {
 }
 
 #[tokio::test]
-async fn without_its_index_the_journal_tells_the_same_of_approvals() {
+async fn without_its_index_the_journal_yields_the_same_approvals() {
     let world = World::new();
     let (before, waiting) = used(&world, noon() + MINUTE).await;
     assert_eq!(reopened(&world).await, before, "from the index");
@@ -324,11 +325,11 @@ async fn without_its_index_the_journal_tells_the_same_of_approvals() {
 }
 
 #[tokio::test]
-async fn books_that_begin_in_the_middle_know_what_was_approved_before() {
+async fn a_pruned_ledger_knows_what_was_approved_before() {
     let world = World::new();
     let until = noon() + DAY * 60;
     let (before, waiting) = used(&world, until).await;
-    // Later days, of which one ends what was open in the first: only then can that be moved away.
+    // Later days, one of which closes what was open on the first: only then can that day be moved away.
     let mut settled = None;
     for day in 1..20 {
         world.clock.set(noon() + DAY * day);
@@ -381,7 +382,7 @@ async fn books_that_begin_in_the_middle_know_what_was_approved_before() {
     let payment = found().await.unwrap();
     assert!(payment.approval.is_some());
 
-    // The cut lies between the day of the questions and the day of their end.
+    // The cut is between the day the questions were asked and the day they ended.
     let to = tempfile::tempdir().unwrap();
     let home = Home::at(world.path()).unwrap();
     let cut = noon() + DAY - SignedDuration::from_hours(12);

@@ -1,4 +1,4 @@
-//! A ledger and what belongs to the program around it: alerts, backups, retention.
+//! A ledger and the parts of the program around it: alerts, backups, retention.
 
 mod alerts_recorded;
 mod approvals_restored;

@@ -1,4 +1,4 @@
-//! Old segments go elsewhere, and the books that begin in the middle count what whole books count.
+//! Old segments are moved away, and the pruned ledger counts the same as the whole one.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn now(world: &World) -> Timestamp {
     bursar_core::clock::Clock::now(&*world.clock)
 }
 
-/// A purchase in the windows of today.
+/// A purchase in today's windows.
 fn purchase(world: &World, cents: u128, cap: u128) -> Reserve {
     let today = now(world);
     let mut charges = vec![
@@ -59,7 +59,8 @@ fn purchase(world: &World, cents: u128, cap: u128) -> Reserve {
     purchase
 }
 
-/// Thirty days of purchases with every kind of end. `seed` decides which; with `open_from` the first that stays in doubt.
+/// Thirty days of purchases with every kind of outcome. `seed` decides which; `open_from` is the first whose outcome
+/// stays unknown.
 async fn history(world: &World, mut seed: u64, open_from: usize) {
     world.clock.set(at("2026-10-20T12:00:00Z"));
     let ledger = world.open();
@@ -97,7 +98,7 @@ async fn history(world: &World, mut seed: u64, open_from: usize) {
             }
             ledger.finish(rid, outcome).await.unwrap();
         }
-        // What is in doubt is closed two days later: a cut between finds it open.
+        // An unknown outcome is resolved two days later, so that a cut in between finds it open.
         while let Some(&(since, rid)) = in_doubt.first()
             && usize::try_from(day).unwrap() >= since + 2
             && since < open_from
@@ -147,7 +148,7 @@ async fn move_away(world: &World, before: &str, to: &Path) -> Result<Option<Move
 }
 
 #[tokio::test]
-async fn books_that_begin_in_the_middle_count_what_whole_books_count() {
+async fn a_pruned_ledger_counts_what_the_whole_one_counts() {
     for (seed, before) in [
         (1, "2026-10-27"),
         (2, "2026-11-02"),
@@ -175,7 +176,8 @@ async fn books_that_begin_in_the_middle_count_what_whole_books_count() {
         assert_eq!(counted(&world).await, whole, "rebuilt from what stayed");
         assert_eq!(counted(&world).await, whole, "from the index that was rebuilt");
 
-        // What stayed, and what was open where it begins, is listed as before. Only paths went with the segments.
+        // Payments that remain, and those open at the cut, are listed as before. Only the paths were moved with the
+        // segments.
         let stayed = read_payments(world.path()).unwrap().payments;
         let without_path = |payment: &PaymentRecord| PaymentRecord {
             resource: String::new(),
@@ -187,7 +189,7 @@ async fn books_that_begin_in_the_middle_count_what_whole_books_count() {
             assert!(listed.contains(&payment), "{payment:?}");
         }
 
-        // Moved and remaining segments are the whole journal again.
+        // Moved and remaining segments together are the whole journal.
         let mut all: Vec<u8> = Vec::new();
         for segment in files(&to.path().join("audit"), "seg-").iter().chain(&here) {
             all.extend(fs::read(segment).unwrap());
@@ -223,7 +225,7 @@ async fn limits_that_reach_back_into_moved_entries_still_hold() {
 }
 
 #[tokio::test]
-async fn books_that_begin_in_the_middle_can_be_backed_up_and_restored() {
+async fn a_pruned_ledger_can_be_backed_up_and_restored() {
     let world = World::new();
     history(&world, 6, usize::MAX).await;
     let kept = tempfile::tempdir().unwrap();
@@ -242,9 +244,9 @@ async fn books_that_begin_in_the_middle_can_be_backed_up_and_restored() {
 }
 
 #[tokio::test]
-async fn what_is_open_stays_with_everything_behind_it() {
+async fn open_payments_stay_with_everything_after_them() {
     let world = World::new();
-    // The first payment in doubt, of one of the first days, is never closed.
+    // The first payment with unknown outcome, from one of the first days, is never resolved.
     history(&world, 3, 4).await;
     let open = counted(&world).await.open[0];
     let first_day = open.made_at().unwrap();
@@ -262,11 +264,11 @@ async fn what_is_open_stays_with_everything_behind_it() {
 }
 
 #[tokio::test]
-async fn an_index_that_ended_in_what_was_moved_is_made_anew() {
+async fn an_index_that_ended_in_a_moved_segment_is_rebuilt() {
     let world = World::new();
     history(&world, 11, usize::MAX).await;
     let (whole, index) = (counted(&world).await, world.path().join("index"));
-    // As it was after the first entries: a copy of an index over a journal that was cut off there.
+    // The index as it was after the first entries: made over a journal truncated there.
     let old = World::new();
     fs::create_dir_all(old.path().join("audit")).unwrap();
     let first = &world.segments()[0];
@@ -285,7 +287,7 @@ async fn an_index_that_ended_in_what_was_moved_is_made_anew() {
 }
 
 #[tokio::test]
-async fn moving_twice_and_moving_on_after_a_stop_lose_nothing() {
+async fn moving_twice_and_continuing_after_a_crash_lose_nothing() {
     let world = World::new();
     history(&world, 9, usize::MAX).await;
     let whole = counted(&world).await;

@@ -19,7 +19,7 @@ async fn agents_come_go_and_come_back() {
         first.starts_with("bur_") && stdout(&added).lines().count() == 1,
         "{added:?}"
     );
-    // Nobody but finance lets it spend.
+    // Only finance can allow it to spend.
     assert!(stderr(&added).contains("[agents.writer]"), "{added:?}");
     assert!(!stderr(&added).contains(&first));
     fails(
@@ -46,9 +46,9 @@ async fn agents_come_go_and_come_back() {
     until(async || !enters(&first).await, "the old token ends").await;
 
     let revoked = done(&dir, &["agents", "revoke", "writer"]);
-    assert!(stderr(&revoked).contains("writer is revoked"), "{revoked:?}");
+    assert!(stderr(&revoked).contains("Revoked writer"), "{revoked:?}");
     until(async || !enters(&second).await, "the revoked token ends").await;
-    // `run` must not be a way back in.
+    // `run` must not readmit it.
     fails(
         &dir,
         &["run", "--dir", dir.to_str().unwrap(), "--agent", "writer", "--", "true"],

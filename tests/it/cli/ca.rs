@@ -1,4 +1,4 @@
-//! `bursar ca`: the authority ends, is announced, and is rotated.
+//! `bursar ca`: the authority's expiry is announced, and it is rotated.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::support::agent::Agent;
 use crate::support::bursar::setup;
 use crate::support::buyer::skip;
 
-/// `ca.pem` with another end; a root's own signature is not looked at by those who trust it.
+/// `ca.pem` with another expiry; clients do not check a trusted root's own signature.
 fn end_ca(dir: &Path, at: jiff::Timestamp) {
     let path = dir.join("ca.pem");
     let pem = std::fs::read_to_string(&path).unwrap();
@@ -62,12 +62,12 @@ async fn a_ca_that_ends_is_announced_and_rotated() {
     assert_eq!(bursar.stop(), DONE);
 
     end_ca(&dir, jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1));
-    fails(&dir, &["serve"], USAGE, &["ca.pem ended on", "bursar ca rotate"]);
+    fails(&dir, &["serve"], USAGE, &["ca.pem expired on", "bursar ca rotate"]);
     fails(
         &dir,
         &["ca", "show"],
         NEGATIVE,
-        &["ca.pem ended on", "bursar ca rotate"],
+        &["ca.pem expired on", "bursar ca rotate"],
     );
 
     let old = std::fs::read_to_string(dir.join("ca.pem")).unwrap();

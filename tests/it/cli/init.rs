@@ -11,7 +11,10 @@ fn init_makes_everything_for_one_user() {
     let outer = tempfile::tempdir().unwrap();
     let dir = outer.path().join("new/bursar");
     let said = stdout(&done(&dir, &["init"]));
-    assert!(said.starts_with(&format!("{} is ready.\n", dir.display())), "{said}");
+    assert!(
+        said.starts_with(&format!("Created the data directory {}.\n", dir.display())),
+        "{said}"
+    );
     assert!(
         said.contains("nothing can be paid") && said.contains("[wallet.evm]"),
         "{said}"
@@ -28,7 +31,7 @@ fn init_makes_everything_for_one_user() {
     }
     assert!(!dir.join("wallet.key").exists());
 
-    // What init wrote is what the other commands take.
+    // The other commands accept what init wrote.
     assert!(stderr(&done(&dir, &["agents", "list"])).contains("bursar agents add NAME"));
     assert!(stderr(&done(&dir, &["payments", "list"])).contains("No payments"));
     done(&dir, &["ca", "show"]);
@@ -39,7 +42,7 @@ fn init_with_a_wallet_says_where_it_is_and_to_back_it_up() {
     let dir = tempfile::tempdir().unwrap();
     let said = stdout(&done(dir.path(), &["init", "--wallet"]));
     let address = said.lines().find_map(|line| line.strip_prefix("Wallet ")).unwrap();
-    assert!(said.contains("Back this up") && said.contains("wallet.key"), "{said}");
+    assert!(said.contains("Back it up") && said.contains("wallet.key"), "{said}");
     assert_eq!(mode(&dir.path().join("wallet.key")), 0o600);
     let shown = done(dir.path(), &["wallet", "show"]);
     assert_eq!(stdout(&shown).lines().next(), Some(address));
@@ -125,6 +128,6 @@ fn every_command_on_an_empty_directory_names_init() {
     assert_eq!(
         std::fs::read_dir(dir.path()).unwrap().count(),
         0,
-        "reading made nothing"
+        "reading created nothing"
     );
 }

@@ -67,7 +67,7 @@ fn mode(path: &Path) -> u32 {
         & 0o7777
 }
 
-/// Ends a child that a failed test leaves behind.
+/// Kills a child process that a failed test leaves behind.
 struct Ended(pub(super) Child);
 
 impl Ended {
@@ -97,7 +97,7 @@ async fn shop() -> Origin {
     .await
 }
 
-/// A server that bought twice for research, once for writer, and refused once.
+/// A server that paid twice for research, once for writer, and refused once.
 async fn books() -> (Origin, Bursar) {
     let origin = shop().await;
     let limits = "timezone = \"UTC\"\n[groups.eng]\nday = \"50.00\"\n[agents.research]\nper_transaction = \"1.00\"\nday = \"5.00\"\n\

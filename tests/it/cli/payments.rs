@@ -1,4 +1,4 @@
-//! `bursar payments`: what R59 promises to scripts, and the operator's last word.
+//! `bursar payments`: what R59 guarantees to scripts, and how the operator resolves payments.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -55,7 +55,7 @@ async fn payments_are_listed_alike_with_and_without_a_server() {
     for line in text.lines() {
         assert_eq!(members(line), MEMBERS, "{line}");
     }
-    assert!(!text.contains("secret"), "no query in the books: {text}");
+    assert!(!text.contains("secret"), "no query in the ledger: {text}");
     assert_shapes(&running);
 
     let filtered = |more: &[&str]| json_lines(&done(bursar.path(), &list(more)));
@@ -106,7 +106,7 @@ async fn payments_are_listed_alike_with_and_without_a_server() {
     assert_eq!(json_lines(&done(bursar.path(), &list(&["--refused"]))), with_refusals);
 }
 
-/// The keys of one JSON object, in the order in which they stand there.
+/// The keys of one JSON object, in their order in the text.
 fn members(line: &str) -> Vec<String> {
     struct Keys(Vec<String>);
     impl<'de> serde::Deserialize<'de> for Keys {
@@ -175,7 +175,7 @@ fn assert_shapes(payments: &[Value]) {
 }
 
 #[tokio::test]
-async fn a_doubt_is_closed_by_hand_with_and_without_a_server() {
+async fn an_unknown_payment_is_resolved_by_hand_with_and_without_a_server() {
     let (origin, mut bursar) = books().await;
     assert_eq!(Agent::of(&bursar).get(origin.address, "/unclear").await.status, 200);
     let ids: Vec<String> = bursar
@@ -192,7 +192,7 @@ async fn a_doubt_is_closed_by_hand_with_and_without_a_server() {
             dir,
             &["payments", "resolve", settled, "--expired", "--why", "w"],
             NEGATIVE,
-            &["is settled", "in doubt"],
+            &["is already settled", "outcome is unknown"],
         );
         fails(
             dir,
@@ -231,9 +231,12 @@ async fn a_doubt_is_closed_by_hand_with_and_without_a_server() {
     assert_eq!(bursar.states(), ["settled", "unknown", "settled", "unknown"]);
 
     let closed = resolve(bursar.path(), first, "--expired", "the seller never used it");
-    assert_eq!(stdout(&closed), format!("{first} is expired and counts no more.\n"));
-    // The credential is valid for a minute more; whoever says "expired" should know.
-    assert!(stderr(&closed).contains("can cash it until"), "{closed:?}");
+    assert_eq!(
+        stdout(&closed),
+        format!("Payment {first} is now expired; its amount is no longer counted.\n")
+    );
+    // The credential is valid for another minute; anyone who says "expired" should know.
+    assert!(stderr(&closed).contains("can still cash it until"), "{closed:?}");
     assert_eq!(bursar.states(), ["settled", "expired", "settled", "unknown"]);
     let payment = bursar.payments().remove(1);
     assert_eq!(
@@ -244,14 +247,14 @@ async fn a_doubt_is_closed_by_hand_with_and_without_a_server() {
         bursar.path(),
         &["payments", "resolve", first, "--settled", "--why", "w"],
         NEGATIVE,
-        &["is expired (the seller never used it) already"],
+        &["is already expired (the seller never used it)"],
     );
 
     assert_eq!(bursar.stop(), DONE);
     let closed = resolve(bursar.path(), second, "--settled", "the explorer shows it");
-    assert_eq!(stdout(&closed), format!("{second} is settled.\n"));
+    assert_eq!(stdout(&closed), format!("Payment {second} is now settled.\n"));
     assert_eq!(bursar.states(), ["settled", "expired", "settled", "settled"]);
-    // The words are in the journal, with who said them.
+    // The reasons are in the journal, with who gave them.
     let journal = journal(bursar.path());
     let actions: Vec<&Value> = journal.iter().filter(|entry| entry["ev"] == "admin.action").collect();
     assert_eq!(actions.len(), 2, "{journal:?}");
@@ -286,7 +289,7 @@ fn journal(dir: &Path) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_is_no_error() {
+async fn a_reader_that_goes_away_is_not_an_error() {
     let (_origin, bursar) = books().await;
     for arguments in [["payments", "list"], ["agents", "list"], ["ca", "show"]] {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -308,7 +311,7 @@ async fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[tokio::test]
-async fn damaged_books_are_named_and_not_read_past() {
+async fn a_damaged_journal_is_named_and_not_read_past() {
     let (_origin, mut bursar) = books().await;
     assert_eq!(bursar.stop(), DONE);
     let audit = bursar.path().join("audit");
@@ -326,7 +329,7 @@ async fn damaged_books_are_named_and_not_read_past() {
         &[&file.display().to_string()],
     );
     assert!(said.lines().count() <= 3, "{said}");
-    // A start that has an index reads what was signed before in the background; one without reads it at once.
+    // With an index, a start reads the entries under a checkpoint in the background; without one it reads them at once.
     std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
     fails(bursar.path(), &["serve"], NEGATIVE, &[&file.display().to_string()]);
 }

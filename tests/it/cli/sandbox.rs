@@ -1,4 +1,4 @@
-//! `bursar sandbox` and `bursar demo`, as a newcomer runs them.
+//! `bursar sandbox` and `bursar demo`, as a new user runs them.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::support::agent::Agent;
 use crate::support::bursar::{bin, setup};
 use crate::support::buyer::{site, skip};
 
-/// With the configuration that it prints itself.
+/// With the configuration that it prints.
 #[tokio::test]
 async fn a_sandbox_sells_over_both_protocols_as_it_says() {
     let dir = tempfile::tempdir().unwrap();
@@ -40,7 +40,7 @@ async fn a_sandbox_sells_over_both_protocols_as_it_says() {
     }
 
     let mut said = Vec::new();
-    // Kept to the end: its log goes there as well.
+    // Kept to the end, because the log goes there as well.
     let mut errors = BufReader::new(sandbox.0.stderr.take().unwrap()).lines();
     for line in errors.by_ref() {
         let line = line.unwrap();
@@ -67,7 +67,7 @@ async fn a_sandbox_sells_over_both_protocols_as_it_says() {
         .home()
         .serve_by(program);
     let agent = Agent::of(&bursar);
-    // The last is sold either way: the cheaper one is taken.
+    // The last is sold over both protocols; the cheaper offer is taken.
     for path in ["/v2/quote", "/mpp/report", "/both/report"] {
         let page = agent.get(site(&url), path).await;
         assert_eq!(page.status, 200, "{path} {page:?}");
@@ -90,7 +90,7 @@ async fn a_sandbox_sells_over_both_protocols_as_it_says() {
     assert_eq!(sandbox.signal(Signal::TERM), Some(DONE));
 }
 
-/// The demo without a home, without variables, and with a place for temporary files that can be looked into.
+/// The demo without a home directory, without variables, and with a temporary folder that the test can inspect.
 fn demo(temporary: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(bin());
     command
@@ -138,7 +138,7 @@ fn the_demo_pays_is_refused_and_leaves_nothing_behind() {
     }
     let count = |words: &str| text.matches(words).count();
     assert_eq!((count("  settled  "), count("  refused  ")), (2, 2), "{text}");
-    // What was paid over both is what the second refusal counts.
+    // The second refusal counts what was paid over both protocols.
     assert!(text.contains("0.51 USD used"), "{text}");
     assert!(!text.contains("sk_test_"), "{text}");
     assert_empty(temporary.path());

@@ -1,4 +1,4 @@
-//! `bursar serve`: what it says, and what keeps it from starting.
+//! `bursar serve`: what it prints, and what keeps it from starting.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn a_second_server_on_a_directory_is_turned_away() {
         UNAVAILABLE,
         &["another bursar uses", &dir.display().to_string()],
     );
-    // The first one is none the worse for it.
+    // The first server is not affected.
     assert_eq!(
         std::fs::read_to_string(dir.join("run/listen")).unwrap().trim(),
         bursar.address.to_string()
@@ -32,7 +32,7 @@ fn a_second_server_on_a_directory_is_turned_away() {
 }
 
 #[test]
-fn books_that_are_gone_are_not_begun_anew_in_silence() {
+fn a_missing_ledger_is_not_silently_started_anew() {
     let home = setup().home();
     std::fs::remove_dir_all(home.path().join("audit")).unwrap();
     fails(home.path(), &["serve"], NEGATIVE, &["audit is missing", "restore it"]);
@@ -69,7 +69,7 @@ fn what_keeps_a_server_from_starting_is_named() {
         USAGE,
         &[
             &format!("{file}:2:9: "),
-            "cannot be the name of an agent",
+            "is not a valid agent name",
             "[agents.research]",
         ],
     );
@@ -104,7 +104,7 @@ fn a_run_folder_that_was_cleaned_away_comes_back() {
 
 #[test]
 fn a_node_that_never_answers_does_not_hold_up_the_end() {
-    // Connections are taken by the kernel; nobody reads them.
+    // The kernel accepts the connections; nobody reads from them.
     let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let rpc = format!(
         "[networks.\"eip155:84532\"]\nrpc = [\"http://{}\"]\n",
@@ -163,7 +163,7 @@ fn a_server_leaves_no_core_dump() {
         .unwrap();
     let sizes: Vec<&str> = core["Max core file size".len()..].split_whitespace().take(2).collect();
     assert_eq!(sizes, ["0", "0"], "{core}");
-    // A process that may not be dumped belongs to root under /proc, whoever runs it.
+    // A process that may not be dumped belongs to root under /proc, whichever user runs it.
     use std::os::unix::fs::MetadataExt;
     let owner = std::fs::metadata(format!("/proc/{}/environ", bursar.pid()))
         .unwrap()

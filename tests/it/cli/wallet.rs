@@ -1,4 +1,4 @@
-//! `bursar wallet show` and where its key may be.
+//! `bursar wallet show`, and where the key may be stored.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -42,7 +42,7 @@ fn the_wallet_comes_from_variable_file_or_keystore() {
         dir,
         &["wallet", "show"],
         USAGE,
-        &["bursar.toml names no wallet", "[wallet.evm]", "file:PATH"],
+        &["bursar.toml has no wallet", "[wallet.evm]", "file:PATH"],
     );
 
     let key = dir.join("my.key");

@@ -1,4 +1,4 @@
-//! curl, wget, git, Node and Python buy from sellers that are not ours either.
+//! curl, wget, git, Node and Python buy from sellers that are third-party programs too.
 
 use std::process::Command;
 
@@ -32,7 +32,7 @@ fn shops(lab: &Lab) -> [String; 2] {
     [format!("{}/paid", lab.v2), format!("{}/v1/paid", lab.v1)]
 }
 
-/// An agent of `tests/interop/agents`, which prints what it got.
+/// Runs an agent from `tests/interop/agents`, which prints what it got.
 fn agents_buy(agent: &[&str]) {
     let Some(lab) = lab() else { return };
     let buyer = buyer(lab, FUNDS);
@@ -107,7 +107,7 @@ fn python_requests_buys() {
     agents_buy(&[&python, agent.to_str().unwrap()]);
 }
 
-/// wget has no variable for roots, so it is told by an option, as its users do.
+/// wget has no variable for root certificates, so they are passed as an option, as its users do.
 #[test]
 fn wget_buys() {
     let Some(lab) = lab() else { return };

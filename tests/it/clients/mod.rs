@@ -1,4 +1,4 @@
-//! Unmodified clients behind `bursar run` and `bursar env`: what they are told by variables is all that they know.
+//! Unmodified clients behind `bursar run` and `bursar env`, configured only by environment variables.
 
 mod buying;
 mod running;
@@ -11,7 +11,7 @@ use crate::support::bursar::{Bursar, bin};
 use crate::support::origin::Origin;
 use crate::support::seller;
 
-/// Variables of whoever runs the tests that would change what these tests see.
+/// Variables in the environment of the test run that would affect these tests.
 const OURS: [&str; 20] = [
     "HTTPS_PROXY",
     "https_proxy",

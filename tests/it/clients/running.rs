@@ -11,7 +11,7 @@ use super::{bare, printed, ran, run, shop, text};
 use crate::support::agent::Agent;
 use crate::support::bursar::{Home, bin, bursar, setup};
 
-/// A server on every address is reached by loopback.
+/// A server on all addresses is reached over loopback.
 #[tokio::test]
 async fn a_child_finds_a_server_that_listens_everywhere() {
     let origin = shop().await;
@@ -70,7 +70,7 @@ fn the_exit_code_is_the_childs() {
 }
 
 #[test]
-fn without_a_server_nothing_is_run_and_the_way_out_is_named() {
+fn without_a_server_nothing_is_run_and_the_remedy_is_named() {
     let home = setup().home();
     let start = format!("bursar serve --dir {}", home.path().display());
     let assert_said = |home: &Home| {
@@ -90,7 +90,7 @@ fn without_a_server_nothing_is_run_and_the_way_out_is_named() {
     };
     assert_said(&home);
 
-    // A killed server leaves its address behind. Somebody else may have its port now.
+    // A killed server leaves its address file behind. Another process may have its port now.
     let mut server = home.serve();
     let port = server.address;
     let home = server.kill();
@@ -103,7 +103,7 @@ fn without_a_server_nothing_is_run_and_the_way_out_is_named() {
 fn signals_are_handed_to_the_child() {
     let bursar = setup().start();
     for (name, signal) in [("TERM", Signal::TERM), ("HUP", Signal::HUP), ("INT", Signal::INT)] {
-        // Without a terminal, as under a service manager: there a signal is sent to one process.
+        // Without a terminal, as under a service manager, which signals a single process.
         let mut command = bare("setsid");
         command
             .args([bin(), "run", "--agent", "research", "--dir"])
@@ -156,7 +156,7 @@ async fn the_token_of_a_run_dies_with_its_child() {
         }
         assert!(began.elapsed() < Duration::from_secs(30), "still let in: {head}");
     }
-    // The agent's own token lives on.
+    // The agent's own token remains valid.
     let (_, head) = Agent::of(&bursar).connect_answer("localhost:1").await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
 }

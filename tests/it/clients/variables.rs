@@ -6,7 +6,7 @@ use super::{bare, found, printed, ran, run, shop, text};
 use crate::support::bursar::{Bursar, WALLET_KEY, bin, setup};
 use crate::support::buyer::skip;
 
-/// What `variables` of R231 are there, for which file they must point to.
+/// The variables of R231, with the file each must point to.
 const ADDED: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 const REPLACED: [&str; 8] = [
     "SSL_CERT_FILE",
@@ -28,7 +28,7 @@ const PROXIES: [&str; 7] = [
     "grpc_proxy",
 ];
 
-/// `env -0`, read.
+/// The parsed output of `env -0`.
 fn environment(output: &[u8]) -> BTreeMap<String, String> {
     text(output)
         .split('\0')
@@ -87,7 +87,7 @@ fn a_child_gets_every_variable_and_nothing_that_leads_past() {
     assert_eq!(variables["no_proxy"], variables["NO_PROXY"]);
     assert!(variables["JAVA_TOOL_OPTIONS"].starts_with("-Xmx1g -Dhttp.proxyHost="));
     assert_eq!(variables["UNTOUCHED"], "as it was");
-    // bursar.toml takes the wallet key from this variable; a shell that starts the server often starts agents as well.
+    // bursar.toml reads the wallet key from this variable; the shell that starts the server often starts agents too.
     assert_eq!(
         variables.get("BURSAR_TEST_WALLET"),
         None,
@@ -110,7 +110,7 @@ fn a_child_gets_every_variable_and_nothing_that_leads_past() {
 /// A data directory whose name needs quoting everywhere.
 const ODD: &str = "it's $HOME `id` \"here\" \\ ; now";
 
-/// Lets `sh` read `input`, then shows what came of it.
+/// Lets `sh` read `input`, then prints the resulting environment.
 fn evaluated(script: &str, input: &str) -> Vec<u8> {
     let mut shell = bare("sh");
     shell.args(["-c", script, "sh", input]);
@@ -124,7 +124,7 @@ fn exports_for_sh_are_what_run_sets() {
     let variables = environment(&evaluated("eval \"$1\"; env -0", text(&exports.stdout)));
     assert_complete(&variables, &bursar);
     assert!(
-        text(&exports.stderr).contains("The token in this output ends on 20"),
+        text(&exports.stderr).contains("The token in this output expires on 20"),
         "{exports:?}"
     );
 }
@@ -147,7 +147,7 @@ fn exports_for_sh_keep_what_the_shell_has() {
 fn an_env_file_is_what_run_sets() {
     let bursar = setup().folder(ODD).start();
     let file = printed(&bursar, "dotenv");
-    // A shell is the strictest of its readers.
+    // Of all readers, a shell is the strictest.
     let variables = environment(&evaluated("set -a; eval \"$1\"; env -0", text(&file.stdout)));
     assert_complete(&variables, &bursar);
 }

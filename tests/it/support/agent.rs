@@ -1,4 +1,4 @@
-//! An agent: CONNECT, TLS, HTTP/1.1 or h2, through the proxy. It knows nothing of payments.
+//! An agent: CONNECT, TLS, HTTP/1.1 or h2, through the proxy. It knows nothing about payments.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -76,7 +76,7 @@ impl Agent {
         }
     }
 
-    /// Another agent than `research`.
+    /// An agent other than `research`.
     pub fn named(bursar: &Bursar, name: &str, token: &str) -> Self {
         Self {
             login: format!("{name}:{token}"),
@@ -146,7 +146,7 @@ impl Agent {
         stream
     }
 
-    /// What CONNECT is answered, whatever it is.
+    /// The answer to CONNECT, whatever it is.
     pub async fn connect_answer(&self, authority: &str) -> (TcpStream, String) {
         let mut stream = TcpStream::connect(self.proxy).await.unwrap();
         stream.set_nodelay(true).unwrap();

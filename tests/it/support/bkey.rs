@@ -1,7 +1,7 @@
-//! A BKey on loopback: its endpoints as its OpenAPI and its SDKs have them, keys of its own, and faults on the way to it. That it
-//! is like BKey says `bkey-sdk`, which works with it (tests/ciba.rs).
+//! A fake BKey on loopback: endpoints as in its OpenAPI and SDKs, its own keys, and faults on the way to it. `bkey-sdk`
+//! works with it, which shows that it resembles BKey (tests/ciba.rs).
 
-// Two programs of tests use it, each its part.
+// Two test programs use it, each a part of it.
 #![allow(dead_code)]
 
 #[path = "bkey_payments.rs"]
@@ -30,7 +30,7 @@ pub const CLIENT_ID: &str = "bkey_client_of_the_tests";
 pub const CLIENT_SECRET: &str = "bkey_secret_of+the/tests";
 pub const APPROVER: &str = "did:bkey:zApproverOne";
 
-/// How a look is answered (approvals §4.5): nobody outside knows which of them BKey speaks.
+/// How a poll is answered (approvals §4.5): it is not publicly known which of these BKey uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// 400 and `error`: the OpenAPI, and the TypeScript SDK.
@@ -60,17 +60,17 @@ pub enum Call {
 #[derive(Clone, Debug)]
 pub enum Mishap {
     None,
-    /// The connection ends before anybody has acted on it.
+    /// The connection ends before BKey has acted on it.
     CutBefore,
-    /// BKey acts on it, and its answer is lost.
+    /// BKey acts on it, but its answer is lost.
     CutAfter,
-    /// An answer of somebody in front of BKey, which never hears of it.
+    /// An answer from a proxy in front of BKey, which never sees the call.
     Answer(u16, Vec<(&'static str, String)>, String),
-    /// Of a look: too fast.
+    /// For a poll: too fast.
     SlowDown,
-    /// Of a question: this message cannot be shown.
+    /// For a question: this message cannot be shown.
     BindingMessage,
-    /// Of a question: the token is not good any more.
+    /// For a question: the token is no longer valid.
     TokenRefused,
 }
 
@@ -103,24 +103,24 @@ struct Key {
 struct State {
     base: String,
     dialect: Dialect,
-    /// Seconds; `None`: as BKey, which says an hour.
+    /// Seconds; an hour by default, as at BKey.
     agent_token_lives: u64,
     keys_max_age: Option<u64>,
     issuer: Option<String>,
-    /// Whom its tokens are of; else of whoever was asked.
+    /// The subject of its tokens; `None`: the person who was asked.
     subject: Option<String>,
-    /// Between two looks, by its word.
+    /// The interval it requires between two polls.
     interval: u64,
-    /// Takes a question as a form, and offers to ping.
+    /// Takes a question as a form, and offers ping mode.
     standard: bool,
-    /// What its tokens say besides.
+    /// Additional claims of its tokens.
     claims: Value,
     keys: Vec<Key>,
-    /// Whether the newest key is in the document.
+    /// Whether the newest key is published.
     hidden: bool,
     agent_tokens: Vec<String>,
     asked: BTreeMap<String, Asked>,
-    /// What the next questions are answered at once.
+    /// The immediate answers to the next questions.
     decided: VecDeque<Decision>,
     mishaps: BTreeMap<Call, VecDeque<Mishap>>,
     arrived: Vec<Arrived>,
@@ -177,7 +177,7 @@ impl FakeBkey {
                 });
             }
         };
-        // A thread of its own: a test may wait for an SDK on its own.
+        // Its own thread, because a test may block its own while it waits for an SDK.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -197,7 +197,7 @@ impl FakeBkey {
         }
     }
 
-    /// For the next calls of this kind, in this order.
+    /// Applies to the next calls of this kind, in this order.
     pub fn mishaps(&self, call: Call, mishaps: &[Mishap]) {
         let mut state = self.state.lock().unwrap();
         state.mishaps.entry(call).or_default().extend(mishaps.iter().cloned());
@@ -216,7 +216,7 @@ impl FakeBkey {
         self.state.lock().unwrap().asked.get_mut(handle).unwrap().decision = Some(decision);
     }
 
-    /// Of a question that nobody has asked yet.
+    /// For a question that has not been asked yet.
     pub fn decide_next(&self, decision: Decision) {
         self.state.lock().unwrap().decided.push_back(decision);
     }
@@ -229,7 +229,7 @@ impl FakeBkey {
         state.hidden = false;
     }
 
-    /// A new key signs, and nobody can find it.
+    /// A new key signs, but is not published.
     pub fn rotate_in_secret(&self) {
         self.rotate();
         self.state.lock().unwrap().hidden = true;
@@ -243,7 +243,7 @@ impl FakeBkey {
         self.state.lock().unwrap().keys_max_age = Some(seconds);
     }
 
-    /// Whom tokens name.
+    /// Sets the subject of tokens.
     pub fn answers_as(&self, subject: &str) {
         self.state.lock().unwrap().subject = Some(subject.to_owned());
     }
@@ -257,12 +257,12 @@ impl FakeBkey {
         self.state.lock().unwrap().interval = seconds;
     }
 
-    /// Beside what tokens always say.
+    /// Adds claims to those that tokens always have.
     pub fn tokens_say(&self, claims: Value) {
         self.state.lock().unwrap().claims = claims;
     }
 
-    /// By whom the questions were put to.
+    /// The handle of each question, by the approver it was put to.
     pub fn handles_by_approver(&self) -> BTreeMap<String, String> {
         let state = self.state.lock().unwrap();
         let asked = state.asked.iter().map(|(handle, asked)| {
@@ -277,7 +277,7 @@ impl FakeBkey {
         self.state.lock().unwrap().asked.keys().cloned().collect()
     }
 
-    /// What its metadata says that it is.
+    /// The issuer according to its metadata.
     pub fn calls_itself(&self, issuer: &str) {
         self.state.lock().unwrap().issuer = Some(issuer.to_owned());
     }
@@ -292,18 +292,18 @@ impl FakeBkey {
         self.arrived(call).len()
     }
 
-    /// Questions as the person has them on the phone.
+    /// Questions as they appear on the person's phone.
     pub fn questions(&self) -> Vec<Value> {
         let state = self.state.lock().unwrap();
         state.asked.values().map(|asked| asked.question.clone()).collect()
     }
 
-    /// How it pays.
+    /// Its payment endpoints.
     pub fn payments<T>(&self, with: impl FnOnce(&mut Payments) -> T) -> T {
         with(&mut self.state.lock().unwrap().payments)
     }
 
-    /// Every token that was ever given out.
+    /// Every token that was ever issued.
     pub fn tokens(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.tokens.iter().chain(&state.agent_tokens).cloned().collect()
@@ -372,7 +372,7 @@ impl State {
         match call {
             Call::Discovery => self.metadata(),
             Call::Keys => self.jwks(),
-            // The OpenAPI has a form only.
+            // The OpenAPI allows only a form.
             Call::LogIn | Call::Look if kind != "application/x-www-form-urlencoded" => error(400, "invalid_request"),
             Call::LogIn | Call::Look if !is_client(form) => error(401, "invalid_client"),
             Call::LogIn => self.log_in(),
@@ -412,7 +412,7 @@ impl State {
 
     fn jwks(&self) -> Answer {
         let shown = self.keys.len() - usize::from(self.hidden);
-        // What signed last week's tokens is still there, as long as there is room.
+        // The keys of earlier tokens are kept as long as there is room.
         let keys = self.keys[..shown].iter().rev().take(2).map(|key| {
             let x = URL_SAFE_NO_PAD.encode(key.pair.public_key());
             json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": key.kid, "x": x })

@@ -1,6 +1,6 @@
-//! BKey as payer (approvals §4.6): a key on a phone, limits there, and a person who confirms or does not. And every way
-//! of answering something else than was ordered. No SDK can say that this is like BKey: `bkey-sdk` 0.2.0 has no call of
-//! these; they are known from the sources of BKey's command line alone.
+//! BKey as payer (approvals §4.6): a key on a phone, limits there, and a person who confirms or does not; and every way
+//! of answering something other than what was ordered. No SDK can confirm that this resembles BKey: `bkey-sdk` 0.2.0
+//! has none of these calls; they are known only from the source of BKey's command line.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use super::{Answer, Dialect, error, ok};
 
-/// The second development key that anvil and hardhat publish.
+/// The second development key published by anvil and hardhat.
 const KEY: &str = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
-/// Base Sepolia's USDC, as in our table.
+/// USDC on Base Sepolia, as in our table.
 const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
 
 sol! {
@@ -37,14 +37,14 @@ pub enum Kind {
     Token,
 }
 
-/// What becomes of an order.
+/// What happens to an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommitState {
-    /// It is within the limits.
+    /// It is within BKey's limits.
     Made,
     /// A person has to confirm it.
     Waits,
-    /// By a status of the order's.
+    /// It ends with this status.
     Over(&'static str),
 }
 
@@ -58,21 +58,21 @@ pub struct Payments {
     key: SigningKey,
     pub chain: u64,
     pub contract: Address,
-    /// Whether the next orders are made at once.
+    /// What happens to the next orders.
     pub fate: CommitState,
-    /// How long what it makes is valid.
+    /// How long its credentials are valid.
     pub valid_s: u64,
-    /// Seconds from an order until it is given up.
+    /// Seconds until an order expires.
     pub life: u64,
-    /// The same for everything that it makes.
+    /// The same for every credential.
     pub nonce: Option<B256>,
     /// Changes what is signed.
     pub mistake: Option<fn(&mut TransferWithAuthorization)>,
-    /// Another key signs.
+    /// Signs with another key.
     pub other_key: bool,
-    /// Changes what is answered, after it was signed.
+    /// Changes the answer after signing.
     pub lie: Option<fn(&mut Value)>,
-    /// `signedPayload` in place of `authorization`, as a look is documented.
+    /// `signedPayload` in place of `authorization`, as the polling endpoint is documented.
     pub packed: bool,
     orders: BTreeMap<String, Order>,
     signatures: usize,
@@ -99,7 +99,7 @@ impl Default for Payments {
 }
 
 impl Payments {
-    /// A key of this story's own, so that nobody else moves its money.
+    /// A key of this test's own, so that nobody else moves its money.
     pub fn key_of(&mut self, story: &str) {
         self.key = SigningKey::from_slice(keccak256(story).as_slice()).unwrap();
     }
@@ -108,17 +108,17 @@ impl Payments {
         address(&self.key)
     }
 
-    /// What was ordered, oldest first.
+    /// The orders, oldest first.
     pub fn ordered(&self) -> Vec<Value> {
         self.orders.values().map(|order| order.body.clone()).collect()
     }
 
-    /// Signatures that exist.
+    /// The number of signatures made.
     pub fn signatures(&self) -> usize {
         self.signatures
     }
 
-    /// The person decides about whatever waits.
+    /// The person decides all waiting orders.
     pub fn decide(&mut self, fate: &CommitState) {
         for order in self
             .orders

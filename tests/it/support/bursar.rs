@@ -1,4 +1,4 @@
-//! The real binary on a data directory of its own.
+//! The real binary, on its own data directory.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 /// The published first development key of anvil and hardhat; never use it with real money.
 pub const WALLET_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 pub const WALLET: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
-/// Long enough for a loaded machine; nothing waits for it when all goes well.
+/// Long enough for a loaded machine; never reached when all goes well.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const LIMITS: &str = "\
@@ -48,7 +48,7 @@ pub fn bin() -> &'static str {
     env!("CARGO_BIN_EXE_bursar")
 }
 
-/// Runs a command to its end.
+/// Runs a command until it exits.
 pub fn bursar(dir: &Path, arguments: &[&str]) -> Output {
     Command::new(bin())
         .args(arguments)
@@ -73,7 +73,7 @@ pub fn setup() -> Setup {
 }
 
 impl Setup {
-    /// Another name for the data directory; before anything that writes into it.
+    /// Another name for the data directory; call it before anything that writes into it.
     pub fn folder(mut self, prefix: &str) -> Self {
         self.dir = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
         self
@@ -96,7 +96,7 @@ impl Setup {
         self
     }
 
-    /// In place of the section about the key that pays.
+    /// Replaces the section about the wallet key.
     pub fn wallet(mut self, text: &str) -> Self {
         text.clone_into(&mut self.wallet);
         self
@@ -157,7 +157,7 @@ impl Home {
         self.serve_by(Command::new(bin()))
     }
 
-    /// `program` is the binary, or something that ends up as it and takes its arguments.
+    /// `program` is the binary, or a wrapper that executes it and takes its arguments.
     pub fn serve_by(self, program: Command) -> Bursar {
         self.try_serve_by(program).unwrap_or_else(|(home, line)| {
             let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
@@ -165,9 +165,9 @@ impl Home {
         })
     }
 
-    /// The directory again, and what was said, when the server ends before it listens.
+    /// Returns the directory and the output if the server exits before it listens.
     pub fn try_serve_by(self, mut program: Command) -> Result<Bursar, (Self, String)> {
-        // Appended to, so that the log of a server that was killed is kept.
+        // Appends, so that the log of a killed server is kept.
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -192,7 +192,7 @@ impl Home {
             .read_line(&mut line)
             .unwrap();
         let Some(url) = line.trim().strip_prefix("listening on ") else {
-            // It has closed its output, so it is about to end.
+            // It has closed its output, so it is about to exit.
             child.wait().unwrap();
             return Err((self, line));
         };
@@ -233,7 +233,7 @@ impl Home {
         bursar(self.path(), arguments)
     }
 
-    /// The journal's entries, their hash chain checked by arithmetic of our own: `prev` is SHA-256(0x00 || line before).
+    /// The journal's entries. Checks the hash chain independently: `prev` is SHA-256(0x00 || previous line).
     pub fn journal(&self) -> Vec<Value> {
         let audit = std::fs::read_dir(self.path().join("audit")).unwrap();
         let mut segments: Vec<PathBuf> = audit.map(|file| file.unwrap().path()).collect();
@@ -255,7 +255,7 @@ impl Home {
     }
 }
 
-/// Looks again and again until there is something to see. Bounded; yields in between, so that scripted sites go on.
+/// Polls until `look` returns something, within a time limit. Yields in between, so that scripted sites go on.
 pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
@@ -299,7 +299,7 @@ impl Bursar {
         all
     }
 
-    /// Where approval backends call.
+    /// The address that approval backends call.
     pub fn callbacks(&self) -> SocketAddr {
         let log = self.log();
         let line = log
@@ -344,7 +344,6 @@ impl Bursar {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
-    /// Waits for the end, and tells the exit code.
     /// Whether it answers on its port.
     pub fn answers(&self) -> bool {
         let ask = || {
@@ -356,6 +355,7 @@ impl Bursar {
         ask().is_ok_and(|read| read > 0)
     }
 
+    /// Waits until it exits, and returns the exit code.
     pub fn ended(&mut self) -> i32 {
         let began = Instant::now();
         loop {

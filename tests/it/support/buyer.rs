@@ -1,5 +1,5 @@
-//! A buyer on the lab's chain: a server whose wallet nobody else uses, so that its story counts its own money while others
-//! buy from the same sellers.
+//! A buyer on the lab's chain: a server with its own wallet, so that a test counts only its own money while others buy
+//! from the same sellers.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -18,14 +18,14 @@ pub fn strict() -> bool {
     std::env::var_os("BURSAR_TEST_STRICT").is_some_and(|value| value == "1")
 }
 
-/// For tests that need what the machine may lack; `need` says what and how to get it.
+/// For tests that need a tool the machine may lack; `need` says which, and how to get it.
 pub fn skip(need: &str) {
     assert!(!strict(), "BURSAR_TEST_STRICT=1 and {need}");
     eprintln!("skipped: {need}");
 }
 
-/// The lab of this test process, with a Tempo chain: one lab costs less than two. It ends with the process, whose end closes
-/// its standard input.
+/// The lab shared by this test process, with a Tempo chain: one lab costs less than two. It ends when the process exits
+/// and so closes the lab's standard input.
 pub fn lab() -> Option<&'static Lab> {
     static LAB: OnceLock<Lab> = OnceLock::new();
     if !installed() {
@@ -58,7 +58,7 @@ pub struct Transfer {
     pub tx: String,
 }
 
-/// A server with a new wallet that holds `atoms`, and the limits of most stories.
+/// A server with a new wallet that holds `atoms`, and the limits that most tests use.
 pub fn buyer(lab: &'static Lab, atoms: u128) -> Buyer {
     buyer_within(lab, atoms, LIMITS)
 }
@@ -67,13 +67,14 @@ pub fn buyer_within(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
     buyer_asking(lab, atoms, limits, std::slice::from_ref(&lab.rpc), "")
 }
 
-/// As [`buyer_within`], with `nodes` in place of the lab's own, and `more_ca` trusted besides the lab's sellers.
+/// As [`buyer_within`], with `nodes` in place of the lab's own, and `more_ca` trusted in addition to the lab's sellers.
 pub fn buyer_asking(lab: &'static Lab, atoms: u128, limits: &str, nodes: &[String], more_ca: &str) -> Buyer {
     let networks = format!("[networks.\"eip155:84532\"]\nrpc = {nodes:?}\n");
     buyer_on(lab, limits, &networks, more_ca, |wallet| fund(lab, wallet, atoms))
 }
 
-/// A server with a new wallet, which `fund` gives money before anybody looks at it. `networks` are sections of bursar.toml.
+/// A server with a new wallet, funded by `fund` before anybody reads its balance. `networks` are sections of
+/// bursar.toml.
 pub fn buyer_on(lab: &'static Lab, limits: &str, networks: &str, more_ca: &str, fund: impl FnOnce(&str)) -> Buyer {
     let dir = tempfile::tempdir().unwrap();
     let made = bursar(dir.path(), &["init", "--wallet"]);
@@ -99,7 +100,7 @@ pub fn buyer_on(lab: &'static Lab, limits: &str, networks: &str, more_ca: &str, 
 }
 
 impl Buyer {
-    /// Everything that ever left the wallet, in order.
+    /// Every transfer out of the wallet, in order.
     pub fn transfers(&self) -> Vec<Transfer> {
         transfers(&self.lab.rpc, &self.lab.token, &self.wallet)
     }
@@ -109,7 +110,7 @@ impl Buyer {
     }
 }
 
-/// What ever left `wallet` of `token`, in order.
+/// Every transfer of `token` out of `wallet`, in order.
 pub fn transfers(rpc: &str, token: &str, wallet: &str) -> Vec<Transfer> {
     let sender = word(wallet);
     let filter = json!({ "fromBlock": "0x0", "toBlock": "latest", "address": token, "topics": [TRANSFER, sender] });
@@ -122,7 +123,7 @@ pub fn transfers(rpc: &str, token: &str, wallet: &str) -> Vec<Transfer> {
     logs.as_array().unwrap().iter().map(transfer).collect()
 }
 
-/// Mints; the sender is an unlocked account of anvil that sends nothing else.
+/// Mints; the sender is an unlocked anvil account that sends nothing else.
 pub fn fund(lab: &Lab, owner: &str, atoms: u128) {
     if atoms > 0 {
         send(
@@ -134,7 +135,7 @@ pub fn fund(lab: &Lab, owner: &str, atoms: u128) {
     }
 }
 
-/// Gives pathUSD out of what anvil's own account has.
+/// Sends pathUSD from anvil's own account.
 pub fn fund_tempo(lab: &Lab, owner: &str, atoms: u128) {
     let tempo = tempo(lab);
     if atoms > 0 {
@@ -147,8 +148,8 @@ pub fn fund_tempo(lab: &Lab, owner: &str, atoms: u128) {
     }
 }
 
-/// A transaction of an account that anvil signs for, mined. One at a time: anvil takes the account's nonce when it is asked and
-/// may hand out the same one twice.
+/// Sends a transaction from an account that anvil signs for, and waits until it is mined. One at a time: anvil picks
+/// the account's nonce on each request and may use the same one twice.
 pub fn send(rpc: &str, from: &str, to: &str, data: &str) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Kills a server, or lets its disk fail, at an exact system call (`tests/faults/faults.c` says how).
+//! Kills a server, or makes its disk fail, at an exact system call (see `tests/faults/faults.c`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::bursar::bin;
 
-/// What is to happen to a server, and what it did so far. Outside its data directory.
+/// The plan for a server, and the trace of its calls. Stored outside its data directory.
 pub struct Faults {
     dir: TempDir,
 }
@@ -25,7 +25,7 @@ pub struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Before,
-    /// As `After`, but a write or a send hands over half of its bytes.
+    /// As `After`, but a write or send passes on only half of its bytes.
     Half,
     After,
 }
@@ -61,12 +61,13 @@ impl Faults {
         command
     }
 
-    /// So many seconds have gone by since the server began, for its timers. What it takes for the time of day stays.
+    /// Advances the server's timers by this many seconds since its start. Its time of day is unchanged.
     pub fn passed(&self, seconds: u32) {
         self.write(&self.clocks(), &format!("{seconds} 0"));
     }
 
-    /// The time of day is so many seconds later than the kernel says. Before a start: inside one run that is a clock jump.
+    /// Sets the time of day this many seconds ahead of the kernel's. Use before a start: within a run it is a clock
+    /// jump.
     pub fn wakes_up_later(&self, seconds: u32) {
         self.write(&self.clocks(), &format!("0 {seconds}"));
     }
@@ -75,17 +76,17 @@ impl Faults {
         self.set(&format!("kill {at} {moment}"));
     }
 
-    /// At the `nth` such call, from 1, on a path that contains `path`.
+    /// Kills at the `nth` such call, counted from 1, on a path that contains `path`.
     pub fn kill_at(&self, call: &str, path: &str, nth: usize, moment: Moment) {
         self.set(&format!("kill-at {call} {path} {nth} {moment}"));
     }
 
-    /// Such calls fail from now on.
+    /// From now on such calls fail.
     pub fn fail(&self, call: &str, path: &str, error: rustix::io::Errno) {
         self.set(&format!("fail {call} {path} 0 {}", error.raw_os_error()));
     }
 
-    /// The next such call fails, and no other.
+    /// Only the next such call fails.
     pub fn fail_once(&self, call: &str, path: &str, error: rustix::io::Errno) {
         self.set(&format!("fail {call} {path} 1 {}", error.raw_os_error()));
     }
@@ -117,7 +118,7 @@ impl Faults {
         self.write(&self.plan(), plan);
     }
 
-    /// Whole or not there: it is read at every step.
+    /// Written atomically, because it is read at every step.
     fn write(&self, path: &Path, text: &str) {
         let draft = self.dir.path().join("draft");
         std::fs::write(&draft, text).unwrap();
@@ -154,7 +155,7 @@ fn shim() -> &'static Path {
             .output()
             .expect("a C compiler, `cc`, is needed");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        // Another test process may have one loaded at this moment: it keeps its own.
+        // Another test process may have the old file loaded at this moment; it keeps its own.
         std::fs::rename(draft, &done).unwrap();
         done
     })

@@ -1,4 +1,4 @@
-//! Real counterparts: an anvil chain with an EIP-3009 token at the real Base Sepolia USDC address, the reference
+//! Real counterparts: an anvil chain with an EIP-3009 token at the real Base Sepolia USDC address, and the reference
 //! facilitator and sellers from npm (`tests/interop`). Started once for all tests.
 
 use std::io::{BufRead, BufReader};
@@ -24,12 +24,12 @@ pub struct Lab {
     child: Child,
 }
 
-/// What a lab has besides the usual.
+/// Optional parts of a lab.
 #[derive(Clone, Copy, Default)]
 pub struct Extras<'a> {
     /// A Tempo chain.
     pub tempo: bool,
-    /// Where the MPP seller cashes Shared Payment Tokens, with the key of the tests' seller; on loopback.
+    /// The Stripe on loopback where the MPP seller charges Shared Payment Tokens, with the key of the tests' seller.
     pub stripe: Option<&'a str>,
 }
 
@@ -56,7 +56,7 @@ pub fn installed() -> bool {
 }
 
 impl Lab {
-    /// A lab of its own, so that balances can be compared exactly.
+    /// A separate lab, so that balances can be compared exactly.
     pub fn start() -> Self {
         Self::start_with(Extras::default())
     }
@@ -122,7 +122,7 @@ impl Lab {
         balance(&self.rpc, &self.token, owner)
     }
 
-    /// What a seller says it saw.
+    /// What a seller reports it saw.
     pub fn seen(&self, seller: &str) -> Value {
         let out = Command::new("curl")
             .args(["-sk", "--noproxy", "*", &format!("{seller}/_seen")])
@@ -141,7 +141,7 @@ impl Tempo {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // Its parts end with their stdin; this is for a lab that hangs.
+        // Its parts exit when their stdin closes; this is for a lab that hangs.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

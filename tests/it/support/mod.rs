@@ -1,4 +1,4 @@
-//! Set-up for the stories in this folder: the real binary, scripted sites, an agent, a chain.
+//! Set-up for the tests in this folder: the real binary, scripted sites, an agent, a chain.
 
 pub mod agent;
 pub mod bkey;

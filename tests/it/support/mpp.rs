@@ -1,4 +1,4 @@
-//! What an MPP seller says: `Payment` challenges and receipts, honest or not, in the shapes of the reference server.
+//! What an MPP seller sends: `Payment` challenges and receipts, honest or not, in the format of the reference server.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +11,7 @@ use super::seller::{PAYEE, TX, USDC};
 
 pub const PROBLEM: (&str, &str) = ("content-type", "application/problem+json");
 
-/// One challenge; a text of its parameters on the wire.
+/// One challenge, as its parameters on the wire.
 #[derive(Clone)]
 pub struct Challenge(Vec<(&'static str, String)>);
 
@@ -20,7 +20,7 @@ pub const PATH_USD: &str = "0x20c0000000000000000000000000000000000000";
 /// Tempo's test net.
 pub const MODERATO: u64 = 42_431;
 
-/// `evm`/`charge` of `amount` atoms for `localhost`, with an id that no other has.
+/// `evm`/`charge` of `amount` atoms for `localhost`, with a unique id.
 pub fn evm(amount: &str) -> Challenge {
     charge("evm", &request(amount))
 }

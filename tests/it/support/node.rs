@@ -1,5 +1,5 @@
-//! A node in front of the lab's chain, which passes questions on and can be told to lie, to fail, or to call the newest
-//! block final: so that finality is no matter of mining, which would move the clock of everybody's chain.
+//! A node in front of the lab's chain that forwards requests and can be made to lie, to fail, or to report the newest
+//! block as final, so that finality needs no mining, which would move the clock of the shared chain.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,11 +10,11 @@ use super::origin::{Origin, Seen, Speaks, answer, certificate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
-    /// Everything that was mined is final.
+    /// Every mined block is final.
     Final,
-    /// As the chain itself has it: anvil calls final what lies 64 blocks back.
+    /// As the chain reports it: anvil calls a block final 64 blocks later.
     Slow,
-    /// As `Final`, and it has never seen a payment.
+    /// As `Final`, but it has never seen a payment.
     Denying,
     /// 503 to everything.
     Down,
@@ -63,7 +63,7 @@ impl Node {
 fn said(mood: Mood, url: &str, mut question: Value) -> Value {
     let method = question["method"].as_str().unwrap().to_owned();
     let result = match (mood, method.as_str()) {
-        // The word of a contract call that says no, or holds nothing.
+        // The result word of a contract call that means `false` or zero.
         (Mood::Denying, "eth_call") => json!(format!("0x{:064x}", 0)),
         (Mood::Denying, "eth_getLogs") => json!([]),
         (Mood::Denying, "eth_getTransactionReceipt") => Value::Null,

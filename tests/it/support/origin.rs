@@ -1,4 +1,4 @@
-//! A scripted HTTPS site: real TLS with a CA of its own, HTTP by hyper or raw bytes, and everything it ever saw kept.
+//! A scripted HTTPS site: real TLS with its own CA, HTTP through hyper or as raw bytes, and a record of every request.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 pub type Answer = Response<BoxBody<Bytes, std::io::Error>>;
 type Script = Arc<dyn Fn(Seen) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
-/// A request as it arrived, body and all.
+/// A request as it arrived, with its body.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub method: String,
@@ -37,7 +37,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The credential, whichever protocol and version it is of.
+    /// The credential, of whichever protocol and version.
     pub fn payment(&self) -> Option<String> {
         let own = ["payment-signature", "x-payment", "payment-authorization"];
         let own = own.iter().find_map(|name| self.headers.get(*name));
@@ -58,7 +58,7 @@ pub struct Origin {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// How an origin speaks.
+/// The protocol an origin speaks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     H1,
@@ -74,7 +74,7 @@ pub struct Certificate {
     config: ServerConfig,
 }
 
-/// A certificate for localhost as files, for sellers that are programs of their own: CA, certificate, key.
+/// A certificate for localhost as files, for sellers that are separate programs: CA, certificate, key.
 pub fn pem_files(dir: &std::path::Path) -> (String, std::path::PathBuf, std::path::PathBuf) {
     let made = certificate(&["localhost"], |_| {});
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
@@ -178,7 +178,7 @@ impl Origin {
         Self::raw_with(&["http/1.1"], talk).await
     }
 
-    /// The same, with these protocols on offer.
+    /// The same, offering these ALPN protocols.
     pub async fn raw_with<F, Fut>(alpn: &[&str], talk: F) -> Self
     where
         F: Fn(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, usize) -> Fut + Send + Sync + 'static,
@@ -270,7 +270,7 @@ where
     }
 }
 
-/// A request as its bytes came: head up to the empty line, and the body that its `Content-Length` promises.
+/// A request as raw bytes: the head up to the empty line, and the body as long as its `Content-Length`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raw {
     pub head: String,
@@ -307,7 +307,7 @@ pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Raw> 
     Some(Raw { head, body })
 }
 
-/// A body that the test hands out part by part. An error cuts the connection.
+/// A body that the test sends part by part. An error cuts the connection.
 pub struct Parts(mpsc::Receiver<std::io::Result<Bytes>>);
 
 impl Parts {

@@ -1,4 +1,4 @@
-//! What an x402 seller says: challenges and receipts, honest or not.
+//! What an x402 seller sends: challenges and receipts, honest or not.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -79,7 +79,7 @@ pub fn signed(credential: &str) -> (String, String, String) {
     (text("nonce"), text("value"), text("to"))
 }
 
-/// Sells everything for one cent, and more dearly where the path says for how many atoms.
+/// Sells everything for one cent, or for the number of atoms in the path.
 pub async fn shop() -> Origin {
     Origin::https(|request| async move {
         if request.is_paid() {

@@ -1,4 +1,4 @@
-//! A Stripe on loopback that is the sandbox's, with faults on the way to it, and a seller that charges what it is given.
+//! The sandbox's Stripe on loopback, with faults on the way to it, and a seller that charges the tokens it gets.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::mpp::{Challenge, decoded, encoded, evm};
 use super::origin::{Answer, Origin, answer};
 
-/// Nobody's keys: the sandbox knows them and nobody else.
+/// Test keys that only the sandbox knows.
 pub const AGENT_KEY: &str = "sk_test_agent_of_the_tests";
 pub const SELLER_KEY: &str = "sk_test_seller_of_the_tests";
 pub const PROFILE: &str = "profile_test_lab";
@@ -29,11 +29,11 @@ pub const PROFILE: &str = "profile_test_lab";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mishap {
     None,
-    /// The connection ends before Stripe has read it.
+    /// The connection ends before Stripe has read the call.
     Unread,
-    /// Stripe acts on it, and its answer is lost.
+    /// Stripe acts on it, but its answer is lost.
     Unanswered,
-    /// Stripe has a fault of its own, before it acts.
+    /// Stripe fails internally, before it acts.
     Broken,
 }
 
@@ -103,7 +103,7 @@ impl FakeStripe {
                 });
             }
         };
-        // A thread of its own: commands are waited for on the test's.
+        // Its own thread, because the test's thread blocks on commands.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -125,12 +125,12 @@ impl FakeStripe {
         }
     }
 
-    /// For the next calls of the payer's, in this order.
+    /// Applies to the payer's next calls, in this order.
     pub fn mishaps(&self, mishaps: &[Mishap]) {
         self.mishaps.lock().unwrap().extend(mishaps);
     }
 
-    /// What the payer's next and all later calls until [`FakeStripe::mend`] meet.
+    /// Applies to all the payer's calls until [`FakeStripe::mend`].
     pub fn break_down(&self) {
         self.mishaps(&[Mishap::Broken; 10_000]);
     }
@@ -160,12 +160,12 @@ impl FakeStripe {
         self.sandbox.counters()
     }
 
-    /// Minor units that were taken with all tokens.
+    /// Minor units charged with all tokens together.
     pub fn captured(&self) -> u64 {
         self.counters().captured.values().sum()
     }
 
-    /// The section of bursar.toml, and short patience.
+    /// The section of bursar.toml, with short timeouts.
     pub fn config(&self) -> String {
         self.config_with("pm_card_visa")
     }
@@ -178,7 +178,7 @@ impl FakeStripe {
         )
     }
 
-    /// What a seller does with a credential: charges it once. The PaymentIntent's id, or Stripe's error code.
+    /// Charges a credential once, as a seller does. Returns the PaymentIntent's id, or Stripe's error code.
     pub fn charge(&self, credential: &str, amount: &str, currency: &str) -> Result<String, String> {
         let credential = decoded(credential);
         let spt = credential["payload"]["spt"].as_str().unwrap();
@@ -220,7 +220,7 @@ fn response(status: StatusCode, headers: &HeaderMap, json: &str) -> Response<Ful
     response
 }
 
-/// `stripe`/`charge` of `amount` cents, with an id that no other has.
+/// `stripe`/`charge` of `amount` cents, with a unique id.
 pub fn stripe(amount: &str) -> Challenge {
     evm("1")
         .with("method", "stripe")
@@ -240,7 +240,7 @@ pub fn receipt(reference: &str) -> String {
     )
 }
 
-/// A seller that asks by `asks` and charges what it is given, as the challenge says.
+/// A seller that asks with `asks` and charges what it gets, as the challenge says.
 pub async fn seller(fake: &Arc<FakeStripe>, asks: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Origin {
     let fake = fake.clone();
     Origin::https(move |request| {
@@ -253,7 +253,7 @@ pub async fn seller(fake: &Arc<FakeStripe>, asks: impl Fn(&str) -> Answer + Send
     .await
 }
 
-/// The answer of an honest seller to a credential.
+/// An honest seller's answer to a credential.
 pub fn sells(fake: &FakeStripe, credential: &str) -> Answer {
     let challenge = decoded(credential)["challenge"].clone();
     let asked = decoded(challenge["request"].as_str().unwrap());

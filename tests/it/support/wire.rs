@@ -1,4 +1,4 @@
-//! Bytes as they stand on the wire, for stories about framing. Every wait is bounded; none is expected to last.
+//! Raw bytes on the wire, for tests of framing. Every wait has a time limit that is normally never reached.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::bursar::Bursar;
 /// Long enough for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Fails the story instead of hanging it.
+/// Fails the test instead of letting it hang.
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("nothing happened for a minute")
 }
@@ -23,7 +23,7 @@ pub struct Wire<S> {
     read: Vec<u8>,
 }
 
-/// A message as it stood there.
+/// A message as it was on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub start: String,
@@ -37,11 +37,11 @@ impl Message {
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut found = self.fields.iter().filter(|(n, _)| n == name);
         let value = found.next().map(|(_, value)| value.as_str());
-        assert!(found.next().is_none(), "{name} stands there twice: {self:?}");
+        assert!(found.next().is_none(), "{name} appears twice: {self:?}");
         value
     }
 
-    /// Without the order of different fields, which means nothing; that of equal ones stays.
+    /// Ignores the order of different fields, which has no meaning; that of equal ones is kept.
     pub fn sorted(&self) -> Vec<(String, String)> {
         let mut fields = self.fields.clone();
         fields.sort_by(|a, b| a.0.cmp(&b.0));
@@ -59,7 +59,7 @@ impl Message {
     /// The `type` of a problem, without its prefix.
     pub fn problem(&self) -> String {
         let document: serde_json::Value =
-            serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no problem: {self:?}"));
+            serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not a problem document: {self:?}"));
         let kind = document["type"].as_str().unwrap();
         kind.strip_prefix("urn:bursar:problem:").unwrap().to_owned()
     }
@@ -70,7 +70,7 @@ pub fn fields(lines: &str) -> Vec<(String, String)> {
     let lines = lines.split("\r\n").filter(|line| !line.is_empty());
     lines
         .map(|line| {
-            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no field: {line:?}"));
+            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("not a field: {line:?}"));
             (name.to_ascii_lowercase(), value.trim().to_owned())
         })
         .collect()
@@ -93,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// The stream, and what was read of it and not looked at.
+    /// The stream, and the bytes read from it but not yet consumed.
     pub fn into_parts(self) -> (S, Vec<u8>) {
         (self.stream, self.read)
     }
@@ -111,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         count > 0
     }
 
-    /// Up to and with `mark`; `None` if the other side ends before.
+    /// Reads up to and including `mark`; `None` if the other side closes before.
     pub async fn until(&mut self, mark: &str) -> Option<String> {
         loop {
             let mark = mark.as_bytes();
@@ -135,7 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Some(self.read.drain(..count).collect())
     }
 
-    /// All that comes until the other side ends.
+    /// Everything until the other side closes.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.more().await {}
         std::mem::take(&mut self.read)
@@ -152,13 +152,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         })
     }
 
-    /// A request with its body.
+    /// Reads a request with its body.
     pub async fn request(&mut self) -> Option<Message> {
         let head = self.head().await?;
         self.body(head, false).await
     }
 
-    /// An answer to a GET or POST with its body.
+    /// Reads an answer to a GET or POST, with its body.
     pub async fn answer(&mut self) -> Option<Message> {
         let head = self.head().await?;
         let bodiless = matches!(head.status(), 100..=199 | 204 | 304);
@@ -199,7 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     pub async fn chunk_size(&mut self) -> Option<usize> {
         let line = self.until("\r\n").await?;
-        Some(usize::from_str_radix(line.trim_end(), 16).unwrap_or_else(|_| panic!("no chunk size: {line:?}")))
+        Some(usize::from_str_radix(line.trim_end(), 16).unwrap_or_else(|_| panic!("not a chunk size: {line:?}")))
     }
 
     /// One chunk of a chunked body.
@@ -211,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-/// A body whose frames a story sends when it likes; it ends when the sender is dropped.
+/// A body whose frames the test sends when it likes; it ends when the sender is dropped.
 pub struct Frames(tokio::sync::mpsc::UnboundedReceiver<http_body::Frame<bytes::Bytes>>);
 
 impl Frames {

@@ -1,4 +1,4 @@
-//! What comes back from a question: a handle, or why there is none (approvals §2.5).
+//! Reads the response to a question: a handle, or why the question was not asked (approvals §2.5).
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -8,11 +8,11 @@ use super::failure::{self, Code};
 use crate::Failure;
 use bursar_net::oauth::form;
 
-/// No answer is believed to be good for longer: a token about a payment lives an hour at most (approvals §5).
+/// Longer lifetimes are cut to this: a token about a payment lives an hour at most (approvals §5).
 const LONGEST_LIFE_S: u64 = 3600;
 const LONGEST_HANDLE: usize = 1024;
 
-/// The question is with the person.
+/// The server accepted the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     pub auth_req_id: String,
@@ -20,10 +20,10 @@ pub struct Accepted {
     pub interval_s: Option<u64>,
 }
 
-/// Why it is not.
+/// Why a question was not asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAsked {
-    /// The one refusal that is worth a second attempt: in other words.
+    /// The server does not accept the message: worth a second attempt with a shorter one.
     BindingMessage,
     Failed(Failure),
 }
@@ -58,7 +58,7 @@ struct Refusal {
 pub fn read(status: StatusCode, body: &[u8]) -> Result<Accepted, NotAsked> {
     let text = form::object(body);
     if status.is_success() {
-        // It says that somebody was asked. Without a handle nobody will ever learn the answer.
+        // The approver was asked, but without a handle the answer can never be fetched.
         let answer = text.and_then(|text| serde_json::from_str::<RequestAnswer>(text).ok());
         return answer.and_then(accepted).ok_or(NotAsked::from(failure::START_UNKNOWN));
     }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_keep_their_names_and_a_servers_own_words_are_dropped() {
+    fn errors_keep_their_codes_and_unknown_ones_are_dropped() {
         for name in [
             "invalid_request",
             "invalid_scope",

@@ -1,5 +1,5 @@
-//! `private_key_jwt`: the client says who it is by a token that it signs itself (approvals §2.4; RFC 7523 §2.2).
-//! Nothing that the server has, or that is sent, lets anybody else say so later.
+//! `private_key_jwt`: the client authenticates with a token that it signs itself (approvals §2.4; RFC 7523 §2.2).
+//! Neither what the server stores nor what is sent lets anyone else authenticate as the client later.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
@@ -14,15 +14,15 @@ use thiserror::Error;
 use bursar_core::clock::{self, SharedClock};
 use bursar_net::oauth::issuer::Issuer;
 
-/// What the form field of the method says.
+/// The value of `client_assertion_type`.
 pub const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-/// From the time of signing: it is used at once, once.
+/// Lifetime of an assertion, in seconds. It is sent at once and used once.
 const LIVES_S: i64 = 60;
 
-/// The client's own key. No `Debug`.
+/// The client's signing key. No `Debug`, so that it cannot be logged.
 pub struct AssertionKey {
     pair: Pair,
-    /// By which the server knows it, where it is registered with a name.
+    /// The key id under which the server has the key registered, if any.
     kid: Option<String>,
     clock: SharedClock,
 }
@@ -32,12 +32,12 @@ enum Pair {
     P256(EcdsaKeyPair, SystemRandom),
 }
 
-/// Why a text is no key for this.
+/// Why a key was not accepted.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum BadKey {
-    #[error("it is not PEM with one unencrypted PKCS #8 key (`BEGIN PRIVATE KEY`)")]
+    #[error("expected PEM with one unencrypted PKCS #8 key (`BEGIN PRIVATE KEY`)")]
     NotPem,
-    #[error("its key is neither Ed25519 nor of the curve P-256")]
+    #[error("the key must be Ed25519 or ECDSA on P-256")]
     OtherKind,
 }
 
@@ -60,11 +60,11 @@ struct Claims<'a> {
 }
 
 impl AssertionKey {
-    /// As `openssl genpkey` writes it.
+    /// Reads a key as written by `openssl genpkey`.
     pub fn from_pem(pem: &str, kid: Option<String>, clock: SharedClock) -> Result<Self, BadKey> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| BadKey::NotPem)?;
         let der = der.secret_pkcs8_der();
-        // OpenSSL leaves the public half out.
+        // `maybe_unchecked`, because OpenSSL omits the public key.
         let pair = match Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
             Ok(pair) => Pair::Ed25519(pair),
             Err(_) => EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der)
@@ -74,7 +74,8 @@ impl AssertionKey {
         Ok(Self { pair, kid, clock })
     }
 
-    /// A new one for each request: servers take a `jti` once. `None`: there is no randomness, or no signature.
+    /// A new assertion for each request, because servers accept a `jti` once. `None` if there is no randomness, or if
+    /// signing fails.
     pub fn assertion(&self, client_id: &str, issuer: &Issuer) -> Option<String> {
         let jti = alloy_primitives::hex::encode(clock::random::<16>().ok()?);
         self.signed(client_id, issuer, self.clock.now(), &jti)
@@ -90,7 +91,7 @@ impl AssertionKey {
             typ: "JWT",
         };
         let claims = Claims {
-            // The issuer alone: what is sent to one server is of no use at another (approvals §2.4).
+            // Only the issuer, so that an assertion sent to one server is of no use at another (approvals §2.4).
             aud: issuer.written(),
             exp: now.as_second().saturating_add(LIVES_S),
             iat: now.as_second(),
@@ -125,7 +126,7 @@ mod tests {
         format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
     }
 
-    /// Without the public half, as OpenSSL writes it.
+    /// Without the public key, as OpenSSL writes it.
     fn ed25519() -> String {
         let head = alloy_primitives::hex!("302e020100300506032b657004220420");
         pem(&[&head[..], &[7; 32]].concat())
@@ -175,14 +176,14 @@ mod tests {
                         .unwrap();
                 }
             }
-            // A server takes each once.
+            // A server accepts each assertion once, so the next one differs.
             let again = key.assertion("bursar", &issuer).unwrap();
             assert_ne!(again.split('.').nth(1), token.split('.').nth(1));
         }
     }
 
     #[test]
-    fn what_is_no_such_key_says_why() {
+    fn an_unusable_key_is_rejected_with_its_reason() {
         let secret = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         for (pem, why) in [
             ("", BadKey::NotPem),

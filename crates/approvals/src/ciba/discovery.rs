@@ -1,5 +1,5 @@
-//! Where an identity server's endpoints are, by its own document, and which of what it says is believed
-//! (approvals §2.1).
+//! Reads an identity server's discovery document: which endpoints it has, and which of them bursar accepts (approvals
+//! §2.1).
 
 use http::Uri;
 use serde::Deserialize;
@@ -9,33 +9,33 @@ use super::settings::{AuthMethod, Delivery};
 use bursar_net::oauth::form;
 use bursar_net::oauth::issuer::{Issuer, UrlError};
 
-/// A document of this length is read, a longer one is not.
+/// Longer documents are rejected.
 pub const LONGEST_DOCUMENT: usize = 256 << 10;
 
-/// What the document says, checked.
+/// The checked contents of a discovery document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     pub authentication: Uri,
     pub token: Uri,
     pub jwks: Uri,
-    /// Whether the way in which we authenticate is among those that it lists.
+    /// Whether the server lists the configured client authentication.
     pub takes_our_authentication: bool,
 }
 
-/// Why an issuer's document is not believed.
+/// Why a discovery document was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DiscoveryError {
-    #[error("it is longer than {LONGEST_DOCUMENT} bytes")]
+    #[error("the document is longer than {LONGEST_DOCUMENT} bytes")]
     TooLong,
-    #[error("it is no JSON object with issuer, endpoints and delivery modes")]
+    #[error("the document is not a JSON object with issuer, endpoints and delivery modes")]
     NotMetadata,
-    #[error("it is another issuer's")]
+    #[error("the document is for another issuer")]
     OtherIssuer,
     #[error("{member}: {why}")]
     Url { member: &'static str, why: UrlError },
-    #[error("{member} is at a host that is neither the issuer's nor configured")]
+    #[error("the host of {member} is neither the issuer's nor a configured one")]
     OtherHost { member: &'static str },
-    #[error("it does not offer the delivery mode that is configured")]
+    #[error("the server does not offer the configured delivery mode")]
     Delivery,
 }
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_of_the_issuer_is_believed() {
+    fn the_issuers_own_document_is_accepted() {
         let metadata = read(&document()).unwrap();
         assert_eq!(metadata.authentication, "https://api.bkey.id/oauth/bc-authorize");
         assert_eq!(metadata.token, "https://api.bkey.id/oauth/token");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is() {
+    fn any_other_document_is_rejected() {
         let url = |why| DiscoveryError::Url {
             member: "token_endpoint",
             why,

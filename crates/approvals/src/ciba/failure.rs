@@ -1,4 +1,4 @@
-//! Why there is no answer to a question, in stable words (approvals §2.5, §2.6).
+//! Stable codes for why a question failed (approvals §2.5, §2.6).
 
 use super::poll::Step;
 use crate::Failure;
@@ -17,7 +17,7 @@ pub fn failed(code: Code) -> Step {
     Step::Failed(code.into())
 }
 
-/// Never retried by itself: the `auth_req_id` is spent (approvals §7).
+/// Not retryable: the `auth_req_id` is used up (approvals §7).
 pub fn token_rejected(reason: &str) -> Failure {
     Failure {
         code: format!("token_rejected:{reason}"),

@@ -1,4 +1,4 @@
-//! A server's call that there is an answer: a reason to look, never an answer (approvals §2.7).
+//! A server's notification that a question has an answer. It triggers a poll and decides nothing (approvals §2.7).
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ use super::settings::Secret;
 use bursar_net::oauth::form;
 
 pub const LONGEST_PING: usize = 4 << 10;
-/// Bytes of a token; the standard wants 16, and recommends 20.
+/// Random bytes of a token. The standard requires 16 and recommends 20.
 const ENTROPY: usize = 32;
 
-/// What the servers of pending questions call us with. Only hashes are kept.
+/// The notification tokens of open questions, as hashes, by handle.
 #[derive(Default)]
 pub struct KnownTokens(HashMap<String, [u8; 32]>);
 
@@ -34,14 +34,14 @@ impl KnownTokens {
     }
 }
 
-/// A token of its own for each question.
+/// A fresh token; every question gets its own.
 pub fn notification_token() -> Option<Secret> {
     let mut random = zeroize::Zeroizing::new([0; ENTROPY]);
     getrandom::fill(random.as_mut_slice()).ok()?;
     Some(Secret::new(URL_SAFE_NO_PAD.encode(random.as_slice())))
 }
 
-/// The question that the ping is about: answer 204 and look. `None`: answer 401, whatever was wrong with it.
+/// The handle of the question that the ping is about: respond 204 and poll. `None`: respond 401, whatever was wrong.
 pub fn ping(authorization: Option<&str>, body: &[u8], known: &KnownTokens) -> Option<String> {
     if body.len() > LONGEST_PING {
         return None;
@@ -52,7 +52,7 @@ pub fn ping(authorization: Option<&str>, body: &[u8], known: &KnownTokens) -> Op
     }
     let ping: Ping = serde_json::from_str(form::object(body)?).ok()?;
     let wanted = known.0.get(&ping.auth_req_id);
-    // Hashed in any case, and compared with nobody's hash where there is none: an unknown id takes as long as a wrong token.
+    // Always hash and compare, with a dummy if need be, so that an unknown id takes as long as a wrong token.
     let same = hash(token.trim()).ct_eq(wanted.unwrap_or(&[0; 32]));
     (bool::from(same) && wanted.is_some()).then_some(ping.auth_req_id)
 }

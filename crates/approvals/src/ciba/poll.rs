@@ -1,7 +1,7 @@
-//! What the answers to our looks mean, one after the other (approvals §2.6, §4.5). Pure: who sends is in [`super`].
+//! Interprets a sequence of poll responses (approvals §2.6, §4.5). Pure; the requests are sent in [`super`].
 //!
-//! Only the identity server decides. A timeout, a fault or a gateway's page is no decision; neither is an answer that says two
-//! things at once an approval.
+//! Only the identity server decides. A timeout, a server error or a gateway's error page is not a decision, and a
+//! response that contradicts itself is not an approval.
 
 use std::time::Duration;
 
@@ -16,57 +16,57 @@ use super::settings::Secret;
 use crate::Failure;
 use bursar_net::oauth::form;
 
-/// Where a server names none.
+/// The interval if the server gives none.
 pub const USUAL_INTERVAL: Duration = Duration::from_secs(5);
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
-/// What `slow_down` adds, for good.
+/// What each `slow_down` adds to the interval, permanently.
 const SLOWER: Duration = Duration::from_secs(5);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// A server that wants to be left alone for longer is asked again after this.
+/// Upper limit for `Retry-After`.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
-/// Pages in a row that are no answers before we stop taking them for a gateway's.
+/// Consecutive unreadable responses before they count as the server's own rather than a gateway's.
 const UNREADABLE: u8 = 3;
 
-/// How the looks at one question have gone.
+/// The polling state of one question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Polling {
     interval: Duration,
-    /// Until the next look, as the last one had it.
+    /// Time until the next poll, as set by the last one.
     wait: Duration,
     failures: u32,
     unreadable: u8,
-    /// Whether the last look may have been answered with the token, unseen by us.
+    /// Whether the last poll may have returned a token that we never received.
     perhaps_answered: bool,
 }
 
-/// What came of one look.
+/// The outcome of one poll request.
 pub enum Look<'a> {
-    /// The request never left: no connection.
+    /// The request was not sent: no connection.
     Unsent,
-    /// It may have arrived, and no answer came whole.
+    /// The request may have arrived, but no complete response came back.
     Unanswered,
     Answered {
         status: StatusCode,
         headers: &'a HeaderMap,
         body: &'a [u8],
-        /// To read a date in `Retry-After`.
+        /// The current time, for a date in `Retry-After`.
         now: Timestamp,
     },
 }
 
-/// What it means.
+/// What a poll's outcome means for the question.
 pub enum Step {
-    /// Look again after so long, counted from when this look was sent.
+    /// Poll again after this long, counted from when this poll was sent.
     Pending(Duration),
-    /// Not yet approved: what the tokens are worth is for a verifier to say.
+    /// The server returned tokens. Not an approval until a verifier accepts them.
     Granted(Box<Grant>),
     Denied,
     Expired,
     Failed(Failure),
 }
 
-/// A token answer. A refresh token is dropped unread.
+/// A token response. A refresh token is dropped unread.
 pub struct Grant {
     pub access_token: Secret,
     pub id_token: Option<Secret>,
@@ -74,7 +74,8 @@ pub struct Grant {
     pub authorization_details: Option<Value>,
 }
 
-/// `Option<Value>`, not `Option<String>`: a member of another type is a reason of its own. Twice the same member is none of them.
+/// `Option<Value>`, not `Option<String>`, so that a member of the wrong type can be handled separately. Duplicate
+/// members are an error.
 #[derive(Deserialize)]
 struct PollAnswer {
     access_token: Option<Value>,
@@ -87,13 +88,13 @@ struct PollAnswer {
 }
 
 impl Polling {
-    /// From the answer to a question: `interval` as the server gave it.
+    /// Starts polling a new question, with the `interval` that the server gave.
     pub fn new(interval: Option<u64>) -> Self {
         let interval = interval.map_or(USUAL_INTERVAL, Duration::from_secs);
         Self::at(interval, 0, false)
     }
 
-    /// Taken up again after a restart, or after a look that was given up: its answer may have been the token.
+    /// Resumes after a restart or a canceled poll, whose response may have been the token.
     pub fn resumed(interval: Duration, failures: u32) -> Self {
         Self::at(interval, failures, true)
     }
@@ -114,7 +115,7 @@ impl Polling {
         self.interval
     }
 
-    /// Looks in a row without an answer.
+    /// Consecutive polls without a usable response.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -135,7 +136,7 @@ impl Polling {
     fn answered(&mut self, status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Step {
         let troubled =
             status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
-        // Never followed: the request carries our secret.
+        // Never follow a redirect: the request has our secret in it.
         if status.is_redirection() {
             return failed(failure::REDIRECTED);
         }
@@ -152,7 +153,7 @@ impl Polling {
         let error = answer.error.as_ref().and_then(Value::as_str);
         let said = answer.status.as_ref().and_then(Value::as_str);
         if status == StatusCode::OK && answer.access_token.as_ref().is_some_and(Value::is_string) {
-            // A status of any other kind is a contradiction, and so is an error.
+            // A token next to another status, or next to an error, is a contradiction.
             let approved = answer.status.is_none() || said == Some("approved");
             return match approved && answer.error.is_none() {
                 true => answer.grant(),
@@ -206,7 +207,7 @@ impl Polling {
     fn fault(&mut self, retry_after: Option<Duration>, perhaps_answered: bool) -> Step {
         self.failures = self.failures.saturating_add(1);
         self.perhaps_answered = perhaps_answered;
-        // Never sooner than the server allows, even where that is longer than any back-off.
+        // Never sooner than the server allows, even if that exceeds the longest back-off.
         let doubled = self.wait.saturating_mul(2).min(LONGEST_BACKOFF).max(self.interval);
         self.wait = doubled.max(retry_after.unwrap_or_default());
         Step::Pending(self.wait)
@@ -239,14 +240,14 @@ impl PollAnswer {
     }
 }
 
-/// The text, if it is JSON at all.
+/// The text, if it is valid JSON.
 fn json(body: &[u8]) -> Option<&str> {
     let text = str::from_utf8(body).ok()?;
     serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
     Some(text)
 }
 
-/// Seconds, or a date.
+/// Reads `Retry-After`, in seconds or as a date.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse() {

@@ -1,5 +1,5 @@
-//! What is sent to an identity server: questions in both styles, looks, and the agent's own log-in (approvals §2.2,
-//! §2.4, §2.6, §4.4). Pure, but for what a client signs itself: a request here is a body and a header.
+//! Builds the requests to an identity server: questions in both styles, polls, and the agent's own login (approvals
+//! §2.2, §2.4, §2.6, §4.4). A request here is a body and a header. Pure, except for assertions that the client signs.
 
 use http::Uri;
 use serde::Serialize;
@@ -14,10 +14,10 @@ pub use bursar_net::oauth::Outgoing;
 use bursar_net::oauth::form::{basic, bearer};
 
 pub const CIBA_GRANT: &str = "urn:openid:params:grant-type:ciba";
-/// Between these BKey takes `requested_expiry`; other servers have no rule.
+/// BKey's range for `requested_expiry`; the standard has none.
 const EXPIRY_S: (u64, u64) = (30, 600);
 
-/// A question in BKey's words.
+/// A question in BKey's format.
 #[derive(Serialize)]
 struct BkeyQuestion<'a> {
     login_hint: &'a str,
@@ -27,7 +27,8 @@ struct BkeyQuestion<'a> {
     requested_expiry: u64,
 }
 
-/// What a phone shows. The unit of `amount` is written nowhere, so the description says it in words (approvals §4.4).
+/// What the approver's phone shows. The unit of `amount` is not documented, so the description has the amount with its
+/// currency (approvals §4.4).
 #[derive(Clone, Debug, Serialize)]
 pub struct ActionDetails {
     r#type: &'static str,
@@ -36,11 +37,11 @@ pub struct ActionDetails {
     amount: Option<Box<RawValue>>,
     currency: &'static str,
     recipient: String,
-    /// The intent's hash: what the person agrees to is this payment and no other.
+    /// The intent's hash, which ties the approval to this payment.
     resource: String,
 }
 
-/// What was sent of the payment besides the message, to be compared with what comes back (approvals §3, §8.3).
+/// The payment's details as sent next to the message, to compare with what comes back (approvals §3, §8.3).
 #[derive(Clone, Debug, PartialEq)]
 pub enum SentDetails {
     None,
@@ -50,7 +51,7 @@ pub enum SentDetails {
     Authorization(Value),
 }
 
-/// `openid` is always asked for: both SDKs of BKey put it in front, and the standard demands it.
+/// Always includes `openid`: the standard requires it, and both of BKey's SDKs put it first.
 pub fn scope(settings: &CibaSettings) -> String {
     match settings.scope.split(' ').any(|part| part == "openid") {
         true => settings.scope.clone(),
@@ -73,7 +74,7 @@ fn approver(question: &Question) -> &str {
     question.intent.member("approver").unwrap_or_default()
 }
 
-/// `POST /oauth/bc-authorize` as BKey takes it: JSON, and the agent's own token.
+/// `POST /oauth/bc-authorize` as BKey expects it: JSON, authorized by the agent's own token.
 pub fn ask_bkey(
     settings: &CibaSettings,
     question: &Question,
@@ -94,7 +95,7 @@ pub fn ask_bkey(
     })
 }
 
-/// The standard's: a form, and client authentication. `notification` is the token with which the server wakes us.
+/// The standard request: a form with client authentication. `notification` is the token that the server sends in pings.
 pub fn ask_standard(
     settings: &CibaSettings,
     question: &Question,
@@ -121,17 +122,17 @@ pub fn ask_standard(
     authenticated(settings, fields)
 }
 
-/// A look: whether the person has decided.
+/// A poll: has the person decided?
 pub fn look(settings: &CibaSettings, auth_req_id: &str) -> Option<Outgoing> {
     authenticated(settings, vec![("grant_type", CIBA_GRANT), ("auth_req_id", auth_req_id)])
 }
 
-/// The agent logs in as itself.
+/// The agent's own login.
 pub fn client_credentials(settings: &CibaSettings) -> Option<Outgoing> {
     authenticated(settings, vec![("grant_type", "client_credentials")])
 }
 
-/// By one method, never by two.
+/// Adds client authentication by exactly one method.
 fn authenticated<'a>(settings: &'a CibaSettings, mut fields: Vec<(&str, &'a str)>) -> Option<Outgoing> {
     match &settings.client_auth {
         ClientAuth::Basic(secret) => {
@@ -146,7 +147,7 @@ fn authenticated<'a>(settings: &'a CibaSettings, mut fields: Vec<(&str, &'a str)
         ClientAuth::PrivateKeyJwt(key) => {
             let assertion = key.assertion(&settings.client_id, &settings.issuer)?;
             let mut fields: Vec<(&str, &str)> = fields;
-            // The assertion says it, too; servers differ in where they look first (RFC 7521 §4.2).
+            // The assertion has it too; servers differ in where they look first (RFC 7521 §4.2).
             fields.push(("client_id", &settings.client_id));
             fields.push(("client_assertion_type", assertion::TYPE));
             fields.push(("client_assertion", &assertion));
@@ -155,7 +156,7 @@ fn authenticated<'a>(settings: &'a CibaSettings, mut fields: Vec<(&str, &'a str)
     }
 }
 
-/// A function of question and settings alone, so that it is the same after a restart.
+/// Depends on question and settings only, so that it is the same after a restart.
 pub fn sent_details(settings: &CibaSettings, question: &Question) -> SentDetails {
     use super::settings::Style::{Bkey, Standard};
     match (settings.style, &settings.details_type) {
@@ -195,7 +196,7 @@ fn action_details(question: &Question, unit: AmountUnit) -> Option<ActionDetails
     })
 }
 
-/// Amount and payee, so that the server signs them (approvals §3).
+/// Amount and payee, for the server to sign (approvals §3).
 fn authorization_details(question: &Question, kind: &str) -> Value {
     let text = |name| question.intent.member(name).unwrap_or_default();
     json!([{
@@ -209,7 +210,7 @@ fn authorization_details(question: &Question, kind: &str) -> Value {
     }])
 }
 
-/// Scheme and authority of what is bought.
+/// Scheme and authority of the purchased resource.
 fn location(question: &Question) -> String {
     let resource: Option<Uri> = question.intent.member("resource").and_then(|url| url.parse().ok());
     let origin = resource.and_then(|url| Some(format!("{}://{}", url.scheme_str()?, url.authority()?)));

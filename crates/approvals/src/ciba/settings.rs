@@ -1,4 +1,4 @@
-//! How an identity server is used, as typed values: whoever reads bursar.toml has checked them (approvals §12).
+//! How an identity server is used, as typed values that were checked when bursar.toml was read (approvals §12).
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use super::assertion::AssertionKey;
 pub use bursar_net::oauth::Secret;
 use bursar_net::oauth::issuer::Issuer;
 
-/// One identity server, and ourselves as its client.
+/// One identity server, and bursar as its client.
 pub struct CibaSettings {
     pub issuer: Issuer,
     pub style: Style,
     pub delivery: Delivery,
     pub client_id: String,
     pub client_auth: ClientAuth,
-    /// What an approval has to grant, without `openid`, which is asked for besides.
+    /// The scope that an approval must grant. `openid` is requested in addition.
     pub scope: String,
-    /// Whom a token must be for. `None`: our client id.
+    /// The audience that a token must have. `None`: our client id.
     pub audience: Option<String>,
     pub evidence: EvidenceToken,
     /// JWS algorithms, exactly as a token's header names them.
@@ -23,11 +23,11 @@ pub struct CibaSettings {
     pub leeway: Duration,
     pub binding_style: BindingStyle,
     pub amount_unit: AmountUnit,
-    /// The `type` under which a standard server takes `authorization_details`. `None`: none are sent.
+    /// The `type` of the `authorization_details` sent to a standard server. `None`: none are sent.
     pub details_type: Option<String>,
-    /// Whether a token that says nothing of the payment is refused (approvals §8.3).
+    /// Whether a token that does not name the payment is rejected (approvals §8.3).
     pub require_bound_details: bool,
-    /// Hosts besides the issuer's that its metadata may name.
+    /// Hosts other than the issuer's that its metadata may use.
     pub hosts: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ impl CibaSettings {
         self.audience.as_deref().unwrap_or(&self.client_id)
     }
 
-    /// BKey calls nobody, whatever is configured.
+    /// Always `Poll` with BKey, which does not send pings.
     pub fn delivery(&self) -> Delivery {
         match self.style {
             Style::Bkey => Delivery::Poll,
@@ -45,7 +45,7 @@ impl CibaSettings {
     }
 }
 
-/// How a question is put.
+/// The dialect in which questions are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// JSON with the agent's own token, and `action_details` (approvals §4.4).
@@ -54,16 +54,16 @@ pub enum Style {
     Standard,
 }
 
-/// Who says that there is an answer. We look for it either way (approvals §2.7).
+/// How bursar learns that there is an answer. It polls in either mode (approvals §2.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
     #[default]
     Poll,
-    /// The server also wakes us. Not with BKey, which documents polling only.
+    /// The server also sends pings. Not with BKey, which documents polling only.
     Ping,
 }
 
-/// How the client says who it is, and by what (approvals §2.4).
+/// How the client authenticates, with the credential (approvals §2.4).
 pub enum ClientAuth {
     Basic(Secret),
     Post(Secret),
@@ -80,7 +80,7 @@ impl ClientAuth {
     }
 }
 
-/// The same without what proves it.
+/// [`ClientAuth`] without the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthMethod {
     Basic,
@@ -104,7 +104,7 @@ pub enum BindingStyle {
     Compact20,
 }
 
-/// BKey does not say in what unit `action_details.amount` is (approvals §4.4).
+/// The unit of `action_details.amount`, which BKey does not document (approvals §4.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AmountUnit {
     #[default]
@@ -116,7 +116,7 @@ pub enum AmountUnit {
 macro_rules! named {
     ($type:ty { $($name:literal => $value:path),+ $(,)? }) => {
         impl $type {
-            /// As bursar.toml names it.
+            /// Parses the name used in bursar.toml.
             pub fn parse(name: &str) -> Option<Self> {
                 match name {
                     $($name => Some($value),)+

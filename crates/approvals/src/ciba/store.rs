@@ -1,5 +1,5 @@
-//! What is kept between requests: the server's metadata, its keys, and the agent's own token. Each is fetched by one caller at a
-//! time; the others wait for it.
+//! Caches the server's metadata, its keys, and the agent's own token. One caller at a time fetches each of them; the
+//! others wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use bursar_net::oauth::login::AgentTokens;
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// Keys that were good yesterday verify while the server is down.
+/// How long old keys are still used while the server is down.
 const LAST_GOOD_KEYS: Duration = Duration::from_secs(24 * 3600);
-/// After a fetch that failed, and between two for the sake of an unknown key (approvals §5, check 3).
+/// Pause after a failed fetch, and between two fetches caused by an unknown key (approvals §5, check 3).
 const PAUSE: Duration = Duration::from_secs(60);
 
 pub struct ServerCache<K> {
@@ -21,11 +21,11 @@ pub struct ServerCache<K> {
     pub agent_token: AgentTokens,
 }
 
-/// One thing, with when it was fetched.
+/// One cached value.
 struct CacheSlot<T> {
     value: Option<Held<T>>,
     failed_at: Option<Instant>,
-    /// When somebody last needed a newer one.
+    /// When a newer value was last requested.
     renewed_at: Option<Instant>,
 }
 
@@ -35,10 +35,10 @@ struct Held<T> {
     fresh: Duration,
 }
 
-/// What became of the wish for newer keys.
+/// The result of requesting newer keys.
 pub enum Renewal<K> {
     Keys(Arc<K>),
-    /// They were asked for a moment ago.
+    /// They were requested a moment ago: not again before this long.
     NotBefore(Duration),
     Unavailable,
 }
@@ -64,7 +64,7 @@ impl<K> Default for ServerCache<K> {
 }
 
 impl<K> ServerCache<K> {
-    /// An hour old at most, or the last good one where there is no newer.
+    /// Metadata at most an hour old, or the last good copy if it cannot be fetched.
     pub async fn metadata<F>(&self, fetch: impl FnOnce() -> F) -> Option<Arc<super::discovery::Metadata>>
     where
         F: Future<Output = Option<super::discovery::Metadata>>,
@@ -82,7 +82,7 @@ impl<K> ServerCache<K> {
         self.keys.lock().await.current(fetch(), LAST_GOOD_KEYS).await
     }
 
-    /// Keys that were fetched after `than`, when a token came that none of the older ones had signed.
+    /// Keys fetched after `than`, for a token whose key is not among the older ones.
     pub async fn newer_keys<F>(&self, than: Instant, fetch: impl FnOnce() -> F) -> Renewal<K>
     where
         F: Future<Output = Option<(K, Option<Duration>)>>,
@@ -115,7 +115,7 @@ impl<T> CacheSlot<T> {
         }
         let old = self.value.as_ref().filter(|held| held.at.elapsed() < last_good);
         let old = old.map(|held| held.value.clone());
-        // Where there is an old one, a server in trouble is not asked at every look.
+        // With an old value at hand, do not ask a failing server on every poll.
         if old.is_some() && self.failed_at.is_some_and(|at| at.elapsed() < PAUSE) {
             return old;
         }
@@ -123,7 +123,7 @@ impl<T> CacheSlot<T> {
     }
 
     async fn refill(&mut self, fetch: impl Future<Output = Option<(T, Option<Duration>)>>) -> Option<Arc<T>> {
-        // Before the fetch: one that takes long brings what was true at its beginning.
+        // Taken before the fetch: a slow response may describe the state when it began.
         let at = Instant::now();
         let Some((value, max_age)) = fetch.await else {
             self.failed_at = Some(at);

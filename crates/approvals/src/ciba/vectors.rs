@@ -1,4 +1,4 @@
-//! The test vectors of `fixtures/approvals`: requests byte by byte, sequences of answers one by one.
+//! Tests with the vectors of `fixtures/approvals`: requests byte by byte, and sequences of poll responses.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn settings(style: Style, client_auth: fn(Secret) -> ClientAuth, client_id: &str
     }
 }
 
-/// The intent that the vectors call `base`, asked about.
+/// A question about the intent that the vectors call `base`.
 fn question() -> Question {
     let challenge = json!({
         "x402Version": 1,
@@ -74,7 +74,7 @@ fn case(name: &str) -> Value {
     let vectors: Value =
         serde_json::from_str(include_str!("../../../../fixtures/approvals/ciba_requests.json")).unwrap();
     let cases = vectors["cases"].as_array().unwrap();
-    // The two pings are with `ping`.
+    // The two pings are tested in `ping.rs`.
     assert_eq!(cases.len(), 7);
     cases.iter().find(|case| case["name"] == name).unwrap().clone()
 }
@@ -207,14 +207,14 @@ fn openid_is_asked_for_once_and_the_wait_is_within_bounds() {
     }
 }
 
-/// Stands for the verifier in the one sequence that needs one: who the token is about.
+/// The token's subject. Stands in for the verifier in the one sequence that needs it.
 fn subject(grant: &Grant) -> String {
     let payload = grant.access_token.expose().split('.').nth(1).unwrap();
     let payload: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
     payload["sub"].as_str().unwrap().to_owned()
 }
 
-/// State, seconds to wait, code.
+/// State, seconds to wait, failure code.
 fn told(step: Step) -> (&'static str, Option<u64>, Option<String>) {
     match step {
         Step::Pending(wait) => ("pending", Some(wait.as_secs()), None),
@@ -249,7 +249,7 @@ fn answers_mean_what_the_vectors_say() {
         let mut course = Polling::new(sequence.get("interval").map_or(Some(5), Value::as_u64));
         for answer in sequence["answers"].as_array().unwrap() {
             if answer["deadline_passed"] == true {
-                // Nothing is sent any more: `Ciba` sees to that, and tests/ciba.rs to `Ciba`.
+                // `Ciba` sends nothing after the deadline; tests/ciba/fake.rs tests that.
                 deadlines += 1;
                 continue;
             }
@@ -284,7 +284,7 @@ fn answers_mean_what_the_vectors_say() {
 }
 
 #[test]
-fn a_gateway_may_say_nonsense_twice() {
+fn two_unreadable_responses_are_tolerated() {
     let mut course = Polling::new(Some(5));
     assert_eq!(told(step(&mut course, 200, &[], b"<html>")).1, Some(10));
     assert_eq!(told(step(&mut course, 200, &[], b"\xff")).1, Some(20));
@@ -292,7 +292,7 @@ fn a_gateway_may_say_nonsense_twice() {
         told(step(&mut course, 200, &[], b"")).2.as_deref(),
         Some("bad_response")
     );
-    // Faults of the server's between them are no nonsense, and a good answer ends the row.
+    // Server errors in between do not count as unreadable, and a good response resets the count.
     let mut course = Polling::new(Some(5));
     for (status, body) in [
         (200, "<"),
@@ -323,7 +323,7 @@ fn backing_off_ends_at_a_minute_and_never_undercuts_the_server() {
     assert_eq!(
         told(course.step(&Look::Unsent)).1,
         Some(75),
-        "as slow as it asked for, at least"
+        "never faster than the server asked for"
     );
     assert_eq!(Polling::new(Some(0)).interval().as_secs(), 1);
     let mut resumed = Polling::resumed(Duration::from_secs(5), 2);
@@ -360,7 +360,7 @@ fn a_token_is_lost_only_where_it_may_have_been_sent() {
     assert_eq!(
         code(&mut course),
         "token_lost",
-        "a look that was not sent changes nothing"
+        "a poll that was not sent changes nothing"
     );
     let mut course = Polling::new(Some(5));
     course.step(&Look::Unanswered);
@@ -370,7 +370,7 @@ fn a_token_is_lost_only_where_it_may_have_been_sent() {
 }
 
 #[test]
-fn what_says_two_things_is_no_approval() {
+fn a_contradictory_response_is_not_an_approval() {
     for body in [
         r#"{"access_token":"a.b.c","status":"pending"}"#,
         r#"{"access_token":"a.b.c","status":"rejected"}"#,
@@ -395,7 +395,7 @@ fn what_says_two_things_is_no_approval() {
         &[],
         br#"{"access_token":"a.b.c"}"#,
     ));
-    assert_eq!(refused.0, "error", "only 200 brings a token");
+    assert_eq!(refused.0, "error", "only a 200 can have a token");
     let fault = told(step(
         &mut Polling::new(Some(5)),
         503,

@@ -1,4 +1,5 @@
-//! The three calls over the wire. Each is one request under one time limit; no redirect is followed and nothing is repeated here.
+//! The three API calls. Each is one request with one time limit; redirects are not followed, and nothing is retried
+//! here.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::webhook::Attestation;
 use bursar_net::post::{self, SendError};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// A challenge is described in about 1 KiB; an attestation has certificates in it.
+/// A challenge takes about 1 KiB; an attestation includes certificates.
 const ANSWER_CAP: usize = 64 << 10;
 
 pub struct Service {
@@ -26,11 +27,11 @@ pub struct Service {
     pub patience: std::time::Duration,
 }
 
-/// A challenge, and the words in which KEYRA told of it.
+/// A challenge, and the response it was read from.
 pub struct Answered {
-    /// `GET /v1/challenges/chl_1`.
+    /// Such as `GET /v1/challenges/chl_1`.
     pub call: String,
-    /// Byte for byte.
+    /// The body, byte for byte.
     pub text: String,
     pub answer: ChallengeAnswer,
 }
@@ -80,7 +81,7 @@ impl Service {
         match head.status {
             StatusCode::OK | StatusCode::CREATED => body,
             status if status.is_success() => Err(Fault::Unreadable),
-            // Most of them can be told by their status alone.
+            // Most errors can be recognized by their status, so the body is optional.
             status => Err(Fault::of_answer(status, &head.headers, &body.unwrap_or_default())),
         }
     }

@@ -1,4 +1,4 @@
-//! A challenge: what is sent, what comes back, and whether that is about the same payment. Pure.
+//! A challenge: the request, the response, and whether the two are about the same payment. Pure.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use bursar_core::approval::Question;
 use bursar_core::challenge::json;
 use bursar_core::money::Atoms;
 
-/// KEYRA's id of a challenge (`chl_…`). It stands in paths, so it is of letters, digits, `_` and `-`.
+/// KEYRA's id of a challenge (`chl_…`). It is used in paths, so only letters, digits, `_` and `-` are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChallengeId(String);
 
@@ -33,7 +33,7 @@ impl fmt::Display for ChallengeId {
     }
 }
 
-/// What KEYRA is asked to ask. Made from the question alone, so that it can be made again to compare.
+/// The request to create a challenge. Depends on the question only, so that it can be rebuilt for comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
@@ -45,15 +45,15 @@ pub struct Order {
 }
 
 impl Order {
-    /// What KEYRA takes is not said; its example is 120 (approvals §6.2).
+    /// Our own bounds: KEYRA does not document any, and its example is 120 (approvals §6.2).
     const EXPIRES_IN: (u64, u64) = (30, 600);
 
-    /// `None` for an intent whose numbers are none, which we do not make.
+    /// `None` for an intent whose numbers cannot be read, which bursar never makes.
     pub fn of(question: &Question, action: &Action) -> Option<Self> {
         let intent = &question.intent;
         let text = |name| intent.member(name).map(str::to_owned);
         let (amount, amount_minor) = amounts(question)?;
-        // All of them texts: the unit and the number type of `amount` are not said.
+        // All values are strings, because the unit and the number type of `amount` are not documented.
         let payload = [
             ("amount", amount),
             ("amount_minor", amount_minor),
@@ -87,7 +87,7 @@ impl Order {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// What KEYRA repeats must be what was sent: then it is this payment that the approver saw.
+    /// What KEYRA echoes must equal what was sent; then the approver saw this payment.
     pub fn compare(&self, answer: &ChallengeAnswer, echo: Echo) -> Result<(), Difference> {
         let text = |text: &str| Value::String(text.to_owned());
         let (action, user_id) = (text(&self.action), text(&self.user_id));
@@ -108,12 +108,12 @@ impl Order {
     }
 }
 
-/// In whole units with at least the two decimals of money, and in minor units of the same currency, rounded up.
+/// The amount in whole units, with at least two decimals, and in minor units of the same currency, rounded up.
 fn amounts(question: &Question) -> Option<(String, String)> {
     let intent = &question.intent;
     let atoms = Atoms::parse(intent.member("amount")?).ok()?;
     let decimals: u8 = intent.member("decimals")?.parse().ok()?;
-    // Fiat is counted in its minor unit already. A token's is taken to be the hundredth.
+    // Fiat is counted in its minor unit already. A token's minor unit is taken to be one hundredth.
     let minor_decimals = match intent.member("network")?.split_once(':') {
         Some(("stripe", _)) => decimals,
         _ => 2,
@@ -131,24 +131,24 @@ fn amounts(question: &Question) -> Option<(String, String)> {
     Some((shown, minor.to_string()))
 }
 
-/// Where KEYRA's echo is not what was sent.
+/// The member in which KEYRA's echo differs from what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Difference {
     Other(&'static str),
-    /// With `require_echo`.
+    /// Only with `require_echo`.
     Missing(&'static str),
 }
 
-/// How a challenge stands, by KEYRA's word.
+/// The status of a challenge according to KEYRA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Pending,
     Approved,
     Rejected,
     Expired,
-    /// Single use is over.
+    /// The challenge is for single use, and was used.
     Used,
-    /// A word that we do not know approves nothing.
+    /// An unknown status never approves.
     Unknown,
 }
 
@@ -165,7 +165,7 @@ impl Status {
     }
 }
 
-/// A challenge as KEYRA answers it. What stands in it beyond the page is compared, not believed.
+/// A challenge as KEYRA returns it. Members beyond its documentation are compared, not relied on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChallengeAnswer {
     pub status: Status,
@@ -191,7 +191,7 @@ struct AnswerText {
 }
 
 impl ChallengeAnswer {
-    /// One JSON object without duplicate members, or nothing: two readers must not see two answers.
+    /// Accepts a single JSON object without duplicate members: two readers must not see different answers.
     pub fn parse(body: &[u8]) -> Option<Self> {
         let text: AnswerText = serde_json::from_str(json::checked(body).ok()?).ok()?;
         Some(Self {
@@ -205,7 +205,7 @@ impl ChallengeAnswer {
         })
     }
 
-    /// Whether it is about this challenge, as far as it says.
+    /// Whether it is about this challenge. A response without an id passes.
     pub fn is_about(&self, id: &ChallengeId) -> bool {
         self.id.as_deref().is_none_or(|named| named == id.as_str())
     }

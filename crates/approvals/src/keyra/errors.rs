@@ -1,4 +1,5 @@
-//! Why KEYRA gave no challenge, and what to do then. Only KEYRA's stable codes are read: its sentences quote what was sent.
+//! KEYRA's error responses, and what to do about them. Only its stable codes are read, because its messages quote what
+//! was sent.
 
 use std::time::Duration;
 
@@ -8,40 +9,40 @@ use serde::Deserialize;
 
 use crate::Failure;
 
-/// No question lives longer.
+/// Upper limit for `Retry-After`: no question lives longer.
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing of the request was sent.
     Unsent,
-    /// It, or a part of it, may have arrived.
+    /// All or part of the request may have arrived.
     Unanswered,
     /// 429: KEYRA did nothing.
     RateLimited { retry_after: Option<Duration> },
-    /// 5xx: what KEYRA did is not known.
+    /// 5xx: it is not known what KEYRA did.
     Unavailable { retry_after: Option<Duration> },
-    /// A 2xx that is no challenge.
+    /// A 2xx whose body is not a valid challenge.
     Unreadable,
-    /// The challenge is over.
+    /// The challenge has expired.
     Expired,
-    /// A refusal that would be the same the next time.
+    /// An error that a retry would get again.
     Refused(Code),
 }
 
-/// Of a refusal.
+/// The code of an error that is not retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     InvalidApiKey,
     ChallengeAlreadyUsed,
     AttestationInvalid,
     DeviceNotFound,
-    /// By its status alone.
+    /// Any other error, by its HTTP status.
     Status(u16),
 }
 
 impl Fault {
-    /// What an answer other than 2xx means. Only 429 and 5xx are worth another try.
+    /// Interprets a response other than 2xx. Only 429 and 5xx are worth a retry.
     pub fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let retry_after = retry_after(headers);
         if status == StatusCode::TOO_MANY_REQUESTS {
@@ -52,7 +53,7 @@ impl Fault {
         }
         let complaint: Option<Complaint> = serde_json::from_slice(body).ok();
         let code = complaint.as_ref().map_or("", |complaint| complaint.code.as_str());
-        // Code and status together: one without the other is not KEYRA's.
+        // Code and status must match: otherwise the error is not KEYRA's.
         Self::Refused(match (status.as_u16(), code) {
             (410, "challenge_expired") => return Self::Expired,
             (401, "invalid_api_key") => Code::InvalidApiKey,
@@ -65,7 +66,8 @@ impl Fault {
 }
 
 impl Code {
-    /// A challenge or an attestation may be spoilt; a new question has new ones. A key and a device stay what they are.
+    /// A new question gets a new challenge and a new attestation, so their errors are retryable. API key and device
+    /// stay the same.
     pub fn failure(self) -> Failure {
         let (code, retryable) = match self {
             Self::InvalidApiKey => ("invalid_api_key".to_owned(), false),
@@ -83,7 +85,7 @@ struct Complaint {
     code: String,
 }
 
-/// In seconds; a date is not looked at.
+/// Reads `Retry-After` in seconds. Dates are ignored.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_WAIT))

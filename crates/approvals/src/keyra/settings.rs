@@ -1,5 +1,5 @@
-//! What bursar.toml says about KEYRA, in types that cannot be wrong. KEYRA's page leaves much open; each reading of ours is one
-//! of these settings (approvals §6.2).
+//! The KEYRA settings of bursar.toml, as checked types. KEYRA's documentation leaves much open; each of these settings
+//! is one interpretation of it (approvals §6.2).
 
 use std::fmt;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use zeroize::Zeroizing;
 use super::webhook::Webhooks;
 use bursar_net::post::{host_and_port, is_this_machine};
 
-/// `[approval.keyra]`. No `Debug`: keys are in it.
+/// `[approval.keyra]`. No `Debug`, because it holds keys.
 pub struct KeyraSettings {
     pub base_url: BaseUrl,
     pub key: ApiKey,
     pub action: Action,
     pub trust: Trust,
     pub echo: Echo,
-    /// Without them nothing is lost but time: an event only says that a look is worth while.
+    /// Optional: an event only makes bursar poll sooner.
     pub webhooks: Option<Webhooks>,
-    /// Between two looks.
+    /// Time between two polls.
     pub interval: Duration,
-    /// For one call, from the first look at the name of the host to the last byte of the answer.
+    /// Time limit for one call, from the DNS lookup to the last byte of the response.
     pub patience: Duration,
 }
 
@@ -42,18 +42,18 @@ impl KeyraSettings {
     }
 }
 
-/// What makes "approved" believed.
+/// What it takes to accept an approval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
-    /// KEYRA has verified the attestation of the approver's device, at our asking.
+    /// KEYRA verified the attestation of the approver's device when bursar asked.
     #[default]
     Verify,
-    /// KEYRA says so.
+    /// KEYRA reports the challenge as approved.
     Status,
 }
 
 impl Trust {
-    /// As bursar.toml names it.
+    /// Parses the name used in bursar.toml.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "verify" => Some(Self::Verify),
@@ -63,7 +63,7 @@ impl Trust {
     }
 }
 
-/// Whether KEYRA must repeat what was asked. What it does repeat must be equal in any case.
+/// Whether KEYRA must echo the question. What it echoes must be equal in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Echo {
     #[default]
@@ -72,7 +72,7 @@ pub enum Echo {
     Required,
 }
 
-/// `KEYRA_ENV`. It changes no URL; it only has to agree with the key.
+/// `KEYRA_ENV`. It does not change the URL; it only has to match the key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Environment {
     #[default]
@@ -81,7 +81,7 @@ pub enum Environment {
 }
 
 impl Environment {
-    /// As `KEYRA_ENV` and bursar.toml name it.
+    /// Parses the name used in `KEYRA_ENV` and bursar.toml.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "sandbox" => Some(Self::Sandbox),
@@ -93,29 +93,31 @@ impl Environment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SettingsError {
-    #[error("this is no URL of a service such as https://keyra.example.com")]
+    #[error("not a service URL such as https://keyra.example.com")]
     NotAUrl,
-    #[error("a KEYRA key is sent over https only; plain http is for this machine, such as http://127.0.0.1:8420")]
+    #[error(
+        "a KEYRA key is sent over https only; plain http is allowed only to this machine, such as http://127.0.0.1:8420"
+    )]
     Plain,
-    #[error("the URL of KEYRA's API has no user, query or fragment, and ends before /v1")]
+    #[error("the URL of KEYRA's API must not have a user, a query or a fragment, and must end before /v1")]
     MoreThanABase,
-    #[error("this is no KEYRA key: letters, digits and -._~+/= only, at most 255")]
+    #[error("not a KEYRA key: it must be at most 255 letters, digits and -._~+/=")]
     NotAKey,
-    #[error("env is \"production\", and the KEYRA key does not begin with sk_live_")]
+    #[error("env is \"production\", but the KEYRA key does not begin with sk_live_")]
     SandboxKeyInProduction,
-    #[error("env is \"sandbox\", and the KEYRA key is a live one (sk_live_)")]
+    #[error("env is \"sandbox\", but the KEYRA key is a live one (sk_live_)")]
     LiveKeyInSandbox,
-    #[error("a KEYRA action looks like payment.approve: letters, digits and ._:- only, at most 64")]
+    #[error("a KEYRA action must look like payment.approve: at most 64 letters, digits and ._:-")]
     NotAnAction,
     #[error("the KEYRA webhook secret is empty")]
     EmptySecret,
 }
 
-/// Where the API is: what stands before `/v1`. HTTPS, or plain HTTP to this machine. KEYRA's page names none, so there is no default.
+/// The API's URL before `/v1`: HTTPS, or plain HTTP to this machine. KEYRA documents none, so there is no default.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl {
     uri: Uri,
-    /// Without a slash at its end; empty for most.
+    /// Without a trailing slash; usually empty.
     path: String,
 }
 
@@ -133,7 +135,7 @@ impl BaseUrl {
             _ => return Err(SettingsError::NotAUrl),
         }
         let path = uri.path().trim_end_matches('/').to_owned();
-        // `Uri` drops a fragment, so it is looked for in the text.
+        // `Uri` drops the fragment, so look for it in the text.
         let more = uri.query().is_some() || text.contains('#') || authority.as_str().contains('@');
         if more || path == "/v1" || path.ends_with("/v1") {
             return Err(SettingsError::MoreThanABase);
@@ -163,7 +165,7 @@ impl fmt::Debug for BaseUrl {
     }
 }
 
-/// A secret key that agrees with `KEYRA_ENV`. No `Debug`, no `Display`; wiped when it goes.
+/// A secret key that matches `KEYRA_ENV`. No `Debug`, no `Display`; wiped when dropped.
 pub struct ApiKey {
     text: Zeroizing<String>,
     environment: Environment,
@@ -201,7 +203,7 @@ impl ApiKey {
     }
 }
 
-/// What the approver is asked to do, by KEYRA's name for it.
+/// KEYRA's name for what the approver is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action(String);
 
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_of_its_environment_and_not_repeated() {
+    fn a_key_must_match_its_environment_and_is_never_shown() {
         let parse = |text, environment| ApiKey::parse(text, environment).err();
         let (sandbox, production) = (Environment::Sandbox, Environment::Production);
         assert_eq!(parse("sk_test_abc", sandbox), None);
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_the_file_are_the_digests() {
+    fn names_in_the_file_are_the_documented_ones() {
         assert_eq!(Trust::parse("verify"), Some(Trust::default()));
         assert_eq!(Trust::parse("status"), Some(Trust::Status));
         assert_eq!(Trust::parse("none"), None);

@@ -1,5 +1,5 @@
-//! What is remembered of open challenges between two looks. In memory only: after a restart the looks go on, and nothing that is
-//! decided depends on it.
+//! The state of open challenges between two polls. In memory only: after a restart polling resumes, and no decision
+//! depends on this state.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,9 +12,10 @@ use super::{ChallengeId, Heard, Passed};
 
 /// How long an event's id is remembered (approvals §6.2).
 const EVENTS_FOR: SignedDuration = SignedDuration::from_hours(24);
-/// A challenge that nobody looked at again is forgotten so long after its end.
+/// A challenge that is not polled again is forgotten this long after its end.
 const AFTER_THE_END: SignedDuration = SignedDuration::from_hours(1);
-/// Of each kind. Whoever can fill the events has KEYRA's webhook secret; the oldest go first.
+/// Limit for challenges and for events; the oldest are dropped first. Only a holder of the webhook secret can fill the
+/// events.
 const REMEMBERED: usize = 4096;
 
 #[derive(Default)]
@@ -23,7 +24,7 @@ pub struct Watches(Mutex<Inside>);
 #[derive(Default)]
 struct Inside {
     challenges: HashMap<String, Watch>,
-    /// SHA-256 of the id, and when it came.
+    /// SHA-256 of an event's id, and when it arrived.
     events: HashMap<[u8; 32], Timestamp>,
 }
 
@@ -31,16 +32,16 @@ struct Inside {
 #[derive(Clone)]
 pub struct Watch {
     ends: Timestamp,
-    /// Answers in a row that were none.
+    /// Consecutive unreadable responses.
     pub unreadable: u32,
     /// From a webhook.
     pub attestation: Option<Attestation>,
-    /// The last webhook's id.
+    /// The last webhook's event id.
     pub event: Option<String>,
 }
 
 impl Watches {
-    /// What is known of a challenge, which is known from now on.
+    /// Returns the state of a challenge, and starts tracking it if it is new.
     pub fn watch(&self, id: &ChallengeId, ends: Timestamp, now: Timestamp) -> Watch {
         let mut inside = self.inside();
         let challenges = &mut inside.challenges;
@@ -57,7 +58,7 @@ impl Watches {
         challenges.entry(id.as_str().to_owned()).or_insert_with(fresh).clone()
     }
 
-    /// Counts answers in a row that were none.
+    /// Sets the number of consecutive unreadable responses.
     pub fn note_unreadable(&self, id: &ChallengeId, in_a_row: u32) {
         if let Some(watch) = self.inside().challenges.get_mut(id.as_str()) {
             watch.unreadable = in_a_row;
@@ -68,7 +69,7 @@ impl Watches {
         self.inside().challenges.remove(id.as_str());
     }
 
-    /// Takes in an authentic event.
+    /// Handles an authentic event.
     pub fn hear(&self, event: Event, now: Timestamp) -> Heard {
         let mut inside = self.inside();
         if let Some(id) = &event.id {
@@ -88,7 +89,7 @@ impl Watches {
         let Some((watch, id)) = known else {
             return Heard::Passed(Passed::UnknownChallenge);
         };
-        // What a device signed to refuse must not be shown as what it signed to approve.
+        // What a device signed to reject must not be passed off as what it signed to approve.
         if event.kind == EventKind::Approved && event.attestation.is_some() {
             watch.attestation = event.attestation;
         }
@@ -96,7 +97,7 @@ impl Watches {
         Heard::Wake(id)
     }
 
-    // Holders only add and remove; a panic of one leaves maps that are still maps.
+    // Ignoring poison is safe: a panic while the lock is held leaves the maps intact.
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -146,10 +147,10 @@ mod tests {
         let hear = |now| watches.hear(event(Some("evt_1"), EventKind::Ended, "chl_1"), now);
         assert_eq!(hear(at(1)), Heard::Wake(id("chl_1")));
         assert_eq!(hear(at(2)), Heard::Passed(Passed::Repeated));
-        // The day runs from the last time it came.
+        // The day counts from the last time it arrived.
         assert_eq!(hear(at(86_401)), Heard::Passed(Passed::Repeated));
         assert_eq!(hear(at(86_401 + 86_400)), Heard::Wake(id("chl_1")));
-        // Without an id each is taken.
+        // Events without an id are never treated as repeats.
         for _ in 0..2 {
             let heard = watches.hear(event(None, EventKind::Ended, "chl_1"), at(3));
             assert_eq!(heard, Heard::Wake(id("chl_1")));
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_no_use_has_no_effect() {
+    fn irrelevant_events_have_no_effect() {
         let watches = Watches::default();
         watches.watch(&id("chl_1"), at(300), at(0));
         let unknown = watches.hear(event(None, EventKind::Approved, "chl_2"), at(1));

@@ -1,6 +1,6 @@
-//! KEYRA's webhooks: whether one is KEYRA's, and what it is about. Pure.
+//! KEYRA's webhooks: authenticating and reading them. Pure.
 //!
-//! An event decides nothing. It wakes whoever waits, and what then counts is what KEYRA answers to us (approvals §6.2).
+//! An event decides nothing. It triggers a poll, and only KEYRA's response to the poll counts (approvals §6.2).
 
 use std::fmt;
 
@@ -19,11 +19,11 @@ use super::settings::SettingsError;
 use bursar_core::challenge::json;
 
 pub const HEADER: &str = "keyra-signature";
-/// How far `t` may be from our clock, either way.
+/// How far `t` may differ from our clock, in either direction.
 const TOLERANCE_S: u64 = 300;
 const PREFIX: &str = "sha256=";
 
-/// How a signature is written. KEYRA's page says HMAC-SHA256 over the body, and no more.
+/// How the signature is encoded. KEYRA documents only HMAC-SHA256 over the body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SignatureFormat {
     #[default]
@@ -31,12 +31,12 @@ pub enum SignatureFormat {
     /// `sha256=` and hex.
     Prefixed,
     Base64,
-    /// `t=…,v1=…`, the signature being over `t`, a dot and the body.
+    /// `t=…,v1=…`, where the signature covers `t`, a dot and the body.
     Timestamped,
 }
 
 impl SignatureFormat {
-    /// As bursar.toml names it.
+    /// Parses the name used in bursar.toml.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "hex" => Some(Self::Hex),
@@ -48,24 +48,24 @@ impl SignatureFormat {
     }
 }
 
-/// What webhooks are signed with, and how. No `Debug`.
+/// The webhook key and signature format. No `Debug`, so that the key cannot be logged.
 pub struct Webhooks {
     key: hmac::Key,
     format: SignatureFormat,
 }
 
-/// Why a webhook is not taken.
+/// Why a webhook was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
     #[error("webhooks are not configured")]
     NotConfigured,
-    #[error("the webhook's signature is missing or not KEYRA's")]
+    #[error("the webhook signature is missing or invalid")]
     Signature,
-    #[error("the webhook is signed, but it is no event")]
+    #[error("the webhook is signed, but it is not a valid event")]
     NotAnEvent,
 }
 
-/// What happened, by an authentic webhook.
+/// An authentic webhook's event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub id: Option<String>,
@@ -76,15 +76,15 @@ pub struct Event {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// `challenge.approved`. Whether it is, KEYRA is asked.
+    /// `challenge.approved`. The poll finds out whether it is.
     Approved,
-    /// `challenge.rejected` or `.expired`. Which of them, KEYRA is asked.
+    /// `challenge.rejected` or `.expired`. The poll finds out which.
     Ended,
-    /// `device.paired`, and what KEYRA may add.
+    /// `device.paired`, and events that KEYRA may add.
     Other,
 }
 
-/// What the approver's device signed; for KEYRA to verify, opaque to us.
+/// What the approver's device signed. KEYRA verifies it; to bursar it is opaque.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attestation {
     pub attestation: Value,
@@ -92,7 +92,7 @@ pub struct Attestation {
 }
 
 impl Webhooks {
-    /// `secret` is used as it is written, its UTF-8 bytes. An empty one would accept what anybody can make.
+    /// The key is the UTF-8 bytes of `secret` as written. An empty secret is rejected: with it, anyone could sign.
     pub fn new(secret: &str, format: SignatureFormat) -> Result<Self, SettingsError> {
         match secret.is_empty() {
             true => Err(SettingsError::EmptySecret),
@@ -103,7 +103,7 @@ impl Webhooks {
         }
     }
 
-    /// Reads a webhook's event, once its signature is known to be KEYRA's. `body` is what came, byte for byte.
+    /// Checks the signature, then reads the event. `body` must be exactly the bytes received.
     pub fn event(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Result<Event, Refused> {
         let mut fields = headers.get_all(HEADER).iter();
         let (Some(field), None) = (fields.next(), fields.next()) else {
@@ -138,7 +138,7 @@ impl Webhooks {
         context.update(b".");
         context.update(body);
         let tag = context.sign();
-        // While a secret is rolled over there are two of them.
+        // While a secret is being rotated, there are two signatures.
         signatures.iter().any(|signature| self.is_tag(signature, &tag))
     }
 
@@ -159,14 +159,14 @@ impl fmt::Display for SignatureFormat {
 }
 
 struct Timestamped<'a> {
-    /// As written: that is what was signed.
+    /// As written, because the signature covers that text.
     t: &'a str,
     seconds: i64,
     signatures: Vec<[u8; 32]>,
 }
 
 impl<'a> Timestamped<'a> {
-    /// One `t`, any number of `v1`; members of other names are for other readers.
+    /// Expects one `t` and any number of `v1`; other members are ignored.
     fn parse(field: &'a str) -> Option<Self> {
         let (mut t, mut signatures) = (None, Vec::new());
         for member in field.split(',') {
@@ -186,7 +186,7 @@ impl<'a> Timestamped<'a> {
     }
 }
 
-/// 64 digits of either case, and nothing before or after them.
+/// Exactly 64 hex digits, upper or lower case.
 fn from_hex(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     let is_plain = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -238,7 +238,7 @@ impl Event {
 }
 
 impl Attestation {
-    /// Both or nothing: one is of no use without the other.
+    /// Needs both: one is of no use without the other.
     pub(super) fn of(attestation: Option<Value>, device_id: Option<String>) -> Option<Self> {
         Some(Self {
             attestation: attestation.filter(|value| !value.is_null())?,

@@ -1,4 +1,4 @@
-//! The operator's view: what waits, and the word about it, which counts once it is in the books.
+//! The operator's commands: list open questions, approve, deny. An answer counts once the ledger has recorded it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub struct Pending {
     pub id: PaymentId,
     pub agent: String,
     pub approver: String,
-    /// Who carries the question, as bursar.toml names it: `operator` is asked by `bursar pending` itself.
+    /// The backend as named in bursar.toml. Only `operator` questions can be approved by command.
     pub backend: String,
     pub state: String,
     pub sentence: String,
@@ -27,27 +27,27 @@ pub struct Pending {
     pub method: String,
     pub payee: String,
     pub network: String,
-    /// Why anybody is asked: path in limits.toml.
+    /// Path in limits.toml of the rule that requires the approval.
     pub rule: String,
     pub ends: Timestamp,
 }
 
-/// What an operator's answer needs and gets.
+/// Why an operator's answer was not taken.
 #[derive(Debug, Error)]
 pub enum NotAnswered {
-    #[error("bursar.toml does not ask the operator: [approval] backend is {0:?}")]
+    #[error("[approval] backend in bursar.toml is {0:?}: approvers answer on their own devices, not here")]
     OtherBackend(&'static str),
     #[error(transparent)]
     NotTaken(#[from] NotTaken),
     /// Threat 4.4.
-    #[error("{0} owns this agent by limits.toml and cannot approve what it buys; another account must, or root")]
+    #[error("{0} owns this agent in limits.toml and cannot approve its purchases; another account, or root, must")]
     Owner(String),
-    #[error("the answer is not in the books: {0}")]
+    #[error("the answer was not recorded in the ledger: {0}")]
     NotRecorded(String),
 }
 
 impl Questions {
-    /// What waits for a person, oldest first.
+    /// Questions that wait for a person, and approvals not used yet, oldest first.
     pub fn pending(&self) -> Vec<Pending> {
         let mut pending: Vec<Pending> = self
             .state()
@@ -59,7 +59,7 @@ impl Questions {
         pending
     }
 
-    /// The operator's word; answered when it is in the books.
+    /// Approves a question. Returns once the ledger has recorded it.
     pub async fn approve(&self, id: PaymentId, code: &str, by: String) -> Result<(), NotAnswered> {
         let operator = self.operator()?;
         if self.row(id).is_some_and(|row| row.owners.contains(&by)) {
@@ -69,7 +69,7 @@ impl Questions {
         self.answered(id).await
     }
 
-    /// Also what was approved and not used yet.
+    /// Denies a question, or revokes an approval that is not used yet.
     pub async fn deny(&self, id: PaymentId, why: String, by: String) -> Result<(), NotAnswered> {
         let operator = self.operator()?;
         if let Some(taken) = self.row(id).and_then(|row| self.watching(row).take()) {
@@ -104,9 +104,9 @@ impl Questions {
         let decided = tokio::select! {
             biased;
             decided = decided => decided,
-            // Whoever carries it may have stopped before hearing of it.
+            // The question's task may have stopped before it saw the answer.
             () = self.0.stop.cancelled() => {
-                let why = "the server is stopping; `bursar pending` tells after the next start whether it was heard";
+                let why = "the server is stopping; `bursar pending` shows after the next start whether it was";
                 return Err(NotAnswered::NotRecorded(why.to_owned()));
             }
         };
@@ -124,7 +124,7 @@ impl Questions {
 }
 
 impl Row {
-    /// One for each person who is asked.
+    /// One item per approver.
     fn pending(&self, backend: &str) -> Vec<Pending> {
         let state = match &*self.stage.borrow() {
             Stage::Asking | Stage::Over(_) => return Vec::new(),

@@ -1,4 +1,4 @@
-//! Whom a threshold's question is put to: people whom limits.toml names, or bursar.toml, and who do not own the agent
+//! Who is asked about a payment over a threshold: people named in limits.toml or bursar.toml who do not own the agent
 //! (threat 4.4).
 
 use super::Questions;
@@ -6,10 +6,10 @@ use crate::operator;
 use bursar_core::approval::ApprovalIntent;
 use bursar_core::policy::{Approvals, Threshold};
 
-/// Who is asked, and how many of them must approve.
+/// The approvers of one question, and how many of them must approve.
 #[derive(Clone, Debug)]
 pub struct Approvers {
-    /// In alphabetical order.
+    /// Sorted.
     pub(super) names: Vec<String>,
     pub(super) needed: usize,
     pub(super) owners: Vec<String>,
@@ -20,14 +20,14 @@ pub struct Approvers {
 pub enum NoApprover {
     /// Neither limits.toml nor bursar.toml names anyone.
     Named,
-    /// Whoever is named owns the agent.
+    /// Everyone named owns the agent.
     Else,
-    /// So many must approve, and fewer are named.
+    /// More people must approve than are named.
     Enough { needed: usize, named: usize },
 }
 
 impl Questions {
-    /// Who it is that can be asked.
+    /// Which kind of approver is configured.
     pub fn approvals(&self) -> Approvals {
         match self.0.operator {
             Some(_) => Approvals::Terminal,
@@ -35,11 +35,11 @@ impl Questions {
         }
     }
 
-    /// Who is asked about what passes this threshold.
+    /// The approvers for a payment over this threshold.
     pub fn approvers(&self, threshold: &Threshold) -> Result<Approvers, NoApprover> {
         let (needed, owners) = (usize::from(threshold.needed), threshold.owners.clone());
         let mut names = match (&self.0.operator, &threshold.named, &self.0.approver) {
-            // Which account answers is looked at when it does.
+            // Whether the answering account is an owner is checked when it answers.
             (Some(_), ..) => vec![operator::NAME.to_owned()],
             (None, Some(named), _) => named.clone(),
             (None, None, Some(approver)) if owners.contains(approver) => return Err(NoApprover::Else),
@@ -56,7 +56,7 @@ impl Questions {
 }
 
 impl Approvers {
-    /// As an intent has it: the name of the one who is asked, or how many of whom.
+    /// The `approver` member of an intent: the approver's name, or how many of which approvers.
     pub fn name(&self) -> String {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         ApprovalIntent::approver_of(&names, self.needed)

@@ -1,5 +1,5 @@
-//! One question from the hold to its end. Every step is in the books before anybody acts on it: a crash anywhere finds either a
-//! question that goes on, or money that is given back (R44 and R45). What is answered meanwhile is in `hearing.rs`.
+//! One question from the hold to its end. Every step is recorded in the ledger before it takes effect, so after a crash
+//! either the question resumes or its money is released (R44 and R45). Collecting the answers is in `votes.rs`.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
@@ -19,7 +19,7 @@ use bursar_ledger::{
 };
 
 impl Questions {
-    /// Sets the money aside, asks, and stays with it to its end.
+    /// Holds the money, asks the approvers, and follows the question to its end.
     pub(super) async fn put(&self, row: Arc<Row>, hold: Hold) {
         let backend = &self.0.backend;
         if let Some(over) = self.known_elsewhere(&row).await {
@@ -41,7 +41,8 @@ impl Questions {
         if let Err(error) = self.0.ledger.approval(requested).await {
             self.release(row.id, "approval-not-recorded").await;
             return match error {
-                // Another proxy was quicker by a moment; or it is our own, and nobody carries it since the database was away.
+                // Another proxy asked a moment earlier; or the question is ours and lost its task while the database
+                // was unreachable.
                 LedgerError::Approval(ApprovalError::AskedAlready(id)) => {
                     self.not_put(&row, Over::AskedAlready(id));
                     self.resume_later();
@@ -54,9 +55,9 @@ impl Questions {
             };
         }
         let mut kept = self.describe(&row);
-        // Before the backend hears of it: without the file nobody could read later what was asked.
+        // Before the backend gets it: without the file, nobody could find out later what was asked.
         if let Err(error) = kept.write(&self.0.folder) {
-            tracing::error!(approval = %row.id, %error, "the question cannot be kept, so it is not asked");
+            tracing::error!(approval = %row.id, %error, "the question cannot be stored, so it is not asked");
             return self.fails(&row, failure("not_kept", true)).await;
         }
         let (mut tally, mut starting) = (Votes::of(row.needed), JoinSet::new());
@@ -66,7 +67,7 @@ impl Questions {
         }
         while let Some(started) = starting.join_next().await {
             let Ok((place, started)) = started else {
-                // Only a bug ends one like that.
+                // The task panicked: a bug.
                 tally.lost(failure("internal", true));
                 continue;
             };
@@ -75,11 +76,11 @@ impl Questions {
                     let _ = row.asks[place].handle.set(asked.handle.clone());
                     kept.asks[place].asked = Some((&asked).into());
                     if let Err(error) = kept.write(&self.0.folder) {
-                        // It goes on; only a restart would not find it again.
-                        tracing::error!(approval = %row.id, %error, "the handle of the question cannot be kept");
+                        // The question goes on; only a restart would not be able to resume it.
+                        tracing::error!(approval = %row.id, %error, "the question's handle cannot be stored");
                     }
                     tally.hears(self, &row, place, asked);
-                    // The agent's hold begins when somebody has the question.
+                    // The agent's hold begins once an approver has the question.
                     row.stage.send_replace(Stage::Open);
                 }
                 Err(failure) => tally.lost(failure),
@@ -89,10 +90,10 @@ impl Questions {
         self.hear(row, kept, tally).await;
     }
 
-    /// What other proxies on the same books have to say of the same question. Looked up before money is set aside, so that one
-    /// purchase does not count twice against a limit.
+    /// Whether another proxy on the same ledger has this question open or saw it denied. Checked before the hold, so
+    /// that one purchase does not count twice against a limit.
     async fn known_elsewhere(&self, row: &Row) -> Option<Over> {
-        // Books that cannot be read set no money aside either, and say why.
+        // If the ledger cannot be read, the hold that follows fails too and reports the reason.
         let known = self.0.ledger.approvals().await.ok()?;
         let asker = row.asker();
         let is_same = |agent: &str, intent: &[u8; 32]| agent == asker.agent && *intent == asker.intent;
@@ -111,7 +112,7 @@ impl Questions {
         Some(Over::Denied(Denial::default()))
     }
 
-    /// Nobody was bothered.
+    /// Ends a question that reached no approver; it does not count against the hourly limit.
     fn not_put(&self, row: &Arc<Row>, over: Over) {
         for ask in &row.asks {
             let by = (row.agent.clone(), ask.approver().to_owned());
@@ -120,11 +121,11 @@ impl Questions {
         self.over(row, over);
     }
 
-    /// Asks one person, and sees to it that they are told.
+    /// Asks one approver, and starts notifying them.
     async fn start(&self, row: &Arc<Row>, place: usize) -> Result<Asked, Failure> {
         let (backend, question) = (&self.0.backend, &row.asks[place].question);
         let asked = backend.start(question).await.inspect_err(|failure| {
-            tracing::error!(approval = %row.id, code = failure.code, "a person could not be asked");
+            tracing::error!(approval = %row.id, code = failure.code, "the approver could not be asked");
         })?;
         tracing::info!(approval = %row.id, agent = %row.agent, backend = backend.name(), "a person is asked");
         let (questions, row) = (self.clone(), row.clone());
@@ -132,7 +133,8 @@ impl Questions {
         Ok(asked)
     }
 
-    /// By the operator's own ways, until one way has told it or it is decided. The log is not one of them (R47).
+    /// Notifies over the operator's alert channels, until one has delivered it or the question is decided. The log is
+    /// not a channel (R47).
     async fn tell(&self, row: Arc<Row>, place: usize) {
         let mut stage = row.stage.subscribe();
         let decided = async {
@@ -146,25 +148,32 @@ impl Questions {
         }
     }
 
-    /// A question of an earlier run.
+    /// Resumes a question of an earlier run.
     pub(super) async fn take_up(&self, live: ApprovalRow) {
         let ApprovalRow { id, rid, .. } = live;
         if live.backend != self.0.backend.name() {
-            tracing::error!(approval = %id, asked = live.backend, "bursar.toml asks by another way now; the payment is given up");
+            tracing::error!(
+                approval = %id,
+                asked = live.backend,
+                "[approval] backend has changed since this question was asked; the held money is released"
+            );
             return self.give_up(id, rid, "error:other_backend").await;
         }
         let found = stored::read(&self.0.folder, id).and_then(|kept| {
             let row = Row::kept(&kept)?;
-            // The books say what was asked; a file that says otherwise is not it.
+            // The ledger decides what was asked; a file that disagrees is ignored.
             let is_it = id == rid && row.intent.hash() == live.intent && row.needed == usize::from(live.needed);
             (is_it && row.agent == live.agent).then_some((kept, row))
         });
         let Some((kept, row)) = found else {
-            tracing::error!(approval = %id, "what was asked is not in private/approvals any more; the payment is given up");
+            tracing::error!(
+                approval = %id,
+                "the question is not in private/approvals or does not match the ledger; the held money is released"
+            );
             return self.give_up(id, rid, "error:question_lost").await;
         };
         match self.state().live.entry(row.asker()) {
-            // It is carried, or one that is in its way is about to find it.
+            // It already has a task, or the task of an equal question is about to find it.
             Entry::Occupied(_) => return,
             Entry::Vacant(place) => drop(place.insert(row.clone())),
         }
@@ -184,13 +193,13 @@ impl Questions {
             let of_this = |by: &str| ask.evidence.as_ref().is_some_and(|evidence| evidence.approver == by);
             match (votes.iter().find(|vote| of_this(&vote.by)), &ask.evidence, &ask.asked) {
                 (Some(vote), ..) => tally.voted(vote.use_by),
-                // Verified, and then the process died before the books had it.
+                // Verified, but the process died before the ledger had recorded it.
                 (None, Some(evidence), _) => tally.knows(place, evidence.clone()),
                 (None, None, Some(handle)) => {
                     self.0.backend.take_up(&row.asks[place].question);
                     tally.hears(self, &row, place, Asked::from(handle.clone()));
                 }
-                // Somebody may have been asked, and nobody can hear the answer (R44).
+                // The approver may have been asked, but without a handle the answer cannot be fetched (R44).
                 (None, None, None) => tally.lost(failure("start_unknown", true)),
             }
         }
@@ -205,14 +214,14 @@ impl Questions {
         let mut stage = row.stage.subscribe();
         let used = stage.wait_for(|stage| matches!(stage, Stage::Over(_)));
         let left = until(self.0.clock.now(), use_by);
-        // No lock of the channel's may be held from one wait to the next.
+        // The guard holds the channel's lock, so drop it before the next wait.
         let used = async { drop(used.await) };
         tokio::select! {
             () = used => return self.forget(&row),
             () = self.0.stop.cancelled() => return,
             () = sleep(left) => {}
         }
-        // One request may have it in its hands just now; whoever comes later finds it over.
+        // A request may have taken the approval just now: wait until it uses it or puts it back.
         let settled = stage.wait_for(|stage| !matches!(stage, Stage::Taken { .. })).await;
         let is_over = settled.is_ok_and(|stage| matches!(*stage, Stage::Over(_)));
         match is_over {
@@ -221,19 +230,19 @@ impl Questions {
         }
     }
 
-    /// What was approved is not what would be paid now.
+    /// Ends an approval whose terms differ from what would be paid now.
     pub async fn withdraw(&self, mut taken: Taken) {
         taken.used = true;
         self.expired(&taken.row, "terms-changed").await;
     }
 
-    /// What was approved cannot be used: its time is over, or another proxy has taken the payment over.
+    /// Ends an approval that cannot be used: it expired, or another proxy took over the payment.
     pub async fn run_out(&self, mut taken: Taken) {
         taken.used = true;
         self.expired(&taken.row, "unused").await;
     }
 
-    /// What was approved is denied after all, before anybody has used it. Answers how it ended.
+    /// Denies an approval that is not used yet. Returns how the question ended.
     pub(super) async fn revoke(&self, mut taken: Taken, denial: Denial) -> Over {
         taken.used = true;
         self.denied(&taken.row, denial).await;
@@ -245,7 +254,7 @@ impl Questions {
 
     pub(super) async fn denied(&self, row: &Arc<Row>, denial: Denial) {
         let until = later(self.0.clock.now(), self.0.settings.deny_cooldown);
-        tracing::info!(approval = %row.id, agent = %row.agent, by = denial.by.as_deref(), "denied");
+        tracing::info!(approval = %row.id, agent = %row.agent, by = denial.by.as_deref(), "payment denied");
         let refused = ApprovalStep::Refused {
             id: row.id,
             by: denial.by.clone(),
@@ -261,7 +270,7 @@ impl Questions {
     }
 
     pub(super) async fn expired(&self, row: &Arc<Row>, why: &'static str) {
-        tracing::info!(approval = %row.id, agent = %row.agent, why, "the question has run out");
+        tracing::info!(approval = %row.id, agent = %row.agent, why, "the question expired");
         let step = ApprovalStep::Expired {
             id: row.id,
             why: why.to_owned(),
@@ -270,25 +279,25 @@ impl Questions {
     }
 
     pub(super) async fn fails(&self, row: &Arc<Row>, failure: Failure) {
-        tracing::error!(approval = %row.id, agent = %row.agent, code = failure.code, "there will be no answer");
+        tracing::error!(approval = %row.id, agent = %row.agent, code = failure.code, "the question failed");
         let (id, why) = (row.id, format!("error:{}", failure.code));
         let step = ApprovalStep::Expired { id, why };
         self.end(row, step, "approval-failed", Over::Failed(failure)).await;
     }
 
-    /// Into the books, the money back, and then those who wait are told.
+    /// Records the end, releases the money, then wakes the waiting requests.
     async fn end(&self, row: &Arc<Row>, step: ApprovalStep, released: &'static str, over: Over) {
         self.close(row);
         let over = match self.0.ledger.approval(step).await {
             Ok(()) => over,
-            // Another proxy has taken the payment over meanwhile, and given the money back.
+            // Another proxy took over the payment meanwhile and released the money.
             Err(LedgerError::Approval(error)) => {
-                tracing::warn!(approval = %row.id, %error, "the question had ended before");
+                tracing::warn!(approval = %row.id, %error, "the question had already ended");
                 return self.over(row, over);
             }
-            // Books in a database record it, and the release, once they can.
+            // A ledger in a database records the end and the release once it is reachable again.
             Err(error) => {
-                tracing::error!(approval = %row.id, %error, "the end of the question is not recorded");
+                tracing::error!(approval = %row.id, %error, "cannot record the end of the question in the ledger");
                 Over::NotRecorded(error)
             }
         };
@@ -296,7 +305,7 @@ impl Questions {
         self.over(row, over);
     }
 
-    /// Nobody listens for answers any more.
+    /// Lets the backend forget the question: no answer is needed any more.
     pub(super) fn close(&self, row: &Row) {
         for ask in &row.asks {
             self.0.backend.close(&ask.question);
@@ -309,18 +318,18 @@ impl Questions {
             why: why.to_owned(),
         };
         if let Err(error) = self.0.ledger.approval(step).await {
-            tracing::error!(approval = %id, %error, "the end of the question is not recorded");
+            tracing::error!(approval = %id, %error, "cannot record the end of the question in the ledger");
         }
         self.release(rid, "approval-failed").await;
     }
 
     async fn release(&self, rid: PaymentId, why: &'static str) {
         if let Err(error) = self.0.ledger.finish(rid, Outcome::Released { why }).await {
-            tracing::error!(payment = %rid, %error, "the held money is not given back; the next start does it");
+            tracing::error!(payment = %rid, %error, "cannot release the held money; the next start releases it");
         }
     }
 
-    /// Out of the way of the next one that asks the same, then told.
+    /// Forgets the question, so that an equal one can be asked, then wakes the waiting requests.
     pub(super) fn over(&self, row: &Arc<Row>, over: Over) {
         self.forget(row);
         row.stage.send_replace(Stage::Over(over));
@@ -357,7 +366,7 @@ impl Questions {
 }
 
 impl Row {
-    /// `None`: what is kept is no question.
+    /// `None` if the file does not hold a valid question.
     fn kept(kept: &StoredQuestion) -> Option<Arc<Self>> {
         let asks: Option<Vec<Ask>> = kept.asks.iter().map(|ask| kept.question(ask).map(Ask::new)).collect();
         let asks = asks.filter(|asks| !asks.is_empty())?;

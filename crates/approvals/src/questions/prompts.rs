@@ -1,4 +1,5 @@
-//! How often an agent has had an approver asked (R38, threat 4.3): a person who is asked all the time stops reading.
+//! Counts how often each agent's questions reach each approver (R38, threat 4.3): a person who is asked all the time
+//! stops reading.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -7,15 +8,15 @@ use jiff::{SignedDuration, Timestamp};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-/// The moments of the last hour, by agent and approver.
+/// The times of the last hour's questions, by agent and approver.
 #[derive(Default)]
 pub struct Prompts(HashMap<(String, String), VecDeque<Timestamp>>);
 
 impl Prompts {
-    /// One more; or how long until there may be one more.
+    /// Counts one more question, or returns how long until one is allowed.
     pub fn note(&mut self, by: (String, String), most: usize, now: Timestamp) -> Result<(), Duration> {
         let asked = self.0.entry(by).or_default();
-        // A clock that went back must not keep an agent out for longer than an hour.
+        // A clock that was set back must not block an agent for longer than an hour.
         asked.retain(|at| now.duration_since(*at).abs() < HOUR);
         if asked.len() >= most {
             let oldest = asked
@@ -27,7 +28,7 @@ impl Prompts {
         Ok(())
     }
 
-    /// The latest one was not put after all.
+    /// The latest question was not asked after all.
     pub fn take_back(&mut self, by: &(String, String)) {
         if let Some(asked) = self.0.get_mut(by) {
             asked.pop_back();
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agent_asks_so_often_an_hour_and_another_agent_too() {
+    fn each_agent_has_its_own_hourly_limit() {
         let mut prompts = Prompts::default();
         let by = |agent: &str| (agent.to_owned(), "operator".to_owned());
         let at = |minute: i64| Timestamp::from_second(1_800_000_000 + minute * 60).unwrap();

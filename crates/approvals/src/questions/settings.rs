@@ -1,21 +1,21 @@
-//! How long everybody waits, and how much may be asked.
+//! How long questions and denials last, and how many questions may be asked.
 
 use std::time::Duration;
 
-/// The part of `[approval]` in bursar.toml that concerns every backend (approvals §7, §9).
+/// The part of `[approval]` in bursar.toml that applies to every backend (approvals §7, §9).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long an agent's request waits for the answer, before it is told to come back (R39).
+    /// How long an agent's request is held for the answer, before the agent has to ask again (R39).
     pub hold: Duration,
-    /// How long the approver has after that (R43).
+    /// How long the approver has after the hold (R43).
     pub ttl: Duration,
     /// How long a denial is remembered.
     pub deny_cooldown: Duration,
-    /// Questions of one agent that may be open at a time.
+    /// Open questions per agent.
     pub max_pending_per_agent: usize,
-    /// Questions to one approver that may be open at a time.
+    /// Open questions per approver.
     pub max_pending_per_approver: usize,
-    /// Questions that one agent may put to one approver in an hour (R38).
+    /// Questions per hour from one agent to one approver (R38).
     pub prompts_per_hour: usize,
 }
 

@@ -1,5 +1,5 @@
-//! `private/approvals/ID.json`: what was asked, by which handle, and what was answered. The books hold hashes of it
-//! (R46). Kept with the payment for as long as anybody may want to check it.
+//! `private/approvals/ID.json`: the question, its handle and the evidence. The ledger has hashes of them (R46). The
+//! file is kept as long as the payment, so that the approval can be checked later.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,35 +14,35 @@ use bursar_core::approval::{ApprovalIntent, Evidence, Question};
 use bursar_home::{self as home, HomeError, Readers};
 use bursar_ledger::PaymentId;
 
-/// One payment's question, as it lies on the disk.
+/// One payment's question, as stored on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoredQuestion {
     pub id: PaymentId,
     pub agent: String,
     pub backend: String,
     pub asked_at: Timestamp,
-    /// The members that were approved or denied.
+    /// The members of the intent that was approved or denied.
     pub intent: BTreeMap<String, String>,
     /// Hex.
     pub intent_sha256: String,
     pub usd_cents: u64,
     pub ttl_s: u64,
     pub ends: Timestamp,
-    /// What made it necessary: path in limits.toml.
+    /// Path in limits.toml of the rule that requires the approval.
     pub rule: String,
-    /// So many people must approve.
+    /// How many people must approve.
     pub needed: usize,
-    /// Who may not.
+    /// Accounts that may not approve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owners: Vec<String>,
     /// Hash of the request's `Idempotency-Key`, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<String>,
-    /// One for each person.
+    /// One item per approver.
     pub asks: Vec<StoredAsk>,
 }
 
-/// The question as one person has it, and the answer.
+/// The question to one approver, and the answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoredAsk {
     pub id: PaymentId,
@@ -51,14 +51,14 @@ pub struct StoredAsk {
     /// What the approver was shown.
     pub sentence: String,
     pub compact: String,
-    /// Absent until the backend has taken the question.
+    /// Absent until the backend has accepted the question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Handle>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
 }
 
-/// By which the backend knows the question.
+/// The backend's id of the question, and how to poll it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Handle {
     pub handle: String,
@@ -67,7 +67,7 @@ pub struct Handle {
 }
 
 impl StoredQuestion {
-    /// The question as this one has it. `None`: what is kept is no question.
+    /// The question to this approver. `None` if the intent is not valid.
     pub fn question(&self, ask: &StoredAsk) -> Option<Question> {
         Some(Question {
             id: ask.id,
@@ -84,7 +84,7 @@ impl StoredQuestion {
         alloy_primitives::hex::decode_to_array(text).ok()
     }
 
-    /// Synced: a handle that is lost is a question that nobody can hear the answer to.
+    /// Written atomically and synced: without its handle, a question's answer can never be fetched.
     pub fn write(&self, folder: &Path) -> Result<(), HomeError> {
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
@@ -92,12 +92,12 @@ impl StoredQuestion {
     }
 }
 
-/// `None`: there is none of this id, or it cannot be read.
+/// `None` if there is no question with this id, or it cannot be read.
 pub fn read(folder: &Path, id: PaymentId) -> Option<StoredQuestion> {
     look(folder, id).ok().flatten()
 }
 
-/// `Ok(None)`: there is none of this id. `Err` says why the one that is there cannot be read.
+/// `Ok(None)` if there is no question with this id; `Err` if there is one that cannot be read.
 pub fn look(folder: &Path, id: PaymentId) -> Result<Option<StoredQuestion>, String> {
     let path = path(folder, id);
     let text = match home::read_secret(&path) {
@@ -107,10 +107,10 @@ pub fn look(folder: &Path, id: PaymentId) -> Result<Option<StoredQuestion>, Stri
     };
     let read = parse(&text);
     read.map(Some)
-        .map_err(|error| format!("{} is not what bursar writes: {error}", path.display()))
+        .map_err(|error| format!("{} is not a question that bursar wrote: {error}", path.display()))
 }
 
-/// Also what was written before several people could be asked: then the one question stood beside the rest.
+/// Also reads the older format for a single approver, in which the members of the one ask are at the top level.
 fn parse(text: &str) -> serde_json::Result<StoredQuestion> {
     let mut kept: Value = serde_json::from_str(text)?;
     if let Value::Object(members) = &mut kept
@@ -161,9 +161,9 @@ impl From<Handle> for Asked {
 mod tests {
     use super::*;
 
-    /// What the version before several approvers has written lies there for as long as anybody may want to check it.
+    /// Files of versions with a single approver stay on disk and must remain readable.
     #[test]
-    fn what_one_person_was_asked_before_there_could_be_several_is_read() {
+    fn questions_in_the_single_approver_format_are_still_read() {
         let text = r##"{
             "id": "019aa05d-5400-7101-8101-010101010101", "agent": "research", "backend": "operator",
             "asked_at": "2026-11-20T08:00:00Z", "intent": {}, "intent_sha256": "00", "code": "0BY5GS4N",

@@ -1,4 +1,4 @@
-//! What the people who were asked say. Enough leaves make an approval; one denial ends the question for all
+//! Collects the approvers' votes. Enough approvals approve the payment; a single denial before that ends the question
 //! (threat 4.4).
 
 use std::sync::Arc;
@@ -17,44 +17,44 @@ use crate::{Asked, Denial, Failure, QuestionStatus};
 use bursar_core::approval::Evidence;
 use bursar_ledger::{ApprovalError, ApprovalStep, LedgerError};
 
-/// An approval that was given and not used ends after this (R43).
+/// An unused approval expires after this (R43).
 const UNUSED: Duration = Duration::from_secs(15 * 60);
-/// What is seen after the end may have been decided before it (approvals §7).
+/// An answer found this long after the end may have been given before it (approvals §7).
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
-/// How long the others are looked at once enough have approved: one of them may have denied it before.
+/// How long to poll the remaining approvers once enough have approved: one of them may have denied already.
 const LAST_LOOK: Duration = Duration::from_secs(5);
-/// How long the replay key of an answer without an end of its own is kept beyond its use.
+/// How long a replay key is kept after its approval and its evidence have expired.
 const REPLAY: Duration = Duration::from_secs(3600);
 
-/// Who has said what so far, and who is listened to.
+/// The votes so far, and the approvers still being polled.
 pub(super) struct Votes {
     needed: usize,
     given: usize,
-    /// The earliest of those that were given.
+    /// The earliest expiry of the approvals given.
     use_by: Timestamp,
-    /// Answers that were found and are not in the books yet.
+    /// Verified approvals that the ledger has not recorded yet.
     known: Vec<(usize, Box<Evidence>)>,
     open: JoinSet<(usize, Word)>,
-    /// Why somebody who was asked does not count any more.
+    /// Why an approver can no longer vote.
     lost: Option<Lost>,
 }
 
-/// What one person's question has come to.
+/// How the question to one approver ended.
 enum Word {
     Approved(Box<Evidence>),
     Denied(Denial),
     Lost(Lost),
-    /// The books have it as open; the next start takes it up.
+    /// The program is stopping. The ledger still has the question open; the next start resumes it.
     Stopped,
 }
 
 enum Lost {
-    /// No answer in time, or one that came too late to be used.
+    /// No answer in time, or an approval that came too late to be used.
     Late(&'static str),
     Failed(Failure),
 }
 
-/// What one person's leave is worth.
+/// The result of recording one approval.
 enum Vote {
     Counts(Timestamp),
     Lost(Lost),
@@ -73,19 +73,19 @@ impl Votes {
         }
     }
 
-    /// Listens for one person's answer.
+    /// Starts polling for one approver's answer.
     pub(super) fn hears(&mut self, questions: &Questions, row: &Arc<Row>, place: usize, asked: Asked) {
         let (questions, row) = (questions.clone(), row.clone());
         self.open
             .spawn(async move { (place, questions.follow(&row, place, asked).await) });
     }
 
-    /// An answer that is not in the books yet.
+    /// Adds an approval that the ledger has not recorded yet.
     pub(super) fn knows(&mut self, place: usize, evidence: Evidence) {
         self.known.push((place, Box::new(evidence)));
     }
 
-    /// In the books.
+    /// Adds an approval that the ledger has recorded.
     pub(super) fn voted(&mut self, use_by: Timestamp) {
         self.given += 1;
         self.use_by = self.use_by.min(use_by);
@@ -95,7 +95,7 @@ impl Votes {
         self.loses(Lost::Failed(failure));
     }
 
-    /// A failure says more than that time has passed.
+    /// A failure is a better explanation than a timeout, so it is not overwritten.
     fn loses(&mut self, lost: Lost) {
         if !matches!(self.lost, Some(Lost::Failed(_))) {
             self.lost = Some(lost);
@@ -110,7 +110,7 @@ impl Votes {
         self.given + self.known.len() + self.open.len() >= self.needed
     }
 
-    /// `None`: nobody is left, or what was given is over before the others have answered.
+    /// `None` if no approver is left, or if an approval expired before the others answered.
     async fn next(&mut self, now: Timestamp) -> Option<(usize, Word)> {
         if let Some((place, evidence)) = self.known.pop() {
             return Some((place, Word::Approved(evidence)));
@@ -130,14 +130,14 @@ impl Votes {
     async fn heard(&mut self) -> Option<(usize, Word)> {
         match self.open.join_next().await? {
             Ok(said) => Some(said),
-            // Only a bug ends one like that; it has no place among the asked any more.
+            // The task panicked: a bug. Which approver it was for is not known.
             Err(_) => Some((usize::MAX, Word::Lost(Lost::Failed(failure("internal", true))))),
         }
     }
 }
 
 impl Questions {
-    /// Until enough people have approved, one has denied, or too few are left.
+    /// Runs until enough people have approved, one has denied, or too few are left.
     pub(super) async fn hear(&self, row: Arc<Row>, mut kept: StoredQuestion, mut tally: Votes) {
         let mut stopped = false;
         while !tally.is_enough() && (stopped || tally.can_be_enough()) {
@@ -151,13 +151,13 @@ impl Questions {
                     Vote::NotRecorded(error) => {
                         self.close(&row);
                         self.over(&row, Over::NotRecorded(error));
-                        // The evidence is kept, and counts as soon as books in a database can record it.
+                        // The evidence is on disk, and counts once the ledger's database can record it.
                         return self.resume_later();
                     }
                 },
                 Word::Denied(denial) => return self.denied(&row, denial).await,
                 Word::Lost(lost) => tally.loses(lost),
-                // An answer that is on its way to somebody else is heard yet.
+                // Other approvers' answers that are already on their way are still collected.
                 Word::Stopped => stopped = true,
             }
         }
@@ -176,7 +176,7 @@ impl Questions {
             return self.denied(&row, denial).await;
         }
         self.close(&row);
-        // The first may have run out while the last one thought about it.
+        // The first approval may have expired while the last approver was deciding.
         if use_by <= self.0.clock.now() {
             return self.expired(&row, "unused").await;
         }
@@ -185,7 +185,8 @@ impl Questions {
         self.wait_for_use(row, use_by).await;
     }
 
-    /// Whoever has not answered is asked for their answer once more: a denial that is there counts, though others were heard first.
+    /// Polls the approvers who have not answered once more: a denial already given counts, even if approvals were seen
+    /// first.
     async fn last_look(&self, row: &Row, mut tally: Votes) -> Option<Denial> {
         if tally.open.is_empty() {
             return None;
@@ -213,14 +214,14 @@ impl Questions {
             .saturating_add(GRACE)
             .unwrap_or(Timestamp::MAX);
         let _ = ask.handle.set(asked.handle.clone());
-        // Neither a clock that goes ahead nor one that is set back makes the wait longer (approvals §10).
+        // Changing the wall clock, in either direction, cannot make the wait longer (approvals §10).
         let deadline = Instant::now() + until(clock.now(), last);
         let mut wait = asked.interval;
         loop {
             let left = until(clock.now(), last).min(deadline.saturating_duration_since(Instant::now()));
             tokio::select! {
                 biased;
-                // An answer that was given is heard, whatever else happens.
+                // First, so that an answer already given is fetched even when the program is stopping.
                 () = ask.wake.notified() => {}
                 () = self.0.stop.cancelled() => return Word::Stopped,
                 () = sleep(wait.min(left)) => {}
@@ -237,10 +238,10 @@ impl Questions {
         }
     }
 
-    /// The evidence is on the disk before its entry says so, and the entry before it counts.
+    /// Writes the evidence to disk, then its entry to the ledger; only then does the approval count.
     async fn grant(&self, row: &Row, place: usize, evidence: Evidence, kept: &mut StoredQuestion) -> Vote {
         let now = self.0.clock.now();
-        // Counted from the answer: one that was found again after a long stop is none any more.
+        // Counted from the answer, so that one found again after a long downtime has expired.
         let unused = later(evidence.decided_at.min(now), UNUSED);
         let use_by = evidence.good_until.map_or(unused, |good_until| good_until.min(unused));
         if use_by <= now {
@@ -263,21 +264,21 @@ impl Questions {
             ask.evidence = Some(evidence);
         }
         if let Err(error) = kept.write(&self.0.folder) {
-            // Nor with the next one's.
+            // It must not be written together with the next approver's evidence either.
             if let Some(ask) = kept.asks.get_mut(place) {
                 ask.evidence = None;
             }
-            tracing::error!(approval = %row.id, %error, "the evidence cannot be kept, so it does not count");
+            tracing::error!(approval = %row.id, %error, "the evidence cannot be stored, so it does not count");
             return Vote::Lost(Lost::Failed(failure("evidence_not_kept", true)));
         }
         match self.0.ledger.approval(granted).await {
             Ok(()) => {}
             Err(LedgerError::Approval(ApprovalError::NotLive(_))) => {
-                tracing::error!(approval = %row.id, "another proxy has taken the payment over and given the money back");
+                tracing::error!(approval = %row.id, "another proxy took over the payment and released its money");
                 return Vote::Lost(Lost::Failed(failure("taken_over", true)));
             }
             Err(LedgerError::Approval(error)) => {
-                tracing::error!(approval = %row.id, %error, "the evidence does not count");
+                tracing::error!(approval = %row.id, %error, "the ledger rejected the evidence");
                 return Vote::Lost(Lost::Failed(failure("replayed", false)));
             }
             Err(error) => return Vote::NotRecorded(error),

@@ -1,4 +1,4 @@
-//! A request that watches its question, and takes what was approved.
+//! A request that waits for its question, and takes the approval.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use super::{Over, Questions, Row, Stage};
 use bursar_core::approval::ApprovalIntent;
 use bursar_ledger::PaymentId;
 
-/// The books and the backend have so long to take a question, before its agent is told to come back.
+/// How long the ledger and the backend may take to accept a question, before the agent has to ask again.
 const PUTTING: Duration = Duration::from_secs(15);
-/// A request that waits.
+/// A request waiting for its question.
 pub struct Wait {
     pub(super) questions: Questions,
     pub(super) row: Arc<Row>,
     pub(super) stage: watch::Receiver<Stage>,
 }
 
-/// An approval in one request's hands. Dropped unused, another request may take it.
+/// An approval taken by one request. If dropped unused, another request may take it.
 pub struct Taken {
     pub(super) questions: Questions,
     pub(super) row: Arc<Row>,
@@ -36,7 +36,8 @@ impl Wait {
         self.row.ends
     }
 
-    /// The stage once there is something to do about it, or `None` after `hold`, which begins when the question is put.
+    /// The stage once the question is approved or over; `None` after `hold`, which begins when an approver has the
+    /// question.
     pub async fn decided(&mut self, hold: Duration) -> Option<Stage> {
         let put = self.stage.wait_for(|stage| !matches!(stage, Stage::Asking));
         let put = tokio::time::timeout(PUTTING, async { drop(put.await) });
@@ -49,12 +50,12 @@ impl Wait {
         });
         match tokio::time::timeout(hold, decided).await {
             Ok(Ok(stage)) => Some(stage.clone()),
-            // The row lives as long as this does, so its sender does too.
+            // `Err` is the timeout. The channel cannot close: `self` keeps the row, and so its sender, alive.
             Ok(Err(_)) | Err(_) => None,
         }
     }
 
-    /// `None`: another request was quicker, or its time is over.
+    /// `None` if another request took the approval first, or if it has expired.
     pub fn take(&self) -> Option<Taken> {
         let now = self.questions.0.clock.now();
         let mut until = None;
@@ -85,12 +86,13 @@ impl Taken {
         &self.row.intent
     }
 
-    /// Whether one of these was not kept from approving it: who owns the agent may have changed since it was asked.
+    /// Whether any of these owners was allowed to approve: the agent's owners may have changed since the question was
+    /// asked.
     pub fn may_have_been_approved_by(&self, owners: &[String]) -> bool {
         owners.iter().any(|owner| !self.row.owners.contains(owner))
     }
 
-    /// The payment is armed: there is no way back.
+    /// The payment is armed: the approval is used up.
     pub fn used(mut self) {
         self.used = true;
         self.questions.over(&self.row, Over::Used);

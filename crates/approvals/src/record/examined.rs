@@ -1,8 +1,8 @@
-//! Whether a dossier agrees with itself: question with its hash, evidence with what the books say of it, the payment with what was
-//! asked, and the token with its key (approvals §5, §8; R45 and R46). Pure.
+//! Checks whether an approval record is consistent: the question with its hash, the evidence with its ledger entries,
+//! the payment with the question, and the token with its key (approvals §5, §8; R45 and R46). Pure.
 //!
-//! That the entries are those of the log, and the key the issuer's, is nothing that the document can prove of itself: leaf hashes
-//! and thumbprints are there to be compared.
+//! A document cannot prove by itself that its entries are in the log, or that its key is the issuer's. It has leaf
+//! hashes and key thumbprints so that these can be compared.
 
 use std::collections::BTreeSet;
 
@@ -20,31 +20,31 @@ use bursar_core::assets::Asset;
 use bursar_ledger::entry::{ApprovalGranted, ApprovalRequested, Body, Entry, Reserved};
 use bursar_ledger::text::Digest;
 
-/// What a look at a dossier has shown.
+/// The result of checking an approval record.
 #[derive(Debug, Serialize)]
 pub struct Examined {
-    /// By the books.
+    /// According to the ledger entries.
     pub decision: Decision,
-    /// Whether the entries begin where the payment does; the segments before may have been moved away (`bursar retain`).
+    /// Whether the payment's first entry is included; older segments may have been moved away (`bursar retain`).
     pub whole: bool,
-    /// What does not agree. One is enough: somebody has changed or damaged it.
+    /// The inconsistencies. A single one means that the record was changed or damaged.
     pub differences: Vec<Difference>,
-    /// Of each answer, what it proves.
+    /// What each answer proves.
     pub proofs: Vec<Proof>,
-    /// Number and event of each entry that reads.
+    /// Sequence number and event of each readable entry.
     #[serde(skip)]
     pub entries: Vec<(u64, &'static str)>,
 }
 
-/// How far an approval has come, by its entries.
+/// The state of an approval according to its entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     Pending,
     Granted,
-    /// A payment was armed by it.
+    /// A payment was armed with it.
     Used,
-    Refused,
+    Denied,
     Expired,
 }
 
@@ -54,9 +54,9 @@ pub struct Proof {
     pub approver: String,
     pub kind: EvidenceKind,
     pub worth: EvidenceStrength,
-    /// The entry that took it, and used it up.
+    /// Sequence number of the `approval.granted` entry that records it and uses up its replay key.
     pub granted: Option<u64>,
-    /// Of a token that verifies.
+    /// Present for a token that verifies.
     #[serde(flatten)]
     pub token: Option<Token>,
 }
@@ -64,7 +64,7 @@ pub struct Proof {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Token {
     pub issuer: String,
-    /// RFC 7638 thumbprint, to be compared with what the issuer published then.
+    /// RFC 7638 thumbprint, to compare with the key that the issuer published at the time.
     pub key: String,
     pub bound_by: BoundBy,
 }
@@ -73,54 +73,54 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BoundBy {
-    /// It names the payment: the issuer has signed that.
+    /// The token names the payment, and the issuer signed that.
     Token,
-    /// This proxy fetched it by the handle of this question, and says so.
+    /// Only this proxy vouches for it: it fetched the token with this question's handle.
     Handle,
 }
 
-/// Two things that should be the same and are not.
+/// Two parts of a record that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Difference {
     #[error("entry {0} of the document cannot be read: {1}")]
     BadEntry(usize, String),
-    #[error("entry {0} has another leaf hash")]
+    #[error("entry {0} does not match its leaf hash")]
     Leaf(u64),
-    #[error("entry {0} is about another payment")]
+    #[error("entry {0} belongs to another payment")]
     OtherPayment(u64),
-    #[error("entry {0} does not come after the one before it")]
+    #[error("entry {0} is out of order")]
     Order(u64),
-    #[error("what was asked is not kept any more, and the books have the approval")]
+    #[error("the question is missing, although the ledger records its approval")]
     QuestionGone,
-    #[error("the kept question cannot be read: {0}")]
+    #[error("the stored question cannot be read: {0}")]
     QuestionUnreadable(String),
-    #[error("the members of the intent are not those that there are")]
+    #[error("the intent has missing, unknown or malformed members")]
     Members,
-    #[error("the intent has another hash than the one kept beside it")]
+    #[error("the intent does not match the hash stored with it")]
     IntentHash,
-    #[error("those who were asked are not those whom the intent names")]
+    #[error("the approvers who were asked are not those named in the intent")]
     People,
-    #[error("the {0} is not that of the intent")]
+    #[error("the {0} does not match the intent")]
     Words(&'static str),
-    #[error("the books have no question about this intent")]
+    #[error("the ledger has no question about this intent")]
     NotRequested,
-    #[error("entry {0} names another {1} than what is kept")]
+    #[error("entry {0} has a different {1} from the stored question")]
     Requested(u64, &'static str),
-    #[error("entry {0} says that the payment has another {1} than was asked about")]
+    #[error("entry {0} has a different {1} from what the approver was asked about")]
     Paid(u64, &'static str),
-    #[error("entry {0} says that an approval was granted, and no evidence is kept")]
+    #[error("entry {0} records an approval, but its evidence is missing")]
     EvidenceGone(u64),
-    #[error("the kept evidence has another hash than entry {0} has")]
+    #[error("the stored evidence does not match the hash in entry {0}")]
     Evidence(u64),
-    #[error("entry {0} names another {1} than the kept evidence")]
+    #[error("entry {0} has a different {1} from the stored evidence")]
     Granted(u64, &'static str),
-    #[error("the payment was armed by this approval (entry {0}), and the entries before do not grant it")]
+    #[error("entry {0} arms the payment with this approval, but the earlier entries do not grant it")]
     NotGranted(u64),
-    #[error("the evidence is labelled as worth something else than it is")]
+    #[error("`worth` does not match the kind of the evidence")]
     EvidenceStrength,
     #[error("the answer is not from the approver who was asked")]
     OtherApprover,
-    #[error("what was sent to the issuer names another payment")]
+    #[error("the details in the evidence name another payment")]
     OtherSent,
     #[error("the evidence does not verify: {0}")]
     Unproven(#[from] Unproven),
@@ -132,7 +132,7 @@ impl Serialize for Difference {
     }
 }
 
-/// Holds everything in `record` against everything else in it.
+/// Compares every part of `record` with the others.
 pub fn examine(record: &ApprovalRecord) -> Examined {
     let mut differences = Vec::new();
     let entries = entries(record, &mut differences);
@@ -157,7 +157,7 @@ pub fn examine(record: &ApprovalRecord) -> Examined {
     }
     armed(&entries, &mut differences);
     if !whole {
-        // What is missed may stand in what was moved away.
+        // The missing entries may be in the segments that were moved away.
         differences.retain(|difference| !matches!(difference, Difference::NotRequested | Difference::NotGranted(_)));
     }
     Examined {
@@ -174,7 +174,7 @@ impl Decision {
         let decisions = entries.iter().rev().filter_map(|entry| match &entry.body {
             Body::Armed(armed) if armed.approval.is_some() => Some(Self::Used),
             Body::ApprovalGranted(_) => Some(Self::Granted),
-            Body::ApprovalRefused(_) => Some(Self::Refused),
+            Body::ApprovalRefused(_) => Some(Self::Denied),
             Body::ApprovalExpired(_) => Some(Self::Expired),
             _ => None,
         });
@@ -208,7 +208,7 @@ fn entries(record: &ApprovalRecord, differences: &mut Vec<Difference>) -> Vec<En
 }
 
 fn missing(entries: &[Entry], differences: &mut Vec<Difference>) {
-    // A question that could not be written down was not put, and is over (questions/carry.rs).
+    // A question that could not be stored was never asked, and has ended (questions/lifecycle.rs).
     let granted = entries
         .iter()
         .any(|entry| matches!(entry.body, Body::ApprovalGranted(_)));
@@ -217,7 +217,7 @@ fn missing(entries: &[Entry], differences: &mut Vec<Difference>) {
     }
 }
 
-/// What was asked of all together.
+/// The intent that names all approvers.
 fn asked_of_all(asked: &Asked, differences: &mut Vec<Difference>) -> Option<ApprovalIntent> {
     let Some(intent) = ApprovalIntent::recorded(&asked.intent) else {
         differences.push(Difference::Members);
@@ -237,7 +237,7 @@ fn hash(intent: &ApprovalIntent) -> String {
     alloy_primitives::hex::encode(intent.hash())
 }
 
-/// What one approver was shown.
+/// Checks what one approver was shown.
 fn words(ask: &Ask, intent: &ApprovalIntent, differences: &mut Vec<Difference>) {
     let amount = intent.amount();
     for (name, kept, is) in [
@@ -251,7 +251,7 @@ fn words(ask: &Ask, intent: &ApprovalIntent, differences: &mut Vec<Difference>) 
     }
 }
 
-/// The question against its entry, and against the payment that was set aside for it.
+/// Compares the question with its entry, and with the payment whose money was held for it.
 fn requested(asked: &Asked, entries: &[Entry], differences: &mut Vec<Difference>) {
     let known = entries.iter().find_map(|entry| match &entry.body {
         Body::ApprovalRequested(known) if known.intent.to_string() == asked.intent_sha256 => Some((entry.seq, known)),
@@ -270,10 +270,10 @@ fn requested(asked: &Asked, entries: &[Entry], differences: &mut Vec<Difference>
                 ("agent", *agent == asked.agent),
                 ("approver", asked.intent.get("approver") == Some(approver)),
                 ("number of approvers", usize::from(known.needed) == asked.needed),
-                ("way of asking", *backend == asked.backend),
-                // Entries have microseconds.
+                ("backend", *backend == asked.backend),
+                // Entries have microsecond precision.
                 (
-                    "end",
+                    "end time",
                     known.until.timestamp().as_microsecond() == asked.ends.as_microsecond(),
                 ),
             ] {
@@ -291,14 +291,14 @@ fn requested(asked: &Asked, entries: &[Entry], differences: &mut Vec<Difference>
     }
 }
 
-/// In what a payment is not the one that was asked about.
+/// The terms in which a payment differs from the question.
 fn unlike(reserved: &Reserved, asked: &Asked) -> Vec<&'static str> {
     let intent = |name: &str| asked.intent.get(name).map_or("", String::as_str);
     let outlay = reserved.amount.0.saturating_add(reserved.fee.map_or(0, |fee| fee.0));
     let asset = match Asset::parse(&reserved.asset) {
         Some(Asset::Token(token)) => token.address.to_string(),
         Some(Asset::Fiat(_, currency)) => currency.code.to_owned(),
-        // A later version's, or an earlier one's.
+        // An asset that only another version knows.
         None => intent("asset").to_owned(),
     };
     let cents = u64::try_from(reserved.usd_micros.0.div_ceil(10_000)).unwrap_or(u64::MAX);
@@ -325,7 +325,7 @@ fn unlike(reserved: &Reserved, asked: &Asked) -> Vec<&'static str> {
         .collect()
 }
 
-/// What came back, by itself.
+/// Checks one approver's answer.
 fn answer(
     ask: &Ask,
     intent: Option<&ApprovalIntent>,
@@ -346,7 +346,7 @@ fn answer(
         }
         (EvidenceKind::KeyraVerified | EvidenceKind::KeyraStatus | EvidenceKind::Operator, _) => None,
     };
-    // The operator is asked as a role, and answers as an account of this machine.
+    // The operator is asked as a role, but answers as an account of this machine.
     if evidence.kind != EvidenceKind::Operator && ask.approver != evidence.approver {
         differences.push(Difference::OtherApprover);
     }
@@ -365,7 +365,7 @@ fn answer(
     })
 }
 
-/// What the operator typed was about this question.
+/// Whether the operator's answer was to this question.
 fn is_of(ask: &Ask, intent_sha256: &str, evidence: &Evidence) -> bool {
     let proof = &evidence.proof;
     proof["intent_sha256"] == *intent_sha256 && proof["code"] == *ask.code && proof["by"] == *evidence.approver
@@ -389,7 +389,7 @@ fn token(intent_sha256: &str, verified: &Verified, differences: &mut Vec<Differe
     Token {
         issuer: verified.policy().issuer.clone(),
         key: verified.key().thumbprint(),
-        // What had to come back did, or the token would not have verified (approval/details.rs).
+        // Details that had to be repeated were, or the token would not have verified (approval/details.rs).
         bound_by: match repeats(verified.policy()) {
             true => BoundBy::Token,
             false => BoundBy::Handle,
@@ -397,7 +397,7 @@ fn token(intent_sha256: &str, verified: &Verified, differences: &mut Vec<Differe
     }
 }
 
-/// Whether the issuer has signed what the payment is. What stands beside an id_token it has not signed.
+/// Whether the issuer signed the payment's details. Details next to an id_token are not signed.
 fn repeats(policy: &Policy) -> bool {
     let is_beside = matches!(
         &policy.source,
@@ -411,7 +411,7 @@ fn repeats(policy: &Policy) -> bool {
     authorization || (sent.action_details.is_some() && policy.binding == Binding::Required)
 }
 
-/// Every grant in the books has its evidence, to the byte.
+/// Checks that every granted entry has its evidence, byte for byte.
 fn granted(asked: &Asked, entries: &[Entry], differences: &mut Vec<Difference>) {
     let evidence: Vec<&Evidence> = asked.of.iter().filter_map(|ask| ask.evidence.as_ref()).collect();
     for entry in entries {
@@ -430,7 +430,7 @@ fn granted(asked: &Asked, entries: &[Entry], differences: &mut Vec<Difference>) 
     }
 }
 
-/// Whether `entry` is the grant by just these bytes.
+/// Whether `entry` grants the approval for exactly this evidence.
 fn grants(entry: &Entry, evidence: &Evidence) -> bool {
     match &entry.body {
         Body::ApprovalGranted(granted) => Digest::of(&evidence_bytes(evidence)) == granted.evidence_sha256,

@@ -1,4 +1,4 @@
-//! Questions that go well, or are refused by whoever is asked.
+//! Questions that are approved, denied or not answered.
 
 use bursar_approvals::ciba::settings::Style;
 use bursar_approvals::{Backend, Denial, QuestionStatus};
@@ -23,7 +23,7 @@ async fn a_person_approves_in_every_dialect() {
         assert_eq!(evidence.approver, APPROVER);
         assert_eq!(evidence.proof["token"], fake.tokens()[0]);
         assert!(!evidence.proof.to_string().contains("never to be kept"));
-        // Spent: nobody else can fetch it.
+        // Used up: the token cannot be fetched again.
         assert_eq!(code(look(&ciba, &mut asked).await), "token_lost");
     }
 }
@@ -76,10 +76,10 @@ async fn a_person_refuses_or_does_not_answer() {
 }
 
 #[tokio::test]
-async fn another_persons_token_is_none() {
+async fn another_persons_token_is_rejected() {
     let fake = FakeBkey::start(Dialect::Oauth);
     let ciba = of(&fake);
-    // The agent itself, whose own token has the scope too.
+    // The agent itself, whose own token also has the scope.
     for subject in ["did:bkey:zSomebodyElse", CLIENT_ID] {
         fake.answers_as(subject);
         fake.decide_next(Decision::Approved);
@@ -95,7 +95,7 @@ async fn a_server_that_signs_no_details_cannot_approve_where_they_were_sent() {
     settings.style = Style::Standard;
     settings.details_type = Some("payment_initiation".to_owned());
     let ciba = client(settings);
-    // This server wants JSON, so the question cannot be put in this style; its tokens are known to say nothing of a payment.
+    // This server expects JSON, so the question cannot be sent in this style. Its tokens never name a payment.
     assert_eq!(ciba.start(&question()).await.unwrap_err().code, "invalid_request");
     let asked = of(&fake).start(&question()).await.unwrap();
     fake.decide(&asked.handle, Decision::Approved);
@@ -124,7 +124,7 @@ async fn after_its_end_nobody_is_asked_about_it() {
     let ciba = of(&fake);
     let mut asked = ciba.start(&question()).await.unwrap();
     asked.expires_at = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(9);
-    // Ten seconds are given; the wait ends with them.
+    // The grace period is ten seconds; the wait ends with it.
     assert!(wait(look(&ciba, &mut asked).await).as_secs() <= 2);
     asked.expires_at = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(11);
     assert_eq!(look(&ciba, &mut asked).await, QuestionStatus::Expired);

@@ -1,4 +1,5 @@
-//! What happens on the way, and what must not come of it: a person asked twice, a decision that nobody made, a token forgotten.
+//! Network and server faults, and what they must never cause: an approver asked twice, a decision that nobody made, a
+//! lost token.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ fn answer(status: u16, body: &str) -> Mishap {
 }
 
 #[tokio::test]
-async fn slow_down_is_for_good() {
+async fn slow_down_is_permanent() {
     for dialect in [Dialect::Oauth, Dialect::Both] {
         let fake = FakeBkey::start(dialect);
         let ciba = of(&fake);
@@ -26,7 +27,7 @@ async fn slow_down_is_for_good() {
         for wanted in [10, 10, 15] {
             assert_eq!(wait(look(&ciba, &mut asked).await).as_secs(), wanted);
         }
-        // And outlives the program.
+        // It also outlives a restart.
         assert_eq!(asked.interval.as_secs(), 15);
         assert_eq!(wait(look(&of(&fake), &mut asked).await).as_secs(), 15);
     }
@@ -98,7 +99,7 @@ async fn no_redirect_is_followed() {
 }
 
 #[tokio::test]
-async fn whoever_may_have_been_asked_is_not_asked_again() {
+async fn an_approver_who_may_have_been_asked_is_not_asked_again() {
     let fake = FakeBkey::start(Dialect::Oauth);
     let ciba = of(&fake);
     let mishaps = [
@@ -117,7 +118,7 @@ async fn whoever_may_have_been_asked_is_not_asked_again() {
 
 #[tokio::test]
 async fn a_server_that_cannot_be_reached_was_not_asked() {
-    // Accepts, and never shakes hands: nothing of a request can have been sent.
+    // Accepts connections but never completes the TLS handshake, so no request can have been sent.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let deaf = format!("https://{}", listener.local_addr().unwrap());
     let knocked = Arc::new(AtomicUsize::new(0));
@@ -138,7 +139,7 @@ async fn a_server_that_cannot_be_reached_was_not_asked() {
     fake.mishaps(Call::Discovery, &[answer(200, &document.to_string())]);
     let failure = refused(&of(&fake)).await;
     assert_eq!((failure.code.as_str(), failure.retryable), ("unreachable", true));
-    assert_eq!(knocked.load(Ordering::SeqCst), 2, "once more, and no more than that");
+    assert_eq!(knocked.load(Ordering::SeqCst), 2, "one retry, and no more");
 }
 
 #[tokio::test]
@@ -170,10 +171,10 @@ async fn keys_are_rotated_while_a_question_is_open() {
     };
     assert!(matches!(approved(false).await.0, QuestionStatus::Approved(_)));
     assert!(matches!(approved(false).await.0, QuestionStatus::Approved(_)));
-    assert_eq!(fake.count(Call::Keys), 1, "kept for an hour");
+    assert_eq!(fake.count(Call::Keys), 1, "cached for an hour");
     assert!(matches!(approved(true).await.0, QuestionStatus::Approved(_)));
     assert_eq!(fake.count(Call::Keys), 2);
-    // Again within a minute: the token waits until the keys may be asked for, and is not fetched a second time.
+    // A second rotation within a minute: the token waits until the keys may be fetched again, and is not fetched twice.
     let (standing, mut asked) = approved(true).await;
     let least = Duration::from_secs(50);
     assert!(wait(standing) > least && wait(look(&ciba, &mut asked).await) > least);
@@ -205,11 +206,11 @@ async fn a_token_waits_for_the_keys_of_a_server_that_is_down() {
     wait(look(&ciba, &mut asked).await);
     fake.mend();
     assert!(matches!(look(&ciba, &mut asked).await, QuestionStatus::Approved(_)));
-    assert_eq!(fake.count(Call::Look), 1, "fetched once, and kept");
+    assert_eq!(fake.count(Call::Look), 1, "fetched once, then kept");
 }
 
 #[tokio::test]
-async fn what_was_good_is_good_while_the_server_is_down() {
+async fn cached_keys_and_metadata_serve_while_the_server_is_down() {
     let fake = FakeBkey::start(Dialect::Oauth);
     fake.keys_are_good_for(0);
     let ciba = of(&fake);
@@ -221,7 +222,7 @@ async fn what_was_good_is_good_while_the_server_is_down() {
         }
         assert!(matches!(look(&ciba, &mut asked).await, QuestionStatus::Approved(_)));
     }
-    // Twice while it was up, once when it was not; then it is left alone for a minute.
+    // Twice while it was up and once while it was down; then no attempt for a minute.
     assert_eq!(fake.count(Call::Keys), 3);
     assert_eq!(fake.count(Call::Discovery), 1);
 }
@@ -236,7 +237,7 @@ async fn a_server_that_is_not_the_issuer_is_asked_nothing() {
     fake.break_down(Call::Discovery);
     assert_eq!(refused(&of(&fake)).await.code, "discovery_failed");
     assert_eq!(fake.count(Call::LogIn) + fake.count(Call::Ask), 0);
-    // A look needs it too, and is no decision without it.
+    // A poll needs the metadata too; without it, nothing is decided.
     let (up, down) = (FakeBkey::start(Dialect::Oauth), of(&fake));
     let mut asked = of(&up).start(&question()).await.unwrap();
     assert_eq!(wait(look(&down, &mut asked).await).as_secs(), 10);
@@ -253,7 +254,7 @@ async fn the_agent_logs_in_once_for_all() {
     }
     assert_eq!((fake.count(Call::LogIn), fake.count(Call::Ask)), (1, 8));
 
-    // What ends within a minute is not kept.
+    // A token that expires within a minute is not cached.
     let fake = FakeBkey::start(Dialect::Oauth);
     fake.agent_tokens_live(59);
     let ciba = of(&fake);
@@ -263,7 +264,7 @@ async fn the_agent_logs_in_once_for_all() {
 }
 
 #[tokio::test]
-async fn a_log_in_that_was_taken_back_is_made_anew() {
+async fn a_revoked_agent_token_is_replaced() {
     let fake = FakeBkey::start(Dialect::Oauth);
     let ciba = of(&fake);
     ciba.start(&question()).await.unwrap();
@@ -275,7 +276,7 @@ async fn a_log_in_that_was_taken_back_is_made_anew() {
     );
     ciba.start(&question()).await.unwrap();
     assert_eq!(fake.count(Call::LogIn), 2);
-    // A fresh one that is refused is a matter of set-up.
+    // If a fresh token is refused, the client is misconfigured.
     let other = of(&fake);
     fake.mend();
     fake.mishaps(Call::Ask, &[Mishap::TokenRefused]);
@@ -352,7 +353,7 @@ fn no_secret_is_logged() {
     });
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(
-        log.contains("wrong_subject") && log.contains("keys cannot be had"),
+        log.contains("wrong_subject") && log.contains("cannot fetch the identity server's keys"),
         "{log}"
     );
     assert_eq!(fake.tokens().len(), 2);

@@ -1,5 +1,5 @@
-//! The CIBA client against a BKey on loopback with faults, and against real counterparts: `bkey-sdk` says that the fake is
-//! faithful, `oidc-provider` that the standard style is standard.
+//! The CIBA client against a fake BKey on loopback with faults, and against real software: `bkey-sdk` checks that the
+//! fake is faithful, `oidc-provider` that the standard style follows the standard.
 
 #[path = "../../../../tests/it/support/bkey.rs"]
 mod bkey;

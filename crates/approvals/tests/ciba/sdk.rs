@@ -1,4 +1,4 @@
-//! The fake BKey, judged by BKey's own Python SDK (`tests/interop/agents/bkey_approve.py`).
+//! Checks the fake BKey with BKey's own Python SDK (`tests/interop/agents/bkey_approve.py`).
 
 use std::process::{Command, Stdio};
 
@@ -37,7 +37,7 @@ fn bkeys_own_sdk_works_with_the_fake() {
     let Some(python) = python() else { return };
     for dialect in [Dialect::Status, Dialect::Both] {
         let fake = FakeBkey::start(dialect);
-        // Undecided at the first look.
+        // Still pending at the first poll.
         let pending = match dialect {
             Dialect::Both => r#"{"status":"pending","error":"authorization_pending"}"#,
             Dialect::Oauth | Dialect::Status => r#"{"status":"pending"}"#,
@@ -62,7 +62,7 @@ fn bkeys_own_sdk_works_with_the_fake() {
     }
 }
 
-/// The two dialects (approvals §4.5): this SDK takes the standard one for a failure.
+/// Of the two dialects (approvals §4.5), this SDK treats the standard one as an error.
 #[test]
 fn bkeys_own_sdk_cannot_read_the_standard_dialect() {
     let Some(python) = python() else { return };

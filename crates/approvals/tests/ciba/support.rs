@@ -1,4 +1,4 @@
-//! A question, and a client as the program makes it.
+//! A question, and a client set up as in the program.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, FakeBkey};
 
-/// One that costs $12.50, put to [`APPROVER`].
+/// A question about $12.50 for [`APPROVER`].
 pub fn question() -> Question {
     let challenge = json!({
         "x402Version": 1,
@@ -82,7 +82,7 @@ pub fn of(fake: &FakeBkey) -> Ciba<Tokens> {
     client(settings(&fake.base, Style::Bkey))
 }
 
-/// The code of a question that could not be put.
+/// The failure of a question that could not be asked.
 pub async fn refused(ciba: &Ciba<Tokens>) -> Failure {
     ciba.start(&question()).await.expect_err("it was put")
 }
@@ -109,7 +109,7 @@ pub fn interop() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop")
 }
 
-/// A test that cannot run is a failure where BURSAR_TEST_STRICT=1 says so.
+/// Skips a test that cannot run here; with BURSAR_TEST_STRICT=1 that is a failure.
 pub fn skip(need: &str) {
     let strict = std::env::var_os("BURSAR_TEST_STRICT").is_some_and(|value| value == "1");
     assert!(!strict, "BURSAR_TEST_STRICT=1 and {need}");

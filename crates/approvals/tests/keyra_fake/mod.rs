@@ -1,7 +1,7 @@
-//! A KEYRA of our own making, after its page: over real HTTP, with the approver's device and webhooks, and with every fault that a
-//! service on the net can have. It shares no code with the client.
+//! A fake KEYRA built from its documentation: real HTTP, the approver's device, webhooks, and the faults that a network
+//! service can have. It shares no code with the client.
 
-// Two programs of tests use it, each its part.
+// Two test binaries use it, each only in part.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub const KEY: &str = "sk_test_fake_9f2c";
 pub const SECRET: &str = "whsec_fake_51d0";
-/// Paired with the fake's device.
+/// The device paired with the fake.
 pub const DEVICE: &str = "dev_7";
 const DEVICE_SECRET: &[u8] = b"kept in the device";
 
@@ -43,24 +43,24 @@ pub enum Fault {
         status: u16,
         retry_after: &'static str,
     },
-    /// Closed before anything is done.
+    /// Close the connection before doing anything.
     CutBefore,
-    /// Done, and closed without an answer.
+    /// Handle the request, then close without a response.
     CutAfter,
-    /// Done, and the answer ends in its middle.
+    /// Handle the request, then cut the response in the middle.
     CutWithin,
-    /// Done, and nothing more is heard.
+    /// Handle the request, then never respond.
     Silence,
-    /// Done, and answered with this instead.
+    /// Handle the request, but respond with this body.
     Instead(&'static str),
-    /// Done, and the answer is changed on its way.
+    /// Handle the request, but change the response.
     Changed(fn(&mut Value)),
-    /// Done, and the answer is longer than any challenge.
+    /// Handle the request, but send a response longer than any challenge.
     Endless,
     Redirect,
 }
 
-/// What an answer tells beyond the page's words.
+/// What responses have beyond the documented members.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Echoes {
     Nothing,
@@ -78,7 +78,7 @@ struct Challenge {
     order: Value,
     status: String,
     expires_at: Timestamp,
-    /// What the device signed, once it shows in GET.
+    /// The attestation, once GET shows it.
     shown: Option<Value>,
     verified: bool,
 }
@@ -113,7 +113,7 @@ impl FakeKeyra {
                 let (stream, _) = listener.accept().await.unwrap();
                 let fake = serving.clone();
                 let service = service_fn(move |request| fake.clone().serve(request));
-                // A fault ends a connection with an error, as it should.
+                // Faults end the connection with an error; that is intended.
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
                 );
@@ -122,7 +122,7 @@ impl FakeKeyra {
         fake
     }
 
-    /// For the next requests, one each.
+    /// Faults for the next requests, one each.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         let mut inside = self.inside.lock().unwrap();
         assert!(inside.faults.is_empty(), "faults are left over");
@@ -146,19 +146,19 @@ impl FakeKeyra {
         self.inside.lock().unwrap().challenges[id].verified
     }
 
-    /// By whatever way the status came about.
+    /// Sets the status directly, however it would have come about.
     pub fn set_status(&self, id: &str, status: &str) {
         let mut inside = self.inside.lock().unwrap();
         inside.challenges.get_mut(id).unwrap().status = status.to_owned();
     }
 
-    /// The approver agrees on their device: what it signs, for the caller to pass on.
+    /// The approver agrees on their device. Returns the attestation for the caller to pass on.
     pub fn attest(&self, id: &str) -> Value {
         let inside = self.inside.lock().unwrap();
         json!({ "format": "fake", "signature": signed_by_device(id, &inside.challenges[id].order) })
     }
 
-    /// As [`Self::attest`], and GET shows it from now on.
+    /// Like [`Self::attest`], but GET shows the attestation from now on.
     pub fn attest_and_show(&self, id: &str) {
         let attestation = self.attest(id);
         self.show(id, attestation);
@@ -169,7 +169,7 @@ impl FakeKeyra {
         inside.challenges.get_mut(id).unwrap().shown = Some(attestation);
     }
 
-    /// An event as it goes out, with an id of its own.
+    /// The body of an event with a fresh id.
     pub fn event(&self, kind: &str, data: &Value) -> Vec<u8> {
         let mut inside = self.inside.lock().unwrap();
         inside.events += 1;
@@ -184,7 +184,7 @@ impl FakeKeyra {
         let body = body.collect().await.map_err(|_| "the request was cut")?.to_bytes();
         let body: Value = match body.is_empty() {
             true => Value::Null,
-            false => serde_json::from_slice(&body).map_err(|_| "the request is no JSON")?,
+            false => serde_json::from_slice(&body).map_err(|_| "the request is not JSON")?,
         };
         let authorization = head
             .headers
@@ -322,13 +322,13 @@ impl FakeKeyra {
     }
 }
 
-/// Over the challenge and what it is about.
+/// The device's signature over the challenge id and its payload.
 fn signed_by_device(id: &str, order: &Value) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, DEVICE_SECRET);
     STANDARD.encode(hmac::sign(&key, format!("{id} {}", order["payload"]).as_bytes()))
 }
 
-/// Sends a webhook, signed in hex with `secret`, and returns the status that it was answered with.
+/// Sends a webhook signed in hex with `secret`, and returns the response status.
 pub async fn send_webhook(to: SocketAddr, secret: &str, event: &[u8]) -> u16 {
     send_webhook_to(to, "/v1/keyra/webhook", secret, event).await
 }
@@ -354,7 +354,7 @@ fn whole(status: StatusCode, text: String) -> Response<Part> {
     response
 }
 
-/// A body, or the part of one that is sent before the connection goes.
+/// A body, or the part of it that is sent before the connection is cut.
 pub enum Part {
     Whole(Option<Bytes>),
     Cut(Option<Bytes>),
@@ -372,7 +372,7 @@ impl Body for Part {
     }
 }
 
-/// What a receiver of webhooks does, for tests without a proxy.
+/// A webhook receiver for tests without a proxy.
 pub async fn receiver(hear: impl Fn(&http::HeaderMap, &[u8]) -> StatusCode + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -16,7 +16,7 @@ fn the_example_is_a_good_file_with_its_switches_off_and_on() {
 fn the_example_shows_every_key() {
     let text = examples::switched_on(EXAMPLE);
     let error = parse("limits.example.toml", &examples::probed(&text)).err().unwrap();
-    // The three kinds of level take the same keys; the agent's section shows them.
+    // The three kinds of level take the same keys; the example shows them in the agent's section.
     examples::check_that_keys_are_shown(&text, &error, |section| match section {
         "account" | "groups.eng" => "agents.research".to_owned(),
         list if list.starts_with("groups.eng.") => list.replace("groups.eng", "agents.research"),
@@ -35,7 +35,7 @@ fn an_empty_file_has_the_documented_defaults() {
 }
 
 #[test]
-fn the_digest_is_that_of_the_bytes() {
+fn the_hash_is_that_of_the_files_bytes() {
     let text = "[agents.a]\ntotal = \"1\"\n";
     let limits = parse("limits.toml", text).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(limits.sha256, <[u8; 32]>::from(Sha256::digest(text)));
@@ -53,7 +53,7 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
     assert!(says(dir.path()).contains("limits.toml:2:1: [agents.a] has no key `daay`\n  2 | daay = \"1\"\n"));
 }
 
-/// One mistake is one message: a zone that is wrong is not also missing.
+/// One mistake gives one message: a wrong zone is not also reported as missing.
 #[test]
 fn a_wrong_zone_is_reported_once() {
     let error = parse("limits.toml", "timezone = \"Mars\"\n[account]\nday = \"1\"\n")

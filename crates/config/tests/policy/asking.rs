@@ -1,4 +1,4 @@
-//! When a person is asked, by which rule, and who.
+//! When a person must approve, because of which rule, and which people.
 
 use super::*;
 
@@ -43,7 +43,7 @@ fn threshold(rule: &str, named: Option<&[&str]>, needed: u8) -> Threshold {
     }
 }
 
-/// Window name, start, amount, and what becomes of the excess.
+/// Window name, start, amount, and what happens when the charge does not fit.
 fn charged(charges: &[Charge]) -> Vec<(String, &str, u128, Excess)> {
     let told = |charge: &'_ Charge| (charge.window_name().into_owned(), charge.amount, charge.excess);
     charges
@@ -56,7 +56,7 @@ fn charged(charges: &[Charge]) -> Vec<(String, &str, u128, Excess)> {
 }
 
 #[test]
-fn the_threshold_that_is_passed_says_how_many_must_approve() {
+fn the_exceeded_threshold_decides_how_many_must_approve() {
     let rules = format!("approval_above = \"0.10\"\nsecond_approval_above = \"0.20\"\napprovals_needed = 3\n{NAMES}");
     assert_eq!(plan(&rules, None, 10).threshold, None);
     let all: &[&str] = &["a", "b", "c"];
@@ -72,7 +72,7 @@ fn the_threshold_that_is_passed_says_how_many_must_approve() {
         plan(&rules, None, 21).threshold,
         Some(threshold("second_approval_above", Some(all), 3))
     );
-    // The second threshold is one by itself.
+    // The second threshold works without the first.
     let rules = format!("second_approval_above = \"0.20\"\n{NAMES}");
     assert_eq!(plan(&rules, None, 20).threshold, None);
     assert_eq!(
@@ -82,7 +82,7 @@ fn the_threshold_that_is_passed_says_how_many_must_approve() {
 }
 
 #[test]
-fn whoever_owns_the_agent_is_not_asked() {
+fn the_owner_of_the_agent_is_not_asked() {
     let rules = format!("approval_above = \"0.10\"\nowner = \"b\"\n{NAMES}");
     let asked = plan(&rules, None, 11).threshold.unwrap();
     assert_eq!(
@@ -105,7 +105,7 @@ fn what_was_spent_asks_over_the_rule_that_it_passes() {
         [("total".to_owned(), "0", 50_000, Excess::Approved)]
     );
     assert!(asked.held().is_empty());
-    // A price that passes a threshold of its own says so.
+    // If the price exceeds a threshold as well, that threshold is the reason.
     let asked = plan("over_limit = \"ask\"\napproval_above = \"0.04\"", Some(rule), 5);
     assert_eq!(asked.threshold, Some(threshold("approval_above", None, 1)));
 }
@@ -141,7 +141,7 @@ fn only_what_asks_may_be_passed() {
         ]
     );
     assert_eq!(asked.held(), asked.charges[..2]);
-    // What a level asks about and another does not: those that no approval lets pass stand first, by the same numbers.
+    // One level asks, another denies: the charges that no approval lets pass come first.
     let limits = limits("[account]\ntotal = \"9\"\nover_limit = \"ask\"\n[agents.research]\ntotal = \"5\"\n");
     let purchase = Purchase {
         agent: "research",
@@ -172,32 +172,32 @@ fn where_nobody_can_be_asked_it_is_refused() {
         panic!()
     };
     assert!(plan.charges.iter().all(|charge| charge.excess == Excess::Denied));
-    let told = |at: usize, settled, open| Refusal::over_limit(&plan.charges[at], settled, open);
-    let due = told(1, 970_000, 20_000);
+    let refusal_of = |at: usize, settled, open| Refusal::over_limit(&plan.charges[at], settled, open);
+    let due = refusal_of(1, 970_000, 20_000);
     assert_eq!(
         (due.code, &*due.detail),
         (
             RefusalCode::ApprovalUnavailable,
-            "With this payment of 0.05 USD, more than 1.00 USD would be spent since a person last approved a payment (0.97 USD used, \
-             0.02 USD reserved), which is agents.research.approval_every; a person would have to approve it, and no approval backend \
+            "With this payment of 0.05 USD, spending since a person last approved a payment would exceed 1.00 USD (0.97 USD used, \
+             0.02 USD reserved), the amount set by agents.research.approval_every. A person must approve it, but no approval backend \
              is configured. Finance can raise agents.research.approval_every in limits.toml."
         )
     );
-    let stranger = told(2, 0, 1);
+    let stranger = refusal_of(2, 0, 1);
     assert_eq!(stranger.code, RefusalCode::ApprovalUnavailable);
     assert_eq!(
         stranger.detail,
         format!(
-            "Nothing was paid to {ALICE} before that agents.research.approval_first_time_payee knows of, so a person would have to \
-             approve it, and no approval backend is configured. Finance can take agents.research.approval_first_time_payee out of \
+            "No earlier payment to {ALICE} is known to agents.research.approval_first_time_payee, so a person must approve this \
+             one, but no approval backend is configured. Finance can remove agents.research.approval_first_time_payee from \
              limits.toml."
         )
     );
     let second = format!("second_approval_above = \"0.20\"\n{NAMES}");
     assert_eq!(
         refusal(&second, Approvals::Terminal, 21).detail,
-        "The price of 0.21 USD is over agents.research.second_approval_above, which is 0.20 USD, so 2 people would have to approve \
-         it. The operator's terminal cannot tell people apart: bursar.toml needs [approval] backend = \"ciba\" or \"keyra\" for that."
+        "The price of 0.21 USD is over agents.research.second_approval_above, which is 0.20 USD, so 2 people must approve it. The \
+         operator's terminal cannot tell people apart: that needs [approval] backend = \"ciba\" or \"keyra\" in bursar.toml."
     );
     assert_eq!(
         refusal(&second, Approvals::None, 21).rule,

@@ -1,4 +1,4 @@
-//! Decisions on limits as finance writes them.
+//! Decisions with limits as finance writes them.
 
 mod asking;
 mod not_taken;
@@ -242,7 +242,7 @@ fn the_cheapest_allowed_offer_wins_then_flow_then_rail_then_position() {
         rail: Rail::MppEvm,
         ..bid(10)
     };
-    assert_eq!(paid(free, &[bid(10), mpp()]).offer, 1); // mpp.evm comes first unless the file says otherwise
+    assert_eq!(paid(free, &[bid(10), mpp()]).offer, 1); // the default order has mpp.evm first
     let x402_first = format!("rails = [\"x402\", \"mpp.evm\"]\n{free}");
     assert_eq!(paid(&x402_first, &[mpp(), bid(10)]).offer, 1);
     let elsewhere = Bid {
@@ -306,7 +306,7 @@ count = { week = 200, total = 5 }
         ]
     );
     assert_eq!(plan.max_validity_s, 300);
-    // The same budget, a minute after local midnight: another window.
+    // The same budget, one minute after local midnight: a new window.
     let limits = limits(text);
     let Decision::Pay(plan) = decide_at(&limits, "a.example", "2026-11-20T23:01:00Z", &[bid(25)]) else {
         panic!("not paid");
@@ -348,7 +348,7 @@ fn offers_are_judged_by_their_own_asset_payee_and_price() {
 }
 
 #[test]
-fn a_denial_of_the_ledger_says_everything() {
+fn a_refusal_of_the_ledger_has_all_its_fields() {
     let text = "timezone = \"UTC\"\n[agents.research]\nday = \"5.00\"\ncount = { total = 1 }";
     let plan = paid(text, &[bid(60)]);
     let refusal = Refusal::over_limit(&plan.charges[0], 4_500_000, 200_000);
@@ -362,16 +362,16 @@ fn a_denial_of_the_ledger_says_everything() {
             reserved: Some("0.20".into()),
             asked: Some("0.60".into()),
             resets_at: Some("2026-11-21T00:00:00Z".parse().unwrap()),
-            detail: "This payment of 0.60 USD would go over agents.research.day, which is 5.00 USD a day: 4.50 USD used, \
-                     0.20 USD reserved. This day ends at 2026-11-21T00:00:00Z, then the count starts again. Finance can \
-                     raise agents.research.day in limits.toml."
+            detail: "This payment of 0.60 USD would exceed agents.research.day, which is 5.00 USD per day: 4.50 USD used, \
+                     0.20 USD reserved. The current day ends at 2026-11-21T00:00:00Z, and the count then restarts. Finance \
+                     can raise agents.research.day in limits.toml."
                 .into(),
         }
     );
     let refusal = Refusal::over_limit(&plan.charges[1], 1, 0);
     assert_eq!(
         refusal.detail,
-        "One more payment would go over agents.research.count.total, which is 1 payment in total: 1 payment used, 0 \
+        "One more payment would exceed agents.research.count.total, which is 1 payment in total: 1 payment used, 0 \
          payments reserved. Finance can raise agents.research.count.total in limits.toml."
     );
     assert_eq!(refusal.resets_at, None);
@@ -385,13 +385,14 @@ fn refusals_read_like_this() {
     let detail = |rules: &str| refused(&format!("[agents.research]\ntotal = \"9\"\n{rules}"), &[bid(10)]).detail;
     assert_eq!(
         detail("per_transaction = \"0.05\""),
-        "The price of 0.10 USD is over agents.research.per_transaction, which is 0.05 USD a payment. Finance can raise \
+        "The price of 0.10 USD is over agents.research.per_transaction, which is 0.05 USD per payment. Finance can raise \
          agents.research.per_transaction in limits.toml."
     );
     assert_eq!(
         detail("per_transaction = \"0.05\"\nover_limit = \"ask\""),
-        "The price of 0.10 USD is over agents.research.per_transaction, which is 0.05 USD a payment. Nobody can be asked \
-         about it: no approval backend is configured. Finance can raise agents.research.per_transaction in limits.toml."
+        "The price of 0.10 USD is over agents.research.per_transaction, which is 0.05 USD per payment. Nobody can be \
+         asked to approve it: no approval backend is configured. Finance can raise agents.research.per_transaction in \
+         limits.toml."
     );
     assert_eq!(
         detail("merchants = { deny = [\"*.example.com\"] }"),

@@ -1,9 +1,9 @@
-//! Why each offer beside the chosen one is not taken.
+//! Why each offer other than the chosen one was not taken.
 
 use super::*;
 
 #[test]
-fn each_offer_beside_the_chosen_one_has_its_reason() {
+fn each_offer_that_was_not_chosen_has_a_reason() {
     use RefusalCode::{OverLimit, PayeeNotAllowed, RailNotAllowed};
     let text = "[agents.research]\ntotal = \"9\"\nper_transaction = \"1\"\npayees = { deny = [\"0x00000000000000000000000000000000000000b0\"] }";
     let over = |rail, cents| Bid { rail, ..bid(cents) };
@@ -37,7 +37,7 @@ fn each_offer_beside_the_chosen_one_has_its_reason() {
         [
             (0, NotTaken::RailOrder),
             (1, barred(PayeeNotAllowed, "agents.research.payees.deny")),
-            // Not "stands behind in `rails`": it is not in there.
+            // Not `rail-order`: the rail is not in `rails` at all.
             (3, barred(RailNotAllowed, "rails")),
             (4, NotTaken::Dearer),
             (5, barred(OverLimit, "agents.research.per_transaction")),
@@ -49,9 +49,9 @@ fn each_offer_beside_the_chosen_one_has_its_reason() {
     assert_eq!(paid(text, &bids[2..3]).others.capacity(), 0, "alone, nothing is set up");
 }
 
-/// One code, one meaning: whoever reads an entry has nothing but the code.
+/// Each code has one meaning, because the code is all that a reader of an entry sees.
 #[test]
-fn the_codes_of_what_is_not_taken_are_nobody_elses() {
+fn the_codes_of_offers_not_taken_are_used_for_nothing_else() {
     let order = NotTaken::ORDER.iter().map(NotTaken::code);
     let rules = RefusalCode::ALL.iter().map(|code| code.code());
     let unpayable = bursar_core::challenge::Why::ALL.iter().map(|why| why.code());

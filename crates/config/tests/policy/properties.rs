@@ -1,4 +1,4 @@
-//! What holds for any limits and any offers.
+//! Properties of any limits and any offers.
 
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use bursar_core::assets::{Mode, currency};
 
-/// Every kind of rule, in values that let pass and values that do not.
+/// Every kind of rule, with values that let a payment pass and values that do not.
 const RULES: [&[&str]; 12] = [
     &[
         "per_transaction = \"0.01\"",
@@ -40,7 +40,7 @@ const RULES: [&[&str]; 12] = [
 type Rules = [Option<usize>; RULES.len()];
 
 fn rules() -> impl Strategy<Value = Rules> {
-    // Mostly absent, so that a good share of the cases is paid.
+    // Mostly absent, so that many of the cases lead to a payment.
     let choices: Vec<_> = RULES
         .iter()
         .map(|values| prop::option::weighted(0.15, 0..values.len()))
@@ -85,7 +85,7 @@ fn any_bid() -> impl Strategy<Value = Bid> {
     })
 }
 
-/// Over rails that limits.toml prefers, has and has not.
+/// Over rails that limits.toml prefers, lists and does not list.
 fn any_bid_over_any_rail() -> impl Strategy<Value = Bid> {
     let rails = prop::sample::select(vec![Rail::X402, Rail::MppEvm, Rail::X402Permit2]);
     (any_bid(), rails, any::<bool>()).prop_map(|(bid, rail, without_price)| Bid {
@@ -110,9 +110,10 @@ fn plan_of(decision: Decision) -> Option<Plan> {
 }
 
 proptest! {
-    /// R51 makes one exception, which the texts that all cases begin with settle: the first amount window of an agent.
+    /// R51 makes one exception, the first amount window of an agent. It does not arise here: every generated file has
+    /// one.
     #[test]
-    fn a_rule_more_never_pays_more(
+    fn one_more_rule_never_pays_more(
         levels in [rules(), rules(), rules()],
         (level, kind, value) in (0..3usize, 0..RULES.len(), any::<prop::sample::Index>()),
         bids in prop::collection::vec(any_bid(), 1..5),
@@ -131,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn the_choice_is_the_best_of_what_each_offer_alone_would_get(
+    fn the_choice_is_the_best_offer_that_would_be_paid_alone(
         levels in [rules(), rules(), rules()],
         bids in prop::collection::vec(any_bid(), 1..6),
     ) {

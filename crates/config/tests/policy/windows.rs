@@ -1,5 +1,5 @@
-//! Limits, windows and counters together, against a model that knows no counters: it keeps every payment and looks through
-//! all of them each time. Time runs across both clock changes of a year.
+//! Limits, windows and counters together, compared with a model without counters: it keeps every payment and goes
+//! through all of them each time. The times include both clock changes of a year.
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
@@ -46,7 +46,7 @@ struct Paid {
     end: End,
 }
 
-/// The payments that count, and whether a payment of `cents` at `now` fits a cap on those that `same` names.
+/// All payments so far, and whether one more fits every limit.
 struct Model {
     paid: Vec<Paid>,
     zone: TimeZone,
@@ -136,7 +136,7 @@ fn recorded(charges: &[Charge]) -> Vec<WindowCharge> {
     charges.iter().map(one).collect()
 }
 
-/// Who buys for how much after how many minutes, and how which earlier payment ends.
+/// Per step: which agent pays, how much, after how many minutes; and which earlier payment ends, and how.
 fn steps() -> impl Strategy<Value = Vec<(usize, u32, i64, usize, bool)>> {
     prop::collection::vec((0usize..2, 1u32..35, 0i64..100, 0usize..6, any::<bool>()), 40..120)
 }
@@ -146,9 +146,9 @@ proptest! {
     #[test]
     fn what_is_let_through_is_what_a_slow_model_lets_through(
         start in prop::sample::select(vec![
-            "2026-03-28T20:00:00Z", // 23 hours in the day that follows
+            "2026-03-28T20:00:00Z", // the next day has 23 hours
             "2026-10-24T18:00:00Z", // 25
-            "2026-12-31T12:00:00Z", // another month, and a week across it
+            "2026-12-31T12:00:00Z", // a new month in the middle of a week
             "2026-11-20T12:00:00Z",
         ]),
         steps in steps(),

@@ -1,6 +1,6 @@
-//! Numbers of JSON, digit by digit. `1250.0` is 1250, and nothing is rounded as a float would be.
+//! JSON numbers as exact decimals. `1250.0` equals 1250, and nothing is rounded as in a float.
 
-/// A JSON number as what it says: sign, digits, and the power of ten of the last one. One number has one form.
+/// A JSON number: sign, digits, and the power of ten of the last digit. Each number has exactly one form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Decimal {
     is_negative: bool,
@@ -10,7 +10,7 @@ pub(super) struct Decimal {
 }
 
 impl Decimal {
-    /// `None` for what is no number, or one whose exponent nobody means.
+    /// `None` if it is not a number, or if its exponent is absurd.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
             Some((mantissa, exponent)) => (mantissa, i64::from(exponent.parse::<i16>().ok()?)),
@@ -37,11 +37,11 @@ impl Decimal {
         })
     }
 
-    /// The greatest integer that is not above it; `None` if that is no `i64`.
+    /// The greatest integer that is not above it; `None` if that does not fit an `i64`.
     pub(super) fn floor(&self) -> Option<i64> {
         let sign = if self.is_negative { "-" } else { "" };
         let Ok(zeros) = usize::try_from(self.exponent) else {
-            // There is a fraction, and it is not zero.
+            // There is a fraction other than zero.
             let places = usize::try_from(self.exponent.unsigned_abs()).ok()?;
             let whole = self.digits.len().saturating_sub(places);
             let whole = match self.digits.get(..whole)? {
@@ -50,7 +50,7 @@ impl Decimal {
             };
             return whole.checked_sub(i64::from(self.is_negative));
         };
-        // 19 digits are all an i64 has.
+        // An i64 has at most 19 digits.
         if zeros > 19 {
             return None;
         }

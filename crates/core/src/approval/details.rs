@@ -1,5 +1,5 @@
-//! What a token repeats of the question must agree with what was asked (approvals §8.3). Numbers are compared as
-//! decimals are, digit by digit: no float, and `1250.0` is 1250.
+//! Whatever a token repeats of the question must match what was asked (approvals §8.3). Numbers are compared as exact
+//! decimals, not as floats: `1250.0` equals 1250.
 
 use std::collections::BTreeMap;
 
@@ -13,30 +13,31 @@ use crate::challenge::json::{self, Object};
 const AUTH_REQ_ID: &str = "urn:openid:params:jwt:claim:auth_req_id";
 const ACTION: &str = "action_details";
 const AUTHORIZATION: &str = "authorization_details";
-/// Of `action_details`, besides `amount`, what is compared. Type and description are the server's to word.
+/// The members of `action_details` that are compared, in addition to `amount`. The server may word type and
+/// description.
 const TEXTS: [&str; 3] = ["currency", "recipient", "resource"];
 
-/// The question as the backend sent it; details are the JSON text that went over the wire.
+/// The question as the backend sent it; details are the JSON text as sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     pub auth_req_id: String,
-    /// BKey's (approvals §4.4), an object.
+    /// BKey's details (approvals §4.4), an object.
     pub action_details: Option<String>,
-    /// RFC 9396, an array. Once sent it must come back, equal in all members.
+    /// RFC 9396, an array. If it was sent, it must come back with all members equal.
     pub authorization_details: Option<String>,
 }
 
-/// What is held against a token that repeats nothing.
+/// What is required of a token that does not repeat the details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Binding {
-    /// Nothing: it is bound by the handle over which it was fetched. All that BKey documents.
+    /// Nothing: the handle over which it was fetched binds it. BKey documents no more than that.
     IfRepeated,
-    /// `require_bound_details`: every detail that was sent must stand in the token.
+    /// `require_bound_details`: the token must repeat every detail that was sent.
     Required,
 }
 
-/// The details in a token's payload, of the right types.
+/// The details in a token's payload, with the right types.
 #[derive(Clone, Debug)]
 pub(super) struct Repeated<'a> {
     auth_req_id: Option<String>,
@@ -75,7 +76,7 @@ impl<'a> Repeated<'a> {
         })
     }
 
-    /// A server that signs no details may repeat them in its answer beside the token.
+    /// A server that does not sign the details may repeat them in its response, next to the token.
     pub(super) fn or_beside(mut self, authorization: Option<&'a str>) -> Self {
         self.authorization = self.authorization.or(authorization);
         self
@@ -109,7 +110,7 @@ impl Action {
     }
 }
 
-/// What was never sent cannot be agreed to.
+/// A detail that was never sent does not agree.
 fn agrees<T: PartialEq>(repeated: Option<&T>, sent: Option<&T>, binding: Binding) -> bool {
     match (repeated, binding) {
         (None, Binding::IfRepeated) => true,
@@ -123,7 +124,7 @@ impl Sent {
         if binding == Binding::Required && !is_bound {
             return Err(Rejected::BindingMismatch(AUTHORIZATION));
         }
-        // Servers leave it out for polling clients; where it stands it must be ours.
+        // Servers omit it for polling clients; if present, it must be ours.
         if repeated.auth_req_id.as_ref().is_some_and(|id| *id != self.auth_req_id) {
             return Err(Rejected::BindingMismatch(AUTH_REQ_ID));
         }
@@ -154,7 +155,7 @@ impl Sent {
     }
 }
 
-/// Whether two texts are the same JSON value: members in any order, entries of arrays in theirs.
+/// Whether two texts are the same JSON value. The order of members does not matter, the order in arrays does.
 fn equal(a: &str, b: &str) -> bool {
     let [a, b] = [a, b].map(|text| json::checked(text.as_bytes()).ok().and_then(Json::read));
     a.is_some() && a == b
@@ -171,7 +172,7 @@ enum Json {
 }
 
 impl Json {
-    /// Of a text that [`json::checked`] has passed, and so of bounded depth.
+    /// Reads a text that [`json::checked`] has accepted, so its depth is bounded.
     fn read(text: &str) -> Option<Self> {
         let text = text.trim_ascii();
         match text.as_bytes().first()? {
@@ -217,7 +218,7 @@ mod tests {
             .map_err(|rejected| rejected.code())
     }
 
-    /// The member of the vectors as it is written there: a `Value` would make floats of numbers.
+    /// A member of the vectors as written there: a `Value` would turn numbers into floats.
     fn raw<'a>(text: &'a str, path: &[&str]) -> &'a str {
         path.iter().fold(text, |text, name| {
             Object::read(text).unwrap().member(name).unwrap().get()
@@ -260,7 +261,7 @@ mod tests {
             let found = check(partial, &sent_action, Binding::Required);
             assert_eq!(found, Err("binding_mismatch"), "{partial}");
         }
-        // Nothing was sent that could come back.
+        // Nothing was sent that the token could repeat.
         assert_eq!(
             check("{}", &sent(None, None), Binding::Required),
             Err("binding_mismatch")
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_sent_is_no_agreement() {
+    fn details_that_were_never_sent_do_not_agree() {
         let without_amount = sent(Some(r#"{"type":"payment","currency":"USD"}"#), None);
         let found = check(
             r#"{"action_details":{"amount":1}}"#,

@@ -1,6 +1,6 @@
-//! What is approved: the terms that must not change between a question and the payment (approvals §8.1, R40), and the
-//! words for people (approvals §8.4, R42). No text of a merchant's is in either, but for the resource that the agent
-//! itself asked for.
+//! What is approved: the terms that must not change between the question and the payment (approvals §8.1, R40), and the
+//! wording for people (approvals §8.4, R42). Neither contains text from a merchant, except for the resource that the
+//! agent itself asked for.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +11,10 @@ use crate::assets::Asset;
 use crate::challenge::{Offer, Protocol};
 use crate::money::Atoms;
 
-/// Put in front of what is hashed, so that the hash is of nothing else.
+/// A prefix of what is hashed, so that the hash cannot be one of anything else.
 const DOMAIN: &[u8] = b"agent-pay-approval/v1\n";
 const BODY_HASH: &str = "body_hash";
-/// All but the body's hash are always there.
+/// All members except the body's hash are always present.
 const MEMBERS: [&str; 14] = [
     "agent", "amount", "approver", "asset", BODY_HASH, "currency", "decimals", "host", "method", "network", "payee",
     "protocol", "resource", "scheme",
@@ -23,24 +23,24 @@ const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const LONGEST_SENTENCE: usize = 200;
 const LONGEST_COMPACT: usize = 20;
 
-/// The thirteen members, and the body's hash where there is one.
+/// The thirteen members, and the hash of the body if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApprovalIntent(BTreeMap<&'static str, String>);
 
-/// The first 40 bits of an intent's hash in Crockford's alphabet: eight characters that people compare.
+/// The first 40 bits of an intent's hash in Crockford's base32: eight characters that people compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Code([u8; 8]);
 
-/// The request that is to be paid for, and who is asked about it.
+/// The request to be paid for, and who is asked about it.
 pub struct Asked<'a> {
     pub agent: &'a str,
     pub approver: &'a str,
-    /// Of the connection; lower-case A-label.
+    /// The host of the connection; lower-case A-label.
     pub host: &'a str,
     pub method: &'a str,
     /// The URL without fragment.
     pub resource: &'a str,
-    /// Of a body that is not empty.
+    /// The hash of the request body, unless it is empty.
     pub body_sha256: Option<[u8; 32]>,
 }
 
@@ -63,7 +63,7 @@ impl ApprovalIntent {
             ("decimals", offer.asset.decimals().to_string()),
             ("host", asked.host.to_owned()),
             ("method", asked.method.to_owned()),
-            // Stripe's says whether it is live: leave to pay in its test mode is no leave to move money.
+            // For Stripe it says live or test: an approval in test mode must not move real money.
             ("network", offer.asset.network().to_string()),
             ("payee", offer.payee.to_string()),
             ("protocol", protocol.to_owned()),
@@ -76,7 +76,7 @@ impl ApprovalIntent {
         Self(members)
     }
 
-    /// As `private/approvals` has it; `None` unless the members are exactly those that there are.
+    /// Reads the form stored in `private/approvals`. `None` unless it has exactly the known members.
     pub fn recorded(members: &BTreeMap<String, String>) -> Option<Self> {
         let named = MEMBERS
             .iter()
@@ -96,7 +96,7 @@ impl ApprovalIntent {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Members sorted, no white space (RFC 8785 for texts).
+    /// JSON with sorted members and no white space (RFC 8785, for strings).
     pub fn canonical(&self) -> String {
         serde_json::to_string(&self.0).unwrap_or_default()
     }
@@ -112,7 +112,7 @@ impl ApprovalIntent {
         Code::of(&self.hash())
     }
 
-    /// Who is asked, as the member `approver` has it: one name, or of several how many must approve.
+    /// The member `approver`: one name, or several names and how many of them must approve.
     pub fn approver_of(names: &[&str], needed: usize) -> String {
         match names {
             [one] => (*one).to_owned(),
@@ -120,14 +120,14 @@ impl ApprovalIntent {
         }
     }
 
-    /// What one of several approvers is asked: the same, with the name of that one.
+    /// What one of several approvers is asked: the same intent with only that name.
     pub fn to(&self, approver: &str) -> Self {
         let mut members = self.0.clone();
         members.insert("approver", approver.to_owned());
         Self(members)
     }
 
-    /// In whole units, with the two decimals of money at least where the asset has them: `12.50`, `0.001`.
+    /// In whole units, with at least two decimals if the asset has that many: `12.50`, `0.001`.
     pub fn amount(&self) -> String {
         let number = |name| self.member(name).unwrap_or_default();
         let (Ok(atoms), Ok(decimals)) = (Atoms::parse(number("amount")), number("decimals").parse::<u8>()) else {
@@ -150,7 +150,7 @@ impl ApprovalIntent {
         sentence(text("agent"), amount, text("currency"), text("host"), self.code())
     }
 
-    /// `AMOUNTCURRENCY#CODE`, or the code alone where that is longer than 20 characters.
+    /// `AMOUNTCURRENCY#CODE`, or only the code if that is longer than 20 characters.
     pub fn compact(&self, amount: &str) -> String {
         compact(amount, self.member("currency").unwrap_or_default(), self.code())
     }
@@ -171,7 +171,8 @@ impl Code {
         Self(code)
     }
 
-    /// As people type it: any case, with or without `#`, and with the letters that Crockford reads as digits.
+    /// Compares what a person typed: in any case, with or without `#`, and with the letters that Crockford reads as
+    /// digits.
     pub fn is(&self, typed: &str) -> bool {
         let typed = typed.trim().trim_start_matches('#');
         let read = |c: char| match c.to_ascii_uppercase() {
@@ -183,7 +184,7 @@ impl Code {
     }
 
     pub fn as_str(&self) -> &str {
-        // Its alphabet is ASCII.
+        // The alphabet is ASCII.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -210,7 +211,7 @@ fn compact(amount: &str, currency: &str, code: Code) -> String {
     }
 }
 
-/// Without control and format characters, which can hide or turn around what stands beside them (Unicode Cc and Cf).
+/// Removes control and format characters (Unicode Cc and Cf), which can hide or reverse the text around them.
 fn plain(text: &str) -> String {
     let is_format = |c: char| {
         matches!(
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_and_codes_are_those_of_the_vectors() {
+    fn hashes_and_codes_match_the_vectors() {
         let fixture = fixture();
         let rows = fixture["rows"].as_array().unwrap();
         assert_eq!(rows.len(), 11);
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_are_those_of_the_vectors() {
+    fn the_wording_matches_the_vectors() {
         let fixture = fixture();
         let cases = fixture["binding_message"]["cases"].as_array().unwrap();
         assert_eq!(cases.len(), 4);
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn leave_in_test_mode_is_no_leave_to_move_money() {
+    fn an_approval_in_test_mode_does_not_approve_real_money() {
         use crate::assets::{Mode, Network, currency, tokens_of};
         use crate::money::Atoms;
 

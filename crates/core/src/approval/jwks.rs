@@ -1,4 +1,4 @@
-//! The keys that may have signed an approval token: an issuer's JWKS document, read once, and what of it goes into the archive, so
+//! The keys that may have signed an approval token: an issuer's JWKS document, and the part of it that is archived so
 //! that a token can be checked after the issuer has changed its keys (approvals §5).
 
 use std::collections::BTreeMap;
@@ -13,23 +13,23 @@ use thiserror::Error;
 
 use crate::challenge::json::{self, Object};
 
-/// Of every document of an issuer's (approvals §2.1).
+/// The most bytes of any document of an issuer (approvals §2.1).
 pub const MAX_DOCUMENT: usize = 256 << 10;
 const MAX_KEYS: usize = 100;
 const KEY_BYTES: usize = 32;
 
-/// What may be used of one JWKS, by `kid`; at least one key.
+/// The usable keys of one JWKS, by `kid`; at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySet(BTreeMap<String, Key>);
 
-/// One Ed25519 key that is not of small order, and its name.
+/// One Ed25519 key that does not have small order, and its `kid`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     kid: String,
     point: VerifyingKey,
 }
 
-/// A key as it stands in the archive. The order of members is that of RFC 8785.
+/// A key in its archived form. Members are in the order of RFC 8785.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jwk {
@@ -50,27 +50,27 @@ enum KeyType {
     Okp,
 }
 
-/// Why no key of a document is used.
+/// Why none of a document's keys is used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BadKeys {
     #[error("it is not a JWKS document")]
     NotJwks,
     #[error("it has more than 100 keys")]
     TooMany,
-    /// Whoever reads the document can sign.
+    /// Anyone who can read the document can sign.
     #[error("it publishes a private key")]
     PrivateKey,
-    /// Under such a key a signature can be made without knowing any secret.
-    #[error("its key `{0}` is of small order")]
+    /// Signatures for such a key can be made without knowing any secret.
+    #[error("its key `{0}` has small order")]
     WeakKey(String),
-    #[error("it names two keys `{0}`")]
+    #[error("it has two different keys with the `kid` `{0}`")]
     TwoKeys(String),
-    #[error("it has no Ed25519 key that may verify")]
+    #[error("it has no Ed25519 key for verifying signatures")]
     NoneUsable,
 }
 
 impl BadKeys {
-    /// A stable text, as for [`Rejected`](super::rejected::Rejected).
+    /// Stable text, as for [`Rejected`](super::rejected::Rejected).
     pub const fn code(&self) -> &'static str {
         match self {
             Self::NotJwks => "jwks_malformed",
@@ -84,8 +84,8 @@ impl BadKeys {
 }
 
 impl KeySet {
-    /// Reads a document as it came. Keys of other kinds and purposes are passed over; a document that shows carelessness with keys
-    /// is refused whole.
+    /// Reads a document as received. Keys of other types or for other purposes are skipped. A document that shows
+    /// careless key handling is rejected as a whole.
     pub fn read(document: &[u8]) -> Result<Self, BadKeys> {
         let text = json::checked_up_to(document, MAX_DOCUMENT).map_err(|_| BadKeys::NotJwks)?;
         let listed = Object::read(text)
@@ -104,7 +104,7 @@ impl KeySet {
         let mut keys = BTreeMap::new();
         for key in listed.iter().filter_map(usable) {
             let key = key?;
-            // RFC 7517 §4.5 lets keys of different types share a name, but those of other types are not here.
+            // RFC 7517 §4.5 lets keys of different types share a `kid`, but keys of other types were skipped above.
             match keys.get(&key.kid) {
                 Some(known) if *known != key => return Err(BadKeys::TwoKeys(key.kid)),
                 _ => keys.insert(key.kid.clone(), key),
@@ -131,7 +131,7 @@ impl From<Key> for KeySet {
     }
 }
 
-/// `None` for a key that is not for us.
+/// `None` for a key that bursar cannot use.
 fn usable(jwk: &Object<'_>) -> Option<Result<Key, BadKeys>> {
     let is = |name: &str, allowed: &[&str]| jwk.text(name).is_some_and(|value| allowed.contains(&value.as_str()));
     let absent_or = |name: &str, allowed: &[&str]| jwk.member(name).is_none() || is(name, allowed);
@@ -152,7 +152,7 @@ fn usable(jwk: &Object<'_>) -> Option<Result<Key, BadKeys>> {
 }
 
 impl Key {
-    /// `Ok(None)` for an `x` that is no point of the curve in 32 bytes of strict base64url.
+    /// `Ok(None)` if `x` is not a point of the curve as 32 bytes in strict base64url.
     fn of(kid: String, x: &str) -> Result<Option<Self>, BadKeys> {
         let point = URL_SAFE_NO_PAD
             .decode(x)
@@ -166,7 +166,7 @@ impl Key {
         }
     }
 
-    /// Out of the archive.
+    /// The key from its archived form.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, BadKeys> {
         Self::of(jwk.kid.clone(), &jwk.x)?.ok_or(BadKeys::NoneUsable)
     }
@@ -184,14 +184,14 @@ impl Key {
         &self.kid
     }
 
-    /// RFC 7638 with SHA-256, in base64url; the same for the same key under every name.
+    /// RFC 7638 with SHA-256, in base64url. It does not depend on the `kid`.
     pub fn thumbprint(&self) -> String {
         let required = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.x());
         URL_SAFE_NO_PAD.encode(Sha256::digest(required))
     }
 
-    /// Whether this key has signed `message`. Strict: no small order in key or signature, S below the group's order, no cofactor,
-    /// so that everybody who checks it later comes to the same end.
+    /// Whether this key signed `message`. Strict: no small order in key or signature, S below the group order, no
+    /// cofactor. So everybody who checks it later comes to the same result.
     pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature).is_ok_and(|signature| self.point.verify_strict(message, &signature).is_ok())
     }
@@ -244,7 +244,7 @@ mod tests {
             (json!([]), "jwks_no_key"),
             (json!([key("", X)]), "jwks_no_key"),
             (json!([key("a", "")]), "jwks_no_key"),
-            // Its last bits are not zero: a second spelling.
+            // Its unused last bits are not zero: a second spelling.
             (json!([key("a", &X.replace("Cqc", "Cqd"))]), "jwks_no_key"),
             (json!([with("use", json!("enc"))]), "jwks_no_key"),
             (json!([with("use", json!(["sig"]))]), "jwks_no_key"),
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(read(Value::Array(hundred)).unwrap().kids().count(), 100);
         assert!(read(json!([with("key_ops", json!(["sign", "verify"]))])).is_ok());
         assert!(read(json!([with("alg", json!("Ed25519"))])).is_ok());
-        // Another type under the same name is an alternative (RFC 7517 §4.5), not a second key.
+        // A key of another type with the same `kid` is an alternative (RFC 7517 §4.5), not a duplicate.
         assert!(read(json!([{"kty": "RSA", "kid": "a"}, key("a", X)])).is_ok());
         let twice = br#"{"keys":[],"keys":[]}"#;
         assert_eq!(KeySet::read(twice), Err(BadKeys::NotJwks));
@@ -287,7 +287,7 @@ mod tests {
         assert!(!key.has_signed(message.as_bytes(), &signature[..63]));
     }
 
-    /// Everybody can make such a signature: the test shows that it would pass a check that is not strict.
+    /// Anyone can make such a signature. The test shows that it would pass a check that is not strict.
     #[test]
     fn a_weak_key_would_let_anything_pass() {
         use ed25519_dalek::Verifier as _;

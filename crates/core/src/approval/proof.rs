@@ -1,8 +1,9 @@
-//! A verified token as evidence, and evidence verified again: years later, offline, when the issuer has other keys. What was checked
-//! is kept beside the token, so that the same checks can be made as of the time of the decision.
+//! A verified token as evidence, and evidence that is verified again: years later, offline, when the issuer has other
+//! keys. What was checked is kept with the token, so that the same checks can be repeated as of the time of the
+//! decision.
 //!
-//! The signature proves that the holder of the archived key made the token, not whose key it was. That stands on the thumbprint,
-//! which was written down when the issuer still published the key.
+//! The signature proves that the holder of the archived key made the token, but not whose key it was. That rests on the
+//! thumbprint, which was recorded while the issuer still published the key.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -22,22 +23,22 @@ struct Proof {
     policy: Policy,
 }
 
-/// Why evidence does not prove what it says.
+/// Why evidence does not prove what it claims.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unproven {
-    #[error("it is not a signed token with its key")]
+    #[error("it does not consist of a signed token and its key")]
     NotSignedToken,
     #[error("its key: {0}")]
     BadKey(#[from] BadKeys),
     #[error("its token: {0}")]
     Rejected(#[from] Rejected),
-    #[error("it says something else than its token")]
+    #[error("it differs from what its token says")]
     Differs,
 }
 
 impl Verified {
-    /// To be written down together with the replay key. The decision is taken to be of the moment when it was learned: `iat` may be
-    /// a little in the future of our clock.
+    /// To be recorded together with the replay key. The time of the decision is when bursar learned of it: `iat` may be
+    /// slightly ahead of our clock.
     pub fn evidence(&self) -> Evidence {
         let proof = Proof {
             token: self.token.clone(),
@@ -52,14 +53,15 @@ impl Verified {
             decided_at: self.verified_at,
             good_until: Some(self.expires_at()),
             replay_key: self.replay_key().to_string(),
-            // Only maps with text names and whole numbers: it cannot fail.
+            // Cannot fail: there are only maps with string keys, and whole numbers.
             proof: serde_json::to_value(proof).unwrap_or_default(),
         }
     }
 }
 
-/// The checks of [`token::verify`] as of the decision, with nothing but what the evidence has; and that it says no more than they
-/// prove. Whether issuer, approver, scope and thumbprint are the right ones is for the caller to see in the answer.
+/// Repeats the checks of [`token::verify`] as of the decision, using only the evidence, and checks that it claims no
+/// more than they prove. The caller must check in the result that issuer, approver, scope and thumbprint are the right
+/// ones.
 pub fn reverify(evidence: &Evidence) -> Result<Verified, Unproven> {
     if evidence.kind != EvidenceKind::SignedToken {
         return Err(Unproven::NotSignedToken);
@@ -131,11 +133,11 @@ mod tests {
         assert!(reverify(&evidence).is_ok());
     }
 
-    /// Every value in the written evidence is changed, one at a time; nothing of it may be free to say anything else.
+    /// Changes every value in the written evidence, one at a time. None may change unnoticed.
     #[test]
     fn changed_evidence_does_not_verify() {
         let written = serde_json::to_value(evidence()).unwrap();
-        // Our own word of what we allowed and sent; a token that repeats none of it passes under other words too.
+        // What bursar itself allowed and sent: a token that repeats none of it passes with other values too.
         let free = [
             "/proof/policy/leeway_s",
             "/proof/policy/max_lifetime_s",

@@ -1,28 +1,28 @@
-//! The reasons of approvals §5 and of the test vectors.
+//! Why a token is rejected: the reasons in approvals §5, as the test vectors name them.
 
 use thiserror::Error;
 
-/// Why a token is no approval.
+/// Why a token does not count as an approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Rejected {
     #[error("it is longer than 8192 characters")]
     TooLong,
-    #[error("it is not a JWT as RFC 7515 and 7519 write them")]
+    #[error("it is not a well-formed JWT (RFC 7515, RFC 7519)")]
     Malformed,
     #[error("its algorithm is not allowed")]
     AlgNotAllowed,
-    #[error("it has `crit`")]
+    #[error("its header has `crit`, which is not supported")]
     CritNotSupported,
-    /// Perhaps the issuer has a new key: worth fetching its JWKS once more.
-    #[error("the issuer has no key of that name")]
+    /// The issuer may have a new key, so its JWKS is worth fetching again.
+    #[error("the issuer has no key with its `kid`")]
     UnknownKid,
-    #[error("its signature is wrong")]
+    #[error("its signature does not verify")]
     BadSignature,
-    #[error("its `{0}` is of the wrong type")]
+    #[error("its `{0}` has the wrong type")]
     ClaimType(&'static str),
     #[error("it has no `{0}`")]
     ClaimMissing(&'static str),
-    #[error("it is another issuer's")]
+    #[error("it is from another issuer")]
     WrongIssuer,
     #[error("it has expired")]
     Expired,
@@ -30,7 +30,7 @@ pub enum Rejected {
     NotYetValid,
     #[error("it was issued in the future")]
     IssuedInFuture,
-    #[error("it lives too long for the approval of one action")]
+    #[error("its lifetime is too long for the approval of one action")]
     LifetimeTooLong,
     #[error("it is for another audience")]
     WrongAudience,
@@ -38,9 +38,9 @@ pub enum Rejected {
     WrongClient,
     #[error("it is not from the approver who was asked")]
     WrongSubject,
-    #[error("it lacks the scope")]
+    #[error("it lacks the required scope")]
     ScopeMissing,
-    #[error("its `{0}` is not what was asked")]
+    #[error("its `{0}` differs from what was asked")]
     BindingMismatch(&'static str),
 }
 

@@ -1,20 +1,20 @@
-//! No answer counts twice: what makes one single use, and for how long that must be remembered (approvals §10). The
-//! books remember it (`ledger/book/approvals.rs`), in the same step that grants the approval (R45).
+//! No answer counts twice: what identifies an answer, and how long that must be remembered (approvals §10). The ledger
+//! remembers it, in the same step that grants the approval (R45).
 
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-/// Added to a token's end and the leeway of clocks.
+/// Added to a token's expiry and the allowed clock difference.
 const MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// A hash that one answer has, and no other.
+/// A hash that identifies one answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReplayKey([u8; 32]);
 
 impl ReplayKey {
-    /// SHA-256 of issuer, 0x00, `jti`. An issuer with and without a last `/` is one issuer.
+    /// SHA-256 of issuer, 0x00, `jti`. An issuer is the same with and without a trailing `/`.
     pub fn of_jti(issuer: &str, jti: &str) -> Self {
         let mut hash = Sha256::new();
         hash.update(without_slash(issuer));
@@ -23,8 +23,8 @@ impl ReplayKey {
         Self(hash.finalize().into())
     }
 
-    /// Of a whole token, for one without `jti`. It cannot be spelled in a second way: its base64url is canonical, and only its
-    /// signer can make another signature.
+    /// The key of a whole token, for tokens without `jti`. The same token cannot be spelled differently: its base64url
+    /// is canonical, and only the signer can create another signature.
     pub fn of_token(token: &str) -> Self {
         Self(Sha256::digest(token).into())
     }
@@ -37,7 +37,7 @@ impl ReplayKey {
     }
 }
 
-/// As [`Evidence::replay_key`](super::Evidence::replay_key) has it.
+/// The form of [`Evidence::replay_key`](super::Evidence::replay_key).
 impl fmt::Display for ReplayKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&alloy_primitives::hex::encode(self.0))
@@ -50,12 +50,12 @@ impl fmt::Debug for ReplayKey {
     }
 }
 
-/// An issuer's name as it is compared.
+/// An issuer's name in the form that is compared.
 pub(super) fn without_slash(issuer: &str) -> &str {
     issuer.strip_suffix('/').unwrap_or(issuer)
 }
 
-/// Until when the key of a token that ends at `expires_at` is kept.
+/// How long the key of a token that expires at `expires_at` is kept.
 pub fn kept_until(expires_at: Timestamp, leeway: SignedDuration) -> Timestamp {
     let margin = leeway.checked_add(MARGIN).unwrap_or(SignedDuration::MAX);
     expires_at.saturating_add(margin).unwrap_or(Timestamp::MAX)
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_that_of_the_vectors() {
+    fn the_key_matches_the_vectors() {
         let example = &fixture()["key_example"];
         let text = |name: &str| example[name].as_str().unwrap();
         let key = ReplayKey::of_jti(text("iss"), text("jti"));

@@ -1,9 +1,9 @@
-//! Whether a token is this approver's yes to this question (approvals §5). Thirteen checks in that order, each with the
-//! stable reason that logs, entries and vectors use; the last one, that it was not used before, is made where it is written down
-//! ([`super::replay`]).
+//! Whether a token is this approver's approval of this question (approvals §5). There are thirteen checks in that
+//! order, each with the stable reason that logs, entries and vectors use. The last one, that the token was not used
+//! before, is made where the approval is recorded ([`super::replay`]).
 //!
-//! Whatever the header says about keys (`jwk`, `jku`, `x5c`, `x5u`) is never looked at. A signature under one of the issuer's keys
-//! alone proves little: an agent's own token is signed too, and may have the scope.
+//! What the header says about keys (`jwk`, `jku`, `x5c`, `x5u`) is ignored. A signature by one of the issuer's keys
+//! proves little on its own: an agent's own token is signed too, and may have the scope.
 
 use std::fmt;
 
@@ -19,15 +19,15 @@ use super::rejected::Rejected;
 use super::replay::{self, ReplayKey, without_slash};
 use crate::challenge::json::{self, Object};
 
-/// Characters; longer ones are not looked into.
+/// In characters; longer tokens are not examined.
 const LONGEST: usize = 8192;
 
-/// What a token must say to count. Kept with the proof: it is what was checked.
+/// What a token must say to count. It is kept with the proof, as a record of what was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     pub source: Source,
     pub issuer: String,
-    /// Of an access token; that of an id_token is always `client_id`.
+    /// The audience of an access token; that of an ID token is always `client_id`.
     pub audience: String,
     pub client_id: String,
     /// The approver who was asked.
@@ -35,21 +35,21 @@ pub struct Policy {
     pub scope: String,
     pub algs: Vec<Alg>,
     pub leeway_s: u32,
-    /// From `iat` to `exp`: longer is no approval of one action.
+    /// From `iat` to `exp`. A token that lives longer does not approve a single action.
     pub max_lifetime_s: u32,
     pub sent: Sent,
     pub binding: Binding,
 }
 
-/// What the token answer was to be judged by.
+/// Which token of the response is judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     AccessTokenJwt,
-    /// For servers whose access tokens are opaque. Then scope, and details where the token has none, are those of the answer that
-    /// it came with.
+    /// For servers whose access tokens are opaque. The scope, and the details if the token has none, then come from the
+    /// response that contained it.
     IdToken {
-        /// An answer without one grants what was asked for (RFC 6749 §5.1); then that stands here.
+        /// A response without a scope grants what was asked for (RFC 6749 §5.1); then this is what was asked for.
         scope: String,
         /// JSON text.
         authorization_details: Option<String>,
@@ -65,7 +65,7 @@ pub enum Alg {
     Ed25519,
 }
 
-/// A token that passed; nothing but [`verify`] makes one.
+/// A token that passed the checks. Only [`verify`] creates one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verified {
     pub(super) token: String,
@@ -77,7 +77,7 @@ pub struct Verified {
     replay_key: ReplayKey,
 }
 
-/// What an auditor reads of a token (approvals §10).
+/// The claims of a token that an auditor reads (approvals §10).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proven {
@@ -86,7 +86,7 @@ pub struct Proven {
     pub iat: i64,
     pub iss: String,
     pub jti: Option<String>,
-    /// Of the answer, for an id_token.
+    /// For an ID token, the scope of the response.
     pub scope: String,
     pub sub: String,
 }
@@ -116,7 +116,7 @@ pub fn verify(token: &str, keys: &KeySet, policy: &Policy, now: Timestamp) -> Re
     })
 }
 
-/// Three parts, decoded, and what the signature is over: the bytes as they came.
+/// The three parts, decoded, and the bytes that were signed, as received.
 struct Parts<'a> {
     signed: &'a [u8],
     header: Vec<u8>,
@@ -131,7 +131,7 @@ impl<'a> Parts<'a> {
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(Rejected::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(Rejected::Malformed)?;
-        // A further dot is no character of base64url. Unused bits that are not zero, and padding, are refused by the engine.
+        // The engine rejects a further dot, unused bits that are not zero, and padding.
         let decode = |part: &str| match URL_SAFE_NO_PAD.decode(part) {
             Ok(bytes) if !bytes.is_empty() => Ok(bytes),
             _ => Err(Rejected::Malformed),
@@ -145,7 +145,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The name of the key, once the header asks for nothing that we do not do.
+/// The `kid`, provided that the header asks for nothing that we do not support.
 fn kid(header: &[u8], algs: &[Alg]) -> Result<String, Rejected> {
     let text = json::checked(header).map_err(|_| Rejected::Malformed)?;
     let header = Object::read(text).ok_or(Rejected::Malformed)?;
@@ -167,7 +167,7 @@ fn kid(header: &[u8], algs: &[Alg]) -> Result<String, Rejected> {
     }
 }
 
-/// The claims that matter, of the right types; times in whole seconds.
+/// The claims that matter, with the right types; times in whole seconds.
 struct Claims<'a> {
     iss: Option<String>,
     sub: Option<String>,
@@ -266,7 +266,7 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// `iat` and `exp`, if `now` lies between them as far as clocks agree.
+/// `iat` and `exp`, if `now` lies between them within the allowed clock difference.
 fn check_times(
     iat: Option<i64>,
     nbf: Option<i64>,
@@ -276,7 +276,7 @@ fn check_times(
 ) -> Result<(i64, i64), Rejected> {
     let exp = exp.ok_or(Rejected::ClaimMissing("exp"))?;
     let iat = iat.ok_or(Rejected::ClaimMissing("iat"))?;
-    // The years that a timestamp can have are far from the ends of an i64.
+    // The range of a timestamp is far within that of an i64.
     let now = now.as_second();
     let earliest = now.saturating_sub(i64::from(policy.leeway_s));
     let latest = now.saturating_add(i64::from(policy.leeway_s));
@@ -314,12 +314,12 @@ impl Verified {
         self.expires_at
     }
 
-    /// Check 13 is to put this in the store, once, in the same step that records the approval.
+    /// Check 13 is to store this, once, in the same step that records the approval.
     pub const fn replay_key(&self) -> ReplayKey {
         self.replay_key
     }
 
-    /// Until when the store must keep it.
+    /// How long the store must keep the replay key.
     pub fn kept_until(&self) -> Timestamp {
         replay::kept_until(
             self.expires_at,
@@ -328,7 +328,7 @@ impl Verified {
     }
 }
 
-/// Without the token, which is not for logs.
+/// Omits the token, which must not get into logs.
 impl fmt::Debug for Verified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verified")

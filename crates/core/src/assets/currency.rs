@@ -1,15 +1,15 @@
-//! The currencies that Stripe charges, with the smallest unit in which it counts them (MPP §10.1, from Stripe's list of
-//! currencies). Its units differ from ISO 4217's: ISK and UGX are sent as if they had cents, though they have none.
+//! The currencies that Stripe charges in, with the smallest unit in which it counts them (MPP §10.1, from Stripe's list
+//! of currencies). Its units differ from ISO 4217: ISK and UGX are sent as if they had cents, although they have none.
 
-/// A currency. Only this module makes them.
+/// A currency. Only this module creates them.
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Currency {
     /// ISO 4217 in lower case, as challenges and Stripe write it.
     pub code: &'static str,
-    /// The same in capitals, for people.
+    /// The code in capitals, for people.
     pub symbol: &'static str,
-    /// Digits after the point in Stripe's amounts.
+    /// The number of digits after the decimal point in Stripe's amounts.
     pub decimals: u8,
 }
 
@@ -150,7 +150,7 @@ static CURRENCIES: &[Currency] = &[
     of("yer", "YER", 2),
     of("zar", "ZAR", 2),
     of("zmw", "ZMW", 2),
-    // None
+    // No decimals
     of("bif", "BIF", 0),
     of("clp", "CLP", 0),
     of("djf", "DJF", 0),
@@ -166,7 +166,7 @@ static CURRENCIES: &[Currency] = &[
     of("xaf", "XAF", 0),
     of("xof", "XOF", 0),
     of("xpf", "XPF", 0),
-    // Three
+    // Three decimals
     of("bhd", "BHD", 3),
     of("jod", "JOD", 3),
     of("kwd", "KWD", 3),

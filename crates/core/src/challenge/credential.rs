@@ -1,9 +1,9 @@
 //! The header that pays: x402's `PAYMENT-SIGNATURE` (v2) and `X-PAYMENT` (v1), x402 §2.3, §2.4, §4.1, and MPP's
 //! `Authorization: Payment`, MPP §4.
 //!
-//! What goes back to the seller is the text that came from it, not a copy that went through a JSON library: servers
-//! compare deeply and answer any difference with "No matching payment requirements". So the header is put together as
-//! text from parts that are each known to be valid JSON.
+//! The seller gets back exactly the text it sent, not a copy that went through a JSON library: servers compare deeply,
+//! and answer any difference with "No matching payment requirements". So the header is assembled as text from parts
+//! that are each known to be valid JSON.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -28,11 +28,11 @@ pub const PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signa
 /// `X-PAYMENT`: the x402 v1 credential.
 pub const X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
 
-/// R33.
+/// The limit on the header (R33).
 const MAX_HEADER: usize = 64 * 1024;
-/// What an MPP credential begins with.
+/// The prefix of an MPP credential.
 const MPP_SCHEME: &str = "Payment ";
-/// More than all that stands around the echo: what is signed, signatures, payment id, member names.
+/// More than everything around the echo: the signed values, signatures, payment id and member names.
 const AROUND_ECHO: usize = 2560;
 
 /// What is signed: one `TransferWithAuthorization` (EIP-3009). Times are Unix seconds.
@@ -47,31 +47,32 @@ pub struct Authorization {
     pub nonce: B256,
 }
 
-/// What was made for the seller, to be put into a credential.
+/// What was signed or issued for the seller, to be put into a credential.
 pub enum Payload<'a> {
     /// `signature` is r, s, v.
     Authorization {
         authorization: &'a Authorization,
         signature: &'a [u8; 65],
     },
-    /// Leave for Permit2; `permission` where the token's own is brought along.
+    /// A transfer through Permit2; `permission` is a permit of the token that the seller submits along with it.
     Permit2 {
         transfer: &'a Permit2Transfer,
         signature: &'a [u8; 65],
         permission: Option<(&'a TokenPermit<'a>, &'a [u8; 65])>,
     },
-    /// A signed Tempo transaction, and whose it is.
+    /// A signed Tempo transaction, and who signed it.
     Transaction {
         from: Address,
         network: Network,
         /// `0x` and hex.
         signed: &'a str,
     },
-    /// The id of a Shared Payment Token: whoever has it and the seller's key can charge. Letters, digits and underscores.
+    /// The id of a Shared Payment Token: letters, digits and underscores. Together with the seller's key it can be
+    /// charged.
     SharedPaymentToken(&'a str),
 }
 
-/// What a credential repeats of the challenge, as text exactly as received.
+/// The part of the challenge that a credential repeats, as text exactly as received.
 #[derive(Debug)]
 pub struct Echo {
     rail: Rail,
@@ -90,18 +91,18 @@ enum Parts {
     Mpp {
         challenge: String,
         field: CredentialField,
-        /// A merchant's reference that goes back beside the payment.
+        /// A merchant's reference that is returned with the payment.
         external_id: Option<String>,
     },
 }
 
-/// The parts of a v2 echo that all offers of a challenge have in common.
+/// The parts of a v2 echo that all offers of a challenge share.
 #[derive(Debug)]
 pub(super) struct Shared {
     resource: Option<String>,
     extensions: Option<String>,
     id_slot: Option<IdSlot>,
-    /// Where `eip2612GasSponsoring.info` stands in the text of the extensions, if the permission can be added there.
+    /// Where `eip2612GasSponsoring.info` is in the text of the extensions, if the permit can be added there.
     sponsoring: Option<Range<usize>>,
 }
 
@@ -112,11 +113,11 @@ struct IdSlot {
     alone: bool,
 }
 
-/// A value that moves money for whoever holds it: no `Debug`, wiped when dropped.
+/// A value that lets its holder move money. It has no `Debug` and is wiped when dropped.
 pub struct Credential(Zeroizing<String>);
 
 impl Echo {
-    /// `network` is the v1 name as given.
+    /// `network` is the v1 name as received.
     pub(super) fn v1(network: String) -> Self {
         let (rail, parts) = (Rail::X402, Parts::V1 { network });
         Self { rail, parts }
@@ -139,7 +140,7 @@ impl Echo {
         Self { rail, parts }
     }
 
-    /// As [`Echo::mpp`], with the request's `externalId`.
+    /// Like [`Echo::mpp`], with the request's `externalId`.
     pub(super) fn stripe(challenge: String, field: CredentialField, external_id: Option<String>) -> Self {
         let parts = Parts::Mpp {
             challenge,
@@ -150,12 +151,12 @@ impl Echo {
         Self { rail, parts }
     }
 
-    /// The rail that a credential made from this pays over.
+    /// The rail of a credential made from this.
     pub fn rail(&self) -> Rail {
         self.rail
     }
 
-    /// Whether the seller would bring the token's permission for Permit2 to the chain (EIP-2612).
+    /// Whether the seller offers to submit a permit of the token for Permit2 (EIP-2612).
     pub fn brings_permission(&self) -> bool {
         matches!(&self.parts, Parts::V2 { shared, .. } if shared.sponsoring.is_some())
     }
@@ -195,12 +196,12 @@ impl Shared {
             .sum()
     }
 
-    /// What the server says about bringing the token's permission to the chain for us.
+    /// What the server says about submitting the permit for us.
     fn sponsoring(&self) -> Option<&str> {
         self.extensions.as_deref()?.get(self.sponsoring.clone()?)
     }
 
-    /// The extensions, with the payment id added where the server asked for one, and `permission` in the place of
+    /// The extensions, with the payment id added if the server asked for one, and `permission` in place of
     /// [`Shared::sponsoring`].
     fn extensions_with(&self, payment_id: Option<&str>, permission: Option<&str>) -> Option<Zeroizing<String>> {
         let mut text = Zeroizing::new(self.extensions.clone()?);
@@ -210,7 +211,7 @@ impl Shared {
         });
         let permission = self.sponsoring.clone().zip(permission.map(str::to_owned));
         let mut changes: Vec<(Range<usize>, String)> = [id, permission].into_iter().flatten().collect();
-        // From behind, so that places in front stay where they are.
+        // From the end, so that earlier positions stay valid.
         changes.sort_by_key(|(place, _)| Reverse(place.start));
         for (place, new) in changes {
             text.replace_range(place, &new);
@@ -220,7 +221,7 @@ impl Shared {
 }
 
 impl Credential {
-    /// A credential read back from `private/` (R7). `None` if it cannot be one.
+    /// A credential read back from `private/` (R7). `None` if the text cannot be one.
     pub fn from_stored(text: String) -> Option<Self> {
         let text = Zeroizing::new(text);
         let token = text.strip_prefix(MPP_SCHEME).unwrap_or(&text);
@@ -230,12 +231,12 @@ impl Credential {
         (plain && !token.is_empty() && text.len() <= MAX_HEADER).then_some(Self(text))
     }
 
-    /// The text itself, for `private/` alone (R7).
+    /// The text itself, only for `private/` (R7).
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// The header's value, marked sensitive so that no log and no HPACK table holds it.
+    /// The header's value, marked sensitive to keep it out of logs and HPACK tables.
     #[cfg_attr(
         not(test),
         expect(clippy::expect_used, reason = "every way to make one checks for base64")
@@ -246,14 +247,14 @@ impl Credential {
         value
     }
 
-    /// SHA-256 of the header's value: what entries hold in its place.
+    /// SHA-256 of the header's value, which entries contain instead of it.
     pub fn sha256(&self) -> [u8; 32] {
         Sha256::digest(self.0.as_bytes()).into()
     }
 }
 
-/// Puts the credential together. `payment_id` goes into `payment-identifier`, if the server offered that extension and named
-/// no id of its own. A payload of another rail than the echo's is refused.
+/// Builds the credential. `payment_id` goes into `payment-identifier`, if the server offered that extension and set no
+/// id of its own. Payload and echo must be for the same rail.
 pub fn credential(
     echo: &Echo,
     payload: &Payload<'_>,
@@ -263,11 +264,11 @@ pub fn credential(
         return Err(Why::PaymentIdMalformed);
     }
     let body = payload.json(echo)?;
-    // Room for all of it at once: a string that grows leaves copies behind that nobody wipes.
+    // Allocate everything at once: a string that grows leaves copies behind that are never wiped.
     let mut json = Zeroizing::new(String::with_capacity(echo.len() + body.len() + AROUND_ECHO));
     let name = match &echo.parts {
         Parts::V1 { network } => {
-            // A name of our own table: nothing in it needs escaping.
+            // A name from our own table, so nothing needs escaping.
             json.push_str(r#"{"x402Version":1,"scheme":"exact","network":""#);
             json.push_str(network);
             json.push_str(r#"","payload":"#);
@@ -297,7 +298,7 @@ pub fn credential(
             json.push_str(r#","payload":"#);
             json.push_str(&body);
             if let Some((network, from)) = payload.source(echo) {
-                // Servers compare it, checksum and all (MPP §4).
+                // Servers compare it including the checksum (MPP §4).
                 json.push_str(r#","source":"did:pkh:"#);
                 json.push_str(&network.to_string());
                 json.push(':');
@@ -378,7 +379,7 @@ impl Payload<'_> {
         }))
     }
 
-    /// What goes into the extensions so that the token's permission is brought along.
+    /// The text to put into the extensions so that the seller submits the token's permit.
     fn permission(&self, shared: &Shared) -> Result<Option<Zeroizing<String>>, Why> {
         let Self::Permit2 {
             permission: Some((permit, signature)),
@@ -392,7 +393,7 @@ impl Payload<'_> {
         info.map(Some).ok_or(Why::AllowanceMissing)
     }
 
-    /// Whose payment it is, where an MPP credential says so.
+    /// The payer, if the MPP credential names one.
     fn source(&self, echo: &Echo) -> Option<(Network, Address)> {
         match self {
             Self::Authorization { authorization, .. } => Some((authorization.network, authorization.from)),
@@ -403,7 +404,7 @@ impl Payload<'_> {
     }
 }
 
-/// What was signed, as members of a JSON object.
+/// The signed values, as members of a JSON object.
 fn members(authorization: &Authorization) -> String {
     let Authorization {
         from,
@@ -425,8 +426,8 @@ fn members(authorization: &Authorization) -> String {
     )
 }
 
-/// Finds the object `payment-identifier.info`. If it has an `id` already, that one stays: on conflict the server's value
-/// wins (x402 §2.3).
+/// Finds the object `payment-identifier.info`. An `id` that is already there stays: on conflict the server's value wins
+/// (x402 §2.3).
 fn id_slot(extensions: &str) -> Option<IdSlot> {
     let place = info_of(extensions, "payment-identifier")?;
     let members = Object::read(extensions.get(place.clone())?)?;
@@ -439,22 +440,22 @@ fn id_slot(extensions: &str) -> Option<IdSlot> {
     })
 }
 
-/// Where the token's permission goes. Known now, so that no money is set aside for one that could not be sent.
+/// Where the token's permit goes. Determined now, so that no money is reserved for a permit that could not be sent.
 fn sponsoring(extensions: &str) -> Option<Range<usize>> {
     let place = info_of(extensions, "eip2612GasSponsoring")?;
     permit2::takes_permission(extensions.get(place.clone())?).then_some(place)
 }
 
-/// Where the value of an extension's `info` stands.
+/// Where the value of an extension's `info` is.
 fn info_of(extensions: &str, name: &str) -> Option<Range<usize>> {
     let info = Object::read(extensions)?.object(name)?.member("info")?.get();
-    // `info` is a part of `extensions`, so the distance of their first bytes is its offset.
+    // `info` is a part of `extensions`, so the distance between their first bytes is its offset.
     let offset = (info.as_ptr() as usize).checked_sub(extensions.as_ptr() as usize)?;
     debug_assert_eq!(extensions.get(offset..offset + info.len()), Some(info));
     Some(offset..offset + info.len())
 }
 
-/// The alphabet and length the extension asks for (x402 §8).
+/// The alphabet and length that the extension requires (x402 §8).
 fn is_payment_id(id: &str) -> bool {
     (16..=128).contains(&id.len())
         && id
@@ -520,7 +521,7 @@ mod tests {
             r#"{"payment-identifier":{}}"#,
             r#"{"payment-identifier":{"info":[]}}"#,
             r#"{"payment-identifier":{"info":{"id":"server_chose_this_one"}}}"#,
-            // Twice the same member would be no JSON that servers agree about.
+            // Servers would not agree about JSON with a duplicate member.
             r#"{"payment-identifier":{"info":{"id":null}}}"#,
             r#"[]"#,
         ] {

@@ -1,7 +1,7 @@
-//! Strict JSON: what two parsers could read differently is not read at all.
+//! Strict JSON: what two parsers could read differently is rejected.
 //!
-//! [`checked`] walks a text once and refuses duplicate members and deep nesting (threat 1.9). [`Object`] then gives
-//! access to the members of one object with their text exactly as it came, which is what an echo needs.
+//! [`checked`] walks a text once and rejects duplicate members and deep nesting (threat 1.9). [`Object`] then gives
+//! access to the members of one object with their text exactly as received, which an echo needs.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::Why;
 
-/// R34's bound on a body, and ours on a decoded header.
+/// The limit on a body (R34), and on a decoded header.
 pub const MAX_TEXT: usize = 64 * 1024;
 const MAX_DEPTH: usize = 32;
 
@@ -24,7 +24,7 @@ pub fn checked(bytes: &[u8]) -> Result<&str, Why> {
     checked_up_to(bytes, MAX_TEXT)
 }
 
-/// The same for documents that may have another length.
+/// Like [`checked`], for documents with another length limit.
 pub fn checked_up_to(bytes: &[u8], longest: usize) -> Result<&str, Why> {
     if bytes.len() > longest {
         return Err(Why::TooLarge);
@@ -42,7 +42,8 @@ pub fn checked_up_to(bytes: &[u8], longest: usize) -> Result<&str, Why> {
     Ok(text)
 }
 
-/// Decodes a header liberally: standard or URL-safe alphabet, padding or none, blanks around it (x402 §1.1).
+/// Decodes a header liberally: standard or URL-safe alphabet, with or without padding, with blanks around it
+/// (x402 §1.1).
 pub fn from_base64(value: &[u8]) -> Result<Vec<u8>, Why> {
     const LIBERAL: GeneralPurpose = GeneralPurpose::new(
         &STANDARD,
@@ -76,7 +77,7 @@ impl<'a> Object<'a> {
         self.0.get(name).copied().filter(|raw| raw.get() != "null")
     }
 
-    /// Whether the member is written there, be it as `null`.
+    /// Whether the member is present, even as `null`.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
@@ -85,7 +86,7 @@ impl<'a> Object<'a> {
         Self::read(self.member(name)?.get())
     }
 
-    /// The member as text; `None` if it is absent or no JSON string.
+    /// The member as a string; `None` if it is absent or not a JSON string.
     pub fn text(&self, name: &str) -> Option<String> {
         serde_json::from_str(self.member(name)?.get()).ok()
     }
@@ -119,7 +120,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
     }
 }
 
-/// One value in the walk of [`checked`]. `fault` tells our refusals from those of the JSON parser.
+/// One value in the walk of [`checked`]. `fault` distinguishes our own errors from those of the JSON parser.
 struct Node<'c> {
     depth: usize,
     fault: &'c Cell<Why>,
@@ -229,7 +230,7 @@ mod tests {
         }
         assert_eq!(checked(b"\"\xff\""), Err(Why::NotJson));
         assert_eq!(checked(&vec![b' '; MAX_TEXT + 1]), Err(Why::TooLarge));
-        // Half of a surrogate pair: one parser replaces it, another refuses it.
+        // Half of a surrogate pair: some parsers replace it, others reject it.
         assert_eq!(checked(br#"{"a":"\ud800"}"#), Err(Why::NotJson));
     }
 

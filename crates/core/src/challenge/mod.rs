@@ -1,10 +1,10 @@
-//! A 402 becomes a list of offers, or a reason why it does not; nothing here acts.
+//! Turns a 402 into a list of offers, or into a reason why it has none. Nothing here performs I/O.
 //!
-//! The way through: [`look`] at the head, [`v2`] or [`v1`] to parse x402, [`with_mpp`] to add what MPP offers beside it,
-//! so that one 402 is one list; [`payable`] to check one offer against the payer; after the decision
-//! [`credential`](credential::credential) makes the header that pays and [`receipt`](receipt::receipt) reads what came
-//! back. Parsing is strict wherever a lenient reading could cost money (x402 §9.2); what is echoed to the seller is
-//! kept as it came.
+//! The steps: [`look`] inspects the head, [`v2`] or [`v1`] parses x402, and [`with_mpp`] adds the offers of MPP, so
+//! that one 402 gives one list. [`payable`] checks an offer against the payer. After the decision,
+//! [`credential`](credential::credential) builds the header that pays, and [`receipt`](receipt::receipt) reads the
+//! seller's receipt. Parsing is strict wherever a lenient reading could cost money (x402 §9.2). What is echoed to the
+//! seller is kept as received.
 
 use std::collections::BTreeSet;
 
@@ -36,17 +36,17 @@ pub use x402::{v1, v2};
 /// `PAYMENT-REQUIRED`: the x402 v2 challenge.
 pub const PAYMENT_REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 
-/// R33: of one 402, whatever the protocols.
+/// R33: the most offers in one 402, over all protocols.
 const MAX_OFFERS: usize = 16;
 
-/// An offer that nobody should pay, or that we cannot.
+/// An offer that cannot or must not be paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unpayable {
     pub place: Place,
     pub why: Why,
 }
 
-/// A challenge that was understood. One bad requirement spoils no other.
+/// A challenge that was understood. One bad requirement does not affect the others.
 #[derive(Clone, Debug)]
 pub struct Challenge {
     pub offers: Vec<Offer>,
@@ -59,18 +59,18 @@ impl Challenge {
     }
 }
 
-/// What the head of a 402 promises.
+/// Where the head of a 402 says the challenge is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
-    /// To be read by [`v2`].
+    /// In a header: parse it with [`v2`].
     V2Header(&'a [u8]),
-    /// JSON that may be a v1 challenge: read the body (R34's bounds) and give it to [`v1`].
+    /// The body is JSON and may be a v1 challenge: read it within R34's bounds and parse it with [`v1`].
     Body,
-    /// Nothing for us: pass the answer on untouched.
+    /// There is no x402 challenge: pass the response on unchanged.
     Nothing(Why),
 }
 
-/// The first look at the head of a 402. The caller has checked the status.
+/// Inspects the head of a 402. The caller has checked the status.
 pub fn look(headers: &HeaderMap) -> Found<'_> {
     let mut values = headers.get_all(PAYMENT_REQUIRED).iter();
     match (values.next(), values.next()) {
@@ -82,8 +82,8 @@ pub fn look(headers: &HeaderMap) -> Found<'_> {
     }
 }
 
-/// Both protocols of one 402 as one list: what `x402` turned out to be, and the `Payment` challenges in `headers`. Neither
-/// spoils the other; more than 16 offers in all are none (R33).
+/// The offers of both protocols in one 402 as one list: the parsed `x402` challenge, and the `Payment` challenges in
+/// `headers`. An error in one does not affect the other, but more than 16 offers in total are rejected (R33).
 pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Challenge, Why> {
     let mut all = mpp::read(headers);
     let no_mpp = all.len() == 0;
@@ -106,10 +106,10 @@ pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Cha
     Ok(all)
 }
 
-/// What a signer elsewhere does of all that could be paid, where there is one: BKey (approvals §4.6).
+/// What a remote signer can pay, if there is one: BKey (approvals §4.6).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Remote {
-    /// The one token that it signs for, by EIP-3009 and in whole US cents. `None`: the wallet's key is ours.
+    /// The only token that it signs for, by EIP-3009 and in whole US cents. `None`: bursar itself has the wallet's key.
     pub signs: Option<&'static Token>,
     /// Whether it issues the tokens for cards, in US dollars.
     pub issues: bool,
@@ -120,12 +120,12 @@ impl Remote {
         match (offer.asset, self.signs) {
             (Asset::Token(token), Some(signs)) => match offer.rail {
                 Rail::X402 if *token != *signs => Err(Why::SignerToken),
-                // Never rounded: what is paid is what is asked.
+                // Never rounded: the amount paid is the amount asked for.
                 Rail::X402 if !offer.amount.get().is_multiple_of(CENT) || offer.amount.is_zero() => {
                     Err(Why::SignerCents)
                 }
                 Rail::X402 => Ok(()),
-                // The challenge fixes the nonce (R18), and BKey chooses its own.
+                // The challenge fixes the nonce (R18), but BKey chooses its own.
                 Rail::MppEvm => Err(Why::SignerNonce),
                 _ => Err(Why::SignerRail),
             },
@@ -136,31 +136,31 @@ impl Remote {
     }
 }
 
-/// Atoms of a dollar token of 6 decimals in one US cent.
+/// One US cent in atoms of a dollar token with 6 decimals.
 pub const CENT: u128 = 10_000;
 
-/// Who would pay, for what request.
+/// Who would pay, and for which request.
 pub struct Payer<'a> {
-    /// The wallet's, if there is one.
+    /// The wallet's address, if there is a wallet.
     pub address: Option<Address>,
-    /// Whether Stripe's key is live, if there is one.
+    /// Whether the Stripe key is live, if there is a key.
     pub stripe: Option<Mode>,
     pub remote: Remote,
     /// The networks named in bursar.toml (R21).
     pub networks: &'a BTreeSet<Network>,
-    /// Those of them for which a node is named.
+    /// The networks among them that have an RPC node.
     pub proven: &'a BTreeSet<Network>,
     /// Host of the request: A-label, lower case, no port.
     pub request_host: &'a str,
-    /// Other hosts that the merchant's section of limits.toml names (R23).
+    /// Other hosts that limits.toml lists for this merchant (R23).
     pub resource_hosts: &'a [String],
-    /// Whether offers of amount "0" are taken (R22).
+    /// Whether offers of amount "0" are accepted (R22).
     pub zero_amount: bool,
     /// Unix seconds.
     pub now: u64,
 }
 
-/// Whether `payer` can take `offer`. What it may spend is the policy's question, not this one's.
+/// Whether `payer` is able to pay `offer`. Whether it may is for the policy to decide.
 pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
     match offer.asset {
         Asset::Token(token) => {
@@ -177,7 +177,7 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
         }
         Asset::Fiat(mode, _) => match payer.stripe {
             None => return Err(Why::StripeNotConfigured),
-            // Its seller lives in Stripe's other world.
+            // A test key cannot pay a live profile, nor the reverse.
             Some(ours) if ours != mode => return Err(Why::StripeModeDiffers),
             Some(_) => {}
         },
@@ -186,14 +186,14 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
     if offer.amount.is_zero() && !payer.zero_amount {
         return Err(Why::AmountZero);
     }
-    // It wants a proof of address, which is a login and no payment (MPP §8.1).
+    // A zero amount on Tempo asks for a proof of address, which is a login, not a payment (MPP §8.1).
     if offer.amount.is_zero() && offer.rail == Rail::MppTempo {
         return Err(Why::ModeUnsupported);
     }
     if offer.valid_before(payer.now, u64::MAX).is_none() {
         return Err(Why::ChallengeExpired);
     }
-    // Threat 1.10: a merchant that serves another one's challenge would have us buy for it over there.
+    // Threat 1.10: a merchant that serves another one's challenge could make us buy from the other on its behalf.
     match &offer.resource {
         ResourceHost::Same => Ok(()),
         ResourceHost::Unreadable if offer.rail.protocol() != Protocol::X402 => Err(Why::RealmDiffers),
@@ -212,7 +212,7 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
     }
 }
 
-/// Whether an offer that was payable still is, now that the request's body is known and time has passed.
+/// Whether a payable offer is still payable, now that the request's body is known and time has passed.
 pub fn still_payable(offer: &Offer, body_sha256: &[u8; 32], now: u64) -> Result<(), Why> {
     if offer.body.is_some_and(|body| body != *body_sha256) {
         return Err(Why::DigestMismatch);
@@ -221,7 +221,7 @@ pub fn still_payable(offer: &Offer, body_sha256: &[u8; 32], now: u64) -> Result<
     left.map(|_| ()).ok_or(Why::ChallengeExpired)
 }
 
-/// Problem details are JSON too, but never an x402 challenge: MPP sellers send them beside their header.
+/// Problem details are JSON too, but never an x402 challenge: MPP sellers send them along with their header.
 fn has_json_body(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()) else {
         return false;
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_v1_body_may_stand_beside_an_mpp_header() {
+    fn a_v1_body_may_come_with_an_mpp_header() {
         let headers = head(&[
             ("www-authenticate", "Payment id=\"x\""),
             ("content-type", "application/json"),

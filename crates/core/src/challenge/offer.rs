@@ -1,4 +1,4 @@
-//! What a 402 offers, once it is understood: one type for every rail, so that one decision can compare them.
+//! What a 402 offers, once parsed: one type for every rail, so that one decision can compare them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,24 +12,25 @@ use crate::assets::Asset;
 use crate::assets::Token;
 use crate::money::{Atoms, MicroUsd};
 
-/// A way of paying, as limits.toml names it under `rails`. It decides what is signed or issued, and what proves its end.
+/// A way of paying, as limits.toml names it under `rails`. It determines what is signed or issued, and what proves the
+/// outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rail {
-    /// x402 `exact` by an EIP-3009 authorization.
+    /// x402 `exact`, by an EIP-3009 authorization.
     X402,
-    /// x402 `exact` by Permit2.
+    /// x402 `exact`, through Permit2.
     X402Permit2,
-    /// x402 `upto`: the seller takes what it likes, up to the amount.
+    /// x402 `upto`: the seller takes any part of the amount.
     X402UpTo,
-    /// MPP `evm`/`charge` by an EIP-3009 authorization.
+    /// MPP `evm`/`charge`, by an EIP-3009 authorization.
     MppEvm,
-    /// MPP `tempo`/`charge` by a signed transaction.
+    /// MPP `tempo`/`charge`, by a signed transaction.
     MppTempo,
-    /// MPP `stripe`/`charge` by a Shared Payment Token.
+    /// MPP `stripe`/`charge`, by a Shared Payment Token.
     MppStripe,
 }
 
-/// Where an offer stands in a 402, and where its credential goes.
+/// Where an offer appears in a 402, and where its credential goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     X402,
@@ -45,8 +46,8 @@ impl Protocol {
     }
 }
 
-/// Which of a 402's offers is meant: `x402 1`, `mpp 0`, counted from 0 in the server's order; the protocol alone is its whole
-/// challenge.
+/// Identifies one of a 402's offers: `x402 1`, `mpp 0`, counted from 0 in the server's order. The protocol without a
+/// number is its whole challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     pub protocol: Protocol,
@@ -90,11 +91,11 @@ impl Rail {
         Self::X402UpTo,
     ];
 
-    /// The order where limits.toml names none (R20). Those by Permit2 are used only where the file lists them: they ask
-    /// for an allowance of the wallet (threat 1.11).
+    /// The default order (R20). The rails through Permit2 are used only if the file lists them, because they need an
+    /// allowance from the wallet (threat 1.11).
     pub const USUAL: [Self; 4] = [Self::MppEvm, Self::X402, Self::MppTempo, Self::MppStripe];
 
-    /// As it stands in entries, lists and limits.toml.
+    /// The name in entries, lists and limits.toml.
     pub const fn name(self) -> &'static str {
         match self {
             Self::X402 => "x402",
@@ -106,7 +107,7 @@ impl Rail {
         }
     }
 
-    /// What the protocol calls the way of paying that we use, for entries.
+    /// The protocol's name for what we use, for entries.
     pub const fn scheme(self) -> &'static str {
         match self {
             Self::X402 | Self::X402Permit2 => "exact",
@@ -140,40 +141,40 @@ pub enum X402Version {
     V2,
 }
 
-/// When the seller settles: after its handler, or before.
+/// When the seller settles: after its handler has run, or before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PaymentFlow {
     Authorization,
     Upfront,
 }
 
-/// What a rail puts on record besides amount, asset and payee.
+/// What a rail records in addition to amount, asset and payee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Clause {
     None,
-    /// `upto`: who alone may take the money.
+    /// `upto`: the only account that may take the money.
     Facilitator(Address),
-    /// Tempo: the most that the network's fee can be, in atoms of the token paid with. It counts like the amount.
+    /// Tempo: the highest possible network fee, in atoms of the token paid with. It counts like the amount.
     FeeCap(Atoms),
 }
 
 /// How long the seller wants a credential to be valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Term {
-    /// From when it is made; in 10..=86400 (x402 `maxTimeoutSeconds`).
+    /// Counted from its creation; in 10..=86400 (x402 `maxTimeoutSeconds`).
     Seconds(u64),
     /// Up to this Unix second (MPP `expires`).
     Until(u64),
-    /// As long as the payer likes (MPP without `expires`).
+    /// Up to the payer (MPP without `expires`).
     Open,
 }
 
 impl Term {
-    /// Less is left than a seller needs to settle (x402 §4.1, MPP §10).
+    /// The least time that a seller needs to settle, in seconds (x402 §4.1, MPP §10).
     pub const LEAST_S: u64 = 6;
 
-    /// R16: `validBefore` of a credential that is made at `now` and lives `longest_s` at most. Unix seconds. `None`:
-    /// the challenge has expired, or is about to.
+    /// R16: `validBefore` of a credential that is created at `now` and lives at most `longest_s`, in Unix seconds.
+    /// `None` if the challenge has expired or is about to.
     pub fn valid_before(self, now: u64, longest_s: u64) -> Option<u64> {
         let longest = now.saturating_add(longest_s);
         match self {
@@ -184,17 +185,17 @@ impl Term {
     }
 }
 
-/// R18.
+/// How the nonce of a payment is chosen (R18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nonce {
     /// 32 bytes from the operating system.
     Random,
-    /// The challenge decides it, and so is answered at most once.
+    /// The challenge determines it, so that each challenge is answered at most once.
     Fixed(B256),
 }
 
-/// One offer that holds in itself: a rail of ours, an asset of our table that the rail can move, every field strict. Whether
-/// *we* pay it is for [`payable`](super::payable) and the policy.
+/// An offer that is valid in itself: a supported rail, an asset in our table that the rail can move, every field
+/// strictly parsed. Whether bursar pays it is up to [`payable`](super::payable) and the policy.
 #[derive(Clone, Debug)]
 pub struct Offer {
     pub rail: Rail,
@@ -202,26 +203,27 @@ pub struct Offer {
     pub position: usize,
     pub asset: Asset,
     pub amount: Atoms,
-    /// `amount` and fee as they count against a budget. `None`: not in dollars, so that finance's rate must tell.
+    /// What `amount` and fee count as against a budget. `None` if it is not in dollars, so that finance's rate is
+    /// needed.
     pub usd: Option<MicroUsd>,
-    /// If an address, neither zero nor the token.
+    /// An address is neither zero nor that of the token.
     pub payee: Account,
     pub clause: Clause,
     pub term: Term,
     pub nonce: Nonce,
     pub flow: PaymentFlow,
-    /// The host it is for: of x402's `resource`, of MPP's `realm`.
+    /// The host it is for, from x402's `resource` or MPP's `realm`.
     pub resource: ResourceHost,
-    /// SHA-256 of the only request body it is for (MPP `digest`).
+    /// SHA-256 of the only request body that it is for (MPP `digest`).
     pub body: Option<[u8; 32]>,
     /// What the credential repeats to the seller.
     pub echo: Arc<Echo>,
-    /// SHA-256 over the offer: the requirement's bytes as received, or the challenge as it is echoed.
+    /// SHA-256 of the offer: of the requirement's bytes as received, or of the challenge as echoed.
     pub sha256: [u8; 32],
 }
 
 impl Offer {
-    /// As [`Term::valid_before`], within what the rail allows (R16).
+    /// Like [`Term::valid_before`], but within what the rail allows (R16).
     pub fn valid_before(&self, now: u64, longest_s: u64) -> Option<u64> {
         let longest_s = match self.rail {
             Rail::MppTempo => longest_s.min(mpp::tempo::LONGEST_S),
@@ -235,7 +237,7 @@ impl Offer {
         Place::of(self.rail.protocol(), self.position)
     }
 
-    /// All that can leave the wallet for it.
+    /// The most that can leave the wallet for it.
     pub fn outlay(&self) -> Atoms {
         match self.clause {
             Clause::FeeCap(fee) => Atoms::new(self.amount.get().saturating_add(fee.get())),

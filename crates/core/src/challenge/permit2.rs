@@ -1,5 +1,5 @@
-//! Payments through Permit2, as the wire has them: scheme `exact` with `assetTransferMethod: "permit2"`, and scheme
-//! `upto` (x402 §4.2, §5). What is signed is in [`bursar_rails::pay`], which takes the same types.
+//! Payments through Permit2 on the wire: scheme `exact` with `assetTransferMethod: "permit2"`, and scheme `upto`
+//! (x402 §4.2, §5). The signing is in the crate `bursar-rails`, which uses the same types.
 
 use alloy_primitives::{Address, B256, U256, address, hex};
 use zeroize::Zeroizing;
@@ -9,12 +9,12 @@ use crate::money::Atoms;
 
 /// Uniswap's Permit2, at one address on every chain (x402 §3).
 pub const PERMIT2: Address = address!("0x000000000022d473030f116ddee9f6b43ac78ba3");
-/// The contract that settles `exact`, the only one that may present such a signature (x402 §3).
+/// The contract that settles `exact`, and the only one that may present such a signature (x402 §3).
 pub const EXACT_PROXY: Address = address!("0x402085c248eea27d92e8b30b2c58ed07f9e20001");
 /// The contract that settles `upto` (x402 §3).
 pub const UPTO_PROXY: Address = address!("0x4020a4f3b7b90cca423b9fabcc0ce57c6c240002");
 
-/// The version of `eip2612GasSponsoring` that we know.
+/// The supported version of `eip2612GasSponsoring`.
 const SPONSORING_VERSION: &str = "1";
 
 /// What is signed: one `PermitWitnessTransferFrom`. Times are Unix seconds.
@@ -22,11 +22,11 @@ const SPONSORING_VERSION: &str = "1";
 pub struct Permit2Transfer {
     pub chain_id: u64,
     pub token: Address,
-    /// What is taken, or with [`Spender::Upto`] the most that can be.
+    /// What is taken, or with [`Spender::Upto`] the most that can be taken.
     pub amount: Atoms,
     pub spender: Spender,
     pub from: Address,
-    /// A number on the wire; Permit2 keeps one bit for it, so that it is good for one transfer.
+    /// A number on the wire. Permit2 keeps one bit per nonce, so that it is good for a single transfer.
     pub nonce: B256,
     pub deadline: u64,
     pub to: Address,
@@ -36,14 +36,14 @@ pub struct Permit2Transfer {
 /// Who may present the signature to Permit2. The two contracts differ in who decides the amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spender {
-    /// Takes the whole amount, whoever sends the transaction.
+    /// Takes the whole amount, no matter who sends the transaction.
     Exact,
-    /// Takes any amount up to the signed one, when this account asks for it.
+    /// Takes any amount up to the signed one, if this account asks for it.
     Upto { facilitator: Address },
 }
 
-/// What is signed to spare the payer an `approve`: one EIP-2612 `Permit`. Made from a payment alone, so that it always
-/// allows Permit2, the payment's amount and nothing more (threat 1.11).
+/// What is signed to save the payer an `approve`: one EIP-2612 `Permit`. It can only be made from a payment, so it
+/// always allows exactly that amount, and only to Permit2 (threat 1.11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenPermit<'t> {
     transfer: &'t Permit2Transfer,
@@ -51,7 +51,7 @@ pub struct TokenPermit<'t> {
 }
 
 impl Permit2Transfer {
-    /// The token's permission for this payment. `nonce` is what the token's `nonces(owner)` says now.
+    /// The token's permit for this payment. `nonce` is the current value of the token's `nonces(owner)`.
     pub fn token_permit(&self, nonce: U256) -> TokenPermit<'_> {
         TokenPermit { transfer: self, nonce }
     }
@@ -92,7 +92,7 @@ impl TokenPermit<'_> {
     }
 }
 
-/// The JSON object `payload` of a credential. `signature` is that of `transfer`: r, s, v.
+/// The JSON object `payload` of a credential. `signature` is the one of `transfer`: r, s, v.
 pub fn payload(transfer: &Permit2Transfer, signature: &[u8; 65]) -> Zeroizing<String> {
     let signature = Zeroizing::new(hex::encode_prefixed(signature));
     Zeroizing::new(format!(
@@ -136,9 +136,9 @@ pub fn authorization(transfer: &Permit2Transfer) -> String {
     )
 }
 
-/// Whether the token's permission can be added to `offered`, the text of `extensions.eip2612GasSponsoring.info`. What the server
-/// wrote stays on conflict (x402 §2.3), so a server that filled in a member itself would have our signature stand for
-/// other numbers; and of another version we do not know the meaning.
+/// Whether the token's permit can be added to `offered`, the text of `extensions.eip2612GasSponsoring.info`. On
+/// conflict the server's value stays (x402 §2.3). So with a server that filled in a member itself, our signature would
+/// come with other numbers. The meaning of other versions is not known.
 pub(super) fn takes_permission(offered: &str) -> bool {
     open_info(offered).is_some()
 }
@@ -150,10 +150,10 @@ fn open_info(offered: &str) -> Option<Object<'_>> {
     (known && !ours.iter().any(|name| members.has(name))).then_some(members)
 }
 
-/// The JSON object `extensions.eip2612GasSponsoring.info`: `offered`, the text of it in the challenge, with what we sign
-/// added behind. `signature` is that of `permit`: r, s, v.
+/// The JSON object `extensions.eip2612GasSponsoring.info`: `offered`, its text in the challenge, followed by what we
+/// sign. `signature` is the one of `permit`: r, s, v.
 ///
-/// `None` if it cannot be added, as `takes_permission` says.
+/// `None` if it cannot be added (see `takes_permission`).
 pub fn sponsored_info(offered: &str, permit: &TokenPermit<'_>, signature: &[u8; 65]) -> Option<Zeroizing<String>> {
     let members = open_info(offered)?;
     let version = match members.has("version") {
@@ -259,7 +259,7 @@ mod tests {
             "null",
             r#""{}""#,
             r#"{"amount":"1"}"#,
-            // A member that counts as absent would still stand there twice.
+            // A `null` member counts as absent but would still occur twice.
             r#"{"signature":null}"#,
             r#"{"version":null}"#,
             r#"{"version":1}"#,
@@ -269,7 +269,7 @@ mod tests {
         }
     }
 
-    /// Whoever allocates room for a credential beforehand needs to know.
+    /// `credential` relies on these sizes when it allocates.
     #[test]
     fn the_longest_parts_fit_1_kib_each() {
         let spender = Spender::Upto {

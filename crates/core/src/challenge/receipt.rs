@@ -1,8 +1,8 @@
 //! The seller's receipt: x402's `PAYMENT-RESPONSE` (v2) or `X-PAYMENT-RESPONSE` (v1), x402 §2.5, or MPP's
 //! `Payment-Receipt`, which `mpp/` reads.
 //!
-//! A receipt is the seller's statement and no proof. By R10 a good one settles the payment; anything else leaves it
-//! unknown and counted, whatever it says. So a receipt that is not clearly good is never read as one.
+//! A receipt is the seller's statement, not a proof. By R10 a good one settles the payment. After anything else the
+//! outcome stays unknown and the payment stays counted. So only a receipt that is clearly good is read as good.
 
 use http::{HeaderMap, HeaderName};
 use serde_json::value::RawValue;
@@ -19,37 +19,38 @@ pub const X_PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("x-payment-re
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Receipt {
     Absent,
-    /// `tx` is `0x` and 64 lower-case hex digits, or the id of a PaymentIntent at Stripe. An `upto` that took nothing has none.
+    /// `tx` is `0x` and 64 lower-case hex digits, or the id of a Stripe PaymentIntent. An `upto` that took nothing has
+    /// none.
     Settled {
         tx: Option<String>,
     },
-    /// With a transaction the money may well be on its way (`settlement_pending`).
+    /// If there is a transaction, the money may be on its way (`settlement_pending`).
     Failed {
         tx: Option<String>,
         reason: ReceiptReason,
     },
-    /// Several, contradicting, too large, not decodable, or with a transaction hash that is none.
+    /// Several that contradict each other, or one that is too large, not decodable, or has an invalid transaction hash.
     Unreadable,
 }
 
-/// The class of `errorReason`: whose move it is. The text itself is the seller's and goes no further.
+/// The class of `errorReason`, by who has to act. The seller's own text is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReceiptReason {
     /// The wallet has too little of the token.
     InsufficientFunds,
-    /// validAfter or validBefore did not hold: our clock, the seller's, or a slow settlement.
+    /// Outside validAfter and validBefore: our clock is wrong, the seller's is, or settlement was slow.
     Clock,
-    /// The nonce was used: the money has moved already.
+    /// The nonce was already used: the money has moved.
     NonceUsed,
     /// Broadcast, not yet confirmed.
     Pending,
-    /// Token name or version, asset, scheme, network, payee: the challenge was wrong.
+    /// The challenge was wrong: token name or version, asset, scheme, network or payee.
     SellerConfiguration,
-    /// The signature was refused.
+    /// The signature was rejected.
     Signature,
-    /// The transaction was made and failed, or would fail.
+    /// The transaction failed or would fail.
     Transaction,
-    /// No reason, or one we do not know.
+    /// No reason, or an unknown one.
     Other,
 }
 
@@ -68,7 +69,7 @@ impl ReceiptReason {
         }
     }
 
-    /// Sorts the codes of x402 §10. Their spelling varies between versions, so parts of them are looked for.
+    /// Classifies the codes of x402 §10. Their spelling varies between versions, so this looks for parts of them.
     fn of(text: &str) -> Self {
         const CLASSES: [(&str, ReceiptReason); 15] = [
             ("settlement_pending", ReceiptReason::Pending),
@@ -94,8 +95,8 @@ impl ReceiptReason {
     }
 }
 
-/// Reads the receipt in the head of an answer to a request that was paid over `rail`, whatever its status. Sellers that
-/// speak both protocols send both receipts for one payment (MPP §12); the rail's own is the one that counts.
+/// Reads the receipt in the head of the response to a request that was paid over `rail`, whatever the status. Sellers
+/// that speak both protocols send both receipts for one payment (MPP §12); the one of the rail's protocol counts.
 pub fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {
     match rail {
         Rail::X402 | Rail::X402Permit2 | Rail::X402UpTo => x402(rail, headers),
@@ -133,11 +134,11 @@ fn read(rail: Rail, value: &[u8]) -> Option<Receipt> {
     match object.member("success").map(RawValue::get) {
         Some("true") => match (rail, tx) {
             (_, Some(tx)) => Some(Receipt::Settled { tx: Some(tx) }),
-            // Nothing was taken, so nothing was broadcast (x402 §2.5).
+            // Nothing was taken, so there is no transaction (x402 §2.5).
             (Rail::X402UpTo, None) if object.text("amount").as_deref() == Some("0") => {
                 Some(Receipt::Settled { tx: None })
             }
-            // `exact` always broadcasts something, so a success without a transaction is none.
+            // `exact` always has a transaction, so a success without one is not credible.
             (_, None) => None,
         },
         Some("false") => Some(Receipt::Failed {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_apart_by_its_transaction() {
+    fn a_failure_may_have_a_transaction() {
         assert_eq!(
             one(r#"{"success":false,"transaction":"","errorReason":"insufficient_funds"}"#),
             Receipt::Failed {
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_sorted_by_whose_move_it_is() {
+    fn reasons_are_classified_by_who_has_to_act() {
         for (text, class) in [
             ("invalid_exact_evm_nonce_already_used", ReceiptReason::NonceUsed),
             (

@@ -1,4 +1,4 @@
-//! One entry of `accepts` becomes an [`Offer`], or a reason why not (x402 §2.1, §2.2, §4, §9.2).
+//! Turns one entry of `accepts` into an [`Offer`], or into a reason why not (x402 §2.1, §2.2, §4, §9.2).
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use super::{Clause, Nonce, Offer, PaymentFlow, Rail, ResourceHost, Term, Why, X4
 use crate::assets::{self, Asset, Network, Standard, Token};
 use crate::money::{Atoms, MicroUsd};
 
-/// What all requirements of a challenge have in common.
+/// What all requirements of a challenge share.
 pub(super) struct Context {
     pub version: X402Version,
-    /// For v2; v1 names a resource in each requirement.
+    /// For v2 only: v1 names a resource in each requirement.
     pub resource: ResourceHost,
     pub shared: Arc<Shared>,
 }
 
-/// Reads the requirement with the text `raw`, already known to be strict JSON.
+/// Reads one requirement. `raw` is its text, already known to be strict JSON.
 pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Offer, Why> {
     let object = Object::read(raw).ok_or(Why::RequirementNotObject)?;
     let scheme = Scheme::of(&object, context.version)?;
@@ -29,7 +29,7 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
     let token = token(&object, network)?;
     let extra = object.object("extra").ok_or(Why::TokenDomainMissing)?;
     let (rail, clause) = rail(scheme, &extra, token)?;
-    // v1 is older than all transfer methods but one (x402 §2.4).
+    // v1 predates all transfer methods except EIP-3009 (x402 §2.4).
     if context.version == X402Version::V1 && rail != Rail::X402 {
         return Err(Why::TransferMethodUnsupported);
     }
@@ -44,7 +44,7 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
             context.resource.clone(),
         ),
     };
-    // Known now, so that no limit is charged for a credential that could not be sent.
+    // Checked now, so that no limit is charged for a credential that could not be sent.
     if !echo.fits() {
         return Err(Why::CredentialTooLarge);
     }
@@ -66,11 +66,11 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
     })
 }
 
-/// The schemes that we know.
+/// The supported schemes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scheme {
     Exact,
-    /// The seller takes what it likes, up to the amount.
+    /// The seller takes any part of the amount.
     UpTo,
 }
 
@@ -84,8 +84,8 @@ impl Scheme {
     }
 }
 
-/// What scheme and transfer method come to. The reference client falls into EIP-3009 for any method it does not know; we do
-/// not (x402 §4).
+/// The rail for a scheme and a transfer method. The reference client falls back to EIP-3009 for methods it does not
+/// know; bursar does not (x402 §4).
 fn rail(scheme: Scheme, extra: &Object<'_>, token: &Token) -> Result<(Rail, Clause), Why> {
     let method = match (extra.member("assetTransferMethod"), extra.text("assetTransferMethod")) {
         (None, _) => None,
@@ -107,7 +107,7 @@ fn rail(scheme: Scheme, extra: &Object<'_>, token: &Token) -> Result<(Rail, Clau
     }
 }
 
-/// The host of a URL member; an absent one stands for the request itself.
+/// The host of a URL member. If the member is absent, it is the host of the request itself.
 pub(super) fn resource_member(object: &Object<'_>, name: &str) -> ResourceHost {
     match (object.member(name), object.text(name)) {
         (None, _) => ResourceHost::Same,
@@ -137,7 +137,7 @@ fn token(requirement: &Object<'_>, network: Network) -> Result<&'static Token, W
     assets::token(network, &address).ok_or(Why::AssetUnknown)
 }
 
-/// `extra` chooses the flow, and must describe the token as our table does (R22).
+/// `extra` names the flow, and must describe the token as our table does (R22).
 fn check_extra(extra: &Object<'_>, token: &Token) -> Result<PaymentFlow, Why> {
     let flow = match (extra.member("paymentFlow"), extra.text("paymentFlow")) {
         (None, _) => PaymentFlow::Authorization,
@@ -161,7 +161,7 @@ fn amount(requirement: &Object<'_>, token: &Token, version: X402Version) -> Resu
     amount_of(&requirement.text(member).ok_or(Why::AmountNotText)?, token)
 }
 
-/// A plain decimal text, and what it counts.
+/// An amount in plain decimal digits, and what it counts as.
 pub(super) fn amount_of(text: &str, token: &Token) -> Result<(Atoms, MicroUsd), Why> {
     let amount = Atoms::parse(text)?;
     Ok((amount, MicroUsd::of(amount, token.decimals)?))
@@ -171,13 +171,13 @@ fn payee(requirement: &Object<'_>, token: &Token) -> Result<Address, Why> {
     payee_of(&requirement.text("payTo").ok_or(Why::PayeeMalformed)?, token)
 }
 
-/// How the addresses of all Tempo tokens begin. None of them takes money: the transfer fails, and its fee is gone.
+/// The prefix of all token addresses on Tempo. None of them accepts money: the transfer fails, and the fee is lost.
 const TIP20: [u8; 12] = [0x20, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// An address that money may go to.
+/// Reads an address that money may be sent to.
 pub(super) fn payee_of(text: &str, token: &Token) -> Result<Address, Why> {
     let payee = address(text).ok_or(Why::PayeeMalformed)?;
-    // EIP-55: one case alone carries no checksum, mixed case does.
+    // EIP-55: only mixed case carries a checksum.
     let mixed = text[2..].bytes().any(|b| b.is_ascii_lowercase()) && text[2..].bytes().any(|b| b.is_ascii_uppercase());
     if mixed && payee.to_checksum(None) != text {
         return Err(Why::PayeeChecksum);

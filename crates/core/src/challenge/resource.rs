@@ -1,14 +1,14 @@
-//! The host a challenge says it is for (R23, threat 1.10).
+//! The host that a challenge says it is for (R23, threat 1.10).
 //!
-//! No URL library: a URL that such libraries read differently (backslashes, blanks, user info, names outside ASCII in the
-//! host) counts as unreadable, and unreadable is not paid.
+//! This does not use a URL library. URLs that such libraries parse differently (backslashes, blanks, user info,
+//! non-ASCII hosts) count as unreadable, and offers with an unreadable URL are not paid.
 
 use std::net::Ipv6Addr;
 
 /// The host of an x402 `resource` or of an MPP `realm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResourceHost {
-    /// No resource is named, or a relative one: the host that was asked.
+    /// No resource or a relative one is named, so it is the requested host.
     Same,
     /// Lower case, without port; IPv6 without brackets.
     Named(String),
@@ -16,7 +16,7 @@ pub enum ResourceHost {
 }
 
 impl ResourceHost {
-    /// A realm is a host, with or without port, or a URL; what else it may be names no host.
+    /// A realm is a host, with or without port, or a URL. Anything else is unreadable.
     pub(super) fn of_realm(realm: &str) -> Self {
         if realm.contains("//") {
             return Self::of_url(realm);
@@ -37,14 +37,14 @@ impl ResourceHost {
                 let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
                 host(authority).map_or(Self::Unreadable, Self::Named)
             }
-            // `https:path` means one thing to browsers and another to RFC 3986.
+            // `https:path` means one thing to browsers and another in RFC 3986.
             None if after_scheme.len() < url.len() => Self::Unreadable,
             None => Self::Same,
         }
     }
 }
 
-/// Whether two host names are one: case and a final dot do not matter, IPv6 is compared as an address.
+/// Whether two host names are the same. Case and a trailing dot do not matter; IPv6 is compared as an address.
 pub(super) fn same_host(left: &str, right: &str) -> bool {
     let (left, right) = (bare(left), bare(right));
     match (left.parse::<Ipv6Addr>(), right.parse::<Ipv6Addr>()) {
@@ -60,7 +60,7 @@ fn bare(host: &str) -> &str {
         .unwrap_or(host)
 }
 
-/// Length of the scheme before its colon (RFC 3986 §3.1).
+/// The length of the scheme before its colon (RFC 3986 §3.1).
 fn scheme_length(url: &str) -> Option<usize> {
     let length = url.find(':')?;
     let scheme = &url.as_bytes()[..length];

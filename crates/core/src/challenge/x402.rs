@@ -20,7 +20,7 @@ pub fn v2(header: &[u8]) -> Result<Challenge, Why> {
     }
     let decoded = json::from_base64(header)?;
     let object = Object::read(json::checked(&decoded)?).ok_or(Why::NotObject)?;
-    // Two documents of the specification print the version as a string (x402 §2.1).
+    // Two documents of the specification write the version as a string (x402 §2.1).
     match object.member("x402Version").map(RawValue::get) {
         Some("2" | "\"2\"") => {}
         _ => return Err(Why::VersionUnsupported),
@@ -43,7 +43,7 @@ pub fn v2(header: &[u8]) -> Result<Challenge, Why> {
     Ok(collect(&requirements, &context))
 }
 
-/// Parses a JSON body as a challenge with `x402Version` 1. The caller has undone `Content-Encoding`.
+/// Parses a JSON body as a challenge with `x402Version` 1. The caller has decoded `Content-Encoding`.
 pub fn v1(body: &[u8]) -> Result<Challenge, Why> {
     let object = Object::read(json::checked(body)?).ok_or(Why::NotX402)?;
     match object.member("x402Version").map(RawValue::get) {

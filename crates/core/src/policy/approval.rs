@@ -1,7 +1,7 @@
 //! Which payments a person must approve, how many of them, and who may be asked (approvals §7, threats 1.3 and 4.4).
 //!
-//! What depends on money spent already is no threshold here but a charge of the plan: only the ledger knows, and it decides
-//! one payment after the other.
+//! What depends on money already spent is not a threshold but a charge of the plan: only the ledger knows it, and it
+//! decides one payment after another.
 
 use super::limits::{AgentLevels, Level, Limits};
 use super::refusal::Refusal;
@@ -10,11 +10,11 @@ use crate::money::MicroUsd;
 /// Whether a person can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Approvals {
-    /// No backend: what needs approval is refused.
+    /// No backend: payments that need approval are refused.
     None,
-    /// On this machine's own terminal, which cannot tell two people from each other.
+    /// On this machine's terminal, which cannot tell people apart.
     Terminal,
-    /// By a service that knows people by name.
+    /// Through a service that knows people by name.
     Service,
 }
 
@@ -23,27 +23,27 @@ pub enum Approvals {
 pub struct Threshold {
     /// Path in limits.toml, such as `agents.research.approval_above`.
     pub rule: String,
-    /// Whom limits.toml names, the agent's owners left out; else whoever the backend asks by itself.
+    /// The approvers that limits.toml names, without the agent's owners. `None`: the backend decides who is asked.
     pub named: Option<Vec<String>>,
-    /// Who owns the agent, by the names of the backend: none of them may approve.
+    /// The agent's owners, by the names of the backend: none of them may approve.
     pub owners: Vec<String>,
-    /// So many people must approve.
+    /// How many people must approve.
     pub needed: u8,
 }
 
-/// A level's own word on approvals.
+/// The approval keys of one level.
 #[derive(Debug)]
 pub struct Asking {
     pub above: Option<MicroUsd>,
-    /// Above this `needed` people must approve.
+    /// Above this price, `needed` people must approve.
     pub second_above: Option<MicroUsd>,
     pub needed: u8,
-    /// Who is asked, as the approval backend names people; without a name whoever it asks by itself.
+    /// Who is asked, by the names of the approval backend. Empty: the backend decides.
     pub approvers: Vec<String>,
     pub owner: Option<String>,
 }
 
-/// Above a second threshold, unless the file says otherwise.
+/// How many people must approve above the second threshold, unless the file says otherwise.
 pub const NEEDED: u8 = 2;
 
 impl Default for Asking {
@@ -64,7 +64,7 @@ impl Approvals {
     }
 }
 
-/// The threshold that a price passes which every level allows, or else `over`: a rule that what was spent already passes.
+/// The threshold that a price, allowed by every level, exceeds; or else `over`, a rule that past spending exceeds.
 pub(super) fn threshold(
     limits: &Limits,
     standing: &AgentLevels,
@@ -94,18 +94,19 @@ pub(super) fn threshold(
     }))
 }
 
-/// The list that counts: the nearest to the agent.
+/// The list that counts is the one nearest to the agent.
 pub fn named<'l>(levels: impl Iterator<Item = &'l Level>) -> Option<&'l [String]> {
     let lists = levels.map(|level| level.asking.approvers.as_slice());
     lists.filter(|list| !list.is_empty()).last()
 }
 
-/// Everybody who owns the agent or its group.
+/// The owners that the levels name.
 pub fn owners<'l>(levels: impl Iterator<Item = &'l Level>) -> Vec<String> {
     levels.filter_map(|level| level.asking.owner.clone()).collect()
 }
 
-/// What is over `per_transaction` is here only where the level asks.
+/// The first threshold of this level that the price exceeds. A price over `per_transaction` gets here only if the level
+/// asks.
 fn passed(level: &Level, price: MicroUsd) -> Option<String> {
     let keys = [
         ("per_transaction", level.per_transaction),

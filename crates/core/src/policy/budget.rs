@@ -1,7 +1,7 @@
 //! Budgets, and what one payment charges to them.
 //!
 //! A budget is a cap on one window of one scope. The ledger adds a [`Charge`] to the counter named by (scope, window,
-//! start) and denies it when the sum would pass the cap; caps live in `limits.toml` only, never in the store (R218,
+//! start), and refuses it if the sum would exceed the cap. Caps are only in `limits.toml`, never in the store (R218,
 //! R220).
 
 use std::borrow::Cow;
@@ -15,44 +15,45 @@ use super::calendar::{Calendar, Period};
 use crate::account::Account;
 use crate::money::MicroUsd;
 
-/// What span of payments one cap holds together (R50).
+/// Which payments count together against one cap (R50).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Window {
-    /// A calendar hour in the file's time zone; so are the next three.
+    /// A calendar hour in the file's time zone. The next three follow the calendar too.
     Hour,
     Day,
     Week,
     Month,
     /// Never ends.
     Total,
-    /// The last so many seconds, whenever one looks.
+    /// The last n seconds at any moment.
     Rolling(Rolling),
-    /// No span of time: what is held, armed or unknown at this moment (`max_pending`). What is settled leaves it.
+    /// Not a span of time: what is held, armed or unknown at this moment (`max_pending`). Settled payments leave it.
     Pending,
-    /// Since a person last approved a payment of the scope that was over it (`approval_every`, threat 1.3).
+    /// Since a person last approved a payment of the scope that exceeded it (`approval_every`, threat 1.3).
     SinceApproval,
-    /// No span of time: what was ever paid to one payee (`approval_first_time_payee`). Its cap is none: what it takes is that
-    /// something was settled before.
+    /// Not a span of time: what was ever paid to one payee (`approval_first_time_payee`). It has no cap: it only
+    /// requires that an earlier payment was settled.
     Payee,
 }
 
 /// A rolling window of n seconds in 60 buckets of n/60 seconds, aligned to the Unix epoch.
 ///
-/// The sum takes the 61 newest buckets, so the whole of the oldest one, of which only a part lies in the window: never more
-/// than the cap within any n seconds, but room comes back up to n/60 seconds late (R218).
+/// The sum covers the 61 newest buckets. The oldest is counted whole although only part of it lies in the window. So
+/// never more than the cap is spent within any n seconds, but room returns up to n/60 seconds late (R218).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rolling {
     bucket_s: u32,
 }
 
-/// What becomes of a charge that does not fit.
+/// What happens if a charge does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excess {
     /// The payment is refused.
     Denied,
     /// The payment is refused unless a person approves it.
     Asked,
-    /// It is no obstacle: a person is asked. It counts once the payment is armed with their approval.
+    /// It does not block the payment, because a person is asked. It counts once the payment is armed with their
+    /// approval.
     Approved,
 }
 
@@ -61,34 +62,39 @@ pub enum Excess {
 pub enum Unit {
     /// Millionths of a US dollar.
     MicroUsd,
-    /// Payments, each of which counts 1 whatever its price.
+    /// Payments; each counts 1 whatever its price.
     Payments,
 }
 
-/// What one payment adds to one budget. It belongs to this window for good, however late it is settled.
+/// What one payment adds to one budget. It stays in this window, however late it is settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     /// `account`, `group:eng` or `agent:research`.
     pub scope: Arc<str>,
     pub window: Window,
     pub unit: Unit,
-    /// The local start of the window as RFC 9557 text, `2026-11-20T00:00:00+01:00[Europe/Berlin]`; the zone is part of it, so
-    /// another zone in the file is another window. `0` for `total` and `max_pending`. For a rolling window the start of its
-    /// newest bucket: ten digits of Unix seconds, so that the order of texts is the order of time. For `approval_every` twenty
-    /// digits of Unix microseconds, or nothing: the ledger knows when the count last began. For a payee its name.
+    /// The start of the window, as a string that names the counter:
+    ///
+    /// * calendar windows: the local start in RFC 9557 form, `2026-11-20T00:00:00+01:00[Europe/Berlin]`. The zone is
+    ///   part of it, so changing the file's zone starts a new window.
+    /// * `total` and `max_pending`: `0`.
+    /// * rolling windows: the start of the newest bucket, ten digits of Unix seconds, so that strings sort by time.
+    /// * `approval_every`: twenty digits of Unix microseconds, or empty, because the ledger knows when the count last
+    ///   began.
+    /// * payees: the payee's name.
     pub start: Arc<str>,
-    /// When the window, or the bucket of a rolling one, ends; never for those that time does not end.
+    /// When the window ends, or the bucket of a rolling window. `None` if it does not end at any time.
     pub ends: Option<Timestamp>,
     /// In `unit`.
     pub amount: u128,
-    /// In `unit`; the sum may reach it, not pass it.
+    /// In `unit`; the sum may reach it but not exceed it.
     pub cap: u128,
     /// Where the cap is written in limits.toml: `agents.research.day`, `agents.research.count.hour`.
     pub rule: Arc<str>,
     pub excess: Excess,
 }
 
-/// One cap of limits.toml, its names made once when the file is read.
+/// One cap of limits.toml; its names are built once, when the file is read.
 #[derive(Clone, Debug)]
 pub struct Budget {
     scope: Arc<str>,
@@ -100,10 +106,10 @@ pub struct Budget {
 }
 
 impl Window {
-    /// Those that have a key of their own, and may stand under `count`.
+    /// The windows that have a key of their own and may appear under `count`.
     pub const NAMED: [Self; 5] = [Self::Hour, Self::Day, Self::Week, Self::Month, Self::Total];
 
-    /// The key in limits.toml; for a rolling window and `max_pending` the section's or the level's.
+    /// The key in limits.toml; for a rolling window the section's.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hour => "hour",
@@ -127,7 +133,7 @@ impl Window {
 impl Rolling {
     const BUCKETS: u32 = 60;
 
-    /// `None`: not a whole number of minutes, or none at all. Then its buckets would not be whole seconds.
+    /// `None` for zero, or if it is not a whole number of minutes, because buckets must be whole seconds.
     pub const fn of_seconds(seconds: u32) -> Option<Self> {
         if seconds == 0 || !seconds.is_multiple_of(Self::BUCKETS) {
             return None;
@@ -141,7 +147,7 @@ impl Rolling {
         self.bucket_s * Self::BUCKETS
     }
 
-    /// Start of the oldest bucket that counts together with the one that starts at `newest`.
+    /// The start of the oldest bucket that counts together with the one that starts at `newest`.
     pub fn oldest(self, newest: &str) -> String {
         let newest: u64 = newest.parse().unwrap_or(0);
         Self::text(newest.saturating_sub(u64::from(self.seconds())))
@@ -164,7 +170,8 @@ impl Rolling {
 }
 
 impl Charge {
-    /// A stable name of the counter inside its scope: `day` for amounts, `count.day` for payments, `rolling.86400`, `pending`.
+    /// A stable name for the counter within its scope: `day` for amounts, `count.day` for payments, `rolling.86400`,
+    /// `pending`.
     pub fn window_name(&self) -> Cow<'static, str> {
         Cow::Borrowed(match (self.unit, self.window) {
             (_, Window::Pending) => PENDING,
@@ -184,7 +191,7 @@ impl Charge {
     }
 }
 
-/// The counter of `max_pending`; whoever books by name alone must know that settled money leaves it.
+/// The counter of `max_pending`. Code that books by name must know that settled money leaves it.
 pub const PENDING: &str = "pending";
 /// The counters of `approval_every`, one for each time between two approvals.
 pub const SINCE_APPROVAL: &str = "approval_every";
@@ -192,7 +199,7 @@ pub const SINCE_APPROVAL: &str = "approval_every";
 pub const PAYEE: &str = "count.payee";
 
 impl Unit {
-    /// What the counter of that name holds, by [`Charge::window_name`].
+    /// The unit of the counter with this [`Charge::window_name`].
     pub fn of_window(name: &str) -> Self {
         match name.starts_with("count.") {
             true => Self::Payments,
@@ -230,12 +237,12 @@ impl Budget {
         Self::under(rule, scope, window, unit, cap)
     }
 
-    /// As [`Budget::new`], for a cap of money that stands at `rule`.
+    /// Like [`Budget::new`], for a cap of money that is written at `rule`.
     pub fn of_money(rule: String, scope: &Arc<str>, window: Window, cap: u128) -> Self {
         Self::under(rule, scope, window, Unit::MicroUsd, cap)
     }
 
-    /// Of the payees that a scope has paid.
+    /// The budget that asks about payees a scope has not paid before.
     pub fn of_payees(rule: String, scope: &Arc<str>) -> Self {
         Self::under(rule, scope, Window::Payee, Unit::Payments, u128::MAX)
     }
@@ -251,7 +258,7 @@ impl Budget {
         }
     }
 
-    /// A person may let a payment pass it.
+    /// The same budget, but a person may approve payments that exceed it.
     pub fn asking(self) -> Self {
         Self {
             excess: Excess::Asked,
@@ -259,7 +266,7 @@ impl Budget {
         }
     }
 
-    /// What becomes of a payment that does not fit, whether or not a person is asked about it already.
+    /// What happens to a payment that does not fit, which depends on whether a person is being asked about it already.
     pub(super) fn excess(&self, approvals: Approvals, is_asked: bool) -> Excess {
         match self.excess {
             Excess::Asked if is_asked => Excess::Approved,
@@ -268,8 +275,8 @@ impl Budget {
         }
     }
 
-    /// Whether it bounds what is spent over time (R51): `max_pending` alone would let any sum through, bit by bit, and
-    /// `approval_every` with a person's leave.
+    /// Whether it bounds what is spent over time (R51). `max_pending` alone would let any sum through bit by bit, and
+    /// so would `approval_every` with approvals.
     pub const fn bounds_spending(&self) -> bool {
         matches!(self.unit, Unit::MicroUsd) && !matches!(self.window, Window::Pending | Window::SinceApproval)
     }
@@ -297,12 +304,12 @@ impl Budget {
     }
 }
 
-/// Twenty digits, so that the order of texts is the order of time.
+/// Twenty digits, so that the strings sort by time.
 fn micros(now: Timestamp) -> String {
     format!("{:020}", now.as_microsecond().max(0))
 }
 
-/// The windows that hold one instant, each worked out at most once however many budgets ask for it.
+/// The windows that contain one instant, each computed at most once however many budgets need it.
 pub(super) struct Periods<'a> {
     calendar: &'a Calendar,
     now: Timestamp,

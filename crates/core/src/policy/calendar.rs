@@ -1,7 +1,7 @@
 //! Where a window starts and ends in the file's time zone.
 //!
-//! A day is a local day: 23 or 25 hours long when the clocks change. A week starts on Monday. An hour is what a wall
-//! clock calls one, so the hour that a clock change repeats is two windows (R50).
+//! A day is a local day, 23 or 25 hours long when the clocks change. A week starts on Monday. An hour is an hour of the
+//! local clock, so the hour that a clock change repeats is two windows (R50).
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ impl Calendar {
         Self { zone }
     }
 
-    /// The window that holds `now`. Where the calendar ends (a clock at the edge of what dates can express) the payment
-    /// counts against a window that never ends: that is too tight, never too loose.
+    /// The window that contains `now`. At the very ends of the calendar, the payment counts against a window that never
+    /// ends, which is too tight but never too loose.
     pub(super) fn period(&self, window: Window, now: Timestamp) -> Period {
         let Ok(Some(start)) = self.start(window, now) else {
             return Period {
@@ -74,7 +74,7 @@ impl Calendar {
         let next = match window {
             Window::Hour => return self.end_of_hour(start),
             Window::Day => date.tomorrow()?,
-            // Counted from the calendar's Monday and first: `start` itself is later where a clock change skips midnight.
+            // Counted from the calendar's Monday and first: `start` itself is later if a clock change skips midnight.
             Window::Week => monday(date)?.checked_add(1.week())?,
             Window::Month => date.first_of_month().checked_add(1.month())?,
             Window::Total | Window::Rolling(_) | Window::Pending | Window::SinceApproval | Window::Payee => {
@@ -84,7 +84,7 @@ impl Calendar {
         Ok(self.midnight(next)?.timestamp())
     }
 
-    /// The first instant of a local date: 00:00, or what follows when the clocks skip it.
+    /// The first instant of a local date: 00:00, or what follows if the clocks skip it.
     fn midnight(&self, date: Date) -> Result<Zoned, Error> {
         date.to_zoned(self.zone.clone())
     }
@@ -105,7 +105,7 @@ impl Calendar {
     }
 
     fn end_of_hour(&self, start: &Zoned) -> Result<Timestamp, Error> {
-        // Zones that move their clocks by half an hour have one hour of 90 minutes a year.
+        // Zones that shift their clocks by half an hour have one hour of 90 minutes a year.
         let step = SignedDuration::from_mins(30);
         let mut later = start.checked_add(step * 2)?;
         loop {
@@ -192,7 +192,7 @@ mod tests {
             "2026-10-25T00:00:00+02:00[Europe/Berlin]",
             "2026-10-25T23:00:00Z", // 25 h after 2026-10-24T22:00Z
         );
-        // The week and the month that hold a change keep the offset of their own start.
+        // A week or month with a clock change in it keeps the offset of its start.
         check(
             "Europe/Berlin",
             Window::Month,
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn odd_zones_keep_their_own_clocks() {
-        // Half-hour offset: the hour is the local one.
+        // Half-hour offset: the hour follows the local clock.
         check(
             "Asia/Kolkata",
             Window::Hour,
@@ -261,7 +261,7 @@ mod tests {
             "2026-05-05T15:00:00+05:30[Asia/Kolkata]",
             "2026-05-05T10:30:00Z",
         );
-        // Clocks move by 30 minutes: this hour has 90.
+        // Clocks shift by 30 minutes, so this hour has 90.
         check(
             "Australia/Lord_Howe",
             Window::Hour,
@@ -301,7 +301,7 @@ mod tests {
     }
 
     proptest! {
-        // 2000 to 2037: every rule of these zones is used.
+        // The years 2000 to 2037 use every rule of these zones.
         #[test]
         fn windows_tile_time(zone in zone(), second in 946_684_800i64..2_114_380_800) {
             let calendar = Calendar::new(zone);

@@ -1,7 +1,7 @@
-//! limits.toml, resolved: one level each for the account, the groups and the agents, with every name made once.
+//! limits.toml, resolved: one level each for the account, the groups and the agents, with all names built once.
 //!
-//! [`crate::config::limits`] builds these; nothing here reads a file. A lower level can only tighten: a payment needs the
-//! leave of every level it passes, and a deny wins over any allow.
+//! The crate `bursar-config` builds these; nothing here reads a file. A lower level can only tighten: every level that
+//! applies must allow a payment, and a deny wins over any allow.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::challenge::{Offer, Rail};
 use crate::host::Host;
 use crate::money::MicroUsd;
 
-/// Everything finance wrote down, ready to decide with. Swapped whole on reload.
+/// Everything that finance wrote, ready for decisions. Replaced as a whole on reload.
 pub struct Limits {
-    /// SHA-256 of the file's bytes: what `policy.load` and every purchase can be traced to.
+    /// SHA-256 of the file's bytes, so that `policy.load` and every purchase can be traced to the file.
     pub sha256: [u8; 32],
     pub calendar: Calendar,
-    /// Most preferred first; a rail that is not here is not paid.
+    /// Most preferred first; rails that are not listed are not used.
     pub rails: Vec<Rail>,
     pub max_validity_s: u64,
     pub zero_amount: bool,
@@ -50,7 +50,7 @@ pub struct Group {
 /// One section: `[account]`, `[groups.NAME]` or `[agents.NAME]`.
 #[derive(Debug, Default)]
 pub struct Level {
-    /// Its path in limits.toml, `agents.research`.
+    /// Its path in limits.toml, such as `agents.research`.
     pub section: Arc<str>,
     pub per_transaction: Option<MicroUsd>,
     pub budgets: Vec<Budget>,
@@ -63,7 +63,7 @@ pub struct Level {
     pub asking: Asking,
 }
 
-/// An allow list (`None`: anything) and a deny list, which wins.
+/// An allow list (`None` allows anything) and a deny list, which wins.
 #[derive(Debug)]
 pub struct Listed<T> {
     pub allow: Option<Vec<T>>,
@@ -73,7 +73,7 @@ pub struct Listed<T> {
 /// How an asset is named in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AssetName {
-    /// On every network, from our own table.
+    /// On every network, from bursar's own table.
     Symbol(String),
     /// CAIP-19 `eip155:8453/erc20:0x…`, `stripe:live/iso4217:usd`.
     One(Asset),
@@ -84,7 +84,7 @@ pub enum AssetName {
 pub enum OverLimit {
     #[default]
     Deny,
-    /// Ask a human; without an approval backend the same as `Deny`.
+    /// Ask a person; without an approval backend the same as `Deny`.
     Ask,
 }
 
@@ -98,7 +98,7 @@ pub enum Methods {
 }
 
 impl Limits {
-    /// Whether an offer of nothing may be signed (R22).
+    /// Whether an offer of amount zero may be signed (R22).
     pub fn zero_amount(&self) -> bool {
         self.zero_amount
     }
@@ -108,7 +108,7 @@ impl Limits {
         self.max_validity_s
     }
 
-    /// Other hosts that `merchant` may name as its own in a challenge (R23).
+    /// Other hosts that the challenges of `merchant` may name (R23).
     pub fn resource_hosts(&self, merchant: &str) -> &[String] {
         self.resource_hosts
             .iter()
@@ -121,7 +121,7 @@ impl Limits {
         self.agents.keys().map(String::as_str)
     }
 
-    /// What this offer counts as, if finance has said what its currency counts for.
+    /// What this offer counts as, unless its currency has no valid rate.
     pub fn price(&self, offer: &Offer, now: jiff::Timestamp) -> Option<MicroUsd> {
         self.rates.price(offer, now).ok()
     }
@@ -142,7 +142,7 @@ impl Limits {
         self.agents.get(agent)?.group.as_ref().map(|group| &*group.name)
     }
 
-    /// From the account down to the agent: the order in which a refusal is looked for.
+    /// From the account down to the agent, the order in which levels are checked.
     pub(super) fn levels<'a>(&'a self, standing: &'a AgentLevels) -> impl Iterator<Item = &'a Level> {
         let group = standing.group.as_ref().map(|g| &*g.level);
         std::iter::once(&self.account)
@@ -156,7 +156,7 @@ impl Limits {
 }
 
 impl AgentLevels {
-    /// R51: an amount window of its own or of its group. The account's alone is no budget.
+    /// R51: the agent or its group has an amount window. The account's alone does not count.
     pub(super) fn has_budget(&self) -> bool {
         let group = self.group.iter().flat_map(|g| &g.level.budgets);
         self.level.budgets.iter().chain(group).any(Budget::bounds_spending)

@@ -1,4 +1,4 @@
-//! Hosts as limits name them: exact ones, and `*.example.com` for everything below a name.
+//! Hosts as limits.toml names them: exactly, or as `*.example.com` for everything below a name.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -11,32 +11,33 @@ use crate::host::Host;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {
     Exact(Host),
-    /// `*.example.com`: any depth below, not `example.com` itself (R51).
+    /// `*.example.com`: any depth below `example.com`, but not `example.com` itself (R51).
     Below(Host),
 }
 
-/// Why a text is no host. The messages say what to write instead.
+/// Why a string is not a host. The messages say what to write instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HostError {
     #[error("the host is empty")]
     Empty,
-    #[error("write the host alone, without scheme or path, such as api.example.com")]
+    #[error("write only the host, without scheme or path, such as api.example.com")]
     Address,
-    #[error("write the host without a port: limits hold for every port of it")]
+    #[error("write the host without a port: limits apply to all its ports")]
     Port,
     #[error("write the host in its ASCII form, which starts with xn--")]
     NotAscii,
-    #[error("write the host without the dot at its end")]
+    #[error("write the host without the trailing dot")]
     TrailingDot,
     #[error("`*` may only be the whole first label, as in *.example.com")]
     Star,
-    #[error("no wildcard here: name each host")]
+    #[error("wildcards are not allowed here: name each host")]
     StarNotHere,
     #[error("this is neither a DNS name nor an IP address")]
     NotHost,
 }
 
-/// Reads a host as the two files name it: alone, exact, and in the one spelling that requests are compared in.
+/// Reads a host from one of the two configuration files: just the host, with no wildcard, in the spelling that requests
+/// are compared in.
 pub fn named_host(text: &str) -> Result<Host, HostError> {
     if text.is_empty() {
         return Err(HostError::Empty);
@@ -57,7 +58,7 @@ pub fn named_host(text: &str) -> Result<Host, HostError> {
         return Err(HostError::TrailingDot);
     }
     match Host::parse(text) {
-        // `127.1` and the like are names to nobody but a C resolver.
+        // Only C resolvers read `127.1` and the like as addresses.
         Ok(host) if host.is_disguised_ipv4() => Err(HostError::NotHost),
         host => host.map_err(|_| HostError::NotHost),
     }
@@ -104,8 +105,8 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// Whether `host`, taken from a request, is this one. Forgiving in spelling, so that no other spelling of a denied host
-/// gets past its entry.
+/// Whether `host`, taken from a request, is this one. Accepts every spelling, so that a denied host cannot get past its
+/// entry under another one.
 pub fn is(named: &Host, host: &str) -> bool {
     Host::parse(host).is_ok_and(|host| host == *named)
 }
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_says_what_to_write() {
+    fn errors_say_what_to_write_instead() {
         for (text, why) in [
             ("", HostError::Empty),
             ("https://example.com", HostError::Address),

@@ -1,7 +1,7 @@
 //! The decision: may this agent pay for this request, with which offer, and what does that charge to which budgets?
 //!
-//! Pure: limits, a purchase and offers in, a decision out. What is spent already is the ledger's to know: it takes the
-//! charges of a [`Plan`] and books all of them or none; [`Refusal::over_limit`] words its denial.
+//! Pure: limits, a purchase and offers go in, a decision comes out. Only the ledger knows what has been spent: it books
+//! all charges of a [`Plan`] or none, and [`Refusal::over_limit`] words its refusal.
 
 mod approval;
 pub mod budget;
@@ -42,37 +42,37 @@ pub struct Purchase<'a> {
     pub method: &'a Method,
     pub now: Timestamp,
     pub approvals: Approvals,
-    /// The rule over which a person is asked because of what was spent already, as the ledger has said.
+    /// The rule that what was spent already would exceed, so that a person must approve, as the ledger reported.
     pub over: Option<&'a str>,
 }
 
 pub enum Decision {
-    /// Within every limit that does not depend on what is spent.
+    /// Within every limit that does not depend on past spending.
     Pay(Plan),
     Refuse(Refusal),
-    /// Not a purchase at all: the 402 goes back to the agent as it came.
+    /// Not a purchase: the 402 goes to the agent unchanged.
     Unpaid(Unpaid),
 }
 
-/// What to reserve and then to sign.
+/// What to reserve and then sign.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Index into the offers that were given.
+    /// Index into the given offers.
     pub offer: usize,
-    /// What it counts as.
+    /// What the offer counts as.
     pub usd: MicroUsd,
     /// From the account down to the agent; never empty (R51).
     pub charges: Vec<Charge>,
     pub group: Option<Arc<str>>,
     /// The longest validity of the credential, in seconds.
     pub max_validity_s: u64,
-    /// A person must approve it first, and why.
+    /// Set if a person must approve it first, and why.
     pub threshold: Option<Threshold>,
-    /// Every other offer that was given, in the order given.
+    /// Every other offer, in the given order.
     pub others: Vec<Unchosen>,
 }
 
-/// Why a 402 is passed on without a word from limits.toml's levels.
+/// Why a 402 is passed on without consulting the levels of limits.toml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unpaid {
     /// Requests with this method are not paid for (R9).
@@ -82,6 +82,8 @@ pub enum Unpaid {
 }
 
 impl Unpaid {
+    pub const ALL: [Self; 2] = [Self::Method, Self::NoOffer];
+
     /// Stable text for `Proxy-Status`.
     pub const fn code(self) -> &'static str {
         match self {
@@ -89,13 +91,30 @@ impl Unpaid {
             Self::NoOffer => "no-offer",
         }
     }
+
+    /// When this happens.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Method => {
+                "Requests with this method are not paid for: HEAD, OPTIONS and TRACE unless `methods` in limits.toml lists them, others if it does not."
+            }
+            Self::NoOffer => "The 402 leaves no offer to choose from.",
+        }
+    }
+
+    pub const fn what_to_do(self) -> &'static str {
+        match self {
+            Self::Method => "Use GET or POST, or ask finance to add the method to `methods`.",
+            Self::NoOffer => "Tell the site's operator.",
+        }
+    }
 }
 
-/// Chooses among `offers` and says what paying it charges; or why nothing is paid.
+/// Chooses one of `offers` and says what paying it charges, or why nothing is paid.
 ///
-/// The cheapest offer that every level allows wins; at one price the `authorization` flow before `upfront`, then the
-/// file's `rails` order, then the server's (R20). When none is allowed, the refusal is that of the cheapest; an offer
-/// without a price comes last.
+/// The cheapest offer that every level allows wins. At equal prices the flow `authorization` comes before `upfront`,
+/// then the file's `rails` order counts, then the server's (R20). If no offer is allowed, the refusal is that of the
+/// cheapest; offers without a price come last.
 pub fn decide(limits: &Limits, purchase: &Purchase<'_>, offers: &[Offer]) -> Decision {
     let bids: Vec<Bid> = offers
         .iter()
@@ -104,7 +123,7 @@ pub fn decide(limits: &Limits, purchase: &Purchase<'_>, offers: &[Offer]) -> Dec
     choose(limits, purchase, &bids)
 }
 
-/// What policy looks at in an offer.
+/// The parts of an offer that policy looks at.
 #[derive(Debug)]
 pub struct Bid {
     pub rail: Rail,
@@ -138,7 +157,7 @@ pub fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decisio
     }
 
     let mut order: Vec<usize> = (0..bids.len()).collect();
-    order.sort_by_key(|&i| rank(limits, &bids[i])); // stable: the server's order is the last word
+    order.sort_by_key(|&i| rank(limits, &bids[i])); // stable: the server's order breaks ties
     let mut cheapest = None;
     for offer in order {
         match bars_bid(limits, standing, purchase, &bids[offer]) {
@@ -166,7 +185,7 @@ fn preference(limits: &Limits, rail: Rail) -> Option<usize> {
     limits.rails.iter().position(|&r| r == rail)
 }
 
-/// What stands against this purchase whatever the offer.
+/// Why this purchase is refused whatever the offer, if it is.
 fn bars_purchase(limits: &Limits, standing: &AgentLevels, purchase: &Purchase<'_>) -> Option<Refusal> {
     if let Some(level) = limits.levels(standing).find(|level| level.paused) {
         return Some(Refusal::paused(level));
@@ -189,13 +208,13 @@ fn bars_purchase(limits: &Limits, standing: &AgentLevels, purchase: &Purchase<'_
     })
 }
 
-/// What one offer costs, and whether a person must approve it.
+/// What an allowed offer costs, and whether a person must approve it.
 struct Allowed {
     price: MicroUsd,
     threshold: Option<Threshold>,
 }
 
-/// What one offer costs, or what stands against it.
+/// What one offer costs, or why it is refused.
 fn bars_bid(
     limits: &Limits,
     standing: &AgentLevels,
@@ -301,7 +320,7 @@ fn plan(
             budget.charge(price, payee, excess, &mut periods)
         })
         .collect();
-    // So that what is held, which leaves them out, is charged by the same numbers.
+    // Last, so that the other charges have the same indexes in what is held, which leaves these out.
     charges.sort_by_key(|charge| charge.excess == Excess::Approved);
     Plan {
         offer,
@@ -315,8 +334,8 @@ fn plan(
 }
 
 impl Plan {
-    /// What is charged while a person is asked. What only an approval allows does not count before there is one: a question must
-    /// not keep other payments from what is left.
+    /// What is charged while a person is asked. Charges that only an approval allows do not count before it is given: a
+    /// pending question must not use up what is left for other payments.
     pub fn held(&self) -> Vec<Charge> {
         let counts = |charge: &&Charge| charge.excess != Excess::Approved;
         self.charges.iter().filter(counts).cloned().collect()

@@ -1,4 +1,4 @@
-//! Why an offer that was given to policy is not the one taken.
+//! Why policy did not choose an offer.
 
 use std::cmp::Ordering;
 
@@ -7,36 +7,36 @@ use super::refusal::RefusalCode;
 use super::{Bid, Purchase, bars_bid, rank};
 use crate::money::MicroUsd;
 
-/// An offer beside the chosen one.
+/// An offer other than the chosen one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unchosen {
-    /// Index into the offers that were given.
+    /// Index into the given offers.
     pub offer: usize,
-    /// What it would have counted as; `None` if finance has not said what its currency counts for.
+    /// What it would have counted as; `None` if its currency has no valid rate.
     pub usd: Option<MicroUsd>,
     pub why: NotTaken,
 }
 
-/// What stands between an offer and the chosen one: a rule, or else the first step of R20's order in which they differ.
+/// Why the chosen offer was preferred: a rule, or the first step of R20's order in which the two differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotTaken {
-    /// It would not have been paid had it been alone.
+    /// A rule refuses it: it would not have been paid even if it had been the only offer.
     Barred { code: RefusalCode, rule: String },
-    /// Allowed, and its price is higher.
+    /// Allowed, but its price is higher.
     Dearer,
-    /// At one price its seller wants the money before it serves, and the chosen one's does not.
+    /// Same price, but its seller takes the money before it serves, and the chosen one's does not.
     Upfront,
-    /// At one price and in one flow the chosen rail stands before its rail in `rails`.
+    /// Same price and flow, but the chosen rail comes earlier in `rails`.
     RailOrder,
-    /// In nothing of that behind; the chosen one came first in the 402.
+    /// Same price, flow and rail, but the chosen offer came first in the 402.
     Later,
 }
 
 impl NotTaken {
-    /// The codes of what is no rule.
+    /// The reasons that are not rules.
     pub const ORDER: [Self; 4] = [Self::Dearer, Self::Upfront, Self::RailOrder, Self::Later];
 
-    /// Stable text, never renamed; a barred one has its refusal's.
+    /// Stable text, never renamed; for `Barred` the refusal's code.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Barred { code, .. } => code.code(),
@@ -56,7 +56,7 @@ impl NotTaken {
     }
 }
 
-/// All bids but `chosen`, each with its reason; nothing, and no work, if there is no other.
+/// All bids other than `chosen`, each with the reason. If there are none, this does no work.
 pub(super) fn beside(
     chosen: usize,
     limits: &Limits,
@@ -69,7 +69,7 @@ pub(super) fn beside(
         offer,
         usd: bid.price.ok(),
         why: match bars_bid(limits, standing, purchase, bid) {
-            // Said even of a dearer one: no change of prices would have had it paid.
+            // Takes precedence over the price: no price would have made this offer payable.
             Err(refusal) => NotTaken::Barred {
                 code: refusal.code,
                 rule: refusal.rule,

@@ -1,5 +1,5 @@
-//! What finance counts a currency for. A challenge never brings a rate: without one in limits.toml, or past its last day, an
-//! amount that is not in dollars is not paid (MPP §10.1).
+//! The US dollars that finance counts a currency as. A challenge never sets a rate: without one in limits.toml, or
+//! after its last day, an amount that is not in dollars is not paid (MPP §10.1).
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub struct Rates(pub BTreeMap<&'static str, Rate>);
 pub struct Rate {
     /// What one whole unit counts as, in millionths of a dollar; not zero.
     pub usd: MicroUsd,
-    /// The rate holds before this.
+    /// The rate is valid before this time.
     pub until: Timestamp,
 }
 
@@ -34,7 +34,7 @@ impl Rates {
     pub fn price(&self, offer: &Offer, now: Timestamp) -> Result<MicroUsd, NoPrice> {
         match (offer.usd, offer.asset) {
             (Some(usd), _) => Ok(usd),
-            // Every token counts as one dollar, so this is only an amount that cannot be counted.
+            // A token has a price unless its amount is too large to count.
             (None, Asset::Token(_)) => Err(NoPrice::TooLarge),
             (None, Asset::Fiat(_, currency)) => self.convert(offer.amount, currency, now),
         }

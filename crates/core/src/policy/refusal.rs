@@ -1,7 +1,7 @@
-//! A refusal: which rule of limits.toml, its value, what was asked, and what a reader can do about it.
+//! A refusal: which rule of limits.toml, its value, what was asked, and what to do about it.
 //!
 //! The fields become the members of the agent's problem document and of the `pay.refused` entry. Codes are stable and
-//! never renamed (R37); no text of the merchant's gets in, except the host the agent itself asked for.
+//! never renamed (R37); no text from the merchant is included, except the host that the agent asked for.
 
 use std::fmt;
 
@@ -12,73 +12,98 @@ use super::limits::{Level, OverLimit};
 use super::rates::NoPrice;
 use crate::money::MicroUsd;
 
-/// Why limits.toml does not let this payment go.
+/// Why limits.toml does not allow this payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub code: RefusalCode,
     /// Path in limits.toml, such as `agents.research.day`.
     pub rule: String,
-    /// What the rule says. US dollars as `0.50` or a number of payments, as the rule counts; hosts and names as written.
+    /// The rule's value: US dollars as `0.50` or a number of payments, depending on the rule; hosts and names as
+    /// written.
     pub limit: Option<String>,
     /// Settled in this window, in the unit of `limit`.
     pub used: Option<String>,
-    /// Held, signed or in doubt in this window, in the unit of `limit`.
+    /// Held, signed or outstanding in this window, in the unit of `limit`.
     pub reserved: Option<String>,
-    /// What this payment asked of the rule, in the unit of `limit`.
+    /// What this payment would add, in the unit of `limit`.
     pub asked: Option<String>,
-    /// When the window ends and its counter starts again at nothing.
+    /// When the window ends and its counter restarts at zero.
     pub resets_at: Option<Timestamp>,
-    /// Plain English for the agent's logs and the people who read them.
+    /// A sentence for the agent's logs and the people who read them.
     pub detail: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RefusalCode {
-    OverLimit,
-    NoBudget,
-    Paused,
-    MerchantNotAllowed,
-    PayeeNotAllowed,
-    NetworkNotAllowed,
-    AssetNotAllowed,
-    RailNotAllowed,
-    NoRate,
-    ApprovalUnavailable,
+macro_rules! refusals {
+    ($($name:ident $code:literal $meaning:literal $what_to_do:literal)+) => {
+        /// Why the limits refuse a payment: each code once, with all that is said about it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum RefusalCode {
+            $($name,)+
+        }
+
+        impl RefusalCode {
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// Stable text: the last part of the problem type.
+            pub const fn code(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)+
+                }
+            }
+
+            /// When this happens.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => $meaning,)+
+                }
+            }
+
+            pub const fn what_to_do(self) -> &'static str {
+                match self {
+                    $(Self::$name => $what_to_do,)+
+                }
+            }
+        }
+    };
+}
+
+refusals! {
+    OverLimit "over-limit"
+        "An amount, a number of payments, or `per_transaction` in limits.toml would be exceeded. The problem names rule, limit, used and reserved."
+        "Wait until `resets_at`, buy something cheaper, or ask finance to raise the limit that `rule` names."
+    NoBudget "no-budget"
+        "Neither the agent's section in limits.toml nor its group's has an amount window, so the agent may not spend."
+        "Ask finance to give the agent a budget, for example `day = \"5.00\"`."
+    Paused "paused"
+        "Payments are paused: `paused = true` for the account, the group or the agent in limits.toml."
+        "Wait until finance lifts the pause."
+    MerchantNotAllowed "merchant-not-allowed"
+        "The site's host is not on a `merchants` list in limits.toml, or is denied by one."
+        "Ask finance to allow the merchant in the section that `rule` names."
+    PayeeNotAllowed "payee-not-allowed"
+        "The address or Stripe profile to be paid is not on a `payees` list in limits.toml, or is denied by one."
+        "Make sure that the payee is really the merchant's; then ask finance to add it under `rule`."
+    NetworkNotAllowed "network-not-allowed"
+        "The offer is for a network that limits.toml does not allow."
+        "Ask finance to allow the network in the section that `rule` names."
+    AssetNotAllowed "asset-not-allowed"
+        "The offer is in a token or currency that limits.toml does not allow."
+        "Ask finance to allow the asset in the section that `rule` names."
+    RailNotAllowed "rail-not-allowed"
+        "The offer uses a rail that `rails` in limits.toml does not list."
+        "Ask finance to list the rail if it should be used."
+    NoRate "no-rate"
+        "The price is not in US dollars, and limits.toml has no rate for the currency, or none that is still valid."
+        "Ask finance to add or renew the rate under [rates]."
+    ApprovalUnavailable "approval-unavailable"
+        "A person would have to approve the payment, and bursar.toml names no approval backend."
+        "Ask the operator to set up [approval], or finance to raise the threshold that `rule` names."
 }
 
 impl RefusalCode {
-    pub const ALL: [Self; 10] = [
-        Self::OverLimit,
-        Self::NoBudget,
-        Self::Paused,
-        Self::MerchantNotAllowed,
-        Self::PayeeNotAllowed,
-        Self::NetworkNotAllowed,
-        Self::AssetNotAllowed,
-        Self::RailNotAllowed,
-        Self::NoRate,
-        Self::ApprovalUnavailable,
-    ];
-
-    /// Stable text: the last part of the problem type.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::OverLimit => "over-limit",
-            Self::NoBudget => "no-budget",
-            Self::Paused => "paused",
-            Self::MerchantNotAllowed => "merchant-not-allowed",
-            Self::PayeeNotAllowed => "payee-not-allowed",
-            Self::NetworkNotAllowed => "network-not-allowed",
-            Self::AssetNotAllowed => "asset-not-allowed",
-            Self::RailNotAllowed => "rail-not-allowed",
-            Self::NoRate => "no-rate",
-            Self::ApprovalUnavailable => "approval-unavailable",
-        }
-    }
-
     /// Reads [`RefusalCode::code`].
     pub fn parse(code: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.code() == code)
+        Self::ALL.iter().copied().find(|known| known.code() == code)
     }
 }
 
@@ -89,8 +114,8 @@ impl fmt::Display for RefusalCode {
 }
 
 impl Refusal {
-    /// The ledger denied `charge`: `settled` and `open` (held, signed or in doubt) are what its window holds already,
-    /// in the charge's unit.
+    /// The ledger refused `charge`. `settled` and `open` (held, signed or outstanding) are what its window contains
+    /// already, in the charge's unit.
     pub fn over_limit(charge: &Charge, settled: u128, open: u128) -> Self {
         let Charge { unit, rule, .. } = charge;
         match charge.window {
@@ -106,27 +131,30 @@ impl Refusal {
         };
         let per = match charge.window {
             Window::Total => "in total".to_owned(),
-            Window::Hour => "an hour".to_owned(),
-            Window::Day => "a day".to_owned(),
-            Window::Week => "a week".to_owned(),
-            Window::Month => "a month".to_owned(),
+            Window::Hour => "per hour".to_owned(),
+            Window::Day => "per day".to_owned(),
+            Window::Week => "per week".to_owned(),
+            Window::Month => "per month".to_owned(),
             Window::Rolling(rolling) => format!("within any {}", span(rolling.seconds())),
-            Window::Pending => "at a time that is not settled yet".to_owned(),
+            Window::Pending => "pending at a time".to_owned(),
             Window::SinceApproval | Window::Payee => String::new(),
         };
         let mut detail = format!(
-            "{what} would go over {rule}, which is {cap} {per}: {} used, {} reserved.",
+            "{what} would exceed {rule}, which is {cap} {per}: {} used, {} reserved.",
             words(settled),
             words(open)
         );
         if charge.amount > charge.cap {
-            detail += " It is more than an unused window holds, so waiting does not help.";
+            detail += " It is more than a whole window allows, so waiting does not help.";
         } else {
             match (charge.window, charge.ends) {
-                (Window::Rolling(_), _) => detail += " Room comes back as older payments leave the window.",
-                (Window::Pending, _) => detail += " Room comes back as payments are settled or proven dead.",
+                (Window::Rolling(_), _) => detail += " Room returns as older payments leave the window.",
+                (Window::Pending, _) => detail += " Room returns as payments are settled or proven expired.",
                 (window, Some(ends)) => {
-                    detail += &format!(" This {} ends at {ends}, then the count starts again.", window.name());
+                    detail += &format!(
+                        " The current {} ends at {ends}, and the count then restarts.",
+                        window.name()
+                    );
                 }
                 (_, None) => {}
             }
@@ -137,7 +165,7 @@ impl Refusal {
             used: Some(figure(settled)),
             reserved: Some(figure(open)),
             asked: Some(figure(charge.amount)),
-            // A rolling window does not start again at any one time.
+            // A rolling window has no single time at which it restarts.
             resets_at: charge.ends.filter(|_| charge.window.is_calendar()),
             ..Self::new(RefusalCode::OverLimit, rule.to_string(), detail)
         }
@@ -146,18 +174,18 @@ impl Refusal {
     fn first_time_payee(charge: &Charge) -> Self {
         let (rule, payee) = (&charge.rule, &charge.start);
         let detail = format!(
-            "Nothing was paid to {payee} before that {rule} knows of, so a person would have to approve it, and no approval backend \
-             is configured. Finance can take {rule} out of limits.toml."
+            "No earlier payment to {payee} is known to {rule}, so a person must approve this one, but no approval backend is \
+             configured. Finance can remove {rule} from limits.toml."
         );
         Self::new(RefusalCode::ApprovalUnavailable, rule.to_string(), detail).names(None, payee)
     }
 
-    /// So much was spent since a person last looked that one would have to look now.
+    /// So much was spent since the last approval that a person must approve this payment.
     fn approval_due(charge: &Charge, settled: u128, open: u128) -> Self {
         let Charge { unit, rule, .. } = charge;
         let detail = format!(
-            "With this payment of {}, more than {} would be spent since a person last approved a payment ({} used, {} reserved), which \
-             is {rule}; a person would have to approve it, and no approval backend is configured. Finance can raise {rule} in \
+            "With this payment of {}, spending since a person last approved a payment would exceed {} ({} used, {} reserved), the \
+             amount set by {rule}. A person must approve it, but no approval backend is configured. Finance can raise {rule} in \
              limits.toml.",
             unit.words(charge.amount),
             unit.words(charge.cap),
@@ -199,8 +227,8 @@ impl Refusal {
     pub(super) fn paused(level: &Level) -> Self {
         let rule = format!("{}.paused", level.section);
         let detail = format!(
-            "Payments are stopped: {rule} is true in limits.toml. Requests that cost nothing still pass; finance can \
-             set it to false."
+            "Payments are paused: {rule} is true in limits.toml. Requests that cost nothing still pass. Finance can \
+             set it to false to resume payments."
         );
         Self::new(RefusalCode::Paused, rule, detail)
     }
@@ -209,22 +237,22 @@ impl Refusal {
         let rule = format!("{}.per_transaction", level.section);
         let asking = match level.over_limit {
             OverLimit::Deny => "",
-            OverLimit::Ask => " Nobody can be asked about it: no approval backend is configured.",
+            OverLimit::Ask => " Nobody can be asked to approve it: no approval backend is configured.",
         };
         let detail = format!(
-            "The price of {price} USD is over {rule}, which is {limit} USD a payment.{asking} Finance can raise {rule} \
+            "The price of {price} USD is over {rule}, which is {limit} USD per payment.{asking} Finance can raise {rule} \
              in limits.toml."
         );
         Self::new(RefusalCode::OverLimit, rule, detail).figures(limit, price)
     }
 
-    /// More people than one are needed, and the operator's terminal knows only one.
+    /// Several people must approve, and the operator's terminal cannot tell people apart.
     pub(super) fn nobody_else(level: &Level, price: MicroUsd) -> Self {
         let rule = format!("{}.second_approval_above", level.section);
         let limit = level.asking.second_above.unwrap_or_default();
         let detail = format!(
-            "The price of {price} USD is over {rule}, which is {limit} USD, so {} people would have to approve it. The operator's \
-             terminal cannot tell people apart: bursar.toml needs [approval] backend = \"ciba\" or \"keyra\" for that.",
+            "The price of {price} USD is over {rule}, which is {limit} USD, so {} people must approve it. The operator's \
+             terminal cannot tell people apart: that needs [approval] backend = \"ciba\" or \"keyra\" in bursar.toml.",
             level.asking.needed
         );
         Self::new(RefusalCode::ApprovalUnavailable, rule, detail).figures(limit, price)
@@ -233,19 +261,19 @@ impl Refusal {
     pub(super) fn approval_unavailable(level: &Level, key: &str, limit: MicroUsd, price: MicroUsd) -> Self {
         let rule = format!("{}.{key}", level.section);
         let detail = format!(
-            "The price of {price} USD is over {rule}, which is {limit} USD, so a person would have to approve it, and \
-             no approval backend is configured. Finance can raise {rule} in limits.toml."
+            "The price of {price} USD is over {rule}, which is {limit} USD, so a person must approve it, but no approval \
+             backend is configured. Finance can raise {rule} in limits.toml."
         );
         Self::new(RefusalCode::ApprovalUnavailable, rule, detail).figures(limit, price)
     }
 
-    /// The amount is not in dollars, and finance has not said what it counts for.
+    /// The amount is not in dollars, and finance has set no valid rate for it.
     pub(super) fn no_price(why: NoPrice) -> Self {
         let (code, detail) = match why {
             NoPrice::NoRate(currency) => (
                 currency.code,
                 format!(
-                    "The price is in {0}, and limits.toml has no rate for it. Finance can add [rates.{1}] with `usd` and \
+                    "The price is in {0}, but limits.toml has no rate for it. Finance can add [rates.{1}] with `usd` and \
                      `valid_until`.",
                     currency.symbol, currency.code
                 ),
@@ -253,7 +281,7 @@ impl Refusal {
             NoPrice::Outdated(currency) => (
                 currency.code,
                 format!(
-                    "The price is in {0}, and the rate for it in limits.toml holds no longer. Finance can renew \
+                    "The price is in {0}, but the rate for it in limits.toml has expired. Finance can renew \
                      rates.{1}.usd and rates.{1}.valid_until.",
                     currency.symbol, currency.code
                 ),
@@ -301,7 +329,7 @@ impl Refusal {
     }
 }
 
-/// `24 hours`, `90 minutes`: the largest unit that fits.
+/// `24 hours`, `90 minutes`: in the largest unit that divides it.
 fn span(seconds: u32) -> String {
     const UNITS: [(u32, &str); 3] = [(86_400, "day"), (3_600, "hour"), (60, "minute")];
     let (unit, name) = UNITS

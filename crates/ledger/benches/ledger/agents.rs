@@ -1,4 +1,4 @@
-//! Many agents with five budgets each, beside ten of them.
+//! Many agents with five budgets each, compared with ten agents.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
         furnish(dir.path(), agents)?;
         let market = Arc::new(Market::load(dir.path())?);
         let ledger = embedded::open(dir.path())?;
-        // Every agent's counters are there.
+        // All counters of the agents exist.
         runtime.block_on(load::pay(&ledger, &market, 32, MANY.next_multiple_of(32), agents))?;
         sides.push((ledger, market, agents));
     }

@@ -1,4 +1,4 @@
-//! The disk alone: what a plain program pays for the same bytes.
+//! The disk alone: what a plain program pays to write the same bytes.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -18,7 +18,7 @@ pub struct Bare {
     pub pair: Lap,
 }
 
-/// Appends into a file that is long enough, as the journal does.
+/// Appends to a file that is long enough already, as the journal does.
 pub fn syncs(dir: &Path, pairs: usize) -> Result<Bare, Fault> {
     let path = dir.join("bare");
     let file = File::create(&path)?;

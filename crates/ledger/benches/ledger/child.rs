@@ -1,4 +1,4 @@
-//! A start of the ledger in a process of its own: how long it takes, and how much memory the process ever had.
+//! A start of the ledger in a process of its own: how long it takes, and the peak memory of the process.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::market::Market;
 use crate::{Fault, embedded, runtime};
 
-/// What a child says about its start.
+/// What a child reports about its start.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Started {
     pub limits_s: f64,
     pub ledger_s: f64,
-    /// Of `ledger_s`, all threads.
+    /// CPU time during `ledger_s`, all threads.
     pub cpu_s: f64,
     pub peak_mib: f64,
 }
@@ -54,7 +54,7 @@ fn cpu_s() -> f64 {
     spent.tv_sec as f64 + spent.tv_nsec as f64 / 1e9
 }
 
-/// The most memory that this process ever had resident.
+/// The peak resident memory of this process.
 fn peak_mib() -> Result<f64, Fault> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

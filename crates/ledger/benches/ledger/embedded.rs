@@ -1,4 +1,4 @@
-//! The ledger on this machine's disk, beside the disk alone (R66).
+//! The ledger on this machine's disk, compared with the disk alone (R66).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::market::{Market, furnish};
 use crate::report::{Target, heading, held, line, median};
 use crate::{Fault, bare, load, runtime};
 
-/// 32 callers must pay so many a second where a bare `fdatasync` takes at most `FAST_SYNC_US`.
+/// How many payments per second 32 callers must make where a bare `fdatasync` takes at most `FAST_SYNC_US`.
 const PER_SECOND: f64 = 20_000.0;
 const FAST_SYNC_US: f64 = 250.0;
 
-/// The shortest time between two checkpoints, to see what they cost.
+/// The shortest time between two checkpoints, to measure their cost.
 const SIGNING_PAUSE_MS: &str = "SIGNING_PAUSE_MS";
 
 const AGENTS: usize = 10;

@@ -1,4 +1,5 @@
-//! A long history: how long a start takes with its index and without, how much memory, and whether payments feel it.
+//! A long history: how long a start takes with and without an index, how much memory it needs, and whether it slows
+//! payments down.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -35,7 +36,7 @@ pub fn measure(root: &Path, rounds: usize, payments: usize) -> Result<(), Fault>
 
     let rebuild = child::start(long.path())?;
     held("start without an index, s", rebuild.ledger_s, &Target::AtMost(30.0));
-    line("of it CPU, all threads, s", rebuild.cpu_s);
+    line("CPU time of that, all threads, s", rebuild.cpu_s);
     held("its peak memory, MiB", rebuild.peak_mib, &Target::AtMost(300.0));
     line(
         "size of the index, MiB",
@@ -97,7 +98,7 @@ fn size(dir: &Path) -> Result<u64, Fault> {
     Ok(bytes)
 }
 
-/// Writes the segments that the ledger would have written. The start afterwards checks every byte of them.
+/// Writes the segments that the ledger would have written. The following start checks every byte of them.
 fn write(audit: &Path, market: &Market, payments: usize) -> Result<u64, Fault> {
     let end = Timestamp::now();
     let begin = end - SignedDuration::from_hours(DAYS * 24);

@@ -1,4 +1,4 @@
-//! Callers that reserve and settle, one payment after the other each, all on one thread.
+//! Callers that each reserve and settle one payment after the other, all on one thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ pub struct Load {
     pub payment: Lap,
 }
 
-/// `agents`: how many agents the payments are spread over.
+/// `agents`: how many agents make the payments.
 pub async fn pay(
     ledger: &(impl Ledger + Clone),
     market: &Arc<Market>,
@@ -75,7 +75,7 @@ async fn caller_pays(
     Ok((reserves, whole))
 }
 
-/// Callers of several nodes pay as one agent until its limit is reached. `callers` is of each node.
+/// Callers on several nodes pay as one agent until its limit is reached. Each node has `callers` callers.
 #[cfg(feature = "postgres")]
 pub async fn spend(
     nodes: &[impl Ledger + Clone],

@@ -1,7 +1,7 @@
-//! What the ledger costs beside the disk alone, and what a long history does to it: `cargo bench --bench ledger`.
+//! What the ledger costs compared with the disk alone, and the effect of a long history: `cargo bench --bench ledger`.
 //!
-//! One module per subject. Starts are measured in child processes, so that their memory can be read apart. How to read the
-//! result: `benches/README.md`.
+//! One module per subject. Starts are measured in child processes, so that their memory can be measured separately. How
+//! to read the result: `benches/README.md`.
 
 mod agents;
 mod bare;
@@ -24,7 +24,7 @@ type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 struct Asked {
     rounds: usize,
-    /// Payments of the long history.
+    /// Payments in the long history.
     payments: usize,
     only: Option<String>,
 }
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         .collect();
     let done = match arguments.first().map(String::as_str) {
         Some("start") => child::run(&arguments[1..]),
-        // `cargo test --all-targets` comes by here; figures of an unoptimised build say nothing.
+        // `cargo test --all-targets` runs this too; figures of an unoptimised build mean nothing.
         _ if cfg!(debug_assertions) => {
             eprintln!("ledger: nothing measured, this build is not optimised: use `cargo bench --bench ledger`");
             Ok(())
@@ -103,7 +103,7 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The callers' runtime: one thread, so that they cost little beside the ledger.
+/// The callers' runtime: one thread, so that they cost little compared with the ledger.
 fn runtime() -> Result<tokio::runtime::Runtime, Fault> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }

@@ -1,4 +1,4 @@
-//! Purchases to put into a ledger: limits as finance writes them, an offer as a seller makes it, and what the two lead to.
+//! Purchases for a ledger: limits as finance writes them, an offer as a seller makes it, and the resulting reservation.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,10 +16,10 @@ use jiff::Timestamp;
 
 use crate::Fault;
 
-/// A 402 of the specification's vectors: one cent of USDC on Base Sepolia.
+/// A 402 from the specification's vectors: one cent of USDC on Base Sepolia.
 const CHALLENGE: &str = include_str!("../../../../fixtures/x402/v2-exact-eip3009-base-sepolia.json");
 
-/// What a payment of the vectors is charged to: four windows each, and in all [`NEVER`] at most.
+/// The four windows that each payment is charged to; in total at most [`NEVER`].
 const FOUR: &str = "hour = \"1000000\"\nday = \"1000000\"\nweek = \"9000000\"\nmonth = \"90000000\"\n";
 /// A limit, in dollars, that no load reaches.
 const NEVER: u64 = 900_000_000;
@@ -35,7 +35,7 @@ impl Market {
         Self::within(agents, NEVER)
     }
 
-    /// As [`Market::of`], with so many dollars for each agent in all: a hundred payments per dollar.
+    /// Like [`Market::of`], with a total of `dollars` for each agent: a hundred payments per dollar.
     pub fn within(agents: usize, dollars: u64) -> Result<Self, Fault> {
         let limits =
             config::limits::parse("limits.toml", &limits(agents, dollars)?).map_err(|error| error.to_string())?;
@@ -45,7 +45,7 @@ impl Market {
         })
     }
 
-    /// As [`Market::of`], from the file in `dir`.
+    /// Like [`Market::of`], from the file in `dir`.
     pub fn load(dir: &Path) -> Result<Self, Fault> {
         let limits = config::limits::load(dir).map_err(|error| error.to_string())?;
         Ok(Self {
@@ -54,7 +54,7 @@ impl Market {
         })
     }
 
-    /// Decides, and makes of it what the ledger is asked for.
+    /// Decides a purchase, and returns what the ledger is asked to reserve.
     pub fn purchase(&self, agent: usize, now: Timestamp) -> Result<Reserve, Fault> {
         let agent = name(agent);
         let purchase = Purchase {
@@ -66,7 +66,7 @@ impl Market {
             over: None,
         };
         let Decision::Pay(plan) = decide(&self.limits, &purchase, &self.offers) else {
-            return Err("the limits of the benchmark do not let its payments pass".into());
+            return Err("the limits of the benchmark refuse its payments".into());
         };
         let offer = &self.offers[plan.offer];
         let nonce: [u8; 32] = random()?;
@@ -106,7 +106,7 @@ impl Market {
     }
 }
 
-/// A data directory as `bursar init` leaves it, as far as the ledger looks at it.
+/// A data directory as `bursar init` creates it, as far as the ledger needs it.
 pub fn furnish(dir: &Path, agents: usize) -> Result<(), Fault> {
     let key = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
     write_new(&dir.join("log.key"), key.as_bytes(), Readers::Owner)?;

@@ -1,5 +1,5 @@
-//! Books that nodes share, on a PostgreSQL of the benchmark's own (fsync on): one agent that everybody pays as, until its
-//! limit is reached. Every run is exact, or the benchmark fails.
+//! A ledger that nodes share, on the benchmark's own PostgreSQL (fsync on): all callers pay as one agent until its
+//! limit is reached. Every run must be exact, or the benchmark fails.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::postgres_cluster::{Cluster, Database};
 use crate::report::{Target, heading, held, line, median};
 use crate::{Fault, bare};
 
-/// Each agent's in all; a payment is a cent.
+/// The total of each agent; a payment is one cent.
 const DOLLARS: u64 = 200;
 const PAYMENTS: usize = DOLLARS as usize * 100;
 
@@ -36,7 +36,7 @@ const SIDES: [Side; 2] = [
 
 struct Side {
     nodes: usize,
-    /// Of each node.
+    /// On each node.
     callers: usize,
     target: f64,
 }
@@ -44,7 +44,7 @@ struct Side {
 pub fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
     let cluster = Cluster::start();
     let disk = TempDir::new_in(root)?;
-    // As `bursar serve` runs: nodes do not wait for each other's callers.
+    // Like `bursar serve`: nodes do not wait for each other's callers.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let market = Arc::new(Market::within(rounds, DOLLARS)?);
     let (mut syncs, mut taken) = (Vec::new(), [Vec::new(), Vec::new()]);
@@ -70,7 +70,7 @@ pub fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
         Ok::<_, Fault>(())
     })?;
 
-    heading("Books that nodes share, one agent with five budgets, on this machine");
+    heading("A ledger that nodes share, one agent with five budgets, on this machine");
     line("bare append and fdatasync, p50, us", median(syncs));
     for (side, taken) in SIDES.iter().zip(&taken) {
         let Side { nodes, callers, target } = side;
@@ -112,7 +112,7 @@ impl Node {
     }
 }
 
-/// Pays until the limit of this round's agent is reached, and holds the books to it.
+/// Pays until the limit of this round's agent is reached, and checks the ledger against it.
 async fn run(nodes: &[Node], side: &Side, market: &Arc<Market>, round: usize) -> Result<Load, Fault> {
     let ledgers: Vec<Postgres> = nodes.iter().map(|node| node.ledger.clone()).collect();
     let spent = tokio::time::timeout(
@@ -126,7 +126,7 @@ async fn run(nodes: &[Node], side: &Side, market: &Arc<Market>, round: usize) ->
     let all = PAYMENTS as u128 * 10_000;
     if load.payments != PAYMENTS || usage.len() != 5 || booked.clone().any(|row| row != (all, 0)) {
         return Err(format!(
-            "{PAYMENTS} payments were allowed, {} were granted, and the books say {:?}",
+            "{PAYMENTS} payments were allowed, {} were granted, and the ledger counts {:?}",
             load.payments,
             booked.collect::<Vec<_>>()
         )

@@ -48,7 +48,7 @@ pub enum Target {
     AtLeast(f64),
 }
 
-/// A figure and what it is held against.
+/// A figure and its target.
 pub fn held(what: &str, value: f64, target: &Target) {
     let (sign, bound, met) = match target {
         Target::AtMost(bound) => ("<=", bound, value <= *bound),

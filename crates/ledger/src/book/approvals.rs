@@ -1,7 +1,8 @@
-//! Which approvals are live, which evidence was used, which refusals are remembered (approvals §7 and §10, R45).
+//! Which approvals are live, which evidence was used, and which denials are remembered (approvals §7 and §10, R45).
 //!
-//! A live approval belongs to one held payment, and a payment has one at most. When the payment stops being held, by being
-//! armed or released, its approval is over with it. Time alone ends none: whoever asked says how it ended.
+//! A live approval belongs to one held payment, and a payment has at most one. When the payment is no longer held,
+//! because it was armed or released, its approval ends with it. The passing of time alone ends none: the process that
+//! asked records how it ended.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,14 +12,14 @@ use crate::model::{ApprovalError, ApprovalRow, ApprovalState, Approvals, Denied,
 use crate::text::Moment;
 use bursar_core::payment_id::PaymentId;
 
-/// What an entry changed, for the index: absolute values, as all effects.
+/// What an entry changed, for the index. The values are absolute, as in all effects.
 #[derive(Debug, Default)]
 pub struct ApprovalChanges {
-    /// The row that the entry is about, and what became of it.
+    /// The row that the entry is about, and what happened to it.
     pub row: Option<(ApprovalRow, RowChange)>,
-    /// Evidence that is used, and until when; or that is forgotten.
+    /// Evidence that was used, and until when it is remembered; `None` if it was forgotten.
     pub replays: Vec<(ReplayKey, Option<Moment>)>,
-    /// As `replays`.
+    /// Denials, in the same form as `replays`.
     pub denials: Vec<(Subject, Option<Moment>)>,
 }
 
@@ -31,7 +32,7 @@ pub enum RowChange {
 /// Hash of what makes evidence single use.
 pub type ReplayKey = [u8; 32];
 
-/// What is asked once at a time: an intent of an agent.
+/// An agent's intent, which can be asked about only once at a time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
     pub agent: String,
@@ -49,7 +50,7 @@ pub struct Register {
 }
 
 impl Register {
-    /// Whether that may be asked. `payment` is the one that it names, if it is open.
+    /// Whether an approval may be requested. `payment` is the payment that the request names, if it is open.
     pub fn may_request(&self, requested: &ApprovalRequested, payment: Option<&Payment>) -> Result<(), ApprovalError> {
         let (id, rid) = (requested.id, requested.rid);
         if payment.is_none_or(|payment| payment.state != State::Held) {
@@ -67,7 +68,8 @@ impl Register {
         }
     }
 
-    /// Whether anybody may be bothered with it. No rule of the entries: what was asked all the same was asked.
+    /// Whether a person may be bothered with it. This is not a rule for entries: a question that was asked anyway is
+    /// replayed as it was recorded.
     pub fn is_worth_asking(&self, requested: &ApprovalRequested, now: Moment) -> Result<(), ApprovalError> {
         match self.denials.end(&subject_asked(requested)) {
             Some(until) if until >= now => Err(ApprovalError::Refused {
@@ -90,13 +92,13 @@ impl Register {
         Ok(())
     }
 
-    /// The approval of that id, if it has not ended.
+    /// The approval with that id, if it has not ended.
     pub fn live(&self, id: PaymentId) -> Result<&ApprovalRow, ApprovalError> {
         self.rows.get(&id).ok_or(ApprovalError::NotLive(id))
     }
 
-    /// Whether a held payment may be armed with what is said to be its approval: one that was granted for it and is not over. One
-    /// that waits for a person is not armed past them.
+    /// Whether a held payment may be armed with the approval that the caller names: it must have been granted for this
+    /// payment and not be over. A payment that waits for a person cannot be armed without it.
     pub fn may_arm(&self, rid: PaymentId, approval: Option<&str>, now: Moment) -> Result<(), ApprovalError> {
         let Some(text) = approval else {
             return match self.of_payment(rid) {
@@ -120,7 +122,7 @@ impl Register {
         self.rows.get(self.of_payment.get(&rid)?)
     }
 
-    /// After [`Register::may_request`].
+    /// Call only after [`Register::may_request`].
     pub fn request(&mut self, requested: &ApprovalRequested, now: Moment, changes: &mut ApprovalChanges) {
         let row = ApprovalRow {
             id: requested.id,
@@ -140,7 +142,8 @@ impl Register {
         changes.row = Some((row, RowChange::Live));
     }
 
-    /// After [`Register::may_grant`]. Evidence is remembered for as long as what it granted can be used, whatever it says.
+    /// Call only after [`Register::may_grant`]. Evidence is remembered at least as long as the approval that it granted
+    /// can be used, whatever the evidence says.
     pub fn grant(&mut self, granted: &ApprovalGranted, changes: &mut ApprovalChanges) {
         let until = granted.replay_until.max(granted.use_by);
         self.replays.put(granted.replay.0, until);
@@ -155,7 +158,7 @@ impl Register {
         }
     }
 
-    /// After [`Register::live`]. Of two refusals of one subject the one that is remembered longer counts.
+    /// Call only after [`Register::live`]. If a subject was denied twice, the denial that is remembered longer counts.
     pub fn refuse(&mut self, id: PaymentId, until: Moment, changes: &mut ApprovalChanges) {
         if let Some(row) = self.end(id, changes) {
             let subject = subject_of(&row);
@@ -165,7 +168,7 @@ impl Register {
         }
     }
 
-    /// Takes a row out.
+    /// Removes a row.
     pub fn end(&mut self, id: PaymentId, changes: &mut ApprovalChanges) -> Option<ApprovalRow> {
         let row = self.rows.remove(&id)?;
         self.of_payment.remove(&row.rid);
@@ -174,7 +177,7 @@ impl Register {
         Some(row)
     }
 
-    /// A payment is not held any more: armed after [`Register::may_arm`], or released.
+    /// The payment is no longer held: it was armed after [`Register::may_arm`], or released.
     pub fn leave(&mut self, rid: PaymentId, changes: &mut ApprovalChanges) {
         if let Some(&id) = self.of_payment.get(&rid) {
             self.end(id, changes);
@@ -188,7 +191,7 @@ impl Register {
         changes.denials.extend(gone);
     }
 
-    /// What callers may know.
+    /// The view for callers.
     pub fn told(&self, now: Moment) -> Approvals {
         Approvals {
             live: self.rows.values().cloned().collect(),
@@ -232,7 +235,7 @@ impl Register {
         self.denials.put(subject, until);
     }
 
-    /// Only what concerns one payment.
+    /// Reduces the register to one payment.
     pub fn of_alone(&self, rid: PaymentId) -> Self {
         let mut alone = Self::default();
         if let Some(row) = self.of_payment(rid) {
@@ -256,7 +259,7 @@ fn subject_of(row: &ApprovalRow) -> Subject {
     }
 }
 
-/// Things that are remembered up to and including a moment.
+/// Keys that are remembered up to and including a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Remembered<K> {
     ends: BTreeMap<K, Moment>,
@@ -273,7 +276,7 @@ impl<K> Default for Remembered<K> {
 }
 
 impl<K: Clone + Ord> Remembered<K> {
-    /// Also if nothing was recorded since its end.
+    /// Correct even if nothing was recorded since its end.
     fn holds(&self, key: &K, now: Moment) -> bool {
         self.end(key).is_some_and(|end| end >= now)
     }
@@ -293,7 +296,7 @@ impl<K: Clone + Ord> Remembered<K> {
         self.ends.iter().map(|(key, end)| (key, *end))
     }
 
-    /// Forgets and tells what is over.
+    /// Forgets the keys whose time is over, and returns them.
     fn fade(&mut self, now: Moment) -> Vec<K> {
         let mut gone = Vec::new();
         while let Some((end, _)) = self.fading.first()

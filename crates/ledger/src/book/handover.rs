@@ -1,4 +1,4 @@
-//! Payments that go from one proxy to another, on books that several share.
+//! Payments that move from one proxy to another on a shared ledger.
 
 use super::*;
 use crate::entry::Adopted;
@@ -12,7 +12,7 @@ impl Book {
         self.enter(payment, effect)
     }
 
-    /// On shared books the counters of one log are nobody's limit: what is another's affair leaves them.
+    /// On a shared ledger no limit depends on the counters of a single node's log: another node's payment leaves them.
     pub(super) fn yield_to(
         &mut self,
         rid: PaymentId,

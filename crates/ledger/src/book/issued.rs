@@ -1,16 +1,17 @@
-//! What a signer elsewhere has chosen, taken in while the payment is armed for it.
+//! What an external signer has chosen, recorded while the payment is armed for it.
 
 use super::*;
 use crate::model::Issued;
 
 impl Book {
-    /// Decides whether that may be recorded. `Ok` says that [`Book::apply`] of its entry will succeed.
+    /// Decides whether that may be recorded. `Ok` guarantees that [`Book::apply`] of its entry will succeed.
     pub fn admits_issued(&self, rid: PaymentId, issued: &Issued) -> Result<(), LedgerError> {
         let payment = self.open.get(&rid).ok_or(LedgerError::NotOpen(rid))?;
         let arm = payment.arm.as_ref().filter(|_| payment.state == State::Armed);
         let arm = arm.filter(|_| payment.is_with_signer());
         let arm = arm.ok_or(LedgerError::NotWithSigner(rid))?;
-        // It may be valid for longer than was armed: then nothing of it is sent, and the chain is asked when it is over.
+        // It may be valid for longer than was armed. Then the credential is not sent, and the chain is asked after its
+        // deadline.
         if issued.valid_after >= issued.valid_before {
             return Err(LedgerError::NeverValid(rid));
         }

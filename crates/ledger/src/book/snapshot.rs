@@ -1,4 +1,4 @@
-//! What the book holds, as text: it stands in for entries that were moved away.
+//! The content of a book as text, which stands in for entries that were moved away.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,24 +11,25 @@ use crate::payment::{NonceKey, Payment};
 use crate::text::{Decimal, Digest, Moment};
 use bursar_core::payment_id::PaymentId;
 
-/// A book between two entries. What is built from it and the entries behind equals what is built from all entries.
+/// A book between two entries. Restoring it and applying the later entries gives the same book as applying all entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BookSnapshot {
     /// Sorted.
     counters: Vec<Row>,
-    /// Those whose nonce may not come again yet, and the second in which it may.
+    /// Nonces that must not be used again yet, and the second from which they may.
     nonces: Vec<(u64, [u8; 16])>,
     /// Oldest first.
     open: Vec<Payment>,
     unconfirmed: Vec<PaymentId>,
     latest: Option<Moment>,
-    /// Until when, hash over agent and key, payment, fingerprint.
+    /// Until when it holds, hash of agent and key, payment, fingerprint.
     keys: Vec<(u64, Digest, PaymentId, Digest)>,
-    /// Live ones, oldest first. This and what follows is left out where there is none, as in what was kept before there were any.
+    /// Live ones, oldest first. This and the following members are left out when empty, as in snapshots from before
+    /// approvals existed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     approvals: Vec<ApprovalRow>,
-    /// What makes evidence single use, and until when it does.
+    /// What makes evidence single use, and until when it is remembered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     replays: Vec<(Digest, Moment)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,7 +42,7 @@ struct Row(String, String, String, Decimal<u128>, Decimal<u128>);
 
 impl BookSnapshot {
     pub fn of(book: &Book) -> Self {
-        // All fields by name: a new one must be kept too.
+        // All fields by name, so that a new field cannot be forgotten here.
         let Book {
             counters,
             open,

@@ -129,7 +129,7 @@ fn body(step: &Do) -> Body {
     }
 }
 
-/// Everything from the list of accepted steps, each time anew: the final state of each reservation, then the sums.
+/// Recounts the list of accepted steps from the beginning: the final state of each reservation, then the sums.
 fn slow_counters(accepted: &[Do]) -> BTreeMap<(String, String), Counter> {
     let mut counters = BTreeMap::<(String, String), Counter>::new();
     for (index, step) in accepted.iter().enumerate() {
@@ -286,7 +286,7 @@ fn old_windows_are_forgotten_and_never_reopened_but_open_money_keeps_them() {
     assert!(!book.counters().is_closed("x", "day", "201"));
 }
 
-/// A payment of `amount` atoms, charged as limits.toml would.
+/// A payment of `amount` atoms, charged as limits.toml would charge it.
 fn costly(n: u8, amount: u128, windows: Vec<WindowCharge>) -> Body {
     Body::Reserved(Arc::new(Reserved {
         amount: Decimal(amount),
@@ -326,7 +326,7 @@ fn confirmed(n: u8, taken: u128, back: Vec<WindowCharge>) -> Body {
     })
 }
 
-/// Money, twice in one counter, a rolling bucket, payments, and what is pending.
+/// Money, twice in one counter; a rolling bucket; payments; and what is pending.
 fn windows(money: u128) -> Vec<WindowCharge> {
     vec![
         named("x", "day", "1", money),
@@ -380,7 +380,7 @@ fn what_was_not_taken_leaves_the_windows_of_money_alone() {
         assert_eq!(holds(&book, "rolling.3600", "1795161600"), (20_000, 0));
         assert_eq!(holds(&book, "count.day", "1"), (1, 0));
         assert_eq!(holds(&book, "pending", "0"), (0, 0));
-        // One confirmation, one giving back.
+        // The chain confirms once and gives back once.
         let again = apply(&mut book, 3, confirmed(1, 0, back.clone())).unwrap_err();
         assert_eq!(again, Illegal::NotUnconfirmed(rid(1)));
         let again = apply(&mut book, 3, took(1, Source::Chain, 0, back.clone())).unwrap_err();
@@ -407,7 +407,7 @@ fn a_settlement_gives_back_what_follows_from_it_and_nothing_else() {
         assert_eq!(refused, Illegal::WrongPart(rid(1)), "{taken} {back:?}");
         assert_eq!(book, before);
     }
-    // And none without a proof.
+    // And nothing without a proof.
     let mut book = Book::default();
     apply(&mut book, 0, costly(1, 50_000, vec![whole.clone()])).unwrap();
     let unproven = Body::Settled(Settled {
@@ -462,7 +462,8 @@ fn what_the_pruned_file_keeps_is_enough_to_give_back() {
     assert_eq!(holds(&book, "day", "1"), (2, 0));
 }
 
-/// `audit/pruned` cannot be made anew: what it stands for is gone. This is what the version before several approvers wrote.
+/// `audit/pruned` cannot be recreated, because the entries it stands for are gone. This is what the version before
+/// several approvers wrote.
 #[test]
 fn what_was_pruned_while_one_person_was_asked_is_still_read() {
     let rid = "019aa05d-5400-7101-8101-010101010101";
@@ -487,12 +488,12 @@ fn what_was_pruned_while_one_person_was_asked_is_still_read() {
 
 #[derive(Clone, Debug)]
 struct Bought {
-    /// Atoms; a charge is this over `scale`, rounded up, as micro-USD are of a token with more decimals.
+    /// Atoms. A charge is this over `scale`, rounded up, as micro-USD are for a token with more decimals.
     signed: u128,
     scale: u128,
     /// Atoms that the chain shows.
     taken: u128,
-    /// In the order: in doubt, settled by a receipt, not proven at all.
+    /// In this order: outcome unknown, settled on a receipt, not proven at all.
     way: u8,
     start: u8,
 }
@@ -523,7 +524,7 @@ fn any_bought() -> impl Strategy<Value = Bought> {
 }
 
 proptest! {
-    /// What is counted is never below what the chain shows was taken, and exactly that where a micro-dollar is an atom.
+    /// What is counted is never below what the chain shows was taken, and exactly that if a micro-dollar is an atom.
     #[test]
     fn parts_that_come_back_leave_what_was_taken(bought in prop::collection::vec(any_bought(), 1..30)) {
         let mut book = Book::default();
@@ -552,7 +553,7 @@ proptest! {
             sum.0 += counts.div_ceil(*scale);
             sum.1 += counts / *scale + 2;
         }
-        // The proofs come in another order.
+        // The proofs arrive in a different order.
         for (n, payment) in closed.into_iter().rev() {
             let taken = bought[usize::from(n)].taken;
             let back = payment.back(taken).unwrap();

@@ -1,51 +1,51 @@
-//! What a book holds, to put it back together from an index and to look at it.
+//! The whole content of a book, to restore it from an index and to read it.
 
 use super::*;
 
 impl Book {
-    /// Puts back what the index kept.
+    /// Restores what the index kept.
     pub fn restore_counter(&mut self, key: CounterKey, counter: Counter) {
         self.counters.restore(key, counter);
     }
 
-    /// As [`Book::restore_counter`].
+    /// Like [`Book::restore_counter`].
     pub fn restore_open(&mut self, payment: Payment) {
         self.taken.extend(payment.nonce_key());
         self.open.insert(payment.rid(), payment);
     }
 
-    /// As [`Book::restore_counter`].
+    /// Like [`Book::restore_counter`].
     pub fn restore_nonce(&mut self, free_at: u64, key: NonceKey) {
         self.taken.insert(key);
         self.fading.insert((free_at, key));
     }
 
-    /// As [`Book::restore_counter`].
+    /// Like [`Book::restore_counter`].
     pub fn restore_key(&mut self, hold: KeyHold) {
         self.keys.hold(hold);
     }
 
-    /// As [`Book::restore_counter`].
+    /// Like [`Book::restore_counter`].
     pub fn restore_unconfirmed(&mut self, rid: PaymentId) {
         self.unconfirmed.insert(rid);
     }
 
-    /// As [`Book::restore_counter`].
+    /// Like [`Book::restore_counter`].
     pub fn restore_latest(&mut self, latest: Option<Moment>) {
         self.latest = latest;
     }
 
-    /// As [`Book::restore_counter`].
+    /// Like [`Book::restore_counter`].
     pub fn restore_approval(&mut self, row: ApprovalRow) {
         self.approvals.restore_row(row);
     }
 
-    /// As [`Book::restore_counter`].
+    /// Like [`Book::restore_counter`].
     pub fn restore_replay(&mut self, replay: ReplayKey, until: Moment) {
         self.approvals.restore_replay(replay, until);
     }
 
-    /// As [`Book::restore_counter`].
+    /// Like [`Book::restore_counter`].
     pub fn restore_denial(&mut self, subject: Subject, until: Moment) {
         self.approvals.restore_denial(subject, until);
     }
@@ -54,8 +54,8 @@ impl Book {
         &self.approvals
     }
 
-    /// For reading the entries of one payment alone: what others asked and used does not stand against them, as the entries by
-    /// which that ended are not read.
+    /// For reading the entries of one payment only: other questions and used evidence are dropped, because the entries
+    /// that ended them are not read.
     pub fn for_one(mut self, rid: PaymentId) -> Self {
         self.approvals = self.approvals.of_alone(rid);
         self
@@ -65,7 +65,7 @@ impl Book {
         self.keys.all()
     }
 
-    /// As they are kept.
+    /// As they are stored, including replaced ones.
     pub fn every_key(&self) -> impl Iterator<Item = &KeyHold> {
         self.keys.every()
     }
@@ -79,7 +79,7 @@ impl Book {
         self.open.values()
     }
 
-    /// Payments that wait for the chain's word, oldest first.
+    /// Payments that wait for confirmation by the chain, oldest first.
     pub fn unconfirmed(&self) -> impl Iterator<Item = PaymentId> {
         self.unconfirmed.iter().copied()
     }
@@ -101,8 +101,8 @@ impl Book {
         &self.counters
     }
 
-    /// Whether what is open in the counters is what the open payments are charged to, and whether live approvals are of held
-    /// payments. An index that was changed by something else than the ledger may not.
+    /// Whether the open amounts in the counters equal the charges of the open payments, and every live approval belongs
+    /// to a held payment. In an index that something else has modified they may not.
     pub fn adds_up(&self) -> bool {
         let is_held = |row: &ApprovalRow| self.open.get(&row.rid).is_some_and(|held| held.state == State::Held);
         if !self.approvals.rows().all(is_held) {

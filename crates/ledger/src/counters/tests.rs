@@ -63,7 +63,7 @@ fn within(accepted: &[(i64, u128)], from: i64, to: i64) -> u128 {
 }
 
 proptest! {
-    /// Never more than the cap in any real hour; and denied only when the hour and one bucket before it are that full.
+    /// Never more than the cap in any real hour; refused only if the hour and the bucket before it are that full.
     #[test]
     fn a_rolling_window_is_never_looser_than_its_length_and_at_most_a_bucket_tighter(
         steps in prop::collection::vec((0i64..400, 1u128..60), 1..60),
@@ -77,12 +77,12 @@ proptest! {
             } else {
                 prop_assert!(within(&accepted, now - HOUR_S - BUCKET_S, now) + amount > CAP);
             }
-            // Any hour that ends at a payment: an hour that ends elsewhere holds no more.
+            // Any hour that ends at a payment; an hour that ends elsewhere contains no more.
             prop_assert!(within(&accepted, now - HOUR_S + 1, now) <= CAP);
         }
     }
 
-    /// A clock that goes back and forth lets no more through than one that stands still.
+    /// A clock that goes back and forth lets through no more than one that stands still.
     #[test]
     fn a_clock_that_goes_back_opens_nothing(steps in prop::collection::vec((0i64..HOUR_S / 2, 1u128..60), 1..40)) {
         let (mut counters, mut sum) = (Counters::default(), 0);
@@ -94,7 +94,7 @@ proptest! {
         prop_assert!(sum <= CAP);
     }
 
-    /// Whatever happens to payments, what is pending is what is open.
+    /// Whatever happens to payments, pending equals what is open.
     #[test]
     fn pending_counts_what_is_open(steps in prop::collection::vec((0usize..8, 0u8..3, 1u128..60), 1..60)) {
         let mut counters = Counters::default();
@@ -125,7 +125,7 @@ fn room_in_a_rolling_window_comes_back_where_it_was_taken() {
     assert!(open(&mut counters, &first));
     assert!(open(&mut counters, &rolling(noon + 600, 40)));
     assert!(!open(&mut counters, &rolling(noon + 1_200, 1)));
-    // The release goes to the bucket that was charged, not to the one of now.
+    // The release goes to the bucket that was charged, not to the current one.
     counters.book(&[recorded(&first)], Step::GiveBack).unwrap();
     assert!(open(&mut counters, &rolling(noon + 1_200, 60)));
     assert!(
@@ -148,7 +148,7 @@ fn what_is_given_back_in_the_same_step_does_not_stand_in_the_way() {
     counters.move_open(&old, &[recorded(&tomorrow)]).unwrap();
     assert_eq!(counters.get("agent:a", "day", "2026-11-20").open, 0);
     assert_eq!(counters.get("agent:a", "day", "2026-11-21").open, 80);
-    // A move that cannot be made leaves all as it was.
+    // A move that is not possible leaves everything as it was.
     let too_much = WindowCharge(
         "agent:a".into(),
         "day".into(),
@@ -190,21 +190,21 @@ fn the_time_since_an_approval_begins_with_it() {
     let none = "00000000000000000000".to_owned();
     assert_eq!(put(&mut counters, spent("", CAP - 1)), (none.clone(), true));
     assert_eq!(put(&mut counters, spent("", 2)), (none.clone(), false));
-    // An approved one that does not fit begins another, in which it counts nothing.
+    // An approved one that does not fit begins a new period, in which it counts as zero.
     let approved = |start: &str, amount| Charge {
         excess: Excess::Approved,
         ..spent(start, amount)
     };
     let first = "00000000000000000005".to_owned();
     assert_eq!(put(&mut counters, approved(&first, 2)), (first.clone(), true));
-    // One that fits is like any other.
+    // One that fits counts normally.
     assert_eq!(
         put(&mut counters, approved("00000000000000000009", 1)),
         (first.clone(), true)
     );
     assert_eq!(put(&mut counters, spent("", CAP - 1)), (first.clone(), true));
     assert_eq!(put(&mut counters, spent("", 1)), (first, false));
-    // A clock that went back begins anew all the same.
+    // A clock that went back begins a new period all the same.
     let second = "00000000000000000006".to_owned();
     assert_eq!(
         put(&mut counters, approved("00000000000000000004", CAP + 1)),
@@ -265,7 +265,7 @@ fn what_a_person_lets_pass_counts_all_the_same() {
     assert_eq!(denied(Excess::Approved), Ok(vec![CAP + 1]));
 }
 
-/// A start with a clock that was years ahead, which an operator then sets right (`bursar clock accept`).
+/// A start with a clock that is years ahead, which an operator then corrects (`bursar clock accept`).
 #[test]
 fn an_approval_begins_anew_after_a_clock_that_was_years_ahead_too() {
     let mut counters = Counters::default();
@@ -287,7 +287,7 @@ fn an_approval_begins_anew_after_a_clock_that_was_years_ahead_too() {
     for year in 0..3 {
         assert!(
             put(&mut counters, spent(CAP)),
-            "in year {year} nothing begins anew, whoever approves"
+            "in year {year} no approval begins a new period"
         );
         assert!(!put(&mut counters, spent(1)));
         assert!(put(&mut counters, approved(1_800_000_000_000_000 + year)));

@@ -1,5 +1,5 @@
-//! The newest word on every row of the index. What a later entry replaces is neither encoded nor written: most payments
-//! are reserved and settled between two looks, and all of them move the same few counters.
+//! The newest value of every row of the index. What a later entry replaces is neither encoded nor written: most
+//! payments are reserved and settled between two batches, and all of them change the same few counters.
 
 use std::collections::HashMap;
 
@@ -23,13 +23,13 @@ const PAYMENT_BYTES: usize = 2048;
 #[derive(Default)]
 pub struct Changes<'a> {
     payments: HashMap<PaymentId, &'a Payment>,
-    /// Where the entries of each payment stand, in order.
+    /// Where the entries of each payment are, in order.
     entries: HashMap<PaymentId, Entries>,
     counters: HashMap<(&'a str, &'a str, &'a str), Option<Counter>>,
     nonces: HashMap<(u64, NonceKey), Presence>,
     unconfirmed: HashMap<PaymentId, Presence>,
     keys: HashMap<KeyHold, KeyChange>,
-    /// `None`: over.
+    /// `None`: it has ended.
     approvals: HashMap<PaymentId, Option<&'a ApprovalRow>>,
     replays: HashMap<ReplayKey, Option<Moment>>,
     denials: HashMap<&'a Subject, Option<Moment>>,
@@ -37,7 +37,7 @@ pub struct Changes<'a> {
 
 #[derive(Default)]
 struct Entries {
-    /// The first of them is the payment's first.
+    /// Whether the first of them is the payment's first.
     begun: bool,
     places: Vec<Place>,
 }
@@ -49,7 +49,7 @@ enum Presence {
 }
 
 impl<'a> Changes<'a> {
-    /// Takes in the effects of entries, which must come in their order.
+    /// Gathers the effects of entries, which must be in order.
     pub fn of(effects: impl Iterator<Item = &'a Effect>) -> Self {
         let mut changes = Self::default();
         for effect in effects {
@@ -100,7 +100,7 @@ impl<'a> Changes<'a> {
         self.denials.extend(denials.map(|(subject, until)| (subject, *until)));
     }
 
-    /// `stored` reads where the earlier entries of a payment stand.
+    /// `stored` returns where the earlier entries of a payment are.
     pub fn write(
         self,
         batch: &mut sled::Batch,
@@ -161,7 +161,7 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Of all of it only where the entries stand.
+    /// Writes only where the entries are.
     pub fn write_places(
         &self,
         batch: &mut sled::Batch,
@@ -356,8 +356,8 @@ mod tests {
         let singly = rows(effects.iter().map(|effect| Changes::of(once(effect))).collect());
         let together = rows(vec![Changes::of(effects.iter())]);
         assert_eq!(together, singly);
-        // Three payments, one of them open as well; four counters; the nonce of the payment settled last; two that the chain may
-        // confirm.
+        // Three payments, one of which is also open; four counters; the nonce of the payment that settled last; two
+        // payments that the chain may still confirm.
         assert_eq!(together.len(), 3 + 1 + 4 + 1 + 2);
     }
 }

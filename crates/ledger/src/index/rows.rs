@@ -77,7 +77,7 @@ pub(super) fn subject_row(key: &[u8]) -> Option<Subject> {
     })
 }
 
-/// Microseconds, which is all that an entry holds of a time.
+/// Microseconds, the precision of an entry.
 pub(super) fn moment_value(moment: Moment) -> [u8; 8] {
     moment.timestamp().as_microsecond().to_be_bytes()
 }

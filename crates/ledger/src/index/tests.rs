@@ -14,7 +14,7 @@ use bursar_core::approval::EvidenceKind;
 
 const HOUR: i64 = 60 * 60;
 
-/// A history with everything that leaves a trace: all states, windows that are forgotten, nonces that become free, and
+/// A history with everything that leaves a row: all states, windows that are dropped, nonces that become free, and
 /// approvals in between.
 fn history() -> Vec<Entry> {
     let mut bodies = Vec::new();
@@ -57,7 +57,8 @@ fn history() -> Vec<Entry> {
     bodies.into_iter().enumerate().map(entry).collect()
 }
 
-/// Held money that a person is asked about: granted and used, granted and left, refused, expired, released, or still live.
+/// Held money that a person is asked about: granted and used, granted and released, denied, expired, released, or still
+/// live.
 fn approvals(hour: i64, at: i64) -> Vec<Body> {
     let moment = |hours: i64| Moment::of(Timestamp::from_second(at + hours * HOUR).unwrap());
     let numbered = |n: u8| PaymentId::new(moment(0).timestamp(), [n; 10]);
@@ -89,7 +90,7 @@ fn approvals(hour: i64, at: i64) -> Vec<Body> {
     let (by, why) = (None, "w".to_owned());
     let mut bodies = vec![Body::Reserved(held.into()), Body::ApprovalRequested(requested)];
     bodies.extend(match hour % 7 {
-        // The first payments stand alone.
+        // The first payments have no approvals.
         _ if hour < 2 => return Vec::new(),
         0 => vec![],
         1 => vec![granted],
@@ -144,7 +145,7 @@ fn reserved(rid: PaymentId, hour: i64, at: i64) -> Reserved {
         fp: Digest::ZERO,
         group: None,
         host: "h".into(),
-        // Every third payment has a key, and every sixth the same one.
+        // Every third payment has a key, and every sixth has the same one.
         idem: (hour % 3 == 0).then_some(Digest([if hour % 2 == 0 { 0 } else { hour as u8 }; 32])),
         network: "eip155:1".into(),
         offer_sha256: Digest::ZERO,
@@ -230,7 +231,7 @@ fn what_the_index_gives_back_is_the_book_it_was_fed_wherever_it_stopped() {
             assert!(kinds.iter().all(|count| *count > 0), "{kinds:?} are left to be kept");
         }
     }
-    assert!(dropped > 0 && faded > 0 && keys > 0, "the history must reach all");
+    assert!(dropped > 0 && faded > 0 && keys > 0, "the history must cover all cases");
     assert!(forgotten.iter().all(|count| *count > 0), "{forgotten:?}");
 }
 
@@ -364,7 +365,7 @@ fn a_finished_payment_is_read_where_its_entries_stand() {
     index.find(&rids[0]).unwrap_err();
 }
 
-/// Its approval is in other entries, and so is what else was asked in between; they are read only as far as they are its own.
+/// Its approval, and what else was asked in between, are in other entries; only its own are read.
 #[test]
 fn an_approved_payment_is_read_from_its_own_entries() {
     let (dir, audit) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -410,14 +411,14 @@ fn an_approved_payment_is_read_from_its_own_entries() {
     assert!(armed.approval.is_some());
 }
 
-/// Where the journal begins in the middle, somebody else's question may have been open; that it ended is in none of the entries
-/// that are read for one payment.
+/// If the journal begins in the middle, another payment's question may have been open there; none of the entries read
+/// for one payment records that it ended.
 #[test]
 fn what_others_asked_before_the_journal_begins_hides_no_payment() {
     let (dir, audit) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (mut index, _) = Index::open(dir.path(), audit.path()).unwrap();
     let at = 1_795_161_600;
-    // Hour 2: held, asked, granted, armed. The first asks the same, and is told to have ended.
+    // Hour 2: held, asked, granted, armed. The first question about the same intent is recorded as ended.
     let second = approvals(2, at);
     let mut first: Vec<Body> = approvals(2, at - HOUR)[..2].to_vec();
     let Body::ApprovalRequested(requested) = &first[1] else {
@@ -508,7 +509,7 @@ fn a_panic_is_an_error() {
     assert!(!QUIET.get());
 }
 
-/// For a journal whose oldest entries were moved away: nothing that the book holds is lost on the way, at any entry.
+/// For a journal whose oldest entries were moved away: at any entry, the snapshot keeps everything that the book holds.
 #[test]
 fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
     let dir = tempfile::tempdir().unwrap();
@@ -542,7 +543,7 @@ fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
     }
 }
 
-/// A file from before there were approvals reads, and one without any is what it was.
+/// A snapshot from before approvals existed can be read, and one without approvals has the same members as then.
 #[test]
 fn a_book_without_approvals_is_kept_as_before() {
     let mut book = Book::default();

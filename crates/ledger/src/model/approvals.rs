@@ -1,8 +1,8 @@
-//! Approvals as the ledger has them: the steps that are put on record, and what is live or remembered afterwards
-//! (R44 to R46).
+//! Approvals as the ledger records them: the steps of an approval, and what is live or remembered afterwards (R44 to
+//! R46).
 //!
-//! Of what was asked and answered there are only hashes here. Question, token and proof are disclosures, and nobody's text but
-//! ours and the names of agent, approver and backend goes into an entry.
+//! Entries hold only hashes of what was asked and answered. Question, token and proof are disclosures; the only texts
+//! in an entry are ours and the names of agent, approver and backend.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,22 +12,22 @@ use crate::text::hex32;
 use bursar_core::approval::EvidenceKind;
 use bursar_core::payment_id::PaymentId;
 
-/// What happens to one approval. It is granted once as many people have granted it as it needs. Its use is no step: the
-/// arming that names it uses it up (R45).
+/// One step in the life of an approval. It is granted once as many people have voted for it as it needs. There is no
+/// step for its use: the arming that names it consumes it (R45).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApprovalStep {
     /// A person is about to be asked.
     Requested(Requested),
-    /// The evidence of one person was verified. Recording this is what makes it single use.
+    /// One person's evidence was verified. Recording it here is what makes it single use.
     Granted {
         id: PaymentId,
         /// Who answered, as the backend names them.
         by: String,
         kind: EvidenceKind,
         evidence_sha256: [u8; 32],
-        /// Hash of issuer and `jti`, or of a challenge's id: never seen before.
+        /// Hash of issuer and `jti`, or of a challenge's id. It must not have been used before.
         replay: [u8; 32],
-        /// How long it must not be seen again; never less than `use_by`.
+        /// Until when it must not be used again; never earlier than `use_by`.
         replay_until: Timestamp,
         use_by: Timestamp,
     },
@@ -35,39 +35,39 @@ pub enum ApprovalStep {
     Refused {
         id: PaymentId,
         by: Option<String>,
-        /// A code of ours.
+        /// One of our own codes.
         why: String,
-        /// Until when that is remembered for the same intent of the same agent.
+        /// How long the denial is remembered for the same intent of the same agent.
         until: Timestamp,
     },
-    /// It ended without a word: too late, unused, or an error of the backend.
+    /// It ended without a decision: too late, unused, or an error of the backend.
     Expired {
         id: PaymentId,
-        /// A code of ours, such as `timeout`, `unused`, `error:start_unknown`.
+        /// One of our own codes, such as `timeout`, `unused`, `error:start_unknown`.
         why: String,
     },
 }
 
-/// What a held payment waits for.
+/// The approval that a held payment waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requested {
     pub id: PaymentId,
     /// The payment, which is held.
     pub rid: PaymentId,
     pub agent: String,
-    /// Who is asked; of several, all of their names.
+    /// Who is asked; all names, if several are.
     pub approver: String,
     pub backend: String,
     /// Hash of the intent.
     pub intent: [u8; 32],
-    /// So many people must grant it.
+    /// How many people must grant it.
     pub needed: u8,
-    /// When the approver's time is over.
+    /// The approver's deadline.
     pub until: Timestamp,
 }
 
 impl ApprovalStep {
-    /// The approval's.
+    /// The id of the approval.
     pub const fn id(&self) -> PaymentId {
         match self {
             Self::Requested(requested) => requested.id,
@@ -76,7 +76,8 @@ impl ApprovalStep {
     }
 }
 
-/// An approval that has not ended. Its payment is held; one that is past its time stays until somebody says how it ended.
+/// An approval that has not ended. Its payment is held. One that is past its deadline stays until a step records how it
+/// ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalRow {
     pub id: PaymentId,
@@ -86,7 +87,7 @@ pub struct ApprovalRow {
     pub backend: String,
     #[serde(with = "hex32")]
     pub intent: [u8; 32],
-    /// `audit/pruned` of before there could be several has none.
+    /// Missing in an `audit/pruned` written before approvals could need several people.
     #[serde(default = "one")]
     pub needed: u8,
     pub state: ApprovalState,
@@ -98,23 +99,23 @@ pub struct ApprovalRow {
 pub enum ApprovalState {
     Pending {
         until: Timestamp,
-        /// Of those who have granted it, while others must yet.
+        /// By those who have granted it while others still have to.
         #[serde(default)]
         votes: Vec<Vote>,
     },
-    /// By all whom it needs.
+    /// By as many people as it needs.
     Granted {
-        /// The earliest of theirs.
+        /// The earliest of the votes.
         use_by: Timestamp,
-        /// The weakest of theirs.
+        /// The weakest of the votes.
         kind: EvidenceKind,
-        /// All of their names.
+        /// The names of all voters.
         by: String,
     },
 }
 
 impl ApprovalRow {
-    /// One person more has granted it.
+    /// Adds one person's vote, and grants the approval if that completes it.
     pub fn vote(&mut self, vote: Vote) {
         let ApprovalState::Pending { votes, .. } = &mut self.state else {
             return;
@@ -133,7 +134,7 @@ impl ApprovalRow {
     }
 }
 
-/// One person's leave.
+/// One person's approval.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vote {
     pub by: String,
@@ -141,51 +142,51 @@ pub struct Vote {
     pub use_by: Timestamp,
 }
 
-/// A refusal that is remembered: the same agent does not ask the same again before its end.
+/// A denial that is remembered: until it ends, the same agent may not ask for the same again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Denied {
     pub agent: String,
     #[serde(with = "hex32")]
     pub intent: [u8; 32],
-    /// The last moment of it.
+    /// The last moment at which it is remembered.
     pub until: Timestamp,
 }
 
-/// What the books know of approvals now.
+/// The state of all approvals in the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Approvals {
-    /// Oldest first; on shared books what this proxy has asked.
+    /// Oldest first; on a shared ledger only those that this proxy asked for.
     pub live: Vec<ApprovalRow>,
-    /// What other proxies on shared books have asked. It is theirs to say how it ends.
+    /// Those that other proxies on a shared ledger asked for. Only they record how those end.
     pub elsewhere: Vec<ApprovalRow>,
-    /// In force, whoever asked.
+    /// In force, whichever proxy recorded them.
     pub denied: Vec<Denied>,
 }
 
-/// Why an approval does not take that step, or a payment is not armed by it.
+/// Why a step of an approval, or arming a payment with it, is not possible.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ApprovalError {
     #[error("no live approval has the id {0}")]
     NotLive(PaymentId),
-    #[error("approval {0} is live already")]
+    #[error("approval {0} already exists and has not ended")]
     IdTaken(PaymentId),
-    #[error("approval {0} is live and asks the same for the same agent")]
+    #[error("approval {0} already asks for the same on behalf of the same agent")]
     AskedAlready(PaymentId),
-    /// A person said no to the same, and that is remembered.
-    #[error("the same was refused to the same agent, which is remembered until {until}")]
+    /// A person denied the same request, and that is remembered.
+    #[error("a person denied the same request of this agent; it can be asked again after {until}")]
     Refused { until: Timestamp },
     #[error("payment {0} is not held")]
     NotHeld(PaymentId),
-    #[error("payment {rid} waits for approval {id} already")]
+    #[error("payment {rid} already waits for approval {id}")]
     Waits { rid: PaymentId, id: PaymentId },
-    #[error("approval {0} was granted before")]
+    #[error("approval {0} is already granted")]
     GrantedBefore(PaymentId),
-    #[error("the same person has granted approval {0} before")]
+    #[error("this person has already granted approval {0}")]
     VotedBefore(PaymentId),
-    /// Its `jti`, or what stands for it, has granted an approval already.
-    #[error("the evidence for approval {0} was used before")]
+    /// Its `jti`, or its equivalent, has already granted an approval.
+    #[error("the evidence for approval {0} has already been used")]
     Replayed(PaymentId),
-    #[error("payment {0} has no live approval of that name")]
+    #[error("payment {0} has no live approval with that id")]
     NoneOf(PaymentId),
     #[error("approval {0} is not granted")]
     NotGranted(PaymentId),

@@ -1,4 +1,4 @@
-//! Credentials that somebody else makes for us, and what of them can be on record before they exist.
+//! Credentials that an external signer makes for us, and what the ledger can record of them before they exist.
 
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
@@ -11,22 +11,22 @@ pub enum Signer {
     Bkey,
 }
 
-/// The nonce as far as it is known when money is armed.
+/// The nonce, as far as it is known when money is armed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArmedNonce {
     Known(B256),
-    /// The signer chooses it, and may have by now: no made-up one may stand in its place, or the chain would "prove" that it was
-    /// never used, and money that is signed away would be given back.
+    /// The signer chooses it, and may already have done so. No placeholder may be recorded instead: the chain would
+    /// "prove" that it was never used, and money that is signed away would be given back.
     Signers,
 }
 
-/// What a signer has chosen, as compared with what was armed. Times are Unix seconds.
+/// What a signer has chosen, to be compared with what was armed. Times are Unix seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
     pub nonce: B256,
     pub valid_after: u64,
     pub valid_before: u64,
-    /// What the signer calls it; bounded ASCII.
+    /// The signer's own name for it; bounded ASCII.
     pub authorization: Option<String>,
 }
 

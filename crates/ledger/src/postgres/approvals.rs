@@ -1,8 +1,8 @@
-//! Approvals in the tables (R45): live ones, evidence that is used, refusals that are remembered.
+//! Approvals in the tables (R45): live ones, used evidence, and denials that are remembered.
 //!
-//! What may be done is decided by the register that all engines share, against the rows that were locked for it. The tables
-//! only keep two nodes apart: a payment waits once, an agent's intent is asked about once, and evidence is used once. Whoever
-//! finds that somebody was quicker decides again.
+//! The register that all engines share decides what is allowed, based on the rows that were locked for it. The tables
+//! only keep two nodes apart: a payment waits for one approval, an agent's intent is asked about once, and evidence is
+//! used once. A node that finds another was faster decides again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,7 +19,7 @@ use crate::model::{ApprovalRow, ApprovalStep, Denied, State};
 use crate::text::Moment;
 use bursar_core::payment_id::PaymentId;
 
-/// What a batch asks of the tables. Batches that are about no approval need nothing of them.
+/// What a batch needs from the tables. A batch without approvals needs nothing.
 #[derive(Default)]
 pub struct Wanted {
     ids: BTreeSet<PaymentId>,
@@ -37,14 +37,15 @@ pub struct ApprovalRows {
     pub rows: HashMap<PaymentId, (u32, ApprovalRow)>,
     pub replays: Vec<(ReplayKey, Moment)>,
     pub denials: Vec<(Subject, Moment)>,
-    /// Payments that our log still has as ours, and whose they are. Only looked at before something is asked.
+    /// Payments that are still ours according to our log, and the nodes that own them now. Only read before something
+    /// is asked.
     pub yields: Vec<(PaymentId, u32)>,
 }
 
 /// What a batch has to write.
 #[derive(Default)]
 pub struct Changes {
-    /// `None`: it is over.
+    /// `None`: it has ended.
     pub rows: BTreeMap<PaymentId, Option<ApprovalRow>>,
     pub replays: BTreeMap<ReplayKey, Moment>,
     pub denials: BTreeMap<Subject, Moment>,
@@ -84,7 +85,7 @@ impl Wanted {
                 ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => {}
             }
         }
-        // Only what is held can wait for anybody.
+        // Only a held payment can wait for a person.
         let held = payments.iter().filter(|(_, row)| row.payment.state == State::Held);
         wanted.rids.extend(held.map(|(rid, _)| *rid));
         wanted
@@ -143,8 +144,8 @@ impl Statements {
 }
 
 impl Session {
-    /// Locks the approvals that a batch is about, after its payments and before its counters; then reads what only the locks
-    /// make certain.
+    /// Locks the approvals that a batch is about, after its payments and before its counters; then reads what only the
+    /// locks make certain.
     pub async fn approvals(&self, me: u32, wanted: &Wanted) -> Result<ApprovalRows, TransactionError> {
         if wanted.is_empty() {
             return Ok(ApprovalRows::default());
@@ -157,7 +158,7 @@ impl Session {
             .query(&statements.lock, &[&ids, &rids, &agents, &intents])
             .await?;
         let rows = found.iter().map(read_row).collect::<Result<HashMap<_, _>, _>>()?;
-        // Of those, too, that a refusal would be about.
+        // Includes the subjects that a denial in this batch would record.
         let asked = rows.values().map(|(_, row)| subject_of(row));
         let subjects: BTreeSet<Subject> = wanted.subjects.iter().cloned().chain(asked).collect();
         let (agents, intents) = subject_columns(subjects.iter());
@@ -199,7 +200,7 @@ impl Session {
         })
     }
 
-    /// What has ended makes room first.
+    /// What has ended is deleted first, to make room.
     pub async fn write_approvals(
         &self,
         me: u32,
@@ -251,7 +252,8 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// In the order in which every node makes them: two that ask the same things at once do not wait for each other in a circle.
+    /// Sorted, so that every node inserts in the same order: two nodes that ask the same things at once do not
+    /// deadlock.
     fn of(mut rows: Vec<&'a ApprovalRow>) -> Result<Self, TransactionError> {
         rows.sort_by(|one, other| (&one.agent, one.intent).cmp(&(&other.agent, other.intent)));
         let mut columns = Self::default();
@@ -284,7 +286,7 @@ fn uuid(id: &PaymentId) -> Uuid {
     Uuid::from_bytes(*id.bytes())
 }
 
-/// As `until` stands in the tables: microseconds, which is what an entry holds.
+/// `until` as the tables store it: in microseconds, the precision of an entry.
 pub fn micros(moment: Moment) -> i64 {
     moment.timestamp().as_microsecond()
 }

@@ -1,5 +1,5 @@
-//! What the engine is asked to do in a batch, who waits for it, and what came of it. An ask can be decided again as often as
-//! its transaction has to be.
+//! What the engine is asked to do in a batch, who waits for it, and what the result is. An ask can be decided again as
+//! often as its transaction has to be retried.
 
 use std::sync::Arc;
 
@@ -30,23 +30,23 @@ pub enum Ask {
     },
     Finding(PaymentId, Finding),
     Append(Event),
-    /// Nobody received it, so nobody can have signed for it.
+    /// No caller received it, so nothing can have been signed for it.
     GiveUp(PaymentId),
     Refused(RefusalRecord, u64),
-    /// An entry that moves nothing.
+    /// An entry that moves no money.
     Note(Body),
     /// Left open by an earlier run of this node.
     Restart(PaymentId),
     /// Left open by a node that is silent.
     Adopt(PaymentId),
-    /// Adopted by the node `to` while we were silent.
+    /// The node `to` adopted it while we were silent.
     Yield {
         rid: PaymentId,
         to: u32,
     },
 }
 
-/// Who waits.
+/// Who waits for the result.
 pub enum Waiting {
     Reservation(Reply<Result<Delivery<Reservation>, ReserveError>>),
     Held(Reply<Result<Delivery<()>, ReserveError>>),
@@ -60,7 +60,7 @@ pub enum Verdict {
     Done(Result<(), LedgerError>),
 }
 
-/// What a caller's operation is to the engine.
+/// What a caller's operation means for the engine.
 pub enum Wanted {
     Change(Task),
     Question(Op),
@@ -79,7 +79,7 @@ impl Task {
         Self { ask, waiting }
     }
 
-    /// What a caller wants.
+    /// Converts a caller's operation.
     pub fn of(op: Op) -> Wanted {
         let (ask, waiting) = match op {
             Op::Reserve(reserve, reply) => (Ask::Reserve(reserve), Waiting::Reservation(reply)),
@@ -117,7 +117,7 @@ impl Task {
         Wanted::Change(Self { ask, waiting })
     }
 
-    /// Whether its caller has hung up before the decision: then there is none, and nothing to undo later.
+    /// Whether the caller has hung up before the decision. Then nothing is decided, so nothing has to be undone.
     pub fn is_unwanted(&self) -> bool {
         match (&self.ask, &self.waiting) {
             (Ask::Reserve(_) | Ask::Arm(..), Waiting::Reservation(reply)) => reply.is_closed(),
@@ -137,29 +137,30 @@ impl Task {
                 let _ = reply.send(result.map(|rid| Delivery::of(rid, (), shared.clone(), wake.clone())));
             }
             (Waiting::Done(reply), Verdict::Done(result)) => drop(reply.send(result)),
-            // Written before its answer was lost, then.
+            // It was written before its answer was lost.
             (
                 Waiting::NoApprover,
                 Verdict::Done(Err(LedgerError::NotOpen(_) | LedgerError::Approval(ApprovalError::NotLive(_)))),
             ) => {}
-            (_, Verdict::Done(Err(error))) => tracing::warn!(%error, "left undone in the shared books"),
+            (_, Verdict::Done(Err(error))) => tracing::warn!(%error, "an operation on the shared ledger failed"),
             _ => {}
         }
     }
 
-    /// Says that nothing is known to have been recorded. What must not be lost comes back, to be done later.
+    /// Answers that nothing is known to have been recorded. Returns what must not be lost, to be done later.
     pub fn fail(self, error: &Failure) -> Option<Self> {
         let (rid, must_be_done) = match &self.ask {
             Ask::Reserve(reserve) => (Some(reserve.hold.rid), false),
             Ask::Hold(hold) => (Some(hold.rid), false),
             Ask::Arm(rid, _) => (Some(*rid), false),
             Ask::Finish(..) | Ask::GiveUp(_) | Ask::Refused(..) => (None, true),
-            // A grant whose caller did not hear of it would never be used; whoever has the evidence brings it again.
+            // A grant that its caller does not hear of would never be used; the caller has the evidence and presents it
+            // again.
             Ask::Approval(step) => match **step {
                 ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => (None, true),
                 ApprovalStep::Requested(_) | ApprovalStep::Granted { .. } => (None, false),
             },
-            // Nothing is reserved before it is written, whenever that is.
+            // Nothing is reserved under the new limits before this is written, so it can wait.
             Ask::Append(Event::PolicyLoaded { .. }) => (None, true),
             _ => (None, false),
         };
@@ -184,9 +185,9 @@ impl Task {
     }
 }
 
-const LOST: &str = "the connection to the database was lost while it recorded";
+const LOST: &str = "the connection to the database was lost while it was recording";
 
-/// Why a batch was not done, as far as its callers are concerned.
+/// Why a batch was not done, as its callers see it.
 #[derive(Clone, Debug)]
 pub enum Failure {
     Down(String),
@@ -195,7 +196,7 @@ pub enum Failure {
 }
 
 impl Ask {
-    /// The payment that must be looked up before it is decided.
+    /// The payment that must be read before the decision.
     pub fn rid(&self) -> Option<PaymentId> {
         match self {
             Self::Reserve(reserve) => Some(reserve.hold.rid),
@@ -218,7 +219,7 @@ impl Ask {
         }
     }
 
-    /// What it would charge.
+    /// The charges that it would book.
     pub fn charges(&self) -> &[Charge] {
         match self {
             Self::Reserve(reserve) => &reserve.hold.charges,
@@ -237,7 +238,7 @@ impl Ask {
         }
     }
 
-    /// The nonce that it would take; `of` is the payment as it is on the books, where it is.
+    /// The nonce that it would take; `of` is the recorded payment, if there is one.
     pub fn nonce(&self, of: Option<&Payment>) -> Option<NonceKey> {
         match self {
             Self::Reserve(reserve) => {

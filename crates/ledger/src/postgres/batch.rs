@@ -34,9 +34,9 @@ pub struct Changes {
     pub nonces_freed: BTreeMap<NonceKey, u64>,
     pub keys_held: Vec<KeyHold>,
     pub keys_freed: Vec<KeyHold>,
-    /// Payments that were another node's, and whose.
+    /// Payments that another node owned, and that node.
     pub handed_over: Vec<(PaymentId, u32)>,
-    /// Payments that our log now has as yielded.
+    /// Payments that our log now records as yielded.
     pub yielded: Vec<PaymentId>,
     pub approvals: approvals::Changes,
 }
@@ -50,7 +50,7 @@ pub struct Changed {
 pub struct Batch<'a> {
     pub me: u32,
     pub time: &'a Timekeeper,
-    /// Why nothing may be reserved, if so.
+    /// An error that refuses every reservation, if there is one.
     pub closed: Option<ReserveError>,
     pub mine: Mine,
     pub published: Published,
@@ -64,7 +64,7 @@ pub struct Batch<'a> {
     rows: HashMap<PaymentId, Row>,
     silent: HashSet<u32>,
     to_yield: HashSet<PaymentId>,
-    /// As `to_yield`, all of them and whose they are.
+    /// Like `to_yield`, but all of them, with the nodes that own them.
     to_yield_first: Vec<(PaymentId, u32)>,
 }
 
@@ -147,10 +147,11 @@ impl<'a> Batch<'a> {
     fn act(&mut self, ask: &Ask, now: Moment) -> Result<(), LedgerError> {
         match ask {
             Ask::Approval(step) => self.step(step, now),
-            // What another node has taken over in the meantime is in doubt there, and nothing of it is sent from here.
+            // If another node has taken the payment over, its outcome is unknown there, and nothing of it is sent from
+            // here.
             Ask::Issued(rid, issued) => self.issued(*rid, issued, now),
             Ask::Finish(rid, outcome) => {
-                // What another node has adopted and put into this very state needs no second word.
+                // If another node has adopted it and put it into this very state, nothing is left to do.
                 if self
                     .foreign(*rid)
                     .is_some_and(|payment| payment.state == outcome.state())
@@ -189,7 +190,8 @@ impl<'a> Batch<'a> {
                     tracing::warn!(
                         have,
                         need,
-                        "limits.toml here is older than what another proxy has published; nothing is paid by it"
+                        "limits.toml on this machine is older than the limits that another proxy has published; \
+                         nothing is paid under it"
                     );
                 }
                 let (sha256, who) = (*sha256, who.clone());
@@ -225,11 +227,12 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// What happens to an approval. It is the affair of the node that asked: no other node's log knows of it.
+    /// A step of an approval. Only the node that asked may record it, because no other node's log contains the
+    /// approval.
     fn step(&mut self, step: &ApprovalStep, now: Moment) -> Result<(), LedgerError> {
         let is_foreign = |(node, _): &(u32, ApprovalRow)| *node != self.me;
         match step {
-            // What another node has taken over may have been asked about by our log, which does not say yet that this is over.
+            // Our log may still contain a question about a payment that another node has taken over.
             ApprovalStep::Requested(_) => {
                 for (rid, to) in std::mem::take(&mut self.to_yield_first) {
                     self.to_yield.remove(&rid);
@@ -246,7 +249,7 @@ impl<'a> Batch<'a> {
         self.approval(step.clone(), now)
     }
 
-    /// What must hold before the limits are asked; notes the generation that they have here.
+    /// What must hold before the limits are checked; sets the generation that the limits have in the database.
     fn plan(&mut self, hold: &mut Hold) -> Result<(), ReserveError> {
         if self.rows.contains_key(&hold.rid) {
             return Err(ReserveError::RidTaken);
@@ -257,13 +260,13 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// An open payment of another node.
+    /// An open payment that another node owns.
     fn foreign(&self, rid: PaymentId) -> Option<&Payment> {
         let row = self.rows.get(&rid).filter(|row| row.owner != self.me)?;
         row.payment.is_open().then_some(&row.payment)
     }
 
-    /// Takes over an open payment of another node, whole, into our log.
+    /// Takes over another node's open payment, as a whole, into our log.
     fn make_ours(&mut self, rid: PaymentId, now: Moment) -> Result<(), LedgerError> {
         let Some(payment) = self.foreign(rid).cloned() else {
             return Ok(());
@@ -285,7 +288,7 @@ impl<'a> Batch<'a> {
         self.write(now, adopted).map_err(LedgerError::Failed)?;
         self.book.restore_open(payment.clone());
         self.changes.handed_over.push((rid, from));
-        // Whoever asked about it is not heard any more, and our log has never known of the question.
+        // The node that asked is gone, and our log has never contained the question.
         let asked = self.asked.iter().find(|(_, (_, row))| row.rid == rid);
         let over = asked.map(|(id, _)| (*id, None));
         self.changes.approvals.rows.extend(over);
@@ -305,7 +308,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Nobody waits for it any more. Held money was never signed for and goes back; armed money may be with a seller.
+    /// No caller waits for it any more. Held money was never signed for and is released; armed money may be with a
+    /// seller.
     fn leave_open(&mut self, rid: PaymentId, why: &str, now: Moment) -> Result<(), LedgerError> {
         let why = why.to_owned();
         match self.book.open_payment(&rid).map(|payment| payment.state) {
@@ -315,7 +319,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// A signature takes the reservation; there was only one, and it never left this process (R11).
+    /// Signing needs the reservation; there was only one, and it never left this process (R11).
     fn give_up(&mut self, rid: PaymentId, now: Moment) -> Result<(), LedgerError> {
         let was_taken_over = self.foreign(rid).is_some();
         self.make_ours(rid, now)?;
@@ -326,7 +330,7 @@ impl<'a> Batch<'a> {
             }
             Some(State::Armed) => self.never_signed(rid, now),
             Some(State::Unknown) if was_taken_over => self.never_signed(rid, now),
-            // Whoever gave up waiting knows the id and may have finished it by itself.
+            // The caller that gave up waiting knows the id and may have finished the payment itself.
             _ => Ok(()),
         }
     }
@@ -340,7 +344,7 @@ impl<'a> Batch<'a> {
         self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
     }
 
-    /// Writes an entry that the book need not see: its counters count for all logs together.
+    /// Writes an entry that the book need not see, because its counters cover the logs of all nodes.
     fn write(&mut self, now: Moment, body: Body) -> Result<(), String> {
         let (entry, bytes) = self.lines.encode(now, body).map_err(unwritable)?;
         self.lines.push(entry.seq, bytes);
@@ -358,7 +362,7 @@ impl<'a> Batch<'a> {
             let (id, live) = (row.id, (change == RowChange::Live).then_some(row));
             self.changes.approvals.rows.insert(id, live);
         }
-        // What fades is deleted from the tables by the way, long afterwards.
+        // Expired ones are deleted from the tables by the heartbeat, long afterwards.
         for (replay, until) in effect.approvals.replays {
             self.changes
                 .approvals
@@ -444,7 +448,7 @@ impl Decisions for Batch<'_> {
     }
 
     fn raise(&self, alarm: Alarm) {
-        // Told after the commit: the transaction may have to be decided again.
+        // Raised after the commit, because the transaction may have to be decided again.
         self.alarms.lock().unwrap_or_else(PoisonError::into_inner).push(alarm);
     }
 }

@@ -1,4 +1,4 @@
-//! One connection: TLS, what is asked of the server, and what its errors mean.
+//! One connection: TLS, what is required of the server, and what its errors mean.
 
 use std::io;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::database_url::DatabaseUrl;
 
-/// A database that does not answer for so long is down.
+/// A database that does not answer for this long counts as down.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The oldest version that is tested.
@@ -23,11 +23,12 @@ pub struct Connector {
     tls: Option<MakeRustlsConnect>,
 }
 
-/// Whose SQL it is. Others that speak PostgreSQL's protocol and call themselves PostgreSQL are taken at their word.
+/// Whose SQL it is. Other servers that speak PostgreSQL's protocol and report that they are PostgreSQL are treated as
+/// such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     Postgres,
-    /// Its transactions are serializable, it has no advisory locks, and no `fsync` to look at.
+    /// Its transactions are serializable; it has no advisory locks and no `fsync` setting.
     Cockroach,
 }
 
@@ -43,9 +44,9 @@ impl Dialect {
 /// Why there is no connection.
 #[derive(Debug)]
 pub enum NoConnection {
-    /// It may come back by itself.
+    /// It may recover by itself.
     Down(String),
-    /// Somebody has to change something first.
+    /// An operator has to change something first.
     Refused(String),
 }
 
@@ -77,7 +78,7 @@ impl Connector {
         Self { config, tls }
     }
 
-    /// Connects and makes sure that what this server commits stays committed.
+    /// Connects, and checks that what this server commits stays committed.
     pub async fn connect(&self) -> Result<(Client, Dialect), NoConnection> {
         let connecting = async {
             let client = match &self.tls {
@@ -102,7 +103,7 @@ impl Connector {
     }
 }
 
-/// Carries what the client sends. Its end is noticed by whoever uses the client.
+/// Carries what the client sends. Users of the client notice its end.
 async fn follow(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "the connection to the database has ended");
@@ -131,19 +132,19 @@ async fn examine(client: &Client) -> Result<Dialect, NoConnection> {
     }
     if setting("fsync").await? == "off" {
         return Err(NoConnection::Refused(
-            "the database runs with fsync = off, so a power cut would lose payments that were made; set fsync = on in \
+            "the database runs with fsync = off, so a power cut would lose recorded payments; set fsync = on in \
              postgresql.conf and restart the database"
                 .to_owned(),
         ));
     }
-    // Waiting for a standby as well is more than enough; anything less is too little.
+    // Also waiting for a standby is more than enough; anything less is too little.
     let commit = match setting("synchronous_commit").await?.as_str() {
         "remote_apply" => "remote_apply",
         _ => "on",
     };
-    // A lock of a proxy that hangs or was cut off must not stop the others for ever.
-    // Every statement of a batch goes by primary keys. Plans are kept, and one that was made while a table was small would
-    // read the whole of it once it is large.
+    // A lock of a proxy that hangs or was cut off must not block the others forever. Every statement of a batch uses
+    // primary keys. Plans are kept, and one that was made while a table was small would later scan the whole of a large
+    // table.
     let session = format!(
         "set synchronous_commit = {commit}; set idle_in_transaction_session_timeout = '5s'; \
          set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off"
@@ -156,7 +157,7 @@ impl NoConnection {
     pub fn of(error: tokio_postgres::Error) -> Self {
         let text = explain(&error);
         if let Some(code) = error.code() {
-            // Starting, stopping, full, or taken over: that passes. All else is a matter of set-up.
+            // Starting, stopping, full, or taken over: that passes. Everything else needs an operator.
             let passes = ["08", "40", "53", "57"]
                 .iter()
                 .any(|class| code.code().starts_with(class));
@@ -187,7 +188,7 @@ impl NoConnection {
     }
 }
 
-/// The whole of what an error says: the crate's own text leaves the cause out.
+/// The full text of an error, because the crate's own text omits the cause.
 pub fn explain(error: &tokio_postgres::Error) -> String {
     if let Some(database) = error.as_db_error() {
         return format!("the database says: {} ({})", database.message(), database.code().code());
@@ -201,14 +202,15 @@ pub fn explain(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// Whether the same transaction can be tried again as it is (R209).
+/// Whether the same transaction can be retried unchanged (R209).
 pub fn is_to_be_retried(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED)
 }
 
 /// Whether an error in answer to `commit` proves that nothing was committed.
 pub fn proves_rollback(error: &tokio_postgres::Error) -> bool {
-    // 40003: the server itself does not know. Class 57: it was told to stop, perhaps after it had committed.
+    // 40003: the server itself does not know. Class 57: it was shut down or interrupted, perhaps after it had
+    // committed.
     error.code().is_some_and(|code| {
         let code = code.code();
         code != "40003" && !code.starts_with("57") && !code.starts_with("08") && !code.starts_with("XX")

@@ -28,9 +28,9 @@ use crate::timekeeping::{Reading, Timekeeper};
 use crate::writer::decide::Space;
 use crate::writer::ops::{Op, Reply, Shared};
 
-/// Operations in one transaction.
+/// The most operations in one transaction.
 pub const BATCH_OPS: usize = 256;
-/// More refusals than this are not kept for a database that is away.
+/// The most refusals kept while the database is down.
 const BACKLOG: usize = 10_000;
 
 pub struct Engine {
@@ -38,10 +38,10 @@ pub struct Engine {
     pub _lock: File,
     pub connector: Connector,
     pub identity: Option<Identity>,
-    /// None until the first connection of this run.
+    /// `None` until the first connection of this run.
     pub epoch: Option<i64>,
     pub log: LocalLog,
-    /// What the first entry of this run tells.
+    /// Recorded in the first entry of this run.
     pub torn: Option<Torn>,
     pub mine: Mine,
     pub session: Option<Session>,
@@ -52,10 +52,10 @@ pub struct Engine {
     pub wake: mpsc::WeakSender<Op>,
     pub jumped: Option<SignedDuration>,
     pub known: HashSet<CounterKey>,
-    /// What must be written and could not be yet.
+    /// What could not be written yet, and must be.
     pub backlog: VecDeque<Task>,
     pub unclear: Option<Unclear>,
-    /// Nothing is recorded any more, and why.
+    /// Set when nothing is recorded any more, with the reason.
     pub stopped: Option<String>,
     pub outage: Outage,
     pub next_beat: Instant,
@@ -82,9 +82,9 @@ impl Engine {
             };
             if let Some(reply) = self.batch(first, &mut ops).await {
                 self.close().await;
-                // The directory is free when this is answered.
+                // The directory's lock is released before this is answered.
                 drop(self);
-                // Whoever closed may have gone away.
+                // The caller may have gone away.
                 let _ = reply.send(());
                 return;
             }
@@ -115,7 +115,7 @@ impl Engine {
             self.answer(question).await;
         }
         if self.session.is_none() {
-            // What connects again by itself, payments or not.
+            // This reconnects even when there are no payments.
             let _ = self.connected().await;
         }
         if self.session.is_some() && Instant::now() >= self.next_beat {
@@ -125,7 +125,7 @@ impl Engine {
         close
     }
 
-    /// Reservations that nobody received, refusals that are due, and a clock that has jumped.
+    /// Reservations that no caller received, refusals that are due, and a jump of the clock.
     fn leftovers(&mut self) -> Vec<Task> {
         let Reading { now, ahead } = self.time.read();
         let mut asks: Vec<Ask> = self.shared.take_abandoned().into_iter().map(Ask::GiveUp).collect();
@@ -140,7 +140,7 @@ impl Engine {
         asks.into_iter().map(Task::for_nobody).collect()
     }
 
-    /// Does all of them, or says of each that it was not done.
+    /// Does all of them, or answers each that it was not done.
     pub async fn perform(&mut self, tasks: Vec<Task>) {
         let mut rest = tasks.into_iter();
         loop {
@@ -159,7 +159,7 @@ impl Engine {
         }
     }
 
-    /// For when there is a connection again. Refusals alone could become too many.
+    /// Keeps tasks until there is a connection again. The number of refusals is limited.
     fn keep(&mut self, tasks: impl Iterator<Item = Task>) {
         for task in tasks {
             if self.backlog.len() < BACKLOG || !matches!(task.ask, Ask::Refused(..)) {
@@ -168,7 +168,7 @@ impl Engine {
         }
     }
 
-    /// A clean stop: nothing waits any more, and the files are as short as their entries.
+    /// A clean stop: nothing is pending, and the files end with their entries.
     async fn close(&mut self) {
         let mut tasks: Vec<Task> = std::mem::take(&mut self.backlog).into();
         tasks.extend(self.leftovers());
@@ -182,7 +182,8 @@ impl Engine {
         self.perform(tasks).await;
         if !self.backlog.is_empty() {
             tracing::error!(
-                "the database was away at the end: payments that were under way are in doubt after the next start"
+                "the database was down at shutdown: after the next start, payments that were under way have an unknown \
+                 outcome"
             );
         }
         self.session = None;

@@ -1,5 +1,5 @@
-//! This node's own log (R64, R212): entries are encoded before the commit, go into the outbox with it, and are
-//! then appended to `audit/` as the same bytes, by a thread that nobody waits for.
+//! This node's own log (R64, R212). Entries are encoded before the commit and go into the outbox with it; then a thread
+//! that nothing waits for appends the same bytes to `audit/`.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +14,7 @@ use crate::scan::{Chain, day_of};
 use crate::signing::{CheckpointInterval, Signing};
 use crate::text::{Digest, Moment};
 
-/// Entries on their way into a transaction.
+/// Entries of one transaction.
 #[derive(Clone)]
 pub struct Lines {
     pub chain: Chain,
@@ -28,7 +28,7 @@ impl Lines {
         Self { chain, entries }
     }
 
-    /// An entry and its bytes as they would follow. [`Lines::push`] takes them in.
+    /// An entry and its bytes, as the next of the chain. [`Lines::push`] adds them.
     pub fn encode(&self, ts: Moment, body: Body) -> Result<(Entry, Vec<u8>), EntryError> {
         let seq = self.chain.next_seq;
         let entry = Entry { seq, ts, body };
@@ -46,7 +46,7 @@ impl Lines {
     }
 }
 
-/// What the thread is told.
+/// What is sent to the thread.
 enum Feed {
     Append(Vec<(u64, Vec<u8>)>, Vec<(u64, Disclosure)>),
     Trim,
@@ -57,7 +57,7 @@ pub struct LocalLog {
     feed: Option<Sender<Feed>>,
     thread: Option<JoinHandle<()>>,
     failed: Arc<OnceLock<String>>,
-    /// Where the files end once all that was fed is written.
+    /// Where the files end once everything that was sent is written.
     pub chain: Chain,
 }
 
@@ -102,18 +102,18 @@ impl LocalLog {
         self.failed.get().map(String::as_str)
     }
 
-    /// Writes what waits, and leaves files as short as their entries. Blocks.
+    /// Writes what is pending and removes the fill from the files. Blocks.
     pub fn close(&mut self) {
         self.send(Feed::Trim);
         self.feed = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there is in the log already; what is missing is fetched at the next start.
+            // A panic there is in the process log already; what is missing is fetched at the next start.
             let _ = thread.join();
         }
     }
 
     fn send(&self, feed: Feed) {
-        // Without its thread the log has failed, and has said so.
+        // If the thread is gone, the log has failed and its error was logged.
         let _ = self.feed.as_ref().map(|sender| sender.send(feed));
     }
 }
@@ -138,7 +138,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// What has piled up becomes one write and one sync: nobody waits for it, and the database may use the same disk.
+    /// What has piled up becomes one write and one sync: nothing waits for it, and the database may use the same disk.
     fn run(mut self, fed: &Receiver<Feed>) {
         while let Ok(first) = fed.recv() {
             let mut ends = false;
@@ -179,7 +179,7 @@ impl Writer {
                 .ts
                 .timestamp();
             if self.day.replace(day_of(ts)) != Some(day_of(ts)) {
-                // A day or a full segment begins a new file: what belongs into the old one goes there first.
+                // A new day or a full segment begins a new file: what belongs in the old one is written first.
                 self.journal.commit()?;
                 self.journal.begin(ts)?;
             }
@@ -188,7 +188,7 @@ impl Writer {
         if !disclosures.is_empty()
             && let Err(error) = self.private.write(self.journal.segment(), disclosures)
         {
-            tracing::warn!(%error, "paths of payments are missing in private/");
+            tracing::warn!(%error, "cannot write the paths of payments to private/; reports will not show them");
         }
         Ok(())
     }

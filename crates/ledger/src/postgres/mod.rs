@@ -1,10 +1,11 @@
-//! Books in a PostgreSQL database that several proxies share (R207).
+//! A ledger in a PostgreSQL database that several proxies share (R207).
 //!
-//! Each process has one task that writes (`engine`). It takes what is queued, locks the rows that this is about in a fixed
-//! order (`transaction`, `rows`, `session`, `approvals`), decides every operation with the same code as the embedded ledger, against a book
-//! of just those rows (`batch`), and commits payments, counters and audit entries together. The entries are this node's own
-//! log (`log`); what a node is, and what becomes of the items of one that is gone, is in `node` and `takeover`. The database's
-//! clock decides who is gone, this machine's which window a payment falls into.
+//! Each process has one task that writes (`engine`). It takes what is queued, locks the rows involved in a fixed order
+//! (`transaction`, `rows`, `session`, `approvals`), decides every operation with the same code as the embedded ledger,
+//! against a book of just those rows (`batch`), and commits payments, counters and audit entries together. The entries
+//! form this node's own log (`log`). `node` and `takeover` define what a node is, and what happens to the payments of
+//! one that is gone. The database's clock decides which node is gone; this machine's clock decides which window a
+//! payment falls into.
 
 mod approvals;
 mod asks;
@@ -48,31 +49,32 @@ use log::LocalLog;
 use node::Identity;
 use outage::Outage;
 
-/// The `ev` of the entry by which somebody says that the clock is right.
+/// The `ev` of the entry that an operator's confirmation of the clock makes.
 const CLOCK_ACCEPTED: &str = "clock.accepted";
 
-/// How to reach the shared books.
+/// How to reach the shared ledger.
 pub struct Access {
     pub database: DatabaseUrl,
     pub password: Option<SecretString>,
-    /// Verifies the database's certificate, where the connection is encrypted.
+    /// Verifies the database's certificate if the connection is encrypted.
     pub tls: ClientConfig,
 }
 
-/// A handle on the one writer of this process. When the last one is dropped the ledger closes by itself.
+/// A handle on the one writer of this process. When the last one is dropped, the ledger closes by itself.
 #[derive(Clone)]
 pub struct Postgres(Queue);
 
 impl Postgres {
-    /// Opens this node's log in `dir` and the shared books. A database that is away is no error: nothing can be reserved
-    /// until it is back. One that is there and cannot be used is.
+    /// Opens this node's log in `dir` and the shared ledger. A database that is down is not an error: nothing can be
+    /// reserved until it is back. A database that answers but cannot be used is an error.
     pub async fn open(dir: &Path, access: Access, mut options: Options) -> Result<Self, OpenError> {
         let lock = recovery::take(dir)?;
         let identity = Identity::load(dir).map_err(OpenError::Shared)?;
         let mut latest = None;
         let checkpoints = Checkpoints::read(dir)?;
         let (scanned, tree) = recovery::read_log(dir, &checkpoints, &mut |line| {
-            // As the book of the embedded ledger has it: where the clock has been, unless somebody has set it right since.
+            // Like the book of the embedded ledger: how far the clock has been, unless an operator has confirmed it
+            // since.
             let seen = Some(line.head.ts.timestamp());
             latest = if line.head.ev == CLOCK_ACCEPTED {
                 seen
@@ -90,9 +92,9 @@ impl Postgres {
         )?;
         if identity.is_none() && journal.chain().next_seq > 0 {
             return Err(OpenError::Shared(format!(
-                "{} has books of its own, and they would not count in the database. Make another data directory (`bursar init \
-                 --dir DIR`) for the shared books, and let limits there allow for what was spent here; or write url = \
-                 \"embedded\" to go on with these",
+                "{} already holds a ledger of its own, which would not count in the database. Create another data \
+                 directory (`bursar init --dir DIR`) for the shared ledger, and allow in its limits for what was spent \
+                 here; or write url = \"embedded\" to continue with this ledger",
                 dir.display()
             )));
         }
@@ -108,7 +110,8 @@ impl Postgres {
         } = access;
         if database.sslmode == crate::database_url::Sslmode::Disable && !database.is_local() {
             tracing::warn!(
-                "store.url says sslmode=disable: whoever is between this machine and the database can read and change the books"
+                "store.url says sslmode=disable: anyone between this machine and the database can read and change the \
+                 ledger"
             );
         }
         let connector = Connector::new(&database, password.as_ref(), tls);
@@ -148,8 +151,8 @@ impl Postgres {
     }
 }
 
-/// Open items, and payments that wait for the chain's word, are this node's; a silent node's become somebody's here. All else is
-/// of all nodes.
+/// `open_items` and `unconfirmed` return this node's payments; a silent node's payments become those of a node that
+/// takes them over. Everything else covers all nodes.
 impl Queued for Postgres {
     fn queue(&self) -> &Queue {
         &self.0

@@ -1,4 +1,4 @@
-//! Which node of which books a data directory is, and whether its log fits what the database has of it.
+//! Which node of which shared ledger a data directory is, and whether its log matches what the database has of it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,10 @@ use crate::scan::Chain;
 use crate::text::Digest;
 use bursar_home::{self as home, Readers};
 
-/// `D/node`.
+/// The file `node` in the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Name of the books, so that a directory is not pointed at others by mistake.
+    /// The id of the shared ledger, so that a directory is not pointed at another one by mistake.
     pub store: Uuid,
     pub node: u32,
 }
@@ -49,7 +49,7 @@ impl Identity {
     }
 }
 
-/// Makes the tables if need be, and finds out who we are; a directory without a number gets one.
+/// Creates the tables if needed, and finds out which node we are; a directory without a number gets one.
 pub async fn identify(
     session: &Session,
     dir: &Path,
@@ -66,14 +66,14 @@ pub async fn identify(
             match there.map_err(NoConnection::of)? {
                 Some(_) => Ok(known),
                 None => Err(NoConnection::Refused(format!(
-                    "the database has never heard of node {}: it was restored from a copy older than this data directory",
+                    "the database does not know node {}: it was restored from a backup older than this data directory",
                     known.node
                 ))),
             }
         }
         Some(known) => Err(NoConnection::Refused(format!(
-            "this data directory belongs to the books {}, and the database holds the books {store}; correct store.url, or use \
-             the directory that belongs to them",
+            "this data directory belongs to the ledger {}, but the database holds the ledger {store}; correct \
+             store.url, or use the directory that belongs to it",
             known.store
         ))),
         None => {
@@ -88,7 +88,7 @@ pub async fn identify(
 }
 
 async fn new_node(session: &Session) -> Result<u32, NoConnection> {
-    // Two that come at once ask for one number; the second tries again.
+    // Two new nodes may ask for the same number at once; the second tries again.
     loop {
         let row = session
             .client
@@ -105,7 +105,8 @@ async fn new_node(session: &Session) -> Result<u32, NoConnection> {
     }
 }
 
-/// Makes sure that nobody else writes as this node from here on. Waits for what a lost connection of ours has under way.
+/// Makes sure that nothing else writes as this node from here on. Waits for the transaction of a lost connection of
+/// ours.
 pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoConnection> {
     let row = session
         .client
@@ -118,7 +119,7 @@ pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoConnecti
     row.try_get(0).map_err(NoConnection::of)
 }
 
-/// The end of this node's log as the database has it.
+/// The end of this node's log according to the database.
 pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoConnection> {
     let newest = session
         .client
@@ -141,7 +142,7 @@ pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoConnection> 
     })
 }
 
-/// Whether entry `seq` of this node is in the database, as these bytes.
+/// Whether entry `seq` of this node is in the database with exactly these bytes.
 pub async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result<bool, NoConnection> {
     let row = session
         .client
@@ -155,15 +156,15 @@ pub async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result
     Ok(found.is_some_and(|found| found == bytes))
 }
 
-/// Brings the local log to where the database is. It must be a beginning of what is there.
+/// Appends to the local log the entries that only the database has. The local log must be a prefix of the one there.
 pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result<(), NoConnection> {
     let here = log.chain;
     let there = chain(session, node).await?;
     if here.next_seq > there.next_seq {
         return Err(NoConnection::Refused(format!(
-            "the log of this data directory has {} entries, and the database knows {} of them: the database has lost what was \
-             committed, as when it is restored from a copy or a standby takes over that was behind. Restore the database; what \
-             is in audit/ shows what is missing there",
+            "the log in this data directory has {} entries, but the database has only {} of them: it has lost what was \
+             committed, as happens when it is restored from a backup or a lagging standby takes over. Restore the \
+             database; audit/ shows what is missing there",
             here.next_seq, there.next_seq
         )));
     }
@@ -171,8 +172,8 @@ pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result
         let rows = page(session, node, last, 1).await?;
         if rows.first().map(|(_, entry)| Digest::leaf(entry)) != Some(here.tip) {
             return Err(NoConnection::Refused(format!(
-                "entry {last} of the log in this data directory is not the one that the database has: one of the two is not the \
-                 original. Restore audit/ from a copy"
+                "entry {last} of the log in this data directory is not the one that the database has: one of the two \
+                 was changed. Restore audit/ from a backup"
             )));
         }
     }
@@ -209,7 +210,7 @@ async fn page(session: &Session, node: u32, from: u64, limit: i64) -> Result<Vec
         .collect()
 }
 
-/// The tables, and the name of the books in them.
+/// The tables, and the id of the shared ledger in them.
 pub async fn tables(
     session_client: &tokio_postgres::Client,
     dialect: super::connect::Dialect,
@@ -222,8 +223,8 @@ pub async fn tables(
         .map_err(NoConnection::of)?;
     if version != schema::VERSION {
         return Err(NoConnection::Refused(format!(
-            "the tables in the database are of version {version}, and this bursar knows version {}; use the same version of \
-             bursar everywhere",
+            "the tables in the database are of version {version}, but this bursar knows version {}; use the same \
+             version of bursar everywhere",
             schema::VERSION
         )));
     }

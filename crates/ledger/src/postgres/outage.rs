@@ -1,4 +1,5 @@
-//! The connection: got when it is needed, got again by itself, and given up for good when this node is somebody else.
+//! The connection: opened when it is needed, reopened automatically, and given up permanently when another process
+//! writes as this node.
 
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use super::connect::NoConnection;
 use super::engine::Engine;
 use crate::model::Alarm;
 
-/// Between two attempts to connect: at first, and at most.
+/// The pause between two attempts to connect: the first, and the longest.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Connecting again, all in all; the first time there is more to do.
+/// The time allowed for a reconnection; the first connection has more to do.
 const RECONNECTING: Duration = Duration::from_secs(5);
 const STARTING: Duration = Duration::from_secs(30);
 
@@ -35,10 +36,11 @@ impl Outage {
 }
 
 impl Engine {
-    /// Another process writes as this node: this one must not.
+    /// Another process writes as this node, so this one must stop writing.
     pub fn stop(&mut self) -> String {
-        let why = "another bursar runs as this node on the shared books: a copy of this data directory is in use. Stop one of \
-                   the two; a directory must not be copied to make a second node"
+        let why = "another bursar runs as this node on the shared ledger: a copy of this data directory is in use. \
+                   Stop one of the two; for a second node, run `bursar init` in a new directory instead of copying \
+                   this one"
             .to_owned();
         tracing::error!(%why, "payments are refused until a restart");
         (self.alarms)(Alarm::StoreFailed { why: why.clone() });
@@ -47,7 +49,7 @@ impl Engine {
         why
     }
 
-    /// A connection that can be used, or why there is none. Bounded.
+    /// Makes sure that there is a usable connection, or says why there is none. Takes a bounded time.
     pub async fn connected(&mut self) -> Result<(), String> {
         if let Some(why) = &self.stopped {
             return Err(why.clone());
@@ -82,11 +84,11 @@ impl Engine {
 
     pub fn went_down(&mut self, no_way: &NoConnection) -> String {
         self.session = None;
-        let why = format!("the database with the books cannot be used: {}", no_way.text());
+        let why = format!("the ledger's database cannot be used: {}", no_way.text());
         self.outage.next_try = Instant::now() + self.outage.pause;
         self.outage.pause = (self.outage.pause * 2).min(LONGEST_PAUSE);
         if !std::mem::replace(&mut self.outage.told, true) {
-            tracing::error!(%why, "payments are refused until it can");
+            tracing::error!(%why, "payments are refused until the database can be used");
             (self.alarms)(Alarm::StoreFailed { why: why.clone() });
         }
         self.outage.why.clone_from(&why);

@@ -1,5 +1,5 @@
-//! Which limits are in force, for all proxies together: the file that was published last (R210). A proxy with another
-//! one reserves nothing.
+//! Which limits are in force for all proxies together: the file that was published last (R210). A proxy with a
+//! different file reserves nothing.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,10 +8,10 @@ use crate::model::ReserveError;
 /// SHA-256 of a limits file.
 pub type Sha256 = [u8; 32];
 
-/// A proxy counts its files from 1 by itself; plans of the last few may still be under way.
+/// Each proxy counts its own files from 1; plans made under the last few may still be under way.
 const REMEMBERED: usize = 16;
 
-/// The files this proxy has loaded, by its own count, and their generations in the database.
+/// The files that this proxy has loaded, by its own count, and their generations in the database.
 #[derive(Clone, Debug, Default)]
 pub struct Mine {
     generations: BTreeMap<u64, u64>,
@@ -34,10 +34,10 @@ impl Mine {
     }
 }
 
-/// The database's side, as read within a transaction.
+/// The state in the database, as read within a transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
-    /// Generation and file in force. None: nobody has published one.
+    /// Generation and file in force. `None`: nothing was published yet.
     pub current: Option<(u64, Sha256)>,
     /// Generations of those files that this batch asks about.
     pub history: HashMap<Sha256, u64>,
@@ -46,7 +46,7 @@ pub struct Published {
 }
 
 impl Published {
-    /// Takes a file that this proxy has loaded. Returns its generation.
+    /// Records a file that this proxy has loaded. Returns its generation.
     pub fn load(&mut self, mine: &mut Mine, local: u64, sha256: Sha256) -> u64 {
         let known = match self.current {
             Some((generation, current)) if current == sha256 => Some(generation),
@@ -63,7 +63,8 @@ impl Published {
         generation
     }
 
-    /// Whether what was planned under this proxy's file `local` (None: its newest) may be reserved; the generation to record.
+    /// Whether a payment that was planned under this proxy's file `local` (`None`: its newest) may be reserved; returns
+    /// the generation to record.
     pub fn admits(&self, mine: &Mine, local: Option<u64>) -> Result<Option<u64>, ReserveError> {
         let Some((need, _)) = self.current else {
             return Ok(None);
@@ -89,7 +90,7 @@ mod tests {
     fn a_file_is_published_once_and_an_older_one_is_stale() {
         let (old, new) = ([1; 32], [2; 32]);
         let (mut published, mut mine) = (Published::default(), Mine::default());
-        assert_eq!(published.admits(&mine, Some(1)), Ok(None), "nobody has published");
+        assert_eq!(published.admits(&mine, Some(1)), Ok(None), "nothing is published");
         assert_eq!(published.load(&mut mine, 1, old), 1);
         assert_eq!(published.load(&mut mine, 1, old), 1);
         assert_eq!(published.fresh, [(1, old)]);
@@ -100,7 +101,7 @@ mod tests {
         let stale = ReserveError::StalePolicy { have: 1, need: 2 };
         assert_eq!(published.admits(&mine, Some(1)), Err(stale.clone()));
         assert_eq!(published.admits(&mine, None), Err(stale));
-        // The old file once more is not a new one.
+        // Loading the old file again does not make it a new one.
         assert_eq!(published.load(&mut mine, 2, old), 1);
         assert!(published.admits(&mine, Some(2)).is_err());
         assert_eq!(published.load(&mut mine, 3, new), 2);

@@ -1,4 +1,4 @@
-//! Answers to questions. They come after the batch that was queued with them, on the same connection.
+//! Answers to questions. They are answered after the batch that was queued with them, on the same connection.
 
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -17,14 +17,14 @@ use crate::text::Moment;
 use crate::writer::ops::{Found, Op};
 use bursar_core::payment_id::PaymentId;
 
-/// Newest windows of a kind that [`Usage`] tells of, as the embedded ledger keeps them.
+/// How many of the newest windows of a kind [`Usage`] covers, as in the embedded ledger.
 const WINDOWS: i64 = 64;
 
 impl Engine {
     pub async fn answer(&mut self, question: Op) {
         let failed = self.connected().await.err();
         if failed.is_none() && !self.backlog.is_empty() {
-            // A caller who was told that its end is recorded later finds it recorded.
+            // A caller that was promised that its result is recorded later must see it recorded.
             let tasks = std::mem::take(&mut self.backlog).into();
             self.perform(tasks).await;
         }
@@ -32,7 +32,7 @@ impl Engine {
         let now_s = now.timestamp().as_second();
         let (session, me) = (self.session.as_ref(), self.identity.map_or(0, |identity| identity.node));
         let reads = Reads { session, failed, me };
-        // Whoever asked may have gone away.
+        // The caller may have gone away.
         match question {
             Op::Find(rid, reply) => {
                 let found = match reads.payment(rid).await {
@@ -112,7 +112,7 @@ impl Reads<'_> {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(unreadable)?;
-        // In the order that was asked for.
+        // In the order of the question.
         usage.sort_by_key(|row| scopes.iter().position(|scope| *scope == row.scope));
         Ok(usage)
     }
@@ -157,7 +157,7 @@ impl Reads<'_> {
 }
 
 impl Reads<'_> {
-    /// What waits first: what is refused in between is seen as one of both.
+    /// Live approvals are read first, so that one that is denied in between shows up as at least one of the two.
     async fn approvals(&self, now: Moment) -> Result<Approvals, LedgerError> {
         let rows = self
             .query("select node, approval from bursar.approval order by id", &[])
@@ -187,6 +187,6 @@ impl Reads<'_> {
 fn unreadable(trouble: TransactionError) -> LedgerError {
     LedgerError::Failed(match trouble {
         TransactionError::Again(why) | TransactionError::Down(why) => why,
-        TransactionError::Fenced => "another process is this node".to_owned(),
+        TransactionError::Fenced => "another process runs as this node".to_owned(),
     })
 }

@@ -1,4 +1,4 @@
-//! What a batch reads and writes: which rows it needs, and how they stand in the tables.
+//! What a batch reads and writes: which rows it needs, and how the tables store them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -17,12 +17,12 @@ use crate::payment::{NonceKey, Payment};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{SINCE_APPROVAL, Window};
 
-/// Why a transaction was not done. Nothing of it is in the database, unless it says so.
+/// Why a transaction was not done. Unless stated otherwise, nothing of it is in the database.
 #[derive(Debug)]
 pub enum TransactionError {
-    /// Another one was in the way: the same again may succeed.
+    /// Another transaction was in the way: retrying may succeed.
     Again(String),
-    /// The connection, or what the server can do just now.
+    /// The connection failed, or the server cannot do it at the moment.
     Down(String),
     /// Another process writes as this node.
     Fenced,
@@ -63,15 +63,15 @@ pub struct Needs {
 /// What was read under the locks.
 pub struct Locked {
     pub counters: Vec<(CounterKey, Counter)>,
-    /// Those that are taken.
+    /// Nonces that are taken.
     pub nonces: Vec<NonceKey>,
     pub keys: Vec<KeyHold>,
     pub published: Published,
     /// Nodes whose heartbeat has stopped.
     pub silent: HashSet<u32>,
-    /// Payments that our log still has as ours.
+    /// Payments that are still ours according to our log.
     pub to_yield: HashSet<PaymentId>,
-    /// Rows that are not there yet.
+    /// Some rows do not exist yet.
     pub missing: bool,
 }
 
@@ -87,7 +87,7 @@ impl Needs {
                 let (scope, window) = (charge.scope.to_string(), charge.window_name().into_owned());
                 match charge.window {
                     Window::Rolling(rolling) => needs.bucket(scope, window, rolling.oldest(&charge.start)),
-                    // Which is the last, only the buckets tell.
+                    // Only the buckets show which one is the latest.
                     Window::SinceApproval => needs.bucket(scope, window, String::new()),
                     _ => needs.counter(scope, window, charge.start.to_string()),
                 }
@@ -102,7 +102,7 @@ impl Needs {
         }
         for (rid, row) in rows {
             needs.rids.push(Uuid::from_bytes(*rid.bytes()));
-            // What is closed changes no counter any more, unless a part of it comes back.
+            // A finished payment changes no counter any more, unless a part of it is given back.
             let is_counted = row.payment.is_open() || (row.unconfirmed && returned.contains(rid));
             for charge in row.payment.windows().iter().filter(|_| is_counted) {
                 let [scope, window, start] = [charge.scope(), charge.window(), charge.start()].map(str::to_owned);
@@ -129,7 +129,7 @@ impl Needs {
     }
 }
 
-/// By its name in an entry, as [`bursar_core::policy::budget::Charge::window_name`] makes it.
+/// Decided by its name in an entry, which [`bursar_core::policy::budget::Charge::window_name`] makes.
 pub fn has_buckets(window: &str) -> bool {
     window == SINCE_APPROVAL || window.starts_with("rolling.") || window.starts_with("count.rolling.")
 }
@@ -183,7 +183,7 @@ impl PaymentRows {
     }
 }
 
-/// As in the state machine of R213.
+/// The numbers of the state machine in R213.
 const fn state_number(state: State) -> i16 {
     match state {
         State::Held => 1,
@@ -260,7 +260,7 @@ pub fn sha256(bytes: &[u8]) -> Result<Sha256, TransactionError> {
         .map_err(|_| TransactionError::Down("a policy in the database is damaged".to_owned()))
 }
 
-/// Nodes are numbered from 1 by the database.
+/// The database numbers nodes from 1.
 pub fn id(node: u32) -> i32 {
     i32::try_from(node).unwrap_or(i32::MAX)
 }
@@ -269,7 +269,7 @@ pub fn node_id(id: i32) -> u32 {
     u32::try_from(id).unwrap_or(0)
 }
 
-/// What does not fit is as good as for ever.
+/// A value that does not fit is as good as forever.
 pub fn seconds(seconds: u64) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }

@@ -1,14 +1,14 @@
-//! The tables (R207), made by whichever proxy comes first. No server-side code.
+//! The tables (R207), created by the first proxy that connects. No server-side code.
 
 use tokio_postgres::{Client, Error};
 
 use super::connect::Dialect;
 
-/// Of the tables below. A newer one in the database belongs to a newer bursar; an older one is brought up to it.
+/// The version of the tables below. Tables of a newer version belong to a newer bursar; older ones are upgraded.
 pub const VERSION: i32 = 2;
 
-/// All counters of a batch are locked here, in the order of the key. A rolling window has one row, [`GUARD`], that stands
-/// for its buckets. `settled` and `open` are in the budget's unit.
+/// All counters of a batch are locked in `win`, in key order. A rolling window has one row there, [`GUARD`], that
+/// stands for its buckets. `settled` and `open` are in the budget's unit.
 const TABLES: &str = "
 create schema if not exists bursar;
 create table if not exists bursar.meta (
@@ -86,7 +86,7 @@ create table if not exists bursar.outbox (
 );
 ";
 
-/// What version 2 adds. Nothing of version 1 is changed by it, so that proxies of that version go on until they connect again.
+/// What version 2 adds. It changes nothing of version 1, so proxies of that version keep working until they reconnect.
 const APPROVALS: &str = "
 -- Live ones. `approval` is JSON, kept as the bytes that were written; the columns beside it are what it is found by, and what
 -- there is one of at a time, whichever node asks.
@@ -113,19 +113,20 @@ create table if not exists bursar.denial (
 );
 ";
 
-/// The row of a rolling window in `win`; no window starts like this.
+/// The start of the row for a rolling window in `win`; no real window starts like this.
 pub const GUARD: &str = "guard";
 
 /// Any number will do, as long as every bursar uses the same: b"bursar" as digits.
 const ADVISORY_KEY: &str = "108274576744818";
 
-/// Makes what is missing and returns the version and the name of the books.
+/// Creates what is missing and returns the version and the id of the shared ledger.
 pub async fn make(client: &Client, dialect: Dialect, fresh_name: uuid::Uuid) -> Result<(i32, uuid::Uuid), Error> {
     let there = client.query(
         "select 1 from pg_catalog.pg_tables where schemaname = 'bursar' and tablename = 'meta'",
         &[],
     );
-    // Two that create a table at once would collide in the catalogue; elsewhere the second finds it made and tries again.
+    // Two proxies that create a table at once would collide in the catalogue. Without advisory locks, the second one
+    // fails, finds the tables created, and tries again.
     let lock = match dialect {
         Dialect::Postgres => format!("select pg_advisory_xact_lock({ADVISORY_KEY});"),
         Dialect::Cockroach => String::new(),
@@ -151,8 +152,8 @@ pub async fn make(client: &Client, dialect: Dialect, fresh_name: uuid::Uuid) -> 
     if version != 1 {
         return Ok((version, store));
     }
-    tracing::info!("the tables in the database are brought from version 1 to version {VERSION}");
-    // As often as one likes: several may come at once, and one that died half way has done nothing.
+    tracing::info!("upgrading the tables in the database from version 1 to version {VERSION}");
+    // Safe to repeat: several proxies may come at once, and one that died half-way has done nothing.
     let raise = "update bursar.meta set schema_version = 2 where schema_version = 1;";
     client
         .batch_execute(&format!("begin; {lock} {APPROVALS} {raise} commit"))

@@ -1,7 +1,7 @@
-//! The statements of a batch (R208): locks in fixed order, sums in a later statement, writes with arrays.
+//! The statements of a batch (R208): locks in a fixed order, sums in a later statement, writes with arrays.
 //!
-//! Statements that do not need each other's answers are sent together and run one after the other, each with a snapshot of
-//! its own: that is what makes the buckets, read after the lock, the newest ones.
+//! Statements that do not need each other's results are sent together and run one after the other, each with its own
+//! snapshot: that guarantees that the buckets, which are read after the lock, are the newest ones.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::counters::CounterKey;
 use crate::text::Moment;
 use bursar_core::payment_id::PaymentId;
 
-/// A connection and what was prepared on it.
+/// A connection and the statements prepared on it.
 pub struct Session {
     pub client: Client,
     dialect: Dialect,
@@ -189,7 +189,7 @@ impl Session {
         found.iter().map(read_row).collect()
     }
 
-    /// Creates counters that no payment has touched before: outside of the transaction that will lock them.
+    /// Creates counters that no payment has touched before, outside of the transaction that will lock them.
     pub async fn create(&self, keys: &[&CounterKey]) -> Result<(), TransactionError> {
         let [scopes, windows, starts] = columns(keys.iter().copied());
         self.client.execute(&self.create, &[&scopes, &windows, &starts]).await?;
@@ -303,8 +303,8 @@ impl Session {
         })
     }
 
-    /// Writes what the batch has changed. The rows are locked, so every count must be right; if one is not, somebody came in
-    /// between with a row that was not there.
+    /// Writes what the batch has changed. The rows are locked, so every row count must match; if one does not, another
+    /// transaction inserted a row that did not exist before.
     pub async fn write(&self, batch: &Batch<'_>, epoch: i64, now: Moment) -> Result<(), TransactionError> {
         let (changes, node) = (&batch.changes, id(batch.me));
         let now_s = now.timestamp().as_second();
@@ -366,7 +366,7 @@ impl Session {
                 if freed.is_empty() {
                     return Ok(());
                 }
-                // One that has faded may be somebody else's by now.
+                // After it has expired, another payment may have taken the key.
                 let idems: Vec<&[u8]> = freed.iter().map(|hold| hold.idem.as_slice()).collect();
                 let rids: Vec<Uuid> = freed.iter().map(|hold| Uuid::from_bytes(*hold.rid.bytes())).collect();
                 self.client.execute(&self.free_keys, &[&idems, &rids]).await?;
@@ -388,7 +388,7 @@ impl Session {
         Ok(())
     }
 
-    /// Writes `rows` rows, if any.
+    /// Executes a statement that must write exactly `rows` rows, if there are any.
     pub async fn written(
         &self,
         rows: usize,

@@ -1,5 +1,4 @@
-//! Coming and going of nodes: the start of one, its heartbeat, and what the others do for one that is silent
-//! (R211, R215).
+//! Nodes that come and go: the start of one, its heartbeat, and what the others do for one that is silent (R211, R215).
 
 use std::time::Duration;
 
@@ -18,14 +17,15 @@ use crate::entry::{Body, Opened};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{PAYEE, SINCE_APPROVAL};
 
-/// Items looked after at one time; the rest have their turn with the next sign of life.
+/// The most payments handled at one time; the rest follow with the next heartbeat.
 const AT_ONCE: i64 = 256;
 
-/// Between two signs of life.
+/// The time between two heartbeats.
 pub const BEAT: Duration = Duration::from_secs(10);
 
 impl Engine {
-    /// Connects, finds out what became of a commit that was lost, and at the first time begins this node's epoch.
+    /// Connects, finds out what happened to a commit whose answer was lost, and the first time begins this node's
+    /// epoch.
     pub async fn establish(&mut self) -> Result<(), NoConnection> {
         let (client, dialect) = self.connector.connect().await?;
         let store = node::tables(&client, dialect).await?;
@@ -57,9 +57,9 @@ impl Engine {
             match self.attempt(tasks).await {
                 Ok(done) => drop(self.take_in(done)),
                 Err(_) => {
-                    // From the beginning: the log, too, may have gone on.
+                    // Start over completely, because the log may have moved on, too.
                     (self.epoch, self.session) = (None, None);
-                    return Err(NoConnection::Down("the start could not be recorded there".to_owned()));
+                    return Err(NoConnection::Down("the start could not be recorded in it".to_owned()));
                 }
             }
         }
@@ -67,9 +67,9 @@ impl Engine {
         Ok(())
     }
 
-    /// What became of the commit whose answer was lost.
+    /// What happened to the commit whose answer was lost.
     async fn look_up(&mut self, session: &Session, me: u32) -> Result<(), NoConnection> {
-        // Waits until the lost connection's transaction, which holds this row, has ended one way or the other.
+        // Waits until the transaction of the lost connection, which holds this row, has ended either way.
         let beat = "update bursar.node set heartbeat = now() where node_id = $1 and epoch = $2";
         let ours = session
             .client
@@ -87,11 +87,14 @@ impl Engine {
             if is_committed {
                 expected = unclear.done.lines.chain;
             }
-            tracing::info!(is_committed, "the commit whose answer was lost is found out about");
+            tracing::info!(
+                is_committed,
+                "found out what happened to the commit whose answer was lost"
+            );
         }
         if node::chain(session, me).await? != expected {
             return Err(NoConnection::Refused(
-                "it does not have what it has committed before, as when a standby takes over that was behind. Restore it; what is \
+                "it has lost what it had committed, as happens when a lagging standby takes over. Restore it; what is \
                  in audit/ shows what is missing there"
                     .to_owned(),
             ));
@@ -116,13 +119,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Says that we live, and takes over from those who do not.
+    /// Reports that this node is alive, and takes over from those that are not.
     pub async fn beat(&mut self) {
         let looked = timeout(TRANSACTION, self.look_around()).await;
         match looked {
             Ok(Ok(asks)) => self.perform(asks.into_iter().map(Task::for_nobody).collect()).await,
             Ok(Err(error)) => {
-                tracing::warn!(why = explain(&error), "no sign of life could be given");
+                tracing::warn!(
+                    why = explain(&error),
+                    "cannot send this node's heartbeat to the database"
+                );
                 self.session = None;
             }
             Err(_) => self.session = None,
@@ -149,7 +155,7 @@ impl Engine {
             )
             .await?;
         asks.extend(rids(&rows)?.into_iter().map(Ask::Adopt));
-        // What has grown old: nonces that may be used again, buckets that no window reaches.
+        // Delete what has expired: nonces that may be used again, and buckets that no window reaches.
         let now = self.time.read().now.as_second();
         session
             .client
@@ -159,7 +165,7 @@ impl Engine {
             .client
             .execute("delete from bursar.nonce where free_at < $1", &[&now])
             .await?;
-        // A day late: the clock of the node that wrote them may be behind.
+        // A day late, because the clock of the node that wrote them may be behind.
         let day_ago = (now - 86_400) * 1_000_000;
         for faded in [
             "delete from bursar.replay where until < $1",
@@ -167,7 +173,7 @@ impl Engine {
         ] {
             session.client.execute(faded, &[&day_ago]).await?;
         }
-        // A proxy of the version before that took the payment over knew nothing of its approval.
+        // A proxy of version 1 that took the payment over knew nothing of its approval.
         let orphans = "delete from bursar.approval a using bursar.resv r where r.rid = a.rid and r.state <> 1";
         session.client.execute(orphans, &[]).await?;
         session
@@ -178,7 +184,7 @@ impl Engine {
                 &[&now],
             )
             .await?;
-        // Whoever was never paid is no payee of anybody's.
+        // A payee that was never paid is not a known payee.
         session
             .client
             .execute(
@@ -186,7 +192,7 @@ impl Engine {
                 &[&PAYEE],
             )
             .await?;
-        // The last approval of a scope stays, however long ago.
+        // The last approval of a scope stays, however old it is.
         session
             .client
             .execute(

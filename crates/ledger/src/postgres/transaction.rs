@@ -1,4 +1,4 @@
-//! One transaction: locks, decisions, writes, commit; and what is done when it does not go through.
+//! One transaction: locks, decisions, writes, commit; and what happens when it fails.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -23,14 +23,14 @@ use crate::text::Moment;
 use crate::writer::decide::Space;
 use bursar_core::payment_id::PaymentId;
 
-/// How often one that was in another's way is tried (R209).
+/// How often a transaction that collided with another is tried (R209).
 const TRIES: u32 = 5;
-/// One that takes longer has met a database that hangs.
+/// If one takes longer, the database hangs.
 pub const TRANSACTION: Duration = Duration::from_secs(5);
-/// Names of counters that are known to exist.
+/// How many names of existing counters are remembered.
 const KNOWN: usize = 100_000;
 
-/// What a commit brings along, once it is certain.
+/// The results of a transaction, valid once it is committed.
 pub struct Done {
     pub verdicts: Vec<Verdict>,
     pub lines: Lines,
@@ -43,7 +43,7 @@ pub struct Done {
 /// A commit whose answer was lost.
 pub struct Unclear {
     pub done: Done,
-    /// What it reserves. Nobody will get it, if it was told that nothing is known.
+    /// What it reserves. If its callers were answered that the outcome is unknown, no caller gets these.
     pub rids: Vec<PaymentId>,
     pub fate: CommitState,
 }
@@ -52,7 +52,7 @@ pub struct Unclear {
 pub enum CommitState {
     /// Its callers still wait.
     Open,
-    /// They have been told that it is not known.
+    /// They were answered that the outcome is unknown.
     Told,
     Committed,
     RolledBack,
@@ -66,7 +66,7 @@ impl Unclear {
     }
 }
 
-/// What one attempt came to, if not to `Done`.
+/// Why one attempt did not reach `Done`.
 pub enum Attempt {
     TransactionError(TransactionError),
     Unclear(Box<Done>),
@@ -105,7 +105,7 @@ impl Engine {
                     let (done, fate) = (*done, CommitState::Open);
                     self.unclear = Some(Unclear { done, rids, fate });
                     self.session = None;
-                    // Bounded by itself: one attempt to connect, at once.
+                    // Takes a bounded time: one attempt to connect, immediately.
                     self.outage.next_try = Instant::now();
                     continue;
                 }
@@ -121,9 +121,9 @@ impl Engine {
                     why
                 }
             };
-            tracing::debug!(%why, tries, "a transaction was not done");
+            tracing::debug!(%why, tries, "a transaction failed");
             if tries >= TRIES || began.elapsed() > TRANSACTION {
-                return Err(Failure::Down(format!("the database did not take it: {why}")));
+                return Err(Failure::Down(format!("the database did not accept it: {why}")));
             }
         }
     }
@@ -165,7 +165,7 @@ impl Engine {
         rids.dedup();
         let rids: Vec<_> = rids.iter().map(|rid| uuid::Uuid::from_bytes(*rid.bytes())).collect();
 
-        // Nearly all counters are there already; those that are not are made before anything is locked.
+        // Nearly all counters exist already; those that do not are created before anything is locked.
         let asks = || tasks.iter().map(|task| &task.ask);
         let charged = Needs::of(asks(), &HashMap::new());
         let new: Vec<&CounterKey> = charged.keys.iter().filter(|key| !self.known.contains(*key)).collect();
@@ -179,7 +179,7 @@ impl Engine {
         let locked = session.lock(identity.node, &needs, now_s).await?;
         if locked.missing {
             self.known.clear();
-            return Err(TransactionError::Again("a counter has gone".to_owned()));
+            return Err(TransactionError::Again("a counter has disappeared".to_owned()));
         }
         if self.known.len() > KNOWN {
             self.known.clear();
@@ -212,7 +212,7 @@ impl Engine {
         })
     }
 
-    /// What is certain now.
+    /// Applies the results that are certain now.
     pub fn take_in(&mut self, done: Done) -> Vec<Verdict> {
         if !done.lines.entries.is_empty() {
             self.time.saw(done.now.timestamp());
@@ -225,7 +225,7 @@ impl Engine {
         done.verdicts
     }
 
-    /// One that cannot be decided while there is no connection.
+    /// Rolls back; if that fails, drops the connection, which also ends the transaction.
     pub async fn roll_back(&mut self) {
         if let Some(session) = &self.session
             && !matches!(
@@ -238,7 +238,7 @@ impl Engine {
     }
 }
 
-/// Why nothing may be reserved here, whatever the limits say.
+/// Why nothing may be reserved here, whatever the limits allow.
 fn closed(space: &mut Space, log: &LocalLog, jumped: Option<SignedDuration>) -> Option<ReserveError> {
     if let Some(why) = log.failed() {
         return Some(ReserveError::Failed(format!(
@@ -252,7 +252,7 @@ fn closed(space: &mut Space, log: &LocalLog, jumped: Option<SignedDuration>) -> 
     space.is_low().then_some(ReserveError::LowSpace)
 }
 
-/// What the caller would sign for.
+/// The payment that the caller would sign for.
 fn reserves(ask: &Ask) -> Option<PaymentId> {
     match ask {
         Ask::Reserve(reserve) => Some(reserve.hold.rid),

@@ -1,4 +1,5 @@
-//! What the writer brings to the decisions that every engine makes: its book, its journal, and the state of its disk.
+//! What the writer provides to the decisions that all engines share: its book, its journal, and the free space of its
+//! disk.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::model::{Alarm, ReserveError};
 use crate::text::Moment;
 use crate::timekeeping::Timekeeper;
 
-/// How long a look at the free space is believed.
+/// How long a measurement of the free space is used.
 const SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 impl Decisions for Writer {
@@ -38,7 +39,7 @@ impl Decisions for Writer {
                 self.time.saw(now.timestamp());
                 self.effects.push(Effect { place, ..effect });
             }
-            // Decided as lawful and then not: the book is wrong, so nothing may rest on it.
+            // The decision allowed it and the book rejects it: the book is wrong, so nothing may be built on it.
             Err(illegal) => return Err(self.journal().poison(illegal.to_string()).to_string()),
         }
         Ok(entry.seq)
@@ -69,7 +70,7 @@ impl Decisions for Writer {
     }
 }
 
-/// Free space where the journal lies (R205).
+/// Free space on the disk that holds the journal (R205).
 pub struct Space {
     dir: PathBuf,
     min_free_bytes: u64,
@@ -90,7 +91,7 @@ impl Space {
             Some((at, is_low)) if at.elapsed() < SPACE_CHECKED_EVERY => is_low,
             _ => {
                 let free = rustix::fs::statvfs(&self.dir).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-                // Not to know is to doubt, and a doubt refuses.
+                // If the free space is unknown, reservations are refused.
                 let is_low = free.map_or(true, |free| free < self.min_free_bytes);
                 self.checked = Some((Instant::now(), is_low));
                 is_low

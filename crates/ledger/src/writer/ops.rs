@@ -44,7 +44,7 @@ pub enum Op {
     Unconfirmed(Reply<Result<Vec<PaymentId>, LedgerError>>),
     Keys(Reply<Result<Vec<KeyHold>, LedgerError>>),
     Approvals(Reply<Result<Approvals, LedgerError>>),
-    /// Something lies in [`Shared`].
+    /// There is something in [`Shared`].
     Wake,
     Close(Reply<()>),
 }
@@ -52,17 +52,17 @@ pub enum Op {
 /// Where a payment is found.
 pub enum Found {
     Open(Box<Payment>),
-    /// The index will say; without an index, the journal.
+    /// In the index, which will answer; without an index, in the journal.
     Elsewhere(Option<oneshot::Receiver<Option<Payment>>>),
     Failed(LedgerError),
 }
 
-/// What callers leave without waiting for room in the queue.
+/// What callers hand over without waiting for room in the queue.
 #[derive(Default)]
 pub struct Shared {
     abandoned: Mutex<Vec<PaymentId>>,
     refusals: Mutex<Refusals>,
-    /// Signed history is damaged, which the start has not seen.
+    /// Signed history that the start did not read is damaged.
     damage: Mutex<Option<String>>,
 }
 
@@ -87,7 +87,7 @@ impl Shared {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // A panic of another holder leaves all usable: they are lists that are only added to and taken.
+    // A panic of another holder leaves all of this usable: the lists are only appended to and taken.
     pub fn refusals(&self) -> MutexGuard<'_, Refusals> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,7 +97,7 @@ impl Shared {
     }
 }
 
-/// What was reserved, on its way to the caller. When nobody takes it out, the ledger learns of it.
+/// A reservation on its way to the caller. If nobody takes it out, the ledger is notified.
 pub struct Delivery<T> {
     rid: PaymentId,
     value: Option<T>,
@@ -124,7 +124,7 @@ impl<T> Drop for Delivery<T> {
     fn drop(&mut self) {
         if self.value.take().is_some() {
             self.shared.abandoned().push(self.rid);
-            // A full queue needs no wake: the writer is about to look.
+            // A full queue needs no wake-up: the writer is about to look.
             if let Some(wake) = self.wake.upgrade() {
                 let _ = wake.try_send(Op::Wake);
             }
@@ -132,7 +132,7 @@ impl<T> Drop for Delivery<T> {
     }
 }
 
-/// An answer that waits for the batch to be durable.
+/// An answer that waits until the batch is durable.
 pub enum DurableAnswer {
     Reserve(
         Reply<Result<Delivery<Reservation>, ReserveError>>,
@@ -154,7 +154,7 @@ pub enum DurableAnswer {
 impl DurableAnswer {
     pub fn fail(self, why: &str) {
         let failed = || LedgerError::Failed(why.to_owned());
-        // As in `Writer::answer`: who has gone away hears nothing.
+        // As in `Writer::answer`: a caller that has gone away gets no answer.
         match self {
             Self::Reserve(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),
             Self::Hold(reply, _) => drop(reply.send(Err(ReserveError::Failed(why.to_owned())))),

@@ -1,4 +1,4 @@
-//! What is on disk after every way to stop, and what the next start makes of it.
+//! What is on disk after every kind of stop, and what the next start does with it.
 
 use std::fs;
 use std::time::Duration;
@@ -44,7 +44,7 @@ async fn after_a_kill_at_any_step_everything_acknowledged_still_counts() {
             assert!(open.iter().all(|payment| payment.state == State::Unknown));
             assert!(open.iter().all(|payment| payment.reason.as_deref() == Some("restart")));
             assert_eq!(counted(&ledger).await, on_record.len() as u128 * CENT);
-            // Written is written: what was killed after its write counts although nobody heard of it.
+            // If the kill came after the write, the payment counts although it was never acknowledged.
             assert_eq!(on_record.contains(&killed), step != Step::Write, "{step:?} {nth}");
         }
     }
@@ -114,7 +114,7 @@ async fn a_last_line_torn_at_any_byte_is_moved_away() {
     let whole = format!("{}\n", world.journal());
     let last = whole.trim_end().rfind('\n').unwrap() + 1;
     for cut in last..whole.len() {
-        // As a file that ends there, and as fill that the write did not reach.
+        // As a file that ends there, and with fill that the write did not reach.
         for fill in [0, 1000] {
             let audit = tempfile::tempdir().unwrap();
             let left = [&whole.as_bytes()[..cut], &vec![b'\n'; fill][..]].concat();
@@ -149,7 +149,7 @@ async fn a_last_line_torn_at_any_byte_is_moved_away() {
     }
 }
 
-/// One operation is one line, so whatever is left of a batch is a whole number of operations.
+/// One operation is one line, so what is left of a batch is a whole number of operations.
 #[tokio::test]
 async fn a_batch_torn_at_any_byte_keeps_its_whole_lines() {
     let world = World::new();
@@ -164,7 +164,7 @@ async fn a_batch_torn_at_any_byte_keeps_its_whole_lines() {
             let left = [&whole.as_bytes()[..cut], &vec![b'\n'; fill][..]].concat();
             let (lines, torn) = reopened(&left);
             let mut good = whole[..cut].matches('\n').count();
-            // With fill behind it, a line that lacks its end has one.
+            // If fill follows it, a line that lacks its newline has one.
             if fill > 0 && whole.as_bytes().get(cut) == Some(&b'\n') {
                 good += 1;
             }
@@ -175,7 +175,7 @@ async fn a_batch_torn_at_any_byte_keeps_its_whole_lines() {
     }
 }
 
-/// Good entries, and bytes moved away, of a journal with this one segment.
+/// Valid entries, and bytes moved away, of a journal with this one segment.
 fn reopened(segment: &[u8]) -> (usize, u64) {
     let audit = tempfile::tempdir().unwrap();
     fs::write(audit.path().join("seg-00000000000000000000.jsonl"), segment).unwrap();
@@ -241,7 +241,7 @@ async fn damage_before_valid_entries_is_refused_with_file_and_line() {
     ledger.close().await;
     let segment = &world.segments()[0];
     let good = fs::read(segment).unwrap();
-    // Line 3 is a reservation. Its digits are part of it, its hash is in line 4.
+    // Line 3 is a reservation. Its digits are part of it; its hash is in line 4.
     let (from, line) = (
         good.iter()
             .enumerate()
@@ -252,7 +252,7 @@ async fn damage_before_valid_entries_is_refused_with_file_and_line() {
             + 1,
         3,
     );
-    // With it the start would not read them: tests/ledger_signed.rs.
+    // With the index the start would not read them: see signed.rs.
     fs::remove_dir_all(world.path().join("index")).unwrap();
     for (at, expected) in [(from, line), (from + 12, line + 1)] {
         let mut bad = good.clone();
@@ -272,8 +272,8 @@ async fn damage_before_valid_entries_is_refused_with_file_and_line() {
     world.open().close().await;
 }
 
-/// The newest entry has nothing behind it that would give its damage away but the signature. With an index a start does not read
-/// what was signed before; then the background finds it (tests/ledger_signed.rs).
+/// No later entry reveals damage in the newest entry; only the signature does. With an index a start does not read what
+/// was signed before; then the background check finds it (see signed.rs).
 #[tokio::test]
 async fn one_flipped_bit_in_any_signed_entry_is_refused() {
     let world = World::new();
@@ -288,7 +288,7 @@ async fn one_flipped_bit_in_any_signed_entry_is_refused() {
         let mut bad = good.clone();
         bad[at] ^= 1 << (at % 7);
         fs::write(segment, &bad).unwrap();
-        // A refused start has made a new one.
+        // A refused start has created a new one.
         fs::remove_dir_all(world.path().join("index")).unwrap();
         let opened = Embedded::open(world.path(), world.options()).map(|_| ());
         assert!(
@@ -330,7 +330,7 @@ async fn a_new_day_and_a_full_segment_begin_a_new_file() {
     ledger.reserve(world.purchase(100 * CENT)).await.unwrap();
     world.clock.set("2026-11-21T00:00:00Z".parse().unwrap());
     ledger.reserve(world.purchase(100 * CENT)).await.unwrap();
-    // A clock that goes back begins none.
+    // A clock that goes back does not begin a new file.
     world.clock.set("2026-11-20T23:59:59Z".parse().unwrap());
     ledger.reserve(world.purchase(100 * CENT)).await.unwrap();
     ledger.close().await;
@@ -352,7 +352,7 @@ async fn a_new_day_and_a_full_segment_begin_a_new_file() {
     assert_eq!(counted(&ledger).await, 3 * CENT);
 }
 
-/// Holds come with approvals; a journal that has one is understood already.
+/// The hold is made from the entry of an armed payment, so that the start finds held money without an approval.
 #[tokio::test]
 async fn held_money_is_released_at_the_start() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! The index may be missing, old, broken or foreign: the journal decides, and the books are the same.
+//! The index may be missing, old, damaged or foreign: the journal decides, and the ledger is the same.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,14 +11,14 @@ use bursar_ledger::{CheckpointInterval, Ledger, Outcome, Payment, ReserveError, 
 
 const CENT: u128 = 10_000;
 
-/// Everything that a caller can see of the books.
+/// Everything that a caller can see of the ledger.
 async fn books(ledger: &dyn Ledger) -> (Vec<Usage>, Vec<Payment>) {
     let mut usage = ledger.usage(&["agent:research"]).await.unwrap();
     usage.sort_by(|a, b| a.window.cmp(&b.window));
     (usage, ledger.open_items().await.unwrap())
 }
 
-/// A closed ledger with payments in several states, one of them open, and its books.
+/// A closed ledger with payments in several states, one of them open, and what callers see of it.
 async fn used() -> (World, (Vec<Usage>, Vec<Payment>)) {
     let world = World::new();
     let ledger = world.open();
@@ -103,7 +103,7 @@ async fn an_older_index_catches_up() {
 }
 
 #[tokio::test]
-async fn an_index_with_any_damage_leads_to_the_same_books() {
+async fn an_index_with_any_damage_leads_to_the_same_ledger() {
     let (world, before) = used().await;
     let (index, copied) = (world.path().join("index"), world.path().join("copied"));
     copy(&index, &copied);
@@ -127,10 +127,10 @@ async fn an_index_with_any_damage_leads_to_the_same_books() {
     }
 }
 
-/// sled notices most damage and goes back to an older state, begins anew without a word, or fails; either way the books are
-/// the journal's.
+/// sled notices most damage and goes back to an older state, starts over silently, or fails; either way the ledger
+/// matches the journal.
 #[tokio::test]
-async fn one_flipped_bit_anywhere_in_the_index_leads_to_the_same_books() {
+async fn one_flipped_bit_anywhere_in_the_index_leads_to_the_same_ledger() {
     const PLACES: usize = 96;
     let (world, before) = used().await;
     let (index, copied) = (world.path().join("index"), world.path().join("copied"));
@@ -148,12 +148,13 @@ async fn one_flipped_bit_anywhere_in_the_index_leads_to_the_same_books() {
         ledger.close().await;
     }
     let rebuilt = world.count("ledger.rebuilt");
-    assert!(rebuilt > 0, "no damage worth the name");
-    // What sled begins anew by itself leaves nothing to put aside.
+    assert!(rebuilt > 0, "no damage caused a rebuild");
+    // If sled starts over by itself, there is nothing to put aside.
     assert!(files(world.path(), "index.bad-").len() <= rebuilt);
 }
 
-/// Without its snapshot sled reads its whole log, and some damage in there makes it panic instead of complaining.
+/// Without its snapshot sled reads its whole log, and some damage in there makes it panic instead of returning an
+/// error.
 #[tokio::test]
 async fn an_index_that_panics_at_open_is_rebuilt_with_an_entry() {
     const PAGE: usize = 4096;
@@ -198,10 +199,10 @@ async fn an_index_that_panics_at_open_is_rebuilt_with_an_entry() {
             return;
         }
     }
-    panic!("sled panics no more at such damage: {panics} times");
+    panic!("sled no longer panics on such damage: {panics} times");
 }
 
-/// What sled by itself does with this directory. On a copy, since opening changes it.
+/// What sled by itself does with this directory. On a copy, because opening changes it.
 fn sled_panics_at(index: &Path, beside: &Path) -> bool {
     let scratch = beside.join("scratch");
     copy(index, &scratch);
@@ -241,7 +242,7 @@ async fn any_file_of_the_index_may_be_missing_empty_or_unreadable() {
                 fs::write(path, [0xff; 5000]).unwrap();
             }
         },
-        // Root reads it all the same, and that is fine too.
+        // Root can read it all the same, and that is fine too.
         |path| fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap(),
     ];
     for name in names {
@@ -261,7 +262,7 @@ async fn a_foreign_index_is_put_aside() {
     let (world, before) = used().await;
     let (other, _) = used().await;
     let index = world.path().join("index");
-    // Of another ledger, of another program, and no store at all.
+    // From another ledger, from another program, and not a store at all.
     fs::remove_dir_all(&index).unwrap();
     copy(&other.path().join("index"), &index);
     expect_same(&world, &before, 1).await;
@@ -282,7 +283,7 @@ async fn an_index_ahead_of_its_journal_is_rebuilt() {
     let ledger = world.open_with(|options| {
         let (step, verdict) = (Step::Answer, Verdict::Die);
         options.faults = Some(Box::new(FailAt { step, nth: 4, verdict }));
-        // Signs what the start left, and nothing after it.
+        // Signs what the start finds, and nothing after it.
         options.signing = CheckpointInterval::every(Duration::MAX, u64::MAX);
     });
     world.wait_until_signed();

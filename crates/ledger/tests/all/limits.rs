@@ -1,4 +1,4 @@
-//! What the ledger lets through, and what it makes of every way a payment can end.
+//! What the ledger lets through, and how it handles every way that a payment can end.
 
 use std::future::Future;
 use std::pin::pin;
@@ -161,7 +161,7 @@ async fn under_one_idempotency_key_one_payment_is_made_also_after_a_restart_and_
     std::fs::remove_dir_all(world.path().join("index")).unwrap();
     let ledger = world.open();
     assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
-    // After 24 hours nothing holds it, even if nothing else was recorded meanwhile.
+    // After 24 hours nothing holds it, even if nothing was recorded in the meantime.
     let day = jiff::SignedDuration::from_secs(24 * 60 * 60);
     let noon: jiff::Timestamp = crate::world::NOON.parse().unwrap();
     world.clock.set(noon + day);
@@ -243,7 +243,7 @@ async fn an_operator_resolves_with_a_reason_and_a_trace() {
     let ledger = world.open();
     let (paid, dead) = (reserve(&world, &ledger).await, reserve(&world, &ledger).await);
     let resolve = |rid, resolution| ledger.resolve(rid, resolution, "uid:0".into(), "seen on the explorer".into());
-    // While it is under way nobody can know how it ends.
+    // While it is under way, its outcome cannot be known.
     let early = resolve(paid, Resolution::Expired).await.unwrap_err();
     assert_eq!(early, LedgerError::UnderWay(paid));
     for rid in [paid, dead] {
@@ -312,7 +312,7 @@ async fn a_reservation_that_nobody_received_expires() {
         {
             let mut pending = pin!(ledger.reserve(world.purchase(1_000 * CENT)));
             if let Poll::Ready(received) = pending.as_mut().poll(&mut context) {
-                // The writer was faster than this thread: this one was received after all.
+                // The writer was faster than this thread, so this one was received.
                 let never = Outcome::Expired {
                     by: Source::Us,
                     why: "never-signed",
@@ -320,13 +320,13 @@ async fn a_reservation_that_nobody_received_expires() {
                 ledger.finish(received.unwrap().rid(), never).await.unwrap();
             }
             if rounds % 2 == 0 {
-                // The writer has answered: the reservation lies in the channel when the future is dropped.
+                // The writer has answered: the reservation is in the channel when the future is dropped.
                 counted(&ledger).await;
             }
         }
     }
     let events = || (world.count("pay.reserved"), world.count("pay.expired"));
-    // What was dropped wakes the writer; each question is one more turn for it.
+    // Each dropped reservation wakes the writer; each query gives it another turn.
     for _ in 0..1_000 {
         if counted(&ledger).await == 0 {
             break;
@@ -460,7 +460,7 @@ async fn other_events_are_on_record_too() {
 }
 
 #[tokio::test]
-async fn a_second_ledger_is_told_who_is_in_the_way() {
+async fn a_second_ledger_names_the_directory_that_is_in_use() {
     let world = World::new();
     let ledger = world.open();
     let error = Embedded::open(world.path(), world.options()).map(|_| ()).unwrap_err();

@@ -1,4 +1,4 @@
-//! The ledger as others use it: every engine against one suite, and each engine's own way to break and to come back.
+//! The ledger as its users call it: one suite for every engine, and for each engine its own failures and recoveries.
 
 mod conformance;
 mod crash;

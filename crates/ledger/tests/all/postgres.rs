@@ -1,4 +1,4 @@
-//! Books that several nodes share, on a real PostgreSQL.
+//! A ledger that several nodes share, on a real PostgreSQL.
 #![cfg(feature = "postgres")]
 
 mod approvals;
@@ -26,7 +26,7 @@ fn access(url: &str) -> Access {
     }
 }
 
-/// Opens once the node that a test has dropped has let go of the directory.
+/// Waits until the node that a test has dropped has released the directory, then opens it.
 async fn open(world: &World, database: &Database) -> Postgres {
     loop {
         match Postgres::open(world.path(), access(&database.url()), world.options()).await {

@@ -1,4 +1,4 @@
-//! PostgreSQL servers of the tests' own: in a temporary directory, on a free port, with fsync on. A server ends with the test
+//! PostgreSQL servers for tests: in a temporary directory, on a free port, with fsync on. A server ends with the test
 //! process that started it, however that ends.
 #![allow(dead_code)] // each test binary uses its own part
 
@@ -15,7 +15,7 @@ use tokio_postgres::{Client, Config, NoTls};
 pub struct Cluster {
     dir: PathBuf,
     pub port: u16,
-    /// Vouches for the server.
+    /// The CA that signed the server's certificate.
     pub ca_pem: String,
     /// Stops the server and removes its files when our end of its input is closed.
     keeper: Child,
@@ -27,7 +27,7 @@ pub struct Database {
     pub name: String,
 }
 
-/// The server that tests of one binary share.
+/// The server that the tests of one binary share.
 pub fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(Cluster::start)
@@ -69,7 +69,7 @@ impl Cluster {
         );
         let conf_text = std::fs::read_to_string(&conf).unwrap() + &more;
         std::fs::write(&conf, conf_text).unwrap();
-        // Stops the server and takes the files along once this process is gone.
+        // Stops the server and deletes the files once this process is gone.
         let clean = "cat >/dev/null; \"$0\" -D \"$1/data\" -m immediate stop >/dev/null 2>&1; rm -rf \"$1\"";
         let keeper = as_owner_of("sh")
             .args(["-c", clean])
@@ -86,7 +86,7 @@ impl Cluster {
             ca_pem,
             keeper,
         };
-        // The port is free when it is chosen; somebody else may be quicker.
+        // The port is free when it is chosen, but another process may take it first.
         for attempt in 0.. {
             cluster.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             if cluster.try_up() {
@@ -200,7 +200,7 @@ fn own(path: &Path) {
     }
 }
 
-/// Debian keeps them out of the way; the newest.
+/// Debian installs the programs outside of PATH; the newest version is used.
 fn binary(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = versions

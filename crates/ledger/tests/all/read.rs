@@ -1,4 +1,4 @@
-//! The books as other processes read them.
+//! The ledger as other processes read it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -125,9 +125,10 @@ async fn a_reader_beside_the_running_ledger_sees_all_that_was_acknowledged() {
     assert!(world.segments().len() > 3);
 }
 
-/// What a comparison with the chain reads: held and armed, reserved at once, called dead, heard about, and transfers.
+/// What a comparison with the chain reads: held and armed, reserved in one step, declared dead, confirmed or disputed,
+/// and transfers.
 #[tokio::test]
-async fn the_journal_tells_which_transfers_the_books_explain() {
+async fn the_journal_shows_which_transfers_its_payments_explain() {
     let world = World::new();
     let ledger = world.open();
     let day = |amount| charge("agent:research", Window::Day, Unit::MicroUsd, amount, 1_000_000);
@@ -215,16 +216,16 @@ async fn the_journal_tells_which_transfers_the_books_explain() {
     assert!(!findings.has("eip155:84532", &B256::repeat_byte(9), 4));
     assert!(!findings.has("eip155:8453", &B256::repeat_byte(9), 3));
 
-    // Searched up to its deadline: it explains nothing that is still to be found.
+    // Searched up to its deadline: it cannot explain a transfer that is still to be found.
     let deadline = arm.valid_before;
     let read = |searched: u64| Findings::read(world.path(), move |_, _| searched).unwrap();
     assert!(read(deadline).count(&asset, &wallet(arm), &arm.nonce.known().unwrap(), payee, amount));
     assert!(!read(deadline + 1).count(&asset, &wallet(arm), &arm.nonce.known().unwrap(), payee, amount));
 }
 
-/// Permit2 tells of no nonce: it stands in what was sent, and explains what its payment lets leave.
+/// A Permit2 transfer reveals no nonce: it is in the transaction's input, and explains what its payment may move.
 #[tokio::test]
-async fn the_journal_tells_what_the_nonces_in_a_transaction_explain() {
+async fn the_journal_shows_what_the_nonces_in_a_transaction_explain() {
     let world = World::new();
     let ledger = world.open();
     let all = [
@@ -275,11 +276,11 @@ async fn the_journal_tells_what_the_nonces_in_a_transaction_explain() {
     let network = asset.split('/').next().unwrap();
     assert!(findings.has_permits_on(network) && !findings.has_permits_on("eip155:42431"));
     assert!(findings.unheard.is_empty());
-    // At no particular place.
+    // At no particular offset.
     let input = [&[1, 2, 3][..], nonces.map(|nonce| nonce.0).as_flattened(), &[4]].concat();
     let [upto, exact, part, ..] = nonces;
     let borne = |payee, atoms| findings.borne(&input, &asset, &from, payee, Atoms::new(atoms));
-    // Exactly what is on record first, then what is allowed.
+    // Exactly the recorded amount first, then what is allowed.
     assert_eq!(borne(payee, 10_000), [exact, upto]);
     assert_eq!(borne(payee, 4_000), [part, upto]);
     assert_eq!(borne(payee, 9_999), [upto]);

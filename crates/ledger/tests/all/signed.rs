@@ -1,4 +1,5 @@
-//! What a start makes of signed checkpoints: it reads only what is new, and refuses when signed history is damaged.
+//! What a start does with signed checkpoints: it reads only what is new, and refuses to run when signed history is
+//! damaged.
 
 use std::fs;
 use std::path::PathBuf;
@@ -77,14 +78,14 @@ fn flip(path: &PathBuf, at: usize) {
 async fn a_clean_stop_signs_everything_and_the_next_start_reads_nothing_of_it() {
     let world = closed().await;
     assert_eq!(world.signed(), entries(&world));
-    // What a start does not read it does not miss at once: here a byte of a finished segment is wrong.
+    // The start does not notice damage in what it does not read: here a byte of a finished segment is wrong.
     flip(&world.segments()[1], 100);
     let (heard, alarms) = mpsc::channel();
     let ledger = world.open_with(|options| {
         let heard = heard.clone();
         options.alarms = std::sync::Arc::new(move |alarm| drop(heard.send(alarm)));
     });
-    // It is found all the same, a little later, and then nothing is paid any more.
+    // It is found a little later, and then nothing is paid any more.
     let alarm = alarms.recv().unwrap();
     let Alarm::StoreFailed { why } = alarm else {
         panic!("{alarm:?}");
@@ -94,7 +95,7 @@ async fn a_clean_stop_signs_everything_and_the_next_start_reads_nothing_of_it() 
     let refused = ledger.reserve(world.purchase(1_000 * CENT)).await.unwrap_err();
     assert!(matches!(refused, ReserveError::Failed(_)), "{refused:?}");
     ledger.close().await;
-    // Without the index the start itself sees it.
+    // Without the index, the start itself finds it.
     fs::remove_dir_all(world.path().join("index")).unwrap();
     let said = refusal(&world).to_string();
     assert!(said.contains(&format!("{name} line ")), "{said}");
@@ -111,7 +112,7 @@ async fn what_was_written_after_the_last_checkpoint_is_read_and_signed_at_once()
     world.wait_until_signed();
     let before = world.signed();
     buy(&world, &ledger, 2).await;
-    // Synced, and killed before anybody heard or signed.
+    // Synced, and killed before it was acknowledged or signed.
     let killed = world.purchase(1_000 * CENT);
     let rid = killed.hold.rid;
     ledger.reserve(killed).await.unwrap_err();
@@ -146,7 +147,7 @@ async fn only_what_is_synced_is_signed() {
     }
 }
 
-/// Looks, at every step of every commit, at what is signed.
+/// Checks at every step of every commit what is signed.
 struct Watch {
     world: PathBuf,
     durable: usize,
@@ -197,7 +198,7 @@ async fn a_journal_shorter_than_what_was_signed_is_refused() {
             let error = refusal(&world);
             let shorter = matches!(error, OpenError::Checkpoint(CheckpointError::Shorter { .. }));
             assert!(shorter, "{error}");
-            assert!(error.to_string().contains("from a copy"), "{error}");
+            assert!(error.to_string().contains("from a backup"), "{error}");
         }
         fs::remove_file(&newest).unwrap();
         let error = refusal(&world);
@@ -227,7 +228,7 @@ async fn old_segments_are_missed_by_name_and_by_size() {
 #[tokio::test]
 async fn history_that_was_written_anew_is_refused() {
     let world = closed().await;
-    // Another journal of the same length, whole in itself, under the same key.
+    // Another journal of the same length, valid in itself, under the same key.
     let other = closed().await;
     for (ours, theirs) in world.segments().iter().zip(other.segments()) {
         fs::copy(theirs, ours).unwrap();
@@ -258,7 +259,7 @@ async fn one_checkpoint_file_replaces_the_other_and_none_is_refused() {
         matches!(error, OpenError::Checkpoint(CheckpointError::Missing { .. })),
         "{error}"
     );
-    // The way out that the refusal names.
+    // The way out that the error message names.
     fs::remove_dir_all(world.path().join("index")).unwrap();
     world.open().close().await;
     assert_eq!(world.signed(), entries(&world));
@@ -289,7 +290,7 @@ async fn a_checkpoint_of_another_log_and_a_forged_one_are_refused() {
         assert!(said.contains(checkpoint(&world).to_str().unwrap()), "{said}");
     }
     fs::write(checkpoint(&world), good).unwrap();
-    // Another key in the place of ours is no way around it.
+    // Replacing our key with another does not get around it.
     let ours = fs::read(world.path().join("log.key")).unwrap();
     fs::copy(other.path().join("log.key"), world.path().join("log.key")).unwrap();
     assert!(matches!(

@@ -20,7 +20,7 @@ use bursar_ledger::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-/// As `bursar init` writes it; the seed is of this test only.
+/// As `bursar init` writes it; the seed is only for tests.
 pub const LOG_KEY: &str = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
 
 pub const NOON: &str = "2026-11-20T12:00:00Z";
@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    /// One whose purchases are no other world's: for books that several share.
+    /// A world whose purchases differ from those of every other one, for a shared ledger.
     pub fn numbered(number: u64) -> Self {
         let world = Self::new();
         world.purchases.store(number * 1_000_000 + 1, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl World {
         self.open_with(|_| {})
     }
 
-    /// Opens once the ledger that a test has killed or dropped has let go of the directory.
+    /// Waits until the ledger that a test has killed or dropped has released the directory, then opens it.
     pub fn open_with(&self, change: impl Fn(&mut Options)) -> Embedded {
         loop {
             let mut options = self.options();
@@ -76,7 +76,7 @@ impl World {
         }
     }
 
-    /// Until the ledger that a test has killed or dropped has let go of the directory.
+    /// Waits until the ledger that a test has killed or dropped has released the directory.
     pub fn wait_until_released(&self) {
         let lock = fs::File::open(self.path().join("lock")).unwrap();
         lock.lock().unwrap();
@@ -88,7 +88,7 @@ impl World {
         note.lines().nth(1).map_or(0, |size| size.parse().unwrap())
     }
 
-    /// Until what is written now is signed.
+    /// Waits until everything written so far is signed.
     pub fn wait_until_signed(&self) {
         let entries = self.journal().lines().count();
         while self.signed() < entries {
@@ -96,7 +96,7 @@ impl World {
         }
     }
 
-    /// A fresh purchase of one cent by `research`, charged to a day of `cap` dollars-in-micros.
+    /// A new purchase of one cent by `research`, charged to a day with a cap of `cap` micro-dollars.
     pub fn purchase(&self, cap: u128) -> Reserve {
         let amount = 10_000;
         self.charged(vec![charge("agent:research", Window::Day, Unit::MicroUsd, amount, cap)])
@@ -114,7 +114,7 @@ impl World {
             group: Some("eng".into()),
             host: "api.example.com".into(),
             path: "/v1/report".into(),
-            // No digest looks like it by chance, as one may like a bare number.
+            // Unlike a bare number, no digest contains this by chance.
             query: Some("customer=zoe-4711".into()),
             terms: Terms {
                 rail: Rail::X402,
@@ -144,11 +144,11 @@ impl World {
         }
     }
 
-    /// What a person is asked about held money, for ten minutes.
+    /// A question about held money, with ten minutes to answer.
     pub fn question(&self, hold: &Hold, intent: u8) -> Requested {
         let Reserve { hold: other, .. } = self.purchase(0);
         Requested {
-            // As unlike any payment's as theirs are unlike each other.
+            // The id differs from every payment's as they differ from each other.
             id: other.rid,
             rid: hold.rid,
             agent: hold.agent.clone(),
@@ -213,7 +213,7 @@ pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) 
     }
 }
 
-/// Evidence that is remembered for a minute longer than what it grants can be used.
+/// Evidence that is remembered for a minute longer than its grant can be used.
 pub fn granted(id: PaymentId, replay: u8, use_by: Timestamp) -> ApprovalStep {
     ApprovalStep::Granted {
         id,
@@ -226,7 +226,7 @@ pub fn granted(id: PaymentId, replay: u8, use_by: Timestamp) -> ApprovalStep {
     }
 }
 
-/// What counts against `agent:research`, in micro-USD of the day.
+/// What counts against `agent:research` in the current day, in micro-USD.
 pub async fn counted(ledger: &dyn Ledger) -> u128 {
     let usage = ledger.usage(&["agent:research"]).await.unwrap();
     usage
@@ -236,7 +236,7 @@ pub async fn counted(ledger: &dyn Ledger) -> u128 {
         .sum()
 }
 
-/// Gives `verdict` at the `nth` time (from 1) that `step` is reached.
+/// Returns `verdict` the `nth` time (from 1) that `step` is reached.
 pub struct FailAt {
     pub step: Step,
     pub nth: usize,

@@ -15,31 +15,30 @@ use tokio::time::timeout;
 use crate::idle::Serving;
 use bursar_core::hop;
 
-/// How long an upload that nobody wants any more is read on, and how long it may be silent meanwhile.
+/// How long the rest of an unwanted upload is still read, and how long it may be silent meanwhile.
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
-/// What the agent uploads. When nobody wants the rest of it, the rest is read and thrown away: closing a socket with
-/// unread bytes in it resets the connection, and the reset destroys the answer before the agent has read it
-/// (RFC 9112 §9.6).
+/// The agent's upload. If the rest of it is not needed, it is read and discarded: closing a socket with unread bytes
+/// resets the connection, and the reset can destroy the response before the agent has read it (RFC 9112 §9.6).
 pub struct AgentBody {
     incoming: Option<Incoming>,
     serving: Serving,
     rest: Rest,
 }
 
-/// What becomes of bytes that nobody asked for.
+/// What happens to the unread rest when the body is dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rest {
     Discard,
-    /// The agent waits for `100 Continue` and will not send them.
+    /// The agent waits for `100 Continue` and has sent nothing.
     Uninvited,
-    /// An h2 stream can be cancelled without its neighbours noticing.
+    /// An h2 stream can be cancelled without affecting the other streams.
     Cancel,
 }
 
 impl AgentBody {
-    /// Takes over a request from hyper; its connection counts as busy while any of the body is owed.
+    /// Takes over a request from hyper; its connection counts as busy until the whole body has arrived.
     pub fn of(request: Request<Incoming>, serving: Serving) -> Request<Self> {
         let rest = match request.version() {
             Version::HTTP_2 => Rest::Cancel,
@@ -53,7 +52,7 @@ impl AgentBody {
         })
     }
 
-    /// Keeps the connection busy beyond this exchange, for what follows an upgrade.
+    /// A guard that keeps the connection busy beyond this exchange, for the stream after an upgrade.
     pub fn serving(&self) -> Serving {
         self.serving.clone()
     }
@@ -69,7 +68,7 @@ impl Body for AgentBody {
             return Poll::Ready(None);
         };
         if this.rest == Rest::Uninvited {
-            // hyper says `100 Continue` when the body is first asked for.
+            // hyper sends `100 Continue` when the body is first polled.
             this.rest = Rest::Discard;
         }
         let polled = Pin::new(incoming).poll_frame(cx);
@@ -97,7 +96,7 @@ impl Drop for AgentBody {
         if self.rest != Rest::Discard || incoming.is_end_stream() {
             return;
         }
-        // Without a runtime the process is ending, and the connection with it.
+        // Without a runtime the process is shutting down, and the connection with it.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(discard(incoming, self.serving.clone()));
         }
@@ -106,7 +105,7 @@ impl Drop for AgentBody {
 
 async fn discard(mut incoming: Incoming, serving: Serving) {
     let reading = async { while let Ok(Some(Ok(_))) = timeout(LINGER_SILENCE, incoming.frame()).await {} };
-    // An error here is the agent's own end of a conversation that is over.
+    // The exchange is over, so an error from the agent no longer matters.
     let _ = timeout(LINGER, reading).await;
     drop(serving);
 }

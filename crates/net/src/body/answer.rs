@@ -1,4 +1,4 @@
-//! What goes to the agent: an answer of ours, or the site's as it streams.
+//! Response bodies for the agent: one that bursar wrote, or the site's as it streams.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use super::{BoxError, Uploading};
 use crate::idle::Serving;
 use bursar_core::hop;
 
-/// What is sent to the agent.
+/// The body of a response to the agent.
 pub struct AnswerBody {
     content: Content,
     serving: Option<Serving>,
@@ -22,7 +22,7 @@ pub struct AnswerBody {
 
 enum Content {
     Full(Full<Bytes>),
-    /// Boxed: it is large, and an answer is moved several times on its way to hyper.
+    /// Boxed: it is large, and a response is moved several times on its way to hyper.
     Relay(Box<Relay>),
 }
 
@@ -31,7 +31,7 @@ impl AnswerBody {
         Content::Full(Full::new(bytes)).into()
     }
 
-    /// The agent's connection counts as busy until the last byte of this is handed over.
+    /// The agent's connection counts as busy until the last byte of this body is handed over.
     pub fn while_serving(mut self, serving: Serving) -> Self {
         self.serving = Some(serving);
         self
@@ -80,20 +80,20 @@ impl Body for AnswerBody {
     }
 }
 
-/// The site's answer as it comes: first what was read to look for a challenge, then the stream.
+/// The site's response as it arrives: first the bytes that were read to look for a challenge, then the stream.
 pub struct Relay {
     read: Option<Bytes>,
-    /// What reading ahead met behind the data: trailers, or the error that an agent must not take for a clean end.
+    /// What reading ahead found after the data: trailers, or an error, which must reach the agent as such.
     after: Option<Result<Frame<Bytes>, hyper::Error>>,
     rest: Incoming,
     idle: Duration,
-    /// Made when the stream first has to wait; most answers never need it.
+    /// Created when the stream first has to wait; most responses never need it.
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
-    /// Runs once the stream ended cleanly: hands the connection back.
+    /// Called when the stream has ended cleanly: returns the connection to the pool.
     at_end: Option<Box<dyn FnOnce() + Send>>,
     uploading: Option<Uploading>,
-    /// Runs once all of it is handed over; dropped unused if the agent does not take all of it.
+    /// Called when all of it has been handed over; dropped uncalled if the agent does not take all of it.
     delivered: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -114,25 +114,25 @@ impl Relay {
         relay
     }
 
-    /// The request's upload, which may still be going on.
+    /// Keeps the request's upload, which may still be in progress, alive until this response has ended.
     pub fn hold(&mut self, uploading: Uploading) {
         if !self.rest.is_end_stream() {
             self.uploading = Some(uploading);
         }
     }
 
-    /// Has `delivered` run when the last of this is handed over; it is dropped unused otherwise.
+    /// `delivered` is called when the last of this has been handed over, and dropped uncalled otherwise.
     pub fn when_delivered(&mut self, delivered: Box<dyn FnOnce() + Send>) {
         self.delivered = Some(delivered);
     }
 
-    /// Puts back what was read ahead.
+    /// Puts back the bytes that were read ahead.
     pub fn unread(&mut self, read: Bytes) {
         self.read = Some(read).filter(|read| !read.is_empty());
     }
 
-    /// Reads at most `cap` bytes within `patience`, from the beginning, so that it can be done again once they are put back
-    /// with [`Relay::unread`].
+    /// Reads from the beginning, for at most `patience`, and stops at the first frame that exceeds `cap` bytes. It can
+    /// be repeated once the bytes are put back with [`Relay::unread`].
     pub async fn read_up_to(&mut self, cap: usize, patience: Duration) -> (Bytes, ReadEnd) {
         let mut read = BytesMut::from(self.read.take().unwrap_or_default());
         let reading = async {
@@ -227,7 +227,7 @@ impl Body for Relay {
             }
             Poll::Pending => this
                 .poll_idle(cx)
-                .map(|()| Some(Err("the site sent nothing for too long".into()))),
+                .map(|()| Some(Err("the site stopped sending: idle timeout".into()))),
         }
     }
 

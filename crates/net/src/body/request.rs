@@ -1,4 +1,4 @@
-//! The request's body: streams to the site once, and can be taken whole afterwards for the one replay.
+//! The request body: streams to the site once, and can then be taken whole for the one replay.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::{AgentBody, BoxError, REPLAY_CAP, REPLAY_CAP_ALL};
 
-/// The memory that kept requests share; a request that finds none left is forwarded all the same and is not payable.
+/// The memory that buffered requests share. A request that finds none left is still forwarded, but cannot be paid for.
 #[derive(Clone, Default)]
 pub struct ReplayBudget(Arc<AtomicUsize>);
 
@@ -31,17 +31,17 @@ impl ReplayBudget {
     }
 }
 
-/// Cheap to clone; all are the same body.
-///
 /// The agent's request body: streams to the site once, and can be taken whole afterwards.
+///
+/// Cheap to clone; all clones are the same body.
 #[derive(Clone)]
 pub struct BufferedBody(Arc<Mutex<State>>);
 
 struct State {
-    /// Gone once the site has refused the request and nobody needs the rest.
+    /// `None` once the site has rejected the request and the rest is not needed.
     source: Option<AgentBody>,
     kept: Vec<Bytes>,
-    /// Read by [`BufferedBody::collect`] and still to be sent.
+    /// Frames that [`BufferedBody::collect`] has read and that are still to be sent.
     ahead: VecDeque<Bytes>,
     trailers_ahead: bool,
     size: usize,
@@ -49,24 +49,24 @@ struct State {
     whole: Whole,
     budget: ReplayBudget,
     hold: Hold,
-    /// Nobody reads the site's answer any more, or it has ended.
+    /// The site's response has ended, or is no longer read.
     answered: bool,
-    /// The site has said no: it does not get the rest of an upload after its answer.
+    /// The site has rejected the request, so it does not get the rest of the upload after its response.
     refused: bool,
-    /// The first sending, to be told of a change.
+    /// Wakes the first sending when something changes.
     first: Option<Waker>,
     progress: Progress,
 }
 
-/// What keeps the first sending from its next byte.
+/// Why the first sending may not send its next byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hold {
     None,
-    /// `Expect: 100-continue`: a 402 that comes first saves the upload.
+    /// `Expect: 100-continue`: an early 402 saves the upload.
     Invitation,
     /// The site answered without asking for the body.
     Uninvited,
-    /// The replay owns the source now.
+    /// The replay has taken over the source.
     Taken,
 }
 
@@ -95,14 +95,14 @@ impl Replay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotReplayable {
     TooLarge,
-    /// Other requests have the memory that kept bodies share.
+    /// Other requests use up the memory that buffered bodies share.
     NoRoom,
     /// The agent stopped sending.
     Broken,
 }
 
 impl BufferedBody {
-    /// With `Expect: 100-continue` no byte is asked of the agent before [`BufferedBody::invite`].
+    /// With `expects` (`Expect: 100-continue`), the agent is not asked for any byte before [`BufferedBody::invite`].
     pub fn new(source: AgentBody, expects: bool, budget: ReplayBudget) -> Self {
         let declared = source.size_hint().lower();
         let whole = if source.is_end_stream() {
@@ -144,14 +144,15 @@ impl BufferedBody {
         lock(&self.0).progress.clone()
     }
 
-    /// Lets an upload begin that waits for `100 Continue`.
+    /// Starts an upload that waits for `100 Continue`.
     pub fn invite(&self) {
         lock(&self.0).change(Hold::Invitation, Hold::None);
     }
 
-    /// The site's answer has begun: what was not invited by now will not be. A site that has said no does not get the
-    /// rest of an upload after its answer; one that has said yes may still be reading (RFC 9112 §9.3). With a 402 that is
-    /// open until [`BufferedBody::refused`], since the replay needs the rest.
+    /// The site's response has begun: an upload that was not invited by now will not be. A site that rejected the
+    /// request does not get the rest of the upload after its response; one that answered with a success may still be
+    /// reading (RFC 9112 §9.3). After a 402 this stays undecided until [`BufferedBody::refused`], since the replay
+    /// needs the rest.
     pub fn answered(&self, status: StatusCode) -> Uploading {
         let mut state = lock(&self.0);
         state.change(Hold::Invitation, Hold::Uninvited);
@@ -159,21 +160,21 @@ impl BufferedBody {
         Uploading(self.0.clone())
     }
 
-    /// The 402 is passed on: nobody needs the rest once its answer has ended.
+    /// The 402 is passed on: the rest of the upload is not needed once the response has ended.
     pub fn refused(&self) {
         let mut state = lock(&self.0);
         state.refused = true;
         state.let_go();
     }
 
-    /// Reads the whole body before any of it is sent, for a request that may repeat another. One that turns out too large is
-    /// left to stream; what was read of it goes first.
+    /// Reads the whole body before any of it is sent, for a request that may repeat another. If it turns out too large,
+    /// it is streamed after all, starting with what was read.
     pub async fn collect(&self) -> Result<Replay, NotReplayable> {
         self.read_rest(FirstSending::StillToCome).await
     }
 
-    /// Takes the body away from the first sending and reads the rest of it. One that turns out too large is left: its
-    /// first sending stays where it is, so that the site's answer can still be read on that connection.
+    /// Takes the body away from the first sending and reads the rest of it. If it turns out too large, the first
+    /// sending stays paused where it is, so that the site's response can still be read on that connection.
     pub async fn take(&self) -> Result<Replay, NotReplayable> {
         {
             let mut state = lock(&self.0);
@@ -204,7 +205,7 @@ impl BufferedBody {
     }
 }
 
-/// Whether what is read now is still to be sent for the first time.
+/// Whether the bytes read now still have to be sent for the first time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FirstSending {
     StillToCome,
@@ -216,7 +217,7 @@ impl State {
         let Some(source) = self.source.as_mut() else {
             return Poll::Ready(match self.whole {
                 Whole::Ended => None,
-                _ => Some(Err("the site answered without the rest of this body".into())),
+                _ => Some(Err("the site responded before it had the whole request body".into())),
             });
         };
         let polled = Pin::new(&mut *source).poll_frame(cx);
@@ -235,7 +236,7 @@ impl State {
         polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
     }
 
-    /// A site that reads no more would otherwise hold up the agent, which may write to the end before it reads.
+    /// A site that no longer reads would otherwise block the agent, which may write to the end before it reads.
     fn let_go(&mut self) {
         if self.answered && self.refused {
             self.source = None;
@@ -341,8 +342,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How far an upload is: a slow one must not be taken for a silent site, and a connection that still owes part of one
-/// cannot be used again.
+/// The progress of an upload: a slow upload must not be mistaken for a silent site, and a connection with an unfinished
+/// upload cannot be reused.
 #[derive(Clone, Default)]
 pub struct Progress {
     parts: Arc<AtomicU64>,
@@ -350,7 +351,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For a request whose body is in memory.
+    /// For a request whose body is complete in memory.
     pub fn none() -> Self {
         let none = Self::default();
         none.over.store(true, Ordering::Relaxed);
@@ -366,7 +367,8 @@ impl Progress {
     }
 }
 
-/// Lives as long as the site's answer. After it, a first sending that may not go on gives its connection up.
+/// Lives as long as the site's response. When it is dropped, a first sending that may not continue gives up its
+/// connection.
 pub struct Uploading(Arc<Mutex<State>>);
 
 impl Drop for Uploading {
@@ -378,7 +380,7 @@ impl Drop for Uploading {
     }
 }
 
-/// What is sent to the site.
+/// The request body that is sent to the site.
 pub struct RequestBody(Source);
 
 enum Source {
@@ -427,7 +429,7 @@ impl Body for RequestBody {
                         Some(frame) => Poll::Ready(Some(Ok(frame))),
                         None => state.poll_source(cx),
                     },
-                    _ if state.answered => Poll::Ready(Some(Err("the site answered without this body".into()))),
+                    _ if state.answered => Poll::Ready(Some(Err("the site responded without the request body".into()))),
                     _ => Poll::Pending,
                 };
                 if polled.is_pending() {

@@ -1,8 +1,8 @@
-//! What kind of address an IP address is: only the global ones are dialled without an exception.
+//! Classifies IP addresses. Only global ones are dialled without an exception in `upstream.allow_private`.
 //!
-//! From the IANA special-purpose registries (RFC 6890 and its successors). For IPv6 the rule is turned round: what is
-//! not global unicast (2000::/3) is refused without naming every block. Transition formats that carry an IPv4 address
-//! are refused as such, since what they reach depends on a gateway we do not know.
+//! From the IANA special-purpose registries (RFC 6890 and its successors). For IPv6 the rule is inverted: everything
+//! outside global unicast (2000::/3) is rejected without listing every block. Transition formats that carry an IPv4
+//! address are always rejected, since what they reach depends on a gateway we do not know.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,8 +38,8 @@ impl fmt::Display for AddressClass {
             Self::Benchmark => "a benchmarking address",
             Self::Multicast => "a multicast address",
             Self::Reserved => "a reserved address",
-            Self::Transition => "an IPv4 address inside an IPv6 one",
-            Self::Disguised => "a number that may be read as an address",
+            Self::Transition => "an IPv4 address embedded in an IPv6 address",
+            Self::Disguised => "a number that can be read as an address",
         })
     }
 }
@@ -62,7 +62,7 @@ fn classify_v4(address: Ipv4Addr) -> AddressClass {
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Documentation,
         [198, 18..=19, ..] => Benchmark,
         [224..=239, ..] => Multicast,
-        // 192.88.99.0/24 was the way into 6to4 (RFC 7526).
+        // 192.88.99.0/24 was the 6to4 relay anycast prefix (RFC 7526).
         [192, 88, 99, _] => Transition,
         [192, 0, 0, _] | [240..=255, ..] => Reserved,
         _ => Global,

@@ -11,7 +11,7 @@ const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(10),
 };
 
-/// Answers by name, one list after the other; the last one stays.
+/// Answers by name, one list per lookup; the last list is repeated.
 #[derive(Default)]
 struct Script {
     answers: Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>,
@@ -270,7 +270,7 @@ async fn lookups_end_in_time_and_are_bounded() {
     assert_eq!(
         dialer.lookups.available_permits(),
         0,
-        "a lookup that nobody waits for still counts"
+        "an abandoned lookup still counts"
     );
 }
 

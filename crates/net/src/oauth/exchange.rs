@@ -1,4 +1,4 @@
-//! One request to an identity server under one time limit, its answer bounded, no redirect followed.
+//! One request to an identity server, with one deadline and a size limit for the response; redirects are not followed.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::post::{self, SendError};
 use crate::tls::upstream::UpstreamTls;
 
-/// A token answer is a few KiB.
+/// In bytes; a token response is a few KiB.
 const LONGEST_ANSWER: usize = 64 << 10;
 const DOCUMENT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -22,12 +22,12 @@ pub struct ServerAnswer {
     pub body: Bytes,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// Nothing of the request was sent.
+    /// None of the request was sent.
     Unsent,
-    /// It, or a part of it, may have arrived; or its answer did not come whole.
+    /// All or part of the request may have arrived, or the response was incomplete.
     Unanswered,
 }
 
@@ -37,7 +37,7 @@ impl ServerAnswer {
         Some(jiff::fmt::rfc2822::parse(text).ok()?.timestamp())
     }
 
-    /// How long it may be kept, by its own word.
+    /// How long the response may be cached, from its `Cache-Control: max-age`.
     pub fn max_age(&self) -> Option<Duration> {
         let text = self.headers.get(CACHE_CONTROL)?.to_str().ok()?;
         let mut parts = text.split(',').map(str::trim);
@@ -55,19 +55,19 @@ pub async fn send(
     bounded(url, tls, request, patience, LONGEST_ANSWER).await
 }
 
-/// A document that everybody may read, or why it cannot be had.
+/// Fetches a public document, or says why it is not available.
 pub async fn get(url: &Uri, tls: &UpstreamTls, longest: usize) -> Result<ServerAnswer, &'static str> {
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path)
         .header("accept", "application/json")
         .body(Bytes::new())
-        .map_err(|_| "its URL cannot be asked for")?;
+        .map_err(|_| "its URL is not valid for a request")?;
     let answer = bounded(url, tls, request, DOCUMENT_PATIENCE, longest).await;
     match answer {
         Ok(answer) if answer.status == StatusCode::OK => Ok(answer),
         Ok(_) => Err("its status is not 200"),
-        Err(Silence::Unsent) => Err("no connection"),
-        Err(Silence::Unanswered) => Err("no whole answer"),
+        Err(Silence::Unsent) => Err("the connection failed"),
+        Err(Silence::Unanswered) => Err("no complete response came in time"),
     }
 }
 

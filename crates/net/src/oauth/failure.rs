@@ -1,23 +1,23 @@
-//! Why an identity server did not do what it was asked, in stable words (approvals §2.5, §2.6). A server's own text
-//! never becomes one.
+//! Stable codes for why an identity server did not do what it was asked (approvals §2.5, §2.6). The server's own text
+//! never becomes a code.
 
-/// The human may have been asked, and we hold no handle to the answer.
+/// The person may have been asked, but we have no handle to fetch the decision with.
 pub const START_UNKNOWN: Code = Code::again("start_unknown");
-/// The token went down with an answer that did not arrive; the human has to be asked again.
+/// The token was lost with a response that did not arrive; the person has to be asked again.
 pub const TOKEN_LOST: Code = Code::again("token_lost");
 pub const UNREACHABLE: Code = Code::again("unreachable");
 pub const DISCOVERY: Code = Code::again("discovery_failed");
 pub const RATE_LIMITED: Code = Code::again("rate_limited");
-/// No key to verify a token with, for as long as it is kept.
+/// No key to verify a token with, for as long as the key set is cached.
 pub const KEYS: Code = Code::again("keys_unavailable");
 pub const BAD_RESPONSE: Code = Code::last("bad_response");
 pub const REDIRECTED: Code = Code::last("redirected");
 pub const BINDING_MESSAGE: Code = Code::last("invalid_binding_message");
-/// An error that no standard names.
+/// An error that no standard defines.
 pub const REFUSED: Code = Code::last("refused");
-/// The agent's own token was not taken any more; the next one will be new.
+/// The agent's own token was no longer accepted; the next request uses a new one.
 pub const AGENT_TOKEN: Code = Code::again("agent_token_refused");
-/// No memory for a request's secrets, no randomness: nothing that a peer can cause.
+/// No memory for a request's secrets, or no randomness: nothing that a peer can cause.
 pub const INTERNAL: Code = Code::last("internal");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +44,10 @@ impl Code {
     }
 }
 
-/// An `error` of OAuth, CIBA or RFC 9396 that ends a question.
+/// An `error` of OAuth, CIBA or RFC 9396 that ends a request for approval.
 pub fn of_error(error: &str) -> Option<Code> {
     Some(match error {
-        // It may have been for another question: asking anew may help.
+        // It may have been for another request: asking again may help.
         "invalid_grant" => Code::again("invalid_grant"),
         "expired_login_hint_token" => Code::last("expired_login_hint_token"),
         "unknown_user_id" => Code::last("unknown_user_id"),

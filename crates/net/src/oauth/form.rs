@@ -1,4 +1,4 @@
-//! Forms, Basic authentication, and texts that claim to be JSON objects.
+//! Forms, Basic and Bearer authentication, and a check for JSON objects.
 
 use std::fmt::Write as _;
 
@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 
 use super::Secret;
 
-/// `application/x-www-form-urlencoded`, in this order. Wiped when it goes: it may hold the client's secret.
+/// `application/x-www-form-urlencoded`, in this order. Wiped on drop: it may hold the client's secret.
 pub fn urlencoded(fields: &[(&str, &str)]) -> Zeroizing<String> {
-    // Room for everything at once: a buffer that grows leaves copies behind that nobody wipes.
+    // Allocated once: a buffer that grows leaves unwiped copies behind.
     let room = fields
         .iter()
         .map(|(name, value)| 3 * (name.len() + value.len()) + 2)
@@ -28,7 +28,7 @@ pub fn urlencoded(fields: &[(&str, &str)]) -> Zeroizing<String> {
     form
 }
 
-/// Each part is encoded as in a form before they are joined (RFC 6749 §2.3.1).
+/// Both parts are form-encoded before they are joined (RFC 6749 §2.3.1).
 pub fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
     let room = 3 * (client_id.len() + secret.expose().len()) + 1;
     let mut joined = Zeroizing::new(String::with_capacity(room));
@@ -39,7 +39,7 @@ pub fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
     sensitive(&Zeroizing::new(format!("Basic {}", encoded.as_str())))
 }
 
-/// `None` for a token that cannot stand in a header.
+/// `None` for a token with characters that a header cannot carry.
 pub fn bearer(token: &Secret) -> Option<HeaderValue> {
     sensitive(&Zeroizing::new(format!("Bearer {}", token.expose())))
 }
@@ -55,14 +55,14 @@ fn escape(form: &mut String, text: &str) {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => form.push(char::from(byte)),
             b' ' => form.push('+'),
-            // Into a String: never fails.
+            // Writing to a String cannot fail.
             _ => _ = write!(form, "%{byte:02X}"),
         }
     }
 }
 
-/// Text first: `serde_json` passes over invalid UTF-8 in members that it skips (approvals §11). And it reads an array
-/// as a struct.
+/// The text, if it is UTF-8 and starts like a JSON object. Checked first because `serde_json` accepts invalid UTF-8 in
+/// members that it skips (approvals §11), and reads an array as a struct.
 pub fn object(bytes: &[u8]) -> Option<&str> {
     let text = str::from_utf8(bytes).ok()?;
     text.trim_ascii_start().starts_with('{').then_some(text)

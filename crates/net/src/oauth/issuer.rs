@@ -1,25 +1,25 @@
-//! Where an identity server is: an https URL, or plain HTTP to this machine where that is allowed.
+//! The URL of an identity server: https, or plain HTTP to this machine where that is allowed.
 
 use std::net::IpAddr;
 
 use http::Uri;
 use thiserror::Error;
 
-/// Whether plain HTTP is ever spoken.
+/// Whether plain HTTP is allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PlainHttp {
     #[default]
     Never,
-    /// `allow_insecure_loopback`: to this machine, where a test's server listens.
+    /// To this machine only, for a server that runs beside bursar or in a test.
     ToThisMachine,
 }
 
-/// Who signs approvals: https, or plain HTTP to this machine where that is allowed.
+/// An identity server, such as the one that signs approvals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
-    /// Without the slash at its end, if it had one.
+    /// Without a trailing slash.
     text: String,
-    /// As the server is said to name itself.
+    /// As it was configured.
     written: String,
     uri: Uri,
     plain: PlainHttp,
@@ -28,13 +28,13 @@ pub struct Issuer {
 /// Why a text cannot be the URL of an identity server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum UrlError {
-    #[error("this is no URL of a server such as https://api.bkey.id")]
+    #[error("not a server URL; write one such as https://api.bkey.id")]
     NotAUrl,
-    #[error("an identity server is spoken to over https only; plain http is for this machine, where it is allowed")]
+    #[error("an identity server is contacted only over https; plain http is allowed only to this machine")]
     Plain,
-    #[error("the URL holds a name or password")]
+    #[error("the URL must not contain a user name or password")]
     UserInfo,
-    #[error("the URL has a query or a fragment")]
+    #[error("the URL must not have a query or a fragment")]
     MoreThanAPath,
 }
 
@@ -58,23 +58,23 @@ impl Issuer {
         &self.text
     }
 
-    /// With the slash at its end, if it was written with one: some servers compare their own name to the byte.
+    /// As it was configured, with a trailing slash if it had one: some servers compare their name byte for byte.
     pub fn written(&self) -> &str {
         &self.written
     }
 
-    /// Where its metadata is.
+    /// The URL of its metadata.
     pub fn document(&self) -> Result<Uri, UrlError> {
         let text = format!("{}/.well-known/openid-configuration", self.text);
         text.parse().map_err(|_| UrlError::NotAUrl)
     }
 
-    /// A URL that this server's documents name, by the same rule about plain HTTP.
+    /// Parses a URL from this server's documents, with the same rule about plain HTTP.
     pub fn endpoint(&self, url: &str) -> Result<Uri, UrlError> {
         checked(url, self.plain)
     }
 
-    /// Whether `host` is this server's.
+    /// Whether `host` is this server's host.
     pub fn has_host(&self, host: &str) -> bool {
         self.uri.host().is_some_and(|own| own.eq_ignore_ascii_case(host))
     }
@@ -91,7 +91,7 @@ fn checked(text: &str, plain: PlainHttp) -> Result<Uri, UrlError> {
     if authority.as_str().contains('@') {
         return Err(UrlError::UserInfo);
     }
-    // `Uri` drops a fragment, so it is looked for in the text.
+    // `Uri` drops a fragment, so look for it in the text.
     if text.contains('#') {
         return Err(UrlError::MoreThanAPath);
     }

@@ -1,5 +1,5 @@
-//! The agent's own token, by `client_credentials` (approvals §4.2). It is fetched by one caller at a time; the others
-//! wait for it.
+//! The agent's own token, from the `client_credentials` grant (approvals §4.2). One caller at a time fetches it; the
+//! others wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use tokio::time::Instant;
 use super::failure::{self, Code};
 use super::{Secret, form};
 
-/// So long before its end a token is replaced.
+/// A token is replaced this long before it expires.
 const EARLY: Duration = Duration::from_secs(60);
 
-/// The token, as long as it is good.
+/// The current token, until shortly before it expires.
 #[derive(Default)]
 pub struct AgentTokens(Mutex<Option<(Arc<Secret>, Instant)>>);
 
-/// Where the agent's token is from: one that was kept may have been taken back since.
+/// Where the agent's token comes from: a stored one may have been revoked since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenOrigin {
     Stored,
     New,
 }
 
-/// One that was just fetched.
+/// A token that was just fetched.
 pub struct AgentToken {
     token: Secret,
     lives: Duration,
@@ -58,7 +58,7 @@ impl AgentTokens {
         *kept = None;
         let AgentToken { token, lives } = log_in().await?;
         let token = Arc::new(token);
-        // One that lives shorter than that is used once.
+        // A token that expires sooner than that is used once and not stored.
         if let Some(until) = lives.checked_sub(EARLY).map(|lives| Instant::now() + lives) {
             *kept = Some((token.clone(), until));
         }
@@ -70,7 +70,7 @@ impl AgentTokens {
     }
 }
 
-/// The answer to `client_credentials`.
+/// Parses the response to a `client_credentials` request.
 pub fn read(status: StatusCode, body: &[u8]) -> Result<AgentToken, Code> {
     let text = form::object(body);
     if status != StatusCode::OK {

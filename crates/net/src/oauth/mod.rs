@@ -1,6 +1,7 @@
-//! A client of an identity server (RFC 6749): its secret, one bounded request, and the token by which it is known.
+//! An OAuth client (RFC 6749) of an identity server: the client's secret, one request with a deadline, and the client's
+//! own access token.
 //!
-//! CIBA asks with it (`approve/ciba`), and BKey's payments (`bkey`).
+//! Used for CIBA approvals (`bursar_approvals::ciba`) and for payments through BKey (`bursar_rails::bkey`).
 
 pub mod exchange;
 pub mod failure;
@@ -12,7 +13,7 @@ mod outgoing;
 pub use outgoing::Outgoing;
 use zeroize::Zeroizing;
 
-/// A client secret or a token. Neither `Debug` nor `Display`; wiped when it goes.
+/// A client secret or a token. Neither `Debug` nor `Display`; wiped on drop.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 

@@ -1,4 +1,4 @@
-//! What is sent to an identity server, before it is known where.
+//! A request to an identity server, built before its endpoint is known.
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Request, Uri};
@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::form::urlencoded;
 
-/// A request but for where it goes. No `Debug`: it holds secrets.
+/// A request without its URL. No `Debug`: it holds secrets.
 pub struct Outgoing {
     pub content_type: &'static str,
     pub authorization: Option<HeaderValue>,
@@ -32,7 +32,7 @@ impl Outgoing {
         }
     }
 
-    /// A POST to `url`, of which the path is in the request itself.
+    /// A POST to `url`; the request's URI is the path only.
     pub fn to(mut self, url: &Uri) -> Option<Request<Bytes>> {
         let path = url.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::post(path)

@@ -1,7 +1,7 @@
-//! The certificate authority of one data directory: `ca.pem` and `ca.key`, P-256, one year (R36).
+//! The certificate authority of one data directory: `ca.pem` and `ca.key`, P-256, valid for one year (R36).
 //!
-//! Its name and key identifier are derived from the key, so the key alone rebuilds the issuer of leaves; of `ca.pem`
-//! only the dates are read. Whether the two files belong together is proven at every start.
+//! Its name and key identifier are derived from the key, so the key alone is enough to issue leaves; only the dates are
+//! read from `ca.pem`. Every start verifies that the two files belong together.
 
 use std::fs;
 use std::io;
@@ -33,7 +33,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const LIFE: Duration = Duration::from_secs(365 * 86_400);
 const WARNING: Duration = Duration::from_secs(30 * 86_400);
 
-/// A key and a certificate that have proven to belong together.
+/// A key and a certificate that were verified to belong together.
 pub struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
@@ -42,17 +42,17 @@ pub struct Authority {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    #[error("{path} cannot be used: {why}; make a new pair with `bursar ca rotate`", path = path.display())]
+    #[error("{path} cannot be used: {why}; create a new pair with `bursar ca rotate`", path = path.display())]
     Unusable { path: PathBuf, why: String },
     #[error(
-        "{path} does not belong to the ca.key beside it: put the right file back, \
-         or make a new pair with `bursar ca rotate`",
+        "{path} does not match the ca.key beside it; restore the right file, \
+         or create a new pair with `bursar ca rotate`",
         path = path.display()
     )]
     Mismatch { path: PathBuf },
-    #[error("{path} ended on {not_after}: make a new pair with `bursar ca rotate`", path = path.display())]
+    #[error("{path} expired on {not_after}; create a new pair with `bursar ca rotate`", path = path.display())]
     Expired { path: PathBuf, not_after: Timestamp },
-    #[error("a certificate could not be made: {0}")]
+    #[error("a certificate could not be created: {0}")]
     Making(#[from] rcgen::Error),
     #[error("the operating system gave no random bytes: {0}")]
     Random(#[from] getrandom::Error),
@@ -63,7 +63,7 @@ pub enum AuthorityError {
 }
 
 impl Authority {
-    /// Makes `ca.key`, `ca.pem` and `bundle.pem`; refuses if a key or certificate is there already.
+    /// Creates `ca.key`, `ca.pem` and `bundle.pem`; fails if a key or certificate exists already.
     pub fn create(home: &Home, now: Timestamp) -> Result<Self, AuthorityError> {
         let fresh = Fresh::make(now)?;
         home::write_new(&home.ca_key(), fresh.key_pem.as_bytes(), Readers::Owner)?;
@@ -76,7 +76,7 @@ impl Authority {
         Self::load(home, now)
     }
 
-    /// Reads the pair, and verifies a leaf made with the key against the certificate as an agent will do it.
+    /// Reads the pair, and verifies a leaf signed with the key against the certificate, as an agent will.
     pub fn load(home: &Home, now: Timestamp) -> Result<Self, AuthorityError> {
         let (key_path, path) = (home.ca_key(), home.ca_certificate());
         let key = KeyPair::from_pem(&home::read_secret(&key_path)?).map_err(|why| unusable(&key_path, why))?;
@@ -100,8 +100,8 @@ impl Authority {
         }
     }
 
-    /// Replaces the pair and the bundle. The old files stay beside the new ones as `ca-<time>.pem.old` and
-    /// `ca-<time>.key.old`; they need not be readable. A running `serve` keeps the old pair until it is started again.
+    /// Replaces the pair and the bundle. The old files are kept as `ca-<time>.pem.old` and `ca-<time>.key.old`; they
+    /// need not be readable. A running `serve` uses the old pair until it is restarted.
     pub fn rotate(home: &Home, now: Timestamp) -> Result<Self, AuthorityError> {
         let fresh = Fresh::make(now)?;
         let time = now.strftime("%Y%m%dT%H%M%SZ");
@@ -130,7 +130,7 @@ impl Authority {
         self.validity.not_after
     }
 
-    /// True in the last 30 days: time to say so at each start (R36).
+    /// True in the last 30 days, in which every start warns (R36).
     pub fn expires_soon(&self, now: Timestamp) -> bool {
         now.saturating_add(WARNING)
             .is_ok_and(|then| then >= self.validity.not_after)
@@ -180,7 +180,7 @@ impl Fresh {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut parameters = parameters(&key);
         parameters.serial_number = Some(random_serial()?);
-        // A day of slack for clocks that are behind ours.
+        // One day of slack for clocks that are behind ours.
         let validity = Validity {
             not_before: now - DAY,
             not_after: now + LIFE,
@@ -193,8 +193,8 @@ impl Fresh {
     }
 }
 
-/// What the key alone decides. The identifier is given explicitly so that the authority key identifier of leaves is
-/// equal to the subject key identifier here byte for byte; strict verifiers compare them.
+/// The parameters that follow from the key alone. The key identifier is set explicitly so that the authority key
+/// identifier of leaves equals the subject key identifier here byte for byte; strict verifiers compare them.
 fn parameters(key: &KeyPair) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     let identifier = parameters.key_identifier(key);
@@ -209,15 +209,15 @@ fn parameters(key: &KeyPair) -> CertificateParams {
     parameters
 }
 
-/// 16 bytes, positive and of fixed length: the first byte is 0x40 to 0x7f, so 126 bits are random. rcgen's own default
-/// is a hash of the key, which a shared leaf key would make the same everywhere.
+/// 16 bytes, positive and of fixed length: the first byte is 0x40 to 0x7f, so 126 bits are random. rcgen's default is a
+/// hash of the key, and all leaves share one key, so their serial numbers would be equal.
 pub(super) fn random_serial() -> Result<SerialNumber, getrandom::Error> {
     let mut serial = clock::random::<16>()?;
     serial[0] = serial[0] & 0x3f | 0x40;
     Ok(SerialNumber::from_slice(&serial))
 }
 
-/// rcgen's own defaults are 1975 and 4096. Its date type comes from a crate that is not ours to name.
+/// rcgen's defaults are the years 1975 and 4096. Its date type comes from a crate that is not a dependency of ours.
 pub(super) fn set_dates(parameters: &mut CertificateParams, validity: Validity) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     parameters.not_before = epoch + unix_duration(validity.not_before);
@@ -232,8 +232,8 @@ fn unix_time(at: Timestamp) -> UnixTime {
     UnixTime::since_unix_epoch(unix_duration(at))
 }
 
-/// Our certificate first, then the public roots: most trust variables replace a tool's own roots, and hosts outside the
-/// proxy (`NO_PROXY`) must go on working.
+/// Our certificate first, then the public roots: most environment variables for trust replace a tool's own roots, and
+/// hosts that bypass the proxy (`NO_PROXY`) must keep working.
 fn write_bundle(home: &Home, certificate_pem: &str) -> Result<(), HomeError> {
     let mut bundle = certificate_pem.to_string();
     for root in webpki_root_certs::TLS_SERVER_ROOT_CERTS {

@@ -1,7 +1,7 @@
-//! Certificates for the hosts that agents visit, made on demand, and the server side of their TLS.
+//! Certificates for the hosts that agents visit, issued on demand, and the server side of their TLS.
 //!
-//! One leaf key per process, never the authority's. Certificates are cached and server configurations are not: three of
-//! them serve every host by SNI.
+//! There is one leaf key per process, never the authority's. Certificates are cached; server configurations need not
+//! be, since three of them serve every host by SNI.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use bursar_core::clock::SharedClock;
 use bursar_core::host::Host;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// 7 days from yesterday (R36).
+/// 7 days, counted from one day ago (R36).
 const LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// About 0.7 KiB each.
 const CACHED: usize = 10_000;
@@ -65,8 +65,8 @@ impl Leaves {
         &self.authority
     }
 
-    /// The certificate for `host`, made now if there is none with a day or more left. Simultaneous first visits make
-    /// one.
+    /// The certificate for `host`, issued now if there is none with more than a day left. Simultaneous first visits
+    /// share one certificate.
     pub fn for_host(&self, host: &Host) -> Result<Arc<CertifiedKey>, AuthorityError> {
         let now = self.clock.now();
         if let Some(leaf) = self.cache.get(host) {
@@ -94,7 +94,7 @@ impl Leaf {
     }
 }
 
-/// A server certificate for exactly one DNS name or address. It ends no later than the authority does.
+/// Issues a server certificate for exactly one DNS name or address. It expires no later than the authority.
 pub(super) fn mint(
     authority: &Authority,
     key: &KeyPair,
@@ -117,7 +117,7 @@ pub(super) fn mint(
     parameters.is_ca = IsCa::NoCa;
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    // Strict verifiers, Python since 3.13 among them, insist on it.
+    // Strict verifiers require it, Python 3.13 and later among them.
     parameters.use_authority_key_identifier_extension = true;
     let certificate = parameters.signed_by(key, authority.issuer())?;
     Ok((certificate.der().clone(), validity))
@@ -135,7 +135,7 @@ impl ServerConfigs {
     pub fn new(leaves: Arc<Leaves>) -> Result<Self, AuthorityError> {
         let shared = |alpn| -> Result<_, AuthorityError> {
             let mut config = config(Arc::new(BySni(leaves.clone())), alpn)?;
-            // Stateless: memory does not grow with the agents' connections.
+            // Stateless, so memory does not grow with the agents' connections.
             config.ticketer = Ticketer::new()?;
             Ok(Arc::new(config))
         };
@@ -147,7 +147,7 @@ impl ServerConfigs {
         })
     }
 
-    /// For a ClientHello whose SNI was found equal to the CONNECT host.
+    /// For a ClientHello whose SNI equals the CONNECT host.
     pub fn by_sni(&self, alpn: Alpn) -> Arc<ServerConfig> {
         match alpn {
             Alpn::Absent => &self.absent,
@@ -157,8 +157,8 @@ impl ServerConfigs {
         .clone()
     }
 
-    /// For a ClientHello without SNI, as with every IP address: the CONNECT host decides. Made per connection and
-    /// without resumption, since a ticket could not say which host it was for.
+    /// For a ClientHello without SNI, as with every IP address: the CONNECT host decides. Built per connection and
+    /// without resumption, since a ticket would not be bound to the host.
     pub fn for_host(&self, host: &Host, alpn: Alpn) -> Result<Arc<ServerConfig>, AuthorityError> {
         let mut config = config(Arc::new(Fixed(self.leaves.for_host(host)?)), alpn)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -167,8 +167,8 @@ impl ServerConfigs {
     }
 }
 
-/// The TLS of the proxy's own listener, for agents beyond loopback (R56). HTTP/1.1 alone: a proxy's CONNECT needs no
-/// more.
+/// The TLS configuration of the proxy's own listener, for agents on other machines (R56). HTTP/1.1 only, which is
+/// enough for CONNECT.
 pub fn listener_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, ListenerTlsError> {
     let unusable = |path: &Path, why: String| ListenerTlsError::File {
         path: path.to_owned(),
@@ -186,12 +186,12 @@ pub fn listener_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfi
     Ok(Arc::new(config))
 }
 
-/// Why the listener has no TLS.
+/// Why the listener's TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenerTlsError {
     #[error("{path} cannot be used: {why}", path = path.display())]
     File { path: PathBuf, why: String },
-    #[error("certificate and key do not work: {0}")]
+    #[error("the certificate and key cannot be used together: {0}")]
     Tls(#[from] rustls::Error),
 }
 
@@ -212,7 +212,7 @@ impl ResolvesServerCert for BySni {
         match self.0.for_host(&host) {
             Ok(certified) => Some(certified),
             Err(error) => {
-                tracing::error!(%host, %error, "no certificate could be made");
+                tracing::error!(%host, %error, "issuing a certificate for this host failed");
                 None
             }
         }
@@ -227,7 +227,7 @@ impl ResolvesServerCert for Fixed {
     }
 }
 
-// rustls asks for Debug; keys stay out of it.
+// rustls requires Debug; keys stay out of it.
 impl fmt::Debug for BySni {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BySni")

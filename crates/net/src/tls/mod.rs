@@ -1,6 +1,6 @@
-//! Both sides of an intercepted tunnel: our certificates towards agents, verified connections towards origins.
+//! TLS on both sides of an intercepted tunnel: our certificates for agents, verified connections to origins.
 //!
-//! One provider (aws-lc-rs) and it is named in every builder, so no process-wide default is needed or touched.
+//! Every builder names its crypto provider (aws-lc-rs), so no process-wide default is needed or touched.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ pub mod leaf;
 pub mod upstream;
 mod validity;
 
-/// The two protocols that we read, by their ALPN identifiers (RFC 7301).
+/// The ALPN identifiers (RFC 7301) of the two protocols that bursar reads.
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
 
-/// What was negotiated with the origin, and is then the only thing that the agent is given: with one protocol on both
-/// sides nothing needs translation.
+/// The protocol that was negotiated with the origin. It is the only one then offered to the agent: with the same
+/// protocol on both sides, nothing needs translation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alpn {
     /// No protocol was negotiated: HTTP/1.1 by convention.
@@ -26,7 +26,7 @@ pub enum Alpn {
 }
 
 impl Alpn {
-    /// From what a finished handshake reports.
+    /// From the ALPN result of a finished handshake.
     pub fn negotiated(identifier: Option<&[u8]>) -> Self {
         match identifier {
             Some(HTTP2) => Self::Http2,
@@ -44,7 +44,7 @@ impl Alpn {
     }
 }
 
-/// What the agent's ClientHello offers, cut to what we can read, in its order: the origin is offered the same.
+/// The protocols in the agent's ClientHello that bursar can read, in the agent's order. The origin is offered the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AlpnOffer {
     Nothing,

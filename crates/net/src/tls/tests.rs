@@ -1,4 +1,4 @@
-//! Our certificates against verifiers that are not ours.
+//! Our certificates against independent verifiers.
 
 use std::collections::HashSet;
 use std::fs;
@@ -147,7 +147,7 @@ fn leaves_are_shared_until_their_last_day() {
         Validity::of(&fixture.leaf("example.com")).unwrap().not_before,
         start - DAY
     );
-    // Never beyond the authority.
+    // Never later than the authority's own end.
     fixture.clock.set(start + 363 * DAY);
     assert_eq!(
         Validity::of(&fixture.leaf("example.com")).unwrap().not_after,
@@ -171,7 +171,7 @@ fn one_certificate_per_name_under_races_and_one_key_for_all() {
     let public = authority_key.public_key_raw();
     assert!(
         !leaf.windows(public.len()).any(|window| window == public),
-        "the CA's key is not a leaf's key"
+        "the CA's key must not be used for leaves"
     );
 }
 

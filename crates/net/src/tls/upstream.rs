@@ -1,4 +1,4 @@
-//! Verified TLS towards origins and services. There is no switch that turns verification off (threat 2.11).
+//! Verified TLS to origins and services. No setting turns verification off (threat 2.11).
 
 use std::fmt;
 use std::io;
@@ -30,10 +30,10 @@ pub struct Trust {
 /// Which public roots are accepted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PublicRoots {
-    /// The ones in the program (Mozilla\'s): an empty image has no others.
+    /// Mozilla's, built into the program, because a minimal container image has none.
     #[default]
     Bundled,
-    /// The machine\'s own, and only those: what its operator took out stays out.
+    /// The machine's own and no others, so that a root its operator removed stays removed.
     Machine,
 }
 
@@ -49,19 +49,19 @@ pub enum TrustError {
     Tls(#[from] rustls::Error),
 }
 
-/// Client configurations, one per ALPN offer so that the origin sees the agent's own list. Sessions are resumed.
+/// Client configurations, one per ALPN offer, so that the origin sees the agent's own list. Sessions are resumed.
 pub struct UpstreamTls {
     configs: [Arc<ClientConfig>; AlpnOffer::ALL.len()],
     patience: Duration,
 }
 
 impl UpstreamTls {
-    /// `patience` bounds one handshake (`[timeouts] tls_s`).
+    /// `patience` limits one handshake (`[timeouts] tls_s`).
     pub fn new(trust: &Trust, patience: Duration) -> Result<Self, TrustError> {
         let mut config = client_config(roots(trust)?)?;
         config.resumption = Resumption::in_memory_sessions(REMEMBERED_SESSIONS);
         Ok(Self {
-            // The sessions are shared; an offer that does not fit a session's protocol is settled by the origin anew.
+            // Sessions are shared; if an offer does not fit a session's protocol, the origin negotiates anew.
             configs: AlpnOffer::ALL.map(|offer| {
                 let mut config = config.clone();
                 config.alpn_protocols = offer.identifiers();
@@ -71,7 +71,7 @@ impl UpstreamTls {
         })
     }
 
-    /// Shakes hands as a client of `host`, whose name or address the certificate must carry.
+    /// Performs the handshake as a client of `host`; the certificate must be valid for that name or address.
     pub async fn connect<S>(
         &self,
         stream: S,
@@ -102,7 +102,7 @@ impl UpstreamTls {
     }
 }
 
-/// A client that accepts what `roots` vouch for, and shows no certificate of its own.
+/// A client configuration that trusts `roots` and presents no certificate of its own.
 pub fn client_config(roots: RootCertStore) -> Result<ClientConfig, TrustError> {
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
@@ -110,7 +110,7 @@ pub fn client_config(roots: RootCertStore) -> Result<ClientConfig, TrustError> {
         .with_no_client_auth())
 }
 
-/// Nobody but who stands in a PEM file.
+/// Only the certificates in a PEM file.
 pub fn roots_in(path: &Path) -> Result<RootCertStore, TrustError> {
     let unusable = |why: String| TrustError::StoreCa {
         path: path.to_owned(),
@@ -123,7 +123,7 @@ pub fn roots_in(path: &Path) -> Result<RootCertStore, TrustError> {
     Ok(roots)
 }
 
-/// Everybody whom `trust` accepts.
+/// The roots that `trust` selects: the public ones and those in `extra_ca`.
 pub fn roots(trust: &Trust) -> Result<RootCertStore, TrustError> {
     let mut roots = RootCertStore::empty();
     match trust.roots {
@@ -146,7 +146,7 @@ pub fn roots(trust: &Trust) -> Result<RootCertStore, TrustError> {
 
 fn add_machine_roots(roots: &mut RootCertStore) -> Result<(), TrustError> {
     let found = rustls_native_certs::load_native_certs();
-    // Single unreadable files are normal there; none at all means that nothing would be trusted.
+    // Single unreadable files are normal there; with no certificate at all, nothing would be trusted.
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added > 0 {
         return Ok(());
@@ -163,19 +163,19 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String
         .and_then(Iterator::collect)
         .map_err(|error| error.to_string())?;
     match certificates.is_empty() {
-        true => Err("it holds no PEM certificate".into()),
+        true => Err("it contains no PEM certificate".into()),
         false => Ok(certificates),
     }
 }
 
-/// Why an origin could not be talked to over TLS; the text stands in the agent's 502.
+/// Why TLS with an origin failed. The text appears in the agent's 502 response.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     #[error("the origin's certificate was not accepted: {0}")]
     Certificate(CertificateFault),
     #[error("the TLS handshake with the origin failed: {0}")]
     Protocol(rustls::Error),
-    #[error("the connection to the origin broke during the TLS handshake: {0}")]
+    #[error("the connection to the origin failed during the TLS handshake: {0}")]
     Io(io::Error),
     #[error("the TLS handshake with the origin took too long")]
     Timeout,
@@ -188,7 +188,7 @@ pub enum CertificateFault {
     WrongName,
     UnknownIssuer,
     Revoked,
-    /// Anything else, in rustls's words, which hold nothing of the certificate's own text.
+    /// Anything else, in rustls's words, which contain no text from the certificate.
     Other(String),
 }
 
@@ -206,12 +206,12 @@ impl fmt::Display for CertificateFault {
 }
 
 impl HandshakeError {
-    /// tokio-rustls hides rustls's errors in I/O errors.
+    /// tokio-rustls wraps rustls's errors in I/O errors.
     fn of(error: io::Error) -> Self {
         match error.downcast::<rustls::Error>() {
             Ok(rustls::Error::InvalidCertificate(error)) => Self::Certificate(CertificateFault::of(&error)),
             Ok(rustls::Error::NoCertificatesPresented) => {
-                Self::Certificate(CertificateFault::Other("no certificate presented".into()))
+                Self::Certificate(CertificateFault::Other("the origin presented no certificate".into()))
             }
             Ok(error) => Self::Protocol(error),
             Err(error) => Self::Io(error),
@@ -228,9 +228,9 @@ impl CertificateFault {
             NotValidForName | NotValidForNameContext { .. } => Self::WrongName,
             UnknownIssuer => Self::UnknownIssuer,
             Revoked => Self::Revoked,
-            BadEncoding => Self::Other("certificate damaged".into()),
-            BadSignature => Self::Other("certificate signature wrong".into()),
-            InvalidPurpose | InvalidPurposeContext { .. } => Self::Other("certificate not for servers".into()),
+            BadEncoding => Self::Other("certificate malformed".into()),
+            BadSignature => Self::Other("certificate signature invalid".into()),
+            InvalidPurpose | InvalidPurposeContext { .. } => Self::Other("certificate not valid for a server".into()),
             other => Self::Other(other.to_string()),
         }
     }

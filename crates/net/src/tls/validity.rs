@@ -1,7 +1,7 @@
-//! The dates of a certificate, by a walk over its first few DER elements (RFC 5280 §4.1).
+//! Reads the dates of a certificate from its first few DER elements (RFC 5280 §4.1).
 //!
-//! They are all that is ever read from a certificate here; path building and names are webpki's. A parser crate would
-//! be 25 crates for this.
+//! The dates are all that this crate ever reads from a certificate; webpki does path building and names. A parser crate
+//! would bring in many dependencies for this.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -41,7 +41,7 @@ fn expect(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     (found == tag).then_some((content, rest))
 }
 
-/// One DER element: tag, content, what follows. Lengths of more than four bytes do not occur.
+/// One DER element: tag, content, and the bytes after it. Lengths of more than four bytes do not occur.
 fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, input) = input.split_first()?;
     let (&first, input) = input.split_first()?;
@@ -58,7 +58,7 @@ fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
-/// `YYMMDDHHMMSSZ` (50 and above is the last century) or `YYYYMMDDHHMMSSZ`.
+/// `YYMMDDHHMMSSZ` (a year of 50 or above is 19YY) or `YYYYMMDDHHMMSSZ`.
 fn time(input: &[u8]) -> Option<(Timestamp, &[u8])> {
     let (tag, text, rest) = element(input)?;
     let digits = text

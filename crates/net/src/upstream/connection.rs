@@ -1,4 +1,4 @@
-//! One connection to a site, and what it does with a request.
+//! One connection to a site: its state, and sending a request on it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,11 +24,11 @@ pub(super) enum Sender {
     H2(http2::SendRequest<RequestBody>),
 }
 
-/// What became of a request.
+/// Why there is no response, and whether the request may have arrived.
 pub enum SendError {
-    /// It never left: hyper gave it back.
+    /// It was not sent: hyper handed it back.
     Unsent(Box<Request<RequestBody>>, UpstreamError),
-    /// It left, at least in part.
+    /// It was sent, at least in part.
     Sent(UpstreamError),
 }
 
@@ -40,7 +40,7 @@ impl Connection {
         }
     }
 
-    /// Ends an h1 connection in the middle of an exchange; on h2 only the stream ends, and by itself.
+    /// Closes an h1 connection in the middle of an exchange; on h2 dropping the stream is enough.
     fn cut(&self) {
         if let Sender::H1(_, driving) = &self.sender {
             driving.abort();
@@ -54,8 +54,8 @@ impl Connection {
         }
     }
 
-    /// Whether an exchange failed because the connection went, as a kept one may; a bad answer or a stream that was
-    /// reset is another matter.
+    /// Whether an exchange failed because the connection was lost, as a reused one may be, and not because of a
+    /// malformed response or a stream reset.
     pub(super) fn was_lost(&self, error: &UpstreamError) -> bool {
         let UpstreamError::Broken(error) = error else {
             return false;
@@ -66,8 +66,8 @@ impl Connection {
         }
     }
 
-    /// Always before a send: right after the last body byte even a healthy connection is not ready yet. One that does not
-    /// become ready soon still owes bytes of an earlier request, and is given up.
+    /// Called before every send on a reused connection: right after the last body byte even a healthy one is not ready
+    /// yet. One that does not become ready soon still has bytes of an earlier request to send, and is abandoned.
     pub(super) async fn ready(&mut self) -> bool {
         const SOON: Duration = Duration::from_millis(100);
         let ready = async {
@@ -99,13 +99,13 @@ impl Connection {
 pub(super) struct Carrier {
     pub(super) connection: Option<Connection>,
     pub(super) progress: Progress,
-    /// The site has said yes, so it may still be reading an upload when its answer is through.
+    /// The status was a success, so the site may still be reading the upload after its response is complete.
     pub(super) wanted: bool,
 }
 
 impl Carrier {
-    /// The answer is through. After an early one the connection still owes the rest of the upload and cannot be used
-    /// again (R228).
+    /// The response is complete. If it came early, the rest of the upload is still unsent and the connection cannot be
+    /// reused (R228).
     pub(super) fn free(mut self) -> Option<Connection> {
         self.connection.take_if(|_| self.progress.is_over())
     }
@@ -113,7 +113,7 @@ impl Carrier {
 
 impl Drop for Carrier {
     fn drop(&mut self) {
-        // hyper would wait for a site that does not read to take the rest.
+        // hyper would go on waiting for a site that no longer reads.
         if let Some(connection) = &self.connection
             && !self.progress.is_over()
             && !self.wanted

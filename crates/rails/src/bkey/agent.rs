@@ -1,5 +1,5 @@
-//! Whose agent we are at BKey, where its own tools have put that: their variables, and `~/.bkey/profiles.json`
-//! (approvals §4.1, §4.2). Of the file only `agents` is read: what a human logged in with is none of ours. Nothing is
+//! Which BKey agent bursar acts as: read from where BKey's own tools keep that, their environment variables and
+//! `~/.bkey/profiles.json` (approvals §4.1, §4.2). Of the file only `agents` is read, not a person's login. Nothing is
 //! ever written.
 
 use std::collections::BTreeMap;
@@ -19,28 +19,28 @@ const LONGEST_FILE: u64 = 1 << 20;
 
 /// An OAuth client at BKey.
 pub struct BkeyAgent {
-    /// The issuer, without a slash at its end.
+    /// The issuer, without a trailing slash.
     pub api_url: String,
     pub client_id: String,
     pub client_secret: Secret,
-    /// `BKEY_USER_DID`: who is asked where nobody is configured.
+    /// `BKEY_USER_DID`: the approver where none is configured.
     pub approver: Option<String>,
 }
 
-/// Never quotes a secret.
+/// The messages never quote a secret.
 #[derive(Debug, Error)]
 pub enum BkeyError {
-    #[error("BKEY_CLIENT_ID and BKEY_CLIENT_SECRET are set only together")]
+    #[error("set both BKEY_CLIENT_ID and BKEY_CLIENT_SECRET, or neither")]
     Half,
     #[error("no BKey agent: set BKEY_CLIENT_ID and BKEY_CLIENT_SECRET, or run `bkey auth setup-agent`")]
     NoApprover,
-    #[error("a profile's name has up to 48 letters, digits, - and _, and begins with a letter or digit")]
+    #[error("a profile name has up to 48 letters, digits, - or _, and starts with a letter or digit")]
     Name,
     #[error("profiles.json has no agent {0}")]
     Unknown(String),
-    #[error("profiles.json is not what BKey's tools write")]
+    #[error("profiles.json is not in the format that BKey's tools write")]
     NotProfiles,
-    #[error("profiles.json is of version {0}; only version 1 is known")]
+    #[error("profiles.json has version {0}; only version 1 is supported")]
     Version(u64),
     #[error("profiles.json can be read by other users (mode {0:04o}); run: chmod 600 ~/.bkey/profiles.json")]
     Exposed(u32),
@@ -48,7 +48,7 @@ pub enum BkeyError {
     Unreadable(#[source] io::Error),
 }
 
-/// The file's text and who may read it.
+/// The file's content and mode.
 pub struct ProfilesFile {
     pub mode: u32,
     pub content: Zeroizing<Vec<u8>>,
@@ -81,14 +81,14 @@ struct Profile {
 }
 
 impl ProfilesFile {
-    /// `None`: there is none.
+    /// `None` if there is no such file.
     pub fn read(path: &Path) -> Result<Option<Self>, BkeyError> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(BkeyError::Unreadable(error)),
         };
-        // Asked of the open file, so that what is checked is what is read.
+        // Taken from the open file, so that the mode that is checked belongs to the content that is read.
         let mode = file.metadata().map_err(BkeyError::Unreadable)?.permissions().mode() & 0o7777;
         let mut content = Zeroizing::new(Vec::with_capacity(64 << 10));
         file.take(LONGEST_FILE)
@@ -99,8 +99,9 @@ impl ProfilesFile {
 }
 
 impl BkeyAgent {
-    /// Id and secret of the environment win over a profile; `profile`, bursar.toml's, over `BKEY_PROFILE`, and that over the
-    /// file's default. `BKEY_ACCESS_TOKEN` is not enough: whoever looks for an answer authenticates as the client.
+    /// Id and secret from the environment win over a profile. `profile`, from bursar.toml, wins over `BKEY_PROFILE`,
+    /// and that over the file's default. `BKEY_ACCESS_TOKEN` is not enough: polling for an answer requires
+    /// authenticating as the client.
     pub fn find(
         variable: impl Fn(&str) -> Option<String>,
         profile: Option<&str>,
@@ -138,7 +139,7 @@ impl ProfilesFile {
             return Err(BkeyError::Exposed(self.mode));
         }
         let text = form::object(&self.content).ok_or(BkeyError::NotProfiles)?;
-        // The version first: another one may look different.
+        // The version is checked first: another one may have other members.
         let version: Version = serde_json::from_str(text).map_err(|_| BkeyError::NotProfiles)?;
         if version.version != 1 {
             return Err(BkeyError::Version(version.version));
@@ -181,7 +182,7 @@ mod tests {
         ProfilesFile { mode, content }
     }
 
-    /// URL, id, secret, approver; or the error's text.
+    /// URL, id, secret and approver, or the error's text.
     fn found(
         variables: &[(&str, &str)],
         profile: Option<&str>,
@@ -220,11 +221,7 @@ mod tests {
         let named = [named.as_slice(), &[("BKEY_API_URL", "https://new.example")]].concat();
         let named: Vec<_> = named.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         assert_eq!(of(&named)[0], "https://new.example");
-        assert!(
-            found(&both[..1], None, Some(&file))
-                .unwrap_err()
-                .contains("only together")
-        );
+        assert!(found(&both[..1], None, Some(&file)).unwrap_err().contains("or neither"));
         assert!(found(&[], None, None).unwrap_err().contains("no BKey agent"));
         assert!(found(&[("BKEY_ACCESS_TOKEN", "t")], None, None).is_err());
     }
@@ -264,7 +261,7 @@ mod tests {
             json!({ "version": 1, "agents": { "main": {} } }),
         ] {
             let error = found(&[], Some("main"), Some(&file(&other, 0o600))).unwrap_err();
-            assert!(error.contains("not what"), "{error}");
+            assert!(error.contains("not in the format"), "{error}");
         }
     }
 

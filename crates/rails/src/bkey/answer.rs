@@ -1,6 +1,6 @@
-//! What BKey answers (approvals §4.5, §4.6), read strictly where a lenient reading could cost money. Pure.
+//! BKey's answers (approvals §4.5, §4.6), read strictly wherever a lenient reading could cost money. Pure.
 //!
-//! Nobody outside knows which of its dialects BKey speaks, so both are read: `status` in a 200, and OAuth's `error`.
+//! It is not documented which of two dialects BKey uses, so both are read: `status` in a 200, and OAuth's `error`.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use serde_json::{Map, Value};
 use crate::stripe::TokenId;
 use bursar_net::oauth::form;
 
-/// Where the person's time is not said (approvals §4.6).
+/// How long the person has, where the answer does not say (approvals §4.6).
 const USUAL_LIFE: Duration = Duration::from_secs(300);
 const USUAL_INTERVAL: Duration = Duration::from_secs(2);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
-/// An id goes into a URL, a log and an entry.
+/// An id ends up in a URL, a log and a ledger entry.
 const LONGEST_ID: usize = 128;
 
-/// `GET /v1/x402/wallet`.
+/// The answer to `GET /v1/x402/wallet`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalletAnswer {
     pub address: Address,
@@ -30,7 +30,7 @@ pub struct WalletAnswer {
     pub contract: Address,
 }
 
-/// An authorization as it came: every member may be a lie.
+/// An authorization as it was received: no member is trusted yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorization {
     pub from: Address,
@@ -46,7 +46,7 @@ pub struct Authorization {
     pub id: Option<String>,
 }
 
-/// A Shared Payment Token as it came, with whatever was said about it.
+/// A Shared Payment Token as it was received, with whatever the answer says about it.
 pub struct Token {
     pub token: TokenId,
     /// Unix second.
@@ -56,38 +56,38 @@ pub struct Token {
     pub payment_method: Option<String>,
 }
 
-/// One that a person must confirm on the phone.
+/// An order that a person must confirm on the phone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
     id: String,
     interval: Duration,
-    /// From when it was ordered.
+    /// Counted from the order.
     life: Duration,
 }
 
-/// A member that is missing or cannot be read.
+/// The name of a member that is missing or malformed.
 pub type Unreadable = &'static str;
 
-/// What became of an order.
+/// The outcome of an order.
 pub enum Created<T> {
     RemoteCredential(Result<T, Unreadable>),
     Pending(Pending),
-    /// BKey says that it has not taken the order up: nothing was made.
+    /// BKey says that it did not accept the order: nothing was made.
     Refused(StatusCode),
-    /// It may have been made.
+    /// The credential may have been made.
     Unclear(StatusCode),
 }
 
-/// What a look at a pending order says.
+/// What polling a pending order returned.
 pub enum Looked<T> {
     RemoteCredential(Result<T, Unreadable>),
-    /// Look again, after so long if it says.
+    /// Poll again, after this long if the answer says so.
     Wait(Option<Duration>),
-    /// By BKey's word no longer to be had; the word is one of ours.
+    /// BKey says that the order has ended without a credential. The reason is one of bursar's own codes.
     Over(&'static str),
 }
 
-/// How what was made stands in an answer.
+/// Reads the credential out of an answer.
 pub type Read<T> = fn(&Map<String, Value>) -> Result<T, Unreadable>;
 
 impl Pending {
@@ -116,7 +116,7 @@ impl Pending {
 }
 
 impl Authorization {
-    /// `authorization`, or `signedPayload`, the same in base64.
+    /// From `authorization`, or from `signedPayload`, which holds the same in base64.
     pub fn in_answer(object: &Map<String, Value>) -> Result<Self, Unreadable> {
         if let Some(Value::Object(authorization)) = object.get("authorization") {
             return Self::of(authorization, object);
@@ -129,7 +129,7 @@ impl Authorization {
         }
     }
 
-    /// The signature and the id stand in it, or around it.
+    /// The signature and the id may be in the object or beside it.
     fn of(object: &Map<String, Value>, around: &Map<String, Value>) -> Result<Self, Unreadable> {
         let text = |name: &'static str| object.get(name).and_then(Value::as_str).ok_or(name);
         let address = |name: &'static str| text(name)?.parse().map_err(|_| name);
@@ -154,7 +154,7 @@ impl Authorization {
 }
 
 impl Token {
-    /// `sptId`, or `sptCredential`, base64 of JSON that has it.
+    /// From `sptId`, or from `sptCredential`, base64 of JSON that contains it.
     pub fn in_answer(object: &Map<String, Value>) -> Result<Self, Unreadable> {
         let credential = match object.get("sptCredential") {
             None => None,
@@ -170,7 +170,7 @@ impl Token {
             Some(_) => Err(name),
         };
         let token = text("sptId")?.ok_or("sptId")?;
-        // Said twice, it has to be the same.
+        // If it is given twice, both must agree.
         let inside = credential.as_ref().and_then(|credential| credential.get("sptId"));
         if inside.is_some_and(|inside| inside.as_str() != Some(&token)) {
             return Err("sptCredential");
@@ -191,7 +191,7 @@ impl Token {
     }
 }
 
-/// Reads the answer about the wallet, or which member it lacks.
+/// Reads the answer about the wallet. The error is the member that is missing or malformed.
 pub fn wallet(body: &[u8]) -> Result<WalletAnswer, Unreadable> {
     let object = object(body).ok_or("JSON")?;
     let address = |name: &'static str| {
@@ -217,8 +217,8 @@ pub fn created<T>(status: StatusCode, body: &[u8], read: Read<T>) -> Created<T> 
             _ => Created::Unclear(status),
         };
     }
-    // By these it does not take an order up. A conflict may be with an order that it did take, and who answers without a word of
-    // BKey's may stand between.
+    // These statuses refuse an order. A 409 may conflict with an order that was accepted, and an answer without BKey's
+    // own error body may come from something in between.
     let refuses = matches!(status.as_u16(), 400 | 401 | 403 | 404 | 429);
     match refuses && error(&object).is_some() {
         true => Created::Refused(status),
@@ -226,7 +226,7 @@ pub fn created<T>(status: StatusCode, body: &[u8], read: Read<T>) -> Created<T> 
     }
 }
 
-/// Reads the answer to a look. What cannot be understood says nothing.
+/// Reads the answer to a poll. An answer that cannot be understood decides nothing.
 pub fn looked<T>(status: StatusCode, body: &[u8], wait: Option<Duration>, read: Read<T>) -> Looked<T> {
     let Some(object) = object(body) else {
         return Looked::Wait(wait);
@@ -245,7 +245,7 @@ pub fn looked<T>(status: StatusCode, body: &[u8], wait: Option<Duration>, read: 
     }
 }
 
-/// The two shapes of the API, and OAuth's.
+/// The error code, in either of the API's two shapes or in OAuth's.
 fn error(object: &Map<String, Value>) -> Option<&str> {
     match object.get("error")? {
         Value::String(code) => Some(code),
@@ -261,12 +261,12 @@ fn object(body: &[u8]) -> Option<Map<String, Value>> {
 fn id(value: &Value) -> Option<String> {
     let text = value.as_str()?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    // Dots alone would lead to another place in a URL.
+    // Dots alone would change the path of the URL.
     let named = text.bytes().any(|b| b.is_ascii_alphanumeric());
     (named && text.len() <= LONGEST_ID && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
-/// A JSON integer, or its digits as a text.
+/// A JSON integer, or a string of its digits.
 fn integer<T: std::str::FromStr>(value: &Value) -> Option<T> {
     let text = match value {
         Value::Number(number) => number.to_string(),
@@ -277,7 +277,7 @@ fn integer<T: std::str::FromStr>(value: &Value) -> Option<T> {
     plain.then(|| text.parse().ok())?
 }
 
-/// Unix seconds, or RFC 3339.
+/// Unix seconds, given as such or in RFC 3339.
 fn moment(value: &Value) -> Option<u64> {
     if let Some(seconds) = integer(value) {
         return Some(seconds);
@@ -286,7 +286,7 @@ fn moment(value: &Value) -> Option<u64> {
     u64::try_from(at.as_second()).ok()
 }
 
-/// `0x` and so many bytes, no less and no more.
+/// `0x` and exactly `N` bytes.
 fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     hex::decode_to_slice(text.strip_prefix("0x")?, &mut bytes).ok()?;

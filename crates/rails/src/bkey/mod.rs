@@ -1,8 +1,8 @@
-//! BKey: keys on a phone. Whose agent we are there (`agent`), and what it makes for us (approvals §4.6): one
-//! authorization of EIP-3009, or one Shared Payment Token.
+//! BKey, which keeps keys on a phone: which agent bursar acts as there (`agent`), and what BKey makes for us (approvals
+//! §4.6), either an EIP-3009 authorization or a Shared Payment Token.
 //!
-//! `answer` is pure: what an answer says, and whether that can be true of nothing that was made. What it is worth is for `pay` to
-//! judge, against the record.
+//! `answer` is pure: it reads what an answer says, and whether BKey can have made anything. Whether a credential
+//! matches the ledger record is for `pay` to judge.
 
 mod agent;
 mod answer;
@@ -30,7 +30,7 @@ pub use agent::{BkeyAgent, BkeyError, ProfilesFile};
 pub use answer::{Authorization, Created, Looked, Pending, Token, Unreadable, WalletAnswer};
 pub use order::{AuthorizationOrder, Purpose, TokenOrder};
 
-/// BKey's own tools wait so long for an answer (approvals §4.1).
+/// BKey's own tools wait this long for an answer (approvals §4.1).
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What can be ordered.
@@ -40,7 +40,7 @@ pub enum Kind {
     Mpp,
 }
 
-/// BKey, and ourselves as its agent.
+/// The BKey service, and the client that bursar uses it as.
 pub struct Bkey {
     api: Issuer,
     client_id: String,
@@ -52,12 +52,12 @@ pub struct Bkey {
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Unanswered {
-    #[error("BKey does not take our client: {}", .0.text())]
+    #[error("could not log in to BKey: {}", .0.text())]
     NotLoggedIn(Code),
-    #[error("BKey cannot be reached")]
+    #[error("could not reach BKey")]
     Unsent,
-    /// It may have acted.
-    #[error("BKey did not answer whole")]
+    /// BKey may have acted.
+    #[error("BKey sent no answer, or an incomplete one")]
     Unanswered,
 }
 
@@ -67,10 +67,11 @@ pub enum NoWalletAnswer {
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
     #[error(
-        "BKey refuses to tell its wallet (status {0}); the client needs the scopes payment:address and payment:authorize"
+        "BKey refused to return its wallet (status {0}); the client needs the scopes payment:address and \
+         payment:authorize"
     )]
     Refused(u16),
-    #[error("what BKey tells of its wallet has no {0}")]
+    #[error("BKey's answer about its wallet has no valid {0}")]
     Unreadable(&'static str),
 }
 
@@ -85,17 +86,17 @@ impl Bkey {
         }
     }
 
-    /// Where it is.
+    /// The base URL.
     pub fn url(&self) -> &str {
         self.api.as_str()
     }
 
-    /// As whom we order, without naming it.
+    /// Identifies the client that orders, without naming it.
     pub fn mark(&self) -> AccountMark {
         let mut hash = Sha256::new();
         hash.update(b"bursar/bkey-client/v1\n");
         hash.update(self.api.as_str().to_ascii_lowercase());
-        // A URL has no line break, so that two pairs never read alike.
+        // A URL has no line break, so two different pairs never hash the same text.
         hash.update(b"\n");
         hash.update(self.client_id.as_bytes());
         let whole: [u8; 32] = hash.finalize().into();
@@ -124,12 +125,12 @@ impl Bkey {
         Ok(answer::created(answer.status, &answer.body, Token::in_answer))
     }
 
-    /// What has become of an authorization that a person must confirm.
+    /// Polls for an authorization that a person must confirm.
     pub async fn look_authorization(&self, pending: &Pending) -> Looked<Authorization> {
         self.look(Kind::X402, pending, Authorization::in_answer).await
     }
 
-    /// What has become of a token that a person must confirm.
+    /// Polls for a token that a person must confirm.
     pub async fn look_token(&self, pending: &Pending) -> Looked<Token> {
         self.look(Kind::Mpp, pending, Token::in_answer).await
     }
@@ -137,12 +138,12 @@ impl Bkey {
     async fn look<T>(&self, kind: Kind, pending: &Pending, read: answer::Read<T>) -> Looked<T> {
         match self.get(&format!("{}/{}", path(kind), pending.id())).await {
             Ok(answer) => answer::looked(answer.status, &answer.body, retry_after(&answer), read),
-            // A look changes nothing there, and the next one may do better.
+            // A poll changes nothing at BKey, and the next one may succeed.
             Err(_) => Looked::Wait(None),
         }
     }
 
-    /// Never repeated if it may have arrived (approvals §2.5): each order is another authorization.
+    /// Not repeated if it may have arrived (approvals §2.5): each order would make another authorization.
     async fn create(&self, kind: Kind, json: Option<Vec<u8>>) -> Result<ServerAnswer, Unanswered> {
         let json = json.ok_or(Unanswered::NotLoggedIn(failure::INTERNAL))?;
         let (url, token) = (self.at(path(kind))?, self.token().await?.0);
@@ -152,7 +153,7 @@ impl Bkey {
             outgoing.to(&url).ok_or(Unanswered::NotLoggedIn(failure::INTERNAL))
         };
         let sent = match exchange::send(&url, &self.tls, order()?, PATIENCE).await {
-            // Nothing of it was sent: once more.
+            // Nothing was sent, so try once more.
             Err(Silence::Unsent) => exchange::send(&url, &self.tls, order()?, PATIENCE).await,
             sent => sent,
         };
@@ -178,12 +179,12 @@ impl Bkey {
             if answer.status != http::StatusCode::UNAUTHORIZED || lent == TokenOrigin::New {
                 return Ok(answer);
             }
-            // It was kept, and may have been taken back since.
+            // The token was cached and may have been revoked since.
             (token, lent) = self.token().await?;
         }
     }
 
-    /// A token that is refused is not lent again.
+    /// Drops a token that was refused, so that it is not used again.
     async fn was_taken(&self, answer: &ServerAnswer) {
         if answer.status == http::StatusCode::UNAUTHORIZED {
             self.tokens.forget().await;
@@ -199,7 +200,7 @@ impl Bkey {
                 ("client_secret", self.secret.expose()),
             ];
             let request = Outgoing::form(&fields, None).to(&url).ok_or(failure::INTERNAL)?;
-            // A log-in makes nothing.
+            // A log-in creates nothing, so a failed one counts as unsent.
             let answer = exchange::send(&url, &self.tls, request, PATIENCE).await;
             let answer = answer.map_err(|_| failure::UNREACHABLE)?;
             login::read(answer.status, &answer.body)

@@ -1,23 +1,23 @@
-//! What is ordered at BKey (approvals §4.1). Amounts come from the record; the texts are ours, without a word of the
-//! merchant's (threat 1.15).
+//! Orders to BKey (approvals §4.1). Amounts come from the ledger record; the texts are bursar's own and contain no text
+//! of the merchant's (threat 1.15).
 
 use alloy_primitives::Address;
 use serde::Serialize;
 
 use crate::stripe::PaymentMethod;
 
-/// What a person reads beside the amount, out of the request that costs money.
+/// What a person reads beside the amount, taken from the request that costs money.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Purpose {
-    /// One sentence of ours.
+    /// One sentence that bursar wrote.
     pub description: String,
-    /// The host that the agent asked.
+    /// The host that the agent sent the request to.
     pub host: String,
-    /// What was asked for, without its query.
+    /// What was requested, without its query.
     pub resource: String,
 }
 
-/// An authorization of EIP-3009.
+/// An order for an EIP-3009 authorization.
 pub struct AuthorizationOrder<'a> {
     pub cents: u64,
     pub recipient: Address,
@@ -25,7 +25,7 @@ pub struct AuthorizationOrder<'a> {
     pub purpose: &'a Purpose,
 }
 
-/// A Shared Payment Token.
+/// An order for a Shared Payment Token.
 pub struct TokenOrder<'a> {
     pub cents: u64,
     pub payment_method: &'a PaymentMethod,

@@ -1,35 +1,35 @@
-//! What a request finds that names the `Idempotency-Key` of a payment (R6).
+//! What a request with the `Idempotency-Key` of an earlier payment finds (R6).
 
 use tokio::sync::watch;
 
 use super::{Outstanding, Presentable, Stage, Target};
 use bursar_ledger::PaymentId;
 
-/// How far the request is.
+/// What the site has been asked so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// Not sent yet.
     Nothing,
-    /// It was sent without a credential, after the payment, and the site wants money again.
+    /// After the payment it was sent without a credential, and the site asked for payment again.
     Again,
 }
 
-/// What there is of the payment.
+/// What [`Outstanding::claim_paid`] finds.
 pub enum Paid {
-    /// It is under way: wait for this to close, then ask again.
+    /// It is in progress: wait for this channel to close, then ask again.
     Join(watch::Receiver<()>),
-    /// Present this.
+    /// Present this credential.
     Present(Box<Presentable>),
-    /// Validity is over or the tries are used up, and nothing is proven.
+    /// The outcome is unknown, and the credential has expired or has been presented too often.
     InDoubt(PaymentId),
-    /// As `InDoubt`, and a receipt said that it is paid.
+    /// Like `InDoubt`, but the payment was shown to be paid.
     PaidNotDelivered(PaymentId),
-    /// Delivered, or not known here any more. There is nothing to present, or not yet.
+    /// Delivered, or no longer stored here. There is nothing to present, or not yet.
     Rest,
 }
 
 impl Outstanding {
-    /// As [`Outstanding::claim`], for one payment.
+    /// Like [`Outstanding::claim`], for one payment.
     pub fn claim_paid(&self, rid: PaymentId, target: Target, asked: Asked) -> Paid {
         let now = self.0.clock.now();
         let mut by_target = self.lock();

@@ -1,5 +1,6 @@
-//! Payments in doubt whose files a crash took with it (R7). Nothing can be presented for them, and the books know what
-//! was asked for: whoever asks the same is told of the doubt instead of paying a second time (R4).
+//! Outstanding payments whose files were lost in a crash (R7). Their credentials cannot be presented, but the ledger
+//! knows what was requested: a repeat of the request is answered that the outcome is unknown, instead of paying a
+//! second time (R4).
 
 use std::collections::HashMap;
 
@@ -8,15 +9,15 @@ use jiff::Timestamp;
 use super::{Fingerprint, Outstanding, RETRY_WINDOW};
 use bursar_ledger::PaymentId;
 
-/// By what was asked for; until when it is remembered.
+/// By request: the payment, and until when it is remembered.
 pub(super) type Lost = HashMap<Fingerprint, (PaymentId, Timestamp)>;
 
 impl Outstanding {
-    /// Takes in what the books hold in doubt: id, fingerprint, and the Unix second in which validity ends. What has a file here is
-    /// not lost, and what is long over is nobody's repeat any more.
+    /// Takes the ledger's outstanding payments: id, fingerprint, and the Unix second at which validity ends. A payment
+    /// with a file here is not lost, and one that expired too long ago has no repeats to expect.
     pub fn remember(&self, in_doubt: impl Iterator<Item = (PaymentId, [u8; 32], u64)>) {
         let known: Vec<PaymentId> = self.lock().values().flatten().map(|doubt| doubt.rid).collect();
-        // When the last try was, nobody knows any more: as for those that have a file, it counts from now.
+        // The time of the last try is not known; as for payments with a file, the window starts now.
         let now = self.0.clock.now();
         let until = now.checked_add(RETRY_WINDOW).unwrap_or(Timestamp::MAX);
         let oldest = now.as_second().saturating_sub(RETRY_WINDOW.as_secs());
@@ -28,7 +29,7 @@ impl Outstanding {
         self.lost().extend(lost);
     }
 
-    /// The payment that a purchase of this request would double, unless the books know better by now.
+    /// The payment that a purchase of this request would duplicate, unless the ledger has closed it in the meantime.
     pub fn would_double(&self, fingerprint: &Fingerprint) -> Option<PaymentId> {
         let mut lost = self.lost();
         let (rid, until) = *lost.get(fingerprint)?;
@@ -39,7 +40,7 @@ impl Outstanding {
         Some(rid)
     }
 
-    /// It is not in doubt any more.
+    /// The payment is no longer outstanding.
     pub fn forget_lost(&self, fingerprint: &Fingerprint) {
         self.lost().remove(fingerprint);
     }

@@ -1,30 +1,31 @@
-//! What the chain has proven of a payment in doubt (R11). A declaration goes to the ledger, which may refuse it or
-//! fail: until it stands, the payment is out of the reach of repeats, and comes back if it was not declared.
+//! What has been proven about an outstanding payment (R11). To declare it dead, the ledger must record that, and may
+//! refuse or fail. Until it has, the payment is withdrawn, so that no repeat can present it; if the ledger does not
+//! record it, the payment is put back.
 
 use jiff::Timestamp;
 
 use super::{Outstanding, OutstandingPayment, Stage, Target};
 use bursar_ledger::PaymentId;
 
-/// Whether a payment could be taken out of the reach of repeats.
+/// Whether a payment could be withdrawn from repeats.
 pub enum Withdrawal {
     UnderWay,
     Out(Withdrawn),
 }
 
-/// What was taken out, if a repeat could have found it at all.
+/// A withdrawn payment; empty if no repeat could have found it anyway.
 #[derive(Default)]
 pub struct Withdrawn(Option<Box<(Target, OutstandingPayment)>>);
 
 impl Outstanding {
-    /// Takes a payment that is about to be declared dead out of the reach of repeats. One whose credential is on its way
-    /// right now stays, and nobody may declare anything about it.
+    /// Withdraws a payment that is about to be declared dead, so that no repeat can present it. If its credential is
+    /// being presented right now, it stays, and must not be declared dead.
     pub fn withdraw(&self, rid: PaymentId) -> Withdrawal {
         self.withdraw_rested(rid, Timestamp::MAX)
             .unwrap_or(Withdrawal::UnderWay)
     }
 
-    /// The same, but one whose credential was on its way after `since` stays, too: `Err` says when that was.
+    /// Like [`Self::withdraw`], but a payment that was presented after `since` stays, too: `Err` says when that was.
     pub fn withdraw_rested(&self, rid: PaymentId, since: Timestamp) -> Result<Withdrawal, Timestamp> {
         for (target, outstanding) in self.lock().iter_mut() {
             let Some(position) = outstanding.iter().position(|doubt| doubt.rid == rid) else {
@@ -42,14 +43,14 @@ impl Outstanding {
         Ok(Withdrawal::Out(Withdrawn::default()))
     }
 
-    /// It is dead: the next request buys.
+    /// The payment is recorded as dead: the next request buys.
     pub fn proven_dead(&self, withdrawn: Withdrawn) {
         if let Some(found) = withdrawn.0 {
             self.forgotten(found.1.rid);
         }
     }
 
-    /// It was not declared dead after all.
+    /// The payment was not recorded as dead: repeats may find it again.
     pub fn put_back(&self, withdrawn: Withdrawn) {
         if let Some(found) = withdrawn.0 {
             let (target, doubt) = *found;
@@ -57,7 +58,7 @@ impl Outstanding {
         }
     }
 
-    /// The chain has shown that it was paid. Its answer is still missing.
+    /// The payment is proven to be paid; its answer is still missing.
     pub fn proven_paid(&self, rid: PaymentId) {
         for outstanding in self.lock().values_mut() {
             if let Some(doubt) = outstanding.iter_mut().find(|doubt| doubt.rid == rid) {

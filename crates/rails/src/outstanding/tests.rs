@@ -1,4 +1,4 @@
-//! What a repeat finds, at every stage of a payment.
+//! What a repeat finds at every stage of a payment.
 
 use std::sync::Arc;
 
@@ -91,14 +91,14 @@ fn a_delivered_payment_leaves_nothing() {
     assert_eq!(world.files(), 0);
 }
 
-/// The last bytes of an answer are still to be written when its body has ended.
+/// When a body has ended, its last bytes may still be unwritten.
 #[test]
 fn a_kill_just_after_a_delivery_leaves_the_repeat_possible() {
     let world = world();
     let ticket = world.sent(1);
     world.outstanding.sweep();
     ticket.delivered();
-    // However close behind the delivery the next sweep is.
+    // Even if the next sweep follows the delivery at once.
     world.outstanding.sweep();
     presented(world.reopened(Some(true)).claim(target(), request(0)));
     world.outstanding.sweep();
@@ -151,7 +151,7 @@ fn another_body_is_another_request() {
 }
 
 #[test]
-fn past_validity_a_repeat_is_told_and_after_the_window_it_buys() {
+fn past_validity_a_repeat_gets_an_error_and_after_the_window_it_buys() {
     let world = world();
     let ticket = world.sent(1);
     drop(ticket);
@@ -193,7 +193,7 @@ async fn a_repeat_joins_a_purchase_whose_agent_hung_up() {
 }
 
 #[test]
-fn a_restart_keeps_the_doubt_and_the_count() {
+fn a_restart_keeps_outstanding_payments_and_the_count() {
     let world = world();
     drop(world.sent(1));
     drop(presented(world.claim()));
@@ -206,7 +206,7 @@ fn a_restart_keeps_the_doubt_and_the_count() {
 }
 
 #[test]
-fn what_the_books_have_closed_is_deleted_and_so_is_what_does_not_read() {
+fn payments_closed_in_the_ledger_and_unreadable_files_are_deleted() {
     let world = world();
     drop(world.sent(1));
     home::write_unsynced(&world.folder.path().join("credentials/torn.json"), b"{\"rid\":").unwrap();
@@ -216,13 +216,13 @@ fn what_the_books_have_closed_is_deleted_and_so_is_what_does_not_read() {
 }
 
 #[test]
-fn a_doubt_that_nobody_asks_about_is_swept_away() {
+fn an_outstanding_payment_that_nobody_asks_about_is_swept() {
     let world = world();
     drop(world.sent(1));
     let waiting = world.sent(2);
     world.clock.set(second(901));
     world.outstanding.sweep();
-    assert_eq!(world.files(), 1, "the one that is still waited for stays");
+    assert_eq!(world.files(), 1, "the one whose answer is still awaited stays");
     drop(waiting);
     world.clock.set(second(901 + 901));
     world.outstanding.sweep();
@@ -242,7 +242,7 @@ fn under_a_key_a_delivered_payment_is_kept_as_long_as_it_may_be_presented() {
     ticket.delivered();
     assert!(
         !world.outstanding.concern(&target()),
-        "for requests without the key it is as if it was not there"
+        "requests without the key do not see it"
     );
     assert!(matches!(world.claim(), Claim::Free));
     assert!(matches!(paid(&world, rid, Asked::Nothing), Paid::Rest));
@@ -272,7 +272,7 @@ fn under_a_key_a_payment_is_waited_for_and_presented_three_times() {
     drop(ticket);
     for asked in [Asked::Nothing, Asked::Again, Asked::Nothing] {
         let Paid::Present(again) = paid(&world, rid, asked) else {
-            panic!("in doubt, so it is presented")
+            panic!("outstanding, so it is presented")
         };
         assert!(
             matches!(paid(&world, rid, Asked::Nothing), Paid::Join(_)),

@@ -1,16 +1,16 @@
-//! Follows one presentation to its end.
+//! Tracks one presentation to its end.
 
 use tokio::sync::watch;
 
 use super::{Outstanding, Stage, Target};
 use bursar_ledger::PaymentId;
 
-/// Dropped without a word, the payment is in doubt.
+/// If it is dropped without [`Self::delivered`], the payment stays outstanding.
 pub struct Ticket {
     outstanding: Outstanding,
     rid: PaymentId,
     target: Target,
-    /// Closes with the ticket, for those who joined.
+    /// Closed with the ticket, which wakes the requests that joined.
     _over: watch::Sender<()>,
 }
 
@@ -40,13 +40,13 @@ impl Ticket {
         });
     }
 
-    /// A receipt says that it is paid.
+    /// A receipt says that the payment is paid.
     pub fn paid(&self) {
         self.outstanding
             .change(self.rid, &self.target, |doubt| doubt.paid = true);
     }
 
-    /// A 2xx reached the agent whole.
+    /// A complete 2xx reached the agent.
     pub fn delivered(self) {
         self.outstanding.delivered(self.rid, &self.target);
     }

@@ -1,9 +1,9 @@
-//! What BKey makes for a record: an authorization signed on the phone, or a token for a card kept there
-//! (approvals §4.6).
+//! Credentials that BKey makes for a ledger record: an authorization signed on the phone, or a token for a card that
+//! BKey keeps (approvals §4.6).
 //!
-//! An order is made of the record alone, and nothing that comes back is believed: every member is compared with the record, and
-//! the signer is recovered over typed data of ours. Whatever was ordered may exist somewhere, whatever BKey says of it, so that a
-//! payment without a credential stays counted unless BKey cannot have made one (R11).
+//! An order is built from the record alone, and nothing that comes back is trusted: every member is compared with the
+//! record, and the signer is recovered over typed data that we build. A credential that was ordered may exist somewhere
+//! whatever BKey says about it, so a payment without a credential stays counted unless BKey cannot have made one (R11).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,14 +29,14 @@ use bursar_ledger::{ArmedNonce, Issued, Reservation, Signer};
 
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Signs for one token of one network, with a key that is on a phone.
+/// Signs for one token of one network, with a key that is kept on a phone.
 pub struct BkeySigner {
     bkey: Arc<Bkey>,
     address: Address,
     token: &'static Token,
 }
 
-/// Issues tokens for a card that is kept there.
+/// Issues Shared Payment Tokens for a card that BKey keeps.
 pub struct BkeyIssuer {
     bkey: Arc<Bkey>,
     payment_method: PaymentMethod,
@@ -49,40 +49,40 @@ pub enum NoSigner {
     #[error(transparent)]
     NotTold(#[from] NoWalletAnswer),
     #[error(
-        "BKey's wallet is on eip155:{chain} with the token {contract}, which is not in bursar's table of tokens, so bursar cannot \
-         check what would be signed; use a key of your own under [wallet.evm]"
+        "BKey's wallet is on eip155:{chain} with the token {contract}, which is not in bursar's table of tokens, so \
+         bursar cannot check what would be signed; use a key of your own under [wallet.evm]"
     )]
     UnknownToken { chain: u64, contract: Address },
     #[error(
-        "the token of BKey's wallet, {0}, is none that is paid by whole cents and EIP-3009; use a key of your own under \
-         [wallet.evm]"
+        "BKey's wallet pays with {0}, but bursar can pay through BKey only with an EIP-3009 token of 6 decimals; use a \
+         key of your own under [wallet.evm]"
     )]
     OtherKind(&'static str),
 }
 
-/// Something that was made elsewhere, and compared with the record.
+/// A credential that BKey made, already compared with the record.
 pub enum RemoteCredential {
     Authorization(Box<Signed>),
     Token(TokenId),
 }
 
-/// A signature, and what the record must say before it is sent.
+/// A signature, and what must be on record before it is sent.
 pub struct Signed {
     pub issued: Issued,
     pub(super) signature: [u8; 65],
 }
 
-/// What became of an order.
+/// The outcome of an order.
 pub enum Ordered {
     RemoteCredential(RemoteCredential),
-    /// A person must confirm it on the phone.
+    /// A person has to confirm it on the phone.
     Waits(Waiting),
 }
 
-/// An order that waits for a person.
+/// An order that waits for a person to confirm it.
 pub struct Waiting {
     pending: Pending,
-    /// When BKey gives it up.
+    /// When BKey gives up waiting.
     until: Instant,
     look_at: Instant,
 }
@@ -91,30 +91,30 @@ pub struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{detail}")]
 pub struct SignError {
-    /// For the books: a stable code.
+    /// A stable code, for the ledger.
     pub why: &'static str,
     pub left: Exposure,
     pub fault: SignerFault,
-    /// A signature for just this payment exists, but for a time for which it must not be sent. On record, the chain can prove in
-    /// the end that it was never cashed.
+    /// A signature for exactly this payment exists, but its validity is one for which it must not be sent. Once it is
+    /// on record, the chain can eventually prove that it was never cashed.
     pub signed: Option<Box<Issued>>,
     detail: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignerFault {
-    /// Our client, its scopes, or the order itself.
+    /// BKey refused: our client, its scopes, or the order itself.
     Refused,
-    /// It could not be reached, or did not say.
+    /// BKey could not be reached, or its answer is unclear.
     Silent,
-    /// What came back is not what was ordered.
+    /// What BKey made does not match the order.
     Differs,
-    /// It was not confirmed, by BKey's word.
+    /// BKey says that it was not confirmed.
     NotConfirmed,
 }
 
 impl BkeySigner {
-    /// `told` is what BKey says of its wallet: the token must be one of ours.
+    /// `told` is BKey's answer about its wallet; the token must be in our table.
     pub fn new(bkey: Arc<Bkey>, told: &WalletAnswer) -> Result<Self, NoSigner> {
         let network = bursar_core::assets::Network::Eip155(told.chain_id);
         let token = token(network, &told.contract).ok_or(NoSigner::UnknownToken {
@@ -135,7 +135,7 @@ impl BkeySigner {
         self.address
     }
 
-    /// What it signs for.
+    /// The token that it signs for.
     pub fn token(&self) -> &'static Token {
         self.token
     }
@@ -156,7 +156,7 @@ impl BkeySigner {
         ordered(created, ordered_at, |made| self.judge(reservation, &made, now()))
     }
 
-    /// `None`: not decided when `until` had come.
+    /// `None` if the order was still undecided at `until`.
     pub(super) async fn wait(
         &self,
         reservation: &Reservation,
@@ -174,7 +174,7 @@ impl BkeySigner {
         waiting.over()
     }
 
-    /// The order for a record, in the record's own numbers.
+    /// The order for a record, with the record's own numbers.
     fn of<'a>(&self, reservation: &Reservation, purpose: &'a Purpose) -> Option<AuthorizationOrder<'a>> {
         let (terms, arm) = (reservation.terms(), reservation.arm());
         let is_ours = terms.rail == Rail::X402
@@ -200,7 +200,8 @@ impl BkeySigner {
         now: Timestamp,
     ) -> Result<RemoteCredential, SignError> {
         let signed = self.compare(reservation, made).map_err(SignError::differs)?;
-        // Good at once, and long enough for the seller to cash it, and no longer than what is counted with.
+        // The authorization must be valid now, long enough for the seller to cash it, and no longer than the ledger
+        // counts on.
         let (now, latest) = (clock::unix_second(now), reservation.arm().valid_before);
         let late = match &signed.issued {
             issued if issued.valid_after > now => Some("validAfter"),
@@ -217,7 +218,8 @@ impl BkeySigner {
         }
     }
 
-    /// The first member that is not as recorded; times aside, which the signer chooses.
+    /// Compares all members except the times, which the signer chooses. The error is the first member that differs from
+    /// the record.
     fn compare(&self, reservation: &Reservation, made: &bkey::Authorization) -> Result<Signed, &'static str> {
         let terms = reservation.terms();
         let same = |is_same: bool, member: &'static str| is_same.then_some(()).ok_or(member);
@@ -259,7 +261,7 @@ impl BkeyIssuer {
         }
     }
 
-    /// Nothing is documented of tests there.
+    /// BKey documents no test mode.
     pub fn mode(&self) -> Mode {
         Mode::Live
     }
@@ -289,7 +291,7 @@ impl BkeyIssuer {
         ordered(created, ordered_at, |made| self.judge(reservation, &order, made, now()))
     }
 
-    /// As [`BkeySigner::wait`].
+    /// Like [`BkeySigner::wait`].
     pub(super) async fn wait(
         &self,
         reservation: &Reservation,
@@ -327,7 +329,7 @@ impl BkeyIssuer {
         })
     }
 
-    /// Kept before it is given to anybody, whatever it is worth: it may be all that an operator can go by.
+    /// The token is stored before it is judged or sent anywhere: it may be all that an operator has to go by.
     fn judge(
         &self,
         reservation: &Reservation,
@@ -350,7 +352,7 @@ impl BkeyIssuer {
     }
 }
 
-/// What an order comes to.
+/// The outcome of an order, once BKey has answered.
 fn ordered<T>(
     created: Result<Created<T>, Unanswered>,
     at: Instant,
@@ -377,17 +379,17 @@ impl Waiting {
         }
     }
 
-    /// What BKey calls it.
+    /// BKey's id of the order.
     pub fn id(&self) -> &str {
         self.pending.id()
     }
 
-    /// When nobody can confirm it any more, by BKey's word.
+    /// The time after which, according to BKey, the order can no longer be confirmed.
     pub fn until(&self) -> Instant {
         self.until
     }
 
-    /// Waits for the next look; `false` when there is none before `until`.
+    /// Waits until the next poll is due; `false` if none is due before `until`.
     async fn rest(&self, until: Instant) -> bool {
         let end = until.min(self.until);
         if self.look_at > end {
@@ -398,7 +400,7 @@ impl Waiting {
         true
     }
 
-    /// What a look comes to; `None`: look again.
+    /// The outcome of a poll; `None` means poll again.
     fn said<T>(
         &mut self,
         looked: Looked<T>,
@@ -436,7 +438,7 @@ impl SignError {
         }
     }
 
-    /// BKey was not asked, or says that it did not take the order up.
+    /// BKey was not asked, or says that it did not accept the order.
     fn nothing(why: &'static str, fault: SignerFault, detail: String) -> Self {
         let left = Exposure::Nothing;
         Self {
@@ -449,7 +451,7 @@ impl SignError {
     }
 
     fn differs(member: &'static str) -> Self {
-        let detail = format!("what BKey made is not what was ordered: its {member} differs");
+        let detail = format!("what BKey made does not match the order: its {member} differs");
         Self::perhaps("signer-differs", SignerFault::Differs, detail)
     }
 
@@ -459,23 +461,24 @@ impl SignError {
     }
 
     fn over(why: &'static str) -> Self {
-        let detail = "it was not confirmed on the phone, by BKey's word".to_owned();
+        let detail = "BKey says that it was not confirmed on the phone".to_owned();
         Self::perhaps(why, SignerFault::NotConfirmed, detail)
     }
 
-    /// What is made of it anyway is counted; a conflict, say, may be with an order that was taken up.
+    /// The order may have been accepted, so the payment stays counted. A conflict, for example, may be with an order
+    /// that was accepted.
     fn unclear(status: http::StatusCode) -> Self {
         let detail = format!(
-            "BKey's answer does not say whether it was made (status {})",
+            "BKey's answer does not say whether it took the order (status {})",
             status.as_u16()
         );
         Self::perhaps("signer-unclear", SignerFault::Silent, detail)
     }
 
     fn refused(status: http::StatusCode) -> Self {
-        let detail = format!("BKey refuses the order (status {})", status.as_u16());
+        let detail = format!("BKey refused the order (status {})", status.as_u16());
         match status.as_u16() {
-            // Another moment, or another token of ours, may do.
+            // A later try, or another access token, may succeed.
             401 | 429 => Self::nothing("signer-refused", SignerFault::Silent, detail),
             _ => Self::nothing("signer-refused", SignerFault::Refused, detail),
         }
@@ -494,7 +497,7 @@ impl SignError {
     }
 
     fn other_record() -> Self {
-        let detail = "the payment was recorded for another signer than the one now configured".to_owned();
+        let detail = "the payment was recorded for a signer other than the one configured now".to_owned();
         Self::nothing("signer-other", SignerFault::Refused, detail)
     }
 }

@@ -1,5 +1,5 @@
-//! The wallet of EVM networks: one secp256k1 key. What it signs for EIP-3009 (under EIP-712, x402 §4.1) is here,
-//! what it signs for Permit2 in `permit2`, and for Tempo in `tempo`.
+//! The wallet for EVM networks: one secp256k1 key. This module signs EIP-3009 authorizations (under EIP-712, x402
+//! §4.1); `permit2` signs for Permit2, and `tempo` for Tempo.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use bursar_core::assets::Token;
 use bursar_core::challenge::Authorization;
 use bursar_core::clock;
 
-/// The key that pays. No `Debug`, no way to read the key back; wiped when dropped.
+/// The key that pays. It has no `Debug` and cannot be read back; wiped when dropped.
 pub struct Wallet {
     key: SigningKey,
     address: Address,
@@ -30,7 +30,7 @@ pub enum WalletError {
     NotAKey,
     #[error("the keystore cannot be used: {0}")]
     Keystore(#[from] KeystoreError),
-    #[error("the keystore names the address {named}, its key belongs to {actual}")]
+    #[error("the keystore names the address {named}, but its key belongs to {actual}")]
     OtherAddress { named: Address, actual: Address },
     #[error("the operating system gave no random bytes: {0}")]
     NoRandomness(getrandom::Error),
@@ -48,7 +48,8 @@ sol! {
 }
 
 impl Wallet {
-    /// Reads a key as 64 hex digits, with or without `0x`; blanks around it are ignored, as files end in a line break.
+    /// Reads a key of 64 hex digits, with or without `0x`. Whitespace around it is ignored, because files end in a line
+    /// break.
     pub fn from_hex(text: &str) -> Result<Self, WalletError> {
         let text = text.trim();
         let digits = text.strip_prefix("0x").unwrap_or(text);
@@ -74,7 +75,7 @@ impl Wallet {
     pub fn generate() -> Result<(Self, SecretString), WalletError> {
         loop {
             let secret = Zeroizing::new(clock::random::<32>().map_err(WalletError::NoRandomness)?);
-            // One draw in 2^128 is no valid key.
+            // One draw in 2^128 is not a valid key.
             if let Ok(wallet) = Self::from_secret(&secret) {
                 let text = hex::encode_prefixed(secret.as_slice());
                 return Ok((wallet, SecretString::from(text)));
@@ -90,14 +91,14 @@ impl Wallet {
         self.sign(&message(authorization), &domain(token))
     }
 
-    /// Signs typed data of the kinds that `pay` spells out (threat 1.11).
+    /// Signs typed data, only of the kinds that `pay` defines (threat 1.11).
     pub(super) fn sign(&self, message: &impl SolStruct, domain: &Eip712Domain) -> [u8; 65] {
         self.sign_digest(&message.eip712_signing_hash(domain))
     }
 
-    /// For digests that `pay` makes, never for one that came from elsewhere.
+    /// Signs a digest that `pay` computed, never one from elsewhere.
     ///
-    /// r, s, v with low s and v = 27 or 28. Deterministic (RFC 6979): signing twice gives the same bytes.
+    /// Returns r, s, v, with low s and v = 27 or 28. Deterministic (RFC 6979): signing twice gives the same bytes.
     pub(super) fn sign_digest(&self, digest: &B256) -> [u8; 65] {
         let (signature, recovery) = self.key.sign_prehash_recoverable(digest.as_slice());
         alloy_primitives::Signature::from_bytes_and_parity(&signature.to_bytes(), recovery.is_y_odd()).as_bytes()
@@ -134,8 +135,8 @@ pub(super) fn message(authorization: &Authorization) -> TransferWithAuthorizatio
     }
 }
 
-/// The same signature with `v` as token contracts take it, or nothing if it is none: `s` in the upper half would be another form
-/// of it, which they refuse.
+/// The signature with `v` as token contracts expect it, or `None` if it is not valid. An `s` in the upper half would be
+/// a second form of the same signature, which token contracts refuse.
 pub(super) fn canonical(signature: &[u8; 65]) -> Option<[u8; 65]> {
     let mut canonical = *signature;
     canonical[64] = match signature[64] {
@@ -147,13 +148,13 @@ pub(super) fn canonical(signature: &[u8; 65]) -> Option<[u8; 65]> {
     (rs.normalize_s() == rs).then_some(canonical)
 }
 
-/// Whose signature of an authorization this is, over the token's domain as our table has it; `signature` is [`canonical`].
+/// The signer of an authorization, recovered over the token's domain from our table; `signature` must be [`canonical`].
 pub(super) fn signer_of(token: &Token, authorization: &Authorization, signature: &[u8; 65]) -> Option<Address> {
     let digest = message(authorization).eip712_signing_hash(&domain(token));
     let rs = Signature::from_slice(&signature[..64]).ok()?;
     let recovery = RecoveryId::new(signature[64] == 28, false);
     let key = VerifyingKey::recover_from_prehash(digest.as_slice(), &rs, recovery).ok()?;
-    // A SEC1 point without its first byte, which only says that it is uncompressed.
+    // Skips the first byte of the SEC1 point, which only marks it as uncompressed.
     let point = key.to_sec1_point(false);
     Some(Address::from_raw_public_key(point.as_bytes().get(1..)?))
 }
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn what_is_not_a_key_is_refused() {
         for bad in ["", "0x", &KEY[1..], &format!("{KEY}00"), &format!("0x0x{}", &KEY[2..])] {
             assert!(matches!(Wallet::from_hex(bad), Err(WalletError::NotHex)), "{bad}");
         }

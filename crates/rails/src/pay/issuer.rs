@@ -1,8 +1,8 @@
-//! Payments through Stripe: a Shared Payment Token is ordered for what the record says and nothing more, kept for later
-//! questions, and taken back when it was of no use (MPP §6).
+//! Payments through Stripe: a Shared Payment Token is ordered for exactly what the ledger record says, kept so that
+//! Stripe can be asked about it later, and revoked if it was not used (MPP §6).
 //!
-//! The payment's id is the idempotency key, so that an order whose answer was lost, or that a crash cut off, is the same order
-//! when it is made again (R8 and R14).
+//! The payment id is the idempotency key. An order whose answer was lost, or that a crash interrupted, is therefore the
+//! same order when it is repeated (R8 and R14).
 
 mod tokens;
 
@@ -22,17 +22,17 @@ use bursar_core::assets::{Asset, Mode};
 use bursar_ledger::{Payment, PaymentId, Reservation, Source};
 pub use tokens::Tokens;
 
-/// Between tries of one order. Nothing has been sent to the seller yet, and the agent waits.
+/// Pauses between the tries of one order. Nothing has been sent to the seller yet, and the agent is waiting.
 const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
-/// Stripe forgets a key after a day (R14).
+/// How long an order can be repeated: Stripe forgets an idempotency key after a day (R14).
 const REPEATABLE: SignedDuration = SignedDuration::from_hours(20);
 
-/// The account that issues tokens.
+/// The Stripe account that issues tokens.
 pub struct Issuer {
     stripe: Stripe,
     payment_method: PaymentMethod,
     tokens: Tokens,
-    /// Payments that wait for another key, told once each.
+    /// Payments that need another key, each logged once.
     told: Mutex<BTreeSet<PaymentId>>,
 }
 
@@ -42,27 +42,27 @@ pub struct Issuer {
 pub struct NotIssued {
     pub why: &'static str,
     pub left: Exposure,
-    /// Who knows what is left: we, if Stripe was not asked.
+    /// Who says what is left: Stripe, or we if Stripe was not asked.
     pub by: Source,
     pub fault: Fault,
     detail: String,
 }
 
-/// What an order that failed has left behind.
+/// What a failed order may have left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
-    /// There is no token, or it has been taken back.
+    /// There is no token, or it was revoked.
     Nothing,
-    /// There may be one, which nobody was given.
+    /// There may be a token, which no seller was sent.
     Perhaps,
 }
 
-/// What Stripe says about a payment (R214).
+/// What Stripe says about a payment's token (R214).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenStatus {
     /// The token was charged.
     Charged,
-    /// It can be charged yet.
+    /// It can still be charged.
     Live,
     /// It can never be charged, and was not.
     Dead(&'static str),
@@ -70,16 +70,16 @@ pub enum TokenStatus {
     Unclear(String),
 }
 
-/// Why there is nothing to be said about a payment.
+/// Why nothing is known about a payment's token.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{why}")]
 pub struct NoStatus {
     pub why: String,
-    /// Stripe is not to be heard, or wants to be left alone: others need not be asked about now.
+    /// Stripe does not answer or limits our rate: do not ask about other payments now.
     pub silent: bool,
 }
 
-/// What a token was ordered for, as the books have it.
+/// What a token was ordered for, according to the ledger.
 struct Ordered {
     rid: PaymentId,
     payment_method: PaymentMethod,
@@ -103,12 +103,12 @@ impl Issuer {
         self.stripe.mode()
     }
 
-    /// What payments come from.
+    /// The account that payments come from.
     pub fn account(&self) -> Option<Account> {
         Account::parse(self.payment_method.as_str())
     }
 
-    /// What the books call the account that orders.
+    /// How the ledger names the account that orders.
     pub fn mark(&self) -> AccountMark {
         self.stripe.mark()
     }
@@ -117,7 +117,7 @@ impl Issuer {
         &self.tokens
     }
 
-    /// The token for a record, good to be sent. It is on disk before it is returned.
+    /// Orders the token for a ledger record. It is on disk before it is returned, ready to be sent.
     pub(super) async fn issue(&self, reservation: &Reservation) -> Result<TokenId, NotIssued> {
         let (terms, arm) = (reservation.terms(), reservation.arm());
         let rid = reservation.rid();
@@ -149,8 +149,8 @@ impl Issuer {
         Ok(token.clone())
     }
 
-    /// The same order up to three times, as long as it can help. What is left is of all tries together: one that may have made a
-    /// token is not undone by a later one that surely did not.
+    /// Tries the same order up to three times, as long as that can help. What is left behind counts over all tries: if
+    /// one of them may have made a token, a later one that certainly did not does not change that.
     async fn order(&self, ordered: &Ordered) -> Result<Issued, (StripeError, Exposure)> {
         let (mut pauses, mut left) = (PAUSES.into_iter(), Exposure::Nothing);
         loop {
@@ -173,10 +173,13 @@ impl Issuer {
         }
     }
 
-    /// Nobody was given it. What it says afterwards counts.
+    /// Revokes a token that no seller was sent. The state that Stripe reports afterwards decides.
     async fn take_back(&self, token: &TokenId) -> Exposure {
         if let Err(error) = self.stripe.revoke(token).await {
-            tracing::warn!(why = error.code(), "a token that nobody was given could not be revoked");
+            tracing::warn!(
+                why = error.code(),
+                "could not revoke a token that was never sent to a seller"
+            );
         }
         match self.stripe.token(token).await.map(|issued| standing(&issued)) {
             Ok(TokenStatus::Dead(_)) => Exposure::Nothing,
@@ -184,8 +187,8 @@ impl Issuer {
         }
     }
 
-    /// Which token a payment has, if that can be found out: it was kept, or the same order tells, made by the same account.
-    /// `Ok(None)`: there is none, and none can come to be.
+    /// The token of a payment, if it can be found: it is stored here, or the same order, repeated by the same account,
+    /// returns it. `Ok(None)`: there is no token, and none can come into being.
     pub async fn token_of(&self, payment: &Payment, now: Timestamp) -> Result<Option<TokenId>, NoStatus> {
         let rid = payment.rid();
         if let Some(token) = self.tokens.of(rid) {
@@ -193,23 +196,24 @@ impl Issuer {
         }
         let fresh = now.duration_since(payment.created_at.timestamp()) <= REPEATABLE;
         if !fresh {
-            let why = "its token is not known any more, and Stripe has forgotten the order; resolve it by hand";
+            let why = "its token is no longer stored here, and its order is too old to repeat; resolve it by hand";
             return Err(why.into());
         }
-        let ordered = Ordered::recorded(payment).ok_or("its record names no order at Stripe")?;
+        let ordered = Ordered::recorded(payment).ok_or("its record does not describe an order at Stripe")?;
         self.is_ours(payment)?;
         match self.stripe.issue(&ordered.order()).await {
             Ok(Issued { id, .. }) | Err(StripeError::Differs { token: id, .. }) => {
                 self.tokens.keep(rid, &id);
                 Ok(Some(id))
             }
-            // The first order would have been answered again, whatever it was.
+            // Stripe would have repeated the answer to the first order, whatever it was.
             Err(StripeError::Declined { .. } | StripeError::Refused { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// To another account the same order is a new one, and its answer says nothing about the token that the seller may hold.
+    /// Checks that this account placed the order. To another account the same order would be a new one, and its answer
+    /// would say nothing about the token that the seller may hold.
     fn is_ours(&self, payment: &Payment) -> Result<(), NoStatus> {
         let ordered_by = payment.arm.as_ref().and_then(|arm| arm.issuer);
         if ordered_by == Some(self.mark()) {
@@ -218,27 +222,27 @@ impl Issuer {
         let (rid, at) = (payment.rid(), payment.created_at);
         let why = match ordered_by {
             Some(_) => format!(
-                "its token is not known here, and only the key that was under [stripe] at {at} can tell it: put that key back, \
-                 or resolve the payment by hand"
+                "its token is not stored here, and only the key that was under [stripe] at {at} can look it up: put \
+                 that key back, or resolve the payment by hand"
             ),
             None => {
-                "its token is not known here, and its record does not say which account ordered it; resolve it by hand"
+                "its token is not stored here, and its record does not say which account ordered it; resolve it by hand"
                     .to_owned()
             }
         };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.insert(rid) {
-            tracing::warn!(payment = %rid, why, "it stays counted: `bursar payments resolve` ends it");
+            tracing::warn!(payment = %rid, why, "the payment stays counted until `bursar payments resolve` closes it");
         }
         Err(why.as_str().into())
     }
 
-    /// What has become of a token.
+    /// Asks Stripe for the state of a token.
     pub async fn look(&self, token: &TokenId) -> Result<TokenStatus, NoStatus> {
         Ok(standing(&self.stripe.token(token).await?))
     }
 
-    /// Takes a token back, and looks what has become of it: a seller may have been faster.
+    /// Revokes a token, and asks for its state: a seller may have charged it first.
     pub async fn revoke(&self, token: &TokenId) -> Result<TokenStatus, NoStatus> {
         match self.stripe.revoke(token).await {
             Ok(_) | Err(StripeError::Refused { .. }) => self.look(token).await,
@@ -271,8 +275,8 @@ impl From<&str> for NoStatus {
     }
 }
 
-/// Only a token that cannot be charged any more **and** of which nothing was taken is dead; silence about what was taken proves
-/// nothing.
+/// A token is dead only if it can no longer be charged **and** nothing was captured with it. If Stripe does not say
+/// what was captured, that proves nothing.
 fn standing(issued: &Issued) -> TokenStatus {
     let taken = issued.captured.map(|captured| captured.value);
     match (&issued.status, taken) {
@@ -285,7 +289,7 @@ fn standing(issued: &Issued) -> TokenStatus {
             Reason::Consumed | Reason::Other => "token-deactivated",
         }),
         (Status::Deactivated(_), None) => {
-            TokenStatus::Unclear("Stripe does not say what was taken with its token".to_owned())
+            TokenStatus::Unclear("Stripe does not say how much was charged with its token".to_owned())
         }
     }
 }
@@ -353,17 +357,17 @@ impl NotIssued {
             Status::RequiresAction { at: Some(host) } => (
                 "stripe-action-required",
                 Fault::Card,
-                format!("the card's bank wants its holder to confirm the payment at {host}"),
+                format!("the card's bank requires the cardholder to confirm the payment at {host}"),
             ),
             Status::RequiresAction { at: None } => (
                 "stripe-action-required",
                 Fault::Card,
-                "the card's bank wants its holder to confirm the payment".to_owned(),
+                "the card's bank requires the cardholder to confirm the payment".to_owned(),
             ),
             Status::Active | Status::Deactivated(_) => (
                 "stripe-not-active",
                 Fault::Stripe,
-                "Stripe's token was not active".to_owned(),
+                "the token that Stripe issued was not active".to_owned(),
             ),
         };
         Self {
@@ -381,7 +385,7 @@ impl NotIssued {
             left: Exposure::Nothing,
             by: Source::Us,
             fault: Fault::Setup,
-            detail: "the payment was recorded for another payment method or account than the one now configured"
+            detail: "the payment was recorded for a payment method or account other than the one configured now"
                 .to_owned(),
         }
     }

@@ -10,9 +10,9 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// scrypt takes 128 * n * r bytes. 512 MiB is twice what geth asks for; a file that wants more is no wallet's.
+/// scrypt uses 128 * n * r bytes. 512 MiB is twice what geth asks for; no wallet writes a file that needs more.
 const MAX_SCRYPT_BYTES: u64 = 512 * 1024 * 1024;
-/// Bound on the work over all lanes, in the same unit.
+/// Limit on the work over all lanes, in the same unit.
 const MAX_SCRYPT_WORK: u64 = 4 * MAX_SCRYPT_BYTES;
 
 /// Why a keystore did not open.
@@ -96,7 +96,7 @@ pub(super) fn open(json: &str, password: &str) -> Result<Opened, KeystoreError> 
     let derived = derive(&kdf, password)?;
     let (encryption_key, mac_key) = derived.split_at(16);
     let expected = keccak256(Zeroizing::new([mac_key, secret.as_slice()].concat()));
-    // Constant time: the comparison must not tell how near a guess was.
+    // In constant time: the comparison must not reveal how close a guess was.
     if !bool::from(expected.as_slice().ct_eq(&mac)) {
         return Err(KeystoreError::WrongPassword);
     }

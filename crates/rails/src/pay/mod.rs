@@ -18,7 +18,7 @@ use bursar_core::challenge::credential::{Authorization, Credential, Echo, Payloa
 use bursar_core::challenge::mpp::tempo::Gas;
 use bursar_core::challenge::permit2::{Permit2Transfer, Spender};
 use bursar_core::challenge::{Clause, Rail, Remote, Why};
-use bursar_ledger::{Reservation, Signer};
+use bursar_ledger::{PaymentId, Reservation, Signer};
 use tempo::{FeeTerms, TempoTransfer};
 
 mod bkey;
@@ -105,17 +105,45 @@ pub enum PayError {
     Credential(#[from] Why),
     #[error(transparent)]
     NotIssued(#[from] NotIssued),
-    #[error(transparent)]
-    SignError(#[from] SignError),
+}
+
+/// A credential to be sent, once, for a reservation that is used up.
+pub struct SignedPayment {
+    pub id: PaymentId,
+    pub valid_before: u64,
+    pub field: HeaderName,
+    pub credential: Credential,
+}
+
+/// Why there is no credential, and what is left of the permission to make one.
+#[derive(Debug)]
+pub enum NotPaid {
+    /// Nothing was ordered and nothing signed, so nothing can have left.
+    Untouched { reservation: Reservation, error: PayError },
+    /// Something was ordered or signed. The payment has to be finished by its id.
+    UsedUp {
+        id: PaymentId,
+        valid_before: u64,
+        /// Whether somebody else has signed, whose signature can be cashed whether it is sent or not.
+        signed_elsewhere: bool,
+        error: PayError,
+    },
+}
+
+impl NotPaid {
+    pub fn error(&self) -> &PayError {
+        match self {
+            Self::Untouched { error, .. } | Self::UsedUp { error, .. } => error,
+        }
+    }
 }
 
 impl PayError {
-    /// Whether anything that could be cashed may exist now.
-    pub fn left(&self) -> Exposure {
+    /// Whether this is found before anything is ordered or signed.
+    fn is_before_signing(&self) -> bool {
         match self {
-            Self::NotIssued(not_issued) => not_issued.left,
-            Self::SignError(not_made) => not_made.left,
-            _ => Exposure::Nothing,
+            Self::NoWallet | Self::NoStripe | Self::OtherWallet | Self::OtherRail | Self::Incomplete => true,
+            Self::Credential(_) | Self::NotIssued(_) => false,
         }
     }
 }
@@ -218,18 +246,49 @@ impl Payers {
 
     /// Makes the credential that a reservation allows: the only public way to a signature. All that is signed comes from the
     /// ledger's record; `echo` is only repeated to the seller.
+    ///
+    /// The reservation is consumed, so that one permission yields one credential at most. If the future is dropped, the payment
+    /// stays counted.
     pub async fn pay(
+        &self,
+        reservation: Reservation,
+        echo: &Echo,
+        permission: &Permission,
+        remote: Option<&RemoteCredential>,
+    ) -> Result<SignedPayment, Box<NotPaid>> {
+        let (id, valid_before) = (reservation.rid(), reservation.arm().valid_before);
+        let signed_elsewhere = remote.is_some() || reservation.arm().signer.is_some();
+        match self.credential(&reservation, echo, permission, remote).await {
+            Ok((field, credential)) => Ok(SignedPayment {
+                id,
+                valid_before,
+                field,
+                credential,
+            }),
+            Err(error) if !signed_elsewhere && error.is_before_signing() => {
+                Err(Box::new(NotPaid::Untouched { reservation, error }))
+            }
+            Err(error) => Err(Box::new(NotPaid::UsedUp {
+                id,
+                valid_before,
+                signed_elsewhere,
+                error,
+            })),
+        }
+    }
+
+    async fn credential(
         &self,
         reservation: &Reservation,
         echo: &Echo,
         permission: &Permission,
-        made: Option<&RemoteCredential>,
+        remote: Option<&RemoteCredential>,
     ) -> Result<(HeaderName, Credential), PayError> {
         let rail = reservation.terms().rail;
         if rail != echo.rail() {
             return Err(PayError::OtherRail);
         }
-        match (rail, made) {
+        match (rail, remote) {
             (Rail::X402, Some(RemoteCredential::Authorization(signed))) => return present(reservation, signed, echo),
             (Rail::MppStripe, Some(RemoteCredential::Token(token))) => {
                 let payload = Payload::SharedPaymentToken(token.expose());

@@ -1,7 +1,7 @@
-//! Whether Permit2 may move a token of the wallet (x402 §4.2): the allowance is there, or the seller brings the
-//! wallet's signed permission for this one amount to the chain. Never more than that (threat 1.11).
+//! Whether Permit2 may move a token of the wallet (x402 §4.2): either the allowance exists, or the seller brings the
+//! wallet's signed permit, for this one amount, to the chain. Never more than that (threat 1.11).
 //!
-//! Unlike everything else on the path of a payment this asks a node, since a credential without leave would only be refused.
+//! This is the only step of a payment that asks a node: without the allowance, a credential would only be refused.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -17,17 +17,17 @@ use bursar_core::challenge::permit2::PERMIT2;
 use bursar_core::challenge::{Offer, Rail, Why};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// A node that takes longer is passed over.
+/// A node that takes longer is skipped.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub enum Permission {
-    /// As far as is known; rails other than Permit2's need none.
+    /// The allowance exists, as far as is known. Rails other than Permit2's need none.
     Granted,
-    /// To be signed with this nonce of the token's, and brought to the chain by the seller.
+    /// A permit must be signed with this nonce of the token, and brought to the chain by the seller.
     Brought {
         nonce: U256,
-        /// All permissions for one token that are under way at once would have the same nonce, and only one of them would hold. So
-        /// there is one at a time.
+        /// All permits for one token that are in progress at once would have the same nonce, and only one of them would
+        /// be valid. So they take turns.
         turn: OwnedMutexGuard<()>,
     },
 }
@@ -35,14 +35,15 @@ pub enum Permission {
 /// Asks the nodes that bursar.toml names.
 #[derive(Default)]
 pub struct Permissions {
-    /// Each token counts its own nonces. Only tokens of our table get here.
+    /// Each token counts its own nonces. Only tokens of our table become keys.
     turns: StdMutex<BTreeMap<(Network, Address), Turn>>,
 }
 
 type Turn = Arc<Mutex<()>>;
 
 impl Permissions {
-    /// `patience` is how long another payment's turn is waited for: a seller that does not answer must not hold up all others.
+    /// `patience` limits the wait for another payment's turn: a seller that does not answer must not hold up all
+    /// others.
     pub async fn of(
         &self,
         offer: &Offer,
@@ -55,7 +56,7 @@ impl Permissions {
             return Ok(Permission::Granted);
         };
         let nodes = nodes.get(&token.network()).map(Vec::as_slice).unwrap_or_default();
-        // Without a node the operator vouches for it, by listing the rail.
+        // Without a node, the operator vouches for the allowance by listing the rail.
         if nodes.is_empty() {
             return Ok(Permission::Granted);
         }
@@ -73,7 +74,7 @@ impl Permissions {
     }
 
     fn turn(&self, token: &Token) -> Turn {
-        // A panic of another holder leaves a map that is only added to.
+        // A map that is only added to stays valid if another holder panics.
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.entry((token.network(), token.address)).or_default().clone()
     }
@@ -84,7 +85,10 @@ async fn allowance(nodes: &[Node], tls: &UpstreamTls, token: &Token, owner: Addr
         match timeout(PATIENCE, node.allowance(tls, token, owner, PERMIT2)).await {
             Ok(Ok(allowed)) => return Ok(allowed),
             Ok(Err(error)) => tracing::warn!(%error, "the allowance for Permit2 could not be read"),
-            Err(_) => tracing::warn!(node = node.shown(), "the allowance for Permit2 was not told in time"),
+            Err(_) => tracing::warn!(
+                node = node.shown(),
+                "the node did not return the allowance for Permit2 in time"
+            ),
         }
     }
     Err(Why::AllowanceUnknown)
@@ -94,9 +98,12 @@ async fn permit_nonce(nodes: &[Node], tls: &UpstreamTls, token: &Token, owner: A
     for node in nodes {
         match timeout(PATIENCE, node.permit_nonce(tls, token, owner)).await {
             Ok(Ok(nonce)) => return Ok(nonce),
-            // A token without EIP-2612, for one.
+            // For example, a token without EIP-2612.
             Ok(Err(error)) => tracing::warn!(%error, "the token's permit nonce could not be read"),
-            Err(_) => tracing::warn!(node = node.shown(), "the token's permit nonce was not told in time"),
+            Err(_) => tracing::warn!(
+                node = node.shown(),
+                "the node did not return the token's permit nonce in time"
+            ),
         }
     }
     Err(Why::AllowanceUnknown)

@@ -1,7 +1,7 @@
-//! What the wallet signs for a payment through Permit2 (x402 §4.2, §5).
+//! The messages that the wallet signs for a payment through Permit2 (x402 §4.2, §5).
 //!
-//! Two kinds of message: the transfer itself, with the payee (and for `upto` the facilitator) in its witness, and, where
-//! the token's permission is missing and a facilitator would bring it to the chain, EIP-2612's `Permit`.
+//! There are two kinds: the transfer itself, with the payee (and for `upto` the facilitator) in its witness; and
+//! EIP-2612's `Permit`, where the token has not approved Permit2 and a facilitator would bring the permit to the chain.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use super::evm::{self, Wallet};
 use bursar_core::assets::Token;
 use bursar_core::challenge::permit2::{PERMIT2, Permit2Transfer, Spender, TokenPermit};
 
-/// Of `exact`. The two schemes have a module each because a struct's name is part of what is hashed.
+/// Structs of `exact`. Each scheme has its own module because a struct's name is part of what is hashed.
 mod exact {
     alloy_sol_types::sol! {
         struct TokenPermissions {
@@ -65,7 +65,7 @@ alloy_sol_types::sol! {
 }
 
 impl Wallet {
-    /// Allows the proxy of the scheme to take the amount, or up to it.
+    /// Allows the scheme's proxy to take the amount, or up to that amount.
     pub fn sign_permit2(&self, transfer: &Permit2Transfer) -> [u8; 65] {
         let domain = domain(transfer);
         match transfer.spender {
@@ -74,8 +74,8 @@ impl Wallet {
         }
     }
 
-    /// Allows Permit2 to move the payment's amount. Name and version of the domain are those of `token` (R22);
-    /// chain and contract are the payment's, so that the permission can never be one over something else.
+    /// Allows Permit2 to move the payment's amount. The domain's name and version are those of `token` (R22); chain and
+    /// contract are the payment's, so the permit can never be for anything else.
     pub fn sign_permit(&self, token: &Token, permit: &TokenPermit<'_>) -> [u8; 65] {
         self.sign(&permit_message(permit), &permit_domain(token, permit))
     }

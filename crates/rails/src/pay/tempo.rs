@@ -1,10 +1,10 @@
-//! One MPP `tempo`/`charge` payment as the seller broadcasts it ("pull"): a Tempo transaction with a single call of
+//! An MPP `tempo`/`charge` payment that the seller broadcasts ("pull"): a Tempo transaction with a single call of
 //! `transferWithMemo`, signed without asking any node (MPP §8.1).
 //!
-//! That needs no account state because the transaction takes the lane of expiring nonces (TIP-1009): nonce key 2^256 - 1,
-//! nonce 0, and a `validBefore` at most 30 s ahead of the block that includes it (R16 takes 25). From that second
-//! on it is dead for good, and before it the chain takes it once, whoever pays the fee. The memo makes the payments of
-//! two challenges different transactions; the same challenge signed for another second is another payment as well.
+//! Signing needs no account state because the transaction uses expiring nonces (TIP-1009): nonce key 2^256 - 1, nonce
+//! 0, and a `validBefore` at most 30 s ahead of the block that includes it (R16 uses 25). From that second on it can
+//! never be included; before it, the chain includes it once, whoever pays the fee. The memo makes the payments of two
+//! challenges different transactions. The same challenge signed for another second is a different payment as well.
 
 use alloy_primitives::{Address, B256, U256, hex, keccak256};
 use alloy_rlp::{Encodable, Header};
@@ -15,22 +15,22 @@ use super::Wallet;
 use bursar_core::challenge::mpp::tempo::Gas;
 use bursar_core::money::Atoms;
 
-/// First byte of a Tempo transaction, and of what its sender signs.
+/// First byte of a Tempo transaction, and of the bytes that its sender signs.
 const TRANSACTION: u8 = 0x76;
-/// First byte of a transaction on its way to whoever pays the fee. No node takes it.
+/// First byte of a transaction that still needs the fee payer's signature. No node accepts it.
 const FOR_FEE_PAYER: u8 = 0x78;
-/// What a sender signs in place of the fee payer's signature that is still to come.
+/// What the sender signs in place of the fee payer's signature, which is added later.
 const FEE_PAYER_TO_COME: &[u8] = &[0];
 /// The nonce key of expiring nonces, 2^256 - 1.
 const EXPIRING: &[u8] = &[0xff; 32];
-/// More than any envelope of ours is long: a vector that grows leaves copies of a signature that nobody wipes.
+/// Larger than any envelope made here: a vector that reallocates leaves copies of a signature that are not wiped.
 const ROOM: usize = 512;
 
 sol! {
     function transferWithMemo(address to, uint256 amount, bytes32 memo) external;
 }
 
-/// All that is signed.
+/// Everything that is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TempoTransfer {
     pub chain_id: u64,
@@ -38,23 +38,24 @@ pub struct TempoTransfer {
     pub to: Address,
     pub amount: Atoms,
     pub memo: B256,
-    /// Unix second from which no block takes it. Zero reads as absent, and the lane takes nothing without it.
+    /// Unix second from which no block includes it. Zero reads as absent, and expiring nonces require it.
     pub valid_before: u64,
     pub gas: Gas,
     pub fee: FeeTerms,
 }
 
-/// Who pays for the gas.
+/// Who pays the fee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeeTerms {
-    /// We do, in this token. The chain takes what all the gas would cost first and gives the rest back, so the wallet
-    /// must hold the cap beside the amount. A transfer that fails on the chain is charged for its gas all the same.
+    /// We do, in this token. The chain first charges what all the gas would cost and then refunds the rest, so the
+    /// wallet must hold the cap in addition to the amount. A transfer that fails on the chain is charged for its gas
+    /// all the same.
     Ours { token: Address },
-    /// The seller does (`feePayer`), in a token of its choice, by a signature it adds to ours.
+    /// The seller does (`feePayer`), in a token of its choice, with a signature that it adds to ours.
     Sponsored,
 }
 
-/// A signed transfer: moves money for whoever holds it, so no `Debug`, and wiped when dropped.
+/// A signed transfer. Anyone who holds it can broadcast it, so it has no `Debug` and is wiped when dropped.
 pub struct SignedTransfer(Zeroizing<Vec<u8>>);
 
 impl Wallet {
@@ -71,7 +72,7 @@ impl Wallet {
 }
 
 impl TempoTransfer {
-    /// The most that leaves the wallet beside the amount, in atoms of the fee token.
+    /// The most that can leave the wallet in addition to the amount, in atoms of the fee token.
     pub fn fee_cap(&self) -> Atoms {
         match self.fee {
             FeeTerms::Ours { .. } => self.gas.fee_cap(),
@@ -79,7 +80,8 @@ impl TempoTransfer {
         }
     }
 
-    /// What the sender signs, which never names the fee payer: of a sponsored fee it only says that there is a sponsor.
+    /// The digest that the sender signs. It never names the fee payer: for a sponsored fee it only says that there is
+    /// one.
     fn digest(&self) -> B256 {
         let fee_payer = match self.fee {
             FeeTerms::Ours { .. } => &[],
@@ -137,7 +139,7 @@ impl TempoTransfer {
 }
 
 impl SignedTransfer {
-    /// `0x` and the bytes in hex, for the credential's payload.
+    /// The bytes in hex after `0x`, for the credential's payload.
     pub fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(hex::encode_prefixed(self.0.as_slice()))
     }
@@ -149,7 +151,7 @@ fn list_of(items: &[u8]) -> Vec<u8> {
     out
 }
 
-/// An RLP list of items that are encoded already.
+/// Appends an RLP list of items that are already encoded.
 fn list(items: &[u8], out: &mut Vec<u8>) {
     let header = Header {
         list: true,

@@ -1,5 +1,6 @@
-//! Known answers: every `exact` EIP-3009 vector in `fixtures/x402` and every `evm`/`charge` vector in `fixtures/mpp`, from
-//! the challenge to the header that pays. Times, x402 nonces and the choice of the offer are given (R19).
+//! Known-answer tests: every `exact` EIP-3009 vector in `fixtures/x402` and every `evm`/`charge` vector in
+//! `fixtures/mpp`, from the challenge to the payment header. Times, x402 nonces and the choice of the offer are given
+//! (R19).
 
 use alloy_primitives::{Address, B256, hex};
 use alloy_sol_types::SolStruct;
@@ -32,7 +33,7 @@ fn wallet(vector: &Value) -> Wallet {
 fn authorization(vector: &Value) -> Authorization {
     let message = vector.pointer("/signatures/0/message").unwrap();
     Authorization {
-        // Signed is the token's; this is for an MPP credential's `source`.
+        // The token's network is what is signed; this one is for an MPP credential's `source`.
         network: Network::Eip155(1),
         from: text(message, "/from").parse().unwrap(),
         to: text(message, "/to").parse().unwrap(),
@@ -66,7 +67,7 @@ fn decoded(header_value: &str) -> Value {
     serde_json::from_slice(&STANDARD.decode(header_value).unwrap()).unwrap()
 }
 
-/// Checks every intermediate value and gives back the header's value as we make it.
+/// Checks every intermediate value and returns the header value that we make.
 fn pay(vector: &Value, payment_id: Option<&str>) -> String {
     let (wallet, offer, authorization) = (wallet(vector), offer(vector), authorization(vector));
     assert_eq!(wallet.address(), text(vector, "/payer").parse::<Address>().unwrap());
@@ -80,7 +81,7 @@ fn pay(vector: &Value, payment_id: Option<&str>) -> String {
     credential.header_value().to_str().unwrap().to_owned()
 }
 
-/// The signature, once every hash on the way to it is the expected one.
+/// Returns the signature after checking every hash on the way to it.
 fn signed(expected: &Value, wallet: &Wallet, offer: &Offer, authorization: &Authorization) -> [u8; 65] {
     let hash = |name: &str| expected[name].as_str().unwrap().parse::<B256>().unwrap();
     let (domain, message) = (evm::domain(token(offer)), evm::message(authorization));
@@ -102,7 +103,7 @@ fn signed(expected: &Value, wallet: &Wallet, offer: &Offer, authorization: &Auth
     signature
 }
 
-/// Our order of members is the reference client's, so that the header is the same to the last byte.
+/// Our member order is the reference client's, so the header matches to the last byte.
 #[test]
 fn headers_equal_those_of_the_reference_client() {
     for name in [
@@ -118,8 +119,8 @@ fn headers_equal_those_of_the_reference_client() {
     }
 }
 
-/// The original v1 library orders members differently and copies payTo as written; we write `to` with its checksum, like
-/// the newer client. Either verifies (x402 §4.1).
+/// The original v1 library orders members differently and copies `payTo` as written. We write `to` with its checksum,
+/// like the newer client. Both verify (x402 §4.1).
 #[test]
 fn payloads_equal_those_of_the_legacy_client_but_for_the_case_of_to() {
     for name in ["v1-exact-base-sepolia-legacy-lib", "v1-exact-base-mainnet-legacy-lib"] {
@@ -133,8 +134,8 @@ fn payloads_equal_those_of_the_legacy_client_but_for_the_case_of_to() {
     }
 }
 
-/// We add the payment id, but no builder code of our own: its list is attribution, and echoing it as it came is allowed.
-/// So the list must be the server's, and all the rest the reference client's.
+/// We add the payment id, but no builder code of our own: the list is attribution, and echoing it as received is
+/// allowed. So the list must be the server's, and everything else the reference client's.
 #[test]
 fn the_payment_id_is_added_and_the_builder_code_echoed() {
     let vector = vector("v2-exact-payment-identifier-builder-code");
@@ -158,7 +159,7 @@ fn another_wallet_does_not_sign() {
     assert_eq!(result.err(), Some(PayError::OtherWallet));
 }
 
-/// Members may stand in any order, so what the header decodes to is compared (MPP §4).
+/// Members may be in any order, so the decoded headers are compared (MPP §4).
 #[test]
 fn mpp_credentials_equal_those_of_the_reference_client() {
     let fixture: Value = serde_json::from_str(include_str!("../../../../fixtures/mpp/evm_charge.json")).unwrap();

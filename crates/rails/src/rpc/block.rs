@@ -1,4 +1,4 @@
-//! Heads, and which block belongs to a time.
+//! Block headers, and the search for the block of a given time.
 
 use alloy_primitives::B256;
 use serde::Deserialize;
@@ -7,28 +7,28 @@ use serde_json::{Value, json};
 use super::{ANSWER_CAP, Node, RpcError, wire};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// How far the search for a time steps back at first; doubled at each step.
+/// How many blocks the search for a time steps back at first; doubled at each step.
 const FIRST_STEP: u64 = 64;
 
-/// JSON-RPC "invalid params": what a node says of a tag that it does not know.
+/// JSON-RPC "invalid params": what a node answers to a tag that it does not know.
 const INVALID_PARAMS: i64 = -32602;
-/// "Unknown block" of the engine API, which geth uses until something has become final.
+/// "Unknown block" of the engine API, which geth returns until a block has become final.
 const UNKNOWN_BLOCK: i64 = -39001;
 
-/// A block's head, as far as it concerns a payer.
+/// The parts of a block header that concern a payer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Block {
     #[serde(deserialize_with = "wire::quantity")]
     pub number: u64,
     #[serde(deserialize_with = "wire::word")]
     pub hash: B256,
-    /// Unix seconds, as the block's producer wrote them.
+    /// Unix seconds, as written by the block's producer.
     #[serde(deserialize_with = "wire::quantity")]
     pub timestamp: u64,
 }
 
 impl Node {
-    /// The newest block that cannot be undone.
+    /// The newest block that cannot be reverted any more.
     pub async fn finalized(&self, tls: &UpstreamTls) -> Result<Block, RpcError> {
         let nothing = || RpcError::NoFinalized { node: self.shown() };
         match self.block_by(tls, json!("finalized")).await {
@@ -38,7 +38,7 @@ impl Node {
         }
     }
 
-    /// The newest block, which may yet be undone.
+    /// The newest block, which may still be reverted.
     pub async fn newest(&self, tls: &UpstreamTls) -> Result<Block, RpcError> {
         self.block_by(tls, json!("latest")).await?.ok_or_else(|| self.odd())
     }
@@ -56,10 +56,11 @@ impl Node {
         }
     }
 
-    /// The first block with a timestamp of `time` (Unix seconds) or later, not beyond `last`; none if `last` is older.
+    /// The first block with a timestamp of `time` (Unix seconds) or later, up to `last`; `None` if `last` is older than
+    /// that.
     ///
-    /// Steps back from `last`, twice as far each time, then halves what is left: what is looked for is mostly recent, and a
-    /// pruned node need not know the beginning of its chain. It ends whatever the node says about times.
+    /// Steps back from `last`, twice as far each time, then bisects what is left: the time is mostly recent, and a
+    /// pruned node may not know the beginning of its chain. The search ends whatever times the node reports.
     pub async fn first_block_at(&self, tls: &UpstreamTls, time: u64, last: &Block) -> Result<Option<Block>, RpcError> {
         if last.timestamp < time {
             return Ok(None);
@@ -123,7 +124,7 @@ mod tests {
             assert!(matches!(error, RpcError::NoFinalized { .. }), "{error}");
             assert!(error.to_string().contains(&fake.node().shown()), "{error}");
         }
-        // A busy node knows the tag well enough.
+        // A node that is only busy does know the tag.
         let fake = Fake::replying(|_, _| refused(-32005, "daily request count exceeded")).await;
         let error = fake.node().finalized(&tls()).await.unwrap_err();
         assert!(matches!(error, RpcError::Refused { code: -32005, .. }), "{error}");
@@ -141,7 +142,7 @@ mod tests {
         let block = fake.node().finalized(&tls()).await.unwrap();
         assert_eq!((block.number, block.timestamp), (16, 32));
         assert_eq!(block.hash, B256::with_last_byte(1));
-        // Asked for block 17 it gives block 16.
+        // Asked for block 17, it returns block 16.
         assert!(matches!(
             fake.node().block(&tls(), 17).await.unwrap_err(),
             RpcError::Answer { .. }
@@ -162,7 +163,7 @@ mod tests {
         }
     }
 
-    /// A chain with blocks at seconds 0, 2, 4, ... but for a gap of 100 s after block 500.
+    /// A chain with blocks at seconds 0, 2, 4, ... except for a gap of 100 s after block 500.
     fn time_of(number: u64) -> u64 {
         number * 2 + if number > 500 { 100 } else { 0 }
     }

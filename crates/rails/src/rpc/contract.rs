@@ -1,4 +1,4 @@
-//! Calls of contracts: what a wallet holds and allows, and whether a nonce is used up.
+//! Contract calls: what a wallet holds, what it allows, and whether a nonce is used up.
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, sol};
@@ -17,7 +17,7 @@ sol! {
     function authorizationState(address authorizer, bytes32 nonce) external view returns (bool spent);
 }
 
-/// What nodes say of a state that they have thrown away or not reached. Their codes tell nothing: most say -32000.
+/// What nodes say about a state that they have pruned or not reached. Their error codes do not help: most say -32000.
 const STATE_IS_GONE: [&str; 11] = [
     "missing trie node",
     "pruned",
@@ -32,7 +32,7 @@ const STATE_IS_GONE: [&str; 11] = [
     "unknown block",
 ];
 
-/// The block as of which a call is answered.
+/// The block whose state a call reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     Newest,
@@ -60,14 +60,14 @@ impl Node {
         self.returned::<allowanceCall>(&word)
     }
 
-    /// EIP-2612 `nonces`: what the owner's next permit has to bear.
+    /// EIP-2612 `nonces`: the nonce that the owner's next permit must use.
     pub async fn permit_nonce(&self, tls: &UpstreamTls, token: &Token, owner: Address) -> Result<U256, RpcError> {
         let call = noncesCall { owner }.abi_encode();
         let word = self.call(tls, token.address, call, At::Newest).await?;
         self.returned::<noncesCall>(&word)
     }
 
-    /// Whether Permit2 has taken this nonce of the owner's, or the owner has thrown it away.
+    /// Whether this nonce of the owner's was used at Permit2, or invalidated by the owner.
     pub async fn permit2_spent(
         &self,
         tls: &UpstreamTls,
@@ -85,7 +85,7 @@ impl Node {
 
     /// EIP-3009 `authorizationState`: true once the nonce was used **or** cancelled.
     ///
-    /// `NoState` where the node does not keep the state of that block.
+    /// Fails with `NoState` if the node does not keep the state of that block.
     pub async fn authorization_state(
         &self,
         tls: &UpstreamTls,
@@ -99,7 +99,7 @@ impl Node {
         self.returned::<authorizationStateCall>(&word)
     }
 
-    /// The decoder overlooks what comes after the result; an honest answer ends there.
+    /// Decodes the result. The decoder ignores bytes after it, which an honest answer does not have.
     fn returned<C: SolCall>(&self, answer: &[u8]) -> Result<C::Return, RpcError> {
         let returned = C::abi_decode_returns_validate(answer).map_err(|_| self.odd())?;
         match C::abi_encode_returns(&returned) == answer {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_state_that_is_gone_is_told_apart() {
+    async fn a_state_that_is_gone_is_recognized() {
         for message in [
             "missing trie node 5f (path ) state 0x5f is not available",
             "historical state 0x12 is not available",

@@ -1,4 +1,4 @@
-//! A node for tests that says whatever the test wants it to say.
+//! A node for tests that answers whatever the test wants.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use bursar_net::tls::upstream::{Trust, UpstreamTls};
 
 pub mod chain;
 
-/// Ends with its owner.
+/// Stops when it is dropped.
 pub struct Fake {
     port: u16,
     asked: Arc<AtomicUsize>,
@@ -29,7 +29,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// `reply` gets method and parameters, and returns the members `result` or `error`.
+    /// `reply` gets the method and the parameters, and returns the member `result` or `error`.
     pub async fn replying(reply: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Self {
         Self::with_status(StatusCode::OK, reply).await
     }
@@ -79,7 +79,7 @@ impl Fake {
         self.port
     }
 
-    /// How many questions it has had.
+    /// How many questions it was asked.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }

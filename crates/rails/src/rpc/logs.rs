@@ -1,7 +1,7 @@
-//! What moved: the token's own events, by range of blocks or by transaction.
+//! What moved: the tokens' own events, by range of blocks or by transaction.
 //!
-//! Providers bound the range and the size of an answer, each in its own way and with its own error, so a range is asked
-//! for in chunks that shrink when the node refuses.
+//! Providers limit the range and the size of an answer, each in its own way and with its own error, so a range is
+//! requested in chunks that shrink when the node refuses.
 
 use std::ops::RangeInclusive;
 
@@ -15,16 +15,16 @@ use super::{Node, RpcError, wire};
 use bursar_core::challenge::permit2::PERMIT2;
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// Blocks per question; most providers allow as many.
+/// Blocks per request; most providers allow that many.
 const CHUNK: u64 = 2_000;
-/// After so many good answers in a row a chunk that had to shrink is doubled again.
+/// After this many successful answers in a row, a chunk that had to shrink is doubled again.
 const GOOD_RUN: u32 = 8;
-/// Bounds of one range, against nodes that give endlessly.
+/// Limits for one range, against nodes that never stop returning logs.
 const MOST_QUESTIONS: u32 = 2_000;
 const MOST_LOGS: usize = 100_000;
 pub(super) const LOGS_CAP: usize = 16 << 20;
 
-/// JSON-RPC "method not found": asking for less does not help.
+/// JSON-RPC "method not found": a smaller range does not help.
 const NO_SUCH_METHOD: i64 = -32601;
 
 sol! {
@@ -35,10 +35,10 @@ sol! {
     event UnorderedNonceInvalidation(address indexed owner, uint256 word, uint256 mask);
 }
 
-/// What Tempo's fees are paid to: the last `Transfer` of every transaction whose fee is not sponsored.
+/// The address that Tempo's fees are paid to, by the last `Transfer` of every transaction whose fee is not sponsored.
 pub const TEMPO_FEES: Address = address!("0xfeec000000000000000000000000000000000000");
 
-/// One event of a token contract, or of Permit2, at its place in the chain.
+/// One event of a token contract or of Permit2, and its place in the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The contract that emitted it.
@@ -46,7 +46,7 @@ pub struct Log {
     pub event: Event,
     pub block: u64,
     pub tx: B256,
-    /// Its place among all logs of the block.
+    /// Its index among all logs of the block.
     pub index: u64,
 }
 
@@ -66,14 +66,14 @@ pub enum Event {
         authorizer: Address,
         nonce: B256,
     },
-    /// Beside the `Transfer` that it tells of, right after it.
+    /// Comes right after the `Transfer` that it describes.
     TransferWithMemo {
         from: Address,
         to: Address,
         value: U256,
         memo: B256,
     },
-    /// Permit2's nonces of one word of 256 bits, those in the mask, by the owner's own will.
+    /// The owner invalidated nonces at Permit2: those in the mask, of one word of 256 bits.
     NoncesInvalidated {
         owner: Address,
         word: U256,
@@ -81,11 +81,11 @@ pub enum Event {
     },
 }
 
-/// A transaction that was mined, with those of its logs that are ours to read.
+/// A transaction that was mined, with those of its logs that this crate can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mined {
     pub block: u64,
-    /// In the order of the chain. Empty for a transaction that was reverted, but for the fee that Tempo takes all the same.
+    /// In chain order. Empty for a transaction that was reverted, except for the fee that Tempo charges all the same.
     pub logs: Vec<Log>,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct RawLog {
     transaction_hash: B256,
     #[serde(deserialize_with = "wire::quantity")]
     log_index: u64,
-    /// Of a block that was undone.
+    /// The log is of a block that was reverted.
     #[serde(default)]
     pub(super) removed: bool,
 }
@@ -121,7 +121,7 @@ struct RawReceipt {
     logs: Vec<RawLog>,
 }
 
-/// What a range is searched for.
+/// What to search a range for.
 enum Sought<'a> {
     Nonce {
         token: Address,
@@ -132,7 +132,7 @@ enum Sought<'a> {
         tokens: &'a [Address],
         wallet: Address,
     },
-    /// Every one of the wallet's, or those with one memo.
+    /// All of the wallet's, or those with one memo.
     Memos {
         tokens: &'a [Address],
         wallet: Address,
@@ -172,7 +172,7 @@ impl Node {
         self.logs(tls, &Sought::Departures { tokens, wallet }, blocks).await
     }
 
-    /// Every `TransferWithMemo` from `wallet` in any of `tokens`, oldest first; with one memo, if it is given.
+    /// Every `TransferWithMemo` from `wallet` in any of `tokens`, oldest first; only those with `memo`, if it is given.
     pub async fn memos(
         &self,
         tls: &UpstreamTls,
@@ -184,7 +184,7 @@ impl Node {
         self.logs(tls, &Sought::Memos { tokens, wallet, memo }, blocks).await
     }
 
-    /// What Permit2 has logged of nonces that `owner` threw away, oldest first.
+    /// Permit2's logs of nonces that `owner` invalidated, oldest first.
     pub async fn invalidations(
         &self,
         tls: &UpstreamTls,
@@ -194,7 +194,7 @@ impl Node {
         self.logs(tls, &Sought::Invalidations { owner }, blocks).await
     }
 
-    /// The transaction, if the node has it in a block.
+    /// The transaction, if it is in a block.
     pub async fn mined(&self, tls: &UpstreamTls, tx: B256) -> Result<Option<Mined>, RpcError> {
         let receipt: Option<RawReceipt> = self
             .ask(tls, "eth_getTransactionReceipt", json!([tx]), LOGS_CAP)
@@ -210,7 +210,7 @@ impl Node {
         if !whole || receipt.transaction_hash != tx {
             return Err(self.odd());
         }
-        // Of other contracts and other events there may be any number.
+        // There may be any number of other contracts' logs and other events.
         let mut logs: Vec<Log> = receipt.logs.iter().filter_map(RawLog::read).collect();
         logs.sort_by_key(|log| log.index);
         Ok(Some(Mined {
@@ -284,7 +284,7 @@ impl Node {
 }
 
 impl RpcError {
-    /// Providers have no common code for "too many blocks" or "too many logs", so that any refusal may mean it.
+    /// Providers have no common code for "too many blocks" or "too many logs", so any refusal may mean that.
     fn asks_for_less(&self) -> bool {
         match self {
             Self::Refused { code, .. } => *code != NO_SUCH_METHOD,
@@ -330,13 +330,14 @@ impl RawLog {
         })
     }
 
-    /// What a transaction of Tempo costs, whether or not it did what it was to do.
+    /// The fee of a Tempo transaction, which is charged whether or not the transaction succeeded.
     fn is_fee(&self) -> bool {
         let event = self.read().map(|log| log.event);
         matches!(event, Some(Event::Transfer { to: TEMPO_FEES, .. }))
     }
 
-    /// The decoder overlooks bytes after the last argument and before an address; an honest log has none.
+    /// Decodes the event. The decoder ignores bytes after the last argument and before an address, which an honest log
+    /// does not have.
     fn decoded<E: SolEvent>(&self) -> Option<E> {
         let event = E::decode_raw_log_validate(self.topics.iter().copied(), &self.data).ok()?;
         let again = event.encode_log_data();
@@ -356,7 +357,7 @@ impl Sought<'_> {
                 (json!(token), json!([events, authorizer.into_word(), nonce]))
             }
             Self::Departures { tokens, wallet } => {
-                // In both the wallet is the first indexed argument.
+                // In both events the wallet is the first indexed argument.
                 let events = [Transfer::SIGNATURE_HASH, AuthorizationUsed::SIGNATURE_HASH];
                 (json!(tokens), json!([events, wallet.into_word()]))
             }

@@ -8,14 +8,15 @@ use serde_json::value::RawValue;
 use super::{Node, RpcError, wire};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// Nodes hand on transactions of at most 128 KiB, twice that in hexadecimal; room for a chain that allows more.
+/// Nodes relay transactions of at most 128 KiB, which is twice that in hexadecimal; the rest is room for a chain that
+/// allows more.
 const SENT_CAP: usize = 512 << 10;
 
-/// A transaction as it was sent, and the block that has it.
+/// A transaction as it was sent, and the block that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     pub block: u64,
-    /// Nothing where it made a contract.
+    /// `None` if it created a contract.
     pub to: Option<Address>,
     pub input: Bytes,
 }
@@ -25,13 +26,13 @@ pub struct Sent {
 struct RawTransaction {
     #[serde(deserialize_with = "wire::word")]
     hash: B256,
-    /// `null` while it waits for a block.
+    /// `null` while it is pending.
     block_number: Option<wire::Quantity>,
     to: Option<wire::Account>,
     input: wire::Data,
 }
 
-/// One of any kind, by what all kinds have.
+/// A transaction of any kind, read by the member that all kinds have.
 #[derive(Deserialize)]
 struct OfAnyKind {
     #[serde(deserialize_with = "wire::word")]
@@ -39,7 +40,7 @@ struct OfAnyKind {
 }
 
 impl Node {
-    /// The transaction as it was sent, if the node has it in a block. Not for Tempo's own kind, which has several calls.
+    /// The transaction as it was sent, if it is in a block. Not for Tempo's own kind, which contains several calls.
     pub async fn sent(&self, tls: &UpstreamTls, tx: B256) -> Result<Option<Sent>, RpcError> {
         let raw: Option<RawTransaction> = self.ask(tls, "eth_getTransactionByHash", json!([tx]), SENT_CAP).await?;
         let Some(raw) = raw else { return Ok(None) };
@@ -54,8 +55,8 @@ impl Node {
         }))
     }
 
-    /// Whether a transaction of any kind has those 32 bytes in it, be it in the input of a call or wherever else: what was
-    /// signed with them shows them in whatever form its kind is written.
+    /// Whether the JSON of a transaction, of any kind, contains these 32 bytes anywhere: in the input of a call or in
+    /// another member. Bytes that were signed appear in it however that kind is written.
     pub async fn has_in_it(&self, tls: &UpstreamTls, tx: B256, word: &B256) -> Result<bool, RpcError> {
         let raw: Box<RawValue> = self.ask(tls, "eth_getTransactionByHash", json!([tx]), SENT_CAP).await?;
         let read: OfAnyKind = serde_json::from_str(raw.get()).map_err(|_| self.odd())?;

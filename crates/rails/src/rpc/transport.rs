@@ -1,4 +1,4 @@
-//! The bytes of one question: request, and an answer of bounded length.
+//! Sends one question, and reads an answer of limited length.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +24,7 @@ impl Node {
         Ok((status, answer.to_bytes().to_vec()))
     }
 
-    /// `user:password@` of the URL as `Basic` (RFC 7617).
+    /// The URL's `user:password@` as a `Basic` credential (RFC 7617).
     fn credential(&self) -> Option<HeaderValue> {
         let (user_information, _) = self.0.authority()?.as_str().rsplit_once('@')?;
         let encoded = STANDARD.encode(percent_decoded(user_information));
@@ -34,7 +34,7 @@ impl Node {
     }
 }
 
-/// RFC 3986 §2.1; what is no escape stays as it is.
+/// Percent-decoding (RFC 3986 §2.1); anything that is not an escape stays as it is.
 fn percent_decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());

@@ -1,6 +1,6 @@
-//! All that a block logged, held against what its header says of it.
+//! All logs of a block, checked against the block's header.
 //!
-//! An empty answer to a search looks the same whether nothing was logged, the receipts have been pruned, or the machine that
+//! An empty search result looks the same whether nothing was logged, the receipts have been pruned, or the machine that
 //! answered has not seen the block yet. The bloom filter in the header tells these apart: what it does not contain was
 //! not logged, and logs that are not exactly those of the block do not add up to it.
 
@@ -12,7 +12,7 @@ use super::logs::{LOGS_CAP, RawLog};
 use super::{ANSWER_CAP, Log, Node, RpcError, wire};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// A block by what was logged in it.
+/// The parts of a block header that describe its logs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Logged {
@@ -25,7 +25,7 @@ pub struct Logged {
 }
 
 impl Logged {
-    /// False only where no log of `contract` names the account in a topic.
+    /// False only if no log of `contract` has the account in a topic.
     pub fn may_concern(&self, contract: Address, account: Address) -> bool {
         self.logs_bloom.contains_input(BloomInput::Raw(contract.as_slice()))
             && self
@@ -35,7 +35,7 @@ impl Logged {
 }
 
 impl Node {
-    /// What the header of a block says of its logs.
+    /// What the header of a block says about its logs.
     pub async fn logged(&self, tls: &UpstreamTls, number: u64) -> Result<Logged, RpcError> {
         let params = json!([format!("{number:#x}"), false]);
         let header: Option<Logged> = self.ask(tls, "eth_getBlockByNumber", params, ANSWER_CAP).await?;
@@ -49,7 +49,7 @@ impl Node {
         }
     }
 
-    /// Those of a block's logs that are ours to read. None: what the node shows is not what the header tells of.
+    /// The logs of a block that this crate can read. `None` if the logs that the node returns do not match the header.
     pub async fn all_logs(&self, tls: &UpstreamTls, of: &Logged) -> Result<Option<Vec<Log>>, RpcError> {
         let params = json!([{ "blockHash": of.hash }]);
         let raw: Vec<RawLog> = self.ask(tls, "eth_getLogs", params, LOGS_CAP).await?;

@@ -1,4 +1,4 @@
-//! JSON-RPC answers, read strictly: numbers fit, words have their length, nothing is guessed.
+//! JSON-RPC answers, read strictly: numbers must fit, words must have their length, nothing is guessed.
 
 use std::borrow::Cow;
 
@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use serde_json::value::RawValue;
 
-/// The EVM's own bound (LOG4).
+/// The EVM's own limit (LOG4).
 const MOST_TOPICS: usize = 4;
 
 #[derive(Deserialize)]
 pub struct Reply<'a> {
-    /// `null` is an answer; a missing member is none.
+    /// Tells `null`, which is an answer, from a missing member, which is not.
     #[serde(borrow, default, deserialize_with = "present")]
     pub result: Option<&'a RawValue>,
     pub error: Option<Refusal>,
@@ -105,7 +105,7 @@ fn fixed<const N: usize, E: Error>(text: &str) -> Result<FixedBytes<N>, E> {
     Ok(bytes)
 }
 
-/// What follows `0x`. A second prefix, which the decoder would take off as well, is no digit.
+/// The text after `0x`. A second prefix, which the decoder would also strip, is not a digit.
 fn digits<E: Error>(text: &str) -> Result<&str, E> {
     let digits = text
         .strip_prefix("0x")

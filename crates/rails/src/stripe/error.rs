@@ -1,5 +1,5 @@
-//! Why a call failed: whose fault it is, and what is known of its effect. Holds Stripe's machine codes and nothing else of what
-//! Stripe says: its sentences quote what was sent.
+//! Why a call failed: whose fault it is, and what is known about its effect. Only Stripe's machine codes are kept; its
+//! messages are not, because they quote what was sent.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::issued::Difference;
 use super::names::TokenId;
 
-/// A longer wait is no wait: the payment has expired by then.
+/// No point in waiting longer: by then the payment has expired.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 #[derive(Error)]
@@ -21,30 +21,30 @@ pub enum StripeError {
     Declined { code: Code },
     #[error("Stripe refused the request ({code}{})", about.clause())]
     Refused { code: Code, about: About },
-    #[error("Stripe does not accept the key, or the key may not do this")]
+    #[error("Stripe rejected the key, or the key lacks the permission for this call")]
     Unauthorized,
-    #[error("another request with this idempotency key was made, or is being made")]
+    #[error("another request with this idempotency key was made or is in progress")]
     IdempotencyConflict,
-    #[error("Stripe wants fewer requests")]
+    #[error("Stripe's rate limit was exceeded")]
     RateLimited { retry_after: Option<Duration> },
-    #[error("Stripe has a fault of its own (HTTP status {status})")]
+    #[error("Stripe had an internal error (HTTP status {status})")]
     Unavailable { status: u16 },
-    /// It was sent, and no whole answer came in time.
+    /// The request was sent, and no complete answer arrived in time.
     #[error("Stripe did not answer: {0}")]
     Unclear(Silence),
-    #[error("Stripe was not reached: {0}")]
+    #[error("could not reach Stripe: {0}")]
     Unsent(Silence),
-    #[error("Stripe gave an answer that is not one (HTTP status {status})")]
+    #[error("Stripe's answer could not be read (HTTP status {status})")]
     Unreadable { status: u16 },
-    /// There is a token, and it is another than was ordered. It can be revoked.
-    #[error("Stripe's token is not what was asked for: {}", what.text())]
+    /// There is a token, but it is not the one that was ordered or asked for. It can be revoked.
+    #[error("Stripe's token does not match the request: {}", what.text())]
     Differs { what: Difference, token: TokenId },
 }
 
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// What the seller asked for cannot be had: an unknown profile, an amount out of range.
+    /// The seller's offer: an unknown profile, or an amount out of range.
     Offer,
     /// The operator's card or bank.
     Card,
@@ -54,17 +54,17 @@ pub enum Fault {
     Network,
 }
 
-/// What the call has done.
+/// The effect of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     None,
-    /// Perhaps all of it. After an order a token may exist: repeat it under its key.
+    /// It may have succeeded. After an order a token may exist: repeat the order under its key.
     Unknown,
-    /// All of it, though not as it was meant.
+    /// It succeeded, but with a different result than asked for.
     Whole,
 }
 
-/// A machine code of Stripe's: letters of the lower case and `_`, so nothing that was sent can be in it.
+/// A machine code of Stripe's: lower-case letters and `_` only, so it cannot contain what was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Code(String);
 
@@ -74,14 +74,14 @@ pub enum About {
     Seller,
     Limits,
     PaymentMethod,
-    /// Another one, or not said.
+    /// Another part, or not stated.
     Other,
 }
 
 /// Why there was no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Silence {
-    #[error("the time was over")]
+    #[error("the request timed out")]
     Timeout,
     #[error("the connection failed")]
     Connection,
@@ -90,7 +90,7 @@ pub enum Silence {
 }
 
 impl StripeError {
-    /// A code of ours that stays the same, for entries and answers.
+    /// Bursar's own stable code, for ledger entries and answers.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Declined { .. } => "stripe-declined",
@@ -135,7 +135,7 @@ impl StripeError {
         }
     }
 
-    /// What an answer other than 200 means. Where only the body could tell, and it does not, it is [`Self::Unreadable`].
+    /// The meaning of an answer other than 200. It is [`Self::Unreadable`] if only the body could say, and it does not.
     pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let unreadable = Self::Unreadable {
             status: status.as_u16(),
@@ -174,7 +174,7 @@ impl StripeError {
     }
 }
 
-/// Delegates to `Display`: no `Debug` of a token.
+/// Delegates to `Display`, so that no token is printed.
 impl fmt::Debug for StripeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {self}", self.code())
@@ -212,7 +212,7 @@ impl About {
     fn clause(self) -> &'static str {
         match self {
             Self::Seller => ", about the seller",
-            Self::Limits => ", about the amount, the currency or the time",
+            Self::Limits => ", about the amount, currency or expiry",
             Self::PaymentMethod => ", about the payment method",
             Self::Other => "",
         }
@@ -222,10 +222,10 @@ impl About {
 impl Difference {
     fn text(self) -> &'static str {
         match self {
-            Self::Mode => "it is not of the key's mode, test or live",
-            Self::Currency => "it has another currency",
-            Self::MaxAmount => "it has another maximum",
-            Self::ExpiresAt => "it expires at another time",
+            Self::Mode => "its mode (test or live) is not the key's",
+            Self::Currency => "its currency differs",
+            Self::MaxAmount => "its maximum amount differs",
+            Self::ExpiresAt => "its expiry differs",
             Self::Seller => "it is for another seller",
             Self::Token => "it is another token",
         }
@@ -250,7 +250,7 @@ struct ErrorObject {
 }
 
 impl ErrorObject {
-    /// The most telling of its codes; its type when Stripe has none for the case.
+    /// The most specific of its codes, or its type if Stripe has no code for the case.
     fn machine_code(&self) -> Option<Code> {
         [&self.decline_code, &self.code]
             .into_iter()
@@ -260,7 +260,7 @@ impl ErrorObject {
     }
 }
 
-/// In seconds; a date is not looked at.
+/// `Retry-After` in seconds; a date is ignored.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds).min(LONGEST_WAIT))

@@ -1,4 +1,4 @@
-//! A token as Stripe describes it, read strictly: what was not said was not said.
+//! A token as Stripe describes it, read strictly: nothing is assumed about what the answer leaves out.
 
 use http::Uri;
 use serde::de::Error;
@@ -14,23 +14,23 @@ use bursar_core::host::Host;
 #[cfg(test)]
 mod tests;
 
-/// A token and what Stripe says of it. No `Debug`: its id is a bearer secret.
+/// A token and what Stripe says about it. It has no `Debug`: the id is a bearer secret.
 pub struct Issued {
     pub id: TokenId,
     pub status: Status,
     pub limits: Limits,
-    /// `None` when Stripe does not say, which proves nothing.
+    /// `None` if Stripe does not say, which proves nothing.
     pub captured: Option<Captured>,
     pub mode: Mode,
-    /// The profile that may charge it, where Stripe names it.
+    /// The profile that may charge it, if Stripe names it.
     seller: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// The one status in which a token is good for a payment.
+    /// The only status in which a token may be used for a payment.
     Active,
-    /// The card's holder has to confirm first, at this host where it could be read.
+    /// The cardholder has to confirm first, at this host if it could be read.
     RequiresAction {
         at: Option<Host>,
     },
@@ -43,10 +43,10 @@ pub enum Reason {
     /// Charged up to its limit.
     Consumed,
     Expired,
-    /// The seller is done with it. What was captured says whether it paid.
+    /// The seller is done with it. `captured` says whether it paid.
     Resolved,
     Revoked,
-    /// Not said, or in a word that is not known here.
+    /// Not stated, or a reason that is not known here.
     Other,
 }
 
@@ -59,7 +59,7 @@ pub struct Limits {
     pub expires_at: Option<u64>,
 }
 
-/// What was taken with a token so far.
+/// What has been captured with a token so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Captured {
     pub currency: Currency,
@@ -67,7 +67,7 @@ pub struct Captured {
     pub value: u64,
 }
 
-/// In what a token is not the one that was ordered or asked for.
+/// How a token differs from the one that was ordered or asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Difference {
     Mode,
@@ -79,7 +79,7 @@ pub enum Difference {
 }
 
 impl Issued {
-    /// Reads the body of a 200 that came from `endpoint`. Members that are read may not stand twice.
+    /// Reads the body of a 200 from `endpoint`. A member that is read must not appear twice.
     pub fn parse(body: &[u8], endpoint: Endpoint) -> Option<Self> {
         let wire: Wire = serde_json::from_slice(body).ok()?;
         let status = match endpoint {
@@ -118,8 +118,8 @@ impl Issued {
         (self.status == Status::Active).then_some(&self.id)
     }
 
-    /// The first thing in which this is not what was ordered. The payment method is not compared: Stripe answers with its own
-    /// name for a test one.
+    /// The first difference from the order. The payment method is not compared: for a test payment method, Stripe
+    /// answers with a name of its own.
     pub fn difference(&self, order: &Order<'_>) -> Option<Difference> {
         let is_other_seller = |seller: &String| seller != order.seller.as_str();
         if self.limits.currency != order.currency {
@@ -136,14 +136,14 @@ impl Issued {
     }
 }
 
-/// Of all that Stripe says, what is read here. A member without `default` must be there, `null` or not.
+/// The members that are read. One without `default` must be present, even if it is `null`.
 #[derive(Deserialize)]
 struct Wire {
     #[serde(deserialize_with = "token_id")]
     id: TokenId,
     object: String,
     livemode: bool,
-    /// Granted tokens have none.
+    /// Granted tokens have no status.
     #[serde(default)]
     status: Option<String>,
     #[serde(deserialize_with = "said")]
@@ -197,7 +197,7 @@ struct RedirectToUrl {
 }
 
 impl Wire {
-    /// `None` for a status that is not known, or that another member contradicts.
+    /// `None` for an unknown status, or one that another member contradicts.
     fn issued_status(&self) -> Option<Status> {
         match (self.status.as_deref()?, self.is_deactivated()) {
             ("active", false) => Some(Status::Active),
@@ -232,7 +232,7 @@ impl Wire {
 }
 
 impl NextAction {
-    /// The host alone: the rest of the URL is a secret of the one who confirms.
+    /// The host only: the rest of the URL is a secret of the cardholder's.
     fn host(&self) -> Option<Host> {
         let url: Uri = self.redirect_to_url.as_ref()?.url.parse().ok()?;
         let authority = url.authority()?;
@@ -246,7 +246,7 @@ fn token_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TokenId, D::Er
     TokenId::parse(&text).map_err(D::Error::custom)
 }
 
-/// `null` is an answer; a missing member is none.
+/// Accepts `null`, but not a missing member.
 fn said<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Option::deserialize(deserializer)
 }

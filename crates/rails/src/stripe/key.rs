@@ -11,27 +11,25 @@ use super::service::ApiBase;
 use bursar_core::account::AccountMark;
 pub use bursar_core::assets::Mode;
 
-/// A secret or restricted key of a Stripe account. No `Debug`, no `Display`; wiped when it goes.
+/// A secret or restricted key of a Stripe account. It has no `Debug` and no `Display`, and is wiped when dropped.
 pub struct SecretKey {
     text: Zeroizing<String>,
     mode: Mode,
 }
 
-/// Why a text is no secret key. Never quotes it.
+/// Why a text is not a secret key. The message never quotes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
     #[error(
-        "this is a publishable Stripe key (pk_), which cannot issue tokens; use the secret key (sk_) or a restricted one (rk_) \
-         of the same account"
+        "this is a publishable Stripe key (pk_), which cannot issue tokens; use the secret key (sk_) or a restricted \
+         one (rk_) of the same account"
     )]
     Publishable,
-    #[error("this is no Stripe secret key; one begins with sk_test_, rk_test_, sk_live_ or rk_live_")]
+    #[error("this is not a Stripe secret key; one starts with sk_test_, rk_test_, sk_live_ or rk_live_")]
     Unknown,
-    #[error(
-        "this Stripe key has a beginning, but what follows is not a key's: letters, digits and _ only, at most 247"
-    )]
+    #[error("this Stripe key is malformed: its prefix must be followed by 1 to 247 letters, digits or _")]
     Malformed,
-    #[error("Stripe's test helper takes test keys only, and this is a live one")]
+    #[error("Stripe's test helper accepts only test keys, and this is a live key")]
     LiveInTestHelper,
 }
 
@@ -42,7 +40,7 @@ const PREFIXES: [(&str, Mode); 4] = [
     ("rk_live_", Mode::Live),
 ];
 
-/// Stripe promises at most 255 characters.
+/// Stripe promises keys of at most 255 characters.
 const LONGEST_REST: usize = 247;
 
 impl SecretKey {
@@ -69,12 +67,12 @@ impl SecretKey {
         self.mode
     }
 
-    /// Of this key at this service. Half of a hash, and a key is random, so that nobody can find the key from it.
+    /// Identifies this key at this service: half of a hash. A key is random, so nobody can find it from the hash.
     pub(super) fn mark(&self, base: &ApiBase) -> AccountMark {
         let mut hash = Sha256::new();
         hash.update(b"bursar/stripe-account/v1\n");
         hash.update(base.to_string().to_ascii_lowercase());
-        // A URL has no line break, so that two pairs never read alike.
+        // A URL has no line break, so two different pairs never hash the same text.
         hash.update(b"\n");
         hash.update(self.text.as_bytes());
         let whole: [u8; 32] = hash.finalize().into();
@@ -82,7 +80,7 @@ impl SecretKey {
         AccountMark(*half)
     }
 
-    /// `Basic`, with the key as the user and no password.
+    /// The `Basic` credential, with the key as the user and no password.
     pub(super) fn authorization(&self) -> Option<HeaderValue> {
         let pair = Zeroizing::new(format!("{}:", self.text.as_str()));
         let field = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
@@ -97,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_prefix_tells_the_mode() {
+    fn the_prefix_gives_the_mode() {
         for (text, mode) in [
             ("sk_test_4eC39HqLyjWDarjtT1", Mode::Test),
             ("rk_test_a", Mode::Test),

@@ -1,10 +1,10 @@
-//! Stripe, as the one who pays: issues shared payment tokens, looks at them, takes them back (MPP §6.1).
+//! A Stripe client for the paying side: issues shared payment tokens, reads their state, and revokes them (MPP §6.1).
 //!
-//! Three calls, each one request under one time limit, none repeated here: a caller that got no answer repeats the order
-//! under its key, and Stripe answers with the same token.
+//! There are three calls. Each is one request under one time limit and is never repeated here: a caller that got no
+//! answer repeats the order under the same idempotency key, and Stripe answers with the same token.
 //!
-//! * `key`: the account's secret. `names`: what stands in a request. `service`: which API is asked.
-//! * `order`: the form. `issued`: the answer. `error`: what else may come of it.
+//! * `key`: the account's secret. `names`: identifiers in a request. `service`: which API is called.
+//! * `order`: the form that is sent. `issued`: the answer. `error`: everything else that may come back.
 
 mod error;
 mod issued;
@@ -37,10 +37,10 @@ use bursar_ledger::PaymentId;
 use bursar_net::post::{self, SendError};
 use bursar_net::tls::upstream::UpstreamTls;
 
-/// A token is described in about 1 KiB.
+/// The description of a token takes about 1 KiB.
 const ANSWER_CAP: usize = 64 << 10;
 
-/// One account at Stripe.
+/// One Stripe account.
 pub struct Stripe {
     key: SecretKey,
     settings: Settings,
@@ -52,7 +52,7 @@ pub struct Settings {
     pub base: ApiBase,
     pub version: ApiVersion,
     pub endpoint: Endpoint,
-    /// For one call, from the first look at the name of the host to the last byte of the answer.
+    /// Time limit of one call, from the DNS lookup to the last byte of the answer.
     pub patience: Duration,
 }
 
@@ -68,7 +68,7 @@ impl Default for Settings {
 }
 
 impl Stripe {
-    /// Fails for a live key at the test helper, which would only ever refuse it.
+    /// Fails for a live key with the test helper, which would always refuse it.
     pub fn new(key: SecretKey, settings: Settings, tls: Arc<UpstreamTls>) -> Result<Self, KeyError> {
         if settings.endpoint == Endpoint::TestHelper && key.mode() == Mode::Live {
             return Err(KeyError::LiveInTestHelper);
@@ -80,12 +80,13 @@ impl Stripe {
         self.key.mode()
     }
 
-    /// Tells this account from others, for the books.
+    /// Identifies this account in the ledger.
     pub fn mark(&self) -> AccountMark {
         self.key.mark(&self.settings.base)
     }
 
-    /// Orders a token, or learns which one was made for this order before. Only [`Issued::presentable`] is good for payment.
+    /// Orders a token, or returns the one that was made for this order before. Only [`Issued::presentable`] may be used
+    /// for a payment.
     pub async fn issue(&self, order: &Order<'_>) -> Result<Issued, StripeError> {
         let call = order.call(self.settings.endpoint);
         let issued = self.call(call, Some(order.idempotency_key)).await?;
@@ -95,13 +96,13 @@ impl Stripe {
         }
     }
 
-    /// What has become of a token.
+    /// Reads the state of a token.
     pub async fn token(&self, id: &TokenId) -> Result<Issued, StripeError> {
         let call = Call::token(self.settings.endpoint, id);
         same_token(self.call(call, None).await?, id)
     }
 
-    /// Takes a token back, once `settle_wait` is over (R14). One that was charged is refused: look at it with
+    /// Revokes a token, once `settle_wait` is over (R14). Stripe refuses if it was charged; read its state with
     /// [`Self::token`].
     pub async fn revoke(&self, id: &TokenId) -> Result<Issued, StripeError> {
         let call = Call::revoke(self.settings.endpoint, id);
@@ -124,7 +125,7 @@ impl Stripe {
         }
     }
 
-    /// The body of a 200, or the error that another answer or none stands for.
+    /// Returns the body of a 200, or the error that any other answer, or none, stands for.
     async fn exchange(
         &self,
         call: Call,
@@ -149,7 +150,7 @@ impl Stripe {
         let body = read(body, head.status, deadline).await;
         match head.status {
             StatusCode::OK => Ok((head.status, body?)),
-            // Many of them can be told by their status alone.
+            // For many of them the status alone is enough.
             status => Err(StripeError::of_answer(status, &head.headers, &body.unwrap_or_default())),
         }
     }

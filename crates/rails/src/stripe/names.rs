@@ -1,22 +1,23 @@
-//! The names that stand in a request: each has its alphabet and its length, so none can say more than a name.
+//! Identifiers that appear in a request. Each has its alphabet and its length, so none can smuggle anything in.
 
 use std::fmt;
 
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// Longest name of an object that is believed, prefix included. Stripe promises at most 255 characters.
+/// Longest accepted identifier, prefix included. Stripe promises at most 255 characters.
 const LONGEST: usize = 255;
 
-/// A seller: the profile that a token is issued to. It comes from a challenge, so from anybody.
+/// A seller: the profile that a token is issued to. It comes from a challenge, so it may be anything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Profile(String);
 
-/// What the operator's account pays with.
+/// The payment method of the operator's account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaymentMethod(String);
 
-/// A shared payment token. Whoever holds it may charge it, so it has no `Debug` and no `Display`, and is wiped when it goes.
+/// A shared payment token. Anyone who holds it may charge it, so it has no `Debug` and no `Display`, and is wiped when
+/// dropped.
 #[derive(Clone)]
 pub struct TokenId(Zeroizing<String>);
 
@@ -24,16 +25,16 @@ pub struct TokenId(Zeroizing<String>);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency([u8; 3]);
 
-/// Never quotes what it was given.
+/// The messages never quote the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NameError {
-    #[error("no Stripe profile: one begins with profile_, then letters, digits and _, at most 255 characters")]
+    #[error("not a Stripe profile: one starts with profile_, then letters, digits or _, at most 255 characters")]
     Profile,
-    #[error("no Stripe payment method: one begins with pm_, then letters, digits and _, at most 255 characters")]
+    #[error("not a Stripe payment method: one starts with pm_, then letters, digits or _, at most 255 characters")]
     PaymentMethod,
-    #[error("no shared payment token: one begins with spt_, then letters, digits and _, at most 255 characters")]
+    #[error("not a shared payment token: one starts with spt_, then letters, digits or _, at most 255 characters")]
     Token,
-    #[error("no currency: three lower-case letters")]
+    #[error("not a currency: one has three lower-case letters")]
     Currency,
 }
 
@@ -71,7 +72,7 @@ impl TokenId {
         }
     }
 
-    /// The secret itself, for a credential and for what re-presents it (R7).
+    /// The secret itself, for a credential and for storing it until it is presented again (R7).
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -125,7 +126,7 @@ fn is_name(text: &str, prefix: &str) -> bool {
         .is_some_and(|rest| is_word(rest, LONGEST - prefix.len()))
 }
 
-/// Letters, digits and `_`: what passes through a path, a form and a header field unchanged.
+/// Letters, digits and `_`, which pass through a path, a form and a header field unchanged.
 pub(super) fn is_word(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

@@ -1,4 +1,4 @@
-//! What is asked for, as the form that Stripe reads.
+//! The calls, as the forms that Stripe reads.
 
 use http::Method;
 
@@ -6,14 +6,15 @@ use super::names::{Currency, PaymentMethod, Profile, TokenId};
 use super::service::Endpoint;
 use bursar_ledger::PaymentId;
 
-/// One token: for one seller, one currency, one amount, until one moment. Everything in it was checked and reserved before.
+/// An order for one token: for one seller, one currency and one amount, valid until one moment. Everything in it was
+/// checked and reserved before.
 pub struct Order<'a> {
-    /// The payment id (R8). The same order under the same key gives the same token; repeat it within 20 h of the first
-    /// try only (R14).
+    /// The payment id (R8). The same order under the same key returns the same token. Repeat it only within 20 h of the
+    /// first try (R14).
     pub idempotency_key: PaymentId,
     pub payment_method: &'a PaymentMethod,
     pub currency: Currency,
-    /// In minor units: the amount that was checked, nothing larger (MPP §6.2).
+    /// In minor units: exactly the amount that was checked (MPP §6.2).
     pub max_amount: u64,
     /// Unix seconds (R16).
     pub expires_at: u64,
@@ -28,7 +29,7 @@ pub(super) struct Call {
 }
 
 impl Order<'_> {
-    /// The members in the order of the vectors.
+    /// Writes the members in the order of the test vectors.
     pub(super) fn call(&self, endpoint: Endpoint) -> Call {
         let (path, seller) = match endpoint {
             Endpoint::Issued => (
@@ -37,7 +38,7 @@ impl Order<'_> {
             ),
             Endpoint::TestHelper => (
                 "/v1/test_helpers/shared_payment/granted_tokens",
-                // Known to Stripe's guide, unknown to its types.
+                // In Stripe's guide, but not in its types.
                 "seller_details[network_id]",
             ),
         };
@@ -57,7 +58,7 @@ impl Order<'_> {
 }
 
 impl Call {
-    /// Asks for nothing besides the token: no `expand`.
+    /// Asks only for the token, without `expand`.
     pub fn token(endpoint: Endpoint, id: &TokenId) -> Self {
         let collection = match endpoint {
             Endpoint::Issued => "issued_tokens",

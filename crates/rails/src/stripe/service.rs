@@ -1,4 +1,4 @@
-//! Which service is asked, in which version, by which of its two doors.
+//! Which service is called, in which version, at which of its two endpoints.
 
 use std::fmt;
 
@@ -7,34 +7,38 @@ use thiserror::Error;
 
 use bursar_net::post::is_this_machine;
 
-/// Where the API is. HTTPS, or plain HTTP to this machine, where a sandbox listens: a key goes nowhere else unencrypted.
+/// The URL of the API: HTTPS, or plain HTTP to this machine, where a sandbox may listen. A key is never sent
+/// unencrypted to another machine.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiBase(Uri);
 
-/// A dated preview of the API. Without `.preview` Stripe does not know shared payment tokens (MPP §6.1).
+/// A dated preview version of the API. Stripe knows shared payment tokens only with `.preview` (MPP §6.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiVersion(String);
 
 /// How a token is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Endpoint {
-    /// `POST /v1/shared_payment/issued_tokens`: to any seller.
+    /// `POST /v1/shared_payment/issued_tokens`: a token for any seller.
     #[default]
     Issued,
-    /// `POST /v1/test_helpers/shared_payment/granted_tokens`: as if granted to the account of the key itself, so it pays only
-    /// a seller who uses the same test account.
+    /// `POST /v1/test_helpers/shared_payment/granted_tokens`: a token as if it was granted to the key's own account, so
+    /// it pays only a seller that uses the same test account.
     TestHelper,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ServiceError {
-    #[error("this is no URL of a service such as https://api.stripe.com")]
+    #[error("this is not the URL of a service, such as https://api.stripe.com")]
     NotAUrl,
-    #[error("a Stripe key is sent over https only; plain http is for this machine, such as http://127.0.0.1:8420")]
+    #[error(
+        "a Stripe key is sent only over https; plain http is allowed only to this machine, such as \
+         http://127.0.0.1:8420"
+    )]
     Plain,
-    #[error("the URL of Stripe's API ends after host and port")]
+    #[error("the URL of Stripe's API must end after host and port")]
     MoreThanAHost,
-    #[error("no preview version of Stripe's API; one looks like {}", ApiVersion::DEFAULT)]
+    #[error("not a preview version of Stripe's API; one looks like {}", ApiVersion::DEFAULT)]
     Version,
 }
 
@@ -45,7 +49,7 @@ impl ApiBase {
         if authority.host().is_empty() {
             return Err(ServiceError::NotAUrl);
         }
-        // `Uri` drops a fragment, so it is looked for in the text.
+        // `Uri` drops the fragment, so the text is checked for one.
         let bare = matches!(uri.path(), "" | "/") && uri.query().is_none() && !text.contains('#');
         if !bare || authority.as_str().contains('@') {
             return Err(ServiceError::MoreThanAHost);
@@ -111,7 +115,7 @@ impl Default for ApiVersion {
 }
 
 impl Endpoint {
-    /// As bursar.toml names it.
+    /// Parses the name used in bursar.toml.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "issued" => Some(Self::Issued),

@@ -17,7 +17,7 @@ fn findings(report: &Report) -> Vec<(PaymentId, Finding)> {
 const WEEK_S: u64 = 7 * 24 * 3_600;
 
 #[tokio::test]
-async fn a_dispute_is_told_for_a_week_and_later_for_the_asking() {
+async fn a_dispute_is_reported_for_a_week_and_later_on_request() {
     let world = world_on_disk().await;
     let liar = world.settled(1).await;
     world.at(VALID_S + 20);
@@ -38,12 +38,12 @@ async fn a_dispute_is_told_for_a_week_and_later_for_the_asking() {
 }
 
 #[tokio::test]
-async fn what_the_ledger_waits_for_no_more_is_compared_for_the_asking() {
+async fn what_the_ledger_no_longer_waits_for_is_compared_on_request() {
     let world = world_on_disk().await;
     let (honest, liar) = (world.settled(1).await, world.settled(2).await);
     world.cash(1, 4);
     world.at(WEEK_S + 60);
-    // Any entry makes the ledger look at its list.
+    // Any entry makes the ledger check its list.
     world.unknown(3).await;
     assert_eq!(world.ledger().unconfirmed().await.unwrap(), []);
     let report = run(&world, Question::default()).await;
@@ -77,7 +77,7 @@ async fn by_name_any_payment_can_be_asked_about() {
     assert_eq!(findings(&report), told);
     let why = report.payments[0].why.as_deref().unwrap();
     assert!(
-        why.starts_with("an operator called it dead, but transaction 0x01"),
+        why.starts_with("an operator says it was not paid, but transaction 0x01"),
         "{why}"
     );
     assert_eq!(world.stands(lost).await, (State::Settled, Some(Source::Chain)));

@@ -1,12 +1,13 @@
-//! A charge of Tempo is proven by its memo: no contract keeps a state of it, but the token logs the memo with the transfer.
+//! A Tempo charge is proven by its memo: no contract keeps a state for it, but the token logs the memo with the
+//! transfer.
 //!
-//! An expiring transaction is not mined once its time is over, so that it is dead if no block until then has its memo. That a
-//! node found no such log does not show this: a machine that lags behind its neighbours, or has pruned its receipts, finds
-//! nothing either. So each block that could have taken the payment is held against its header (`rpc/whole.rs`), and only
-//! once the deadline is well past.
+//! An expiring transaction is not mined after its deadline, so it is dead if no block up to then has its memo. That a
+//! node found no such log does not prove this: a machine that lags behind its neighbours, or has pruned its receipts,
+//! finds nothing either. So each block that could have included the payment is checked against its header
+//! (`rpc/whole.rs`), and only once the deadline is well past.
 //!
-//! A transaction that failed was mined all the same and cost its fee, which is part of what is counted (R11): such a
-//! payment is not given back.
+//! A transaction that failed was still mined and cost its fee, which is part of what is counted (R11). Such a payment
+//! is not released.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +18,12 @@ use crate::testimony::{Facts, Moved, Nonce};
 use bursar_net::tls::upstream::UpstreamTls;
 use bursar_rails::rpc::{Block, Event, Log, Mined, Node, RpcError, TEMPO_FEES};
 
-/// Only a block at most 30 s before the deadline takes an expiring transaction (TIP-1009). Twice that, should a later fork
-/// allow more: we sign for 25 s, so that nothing was signed much earlier.
+/// A block includes an expiring transaction only within 30 s before its deadline (TIP-1009). This is twice that, in
+/// case a later fork allows more; we sign for 25 s, so nothing was signed much earlier.
 const LANE_S: u64 = 60;
 
 pub(super) async fn testify(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> Result<Nonce, RpcError> {
-    // The receipt's transaction is looked at although the logs tell: they may be kept for a shorter time than it.
+    // The receipt's transaction is checked even though the logs would show it: logs may be kept for a shorter time.
     let claimed = match facts.claimed_hash() {
         Some(tx) => node.mined(tls, tx).await?.and_then(|mined| cashed(facts, tx, &mined)),
         None => None,
@@ -46,7 +47,8 @@ async fn search(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> 
     let logs = node
         .memos(tls, &[facts.token], facts.from, Some(facts.nonce), blocks)
         .await?;
-    // Whoever has the key may have moved something with the same memo; the payment is the one that moved what is on record.
+    // Somebody with the key may have moved something else with the same memo; the payment is the transfer that matches
+    // the record.
     let whole = logs.iter().find(|log| moved(facts, log) == Some(facts.whole()));
     let Some(log) = whole.or(logs.first()) else {
         return absent(tls, node, facts, &deadline, head).await;
@@ -57,12 +59,12 @@ async fn search(tls: &UpstreamTls, node: &Node, facts: &Facts, head: &Block) -> 
         .and_then(|mined| cashed(facts, log.tx, &mined));
     Ok(match shown {
         Some((block, nonce)) if block == log.block => nonce,
-        // A log without its transaction.
+        // There is a log without its transaction.
         _ => Nonce::Unexplained,
     })
 }
 
-/// Whether the node that found nothing would have found it, up to the block `deadline`.
+/// Whether a node that found nothing would have found the payment, up to the block `deadline`.
 async fn absent(
     tls: &UpstreamTls,
     node: &Node,
@@ -70,7 +72,7 @@ async fn absent(
     deadline: &Block,
     head: &Block,
 ) -> Result<Nonce, RpcError> {
-    // Until then nothing follows from it.
+    // Until then, an absence proves nothing.
     if head.timestamp <= facts.final_after() {
         return Ok(Nonce::Unused);
     }
@@ -87,11 +89,11 @@ async fn absent(
             tracing::warn!(
                 node = node.shown(),
                 block = number,
-                "the node does not show all that was logged in the block"
+                "the node does not show every log of the block"
             );
             return Ok(Nonce::Unexplained);
         };
-        // A transfer with another memo was another payment, and did not fail.
+        // A transaction that transferred with another memo was another payment, and did not fail.
         let paid = |tx| {
             logs.iter()
                 .any(|log| log.tx == tx && matches!(log.event, Event::TransferWithMemo { .. }))
@@ -106,7 +108,7 @@ async fn absent(
     Ok(Nonce::Unused)
 }
 
-/// What the wallet paid for a transaction, in the token that ours name for it.
+/// A fee that the wallet paid, in the token in which our transactions pay it.
 fn is_fee(facts: &Facts, log: &Log) -> bool {
     match log.event {
         Event::Transfer { from, to, .. } => (log.token, from, to) == (facts.token, facts.from, TEMPO_FEES),
@@ -114,7 +116,7 @@ fn is_fee(facts: &Facts, log: &Log) -> bool {
     }
 }
 
-/// Where a transaction moved money with our memo, and what.
+/// The block in which a transaction moved money with our memo, and what it moved.
 fn cashed(facts: &Facts, tx: B256, mined: &Mined) -> Option<(u64, Nonce)> {
     let moved: Vec<Moved> = mined.logs.iter().filter_map(|log| moved(facts, log)).collect();
     let block = mined.block;

@@ -1,10 +1,10 @@
-//! What was taken through Permit2, which logs nothing when it takes.
+//! Finds what was taken through Permit2, which logs nothing when it transfers.
 //!
-//! The bit of the nonce is set in one block and never cleared, so halving finds the block; what moved there is in the
-//! token's own events. A transaction that is a call of the proxy's `settle` with our nonce leaves no doubt. Others may be
-//! the same call from within a contract, whose input proves less: its sender can write into it what he likes, and hide the
-//! nonce of another payment. So such a one is believed only where it moved the wallet's money alone in that block;
-//! otherwise the whole amount stays counted.
+//! The bit of the nonce is set in one block and never cleared, so bisection finds the block; what moved there is in the
+//! token's own events. A transaction that calls the proxy's `settle` with our nonce leaves no doubt. Other transactions
+//! may make the same call from within a contract. Their input proves less, because the sender can write anything into
+//! it and hide the nonce of another payment. Such a transaction is believed only if nothing else moved the wallet's
+//! money in that block; otherwise the whole amount stays counted.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -17,7 +17,7 @@ use crate::testimony::{Facts, Moved, Nonce, Taking};
 use bursar_net::tls::upstream::UpstreamTls;
 use bursar_rails::rpc::{At, Block, Event, Log, Node, RpcError, Sent};
 
-/// Most transactions that are looked at for one payment, where the block is not known.
+/// The most transactions that are examined for one payment, where the block is not known.
 const MOST_SENT: usize = 200;
 
 /// `settle` and `settleWithPermit` of the proxies, as the reference facilitator calls them (x402 §4.2, §5).
@@ -78,18 +78,19 @@ mod calls {
     }
 }
 
-/// One transaction that moved the wallet's money, and what it moved. Not its input: there may be many, each of them long.
+/// One transaction that moved the wallet's money, and what it moved. The input is not kept: there may be many
+/// transactions, each with a long one.
 struct Carrier {
     tx: B256,
     block: u64,
-    /// It is the proxy's own call over this payment.
+    /// It is a direct call of the proxy for this payment.
     settles: bool,
-    /// Its input has the nonce in it.
+    /// Its input contains the nonce.
     bears: bool,
     moved: Vec<Moved>,
 }
 
-/// What the receipt's transaction did with the nonce. None: that cannot be told from it alone.
+/// What the receipt's transaction did with the nonce. `None` if that cannot be decided from the transaction alone.
 pub(super) async fn settled_by(
     tls: &UpstreamTls,
     node: &Node,
@@ -105,14 +106,14 @@ pub(super) async fn settled_by(
     };
     let moved: Vec<Moved> = mined.logs.iter().filter_map(|log| moved(facts, log)).collect();
     let block = mined.block;
-    // One that was reverted has moved nothing.
+    // A reverted transaction moved nothing.
     Ok((!moved.is_empty()).then_some(Spent {
         block,
         how: Nonce::Cashed { tx, block, moved },
     }))
 }
 
-/// What took the nonce or threw it away, `first` being the first block that can have done so.
+/// Finds what used or invalidated the nonce; `first` is the first block that can have done so.
 pub(super) async fn search(
     tls: &UpstreamTls,
     node: &Node,
@@ -123,11 +124,11 @@ pub(super) async fn search(
 ) -> Result<Option<Nonce>, RpcError> {
     match taken_at(tls, node, facts, first.number, head.number).await {
         Ok(Some(block)) => in_block(tls, node, facts, taking, block).await,
-        // Used up before it was signed: that cannot be.
+        // Used up before it was signed, which is impossible.
         Ok(None) => Ok(None),
-        // The states of that time are gone. A call of the proxy still leaves no doubt, wherever it is found.
+        // The states of that time are pruned. A direct call of the proxy still leaves no doubt, wherever it is found.
         Err(RpcError::NoState { .. }) => {
-            // The deadline's second still takes it, and several blocks may bear that second.
+            // Blocks of the deadline's second may still include it, and there may be several.
             let late = facts.valid_before.saturating_add(1);
             let late = node.first_block_at(tls, late, head).await?.unwrap_or(*head);
             let carriers = carriers(tls, node, facts, taking, first.number..=late.number).await?;
@@ -137,7 +138,8 @@ pub(super) async fn search(
     }
 }
 
-/// The block in which the bit was set, by halving; `head` is one that has it. None: it was there before `first`.
+/// The block in which the bit was set, found by bisection; at `head` it is set. `None` if it was already set before
+/// `first`.
 async fn taken_at(
     tls: &UpstreamTls,
     node: &Node,
@@ -146,7 +148,7 @@ async fn taken_at(
     head: u64,
 ) -> Result<Option<u64>, RpcError> {
     let spent = |block| is_spent(tls, node, facts, At::Block(block));
-    // The very first block has no transactions.
+    // The first block of a chain has no transactions.
     let mut unspent = first.saturating_sub(1);
     if spent(unspent).await? {
         return Ok(None);
@@ -162,7 +164,7 @@ async fn taken_at(
     Ok(Some(block))
 }
 
-/// What happened to the nonce in the block that set its bit.
+/// Decides what happened to the nonce in the block that set its bit.
 async fn in_block(
     tls: &UpstreamTls,
     node: &Node,
@@ -182,16 +184,16 @@ async fn in_block(
         .any(|it| it.moved.iter().any(|moved| moved.to == facts.payee));
     let bearing = all.into_iter().find(|it| it.bears);
     Ok(match (bearing, thrown_away) {
-        // Permit2 took it in this block, and of the wallet nothing else moved here.
+        // Permit2 used it in this block, and nothing else left the wallet here.
         (Some(carrier), None) if transfers == 1 => Some(carrier.cashed()),
         (Some(Carrier { tx, .. }), _) => Some(Nonce::Shared { tx, block }),
-        // Not beside money for the payee: one may have been taken first and thrown away afterwards.
+        // Not if money for the payee moved as well: the nonce may have been used first and invalidated afterwards.
         (None, Some(log)) if !to_payee => Some(Nonce::Cancelled { tx: log.tx, block }),
         (None, _) => None,
     })
 }
 
-/// The transactions that moved the token out of the wallet, in the order of the chain.
+/// The transactions that moved the token out of the wallet, in chain order.
 async fn carriers(
     tls: &UpstreamTls,
     node: &Node,
@@ -215,7 +217,7 @@ async fn carriers(
     let mut carriers = Vec::with_capacity(by_place.len());
     for ((block, _), (tx, moved)) in by_place {
         let sent = node.sent(tls, tx).await?.filter(|sent| sent.block == block);
-        // A node that has lost it would make another one look alone.
+        // A missing transaction would make another one look like the only one.
         let sent = sent.ok_or_else(|| node.contradicts_itself())?;
         carriers.push(Carrier {
             tx,
@@ -239,7 +241,8 @@ fn bears(sent: &Sent, nonce: &B256) -> bool {
     sent.input.windows(nonce.len()).any(|word| word == nonce.as_slice())
 }
 
-/// Whether it is the proxy's own `settle` over this payment. Such a transaction that was not reverted has used the nonce.
+/// Whether the transaction is a direct call of the proxy's `settle` for this payment. If it was not reverted, it used
+/// the nonce.
 fn settles(facts: &Facts, taking: Taking, sent: &Sent) -> bool {
     if sent.to != Some(taking.proxy()) {
         return false;

@@ -16,7 +16,7 @@ const NONCE: B256 = B256::repeat_byte(0x11);
 const TX: B256 = B256::repeat_byte(0xee);
 const GENESIS: u64 = 1_800_000_000;
 
-/// Signed at block 900, valid until block 1050; final up to 1100, which is 20 s old.
+/// Signed at block 900, valid until block 1050; final up to block 1100, which is 20 s old.
 fn chain() -> Chain {
     Chain::new(GENESIS, 1_100, 1_105)
 }
@@ -99,7 +99,7 @@ async fn the_receipts_transaction_saves_the_search() {
     let fake = Fake::of(paid()).await;
     assert_eq!(heard(&facts, &[&fake]).await.testimonies[0].nonce, moved());
     assert!(fake.asked() < searching, "{} of {searching}", fake.asked());
-    // A transaction that is none, or another payment's, leaves the search.
+    // If it is not a transaction, or is another payment's, the search is still needed.
     for other in [
         B256::repeat_byte(1).to_string(),
         B256::repeat_byte(9).to_string(),
@@ -121,7 +121,7 @@ async fn what_is_above_the_head_is_not_final() {
 }
 
 #[tokio::test]
-async fn a_pruned_node_tells_by_its_newest_state() {
+async fn a_pruned_node_testifies_with_its_newest_state() {
     let pruned = |mut chain: Chain| {
         chain.state_since = 1_102;
         chain
@@ -129,7 +129,7 @@ async fn a_pruned_node_tells_by_its_newest_state() {
     assert_eq!(alone(&facts(), pruned(chain())).await, Nonce::Unused);
     assert_eq!(alone(&facts(), pruned(paid())).await, moved());
     assert_eq!(alone(&facts(), pruned(cancelled_at(1_101))).await, Nonce::NotFinal);
-    // No state at all is no testimony.
+    // Without any state there is no testimony.
     let mut chain = chain();
     chain.state_since = u64::MAX;
     let evidence = heard(&facts(), &[&Fake::of(chain).await]).await;
@@ -144,7 +144,7 @@ async fn a_pruned_node_tells_by_its_newest_state() {
 async fn a_newest_state_from_before_the_head_proves_nothing() {
     let mut chain = paid();
     chain.state_since = 1_101;
-    // The payment's own past, offered as the present.
+    // A state from before the payment, presented as the newest one.
     let fake = Fake::replying(move |method, params| match (method, params[0].as_str()) {
         ("eth_getBlockByNumber", Some("latest")) => chain.answer(method, &json!(["0x320", false])),
         ("eth_call", _) if params[1] == "0x320" => state(0),
@@ -156,7 +156,7 @@ async fn a_newest_state_from_before_the_head_proves_nothing() {
     assert!(evidence.silent[0].why.contains("state of block 1100"), "{evidence:?}");
 }
 
-/// A node that answers as `chain` does, but for one method.
+/// A node that answers like `chain`, except for one method.
 async fn lying(chain: Chain, about: &'static str, lie: Value) -> Fake {
     Fake::replying(move |method, params| match method == about {
         true => lie.clone(),
@@ -176,7 +176,7 @@ async fn a_lying_node_does_not_free_money() {
     let evidence = heard(&facts(), &[&liar, &honest]).await;
     let why = Unproven::Contradiction;
     assert_eq!(verdict(&facts(), &evidence), Verdict::Unclear { why });
-    // It shows the very payment that it calls unused.
+    // It shows the very payment whose nonce it says is unused.
     let mut facts = facts();
     facts.claimed_tx = Some(TX.to_string());
     let evidence = heard(&facts, &[&liar]).await;
@@ -188,14 +188,14 @@ async fn a_used_nonce_without_an_event_explains_nothing() {
     let liar = lying(chain(), "eth_call", state(1)).await;
     let evidence = heard(&facts(), &[&liar]).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
-    // An event in one block, its transaction in another, which is not final.
+    // The event is in one block, its transaction in another, which is not final.
     let mut later = chain();
     later.mine(1_103, TX, TOKEN, &cashing(WALLET, NONCE, PAYEE, 10_000));
     let receipt = later.answer("eth_getTransactionReceipt", &json!([TX]));
     let torn = lying(paid(), "eth_getTransactionReceipt", receipt).await;
     let evidence = heard(&facts(), &[&torn]).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
-    // Logs that it does not keep.
+    // The node does not keep the logs.
     let forgetful = lying(paid(), "eth_getLogs", json!({ "result": [] })).await;
     let evidence = heard(&facts(), &[&forgetful]).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
@@ -215,9 +215,9 @@ async fn a_node_that_fails_is_silent_and_then_there_is_no_release() {
     )
     .await;
     for (silent, why) in [
-        (&nonsense, "not what was asked for"),
+        (&nonsense, "does not fit the question"),
         (&elsewhere, "serves eip155:1, not eip155:84532"),
-        (&old, "name a node that knows the block tag"),
+        (&old, "use a node that supports the block tag"),
     ] {
         let evidence = heard(&facts(), &[&honest, silent]).await;
         assert_eq!(evidence.testimonies.len(), 1);
@@ -235,7 +235,7 @@ async fn a_node_that_fails_is_silent_and_then_there_is_no_release() {
         matches!(verdict(&facts(), &evidence), Verdict::Expired { .. }),
         "{evidence:?}"
     );
-    // Named twice, a node does not become two.
+    // A node that is named twice is still one node.
     let evidence = heard(&facts(), &[&honest, &nonsense, &honest]).await;
     assert_eq!((evidence.configured, evidence.testimonies.len()), (2, 1));
 }
@@ -256,7 +256,7 @@ async fn the_lowest_head_counts_and_every_node_must_have_it() {
         "{evidence:?}"
     );
 
-    // Another time for the same block is another chain.
+    // A different time for the same block means a different chain.
     let mut other = chain();
     other.genesis += 1;
     other.finalized = 1_090;

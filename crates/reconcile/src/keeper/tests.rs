@@ -32,7 +32,7 @@ async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
     let tx = world.ledger().get(lost).await.unwrap().unwrap().tx;
     assert_eq!(tx, Some(B256::repeat_byte(2).to_string()));
 
-    // The deadline itself is too early, by our clock and by the chain's.
+    // The deadline itself is too early, both by our clock and by the chain's.
     world.at(VALID_S + 9);
     keeper.pass().await;
     assert_eq!(
@@ -44,15 +44,14 @@ async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
     assert_eq!(world.stands(dead).await, (State::Expired, Some(Source::Chain)));
     assert_eq!(world.counted().await, 30_000);
     assert_eq!(*world.heard.lock().unwrap(), []);
-    // Nothing waits any more, so nobody is asked.
+    // Nothing is waiting any more, so no node is asked.
     let asked = world.fake.asked();
     world.at(10_000);
     keeper.pass().await;
     assert_eq!(world.fake.asked(), asked);
 }
 
-/// An `evm` charge is cashed by the same call of the token as x402's `exact` (MPP §7.1), so the same questions prove
-/// it.
+/// An `evm` charge is cashed with the same token call as x402's `exact` (MPP §7.1), so the same questions prove it.
 #[tokio::test]
 async fn an_mpp_payment_is_proven_by_its_authorization() {
     let mut world = world().await;
@@ -85,7 +84,7 @@ async fn an_mpp_payment_is_proven_by_its_authorization() {
     assert_eq!(world.stands(claimed).await, (State::Settled, Some(Source::Chain)));
     assert_eq!(world.stands(lost).await, (State::Settled, Some(Source::Chain)));
     assert_eq!(world.stands(dead).await, (State::Expired, Some(Source::Chain)));
-    // A `Payment-Receipt` without a payment.
+    // There is a `Payment-Receipt`, but no payment.
     assert_eq!(world.stands(uncashed).await, (State::Settled, Some(Source::Merchant)));
     assert!(matches!(world.heard.lock().unwrap()[..], [Notice::Disputed { rid, .. }] if rid == uncashed));
     assert_eq!(world.counted().await, 30_000);
@@ -141,7 +140,7 @@ async fn more_than_a_batch_is_asked_about_batch_by_batch() {
     world.at(20);
     keeper.pass().await;
     assert_eq!(world.ledger().unconfirmed().await.unwrap(), []);
-    // One head for each batch: chain id and final block.
+    // One head per batch: chain id and final block.
     let heads = world.fake.asked() - 2 * 130;
     assert_eq!(heads, 2 * 2);
 }
@@ -182,7 +181,7 @@ async fn what_a_repeat_presents_at_this_moment_is_not_declared_dead() {
 }
 
 #[tokio::test]
-async fn a_repeat_of_what_the_chain_calls_paid_is_told_so() {
+async fn a_repeat_of_a_payment_that_the_chain_shows_as_paid_gets_that_answer() {
     let world = world().await;
     let mut keeper = Keeper::new(world.reconciler.clone());
     let rid = world.unknown(1).await;
@@ -208,7 +207,7 @@ async fn a_network_without_nodes_holds_up_nothing() {
     let event = Event::AdminAction {
         action: "alive".into(),
         who: "test".into(),
-        why: "the books go on".into(),
+        why: "the ledger still works".into(),
     };
     world.ledger().append(event).await.unwrap();
 }
@@ -217,7 +216,7 @@ async fn a_network_without_nodes_holds_up_nothing() {
 async fn a_node_that_never_answers_holds_up_a_start_for_ten_seconds_and_no_end() {
     let mut world = world().await;
     world.unknown(1).await;
-    // Connects, and that is all.
+    // Accepts connections and never answers.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", mute.local_addr().unwrap());
     let nodes = vec![bursar_rails::rpc::Node::new(url.parse().unwrap()); 1];

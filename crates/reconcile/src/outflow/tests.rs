@@ -30,7 +30,7 @@ fn known(nonce: &B256, outflow: &Outflow) -> bool {
     *nonce == OURS && outflow.asset.address == tokens()[0] && (outflow.to, outflow.amount) == (PAYEE, U256::from(7))
 }
 
-/// Recipients and amounts that nothing explains.
+/// Recipients and amounts of the transfers that nothing explains.
 fn left(chain: &Chain) -> Vec<(Address, u64)> {
     unexplained(NETWORK, &chain.logs, known)
         .into_iter()
@@ -49,7 +49,7 @@ fn our_own_payments_are_no_outflow() {
     let mut chain = chain();
     chain.mine(5, TX, tokens()[0], &cashing(WALLET, OURS, PAYEE, 7));
     assert_eq!(left(&chain), []);
-    // Told twice, it is the same.
+    // Logs that are given twice change nothing.
     chain.logs.extend(chain.logs.clone());
     assert_eq!(left(&chain), []);
 }
@@ -85,7 +85,7 @@ fn a_nonce_of_ours_excuses_only_its_own_payment() {
         chain.mine(5, TX, tokens()[token], &cashing(WALLET, OURS, to, value));
         assert_eq!(left(&chain), [(to, value)]);
     }
-    // The event in one token, the transfer in another.
+    // The event is in one token, the transfer in another.
     let mut chain = chain();
     let [used, moved] = cashing(WALLET, OURS, PAYEE, 7);
     chain.mine(5, TX, tokens()[1], &[used]);
@@ -148,7 +148,7 @@ fn a_memo_of_ours_explains_its_transfer_and_a_fee_is_no_outflow() {
     };
     let ours = memoed(WALLET, OURS, PAYEE, 7);
     assert_eq!(left(&[&ours[..], &[fee(744)]].concat()), []);
-    // One that failed leaves the fee alone.
+    // A failed transaction leaves only the fee.
     assert_eq!(left(&[fee(358)]), []);
     assert_eq!(left(&[fee(10_501)]), [(TEMPO_FEES, 10_501)]);
     for (memo, to, value) in [(FOREIGN, PAYEE, 7), (OURS, THIEF, 7), (OURS, PAYEE, 8)] {
@@ -157,10 +157,10 @@ fn a_memo_of_ours_explains_its_transfer_and_a_fee_is_no_outflow() {
             [(to, value)]
         );
     }
-    // The memo explains one transfer, not its neighbours.
+    // The memo explains one transfer, not the ones next to it.
     let beside = [&[taken(900)][..], &ours[..], &[taken(901)]].concat();
     assert_eq!(left(&beside), [(THIEF, 900), (THIEF, 901)]);
-    // Elsewhere nobody takes a fee in tokens.
+    // On other networks no fee is paid in tokens.
     let mut elsewhere = chain();
     elsewhere.mine(5, TX, tokens()[0], &[fee(1)]);
     assert_eq!(self::left(&elsewhere), [(TEMPO_FEES, 1)]);
@@ -199,7 +199,7 @@ async fn a_nonce_in_the_input_explains_one_transfer_through_permit2() {
     assert_eq!(left, [(THIEF, 3), (PAYEE, 6)]);
 }
 
-/// Tempo's own transactions have `calls` and no `input`; that must not hide the theft.
+/// Tempo's own transactions have `calls` and no `input`; that must not hide a theft.
 #[tokio::test]
 async fn a_theft_on_tempo_is_found_beside_permit2_payments_elsewhere() {
     const TEMPO: Network = Network::Eip155(42_431);

@@ -1,4 +1,4 @@
-//! Times and words, against the sandbox Stripe.
+//! Timing and results, against the sandbox's Stripe.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ struct Shop {
     world: World,
     sandbox: Arc<StripeSandbox>,
     listening: Listening,
-    /// As the records of payments name it.
+    /// As payment records name it.
     ordered_by: Option<AccountMark>,
 }
 
@@ -53,7 +53,7 @@ async fn shop() -> Shop {
 }
 
 impl Shop {
-    /// Reserved and, as far as the books know, sent.
+    /// Reserved and, as far as the ledger knows, sent.
     async fn unknown(&self, n: u8) -> PaymentId {
         let now = self.world.clock.now();
         let hold = Hold {
@@ -105,7 +105,7 @@ impl Shop {
         reconciler.stripe_payment(&payment, &mut Silences::new()).await
     }
 
-    /// What the proxy orders before it sends anything.
+    /// The order that the proxy places before it sends anything.
     async fn order(&self, rid: PaymentId) -> TokenId {
         let expires_at = self.payment(rid).await.arm.unwrap().valid_before.0;
         let (method, seller) = (
@@ -165,7 +165,7 @@ async fn a_token_is_left_to_the_seller_for_as_long_as_it_may_take_it() {
 async fn an_order_that_never_arrived_makes_no_token_that_lives() {
     let shop = shop().await;
     let (soon, late) = (shop.unknown(1).await, shop.unknown(2).await);
-    // Before its end the same order makes a token, which is taken back at once; after it Stripe makes none.
+    // Before the expiry, the same order makes a token, which is revoked at once; after it, Stripe makes none.
     shop.at(60);
     assert_eq!(shop.ask(soon).await.finding, Finding::Expired);
     shop.at(3600);
@@ -245,8 +245,9 @@ async fn a_key_that_cannot_tell_decides_nothing() {
     assert_eq!(shop.payment(rid).await.state, State::Unknown);
 }
 
-/// The token that the seller holds is account A's. Its file is lost (a crash, a restore: `private/tokens` is in no backup;
-/// another proxy on shared books). Account B never heard of the order, so its answer proves nothing about A's token.
+/// The token that the seller holds is account A's. Its file is lost (a crash, a restore: `private/tokens` is in no
+/// backup; another proxy on a shared ledger). Account B has never seen the order, so its answer proves nothing about
+/// A's token.
 #[tokio::test]
 async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
     const OTHER: &str = "sk_test_other_account";
@@ -266,7 +267,7 @@ async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
         ordered_by,
     };
     let rid = shop.unknown(1).await;
-    // By account A, and sent to the seller.
+    // Ordered by account A, and sent to the seller.
     let held_by_seller = shop.order(rid).await;
     shop.at(60);
     let line = shop.ask(rid).await;
@@ -279,7 +280,7 @@ async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
     assert_eq!(line.finding, Finding::Undecided, "{line:?}");
     assert!(line.why.unwrap().contains("put that key back"));
     assert_eq!(shop.payment(rid).await.state, State::Unknown);
-    // Of before there was a mark: it could be anybody's.
+    // From before there were account marks: it could be any account's.
     shop.ordered_by = None;
     let old = shop.unknown(2).await;
     shop.at(120);
@@ -291,13 +292,13 @@ async fn another_account_declares_nothing_dead_that_the_first_one_ordered() {
         1,
         "the other account ordered nothing"
     );
-    // With the first key all is known again.
+    // With the first key, everything is known again.
     Arc::get_mut(&mut shop.world.reconciler).unwrap().issuer = Some(Arc::new(mine));
     assert_eq!(shop.ask(rid).await.finding, Finding::Expired);
     assert_eq!(shop.ask(old).await.finding, Finding::Undecided);
 }
 
-/// R14: a repeat that was sent a second ago has its `settle_wait` too.
+/// R14: a repeat that was sent a second ago also has its `settle_wait`.
 #[tokio::test]
 async fn a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
     use bursar_core::challenge::Credential;
@@ -352,7 +353,7 @@ async fn what_says_nothing_is_not_asked_about_everything_and_a_stop_is_heard_bet
         payments.push(shop.payment(rid).await);
     }
     shop.at(60);
-    // Every connection is closed at once.
+    // Every connection is closed immediately.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = ApiBase::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
     let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -379,16 +380,16 @@ async fn what_says_nothing_is_not_asked_about_everything_and_a_stop_is_heard_bet
     let lines = reconciler.payments(&payments, &heads, &|_| {}).await;
     assert!(lines.iter().all(|line| line.finding == Finding::Undecided));
     assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), usize::from(SILENCES));
-    assert_eq!(lines[5].why.as_deref(), Some("Stripe has fallen silent"));
+    assert_eq!(lines[5].why.as_deref(), Some("Stripe stopped answering"));
     reconciler.stop.cancel();
     let lines = reconciler.payments(&payments, &heads, &|_| {}).await;
-    assert_eq!(lines[0].why.as_deref(), Some("the comparison was broken off"));
+    assert_eq!(lines[0].why.as_deref(), Some("the comparison was interrupted"));
     assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), usize::from(SILENCES));
 }
 
-/// A hold on the card outlives its token, and is captured when nobody looks any more.
+/// A hold on the card outlives its token, and is captured when nobody checks any more.
 #[tokio::test]
-async fn a_hold_that_is_captured_after_the_token_ended_is_told() {
+async fn a_hold_that_is_captured_after_the_token_ended_is_reported() {
     let mut shop = shop().await;
     let rid = shop.unknown(1).await;
     let token = shop.order(rid).await;
@@ -399,7 +400,7 @@ async fn a_hold_that_is_captured_after_the_token_ended_is_told() {
     assert_eq!(shop.ask(rid).await.finding, Finding::Confirmed);
     let tokens = |shop: &Shop| shop.world.reconciler.issuer.clone().unwrap();
     assert_eq!(tokens(&shop).tokens().watched(), [rid]);
-    // The sandbox knows no holds.
+    // The sandbox does not support holds.
     let path = format!("/v1/shared_payment/issued_tokens/{}", token.expose());
     let mut headers = http::HeaderMap::new();
     let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{AGENT}:"));
@@ -428,7 +429,7 @@ async fn a_hold_that_is_captured_after_the_token_ended_is_told() {
     assert_eq!(line.finding, Finding::Disputed, "{line:?}");
     assert_eq!(shop.world.heard.lock().unwrap().len(), 1);
     assert!(tokens(&shop).tokens().of(rid).is_none(), "it is told once");
-    // One of which nothing was captured in all that time is forgotten.
+    // A token with which nothing was captured in all that time is forgotten.
     Arc::get_mut(&mut shop.world.reconciler).unwrap().issuer = before;
     tokens(&shop).tokens().keep(rid, &token);
     shop.at(8 * day + 1);
@@ -437,7 +438,7 @@ async fn a_hold_that_is_captured_after_the_token_ended_is_told() {
     assert_eq!(tokens(&shop).tokens().watched(), []);
 }
 
-/// A service that says the same to everybody.
+/// A service that gives the same answer to everything.
 async fn answering(body: String) -> ApiBase {
     use http::{Request, Response};
     use http_body_util::Full;
@@ -460,11 +461,11 @@ async fn answering(body: String) -> ApiBase {
     base
 }
 
-/// Of three tries of one order the first made a token, and the second was refused at the door.
+/// Of three tries of one order, the first made a token, and the second was refused outright.
 #[tokio::test]
 async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
     use base64::Engine as _;
-    use bursar_rails::pay::{CardPayer, Exposure, Payers, Permission};
+    use bursar_rails::pay::{CardPayer, Exposure, NotPaid, PayError, Payers, Permission};
     use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
     use http_body_util::{BodyExt as _, Full};
     use hyper::body::Bytes;
@@ -552,11 +553,19 @@ async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
         wallet: None,
         issuer: Some(CardPayer::Stripe(Arc::new(issuer))),
     };
-    let error = payers
-        .pay(&reservation, &offer.echo, &Permission::Granted, None)
+    let id = reservation.rid();
+    let not_paid = payers
+        .pay(reservation, &offer.echo, &Permission::Granted, None)
         .await
         .err()
         .unwrap();
     assert_eq!(shop.sandbox.counters().tokens_issued, 1, "there is a token");
-    assert_eq!(error.left(), Exposure::Perhaps, "{error}");
+    let NotPaid::UsedUp { id: used_up, error, .. } = *not_paid else {
+        panic!("a token may exist, so the permission to order is used up");
+    };
+    assert_eq!(used_up, id);
+    assert!(
+        matches!(&error, PayError::NotIssued(not_issued) if not_issued.left == Exposure::Perhaps),
+        "{error}"
+    );
 }

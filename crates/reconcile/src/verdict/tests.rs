@@ -34,7 +34,7 @@ fn block(timestamp: u64) -> Block {
     }
 }
 
-/// As of a head `age` seconds past the deadline, asked for `lag` seconds later.
+/// Evidence as of a head `age` seconds past the deadline, asked for `lag` seconds later.
 fn evidence(age: i64, lag: u64, said: &[Nonce]) -> Evidence {
     let timestamp = DEADLINE.checked_add_signed(age).unwrap();
     Evidence {
@@ -93,15 +93,15 @@ fn settled(receipt: Named) -> Verdict {
 }
 
 #[test]
-fn paid_is_settled_whatever_the_books_said() {
+fn paid_is_settled_whatever_the_ledger_said() {
     for evidence in [
         evidence(-100, 10, &[paid()]),
         evidence(100, 10, &[paid(), paid()]),
-        // Among the other payments of one transaction.
+        // Among other payments in one transaction.
         evidence(100, 10, &[cashed(TX, &[(PAYEE, 5), (PAYEE, 10_000)])]),
-        // It was paid, however long ago the node last heard of the chain.
+        // It was paid, however old the node's head is.
         evidence(100, 100_000, &[paid()]),
-        // A node without logs does not stand against one with.
+        // A node without logs does not contradict one with logs.
         evidence(100, 10, &[Nonce::Unexplained, paid()]),
         evidence(100, 10, &[paid(), Nonce::NotFinal, Nonce::Unexplained]),
     ] {
@@ -167,17 +167,17 @@ fn a_cancelled_authorization_is_dead_before_its_deadline() {
 
 #[test]
 fn before_the_deadline_there_is_only_waiting() {
-    // The head lags by 900 s: it will be past the deadline that much later.
+    // The head lags by 900 s, so it will be past the deadline that much later.
     let early = evidence(-10, 900, &[Nonce::Unused]);
     let until = DEADLINE + 900 + 1;
     assert_eq!(open(&early), Verdict::Wait { until });
     assert_eq!(claimed(&early), Verdict::Wait { until });
     let early = evidence(-100, 10, &[Nonce::Unused, Nonce::Unused]);
     assert_eq!(open(&early), Verdict::Wait { until: DEADLINE + 11 });
-    // At the deadline itself it is not past.
+    // A head at the deadline is not past it.
     let until = DEADLINE + 10 + 5;
     assert_eq!(open(&evidence(0, 10, &[Nonce::Unused])), Verdict::Wait { until });
-    // Used, but not for good yet.
+    // Used, but not final yet.
     for said in [
         &[Nonce::NotFinal][..],
         &[Nonce::NotFinal, Nonce::Unused],
@@ -187,7 +187,7 @@ fn before_the_deadline_there_is_only_waiting() {
         let until = evidence.now + 40;
         assert_eq!(open(&evidence), Verdict::Wait { until }, "{said:?}");
     }
-    // Never at once.
+    // It never waits less than the minimum.
     let evidence = evidence(100, 0, &[Nonce::NotFinal]);
     let until = evidence.now + 5;
     assert_eq!(open(&evidence), Verdict::Wait { until });
@@ -258,7 +258,7 @@ fn of_two_nodes_both_must_answer() {
         };
         assert_eq!(open(&alone), Verdict::Unclear { why });
     }
-    // The third may be down.
+    // The third node may be down.
     let mut two = evidence(100, 10, &[Nonce::Unused, Nonce::Unused]);
     two.configured = 3;
     let head = block(DEADLINE + 100);
@@ -266,7 +266,7 @@ fn of_two_nodes_both_must_answer() {
 }
 
 #[test]
-fn without_a_common_head_nothing_is_told() {
+fn without_a_common_head_nothing_is_decided() {
     let mut nothing = evidence(100, 10, &[]);
     nothing.configured = 1;
     let why = Unproven::NoAnswer;
@@ -286,7 +286,7 @@ fn of(proof: Proof, standing: ClaimState) -> Facts {
     }
 }
 
-/// Both standings at once.
+/// The verdict, which must be the same for both claim states.
 fn upto(evidence: &Evidence) -> Verdict {
     let open = verdict(&of(UPTO, ClaimState::Open), evidence);
     let claimed = verdict(&of(UPTO, ClaimState::Claimed), evidence);
@@ -381,7 +381,7 @@ fn by_permit2_exact_moves_exactly_the_amount() {
     };
     let why = Dispute::NeverCashed;
     assert_eq!(claimed(&[Nonce::Unused]), Verdict::Disputed { why });
-    // Among others it is paid, and all of it counted before.
+    // Among other payments it is paid, and all of it was counted before.
     assert_eq!(exact(&[shared()]), settled(Named::Nothing));
 }
 
@@ -404,14 +404,14 @@ fn a_receipt_over_an_upto_is_not_contradicted_by_a_dead_nonce() {
         facts.claimed_tx = Some(OTHER_TX.to_string());
         let named = Named::Otherwise(OTHER_TX.to_string());
         assert_eq!(verdict(&facts, &evidence), taken(tx, block, 0, named));
-        // Without a receipt it is dead, as any other.
+        // Without a receipt it is dead like any other payment.
         let open = verdict(&of(UPTO, ClaimState::Open), &evidence);
         assert!(
             matches!(open, Verdict::Expired { .. } | Verdict::Cancelled { .. }),
             "{open:?}"
         );
     }
-    // A block of the deadline's own second still takes it.
+    // A block of the deadline's own second can still include it.
     let early = evidence(0, 10, &[Nonce::Unused]);
     assert!(matches!(upto(&early), Verdict::Wait { .. }));
 }
@@ -452,7 +452,7 @@ fn a_memo_proves_as_an_authorization_does_if_later() {
     assert_eq!(memo(ClaimState::Open, &[Nonce::Unused]), Verdict::Expired { head });
     let why = Dispute::NeverCashed;
     assert_eq!(memo(ClaimState::Claimed, &[Nonce::Unused]), Verdict::Disputed { why });
-    // Nothing found is no proof as soon as the deadline is over.
+    // An empty result proves nothing right after the deadline.
     let until = DEADLINE + 611;
     for age in [1, 600] {
         let early = at(age, ClaimState::Open, &[Nonce::Unused]);
@@ -472,7 +472,7 @@ fn a_fee_that_left_keeps_its_payment_counted() {
         let memo = |said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(601, 10, said));
         let why = Dispute::Failed { tx: TX };
         assert_eq!(memo(&[failed()]), Verdict::Disputed { why: why.clone() });
-        // One node that cannot tell changes nothing, and one that shows no fee frees nothing.
+        // A node that cannot tell changes nothing, and one that shows no fee frees nothing.
         assert_eq!(memo(&[Nonce::Unexplained, failed()]), Verdict::Disputed { why });
         for other in [Nonce::Unused, paid()] {
             let why = Unproven::Contradiction;

@@ -21,7 +21,7 @@ fn cursor(world: &World) -> Option<u64> {
     Some(cursors.of(NETWORK, WALLET)?.block)
 }
 
-/// Somebody who has the key takes something.
+/// Somebody who has the key takes money.
 fn steal(world: &World, n: u8, block: u64) {
     let theft = OnChain::Transfer {
         from: WALLET,
@@ -45,7 +45,7 @@ async fn what_no_payment_explains_is_recorded_once_and_ours_is_not() {
     world.cash(1, 4);
     world.cash(2, 6);
     steal(&world, 0xa1, 5_004);
-    // From before the books: not our affair.
+    // From before the ledger began, so it does not concern us.
     steal(&world, 0xa0, 4_000);
     world.at(30);
     let report = search(&world).await;
@@ -64,7 +64,7 @@ async fn what_no_payment_explains_is_recorded_once_and_ours_is_not() {
     assert_eq!(cursor(&world), Some(5_010));
     assert!(matches!(&world.heard.lock().unwrap()[..], [Notice::Outflow(outflow)] if outflow.tx == tx));
 
-    // Only what is new is looked through, and a lost cursor makes no second entry.
+    // Only new blocks are searched, and a lost cursor causes no second entry.
     let asked = world.fake.asked();
     assert_eq!(search(&world).await, Report::default());
     assert_eq!(world.fake.asked() - asked, 2, "the head, and no blocks");
@@ -72,7 +72,7 @@ async fn what_no_payment_explains_is_recorded_once_and_ours_is_not() {
     assert_eq!(search(&world).await, Report::default());
     assert_eq!(recorded(&world).await, [tx]);
 
-    // A payment whose deadline lies behind the cursor explains nothing that comes after.
+    // A payment whose deadline is before the cursor explains nothing that comes after it.
     world.settled(3).await;
     world.cash(3, 40);
     steal(&world, 0xa2, 5_022);
@@ -82,7 +82,7 @@ async fn what_no_payment_explains_is_recorded_once_and_ours_is_not() {
 }
 
 #[tokio::test]
-async fn what_an_operator_called_dead_is_not_counted_and_so_explains_nothing() {
+async fn what_an_operator_declared_dead_is_not_counted_and_so_explains_nothing() {
     let world = world_on_disk().await;
     let rid = world.unknown(1).await;
     let (who, why) = ("uid:0".to_owned(), "sure".to_owned());
@@ -96,10 +96,10 @@ async fn what_an_operator_called_dead_is_not_counted_and_so_explains_nothing() {
 }
 
 #[tokio::test]
-async fn the_cursor_stands_where_a_search_ended() {
+async fn the_cursor_is_where_a_search_ended() {
     let mut world = world_on_disk().await;
     world.settled(1).await;
-    // Two months later; the node keeps no logs of the second step.
+    // Two months later; the node has no logs of the second step.
     let later = 2 * 250_000;
     world.at(later);
     steal(&world, 0xa1, 50_000);

@@ -1,4 +1,4 @@
-//! The challenge of a sale: its `request`, and the id that binds it to everything it says (MPP §2, §2.1, §6).
+//! The challenge of a sale: its `request`, and the id that binds all its parameters (MPP §2, §2.1, §6).
 
 use std::fmt::Write as _;
 
@@ -15,17 +15,17 @@ pub const METHOD: &str = "stripe";
 pub const INTENT: &str = "charge";
 pub const CURRENCY: &str = "usd";
 
-/// One article at one price, asked for under one host name.
+/// One article at one price, requested under one host name.
 pub struct Sale {
     pub article: &'static Article,
     /// In the minor unit of [`CURRENCY`].
     pub cents: u64,
-    /// The host that was asked, without its port, as mppx names itself.
+    /// The requested host without its port, as mppx names itself.
     pub realm: String,
 }
 
-/// What is asked for. Members are in the order of their names, and none holds anything that JSON would escape, so this is
-/// RFC 8785's form.
+/// The payment request. Members are sorted by name, and no value needs escaping in JSON, so this is the canonical form
+/// of RFC 8785.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Request {
@@ -52,12 +52,12 @@ impl Sale {
         }
     }
 
-    /// The seller's own name for the article, which the payer has to repeat.
+    /// The seller's id for the article, which the payer has to repeat.
     pub fn external_id(&self) -> String {
         format!("sandbox{}", self.article.path)
     }
 
-    /// The parameter `request`.
+    /// The value of the parameter `request`.
     pub fn request(&self) -> String {
         let request = Request {
             amount: self.cents.to_string(),
@@ -113,13 +113,13 @@ impl Challenge {
             // Writing to a String cannot fail.
             let _ = write!(text, "{comma}{name}=\"{value}\"");
         }
-        // Host names and our own texts are printable.
+        // Host names and the sandbox's own texts are printable.
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
 
-/// What the id is made of: realm, method, intent, request, expires, digest, then `header` where there is one, then opaque.
-/// What is absent is empty.
+/// The input of the id: realm, method, intent, request, expires, digest, then `header` if there is one, then opaque.
+/// Absent parameters are empty.
 pub fn bound(slots: [&str; 6], header: Option<&str>, opaque: &str) -> String {
     let mut all = slots.to_vec();
     all.extend(header);
@@ -127,7 +127,7 @@ pub fn bound(slots: [&str; 6], header: Option<&str>, opaque: &str) -> String {
     all.join("|")
 }
 
-/// JSON as MPP's header fields carry it. Always fits one.
+/// JSON in base64url, as MPP's header fields carry it. Always a valid header value.
 pub fn base64url(value: &impl Serialize) -> HeaderValue {
     let text = URL_SAFE_NO_PAD.encode(serde_json::to_vec(value).unwrap_or_default());
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))

@@ -1,5 +1,5 @@
-//! The seller's call at Stripe: one payment intent, confirmed with the token, under a key that repeats when the credential
-//! does (MPP §6.1).
+//! The seller's call to Stripe: one payment intent, confirmed with the token, under an idempotency key that is the same
+//! for the same credential (MPP §6.1).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,14 +9,15 @@ use super::super::stripe::{SHOP_KEY, StripeSandbox};
 use super::challenge::{CURRENCY, INTENT, Sale};
 use super::problem::Problem;
 
-/// The version that mppx asks for; released ones do not know the tokens.
+/// The API version that mppx uses; released versions do not have shared payment tokens.
 const API_VERSION: &str = "2026-07-29.preview";
 
-/// The id of the intent that has succeeded.
+/// Charges the token and returns the id of the succeeded payment intent.
 pub fn confirm(stripe: &StripeSandbox, sale: &Sale, challenge: &str, token: &str) -> Result<String, Problem> {
     let refused = |reason: String| Problem::Stripe { reason };
-    let headers = headers(challenge, token).ok_or_else(|| refused("the request could not be written".to_owned()))?;
-    // Every value is of letters, digits, `-` and `_`, so there is nothing to escape in them.
+    let headers =
+        headers(challenge, token).ok_or_else(|| refused("the request to Stripe could not be built".to_owned()))?;
+    // All values consist of letters, digits, `-` and `_`, so nothing needs escaping.
     let form = format!(
         "amount={}&automatic_payment_methods%5Ballow_redirects%5D=never&automatic_payment_methods%5Benabled%5D=true\
          &confirm=true&currency={CURRENCY}&shared_payment_granted_token={token}&metadata%5Bmachine_payment%5D=true\
@@ -25,10 +26,12 @@ pub fn confirm(stripe: &StripeSandbox, sale: &Sale, challenge: &str, token: &str
     );
     let answer = stripe.answer(&Method::POST, "/v1/payment_intents", &headers, form.as_bytes());
     if !answer.status.is_success() {
-        let message = answer.json["error"]["message"].as_str().unwrap_or("no reason given");
+        let message = answer.json["error"]["message"]
+            .as_str()
+            .unwrap_or("Stripe gave no reason");
         return Err(refused(format!("Stripe PaymentIntent failed: {message}")));
     }
-    // An answer from memory is of a charge that bought something else already.
+    // A replayed response belongs to a charge that has already bought something.
     if answer.headers.contains_key("idempotent-replayed") {
         return Err(Problem::Processed);
     }

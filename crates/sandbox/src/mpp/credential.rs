@@ -1,4 +1,4 @@
-//! The credential that a payer sends (MPP §4, §6).
+//! The payer's credential (MPP §4, §6).
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -10,10 +10,11 @@ use serde_json::Value;
 use super::challenge::{INTENT, METHOD, bound};
 use super::problem::Problem;
 
-/// Longest shared payment token that is taken, so that Stripe's idempotency key, which holds it, keeps its 255 bytes.
+/// The longest accepted shared payment token, so that the idempotency key that contains it stays within Stripe's 255
+/// characters.
 const LONGEST_TOKEN: usize = 200;
 
-/// Read, not judged. It is good for money, so it has no `Debug`.
+/// Parsed but not checked. It can be charged, so it has no `Debug`.
 #[derive(Deserialize)]
 pub struct Credential {
     pub challenge: Echo,
@@ -44,7 +45,7 @@ pub struct StripePayload {
 }
 
 impl Credential {
-    /// Reads `Authorization: Payment …`, which may stand beside other schemes in one field, as mppx reads it. `None`: the
+    /// Reads `Authorization: Payment …`, which may share a field with other schemes, as mppx does. `None` if the
     /// request carries no payment.
     pub fn read(headers: &HeaderMap) -> Option<Result<Self, Problem>> {
         let fields = headers.get_all(header::AUTHORIZATION).iter();
@@ -78,7 +79,7 @@ impl Credential {
 }
 
 impl Echo {
-    /// Whether whoever holds the key has issued exactly this.
+    /// Whether exactly this challenge was issued with `key`.
     pub fn is_bound_by(&self, key: &hmac::Key) -> bool {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (expires, digest, opaque) = (text(&self.expires), text(&self.digest), text(&self.opaque));
@@ -90,7 +91,7 @@ impl Echo {
             &expires,
             &digest,
         ];
-        // A value that holds the separator could be taken for two.
+        // A value that contains the separator could pass for two.
         let ours = (self.method.as_str(), self.intent.as_str()) == (METHOD, INTENT);
         let whole = slots.iter().all(|slot| !slot.contains('|'));
         let bound = bound(slots, self.header.as_deref(), &opaque);

@@ -1,10 +1,13 @@
-//! Sales over MPP by the method `stripe`, intent `charge`, as the reference server `mppx` 0.11 makes them (MPP §2 to
-//! §6).
+//! Sales over MPP with the method `stripe` and the intent `charge`, as the reference server `mppx` 0.11 makes them (MPP
+//! §2 to §6).
 //!
-//! Written apart from `bursar_core::challenge`, `bursar_rails::pay` and `bursar_rails::stripe`, and checked against `mppx` and the crate `mpp`.
+//! Written independently of `bursar_core::challenge`, `bursar_rails::pay` and `bursar_rails::stripe`, and checked
+//! against `mppx` and the crate `mpp`.
 //!
-//! * `challenge`: what is asked for, and the id that binds it. `credential`: what comes back. `charge`: the call at
-//!   Stripe. `problem`: how a request is refused.
+//! * `challenge`: the challenge and the id that binds it.
+//! * `credential`: what the payer sends back.
+//! * `charge`: the call to Stripe.
+//! * `problem`: the problem documents of a 402.
 
 mod challenge;
 mod charge;
@@ -30,29 +33,29 @@ use challenge::{Challenge, base64url};
 pub use credential::Credential;
 pub use problem::Problem;
 
-/// How long a challenge is good for: mppx's default.
+/// How long a challenge is valid: mppx's default.
 const LIFE: SignedDuration = SignedDuration::from_mins(5);
 /// The response header that carries the receipt.
 const RECEIPT: &str = "payment-receipt";
 
-/// Where credentials are checked and charged.
+/// Checks and charges credentials.
 pub struct Till {
     stripe: Arc<StripeSandbox>,
     clock: SharedClock,
-    /// Binds a challenge to what it says (MPP §2.1).
+    /// Binds a challenge to its contents (MPP §2.1).
     key: hmac::Key,
-    /// Challenges that were paid, with their last second. What has expired is refused for that, and need not be known.
+    /// Paid challenges with their expiry. Expired ones are rejected anyway and need not be remembered.
     used: Mutex<HashMap<String, Timestamp>>,
 }
 
-/// A credential for this very sale that is still good.
+/// A valid, unexpired credential for this sale.
 pub struct Verified {
     id: String,
     expires: Timestamp,
     token: String,
 }
 
-/// In the order in which mppx writes it.
+/// Members in the order in which mppx writes them.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Receipt<'a> {
@@ -64,7 +67,7 @@ struct Receipt<'a> {
 }
 
 impl Till {
-    /// Charges at `stripe`, where the shop has to be known.
+    /// Charges at `stripe`, which must have the shop's account.
     pub fn new(stripe: Arc<StripeSandbox>, clock: SharedClock) -> Result<Self, getrandom::Error> {
         Ok(Self::with_key(stripe, clock, &clock::random::<32>()?))
     }
@@ -78,7 +81,7 @@ impl Till {
         }
     }
 
-    /// A fresh challenge, as the field `WWW-Authenticate` carries it.
+    /// A fresh challenge, as a value for `WWW-Authenticate`.
     pub fn challenge(&self, sale: &Sale) -> HeaderValue {
         self.issue(sale).field()
     }
@@ -106,7 +109,8 @@ impl Till {
         Challenge::new(&self.key, sale, &moment(expires))
     }
 
-    /// Judges a credential; takes nothing. The order is mppx's: ours at all, for this sale, in time, readable.
+    /// Checks a credential without charging it. The order is mppx's: issued here, for this sale, unexpired,
+    /// well-formed.
     pub fn verify(&self, sale: &Sale, credential: &Credential) -> Result<Verified, Problem> {
         let echo = &credential.challenge;
         let id = echo.id.clone();
@@ -114,7 +118,7 @@ impl Till {
         if !echo.is_bound_by(&self.key) {
             return Err(invalid("challenge was not issued by this server"));
         }
-        // Every article has its own `externalId`, so an equal request is this article's.
+        // Every article has its own `externalId`, so an equal request is for this article.
         let asked = (sale.realm.as_str(), sale.request());
         if (echo.realm.as_str(), &echo.request) != (asked.0, &asked.1) {
             return Err(invalid("credential does not match this route's requirements"));
@@ -142,8 +146,8 @@ impl Till {
         })
     }
 
-    /// Takes the money and writes the receipt. Of many who present one challenge, one is charged: they come one after the
-    /// other.
+    /// Charges the token and writes the receipt. Charges run one after the other, so of many requests with the same
+    /// challenge only one is charged.
     pub fn charge(&self, sale: &Sale, verified: &Verified) -> Result<HeaderValue, Problem> {
         let now = self.clock.now();
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,13 +170,13 @@ impl Till {
     }
 }
 
-/// Puts a receipt into an answer, which is then for one reader alone (MPP §5).
+/// Adds a receipt to a response, which makes the response private (MPP §5).
 pub fn attach(receipt: HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     headers.insert(RECEIPT, receipt);
 }
 
-/// As JavaScript writes it: UTC, milliseconds.
+/// In JavaScript's format: UTC, with milliseconds.
 fn moment(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }

@@ -1,19 +1,19 @@
-//! Why a request is answered with a 402, in the words of `mppx` (MPP §5).
+//! The reasons for a 402, with the wording of `mppx` (MPP §5).
 
 use serde::Serialize;
 
-/// Shown with the first challenge and with a credential that is none.
+/// Included with the first challenge and for a malformed credential.
 const HINT: &str = "Use a wallet that can pay by one of the methods in the WWW-Authenticate header.";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// Nothing was paid.
+    /// The request carried no payment.
     Required {
         description: &'static str,
     },
     /// Not a credential at all.
     Malformed(&'static str),
-    /// The challenge is not ours, or is for something else.
+    /// The challenge was not issued here, or is for something else.
     InvalidChallenge {
         id: String,
         reason: &'static str,
@@ -21,11 +21,11 @@ pub enum Problem {
     Expired {
         at: String,
     },
-    /// The method's part of the credential is not what it must be.
+    /// The payload of the credential does not match its method.
     InvalidPayload,
-    /// This challenge has been paid.
+    /// This challenge has already been paid.
     Processed,
-    /// Stripe did not take the money.
+    /// Stripe did not accept the charge.
     Stripe {
         reason: String,
     },
@@ -73,7 +73,7 @@ impl Problem {
         }
     }
 
-    /// The body, with the id of the challenge that goes with it.
+    /// The JSON body, with the id of the challenge that accompanies it.
     pub fn json(&self, challenge_id: &str) -> Vec<u8> {
         let (code, title) = self.names();
         let hinted = matches!(self, Self::Required { .. } | Self::Malformed(_));

@@ -1,4 +1,4 @@
-//! The till by itself, with the crate `mpp` as a payer and as a second opinion, and what `mppx` has issued and received.
+//! The till on its own, with the crate `mpp` as payer and independent check, and with recorded `mppx` exchanges.
 
 use ::mpp::protocol::core::{PaymentChallenge, PaymentCredential, format_authorization, parse_www_authenticate};
 use base64::Engine as _;
@@ -59,7 +59,7 @@ impl World {
         answer.json["id"].as_str().unwrap().to_owned()
     }
 
-    /// What the till makes of a credential.
+    /// Presents a credential to the till: its receipt, or the problem.
     fn present(&self, sale: &Sale, authorization: &str) -> Result<Value, Problem> {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, authorization.parse().unwrap());
@@ -99,7 +99,7 @@ fn ids_are_bound_as_mppx_binds_them() {
             .iter()
             .map(|slot| slot.as_str().unwrap())
             .collect();
-        // `header` is a slot of its own before the last one, where there is one.
+        // `header`, if there is one, is an extra slot before the last one.
         let (first, rest) = slots.split_first_chunk::<6>().unwrap();
         let (header, opaque) = match rest {
             [opaque] => (None, opaque),
@@ -163,7 +163,7 @@ fn the_field_has_the_shape_of_the_reference_servers() {
     let their_field = field(&theirs["headers"], "www-authenticate");
     assert_eq!(names(ours.to_str().unwrap()), names(&their_field));
 
-    // The members of the problem, of the receipt and of the request, in their order.
+    // The members of the problem, the receipt and the request, in order.
     let members = |text: &[u8]| -> Vec<String> {
         let object: serde_json::Map<String, Value> = serde_json::from_slice(text).unwrap();
         object.keys().cloned().collect()
@@ -198,7 +198,7 @@ fn a_token_is_charged_once_for_what_was_asked() {
     let world = world();
     let sale = sale("/mpp/report");
     let challenge = world.challenge(&sale);
-    // More than the price: only the price is taken.
+    // The token's maximum is above the price: only the price is charged.
     let token = world.token(80, "pm_card_visa");
     let first = authorization(&challenge, payload(&token));
     world.clock.set(at(NOW + 1));
@@ -210,10 +210,10 @@ fn a_token_is_charged_once_for_what_was_asked() {
     assert_eq!(theirs.timestamp, "2026-09-21T14:13:21.000Z");
 
     assert_eq!(world.present(&sale, &first), Err(Problem::Processed));
-    // Another token for the same challenge buys nothing either.
+    // Another token for the same challenge buys nothing either,
     let other = authorization(&challenge, payload(&world.token(50, "pm_card_visa")));
     assert_eq!(world.present(&sale, &other), Err(Problem::Processed));
-    // Nor the same token for another challenge.
+    // and neither does the same token for another challenge.
     world.clock.set(at(NOW + 2));
     let again = authorization(&world.challenge(&sale), payload(&token));
     let refused = world.present(&sale, &again).unwrap_err();
@@ -265,7 +265,7 @@ fn an_echo_must_be_what_was_issued_here_for_this_article() {
         let refused = world.present(&sale, &authorization(&challenge, payload(&token)));
         assert_eq!(refused.unwrap_err().code(), "invalid-challenge");
     }
-    // The description need not come back (MPP §4).
+    // The description need not be echoed (MPP §4).
     let mut bare = good.clone();
     bare["challenge"].as_object_mut().unwrap().remove("description");
     let text = format!("payment  {}", URL_SAFE_NO_PAD.encode(bare.to_string()));
@@ -318,7 +318,7 @@ fn payloads_are_a_token_and_the_sellers_own_name() {
         let refused = world.present(&sale, &authorization(&challenge, payload.clone()));
         assert_eq!(refused.unwrap_err().code(), code, "{payload}");
     }
-    // None of this has used the challenge up.
+    // None of this has used up the challenge.
     assert!(
         world
             .present(&sale, &authorization(&challenge, self::payload(&token)))
@@ -333,10 +333,7 @@ fn what_stripe_does_not_take_is_refused_with_its_reason() {
     let challenge = world.challenge(&sale);
     for (token, reason) in [
         (world.token(49, "pm_card_visa"), "maximum"),
-        (
-            world.token(50, "pm_card_authenticationRequired"),
-            "waits for its holder",
-        ),
+        (world.token(50, "pm_card_authenticationRequired"), "holder must confirm"),
         (world.token(50, "pm_card_chargeCustomerFail"), "declined"),
     ] {
         let refused = world.present(&sale, &authorization(&challenge, payload(&token)));

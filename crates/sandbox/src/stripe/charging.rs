@@ -1,4 +1,4 @@
-//! The seller's side: a payment intent that is confirmed with a token, in one call, as MPP sellers make it.
+//! The seller's side: a payment intent, created and confirmed with a token in one call, as MPP sellers do.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use super::token::{NoCharge, Reason};
 use super::{Api, Call, Outcome, State, currencies, random_id};
 
 const TOKEN: &str = "shared_payment_granted_token";
-/// Where newer pages of Stripe's put it.
+/// Where Stripe's newer documentation puts it.
 const NESTED_TOKEN: &str = "payment_method_data[shared_payment_granted_token]";
 
 struct Intent<'a> {
@@ -43,15 +43,15 @@ pub(super) fn charge(state: &mut State, call: &Call<'_>, api: Api) -> Outcome {
         return Err(Fault::invalid(
             "amount",
             "amount_too_small",
-            "Less than cards are charged",
+            "The amount is below the minimum for cards",
         ));
     }
-    // Stripe would keep an unconfirmed intent; no MPP seller makes one.
+    // Stripe would keep an unconfirmed intent, but MPP sellers do not create any.
     if !boolean("confirm", confirm.ok_or_else(|| Fault::missing("confirm"))?)? {
         return Err(Fault::invalid(
             "confirm",
             "parameter_invalid_string",
-            "The sandbox takes true only",
+            "The sandbox accepts only true",
         ));
     }
     if let Some(enabled) = enabled {
@@ -81,7 +81,7 @@ pub(super) fn charge(state: &mut State, call: &Call<'_>, api: Api) -> Outcome {
         redirects,
         metadata: bounded(metadata)?,
     };
-    // A token for another seller is none for this one.
+    // A token for another seller does not exist for this one.
     let token = state
         .tokens
         .get_mut(id)
@@ -103,18 +103,24 @@ pub(super) fn charge(state: &mut State, call: &Call<'_>, api: Api) -> Outcome {
     }
 }
 
-/// The codes are assumed.
+/// The codes are assumed: Stripe does not document them.
 fn no_charge(name: &str, why: NoCharge) -> Fault {
     let (code, message) = match why {
-        NoCharge::RequiresAction => ("shared_payment_token_requires_action", "The token waits for its holder"),
+        NoCharge::RequiresAction => (
+            "shared_payment_token_requires_action",
+            "The token's holder must confirm it first",
+        ),
         NoCharge::Deactivated(Reason::Consumed) => ("shared_payment_token_consumed", "The token was used"),
         NoCharge::Deactivated(Reason::Expired) => ("shared_payment_token_expired", "The token has expired"),
         NoCharge::Deactivated(Reason::Revoked) => ("shared_payment_token_revoked", "The token was revoked"),
         NoCharge::Currency => (
             "shared_payment_token_currency_mismatch",
-            "The token has another currency",
+            "The token is for another currency",
         ),
-        NoCharge::Amount | NoCharge::Card => ("shared_payment_token_amount_exceeded", "More than the token's maximum"),
+        NoCharge::Amount | NoCharge::Card => (
+            "shared_payment_token_amount_exceeded",
+            "The amount exceeds the token's maximum",
+        ),
     };
     Fault::invalid(name, code, message)
 }

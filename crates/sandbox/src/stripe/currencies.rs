@@ -1,5 +1,4 @@
-//! The currencies that Stripe knows, from its public list, and the least that a card is charged in some of them
-//! (MPP §6.1).
+//! The currencies that Stripe supports, from its public list, and the minimum card charge in some of them (MPP §6.1).
 
 #[rustfmt::skip]
 const KNOWN: [&str; 139] = [
@@ -14,10 +13,10 @@ const KNOWN: [&str; 139] = [
     "uzs", "vnd", "vuv", "wst", "xaf", "xcd", "xof", "xpf", "yer", "zar", "zmw",
 ];
 
-/// A payment of less is refused, in minor units.
+/// The minimum charge, in minor units.
 const LEAST: [(&str, u64); 4] = [("usd", 50), ("eur", 50), ("gbp", 30), ("jpy", 50)];
 
-/// The currency as it is kept. `None` for one that is not known, or is not in lower case as the types have it.
+/// The currency in its static form. `None` if it is unknown, or not in lower case as the types require.
 pub fn known(text: &str) -> Option<&'static str> {
     KNOWN.into_iter().find(|known| *known == text)
 }

@@ -1,4 +1,4 @@
-//! How Stripe refuses: a status, and an object with a type, mostly a code and the parameter.
+//! Stripe's errors: a status, and an object with a type and, in most cases, a code and the parameter.
 
 use ::http::header::WWW_AUTHENTICATE;
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Answer;
 
-/// A call that did not do what it was to do.
+/// The error of a failed call.
 pub struct Fault {
     status: StatusCode,
     error: Map<String, Value>,
@@ -34,7 +34,7 @@ impl Fault {
         Self::invalid_request(StatusCode::UNAUTHORIZED, message.into())
     }
 
-    /// Never shows the key, not even its end as Stripe does.
+    /// Never shows the key; Stripe itself shows the end of it.
     pub fn wrong_key() -> Self {
         Self::invalid_request(StatusCode::UNAUTHORIZED, "Invalid API Key provided".into())
     }
@@ -45,7 +45,7 @@ impl Fault {
     }
 
     pub fn not_a_form() -> Self {
-        let message = "Invalid request (the content type of a POST is application/x-www-form-urlencoded)";
+        let message = "Invalid request (a POST must have the content type application/x-www-form-urlencoded)";
         Self::invalid_request(StatusCode::BAD_REQUEST, message.into())
     }
 
@@ -57,12 +57,12 @@ impl Fault {
     }
 
     pub fn bad_idempotency_key() -> Self {
-        let message = "An idempotency key has 1 to 255 characters";
+        let message = "An idempotency key must have 1 to 255 characters";
         Self::invalid_request(StatusCode::BAD_REQUEST, message.into())
     }
 
     pub fn twice(name: &str) -> Self {
-        Self::invalid_request(StatusCode::BAD_REQUEST, format!("Received twice: {name}")).with("param", name)
+        Self::invalid_request(StatusCode::BAD_REQUEST, format!("Received more than once: {name}")).with("param", name)
     }
 
     pub fn not_expandable(name: &str) -> Self {
@@ -82,26 +82,26 @@ impl Fault {
             .with("param", name)
     }
 
-    /// A value that its parameter cannot have.
+    /// A value that is not valid for its parameter.
     pub fn invalid(name: &str, code: &str, message: &str) -> Self {
         Self::invalid_request(StatusCode::BAD_REQUEST, format!("{message} ({name})"))
             .with("code", code)
             .with("param", name)
     }
 
-    /// Something that a parameter names and that is not there.
+    /// A parameter that names something that does not exist.
     pub fn no_such(name: &str, what: &str, id: &str) -> Self {
         Self::invalid(name, "resource_missing", &format!("No such {what}: '{id}'"))
     }
 
-    /// Something that the URL names and that is not there.
+    /// A URL that names something that does not exist.
     pub fn not_found(what: &str, id: &str) -> Self {
         Self::invalid_request(StatusCode::NOT_FOUND, format!("No such {what}: '{id}'"))
             .with("code", "resource_missing")
             .with("param", "id")
     }
 
-    /// A call that the object's state does not allow.
+    /// A call that the object's current state does not allow.
     pub fn state(code: &str, message: &str) -> Self {
         Self::invalid_request(StatusCode::BAD_REQUEST, message.into()).with("code", code)
     }
@@ -116,7 +116,7 @@ impl Fault {
         .with("decline_code", "generic_decline")
     }
 
-    /// As [`Self::declined`]; Stripe puts the failed intent into the error.
+    /// Like [`Self::declined`], with the failed intent in the error, as Stripe does.
     pub fn declined_with(intent: Value) -> Self {
         let mut fault = Self::declined();
         fault.error.insert("payment_intent".into(), intent);
@@ -134,12 +134,12 @@ impl Fault {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "api_error",
-            "The sandbox has a fault.".into(),
+            "Internal error in the sandbox.".into(),
         )
     }
 
-    /// Stripe remembers an answer under its key once the call has begun; a request that it did not accept may be
-    /// corrected and sent again.
+    /// Stripe stores a response under its idempotency key once the call has begun; a request that failed validation may
+    /// be corrected and sent again.
     pub fn is_remembered(&self) -> bool {
         self.status == StatusCode::PAYMENT_REQUIRED
     }

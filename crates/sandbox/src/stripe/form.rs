@@ -1,4 +1,5 @@
-//! `application/x-www-form-urlencoded` with Rack's brackets, read whole: what no call has taken is an unknown parameter.
+//! `application/x-www-form-urlencoded` with Rack's brackets, read strictly: a parameter that the call does not take is
+//! an error.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -7,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::faults::Fault;
 
-/// The members of a form, by their names with brackets.
+/// The fields of a form, under their full names with brackets.
 #[derive(Clone)]
 pub struct Form {
     fields: Vec<(String, String)>,
@@ -22,7 +23,7 @@ impl Form {
             let name = halves.next().and_then(unescaped).ok_or_else(Fault::malformed)?;
             let value = halves.next().map_or(Some(String::new()), unescaped);
             let value = value.ok_or_else(Fault::malformed)?;
-            // Rack would let the last one win; a client that sends two is wrong.
+            // Rack would let the last one win, but a client that sends two has a bug.
             if fields.iter().any(|(known, _)| *known == name) && !name.ends_with("[]") {
                 return Err(Fault::twice(&name));
             }
@@ -40,7 +41,7 @@ impl Form {
         self.fields.get(at).map(|(_, value)| value.as_str())
     }
 
-    /// `name[a]=b` as an object; keys have no brackets of their own.
+    /// `name[a]=b` as an object; keys cannot contain brackets.
     pub fn take_map(&self, name: &str) -> Map<String, Value> {
         let inner = |field: &str| -> Option<String> {
             let key = field.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']')?;
@@ -56,7 +57,7 @@ impl Form {
         map
     }
 
-    /// An `expand[]`, in either spelling. Nothing here can be expanded.
+    /// Rejects `expand[]`, with or without an index. Nothing here can be expanded.
     pub fn refuse_expansion(&self) -> Result<(), Fault> {
         match self.fields.iter().find(|(name, _)| name.starts_with("expand[")) {
             Some((_, what)) => Err(Fault::not_expandable(what)),
@@ -64,7 +65,7 @@ impl Form {
         }
     }
 
-    /// Nothing may be left over.
+    /// Fails if a field was not taken.
     pub fn finish(&self) -> Result<(), Fault> {
         self.refuse_expansion()?;
         let taken = self.taken.borrow();
@@ -74,7 +75,7 @@ impl Form {
         }
     }
 
-    /// The same parameters, in whatever order.
+    /// Whether both have the same fields, in any order.
     pub fn is_same(&self, other: &Self) -> bool {
         let sorted = |form: &Self| {
             let mut fields = form.fields.clone();
@@ -85,7 +86,7 @@ impl Form {
     }
 }
 
-/// `None` for a broken escape or for bytes that are no UTF-8.
+/// `None` for a malformed escape or invalid UTF-8.
 fn unescaped(text: &[u8]) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! The way in: beside the shop under TLS, or alone on a plain loopback socket for tests.
+//! Serves the Stripe sandbox over HTTP: next to the shop over TLS, or on its own loopback socket for tests.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,7 +22,7 @@ use crate::replies::{Content, content};
 /// The largest form that is read, in bytes.
 const MAX_FORM: usize = 64 << 10;
 
-/// Whether a path is Stripe's, where the shop stands under the same address.
+/// Whether a path belongs to Stripe, where it shares an address with the shop.
 pub fn takes(path: &str) -> bool {
     let ours = ["shared_payment", "test_helpers", "payment_intents"];
     path.strip_prefix("/v1/")
@@ -30,7 +30,7 @@ pub fn takes(path: &str) -> bool {
         .is_some_and(|first| ours.contains(&first))
 }
 
-/// A sandbox on a socket of its own. Ends when dropped.
+/// A sandbox on its own socket. Stops when dropped.
 pub struct Listening {
     address: SocketAddr,
     _stop: DropGuard,
@@ -44,7 +44,7 @@ impl Listening {
 }
 
 impl StripeSandbox {
-    /// Reads one request whole and answers it.
+    /// Reads one complete request and answers it.
     pub async fn respond<B>(&self, request: Request<B>) -> Response<Content>
     where
         B: Body<Data = Bytes>,

@@ -1,4 +1,4 @@
-//! What was answered under a key, for 24 hours.
+//! Responses stored under idempotency keys, for 24 hours.
 
 use std::collections::HashMap;
 
@@ -22,9 +22,9 @@ struct Answered {
 
 pub enum Recall {
     New,
-    /// Asked before in the same words.
+    /// The same request was sent before.
     Same(Answer),
-    /// The key stands for another request.
+    /// The key was used for another request.
     Other,
 }
 

@@ -1,4 +1,4 @@
-//! The agent's side: tokens are made, looked at and taken back.
+//! The agent's side: creating, retrieving and revoking tokens.
 
 use super::currencies;
 use super::faults::Fault;
@@ -6,14 +6,14 @@ use super::form::Form;
 use super::token::{Card, Revoked, Terms, Token};
 use super::{Call, Outcome, State, StripeSandbox, random_id};
 
-/// Stripe takes at most eight digits.
+/// Stripe accepts at most eight digits.
 const MOST: u64 = 99_999_999;
-/// The furthest that a token may be good for, in seconds: a year. Assumed.
+/// The longest lifetime of a token, in seconds: a year. Assumed.
 const FURTHEST: u64 = 366 * 24 * 3600;
-/// Stripe's bound on the number of keys in metadata.
+/// Stripe's limit on the number of metadata keys.
 const MOST_METADATA: usize = 50;
 
-/// What both kinds of token are limited by.
+/// The limits of both kinds of token.
 struct Limits {
     currency: &'static str,
     max_amount: u64,
@@ -39,7 +39,7 @@ impl StripeSandbox {
         if profile.is_none() && external_id.is_none() {
             return Err(Fault::missing("seller_details"));
         }
-        // Optional in the types, in practice required (MPP §6.1).
+        // Optional in the types, but required in practice (MPP §6.1).
         let profile = profile.ok_or_else(|| Fault::missing("seller_details[network_business_profile]"))?;
         let grantee = self.seller(profile).ok_or_else(|| {
             Fault::no_such(
@@ -65,13 +65,14 @@ impl StripeSandbox {
         make(state, terms, call.now).map(|token| token.issued_json())
     }
 
-    /// `POST /v1/test_helpers/shared_payment/granted_tokens`: as if somebody had granted it to the key's own account.
+    /// `POST /v1/test_helpers/shared_payment/granted_tokens`: as if another party had granted it to the caller's
+    /// account.
     pub(super) fn grant(&self, state: &mut State, call: &Call<'_>) -> Outcome {
         let form = call.form;
         let payment_method = form.take("payment_method");
         let customer = form.take("customer");
         let metadata = form.take_map("shared_metadata");
-        // Stripe's guide sends both, its types know neither.
+        // Stripe's guide sends both, but its types have neither.
         let _ = (
             form.take("seller_details[network_id]"),
             form.take("seller_details[external_id]"),
@@ -168,7 +169,7 @@ fn count(state: &mut State, revoked: Revoked) -> Result<(), Fault> {
         Revoked::TooLate => {
             return Err(Fault::state(
                 "shared_payment_token_consumed",
-                "This token was used and cannot be revoked.",
+                "This token has been used and cannot be revoked.",
             ));
         }
     }
@@ -180,7 +181,7 @@ fn card(payment_method: Option<&str>) -> Result<Card, Fault> {
     Card::named(name).ok_or_else(|| Fault::no_such("payment_method", "PaymentMethod", name))
 }
 
-/// The members of `usage_limits` as they were sent.
+/// The members of `usage_limits` as sent.
 struct RawLimits<'f> {
     currency: Option<&'f str>,
     max_amount: Option<&'f str>,
@@ -223,12 +224,8 @@ pub(super) fn currency(name: &str, text: Option<&str>) -> Result<&'static str, F
 /// Between one and eight digits.
 pub(super) fn amount(name: &str, text: Option<&str>) -> Result<u64, Fault> {
     match integer(name, text.ok_or_else(|| Fault::missing(name))?)? {
-        0 => Err(Fault::invalid(
-            name,
-            "parameter_invalid_integer",
-            "At least 1 is wanted",
-        )),
-        amount if amount > MOST => Err(Fault::invalid(name, "amount_too_large", "At most 99999999 is taken")),
+        0 => Err(Fault::invalid(name, "parameter_invalid_integer", "Must be at least 1")),
+        amount if amount > MOST => Err(Fault::invalid(name, "amount_too_large", "Must be at most 99999999")),
         amount => Ok(amount),
     }
 }
@@ -238,10 +235,10 @@ fn moment(name: &str, text: &str, now: u64) -> Result<u64, Fault> {
     // The code is assumed.
     let invalid = |message| Fault::invalid(name, "parameter_invalid_integer", message);
     if at <= now {
-        return Err(invalid("The time of expiry has to lie in the future"));
+        return Err(invalid("The expiry time must be in the future"));
     }
     if at - now > FURTHEST {
-        return Err(invalid("The time of expiry lies too far in the future"));
+        return Err(invalid("The expiry time is too far in the future"));
     }
     Ok(at)
 }
@@ -281,7 +278,7 @@ fn web_url(text: &str) -> Result<String, Fault> {
     }
 }
 
-/// Stripe's bounds on metadata: 50 keys of 40 characters, values of 500.
+/// Stripe's limits on metadata: 50 keys of 40 characters, values of 500.
 pub(super) fn bounded(
     metadata: serde_json::Map<String, serde_json::Value>,
 ) -> Result<serde_json::Map<String, serde_json::Value>, Fault> {
@@ -294,7 +291,7 @@ pub(super) fn bounded(
         false => Err(Fault::invalid(
             "metadata",
             "parameter_invalid_string",
-            "Metadata is bounded",
+            "Metadata may have 50 keys of 40 characters, with values of 500",
         )),
     }
 }

@@ -1,11 +1,11 @@
-//! A Stripe that issues shared payment tokens and lets sellers charge them, in memory, with nobody's money.
+//! An in-memory Stripe that issues shared payment tokens and lets sellers charge them, without real money.
 //!
-//! It reads what clients send as strictly as the typed API of npm's `stripe` 22.7.0-beta.1 describes it, and answers in
-//! Stripe's shapes; `tests/stripe_shapes.rs` holds both to that package. Shares no code with the client in `bursar_rails::stripe`.
-//! Where Stripe says nothing, the choice is marked "assumed".
+//! It reads requests as strictly as the typed API of the npm package `stripe` 22.7.0-beta.1 describes them, and answers
+//! in Stripe's shapes; `crates/rails/tests/stripe_shapes.rs` checks both against that package. It shares no code with
+//! the client in `bursar_rails::stripe`. Where Stripe documents nothing, the choice is marked "assumed".
 //!
-//! * `form`: what was sent. `faults`: refusals. `idempotency`: what is answered twice. `currencies`: which are known.
-//! * `token`: one token and its rules. `issuing`: the agent's calls. `charging`: the seller's. `http`: the way in.
+//! * `form`: request forms. `faults`: errors. `idempotency`: stored responses. `currencies`: the supported ones.
+//! * `token`: one token and its rules. `issuing`: the agent's calls. `charging`: the seller's call. `http`: serving.
 
 mod charging;
 mod currencies;
@@ -36,21 +36,21 @@ use token::Token;
 
 pub use self::http::{Listening, takes};
 
-/// The key of the account that issues tokens, where nobody asks for another one.
+/// The default key of the account that issues tokens.
 pub const AGENT_KEY: &str = "sk_test_sandbox_agent";
-/// The sandbox shop's account.
+/// The key of the sandbox shop's account.
 pub const SHOP_KEY: &str = "sk_test_sandbox_shop";
-/// What tokens for the sandbox shop are issued to.
+/// The business profile to which tokens for the sandbox shop are issued.
 pub const SHOP_PROFILE: &str = "profile_test_sandboxshop";
 
-/// The sandbox: its accounts, and what they have made.
+/// The sandbox: its accounts and their tokens.
 pub struct StripeSandbox {
     clock: SharedClock,
     accounts: Vec<Account>,
     state: Mutex<State>,
 }
 
-/// What a call came to.
+/// The response to a call.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -64,13 +64,13 @@ pub struct Counters {
     pub tokens_issued: u64,
     pub intents_succeeded: u64,
     pub revocations: u64,
-    /// By token, in minor units; only tokens that something was taken with.
+    /// Captured amount by token, in minor units; only tokens that were charged.
     pub captured: BTreeMap<String, u64>,
 }
 
 struct Account {
     key: SecretString,
-    /// What tokens can be issued to it by.
+    /// The business profile by which tokens are issued to it.
     profile: Option<String>,
 }
 
@@ -81,18 +81,18 @@ struct State {
     counters: Counters,
 }
 
-/// An account by its place.
+/// An account's index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct AccountId(usize);
 
-/// Whether a version was asked for in which shared payment tokens are known.
+/// Whether the requested API version has shared payment tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Api {
     Preview,
     Released,
 }
 
-/// One call of an account that is known.
+/// One call of an authenticated account.
 struct Call<'a> {
     account: AccountId,
     now: u64,
@@ -102,7 +102,7 @@ struct Call<'a> {
 type Outcome = Result<Value, Fault>;
 
 impl StripeSandbox {
-    /// With one account, which issues tokens and has no profile of its own.
+    /// With one account, which issues tokens and has no business profile.
     pub fn new(clock: SharedClock, agent_key: &str) -> Self {
         let agent = Account {
             key: SecretString::from(agent_key),
@@ -115,12 +115,12 @@ impl StripeSandbox {
         }
     }
 
-    /// The Stripe of a sandbox shop: an account that issues tokens, and the shop's.
+    /// The Stripe of a sandbox shop: an account that issues tokens, and the shop's account.
     pub fn of_shop(clock: SharedClock, agent_key: &str) -> Self {
         Self::new(clock, agent_key).with_seller(SHOP_KEY, SHOP_PROFILE)
     }
 
-    /// Adds a seller. With the agent's own key it is one account, which the test helper grants its tokens to.
+    /// Adds a seller. With the agent's own key, both are one account, to which the test helper grants its tokens.
     #[must_use]
     pub fn with_seller(mut self, key: &str, profile: &str) -> Self {
         match self.accounts.iter_mut().find(|known| known.key.expose_secret() == key) {
@@ -133,13 +133,13 @@ impl StripeSandbox {
         self
     }
 
-    /// Answers one call. `path` is the path with its query; paths of others get Stripe's 404.
+    /// Answers one call. `path` includes the query; unknown paths get Stripe's 404.
     pub fn answer(&self, method: &Method, path: &str, headers: &HeaderMap, body: &[u8]) -> Answer {
         let mut answer = match self.dispatch(method, path, headers, body) {
             Ok(answer) => answer,
             Err(fault) => fault.answer(),
         };
-        // Stripe's libraries show it in their errors.
+        // Stripe's libraries show the request id in their errors.
         let request_id = self::random_id("req_")
             .ok()
             .and_then(|id| HeaderValue::try_from(id).ok());
@@ -153,7 +153,7 @@ impl StripeSandbox {
         self.lock().counters.clone()
     }
 
-    /// Does what the card's holder would do at the page of `next_action`. Whether there was something to do.
+    /// Does what the card's holder would do on the page of `next_action`. Returns whether an action was pending.
     pub fn authenticate(&self, token: &str) -> bool {
         self.lock().tokens.get_mut(token).is_some_and(Token::authenticate)
     }
@@ -207,7 +207,7 @@ impl StripeSandbox {
         }
     }
 
-    /// `Basic` with the key as the user, or `Bearer`.
+    /// `Basic` with the key as the user name, or `Bearer`.
     fn authenticated(&self, headers: &HeaderMap) -> Result<AccountId, Fault> {
         let field = headers
             .get(AUTHORIZATION)
@@ -241,7 +241,7 @@ impl StripeSandbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every call changes the state in one go or not at all.
+        // Every call changes the state completely or not at all.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -256,7 +256,7 @@ impl Answer {
     }
 }
 
-/// The calls that are known.
+/// The supported calls.
 enum Route<'p> {
     Issue,
     Issued(&'p str),
@@ -285,7 +285,7 @@ impl<'p> Route<'p> {
     }
 }
 
-/// `YYYY-MM-DD.preview`; anything else does not know the tokens.
+/// Shared payment tokens need a version of the form `YYYY-MM-DD.preview`.
 fn api(headers: &HeaderMap) -> Api {
     let date = headers
         .get("stripe-version")
@@ -301,7 +301,7 @@ fn api(headers: &HeaderMap) -> Api {
     }
 }
 
-/// The body, if it says that it is a form.
+/// The body, if its content type is a form.
 fn form_text<'b>(headers: &HeaderMap, body: &'b [u8]) -> Result<&'b [u8], Fault> {
     let media_type = headers
         .get(CONTENT_TYPE)
@@ -324,11 +324,11 @@ fn idempotency_key(method: &Method, headers: &HeaderMap) -> Result<Option<String
     }
 }
 
-/// `prefix` and 24 letters and digits.
+/// `prefix` followed by 24 letters and digits.
 fn random_id(prefix: &str) -> Result<String, Fault> {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let bytes = clock::random::<24>().map_err(|_| Fault::ours())?;
-    // Not evenly spread, which ids do not need.
+    // Not uniformly distributed, which ids do not need.
     let letters = bytes
         .iter()
         .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]));

@@ -1,12 +1,12 @@
-//! One token: for one seller, once, up to an amount, until a moment.
+//! One token: for one seller, one charge, up to an amount, until a time.
 
 use serde_json::{Map, Value, json};
 
 use super::AccountId;
 
-/// What a token is made with.
+/// What a token is created with.
 pub struct Terms {
-    /// `None` for one that the test helper made.
+    /// `None` for a token from the test helper.
     pub issuer: Option<AccountId>,
     pub grantee: AccountId,
     pub seller_profile: Option<String>,
@@ -21,16 +21,16 @@ pub struct Terms {
     pub use_stripe_sdk: Option<bool>,
 }
 
-/// Stripe's test payment methods, each with a fate of its own.
+/// Stripe's test payment methods, each with its own outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Card {
-    /// `pm_card_visa`: always good.
+    /// `pm_card_visa`: always succeeds.
     Visa,
-    /// `pm_card_authenticationRequired`: its holder has to confirm first.
+    /// `pm_card_authenticationRequired`: the holder has to confirm first.
     AuthenticationRequired,
-    /// `pm_card_chargeDeclined`: no token.
+    /// `pm_card_chargeDeclined`: no token is issued.
     ChargeDeclined,
-    /// `pm_card_chargeCustomerFail`: a token, and then no charge.
+    /// `pm_card_chargeCustomerFail`: the token is issued, but charging it fails.
     ChargeCustomerFail,
 }
 
@@ -66,13 +66,13 @@ pub enum NoCharge {
     Card,
 }
 
-/// What a revocation has changed.
+/// The effect of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
     Now,
-    /// It could not be charged any more.
+    /// The token was already deactivated without a charge.
     Before,
-    /// It was charged, so there is nothing to take back.
+    /// The token was already charged, so it cannot be revoked.
     TooLate,
 }
 
@@ -131,7 +131,7 @@ impl Token {
         self.terms.grantee == account
     }
 
-    /// A token knows the time only when it is looked at.
+    /// Expires the token if its time has come; called before every access.
     pub fn see(&mut self, now: u64) {
         if let Some(at) = self.terms.expires_at.filter(|at| *at <= now)
             && !matches!(self.standing, TokenState::Deactivated { .. })
@@ -165,7 +165,7 @@ impl Token {
         }
     }
 
-    /// Takes `amount`, whole and once: what is left of the maximum is gone with it.
+    /// Charges `amount` once; the rest of the maximum is forfeited.
     pub fn charge(&mut self, amount: u64, currency: &str, now: u64) -> Result<(), NoCharge> {
         self.see(now);
         match self.standing {
@@ -188,7 +188,7 @@ impl Token {
         Ok(())
     }
 
-    /// As its issuer sees it.
+    /// The token as its issuer sees it.
     pub fn issued_json(&self) -> Value {
         let terms = &self.terms;
         let status = match self.standing {
@@ -220,7 +220,7 @@ impl Token {
         })
     }
 
-    /// As the one who may charge it sees it. It has no status.
+    /// The token as the seller who may charge it sees it. It has no status.
     pub fn granted_json(&self) -> Value {
         json!({
             "id": self.id,

@@ -1,4 +1,4 @@
-//! The sandbox's chain proves the sandbox's sales, to the code that asks real nodes.
+//! The sandbox's chain proves the sandbox's sales to the same code that queries real nodes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -48,7 +48,7 @@ impl Client {
         Self::connect_as(sandbox, protocol, "localhost").await.unwrap()
     }
 
-    /// Fails only where the certificate does not fit `name`.
+    /// Fails only if the certificate is not valid for `name`.
     pub async fn connect_as(sandbox: &Sandbox, protocol: Protocol, name: &str) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots
@@ -137,7 +137,7 @@ impl Client {
         Answer::of(self.open(method, path, payment, body).await).await
     }
 
-    /// With any fields.
+    /// Sends a request with arbitrary header fields.
     pub async fn ask(&mut self, method: Method, path: &str, fields: &[(&str, String)], body: &str) -> Answer {
         Answer::of(self.open_with(method, path, fields, body).await).await
     }
@@ -178,7 +178,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// A header of base64 JSON.
+    /// The JSON in a base64 header.
     pub fn decoded(&self, header: &str) -> Value {
         decode(self.headers[header].as_bytes())
     }

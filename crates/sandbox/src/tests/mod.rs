@@ -1,4 +1,4 @@
-//! Buying from the sandbox over real TLS, with a payer and a client of the tests' own.
+//! Buying from the sandbox over real TLS, with the tests' own payer and client.
 
 mod chain;
 mod client;
@@ -242,7 +242,10 @@ async fn every_address_may_be_funded_on_first_sight_and_read_over_rpc() {
         .await
         .unwrap();
     let unknown = Client::connect_as(&sandbox, Protocol::Http1, "other.internal").await;
-    assert!(unknown.is_err(), "the certificate holds for a name it was not made for");
+    assert!(
+        unknown.is_err(),
+        "the certificate was accepted for a name it was not issued for"
+    );
 
     let payer = Payer::named("never seen before");
     let balance = |holder: &[u8]| {

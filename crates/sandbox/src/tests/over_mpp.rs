@@ -1,4 +1,5 @@
-//! Buying over MPP with a Stripe token, over real TLS; the crate `mpp` reads challenges and receipts and writes credentials.
+//! Buying over MPP with a Stripe token, over real TLS. The crate `mpp` reads challenges and receipts and writes
+//! credentials.
 
 use ::mpp::protocol::core::{
     PaymentChallenge, PaymentCredential, format_authorization, parse_receipt, parse_www_authenticate,
@@ -26,7 +27,7 @@ impl Answer {
     }
 }
 
-/// A token for the shop, from the Stripe beside it.
+/// A token for the shop, from the Stripe next to it.
 async fn token(client: &mut Client, cents: u64) -> String {
     let form = format!(
         "payment_method=pm_card_visa&usage_limits[currency]=usd&usage_limits[max_amount]={cents}\
@@ -125,7 +126,7 @@ async fn what_is_sold_over_both_protocols_is_bought_by_either() {
     assert_paid(&sandbox, &payer, 250_000);
     assert_eq!(sandbox.stripe().counters().intents_succeeded, 1);
 
-    // A refusal over one of them shows both again.
+    // A rejection over one protocol offers both again.
     for refused in [
         client.send(Method::GET, "/both/report", paid, "").await,
         client.pay("/both/report", &payer.v2(&x402, &authorization)).await,
@@ -134,7 +135,7 @@ async fn what_is_sold_over_both_protocols_is_bought_by_either() {
         refused.v2_challenge();
         assert!(refused.headers.contains_key("www-authenticate"));
     }
-    // Both at once is no choice.
+    // Both at once is an error.
     let signature = encode(&payer.v2(&x402, &authorization));
     let fields = [("authorization", header.clone()), ("payment-signature", signature)];
     let both = client.ask(Method::GET, "/both/report", &fields, "").await;

@@ -1,6 +1,6 @@
-//! A payer for tests: signs with k256 alone, over a digest put together by hand, and builds both payment headers.
+//! A payer for tests: signs with k256 only, over a hash computed by hand, and builds both payment headers.
 //!
-//! It shares no code with the sandbox that judges it, nor with the proxy that will pay it.
+//! It shares no code with the sandbox that checks its payments, nor with the proxy.
 
 use alloy_primitives::{Address, B256, hex, keccak256};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::authorization::{Authorization, SignatureBytes};
 use bursar_core::money::Atoms;
 
-/// Somebody with a key.
+/// A payer with a key.
 pub struct Payer(SigningKey);
 
 impl Payer {
@@ -24,7 +24,7 @@ impl Payer {
         Address::from_slice(&keccak256(&point.as_bytes()[1..])[12..])
     }
 
-    /// What a v1 or v2 requirement asks for, valid for a minute from `now`.
+    /// An authorization for a v1 or v2 requirement, valid for a minute from `now`.
     pub fn authorize(&self, requirement: &Value, now: u64, nonce: &str) -> Authorization {
         let amount = requirement
             .get("amount")
@@ -88,7 +88,7 @@ impl Payer {
     }
 }
 
-/// As a header carries it.
+/// JSON in base64, as a header carries it.
 pub fn encode(payload: &Value) -> String {
     STANDARD.encode(payload.to_string())
 }

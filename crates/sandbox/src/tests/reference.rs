@@ -1,5 +1,5 @@
-//! Headers as published clients send them, byte for byte, judged by the sandbox: what it accepts is not only what the
-//! tests' own payer believes. Key, clock and nonce are those of the x402 vectors (clock 1760000000).
+//! Headers from published clients, byte for byte, checked by the sandbox, so that its rules do not rest on the tests'
+//! own payer alone. Key, clock and nonce are those of the x402 vectors (clock 1760000000).
 
 use http::{HeaderMap, HeaderValue};
 
@@ -52,7 +52,7 @@ const V2_IDENTIFIED: &str = concat!(
     "VVNEQyIsInZlcnNpb24iOiIyIn19fQ==",
 );
 
-/// What the vectors' seller had advertised.
+/// What the seller in the vectors advertised.
 fn advertised(version: Version, extensions: Option<Value>) -> Advertised {
     let pay_to = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
     let mut requirement = json!({
@@ -80,7 +80,7 @@ fn advertised(version: Version, extensions: Option<Value>) -> Advertised {
     }
 }
 
-/// Reads and judges `header` a number of seconds after the vectors' clock.
+/// Reads and verifies `header`, `later` seconds after the vectors' clock.
 fn judged(header: &str, advertised: &Advertised, later: i64) -> Result<Presented, Refusal> {
     let mut headers = HeaderMap::new();
     headers.insert(

@@ -1,4 +1,4 @@
-//! What the sandbox does not sell for: each refusal has its code, a fresh challenge, and moves nothing.
+//! Payments that the sandbox rejects: each rejection has its code and a fresh challenge, and moves nothing.
 
 use super::*;
 use crate::authorization::Authorization;
@@ -21,7 +21,7 @@ async fn a_replayed_nonce_is_refused() {
     assert_eq!(client.pay("/v2/quote", &payload).await.status, StatusCode::OK);
     refused_v2(&mut client, &payload, "invalid_exact_evm_nonce_already_used").await;
 
-    // The same nonce signed again, for a little longer, is the same nonce.
+    // Signing the same nonce again with a later expiry does not make it a new nonce.
     let longer = Authorization {
         valid_before: authorization.valid_before + 1,
         ..authorization
@@ -68,7 +68,7 @@ async fn an_authorization_must_be_exactly_what_was_asked_for() {
             },
             before,
         ),
-        // Five seconds are too few to settle in.
+        // Five seconds are too short to settle.
         (
             Authorization {
                 valid_before: NOW + 5,
@@ -131,14 +131,14 @@ async fn an_echo_must_be_what_was_advertised() {
     ] {
         refused_v2(&mut client, &payload, code).await;
     }
-    // A requirement with its addresses in lower case is not verbatim.
+    // Addresses in lower case are not a verbatim echo.
     let lower = good["accepted"]["payTo"].as_str().unwrap().to_lowercase();
     if lower != good["accepted"]["payTo"] {
         refused_v2(&mut client, &altered("/accepted/payTo", lower.into()), no_match).await;
     }
     assert!(sandbox.token().transfers().is_empty());
 
-    // No resource, more in `extra`, an extension nobody asked for: all are allowed.
+    // A missing resource, additions to `extra`, an unrequested extension: all are allowed.
     let mut payload = good.clone();
     payload.as_object_mut().unwrap().remove("resource");
     payload["accepted"]["extra"]["note"] = "mine".into();

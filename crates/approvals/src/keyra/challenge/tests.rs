@@ -13,7 +13,7 @@ fn order() -> Order {
 }
 
 #[test]
-fn what_is_sent_is_text_and_of_the_intent() {
+fn the_request_is_made_from_the_intent_as_strings() {
     let question = question_about(&offer());
     let order = Order::of(&question, &Action::default()).unwrap();
     let sent: Value = serde_json::from_slice(&order.body()).unwrap();
@@ -114,7 +114,7 @@ fn an_echo_is_equal_or_refused() {
 }
 
 #[test]
-fn an_answer_that_can_be_read_twice_is_none() {
+fn an_ambiguous_response_is_rejected() {
     for text in [
         "",
         "null",

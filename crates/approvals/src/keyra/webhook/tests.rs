@@ -103,7 +103,7 @@ fn events_of_the_vectors() {
 }
 
 #[test]
-fn a_signature_stands_there_once() {
+fn a_second_signature_header_is_rejected() {
     let body = br#"{"type":"challenge.approved","data":{"challengeId":"chl_1"}}"#;
     for format in FORMATS {
         let mut twice = headers(&signed(format, SECRET, body));
@@ -116,7 +116,7 @@ fn a_signature_stands_there_once() {
 }
 
 #[test]
-fn the_time_stands_there_once_and_is_signed_as_written() {
+fn the_timestamp_appears_once_and_is_signed_as_written() {
     let body = br#"{"type":"challenge.approved"}"#;
     let good = signed(SignatureFormat::Timestamped, SECRET, body);
     let v1 = good.split_once(',').unwrap().1;
@@ -141,7 +141,7 @@ fn the_time_stands_there_once_and_is_signed_as_written() {
 }
 
 #[test]
-fn what_is_signed_may_still_be_no_event() {
+fn a_signed_body_may_still_be_invalid() {
     for body in [
         "",
         "null",
@@ -211,13 +211,13 @@ proptest! {
         let index = place.index(field.len());
         let mut changed = field.clone();
         changed.replace_range(index..=index, &other);
-        // Hex digits have no case; of base64 every character counts.
+        // Hex digits may be in either case; in base64 every character counts.
         let same = match format {
             SignatureFormat::Base64 => changed == field,
             _ => changed.eq_ignore_ascii_case(&field) && changed.starts_with(&field[..field.len() - 64]),
         };
         prop_assert_eq!(webhooks(format).is_signed(&changed, &body, at(NOW)), same);
-        // Nothing shorter, and nothing longer.
+        // Nothing shorter and nothing longer passes.
         let cut = &field[..index];
         prop_assert!(!webhooks(format).is_signed(cut, &body, at(NOW)));
         let longer = format!("{field}{other}");

@@ -19,7 +19,7 @@ pub(in super::super) fn now() -> Timestamp {
     Timestamp::from_second(NOW).unwrap()
 }
 
-/// As the vectors have it.
+/// The policy of the vectors.
 pub(in super::super) fn policy() -> Policy {
     Policy {
         source: Source::AccessTokenJwt,
@@ -45,7 +45,7 @@ pub(in super::super) fn valid() -> String {
     fixture()["cases"][0]["token"].as_str().unwrap().to_owned()
 }
 
-/// By the issuer's first key.
+/// Signed by the issuer's first key.
 pub(in super::super) fn signed(claims: &Value) -> String {
     sign(r#"{"alg":"EdDSA","kid":"k1","typ":"JWT"}"#, &claims.to_string())
 }
@@ -123,7 +123,7 @@ fn tokens_are_judged_as_the_vectors_say() {
     }
 }
 
-/// The other implementation that is in the program anyway, on every signature of the vectors that is looked at.
+/// Compares every signature of the vectors with a second implementation that the program contains anyway.
 #[test]
 fn aws_lc_agrees_on_signatures() {
     use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
@@ -157,7 +157,7 @@ fn a_weak_key_is_refused_before_its_token() {
 
 #[test]
 fn the_checks_are_made_in_their_order() {
-    // Every claim is wrong; what is mended first is what is looked at first.
+    // Every claim is wrong. They are fixed one by one, in the order of the checks.
     let mut token = json!({"iss": 1, "sub": "x", "aud": "x", "client_id": "x", "scope": "x", "jti": "",
         "iat": NOW + 9000, "nbf": NOW + 9000, "exp": NOW - 9000,
         "urn:openid:params:jwt:claim:auth_req_id": "ciba_0002"});
@@ -287,7 +287,7 @@ fn the_length_is_counted_to_the_character() {
             .find(|token| token.len() >= length)
             .unwrap()
     };
-    // Three bytes are four characters, and no length of 4n + 1 exists.
+    // Three bytes give four characters, so a length of 4n + 1 is impossible.
     let longest = of_length(LONGEST - 1);
     assert!(longest.len() <= LONGEST);
     assert_eq!(verdict(&longest, &policy()), "ok");
@@ -313,7 +313,7 @@ fn an_id_token_is_judged_with_the_answer_that_it_came_with() {
     assert_eq!(verdict(shape["token"].as_str().unwrap(), &granted), "ok");
     let refused = id_token("openid", None);
     assert_eq!(verdict(shape["token"].as_str().unwrap(), &refused), "scope_missing");
-    // Its own scope is not the one that counts.
+    // The token's own scope does not count.
     assert_eq!(verdict(&signed(&claims()), &refused), "scope_missing");
     let resource = with("aud", json!("https://resource.test"));
     assert_eq!(verdict(&signed(&resource), &granted), "wrong_audience");
@@ -334,7 +334,7 @@ fn an_id_token_is_judged_with_the_answer_that_it_came_with() {
         (Some(details), None, "ok"),
         (None, Some(details), "ok"),
         (Some("[]"), None, "binding_mismatch"),
-        // What is signed goes before what is not.
+        // Signed details take precedence over unsigned ones.
         (Some(details), Some("[]"), "binding_mismatch"),
     ] {
         let mut policy = id_token("approve:payment", beside);
@@ -397,7 +397,7 @@ proptest! {
         prop_assert!(verify(&parts, &issuer_keys(), &policy(), now()).is_err());
     }
 
-    /// Signed by the issuer, and still any text at all.
+    /// Arbitrary text, signed by the issuer.
     #[test]
     fn no_signed_payload_panics(payload in ".{0,200}", times in any::<[i64; 3]>(), now in -377_705_023_201..253_402_207_200_i64) {
         let now = Timestamp::from_second(now).unwrap();

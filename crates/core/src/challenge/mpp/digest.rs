@@ -1,10 +1,10 @@
-//! `digest`: the one request body that a challenge is for (MPP §9.3).
+//! `digest`: the only request body that a challenge is for (MPP §9.3).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Reads `sha-256=:BASE64:` as RFC 9530 writes it, or without the colons as servers do. `None` for anything else: a
-/// challenge that binds a body in a way we cannot check is not paid.
+/// Reads `sha-256=:BASE64:` as in RFC 9530, or without the colons, as servers write it. `None` for anything else: a
+/// challenge is not paid if its digest cannot be checked.
 pub(super) fn body_sha256(text: &str) -> Option<[u8; 32]> {
     let value = text.strip_prefix("sha-256=")?;
     let inner = match value.strip_prefix(':') {

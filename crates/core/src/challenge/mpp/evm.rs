@@ -1,4 +1,4 @@
-//! `evm`/`charge`: what the `request` asks for, as an offer that a `transferWithAuthorization` pays (MPP §3, §7).
+//! `evm`/`charge`: turns the `request` into an offer that a `transferWithAuthorization` pays (MPP §3, §7).
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     let request = Object::read(&payment.request).ok_or(Why::NotObject)?;
     let details = request.object("methodDetails").ok_or(Why::ChainMissing)?;
     check_credential_type(&details)?;
-    // The signature names one recipient, so it cannot pay several; and whoever reads the offer must not think so.
+    // The signature names one recipient, so it cannot pay several, and the offer must not suggest that it does.
     if details.member("splits").is_some() || request.member("splits").is_some() {
         return Err(Why::SplitsUnsupported);
     }
@@ -46,7 +46,7 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     })
 }
 
-/// Without the member a server need not take an authorization (MPP §7).
+/// Without this member a server need not accept an authorization (MPP §7).
 fn check_credential_type(details: &Object<'_>) -> Result<(), Why> {
     let types: Option<Vec<String>> = details
         .member("credentialTypes")

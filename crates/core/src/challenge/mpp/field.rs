@@ -1,14 +1,14 @@
-//! `WWW-Authenticate` as bytes: every `Payment` challenge in it with its parameters (RFC 9110 §11.6.1, MPP §2).
+//! Parses `WWW-Authenticate`: every `Payment` challenge in it, with its parameters (RFC 9110 §11.6.1, MPP §2).
 //!
-//! Challenges of all schemes may share one field, separated by the same commas as their parameters. A new one begins only
-//! with a scheme at the start of a list element, outside quoted strings: `realm="a, Payment id=x"` is one realm. What does
-//! not parse spoils the challenge it stands in and no other.
+//! Challenges of all schemes may share one field, separated by the same commas as their parameters. A new challenge
+//! starts only with a scheme at the start of a list element, outside quoted strings: `realm="a, Payment id=x"` is one
+//! realm. A syntax error affects only the challenge that contains it.
 
 use std::collections::BTreeMap;
 
 use super::super::Why;
 
-/// Names in lower case, values unquoted.
+/// Parameters by name, in lower case; values are unquoted.
 pub(super) type Parameters = BTreeMap<String, String>;
 
 /// The `Payment` challenges of one field, in order.
@@ -30,7 +30,7 @@ pub(super) fn challenges(value: &[u8]) -> Vec<Result<Parameters, Why>> {
     }
 }
 
-/// One list element: a scheme, with its first parameter or without, or one more parameter of the scheme before.
+/// Reads one list element: a scheme, with or without its first parameter, or another parameter of the previous scheme.
 fn element(scan: &mut Scan<'_>, found: &mut Found) -> Option<()> {
     let word = scan.token()?;
     let after_word = scan.rest;
@@ -42,12 +42,12 @@ fn element(scan: &mut Scan<'_>, found: &mut Found) -> Option<()> {
     if scan.is_at_element_end() {
         return Some(());
     }
-    // A scheme and what follows it are apart.
+    // A blank must separate a scheme from what follows.
     if after_word.len() == scan.rest.len() {
         return None;
     }
     if !found.in_payment {
-        // Another scheme's token68 or first parameter is not ours to judge.
+        // The token68 or first parameter of another scheme does not concern us.
         scan.leave_element();
         return Some(());
     }
@@ -73,7 +73,7 @@ fn parameter(name: &[u8], scan: &mut Scan<'_>, found: &mut Found) -> Option<()> 
 #[derive(Default)]
 struct Found {
     payment: Vec<Result<Parameters, Why>>,
-    /// Whether parameters now belong to the last of `payment`.
+    /// Whether the next parameters belong to the last challenge in `payment`.
     in_payment: bool,
 }
 
@@ -129,7 +129,7 @@ impl<'a> Scan<'a> {
         next.is_none_or(|byte| *byte == b',')
     }
 
-    /// Goes to the comma that ends this element.
+    /// Skips to the comma that ends this element.
     fn leave_element(&mut self) {
         let (mut quoted, mut escaped) = (false, false);
         let end = self.rest.iter().position(|byte| {
@@ -144,8 +144,8 @@ impl<'a> Scan<'a> {
         self.rest = &self.rest[end.unwrap_or(self.rest.len())..];
     }
 
-    /// The inside of a quoted string, up to and with its closing quote. Bytes are ISO 8859-1; a backslash, `u` and four hex
-    /// digits are a UTF-16 code unit, as the reference server writes what is beyond that (MPP §2).
+    /// Reads the rest of a quoted string, including its closing quote. Bytes are ISO 8859-1. A backslash, `u` and four
+    /// hex digits are a UTF-16 code unit: the reference server writes other characters that way (MPP §2).
     fn quoted(&mut self) -> Option<String> {
         let mut units = Vec::new();
         loop {
@@ -173,7 +173,7 @@ impl<'a> Scan<'a> {
 fn code_unit(after_backslash: &[u8]) -> Option<u16> {
     let digits = after_backslash.strip_prefix(b"u")?.get(..4)?;
     let digits = std::str::from_utf8(digits).ok()?;
-    // `from_str_radix` would take a sign.
+    // `from_str_radix` would accept a sign.
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(())?;
     u16::from_str_radix(digits, 16).ok()
 }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn challenges_are_told_apart_and_one_spoils_no_other() {
+    fn challenges_are_separated_and_errors_stay_in_theirs() {
         let ok = |id: &str| Ok(id.to_owned());
         for (value, expected) in [
             ("Payment id=a, x=y, Payment id=b", vec![ok("a"), ok("b")]),

@@ -1,8 +1,8 @@
 //! MPP: the `Payment` challenges in `WWW-Authenticate`, and which of them become offers (MPP §2, §3, §8, §11.1).
 //!
-//! All challenges of a 402 are alternatives. A bad one is skipped and named, the rest is used. `charge` by `evm`, `tempo` and
-//! `stripe` is paid; the other methods and intents are recognised, so that an agent learns which rail the site would have
-//! taken.
+//! All challenges of a 402 are alternatives. A bad one is skipped and reported; the others are used. bursar pays
+//! `charge` by `evm`, `tempo` and `stripe`. It recognises the other methods and intents, so that an agent learns which
+//! rail the site would have accepted.
 
 mod digest;
 mod evm;
@@ -28,7 +28,7 @@ pub use statement::Statement;
 /// `Payment-Authorization`: where a credential goes if the server needs `Authorization` for itself.
 pub const PAYMENT_AUTHORIZATION: HeaderName = HeaderName::from_static("payment-authorization");
 
-/// How a challenge is to be paid.
+/// How a challenge is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     Evm,
@@ -41,7 +41,7 @@ pub enum Method {
     Stellar,
     Hedera,
     NearIntents,
-    /// A well-formed name that we do not know.
+    /// A well-formed name that bursar does not know.
     Other,
 }
 
@@ -50,15 +50,15 @@ pub enum Method {
 pub enum Intent {
     /// One payment of a fixed amount.
     Charge,
-    /// A deposit that is drawn on.
+    /// A deposit that the seller draws on.
     Session,
-    /// A standing right to charge.
+    /// A standing right to charge the payer.
     Subscription,
     Other,
 }
 
-/// The request field that carries the credential. There are only these, whatever a challenge's `header` says: a server
-/// that could name `Cookie` or `Host` would have us write there (MPP §3.4).
+/// The request field that carries the credential. Only these are possible, whatever a challenge's `header` says:
+/// otherwise a server could make us write to `Cookie` or `Host` (MPP §3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CredentialField {
     Authorization,
@@ -66,7 +66,7 @@ pub enum CredentialField {
 }
 
 impl Method {
-    /// The draft allows letters alone; servers use `[a-z][a-z0-9:_-]*`.
+    /// The draft allows only letters, but servers use `[a-z][a-z0-9:_-]*`.
     fn parse(name: &str) -> Option<Self> {
         let rest = name.strip_prefix(|first: char| first.is_ascii_lowercase())?;
         let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b':' | b'_' | b'-');
@@ -156,7 +156,8 @@ fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     })
 }
 
-/// The token that a request for a chain asks for. Our table alone says what it is; what the server says about it must agree.
+/// The token that a request for a chain names. Only our table says what the token is; the server's description must
+/// agree.
 fn token_on_chain(request: &Object<'_>, details: &Object<'_>) -> Result<&'static Token, Why> {
     let chain = details.member("chainId").ok_or(Why::ChainMissing)?;
     let network = Network::Eip155(integer(chain).ok_or(Why::NetworkMalformed)?);

@@ -1,4 +1,4 @@
-//! One `Payment` challenge: its parameters checked, its `request` decoded once, and the text of what a credential repeats
+//! One `Payment` challenge: its checked parameters, its decoded `request`, and the text that a credential repeats
 //! (MPP §2, §4).
 
 use alloy_primitives::{B256, keccak256};
@@ -11,23 +11,23 @@ use super::digest::body_sha256;
 use super::field::Parameters;
 use super::{CredentialField, Intent, Method};
 
-/// R33, of `request` as it stands in the header.
+/// The most bytes of `request` as written in the header (R33).
 const MAX_REQUEST: usize = 16 * 1024;
 
-/// A challenge that is well-formed, whatever it asks for.
+/// A well-formed challenge, whatever it asks for.
 #[derive(Debug)]
 pub(super) struct Payment {
     pub method: Method,
     pub intent: Intent,
     pub id: String,
     pub realm: String,
-    /// Unix second, rounded down: `validBefore` may not be later.
+    /// In Unix seconds, rounded down: `validBefore` must not be later.
     pub expires: Option<u64>,
     pub body: Option<[u8; 32]>,
     pub field: CredentialField,
     /// The decoded `request`, known to be one strict JSON object.
     pub request: String,
-    /// The JSON object that a credential carries as `challenge`: every parameter we know, as received.
+    /// The JSON object that a credential contains as `challenge`: every known parameter, as received.
     pub echo: String,
 }
 
@@ -63,12 +63,12 @@ impl Payment {
         })
     }
 
-    /// R18: binds what is signed to the challenge; one challenge has one nonce, so that it is answered at most once.
+    /// R18: binds the signature to the challenge. A challenge has exactly one nonce, so it is answered at most once.
     pub fn nonce(&self) -> B256 {
         keccak256([self.id.as_str(), self.realm.as_str()].concat())
     }
 
-    /// Servers name their host or, some of them, a service. Only a host can be compared (R23).
+    /// The host in the realm. Some servers name a service instead; only a host can be compared (R23).
     pub fn host(&self) -> ResourceHost {
         ResourceHost::of_realm(&self.realm)
     }
@@ -84,7 +84,7 @@ fn decoded(request: &str) -> Result<String, Why> {
     Ok(text.to_owned())
 }
 
-/// RFC 3339 as the reference server writes it; jiff alone would take more.
+/// RFC 3339 as the reference server writes it; jiff on its own would accept more.
 fn unix_second(text: &str) -> Result<u64, Why> {
     let shape = |(index, byte): (usize, u8)| match index {
         4 | 7 => byte == b'-',
@@ -107,11 +107,11 @@ fn unix_second(text: &str) -> Result<u64, Why> {
         return Err(Why::ExpiresMalformed);
     }
     let at: Timestamp = text.parse().map_err(|_| Why::ExpiresMalformed)?;
-    // What lies before 1970 has expired as well.
+    // A time before 1970 has expired as well.
     Ok(u64::try_from(at.as_second()).unwrap_or(0))
 }
 
-/// Servers compare with what they sent, byte for byte: `request` and `opaque` go back undecoded.
+/// Servers compare with what they sent byte for byte, so `request` and `opaque` are returned undecoded.
 fn echo(parameters: &Parameters) -> String {
     const ECHOED: [&str; 10] = [
         "id",

@@ -11,7 +11,7 @@ use crate::account::StripeId;
 /// `Payment-Receipt`, on any status.
 pub const PAYMENT_RECEIPT: HeaderName = HeaderName::from_static("payment-receipt");
 
-/// Reads the receipt of a payment over `rail`. A receipt for another method is none for ours.
+/// Reads the receipt of a payment over `rail`. A receipt for another method does not count.
 pub(in crate::challenge) fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {
     let mut values = headers.get_all(PAYMENT_RECEIPT).iter();
     let Some(first) = values.next() else {

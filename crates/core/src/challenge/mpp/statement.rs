@@ -1,13 +1,13 @@
-//! Problem bodies of MPP servers (MPP §5): why they say that they did not take a payment.
+//! Problem bodies of MPP servers (MPP §5): the reason they give for not accepting a payment.
 //!
-//! It is a statement and no proof: whatever it says, the money stays counted (R11). The books keep which statement it
-//! was, because it tells whose move it is.
+//! It is a statement, not a proof: whatever it says, the money stays counted (R11). The ledger records which statement
+//! it was, because it shows who has to act.
 
 use super::super::json::{self, Object};
 
 const PREFIX: &str = "https://paymentauth.org/problems/";
 
-/// The class of a problem's `type`; the rest of the document is the seller's text and goes no further.
+/// The class of a problem's `type`. The rest of the document is the seller's text and is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Statement {
     PaymentRequired,
@@ -36,7 +36,7 @@ impl Statement {
         Self::InternalPaymentError,
     ];
 
-    /// Reads an `application/problem+json` body. `None` for what is none of MPP's, or not known.
+    /// Reads an `application/problem+json` body. `None` if it is not one of MPP's, or unknown.
     pub fn read(body: &[u8]) -> Option<Self> {
         let object = Object::read(json::checked(body).ok()?)?;
         let kind = object.text("type")?;
@@ -46,7 +46,7 @@ impl Statement {
             .find(|statement| statement.code().strip_prefix("seller-says-") == Some(name))
     }
 
-    /// For entries and lists, never renamed.
+    /// Stable text for entries and lists, never renamed.
     pub const fn code(self) -> &'static str {
         match self {
             Self::PaymentRequired => "seller-says-payment-required",

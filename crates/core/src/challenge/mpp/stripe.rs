@@ -1,4 +1,4 @@
-//! `stripe`/`charge`: what the `request` asks for, as an offer that a Shared Payment Token pays (MPP §6).
+//! `stripe`/`charge`: turns the `request` into an offer that a Shared Payment Token pays (MPP §6).
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use crate::account::{Account, StripeId};
 use crate::assets::{Asset, currency};
 use crate::money::{Atoms, MicroUsd};
 
-/// R16: a token expires so soon, however long finance lets signatures be valid. Until then it can be charged.
+/// R16: how long a token is valid at most, in seconds, however long finance lets signatures be valid. Until it expires
+/// it can be charged.
 pub const LONGEST_S: u64 = 300;
-/// Stripe counts amounts in at most twelve digits; more is nobody's price.
+/// Stripe's amounts have at most twelve digits.
 const MAX_AMOUNT: u128 = 999_999_999_999;
-/// A merchant's reference is short, and goes back to the seller alone.
+/// In bytes. A merchant's reference is short, and is returned only to the seller.
 const MAX_EXTERNAL_ID: usize = 512;
 
 pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
@@ -60,7 +61,7 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     })
 }
 
-/// The server wants it back as it was (MPP §6).
+/// The server expects it back unchanged (MPP §6).
 fn external_id(request: &Object<'_>) -> Result<Option<String>, Why> {
     match (request.member("externalId"), request.text("externalId")) {
         (None, _) => Ok(None),

@@ -1,4 +1,4 @@
-//! `tempo`/`charge`: what the `request` asks for, as an offer that a signed Tempo transaction pays (MPP §8.1).
+//! `tempo`/`charge`: turns the `request` into an offer that a signed Tempo transaction pays (MPP §8.1).
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use super::token_on_chain;
 use crate::assets::{Asset, Standard};
 use crate::money::{Atoms, MicroUsd};
 
-/// Prices are attodollars (10^-18 USD) per gas, atoms of a fee token are microdollars.
+/// Gas prices are in attodollars (10^-18 USD); atoms of a fee token are microdollars.
 const ATTODOLLARS_PER_ATOM: u128 = 1_000_000_000_000;
-/// A signed transaction takes its place in a block for at most so long (R16).
+/// How long a signed transaction may be included in a block, at most, in seconds (R16).
 pub const LONGEST_S: u64 = 25;
 
 pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
@@ -69,16 +69,16 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     })
 }
 
-/// Who pays the network's fee.
+/// Who pays the network fee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fee {
     Ours,
-    /// The seller signs for it; its part of the transaction stays open.
+    /// The seller signs for it, and its part of the transaction is left open.
     Sponsored,
 }
 
-/// We sign and the server broadcasts, which is what it takes unless it says otherwise. Broadcasting by ourselves (`push`) would
-/// need a node on the path of a payment.
+/// bursar signs and the server broadcasts (`pull`), which servers accept unless they say otherwise. Broadcasting
+/// ourselves (`push`) would need a node for every payment.
 fn check_mode(details: &Object<'_>) -> Result<(), Why> {
     let Some(raw) = details.member("supportedModes") else {
         return Ok(());
@@ -98,7 +98,7 @@ fn fee(details: &Object<'_>) -> Result<Fee, Why> {
     }
 }
 
-/// Gas and what it may cost, in attodollars per gas. The tip is never above the price it is part of.
+/// A gas limit and what gas may cost, in attodollars. The tip is part of the price and never exceeds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gas {
     limit: u64,
@@ -107,16 +107,17 @@ pub struct Gas {
 }
 
 impl Gas {
-    /// For one `transferWithMemo`, which takes 52,000 gas, 299,000 if the payee never held the token, and 316,000 if the
-    /// fee is then paid in another one (seen on anvil, forks T1 to T4). The price is the highest base fee that a Tempo
-    /// network has had, 20 billion (TIP-1010; 12 since T7), and a tip of one. At worst $0.0105.
+    /// For one `transferWithMemo`. It takes 52,000 gas, 299,000 if the payee never held the token, and 316,000 if the
+    /// fee is also paid in a different token (measured on anvil, forks T1 to T4). The price is the highest base fee
+    /// that a Tempo network has had, 20 billion (TIP-1010; 12 billion since T7), plus a tip of one billion. At most
+    /// $0.0105.
     pub const CHARGE: Self = Self {
         limit: 500_000,
         max_fee_per_gas: 21_000_000_000,
         max_priority_fee_per_gas: 1_000_000_000,
     };
 
-    /// `None` if the tip is above the whole price: nodes refuse that.
+    /// `None` if the tip exceeds the price: nodes reject that.
     #[cfg(any(test, feature = "testing"))]
     pub const fn new(limit: u64, max_fee_per_gas: u64, max_priority_fee_per_gas: u64) -> Option<Self> {
         if max_priority_fee_per_gas > max_fee_per_gas {
@@ -141,15 +142,16 @@ impl Gas {
         self.max_priority_fee_per_gas
     }
 
-    /// The most that it can cost, in atoms of a fee token with 6 decimals; the chain rounds up as well.
+    /// The most that the gas can cost, in atoms of a fee token with 6 decimals. Rounded up, as on the chain.
     pub fn fee_cap(self) -> Atoms {
         let attodollars = u128::from(self.limit) * u128::from(self.max_fee_per_gas);
         Atoms::new(attodollars.div_ceil(ATTODOLLARS_PER_ATOM))
     }
 }
 
-/// The memo that ties a transfer to its challenge; sellers look for it (MPP §8.1). The ten zero bytes are the name
-/// of a client that gives none. As the nonce of the payment it is unique in the books, so that a challenge is answered once.
+/// The memo that ties a transfer to its challenge; sellers look for it (MPP §8.1). The ten zero bytes are the client's
+/// name, which bursar does not give. It is the nonce of the payment, so it is unique in the ledger, and a challenge is
+/// answered once.
 pub fn memo(realm: &str, challenge_id: &str) -> B256 {
     let mut memo = B256::ZERO;
     memo[..4].copy_from_slice(&keccak256("mpp")[..4]);

@@ -1,4 +1,4 @@
-//! The vectors of `fixtures/mpp`, and the crate `mpp` as a second opinion on everything that is read.
+//! The vectors of `fixtures/mpp`, with the crate `mpp` as a second opinion on everything that is read.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ fn headers(lines: &[&[u8]]) -> HeaderMap {
     headers
 }
 
-/// Well-formed challenges, or why each is not.
+/// The well-formed challenges, or why they are not well-formed.
 fn parsed(lines: &[&[u8]]) -> Vec<Result<Payment, Why>> {
     let found = lines.iter().flat_map(|line| field::challenges(line));
     found.map(|parameters| Payment::read(&parameters?)).collect()
@@ -40,7 +40,7 @@ fn echoed(payment: &Payment) -> Value {
     serde_json::from_str(&payment.echo).unwrap()
 }
 
-/// The same through the other implementation: echo and decoded request of each challenge.
+/// The same from the other implementation: echo and decoded request of each challenge.
 fn second_opinion(lines: &[&[u8]]) -> Vec<Option<(Value, Value)>> {
     let parsed = mpp::protocol::core::parse_www_authenticate_all_bytes(lines.iter().copied());
     parsed
@@ -48,7 +48,7 @@ fn second_opinion(lines: &[&[u8]]) -> Vec<Option<(Value, Value)>> {
         .map(|challenge| {
             let challenge = challenge.ok()?;
             let mut echo = serde_json::to_value(&challenge).unwrap();
-            // It writes `request` and `opaque` as they came.
+            // It returns `request` and `opaque` as received.
             let request = challenge.request.decode_value().unwrap();
             for (name, raw) in [
                 ("request", Some(&challenge.request)),
@@ -120,7 +120,7 @@ fn the_vectors_bad_challenges_are_refused_by_both() {
     }
 }
 
-/// What a real server said, as each kind of challenge: which become offers, and why the others do not.
+/// Challenges of every kind from a real server: which become offers, and why the others do not.
 #[test]
 fn captured_challenges_become_offers_or_reasons() {
     let fixture = fixture("live_captures");
@@ -157,7 +157,7 @@ fn captured_challenges_become_offers_or_reasons() {
         "offer-tempo",
         "offer-with-digest",
         "other-receipt",
-        // The local seller's profile was invented, with an underscore that Stripe's own do not have.
+        // The local seller's profile is invented, with an underscore that Stripe's own profiles do not have.
         "profile-malformed",
         "receipt",
     ];
@@ -181,7 +181,7 @@ fn the_vectors_receipts() {
             "evm" => Receipt::Settled {
                 tx: Some(decoded["reference"].as_str().unwrap().into()),
             },
-            // Of another method's payment: none of ours.
+            // For a payment by another method, so not a receipt for ours.
             _ => Receipt::Unreadable,
         };
         assert_eq!(told(&case["value"]), expected);
@@ -504,7 +504,7 @@ fn a_large_echo_is_refused_before_anything_is_charged() {
     assert_eq!(verdict(&request, &more).err(), Some(Why::CredentialTooLarge));
 }
 
-/// Pieces of which fields are made, good and bad ones.
+/// Pieces of fields, good and bad ones.
 const PIECES: [&str; 22] = [
     "Payment ",
     "payment\t",
@@ -531,7 +531,7 @@ const PIECES: [&str; 22] = [
 ];
 
 proptest! {
-    /// We are the stricter reader: what we read, the other one reads just the same.
+    /// bursar is the stricter reader: whatever it accepts, the other one reads in the same way.
     #[test]
     fn whatever_we_read_the_other_implementation_reads_alike(
         pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..24),
@@ -570,7 +570,7 @@ proptest! {
     }
 }
 
-/// As the reference server writes it: what is not Latin-1 as UTF-16 code units.
+/// The reference server's form: characters outside Latin-1 as UTF-16 code units.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for unit in text.encode_utf16() {
@@ -583,7 +583,7 @@ fn quoted(text: &str) -> String {
     quoted + "\""
 }
 
-/// How many challenges we read; each must be among the other's, in order.
+/// How many challenges bursar reads. The other implementation must find each of them, in the same order.
 fn agree(text: &str) -> Result<usize, TestCaseError> {
     let latin1: Vec<u8> = text.chars().map(|c| u8::try_from(c).unwrap()).collect();
     let ours = parsed(&[&latin1]);
@@ -619,7 +619,7 @@ fn on_tempo_no_token_is_a_payee() {
     ] {
         assert_eq!(read(token), Err(Why::PayeeIsAsset), "{token}");
     }
-    // Ten zero bytes belong to the prefix; whatever else begins like it may be a person's.
+    // Ten zero bytes belong to the prefix. Any other address that begins like it may belong to a person.
     let near = "0x20c0000000000000000000010000000000000001";
     assert_eq!(read(near).map(|payee| payee.to_lowercase()), Ok(near.to_owned()));
 }

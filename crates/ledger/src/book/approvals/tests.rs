@@ -13,7 +13,7 @@ use bursar_core::approval::{EvidenceKind, replay};
 
 const MINUTE: i64 = 60;
 
-/// Ids of approvals; another space than those of payments.
+/// Ids of approvals, distinct from those of payments.
 fn id(n: u8) -> PaymentId {
     rid(100 + n)
 }
@@ -117,7 +117,7 @@ fn one_is_asked_about_a_held_payment_and_once_about_one_intent() {
     for (body, error) in again.into_iter().chain(other).chain(same) {
         assert_eq!(refused(&mut book, 2, body), error);
     }
-    // Another agent may ask the same, and the same agent once the first is over.
+    // Another agent may ask the same, and the same agent may ask again once the first question has ended.
     let Body::ApprovalRequested(others) = asks(2, 2, 1) else {
         panic!()
     };
@@ -159,13 +159,13 @@ fn evidence_grants_one_approval() {
         refused(&mut book, 1, grants(2, 1, MINUTE)),
         ApprovalError::Replayed(id(2))
     );
-    // Not after its approval is over, either.
+    // Not after its approval has ended, either.
     lawful(&mut book, 2, expires(1));
     assert_eq!(
         refused(&mut book, 2 * MINUTE, grants(2, 1, MINUTE)),
         ApprovalError::Replayed(id(2))
     );
-    // Forgotten after its last moment, also where nothing was recorded since.
+    // Forgotten after its last moment, even if nothing was recorded since.
     let mut later = book.clone();
     lawful(&mut later, 2 * MINUTE + 1, grants(2, 1, 3 * MINUTE));
     let effect = lawful(&mut book, 2 * MINUTE + 1, Body::Closed(Closed {}));
@@ -185,7 +185,7 @@ fn evidence_is_used_in_the_order_of_the_vectors() {
     for (n, step) in (1..).zip(steps) {
         let second = step["t"].as_i64().unwrap() - FIRST;
         if step["restart"] == true {
-            // As an index gives it back.
+            // As an index restores it.
             let mut again = Book::default();
             for (key, until) in book.approvals().replays() {
                 again.restore_replay(*key, until);
@@ -216,7 +216,7 @@ fn evidence_is_used_in_the_order_of_the_vectors() {
     assert_eq!(book.approvals().replays().count(), 3);
 }
 
-/// Whatever it says of its own memory, evidence cannot be used again while what it granted still can.
+/// Whatever the evidence says, it cannot be used again as long as the approval that it granted can still be used.
 #[test]
 fn evidence_is_remembered_as_long_as_what_it_granted() {
     let mut book = Book::default();
@@ -275,7 +275,7 @@ fn an_approval_arms_its_own_payment_once_and_in_time() {
         windows: None,
     });
     assert_eq!(refused(&mut book, 2, words), ApprovalError::NoneOf(rid(3)));
-    // In its last moment, and not a moment later.
+    // At its last moment, and not later.
     let effect = lawful(&mut book, MINUTE, arms(1, Some(1)));
     assert_eq!(effect.payment.unwrap().approval, Some(id(1).to_string()));
     assert_eq!(effect.approvals.row.unwrap().1, RowChange::Over);
@@ -285,11 +285,11 @@ fn an_approval_arms_its_own_payment_once_and_in_time() {
     );
     assert!(
         book.approvals().of_payment(rid(2)).is_some(),
-        "whoever asked says how it ended"
+        "the process that asked records how it ended"
     );
-    // What nobody was asked about needs none.
+    // A payment that needs no approval is armed without one.
     lawful(&mut book, MINUTE, arms(3, None));
-    // Released, its approval is over and can be asked for anew.
+    // Once its payment is released, the approval has ended and can be requested again.
     lawful(&mut book, MINUTE, releases(4));
     assert_eq!(
         refused(&mut book, MINUTE, grants(4, 4, 2 * MINUTE)),
@@ -301,7 +301,7 @@ fn an_approval_arms_its_own_payment_once_and_in_time() {
 }
 
 #[test]
-fn a_refusal_is_remembered_to_its_end() {
+fn a_denial_is_remembered_until_its_end() {
     let mut book = Book::default();
     for body in [hold(1), asks(1, 1, 1)] {
         lawful(&mut book, 0, body);
@@ -316,7 +316,7 @@ fn a_refusal_is_remembered_to_its_end() {
     let told = |book: &Book, second| book.approvals().told(ts(second)).denied;
     assert_eq!(told(&book, MINUTE), std::slice::from_ref(&denied));
     assert_eq!(told(&book, MINUTE + 1), []);
-    // A later refusal of the same does not shorten it.
+    // A later denial of the same does not shorten it.
     lawful(&mut book, 2, asks(2, 1, 1));
     lawful(&mut book, 3, refuses(2, 30));
     assert_eq!(told(&book, MINUTE), [denied]);
@@ -338,14 +338,14 @@ fn rows_whose_payment_is_not_held_do_not_add_up() {
     assert!(!stray.adds_up());
 }
 
-/// One payment's entries alone are lawful although those of others are missing.
+/// One payment's entries alone are valid although those of others are missing.
 #[test]
 fn for_one_payment_the_others_do_not_stand_in_the_way() {
     let mut book = Book::default();
     for body in [hold(1), asks(1, 1, 1), grants(1, 1, MINUTE), hold(2)] {
         lawful(&mut book, 0, body);
     }
-    // Between these the first was expired and its evidence forgotten.
+    // Between these, the first expired and its evidence was forgotten.
     let mut alone = book.clone().for_one(rid(2));
     for body in [asks(2, 2, 1), grants(2, 1, MINUTE), arms(2, Some(2))] {
         lawful(&mut alone, 1, body);
@@ -362,7 +362,8 @@ fn as_many_different_people_grant_it_as_it_needs() {
     let armed = |book: &mut Book, second| refused(book, second, arms(1, Some(1)));
     lawful(&mut book, 1, is_granted_by(1, 1, 1, 8 * MINUTE));
     assert_eq!(armed(&mut book, 1), ApprovalError::NotGranted(id(1)));
-    // The same person once more, with other evidence, is no second one; the same evidence of another person is none at all.
+    // The same person with other evidence does not count twice; the same evidence from another person does not count at
+    // all.
     assert_eq!(
         refused(&mut book, 2, is_granted_by(1, 1, 2, MINUTE)),
         ApprovalError::VotedBefore(id(1))
@@ -378,7 +379,7 @@ fn as_many_different_people_grant_it_as_it_needs() {
     };
     let kind = EvidenceKind::KeyraStatus;
     lawful(&mut book, 3, Body::ApprovalGranted(ApprovalGranted { kind, ..third }));
-    // It lasts as long as the shortest of them, and is worth as much as the weakest.
+    // It lasts as long as the shortest vote, and is as strong as the weakest.
     assert_eq!(
         book.approvals().live(id(1)).unwrap().state,
         ApprovalState::Granted {

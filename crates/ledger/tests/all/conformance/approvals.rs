@@ -56,7 +56,7 @@ pub async fn what_was_granted_is_paid_once(engine: Engine) {
     assert_eq!(ledger.arm(rid, arming(&purchase, None)).await.unwrap_err(), waits);
     let early = ReserveError::Approval(ApprovalError::NotGranted(id));
     assert_eq!(ledger.arm(rid, arming(&purchase, Some(id))).await.unwrap_err(), early);
-    assert_eq!(engine.day().await, (0, CENT), "held meanwhile");
+    assert_eq!(engine.day().await, (0, CENT), "it is held in the meantime");
 
     let use_by = now(&engine) + MINUTE;
     ledger.approval(granted(id, 1, use_by)).await.unwrap();
@@ -106,7 +106,7 @@ pub async fn one_approval_at_a_time_is_for_one_held_payment(engine: Engine) {
     };
     let twice = engine.world.question(&purchase.hold, 2);
     assert_eq!(ask(&twice).await, refused(waits));
-    // Another agent asks for itself.
+    // Another agent may ask for the same.
     let elses = Requested {
         agent: "else".into(),
         ..again.clone()
@@ -120,7 +120,7 @@ pub async fn one_approval_at_a_time_is_for_one_held_payment(engine: Engine) {
         })
         .await
         .unwrap();
-    // A release ends what its payment waited for.
+    // A release ends the approval that the payment waited for.
     ledger
         .finish(purchase.hold.rid, Outcome::Released { why: "timeout" })
         .await
@@ -129,7 +129,7 @@ pub async fn one_approval_at_a_time_is_for_one_held_payment(engine: Engine) {
     let ended = ledger.approval(ApprovalStep::Expired { id: first.id, why }).await;
     assert_eq!(ended, refused(ApprovalError::NotLive(first.id)));
     ask(&again).await.unwrap();
-    // What is armed is not asked about.
+    // An armed payment cannot be asked about.
     ledger
         .finish(second.hold.rid, Outcome::Released { why: "timeout" })
         .await
@@ -153,7 +153,7 @@ pub async fn evidence_is_used_once_and_forgotten_in_the_end(engine: Engine) {
     let (engine, _) = engine.reopened().await;
     let ledger = &engine.ledger;
     assert_eq!(ledger.approval(granted(second.id, 1, use_by)).await, replayed());
-    // `granted` says: a minute longer than it can be used.
+    // `granted` has the evidence remembered for a minute longer than it can be used.
     engine.world.clock.set(use_by + MINUTE);
     assert_eq!(ledger.approval(granted(second.id, 1, use_by)).await, replayed());
     engine.world.clock.set(use_by + MINUTE + SignedDuration::from_micros(1));
@@ -174,7 +174,7 @@ pub async fn an_approval_that_is_not_used_in_time_is_not_used(engine: Engine) {
     assert_eq!(over, ReserveError::Approval(ApprovalError::Over(id)));
     let waits = ledger.arm(rid, arming(&purchase, None)).await.unwrap_err();
     assert_eq!(waits, ReserveError::Approval(ApprovalError::Waits { rid, id }));
-    // It does not go by itself: whoever asked says so.
+    // It does not end by itself: the process that asked records it.
     assert_eq!(live(&engine).await.len(), 1);
     let why = "unused".to_owned();
     ledger.approval(ApprovalStep::Expired { id, why }).await.unwrap();
@@ -195,7 +195,7 @@ pub async fn limits_of_now_leave_an_approval_as_it_is(engine: Engine) {
     ledger.arm(rid, arming(&purchase, Some(id))).await.unwrap();
 }
 
-pub async fn a_refusal_is_remembered_until_its_end(engine: Engine) {
+pub async fn a_denial_is_remembered_until_its_end(engine: Engine) {
     let (_, requested) = asked(&engine, 1).await;
     let until = now(&engine) + MINUTE * 5;
     let step = ApprovalStep::Refused {
@@ -220,7 +220,7 @@ pub async fn a_refusal_is_remembered_until_its_end(engine: Engine) {
     let (engine, _) = engine.reopened().await;
     engine.world.clock.set(until);
     assert_eq!(engine.ledger.approvals().await.unwrap().denied, denied);
-    // Nobody is bothered with the same again until then; another question is put.
+    // Until then the same may not be asked again; a different question may.
     let again = engine.world.purchase(100 * CENT);
     engine.ledger.hold(again.hold.clone()).await.unwrap();
     let ask = |intent| ApprovalStep::Requested(engine.world.question(&again.hold, intent));
@@ -254,7 +254,7 @@ pub async fn what_a_person_was_asked_about_is_still_held_after_a_stop(engine: En
         assert_eq!(state(forgotten.hold.rid).await, State::Released);
         assert_eq!(engine.day().await, (0, 2 * CENT));
     }
-    // Also what is over: it is not ours to say how it ended.
+    // Even what is overdue: the start must not record how it ended.
     engine.world.clock.set(pending.until + MINUTE);
     let (engine, _) = engine.reopened().await;
     assert_eq!(live(&engine).await, before);
@@ -263,7 +263,7 @@ pub async fn what_a_person_was_asked_about_is_still_held_after_a_stop(engine: En
     engine.ledger.arm(ready.hold.rid, approval).await.unwrap();
 }
 
-pub async fn closed_books_say_nothing_of_approvals(engine: Engine) {
+pub async fn a_closed_ledger_returns_no_approvals(engine: Engine) {
     let (_, requested) = asked(&engine, 1).await;
     engine.ledger.close().await;
     let why = "unused".to_owned();
@@ -320,8 +320,8 @@ pub async fn of_two_that_ask_or_grant_or_arm_at_once_one_does(engine: Engine) {
     );
 }
 
-/// Engines that keep a journal keep the same one, and their readers tell the same of it.
-pub async fn the_entries_tell_of_it_in_order(engine: Engine) {
+/// Engines with a journal record the same entries, and their readers return the same.
+pub async fn the_entries_record_it_in_order(engine: Engine) {
     let ledger = &engine.ledger;
     let (paid, approved) = asked(&engine, 1).await;
     let use_by = now(&engine) + MINUTE;
@@ -410,7 +410,7 @@ pub async fn as_many_people_as_it_needs_grant_it(engine: Engine) {
     }
     ledger.approval(second).await.unwrap();
     let ApprovalState::Granted { use_by: until, .. } = live(&engine).await[0].2 else {
-        panic!("two are enough")
+        panic!("two votes are enough")
     };
     assert_eq!(until, use_by);
     ledger.arm(rid, arming(&purchase, Some(id))).await.unwrap();

@@ -90,7 +90,7 @@ fn ears() -> (Arc<Mutex<Vec<Alarm>>>, Alarms) {
 }
 
 impl Engine {
-    /// The same books after a stop. Books in memory do not stop; then nothing has changed.
+    /// The same ledger after a restart. A ledger in memory does not restart; then nothing has changed.
     pub async fn reopened(self) -> (Self, bool) {
         match self.kind {
             Kind::Memory => (self, false),
@@ -112,7 +112,7 @@ impl Engine {
         !matches!(self.kind, Kind::Memory)
     }
 
-    /// What one window of a scope holds: settled, open.
+    /// The counter of one window of a scope: settled, open.
     pub async fn holds(&self, scope: &str, window: &str) -> (u128, u128) {
         let rows: Vec<Usage> = self.ledger.usage(&[scope]).await.unwrap();
         rows.iter()

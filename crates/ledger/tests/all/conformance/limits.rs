@@ -112,7 +112,7 @@ pub async fn pending_is_what_is_open(engine: Engine) {
     assert_eq!(engine.day().await, (CENT, 2 * CENT));
 }
 
-pub async fn a_budget_that_fills_up_is_told_once(engine: Engine) {
+pub async fn a_budget_that_fills_up_is_reported_once(engine: Engine) {
     for _ in 0..9 {
         engine.ledger.reserve(engine.world.purchase(10 * CENT)).await.unwrap();
     }
@@ -164,7 +164,7 @@ pub async fn one_payment_is_made_under_an_idempotency_key(engine: Engine) {
     assert_eq!(ledger.hold(under(1).hold).await.unwrap_err(), taken);
     ledger.finish(paid.hold.rid, settled()).await.unwrap();
     assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
-    // What is proven dead gives its key back.
+    // A payment that is proven dead releases its key.
     ledger.hold(dead.hold.clone()).await.unwrap();
     let why = "denied";
     ledger.finish(dead.hold.rid, Outcome::Released { why }).await.unwrap();

@@ -1,4 +1,4 @@
-//! Random histories, against a model that keeps every payment and adds up anew each time.
+//! Random histories, against a model that keeps every payment and adds everything up each time.
 
 use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Charge, Rolling, Unit, Window};
@@ -40,7 +40,7 @@ struct Paid {
     state: State,
 }
 
-/// What the charge of that kind counts together with, by going through everything.
+/// The sum that a charge of that kind adds to, computed from all payments.
 fn counted(payments: &[Paid], which: usize, bucket: u64) -> u128 {
     let counts = |paid: &&Paid| {
         let is_counted = match which {
@@ -137,7 +137,7 @@ pub async fn it_counts_as_a_slow_model_does(engine: Engine) {
                     assert_eq!(armed.unwrap_err(), ReserveError::NotHeld(rid));
                     continue;
                 }
-                // Its own hold does not stand in the way of it.
+                // Its own hold does not count against it.
                 let state = std::mem::replace(&mut payments[newest].state, State::Released);
                 let adds = if which == 3 { 1 } else { amount };
                 let fits = counted(&payments, which, bucket) + adds <= cap(which);
@@ -193,7 +193,7 @@ pub async fn it_counts_as_a_slow_model_does(engine: Engine) {
     }
     assert!(
         denied > 20 && moved > 3 && payments.len() > 40,
-        "{denied} denied, {moved} moved, {} paid",
+        "{denied} refused, {moved} moved, {} paid",
         payments.len()
     );
 }

@@ -133,7 +133,7 @@ pub async fn arming_checks_the_limits_of_now(engine: Engine) {
     let purchase = held(&engine, 5 * CENT).await;
     let rid = purchase.hold.rid;
     engine.ledger.reserve(engine.world.purchase(5 * CENT)).await.unwrap();
-    // Finance has lowered the cap meanwhile: the other payment alone fills it.
+    // Finance has lowered the cap in the meantime: the other payment alone fills it.
     let lowered = charge("agent:research", Window::Day, Unit::MicroUsd, CENT, CENT);
     let denied = ledger.arm(rid, arming(&purchase, vec![lowered])).await.unwrap_err();
     let (charge, settled, open) = (0, 0, CENT);
@@ -166,11 +166,11 @@ pub async fn charges_move_when_the_window_has_changed(engine: Engine) {
         rows
     };
     assert_eq!(by_day().await, [("2026-11-21".to_owned(), 0, CENT)]);
-    // The old window is free again, the new one full.
+    // The old window is empty again, the new one full.
     ledger.reserve(engine.world.purchase(CENT)).await.unwrap();
     let full = ledger.reserve(engine.world.charged(tomorrow)).await.unwrap_err();
     assert!(matches!(full, ReserveError::Denied { .. }));
-    // And it ends where it was moved to.
+    // It ends in the window that it was moved to.
     ledger.finish(rid, settled()).await.unwrap();
     let (first, second) = (("2026-11-20".to_owned(), 0, CENT), ("2026-11-21".to_owned(), CENT, 0));
     assert_eq!(by_day().await, [first, second]);
@@ -237,7 +237,7 @@ pub async fn the_chain_is_heard_once(engine: Engine) {
         Some("never cashed")
     );
     assert!(ledger.unconfirmed().await.unwrap().is_empty());
-    // One in doubt can be disputed and stays in doubt; it cannot be confirmed, only settled.
+    // A payment with an unknown outcome can be disputed and stays unknown; it cannot be confirmed, only settled.
     ledger.finish(third, unknown()).await.unwrap();
     assert_eq!(
         ledger.record_finding(third, confirmed()).await,
@@ -248,11 +248,11 @@ pub async fn the_chain_is_heard_once(engine: Engine) {
     assert_eq!(
         engine.day().await,
         (2 * CENT, CENT),
-        "no word of the chain lowers what is counted"
+        "a finding does not lower what is counted"
     );
 }
 
-/// A cent, in a day, an hour that rolls, payments, and what is pending.
+/// A cent, charged to a day, a rolling hour, a payment count, and pending.
 fn everywhere(engine: &Engine) -> Reserve {
     let hour = Rolling::of_seconds(3_600).unwrap();
     let of = |window, unit, amount, start: &str| {
@@ -303,11 +303,15 @@ pub async fn what_an_upto_did_not_take_comes_back_once(engine: Engine) {
     };
     let ledger = &engine.ledger;
     ledger.finish(lost, unknown()).await.unwrap();
-    // More than was signed for is no settlement.
+    // More than was signed is not a settlement.
     let too_much = ledger.finish(lost, taken(CENT + 1)).await;
     assert_eq!(too_much, Err(LedgerError::MoreThanSigned(lost)));
     let early = ledger.record_finding(lost, found(&engine, lost, 1).await).await;
-    assert_eq!(early, Err(LedgerError::NotUnconfirmed(lost)), "what is open is settled");
+    assert_eq!(
+        early,
+        Err(LedgerError::NotUnconfirmed(lost)),
+        "an open payment is settled instead"
+    );
     ledger.finish(lost, taken(2_500)).await.unwrap();
     for rid in [claimed, idle, whole] {
         ledger.finish(rid, settled()).await.unwrap();
@@ -346,7 +350,7 @@ pub async fn what_an_upto_did_not_take_comes_back_once(engine: Engine) {
         assert_eq!(payment.taken.map(|taken| taken.0), Some(atoms));
         assert_eq!(payment.windows()[0].amount(), atoms);
     }
-    // What came back can be spent again, and the windows hold no more than before.
+    // What was given back can be spent again, and the windows hold no more than before.
     let denied = engine.ledger.reserve(engine.world.purchase(counted + CENT - 1)).await;
     assert!(matches!(denied, Err(ReserveError::Denied { .. })), "{denied:?}");
     engine
@@ -357,7 +361,7 @@ pub async fn what_an_upto_did_not_take_comes_back_once(engine: Engine) {
 }
 
 pub async fn a_part_comes_back_to_the_windows_that_are_left(engine: Engine) {
-    // Buckets of a rolling hour, long enough ago that an engine may have thrown the first ones away.
+    // Buckets of a rolling hour, so old that an engine may have dropped the first ones.
     let hour = Rolling::of_seconds(3_600).unwrap();
     let at = |minute: u64| {
         let mut charge = charge(
@@ -416,7 +420,7 @@ pub async fn what_was_open_is_found_again(engine: Engine) {
     let waiting = held(&engine, 100 * CENT).await.hold.rid;
     let (engine, has_stopped) = engine.reopened().await;
     if has_stopped {
-        // Nobody waits any more: what was held was never signed, what was armed may be with a seller.
+        // No caller waits any more: what was held was never signed, what was armed may be with a seller.
         assert_eq!(state(&engine, waiting).await, State::Released);
         assert_eq!(state(&engine, in_flight).await, State::Unknown);
         assert_eq!(engine.day().await, (CENT, 2 * CENT));

@@ -56,7 +56,7 @@ pub async fn a_reservation_that_nobody_waits_for_does_not_count(engine: Engine) 
             let open = engine.ledger.open_items().await.unwrap();
             let why = "not wanted";
             for payment in open {
-                // One of an earlier round may be given back by the ledger itself at this moment.
+                // The ledger itself may be giving one of an earlier round back at this moment.
                 let _ = engine
                     .ledger
                     .finish(payment.reserved.rid, Outcome::Released { why })
@@ -64,7 +64,7 @@ pub async fn a_reservation_that_nobody_waits_for_does_not_count(engine: Engine) 
             }
         }
     }
-    // Whatever was given up is given back by the time that the next two operations have been answered.
+    // Everything that was dropped is given back by the time the next two operations are answered.
     let last = engine
         .ledger
         .reserve(engine.world.purchase(1_000 * CENT))
@@ -103,8 +103,8 @@ pub async fn one_payment_ends_once(engine: Engine) {
     assert!(settled <= CENT && open == 0);
 }
 
-/// Nothing is left in a queue that nobody reads any more.
-pub async fn whoever_asks_while_the_books_close_is_answered(engine: Engine) {
+/// Nothing stays in a queue that is no longer read.
+pub async fn every_call_during_close_is_answered(engine: Engine) {
     const AGAIN: usize = 20;
     let mut engine = engine;
     for _ in 0..AGAIN {
@@ -115,7 +115,7 @@ pub async fn whoever_asks_while_the_books_close_is_answered(engine: Engine) {
         }
         engine.ledger.close().await;
         let answered = tokio::time::timeout(std::time::Duration::from_secs(60), asking.join_all());
-        assert!(answered.await.is_ok(), "somebody waits for ever");
+        assert!(answered.await.is_ok(), "a caller waits forever");
         let (reopened, has_stopped) = engine.reopened().await;
         if !has_stopped {
             return;

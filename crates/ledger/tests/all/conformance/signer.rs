@@ -1,5 +1,5 @@
-//! Credentials that somebody else makes: what they choose is on record before anything is sent, and until then nothing stands in
-//! its place.
+//! Credentials from an external signer: what it chooses is on record before anything is sent, and until then there is
+//! no placeholder for it.
 
 use alloy_primitives::B256;
 use bursar_core::account::Account;
@@ -69,7 +69,7 @@ fn chosen_again(issued: &Issued) -> Issued {
     }
 }
 
-/// Whoever chose it: ours, a signer's, and one of a payment that has ended.
+/// Chosen by us, by a signer, or used by a payment that has ended.
 pub async fn a_nonce_that_was_used_is_not_taken_from_a_signer(engine: Engine) {
     let mut ours = engine.world.purchase(100 * CENT);
     ours.arm.nonce = B256::repeat_byte(7).into();
@@ -117,13 +117,13 @@ pub async fn only_what_is_armed_for_a_signer_takes_what_it_chose(engine: Engine)
     assert_eq!(engine.day().await, (0, 3 * CENT));
 }
 
-/// Neither a signer's payment with a nonce made up for it, nor one of ours without.
-pub async fn who_chooses_the_nonce_is_said_plainly(engine: Engine) {
+/// Neither a signer's payment with a made-up nonce, nor one of ours without a nonce.
+pub async fn an_arming_must_say_who_chooses_the_nonce(engine: Engine) {
     let mut made_up = by_bkey(&engine);
     made_up.arm.nonce = B256::repeat_byte(7).into();
     let mut nobodys = engine.world.purchase(100 * CENT);
     nobodys.arm.nonce = ArmedNonce::Signers;
-    // A token's nonce only keeps its challenge from being answered twice, and is ours.
+    // A token's nonce only prevents its challenge from being answered twice, and is ours.
     let mut token = by_bkey(&engine);
     token.arm.from = Account::parse("pm_card_visa").unwrap();
     for reserve in [made_up, nobodys, token.clone()] {

@@ -1,4 +1,5 @@
-//! What a person's leave does to the counters: it lets one payment pass a limit, and begins the count since the last approval anew.
+//! What a person's approval does to the counters: it lets one payment exceed a limit, and begins a new period of the
+//! count since the last approval.
 
 use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_ledger::{ApprovalError, ApprovalStep, Arming, Outcome, PaymentId, ReserveError};
@@ -31,7 +32,7 @@ fn since(excess: Excess, start: &str, amount: u128) -> Charge {
     }
 }
 
-/// One payment with a person's leave, asked about with what `held` is charged and made with what `charges` are.
+/// One approved payment, held with the charges `held` and armed with `charges`.
 async fn approved(
     engine: &Engine,
     replay: u8,
@@ -71,7 +72,7 @@ pub async fn only_an_approval_passes_a_limit(engine: Engine) {
     };
     let over = engine.world.charged(vec![total(Excess::Asked, 2 * CENT)]);
     assert_eq!(ledger.reserve(over).await.unwrap_err(), denied);
-    // Nobody was asked about these.
+    // No person was asked about these.
     let alone = engine.world.charged(vec![total(Excess::Approved, 2 * CENT)]);
     let no = ReserveError::Approval(ApprovalError::NoneOf(alone.hold.rid));
     assert_eq!(ledger.hold(alone.hold.clone()).await.unwrap_err(), no);
@@ -98,7 +99,7 @@ pub async fn only_an_approval_passes_a_limit(engine: Engine) {
     let (by, tx) = (bursar_ledger::Source::Merchant, None);
     ledger.finish(rid, Outcome::Settled { by, tx }).await.unwrap();
     assert_eq!(engine.holds("agent:research", "total").await, (2 * CENT, 4 * CENT));
-    // What is over another limit is not made, whoever has approved it.
+    // An approval does not let a payment exceed another limit.
     let mut charges = vec![total(Excess::Denied, CENT), total(Excess::Approved, CENT)];
     charges[0].scope = "account".into();
     charges[0].cap = CENT - 1;
@@ -125,15 +126,15 @@ pub async fn an_approval_begins_another_count(engine: Engine) {
             let charges = vec![since(Excess::Approved, &begins, amount)];
             approved(&engine, replay, Vec::new(), charges)
         };
-        // It would pass the sum, so that it begins anew, and is not spent since.
+        // It would exceed the sum, so it begins a new period and counts as zero in it.
         approve(n, 1).await.unwrap();
         spend(2 * CENT).await.unwrap();
-        // One that was asked about for another reason, and fits, is spent like any other.
+        // One that was asked about for another reason, and fits, counts normally.
         approve(100 + n, CENT).await.unwrap();
         spend(2 * CENT).await.unwrap();
         assert_eq!(spend(1).await.unwrap_err(), full(5 * CENT));
     }
-    // Nor does a start begin anything.
+    // A restart does not begin a new period.
     let (engine, _) = engine.reopened().await;
     let again = engine.world.charged(vec![since(Excess::Asked, "", 1)]);
     assert_eq!(engine.ledger.reserve(again).await.unwrap_err(), full(5 * CENT));

@@ -12,7 +12,7 @@ fn noon_and(minutes: i64) -> Timestamp {
     noon.checked_add(SignedDuration::from_mins(minutes)).unwrap()
 }
 
-/// Charged to a rolling hour at that time, as limits.toml would.
+/// Charged to a rolling hour at that time, as limits.toml would charge it.
 fn rolling(now: Timestamp) -> Charge {
     let hour = Rolling::of_seconds(3_600).unwrap();
     let mut charge = charge("agent:research", Window::Rolling(hour), Unit::MicroUsd, CENT, 2 * CENT);
@@ -50,7 +50,7 @@ pub async fn a_clock_that_goes_back_reopens_nothing(engine: Engine) {
     assert_eq!(
         engine.ledger.now(),
         noon_and(0),
-        "windows go by what the books have seen"
+        "windows follow the latest time in the ledger"
     );
     buy(noon_and(-120)).await.unwrap();
     buy(noon_and(-120)).await.unwrap_err();
@@ -70,6 +70,6 @@ pub async fn a_jump_ahead_stops_reservations(engine: Engine) {
     assert_eq!(ledger.now(), noon_and(90));
     ledger.reserve(engine.world.purchase(100 * CENT)).await.unwrap();
     let told = engine.heard();
-    assert!(told.len() <= 1, "told once: {told:?}");
+    assert!(told.len() <= 1, "alarmed once: {told:?}");
     assert!(told.iter().all(|alarm| *alarm == Alarm::ClockJumped { ahead_s: 5_400 }));
 }

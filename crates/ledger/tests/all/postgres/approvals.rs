@@ -1,5 +1,5 @@
-//! Approvals on books that several nodes share: who may ask, whose evidence counts, and what becomes of a node's questions when
-//! the node is gone (R44 and R45).
+//! Approvals on a ledger that several nodes share: who may ask, whose evidence counts, and what happens to a node's
+//! questions when the node is gone (R44 and R45).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -55,7 +55,7 @@ fn expired(id: PaymentId) -> ApprovalStep {
     ApprovalStep::Expired { id, why }
 }
 
-/// Ids of what waits here and elsewhere.
+/// Ids of the questions of this node and of the others.
 async fn waiting(node: &Postgres) -> (Vec<PaymentId>, Vec<PaymentId>) {
     let Approvals { live, elsewhere, .. } = node.approvals().await.unwrap();
     let ids = |rows: Vec<bursar_ledger::ApprovalRow>| rows.iter().map(|row| row.id).collect();
@@ -71,7 +71,7 @@ async fn two(database: &Database) -> ([Arc<World>; 2], [Arc<Postgres>; 2]) {
     (worlds, nodes)
 }
 
-/// As if a node had given no sign of life for a minute.
+/// As if a node had sent no heartbeat for a minute.
 async fn silence(database: &Database, node: u32) {
     let silent = format!("update bursar.node set heartbeat = now() - interval '61 seconds' where node_id = {node}");
     database.run(&silent).await;
@@ -100,13 +100,13 @@ async fn of_nodes_that_ask_the_same_at_once_one_asks() {
         };
         assert_eq!(*late, refused(ApprovalError::AskedAlready(*asked)));
     }
-    // Each knows its own and the other's.
+    // Each node sees its own question and the other's.
     let (here, there) = waiting(&nodes[0]).await;
     assert_eq!(
         (here.len() + there.len(), waiting(&nodes[1]).await),
         (24, (there, here.clone()))
     );
-    // What is over can be asked about by anybody.
+    // Once it has ended, any node can ask again.
     if let Some(id) = here.first() {
         nodes[0].approval(expired(*id)).await.unwrap();
         let intent = answers.iter().find(|(_, asked, _)| asked == id).unwrap().0;
@@ -140,7 +140,7 @@ async fn evidence_is_used_once_whichever_node_has_it() {
         let not_granted = ReserveError::Approval(ApprovalError::NotGranted(*id));
         assert_eq!(*not_armed, Err(not_granted));
     }
-    // Nor by one that comes later.
+    // Nor by a node that joins later.
     let late = World::numbered(3);
     let node = open(&late, &database).await;
     let (_, id) = asked(&late, &node, 200).await;
@@ -151,7 +151,7 @@ async fn evidence_is_used_once_whichever_node_has_it() {
 }
 
 #[tokio::test]
-async fn an_approval_is_the_affair_of_the_node_that_asked() {
+async fn only_the_node_that_asked_records_an_approval() {
     let database = cluster().database().await;
     let (worlds, nodes) = two(&database).await;
     let (purchase, id) = asked(&worlds[0], &nodes[0], 1).await;
@@ -169,7 +169,7 @@ async fn an_approval_is_the_affair_of_the_node_that_asked() {
     let elses = nodes[1].arm(rid, arming(&purchase, id)).await.unwrap_err();
     assert_eq!(elses, ReserveError::NotHeld(rid));
 
-    // Of two that arm it at once one signs.
+    // If both arm it at once, one signs.
     let (one, other) = tokio::join!(
         nodes[0].arm(rid, arming(&purchase, id)),
         nodes[0].arm(rid, arming(&purchase, id))
@@ -177,11 +177,11 @@ async fn an_approval_is_the_affair_of_the_node_that_asked() {
     let failed: Vec<_> = [one, other].into_iter().filter_map(Result::err).collect();
     assert_eq!(failed, [ReserveError::NotHeld(rid)]);
     nodes[1].close().await;
-    assert_eq!(worlds[1].events(), ["log.open", "log.close"], "nothing was its affair");
+    assert_eq!(worlds[1].events(), ["log.open", "log.close"], "it recorded nothing");
 }
 
 #[tokio::test]
-async fn what_one_node_was_refused_no_other_asks_until_the_end_of_it() {
+async fn what_one_node_was_denied_no_other_asks_until_it_ends() {
     let database = cluster().database().await;
     let (worlds, nodes) = two(&database).await;
     let (_, id) = asked(&worlds[0], &nodes[0], 1).await;
@@ -234,7 +234,7 @@ async fn a_silent_node_s_questions_end_and_their_money_comes_back() {
     let (gone, node) = (open(&lost, &database).await, open(&other, &database).await);
     let ((waits, pending), (ready, decided)) = (asked(&lost, &gone, 1).await, asked(&lost, &gone, 2).await);
     gone.approval(granted(decided, 1, use_by())).await.unwrap();
-    // Looks around when it begins; that is sooner than its next sign of life.
+    // It checks the other nodes when it starts, which is sooner than its next heartbeat.
     node.close().await;
     drop(node);
     silence(&database, 1).await;
@@ -249,14 +249,14 @@ async fn a_silent_node_s_questions_end_and_their_money_comes_back() {
     assert_eq!((counted(&node).await, waiting(&node).await), (0, (vec![], vec![])));
     assert_eq!(database.ask("select count(*) from bursar.approval").await, "0");
     logged(&other, "pay.adopted", 2).await;
-    assert_eq!(other.count("approval.expired"), 0, "its log has never known of them");
-    // Somebody else can ask now.
+    assert_eq!(other.count("approval.expired"), 0, "its log never contained them");
+    // Another node can ask now.
     let (_, elses) = asked(&other, &node, 1).await;
 
     database
         .run("update bursar.node set heartbeat = now() where node_id = 1")
         .await;
-    // It was not dead after all. What its people say now comes too late, and nothing is signed for it.
+    // It was not dead after all. What its approvers answer now is too late, and nothing is signed for it.
     assert_eq!(
         gone.approval(granted(pending, 2, use_by())).await,
         refused(ApprovalError::NotLive(pending))
@@ -268,7 +268,7 @@ async fn a_silent_node_s_questions_end_and_their_money_comes_back() {
     assert_eq!(ask().await, refused(ApprovalError::AskedAlready(elses)));
     node.approval(expired(elses)).await.unwrap();
     ask().await.unwrap();
-    // Evidence that was used before stays used, and that which came too late was not used.
+    // Evidence that was used stays used; evidence that came too late was not used.
     let (id, replayed) = (requested.id, ApprovalError::Replayed(requested.id));
     assert_eq!(gone.approval(granted(id, 1, use_by())).await, refused(replayed));
     gone.approval(granted(id, 2, use_by())).await.unwrap();
@@ -277,7 +277,7 @@ async fn a_silent_node_s_questions_end_and_their_money_comes_back() {
     gone.close().await;
     node.close().await;
 
-    // Both logs make sense by themselves: the end of the old question comes before the new one.
+    // Each log is consistent by itself: the end of the old question comes before the new one.
     let told = |ev: &String| ev == "pay.yielded" || ev.starts_with("approval.");
     let events: Vec<String> = lost.events().into_iter().filter(told).collect();
     assert_eq!(
@@ -316,7 +316,7 @@ async fn limits_that_another_node_has_replaced_arm_nothing_and_end_no_approval()
     }
     let (purchase, id) = asked(&worlds[0], &nodes[0], 1).await;
     nodes[1].append(load(2, 2)).await.unwrap();
-    // A person's word is on record whatever the limits are; what it is worth is seen when it is used.
+    // A person's decision is recorded whatever the limits are; they are checked when it is used.
     nodes[0].approval(granted(id, 1, use_by())).await.unwrap();
     let stale = ReserveError::StalePolicy { have: 1, need: 2 };
     let armed = nodes[0].arm(purchase.hold.rid, arming(&purchase, id)).await;
@@ -326,7 +326,7 @@ async fn limits_that_another_node_has_replaced_arm_nothing_and_end_no_approval()
     nodes[0].arm(purchase.hold.rid, arming(&purchase, id)).await.unwrap();
 }
 
-/// A node behind a way that can be cut at the next commit.
+/// A node whose connection can be cut at the next commit.
 struct Cuttable {
     world: World,
     node: Postgres,
@@ -348,7 +348,7 @@ impl Cuttable {
         }
     }
 
-    /// The next commit loses its connection, and there is no other one.
+    /// The next commit loses its connection, and no new one can be made.
     fn cut(&self, when: Cut) {
         *self.cut.lock().unwrap() = when;
     }
@@ -377,7 +377,7 @@ async fn a_question_whose_commit_is_unclear_is_not_put() {
         let (purchase, requested) = held(&way.world, &way.node, 1).await;
         way.cut(when);
         is_failed(way.node.approval(ApprovalStep::Requested(requested.clone())).await);
-        // Whoever asked gives the money back, and need not know.
+        // The asking process releases the money, and need not know.
         let why = "approval-not-recorded";
         let released = way.node.finish(purchase.hold.rid, Outcome::Released { why }).await;
         is_failed(released);
@@ -419,7 +419,7 @@ async fn a_grant_whose_commit_is_unclear_is_found_or_brought_again() {
 }
 
 #[tokio::test]
-async fn a_refusal_whose_commit_is_unclear_is_written_once() {
+async fn a_denial_whose_commit_is_unclear_is_written_once() {
     for when in [Cut::After, Cut::Before] {
         let database = cluster().database().await;
         let way = Cuttable::new(&database).await;
@@ -453,7 +453,7 @@ async fn an_arming_whose_commit_is_unclear_is_not_signed() {
         let state = way.node.get(rid).await.unwrap().unwrap().state;
         let again = way.node.arm(rid, arming(&purchase, id)).await.map(|_| ());
         match when {
-            // It had used the approval up. Nobody got the reservation, so nobody can have signed.
+            // It had used the approval up. No caller received the reservation, so nothing can have been signed.
             Cut::After => {
                 assert_eq!(live.len(), 0);
                 assert_eq!(again, Err(ReserveError::NotHeld(rid)));
@@ -469,7 +469,7 @@ async fn an_arming_whose_commit_is_unclear_is_not_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn books_of_the_version_before_are_brought_up_to_this_one() {
+async fn tables_of_the_previous_version_are_upgraded() {
     let database = cluster().database().await;
     let worlds = [1, 2].map(World::numbered);
     let node = open(&worlds[0], &database).await;
@@ -478,7 +478,7 @@ async fn books_of_the_version_before_are_brought_up_to_this_one() {
     node.finish(paid.hold.rid, settled()).await.unwrap();
     node.close().await;
     drop(node);
-    // As version 1 has made it.
+    // As version 1 created it.
     database
         .run("drop table bursar.approval, bursar.replay, bursar.denial; update bursar.meta set schema_version = 1")
         .await;

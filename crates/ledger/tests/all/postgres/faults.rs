@@ -15,7 +15,7 @@ use crate::world::{World, counted};
 async fn what_gets_into_the_way_of_a_transaction_is_tried_again() {
     let (world, database) = (World::new(), cluster().database().await);
     let node = open(&world, &database).await;
-    // The server itself says so, three times; a sequence is not rolled back.
+    // The server itself raises the error, three times; a sequence is not rolled back.
     for code in ["40001", "40P01"] {
         database
             .run(&format!(
@@ -30,7 +30,7 @@ async fn what_gets_into_the_way_of_a_transaction_is_tried_again() {
         assert_eq!(database.ask("select last_value from tries").await, "4");
     }
     assert_eq!(counted(&node).await, 2 * CENT);
-    // For ever is too long.
+    // It does not retry forever.
     database
         .run("drop sequence tries; create sequence tries minvalue -1000 start -1000")
         .await;
@@ -56,7 +56,7 @@ async fn while_the_database_is_away_ends_are_kept_and_beginnings_refused() {
     own.down();
     let began = std::time::Instant::now();
     let error = node.reserve(world.purchase(100 * CENT)).await.unwrap_err().to_string();
-    assert!(error.contains("the database with the books cannot be used"), "{error}");
+    assert!(error.contains("the ledger's database cannot be used"), "{error}");
     assert!(began.elapsed().as_secs() < 10);
     assert!(matches!(
         node.finish(purchase.hold.rid, settled()).await,
@@ -73,7 +73,7 @@ async fn while_the_database_is_away_ends_are_kept_and_beginnings_refused() {
     node.close().await;
     drop(node);
 
-    // One that begins while it is away waits for it.
+    // An operation that begins while the database is down waits for it.
     own.down();
     let node = open(&world, &database).await;
     let load = Event::PolicyLoaded {
@@ -108,17 +108,17 @@ async fn a_server_that_could_forget_is_refused() {
     assert!(error.contains("fsync = off"), "{error}");
 }
 
-/// What the proxy in between does with the next commit.
+/// What the relay in between does with the next commit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cut {
     None,
-    /// The database gets it, its answer is lost.
+    /// The database receives it, but its answer is lost.
     After,
-    /// The database does not get it.
+    /// The database does not receive it.
     Before,
 }
 
-/// Stands between a node and the database, and cuts connections in the middle of a commit. Returns its port.
+/// A relay between a node and the database that cuts connections in the middle of a commit. Returns its port.
 pub async fn between(database: &Database, cut: Arc<Mutex<Cut>>, is_open: Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, to) = (listener.local_addr().unwrap().port(), database.port);
@@ -177,7 +177,7 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
         let port = between(&database, cut.clone(), is_open.clone()).await;
         let node = through(&world, &database, port).await;
 
-        // The way is open again at once: the caller sees nothing of it, and nothing is booked twice.
+        // The connection works again at once: the caller notices nothing, and nothing is booked twice.
         *cut.lock().unwrap() = when;
         let purchase = world.purchase(100 * CENT);
         let reopened = tokio::spawn({
@@ -193,7 +193,8 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
         reopened.await.unwrap();
         assert_eq!(counted(&node).await, CENT);
 
-        // It stays closed: nobody knows, so nobody may sign. What stands after all is taken back later.
+        // The connection stays cut: the outcome is unknown, so nothing may be signed. What was committed after all is
+        // given back later.
         *cut.lock().unwrap() = when;
         let unclear = world.purchase(100 * CENT);
         let rid = unclear.hold.rid;
@@ -209,7 +210,7 @@ async fn a_commit_whose_answer_is_lost_is_looked_up() {
                 _ => assert!(began.elapsed().as_secs() < 60),
             }
         }
-        // The other way round: an end whose commit was unclear is written once.
+        // The other way round: an outcome whose commit was unclear is written once.
         assert_eq!(
             node.get(purchase.hold.rid).await.unwrap().unwrap().state,
             State::Settled

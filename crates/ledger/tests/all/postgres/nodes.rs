@@ -68,7 +68,7 @@ async fn nodes_together_never_pass_a_limit() {
         assert_eq!(world.events().last().unwrap(), "log.close");
     }
     assert_eq!(reserved, 30);
-    // Each log is in the database as the same bytes.
+    // The database has each log with the same bytes.
     let client = database.client().await;
     for (number, world) in worlds.iter().enumerate() {
         let rows = client
@@ -138,7 +138,7 @@ async fn a_silent_node_s_items_go_to_another_and_it_learns_of_that() {
     database
         .run("update bursar.node set heartbeat = now() - interval '61 seconds' where node_id = 1")
         .await;
-    // Looks around when it begins; that is sooner than its next sign of life.
+    // It checks the other nodes when it starts, which is sooner than its next heartbeat.
     node.close().await;
     let node = open(&other, &database).await;
     let state = async |rid| node.get(rid).await.unwrap().unwrap().state;
@@ -158,7 +158,7 @@ async fn a_silent_node_s_items_go_to_another_and_it_learns_of_that() {
     logged(&other, "pay.unknown", 1).await;
     logged(&other, "pay.released", 1).await;
 
-    // It was not dead after all: what its seller said is not lost, and the payment is its own again.
+    // It was not dead after all: its seller's answer is not lost, and the payment is its own again.
     gone.finish(armed.hold.rid, settled()).await.unwrap();
     assert_eq!(state(armed.hold.rid).await, State::Settled);
     logged(&lost, "pay.adopted", 1).await;
@@ -171,7 +171,7 @@ async fn a_silent_node_s_items_go_to_another_and_it_learns_of_that() {
     logged(&other, "pay.yielded", 1).await;
     gone.close().await;
     node.close().await;
-    // Both logs make sense by themselves.
+    // Each log is consistent by itself.
     for (world, payments) in [(&lost, 4), (&other, 3)] {
         assert_eq!(
             bursar_ledger::read_payments(world.path()).unwrap().payments.len(),
@@ -216,7 +216,7 @@ async fn limits_that_another_node_has_replaced_reserve_nothing() {
     new.reserve(planned.clone()).await.unwrap();
     assert_eq!(new.get(planned.hold.rid).await.unwrap().unwrap().reserved.policy_gen, 2);
 
-    // The old file once more is not a new one; the new one is.
+    // Loading the old file again does not make it a new one; the new one is.
     old.append(load(2, 1)).await.unwrap();
     let mut late = first.purchase(100 * CENT);
     late.hold.policy_gen = 2;
@@ -229,15 +229,15 @@ async fn limits_that_another_node_has_replaced_reserve_nothing() {
 }
 
 #[tokio::test]
-async fn a_directory_belongs_to_its_books_and_its_log_to_the_database() {
+async fn a_directory_belongs_to_its_ledger_and_its_log_to_the_database() {
     let (here, there) = (cluster().database().await, cluster().database().await);
     let world = World::new();
     let node = open(&world, &here).await;
     node.reserve(world.purchase(100 * CENT)).await.unwrap();
     node.close().await;
-    assert!(refused(&world, &there).await.contains("belongs to the books"));
+    assert!(refused(&world, &there).await.contains("belongs to the ledger"));
 
-    // A log that was lost in part is filled up.
+    // A log that was partly lost is filled up.
     let whole = world.journal();
     let segment = world.segments().pop().unwrap();
     let first = whole.find('\n').unwrap() + 1;
@@ -246,14 +246,10 @@ async fn a_directory_belongs_to_its_books_and_its_log_to_the_database() {
     node.close().await;
     assert!(world.journal().starts_with(&whole));
 
-    // One that knows more than the database is not believed, nor the database.
+    // If the log has more than the database, neither is trusted.
     let whole = world.journal();
     here.run("delete from bursar.outbox where seq > 0").await;
-    assert!(
-        refused(&world, &here)
-            .await
-            .contains("the database has lost what was committed")
-    );
+    assert!(refused(&world, &here).await.contains("it has lost what was committed"));
     std::fs::write(&segment, &whole[..first]).unwrap();
     here.run("update bursar.outbox set entry = 'x' where seq = 0").await;
     assert!(
@@ -272,7 +268,7 @@ async fn a_directory_belongs_to_its_books_and_its_log_to_the_database() {
             break error;
         }
     };
-    assert!(error.contains("has books of its own"), "{error}");
+    assert!(error.contains("already holds a ledger of its own"), "{error}");
 }
 
 #[tokio::test]
@@ -280,7 +276,7 @@ async fn a_copied_directory_does_not_make_a_second_node() {
     let (world, database) = (World::new(), cluster().database().await);
     let node = open(&world, &database).await;
     node.reserve(world.purchase(100 * CENT)).await.unwrap();
-    // As another process with the same directory would.
+    // As another process with the same directory would do.
     database.run("update bursar.node set epoch = epoch + 1").await;
     for _ in 0..2 {
         let error = node.reserve(world.purchase(100 * CENT)).await.unwrap_err().to_string();
@@ -297,7 +293,7 @@ async fn one_payment_is_made_under_a_key_whichever_node_is_asked() {
     for world in &worlds {
         nodes.push(open(world, &database).await);
     }
-    // Different agents' counters: nothing but the key is in common.
+    // Different agents' counters: only the key is shared.
     let asking: Vec<_> = (0..24)
         .map(|number| {
             let (world, node) = (worlds[number % 3].clone(), nodes[number % 3].clone());
@@ -321,7 +317,7 @@ async fn one_payment_is_made_under_a_key_whichever_node_is_asked() {
     assert!(taken.iter().all(|rid| *rid == made[0]));
     let held = nodes[0].keys().await.unwrap();
     assert_eq!((held.len(), held[0].rid, held[0].idem), (1, made[0], [7; 32]));
-    // Proven dead, it gives its key back; another node may have the proof.
+    // Once proven dead, it releases its key; another node may have the proof.
     let why = "not cashed";
     nodes[1]
         .finish(made[0], Outcome::Expired { by: Source::Chain, why })
@@ -330,7 +326,7 @@ async fn one_payment_is_made_under_a_key_whichever_node_is_asked() {
     assert_eq!(nodes[2].keys().await.unwrap(), []);
 }
 
-/// Which payees there are, sellers decide: each unpaid 402 may name another.
+/// Sellers decide which payees exist: each unpaid 402 may name another one.
 #[tokio::test]
 async fn payees_that_nobody_paid_do_not_stay_in_the_database() {
     let database = cluster().database().await;
@@ -355,7 +351,7 @@ async fn payees_that_nobody_paid_do_not_stay_in_the_database() {
         if rows == 0 {
             break;
         }
-        // Two signs of life, with which old rows go.
+        // Two heartbeats, which delete old rows.
         assert!(
             began.elapsed().as_secs() < 25,
             "{rows} rows of payees that were never paid"

@@ -78,7 +78,7 @@ async fn names_and_addresses_verify_and_the_protocol_is_the_origins() {
 }
 
 #[tokio::test]
-async fn faults_of_certificates_are_told_apart() {
+async fn certificate_faults_are_distinguished() {
     let fixture = Fixture::now();
     let (client, of) = (fixture.client(), |name| {
         fixture.configs.for_host(&host(name), Alpn::Absent).unwrap()

@@ -78,7 +78,7 @@ fn what_is_missing_or_malformed_is_named() {
     assert_eq!(Authorization::in_answer(&answer), Err("signedPayload"));
 }
 
-/// An id goes into a URL.
+/// An id ends up in a URL.
 #[test]
 fn an_id_has_no_room_for_a_path() {
     let long = "a".repeat(129);
@@ -204,7 +204,7 @@ fn a_look_reads_both_dialects_and_what_it_does_not_know_says_nothing() {
     ] {
         assert_eq!(look(status, answer.clone()), told, "{status} {answer}");
     }
-    // The signature counts, whatever else is said beside it.
+    // A signature counts, whatever the answer says beside it.
     let both = json!({ "status": "signed", "error": "access_denied", "authorization": authorization() });
     assert_eq!(look(200, both), "made");
 }

@@ -1,8 +1,8 @@
-//! Which token belongs to which payment: `private/tokens/`, one file each, until Stripe has said what became of it. Not synced: a
-//! file that a crash took with it is found again by the same order, for a day (R14).
+//! Which token belongs to which payment: one file each in `private/tokens/`, until Stripe has said what became of it.
+//! The files are not synced: for a day, repeating the order finds a token again whose file was lost in a crash (R14).
 //!
-//! A token that ended unused is watched for some days more: a seller may have put a hold on the card before, and a hold is captured
-//! long after its token can make no other.
+//! A token that ended unused is watched for some more days. A seller may have put a hold on the card before, and a hold
+//! can be captured long after its token has expired.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::stripe::TokenId;
 use bursar_home::{self as home, HomeError};
 use bursar_ledger::{Payment, PaymentId, Source, State};
 
-/// Card networks let a hold be captured for seven days.
+/// Card networks allow a hold to be captured for seven days; this adds one.
 const HOLD: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 pub struct Tokens {
@@ -35,7 +35,10 @@ impl Tokens {
 
     pub fn keep(&self, rid: PaymentId, token: &TokenId) {
         if let Err(error) = home::write_unsynced(&self.path(rid), token.expose().as_bytes()) {
-            tracing::warn!(payment = %rid, %error, "its token could not be kept; within a day Stripe can tell it again");
+            tracing::warn!(
+                payment = %rid, %error,
+                "its token could not be stored; for a day, the same order can get it from Stripe again"
+            );
         }
     }
 
@@ -44,7 +47,7 @@ impl Tokens {
         TokenId::parse(&text).ok()
     }
 
-    /// Its payment is called dead: it is asked about for as long as a hold may be captured.
+    /// Watches the token of a payment that was recorded as dead, for as long as a hold may be captured.
     pub fn watch(&self, rid: PaymentId) {
         self.watching().insert(rid);
     }
@@ -53,7 +56,7 @@ impl Tokens {
         self.watching().iter().copied().collect()
     }
 
-    /// Whether money can have been taken with the token of this payment, though it is called dead.
+    /// Whether the token of a payment that was recorded as dead may still have a hold that can be captured.
     pub fn may_have_a_hold(payment: &Payment, now: Timestamp) -> bool {
         payment.state == State::Expired
             && matches!(payment.by, Some(Source::Stripe | Source::Operator))
@@ -64,18 +67,18 @@ impl Tokens {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing more is to be asked about it.
+    /// Forgets a token that there is nothing more to ask about.
     pub fn forget(&self, rid: PaymentId) {
         self.watching().remove(&rid);
         match fs::remove_file(self.path(rid)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(payment = %rid, %error, "a token that is no longer needed could not be deleted");
+                tracing::warn!(payment = %rid, %error, "could not delete a token that is no longer needed");
             }
             _ => {}
         }
     }
 
-    /// All payments that have one.
+    /// All payments with a stored token.
     pub fn all(&self) -> Vec<PaymentId> {
         let Ok(entries) = fs::read_dir(&self.folder) else {
             return Vec::new();

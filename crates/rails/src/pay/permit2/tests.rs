@@ -1,5 +1,5 @@
-//! Known answers: the Permit2 vectors in `fixtures/x402`, from the numbers to the header that pays. Times and nonces are
-//! given (R19).
+//! Known-answer tests: the Permit2 vectors in `fixtures/x402`, from the numbers to the payment header. Times and nonces
+//! are given (R19).
 
 use alloy_primitives::{Address, B256, U256, hex};
 use alloy_sol_types::{Eip712Domain, SolStruct};
@@ -33,7 +33,7 @@ fn number<T: std::str::FromStr<Err: std::fmt::Debug>>(value: &Value, pointer: &s
     text(value, pointer).parse().unwrap()
 }
 
-/// The payment of a vector. The payer and what it may spend come from the challenge's side, not from what was signed.
+/// The payment of a vector. The payer and what it may spend are taken from the challenge, not from what was signed.
 fn transfer(vector: &Value) -> Permit2Transfer {
     let requirement = &vector["challenge"]["accepts"][0];
     let network = Network::parse(text(requirement, "/network")).unwrap();
@@ -65,7 +65,7 @@ fn asset(transfer: &Permit2Transfer) -> &'static Token {
     assets::token(Network::Eip155(transfer.chain_id), &transfer.token).unwrap()
 }
 
-/// Every hash on the way to a signature, and whose signature it is.
+/// Checks every hash on the way to a signature, and who signed it.
 fn check(expected: &Value, domain: &Eip712Domain, message: &impl SolStruct, signature: [u8; 65]) {
     let hash = |name: &str| -> B256 { number(expected, name) };
     assert_eq!(domain.separator(), hash("/domainSeparator"));
@@ -117,7 +117,7 @@ fn the_tokens_permission_is_the_reference_clients() {
     );
 }
 
-/// A permission is one over the payment's token, whatever asset is named beside it.
+/// A permit is for the payment's token, whatever asset is named beside it.
 #[test]
 fn no_other_token_can_be_opened() {
     let vector = vector(SPONSORED);
@@ -129,8 +129,8 @@ fn no_other_token_can_be_opened() {
     assert_eq!(domain.chain_id, Some(U256::from(84_532)));
 }
 
-/// Our order of members is the reference client's, so that the header is the same to the last byte. The parts that are
-/// not made here are taken from the challenge, as text.
+/// Our member order is the reference client's, so the header matches to the last byte. The parts that are not made here
+/// are taken from the challenge, as text.
 #[test]
 fn headers_equal_those_of_the_reference_client() {
     for name in [PLAIN, SPONSORED, UPTO] {
@@ -164,7 +164,7 @@ fn headers_equal_those_of_the_reference_client() {
     }
 }
 
-/// The other way of sponsoring is a signed transaction with a standing, unlimited approval: we never make one, and the
+/// The other kind of sponsoring is a signed transaction with a standing, unlimited approval. We never make one, and the
 /// payment itself is the same without it.
 #[test]
 fn a_payload_does_not_depend_on_the_sponsoring_offered() {

@@ -1,4 +1,4 @@
-//! The vectors of `fixtures/mpp/tempo_charge.json`, and what holds of every transfer.
+//! The vectors of `fixtures/mpp/tempo_charge.json`, and properties of every transfer.
 
 use alloy_primitives::Signature;
 use alloy_rlp::{Decodable, PayloadView};
@@ -23,7 +23,7 @@ fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap()
 }
 
-/// The transfer that a vector signs. Payee and amount stand in the challenge and here in calldata alone.
+/// The transfer that a vector signs. Payee and amount are in the challenge, and in the transaction only as calldata.
 fn transfer(vector: &Value) -> TempoTransfer {
     let fields = &vector["fields"];
     let number = |name: &str| text(fields, name).parse().unwrap();
@@ -133,7 +133,7 @@ fn bytes(mut item: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Strict: the decoder refuses leading zeros.
+/// Strict: leading zeros are refused.
 fn number(mut item: &[u8]) -> u64 {
     let number = u64::decode(&mut item).unwrap();
     assert!(item.is_empty());
@@ -176,7 +176,8 @@ proptest! {
         prop_assert_eq!(bytes(fields[10]), fee_token);
         prop_assert_eq!(bytes(fields[11]), fee_payer);
 
-        // The digest, made anew of what was read: the transaction without its signature and without the fee payer.
+        // The digest, computed again from what was decoded: the transaction without its signature and without the fee
+        // payer.
         let mut unsigned = fields[..11].concat();
         unsigned.extend(to_come);
         unsigned.extend(fields[12]);

@@ -1,4 +1,5 @@
-//! A chain with one block every two seconds and the events of a test; honest, unless the test bends its answers.
+//! A chain with one block every two seconds and the events that a test puts in; honest, unless the test alters its
+//! answers.
 
 use alloy_primitives::{Address, B256, Bloom, U256, hex};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ const INVALIDATED: &str = "UnorderedNonceInvalidation(address,uint256,uint256)";
 /// `nonceBitmap(address,uint256)`
 const NONCE_BITMAP: [u8; 4] = [0x4f, 0xe0, 0x2b, 0x44];
 
-/// What a token moved.
+/// A transfer that a token made.
 #[derive(Clone, Copy)]
 pub struct Transferred {
     pub from: Address,
@@ -30,14 +31,14 @@ pub struct Chain {
     pub finalized: u64,
     /// Timestamp of block 0.
     pub genesis: u64,
-    /// States of older blocks are gone.
+    /// States of older blocks are pruned.
     pub state_since: u64,
-    /// Longest range of blocks that `eth_getLogs` takes.
+    /// The longest range of blocks that `eth_getLogs` accepts.
     pub range: u64,
     pub logs: Vec<Log>,
-    /// Blocks in which Permit2 took a nonce of an owner.
+    /// Blocks in which Permit2 used a nonce of an owner.
     pub permits: Vec<(u64, Address, B256)>,
-    /// What was sent as which transaction.
+    /// Transactions as they were sent.
     pub sent: Vec<(B256, Sent)>,
 }
 
@@ -74,7 +75,7 @@ impl Chain {
         }
     }
 
-    /// Takes through Permit2, under each nonce what it says, all in one transaction.
+    /// Takes through Permit2, under each nonce the amount given for it, all in one transaction.
     pub fn take(&mut self, tx: B256, token: Address, taken: &[(B256, Transferred)], sent: Sent) {
         let block = sent.block;
         for (nonce, Transferred { from, to, value }) in taken {
@@ -218,7 +219,7 @@ impl Chain {
     }
 }
 
-/// A log as nodes write it.
+/// A log, as nodes return it.
 pub fn log_json(log: &Log) -> Value {
     let signature = |text: &str| alloy_primitives::keccak256(text);
     let (topics, data) = match log.event {
@@ -265,7 +266,7 @@ pub fn cashing(from: Address, nonce: B256, to: Address, value: u64) -> [Event; 2
     ]
 }
 
-/// A `Transfer`, and Tempo's event that tells the memo of it.
+/// A `Transfer`, and Tempo's event with its memo.
 pub fn memoed(from: Address, memo: B256, to: Address, value: u64) -> [Event; 2] {
     let value = U256::from(value);
     [

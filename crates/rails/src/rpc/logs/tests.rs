@@ -98,7 +98,7 @@ async fn a_node_that_always_refuses_or_never_ends_is_given_up() {
     of_nonce(&fake, 0..=9_999).await.unwrap_err();
     assert_eq!(fake.asked(), 1);
 
-    // A range that would take for ever, from a node whose head is beyond all bounds.
+    // A range that would take forever, from a node that claims an impossible head.
     let fake = Fake::replying(|_, _| json!({ "result": [] })).await;
     let error = of_nonce(&fake, 0..=u64::MAX).await.unwrap_err();
     assert!(matches!(error, RpcError::TooMuch { .. }), "{error}");
@@ -159,7 +159,7 @@ async fn a_transaction_is_read_with_the_logs_that_concern_us() {
     assert_eq!((mined.block, &mined.logs[..]), (4_321, &chain().logs[2..4]));
     assert_eq!(node_says(json!(null)).await.unwrap(), None);
 
-    // An NFT's transfer has the same name and four topics; it is somebody else's business.
+    // An NFT's transfer has the same name and four topics; it does not concern us.
     let mut with_foreign = good.clone();
     let mut foreign = good["logs"][1].clone();
     let topics = foreign["topics"].as_array_mut().unwrap();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn granted() -> Value {
-    // As Stripe's reference shows one.
+    // As shown in Stripe's reference.
     json!({
         "id": "spt_1RgaZcFPC5QUO6ZCDVZuVA8q",
         "object": "shared_payment.granted_token",
@@ -151,7 +151,7 @@ fn members_are_there_and_have_their_type() {
 }
 
 #[test]
-fn no_member_stands_twice() {
+fn no_member_appears_twice() {
     let twice = issued().to_string().replacen('{', r#"{"status":"deactivated","#, 1);
     assert!(Issued::parse(twice.as_bytes(), Endpoint::Issued).is_none());
     let twice = issued()
@@ -184,7 +184,7 @@ fn only_the_host_of_a_sane_page_is_taken() {
     }
 }
 
-/// Values of the right and of the wrong kind for any member.
+/// Values of the right and the wrong kind for any member.
 fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
@@ -215,7 +215,7 @@ proptest! {
         }
     }
 
-    /// A real answer with members changed or lost is active only while everything that says so still does.
+    /// A real answer with changed or missing members is active only while every member that says so still does.
     #[test]
     fn damage_makes_no_token_active(
         changes in proptest::collection::vec((0usize..9, proptest::option::of(value())), 0..6),

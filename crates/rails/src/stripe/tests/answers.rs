@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// What a request was, as it arrived.
+/// A request as it arrived.
 struct Seen {
     method: Method,
     path: String,
@@ -22,7 +22,7 @@ struct Seen {
     body: Bytes,
 }
 
-/// A service that gives one answer to everything and remembers what it was asked.
+/// A service that gives one answer to everything and records what it was asked.
 async fn scripted(
     status: u16,
     headers: &[(&'static str, &'static str)],
@@ -310,7 +310,7 @@ async fn a_wait_is_read_in_seconds_and_bounded() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_not_ordered_is_told_apart_and_can_be_revoked() {
+async fn a_token_that_was_not_ordered_is_recognized_and_can_be_revoked() {
     let changed = |pointer: &str, value: Value| {
         let mut token = described();
         *token.pointer_mut(pointer).unwrap() = value;
@@ -345,7 +345,7 @@ async fn a_token_that_was_not_ordered_is_told_apart_and_can_be_revoked() {
         assert_eq!(said, what);
         assert_eq!(token.expose(), "spt_lab_0123456789abcdef");
     }
-    // Another token than was asked for.
+    // A token other than the one asked for.
     let (base, _) = scripted(200, &[], described().to_string()).await;
     let asked = TokenId::parse("spt_lab_other").ok().unwrap();
     for answer in [client(&base).token(&asked).await, client(&base).revoke(&asked).await] {

@@ -1,4 +1,4 @@
-//! The client over real sockets: against the sandbox, which shares no code with it, and against services that misbehave.
+//! The client over real sockets: against the sandbox, which shares no code with it, and against faulty services.
 
 mod answers;
 mod sandbox;

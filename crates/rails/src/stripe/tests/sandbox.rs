@@ -20,7 +20,7 @@ async fn listening() -> (Arc<StripeSandbox>, Listening) {
     (sandbox, listening)
 }
 
-/// Charges as a seller does, past the client.
+/// Charges as a seller does, bypassing the client.
 fn charge(sandbox: &StripeSandbox, key: &str, token: &TokenId, cents: u64) -> Value {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {key}")).unwrap());
@@ -69,7 +69,7 @@ async fn a_token_is_issued_once_charged_and_then_found_consumed() {
 }
 
 #[tokio::test]
-async fn a_token_is_taken_back_twice_without_harm() {
+async fn a_token_can_be_revoked_twice() {
     let (sandbox, listening) = listening().await;
     let client = client(&listening.base_url());
     let purchase = Purchase::with("pm_card_visa");
@@ -198,7 +198,7 @@ async fn the_sandbox_is_reached_over_verified_tls_beside_the_shop() {
     };
     let shop = Sandbox::start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();
     let purchase = Purchase::with("pm_card_visa");
-    // Its authority is not trusted: nothing is sent.
+    // Its certificate authority is not trusted, so nothing is sent.
     let error = client(&shop.base_url()).issue(&purchase.order()).await.err().unwrap();
     assert!(matches!(error, StripeError::Unsent(Silence::Connection)), "{error}");
     assert_eq!(stripe.counters().tokens_issued, 0);

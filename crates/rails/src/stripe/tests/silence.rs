@@ -5,7 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-/// Accepts one connection, reads a request's head and does as told.
+/// Accepts one connection, reads a request's head, and then does what the test says.
 async fn breaking<F, B>(then: B) -> String
 where
     F: Future<Output = ()> + Send,
@@ -44,7 +44,7 @@ async fn silence_after_the_request_is_unclear_and_before_it_is_not() {
             other => panic!("{other}"),
         }
     };
-    // Read, and then nothing.
+    // The request is read, and nothing is answered.
     let base = breaking(|stream| async move {
         let _held = stream;
         std::future::pending::<()>().await;
@@ -53,18 +53,18 @@ async fn silence_after_the_request_is_unclear_and_before_it_is_not() {
     let error = impatient(&base).issue(&purchase.order()).await.err().unwrap();
     assert_eq!(silence(error), ("unclear", Silence::Timeout, Effect::Unknown));
 
-    // Read, and then closed.
+    // The request is read, and the connection is closed.
     let base = breaking(|stream| async move { drop(stream) }).await;
     let error = client(&base).issue(&purchase.order()).await.err().unwrap();
     assert_eq!(silence(error), ("unclear", Silence::Connection, Effect::Unknown));
 
-    // An answer that is cut.
+    // An answer that is cut off.
     const CUT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{\"id\":";
     let base = breaking(|mut stream| async move { stream.write_all(CUT).await.unwrap() }).await;
     let error = client(&base).issue(&purchase.order()).await.err().unwrap();
     assert_eq!(silence(error), ("unclear", Silence::Connection, Effect::Unknown));
 
-    // An answer that does not end.
+    // An answer that never ends.
     let base = breaking(|mut stream| async move {
         stream.write_all(CUT).await.unwrap();
         std::future::pending::<()>().await;
@@ -73,14 +73,14 @@ async fn silence_after_the_request_is_unclear_and_before_it_is_not() {
     let error = impatient(&base).issue(&purchase.order()).await.err().unwrap();
     assert_eq!(silence(error), ("unclear", Silence::Timeout, Effect::Unknown));
 
-    // Nobody there.
+    // Nobody listens there.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let error = client(&base).issue(&purchase.order()).await.err().unwrap();
     assert_eq!(silence(error), ("unsent", Silence::Connection, Effect::None));
 
-    // Somebody there who does not speak TLS, and does not say so.
+    // Somebody listens, does not speak TLS, and does not say so.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     let error = impatient(&base).issue(&purchase.order()).await.err().unwrap();

@@ -20,7 +20,7 @@ const TX: B256 = B256::repeat_byte(0xee);
 const OTHER_TX: B256 = B256::repeat_byte(0xef);
 const GENESIS: u64 = 1_800_000_000;
 
-/// Signed at block 900, valid until block 912, past doubt from block 1213 on; final up to 1300, which is 20 s old.
+/// Signed at block 900, valid until block 912, decidable from block 1213 on; final up to block 1300, which is 20 s old.
 fn chain() -> Chain {
     let mut chain = Chain::new(GENESIS, 1_300, 1_305);
     chain.id = 42_431;
@@ -89,7 +89,7 @@ async fn the_memo_shows_the_payment_and_its_absence_the_end() {
             "{verdict:?}"
         );
     }
-    // Before its time is over, and for a while afterwards, nothing is known.
+    // Before the deadline, and for a while after it, nothing is known.
     for (block, wait) in [(912, true), (1_212, true), (1_213, false)] {
         let mut early = chain();
         (early.finalized, early.newest) = (block, block + 3);
@@ -107,7 +107,7 @@ async fn of_two_transfers_with_the_memo_the_one_on_record_is_the_payment() {
     let mut chain = paid(904, OTHER_TX, MEMO, 7);
     chain.mine(904, OTHER_TX, TOKEN, &memoed(WALLET, MEMO, PAYEE, 8));
     assert_eq!(said(&facts(), chain).await, cashed(OTHER_TX, 904, &[7, 8]));
-    // Another token's memo, or another wallet's, is none of ours.
+    // The same memo in another token, or from another wallet, does not concern us.
     let mut chain = self::chain();
     chain.mine(905, TX, PAYEE, &memoed(WALLET, MEMO, PAYEE, 50_000));
     chain.mine(905, OTHER_TX, TOKEN, &memoed(PAYEE, MEMO, PAYEE, 50_000));
@@ -115,7 +115,7 @@ async fn of_two_transfers_with_the_memo_the_one_on_record_is_the_payment() {
 }
 
 #[tokio::test]
-async fn the_receipts_transaction_tells_what_logs_may_have_lost() {
+async fn the_receipts_transaction_shows_what_logs_may_have_lost() {
     let mut facts = facts();
     facts.claimed_tx = Some(TX.to_string());
     assert_eq!(said(&facts, paid(1_303, TX, MEMO, 50_000)).await, Nonce::NotFinal);
@@ -146,7 +146,7 @@ async fn a_log_without_its_transaction_explains_nothing() {
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
 }
 
-/// The transfer is undone, the fee is not.
+/// The transfer is reverted, the fee is not.
 fn failed(block: u64, tx: B256) -> Chain {
     let mut chain = chain();
     let (from, to, value) = (WALLET, TEMPO_FEES, U256::from(358));
@@ -154,7 +154,7 @@ fn failed(block: u64, tx: B256) -> Chain {
     chain
 }
 
-/// A transaction of Tempo's kind as nodes write it, with these bytes behind the selector.
+/// A Tempo transaction as nodes return it, with these bytes after the selector.
 fn calling(tx: B256, input: &[B256]) -> Value {
     let words: String = input.iter().map(|word| format!("{word:x}")).collect();
     json!({ "result": {
@@ -186,12 +186,12 @@ async fn a_transaction_that_failed_took_its_fee_so_that_the_payment_stays_counte
             false => assert!(matches!(told, Verdict::Expired { .. }), "{told:?}"),
         }
     }
-    // A fee whose transaction the node does not show may be ours.
+    // A fee whose transaction the node does not show may be this payment's.
     let evidence = heard(&facts(), &Fake::of(failed(905, TX)).await).await;
     assert_eq!((evidence.testimonies.len(), evidence.silent.len()), (0, 1));
 }
 
-/// As anvil writes it.
+/// As anvil returns it.
 #[tokio::test]
 async fn a_receipt_that_failed_moved_nothing_but_its_fee() {
     let receipt = |logs: Value| json!({ "transactionHash": TX, "blockNumber": "0x389", "status": "0x0", "logs": logs });
@@ -201,18 +201,18 @@ async fn a_receipt_that_failed_moved_nothing_but_its_fee() {
     let fake = Fake::replying(move |_, _| json!({ "result": failed })).await;
     let mined = fake.node().mined(&tls(), TX).await.unwrap().unwrap();
     assert_eq!((mined.block, mined.logs.len()), (905, 1));
-    // That it moved anything else all the same is not believed.
+    // If it claims to have moved anything else, it is not believed.
     let moving = receipt(whole["result"]["logs"].clone());
     let fake = Fake::replying(move |_, _| json!({ "result": moving })).await;
     let error = fake.node().mined(&tls(), TX).await.unwrap_err();
     assert!(matches!(error, RpcError::Answer { .. }), "{error}");
 }
 
-/// Behind one URL stand several machines: heads come from one that is up to date, logs from one that is five blocks behind
-/// and answers for blocks it has not seen with an empty list (geth and reth do, go-ethereum#24078).
+/// Several machines answer behind one URL: the heads come from one that is up to date, the logs from one that is five
+/// blocks behind and answers with an empty list for blocks it has not seen (geth and reth do that, go-ethereum#24078).
 #[tokio::test]
 async fn logs_of_a_machine_that_lags_behind_prove_no_absence() {
-    // At once, and when it still lags after the time that it is given.
+    // At once, and when it still lags after the extra time.
     for (finalized, now) in [(914, 1_832), (1_300, 2_620)] {
         let mut chain = paid(911, TX, MEMO, 50_000);
         (chain.finalized, chain.newest) = (finalized, finalized + 1);
@@ -237,8 +237,8 @@ async fn logs_of_a_machine_that_lags_behind_prove_no_absence() {
     }
 }
 
-/// A pruned node keeps heads and has no receipts of last week any more; reth answered `[]` for those until its pull request
-/// 27002. The proxy was off for a week.
+/// A pruned node keeps headers but no longer has last week's receipts; reth answered `[]` for those until its pull
+/// request 27002. The proxy was off for a week.
 #[tokio::test]
 async fn a_node_that_has_pruned_its_receipts_proves_no_absence() {
     let mut chain = paid(905, TX, MEMO, 50_000);
@@ -262,7 +262,7 @@ async fn a_node_that_has_pruned_its_receipts_proves_no_absence() {
 }
 
 #[tokio::test]
-async fn a_node_that_does_not_show_what_a_header_tells_of_proves_no_absence() {
+async fn a_node_that_does_not_show_the_logs_of_a_header_proves_no_absence() {
     let bent = |bend: fn(&mut Value)| async move {
         let chain = paid(905, TX, MEMO, 50_000);
         let fake = Fake::replying(move |method, params| {
@@ -280,7 +280,8 @@ async fn a_node_that_does_not_show_what_a_header_tells_of_proves_no_absence() {
         .await;
         heard(&facts(), &fake).await
     };
-    // It has the memo after all, or a part of the block, or the header tells of nothing that can be read.
+    // The block has the memo after all, or only part of the logs is shown, or the header describes logs that cannot be
+    // read.
     let evidence = bent(|_| {}).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
     let evidence = bent(|logs| {

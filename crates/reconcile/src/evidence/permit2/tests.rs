@@ -23,7 +23,7 @@ const WRAPPER: Address = address!("0xca11bde05977b3631167028862be2a173976ca11");
 const GENESIS: u64 = 1_800_000_000;
 const MOST: u64 = 50_000;
 
-/// Signed at block 900, valid until block 1050 and in it; final up to 1100, which is 20 s old.
+/// Signed at block 900, valid up to and including block 1050; final up to block 1100, which is 20 s old.
 fn chain() -> Chain {
     Chain::new(GENESIS, 1_100, 1_105)
 }
@@ -69,7 +69,7 @@ fn brought() -> EIP2612Permit {
     }
 }
 
-/// What the facilitator sends to take so much under a nonce.
+/// What the facilitator sends to take an amount under a nonce.
 fn upto_call(nonce: B256, amount: u64) -> Bytes {
     let call = Upto::settleCall {
         permit: permit(nonce),
@@ -108,13 +108,13 @@ fn to_payee(value: u64) -> Transferred {
     }
 }
 
-/// The facilitator takes by the proxy's own call.
+/// The facilitator takes with a direct call of the proxy.
 fn taken(chain: &mut Chain, block: u64, tx: B256, nonce: B256, value: u64) {
     let sent = sent(block, Taking::UpTo.proxy(), upto_call(nonce, value));
     chain.take(tx, TOKEN, &[(nonce, to_payee(value))], sent);
 }
 
-/// Takes from within another contract, whose input is whatever its sender likes.
+/// Takes from within another contract, whose input its sender chooses freely.
 fn wrapped(chain: &mut Chain, block: u64, tx: B256, taken: &[(B256, u64)], input: Vec<u8>) {
     let taken: Vec<_> = taken.iter().map(|(nonce, value)| (*nonce, to_payee(*value))).collect();
     chain.take(tx, TOKEN, &taken, sent(block, WRAPPER, input.into()));
@@ -158,16 +158,16 @@ async fn said(facts: &Facts, chain: Chain) -> Nonce {
 async fn a_bit_that_is_not_set_is_a_nonce_that_is_not_used() {
     let mut chain = chain();
     assert_eq!(said(&upto_facts(), chain.clone()).await, Nonce::Unused);
-    // Its neighbours in the word are nobody's business.
+    // Other bits of the word do not matter.
     thrown_away(&mut chain, 950, TX, !bit());
     assert_eq!(said(&upto_facts(), chain).await, Nonce::Unused);
 }
 
 #[tokio::test]
-async fn a_call_of_the_proxy_tells_how_much_was_taken() {
+async fn a_call_of_the_proxy_shows_how_much_was_taken() {
     for value in [0, 1, 20_000, MOST] {
         let mut chain = chain();
-        // Others in the same block and at other times, some by the token's own way.
+        // There are others in the same block and at other times, some by the token's own functions.
         taken(&mut chain, 910, OTHER_TX, OTHER_NONCE, 7);
         taken(&mut chain, 910, TX, NONCE, value);
         let tx = B256::repeat_byte(1);
@@ -187,7 +187,7 @@ async fn the_deadlines_own_second_is_searched() {
         let mut chain = chain();
         taken(&mut chain, block, TX, NONCE, 5);
         assert_eq!(said(&upto_facts(), chain.clone()).await, cashed(TX, block, 5));
-        // Without the states of the time, too.
+        // Also without the states of that time.
         chain.state_since = 1_060;
         assert_eq!(said(&upto_facts(), chain).await, cashed(TX, block, 5));
     }
@@ -252,7 +252,7 @@ async fn all_four_calls_of_the_proxies_are_known_and_no_other() {
         change(&mut elsewhere);
         assert!(!settles(&elsewhere, part, &sent(1, part.proxy(), upto_call(NONCE, 9))));
     }
-    // As in the tables of the reference client, by which its facilitator calls.
+    // As in the tables of the reference client, which its facilitator uses for its calls.
     assert_eq!(Upto::settleCall::SIGNATURE, SETTLE_UPTO);
 }
 
@@ -264,10 +264,11 @@ async fn a_nonce_that_was_thrown_away_moved_nothing() {
     thrown_away(&mut chain, 950, TX, bit() | (bit() << 1));
     let cancelled = Nonce::Cancelled { tx: TX, block: 950 };
     assert_eq!(said(&upto_facts(), chain.clone()).await, cancelled);
-    // Again later, which Permit2 logs as well.
+    // Invalidated again later, which Permit2 also logs.
     thrown_away(&mut chain, 960, OTHER_TX, bit());
     assert_eq!(said(&upto_facts(), chain.clone()).await, cancelled);
-    // Beside money for the payee it cannot be told: one may have been taken first and thrown away afterwards.
+    // If money for the payee moved as well, it is undecidable: the nonce may have been used first and invalidated
+    // afterwards.
     let paying = |chain: &mut Chain, input: Vec<u8>| wrapped(chain, 950, OTHER_TX, &[(OTHER_NONCE, 4)], input);
     let mut hidden = chain.clone();
     paying(&mut hidden, vec![1, 2, 3]);
@@ -279,17 +280,17 @@ async fn a_nonce_that_was_thrown_away_moved_nothing() {
 
 #[tokio::test]
 async fn another_contracts_call_is_believed_where_nothing_else_moved() {
-    // At any place of its input, which is not aligned to words.
+    // The nonce may be anywhere in the input, which is not aligned to words.
     let bearing = [vec![1, 2, 3], upto_call(NONCE, 20_000).to_vec()].concat();
     let mut chain = chain();
     wrapped(&mut chain, 910, TX, &[(NONCE, 20_000)], bearing.clone());
     taken(&mut chain, 911, OTHER_TX, OTHER_NONCE, 7);
     assert_eq!(said(&upto_facts(), chain.clone()).await, cashed(TX, 910, 20_000));
-    // Beside another payment all of it counts.
+    // Next to another payment, the whole amount counts.
     taken(&mut chain, 910, B256::repeat_byte(1), B256::repeat_byte(0x13), 7);
     let (tx, block) = (TX, 910);
     assert_eq!(said(&upto_facts(), chain.clone()).await, Nonce::Shared { tx, block });
-    // Where the nonce does not even stand, nothing is explained.
+    // If the nonce is not in the input, nothing is explained.
     let mut hidden = self::chain();
     wrapped(&mut hidden, 910, TX, &[(NONCE, 20_000)], vec![9; 100]);
     assert_eq!(said(&upto_facts(), hidden).await, Nonce::Unexplained);
@@ -307,8 +308,8 @@ async fn two_payments_in_one_transaction_prove_only_their_sum() {
     }
 }
 
-/// A facilitator that is a contract takes the most under one nonce, which it hides, and lets the small payment of another
-/// transaction bear it: that one must not pass for ours.
+/// A facilitator that is a contract takes the maximum under one nonce, which it hides, and lets another transaction
+/// with a small payment carry that nonce: that transaction must not be taken for ours.
 #[tokio::test]
 async fn a_nonce_that_stands_beside_another_payment_gives_nothing_back() {
     let mut chain = chain();
@@ -316,7 +317,7 @@ async fn a_nonce_that_stands_beside_another_payment_gives_nothing_back() {
     wrapped(&mut chain, 910, OTHER_TX, &[(OTHER_NONCE, 1)], NONCE.to_vec());
     let (tx, block) = (OTHER_TX, 910);
     assert_eq!(said(&upto_facts(), chain).await, Nonce::Shared { tx, block });
-    // In another block it is not looked at.
+    // In another block it is not considered.
     let mut chain = self::chain();
     wrapped(&mut chain, 910, TX, &[(NONCE, MOST)], vec![9; 100]);
     wrapped(&mut chain, 911, OTHER_TX, &[(OTHER_NONCE, 1)], NONCE.to_vec());
@@ -336,16 +337,16 @@ async fn the_receipts_transaction_is_looked_at_first() {
     let fake = Fake::of(chain.clone()).await;
     assert_eq!(heard(&facts, &fake).await.testimonies[0].nonce, cashed(TX, 910, 20_000));
     assert!(asked(&fake) < searching);
-    // Above the head it is not final, and a bit that is not set then frees nothing.
+    // Above the head it is not final, and then an unset bit frees nothing.
     let mut late = self::chain();
     taken(&mut late, 1_103, TX, NONCE, 20_000);
     assert_eq!(said(&facts, late).await, Nonce::NotFinal);
-    // A transaction of somebody else, or none.
+    // Somebody else's transaction, or not a transaction.
     for other in [OTHER_TX.to_string(), "0x".into()] {
         facts.claimed_tx = Some(other);
         assert_eq!(said(&facts, chain.clone()).await, cashed(TX, 910, 20_000));
     }
-    // One that shows the payment and calls the nonce unused contradicts itself.
+    // A node that shows the payment and says that the nonce is unused contradicts itself.
     chain.permits.clear();
     facts.claimed_tx = Some(TX.to_string());
     assert_eq!(said(&facts, chain).await, Nonce::Unexplained);
@@ -365,7 +366,7 @@ async fn a_node_without_old_states_shows_the_proxys_calls_alone() {
     let mut unused = chain();
     unused.state_since = 1_102;
     assert_eq!(said(&upto_facts(), unused).await, Nonce::Unused);
-    // None at all is no testimony.
+    // Without any state there is no testimony.
     let mut gone = chain();
     gone.state_since = u64::MAX;
     let evidence = heard(&upto_facts(), &Fake::of(gone).await).await;

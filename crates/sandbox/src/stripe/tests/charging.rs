@@ -1,4 +1,4 @@
-//! Whose a token is, and what it can be charged.
+//! Who may see and charge a token, and for how much.
 
 use super::*;
 
@@ -64,7 +64,7 @@ fn a_token_is_charged_once_and_within_its_limits() {
         "parameter_invalid_string"
     );
 
-    // Where newer pages put the token.
+    // Where Stripe's newer documentation puts the token.
     let nested = sale(70, &token)
         .replace("shared_payment", "payment_method_data[shared_payment")
         .replace(&format!("granted_token={token}"), &format!("granted_token]={token}"));
@@ -140,7 +140,7 @@ fn what_was_revoked_expired_or_not_confirmed_is_not_charged() {
 }
 
 #[test]
-fn the_test_helper_grants_to_whoever_asks() {
+fn the_test_helper_grants_to_the_caller() {
     let world = world();
     let form = "payment_method=pm_card_visa&usage_limits[currency]=usd&usage_limits[max_amount]=100\
                 &usage_limits[expires_at]=1790000300&seller_details[network_id]=profile_lab_other";
@@ -155,7 +155,7 @@ fn the_test_helper_grants_to_whoever_asks() {
         200
     );
     assert_eq!(world.look(SELLER, &format!("{ISSUE}/{token}")).status, 404);
-    // Not to the one whom the form names.
+    // Not to the seller that the form names.
     assert_eq!(world.post(OTHER, CHARGE, &sale(100, token)).status, 400);
     assert_eq!(
         world.post(SELLER, &format!("{GRANT}/{token}/revoke"), "").json["deactivated_reason"],

@@ -1,4 +1,4 @@
-//! The sandbox by itself: what it takes, what it refuses and with which code.
+//! The sandbox on its own: what it accepts, what it rejects, and with which code.
 
 mod charging;
 mod requests;
@@ -79,7 +79,7 @@ fn sale(cents: u64, token: &str) -> String {
     )
 }
 
-/// Status, type, code and parameter of a refusal.
+/// Status, type, code and parameter of an error.
 fn refusal(answer: &Answer) -> (u16, &str, &str, &str) {
     let text = |name: &str| answer.json["error"][name].as_str().unwrap_or("");
     (answer.status.as_u16(), text("type"), text("code"), text("param"))

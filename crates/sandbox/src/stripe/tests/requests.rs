@@ -1,4 +1,4 @@
-//! What is taken for a request at all, and what is answered twice.
+//! Which requests are accepted at all, and idempotent repeats.
 
 use super::*;
 
@@ -138,7 +138,7 @@ fn every_parameter_is_checked() {
     );
     let answer = world.post(AGENT, ISSUE, &everything);
     assert_eq!(answer.json["shared_metadata"], json!({ "plan": "pro" }));
-    // Optional in the types; ours always sends it.
+    // Optional in the types; the sandbox always sends it.
     assert_eq!(world.post(AGENT, ISSUE, &without(expires)).status, 200);
 }
 
@@ -175,7 +175,7 @@ fn an_answer_is_repeated_under_its_key_for_a_day() {
     let dearer = ORDER.replace("max_amount]=100", "max_amount]=101");
     let other = world.post_once(AGENT, "a", ISSUE, &dearer);
     assert_eq!(refusal(&other), (400, "idempotency_error", "", ""));
-    // Another account's key is another key; so is another day's.
+    // The same key is new for another account, and on another day.
     assert_eq!(world.post_once(SELLER, "a", ISSUE, ORDER).status, 200);
     assert_eq!(world.stripe.counters().tokens_issued, 2);
     world.wait(24 * 3600);
@@ -183,7 +183,7 @@ fn an_answer_is_repeated_under_its_key_for_a_day() {
     let next = world.post_once(AGENT, "a", ISSUE, &later);
     assert_ne!(next.json["id"], first.json["id"]);
 
-    // What was not accepted may be corrected; a decline stands.
+    // A request that failed validation may be corrected; a decline is final.
     assert_eq!(
         world.post_once(AGENT, "b", ISSUE, "payment_method=pm_card_visa").status,
         400

@@ -32,12 +32,12 @@ fn any_do() -> impl Strategy<Value = Do> {
     ]
 }
 
-/// What was accepted, with its time. Every question is answered by going through all of it.
+/// What was accepted, with its time. Every query goes through all of it.
 #[derive(Default)]
 struct Slow(Vec<(i64, Do)>);
 
 impl Slow {
-    /// The steps since the latest hold of a payment; none if it was never held or is not any more.
+    /// The steps since the latest hold of a payment; none if it is not held.
     fn is_held(&self, payment: u8) -> bool {
         let last = self.0.iter().rev().find(
             |(_, step)| matches!(step, Do::Hold(p) | Do::Release(p) | Do::Arm { payment: p, .. } if *p == payment),
@@ -51,7 +51,7 @@ impl Slow {
             .any(|(_, step)| matches!(step, Do::Arm { payment: p, .. } if *p == payment))
     }
 
-    /// Payment, intent and grant of an approval that is live: its use-by, if it was granted.
+    /// Payment, intent and grant of a live approval: its use-by, if it was granted.
     fn live(&self, n: u8) -> Option<(u8, u8, Option<i64>)> {
         let at = self
             .0
@@ -79,7 +79,7 @@ impl Slow {
         Some((payment, intent, use_by))
     }
 
-    /// Whether this person has granted what is live now.
+    /// Whether this person has voted for the approval that is live now.
     fn has_voted(&self, n: u8, person: u8) -> bool {
         let asked = self
             .0
@@ -105,7 +105,7 @@ impl Slow {
         })
     }
 
-    /// The last second of the refusal of an intent. It may be over.
+    /// The last second of the denial of an intent, which may be over.
     fn denied_until(&self, intent: u8) -> Option<i64> {
         let mut asked = [0; 5];
         let mut until: Option<i64> = None;
@@ -113,7 +113,7 @@ impl Slow {
             match *step {
                 Do::Ask { n, intent, .. } => asked[usize::from(n)] = intent,
                 Do::Refuse { n, lasts } if asked[usize::from(n)] == intent => {
-                    // What is over is forgotten, and what is not is not shortened.
+                    // An expired denial is forgotten, and a current one is not shortened.
                     let before = until.filter(|before| before >= time);
                     until = before.max(Some(time + lasts));
                 }
@@ -126,7 +126,7 @@ impl Slow {
     fn allows(&self, step: Do, now: i64) -> bool {
         let waits = |payment| self.all_live().into_iter().find(|(_, of, ..)| *of == payment);
         match step {
-            // The nonce of an armed one stays taken; it is not held again here.
+            // The nonce of an armed one stays taken, so it is not held again here.
             Do::Hold(payment) => !self.is_held(payment) && !self.was_armed(payment),
             Do::Ask { n, payment, intent, .. } => {
                 let is_asked = self.all_live().iter().any(|(_, _, other, _)| *other == intent);
@@ -183,7 +183,7 @@ proptest! {
                 now += seconds;
                 continue;
             }
-            // A payment that is closed may be held again in this model: its id is forgotten with it.
+            // A finished payment may be held again in this model, which forgets its id.
             let Some(body) = body(step, now) else { continue };
             if matches!(step, Do::Hold(payment) if slow.was_armed(payment)) {
                 continue;

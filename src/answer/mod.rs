@@ -1,0 +1,211 @@
+//! Every answer that bursar writes itself: refusals, errors, the login. One place, so that an agent always finds the same
+//! shape: `application/problem+json` (RFC 9457) with a stable `type`, and `Proxy-Status` (RFC 9209).
+
+mod code;
+pub mod explained;
+mod unpaid;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER};
+use http::{HeaderMap, Response, StatusCode};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+use serde_json::{Map, Value};
+
+use bursar_core::policy::Refusal;
+use bursar_ledger::PaymentId;
+use bursar_net::body::AnswerBody;
+use bursar_net::upstream::UpstreamError;
+pub use code::{Code, Spec};
+pub use unpaid::Unpaid;
+
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub const BURSAR_PAYMENT: HeaderName = HeaderName::from_static("bursar-payment");
+
+/// A problem document in the making. Boxed, because it is the rare side of every `Result` that it stands in.
+pub struct Problem(Box<Document>);
+
+struct Document {
+    spec: Spec,
+    /// The code's own, unless bursar.toml sets another one.
+    status: StatusCode,
+    detail: String,
+    members: Map<String, Value>,
+    retry_after: Option<Duration>,
+    payment: Option<PaymentId>,
+}
+
+impl Problem {
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self::of(code.spec(), sentence(detail.into()))
+    }
+
+    fn of(spec: Spec, detail: String) -> Self {
+        Self(Box::new(Document {
+            spec,
+            status: spec.status,
+            detail,
+            members: Map::new(),
+            retry_after: None,
+            payment: None,
+        }))
+    }
+
+    /// The limits refuse: which rule, how much is used and reserved, when it resets (R230).
+    pub fn refused(refusal: &Refusal) -> Self {
+        let mut problem = Self::of(code::refusal(refusal.code), refusal.detail.clone());
+        let members = &mut problem.0.members;
+        members.insert("rule".into(), refusal.rule.clone().into());
+        let amounts = [
+            ("limit", &refusal.limit),
+            ("used", &refusal.used),
+            ("reserved", &refusal.reserved),
+            ("asked", &refusal.asked),
+        ];
+        for (name, value) in amounts {
+            if let Some(value) = value {
+                members.insert(name.into(), value.clone().into());
+            }
+        }
+        if let Some(at) = refusal.resets_at {
+            members.insert("resets_at".into(), at.to_string().into());
+        }
+        members.insert("retryable".into(), false.into());
+        problem
+    }
+
+    /// Why the site gave no answer, for an exchange in which nothing was paid.
+    pub fn unreachable(error: &UpstreamError) -> Self {
+        Self::new(code::unreachable(error), format!("{error}. Nothing was paid."))
+    }
+
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
+    pub fn retryable(mut self, retryable: bool) -> Self {
+        self.0.members.insert("retryable".into(), retryable.into());
+        self
+    }
+
+    pub fn payment(mut self, rid: PaymentId) -> Self {
+        self.0.members.insert("payment".into(), rid.to_string().into());
+        self.0.payment = Some(rid);
+        self
+    }
+
+    /// Another status than the code's own, where bursar.toml sets one.
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.0.status = status;
+        self
+    }
+
+    /// The question that a person is asked, by its id, and until when it stands.
+    pub fn approval(mut self, id: PaymentId, expires_at: Option<Timestamp>) -> Self {
+        let members = &mut self.0.members;
+        members.insert("approval_id".into(), id.to_string().into());
+        if let Some(at) = expires_at {
+            members.insert("expires_at".into(), at.to_string().into());
+        }
+        self
+    }
+
+    /// The transaction that settled the payment.
+    pub fn transaction(mut self, tx: &str) -> Self {
+        self.0.members.insert("tx".into(), tx.into());
+        self
+    }
+
+    pub fn code(&self) -> &'static str {
+        self.0.spec.code
+    }
+
+    pub fn into_response(self) -> Response<AnswerBody> {
+        let this = *self.0;
+        let mut document = Map::new();
+        document.insert("type".into(), format!("urn:bursar:problem:{}", this.spec.code).into());
+        document.insert("title".into(), this.spec.title.into());
+        document.insert("status".into(), this.status.as_u16().into());
+        document.insert("detail".into(), this.detail.into());
+        document.extend(this.members);
+        let mut text = serde_json::to_vec_pretty(&document).unwrap_or_default();
+        text.push(b'\n');
+
+        let mut response = Response::new(AnswerBody::full(Bytes::from(text)));
+        *response.status_mut() = this.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // RFC 9110 §6.6.1: whoever makes an answer dates it.
+        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
+        if let Some(date) = date.ok().and_then(|date| HeaderValue::try_from(date).ok()) {
+            headers.insert(DATE, date);
+        }
+        if let Ok(value) = HeaderValue::try_from(format!(
+            "bursar; error={}; details=\"{}\"",
+            this.spec.error, this.spec.code
+        )) {
+            headers.insert(PROXY_STATUS, value);
+        }
+        if let Some(wait) = this.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        if let Some(rid) = this.payment {
+            mark_paid(headers, rid);
+        }
+        if this.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            headers.insert(
+                PROXY_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"bursar\", charset=\"UTF-8\""),
+            );
+        }
+        response
+    }
+}
+
+/// Errors begin in lower case, because they are joined to other words; what an agent reads is a sentence.
+fn sentence(text: String) -> String {
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) if first.is_ascii_lowercase() => first.to_ascii_uppercase().to_string() + letters.as_str(),
+        _ => text,
+    }
+}
+
+/// Names the payment on an answer, whoever wrote that answer.
+pub fn mark_paid(headers: &mut HeaderMap, rid: PaymentId) {
+    if let Ok(value) = HeaderValue::try_from(rid.to_string()) {
+        headers.insert(BURSAR_PAYMENT, value);
+    }
+}
+
+/// Says on a 402 that is passed on why it was not paid. Other proxies' members stay (RFC 9209 §2).
+pub fn mark_unpaid(headers: &mut HeaderMap, why: Unpaid) {
+    if let Ok(value) = HeaderValue::try_from(format!("bursar; details=\"{}\"", why.code())) {
+        headers.append(PROXY_STATUS, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_login_says_how() {
+        let response = Problem::new(Code::ProxyAuthentication, "x").into_response();
+        assert_eq!(response.status(), 407);
+        assert!(
+            response.headers()[PROXY_AUTHENTICATE]
+                .to_str()
+                .unwrap()
+                .starts_with("Basic")
+        );
+        assert_eq!(
+            response.headers()[PROXY_STATUS],
+            "bursar; error=http_request_denied; details=\"proxy-authentication\""
+        );
+    }
+}

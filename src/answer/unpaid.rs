@@ -1,0 +1,90 @@
+//! Why a 402 is passed on unpaid: the `details` of `Proxy-Status`, each once, with all that is said about it.
+
+use bursar_core::challenge::Why;
+use bursar_core::policy;
+
+/// A reason for handing a 402 on as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpaid {
+    /// The challenge, or each offer in it.
+    Challenge(Why),
+    /// What the limits never pay for.
+    Policy(policy::Unpaid),
+    AgentPays,
+    NotOverTls,
+    Upgrade,
+    BodyTooLarge,
+    BodyBrokenOff,
+    /// It was paid, and the site asks again.
+    StillAfterPayment,
+}
+
+/// Those that are neither the challenge's nor the limits'.
+const OURS: [Unpaid; 6] = [
+    Unpaid::AgentPays,
+    Unpaid::NotOverTls,
+    Unpaid::Upgrade,
+    Unpaid::BodyTooLarge,
+    Unpaid::BodyBrokenOff,
+    Unpaid::StillAfterPayment,
+];
+
+impl Unpaid {
+    pub fn all() -> impl Iterator<Item = Self> {
+        let challenge = Why::ALL.iter().copied().map(Self::Challenge);
+        let policy = policy::Unpaid::ALL.into_iter().map(Self::Policy);
+        challenge.chain(policy).chain(OURS)
+    }
+
+    /// Stable text.
+    pub const fn code(self) -> &'static str {
+        self.row().0
+    }
+
+    /// One sentence, or two.
+    pub const fn meaning(self) -> &'static str {
+        self.row().1
+    }
+
+    pub const fn what_to_do(self) -> &'static str {
+        self.row().2
+    }
+
+    /// Code, meaning, what to do.
+    const fn row(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Challenge(why) => (why.code(), why.text(), why.what_to_do()),
+            Self::Policy(why) => (why.code(), why.meaning(), why.what_to_do()),
+            Self::AgentPays => (
+                "agent-pays",
+                "The request carries a payment of the agent's own, and `agent_payments = \"pass\"` lets it through.",
+                "Nothing, if the agent is meant to pay by itself; otherwise send the request without a payment header.",
+            ),
+            Self::NotOverTls => (
+                "not-over-tls",
+                "The site is not reached over verified TLS, and bursar pays over nothing else.",
+                "Use the https URL. For tests, the operator can list the host in `allow_http_payments`.",
+            ),
+            Self::Upgrade => (
+                "upgrade-not-paid",
+                "The request asks for another protocol, such as WebSocket. Such handshakes are not paid for.",
+                "Buy access with an ordinary request first, if the site offers that.",
+            ),
+            Self::BodyTooLarge => (
+                "body-too-large-to-replay",
+                "The request's body is over 1 MiB, or bodies of over 256 MiB in all are being kept, so it cannot be sent a second time with the payment.",
+                "Send a smaller body, or try again when fewer uploads are running.",
+            ),
+            Self::BodyBrokenOff => (
+                "body-broken-off",
+                "The request's body ended before it was complete.",
+                "Send the request again.",
+            ),
+            Self::StillAfterPayment => (
+                "still-402-after-payment",
+                "The payment was made, and the site answers with 402 again. `Bursar-Payment` names the payment; it stays counted.",
+                "Look at `bursar payments show ID`, and ask the merchant.",
+            ),
+        }
+    }
+}

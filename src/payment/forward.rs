@@ -1,0 +1,146 @@
+//! Towards the site: the request as the site gets it, and answers that are handed on.
+
+use std::sync::Arc;
+
+use http::header::{HOST, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Uri, Version};
+
+use crate::answer::{self, Code, Problem, Unpaid};
+use bursar_core::agent_name::AgentName;
+use bursar_core::hop::{self, Upgrading};
+use bursar_net::body::{AnswerBody, BufferedBody, Progress, Relay, Replay, RequestBody};
+use bursar_net::upstream::{Lane, Origin, stream};
+use bursar_net::via::Via;
+
+/// How long an upload waits for the site's `100 Continue` before it starts anyway (RFC 9110 §10.1.1).
+const CONTINUE_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The head as the site gets it: end-to-end fields untouched, hop-by-hop ones gone (RFC 9110 §7.6.1).
+pub(super) fn outgoing<B>(
+    origin: &Origin,
+    via: Option<&Via>,
+    request: Request<B>,
+    upgrading: Upgrading,
+) -> Result<(Parts, B), Problem> {
+    let (mut head, body) = request.into_parts();
+    hop::strip_request(&mut head.headers, head.version, upgrading);
+    if let Some(via) = via {
+        via.add(&mut head.headers, head.version);
+    }
+    head.uri = target(origin, &head)?;
+    if head.version < Version::HTTP_2 {
+        // The version concerns one hop only (RFC 9110 §2.5), and HTTP/1.1 requires a host.
+        head.version = Version::HTTP_11;
+        if !head.headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::try_from(origin.host_field())
+        {
+            head.headers.insert(HOST, host);
+        }
+    }
+    head.extensions.clear();
+    Ok((head, body))
+}
+
+/// A site gets the origin form on h1 (RFC 9112 §3.2.1), and on h2 a full set of pseudo-fields.
+fn target(origin: &Origin, head: &Parts) -> Result<Uri, Problem> {
+    let mut parts = head.uri.clone().into_parts();
+    if head.version < Version::HTTP_2 {
+        parts.scheme = None;
+        parts.authority = None;
+    } else if parts.authority.is_none() {
+        parts.scheme = origin.scheme.as_str().parse().ok();
+        parts.authority = origin.host_field().parse().ok();
+    }
+    parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+    Uri::from_parts(parts)
+        .map_err(|_| Problem::new(Code::BadRequest, "The request's target is neither a path nor a URL."))
+}
+
+/// With `Expect: 100-continue` the body waits for the site, so that a 402 saves the upload.
+pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) -> Request<RequestBody> {
+    let mut request = Request::from_parts(head.clone(), body.first());
+    if !expects {
+        return request;
+    }
+    let (on_continue, in_time) = (body.clone(), body.clone());
+    hyper::ext::on_informational(&mut request, move |interim| {
+        if interim.status() == StatusCode::CONTINUE {
+            on_continue.invite();
+        }
+    });
+    tokio::spawn(async move {
+        tokio::time::sleep(CONTINUE_WAIT).await;
+        in_time.invite();
+    });
+    request
+}
+
+/// Sends a request once more, without a credential. The answer is stripped of what concerns one hop.
+pub(super) async fn send_again(lane: &Arc<Lane>, head: &Parts, replay: &Replay) -> Result<Response<Relay>, Problem> {
+    let request = Request::from_parts(head.clone(), replay.clone().into());
+    let sent = lane.send(request, &Progress::none()).await;
+    let mut response = sent.map_err(|error| Problem::unreachable(&error))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let detail = "The site switched to another protocol where it had asked for money before. Nothing was paid.";
+        return Err(Problem::new(Code::UpstreamBroken, detail));
+    }
+    hop::strip_response(response.headers_mut(), Upgrading::No);
+    Ok(response)
+}
+
+/// A 402 that is passed on as it came, with the reason beside it.
+pub(super) fn pass_through(agent: &AgentName, mut response: Response<Relay>, why: Unpaid) -> Response<AnswerBody> {
+    tracing::info!(%agent, why = why.code(), "402 passed on unpaid");
+    answer::mark_unpaid(response.headers_mut(), why);
+    stream(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bursar_core::host::Authority;
+    use bursar_net::upstream::Scheme;
+
+    fn origin(authority: &str) -> Origin {
+        Origin {
+            scheme: Scheme::Https,
+            authority: Authority::parse(authority).unwrap(),
+        }
+    }
+
+    fn sent(request: Request<()>) -> Parts {
+        match outgoing(&origin("api.example.com:443"), None, request, Upgrading::No) {
+            Ok((head, ())) => head,
+            Err(problem) => panic!("{}", problem.code()),
+        }
+    }
+
+    #[test]
+    fn what_concerns_one_hop_is_taken_out_and_nothing_else() {
+        let request = Request::get("/a?b=c")
+            .header("proxy-authorization", "Basic eDp5")
+            .header("connection", "x-private")
+            .header("x-private", "1")
+            .header("x-end-to-end", "2")
+            .header("host", "api.example.com");
+        let head = sent(request.body(()).unwrap());
+        assert_eq!(head.uri, "/a?b=c");
+        let names: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["x-end-to-end", "host"]);
+    }
+
+    #[test]
+    fn the_target_takes_the_form_that_the_version_wants() {
+        let h1 = sent(Request::get("https://api.example.com/a").body(()).unwrap());
+        assert_eq!(
+            (h1.uri.to_string(), h1.headers["host"].to_str().unwrap()),
+            ("/a".to_owned(), "api.example.com")
+        );
+        let h2 = Request::get("/a").version(Version::HTTP_2).body(()).unwrap();
+        assert_eq!(sent(h2).uri, "https://api.example.com/a");
+        let old = sent(Request::get("/").version(Version::HTTP_10).body(()).unwrap());
+        assert_eq!(old.version, Version::HTTP_11);
+    }
+}

@@ -1,0 +1,84 @@
+//! Why a proxy does not start, and what to do about it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::approvals::OpenQuestionsError;
+use super::{OpenIssuerError, OpenWalletError};
+use crate::agents::AgentsError;
+use crate::backup::restore::NotAccepted;
+use crate::config::{ConfigError, SecretError};
+use crate::store::StoreError;
+use bursar_home::HomeError;
+use bursar_net::tls::authority::AuthorityError;
+use bursar_net::tls::leaf::ListenerTlsError;
+use bursar_net::tls::upstream::TrustError;
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Agents(#[from] AgentsError),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error(transparent)]
+    Tls(#[from] TrustError),
+    #[error("{section}: {0}", section = .0.section())]
+    Wallet(#[from] OpenWalletError),
+    #[error("[stripe]: {0}")]
+    Stripe(#[from] OpenIssuerError),
+    #[error("[alerts]: {0}")]
+    Alerts(SecretError),
+    #[error(transparent)]
+    Questions(#[from] OpenQuestionsError),
+    #[error("the TLS listener: {0}")]
+    Listener(#[from] ListenerTlsError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "{path} is missing, and with it the record of everything that was spent: restore it; to start a new ledger, create an empty folder there",
+        path = .0.display()
+    )]
+    NoLedger(PathBuf),
+    #[error(transparent)]
+    NotAccepted(#[from] NotAccepted),
+    #[error("cannot listen on {address}: {source}{}", way_out(source))]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {address}, as `callbacks` under [approval] says: {source}")]
+    Callbacks { address: SocketAddr, source: io::Error },
+    #[error("the operating system gave no random bytes: {0}")]
+    Random(io::Error),
+    #[error("cannot open the admin socket {path}: {source}{}", shorter(path), path = path.display())]
+    Admin { path: PathBuf, source: io::Error },
+}
+
+fn way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program uses this port: stop it, or set another `listen` under [proxy] in bursar.toml"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; this machine has no such address: correct `listen` under [proxy] in bursar.toml"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 are for root: set another `listen` under [proxy] in bursar.toml"
+        }
+        _ => "",
+    }
+}
+
+/// The kernel keeps a socket's path in a fixed place (unix(7)).
+fn shorter(path: &Path) -> &'static str {
+    const LONGEST: usize = 107;
+    if path.as_os_str().len() > LONGEST {
+        "; such paths have at most 107 bytes: use a data directory with a shorter path"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,109 @@
+//! The listener of agents, and the one for calls of an approval backend.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::StartError;
+use crate::config::Config;
+use crate::config::approval::Backend;
+use crate::listen::proxy::{self, Proxy};
+
+/// Agents start many tools at once; the default of 128 pending connections is soon full (R229).
+const BACKLOG: u32 = 1024;
+
+pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+/// Where a backend may say that there is an answer, if there is one that does.
+pub(super) fn open_callbacks(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let address = match (config.approval.callbacks, &config.approval.backend) {
+        (None, _) | (_, Backend::None | Backend::Operator) => return Ok(None),
+        (Some(address), Backend::Ciba(_) | Backend::Keyra(_)) => address,
+    };
+    let failed = |source| StartError::Callbacks { address, source };
+    let listener = bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!(%address, "calls of the approval backend are heard");
+    Ok(Some(listener))
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+pub(super) async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: Option<TlsAcceptor>) {
+    loop {
+        let accepted = tokio::select! {
+            () = proxy.context.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (serving, acceptor) = (proxy.clone(), acceptor.clone());
+                proxy
+                    .context
+                    .tasks
+                    .spawn(agent_connection(serving, stream, peer, acceptor));
+            }
+            Err(error) => {
+                // Most likely no file descriptors: give those that exist time to end.
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Without this small answers wait 40 ms for an acknowledgement (R226).
+fn prompt(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn agent_connection(proxy: Arc<Proxy>, stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>) {
+    let stream = match prompt(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, %peer, "connection lost at once"),
+    };
+    let Some(acceptor) = acceptor else {
+        return proxy::serve(proxy, stream, peer).await;
+    };
+    let handshake = timeout(proxy.timeouts.hello, acceptor.accept(stream));
+    let shaken = tokio::select! {
+        shaken = handshake => shaken,
+        () = proxy.context.stop.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => proxy::serve(proxy, stream, peer).await,
+        Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS on the TLS listener"),
+        Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_connection_does_not_wait_to_send() {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_agent, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let stream = prompt(accepted.unwrap().0).unwrap();
+        assert!(stream.nodelay().unwrap());
+    }
+}
