@@ -154,13 +154,7 @@ mod tests {
     }
 
     fn not_issued(fault: Fault, left: Exposure) -> NotIssued {
-        NotIssued {
-            why: "stripe-declined",
-            left,
-            by: Source::Stripe,
-            fault,
-            detail: "the card was declined".to_owned(),
-        }
+        NotIssued::example(fault, left)
     }
 
     #[test]

@@ -379,6 +379,18 @@ impl NotIssued {
         }
     }
 
+    /// As if Stripe had refused.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn example(fault: Fault, left: Exposure) -> Self {
+        Self {
+            why: "stripe-declined",
+            left,
+            by: Source::Stripe,
+            fault,
+            detail: "the card was declined".to_owned(),
+        }
+    }
+
     fn other_account() -> Self {
         Self {
             why: "stripe-other-account",
