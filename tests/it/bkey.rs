@@ -469,7 +469,7 @@ async fn what_is_confirmed_late_is_kept_for_the_repeat() {
     .await;
     assert_eq!(
         events(&bursar)[..3],
-        ["pay.reserved", "pay.denied", "pay.issued"],
+        ["pay.reserved", "pay.refused", "pay.issued"],
         "{:?}",
         events(&bursar)
     );

@@ -191,7 +191,7 @@ impl Book {
         match step {
             Body::ApprovalRequested(requested) => self.approvals.may_request(requested, self.open.get(&requested.rid)),
             Body::ApprovalGranted(granted) => self.approvals.may_grant(granted, now),
-            Body::ApprovalRefused(refused) => self.approvals.live(refused.id).map(|_| ()),
+            Body::ApprovalDenied(refused) => self.approvals.live(refused.id).map(|_| ()),
             Body::ApprovalExpired(expired) => self.approvals.live(expired.id).map(|_| ()),
             _ => Ok(()),
         }
@@ -262,7 +262,7 @@ impl Book {
                 self.admits_approval(&entry.body, entry.ts)?;
                 self.approvals.grant(granted, &mut effect.approvals);
             }
-            Body::ApprovalRefused(refused) => {
+            Body::ApprovalDenied(refused) => {
                 self.admits_approval(&entry.body, entry.ts)?;
                 self.approvals.refuse(refused.id, refused.until, &mut effect.approvals);
             }
@@ -272,7 +272,7 @@ impl Book {
             }
             Body::ClockAccepted(_) => self.latest = None,
             Body::Opened(_) | Body::Closed(_) | Body::PolicyLoaded(_) | Body::PolicyRejected(_) => {}
-            Body::Presented(_) | Body::Denied(_) | Body::Admin(_) | Body::Rebuilt(_) => {}
+            Body::Presented(_) | Body::Refused(_) | Body::Admin(_) | Body::Rebuilt(_) => {}
             Body::Outflow(_) | Body::Alert(_) | Body::ClockJumped(_) => {}
         }
         self.latest = self.latest.max(Some(entry.ts));

@@ -10,8 +10,8 @@ use super::book::Book;
 use super::counters::Counter;
 use super::disclosure::Disclosure;
 use super::entry::{
-    self, Admin, Alert, ApprovalExpired, ApprovalGranted, ApprovalRefused, ApprovalRequested, Armed, Body,
-    ClockAccepted, Confirmed, Denied, Disputed, Expired, Issued, PolicyLoaded, PolicyRejected, Presented, Released,
+    self, Admin, Alert, ApprovalDenied, ApprovalExpired, ApprovalGranted, ApprovalRequested, Armed, Body,
+    ClockAccepted, Confirmed, Disputed, Expired, Issued, PolicyLoaded, PolicyRejected, Presented, Refused, Released,
     Reserved, Settled, Unknown, WindowCharge,
 };
 use super::model::{
@@ -426,7 +426,7 @@ fn approval_body(step: ApprovalStep) -> Body {
             replay_until: Moment::of(replay_until),
             use_by: Moment::of(use_by),
         }),
-        ApprovalStep::Refused { id, by, why, until } => Body::ApprovalRefused(ApprovalRefused {
+        ApprovalStep::Refused { id, by, why, until } => Body::ApprovalDenied(ApprovalDenied {
             by,
             id,
             until: Moment::of(until),
@@ -436,7 +436,7 @@ fn approval_body(step: ApprovalStep) -> Body {
     }
 }
 
-pub fn denied(denial: RefusalRecord, count: u64) -> Body {
+pub fn refused(refusal: RefusalRecord, count: u64) -> Body {
     let RefusalRecord {
         agent,
         group,
@@ -444,9 +444,9 @@ pub fn denied(denial: RefusalRecord, count: u64) -> Body {
         reason,
         rule,
         asked,
-    } = denial;
+    } = refusal;
     let usd_micros = asked.map(|usd| Decimal(usd.get()));
-    Body::Denied(Denied {
+    Body::Refused(Refused {
         agent,
         count,
         group,

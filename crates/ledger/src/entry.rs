@@ -18,8 +18,33 @@ pub use members::*;
 /// No entry is longer: the bundle of a transparency log has 16-bit lengths, and bursar bounds it lower (R221).
 pub const MAX_ENTRY: usize = 16 * 1024;
 
-/// Entry format; a reader refuses any other.
-const VERSION: u8 = 1;
+/// Which names events have. A line that was written stays as it is, since it is signed, and is read by the table of its own
+/// version (R89).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+impl Version {
+    /// What this program writes, unless others have to read it that cannot.
+    pub const CURRENT: Self = Self::V2;
+
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
+    pub const fn of(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::V1),
+            2 => Some(Self::V2),
+            _ => None,
+        }
+    }
+}
 
 /// One line of the journal, without its place in the hash chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +61,7 @@ pub enum EntryError {
     TooLong,
     #[error("it is not an entry: {0}")]
     Malformed(#[from] serde_json::Error),
-    #[error("its format version is {0}, this program reads version {VERSION}")]
+    #[error("its format version is {0}; this program reads versions 1 to {current}", current = Version::CURRENT.number())]
     Version(u8),
     #[error("its event `{0}` is unknown to this version of bursar")]
     UnknownEvent(String),
@@ -47,13 +72,18 @@ pub enum EntryError {
 impl Entry {
     /// Appends the canonical bytes (no newline) to `out`. On error `out` is as it was.
     pub fn encode(&self, prev: &Digest, out: &mut Vec<u8>) -> Result<(), EntryError> {
+        self.encode_as(Version::CURRENT, prev, out)
+    }
+
+    /// As [`Entry::encode`], in the names of `version`.
+    pub fn encode_as(&self, version: Version, prev: &Digest, out: &mut Vec<u8>) -> Result<(), EntryError> {
         let start = out.len();
         let head = Head {
-            v: VERSION,
+            v: version.number(),
             seq: self.seq,
             ts: self.ts,
             prev: *prev,
-            ev: self.body.ev().into(),
+            ev: self.body.ev(version).into(),
         };
         merge::write(&head, &self.body, out)?;
         if out.len() - start > MAX_ENTRY {
@@ -71,13 +101,14 @@ impl Entry {
 
     /// As [`Entry::parse`], where `head` has been read from this line already.
     pub fn headed(head: &Head<'_>, line: &[u8]) -> Result<Self, EntryError> {
+        let version = Version::of(head.v).ok_or(EntryError::Version(head.v))?;
         let entry = Self {
             seq: head.seq,
             ts: head.ts,
-            body: Body::parse(&head.ev, line)?,
+            body: Body::parse(&head.ev, version, line)?,
         };
         let mut again = Vec::with_capacity(line.len());
-        entry.encode(&head.prev, &mut again)?;
+        entry.encode_as(version, &head.prev, &mut again)?;
         if again != line {
             return Err(EntryError::NotCanonical);
         }
@@ -91,15 +122,15 @@ pub fn read_head(line: &[u8]) -> Result<Head<'_>, EntryError> {
         return Err(EntryError::TooLong);
     }
     let head: Head<'_> = serde_json::from_slice(line)?;
-    if head.v != VERSION {
+    if Version::of(head.v).is_none() {
         return Err(EntryError::Version(head.v));
     }
     Ok(head)
 }
 
-/// One table for the variants, their names, and both directions.
+/// One table for the variants, their names, and both directions. `was`: the name in lines of version 1.
 macro_rules! bodies {
-    ($($ev:literal $variant:ident($members:ty)),+ $(,)?) => {
+    ($($ev:literal $((was $old:literal))? $variant:ident($members:ty)),+ $(,)?) => {
         /// What happened; each variant's name in a log is its `ev` member.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Body {
@@ -107,16 +138,23 @@ macro_rules! bodies {
         }
 
         impl Body {
-            pub fn ev(&self) -> &'static str {
-                match self {
-                    $(Self::$variant(_) => $ev,)+
+            pub fn ev(&self, version: Version) -> &'static str {
+                match (self, version) {
+                    $($((Self::$variant(_), Version::V1) => $old,)?)+
+                    $((Self::$variant(_), _) => $ev,)+
                 }
             }
 
-            fn parse(ev: &str, line: &[u8]) -> Result<Self, EntryError> {
-                match ev {
-                    $($ev => Ok(Self::$variant(serde_json::from_slice::<members::$variant>(line)?.into())),)+
-                    other => Err(EntryError::UnknownEvent(other.to_owned())),
+            fn parse(ev: &str, version: Version, line: &[u8]) -> Result<Self, EntryError> {
+                match (ev, version) {
+                    $($(
+                        ($old, Version::V1) => {
+                            Ok(Self::$variant(serde_json::from_slice::<members::$variant>(line)?.into()))
+                        }
+                        ($ev, Version::V1) => Err(EntryError::UnknownEvent(ev.to_owned())),
+                    )?)+
+                    $(($ev, _) => Ok(Self::$variant(serde_json::from_slice::<members::$variant>(line)?.into())),)+
+                    (other, _) => Err(EntryError::UnknownEvent(other.to_owned())),
                 }
             }
         }
@@ -144,7 +182,7 @@ bodies! {
     "pay.unknown" Unknown(Unknown),
     "pay.released" Released(Released),
     "pay.expired" Expired(Expired),
-    "pay.denied" Denied(Denied),
+    "pay.refused" (was "pay.denied") Refused(Refused),
     "admin.action" Admin(Admin),
     "ledger.rebuilt" Rebuilt(Rebuilt),
     "pay.confirmed" Confirmed(Confirmed),
@@ -157,7 +195,7 @@ bodies! {
     "clock.accepted" ClockAccepted(ClockAccepted),
     "approval.requested" ApprovalRequested(ApprovalRequested),
     "approval.granted" ApprovalGranted(ApprovalGranted),
-    "approval.refused" ApprovalRefused(ApprovalRefused),
+    "approval.denied" (was "approval.refused") ApprovalDenied(ApprovalDenied),
     "approval.expired" ApprovalExpired(ApprovalExpired),
 }
 

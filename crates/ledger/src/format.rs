@@ -17,9 +17,11 @@ struct Step {
     act: fn(&Path) -> Result<(), HomeError>,
 }
 
-const STEPS: [Step; 1] = [
+const STEPS: [Step; 2] = [
     // Format 1 had no number; nothing else differs.
     Step { to: 2, act: |_| Ok(()) },
+    // Entries of version 2 may come from here on, which an older program cannot read (R89).
+    Step { to: 3, act: |_| Ok(()) },
 ];
 
 /// The format that this program writes.
@@ -93,7 +95,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(check(dir.path()).unwrap(), 1);
         bring_up_to_date(dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(path(dir.path())).unwrap(), "2\n");
+        assert_eq!(fs::read_to_string(path(dir.path())).unwrap(), "3\n");
         assert_eq!(check(dir.path()).unwrap(), CURRENT);
     }
 
@@ -106,7 +108,7 @@ mod tests {
     #[test]
     fn newer_and_unreadable_numbers_are_refused_and_stay() {
         for (text, says) in [
-            ("3\n", "has format 3"),
+            ("4\n", "has format 4"),
             ("0\n", "the number of a format"),
             ("", "the number"),
             ("x", "the number"),

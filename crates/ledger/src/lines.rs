@@ -92,13 +92,13 @@ impl Body {
             Self::Alert(alert) => alert.rid,
             Self::ApprovalRequested(requested) => Some(requested.rid),
             Self::ApprovalGranted(granted) => Some(granted.id),
-            Self::ApprovalRefused(refused) => Some(refused.id),
+            Self::ApprovalDenied(refused) => Some(refused.id),
             Self::ApprovalExpired(expired) => Some(expired.id),
             Self::Opened(_)
             | Self::Closed(_)
             | Self::PolicyLoaded(_)
             | Self::PolicyRejected(_)
-            | Self::Denied(_)
+            | Self::Refused(_)
             | Self::Rebuilt(_)
             | Self::Outflow(_)
             | Self::ClockJumped(_)

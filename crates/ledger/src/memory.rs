@@ -130,7 +130,7 @@ impl Ledger for Memory {
     fn refused(&self, denial: RefusalRecord) {
         let now = Moment::of(self.time.read().now);
         // Failing to record a refusal changes nothing for any payment.
-        let _ = self.state().record(now, decisions::denied(denial, 1));
+        let _ = self.state().record(now, decisions::refused(denial, 1));
     }
 
     fn get(&self, rid: PaymentId) -> LedgerFuture<'_, Result<Option<Payment>, LedgerError>> {

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::book::Book;
 use super::disclosure::disclosed;
-use super::entry::{Body, Denied, Entry, Other};
+use super::entry::{self, Body, Entry, Other};
 use super::format::{self, FormatError};
 use super::model::{Source, State};
 use super::payment::Payment;
@@ -213,24 +213,24 @@ impl Replay {
         {
             amendment.apply(payment);
         }
-        if let Body::Denied(denied) = entry.body {
-            self.refusals.push(Refused::of(denied, entry.ts));
+        if let Body::Refused(refused) = entry.body {
+            self.refusals.push(Refused::of(refused, entry.ts));
         }
         Ok(())
     }
 }
 
 impl Refused {
-    fn of(denied: Denied, ts: Moment) -> Self {
+    fn of(refused: entry::Refused, ts: Moment) -> Self {
         Self {
             at: ts.timestamp(),
-            agent: denied.agent,
-            group: denied.group,
-            merchant: denied.host,
-            reason: denied.reason,
-            rule: denied.rule,
-            usd: denied.usd_micros.map(|micros| MicroUsd::new(micros.0).to_string()),
-            count: denied.count,
+            agent: refused.agent,
+            group: refused.group,
+            merchant: refused.host,
+            reason: refused.reason,
+            rule: refused.rule,
+            usd: refused.usd_micros.map(|micros| MicroUsd::new(micros.0).to_string()),
+            count: refused.count,
         }
     }
 }

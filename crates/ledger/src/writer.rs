@@ -210,7 +210,7 @@ impl Writer {
 
     fn record_refusals(&mut self, now: Moment, refusals: Vec<(RefusalRecord, u64)>) -> Result<(), CommitError> {
         for (denial, count) in refusals {
-            if let Err(why) = self.record(now, decisions::denied(denial, count)) {
+            if let Err(why) = self.record(now, decisions::refused(denial, count)) {
                 if self.opening.journal.failed().is_some() {
                     return Err(CommitError::Failed(why));
                 }

@@ -17,7 +17,7 @@ use bursar_core::approval::proof::{self, Unproven};
 use bursar_core::approval::token::{Policy, Source, Verified};
 use bursar_core::approval::{ApprovalIntent, Evidence, EvidenceKind};
 use bursar_core::assets::Asset;
-use bursar_ledger::entry::{ApprovalGranted, ApprovalRequested, Body, Entry, Reserved};
+use bursar_ledger::entry::{ApprovalGranted, ApprovalRequested, Body, Entry, Reserved, Version};
 use bursar_ledger::text::Digest;
 
 /// The result of checking an approval record.
@@ -165,7 +165,10 @@ pub fn examine(record: &ApprovalRecord) -> Examined {
         whole,
         differences,
         proofs,
-        entries: entries.iter().map(|entry| (entry.seq, entry.body.ev())).collect(),
+        entries: entries
+            .iter()
+            .map(|entry| (entry.seq, entry.body.ev(Version::CURRENT)))
+            .collect(),
     }
 }
 
@@ -174,7 +177,7 @@ impl Decision {
         let decisions = entries.iter().rev().filter_map(|entry| match &entry.body {
             Body::Armed(armed) if armed.approval.is_some() => Some(Self::Used),
             Body::ApprovalGranted(_) => Some(Self::Granted),
-            Body::ApprovalRefused(_) => Some(Self::Denied),
+            Body::ApprovalDenied(_) => Some(Self::Denied),
             Body::ApprovalExpired(_) => Some(Self::Expired),
             _ => None,
         });

@@ -218,7 +218,7 @@ pub struct Expired {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Denied {
+pub struct Refused {
     pub agent: String,
     /// How many equal refusals this entry stands for.
     pub count: u64,
@@ -359,7 +359,7 @@ pub struct ApprovalGranted {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApprovalRefused {
+pub struct ApprovalDenied {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     pub id: PaymentId,

@@ -214,7 +214,7 @@ fn all_bodies() -> Vec<Body> {
             rid,
             why: why.clone(),
         }),
-        Body::Denied(Denied {
+        Body::Refused(Refused {
             agent: "a".into(),
             count: 3,
             group: Some("eng".into()),
@@ -263,8 +263,8 @@ fn approval_bodies() -> [Body; 5] {
             replay_until: moment("2026-11-20T08:06:30.25Z"),
             use_by: until,
         }),
-        Body::ApprovalRefused(ApprovalRefused { by, id, until, why }),
-        Body::ApprovalRefused(ApprovalRefused {
+        Body::ApprovalDenied(ApprovalDenied { by, id, until, why }),
+        Body::ApprovalDenied(ApprovalDenied {
             by: None,
             id,
             until,
@@ -295,7 +295,7 @@ fn every_event_is_canonical_and_reads_back() {
         let tree: serde_json::Value = serde_json::from_slice(&line).unwrap();
         let canonical = serde_json_canonicalizer::to_vec(&tree).unwrap();
         assert_eq!(String::from_utf8_lossy(&line), String::from_utf8_lossy(&canonical));
-        assert_eq!(tree["ev"], entry.body.ev());
+        assert_eq!(tree["ev"], entry.body.ev(Version::CURRENT));
         assert_eq!(Entry::parse(&line).unwrap(), (entry, Digest([7; 32])));
     }
 }
@@ -315,7 +315,7 @@ fn without_a_part_there_is_no_word_of_it() {
     let text = |line: Vec<u8>| String::from_utf8(line).unwrap();
     let (rid, prev) = (rid(1), Digest([7; 32]));
     let whole = format!(
-        r#"{{"block":7,"by":"chain","ev":"pay.confirmed","prev":"{prev}","rid":"{rid}","seq":5,"ts":"2026-11-20T08:00:02.500000Z","tx":"0xab","v":1}}"#
+        r#"{{"block":7,"by":"chain","ev":"pay.confirmed","prev":"{prev}","rid":"{rid}","seq":5,"ts":"2026-11-20T08:00:02.500000Z","tx":"0xab","v":2}}"#
     );
     assert_eq!(text(line), whole);
     let windows = ["agent:a", "day", "2026-11-20"].map(str::to_owned);
@@ -326,41 +326,41 @@ fn without_a_part_there_is_no_word_of_it() {
         ..confirmed
     }));
     let part = format!(
-        r#"{{"back":[["agent:a","day","2026-11-20","30000","100"]],"block":7,"by":"chain","ev":"pay.confirmed","prev":"{prev}","rid":"{rid}","seq":5,"taken":"20000","ts":"2026-11-20T08:00:02.500000Z","tx":"0xab","v":1}}"#
+        r#"{{"back":[["agent:a","day","2026-11-20","30000","100"]],"block":7,"by":"chain","ev":"pay.confirmed","prev":"{prev}","rid":"{rid}","seq":5,"taken":"20000","ts":"2026-11-20T08:00:02.500000Z","tx":"0xab","v":2}}"#
     );
     assert_eq!(text(line), part);
 }
 
 /// To the byte: what an auditor reads, and nothing else (R46).
 #[test]
-fn approvals_are_told_by_hashes() {
+fn approvals_are_recorded_by_hashes() {
     let head = |ev: &str| format!(r#""ev":"{ev}""#);
     let (prev, hash) = (Digest([7; 32]), |n| Digest([n; 32]));
     let tail = r#""seq":5,"ts":"2026-11-20T08:00:02.500000Z""#;
     let (id, until) = (rid(3), r#""until":"2026-11-20T08:05:00.000000Z""#);
     let expected = [
         format!(
-            r#"{{"agent":"crawler","approver":"did:bkey:é","backend":"ciba",{},"id":"{id}","intent":"{}","needed":2,"prev":"{prev}","rid":"{}",{tail},{until},"v":1}}"#,
+            r#"{{"agent":"crawler","approver":"did:bkey:é","backend":"ciba",{},"id":"{id}","intent":"{}","needed":2,"prev":"{prev}","rid":"{}",{tail},{until},"v":2}}"#,
             head("approval.requested"),
             hash(4),
             rid(1)
         ),
         format!(
-            r#"{{"by":"did:bkey:1",{},"evidence_sha256":"{}","id":"{id}","kind":"signed_token","prev":"{prev}","replay":"{}","replay_until":"2026-11-20T08:06:30.250000Z",{tail},"use_by":"2026-11-20T08:05:00.000000Z","v":1}}"#,
+            r#"{{"by":"did:bkey:1",{},"evidence_sha256":"{}","id":"{id}","kind":"signed_token","prev":"{prev}","replay":"{}","replay_until":"2026-11-20T08:06:30.250000Z",{tail},"use_by":"2026-11-20T08:05:00.000000Z","v":2}}"#,
             head("approval.granted"),
             hash(5),
             hash(6)
         ),
         format!(
-            r#"{{"by":"uid:0",{},"id":"{id}","prev":"{prev}",{tail},{until},"v":1,"why":"denied"}}"#,
-            head("approval.refused")
+            r#"{{"by":"uid:0",{},"id":"{id}","prev":"{prev}",{tail},{until},"v":2,"why":"denied"}}"#,
+            head("approval.denied")
         ),
         format!(
-            r#"{{{},"id":"{id}","prev":"{prev}",{tail},{until},"v":1,"why":"access_denied"}}"#,
-            head("approval.refused")
+            r#"{{{},"id":"{id}","prev":"{prev}",{tail},{until},"v":2,"why":"access_denied"}}"#,
+            head("approval.denied")
         ),
         format!(
-            r#"{{{},"id":"{id}","prev":"{prev}",{tail},"v":1,"why":"error:start_unknown"}}"#,
+            r#"{{{},"id":"{id}","prev":"{prev}",{tail},"v":2,"why":"error:start_unknown"}}"#,
             head("approval.expired")
         ),
     ];
@@ -382,7 +382,7 @@ fn a_line_with_one_byte_more_or_less_in_its_members_is_refused() {
         ("{", "{\"a\":1,"),
         ("\"why\":\"x\"", "\"why\":\"\\u0078\""),
         ("pay.unknown", "pay.unheard"),
-        ("\"v\":1", "\"v\":2"),
+        ("\"v\":2", "\"v\":3"),
         ("\"seq\":5", "\"seq\":05"),
         (",\"why\":\"x\"", ""),
         ("02.500000Z", "02.5Z"),
@@ -391,6 +391,31 @@ fn a_line_with_one_byte_more_or_less_in_its_members_is_refused() {
         assert_ne!(changed, text);
         assert!(Entry::parse(changed.as_bytes()).is_err(), "{changed}");
     }
+}
+
+#[test]
+fn lines_of_version_1_read_as_they_were_written_and_have_their_own_names() {
+    let mut renamed = std::collections::BTreeSet::new();
+    for body in all_bodies() {
+        let (entry, new) = encoded(body);
+        let mut old = Vec::new();
+        entry.encode_as(Version::V1, &Digest([7; 32]), &mut old).unwrap();
+        let (read, _) = Entry::parse(&old).unwrap();
+        assert_eq!(read, entry);
+        let names = [Version::V1, Version::V2].map(|version| entry.body.ev(version));
+        if names[0] != names[1] {
+            renamed.insert(names[1]);
+            // Each version has its own table: neither takes the other's name.
+            let (old, new) = (String::from_utf8(old).unwrap(), String::from_utf8(new).unwrap());
+            for crossed in [old.replace("\"v\":1", "\"v\":2"), new.replace("\"v\":2", "\"v\":1")] {
+                assert!(
+                    matches!(Entry::parse(crossed.as_bytes()), Err(EntryError::UnknownEvent(_))),
+                    "{crossed}"
+                );
+            }
+        }
+    }
+    assert!(renamed.into_iter().eq(["approval.denied", "pay.refused"]));
 }
 
 #[test]

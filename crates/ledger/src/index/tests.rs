@@ -5,7 +5,7 @@ use alloy_primitives::{Address, B256};
 use super::*;
 use crate::book::snapshot::BookSnapshot;
 use crate::entry::{
-    ApprovalExpired, ApprovalGranted, ApprovalRefused, ApprovalRequested, Arm, Armed, Body, Entry, Expired, Released,
+    ApprovalDenied, ApprovalExpired, ApprovalGranted, ApprovalRequested, Arm, Armed, Body, Entry, Expired, Released,
     Reserved, Settled, Unknown, WindowCharge,
 };
 use crate::model::{Source, State};
@@ -110,7 +110,7 @@ fn approvals(hour: i64, at: i64) -> Vec<Body> {
                 windows: None,
             }),
         ],
-        3 => vec![Body::ApprovalRefused(ApprovalRefused {
+        3 => vec![Body::ApprovalDenied(ApprovalDenied {
             by,
             id,
             until: moment(6),

@@ -19,7 +19,6 @@ use crate::model::{
     Alarm, ApprovalError, ApprovalRow, ApprovalStep, Event, Hold, LedgerError, ReserveError, Source, State,
 };
 use crate::payment::{NonceKey, Payment};
-use crate::scan::Chain;
 use crate::text::Moment;
 use crate::timekeeping::Timekeeper;
 use bursar_core::payment_id::PaymentId;
@@ -72,7 +71,7 @@ impl<'a> Batch<'a> {
     pub fn new(
         me: u32,
         time: &'a Timekeeper,
-        chain: Chain,
+        lines: Lines,
         mine: Mine,
         rows: HashMap<PaymentId, Row>,
         locked: Locked,
@@ -111,7 +110,7 @@ impl<'a> Batch<'a> {
             closed: None,
             mine,
             published: locked.published,
-            lines: Lines::after(chain),
+            lines,
             changes: Changes::default(),
             disclosures: Vec::new(),
             alarms: Mutex::default(),
@@ -203,7 +202,7 @@ impl<'a> Batch<'a> {
                 self.append(event, now)
             }
             Ask::Append(event) => self.append(event.clone(), now),
-            Ask::Refused(denial, count) => self.note(decisions::denied(denial.clone(), *count), now),
+            Ask::Refused(denial, count) => self.note(decisions::refused(denial.clone(), *count), now),
             Ask::Note(body) => self.note(body.clone(), now),
             Ask::GiveUp(rid) => self.give_up(*rid, now),
             // A person was asked about it, and their answer is waited for (R44).

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use crate::checkpoints::Checkpoints;
 use crate::disclosure::{Disclosure, Private};
-use crate::entry::{Body, Entry, EntryError, read_head};
+use crate::entry::{Body, Entry, EntryError, Version, read_head};
 use crate::journal::{CommitError, Journal};
 use crate::scan::{Chain, day_of};
 use crate::signing::{CheckpointInterval, Signing};
@@ -18,14 +18,18 @@ use crate::text::{Digest, Moment};
 #[derive(Clone)]
 pub struct Lines {
     pub chain: Chain,
+    version: Version,
     /// Number and bytes, without newline.
     pub entries: Vec<(u64, Vec<u8>)>,
 }
 
 impl Lines {
-    pub fn after(chain: Chain) -> Self {
-        let entries = Vec::new();
-        Self { chain, entries }
+    pub fn after(chain: Chain, version: Version) -> Self {
+        Self {
+            chain,
+            version,
+            entries: Vec::new(),
+        }
     }
 
     /// An entry and its bytes, as the next of the chain. [`Lines::push`] adds them.
@@ -33,7 +37,7 @@ impl Lines {
         let seq = self.chain.next_seq;
         let entry = Entry { seq, ts, body };
         let mut bytes = Vec::with_capacity(1024);
-        entry.encode(&self.chain.tip, &mut bytes)?;
+        entry.encode_as(self.version, &self.chain.tip, &mut bytes)?;
         Ok((entry, bytes))
     }
 
@@ -59,6 +63,8 @@ pub struct LocalLog {
     failed: Arc<OnceLock<String>>,
     /// Where the files end once everything that was sent is written.
     pub chain: Chain,
+    /// Of the entries from here on: what every node reads.
+    pub version: Version,
 }
 
 impl LocalLog {
@@ -88,6 +94,7 @@ impl LocalLog {
             thread: Some(thread),
             failed,
             chain,
+            version: Version::V1,
         })
     }
 

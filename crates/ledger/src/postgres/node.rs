@@ -10,6 +10,7 @@ use super::log::{Lines, LocalLog};
 use super::rows::{id, node_id};
 use super::schema;
 use super::session::Session;
+use crate::entry::Version;
 use crate::scan::Chain;
 use crate::text::Digest;
 use bursar_home::{self as home, Readers};
@@ -111,12 +112,28 @@ pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoConnecti
     let row = session
         .client
         .query_one(
-            "update bursar.node set epoch = epoch + 1, heartbeat = now() where node_id = $1 returning epoch",
-            &[&id(node)],
+            "update bursar.node set epoch = epoch + 1, heartbeat = now(), reads = $2 where node_id = $1 returning epoch",
+            &[&id(node), &i32::from(Version::CURRENT.number())],
         )
         .await
         .map_err(NoConnection::of)?;
     row.try_get(0).map_err(NoConnection::of)
+}
+
+/// The version of entries that every node reads which was heard from within a day: a proxy of the version before may still be
+/// running (R89).
+pub async fn entry_version(session: &Session) -> Result<Version, tokio_postgres::Error> {
+    let row = session
+        .client
+        .query_one(
+            "select coalesce(min(reads), 1) from bursar.node where heartbeat > now() - interval '1 day'",
+            &[],
+        )
+        .await?;
+    let oldest: i32 = row.try_get(0)?;
+    // A newer program than this reads ours as well.
+    let oldest = u8::try_from(oldest).ok().and_then(Version::of);
+    Ok(oldest.unwrap_or(Version::CURRENT))
 }
 
 /// The end of this node's log according to the database.
@@ -178,7 +195,7 @@ pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result
         }
     }
     while log.chain.next_seq < there.next_seq {
-        let mut lines = Lines::after(log.chain);
+        let mut lines = Lines::after(log.chain, log.version);
         for (seq, entry) in page(session, node, log.chain.next_seq, PAGE).await? {
             lines.push(seq, entry);
         }

@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 use super::connect::Dialect;
 
 /// The version of the tables below. Tables of a newer version belong to a newer bursar; older ones are upgraded.
-pub const VERSION: i32 = 2;
+pub const VERSION: i32 = 3;
 
 /// All counters of a batch are locked in `win`, in key order. A rolling window has one row there, [`GUARD`], that
 /// stands for its buckets. `settled` and `open` are in the budget's unit.
@@ -113,6 +113,11 @@ create table if not exists bursar.denial (
 );
 ";
 
+/// What version 3 adds: the newest version of entries that a node reads. A new one is written once every node reads it (R89).
+const READS: &str = "
+alter table bursar.node add column if not exists reads int4 not null default 1;
+";
+
 /// The start of the row for a rolling window in `win`; no real window starts like this.
 pub const GUARD: &str = "guard";
 
@@ -133,7 +138,7 @@ pub async fn make(client: &Client, dialect: Dialect, fresh_name: uuid::Uuid) -> 
     };
     if there.await?.is_empty() {
         client
-            .batch_execute(&format!("begin; {lock} {TABLES} {APPROVALS} commit"))
+            .batch_execute(&format!("begin; {lock} {TABLES} {APPROVALS} {READS} commit"))
             .await?;
     }
     client
@@ -149,14 +154,16 @@ pub async fn make(client: &Client, dialect: Dialect, fresh_name: uuid::Uuid) -> 
         Ok((row.try_get(0)?, row.try_get(1)?))
     };
     let (version, store) = found().await?;
-    if version != 1 {
-        return Ok((version, store));
-    }
-    tracing::info!("upgrading the tables in the database from version 1 to version {VERSION}");
+    let steps = match version {
+        1 => format!("{APPROVALS} {READS}"),
+        2 => READS.to_owned(),
+        _ => return Ok((version, store)),
+    };
+    tracing::info!("upgrading the tables in the database from version {version} to version {VERSION}");
     // Safe to repeat: several proxies may come at once, and one that died half-way has done nothing.
-    let raise = "update bursar.meta set schema_version = 2 where schema_version = 1;";
+    let raise = format!("update bursar.meta set schema_version = {VERSION} where schema_version < {VERSION};");
     client
-        .batch_execute(&format!("begin; {lock} {APPROVALS} {raise} commit"))
+        .batch_execute(&format!("begin; {lock} {steps} {raise} commit"))
         .await?;
     found().await
 }

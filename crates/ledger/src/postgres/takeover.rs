@@ -35,6 +35,7 @@ impl Engine {
         if self.epoch.is_none() {
             node::fill_up(&session, identity.node, &mut self.log).await?;
             self.epoch = Some(node::begin_epoch(&session, identity.node).await?);
+            self.log.version = node::entry_version(&session).await.map_err(NoConnection::of)?;
             let opened = Body::Opened(Opened {
                 sw: concat!("bursar/", env!("CARGO_PKG_VERSION")).to_owned(),
                 torn_bytes: self.torn.as_ref().map(|torn| torn.bytes),
@@ -145,6 +146,7 @@ impl Engine {
             self.stop();
             return Ok(Vec::new());
         }
+        self.log.version = node::entry_version(session).await?;
         let mut asks = handed_over(session, identity.node).await?;
         let rows = session
             .client

@@ -193,7 +193,7 @@ impl Engine {
         let mut batch = Batch::new(
             identity.node,
             &self.time,
-            self.log.chain,
+            Lines::after(self.log.chain, self.log.version),
             self.mine.clone(),
             rows,
             locked,

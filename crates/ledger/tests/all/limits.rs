@@ -387,10 +387,10 @@ async fn equal_refusals_are_one_entry_with_a_count() {
     }
     ledger.refused(denial("b.example"));
     counted(&ledger).await;
-    assert_eq!(world.count("pay.denied"), 2);
+    assert_eq!(world.count("pay.refused"), 2);
     world.clock.set("2026-11-20T12:00:10Z".parse().unwrap());
     counted(&ledger).await;
-    assert_eq!(world.count("pay.denied"), 3);
+    assert_eq!(world.count("pay.refused"), 3);
     ledger.refused(denial("a.example"));
     ledger.close().await;
     let books = bursar_ledger::read_payments(world.path()).unwrap();

@@ -8,6 +8,7 @@ mod limits;
 mod postgres;
 #[cfg(feature = "postgres")]
 mod postgres_cluster;
+mod previous_version;
 mod read;
 mod signed;
 mod world;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::*;
 use crate::book::tests::{apply, arm_of, reserved, rid, ts};
 use crate::book::{Book, Effect, Illegal};
-use crate::entry::{ApprovalExpired, ApprovalRefused, Armed, Body, Closed, Released};
+use crate::entry::{ApprovalDenied, ApprovalExpired, Armed, Body, Closed, Released};
 use crate::text::Digest;
 use bursar_core::approval::{EvidenceKind, replay};
 
@@ -56,7 +56,7 @@ fn is_granted_by(person: u8, n: u8, replay: u8, use_by: i64) -> Body {
 }
 
 fn refuses(n: u8, until: i64) -> Body {
-    Body::ApprovalRefused(ApprovalRefused {
+    Body::ApprovalDenied(ApprovalDenied {
         by: None,
         id: id(n),
         until: ts(until),

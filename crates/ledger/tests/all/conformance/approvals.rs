@@ -365,7 +365,7 @@ pub async fn the_entries_record_it_in_order(engine: Engine) {
             "pay.armed",
             "pay.reserved",
             "approval.requested",
-            "approval.refused",
+            "approval.denied",
             "pay.reserved",
             "approval.requested",
             "approval.expired",

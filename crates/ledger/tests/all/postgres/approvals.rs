@@ -433,7 +433,7 @@ async fn a_denial_whose_commit_is_unclear_is_written_once() {
         assert_eq!((told.live.len(), told.denied.len()), (0, 1), "{when:?}");
         assert_eq!(counted(&way.node).await, 0);
         way.node.close().await;
-        let counts = ["approval.refused", "pay.released"].map(|ev| way.world.count(ev));
+        let counts = ["approval.denied", "pay.released"].map(|ev| way.world.count(ev));
         assert_eq!(counts, [1, 1]);
     }
 }
@@ -480,10 +480,13 @@ async fn tables_of_the_previous_version_are_upgraded() {
     drop(node);
     // As version 1 created it.
     database
-        .run("drop table bursar.approval, bursar.replay, bursar.denial; update bursar.meta set schema_version = 1")
+        .run(
+            "drop table bursar.approval, bursar.replay, bursar.denial; alter table bursar.node drop column reads; \
+             update bursar.meta set schema_version = 1",
+        )
         .await;
     let (one, other) = tokio::join!(open(&worlds[0], &database), open(&worlds[1], &database));
-    assert_eq!(database.ask("select schema_version from bursar.meta").await, "2");
+    assert_eq!(database.ask("select schema_version from bursar.meta").await, "3");
     assert_eq!(counted(&other).await, CENT);
     assert_eq!(one.get(paid.hold.rid).await.unwrap().unwrap().state, State::Settled);
     let (purchase, id) = asked(&worlds[0], &one, 1).await;
@@ -508,10 +511,10 @@ async fn tables_of_the_previous_version_are_upgraded() {
         tokio::task::yield_now().await;
     }
 
-    database.run("update bursar.meta set schema_version = 3").await;
+    database.run("update bursar.meta set schema_version = 4").await;
     let error = not_opened(&World::numbered(3), &database).await;
     assert!(
-        error.contains("of version 3") && error.contains("knows version 2"),
+        error.contains("of version 4") && error.contains("knows version 3"),
         "{error}"
     );
 }

@@ -359,3 +359,41 @@ async fn payees_that_nobody_paid_do_not_stay_in_the_database() {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
 }
+
+/// R89: a proxy of the version before may still be running.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn new_entry_names_are_written_once_every_node_reads_them() {
+    let database = cluster().database().await;
+    let (world, older) = (World::numbered(0), World::numbered(1));
+    open(&older, &database).await.close().await;
+    // As the version before left its row.
+    let others = "node_id = (select max(node_id) from bursar.node)";
+    database
+        .run(&format!(
+            "update bursar.node set reads = 1, heartbeat = now() where {others}"
+        ))
+        .await;
+    let refusal = || bursar_ledger::RefusalRecord {
+        agent: "research".to_owned(),
+        group: None,
+        host: "api.example.com".to_owned(),
+        reason: "over-limit".to_owned(),
+        rule: "agents.research.day".to_owned(),
+        asked: None,
+    };
+    let node = open(&world, &database).await;
+    node.refused(refusal());
+    node.close().await;
+    drop(node);
+    assert_eq!([world.count("pay.denied"), world.count("pay.refused")], [1, 0]);
+
+    database.run("update bursar.node set reads = 2").await;
+    let node = open(&world, &database).await;
+    node.refused(refusal());
+    node.close().await;
+    drop(node);
+    assert_eq!([world.count("pay.denied"), world.count("pay.refused")], [1, 1]);
+    // Both kinds are one log.
+    let read = bursar_ledger::read_payments(world.path()).unwrap();
+    assert_eq!(read.refusals.len(), 2);
+}
