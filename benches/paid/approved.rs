@@ -45,7 +45,7 @@ const WARM_UP: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Serialize)]
-pub struct Approved {
+pub(crate) struct Approved {
     pub interval_s: f64,
     /// From the yes, polled.
     pub polled: Series,
@@ -59,7 +59,7 @@ pub struct Approved {
 
 /// Milliseconds.
 #[derive(Clone, Copy, Serialize)]
-pub struct Series {
+pub(crate) struct Series {
     pub samples: usize,
     pub p50: f64,
     pub p99: f64,
@@ -85,7 +85,7 @@ enum Way {
     Pinged,
 }
 
-pub fn measure(program: &Path) -> Result<Approved, Fault> {
+pub(crate) fn measure(program: &Path) -> Result<Approved, Fault> {
     let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
     let mut seller = Process::role("seller")?;
     let opened: Opened = serde_json::from_str(&seller.hear()?)?;

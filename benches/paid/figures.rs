@@ -6,7 +6,7 @@ use crate::approved::Approved;
 
 /// Percentiles of one series, in nanoseconds.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
-pub struct Lap {
+pub(crate) struct Lap {
     pub samples: usize,
     pub p50: u64,
     pub p99: u64,
@@ -14,7 +14,7 @@ pub struct Lap {
 
 /// CPU per request of each process, in microseconds.
 #[derive(Clone, Copy, Serialize)]
-pub struct Cpu {
+pub(crate) struct Cpu {
     pub bursar: f64,
     pub load: f64,
     pub seller: f64,
@@ -22,7 +22,7 @@ pub struct Cpu {
 
 /// One load of agents.
 #[derive(Clone, Copy, Serialize)]
-pub struct Load {
+pub(crate) struct Load {
     pub per_second: f64,
     pub latency: Lap,
     pub cpu_us: Cpu,
@@ -33,7 +33,7 @@ pub struct Load {
 
 /// What happened to bursar's files while a load ran.
 #[derive(Clone, Copy, Default, Serialize)]
-pub struct Store {
+pub(crate) struct Store {
     /// Files of the ledger that were made, changed or removed.
     pub changed_files: usize,
     /// Growth of the journal's entries.
@@ -44,7 +44,7 @@ pub struct Store {
 
 /// The reference client.
 #[derive(Clone, Copy, Serialize)]
-pub struct Reference {
+pub(crate) struct Reference {
     pub per_second: f64,
     pub latency: Lap,
     pub cpu_us: f64,
@@ -54,7 +54,7 @@ pub struct Reference {
 }
 
 #[derive(Serialize)]
-pub struct Round {
+pub(crate) struct Round {
     pub sync: Lap,
     pub direct_1: Load,
     pub through_1: Load,
@@ -68,14 +68,14 @@ pub struct Round {
 
 /// What bursar's books say at the end, after a stop.
 #[derive(Clone, Copy, Default, Serialize)]
-pub struct Books {
+pub(crate) struct Books {
     pub sold_by_seller: u64,
     pub recorded: u64,
     pub settled: u64,
 }
 
 #[derive(Default)]
-pub struct Run {
+pub(crate) struct Run {
     pub rounds: Vec<Round>,
     pub books: Books,
     pub approved: Option<Approved>,
@@ -83,14 +83,14 @@ pub struct Run {
 
 /// A figure on two sides, and the second divided by the first.
 #[derive(Clone, Copy, Serialize)]
-pub struct Beside {
+pub(crate) struct Beside {
     pub other: f64,
     pub bursar: f64,
     pub ratio: f64,
 }
 
 #[derive(Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     pub version: &'static str,
     pub cpus: usize,
     pub free_us_1: Beside,
@@ -119,7 +119,7 @@ pub struct Summary {
 }
 
 #[derive(Clone, Copy, Serialize)]
-pub struct BesideReference {
+pub(crate) struct BesideReference {
     pub per_second_1: Beside,
     pub cpu_us_1: Beside,
     pub per_second_32: Beside,
@@ -128,13 +128,13 @@ pub struct BesideReference {
 }
 
 #[derive(Clone, Copy, Serialize)]
-pub struct Percentiles {
+pub(crate) struct Percentiles {
     pub p50: f64,
     pub p99: f64,
 }
 
 impl Lap {
-    pub fn of(mut nanoseconds: Vec<u64>) -> Self {
+    pub(crate) fn of(mut nanoseconds: Vec<u64>) -> Self {
         nanoseconds.sort_unstable();
         let rank = |percent: usize| (nanoseconds.len() * percent).div_ceil(100).saturating_sub(1);
         let at = |percent| nanoseconds.get(rank(percent)).copied().unwrap_or_default();
@@ -145,11 +145,11 @@ impl Lap {
         }
     }
 
-    pub fn p50_us(&self) -> f64 {
+    pub(crate) fn p50_us(&self) -> f64 {
         self.p50 as f64 / 1e3
     }
 
-    pub fn p99_us(&self) -> f64 {
+    pub(crate) fn p99_us(&self) -> f64 {
         self.p99 as f64 / 1e3
     }
 }
@@ -161,7 +161,7 @@ impl Store {
 }
 
 impl Run {
-    pub fn summary(self) -> Summary {
+    pub(crate) fn summary(self) -> Summary {
         let rounds = &self.rounds;
         let lap = |of: &dyn Fn(&Round) -> Lap| Percentiles {
             p50: median(rounds, |round| of(round).p50_us()),

@@ -30,7 +30,7 @@ use crate::seller::nanoseconds;
 use crate::wire::Inbox;
 
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Order {
+pub(crate) struct Order {
     pub wanted: Wanted,
     pub clients: usize,
     pub count: u64,
@@ -38,14 +38,14 @@ pub struct Order {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Wanted {
+pub(crate) enum Wanted {
     Free,
     Paid,
 }
 
 /// Where the seller is, and how to get there.
 #[derive(Clone, Default, Serialize, Deserialize)]
-pub struct Route {
+pub(crate) struct Route {
     pub port: u16,
     /// Who must have signed the certificate that is met.
     pub ca: PathBuf,
@@ -53,14 +53,14 @@ pub struct Route {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-pub struct ProxyLogin {
+pub(crate) struct ProxyLogin {
     pub address: SocketAddr,
     pub basic: String,
 }
 
 /// What the load has measured.
 #[derive(Serialize, Deserialize)]
-pub struct Measured {
+pub(crate) struct Measured {
     pub wall_ns: u64,
     pub done: u64,
     pub latency: Lap,
@@ -69,7 +69,7 @@ pub struct Measured {
 }
 
 impl Order {
-    pub fn new(wanted: Wanted, clients: usize, count: u64) -> Self {
+    pub(crate) fn new(wanted: Wanted, clients: usize, count: u64) -> Self {
         Self {
             wanted,
             clients,
@@ -84,7 +84,7 @@ impl Order {
     }
 }
 
-pub fn run() -> Result<(), Fault> {
+pub(crate) fn run() -> Result<(), Fault> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line)?;
@@ -214,7 +214,7 @@ impl Client {
     }
 }
 
-pub async fn connect(route: &Route, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, Fault> {
+pub(crate) async fn connect(route: &Route, tls: &TlsConnector) -> Result<TlsStream<TcpStream>, Fault> {
     let site = format!("localhost:{}", route.port);
     let stream = match &route.proxy {
         None => {
@@ -238,7 +238,7 @@ pub async fn connect(route: &Route, tls: &TlsConnector) -> Result<TlsStream<TcpS
     Ok(tls.connect(ServerName::try_from("localhost")?, stream).await?)
 }
 
-pub fn client_config(ca: &Path) -> Result<ClientConfig, Fault> {
+pub(crate) fn client_config(ca: &Path) -> Result<ClientConfig, Fault> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca)? {
         roots.add(certificate?)?;

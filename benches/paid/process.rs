@@ -16,7 +16,7 @@ const TICK: Duration = Duration::from_millis(10);
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 /// A child that does not outlive this value.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
@@ -24,7 +24,7 @@ pub struct Process {
 }
 
 /// Whatever still runs is killed after `bound`, this process included: a benchmark must not hang in CI.
-pub fn end_all_after(bound: Duration) {
+pub(crate) fn end_all_after(bound: Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(bound);
         eprintln!("paid: not done after {} s; giving up", bound.as_secs());
@@ -36,7 +36,7 @@ pub fn end_all_after(bound: Duration) {
 }
 
 impl Process {
-    pub fn start(name: &'static str, command: &mut Command) -> Result<Self, Fault> {
+    pub(crate) fn start(name: &'static str, command: &mut Command) -> Result<Self, Fault> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -54,20 +54,20 @@ impl Process {
     }
 
     /// This program again, in another role.
-    pub fn role(name: &'static str) -> Result<Self, Fault> {
+    pub(crate) fn role(name: &'static str) -> Result<Self, Fault> {
         Self::start(name, Command::new(std::env::current_exe()?).arg(name))
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn say(&mut self, line: &str) -> Result<(), Fault> {
+    pub(crate) fn say(&mut self, line: &str) -> Result<(), Fault> {
         let stdin = self.stdin.as_mut().ok_or("a child without input")?;
         writeln!(stdin, "{line}").map_err(|error| format!("{} does not listen: {error}", self.name).into())
     }
 
-    pub fn hear(&mut self) -> Result<String, Fault> {
+    pub(crate) fn hear(&mut self) -> Result<String, Fault> {
         let mut line = String::new();
         match self.stdout.read_line(&mut line)? {
             0 => Err(format!("{} ended without an answer", self.name).into()),
@@ -76,7 +76,7 @@ impl Process {
     }
 
     /// Everything it still says, once it has ended.
-    pub fn hear_out(&mut self) -> Result<String, Fault> {
+    pub(crate) fn hear_out(&mut self) -> Result<String, Fault> {
         let mut text = String::new();
         self.stdin = None;
         self.stdout.read_to_string(&mut text)?;
@@ -84,7 +84,7 @@ impl Process {
     }
 
     /// SIGTERM, and its exit.
-    pub fn stop(&mut self) -> Result<(), Fault> {
+    pub(crate) fn stop(&mut self) -> Result<(), Fault> {
         signal(self.child.id(), Signal::TERM);
         let status = self.child.wait()?;
         if status.success() {
@@ -95,7 +95,7 @@ impl Process {
     }
 
     /// User and system time so far, of all its threads.
-    pub fn cpu(&self) -> Result<Duration, Fault> {
+    pub(crate) fn cpu(&self) -> Result<Duration, Fault> {
         let stat = std::fs::read_to_string(self.proc("stat"))?;
         // The second field is the program's name in brackets, with anything in it.
         let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
@@ -105,7 +105,7 @@ impl Process {
     }
 
     /// Bytes it has caused to be written to storage. `None`: this kernel does not count them.
-    pub fn written(&self) -> Option<u64> {
+    pub(crate) fn written(&self) -> Option<u64> {
         let io = std::fs::read_to_string(self.proc("io")).ok()?;
         let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?;
         line.trim().parse().ok()

@@ -16,9 +16,9 @@ use crate::process::Process;
 use crate::seller::Opened;
 
 /// The published first development key of anvil and hardhat; never use it with real money.
-pub const WALLET_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+pub(crate) const WALLET_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     pub process: Process,
     pub home: PathBuf,
     address: SocketAddr,
@@ -26,7 +26,7 @@ pub struct Proxy {
 }
 
 /// What a proxy is started with.
-pub struct Settings<'a> {
+pub(crate) struct Settings<'a> {
     pub program: &'a Path,
     /// Not there yet.
     pub home: PathBuf,
@@ -38,7 +38,10 @@ pub struct Settings<'a> {
 
 impl Proxy {
     /// With a login for each of `agents`.
-    pub fn start<const N: usize>(settings: Settings<'_>, agents: [&str; N]) -> Result<(Self, [ProxyLogin; N]), Fault> {
+    pub(crate) fn start<const N: usize>(
+        settings: Settings<'_>,
+        agents: [&str; N],
+    ) -> Result<(Self, [ProxyLogin; N]), Fault> {
         let Settings {
             program,
             home,
@@ -94,12 +97,12 @@ impl Proxy {
     }
 
     /// What it logs; it has no other way of saying where it hears callbacks.
-    pub fn log(&self) -> Result<String, Fault> {
+    pub(crate) fn log(&self) -> Result<String, Fault> {
         Ok(std::fs::read_to_string(self.home.join("serve.log"))?)
     }
 
     /// Stops it, and compares its books with what the seller was paid.
-    pub fn close(mut self, sold: u64) -> Result<Books, Fault> {
+    pub(crate) fn close(mut self, sold: u64) -> Result<Books, Fault> {
         self.process.stop()?;
         let listed = command(&self.program, &self.home, &["payments", "list", "--json"])?;
         let books = Books {

@@ -12,7 +12,7 @@ const CPU_RATIO: f64 = 0.25;
 /// With a ping, on loopback, milliseconds.
 const PINGED_MS: f64 = 100.0;
 
-pub fn table(summary: &Summary) -> String {
+pub(crate) fn table(summary: &Summary) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = write(&mut text, summary);
@@ -24,7 +24,7 @@ pub fn table(summary: &Summary) -> String {
 }
 
 /// From a person's yes to the first byte of what was bought.
-pub fn approved(approved: &Approved) -> String {
+pub(crate) fn approved(approved: &Approved) -> String {
     let mut text = String::new();
     let _ = write_approved(&mut text, approved);
     text

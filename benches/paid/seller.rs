@@ -31,14 +31,14 @@ const TX: &str = "0xabababababababababababababababababababababababababababababab
 
 /// The first line a seller prints.
 #[derive(Serialize, Deserialize)]
-pub struct Opened {
+pub(crate) struct Opened {
     pub address: SocketAddr,
     pub ca_pem: String,
 }
 
 /// What a seller has seen since it was asked last.
 #[derive(Default, Serialize, Deserialize)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub free: u64,
     pub challenged: u64,
     pub sold: u64,
@@ -60,7 +60,7 @@ struct Goods {
     tally: Mutex<Votes>,
 }
 
-pub fn run() -> Result<(), Fault> {
+pub(crate) fn run() -> Result<(), Fault> {
     let (config, ca_pem) = identity()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
@@ -167,7 +167,7 @@ impl Votes {
     }
 }
 
-pub fn nanoseconds(time: std::time::Duration) -> u64 {
+pub(crate) fn nanoseconds(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

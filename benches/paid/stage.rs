@@ -38,7 +38,7 @@ const CHECKPOINT: Duration = Duration::from_millis(2_100);
 /// Nothing has changed for so long: the index has followed the journal.
 const QUIET: Duration = Duration::from_millis(200);
 
-pub struct Stage {
+pub(crate) struct Stage {
     bursar: Proxy,
     seller: Process,
     opened: Opened,
@@ -51,7 +51,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn set(program: &Path, wished: Wished) -> Result<Self, Fault> {
+    pub(crate) fn set(program: &Path, wished: Wished) -> Result<Self, Fault> {
         let node = (wished == Wished::Measured).then(node).transpose()?;
         let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
         let mut seller = Process::role("seller")?;
@@ -78,7 +78,7 @@ impl Stage {
     }
 
     /// What the disk needs for a record as long as ours, in a file that is already long enough: no part of bursar.
-    pub fn bare_syncs(&self) -> Result<Lap, Fault> {
+    pub(crate) fn bare_syncs(&self) -> Result<Lap, Fault> {
         const SYNCS: u64 = 200;
         let path = self.dir.path().join("bare");
         let file = File::create(&path)?;
@@ -96,18 +96,18 @@ impl Stage {
         Ok(Lap::of(laps))
     }
 
-    pub fn direct(&mut self, mut order: Order) -> Result<Load, Fault> {
+    pub(crate) fn direct(&mut self, mut order: Order) -> Result<Load, Fault> {
         order.route.ca = self.dir.path().join("seller-ca.pem");
         self.load(order)
     }
 
-    pub fn through(&mut self, mut order: Order) -> Result<Load, Fault> {
+    pub(crate) fn through(&mut self, mut order: Order) -> Result<Load, Fault> {
         order.route.ca = self.bursar.home.join("ca.pem");
         order.route.proxy = Some(self.login.clone());
         self.load(order)
     }
 
-    pub fn bursar_pid(&self) -> u32 {
+    pub(crate) fn bursar_pid(&self) -> u32 {
         self.bursar.process.pid()
     }
 
@@ -166,7 +166,7 @@ impl Stage {
     }
 
     /// `@x402/fetch` against the same seller. Its CPU is what it says of itself: its start is not counted, as ours is not.
-    pub fn reference(&mut self, clients: usize, count: u64) -> Result<Option<Reference>, Fault> {
+    pub(crate) fn reference(&mut self, clients: usize, count: u64) -> Result<Option<Reference>, Fault> {
         let Some(node) = &self.node else {
             return Ok(None);
         };
@@ -207,7 +207,7 @@ impl Stage {
     }
 
     /// Stops bursar and compares its books with what the seller was paid.
-    pub fn close(self) -> Result<Books, Fault> {
+    pub(crate) fn close(self) -> Result<Books, Fault> {
         self.bursar.close(self.sold)
     }
 

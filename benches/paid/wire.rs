@@ -6,17 +6,17 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The head of a message: everything up to the empty line.
-pub struct Head(Vec<u8>);
+pub(crate) struct Head(Vec<u8>);
 
 /// Reads messages from one connection.
 #[derive(Default)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     buffer: Vec<u8>,
 }
 
 impl Inbox {
     /// Waits for the first byte of the next message. `false`: the peer has closed.
-    pub async fn begin<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> io::Result<bool> {
+    pub(crate) async fn begin<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> io::Result<bool> {
         if self.buffer.is_empty() {
             self.buffer.reserve(4096);
             return Ok(stream.read_buf(&mut self.buffer).await? > 0);
@@ -24,7 +24,7 @@ impl Inbox {
         Ok(true)
     }
 
-    pub async fn head<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> io::Result<Head> {
+    pub(crate) async fn head<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> io::Result<Head> {
         loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
                 let rest = self.buffer.split_off(end + 4);
@@ -35,7 +35,7 @@ impl Inbox {
     }
 
     /// Reads and forgets a body of `length` bytes.
-    pub async fn skip<S: AsyncRead + Unpin>(&mut self, stream: &mut S, length: usize) -> io::Result<()> {
+    pub(crate) async fn skip<S: AsyncRead + Unpin>(&mut self, stream: &mut S, length: usize) -> io::Result<()> {
         while self.buffer.len() < length {
             self.more(stream).await?;
         }
@@ -54,14 +54,14 @@ impl Inbox {
 
 impl Head {
     /// The second word of the first line: target of a request, status of an answer.
-    pub fn second_word(&self) -> &[u8] {
+    pub(crate) fn second_word(&self) -> &[u8] {
         self.0
             .split(|byte| matches!(byte, b' ' | b'\r'))
             .nth(1)
             .unwrap_or_default()
     }
 
-    pub fn field(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn field(&self, name: &str) -> Option<&[u8]> {
         self.0.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
             let (field, value) = line.split_at_checked(name.len())?;
             let value = value.strip_prefix(b":")?;
@@ -69,11 +69,11 @@ impl Head {
         })
     }
 
-    pub fn content_length(&self) -> Option<usize> {
+    pub(crate) fn content_length(&self) -> Option<usize> {
         std::str::from_utf8(self.field("content-length")?).ok()?.parse().ok()
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.0).into_owned()
     }
 }

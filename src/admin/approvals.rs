@@ -12,7 +12,7 @@ use bursar_approvals::questions::{Pending, Questions};
 use bursar_home::Home;
 use bursar_ledger::PaymentId;
 
-pub const PENDING: &str = "/approvals/pending";
+pub(super) const PENDING: &str = "/approvals/pending";
 /// Enough for hundreds of agents with a few questions each.
 const CAP: usize = 4 << 20;
 /// Fits into an entry together with its other members.
@@ -53,7 +53,7 @@ pub async fn pending(home: &Home) -> Result<Option<Vec<Pending>>, AdminError> {
     Ok(open.asks.then_some(open.pending))
 }
 
-pub fn list(admin: &Admin) -> Response<Full<Bytes>> {
+pub(super) fn list(admin: &Admin) -> Response<Full<Bytes>> {
     let open = Open {
         asks: admin.questions.is_some(),
         pending: admin.questions.as_ref().map(Questions::pending).unwrap_or_default(),
@@ -62,13 +62,13 @@ pub fn list(admin: &Admin) -> Response<Full<Bytes>> {
 }
 
 /// The kernel says who approved; the request does not.
-pub async fn approve(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<(), String> {
+pub(super) async fn approve(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let Approve { id, code } = read(request).await?;
     let approved = questions(admin)?.approve(parse(&id)?, &code, decider(uid)).await;
     approved.map_err(|error| error.to_string())
 }
 
-pub async fn deny(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<(), String> {
+pub(super) async fn deny(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<(), String> {
     let Deny { id, why } = read(request).await?;
     if why.chars().count() > LONGEST_WHY {
         return Err(format!("the reason is longer than {LONGEST_WHY} characters"));

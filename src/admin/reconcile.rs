@@ -13,7 +13,7 @@ use super::{AdminError, post};
 use bursar_home::Home;
 use bursar_reconcile::{Question, Report, Unable};
 
-pub const PATH: &str = "/reconcile";
+pub(super) const PATH: &str = "/reconcile";
 
 /// A request may name some ten thousand payments.
 const QUESTION_CAP: usize = 1 << 20;
@@ -27,7 +27,7 @@ enum Reply {
     Unable(Unable),
 }
 
-pub async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub(super) async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let reply = match question(request).await {
         Ok(question) => {
             // In a task of its own: the client may disconnect, and the findings are recorded all the same.

@@ -15,7 +15,7 @@ const REMEMBERED: usize = 8192;
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Default)]
-pub struct AlertHistory(HashMap<Thing, Timestamp>);
+pub(super) struct AlertHistory(HashMap<Thing, Timestamp>);
 
 /// What makes two alerts the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ enum Quiet {
 
 impl AlertHistory {
     /// Whether the alert is to be sent now; if so, remembers it as sent.
-    pub fn is_new(&mut self, alert: &Alert, now: Timestamp) -> bool {
+    pub(super) fn is_new(&mut self, alert: &Alert, now: Timestamp) -> bool {
         let Some((thing, quiet)) = Thing::of(alert) else {
             return true;
         };
@@ -57,15 +57,15 @@ impl AlertHistory {
         is_new
     }
 
-    pub fn knows_unknown(&self, rid: PaymentId) -> bool {
+    pub(super) fn knows_unknown(&self, rid: PaymentId) -> bool {
         self.0.contains_key(&Thing::Unknown(rid))
     }
 
-    pub fn note_unknown(&mut self, rid: PaymentId, now: Timestamp) {
+    pub(super) fn note_unknown(&mut self, rid: PaymentId, now: Timestamp) {
         self.note(Thing::Unknown(rid), now);
     }
 
-    pub fn forget_low_wallet(&mut self, network: Network) {
+    pub(super) fn forget_low_wallet(&mut self, network: Network) {
         self.0.remove(&Thing::Wallet(network));
     }
 

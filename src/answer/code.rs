@@ -181,7 +181,7 @@ codes! {
 }
 
 /// A refusal by limits, in the same form.
-pub const fn refusal(code: RefusalCode) -> Spec {
+pub(super) const fn refusal(code: RefusalCode) -> Spec {
     Spec {
         code: code.code(),
         status: StatusCode::FORBIDDEN,
@@ -193,7 +193,7 @@ pub const fn refusal(code: RefusalCode) -> Spec {
 }
 
 /// Whose fault it is that a site was not reached, as its code.
-pub fn unreachable(error: &UpstreamError) -> Code {
+pub(super) fn unreachable(error: &UpstreamError) -> Code {
     match error {
         UpstreamError::Dial(DialError::Guard { .. }) => Code::DestinationNotAllowed,
         UpstreamError::Dial(DialError::Loop { .. }) => Code::Loop,

@@ -12,7 +12,7 @@ use bursar_home as home;
 use bursar_ledger::text::Digest;
 
 /// A directory whose name marks it as unfinished. Removed on drop unless it was finished.
-pub struct Unfinished {
+pub(super) struct Unfinished {
     path: PathBuf,
     destination: PathBuf,
     is_finished: bool,
@@ -20,7 +20,7 @@ pub struct Unfinished {
 
 impl Unfinished {
     /// `destination` must be absent or an empty directory.
-    pub fn begin(destination: &Path) -> Result<Self, BackupError> {
+    pub(super) fn begin(destination: &Path) -> Result<Self, BackupError> {
         match fs::read_dir(destination) {
             Ok(mut inside) => {
                 if inside.next().is_some() {
@@ -44,12 +44,12 @@ impl Unfinished {
         })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Renames it to its destination, atomically and durably.
-    pub fn finish(mut self) -> Result<(), BackupError> {
+    pub(super) fn finish(mut self) -> Result<(), BackupError> {
         sync_folders(&self.path).map_err(io_at("sync", &self.path))?;
         // A rename can replace an empty directory, but not a mount point.
         fs::rename(&self.path, &self.destination).map_err(io_at("rename the finished copy to", &self.destination))?;
@@ -71,7 +71,7 @@ impl Drop for Unfinished {
 }
 
 /// Copies `from` into a new file; returns its SHA-256 and length.
-pub fn copy(mut from: impl Read, to: &Path) -> io::Result<(Digest, u64)> {
+pub(super) fn copy(mut from: impl Read, to: &Path) -> io::Result<(Digest, u64)> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     let (mut hash, mut length) = (Sha256::new(), 0);
     let mut buffer = zeroize::Zeroizing::new(vec![0; 64 << 10]);
@@ -91,7 +91,7 @@ pub fn copy(mut from: impl Read, to: &Path) -> io::Result<(Digest, u64)> {
 }
 
 /// Names of the regular files directly in `folder`, sorted. Empty if the folder does not exist.
-pub fn names(folder: &Path) -> io::Result<Vec<String>> {
+pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     let inside = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),

@@ -13,7 +13,7 @@ use bursar_core::agent_name::AgentName;
 use bursar_home::Home;
 
 #[derive(Subcommand)]
-pub enum Agents {
+pub(super) enum Agents {
     /// Add an agent; prints its token on stdout, this one time only
     Add(Name),
     /// List agents and when their temporary tokens expire; tokens are stored only as hashes
@@ -29,13 +29,13 @@ pub enum Agents {
 }
 
 #[derive(Args)]
-pub struct Name {
+pub(super) struct Name {
     /// Agent name: lower-case letters, digits, `-`, `_` and `.`
     name: String,
 }
 
 impl Agents {
-    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let registry = Registry::new(home);
         let now = Timestamp::now();

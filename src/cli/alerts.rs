@@ -13,13 +13,13 @@ use crate::serve;
 use bursar_home::Home;
 
 #[derive(Subcommand)]
-pub enum AlertsCommand {
+pub(super) enum AlertsCommand {
     /// Send one test alert through each channel in bursar.toml, and report which ones worked
     Test,
 }
 
 impl AlertsCommand {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let config = Config::load(home.root())?;
         let tls = serve::upstream_tls(&config).map_err(|error| Failure::usage(error.to_string()))?;

@@ -12,14 +12,14 @@ use bursar_approvals::questions;
 use bursar_home::Home;
 
 #[derive(Args)]
-pub struct Pending {
+pub(super) struct Pending {
     /// One JSON object per line
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
-pub struct Approve {
+pub(super) struct Approve {
     /// Payment id, as shown by `bursar pending`
     id: String,
     /// The eight characters after the # in its question
@@ -28,7 +28,7 @@ pub struct Approve {
 }
 
 #[derive(Args)]
-pub struct Deny {
+pub(super) struct Deny {
     /// Payment id, as shown by `bursar pending`
     id: String,
     /// Reason; the agent sees it, and the ledger records it
@@ -37,7 +37,7 @@ pub struct Deny {
 }
 
 impl Pending {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let pending = admin::pending(home).await.map_err(not_asked)?;
         let Some(pending) = pending else {
@@ -60,7 +60,7 @@ impl Pending {
 }
 
 impl Approve {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let id = parse_id(&self.id)?;
         let (question, code) = (self.id, self.code);
@@ -76,7 +76,7 @@ impl Approve {
 }
 
 impl Deny {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let id = parse_id(&self.id)?;
         if self.why.trim().is_empty() {

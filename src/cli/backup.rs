@@ -19,7 +19,7 @@ use bursar_home::Home;
 use bursar_ledger::OpenError;
 
 #[derive(Args)]
-pub struct Backup {
+pub(super) struct Backup {
     /// Directory to back up to; it must be empty or not exist yet
     #[arg(value_name = "TARGET")]
     target: PathBuf,
@@ -29,7 +29,7 @@ pub struct Backup {
 }
 
 #[derive(Args)]
-pub struct Restore {
+pub(super) struct Restore {
     /// Directory that `bursar backup` wrote
     #[arg(value_name = "SOURCE", required_unless_present = "accept", conflicts_with = "accept")]
     source: Option<PathBuf>,
@@ -42,7 +42,7 @@ pub struct Restore {
 }
 
 #[derive(Args)]
-pub struct Retain {
+pub(super) struct Retain {
     /// Move only entries older than this, at least 8 days ago: 2026-11-20, or 2026-11-20T08:00:00Z
     #[arg(long, value_name = "TIME", value_parser = super::payments::moment)]
     before: Timestamp,
@@ -53,7 +53,7 @@ pub struct Retain {
 
 impl Retain {
     /// Needs the directory's lock, so the server must be stopped.
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let to = absolute(&self.to)?;
         let who = admin::decider(rustix::process::geteuid().as_raw());
@@ -77,7 +77,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 impl Backup {
-    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let target = absolute(&self.target)?;
         if take::is_inside(home, &target) {
@@ -116,7 +116,7 @@ impl Backup {
 }
 
 impl Restore {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         match (self.source, self.why) {
             (Some(source), _) => restore_from(&source, home),
             (None, why) => accept(home, why.unwrap_or_default()).await,

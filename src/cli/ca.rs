@@ -10,7 +10,7 @@ use bursar_home::Home;
 use bursar_net::tls::authority::Authority;
 
 #[derive(Subcommand)]
-pub enum Ca {
+pub(super) enum Ca {
     /// Show the certificate's fingerprint and expiry date
     Show {
         /// One JSON object
@@ -22,7 +22,7 @@ pub enum Ca {
 }
 
 impl Ca {
-    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let failed = |error: bursar_net::tls::authority::AuthorityError| Failure::negative(error.to_string());
         match self {

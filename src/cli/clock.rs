@@ -12,20 +12,20 @@ use bursar_home::Home;
 use bursar_ledger::{Embedded, Event, Ledger, Options};
 
 #[derive(Subcommand)]
-pub enum ClockCommand {
+pub(super) enum ClockCommand {
     /// Accept the clock as right: limit windows follow it from now on, even backwards; the ledger records why
     Accept(Accept),
 }
 
 #[derive(Args)]
-pub struct Accept {
+pub(super) struct Accept {
     /// How you know that it is right
     #[arg(long, value_name = "TEXT")]
     why: String,
 }
 
 impl ClockCommand {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let Self::Accept(Accept { why }) = self;
         if why.trim().is_empty() {

@@ -22,7 +22,7 @@ use bursar_home::Home;
 const LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 #[derive(Args)]
-pub struct Env {
+pub(super) struct Env {
     /// Agent whose limits apply
     #[arg(long, value_name = "NAME")]
     agent: String,
@@ -32,7 +32,7 @@ pub struct Env {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// `export NAME='value'`
     Sh,
     /// `NAME=value`, for .env files
@@ -46,7 +46,7 @@ pub enum Format {
 }
 
 impl Env {
-    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let listen = server_address(home)?;
         let now = Timestamp::now();
@@ -66,7 +66,7 @@ impl Env {
 }
 
 /// Where the running server listens; if there is none, an error that says how to start it (R56).
-pub fn server_address(home: &Home) -> Result<Listen, Failure> {
+pub(super) fn server_address(home: &Home) -> Result<Listen, Failure> {
     let no_server = || {
         Failure::unavailable(format!(
             "no server is running on {}; start one with: bursar serve --dir {}",
@@ -97,21 +97,21 @@ pub fn server_address(home: &Home) -> Result<Listen, Failure> {
     })
 }
 
-pub struct Listen {
+pub(super) struct Listen {
     scheme: &'static str,
     address: SocketAddr,
 }
 
 /// Values already set in the environment that must be kept.
 #[derive(Default)]
-pub struct Inherited {
+pub(super) struct Inherited {
     /// Hosts reached without a proxy, from both spellings of the variable.
     no_proxy: Option<String>,
     java_options: Option<String>,
 }
 
 impl Inherited {
-    pub fn from(variable: impl Fn(&str) -> Option<String>) -> Self {
+    pub(super) fn from(variable: impl Fn(&str) -> Option<String>) -> Self {
         let mut hosts: Vec<String> = Vec::new();
         for name in ["NO_PROXY", "no_proxy"] {
             let value = variable(name).unwrap_or_default();
@@ -127,12 +127,12 @@ impl Inherited {
         }
     }
 
-    pub fn from_environment() -> Self {
+    pub(super) fn from_environment() -> Self {
         Self::from(|name| std::env::var(name).ok())
     }
 
     /// Most clients read `*` as every host.
-    pub fn passes_everything_by(&self) -> bool {
+    pub(super) fn passes_everything_by(&self) -> bool {
         self.no_proxy
             .as_ref()
             .is_some_and(|hosts| hosts.split(',').any(|host| host == "*"))
@@ -140,7 +140,7 @@ impl Inherited {
 }
 
 /// Variables of another proxy that would bypass ours. Package managers prefer their own over the common ones.
-pub const STRIPPED: [&str; 20] = [
+pub(super) const STRIPPED: [&str; 20] = [
     "HTTPS_PROXY",
     "https_proxy",
     "HTTP_PROXY",
@@ -164,7 +164,7 @@ pub const STRIPPED: [&str; 20] = [
 ];
 
 /// All the variables listed in R231.
-pub fn variables(
+pub(super) fn variables(
     home: &Home,
     listen: &Listen,
     issued: &IssuedToken,
@@ -285,7 +285,7 @@ impl Format {
 }
 
 /// A word of a command to copy: quoted only if necessary.
-pub fn sh_word(value: &str) -> String {
+pub(super) fn sh_word(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+,".contains(c);
     if !value.is_empty() && value.chars().all(plain) {
         value.to_owned()

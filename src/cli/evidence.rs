@@ -26,7 +26,7 @@ pub(super) use shown::Shown;
 const LONGEST: u64 = 256 << 20;
 
 #[derive(Subcommand)]
-pub enum Approvals {
+pub(super) enum Approvals {
     /// Print approval records: what was asked, answered and recorded, one JSON document per line
     Export(Export),
     /// Verify exported approval records; needs no network, server or data directory
@@ -34,7 +34,7 @@ pub enum Approvals {
 }
 
 #[derive(Args)]
-pub struct Export {
+pub(super) struct Export {
     /// Payment ids, as shown by `bursar payments list` [default: all payments that needed approval]
     #[arg(value_name = "ID")]
     ids: Vec<String>,
@@ -47,7 +47,7 @@ pub struct Export {
 }
 
 #[derive(Args)]
-pub struct Verify {
+pub(super) struct Verify {
     /// Output of `bursar approvals export`; `-` reads stdin
     file: PathBuf,
     /// RFC 7638 thumbprint of a key that you know to be the issuer's; may be repeated
@@ -61,7 +61,7 @@ pub struct Verify {
 
 impl Approvals {
     /// `home` is evaluated only if it is needed: an auditor has no data directory.
-    pub fn run(self, home: impl FnOnce() -> Result<Home, Failure>) -> Result<Exit, Failure> {
+    pub(super) fn run(self, home: impl FnOnce() -> Result<Home, Failure>) -> Result<Exit, Failure> {
         match self {
             Self::Export(export) => export.run(&home()?),
             Self::Verify(verify) => verify.run(),

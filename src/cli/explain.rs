@@ -15,7 +15,7 @@ use bursar_ledger::entry::Other;
 use bursar_ledger::{Explained, PaymentId, PaymentRecord, State, read_explained};
 
 #[derive(Args)]
-pub struct Explain {
+pub(super) struct Explain {
     /// Payment id, as shown by `bursar payments list`
     id: String,
     /// One JSON object
@@ -24,7 +24,7 @@ pub struct Explain {
 }
 
 impl Explain {
-    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let rid = parse_id(&self.id)?;
         let explained = read_explained(home.root(), rid).map_err(|error| Failure::negative(error.to_string()))?;

@@ -8,7 +8,7 @@ use super::{Exit, Failure};
 use crate::answer::explained::{Explained, all, find, page};
 
 #[derive(Args)]
-pub struct ExplainCode {
+pub(super) struct ExplainCode {
     /// The last part of a problem's `type`, or the `details` of Proxy-Status
     #[arg(required_unless_present_any = ["all", "markdown"])]
     code: Option<String>,
@@ -24,7 +24,7 @@ pub struct ExplainCode {
 }
 
 impl ExplainCode {
-    pub fn run(self) -> Result<Exit, Failure> {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
         if self.markdown {
             print(format_args!("{}", page()))?;
             return Ok(Exit::Done);

@@ -15,7 +15,7 @@ use bursar_rails::pay::Wallet;
 use bursar_sandbox::{Identity, IdentityError, stripe};
 
 #[derive(Args)]
-pub struct Init {
+pub(super) struct Init {
     /// Also create a new EVM wallet key and configure it in bursar.toml
     #[arg(long)]
     wallet: bool,
@@ -28,12 +28,12 @@ pub struct Init {
 const SANDBOX_URL: &str = "https://localhost:8443";
 
 /// What was created.
-pub struct Made {
+pub(super) struct Made {
     pub wallet: Option<alloy_primitives::Address>,
 }
 
 impl Init {
-    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) fn run(self, home: &Home) -> Result<Exit, Failure> {
         if let Some(url) = &self.sandbox {
             make_for_sandbox(home, url)?;
             return for_sandbox(home, url);
@@ -102,7 +102,7 @@ fn make_for_sandbox(home: &Home, url: &str) -> Result<(), Failure> {
 }
 
 /// Creates the directory's files. The demo uses it too.
-pub fn make(home: &Home, with_wallet: bool) -> Result<Made, Failure> {
+pub(super) fn make(home: &Home, with_wallet: bool) -> Result<Made, Failure> {
     create(home, with_wallet, limits_template(), &config_template(with_wallet))
 }
 

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use super::Failure;
 
 /// Writes and flushes, so that a script waiting for a line gets it.
-pub fn print(text: fmt::Arguments<'_>) -> Result<(), Failure> {
+pub(super) fn print(text: fmt::Arguments<'_>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_fmt(text).and_then(|()| out.flush()) {
         // The reader has read enough.

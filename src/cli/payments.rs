@@ -14,7 +14,7 @@ use bursar_home::Home;
 use bursar_ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, Refused, read_payments};
 
 #[derive(Subcommand)]
-pub enum Payments {
+pub(super) enum Payments {
     /// List payments, oldest first
     List(List),
     /// Show one payment
@@ -24,7 +24,7 @@ pub enum Payments {
 }
 
 #[derive(Args)]
-pub struct List {
+pub(super) struct List {
     /// One JSON object per line
     #[arg(long)]
     json: bool,
@@ -46,7 +46,7 @@ pub struct List {
 }
 
 #[derive(Args)]
-pub struct Show {
+pub(super) struct Show {
     /// Payment id, as shown by `bursar payments list`
     id: String,
     /// One JSON object
@@ -56,7 +56,7 @@ pub struct Show {
 
 #[derive(Args)]
 #[command(group(ArgGroup::new("word").required(true)))]
-pub struct Resolve {
+pub(super) struct Resolve {
     /// Payment id, as shown by `bursar payments list`
     id: String,
     /// It was paid: its amount stays counted
@@ -73,7 +73,7 @@ pub struct Resolve {
 const STATES: [&str; 6] = ["held", "armed", "settled", "unknown", "released", "expired"];
 
 impl Payments {
-    pub fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         match self {
             Self::List(list) => list.run(home),
@@ -281,7 +281,7 @@ pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Payments as a table. Agent and merchant names are plain ASCII by construction, so they cannot disturb a terminal.
-pub fn table(payments: &[PaymentRecord]) -> String {
+pub(super) fn table(payments: &[PaymentRecord]) -> String {
     let mut out = String::new();
     for payment in payments {
         let _ = writeln!(
@@ -299,7 +299,7 @@ pub fn table(payments: &[PaymentRecord]) -> String {
     out
 }
 
-pub fn refusal_table(refusals: &[Refused]) -> String {
+pub(super) fn refusal_table(refusals: &[Refused]) -> String {
     let mut out = String::new();
     for refusal in refusals {
         let times = if refusal.count > 1 {

@@ -36,7 +36,7 @@ otherwise it opens the ledger itself.
 
 Exit codes: 0 everything matches; 1 mismatch: a dispute, or a transfer that bursar did not make; 3 bursar.toml lists no
 nodes; 4 no mismatch, but something cannot be decided yet; 5 the data directory is in use.")]
-pub struct Reconcile {
+pub(super) struct Reconcile {
     /// One JSON object per line, of kind payment, outflow or unsearched, and last one of kind summary
     #[arg(long)]
     json: bool,
@@ -50,7 +50,7 @@ pub struct Reconcile {
 }
 
 impl Reconcile {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let ids = self.ids.iter().map(|id| parse_id(id)).collect::<Result<_, _>>()?;
         let question = Question { ids, since: self.since };

@@ -26,7 +26,7 @@ const NODE_WITH_PROXY: (u32, u32) = (22, 21);
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
-pub struct Run {
+pub(super) struct Run {
     /// Agent whose limits apply
     #[arg(long, value_name = "NAME")]
     agent: String,
@@ -36,7 +36,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let listen = server_address(home)?;
         let secrets = secret_variables(&Config::load(home.root())?);

@@ -18,7 +18,7 @@ const GIFT: Atoms = Atoms::new(100_000_000);
 
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Sandbox {
+pub(super) struct Sandbox {
     /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
@@ -42,7 +42,7 @@ This data directory is set up to buy here.
 
 impl Sandbox {
     /// `home` says where the data directory is.
-    pub async fn run(self, home: impl FnOnce() -> Result<Home, Failure>) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: impl FnOnce() -> Result<Home, Failure>) -> Result<Exit, Failure> {
         let identity = match home() {
             Ok(home) => identity(&home)?,
             // Nothing is needed of it.

@@ -15,10 +15,10 @@ use bursar_home::Home;
 use bursar_ledger::OpenError;
 
 #[derive(Args)]
-pub struct Serve {}
+pub(super) struct Serve {}
 
 impl Serve {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         keep_keys_out_of_dumps();
         let mut terminate = watch(SignalKind::terminate())?;
         let mut interrupt = watch(SignalKind::interrupt())?;

@@ -19,7 +19,7 @@ use bursar_rails::pay::EvmPayer;
 use bursar_rails::rpc::Node;
 
 #[derive(Subcommand)]
-pub enum WalletCommand {
+pub(super) enum WalletCommand {
     /// Show the wallet's address, and its balances on the configured networks
     Show {
         /// One JSON object per asset
@@ -29,7 +29,7 @@ pub enum WalletCommand {
 }
 
 impl WalletCommand {
-    pub async fn run(self, home: &Home) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let Self::Show { json: as_json } = self;
         let config = Config::load(home.root())?;

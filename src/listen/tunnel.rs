@@ -34,7 +34,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// Streams that one h2 connection of an agent may have open (threat 2.10).
 const STREAMS: u32 = 100;
 
-pub async fn run<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, mut stream: Rewind<S>)
+pub(super) async fn run<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, mut stream: Rewind<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

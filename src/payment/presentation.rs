@@ -28,10 +28,10 @@ use bursar_net::upstream::{Lane, SendError, UpstreamError, stream};
 use bursar_rails::outstanding::Ticket;
 use bursar_rails::pay::Permission;
 
-pub type AgentAnswer = Result<Response<AnswerBody>, Problem>;
+pub(super) type AgentAnswer = Result<Response<AnswerBody>, Problem>;
 
 /// One sending of one credential.
-pub struct Presentation {
+pub(super) struct Presentation {
     pub ledger: Arc<dyn Ledger>,
     /// How long the answer is waited for once the agent has gone.
     pub settle_wait: Duration,
@@ -48,7 +48,7 @@ pub struct Presentation {
 
 impl Presentation {
     /// Sends `request`, which carries the credential, and answers `agent`.
-    pub async fn run(mut self, request: Request<RequestBody>, mut agent: oneshot::Sender<AgentAnswer>) {
+    pub(super) async fn run(mut self, request: Request<RequestBody>, mut agent: oneshot::Sender<AgentAnswer>) {
         match self.send(request, &mut agent).await {
             // There is nothing to join its stream to (R35).
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {

@@ -14,12 +14,12 @@ use crate::support::origin::{Answer, Origin, answer};
 use crate::support::{mpp, seller};
 
 /// A threshold below ten US cents.
-pub const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
-pub const AT_ONCE: &str = "[approval]\nbackend = \"operator\"\nhold_s = 0\n";
-pub const HOLDS: &str = "[approval]\nbackend = \"operator\"\nhold_s = 60\n";
+pub(crate) const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
+pub(crate) const AT_ONCE: &str = "[approval]\nbackend = \"operator\"\nhold_s = 0\n";
+pub(crate) const HOLDS: &str = "[approval]\nbackend = \"operator\"\nhold_s = 60\n";
 
 /// Sells at the current value of `price`.
-pub async fn seller_at(price: &Arc<AtomicU64>) -> Origin {
+pub(crate) async fn seller_at(price: &Arc<AtomicU64>) -> Origin {
     let price = price.clone();
     Origin::https(move |request| {
         let price = price.clone();
@@ -33,7 +33,7 @@ pub async fn seller_at(price: &Arc<AtomicU64>) -> Origin {
     .await
 }
 
-pub async fn at_ten_cents() -> Origin {
+pub(crate) async fn at_ten_cents() -> Origin {
     seller_at(&Arc::new(AtomicU64::new(100_000))).await
 }
 
@@ -41,26 +41,26 @@ fn start(origin: &Origin, approval: &str) -> Bursar {
     setup().trust(&origin.ca_pem).limits(LIMITS).config(approval).start()
 }
 
-pub fn pending(bursar: &Bursar) -> Vec<Value> {
+pub(crate) fn pending(bursar: &Bursar) -> Vec<Value> {
     let output = bursar.run(&["pending", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-pub async fn question(bursar: &Bursar) -> (String, String) {
+pub(crate) async fn question(bursar: &Bursar) -> (String, String) {
     let open = eventually("a question", || pending(bursar).into_iter().next()).await;
     let text = |name: &str| open[name].as_str().unwrap().to_owned();
     (text("id"), text("code"))
 }
 
-pub fn approve(bursar: &Bursar, id: &str, code: &str) {
+pub(crate) fn approve(bursar: &Bursar, id: &str, code: &str) {
     let output = bursar.run(&["approve", id, "--code", code]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Waits until the second limits.toml of this run is in force.
-pub async fn new_limits(bursar: &Bursar) {
+pub(crate) async fn new_limits(bursar: &Bursar) {
     let loaded = || {
         let entries = bursar.journal();
         let loads = entries.iter().filter(|entry| entry["ev"] == "policy.load").count();
@@ -69,7 +69,7 @@ pub async fn new_limits(bursar: &Bursar) {
     eventually("the new limits", loaded).await;
 }
 
-pub fn is_told(page: &Page, status: u16, problem: &str) {
+pub(crate) fn is_told(page: &Page, status: u16, problem: &str) {
     assert_eq!(
         (page.status.as_u16(), page.problem()),
         (status, problem.to_owned()),
@@ -78,7 +78,7 @@ pub fn is_told(page: &Page, status: u16, problem: &str) {
     );
 }
 
-pub fn kinds(bursar: &Bursar) -> Vec<String> {
+pub(crate) fn kinds(bursar: &Bursar) -> Vec<String> {
     let entries = bursar.journal();
     let kinds = entries
         .iter()

@@ -19,7 +19,7 @@ use crate::support::seller;
 /// A threshold below ten US cents.
 const LIMITS: &str = "[agents.research]\ntotal = \"1.00\"\napproval_above = \"0.05\"\n";
 
-pub async fn at_ten_cents() -> Origin {
+pub(crate) async fn at_ten_cents() -> Origin {
     Origin::https(|request| async move {
         match request.is_paid() {
             true => seller::sold("goods"),
@@ -29,13 +29,13 @@ pub async fn at_ten_cents() -> Origin {
     .await
 }
 
-pub fn fake() -> FakeBkey {
+pub(crate) fn fake() -> FakeBkey {
     let fake = FakeBkey::start(Dialect::Oauth);
     fake.looks_are_every(1);
     fake
 }
 
-pub fn home(origin: &Origin, issuer: &str, hold_s: u32, more: &str) -> Home {
+pub(crate) fn home(origin: &Origin, issuer: &str, hold_s: u32, more: &str) -> Home {
     let mut config = format!("[approval]\nbackend = \"ciba\"\nhold_s = {hold_s}\n");
     let _ = write!(
         config,
@@ -60,7 +60,11 @@ fn is_told(page: &Page, status: u16, problem: &str) {
 }
 
 /// Sends a request that waits for its answer; returns once the person has the question.
-pub async fn asked(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> (tokio::task::JoinHandle<Page>, String) {
+pub(crate) async fn asked(
+    bursar: &Bursar,
+    origin: &Origin,
+    fake: &FakeBkey,
+) -> (tokio::task::JoinHandle<Page>, String) {
     let known = fake.handles().len();
     let (agent, site) = (Agent::of(bursar), origin.address);
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
@@ -68,7 +72,7 @@ pub async fn asked(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) -> (tokio:
     (waiting, handle)
 }
 
-pub fn shown(bursar: &Bursar, id: &str) -> Value {
+pub(crate) fn shown(bursar: &Bursar, id: &str) -> Value {
     let output = bursar.run(&["payments", "show", id, "--json"]);
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -301,7 +305,7 @@ async fn changed_evidence_is_detected() {
 }
 
 /// Sends a ping and returns the response status.
-pub async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 {
+pub(crate) async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 {
     let body = json!({ "auth_req_id": handle }).to_string();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: {to}\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n\
@@ -316,7 +320,7 @@ pub async fn ping(to: SocketAddr, path: &str, token: &str, handle: &str) -> u16 
 }
 
 /// With polls so rare that only a ping can wake it.
-pub fn pinged(origin: &Origin, fake: &FakeBkey) -> Home {
+pub(crate) fn pinged(origin: &Origin, fake: &FakeBkey) -> Home {
     fake.is_standard();
     fake.looks_are_every(60);
     let config = format!(

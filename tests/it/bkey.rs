@@ -20,7 +20,7 @@ use crate::support::seller;
 /// Room for one purchase at a cent.
 const LIMITS: &str = "[agents.research]\ntotal = \"0.015\"\n";
 
-pub async fn at_a_cent() -> Origin {
+pub(crate) async fn at_a_cent() -> Origin {
     at("10000").await
 }
 
@@ -35,7 +35,7 @@ async fn at(atoms: &'static str) -> Origin {
 }
 
 /// The configuration: `[bkey]`, with a section in front of it.
-pub fn config(fake: &FakeBkey, before: &str, hold_s: u32) -> String {
+pub(crate) fn config(fake: &FakeBkey, before: &str, hold_s: u32) -> String {
     let mut config = before.to_owned();
     let _ = write!(
         config,
@@ -46,13 +46,13 @@ pub fn config(fake: &FakeBkey, before: &str, hold_s: u32) -> String {
     config
 }
 
-pub fn write_secret(home: &Home) {
+pub(crate) fn write_secret(home: &Home) {
     let path = home.path().join("bkey-secret");
     std::fs::write(&path, CLIENT_SECRET).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-pub fn home(origin: &Origin, fake: &FakeBkey, hold_s: u32, limits: &str) -> Home {
+pub(crate) fn home(origin: &Origin, fake: &FakeBkey, hold_s: u32, limits: &str) -> Home {
     let home = setup()
         .trust(&origin.ca_pem)
         .limits(limits)
@@ -63,7 +63,7 @@ pub fn home(origin: &Origin, fake: &FakeBkey, hold_s: u32, limits: &str) -> Home
     home
 }
 
-pub fn is_told(page: &Page, status: u16, problem: &str) {
+pub(crate) fn is_told(page: &Page, status: u16, problem: &str) {
     let told = (page.status.as_u16(), page.problem());
     assert_eq!(
         told,
@@ -80,7 +80,7 @@ fn events(bursar: &Bursar) -> Vec<String> {
 }
 
 /// The payment counts: nothing else fits into the budget.
-pub async fn is_counted(bursar: &Bursar, origin: &Origin) {
+pub(crate) async fn is_counted(bursar: &Bursar, origin: &Origin) {
     let page = Agent::of(bursar).get(origin.address, "/another").await;
     is_told(&page, 403, "over-limit");
 }
@@ -162,7 +162,7 @@ async fn what_bkey_cannot_sign_is_passed_on_with_the_reason() {
     assert_eq!(bursar.payments(), Vec::<Value>::new());
 }
 
-pub type Lie = fn(&mut Payments);
+pub(crate) type Lie = fn(&mut Payments);
 
 /// Falsifies each member in turn, in an otherwise good answer; where possible the signature covers the false value.
 #[tokio::test]

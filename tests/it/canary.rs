@@ -21,7 +21,7 @@ const BODY: &str = "canary-body-c0de";
 const ANSWER: &str = "canary-answer-11aa";
 const MERCHANT: &str = "canary-merchant-text-77";
 
-pub fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -35,7 +35,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The text itself, and the encodings in which a file might contain it by accident.
-pub fn spellings(secret: &str) -> Vec<Vec<u8>> {
+pub(crate) fn spellings(secret: &str) -> Vec<Vec<u8>> {
     let mut all = vec![secret.as_bytes().to_vec(), STANDARD.encode(secret).into_bytes()];
     if let Some(digits) = secret.strip_prefix("0x") {
         let bytes = (0..digits.len())
@@ -59,12 +59,12 @@ fn opened(bytes: &[u8]) -> Vec<u8> {
     all
 }
 
-pub fn holds(haystack: &[u8], needle: &[u8]) -> bool {
+pub(crate) fn holds(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 /// The binary with the most verbose logging, down to HTTP/2 frames.
-pub fn loud() -> Command {
+pub(crate) fn loud() -> Command {
     let mut loudly = Command::new("sh");
     let levels = "trace,bursar=trace,h2=trace,hyper=trace,rustls=trace,sled=debug";
     loudly.args([

@@ -15,10 +15,10 @@ use crate::support::lab::Lab;
 use crate::support::seller;
 
 const CENT: u128 = 10_000;
-pub const FUNDS: u128 = 1_000_000;
+pub(crate) const FUNDS: u128 = 1_000_000;
 
 /// One cent went to the seller, once, and the ledger names the transaction that moved it.
-pub fn assert_one_cent_moved(buyer: &Buyer, lab: &Lab) -> Value {
+pub(crate) fn assert_one_cent_moved(buyer: &Buyer, lab: &Lab) -> Value {
     let payments = buyer.bursar.payments();
     assert_eq!(payments.len(), 1, "{payments:?}");
     let tx = payments[0]["tx"].as_str().unwrap_or_else(|| panic!("{payments:?}"));

@@ -60,7 +60,7 @@ impl Chain {
 }
 
 /// A payment by authorization on Base's test net.
-pub fn facts(buyer: &Buyer, payment: &Value) -> Facts {
+pub(crate) fn facts(buyer: &Buyer, payment: &Value) -> Facts {
     let text = |name: &str| payment[name].as_str().unwrap_or_else(|| panic!("{name}: {payment}"));
     let second = |name: &str| {
         let at: jiff::Timestamp = text(name).parse().unwrap();

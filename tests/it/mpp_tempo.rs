@@ -45,7 +45,7 @@ fn moved(lab: &Lab, payment: &Value) -> Transfer {
     }
 }
 
-pub fn seconds(time: &Value) -> i64 {
+pub(crate) fn seconds(time: &Value) -> i64 {
     time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second()
 }
 

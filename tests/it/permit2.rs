@@ -11,22 +11,22 @@ use crate::support::lab::Lab;
 use crate::support::node::{Mood, Node};
 use crate::support::seller::decoded;
 
-pub const PERMIT2: &str = "0x000000000022D473030F116dDEE9F6B43aC78BA3";
-pub const RAILS: &str = "rails = [\"mpp.evm\", \"x402\", \"x402.permit2\", \"x402.upto\"]\n";
+pub(crate) const PERMIT2: &str = "0x000000000022D473030F116dDEE9F6B43aC78BA3";
+pub(crate) const RAILS: &str = "rails = [\"mpp.evm\", \"x402\", \"x402.permit2\", \"x402.upto\"]\n";
 
-pub fn limits() -> String {
+pub(crate) fn limits() -> String {
     format!("{RAILS}{LIMITS}")
 }
 
 /// The wallet's allowance for Permit2.
-pub fn allowance(lab: &Lab, wallet: &str) -> u128 {
+pub(crate) fn allowance(lab: &Lab, wallet: &str) -> u128 {
     let data = format!("0xdd62ed3e{}{}", &word(wallet)[2..], &word(PERMIT2)[2..]);
     let allowed = rpc(lab, "eth_call", json!([{ "to": lab.token, "data": data }, "latest"]));
     u128::from_str_radix(allowed.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
 }
 
 /// As the owner would set it, with another program.
-pub fn approve(lab: &Lab, wallet: &str, atoms: u128) {
+pub(crate) fn approve(lab: &Lab, wallet: &str, atoms: u128) {
     rpc(lab, "anvil_impersonateAccount", json!([wallet]));
     rpc(lab, "anvil_setBalance", json!([wallet, "0xde0b6b3a7640000"]));
     send(
@@ -55,7 +55,7 @@ fn cashed(lab: &Lab, payment: &Value) -> Value {
     found.remove(0).clone()
 }
 
-pub fn details(why: &str) -> String {
+pub(crate) fn details(why: &str) -> String {
     format!("bursar; details=\"{why}\"")
 }
 

@@ -16,13 +16,13 @@ use crate::support::stripe::{AGENT_KEY, FakeStripe, Mishap, PROFILE, receipt, se
 
 const CREATE: &str = "POST /v1/shared_payment/issued_tokens";
 const REVOKE: &str = "POST /v1/shared_payment/issued_tokens/*/revoke";
-pub const LIMITS: &str = "timezone = \"UTC\"\n[agents.research]\nper_transaction = \"5.00\"\nday = \"100.00\"\n";
+pub(crate) const LIMITS: &str = "timezone = \"UTC\"\n[agents.research]\nper_transaction = \"5.00\"\nday = \"100.00\"\n";
 
-pub fn home(fake: &FakeStripe, origin: &Origin) -> Home {
+pub(crate) fn home(fake: &FakeStripe, origin: &Origin) -> Home {
     prepared(setup().config(&fake.config()).limits(LIMITS), origin)
 }
 
-pub fn prepared(setup: Setup, origin: &Origin) -> Home {
+pub(crate) fn prepared(setup: Setup, origin: &Origin) -> Home {
     let home = setup.trust(&origin.ca_pem).home();
     let key = home.path().join("stripe.key");
     std::fs::write(&key, AGENT_KEY).unwrap();
@@ -30,7 +30,7 @@ pub fn prepared(setup: Setup, origin: &Origin) -> Home {
     home
 }
 
-pub async fn get(bursar: &Bursar, origin: &Origin, path: &str) -> Page {
+pub(crate) async fn get(bursar: &Bursar, origin: &Origin, path: &str) -> Page {
     Agent::of(bursar).get(origin.address, path).await
 }
 

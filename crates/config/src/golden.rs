@@ -4,7 +4,7 @@
 use super::limits;
 
 #[track_caller]
-pub fn limits_says(text: &str, message: &str) {
+pub(crate) fn limits_says(text: &str, message: &str) {
     let error = limits::parse("limits.toml", text).err().expect("a mistake");
     assert_eq!(error.to_string(), message.trim_matches('\n'));
 }

@@ -62,7 +62,7 @@ pub enum CheckpointError {
 }
 
 /// The log's key and what it has signed so far.
-pub struct Checkpoints {
+pub(crate) struct Checkpoints {
     audit: PathBuf,
     signer: Signer,
     /// Verified, the smaller one first. After a clean stop both files hold the same checkpoint.
@@ -75,7 +75,7 @@ pub struct Checkpoints {
 
 impl Checkpoints {
     /// Reads the key and the newest checkpoint of each file, and verifies them. Changes nothing.
-    pub fn read(dir: &Path) -> Result<Self, CheckpointError> {
+    pub(crate) fn read(dir: &Path) -> Result<Self, CheckpointError> {
         let signer = read_key(&dir.join("log.key"))?;
         let audit = dir.join("audit");
         let (logged, log_len) = newest_record(&audit.join("checkpoints.log"), &signer)?;
@@ -106,17 +106,17 @@ impl Checkpoints {
     }
 
     /// What was signed before this start.
-    pub fn found(&self) -> &[Checkpoint] {
+    pub(crate) fn found(&self) -> &[Checkpoint] {
         &self.found
     }
 
-    pub fn last(&self) -> Option<Checkpoint> {
+    pub(crate) fn last(&self) -> Option<Checkpoint> {
         self.last
     }
 
     /// Signs the tree, whose entries must be synced. The log is written before the newest checkpoint, so a kill in
     /// between leaves the log ahead.
-    pub fn sign(&mut self, tree: &Tree) -> Result<(), CheckpointError> {
+    pub(crate) fn sign(&mut self, tree: &Tree) -> Result<(), CheckpointError> {
         let (size, root) = (tree.size(), tree.root());
         if let Some(last) = self.last {
             // A tree only grows, so this cannot happen. But two roots for one size, both signed by us, would be proof

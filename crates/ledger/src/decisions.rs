@@ -35,7 +35,7 @@ pub struct Usage {
     pub open: u128,
 }
 
-pub trait Decisions {
+pub(crate) trait Decisions {
     fn book(&self) -> &Book;
 
     fn time(&self) -> &Timekeeper;
@@ -330,7 +330,7 @@ fn nearly_spent(charges: &[Charge], totals: &[u128]) -> Vec<Alarm> {
     alarms
 }
 
-pub fn seconds(span: SignedDuration) -> u64 {
+pub(crate) fn seconds(span: SignedDuration) -> u64 {
     u64::try_from(span.as_secs()).unwrap_or(0)
 }
 
@@ -436,7 +436,7 @@ fn approval_body(step: ApprovalStep) -> Body {
     }
 }
 
-pub fn refused(refusal: RefusalRecord, count: u64) -> Body {
+pub(crate) fn refused(refusal: RefusalRecord, count: u64) -> Body {
     let RefusalRecord {
         agent,
         group,
@@ -457,7 +457,7 @@ pub fn refused(refusal: RefusalRecord, count: u64) -> Body {
     })
 }
 
-pub fn event_body(event: Event) -> Body {
+pub(crate) fn event_body(event: Event) -> Body {
     match event {
         Event::PolicyLoaded {
             generation,

@@ -44,7 +44,7 @@ const GATHER: Duration = Duration::from_millis(50);
 
 /// The most entries in one sled batch. sled holds on to every page that a batch has changed until the batch is over:
 /// with thousands of entries in one, that is gigabytes.
-pub const BATCH_ENTRIES: usize = 512;
+pub(crate) const BATCH_ENTRIES: usize = 512;
 
 /// Changed whenever keys or values change; an index with another number is rebuilt.
 const FORMAT: u8 = 5;
@@ -76,7 +76,7 @@ struct Mark {
 }
 
 /// Changes of one batch, in order, and the state of the chain after them.
-pub struct Applied {
+pub(crate) struct Applied {
     pub effects: Vec<Effect>,
     pub chain: Chain,
     /// The book's latest time after them.
@@ -88,12 +88,12 @@ pub struct Applied {
 }
 
 /// What the writer sends. Only look-ups wait for an answer.
-pub enum Feed {
+pub(crate) enum Feed {
     Applied(Applied),
     Find(PaymentId, oneshot::Sender<Option<Payment>>),
 }
 
-pub struct Index {
+pub(crate) struct Index {
     /// The directory of the segments.
     audit: PathBuf,
     db: sled::Db,
@@ -106,7 +106,7 @@ pub struct Index {
 }
 
 /// What an index contained when it was opened.
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     pub chain: Chain,
     pub book: Book,
     /// The last signed position that it was informed of.
@@ -120,7 +120,7 @@ pub struct Snapshot {
 impl Index {
     /// Opens and reads the index in a thread of its own, because sled may panic on a damaged file or read as much as
     /// that file says. `Err` says what is wrong; nothing was changed then.
-    pub fn open(dir: &Path, audit: &Path) -> Result<(Self, Snapshot), String> {
+    pub(crate) fn open(dir: &Path, audit: &Path) -> Result<(Self, Snapshot), String> {
         let (dir, audit) = (dir.to_owned(), audit.to_owned());
         thread::Builder::new()
             .name("index-open".to_owned())
@@ -150,7 +150,7 @@ impl Index {
     }
 
     /// Applies changes in one batch, which sled applies as a whole or not at all.
-    pub fn apply(&mut self, batches: &[Applied]) -> Result<(), String> {
+    pub(crate) fn apply(&mut self, batches: &[Applied]) -> Result<(), String> {
         let Some(&Applied { chain, latest, .. }) = batches.last() else {
             return Ok(());
         };
@@ -181,7 +181,7 @@ impl Index {
 
     /// Like [`Index::apply`] during a replay of the whole journal: what is known only at the end is left to
     /// [`Index::complete`]. Until then the index has no mark, so it cannot be mistaken for a complete one.
-    pub fn fill(&mut self, effects: &[Effect]) -> Result<(), String> {
+    pub(crate) fn fill(&mut self, effects: &[Effect]) -> Result<(), String> {
         for effects in effects.chunks(BATCH_ENTRIES) {
             let mut batch = sled::Batch::default();
             Changes::of(effects.iter()).write_places(&mut batch, |rid| self.places(rid))?;
@@ -193,7 +193,7 @@ impl Index {
 
     /// Finishes what [`Index::fill`] began: writes the whole content of the book, then the mark. `last` must already be
     /// in the book.
-    pub fn complete(&mut self, book: &Book, last: &Applied) -> Result<(), String> {
+    pub(crate) fn complete(&mut self, book: &Book, last: &Applied) -> Result<(), String> {
         self.fill(&last.effects)?;
         let mut rows = changes::rows(book);
         loop {
@@ -231,14 +231,14 @@ impl Index {
     }
 
     /// Makes what was applied durable.
-    pub fn checkpoint(&mut self) -> Result<(), String> {
+    pub(crate) fn checkpoint(&mut self) -> Result<(), String> {
         (self.unsaved, self.saved_at) = (0, Instant::now());
         caught(|| self.db.flush().map(|_| ()).map_err(|error| error.to_string()))?;
         self.file.sync_data().map_err(|error| error.to_string())
     }
 
     /// A payment in any state, from its entries in the journal.
-    pub fn find(&self, rid: &PaymentId) -> Result<Option<Payment>, String> {
+    pub(crate) fn find(&self, rid: &PaymentId) -> Result<Option<Payment>, String> {
         let places = self.places(rid)?;
         if places.is_empty() {
             return Ok(None);
@@ -272,7 +272,7 @@ impl Index {
 
     /// Follows the writer until it hangs up. To get a look-up or the end without delay, unpark this thread. An index
     /// that fails is left as it is: the next start rebuilds or replays it.
-    pub fn follow(mut self, feed: &Receiver<Feed>) {
+    pub(crate) fn follow(mut self, feed: &Receiver<Feed>) {
         if let Err(error) = self.follow_until_closed(feed).and_then(|()| self.checkpoint()) {
             tracing::warn!(%error, "the ledger's index stopped; payments go on, and the next start repairs it");
         }

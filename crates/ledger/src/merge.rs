@@ -25,7 +25,7 @@ pub struct Head<'a> {
 
 /// Appends one object. `body` must be a struct whose members are declared in ascending order and have plain ASCII
 /// names.
-pub fn write(head: &Head<'_>, body: &impl Serialize, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+pub(crate) fn write(head: &Head<'_>, body: &impl Serialize, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
     let start = out.len();
     let merge = Merge {
         head,

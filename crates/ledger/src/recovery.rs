@@ -52,7 +52,7 @@ pub enum OpenError {
 }
 
 /// Everything that the writer needs, consistent and durable.
-pub struct Opening {
+pub(crate) struct Opening {
     /// Held as long as the writer lives.
     pub _lock: File,
     pub journal: Journal,
@@ -67,7 +67,7 @@ pub struct Opening {
 
 /// Creates the folders that are missing in the directory, and keeps other processes out for as long as the file is
 /// held.
-pub fn take(dir: &Path) -> Result<File, OpenError> {
+pub(crate) fn take(dir: &Path) -> Result<File, OpenError> {
     let audit = dir.join("audit");
     for path in [dir, &audit, &dir.join("private")] {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -83,7 +83,7 @@ pub fn take(dir: &Path) -> Result<File, OpenError> {
     Ok(lock)
 }
 
-pub fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
+pub(crate) fn open(dir: &Path, options: &mut Options) -> Result<Opening, OpenError> {
     let lock = take(dir)?;
     let audit = dir.join("audit");
     let checkpoints = Checkpoints::read(dir)?;
@@ -252,7 +252,7 @@ fn read(dir: &Path, now: Timestamp, checkpoints: &Checkpoints) -> Result<Reading
 /// The log of a shared ledger's node: read completely, and checked against what was signed. It may be shorter than
 /// that, because missing entries are fetched from the database.
 #[cfg(feature = "postgres")]
-pub fn read_log(
+pub(crate) fn read_log(
     dir: &Path,
     checkpoints: &Checkpoints,
     visit: &mut dyn FnMut(&Line<'_>),

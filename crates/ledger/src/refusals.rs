@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::model::RefusalRecord;
 
 /// Equal refusals within this time after an entry wait and become one entry.
-pub const FOLD: Duration = Duration::from_secs(10);
+pub(crate) const FOLD: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub struct Refusals {

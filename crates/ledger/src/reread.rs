@@ -24,14 +24,14 @@ const STRETCH: usize = 1 << 20;
 const REST: u32 = 3;
 
 /// The thread that rereads. Dropping this stops it.
-pub struct Rereading {
+pub(crate) struct Rereading {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Rereading {
     /// `damaged` receives what is wrong, and where.
-    pub fn start(
+    pub(crate) fn start(
         audit: PathBuf,
         until: Position,
         signed: Vec<Checkpoint>,

@@ -89,24 +89,24 @@ impl Position {
 }
 
 /// Grows the tree along a scan, and compares it with what was signed.
-pub struct Follower {
+pub(crate) struct Follower {
     pub tree: Tree,
     signed: Vec<Checkpoint>,
 }
 
 impl Follower {
-    pub fn new(tree: Tree, signed: &[Checkpoint]) -> Self {
+    pub(crate) fn new(tree: Tree, signed: &[Checkpoint]) -> Self {
         Self {
             tree,
             signed: signed.to_vec(),
         }
     }
 
-    pub fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
+    pub(crate) fn visit(&mut self, line: &Line<'_>) -> Result<(), String> {
         self.append(line.leaf)
     }
 
-    pub fn append(&mut self, leaf: Digest) -> Result<(), String> {
+    pub(crate) fn append(&mut self, leaf: Digest) -> Result<(), String> {
         self.tree.append(leaf);
         let size = self.tree.size();
         let mut here = self.signed.iter().filter(|signed| signed.size == size);

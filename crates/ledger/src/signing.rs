@@ -45,7 +45,7 @@ impl Default for CheckpointInterval {
 }
 
 /// The writer's end.
-pub struct Signing {
+pub(crate) struct Signing {
     desk: Arc<SigningShared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -76,7 +76,7 @@ enum Stop {
 
 impl Signing {
     /// `synced` is signed at once, unless it already is.
-    pub fn start(checkpoints: Checkpoints, rhythm: CheckpointInterval, synced: Position) -> io::Result<Self> {
+    pub(crate) fn start(checkpoints: Checkpoints, rhythm: CheckpointInterval, synced: Position) -> io::Result<Self> {
         let desk = Arc::new(SigningShared {
             papers: Mutex::new(SigningState {
                 signed: checkpoints.last().map_or(0, |last| last.size),
@@ -101,7 +101,7 @@ impl Signing {
     }
 
     /// The journal is on disk up to here.
-    pub fn synced(&self, position: Position, rhythm: CheckpointInterval) {
+    pub(crate) fn synced(&self, position: Position, rhythm: CheckpointInterval) {
         let mut papers = self.desk.papers();
         let before = papers.synced.size().saturating_sub(papers.signed);
         let after = position.size().saturating_sub(papers.signed);
@@ -114,12 +114,12 @@ impl Signing {
     }
 
     /// How far it is signed, if that has changed since the last call.
-    pub fn news(&self) -> Option<Position> {
+    pub(crate) fn news(&self) -> Option<Position> {
         self.desk.papers().news.take()
     }
 
     /// Signs the rest and ends.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.stop(Stop::Signed);
     }
 

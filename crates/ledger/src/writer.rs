@@ -30,14 +30,14 @@ use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
 use bursar_core::payment_id::PaymentId;
 use decide::Space;
-pub use ops::{Delivery, Found, Op, Shared};
+pub(crate) use ops::{Delivery, Found, Op, Shared};
 use ops::{DurableAnswer, Reply};
 
 /// Limits of one batch: operations, and bytes of entries.
 const BATCH_OPS: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 
-pub struct Writer {
+pub(crate) struct Writer {
     opening: Opening,
     private: Private,
     time: Arc<Timekeeper>,
@@ -64,7 +64,7 @@ enum Next {
 }
 
 impl Writer {
-    pub fn new(
+    pub(crate) fn new(
         mut opening: Opening,
         dir: PathBuf,
         options: Options,
@@ -105,7 +105,7 @@ impl Writer {
     }
 
     /// Runs until it is closed or every handle is gone.
-    pub fn run(mut self, mut ops: mpsc::Receiver<Op>) {
+    pub(crate) fn run(mut self, mut ops: mpsc::Receiver<Op>) {
         // Only for waiting with a deadline, while refusals are being folded.
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().ok();
         loop {

@@ -11,12 +11,12 @@ use bursar_home::{self as home, HomeError, Readers};
 
 /// The last block that was searched, and its time in Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Searched {
+pub(crate) struct Searched {
     pub block: u64,
     pub time: u64,
 }
 
-pub struct Cursors {
+pub(crate) struct Cursors {
     path: PathBuf,
     all: Vec<Cursor>,
 }
@@ -31,7 +31,7 @@ struct Cursor {
 
 impl Cursors {
     /// A file that is missing or cannot be parsed counts as empty.
-    pub fn load(path: PathBuf) -> Self {
+    pub(crate) fn load(path: PathBuf) -> Self {
         let text = home::read_secret(&path).ok();
         let all = text
             .and_then(|text| serde_json::from_str(&text).ok())
@@ -39,12 +39,12 @@ impl Cursors {
         Self { path, all }
     }
 
-    pub fn of(&self, network: Network, wallet: Address) -> Option<Searched> {
+    pub(crate) fn of(&self, network: Network, wallet: Address) -> Option<Searched> {
         self.named(&network.to_string(), wallet)
     }
 
     /// Like [`Cursors::of`], by the network's CAIP-2 name.
-    pub fn named(&self, network: &str, wallet: Address) -> Option<Searched> {
+    pub(crate) fn named(&self, network: &str, wallet: Address) -> Option<Searched> {
         let cursor = self
             .all
             .iter()
@@ -56,7 +56,7 @@ impl Cursors {
     }
 
     /// Moves a cursor forward, never back.
-    pub fn advance(&mut self, network: Network, wallet: Address, to: Searched) -> Result<(), HomeError> {
+    pub(crate) fn advance(&mut self, network: Network, wallet: Address, to: Searched) -> Result<(), HomeError> {
         if self
             .of(network, wallet)
             .is_some_and(|searched| searched.block >= to.block)

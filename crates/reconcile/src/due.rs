@@ -12,7 +12,7 @@ const LONGEST_WAIT_S: u64 = 600;
 const SELDOM_S: u64 = 3600;
 
 #[derive(Default)]
-pub struct Due {
+pub(crate) struct Due {
     asks: BTreeMap<PaymentId, Ask>,
     /// How far final blocks lag behind our clock: a new payment cannot be proven earlier.
     lag: u64,
@@ -27,7 +27,7 @@ struct Ask {
 
 /// When a payment is worth asking about again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// Nothing can be known before that second.
     At(u64),
     /// The evidence was not enough for a verdict.
@@ -41,7 +41,7 @@ pub enum Next {
 impl Due {
     /// The payments to ask about now, earliest first, at most one batch. Payments that are no longer waiting are
     /// dropped.
-    pub fn batch(&mut self, waiting: &[PaymentId], now: u64) -> Vec<PaymentId> {
+    pub(crate) fn batch(&mut self, waiting: &[PaymentId], now: u64) -> Vec<PaymentId> {
         let mut asks = BTreeMap::new();
         for rid in waiting {
             let made_at = rid.made_at().and_then(|at| u64::try_from(at.as_second()).ok());
@@ -64,7 +64,7 @@ impl Due {
     }
 
     /// Schedules the next time, after an attempt.
-    pub fn again(&mut self, rid: PaymentId, next: Next, now: u64) {
+    pub(crate) fn again(&mut self, rid: PaymentId, next: Next, now: u64) {
         let Some(ask) = self.asks.get_mut(&rid) else { return };
         *ask = match next {
             Next::At(at) if at <= now.saturating_add(wait(ask.looks)) => Ask {
@@ -85,7 +85,7 @@ impl Due {
     }
 
     /// Sets the lag that the heads of the last pass have shown.
-    pub fn set_lag(&mut self, seconds: u64) {
+    pub(crate) fn set_lag(&mut self, seconds: u64) {
         self.lag = seconds.min(LONGEST_WAIT_S);
     }
 }

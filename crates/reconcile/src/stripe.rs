@@ -18,7 +18,7 @@ use bursar_rails::stripe::TokenId;
 type StripeLine = Result<PaymentLine, NoStatus>;
 
 /// Whether a payment was made through Stripe.
-pub fn is_stripe(payment: &Payment) -> bool {
+pub(crate) fn is_stripe(payment: &Payment) -> bool {
     matches!(Asset::parse(&payment.reserved.asset), Some(Asset::Fiat(..)))
 }
 

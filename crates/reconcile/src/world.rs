@@ -19,15 +19,15 @@ use bursar_rails::outstanding::Outstanding;
 use bursar_rails::rpc::fake::chain::{Chain, cashing};
 use bursar_rails::rpc::fake::{Fake, tls};
 
-pub const NETWORK: Network = Network::Eip155(84_532);
-pub const BEGAN: u64 = 1_795_161_600;
-pub const VALID_S: u64 = 300;
-pub const WALLET: Address = Address::repeat_byte(0x11);
-pub const PAYEE: Address = Address::repeat_byte(0x22);
-pub const CENT: u64 = 10_000;
+pub(crate) const NETWORK: Network = Network::Eip155(84_532);
+pub(crate) const BEGAN: u64 = 1_795_161_600;
+pub(crate) const VALID_S: u64 = 300;
+pub(crate) const WALLET: Address = Address::repeat_byte(0x11);
+pub(crate) const PAYEE: Address = Address::repeat_byte(0x22);
+pub(crate) const CENT: u64 = 10_000;
 
 /// A ledger, a node whose final block lags ten seconds behind, and a clock that only the test moves.
-pub struct World {
+pub(crate) struct World {
     pub reconciler: Arc<Reconciler>,
     pub clock: Arc<ManualClock>,
     pub chain: Arc<Mutex<Chain>>,
@@ -39,21 +39,21 @@ pub struct World {
     _dir: tempfile::TempDir,
 }
 
-pub fn asset() -> &'static Token {
+pub(crate) fn asset() -> &'static Token {
     assets::tokens_of(NETWORK).next().unwrap()
 }
 
-pub fn time(second: u64) -> Timestamp {
+pub(crate) fn time(second: u64) -> Timestamp {
     Timestamp::from_second(second as i64).unwrap()
 }
 
 /// A world with a ledger in memory.
-pub async fn world() -> World {
+pub(crate) async fn world() -> World {
     world_with(|clock, _| Arc::new(Memory::new(clock, Arc::new(|_| {})))).await
 }
 
 /// A world with a journal on disk.
-pub async fn world_on_disk() -> World {
+pub(crate) async fn world_on_disk() -> World {
     world_with(|clock, dir| {
         let options = Options {
             min_free_bytes: 0,
@@ -108,17 +108,17 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
 
 impl World {
     /// Sets the time, here and on the chain, to this many seconds after the beginning.
-    pub fn at(&self, seconds: u64) {
+    pub(crate) fn at(&self, seconds: u64) {
         self.clock.set(time(BEGAN + seconds));
         let mut chain = self.chain.lock().unwrap();
         (chain.newest, chain.finalized) = ((10_000 + seconds) / 2, (9_990 + seconds) / 2);
     }
 
-    pub fn ledger(&self) -> &dyn Ledger {
+    pub(crate) fn ledger(&self) -> &dyn Ledger {
         &*self.reconciler.ledger
     }
 
-    pub async fn armed(&self, n: u8) -> PaymentId {
+    pub(crate) async fn armed(&self, n: u8) -> PaymentId {
         let now = self.clock.now();
         let hold = Hold {
             rid: PaymentId::new(now, [n; 10]),
@@ -163,7 +163,7 @@ impl World {
         self.ledger().reserve(Reserve { hold, arm }).await.unwrap().rid()
     }
 
-    pub async fn unknown(&self, n: u8) -> PaymentId {
+    pub(crate) async fn unknown(&self, n: u8) -> PaymentId {
         let rid = self.armed(n).await;
         let outcome = Outcome::Unknown {
             why: "answer-lost",
@@ -173,7 +173,7 @@ impl World {
         rid
     }
 
-    pub async fn settled(&self, n: u8) -> PaymentId {
+    pub(crate) async fn settled(&self, n: u8) -> PaymentId {
         let rid = self.armed(n).await;
         let (by, tx) = (Source::Merchant, Some(B256::repeat_byte(n).to_string()));
         self.ledger().finish(rid, Outcome::Settled { by, tx }).await.unwrap();
@@ -181,18 +181,18 @@ impl World {
     }
 
     /// The seller cashes payment `n`.
-    pub fn cash(&self, n: u8, at: u64) {
+    pub(crate) fn cash(&self, n: u8, at: u64) {
         let mut chain = self.chain.lock().unwrap();
         let events = cashing(WALLET, B256::repeat_byte(n), PAYEE, CENT);
         chain.mine((10_000 + at) / 2, B256::repeat_byte(n), asset().address, &events);
     }
 
-    pub async fn stands(&self, rid: PaymentId) -> (State, Option<Source>) {
+    pub(crate) async fn stands(&self, rid: PaymentId) -> (State, Option<Source>) {
         let payment = self.ledger().get(rid).await.unwrap().unwrap();
         (payment.state, payment.by)
     }
 
-    pub async fn counted(&self) -> u128 {
+    pub(crate) async fn counted(&self) -> u128 {
         let usage = self.ledger().usage(&["agent:research"]).await.unwrap();
         usage.iter().map(|row| row.settled + row.open).sum()
     }

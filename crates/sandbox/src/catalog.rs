@@ -15,11 +15,11 @@ use bursar_core::money::{Atoms, MicroUsd};
 /// How long an authorization may be valid, in seconds: the value that most sellers use.
 const MAX_TIMEOUT_SECONDS: u64 = 60;
 /// The only extension that is offered (x402 §8).
-pub const PAYMENT_IDENTIFIER: &str = "payment-identifier";
+pub(crate) const PAYMENT_IDENTIFIER: &str = "payment-identifier";
 
 /// The x402 version over which an article is sold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// Challenge in the body, `X-PAYMENT`, networks by name.
     V1,
     /// Challenge in `PAYMENT-REQUIRED`, `PAYMENT-SIGNATURE`, networks by CAIP-2.
@@ -27,7 +27,7 @@ pub enum Version {
 }
 
 impl Version {
-    pub const fn number(self) -> u64 {
+    pub(crate) const fn number(self) -> u64 {
         match self {
             Self::V1 => 1,
             Self::V2 => 2,
@@ -35,7 +35,7 @@ impl Version {
     }
 
     /// How this version names Base Sepolia.
-    pub const fn network(self) -> &'static str {
+    pub(crate) const fn network(self) -> &'static str {
         match self {
             Self::V1 => "base-sepolia",
             Self::V2 => "eip155:84532",
@@ -43,7 +43,7 @@ impl Version {
     }
 
     /// The request header that carries the payment, in lower case.
-    pub const fn payment_header(self) -> &'static str {
+    pub(crate) const fn payment_header(self) -> &'static str {
         match self {
             Self::V1 => "x-payment",
             Self::V2 => "payment-signature",
@@ -51,7 +51,7 @@ impl Version {
     }
 
     /// The response header that carries the receipt, in lower case.
-    pub const fn receipt_header(self) -> &'static str {
+    pub(crate) const fn receipt_header(self) -> &'static str {
         match self {
             Self::V1 => "x-payment-response",
             Self::V2 => "payment-response",
@@ -59,7 +59,7 @@ impl Version {
     }
 
     /// The error text of a challenge to a request without a payment, as the reference servers write it.
-    pub const fn nothing_paid(self) -> &'static str {
+    pub(crate) const fn nothing_paid(self) -> &'static str {
         match self {
             Self::V1 => "X-PAYMENT header is required",
             Self::V2 => "Payment required",
@@ -69,7 +69,7 @@ impl Version {
 
 /// What an article costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Price {
+pub(crate) enum Price {
     Free,
     /// Over x402.
     Paid {
@@ -89,7 +89,7 @@ pub enum Price {
 
 /// What is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Good {
+pub(crate) enum Good {
     Notice,
     Quote,
     Report,
@@ -101,7 +101,7 @@ pub enum Good {
 }
 
 /// One line of the price list.
-pub struct Article {
+pub(crate) struct Article {
     pub method: Method,
     pub path: &'static str,
     pub price: Price,
@@ -120,7 +120,7 @@ const fn paid(version: Version, atoms: u128) -> Price {
 }
 
 /// The price list.
-pub static ARTICLES: [Article; 10] = [
+pub(crate) static ARTICLES: [Article; 10] = [
     Article {
         method: Method::GET,
         path: "/free",
@@ -218,7 +218,7 @@ pub static ARTICLES: [Article; 10] = [
 
 impl Article {
     /// The advertised payment requirement, which a v2 payer has to echo.
-    pub fn requirement(&self, version: Version, atoms: Atoms, pay_to: Address) -> Value {
+    pub(crate) fn requirement(&self, version: Version, atoms: Atoms, pay_to: Address) -> Value {
         let mut requirement = json!({
             "scheme": "exact",
             "network": version.network(),
@@ -236,12 +236,12 @@ impl Article {
     }
 
     /// The v2 `resource` object for this article at `url`.
-    pub fn resource(&self, url: &str) -> Value {
+    pub(crate) fn resource(&self, url: &str) -> Value {
         json!({ "url": url, "description": self.description, "mimeType": self.mime_type })
     }
 
     /// The v2 `extensions` object, if an extension is offered.
-    pub fn extensions(&self) -> Option<Value> {
+    pub(crate) fn extensions(&self) -> Option<Value> {
         self.takes_identifier.then(|| {
             json!({ PAYMENT_IDENTIFIER: {
                 "info": { "required": false },
@@ -262,7 +262,7 @@ impl Article {
     }
 
     /// The complete challenge: v1 sends it in the body, v2 in a header.
-    pub fn challenge(&self, version: Version, atoms: Atoms, pay_to: Address, url: &str, error: &str) -> Value {
+    pub(crate) fn challenge(&self, version: Version, atoms: Atoms, pay_to: Address, url: &str, error: &str) -> Value {
         let mut requirement = self.requirement(version, atoms, pay_to);
         match version {
             Version::V1 => {
@@ -288,7 +288,7 @@ impl Article {
 }
 
 /// The price list as plain text, for `GET /`.
-pub fn index() -> String {
+pub(crate) fn index() -> String {
     let mut text = String::from(
         "bursar sandbox: a seller for trying out payments.\n\
          x402 prices are in sandbox USDC, a token in this process's memory. MPP prices are in US dollars, charged at\n\

@@ -17,7 +17,7 @@ use super::catalog::Good;
 
 /// The response body.
 #[derive(Clone)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     Whole(Bytes),
     /// Server-sent events, each in its own frame.
     Events(Vec<Bytes>),
@@ -25,13 +25,13 @@ pub enum Delivery {
 
 /// An error in the buyer's order; no payment is settled for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum OrderError {
+pub(crate) enum OrderError {
     #[error("the body must be JSON with a member \"text\" of 1 to 2000 characters, not all blank")]
     NothingToTranslate,
 }
 
 /// Makes the ordered good. `serial` counts the deliveries of this sandbox.
-pub fn deliver(good: Good, serial: u64, now: Timestamp, body: &[u8]) -> Result<Delivery, OrderError> {
+pub(crate) fn deliver(good: Good, serial: u64, now: Timestamp, body: &[u8]) -> Result<Delivery, OrderError> {
     let mut figures = Figures::new(good, serial, now);
     let whole = match good {
         Good::Notice => json_bytes(json!({
@@ -205,14 +205,14 @@ impl Figures {
 }
 
 /// A body that sends its events one by one: the first at once, each further one after a pause.
-pub struct Events {
+pub(crate) struct Events {
     left: std::vec::IntoIter<Bytes>,
     pause: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl Events {
-    pub fn new(events: Vec<Bytes>, pause: Duration) -> Self {
+    pub(crate) fn new(events: Vec<Bytes>, pause: Duration) -> Self {
         Self {
             left: events.into_iter(),
             pause,

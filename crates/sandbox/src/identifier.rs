@@ -11,10 +11,10 @@ const CAPACITY: usize = 1024;
 
 /// Identifies the payment behind an identifier: a hash of the payment header, method and URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint(B256);
+pub(crate) struct Fingerprint(B256);
 
 impl Fingerprint {
-    pub fn of(payment_header: &[u8], method: &str, url: &str) -> Self {
+    pub(crate) fn of(payment_header: &[u8], method: &str, url: &str) -> Self {
         let target = format!("{method} {url}\n");
         Self(keccak256([target.as_bytes(), payment_header].concat()))
     }
@@ -22,7 +22,7 @@ impl Fingerprint {
 
 /// What is known about an identifier.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Recall<A> {
+pub(crate) enum Recall<A> {
     New,
     /// The same payment got this response before.
     Answered(A),
@@ -31,20 +31,20 @@ pub enum Recall<A> {
 }
 
 /// Responses by identifier.
-pub struct Answers<A> {
+pub(crate) struct Answers<A> {
     kept: HashMap<String, (Fingerprint, A)>,
     order: VecDeque<String>,
 }
 
 impl<A: Clone> Answers<A> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             kept: HashMap::new(),
             order: VecDeque::new(),
         }
     }
 
-    pub fn recall(&self, identifier: &str, fingerprint: Fingerprint) -> Recall<A> {
+    pub(crate) fn recall(&self, identifier: &str, fingerprint: Fingerprint) -> Recall<A> {
         match self.kept.get(identifier) {
             None => Recall::New,
             Some((known, answer)) if *known == fingerprint => Recall::Answered(answer.clone()),
@@ -52,7 +52,7 @@ impl<A: Clone> Answers<A> {
         }
     }
 
-    pub fn keep(&mut self, identifier: String, fingerprint: Fingerprint, answer: A) {
+    pub(crate) fn keep(&mut self, identifier: String, fingerprint: Fingerprint, answer: A) {
         if self.order.len() == CAPACITY
             && let Some(oldest) = self.order.pop_front()
         {

@@ -15,7 +15,7 @@ sol! {
 }
 
 /// The filter of an `eth_getLogs` call.
-pub struct Filter {
+pub(crate) struct Filter {
     pub first: u64,
     pub last: u64,
     contracts: Option<Vec<Address>>,
@@ -33,7 +33,7 @@ struct Log {
 impl Filter {
     /// Reads `address` and `topics` of the filter object; the caller reads the blocks. `None` if the object is
     /// malformed.
-    pub fn read(filter: &Value, first: u64, last: u64) -> Option<Self> {
+    pub(crate) fn read(filter: &Value, first: u64, last: u64) -> Option<Self> {
         let topics = match &filter["topics"] {
             Value::Null => Vec::new(),
             Value::Array(places) if places.len() <= MAX_TOPICS => places.iter().map(any_of).collect::<Option<_>>()?,
@@ -68,7 +68,7 @@ fn any_of<T: std::str::FromStr>(wanted: &Value) -> Option<Option<Vec<T>>> {
     })
 }
 
-pub fn matching(token: &Token, filter: &Filter) -> Value {
+pub(crate) fn matching(token: &Token, filter: &Filter) -> Value {
     all(token)
         .iter()
         .filter(|log| filter.fits(log))
@@ -77,7 +77,7 @@ pub fn matching(token: &Token, filter: &Filter) -> Value {
 }
 
 /// `null` for an unknown transaction.
-pub fn receipt(token: &Token, transaction: TxHash, block_hash: fn(u64) -> B256) -> Value {
+pub(crate) fn receipt(token: &Token, transaction: TxHash, block_hash: fn(u64) -> B256) -> Value {
     let logs = all(token);
     let logs: Vec<&Log> = logs.iter().filter(|log| log.transaction == transaction).collect();
     let Some(first) = logs.first() else { return Value::Null };

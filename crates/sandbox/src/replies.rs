@@ -18,14 +18,14 @@ use super::token::TokenError;
 use super::verify::{Advertised, Refusal};
 
 /// The response header that carries a challenge of version 2.
-pub const PAYMENT_REQUIRED: &str = "payment-required";
+pub(crate) const PAYMENT_REQUIRED: &str = "payment-required";
 
 /// The body of every response.
-pub type Content = BoxBody<Bytes, Infallible>;
+pub(crate) type Content = BoxBody<Bytes, Infallible>;
 
 /// Why a request with a payment ended without a sale. No money moved.
 #[derive(Clone, Copy, Debug)]
-pub enum NoSale {
+pub(crate) enum NoSale {
     /// Rejected at verification.
     Refused(Refusal),
     /// Accepted, but the order cannot be filled.
@@ -36,7 +36,7 @@ pub enum NoSale {
     IdentifierTaken,
 }
 
-pub fn challenge(order: &Order<'_>, advertised: &Advertised, error: &str) -> Response<Content> {
+pub(crate) fn challenge(order: &Order<'_>, advertised: &Advertised, error: &str) -> Response<Content> {
     let Advertised {
         version,
         amount,
@@ -55,7 +55,7 @@ pub fn challenge(order: &Order<'_>, advertised: &Advertised, error: &str) -> Res
     }
 }
 
-pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> Response<Content> {
+pub(crate) fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> Response<Content> {
     let version = advertised.version;
     match no_sale {
         NoSale::Order(error) => complaint(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -94,7 +94,7 @@ pub fn decline(order: &Order<'_>, advertised: &Advertised, no_sale: NoSale) -> R
 }
 
 /// The JSON in base64, which is always a valid header value.
-pub fn header_value(value: &Value) -> HeaderValue {
+pub(crate) fn header_value(value: &Value) -> HeaderValue {
     HeaderValue::from_str(&STANDARD.encode(value.to_string())).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
@@ -106,11 +106,11 @@ fn unpaid(body: &Value) -> Response<Content> {
     response
 }
 
-pub fn complaint(status: StatusCode, error: &str) -> Response<Content> {
+pub(crate) fn complaint(status: StatusCode, error: &str) -> Response<Content> {
     content(status, "application/json", json!({ "error": error }).to_string().into())
 }
 
-pub fn content(status: StatusCode, mime_type: &'static str, body: Bytes) -> Response<Content> {
+pub(crate) fn content(status: StatusCode, mime_type: &'static str, body: Bytes) -> Response<Content> {
     let mut response = Response::new(whole(body));
     *response.status_mut() = status;
     response
@@ -119,7 +119,7 @@ pub fn content(status: StatusCode, mime_type: &'static str, body: Bytes) -> Resp
     response
 }
 
-pub fn whole(bytes: Bytes) -> Content {
+pub(crate) fn whole(bytes: Bytes) -> Content {
     Full::new(bytes).boxed()
 }
 

@@ -23,7 +23,7 @@ sol! {
 }
 
 /// Answers one request body: a call or a batch of calls.
-pub fn answer(token: &Token, now: Timestamp, body: &[u8]) -> Value {
+pub(crate) fn answer(token: &Token, now: Timestamp, body: &[u8]) -> Value {
     match serde_json::from_slice(body) {
         Err(_) => failure(&Value::Null, &RpcError::PARSE),
         Ok(Value::Array(calls)) if calls.is_empty() || calls.len() > MAX_BATCH => {

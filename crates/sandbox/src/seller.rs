@@ -32,7 +32,7 @@ use bursar_core::money::Atoms;
 const MAX_BODY: usize = 64 << 10;
 
 /// Everything a sale needs.
-pub struct Seller {
+pub(crate) struct Seller {
     token: TokenHandle,
     pay_to: Address,
     clock: SharedClock,
@@ -43,7 +43,7 @@ pub struct Seller {
 }
 
 /// One request for an article.
-pub struct Order<'a> {
+pub(crate) struct Order<'a> {
     pub article: &'static Article,
     pub head: &'a Parts,
     /// The requested URL, with the host as the client wrote it.
@@ -59,7 +59,13 @@ struct Sale {
 }
 
 impl Seller {
-    pub fn new(token: TokenHandle, pay_to: Address, till: Till, clock: SharedClock, event_pause: Duration) -> Self {
+    pub(crate) fn new(
+        token: TokenHandle,
+        pay_to: Address,
+        till: Till,
+        clock: SharedClock,
+        event_pause: Duration,
+    ) -> Self {
         Self {
             token,
             pay_to,
@@ -72,7 +78,7 @@ impl Seller {
     }
 
     /// Answers one request. The body is read to its end first, so that a 402 never cuts off an upload.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<Content>
+    pub(crate) async fn answer<B>(&self, request: Request<B>) -> Response<Content>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,

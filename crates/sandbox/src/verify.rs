@@ -21,7 +21,7 @@ use bursar_core::money::Atoms;
 const SETTLEMENT_MARGIN: u64 = 6;
 
 /// What the seller advertised for the article that is being paid for.
-pub struct Advertised {
+pub(crate) struct Advertised {
     pub version: Version,
     pub amount: Atoms,
     pub pay_to: Address,
@@ -32,7 +32,7 @@ pub struct Advertised {
 
 /// A payment whose envelope matches what was advertised.
 #[derive(Debug)]
-pub struct Presented {
+pub(crate) struct Presented {
     pub authorization: Authorization,
     pub signature: SignatureBytes,
     /// The payer's `payment-identifier`, if it was offered and used.
@@ -41,7 +41,7 @@ pub struct Presented {
 
 /// Why a payment is rejected. All but [`Refusal::Malformed`] are answered with a fresh challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Not a payment at all; the text says which part is wrong.
     Malformed(&'static str),
     Version,
@@ -58,7 +58,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// 400 for a malformed payment, 402 for everything else (x402 §10).
-    pub fn status(self) -> StatusCode {
+    pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::PAYMENT_REQUIRED,
@@ -66,7 +66,7 @@ impl Refusal {
     }
 
     /// The text of `error`, as reference servers and facilitators of this version write it.
-    pub fn code(self, version: Version) -> &'static str {
+    pub(crate) fn code(self, version: Version) -> &'static str {
         let v1 = version == Version::V1;
         match self {
             Self::Malformed(part) => part,
@@ -94,7 +94,7 @@ impl Refusal {
 
 impl Presented {
     /// Reads the payment header of the advertised version. `None` if the request carries no payment.
-    pub fn read(headers: &HeaderMap, advertised: &Advertised) -> Option<Result<Self, Refusal>> {
+    pub(crate) fn read(headers: &HeaderMap, advertised: &Advertised) -> Option<Result<Self, Refusal>> {
         let mut values = headers.get_all(advertised.version.payment_header()).iter();
         let value = values.next()?;
         if values.next().is_some() {
@@ -139,7 +139,7 @@ impl Presented {
     }
 
     /// Checks the authorization: recipient, value, times, signer, nonce, balance. Moves nothing.
-    pub fn verify(&self, advertised: &Advertised, token: &Token, now: Timestamp) -> Result<(), Refusal> {
+    pub(crate) fn verify(&self, advertised: &Advertised, token: &Token, now: Timestamp) -> Result<(), Refusal> {
         let authorization = &self.authorization;
         if authorization.to != advertised.pay_to {
             return Err(Refusal::Recipient);

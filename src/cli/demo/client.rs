@@ -23,14 +23,14 @@ use tokio_rustls::TlsConnector;
 use super::Failure;
 use crate::agents::IssuedToken;
 
-pub struct Client {
+pub(super) struct Client {
     proxy: SocketAddr,
     authorization: String,
     tls: TlsConnector,
 }
 
 /// The parts of a response that are shown.
-pub struct Page {
+pub(super) struct Page {
     pub status: u16,
     pub reason: &'static str,
     pub fields: Vec<(String, String)>,
@@ -38,7 +38,7 @@ pub struct Page {
 }
 
 impl Client {
-    pub fn new(proxy: SocketAddr, agent: &IssuedToken, ca: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn new(proxy: SocketAddr, agent: &IssuedToken, ca: &[u8]) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca) {
             let certificate = certificate.map_err(|error| failed(&error))?;
@@ -58,7 +58,7 @@ impl Client {
         })
     }
 
-    pub async fn visit(&self, site: SocketAddr, path: &str) -> Result<Page, Failure> {
+    pub(super) async fn visit(&self, site: SocketAddr, path: &str) -> Result<Page, Failure> {
         self.get(site, path).await.map_err(|error| failed(error.as_ref()))
     }
 

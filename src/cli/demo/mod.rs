@@ -38,14 +38,14 @@ const FUNDS: Atoms = Atoms::new(100_000_000);
 const WIDEST: usize = 260;
 
 #[derive(Args)]
-pub struct Demo {
+pub(super) struct Demo {
     /// Keep the seller and proxy running afterwards, to try other clients
     #[arg(long)]
     stay: bool,
 }
 
 impl Demo {
-    pub async fn run(self) -> Result<Exit, Failure> {
+    pub(super) async fn run(self) -> Result<Exit, Failure> {
         let mut signals = Signals::watch()?;
         let folder = Folder::make()?;
         let stage = Stage::set(&folder).await?;

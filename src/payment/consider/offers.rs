@@ -10,7 +10,7 @@ use bursar_ledger::entry::Other;
 use bursar_ledger::text::Decimal;
 
 #[derive(Clone)]
-pub struct Offers {
+pub(super) struct Offers {
     /// What policy chooses among.
     payable: Vec<Offer>,
     left_out: Vec<LeftOut>,
@@ -25,7 +25,7 @@ enum LeftOut {
 }
 
 impl Offers {
-    pub fn of(challenge: Challenge) -> Self {
+    pub(super) fn of(challenge: Challenge) -> Self {
         for Unpayable { place, why } in &challenge.unpayable {
             tracing::debug!(%place, why = why.code(), "an offer is left out");
         }
@@ -35,12 +35,12 @@ impl Offers {
         }
     }
 
-    pub fn payable(&self) -> &[Offer] {
+    pub(super) fn payable(&self) -> &[Offer] {
         &self.payable
     }
 
     /// Leaves out what `verdict` refuses, and tells why it did so with the first.
-    pub fn keep(&mut self, verdict: impl Fn(&Offer) -> Result<(), Why>) -> Option<Why> {
+    pub(super) fn keep(&mut self, verdict: impl Fn(&Offer) -> Result<(), Why>) -> Option<Why> {
         let (mut next, mut first) = (0, None);
         while let Some(offer) = self.payable.get(next) {
             match verdict(offer) {
@@ -57,7 +57,7 @@ impl Offers {
     }
 
     /// The reason that stood first, if anything was left out.
-    pub fn first_reason(&self) -> Option<Why> {
+    pub(super) fn first_reason(&self) -> Option<Why> {
         self.left_out.first().map(|left_out| match left_out {
             LeftOut::Unread(unpayable) => unpayable.why,
             LeftOut::Unpaid(_, why) => *why,
@@ -65,7 +65,7 @@ impl Offers {
     }
 
     /// What stands beside the chosen offer, in the order of the 402, as an entry tells it. `plan` is about these offers.
-    pub fn beside(&self, plan: &Plan, limits: &Limits, now: Timestamp) -> Vec<Other> {
+    pub(super) fn beside(&self, plan: &Plan, limits: &Limits, now: Timestamp) -> Vec<Other> {
         let price = |offer: &Offer| limits.rates.price(offer, now).ok();
         let left_out = self.left_out.iter().map(|left_out| match left_out {
             LeftOut::Unread(unpayable) => (

@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::bursar::Bursar;
 
-pub struct Agent {
+pub(crate) struct Agent {
     pub proxy: SocketAddr,
     pub login: String,
     pub ca: std::path::PathBuf,
@@ -31,23 +31,23 @@ pub struct Agent {
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
 impl Page {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {:?}", self.body))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
     /// The `type` of a problem, without its prefix.
-    pub fn problem(&self) -> String {
+    pub(crate) fn problem(&self) -> String {
         assert_eq!(
             self.header("content-type"),
             Some("application/problem+json"),
@@ -62,13 +62,13 @@ impl Page {
     }
 }
 
-pub enum Connection {
+pub(crate) enum Connection {
     H1(http1::SendRequest<Full<Bytes>>),
     H2(http2::SendRequest<Full<Bytes>>, String),
 }
 
 impl Agent {
-    pub fn of(bursar: &Bursar) -> Self {
+    pub(crate) fn of(bursar: &Bursar) -> Self {
         Self {
             proxy: bursar.address,
             login: format!("research:{}", bursar.home.token),
@@ -77,28 +77,28 @@ impl Agent {
     }
 
     /// An agent other than `research`.
-    pub fn named(bursar: &Bursar, name: &str, token: &str) -> Self {
+    pub(crate) fn named(bursar: &Bursar, name: &str, token: &str) -> Self {
         Self {
             login: format!("{name}:{token}"),
             ..Self::of(bursar)
         }
     }
 
-    pub async fn get(&self, site: SocketAddr, path: &str) -> Page {
+    pub(crate) async fn get(&self, site: SocketAddr, path: &str) -> Page {
         self.request(site, Request::get(path)).await
     }
 
-    pub async fn request(&self, site: SocketAddr, request: http::request::Builder) -> Page {
+    pub(crate) async fn request(&self, site: SocketAddr, request: http::request::Builder) -> Page {
         self.send(site, request.body(Full::default()).unwrap()).await
     }
 
-    pub async fn post(&self, site: SocketAddr, path: &str, body: impl Into<Bytes>) -> Page {
+    pub(crate) async fn post(&self, site: SocketAddr, path: &str, body: impl Into<Bytes>) -> Page {
         self.send(site, Request::post(path).body(Full::new(body.into())).unwrap())
             .await
     }
 
     /// `GET http://…` on the listener itself, as clients do for plain HTTP.
-    pub async fn get_plain(&self, url: &str) -> Page {
+    pub(crate) async fn get_plain(&self, url: &str) -> Page {
         let stream = TcpStream::connect(self.proxy).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
@@ -113,12 +113,12 @@ impl Agent {
     }
 
     /// One request on a tunnel of its own, over HTTP/1.1.
-    pub async fn send(&self, site: SocketAddr, request: Request<Full<Bytes>>) -> Page {
+    pub(crate) async fn send(&self, site: SocketAddr, request: Request<Full<Bytes>>) -> Page {
         let mut connection = self.connect(site, &["http/1.1"]).await;
         connection.send(site, request).await.unwrap()
     }
 
-    pub async fn connect(&self, site: SocketAddr, alpn: &[&str]) -> Connection {
+    pub(crate) async fn connect(&self, site: SocketAddr, alpn: &[&str]) -> Connection {
         let stream = self.tls(site, "localhost", alpn).await.unwrap();
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -132,7 +132,12 @@ impl Agent {
         Connection::H1(sender)
     }
 
-    pub async fn tls(&self, site: SocketAddr, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn tls(
+        &self,
+        site: SocketAddr,
+        name: &str,
+        alpn: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let tunnel = self.tunnel(&format!("localhost:{}", site.port())).await;
         let name = ServerName::try_from(name.to_owned()).unwrap();
         TlsConnector::from(Arc::new(client_config(&self.ca, alpn)))
@@ -140,14 +145,14 @@ impl Agent {
             .await
     }
 
-    pub async fn tunnel(&self, authority: &str) -> TcpStream {
+    pub(crate) async fn tunnel(&self, authority: &str) -> TcpStream {
         let (stream, head) = self.connect_answer(authority).await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         stream
     }
 
     /// The answer to CONNECT, whatever it is.
-    pub async fn connect_answer(&self, authority: &str) -> (TcpStream, String) {
+    pub(crate) async fn connect_answer(&self, authority: &str) -> (TcpStream, String) {
         let mut stream = TcpStream::connect(self.proxy).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let login = STANDARD.encode(&self.login);
@@ -160,7 +165,7 @@ impl Agent {
 }
 
 impl Connection {
-    pub async fn open(
+    pub(crate) async fn open(
         &mut self,
         site: SocketAddr,
         mut request: Request<Full<Bytes>>,
@@ -183,7 +188,7 @@ impl Connection {
         }
     }
 
-    pub async fn send(&mut self, site: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Result<Page> {
+    pub(crate) async fn send(&mut self, site: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Result<Page> {
         whole(self.open(site, request).await?).await
     }
 }
@@ -199,7 +204,7 @@ async fn whole(response: Response<Incoming>) -> hyper::Result<Page> {
 }
 
 /// Reads up to the empty line.
-pub async fn read_head(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -210,7 +215,7 @@ pub async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&head).into_owned()
 }
 
-pub fn client_config(ca: &Path, alpn: &[&str]) -> ClientConfig {
+pub(crate) fn client_config(ca: &Path, alpn: &[&str]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).unwrap() {
         roots.add(certificate.unwrap()).unwrap();

@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 #[path = "bkey_payments.rs"]
-pub mod payments;
+pub(crate) mod payments;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -26,13 +26,13 @@ use tokio::sync::oneshot;
 
 use payments::Payments;
 
-pub const CLIENT_ID: &str = "bkey_client_of_the_tests";
-pub const CLIENT_SECRET: &str = "bkey_secret_of+the/tests";
-pub const APPROVER: &str = "did:bkey:zApproverOne";
+pub(crate) const CLIENT_ID: &str = "bkey_client_of_the_tests";
+pub(crate) const CLIENT_SECRET: &str = "bkey_secret_of+the/tests";
+pub(crate) const APPROVER: &str = "did:bkey:zApproverOne";
 
 /// How a poll is answered (approvals §4.5): it is not publicly known which of these BKey uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// 400 and `error`: the OpenAPI, and the TypeScript SDK.
     Oauth,
     /// 200 and `status`: the Python SDK.
@@ -42,7 +42,7 @@ pub enum Dialect {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Call {
+pub(crate) enum Call {
     Discovery,
     Keys,
     LogIn,
@@ -58,7 +58,7 @@ pub enum Call {
 
 /// What happens to a call on its way.
 #[derive(Clone, Debug)]
-pub enum Mishap {
+pub(crate) enum Mishap {
     None,
     /// The connection ends before BKey has acted on it.
     CutBefore,
@@ -75,7 +75,7 @@ pub enum Mishap {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     Approved,
     Denied,
     Expired,
@@ -83,7 +83,7 @@ pub enum Decision {
 
 /// A call as it arrived.
 #[derive(Clone, Debug)]
-pub struct Arrived {
+pub(crate) struct Arrived {
     pub call: Call,
     pub headers: HeaderMap,
     pub body: String,
@@ -128,7 +128,7 @@ struct State {
     payments: Payments,
 }
 
-pub struct FakeBkey {
+pub(crate) struct FakeBkey {
     pub base: String,
     state: Arc<Mutex<State>>,
     _stop: oneshot::Sender<()>,
@@ -137,7 +137,7 @@ pub struct FakeBkey {
 type Answer = (u16, Vec<(&'static str, String)>, String);
 
 impl FakeBkey {
-    pub fn start(dialect: Dialect) -> Self {
+    pub(crate) fn start(dialect: Dialect) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -198,31 +198,31 @@ impl FakeBkey {
     }
 
     /// Applies to the next calls of this kind, in this order.
-    pub fn mishaps(&self, call: Call, mishaps: &[Mishap]) {
+    pub(crate) fn mishaps(&self, call: Call, mishaps: &[Mishap]) {
         let mut state = self.state.lock().unwrap();
         state.mishaps.entry(call).or_default().extend(mishaps.iter().cloned());
     }
 
     /// Until [`FakeBkey::mend`].
-    pub fn break_down(&self, call: Call) {
+    pub(crate) fn break_down(&self, call: Call) {
         self.mishaps(call, &vec![Mishap::Answer(503, Vec::new(), String::new()); 1000]);
     }
 
-    pub fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.state.lock().unwrap().mishaps.clear();
     }
 
-    pub fn decide(&self, handle: &str, decision: Decision) {
+    pub(crate) fn decide(&self, handle: &str, decision: Decision) {
         self.state.lock().unwrap().asked.get_mut(handle).unwrap().decision = Some(decision);
     }
 
     /// For a question that has not been asked yet.
-    pub fn decide_next(&self, decision: Decision) {
+    pub(crate) fn decide_next(&self, decision: Decision) {
         self.state.lock().unwrap().decided.push_back(decision);
     }
 
     /// A new key signs from now on, and is published.
-    pub fn rotate(&self) {
+    pub(crate) fn rotate(&self) {
         let mut state = self.state.lock().unwrap();
         let kid = format!("k{}", state.keys.len() + 1);
         state.keys.push(key(&kid));
@@ -230,40 +230,40 @@ impl FakeBkey {
     }
 
     /// A new key signs, but is not published.
-    pub fn rotate_in_secret(&self) {
+    pub(crate) fn rotate_in_secret(&self) {
         self.rotate();
         self.state.lock().unwrap().hidden = true;
     }
 
-    pub fn agent_tokens_live(&self, seconds: u64) {
+    pub(crate) fn agent_tokens_live(&self, seconds: u64) {
         self.state.lock().unwrap().agent_token_lives = seconds;
     }
 
-    pub fn keys_are_good_for(&self, seconds: u64) {
+    pub(crate) fn keys_are_good_for(&self, seconds: u64) {
         self.state.lock().unwrap().keys_max_age = Some(seconds);
     }
 
     /// Sets the subject of tokens.
-    pub fn answers_as(&self, subject: &str) {
+    pub(crate) fn answers_as(&self, subject: &str) {
         self.state.lock().unwrap().subject = Some(subject.to_owned());
     }
 
     /// As servers do that follow CIBA to the letter.
-    pub fn is_standard(&self) {
+    pub(crate) fn is_standard(&self) {
         self.state.lock().unwrap().standard = true;
     }
 
-    pub fn looks_are_every(&self, seconds: u64) {
+    pub(crate) fn looks_are_every(&self, seconds: u64) {
         self.state.lock().unwrap().interval = seconds;
     }
 
     /// Adds claims to those that tokens always have.
-    pub fn tokens_say(&self, claims: Value) {
+    pub(crate) fn tokens_say(&self, claims: Value) {
         self.state.lock().unwrap().claims = claims;
     }
 
     /// The handle of each question, by the approver it was put to.
-    pub fn handles_by_approver(&self) -> BTreeMap<String, String> {
+    pub(crate) fn handles_by_approver(&self) -> BTreeMap<String, String> {
         let state = self.state.lock().unwrap();
         let asked = state.asked.iter().map(|(handle, asked)| {
             let approver = asked.question["login_hint"].as_str().unwrap_or_default();
@@ -273,38 +273,38 @@ impl FakeBkey {
     }
 
     /// Handles, oldest first.
-    pub fn handles(&self) -> Vec<String> {
+    pub(crate) fn handles(&self) -> Vec<String> {
         self.state.lock().unwrap().asked.keys().cloned().collect()
     }
 
     /// The issuer according to its metadata.
-    pub fn calls_itself(&self, issuer: &str) {
+    pub(crate) fn calls_itself(&self, issuer: &str) {
         self.state.lock().unwrap().issuer = Some(issuer.to_owned());
     }
 
-    pub fn arrived(&self, call: Call) -> Vec<Arrived> {
+    pub(crate) fn arrived(&self, call: Call) -> Vec<Arrived> {
         let state = self.state.lock().unwrap();
         let arrived = state.arrived.iter().filter(|arrived| arrived.call == call);
         arrived.cloned().collect()
     }
 
-    pub fn count(&self, call: Call) -> usize {
+    pub(crate) fn count(&self, call: Call) -> usize {
         self.arrived(call).len()
     }
 
     /// Questions as they appear on the person's phone.
-    pub fn questions(&self) -> Vec<Value> {
+    pub(crate) fn questions(&self) -> Vec<Value> {
         let state = self.state.lock().unwrap();
         state.asked.values().map(|asked| asked.question.clone()).collect()
     }
 
     /// Its payment endpoints.
-    pub fn payments<T>(&self, with: impl FnOnce(&mut Payments) -> T) -> T {
+    pub(crate) fn payments<T>(&self, with: impl FnOnce(&mut Payments) -> T) -> T {
         with(&mut self.state.lock().unwrap().payments)
     }
 
     /// Every token that was ever issued.
-    pub fn tokens(&self) -> Vec<String> {
+    pub(crate) fn tokens(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.tokens.iter().chain(&state.agent_tokens).cloned().collect()
     }
@@ -572,7 +572,7 @@ fn decided(dialect: Dialect, error: &str, status: &str) -> Answer {
     }
 }
 
-pub fn fields(form: &str) -> BTreeMap<String, String> {
+pub(crate) fn fields(form: &str) -> BTreeMap<String, String> {
     form.split('&')
         .filter_map(|pair| pair.split_once('='))
         .map(|(name, value)| (unescaped(name), unescaped(value)))

@@ -32,14 +32,14 @@ sol! {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Authorization,
     Token,
 }
 
 /// What happens to an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CommitState {
+pub(crate) enum CommitState {
     /// It is within BKey's limits.
     Made,
     /// A person has to confirm it.
@@ -54,7 +54,7 @@ struct Order {
     fate: CommitState,
 }
 
-pub struct Payments {
+pub(crate) struct Payments {
     key: SigningKey,
     pub chain: u64,
     pub contract: Address,
@@ -100,26 +100,26 @@ impl Default for Payments {
 
 impl Payments {
     /// A key of this test's own, so that nobody else moves its money.
-    pub fn key_of(&mut self, story: &str) {
+    pub(crate) fn key_of(&mut self, story: &str) {
         self.key = SigningKey::from_slice(keccak256(story).as_slice()).unwrap();
     }
 
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         address(&self.key)
     }
 
     /// The orders, oldest first.
-    pub fn ordered(&self) -> Vec<Value> {
+    pub(crate) fn ordered(&self) -> Vec<Value> {
         self.orders.values().map(|order| order.body.clone()).collect()
     }
 
     /// The number of signatures made.
-    pub fn signatures(&self) -> usize {
+    pub(crate) fn signatures(&self) -> usize {
         self.signatures
     }
 
     /// The person decides all waiting orders.
-    pub fn decide(&mut self, fate: &CommitState) {
+    pub(crate) fn decide(&mut self, fate: &CommitState) {
         for order in self
             .orders
             .values_mut()
@@ -276,7 +276,7 @@ impl Payments {
 }
 
 /// The shape of `/v1`.
-pub fn refusal(status: u16, code: &str) -> Answer {
+pub(crate) fn refusal(status: u16, code: &str) -> Answer {
     let error = json!({ "success": false, "error": { "code": code, "message": "no" } });
     (status, Vec::new(), error.to_string())
 }

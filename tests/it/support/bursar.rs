@@ -11,19 +11,19 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// The published first development key of anvil and hardhat; never use it with real money.
-pub const WALLET_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
-pub const WALLET: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
+pub(crate) const WALLET_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+pub(crate) const WALLET: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
 /// Long enough for a loaded machine; never reached when all goes well.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub const LIMITS: &str = "\
+pub(crate) const LIMITS: &str = "\
 timezone = \"UTC\"
 [agents.research]
 per_transaction = \"1.00\"
 day = \"100.00\"
 ";
 
-pub struct Setup {
+pub(crate) struct Setup {
     dir: TempDir,
     limits: String,
     config: String,
@@ -33,23 +33,23 @@ pub struct Setup {
 }
 
 /// A directory without a server.
-pub struct Home {
+pub(crate) struct Home {
     pub dir: TempDir,
     pub token: String,
 }
 
-pub struct Bursar {
+pub(crate) struct Bursar {
     pub home: Home,
     pub address: SocketAddr,
     child: Child,
 }
 
-pub fn bin() -> &'static str {
+pub(crate) fn bin() -> &'static str {
     env!("CARGO_BIN_EXE_bursar")
 }
 
 /// Runs a command until it exits.
-pub fn bursar(dir: &Path, arguments: &[&str]) -> Output {
+pub(crate) fn bursar(dir: &Path, arguments: &[&str]) -> Output {
     Command::new(bin())
         .args(arguments)
         .arg("--dir")
@@ -61,7 +61,7 @@ pub fn bursar(dir: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-pub fn setup() -> Setup {
+pub(crate) fn setup() -> Setup {
     Setup {
         dir: tempfile::tempdir().unwrap(),
         limits: LIMITS.to_owned(),
@@ -74,47 +74,47 @@ pub fn setup() -> Setup {
 
 impl Setup {
     /// Another name for the data directory; call it before anything that writes into it.
-    pub fn folder(mut self, prefix: &str) -> Self {
+    pub(crate) fn folder(mut self, prefix: &str) -> Self {
         self.dir = tempfile::Builder::new().prefix(prefix).tempdir().unwrap();
         self
     }
 
-    pub fn limits(mut self, text: &str) -> Self {
+    pub(crate) fn limits(mut self, text: &str) -> Self {
         self.limits = text.to_owned();
         self
     }
 
     /// Sections added to bursar.toml.
-    pub fn config(mut self, text: &str) -> Self {
+    pub(crate) fn config(mut self, text: &str) -> Self {
         self.config += text;
         self
     }
 
     /// Lines added to `[proxy]`.
-    pub fn proxy(mut self, text: &str) -> Self {
+    pub(crate) fn proxy(mut self, text: &str) -> Self {
         self.proxy += text;
         self
     }
 
     /// Replaces the section about the wallet key.
-    pub fn wallet(mut self, text: &str) -> Self {
+    pub(crate) fn wallet(mut self, text: &str) -> Self {
         text.clone_into(&mut self.wallet);
         self
     }
 
     /// Lines added to `[upstream]`.
-    pub fn upstream(mut self, text: &str) -> Self {
+    pub(crate) fn upstream(mut self, text: &str) -> Self {
         self.upstream += text;
         self
     }
 
     /// Trusts a test CA.
-    pub fn trust(self, ca_pem: &str) -> Self {
+    pub(crate) fn trust(self, ca_pem: &str) -> Self {
         std::fs::write(self.dir.path().join("origin-ca.pem"), ca_pem).unwrap();
         self.upstream("extra_ca = \"origin-ca.pem\"\n")
     }
 
-    pub fn home(self) -> Home {
+    pub(crate) fn home(self) -> Home {
         // `init` into a folder that exists but is empty, as a volume is.
         let dir = self.dir;
         let made = bursar(dir.path(), &["init"]);
@@ -143,22 +143,22 @@ impl Setup {
         home
     }
 
-    pub fn start(self) -> Bursar {
+    pub(crate) fn start(self) -> Bursar {
         self.home().serve()
     }
 }
 
 impl Home {
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn serve(self) -> Bursar {
+    pub(crate) fn serve(self) -> Bursar {
         self.serve_by(Command::new(bin()))
     }
 
     /// `program` is the binary, or a wrapper that executes it and takes its arguments.
-    pub fn serve_by(self, program: Command) -> Bursar {
+    pub(crate) fn serve_by(self, program: Command) -> Bursar {
         self.try_serve_by(program).unwrap_or_else(|(home, line)| {
             let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
             panic!("serve said {line:?}; its log:\n{log}");
@@ -166,7 +166,7 @@ impl Home {
     }
 
     /// Returns the directory and the output if the server exits before it listens.
-    pub fn try_serve_by(self, mut program: Command) -> Result<Bursar, (Self, String)> {
+    pub(crate) fn try_serve_by(self, mut program: Command) -> Result<Bursar, (Self, String)> {
         // Appends, so that the log of a killed server is kept.
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -205,7 +205,7 @@ impl Home {
     }
 
     /// `payments list --json`, with more arguments.
-    pub fn payments(&self, more: &[&str]) -> Vec<Value> {
+    pub(crate) fn payments(&self, more: &[&str]) -> Vec<Value> {
         let mut arguments = vec!["payments", "list", "--json"];
         arguments.extend(more);
         let listed = bursar(self.path(), &arguments);
@@ -215,26 +215,26 @@ impl Home {
     }
 
     /// Adds an agent and returns its token.
-    pub fn add_agent(&self, name: &str) -> String {
+    pub(crate) fn add_agent(&self, name: &str) -> String {
         let added = self.run(&["agents", "add", name]);
         assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
         String::from_utf8(added.stdout).unwrap().trim().to_owned()
     }
 
     /// Replaces limits.toml as an editor does: whole.
-    pub fn write_limits(&self, text: &str) {
+    pub(crate) fn write_limits(&self, text: &str) {
         let new = self.path().join("limits.new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, self.path().join("limits.toml")).unwrap();
     }
 
     /// Runs a command on this directory.
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         bursar(self.path(), arguments)
     }
 
     /// The journal's entries. Checks the hash chain independently: `prev` is SHA-256(0x00 || previous line).
-    pub fn journal(&self) -> Vec<Value> {
+    pub(crate) fn journal(&self) -> Vec<Value> {
         let audit = std::fs::read_dir(self.path().join("audit")).unwrap();
         let mut segments: Vec<PathBuf> = audit.map(|file| file.unwrap().path()).collect();
         segments.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("seg-"));
@@ -256,7 +256,7 @@ impl Home {
 }
 
 /// Polls until `look` returns something, within a time limit. Yields in between, so that scripted sites go on.
-pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(seen) = look() {
@@ -268,24 +268,24 @@ pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
 }
 
 impl Bursar {
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.home.path()
     }
 
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.path().join("ca.pem")
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn payments(&self) -> Vec<Value> {
+    pub(crate) fn payments(&self) -> Vec<Value> {
         self.home.payments(&[])
     }
 
     /// The states of all payments, oldest first.
-    pub fn states(&self) -> Vec<String> {
+    pub(crate) fn states(&self) -> Vec<String> {
         self.payments()
             .iter()
             .map(|payment| payment["state"].as_str().unwrap().to_owned())
@@ -293,14 +293,14 @@ impl Bursar {
     }
 
     /// The journaled refusals, oldest first.
-    pub fn refusals(&self) -> Vec<Value> {
+    pub(crate) fn refusals(&self) -> Vec<Value> {
         let mut all = self.home.payments(&["--refused"]);
         all.retain(|line| line["state"] == "refused");
         all
     }
 
     /// The address that approval backends call.
-    pub fn callbacks(&self) -> SocketAddr {
+    pub(crate) fn callbacks(&self) -> SocketAddr {
         let log = self.log();
         let line = log
             .lines()
@@ -309,20 +309,20 @@ impl Bursar {
         line.split("address=").nth(1).unwrap().trim().parse().unwrap()
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.home.run(arguments)
     }
 
-    pub fn journal(&self) -> Vec<Value> {
+    pub(crate) fn journal(&self) -> Vec<Value> {
         self.home.journal()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path().join("serve.log")).unwrap()
     }
 
     /// SIGKILL: no destructor runs, nothing is flushed.
-    pub fn kill(&mut self) -> Home {
+    pub(crate) fn kill(&mut self) -> Home {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let empty = Home {
@@ -333,19 +333,19 @@ impl Bursar {
     }
 
     /// SIGTERM, and the exit code.
-    pub fn stop(&mut self) -> i32 {
+    pub(crate) fn stop(&mut self) -> i32 {
         self.terminate();
         self.ended()
     }
 
     /// SIGTERM.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
     /// Whether it answers on its port.
-    pub fn answers(&self) -> bool {
+    pub(crate) fn answers(&self) -> bool {
         let ask = || {
             let mut stream = std::net::TcpStream::connect(self.address)?;
             stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
@@ -356,7 +356,7 @@ impl Bursar {
     }
 
     /// Waits until it exits, and returns the exit code.
-    pub fn ended(&mut self) -> i32 {
+    pub(crate) fn ended(&mut self) -> i32 {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

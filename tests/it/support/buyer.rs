@@ -14,19 +14,19 @@ use super::lab::{Extras, Lab, Tempo, installed, post};
 const TRANSFER: &str = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df523b3ef";
 
 /// Whether a missing tool fails a test (CI) or skips it.
-pub fn strict() -> bool {
+pub(crate) fn strict() -> bool {
     std::env::var_os("BURSAR_TEST_STRICT").is_some_and(|value| value == "1")
 }
 
 /// For tests that need a tool the machine may lack; `need` says which, and how to get it.
-pub fn skip(need: &str) {
+pub(crate) fn skip(need: &str) {
     assert!(!strict(), "BURSAR_TEST_STRICT=1 and {need}");
     eprintln!("skipped: {need}");
 }
 
 /// The lab shared by this test process, with a Tempo chain: one lab costs less than two. It ends when the process exits
 /// and so closes the lab's standard input.
-pub fn lab() -> Option<&'static Lab> {
+pub(crate) fn lab() -> Option<&'static Lab> {
     static LAB: OnceLock<Lab> = OnceLock::new();
     if !installed() {
         skip("the lab is not installed: run `npm ci` in tests/interop");
@@ -40,11 +40,11 @@ pub fn lab() -> Option<&'static Lab> {
 }
 
 /// The Tempo chain of [`lab`].
-pub fn tempo(lab: &Lab) -> &Tempo {
+pub(crate) fn tempo(lab: &Lab) -> &Tempo {
     lab.tempo.as_ref().expect("the shared lab has one")
 }
 
-pub struct Buyer {
+pub(crate) struct Buyer {
     pub bursar: Bursar,
     pub wallet: String,
     lab: &'static Lab,
@@ -52,30 +52,36 @@ pub struct Buyer {
 
 /// Money that moved on the chain.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Transfer {
+pub(crate) struct Transfer {
     pub to: String,
     pub atoms: u128,
     pub tx: String,
 }
 
 /// A server with a new wallet that holds `atoms`, and the limits that most tests use.
-pub fn buyer(lab: &'static Lab, atoms: u128) -> Buyer {
+pub(crate) fn buyer(lab: &'static Lab, atoms: u128) -> Buyer {
     buyer_within(lab, atoms, LIMITS)
 }
 
-pub fn buyer_within(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
+pub(crate) fn buyer_within(lab: &'static Lab, atoms: u128, limits: &str) -> Buyer {
     buyer_asking(lab, atoms, limits, std::slice::from_ref(&lab.rpc), "")
 }
 
 /// As [`buyer_within`], with `nodes` in place of the lab's own, and `more_ca` trusted in addition to the lab's sellers.
-pub fn buyer_asking(lab: &'static Lab, atoms: u128, limits: &str, nodes: &[String], more_ca: &str) -> Buyer {
+pub(crate) fn buyer_asking(lab: &'static Lab, atoms: u128, limits: &str, nodes: &[String], more_ca: &str) -> Buyer {
     let networks = format!("[networks.\"eip155:84532\"]\nrpc = {nodes:?}\n");
     buyer_on(lab, limits, &networks, more_ca, |wallet| fund(lab, wallet, atoms))
 }
 
 /// A server with a new wallet, funded by `fund` before anybody reads its balance. `networks` are sections of
 /// bursar.toml.
-pub fn buyer_on(lab: &'static Lab, limits: &str, networks: &str, more_ca: &str, fund: impl FnOnce(&str)) -> Buyer {
+pub(crate) fn buyer_on(
+    lab: &'static Lab,
+    limits: &str,
+    networks: &str,
+    more_ca: &str,
+    fund: impl FnOnce(&str),
+) -> Buyer {
     let dir = tempfile::tempdir().unwrap();
     let made = bursar(dir.path(), &["init", "--wallet"]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -101,17 +107,17 @@ pub fn buyer_on(lab: &'static Lab, limits: &str, networks: &str, more_ca: &str, 
 
 impl Buyer {
     /// Every transfer out of the wallet, in order.
-    pub fn transfers(&self) -> Vec<Transfer> {
+    pub(crate) fn transfers(&self) -> Vec<Transfer> {
         transfers(&self.lab.rpc, &self.lab.token, &self.wallet)
     }
 
-    pub fn balance(&self) -> u128 {
+    pub(crate) fn balance(&self) -> u128 {
         self.lab.balance(&self.wallet)
     }
 }
 
 /// Every transfer of `token` out of `wallet`, in order.
-pub fn transfers(rpc: &str, token: &str, wallet: &str) -> Vec<Transfer> {
+pub(crate) fn transfers(rpc: &str, token: &str, wallet: &str) -> Vec<Transfer> {
     let sender = word(wallet);
     let filter = json!({ "fromBlock": "0x0", "toBlock": "latest", "address": token, "topics": [TRANSFER, sender] });
     let logs = ask(rpc, "eth_getLogs", json!([filter]));
@@ -124,7 +130,7 @@ pub fn transfers(rpc: &str, token: &str, wallet: &str) -> Vec<Transfer> {
 }
 
 /// Mints; the sender is an unlocked anvil account that sends nothing else.
-pub fn fund(lab: &Lab, owner: &str, atoms: u128) {
+pub(crate) fn fund(lab: &Lab, owner: &str, atoms: u128) {
     if atoms > 0 {
         send(
             &lab.rpc,
@@ -136,7 +142,7 @@ pub fn fund(lab: &Lab, owner: &str, atoms: u128) {
 }
 
 /// Sends pathUSD from anvil's own account.
-pub fn fund_tempo(lab: &Lab, owner: &str, atoms: u128) {
+pub(crate) fn fund_tempo(lab: &Lab, owner: &str, atoms: u128) {
     let tempo = tempo(lab);
     if atoms > 0 {
         send(
@@ -150,7 +156,7 @@ pub fn fund_tempo(lab: &Lab, owner: &str, atoms: u128) {
 
 /// Sends a transaction from an account that anvil signs for, and waits until it is mined. One at a time: anvil picks
 /// the account's nonce on each request and may use the same one twice.
-pub fn send(rpc: &str, from: &str, to: &str, data: &str) {
+pub(crate) fn send(rpc: &str, from: &str, to: &str, data: &str) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let tx = ask(
@@ -170,7 +176,7 @@ pub fn send(rpc: &str, from: &str, to: &str, data: &str) {
 }
 
 /// Sends a transaction from the wallet, which gets the ether for it.
-pub fn send_as(lab: &Lab, wallet: &str, to: &str, data: &str) -> String {
+pub(crate) fn send_as(lab: &Lab, wallet: &str, to: &str, data: &str) -> String {
     rpc(lab, "anvil_setBalance", json!([wallet, "0xde0b6b3a7640000"]));
     rpc(lab, "anvil_impersonateAccount", json!([wallet]));
     let sent = rpc(
@@ -182,16 +188,16 @@ pub fn send_as(lab: &Lab, wallet: &str, to: &str, data: &str) -> String {
 }
 
 /// Where a seller listens.
-pub fn site(url: &str) -> SocketAddr {
+pub(crate) fn site(url: &str) -> SocketAddr {
     let port = url.rsplit_once(':').unwrap().1;
     format!("127.0.0.1:{port}").parse().unwrap()
 }
 
-pub fn rpc(lab: &Lab, method: &str, params: Value) -> Value {
+pub(crate) fn rpc(lab: &Lab, method: &str, params: Value) -> Value {
     ask(&lab.rpc, method, params)
 }
 
-pub fn ask(url: &str, method: &str, params: Value) -> Value {
+pub(crate) fn ask(url: &str, method: &str, params: Value) -> Value {
     let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
     let mut answer = post(url, &call.to_string());
     assert!(answer["error"].is_null(), "{method}: {answer}");
@@ -199,6 +205,6 @@ pub fn ask(url: &str, method: &str, params: Value) -> Value {
 }
 
 /// An address as a 32-byte word.
-pub fn word(address: &str) -> String {
+pub(crate) fn word(address: &str) -> String {
     format!("0x{:0>64}", address.trim_start_matches("0x").to_lowercase())
 }

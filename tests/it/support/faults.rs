@@ -10,20 +10,20 @@ use tempfile::TempDir;
 use super::bursar::bin;
 
 /// The plan for a server, and the trace of its calls. Stored outside its data directory.
-pub struct Faults {
+pub(crate) struct Faults {
     dir: TempDir,
 }
 
 /// One call with an effect outside the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     pub call: String,
     pub what: String,
 }
 
 /// How far the fatal call gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub(crate) enum Moment {
     Before,
     /// As `After`, but a write or send passes on only half of its bytes.
     Half,
@@ -41,67 +41,67 @@ impl fmt::Display for Moment {
 }
 
 impl Faults {
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
     /// The server's program, with the shim in front of its C library.
-    pub fn program(&self) -> Command {
+    pub(crate) fn program(&self) -> Command {
         let mut command = Command::new(bin());
         command.env("LD_PRELOAD", shim()).env("BURSAR_FAULTS", self.plan());
         command
     }
 
     /// The same, with clocks that [`Faults::passed`] and [`Faults::wakes_up_later`] can set ahead; slower.
-    pub fn program_with_clocks(&self) -> Command {
+    pub(crate) fn program_with_clocks(&self) -> Command {
         let mut command = self.program();
         command.env("BURSAR_CLOCK", self.clocks());
         command
     }
 
     /// Advances the server's timers by this many seconds since its start. Its time of day is unchanged.
-    pub fn passed(&self, seconds: u32) {
+    pub(crate) fn passed(&self, seconds: u32) {
         self.write(&self.clocks(), &format!("{seconds} 0"));
     }
 
     /// Sets the time of day this many seconds ahead of the kernel's. Use before a start: within a run it is a clock
     /// jump.
-    pub fn wakes_up_later(&self, seconds: u32) {
+    pub(crate) fn wakes_up_later(&self, seconds: u32) {
         self.write(&self.clocks(), &format!("0 {seconds}"));
     }
 
-    pub fn kill(&self, at: usize, moment: Moment) {
+    pub(crate) fn kill(&self, at: usize, moment: Moment) {
         self.set(&format!("kill {at} {moment}"));
     }
 
     /// Kills at the `nth` such call, counted from 1, on a path that contains `path`.
-    pub fn kill_at(&self, call: &str, path: &str, nth: usize, moment: Moment) {
+    pub(crate) fn kill_at(&self, call: &str, path: &str, nth: usize, moment: Moment) {
         self.set(&format!("kill-at {call} {path} {nth} {moment}"));
     }
 
     /// From now on such calls fail.
-    pub fn fail(&self, call: &str, path: &str, error: rustix::io::Errno) {
+    pub(crate) fn fail(&self, call: &str, path: &str, error: rustix::io::Errno) {
         self.set(&format!("fail {call} {path} 0 {}", error.raw_os_error()));
     }
 
     /// Only the next such call fails.
-    pub fn fail_once(&self, call: &str, path: &str, error: rustix::io::Errno) {
+    pub(crate) fn fail_once(&self, call: &str, path: &str, error: rustix::io::Errno) {
         self.set(&format!("fail {call} {path} 1 {}", error.raw_os_error()));
     }
 
-    pub fn watch(&self) {
+    pub(crate) fn watch(&self) {
         self.set("watch");
     }
 
     /// No faults from now on.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let _ = std::fs::remove_file(self.plan());
     }
 
     /// The calls since the last change of plan, in order.
-    pub fn steps(&self) -> Vec<Step> {
+    pub(crate) fn steps(&self) -> Vec<Step> {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         log.lines()
             .map(|line| {

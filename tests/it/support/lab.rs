@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use serde_json::Value;
 
-pub struct Lab {
+pub(crate) struct Lab {
     pub rpc: String,
     /// With [`Extras::tempo`].
     pub tempo: Option<Tempo>,
@@ -26,7 +26,7 @@ pub struct Lab {
 
 /// Optional parts of a lab.
 #[derive(Clone, Copy, Default)]
-pub struct Extras<'a> {
+pub(crate) struct Extras<'a> {
     /// A Tempo chain.
     pub tempo: bool,
     /// The Stripe on loopback where the MPP seller charges Shared Payment Tokens, with the key of the tests' seller.
@@ -34,7 +34,7 @@ pub struct Extras<'a> {
 }
 
 /// A Tempo chain. Its seller is the lab's MPP seller.
-pub struct Tempo {
+pub(crate) struct Tempo {
     pub rpc: String,
     pub chain_id: u64,
     /// pathUSD.
@@ -43,12 +43,12 @@ pub struct Tempo {
     pub sponsor: String,
 }
 
-pub fn interop() -> PathBuf {
+pub(crate) fn interop() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/interop")
 }
 
 /// Whether `npm ci` has been run in `tests/interop`; `tests/all.sh` does, and says so when it cannot.
-pub fn installed() -> bool {
+pub(crate) fn installed() -> bool {
     let packages = ["@x402/express", "mppx"];
     packages
         .iter()
@@ -57,11 +57,11 @@ pub fn installed() -> bool {
 
 impl Lab {
     /// A separate lab, so that balances can be compared exactly.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(Extras::default())
     }
 
-    pub fn start_with(extras: Extras<'_>) -> Self {
+    pub(crate) fn start_with(extras: Extras<'_>) -> Self {
         assert!(
             installed(),
             "run `npm ci` in tests/interop first, or tests/all.sh, which does"
@@ -118,12 +118,12 @@ impl Lab {
     }
 
     /// Atoms that `owner` holds on the chain now.
-    pub fn balance(&self, owner: &str) -> u128 {
+    pub(crate) fn balance(&self, owner: &str) -> u128 {
         balance(&self.rpc, &self.token, owner)
     }
 
     /// What a seller reports it saw.
-    pub fn seen(&self, seller: &str) -> Value {
+    pub(crate) fn seen(&self, seller: &str) -> Value {
         let out = Command::new("curl")
             .args(["-sk", "--noproxy", "*", &format!("{seller}/_seen")])
             .output()
@@ -134,7 +134,7 @@ impl Lab {
 
 impl Tempo {
     /// Atoms of pathUSD that `owner` holds now.
-    pub fn balance(&self, owner: &str) -> u128 {
+    pub(crate) fn balance(&self, owner: &str) -> u128 {
         balance(&self.rpc, &self.token, owner)
     }
 }
@@ -156,7 +156,7 @@ fn balance(rpc: &str, token: &str, owner: &str) -> u128 {
 }
 
 /// One JSON-RPC call over plain HTTP/1.1.
-pub fn post(url: &str, body: &str) -> Value {
+pub(crate) fn post(url: &str, body: &str) -> Value {
     let out = Command::new("curl")
         .args([
             "-s",

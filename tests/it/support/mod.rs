@@ -1,14 +1,14 @@
 //! Set-up for the tests in this folder: the real binary, scripted sites, an agent, a chain.
 
-pub mod agent;
-pub mod bkey;
-pub mod bursar;
-pub mod buyer;
-pub mod faults;
-pub mod lab;
-pub mod mpp;
-pub mod node;
-pub mod origin;
-pub mod seller;
-pub mod stripe;
-pub mod wire;
+pub(crate) mod agent;
+pub(crate) mod bkey;
+pub(crate) mod bursar;
+pub(crate) mod buyer;
+pub(crate) mod faults;
+pub(crate) mod lab;
+pub(crate) mod mpp;
+pub(crate) mod node;
+pub(crate) mod origin;
+pub(crate) mod seller;
+pub(crate) mod stripe;
+pub(crate) mod wire;

@@ -9,24 +9,24 @@ use serde_json::{Value, json};
 use super::origin::{Answer, answer};
 use super::seller::{PAYEE, TX, USDC};
 
-pub const PROBLEM: (&str, &str) = ("content-type", "application/problem+json");
+pub(crate) const PROBLEM: (&str, &str) = ("content-type", "application/problem+json");
 
 /// One challenge, as its parameters on the wire.
 #[derive(Clone)]
-pub struct Challenge(Vec<(&'static str, String)>);
+pub(crate) struct Challenge(Vec<(&'static str, String)>);
 
 /// pathUSD, on every Tempo network.
-pub const PATH_USD: &str = "0x20c0000000000000000000000000000000000000";
+pub(crate) const PATH_USD: &str = "0x20c0000000000000000000000000000000000000";
 /// Tempo's test net.
-pub const MODERATO: u64 = 42_431;
+pub(crate) const MODERATO: u64 = 42_431;
 
 /// `evm`/`charge` of `amount` atoms for `localhost`, with a unique id.
-pub fn evm(amount: &str) -> Challenge {
+pub(crate) fn evm(amount: &str) -> Challenge {
     charge("evm", &request(amount))
 }
 
 /// As [`evm`], for `tempo`.
-pub fn tempo(amount: &str) -> Challenge {
+pub(crate) fn tempo(amount: &str) -> Challenge {
     charge("tempo", &tempo_request(amount))
 }
 
@@ -43,56 +43,56 @@ fn charge(method: &str, request: &Value) -> Challenge {
     ])
 }
 
-pub fn request(amount: &str) -> Value {
+pub(crate) fn request(amount: &str) -> Value {
     json!({
         "amount": amount, "currency": USDC, "recipient": PAYEE,
         "methodDetails": { "chainId": 84_532, "credentialTypes": ["authorization"], "decimals": 6 }
     })
 }
 
-pub fn tempo_request(amount: &str) -> Value {
+pub(crate) fn tempo_request(amount: &str) -> Value {
     json!({
         "amount": amount, "currency": PATH_USD, "recipient": PAYEE,
         "methodDetails": { "chainId": MODERATO, "supportedModes": ["pull"] }
     })
 }
 
-pub fn encoded(value: &Value) -> String {
+pub(crate) fn encoded(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
 /// The JSON of a credential or a receipt.
-pub fn decoded(field: &str) -> Value {
+pub(crate) fn decoded(field: &str) -> Value {
     let token = field.strip_prefix("Payment ").unwrap_or(field);
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token).unwrap()).unwrap()
 }
 
 impl Challenge {
     /// Replaces a parameter, or adds it.
-    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
         self.0.retain(|(known, _)| *known != name);
         self.0.push((name, value.to_owned()));
         self
     }
 
-    pub fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.0.retain(|(known, _)| *known != name);
         self
     }
 
     /// Replaces a member of the request, by JSON pointer.
-    pub fn asking(self, pointer: &str, value: Value) -> Self {
+    pub(crate) fn asking(self, pointer: &str, value: Value) -> Self {
         let mut request = decoded(self.get("request"));
         *request.pointer_mut(pointer).unwrap() = value;
         self.with("request", &encoded(&request))
     }
 
-    pub fn get(&self, name: &str) -> &str {
+    pub(crate) fn get(&self, name: &str) -> &str {
         let found = self.0.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| value.as_str()).unwrap()
     }
 
-    pub fn field(&self) -> String {
+    pub(crate) fn field(&self) -> String {
         let parameters: Vec<String> = self
             .0
             .iter()
@@ -103,7 +103,7 @@ impl Challenge {
 }
 
 /// 402 with these challenges in one field, as the reference server sends them.
-pub fn asks(challenges: &[Challenge]) -> Answer {
+pub(crate) fn asks(challenges: &[Challenge]) -> Answer {
     let fields: Vec<String> = challenges.iter().map(Challenge::field).collect();
     answer(
         402,
@@ -116,21 +116,21 @@ pub fn asks(challenges: &[Challenge]) -> Answer {
     )
 }
 
-pub fn problem(code: &str) -> String {
+pub(crate) fn problem(code: &str) -> String {
     json!({ "type": format!("https://paymentauth.org/problems/{code}"), "title": "t", "status": 402, "detail": "d" })
         .to_string()
 }
 
-pub fn receipt() -> String {
+pub(crate) fn receipt() -> String {
     receipt_of("evm")
 }
 
-pub fn receipt_of(method: &str) -> String {
+pub(crate) fn receipt_of(method: &str) -> String {
     encoded(&json!({ "method": method, "reference": TX, "status": "success", "timestamp": "2026-04-01T12:04:58.123Z" }))
 }
 
 /// 200 with a good receipt.
-pub fn sold(body: &'static str) -> Answer {
+pub(crate) fn sold(body: &'static str) -> Answer {
     answer(
         200,
         &[("payment-receipt", &receipt()), ("cache-control", "private")],

@@ -9,7 +9,7 @@ use super::lab::{Lab, post};
 use super::origin::{Origin, Seen, Speaks, answer, certificate};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
+pub(crate) enum Mood {
     /// Every mined block is final.
     Final,
     /// As the chain reports it: anvil calls a block final 64 blocks later.
@@ -20,18 +20,18 @@ pub enum Mood {
     Down,
 }
 
-pub struct Node {
+pub(crate) struct Node {
     origin: Origin,
     mood: Arc<Mutex<Mood>>,
 }
 
 impl Node {
-    pub async fn of(lab: &Lab, mood: Mood) -> Self {
+    pub(crate) async fn of(lab: &Lab, mood: Mood) -> Self {
         Self::before(&lab.rpc, mood).await
     }
 
     /// In front of the chain at that URL.
-    pub async fn before(rpc: &str, mood: Mood) -> Self {
+    pub(crate) async fn before(rpc: &str, mood: Mood) -> Self {
         let mood = Arc::new(Mutex::new(mood));
         let (now, url) = (mood.clone(), rpc.to_owned());
         let script = move |request: Seen| {
@@ -51,11 +51,11 @@ impl Node {
         Self { origin, mood }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.origin.address.port())
     }
 
-    pub fn be(&self, mood: Mood) {
+    pub(crate) fn be(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
 }

@@ -21,12 +21,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-pub type Answer = Response<BoxBody<Bytes, std::io::Error>>;
+pub(crate) type Answer = Response<BoxBody<Bytes, std::io::Error>>;
 type Script = Arc<dyn Fn(Seen) -> Pin<Box<dyn Future<Output = Answer> + Send>> + Send + Sync>;
 
 /// A request as it arrived, with its body.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub method: String,
     pub target: String,
     pub version: http::Version,
@@ -38,7 +38,7 @@ pub struct Seen {
 
 impl Seen {
     /// The credential, of whichever protocol and version.
-    pub fn payment(&self) -> Option<String> {
+    pub(crate) fn payment(&self) -> Option<String> {
         let own = ["payment-signature", "x-payment", "payment-authorization"];
         let own = own.iter().find_map(|name| self.headers.get(*name));
         let authorization = self.headers.get("authorization");
@@ -46,12 +46,12 @@ impl Seen {
             .map(|value| value.to_str().unwrap().to_owned())
     }
 
-    pub fn is_paid(&self) -> bool {
+    pub(crate) fn is_paid(&self) -> bool {
         self.payment().is_some()
     }
 }
 
-pub struct Origin {
+pub(crate) struct Origin {
     pub address: SocketAddr,
     pub ca_pem: String,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -60,14 +60,14 @@ pub struct Origin {
 
 /// The protocol an origin speaks.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub(crate) enum Speaks {
     H1,
     H1AndH2,
     /// Without TLS.
     Plain,
 }
 
-pub struct Certificate {
+pub(crate) struct Certificate {
     pub ca_pem: String,
     leaf_pem: String,
     key_pem: String,
@@ -75,7 +75,7 @@ pub struct Certificate {
 }
 
 /// A certificate for localhost as files, for sellers that are separate programs: CA, certificate, key.
-pub fn pem_files(dir: &std::path::Path) -> (String, std::path::PathBuf, std::path::PathBuf) {
+pub(crate) fn pem_files(dir: &std::path::Path) -> (String, std::path::PathBuf, std::path::PathBuf) {
     let made = certificate(&["localhost"], |_| {});
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     std::fs::write(&cert, made.leaf_pem).unwrap();
@@ -84,7 +84,7 @@ pub fn pem_files(dir: &std::path::Path) -> (String, std::path::PathBuf, std::pat
 }
 
 /// A CA and a leaf for `names`; `edit` may spoil the leaf.
-pub fn certificate(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) -> Certificate {
+pub(crate) fn certificate(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) -> Certificate {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -114,7 +114,7 @@ pub fn certificate(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) ->
 }
 
 impl Origin {
-    pub async fn https<F, Fut>(script: F) -> Self
+    pub(crate) async fn https<F, Fut>(script: F) -> Self
     where
         F: Fn(Seen) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Answer> + Send + 'static,
@@ -127,7 +127,7 @@ impl Origin {
         .await
     }
 
-    pub async fn start<F, Fut>(speaks: Speaks, mut certificate: Certificate, script: F) -> Self
+    pub(crate) async fn start<F, Fut>(speaks: Speaks, mut certificate: Certificate, script: F) -> Self
     where
         F: Fn(Seen) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Answer> + Send + 'static,
@@ -170,7 +170,7 @@ impl Origin {
     }
 
     /// Hands each TLS connection to `talk`, which writes what it likes.
-    pub async fn raw<F, Fut>(talk: F) -> Self
+    pub(crate) async fn raw<F, Fut>(talk: F) -> Self
     where
         F: Fn(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, usize) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
@@ -179,7 +179,7 @@ impl Origin {
     }
 
     /// The same, offering these ALPN protocols.
-    pub async fn raw_with<F, Fut>(alpn: &[&str], talk: F) -> Self
+    pub(crate) async fn raw_with<F, Fut>(alpn: &[&str], talk: F) -> Self
     where
         F: Fn(tokio_rustls::server::TlsStream<tokio::net::TcpStream>, usize) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
@@ -211,16 +211,16 @@ impl Origin {
         }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("https://localhost:{}{path}", self.address.port())
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
     /// Every credential that ever arrived here.
-    pub fn payments(&self) -> Vec<String> {
+    pub(crate) fn payments(&self) -> Vec<String> {
         self.seen().iter().filter_map(Seen::payment).collect()
     }
 }
@@ -272,17 +272,17 @@ where
 
 /// A request as raw bytes: the head up to the empty line, and the body as long as its `Content-Length`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Raw {
+pub(crate) struct Raw {
     pub head: String,
     pub body: Vec<u8>,
 }
 
 impl Raw {
-    pub fn is_paid(&self) -> bool {
+    pub(crate) fn is_paid(&self) -> bool {
         self.payment().is_some()
     }
 
-    pub fn payment(&self) -> Option<&str> {
+    pub(crate) fn payment(&self) -> Option<&str> {
         let field = |line: &'_ str| line.split_once(": ").map(|(name, _)| name.to_ascii_lowercase());
         self.head
             .lines()
@@ -292,7 +292,7 @@ impl Raw {
 }
 
 /// Reads one HTTP/1.1 request; `None` when the other side is done.
-pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Raw> {
+pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Raw> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -308,10 +308,10 @@ pub async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Raw> 
 }
 
 /// A body that the test sends part by part. An error cuts the connection.
-pub struct Parts(mpsc::Receiver<std::io::Result<Bytes>>);
+pub(crate) struct Parts(mpsc::Receiver<std::io::Result<Bytes>>);
 
 impl Parts {
-    pub fn new() -> (mpsc::Sender<std::io::Result<Bytes>>, Self) {
+    pub(crate) fn new() -> (mpsc::Sender<std::io::Result<Bytes>>, Self) {
         let (sender, receiver) = mpsc::channel(64);
         (sender, Self(receiver))
     }
@@ -330,11 +330,11 @@ impl Body for Parts {
 }
 
 /// `answer` with another body.
-pub fn streamed(answer: Answer, parts: Parts) -> Answer {
+pub(crate) fn streamed(answer: Answer, parts: Parts) -> Answer {
     answer.map(|_| parts.boxed())
 }
 
-pub fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(*name, *value);

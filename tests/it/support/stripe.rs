@@ -21,13 +21,13 @@ use super::mpp::{Challenge, decoded, encoded, evm};
 use super::origin::{Answer, Origin, answer};
 
 /// Test keys that only the sandbox knows.
-pub const AGENT_KEY: &str = "sk_test_agent_of_the_tests";
-pub const SELLER_KEY: &str = "sk_test_seller_of_the_tests";
-pub const PROFILE: &str = "profile_test_lab";
+pub(crate) const AGENT_KEY: &str = "sk_test_agent_of_the_tests";
+pub(crate) const SELLER_KEY: &str = "sk_test_seller_of_the_tests";
+pub(crate) const PROFILE: &str = "profile_test_lab";
 
 /// What happens to a call on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mishap {
+pub(crate) enum Mishap {
     None,
     /// The connection ends before Stripe has read the call.
     Unread,
@@ -39,14 +39,14 @@ pub enum Mishap {
 
 /// One call as it arrived.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(crate) struct Call {
     pub method: Method,
     pub path: String,
     pub headers: HeaderMap,
     pub body: String,
 }
 
-pub struct FakeStripe {
+pub(crate) struct FakeStripe {
     pub base: String,
     pub sandbox: Arc<StripeSandbox>,
     calls: Arc<Mutex<Vec<Call>>>,
@@ -55,7 +55,7 @@ pub struct FakeStripe {
 }
 
 impl FakeStripe {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let sandbox = StripeSandbox::new(Arc::new(SystemClock), AGENT_KEY).with_seller(SELLER_KEY, PROFILE);
         let (sandbox, calls) = (Arc::new(sandbox), Arc::<Mutex<Vec<Call>>>::default());
         let mishaps = Arc::<Mutex<VecDeque<Mishap>>>::default();
@@ -126,25 +126,25 @@ impl FakeStripe {
     }
 
     /// Applies to the payer's next calls, in this order.
-    pub fn mishaps(&self, mishaps: &[Mishap]) {
+    pub(crate) fn mishaps(&self, mishaps: &[Mishap]) {
         self.mishaps.lock().unwrap().extend(mishaps);
     }
 
     /// Applies to all the payer's calls until [`FakeStripe::mend`].
-    pub fn break_down(&self) {
+    pub(crate) fn break_down(&self) {
         self.mishaps(&[Mishap::Broken; 10_000]);
     }
 
-    pub fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.mishaps.lock().unwrap().clear();
     }
 
-    pub fn calls(&self) -> Vec<Call> {
+    pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
     }
 
     /// The payer's calls of one kind: `POST /v1/shared_payment/issued_tokens`, say. A token's id is `*`.
-    pub fn called(&self, what: &str) -> usize {
+    pub(crate) fn called(&self, what: &str) -> usize {
         let is = |call: &&Call| {
             let path: Vec<&str> = call
                 .path
@@ -156,21 +156,21 @@ impl FakeStripe {
         self.calls().iter().filter(is).count()
     }
 
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         self.sandbox.counters()
     }
 
     /// Minor units charged with all tokens together.
-    pub fn captured(&self) -> u64 {
+    pub(crate) fn captured(&self) -> u64 {
         self.counters().captured.values().sum()
     }
 
     /// The section of bursar.toml, with short timeouts.
-    pub fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         self.config_with("pm_card_visa")
     }
 
-    pub fn config_with(&self, payment_method: &str) -> String {
+    pub(crate) fn config_with(&self, payment_method: &str) -> String {
         format!(
             "[stripe]\nkey = \"file:stripe.key\"\npayment_method = \"{payment_method}\"\napi_base = \"{}\"\n\
              [timeouts]\nsettle_wait_s = 1\n",
@@ -179,7 +179,7 @@ impl FakeStripe {
     }
 
     /// Charges a credential once, as a seller does. Returns the PaymentIntent's id, or Stripe's error code.
-    pub fn charge(&self, credential: &str, amount: &str, currency: &str) -> Result<String, String> {
+    pub(crate) fn charge(&self, credential: &str, amount: &str, currency: &str) -> Result<String, String> {
         let credential = decoded(credential);
         let spt = credential["payload"]["spt"].as_str().unwrap();
         let id = credential["challenge"]["id"].as_str().unwrap();
@@ -221,27 +221,27 @@ fn response(status: StatusCode, headers: &HeaderMap, json: &str) -> Response<Ful
 }
 
 /// `stripe`/`charge` of `amount` cents, with a unique id.
-pub fn stripe(amount: &str) -> Challenge {
+pub(crate) fn stripe(amount: &str) -> Challenge {
     evm("1")
         .with("method", "stripe")
         .with("request", &encoded(&request(amount)))
 }
 
-pub fn request(amount: &str) -> Value {
+pub(crate) fn request(amount: &str) -> Value {
     json!({
         "amount": amount, "currency": "usd",
         "methodDetails": { "networkId": PROFILE, "paymentMethodTypes": ["card"] }
     })
 }
 
-pub fn receipt(reference: &str) -> String {
+pub(crate) fn receipt(reference: &str) -> String {
     encoded(
         &json!({ "method": "stripe", "reference": reference, "status": "success", "timestamp": "2026-04-01T12:04:58.123Z" }),
     )
 }
 
 /// A seller that asks with `asks` and charges what it gets, as the challenge says.
-pub async fn seller(fake: &Arc<FakeStripe>, asks: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Origin {
+pub(crate) async fn seller(fake: &Arc<FakeStripe>, asks: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Origin {
     let fake = fake.clone();
     Origin::https(move |request| {
         let answer = match request.payment() {
@@ -254,7 +254,7 @@ pub async fn seller(fake: &Arc<FakeStripe>, asks: impl Fn(&str) -> Answer + Send
 }
 
 /// An honest seller's answer to a credential.
-pub fn sells(fake: &FakeStripe, credential: &str) -> Answer {
+pub(crate) fn sells(fake: &FakeStripe, credential: &str) -> Answer {
     let challenge = decoded(credential)["challenge"].clone();
     let asked = decoded(challenge["request"].as_str().unwrap());
     let (amount, currency) = (asked["amount"].as_str().unwrap(), asked["currency"].as_str().unwrap());

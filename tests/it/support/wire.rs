@@ -13,19 +13,19 @@ use super::bursar::Bursar;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails the test instead of letting it hang.
-pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("nothing happened for a minute")
 }
 
 /// One end of a conversation.
-pub struct Wire<S> {
+pub(crate) struct Wire<S> {
     pub stream: S,
     read: Vec<u8>,
 }
 
 /// A message as it was on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub(crate) struct Message {
     pub start: String,
     /// In order, names in lower case.
     pub fields: Vec<(String, String)>,
@@ -34,7 +34,7 @@ pub struct Message {
 }
 
 impl Message {
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let mut found = self.fields.iter().filter(|(n, _)| n == name);
         let value = found.next().map(|(_, value)| value.as_str());
         assert!(found.next().is_none(), "{name} appears twice: {self:?}");
@@ -42,22 +42,22 @@ impl Message {
     }
 
     /// Ignores the order of different fields, which has no meaning; that of equal ones is kept.
-    pub fn sorted(&self) -> Vec<(String, String)> {
+    pub(crate) fn sorted(&self) -> Vec<(String, String)> {
         let mut fields = self.fields.clone();
         fields.sort_by(|a, b| a.0.cmp(&b.0));
         fields
     }
 
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.start.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The `type` of a problem, without its prefix.
-    pub fn problem(&self) -> String {
+    pub(crate) fn problem(&self) -> String {
         let document: serde_json::Value =
             serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not a problem document: {self:?}"));
         let kind = document["type"].as_str().unwrap();
@@ -66,7 +66,7 @@ impl Message {
 }
 
 /// Name and value of every line, names in lower case.
-pub fn fields(lines: &str) -> Vec<(String, String)> {
+pub(crate) fn fields(lines: &str) -> Vec<(String, String)> {
     let lines = lines.split("\r\n").filter(|line| !line.is_empty());
     lines
         .map(|line| {
@@ -78,7 +78,7 @@ pub fn fields(lines: &str) -> Vec<(String, String)> {
 
 impl Wire<TcpStream> {
     /// A connection to the proxy's listener.
-    pub async fn to(bursar: &Bursar) -> Self {
+    pub(crate) async fn to(bursar: &Bursar) -> Self {
         let stream = TcpStream::connect(bursar.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self::new(stream)
@@ -86,7 +86,7 @@ impl Wire<TcpStream> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
             read: Vec::new(),
@@ -94,11 +94,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The stream, and the bytes read from it but not yet consumed.
-    pub fn into_parts(self) -> (S, Vec<u8>) {
+    pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
         (self.stream, self.read)
     }
 
-    pub async fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
         self.stream.flush().await.unwrap();
     }
@@ -112,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads up to and including `mark`; `None` if the other side closes before.
-    pub async fn until(&mut self, mark: &str) -> Option<String> {
+    pub(crate) async fn until(&mut self, mark: &str) -> Option<String> {
         loop {
             let mark = mark.as_bytes();
             if let Some(at) = self.read.windows(mark.len()).position(|window| window == mark) {
@@ -126,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    pub async fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+    pub(crate) async fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.read.len() < count {
             if !self.more().await {
                 return None;
@@ -136,12 +136,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Everything until the other side closes.
-    pub async fn rest(&mut self) -> Vec<u8> {
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
         while self.more().await {}
         std::mem::take(&mut self.read)
     }
 
-    pub async fn head(&mut self) -> Option<Message> {
+    pub(crate) async fn head(&mut self) -> Option<Message> {
         let head = self.until("\r\n\r\n").await?;
         let (start, lines) = head.split_once("\r\n").unwrap();
         Some(Message {
@@ -153,13 +153,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads a request with its body.
-    pub async fn request(&mut self) -> Option<Message> {
+    pub(crate) async fn request(&mut self) -> Option<Message> {
         let head = self.head().await?;
         self.body(head, false).await
     }
 
     /// Reads an answer to a GET or POST, with its body.
-    pub async fn answer(&mut self) -> Option<Message> {
+    pub(crate) async fn answer(&mut self) -> Option<Message> {
         let head = self.head().await?;
         let bodiless = matches!(head.status(), 100..=199 | 204 | 304);
         if bodiless {
@@ -197,13 +197,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Some(message)
     }
 
-    pub async fn chunk_size(&mut self) -> Option<usize> {
+    pub(crate) async fn chunk_size(&mut self) -> Option<usize> {
         let line = self.until("\r\n").await?;
         Some(usize::from_str_radix(line.trim_end(), 16).unwrap_or_else(|_| panic!("not a chunk size: {line:?}")))
     }
 
     /// One chunk of a chunked body.
-    pub async fn chunk(&mut self) -> Option<Vec<u8>> {
+    pub(crate) async fn chunk(&mut self) -> Option<Vec<u8>> {
         let size = self.chunk_size().await?;
         let chunk = self.exactly(size).await?;
         self.exactly(2).await?;
@@ -212,10 +212,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 }
 
 /// A body whose frames the test sends when it likes; it ends when the sender is dropped.
-pub struct Frames(tokio::sync::mpsc::UnboundedReceiver<http_body::Frame<bytes::Bytes>>);
+pub(crate) struct Frames(tokio::sync::mpsc::UnboundedReceiver<http_body::Frame<bytes::Bytes>>);
 
 impl Frames {
-    pub fn new() -> (tokio::sync::mpsc::UnboundedSender<http_body::Frame<bytes::Bytes>>, Self) {
+    pub(crate) fn new() -> (tokio::sync::mpsc::UnboundedSender<http_body::Frame<bytes::Bytes>>, Self) {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
         (sender, Self(receiver))
     }

@@ -14,7 +14,7 @@ const LONGEST_HANDLE: usize = 1024;
 
 /// The server accepted the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
+pub(super) struct Accepted {
     pub auth_req_id: String,
     pub expires_in_s: u64,
     pub interval_s: Option<u64>,
@@ -22,14 +22,14 @@ pub struct Accepted {
 
 /// Why a question was not asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotAsked {
+pub(super) enum NotAsked {
     /// The server does not accept the message: worth a second attempt with a shorter one.
     BindingMessage,
     Failed(Failure),
 }
 
 impl NotAsked {
-    pub fn into_failure(self) -> Failure {
+    pub(super) fn into_failure(self) -> Failure {
         match self {
             Self::BindingMessage => failure::BINDING_MESSAGE.into(),
             Self::Failed(failure) => failure,
@@ -55,7 +55,7 @@ struct Refusal {
     error: Option<Value>,
 }
 
-pub fn read(status: StatusCode, body: &[u8]) -> Result<Accepted, NotAsked> {
+pub(super) fn read(status: StatusCode, body: &[u8]) -> Result<Accepted, NotAsked> {
     let text = form::object(body);
     if status.is_success() {
         // The approver was asked, but without a handle the answer can never be fetched.

@@ -15,7 +15,7 @@ const LAST_GOOD_KEYS: Duration = Duration::from_secs(24 * 3600);
 /// Pause after a failed fetch, and between two fetches caused by an unknown key (approvals §5, check 3).
 const PAUSE: Duration = Duration::from_secs(60);
 
-pub struct ServerCache<K> {
+pub(super) struct ServerCache<K> {
     metadata: Mutex<CacheSlot<super::discovery::Metadata>>,
     keys: Mutex<CacheSlot<K>>,
     pub agent_token: AgentTokens,
@@ -36,7 +36,7 @@ struct Held<T> {
 }
 
 /// The result of requesting newer keys.
-pub enum Renewal<K> {
+pub(super) enum Renewal<K> {
     Keys(Arc<K>),
     /// They were requested a moment ago: not again before this long.
     NotBefore(Duration),
@@ -65,7 +65,7 @@ impl<K> Default for ServerCache<K> {
 
 impl<K> ServerCache<K> {
     /// Metadata at most an hour old, or the last good copy if it cannot be fetched.
-    pub async fn metadata<F>(&self, fetch: impl FnOnce() -> F) -> Option<Arc<super::discovery::Metadata>>
+    pub(super) async fn metadata<F>(&self, fetch: impl FnOnce() -> F) -> Option<Arc<super::discovery::Metadata>>
     where
         F: Future<Output = Option<super::discovery::Metadata>>,
     {
@@ -75,7 +75,7 @@ impl<K> ServerCache<K> {
             .await
     }
 
-    pub async fn keys<F>(&self, fetch: impl FnOnce() -> F) -> Option<Arc<K>>
+    pub(super) async fn keys<F>(&self, fetch: impl FnOnce() -> F) -> Option<Arc<K>>
     where
         F: Future<Output = Option<(K, Option<Duration>)>>,
     {
@@ -83,7 +83,7 @@ impl<K> ServerCache<K> {
     }
 
     /// Keys fetched after `than`, for a token whose key is not among the older ones.
-    pub async fn newer_keys<F>(&self, than: Instant, fetch: impl FnOnce() -> F) -> Renewal<K>
+    pub(super) async fn newer_keys<F>(&self, than: Instant, fetch: impl FnOnce() -> F) -> Renewal<K>
     where
         F: Future<Output = Option<(K, Option<Duration>)>>,
     {

@@ -20,7 +20,7 @@ use bursar_net::tls::upstream::UpstreamTls;
 /// A challenge takes about 1 KiB; an attestation includes certificates.
 const ANSWER_CAP: usize = 64 << 10;
 
-pub struct Service {
+pub(super) struct Service {
     pub base: BaseUrl,
     pub key: ApiKey,
     pub tls: Arc<UpstreamTls>,
@@ -28,7 +28,7 @@ pub struct Service {
 }
 
 /// A challenge, and the response it was read from.
-pub struct Answered {
+pub(super) struct Answered {
     /// Such as `GET /v1/challenges/chl_1`.
     pub call: String,
     /// The body, byte for byte.
@@ -37,16 +37,16 @@ pub struct Answered {
 }
 
 impl Service {
-    pub async fn create(&self, order: &Order) -> Result<Answered, Fault> {
+    pub(super) async fn create(&self, order: &Order) -> Result<Answered, Fault> {
         self.call(Method::POST, "/v1/challenges", order.body()).await
     }
 
-    pub async fn look(&self, id: &ChallengeId) -> Result<Answered, Fault> {
+    pub(super) async fn look(&self, id: &ChallengeId) -> Result<Answered, Fault> {
         self.call(Method::GET, &format!("/v1/challenges/{id}"), Vec::new())
             .await
     }
 
-    pub async fn verify(&self, id: &ChallengeId, attestation: &Attestation) -> Result<Answered, Fault> {
+    pub(super) async fn verify(&self, id: &ChallengeId, attestation: &Attestation) -> Result<Answered, Fault> {
         let Attestation { attestation, device_id } = attestation;
         let body = json!({ "attestation": attestation, "deviceId": device_id });
         let path = format!("/v1/challenges/{id}/verify");

@@ -36,7 +36,7 @@ impl fmt::Display for ChallengeId {
 /// The request to create a challenge. Depends on the question only, so that it can be rebuilt for comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Order {
+pub(super) struct Order {
     action: String,
     user_id: String,
     payload: Map<String, Value>,
@@ -49,7 +49,7 @@ impl Order {
     const EXPIRES_IN: (u64, u64) = (30, 600);
 
     /// `None` for an intent whose numbers cannot be read, which bursar never makes.
-    pub fn of(question: &Question, action: &Action) -> Option<Self> {
+    pub(super) fn of(question: &Question, action: &Action) -> Option<Self> {
         let intent = &question.intent;
         let text = |name| intent.member(name).map(str::to_owned);
         let (amount, amount_minor) = amounts(question)?;
@@ -75,20 +75,20 @@ impl Order {
         })
     }
 
-    pub fn user_id(&self) -> &str {
+    pub(super) fn user_id(&self) -> &str {
         &self.user_id
     }
 
-    pub fn expires_in(&self) -> u64 {
+    pub(super) fn expires_in(&self) -> u64 {
         self.expires_in
     }
 
-    pub fn body(&self) -> Vec<u8> {
+    pub(super) fn body(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// What KEYRA echoes must equal what was sent; then the approver saw this payment.
-    pub fn compare(&self, answer: &ChallengeAnswer, echo: Echo) -> Result<(), Difference> {
+    pub(super) fn compare(&self, answer: &ChallengeAnswer, echo: Echo) -> Result<(), Difference> {
         let text = |text: &str| Value::String(text.to_owned());
         let (action, user_id) = (text(&self.action), text(&self.user_id));
         let payload = Value::Object(self.payload.clone());
@@ -133,7 +133,7 @@ fn amounts(question: &Question) -> Option<(String, String)> {
 
 /// The member in which KEYRA's echo differs from what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Difference {
+pub(super) enum Difference {
     Other(&'static str),
     /// Only with `require_echo`.
     Missing(&'static str),
@@ -141,7 +141,7 @@ pub enum Difference {
 
 /// The status of a challenge according to KEYRA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub(super) enum Status {
     Pending,
     Approved,
     Rejected,
@@ -153,7 +153,7 @@ pub enum Status {
 }
 
 impl Status {
-    pub fn of(text: &str) -> Self {
+    pub(super) fn of(text: &str) -> Self {
         match text {
             "pending" => Self::Pending,
             "approved" => Self::Approved,
@@ -167,7 +167,7 @@ impl Status {
 
 /// A challenge as KEYRA returns it. Members beyond its documentation are compared, not relied on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ChallengeAnswer {
+pub(super) struct ChallengeAnswer {
     pub status: Status,
     pub id: Option<String>,
     pub expires_at: Option<Timestamp>,
@@ -192,7 +192,7 @@ struct AnswerText {
 
 impl ChallengeAnswer {
     /// Accepts a single JSON object without duplicate members: two readers must not see different answers.
-    pub fn parse(body: &[u8]) -> Option<Self> {
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let text: AnswerText = serde_json::from_str(json::checked(body).ok()?).ok()?;
         Some(Self {
             status: Status::of(&text.status),
@@ -206,7 +206,7 @@ impl ChallengeAnswer {
     }
 
     /// Whether it is about this challenge. A response without an id passes.
-    pub fn is_about(&self, id: &ChallengeId) -> bool {
+    pub(super) fn is_about(&self, id: &ChallengeId) -> bool {
         self.id.as_deref().is_none_or(|named| named == id.as_str())
     }
 }

@@ -13,7 +13,7 @@ use crate::Failure;
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(super) enum Fault {
     /// Nothing of the request was sent.
     Unsent,
     /// All or part of the request may have arrived.
@@ -32,7 +32,7 @@ pub enum Fault {
 
 /// The code of an error that is not retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
+pub(super) enum Code {
     InvalidApiKey,
     ChallengeAlreadyUsed,
     AttestationInvalid,
@@ -43,7 +43,7 @@ pub enum Code {
 
 impl Fault {
     /// Interprets a response other than 2xx. Only 429 and 5xx are worth a retry.
-    pub fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+    pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let retry_after = retry_after(headers);
         if status == StatusCode::TOO_MANY_REQUESTS {
             return Self::RateLimited { retry_after };
@@ -68,7 +68,7 @@ impl Fault {
 impl Code {
     /// A new question gets a new challenge and a new attestation, so their errors are retryable. API key and device
     /// stay the same.
-    pub fn failure(self) -> Failure {
+    pub(super) fn failure(self) -> Failure {
         let (code, retryable) = match self {
             Self::InvalidApiKey => ("invalid_api_key".to_owned(), false),
             Self::ChallengeAlreadyUsed => ("challenge_already_used".to_owned(), true),

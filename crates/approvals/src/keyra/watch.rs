@@ -19,7 +19,7 @@ const AFTER_THE_END: SignedDuration = SignedDuration::from_hours(1);
 const REMEMBERED: usize = 4096;
 
 #[derive(Default)]
-pub struct Watches(Mutex<Inside>);
+pub(super) struct Watches(Mutex<Inside>);
 
 #[derive(Default)]
 struct Inside {
@@ -30,7 +30,7 @@ struct Inside {
 
 /// One open challenge.
 #[derive(Clone)]
-pub struct Watch {
+pub(super) struct Watch {
     ends: Timestamp,
     /// Consecutive unreadable responses.
     pub unreadable: u32,
@@ -42,7 +42,7 @@ pub struct Watch {
 
 impl Watches {
     /// Returns the state of a challenge, and starts tracking it if it is new.
-    pub fn watch(&self, id: &ChallengeId, ends: Timestamp, now: Timestamp) -> Watch {
+    pub(super) fn watch(&self, id: &ChallengeId, ends: Timestamp, now: Timestamp) -> Watch {
         let mut inside = self.inside();
         let challenges = &mut inside.challenges;
         if !challenges.contains_key(id.as_str()) {
@@ -59,18 +59,18 @@ impl Watches {
     }
 
     /// Sets the number of consecutive unreadable responses.
-    pub fn note_unreadable(&self, id: &ChallengeId, in_a_row: u32) {
+    pub(super) fn note_unreadable(&self, id: &ChallengeId, in_a_row: u32) {
         if let Some(watch) = self.inside().challenges.get_mut(id.as_str()) {
             watch.unreadable = in_a_row;
         }
     }
 
-    pub fn forget(&self, id: &ChallengeId) {
+    pub(super) fn forget(&self, id: &ChallengeId) {
         self.inside().challenges.remove(id.as_str());
     }
 
     /// Handles an authentic event.
-    pub fn hear(&self, event: Event, now: Timestamp) -> Heard {
+    pub(super) fn hear(&self, event: Event, now: Timestamp) -> Heard {
         let mut inside = self.inside();
         if let Some(id) = &event.id {
             let events = &mut inside.events;

@@ -18,7 +18,7 @@ use super::challenge::ChallengeId;
 use super::settings::SettingsError;
 use bursar_core::challenge::json;
 
-pub const HEADER: &str = "keyra-signature";
+pub(super) const HEADER: &str = "keyra-signature";
 /// How far `t` may differ from our clock, in either direction.
 const TOLERANCE_S: u64 = 300;
 const PREFIX: &str = "sha256=";

@@ -10,11 +10,11 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 /// The times of the last hour's questions, by agent and approver.
 #[derive(Default)]
-pub struct Prompts(HashMap<(String, String), VecDeque<Timestamp>>);
+pub(super) struct Prompts(HashMap<(String, String), VecDeque<Timestamp>>);
 
 impl Prompts {
     /// Counts one more question, or returns how long until one is allowed.
-    pub fn note(&mut self, by: (String, String), most: usize, now: Timestamp) -> Result<(), Duration> {
+    pub(super) fn note(&mut self, by: (String, String), most: usize, now: Timestamp) -> Result<(), Duration> {
         let asked = self.0.entry(by).or_default();
         // A clock that was set back must not block an agent for longer than an hour.
         asked.retain(|at| now.duration_since(*at).abs() < HOUR);
@@ -29,7 +29,7 @@ impl Prompts {
     }
 
     /// The latest question was not asked after all.
-    pub fn take_back(&mut self, by: &(String, String)) {
+    pub(super) fn take_back(&mut self, by: &(String, String)) {
         if let Some(asked) = self.0.get_mut(by) {
             asked.pop_back();
         }

@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, FakeBkey};
 
 /// A question about $12.50 for [`APPROVER`].
-pub fn question() -> Question {
+pub(crate) fn question() -> Question {
     let challenge = json!({
         "x402Version": 1,
         "accepts": [{
@@ -53,7 +53,7 @@ pub fn question() -> Question {
     }
 }
 
-pub fn settings(issuer: &str, style: Style) -> CibaSettings {
+pub(crate) fn settings(issuer: &str, style: Style) -> CibaSettings {
     CibaSettings {
         issuer: Issuer::parse(issuer, PlainHttp::ToThisMachine).unwrap(),
         style,
@@ -73,44 +73,44 @@ pub fn settings(issuer: &str, style: Style) -> CibaSettings {
     }
 }
 
-pub fn client(settings: CibaSettings) -> Ciba<Tokens> {
+pub(crate) fn client(settings: CibaSettings) -> Ciba<Tokens> {
     let tls = UpstreamTls::new(&Trust::default(), Duration::from_secs(10)).unwrap();
     Ciba::new(settings, Tokens, Arc::new(tls), Arc::new(SystemClock))
 }
 
-pub fn of(fake: &FakeBkey) -> Ciba<Tokens> {
+pub(crate) fn of(fake: &FakeBkey) -> Ciba<Tokens> {
     client(settings(&fake.base, Style::Bkey))
 }
 
 /// The failure of a question that could not be asked.
-pub async fn refused(ciba: &Ciba<Tokens>) -> Failure {
+pub(crate) async fn refused(ciba: &Ciba<Tokens>) -> Failure {
     ciba.start(&question()).await.expect_err("it was put")
 }
 
-pub async fn look(ciba: &Ciba<Tokens>, asked: &mut Asked) -> QuestionStatus {
+pub(crate) async fn look(ciba: &Ciba<Tokens>, asked: &mut Asked) -> QuestionStatus {
     ciba.poll(&question(), asked).await
 }
 
-pub fn code(standing: QuestionStatus) -> String {
+pub(crate) fn code(standing: QuestionStatus) -> String {
     match standing {
         QuestionStatus::Failed(failure) => failure.code,
         other => panic!("{other:?}"),
     }
 }
 
-pub fn wait(standing: QuestionStatus) -> Duration {
+pub(crate) fn wait(standing: QuestionStatus) -> Duration {
     match standing {
         QuestionStatus::Pending { wait } => wait,
         other => panic!("{other:?}"),
     }
 }
 
-pub fn interop() -> PathBuf {
+pub(crate) fn interop() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop")
 }
 
 /// Skips a test that cannot run here; with BURSAR_TEST_STRICT=1 that is a failure.
-pub fn skip(need: &str) {
+pub(crate) fn skip(need: &str) {
     let strict = std::env::var_os("BURSAR_TEST_STRICT").is_some_and(|value| value == "1");
     assert!(!strict, "BURSAR_TEST_STRICT=1 and {need}");
     eprintln!("skipped: {need}");

@@ -26,15 +26,15 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-pub const KEY: &str = "sk_test_fake_9f2c";
-pub const SECRET: &str = "whsec_fake_51d0";
+pub(crate) const KEY: &str = "sk_test_fake_9f2c";
+pub(crate) const SECRET: &str = "whsec_fake_51d0";
 /// The device paired with the fake.
-pub const DEVICE: &str = "dev_7";
+pub(crate) const DEVICE: &str = "dev_7";
 const DEVICE_SECRET: &[u8] = b"kept in the device";
 
 /// What happens to one request.
 #[derive(Clone, Copy)]
-pub enum Fault {
+pub(crate) enum Fault {
     Answer {
         status: u16,
         code: Option<&'static str>,
@@ -62,13 +62,13 @@ pub enum Fault {
 
 /// What responses have beyond the documented members.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Echoes {
+pub(crate) enum Echoes {
     Nothing,
     Everything,
 }
 
 #[derive(Clone)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub call: String,
     pub authorization: String,
     pub body: Value,
@@ -83,7 +83,7 @@ struct Challenge {
     verified: bool,
 }
 
-pub struct FakeKeyra {
+pub(crate) struct FakeKeyra {
     pub base: String,
     clock: SharedClock,
     echoes: Echoes,
@@ -99,7 +99,7 @@ struct Inside {
 }
 
 impl FakeKeyra {
-    pub async fn listening(clock: SharedClock, echoes: Echoes) -> Arc<Self> {
+    pub(crate) async fn listening(clock: SharedClock, echoes: Echoes) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let fake = Arc::new(Self {
             base: format!("http://{}", listener.local_addr().unwrap()),
@@ -123,54 +123,54 @@ impl FakeKeyra {
     }
 
     /// Faults for the next requests, one each.
-    pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         let mut inside = self.inside.lock().unwrap();
         assert!(inside.faults.is_empty(), "faults are left over");
         inside.faults.extend(faults);
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.inside.lock().unwrap().seen.clone()
     }
 
-    pub fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         self.seen().into_iter().map(|seen| seen.call).collect()
     }
 
-    pub fn challenges(&self) -> Vec<String> {
+    pub(crate) fn challenges(&self) -> Vec<String> {
         self.inside.lock().unwrap().challenges.keys().cloned().collect()
     }
 
     /// Whether the challenge was verified over the API.
-    pub fn is_verified(&self, id: &str) -> bool {
+    pub(crate) fn is_verified(&self, id: &str) -> bool {
         self.inside.lock().unwrap().challenges[id].verified
     }
 
     /// Sets the status directly, however it would have come about.
-    pub fn set_status(&self, id: &str, status: &str) {
+    pub(crate) fn set_status(&self, id: &str, status: &str) {
         let mut inside = self.inside.lock().unwrap();
         inside.challenges.get_mut(id).unwrap().status = status.to_owned();
     }
 
     /// The approver agrees on their device. Returns the attestation for the caller to pass on.
-    pub fn attest(&self, id: &str) -> Value {
+    pub(crate) fn attest(&self, id: &str) -> Value {
         let inside = self.inside.lock().unwrap();
         json!({ "format": "fake", "signature": signed_by_device(id, &inside.challenges[id].order) })
     }
 
     /// Like [`Self::attest`], but GET shows the attestation from now on.
-    pub fn attest_and_show(&self, id: &str) {
+    pub(crate) fn attest_and_show(&self, id: &str) {
         let attestation = self.attest(id);
         self.show(id, attestation);
     }
 
-    pub fn show(&self, id: &str, attestation: Value) {
+    pub(crate) fn show(&self, id: &str, attestation: Value) {
         let mut inside = self.inside.lock().unwrap();
         inside.challenges.get_mut(id).unwrap().shown = Some(attestation);
     }
 
     /// The body of an event with a fresh id.
-    pub fn event(&self, kind: &str, data: &Value) -> Vec<u8> {
+    pub(crate) fn event(&self, kind: &str, data: &Value) -> Vec<u8> {
         let mut inside = self.inside.lock().unwrap();
         inside.events += 1;
         let id = format!("evt_{}", inside.events);
@@ -329,11 +329,11 @@ fn signed_by_device(id: &str, order: &Value) -> String {
 }
 
 /// Sends a webhook signed in hex with `secret`, and returns the response status.
-pub async fn send_webhook(to: SocketAddr, secret: &str, event: &[u8]) -> u16 {
+pub(crate) async fn send_webhook(to: SocketAddr, secret: &str, event: &[u8]) -> u16 {
     send_webhook_to(to, "/v1/keyra/webhook", secret, event).await
 }
 
-pub async fn send_webhook_to(to: SocketAddr, path: &str, secret: &str, event: &[u8]) -> u16 {
+pub(crate) async fn send_webhook_to(to: SocketAddr, path: &str, secret: &str, event: &[u8]) -> u16 {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let signature = alloy_primitives::hex::encode(hmac::sign(&key, event));
     let head = format!(
@@ -355,7 +355,7 @@ fn whole(status: StatusCode, text: String) -> Response<Part> {
 }
 
 /// A body, or the part of it that is sent before the connection is cut.
-pub enum Part {
+pub(crate) enum Part {
     Whole(Option<Bytes>),
     Cut(Option<Bytes>),
 }
@@ -373,7 +373,9 @@ impl Body for Part {
 }
 
 /// A webhook receiver for tests without a proxy.
-pub async fn receiver(hear: impl Fn(&http::HeaderMap, &[u8]) -> StatusCode + Send + Sync + 'static) -> SocketAddr {
+pub(crate) async fn receiver(
+    hear: impl Fn(&http::HeaderMap, &[u8]) -> StatusCode + Send + Sync + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let hear = Arc::new(hear);

@@ -107,7 +107,7 @@ impl fmt::Display for HostPattern {
 
 /// Whether `host`, taken from a request, is this one. Accepts every spelling, so that a denied host cannot get past its
 /// entry under another one.
-pub fn is(named: &Host, host: &str) -> bool {
+pub(super) fn is(named: &Host, host: &str) -> bool {
     Host::parse(host).is_ok_and(|host| host == *named)
 }
 

@@ -13,7 +13,7 @@ use crate::{Fault, child, embedded, load, runtime};
 const FEW: usize = 10;
 const MANY: usize = 10_000;
 
-pub fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
+pub(crate) fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
     let runtime = runtime()?;
     let dirs = [TempDir::new_in(root)?, TempDir::new_in(root)?];
     let mut sides = Vec::new();

@@ -11,7 +11,7 @@ use crate::report::Lap;
 /// Bytes of a reservation with five charges, and of its settlement.
 const PAIR: [usize; 2] = [1200, 260];
 
-pub struct Bare {
+pub(crate) struct Bare {
     /// One append and `fdatasync`.
     pub sync: Lap,
     /// Two of them.
@@ -19,7 +19,7 @@ pub struct Bare {
 }
 
 /// Appends to a file that is long enough already, as the journal does.
-pub fn syncs(dir: &Path, pairs: usize) -> Result<Bare, Fault> {
+pub(crate) fn syncs(dir: &Path, pairs: usize) -> Result<Bare, Fault> {
     let path = dir.join("bare");
     let file = File::create(&path)?;
     file.write_all_at(&vec![b'\n'; PAIR.iter().sum::<usize>() * pairs], 0)?;

@@ -13,7 +13,7 @@ use crate::{Fault, embedded, runtime};
 
 /// What a child reports about its start.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-pub struct Started {
+pub(crate) struct Started {
     pub limits_s: f64,
     pub ledger_s: f64,
     /// CPU time during `ledger_s`, all threads.
@@ -22,7 +22,7 @@ pub struct Started {
 }
 
 /// Starts a ledger on `dir` and stops it again.
-pub fn start(dir: &Path) -> Result<Started, Fault> {
+pub(crate) fn start(dir: &Path) -> Result<Started, Fault> {
     let output = Command::new(std::env::current_exe()?).arg("start").arg(dir).output()?;
     if !output.status.success() {
         return Err(format!("a start failed: {}", String::from_utf8_lossy(&output.stderr)).into());
@@ -30,7 +30,7 @@ pub fn start(dir: &Path) -> Result<Started, Fault> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-pub fn run(arguments: &[String]) -> Result<(), Fault> {
+pub(crate) fn run(arguments: &[String]) -> Result<(), Fault> {
     let dir = Path::new(arguments.first().ok_or("start needs a directory")?);
     let began = Instant::now();
     let _market = Market::load(dir)?;

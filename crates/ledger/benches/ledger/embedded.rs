@@ -29,11 +29,11 @@ fn options() -> Result<Options, Fault> {
     Ok(options)
 }
 
-pub fn open(dir: &Path) -> Result<Embedded, Fault> {
+pub(crate) fn open(dir: &Path) -> Result<Embedded, Fault> {
     Ok(Embedded::open(dir, options()?)?)
 }
 
-pub fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
+pub(crate) fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
     let dir = TempDir::new_in(root)?;
     furnish(dir.path(), AGENTS)?;
     let market = Arc::new(Market::of(AGENTS)?);

@@ -22,7 +22,7 @@ const DAYS: i64 = 30;
 const AGENTS: usize = 100;
 const SEGMENT_BYTES: u64 = 64 << 20;
 
-pub fn measure(root: &Path, rounds: usize, payments: usize) -> Result<(), Fault> {
+pub(crate) fn measure(root: &Path, rounds: usize, payments: usize) -> Result<(), Fault> {
     let (long, empty) = (TempDir::new_in(root)?, TempDir::new_in(root)?);
     for dir in [&long, &empty] {
         furnish(dir.path(), AGENTS)?;

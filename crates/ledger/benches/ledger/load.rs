@@ -13,7 +13,7 @@ use crate::Fault;
 use crate::market::Market;
 use crate::report::Lap;
 
-pub struct Load {
+pub(crate) struct Load {
     pub per_second: f64,
     #[cfg(feature = "postgres")]
     pub payments: usize,
@@ -24,7 +24,7 @@ pub struct Load {
 }
 
 /// `agents`: how many agents make the payments.
-pub async fn pay(
+pub(crate) async fn pay(
     ledger: &(impl Ledger + Clone),
     market: &Arc<Market>,
     callers: usize,
@@ -77,7 +77,7 @@ async fn caller_pays(
 
 /// Callers on several nodes pay as one agent until its limit is reached. Each node has `callers` callers.
 #[cfg(feature = "postgres")]
-pub async fn spend(
+pub(crate) async fn spend(
     nodes: &[impl Ledger + Clone],
     market: &Arc<Market>,
     callers: usize,

@@ -24,19 +24,19 @@ const FOUR: &str = "hour = \"1000000\"\nday = \"1000000\"\nweek = \"9000000\"\nm
 /// A limit, in dollars, that no load reaches.
 const NEVER: u64 = 900_000_000;
 
-pub struct Market {
+pub(crate) struct Market {
     limits: Arc<Limits>,
     offers: Vec<Offer>,
 }
 
 impl Market {
     /// `agents` agents with five budgets each.
-    pub fn of(agents: usize) -> Result<Self, Fault> {
+    pub(crate) fn of(agents: usize) -> Result<Self, Fault> {
         Self::within(agents, NEVER)
     }
 
     /// Like [`Market::of`], with a total of `dollars` for each agent: a hundred payments per dollar.
-    pub fn within(agents: usize, dollars: u64) -> Result<Self, Fault> {
+    pub(crate) fn within(agents: usize, dollars: u64) -> Result<Self, Fault> {
         let limits =
             config::limits::parse("limits.toml", &limits(agents, dollars)?).map_err(|error| error.to_string())?;
         Ok(Self {
@@ -46,7 +46,7 @@ impl Market {
     }
 
     /// Like [`Market::of`], from the file in `dir`.
-    pub fn load(dir: &Path) -> Result<Self, Fault> {
+    pub(crate) fn load(dir: &Path) -> Result<Self, Fault> {
         let limits = config::limits::load(dir).map_err(|error| error.to_string())?;
         Ok(Self {
             limits: Arc::new(limits),
@@ -55,7 +55,7 @@ impl Market {
     }
 
     /// Decides a purchase, and returns what the ledger is asked to reserve.
-    pub fn purchase(&self, agent: usize, now: Timestamp) -> Result<Reserve, Fault> {
+    pub(crate) fn purchase(&self, agent: usize, now: Timestamp) -> Result<Reserve, Fault> {
         let agent = name(agent);
         let purchase = Purchase {
             agent: &agent,
@@ -107,7 +107,7 @@ impl Market {
 }
 
 /// A data directory as `bursar init` creates it, as far as the ledger needs it.
-pub fn furnish(dir: &Path, agents: usize) -> Result<(), Fault> {
+pub(crate) fn furnish(dir: &Path, agents: usize) -> Result<(), Fault> {
     let key = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
     write_new(&dir.join("log.key"), key.as_bytes(), Readers::Owner)?;
     write_new(
@@ -119,7 +119,7 @@ pub fn furnish(dir: &Path, agents: usize) -> Result<(), Fault> {
     Ok(())
 }
 
-pub fn name(agent: usize) -> String {
+pub(crate) fn name(agent: usize) -> String {
     format!("agent-{agent:05}")
 }
 

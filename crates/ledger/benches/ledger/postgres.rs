@@ -41,7 +41,7 @@ struct Side {
     target: f64,
 }
 
-pub fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
+pub(crate) fn measure(root: &Path, rounds: usize) -> Result<(), Fault> {
     let cluster = Cluster::start();
     let disk = TempDir::new_in(root)?;
     // Like `bursar serve`: nodes do not wait for each other's callers.

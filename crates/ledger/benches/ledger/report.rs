@@ -4,13 +4,13 @@ use std::time::Duration;
 
 /// Percentiles of one series, in microseconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Lap {
+pub(crate) struct Lap {
     pub p50: f64,
     pub p99: f64,
 }
 
 impl Lap {
-    pub fn of(mut laps: Vec<Duration>) -> Self {
+    pub(crate) fn of(mut laps: Vec<Duration>) -> Self {
         laps.sort_unstable();
         let at = |percent: usize| {
             let rank = (laps.len() * percent).div_ceil(100).saturating_sub(1);
@@ -23,7 +23,7 @@ impl Lap {
     }
 }
 
-pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -34,22 +34,22 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-pub fn heading(text: &str) {
+pub(crate) fn heading(text: &str) {
     println!("\n{text}");
 }
 
 /// A figure without a target.
-pub fn line(what: &str, value: f64) {
+pub(crate) fn line(what: &str, value: f64) {
     println!("  {what:<62}{:>11}", figure(value));
 }
 
-pub enum Target {
+pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
 }
 
 /// A figure and its target.
-pub fn held(what: &str, value: f64, target: &Target) {
+pub(crate) fn held(what: &str, value: f64, target: &Target) {
     let (sign, bound, met) = match target {
         Target::AtMost(bound) => ("<=", bound, value <= *bound),
         Target::AtLeast(bound) => (">=", bound, value >= *bound),

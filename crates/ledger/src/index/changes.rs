@@ -21,7 +21,7 @@ use bursar_core::payment_id::PaymentId;
 const PAYMENT_BYTES: usize = 2048;
 
 #[derive(Default)]
-pub struct Changes<'a> {
+pub(super) struct Changes<'a> {
     payments: HashMap<PaymentId, &'a Payment>,
     /// Where the entries of each payment are, in order.
     entries: HashMap<PaymentId, Entries>,
@@ -50,7 +50,7 @@ enum Presence {
 
 impl<'a> Changes<'a> {
     /// Gathers the effects of entries, which must be in order.
-    pub fn of(effects: impl Iterator<Item = &'a Effect>) -> Self {
+    pub(super) fn of(effects: impl Iterator<Item = &'a Effect>) -> Self {
         let mut changes = Self::default();
         for effect in effects {
             changes.add(effect);
@@ -101,7 +101,7 @@ impl<'a> Changes<'a> {
     }
 
     /// `stored` returns where the earlier entries of a payment are.
-    pub fn write(
+    pub(super) fn write(
         self,
         batch: &mut sled::Batch,
         stored: impl Fn(&PaymentId) -> Result<Vec<Place>, String>,
@@ -162,7 +162,7 @@ impl<'a> Changes<'a> {
     }
 
     /// Writes only where the entries are.
-    pub fn write_places(
+    pub(super) fn write_places(
         &self,
         batch: &mut sled::Batch,
         stored: impl Fn(&PaymentId) -> Result<Vec<Place>, String>,
@@ -181,7 +181,7 @@ impl<'a> Changes<'a> {
 }
 
 /// Every row of a whole book.
-pub fn rows(book: &Book) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), String>> {
+pub(super) fn rows(book: &Book) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), String>> {
     let counters = book.counters().all();
     let counters = counters.map(|(scope, window, start, counter)| {
         let key = counter_key(scope, window, start);

@@ -21,7 +21,7 @@ use bursar_core::payment_id::PaymentId;
 
 /// What a batch needs from the tables. A batch without approvals needs nothing.
 #[derive(Default)]
-pub struct Wanted {
+pub(super) struct Wanted {
     ids: BTreeSet<PaymentId>,
     /// Payments whose approval may end.
     rids: BTreeSet<PaymentId>,
@@ -32,7 +32,7 @@ pub struct Wanted {
 
 /// What was read under the locks.
 #[derive(Default)]
-pub struct ApprovalRows {
+pub(super) struct ApprovalRows {
     /// With the node that asked.
     pub rows: HashMap<PaymentId, (u32, ApprovalRow)>,
     pub replays: Vec<(ReplayKey, Moment)>,
@@ -44,14 +44,14 @@ pub struct ApprovalRows {
 
 /// What a batch has to write.
 #[derive(Default)]
-pub struct Changes {
+pub(super) struct Changes {
     /// `None`: it has ended.
     pub rows: BTreeMap<PaymentId, Option<ApprovalRow>>,
     pub replays: BTreeMap<ReplayKey, Moment>,
     pub denials: BTreeMap<Subject, Moment>,
 }
 
-pub struct Statements {
+pub(super) struct Statements {
     lock: Statement,
     replays: Statement,
     denials: Statement,
@@ -64,7 +64,7 @@ pub struct Statements {
 }
 
 impl Wanted {
-    pub fn of<'t>(asks: impl Iterator<Item = &'t Ask>, payments: &HashMap<PaymentId, Row>) -> Self {
+    pub(super) fn of<'t>(asks: impl Iterator<Item = &'t Ask>, payments: &HashMap<PaymentId, Row>) -> Self {
         let mut wanted = Self::default();
         for ask in asks {
             let Ask::Approval(step) = ask else {
@@ -97,7 +97,7 @@ impl Wanted {
 }
 
 impl Statements {
-    pub async fn prepare(client: &Client) -> Result<Self, Error> {
+    pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
         let p = |text: &'static str| client.prepare(text);
         let (lock, replays, denials, yields, delete, update, insert, use_evidence, deny) = try_join!(
             p(
@@ -146,7 +146,7 @@ impl Statements {
 impl Session {
     /// Locks the approvals that a batch is about, after its payments and before its counters; then reads what only the
     /// locks make certain.
-    pub async fn approvals(&self, me: u32, wanted: &Wanted) -> Result<ApprovalRows, TransactionError> {
+    pub(super) async fn approvals(&self, me: u32, wanted: &Wanted) -> Result<ApprovalRows, TransactionError> {
         if wanted.is_empty() {
             return Ok(ApprovalRows::default());
         }
@@ -201,7 +201,7 @@ impl Session {
     }
 
     /// What has ended is deleted first, to make room.
-    pub async fn write_approvals(
+    pub(super) async fn write_approvals(
         &self,
         me: u32,
         standing: &HashMap<PaymentId, (u32, ApprovalRow)>,
@@ -287,7 +287,7 @@ fn uuid(id: &PaymentId) -> Uuid {
 }
 
 /// `until` as the tables store it: in microseconds, the precision of an entry.
-pub fn micros(moment: Moment) -> i64 {
+pub(super) fn micros(moment: Moment) -> i64 {
     moment.timestamp().as_microsecond()
 }
 
@@ -297,7 +297,7 @@ fn read_row(row: &SqlRow) -> Result<(PaymentId, (u32, ApprovalRow)), Transaction
     Ok((approval.id, (node_id(row.try_get(0)?), approval)))
 }
 
-pub fn read_approval(text: &str) -> Result<ApprovalRow, TransactionError> {
+pub(super) fn read_approval(text: &str) -> Result<ApprovalRow, TransactionError> {
     serde_json::from_str(text).map_err(|error| damaged(&format!("an approval ({error})")))
 }
 
@@ -318,7 +318,7 @@ fn read_denial(row: &SqlRow) -> Result<(Subject, Moment), TransactionError> {
     Ok((subject, moment(row.try_get(2)?)?))
 }
 
-pub fn read_denied(row: &SqlRow) -> Result<Denied, TransactionError> {
+pub(super) fn read_denied(row: &SqlRow) -> Result<Denied, TransactionError> {
     let (Subject { agent, intent }, until) = read_denial(row)?;
     Ok(Denied {
         agent,

@@ -15,7 +15,7 @@ use crate::writer::ops::{Delivery, Op, Reply, Shared};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::Charge;
 
-pub enum Ask {
+pub(super) enum Ask {
     Reserve(Box<Reserve>),
     Hold(Box<Hold>),
     Arm(PaymentId, Box<Arming>),
@@ -47,40 +47,40 @@ pub enum Ask {
 }
 
 /// Who waits for the result.
-pub enum Waiting {
+pub(super) enum Waiting {
     Reservation(Reply<Result<Delivery<Reservation>, ReserveError>>),
     Held(Reply<Result<Delivery<()>, ReserveError>>),
     Done(Reply<Result<(), LedgerError>>),
     NoApprover,
 }
 
-pub enum Verdict {
+pub(super) enum Verdict {
     Reserved(Result<Reservation, ReserveError>),
     Held(Result<PaymentId, ReserveError>),
     Done(Result<(), LedgerError>),
 }
 
 /// What a caller's operation means for the engine.
-pub enum Wanted {
+pub(super) enum Wanted {
     Change(Task),
     Question(Op),
     Close(Reply<()>),
     Nothing,
 }
 
-pub struct Task {
+pub(super) struct Task {
     pub ask: Ask,
     pub waiting: Waiting,
 }
 
 impl Task {
-    pub fn for_nobody(ask: Ask) -> Self {
+    pub(super) fn for_nobody(ask: Ask) -> Self {
         let waiting = Waiting::NoApprover;
         Self { ask, waiting }
     }
 
     /// Converts a caller's operation.
-    pub fn of(op: Op) -> Wanted {
+    pub(super) fn of(op: Op) -> Wanted {
         let (ask, waiting) = match op {
             Op::Reserve(reserve, reply) => (Ask::Reserve(reserve), Waiting::Reservation(reply)),
             Op::Hold(hold, reply) => (Ask::Hold(hold), Waiting::Held(reply)),
@@ -118,7 +118,7 @@ impl Task {
     }
 
     /// Whether the caller has hung up before the decision. Then nothing is decided, so nothing has to be undone.
-    pub fn is_unwanted(&self) -> bool {
+    pub(super) fn is_unwanted(&self) -> bool {
         match (&self.ask, &self.waiting) {
             (Ask::Reserve(_) | Ask::Arm(..), Waiting::Reservation(reply)) => reply.is_closed(),
             (Ask::Hold(_), Waiting::Held(reply)) => reply.is_closed(),
@@ -127,7 +127,7 @@ impl Task {
     }
 
     /// Answers with what is durable. A reservation that is not received reports itself when it is dropped.
-    pub fn answer(self, verdict: Verdict, shared: &Arc<Shared>, wake: &mpsc::WeakSender<Op>) {
+    pub(super) fn answer(self, verdict: Verdict, shared: &Arc<Shared>, wake: &mpsc::WeakSender<Op>) {
         match (self.waiting, verdict) {
             (Waiting::Reservation(reply), Verdict::Reserved(result)) => {
                 let delivery = |value: Reservation| Delivery::of(value.rid(), value, shared.clone(), wake.clone());
@@ -148,7 +148,7 @@ impl Task {
     }
 
     /// Answers that nothing is known to have been recorded. Returns what must not be lost, to be done later.
-    pub fn fail(self, error: &Failure) -> Option<Self> {
+    pub(super) fn fail(self, error: &Failure) -> Option<Self> {
         let (rid, must_be_done) = match &self.ask {
             Ask::Reserve(reserve) => (Some(reserve.hold.rid), false),
             Ask::Hold(hold) => (Some(hold.rid), false),
@@ -189,7 +189,7 @@ const LOST: &str = "the connection to the database was lost while it was recordi
 
 /// Why a batch was not done, as its callers see it.
 #[derive(Clone, Debug)]
-pub enum Failure {
+pub(super) enum Failure {
     Down(String),
     /// It may be on record.
     Unclear,
@@ -197,7 +197,7 @@ pub enum Failure {
 
 impl Ask {
     /// The payment that must be read before the decision.
-    pub fn rid(&self) -> Option<PaymentId> {
+    pub(super) fn rid(&self) -> Option<PaymentId> {
         match self {
             Self::Reserve(reserve) => Some(reserve.hold.rid),
             Self::Hold(hold) => Some(hold.rid),
@@ -220,7 +220,7 @@ impl Ask {
     }
 
     /// The charges that it would book.
-    pub fn charges(&self) -> &[Charge] {
+    pub(super) fn charges(&self) -> &[Charge] {
         match self {
             Self::Reserve(reserve) => &reserve.hold.charges,
             Self::Hold(hold) => &hold.charges,
@@ -230,7 +230,7 @@ impl Ask {
     }
 
     /// The agent's key that it would take.
-    pub fn key(&self) -> Option<[u8; 32]> {
+    pub(super) fn key(&self) -> Option<[u8; 32]> {
         match self {
             Self::Reserve(reserve) => reserve.hold.idempotency,
             Self::Hold(hold) => hold.idempotency,
@@ -239,7 +239,7 @@ impl Ask {
     }
 
     /// The nonce that it would take; `of` is the recorded payment, if there is one.
-    pub fn nonce(&self, of: Option<&Payment>) -> Option<NonceKey> {
+    pub(super) fn nonce(&self, of: Option<&Payment>) -> Option<NonceKey> {
         match self {
             Self::Reserve(reserve) => {
                 let asset = reserve.hold.terms.asset.caip19();

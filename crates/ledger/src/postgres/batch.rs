@@ -25,7 +25,7 @@ use bursar_core::payment_id::PaymentId;
 
 /// What a transaction has to write.
 #[derive(Default)]
-pub struct Changes {
+pub(super) struct Changes {
     pub payments: BTreeMap<PaymentId, Changed>,
     pub counters: BTreeMap<CounterKey, Counter>,
     pub nonces_taken: BTreeSet<NonceKey>,
@@ -40,13 +40,13 @@ pub struct Changes {
     pub approvals: approvals::Changes,
 }
 
-pub struct Changed {
+pub(super) struct Changed {
     pub payment: Payment,
     pub is_new: bool,
     pub unconfirmed: bool,
 }
 
-pub struct Batch<'a> {
+pub(super) struct Batch<'a> {
     pub me: u32,
     pub time: &'a Timekeeper,
     /// An error that refuses every reservation, if there is one.
@@ -68,7 +68,7 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub fn new(
+    pub(super) fn new(
         me: u32,
         time: &'a Timekeeper,
         lines: Lines,
@@ -123,7 +123,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    pub fn answer(&mut self, ask: &Ask, now: Moment) -> Verdict {
+    pub(super) fn answer(&mut self, ask: &Ask, now: Moment) -> Verdict {
         match ask {
             Ask::Reserve(reserve) => {
                 let mut reserve = reserve.clone();

@@ -12,13 +12,13 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::database_url::DatabaseUrl;
 
 /// A database that does not answer for this long counts as down.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The oldest version that is tested.
 const OLDEST: i32 = 140_000;
 
 /// Everything needed to connect again.
-pub struct Connector {
+pub(super) struct Connector {
     config: Config,
     tls: Option<MakeRustlsConnect>,
 }
@@ -26,14 +26,14 @@ pub struct Connector {
 /// Whose SQL it is. Other servers that speak PostgreSQL's protocol and report that they are PostgreSQL are treated as
 /// such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub(super) enum Dialect {
     Postgres,
     /// Its transactions are serializable; it has no advisory locks and no `fsync` setting.
     Cockroach,
 }
 
 impl Dialect {
-    pub const fn begin(self) -> &'static str {
+    pub(super) const fn begin(self) -> &'static str {
         match self {
             Self::Postgres => "begin isolation level read committed",
             Self::Cockroach => "begin",
@@ -43,7 +43,7 @@ impl Dialect {
 
 /// Why there is no connection.
 #[derive(Debug)]
-pub enum NoConnection {
+pub(super) enum NoConnection {
     /// It may recover by itself.
     Down(String),
     /// An operator has to change something first.
@@ -52,7 +52,7 @@ pub enum NoConnection {
 
 impl Connector {
     /// `tls` verifies the database's certificate.
-    pub fn new(database: &DatabaseUrl, password: Option<&SecretString>, tls: ClientConfig) -> Self {
+    pub(super) fn new(database: &DatabaseUrl, password: Option<&SecretString>, tls: ClientConfig) -> Self {
         let mut config = Config::new();
         config
             .user(&database.user)
@@ -79,7 +79,7 @@ impl Connector {
     }
 
     /// Connects, and checks that what this server commits stays committed.
-    pub async fn connect(&self) -> Result<(Client, Dialect), NoConnection> {
+    pub(super) async fn connect(&self) -> Result<(Client, Dialect), NoConnection> {
         let connecting = async {
             let client = match &self.tls {
                 None => {
@@ -154,7 +154,7 @@ async fn examine(client: &Client) -> Result<Dialect, NoConnection> {
 }
 
 impl NoConnection {
-    pub fn of(error: tokio_postgres::Error) -> Self {
+    pub(super) fn of(error: tokio_postgres::Error) -> Self {
         let text = explain(&error);
         if let Some(code) = error.code() {
             // Starting, stopping, full, or taken over: that passes. Everything else needs an operator.
@@ -181,7 +181,7 @@ impl NoConnection {
         Self::Down(text)
     }
 
-    pub fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         match self {
             Self::Down(text) | Self::Refused(text) => text,
         }
@@ -189,7 +189,7 @@ impl NoConnection {
 }
 
 /// The full text of an error, because the crate's own text omits the cause.
-pub fn explain(error: &tokio_postgres::Error) -> String {
+pub(super) fn explain(error: &tokio_postgres::Error) -> String {
     if let Some(database) = error.as_db_error() {
         return format!("the database says: {} ({})", database.message(), database.code().code());
     }
@@ -203,12 +203,12 @@ pub fn explain(error: &tokio_postgres::Error) -> String {
 }
 
 /// Whether the same transaction can be retried unchanged (R209).
-pub fn is_to_be_retried(error: &tokio_postgres::Error) -> bool {
+pub(super) fn is_to_be_retried(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(code) if *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED)
 }
 
 /// Whether an error in answer to `commit` proves that nothing was committed.
-pub fn proves_rollback(error: &tokio_postgres::Error) -> bool {
+pub(super) fn proves_rollback(error: &tokio_postgres::Error) -> bool {
     // 40003: the server itself does not know. Class 57: it was shut down or interrupted, perhaps after it had
     // committed.
     error.code().is_some_and(|code| {

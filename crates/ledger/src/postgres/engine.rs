@@ -29,11 +29,11 @@ use crate::writer::decide::Space;
 use crate::writer::ops::{Op, Reply, Shared};
 
 /// The most operations in one transaction.
-pub const BATCH_OPS: usize = 256;
+pub(super) const BATCH_OPS: usize = 256;
 /// The most refusals kept while the database is down.
 const BACKLOG: usize = 10_000;
 
-pub struct Engine {
+pub(super) struct Engine {
     pub dir: PathBuf,
     pub _lock: File,
     pub connector: Connector,
@@ -63,7 +63,7 @@ pub struct Engine {
 
 impl Engine {
     /// Runs until it is closed or every handle is gone.
-    pub async fn run(mut self, mut ops: mpsc::Receiver<Op>) {
+    pub(super) async fn run(mut self, mut ops: mpsc::Receiver<Op>) {
         loop {
             let mut due = match self.session {
                 Some(_) => self.next_beat,
@@ -141,7 +141,7 @@ impl Engine {
     }
 
     /// Does all of them, or answers each that it was not done.
-    pub async fn perform(&mut self, tasks: Vec<Task>) {
+    pub(super) async fn perform(&mut self, tasks: Vec<Task>) {
         let mut rest = tasks.into_iter();
         loop {
             let tasks: Vec<Task> = rest.by_ref().take(BATCH_OPS).collect();

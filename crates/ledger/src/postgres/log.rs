@@ -16,7 +16,7 @@ use crate::text::{Digest, Moment};
 
 /// Entries of one transaction.
 #[derive(Clone)]
-pub struct Lines {
+pub(super) struct Lines {
     pub chain: Chain,
     version: Version,
     /// Number and bytes, without newline.
@@ -24,7 +24,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    pub fn after(chain: Chain, version: Version) -> Self {
+    pub(super) fn after(chain: Chain, version: Version) -> Self {
         Self {
             chain,
             version,
@@ -33,7 +33,7 @@ impl Lines {
     }
 
     /// An entry and its bytes, as the next of the chain. [`Lines::push`] adds them.
-    pub fn encode(&self, ts: Moment, body: Body) -> Result<(Entry, Vec<u8>), EntryError> {
+    pub(super) fn encode(&self, ts: Moment, body: Body) -> Result<(Entry, Vec<u8>), EntryError> {
         let seq = self.chain.next_seq;
         let entry = Entry { seq, ts, body };
         let mut bytes = Vec::with_capacity(1024);
@@ -41,7 +41,7 @@ impl Lines {
         Ok((entry, bytes))
     }
 
-    pub fn push(&mut self, seq: u64, bytes: Vec<u8>) {
+    pub(super) fn push(&mut self, seq: u64, bytes: Vec<u8>) {
         self.chain = Chain {
             next_seq: seq + 1,
             tip: Digest::leaf(&bytes),
@@ -57,7 +57,7 @@ enum Feed {
 }
 
 /// The writing end of `audit/` and `private/`.
-pub struct LocalLog {
+pub(super) struct LocalLog {
     feed: Option<Sender<Feed>>,
     thread: Option<JoinHandle<()>>,
     failed: Arc<OnceLock<String>>,
@@ -68,7 +68,7 @@ pub struct LocalLog {
 }
 
 impl LocalLog {
-    pub fn start(
+    pub(super) fn start(
         mut journal: Journal,
         dir: &Path,
         checkpoints: Checkpoints,
@@ -99,18 +99,18 @@ impl LocalLog {
     }
 
     /// Appends entries that are committed.
-    pub fn append(&mut self, lines: Lines, disclosures: Vec<(u64, Disclosure)>) {
+    pub(super) fn append(&mut self, lines: Lines, disclosures: Vec<(u64, Disclosure)>) {
         self.chain = lines.chain;
         self.send(Feed::Append(lines.entries, disclosures));
     }
 
     /// Why nothing can be written here any more. The outbox has what is missing; the next start fetches it.
-    pub fn failed(&self) -> Option<&str> {
+    pub(super) fn failed(&self) -> Option<&str> {
         self.failed.get().map(String::as_str)
     }
 
     /// Writes what is pending and removes the fill from the files. Blocks.
-    pub fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.send(Feed::Trim);
         self.feed = None;
         if let Some(thread) = self.thread.take() {

@@ -17,7 +17,7 @@ use bursar_home::{self as home, Readers};
 
 /// The file `node` in the data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub(super) struct Identity {
     /// The id of the shared ledger, so that a directory is not pointed at another one by mistake.
     pub store: Uuid,
     pub node: u32,
@@ -27,11 +27,11 @@ pub struct Identity {
 const PAGE: i64 = 1000;
 
 impl Identity {
-    pub fn path(dir: &Path) -> PathBuf {
+    pub(super) fn path(dir: &Path) -> PathBuf {
         dir.join("node")
     }
 
-    pub fn load(dir: &Path) -> Result<Option<Self>, String> {
+    pub(super) fn load(dir: &Path) -> Result<Option<Self>, String> {
         let path = Self::path(dir);
         if !path.exists() {
             return Ok(None);
@@ -51,7 +51,7 @@ impl Identity {
 }
 
 /// Creates the tables if needed, and finds out which node we are; a directory without a number gets one.
-pub async fn identify(
+pub(super) async fn identify(
     session: &Session,
     dir: &Path,
     known: Option<Identity>,
@@ -108,7 +108,7 @@ async fn new_node(session: &Session) -> Result<u32, NoConnection> {
 
 /// Makes sure that nothing else writes as this node from here on. Waits for the transaction of a lost connection of
 /// ours.
-pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoConnection> {
+pub(super) async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoConnection> {
     let row = session
         .client
         .query_one(
@@ -122,7 +122,7 @@ pub async fn begin_epoch(session: &Session, node: u32) -> Result<i64, NoConnecti
 
 /// The version of entries that every node reads which was heard from within a day: a proxy of the version before may still be
 /// running (R89).
-pub async fn entry_version(session: &Session) -> Result<Version, tokio_postgres::Error> {
+pub(super) async fn entry_version(session: &Session) -> Result<Version, tokio_postgres::Error> {
     let row = session
         .client
         .query_one(
@@ -137,7 +137,7 @@ pub async fn entry_version(session: &Session) -> Result<Version, tokio_postgres:
 }
 
 /// The end of this node's log according to the database.
-pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoConnection> {
+pub(super) async fn chain(session: &Session, node: u32) -> Result<Chain, NoConnection> {
     let newest = session
         .client
         .query_opt(
@@ -160,7 +160,7 @@ pub async fn chain(session: &Session, node: u32) -> Result<Chain, NoConnection> 
 }
 
 /// Whether entry `seq` of this node is in the database with exactly these bytes.
-pub async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result<bool, NoConnection> {
+pub(super) async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result<bool, NoConnection> {
     let row = session
         .client
         .query_opt(
@@ -174,7 +174,7 @@ pub async fn has(session: &Session, node: u32, seq: u64, bytes: &[u8]) -> Result
 }
 
 /// Appends to the local log the entries that only the database has. The local log must be a prefix of the one there.
-pub async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result<(), NoConnection> {
+pub(super) async fn fill_up(session: &Session, node: u32, log: &mut LocalLog) -> Result<(), NoConnection> {
     let here = log.chain;
     let there = chain(session, node).await?;
     if here.next_seq > there.next_seq {
@@ -228,7 +228,7 @@ async fn page(session: &Session, node: u32, from: u64, limit: i64) -> Result<Vec
 }
 
 /// The tables, and the id of the shared ledger in them.
-pub async fn tables(
+pub(super) async fn tables(
     session_client: &tokio_postgres::Client,
     dialect: super::connect::Dialect,
 ) -> Result<Uuid, NoConnection> {

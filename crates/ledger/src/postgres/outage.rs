@@ -10,14 +10,14 @@ use super::engine::Engine;
 use crate::model::Alarm;
 
 /// The pause between two attempts to connect: the first, and the longest.
-pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The time allowed for a reconnection; the first connection has more to do.
 const RECONNECTING: Duration = Duration::from_secs(5);
 const STARTING: Duration = Duration::from_secs(30);
 
 /// How long there has been no connection.
-pub struct Outage {
+pub(super) struct Outage {
     pub why: String,
     pub next_try: Instant,
     pub pause: Duration,
@@ -25,7 +25,7 @@ pub struct Outage {
 }
 
 impl Outage {
-    pub fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self {
             why: String::new(),
             next_try: Instant::now(),
@@ -37,7 +37,7 @@ impl Outage {
 
 impl Engine {
     /// Another process writes as this node, so this one must stop writing.
-    pub fn stop(&mut self) -> String {
+    pub(super) fn stop(&mut self) -> String {
         let why = "another bursar runs as this node on the shared ledger: a copy of this data directory is in use. \
                    Stop one of the two; for a second node, run `bursar init` in a new directory instead of copying \
                    this one"
@@ -50,7 +50,7 @@ impl Engine {
     }
 
     /// Makes sure that there is a usable connection, or says why there is none. Takes a bounded time.
-    pub async fn connected(&mut self) -> Result<(), String> {
+    pub(super) async fn connected(&mut self) -> Result<(), String> {
         if let Some(why) = &self.stopped {
             return Err(why.clone());
         }
@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    pub fn went_down(&mut self, no_way: &NoConnection) -> String {
+    pub(super) fn went_down(&mut self, no_way: &NoConnection) -> String {
         self.session = None;
         let why = format!("the ledger's database cannot be used: {}", no_way.text());
         self.outage.next_try = Instant::now() + self.outage.pause;

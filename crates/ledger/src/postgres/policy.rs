@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use crate::model::ReserveError;
 
 /// SHA-256 of a limits file.
-pub type Sha256 = [u8; 32];
+pub(super) type Sha256 = [u8; 32];
 
 /// Each proxy counts its own files from 1; plans made under the last few may still be under way.
 const REMEMBERED: usize = 16;
 
 /// The files that this proxy has loaded, by its own count, and their generations in the database.
 #[derive(Clone, Debug, Default)]
-pub struct Mine {
+pub(super) struct Mine {
     generations: BTreeMap<u64, u64>,
 }
 
@@ -29,14 +29,14 @@ impl Mine {
         self.generations.get(&local).copied()
     }
 
-    pub fn newest(&self) -> Option<u64> {
+    pub(super) fn newest(&self) -> Option<u64> {
         self.generations.last_key_value().map(|(_, generation)| *generation)
     }
 }
 
 /// The state in the database, as read within a transaction.
 #[derive(Clone, Debug, Default)]
-pub struct Published {
+pub(super) struct Published {
     /// Generation and file in force. `None`: nothing was published yet.
     pub current: Option<(u64, Sha256)>,
     /// Generations of those files that this batch asks about.
@@ -47,7 +47,7 @@ pub struct Published {
 
 impl Published {
     /// Records a file that this proxy has loaded. Returns its generation.
-    pub fn load(&mut self, mine: &mut Mine, local: u64, sha256: Sha256) -> u64 {
+    pub(super) fn load(&mut self, mine: &mut Mine, local: u64, sha256: Sha256) -> u64 {
         let known = match self.current {
             Some((generation, current)) if current == sha256 => Some(generation),
             _ => self.history.get(&sha256).copied(),
@@ -65,7 +65,7 @@ impl Published {
 
     /// Whether a payment that was planned under this proxy's file `local` (`None`: its newest) may be reserved; returns
     /// the generation to record.
-    pub fn admits(&self, mine: &Mine, local: Option<u64>) -> Result<Option<u64>, ReserveError> {
+    pub(super) fn admits(&self, mine: &Mine, local: Option<u64>) -> Result<Option<u64>, ReserveError> {
         let Some((need, _)) = self.current else {
             return Ok(None);
         };

@@ -21,7 +21,7 @@ use bursar_core::payment_id::PaymentId;
 const WINDOWS: i64 = 64;
 
 impl Engine {
-    pub async fn answer(&mut self, question: Op) {
+    pub(super) async fn answer(&mut self, question: Op) {
         let failed = self.connected().await.err();
         if failed.is_none() && !self.backlog.is_empty() {
             // A caller that was promised that its result is recorded later must see it recorded.

@@ -19,7 +19,7 @@ use bursar_core::policy::budget::{SINCE_APPROVAL, Window};
 
 /// Why a transaction was not done. Unless stated otherwise, nothing of it is in the database.
 #[derive(Debug)]
-pub enum TransactionError {
+pub(super) enum TransactionError {
     /// Another transaction was in the way: retrying may succeed.
     Again(String),
     /// The connection failed, or the server cannot do it at the moment.
@@ -40,7 +40,7 @@ impl From<Error> for TransactionError {
 }
 
 /// A payment's row.
-pub struct Row {
+pub(super) struct Row {
     pub owner: u32,
     pub payment: Payment,
     pub unconfirmed: bool,
@@ -48,7 +48,7 @@ pub struct Row {
 
 /// What a batch must lock and read.
 #[derive(Default)]
-pub struct Needs {
+pub(super) struct Needs {
     /// Counters and guards.
     pub keys: BTreeSet<CounterKey>,
     /// Rolling windows, and the oldest bucket that matters.
@@ -61,7 +61,7 @@ pub struct Needs {
 }
 
 /// What was read under the locks.
-pub struct Locked {
+pub(super) struct Locked {
     pub counters: Vec<(CounterKey, Counter)>,
     /// Nonces that are taken.
     pub nonces: Vec<NonceKey>,
@@ -76,7 +76,7 @@ pub struct Locked {
 }
 
 impl Needs {
-    pub fn of<'t>(asks: impl Iterator<Item = &'t Ask>, rows: &HashMap<PaymentId, Row>) -> Self {
+    pub(super) fn of<'t>(asks: impl Iterator<Item = &'t Ask>, rows: &HashMap<PaymentId, Row>) -> Self {
         let mut needs = Self::default();
         let mut returned = HashSet::new();
         for ask in asks {
@@ -130,12 +130,12 @@ impl Needs {
 }
 
 /// Decided by its name in an entry, which [`bursar_core::policy::budget::Charge::window_name`] makes.
-pub fn has_buckets(window: &str) -> bool {
+pub(super) fn has_buckets(window: &str) -> bool {
     window == SINCE_APPROVAL || window.starts_with("rolling.") || window.starts_with("count.rolling.")
 }
 
 #[derive(Default)]
-pub struct CounterRows<'a> {
+pub(super) struct CounterRows<'a> {
     pub scopes: Vec<&'a str>,
     pub windows: Vec<&'a str>,
     pub starts: Vec<&'a str>,
@@ -144,7 +144,7 @@ pub struct CounterRows<'a> {
 }
 
 impl<'a> CounterRows<'a> {
-    pub fn of(counters: &[(&'a CounterKey, &Counter)]) -> Self {
+    pub(super) fn of(counters: &[(&'a CounterKey, &Counter)]) -> Self {
         let mut rows = Self::default();
         for ((scope, window, start), counter) in counters {
             rows.scopes.push(scope);
@@ -158,7 +158,7 @@ impl<'a> CounterRows<'a> {
 }
 
 #[derive(Default)]
-pub struct PaymentRows {
+pub(super) struct PaymentRows {
     pub rids: Vec<Uuid>,
     pub states: Vec<i16>,
     pub counts_until: Vec<Option<i64>>,
@@ -167,7 +167,7 @@ pub struct PaymentRows {
 }
 
 impl PaymentRows {
-    pub fn of(changed: &[(&PaymentId, &Changed)]) -> Result<Self, TransactionError> {
+    pub(super) fn of(changed: &[(&PaymentId, &Changed)]) -> Result<Self, TransactionError> {
         let mut rows = Self::default();
         for (rid, changed) in changed {
             let payment = &changed.payment;
@@ -195,7 +195,7 @@ const fn state_number(state: State) -> i16 {
     }
 }
 
-pub fn columns<'a>(keys: impl Iterator<Item = &'a CounterKey>) -> [Vec<&'a str>; 3] {
+pub(super) fn columns<'a>(keys: impl Iterator<Item = &'a CounterKey>) -> [Vec<&'a str>; 3] {
     let mut columns: [Vec<&str>; 3] = Default::default();
     for (scope, window, start) in keys {
         columns[0].push(scope);
@@ -205,7 +205,7 @@ pub fn columns<'a>(keys: impl Iterator<Item = &'a CounterKey>) -> [Vec<&'a str>;
     columns
 }
 
-pub fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), TransactionError> {
+pub(super) fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), TransactionError> {
     let rid = PaymentId::from_bytes(row.try_get::<_, Uuid>(0)?.into_bytes());
     let row = Row {
         owner: node_id(row.try_get(1)?),
@@ -215,12 +215,12 @@ pub fn read_row(row: &SqlRow) -> Result<(PaymentId, Row), TransactionError> {
     Ok((rid, row))
 }
 
-pub fn read_payment(text: &str) -> Result<Payment, TransactionError> {
+pub(super) fn read_payment(text: &str) -> Result<Payment, TransactionError> {
     serde_json::from_str(text)
         .map_err(|error| TransactionError::Down(format!("a payment in the database cannot be read: {error}")))
 }
 
-pub fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), TransactionError> {
+pub(super) fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), TransactionError> {
     let number = |column| -> Result<u128, TransactionError> {
         let text: &str = row.try_get(column)?;
         text.parse()
@@ -232,7 +232,7 @@ pub fn read_counter(row: &SqlRow) -> Result<(CounterKey, Counter), TransactionEr
 }
 
 /// idem, until, rid, fingerprint
-pub fn read_key(row: &SqlRow) -> Result<KeyHold, TransactionError> {
+pub(super) fn read_key(row: &SqlRow) -> Result<KeyHold, TransactionError> {
     let bytes = |column| -> Result<[u8; 32], TransactionError> {
         let bytes: &[u8] = row.try_get(column)?;
         bytes
@@ -247,29 +247,29 @@ pub fn read_key(row: &SqlRow) -> Result<KeyHold, TransactionError> {
     })
 }
 
-pub fn nonce(bytes: &[u8]) -> Result<NonceKey, TransactionError> {
+pub(super) fn nonce(bytes: &[u8]) -> Result<NonceKey, TransactionError> {
     let key = bytes
         .try_into()
         .map_err(|_| TransactionError::Down("a nonce in the database is damaged".to_owned()))?;
     Ok(NonceKey(key))
 }
 
-pub fn sha256(bytes: &[u8]) -> Result<Sha256, TransactionError> {
+pub(super) fn sha256(bytes: &[u8]) -> Result<Sha256, TransactionError> {
     bytes
         .try_into()
         .map_err(|_| TransactionError::Down("a policy in the database is damaged".to_owned()))
 }
 
 /// The database numbers nodes from 1.
-pub fn id(node: u32) -> i32 {
+pub(super) fn id(node: u32) -> i32 {
     i32::try_from(node).unwrap_or(i32::MAX)
 }
 
-pub fn node_id(id: i32) -> u32 {
+pub(super) fn node_id(id: i32) -> u32 {
     u32::try_from(id).unwrap_or(0)
 }
 
 /// A value that does not fit is as good as forever.
-pub fn seconds(seconds: u64) -> i64 {
+pub(super) fn seconds(seconds: u64) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }

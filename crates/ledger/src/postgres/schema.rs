@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 use super::connect::Dialect;
 
 /// The version of the tables below. Tables of a newer version belong to a newer bursar; older ones are upgraded.
-pub const VERSION: i32 = 3;
+pub(super) const VERSION: i32 = 3;
 
 /// All counters of a batch are locked in `win`, in key order. A rolling window has one row there, [`GUARD`], that
 /// stands for its buckets. `settled` and `open` are in the budget's unit.
@@ -119,13 +119,17 @@ alter table bursar.node add column if not exists reads int4 not null default 1;
 ";
 
 /// The start of the row for a rolling window in `win`; no real window starts like this.
-pub const GUARD: &str = "guard";
+pub(super) const GUARD: &str = "guard";
 
 /// Any number will do, as long as every bursar uses the same: b"bursar" as digits.
 const ADVISORY_KEY: &str = "108274576744818";
 
 /// Creates what is missing and returns the version and the id of the shared ledger.
-pub async fn make(client: &Client, dialect: Dialect, fresh_name: uuid::Uuid) -> Result<(i32, uuid::Uuid), Error> {
+pub(super) async fn make(
+    client: &Client,
+    dialect: Dialect,
+    fresh_name: uuid::Uuid,
+) -> Result<(i32, uuid::Uuid), Error> {
     let there = client.query(
         "select 1 from pg_catalog.pg_tables where schemaname = 'bursar' and tablename = 'meta'",
         &[],

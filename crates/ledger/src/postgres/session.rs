@@ -24,7 +24,7 @@ use crate::text::Moment;
 use bursar_core::payment_id::PaymentId;
 
 /// A connection and the statements prepared on it.
-pub struct Session {
+pub(super) struct Session {
     pub client: Client,
     dialect: Dialect,
     epoch: Statement,
@@ -56,7 +56,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub async fn prepare(client: Client, dialect: Dialect) -> Result<Self, Error> {
+    pub(super) async fn prepare(client: Client, dialect: Dialect) -> Result<Self, Error> {
         let p = |text: &'static str| client.prepare(text);
         let (epoch, payments, create, lock, buckets, nonces, policy, policy_locked, history, silent, handed_over) = try_join!(
             p("select epoch from bursar.node where node_id = $1 for update"),
@@ -170,7 +170,12 @@ impl Session {
     }
 
     /// Begins a transaction as the node's only process, and locks the payments that it is about.
-    pub async fn begin(&self, me: u32, epoch: i64, rids: &[Uuid]) -> Result<HashMap<PaymentId, Row>, TransactionError> {
+    pub(super) async fn begin(
+        &self,
+        me: u32,
+        epoch: i64,
+        rids: &[Uuid],
+    ) -> Result<HashMap<PaymentId, Row>, TransactionError> {
         let node = id(me);
         let (_, now, found) = try_join!(
             biased;
@@ -190,14 +195,14 @@ impl Session {
     }
 
     /// Creates counters that no payment has touched before, outside of the transaction that will lock them.
-    pub async fn create(&self, keys: &[&CounterKey]) -> Result<(), TransactionError> {
+    pub(super) async fn create(&self, keys: &[&CounterKey]) -> Result<(), TransactionError> {
         let [scopes, windows, starts] = columns(keys.iter().copied());
         self.client.execute(&self.create, &[&scopes, &windows, &starts]).await?;
         Ok(())
     }
 
     /// Locks the counters, then reads what only the lock makes certain.
-    pub async fn lock(&self, me: u32, needs: &Needs, now_s: i64) -> Result<Locked, TransactionError> {
+    pub(super) async fn lock(&self, me: u32, needs: &Needs, now_s: i64) -> Result<Locked, TransactionError> {
         let [scopes, windows, starts] = columns(needs.keys.iter());
         let rolling: [Vec<&str>; 3] = [
             needs.rolling.keys().map(|(scope, _)| scope.as_str()).collect(),
@@ -305,7 +310,7 @@ impl Session {
 
     /// Writes what the batch has changed. The rows are locked, so every row count must match; if one does not, another
     /// transaction inserted a row that did not exist before.
-    pub async fn write(&self, batch: &Batch<'_>, epoch: i64, now: Moment) -> Result<(), TransactionError> {
+    pub(super) async fn write(&self, batch: &Batch<'_>, epoch: i64, now: Moment) -> Result<(), TransactionError> {
         let (changes, node) = (&batch.changes, id(batch.me));
         let now_s = now.timestamp().as_second();
         let (fixed, rolling): (Vec<_>, Vec<_>) = changes
@@ -389,7 +394,7 @@ impl Session {
     }
 
     /// Executes a statement that must write exactly `rows` rows, if there are any.
-    pub async fn written(
+    pub(super) async fn written(
         &self,
         rows: usize,
         statement: &Statement,
@@ -407,4 +412,4 @@ impl Session {
     }
 }
 
-pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];

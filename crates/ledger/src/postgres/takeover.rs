@@ -21,12 +21,12 @@ use bursar_core::policy::budget::{PAYEE, SINCE_APPROVAL};
 const AT_ONCE: i64 = 256;
 
 /// The time between two heartbeats.
-pub const BEAT: Duration = Duration::from_secs(10);
+pub(super) const BEAT: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Connects, finds out what happened to a commit whose answer was lost, and the first time begins this node's
     /// epoch.
-    pub async fn establish(&mut self) -> Result<(), NoConnection> {
+    pub(super) async fn establish(&mut self) -> Result<(), NoConnection> {
         let (client, dialect) = self.connector.connect().await?;
         let store = node::tables(&client, dialect).await?;
         let session = Session::prepare(client, dialect).await.map_err(NoConnection::of)?;
@@ -121,7 +121,7 @@ impl Engine {
     }
 
     /// Reports that this node is alive, and takes over from those that are not.
-    pub async fn beat(&mut self) {
+    pub(super) async fn beat(&mut self) {
         let looked = timeout(TRANSACTION, self.look_around()).await;
         match looked {
             Ok(Ok(asks)) => self.perform(asks.into_iter().map(Task::for_nobody).collect()).await,

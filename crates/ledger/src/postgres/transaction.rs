@@ -26,12 +26,12 @@ use bursar_core::payment_id::PaymentId;
 /// How often a transaction that collided with another is tried (R209).
 const TRIES: u32 = 5;
 /// If one takes longer, the database hangs.
-pub const TRANSACTION: Duration = Duration::from_secs(5);
+pub(super) const TRANSACTION: Duration = Duration::from_secs(5);
 /// How many names of existing counters are remembered.
 const KNOWN: usize = 100_000;
 
 /// The results of a transaction, valid once it is committed.
-pub struct Done {
+pub(super) struct Done {
     pub verdicts: Vec<Verdict>,
     pub lines: Lines,
     disclosures: Vec<(u64, Disclosure)>,
@@ -41,7 +41,7 @@ pub struct Done {
 }
 
 /// A commit whose answer was lost.
-pub struct Unclear {
+pub(super) struct Unclear {
     pub done: Done,
     /// What it reserves. If its callers were answered that the outcome is unknown, no caller gets these.
     pub rids: Vec<PaymentId>,
@@ -49,7 +49,7 @@ pub struct Unclear {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum CommitState {
+pub(super) enum CommitState {
     /// Its callers still wait.
     Open,
     /// They were answered that the outcome is unknown.
@@ -60,14 +60,14 @@ pub enum CommitState {
 
 impl Unclear {
     /// The last entry that the transaction would have written.
-    pub fn last(&self) -> Option<(u64, &[u8])> {
+    pub(super) fn last(&self) -> Option<(u64, &[u8])> {
         let (seq, bytes) = self.done.lines.entries.last()?;
         Some((*seq, bytes))
     }
 }
 
 /// Why one attempt did not reach `Done`.
-pub enum Attempt {
+pub(super) enum Attempt {
     TransactionError(TransactionError),
     Unclear(Box<Done>),
 }
@@ -80,7 +80,7 @@ impl<T: Into<TransactionError>> From<T> for Attempt {
 
 impl Engine {
     /// Does all of `tasks`, in order and together, or nothing.
-    pub async fn commit(&mut self, tasks: &[Task]) -> Result<Vec<Verdict>, Failure> {
+    pub(super) async fn commit(&mut self, tasks: &[Task]) -> Result<Vec<Verdict>, Failure> {
         let (mut tries, began) = (0, Instant::now());
         loop {
             if let Some(unclear) = self.unclear.take_if(|unclear| unclear.fate == CommitState::Committed) {
@@ -129,7 +129,7 @@ impl Engine {
     }
 
     /// One transaction from beginning to end.
-    pub async fn attempt(&mut self, tasks: &[Task]) -> Result<Done, Attempt> {
+    pub(super) async fn attempt(&mut self, tasks: &[Task]) -> Result<Done, Attempt> {
         let prepared = timeout(TRANSACTION, self.prepare(tasks)).await;
         let late = || TransactionError::Down("it takes too long to answer".to_owned());
         let done = prepared.unwrap_or_else(|_| Err(late()))?;
@@ -213,7 +213,7 @@ impl Engine {
     }
 
     /// Applies the results that are certain now.
-    pub fn take_in(&mut self, done: Done) -> Vec<Verdict> {
+    pub(super) fn take_in(&mut self, done: Done) -> Vec<Verdict> {
         if !done.lines.entries.is_empty() {
             self.time.saw(done.now.timestamp());
             self.log.append(done.lines, done.disclosures);
@@ -226,7 +226,7 @@ impl Engine {
     }
 
     /// Rolls back; if that fails, drops the connection, which also ends the transaction.
-    pub async fn roll_back(&mut self) {
+    pub(super) async fn roll_back(&mut self) {
         if let Some(session) = &self.session
             && !matches!(
                 timeout(PATIENCE, session.client.batch_execute("rollback")).await,

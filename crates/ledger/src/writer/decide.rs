@@ -71,14 +71,14 @@ impl Decisions for Writer {
 }
 
 /// Free space on the disk that holds the journal (R205).
-pub struct Space {
+pub(crate) struct Space {
     dir: PathBuf,
     min_free_bytes: u64,
     checked: Option<(Instant, bool)>,
 }
 
 impl Space {
-    pub fn new(dir: PathBuf, min_free_bytes: u64) -> Self {
+    pub(crate) fn new(dir: PathBuf, min_free_bytes: u64) -> Self {
         Self {
             dir,
             min_free_bytes,
@@ -86,7 +86,7 @@ impl Space {
         }
     }
 
-    pub fn is_low(&mut self) -> bool {
+    pub(crate) fn is_low(&mut self) -> bool {
         match self.checked {
             Some((at, is_low)) if at.elapsed() < SPACE_CHECKED_EVERY => is_low,
             _ => {

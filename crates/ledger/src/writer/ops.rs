@@ -15,7 +15,7 @@ use crate::payment::Payment;
 use crate::refusals::Refusals;
 use bursar_core::payment_id::PaymentId;
 
-pub type Reply<T> = oneshot::Sender<T>;
+pub(crate) type Reply<T> = oneshot::Sender<T>;
 
 /// What callers send.
 pub enum Op {
@@ -133,7 +133,7 @@ impl<T> Drop for Delivery<T> {
 }
 
 /// An answer that waits until the batch is durable.
-pub enum DurableAnswer {
+pub(crate) enum DurableAnswer {
     Reserve(
         Reply<Result<Delivery<Reservation>, ReserveError>>,
         Result<Reservation, ReserveError>,
@@ -152,7 +152,7 @@ pub enum DurableAnswer {
 }
 
 impl DurableAnswer {
-    pub fn fail(self, why: &str) {
+    pub(crate) fn fail(self, why: &str) {
         let failed = || LedgerError::Failed(why.to_owned());
         // As in `Writer::answer`: a caller that has gone away gets no answer.
         match self {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_postgres::{Client, Config, NoTls};
 
-pub struct Cluster {
+pub(crate) struct Cluster {
     dir: PathBuf,
     pub port: u16,
     /// The CA that signed the server's certificate.
@@ -22,24 +22,24 @@ pub struct Cluster {
 }
 
 /// One database on a server.
-pub struct Database {
+pub(crate) struct Database {
     pub port: u16,
     pub name: String,
 }
 
 /// The server that the tests of one binary share.
-pub fn cluster() -> &'static Cluster {
+pub(crate) fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(Cluster::start)
 }
 
 impl Cluster {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with("")
     }
 
     /// `settings` are lines for postgresql.conf.
-    pub fn with(settings: &str) -> Self {
+    pub(crate) fn with(settings: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("pg").tempdir().unwrap().keep();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
         own(&dir);
@@ -99,7 +99,7 @@ impl Cluster {
     }
 
     /// A fresh, empty database.
-    pub async fn database(&self) -> Database {
+    pub(crate) async fn database(&self) -> Database {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("books{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let admin = connect(self.port, "postgres").await;
@@ -107,18 +107,18 @@ impl Cluster {
         Database { port: self.port, name }
     }
 
-    pub fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.dir
     }
 
-    pub fn down(&self) {
+    pub(crate) fn down(&self) {
         run(as_owner("pg_ctl")
             .arg("-D")
             .arg(self.dir.join("data"))
             .args(["-m", "fast", "-w", "stop"]));
     }
 
-    pub fn up(&self) {
+    pub(crate) fn up(&self) {
         assert!(self.try_up());
     }
 
@@ -146,20 +146,20 @@ impl Drop for Cluster {
 }
 
 impl Database {
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("postgres://bursar@127.0.0.1:{}/{}", self.port, self.name)
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         connect(self.port, &self.name).await
     }
 
-    pub async fn run(&self, sql: &str) {
+    pub(crate) async fn run(&self, sql: &str) {
         self.client().await.batch_execute(sql).await.unwrap();
     }
 
     /// The first column of the only row, as text.
-    pub async fn ask(&self, sql: &str) -> String {
+    pub(crate) async fn ask(&self, sql: &str) -> String {
         let messages = self.client().await.simple_query(sql).await.unwrap();
         let row = messages.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),

@@ -79,7 +79,10 @@ async fn it_is_continued_in_new_words_and_not_a_byte_of_the_old_ones_changes() {
     let added = after.strip_prefix(&before).expect("old lines stay as they are");
     assert!(before.contains("\"v\":1") && !before.contains("\"v\":2"));
     assert!(added.contains("\"v\":2") && !added.contains("\"v\":1"), "{added}");
-    assert!(added.contains("\"ev\":\"pay.refused\"") && !added.contains("pay.denied"), "{added}");
+    assert!(
+        added.contains("\"ev\":\"pay.refused\"") && !added.contains("pay.denied"),
+        "{added}"
+    );
     assert_eq!(fs::read_to_string(world.path().join("format")).unwrap(), "3\n");
 
     // A new start checks the hash chain and the signed checkpoints over both kinds of lines.

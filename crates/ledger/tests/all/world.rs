@@ -21,18 +21,18 @@ use bursar_ledger::{
 use jiff::{SignedDuration, Timestamp};
 
 /// As `bursar init` writes it; the seed is only for tests.
-pub const LOG_KEY: &str = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
+pub(crate) const LOG_KEY: &str = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
 
-pub const NOON: &str = "2026-11-20T12:00:00Z";
+pub(crate) const NOON: &str = "2026-11-20T12:00:00Z";
 
-pub struct World {
+pub(crate) struct World {
     pub dir: tempfile::TempDir,
     pub clock: Arc<ManualClock>,
     purchases: AtomicU64,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         write_new(&dir.path().join("log.key"), LOG_KEY.as_bytes(), Readers::Owner).unwrap();
         Self {
@@ -43,29 +43,29 @@ impl World {
     }
 
     /// A world whose purchases differ from those of every other one, for a shared ledger.
-    pub fn numbered(number: u64) -> Self {
+    pub(crate) fn numbered(number: u64) -> Self {
         let world = Self::new();
         world.purchases.store(number * 1_000_000 + 1, Ordering::Relaxed);
         world
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options {
             min_free_bytes: 0,
             ..Options::new(self.clock.clone())
         }
     }
 
-    pub fn open(&self) -> Embedded {
+    pub(crate) fn open(&self) -> Embedded {
         self.open_with(|_| {})
     }
 
     /// Waits until the ledger that a test has killed or dropped has released the directory, then opens it.
-    pub fn open_with(&self, change: impl Fn(&mut Options)) -> Embedded {
+    pub(crate) fn open_with(&self, change: impl Fn(&mut Options)) -> Embedded {
         loop {
             let mut options = self.options();
             change(&mut options);
@@ -77,19 +77,19 @@ impl World {
     }
 
     /// Waits until the ledger that a test has killed or dropped has released the directory.
-    pub fn wait_until_released(&self) {
+    pub(crate) fn wait_until_released(&self) {
         let lock = fs::File::open(self.path().join("lock")).unwrap();
         lock.lock().unwrap();
     }
 
     /// Entries that the newest checkpoint covers.
-    pub fn signed(&self) -> usize {
+    pub(crate) fn signed(&self) -> usize {
         let note = fs::read_to_string(self.path().join("audit/checkpoint")).unwrap_or_default();
         note.lines().nth(1).map_or(0, |size| size.parse().unwrap())
     }
 
     /// Waits until everything written so far is signed.
-    pub fn wait_until_signed(&self) {
+    pub(crate) fn wait_until_signed(&self) {
         let entries = self.journal().lines().count();
         while self.signed() < entries {
             std::thread::yield_now();
@@ -97,12 +97,12 @@ impl World {
     }
 
     /// A new purchase of one cent by `research`, charged to a day with a cap of `cap` micro-dollars.
-    pub fn purchase(&self, cap: u128) -> Reserve {
+    pub(crate) fn purchase(&self, cap: u128) -> Reserve {
         let amount = 10_000;
         self.charged(vec![charge("agent:research", Window::Day, Unit::MicroUsd, amount, cap)])
     }
 
-    pub fn charged(&self, charges: Vec<Charge>) -> Reserve {
+    pub(crate) fn charged(&self, charges: Vec<Charge>) -> Reserve {
         let number = self.purchases.fetch_add(1, Ordering::Relaxed);
         let now: Timestamp = NOON.parse().unwrap();
         let mut random = [0; 10];
@@ -145,7 +145,7 @@ impl World {
     }
 
     /// A question about held money, with ten minutes to answer.
-    pub fn question(&self, hold: &Hold, intent: u8) -> Requested {
+    pub(crate) fn question(&self, hold: &Hold, intent: u8) -> Requested {
         let Reserve { hold: other, .. } = self.purchase(0);
         Requested {
             // The id differs from every payment's as they differ from each other.
@@ -160,11 +160,11 @@ impl World {
         }
     }
 
-    pub fn segments(&self) -> Vec<PathBuf> {
+    pub(crate) fn segments(&self) -> Vec<PathBuf> {
         files(&self.path().join("audit"), "seg-")
     }
 
-    pub fn journal(&self) -> String {
+    pub(crate) fn journal(&self) -> String {
         let text: String = self
             .segments()
             .iter()
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// Events in order.
-    pub fn events(&self) -> Vec<String> {
+    pub(crate) fn events(&self) -> Vec<String> {
         let ev = |line: &str| {
             serde_json::from_str::<serde_json::Value>(line).unwrap()["ev"]
                 .as_str()
@@ -184,12 +184,12 @@ impl World {
         self.journal().lines().filter(|line| !line.is_empty()).map(ev).collect()
     }
 
-    pub fn count(&self, ev: &str) -> usize {
+    pub(crate) fn count(&self, ev: &str) -> usize {
         self.events().iter().filter(|found| *found == ev).count()
     }
 }
 
-pub fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(dir)
         .unwrap()
         .map(|file| file.unwrap().path())
@@ -199,7 +199,7 @@ pub fn files(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     found
 }
 
-pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) -> Charge {
+pub(crate) fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) -> Charge {
     Charge {
         scope: scope.into(),
         window,
@@ -214,7 +214,7 @@ pub fn charge(scope: &str, window: Window, unit: Unit, amount: u128, cap: u128) 
 }
 
 /// Evidence that is remembered for a minute longer than its grant can be used.
-pub fn granted(id: PaymentId, replay: u8, use_by: Timestamp) -> ApprovalStep {
+pub(crate) fn granted(id: PaymentId, replay: u8, use_by: Timestamp) -> ApprovalStep {
     ApprovalStep::Granted {
         id,
         by: "did:x:finance".into(),
@@ -227,7 +227,7 @@ pub fn granted(id: PaymentId, replay: u8, use_by: Timestamp) -> ApprovalStep {
 }
 
 /// What counts against `agent:research` in the current day, in micro-USD.
-pub async fn counted(ledger: &dyn Ledger) -> u128 {
+pub(crate) async fn counted(ledger: &dyn Ledger) -> u128 {
     let usage = ledger.usage(&["agent:research"]).await.unwrap();
     usage
         .iter()
@@ -237,7 +237,7 @@ pub async fn counted(ledger: &dyn Ledger) -> u128 {
 }
 
 /// Returns `verdict` the `nth` time (from 1) that `step` is reached.
-pub struct FailAt {
+pub(crate) struct FailAt {
     pub step: Step,
     pub nth: usize,
     pub verdict: Verdict,

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 /// `notBefore` and `notAfter`, whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Validity {
+pub(super) struct Validity {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
 }
@@ -22,7 +22,7 @@ const EXPLICIT_VERSION: u8 = 0xa0;
 
 impl Validity {
     /// `None` when the bytes are not a certificate.
-    pub fn of(certificate: &[u8]) -> Option<Self> {
+    pub(super) fn of(certificate: &[u8]) -> Option<Self> {
         let (certificate, _) = expect(certificate, SEQUENCE)?;
         let (body, _) = expect(certificate, SEQUENCE)?;
         let body = expect(body, EXPLICIT_VERSION).map_or(body, |(_, rest)| rest);

@@ -88,7 +88,7 @@ pub enum Looked<T> {
 }
 
 /// Reads the credential out of an answer.
-pub type Read<T> = fn(&Map<String, Value>) -> Result<T, Unreadable>;
+pub(super) type Read<T> = fn(&Map<String, Value>) -> Result<T, Unreadable>;
 
 impl Pending {
     pub fn id(&self) -> &str {
@@ -192,7 +192,7 @@ impl Token {
 }
 
 /// Reads the answer about the wallet. The error is the member that is missing or malformed.
-pub fn wallet(body: &[u8]) -> Result<WalletAnswer, Unreadable> {
+pub(super) fn wallet(body: &[u8]) -> Result<WalletAnswer, Unreadable> {
     let object = object(body).ok_or("JSON")?;
     let address = |name: &'static str| {
         let text = object.get(name).and_then(Value::as_str).ok_or(name)?;
@@ -206,7 +206,7 @@ pub fn wallet(body: &[u8]) -> Result<WalletAnswer, Unreadable> {
 }
 
 /// Reads the answer to an order.
-pub fn created<T>(status: StatusCode, body: &[u8], read: Read<T>) -> Created<T> {
+pub(super) fn created<T>(status: StatusCode, body: &[u8], read: Read<T>) -> Created<T> {
     let Some(object) = object(body) else {
         return Created::Unclear(status);
     };
@@ -227,7 +227,7 @@ pub fn created<T>(status: StatusCode, body: &[u8], read: Read<T>) -> Created<T> 
 }
 
 /// Reads the answer to a poll. An answer that cannot be understood decides nothing.
-pub fn looked<T>(status: StatusCode, body: &[u8], wait: Option<Duration>, read: Read<T>) -> Looked<T> {
+pub(super) fn looked<T>(status: StatusCode, body: &[u8], wait: Option<Duration>, read: Read<T>) -> Looked<T> {
     let Some(object) = object(body) else {
         return Looked::Wait(wait);
     };

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 const MOST_TOPICS: usize = 4;
 
 #[derive(Deserialize)]
-pub struct Reply<'a> {
+pub(super) struct Reply<'a> {
     /// Tells `null`, which is an answer, from a missing member, which is not.
     #[serde(borrow, default, deserialize_with = "present")]
     pub result: Option<&'a RawValue>,
@@ -19,14 +19,14 @@ pub struct Reply<'a> {
 }
 
 #[derive(Deserialize)]
-pub struct Refusal {
+pub(super) struct Refusal {
     pub code: i64,
     pub message: String,
 }
 
 /// A number as hexadecimal text. Nodes write it with and without leading zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quantity(pub u64);
+pub(super) struct Quantity(pub u64);
 
 impl<'de> Deserialize<'de> for Quantity {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for Quantity {
 
 /// Twenty bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Account(pub Address);
+pub(super) struct Account(pub Address);
 
 impl<'de> Deserialize<'de> for Account {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for Account {
 
 /// A word of the EVM, or what a call returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Data(pub Bytes);
+pub(super) struct Data(pub Bytes);
 
 impl<'de> Deserialize<'de> for Data {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -54,7 +54,7 @@ impl<'de> Deserialize<'de> for Data {
     }
 }
 
-pub fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(super) fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let text = hexadecimal(deserializer)?;
     let digits = digits(&text)?;
     if digits.is_empty() || digits.len() > 64 {
@@ -66,24 +66,24 @@ pub fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Er
         .map_err(|_| Error::custom("the number is out of range"))
 }
 
-pub fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<B256, D::Error> {
+pub(super) fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<B256, D::Error> {
     fixed(&hexadecimal(deserializer)?)
 }
 
-pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
     fixed(&hexadecimal(deserializer)?).map(Address)
 }
 
-pub fn bloom<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bloom, D::Error> {
+pub(super) fn bloom<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bloom, D::Error> {
     fixed(&hexadecimal(deserializer)?).map(Bloom)
 }
 
-pub fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+pub(super) fn data<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let text = hexadecimal(deserializer)?;
     hex::decode(digits(&text)?).map(Bytes::from).map_err(Error::custom)
 }
 
-pub fn topics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<B256>, D::Error> {
+pub(super) fn topics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<B256>, D::Error> {
     let texts = Vec::<Cow<str>>::deserialize(deserializer)?;
     if texts.len() > MOST_TOPICS {
         return Err(Error::custom("a log has at most four topics"));

@@ -59,7 +59,7 @@ impl Order<'_> {
 
 impl Call {
     /// Asks only for the token, without `expand`.
-    pub fn token(endpoint: Endpoint, id: &TokenId) -> Self {
+    pub(super) fn token(endpoint: Endpoint, id: &TokenId) -> Self {
         let collection = match endpoint {
             Endpoint::Issued => "issued_tokens",
             Endpoint::TestHelper => "granted_tokens",
@@ -71,7 +71,7 @@ impl Call {
         }
     }
 
-    pub fn revoke(endpoint: Endpoint, id: &TokenId) -> Self {
+    pub(super) fn revoke(endpoint: Endpoint, id: &TokenId) -> Self {
         let collection = match endpoint {
             Endpoint::Issued => "shared_payment/issued_tokens",
             Endpoint::TestHelper => "test_helpers/shared_payment/granted_tokens",

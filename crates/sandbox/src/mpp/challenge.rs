@@ -11,12 +11,12 @@ use serde::Serialize;
 use super::super::catalog::Article;
 use super::super::stripe::SHOP_PROFILE;
 
-pub const METHOD: &str = "stripe";
-pub const INTENT: &str = "charge";
-pub const CURRENCY: &str = "usd";
+pub(super) const METHOD: &str = "stripe";
+pub(super) const INTENT: &str = "charge";
+pub(super) const CURRENCY: &str = "usd";
 
 /// One article at one price, requested under one host name.
-pub struct Sale {
+pub(crate) struct Sale {
     pub article: &'static Article,
     /// In the minor unit of [`CURRENCY`].
     pub cents: u64,
@@ -43,7 +43,7 @@ struct MethodDetails {
 }
 
 impl Sale {
-    pub fn new(article: &'static Article, cents: u64, url: &str) -> Self {
+    pub(crate) fn new(article: &'static Article, cents: u64, url: &str) -> Self {
         let host = url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned));
         Self {
             article,
@@ -53,12 +53,12 @@ impl Sale {
     }
 
     /// The seller's id for the article, which the payer has to repeat.
-    pub fn external_id(&self) -> String {
+    pub(crate) fn external_id(&self) -> String {
         format!("sandbox{}", self.article.path)
     }
 
     /// The value of the parameter `request`.
-    pub fn request(&self) -> String {
+    pub(crate) fn request(&self) -> String {
         let request = Request {
             amount: self.cents.to_string(),
             currency: CURRENCY,
@@ -72,7 +72,7 @@ impl Sale {
     }
 }
 
-pub struct Challenge {
+pub(super) struct Challenge {
     pub id: String,
     realm: String,
     request: String,
@@ -81,7 +81,7 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    pub fn new(key: &hmac::Key, sale: &Sale, expires: &str) -> Self {
+    pub(super) fn new(key: &hmac::Key, sale: &Sale, expires: &str) -> Self {
         let request = sale.request();
         let bound = bound([&sale.realm, METHOD, INTENT, &request, expires, ""], None, "");
         Self {
@@ -94,7 +94,7 @@ impl Challenge {
     }
 
     /// `Payment id="…", …`, in mppx's order.
-    pub fn field(&self) -> HeaderValue {
+    pub(super) fn field(&self) -> HeaderValue {
         let mut text = String::from("Payment ");
         for (at, (name, value)) in [
             ("id", self.id.as_str()),
@@ -120,7 +120,7 @@ impl Challenge {
 
 /// The input of the id: realm, method, intent, request, expires, digest, then `header` if there is one, then opaque.
 /// Absent parameters are empty.
-pub fn bound(slots: [&str; 6], header: Option<&str>, opaque: &str) -> String {
+pub(super) fn bound(slots: [&str; 6], header: Option<&str>, opaque: &str) -> String {
     let mut all = slots.to_vec();
     all.extend(header);
     all.push(opaque);
@@ -128,7 +128,7 @@ pub fn bound(slots: [&str; 6], header: Option<&str>, opaque: &str) -> String {
 }
 
 /// JSON in base64url, as MPP's header fields carry it. Always a valid header value.
-pub fn base64url(value: &impl Serialize) -> HeaderValue {
+pub(super) fn base64url(value: &impl Serialize) -> HeaderValue {
     let text = URL_SAFE_NO_PAD.encode(serde_json::to_vec(value).unwrap_or_default());
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

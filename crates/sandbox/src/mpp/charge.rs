@@ -13,7 +13,7 @@ use super::problem::Problem;
 const API_VERSION: &str = "2026-07-29.preview";
 
 /// Charges the token and returns the id of the succeeded payment intent.
-pub fn confirm(stripe: &StripeSandbox, sale: &Sale, challenge: &str, token: &str) -> Result<String, Problem> {
+pub(super) fn confirm(stripe: &StripeSandbox, sale: &Sale, challenge: &str, token: &str) -> Result<String, Problem> {
     let refused = |reason: String| Problem::Stripe { reason };
     let headers =
         headers(challenge, token).ok_or_else(|| refused("the request to Stripe could not be built".to_owned()))?;

@@ -16,14 +16,14 @@ const LONGEST_TOKEN: usize = 200;
 
 /// Parsed but not checked. It can be charged, so it has no `Debug`.
 #[derive(Deserialize)]
-pub struct Credential {
+pub(crate) struct Credential {
     pub challenge: Echo,
     payload: Value,
 }
 
 /// The challenge as the payer repeats it.
 #[derive(Deserialize)]
-pub struct Echo {
+pub(crate) struct Echo {
     pub id: String,
     pub realm: String,
     method: String,
@@ -38,7 +38,7 @@ pub struct Echo {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct StripePayload {
+pub(crate) struct StripePayload {
     /// The shared payment token.
     pub spt: String,
     pub external_id: Option<String>,
@@ -47,7 +47,7 @@ pub struct StripePayload {
 impl Credential {
     /// Reads `Authorization: Payment …`, which may share a field with other schemes, as mppx does. `None` if the
     /// request carries no payment.
-    pub fn read(headers: &HeaderMap) -> Option<Result<Self, Problem>> {
+    pub(crate) fn read(headers: &HeaderMap) -> Option<Result<Self, Problem>> {
         let fields = headers.get_all(header::AUTHORIZATION).iter();
         let mut found = fields
             .filter_map(|field| field.to_str().ok())
@@ -65,7 +65,7 @@ impl Credential {
     }
 
     /// The payload of the method `stripe`.
-    pub fn stripe(&self) -> Result<StripePayload, Problem> {
+    pub(crate) fn stripe(&self) -> Result<StripePayload, Problem> {
         let payload = StripePayload::deserialize(&self.payload).map_err(|_| Problem::InvalidPayload)?;
         let is_token = payload.spt.len() <= LONGEST_TOKEN
             && payload.spt.strip_prefix("spt_").is_some_and(|rest| {
@@ -80,7 +80,7 @@ impl Credential {
 
 impl Echo {
     /// Whether exactly this challenge was issued with `key`.
-    pub fn is_bound_by(&self, key: &hmac::Key) -> bool {
+    pub(crate) fn is_bound_by(&self, key: &hmac::Key) -> bool {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let (expires, digest, opaque) = (text(&self.expires), text(&self.digest), text(&self.opaque));
         let slots = [

@@ -28,10 +28,10 @@ use tracing::info;
 use super::replies::{Content, content};
 use super::stripe::StripeSandbox;
 use bursar_core::clock::{self, SharedClock};
-pub use challenge::Sale;
+pub(crate) use challenge::Sale;
 use challenge::{Challenge, base64url};
-pub use credential::Credential;
-pub use problem::Problem;
+pub(crate) use credential::Credential;
+pub(crate) use problem::Problem;
 
 /// How long a challenge is valid: mppx's default.
 const LIFE: SignedDuration = SignedDuration::from_mins(5);
@@ -39,7 +39,7 @@ const LIFE: SignedDuration = SignedDuration::from_mins(5);
 const RECEIPT: &str = "payment-receipt";
 
 /// Checks and charges credentials.
-pub struct Till {
+pub(crate) struct Till {
     stripe: Arc<StripeSandbox>,
     clock: SharedClock,
     /// Binds a challenge to its contents (MPP §2.1).
@@ -49,7 +49,7 @@ pub struct Till {
 }
 
 /// A valid, unexpired credential for this sale.
-pub struct Verified {
+pub(crate) struct Verified {
     id: String,
     expires: Timestamp,
     token: String,
@@ -68,7 +68,7 @@ struct Receipt<'a> {
 
 impl Till {
     /// Charges at `stripe`, which must have the shop's account.
-    pub fn new(stripe: Arc<StripeSandbox>, clock: SharedClock) -> Result<Self, getrandom::Error> {
+    pub(crate) fn new(stripe: Arc<StripeSandbox>, clock: SharedClock) -> Result<Self, getrandom::Error> {
         Ok(Self::with_key(stripe, clock, &clock::random::<32>()?))
     }
 
@@ -82,12 +82,12 @@ impl Till {
     }
 
     /// A fresh challenge, as a value for `WWW-Authenticate`.
-    pub fn challenge(&self, sale: &Sale) -> HeaderValue {
+    pub(crate) fn challenge(&self, sale: &Sale) -> HeaderValue {
         self.issue(sale).field()
     }
 
     /// A 402 with a fresh challenge and the reason for it.
-    pub fn ask(&self, sale: &Sale, problem: &Problem) -> Response<Content> {
+    pub(crate) fn ask(&self, sale: &Sale, problem: &Problem) -> Response<Content> {
         let challenge = self.issue(sale);
         if !matches!(problem, Problem::Required { .. }) {
             info!(
@@ -111,7 +111,7 @@ impl Till {
 
     /// Checks a credential without charging it. The order is mppx's: issued here, for this sale, unexpired,
     /// well-formed.
-    pub fn verify(&self, sale: &Sale, credential: &Credential) -> Result<Verified, Problem> {
+    pub(crate) fn verify(&self, sale: &Sale, credential: &Credential) -> Result<Verified, Problem> {
         let echo = &credential.challenge;
         let id = echo.id.clone();
         let invalid = |reason| Problem::InvalidChallenge { id: id.clone(), reason };
@@ -148,7 +148,7 @@ impl Till {
 
     /// Charges the token and writes the receipt. Charges run one after the other, so of many requests with the same
     /// challenge only one is charged.
-    pub fn charge(&self, sale: &Sale, verified: &Verified) -> Result<HeaderValue, Problem> {
+    pub(crate) fn charge(&self, sale: &Sale, verified: &Verified) -> Result<HeaderValue, Problem> {
         let now = self.clock.now();
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.retain(|_, expires| *expires > now);
@@ -171,7 +171,7 @@ impl Till {
 }
 
 /// Adds a receipt to a response, which makes the response private (MPP §5).
-pub fn attach(receipt: HeaderValue, headers: &mut HeaderMap) {
+pub(crate) fn attach(receipt: HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     headers.insert(RECEIPT, receipt);
 }

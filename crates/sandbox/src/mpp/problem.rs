@@ -6,7 +6,7 @@ use serde::Serialize;
 const HINT: &str = "Use a wallet that can pay by one of the methods in the WWW-Authenticate header.";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
+pub(crate) enum Problem {
     /// The request carried no payment.
     Required {
         description: &'static str,
@@ -46,7 +46,7 @@ struct Document<'a> {
 
 impl Problem {
     /// The last part of the problem's type.
-    pub fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         self.names().0
     }
 
@@ -74,7 +74,7 @@ impl Problem {
     }
 
     /// The JSON body, with the id of the challenge that accompanies it.
-    pub fn json(&self, challenge_id: &str) -> Vec<u8> {
+    pub(crate) fn json(&self, challenge_id: &str) -> Vec<u8> {
         let (code, title) = self.names();
         let hinted = matches!(self, Self::Required { .. } | Self::Malformed(_));
         let document = Document {

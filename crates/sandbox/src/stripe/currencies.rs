@@ -17,11 +17,11 @@ const KNOWN: [&str; 139] = [
 const LEAST: [(&str, u64); 4] = [("usd", 50), ("eur", 50), ("gbp", 30), ("jpy", 50)];
 
 /// The currency in its static form. `None` if it is unknown, or not in lower case as the types require.
-pub fn known(text: &str) -> Option<&'static str> {
+pub(super) fn known(text: &str) -> Option<&'static str> {
     KNOWN.into_iter().find(|known| *known == text)
 }
 
-pub fn least(currency: &str) -> u64 {
+pub(super) fn least(currency: &str) -> u64 {
     LEAST
         .iter()
         .find_map(|(known, least)| (*known == currency).then_some(*least))

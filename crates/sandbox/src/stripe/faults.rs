@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Answer;
 
 /// The error of a failed call.
-pub struct Fault {
+pub(super) struct Fault {
     status: StatusCode,
     error: Map<String, Value>,
 }
@@ -29,84 +29,84 @@ impl Fault {
         self
     }
 
-    pub fn no_key() -> Self {
+    pub(super) fn no_key() -> Self {
         let message = "You did not provide an API key. Send it as the user name of HTTP Basic, or as a Bearer token.";
         Self::invalid_request(StatusCode::UNAUTHORIZED, message.into())
     }
 
     /// Never shows the key; Stripe itself shows the end of it.
-    pub fn wrong_key() -> Self {
+    pub(super) fn wrong_key() -> Self {
         Self::invalid_request(StatusCode::UNAUTHORIZED, "Invalid API Key provided".into())
     }
 
-    pub fn unrecognized(method: &Method, path: &str) -> Self {
+    pub(super) fn unrecognized(method: &Method, path: &str) -> Self {
         let message = format!("Unrecognized request URL ({method}: {path}).");
         Self::invalid_request(StatusCode::NOT_FOUND, message)
     }
 
-    pub fn not_a_form() -> Self {
+    pub(super) fn not_a_form() -> Self {
         let message = "Invalid request (a POST must have the content type application/x-www-form-urlencoded)";
         Self::invalid_request(StatusCode::BAD_REQUEST, message.into())
     }
 
-    pub fn malformed() -> Self {
+    pub(super) fn malformed() -> Self {
         Self::invalid_request(
             StatusCode::BAD_REQUEST,
             "Invalid request (the form cannot be read)".into(),
         )
     }
 
-    pub fn bad_idempotency_key() -> Self {
+    pub(super) fn bad_idempotency_key() -> Self {
         let message = "An idempotency key must have 1 to 255 characters";
         Self::invalid_request(StatusCode::BAD_REQUEST, message.into())
     }
 
-    pub fn twice(name: &str) -> Self {
+    pub(super) fn twice(name: &str) -> Self {
         Self::invalid_request(StatusCode::BAD_REQUEST, format!("Received more than once: {name}")).with("param", name)
     }
 
-    pub fn not_expandable(name: &str) -> Self {
+    pub(super) fn not_expandable(name: &str) -> Self {
         let message = format!("This property cannot be expanded ({name}).");
         Self::invalid_request(StatusCode::BAD_REQUEST, message)
     }
 
-    pub fn unknown(name: &str) -> Self {
+    pub(super) fn unknown(name: &str) -> Self {
         Self::invalid_request(StatusCode::BAD_REQUEST, format!("Received unknown parameter: {name}"))
             .with("code", "parameter_unknown")
             .with("param", name)
     }
 
-    pub fn missing(name: &str) -> Self {
+    pub(super) fn missing(name: &str) -> Self {
         Self::invalid_request(StatusCode::BAD_REQUEST, format!("Missing required param: {name}."))
             .with("code", "parameter_missing")
             .with("param", name)
     }
 
     /// A value that is not valid for its parameter.
-    pub fn invalid(name: &str, code: &str, message: &str) -> Self {
+    pub(super) fn invalid(name: &str, code: &str, message: &str) -> Self {
         Self::invalid_request(StatusCode::BAD_REQUEST, format!("{message} ({name})"))
             .with("code", code)
             .with("param", name)
     }
 
     /// A parameter that names something that does not exist.
-    pub fn no_such(name: &str, what: &str, id: &str) -> Self {
+    pub(super) fn no_such(name: &str, what: &str, id: &str) -> Self {
         Self::invalid(name, "resource_missing", &format!("No such {what}: '{id}'"))
     }
 
     /// A URL that names something that does not exist.
-    pub fn not_found(what: &str, id: &str) -> Self {
+    pub(super) fn not_found(what: &str, id: &str) -> Self {
         Self::invalid_request(StatusCode::NOT_FOUND, format!("No such {what}: '{id}'"))
             .with("code", "resource_missing")
             .with("param", "id")
     }
 
     /// A call that the object's current state does not allow.
-    pub fn state(code: &str, message: &str) -> Self {
+    pub(super) fn state(code: &str, message: &str) -> Self {
         Self::invalid_request(StatusCode::BAD_REQUEST, message.into()).with("code", code)
     }
 
-    pub fn declined() -> Self {
+    pub(super) fn declined() -> Self {
         Self::new(
             StatusCode::PAYMENT_REQUIRED,
             "card_error",
@@ -117,20 +117,20 @@ impl Fault {
     }
 
     /// Like [`Self::declined`], with the failed intent in the error, as Stripe does.
-    pub fn declined_with(intent: Value) -> Self {
+    pub(super) fn declined_with(intent: Value) -> Self {
         let mut fault = Self::declined();
         fault.error.insert("payment_intent".into(), intent);
         fault
     }
 
-    pub fn idempotency(key: &str) -> Self {
+    pub(super) fn idempotency(key: &str) -> Self {
         let message = format!(
             "Keys for idempotent requests can only be used with the same parameters they were first used with ('{key}')."
         );
         Self::new(StatusCode::BAD_REQUEST, "idempotency_error", message)
     }
 
-    pub fn ours() -> Self {
+    pub(super) fn ours() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "api_error",
@@ -140,11 +140,11 @@ impl Fault {
 
     /// Stripe stores a response under its idempotency key once the call has begun; a request that failed validation may
     /// be corrected and sent again.
-    pub fn is_remembered(&self) -> bool {
+    pub(super) fn is_remembered(&self) -> bool {
         self.status == StatusCode::PAYMENT_REQUIRED
     }
 
-    pub fn answer(self) -> Answer {
+    pub(super) fn answer(self) -> Answer {
         let mut headers = HeaderMap::new();
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Stripe\""));

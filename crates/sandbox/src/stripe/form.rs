@@ -10,13 +10,13 @@ use super::faults::Fault;
 
 /// The fields of a form, under their full names with brackets.
 #[derive(Clone)]
-pub struct Form {
+pub(super) struct Form {
     fields: Vec<(String, String)>,
     taken: RefCell<BTreeSet<usize>>,
 }
 
 impl Form {
-    pub fn parse(text: &[u8]) -> Result<Self, Fault> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, Fault> {
         let mut fields: Vec<(String, String)> = Vec::new();
         for pair in text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let mut halves = pair.splitn(2, |byte| *byte == b'=');
@@ -35,14 +35,14 @@ impl Form {
         })
     }
 
-    pub fn take(&self, name: &str) -> Option<&str> {
+    pub(super) fn take(&self, name: &str) -> Option<&str> {
         let at = self.fields.iter().position(|(known, _)| known == name)?;
         self.taken.borrow_mut().insert(at);
         self.fields.get(at).map(|(_, value)| value.as_str())
     }
 
     /// `name[a]=b` as an object; keys cannot contain brackets.
-    pub fn take_map(&self, name: &str) -> Map<String, Value> {
+    pub(super) fn take_map(&self, name: &str) -> Map<String, Value> {
         let inner = |field: &str| -> Option<String> {
             let key = field.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']')?;
             (!key.is_empty() && !key.contains(['[', ']'])).then(|| key.to_owned())
@@ -58,7 +58,7 @@ impl Form {
     }
 
     /// Rejects `expand[]`, with or without an index. Nothing here can be expanded.
-    pub fn refuse_expansion(&self) -> Result<(), Fault> {
+    pub(super) fn refuse_expansion(&self) -> Result<(), Fault> {
         match self.fields.iter().find(|(name, _)| name.starts_with("expand[")) {
             Some((_, what)) => Err(Fault::not_expandable(what)),
             None => Ok(()),
@@ -66,7 +66,7 @@ impl Form {
     }
 
     /// Fails if a field was not taken.
-    pub fn finish(&self) -> Result<(), Fault> {
+    pub(super) fn finish(&self) -> Result<(), Fault> {
         self.refuse_expansion()?;
         let taken = self.taken.borrow();
         match (0..self.fields.len()).find(|at| !taken.contains(at)) {
@@ -76,7 +76,7 @@ impl Form {
     }
 
     /// Whether both have the same fields, in any order.
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         let sorted = |form: &Self| {
             let mut fields = form.fields.clone();
             fields.sort();

@@ -11,7 +11,7 @@ use super::{AccountId, Answer};
 const REMEMBERED: u64 = 24 * 3600;
 
 #[derive(Default)]
-pub struct Memory(HashMap<(AccountId, String), Answered>);
+pub(super) struct Memory(HashMap<(AccountId, String), Answered>);
 
 struct Answered {
     path: String,
@@ -20,7 +20,7 @@ struct Answered {
     answer: Answer,
 }
 
-pub enum Recall {
+pub(super) enum Recall {
     New,
     /// The same request was sent before.
     Same(Answer),
@@ -29,7 +29,7 @@ pub enum Recall {
 }
 
 impl Memory {
-    pub fn recall(&mut self, account: AccountId, key: &str, path: &str, form: &Form, now: u64) -> Recall {
+    pub(super) fn recall(&mut self, account: AccountId, key: &str, path: &str, form: &Form, now: u64) -> Recall {
         self.0
             .retain(|_, answered| now < answered.at.saturating_add(REMEMBERED));
         match self.0.get(&(account, key.to_owned())) {
@@ -44,7 +44,7 @@ impl Memory {
         }
     }
 
-    pub fn keep(&mut self, account: AccountId, key: String, path: &str, form: Form, now: u64, answer: Answer) {
+    pub(super) fn keep(&mut self, account: AccountId, key: String, path: &str, form: Form, now: u64, answer: Answer) {
         let answered = Answered {
             path: path.to_owned(),
             form,

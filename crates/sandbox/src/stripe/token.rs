@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::AccountId;
 
 /// What a token is created with.
-pub struct Terms {
+pub(super) struct Terms {
     /// `None` for a token from the test helper.
     pub issuer: Option<AccountId>,
     pub grantee: AccountId,
@@ -23,7 +23,7 @@ pub struct Terms {
 
 /// Stripe's test payment methods, each with its own outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Card {
+pub(super) enum Card {
     /// `pm_card_visa`: always succeeds.
     Visa,
     /// `pm_card_authenticationRequired`: the holder has to confirm first.
@@ -34,7 +34,7 @@ pub enum Card {
     ChargeCustomerFail,
 }
 
-pub struct Token {
+pub(super) struct Token {
     id: String,
     terms: Terms,
     created: u64,
@@ -50,7 +50,7 @@ enum TokenState {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub(super) enum Reason {
     Consumed,
     Expired,
     Revoked,
@@ -58,7 +58,7 @@ pub enum Reason {
 
 /// Why a token was not charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoCharge {
+pub(super) enum NoCharge {
     RequiresAction,
     Deactivated(Reason),
     Currency,
@@ -68,7 +68,7 @@ pub enum NoCharge {
 
 /// The effect of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revoked {
+pub(super) enum Revoked {
     Now,
     /// The token was already deactivated without a charge.
     Before,
@@ -77,7 +77,7 @@ pub enum Revoked {
 }
 
 impl Card {
-    pub fn named(payment_method: &str) -> Option<Self> {
+    pub(super) fn named(payment_method: &str) -> Option<Self> {
         [
             Self::Visa,
             Self::AuthenticationRequired,
@@ -99,7 +99,7 @@ impl Card {
 }
 
 impl Reason {
-    pub fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Consumed => "consumed",
             Self::Expired => "expired",
@@ -109,7 +109,7 @@ impl Reason {
 }
 
 impl Token {
-    pub fn new(id: String, terms: Terms, now: u64) -> Self {
+    pub(super) fn new(id: String, terms: Terms, now: u64) -> Self {
         let standing = match terms.card {
             Card::AuthenticationRequired => TokenState::RequiresAction,
             _ => TokenState::Active,
@@ -123,16 +123,16 @@ impl Token {
         }
     }
 
-    pub fn is_issued_by(&self, account: AccountId) -> bool {
+    pub(super) fn is_issued_by(&self, account: AccountId) -> bool {
         self.terms.issuer == Some(account)
     }
 
-    pub fn is_granted_to(&self, account: AccountId) -> bool {
+    pub(super) fn is_granted_to(&self, account: AccountId) -> bool {
         self.terms.grantee == account
     }
 
     /// Expires the token if its time has come; called before every access.
-    pub fn see(&mut self, now: u64) {
+    pub(super) fn see(&mut self, now: u64) {
         if let Some(at) = self.terms.expires_at.filter(|at| *at <= now)
             && !matches!(self.standing, TokenState::Deactivated { .. })
         {
@@ -141,7 +141,7 @@ impl Token {
         }
     }
 
-    pub fn authenticate(&mut self) -> bool {
+    pub(super) fn authenticate(&mut self) -> bool {
         let waits = self.standing == TokenState::RequiresAction;
         if waits {
             self.standing = TokenState::Active;
@@ -149,7 +149,7 @@ impl Token {
         waits
     }
 
-    pub fn revoke(&mut self, now: u64) -> Revoked {
+    pub(super) fn revoke(&mut self, now: u64) -> Revoked {
         self.see(now);
         match self.standing {
             TokenState::Active | TokenState::RequiresAction => {
@@ -166,7 +166,7 @@ impl Token {
     }
 
     /// Charges `amount` once; the rest of the maximum is forfeited.
-    pub fn charge(&mut self, amount: u64, currency: &str, now: u64) -> Result<(), NoCharge> {
+    pub(super) fn charge(&mut self, amount: u64, currency: &str, now: u64) -> Result<(), NoCharge> {
         self.see(now);
         match self.standing {
             TokenState::RequiresAction => return Err(NoCharge::RequiresAction),
@@ -189,7 +189,7 @@ impl Token {
     }
 
     /// The token as its issuer sees it.
-    pub fn issued_json(&self) -> Value {
+    pub(super) fn issued_json(&self) -> Value {
         let terms = &self.terms;
         let status = match self.standing {
             TokenState::Active => "active",
@@ -221,7 +221,7 @@ impl Token {
     }
 
     /// The token as the seller who may charge it sees it. It has no status.
-    pub fn granted_json(&self) -> Value {
+    pub(super) fn granted_json(&self) -> Value {
         json!({
             "id": self.id,
             "object": "shared_payment.granted_token",

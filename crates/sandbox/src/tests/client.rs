@@ -19,7 +19,7 @@ use super::payer::{decode, encode};
 use crate::Sandbox;
 
 #[derive(Clone, Copy, Debug)]
-pub enum Protocol {
+pub(super) enum Protocol {
     Http1,
     Http2,
 }
@@ -30,26 +30,26 @@ enum Sender {
 }
 
 /// One connection to a sandbox.
-pub struct Client {
+pub(super) struct Client {
     sender: Sender,
     authority: String,
 }
 
 /// An answer whose body was read to its end.
 #[derive(Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
 impl Client {
-    pub async fn connect(sandbox: &Sandbox, protocol: Protocol) -> Self {
+    pub(super) async fn connect(sandbox: &Sandbox, protocol: Protocol) -> Self {
         Self::connect_as(sandbox, protocol, "localhost").await.unwrap()
     }
 
     /// Fails only if the certificate is not valid for `name`.
-    pub async fn connect_as(sandbox: &Sandbox, protocol: Protocol, name: &str) -> std::io::Result<Self> {
+    pub(super) async fn connect_as(sandbox: &Sandbox, protocol: Protocol, name: &str) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(sandbox.ca_pem().as_bytes()).unwrap())
@@ -91,7 +91,7 @@ impl Client {
     }
 
     /// The response's head, its body still to be read.
-    pub async fn open(
+    pub(super) async fn open(
         &mut self,
         method: Method,
         path: &str,
@@ -133,32 +133,38 @@ impl Client {
         }
     }
 
-    pub async fn send(&mut self, method: Method, path: &str, payment: Option<(&str, &str)>, body: &str) -> Answer {
+    pub(super) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        payment: Option<(&str, &str)>,
+        body: &str,
+    ) -> Answer {
         Answer::of(self.open(method, path, payment, body).await).await
     }
 
     /// Sends a request with arbitrary header fields.
-    pub async fn ask(&mut self, method: Method, path: &str, fields: &[(&str, String)], body: &str) -> Answer {
+    pub(super) async fn ask(&mut self, method: Method, path: &str, fields: &[(&str, String)], body: &str) -> Answer {
         Answer::of(self.open_with(method, path, fields, body).await).await
     }
 
-    pub async fn post(&mut self, path: &str, fields: &[(&str, String)], body: &str) -> Answer {
+    pub(super) async fn post(&mut self, path: &str, fields: &[(&str, String)], body: &str) -> Answer {
         self.ask(Method::POST, path, fields, body).await
     }
 
-    pub async fn get(&mut self, path: &str) -> Answer {
+    pub(super) async fn get(&mut self, path: &str) -> Answer {
         self.send(Method::GET, path, None, "").await
     }
 
     /// Presents a v2 payload.
-    pub async fn pay(&mut self, path: &str, payload: &Value) -> Answer {
+    pub(super) async fn pay(&mut self, path: &str, payload: &Value) -> Answer {
         let header = encode(payload);
         self.send(Method::GET, path, Some(("PAYMENT-SIGNATURE", &header)), "")
             .await
     }
 
     /// Presents a v1 payload.
-    pub async fn pay_v1(&mut self, path: &str, payload: &Value) -> Answer {
+    pub(super) async fn pay_v1(&mut self, path: &str, payload: &Value) -> Answer {
         let header = encode(payload);
         self.send(Method::GET, path, Some(("X-PAYMENT", &header)), "").await
     }
@@ -174,22 +180,22 @@ impl Answer {
         }
     }
 
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
     /// The JSON in a base64 header.
-    pub fn decoded(&self, header: &str) -> Value {
+    pub(super) fn decoded(&self, header: &str) -> Value {
         decode(self.headers[header].as_bytes())
     }
 
-    pub fn v2_challenge(&self) -> Value {
+    pub(super) fn v2_challenge(&self) -> Value {
         assert_eq!(self.status, StatusCode::PAYMENT_REQUIRED);
         assert_eq!(self.headers["cache-control"], "no-store");
         self.decoded("payment-required")
     }
 
-    pub fn v1_challenge(&self) -> Value {
+    pub(super) fn v1_challenge(&self) -> Value {
         assert_eq!(self.status, StatusCode::PAYMENT_REQUIRED);
         assert_eq!(self.headers["cache-control"], "no-store");
         self.json()

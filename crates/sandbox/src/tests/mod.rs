@@ -3,7 +3,7 @@
 mod chain;
 mod client;
 mod over_mpp;
-pub mod payer;
+pub(crate) mod payer;
 mod reference;
 mod refusals;
 

@@ -11,21 +11,21 @@ use crate::authorization::{Authorization, SignatureBytes};
 use bursar_core::money::Atoms;
 
 /// A payer with a key.
-pub struct Payer(SigningKey);
+pub(crate) struct Payer(SigningKey);
 
 impl Payer {
     /// The same name always has the same key.
-    pub fn named(name: &str) -> Self {
+    pub(crate) fn named(name: &str) -> Self {
         Self(SigningKey::from_slice(&keccak256(name)[..]).unwrap())
     }
 
-    pub fn address(&self) -> Address {
+    pub(crate) fn address(&self) -> Address {
         let point = self.0.verifying_key().to_sec1_point(false);
         Address::from_slice(&keccak256(&point.as_bytes()[1..])[12..])
     }
 
     /// An authorization for a v1 or v2 requirement, valid for a minute from `now`.
-    pub fn authorize(&self, requirement: &Value, now: u64, nonce: &str) -> Authorization {
+    pub(crate) fn authorize(&self, requirement: &Value, now: u64, nonce: &str) -> Authorization {
         let amount = requirement
             .get("amount")
             .or_else(|| requirement.get("maxAmountRequired"))
@@ -40,7 +40,7 @@ impl Payer {
         }
     }
 
-    pub fn sign(&self, authorization: &Authorization) -> SignatureBytes {
+    pub(crate) fn sign(&self, authorization: &Authorization) -> SignatureBytes {
         let (rs, recovery) = self.0.sign_prehash_recoverable(&digest(authorization)[..]);
         let mut bytes = [0; 65];
         bytes[..64].copy_from_slice(&rs.to_bytes());
@@ -49,7 +49,7 @@ impl Payer {
     }
 
     /// The scheme's part of a payload.
-    pub fn exact(&self, authorization: &Authorization) -> Value {
+    pub(crate) fn exact(&self, authorization: &Authorization) -> Value {
         json!({
             "authorization": {
                 "from": authorization.from.to_checksum(None),
@@ -64,7 +64,7 @@ impl Payer {
     }
 
     /// A v2 payload that echoes `challenge` and pays its first requirement.
-    pub fn v2(&self, challenge: &Value, authorization: &Authorization) -> Value {
+    pub(crate) fn v2(&self, challenge: &Value, authorization: &Authorization) -> Value {
         let mut payload = json!({
             "x402Version": 2,
             "payload": self.exact(authorization),
@@ -78,7 +78,7 @@ impl Payer {
     }
 
     /// A v1 payload that pays the first requirement of `challenge`.
-    pub fn v1(&self, challenge: &Value, authorization: &Authorization) -> Value {
+    pub(crate) fn v1(&self, challenge: &Value, authorization: &Authorization) -> Value {
         json!({
             "x402Version": 1,
             "scheme": challenge["accepts"][0]["scheme"],
@@ -89,11 +89,11 @@ impl Payer {
 }
 
 /// JSON in base64, as a header carries it.
-pub fn encode(payload: &Value) -> String {
+pub(crate) fn encode(payload: &Value) -> String {
     STANDARD.encode(payload.to_string())
 }
 
-pub fn decode(header: &[u8]) -> Value {
+pub(crate) fn decode(header: &[u8]) -> Value {
     serde_json::from_slice(&STANDARD.decode(header).unwrap()).unwrap()
 }
 

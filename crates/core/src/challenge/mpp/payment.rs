@@ -32,7 +32,7 @@ pub(super) struct Payment {
 }
 
 impl Payment {
-    pub fn read(parameters: &Parameters) -> Result<Self, Why> {
+    pub(super) fn read(parameters: &Parameters) -> Result<Self, Why> {
         let required = |name: &str| {
             let value = parameters.get(name).filter(|value| !value.is_empty());
             value.map(String::as_str).ok_or(Why::MppParameterMissing)
@@ -64,12 +64,12 @@ impl Payment {
     }
 
     /// R18: binds the signature to the challenge. A challenge has exactly one nonce, so it is answered at most once.
-    pub fn nonce(&self) -> B256 {
+    pub(super) fn nonce(&self) -> B256 {
         keccak256([self.id.as_str(), self.realm.as_str()].concat())
     }
 
     /// The host in the realm. Some servers name a service instead; only a host can be compared (R23).
-    pub fn host(&self) -> ResourceHost {
+    pub(super) fn host(&self) -> ResourceHost {
         ResourceHost::of_realm(&self.realm)
     }
 }

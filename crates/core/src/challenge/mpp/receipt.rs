@@ -9,7 +9,7 @@ use super::super::receipt::{Receipt, ReceiptReason, transaction_hash};
 use crate::account::StripeId;
 
 /// `Payment-Receipt`, on any status.
-pub const PAYMENT_RECEIPT: HeaderName = HeaderName::from_static("payment-receipt");
+pub(crate) const PAYMENT_RECEIPT: HeaderName = HeaderName::from_static("payment-receipt");
 
 /// Reads the receipt of a payment over `rail`. A receipt for another method does not count.
 pub(in crate::challenge) fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {

@@ -42,7 +42,7 @@ fn refused(error: ApprovalError) -> Result<(), LedgerError> {
     Err(LedgerError::Approval(error))
 }
 
-pub async fn what_was_granted_is_paid_once(engine: Engine) {
+pub(super) async fn what_was_granted_is_paid_once(engine: Engine) {
     let ledger = &engine.ledger;
     let (purchase, requested) = asked(&engine, 1).await;
     let (rid, id) = (purchase.hold.rid, requested.id);
@@ -90,7 +90,7 @@ pub async fn what_was_granted_is_paid_once(engine: Engine) {
     );
 }
 
-pub async fn one_approval_at_a_time_is_for_one_held_payment(engine: Engine) {
+pub(super) async fn one_approval_at_a_time_is_for_one_held_payment(engine: Engine) {
     let ledger = &engine.ledger;
     let (purchase, first) = asked(&engine, 1).await;
     let second = engine.world.purchase(100 * CENT);
@@ -140,7 +140,7 @@ pub async fn one_approval_at_a_time_is_for_one_held_payment(engine: Engine) {
     assert_eq!(ask(&late).await, refused(ApprovalError::NotHeld(rid)));
 }
 
-pub async fn evidence_is_used_once_and_forgotten_in_the_end(engine: Engine) {
+pub(super) async fn evidence_is_used_once_and_forgotten_in_the_end(engine: Engine) {
     let ledger = &engine.ledger;
     let ((purchase, first), (_, second)) = (asked(&engine, 1).await, asked(&engine, 2).await);
     let use_by = now(&engine) + MINUTE;
@@ -163,7 +163,7 @@ pub async fn evidence_is_used_once_and_forgotten_in_the_end(engine: Engine) {
         .unwrap();
 }
 
-pub async fn an_approval_that_is_not_used_in_time_is_not_used(engine: Engine) {
+pub(super) async fn an_approval_that_is_not_used_in_time_is_not_used(engine: Engine) {
     let ledger = &engine.ledger;
     let (purchase, requested) = asked(&engine, 1).await;
     let (rid, id) = (purchase.hold.rid, requested.id);
@@ -182,7 +182,7 @@ pub async fn an_approval_that_is_not_used_in_time_is_not_used(engine: Engine) {
     assert_eq!((engine.day().await, live(&engine).await), ((0, 0), vec![]));
 }
 
-pub async fn limits_of_now_leave_an_approval_as_it_is(engine: Engine) {
+pub(super) async fn limits_of_now_leave_an_approval_as_it_is(engine: Engine) {
     let ledger = &engine.ledger;
     let (purchase, requested) = asked(&engine, 1).await;
     let (rid, id) = (purchase.hold.rid, requested.id);
@@ -195,7 +195,7 @@ pub async fn limits_of_now_leave_an_approval_as_it_is(engine: Engine) {
     ledger.arm(rid, arming(&purchase, Some(id))).await.unwrap();
 }
 
-pub async fn a_denial_is_remembered_until_its_end(engine: Engine) {
+pub(super) async fn a_denial_is_remembered_until_its_end(engine: Engine) {
     let (_, requested) = asked(&engine, 1).await;
     let until = now(&engine) + MINUTE * 5;
     let step = ApprovalStep::Refused {
@@ -238,7 +238,7 @@ pub async fn a_denial_is_remembered_until_its_end(engine: Engine) {
     engine.ledger.approval(ask(1)).await.unwrap();
 }
 
-pub async fn what_a_person_was_asked_about_is_still_held_after_a_stop(engine: Engine) {
+pub(super) async fn what_a_person_was_asked_about_is_still_held_after_a_stop(engine: Engine) {
     let ((asked_about, pending), (ready, decided)) = (asked(&engine, 1).await, asked(&engine, 2).await);
     let use_by = now(&engine) + MINUTE;
     engine.ledger.approval(granted(decided.id, 1, use_by)).await.unwrap();
@@ -263,7 +263,7 @@ pub async fn what_a_person_was_asked_about_is_still_held_after_a_stop(engine: En
     engine.ledger.arm(ready.hold.rid, approval).await.unwrap();
 }
 
-pub async fn a_closed_ledger_returns_no_approvals(engine: Engine) {
+pub(super) async fn a_closed_ledger_returns_no_approvals(engine: Engine) {
     let (_, requested) = asked(&engine, 1).await;
     engine.ledger.close().await;
     let why = "unused".to_owned();
@@ -272,7 +272,7 @@ pub async fn a_closed_ledger_returns_no_approvals(engine: Engine) {
     assert!(is_failed(&engine.ledger.approvals().await.unwrap_err()));
 }
 
-pub async fn of_two_that_ask_or_grant_or_arm_at_once_one_does(engine: Engine) {
+pub(super) async fn of_two_that_ask_or_grant_or_arm_at_once_one_does(engine: Engine) {
     let ledger = &engine.ledger;
     let held = [engine.world.purchase(100 * CENT), engine.world.purchase(100 * CENT)];
     let mut asked = Vec::new();
@@ -321,7 +321,7 @@ pub async fn of_two_that_ask_or_grant_or_arm_at_once_one_does(engine: Engine) {
 }
 
 /// Engines with a journal record the same entries, and their readers return the same.
-pub async fn the_entries_record_it_in_order(engine: Engine) {
+pub(super) async fn the_entries_record_it_in_order(engine: Engine) {
     let ledger = &engine.ledger;
     let (paid, approved) = asked(&engine, 1).await;
     let use_by = now(&engine) + MINUTE;
@@ -388,7 +388,7 @@ pub async fn the_entries_record_it_in_order(engine: Engine) {
     );
 }
 
-pub async fn as_many_people_as_it_needs_grant_it(engine: Engine) {
+pub(super) async fn as_many_people_as_it_needs_grant_it(engine: Engine) {
     let ledger = &engine.ledger;
     let purchase = engine.world.purchase(100 * CENT);
     ledger.hold(purchase.hold.clone()).await.unwrap();

@@ -7,7 +7,7 @@ use bursar_ledger::{Alarm, Alarms, Ledger, LedgerError, Usage};
 
 use crate::world::World;
 
-pub struct Engine {
+pub(super) struct Engine {
     pub world: World,
     pub ledger: Arc<dyn Ledger>,
     pub alarms: Arc<Mutex<Vec<Alarm>>>,
@@ -21,7 +21,7 @@ enum Kind {
     Postgres(crate::postgres_cluster::Database),
 }
 
-pub async fn memory() -> Engine {
+pub(super) async fn memory() -> Engine {
     let (world, (alarms, hear)) = (World::new(), ears());
     let ledger = Arc::new(Memory::new(world.clock.clone(), hear));
     Engine {
@@ -32,7 +32,7 @@ pub async fn memory() -> Engine {
     }
 }
 
-pub async fn embedded() -> Engine {
+pub(super) async fn embedded() -> Engine {
     let (world, (alarms, hear)) = (World::new(), ears());
     let ledger = Arc::new(world.open_with(|options| options.alarms = hear.clone()));
     Engine {
@@ -44,7 +44,7 @@ pub async fn embedded() -> Engine {
 }
 
 #[cfg(feature = "postgres")]
-pub async fn postgres() -> Engine {
+pub(super) async fn postgres() -> Engine {
     let (world, (alarms, hear)) = (World::new(), ears());
     let database = crate::postgres_cluster::cluster().database().await;
     let ledger = Arc::new(connected(&world, &database, Some(hear)).await);
@@ -91,7 +91,7 @@ fn ears() -> (Arc<Mutex<Vec<Alarm>>>, Alarms) {
 
 impl Engine {
     /// The same ledger after a restart. A ledger in memory does not restart; then nothing has changed.
-    pub async fn reopened(self) -> (Self, bool) {
+    pub(super) async fn reopened(self) -> (Self, bool) {
         match self.kind {
             Kind::Memory => (self, false),
             Kind::Embedded => {
@@ -108,27 +108,27 @@ impl Engine {
         }
     }
 
-    pub fn keeps_a_journal(&self) -> bool {
+    pub(super) fn keeps_a_journal(&self) -> bool {
         !matches!(self.kind, Kind::Memory)
     }
 
     /// The counter of one window of a scope: settled, open.
-    pub async fn holds(&self, scope: &str, window: &str) -> (u128, u128) {
+    pub(super) async fn holds(&self, scope: &str, window: &str) -> (u128, u128) {
         let rows: Vec<Usage> = self.ledger.usage(&[scope]).await.unwrap();
         rows.iter()
             .filter(|row| row.window == window)
             .fold((0, 0), |(settled, open), row| (settled + row.settled, open + row.open))
     }
 
-    pub async fn day(&self) -> (u128, u128) {
+    pub(super) async fn day(&self) -> (u128, u128) {
         self.holds("agent:research", "day").await
     }
 
-    pub fn heard(&self) -> Vec<Alarm> {
+    pub(super) fn heard(&self) -> Vec<Alarm> {
         self.alarms.lock().unwrap().clone()
     }
 }
 
-pub fn is_failed(error: &LedgerError) -> bool {
+pub(super) fn is_failed(error: &LedgerError) -> bool {
     matches!(error, LedgerError::Failed(_))
 }

@@ -6,14 +6,14 @@ use crate::world::charge;
 
 const CENT: u128 = 10_000;
 
-pub fn settled() -> Outcome {
+pub(super) fn settled() -> Outcome {
     Outcome::Settled {
         by: Source::Merchant,
         tx: Some("0xab".into()),
     }
 }
 
-pub async fn all_charges_are_booked_or_none(engine: Engine) {
+pub(super) async fn all_charges_are_booked_or_none(engine: Engine) {
     let charges = |cap| {
         vec![
             charge("account", Window::Month, Unit::MicroUsd, CENT, 100 * CENT),
@@ -34,7 +34,7 @@ pub async fn all_charges_are_booked_or_none(engine: Engine) {
     }
 }
 
-pub async fn the_first_charge_that_does_not_fit_is_named(engine: Engine) {
+pub(super) async fn the_first_charge_that_does_not_fit_is_named(engine: Engine) {
     let charges = vec![
         charge("agent:research", Window::Day, Unit::MicroUsd, CENT, CENT),
         charge("agent:research", Window::Month, Unit::MicroUsd, CENT, CENT - 1),
@@ -45,7 +45,7 @@ pub async fn the_first_charge_that_does_not_fit_is_named(engine: Engine) {
     assert_eq!(denied, ReserveError::Denied { charge, settled, open });
 }
 
-pub async fn counts_are_limits_too(engine: Engine) {
+pub(super) async fn counts_are_limits_too(engine: Engine) {
     let purchase = || {
         let charges = vec![charge("agent:research", Window::Hour, Unit::Payments, 1, 2)];
         engine.ledger.reserve(engine.world.charged(charges))
@@ -59,7 +59,7 @@ pub async fn counts_are_limits_too(engine: Engine) {
     assert_eq!(engine.holds("agent:research", "count.hour").await, (1, 1));
 }
 
-pub async fn two_charges_on_one_counter_count_together(engine: Engine) {
+pub(super) async fn two_charges_on_one_counter_count_together(engine: Engine) {
     let twice = |cap| {
         let one = charge("agent:research", Window::Day, Unit::MicroUsd, CENT, cap);
         engine.world.charged(vec![one.clone(), one])
@@ -70,7 +70,7 @@ pub async fn two_charges_on_one_counter_count_together(engine: Engine) {
     assert_eq!(engine.day().await, (0, 2 * CENT));
 }
 
-pub async fn an_amount_that_no_counter_holds_is_refused(engine: Engine) {
+pub(super) async fn an_amount_that_no_counter_holds_is_refused(engine: Engine) {
     let of = |amount| {
         let charges = vec![charge("agent:research", Window::Day, Unit::MicroUsd, amount, u128::MAX)];
         engine.ledger.reserve(engine.world.charged(charges))
@@ -80,7 +80,7 @@ pub async fn an_amount_that_no_counter_holds_is_refused(engine: Engine) {
     assert_eq!(engine.day().await, (0, u128::MAX));
 }
 
-pub async fn pending_is_what_is_open(engine: Engine) {
+pub(super) async fn pending_is_what_is_open(engine: Engine) {
     let purchase = || {
         let mut pending = charge("agent:research", Window::Pending, Unit::MicroUsd, CENT, 2 * CENT);
         pending.start = "0".into();
@@ -112,7 +112,7 @@ pub async fn pending_is_what_is_open(engine: Engine) {
     assert_eq!(engine.day().await, (CENT, 2 * CENT));
 }
 
-pub async fn a_budget_that_fills_up_is_reported_once(engine: Engine) {
+pub(super) async fn a_budget_that_fills_up_is_reported_once(engine: Engine) {
     for _ in 0..9 {
         engine.ledger.reserve(engine.world.purchase(10 * CENT)).await.unwrap();
     }
@@ -127,7 +127,7 @@ pub async fn a_budget_that_fills_up_is_reported_once(engine: Engine) {
     assert_eq!(engine.heard(), [nearly]);
 }
 
-pub async fn a_nonce_and_an_id_are_used_once(engine: Engine) {
+pub(super) async fn a_nonce_and_an_id_are_used_once(engine: Engine) {
     let (ledger, world) = (&engine.ledger, &engine.world);
     let first = world.purchase(100 * CENT);
     let same_nonce = || Reserve {
@@ -150,7 +150,7 @@ pub async fn a_nonce_and_an_id_are_used_once(engine: Engine) {
     assert_eq!(engine.day().await, (CENT, 0));
 }
 
-pub async fn one_payment_is_made_under_an_idempotency_key(engine: Engine) {
+pub(super) async fn one_payment_is_made_under_an_idempotency_key(engine: Engine) {
     let ledger = &engine.ledger;
     let under = |key| {
         let mut purchase = engine.world.purchase(100 * CENT);

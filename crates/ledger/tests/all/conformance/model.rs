@@ -79,7 +79,7 @@ fn charged(which: usize, amount: u128, bucket: u64) -> Charge {
     charge
 }
 
-pub async fn it_counts_as_a_slow_model_does(engine: Engine) {
+pub(super) async fn it_counts_as_a_slow_model_does(engine: Engine) {
     let mut runner = TestRunner::deterministic();
     let steps = prop::collection::vec(any_step(), 400)
         .new_tree(&mut runner)

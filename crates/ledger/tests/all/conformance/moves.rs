@@ -47,7 +47,7 @@ async fn state(engine: &Engine, rid: PaymentId) -> State {
     engine.ledger.get(rid).await.unwrap().unwrap().state
 }
 
-pub async fn only_lawful_moves_are_made(engine: Engine) {
+pub(super) async fn only_lawful_moves_are_made(engine: Engine) {
     let ledger = &engine.ledger;
     let rid = armed(&engine).await;
     let unlawful = |from, to| Err(LedgerError::Unlawful { rid, from, to });
@@ -84,7 +84,7 @@ pub async fn only_lawful_moves_are_made(engine: Engine) {
     }
 }
 
-pub async fn what_ends_is_counted_as_it_ended(engine: Engine) {
+pub(super) async fn what_ends_is_counted_as_it_ended(engine: Engine) {
     let mut ends = Vec::new();
     for outcome in [settled(), unknown(), expired()] {
         let rid = armed(&engine).await;
@@ -100,7 +100,7 @@ pub async fn what_ends_is_counted_as_it_ended(engine: Engine) {
     assert_eq!(engine.day().await, (CENT, CENT));
 }
 
-pub async fn a_hold_is_armed_or_released(engine: Engine) {
+pub(super) async fn a_hold_is_armed_or_released(engine: Engine) {
     let ledger = &engine.ledger;
     let purchase = held(&engine, CENT).await;
     let rid = purchase.hold.rid;
@@ -128,7 +128,7 @@ pub async fn a_hold_is_armed_or_released(engine: Engine) {
     assert_eq!(ledger.reserve(same_nonce).await.unwrap_err(), ReserveError::NonceTaken);
 }
 
-pub async fn arming_checks_the_limits_of_now(engine: Engine) {
+pub(super) async fn arming_checks_the_limits_of_now(engine: Engine) {
     let ledger = &engine.ledger;
     let purchase = held(&engine, 5 * CENT).await;
     let rid = purchase.hold.rid;
@@ -149,7 +149,7 @@ pub async fn arming_checks_the_limits_of_now(engine: Engine) {
     assert_eq!(engine.day().await, (0, 2 * CENT));
 }
 
-pub async fn charges_move_when_the_window_has_changed(engine: Engine) {
+pub(super) async fn charges_move_when_the_window_has_changed(engine: Engine) {
     let ledger = &engine.ledger;
     let purchase = held(&engine, CENT).await;
     let rid = purchase.hold.rid;
@@ -176,7 +176,7 @@ pub async fn charges_move_when_the_window_has_changed(engine: Engine) {
     assert_eq!(by_day().await, [first, second]);
 }
 
-pub async fn only_what_is_unknown_is_resolved_by_hand(engine: Engine) {
+pub(super) async fn only_what_is_unknown_is_resolved_by_hand(engine: Engine) {
     let resolve = |rid, resolution| {
         engine
             .ledger
@@ -206,7 +206,7 @@ pub async fn only_what_is_unknown_is_resolved_by_hand(engine: Engine) {
     assert_eq!(engine.day().await, (CENT, 0));
 }
 
-pub async fn the_chain_is_heard_once(engine: Engine) {
+pub(super) async fn the_chain_is_heard_once(engine: Engine) {
     let ledger = &engine.ledger;
     let confirmed = || Finding::Confirmed {
         by: Source::Chain,
@@ -293,7 +293,7 @@ async fn found(engine: &Engine, rid: PaymentId, atoms: u128) -> Finding {
     }
 }
 
-pub async fn what_an_upto_did_not_take_comes_back_once(engine: Engine) {
+pub(super) async fn what_an_upto_did_not_take_comes_back_once(engine: Engine) {
     let mut rids = Vec::new();
     for _ in 0..4 {
         rids.push(engine.ledger.reserve(everywhere(&engine)).await.unwrap().rid());
@@ -360,7 +360,7 @@ pub async fn what_an_upto_did_not_take_comes_back_once(engine: Engine) {
         .unwrap();
 }
 
-pub async fn a_part_comes_back_to_the_windows_that_are_left(engine: Engine) {
+pub(super) async fn a_part_comes_back_to_the_windows_that_are_left(engine: Engine) {
     // Buckets of a rolling hour, so old that an engine may have dropped the first ones.
     let hour = Rolling::of_seconds(3_600).unwrap();
     let at = |minute: u64| {
@@ -391,7 +391,7 @@ pub async fn a_part_comes_back_to_the_windows_that_are_left(engine: Engine) {
     assert!(after == before || after == before - 9_000, "{before} {after}");
 }
 
-pub async fn open_payments_are_listed_oldest_first(engine: Engine) {
+pub(super) async fn open_payments_are_listed_oldest_first(engine: Engine) {
     let (first, second) = (armed(&engine).await, armed(&engine).await);
     let third = held(&engine, 100 * CENT).await.hold.rid;
     let ended = armed(&engine).await;
@@ -401,7 +401,7 @@ pub async fn open_payments_are_listed_oldest_first(engine: Engine) {
     assert_eq!(rids, [first, second, third]);
 }
 
-pub async fn a_closed_ledger_does_nothing(engine: Engine) {
+pub(super) async fn a_closed_ledger_does_nothing(engine: Engine) {
     let rid = armed(&engine).await;
     engine.ledger.close().await;
     let refused = engine.ledger.reserve(engine.world.purchase(CENT)).await.unwrap_err();
@@ -413,7 +413,7 @@ pub async fn a_closed_ledger_does_nothing(engine: Engine) {
     assert!(is_failed(&engine.ledger.append(event).await.unwrap_err()));
 }
 
-pub async fn what_was_open_is_found_again(engine: Engine) {
+pub(super) async fn what_was_open_is_found_again(engine: Engine) {
     let (in_flight, in_doubt, paid) = (armed(&engine).await, armed(&engine).await, armed(&engine).await);
     engine.ledger.finish(in_doubt, unknown()).await.unwrap();
     engine.ledger.finish(paid, settled()).await.unwrap();

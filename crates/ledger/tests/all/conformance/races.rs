@@ -10,7 +10,7 @@ use crate::world::charge;
 
 const CENT: u128 = 10_000;
 
-pub async fn many_at_once_never_pass_a_limit(engine: Engine) {
+pub(super) async fn many_at_once_never_pass_a_limit(engine: Engine) {
     const LIMIT: usize = 20;
     let mut buyers = JoinSet::new();
     for _ in 0..64 {
@@ -38,7 +38,7 @@ pub async fn many_at_once_never_pass_a_limit(engine: Engine) {
 }
 
 /// The caller goes away while its reservation is queued, or on its way back: it was never signed.
-pub async fn a_reservation_that_nobody_waits_for_does_not_count(engine: Engine) {
+pub(super) async fn a_reservation_that_nobody_waits_for_does_not_count(engine: Engine) {
     for round in 0..40 {
         let ledger = engine.ledger.clone();
         let (purchase, hold) = (
@@ -77,7 +77,7 @@ pub async fn a_reservation_that_nobody_waits_for_does_not_count(engine: Engine) 
     assert!(engine.ledger.open_items().await.unwrap().is_empty());
 }
 
-pub async fn one_payment_ends_once(engine: Engine) {
+pub(super) async fn one_payment_ends_once(engine: Engine) {
     let engine = Arc::new(engine);
     let rid = engine.ledger.reserve(engine.world.purchase(CENT)).await.unwrap().rid();
     let mut ends = JoinSet::new();
@@ -104,7 +104,7 @@ pub async fn one_payment_ends_once(engine: Engine) {
 }
 
 /// Nothing stays in a queue that is no longer read.
-pub async fn every_call_during_close_is_answered(engine: Engine) {
+pub(super) async fn every_call_during_close_is_answered(engine: Engine) {
     const AGAIN: usize = 20;
     let mut engine = engine;
     for _ in 0..AGAIN {

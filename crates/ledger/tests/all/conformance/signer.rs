@@ -31,7 +31,7 @@ async fn armed(engine: &Engine) -> Reservation {
     engine.ledger.reserve(by_bkey(engine)).await.unwrap()
 }
 
-pub async fn what_a_signer_chooses_is_recorded_once(engine: Engine) {
+pub(super) async fn what_a_signer_chooses_is_recorded_once(engine: Engine) {
     let reservation = armed(&engine).await;
     let (rid, issued) = (reservation.rid(), chosen(&reservation, 7));
     assert_eq!(reservation.arm().nonce, ArmedNonce::Signers);
@@ -70,7 +70,7 @@ fn chosen_again(issued: &Issued) -> Issued {
 }
 
 /// Chosen by us, by a signer, or used by a payment that has ended.
-pub async fn a_nonce_that_was_used_is_not_taken_from_a_signer(engine: Engine) {
+pub(super) async fn a_nonce_that_was_used_is_not_taken_from_a_signer(engine: Engine) {
     let mut ours = engine.world.purchase(100 * CENT);
     ours.arm.nonce = B256::repeat_byte(7).into();
     let ended = engine.ledger.reserve(ours).await.unwrap().rid();
@@ -92,7 +92,7 @@ pub async fn a_nonce_that_was_used_is_not_taken_from_a_signer(engine: Engine) {
     assert_eq!(engine.day().await, (CENT, 3 * CENT));
 }
 
-pub async fn only_what_is_armed_for_a_signer_takes_what_it_chose(engine: Engine) {
+pub(super) async fn only_what_is_armed_for_a_signer_takes_what_it_chose(engine: Engine) {
     let ours = engine.ledger.reserve(engine.world.purchase(100 * CENT)).await.unwrap();
     let (rid, issued) = (ours.rid(), chosen(&ours, 7));
     assert_eq!(
@@ -118,7 +118,7 @@ pub async fn only_what_is_armed_for_a_signer_takes_what_it_chose(engine: Engine)
 }
 
 /// Neither a signer's payment with a made-up nonce, nor one of ours without a nonce.
-pub async fn an_arming_must_say_who_chooses_the_nonce(engine: Engine) {
+pub(super) async fn an_arming_must_say_who_chooses_the_nonce(engine: Engine) {
     let mut made_up = by_bkey(&engine);
     made_up.arm.nonce = B256::repeat_byte(7).into();
     let mut nobodys = engine.world.purchase(100 * CENT);
@@ -135,7 +135,7 @@ pub async fn an_arming_must_say_who_chooses_the_nonce(engine: Engine) {
     assert_eq!(engine.day().await, (0, CENT));
 }
 
-pub async fn what_a_signer_has_is_found_again(engine: Engine) {
+pub(super) async fn what_a_signer_has_is_found_again(engine: Engine) {
     let (waiting, made) = (armed(&engine).await, armed(&engine).await);
     let (waits, rid, issued) = (waiting.rid(), made.rid(), chosen(&made, 7));
     engine.ledger.issued(made, issued.clone()).await.unwrap();

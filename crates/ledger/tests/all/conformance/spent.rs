@@ -59,7 +59,7 @@ async fn approved(
         .map(|reservation| reservation.rid())
 }
 
-pub async fn only_an_approval_passes_a_limit(engine: Engine) {
+pub(super) async fn only_an_approval_passes_a_limit(engine: Engine) {
     let ledger = &engine.ledger;
     ledger
         .reserve(engine.world.charged(vec![total(Excess::Asked, 4 * CENT)]))
@@ -107,7 +107,7 @@ pub async fn only_an_approval_passes_a_limit(engine: Engine) {
     assert!(matches!(error, ReserveError::Denied { charge: 0, .. }), "{error}");
 }
 
-pub async fn an_approval_begins_another_count(engine: Engine) {
+pub(super) async fn an_approval_begins_another_count(engine: Engine) {
     let spend = |amount| {
         engine
             .ledger
@@ -140,7 +140,7 @@ pub async fn an_approval_begins_another_count(engine: Engine) {
     assert_eq!(engine.ledger.reserve(again).await.unwrap_err(), full(5 * CENT));
 }
 
-pub async fn a_payee_is_known_once_it_was_paid(engine: Engine) {
+pub(super) async fn a_payee_is_known_once_it_was_paid(engine: Engine) {
     let paying = |excess, payee: &str| {
         vec![Charge {
             excess,

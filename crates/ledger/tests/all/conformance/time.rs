@@ -20,7 +20,7 @@ fn rolling(now: Timestamp) -> Charge {
     charge
 }
 
-pub async fn rolling_windows_roll(engine: Engine) {
+pub(super) async fn rolling_windows_roll(engine: Engine) {
     let at = |minutes| {
         let now = noon_and(minutes);
         engine.world.clock.set(now);
@@ -43,7 +43,7 @@ pub async fn rolling_windows_roll(engine: Engine) {
     assert_eq!(engine.holds("agent:research", "rolling.3600").await, (0, 4 * CENT));
 }
 
-pub async fn a_clock_that_goes_back_reopens_nothing(engine: Engine) {
+pub(super) async fn a_clock_that_goes_back_reopens_nothing(engine: Engine) {
     let buy = |now| engine.ledger.reserve(engine.world.charged(vec![rolling(now)]));
     buy(noon_and(0)).await.unwrap();
     engine.world.clock.jump(noon_and(-120));
@@ -56,7 +56,7 @@ pub async fn a_clock_that_goes_back_reopens_nothing(engine: Engine) {
     buy(noon_and(-120)).await.unwrap_err();
 }
 
-pub async fn a_jump_ahead_stops_reservations(engine: Engine) {
+pub(super) async fn a_jump_ahead_stops_reservations(engine: Engine) {
     let ledger = &engine.ledger;
     let held = engine.world.purchase(100 * CENT);
     ledger.hold(held.hold.clone()).await.unwrap();

@@ -110,7 +110,7 @@ async fn a_server_that_could_forget_is_refused() {
 
 /// What the relay in between does with the next commit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Cut {
+pub(super) enum Cut {
     None,
     /// The database receives it, but its answer is lost.
     After,
@@ -119,7 +119,7 @@ pub enum Cut {
 }
 
 /// A relay between a node and the database that cuts connections in the middle of a commit. Returns its port.
-pub async fn between(database: &Database, cut: Arc<Mutex<Cut>>, is_open: Arc<AtomicBool>) -> u16 {
+pub(super) async fn between(database: &Database, cut: Arc<Mutex<Cut>>, is_open: Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, to) = (listener.local_addr().unwrap().port(), database.port);
     tokio::spawn(async move {
@@ -162,7 +162,7 @@ async fn carry(client: TcpStream, to: u16, cut: Arc<Mutex<Cut>>, is_open: Arc<At
     }
 }
 
-pub async fn through(world: &World, database: &Database, port: u16) -> Postgres {
+pub(super) async fn through(world: &World, database: &Database, port: u16) -> Postgres {
     let url = format!("postgres://bursar@127.0.0.1:{port}/{}", database.name);
     Postgres::open(world.path(), access(&url), world.options())
         .await
