@@ -29,15 +29,15 @@ use bursar_reconcile::Reconciler;
 mod approvals;
 mod reconcile;
 
-pub use approvals::{Approve, Deny, pending};
-pub use reconcile::reconcile;
+pub(crate) use approvals::{Approve, Deny, pending};
+pub(crate) use reconcile::reconcile;
 
 /// Requests and replies are short.
 const CAP: usize = 64 << 10;
 
 /// `bursar payments resolve`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Resolve {
+pub(crate) struct Resolve {
     pub id: String,
     pub resolution: Word,
     pub why: String,
@@ -45,12 +45,12 @@ pub struct Resolve {
 
 /// `bursar clock accept`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct AcceptClock {
+pub(crate) struct AcceptClock {
     pub why: String,
 }
 
 /// A request to the server, and its path.
-pub trait Question: Serialize {
+pub(crate) trait Question: Serialize {
     const PATH: &'static str;
 }
 
@@ -86,7 +86,7 @@ struct Reply {
 }
 
 #[derive(Debug, Error)]
-pub enum AdminError {
+pub(crate) enum AdminError {
     /// Nothing listens: no server is running on this directory.
     #[error("no server is running on this data directory")]
     NoServer,
@@ -98,7 +98,7 @@ pub enum AdminError {
 
 /// Creates the socket with mode 0600. Replaces one that a killed server left behind; we already hold the directory's
 /// lock.
-pub fn bind(home: &Home) -> io::Result<UnixListener> {
+pub(crate) fn bind(home: &Home) -> io::Result<UnixListener> {
     let path = home.admin_socket();
     match std::fs::remove_file(&path) {
         Ok(()) => {}
@@ -111,7 +111,7 @@ pub fn bind(home: &Home) -> io::Result<UnixListener> {
 }
 
 /// What commands ask the running server about.
-pub struct Admin {
+pub(crate) struct Admin {
     pub ledger: Arc<dyn Ledger>,
     pub outstanding: Outstanding,
     pub questions: Option<Questions>,
@@ -120,7 +120,7 @@ pub struct Admin {
     pub stop: CancellationToken,
 }
 
-pub async fn serve(admin: Arc<Admin>, listener: UnixListener) {
+pub(crate) async fn serve(admin: Arc<Admin>, listener: UnixListener) {
     loop {
         let accepted = tokio::select! {
             () = admin.stop.cancelled() => return,
@@ -222,12 +222,12 @@ async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Stri
 }
 
 /// How the ledger names a user of this machine.
-pub fn decider(uid: u32) -> String {
+pub(crate) fn decider(uid: u32) -> String {
     format!("uid:{uid}")
 }
 
 /// Sends a request to the running server.
-pub async fn ask<Q: Question>(home: &Home, question: &Q) -> Result<(), AdminError> {
+pub(crate) async fn ask<Q: Question>(home: &Home, question: &Q) -> Result<(), AdminError> {
     let reply: Reply = post(home, Q::PATH, question, CAP).await?;
     reply.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
 }

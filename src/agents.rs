@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -21,18 +21,18 @@ use bursar_core::agent_name::{AgentName, NotAnAgentName};
 use bursar_core::clock;
 use bursar_home::{self as home, Home, HomeError, Readers};
 
-pub use roster::{ProxyCredential, Reload, Roster};
+pub(crate) use roster::{ProxyCredential, Reload, Roster};
 
 mod roster;
 
 /// SHA-256 of a token's text.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct TokenDigest([u8; 32]);
+pub(crate) struct TokenDigest([u8; 32]);
 
 /// Why a token exists, which determines when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// Printed once by `agents add` or `agents rotate`.
     Own,
     /// Valid as long as the child process of `bursar run`.
@@ -43,7 +43,7 @@ pub enum Purpose {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TokenRecord {
+pub(crate) struct TokenRecord {
     #[serde(rename = "token_sha256")]
     pub digest: TokenDigest,
     pub purpose: Purpose,
@@ -53,7 +53,7 @@ pub struct TokenRecord {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Agent {
+pub(crate) struct Agent {
     pub name: AgentName,
     /// Unchanged when tokens change, and never reused for another agent of the same name.
     pub id: Uuid,
@@ -63,7 +63,7 @@ pub struct Agent {
 }
 
 /// A token on its way to the one place that will use it.
-pub struct IssuedToken {
+pub(crate) struct IssuedToken {
     pub agent: AgentName,
     pub token: SecretString,
     pub digest: TokenDigest,
@@ -89,20 +89,20 @@ pub enum AgentsError {
 
 /// The writing side. Every change is made under a lock and replaces the file atomically, so that concurrent commands
 /// lose nothing and a reader never sees half a file.
-pub struct Registry {
+pub(crate) struct Registry {
     home: Home,
 }
 
 impl Registry {
-    pub fn new(home: &Home) -> Self {
+    pub(crate) fn new(home: &Home) -> Self {
         Self { home: home.clone() }
     }
 
-    pub fn list(&self) -> Result<Vec<Agent>, AgentsError> {
+    pub(crate) fn list(&self) -> Result<Vec<Agent>, AgentsError> {
         read(&self.home)
     }
 
-    pub fn add(&self, name: &AgentName, now: Timestamp) -> Result<IssuedToken, AgentsError> {
+    pub(crate) fn add(&self, name: &AgentName, now: Timestamp) -> Result<IssuedToken, AgentsError> {
         self.change(now, |agents| {
             if agents.iter().any(|agent| agent.name == *name) {
                 return Err(AgentsError::Exists(name.clone()));
@@ -121,7 +121,7 @@ impl Registry {
 
     /// Issues a new token; all earlier ones stop working, including temporary ones, since it is not known which of them
     /// leaked.
-    pub fn rotate(&self, name: &AgentName, now: Timestamp) -> Result<IssuedToken, AgentsError> {
+    pub(crate) fn rotate(&self, name: &AgentName, now: Timestamp) -> Result<IssuedToken, AgentsError> {
         self.change(now, |agents| {
             let agent = find(agents, name)?;
             let (issued, token) = issue(name, Purpose::Own, now, None)?;
@@ -131,7 +131,7 @@ impl Registry {
     }
 
     /// Ends all tokens. The agent stays listed because the ledger refers to it; `rotate` readmits it.
-    pub fn revoke(&self, name: &AgentName, now: Timestamp) -> Result<(), AgentsError> {
+    pub(crate) fn revoke(&self, name: &AgentName, now: Timestamp) -> Result<(), AgentsError> {
         self.change(now, |agents| {
             find(agents, name)?.tokens.clear();
             Ok(())
@@ -140,7 +140,7 @@ impl Registry {
 
     /// Issues one more token, beside the agent's own. `run` ends it with [`Registry::forget`]; `expires` ends it if
     /// `run` was killed.
-    pub fn mint_temporary(
+    pub(crate) fn mint_temporary(
         &self,
         name: &AgentName,
         purpose: Purpose,
@@ -160,7 +160,7 @@ impl Registry {
     }
 
     /// Ends one token. A token that is already gone is not an error.
-    pub fn forget(&self, digest: &TokenDigest, now: Timestamp) -> Result<(), AgentsError> {
+    pub(crate) fn forget(&self, digest: &TokenDigest, now: Timestamp) -> Result<(), AgentsError> {
         self.change(now, |agents| {
             for agent in agents {
                 agent.tokens.retain(|token| token.digest != *digest);
@@ -200,7 +200,7 @@ impl Registry {
 }
 
 impl Purpose {
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Own => "own",
             Self::Run => "run",
@@ -210,7 +210,7 @@ impl Purpose {
 }
 
 impl TokenRecord {
-    pub fn is_live(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_live(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)
     }
 }
@@ -305,7 +305,7 @@ impl fmt::Display for Purpose {
 }
 
 impl TokenDigest {
-    pub fn of(token: &str) -> Self {
+    pub(crate) fn of(token: &str) -> Self {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 }
@@ -329,13 +329,6 @@ impl<'de> Deserialize<'de> for TokenDigest {
         let wrong = || serde::de::Error::custom("token_sha256 must be 64 hexadecimal digits");
         let bytes = hex::decode(&text).map_err(|_| wrong())?;
         bytes.try_into().map(Self).map_err(|_| wrong())
-    }
-}
-
-impl IssuedToken {
-    /// The `user:password` part of a proxy URL. Both consist of letters, digits, `_`, `.` and `-`: nothing to escape.
-    pub fn user_information(&self) -> SecretString {
-        format!("{}:{}", self.agent, self.token.expose_secret()).into()
     }
 }
 

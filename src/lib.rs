@@ -14,17 +14,17 @@
 )]
 
 // What starts it: commands, files, identities.
-pub mod admin;
-pub mod agents;
+mod admin;
+mod agents;
 pub mod alerts;
 pub mod backup;
 pub mod cli;
-pub mod config;
-pub mod rules;
-pub mod serve;
-pub mod store;
+mod config;
+mod rules;
+mod serve;
+mod store;
 
 // A request, from the socket to the answer.
-pub mod answer;
-pub mod listen;
-pub mod payment;
+mod answer;
+mod listen;
+mod payment;

@@ -12,7 +12,7 @@ use bursar_core::policy::Limits;
 use bursar_home::Home;
 use bursar_ledger::{Event, Ledger};
 
-pub struct Rules {
+pub(crate) struct Rules {
     home: Home,
     state: RwLock<State>,
 }
@@ -43,7 +43,7 @@ enum Look {
 
 impl Rules {
     /// Reads the file for the first time; here a file with errors fails.
-    pub fn load(home: &Home) -> Result<(Self, Event), ConfigError> {
+    pub(crate) fn load(home: &Home) -> Result<(Self, Event), ConfigError> {
         let seen = Stamp::of(&home.limits());
         let limits = limits::load(home.root())?;
         let event = loaded(&limits, 1);
@@ -61,14 +61,14 @@ impl Rules {
         ))
     }
 
-    pub fn current(&self) -> (Arc<Limits>, u64) {
+    pub(crate) fn current(&self) -> (Arc<Limits>, u64) {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         (state.limits.clone(), state.generation)
     }
 
     /// Reads `limits.toml` again if it changed. New limits are in force once their entry is on disk, so that no payment
     /// names limits that the ledger does not know.
-    pub async fn refresh(&self, ledger: &dyn Ledger) {
+    pub(crate) async fn refresh(&self, ledger: &dyn Ledger) {
         match self.look() {
             Look::Unchanged => {}
             Look::Loaded(event, pending) => {
@@ -123,7 +123,7 @@ impl Rules {
 }
 
 /// Whether it is on disk. Without that nothing is paid anyway: the writer has failed and does not recover.
-pub async fn record(ledger: &dyn Ledger, event: Event) -> bool {
+pub(crate) async fn record(ledger: &dyn Ledger, event: Event) -> bool {
     match ledger.append(event).await {
         Ok(()) => true,
         Err(error) => {
@@ -153,7 +153,7 @@ fn loaded(limits: &Limits, generation: u64) -> Event {
 #[cfg(test)]
 impl Rules {
     /// These limits, without a file.
-    pub fn fixed(text: &str) -> Self {
+    pub(crate) fn fixed(text: &str) -> Self {
         let limits = limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
         Self {
             home: Home::at(Path::new("/nonexistent")).unwrap(),
@@ -166,7 +166,7 @@ impl Rules {
     }
 
     /// Other ones from now on.
-    pub fn replace(&self, text: &str) {
+    pub(crate) fn replace(&self, text: &str) {
         let limits = limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
         let generation = self.current().1 + 1;
         self.enforce(Box::new(Pending { limits, generation }));

@@ -52,12 +52,14 @@ use bursar_rails::outstanding::Outstanding;
 use bursar_rails::pay::{CardPayer, EvmPayer, Payers, Permissions};
 use bursar_reconcile::{Keeper, Notice, Notices, Reconciler};
 use earlier::{forget_tokens, outstanding};
-pub use error::StartError;
+pub(crate) use error::StartError;
 use parts::tls_acceptor;
-pub use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, trust, upstream_tls};
+#[cfg(feature = "postgres")]
+pub(crate) use parts::trust;
+pub(crate) use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, upstream_tls};
 
 /// A proxy that accepts connections.
-pub struct Running {
+pub(crate) struct Running {
     pub address: SocketAddr,
     scheme: &'static str,
     home: Home,
@@ -91,7 +93,7 @@ struct Doors {
 }
 
 /// Starts a proxy on the data directory. It accepts when this returns.
-pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
+pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
     restore::require_accepted(home)?;
     home.create_run()?;
@@ -191,21 +193,21 @@ pub async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartErro
 }
 
 impl Running {
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
     }
 
     /// Reads `limits.toml` again if it changed.
-    pub async fn refresh_rules(&self) {
+    pub(crate) async fn refresh_rules(&self) {
         self.rules.refresh(&*self.ledger).await;
     }
 
-    pub fn ledger(&self) -> &dyn Ledger {
+    pub(crate) fn ledger(&self) -> &dyn Ledger {
         &*self.ledger
     }
 
     /// No new connections; what is running gets its bound (R65): payments that are sent `settle_wait`, streams `drain`.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         match timeout(self.bound, self.tasks.wait()).await {

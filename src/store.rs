@@ -31,7 +31,7 @@ pub enum StoreError {
 }
 
 /// Opens the ledger of a data directory, embedded or in a database.
-pub async fn open(config: &Config, home: &Home, options: Options) -> Result<Arc<dyn Ledger>, StoreError> {
+pub(crate) async fn open(config: &Config, home: &Home, options: Options) -> Result<Arc<dyn Ledger>, StoreError> {
     match &config.store {
         Store::Embedded if home.node().exists() => Err(StoreError::NotOurs(home.root().display().to_string())),
         Store::Embedded => Ok(Arc::new(Embedded::open(home.root(), options)?)),

@@ -20,14 +20,14 @@ const LONGEST_WHY: usize = 500;
 
 /// `bursar approve`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Approve {
+pub(crate) struct Approve {
     pub id: String,
     pub code: String,
 }
 
 /// `bursar deny`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Deny {
+pub(crate) struct Deny {
     pub id: String,
     pub why: String,
 }
@@ -48,7 +48,7 @@ struct Open {
 }
 
 /// Asks the running server which payments wait for approval; `None` if its bursar.toml configures no backend.
-pub async fn pending(home: &Home) -> Result<Option<Vec<Pending>>, AdminError> {
+pub(crate) async fn pending(home: &Home) -> Result<Option<Vec<Pending>>, AdminError> {
     let open: Open = post(home, PENDING, &(), CAP).await?;
     Ok(open.asks.then_some(open.pending))
 }

@@ -57,7 +57,7 @@ async fn question(request: Request<Incoming>) -> Result<Question, String> {
 }
 
 /// Asks the running server to reconcile.
-pub async fn reconcile(home: &Home, question: &Question) -> Result<Result<Report, Unable>, AdminError> {
+pub(crate) async fn reconcile(home: &Home, question: &Question) -> Result<Result<Report, Unable>, AdminError> {
     Ok(match post(home, PATH, question, REPORT_CAP).await? {
         Reply::Report(report) => Ok(report),
         Reply::Unable(unable) => Err(unable),

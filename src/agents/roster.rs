@@ -24,7 +24,7 @@ const TOLERANT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// A client's `Basic` credentials: the name it claims, and its token.
-pub struct ProxyCredential {
+pub(crate) struct ProxyCredential {
     pub name: String,
     pub token: SecretString,
 }
@@ -32,7 +32,7 @@ pub struct ProxyCredential {
 impl ProxyCredential {
     /// Reads `Basic` (RFC 7617), with the scheme in any case. Other schemes and malformed values are `None`: a 407
     /// either way.
-    pub fn parse(value: &HeaderValue) -> Option<Self> {
+    pub(crate) fn parse(value: &HeaderValue) -> Option<Self> {
         let text = value.to_str().ok()?.trim_ascii();
         let (scheme, encoded) = text.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("basic") {
@@ -50,13 +50,13 @@ impl ProxyCredential {
 
 /// The agents of one directory as of the last reload. If the file becomes unreadable, the last good state stays in
 /// force.
-pub struct Roster {
+pub(crate) struct Roster {
     home: Home,
     state: RwLock<Arc<Snapshot>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reload {
+pub(crate) enum Reload {
     Unchanged,
     Changed { agents: usize },
 }
@@ -76,7 +76,7 @@ struct Stamp {
 }
 
 impl Roster {
-    pub fn load(home: &Home) -> Result<Self, AgentsError> {
+    pub(crate) fn load(home: &Home) -> Result<Self, AgentsError> {
         Ok(Self {
             home: home.clone(),
             state: RwLock::new(Arc::new(Snapshot::take(home, Stamp::of(home)?)?)),
@@ -85,7 +85,7 @@ impl Roster {
 
     /// The agent that owns this live token, if its name is `name` (R30). The time taken depends only on the number of
     /// tokens, not on which one comes closest.
-    pub fn authenticate(&self, name: &str, token: &SecretString, now: Timestamp) -> Option<AgentName> {
+    pub(crate) fn authenticate(&self, name: &str, token: &SecretString, now: Timestamp) -> Option<AgentName> {
         let presented = TokenDigest::of(token.expose_secret());
         let snapshot = self.snapshot();
         let mut found = u64::MAX;
@@ -97,7 +97,7 @@ impl Roster {
     }
 
     /// Whether a token that was accepted before is still valid.
-    pub fn is_live(&self, name: &AgentName, digest: &TokenDigest, now: Timestamp) -> bool {
+    pub(crate) fn is_live(&self, name: &AgentName, digest: &TokenDigest, now: Timestamp) -> bool {
         let snapshot = self.snapshot();
         snapshot
             .tokens
@@ -106,7 +106,7 @@ impl Roster {
     }
 
     /// One `stat`; reads the file only if it has changed since the last call. Call it every second.
-    pub fn reload_if_changed(&self) -> Result<Reload, AgentsError> {
+    pub(crate) fn reload_if_changed(&self) -> Result<Reload, AgentsError> {
         let stamp = Stamp::of(&self.home)?;
         if self.snapshot().stamp == stamp {
             return Ok(Reload::Unchanged);

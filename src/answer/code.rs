@@ -12,7 +12,7 @@ use bursar_net::upstream::UpstreamError;
 
 /// What the table says about one code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spec {
+pub(crate) struct Spec {
     /// The last part of the problem's `type`.
     pub code: &'static str,
     pub status: StatusCode,
@@ -34,14 +34,14 @@ macro_rules! codes {
         $meaning:literal
         $what_to_do:literal)+) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Code {
+        pub(crate) enum Code {
             $($name,)+
         }
 
         impl Code {
-            pub const ALL: &[Self] = &[$(Self::$name),+];
+            pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
 
-            pub const fn spec(self) -> Spec {
+            pub(crate) const fn spec(self) -> Spec {
                 match self {
                     $(Self::$name => Spec {
                         code: $code,

@@ -10,7 +10,7 @@ use bursar_core::policy::RefusalCode;
 
 /// One code as a person asks for it. Members in this order with `--json`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Explained {
+pub(crate) struct Explained {
     pub code: &'static str,
     /// Of the problem document; `null` for a 402 that is passed on.
     pub status: Option<u16>,
@@ -22,7 +22,7 @@ pub struct Explained {
 const PASSED_ON: &str = "The site's 402 was passed on unpaid";
 
 /// All of them: problems first, then the details of 402s.
-pub fn all() -> Vec<Explained> {
+pub(crate) fn all() -> Vec<Explained> {
     let problems = Code::ALL.iter().map(|code| code.spec());
     let refusals = RefusalCode::ALL.iter().map(|code| refusal(*code));
     let problems = problems.chain(refusals).map(Explained::from);
@@ -30,13 +30,13 @@ pub fn all() -> Vec<Explained> {
 }
 
 /// `code` may be the whole `type` of a problem.
-pub fn find(code: &str) -> Option<Explained> {
+pub(crate) fn find(code: &str) -> Option<Explained> {
     let code = code.trim().strip_prefix("urn:bursar:problem:").unwrap_or(code.trim());
     all().into_iter().find(|explained| explained.code == code)
 }
 
 /// The whole of `docs/codes.md`.
-pub fn page() -> String {
+pub(crate) fn page() -> String {
     let (problems, details): (Vec<_>, Vec<_>) = all().into_iter().partition(|explained| explained.status.is_some());
     let mut page = String::from(
         "# Codes\n\n\

@@ -2,7 +2,7 @@
 //! shape: `application/problem+json` (RFC 9457) with a stable `type`, and `Proxy-Status` (RFC 9209).
 
 mod code;
-pub mod explained;
+pub(crate) mod explained;
 mod unpaid;
 
 use std::time::Duration;
@@ -18,14 +18,14 @@ use bursar_core::policy::Refusal;
 use bursar_ledger::PaymentId;
 use bursar_net::body::AnswerBody;
 use bursar_net::upstream::UpstreamError;
-pub use code::{Code, Spec};
-pub use unpaid::Unpaid;
+pub(crate) use code::{Code, Spec};
+pub(crate) use unpaid::Unpaid;
 
-pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-pub const BURSAR_PAYMENT: HeaderName = HeaderName::from_static("bursar-payment");
+pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(crate) const BURSAR_PAYMENT: HeaderName = HeaderName::from_static("bursar-payment");
 
 /// A problem document in the making. Boxed, because it is the rare side of every `Result` that it stands in.
-pub struct Problem(Box<Document>);
+pub(crate) struct Problem(Box<Document>);
 
 struct Document {
     spec: Spec,
@@ -38,7 +38,7 @@ struct Document {
 }
 
 impl Problem {
-    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
         Self::of(code.spec(), sentence(detail.into()))
     }
 
@@ -54,7 +54,7 @@ impl Problem {
     }
 
     /// The limits refuse: which rule, how much is used and reserved, when it resets (R230).
-    pub fn refused(refusal: &Refusal) -> Self {
+    pub(crate) fn refused(refusal: &Refusal) -> Self {
         let mut problem = Self::of(code::refusal(refusal.code), refusal.detail.clone());
         let members = &mut problem.0.members;
         members.insert("rule".into(), refusal.rule.clone().into());
@@ -77,34 +77,34 @@ impl Problem {
     }
 
     /// Why the site gave no answer, for an exchange in which nothing was paid.
-    pub fn unreachable(error: &UpstreamError) -> Self {
+    pub(crate) fn unreachable(error: &UpstreamError) -> Self {
         Self::new(code::unreachable(error), format!("{error}. Nothing was paid."))
     }
 
-    pub fn retry_after(mut self, wait: Duration) -> Self {
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.0.retry_after = Some(wait);
         self
     }
 
-    pub fn retryable(mut self, retryable: bool) -> Self {
+    pub(crate) fn retryable(mut self, retryable: bool) -> Self {
         self.0.members.insert("retryable".into(), retryable.into());
         self
     }
 
-    pub fn payment(mut self, rid: PaymentId) -> Self {
+    pub(crate) fn payment(mut self, rid: PaymentId) -> Self {
         self.0.members.insert("payment".into(), rid.to_string().into());
         self.0.payment = Some(rid);
         self
     }
 
     /// Another status than the code's own, where bursar.toml sets one.
-    pub fn status(mut self, status: StatusCode) -> Self {
+    pub(crate) fn status(mut self, status: StatusCode) -> Self {
         self.0.status = status;
         self
     }
 
     /// The question that a person is asked, by its id, and until when it stands.
-    pub fn approval(mut self, id: PaymentId, expires_at: Option<Timestamp>) -> Self {
+    pub(crate) fn approval(mut self, id: PaymentId, expires_at: Option<Timestamp>) -> Self {
         let members = &mut self.0.members;
         members.insert("approval_id".into(), id.to_string().into());
         if let Some(at) = expires_at {
@@ -114,16 +114,16 @@ impl Problem {
     }
 
     /// The transaction that settled the payment.
-    pub fn transaction(mut self, tx: &str) -> Self {
+    pub(crate) fn transaction(mut self, tx: &str) -> Self {
         self.0.members.insert("tx".into(), tx.into());
         self
     }
 
-    pub fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         self.0.spec.code
     }
 
-    pub fn into_response(self) -> Response<AnswerBody> {
+    pub(crate) fn into_response(self) -> Response<AnswerBody> {
         let this = *self.0;
         let mut document = Map::new();
         document.insert("type".into(), format!("urn:bursar:problem:{}", this.spec.code).into());
@@ -176,14 +176,14 @@ fn sentence(text: String) -> String {
 }
 
 /// Names the payment on an answer, whoever wrote that answer.
-pub fn mark_paid(headers: &mut HeaderMap, rid: PaymentId) {
+pub(crate) fn mark_paid(headers: &mut HeaderMap, rid: PaymentId) {
     if let Ok(value) = HeaderValue::try_from(rid.to_string()) {
         headers.insert(BURSAR_PAYMENT, value);
     }
 }
 
 /// Says on a 402 that is passed on why it was not paid. Other proxies' members stay (RFC 9209 §2).
-pub fn mark_unpaid(headers: &mut HeaderMap, why: Unpaid) {
+pub(crate) fn mark_unpaid(headers: &mut HeaderMap, why: Unpaid) {
     if let Ok(value) = HeaderValue::try_from(format!("bursar; details=\"{}\"", why.code())) {
         headers.append(PROXY_STATUS, value);
     }

@@ -5,7 +5,7 @@ use bursar_core::policy;
 
 /// A reason for handing a 402 on as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unpaid {
+pub(crate) enum Unpaid {
     /// The challenge, or each offer in it.
     Challenge(Why),
     /// What the limits never pay for.
@@ -30,23 +30,23 @@ const OURS: [Unpaid; 6] = [
 ];
 
 impl Unpaid {
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         let challenge = Why::ALL.iter().copied().map(Self::Challenge);
         let policy = policy::Unpaid::ALL.into_iter().map(Self::Policy);
         challenge.chain(policy).chain(OURS)
     }
 
     /// Stable text.
-    pub const fn code(self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         self.row().0
     }
 
     /// One sentence, or two.
-    pub const fn meaning(self) -> &'static str {
+    pub(crate) const fn meaning(self) -> &'static str {
         self.row().1
     }
 
-    pub const fn what_to_do(self) -> &'static str {
+    pub(crate) const fn what_to_do(self) -> &'static str {
         self.row().2
     }
 

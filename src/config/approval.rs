@@ -1,7 +1,7 @@
 //! `[approval]` of bursar.toml: who is asked to approve payments, and the waiting times.
 
-pub mod ciba;
-pub mod keyra;
+pub(crate) mod ciba;
+pub(crate) mod keyra;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use keyra::Keyra;
 
 /// How a person is asked (approvals §7, §9).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Approval {
+pub(crate) struct Approval {
     pub backend: Backend,
     /// Waiting times, and limits on the number of questions.
     pub questions: Settings,
@@ -31,7 +31,7 @@ pub struct Approval {
 
 /// Who is asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Backend {
+pub(crate) enum Backend {
     /// Nobody: what needs approval is refused.
     #[default]
     None,

@@ -3,13 +3,13 @@
 //! Each file is read completely into types that cannot hold invalid values, or rejected as a whole: then
 //! [`ConfigError`] lists every mistake with its place, and the old values stay in use. Unknown keys are mistakes.
 
-pub mod alerts;
-pub mod approval;
+pub(crate) mod alerts;
+pub(crate) mod approval;
 #[cfg(test)]
 mod golden;
-pub mod operator;
+pub(crate) mod operator;
 
-pub use bursar_config::diagnose::{ConfigError, Problem};
-pub use bursar_config::limits;
-pub use bursar_config::secret::{SecretError, SecretSource};
-pub use operator::Config;
+pub(crate) use bursar_config::diagnose::ConfigError;
+pub(crate) use bursar_config::limits;
+pub(crate) use bursar_config::secret::{SecretError, SecretSource};
+pub(crate) use operator::Config;

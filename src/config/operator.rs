@@ -32,7 +32,7 @@ use bursar_rails::stripe::{PaymentMethod, Settings};
 
 /// bursar.toml, resolved.
 #[derive(Debug)]
-pub struct Config {
+pub(crate) struct Config {
     pub proxy: Proxy,
     pub upstream: Upstream,
     pub wallet: Option<WalletKey>,
@@ -52,7 +52,7 @@ pub struct Config {
 
 /// `[proxy]`: the side that agents see.
 #[derive(Debug)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     /// Port 0 picks a free one.
     pub listen: SocketAddr,
     /// The listener itself speaks TLS.
@@ -64,14 +64,14 @@ pub struct Proxy {
 
 /// PEM files.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ListenerTls {
+pub(crate) struct ListenerTls {
     pub cert: PathBuf,
     pub key: PathBuf,
 }
 
 /// What happens to a request with a payment made by the agent itself (R31).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AgentPayments {
+pub(crate) enum AgentPayments {
     #[default]
     Refuse,
     Pass,
@@ -79,7 +79,7 @@ pub enum AgentPayments {
 
 /// `[upstream]`: the side that sellers see.
 #[derive(Debug, Default)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// PEM files with additional roots.
     pub extra_ca: Vec<PathBuf>,
     /// Use the machine's roots instead of the built-in ones.
@@ -92,7 +92,7 @@ pub struct Upstream {
 
 /// `[wallet]`: where the signing key for EVM networks is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum WalletKey {
+pub(crate) enum WalletKey {
     /// On a phone, through BKey.
     Bkey,
     /// 64 hex digits.
@@ -103,14 +103,14 @@ pub enum WalletKey {
 
 /// `[stripe]`: payments with shared payment tokens.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Stripe {
+pub(crate) struct Stripe {
     pub payment_method: PaymentMethod,
     pub issued_by: TokenIssuer,
 }
 
 /// Who issues the tokens that pay sellers that take cards.
 #[derive(Debug, PartialEq, Eq)]
-pub enum TokenIssuer {
+pub(crate) enum TokenIssuer {
     /// Our own Stripe account.
     Account(StripeAccount),
     Bkey,
@@ -118,7 +118,7 @@ pub enum TokenIssuer {
 
 /// An account at Stripe.
 #[derive(Debug, PartialEq, Eq)]
-pub struct StripeAccount {
+pub(crate) struct StripeAccount {
     pub key: SecretSource,
     /// A live key is used only if this is set.
     pub live: bool,
@@ -127,7 +127,7 @@ pub struct StripeAccount {
 
 /// `[bkey]`: our identity at BKey.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bkey {
+pub(crate) struct Bkey {
     /// `None`: the URL that BKey's own tools are configured for.
     pub api_url: Option<Issuer>,
     pub client: Client,
@@ -135,11 +135,11 @@ pub struct Bkey {
 
 /// An http or https URL. Providers put their keys into its path, so only its host is ever shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct RpcUrl(Uri);
+pub(crate) struct RpcUrl(Uri);
 
 /// Where the ledger is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Store {
+pub(crate) enum Store {
     /// In the data directory.
     #[default]
     Embedded,
@@ -149,7 +149,7 @@ pub enum Store {
 
 /// Where the shared ledger is, and how to connect to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedStore {
+pub(crate) struct SharedStore {
     pub database: DatabaseUrl,
     pub password: Option<SecretSource>,
     /// PEM file with the roots trusted for the database; by default the roots trusted for sellers.
@@ -158,7 +158,7 @@ pub struct SharedStore {
 
 impl Config {
     /// Reads `DIR/bursar.toml`; if it does not exist, returns the defaults.
-    pub fn load(dir: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn load(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("bursar.toml");
         let file = path.display().to_string();
         match std::fs::read_to_string(&path) {
@@ -172,7 +172,7 @@ impl Config {
     }
 
     /// `file` is the name used in messages; relative paths start at `dir`.
-    pub fn parse(file: &str, text: &str, dir: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn parse(file: &str, text: &str, dir: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text, Confidence::Guarded);
         let table = document.table()?;
         let config = read::config(Section::top(&document, table.get_ref()), dir);
@@ -183,7 +183,7 @@ impl Config {
 
 impl Config {
     /// The sources of all secrets that the file names, except the keystore's file.
-    pub fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &SecretSource> {
         let wallet = self.wallet.as_ref().and_then(|wallet| match wallet {
             WalletKey::Hex(source) | WalletKey::Keystore { password: source, .. } => Some(source),
             WalletKey::Bkey => None,
@@ -203,14 +203,8 @@ impl Config {
 }
 
 impl Config {
-    /// Whether BKey makes any payments.
-    pub fn pays_by_bkey(&self) -> bool {
-        let tokens = self.stripe.as_ref().map(|stripe| &stripe.issued_by);
-        self.wallet == Some(WalletKey::Bkey) || tokens == Some(&TokenIssuer::Bkey)
-    }
-
     /// Our identity when BKey pays: `[bkey]`, else a BKey approval backend's, else that of BKey's own tools.
-    pub fn bkey_client(&self) -> Bkey {
+    pub(crate) fn bkey_client(&self) -> Bkey {
         let asking = match &self.approval.backend {
             Backend::Ciba(ciba) if ciba.style == Style::Bkey => Some(Bkey {
                 api_url: ciba.issuer.clone(),
@@ -240,7 +234,7 @@ impl Default for Proxy {
 }
 
 impl RpcUrl {
-    pub const fn uri(&self) -> &Uri {
+    pub(crate) const fn uri(&self) -> &Uri {
         &self.0
     }
 }

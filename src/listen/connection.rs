@@ -9,7 +9,7 @@ use hyper_util::rt::TokioTimer;
 use bursar_net::upstream::{HEAD_BYTES, HEAD_FIELDS};
 
 /// The same bounds on every HTTP/1.1 head that an agent sends (R33).
-pub fn http1() -> http1::Builder {
+pub(crate) fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
     // The header timeout is `Watched`'s, which lets a kept connection rest.
     builder

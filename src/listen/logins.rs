@@ -17,7 +17,7 @@ use bursar_core::agent_name::AgentName;
 /// Failed tries of one source that are looked into and logged, per minute (R38).
 const FAILURES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 
-pub struct Logins {
+pub(crate) struct Logins {
     roster: Roster,
     /// A token that is right always passes: a neighbour on the same address must not be able to lock anybody out.
     failures: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
@@ -25,14 +25,14 @@ pub struct Logins {
 
 /// Who a connection belongs to, by which token.
 #[derive(Clone)]
-pub struct Login {
+pub(crate) struct Login {
     pub agent: AgentName,
     token: TokenDigest,
 }
 
 /// Why nobody was identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unknown {
+pub(crate) enum Unknown {
     /// No credential: most clients send one only after being asked.
     Missing,
     Unreadable,
@@ -41,14 +41,19 @@ pub enum Unknown {
 }
 
 impl Logins {
-    pub fn new(roster: Roster) -> Self {
+    pub(crate) fn new(roster: Roster) -> Self {
         Self {
             roster,
             failures: RateLimiter::hashmap(Quota::per_minute(FAILURES)),
         }
     }
 
-    pub fn identify(&self, credential: Option<&HeaderValue>, source: IpAddr, now: Timestamp) -> Result<Login, Unknown> {
+    pub(crate) fn identify(
+        &self,
+        credential: Option<&HeaderValue>,
+        source: IpAddr,
+        now: Timestamp,
+    ) -> Result<Login, Unknown> {
         let credential = credential.ok_or(Unknown::Missing)?;
         let credential = ProxyCredential::parse(credential).ok_or_else(|| self.failed(source, Unknown::Unreadable))?;
         let token = TokenDigest::of(credential.token.expose_secret());
@@ -65,7 +70,7 @@ impl Logins {
     }
 
     /// Whether the token of an open tunnel has not been revoked, rotated or run out since.
-    pub fn still_stands(&self, login: &Login, now: Timestamp) -> bool {
+    pub(crate) fn still_stands(&self, login: &Login, now: Timestamp) -> bool {
         self.roster.is_live(&login.agent, &login.token, now)
     }
 
@@ -78,7 +83,7 @@ impl Logins {
     }
 
     /// Once a second: changed agents, and forgotten sources.
-    pub fn tend(&self) {
+    pub(crate) fn tend(&self) {
         match self.roster.reload_if_changed() {
             Ok(Reload::Changed { agents }) => tracing::info!(agents, "agents.toml read again"),
             Ok(Reload::Unchanged) => {}

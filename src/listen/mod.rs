@@ -1,8 +1,8 @@
 //! Sockets in: which agent is asking, and what is inside a tunnel.
 
 mod connection;
-pub mod logins;
-pub mod proxy;
+pub(crate) mod logins;
+pub(crate) mod proxy;
 mod tunnel;
 
-pub use connection::http1;
+pub(crate) use connection::http1;

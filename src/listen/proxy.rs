@@ -31,7 +31,7 @@ use bursar_net::tls::leaf::ServerConfigs;
 use bursar_net::upstream::{Origin, Scheme, Upstreams};
 
 /// The side that agents see, made once at start.
-pub struct Proxy {
+pub(crate) struct Proxy {
     pub context: Arc<Context>,
     pub clock: SharedClock,
     pub logins: Logins,
@@ -43,7 +43,7 @@ pub struct Proxy {
 }
 
 /// Serves one connection from an agent until it ends.
-pub async fn serve<S>(proxy: Arc<Proxy>, stream: S, peer: SocketAddr)
+pub(crate) async fn serve<S>(proxy: Arc<Proxy>, stream: S, peer: SocketAddr)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -106,7 +106,7 @@ where
     };
     let (site, version) = match sni.as_deref().map(Host::parse) {
         Some(Ok(sni)) if sni == origin.authority.host => open(&proxy, &login.agent, origin, offer).await,
-        Some(named) => (Site::Misdirected(origin, named.ok()), preferred(offer)),
+        Some(_) => (Site::Misdirected(origin), preferred(offer)),
         None => open(&proxy, &login.agent, origin, offer).await,
     };
     let alpn = match version {

@@ -40,7 +40,7 @@ const CHALLENGE_CAP: usize = 64 << 10;
 const CHALLENGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a 402 is considered with: limits and counters, and what this proxy can pay with.
-pub struct Decider {
+pub(crate) struct Decider {
     pub rules: Arc<Rules>,
     pub ledger: Arc<dyn Ledger>,
     pub clock: SharedClock,
@@ -58,7 +58,7 @@ pub struct Decider {
 
 /// What this proxy can pay with. Fixed for as long as it runs.
 #[derive(Clone, Debug, Default)]
-pub struct Means {
+pub(crate) struct Means {
     pub is_empty: bool,
     pub address: Option<Address>,
     pub stripe: Option<Mode>,
@@ -66,7 +66,7 @@ pub struct Means {
 }
 
 impl Means {
-    pub fn of(payers: &Payers) -> Self {
+    pub(crate) fn of(payers: &Payers) -> Self {
         Self {
             is_empty: payers.is_empty(),
             address: payers.address(),
@@ -78,14 +78,14 @@ impl Means {
 
 /// Whose request is considered, and where it goes.
 #[derive(Clone, Copy)]
-pub struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     pub agent: &'a AgentName,
     pub origin: &'a Origin,
     pub method: &'a Method,
 }
 
 /// What to do with a 402.
-pub enum Disposition {
+pub(crate) enum Disposition {
     /// Hand on the original, with the reason why it was not paid.
     PassThrough(Unpaid),
     Refuse(Problem),
@@ -94,7 +94,7 @@ pub enum Disposition {
 
 /// What is to be bought, and what it is charged to.
 #[derive(Clone)]
-pub struct PurchasePlan {
+pub(crate) struct PurchasePlan {
     pub offer: Offer,
     pub decided: Plan,
     pub limits: Arc<Limits>,
@@ -107,14 +107,14 @@ pub struct PurchasePlan {
 
 impl PurchasePlan {
     /// What else the 402 offered, and why it is not taken.
-    pub fn others(&self, now: Timestamp) -> Vec<Other> {
+    pub(crate) fn others(&self, now: Timestamp) -> Vec<Other> {
         self.offers.beside(&self.decided, &self.limits, now)
     }
 }
 
 impl Decider {
     /// Reads the challenge and decides about it. `over`: the rule over which a person is asked about this request already.
-    pub async fn disposition(
+    pub(crate) async fn disposition(
         &self,
         subject: Subject<'_>,
         headers: &HeaderMap,
@@ -173,7 +173,12 @@ impl Decider {
     /// Decides once more, now that the upload is over and its body known, if that can change anything: an offer has expired or
     /// binds another body, other limits are in force, a window has ended. An upload can be drawn out for as long as an agent
     /// likes, and must not save up what was allowed when it began.
-    pub fn decide_again(&self, subject: Subject<'_>, body_sha256: &[u8; 32], mut plan: PurchasePlan) -> Disposition {
+    pub(crate) fn decide_again(
+        &self,
+        subject: Subject<'_>,
+        body_sha256: &[u8; 32],
+        mut plan: PurchasePlan,
+    ) -> Disposition {
         let second = clock::unix_second(self.clock.now());
         let dropped = plan
             .offers
@@ -188,12 +193,12 @@ impl Decider {
     }
 
     /// The same with a person to be asked, as what was spent passes `rule`.
-    pub fn decide_to_ask(&self, subject: Subject<'_>, plan: PurchasePlan, rule: Arc<str>) -> Disposition {
+    pub(crate) fn decide_to_ask(&self, subject: Subject<'_>, plan: PurchasePlan, rule: Arc<str>) -> Disposition {
         self.decide(subject, plan.offers, Some(rule))
     }
 
     /// Whether what was decided would be decided now: the same limits, windows that have not ended, the same price.
-    pub fn still_holds(&self, plan: &PurchasePlan) -> bool {
+    pub(crate) fn still_holds(&self, plan: &PurchasePlan) -> bool {
         let PurchasePlan {
             offer,
             decided,
@@ -211,7 +216,7 @@ impl Decider {
 
     /// What else of the same 402 may be bought, should the chosen offer be `gone`: answered already, say, or expired. Nothing
     /// has been signed for it, so this is still the only credential of its request.
-    pub fn another(&self, subject: Subject<'_>, mut plan: PurchasePlan, gone: Why) -> Option<PurchasePlan> {
+    pub(crate) fn another(&self, subject: Subject<'_>, mut plan: PurchasePlan, gone: Why) -> Option<PurchasePlan> {
         let sha256 = plan.offer.sha256;
         plan.offers.keep(|offer| match offer.sha256 == sha256 {
             true => Err(gone),
@@ -302,7 +307,7 @@ impl Decider {
     }
 
     /// Puts a refusal into the ledger and the log, whether the limits refuse at once or the ledger's counters do.
-    pub fn record_refusal(
+    pub(crate) fn record_refusal(
         &self,
         subject: Subject<'_>,
         group: Option<&str>,

@@ -8,7 +8,7 @@ use super::exchange::Traffic;
 use super::purchase::Purchasing;
 use super::repeat::Repeats;
 
-pub struct Context {
+pub(crate) struct Context {
     /// Guard and forwarding.
     pub traffic: Traffic,
     /// From a 402 to a disposition.

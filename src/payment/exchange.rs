@@ -24,14 +24,14 @@ use crate::answer::{Code, Problem, Unpaid};
 use crate::config::operator::AgentPayments;
 use bursar_core::agent_name::AgentName;
 use bursar_core::hop::{self, Upgrading};
-use bursar_core::host::{Authority, Host};
+use bursar_core::host::Authority;
 use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay, ReplayBudget};
 use bursar_net::idle::Serving;
 use bursar_net::upstream::{HEAD_FIELDS, Lane, Origin, UpstreamError, stream};
 use bursar_net::via::Via;
 
 /// What guarding and forwarding need.
-pub struct Traffic {
+pub(crate) struct Traffic {
     pub agent_payments: AgentPayments,
     /// Only if it is switched on.
     pub via: Option<Via>,
@@ -41,15 +41,15 @@ pub struct Traffic {
 }
 
 /// The site at the other end of a tunnel.
-pub enum Site {
+pub(crate) enum Site {
     Open(Arc<Lane>),
     /// It could not be reached; every request in the tunnel is answered with the reason.
     Closed(Origin, Arc<UpstreamError>),
     /// The TLS hello asked for another host than CONNECT did.
-    Misdirected(Origin, Option<Host>),
+    Misdirected(Origin),
 }
 
-pub async fn run(
+pub(crate) async fn run(
     context: &Arc<Context>,
     agent: &AgentName,
     site: &Site,
@@ -220,15 +220,15 @@ fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Respon
 }
 
 impl Site {
-    pub fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &Origin {
         match self {
             Self::Open(lane) => lane.origin(),
-            Self::Closed(origin, _) | Self::Misdirected(origin, _) => origin,
+            Self::Closed(origin, _) | Self::Misdirected(origin) => origin,
         }
     }
 
     /// Whether requests can go anywhere; if not, another tunnel may fare better.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
     }
 
@@ -236,7 +236,7 @@ impl Site {
         match self {
             Self::Open(lane) => Ok(lane),
             Self::Closed(_, error) => Err(Problem::unreachable(error)),
-            Self::Misdirected(origin, _) => Err(misdirected(origin)),
+            Self::Misdirected(origin) => Err(misdirected(origin)),
         }
     }
 }

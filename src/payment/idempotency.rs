@@ -17,17 +17,17 @@ use bursar_ledger::key::Keys as Holds;
 use bursar_ledger::{KeyHold, PaymentId};
 use bursar_rails::outstanding::Fingerprint;
 
-pub const FIELD: &str = "idempotency-key";
+pub(crate) const FIELD: &str = "idempotency-key";
 /// A key is a name. Nothing breaks beyond this; a field as long as that is a mistake, and a payment should not rest on one.
 const LONGEST: usize = 1024;
 
 /// An agent's key, as it is kept: a hash over both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key([u8; 32]);
+pub(crate) struct Key([u8; 32]);
 
 /// Why a request under this key is not paid for. Without a payment it is forwarded like any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unusable {
+pub(crate) enum Unusable {
     Empty,
     TooLong,
     Several,
@@ -35,7 +35,7 @@ pub enum Unusable {
 
 /// All keys that matter.
 #[derive(Clone)]
-pub struct IdempotencyKeys(Arc<Shared>);
+pub(crate) struct IdempotencyKeys(Arc<Shared>);
 
 struct Shared {
     clock: SharedClock,
@@ -50,16 +50,17 @@ struct State {
 }
 
 /// What a purchase finds.
-pub enum Claimed {
+pub(crate) enum Claimed {
     /// It may go on.
     Granted(Claim),
     /// Another one is being made: wait for this to close, then ask again.
     Busy(watch::Receiver<()>),
-    Held(KeyHold),
+    /// A payment was made under the key: [`IdempotencyKeys::holder`] has it.
+    Held,
 }
 
 /// The right to buy under a key. Dropped without a word, nothing was bought.
-pub struct Claim {
+pub(crate) struct Claim {
     keys: IdempotencyKeys,
     key: Key,
     _over: watch::Sender<()>,
@@ -68,7 +69,7 @@ pub struct Claim {
 impl Key {
     /// The field's value as it stands, whether or not it is the quoted string of the draft: clients send both, and each
     /// sends the same again.
-    pub fn of(agent: &AgentName, headers: &HeaderMap) -> Result<Option<Self>, Unusable> {
+    pub(crate) fn of(agent: &AgentName, headers: &HeaderMap) -> Result<Option<Self>, Unusable> {
         let mut lines = headers.get_all(FIELD).iter().map(|line| line.as_bytes().trim_ascii());
         let Some(value) = lines.next() else {
             return Ok(None);
@@ -88,14 +89,14 @@ impl Key {
         Ok(Some(Self(hash.finalize().into())))
     }
 
-    pub fn bytes(self) -> [u8; 32] {
+    pub(crate) fn bytes(self) -> [u8; 32] {
         self.0
     }
 }
 
 impl Unusable {
     /// Completes "its Idempotency-Key".
-    pub fn why(self) -> &'static str {
+    pub(crate) fn why(self) -> &'static str {
         match self {
             Self::Empty => "is empty",
             Self::TooLong => "is longer than 1024 bytes",
@@ -106,7 +107,7 @@ impl Unusable {
 
 impl IdempotencyKeys {
     /// What the ledger holds at the start.
-    pub fn new(holds: Vec<KeyHold>, clock: SharedClock) -> Self {
+    pub(crate) fn new(holds: Vec<KeyHold>, clock: SharedClock) -> Self {
         let mut state = State::default();
         holds.into_iter().for_each(|hold| state.holds.hold(hold));
         Self(Arc::new(Shared {
@@ -116,17 +117,17 @@ impl IdempotencyKeys {
     }
 
     /// The payment that was made under a key within 24 h.
-    pub fn holder(&self, key: Key) -> Option<KeyHold> {
+    pub(crate) fn holder(&self, key: Key) -> Option<KeyHold> {
         let now = self.now();
         self.lock().holds.holder(&key.0, now).copied()
     }
 
     /// One purchase at a time.
-    pub fn claim(&self, key: Key) -> Claimed {
+    pub(crate) fn claim(&self, key: Key) -> Claimed {
         let now = self.now();
         let mut state = self.lock();
-        if let Some(hold) = state.holds.holder(&key.0, now) {
-            return Claimed::Held(*hold);
+        if state.holds.holder(&key.0, now).is_some() {
+            return Claimed::Held;
         }
         if let Some(over) = state.claimed.get(&key.0) {
             return Claimed::Busy(over.clone());
@@ -141,12 +142,12 @@ impl IdempotencyKeys {
     }
 
     /// Its payment is proven dead.
-    pub fn free(&self, hold: &KeyHold) {
+    pub(crate) fn free(&self, hold: &KeyHold) {
         self.lock().holds.free(hold);
     }
 
     /// Forgets what is older than 24 h. Called on a timer.
-    pub fn sweep(&self) {
+    pub(crate) fn sweep(&self) {
         let now = self.now();
         self.lock().holds.fade(now);
     }
@@ -162,12 +163,12 @@ impl IdempotencyKeys {
 }
 
 impl Claim {
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         self.key
     }
 
     /// It is signed: nobody else signs under this key.
-    pub fn paid(self, rid: PaymentId, fingerprint: Fingerprint) {
+    pub(crate) fn paid(self, rid: PaymentId, fingerprint: Fingerprint) {
         let hold = KeyHold::new(self.keys.now(), self.key.0, rid, fingerprint.bytes());
         self.keys.lock().holds.hold(hold);
     }
@@ -250,9 +251,8 @@ mod tests {
         };
         assert!(keys.holder(key("k")).is_none());
         claim.paid(rid, fingerprint());
-        let Claimed::Held(hold) = keys.claim(key("k")) else {
-            panic!("it was bought");
-        };
+        assert!(matches!(keys.claim(key("k")), Claimed::Held), "it was bought");
+        let hold = keys.holder(key("k")).unwrap();
         assert_eq!((hold.rid, hold.fingerprint), (rid, fingerprint().bytes()));
         keys.free(&hold);
         assert!(matches!(keys.claim(key("k")), Claimed::Granted(_)));

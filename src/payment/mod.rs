@@ -1,10 +1,10 @@
 //! One request, from the agent to the site and back, stage by stage.
 
-pub mod consider;
-pub mod context;
-pub mod exchange;
+pub(crate) mod consider;
+pub(crate) mod context;
+pub(crate) mod exchange;
 mod forward;
-pub mod idempotency;
+pub(crate) mod idempotency;
 mod presentation;
-pub mod purchase;
-pub mod repeat;
+pub(crate) mod purchase;
+pub(crate) mod repeat;

@@ -43,7 +43,7 @@ use remote_signer::NotReady;
 const STORE_RETRY: Duration = Duration::from_secs(30);
 
 /// What purchases need.
-pub struct Purchasing {
+pub(crate) struct Purchasing {
     pub ledger: Arc<dyn Ledger>,
     pub clock: SharedClock,
     pub rules: Arc<Rules>,
@@ -62,7 +62,7 @@ pub struct Purchasing {
 
 /// How long a purchase waits.
 #[derive(Clone, Copy)]
-pub struct Times {
+pub(crate) struct Times {
     /// For a person, while the agent's request is open.
     pub hold: Duration,
     /// How long a denial is remembered.
@@ -72,7 +72,7 @@ pub struct Times {
 }
 
 /// Buys. `unpaid` is the 402, whose body is read to the end if it is short, so that its connection can carry the replay.
-pub async fn run(
+pub(crate) async fn run(
     context: &Arc<Context>,
     lane: &Arc<Lane>,
     head: Parts,

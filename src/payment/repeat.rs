@@ -27,10 +27,10 @@ use bursar_net::body::{BufferedBody, Replay};
 use bursar_net::upstream::{Lane, Origin};
 use bursar_rails::outstanding::{self, Asked, Fingerprint, Outstanding, Presentable, Target};
 use bursar_rails::pay::Permission;
-pub use keyed::already_paid;
+pub(crate) use keyed::already_paid;
 
 /// What recognises repeats.
-pub struct Repeats {
+pub(crate) struct Repeats {
     pub outstanding: Outstanding,
     pub keys: IdempotencyKeys,
     pub ledger: Arc<dyn Ledger>,
@@ -39,7 +39,7 @@ pub struct Repeats {
 }
 
 /// One request's three looks at what was paid before.
-pub struct RepeatGuard<'a> {
+pub(crate) struct RepeatGuard<'a> {
     repeats: &'a Repeats,
     lane: &'a Arc<Lane>,
     head: &'a Parts,
@@ -50,7 +50,7 @@ pub struct RepeatGuard<'a> {
 }
 
 /// What a request finds when it is about to buy.
-pub enum Turn {
+pub(crate) enum Turn {
     /// It may, under its key if it has one.
     Buy(Option<Claim>),
     /// It repeats another one, and this is its answer.
@@ -67,7 +67,7 @@ enum Repeat {
 }
 
 /// The target of a request, as repeats are recognised by it.
-pub fn target(agent: &AgentName, origin: &Origin, head: &Parts) -> Target {
+pub(crate) fn target(agent: &AgentName, origin: &Origin, head: &Parts) -> Target {
     Target::of(
         agent.as_str(),
         head.method.as_str(),
@@ -78,7 +78,7 @@ pub fn target(agent: &AgentName, origin: &Origin, head: &Parts) -> Target {
 }
 
 impl<'a> RepeatGuard<'a> {
-    pub fn new(repeats: &'a Repeats, lane: &'a Arc<Lane>, head: &'a Parts) -> Self {
+    pub(crate) fn new(repeats: &'a Repeats, lane: &'a Arc<Lane>, head: &'a Parts) -> Self {
         // What an agent pays by itself (R31) is its own affair, key and all.
         let key = match hop::agent_payment(&head.headers) {
             Some(_) => Ok(None),
@@ -99,7 +99,7 @@ impl<'a> RepeatGuard<'a> {
     }
 
     /// `None` for a request that repeats nothing; its body then goes on as if it had not been looked at.
-    pub async fn before_forwarding(&self, body: &BufferedBody) -> Option<AgentAnswer> {
+    pub(crate) async fn before_forwarding(&self, body: &BufferedBody) -> Option<AgentAnswer> {
         match self.key {
             Ok(Some(key)) => self.keyed_before_forwarding(body, key).await,
             Ok(None) | Err(_) => self.unkeyed(body).await,
@@ -107,7 +107,7 @@ impl<'a> RepeatGuard<'a> {
     }
 
     /// `None` to buy.
-    pub async fn after_402(&self, body: &BufferedBody) -> Option<AgentAnswer> {
+    pub(crate) async fn after_402(&self, body: &BufferedBody) -> Option<AgentAnswer> {
         match self.key {
             Ok(Some(key)) => self.keyed_after_402(body, key).await,
             Ok(None) | Err(_) => None,
@@ -115,7 +115,7 @@ impl<'a> RepeatGuard<'a> {
     }
 
     /// A payment must not rest on a key that cannot be relied on.
-    pub fn require_usable_key(&self) -> Result<(), Problem> {
+    pub(crate) fn require_usable_key(&self) -> Result<(), Problem> {
         match &self.key {
             Ok(_) => Ok(()),
             Err(why) => Err(unusable(*why)),
@@ -123,7 +123,7 @@ impl<'a> RepeatGuard<'a> {
     }
 
     /// Whose turn it is to buy.
-    pub async fn before_purchase(&self, replay: &Replay) -> Turn {
+    pub(crate) async fn before_purchase(&self, replay: &Replay) -> Turn {
         let claim = match self.key {
             Ok(Some(key)) => match self.claim(replay, key).await {
                 Ok(claim) => Some(claim),
@@ -208,7 +208,7 @@ impl Repeats {
 
     /// What forbids buying: the outcome of a payment for the same request is unknown, and what would be presented again is
     /// lost. A request with an `Idempotency-Key` is a repeat of its own key's payment alone, and the ledger sees to that.
-    pub async fn forbids(&self, head: &Parts, target: Target, replay: &Replay) -> Option<Problem> {
+    pub(crate) async fn forbids(&self, head: &Parts, target: Target, replay: &Replay) -> Option<Problem> {
         if head.headers.contains_key(idempotency::FIELD) {
             return None;
         }

@@ -21,7 +21,7 @@ use bursar_rails::rpc::Node;
 use bursar_rails::stripe::{KeyError, SecretKey, Stripe};
 
 /// Whoever signs on EVM networks, if bursar.toml names somebody.
-pub async fn open_wallet(
+pub(crate) async fn open_wallet(
     config: &Config,
     home: &Home,
     tls: &Arc<UpstreamTls>,
@@ -109,7 +109,11 @@ impl OpenWalletError {
 }
 
 /// Whoever issues tokens for cards, if bursar.toml names somebody.
-pub fn open_issuer(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Option<CardPayer>, OpenIssuerError> {
+pub(crate) fn open_issuer(
+    config: &Config,
+    home: &Home,
+    tls: &Arc<UpstreamTls>,
+) -> Result<Option<CardPayer>, OpenIssuerError> {
     let Some(stripe) = &config.stripe else {
         return Ok(None);
     };
@@ -147,7 +151,7 @@ pub enum OpenIssuerError {
 }
 
 /// Whose certificates sellers may have.
-pub fn trust(config: &Config) -> Trust {
+pub(crate) fn trust(config: &Config) -> Trust {
     let roots = if config.upstream.system_roots {
         PublicRoots::Machine
     } else {
@@ -160,12 +164,12 @@ pub fn trust(config: &Config) -> Trust {
 }
 
 /// How sites are verified.
-pub fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
+pub(crate) fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
     UpstreamTls::new(&trust(config), config.timeouts.tls)
 }
 
 /// The nodes that bursar.toml names; a network may have none.
-pub fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
+pub(crate) fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
     let of = |urls: &Vec<RpcUrl>| urls.iter().map(|url| Node::new(url.uri().clone())).collect();
     config
         .networks

@@ -60,7 +60,7 @@ async fn a_refusal_is_this_document_and_no_other() {
         page.json(),
         json!({
             "type": "urn:bursar:problem:over-limit",
-            "title": "The payment is not allowed",
+            "title": "The limits do not allow this payment",
             "status": 403,
             "detail": format!(
                 "This payment of 0.01 USD would exceed agents.research.day, which is 0.015 USD per day: 0.01 USD used, \
@@ -216,7 +216,7 @@ async fn a_tunnel_is_for_one_host_and_the_proxy_for_those_it_knows() {
 
     let stranger = Agent::named(&bursar, "research", "not-the-token");
     let page = stranger.get_plain("http://127.0.0.1:1/").await;
-    let title = "The proxy does not know who is asking";
+    let title = "The proxy does not know which agent this is";
     is_problem(&page, 407, "http_request_denied", "proxy-authentication", title, &[]);
     assert!(page.header("proxy-authenticate").unwrap().starts_with("Basic "));
     assert_eq!(origin.seen().len(), 0);

@@ -411,7 +411,7 @@ async fn the_client_that_bkeys_tools_know_is_enough() {
     };
     let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();
     assert!(
-        log.contains("[approval.ciba]: BKEY_CLIENT_ID and BKEY_CLIENT_SECRET"),
+        log.contains("[approval.ciba]: set both BKEY_CLIENT_ID and BKEY_CLIENT_SECRET"),
         "{log}"
     );
 

@@ -47,6 +47,7 @@ pub mod operator;
 pub mod questions;
 pub mod record;
 #[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)] // only tests call it
 pub mod testing;
 pub mod tokens;
 

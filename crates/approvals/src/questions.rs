@@ -455,6 +455,6 @@ fn until(now: Timestamp, then: Timestamp) -> Duration {
 }
 
 /// The bytes of the evidence whose hash is in the ledger.
-pub fn evidence_bytes(evidence: &Evidence) -> Vec<u8> {
+pub(crate) fn evidence_bytes(evidence: &Evidence) -> Vec<u8> {
     serde_json::to_vec(evidence).unwrap_or_default()
 }

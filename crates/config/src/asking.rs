@@ -66,7 +66,7 @@ fn approvers(entry: &Entry<'_>) -> Option<Vec<String>> {
 }
 
 /// Checks that enough people may approve what this agent buys. `levels` are the levels that apply to it, its own last.
-pub fn check_approvers<'l>(agent: &Entry<'_>, levels: impl Iterator<Item = &'l Level> + Clone) {
+pub(crate) fn check_approvers<'l>(agent: &Entry<'_>, levels: impl Iterator<Item = &'l Level> + Clone) {
     let owners = owners(levels.clone());
     let Some(named) = named(levels.clone()) else {
         // Then bursar.toml names at most one approver.

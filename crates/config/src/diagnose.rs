@@ -106,7 +106,7 @@ impl<'t> Document<'t> {
     }
 
     /// Like [`Document::report`], for a value that may be a secret: the excerpt stops before the value.
-    pub fn report_secret(&self, place: &Range<usize>, what: String, way_out: String) {
+    pub(crate) fn report_secret(&self, place: &Range<usize>, what: String, way_out: String) {
         let problem = self.problem(place, self.nothing_but_the_key(place), what, way_out);
         self.problems.borrow_mut().push(problem);
     }

@@ -16,7 +16,7 @@ use bursar_core::policy::{
     AgentLevels, AssetName, Budget, Group, HostError, HostPattern, Level, Listed, OverLimit, Rolling, Unit, Window,
 };
 
-pub const LEVEL_HINTS: Hints = &[
+pub(crate) const LEVEL_HINTS: Hints = &[
     ("per_request", "The key is `per_transaction`."),
     ("lifetime", "The key is `total`."),
     ("max_count", "The key is `count`, such as count = { day = 200 }."),
@@ -260,7 +260,7 @@ fn only<'d, T>(entry: Option<Entry<'d>>, one: impl FnMut(&Entry<'d>) -> Option<T
     Some(items.iter().filter_map(one).collect())
 }
 
-pub fn host_or<T>(item: &Entry<'_>, text: &str, host: Result<T, HostError>) -> Option<T> {
+pub(crate) fn host_or<T>(item: &Entry<'_>, text: &str, host: Result<T, HostError>) -> Option<T> {
     host.map_or_else(
         |why| {
             let what = format!("{}: \"{text}\" is not valid here", item.path());

@@ -46,6 +46,7 @@
 pub mod asking;
 pub mod diagnose;
 #[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)] // only tests call it
 pub mod examples;
 #[cfg(test)]
 mod golden;

@@ -165,7 +165,10 @@ mod tests {
     fn variables_are_read_and_missed_by_name() {
         // Cargo sets this variable for every test.
         let source = SecretSource::Env("CARGO_PKG_NAME".into());
-        assert_eq!(source.read(Path::new("/")).unwrap().expose_secret(), "bursar");
+        assert_eq!(
+            source.read(Path::new("/")).unwrap().expose_secret(),
+            env!("CARGO_PKG_NAME")
+        );
         let source = SecretSource::Env("BURSAR_NO_SUCH_VARIABLE".into());
         let error = source.read(Path::new("/")).unwrap_err().to_string();
         assert!(error.contains("BURSAR_NO_SUCH_VARIABLE is not set"), "{error}");

@@ -322,7 +322,7 @@ impl<'d> Entry<'d> {
     }
 }
 
-pub fn quoted_if_needed(key: &str) -> String {
+pub(crate) fn quoted_if_needed(key: &str) -> String {
     let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     if !key.is_empty() && key.bytes().all(bare) {
         key.to_owned()

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 
 /// The most bytes of a 402 body that are read, counted after decoding (R34).
-pub const MAX_DECODED: usize = 64 << 10;
+pub(crate) const MAX_DECODED: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {

@@ -6,8 +6,6 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::uri::Scheme;
-
 /// A DNS name (lower case, A-labels, no trailing dot, at most 253 bytes) or an IP address in canonical form.
 ///
 /// Numeric spellings that C resolvers read as an IPv4 address (`127.1`, `0x7f.1`, `2130706433`) stay names here. So
@@ -192,17 +190,6 @@ impl Authority {
             port,
         })
     }
-
-    /// The origin of an absolute `http` or `https` URI.
-    pub fn of_uri(uri: &http::Uri) -> Result<Self, HostError> {
-        let default_port = match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP => 80,
-            Some(scheme) if *scheme == Scheme::HTTPS => 443,
-            _ => return Err(HostError::Scheme),
-        };
-        let authority = uri.authority().ok_or(HostError::Empty)?;
-        Self::parse_or_default(authority.as_str(), default_port)
-    }
 }
 
 impl fmt::Display for Authority {
@@ -364,17 +351,6 @@ mod tests {
         assert_eq!(Authority::parse_or_default("a.example", 443).unwrap().port, 443);
         assert_eq!(Authority::parse_or_default("a.example:", 443).unwrap().port, 443);
         assert_eq!(Authority::parse_or_default("a.example:8443", 443).unwrap().port, 8443);
-    }
-
-    #[test]
-    fn uris() {
-        let of = |text: &str| Authority::of_uri(&text.parse().unwrap()).map(|a| a.to_string());
-        assert_eq!(of("http://Example.com/a").unwrap(), "example.com:80");
-        assert_eq!(of("https://example.com/a?b").unwrap(), "example.com:443");
-        assert_eq!(of("http://[2001:DB8::1]:8080/").unwrap(), "[2001:db8::1]:8080");
-        assert_eq!(of("http://u:p@example.com/"), Err(HostError::UserInformation));
-        assert_eq!(of("ftp://example.com/"), Err(HostError::Scheme));
-        assert_eq!(of("/path"), Err(HostError::Scheme));
     }
 
     proptest! {

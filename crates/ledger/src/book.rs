@@ -139,13 +139,13 @@ pub struct Book {
 impl Book {
     /// Decides a reservation; returns the total of each window afterwards. `Ok` guarantees that [`Book::apply`] of its
     /// entry will succeed and keep every cap.
-    pub fn admits(&self, reserve: &Reserve, now: Moment) -> Result<Vec<u128>, ReserveError> {
+    pub(crate) fn admits(&self, reserve: &Reserve, now: Moment) -> Result<Vec<u128>, ReserveError> {
         self.nonce_is_free(&reserve.hold.terms.asset.caip19(), &reserve.arm)?;
         self.admits_hold(&reserve.hold, now)
     }
 
     /// Like [`Book::admits`], before there is a nonce.
-    pub fn admits_hold(&self, hold: &Hold, now: Moment) -> Result<Vec<u128>, ReserveError> {
+    pub(crate) fn admits_hold(&self, hold: &Hold, now: Moment) -> Result<Vec<u128>, ReserveError> {
         if self.open.contains_key(&hold.rid) {
             return Err(ReserveError::RidTaken);
         }
@@ -160,7 +160,12 @@ impl Book {
 
     /// Decides whether held money may be signed for under the current limits. The payment's own hold does not count
     /// against it.
-    pub fn admits_arming(&self, rid: PaymentId, arming: &Arming, now: Moment) -> Result<Vec<u128>, ReserveError> {
+    pub(crate) fn admits_arming(
+        &self,
+        rid: PaymentId,
+        arming: &Arming,
+        now: Moment,
+    ) -> Result<Vec<u128>, ReserveError> {
         let held = self.open.get(&rid).filter(|payment| payment.state == State::Held);
         let held = held.ok_or(ReserveError::NotHeld(rid))?;
         self.approvals.may_arm(rid, arming.approval.as_deref(), now)?;
@@ -187,7 +192,7 @@ impl Book {
     }
 
     /// Decides a step of an approval, given as its entry. `Ok` guarantees that [`Book::apply`] of it will succeed.
-    pub fn admits_approval(&self, step: &Body, now: Moment) -> Result<(), ApprovalError> {
+    pub(crate) fn admits_approval(&self, step: &Body, now: Moment) -> Result<(), ApprovalError> {
         match step {
             Body::ApprovalRequested(requested) => self.approvals.may_request(requested, self.open.get(&requested.rid)),
             Body::ApprovalGranted(granted) => self.approvals.may_grant(granted, now),

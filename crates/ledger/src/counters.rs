@@ -164,7 +164,7 @@ impl Counters {
     }
 
     /// Gives `old` back and books `new`, or changes nothing.
-    pub fn move_open(&mut self, old: &[WindowCharge], new: &[WindowCharge]) -> Result<(), Overflow> {
+    pub(crate) fn move_open(&mut self, old: &[WindowCharge], new: &[WindowCharge]) -> Result<(), Overflow> {
         self.book(old, Step::GiveBack)?;
         self.book(new, Step::Open).inspect_err(|_| {
             for charge in old {
@@ -240,7 +240,7 @@ impl Counters {
 
     /// Drops the oldest windows of a charge's kind when there are too many, unless money in them is still open. Payees
     /// never expire: a person approved each of them once and need not be asked again.
-    pub fn drop_oldest(&mut self, charge: &WindowCharge, dropped: &mut Vec<CounterKey>) {
+    pub(crate) fn drop_oldest(&mut self, charge: &WindowCharge, dropped: &mut Vec<CounterKey>) {
         if charge.window() == PAYEE {
             return;
         }

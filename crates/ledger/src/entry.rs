@@ -16,7 +16,7 @@ use super::text::{Digest, Moment};
 pub use members::*;
 
 /// No entry is longer: the bundle of a transparency log has 16-bit lengths, and bursar bounds it lower (R221).
-pub const MAX_ENTRY: usize = 16 * 1024;
+pub(crate) const MAX_ENTRY: usize = 16 * 1024;
 
 /// Which names events have. A line that was written stays as it is, since it is signed, and is read by the table of its own
 /// version (R89).
@@ -76,7 +76,7 @@ impl Entry {
     }
 
     /// As [`Entry::encode`], in the names of `version`.
-    pub fn encode_as(&self, version: Version, prev: &Digest, out: &mut Vec<u8>) -> Result<(), EntryError> {
+    pub(crate) fn encode_as(&self, version: Version, prev: &Digest, out: &mut Vec<u8>) -> Result<(), EntryError> {
         let start = out.len();
         let head = Head {
             v: version.number(),
@@ -100,7 +100,7 @@ impl Entry {
     }
 
     /// As [`Entry::parse`], where `head` has been read from this line already.
-    pub fn headed(head: &Head<'_>, line: &[u8]) -> Result<Self, EntryError> {
+    pub(crate) fn headed(head: &Head<'_>, line: &[u8]) -> Result<Self, EntryError> {
         let version = Version::of(head.v).ok_or(EntryError::Version(head.v))?;
         let entry = Self {
             seq: head.seq,

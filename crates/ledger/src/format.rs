@@ -62,7 +62,7 @@ pub fn check(dir: &Path) -> Result<u32, FormatError> {
 }
 
 /// Takes every step that `dir` still lacks. The directory's lock must be held.
-pub fn bring_up_to_date(dir: &Path) -> Result<(), FormatError> {
+pub(crate) fn bring_up_to_date(dir: &Path) -> Result<(), FormatError> {
     let found = check(dir)?;
     for Step { to, act } in STEPS.into_iter().filter(|step| step.to > found) {
         let failed = |source| FormatError::Step { to, source };

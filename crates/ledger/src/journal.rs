@@ -158,7 +158,7 @@ impl Journal {
     }
 
     /// First entry and length of the segments that were finished since the last call.
-    pub fn take_finished(&mut self) -> Vec<(u64, u64)> {
+    pub(crate) fn take_finished(&mut self) -> Vec<(u64, u64)> {
         std::mem::take(&mut self.finished)
     }
 
@@ -167,7 +167,7 @@ impl Journal {
     }
 
     /// Bytes of entries that wait for [`Journal::commit`].
-    pub fn batched(&self) -> usize {
+    pub(crate) fn batched(&self) -> usize {
         self.batch.len()
     }
 
@@ -197,7 +197,7 @@ impl Journal {
     }
 
     /// Where the next entry of the batch will be.
-    pub fn next_place(&self) -> Place {
+    pub(crate) fn next_place(&self) -> Place {
         Place {
             segment: self.first_seq,
             offset: self.len + self.batch.len() as u64,
@@ -224,7 +224,8 @@ impl Journal {
     }
 
     /// Adds an entry that is already encoded, without its newline. It must be the next one of the chain.
-    pub fn push_line(&mut self, line: &[u8]) -> Result<(), CommitError> {
+    #[cfg(feature = "postgres")]
+    pub(crate) fn push_line(&mut self, line: &[u8]) -> Result<(), CommitError> {
         self.check()?;
         let follows = super::scan::follows(line, &self.chain).map(|head| head.seq);
         let seq = follows.map_err(|why| self.poison(format!("an entry does not continue the log: {why}")))?;
@@ -256,7 +257,7 @@ impl Journal {
     }
 
     /// Lengthens the newest segment when its fill runs low. Called between batches, after the answers.
-    pub fn fill_ahead(&mut self) -> Result<(), CommitError> {
+    pub(crate) fn fill_ahead(&mut self) -> Result<(), CommitError> {
         if self.failed.is_some() || self.filled - self.len >= AHEAD as u64 / 4 {
             return Ok(());
         }
@@ -326,7 +327,7 @@ fn open_segment(path: &Path) -> Result<File, JournalError> {
 }
 
 /// A new directory entry is durable only once its directory is synced (R206).
-pub fn sync_dir(path: &Path) -> Result<(), JournalError> {
+pub(crate) fn sync_dir(path: &Path) -> Result<(), JournalError> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(JournalError::io("sync", path))

@@ -54,7 +54,7 @@ impl KeyHold {
         (key, self.fingerprint)
     }
 
-    pub fn from_row(key: &[u8], value: &[u8]) -> Option<Self> {
+    pub(crate) fn from_row(key: &[u8], value: &[u8]) -> Option<Self> {
         let (until, rest) = key.split_at_checked(8)?;
         let (idem, rid) = rest.split_at_checked(32)?;
         Some(Self {

@@ -123,7 +123,7 @@ impl Payment {
     }
 
     /// Its hold on the agent's `Idempotency-Key`, if it has one.
-    pub fn key_hold(&self) -> Option<KeyHold> {
+    pub(crate) fn key_hold(&self) -> Option<KeyHold> {
         let reserved = &self.reserved;
         let at = u64::try_from(self.created_at.timestamp().as_second()).unwrap_or(0);
         Some(KeyHold::new(at, reserved.idem?.0, reserved.rid, reserved.fp.0))
@@ -146,7 +146,7 @@ impl Payment {
     }
 
     /// The Unix second from which the nonce of a finished payment is free again.
-    pub fn nonce_free_at(&self) -> u64 {
+    pub(crate) fn nonce_free_at(&self) -> u64 {
         let deadline = self.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
         let end = u64::try_from(self.updated_at.timestamp().as_second()).unwrap_or(0);
         deadline.max(end).saturating_add(NONCE_KEPT_S)

@@ -75,7 +75,7 @@ impl Refusals {
     }
 
     /// Whether refusals will be due later even if nobody calls.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         !self.recent.is_empty()
     }
 }

@@ -60,7 +60,7 @@ impl Position {
 
     /// Whether a start may begin to read here. `indexed`: how far the index has come. `segments`: first entry and
     /// length of the finished segments, according to the index.
-    pub fn is_sound(
+    pub(crate) fn is_sound(
         &self,
         first: &Beginning,
         audit: &Path,

@@ -15,7 +15,7 @@ use super::pruned;
 use super::text::Digest;
 
 /// Fill written ahead of the entries; a trailing run of it is not part of the journal.
-pub const FILL: u8 = b'\n';
+pub(crate) const FILL: u8 = b'\n';
 
 /// Why the journal cannot be used.
 #[derive(Debug, Error)]
@@ -119,7 +119,7 @@ pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>
 }
 
 /// Like [`scan`], but starts at `place`, where the state of the chain is `chain`.
-pub fn scan_from(
+pub(crate) fn scan_from(
     audit: &Path,
     mut chain: Chain,
     place: Place,
@@ -218,7 +218,7 @@ fn day_of_first(path: &Path) -> Result<Option<i64>, JournalError> {
 }
 
 /// First entry and length of the segments before one.
-pub fn lengths_before(audit: &Path, segment: u64) -> Result<Vec<(u64, u64)>, JournalError> {
+pub(crate) fn lengths_before(audit: &Path, segment: u64) -> Result<Vec<(u64, u64)>, JournalError> {
     let before = segments(audit)?
         .into_iter()
         .filter(|(first_seq, _)| *first_seq < segment);
@@ -231,7 +231,7 @@ pub fn lengths_before(audit: &Path, segment: u64) -> Result<Vec<(u64, u64)>, Jou
 }
 
 /// The line that begins at `place`, if one does.
-pub fn line_at(audit: &Path, place: Place) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn line_at(audit: &Path, place: Place) -> io::Result<Option<Vec<u8>>> {
     let file = File::open(audit.join(segment_name(place.segment)))?;
     let mut line = vec![0; MAX_ENTRY + 1];
     let read = file.read_at(&mut line, place.offset)?;
@@ -244,7 +244,7 @@ pub fn line_at(audit: &Path, place: Place) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// The leaf hash of the line that ends at `place`, if one does.
-pub fn leaf_before(audit: &Path, place: Place) -> io::Result<Option<Digest>> {
+pub(crate) fn leaf_before(audit: &Path, place: Place) -> io::Result<Option<Digest>> {
     let file = File::open(audit.join(segment_name(place.segment)))?;
     let begin = place.offset.saturating_sub(MAX_ENTRY as u64 + 2);
     let mut bytes = vec![0; usize::try_from(place.offset - begin).unwrap_or(0)];

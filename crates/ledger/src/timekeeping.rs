@@ -56,7 +56,7 @@ impl Timekeeper {
     }
 
     /// The time that decides about windows.
-    pub fn for_windows(&self) -> Timestamp {
+    pub(crate) fn for_windows(&self) -> Timestamp {
         let belief = self.belief();
         let now = belief.judge(self.clock.now(), self.clock.since_boot()).now;
         match belief.latest {

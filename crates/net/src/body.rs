@@ -12,6 +12,6 @@ pub use request::{BufferedBody, NotReplayable, Progress, Replay, ReplayBudget, R
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The largest request body that is buffered for a replay, in bytes (R9).
-pub const REPLAY_CAP: usize = 1 << 20;
+pub(crate) const REPLAY_CAP: usize = 1 << 20;
 /// The limit for all buffered request bodies together, in bytes (R9).
-pub const REPLAY_CAP_ALL: usize = 256 << 20;
+pub(crate) const REPLAY_CAP_ALL: usize = 256 << 20;

@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use bursar_core::host::{Host, HostError};
 
-pub use class::{AddressClass, classify};
+pub use class::AddressClass;
+pub(crate) use class::classify;
 
 mod class;
 

@@ -22,6 +22,7 @@ use bursar_net::tls::upstream::UpstreamTls;
 mod block;
 mod contract;
 #[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation)] // only tests call it
 pub mod fake;
 mod logs;
 mod sent;

@@ -109,7 +109,7 @@ impl<'a> Finality<'a> {
     }
 
     /// The nodes that have the head, for further questions.
-    pub fn witnesses(&self) -> impl Iterator<Item = &'a Node> {
+    pub(crate) fn witnesses(&self) -> impl Iterator<Item = &'a Node> {
         self.witnesses.iter().copied()
     }
 

@@ -93,7 +93,7 @@ pub enum Progress {
 pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 impl Reconciler {
-    pub fn has_nodes(&self, network: Network) -> bool {
+    pub(crate) fn has_nodes(&self, network: Network) -> bool {
         self.nodes.get(&network).is_some_and(|nodes| !nodes.is_empty())
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn is_stripe(payment: &Payment) -> bool {
 
 impl Reconciler {
     /// Whether the configured account can be asked about this payment.
-    pub fn can_ask_stripe(&self, payment: &Payment) -> bool {
+    pub(crate) fn can_ask_stripe(&self, payment: &Payment) -> bool {
         self.issuer_of(payment).is_ok()
     }
 

@@ -156,7 +156,7 @@ impl Facts {
     }
 
     /// The Unix second that a final head must have passed before an unused nonce means that it never will be used.
-    pub fn final_after(&self) -> u64 {
+    pub(crate) fn final_after(&self) -> u64 {
         match self.proof {
             Proof::Authorization | Proof::Permit2(_) => self.valid_before,
             // No contract stores it: its absence shows only in logs.
@@ -173,7 +173,7 @@ impl Facts {
     }
 
     /// The receipt's transaction, if it has the form of one.
-    pub fn claimed_hash(&self) -> Option<B256> {
+    pub(crate) fn claimed_hash(&self) -> Option<B256> {
         // The prefix is required, and only one is stripped.
         let digits = self.claimed_tx.as_deref()?.strip_prefix("0x")?;
         digits.parse().ok().filter(|_| digits.len() == 64)

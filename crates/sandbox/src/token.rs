@@ -16,15 +16,15 @@ use super::authorization::{Authorization, SignatureBytes};
 use bursar_core::money::Atoms;
 
 /// Base Sepolia, whose USDC this token imitates.
-pub const CHAIN_ID: u64 = 84532;
+pub(crate) const CHAIN_ID: u64 = 84532;
 /// The contract address of Base Sepolia's USDC.
-pub const CONTRACT: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
+pub(crate) const CONTRACT: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
 /// The EIP-712 name of that contract. On Base mainnet it is "USD Coin" (x402 §3).
 pub const NAME: &str = "USDC";
 /// The EIP-712 version of that contract.
 pub const VERSION: &str = "2";
 /// One token is 10^6 atoms.
-pub const DECIMALS: u8 = 6;
+pub(crate) const DECIMALS: u8 = 6;
 
 /// A completed transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Token {
     }
 
     /// Sets the balance of `holder`, regardless of the opening balance.
-    pub fn set_balance(&mut self, holder: Address, balance: Atoms) {
+    pub(crate) fn set_balance(&mut self, holder: Address, balance: Atoms) {
         self.balances.insert(holder, balance.get());
     }
 
@@ -96,12 +96,12 @@ impl Token {
     }
 
     /// EIP-3009 `authorizationState`: whether the payer has used this nonce.
-    pub fn authorization_used(&self, authorizer: Address, nonce: B256) -> bool {
+    pub(crate) fn authorization_used(&self, authorizer: Address, nonce: B256) -> bool {
         self.used.contains(&(authorizer, nonce))
     }
 
     /// Like [`Token::authorization_used`], as of the end of the Unix second `second`.
-    pub fn authorization_used_by(&self, authorizer: Address, nonce: B256, second: u64) -> bool {
+    pub(crate) fn authorization_used_by(&self, authorizer: Address, nonce: B256, second: u64) -> bool {
         let by_then = |transfer: &&Transfer| u64::try_from(transfer.at.as_second()).is_ok_and(|at| at <= second);
         let mut transfers = self.transfers.iter().filter(by_then);
         transfers.any(|transfer| (transfer.from, transfer.nonce) == (authorizer, nonce))
@@ -113,7 +113,7 @@ impl Token {
     }
 
     /// EIP-3009 `transferWithAuthorization`: checks the authorization and moves the money, once per nonce.
-    pub fn transfer_with_authorization(
+    pub(crate) fn transfer_with_authorization(
         &mut self,
         authorization: &Authorization,
         signature: &SignatureBytes,

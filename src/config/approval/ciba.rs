@@ -11,7 +11,7 @@ use bursar_net::oauth::issuer::{Issuer, PlainHttp};
 
 /// The identity server, and our registration as its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ciba {
+pub(crate) struct Ciba {
     /// `None`: the issuer that BKey's own tools are configured for.
     pub issuer: Option<Issuer>,
     pub client: Client,
@@ -36,7 +36,7 @@ pub struct Ciba {
 
 /// Our identity as a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Client {
+pub(crate) enum Client {
     Named {
         id: ClientId,
         secret: SecretSource,
@@ -56,7 +56,7 @@ pub enum Client {
 
 /// Not a secret, so it may be written in the file itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientId {
+pub(crate) enum ClientId {
     Text(String),
     Kept(SecretSource),
 }

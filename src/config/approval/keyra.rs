@@ -8,7 +8,7 @@ use bursar_config::section::Entry;
 
 /// The KEYRA account and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keyra {
+pub(crate) struct Keyra {
     pub base_url: BaseUrl,
     pub api_key: SecretSource,
     pub env: Environment,

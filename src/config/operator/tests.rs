@@ -307,15 +307,13 @@ fn bkey_pays_where_the_file_says_so() {
     use crate::config::approval::ciba::{Client, ClientId};
 
     let by_key = config("[wallet.evm]\nkey = \"env:K\"");
-    assert!(!by_key.pays_by_bkey());
+    assert_ne!(by_key.wallet, Some(WalletKey::Bkey));
     let signs = config("[wallet]\nevm = \"bkey\"");
     assert_eq!(signs.wallet, Some(WalletKey::Bkey));
-    assert!(signs.pays_by_bkey());
     let tools = Client::Bkey { profile: None };
     assert_eq!((signs.bkey_client().client, signs.bkey_client().api_url), (tools, None));
     let issues = config("[stripe]\nkey = \"bkey\"\npayment_method = \"pm_a\"");
     assert_eq!(issues.stripe.as_ref().unwrap().issued_by, TokenIssuer::Bkey);
-    assert!(issues.pays_by_bkey());
 
     let asks = "[approval]\nbackend = \"ciba\"\n[approval.ciba]\nissuer = \"https://id.example\"\nprofile = \"main\"\n";
     let shared = config(&format!("[wallet]\nevm = \"bkey\"\n{asks}")).bkey_client();

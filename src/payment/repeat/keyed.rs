@@ -43,7 +43,7 @@ impl RepeatGuard<'_> {
             let over = match self.repeats.keys.claim(key) {
                 Claimed::Granted(claim) => return Ok(claim),
                 Claimed::Busy(over) => over,
-                Claimed::Held(_) => match self.after_another(Some(replay), key).await {
+                Claimed::Held => match self.after_another(Some(replay), key).await {
                     Some(answer) => return Err(answer),
                     None => continue,
                 },
@@ -173,7 +173,7 @@ fn not_delivered(rid: PaymentId) -> Problem {
 }
 
 /// The site wants money again for what was paid once; nothing is left to present.
-pub fn already_paid(rid: PaymentId, payment: Option<&Payment>) -> Problem {
+pub(crate) fn already_paid(rid: PaymentId, payment: Option<&Payment>) -> Problem {
     let settled = payment.filter(|payment| payment.state == State::Settled);
     let known = match settled {
         Some(_) => "It is settled, and the site asks for money again",

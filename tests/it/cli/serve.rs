@@ -47,7 +47,10 @@ fn what_keeps_a_server_from_starting_is_named() {
 
     let address = taken.local_addr().unwrap().to_string();
     config(&format!("[proxy]\nlisten = \"{address}\"\n"));
-    fails(UNAVAILABLE, &[&address, "another program has this port", "bursar.toml"]);
+    fails(
+        UNAVAILABLE,
+        &[&address, "another program uses this port", "bursar.toml"],
+    );
     let file = home.path().join("bursar.toml").display().to_string();
     config("[proxy]\nlisten = \"127.0.0.1:0\"\nlisen = 3\n");
     fails(USAGE, &[&format!("{file}:3:1: "), "lisen", "Did you mean `listen`?"]);

@@ -15,7 +15,7 @@ use bursar_core::clock::{self, SharedClock};
 use bursar_net::oauth::issuer::Issuer;
 
 /// The value of `client_assertion_type`.
-pub const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+pub(crate) const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// Lifetime of an assertion, in seconds. It is sent at once and used once.
 const LIVES_S: i64 = 60;
 

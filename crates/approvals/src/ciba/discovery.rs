@@ -10,7 +10,7 @@ use bursar_net::oauth::form;
 use bursar_net::oauth::issuer::{Issuer, UrlError};
 
 /// Longer documents are rejected.
-pub const LONGEST_DOCUMENT: usize = 256 << 10;
+pub(crate) const LONGEST_DOCUMENT: usize = 256 << 10;
 
 /// The checked contents of a discovery document.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 use super::settings::Secret;
 use bursar_net::oauth::form;
 
-pub const LONGEST_PING: usize = 4 << 10;
+pub(crate) const LONGEST_PING: usize = 4 << 10;
 /// Random bytes of a token. The standard requires 16 and recommends 20.
 const ENTROPY: usize = 32;
 
@@ -35,7 +35,7 @@ impl KnownTokens {
 }
 
 /// A fresh token; every question gets its own.
-pub fn notification_token() -> Option<Secret> {
+pub(crate) fn notification_token() -> Option<Secret> {
     let mut random = zeroize::Zeroizing::new([0; ENTROPY]);
     getrandom::fill(random.as_mut_slice()).ok()?;
     Some(Secret::new(URL_SAFE_NO_PAD.encode(random.as_slice())))

@@ -13,7 +13,7 @@ use bursar_core::approval::Question;
 pub use bursar_net::oauth::Outgoing;
 use bursar_net::oauth::form::{basic, bearer};
 
-pub const CIBA_GRANT: &str = "urn:openid:params:grant-type:ciba";
+pub(crate) const CIBA_GRANT: &str = "urn:openid:params:grant-type:ciba";
 /// BKey's range for `requested_expiry`; the standard has none.
 const EXPIRY_S: (u64, u64) = (30, 600);
 
@@ -75,7 +75,7 @@ fn approver(question: &Question) -> &str {
 }
 
 /// `POST /oauth/bc-authorize` as BKey expects it: JSON, authorized by the agent's own token.
-pub fn ask_bkey(
+pub(crate) fn ask_bkey(
     settings: &CibaSettings,
     question: &Question,
     style: BindingStyle,
@@ -157,7 +157,7 @@ fn authenticated<'a>(settings: &'a CibaSettings, mut fields: Vec<(&str, &'a str)
 }
 
 /// Depends on question and settings only, so that it is the same after a restart.
-pub fn sent_details(settings: &CibaSettings, question: &Question) -> SentDetails {
+pub(crate) fn sent_details(settings: &CibaSettings, question: &Question) -> SentDetails {
     use super::settings::Style::{Bkey, Standard};
     match (settings.style, &settings.details_type) {
         (Bkey, _) => action_details(question, settings.amount_unit)

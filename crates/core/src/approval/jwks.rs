@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::challenge::json::{self, Object};
 
 /// The most bytes of any document of an issuer (approvals §2.1).
-pub const MAX_DOCUMENT: usize = 256 << 10;
+pub(crate) const MAX_DOCUMENT: usize = 256 << 10;
 const MAX_KEYS: usize = 100;
 const KEY_BYTES: usize = 32;
 
@@ -119,10 +119,6 @@ impl KeySet {
     pub fn key(&self, kid: &str) -> Option<&Key> {
         self.0.get(kid)
     }
-
-    pub fn kids(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
 }
 
 impl From<Key> for KeySet {
@@ -167,7 +163,7 @@ impl Key {
     }
 
     /// The key from its archived form.
-    pub fn from_jwk(jwk: &Jwk) -> Result<Self, BadKeys> {
+    pub(crate) fn from_jwk(jwk: &Jwk) -> Result<Self, BadKeys> {
         Self::of(jwk.kid.clone(), &jwk.x)?.ok_or(BadKeys::NoneUsable)
     }
 
@@ -192,7 +188,7 @@ impl Key {
 
     /// Whether this key signed `message`. Strict: no small order in key or signature, S below the group order, no
     /// cofactor. So everybody who checks it later comes to the same result.
-    pub fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         Signature::from_slice(signature).is_ok_and(|signature| self.point.verify_strict(message, &signature).is_ok())
     }
 
@@ -225,7 +221,7 @@ mod tests {
         for case in cases {
             let keys = KeySet::read(case["jwks"].to_string().as_bytes());
             assert_eq!(keys.is_ok(), case["ok"].as_bool().unwrap(), "{}", case["name"]);
-            let kept: Vec<&str> = keys.iter().flat_map(KeySet::kids).collect();
+            let kept: Vec<&str> = keys.iter().flat_map(|keys| keys.0.keys().map(String::as_str)).collect();
             assert_eq!(json!(kept), case["keep"], "{}", case["name"]);
         }
     }
@@ -259,7 +255,7 @@ mod tests {
             assert_eq!(read(keys.clone()).unwrap_err().code(), code, "{keys}");
         }
         let hundred: Vec<Value> = (0..100).map(|i| key(&format!("k{i}"), X)).collect();
-        assert_eq!(read(Value::Array(hundred)).unwrap().kids().count(), 100);
+        assert_eq!(read(Value::Array(hundred)).unwrap().0.len(), 100);
         assert!(read(json!([with("key_ops", json!(["sign", "verify"]))])).is_ok());
         assert!(read(json!([with("alg", json!("Ed25519"))])).is_ok());
         // A key of another type with the same `kid` is an alternative (RFC 7517 §4.5), not a duplicate.

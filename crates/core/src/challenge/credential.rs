@@ -24,9 +24,9 @@ use crate::assets::Network;
 use crate::money::Atoms;
 
 /// `PAYMENT-SIGNATURE`: the x402 v2 credential.
-pub const PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
+pub(crate) const PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
 /// `X-PAYMENT`: the x402 v1 credential.
-pub const X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
+pub(crate) const X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
 
 /// The limit on the header (R33).
 const MAX_HEADER: usize = 64 * 1024;

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::Why;
 
 /// The limit on a body (R34), and on a decoded header.
-pub const MAX_TEXT: usize = 64 * 1024;
+pub(crate) const MAX_TEXT: usize = 64 * 1024;
 const MAX_DEPTH: usize = 32;
 
 /// The text of `bytes`, once it is known to be one JSON value without duplicate members and at most 32 levels deep.
@@ -25,7 +25,7 @@ pub fn checked(bytes: &[u8]) -> Result<&str, Why> {
 }
 
 /// Like [`checked`], for documents with another length limit.
-pub fn checked_up_to(bytes: &[u8], longest: usize) -> Result<&str, Why> {
+pub(crate) fn checked_up_to(bytes: &[u8], longest: usize) -> Result<&str, Why> {
     if bytes.len() > longest {
         return Err(Why::TooLarge);
     }

@@ -247,6 +247,7 @@ impl Offer {
 }
 
 #[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used)] // only tests call it
 impl Offer {
     /// A v2 offer for tests of what comes after parsing; change the fields as needed.
     pub fn of(token: &'static Token, amount: Atoms, payee: Address) -> Self {

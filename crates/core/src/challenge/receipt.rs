@@ -11,9 +11,9 @@ use super::json::{self, Object};
 use super::{Rail, mpp};
 
 /// `PAYMENT-RESPONSE`: the x402 v2 receipt.
-pub const PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("payment-response");
+pub(crate) const PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("payment-response");
 /// `X-PAYMENT-RESPONSE`: the x402 v1 receipt.
-pub const X_PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("x-payment-response");
+pub(crate) const X_PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("x-payment-response");
 
 /// What the seller says about the payment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -277,7 +277,7 @@ impl Budget {
 
     /// Whether it bounds what is spent over time (R51). `max_pending` alone would let any sum through bit by bit, and
     /// so would `approval_every` with approvals.
-    pub const fn bounds_spending(&self) -> bool {
+    pub(crate) const fn bounds_spending(&self) -> bool {
         matches!(self.unit, Unit::MicroUsd) && !matches!(self.window, Window::Pending | Window::SinceApproval)
     }
 

@@ -51,7 +51,11 @@ pub struct Register {
 
 impl Register {
     /// Whether an approval may be requested. `payment` is the payment that the request names, if it is open.
-    pub fn may_request(&self, requested: &ApprovalRequested, payment: Option<&Payment>) -> Result<(), ApprovalError> {
+    pub(crate) fn may_request(
+        &self,
+        requested: &ApprovalRequested,
+        payment: Option<&Payment>,
+    ) -> Result<(), ApprovalError> {
         let (id, rid) = (requested.id, requested.rid);
         if payment.is_none_or(|payment| payment.state != State::Held) {
             return Err(ApprovalError::NotHeld(rid));
@@ -70,7 +74,7 @@ impl Register {
 
     /// Whether a person may be bothered with it. This is not a rule for entries: a question that was asked anyway is
     /// replayed as it was recorded.
-    pub fn is_worth_asking(&self, requested: &ApprovalRequested, now: Moment) -> Result<(), ApprovalError> {
+    pub(crate) fn is_worth_asking(&self, requested: &ApprovalRequested, now: Moment) -> Result<(), ApprovalError> {
         match self.denials.end(&subject_asked(requested)) {
             Some(until) if until >= now => Err(ApprovalError::Refused {
                 until: until.timestamp(),
@@ -79,7 +83,7 @@ impl Register {
         }
     }
 
-    pub fn may_grant(&self, granted: &ApprovalGranted, now: Moment) -> Result<(), ApprovalError> {
+    pub(crate) fn may_grant(&self, granted: &ApprovalGranted, now: Moment) -> Result<(), ApprovalError> {
         let ApprovalState::Pending { votes, .. } = &self.live(granted.id)?.state else {
             return Err(ApprovalError::GrantedBefore(granted.id));
         };
@@ -99,7 +103,7 @@ impl Register {
 
     /// Whether a held payment may be armed with the approval that the caller names: it must have been granted for this
     /// payment and not be over. A payment that waits for a person cannot be armed without it.
-    pub fn may_arm(&self, rid: PaymentId, approval: Option<&str>, now: Moment) -> Result<(), ApprovalError> {
+    pub(crate) fn may_arm(&self, rid: PaymentId, approval: Option<&str>, now: Moment) -> Result<(), ApprovalError> {
         let Some(text) = approval else {
             return match self.of_payment(rid) {
                 Some(row) => Err(ApprovalError::Waits { rid, id: row.id }),
@@ -118,7 +122,7 @@ impl Register {
     }
 
     /// The live approval of a payment.
-    pub fn of_payment(&self, rid: PaymentId) -> Option<&ApprovalRow> {
+    pub(crate) fn of_payment(&self, rid: PaymentId) -> Option<&ApprovalRow> {
         self.rows.get(self.of_payment.get(&rid)?)
     }
 
@@ -221,22 +225,22 @@ impl Register {
         })
     }
 
-    pub fn restore_row(&mut self, row: ApprovalRow) {
+    pub(crate) fn restore_row(&mut self, row: ApprovalRow) {
         self.of_payment.insert(row.rid, row.id);
         self.of_subject.insert(subject_of(&row), row.id);
         self.rows.insert(row.id, row);
     }
 
-    pub fn restore_replay(&mut self, replay: ReplayKey, until: Moment) {
+    pub(crate) fn restore_replay(&mut self, replay: ReplayKey, until: Moment) {
         self.replays.put(replay, until);
     }
 
-    pub fn restore_denial(&mut self, subject: Subject, until: Moment) {
+    pub(crate) fn restore_denial(&mut self, subject: Subject, until: Moment) {
         self.denials.put(subject, until);
     }
 
     /// Reduces the register to one payment.
-    pub fn of_alone(&self, rid: PaymentId) -> Self {
+    pub(crate) fn of_alone(&self, rid: PaymentId) -> Self {
         let mut alone = Self::default();
         if let Some(row) = self.of_payment(rid) {
             alone.restore_row(row.clone());

@@ -5,7 +5,7 @@ use crate::model::Issued;
 
 impl Book {
     /// Decides whether that may be recorded. `Ok` guarantees that [`Book::apply`] of its entry will succeed.
-    pub fn admits_issued(&self, rid: PaymentId, issued: &Issued) -> Result<(), LedgerError> {
+    pub(crate) fn admits_issued(&self, rid: PaymentId, issued: &Issued) -> Result<(), LedgerError> {
         let payment = self.open.get(&rid).ok_or(LedgerError::NotOpen(rid))?;
         let arm = payment.arm.as_ref().filter(|_| payment.state == State::Armed);
         let arm = arm.filter(|_| payment.is_with_signer());

@@ -80,7 +80,7 @@ impl BookSnapshot {
         }
     }
 
-    pub fn into_book(self) -> Book {
+    pub(crate) fn into_book(self) -> Book {
         let mut book = Book::default();
         for Row(scope, window, start, Decimal(settled), Decimal(open)) in self.counters {
             book.restore_counter((scope, window, start), Counter { settled, open });

@@ -4,49 +4,49 @@ use super::*;
 
 impl Book {
     /// Restores what the index kept.
-    pub fn restore_counter(&mut self, key: CounterKey, counter: Counter) {
+    pub(crate) fn restore_counter(&mut self, key: CounterKey, counter: Counter) {
         self.counters.restore(key, counter);
     }
 
     /// Like [`Book::restore_counter`].
-    pub fn restore_open(&mut self, payment: Payment) {
+    pub(crate) fn restore_open(&mut self, payment: Payment) {
         self.taken.extend(payment.nonce_key());
         self.open.insert(payment.rid(), payment);
     }
 
     /// Like [`Book::restore_counter`].
-    pub fn restore_nonce(&mut self, free_at: u64, key: NonceKey) {
+    pub(crate) fn restore_nonce(&mut self, free_at: u64, key: NonceKey) {
         self.taken.insert(key);
         self.fading.insert((free_at, key));
     }
 
     /// Like [`Book::restore_counter`].
-    pub fn restore_key(&mut self, hold: KeyHold) {
+    pub(crate) fn restore_key(&mut self, hold: KeyHold) {
         self.keys.hold(hold);
     }
 
     /// Like [`Book::restore_counter`].
-    pub fn restore_unconfirmed(&mut self, rid: PaymentId) {
+    pub(crate) fn restore_unconfirmed(&mut self, rid: PaymentId) {
         self.unconfirmed.insert(rid);
     }
 
     /// Like [`Book::restore_counter`].
-    pub fn restore_latest(&mut self, latest: Option<Moment>) {
+    pub(crate) fn restore_latest(&mut self, latest: Option<Moment>) {
         self.latest = latest;
     }
 
     /// Like [`Book::restore_counter`].
-    pub fn restore_approval(&mut self, row: ApprovalRow) {
+    pub(crate) fn restore_approval(&mut self, row: ApprovalRow) {
         self.approvals.restore_row(row);
     }
 
     /// Like [`Book::restore_counter`].
-    pub fn restore_replay(&mut self, replay: ReplayKey, until: Moment) {
+    pub(crate) fn restore_replay(&mut self, replay: ReplayKey, until: Moment) {
         self.approvals.restore_replay(replay, until);
     }
 
     /// Like [`Book::restore_counter`].
-    pub fn restore_denial(&mut self, subject: Subject, until: Moment) {
+    pub(crate) fn restore_denial(&mut self, subject: Subject, until: Moment) {
         self.approvals.restore_denial(subject, until);
     }
 
@@ -56,7 +56,7 @@ impl Book {
 
     /// For reading the entries of one payment only: other questions and used evidence are dropped, because the entries
     /// that ended them are not read.
-    pub fn for_one(mut self, rid: PaymentId) -> Self {
+    pub(crate) fn for_one(mut self, rid: PaymentId) -> Self {
         self.approvals = self.approvals.of_alone(rid);
         self
     }
@@ -66,11 +66,11 @@ impl Book {
     }
 
     /// As they are stored, including replaced ones.
-    pub fn every_key(&self) -> impl Iterator<Item = &KeyHold> {
+    pub(crate) fn every_key(&self) -> impl Iterator<Item = &KeyHold> {
         self.keys.every()
     }
 
-    pub fn open_payment(&self, rid: &PaymentId) -> Option<&Payment> {
+    pub(crate) fn open_payment(&self, rid: &PaymentId) -> Option<&Payment> {
         self.open.get(rid)
     }
 
@@ -85,11 +85,11 @@ impl Book {
     }
 
     /// Nonces of finished payments, by the second in which they are free again.
-    pub fn fading(&self) -> impl Iterator<Item = (u64, NonceKey)> {
+    pub(crate) fn fading(&self) -> impl Iterator<Item = (u64, NonceKey)> {
         self.fading.iter().copied()
     }
 
-    pub fn is_unconfirmed(&self, rid: PaymentId) -> bool {
+    pub(crate) fn is_unconfirmed(&self, rid: PaymentId) -> bool {
         self.unconfirmed.contains(&rid)
     }
 
@@ -103,7 +103,7 @@ impl Book {
 
     /// Whether the open amounts in the counters equal the charges of the open payments, and every live approval belongs
     /// to a held payment. In an index that something else has modified they may not.
-    pub fn adds_up(&self) -> bool {
+    pub(crate) fn adds_up(&self) -> bool {
         let is_held = |row: &ApprovalRow| self.open.get(&row.rid).is_some_and(|held| held.state == State::Held);
         if !self.approvals.rows().all(is_held) {
             return false;

@@ -71,15 +71,15 @@ impl Shared {
         self.refusals().add(denial, now);
     }
 
-    pub fn tell_damage(&self, why: String) {
+    pub(crate) fn tell_damage(&self, why: String) {
         *self.damage() = Some(why);
     }
 
-    pub fn take_damage(&self) -> Option<String> {
+    pub(crate) fn take_damage(&self) -> Option<String> {
         self.damage().take()
     }
 
-    pub fn take_abandoned(&self) -> Vec<PaymentId> {
+    pub(crate) fn take_abandoned(&self) -> Vec<PaymentId> {
         std::mem::take(&mut *self.abandoned())
     }
 

@@ -44,7 +44,7 @@ impl fmt::Display for AddressClass {
     }
 }
 
-pub fn classify(address: IpAddr) -> AddressClass {
+pub(crate) fn classify(address: IpAddr) -> AddressClass {
     match address.to_canonical() {
         IpAddr::V4(address) => classify_v4(address),
         IpAddr::V6(address) => classify_v6(address),

@@ -117,7 +117,7 @@ impl Pending {
 
 impl Authorization {
     /// From `authorization`, or from `signedPayload`, which holds the same in base64.
-    pub fn in_answer(object: &Map<String, Value>) -> Result<Self, Unreadable> {
+    pub(crate) fn in_answer(object: &Map<String, Value>) -> Result<Self, Unreadable> {
         if let Some(Value::Object(authorization)) = object.get("authorization") {
             return Self::of(authorization, object);
         }
@@ -155,7 +155,7 @@ impl Authorization {
 
 impl Token {
     /// From `sptId`, or from `sptCredential`, base64 of JSON that contains it.
-    pub fn in_answer(object: &Map<String, Value>) -> Result<Self, Unreadable> {
+    pub(crate) fn in_answer(object: &Map<String, Value>) -> Result<Self, Unreadable> {
         let credential = match object.get("sptCredential") {
             None => None,
             Some(packed) => Some(unpacked(packed).ok_or("sptCredential")?),

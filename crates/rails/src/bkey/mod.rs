@@ -126,12 +126,12 @@ impl Bkey {
     }
 
     /// Polls for an authorization that a person must confirm.
-    pub async fn look_authorization(&self, pending: &Pending) -> Looked<Authorization> {
+    pub(crate) async fn look_authorization(&self, pending: &Pending) -> Looked<Authorization> {
         self.look(Kind::X402, pending, Authorization::in_answer).await
     }
 
     /// Polls for a token that a person must confirm.
-    pub async fn look_token(&self, pending: &Pending) -> Looked<Token> {
+    pub(crate) async fn look_token(&self, pending: &Pending) -> Looked<Token> {
         self.look(Kind::Mpp, pending, Token::in_answer).await
     }
 

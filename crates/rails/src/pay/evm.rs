@@ -87,7 +87,7 @@ impl Wallet {
         self.address
     }
 
-    pub fn sign_authorization(&self, token: &Token, authorization: &Authorization) -> [u8; 65] {
+    pub(crate) fn sign_authorization(&self, token: &Token, authorization: &Authorization) -> [u8; 65] {
         self.sign(&message(authorization), &domain(token))
     }
 

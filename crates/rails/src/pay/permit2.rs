@@ -66,7 +66,7 @@ alloy_sol_types::sol! {
 
 impl Wallet {
     /// Allows the scheme's proxy to take the amount, or up to that amount.
-    pub fn sign_permit2(&self, transfer: &Permit2Transfer) -> [u8; 65] {
+    pub(crate) fn sign_permit2(&self, transfer: &Permit2Transfer) -> [u8; 65] {
         let domain = domain(transfer);
         match transfer.spender {
             Spender::Exact => self.sign(&exact_message(transfer), &domain),
@@ -76,7 +76,7 @@ impl Wallet {
 
     /// Allows Permit2 to move the payment's amount. The domain's name and version are those of `token` (R22); chain and
     /// contract are the payment's, so the permit can never be for anything else.
-    pub fn sign_permit(&self, token: &Token, permit: &TokenPermit<'_>) -> [u8; 65] {
+    pub(crate) fn sign_permit(&self, token: &Token, permit: &TokenPermit<'_>) -> [u8; 65] {
         self.sign(&permit_message(permit), &permit_domain(token, permit))
     }
 }

@@ -32,7 +32,7 @@ sol! {
 
 /// Everything that is signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TempoTransfer {
+pub(crate) struct TempoTransfer {
     pub chain_id: u64,
     pub token: Address,
     pub to: Address,
@@ -46,7 +46,7 @@ pub struct TempoTransfer {
 
 /// Who pays the fee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeeTerms {
+pub(crate) enum FeeTerms {
     /// We do, in this token. The chain first charges what all the gas would cost and then refunds the rest, so the
     /// wallet must hold the cap in addition to the amount. A transfer that fails on the chain is charged for its gas
     /// all the same.
@@ -56,11 +56,11 @@ pub enum FeeTerms {
 }
 
 /// A signed transfer. Anyone who holds it can broadcast it, so it has no `Debug` and is wiped when dropped.
-pub struct SignedTransfer(Zeroizing<Vec<u8>>);
+pub(crate) struct SignedTransfer(Zeroizing<Vec<u8>>);
 
 impl Wallet {
     /// Deterministic: the same transfer gives the same bytes.
-    pub fn sign_tempo(&self, transfer: &TempoTransfer) -> SignedTransfer {
+    pub(crate) fn sign_tempo(&self, transfer: &TempoTransfer) -> SignedTransfer {
         let signature = self.sign_digest(&transfer.digest());
         let address = self.address();
         let (kind, fee_payer) = match transfer.fee {
@@ -73,7 +73,7 @@ impl Wallet {
 
 impl TempoTransfer {
     /// The most that can leave the wallet in addition to the amount, in atoms of the fee token.
-    pub fn fee_cap(&self) -> Atoms {
+    pub(crate) fn fee_cap(&self) -> Atoms {
         match self.fee {
             FeeTerms::Ours { .. } => self.gas.fee_cap(),
             FeeTerms::Sponsored => Atoms::new(0),
@@ -140,7 +140,7 @@ impl TempoTransfer {
 
 impl SignedTransfer {
     /// The bytes in hex after `0x`, for the credential's payload.
-    pub fn to_hex(&self) -> Zeroizing<String> {
+    pub(crate) fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(hex::encode_prefixed(self.0.as_slice()))
     }
 }

@@ -61,7 +61,12 @@ impl Node {
     }
 
     /// EIP-2612 `nonces`: the nonce that the owner's next permit must use.
-    pub async fn permit_nonce(&self, tls: &UpstreamTls, token: &Token, owner: Address) -> Result<U256, RpcError> {
+    pub(crate) async fn permit_nonce(
+        &self,
+        tls: &UpstreamTls,
+        token: &Token,
+        owner: Address,
+    ) -> Result<U256, RpcError> {
         let call = noncesCall { owner }.abi_encode();
         let word = self.call(tls, token.address, call, At::Newest).await?;
         self.returned::<noncesCall>(&word)

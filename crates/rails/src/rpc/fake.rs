@@ -38,7 +38,7 @@ impl Fake {
         Self::replying(move |method, params| chain.answer(method, params)).await
     }
 
-    pub async fn with_status(
+    pub(crate) async fn with_status(
         status: StatusCode,
         reply: impl Fn(&str, &Value) -> Value + Send + Sync + 'static,
     ) -> Self {

@@ -88,7 +88,7 @@ impl fmt::Debug for ApiBase {
 
 impl ApiVersion {
     /// R27.
-    pub const DEFAULT: &str = "2026-07-29.preview";
+    pub(crate) const DEFAULT: &str = "2026-07-29.preview";
 
     pub fn parse(text: &str) -> Result<Self, ServiceError> {
         let date = text.strip_suffix(".preview").ok_or(ServiceError::Version)?;

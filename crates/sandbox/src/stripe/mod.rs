@@ -41,7 +41,7 @@ pub const AGENT_KEY: &str = "sk_test_sandbox_agent";
 /// The key of the sandbox shop's account.
 pub const SHOP_KEY: &str = "sk_test_sandbox_shop";
 /// The business profile to which tokens for the sandbox shop are issued.
-pub const SHOP_PROFILE: &str = "profile_test_sandboxshop";
+pub(crate) const SHOP_PROFILE: &str = "profile_test_sandboxshop";
 
 /// The sandbox: its accounts and their tokens.
 pub struct StripeSandbox {

@@ -26,7 +26,7 @@ use payment::{Payment, integer};
 pub use statement::Statement;
 
 /// `Payment-Authorization`: where a credential goes if the server needs `Authorization` for itself.
-pub const PAYMENT_AUTHORIZATION: HeaderName = HeaderName::from_static("payment-authorization");
+pub(crate) const PAYMENT_AUTHORIZATION: HeaderName = HeaderName::from_static("payment-authorization");
 
 /// How a challenge is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

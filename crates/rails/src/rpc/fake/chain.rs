@@ -220,7 +220,7 @@ impl Chain {
 }
 
 /// A log, as nodes return it.
-pub fn log_json(log: &Log) -> Value {
+pub(crate) fn log_json(log: &Log) -> Value {
     let signature = |text: &str| alloy_primitives::keccak256(text);
     let (topics, data) = match log.event {
         Event::Transfer { from, to, value } => (
