@@ -24,13 +24,12 @@ use crate::agents::Roster;
 use crate::alerts::{self, Alert, AlertDelivery, Alerts, Channel, QuestionNotifier, RaisedAlerts};
 use crate::backup::restore;
 use crate::config::Config;
+use crate::listen::Proxy;
 use crate::listen::logins::Logins;
-use crate::listen::proxy::Proxy;
 use crate::payment::consider::{Decider, Means};
-use crate::payment::context::Context;
-use crate::payment::exchange::Traffic;
+use crate::payment::context::{Context, Purchasing, Times};
+use crate::payment::guard::Traffic;
 use crate::payment::idempotency::IdempotencyKeys;
-use crate::payment::purchase::{Purchasing, Times};
 use crate::payment::repeat::Repeats;
 use crate::rules::{self, Rules};
 use crate::store;
@@ -54,8 +53,6 @@ use bursar_reconcile::{Keeper, Notice, Notices, Reconciler};
 use earlier::{forget_tokens, outstanding};
 pub(crate) use error::StartError;
 use parts::tls_acceptor;
-#[cfg(feature = "postgres")]
-pub(crate) use parts::trust;
 pub(crate) use parts::{OpenIssuerError, OpenWalletError, nodes, open_issuer, open_wallet, upstream_tls};
 
 /// A proxy that accepts connections.

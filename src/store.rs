@@ -52,7 +52,7 @@ async fn open_shared(
     let password = shared.password.as_ref().map(|source| source.read(home.root()));
     let roots = match &shared.ca {
         Some(path) => upstream::roots_in(path)?,
-        None => upstream::roots(&crate::serve::trust(config))?,
+        None => upstream::roots(&config.trust())?,
     };
     let access = Access {
         database: shared.database.clone(),

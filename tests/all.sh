@@ -127,6 +127,14 @@ else
     say "$skipped skipped; see above"
 fi
 
+# The documents are held to the code by scripts of their own.
+documents=0
+for check in tests/documents/*.py; do python3 "$check" || documents=1; done
+if ((documents != 0)); then
+    say "the documents do not match the code, see above"
+    exit 1
+fi
+
 # Examples in the documentation first: there may be none, and the summary that closes the output should count something.
 cargo test --locked --workspace "${features[@]}" --doc "$@"
 # One failing suite does not hide the others.

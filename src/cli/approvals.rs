@@ -3,8 +3,9 @@
 use clap::Args;
 use jiff::Timestamp;
 
+use super::arguments::parse_id;
+use super::output::print_json;
 use super::output::say;
-use super::payments::{parse_id, print_json};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
 use bursar_approvals::operator;

@@ -44,7 +44,7 @@ pub(super) struct Restore {
 #[derive(Args)]
 pub(super) struct Retain {
     /// Move only entries older than this, at least 8 days ago: 2026-11-20, or 2026-11-20T08:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = super::payments::moment)]
+    #[arg(long, value_name = "TIME", value_parser = super::arguments::moment)]
     before: Timestamp,
     /// Folder to move them to
     #[arg(long, value_name = "FOLDER")]

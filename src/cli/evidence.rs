@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
+use super::arguments::{moment, not_found, parse_id};
 use super::output::print;
-use super::payments::{moment, not_found, parse_id, print_json};
+use super::output::print_json;
 use super::{Exit, Failure};
 use bursar_approvals::questions;
 use bursar_approvals::record::{

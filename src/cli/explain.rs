@@ -5,7 +5,8 @@ use std::fmt::Write;
 use clap::Args;
 use serde::Serialize;
 
-use super::payments::{not_found, parse_id, print_json};
+use super::arguments::{not_found, parse_id};
+use super::output::print_json;
 use super::{Exit, Failure, output::print};
 use bursar_core::challenge::Why;
 use bursar_core::money::MicroUsd;

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
+use super::output::print_json;
 use super::output::{print, say};
-use super::payments::print_json;
 use super::{Exit, Failure};
 use crate::answer::explained::{Explained, all, find, page};
 

@@ -4,6 +4,7 @@
 mod agents;
 mod alerts;
 mod approvals;
+mod arguments;
 mod backup;
 mod ca;
 mod clock;

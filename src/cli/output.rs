@@ -16,6 +16,12 @@ pub(super) fn print(text: fmt::Arguments<'_>) -> Result<(), Failure> {
     }
 }
 
+/// One JSON value on one line.
+pub(super) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+    let line = serde_json::to_string(value).map_err(|error| Failure::negative(error.to_string()))?;
+    print(format_args!("{line}\n"))
+}
+
 /// [`print()`] with a newline.
 macro_rules! say {
     () => { $crate::cli::output::print(format_args!("\n")) };

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use clap::{ArgGroup, Args, Subcommand};
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned, civil};
+use jiff::Timestamp;
 
-use super::output::{print, say};
+use super::arguments::{moment, not_found, parse_id};
+use super::output::{print, print_json, say};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError, Word};
 use bursar_core::clock::SystemClock;
@@ -253,31 +253,6 @@ fn read(home: &Home) -> Result<Books, Failure> {
 fn find(home: &Home, rid: PaymentId) -> Result<PaymentRecord, Failure> {
     let payment = read(home)?.payments.into_iter().find(|payment| payment.id == rid);
     payment.ok_or_else(|| not_found(rid))
-}
-
-pub(super) fn not_found(rid: PaymentId) -> Failure {
-    Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all"))
-}
-
-pub(super) fn parse_id(text: &str) -> Result<PaymentId, Failure> {
-    PaymentId::parse(text).ok_or_else(|| {
-        Failure::usage(format!(
-            "{text} is not a payment id; `bursar payments list` shows the ids"
-        ))
-    })
-}
-
-pub(super) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
-    let line = serde_json::to_string(value).map_err(|error| Failure::negative(error.to_string()))?;
-    say!("{line}")
-}
-
-/// A date without a time means 00:00 UTC.
-pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
-    let as_date = |date: civil::Date| date.to_zoned(TimeZone::UTC).map(|zoned: Zoned| zoned.timestamp());
-    text.parse::<Timestamp>()
-        .or_else(|_| text.parse::<civil::Date>().and_then(as_date))
-        .map_err(|_| "write a date or a time, such as 2026-11-20 or 2026-11-20T08:00:00Z".to_owned())
 }
 
 /// Payments as a table. Agent and merchant names are plain ASCII by construction, so they cannot disturb a terminal.

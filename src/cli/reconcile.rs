@@ -11,8 +11,9 @@ use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::arguments::{moment, parse_id};
 use super::output::print;
-use super::payments::{moment, parse_id, print_json};
+use super::output::print_json;
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
 use crate::config::Config;

@@ -28,6 +28,7 @@ use bursar_core::host::Host;
 use bursar_ledger::database_url::DatabaseUrl;
 use bursar_net::oauth::issuer::Issuer;
 use bursar_net::timeouts::Timeouts;
+use bursar_net::tls::upstream::{PublicRoots, Trust};
 use bursar_rails::stripe::{PaymentMethod, Settings};
 
 /// bursar.toml, resolved.
@@ -203,6 +204,18 @@ impl Config {
 }
 
 impl Config {
+    /// By which roots sites are verified.
+    pub(crate) fn trust(&self) -> Trust {
+        let roots = match self.upstream.system_roots {
+            true => PublicRoots::Machine,
+            false => PublicRoots::Bundled,
+        };
+        Trust {
+            extra_ca: self.upstream.extra_ca.clone(),
+            roots,
+        }
+    }
+
     /// Our identity when BKey pays: `[bkey]`, else a BKey approval backend's, else that of BKey's own tools.
     pub(crate) fn bkey_client(&self) -> Bkey {
         let asking = match &self.approval.backend {

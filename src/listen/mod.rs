@@ -5,4 +5,38 @@ pub(crate) mod logins;
 pub(crate) mod proxy;
 mod tunnel;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::payment::context::Context;
+use bursar_core::clock::SharedClock;
+use bursar_core::host::Authority;
+use bursar_net::timeouts::Timeouts;
+use bursar_net::tls::leaf::ServerConfigs;
+use bursar_net::upstream::Upstreams;
 pub(crate) use connection::http1;
+use logins::Logins;
+
+/// The side that agents see, made once at start.
+pub(crate) struct Proxy {
+    pub context: Arc<Context>,
+    pub clock: SharedClock,
+    pub logins: Logins,
+    pub server_tls: ServerConfigs,
+    pub upstreams: Arc<Upstreams>,
+    pub timeouts: Timeouts,
+    /// Our own listeners: a request to one of them is a loop.
+    pub listeners: Vec<SocketAddr>,
+}
+
+impl Proxy {
+    /// Whether an authority is one of our own listeners, by text: names are checked when they are resolved.
+    fn is_own(&self, authority: &Authority) -> bool {
+        let host = &authority.host;
+        self.listeners.iter().any(|own| {
+            own.port() == authority.port
+                && (host.as_str() == "localhost"
+                    || host.ip().is_some_and(|ip| ip == own.ip() || own.ip().is_unspecified()))
+        })
+    }
+}

@@ -14,33 +14,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::Proxy;
 use super::connection::{http1, until_stopped};
-use super::logins::{Login, Logins};
+use super::logins::Login;
 use super::tunnel;
 use crate::answer::{Code, Problem};
-use crate::payment::context::Context;
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;
-use bursar_core::clock::SharedClock;
 use bursar_core::host::Authority;
 use bursar_net::body::{AgentBody, AnswerBody};
 use bursar_net::idle::{Busy, Rewind, Watched};
-use bursar_net::timeouts::Timeouts;
 use bursar_net::tls::AlpnOffer;
-use bursar_net::tls::leaf::ServerConfigs;
-use bursar_net::upstream::{Origin, Scheme, Upstreams};
-
-/// The side that agents see, made once at start.
-pub(crate) struct Proxy {
-    pub context: Arc<Context>,
-    pub clock: SharedClock,
-    pub logins: Logins,
-    pub server_tls: ServerConfigs,
-    pub upstreams: Arc<Upstreams>,
-    pub timeouts: Timeouts,
-    /// Our own listeners: a request to one of them is a loop.
-    pub listeners: Vec<SocketAddr>,
-}
+use bursar_net::upstream::{Origin, Scheme};
 
 /// Serves one connection from an agent until it ends.
 pub(crate) async fn serve<S>(proxy: Arc<Proxy>, stream: S, peer: SocketAddr)
@@ -194,16 +179,4 @@ fn not_a_proxy_request(request: &Request<AgentBody>) -> Response<AnswerBody> {
     let detail =
         "A proxy needs CONNECT or a full URL. `bursar env --agent NAME` prints the variables that clients need.";
     Problem::new(Code::BadRequest, detail).into_response()
-}
-
-impl Proxy {
-    /// Whether an authority is one of our own listeners, by text: names are checked when they are resolved.
-    fn is_own(&self, authority: &Authority) -> bool {
-        let host = &authority.host;
-        self.listeners.iter().any(|own| {
-            own.port() == authority.port
-                && (host.as_str() == "localhost"
-                    || host.ip().is_some_and(|ip| ip == own.ip() || own.ip().is_unspecified()))
-        })
-    }
 }

@@ -17,9 +17,9 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::Proxy;
 use super::connection::{http1, until_stopped};
 use super::logins::Login;
-use super::proxy::Proxy;
 use crate::answer::{Code, Problem};
 use crate::payment::exchange::{self, Site};
 use bursar_core::agent_name::AgentName;

@@ -1,24 +1,66 @@
 //! What the stages of a request need of the program, each stage its own part. Made once at start.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::consider::Decider;
-use super::exchange::Traffic;
-use super::purchase::Purchasing;
+use super::guard::Traffic;
 use super::repeat::Repeats;
+use crate::rules::Rules;
+use bursar_approvals::questions::Questions;
+use bursar_core::assets::Network;
+use bursar_core::clock::SharedClock;
+use bursar_ledger::Ledger;
+use bursar_net::tls::upstream::UpstreamTls;
+use bursar_rails::outstanding::Outstanding;
+use bursar_rails::pay::{Payers, Permissions};
+use bursar_rails::rpc::Node;
 
 pub(crate) struct Context {
     /// Guard and forwarding.
-    pub traffic: Traffic,
+    pub(crate) traffic: Traffic,
     /// From a 402 to a disposition.
-    pub decider: Decider,
+    pub(crate) decider: Decider,
     /// Requests that may repeat one that was paid for.
-    pub repeats: Repeats,
+    pub(crate) repeats: Repeats,
     /// From a plan to a credential, and to its answer.
-    pub purchasing: Purchasing,
+    pub(crate) purchasing: Purchasing,
     /// What goes on when the agent has hung up.
-    pub tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     /// No new work; connections end after what they are doing.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What purchases need.
+pub(crate) struct Purchasing {
+    pub ledger: Arc<dyn Ledger>,
+    pub clock: SharedClock,
+    pub rules: Arc<Rules>,
+    pub payers: Payers,
+    pub permissions: Permissions,
+    /// As bursar.toml names them; a network may have none.
+    pub nodes: BTreeMap<Network, Vec<Node>>,
+    pub tls: Arc<UpstreamTls>,
+    /// Only if bursar.toml says who is asked.
+    pub questions: Option<Questions>,
+    pub outstanding: Outstanding,
+    pub times: Times,
+    /// What an agent gets while a question is undecided (R39).
+    pub pending_status: StatusCode,
+}
+
+/// How long a purchase waits.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    /// For a person, while the agent's request is open.
+    pub hold: Duration,
+    /// How long a denial is remembered.
+    pub deny_cooldown: Duration,
+    /// For the answer to a payment whose agent has gone.
+    pub settle_wait: Duration,
 }

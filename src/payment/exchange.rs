@@ -8,37 +8,23 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::HOST;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
 use super::consider::{Disposition, Subject};
 use super::context::Context;
 use super::forward::{first_sending, outgoing, pass_through};
+use super::guard::misdirected;
 use super::presentation::AgentAnswer;
 use super::purchase;
 use super::repeat::{RepeatGuard, Turn};
 use crate::answer::{Code, Problem, Unpaid};
-use crate::config::operator::AgentPayments;
 use bursar_core::agent_name::AgentName;
 use bursar_core::hop::{self, Upgrading};
-use bursar_core::host::Authority;
-use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay, ReplayBudget};
+use bursar_net::body::{AgentBody, AnswerBody, BufferedBody, NotReplayable, Relay};
 use bursar_net::idle::Serving;
-use bursar_net::upstream::{HEAD_FIELDS, Lane, Origin, UpstreamError, stream};
-use bursar_net::via::Via;
-
-/// What guarding and forwarding need.
-pub(crate) struct Traffic {
-    pub agent_payments: AgentPayments,
-    /// Only if it is switched on.
-    pub via: Option<Via>,
-    pub replay_budget: ReplayBudget,
-    /// How long an upgraded connection may go on after the stop.
-    pub drain: Duration,
-}
+use bursar_net::upstream::{Lane, Origin, UpstreamError, stream};
 
 /// The site at the other end of a tunnel.
 pub(crate) enum Site {
@@ -135,55 +121,6 @@ async fn exchange(
     }
 }
 
-impl Traffic {
-    /// What no request may do, whatever it costs.
-    fn guard<B>(&self, origin: &Origin, request: &Request<B>) -> Result<(), Problem> {
-        if request.headers().len() > HEAD_FIELDS {
-            // On h1 hyper has counted already (R33).
-            let detail = format!("The request has more than {HEAD_FIELDS} header fields.");
-            return Err(Problem::new(Code::BadRequest, detail));
-        }
-        if let Some(field) = hop::agent_payment(request.headers())
-            && self.agent_payments == AgentPayments::Refuse
-        {
-            let detail = format!("The request carries {field}. Send it without; bursar pays what the limits allow.");
-            return Err(Problem::new(Code::AgentPayment, detail).retryable(false));
-        }
-        if let Some(via) = &self.via
-            && via.has_been_here(request.headers())
-        {
-            let detail = "The request has passed this proxy before: another proxy on its way sends it back here.";
-            return Err(Problem::new(Code::Loop, detail));
-        }
-        if request.method() == Method::CONNECT || !is_for(origin, request) {
-            return Err(misdirected(origin));
-        }
-        Ok(())
-    }
-}
-
-/// Whether everything that names a host names the tunnel's (threat 2.3). HTTP/1.0 may leave the host out.
-fn is_for<B>(origin: &Origin, request: &Request<B>) -> bool {
-    let same = |named: &str| {
-        Authority::parse_or_default(named, origin.authority.port).is_ok_and(|named| named == origin.authority)
-    };
-    let uri = request.uri();
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let host = hosts.next();
-    hosts.next().is_none()
-        && uri.scheme_str().is_none_or(|scheme| scheme == origin.scheme.as_str())
-        && uri.authority().is_none_or(|named| same(named.as_str()))
-        && host.is_none_or(|named| named.to_str().is_ok_and(same))
-}
-
-fn misdirected(origin: &Origin) -> Problem {
-    let detail = format!(
-        "This tunnel leads to {}. Open another one for another host.",
-        origin.authority
-    );
-    Problem::new(Code::HostMismatch, detail)
-}
-
 /// The agent's connection, should it leave HTTP.
 struct AgentsEnd {
     upgrade: hyper::upgrade::OnUpgrade,
@@ -238,75 +175,5 @@ impl Site {
             Self::Closed(_, error) => Err(Problem::unreachable(error)),
             Self::Misdirected(origin) => Err(misdirected(origin)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bursar_net::upstream::Scheme;
-
-    fn traffic(agent_payments: AgentPayments) -> Traffic {
-        Traffic {
-            agent_payments,
-            via: None,
-            replay_budget: ReplayBudget::default(),
-            drain: Duration::ZERO,
-        }
-    }
-
-    fn origin() -> Origin {
-        Origin {
-            scheme: Scheme::Https,
-            authority: Authority::parse("api.example.com:443").unwrap(),
-        }
-    }
-
-    fn guarded(agent_payments: AgentPayments, request: http::request::Builder) -> Option<&'static str> {
-        let request = request.body(()).unwrap();
-        traffic(agent_payments)
-            .guard(&origin(), &request)
-            .err()
-            .map(|problem| problem.code())
-    }
-
-    #[test]
-    fn whatever_names_a_host_must_name_the_tunnels() {
-        let guarded = |request| guarded(AgentPayments::Refuse, request);
-        assert_eq!(guarded(Request::get("/")), None, "HTTP/1.0 without a host");
-        assert_eq!(guarded(Request::get("/").header("host", "API.example.com")), None);
-        assert_eq!(guarded(Request::get("https://api.example.com/")), None);
-        let other = Some("host-mismatch");
-        assert_eq!(guarded(Request::get("/").header("host", "evil.example")), other);
-        assert_eq!(guarded(Request::get("/").header("host", "api.example.com:444")), other);
-        assert_eq!(
-            guarded(Request::get("http://api.example.com/")),
-            other,
-            "another scheme"
-        );
-        let twice = Request::get("/").header("host", "api.example.com");
-        assert_eq!(guarded(twice.header("host", "api.example.com")), other, "two hosts");
-        assert_eq!(
-            guarded(Request::connect("api.example.com:443")),
-            other,
-            "a tunnel in the tunnel"
-        );
-    }
-
-    #[test]
-    fn an_agents_own_payment_passes_only_where_the_operator_says_so() {
-        let paying = || Request::get("/").header("payment-signature", "e30=");
-        assert_eq!(guarded(AgentPayments::Refuse, paying()), Some("agent-payment"));
-        assert_eq!(guarded(AgentPayments::Pass, paying()), None);
-    }
-
-    #[test]
-    fn more_fields_than_a_head_may_have_are_refused() {
-        let fields = |count| (0..count).fold(Request::get("/"), |request, n| request.header(format!("x-{n}"), "1"));
-        assert_eq!(guarded(AgentPayments::Refuse, fields(HEAD_FIELDS)), None);
-        assert_eq!(
-            guarded(AgentPayments::Refuse, fields(HEAD_FIELDS + 1)),
-            Some("bad-request")
-        );
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod consider;
 pub(crate) mod context;
 pub(crate) mod exchange;
 mod forward;
+pub(crate) mod guard;
 pub(crate) mod idempotency;
 mod presentation;
 pub(crate) mod purchase;

@@ -9,67 +9,32 @@ mod record;
 mod remote_signer;
 mod unpaid;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::consider::{Disposition, PurchasePlan, Subject};
-use super::context::Context;
+use super::context::{Context, Purchasing};
 use super::forward::pass_through;
 use super::idempotency::Claim;
 use super::presentation::{AgentAnswer, Presentation};
 use super::repeat;
 use crate::answer::{Code, Problem, Unpaid};
-use crate::rules::Rules;
-use bursar_approvals::questions::Questions;
-use bursar_core::assets::Network;
 use bursar_core::challenge::{Rail, Term, Why};
-use bursar_core::clock::{self, SharedClock};
-use bursar_ledger::{Ledger, Outcome, PaymentId, Reservation, Reserve, ReserveError, Source};
+use bursar_core::clock::{self};
+use bursar_ledger::{Outcome, PaymentId, Reservation, Reserve, ReserveError, Source};
 use bursar_net::body::{AnswerBody, Relay, Replay};
-use bursar_net::tls::upstream::UpstreamTls;
 use bursar_net::upstream::Lane;
-use bursar_rails::outstanding::{Fingerprint, Outstanding, Target};
-use bursar_rails::pay::{NotPaid, Payers, Permission, Permissions, RemoteCredential, SignedPayment};
-use bursar_rails::rpc::Node;
+use bursar_rails::outstanding::{Fingerprint, Target};
+use bursar_rails::pay::{NotPaid, Permission, RemoteCredential, SignedPayment};
 use remote_signer::NotReady;
 
 /// An agent that asks again by itself after our ledger or Stripe failed should not do so at once.
 const STORE_RETRY: Duration = Duration::from_secs(30);
-
-/// What purchases need.
-pub(crate) struct Purchasing {
-    pub ledger: Arc<dyn Ledger>,
-    pub clock: SharedClock,
-    pub rules: Arc<Rules>,
-    pub payers: Payers,
-    pub permissions: Permissions,
-    /// As bursar.toml names them; a network may have none.
-    pub nodes: BTreeMap<Network, Vec<Node>>,
-    pub tls: Arc<UpstreamTls>,
-    /// Only if bursar.toml says who is asked.
-    pub questions: Option<Questions>,
-    pub outstanding: Outstanding,
-    pub times: Times,
-    /// What an agent gets while a question is undecided (R39).
-    pub pending_status: StatusCode,
-}
-
-/// How long a purchase waits.
-#[derive(Clone, Copy)]
-pub(crate) struct Times {
-    /// For a person, while the agent's request is open.
-    pub hold: Duration,
-    /// How long a denial is remembered.
-    pub deny_cooldown: Duration,
-    /// For the answer to a payment whose agent has gone.
-    pub settle_wait: Duration,
-}
 
 /// Buys. `unpaid` is the 402, whose body is read to the end if it is short, so that its connection can carry the replay.
 pub(crate) async fn run(

@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use super::StartError;
 use crate::config::Config;
 use crate::config::approval::Backend;
-use crate::listen::proxy::{self, Proxy};
+use crate::listen::{Proxy, proxy};
 
 /// Agents start many tools at once; the default of 128 pending connections is soon full (R229).
 const BACKLOG: u32 = 1024;

@@ -14,7 +14,7 @@ use crate::config::{Config, SecretError};
 use bursar_core::assets::{Mode, Network};
 use bursar_home::{self as home, Home, HomeError};
 use bursar_net::tls::leaf::{ListenerTlsError, listener_config};
-use bursar_net::tls::upstream::{PublicRoots, Trust, TrustError, UpstreamTls};
+use bursar_net::tls::upstream::{TrustError, UpstreamTls};
 use bursar_rails::bkey::Bkey;
 use bursar_rails::pay::{BkeyIssuer, BkeySigner, CardPayer, EvmPayer, Issuer, NoSigner, Tokens, Wallet, WalletError};
 use bursar_rails::rpc::Node;
@@ -150,22 +150,9 @@ pub enum OpenIssuerError {
     Live,
 }
 
-/// Whose certificates sellers may have.
-pub(crate) fn trust(config: &Config) -> Trust {
-    let roots = if config.upstream.system_roots {
-        PublicRoots::Machine
-    } else {
-        PublicRoots::Bundled
-    };
-    Trust {
-        extra_ca: config.upstream.extra_ca.clone(),
-        roots,
-    }
-}
-
 /// How sites are verified.
 pub(crate) fn upstream_tls(config: &Config) -> Result<UpstreamTls, TrustError> {
-    UpstreamTls::new(&trust(config), config.timeouts.tls)
+    UpstreamTls::new(&config.trust(), config.timeouts.tls)
 }
 
 /// The nodes that bursar.toml names; a network may have none.

@@ -291,6 +291,10 @@ class Citations:
                 self.report.add(ROOT / "docs/rules.md", line, f"R{number} is cited nowhere: remove it")
 
 
+# What a newcomer reads in one sitting.
+README_BYTES = 8192
+
+
 def links(report: Report) -> int:
     """Checks every link in every Markdown file; returns how many lead into the repository."""
     documents = {path: document(path) for path in files({".md"}, None)}
@@ -323,6 +327,9 @@ def main() -> int:
         citations.look(read(path))
     citations.uncited()
     followed = links(report)
+    readme = ROOT / "README.md"
+    if readme.stat().st_size > README_BYTES:
+        report.add(readme, 1, f"{readme.stat().st_size} bytes; a first page has at most {README_BYTES}")
     for path, line, what in sorted(set(report.failures)):
         print(f"{path}:{line}: {what}")
     counts = citations.counts

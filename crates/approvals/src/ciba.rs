@@ -211,7 +211,7 @@ impl<V: Verifier> Ciba<V> {
         };
         let outgoing = request::look(&self.settings, &asked.handle);
         match self.send(&metadata.token, outgoing, LOOK_PATIENCE).await {
-            Err(code) => failure::failed(code),
+            Err(code) => poll::failed(code),
             Ok(Err(Silence::Unsent)) => course.step(&Look::Unsent),
             Ok(Err(Silence::Unanswered)) => course.step(&Look::Unanswered),
             Ok(Ok(answer)) => course.step(&Look::Answered {

@@ -24,7 +24,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 pub use challenge::ChallengeId;
-pub use settings::{Action, ApiKey, BaseUrl, Echo, Environment, KeyraSettings, SettingsError, Trust};
+pub use settings::{Action, ApiKey, BaseUrl, Echo, Environment, SettingsError, Trust};
 pub use webhook::{Refused, SignatureFormat, Webhooks};
 
 use super::{Asked, Backend, Denial, Failure, QuestionStatus, Reply};
@@ -46,6 +46,37 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CREATE_PAUSE: Duration = Duration::from_secs(5);
 /// Consecutive unreadable responses that fail the question.
 const UNREADABLE: u32 = 3;
+
+/// `[approval.keyra]`. No `Debug`, because it holds keys.
+pub struct KeyraSettings {
+    pub base_url: BaseUrl,
+    pub key: ApiKey,
+    pub action: Action,
+    pub trust: Trust,
+    pub echo: Echo,
+    /// Optional: an event only makes bursar poll sooner.
+    pub webhooks: Option<Webhooks>,
+    /// Time between two polls.
+    pub interval: Duration,
+    /// Time limit for one call, from the DNS lookup to the last byte of the response.
+    pub patience: Duration,
+}
+
+impl KeyraSettings {
+    /// With the defaults of approvals §12.
+    pub fn new(base_url: BaseUrl, key: ApiKey) -> Self {
+        Self {
+            base_url,
+            key,
+            action: Action::default(),
+            trust: Trust::default(),
+            echo: Echo::default(),
+            webhooks: None,
+            interval: Duration::from_secs(3),
+            patience: Duration::from_secs(10),
+        }
+    }
+}
 
 /// The backend.
 pub struct Keyra {

@@ -6,6 +6,7 @@
 
 mod answers;
 mod approvers;
+mod ending;
 mod lifecycle;
 mod prompts;
 mod settings;

@@ -15,9 +15,10 @@ use super::entry::{
     Reserved, Settled, Unknown, WindowCharge,
 };
 use super::model::{
-    self, Alarm, ApprovalStep, Arming, Event, Finding, Hold, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,
+    self, Alarm, ApprovalStep, Arming, Event, Hold, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,
     ReserveError, Resolution, Source, State, Terms,
 };
+use super::payment::Finding;
 use super::text::{Decimal, Digest, Moment};
 use super::timekeeping::Timekeeper;
 use bursar_core::challenge::Clause;

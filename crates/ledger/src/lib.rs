@@ -72,6 +72,7 @@ pub mod memory;
 mod merge;
 pub mod model;
 pub mod note;
+mod options;
 pub mod payment;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -96,14 +97,15 @@ use jiff::Timestamp;
 pub use bursar_core::payment_id::PaymentId;
 pub use checkpoints::CheckpointError;
 pub use decisions::Usage;
-pub use embedded::{Embedded, Options};
+pub use embedded::Embedded;
 pub use key::KeyHold;
 pub use model::{
     Alarm, Alarms, ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Arm, ArmedNonce, Arming, Denied,
-    Event, Finding, Hold, Issued, LedgerError, Outcome, Outflow, RefusalRecord, Requested, Reservation, Reserve,
-    ReserveError, Resolution, Signer, Source, State, Terms, Vote,
+    Event, Hold, Issued, LedgerError, Outcome, Outflow, RefusalRecord, Requested, Reservation, Reserve, ReserveError,
+    Resolution, Signer, Source, State, Terms, Vote,
 };
-pub use payment::Payment;
+pub use options::Options;
+pub use payment::{Finding, Payment};
 #[cfg(feature = "postgres")]
 pub use postgres::{Access, Postgres};
 pub use read::{Books, Explained, PaymentRecord, ReadError, Refused, read_explained, read_payments};

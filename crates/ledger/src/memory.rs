@@ -13,10 +13,10 @@ use super::disclosure::Disclosure;
 use super::entry::{Body, Entry};
 use super::key::KeyHold;
 use super::model::{
-    Alarm, Alarms, ApprovalStep, Approvals, Arming, Event, Finding, Hold, Issued, LedgerError, Outcome, RefusalRecord,
+    Alarm, Alarms, ApprovalStep, Approvals, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord,
     Reservation, Reserve, ReserveError, Resolution,
 };
-use super::payment::Payment;
+use super::payment::{Finding, Payment};
 use super::text::Moment;
 use super::timekeeping::Timekeeper;
 use super::{Ledger, LedgerFuture, Usage};

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::entry::{Other, Reserved};
-use super::payment::Payment;
 pub use approvals::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Approvals, Denied, Requested, Vote};
 use bursar_core::account::{Account, AccountMark};
 use bursar_core::assets::Asset;
@@ -325,28 +324,6 @@ impl Outcome {
 pub enum Resolution {
     Settled { tx: Option<String> },
     Expired,
-}
-
-/// What the chain says of a payment that was settled by a merchant's word, or in doubt (R217).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// The money moved as the books have it. `block` where a chain says so.
-    Confirmed {
-        by: Source,
-        tx: Option<String>,
-        block: Option<u64>,
-    },
-    /// It is proven that no more than `taken` ever leaves: the rest counts no more (R12). `of` is the payment as the
-    /// ledger tells it, which does not keep closed ones at hand.
-    Taken {
-        by: Source,
-        tx: Option<String>,
-        block: Option<u64>,
-        taken: Atoms,
-        of: Box<Payment>,
-    },
-    /// The chain and the books differ. What is counted stays counted.
-    Disputed { why: String, tx: Option<String> },
 }
 
 /// Money that left the wallet without an entry of ours.

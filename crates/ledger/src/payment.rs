@@ -1,4 +1,4 @@
-//! One payment as the journal records it, and the key of its nonce.
+//! One payment as the journal records it, the key of its nonce, and what the chain says of it afterwards.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use super::key::KeyHold;
 use super::model::{Source, State, Terms};
 use super::text::{Decimal, Moment};
 use bursar_core::account::Account;
+use bursar_core::money::Atoms;
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{PENDING, Unit};
 
@@ -151,6 +152,28 @@ impl Payment {
         let end = u64::try_from(self.updated_at.timestamp().as_second()).unwrap_or(0);
         deadline.max(end).saturating_add(NONCE_KEPT_S)
     }
+}
+
+/// What the chain says of a payment that was settled by a merchant's word, or in doubt (R217).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The money moved as the books have it. `block` where a chain says so.
+    Confirmed {
+        by: Source,
+        tx: Option<String>,
+        block: Option<u64>,
+    },
+    /// It is proven that no more than `taken` ever leaves: the rest counts no more (R12). `of` is the payment as the
+    /// ledger tells it, which does not keep closed ones at hand.
+    Taken {
+        by: Source,
+        tx: Option<String>,
+        block: Option<u64>,
+        taken: Atoms,
+        of: Box<Payment>,
+    },
+    /// The chain and the books differ. What is counted stays counted.
+    Disputed { why: String, tx: Option<String> },
 }
 
 /// `taken / signed` of a charge, rounded up.

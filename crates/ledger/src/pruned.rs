@@ -1,5 +1,6 @@
 //! A journal whose oldest segments were moved away: `audit/pruned` records where the journal begins and what the book
-//! held there (R223). Nothing is renumbered; the hash of the file is in an entry of the journal.
+//! held there (R223). Nothing is renumbered; the hash of the file is in an entry of the journal. [`scan`] reads
+//! from there.
 
 use std::fs;
 use std::io;
@@ -12,7 +13,7 @@ use super::book::Book;
 use super::book::snapshot::BookSnapshot;
 use super::entry::{Body, Entry};
 use super::payment::Payment;
-use super::scan::{Chain, JournalError, Line, Place, scan, segments};
+use super::scan::{Chain, JournalError, Line, Place, Scanned, scan_from, segments};
 use super::text::Digest;
 use super::tree::Tree;
 use bursar_core::payment_id::PaymentId;
@@ -84,6 +85,13 @@ pub fn beginning(audit: &Path) -> Result<Beginning, JournalError> {
         tree: pruned.tree,
         book: pruned.book.into_book(),
     })
+}
+
+/// Reads every segment of `audit` from the first entry on. `visit` sees each valid line in order; if it returns an
+/// error, the journal counts as damaged at that line.
+pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>) -> Result<Scanned, JournalError> {
+    let first = beginning(audit)?;
+    scan_from(audit, first.chain, first.place, visit)
 }
 
 /// What can be moved away.

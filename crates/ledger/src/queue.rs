@@ -8,10 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::key::KeyHold;
 use super::model::{
-    ApprovalStep, Approvals, Arming, Event, Finding, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation,
-    Reserve, ReserveError, Resolution,
+    ApprovalStep, Approvals, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,
+    ReserveError, Resolution,
 };
-use super::payment::Payment;
+use super::payment::{Finding, Payment};
 use super::timekeeping::Timekeeper;
 use super::writer::{Delivery, Op, Shared};
 use super::{Ledger, LedgerFuture, Usage};

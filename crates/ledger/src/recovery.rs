@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::Options;
 use super::book::{Book, Effect, Illegal};
 use super::checkpoints::{CheckpointError, Checkpoints};
 use super::entry::{Body, Entry, EntryError, Opened, Rebuilt, Released, Unknown};
@@ -17,9 +16,10 @@ use super::format::{self, FormatError};
 use super::index::{Applied, BATCH_ENTRIES, Index, Snapshot};
 use super::journal::{CommitError, Journal, sync_dir};
 use super::model::{Alarm, State};
-use super::pruned::{self, Beginning};
+use super::options::Options;
+use super::pruned::{self, Beginning, scan};
 use super::resume::{Follower, Position};
-use super::scan::{Chain, JournalError, Line, Scanned, scan, scan_from};
+use super::scan::{Chain, JournalError, Line, Scanned, scan_from};
 use super::text::Moment;
 use super::tree::Tree;
 

@@ -140,7 +140,7 @@ fn follow(
 fn located(audit: &Path, signed: &[Checkpoint]) -> String {
     let tree = pruned::beginning(audit).map(|first| first.tree).unwrap_or_default();
     let mut follower = Follower::new(tree, signed);
-    match scan::scan(audit, &mut |line| follower.visit(line)) {
+    match pruned::scan(audit, &mut |line| follower.visit(line)) {
         Err(error) => error.to_string(),
         Ok(_) => format!(
             "the journal is damaged: the entries in {} are not those that the index and the checkpoints were made from",

@@ -11,7 +11,6 @@ use thiserror::Error;
 
 use super::entry::{MAX_ENTRY, read_head};
 use super::merge::Head;
-use super::pruned;
 use super::text::Digest;
 
 /// Fill written ahead of the entries; a trailing run of it is not part of the journal.
@@ -111,14 +110,8 @@ pub fn segment_name(seq: u64) -> String {
     format!("seg-{seq:020}.jsonl")
 }
 
-/// Reads every segment of `audit` from the first entry on. `visit` sees each valid line in order; if it returns an
-/// error, the journal counts as damaged at that line.
-pub fn scan(audit: &Path, visit: &mut dyn FnMut(&Line<'_>) -> Result<(), String>) -> Result<Scanned, JournalError> {
-    let first = pruned::beginning(audit)?;
-    scan_from(audit, first.chain, first.place, visit)
-}
-
-/// Like [`scan`], but starts at `place`, where the state of the chain is `chain`.
+/// Reads every segment of `audit` from `place` on, where the state of the chain is `chain`. `visit` sees each valid line
+/// in order; if it returns an error, the journal counts as damaged at that line.
 pub(crate) fn scan_from(
     audit: &Path,
     mut chain: Chain,

@@ -6,7 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::pass::{OnProgress, Reconciler};
+use super::pass::OnProgress;
+use super::reconciler::Reconciler;
 use super::report::{Finding, OutflowLine, PaymentLine, Report};
 use super::testimony::Facts;
 use bursar_ledger::findings::Findings;

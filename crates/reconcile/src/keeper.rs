@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::due::{Due, Next};
-use super::pass::{Heads, Reconciler};
+use super::pass::Heads;
+use super::reconciler::Reconciler;
 use super::report::{Finding, PaymentLine};
 use super::testimony::{Facts, Head};
 use bursar_ledger::{LedgerError, Payment, PaymentId, State};

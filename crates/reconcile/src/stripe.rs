@@ -6,7 +6,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::pass::{Notice, Reconciler, SILENCES, Silences};
+use super::reconciler::{Notice, Reconciler, SILENCES, Silences, not_recorded};
 use super::report::{Finding, PaymentLine};
 use bursar_core::assets::{Asset, Network};
 use bursar_ledger::{self as ledger, LedgerError, Outcome, Payment, Signer, Source, State};
@@ -186,7 +186,7 @@ impl Reconciler {
                 line.after = State::Settled;
                 line
             }
-            Err(error) => super::pass::not_recorded(payment, &error),
+            Err(error) => not_recorded(payment, &error),
         }
     }
 
@@ -208,7 +208,7 @@ impl Reconciler {
                 line.after = State::Expired;
                 line
             }
-            Err(error) => super::pass::not_recorded(payment, &error),
+            Err(error) => not_recorded(payment, &error),
         }
     }
 
@@ -230,7 +230,7 @@ impl Reconciler {
                         issuer.tokens().forget(rid);
                         line(Finding::Confirmed)
                     }
-                    Err(error) => super::pass::not_recorded(payment, &error),
+                    Err(error) => not_recorded(payment, &error),
                 }
             }
             TokenStatus::Live => {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use alloy_primitives::{Address, B256};
 use jiff::Timestamp;
 
-use super::pass::{Notice, Reconciler};
+use super::reconciler::{Notice, Reconciler};
 use bursar_core::assets::{self, Asset, Network, Token};
 use bursar_core::challenge::{Clause, Rail};
 use bursar_core::clock::{Clock, ManualClock, SharedClock};

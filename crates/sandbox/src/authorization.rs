@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256, TxHash, U256, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain, sol};
 use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
 
-use super::token::{CHAIN_ID, CONTRACT, NAME, VERSION};
+use super::usdc::{CHAIN_ID, CONTRACT, NAME, VERSION};
 use bursar_core::money::Atoms;
 
 /// What a payer signs: one transfer, valid once and for a limited time.

@@ -9,7 +9,7 @@ use alloy_primitives::Address;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::token;
+use super::usdc;
 use bursar_core::money::{Atoms, MicroUsd};
 
 /// How long an authorization may be valid, in seconds: the value that most sellers use.
@@ -222,10 +222,10 @@ impl Article {
         let mut requirement = json!({
             "scheme": "exact",
             "network": version.network(),
-            "asset": token::CONTRACT.to_checksum(None),
+            "asset": usdc::CONTRACT.to_checksum(None),
             "payTo": pay_to.to_checksum(None),
             "maxTimeoutSeconds": MAX_TIMEOUT_SECONDS,
-            "extra": { "name": token::NAME, "version": token::VERSION },
+            "extra": { "name": usdc::NAME, "version": usdc::VERSION },
         });
         let amount = match version {
             Version::V1 => "maxAmountRequired",
@@ -297,7 +297,7 @@ pub(crate) fn index() -> String {
     for article in &ARTICLES {
         let x402 = |version: Version, atoms| {
             let protocol = format!("x402 v{}", version.number());
-            (dollars(atoms, token::DECIMALS), protocol)
+            (dollars(atoms, usdc::DECIMALS), protocol)
         };
         let mpp = |cents: u64| (dollars(Atoms::new(cents.into()), 2), "MPP".to_owned());
         let ways = match article.price {

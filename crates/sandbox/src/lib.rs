@@ -18,10 +18,11 @@
 //!
 //! Read the private module `seller` first: it has a sale from the request to the receipt. It uses
 //!
-//! * `catalog` (articles, prices, challenges) and `goods` (what is delivered),
+//! * `catalog` (articles, prices, challenges), `order` (a request for one) and `goods` (what is delivered),
 //! * `verify` (reads and checks a payment), `identifier` (repeated payments) and `replies` (responses),
 //! * `mpp` (challenges, credentials and receipts of MPP),
-//! * `rpc` and `logs` (the token's chain, for balances and proofs) and `tls` (throw-away certificates).
+//! * `rpc` and `logs` (the token's chain, for balances and proofs), `usdc` (the contract that the token imitates) and
+//!   `tls` (throw-away certificates).
 //!
 //! # Example
 //!
@@ -59,6 +60,7 @@ mod goods;
 mod identifier;
 mod logs;
 mod mpp;
+mod order;
 mod replies;
 mod rpc;
 mod seller;
@@ -67,6 +69,7 @@ pub mod stripe;
 mod tests;
 mod tls;
 pub mod token;
+mod usdc;
 mod verify;
 
 use std::io;

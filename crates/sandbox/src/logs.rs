@@ -4,7 +4,8 @@ use alloy_primitives::{Address, B256, TxHash, U256};
 use alloy_sol_types::{SolEvent, sol};
 use serde_json::{Value, json};
 
-use super::token::{self, Token};
+use super::token::Token;
+use super::usdc;
 
 /// The most topics an event can have (LOG4).
 const MAX_TOPICS: usize = 4;
@@ -53,7 +54,7 @@ impl Filter {
             Some(any) => log.topics.get(at).is_some_and(|topic| any.contains(topic)),
         };
         (self.first..=self.last).contains(&log.block)
-            && self.contracts.as_ref().is_none_or(|any| any.contains(&token::CONTRACT))
+            && self.contracts.as_ref().is_none_or(|any| any.contains(&usdc::CONTRACT))
             && self.topics.iter().enumerate().all(of_place)
     }
 }
@@ -121,7 +122,7 @@ fn all(token: &Token) -> Vec<Log> {
 impl Log {
     fn json(&self) -> Value {
         json!({
-            "address": token::CONTRACT,
+            "address": usdc::CONTRACT,
             "topics": self.topics,
             "data": alloy_primitives::hex::encode_prefixed(&self.data),
             "blockNumber": format!("{:#x}", self.block),

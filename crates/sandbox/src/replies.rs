@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::catalog::Version;
 use super::goods::OrderError;
-use super::seller::Order;
+use super::order::Order;
 use super::token::TokenError;
 use super::verify::{Advertised, Refusal};
 

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::logs::{self, Filter};
-use super::token::{self, Token};
+use super::token::Token;
+use super::usdc;
 
 /// The most calls in one batch.
 const MAX_BATCH: usize = 100;
@@ -70,7 +71,7 @@ fn one(token: &Token, now: Timestamp, call: &Value) -> Value {
     let params = &call["params"];
     let head = u64::try_from(now.as_second()).unwrap_or(0);
     let result = match call["method"].as_str() {
-        Some("eth_chainId") => Ok(quantity(token::CHAIN_ID)),
+        Some("eth_chainId") => Ok(quantity(usdc::CHAIN_ID)),
         Some("eth_blockNumber") => Ok(quantity(head)),
         Some("eth_getBlockByNumber") => block_number(&params[0], head).map(|number| number.map_or(Value::Null, block)),
         Some("eth_call") => block_number(&params[1], head).and_then(|number| match number {
@@ -141,7 +142,7 @@ fn contract_call(token: &Token, call: &Value, block: u64) -> Result<Value, RpcEr
     let input: Bytes = member(call, "input")
         .or_else(|| member(call, "data"))
         .ok_or(RpcError::PARAMS)?;
-    if to != token::CONTRACT {
+    if to != usdc::CONTRACT {
         // A node's result for an address without code.
         return Ok("0x".into());
     }
@@ -152,7 +153,7 @@ fn contract_call(token: &Token, call: &Value, block: u64) -> Result<Value, RpcEr
         let used = token.authorization_used_by(call.authorizer, call.nonce, block);
         authorizationStateCall::abi_encode_returns(&used)
     } else if decimalsCall::abi_decode_validate(&input).is_ok() {
-        decimalsCall::abi_encode_returns(&token::DECIMALS)
+        decimalsCall::abi_encode_returns(&usdc::DECIMALS)
     } else {
         return Err(RpcError::REVERTED);
     };
@@ -187,7 +188,7 @@ mod tests {
     }
 
     fn call(input: Vec<u8>) -> Value {
-        json!([{ "to": token::CONTRACT, "data": hex::encode_prefixed(input) }, "latest"])
+        json!([{ "to": usdc::CONTRACT, "data": hex::encode_prefixed(input) }, "latest"])
     }
 
     #[test]
@@ -227,8 +228,8 @@ mod tests {
     fn logs_are_asked_for_by_a_whole_filter() {
         let filter = |filter: Value| ask("eth_getLogs", json!([filter]));
         for good in [
-            json!({ "fromBlock": "0x0", "toBlock": "latest", "address": token::CONTRACT, "topics": [null, HOLDER.into_word()] }),
-            json!({ "address": [token::CONTRACT], "topics": [[B256::ZERO, B256::repeat_byte(1)]] }),
+            json!({ "fromBlock": "0x0", "toBlock": "latest", "address": usdc::CONTRACT, "topics": [null, HOLDER.into_word()] }),
+            json!({ "address": [usdc::CONTRACT], "topics": [[B256::ZERO, B256::repeat_byte(1)]] }),
             json!({ "fromBlock": "0x68e77801", "toBlock": "0x68e77801" }),
         ] {
             assert_eq!(filter(good.clone())["result"], json!([]), "{good}");

@@ -21,9 +21,10 @@ use super::catalog::{ARTICLES, Article, Price, Version, index};
 use super::goods::{Delivery, Events, OrderError, deliver};
 use super::identifier::{Answers, Fingerprint, Recall};
 use super::mpp::{self, Problem, Till};
+use super::order::{Order, requested_url};
 use super::replies::{Content, NoSale, PAYMENT_REQUIRED, challenge, complaint, content, decline, header_value, whole};
 use super::rpc;
-use super::token::DECIMALS;
+use super::usdc::DECIMALS;
 use super::verify::{Advertised, Presented};
 use bursar_core::clock::SharedClock;
 use bursar_core::money::Atoms;
@@ -40,15 +41,6 @@ pub(crate) struct Seller {
     deliveries: AtomicU64,
     sales: Mutex<Answers<Sale>>,
     till: Till,
-}
-
-/// One request for an article.
-pub(crate) struct Order<'a> {
-    pub article: &'static Article,
-    pub head: &'a Parts,
-    /// The requested URL, with the host as the client wrote it.
-    pub url: String,
-    pub body: Bytes,
 }
 
 /// A settled sale; enough to respond again under the same `payment-identifier`.
@@ -311,16 +303,4 @@ impl Seller {
         };
         response
     }
-}
-
-/// The requested URL. Its host is the one that the client used, since a payer compares it with its request.
-fn requested_url(head: &Parts) -> String {
-    let host = head
-        .uri
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| head.headers.get(header::HOST)?.to_str().ok())
-        .unwrap_or("localhost");
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    format!("https://{host}{target}")
 }

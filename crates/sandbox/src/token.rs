@@ -8,23 +8,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use alloy_primitives::{Address, B256, TxHash, address};
+use alloy_primitives::{Address, B256, TxHash};
 use jiff::Timestamp;
 use thiserror::Error;
 
 use super::authorization::{Authorization, SignatureBytes};
 use bursar_core::money::Atoms;
-
-/// Base Sepolia, whose USDC this token imitates.
-pub(crate) const CHAIN_ID: u64 = 84532;
-/// The contract address of Base Sepolia's USDC.
-pub(crate) const CONTRACT: Address = address!("0x036CbD53842c5426634e7929541eC2318f3dCF7e");
-/// The EIP-712 name of that contract. On Base mainnet it is "USD Coin" (x402 §3).
-pub const NAME: &str = "USDC";
-/// The EIP-712 version of that contract.
-pub const VERSION: &str = "2";
-/// One token is 10^6 atoms.
-pub(crate) const DECIMALS: u8 = 6;
 
 /// A completed transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,6 +165,8 @@ impl Token {
 
 #[cfg(test)]
 mod tests {
+    use alloy_primitives::address;
+
     use super::*;
     use crate::tests::payer::Payer;
 

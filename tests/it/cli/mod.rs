@@ -2,6 +2,7 @@
 
 mod agents;
 mod ca;
+mod first_payment;
 mod init;
 mod payments;
 mod sandbox;

@@ -1,6 +1,5 @@
 //! Stable codes for why a question failed (approvals §2.5, §2.6).
 
-use super::poll::Step;
 use crate::Failure;
 pub use bursar_net::oauth::failure::*;
 
@@ -11,10 +10,6 @@ impl From<Code> for Failure {
             retryable: code.retryable(),
         }
     }
-}
-
-pub fn failed(code: Code) -> Step {
-    Step::Failed(code.into())
 }
 
 /// Not retryable: the `auth_req_id` is used up (approvals §7).

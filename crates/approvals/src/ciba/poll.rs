@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::failure::{self, failed};
+use super::failure::{self, Code};
 use super::settings::Secret;
 use crate::Failure;
 use bursar_net::oauth::form;
@@ -64,6 +64,10 @@ pub enum Step {
     Denied,
     Expired,
     Failed(Failure),
+}
+
+pub(super) fn failed(code: Code) -> Step {
+    Step::Failed(code.into())
 }
 
 /// A token response. A refresh token is dropped unread.

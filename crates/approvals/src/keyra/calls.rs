@@ -10,10 +10,9 @@ use hyper::body::{Bytes, Incoming};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use super::challenge::{ChallengeAnswer, ChallengeId, Order};
+use super::challenge::{Attestation, ChallengeAnswer, ChallengeId, Order};
 use super::errors::Fault;
 use super::settings::{ApiKey, BaseUrl};
-use super::webhook::Attestation;
 use bursar_net::post::{self, SendError};
 use bursar_net::tls::upstream::UpstreamTls;
 

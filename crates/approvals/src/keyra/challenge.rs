@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::settings::{Action, Echo};
-use super::webhook::Attestation;
 use bursar_core::approval::Question;
 use bursar_core::challenge::json;
 use bursar_core::money::Atoms;
@@ -162,6 +161,23 @@ impl Status {
             "used" => Self::Used,
             _ => Self::Unknown,
         }
+    }
+}
+
+/// What the approver's device signed. KEYRA verifies it; to bursar it is opaque.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attestation {
+    pub attestation: Value,
+    pub device_id: String,
+}
+
+impl Attestation {
+    /// Needs both: one is of no use without the other.
+    pub(super) fn of(attestation: Option<Value>, device_id: Option<String>) -> Option<Self> {
+        Some(Self {
+            attestation: attestation.filter(|value| !value.is_null())?,
+            device_id: device_id?,
+        })
     }
 }
 

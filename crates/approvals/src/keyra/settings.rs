@@ -1,46 +1,14 @@
-//! The KEYRA settings of bursar.toml, as checked types. KEYRA's documentation leaves much open; each of these settings
-//! is one interpretation of it (approvals §6.2).
+//! The values of the KEYRA settings in bursar.toml, as checked types; [`KeyraSettings`](super::KeyraSettings) is the
+//! whole section. KEYRA's documentation leaves much open; each of these settings is one interpretation of it (approvals
+//! §6.2).
 
 use std::fmt;
-use std::time::Duration;
 
 use http::{HeaderValue, Uri};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::webhook::Webhooks;
 use bursar_net::post::{host_and_port, is_this_machine};
-
-/// `[approval.keyra]`. No `Debug`, because it holds keys.
-pub struct KeyraSettings {
-    pub base_url: BaseUrl,
-    pub key: ApiKey,
-    pub action: Action,
-    pub trust: Trust,
-    pub echo: Echo,
-    /// Optional: an event only makes bursar poll sooner.
-    pub webhooks: Option<Webhooks>,
-    /// Time between two polls.
-    pub interval: Duration,
-    /// Time limit for one call, from the DNS lookup to the last byte of the response.
-    pub patience: Duration,
-}
-
-impl KeyraSettings {
-    /// With the defaults of approvals §12.
-    pub fn new(base_url: BaseUrl, key: ApiKey) -> Self {
-        Self {
-            base_url,
-            key,
-            action: Action::default(),
-            trust: Trust::default(),
-            echo: Echo::default(),
-            webhooks: None,
-            interval: Duration::from_secs(3),
-            patience: Duration::from_secs(10),
-        }
-    }
-}
 
 /// What it takes to accept an approval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
-use super::webhook::{Attestation, Event, EventKind};
+use super::challenge::Attestation;
+use super::webhook::{Event, EventKind};
 use super::{ChallengeId, Heard, Passed};
 
 /// How long an event's id is remembered (approvals §6.2).

@@ -14,7 +14,7 @@ use serde_json::Value;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
-use super::challenge::ChallengeId;
+use super::challenge::{Attestation, ChallengeId};
 use super::settings::SettingsError;
 use bursar_core::challenge::json;
 
@@ -82,13 +82,6 @@ pub enum EventKind {
     Ended,
     /// `device.paired`, and events that KEYRA may add.
     Other,
-}
-
-/// What the approver's device signed. KEYRA verifies it; to bursar it is opaque.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Attestation {
-    pub attestation: Value,
-    pub device_id: String,
 }
 
 impl Webhooks {
@@ -233,16 +226,6 @@ impl Event {
             kind,
             challenge,
             attestation,
-        })
-    }
-}
-
-impl Attestation {
-    /// Needs both: one is of no use without the other.
-    pub(super) fn of(attestation: Option<Value>, device_id: Option<String>) -> Option<Self> {
-        Some(Self {
-            attestation: attestation.filter(|value| !value.is_null())?,
-            device_id: device_id?,
         })
     }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::lifecycle::failure;
+use super::ending::failure;
 use super::stored::StoredQuestion;
 use super::{Over, Questions, Row, Stage, evidence_bytes, later, until};
 use crate::{Asked, Denial, Failure, QuestionStatus};

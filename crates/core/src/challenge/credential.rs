@@ -16,17 +16,12 @@ use http::{HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::header::{CredentialField, PAYMENT_SIGNATURE, X_PAYMENT};
 use super::json::Object;
-use super::mpp::CredentialField;
 use super::permit2::{self, Permit2Transfer, TokenPermit};
 use super::{Protocol, Rail, Why};
 use crate::assets::Network;
 use crate::money::Atoms;
-
-/// `PAYMENT-SIGNATURE`: the x402 v2 credential.
-pub(crate) const PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
-/// `X-PAYMENT`: the x402 v1 credential.
-pub(crate) const X_PAYMENT: HeaderName = HeaderName::from_static("x-payment");
 
 /// The limit on the header (R33).
 const MAX_HEADER: usize = 64 * 1024;

@@ -16,6 +16,7 @@ use crate::account::Account;
 use crate::assets::{Asset, Mode, Network, Token};
 
 pub mod credential;
+mod header;
 pub mod json;
 pub mod mpp;
 mod offer;

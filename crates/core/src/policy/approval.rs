@@ -1,10 +1,5 @@
-//! Which payments a person must approve, how many of them, and who may be asked (approvals §7, threats 1.3 and 4.4).
-//!
-//! What depends on money already spent is not a threshold but a charge of the plan: only the ledger knows it, and it
-//! decides one payment after another.
+//! Whether a person can be asked to approve payments, and the keys of limits.toml that require it.
 
-use super::limits::{AgentLevels, Level, Limits};
-use super::refusal::Refusal;
 use crate::money::MicroUsd;
 
 /// Whether a person can be asked.
@@ -16,19 +11,6 @@ pub enum Approvals {
     Terminal,
     /// Through a service that knows people by name.
     Service,
-}
-
-/// What makes a payment need approval, and whose.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Threshold {
-    /// Path in limits.toml, such as `agents.research.approval_above`.
-    pub rule: String,
-    /// The approvers that limits.toml names, without the agent's owners. `None`: the backend decides who is asked.
-    pub named: Option<Vec<String>>,
-    /// The agent's owners, by the names of the backend: none of them may approve.
-    pub owners: Vec<String>,
-    /// How many people must approve.
-    pub needed: u8,
 }
 
 /// The approval keys of one level.
@@ -62,59 +44,4 @@ impl Approvals {
     pub(super) fn can_be_asked(self) -> bool {
         self != Self::None
     }
-}
-
-/// The threshold that a price, allowed by every level, exceeds; or else `over`, a rule that past spending exceeds.
-pub(super) fn threshold(
-    limits: &Limits,
-    standing: &AgentLevels,
-    approvals: Approvals,
-    over: Option<&str>,
-    price: MicroUsd,
-) -> Result<Option<Threshold>, Box<Refusal>> {
-    let levels = || limits.levels(standing);
-    let passed = levels().find_map(|level| passed(level, price));
-    let Some(rule) = passed.or_else(|| over.map(str::to_owned)) else {
-        return Ok(None);
-    };
-    let second = levels()
-        .filter(|level| level.asking.second_above.is_some_and(|limit| price > limit))
-        .max_by_key(|level| level.asking.needed);
-    let needed = second.map_or(1, |level| level.asking.needed);
-    if let (Some(level), Approvals::Terminal) = (second, approvals) {
-        return Err(Box::new(Refusal::nobody_else(level, price)));
-    }
-    let (named, owners) = (named(levels()), owners(levels()));
-    let named = named.map(|named| named.iter().filter(|name| !owners.contains(name)).cloned().collect());
-    Ok(Some(Threshold {
-        rule,
-        named,
-        owners,
-        needed,
-    }))
-}
-
-/// The list that counts is the one nearest to the agent.
-pub fn named<'l>(levels: impl Iterator<Item = &'l Level>) -> Option<&'l [String]> {
-    let lists = levels.map(|level| level.asking.approvers.as_slice());
-    lists.filter(|list| !list.is_empty()).last()
-}
-
-/// The owners that the levels name.
-pub fn owners<'l>(levels: impl Iterator<Item = &'l Level>) -> Vec<String> {
-    levels.filter_map(|level| level.asking.owner.clone()).collect()
-}
-
-/// The first threshold of this level that the price exceeds. A price over `per_transaction` gets here only if the level
-/// asks.
-fn passed(level: &Level, price: MicroUsd) -> Option<String> {
-    let keys = [
-        ("per_transaction", level.per_transaction),
-        ("second_approval_above", level.asking.second_above),
-        ("approval_above", level.asking.above),
-    ];
-    keys.into_iter().find_map(|(key, limit)| {
-        limit.filter(|&limit| price > limit)?;
-        Some(format!("{}.{key}", level.section))
-    })
 }

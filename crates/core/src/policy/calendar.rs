@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Error, SignedDuration, Timestamp, ToSpan, Zoned};
 
-use super::budget::Window;
+use super::window::Window;
 
 /// The time zone of limits.toml.
 #[derive(Clone, Debug)]

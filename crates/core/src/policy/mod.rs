@@ -11,6 +11,8 @@ mod merchant;
 mod not_taken;
 mod rates;
 mod refusal;
+mod threshold;
+mod window;
 
 use std::sync::Arc;
 
@@ -22,10 +24,8 @@ use crate::assets::Asset;
 use crate::challenge::{Offer, PaymentFlow, Rail};
 use crate::money::MicroUsd;
 
-pub use approval::{Approvals, Threshold};
-pub use approval::{Asking, NEEDED, named, owners};
-pub use budget::Budget;
-pub use budget::{Charge, Excess, Rolling, Unit, Window};
+pub use approval::{Approvals, Asking, NEEDED};
+pub use budget::{Budget, Charge, Excess, Unit};
 pub use calendar::Calendar;
 pub use limits::Limits;
 pub use limits::{AgentLevels, AssetName, Group, Level, Listed, Methods, OverLimit};
@@ -33,6 +33,8 @@ pub use merchant::{HostError, HostPattern, named_host};
 pub use not_taken::{NotTaken, Unchosen};
 pub use rates::{NoPrice, Rate, Rates};
 pub use refusal::{Refusal, RefusalCode};
+pub use threshold::{Threshold, named, owners};
+pub use window::{Rolling, Window};
 
 /// Who wants to buy what, and when.
 pub struct Purchase<'a> {
@@ -232,7 +234,7 @@ fn bars_bid(
             return Err(Box::new(refusal));
         }
     }
-    let threshold = approval::threshold(limits, standing, purchase.approvals, purchase.over, price)?;
+    let threshold = threshold::threshold(limits, standing, purchase.approvals, purchase.over, price)?;
     Ok(Allowed { price, threshold })
 }
 

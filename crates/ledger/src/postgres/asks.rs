@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 
 use crate::entry::Body;
 use crate::model::{
-    ApprovalError, ApprovalStep, Arming, Event, Finding, Hold, Issued, LedgerError, Outcome, RefusalRecord,
-    Reservation, Reserve, ReserveError, Resolution,
+    ApprovalError, ApprovalStep, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation,
+    Reserve, ReserveError, Resolution,
 };
-use crate::payment::{NonceKey, Payment};
+use crate::payment::{Finding, NonceKey, Payment};
 use crate::writer::ops::{Delivery, Op, Reply, Shared};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::Charge;

@@ -7,7 +7,7 @@ use super::approvals::{self, ApprovalRows};
 use super::asks::{Ask, Verdict};
 use super::log::Lines;
 use super::policy::{Mine, Published};
-use super::rows::{Locked, Row};
+use super::rows::{Changed, Locked, Row};
 use crate::book::approvals::RowChange;
 use crate::book::{Book, Effect};
 use crate::counters::{Counter, CounterKey};
@@ -38,12 +38,6 @@ pub(super) struct Changes {
     /// Payments that our log now records as yielded.
     pub yielded: Vec<PaymentId>,
     pub approvals: approvals::Changes,
-}
-
-pub(super) struct Changed {
-    pub payment: Payment,
-    pub is_new: bool,
-    pub unconfirmed: bool,
 }
 
 pub(super) struct Batch<'a> {

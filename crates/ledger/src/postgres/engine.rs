@@ -1,4 +1,4 @@
-//! The one task that writes: takes what is queued, has it decided and committed in one transaction, then answers.
+//! What the one task that writes knows: its connection, its log, and what it has not done yet.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -7,31 +7,25 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use super::asks::{Ask, Task, Wanted};
+use super::asks::Task;
+use super::commit::Unclear;
 use super::connect::Connector;
 use super::log::LocalLog;
 use super::node::Identity;
-use super::outage::{FIRST_PAUSE, Outage};
+use super::outage::Outage;
 use super::policy::Mine;
 use super::session::Session;
-use super::takeover::BEAT;
-use super::transaction::Unclear;
 use crate::counters::CounterKey;
-use crate::decisions;
-use crate::entry::{Body, ClockJumped, Closed};
 use crate::journal::Torn;
-use crate::model::{Alarm, Alarms};
-use crate::refusals;
-use crate::timekeeping::{Reading, Timekeeper};
+use crate::model::Alarms;
+use crate::timekeeping::Timekeeper;
 use crate::writer::decide::Space;
-use crate::writer::ops::{Op, Reply, Shared};
+use crate::writer::ops::{Op, Shared};
 
 /// The most operations in one transaction.
 pub(super) const BATCH_OPS: usize = 256;
-/// The most refusals kept while the database is down.
-const BACKLOG: usize = 10_000;
 
 pub(super) struct Engine {
     pub dir: PathBuf,
@@ -59,134 +53,4 @@ pub(super) struct Engine {
     pub stopped: Option<String>,
     pub outage: Outage,
     pub next_beat: Instant,
-}
-
-impl Engine {
-    /// Runs until it is closed or every handle is gone.
-    pub(super) async fn run(mut self, mut ops: mpsc::Receiver<Op>) {
-        loop {
-            let mut due = match self.session {
-                Some(_) => self.next_beat,
-                None => self.outage.next_try.max(Instant::now() + FIRST_PAUSE),
-            };
-            if !self.backlog.is_empty() {
-                due = due.min(Instant::now() + FIRST_PAUSE);
-            }
-            if self.shared.refusals().is_waiting() {
-                due = due.min(Instant::now() + refusals::FOLD);
-            }
-            let first = match timeout_at(due, ops.recv()).await {
-                Ok(None) => return self.close().await,
-                Ok(Some(first)) => first,
-                Err(_) => Op::Wake,
-            };
-            if let Some(reply) = self.batch(first, &mut ops).await {
-                self.close().await;
-                // The directory's lock is released before this is answered.
-                drop(self);
-                // The caller may have gone away.
-                let _ = reply.send(());
-                return;
-            }
-        }
-    }
-
-    async fn batch(&mut self, first: Op, ops: &mut mpsc::Receiver<Op>) -> Option<Reply<()>> {
-        let mut tasks: Vec<Task> = std::mem::take(&mut self.backlog).into();
-        tasks.extend(self.leftovers());
-        let (mut questions, mut close, mut op) = (Vec::new(), None, Some(first));
-        for _ in 0..BATCH_OPS {
-            let Some(this) = op.take().or_else(|| ops.try_recv().ok()) else {
-                break;
-            };
-            match Task::of(this) {
-                Wanted::Change(task) if task.is_unwanted() => {}
-                Wanted::Change(task) => tasks.push(task),
-                Wanted::Question(question) => questions.push(question),
-                Wanted::Close(reply) => {
-                    close = Some(reply);
-                    break;
-                }
-                Wanted::Nothing => {}
-            }
-        }
-        self.perform(tasks).await;
-        for question in questions {
-            self.answer(question).await;
-        }
-        if self.session.is_none() {
-            // This reconnects even when there are no payments.
-            let _ = self.connected().await;
-        }
-        if self.session.is_some() && Instant::now() >= self.next_beat {
-            self.next_beat = Instant::now() + BEAT;
-            self.beat().await;
-        }
-        close
-    }
-
-    /// Reservations that no caller received, refusals that are due, and a jump of the clock.
-    fn leftovers(&mut self) -> Vec<Task> {
-        let Reading { now, ahead } = self.time.read();
-        let mut asks: Vec<Ask> = self.shared.take_abandoned().into_iter().map(Ask::GiveUp).collect();
-        let before = std::mem::replace(&mut self.jumped, ahead);
-        if let (None, Some(ahead)) = (before, ahead) {
-            let ahead_s = decisions::seconds(ahead);
-            (self.alarms)(Alarm::ClockJumped { ahead_s });
-            asks.push(Ask::Note(Body::ClockJumped(ClockJumped { ahead_s })));
-        }
-        let due = self.shared.refusals().due(now);
-        asks.extend(due.into_iter().map(|(denial, count)| Ask::Refused(denial, count)));
-        asks.into_iter().map(Task::for_nobody).collect()
-    }
-
-    /// Does all of them, or answers each that it was not done.
-    pub(super) async fn perform(&mut self, tasks: Vec<Task>) {
-        let mut rest = tasks.into_iter();
-        loop {
-            let tasks: Vec<Task> = rest.by_ref().take(BATCH_OPS).collect();
-            if tasks.is_empty() {
-                return;
-            }
-            match self.commit(&tasks).await {
-                Ok(verdicts) => {
-                    for (task, verdict) in tasks.into_iter().zip(verdicts) {
-                        task.answer(verdict, &self.shared, &self.wake);
-                    }
-                }
-                Err(failure) => self.keep(tasks.into_iter().filter_map(|task| task.fail(&failure))),
-            }
-        }
-    }
-
-    /// Keeps tasks until there is a connection again. The number of refusals is limited.
-    fn keep(&mut self, tasks: impl Iterator<Item = Task>) {
-        for task in tasks {
-            if self.backlog.len() < BACKLOG || !matches!(task.ask, Ask::Refused(..)) {
-                self.backlog.push_back(task);
-            }
-        }
-    }
-
-    /// A clean stop: nothing is pending, and the files end with their entries.
-    async fn close(&mut self) {
-        let mut tasks: Vec<Task> = std::mem::take(&mut self.backlog).into();
-        tasks.extend(self.leftovers());
-        let waiting = self.shared.refusals().all();
-        tasks.extend(
-            waiting
-                .into_iter()
-                .map(|(denial, count)| Task::for_nobody(Ask::Refused(denial, count))),
-        );
-        tasks.push(Task::for_nobody(Ask::Note(Body::Closed(Closed {}))));
-        self.perform(tasks).await;
-        if !self.backlog.is_empty() {
-            tracing::error!(
-                "the database was down at shutdown: after the next start, payments that were under way have an unknown \
-                 outcome"
-            );
-        }
-        self.session = None;
-        self.log.close();
-    }
 }

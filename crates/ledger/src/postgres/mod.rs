@@ -1,15 +1,16 @@
 //! A ledger in a PostgreSQL database that several proxies share (R207).
 //!
-//! Each process has one task that writes (`engine`). It takes what is queued, locks the rows involved in a fixed order
-//! (`transaction`, `rows`, `session`, `approvals`), decides every operation with the same code as the embedded ledger,
-//! against a book of just those rows (`batch`), and commits payments, counters and audit entries together. The entries
-//! form this node's own log (`log`). `node` and `takeover` define what a node is, and what happens to the payments of
-//! one that is gone. The database's clock decides which node is gone; this machine's clock decides which window a
-//! payment falls into.
+//! Each process has one task that writes (`engine`, and its loop in `run`). It takes what is queued, locks the rows
+//! involved in a fixed order (`transaction`, `rows`, `session`, `approvals`), decides every operation with the same
+//! code as the embedded ledger, against a book of just those rows (`batch`), and commits payments, counters and audit
+//! entries together. The entries form this node's own log (`log`). `node` and `takeover` define what a node is, and
+//! what happens to the payments of one that is gone. The database's clock decides which node is gone; this machine's
+//! clock decides which window a payment falls into.
 
 mod approvals;
 mod asks;
 mod batch;
+mod commit;
 mod connect;
 mod engine;
 mod log;
@@ -17,7 +18,9 @@ mod node;
 mod outage;
 mod policy;
 mod reads;
+mod reconnect;
 mod rows;
+mod run;
 mod schema;
 mod session;
 mod takeover;
@@ -32,9 +35,9 @@ use tokio::time::Instant;
 
 use super::LedgerFuture;
 use super::checkpoints::Checkpoints;
-use super::embedded::Options;
 use super::journal::Journal;
 use super::model::LedgerError;
+use super::options::Options;
 use super::payment::Payment;
 use super::queue::{Queue, Queued};
 use super::recovery::{self, OpenError};

@@ -6,14 +6,13 @@ use tokio_postgres::{Error, Row as SqlRow};
 use uuid::Uuid;
 
 use super::asks::Ask;
-use super::batch::Changed;
 use super::connect::{explain, is_to_be_retried};
 use super::policy::{Published, Sha256};
 use super::schema::GUARD;
 use crate::counters::{Counter, CounterKey};
 use crate::key::KeyHold;
-use crate::model::{Event, Finding, State};
-use crate::payment::{NonceKey, Payment};
+use crate::model::{Event, State};
+use crate::payment::{Finding, NonceKey, Payment};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{SINCE_APPROVAL, Window};
 
@@ -43,6 +42,13 @@ impl From<Error> for TransactionError {
 pub(super) struct Row {
     pub owner: u32,
     pub payment: Payment,
+    pub unconfirmed: bool,
+}
+
+/// A payment's row as a batch leaves it.
+pub(super) struct Changed {
+    pub payment: Payment,
+    pub is_new: bool,
     pub unconfirmed: bool,
 }
 

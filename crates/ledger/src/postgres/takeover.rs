@@ -7,12 +7,13 @@ use tokio_postgres::Error;
 use uuid::Uuid;
 
 use super::asks::{Ask, Task};
+use super::commit::{CommitState, Unclear};
 use super::connect::{NoConnection, explain};
 use super::engine::{BATCH_OPS, Engine};
 use super::node;
 use super::rows::{id, node_id};
 use super::session::Session;
-use super::transaction::{CommitState, TRANSACTION, Unclear};
+use super::transaction::TRANSACTION;
 use crate::entry::{Body, Opened};
 use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::{PAYEE, SINCE_APPROVAL};

@@ -10,14 +10,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::approvals::Wanted;
 use super::asks::{Ask, Failure, Task, Verdict};
 use super::batch::Batch;
+use super::commit::{CommitState, Done, Unclear};
 use super::connect::{PATIENCE, explain, is_to_be_retried, proves_rollback};
 use super::engine::Engine;
 use super::log::{Lines, LocalLog};
-use super::policy::Mine;
 use super::rows::{Needs, TransactionError};
 use crate::counters::CounterKey;
 use crate::decisions;
-use crate::disclosure::Disclosure;
 use crate::model::{Alarm, ReserveError};
 use crate::text::Moment;
 use crate::writer::decide::Space;
@@ -29,42 +28,6 @@ const TRIES: u32 = 5;
 pub(super) const TRANSACTION: Duration = Duration::from_secs(5);
 /// How many names of existing counters are remembered.
 const KNOWN: usize = 100_000;
-
-/// The results of a transaction, valid once it is committed.
-pub(super) struct Done {
-    pub verdicts: Vec<Verdict>,
-    pub lines: Lines,
-    disclosures: Vec<(u64, Disclosure)>,
-    alarms: Vec<Alarm>,
-    mine: Mine,
-    now: Moment,
-}
-
-/// A commit whose answer was lost.
-pub(super) struct Unclear {
-    pub done: Done,
-    /// What it reserves. If its callers were answered that the outcome is unknown, no caller gets these.
-    pub rids: Vec<PaymentId>,
-    pub fate: CommitState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum CommitState {
-    /// Its callers still wait.
-    Open,
-    /// They were answered that the outcome is unknown.
-    Told,
-    Committed,
-    RolledBack,
-}
-
-impl Unclear {
-    /// The last entry that the transaction would have written.
-    pub(super) fn last(&self) -> Option<(u64, &[u8])> {
-        let (seq, bytes) = self.done.lines.entries.last()?;
-        Some((*seq, bytes))
-    }
-}
 
 /// Why one attempt did not reach `Done`.
 pub(super) enum Attempt {

@@ -8,10 +8,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::decisions::Usage;
 use crate::key::KeyHold;
 use crate::model::{
-    ApprovalStep, Approvals, Arming, Event, Finding, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation,
-    Reserve, ReserveError, Resolution,
+    ApprovalStep, Approvals, Arming, Event, Hold, Issued, LedgerError, Outcome, RefusalRecord, Reservation, Reserve,
+    ReserveError, Resolution,
 };
-use crate::payment::Payment;
+use crate::payment::{Finding, Payment};
 use crate::refusals::Refusals;
 use bursar_core::payment_id::PaymentId;
 

@@ -7,7 +7,8 @@ use crate::world::{FailAt, NOON, World, counted, files};
 use bursar_ledger::book::Book;
 use bursar_ledger::entry::{Body, Entry, Opened, Reserved};
 use bursar_ledger::journal::{Journal, SEGMENT_BYTES, Step, Torn, Verdict};
-use bursar_ledger::scan::{JournalError, Line, scan};
+use bursar_ledger::pruned::scan;
+use bursar_ledger::scan::{JournalError, Line};
 use bursar_ledger::text::{Digest, Moment};
 use bursar_ledger::tree::Tree;
 use bursar_ledger::{

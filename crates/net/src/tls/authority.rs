@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
@@ -23,14 +23,16 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::provider;
 use super::validity::Validity;
-use super::{leaf, provider};
 use bursar_core::clock;
 use bursar_core::host::Host;
 use bursar_home::{self as home, Home, HomeError, Readers};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const LIFE: Duration = Duration::from_secs(365 * 86_400);
+/// Of a leaf: 7 days, counted from one day ago (R36).
+const LEAF_LIFE: Duration = Duration::from_secs(7 * 86_400);
 const WARNING: Duration = Duration::from_secs(30 * 86_400);
 
 /// A key and a certificate that were verified to belong together.
@@ -150,14 +152,10 @@ impl Authority {
         &self.certificate
     }
 
-    pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
-        &self.issuer
-    }
-
     fn proves_itself(&self, now: Timestamp) -> Result<(), AuthorityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let host = Host::from(std::net::Ipv4Addr::LOCALHOST);
-        let (leaf, _) = leaf::mint(self, &key, &host, now)?;
+        let (leaf, _) = mint(self, &key, &host, now)?;
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone())?;
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider())
@@ -193,6 +191,35 @@ impl Fresh {
     }
 }
 
+/// Issues a server certificate for exactly one DNS name or address. It expires no later than the authority.
+pub(super) fn mint(
+    authority: &Authority,
+    key: &KeyPair,
+    host: &Host,
+    now: Timestamp,
+) -> Result<(CertificateDer<'static>, Validity), AuthorityError> {
+    let validity = Validity {
+        not_before: now - DAY,
+        not_after: (now - DAY + LEAF_LIFE).min(authority.not_after()),
+    };
+    let mut parameters = CertificateParams::default();
+    // Empty, so that the alternative name is marked critical (RFC 5280 §4.2.1.6).
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.subject_alt_names = vec![match host.ip() {
+        Some(address) => SanType::IpAddress(address),
+        None => SanType::DnsName(host.as_str().try_into()?),
+    }];
+    parameters.serial_number = Some(random_serial()?);
+    set_dates(&mut parameters, validity);
+    parameters.is_ca = IsCa::NoCa;
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    // Strict verifiers require it, Python 3.13 and later among them.
+    parameters.use_authority_key_identifier_extension = true;
+    let certificate = parameters.signed_by(key, &authority.issuer)?;
+    Ok((certificate.der().clone(), validity))
+}
+
 /// The parameters that follow from the key alone. The key identifier is set explicitly so that the authority key
 /// identifier of leaves equals the subject key identifier here byte for byte; strict verifiers compare them.
 fn parameters(key: &KeyPair) -> CertificateParams {
@@ -211,14 +238,14 @@ fn parameters(key: &KeyPair) -> CertificateParams {
 
 /// 16 bytes, positive and of fixed length: the first byte is 0x40 to 0x7f, so 126 bits are random. rcgen's default is a
 /// hash of the key, and all leaves share one key, so their serial numbers would be equal.
-pub(super) fn random_serial() -> Result<SerialNumber, getrandom::Error> {
+fn random_serial() -> Result<SerialNumber, getrandom::Error> {
     let mut serial = clock::random::<16>()?;
     serial[0] = serial[0] & 0x3f | 0x40;
     Ok(SerialNumber::from_slice(&serial))
 }
 
 /// rcgen's defaults are the years 1975 and 4096. Its date type comes from a crate that is not a dependency of ours.
-pub(super) fn set_dates(parameters: &mut CertificateParams, validity: Validity) {
+fn set_dates(parameters: &mut CertificateParams, validity: Validity) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     parameters.not_before = epoch + unix_duration(validity.not_before);
     parameters.not_after = epoch + unix_duration(validity.not_after);

@@ -10,10 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use quick_cache::sync::Cache;
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType,
-};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::pem::PemObject;
@@ -21,15 +18,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
 
-use super::authority::{Authority, AuthorityError, random_serial, set_dates};
+use super::authority::{Authority, AuthorityError, mint};
 use super::validity::Validity;
 use super::{Alpn, provider};
 use bursar_core::clock::SharedClock;
 use bursar_core::host::Host;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// 7 days, counted from one day ago (R36).
-const LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// About 0.7 KiB each.
 const CACHED: usize = 10_000;
 
@@ -92,35 +87,6 @@ impl Leaf {
     fn is_fresh(&self, now: Timestamp) -> bool {
         self.validity.not_before <= now && now + DAY < self.validity.not_after
     }
-}
-
-/// Issues a server certificate for exactly one DNS name or address. It expires no later than the authority.
-pub(super) fn mint(
-    authority: &Authority,
-    key: &KeyPair,
-    host: &Host,
-    now: Timestamp,
-) -> Result<(CertificateDer<'static>, Validity), AuthorityError> {
-    let validity = Validity {
-        not_before: now - DAY,
-        not_after: (now - DAY + LIFE).min(authority.not_after()),
-    };
-    let mut parameters = CertificateParams::default();
-    // Empty, so that the alternative name is marked critical (RFC 5280 §4.2.1.6).
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.subject_alt_names = vec![match host.ip() {
-        Some(address) => SanType::IpAddress(address),
-        None => SanType::DnsName(host.as_str().try_into()?),
-    }];
-    parameters.serial_number = Some(random_serial()?);
-    set_dates(&mut parameters, validity);
-    parameters.is_ca = IsCa::NoCa;
-    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    // Strict verifiers require it, Python 3.13 and later among them.
-    parameters.use_authority_key_identifier_extension = true;
-    let certificate = parameters.signed_by(key, authority.issuer())?;
-    Ok((certificate.der().clone(), validity))
 }
 
 /// Server configurations for intercepted tunnels, by what was negotiated with the origin.

@@ -2,7 +2,7 @@ use alloy_primitives::B256;
 use http::HeaderName;
 
 use super::*;
-use crate::pass::Notice;
+use crate::reconciler::Notice;
 use crate::testimony::{ClaimState, Proof};
 use crate::world::{BEGAN, CENT, NETWORK, PAYEE, VALID_S, WALLET, World, asset, time, world};
 use bursar_core::challenge::{Credential, Rail};

@@ -11,7 +11,7 @@ use super::client::{Client, Protocol};
 use super::payer::Payer;
 use super::{NOW, Options, Sandbox};
 use crate::authorization::Authorization;
-use crate::token;
+use crate::usdc;
 use bursar_core::assets::Network;
 use bursar_core::clock::ManualClock;
 use bursar_core::money::Atoms;
@@ -24,7 +24,7 @@ const NETWORK: Network = Network::Eip155(84_532);
 fn facts(authorization: &Authorization) -> Facts {
     Facts {
         network: NETWORK,
-        token: token::CONTRACT,
+        token: usdc::CONTRACT,
         from: authorization.from,
         payee: authorization.to,
         amount: authorization.value,

@@ -16,7 +16,7 @@ pub mod tempo;
 mod tests;
 
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, HeaderName, WWW_AUTHENTICATE};
+use http::header::WWW_AUTHENTICATE;
 
 use super::json::Object;
 use super::requirement::address;
@@ -24,9 +24,6 @@ use super::{Challenge, Offer, Place, Protocol, Unpayable, Why};
 use crate::assets::{self, Network, Token};
 use payment::{Payment, integer};
 pub use statement::Statement;
-
-/// `Payment-Authorization`: where a credential goes if the server needs `Authorization` for itself.
-pub(crate) const PAYMENT_AUTHORIZATION: HeaderName = HeaderName::from_static("payment-authorization");
 
 /// How a challenge is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,14 +52,6 @@ pub enum Intent {
     /// A standing right to charge the payer.
     Subscription,
     Other,
-}
-
-/// The request field that carries the credential. Only these are possible, whatever a challenge's `header` says:
-/// otherwise a server could make us write to `Cookie` or `Host` (MPP §3.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CredentialField {
-    Authorization,
-    PaymentAuthorization,
 }
 
 impl Method {
@@ -95,21 +84,6 @@ impl Intent {
             "subscription" => Self::Subscription,
             _ => Self::Other,
         })
-    }
-}
-
-impl CredentialField {
-    fn parse(name: &str) -> Option<Self> {
-        [Self::Authorization, Self::PaymentAuthorization]
-            .into_iter()
-            .find(|field| name.eq_ignore_ascii_case(field.header().as_str()))
-    }
-
-    pub(super) const fn header(self) -> HeaderName {
-        match self {
-            Self::Authorization => AUTHORIZATION,
-            Self::PaymentAuthorization => PAYMENT_AUTHORIZATION,
-        }
     }
 }
 

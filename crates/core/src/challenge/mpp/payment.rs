@@ -5,11 +5,12 @@ use alloy_primitives::{B256, keccak256};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
+use super::super::header::CredentialField;
 use super::super::json::{self, Object};
 use super::super::{ResourceHost, Why};
 use super::digest::body_sha256;
 use super::field::Parameters;
-use super::{CredentialField, Intent, Method};
+use super::{Intent, Method};
 
 /// The most bytes of `request` as written in the header (R33).
 const MAX_REQUEST: usize = 16 * 1024;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 use serde_json::Value;
 use sha2::{Digest, Sha256};

@@ -1,0 +1,28 @@
+//! What several commands take as an argument: a payment's id, a moment.
+
+use jiff::civil;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use super::Failure;
+use bursar_core::payment_id::PaymentId;
+
+pub(super) fn not_found(rid: PaymentId) -> Failure {
+    Failure::negative(format!("no payment has the id {rid}; `bursar payments list` shows all"))
+}
+
+pub(super) fn parse_id(text: &str) -> Result<PaymentId, Failure> {
+    PaymentId::parse(text).ok_or_else(|| {
+        Failure::usage(format!(
+            "{text} is not a payment id; `bursar payments list` shows the ids"
+        ))
+    })
+}
+
+/// A date without a time means 00:00 UTC.
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
+    let as_date = |date: civil::Date| date.to_zoned(TimeZone::UTC).map(|zoned: Zoned| zoned.timestamp());
+    text.parse::<Timestamp>()
+        .or_else(|_| text.parse::<civil::Date>().and_then(as_date))
+        .map_err(|_| "write a date or a time, such as 2026-11-20 or 2026-11-20T08:00:00Z".to_owned())
+}
