@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::code::refusal;
 use super::{Code, Spec, Unpaid};
 use bursar_core::policy::RefusalCode;
+use bursar_ledger::Reason;
 
 /// One code as a person asks for it. Members in this order with `--json`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -21,23 +22,28 @@ pub(crate) struct Explained {
 
 const PASSED_ON: &str = "The site's 402 was passed on unpaid";
 
-/// All of them: problems first, then the details of 402s.
+const REASON: &str = "The reason of a payment in `bursar payments`";
+
+/// All of them: problems first, then the details of 402s, then the reasons of payments.
 pub(crate) fn all() -> Vec<Explained> {
     let problems = Code::ALL.iter().map(|code| code.spec());
     let refusals = RefusalCode::ALL.iter().map(|code| refusal(*code));
     let problems = problems.chain(refusals).map(Explained::from);
-    problems.chain(Unpaid::all().map(Explained::from)).collect()
+    let unpaid = Unpaid::all().map(Explained::from);
+    let reasons = Reason::all().map(Explained::from);
+    problems.chain(unpaid).chain(reasons).collect()
 }
 
-/// `code` may be the whole `type` of a problem.
-pub(crate) fn find(code: &str) -> Option<Explained> {
+/// `code` may be the whole `type` of a problem. Some are an answer and a payment's reason as well: `approval-denied`.
+pub(crate) fn find(code: &str) -> Vec<Explained> {
     let code = code.trim().strip_prefix("urn:bursar:problem:").unwrap_or(code.trim());
-    all().into_iter().find(|explained| explained.code == code)
+    all().into_iter().filter(|explained| explained.code == code).collect()
 }
 
 /// The whole of `docs/codes.md`.
 pub(crate) fn page() -> String {
-    let (problems, details): (Vec<_>, Vec<_>) = all().into_iter().partition(|explained| explained.status.is_some());
+    let (problems, rest): (Vec<_>, Vec<_>) = all().into_iter().partition(|explained| explained.status.is_some());
+    let (details, reasons): (Vec<_>, Vec<_>) = rest.into_iter().partition(|explained| explained.title == PASSED_ON);
     let mut page = String::from(
         "# Codes\n\n\
          This page is made from the program's own tables: `bursar explain-code --markdown`. `bursar explain-code CODE` prints one \
@@ -73,6 +79,13 @@ pub(crate) fn page() -> String {
     {
         let _ = writeln!(page, "| `{code}` | {meaning} | {what_to_do} |");
     }
+    page += "\n## Reasons of payments\n\n\
+             The `reason` of a payment in `bursar payments list --json`, and the `why` of its journal entries. With `payments \
+             resolve` it is the operator's own text instead.\n\n\
+             | reason | meaning |\n|---|---|\n";
+    for Explained { code, meaning, .. } in reasons {
+        let _ = writeln!(page, "| `{code}` | {meaning} |");
+    }
     page
 }
 
@@ -100,6 +113,18 @@ impl From<Unpaid> for Explained {
     }
 }
 
+impl From<Reason> for Explained {
+    fn from(reason: Reason) -> Self {
+        Self {
+            code: reason.as_str(),
+            status: None,
+            title: REASON,
+            meaning: reason.meaning(),
+            what_to_do: "`bursar payments show ID` prints what is known of the payment.",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -109,8 +134,9 @@ mod tests {
     #[test]
     fn every_code_occurs_once_and_is_plain() {
         let all = all();
-        let codes: BTreeSet<_> = all.iter().map(|explained| explained.code).collect();
-        assert_eq!(codes.len(), all.len());
+        let answers: Vec<_> = all.iter().filter(|explained| explained.title != REASON).collect();
+        let codes: BTreeSet<_> = answers.iter().map(|explained| explained.code).collect();
+        assert_eq!(codes.len(), answers.len());
         for code in codes {
             let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
             assert!(code.bytes().all(plain), "{code}");
@@ -142,7 +168,8 @@ mod tests {
     #[test]
     fn a_code_is_found_by_itself_and_by_the_type_of_a_problem() {
         assert_eq!(find("over-limit"), find("urn:bursar:problem:over-limit"));
-        assert_eq!(find("asset-unknown").unwrap().status, None);
-        assert_eq!(find("over-limits"), None);
+        assert_eq!(find("asset-unknown")[0].status, None);
+        assert_eq!(find("approval-denied").len(), 2, "an answer, and a reason");
+        assert!(find("over-limits").is_empty());
     }
 }

@@ -40,11 +40,16 @@ impl ExplainCode {
             }
             return Ok(Exit::Done);
         };
-        let explained = find(code).ok_or_else(|| unknown(code))?;
-        if self.json {
-            print_json(&explained)?;
-        } else {
-            print(format_args!("{}", text(&explained)))?;
+        let found = find(code);
+        if found.is_empty() {
+            return Err(unknown(code));
+        }
+        for (number, explained) in found.iter().enumerate() {
+            match (self.json, number) {
+                (true, _) => print_json(explained)?,
+                (false, 0) => print(format_args!("{}", text(explained)))?,
+                (false, _) => print(format_args!("\n{}", text(explained)))?,
+            }
         }
         Ok(Exit::Done)
     }

@@ -3,6 +3,7 @@
 //! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it: the answer
 //! is then waited for until `settle_wait` (R5).
 
+use bursar_ledger::Reason;
 use std::convert::Infallible;
 use std::future::pending;
 use std::mem;
@@ -144,9 +145,9 @@ impl Presentation {
 
     async fn unanswered(&self, error: SendError) -> Problem {
         let (why, code) = match &error {
-            SendError::Unsent(..) => ("not-sent", Code::AnswerLost),
-            SendError::Sent(UpstreamError::Timeout) => ("answer-late", Code::AnswerLate),
-            SendError::Sent(_) => ("answer-lost", Code::AnswerLost),
+            SendError::Unsent(..) => (Reason::NotSent, Code::AnswerLost),
+            SendError::Sent(UpstreamError::Timeout) => (Reason::AnswerLate, Code::AnswerLate),
+            SendError::Sent(_) => (Reason::AnswerLost, Code::AnswerLost),
         };
         let (outcome, rid) = (Outcome::Unknown { why, tx: None }, self.rid);
         self.log(0, &outcome);
@@ -188,13 +189,13 @@ async fn outcome(rail: Rail, response: &mut Response<Relay>) -> Outcome {
             tx,
         },
         Receipt::Failed { tx, .. } => Outcome::Unknown {
-            why: "receipt-says-failed",
+            why: Reason::ReceiptFailed,
             tx,
         },
-        Receipt::Unreadable => unknown("receipt-unreadable"),
+        Receipt::Unreadable => unknown(Reason::ReceiptUnreadable),
         Receipt::Absent => match problem(rail, response).await {
-            Some(problem) => unknown(problem.code()),
-            None => unknown("no-receipt"),
+            Some(problem) => unknown(Reason::Seller(problem)),
+            None => unknown(Reason::NoReceipt),
         },
     }
 }

@@ -9,6 +9,7 @@ mod record;
 mod remote_signer;
 mod unpaid;
 
+use bursar_ledger::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -289,7 +290,7 @@ impl Purchase {
         }
         let problem = match remote {
             None => {
-                let (why, tx) = ("never-sent", None);
+                let (why, tx) = (Reason::NeverSent, None);
                 self.finish(rid, Outcome::Unknown { why, tx }).await;
                 let detail = "Stripe took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
                               token counts until it has been taken back. Trying again later may help.";
@@ -297,7 +298,7 @@ impl Purchase {
             }
             // Nobody takes it back.
             Some(_) => {
-                self.outcome_unknown(rid, valid_before, "never-sent").await;
+                self.outcome_unknown(rid, valid_before, Reason::NeverSent).await;
                 let detail = "BKey took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
                               token counts until `bursar payments resolve` closes the payment.";
                 Problem::new(Code::SignerUnavailable, detail).retryable(false)
@@ -350,7 +351,7 @@ impl Purchase {
     /// Armed money expires only with proof (R11). Here the proof is at hand: a signature consumes the reservation, there is
     /// only one, and it ends here.
     async fn never_signed(&self, rid: PaymentId) {
-        let (by, why) = (Source::Us, "never-signed");
+        let (by, why) = (Source::Us, Reason::NeverSigned);
         self.finish(rid, Outcome::Expired { by, why }).await;
     }
 

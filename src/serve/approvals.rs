@@ -1,5 +1,6 @@
 //! Who is asked about payments, as bursar.toml names them, opened: the operator, an identity server, KEYRA.
 
+use bursar_ledger::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,7 +151,9 @@ async fn abandon(ledger: &dyn Ledger) -> bool {
     for row in known.live {
         let why = "error:no_backend".to_owned();
         let ended = ledger.approval(ApprovalStep::Expired { id: row.id, why }).await;
-        let outcome = Outcome::Released { why: "approval-failed" };
+        let outcome = Outcome::Released {
+            why: Reason::ApprovalFailed,
+        };
         if let Err(error) = ended.and(ledger.finish(row.rid, outcome).await) {
             tracing::error!(payment = %row.rid, %error, "a payment that waits for nobody stays held");
         }

@@ -238,8 +238,8 @@ async fn a_damaged_backup_is_refused_and_nothing_is_put_in_place() {
     );
     refused(
         "of a newer bursar",
-        &edit("\"format\": 2", "\"format\": 3"),
-        "has format 3",
+        &edit("\"format\": 3", "\"format\": 4"),
+        "has format 4",
     );
     refused(
         "other entries",
@@ -319,16 +319,16 @@ async fn a_directory_of_the_previous_version_is_migrated_and_one_of_the_next_is_
     assert_eq!(Agent::of(&bursar).get(shop.address, "/").await.status, 200);
     assert_eq!(bursar.stop(), 0);
     let format = bursar.path().join("format");
-    assert_eq!(fs::read_to_string(&format).unwrap(), "2\n");
+    assert_eq!(fs::read_to_string(&format).unwrap(), "3\n");
     // The previous version wrote none.
     fs::remove_file(&format).unwrap();
     let home = std::mem::replace(&mut bursar.home, setup().home());
     assert_eq!(home.payments(&[]).len(), 1, "readers do not need the format file");
     let mut bursar = home.serve();
-    assert_eq!(fs::read_to_string(&format).unwrap(), "2\n");
+    assert_eq!(fs::read_to_string(&format).unwrap(), "3\n");
     assert_eq!(bursar.stop(), 0);
 
-    fs::write(&format, "3\n").unwrap();
+    fs::write(&format, "4\n").unwrap();
     let before = fs::read(bursar.home.path().join("audit/seg-00000000000000000000.jsonl")).unwrap();
     for command in [
         &["serve"][..],
@@ -338,7 +338,7 @@ async fn a_directory_of_the_previous_version_is_migrated_and_one_of_the_next_is_
         let refused = bursar.run(command);
         assert_ne!(code(&refused), 0);
         assert!(
-            says(&refused).contains("has format 3, and this bursar knows formats up to 2"),
+            says(&refused).contains("has format 4, and this bursar knows formats up to 3"),
             "{}",
             says(&refused)
         );

@@ -6,6 +6,7 @@
 //! time it grows, until the power fails. `check DIR NUMBER` opens the directory and looks for every operation up to
 //! NUMBER.
 
+use bursar_ledger::Reason;
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write as _;
 use std::path::Path;
@@ -210,12 +211,12 @@ fn outcome(n: u64) -> Outcome {
             tx: None,
         },
         1 => Outcome::Unknown {
-            why: "no-receipt",
+            why: Reason::NoReceipt,
             tx: None,
         },
         _ => Outcome::Expired {
             by: Source::Chain,
-            why: "nonce-unused",
+            why: bursar_ledger::Reason::NeverCashed,
         },
     }
 }

@@ -209,7 +209,7 @@ pub(crate) trait Decisions {
                 Body::Unknown(Unknown {
                     rid,
                     tx,
-                    why: why.to_owned(),
+                    why: why.into(),
                 }),
             ),
             Outcome::Expired { by, why } => (
@@ -217,16 +217,10 @@ pub(crate) trait Decisions {
                 Body::Expired(Expired {
                     by,
                     rid,
-                    why: why.to_owned(),
+                    why: why.into(),
                 }),
             ),
-            Outcome::Released { why } => (
-                State::Released,
-                Body::Released(Released {
-                    rid,
-                    why: why.to_owned(),
-                }),
-            ),
+            Outcome::Released { why } => (State::Released, Body::Released(Released { rid, why: why.into() })),
         };
         let from = self.state(rid)?;
         if from == to {

@@ -79,6 +79,7 @@ mod postgres;
 pub mod pruned;
 mod queue;
 pub mod read;
+mod reason;
 mod recovery;
 mod refusals;
 mod reread;
@@ -109,6 +110,7 @@ pub use payment::{Finding, Payment};
 #[cfg(feature = "postgres")]
 pub use postgres::{Access, Postgres};
 pub use read::{Books, Explained, PaymentRecord, ReadError, Refused, read_explained, read_payments};
+pub use reason::Reason;
 pub use recovery::OpenError;
 pub use signing::CheckpointInterval;
 

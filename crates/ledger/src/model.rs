@@ -5,6 +5,7 @@
 mod approvals;
 mod signer;
 
+use crate::reason::Reason;
 use std::fmt;
 use std::sync::Arc;
 
@@ -295,15 +296,15 @@ pub enum Outcome {
         taken: Atoms,
     },
     Unknown {
-        why: &'static str,
+        why: Reason,
         tx: Option<String>,
     },
     Expired {
         by: Source,
-        why: &'static str,
+        why: Reason,
     },
     Released {
-        why: &'static str,
+        why: Reason,
     },
 }
 

@@ -1,6 +1,7 @@
 //! The start: takes the lock, checks the journal, loads or rebuilds the index, and finds out what the last stop left
 //! open (R215, R225).
 
+use crate::reason::Reason;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -284,7 +285,7 @@ fn not_shorter(audit: PathBuf, tree: &Tree, checkpoints: &Checkpoints) -> Result
 /// money may be with a seller.
 fn left_open(book: &Book) -> impl Iterator<Item = Body> {
     book.open_payments().filter_map(|payment| {
-        let (rid, why) = (payment.rid(), "restart".to_owned());
+        let (rid, why) = (payment.rid(), Reason::Restart.into());
         match payment.state {
             State::Held if book.approvals().of_payment(rid).is_some() => None,
             State::Held => Some(Body::Released(Released { rid, why })),

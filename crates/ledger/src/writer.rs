@@ -6,6 +6,7 @@
 pub(super) mod decide;
 pub(super) mod ops;
 
+use crate::reason::Reason;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
@@ -190,14 +191,14 @@ impl Writer {
             let body = match self.book().open_payment(&rid).map(|payment| payment.state) {
                 Some(State::Held) => Body::Released(Released {
                     rid,
-                    why: "abandoned".to_owned(),
+                    why: Reason::Abandoned.into(),
                 }),
                 // Armed money expires only with proof that it can never be cashed (R11). Here the proof is at hand:
                 // signing needs the `Reservation` value, there is only one, and it was dropped inside the ledger.
                 Some(State::Armed) => Body::Expired(Expired {
                     by: Source::Us,
                     rid,
-                    why: "never-signed".to_owned(),
+                    why: Reason::NeverSigned.into(),
                 }),
                 // The caller that gave up waiting knows the id and may have finished the payment itself.
                 _ => continue,

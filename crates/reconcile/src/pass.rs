@@ -3,6 +3,7 @@
 //!
 //! Questions can be interrupted at any time. Recording cannot, because meanwhile the payment is withdrawn from repeats.
 
+use bursar_ledger::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::B256;
@@ -154,12 +155,12 @@ impl Reconciler {
                 note(receipt, payment, self.paid(payment, &Paid { tx, block, taken }).await)
             }
             Verdict::Expired { head } => {
-                let mut line = self.dead(payment, "never-cashed").await;
+                let mut line = self.dead(payment, Reason::NeverCashed).await;
                 line.block = Some(head.number);
                 line
             }
             Verdict::Cancelled { tx, block } => {
-                let mut line = self.dead(payment, "cancelled").await;
+                let mut line = self.dead(payment, Reason::Cancelled).await;
                 (line.tx, line.block) = (Some(tx.to_string()), Some(block));
                 line
             }
@@ -247,7 +248,7 @@ impl Reconciler {
 
     /// Records a payment as dead, in the same order as when an operator does it: a repeat must not send what is being
     /// declared dead, so the payment is withdrawn from repeats before the ledger records it.
-    async fn dead(&self, payment: &Payment, why: &'static str) -> PaymentLine {
+    async fn dead(&self, payment: &Payment, why: Reason) -> PaymentLine {
         let rid = payment.rid();
         if payment.state == State::Expired {
             return PaymentLine::of(payment, Finding::Confirmed);
@@ -271,7 +272,7 @@ impl Reconciler {
         }
         match recorded {
             Ok(()) => {
-                tracing::info!(payment = %rid, why, "it can never be cashed and is no longer counted");
+                tracing::info!(payment = %rid, %why, "it can never be cashed and is no longer counted");
                 let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
                 line.after = State::Expired;
                 line

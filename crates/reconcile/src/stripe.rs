@@ -4,6 +4,7 @@
 //! `settle_wait`, the payment is withdrawn from repeats, its token is revoked, and then read again, because the seller
 //! may have charged it first.
 
+use bursar_ledger::Reason;
 use jiff::{SignedDuration, Timestamp};
 
 use super::reconciler::{Notice, Reconciler, SILENCES, Silences, not_recorded};
@@ -85,7 +86,7 @@ impl Reconciler {
         let (now, rid) = (self.clock.now(), payment.rid());
         let standing = match issuer.token_of(payment, now).await? {
             Some(token) => issuer.look(&token).await?,
-            None => TokenStatus::Dead("never-issued"),
+            None => TokenStatus::Dead(Reason::NeverIssued),
         };
         Ok(match standing {
             TokenStatus::Dead(_) => {
@@ -123,7 +124,9 @@ impl Reconciler {
         let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);
         let Some(token) = issuer.token_of(payment, now).await? else {
             // There was never a token to charge.
-            return Ok(self.gone(issuer, payment, Withdrawn::default(), "never-issued").await);
+            return Ok(self
+                .gone(issuer, payment, Withdrawn::default(), Reason::NeverIssued)
+                .await);
         };
         match issuer.look(&token).await? {
             TokenStatus::Charged => return Ok(self.charged(issuer, payment).await),
@@ -190,7 +193,7 @@ impl Reconciler {
         }
     }
 
-    async fn gone(&self, issuer: &Issuer, payment: &Payment, withdrawn: Withdrawn, why: &'static str) -> PaymentLine {
+    async fn gone(&self, issuer: &Issuer, payment: &Payment, withdrawn: Withdrawn, why: Reason) -> PaymentLine {
         let rid = payment.rid();
         let by = Source::Stripe;
         let recorded = self.ledger.finish(rid, Outcome::Expired { by, why }).await;
@@ -203,7 +206,7 @@ impl Reconciler {
         match recorded {
             Ok(()) => {
                 issuer.tokens().watch(rid);
-                tracing::info!(payment = %rid, why, "it can never be charged and is no longer counted");
+                tracing::info!(payment = %rid, %why, "it can never be charged and is no longer counted");
                 let mut line = PaymentLine::of(payment, Finding::Expired).why(why);
                 line.after = State::Expired;
                 line

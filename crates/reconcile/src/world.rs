@@ -1,5 +1,6 @@
 //! A test environment: a ledger, a clock, and a node with a chain that the test makes.
 
+use bursar_ledger::Reason;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -166,7 +167,7 @@ impl World {
     pub(crate) async fn unknown(&self, n: u8) -> PaymentId {
         let rid = self.armed(n).await;
         let outcome = Outcome::Unknown {
-            why: "answer-lost",
+            why: Reason::AnswerLost,
             tx: None,
         };
         self.ledger().finish(rid, outcome).await.unwrap();

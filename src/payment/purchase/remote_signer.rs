@@ -4,6 +4,7 @@
 //! ordering again. What a person confirms too late for the agent's request is still looked after, so that its nonce gets on
 //! record and a repeat finds it.
 
+use bursar_ledger::Reason;
 use tokio::time::Instant;
 
 use super::{Agent, Purchase, STORE_RETRY};
@@ -116,7 +117,9 @@ impl Purchase {
             Some(Err(not_made)) => return drop(self.not_made(reservation, not_made).await),
             None => {
                 let valid_before = reservation.arm().valid_before;
-                return self.outcome_unknown(rid, valid_before, "signer-not-confirmed").await;
+                return self
+                    .outcome_unknown(rid, valid_before, Reason::SignerNotConfirmed)
+                    .await;
             }
         };
         let Ok((reservation, made)) = self.recorded(reservation, made).await else {
@@ -137,7 +140,7 @@ impl Purchase {
                 None
             }
         };
-        let (why, tx) = ("confirmed-late", None);
+        let (why, tx) = (Reason::ConfirmedLate, None);
         self.finish(rid, Outcome::Unknown { why, tx }).await;
         // From here on a repeat may present it.
         drop(ticket);
@@ -163,9 +166,9 @@ impl Purchase {
             "what BKey has signed is not recorded, so it is not sent; it counts"
         );
         let (why, code) = match error {
-            LedgerError::NonceTaken(_) => ("signer-nonce-used", Code::SigningFailed),
-            LedgerError::Failed(_) => ("signer-not-recorded", Code::StoreUnavailable),
-            _ => ("signer-not-recorded", Code::SigningFailed),
+            LedgerError::NonceTaken(_) => (Reason::SignerNonceUsed, Code::SigningFailed),
+            LedgerError::Failed(_) => (Reason::SignerNotRecorded, Code::StoreUnavailable),
+            _ => (Reason::SignerNotRecorded, Code::SigningFailed),
         };
         self.finish(rid, Outcome::Unknown { why, tx: None }).await;
         let detail = format!(
@@ -181,10 +184,10 @@ impl Purchase {
         let agent = self.lane.agent();
         match not_made.fault {
             SignerFault::Differs => {
-                tracing::error!(payment = %rid, %agent, why, error = not_made.to_string(), "nothing is sent; the payment stays counted");
+                tracing::error!(payment = %rid, %agent, %why, error = not_made.to_string(), "nothing is sent; the payment stays counted");
             }
             _ => {
-                tracing::warn!(payment = %rid, %agent, why, error = not_made.to_string(), "BKey made nothing that could be sent")
+                tracing::warn!(payment = %rid, %agent, %why, error = not_made.to_string(), "BKey made nothing that could be sent")
             }
         }
         let counted = match not_made.left {
@@ -230,7 +233,7 @@ impl Purchase {
         }
     }
 
-    pub(super) async fn outcome_unknown(&self, rid: PaymentId, valid_before: u64, why: &'static str) {
+    pub(super) async fn outcome_unknown(&self, rid: PaymentId, valid_before: u64, why: Reason) {
         self.remember(rid, valid_before);
         self.finish(rid, Outcome::Unknown { why, tx: None }).await;
     }

@@ -5,6 +5,7 @@ use crate::answer::{Code, Problem};
 use crate::payment::repeat::already_paid;
 use bursar_core::challenge::Why;
 use bursar_core::policy::Refusal;
+use bursar_ledger::Reason;
 use bursar_ledger::{Outcome, PaymentId, ReserveError};
 use bursar_rails::pay::{Exposure, NotIssued, NotPaid, PayError};
 use bursar_rails::stripe::Fault;
@@ -52,13 +53,13 @@ impl Purchase {
         if let PayError::NotIssued(not_issued) = error {
             self.finish(rid, not_issued_outcome(not_issued)).await;
             let (agent, why) = (self.lane.agent(), not_issued.why);
-            tracing::warn!(payment = %rid, %agent, why, %error, "no token, so no payment");
+            tracing::warn!(payment = %rid, %agent, %why, %error, "no token, so no payment");
             return no_token(rid, not_issued);
         }
         match signed_elsewhere {
             None => self.never_signed(rid).await,
             // What somebody else has signed can be cashed, whether it can be sent or not.
-            Some(valid_before) => self.outcome_unknown(rid, valid_before, "signer-not-sent").await,
+            Some(valid_before) => self.outcome_unknown(rid, valid_before, Reason::SignerNotSent).await,
         }
         let detail = format!("Payment {rid} could not be signed: {error}. Nothing was paid.");
         Problem::new(Code::SigningFailed, detail)

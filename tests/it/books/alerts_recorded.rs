@@ -57,7 +57,7 @@ impl Told {
 
 fn unknown() -> Option<Outcome> {
     Some(Outcome::Unknown {
-        why: "no-receipt",
+        why: bursar_ledger::Reason::NoReceipt,
         tx: None,
     })
 }
@@ -140,7 +140,7 @@ async fn a_budget_alerts_once_at_four_fifths_whatever_its_counter_does() {
         told.ledger.reserve(purchase).await.unwrap();
         let proven = Outcome::Expired {
             by: bursar_ledger::Source::Chain,
-            why: "nonce-unused",
+            why: bursar_ledger::Reason::NeverCashed,
         };
         told.ledger.finish(rid, proven).await.unwrap();
     }

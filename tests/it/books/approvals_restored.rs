@@ -246,7 +246,12 @@ async fn the_start_releases_what_nobody_was_asked_about_and_leaves_the_rest() {
         ledger.arm(purchase.hold.rid, arming(&purchase, id)).await.unwrap_err();
         ledger.approval(expired(id, why)).await.unwrap();
         ledger
-            .finish(purchase.hold.rid, Outcome::Released { why: "timeout" })
+            .finish(
+                purchase.hold.rid,
+                Outcome::Released {
+                    why: bursar_ledger::Reason::ApprovalExpired,
+                },
+            )
             .await
             .unwrap();
     }
@@ -294,7 +299,12 @@ async fn used(world: &World, use_by: Timestamp) -> (Seen, PaymentId) {
                     .await
                     .unwrap();
                 ledger
-                    .finish(purchase.hold.rid, Outcome::Released { why: "denied" })
+                    .finish(
+                        purchase.hold.rid,
+                        Outcome::Released {
+                            why: bursar_ledger::Reason::ApprovalDenied,
+                        },
+                    )
                     .await
                     .unwrap();
             }
@@ -356,7 +366,12 @@ async fn a_pruned_ledger_knows_what_was_approved_before() {
                     settled = Some(row.rid);
                 } else {
                     ledger
-                        .finish(row.rid, Outcome::Released { why: "unused" })
+                        .finish(
+                            row.rid,
+                            Outcome::Released {
+                                why: bursar_ledger::Reason::ApprovalExpired,
+                            },
+                        )
                         .await
                         .unwrap();
                 }
@@ -365,7 +380,12 @@ async fn a_pruned_ledger_knows_what_was_approved_before() {
         if day == 3 {
             let row = before.0.live.iter().find(|row| row.id == waiting).unwrap();
             ledger
-                .finish(row.rid, Outcome::Released { why: "unused" })
+                .finish(
+                    row.rid,
+                    Outcome::Released {
+                        why: bursar_ledger::Reason::ApprovalExpired,
+                    },
+                )
                 .await
                 .unwrap();
         }

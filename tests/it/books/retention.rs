@@ -86,10 +86,10 @@ async fn history(world: &World, mut seed: u64, open_from: usize) {
                 },
                 2 => Outcome::Expired {
                     by: Source::Chain,
-                    why: "nonce-unused",
+                    why: bursar_ledger::Reason::NeverCashed,
                 },
                 _ => Outcome::Unknown {
-                    why: "no-receipt",
+                    why: bursar_ledger::Reason::NoReceipt,
                     tx: None,
                 },
             };

@@ -1,6 +1,7 @@
-//! How a question ends: approved and then used or not, denied, expired or failed. The end is recorded in the ledger, then
-//! the held money is released, and only then do the waiting requests learn of it (R44).
+//! How a question ends: its approval is used or not, or it is denied, expires or fails. The end is recorded in the ledger
+//! (R45), then the held money is released, and then the waiting requests are woken.
 
+use bursar_ledger::Reason;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -67,7 +68,8 @@ impl Questions {
             until,
         };
         self.state().denied.insert(row.asker(), remembered);
-        self.end(row, refused, "approval-denied", Over::Denied(denial)).await;
+        self.end(row, refused, Reason::ApprovalDenied, Over::Denied(denial))
+            .await;
     }
 
     pub(super) async fn expired(&self, row: &Arc<Row>, why: &'static str) {
@@ -76,18 +78,18 @@ impl Questions {
             id: row.id,
             why: why.to_owned(),
         };
-        self.end(row, step, "approval-expired", Over::Expired).await;
+        self.end(row, step, Reason::ApprovalExpired, Over::Expired).await;
     }
 
     pub(super) async fn fails(&self, row: &Arc<Row>, failure: Failure) {
         tracing::error!(approval = %row.id, agent = %row.agent, code = failure.code, "the question failed");
         let (id, why) = (row.id, format!("error:{}", failure.code));
         let step = ApprovalStep::Expired { id, why };
-        self.end(row, step, "approval-failed", Over::Failed(failure)).await;
+        self.end(row, step, Reason::ApprovalFailed, Over::Failed(failure)).await;
     }
 
     /// Records the end, releases the money, then wakes the waiting requests.
-    async fn end(&self, row: &Arc<Row>, step: ApprovalStep, released: &'static str, over: Over) {
+    async fn end(&self, row: &Arc<Row>, step: ApprovalStep, released: Reason, over: Over) {
         self.close(row);
         let over = match self.0.ledger.approval(step).await {
             Ok(()) => over,
@@ -121,10 +123,10 @@ impl Questions {
         if let Err(error) = self.0.ledger.approval(step).await {
             tracing::error!(approval = %id, %error, "cannot record the end of the question in the ledger");
         }
-        self.release(rid, "approval-failed").await;
+        self.release(rid, Reason::ApprovalFailed).await;
     }
 
-    pub(super) async fn release(&self, rid: PaymentId, why: &'static str) {
+    pub(super) async fn release(&self, rid: PaymentId, why: Reason) {
         if let Err(error) = self.0.ledger.finish(rid, Outcome::Released { why }).await {
             tracing::error!(payment = %rid, %error, "cannot release the held money; the next start releases it");
         }

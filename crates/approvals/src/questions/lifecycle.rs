@@ -2,6 +2,7 @@
 //! either the question resumes or its money is released (R44 and R45). Collecting the answers is in `votes.rs`, and how
 //! the question ends in `ending.rs`.
 
+use bursar_ledger::Reason;
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ impl Questions {
             until: row.ends,
         });
         if let Err(error) = self.0.ledger.approval(requested).await {
-            self.release(row.id, "approval-not-recorded").await;
+            self.release(row.id, Reason::ApprovalNotRecorded).await;
             return match error {
                 // Another proxy asked a moment earlier; or the question is ours and lost its task while the database
                 // was unreachable.

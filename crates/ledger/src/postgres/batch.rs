@@ -1,5 +1,6 @@
 //! Decides the asks of one transaction in order, against a book that holds just the rows that were locked for them.
 
+use crate::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
@@ -201,14 +202,14 @@ impl<'a> Batch<'a> {
             Ask::GiveUp(rid) => self.give_up(*rid, now),
             // A person was asked about it, and their answer is waited for (R44).
             Ask::Restart(rid) if self.book.approvals().of_payment(*rid).is_some() => Ok(()),
-            Ask::Restart(rid) => self.leave_open(*rid, "restart", now),
+            Ask::Restart(rid) => self.leave_open(*rid, Reason::Restart, now),
             Ask::Adopt(rid) => {
                 let is_silent = self.rows.get(rid).is_some_and(|row| self.silent.contains(&row.owner));
                 if self.foreign(*rid).is_none() || !is_silent {
                     return Ok(());
                 }
                 self.make_ours(*rid, now)?;
-                self.leave_open(*rid, "owner-gone", now)
+                self.leave_open(*rid, Reason::OwnerGone, now)
             }
             Ask::Yield { rid, to } => {
                 if self.to_yield.remove(rid) {
@@ -303,8 +304,8 @@ impl<'a> Batch<'a> {
 
     /// No caller waits for it any more. Held money was never signed for and is released; armed money may be with a
     /// seller.
-    fn leave_open(&mut self, rid: PaymentId, why: &str, now: Moment) -> Result<(), LedgerError> {
-        let why = why.to_owned();
+    fn leave_open(&mut self, rid: PaymentId, why: Reason, now: Moment) -> Result<(), LedgerError> {
+        let why = why.into();
         match self.book.open_payment(&rid).map(|payment| payment.state) {
             Some(State::Held) => self.note(Body::Released(Released { rid, why }), now),
             Some(State::Armed) => self.note(Body::Unknown(Unknown { rid, tx: None, why }), now),
@@ -318,7 +319,7 @@ impl<'a> Batch<'a> {
         self.make_ours(rid, now)?;
         match self.book.open_payment(&rid).map(|payment| payment.state) {
             Some(State::Held) => {
-                let why = "abandoned".to_owned();
+                let why = Reason::Abandoned.into();
                 self.note(Body::Released(Released { rid, why }), now)
             }
             Some(State::Armed) => self.never_signed(rid, now),
@@ -329,7 +330,7 @@ impl<'a> Batch<'a> {
     }
 
     fn never_signed(&mut self, rid: PaymentId, now: Moment) -> Result<(), LedgerError> {
-        let (by, why) = (Source::Us, "never-signed".to_owned());
+        let (by, why) = (Source::Us, Reason::NeverSigned.into());
         self.note(Body::Expired(Expired { by, rid, why }), now)
     }
 

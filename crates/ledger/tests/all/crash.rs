@@ -1,5 +1,6 @@
 //! What is on disk after every kind of stop, and what the next start does with it.
 
+use bursar_ledger::Reason;
 use std::fs;
 use std::time::Duration;
 
@@ -416,12 +417,12 @@ async fn the_running_ledger_and_a_replay_agree() {
                 tx: None,
             },
             1 => Outcome::Unknown {
-                why: "no-receipt",
+                why: Reason::NoReceipt,
                 tx: None,
             },
             2 => Outcome::Expired {
                 by: Source::Chain,
-                why: "nonce-unused",
+                why: bursar_ledger::Reason::NeverCashed,
             },
             _ => continue,
         };

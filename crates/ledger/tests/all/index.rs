@@ -1,5 +1,6 @@
 //! The index may be missing, old, damaged or foreign: the journal decides, and the ledger is the same.
 
+use bursar_ledger::Reason;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -28,12 +29,12 @@ async fn used() -> (World, (Vec<Usage>, Vec<Payment>)) {
             tx: None,
         },
         Outcome::Unknown {
-            why: "no-receipt",
+            why: Reason::NoReceipt,
             tx: None,
         },
         Outcome::Expired {
             by: Source::Chain,
-            why: "nonce-unused",
+            why: bursar_ledger::Reason::NeverCashed,
         },
     ] {
         let rid = ledger.reserve(world.purchase(100 * CENT)).await.unwrap().rid();

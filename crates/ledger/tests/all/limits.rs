@@ -1,5 +1,6 @@
 //! What the ledger lets through, and how it handles every way that a payment can end.
 
+use bursar_ledger::Reason;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -141,7 +142,7 @@ async fn under_one_idempotency_key_one_payment_is_made_also_after_a_restart_and_
     ledger.reserve(paid.clone()).await.unwrap();
     ledger.reserve(dead.clone()).await.unwrap();
     ledger.finish(paid.hold.rid, settled()).await.unwrap();
-    let (by, why) = (Source::Us, "never-signed");
+    let (by, why) = (Source::Us, bursar_ledger::Reason::NeverSigned);
     ledger
         .finish(dead.hold.rid, Outcome::Expired { by, why })
         .await
@@ -190,13 +191,13 @@ async fn only_the_lawful_ends_are_recorded() {
     let ledger = world.open();
     let rid = reserve(&world, &ledger).await;
     let released = Outcome::Released {
-        why: "changed our mind",
+        why: bursar_ledger::Reason::ApprovalFailed,
     };
     let unlawful = |from, to| LedgerError::Unlawful { rid, from, to };
     let error = ledger.finish(rid, released.clone()).await.unwrap_err();
     assert_eq!(error, unlawful(State::Armed, State::Released));
     let unknown = || Outcome::Unknown {
-        why: "no-receipt",
+        why: Reason::NoReceipt,
         tx: None,
     };
     ledger.finish(rid, unknown()).await.unwrap();
@@ -210,7 +211,7 @@ async fn only_the_lawful_ends_are_recorded() {
             rid,
             Outcome::Expired {
                 by: Source::Chain,
-                why: "nonce-unused",
+                why: bursar_ledger::Reason::NeverCashed,
             },
         )
         .await
@@ -248,7 +249,7 @@ async fn an_operator_resolves_with_a_reason_and_a_trace() {
     assert_eq!(early, LedgerError::UnderWay(paid));
     for rid in [paid, dead] {
         let unknown = Outcome::Unknown {
-            why: "no-receipt",
+            why: Reason::NoReceipt,
             tx: None,
         };
         ledger.finish(rid, unknown).await.unwrap();
@@ -315,7 +316,7 @@ async fn a_reservation_that_nobody_received_expires() {
                 // The writer was faster than this thread, so this one was received.
                 let never = Outcome::Expired {
                     by: Source::Us,
-                    why: "never-signed",
+                    why: Reason::NeverSigned,
                 };
                 ledger.finish(received.unwrap().rid(), never).await.unwrap();
             }
@@ -355,7 +356,7 @@ async fn a_caller_that_gave_up_may_still_finish_its_payment() {
                 rid,
                 Outcome::Expired {
                     by: Source::Us,
-                    why: "never-signed",
+                    why: Reason::NeverSigned,
                 },
             )
             .await

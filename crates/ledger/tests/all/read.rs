@@ -1,5 +1,6 @@
 //! The ledger as other processes read it.
 
+use bursar_ledger::Reason;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -103,7 +104,7 @@ async fn a_reader_beside_the_running_ledger_sees_all_that_was_acknowledged() {
                 .finish(
                     rid,
                     Outcome::Unknown {
-                        why: "no-receipt",
+                        why: Reason::NoReceipt,
                         tx: None,
                     },
                 )
@@ -163,7 +164,7 @@ async fn the_journal_shows_which_transfers_its_payments_explain() {
         let (by, tx) = (Source::Merchant, Some("0x01".to_owned()));
         ledger.finish(*rid, Outcome::Settled { by, tx }).await.unwrap();
     }
-    let (by, why) = (Source::Us, "never-signed");
+    let (by, why) = (Source::Us, bursar_ledger::Reason::NeverSigned);
     ledger.finish(rids[2], Outcome::Expired { by, why }).await.unwrap();
     let finding = Finding::Disputed {
         why: "never cashed".into(),
@@ -269,7 +270,7 @@ async fn the_journal_shows_what_the_nonces_in_a_transaction_explain() {
         of: Box::new(ledger.get(idle).await.unwrap().unwrap()),
     };
     ledger.record_finding(idle, finding).await.unwrap();
-    let (by, why) = (Source::Chain, "never-cashed");
+    let (by, why) = (Source::Chain, bursar_ledger::Reason::NeverCashed);
     ledger.finish(dead, Outcome::Expired { by, why }).await.unwrap();
 
     let findings = Findings::read(world.path(), |_, _| 0).unwrap();

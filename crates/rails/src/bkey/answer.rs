@@ -2,6 +2,7 @@
 //!
 //! It is not documented which of two dialects BKey uses, so both are read: `status` in a 200, and OAuth's `error`.
 
+use bursar_ledger::Reason;
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, hex};
@@ -84,7 +85,7 @@ pub enum Looked<T> {
     /// Poll again, after this long if the answer says so.
     Wait(Option<Duration>),
     /// BKey says that the order has ended without a credential. The reason is one of bursar's own codes.
-    Over(&'static str),
+    Over(Reason),
 }
 
 /// Reads the credential out of an answer.
@@ -233,14 +234,14 @@ pub(super) fn looked<T>(status: StatusCode, body: &[u8], wait: Option<Duration>,
     };
     match object.get("status").and_then(Value::as_str) {
         Some("signed" | "authorized") if status == StatusCode::OK => return Looked::RemoteCredential(read(&object)),
-        Some("settled") => return Looked::Over("signer-says-settled"),
-        Some("expired") => return Looked::Over("signer-says-expired"),
-        Some("failed" | "denied" | "rejected") => return Looked::Over("signer-says-failed"),
+        Some("settled") => return Looked::Over(Reason::SignerSaysSettled),
+        Some("expired") => return Looked::Over(Reason::SignerSaysExpired),
+        Some("failed" | "denied" | "rejected") => return Looked::Over(Reason::SignerSaysFailed),
         _ => {}
     }
     match error(&object) {
-        Some("expired_token") => Looked::Over("signer-says-expired"),
-        Some("access_denied") => Looked::Over("signer-says-failed"),
+        Some("expired_token") => Looked::Over(Reason::SignerSaysExpired),
+        Some("access_denied") => Looked::Over(Reason::SignerSaysFailed),
         _ => Looked::Wait(wait),
     }
 }

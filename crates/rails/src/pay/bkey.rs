@@ -5,6 +5,7 @@
 //! record, and the signer is recovered over typed data that we build. A credential that was ordered may exist somewhere
 //! whatever BKey says about it, so a payment without a credential stays counted unless BKey cannot have made one (R11).
 
+use bursar_ledger::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,7 +93,7 @@ pub struct Waiting {
 #[error("{detail}")]
 pub struct SignError {
     /// A stable code, for the ledger.
-    pub why: &'static str,
+    pub why: Reason,
     pub left: Exposure,
     pub fault: SignerFault,
     /// A signature for exactly this payment exists, but its validity is one for which it must not be sent. Once it is
@@ -422,12 +423,12 @@ impl Waiting {
     }
 
     fn over(&self) -> Option<Result<RemoteCredential, SignError>> {
-        (Instant::now() >= self.until).then(|| Err(SignError::over("signer-not-confirmed")))
+        (Instant::now() >= self.until).then(|| Err(SignError::over(Reason::SignerNotConfirmed)))
     }
 }
 
 impl SignError {
-    fn perhaps(why: &'static str, fault: SignerFault, detail: String) -> Self {
+    fn perhaps(why: Reason, fault: SignerFault, detail: String) -> Self {
         let left = Exposure::Perhaps;
         Self {
             why,
@@ -439,7 +440,7 @@ impl SignError {
     }
 
     /// BKey was not asked, or says that it did not accept the order.
-    fn nothing(why: &'static str, fault: SignerFault, detail: String) -> Self {
+    fn nothing(why: Reason, fault: SignerFault, detail: String) -> Self {
         let left = Exposure::Nothing;
         Self {
             why,
@@ -452,15 +453,15 @@ impl SignError {
 
     fn differs(member: &'static str) -> Self {
         let detail = format!("what BKey made does not match the order: its {member} differs");
-        Self::perhaps("signer-differs", SignerFault::Differs, detail)
+        Self::perhaps(Reason::SignerDiffers, SignerFault::Differs, detail)
     }
 
     fn unreadable(member: &'static str) -> Self {
         let detail = format!("what BKey made cannot be read: its {member} is missing or malformed");
-        Self::perhaps("signer-differs", SignerFault::Differs, detail)
+        Self::perhaps(Reason::SignerDiffers, SignerFault::Differs, detail)
     }
 
-    fn over(why: &'static str) -> Self {
+    fn over(why: Reason) -> Self {
         let detail = "BKey says that it was not confirmed on the phone".to_owned();
         Self::perhaps(why, SignerFault::NotConfirmed, detail)
     }
@@ -472,32 +473,32 @@ impl SignError {
             "BKey's answer does not say whether it took the order (status {})",
             status.as_u16()
         );
-        Self::perhaps("signer-unclear", SignerFault::Silent, detail)
+        Self::perhaps(Reason::SignerUnclear, SignerFault::Silent, detail)
     }
 
     fn refused(status: http::StatusCode) -> Self {
         let detail = format!("BKey refused the order (status {})", status.as_u16());
         match status.as_u16() {
             // A later try, or another access token, may succeed.
-            401 | 429 => Self::nothing("signer-refused", SignerFault::Silent, detail),
-            _ => Self::nothing("signer-refused", SignerFault::Refused, detail),
+            401 | 429 => Self::nothing(Reason::SignerRefused, SignerFault::Silent, detail),
+            _ => Self::nothing(Reason::SignerRefused, SignerFault::Refused, detail),
         }
     }
 
     fn unheard(unheard: Unanswered) -> Self {
         let detail = unheard.to_string();
         match unheard {
-            Unanswered::Unanswered => Self::perhaps("signer-unclear", SignerFault::Silent, detail),
-            Unanswered::Unsent => Self::nothing("signer-unreachable", SignerFault::Silent, detail),
+            Unanswered::Unanswered => Self::perhaps(Reason::SignerUnclear, SignerFault::Silent, detail),
+            Unanswered::Unsent => Self::nothing(Reason::SignerUnreachable, SignerFault::Silent, detail),
             Unanswered::NotLoggedIn(code) if code.retryable() => {
-                Self::nothing("signer-unreachable", SignerFault::Silent, detail)
+                Self::nothing(Reason::SignerUnreachable, SignerFault::Silent, detail)
             }
-            Unanswered::NotLoggedIn(_) => Self::nothing("signer-refused", SignerFault::Refused, detail),
+            Unanswered::NotLoggedIn(_) => Self::nothing(Reason::SignerRefused, SignerFault::Refused, detail),
         }
     }
 
     fn other_record() -> Self {
         let detail = "the payment was recorded for a signer other than the one configured now".to_owned();
-        Self::nothing("signer-other", SignerFault::Refused, detail)
+        Self::nothing(Reason::SignerOther, SignerFault::Refused, detail)
     }
 }

@@ -15,10 +15,12 @@ use thiserror::Error;
 use tokio::time::sleep;
 
 use crate::stripe::{
-    Currency, Effect, Fault, Issued, Order, PaymentMethod, Profile, Reason, Status, Stripe, StripeError, TokenId,
+    Currency, DeactivationReason, Effect, Fault, Issued, Order, PaymentMethod, Profile, Status, Stripe, StripeError,
+    TokenId,
 };
 use bursar_core::account::{Account, AccountMark};
 use bursar_core::assets::{Asset, Mode};
+use bursar_ledger::Reason;
 use bursar_ledger::{Payment, PaymentId, Reservation, Source};
 pub use tokens::Tokens;
 
@@ -40,7 +42,7 @@ pub struct Issuer {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{detail}")]
 pub struct NotIssued {
-    pub why: &'static str,
+    pub why: Reason,
     pub left: Exposure,
     /// Who says what is left: Stripe, or we if Stripe was not asked.
     pub by: Source,
@@ -65,7 +67,7 @@ pub enum TokenStatus {
     /// It can still be charged.
     Live,
     /// It can never be charged, and was not.
-    Dead(&'static str),
+    Dead(Reason),
     /// The answer does not say.
     Unclear(String),
 }
@@ -162,7 +164,7 @@ impl Issuer {
                 StripeError::RateLimited { .. } | StripeError::Unsent(_) | StripeError::IdempotencyConflict => true,
                 error => error.effect() == Effect::Unknown,
             };
-            tracing::warn!(payment = %ordered.rid, why = error.code(), again, "Stripe issued no token");
+            tracing::warn!(payment = %ordered.rid, why = error.reason().as_str(), again, "Stripe issued no token");
             if error.effect() != Effect::None {
                 left = Exposure::Perhaps;
             }
@@ -177,7 +179,7 @@ impl Issuer {
     async fn take_back(&self, token: &TokenId) -> Exposure {
         if let Err(error) = self.stripe.revoke(token).await {
             tracing::warn!(
-                why = error.code(),
+                why = error.reason().as_str(),
                 "could not revoke a token that was never sent to a seller"
             );
         }
@@ -280,13 +282,13 @@ impl From<&str> for NoStatus {
 fn standing(issued: &Issued) -> TokenStatus {
     let taken = issued.captured.map(|captured| captured.value);
     match (&issued.status, taken) {
-        (_, Some(1..)) | (Status::Deactivated(Reason::Consumed), _) => TokenStatus::Charged,
+        (_, Some(1..)) | (Status::Deactivated(DeactivationReason::Consumed), _) => TokenStatus::Charged,
         (Status::Active | Status::RequiresAction { .. }, _) => TokenStatus::Live,
         (Status::Deactivated(reason), Some(0)) => TokenStatus::Dead(match reason {
-            Reason::Expired => "token-expired",
-            Reason::Revoked => "token-revoked",
-            Reason::Resolved => "token-resolved",
-            Reason::Consumed | Reason::Other => "token-deactivated",
+            DeactivationReason::Expired => Reason::TokenExpired,
+            DeactivationReason::Revoked => Reason::TokenRevoked,
+            DeactivationReason::Resolved => Reason::TokenResolved,
+            DeactivationReason::Consumed | DeactivationReason::Other => Reason::TokenDeactivated,
         }),
         (Status::Deactivated(_), None) => {
             TokenStatus::Unclear("Stripe does not say how much was charged with its token".to_owned())
@@ -344,7 +346,7 @@ impl Ordered {
 impl NotIssued {
     fn of(error: &StripeError, left: Exposure) -> Self {
         Self {
-            why: error.code(),
+            why: error.reason(),
             left,
             by: Source::Stripe,
             fault: error.fault(),
@@ -355,17 +357,17 @@ impl NotIssued {
     fn not_active(status: &Status, left: Exposure) -> Self {
         let (why, fault, detail) = match status {
             Status::RequiresAction { at: Some(host) } => (
-                "stripe-action-required",
+                Reason::StripeActionRequired,
                 Fault::Card,
                 format!("the card's bank requires the cardholder to confirm the payment at {host}"),
             ),
             Status::RequiresAction { at: None } => (
-                "stripe-action-required",
+                Reason::StripeActionRequired,
                 Fault::Card,
                 "the card's bank requires the cardholder to confirm the payment".to_owned(),
             ),
             Status::Active | Status::Deactivated(_) => (
-                "stripe-not-active",
+                Reason::StripeNotActive,
                 Fault::Stripe,
                 "the token that Stripe issued was not active".to_owned(),
             ),
@@ -383,7 +385,7 @@ impl NotIssued {
     #[cfg(any(test, feature = "testing"))]
     pub fn example(fault: Fault, left: Exposure) -> Self {
         Self {
-            why: "stripe-declined",
+            why: Reason::StripeDeclined,
             left,
             by: Source::Stripe,
             fault,
@@ -393,7 +395,7 @@ impl NotIssued {
 
     fn other_account() -> Self {
         Self {
-            why: "stripe-other-account",
+            why: Reason::StripeOtherAccount,
             left: Exposure::Nothing,
             by: Source::Us,
             fault: Fault::Setup,

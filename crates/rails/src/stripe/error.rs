@@ -1,6 +1,7 @@
 //! Why a call failed: whose fault it is, and what is known about its effect. Only Stripe's machine codes are kept; its
 //! messages are not, because they quote what was sent.
 
+use bursar_ledger::Reason;
 use std::fmt;
 use std::time::Duration;
 
@@ -91,18 +92,18 @@ pub enum Silence {
 
 impl StripeError {
     /// Bursar's own stable code, for ledger entries and answers.
-    pub fn code(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Declined { .. } => "stripe-declined",
-            Self::Refused { .. } => "stripe-refused",
-            Self::Unauthorized => "stripe-unauthorized",
-            Self::IdempotencyConflict => "stripe-idempotency-conflict",
-            Self::RateLimited { .. } => "stripe-rate-limited",
-            Self::Unavailable { .. } => "stripe-unavailable",
-            Self::Unclear(_) => "stripe-unclear",
-            Self::Unsent(_) => "stripe-unsent",
-            Self::Unreadable { .. } => "stripe-unreadable",
-            Self::Differs { .. } => "stripe-differs",
+            Self::Declined { .. } => Reason::StripeDeclined,
+            Self::Refused { .. } => Reason::StripeRefused,
+            Self::Unauthorized => Reason::StripeUnauthorized,
+            Self::IdempotencyConflict => Reason::StripeIdempotencyConflict,
+            Self::RateLimited { .. } => Reason::StripeRateLimited,
+            Self::Unavailable { .. } => Reason::StripeUnavailable,
+            Self::Unclear(_) => Reason::StripeUnclear,
+            Self::Unsent(_) => Reason::StripeUnsent,
+            Self::Unreadable { .. } => Reason::StripeUnreadable,
+            Self::Differs { .. } => Reason::StripeDiffers,
         }
     }
 
@@ -177,7 +178,7 @@ impl StripeError {
 /// Delegates to `Display`, so that no token is printed.
 impl fmt::Debug for StripeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {self}", self.code())
+        write!(f, "{}: {self}", self.reason().as_str())
     }
 }
 

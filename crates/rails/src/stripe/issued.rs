@@ -34,12 +34,12 @@ pub enum Status {
     RequiresAction {
         at: Option<Host>,
     },
-    Deactivated(Reason),
+    Deactivated(DeactivationReason),
 }
 
 /// Why a token can no longer be charged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum DeactivationReason {
     /// Charged up to its limit.
     Consumed,
     Expired,
@@ -220,13 +220,13 @@ impl Wire {
         self.deactivated_at.is_some() || self.deactivated_reason.is_some()
     }
 
-    fn reason(&self) -> Reason {
+    fn reason(&self) -> DeactivationReason {
         match self.deactivated_reason.as_deref() {
-            Some("consumed") => Reason::Consumed,
-            Some("expired") => Reason::Expired,
-            Some("resolved") => Reason::Resolved,
-            Some("revoked") => Reason::Revoked,
-            _ => Reason::Other,
+            Some("consumed") => DeactivationReason::Consumed,
+            Some("expired") => DeactivationReason::Expired,
+            Some("resolved") => DeactivationReason::Resolved,
+            Some("revoked") => DeactivationReason::Revoked,
+            _ => DeactivationReason::Other,
         }
     }
 }

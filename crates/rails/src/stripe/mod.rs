@@ -25,7 +25,7 @@ use hyper::body::{Bytes, Incoming};
 use tokio::time::{Instant, timeout_at};
 
 pub use error::{About, Code, Effect, Fault, Silence, StripeError};
-pub use issued::{Captured, Difference, Issued, Limits, Reason, Status};
+pub use issued::{Captured, DeactivationReason, Difference, Issued, Limits, Status};
 pub use key::{KeyError, Mode, SecretKey};
 pub use names::{Currency, NameError, PaymentMethod, Profile, TokenId};
 use order::Call;

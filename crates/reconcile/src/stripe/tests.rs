@@ -1,5 +1,6 @@
 //! Timing and results, against the sandbox's Stripe.
 
+use bursar_ledger::Reason;
 use std::sync::Arc;
 
 use super::*;
@@ -88,7 +89,7 @@ impl Shop {
         };
         let rid = self.world.ledger().reserve(Reserve { hold, arm }).await.unwrap().rid();
         let outcome = Outcome::Unknown {
-            why: "answer-lost",
+            why: Reason::AnswerLost,
             tx: None,
         };
         self.world.ledger().finish(rid, outcome).await.unwrap();
@@ -325,7 +326,7 @@ async fn a_token_that_a_repeat_has_just_shown_is_left_to_the_seller() {
         _ => panic!("it can be presented"),
     }
     // As `Presentation` records it.
-    let (why, tx) = ("answer-lost", None);
+    let (why, tx) = (Reason::AnswerLost, None);
     shop.world
         .ledger()
         .finish(rid, Outcome::Unknown { why, tx })

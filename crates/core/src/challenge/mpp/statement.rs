@@ -23,7 +23,7 @@ pub enum Statement {
 }
 
 impl Statement {
-    const ALL: [Self; 10] = [
+    pub const ALL: [Self; 10] = [
         Self::PaymentRequired,
         Self::PaymentInsufficient,
         Self::PaymentExpired,

@@ -122,7 +122,12 @@ pub(super) async fn one_approval_at_a_time_is_for_one_held_payment(engine: Engin
         .unwrap();
     // A release ends the approval that the payment waited for.
     ledger
-        .finish(purchase.hold.rid, Outcome::Released { why: "timeout" })
+        .finish(
+            purchase.hold.rid,
+            Outcome::Released {
+                why: bursar_ledger::Reason::ApprovalExpired,
+            },
+        )
         .await
         .unwrap();
     assert_eq!(live(&engine).await, []);
@@ -131,7 +136,12 @@ pub(super) async fn one_approval_at_a_time_is_for_one_held_payment(engine: Engin
     ask(&again).await.unwrap();
     // An armed payment cannot be asked about.
     ledger
-        .finish(second.hold.rid, Outcome::Released { why: "timeout" })
+        .finish(
+            second.hold.rid,
+            Outcome::Released {
+                why: bursar_ledger::Reason::ApprovalExpired,
+            },
+        )
         .await
         .unwrap();
     let armed = engine.world.purchase(100 * CENT);
@@ -178,7 +188,15 @@ pub(super) async fn an_approval_that_is_not_used_in_time_is_not_used(engine: Eng
     assert_eq!(live(&engine).await.len(), 1);
     let why = "unused".to_owned();
     ledger.approval(ApprovalStep::Expired { id, why }).await.unwrap();
-    ledger.finish(rid, Outcome::Released { why: "unused" }).await.unwrap();
+    ledger
+        .finish(
+            rid,
+            Outcome::Released {
+                why: bursar_ledger::Reason::ApprovalExpired,
+            },
+        )
+        .await
+        .unwrap();
     assert_eq!((engine.day().await, live(&engine).await), ((0, 0), vec![]));
 }
 
@@ -344,7 +362,10 @@ pub(super) async fn the_entries_record_it_in_order(engine: Engine) {
         .approval(ApprovalStep::Expired { id: silent.id, why })
         .await
         .unwrap();
-    for (purchase, why) in [(denied, "approval-denied"), (late, "approval-expired")] {
+    for (purchase, why) in [
+        (denied, bursar_ledger::Reason::ApprovalDenied),
+        (late, bursar_ledger::Reason::ApprovalExpired),
+    ] {
         ledger
             .finish(purchase.hold.rid, Outcome::Released { why })
             .await

@@ -101,7 +101,7 @@ pub(super) async fn pending_is_what_is_open(engine: Engine) {
     );
     engine.ledger.finish(first, settled()).await.unwrap();
     purchase().await.unwrap();
-    let (by, why) = (Source::Chain, "not cashed");
+    let (by, why) = (Source::Chain, bursar_ledger::Reason::NeverCashed);
     engine
         .ledger
         .finish(second, Outcome::Expired { by, why })
@@ -166,7 +166,7 @@ pub(super) async fn one_payment_is_made_under_an_idempotency_key(engine: Engine)
     assert_eq!(ledger.reserve(under(1)).await.unwrap_err(), taken);
     // A payment that is proven dead releases its key.
     ledger.hold(dead.hold.clone()).await.unwrap();
-    let why = "denied";
+    let why = bursar_ledger::Reason::ApprovalDenied;
     ledger.finish(dead.hold.rid, Outcome::Released { why }).await.unwrap();
     let again = under(2).hold;
     ledger.hold(again.clone()).await.unwrap();

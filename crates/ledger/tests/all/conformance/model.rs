@@ -154,7 +154,7 @@ pub(super) async fn it_counts_as_a_slow_model_does(engine: Engine) {
                     continue;
                 };
                 let paid = &mut payments[newest];
-                let (by, why, tx) = (Source::Chain, "w", None);
+                let (by, why, tx) = (Source::Chain, bursar_ledger::Reason::NeverCashed, None);
                 let outcome = [
                     Outcome::Settled { by, tx: None },
                     Outcome::Unknown { why, tx },

@@ -11,17 +11,19 @@ use crate::world::charge;
 const CENT: u128 = 10_000;
 
 fn unknown() -> Outcome {
-    let (why, tx) = ("no-receipt", None);
+    let (why, tx) = (bursar_ledger::Reason::NoReceipt, None);
     Outcome::Unknown { why, tx }
 }
 
 fn expired() -> Outcome {
-    let (by, why) = (Source::Chain, "never cashed");
+    let (by, why) = (Source::Chain, bursar_ledger::Reason::NeverCashed);
     Outcome::Expired { by, why }
 }
 
 fn released() -> Outcome {
-    Outcome::Released { why: "denied" }
+    Outcome::Released {
+        why: bursar_ledger::Reason::ApprovalDenied,
+    }
 }
 
 async fn armed(engine: &Engine) -> PaymentId {

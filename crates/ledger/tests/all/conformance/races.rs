@@ -54,7 +54,7 @@ pub(super) async fn a_reservation_that_nobody_waits_for_does_not_count(engine: E
             engine.ledger.finish(reserved.unwrap().rid(), settled()).await.unwrap();
             held.unwrap();
             let open = engine.ledger.open_items().await.unwrap();
-            let why = "not wanted";
+            let why = bursar_ledger::Reason::ApprovalDenied;
             for payment in open {
                 // The ledger itself may be giving one of an earlier round back at this moment.
                 let _ = engine
@@ -83,7 +83,7 @@ pub(super) async fn one_payment_ends_once(engine: Engine) {
     let mut ends = JoinSet::new();
     for number in 0..16 {
         let ledger = engine.ledger.clone();
-        let (by, why) = (Source::Chain, "never cashed");
+        let (by, why) = (Source::Chain, bursar_ledger::Reason::NeverCashed);
         let outcome = if number % 2 == 0 {
             settled()
         } else {

@@ -55,9 +55,9 @@ pub(super) async fn what_a_signer_chooses_is_recorded_once(engine: Engine) {
 
     let again = engine.ledger.issued(reservation, chosen_again(&issued)).await;
     assert_eq!(again.unwrap_err(), LedgerError::NotWithSigner(rid));
-    let (why, tx) = ("restart", None);
+    let (why, tx) = (bursar_ledger::Reason::Restart, None);
     engine.ledger.finish(rid, Outcome::Unknown { why, tx }).await.unwrap();
-    let (by, why) = (Source::Chain, "never-cashed");
+    let (by, why) = (Source::Chain, bursar_ledger::Reason::NeverCashed);
     engine.ledger.finish(rid, Outcome::Expired { by, why }).await.unwrap();
     assert_eq!(engine.day().await, (0, 0));
 }
@@ -101,7 +101,7 @@ pub(super) async fn only_what_is_armed_for_a_signer_takes_what_it_chose(engine: 
     );
     let late = armed(&engine).await;
     let (rid, issued) = (late.rid(), chosen(&late, 7));
-    let (why, tx) = ("signer-unclear", None);
+    let (why, tx) = (bursar_ledger::Reason::SignerUnclear, None);
     engine.ledger.finish(rid, Outcome::Unknown { why, tx }).await.unwrap();
     assert_eq!(
         engine.ledger.issued(late, issued).await.unwrap_err(),

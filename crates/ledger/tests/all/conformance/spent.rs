@@ -163,7 +163,7 @@ pub(super) async fn a_payee_is_known_once_it_was_paid(engine: Engine) {
     let other = approved(&engine, 2, Vec::new(), paying(Excess::Approved, "0xb"))
         .await
         .unwrap();
-    let (by, why) = (bursar_ledger::Source::Chain, "nonce-unused");
+    let (by, why) = (bursar_ledger::Source::Chain, bursar_ledger::Reason::NeverCashed);
     ledger.finish(other, Outcome::Expired { by, why }).await.unwrap();
     assert!(matches!(pay("0xb").await, Err(ReserveError::Denied { charge: 0, .. })));
 }

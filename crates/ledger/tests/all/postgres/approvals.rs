@@ -378,7 +378,7 @@ async fn a_question_whose_commit_is_unclear_is_not_put() {
         way.cut(when);
         is_failed(way.node.approval(ApprovalStep::Requested(requested.clone())).await);
         // The asking process releases the money, and need not know.
-        let why = "approval-not-recorded";
+        let why = bursar_ledger::Reason::ApprovalNotRecorded;
         let released = way.node.finish(purchase.hold.rid, Outcome::Released { why }).await;
         is_failed(released);
         assert_eq!(way.back().await, Approvals::default(), "{when:?}");
@@ -427,7 +427,7 @@ async fn a_denial_whose_commit_is_unclear_is_written_once() {
         way.cut(when);
         let (by, why, until) = (None, "denied".to_owned(), use_by());
         is_failed(way.node.approval(ApprovalStep::Refused { id, by, why, until }).await);
-        let why = "approval-denied";
+        let why = bursar_ledger::Reason::ApprovalDenied;
         is_failed(way.node.finish(purchase.hold.rid, Outcome::Released { why }).await);
         let told = way.back().await;
         assert_eq!((told.live.len(), told.denied.len()), (0, 1), "{when:?}");

@@ -128,7 +128,7 @@ async fn a_silent_node_s_items_go_to_another_and_it_learns_of_that() {
         gone.reserve(purchase.clone()).await.unwrap();
     }
     gone.hold(held.hold.clone()).await.unwrap();
-    let why = "answer-late";
+    let why = bursar_ledger::Reason::AnswerLate;
     gone.finish(doubtful.hold.rid, Outcome::Unknown { why, tx: None })
         .await
         .unwrap();
@@ -318,7 +318,7 @@ async fn one_payment_is_made_under_a_key_whichever_node_is_asked() {
     let held = nodes[0].keys().await.unwrap();
     assert_eq!((held.len(), held[0].rid, held[0].idem), (1, made[0], [7; 32]));
     // Once proven dead, it releases its key; another node may have the proof.
-    let why = "not cashed";
+    let why = bursar_ledger::Reason::NeverCashed;
     nodes[1]
         .finish(made[0], Outcome::Expired { by: Source::Chain, why })
         .await

@@ -171,7 +171,7 @@ fn a_look_reads_both_dialects_and_what_it_does_not_know_says_nothing() {
             Looked::RemoteCredential(Ok(_)) => "made",
             Looked::RemoteCredential(Err(_)) => "unreadable",
             Looked::Wait(_) => "wait",
-            Looked::Over(why) => why,
+            Looked::Over(why) => why.as_str(),
         }
     };
     for status in ["signed", "authorized"] {

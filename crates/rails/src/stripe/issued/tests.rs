@@ -45,7 +45,7 @@ fn each_endpoint_has_its_object() {
     let mut revoked = granted();
     revoked["deactivated_reason"] = json!("revoked");
     let token = parse(&revoked, Endpoint::TestHelper).unwrap();
-    assert_eq!(token.status, Status::Deactivated(Reason::Revoked));
+    assert_eq!(token.status, Status::Deactivated(DeactivationReason::Revoked));
 }
 
 #[test]
@@ -67,37 +67,37 @@ fn a_status_that_is_unknown_or_contradicted_is_none() {
             "deactivated",
             json!(1),
             json!("consumed"),
-            Some(Status::Deactivated(Reason::Consumed)),
+            Some(Status::Deactivated(DeactivationReason::Consumed)),
         ),
         (
             "deactivated",
             json!(1),
             json!("expired"),
-            Some(Status::Deactivated(Reason::Expired)),
+            Some(Status::Deactivated(DeactivationReason::Expired)),
         ),
         (
             "deactivated",
             json!(1),
             json!("resolved"),
-            Some(Status::Deactivated(Reason::Resolved)),
+            Some(Status::Deactivated(DeactivationReason::Resolved)),
         ),
         (
             "deactivated",
             json!(1),
             json!("revoked"),
-            Some(Status::Deactivated(Reason::Revoked)),
+            Some(Status::Deactivated(DeactivationReason::Revoked)),
         ),
         (
             "deactivated",
             json!(1),
             json!("moved"),
-            Some(Status::Deactivated(Reason::Other)),
+            Some(Status::Deactivated(DeactivationReason::Other)),
         ),
         (
             "deactivated",
             json!(1),
             json!(null),
-            Some(Status::Deactivated(Reason::Other)),
+            Some(Status::Deactivated(DeactivationReason::Other)),
         ),
     ] {
         let mut token = issued();

@@ -253,7 +253,7 @@ async fn every_refusal_has_its_meaning() {
             .err()
             .unwrap();
         assert_eq!(
-            (error.code(), error.fault(), error.effect()),
+            (error.reason().as_str(), error.fault(), error.effect()),
             (code, fault, effect),
             "{status} {body:.80}"
         );

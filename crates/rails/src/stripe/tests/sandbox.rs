@@ -55,7 +55,7 @@ async fn a_token_is_issued_once_charged_and_then_found_consumed() {
 
     assert_eq!(charge(&sandbox, SELLER_KEY, token, 60)["status"], "succeeded");
     let seen = client.token(token).await.ok().unwrap();
-    assert_eq!(seen.status, Status::Deactivated(Reason::Consumed));
+    assert_eq!(seen.status, Status::Deactivated(DeactivationReason::Consumed));
     assert!(seen.presentable().is_none());
     let captured = Captured {
         currency: Currency::USD,
@@ -76,7 +76,7 @@ async fn a_token_can_be_revoked_twice() {
     let issued = client.issue(&purchase.order()).await.ok().unwrap();
     for _ in 0..2 {
         let revoked = client.revoke(&issued.id).await.ok().unwrap();
-        assert_eq!(revoked.status, Status::Deactivated(Reason::Revoked));
+        assert_eq!(revoked.status, Status::Deactivated(DeactivationReason::Revoked));
     }
     assert_eq!(sandbox.counters().revocations, 1);
     let refused = charge(&sandbox, SELLER_KEY, &issued.id, 60);
@@ -92,7 +92,7 @@ async fn a_token_that_ran_out_has_expired() {
     let issued = client.issue(&purchase.order()).await.ok().unwrap();
     clock.set(Timestamp::from_second(EXPIRES.cast_signed()).unwrap());
     let seen = client.token(&issued.id).await.ok().unwrap();
-    assert_eq!(seen.status, Status::Deactivated(Reason::Expired));
+    assert_eq!(seen.status, Status::Deactivated(DeactivationReason::Expired));
     assert_eq!(seen.captured.unwrap().value, 0);
 }
 
@@ -170,13 +170,13 @@ async fn the_test_helper_grants_to_the_account_of_the_key() {
     assert_eq!(granted.status, Status::Active);
     assert_eq!(charge(&sandbox, KEY, &granted.id, 100)["status"], "succeeded");
     let seen = client.token(&granted.id).await.ok().unwrap();
-    assert_eq!(seen.status, Status::Deactivated(Reason::Consumed));
+    assert_eq!(seen.status, Status::Deactivated(DeactivationReason::Consumed));
 
     let mut purchase = Purchase::with("pm_card_visa");
     purchase.payment = PaymentId::new(Timestamp::from_second(NOW).unwrap(), [8; 10]);
     let granted = client.issue(&purchase.order()).await.ok().unwrap();
     let revoked = client.revoke(&granted.id).await.ok().unwrap();
-    assert_eq!(revoked.status, Status::Deactivated(Reason::Revoked));
+    assert_eq!(revoked.status, Status::Deactivated(DeactivationReason::Revoked));
 
     let settings = Settings {
         endpoint: Endpoint::TestHelper,
