@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Power cuts, a full disk and a disk that turns read-only, on file systems made for it: `tests/powercut.sh`, or with the number
 # of cuts, `tests/powercut.sh 200`. Apart from the other tests, since it needs root, loop devices and e2fsprogs; what can be
-# shown without them, by killing a server at each of its system calls, is in tests/it/killed.rs and failing_disk.rs.
+# shown without them, by killing a server at each of its system calls, is in tests/it/money/killed.rs and failing_disk.rs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

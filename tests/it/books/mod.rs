@@ -1,5 +1,13 @@
-//! A ledger and the parts of the program around it: alerts, backups, retention.
+//! The ledger in use: alerts, backups, retention, reconciling, shared ledgers.
 
 mod alerts_recorded;
 mod approvals_restored;
+pub(crate) mod evidence;
+mod keeping;
+mod proofs;
+mod reconcile;
 mod retention;
+#[cfg(feature = "postgres")]
+mod shared;
+#[cfg(feature = "postgres")]
+mod shared_approvals;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::stripe::{LIMITS, get, home, prepared};
+use crate::mpp::stripe::{LIMITS, get, home, prepared};
 use crate::support::bursar::{eventually, setup};
 use crate::support::mpp::{self, decoded, encoded, evm};
 use crate::support::origin::{Origin, Seen};

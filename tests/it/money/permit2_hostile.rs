@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::chain::FUNDS;
-use crate::permit2::{PERMIT2, RAILS, approve, details, limits};
+use crate::money::chain::FUNDS;
+use crate::money::permit2::{PERMIT2, RAILS, approve, details, limits};
 use crate::support::agent::Agent;
 use crate::support::bursar::{LIMITS, setup};
 use crate::support::buyer::{buyer_asking, lab, site};

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::mpp_tempo::seconds;
+use crate::mpp::tempo::seconds;
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, LIMITS, WALLET, setup};
 use crate::support::faults::{Faults, Moment};

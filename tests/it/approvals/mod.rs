@@ -1,6 +1,16 @@
 //! A person decides: nothing is signed before, an approval pays once, and the agent, the proxy and the approver may
 //! each go away in between (R39 to R47).
 
+mod canary;
+mod ciba;
+mod exported;
+mod hold;
+mod keyra;
+mod killed;
+mod late;
+mod several;
+mod spent;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::chain::FUNDS;
+use crate::money::chain::FUNDS;
 use crate::support::agent::Agent;
 use crate::support::bursar::LIMITS;
 use crate::support::buyer::{Transfer, buyer, buyer_asking, buyer_within, lab, rpc, send, site, word};

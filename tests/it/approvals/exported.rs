@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
+use crate::approvals::ciba::{asked, at_ten_cents, fake, home, shown};
 use crate::approvals::{self, AT_ONCE};
-use crate::approvals_ciba::{asked, at_ten_cents, fake, home, shown};
 use crate::support::agent::Agent;
 use crate::support::bkey::{APPROVER, Decision, FakeBkey};
 use crate::support::bursar::{Bursar, bin, setup};

@@ -1,6 +1,14 @@
 //! MPP beside x402: `Payment` challenges are paid by authorization, both protocols share one list of offers and one
 //! budget, and a repeat presents the same credential.
 
+mod chain;
+mod hostile;
+mod mppx_stripe;
+mod stripe;
+mod stripe_offers;
+mod tempo;
+mod tempo_hostile;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use alloy_primitives::keccak256;

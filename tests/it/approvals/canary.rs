@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::approvals_ciba::{asked, at_ten_cents, fake, ping, pinged};
-use crate::canary::{files, holds, loud, spellings};
+use crate::approvals::ciba::{asked, at_ten_cents, fake, ping, pinged};
+use crate::money::canary::{files, holds, loud, spellings};
 use crate::support::bkey::{APPROVER, CLIENT_SECRET, Decision};
 use crate::support::bursar::eventually;
 

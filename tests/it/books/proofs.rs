@@ -11,7 +11,7 @@ use alloy_primitives::{Address, B256, Bytes, U256, hex};
 use alloy_sol_types::{SolCall, sol};
 use serde_json::{Value, json};
 
-use crate::evidence::facts;
+use crate::books::evidence::facts;
 use crate::support::agent::Agent;
 use crate::support::bursar::Bursar;
 use crate::support::buyer::{Buyer, buyer_asking, buyer_on, rpc, send_as, site, skip};

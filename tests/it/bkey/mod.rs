@@ -1,6 +1,10 @@
 //! BKey signs with a key on a phone (approvals §4.6). What it signs is compared with the record before it is sent, and
 //! what it may have signed is counted, whatever BKey says.
 
+mod chain;
+mod killed;
+mod tokens;
+
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::chain::{FUNDS, assert_one_cent_moved};
+use crate::money::chain::{FUNDS, assert_one_cent_moved};
 use crate::support::agent::Agent;
 use crate::support::bursar::LIMITS;
 use crate::support::buyer::{buyer, buyer_within, lab, site};

@@ -1,0 +1,21 @@
+//! Payments, asserted at the seller and on the chain.
+
+mod answers;
+pub(crate) mod canary;
+pub(crate) mod chain;
+mod crash;
+mod explain;
+mod failing_disk;
+mod first_purchase;
+mod funds;
+mod hostile;
+mod idempotency;
+mod killed;
+mod limits;
+mod malformed;
+pub(crate) mod permit2;
+mod permit2_hostile;
+mod receipts;
+mod repeats;
+mod replay;
+mod windows;
