@@ -41,7 +41,7 @@ struct Arguments {
     /// Data directory [default: $BURSAR_DIR, else the XDG data folder]
     #[arg(long, global = true, value_name = "D")]
     dir: Option<PathBuf>,
-    /// Log filter for stderr, such as `debug` or `info,bursar::ledger=debug` [default: info for servers, else error]
+    /// Log filter for stderr, such as `debug` or `info,bursar_ledger=debug` [default: info for servers, else error]
     #[arg(long, global = true, value_name = "LEVELS")]
     log: Option<String>,
     #[command(subcommand)]
@@ -210,7 +210,7 @@ fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Fa
 fn log_to_stderr(levels: &str) -> Result<(), Failure> {
     let filter = Targets::from_str(levels)
         .map_err(|error| Failure::usage(format!("--log {levels}: {error}; try for example --log debug")))?;
-    // `--log bursar::ledger=debug` names one module only; all others still log warnings.
+    // `--log bursar_ledger=debug` names one module only; all others still log warnings.
     let filter = match filter.default_level() {
         Some(_) => filter,
         None => filter.with_default(Level::WARN),

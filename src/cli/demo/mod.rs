@@ -370,7 +370,8 @@ fn show(path: &str, page: &Page) {
 fn next() {
     title("What to try next");
     line("bursar demo --stay                      keep the seller and proxy running, for curl and other clients");
-    line("bursar init --dir D --wallet            create your own data directory, with a wallet to fund");
+    line("bursar init --dir D --sandbox           create your own data directory, which pays at a sandbox seller");
+    line("bursar init --dir D --wallet            create one with a wallet to fund, for real sellers");
     line("bursar serve --dir D                    run the proxy; its limits are in D/limits.toml");
     line("bursar run --dir D --agent NAME -- CMD  run any program, unchanged, behind it");
 }
