@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What can be checked of the image without an engine: builds the binary with the steps of docker/Dockerfile, and runs it
-# in an empty root as the image's user, first the demo, then the story of docker/compose.yaml. The empty root needs root.
+# Checks the image without a container engine: builds the binary with the steps of docker/Dockerfile, and runs it in an
+# empty root as the image's user, first the demo, then the services of docker/compose.yaml. The empty root needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ uid=10001
 
 say() { printf 'docker/check.sh: %s\n' "$*"; }
 
-# As in the Dockerfile: only what it copies is there, and the same flags.
+# As in the Dockerfile: only the files that it copies, and the same flags.
 build() {
     local context=$target_dir/docker-context
     rm -rf "$context"
@@ -30,7 +30,7 @@ build() {
     say "built: $(stat -c %s "$binary") bytes, static"
 }
 
-# The image's files, and nothing else but names for the loopback.
+# The image's files, plus names for the loopback.
 empty_root() {
     root=$(mktemp -d)
     trap 'stop; rm -rf "$root"' EXIT
@@ -51,7 +51,7 @@ running=()
 stop() {
     if ((${#running[@]})); then
         kill "${running[@]}" 2>/dev/null || true
-        # Not our children any more once their output is a pipe of ours; gone when nothing answers to the id.
+        # They are not our children once their output is a pipe; they have ended when their ids are gone.
         for process in "${running[@]}"; do tail --pid="$process" -f /dev/null; done
     fi
     running=()
@@ -100,11 +100,11 @@ story() {
         fi
     done
     if [[ $(inside payments list --json --state settled | wc -l) != 3 ]]; then
-        say "the books do not show three settled payments"
+        say "the ledger does not show three settled payments"
         return 1
     fi
     stop
-    say "the files of docker/example: three articles bought over x402 and MPP, a dear one refused, the books agree"
+    say "the files of docker/example: three articles bought over x402 and MPP, a costly one refused, the ledger agrees"
 }
 
 compose_syntax() {

@@ -39,7 +39,7 @@ const CAP: usize = 64 << 10;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Resolve {
     pub id: String,
-    pub resolution: Word,
+    pub resolution: Resolved,
     pub why: String,
 }
 
@@ -65,16 +65,16 @@ impl Question for AcceptClock {
 /// The operator's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Word {
+pub enum Resolved {
     Settled,
     Expired,
 }
 
-impl From<Word> for Resolution {
-    fn from(word: Word) -> Self {
+impl From<Resolved> for Resolution {
+    fn from(word: Resolved) -> Self {
         match word {
-            Word::Settled => Self::Settled { tx: None },
-            Word::Expired => Self::Expired,
+            Resolved::Settled => Self::Settled { tx: None },
+            Resolved::Expired => Self::Expired,
         }
     }
 }
@@ -193,8 +193,8 @@ async fn resolve(admin: &Admin, request: Request<Incoming>, uid: u32) -> Result<
     let rid = PaymentId::parse(&asked.id).ok_or_else(|| format!("{} is not a payment id", asked.id))?;
     // A repeat must not send a payment that is being declared dead, so withdraw it before the ledger records that.
     let withdrawn = match asked.resolution {
-        Word::Settled => Withdrawn::default(),
-        Word::Expired => match admin.outstanding.withdraw(rid) {
+        Resolved::Settled => Withdrawn::default(),
+        Resolved::Expired => match admin.outstanding.withdraw(rid) {
             Withdrawal::Out(withdrawn) => withdrawn,
             Withdrawal::UnderWay => return Err(LedgerError::UnderWay(rid).to_string()),
         },

@@ -77,13 +77,13 @@ pub fn channels(
 impl Channel {
     /// Sends once, within a time limit. The error is for people.
     pub async fn send(&self, message: &impl Serialize) -> Result<(), String> {
-        let telling = async {
+        let sending = async {
             match self {
                 Self::Command(program) => program.run(message).await,
                 Self::Webhook(webhook) => webhook.post(message).await,
             }
         };
-        timeout(PATIENCE, telling)
+        timeout(PATIENCE, sending)
             .await
             .unwrap_or_else(|_| Err(format!("it timed out after {} s", PATIENCE.as_secs())))
     }
@@ -171,12 +171,12 @@ impl Alerts {
         }
     }
 
-    fn was_told_unknown(&self, rid: PaymentId) -> bool {
+    fn was_notified_unknown(&self, rid: PaymentId) -> bool {
         self.history().knows_unknown(rid)
     }
 
     /// Marks it as covered by an alert about many payments.
-    fn count_as_told(&self, rid: PaymentId) {
+    fn count_as_notified(&self, rid: PaymentId) {
         self.history().note_unknown(rid, self.0.clock.now());
     }
 
@@ -205,7 +205,7 @@ impl RaisedAlerts {
             .iter()
             .map(|channel| {
                 let (queue, messages) = mpsc::channel(QUEUE);
-                tasks.spawn(tell_by(channel.clone(), messages, ending.clone(), cut.clone()));
+                tasks.spawn(notify_through(channel.clone(), messages, ending.clone(), cut.clone()));
                 queue
             })
             .collect();
@@ -250,7 +250,7 @@ async fn record_and_hand_on(ledger: &dyn Ledger, alert: Alert, at: Timestamp, qu
     }
 }
 
-async fn tell_by(
+async fn notify_through(
     channel: Channel,
     mut messages: mpsc::Receiver<Message>,
     ending: CancellationToken,

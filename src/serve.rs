@@ -1,4 +1,4 @@
-//! Puts the parts together, accepts agents, watches the files, and stops in order.
+//! Assembles the parts, accepts agents, watches the files, and shuts down in order.
 
 mod approvals;
 mod bkey;
@@ -9,7 +9,7 @@ mod error;
 mod listeners;
 mod parts;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,7 @@ use crate::rules::{self, Rules};
 use crate::store;
 use approvals::{Opened, open_questions};
 use bursar_approvals::questions::{Questions, Services};
+use bursar_core::assets::Network;
 use bursar_core::clock::SharedClock;
 use bursar_core::policy::Approvals;
 use bursar_home::{self as home, Home, Readers};
@@ -49,6 +50,7 @@ use bursar_net::via::Via;
 use bursar_rails::balances::Balances;
 use bursar_rails::outstanding::Outstanding;
 use bursar_rails::pay::{CardPayer, EvmPayer, Payers, Permissions};
+use bursar_rails::rpc::Node;
 use bursar_reconcile::{Keeper, Notice, Notices, Reconciler};
 use earlier::{forget_tokens, outstanding};
 pub(crate) use error::StartError;
@@ -66,11 +68,11 @@ pub(crate) struct Running {
     alerts: AlertDelivery,
     stop: CancellationToken,
     tasks: TaskTracker,
-    /// For streams, and for payments that are sent.
+    /// How long streams, and payments that were sent, may take to end.
     bound: Duration,
 }
 
-/// What everything is built from: the files, the clock, and what ends it.
+/// What everything is built from: the files, the clock, and the shutdown signal.
 struct Ground<'a> {
     home: &'a Home,
     clock: SharedClock,
@@ -102,11 +104,15 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     let (ground, raised) = ground(home, clock, config)?;
     let payers = payers(&ground).await?;
     let acceptor = tls_acceptor(&ground.config)?;
-    // The lock on the directory comes first: a second server must fail for that reason and leave the port alone.
+    // The lock on the directory comes first: a second server must fail because of it and not touch the port.
     let ledger = open_ledger(&ground).await?;
     let mut doors = open_doors(&ground.config)?;
 
     let (rules, address) = (Arc::new(rules), doors.address);
+    // What can fail comes before anything is recorded or begun.
+    let server_tls = ServerConfigs::new(Arc::new(Leaves::new(authority, ground.clock.clone())?))?;
+    let via = ground.config.proxy.via.then(Via::random).transpose();
+    let via = via.map_err(StartError::Random)?;
     let dialer = dialer(&ground.config, &doors);
     let balances = watch_balances(&ground, &payers);
     let outstanding = outstanding(home, &*ledger, &ground.clock).await?;
@@ -143,7 +149,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     let proxy = Arc::new(Proxy {
         clock: ground.clock.clone(),
         logins,
-        server_tls: ServerConfigs::new(Arc::new(Leaves::new(authority, ground.clock.clone())?))?,
+        server_tls,
         upstreams: Upstreams::new(dialer, ground.tls.clone(), ground.config.timeouts),
         timeouts: ground.config.timeouts,
         listeners: vec![address],
@@ -159,11 +165,12 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
                 keys,
                 proven,
                 nodes: reconciler.nodes.clone(),
+                via,
             },
-        )?),
+        )),
     });
     ground.tasks.spawn(keep_watch(proxy.clone()));
-    // What an earlier run left outstanding is looked at before the first payment (R216).
+    // Outstanding payments of an earlier run are loaded before the first payment (R216).
     let tasks = ground.tasks.clone();
     Keeper::new(reconciler)
         .start(|keeping| drop(tasks.spawn(keeping)))
@@ -194,7 +201,7 @@ impl Running {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// Reads `limits.toml` again if it changed.
+    /// Reloads `limits.toml` if it changed.
     pub(crate) async fn refresh_rules(&self) {
         self.rules.refresh(&*self.ledger).await;
     }
@@ -203,7 +210,8 @@ impl Running {
         &*self.ledger
     }
 
-    /// No new connections; what is running gets its bound (R65): payments that are sent `settle_wait`, streams `drain`.
+    /// Accepts no new connections; what is running gets its bound (R65): payments that were sent `settle_wait`, streams
+    /// `drain`.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -211,13 +219,13 @@ impl Running {
             Ok(()) => self.outstanding.end(),
             Err(_) => tracing::warn!(
                 seconds = self.bound.as_secs(),
-                "some connections did not end in time and are cut"
+                "some connections did not end in time and were cut"
             ),
         }
-        // What ended just now may have raised alerts; they still go into the ledger.
+        // Work that ended just now may have raised alerts; they still go into the ledger.
         self.alerts.end().await;
         self.ledger.close().await;
-        // A stale address would send `run` to a port that somebody else may have by then.
+        // A stale address would send `run` to a port that another program may have by then.
         let _ = std::fs::remove_file(self.home.listen());
         let _ = std::fs::remove_file(self.home.admin_socket());
     }
@@ -248,7 +256,7 @@ async fn payers(ground: &Ground<'_>) -> Result<Payers, StartError> {
 }
 
 async fn open_ledger(ground: &Ground<'_>) -> Result<Arc<dyn Ledger>, StartError> {
-    // `init` made it: without it the ledger is gone, and a new one would count from nothing.
+    // `init` creates it: if it is missing, the ledger is gone, and a new one would count from zero.
     let audit = ground.home.audit();
     if !audit.is_dir() {
         return Err(StartError::NoLedger(audit));
@@ -272,7 +280,7 @@ fn open_doors(config: &Config) -> Result<Doors, StartError> {
 }
 
 fn dialer(config: &Config, doors: &Doors) -> Dialer {
-    // Neither is a site that agents are to reach through the proxy.
+    // Our own listeners are not sites that agents may reach through the proxy.
     let callbacks = doors.callbacks.iter().filter_map(|listener| listener.local_addr().ok());
     let own = [doors.address].into_iter().chain(callbacks).collect();
     Dialer::new(
@@ -331,12 +339,13 @@ async fn questions(
 
 /// The keys under which payments were made.
 async fn idempotency_keys(ground: &Ground<'_>, ledger: &dyn Ledger) -> IdempotencyKeys {
-    // A shared ledger that is away knows them better than this proxy; it refuses a second payment under one.
+    // An unreachable shared ledger knows them better than this proxy; it refuses a second payment under one.
     let held = ledger.keys().await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "which idempotency keys are held is not known yet");
+        tracing::warn!(%error, "the idempotency keys in use could not be read yet");
         Vec::new()
     });
-    // What only waits for a person is not paid yet, whichever proxy has asked: the same request again goes on with it.
+    // A payment that only waits for a person is not paid yet, whichever proxy asked: the same request again continues
+    // it.
     let asked = ledger.approvals().await.unwrap_or_default();
     let waiting: HashSet<PaymentId> = asked.live.iter().chain(&asked.elsewhere).map(|row| row.rid).collect();
     let held = held.into_iter().filter(|hold| !waiting.contains(&hold.rid)).collect();
@@ -369,18 +378,18 @@ struct Parts {
     questions: Option<Questions>,
     outstanding: Outstanding,
     keys: IdempotencyKeys,
-    proven: std::collections::BTreeSet<bursar_core::assets::Network>,
-    nodes: std::collections::BTreeMap<bursar_core::assets::Network, Vec<bursar_rails::rpc::Node>>,
+    proven: BTreeSet<Network>,
+    nodes: BTreeMap<Network, Vec<Node>>,
+    via: Option<Via>,
 }
 
-fn context(ground: &Ground<'_>, parts: Parts) -> Result<Context, StartError> {
+fn context(ground: &Ground<'_>, parts: Parts) -> Context {
     let config = &ground.config;
     let settle_wait = config.timeouts.settle_wait;
-    let via = config.proxy.via.then(Via::random).transpose();
-    Ok(Context {
+    Context {
         traffic: Traffic {
             agent_payments: config.proxy.agent_payments,
-            via: via.map_err(StartError::Random)?,
+            via: parts.via,
             replay_budget: ReplayBudget::default(),
             drain: config.timeouts.drain,
         },
@@ -422,10 +431,10 @@ fn context(ground: &Ground<'_>, parts: Parts) -> Result<Context, StartError> {
         },
         tasks: ground.tasks.clone(),
         stop: ground.stop.clone(),
-    })
+    }
 }
 
-/// Files that others write, and what grows old.
+/// Reloads files that others write, and removes what has expired.
 async fn keep_watch(proxy: Arc<Proxy>) {
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -443,7 +452,7 @@ async fn keep_watch(proxy: Arc<Proxy>) {
     }
 }
 
-/// Whoever signs on EVM networks.
+/// The signer for EVM networks.
 async fn wallet(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Option<EvmPayer>, StartError> {
     let wallet = open_wallet(config, home, tls).await?;
     let Some(payer) = &wallet else {
@@ -458,12 +467,12 @@ async fn wallet(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<
     }
     if let EvmPayer::Bkey(signer) = payer {
         let (token, network) = (signer.token().symbol, signer.token().network());
-        tracing::info!(token, %network, "BKey signs, for whole US cents alone");
+        tracing::info!(token, %network, "BKey signs; it pays whole US cents only");
     }
     Ok(wallet)
 }
 
-/// What the chain says against the books is told at once.
+/// Raises an alert at once for what the chain reports against the ledger.
 fn notices(alerts: &Alerts) -> Notices {
     let alerts = alerts.clone();
     Arc::new(move |notice| {
@@ -479,7 +488,7 @@ fn warn_of_end(authority: &Authority, clock: &SharedClock) {
         let days = authority.not_after().duration_since(clock.now()).as_hours() / 24;
         tracing::warn!(
             days,
-            "the CA ends soon; run `bursar ca rotate` and give agents the new ca.pem"
+            "the CA expires soon; run `bursar ca rotate` and give agents the new ca.pem"
         );
     }
 }

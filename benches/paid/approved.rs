@@ -88,11 +88,11 @@ enum Way {
 pub(crate) fn measure(program: &Path) -> Result<Approved, Fault> {
     let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
     let mut seller = Process::role("seller")?;
-    let opened: Opened = serde_json::from_str(&seller.hear()?)?;
+    let opened: Opened = serde_json::from_str(&seller.next_line()?)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut sold = || -> Result<u64, Fault> {
         seller.say("seen")?;
-        Ok(serde_json::from_str::<Seen>(&seller.hear()?)?.sold)
+        Ok(serde_json::from_str::<Seen>(&seller.next_line()?)?.sold)
     };
     let mut polled = Vec::new();
     let (mut pinged, mut plain) = (Vec::new(), Vec::new());
@@ -231,7 +231,7 @@ impl Cast {
         let log = self.proxy.log()?;
         let callbacks = log
             .lines()
-            .find(|line| line.contains("calls of the approval backend are heard"))
+            .find(|line| line.contains("listening for callbacks from the approval backend"))
             .and_then(|line| line.split("address=").nth(1))
             .ok_or("bursar does not say where it hears pings")?;
         let mut times = Vec::new();

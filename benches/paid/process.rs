@@ -67,7 +67,7 @@ impl Process {
         writeln!(stdin, "{line}").map_err(|error| format!("{} does not listen: {error}", self.name).into())
     }
 
-    pub(crate) fn hear(&mut self) -> Result<String, Fault> {
+    pub(crate) fn next_line(&mut self) -> Result<String, Fault> {
         let mut line = String::new();
         match self.stdout.read_line(&mut line)? {
             0 => Err(format!("{} ended without an answer", self.name).into()),
@@ -76,7 +76,7 @@ impl Process {
     }
 
     /// Everything it still says, once it has ended.
-    pub(crate) fn hear_out(&mut self) -> Result<String, Fault> {
+    pub(crate) fn read_last(&mut self) -> Result<String, Fault> {
         let mut text = String::new();
         self.stdin = None;
         self.stdout.read_to_string(&mut text)?;

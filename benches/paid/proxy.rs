@@ -73,7 +73,7 @@ impl Proxy {
                 .env_remove("BURSAR_DIR")
                 .stderr(File::create(home.join("serve.log"))?),
         )?;
-        let line = process.hear()?;
+        let line = process.next_line()?;
         let address = line
             .strip_prefix("listening on http://")
             .ok_or("bursar does not listen")?;

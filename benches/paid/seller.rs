@@ -47,7 +47,7 @@ pub(crate) struct Seen {
 }
 
 #[derive(Default)]
-struct Votes {
+struct Counts {
     seen: Seen,
     challenges: HashMap<Vec<u8>, Instant>,
     to_replay: Vec<u64>,
@@ -57,7 +57,7 @@ struct Goods {
     free: Vec<u8>,
     challenge: Vec<u8>,
     sold: Vec<u8>,
-    tally: Mutex<Votes>,
+    counts: Mutex<Counts>,
 }
 
 pub(crate) fn run() -> Result<(), Fault> {
@@ -114,7 +114,7 @@ impl Goods {
                 "{}",
             ),
             sold: answer("200 OK", &format!("payment-response: {}\r\n", encoded(&receipt)), &page),
-            tally: Mutex::default(),
+            counts: Mutex::default(),
         }
     }
 
@@ -125,13 +125,13 @@ impl Goods {
             let head = inbox.head(&mut stream).await?;
             let target = head.second_word();
             let answer = if !target.starts_with(b"/paid") {
-                self.tally().seen.free += 1;
+                self.counts().seen.free += 1;
                 &self.free
             } else if head.field("payment-signature").is_some() {
-                self.tally().sold(target, came);
+                self.counts().sold(target, came);
                 &self.sold
             } else {
-                self.tally().challenged(target);
+                self.counts().challenged(target);
                 &self.challenge
             };
             stream.write_all(answer).await?;
@@ -140,20 +140,20 @@ impl Goods {
         Ok(())
     }
 
-    fn tally(&self) -> std::sync::MutexGuard<'_, Votes> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Seen {
-        let mut tally = self.tally();
-        let mut seen = std::mem::take(&mut tally.seen);
-        seen.to_replay = Lap::of(std::mem::take(&mut tally.to_replay));
-        tally.challenges.clear();
+        let mut counts = self.counts();
+        let mut seen = std::mem::take(&mut counts.seen);
+        seen.to_replay = Lap::of(std::mem::take(&mut counts.to_replay));
+        counts.challenges.clear();
         seen
     }
 }
 
-impl Votes {
+impl Counts {
     fn challenged(&mut self, target: &[u8]) {
         self.seen.challenged += 1;
         self.challenges.insert(target.to_owned(), Instant::now());

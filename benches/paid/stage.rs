@@ -55,7 +55,7 @@ impl Stage {
         let node = (wished == Wished::Measured).then(node).transpose()?;
         let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
         let mut seller = Process::role("seller")?;
-        let opened: Opened = serde_json::from_str(&seller.hear()?)?;
+        let opened: Opened = serde_json::from_str(&seller.next_line()?)?;
         std::fs::write(dir.path().join("seller-ca.pem"), &opened.ca_pem)?;
         let settings = Settings {
             program,
@@ -115,7 +115,7 @@ impl Stage {
         order.route.port = self.opened.address.port();
         let mut load = Process::role("load")?;
         load.say(&serde_json::to_string(&order)?)?;
-        load.hear()?;
+        load.next_line()?;
         // Connecting and warming up are over; what they caused is not counted.
         self.settle()?;
         self.sold += self.seen()?.sold;
@@ -123,7 +123,7 @@ impl Stage {
         let written = self.bursar.process.written();
         let before = (self.bursar.process.cpu()?, load.cpu()?, self.seller.cpu()?);
         load.say("go")?;
-        let measured: Measured = serde_json::from_str(&load.hear()?)?;
+        let measured: Measured = serde_json::from_str(&load.next_line()?)?;
         let (load_cpu, seller_cpu) = (load.cpu()? - before.1, self.seller.cpu()? - before.2);
         if order.wanted == Wanted::Paid {
             // What the index does afterwards belongs to these payments.
@@ -185,7 +185,7 @@ impl Stage {
                 .env_remove("NODE_OPTIONS")
                 .env_remove("NODE_USE_ENV_PROXY"),
         )?;
-        let said: Said = serde_json::from_str(&payer.hear_out()?)?;
+        let said: Said = serde_json::from_str(&payer.read_last()?)?;
         let seller_cpu = self.seller.cpu()? - seller_cpu;
         let seen = self.seen()?;
         if said.paid != count || seen.sold != count {
@@ -231,7 +231,7 @@ impl Stage {
 
     fn seen(&mut self) -> Result<Seen, Fault> {
         self.seller.say("seen")?;
-        Ok(serde_json::from_str(&self.seller.hear()?)?)
+        Ok(serde_json::from_str(&self.seller.next_line()?)?)
     }
 
     fn files(&self) -> Result<Files, Fault> {

@@ -38,13 +38,13 @@ pub async fn payments(alerts: Alerts, ledger: std::sync::Arc<dyn Ledger>, clock:
 
 /// `open` is sorted by when the payments were made.
 pub fn look(alerts: &Alerts, open: &[Payment], now: Timestamp) {
-    let in_doubt: Vec<&Payment> = open
+    let outstanding: Vec<&Payment> = open
         .iter()
         .filter(|payment| payment.state == State::Unknown)
         .filter(|payment| now.duration_since(payment.updated_at.timestamp()) > PATIENCE)
-        .filter(|payment| !alerts.was_told_unknown(payment.rid()))
+        .filter(|payment| !alerts.was_notified_unknown(payment.rid()))
         .collect();
-    let (one_by_one, more) = in_doubt.split_at(in_doubt.len().min(ONE_BY_ONE));
+    let (one_by_one, more) = outstanding.split_at(outstanding.len().min(ONE_BY_ONE));
     for payment in one_by_one {
         alerts.raise(Alert::PaymentUnknown {
             rid: payment.rid(),
@@ -55,7 +55,7 @@ pub fn look(alerts: &Alerts, open: &[Payment], now: Timestamp) {
         });
     }
     if !more.is_empty() {
-        more.iter().for_each(|payment| alerts.count_as_told(payment.rid()));
+        more.iter().for_each(|payment| alerts.count_as_notified(payment.rid()));
         alerts.raise(Alert::ManyUnknown { more: more.len() });
     }
 }

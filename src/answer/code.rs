@@ -1,4 +1,4 @@
-//! Why bursar answers by itself: every problem code, once, with all that is ever said about it.
+//! Every problem code, once, with its texts: why bursar answers a request itself.
 //!
 //! Problem documents, `docs/codes.md` and `bursar explain-code` are made from this table. A code is a contract: scripts match
 //! it, so it is never renamed (R37).
@@ -10,7 +10,7 @@ use bursar_net::dial::DialError;
 use bursar_net::tls::upstream::HandshakeError;
 use bursar_net::upstream::UpstreamError;
 
-/// What the table says about one code.
+/// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spec {
     /// The last part of the problem's `type`.
@@ -60,7 +60,7 @@ macro_rules! codes {
 codes! {
     BadRequest "bad-request" BAD_REQUEST REQUEST_ERROR;
         "The proxy cannot forward this request"
-        "The request is not one that a proxy can forward: it names no host, has an unusable target, or too many header fields."
+        "A proxy cannot forward the request: it names no host, has an unusable target, or has too many header fields."
         "Send CONNECT or a full URL to the proxy. `bursar env --agent NAME` prints the variables that clients need."
     ProxyAuthentication "proxy-authentication" PROXY_AUTHENTICATION_REQUIRED DENIED;
         "The proxy does not know which agent this is"
@@ -108,7 +108,8 @@ codes! {
         "The operator must fund the wallet; `bursar wallet show` prints its address."
     StoreUnavailable "store-unavailable" SERVICE_UNAVAILABLE INTERNAL;
         "The payment could not be recorded, so nothing was paid"
-        "The ledger cannot write: the disk is full or failing, the database is away, or another proxy has newer limits. Requests that cost nothing still pass."
+        "The ledger cannot be written: the disk is full or failing, the database is unreachable, or another proxy has \
+         newer limits. Requests that cost nothing still pass."
         "Try again after the time in `Retry-After`. The operator finds the cause in the log."
     SigningFailed "signing-failed" SERVICE_UNAVAILABLE INTERNAL;
         "The payment could not be signed, so nothing was paid"
@@ -124,7 +125,8 @@ codes! {
         "Try again later. If it persists, the operator must check [stripe] in bursar.toml."
     SignerUnavailable "signer-unavailable" SERVICE_UNAVAILABLE INTERNAL;
         "BKey made no credential, so nothing was sent"
-        "BKey cannot be reached, refuses, or does not say what it did. If it may have signed, the payment stays counted."
+        "BKey cannot be reached, refuses, or does not say whether it signed. If it may have signed, the payment stays \
+         counted."
         "Try again later if the answer says that it is retryable; otherwise the operator must check BKey's client and scopes."
     SignerPending "signer-pending" SERVICE_UNAVAILABLE DENIED;
         "A person has yet to confirm this payment on the phone"
@@ -140,8 +142,9 @@ codes! {
         "Do not send it again; talk to the approver."
     ApprovalExpired "approval-expired" SERVICE_UNAVAILABLE DENIED;
         "No approval was given or used in time"
-        "Nobody decided in time, or what was approved was not used in time, was used by another request of the same terms, or is not what the site asks for now. Nothing was paid."
-        "Send the same request again; it asks anew."
+        "Nobody decided in time, or the approval was not used in time, was used by another request for the same terms, \
+         or does not match what the site asks for now. Nothing was paid."
+        "Send the same request again to ask anew."
     ApprovalFailed "approval-failed" SERVICE_UNAVAILABLE INTERNAL;
         "Nobody could be asked about this payment"
         "The approval backend did not answer, gave an answer that proves nothing, or no suitable approver is configured. Nothing was paid."
@@ -160,15 +163,18 @@ codes! {
         "Send the same request again: it presents the same payment while that is valid, and pays nothing new."
     PaymentInDoubt "payment-in-doubt" CONFLICT DENIED;
         "The outcome of an earlier payment for this request is unknown"
-        "This same request was paid for before, or BKey may have signed for it, and it is not known whether the site took the payment. Nothing new was paid."
+        "This same request was paid for before, or BKey may have signed for it, and it is unknown whether the site \
+         took the payment. Nothing new was paid."
         "Wait 15 minutes without repeating the request, or have the operator run `bursar payments resolve ID`."
     PaidNotDelivered "paid-not-delivered" CONFLICT DENIED;
         "This request is paid, but its answer was not delivered"
-        "The site took a payment for this same request, and its answer did not arrive whole. Nothing new was paid."
-        "Ask the merchant, with the transaction that `bursar payments show ID` prints. A new purchase is made 15 minutes after the last try."
+        "The site took a payment for this same request, but its answer did not arrive completely. Nothing new was paid."
+        "Ask the merchant, and quote the transaction that `bursar payments show ID` prints. A new purchase is possible \
+         15 minutes after the last try."
     AlreadyPaid "already-paid" CONFLICT DENIED;
         "A payment was already made under this Idempotency-Key"
-        "A payment was made under this `Idempotency-Key`, and the site asks for money again. Nothing else is paid under the key for 24 hours."
+        "A payment was made under this `Idempotency-Key`, and the site asks for payment again. Nothing else is paid \
+         under the key for 24 hours."
         "Use a new key to buy again."
     IdempotencyKeyReused "idempotency-key-reused" UNPROCESSABLE_ENTITY DENIED;
         "This Idempotency-Key belongs to another request"
@@ -176,11 +182,12 @@ codes! {
         "Use a different key for each request."
     IdempotencyKeyUnusable "idempotency-key-unusable" BAD_REQUEST DENIED;
         "This Idempotency-Key cannot be used"
-        "The site wants money, and the key is empty, longer than 1024 bytes, or the request carries several different keys. Nothing was paid."
+        "The site asks for payment, and the key is empty, longer than 1024 bytes, or the request carries several \
+         different keys. Nothing was paid."
         "Send one key of 1 to 1024 bytes, or none."
 }
 
-/// A refusal by limits, in the same form.
+/// A refusal by limits, in the same shape.
 pub(super) const fn refusal(code: RefusalCode) -> Spec {
     Spec {
         code: code.code(),
@@ -192,7 +199,7 @@ pub(super) const fn refusal(code: RefusalCode) -> Spec {
     }
 }
 
-/// Whose fault it is that a site was not reached, as its code.
+/// Which code an unreachable site gets, by cause.
 pub(super) fn unreachable(error: &UpstreamError) -> Code {
     match error {
         UpstreamError::Dial(DialError::Guard { .. }) => Code::DestinationNotAllowed,

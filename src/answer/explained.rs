@@ -9,11 +9,11 @@ use super::{Code, Spec, Unpaid};
 use bursar_core::policy::RefusalCode;
 use bursar_ledger::Reason;
 
-/// One code as a person asks for it. Members in this order with `--json`.
+/// One code, explained to a person. `--json` prints the members in this order.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Explained {
     pub code: &'static str,
-    /// Of the problem document; `null` for a 402 that is passed on.
+    /// The status of the problem document; `null` for a 402 that is passed on.
     pub status: Option<u16>,
     pub title: &'static str,
     pub meaning: &'static str,
@@ -24,7 +24,7 @@ const PASSED_ON: &str = "The site's 402 was passed on unpaid";
 
 const REASON: &str = "The reason of a payment in `bursar payments`";
 
-/// All of them: problems first, then the details of 402s, then the reasons of payments.
+/// All codes: problems first, then the details of 402s, then the reasons of payments.
 pub(crate) fn all() -> Vec<Explained> {
     let problems = Code::ALL.iter().map(|code| code.spec());
     let refusals = RefusalCode::ALL.iter().map(|code| refusal(*code));
@@ -34,13 +34,14 @@ pub(crate) fn all() -> Vec<Explained> {
     problems.chain(unpaid).chain(reasons).collect()
 }
 
-/// `code` may be the whole `type` of a problem. Some are an answer and a payment's reason as well: `approval-denied`.
+/// `code` may be the whole `type` of a problem. Some codes are both an answer and a payment's reason, such as
+/// `approval-denied`.
 pub(crate) fn find(code: &str) -> Vec<Explained> {
     let code = code.trim().strip_prefix("urn:bursar:problem:").unwrap_or(code.trim());
     all().into_iter().filter(|explained| explained.code == code).collect()
 }
 
-/// The whole of `docs/codes.md`.
+/// The full text of `docs/codes.md`.
 pub(crate) fn page() -> String {
     let (problems, rest): (Vec<_>, Vec<_>) = all().into_iter().partition(|explained| explained.status.is_some());
     let (details, reasons): (Vec<_>, Vec<_>) = rest.into_iter().partition(|explained| explained.title == PASSED_ON);

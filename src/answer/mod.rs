@@ -1,5 +1,5 @@
-//! Every answer that bursar writes itself: refusals, errors, the login. One place, so that an agent always finds the same
-//! shape: `application/problem+json` (RFC 9457) with a stable `type`, and `Proxy-Status` (RFC 9209).
+//! Every answer that bursar writes itself: refusals, errors, the login. They are all made here, so that an agent always
+//! finds the same shape: `application/problem+json` (RFC 9457) with a stable `type`, and `Proxy-Status` (RFC 9209).
 
 mod code;
 pub(crate) mod explained;
@@ -24,12 +24,12 @@ pub(crate) use unpaid::Unpaid;
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(crate) const BURSAR_PAYMENT: HeaderName = HeaderName::from_static("bursar-payment");
 
-/// A problem document in the making. Boxed, because it is the rare side of every `Result` that it stands in.
+/// A problem document under construction. Boxed, because it is the rare side of the `Result`s that carry it.
 pub(crate) struct Problem(Box<Document>);
 
 struct Document {
     spec: Spec,
-    /// The code's own, unless bursar.toml sets another one.
+    /// The status of the code, unless bursar.toml sets another one.
     status: StatusCode,
     detail: String,
     members: Map<String, Value>,
@@ -53,7 +53,7 @@ impl Problem {
         }))
     }
 
-    /// The limits refuse: which rule, how much is used and reserved, when it resets (R230).
+    /// A refusal by the limits: which rule, how much is used and reserved, when it resets (R230).
     pub(crate) fn refused(refusal: &Refusal) -> Self {
         let mut problem = Self::of(code::refusal(refusal.code), refusal.detail.clone());
         let members = &mut problem.0.members;
@@ -97,13 +97,13 @@ impl Problem {
         self
     }
 
-    /// Another status than the code's own, where bursar.toml sets one.
+    /// Overrides the status of the code, where bursar.toml sets one.
     pub(crate) fn status(mut self, status: StatusCode) -> Self {
         self.0.status = status;
         self
     }
 
-    /// The question that a person is asked, by its id, and until when it stands.
+    /// The question that a person is asked, by its id, and its deadline.
     pub(crate) fn approval(mut self, id: PaymentId, expires_at: Option<Timestamp>) -> Self {
         let members = &mut self.0.members;
         members.insert("approval_id".into(), id.to_string().into());
@@ -139,7 +139,7 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        // RFC 9110 §6.6.1: whoever makes an answer dates it.
+        // RFC 9110 §6.6.1: the origin of an answer dates it.
         let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
         if let Some(date) = date.ok().and_then(|date| HeaderValue::try_from(date).ok()) {
             headers.insert(DATE, date);
@@ -166,7 +166,7 @@ impl Problem {
     }
 }
 
-/// Errors begin in lower case, because they are joined to other words; what an agent reads is a sentence.
+/// Errors start in lower case because they are joined to other text; agents read whole sentences.
 fn sentence(text: String) -> String {
     let mut letters = text.chars();
     match letters.next() {
@@ -175,14 +175,14 @@ fn sentence(text: String) -> String {
     }
 }
 
-/// Names the payment on an answer, whoever wrote that answer.
+/// Names the payment on an answer, whether the site or bursar wrote it.
 pub(crate) fn mark_paid(headers: &mut HeaderMap, rid: PaymentId) {
     if let Ok(value) = HeaderValue::try_from(rid.to_string()) {
         headers.insert(BURSAR_PAYMENT, value);
     }
 }
 
-/// Says on a 402 that is passed on why it was not paid. Other proxies' members stay (RFC 9209 §2).
+/// Adds the reason why a 402 that is passed on was not paid. Other proxies' members stay (RFC 9209 §2).
 pub(crate) fn mark_unpaid(headers: &mut HeaderMap, why: Unpaid) {
     if let Ok(value) = HeaderValue::try_from(format!("bursar; details=\"{}\"", why.code())) {
         headers.append(PROXY_STATUS, value);

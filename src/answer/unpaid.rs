@@ -1,25 +1,25 @@
-//! Why a 402 is passed on unpaid: the `details` of `Proxy-Status`, each once, with all that is said about it.
+//! Why a 402 is passed on unpaid: the `details` of `Proxy-Status`, each once, with its texts.
 
 use bursar_core::challenge::Why;
 use bursar_core::policy;
 
-/// A reason for handing a 402 on as it came.
+/// A reason for passing a 402 on unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unpaid {
-    /// The challenge, or each offer in it.
+    /// A fault of the challenge, or of each offer in it.
     Challenge(Why),
-    /// What the limits never pay for.
+    /// The limits never pay for this.
     Policy(policy::Unpaid),
     AgentPays,
     NotOverTls,
     Upgrade,
     BodyTooLarge,
     BodyBrokenOff,
-    /// It was paid, and the site asks again.
+    /// It was paid, and the site asks for payment again.
     StillAfterPayment,
 }
 
-/// Those that are neither the challenge's nor the limits'.
+/// The reasons that are neither the challenge's nor the limits'.
 const OURS: [Unpaid; 6] = [
     Unpaid::AgentPays,
     Unpaid::NotOverTls,
@@ -62,7 +62,7 @@ impl Unpaid {
             ),
             Self::NotOverTls => (
                 "not-over-tls",
-                "The site is not reached over verified TLS, and bursar pays over nothing else.",
+                "The site is not reached over verified TLS, and bursar pays only over verified TLS.",
                 "Use the https URL. For tests, the operator can list the host in `allow_http_payments`.",
             ),
             Self::Upgrade => (
@@ -72,7 +72,8 @@ impl Unpaid {
             ),
             Self::BodyTooLarge => (
                 "body-too-large-to-replay",
-                "The request's body is over 1 MiB, or bodies of over 256 MiB in all are being kept, so it cannot be sent a second time with the payment.",
+                "The request's body is larger than 1 MiB, or more than 256 MiB of bodies are being held, so it cannot \
+                 be sent a second time with the payment.",
                 "Send a smaller body, or try again when fewer uploads are running.",
             ),
             Self::BodyBrokenOff => (
@@ -82,7 +83,8 @@ impl Unpaid {
             ),
             Self::StillAfterPayment => (
                 "still-402-after-payment",
-                "The payment was made, and the site answers with 402 again. `Bursar-Payment` names the payment; it stays counted.",
+                "The payment was made, and the site still answers with 402. `Bursar-Payment` names the payment; it \
+                 stays counted.",
                 "Look at `bursar payments show ID`, and ask the merchant.",
             ),
         }

@@ -79,12 +79,12 @@ impl Export {
         let mut lines = lines_about(home.root(), &wanted).map_err(unread)?;
         let mut exit = Exit::Done;
         for id in wanted {
-            let kept = questions::look(&home.approvals(), id).unwrap_or_else(|why| {
+            let stored = questions::look(&home.approvals(), id).unwrap_or_else(|why| {
                 eprintln!("bursar: {id}: {why}");
                 exit = Exit::Negative;
                 None
             });
-            let record = ApprovalRecord::of(id, kept.as_ref(), lines.remove(&id).unwrap_or_default());
+            let record = ApprovalRecord::of(id, stored.as_ref(), lines.remove(&id).unwrap_or_default());
             for difference in examine(&record).differences {
                 eprintln!("bursar: {id}: {difference}");
                 exit = Exit::Negative;
@@ -219,7 +219,7 @@ impl Verify {
     /// A consistent document is proven only by a key that the reader trusts (R53).
     fn verdict(&self, examined: &Examined) -> (Verdict, Option<String>) {
         if !examined.differences.is_empty() {
-            return (Verdict::Damaged, Some(told(&examined.differences)));
+            return (Verdict::Damaged, Some(joined(&examined.differences)));
         }
         if !examined.whole {
             let why = "the payment's first ledger entries are missing, so not everything could be compared";
@@ -245,9 +245,9 @@ impl Verify {
     }
 }
 
-fn told(differences: &[Difference]) -> String {
-    let told: Vec<String> = differences.iter().map(ToString::to_string).collect();
-    told.join("; ")
+fn joined(differences: &[Difference]) -> String {
+    let joined: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    joined.join("; ")
 }
 
 fn sheet(record: &ApprovalRecord, examined: &Examined, verdict: Verdict, why: Option<&str>) -> String {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::arguments::{moment, not_found, parse_id};
 use super::output::{print, print_json, say};
 use super::{Exit, Failure};
-use crate::admin::{self, AdminError, Word};
+use crate::admin::{self, AdminError, Resolved};
 use bursar_core::clock::SystemClock;
 use bursar_home::Home;
 use bursar_ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, Refused, read_payments};
@@ -181,7 +181,7 @@ impl Resolve {
             ));
         }
         self.look(home, rid)?;
-        let word = if self.settled { Word::Settled } else { Word::Expired };
+        let word = if self.settled { Resolved::Settled } else { Resolved::Expired };
         let who = admin::decider(rustix::process::geteuid().as_raw());
         let question = admin::Resolve {
             id: rid.to_string(),
@@ -231,7 +231,7 @@ impl Resolve {
 }
 
 /// Without a server: takes the directory's lock and writes the entry itself (R57).
-async fn resolve_offline(home: &Home, rid: PaymentId, word: Word, who: String, why: String) -> Result<(), Failure> {
+async fn resolve_offline(home: &Home, rid: PaymentId, word: Resolved, who: String, why: String) -> Result<(), Failure> {
     if home.node().exists() {
         return Err(Failure::unavailable(
             "this directory's ledger is in a database, which only a running server writes to; start `bursar serve` \

@@ -120,7 +120,7 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
         stop: CancellationToken::new(),
         turn: tokio::sync::Mutex::default(),
     };
-    let compared = reconciler.run(question, &tell).await;
+    let compared = reconciler.run(question, &report_progress).await;
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
     }
@@ -129,7 +129,7 @@ async fn offline(home: &Home, question: &Question) -> Result<Result<Report, Unab
 }
 
 /// On a terminal, shows progress in one line that is overwritten.
-fn tell(progress: Progress) {
+fn report_progress(progress: Progress) {
     let mut out = std::io::stderr().lock();
     if !out.is_terminal() {
         return;

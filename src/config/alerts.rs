@@ -5,6 +5,7 @@ use http::Uri;
 use bursar_config::secret::SecretSource;
 use bursar_config::section::{Entry, Section};
 use bursar_core::money::MicroUsd;
+use bursar_net::post::is_this_machine;
 
 /// Without a channel, alerts are only in the log and in the ledger.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -85,7 +86,8 @@ fn webhook_url(entry: &Entry<'_>) -> Option<Uri> {
     let uri = entry.text()?.parse::<Uri>().ok();
     let is_good = |uri: &Uri| match (uri.scheme_str(), uri.host()) {
         (Some("https"), Some(_)) => true,
-        (Some("http"), Some(host)) => is_this_machine(host),
+        // `LOCALHOST` is rejected, unlike in other URLs.
+        (Some("http"), Some(host)) => is_this_machine(host) && !host.contains(|c: char| c.is_ascii_uppercase()),
         _ => false,
     };
     uri.filter(is_good).or_else(|| {
@@ -96,14 +98,6 @@ fn webhook_url(entry: &Entry<'_>) -> Option<Uri> {
                 .to_owned(),
         )
     })
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost"
-        || bare
-            .parse()
-            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 fn token_source(entry: &Entry<'_>) -> Option<SecretSource> {

@@ -132,7 +132,7 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
         // Everything has a default: BKey, as its own tools are set up.
         "ciba" => {
             let ciba = described.ciba.clone().unwrap_or_else(|| Some(Ciba::default()))?;
-            match (ciba.delivery, callbacks) {
+            match (ciba.options.delivery, callbacks) {
                 (Delivery::Ping, None) => {
                     unheard(entry, "approval.ciba.delivery is \"ping\"", "write delivery = \"poll\"")
                 }

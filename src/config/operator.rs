@@ -219,7 +219,7 @@ impl Config {
     /// Our identity when BKey pays: `[bkey]`, else a BKey approval backend's, else that of BKey's own tools.
     pub(crate) fn bkey_client(&self) -> Bkey {
         let asking = match &self.approval.backend {
-            Backend::Ciba(ciba) if ciba.style == Style::Bkey => Some(Bkey {
+            Backend::Ciba(ciba) if ciba.options.style == Style::Bkey => Some(Bkey {
                 api_url: ciba.issuer.clone(),
                 client: ciba.client.clone(),
             }),

@@ -1,4 +1,4 @@
-//! How every connection of ours is served, on the listener, in a tunnel and on the admin socket.
+//! How all our connections are served: on the listener, in tunnels and on the admin socket.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -11,19 +11,20 @@ use bursar_net::upstream::{HEAD_BYTES, HEAD_FIELDS};
 /// The same bounds on every HTTP/1.1 head that an agent sends (R33).
 pub(crate) fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // The header timeout is `Watched`'s, which lets a kept connection rest.
+    // `Watched` enforces the header timeout and lets an idle keep-alive connection rest.
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(None::<Duration>)
         .max_headers(HEAD_FIELDS)
         .max_header_size(HEAD_BYTES)
-        // Sites' answers pass as they came; ours bring their own.
+        // Sites' answers keep their own date; our answers set theirs.
         .auto_date_header(false)
         .half_close(false);
     builder
 }
 
-/// Serves a connection to its end. After `stop` it finishes what it is doing and takes nothing new, as `shut_down` tells it.
+/// Serves a connection to its end. After `stop` it finishes the exchange under way and accepts nothing new; `shut_down`
+/// asks it to.
 pub(super) async fn until_stopped<C, E>(
     connection: C,
     shut_down: impl FnOnce(Pin<&mut C>),

@@ -1,4 +1,4 @@
-//! Who is asking: `Proxy-Authorization` against the agents on file, with a bound on the noise of failed tries.
+//! Authenticates agents: `Proxy-Authorization` against agents.toml, with a bound on the noise of failed attempts.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,26 +14,26 @@ use secrecy::ExposeSecret;
 use crate::agents::{ProxyCredential, Reload, Roster, TokenDigest};
 use bursar_core::agent_name::AgentName;
 
-/// Failed tries of one source that are looked into and logged, per minute (R38).
+/// Failed attempts per source and minute that are checked against the file and logged (R38).
 const FAILURES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 
 pub(crate) struct Logins {
     roster: Roster,
-    /// A token that is right always passes: a neighbour on the same address must not be able to lock anybody out.
+    /// A correct token always passes: a neighbour on the same address must not be able to lock an agent out.
     failures: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
 }
 
-/// Who a connection belongs to, by which token.
+/// The agent of a connection, and the token that proved it.
 #[derive(Clone)]
 pub(crate) struct Login {
     pub agent: AgentName,
     token: TokenDigest,
 }
 
-/// Why nobody was identified.
+/// Why no agent was identified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
-    /// No credential: most clients send one only after being asked.
+    /// No credential: most clients send one only when asked.
     Missing,
     Unreadable,
     Wrong,
@@ -60,7 +60,7 @@ impl Logins {
         if let Some(agent) = self.roster.authenticate(&credential.name, &credential.token, now) {
             return Ok(Login { agent, token });
         }
-        // `run` mints a token and starts its child at once: look at the file before saying no.
+        // `run` creates a token and starts its child at once: reload the file before refusing.
         if matches!(self.roster.reload_if_changed(), Ok(Reload::Changed { .. }))
             && let Some(agent) = self.roster.authenticate(&credential.name, &credential.token, now)
         {
@@ -69,8 +69,8 @@ impl Logins {
         Err(self.failed(source, Unknown::Wrong))
     }
 
-    /// Whether the token of an open tunnel has not been revoked, rotated or run out since.
-    pub(crate) fn still_stands(&self, login: &Login, now: Timestamp) -> bool {
+    /// Whether the token of an open tunnel is still valid: not revoked, rotated or expired.
+    pub(crate) fn is_still_valid(&self, login: &Login, now: Timestamp) -> bool {
         self.roster.is_live(&login.agent, &login.token, now)
     }
 
@@ -82,12 +82,12 @@ impl Logins {
         why
     }
 
-    /// Once a second: changed agents, and forgotten sources.
+    /// Once a second: reloads changed agents and forgets old sources.
     pub(crate) fn tend(&self) {
         match self.roster.reload_if_changed() {
-            Ok(Reload::Changed { agents }) => tracing::info!(agents, "agents.toml read again"),
+            Ok(Reload::Changed { agents }) => tracing::info!(agents, "agents.toml reloaded"),
             Ok(Reload::Unchanged) => {}
-            Err(error) => tracing::error!(%error, "agents.toml not read; the agents known so far stay"),
+            Err(error) => tracing::error!(%error, "cannot read agents.toml; the agents known so far stay valid"),
         }
         self.failures.retain_recent();
     }

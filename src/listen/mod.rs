@@ -1,4 +1,4 @@
-//! Sockets in: which agent is asking, and what is inside a tunnel.
+//! Incoming connections: authentication, and what is inside a tunnel.
 
 mod connection;
 pub(crate) mod logins;
@@ -17,7 +17,7 @@ use bursar_net::upstream::Upstreams;
 pub(crate) use connection::http1;
 use logins::Logins;
 
-/// The side that agents see, made once at start.
+/// The side that agents see, built once at start.
 pub(crate) struct Proxy {
     pub context: Arc<Context>,
     pub clock: SharedClock,
@@ -30,7 +30,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Whether an authority is one of our own listeners, by text: names are checked when they are resolved.
+    /// Whether an authority is one of our own listeners, by its text: names are checked when they are resolved.
     fn is_own(&self, authority: &Authority) -> bool {
         let host = &authority.host;
         self.listeners.iter().any(|own| {

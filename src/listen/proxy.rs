@@ -1,8 +1,8 @@
-//! One connection on the listener: who is asking (407), and what for: a tunnel, an absolute-form request, or nothing a
-//! proxy can do.
+//! One connection on the listener: who is asking (407), and for what: a tunnel, an absolute-form request, or something
+//! that a proxy cannot do.
 //!
-//! CONNECT only ever gets 200, 400, 407 or 508; every other refusal is given inside the tunnel, because clients hide the
-//! body of a refused CONNECT (R28).
+//! CONNECT is answered only with 200, 400, 407 or 508; every other refusal is sent inside the tunnel, because clients
+//! hide the body of a refused CONNECT (R28).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -67,7 +67,7 @@ where
     absolute(&proxy, request, login.agent).await
 }
 
-/// The token decides who it is; the name must be that agent's (R30).
+/// The token identifies the agent; the user name must be that agent's (R30).
 fn identify(proxy: &Proxy, request: &Request<AgentBody>, peer: SocketAddr) -> Result<Login, Problem> {
     let credential = request.headers().get(PROXY_AUTHORIZATION);
     proxy
@@ -113,7 +113,7 @@ where
     Response::new(AnswerBody::empty())
 }
 
-/// `GET http://host/path` on the listener; and, from a few older clients, the same with `https://` (R232).
+/// `GET http://host/path` on the listener, and the same with `https://` from a few older clients (R232).
 async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: AgentName) -> Response<AnswerBody> {
     let origin = match absolute_origin(request.uri()) {
         Ok(origin) => origin,
@@ -129,7 +129,7 @@ async fn absolute(proxy: &Arc<Proxy>, mut request: Request<AgentBody>, agent: Ag
     // The authority of the URL wins over the Host field (RFC 9112 §3.2.2).
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let Ok(path) = path.parse::<Uri>() else {
-        return Problem::new(Code::BadRequest, "The request's path is not a path.").into_response();
+        return Problem::new(Code::BadRequest, "The request's path is invalid.").into_response();
     };
     let host = request.uri().authority().map(|authority| authority.as_str().to_owned());
     if let Some(Ok(host)) = host.map(HeaderValue::try_from) {
@@ -162,7 +162,7 @@ fn absolute_origin(uri: &Uri) -> Result<Origin, Problem> {
     Ok(Origin { scheme, authority })
 }
 
-/// Somebody opened the proxy's address itself: say what it is.
+/// A browser opened the proxy's own address: say what it is.
 fn not_a_proxy_request(request: &Request<AgentBody>) -> Response<AnswerBody> {
     if request.method() == Method::GET && request.uri().path() == "/" {
         let text = "This is bursar, a proxy. Set it as HTTPS_PROXY: `bursar env --agent NAME` prints the variables.\n";

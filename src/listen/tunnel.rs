@@ -1,7 +1,7 @@
-//! After CONNECT: what is inside is TLS, plain HTTP, or nothing for us (R29).
+//! After CONNECT: inside is TLS, plain HTTP, or something that is not served (R29).
 //!
-//! For TLS the site is dialled between the agent's hello and our answer to it, so that both sides speak the same version
-//! of HTTP, and so that a failed dial becomes a readable answer inside the tunnel (R227).
+//! For TLS the site is dialled between the agent's hello and our reply, so that both sides speak the same version of
+//! HTTP, and so that a failed dial becomes a readable answer inside the tunnel (R227).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ fn may_be_http(first: &[u8]) -> bool {
         && method.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'-')
 }
 
-/// `http://` inside a tunnel: Node's clients do that (R232).
+/// `http://` inside a tunnel, as Node's clients send it (R232).
 async fn plain<S>(proxy: Arc<Proxy>, login: Login, authority: Authority, stream: Rewind<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -145,7 +145,7 @@ async fn open(proxy: &Arc<Proxy>, agent: &AgentName, origin: Origin, offer: Alpn
     }
 }
 
-/// What an agent that cannot have the site's version speaks with us.
+/// The HTTP version for an agent that does not offer the site's.
 fn preferred(offer: AlpnOffer) -> Version {
     match offer {
         AlpnOffer::Http2 | AlpnOffer::Http2ThenHttp1 => Version::H2,
@@ -194,7 +194,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let busy = Busy::default();
-    // Streams come and go side by side: only idleness ends an h2 connection.
+    // Streams run in parallel: only idleness ends an HTTP/2 connection.
     let serving = busy.begin();
     let last = CancellationToken::new();
     let timeouts = &proxy.timeouts;
@@ -231,11 +231,11 @@ where
     }
 }
 
-/// What becomes of a tunnel after an answer.
+/// What happens to a tunnel after an answer.
 #[derive(PartialEq, Eq)]
 enum Then {
     GoOn,
-    /// Another tunnel may fare better, or nobody may use this one any more.
+    /// Close it: another tunnel may work better, or this one may no longer be used.
     Close,
 }
 
@@ -247,8 +247,8 @@ async fn answer(
     serving: Serving,
 ) -> (Response<AnswerBody>, Then) {
     let request = AgentBody::of(request, serving.clone());
-    let (answer, then) = if !proxy.logins.still_stands(login, proxy.clock.now()) {
-        let detail = "The token that this tunnel was opened with has ended; open another one with a new token.";
+    let (answer, then) = if !proxy.logins.is_still_valid(login, proxy.clock.now()) {
+        let detail = "The token that opened this tunnel is no longer valid; open a new tunnel with a valid token.";
         (
             Problem::new(Code::ProxyAuthentication, detail).into_response(),
             Then::Close,

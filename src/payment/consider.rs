@@ -39,24 +39,24 @@ const CHALLENGE_CAP: usize = 64 << 10;
 /// A body that arrives in drips is not a challenge (threat 2.7).
 const CHALLENGE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a 402 is considered with: limits and counters, and what this proxy can pay with.
+/// The limits, the counters and the means of payment that decide what happens to a 402.
 pub(crate) struct Decider {
     pub rules: Arc<Rules>,
     pub ledger: Arc<dyn Ledger>,
     pub clock: SharedClock,
     pub balances: Balances,
-    /// Who can be asked.
+    /// Which approvers can be asked.
     pub approvals: Approvals,
     pub means: Means,
     pub networks: BTreeSet<Network>,
-    /// Those of them for which bursar.toml names a node.
+    /// The networks for which bursar.toml names a node.
     pub proven: BTreeSet<Network>,
     /// Hosts that may be paid without TLS (R26).
     pub allow_http_payments: BTreeSet<Host>,
     pub agent_payments: AgentPayments,
 }
 
-/// What this proxy can pay with. Fixed for as long as it runs.
+/// What this proxy can pay with. Fixed at start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Means {
     pub is_empty: bool,
@@ -76,7 +76,7 @@ impl Means {
     }
 }
 
-/// Whose request is considered, and where it goes.
+/// Which agent sends the request, and where it goes.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'a> {
     pub agent: &'a AgentName,
@@ -86,34 +86,34 @@ pub(crate) struct Subject<'a> {
 
 /// What to do with a 402.
 pub(crate) enum Disposition {
-    /// Hand on the original, with the reason why it was not paid.
+    /// Pass the original on, with the reason why it was not paid.
     PassThrough(Unpaid),
     Refuse(Problem),
     Purchase(Box<PurchasePlan>),
 }
 
-/// What is to be bought, and what it is charged to.
+/// What to buy, and which limits it is charged to.
 #[derive(Clone)]
 pub(crate) struct PurchasePlan {
     pub offer: Offer,
     pub decided: Plan,
     pub limits: Arc<Limits>,
     pub policy_gen: u64,
-    /// All of the 402, should it have to be decided again.
+    /// All offers of the 402, in case it has to be decided again.
     offers: Offers,
-    /// The rule over which a person is asked, as the ledger has said that what was spent passes it.
+    /// The rule that requires approval, if the ledger found that spending since the last approval exceeds it.
     pub over: Option<Arc<str>>,
 }
 
 impl PurchasePlan {
-    /// What else the 402 offered, and why it is not taken.
+    /// The other offers of the 402, and why they are not taken.
     pub(crate) fn others(&self, now: Timestamp) -> Vec<Other> {
         self.offers.beside(&self.decided, &self.limits, now)
     }
 }
 
 impl Decider {
-    /// Reads the challenge and decides about it. `over`: the rule over which a person is asked about this request already.
+    /// Reads the challenge and decides. `over`: the rule for which this request already needs approval.
     pub(crate) async fn disposition(
         &self,
         subject: Subject<'_>,
@@ -170,9 +170,9 @@ impl Decider {
         }
     }
 
-    /// Decides once more, now that the upload is over and its body known, if that can change anything: an offer has expired or
-    /// binds another body, other limits are in force, a window has ended. An upload can be drawn out for as long as an agent
-    /// likes, and must not save up what was allowed when it began.
+    /// Decides again once the upload is complete and its body is known, if that can change anything: an offer has
+    /// expired or binds another body, other limits are in force, a window has ended. An agent can stretch an upload as
+    /// long as it likes, and must not keep using what was allowed when it began.
     pub(crate) fn decide_again(
         &self,
         subject: Subject<'_>,
@@ -192,12 +192,12 @@ impl Decider {
         self.decide(subject, plan.offers, plan.over)
     }
 
-    /// The same with a person to be asked, as what was spent passes `rule`.
+    /// Decides again with a person to be asked, because spending exceeds `rule`.
     pub(crate) fn decide_to_ask(&self, subject: Subject<'_>, plan: PurchasePlan, rule: Arc<str>) -> Disposition {
         self.decide(subject, plan.offers, Some(rule))
     }
 
-    /// Whether what was decided would be decided now: the same limits, windows that have not ended, the same price.
+    /// Whether the decision would still be the same: same limits, no window ended, same price.
     pub(crate) fn still_holds(&self, plan: &PurchasePlan) -> bool {
         let PurchasePlan {
             offer,
@@ -210,12 +210,12 @@ impl Decider {
         let has_ended = |charge: &Charge| charge.ends.is_some_and(|ends| ends <= now);
         self.rules.current().1 == *policy_gen
             && !decided.charges.iter().any(has_ended)
-            // A rate holds to its last day.
+            // A rate is valid through its last day.
             && limits.price(offer, now) == Some(decided.usd)
     }
 
-    /// What else of the same 402 may be bought, should the chosen offer be `gone`: answered already, say, or expired. Nothing
-    /// has been signed for it, so this is still the only credential of its request.
+    /// Another offer of the same 402, if the chosen one is `gone`: already answered, say, or expired. Nothing has been
+    /// signed for it, so this is still the only credential for its request.
     pub(crate) fn another(&self, subject: Subject<'_>, mut plan: PurchasePlan, gone: Why) -> Option<PurchasePlan> {
         let sha256 = plan.offer.sha256;
         plan.offers.keep(|offer| match offer.sha256 == sha256 {
@@ -306,7 +306,7 @@ impl Decider {
         Problem::new(Code::WalletInsufficient, detail).retryable(false)
     }
 
-    /// Puts a refusal into the ledger and the log, whether the limits refuse at once or the ledger's counters do.
+    /// Records a refusal in the ledger and the log, whether the limits or the ledger's counters refuse.
     pub(crate) fn record_refusal(
         &self,
         subject: Subject<'_>,
@@ -328,13 +328,13 @@ impl Decider {
     }
 }
 
-/// The challenges of a 402, wherever they stand, as one list.
+/// All challenges of a 402, from headers and body, as one list.
 async fn read(response: &mut Response<Relay>) -> Result<Challenge, Why> {
     let x402 = x402(response).await;
     challenge::with_mpp(response.headers(), x402)
 }
 
-/// What was read of the body is put back.
+/// Puts back what it reads of the body.
 async fn x402(response: &mut Response<Relay>) -> Result<Challenge, Why> {
     match challenge::look(response.headers()) {
         Found::Nothing(why) => Err(why),
@@ -357,7 +357,7 @@ fn decoded(response: &Response<Relay>, received: &Bytes) -> Result<Vec<u8>, Why>
         .map_err(|_| Why::BodyUndecodable)
 }
 
-/// The offers that this wallet could pay; without one, the reason that stood first.
+/// The offers that this wallet could pay; if there are none, the first reason.
 fn payable(challenge: Challenge, payer: &Payer<'_>) -> Result<Offers, Why> {
     let mut offers = Offers::of(challenge);
     offers.keep(|offer| challenge::payable(offer, payer));

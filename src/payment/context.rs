@@ -1,4 +1,4 @@
-//! What the stages of a request need of the program, each stage its own part. Made once at start.
+//! What the stages of a request need from the program, one part per stage. Built once at start.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,9 +30,9 @@ pub(crate) struct Context {
     pub(crate) repeats: Repeats,
     /// From a plan to a credential, and to its answer.
     pub(crate) purchasing: Purchasing,
-    /// What goes on when the agent has hung up.
+    /// Work that continues after the agent has hung up.
     pub(crate) tasks: TaskTracker,
-    /// No new work; connections end after what they are doing.
+    /// Cancelled on shutdown: no new work; connections end after their current exchange.
     pub(crate) stop: CancellationToken,
 }
 
@@ -43,24 +43,24 @@ pub(crate) struct Purchasing {
     pub rules: Arc<Rules>,
     pub payers: Payers,
     pub permissions: Permissions,
-    /// As bursar.toml names them; a network may have none.
+    /// From bursar.toml; a network may have none.
     pub nodes: BTreeMap<Network, Vec<Node>>,
     pub tls: Arc<UpstreamTls>,
-    /// Only if bursar.toml says who is asked.
+    /// Only if bursar.toml configures approvals.
     pub questions: Option<Questions>,
     pub outstanding: Outstanding,
     pub times: Times,
-    /// What an agent gets while a question is undecided (R39).
+    /// The status that an agent gets while a question is undecided (R39).
     pub pending_status: StatusCode,
 }
 
 /// How long a purchase waits.
 #[derive(Clone, Copy)]
 pub(crate) struct Times {
-    /// For a person, while the agent's request is open.
+    /// For a person's decision, while the agent's request is open.
     pub hold: Duration,
     /// How long a denial is remembered.
     pub deny_cooldown: Duration,
-    /// For the answer to a payment whose agent has gone.
+    /// For the answer to a payment whose agent has hung up.
     pub settle_wait: Duration,
 }

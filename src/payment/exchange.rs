@@ -1,5 +1,5 @@
-//! One request, from the agent to the site and back: the only place that knows the whole story. It parses nothing and
-//! counts nothing; it calls the stages that do, in order.
+//! One request, from the agent to the site and back, and the order of its stages. It parses nothing and counts nothing;
+//! the stages do.
 //!
 //! ```text
 //! guard ─► repeat? ─► forward ─► 402? ─► consider ─► keep the body ─► repeat? ─► purchase ─► answer
@@ -29,7 +29,7 @@ use bursar_net::upstream::{Lane, Origin, UpstreamError, stream};
 /// The site at the other end of a tunnel.
 pub(crate) enum Site {
     Open(Arc<Lane>),
-    /// It could not be reached; every request in the tunnel is answered with the reason.
+    /// The site could not be reached; every request in the tunnel is answered with the reason.
     Closed(Origin, Arc<UpstreamError>),
     /// The TLS hello asked for another host than CONNECT did.
     Misdirected(Origin),
@@ -93,7 +93,7 @@ async fn exchange(
         return answer;
     }
     let unpaid = |response, why| {
-        // Nobody needs the rest of the upload any more.
+        // The rest of the upload is no longer needed.
         body.refused();
         Ok(pass_through(agent, response, why))
     };
@@ -109,7 +109,7 @@ async fn exchange(
         Err(NotReplayable::TooLarge | NotReplayable::NoRoom) => return unpaid(response, Unpaid::BodyTooLarge),
         Err(NotReplayable::Broken) => return unpaid(response, Unpaid::BodyBrokenOff),
     };
-    // The upload may have taken long, and the first decision was for the moment of its beginning.
+    // The upload may have taken long, and the first decision was made when it began.
     let plan = match decider.decide_again(subject, &replay.sha256, *plan) {
         Disposition::PassThrough(why) => return unpaid(response, why),
         Disposition::Refuse(problem) => return Err(problem),
@@ -121,13 +121,13 @@ async fn exchange(
     }
 }
 
-/// The agent's connection, should it leave HTTP.
+/// The agent's connection, if it switches to another protocol.
 struct AgentsEnd {
     upgrade: hyper::upgrade::OnUpgrade,
     serving: Serving,
 }
 
-/// WebSocket and the like: both ends are joined byte by byte, nothing inside is read or paid (R35).
+/// WebSocket and the like: both ends are joined byte by byte; nothing inside is read or paid for (R35).
 fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Response<Relay>) -> AgentAnswer {
     let Some(agents_end) = agents_end else {
         let detail = "The site switched protocols without being asked. Nothing was paid.";
@@ -140,7 +140,7 @@ fn switch(context: &Context, agents_end: Option<AgentsEnd>, mut response: Respon
         let (Ok(agent), Ok(site)) = (agents_end.upgrade.await, sites_end.await) else {
             return;
         };
-        // No more heads on this connection: only idleness ends it.
+        // No more requests on this connection: only idleness ends it.
         let _serving = agents_end.serving;
         let (mut agent, mut site) = (TokioIo::new(agent), TokioIo::new(site));
         let joined = tokio::io::copy_bidirectional(&mut agent, &mut site);
@@ -164,7 +164,7 @@ impl Site {
         }
     }
 
-    /// Whether requests can go anywhere; if not, another tunnel may fare better.
+    /// Whether requests can reach the site; if not, another tunnel may.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
     }

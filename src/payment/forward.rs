@@ -1,4 +1,4 @@
-//! Towards the site: the request as the site gets it, and answers that are handed on.
+//! Towards the site: requests as the site gets them, and answers that are passed on.
 
 use std::sync::Arc;
 
@@ -77,20 +77,20 @@ pub(super) fn first_sending(head: &Parts, body: &BufferedBody, expects: bool) ->
     request
 }
 
-/// Sends a request once more, without a credential. The answer is stripped of what concerns one hop.
+/// Sends a request again, without a credential, and strips hop-by-hop fields from the answer.
 pub(super) async fn send_again(lane: &Arc<Lane>, head: &Parts, replay: &Replay) -> Result<Response<Relay>, Problem> {
     let request = Request::from_parts(head.clone(), replay.clone().into());
     let sent = lane.send(request, &Progress::none()).await;
     let mut response = sent.map_err(|error| Problem::unreachable(&error))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let detail = "The site switched to another protocol where it had asked for money before. Nothing was paid.";
+        let detail = "The site asked for payment before and now switched to another protocol. Nothing was paid.";
         return Err(Problem::new(Code::UpstreamBroken, detail));
     }
     hop::strip_response(response.headers_mut(), Upgrading::No);
     Ok(response)
 }
 
-/// A 402 that is passed on as it came, with the reason beside it.
+/// Passes a 402 on unchanged, with the reason added.
 pub(super) fn pass_through(agent: &AgentName, mut response: Response<Relay>, why: Unpaid) -> Response<AnswerBody> {
     tracing::info!(%agent, why = why.code(), "402 passed on unpaid");
     answer::mark_unpaid(response.headers_mut(), why);

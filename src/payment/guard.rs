@@ -1,4 +1,4 @@
-//! What no request may do, whatever it costs.
+//! What no request may do, paid or not.
 
 use std::time::Duration;
 
@@ -16,30 +16,30 @@ use bursar_net::via::Via;
 /// What guarding and forwarding need.
 pub(crate) struct Traffic {
     pub agent_payments: AgentPayments,
-    /// Only if it is switched on.
+    /// Only if it is enabled.
     pub via: Option<Via>,
     pub replay_budget: ReplayBudget,
-    /// How long an upgraded connection may go on after the stop.
+    /// How long an upgraded connection may continue after shutdown begins.
     pub drain: Duration,
 }
 
 impl Traffic {
     pub(super) fn guard<B>(&self, origin: &Origin, request: &Request<B>) -> Result<(), Problem> {
         if request.headers().len() > HEAD_FIELDS {
-            // On h1 hyper has counted already (R33).
+            // On HTTP/1 hyper has already counted (R33).
             let detail = format!("The request has more than {HEAD_FIELDS} header fields.");
             return Err(Problem::new(Code::BadRequest, detail));
         }
         if let Some(field) = hop::agent_payment(request.headers())
             && self.agent_payments == AgentPayments::Refuse
         {
-            let detail = format!("The request carries {field}. Send it without; bursar pays what the limits allow.");
+            let detail = format!("The request carries {field}. Send it without: bursar pays what the limits allow.");
             return Err(Problem::new(Code::AgentPayment, detail).retryable(false));
         }
         if let Some(via) = &self.via
             && via.has_been_here(request.headers())
         {
-            let detail = "The request has passed this proxy before: another proxy on its way sends it back here.";
+            let detail = "The request has already passed through this proxy: another one sends it back here.";
             return Err(Problem::new(Code::Loop, detail));
         }
         if request.method() == Method::CONNECT || !is_for(origin, request) {

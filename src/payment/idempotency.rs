@@ -1,8 +1,8 @@
-//! The agent's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): which keys payments were made under, and who is
-//! buying under one right now (R6).
+//! The agent's `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): which keys payments were made under, and
+//! which requests are buying under one right now (R6).
 //!
-//! A copy in memory of what the ledger holds, so that free traffic asks no store. The ledger refuses a second payment under
-//! a key by itself; the claims here make two requests that arrive at once wait for each other instead of failing.
+//! An in-memory copy of what the ledger holds, so that free traffic needs no ledger query. The ledger itself refuses a
+//! second payment under a key; the claims here make two simultaneous requests wait for each other instead of failing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,14 +18,15 @@ use bursar_ledger::{KeyHold, PaymentId};
 use bursar_rails::outstanding::Fingerprint;
 
 pub(crate) const FIELD: &str = "idempotency-key";
-/// A key is a name. Nothing breaks beyond this; a field as long as that is a mistake, and a payment should not rest on one.
+/// The longest key accepted. Nothing breaks beyond it, but a longer key is likely a mistake, and no payment should
+/// depend on one.
 const LONGEST: usize = 1024;
 
-/// An agent's key, as it is kept: a hash over both.
+/// A hash over agent and key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key([u8; 32]);
 
-/// Why a request under this key is not paid for. Without a payment it is forwarded like any other.
+/// Why a request under this key is not paid for. If it needs no payment, it is forwarded like any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
     Empty,
@@ -33,7 +34,7 @@ pub(crate) enum Unusable {
     Several,
 }
 
-/// All keys that matter.
+/// The keys with a payment of the last 24 h or a purchase under way.
 #[derive(Clone)]
 pub(crate) struct IdempotencyKeys(Arc<Shared>);
 
@@ -49,17 +50,17 @@ struct State {
     claimed: HashMap<[u8; 32], watch::Receiver<()>>,
 }
 
-/// What a purchase finds.
+/// What a purchase finds when it claims its key.
 pub(crate) enum Claimed {
-    /// It may go on.
+    /// The purchase may proceed.
     Granted(Claim),
-    /// Another one is being made: wait for this to close, then ask again.
+    /// Another purchase is under way: wait for this to close, then claim again.
     Busy(watch::Receiver<()>),
     /// A payment was made under the key: [`IdempotencyKeys::holder`] has it.
     Held,
 }
 
-/// The right to buy under a key. Dropped without a word, nothing was bought.
+/// The right to buy under a key. Dropping it means that nothing was bought.
 pub(crate) struct Claim {
     keys: IdempotencyKeys,
     key: Key,
@@ -67,8 +68,8 @@ pub(crate) struct Claim {
 }
 
 impl Key {
-    /// The field's value as it stands, whether or not it is the quoted string of the draft: clients send both, and each
-    /// sends the same again.
+    /// The field's value as sent, whether or not it is the quoted string of the draft: clients send both, and each
+    /// sends the same form again.
     pub(crate) fn of(agent: &AgentName, headers: &HeaderMap) -> Result<Option<Self>, Unusable> {
         let mut lines = headers.get_all(FIELD).iter().map(|line| line.as_bytes().trim_ascii());
         let Some(value) = lines.next() else {
@@ -95,18 +96,18 @@ impl Key {
 }
 
 impl Unusable {
-    /// Completes "its Idempotency-Key".
+    /// Completes the sentence "the request's Idempotency-Key ...".
     pub(crate) fn why(self) -> &'static str {
         match self {
             Self::Empty => "is empty",
             Self::TooLong => "is longer than 1024 bytes",
-            Self::Several => "stands there several times with different values",
+            Self::Several => "is sent several times with different values",
         }
     }
 }
 
 impl IdempotencyKeys {
-    /// What the ledger holds at the start.
+    /// Starts with the keys that the ledger holds.
     pub(crate) fn new(holds: Vec<KeyHold>, clock: SharedClock) -> Self {
         let mut state = State::default();
         holds.into_iter().for_each(|hold| state.holds.hold(hold));
@@ -122,7 +123,7 @@ impl IdempotencyKeys {
         self.lock().holds.holder(&key.0, now).copied()
     }
 
-    /// One purchase at a time.
+    /// Claims the key for one purchase at a time.
     pub(crate) fn claim(&self, key: Key) -> Claimed {
         let now = self.now();
         let mut state = self.lock();
@@ -141,7 +142,7 @@ impl IdempotencyKeys {
         })
     }
 
-    /// Its payment is proven dead.
+    /// Frees the key: its payment is proven never to be taken.
     pub(crate) fn free(&self, hold: &KeyHold) {
         self.lock().holds.free(hold);
     }
@@ -156,7 +157,7 @@ impl IdempotencyKeys {
         u64::try_from(self.0.clock.now().as_second()).unwrap_or(0)
     }
 
-    // Nothing in here panics half way.
+    // A poisoned lock is still consistent: nothing panics while it is held.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,7 +168,7 @@ impl Claim {
         self.key
     }
 
-    /// It is signed: nobody else signs under this key.
+    /// The payment is signed: from now on no other purchase signs under this key.
     pub(crate) fn paid(self, rid: PaymentId, fingerprint: Fingerprint) {
         let hold = KeyHold::new(self.keys.now(), self.key.0, rid, fingerprint.bytes());
         self.keys.lock().holds.hold(hold);

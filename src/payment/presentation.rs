@@ -1,7 +1,7 @@
-//! A credential on its way: sent once, its answer read, the outcome recorded, the answer handed to the agent.
+//! Presents a credential once: sends it, reads the answer, records the outcome and hands the answer to the agent.
 //!
-//! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it: the answer
-//! is then waited for until `settle_wait` (R5).
+//! It runs as a task of its own, so that the outcome of a payment is recorded even if the agent hangs up: the answer is
+//! then awaited for up to `settle_wait` (R5).
 
 use bursar_ledger::Reason;
 use std::convert::Infallible;
@@ -34,16 +34,16 @@ pub(super) type AgentAnswer = Result<Response<AnswerBody>, Problem>;
 /// One sending of one credential.
 pub(super) struct Presentation {
     pub ledger: Arc<dyn Ledger>,
-    /// How long the answer is waited for once the agent has gone.
+    /// How long to wait for the answer once the agent has hung up.
     pub settle_wait: Duration,
     pub lane: Arc<Lane>,
     pub rid: PaymentId,
     pub rail: Rail,
-    /// What it costs, where that is at hand.
+    /// The price, if known here.
     pub usd: Option<MicroUsd>,
-    /// Says how it ended to whoever asks the same again.
+    /// Reports the end to requests that repeat this one.
     pub ticket: Ticket,
-    /// Held until the seller has answered, for `settle_wait` at the longest.
+    /// Held until the seller has answered, for at most `settle_wait`.
     pub permission: Permission,
 }
 
@@ -51,7 +51,7 @@ impl Presentation {
     /// Sends `request`, which carries the credential, and answers `agent`.
     pub(super) async fn run(mut self, request: Request<RequestBody>, mut agent: oneshot::Sender<AgentAnswer>) {
         match self.send(request, &mut agent).await {
-            // There is nothing to join its stream to (R35).
+            // A switched protocol cannot be joined to the agent (R35).
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let problem = self.switched(response).await;
                 drop(agent.send(Err(problem)));
@@ -64,7 +64,7 @@ impl Presentation {
         }
     }
 
-    /// Once. While the agent waits, the site has its ordinary time; once the agent is gone, `settle_wait`.
+    /// Sends once. While the agent waits, the site has its usual timeout; after that, `settle_wait`.
     async fn send(
         &mut self,
         request: Request<RequestBody>,
@@ -76,8 +76,8 @@ impl Presentation {
             mem::replace(&mut self.permission, Permission::Granted),
         );
         let settle_wait = self.settle_wait;
-        // Whoever answers no sooner must not hold up what other sellers are to bring to the chain. If it uses the permission
-        // later all the same, the next one has a nonce that is gone: that payment fails, and none is made twice.
+        // A seller that answers later than this must not hold up the payments of other sellers. If it uses the
+        // permission afterwards, the next payment finds its nonce used and fails; no payment is made twice.
         let given_up = async {
             sleep(settle_wait).await;
             drop(permission);
@@ -101,7 +101,7 @@ impl Presentation {
             .unwrap_or(Err(SendError::Sent(UpstreamError::Timeout)))
     }
 
-    /// Any answer, whatever its status: its receipt decides what is recorded (R10), its bytes go to the agent.
+    /// Handles an answer of any status: its receipt decides what is recorded (R10), its bytes go to the agent.
     async fn hand_over(self, mut response: Response<Relay>, agent: oneshot::Sender<AgentAnswer>) {
         let outcome = outcome(self.rail, &mut response).await;
         if matches!(outcome, Outcome::Settled { .. }) {
@@ -114,7 +114,7 @@ impl Presentation {
         if response.status() == StatusCode::PAYMENT_REQUIRED {
             answer::mark_unpaid(response.headers_mut(), Unpaid::StillAfterPayment);
         }
-        // Without a 2xx that reaches the agent whole the payment stays in doubt (R3): the ticket is dropped.
+        // Unless a 2xx reaches the agent completely, the payment stays outstanding (R3): the ticket is dropped.
         let mut to_deliver = response.status().is_success().then_some(self.ticket);
         if !response.body().is_end_stream()
             && let Some(ticket) = to_deliver.take()
@@ -137,8 +137,8 @@ impl Presentation {
         self.record(outcome).await;
         let rid = self.rid;
         let detail = format!(
-            "After payment, the site switched to another protocol instead of answering. Payment {rid} may have been taken and \
-             stays counted; `bursar payments show {rid}` prints what is known."
+            "After payment, the site switched to another protocol instead of answering. The merchant may have taken \
+             payment {rid}, so it stays counted; `bursar payments show {rid}` prints what is known."
         );
         Problem::new(Code::AnswerLost, detail).payment(rid).retryable(true)
     }
@@ -153,8 +153,8 @@ impl Presentation {
         self.log(0, &outcome);
         self.record(outcome).await;
         let detail = format!(
-            "After payment, {}. Payment {rid} may have been taken and stays counted. The same request again presents the same payment \
-             while it is valid; `bursar payments show {rid}` tells what is known.",
+            "After payment, {}. The merchant may have taken payment {rid}, so it stays counted. Send the same request \
+             again to present the same payment while it is valid; `bursar payments show {rid}` prints what is known.",
             error.into_error()
         );
         Problem::new(code, detail).payment(rid).retryable(true)
@@ -163,10 +163,10 @@ impl Presentation {
     async fn record(&self, outcome: Outcome) {
         match self.ledger.finish(self.rid, outcome).await {
             Ok(()) => {}
-            // A repeat can meet a payment that a receipt has settled before; the books know more than its answer.
-            Err(LedgerError::NotOpen(rid)) => tracing::debug!(payment = %rid, "already closed in the books"),
+            // A repeat can present a payment that an earlier receipt settled; the ledger already has the outcome.
+            Err(LedgerError::NotOpen(rid)) => tracing::debug!(payment = %rid, "already closed in the ledger"),
             Err(error) => {
-                // The reservation stays counted, which is the safe side; the operator must see it.
+                // The reservation stays counted, which is the safe side; the operator must see the error.
                 tracing::error!(payment = %self.rid, %error, "outcome not recorded; the payment stays counted");
             }
         }
@@ -200,7 +200,7 @@ async fn outcome(rail: Rail, response: &mut Response<Relay>) -> Outcome {
     }
 }
 
-/// Why an MPP seller says that it did not take the payment. What was read is put back.
+/// Why an MPP seller says that it did not accept the payment. Puts back what it read.
 async fn problem(rail: Rail, response: &mut Response<Relay>) -> Option<Statement> {
     const LONGEST: usize = 64 << 10;
     const SOON: Duration = std::time::Duration::from_secs(1);

@@ -1,8 +1,8 @@
 //! A purchase that the limits allow: reserve, sign, and send what was signed (`presentation.rs`).
 //!
-//! What a person must approve first is in `approval.rs`, what somebody else signs in `remote_signer.rs`.
+//! Approval by a person is in `approval.rs`, signing by somebody else in `remote_signer.rs`.
 //!
-//! It runs as a task of its own, so that an agent that hangs up does not take the outcome of its payment with it.
+//! It runs as a task of its own, so that the outcome of a payment is recorded even if the agent hangs up.
 
 mod approval;
 mod record;
@@ -34,10 +34,10 @@ use bursar_rails::outstanding::{Fingerprint, Target};
 use bursar_rails::pay::{NotPaid, Permission, RemoteCredential, SignedPayment};
 use remote_signer::NotReady;
 
-/// An agent that asks again by itself after our ledger or Stripe failed should not do so at once.
+/// How long an agent should wait before it retries after a failure of our ledger or of Stripe.
 const STORE_RETRY: Duration = Duration::from_secs(30);
 
-/// Buys. `unpaid` is the 402, whose body is read to the end if it is short, so that its connection can carry the replay.
+/// Buys. `unpaid` is the 402; if its body is short it is read to the end, so that its connection can carry the replay.
 pub(crate) async fn run(
     context: &Arc<Context>,
     lane: &Arc<Lane>,
@@ -59,8 +59,8 @@ pub(crate) async fn run(
     let (hand_over, answer) = oneshot::channel();
     context.tasks.spawn(purchase.run(unpaid, Agent(Some(hand_over))));
     answer.await.unwrap_or_else(|_| {
-        // Only a bug ends the task like this. It may have paid, so it must not read as if it had not.
-        let detail = "The purchase ended without an outcome; see `bursar payments list`.";
+        // Only a bug ends the task like this. It may have paid, so the answer must not say that nothing was paid.
+        let detail = "The purchase failed inside bursar before its outcome was known; see `bursar payments list`.";
         Err(Problem::new(Code::AnswerLost, detail).retryable(false))
     })
 }
@@ -71,44 +71,44 @@ struct Purchase {
     head: Parts,
     replay: Replay,
     plan: PurchasePlan,
-    /// On the agent's `Idempotency-Key`, until what is bought under it is known to repeats.
+    /// The claim on the agent's `Idempotency-Key`, held until repeats can see what was bought under it.
     claim: Option<Claim>,
-    /// When the 402 was read that the plan came from.
+    /// When the 402 behind the plan was read.
     asked_at: Instant,
 }
 
-/// The agent's end of a purchase. It is answered once.
+/// Where the agent's one answer goes.
 struct Agent(Option<oneshot::Sender<AgentAnswer>>);
 
 /// Why there is no reservation.
 enum NotBought {
     Declined(Declined),
-    /// This offer cannot be paid after all; if no other can, the 402 goes to the agent as it came.
+    /// This offer cannot be paid after all; if no other can, the 402 is passed on.
     OfferGone(Why),
-    /// Another proxy on this ledger has published other limits.
+    /// Another proxy on this ledger has published newer limits.
     LimitsReplaced,
-    /// What was spent already passes this rule, and a person may let the payment pass it.
+    /// Spending exceeds this rule, and a person may approve the payment.
     MustAsk(Arc<str>),
-    /// This is decided now: other limits, other windows.
+    /// Decide again, with the current limits and windows.
     Reconsidered(Box<PurchasePlan>),
-    /// The site was asked once more, and this is what it wants now.
+    /// The site was asked again, and these are its current terms.
     AskedAgain(Box<PurchasePlan>),
-    /// The site was asked once more, and it does not want money any more.
+    /// The site was asked again, and it no longer asks for payment.
     Free(Box<Response<AnswerBody>>),
     /// The agent hung up before anything was signed.
     AgentGone,
 }
 
-/// What the agent gets instead of what it asked for.
+/// What the agent gets instead of the paid answer.
 enum Declined {
     Refuse(Problem),
-    /// The 402 as it came, with this reason.
+    /// The original 402, with this reason.
     PassThrough(Unpaid),
 }
 
 impl Purchase {
     async fn run(mut self, unpaid: Response<Relay>, mut agent: Agent) {
-        // An agent that has gone before anything was promised wants nothing any more.
+        // An agent that hung up before anything was committed needs nothing more.
         if agent.is_gone() {
             return;
         }
@@ -136,10 +136,10 @@ impl Purchase {
         self.present(signed, permission, agent).await;
     }
 
-    /// The permission to sign, or `None` once the agent has its answer or has gone.
+    /// The permission to sign, or `None` once the agent has its answer or has hung up.
     async fn reserved(&mut self, unpaid: Response<Relay>, agent: &mut Agent) -> Option<(Reservation, Permission)> {
         let mut unpaid = Unread(unpaid);
-        // Once: a proxy whose operator has not followed stays behind.
+        // Only once: if the operator has not updated this proxy, it stays behind.
         let mut decided_again = false;
         loop {
             let was_asked = self.plan.decided.threshold.is_some();
@@ -175,7 +175,7 @@ impl Purchase {
         decided_again: bool,
     ) -> Result<(Reservation, Permission), NotBought> {
         if self.plan.decided.threshold.is_some() {
-            // Nothing is kept open towards the site while a person decides.
+            // No connection to the site is held while a person decides.
             unpaid.drain().await;
             return self.approved(agent).await;
         }
@@ -183,30 +183,30 @@ impl Purchase {
             return Err(joins);
         }
         let (reserve, permission) = self.permitted().await?;
-        // The journal's disk and the rest of the 402 are waited for at the same time.
+        // Wait for the journal and for the rest of the 402 at the same time.
         let (reserved, ()) = tokio::join!(self.buying().ledger.reserve(reserve), unpaid.drain());
         match reserved {
             Ok(reservation) => Ok((reservation, permission)),
             Err(ReserveError::StalePolicy { .. }) if !decided_again => Err(NotBought::LimitsReplaced),
             Err(error) => Err(self
                 .asks_over(&error)
-                // Another request may have put the question in this moment.
+                // Another request may have asked the question just now.
                 .or_else(|| self.joins())
                 .unwrap_or_else(|| self.not_reserved(error))),
         }
     }
 
-    /// Turns to what may be bought instead.
+    /// Moves on to what may be bought instead.
     async fn replan(&mut self, not_bought: NotBought) -> Result<(), Declined> {
         match not_bought {
             NotBought::Declined(declined) => return Err(declined),
-            // An offer fewer each time, so that this comes to an end.
+            // Each round has one offer fewer, so the loop ends.
             NotBought::OfferGone(why) => {
                 let another = self.context.decider.another(self.subject(), self.plan.clone(), why);
                 self.plan = another.ok_or(Declined::PassThrough(Unpaid::Challenge(why)))?;
             }
             NotBought::LimitsReplaced => {
-                // The file here may have changed by now as well.
+                // The local file may have changed as well by now.
                 self.buying().rules.refresh(&*self.buying().ledger).await;
                 self.plan = self.decided_again()?;
             }
@@ -222,13 +222,13 @@ impl Purchase {
                 self.plan = *plan;
                 self.asked_at = Instant::now();
             }
-            // Nothing more is bought after either.
+            // Nothing else is bought afterwards.
             NotBought::Free(_) | NotBought::AgentGone => {}
         }
         Ok(())
     }
 
-    /// The same offers under the limits and in the windows of this moment.
+    /// Decides about the same offers under the current limits and windows.
     fn decided_again(&self) -> Result<PurchasePlan, Declined> {
         let plan = self.plan.clone();
         planned(
@@ -238,10 +238,10 @@ impl Purchase {
         )
     }
 
-    /// With what has to be asked before money is set aside.
+    /// Reserves, after the checks that must come before money is set aside.
     async fn permitted(&self) -> Result<(Reserve, Permission), NotBought> {
         let permission = self.permission().await?;
-        // Nodes may have been asked and another payment waited for, so the decision has to hold now.
+        // Asking nodes or waiting for another payment takes time, so the decision has to hold now.
         if !self.context.decider.still_holds(&self.plan) {
             return Err(self.reconsidered());
         }
@@ -275,8 +275,8 @@ impl Purchase {
         self.buying().payers.pay(reservation, echo, permission, remote).await
     }
 
-    /// Ordering a token can take half a minute. One that nobody waits for, or that ends before a seller could charge it, is not
-    /// sent: unlike a signature it can be taken back.
+    /// Ordering a token can take half a minute. A token that the agent no longer waits for, or that expires before a
+    /// seller could charge it, is not sent: unlike a signature, it can be revoked.
     async fn too_late(
         &self,
         signed: &SignedPayment,
@@ -292,15 +292,15 @@ impl Purchase {
             None => {
                 let (why, tx) = (Reason::NeverSent, None);
                 self.finish(rid, Outcome::Unknown { why, tx }).await;
-                let detail = "Stripe took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
-                              token counts until it has been taken back. Trying again later may help.";
+                let detail = "Stripe took so long that the merchant's offer expired. Nothing was sent to the merchant. \
+                              The token counts until it is revoked. Trying again later may help.";
                 Problem::new(Code::TokenUnavailable, detail).retryable(true)
             }
-            // Nobody takes it back.
+            // Nothing revokes a token that BKey ordered.
             Some(_) => {
                 self.outcome_unknown(rid, valid_before, Reason::NeverSent).await;
-                let detail = "BKey took so long that the merchant's offer has run out, and the merchant was sent nothing. The \
-                              token counts until `bursar payments resolve` closes the payment.";
+                let detail = "BKey took so long that the merchant's offer expired. Nothing was sent to the merchant. \
+                              The token counts until the operator closes the payment with `bursar payments resolve`.";
                 Problem::new(Code::SignerUnavailable, detail).retryable(false)
             }
         };
@@ -327,7 +327,7 @@ impl Purchase {
         }
         let mut head = self.head;
         if head.headers.contains_key(&field) {
-            // Only `Authorization` can be there (R31). A server that needs both asks for another field.
+            // Only `Authorization` can be present (R31). A server that needs both uses another field for payment.
             tracing::info!(payment = %rid, %field, "the agent's own field is replaced by the payment");
         }
         head.headers.insert(field, credential.header_value());
@@ -348,8 +348,8 @@ impl Purchase {
         }
     }
 
-    /// Armed money expires only with proof (R11). Here the proof is at hand: a signature consumes the reservation, there is
-    /// only one, and it ends here.
+    /// Armed money expires only with proof (R11). This is the proof: a signature consumes the reservation, there is
+    /// only one reservation, and it ends here.
     async fn never_signed(&self, rid: PaymentId) {
         let (by, why) = (Source::Us, Reason::NeverSigned);
         self.finish(rid, Outcome::Expired { by, why }).await;
@@ -384,7 +384,7 @@ impl Agent {
         self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 
-    /// Returns when the agent has hung up.
+    /// Completes when the agent hangs up.
     async fn gone(&mut self) {
         if let Some(sender) = &mut self.0 {
             sender.closed().await;
@@ -398,11 +398,11 @@ impl Agent {
     }
 }
 
-/// The 402 as it came, its body perhaps not read yet.
+/// The original 402, perhaps with its body still unread.
 struct Unread(Response<Relay>);
 
 impl Unread {
-    /// Reads a short body to its end, and puts it back as it came. A long one takes its connection with it.
+    /// Reads a short body to its end and puts it back unchanged. A long one closes its connection.
     async fn drain(&mut self) {
         const SHORT: usize = 64 << 10;
         const SOON: Duration = Duration::from_millis(250);

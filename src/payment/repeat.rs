@@ -1,8 +1,8 @@
-//! A request that may repeat one whose payment is outstanding (R3 to R5): it presents the same credential again instead of
-//! buying anew, joins a purchase whose agent hung up, or is answered with what is known. One under an `Idempotency-Key` is a
-//! repeat of what was paid under that key and of nothing else (R6, `keyed.rs`).
+//! Requests that may repeat one whose payment is outstanding (R3 to R5): such a request presents the same credential
+//! again instead of buying anew, joins a purchase whose agent hung up, or is answered with what is known. A request
+//! with an `Idempotency-Key` repeats only what was paid under that key (R6, `keyed.rs`).
 //!
-//! [`RepeatGuard`] looks three times: before the request is forwarded, after a 402, and before a purchase.
+//! [`RepeatGuard`] checks three times: before the request is forwarded, after a 402, and before a purchase.
 
 mod keyed;
 #[cfg(test)]
@@ -29,7 +29,7 @@ use bursar_rails::outstanding::{self, Asked, Fingerprint, Outstanding, Presentab
 use bursar_rails::pay::Permission;
 pub(crate) use keyed::already_paid;
 
-/// What recognises repeats.
+/// The state by which repeats are recognised.
 pub(crate) struct Repeats {
     pub outstanding: Outstanding,
     pub keys: IdempotencyKeys,
@@ -38,35 +38,34 @@ pub(crate) struct Repeats {
     pub tasks: TaskTracker,
 }
 
-/// One request's three looks at what was paid before.
+/// The three checks of one request.
 pub(crate) struct RepeatGuard<'a> {
     repeats: &'a Repeats,
     lane: &'a Arc<Lane>,
     head: &'a Parts,
-    target: Target,
     key: Result<Option<Key>, Unusable>,
-    /// Whether a payment was known when the request was forwarded: a 402 that is older than the payment says nothing about it.
+    /// Whether a payment was known when the request was forwarded: a 402 from before the payment says nothing about it.
     asked: Asked,
 }
 
 /// What a request finds when it is about to buy.
 pub(crate) enum Turn {
-    /// It may, under its key if it has one.
+    /// It may buy, under its key if it has one.
     Buy(Option<Claim>),
-    /// It repeats another one, and this is its answer.
+    /// It repeats another request, and this is its answer.
     Answered(AgentAnswer),
 }
 
-/// What is known of a request without a key.
+/// What is known about a request without a key.
 enum Repeat {
     New,
-    /// Its purchase has lost its agent and is still going on.
+    /// The agent of its purchase hung up, and the purchase is still running.
     Join(watch::Receiver<()>),
     Present(Box<Presentable>),
     Refuse(Problem),
 }
 
-/// The target of a request, as repeats are recognised by it.
+/// The target of a request, by which repeats are recognised.
 pub(crate) fn target(agent: &AgentName, origin: &Origin, head: &Parts) -> Target {
     Target::of(
         agent.as_str(),
@@ -79,7 +78,7 @@ pub(crate) fn target(agent: &AgentName, origin: &Origin, head: &Parts) -> Target
 
 impl<'a> RepeatGuard<'a> {
     pub(crate) fn new(repeats: &'a Repeats, lane: &'a Arc<Lane>, head: &'a Parts) -> Self {
-        // What an agent pays by itself (R31) is its own affair, key and all.
+        // An agent that pays by itself (R31) looks after its own repeats, with or without a key.
         let key = match hop::agent_payment(&head.headers) {
             Some(_) => Ok(None),
             None => Key::of(lane.agent(), &head.headers),
@@ -92,13 +91,12 @@ impl<'a> RepeatGuard<'a> {
             repeats,
             lane,
             head,
-            target: target(lane.agent(), lane.origin(), head),
             key,
             asked,
         }
     }
 
-    /// `None` for a request that repeats nothing; its body then goes on as if it had not been looked at.
+    /// `None` if the request repeats nothing; its body is then forwarded as if it had not been read.
     pub(crate) async fn before_forwarding(&self, body: &BufferedBody) -> Option<AgentAnswer> {
         match self.key {
             Ok(Some(key)) => self.keyed_before_forwarding(body, key).await,
@@ -114,7 +112,7 @@ impl<'a> RepeatGuard<'a> {
         }
     }
 
-    /// A payment must not rest on a key that cannot be relied on.
+    /// A payment must not depend on an unusable key.
     pub(crate) fn require_usable_key(&self) -> Result<(), Problem> {
         match &self.key {
             Ok(_) => Ok(()),
@@ -122,7 +120,7 @@ impl<'a> RepeatGuard<'a> {
         }
     }
 
-    /// Whose turn it is to buy.
+    /// Waits for the request's turn to buy.
     pub(crate) async fn before_purchase(&self, replay: &Replay) -> Turn {
         let claim = match self.key {
             Ok(Some(key)) => match self.claim(replay, key).await {
@@ -132,27 +130,35 @@ impl<'a> RepeatGuard<'a> {
             Ok(None) => None,
             Err(why) => return Turn::Answered(Err(unusable(why))),
         };
-        match self.repeats.forbids(self.head, self.target, replay).await {
+        match self.repeats.forbids(self.head, self.target(), replay).await {
             Some(problem) => Turn::Answered(Err(problem)),
             None => Turn::Buy(claim),
         }
     }
 
+    /// Hashed only when something may be repeated: most requests cost nothing.
+    fn target(&self) -> Target {
+        target(self.lane.agent(), self.lane.origin(), self.head)
+    }
+
     async fn unkeyed(&self, body: &BufferedBody) -> Option<AgentAnswer> {
         let outstanding = &self.repeats.outstanding;
         // An agent that pays by itself (R31) is never paid for, and its credential is not replaced.
-        if !outstanding.any() || hop::agent_payment(&self.head.headers).is_some() || !outstanding.concern(&self.target)
-        {
+        if !outstanding.any() || hop::agent_payment(&self.head.headers).is_some() {
             return None;
         }
-        // A body that cannot be kept was never paid for, so this is not a repeat.
+        let target = self.target();
+        if !outstanding.concern(&target) {
+            return None;
+        }
+        // A body too large to be held was never paid for, so this is not a repeat.
         let replay = body.collect().await.ok()?;
-        let fingerprint = self.target.with_body(&replay.sha256);
+        let fingerprint = target.with_body(&replay.sha256);
         loop {
-            match self.repeats.look(self.target, fingerprint) {
+            match self.repeats.look(target, fingerprint) {
                 Repeat::New => return None,
                 Repeat::Join(mut over) => {
-                    // It ends by itself after `settle_wait`; this bound is only for the case that it does not.
+                    // It ends by itself after `settle_wait`; this bound is a safeguard.
                     let bound = self.repeats.settle_wait * 2;
                     if timeout(bound, over.changed()).await.is_err() {
                         return None;
@@ -164,7 +170,7 @@ impl<'a> RepeatGuard<'a> {
         }
     }
 
-    /// The same bytes at once, without asking for the price again. Its entry comes first (R61).
+    /// Presents the same bytes at once, without asking for the price again. Its entry comes first (R61).
     async fn present(&self, replay: Replay, presentable: Presentable) -> AgentAnswer {
         let Presentable { rid, rail, number, .. } = presentable;
         let entry = Event::Presented { rid, number };
@@ -201,13 +207,13 @@ impl Repeats {
             outstanding::Claim::Free => Repeat::New,
             outstanding::Claim::Join(over) => Repeat::Join(over),
             outstanding::Claim::Present(presentable) => Repeat::Present(presentable),
-            outstanding::Claim::InDoubt(rid) => Repeat::Refuse(outcome_unknown(rid)),
+            outstanding::Claim::OutcomeUnknown(rid) => Repeat::Refuse(outcome_unknown(rid)),
             outstanding::Claim::PaidNotDelivered(rid) => Repeat::Refuse(not_delivered(rid)),
         }
     }
 
-    /// What forbids buying: the outcome of a payment for the same request is unknown, and what would be presented again is
-    /// lost. A request with an `Idempotency-Key` is a repeat of its own key's payment alone, and the ledger sees to that.
+    /// Why buying is forbidden: a payment for the same request has an unknown outcome, and its credential is lost. A
+    /// request with an `Idempotency-Key` repeats only the payment of its own key, which the ledger enforces.
     pub(crate) async fn forbids(&self, head: &Parts, target: Target, replay: &Replay) -> Option<Problem> {
         if head.headers.contains_key(idempotency::FIELD) {
             return None;
@@ -226,7 +232,7 @@ impl Repeats {
                 self.outstanding.forget_lost(&fingerprint);
                 None
             }
-            // Proven by the chain, say. Its answer was never delivered all the same (R4).
+            // Proven by the chain, for instance. Its answer was still never delivered (R4).
             Some(State::Settled) => Some(not_delivered(rid)),
             Some(State::Held | State::Armed | State::Unknown) | None => Some(outcome_unknown(rid)),
         }
@@ -235,8 +241,8 @@ impl Repeats {
 
 fn unusable(why: Unusable) -> Problem {
     let detail = format!(
-        "The site wants money, and the request's Idempotency-Key {}, so that a repeat could not be distinguished from another \
-         purchase. Nothing was paid. Send one key, or none.",
+        "The site asks for payment, and the request's Idempotency-Key {}, so a repeat could not be distinguished from \
+         a new purchase. Nothing was paid. Send one key, or none.",
         why.why()
     );
     Problem::new(Code::IdempotencyKeyUnusable, detail).retryable(false)
@@ -244,18 +250,18 @@ fn unusable(why: Unusable) -> Problem {
 
 fn outcome_unknown(rid: PaymentId) -> Problem {
     let detail = format!(
-        "Payment {rid} for this same request was signed, or may have been, and it is not known whether the merchant took it. It \
-         stays counted. A new purchase is made once nobody has asked for 15 minutes; `bursar payments resolve {rid}` settles \
-         it before that."
+        "The outcome of payment {rid} for this same request is unknown: it was or may have been signed, and the \
+         merchant may have taken it. It stays counted. A new purchase is possible once the request has not been \
+         repeated for 15 minutes; `bursar payments resolve {rid}` settles it sooner."
     );
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(false)
 }
 
 fn not_delivered(rid: PaymentId) -> Problem {
     let detail = format!(
-        "Payment {rid} for this same request is settled, but its answer did not arrive whole. Ask the merchant \
-         with the transaction that `bursar payments show {rid}` prints. A new purchase is made once nobody has \
-         asked for 15 minutes."
+        "Payment {rid} for this same request is settled, but its answer did not arrive completely. Ask the merchant, \
+         and quote the transaction that `bursar payments show {rid}` prints. A new purchase is possible once the \
+         request has not been repeated for 15 minutes."
     );
     Problem::new(Code::PaidNotDelivered, detail)
         .payment(rid)

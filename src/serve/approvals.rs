@@ -1,4 +1,4 @@
-//! Who is asked about payments, as bursar.toml names them, opened: the operator, an identity server, KEYRA.
+//! Opens the approval backend that bursar.toml names: the operator, an identity server, or KEYRA.
 
 use bursar_ledger::Reason;
 use std::sync::Arc;
@@ -20,7 +20,6 @@ use bursar_approvals::keyra::{ApiKey, Keyra, KeyraSettings, SettingsError, Webho
 use bursar_approvals::operator::Operator;
 use bursar_approvals::questions::{Asks, Questions, Services};
 use bursar_approvals::tokens::Tokens;
-use bursar_core::approval::token::Alg;
 use bursar_core::clock::SharedClock;
 use bursar_home::{self as home, Home, HomeError};
 use bursar_ledger::{ApprovalStep, Ledger, LedgerError, Outcome};
@@ -29,11 +28,11 @@ use bursar_net::tls::upstream::UpstreamTls;
 /// Who is asked about payments.
 pub(super) struct Opened {
     pub questions: Questions,
-    /// Who may say that there is an answer.
+    /// Which backend may call to report an answer.
     pub caller: Option<Caller>,
 }
 
-/// Who is asked about payments, if bursar.toml names somebody; with what an earlier run has asked.
+/// Opens the questions, if bursar.toml names a backend, with those of an earlier run.
 pub(super) async fn open_questions(
     config: &Config,
     home: &Home,
@@ -80,9 +79,9 @@ pub(super) async fn open_questions(
     let questions = Questions::new(asks, config.approval.questions.clone(), around);
     match questions.resume().await {
         Ok(()) => {}
-        // A database that is away refuses payments, and tells this when it is back.
+        // An unreachable database refuses payments; the questions follow when it is back.
         Err(error) if is_shared => {
-            tracing::warn!(%error, "what was asked before is not known yet");
+            tracing::warn!(%error, "the open questions of an earlier run could not be read yet");
             questions.resume_later();
         }
         Err(error) => return Err(error.into()),
@@ -90,7 +89,7 @@ pub(super) async fn open_questions(
     Ok(Some(Opened { questions, caller }))
 }
 
-/// With who is asked where limits.toml names nobody.
+/// Also returns the approver for payments for which limits.toml names none.
 fn ciba_settings(
     written: &ciba::Ciba,
     home: &Home,
@@ -99,7 +98,7 @@ fn ciba_settings(
     let client = known(written.issuer.as_ref(), &written.client, home).map_err(OpenQuestionsError::Ciba)?;
     let client_auth = match (client.proof, written.client_auth) {
         (Proof::Secret(secret), AuthMethod::Basic) => ClientAuth::Basic(secret),
-        // With a key the proof is one.
+        // The configuration pairs `private_key_jwt` with a key, so a secret never meets it here.
         (Proof::Secret(secret), AuthMethod::Post | AuthMethod::PrivateKeyJwt) => ClientAuth::Post(secret),
         (Proof::Key { pem, id }, _) => {
             let key = AssertionKey::from_pem(pem.expose_secret(), id, clock.clone())?;
@@ -108,20 +107,9 @@ fn ciba_settings(
     };
     let settings = CibaSettings {
         issuer: client.issuer,
-        style: written.style,
-        delivery: written.delivery,
         client_id: client.id,
         client_auth,
-        scope: written.scope.clone(),
-        audience: written.audience.clone(),
-        evidence: written.evidence,
-        algs: written.algs.iter().copied().map(Alg::name).map(str::to_owned).collect(),
-        leeway: written.leeway,
-        binding_style: written.binding_style,
-        amount_unit: written.amount_unit,
-        details_type: written.details_type.clone(),
-        require_bound_details: written.require_bound_details,
-        hosts: written.hosts.clone(),
+        options: written.options.clone(),
     };
     Ok((settings, written.approver.clone().or(client.approver)))
 }
@@ -143,7 +131,8 @@ fn keyra_settings(written: &keyra::Keyra, home: &Home) -> Result<KeyraSettings, 
     })
 }
 
-/// Questions of an earlier run, when nobody can be asked any more: the money is given back. `false`: the books cannot be read.
+/// Releases the money of an earlier run's questions when no backend is configured any more. `false`: the ledger cannot
+/// be read.
 async fn abandon(ledger: &dyn Ledger) -> bool {
     let Ok(known) = ledger.approvals().await else {
         return false;
@@ -155,13 +144,13 @@ async fn abandon(ledger: &dyn Ledger) -> bool {
             why: Reason::ApprovalFailed,
         };
         if let Err(error) = ended.and(ledger.finish(row.rid, outcome).await) {
-            tracing::error!(payment = %row.rid, %error, "a payment that waits for nobody stays held");
+            tracing::error!(payment = %row.rid, %error, "its approval has no backend; its money stays held");
         }
     }
     true
 }
 
-/// Once the database is back.
+/// Releases it once the database is back.
 async fn abandon_later(around: Services) {
     loop {
         tokio::select! {
@@ -174,16 +163,16 @@ async fn abandon_later(around: Services) {
     }
 }
 
-/// Between two looks at books that could not be read.
+/// The pause between two attempts to read the ledger.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Why nobody can be asked about payments. Never quotes a secret.
+/// Why the approval backend cannot be opened. Never quotes a secret.
 #[derive(Debug, Error)]
 pub enum OpenQuestionsError {
     #[error(transparent)]
     File(#[from] HomeError),
-    #[error("[approval]: what was asked before cannot be read: {0}")]
-    Books(#[from] LedgerError),
+    #[error("[approval]: cannot read the questions of an earlier run: {0}")]
+    Unreadable(#[from] LedgerError),
     #[error("[approval.ciba]: {0}")]
     Ciba(NotKnown),
     #[error("[approval.ciba]: client_key: {0}")]

@@ -1,5 +1,5 @@
-//! What BKey says of its wallet, asked at the start, and kept: while BKey is away, free traffic has to go on, and a wallet that is
-//! known does not change.
+//! BKey's wallet address, asked for at start and stored: free traffic must work while BKey is unreachable, and a known
+//! wallet does not change.
 
 use alloy_primitives::Address;
 use serde::{Deserialize, Serialize};
@@ -15,17 +15,17 @@ pub enum WalletUnknown {
     Unknown { url: String, error: NoWalletAnswer },
 }
 
-/// The file.
+/// The stored file.
 #[derive(Serialize, Deserialize)]
 struct RememberedWallet {
     address: Address,
     chain_id: u64,
-    /// Whose wallet it is.
+    /// The client whose wallet it is.
     client: AccountMark,
     contract: Address,
 }
 
-/// What BKey says now, or said last, if it does not answer.
+/// The wallet that BKey reports, or the stored one if BKey does not answer.
 pub(super) async fn wallet(bkey: &Bkey, home: &Home) -> Result<WalletAnswer, WalletUnknown> {
     let error = match bkey.wallet().await {
         Ok(history) => {
@@ -35,42 +35,42 @@ pub(super) async fn wallet(bkey: &Bkey, home: &Home) -> Result<WalletAnswer, Wal
         Err(error) => error,
     };
     let url = bkey.url().to_owned();
-    match (error, kept(bkey, home)) {
-        (NoWalletAnswer::Unanswered(Unanswered::Unsent | Unanswered::Unanswered), Some(kept)) => {
-            tracing::warn!(url, %error, wallet = %kept.address, "BKey's wallet is taken to be the one that it told before");
-            Ok(kept)
+    match (error, stored(bkey, home)) {
+        (NoWalletAnswer::Unanswered(Unanswered::Unsent | Unanswered::Unanswered), Some(stored)) => {
+            tracing::warn!(url, %error, wallet = %stored.address, "BKey does not answer; using its last known wallet");
+            Ok(stored)
         }
         (error, _) => Err(WalletUnknown::Unknown { url, error }),
     }
 }
 
 fn keep(bkey: &Bkey, home: &Home, history: &WalletAnswer) {
-    let kept = RememberedWallet {
+    let stored = RememberedWallet {
         address: history.address,
         chain_id: history.chain_id,
         client: bkey.mark(),
         contract: history.contract,
     };
-    let written = serde_json::to_vec(&kept).map(|json| home::write_atomic(&home.bkey(), &json, Readers::Owner));
+    let written = serde_json::to_vec(&stored).map(|json| home::write_atomic(&home.bkey(), &json, Readers::Owner));
     if let Ok(Err(error)) = written {
-        tracing::warn!(%error, "BKey's wallet could not be kept; a start while BKey is away will not know it");
+        tracing::warn!(%error, "cannot store BKey's wallet; starting while BKey is unreachable will fail");
     }
 }
 
-fn kept(bkey: &Bkey, home: &Home) -> Option<WalletAnswer> {
+fn stored(bkey: &Bkey, home: &Home) -> Option<WalletAnswer> {
     let text = home::read_secret(&home.bkey()).ok()?;
-    let kept: RememberedWallet = serde_json::from_str(&text).ok()?;
-    (kept.client == bkey.mark()).then_some(WalletAnswer {
-        address: kept.address,
-        chain_id: kept.chain_id,
-        contract: kept.contract,
+    let stored: RememberedWallet = serde_json::from_str(&text).ok()?;
+    (stored.client == bkey.mark()).then_some(WalletAnswer {
+        address: stored.address,
+        chain_id: stored.chain_id,
+        contract: stored.contract,
     })
 }
 
 const fn way_out(error: NoWalletAnswer) -> &'static str {
     match error {
-        NoWalletAnswer::Unanswered(Unanswered::NotLoggedIn(_)) => "; put its client right under [bkey] in bursar.toml",
-        NoWalletAnswer::Unanswered(_) => "; start again when it can be reached",
+        NoWalletAnswer::Unanswered(Unanswered::NotLoggedIn(_)) => "; correct its client under [bkey] in bursar.toml",
+        NoWalletAnswer::Unanswered(_) => "; start again when it is reachable",
         NoWalletAnswer::Refused(_) | NoWalletAnswer::Unreadable(_) => "",
     }
 }

@@ -1,6 +1,5 @@
-//! Where approval backends may say that there is an answer (approvals §2.7, §6.2). Nothing that is said here decides
-//! anything: a call that proves to be the backend's wakes the one question that it names, and what counts is what the
-//! proxy then fetches itself.
+//! The endpoint where approval backends report an answer (approvals §2.7, §6.2). A callback decides nothing: if it is
+//! authentic, it wakes the one question that it names, and what counts is what the proxy then fetches itself.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,25 +19,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use bursar_approvals::ciba::Ciba;
-use bursar_approvals::keyra::{self, Heard, Keyra};
+use bursar_approvals::keyra::{self, Received, Keyra};
 use bursar_approvals::questions::Questions;
 use bursar_approvals::tokens::Tokens;
 
-/// The longest that either backend may send.
+/// The longest callback that either backend may send.
 const CAP: usize = keyra::WEBHOOK_CAP;
-/// From the first byte to the last.
+/// The time limit from the first byte to the last.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Connections at a time; anybody who reaches the port can open them.
+/// Concurrent connections; anyone who reaches the port can open them.
 const AT_A_TIME: usize = 32;
 
-/// Who may call.
+/// The backend that may call.
 #[derive(Clone)]
 pub(super) enum Caller {
     Ciba(Arc<Ciba<Tokens>>),
     Keyra(Arc<Keyra>),
 }
 
-/// Hears calls until `stop`.
+/// Accepts callbacks until `stop`.
 pub(super) async fn serve(
     listener: TcpListener,
     caller: Caller,
@@ -62,12 +61,12 @@ pub(super) async fn serve(
                     let _place = place;
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        heard = timeout(PATIENCE, connection(stream, caller, questions)) => drop(heard),
+                        received = timeout(PATIENCE, connection(stream, caller, questions)) => drop(received),
                     }
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a call of the approval backend");
+                tracing::warn!(%error, "cannot accept a callback from the approval backend");
                 sleep(Duration::from_millis(100)).await;
             }
         }
@@ -88,7 +87,7 @@ async fn connection(stream: TcpStream, caller: Caller, questions: Questions) {
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "a call of the approval backend was cut off");
+        tracing::debug!(%error, "a callback from the approval backend was cut off");
     }
 }
 
@@ -106,16 +105,16 @@ async fn answer(request: Request<Incoming>, caller: &Caller, questions: &Questio
     let Ok(body) = Limited::new(body, CAP).collect().await else {
         return StatusCode::PAYLOAD_TOO_LARGE;
     };
-    let (status, handle) = heard(caller, &head.headers, &body.to_bytes());
+    let (status, handle) = received(caller, &head.headers, &body.to_bytes());
     if let Some(handle) = handle {
-        // Which question it is says the task that carries it; the handle is for nobody else.
-        tracing::debug!("the approval backend says that there is an answer");
+        // The question's own task logs its id; the handle must not be logged.
+        tracing::debug!("the approval backend reports an answer");
         questions.wake(&handle);
     }
     status
 }
 
-fn heard(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> (StatusCode, Option<String>) {
+fn received(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> (StatusCode, Option<String>) {
     match caller {
         Caller::Ciba(ciba) => {
             let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -125,11 +124,11 @@ fn heard(caller: &Caller, headers: &HeaderMap, body: &[u8]) -> (StatusCode, Opti
             }
         }
         Caller::Keyra(keyra) => {
-            let heard = keyra.hear(headers, body);
-            let status = heard.status();
-            match heard {
-                Heard::Wake(id) => (status, Some(id.to_string())),
-                Heard::Passed(_) | Heard::Refused(_) => (status, None),
+            let received = keyra.receive(headers, body);
+            let status = received.status();
+            match received {
+                Received::Wake(id) => (status, Some(id.to_string())),
+                Received::Passed(_) | Received::Refused(_) => (status, None),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! As whom bursar is known to an identity server: as bursar.toml says, or as BKey's own tools have it.
+//! Bursar's client registration at an identity server: from bursar.toml, or from BKey's own tools.
 
 use std::path::PathBuf;
 
@@ -19,14 +19,14 @@ pub(super) struct Known {
     pub issuer: Issuer,
     pub id: String,
     pub proof: Proof,
-    /// Who is asked where nobody is configured.
+    /// The approver if none is configured.
     pub approver: Option<String>,
 }
 
-/// By what it is told from everybody else.
+/// How the client authenticates.
 pub(super) enum Proof {
     Secret(Secret),
-    /// A PEM file, and by which name the server knows the key.
+    /// A PEM file, and the key id that the server knows.
     Key {
         pem: SecretString,
         id: Option<String>,
@@ -42,7 +42,7 @@ pub enum NotKnown {
     Bkey(#[from] BkeyError),
     #[error("BKey takes a secret, not a key: write client_id and client_secret there")]
     Key,
-    #[error("where BKey is by its own tools: {0}; or write it there")]
+    #[error("the BKey URL from its own tools: {0}; or write the URL there")]
     Url(UrlError),
 }
 
@@ -53,7 +53,7 @@ pub(super) fn known(written: Option<&Issuer>, client: &Client, home: &Home) -> R
         ClientId::Text(id) => Ok(id.clone()),
         ClientId::Kept(source) => read(source).map(|id| id.expose_secret().to_owned()),
     };
-    let (id, proof, history, approver) = match client {
+    let (id, proof, bkey_url, approver) = match client {
         Client::Named { id, secret } => {
             let secret = Secret::new(read(secret)?.expose_secret());
             (id_of(id)?, Proof::Secret(secret), None, None)
@@ -79,7 +79,7 @@ pub(super) fn known(written: Option<&Issuer>, client: &Client, home: &Home) -> R
     let issuer = match written {
         Some(issuer) => issuer.clone(),
         None => {
-            let url = history.unwrap_or_else(|| BKEY.to_owned());
+            let url = bkey_url.unwrap_or_else(|| BKEY.to_owned());
             Issuer::parse(&url, PlainHttp::ToThisMachine).map_err(NotKnown::Url)?
         }
     };

@@ -1,4 +1,4 @@
-//! What an earlier run has left: payments in doubt, tokens of Stripe's.
+//! What an earlier run has left: outstanding payments, and tokens at Stripe.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use bursar_ledger::{Ledger, State};
 use bursar_rails::outstanding::Outstanding;
 use bursar_rails::pay::Tokens;
 
-/// Tokens of payments about which nothing is to be asked any more. Those that may have left a hold are watched.
+/// Forgets tokens of payments that need no more queries. Tokens that may still have a hold are watched.
 pub(super) async fn forget_tokens(tokens: &Tokens, ledger: &dyn Ledger, now: jiff::Timestamp) {
     let Ok(unconfirmed) = ledger.unconfirmed().await else {
         return;
@@ -19,12 +19,12 @@ pub(super) async fn forget_tokens(tokens: &Tokens, ledger: &dyn Ledger, now: jif
             Ok(Some(payment)) if !payment.state.is_final() || unconfirmed.contains(&rid) => {}
             Ok(Some(payment)) if Tokens::may_have_a_hold(&payment, now) => tokens.watch(rid),
             Ok(_) => tokens.forget(rid),
-            Err(error) => tracing::warn!(payment = %rid, %error, "its token is kept"),
+            Err(error) => tracing::warn!(payment = %rid, %error, "cannot look the payment up; its token is kept"),
         }
     }
 }
 
-/// What an earlier run left in doubt, as far as the books still hold it open or paid.
+/// Loads the outstanding payments of an earlier run that the ledger still has as open or paid.
 pub(super) async fn outstanding(
     home: &Home,
     ledger: &dyn Ledger,
@@ -35,9 +35,9 @@ pub(super) async fn outstanding(
     for rid in Outstanding::left_in(&folder)? {
         let state = match ledger.get(rid).await {
             Ok(payment) => payment.map(|payment| payment.state),
-            // Whatever became of it, presenting it again cannot pay twice.
+            // Whatever its outcome, presenting it again cannot pay twice.
             Err(error) => {
-                tracing::warn!(payment = %rid, %error, "its state cannot be looked up; it is taken to be in doubt");
+                tracing::warn!(payment = %rid, %error, "cannot look its state up; treating its outcome as unknown");
                 Some(State::Unknown)
             }
         };
@@ -49,11 +49,11 @@ pub(super) async fn outstanding(
     }
     let outstanding = Outstanding::open(folder, clock.clone(), |rid| paid.get(&rid).copied())?;
     let open = ledger.open_items().await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "which payments are in doubt is not known yet");
+        tracing::warn!(%error, "the outstanding payments could not be read yet");
         Vec::new()
     });
-    let in_doubt = open.iter().filter(|payment| payment.state == State::Unknown);
-    outstanding.remember(in_doubt.map(|payment| {
+    let unknown = open.iter().filter(|payment| payment.state == State::Unknown);
+    outstanding.remember(unknown.map(|payment| {
         let valid_before = payment.arm.as_ref().map_or(0, |arm| arm.valid_before.0);
         (payment.rid(), payment.reserved.fp.0, valid_before)
     }));

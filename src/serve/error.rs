@@ -42,7 +42,8 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(
-        "{path} is missing, and with it the record of everything that was spent: restore it; to start a new ledger, create an empty folder there",
+        "{path} is missing, and with it the record of all spending: restore it, or create an empty folder there to \
+         start a new ledger",
         path = .0.display()
     )]
     NoLedger(PathBuf),
@@ -50,7 +51,7 @@ pub enum StartError {
     NotAccepted(#[from] NotAccepted),
     #[error("cannot listen on {address}: {source}{}", way_out(source))]
     Listen { address: SocketAddr, source: io::Error },
-    #[error("cannot listen on {address}, as `callbacks` under [approval] says: {source}")]
+    #[error("cannot listen on {address} (`callbacks` under [approval]): {source}")]
     Callbacks { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
     Random(io::Error),
@@ -73,7 +74,7 @@ fn way_out(error: &io::Error) -> &'static str {
     }
 }
 
-/// The kernel keeps a socket's path in a fixed place (unix(7)).
+/// The kernel limits the length of a socket's path (unix(7)).
 fn shorter(path: &Path) -> &'static str {
     const LONGEST: usize = 107;
     if path.as_os_str().len() > LONGEST {

@@ -1,4 +1,4 @@
-//! The listener of agents, and the one for calls of an approval backend.
+//! The listener for agents, and the one for callbacks of an approval backend.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     bind(address).map_err(|source| StartError::Listen { address, source })
 }
 
-/// Where a backend may say that there is an answer, if there is one that does.
+/// The callback listener, if a backend uses one.
 pub(super) fn open_callbacks(config: &Config) -> Result<Option<TcpListener>, StartError> {
     let address = match (config.approval.callbacks, &config.approval.backend) {
         (None, _) | (_, Backend::None | Backend::Operator) => return Ok(None),
@@ -30,7 +30,7 @@ pub(super) fn open_callbacks(config: &Config) -> Result<Option<TcpListener>, Sta
     let failed = |source| StartError::Callbacks { address, source };
     let listener = bind(address).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tracing::info!(%address, "calls of the approval backend are heard");
+    tracing::info!(%address, "listening for callbacks from the approval backend");
     Ok(Some(listener))
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: O
                     .spawn(agent_connection(serving, stream, peer, acceptor));
             }
             Err(error) => {
-                // Most likely no file descriptors: give those that exist time to end.
+                // Most likely out of file descriptors: give open connections time to end.
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(Duration::from_millis(100)).await;
             }
@@ -68,7 +68,7 @@ pub(super) async fn accept(proxy: Arc<Proxy>, listener: TcpListener, acceptor: O
     }
 }
 
-/// Without this small answers wait 40 ms for an acknowledgement (R226).
+/// Without TCP_NODELAY small answers wait 40 ms for an acknowledgement (R226).
 fn prompt(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -1,4 +1,4 @@
-//! What bursar.toml names, opened: the wallet, roots of trust, nodes, the listener's certificate.
+//! Opens what bursar.toml names: the wallet, roots of trust, nodes, the listener's certificate.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use bursar_rails::pay::{BkeyIssuer, BkeySigner, CardPayer, EvmPayer, Issuer, NoS
 use bursar_rails::rpc::Node;
 use bursar_rails::stripe::{KeyError, SecretKey, Stripe};
 
-/// Whoever signs on EVM networks, if bursar.toml names somebody.
+/// The signer for EVM networks, if bursar.toml names one.
 pub(crate) async fn open_wallet(
     config: &Config,
     home: &Home,
@@ -42,7 +42,7 @@ pub(crate) async fn open_wallet(
     })
 }
 
-/// BKey, and ourselves as its client.
+/// BKey, with our client registration.
 fn open_bkey(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Bkey, NotKnown> {
     let written = config.bkey_client();
     let known = known(written.api_url.as_ref(), &written.client, home)?;
@@ -52,7 +52,7 @@ fn open_bkey(config: &Config, home: &Home, tls: &Arc<UpstreamTls>) -> Result<Bke
     }
 }
 
-/// Reads the key from where bursar.toml says it is.
+/// Reads the key from the source that bursar.toml names.
 fn own_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
     match key {
         WalletKey::Bkey => Err(OpenWalletError::NoKey),
@@ -74,7 +74,7 @@ fn own_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
     }
 }
 
-/// Why the key is not there or not usable; says nothing of the key itself.
+/// Why the key is missing or unusable; never quotes the key.
 #[derive(Debug, Error)]
 pub enum OpenWalletError {
     #[error(transparent)]
@@ -83,9 +83,9 @@ pub enum OpenWalletError {
     File(#[from] HomeError),
     #[error("{source_name}: {error}")]
     Key { source_name: String, error: WalletError },
-    #[error("it is at BKey")]
+    #[error("the wallet's key is at BKey")]
     NoKey,
-    #[error("as a client of BKey: {0}")]
+    #[error("BKey client: {0}")]
     Client(#[from] NotKnown),
     #[error(transparent)]
     WalletUnknown(#[from] bkey::WalletUnknown),
@@ -99,7 +99,7 @@ pub enum OpenWalletError {
 }
 
 impl OpenWalletError {
-    /// The part of bursar.toml that it is about.
+    /// The section of bursar.toml that the error is about.
     pub const fn section(&self) -> &'static str {
         match self {
             Self::Source(_) | Self::File(_) | Self::Key { .. } => "[wallet.evm]",
@@ -108,7 +108,7 @@ impl OpenWalletError {
     }
 }
 
-/// Whoever issues tokens for cards, if bursar.toml names somebody.
+/// The issuer of card tokens, if bursar.toml names one.
 pub(crate) fn open_issuer(
     config: &Config,
     home: &Home,
@@ -135,7 +135,7 @@ pub(crate) fn open_issuer(
     Ok(Some(CardPayer::Stripe(Arc::new(issuer))))
 }
 
-/// Why Stripe cannot be used; says nothing of the key itself.
+/// Why Stripe cannot be used; never quotes the key.
 #[derive(Debug, Error)]
 pub enum OpenIssuerError {
     #[error(transparent)]
@@ -144,9 +144,9 @@ pub enum OpenIssuerError {
     Key(#[from] KeyError),
     #[error(transparent)]
     File(#[from] HomeError),
-    #[error("as a client of BKey: {0}")]
+    #[error("BKey client: {0}")]
     Client(#[from] NotKnown),
-    #[error("the key is a live one, which moves money; write live = true under [stripe] if that is meant")]
+    #[error("the secret key is a live one, which moves real money; set live = true under [stripe] if that is intended")]
     Live,
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn nodes(config: &Config) -> BTreeMap<Network, Vec<Node>> {
         .collect()
 }
 
-/// What agents' connections are wrapped in, if bursar.toml wants that.
+/// The TLS of the listener, if bursar.toml enables it.
 pub(super) fn tls_acceptor(config: &Config) -> Result<Option<TlsAcceptor>, ListenerTlsError> {
     let Some(files) = &config.proxy.tls else {
         return Ok(None);

@@ -21,7 +21,7 @@ async fn buy(bursar: &Bursar, shop: &Origin, times: usize) {
 }
 
 /// The complete JSON lines that a command has appended to a file in the data directory.
-fn told(path: &Path) -> Vec<Value> {
+fn delivered(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -44,12 +44,12 @@ async fn a_command_runs_once_when_a_budget_has_reached_80_per_cent() {
     assert_eq!(alerts_in(&bursar.journal()).len(), 0);
     buy(&bursar, &shop, 2).await;
     let file = bursar.path().join("told.jsonl");
-    eventually("the command is run", || (!told(&file).is_empty()).then_some(())).await;
+    eventually("the command is run", || (!delivered(&file).is_empty()).then_some(())).await;
     assert_eq!(bursar.stop(), 0);
-    let told = told(&file);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0]["kind"], "budget-80");
-    let text = told[0]["text"].as_str().unwrap();
+    let delivered = delivered(&file);
+    assert_eq!(delivered.len(), 1, "{delivered:?}");
+    assert_eq!(delivered[0]["kind"], "budget-80");
+    let text = delivered[0]["text"].as_str().unwrap();
     assert!(
         text.starts_with(
             "The budget agents.research.day has reached 80 %: 0.04 USD of 0.05 USD spent or reserved (agent:research, \
@@ -62,7 +62,7 @@ async fn a_command_runs_once_when_a_budget_has_reached_80_per_cent() {
     assert_eq!(entries.len(), 1);
     assert_eq!(
         (&entries[0]["kind"], &entries[0]["detail"]),
-        (&told[0]["kind"], &told[0]["text"])
+        (&delivered[0]["kind"], &delivered[0]["text"])
     );
     assert!(bursar.log().contains("reached 80 %"));
     // The server's environment holds the wallet's key; the command's does not.
@@ -172,8 +172,8 @@ fn the_test_alert_reports_the_result_of_each_channel() {
     let tested = home.run(&["alerts", "test"]);
     assert_eq!(code(&tested), 0, "{tested:?}");
     assert_eq!(String::from_utf8_lossy(&tested.stdout), "the command sh: delivered.\n");
-    let told = told(&home.path().join("told.jsonl"));
-    assert_eq!(told[0]["kind"], "test");
+    let delivered = delivered(&home.path().join("told.jsonl"));
+    assert_eq!(delivered[0]["kind"], "test");
 
     let home = setup().config("[alerts]\ncommand = [\"./no-such-program\"]\n").home();
     let tested = home.run(&["alerts", "test"]);

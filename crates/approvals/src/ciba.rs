@@ -103,7 +103,7 @@ impl<V: Verifier> Ciba<V> {
 
     async fn ask(&self, question: &Question) -> Result<Asked, Failure> {
         let metadata = self.metadata().await.ok_or(failure::DISCOVERY)?;
-        let style = self.settings.binding_style;
+        let style = self.settings.options.binding_style;
         match (self.ask_in(question, style, &metadata).await, style) {
             (Err(NotAsked::BindingMessage), BindingStyle::Sentence) => {
                 // Nobody was asked. The message may have been too long for this server, or had characters that it does
@@ -120,7 +120,7 @@ impl<V: Verifier> Ciba<V> {
             Delivery::Ping => Some(ping::notification_token().ok_or(failure::INTERNAL)?),
             Delivery::Poll => None,
         };
-        let agent_token = match self.settings.style {
+        let agent_token = match self.settings.options.style {
             Style::Bkey => Some(self.agent_token(metadata).await?),
             Style::Standard => None,
         };
@@ -139,9 +139,9 @@ impl<V: Verifier> Ciba<V> {
             Err(Silence::Unanswered) => return Err(failure::START_UNKNOWN.into()),
         };
         self.compare_clocks(&answer);
-        if let (http::StatusCode::UNAUTHORIZED, Some((_, lent))) = (answer.status, &agent_token) {
+        if let (http::StatusCode::UNAUTHORIZED, Some((_, origin))) = (answer.status, &agent_token) {
             self.kept.agent_token.forget().await;
-            if *lent == TokenOrigin::Stored {
+            if *origin == TokenOrigin::Stored {
                 return Err(failure::AGENT_TOKEN.into());
             }
         }
@@ -224,7 +224,7 @@ impl<V: Verifier> Ciba<V> {
     }
 
     async fn judge(&self, question: &Question, asked: &Asked, grant: &Grant, received: Instant) -> Verdict {
-        let token = match self.settings.evidence {
+        let token = match self.settings.options.evidence {
             EvidenceToken::AccessTokenJwt => &grant.access_token,
             EvidenceToken::IdToken => match &grant.id_token {
                 Some(token) => token,
@@ -285,7 +285,7 @@ impl<V: Verifier> Ciba<V> {
         let url = issuer.document().ok()?;
         let document = exchange::get(&url, &self.tls, discovery::LONGEST_DOCUMENT).await;
         let read = document.map_err(|why| why.to_owned()).and_then(|answer| {
-            let (hosts, delivery) = (&self.settings.hosts, self.settings.delivery());
+            let (hosts, delivery) = (&self.settings.options.hosts, self.settings.delivery());
             Metadata::parse(
                 &answer.body,
                 issuer,

@@ -92,7 +92,7 @@ pub struct Keyra {
 
 /// The result of a webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// Poll this challenge now. Its id is the question's handle.
     Wake(ChallengeId),
     Passed(Passed),
@@ -108,7 +108,7 @@ pub enum Passed {
     UnknownChallenge,
 }
 
-impl Heard {
+impl Received {
     /// The status to respond to KEYRA with. It must not reveal which challenges are known here.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -150,7 +150,7 @@ impl Keyra {
     }
 
     /// Handles a request to the webhook's path; bodies over [`WEBHOOK_CAP`] are rejected. Decides nothing.
-    pub fn hear(&self, headers: &HeaderMap, body: &[u8]) -> Heard {
+    pub fn receive(&self, headers: &HeaderMap, body: &[u8]) -> Received {
         let now = self.clock.now();
         let event = match &self.webhooks {
             None => Err(Refused::NotConfigured),
@@ -158,8 +158,8 @@ impl Keyra {
             Some(webhooks) => webhooks.event(headers, body, now),
         };
         match event {
-            Ok(event) => self.watches.hear(event, now),
-            Err(why) => Heard::Refused(why),
+            Ok(event) => self.watches.receive(event, now),
+            Err(why) => Received::Refused(why),
         }
     }
 

@@ -98,11 +98,11 @@ pub enum NotRead {
 }
 
 impl ApprovalRecord {
-    pub fn of(id: PaymentId, kept: Option<&StoredQuestion>, entries: Vec<Recorded>) -> Self {
+    pub fn of(id: PaymentId, stored: Option<&StoredQuestion>, entries: Vec<Recorded>) -> Self {
         Self {
             format: Format::One,
             id,
-            asked: kept.map(Asked::of),
+            asked: stored.map(Asked::of),
             entries,
         }
     }
@@ -118,30 +118,30 @@ impl ApprovalRecord {
 }
 
 impl Asked {
-    fn of(kept: &StoredQuestion) -> Self {
+    fn of(stored: &StoredQuestion) -> Self {
         Self {
-            agent: kept.agent.clone(),
-            backend: kept.backend.clone(),
-            at: kept.asked_at,
-            ends: kept.ends,
-            usd_cents: kept.usd_cents,
-            intent: kept.intent.clone(),
-            intent_sha256: kept.intent_sha256.clone(),
-            needed: kept.needed,
-            of: kept.asks.iter().map(Ask::of).collect(),
+            agent: stored.agent.clone(),
+            backend: stored.backend.clone(),
+            at: stored.asked_at,
+            ends: stored.ends,
+            usd_cents: stored.usd_cents,
+            intent: stored.intent.clone(),
+            intent_sha256: stored.intent_sha256.clone(),
+            needed: stored.needed,
+            of: stored.asks.iter().map(Ask::of).collect(),
         }
     }
 }
 
 impl Ask {
-    fn of(kept: &StoredAsk) -> Self {
+    fn of(stored: &StoredAsk) -> Self {
         Self {
-            approver: kept.approver.clone(),
-            sentence: kept.sentence.clone(),
-            compact: kept.compact.clone(),
-            code: kept.code.clone(),
-            worth: kept.evidence.as_ref().map(|evidence| evidence.kind.into()),
-            evidence: kept.evidence.clone(),
+            approver: stored.approver.clone(),
+            sentence: stored.sentence.clone(),
+            compact: stored.compact.clone(),
+            code: stored.code.clone(),
+            worth: stored.evidence.as_ref().map(|evidence| evidence.kind.into()),
+            evidence: stored.evidence.clone(),
         }
     }
 }

@@ -12,7 +12,7 @@ use bursar_core::approval::Evidence;
 use bursar_core::approval::details::{Binding, Sent};
 use bursar_core::approval::jwks::KeySet;
 use bursar_core::approval::rejected;
-use bursar_core::approval::token::{Alg, Policy, Source, verify};
+use bursar_core::approval::token::{Policy, Source, verify};
 
 /// Longest time from `iat` to `exp` (approvals §5, check 7).
 const LONGEST_LIFE_S: u32 = 3600;
@@ -60,16 +60,16 @@ fn policy(presented: &Presented<'_>) -> Policy {
         client_id: settings.client_id.clone(),
         // Every question names an approver, so the default is never used.
         subject: question.intent.member("approver").unwrap_or_default().to_owned(),
-        scope: settings.scope.clone(),
-        algs: settings.algs.iter().filter_map(|name| Alg::parse(name)).collect(),
-        leeway_s: u32::try_from(settings.leeway.as_secs()).unwrap_or(u32::MAX),
+        scope: settings.options.scope.clone(),
+        algs: settings.options.algs.clone(),
+        leeway_s: u32::try_from(settings.options.leeway.as_secs()).unwrap_or(u32::MAX),
         max_lifetime_s: LONGEST_LIFE_S,
         sent: Sent {
             auth_req_id: presented.auth_req_id.to_owned(),
             action_details,
             authorization_details,
         },
-        binding: match settings.require_bound_details {
+        binding: match settings.options.require_bound_details {
             true => Binding::Required,
             false => Binding::IfRepeated,
         },
@@ -77,7 +77,7 @@ fn policy(presented: &Presented<'_>) -> Policy {
 }
 
 fn source(settings: &CibaSettings, grant: &Grant) -> Source {
-    match settings.evidence {
+    match settings.options.evidence {
         EvidenceToken::AccessTokenJwt => Source::AccessTokenJwt,
         EvidenceToken::IdToken => Source::IdToken {
             // A response without `scope` grants the requested one (RFC 6749 §5.1).

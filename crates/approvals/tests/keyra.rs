@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bursar_approvals::keyra::{
-    ApiKey, BaseUrl, ChallengeId, Echo, Environment, Heard, Keyra, KeyraSettings, Passed, Refused, SignatureFormat,
+    ApiKey, BaseUrl, ChallengeId, Echo, Environment, Received, Keyra, KeyraSettings, Passed, Refused, SignatureFormat,
     Trust, Webhooks,
 };
 use bursar_approvals::{Asked, Backend, Denial, Failure, QuestionStatus};
@@ -145,7 +145,7 @@ async fn with_webhooks() -> (Case, std::net::SocketAddr) {
     })
     .await;
     let keyra = case.keyra.clone();
-    let address = receiver(move |headers, body| keyra.hear(headers, body).status()).await;
+    let address = receiver(move |headers, body| keyra.receive(headers, body).status()).await;
     (case, address)
 }
 
@@ -252,34 +252,34 @@ async fn a_webhook_decides_nothing() {
 #[tokio::test]
 async fn webhooks_are_classified() {
     let (case, address) = with_webhooks().await;
-    let hear = |event: &[u8]| {
+    let receive = |event: &[u8]| {
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET.as_bytes());
         let signature = alloy_primitives::hex::encode(aws_lc_rs::hmac::sign(&key, event));
         let headers = [("keyra-signature".parse().unwrap(), signature.parse().unwrap())];
-        case.keyra.hear(&headers.into_iter().collect(), event)
+        case.keyra.receive(&headers.into_iter().collect(), event)
     };
     let event = case
         .fake
         .event("challenge.rejected", &json!({ "challengeId": "chl_1" }));
-    assert_eq!(hear(&event), Heard::Wake(ChallengeId::parse("chl_1").unwrap()));
-    assert_eq!(hear(&event), Heard::Passed(Passed::Repeated));
+    assert_eq!(receive(&event), Received::Wake(ChallengeId::parse("chl_1").unwrap()));
+    assert_eq!(receive(&event), Received::Passed(Passed::Repeated));
     let unknown = case
         .fake
         .event("challenge.approved", &json!({ "challengeId": "chl_99" }));
-    assert_eq!(hear(&unknown), Heard::Passed(Passed::UnknownChallenge));
+    assert_eq!(receive(&unknown), Received::Passed(Passed::UnknownChallenge));
     let paired = case.fake.event("device.paired", &json!({ "deviceId": DEVICE }));
-    assert_eq!(hear(&paired), Heard::Passed(Passed::OtherEvent));
-    assert_eq!(hear(b"{}"), Heard::Refused(Refused::NotAnEvent));
-    assert_eq!(hear(&vec![b' '; 65 << 10]), Heard::Refused(Refused::NotAnEvent));
+    assert_eq!(receive(&paired), Received::Passed(Passed::OtherEvent));
+    assert_eq!(receive(b"{}"), Received::Refused(Refused::NotAnEvent));
+    assert_eq!(receive(&vec![b' '; 65 << 10]), Received::Refused(Refused::NotAnEvent));
 
     for (event, status) in [(&event, 200), (&unknown, 200), (&paired, 200), (&b"{}".to_vec(), 400)] {
         assert_eq!(send_webhook(address, SECRET, event).await, status);
     }
     let deaf = Case::new().await;
-    let heard = deaf.keyra.hear(&http::HeaderMap::new(), &event);
+    let heard = deaf.keyra.receive(&http::HeaderMap::new(), &event);
     assert_eq!(
         (heard.status().as_u16(), heard),
-        (404, Heard::Refused(Refused::NotConfigured))
+        (404, Received::Refused(Refused::NotConfigured))
     );
 }
 

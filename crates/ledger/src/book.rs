@@ -243,7 +243,7 @@ impl Book {
                 payment.reason = Some(expired.why.clone());
             })?,
             Body::Confirmed(confirmed) => {
-                self.heard(confirmed.rid, &mut effect)?;
+                self.confirmed_by_chain(confirmed.rid, &mut effect)?;
                 let changed = self.counters.give_back(&confirmed.back);
                 effect
                     .left
@@ -441,13 +441,13 @@ impl Book {
             self.changed(payment, effect);
             return Ok(());
         }
-        self.heard(rid, effect)?;
+        self.confirmed_by_chain(rid, effect)?;
         let why = why.to_owned();
         effect.amended = Some((rid, Amendment::Disputed { why }));
         Ok(())
     }
 
-    fn heard(&mut self, rid: PaymentId, effect: &mut Effect) -> Result<(), Illegal> {
+    fn confirmed_by_chain(&mut self, rid: PaymentId, effect: &mut Effect) -> Result<(), Illegal> {
         if !self.unconfirmed.remove(&rid) {
             return Err(Illegal::NotUnconfirmed(rid));
         }

@@ -57,7 +57,7 @@ pub(crate) trait Decisions {
         self.may_reserve()?;
         self.book().counters().begin(&mut reserve.hold.charges);
         let totals = self.book().admits(&reserve, now)?;
-        self.tell_if_nearly_spent(&reserve.hold.charges, &totals);
+        self.alarm_if_nearly_spent(&reserve.hold.charges, &totals);
         let Reserve { hold, arm } = reserve;
         let reservation = Reservation::new(hold.rid, hold.terms.clone(), arm.clone());
         self.record_hold(hold, Some(&arm), now)?;
@@ -68,7 +68,7 @@ pub(crate) trait Decisions {
         self.may_reserve()?;
         self.book().counters().begin(&mut hold.charges);
         let totals = self.book().admits_hold(&hold, now)?;
-        self.tell_if_nearly_spent(&hold.charges, &totals);
+        self.alarm_if_nearly_spent(&hold.charges, &totals);
         let rid = hold.rid;
         self.record_hold(hold, None, now)?;
         Ok(rid)
@@ -82,7 +82,7 @@ pub(crate) trait Decisions {
         let terms = Terms::recorded(&held.reserved).ok_or(ReserveError::NotHeld(rid))?;
         let windows = window_charges(&arming.charges);
         let moved = (held.windows() != windows).then_some(windows);
-        self.tell_if_nearly_spent(&arming.charges, &totals);
+        self.alarm_if_nearly_spent(&arming.charges, &totals);
         let body = Body::Armed(Armed {
             approval: arming.approval,
             arm: (&arming.arm).into(),
@@ -102,7 +102,7 @@ pub(crate) trait Decisions {
             valid_after: Decimal(issued.valid_after),
             valid_before: Decimal(issued.valid_before),
         });
-        self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
+        self.enter(now, body)
     }
 
     fn approval(&mut self, step: ApprovalStep, now: Moment) -> Result<(), LedgerError> {
@@ -111,6 +111,11 @@ pub(crate) trait Decisions {
         if let Body::ApprovalRequested(requested) = &body {
             self.book().approvals().is_worth_asking(requested, now)?;
         }
+        self.enter(now, body)
+    }
+
+    /// Like [`Decisions::record`], for callers that do not need the number.
+    fn enter(&mut self, now: Moment, body: Body) -> Result<(), LedgerError> {
         self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
     }
 
@@ -122,7 +127,7 @@ pub(crate) trait Decisions {
         Ok(())
     }
 
-    fn tell_if_nearly_spent(&self, charges: &[Charge], totals: &[u128]) {
+    fn alarm_if_nearly_spent(&self, charges: &[Charge], totals: &[u128]) {
         for alarm in nearly_spent(charges, totals) {
             self.raise(alarm);
         }
@@ -138,14 +143,7 @@ pub(crate) trait Decisions {
             Finding::Confirmed { .. } | Finding::Taken { .. } if is_open => {
                 return Err(LedgerError::NotUnconfirmed(rid));
             }
-            Finding::Confirmed { by, tx, block } => Body::Confirmed(Confirmed {
-                back: Vec::new(),
-                block,
-                by,
-                rid,
-                taken: None,
-                tx,
-            }),
+            Finding::Confirmed { by, tx, block } => Body::Confirmed(confirmed(rid, by, tx, block)),
             Finding::Taken { of, .. } if of.rid() != rid => return Err(LedgerError::NotUnconfirmed(rid)),
             Finding::Taken {
                 by,
@@ -155,15 +153,12 @@ pub(crate) trait Decisions {
                 of,
             } => Body::Confirmed(Confirmed {
                 back: of.back(taken.get()).ok_or(LedgerError::MoreThanSigned(rid))?,
-                block,
-                by,
-                rid,
                 taken: Some(Decimal(taken.get())),
-                tx,
+                ..confirmed(rid, by, tx, block)
             }),
             Finding::Disputed { why, tx } => Body::Disputed(Disputed { rid, tx, why }),
         };
-        self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
+        self.enter(now, body)
     }
 
     fn append(&mut self, event: Event, now: Moment) -> Result<(), LedgerError> {
@@ -171,23 +166,12 @@ pub(crate) trait Decisions {
             Event::ClockAccepted { .. } => Moment::of(self.time().accept()),
             _ => now,
         };
-        let recorded = self.record(now, event_body(event));
-        recorded.map(|_| ()).map_err(LedgerError::Failed)
+        self.enter(now, event_body(event))
     }
 
     fn finish(&mut self, rid: PaymentId, outcome: Outcome, now: Moment) -> Result<(), LedgerError> {
         let (to, body) = match outcome {
-            Outcome::Settled { by, tx } => (
-                State::Settled,
-                Body::Settled(Settled {
-                    back: Vec::new(),
-                    by,
-                    rid,
-                    taken: None,
-                    tx,
-                    why: None,
-                }),
-            ),
+            Outcome::Settled { by, tx } => (State::Settled, Body::Settled(settled(rid, by, tx))),
             Outcome::Taken { by, tx, taken } => {
                 let payment = self.book().open_payment(&rid).ok_or(LedgerError::NotOpen(rid))?;
                 let back = payment.back(taken.get()).ok_or(LedgerError::MoreThanSigned(rid))?;
@@ -196,11 +180,8 @@ pub(crate) trait Decisions {
                     State::Settled,
                     Body::Settled(Settled {
                         back,
-                        by,
-                        rid,
                         taken,
-                        tx,
-                        why: None,
+                        ..settled(rid, by, tx)
                     }),
                 )
             }
@@ -227,7 +208,7 @@ pub(crate) trait Decisions {
             return Ok(());
         }
         self.lawful(rid, from, to)?;
-        self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
+        self.enter(now, body)
     }
 
     fn resolve(
@@ -243,12 +224,8 @@ pub(crate) trait Decisions {
             Resolution::Settled { tx } => (
                 State::Settled,
                 Body::Settled(Settled {
-                    back: Vec::new(),
-                    by,
-                    rid,
-                    taken: None,
-                    tx,
                     why: Some(reason),
+                    ..settled(rid, by, tx)
                 }),
             ),
             Resolution::Expired => (State::Expired, Body::Expired(Expired { by, rid, why: reason })),
@@ -265,8 +242,8 @@ pub(crate) trait Decisions {
             who,
             why,
         };
-        self.record(now, Body::Admin(action)).map_err(LedgerError::Failed)?;
-        self.record(now, body).map(|_| ()).map_err(LedgerError::Failed)
+        self.enter(now, Body::Admin(action))?;
+        self.enter(now, body)
     }
 
     fn state(&self, rid: PaymentId) -> Result<State, LedgerError> {
@@ -323,6 +300,30 @@ fn nearly_spent(charges: &[Charge], totals: &[u128]) -> Vec<Alarm> {
         }
     }
     alarms
+}
+
+/// A settlement of the whole amount.
+fn settled(rid: PaymentId, by: Source, tx: Option<String>) -> Settled {
+    Settled {
+        back: Vec::new(),
+        by,
+        rid,
+        taken: None,
+        tx,
+        why: None,
+    }
+}
+
+/// A confirmation that the whole amount was taken.
+fn confirmed(rid: PaymentId, by: Source, tx: Option<String>, block: Option<u64>) -> Confirmed {
+    Confirmed {
+        back: Vec::new(),
+        block,
+        by,
+        rid,
+        taken: None,
+        tx,
+    }
 }
 
 pub(crate) fn seconds(span: SignedDuration) -> u64 {

@@ -1,4 +1,4 @@
-//! Journal entries: what is written, to the byte (R221, R60 and R61).
+//! Journal entries, byte for byte (R221, R60 and R61).
 //!
 //! An entry is one RFC 8785 (JCS) object of at most 16 KiB. The structs below declare their members in JCS order and have
 //! ASCII names, so plain `serde_json` output is already canonical once the five head members are merged in at their places;
@@ -15,10 +15,10 @@ use super::merge::{self, Head};
 use super::text::{Digest, Moment};
 pub use members::*;
 
-/// No entry is longer: the bundle of a transparency log has 16-bit lengths, and bursar bounds it lower (R221).
+/// The longest entry: the bundle of a transparency log has 16-bit lengths, and bursar sets a lower bound (R221).
 pub(crate) const MAX_ENTRY: usize = 16 * 1024;
 
-/// Which names events have. A line that was written stays as it is, since it is signed, and is read by the table of its own
+/// Which event names a line uses. Written lines are signed and never change, so each is read by the table of its own
 /// version (R89).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
@@ -27,7 +27,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// What this program writes, unless others have to read it that cannot.
+    /// The version that is written, unless older programs have to read it.
     pub const CURRENT: Self = Self::V2;
 
     pub const fn number(self) -> u8 {
@@ -54,7 +54,7 @@ pub struct Entry {
     pub body: Body,
 }
 
-/// Why a line is no entry of this program.
+/// Why this version cannot read a line as an entry.
 #[derive(Debug, Error)]
 pub enum EntryError {
     #[error("it is longer than {MAX_ENTRY} bytes")]
@@ -75,7 +75,7 @@ impl Entry {
         self.encode_as(Version::CURRENT, prev, out)
     }
 
-    /// As [`Entry::encode`], in the names of `version`.
+    /// Like [`Entry::encode`], with the event names of `version`.
     pub(crate) fn encode_as(&self, version: Version, prev: &Digest, out: &mut Vec<u8>) -> Result<(), EntryError> {
         let start = out.len();
         let head = Head {
@@ -93,13 +93,13 @@ impl Entry {
         Ok(())
     }
 
-    /// Reads a line strictly: what comes back would be written as exactly these bytes.
+    /// Reads a line strictly: the entry would be written as exactly these bytes.
     pub fn parse(line: &[u8]) -> Result<(Self, Digest), EntryError> {
         let head = read_head(line)?;
         Ok((Self::headed(&head, line)?, head.prev))
     }
 
-    /// As [`Entry::parse`], where `head` has been read from this line already.
+    /// Like [`Entry::parse`], with `head` already read from this line.
     pub(crate) fn headed(head: &Head<'_>, line: &[u8]) -> Result<Self, EntryError> {
         let version = Version::of(head.v).ok_or(EntryError::Version(head.v))?;
         let entry = Self {
@@ -116,7 +116,7 @@ impl Entry {
     }
 }
 
-/// The members that every entry has. Enough to follow the hash chain without understanding the event.
+/// The members of every entry. Enough to follow the hash chain without understanding the event.
 pub fn read_head(line: &[u8]) -> Result<Head<'_>, EntryError> {
     if line.len() > MAX_ENTRY {
         return Err(EntryError::TooLong);

@@ -15,7 +15,7 @@ use super::book::Book;
 use super::entry::{self, Arm, Body, Entry, Reserved};
 use super::model::{Outflow, Source};
 use super::payment::{NonceKey, Payment};
-use super::read::{ReadError, told};
+use super::read::{ReadError, read_entries};
 use super::scan::Line;
 use super::text::Decimal;
 use bursar_core::account::Account;
@@ -78,7 +78,7 @@ impl Findings {
     /// cannot explain a later transfer and is not kept.
     pub fn read(dir: &Path, searched: impl Fn(&str, Address) -> u64) -> Result<Self, ReadError> {
         let begin = |book: Book| Self::onto(&book, &searched);
-        told(dir, begin, |findings, line| findings.visit(line, &searched))
+        read_entries(dir, begin, |findings, line| findings.visit(line, &searched))
     }
 
     /// What was open before the first entry that is still here may yet be cashed.

@@ -1,6 +1,6 @@
-//! The format of the data directory: one number in `D/format`, and the steps from each to the next.
+//! The format of the data directory: one number in `D/format`, and the migration from each number to the next.
 //!
-//! It covers what lies on disk as a whole. Entries have a version of their own (`v`), and the index is rebuilt when it does
+//! It covers the directory as a whole. Entries have a version of their own (`v`), and the index is rebuilt when it does
 //! not fit.
 
 use std::fs;
@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use bursar_home::{self as home, HomeError, Readers};
 
-/// What leads from one format to the next. A step can be cut off at any point and is then done again from its beginning.
+/// The step from one format to the next. It can be interrupted at any point and is then repeated from its beginning.
 struct Step {
     to: u32,
     act: fn(&Path) -> Result<(), HomeError>,
@@ -24,10 +24,10 @@ const STEPS: [Step; 2] = [
     Step { to: 3, act: |_| Ok(()) },
 ];
 
-/// The format that this program writes.
+/// The format that this version writes.
 pub const CURRENT: u32 = STEPS[STEPS.len() - 1].to;
 
-/// Why the directory cannot be used by this program.
+/// Why this version cannot use the directory.
 #[derive(Debug, Error)]
 pub enum FormatError {
     #[error(
@@ -35,15 +35,15 @@ pub enum FormatError {
         dir.display()
     )]
     Newer { dir: PathBuf, found: u32 },
-    #[error("{} does not hold the number of a format; restore it, nothing was changed", .0.display())]
+    #[error("{} does not contain a format number; restore it from a backup. Nothing was changed", .0.display())]
     Unreadable(PathBuf),
     #[error("cannot read {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("cannot bring the directory to format {to}: {source}")]
+    #[error("cannot upgrade the directory to format {to}: {source}")]
     Step { to: u32, source: HomeError },
 }
 
-/// The format of `dir`. A newer one than this program knows is an error.
+/// Reads the format of `dir`. A newer one than this version knows is an error.
 pub fn check(dir: &Path) -> Result<u32, FormatError> {
     let path = path(dir);
     let text = match fs::read_to_string(&path) {
@@ -61,19 +61,19 @@ pub fn check(dir: &Path) -> Result<u32, FormatError> {
     }
 }
 
-/// Takes every step that `dir` still lacks. The directory's lock must be held.
+/// Takes every step that `dir` still needs. The caller must hold the directory's lock.
 pub(crate) fn bring_up_to_date(dir: &Path) -> Result<(), FormatError> {
     let found = check(dir)?;
     for Step { to, act } in STEPS.into_iter().filter(|step| step.to > found) {
         let failed = |source| FormatError::Step { to, source };
         act(dir).map_err(failed)?;
         home::write_atomic(&path(dir), number(to).as_bytes(), Readers::Owner).map_err(failed)?;
-        tracing::info!(from = found, to, dir = %dir.display(), "the data directory was brought to a newer format");
+        tracing::info!(from = found, to, dir = %dir.display(), "the data directory was upgraded to a newer format");
     }
     Ok(())
 }
 
-/// What the file says for [`CURRENT`].
+/// The content of the file for [`CURRENT`].
 pub fn current() -> String {
     number(CURRENT)
 }
@@ -109,7 +109,7 @@ mod tests {
     fn newer_and_unreadable_numbers_are_refused_and_stay() {
         for (text, says) in [
             ("4\n", "has format 4"),
-            ("0\n", "the number of a format"),
+            ("0\n", "a format number"),
             ("", "the number"),
             ("x", "the number"),
         ] {

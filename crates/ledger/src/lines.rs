@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Body, Entry, EntryError};
-use super::read::{ReadError, told};
+use super::read::{ReadError, read_entries};
 use super::text::Digest;
 use bursar_core::payment_id::PaymentId;
 
@@ -29,6 +29,11 @@ impl Recorded {
         Ok((entry, Digest::leaf(&line) == self.leaf_sha256))
     }
 
+    /// The event's name as the line has it, which may be the one of an earlier version.
+    pub fn event(&self) -> Option<&str> {
+        self.entry.get("ev")?.as_str()
+    }
+
     fn of(line: &[u8], leaf: Digest) -> Result<Self, String> {
         let entry = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         Ok(Self {
@@ -40,7 +45,7 @@ impl Recorded {
 
 /// Payments that a person was asked about according to the journal in `dir` (the data directory), oldest first.
 pub fn asked_about(dir: &Path) -> Result<BTreeSet<PaymentId>, ReadError> {
-    told(
+    read_entries(
         dir,
         |_| BTreeSet::new(),
         |asked, line| {
@@ -59,7 +64,7 @@ pub fn lines_about(
     dir: &Path,
     payments: &BTreeSet<PaymentId>,
 ) -> Result<BTreeMap<PaymentId, Vec<Recorded>>, ReadError> {
-    told(
+    read_entries(
         dir,
         |_| BTreeMap::<PaymentId, Vec<Recorded>>::new(),
         |found, line| {

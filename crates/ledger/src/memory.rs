@@ -100,8 +100,8 @@ impl Ledger for Memory {
 
     fn approvals(&self) -> LedgerFuture<'_, Result<Approvals, LedgerError>> {
         self.answer(|state, now| {
-            let told = state.is_open().map(|()| state.book.approvals().told(now));
-            told.map_err(LedgerError::Failed)
+            let known_at = state.is_open().map(|()| state.book.approvals().known_at(now));
+            known_at.map_err(LedgerError::Failed)
         })
     }
 

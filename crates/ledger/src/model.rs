@@ -1,4 +1,4 @@
-//! What the ledger talks about: states and their lawful moves, what a caller asks for, and what it gets back.
+//! The ledger's vocabulary: states and their transitions, what callers ask for, and what they get back.
 //!
 //! Nothing here touches a file. The arithmetic is in `book`, the bytes are in `entry`.
 
@@ -23,26 +23,26 @@ use bursar_core::payment_id::PaymentId;
 use bursar_core::policy::budget::Charge;
 pub use signer::{ArmedNonce, Issued, Signer};
 
-/// Where a payment stands (R48). Everything but `released` and `expired` counts against its limits.
+/// The state of a payment (R48). Everything but `released` and `expired` counts against its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Money is set aside; nothing was signed.
     Held,
-    /// Nonce, payee, amount and deadline are on disk. From here on the seller is assumed to have the credential.
+    /// Nonce, payee, amount and deadline are on disk. From now on the seller is assumed to have the credential.
     Armed,
-    /// Paid, as far as `Source` can tell. Final.
+    /// Paid, according to `Source`. Final.
     Settled,
-    /// Armed, and nobody waits any more. Counts in full.
+    /// Armed, the answer is no longer awaited, and the outcome is unknown. Counts in full.
     Unknown,
-    /// Was held, given back. Final.
+    /// Was held and was released. Final.
     Released,
-    /// Can never be cashed. Final.
+    /// Proven never to be cashed. Final.
     Expired,
 }
 
 impl State {
-    /// The state machine (R213). There is no way from `armed` or `unknown` to `released`: signed money comes back
+    /// The state machine (R213). No transition leads from `armed` or `unknown` to `released`: signed money comes back
     /// only as `expired`, with proof (R11).
     pub fn may_become(self, next: Self) -> bool {
         use State::*;
@@ -70,7 +70,7 @@ impl fmt::Display for State {
     }
 }
 
-/// Who says that a payment is settled or dead.
+/// Who reported that a payment is settled or expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -86,7 +86,7 @@ pub enum Source {
     Us,
 }
 
-/// What is bought, from our own asset table and the parsed offer.
+/// What is bought: our own asset table and the parsed offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub rail: Rail,
@@ -98,7 +98,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// As an entry has them. `None`: this version does not know the asset or the way of paying any more.
+    /// From an entry. `None`: this version no longer knows the asset or the rail.
     pub(super) fn recorded(reserved: &Reserved) -> Option<Self> {
         let rail = Rail::parse(&reserved.rail)?;
         Some(Self {
@@ -117,19 +117,20 @@ impl Terms {
     }
 }
 
-/// What the credential will cover besides the terms. Times are Unix seconds.
+/// What the credential will contain besides the terms. Times are Unix seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arm {
     /// The wallet, or the payment method at Stripe.
     pub from: Account,
-    /// The account at Stripe that orders the token: the answer of another one proves nothing about it (R11).
+    /// The Stripe account that orders the token: an answer from another account proves nothing about it (R11).
     pub issuer: Option<AccountMark>,
-    /// Of an authorization, a permit or, as its memo, a transfer; at Stripe it only keeps a challenge from being answered twice.
+    /// The nonce of an authorization, of a permit or, as its memo, of a transfer; with Stripe it only keeps a challenge
+    /// from being answered twice.
     pub nonce: ArmedNonce,
-    /// Who makes the credential, if not we with a key of ours.
+    /// The external signer; absent if our own key signs.
     pub signer: Option<Signer>,
     pub valid_after: u64,
-    /// Where the signer chooses it: the latest that is taken from it.
+    /// If the signer chooses the deadline: the latest one that is accepted.
     pub valid_before: u64,
 }
 
@@ -148,35 +149,35 @@ pub struct Hold {
     pub group: Option<String>,
     /// Lower-case A-label, no port.
     pub host: String,
-    /// Goes into a disclosure; the entry holds a commitment.
+    /// Goes into a disclosure; the entry holds only a commitment.
     pub path: String,
-    /// As `path`.
+    /// Like `path`.
     pub query: Option<String>,
     pub terms: Terms,
-    /// In the order of limits.toml: the first one that does not fit is the one reported.
+    /// In the order of limits.toml: the first charge that does not fit is the one reported.
     pub charges: Vec<Charge>,
-    /// Generation of limits.toml that allowed it; below 2^53.
+    /// The generation of limits.toml that allowed it; below 2^53.
     pub policy_gen: u64,
     pub fingerprint: [u8; 32],
-    /// Hash of the agent's `Idempotency-Key`.
+    /// The hash of the agent's `Idempotency-Key`.
     pub idempotency: Option<[u8; 32]>,
     pub offer_sha256: [u8; 32],
-    /// What else the same 402 offered, and why it was not taken.
+    /// The other offers of the same 402, and why they were not taken.
     pub others: Vec<Other>,
 }
 
-/// What turns held money into a payment that may be signed.
+/// What is needed to arm held money, so that it may be signed for.
 #[derive(Clone, Debug)]
 pub struct Arming {
     pub arm: Arm,
-    /// What the limits charge now: the windows may be others than those of the hold, and the caps may have been lowered.
+    /// The charges under the current limits: windows and caps may have changed since the hold.
     pub charges: Vec<Charge>,
-    /// The id of the approval that this uses up. A payment that waits for one is not armed without.
+    /// The id of the approval that this uses up. A payment that waits for an approval is not armed without one.
     pub approval: Option<String>,
 }
 
-/// Leave to sign exactly these terms, once. Only the ledger makes one, after its record is on disk; it cannot be copied.
-/// Whoever holds it must `finish` it: until then it counts, and a restart makes it `unknown`.
+/// Permission to sign exactly these terms, once. Only the ledger creates one, after its record is on disk; it cannot be
+/// copied. Its holder must `finish` it: until then it counts, and a restart makes it `unknown`.
 #[derive(Debug)]
 pub struct Reservation {
     rid: PaymentId,
@@ -201,7 +202,7 @@ impl Reservation {
         &self.arm
     }
 
-    /// As it is from here on: what the signer chose is on record.
+    /// With the signer's choice, now that it is on record.
     pub(super) fn with(self, issued: &Issued) -> Self {
         let arm = Arm {
             nonce: ArmedNonce::Known(issued.nonce),
@@ -213,39 +214,40 @@ impl Reservation {
     }
 }
 
-/// Why nothing was reserved. After any of these nothing may be signed.
+/// Why nothing was reserved. After any of these errors nothing may be signed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReserveError {
     /// `charges[charge]` does not fit: `settled` and `open` are what its window holds already.
     #[error("the limit of charge {charge} is reached: {settled} settled and {open} open")]
     Denied { charge: usize, settled: u128, open: u128 },
-    /// The window of `charges[charge]` ended so long ago that its counter is gone. The clock went back.
+    /// The window of `charges[charge]` ended so long ago that its counter is gone: the clock went back.
     #[error("the window of charge {charge} is over and its counter is closed")]
     WindowClosed { charge: usize },
     #[error("this payment id is already in use")]
     RidTaken,
-    /// Under this `Idempotency-Key` a payment was made within 24 h, and it is not proven dead (R6).
+    /// A payment was made under this `Idempotency-Key` within 24 h, and it is not proven unusable (R6).
     #[error("payment {0} was already made under this Idempotency-Key")]
     KeyTaken(PaymentId),
     #[error("this nonce was already used for a payment")]
     NonceTaken,
-    /// Armed is only what was held by this ledger and still is.
+    /// Only a payment that this ledger still holds can be armed.
     #[error("payment {0} is not held")]
     NotHeld(PaymentId),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
     #[error("the disk that holds the ledger is almost full")]
     LowSpace,
-    /// A forward jump would open windows that have not begun (R63).
+    /// A jump forward would open windows that have not begun (R63).
     #[error(
-        "the system clock has jumped ahead by {ahead_s} s; set it right, or accept it with `bursar clock accept --why TEXT`"
+        "the system clock has jumped ahead by {ahead_s} s; correct it, or accept it with `bursar clock accept --why \
+         TEXT`"
     )]
     ClockJumped { ahead_s: u64 },
-    /// Another proxy on the same books has newer limits.
-    #[error("other limits are in force: generation {need}, and this proxy has {have}")]
+    /// Another proxy on the same ledger has newer limits.
+    #[error("newer limits are in force: generation {need}, and this proxy has {have}")]
     StalePolicy { have: u64, need: u64 },
-    /// The commit was sent and its outcome is not known. The reservation may stand; it must not be signed for.
-    #[error("whether payment {0} is on record is not known")]
+    /// The commit was sent and its outcome is unknown. The reservation may exist; it must not be signed for.
+    #[error("it is unknown whether payment {0} was recorded")]
     Unclear(PaymentId),
     #[error("the sum of the amounts is too large to count")]
     Overflow,
@@ -253,43 +255,43 @@ pub enum ReserveError {
     Failed(String),
 }
 
-/// Why the ledger did not do what it was told.
+/// Why the ledger did not carry out a request.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LedgerError {
     #[error("no open payment has the id {0}")]
     NotOpen(PaymentId),
     #[error("payment {rid} is {from} and cannot become {to}")]
     Unlawful { rid: PaymentId, from: State, to: State },
-    /// An operator resolves only what is unknown.
-    #[error("payment {0} is not in doubt yet: it is armed, and ends as settled or unknown by itself; look again then")]
+    /// An operator can resolve only payments in state `unknown`.
+    #[error("payment {0} is armed and becomes settled or unknown by itself; try again then")]
     UnderWay(PaymentId),
-    /// Only a payment that a merchant's word has settled, or that is in doubt, can be confirmed or disputed, and only once.
-    #[error("payment {0} does not wait for the chain's word")]
+    /// Only a payment that is unknown, or settled on a merchant's receipt, can be confirmed or disputed, and only once.
+    #[error("payment {0} is not waiting for confirmation by the chain")]
     NotUnconfirmed(PaymentId),
     #[error("payment {0} was signed for less than that")]
     MoreThanSigned(PaymentId),
-    /// What a signer elsewhere has made is recorded once, while the payment is armed for it.
-    #[error("payment {0} does not wait for what a signer has chosen")]
+    /// An external signer's choice is recorded once, while the payment is armed for that signer.
+    #[error("payment {0} is not waiting for a signer")]
     NotWithSigner(PaymentId),
-    #[error("the nonce that the signer has chosen for payment {0} was already used for a payment")]
+    #[error("the nonce that the signer chose for payment {0} was already used for a payment")]
     NonceTaken(PaymentId),
-    #[error("what the signer has made for payment {0} is never valid")]
+    #[error("the credential that the signer made for payment {0} can never be valid")]
     NeverValid(PaymentId),
     #[error(transparent)]
     Approval(#[from] ApprovalError),
-    /// Write or sync failed once; nothing is recorded any more until a restart finds out what the disk holds.
+    /// A write or sync failed; nothing is recorded any more until a restart finds out what the disk holds.
     #[error("the ledger cannot record: {0}")]
     Failed(String),
 }
 
-/// How a payment ended, or that nobody knows.
+/// How a payment ended, or that its outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Settled {
         by: Source,
         tx: Option<String>,
     },
-    /// Settled, and it is proven that no more than `taken` ever leaves: the rest counts no more (R12).
+    /// Settled, and proven that no more than `taken` will ever be taken: the rest no longer counts (R12).
     Taken {
         by: Source,
         tx: Option<String>,
@@ -309,7 +311,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The state it leads to.
+    /// The state that it leads to.
     pub const fn state(&self) -> State {
         match self {
             Self::Settled { .. } | Self::Taken { .. } => State::Settled,
@@ -320,14 +322,14 @@ impl Outcome {
     }
 }
 
-/// An operator's word about an open payment (R11).
+/// An operator's statement about an open payment (R11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
     Settled { tx: Option<String> },
     Expired,
 }
 
-/// Money that left the wallet without an entry of ours.
+/// Money that left the wallet without an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outflow {
     /// CAIP-19.
@@ -341,7 +343,7 @@ pub struct Outflow {
     pub block: u64,
 }
 
-/// A refusal for the journal. Equal ones (agent, rule, host) become one entry per ten seconds (R62).
+/// A refusal to record. Equal ones (agent, rule, host) become one entry per ten seconds (R62).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusalRecord {
     pub agent: String,
@@ -351,11 +353,11 @@ pub struct RefusalRecord {
     pub reason: String,
     /// Path in limits.toml, such as `agents.research.day`.
     pub rule: String,
-    /// What the cheapest payable offer would have counted, if there was one.
+    /// What the cheapest payable offer would have counted, if there is one.
     pub asked: Option<MicroUsd>,
 }
 
-/// What happened besides payments.
+/// Events that are not about the state of a payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     PolicyLoaded {
@@ -368,7 +370,7 @@ pub enum Event {
         reason: String,
         who: String,
     },
-    /// A repeat is about to send a credential again.
+    /// A repeat is about to present a credential again.
     Presented {
         rid: PaymentId,
         number: u8,
@@ -379,23 +381,23 @@ pub enum Event {
         why: String,
     },
     Outflow(Outflow),
-    /// Somebody was told, or should have been.
+    /// An alert was raised.
     Alert {
         kind: &'static str,
         detail: String,
         rid: Option<PaymentId>,
     },
-    /// An operator says that the clock is right as it is (R63).
+    /// An operator accepts the clock as it is (R63).
     ClockAccepted {
         who: String,
         why: String,
     },
 }
 
-/// What the ledger notices by itself and people should hear of.
+/// What the ledger notices by itself and operators should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alarm {
-    /// A reservation has filled a budget to four fifths.
+    /// A reservation has filled a budget to 80 %.
     BudgetNearlySpent {
         scope: String,
         window: String,
@@ -420,7 +422,7 @@ pub enum Alarm {
     },
 }
 
-/// Hears alarms. Called between two batches: it must not block.
+/// Receives alarms. Called between two batches: it must not block.
 pub type Alarms = Arc<dyn Fn(Alarm) + Send + Sync>;
 
 #[cfg(test)]

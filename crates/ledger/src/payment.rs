@@ -1,4 +1,4 @@
-//! One payment as the journal records it, the key of its nonce, and what the chain says of it afterwards.
+//! One payment as the journal records it, the key of its nonce, and what the chain reports about it afterwards.
 
 use std::sync::Arc;
 
@@ -31,13 +31,13 @@ pub struct Payment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Source>,
     pub created_at: Moment,
-    /// How the chain contradicts it.
+    /// How the chain contradicts the ledger.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disputed: Option<String>,
     /// The charges, if arming has moved them or a part was given back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved: Option<Vec<WindowCharge>>,
-    /// Why it is unknown, released, expired, or settled by hand.
+    /// Why it is unknown, released, expired, or settled by an operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     #[serde(serialize_with = "shared", deserialize_with = "unshared")]
@@ -49,7 +49,7 @@ pub struct Payment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
     pub updated_at: Moment,
-    /// On a shared ledger, the proxy that has taken it over; how it ended is in that proxy's log.
+    /// On a shared ledger, the proxy that took it over; that proxy's log has its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub yielded: Option<u32>,
 }
@@ -83,14 +83,14 @@ impl Payment {
         Terms::recorded(&self.reserved)
     }
 
-    /// The windows that it counts in now.
+    /// The windows in which it counts now.
     pub fn windows(&self) -> &[WindowCharge] {
         self.moved.as_deref().unwrap_or(&self.reserved.windows)
     }
 
-    /// What its windows get back when only `taken` atoms of it were taken: amounts in proportion, rounded so that
-    /// enough stays counted. Charges that count payments get nothing back, because there was one payment. `None`: more
-    /// was taken than was signed.
+    /// What its windows get back if only `taken` atoms were taken: amounts in proportion, rounded so that enough stays
+    /// counted. Charges that count payments get nothing back, because there was one payment. `None`: more was taken
+    /// than was signed for.
     pub fn back(&self, taken: u128) -> Option<Vec<WindowCharge>> {
         let signed = self.reserved.amount.0;
         if taken > signed {
@@ -135,8 +135,8 @@ impl Payment {
         Some(NonceKey::of(&self.reserved.asset, &arm.from, arm.nonce.as_ref()?))
     }
 
-    /// Whether another signer has it, or has signed it, and its nonce is not on record yet: no chain can prove anything
-    /// about it.
+    /// Whether an external signer has it or has signed it, and its nonce is not on record yet: the chain can prove
+    /// nothing about it.
     pub fn is_with_signer(&self) -> bool {
         self.arm.as_ref().is_some_and(|arm| arm.nonce.is_none())
     }
@@ -154,17 +154,17 @@ impl Payment {
     }
 }
 
-/// What the chain says of a payment that was settled by a merchant's word, or in doubt (R217).
+/// What the chain reports about a payment that is unknown, or settled on a merchant's receipt (R217).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// The money moved as the books have it. `block` where a chain says so.
+    /// The money moved as recorded. `block` if a chain reported it.
     Confirmed {
         by: Source,
         tx: Option<String>,
         block: Option<u64>,
     },
-    /// It is proven that no more than `taken` ever leaves: the rest counts no more (R12). `of` is the payment as the
-    /// ledger tells it, which does not keep closed ones at hand.
+    /// Proven that no more than `taken` will ever be taken: the rest no longer counts (R12). `of` is the payment as the
+    /// ledger returns it; the book does not keep closed ones in memory.
     Taken {
         by: Source,
         tx: Option<String>,
@@ -172,7 +172,7 @@ pub enum Finding {
         taken: Atoms,
         of: Box<Payment>,
     },
-    /// The chain and the books differ. What is counted stays counted.
+    /// The chain contradicts the ledger. What is counted stays counted.
     Disputed { why: String, tx: Option<String> },
 }
 

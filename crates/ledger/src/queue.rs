@@ -90,8 +90,8 @@ impl<T: Queued> Ledger for T {
 
     fn issued(&self, reservation: Reservation, issued: Issued) -> LedgerFuture<'_, Result<Reservation, LedgerError>> {
         Box::pin(async move {
-            let (rid, told) = (reservation.rid(), Box::new(issued.clone()));
-            self.queue().ask(|reply| Op::Issued(rid, told, reply)).await??;
+            let (rid, choice) = (reservation.rid(), Box::new(issued.clone()));
+            self.queue().ask(|reply| Op::Issued(rid, choice, reply)).await??;
             Ok(reservation.with(&issued))
         })
     }

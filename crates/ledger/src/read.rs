@@ -157,12 +157,12 @@ struct Replay {
 }
 
 fn replay(dir: &Path) -> Result<Replay, ReadError> {
-    told(dir, Replay::onto, Replay::visit)
+    read_entries(dir, Replay::onto, Replay::visit)
 }
 
 /// Passes every line of the journal, oldest first, to the visitor that `begin` makes from the book at the journal's
 /// beginning.
-pub(super) fn told<T>(
+pub(super) fn read_entries<T>(
     dir: &Path,
     begin: impl Fn(Book) -> T,
     visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,

@@ -1,4 +1,5 @@
-//! Why a payment is in its state: the `why` of an entry, and the `reason` of a payment in lists. Each once, with what it means.
+//! Why a payment is in its state: the `why` of an entry, and the `reason` of a payment in lists. Each reason once, with
+//! its meaning.
 
 use std::fmt;
 
@@ -17,7 +18,7 @@ macro_rules! reasons {
         impl Reason {
             const OWN: &[Self] = &[$(Self::$name),+];
 
-            /// Stable text: it stands in signed entries, and scripts match it.
+            /// Stable text: signed entries contain it, and scripts match it.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)+
@@ -28,7 +29,8 @@ macro_rules! reasons {
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$name => $meaning,)+
-                    Self::Seller(_) => "The seller said why it did not accept the payment. That proves nothing, so the payment stays counted.",
+                    Self::Seller(_) => "The seller said why it did not accept the payment. That is no proof, so the \
+                                        payment stays counted.",
                 }
             }
         }

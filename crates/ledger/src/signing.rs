@@ -46,12 +46,12 @@ impl Default for CheckpointInterval {
 
 /// The writer's end.
 pub(crate) struct Signing {
-    desk: Arc<SigningShared>,
+    shared: Arc<SigningShared>,
     thread: Option<JoinHandle<()>>,
 }
 
 struct SigningShared {
-    papers: Mutex<SigningState>,
+    state: Mutex<SigningState>,
     changed: Condvar,
 }
 
@@ -77,8 +77,8 @@ enum Stop {
 impl Signing {
     /// `synced` is signed at once, unless it already is.
     pub(crate) fn start(checkpoints: Checkpoints, rhythm: CheckpointInterval, synced: Position) -> io::Result<Self> {
-        let desk = Arc::new(SigningShared {
-            papers: Mutex::new(SigningState {
+        let shared = Arc::new(SigningShared {
+            state: Mutex::new(SigningState {
                 signed: checkpoints.last().map_or(0, |last| last.size),
                 synced,
                 news: None,
@@ -86,7 +86,7 @@ impl Signing {
             }),
             changed: Condvar::new(),
         });
-        let theirs = desk.clone();
+        let theirs = shared.clone();
         let thread = thread::Builder::new()
             .name("ledger-signing".to_owned())
             .spawn(move || {
@@ -95,27 +95,27 @@ impl Signing {
                 }
             })?;
         Ok(Self {
-            desk,
+            shared,
             thread: Some(thread),
         })
     }
 
     /// The journal is on disk up to here.
     pub(crate) fn synced(&self, position: Position, rhythm: CheckpointInterval) {
-        let mut papers = self.desk.papers();
-        let before = papers.synced.size().saturating_sub(papers.signed);
-        let after = position.size().saturating_sub(papers.signed);
-        papers.synced = position;
-        drop(papers);
+        let mut state = self.shared.state();
+        let before = state.synced.size().saturating_sub(state.signed);
+        let after = position.size().saturating_sub(state.signed);
+        state.synced = position;
+        drop(state);
         // The thread sleeps until there is something to sign, then until there is enough.
         if (before == 0 && after > 0) || (before < rhythm.entries && after >= rhythm.entries) {
-            self.desk.changed.notify_one();
+            self.shared.changed.notify_one();
         }
     }
 
     /// How far it is signed, if that has changed since the last call.
     pub(crate) fn news(&self) -> Option<Position> {
-        self.desk.papers().news.take()
+        self.shared.state().news.take()
     }
 
     /// Signs the rest and ends.
@@ -124,8 +124,8 @@ impl Signing {
     }
 
     fn stop(&mut self, stop: Stop) {
-        self.desk.papers().stop = stop;
-        self.desk.changed.notify_one();
+        self.shared.state().stop = stop;
+        self.shared.changed.notify_one();
         if let Some(thread) = self.thread.take() {
             // If it panicked, a checkpoint is missing; the next start makes up for it.
             let _ = thread.join();
@@ -141,8 +141,8 @@ impl Drop for Signing {
 
 impl SigningShared {
     // After a panic of the other side the state is consistent: every change is one assignment.
-    fn papers(&self) -> MutexGuard<'_, SigningState> {
-        self.papers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, SigningState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sign_until_stopped(
@@ -155,21 +155,21 @@ impl SigningShared {
         while let Some(position) = self.due(rhythm, signed_at) {
             checkpoints.sign(position.tree())?;
             signed_at = Some(Instant::now());
-            let mut papers = self.papers();
-            papers.signed = position.size();
-            papers.news = Some(position);
+            let mut state = self.state();
+            state.signed = position.size();
+            state.news = Some(position);
         }
         Ok(())
     }
 
     /// Waits until something is to be signed. `None`: the thread must end.
     fn due(&self, rhythm: CheckpointInterval, signed_at: Option<Instant>) -> Option<Position> {
-        let mut papers = self.papers();
+        let mut state = self.state();
         loop {
-            let unsigned = papers.synced.size().saturating_sub(papers.signed);
-            let wait = match papers.stop {
+            let unsigned = state.synced.size().saturating_sub(state.signed);
+            let wait = match state.stop {
                 Stop::Now => return None,
-                Stop::Signed => return (unsigned > 0).then(|| papers.synced.clone()),
+                Stop::Signed => return (unsigned > 0).then(|| state.synced.clone()),
                 Stop::No if unsigned == 0 => None,
                 Stop::No => {
                     let pause = if unsigned >= rhythm.entries {
@@ -179,15 +179,15 @@ impl SigningShared {
                     };
                     let left = signed_at.map_or(Duration::ZERO, |at| pause.saturating_sub(at.elapsed()));
                     if left.is_zero() {
-                        return Some(papers.synced.clone());
+                        return Some(state.synced.clone());
                     }
                     Some(left)
                 }
             };
-            papers = match wait {
-                None => self.changed.wait(papers).unwrap_or_else(PoisonError::into_inner),
+            state = match wait {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
-                    let waited = self.changed.wait_timeout(papers, left);
+                    let waited = self.changed.wait_timeout(state, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };

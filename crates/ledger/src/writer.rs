@@ -249,7 +249,7 @@ impl Writer {
             Op::OpenItems(reply) => DurableAnswer::OpenItems(reply, self.book().open_payments().cloned().collect()),
             Op::Unconfirmed(reply) => DurableAnswer::Unconfirmed(reply, self.book().unconfirmed().collect()),
             Op::Keys(reply) => DurableAnswer::Keys(reply, self.book().keys().copied().collect()),
-            Op::Approvals(reply) => DurableAnswer::Approvals(reply, self.book().approvals().told(now)),
+            Op::Approvals(reply) => DurableAnswer::Approvals(reply, self.book().approvals().known_at(now)),
             Op::Wake | Op::Close(_) => return,
         });
     }
@@ -330,7 +330,7 @@ impl Writer {
 
     /// Work after the answers that no caller waits for.
     fn follow_up(&mut self) {
-        self.tell_signing();
+        self.notify_signing();
         if !self.effects.is_empty() {
             self.feed_index();
         }
@@ -345,14 +345,14 @@ impl Writer {
             tracing::error!(%error, "the ledger did not close cleanly; the next start repairs it");
             return;
         }
-        self.tell_signing();
+        self.notify_signing();
         if let Some(signing) = &mut self.signing {
             signing.finish();
         }
         self.feed_index();
     }
 
-    fn tell_signing(&mut self) {
+    fn notify_signing(&mut self) {
         let rhythm = self.rhythm;
         if let (Some(position), Some(signing)) = (self.opening.journal.position(), &self.signing) {
             signing.synced(position, rhythm);
@@ -416,7 +416,7 @@ fn damaged(shared: &Arc<Shared>, wake: &mpsc::WeakSender<Op>) -> impl FnOnce(Str
     let (shared, wake) = (shared.clone(), wake.clone());
     move |why| {
         tracing::error!(%why, "the journal is damaged in entries that were signed");
-        shared.tell_damage(why);
+        shared.report_damage(why);
         // A full queue needs no wake-up: the writer is about to look.
         if let Some(wake) = wake.upgrade() {
             let _ = wake.try_send(Op::Wake);

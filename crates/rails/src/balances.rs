@@ -78,36 +78,36 @@ impl Balances {
         self.0.again.notify_one();
     }
 
-    /// Reads the balances until `stop`, and reports to `told` what the wallet holds on each network, all assets
+    /// Reads the balances until `stop`, and reports to `notify` what the wallet holds on each network, all assets
     /// together.
     pub async fn watch(
         self,
         nodes: BTreeMap<Network, Vec<Node>>,
         tls: Arc<UpstreamTls>,
         owner: Address,
-        told: impl Fn(Network, Held),
+        notify: impl Fn(Network, Held),
         stop: CancellationToken,
     ) {
         tokio::select! {
             // A node that does not answer must not delay the shutdown.
             () = stop.cancelled() => {}
-            () = self.look_for_ever(nodes, &tls, owner, told) => {}
+            () = self.poll(nodes, &tls, owner, notify) => {}
         }
     }
 
-    async fn look_for_ever(
+    async fn poll(
         &self,
         nodes: BTreeMap<Network, Vec<Node>>,
         tls: &UpstreamTls,
         owner: Address,
-        told: impl Fn(Network, Held),
+        notify: impl Fn(Network, Held),
     ) {
         let nodes = checked(nodes, tls).await;
         loop {
             for (network, nodes) in &nodes {
                 self.look(*network, nodes, tls, owner).await;
                 if let Some(held) = self.held_on(*network) {
-                    told(*network, held);
+                    notify(*network, held);
                 }
             }
             tokio::select! {

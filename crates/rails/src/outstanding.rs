@@ -170,8 +170,8 @@ pub enum Claim {
     /// again.
     Join(watch::Receiver<()>),
     /// The outcome is unknown, and the credential has expired or has been presented too often.
-    InDoubt(PaymentId),
-    /// Like `InDoubt`, but the payment was shown to be paid.
+    OutcomeUnknown(PaymentId),
+    /// Like `OutcomeUnknown`, but the payment was shown to be paid.
     PaidNotDelivered(PaymentId),
 }
 
@@ -197,10 +197,10 @@ impl Outstanding {
         let mut count = 0;
         let now = clock.now();
         for (path, stored) in stored(&folder)? {
-            let doubt = stored.and_then(|stored| OutstandingPayment::restored(stored, now, &wanted));
-            match doubt {
-                Some((target, doubt)) => {
-                    by_target.entry(target).or_default().push(doubt);
+            let payment = stored.and_then(|stored| OutstandingPayment::restored(stored, now, &wanted));
+            match payment {
+                Some((target, payment)) => {
+                    by_target.entry(target).or_default().push(payment);
                     count += 1;
                 }
                 None => remove(&path),
@@ -209,7 +209,7 @@ impl Outstanding {
         // Oldest first: payment ids sort by creation time.
         by_target
             .values_mut()
-            .for_each(|outstanding| outstanding.sort_by_key(|doubt| doubt.rid));
+            .for_each(|outstanding| outstanding.sort_by_key(|payment| payment.rid));
         Ok(Self(Arc::new(Shared {
             folder,
             clock,
@@ -229,7 +229,7 @@ impl Outstanding {
     pub fn concern(&self, target: &Target) -> bool {
         self.lock()
             .get(target)
-            .is_some_and(|outstanding| outstanding.iter().any(|doubt| !doubt.stored.delivered))
+            .is_some_and(|outstanding| outstanding.iter().any(|payment| !payment.stored.delivered))
     }
 
     /// Stores what a repeat would need. From here on the payment is outstanding until its ticket says otherwise.
@@ -256,7 +256,7 @@ impl Outstanding {
         };
         self.write(&stored);
         let (ticket, over) = Ticket::new(self.clone(), rid, target);
-        let doubt = OutstandingPayment {
+        let payment = OutstandingPayment {
             rid,
             fingerprint,
             stored,
@@ -264,7 +264,7 @@ impl Outstanding {
             paid: false,
             stage: Stage::Waiting(over),
         };
-        self.lock().entry(target).or_default().push(doubt);
+        self.lock().entry(target).or_default().push(payment);
         self.0.count.fetch_add(1, Ordering::Release);
         ticket
     }
@@ -278,31 +278,31 @@ impl Outstanding {
         let Some(outstanding) = by_target.get_mut(&target) else {
             return Claim::Free;
         };
-        let mut told = Claim::Free;
-        for doubt in outstanding.iter_mut() {
-            if doubt.fingerprint != fingerprint || doubt.stored.delivered {
+        let mut answer = Claim::Free;
+        for payment in outstanding.iter_mut() {
+            if payment.fingerprint != fingerprint || payment.stored.delivered {
                 continue;
             }
-            match &doubt.stage {
+            match &payment.stage {
                 Stage::Waiting(_) => {}
                 Stage::Abandoned(over) => return Claim::Join(over.clone()),
-                Stage::Open if doubt.can_be_presented(now) => {
-                    let (stored, ticket) = doubt.begin(self, target, now);
+                Stage::Open if payment.can_be_presented(now) => {
+                    let (stored, ticket) = payment.begin(self, target, now);
                     drop(by_target);
                     let rid = stored.rid;
                     return self
                         .present(&stored, ticket)
-                        .map_or(Claim::InDoubt(rid), Claim::Present);
+                        .map_or(Claim::OutcomeUnknown(rid), Claim::Present);
                 }
-                Stage::Open if doubt.paid => told = Claim::PaidNotDelivered(doubt.rid),
+                Stage::Open if payment.paid => answer = Claim::PaidNotDelivered(payment.rid),
                 Stage::Open => {
-                    if matches!(told, Claim::Free) {
-                        told = Claim::InDoubt(doubt.rid);
+                    if matches!(answer, Claim::Free) {
+                        answer = Claim::OutcomeUnknown(payment.rid);
                     }
                 }
             }
         }
-        told
+        answer
     }
 
     /// `None` if the stored file was altered: none of it is sent.
@@ -345,10 +345,10 @@ impl Outstanding {
     fn forget_old(&self, now: Timestamp) {
         let mut by_target = self.lock();
         by_target.retain(|_, outstanding| {
-            outstanding.retain(|doubt| {
-                let keep = doubt.is_kept(now);
+            outstanding.retain(|payment| {
+                let keep = payment.is_kept(now);
                 if !keep {
-                    self.forgotten(doubt.rid);
+                    self.forgotten(payment.rid);
                 }
                 keep
             });
@@ -363,15 +363,15 @@ impl Outstanding {
         let Some(outstanding) = by_target.get_mut(target) else {
             return;
         };
-        let doubt = outstanding.iter_mut().find(|doubt| doubt.rid == rid);
-        if let Some(doubt) = doubt.filter(|doubt| doubt.stored.keyed && doubt.can_be_presented(now)) {
-            doubt.stored.delivered = true;
-            let stored = doubt.stored.clone();
+        let payment = outstanding.iter_mut().find(|payment| payment.rid == rid);
+        if let Some(payment) = payment.filter(|payment| payment.stored.keyed && payment.can_be_presented(now)) {
+            payment.stored.delivered = true;
+            let stored = payment.stored.clone();
             drop(by_target);
             return self.write(&stored);
         }
         let before = outstanding.len();
-        outstanding.retain(|doubt| doubt.rid != rid);
+        outstanding.retain(|payment| payment.rid != rid);
         let removed = before != outstanding.len();
         if outstanding.is_empty() {
             by_target.remove(target);
@@ -404,11 +404,11 @@ impl Outstanding {
 
     fn change(&self, rid: PaymentId, target: &Target, change: impl FnOnce(&mut OutstandingPayment)) {
         let mut by_target = self.lock();
-        let doubt = by_target
+        let payment = by_target
             .get_mut(target)
-            .and_then(|outstanding| outstanding.iter_mut().find(|doubt| doubt.rid == rid));
-        if let Some(doubt) = doubt {
-            change(doubt);
+            .and_then(|outstanding| outstanding.iter_mut().find(|payment| payment.rid == rid));
+        if let Some(payment) = payment {
+            change(payment);
         }
     }
 
@@ -429,7 +429,7 @@ impl OutstandingPayment {
     fn restored(stored: Stored, now: Timestamp, wanted: impl Fn(PaymentId) -> Option<bool>) -> Option<(Target, Self)> {
         let paid = wanted(stored.rid)?;
         let (target, fingerprint) = (Target(unhex(&stored.target)?), Fingerprint(unhex(&stored.fingerprint)?));
-        let doubt = Self {
+        let payment = Self {
             rid: stored.rid,
             fingerprint,
             stored,
@@ -437,7 +437,7 @@ impl OutstandingPayment {
             paid,
             stage: Stage::Open,
         };
-        Some((target, doubt))
+        Some((target, payment))
     }
 
     /// Hands the payment to a repeat, as its next presentation.

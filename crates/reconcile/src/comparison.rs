@@ -95,9 +95,9 @@ impl Reconciler {
 
     /// Findings that are already in the ledger: they hold until somebody has acted on them.
     async fn add_recorded(&self, report: &mut Report, findings: &Findings, since: Timestamp) -> Result<(), Unable> {
-        let told: BTreeSet<PaymentId> = report.payments.iter().map(|line| line.id).collect();
+        let listed: BTreeSet<PaymentId> = report.payments.iter().map(|line| line.id).collect();
         let recent = findings.disputes.iter().filter(|(_, at)| **at >= since);
-        for rid in recent.map(|(rid, _)| *rid).filter(|rid| !told.contains(rid)) {
+        for rid in recent.map(|(rid, _)| *rid).filter(|rid| !listed.contains(rid)) {
             // A payment whose outcome was unknown may have been resolved since, by a person who knows.
             if let Some(payment) = self.payment_of(rid).await?
                 && payment.state == State::Settled

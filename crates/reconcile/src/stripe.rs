@@ -60,8 +60,8 @@ impl Reconciler {
         if *silent >= SILENCES {
             return line(Finding::Undecided).why("Stripe stopped answering");
         }
-        let told = match payment.state {
-            State::Unknown => self.in_doubt(issuer, payment).await,
+        let result = match payment.state {
+            State::Unknown => self.unknown(issuer, payment).await,
             State::Settled => self.claimed(issuer, payment).await,
             State::Expired if payment.by == Some(Source::Operator) => self.called_dead(issuer, payment).await,
             // Closed because Stripe said so. No new charge can begin, but one that began as a hold may still be
@@ -69,14 +69,14 @@ impl Reconciler {
             State::Expired if issuer.tokens().of(payment.rid()).is_some() => self.called_dead(issuer, payment).await,
             _ => return line(Finding::Confirmed),
         };
-        match told {
+        match result {
             Ok(line) => {
                 *silent = 0;
                 line
             }
-            Err(untold) => {
-                *silent += u8::from(untold.silent);
-                line(Finding::Undecided).why(untold.why)
+            Err(no_status) => {
+                *silent += u8::from(no_status.silent);
+                line(Finding::Undecided).why(no_status.why)
             }
         }
     }
@@ -118,7 +118,7 @@ impl Reconciler {
         })
     }
 
-    async fn in_doubt(&self, issuer: &Issuer, payment: &Payment) -> StripeLine {
+    async fn unknown(&self, issuer: &Issuer, payment: &Payment) -> StripeLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
         let patience = SignedDuration::try_from(self.settle_wait).unwrap_or(SignedDuration::MAX);

@@ -34,7 +34,7 @@ pub(crate) struct World {
     pub chain: Arc<Mutex<Chain>>,
     pub fake: Fake,
     pub outstanding: Outstanding,
-    pub heard: Arc<Mutex<Vec<Notice>>>,
+    pub received: Arc<Mutex<Vec<Notice>>>,
     /// The rail of payments made from here on.
     pub rail: Rail,
     _dir: tempfile::TempDir,
@@ -75,10 +75,10 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
     std::fs::set_permissions(home.log_key(), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let clock = Arc::new(ManualClock::at(time(BEGAN)));
     let chain = Arc::new(Mutex::new(Chain::new(BEGAN - 10_000, 0, 0)));
-    let (asked, heard) = (chain.clone(), Arc::new(Mutex::new(Vec::new())));
+    let (asked, received) = (chain.clone(), Arc::new(Mutex::new(Vec::new())));
     let fake = Fake::replying(move |method, params| asked.lock().unwrap().answer(method, params)).await;
     let outstanding = Outstanding::open(home.credentials(), clock.clone(), |_| None).unwrap();
-    let telling = heard.clone();
+    let sink = received.clone();
     let reconciler = Reconciler {
         ledger: ledger(clock.clone(), dir.path()),
         home,
@@ -89,7 +89,7 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
         clock: clock.clone(),
         outstanding: Some(outstanding.clone()),
         wallet: Some(WALLET),
-        notices: Arc::new(move |notice| telling.lock().unwrap().push(notice)),
+        notices: Arc::new(move |notice| sink.lock().unwrap().push(notice)),
         stop: Default::default(),
         turn: Default::default(),
     };
@@ -99,7 +99,7 @@ async fn world_with(ledger: impl FnOnce(SharedClock, &Path) -> Arc<dyn Ledger>) 
         chain,
         fake,
         outstanding,
-        heard,
+        received,
         rail: Rail::X402,
         _dir: dir,
     };
@@ -188,7 +188,7 @@ impl World {
         chain.mine((10_000 + at) / 2, B256::repeat_byte(n), asset().address, &events);
     }
 
-    pub(crate) async fn stands(&self, rid: PaymentId) -> (State, Option<Source>) {
+    pub(crate) async fn state_of(&self, rid: PaymentId) -> (State, Option<Source>) {
         let payment = self.ledger().get(rid).await.unwrap().unwrap();
         (payment.state, payment.by)
     }

@@ -132,9 +132,9 @@ async fn a_webhook_gets_the_same_notice_with_its_token() {
     let notifier = notifier(channels);
     let question = question_about(&offer());
     // The command keeps failing; the delivery to the webhook counts.
-    let telling = notifier.notify(&question, in_seconds(300));
+    let notifying = notifier.notify(&question, in_seconds(300));
     let (head, body) = tokio::select! {
-        history = telling => panic!("{history:?} before the command's retries ended"),
+        history = notifying => panic!("{history:?} before the command's retries ended"),
         post = posts.recv() => post.unwrap(),
     };
     assert_eq!(head.uri, "/approve?key=k");

@@ -49,16 +49,16 @@ impl Demo {
         let mut signals = Signals::watch()?;
         let folder = Folder::make()?;
         let stage = Stage::set(&folder).await?;
-        let told = tokio::select! {
-            told = stage.tell() => told,
+        let result = tokio::select! {
+            result = stage.play() => result,
             () = signals.any() => Err(Failure::negative("the demo was interrupted")),
         };
-        if self.stay && told.is_ok() {
+        if self.stay && result.is_ok() {
             stage.invite();
             signals.any().await;
         }
         stage.clear().await;
-        told.map(|()| Exit::Done)
+        result.map(|()| Exit::Done)
     }
 }
 
@@ -163,7 +163,7 @@ impl Stage {
         })
     }
 
-    async fn tell(&self) -> Result<(), Failure> {
+    async fn play(&self) -> Result<(), Failure> {
         let seller = self.sandbox.base_url();
         let before = self.balances();
         title(

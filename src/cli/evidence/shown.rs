@@ -47,13 +47,13 @@ impl Shown {
     pub(in crate::cli) fn of(home: &Home, id: PaymentId) -> Result<Self, Failure> {
         let lines = lines_about(home.root(), &BTreeSet::from([id]));
         let lines = lines.map_err(|error| Failure::negative(error.to_string()))?.remove(&id);
-        let (kept, unreadable) = match questions::look(&home.approvals(), id) {
-            Ok(kept) => (kept, None),
+        let (stored, unreadable) = match questions::look(&home.approvals(), id) {
+            Ok(stored) => (stored, None),
             Err(why) => (None, Some(Difference::QuestionUnreadable(why))),
         };
-        let mut examined = examine(&ApprovalRecord::of(id, kept.as_ref(), lines.unwrap_or_default()));
+        let mut examined = examine(&ApprovalRecord::of(id, stored.as_ref(), lines.unwrap_or_default()));
         let was_asked = examined.entries.iter().any(|(_, ev)| ev.starts_with("approval."));
-        if kept.is_none() && unreadable.is_none() && !was_asked {
+        if stored.is_none() && unreadable.is_none() && !was_asked {
             return Ok(Self::default());
         }
         examined.differences.extend(unreadable);
@@ -63,7 +63,7 @@ impl Shown {
             examined,
         };
         Ok(Self {
-            approval_record: kept,
+            approval_record: stored,
             approval_check: check,
             approval_ledger: Some(ledger),
         })
@@ -79,8 +79,8 @@ impl Shown {
     /// The lines below the payment's own.
     pub(in crate::cli) fn text(&self) -> String {
         let mut lines = Vec::new();
-        if let Some(kept) = &self.approval_record {
-            lines.extend(record(kept));
+        if let Some(stored) = &self.approval_record {
+            lines.extend(record(stored));
         }
         match &self.approval_check {
             Some(TokenCheck::Yes { keys }) => lines.push(("verified", format!("yes (key {})", keys.join(", ")))),
@@ -125,16 +125,16 @@ impl TokenCheck {
 }
 
 /// The question and its answers.
-fn record(kept: &StoredQuestion) -> Vec<(&'static str, String)> {
+fn record(stored: &StoredQuestion) -> Vec<(&'static str, String)> {
     let mut lines = vec![
-        ("asked_at", kept.asked_at.to_string()),
-        ("asked_through", kept.backend.clone()),
-        ("intent_sha256", kept.intent_sha256.clone()),
+        ("asked_at", stored.asked_at.to_string()),
+        ("asked_through", stored.backend.clone()),
+        ("intent_sha256", stored.intent_sha256.clone()),
     ];
-    if kept.asks.len() > 1 {
-        lines.push(("needed", format!("{} of {} people", kept.needed, kept.asks.len())));
+    if stored.asks.len() > 1 {
+        lines.push(("needed", format!("{} of {} people", stored.needed, stored.asks.len())));
     }
-    for ask in &kept.asks {
+    for ask in &stored.asks {
         lines.push(("asked", ask.sentence.clone()));
         match &ask.evidence {
             None => lines.push(("approved_by", "nobody".to_owned())),

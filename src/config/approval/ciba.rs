@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bursar_approvals::ciba::settings::{AmountUnit, AuthMethod, BindingStyle, Delivery, EvidenceToken, Style};
+use bursar_approvals::ciba::settings::{
+    AmountUnit, AuthMethod, BindingStyle, CibaOptions, Delivery, EvidenceToken, Style,
+};
 use bursar_config::secret::SecretSource;
 use bursar_config::section::{Entry, Section};
 use bursar_core::approval::token::Alg;
@@ -17,19 +19,8 @@ pub(crate) struct Ciba {
     pub client: Client,
     /// A credential configured for a method that is not in use: agents must not get it either.
     unused: Option<SecretSource>,
-    pub style: Style,
-    pub delivery: Delivery,
     pub client_auth: AuthMethod,
-    pub scope: String,
-    pub audience: Option<String>,
-    pub evidence: EvidenceToken,
-    pub algs: Vec<Alg>,
-    pub leeway: Duration,
-    pub binding_style: BindingStyle,
-    pub amount_unit: AmountUnit,
-    pub details_type: Option<String>,
-    pub require_bound_details: bool,
-    pub hosts: Vec<String>,
+    pub options: CibaOptions,
     /// Who is asked if limits.toml names no approver.
     pub approver: Option<String>,
 }
@@ -67,19 +58,8 @@ impl Default for Ciba {
             issuer: None,
             client: Client::Bkey { profile: None },
             unused: None,
-            style: Style::Bkey,
-            delivery: Delivery::Poll,
             client_auth: AuthMethod::Post,
-            scope: "approve:payment".to_owned(),
-            audience: None,
-            evidence: EvidenceToken::AccessTokenJwt,
-            algs: vec![Alg::EdDsa],
-            leeway: Duration::from_secs(30),
-            binding_style: BindingStyle::Sentence,
-            amount_unit: AmountUnit::Minor,
-            details_type: None,
-            require_bound_details: false,
-            hosts: Vec::new(),
+            options: CibaOptions::default(),
             approver: None,
         }
     }
@@ -113,7 +93,7 @@ impl Client {
 /// `entry` holds secrets: its lines are not shown in messages.
 pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
     let mut section = entry.section()?;
-    let default = Ciba::default();
+    let default = CibaOptions::default();
     let style = section.take("style");
     let style = style.and_then(|entry| entry.word(Style::parse, &["bkey", "standard"]));
     let style = style.unwrap_or(default.style);
@@ -190,23 +170,25 @@ pub(super) fn ciba(entry: &Entry<'_>) -> Option<Ciba> {
         issuer,
         client: client?,
         unused,
-        style,
-        delivery: delivery.unwrap_or(default.delivery),
         client_auth: client_auth.unwrap_or(match style {
             Style::Bkey => AuthMethod::Post,
             // The default of OpenID Connect.
             Style::Standard => AuthMethod::Basic,
         }),
-        scope: scope.unwrap_or(default.scope),
-        audience,
-        evidence: evidence.unwrap_or(default.evidence),
-        algs: algs.unwrap_or(default.algs),
-        leeway: leeway.map_or(default.leeway, Duration::from_secs),
-        binding_style: binding_style.unwrap_or(default.binding_style),
-        amount_unit: amount_unit.unwrap_or(default.amount_unit),
-        details_type,
-        require_bound_details,
-        hosts: hosts.unwrap_or_default(),
+        options: CibaOptions {
+            style,
+            delivery: delivery.unwrap_or(default.delivery),
+            scope: scope.unwrap_or(default.scope),
+            audience,
+            evidence: evidence.unwrap_or(default.evidence),
+            algs: algs.unwrap_or(default.algs),
+            leeway: leeway.map_or(default.leeway, Duration::from_secs),
+            binding_style: binding_style.unwrap_or(default.binding_style),
+            amount_unit: amount_unit.unwrap_or(default.amount_unit),
+            details_type,
+            require_bound_details,
+            hosts: hosts.unwrap_or_default(),
+        },
         approver,
     })
 }

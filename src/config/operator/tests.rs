@@ -172,10 +172,13 @@ fn what_is_written_of_an_identity_server_is_what_is_read() {
         panic!("another backend");
     };
     assert_eq!(ciba.issuer.unwrap().as_str(), "https://login.example.com");
-    assert_eq!((ciba.style, ciba.delivery), (Style::Standard, Delivery::Ping));
+    assert_eq!(
+        (ciba.options.style, ciba.options.delivery),
+        (Style::Standard, Delivery::Ping)
+    );
     // The default of OpenID Connect; BKey uses the other method.
     assert_eq!(ciba.client_auth, AuthMethod::Basic);
-    assert_eq!(ciba.hosts, ["keys.example.com"]);
+    assert_eq!(ciba.options.hosts, ["keys.example.com"]);
     rejects(
         &text.replace("style = \"standard\"", "style = \"bkey\""),
         "BKey supports only",

@@ -1,5 +1,5 @@
-//! All that one 402 offered: what can still be paid, and what was left out on the way and why. Recorded with the payment, for
-//! `bursar explain`.
+//! All offers of one 402: those that can still be paid, and those left out with the reason. Recorded with the payment,
+//! for `bursar explain`.
 
 use jiff::Timestamp;
 
@@ -11,15 +11,15 @@ use bursar_ledger::text::Decimal;
 
 #[derive(Clone)]
 pub(super) struct Offers {
-    /// What policy chooses among.
+    /// The offers that policy chooses among.
     payable: Vec<Offer>,
     left_out: Vec<LeftOut>,
 }
 
-/// What policy does not see, or sees no more.
+/// Offers that policy does not see, or no longer sees.
 #[derive(Clone)]
 enum LeftOut {
-    /// It never became an offer.
+    /// It could not be read as an offer.
     Unread(Unpayable),
     Unpaid(Box<Offer>, Why),
 }
@@ -39,7 +39,7 @@ impl Offers {
         &self.payable
     }
 
-    /// Leaves out what `verdict` refuses, and tells why it did so with the first.
+    /// Leaves out what `verdict` rejects; returns the reason for the first one.
     pub(super) fn keep(&mut self, verdict: impl Fn(&Offer) -> Result<(), Why>) -> Option<Why> {
         let (mut next, mut first) = (0, None);
         while let Some(offer) = self.payable.get(next) {
@@ -56,7 +56,7 @@ impl Offers {
         first
     }
 
-    /// The reason that stood first, if anything was left out.
+    /// The first reason, if anything was left out.
     pub(super) fn first_reason(&self) -> Option<Why> {
         self.left_out.first().map(|left_out| match left_out {
             LeftOut::Unread(unpayable) => unpayable.why,
@@ -64,7 +64,8 @@ impl Offers {
         })
     }
 
-    /// What stands beside the chosen offer, in the order of the 402, as an entry tells it. `plan` is about these offers.
+    /// The offers other than the chosen one, in the order of the 402, as an entry records them. `plan` is about these
+    /// offers.
     pub(super) fn beside(&self, plan: &Plan, limits: &Limits, now: Timestamp) -> Vec<Other> {
         let price = |offer: &Offer| limits.rates.price(offer, now).ok();
         let left_out = self.left_out.iter().map(|left_out| match left_out {
@@ -150,10 +151,10 @@ mod tests {
     }
 
     /// Place, rail, price, reason and rule.
-    type Told<'a> = (&'a str, Option<&'a str>, Option<u128>, &'a str, Option<&'a str>);
+    type Summary<'a> = (&'a str, Option<&'a str>, Option<u128>, &'a str, Option<&'a str>);
 
-    fn told(others: &[Other]) -> Vec<Told<'_>> {
-        let told = others.iter().map(|other| {
+    fn summaries(others: &[Other]) -> Vec<Summary<'_>> {
+        let summaries = others.iter().map(|other| {
             let usd = other.usd_micros.map(|usd| usd.0);
             (
                 &*other.at,
@@ -163,11 +164,11 @@ mod tests {
                 other.rule.as_deref(),
             )
         });
-        told.collect()
+        summaries.collect()
     }
 
     #[test]
-    fn everything_beside_the_chosen_offer_is_told_once_in_the_order_of_the_402() {
+    fn every_other_offer_is_listed_once_in_the_order_of_the_402() {
         let limits = config::limits::parse("limits.toml", LIMITS).unwrap_or_else(|error| panic!("{error}"));
         let euros = Offer {
             asset: Asset::Fiat(Mode::Test, currency("eur").unwrap()),
@@ -194,7 +195,7 @@ mod tests {
             _ => Ok(()),
         });
         assert_eq!(refused, Some(Why::StripeNotConfigured));
-        // The chosen one is answered already, as it turns out.
+        // The chosen offer turns out to be answered already.
         assert_eq!(offers.payable()[plan(&limits, &offers).offer].position, 0);
         offers.keep(|offer| match offer.sha256 == [0; 32] {
             true => Err(Why::ChallengeUsed),
@@ -204,13 +205,13 @@ mod tests {
         assert_eq!(offers.payable()[plan.offer].position, 10);
         let over = Some("agents.research.per_transaction");
         assert_eq!(
-            told(&offers.beside(&plan, &limits, now())),
+            summaries(&offers.beside(&plan, &limits, now())),
             [
                 ("x402", None, None, "challenge-not-json", None),
                 ("x402 2", Some("x402"), Some(60_000), "over-limit", over),
                 ("mpp 0", Some("mpp.evm"), Some(10_000), "challenge-used", None),
                 ("mpp 1", None, None, "challenge-not-base64", None),
-                // By finance's rate.
+                // Priced at finance's rate.
                 (
                     "mpp 2",
                     Some("mpp.stripe"),
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_offer_stands_beside_nothing() {
+    fn a_single_offer_has_no_others() {
         let limits = config::limits::parse("limits.toml", LIMITS).unwrap_or_else(|error| panic!("{error}"));
         let offers = Offers::of(Challenge {
             offers: vec![offer(Rail::X402, 0, 1)],

@@ -1,4 +1,4 @@
-//! From a challenge to a disposition, without a socket: the ledger is in memory, the clock stands still.
+//! From a challenge to a disposition, without a socket: the ledger is in memory, the clock is manual.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ fn origin(scheme: Scheme) -> Origin {
     }
 }
 
-/// One for 0.01 USDC on Base Sepolia, as the reference seller makes it.
+/// A challenge for 0.01 USDC on Base Sepolia, as the reference seller makes it.
 fn challenge() -> Challenge {
     let text = include_str!("../../../fixtures/x402/v2-exact-eip3009-base-sepolia.json");
     let vector: Value = serde_json::from_str(text).unwrap();

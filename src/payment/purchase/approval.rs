@@ -1,5 +1,5 @@
-//! A purchase that a person must approve: the money is held, the question put, and only what was approved, on the terms that hold
-//! now, is armed (R39 to R43).
+//! A purchase that needs a person's approval: the money is held, the question asked, and only what was approved is
+//! armed, on the terms that are current then (R39 to R43).
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ use bursar_ledger::{Arming, LedgerError, PaymentId, Reservation, ReserveError};
 use bursar_net::upstream::stream;
 use bursar_rails::pay::Permission;
 
-/// After so long the site is asked for its terms once more (R41).
+/// After this long the site is asked for its terms again (R41).
 const FRESH: Duration = Duration::from_secs(30);
-/// When an agent should come back that was told to.
+/// How soon an agent should come back.
 const COME_BACK: Duration = Duration::from_secs(5);
 
 impl Purchase {
-    /// The rule that a person may let this payment pass, if that is all that stands against it.
+    /// The rule that a person may override, if nothing else prevents this payment.
     pub(super) fn asks_over(&self, error: &ReserveError) -> Option<NotBought> {
         let ReserveError::Denied { charge, .. } = *error else {
             return None;
@@ -36,9 +36,9 @@ impl Purchase {
         (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(charge.rule.clone()))
     }
 
-    /// A question about these very terms that is open, or was denied a moment ago, is this request's too, though by now what was
-    /// spent may ask nobody: what it has set aside would stand against the repeat, and what was approved would lie about until
-    /// the next purchase like it.
+    /// A question about exactly these terms that is open or was denied a moment ago also applies to this request, even
+    /// if current spending would need no approval: the money that it holds would stand against the repeat, and an
+    /// approval would lie unused until the next such purchase.
     pub(super) fn joins(&self) -> Option<NotBought> {
         let questions = self.buying().questions.as_ref()?;
         let mut charges = self.plan.decided.charges.iter();
@@ -59,10 +59,10 @@ impl Purchase {
             .then_some(NotBought::MustAsk(rule))
     }
 
-    /// Waits for a person's decision as long as the agent's request may, then arms what was held.
+    /// Waits for a person's decision as long as the agent's request may, then arms the held money.
     pub(super) async fn approved(&self, agent: &mut Agent) -> Result<(Reservation, Permission), NotBought> {
         let Some(questions) = &self.buying().questions else {
-            let detail = "A person would have to approve this payment, and nobody can be asked. Nothing was paid.";
+            let detail = "This payment needs a person's approval, and no approver is configured. Nothing was paid.";
             return Err(Problem::new(Code::ApprovalFailed, detail).into());
         };
         let PurchasePlan { offer, decided, .. } = &self.plan;
@@ -80,7 +80,7 @@ impl Purchase {
         let hold = prefer::wait(&self.head.headers, self.buying().times.hold);
         let stage = tokio::select! {
             biased;
-            // The question goes on without it (R43).
+            // The question continues without the agent (R43).
             () = agent.gone() => return Err(NotBought::AgentGone),
             stage = wait.decided(hold) => stage,
             // R65.
@@ -96,7 +96,7 @@ impl Purchase {
         }
     }
 
-    /// Dropped on any way out but the last, `taken` goes back: whoever asks next may use the approval.
+    /// If `taken` is dropped before arming, the approval is free again for the next request.
     async fn arm_approved(
         &self,
         questions: &Questions,
@@ -105,7 +105,7 @@ impl Purchase {
     ) -> Result<(Reservation, Permission), NotBought> {
         let current = tokio::select! {
             biased;
-            // What a person gave is not used up for somebody who has gone.
+            // An approval is not used up for an agent that has hung up.
             () = agent.gone() => return Err(NotBought::AgentGone),
             current = self.current() => current,
         };
@@ -129,12 +129,12 @@ impl Purchase {
             Err(error) => return Err(not_looked_up(&error)),
         };
         let PurchasePlan { offer, decided, .. } = &self.plan;
-        // More than the intent says is fixed with the hold: a facilitator, a cap on fees, what it counts as.
+        // The hold fixes more than the intent states: a facilitator, a fee cap, what it counts as.
         if held.is_none_or(|held| held != terms(offer, decided.usd)) {
             questions.withdraw(taken).await;
             return Err(changed().into());
         }
-        // Another request of the same terms may have been paid meanwhile, and its outcome may not be known (R4).
+        // Another request for the same terms may have been paid meanwhile with an unknown outcome (R4).
         if let Some(problem) = self.forbidden_by_another().await {
             return Err(problem.into());
         }
@@ -149,7 +149,7 @@ impl Purchase {
         let armed = self.buying().ledger.arm(rid, arming).await;
         let reservation = match armed {
             Ok(reservation) => reservation,
-            // Nor can anybody else use it any more.
+            // No other request can use it any more either.
             Err(ReserveError::NotHeld(_) | ReserveError::Approval(_)) => {
                 questions.run_out(taken).await;
                 return Err(run_out(rid).into());
@@ -160,8 +160,8 @@ impl Purchase {
         Ok((reservation, permission))
     }
 
-    /// Whether windows, limits and terms are those of now, not of when the question was put; and the permission that the offer
-    /// needs. Anything else is what to do instead.
+    /// Checks that windows, limits and terms are still those of the question, and gets the permission that the offer
+    /// needs. Otherwise returns what to do instead.
     async fn current(&self) -> Result<Permission, NotBought> {
         if self.asked_at.elapsed() > FRESH {
             return Err(self.asked_again().await?);
@@ -171,11 +171,11 @@ impl Purchase {
                 return Err(NotBought::Reconsidered(Box::new(current)));
             }
             Ok(_) => {}
-            // The challenge has run out meanwhile: the site has a fresh one.
+            // The challenge has expired meanwhile: the site has a fresh one.
             Err(Declined::PassThrough(_)) => return Err(self.asked_again().await?),
             Err(refused) => return Err(refused.into()),
         }
-        // Nodes may be asked for it and another payment waited for, so the limits are looked at afterwards.
+        // This can query nodes and wait for another payment, so the limits are checked afterwards.
         let permission = self.permission().await?;
         match self.context.decider.still_holds(&self.plan) {
             true => Ok(permission),
@@ -183,8 +183,8 @@ impl Purchase {
         }
     }
 
-    /// Whether what is to be bought instead is not what was approved: then the approval is of no use any more, and what was
-    /// held for it is given back.
+    /// Whether the new plan differs from what was approved: the approval is then useless, and its held money is
+    /// released.
     fn is_of_other_terms(&self, questions: &Questions, other: &NotBought, taken: &Taken) -> bool {
         let (NotBought::AskedAgain(plan) | NotBought::Reconsidered(plan)) = other else {
             return false;
@@ -197,7 +197,7 @@ impl Purchase {
         })
     }
 
-    /// A fresh 402 for the same request (R41); what it says is decided like the first.
+    /// Gets a fresh 402 for the same request (R41) and decides about it as about the first.
     async fn asked_again(&self) -> Result<NotBought, NotBought> {
         let mut response = send_again(&self.lane, &self.head, &self.replay).await?;
         if response.status() != StatusCode::PAYMENT_REQUIRED {
@@ -239,8 +239,8 @@ impl Purchase {
     fn undecided(&self, wait: &Wait, question: &ApprovalIntent) -> Problem {
         let (id, host) = (wait.id(), &self.lane.origin().authority.host);
         let detail = format!(
-            "A person has to approve this payment of {} {} to {host} and has not decided yet. Nothing was paid. Send the same \
-             request again: it joins question {id}, and is paid once that is approved.",
+            "This payment of {} {} to {host} needs a person's approval, which has not been given yet. Nothing was \
+             paid. Send the same request again: it joins question {id} and is paid once that is approved.",
             question.amount(),
             self.plan.offer.asset.symbol(),
         );
@@ -258,8 +258,9 @@ impl Purchase {
             Over::Used => run_out(id),
             Over::AskedAlready(id) => {
                 let detail = format!(
-                    "Question {id} is the same, and another proxy on this ledger has put it to a person. Nothing was paid. \
-                     Send the request through that proxy, or again later: once the question is over there, it can be asked here."
+                    "Another proxy on this ledger is already asking a person the same question ({id}). Nothing was \
+                     paid. Send the request through that proxy, or try again later: once that question has ended, it \
+                     can be asked here."
                 );
                 Problem::new(Code::ApprovalBusy, detail)
                     .approval(id, None)
@@ -269,8 +270,8 @@ impl Purchase {
             Over::Denied(denial) => denied(&denial, self.buying().times.deny_cooldown).approval(id, None),
             Over::Expired => {
                 let detail = format!(
-                    "Nobody decided about question {id} in time, or what was approved was not used in time. Nothing was paid. \
-                     The same request again asks anew."
+                    "Nobody decided on question {id} in time, or the approval was not used in time. Nothing was paid. \
+                     Send the same request again to ask anew."
                 );
                 Problem::new(Code::ApprovalExpired, detail)
                     .approval(id, None)
@@ -279,7 +280,7 @@ impl Purchase {
             }
             Over::Failed(failure) => {
                 let detail = format!(
-                    "The question whether this payment is allowed got no answer ({}). Nothing was paid.",
+                    "The approval backend gave no usable answer ({}). Nothing was paid.",
                     failure.code
                 );
                 let problem = Problem::new(Code::ApprovalFailed, detail).approval(id, None);
@@ -309,29 +310,29 @@ impl Purchase {
             NotAsked::Denied { denial, wait } => denied(&denial, wait),
             NotAsked::TooManyOpen(open) => busy(
                 format!(
-                    "{open} questions of {agent} wait for a person already, and no more are put. Nothing was paid. Finish those \
-                     first, or raise max_pending_per_agent under [approval] in bursar.toml."
+                    "{agent} already has {open} questions waiting for a person. Nothing was paid. Finish those first, \
+                     or have the operator raise max_pending_per_agent under [approval] in bursar.toml."
                 ),
                 super::STORE_RETRY,
             ),
             NotAsked::TooManyOpenTo(open) => busy(
                 format!(
-                    "{open} questions wait for the same person already, and no more are put. Nothing was paid. The operator can \
+                    "{open} questions are already waiting for the same person. Nothing was paid. The operator can \
                      raise max_pending_per_approver under [approval] in bursar.toml."
                 ),
                 super::STORE_RETRY,
             ),
             NotAsked::TooManyAsked { count, wait } => busy(
                 format!(
-                    "{agent} has had a person asked {count} times within an hour, and no more are asked for now. Nothing was paid. \
-                     The operator can raise prompts_per_hour under [approval] in bursar.toml."
+                    "{agent} has asked a person {count} times within an hour, which is the most allowed. Nothing was \
+                     paid. The operator can raise prompts_per_hour under [approval] in bursar.toml."
                 ),
                 wait,
             ),
             NotAsked::OtherKey(id) => busy(
                 format!(
-                    "Question {id} is the same and belongs to a request under another Idempotency-Key, or under none. Nothing was \
-                     paid. Send the key of that request, or wait until it is decided."
+                    "Question {id} is the same and belongs to a request with another Idempotency-Key, or with none. \
+                     Nothing was paid. Send that request's key, or wait until the question is decided."
                 ),
                 super::STORE_RETRY,
             )
@@ -343,18 +344,18 @@ impl Purchase {
 
 fn nobody_to_ask(nobody: NoApprover) -> Problem {
     let why = match nobody {
-        NoApprover::Named => "neither limits.toml (`approvers`) nor bursar.toml names one".to_owned(),
-        NoApprover::Else => "whoever is named for it owns the agent by limits.toml (`owner`)".to_owned(),
-        NoApprover::Enough { needed, named } => format!("{needed} must, of {named} who are named"),
+        NoApprover::Named => "neither limits.toml (`approvers`) nor bursar.toml names an approver".to_owned(),
+        NoApprover::Else => "the only approvers named own the agent according to limits.toml (`owner`)".to_owned(),
+        NoApprover::Enough { needed, named } => format!("{needed} approvers are needed, but only {named} are named"),
     };
-    let detail = format!("A person would have to approve this payment, and {why}. Nothing was paid.");
+    let detail = format!("This payment needs a person's approval, and {why}. Nothing was paid.");
     Problem::new(Code::ApprovalFailed, detail).retryable(false)
 }
 
 fn denied(denial: &Denial, wait: Duration) -> Problem {
     let why = denial.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
     let detail = format!(
-        "A person has denied this payment{why}. Nothing was paid. Nobody is asked about the same again for {} seconds.",
+        "A person denied this payment{why}. Nothing was paid. The same is not asked again for {} seconds.",
         wait.as_secs()
     );
     Problem::new(Code::ApprovalDenied, detail).retryable(false)
@@ -362,8 +363,8 @@ fn denied(denial: &Denial, wait: Duration) -> Problem {
 
 fn run_out(id: PaymentId) -> Problem {
     let detail = format!(
-        "What was approved under {id} has run out, or another request of the same terms has used it. Nothing was paid for this \
-         one. The same request again asks anew."
+        "The approval of question {id} has expired, or another request for the same terms has used it. Nothing was \
+         paid for this request. Send it again to ask anew."
     );
     Problem::new(Code::ApprovalExpired, detail)
         .approval(id, None)
@@ -372,17 +373,19 @@ fn run_out(id: PaymentId) -> Problem {
 }
 
 fn not_looked_up(error: &LedgerError) -> NotBought {
-    let detail =
-        format!("What was held for this payment cannot be looked up: {error}. Nothing was paid; the approval stays.");
+    let detail = format!(
+        "The ledger could not be asked about the money held for this payment: {error}. Nothing was paid; the \
+                 approval is kept."
+    );
     let problem = Problem::new(Code::StoreUnavailable, detail);
     problem.retryable(true).retry_after(super::STORE_RETRY).into()
 }
 
-/// The first 402 is too old to be handed on: a payer of the agent's own must not answer it (R39).
+/// The first 402 is too old to be passed on: a payer inside the agent must not answer it (R39).
 pub(super) fn offer_gone(why: Unpaid) -> Problem {
     let detail = format!(
-        "While a person was asked, the site's offer ended or changed so that it cannot be paid ({}). Nothing was paid. The same \
-         request again shows what the site wants now.",
+        "While a person was deciding, the site's offer expired or changed so that it cannot be paid ({}). Nothing was \
+         paid. Send the same request again to see the site's current terms.",
         why.code()
     );
     Problem::new(Code::ApprovalExpired, detail)
@@ -391,16 +394,16 @@ pub(super) fn offer_gone(why: Unpaid) -> Problem {
 }
 
 fn owned() -> Problem {
-    let detail = "Since this was asked, limits.toml has named another owner of the agent, who must not have approved it. Nothing \
-                  was paid. The same request again asks anew.";
+    let detail = "Since this was asked, limits.toml has named another owner for the agent, and an owner must not \
+                  approve payments of that agent. Nothing was paid. Send the same request again to ask anew.";
     Problem::new(Code::ApprovalExpired, detail)
         .retryable(true)
         .retry_after(COME_BACK)
 }
 
 fn changed() -> Problem {
-    let detail = "The site has changed its terms since the payment was approved, so the approval does not hold. Nothing was \
-                  paid. The same request again asks anew.";
+    let detail = "The site has changed its terms since the payment was approved, so the approval does not apply. \
+                  Nothing was paid. Send the same request again to ask anew.";
     Problem::new(Code::ApprovalExpired, detail)
         .retryable(true)
         .retry_after(COME_BACK)

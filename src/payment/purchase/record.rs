@@ -1,4 +1,4 @@
-//! What goes on record before a signature exists: terms, charges, nonce, validity.
+//! What is recorded before a signature exists: terms, charges, nonce, validity.
 
 use alloy_primitives::B256;
 
@@ -69,19 +69,19 @@ struct By {
     signer: Option<Signer>,
 }
 
-/// Waiting for an upload, or for another request under the same key, can have outlived the challenge.
+/// The challenge may have expired during an upload, or while waiting for a request under the same key.
 fn arm(offer: &Offer, max_validity_s: u64, now: u64, by: By, nonce: B256) -> Result<Arm, Why> {
     let valid_before = offer.valid_before(now, max_validity_s).ok_or(Why::ChallengeExpired)?;
     Ok(Arm {
         from: by.from,
         issuer: by.issuer,
         nonce: match (by.signer, offer.asset) {
-            // The remote signer chooses it. Nothing stands in its place until it is known.
+            // The remote signer chooses it. No placeholder is recorded until it is known.
             (Some(_), Asset::Token(_)) => ArmedNonce::Signers,
             _ => ArmedNonce::Known(nonce),
         },
         signer: by.signer,
-        // 0 is immune to a fast clock of ours (R15).
+        // 0 is safe even if our clock runs fast (R15).
         valid_after: 0,
         valid_before,
     })

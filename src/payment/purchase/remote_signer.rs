@@ -1,8 +1,9 @@
-//! Credentials that somebody else makes: ordered once the record is on disk, compared, recorded, and only then sent.
+//! Credentials made by a remote signer: ordered once the record is on disk, compared with it, recorded, and only then
+//! sent.
 //!
-//! An order is made once. Whatever may have come of it stays counted, and a repeat by the agent is told of the doubt instead of
-//! ordering again. What a person confirms too late for the agent's request is still looked after, so that its nonce gets on
-//! record and a repeat finds it.
+//! An order is made once. Whatever may have come of it stays counted, and a repeat by the agent is answered with the
+//! unknown outcome instead of ordering again. A confirmation that comes too late for the agent's request is still
+//! collected, so that its nonce is recorded and a repeat can present it.
 
 use bursar_ledger::Reason;
 use tokio::time::Instant;
@@ -18,15 +19,15 @@ use bursar_rails::pay::{Exposure, Ordered, Permission, RemoteCredential, SignErr
 /// Longer paths are not shown to the person: the rest of the sentence matters more.
 const LONGEST_RESOURCE: usize = 512;
 
-/// Why nothing is sent, for now or for good.
+/// Why nothing is sent, now or at all.
 pub(super) enum NotReady {
-    /// It is over, and in the books.
+    /// The payment has ended, and the ledger has it.
     Over(Problem),
-    /// A person has not confirmed it; the agent is told so, if it is still there.
+    /// A person has not confirmed yet; the agent gets this problem, if it is still connected.
     Deferred(Box<Deferred>, Problem),
 }
 
-/// What is looked after when the agent has its answer.
+/// The order to watch after the agent has its answer.
 pub(super) struct Deferred {
     reservation: Reservation,
     waiting: Waiting,
@@ -34,7 +35,7 @@ pub(super) struct Deferred {
 }
 
 impl Purchase {
-    /// What somebody else has made for this record, by now on record as well; `None` where we sign ourselves.
+    /// The remote signer's credential for this record, already recorded; `None` if we sign ourselves.
     pub(super) async fn remote_credential(
         &self,
         reservation: Reservation,
@@ -59,7 +60,7 @@ impl Purchase {
         agent: &mut Agent,
     ) -> Result<(Reservation, Option<RemoteCredential>), NotReady> {
         let (rid, id) = (reservation.rid(), waiting.id().to_owned());
-        tracing::info!(payment = %rid, authorization = id, "BKey has a person confirm it");
+        tracing::info!(payment = %rid, authorization = id, "waiting for a person to confirm the payment at BKey");
         let hold = Instant::now() + prefer::wait(&self.head.headers, self.buying().times.hold);
         let now = || self.buying().clock.now();
         let waited = tokio::select! {
@@ -74,8 +75,9 @@ impl Purchase {
             Some(Err(not_made)) => Err(NotReady::Over(self.not_made(reservation, not_made).await)),
             None => {
                 let detail = format!(
-                    "A person has to confirm payment {rid} on the phone, at BKey, and has not yet. The merchant was sent nothing. \
-                     The payment counts. Send the same request again later: if it is confirmed by then, it is paid with that."
+                    "Payment {rid} is waiting for a person to confirm it on the phone, at BKey. Nothing was sent to \
+                     the merchant. The payment counts. Send the same request again later: if it has been confirmed by \
+                     then, it is paid with that confirmation."
                 );
                 let problem = Problem::new(Code::SignerPending, detail)
                     .payment(rid)
@@ -92,7 +94,7 @@ impl Purchase {
         }
     }
 
-    /// Goes on looking until BKey gives the order up. What comes is kept for the agent's repeat, and sent to nobody before.
+    /// Watches until BKey closes the order. A credential is stored for the agent's repeat and not sent before.
     pub(super) async fn deferred(mut self, deferred: Deferred) {
         let Deferred {
             reservation,
@@ -103,7 +105,7 @@ impl Purchase {
         let (target, fingerprint) = self.identity();
         let keyed = self.claim.is_some();
         if let Some(claim) = self.claim.take() {
-            // Nobody under the same key has to wait for the person.
+            // Requests under the same key need not wait for the person.
             claim.paid(rid, fingerprint);
         }
         let (until, now) = (waiting.until(), || self.buying().clock.now());
@@ -136,17 +138,17 @@ impl Purchase {
             }
             Err(not_paid) => {
                 let error = not_paid.error();
-                tracing::warn!(payment = %rid, %error, "what was confirmed cannot be presented");
+                tracing::warn!(payment = %rid, %error, "the confirmed payment cannot be presented");
                 None
             }
         };
         let (why, tx) = (Reason::ConfirmedLate, None);
         self.finish(rid, Outcome::Unknown { why, tx }).await;
-        // From here on a repeat may present it.
+        // From now on a repeat may present it.
         drop(ticket);
     }
 
-    /// What a signer has chosen goes on record before anything is made of it.
+    /// Records what the signer chose before a credential is made from it.
     async fn recorded(
         &self,
         reservation: Reservation,
@@ -163,7 +165,7 @@ impl Purchase {
         self.remember(rid, valid_before);
         tracing::error!(
             payment = %rid, nonce = %signed.issued.nonce, %error,
-            "what BKey has signed is not recorded, so it is not sent; it counts"
+            "BKey's signature could not be recorded, so it is not sent; the payment stays counted"
         );
         let (why, code) = match error {
             LedgerError::NonceTaken(_) => (Reason::SignerNonceUsed, Code::SigningFailed),
@@ -172,27 +174,27 @@ impl Purchase {
         };
         self.finish(rid, Outcome::Unknown { why, tx: None }).await;
         let detail = format!(
-            "BKey has signed payment {rid}, and that could not be recorded: {error}. The merchant was sent nothing. The payment \
-             counts until it is proven dead."
+            "BKey has signed payment {rid}, but the signature could not be recorded: {error}. Nothing was sent to the \
+             merchant. The payment counts until it is proven that it can no longer be taken."
         );
         Err(Problem::new(code, detail).payment(rid).retryable(false))
     }
 
-    /// There is nothing to send. What may exist all the same stays counted.
+    /// Nothing can be sent. Whatever may exist stays counted.
     async fn not_made(&self, reservation: Reservation, mut not_made: SignError) -> Problem {
         let (rid, why, valid_before) = (reservation.rid(), not_made.why, reservation.arm().valid_before);
         let agent = self.lane.agent();
         match not_made.fault {
             SignerFault::Differs => {
-                tracing::error!(payment = %rid, %agent, %why, error = not_made.to_string(), "nothing is sent; the payment stays counted");
+                tracing::error!(payment = %rid, %agent, %why, error = not_made.to_string(), "not sent; stays counted");
             }
             _ => {
-                tracing::warn!(payment = %rid, %agent, %why, error = not_made.to_string(), "BKey made nothing that could be sent")
+                tracing::warn!(payment = %rid, %agent, %why, error = not_made.to_string(), "BKey made no credential")
             }
         }
         let counted = match not_made.left {
             Exposure::Nothing => {
-                // An order that BKey never had, or did not take up, has made nothing (R11).
+                // BKey never had the order or did not accept it, so it made nothing (R11).
                 let by = Source::Us;
                 self.finish(rid, Outcome::Expired { by, why }).await;
                 String::new()
@@ -201,12 +203,12 @@ impl Purchase {
                 if let Some(signed) = not_made.signed.take()
                     && let Err(error) = self.buying().ledger.issued(reservation, *signed).await
                 {
-                    tracing::error!(payment = %rid, %error, "what BKey has signed is not on record; resolve it by hand");
+                    tracing::error!(payment = %rid, %error, "BKey's signature is not on record; resolve it by hand");
                 }
                 self.outcome_unknown(rid, valid_before, why).await;
                 format!(
-                    " A credential may exist, which the merchant was not given; payment {rid} counts until that is proven dead, \
-                     or `bursar payments resolve` decides it."
+                    " A credential may exist that the merchant was not sent; payment {rid} counts until that \
+                     credential is proven unusable, or the operator runs `bursar payments resolve`."
                 )
             }
         };
@@ -215,14 +217,14 @@ impl Purchase {
             SignerFault::Refused => (
                 Code::SignerUnavailable,
                 false,
-                "The operator must look after BKey's client and its scopes.",
+                "The operator must check BKey's client and its scopes.",
             ),
             SignerFault::Silent => (Code::SignerUnavailable, nothing_left, "Trying again later may help."),
-            SignerFault::Differs => (Code::SigningFailed, false, "The operator must look at the log."),
+            SignerFault::Differs => (Code::SigningFailed, false, "The operator must check the log."),
             SignerFault::NotConfirmed => (
                 Code::PaymentDeclined,
                 false,
-                "The person, or BKey's own limits, decided so.",
+                "The person or BKey's own limits did not allow it.",
             ),
         };
         let detail = format!("No payment could be made through BKey: {not_made}. Nothing was paid.{counted} {way_out}");
@@ -238,14 +240,14 @@ impl Purchase {
         self.finish(rid, Outcome::Unknown { why, tx: None }).await;
     }
 
-    /// The same request again is told of the doubt, and orders nothing (R4).
+    /// Makes a repeat get the unknown outcome instead of a new order (R4).
     fn remember(&self, rid: PaymentId, valid_before: u64) {
         let (_, fingerprint) = self.identity();
-        let told = (rid, fingerprint.bytes(), valid_before);
-        self.buying().outstanding.remember(std::iter::once(told));
+        let outstanding_payment = (rid, fingerprint.bytes(), valid_before);
+        self.buying().outstanding.remember(std::iter::once(outstanding_payment));
     }
 
-    /// What the person reads on the phone: not a word of the merchant's, and no query, which may hold secrets.
+    /// What the person reads on the phone: no text from the merchant, and no query, which may hold secrets.
     fn purpose(&self, reservation: &Reservation) -> Purpose {
         let (terms, origin) = (reservation.terms(), self.lane.origin());
         let host = origin.authority.host.as_str().to_owned();

@@ -1,4 +1,4 @@
-//! Why nothing was paid, once it was decided to buy: the ledger or the limits said no, or there is no credential.
+//! Why a purchase that was decided on did not pay: the ledger or the limits refused, or there is no credential.
 
 use super::{NotBought, Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
@@ -7,15 +7,15 @@ use bursar_core::challenge::Why;
 use bursar_core::policy::Refusal;
 use bursar_ledger::Reason;
 use bursar_ledger::{Outcome, PaymentId, ReserveError};
-use bursar_rails::pay::{Exposure, NotIssued, NotPaid, PayError};
+use bursar_rails::pay::{Exposure, Made, NotIssued, NotPaid, PayError};
 use bursar_rails::stripe::Fault;
 
 impl Purchase {
     pub(super) fn not_reserved(&self, error: ReserveError) -> NotBought {
         let problem = match error {
-            // Random nonces do not repeat: the challenge decided this one (R18).
+            // Random nonces do not repeat, so the challenge determined this one (R18).
             ReserveError::NonceTaken => return NotBought::OfferGone(Why::ChallengeUsed),
-            // A question that was joined may have been put under other limits, with other charges.
+            // The joined question may have been asked under other limits, with other charges.
             ReserveError::Denied { charge, settled, open } if charge < self.plan.decided.charges.len() => {
                 let decided = &self.plan.decided;
                 let refusal = Refusal::over_limit(&decided.charges[charge], settled, open);
@@ -24,9 +24,9 @@ impl Purchase {
                 decider.record_refusal(self.subject(), group, &refusal, Some(decided.usd));
                 Problem::refused(&refusal)
             }
-            // Held for a question of other terms, and not paid.
+            // Held for a question about other terms, and not paid.
             ReserveError::KeyTaken(rid) if self.is_asked_about(rid) => other_terms_are_asked(rid),
-            // The claim keeps others away; only the last second of a key can lead here.
+            // The claim excludes other requests; this can happen only in the last second of a key.
             ReserveError::KeyTaken(rid) => already_paid(rid, None),
             error => not_recorded(&error),
         };
@@ -38,28 +38,32 @@ impl Purchase {
         questions.is_some_and(|questions| questions.holds(rid))
     }
 
-    /// There is no credential. What may be left of it stays counted.
+    /// No credential was made. Whatever may exist of one stays counted.
     pub(super) async fn not_paid(&self, not_paid: NotPaid) -> Problem {
-        let (rid, signed_elsewhere) = match &not_paid {
+        let (rid, made) = match &not_paid {
             NotPaid::Untouched { reservation, .. } => (reservation.rid(), None),
             NotPaid::UsedUp {
-                id,
-                valid_before,
-                signed_elsewhere,
-                ..
-            } => (*id, signed_elsewhere.then_some(*valid_before)),
+                id, valid_before, made, ..
+            } => (*id, Some((*made, *valid_before))),
         };
         let error = not_paid.error();
         if let PayError::NotIssued(not_issued) = error {
             self.finish(rid, not_issued_outcome(not_issued)).await;
             let (agent, why) = (self.lane.agent(), not_issued.why);
-            tracing::warn!(payment = %rid, %agent, %why, %error, "no token, so no payment");
+            tracing::warn!(payment = %rid, %agent, %why, %error, "no token was issued, so nothing is paid");
             return no_token(rid, not_issued);
         }
-        match signed_elsewhere {
-            None => self.never_signed(rid).await,
-            // What somebody else has signed can be cashed, whether it can be sent or not.
-            Some(valid_before) => self.outcome_unknown(rid, valid_before, Reason::SignerNotSent).await,
+        match made {
+            None | Some((Made::OwnSignature, _)) => self.never_signed(rid).await,
+            // It exists, and no seller was given it: it counts until it has been taken back.
+            Some((Made::Token, _)) => {
+                let (why, tx) = (Reason::NeverSent, None);
+                self.finish(rid, Outcome::Unknown { why, tx }).await;
+            }
+            // It can be cashed, whether it can be sent or not.
+            Some((Made::Elsewhere, valid_before)) => {
+                self.outcome_unknown(rid, valid_before, Reason::SignerNotSent).await;
+            }
         }
         let detail = format!("Payment {rid} could not be signed: {error}. Nothing was paid.");
         Problem::new(Code::SigningFailed, detail)
@@ -72,11 +76,11 @@ fn not_recorded(error: &ReserveError) -> Problem {
             tracing::error!(
                 have,
                 need,
-                "limits.toml here is not the one in force on the shared ledger"
+                "this proxy's limits.toml is not the one in force on the shared ledger"
             );
             format!(
-                "Another proxy on this ledger has other limits (generation {need}; here it is {have}). Nothing was paid. The \
-                 operator must put the same limits.toml on every proxy."
+                "Another proxy on this ledger has newer limits (generation {need}; this proxy has {have}). Nothing was \
+                 paid. The operator must put the same limits.toml on every proxy."
             )
         }
         error => {
@@ -93,8 +97,8 @@ fn not_recorded(error: &ReserveError) -> Problem {
 
 fn other_terms_are_asked(rid: PaymentId) -> Problem {
     let detail = format!(
-        "Question {rid} under this Idempotency-Key is waiting for a person, and asks about other terms than the site's now. \
-         Nothing was paid. Nothing else is paid under this key until that question is over."
+        "Question {rid} under this Idempotency-Key is waiting for a person and is about other terms than the site's \
+         current ones. Nothing was paid. Nothing else is paid under this key until that question has ended."
     );
     Problem::new(Code::ApprovalBusy, detail)
         .approval(rid, None)
@@ -120,7 +124,7 @@ fn no_token(rid: PaymentId, not_issued: &NotIssued) -> Problem {
         Fault::Offer => (
             Code::PaymentDeclined,
             false,
-            "The merchant asks for something that Stripe does not do; trying again will not help.",
+            "The merchant asks for something that Stripe does not support; trying again will not help.",
         ),
         Fault::Setup => (
             Code::TokenUnavailable,
@@ -132,7 +136,7 @@ fn no_token(rid: PaymentId, not_issued: &NotIssued) -> Problem {
     let counted = match not_issued.left {
         Exposure::Nothing => String::new(),
         Exposure::Perhaps => format!(
-            " A token may exist, which the merchant was not given; payment {rid} counts until it has been taken back."
+            " A token may exist that the merchant was not sent; payment {rid} counts until that token is revoked."
         ),
     };
     let detail = format!("No payment could be made through Stripe: {not_issued}. Nothing was paid.{counted} {way_out}");

@@ -1,9 +1,9 @@
-//! A request under an `Idempotency-Key` (R6). Once a payment was made under the key, nothing else is signed under it for 24 h,
-//! unless the payment is proven dead:
+//! Requests with an `Idempotency-Key` (R6). Once a payment was made under a key, nothing else is signed under it for
+//! 24 h, unless the payment is proven never to be taken:
 //!
 //! * another request: 422;
 //! * the same one: wait for a payment under way; present an outstanding one; forward after a delivered one, and present it
-//!   again if the site wants money again; else 409. No body is kept, so no answer comes from here.
+//!   again if the site asks for payment again; else 409. No answer is stored, so none is repeated from here.
 
 use http::StatusCode;
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use bursar_net::upstream::stream;
 use bursar_rails::outstanding::{Asked, Fingerprint, Paid};
 
 impl RepeatGuard<'_> {
-    /// `None` to go on. A request whose body cannot be looked at goes on too: it is not paid for.
+    /// `None` to continue. A request whose body cannot be read continues too: it is not paid for.
     pub(super) async fn keyed_before_forwarding(&self, body: &BufferedBody, key: Key) -> Option<AgentAnswer> {
         self.repeats.keys.holder(key)?;
         let replay = if_replayable(body.collect().await)?;
@@ -37,7 +37,7 @@ impl RepeatGuard<'_> {
         }
     }
 
-    /// The right to buy under the key, or the answer that came of another's purchase.
+    /// The right to buy under the key, or the answer from the other purchase that holds it.
     pub(super) async fn claim(&self, replay: &Replay, key: Key) -> Result<Claim, AgentAnswer> {
         loop {
             let over = match self.repeats.keys.claim(key) {
@@ -49,8 +49,8 @@ impl RepeatGuard<'_> {
                 },
             };
             if !self.repeats.waited(over).await {
-                let detail = "Another request under this Idempotency-Key is about to pay and has not finished. Nothing was paid \
-                              for this one.";
+                let detail = "Another request under this Idempotency-Key has not finished paying. Nothing was paid for \
+                              this one.";
                 return Err(Err(Problem::new(Code::StoreUnavailable, detail).retryable(true)));
             }
         }
@@ -59,16 +59,17 @@ impl RepeatGuard<'_> {
     /// `replay` is `None` for a body too large to be replayed, which was never paid for. The answer is `None`: after
     /// `Asked::Nothing`, forward the request; after `Asked::Again`, no payment holds the key any more.
     async fn under_key(&self, replay: Option<&Replay>, key: Key, asked: Asked) -> Option<AgentAnswer> {
+        let target = self.target();
         loop {
             let (hold, payment) = match self.repeats.held(key).await {
                 Ok(held) => held?,
                 Err(error) => return Some(Err(not_looked_up(error))),
             };
-            let same = |replay: &&Replay| is_of(self.target.with_body(&replay.sha256), &hold);
+            let same = |replay: &&Replay| is_of(target.with_body(&replay.sha256), &hold);
             let Some(replay) = replay.filter(same) else {
                 return Some(Err(reused(hold.rid)));
             };
-            return match self.repeats.outstanding.claim_paid(hold.rid, self.target, asked) {
+            return match self.repeats.outstanding.claim_paid(hold.rid, target, asked) {
                 Paid::Join(over) => {
                     tracing::debug!(payment = %hold.rid, "the same Idempotency-Key waits for the payment under way");
                     match self.repeats.waited(over).await {
@@ -77,7 +78,7 @@ impl RepeatGuard<'_> {
                     }
                 }
                 Paid::Present(presentable) => Some(self.present(replay.clone(), *presentable).await),
-                Paid::InDoubt(rid) => Some(Err(outcome_unknown(rid))),
+                Paid::OutcomeUnknown(rid) => Some(Err(outcome_unknown(rid))),
                 Paid::PaidNotDelivered(rid) => Some(Err(not_delivered(rid))),
                 Paid::Rest if asked == Asked::Again => Some(Err(already_paid(hold.rid, payment.as_ref()))),
                 Paid::Rest => None,
@@ -85,7 +86,7 @@ impl RepeatGuard<'_> {
         }
     }
 
-    /// Its own 402 is older than the payment, so the site is asked once more, without a credential. `None`: no payment holds
+    /// Its 402 is older than the payment, so the site is asked again, without a credential. `None`: no payment holds
     /// the key any more.
     async fn after_another(&self, replay: Option<&Replay>, key: Key) -> Option<AgentAnswer> {
         if let Some(answer) = self.under_key(replay, key, Asked::Nothing).await {
@@ -103,7 +104,7 @@ impl RepeatGuard<'_> {
 }
 
 impl Repeats {
-    /// The payment that holds the key. One that is proven dead gives it back.
+    /// The payment that holds the key. If it is proven never to be taken, the key is free again.
     async fn held(&self, key: Key) -> Result<Option<(KeyHold, Option<Payment>)>, LedgerError> {
         let Some(hold) = self.keys.holder(key) else {
             return Ok(None);
@@ -117,13 +118,13 @@ impl Repeats {
         Ok(Some((hold, payment)))
     }
 
-    /// Whether what was waited for came to an end (R5).
+    /// Whether the awaited purchase ended in time (R5).
     async fn waited(&self, mut over: watch::Receiver<()>) -> bool {
         timeout(self.settle_wait, over.changed()).await.is_ok()
     }
 }
 
-/// `Some(None)`: too large to be replayed. `None`: it cannot be looked at.
+/// `Some(None)`: too large to be replayed. `None`: the body cannot be read.
 fn if_replayable(read: Result<Replay, NotReplayable>) -> Option<Option<Replay>> {
     match read {
         Ok(replay) => Some(Some(replay)),
@@ -146,7 +147,7 @@ fn reused(rid: PaymentId) -> Problem {
 
 fn under_way(rid: PaymentId) -> Problem {
     let detail = format!(
-        "Payment {rid} under this Idempotency-Key is under way, and its answer is not complete yet. Ask again; nothing else is \
+        "Payment {rid} under this Idempotency-Key is still in progress. Send the request again later; nothing else is \
          paid under this key."
     );
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(true)
@@ -154,30 +155,30 @@ fn under_way(rid: PaymentId) -> Problem {
 
 fn outcome_unknown(rid: PaymentId) -> Problem {
     let detail = format!(
-        "Payment {rid} under this Idempotency-Key was sent, and it is not known whether the merchant took it. It stays counted. \
-         Nothing else is paid under this key for 24 hours, unless `bursar payments resolve {rid}` or the chain proves that it \
-         was never taken."
+        "The outcome of payment {rid} under this Idempotency-Key is unknown: it was sent, and the merchant may have \
+         taken it. It stays counted. Nothing else is paid under this key for 24 hours, unless `bursar payments resolve \
+         {rid}` or the chain proves that it was never taken."
     );
     Problem::new(Code::PaymentInDoubt, detail).payment(rid).retryable(false)
 }
 
 fn not_delivered(rid: PaymentId) -> Problem {
     let detail = format!(
-        "The merchant says that payment {rid} under this Idempotency-Key is settled, but its answer did not arrive whole. Ask \
-         the merchant with the transaction that `bursar payments show {rid}` prints. Nothing else is paid under this key for \
-         24 hours."
+        "The merchant says that payment {rid} under this Idempotency-Key is settled, but its answer did not arrive \
+         completely. Ask the merchant, and quote the transaction that `bursar payments show {rid}` prints. Nothing \
+         else is paid under this key for 24 hours."
     );
     Problem::new(Code::PaidNotDelivered, detail)
         .payment(rid)
         .retryable(false)
 }
 
-/// The site wants money again for what was paid once; nothing is left to present.
+/// The site asks for payment again for what was paid once; nothing is left to present.
 pub(crate) fn already_paid(rid: PaymentId, payment: Option<&Payment>) -> Problem {
     let settled = payment.filter(|payment| payment.state == State::Settled);
     let known = match settled {
-        Some(_) => "It is settled, and the site asks for money again",
-        None => "It is not known whether the merchant took it, and the site asks for money again",
+        Some(_) => "It is settled, and the site asks for payment again",
+        None => "Its outcome is unknown, and the site asks for payment again",
     };
     let detail = format!(
         "Payment {rid} was made for this same request under this Idempotency-Key. {known}. Nothing else is paid under this \
@@ -191,7 +192,9 @@ pub(crate) fn already_paid(rid: PaymentId, payment: Option<&Payment>) -> Problem
 }
 
 fn not_looked_up(error: LedgerError) -> Problem {
-    let detail =
-        format!("What was paid under this Idempotency-Key cannot be looked up: {error}. Nothing was paid now.");
+    let detail = format!(
+        "The payment under this Idempotency-Key could not be looked up: {error}. Nothing was paid for this \
+                 request."
+    );
     Problem::new(Code::StoreUnavailable, detail).retryable(true)
 }

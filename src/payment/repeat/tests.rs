@@ -1,4 +1,4 @@
-//! What a request finds that may repeat a payment, without a socket: the ledger is in memory, the clock stands still.
+//! What a request that may repeat a payment finds, without a socket: the ledger is in memory, the clock is manual.
 
 use http::HeaderName;
 use jiff::Timestamp;

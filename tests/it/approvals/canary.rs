@@ -44,7 +44,7 @@ async fn handles_and_tokens_are_in_no_log_line_and_no_other_file() {
     for said in [
         "DEBUG",
         "the approval token was rejected",
-        "the approval backend says that there is an answer",
+        "the approval backend reports an answer",
         "wrong_subject",
     ] {
         assert!(log.contains(said), "the log does not say {said:?}");

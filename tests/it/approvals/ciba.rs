@@ -54,9 +54,9 @@ fn write_secret(home: &Home, name: &str, secret: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn is_told(page: &Page, status: u16, problem: &str) {
-    let told = (page.status.as_u16(), page.problem());
-    assert_eq!(told, (status, problem.to_owned()), "{:?}", page.body);
+fn assert_problem(page: &Page, status: u16, problem: &str) {
+    let actual = (page.status.as_u16(), page.problem());
+    assert_eq!(actual, (status, problem.to_owned()), "{:?}", page.body);
 }
 
 /// Sends a request that waits for its answer; returns once the person has the question.
@@ -128,9 +128,9 @@ async fn what_a_person_denies_is_not_paid() {
     let bursar = home(&origin, &fake.base, 60, "").serve();
     let (waiting, handle) = asked(&bursar, &origin, &fake).await;
     fake.decide(&handle, Decision::Denied);
-    is_told(&waiting.await.unwrap(), 403, "approval-denied");
+    assert_problem(&waiting.await.unwrap(), 403, "approval-denied");
     // The denial holds, and the person is not asked again.
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         403,
         "approval-denied",
@@ -159,7 +159,7 @@ async fn a_token_of_somebody_else_or_for_something_else_pays_nothing() {
         let (waiting, handle) = asked(&bursar, &origin, &fake).await;
         fake.decide(&handle, Decision::Approved);
         let page = waiting.await.unwrap();
-        is_told(&page, 503, "approval-failed");
+        assert_problem(&page, 503, "approval-failed");
         let detail = page.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains(&format!("token_rejected:{reason}")), "{detail}");
         assert_eq!(page.json()["retryable"], false);
@@ -182,7 +182,7 @@ async fn where_tokens_must_repeat_the_payment_one_that_does_not_is_refused() {
     let bursar = home(&origin, &fake.base, 60, "require_bound_details = true\n").serve();
     let (waiting, handle) = asked(&bursar, &origin, &fake).await;
     fake.decide(&handle, Decision::Approved);
-    is_told(&waiting.await.unwrap(), 503, "approval-failed");
+    assert_problem(&waiting.await.unwrap(), 503, "approval-failed");
 
     let (waiting, handle) = asked(&bursar, &origin, &fake).await;
     let details = fake.questions().last().unwrap()["action_details"].clone();
@@ -216,7 +216,7 @@ async fn a_server_that_is_down_pays_nothing_and_holds_no_money() {
     fake.break_down(Call::Discovery);
     let bursar = home(&origin, &fake.base, 60, "").serve();
     let page = Agent::of(&bursar).get(origin.address, "/report").await;
-    is_told(&page, 503, "approval-failed");
+    assert_problem(&page, 503, "approval-failed");
     assert_eq!(page.json()["retryable"], true);
     assert_eq!(bursar.states(), ["released"]);
     assert!(origin.payments().is_empty() && fake.count(Call::Ask) == 0);
@@ -231,7 +231,7 @@ async fn a_server_that_is_down_pays_nothing_and_holds_no_money() {
 async fn a_question_goes_on_after_a_kill() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let mut bursar = home(&origin, &fake.base, 0, "").serve();
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
         "approval-pending",

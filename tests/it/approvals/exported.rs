@@ -101,9 +101,9 @@ async fn what_was_approved_verifies_without_server_issuer_and_ledger() {
     let key = ask["evidence"]["proof"]["thumbprint"].as_str().unwrap();
     let with_key = verify(&file, &["--key", key]);
     assert_eq!(with_key.status.code(), Some(0), "{with_key:?}");
-    let told = text(&with_key);
+    let printed = text(&with_key);
     for line in ["result          verified", APPROVER, key, &issuer, "approval.granted"] {
-        assert!(told.contains(line), "{line}: {told}");
+        assert!(printed.contains(line), "{line}: {printed}");
     }
     // Anyone can write a document with a key of their own.
     for more in [
@@ -404,10 +404,10 @@ async fn entries_that_were_moved_away_are_not_damage() {
 
     let output = home.run(&["payments", "show", &id]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let told = text(&output);
+    let printed = text(&output);
     assert!(
-        told.contains("ledger          agrees, as far as its entries are here"),
-        "{told}"
+        printed.contains("ledger          agrees, as far as its entries are here"),
+        "{printed}"
     );
     let output = home.run(&["approvals", "export", &id]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

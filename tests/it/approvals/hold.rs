@@ -2,7 +2,7 @@
 
 use http::Request;
 
-use crate::approvals::{AT_ONCE, approve, at_ten_cents, is_told, question};
+use crate::approvals::{AT_ONCE, approve, at_ten_cents, assert_problem, question};
 use crate::support::agent::Agent;
 use crate::support::bursar::setup;
 
@@ -20,7 +20,7 @@ async fn an_agent_that_does_not_want_to_wait_is_answered_at_once() {
     let page = Agent::of(&bursar)
         .request(origin.address, preferring("respond-async"))
         .await;
-    is_told(&page, 503, "approval-pending");
+    assert_problem(&page, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
     let page = Agent::of(&bursar)

@@ -47,9 +47,9 @@ fn start(origin: &Origin, fake: &FakeKeyra, approval: &str, more: &str) -> Bursa
     home.serve()
 }
 
-fn is_told(page: &Page, status: u16, problem: &str) {
-    let told = (page.status.as_u16(), page.problem());
-    assert_eq!(told, (status, problem.to_owned()), "{:?}", page.body);
+fn assert_problem(page: &Page, status: u16, problem: &str) {
+    let actual = (page.status.as_u16(), page.problem());
+    assert_eq!(actual, (status, problem.to_owned()), "{:?}", page.body);
 }
 
 /// Sends a request that waits for its answer; returns once the person has the challenge.
@@ -121,8 +121,8 @@ async fn what_a_person_denies_is_not_paid() {
     let bursar = start(&origin, &fake, "", "interval_s = 1\n");
     let (waiting, challenge) = asked(&bursar, &origin, &fake).await;
     fake.set_status(&challenge, "rejected");
-    is_told(&waiting.await.unwrap(), 403, "approval-denied");
-    is_told(
+    assert_problem(&waiting.await.unwrap(), 403, "approval-denied");
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         403,
         "approval-denied",
@@ -140,7 +140,7 @@ async fn an_answer_about_another_payment_pays_nothing() {
     fake.faults([Fault::Changed(|answer| answer["payload"]["amount"] = json!("0.01"))]);
     fake.attest_and_show(&challenge);
     let page = waiting.await.unwrap();
-    is_told(&page, 503, "approval-failed");
+    assert_problem(&page, 503, "approval-failed");
     assert!(
         page.json()["detail"].as_str().unwrap().contains("echo_mismatch"),
         "{page:?}"
@@ -158,7 +158,7 @@ async fn a_service_that_is_down_pays_nothing_and_holds_no_money() {
         code: None,
     }]);
     let page = Agent::of(&bursar).get(origin.address, "/report").await;
-    is_told(&page, 503, "approval-failed");
+    assert_problem(&page, 503, "approval-failed");
     assert_eq!(bursar.states(), ["released"]);
     let (waiting, challenge) = asked(&bursar, &origin, &fake).await;
     fake.attest_and_show(&challenge);

@@ -80,20 +80,20 @@ async fn killed_once(origin: &Origin, phase: Phase, step: usize) -> bool {
     };
 
     // The agent keeps asking, and the operator approves what waits.
-    let mut told = Vec::new();
+    let mut statuses = Vec::new();
     for _ in 0..3 {
         let Ok(page) = get(&bursar).await else {
             panic!("{when}: no answer");
         };
         match page.status.as_u16() {
             200 | 409 => {
-                told.push(page.status.as_u16());
+                statuses.push(page.status.as_u16());
                 break;
             }
-            503 => told.push(503),
+            503 => statuses.push(503),
             // What was delivered before is not bought again, because the budget is used up.
             403 if delivered => {
-                told.push(200);
+                statuses.push(200);
                 break;
             }
             other => panic!("{when}: {other} {}", page.problem()),
@@ -111,8 +111,8 @@ async fn killed_once(origin: &Origin, phase: Phase, step: usize) -> bool {
         .filter_map(|seen| seen.payment())
         .collect();
     // 409: the payment was armed, but its credential was not stored. Nothing is signed a second time.
-    let ended = told.last().copied();
-    assert!(matches!(ended, Some(200 | 409)), "{when}: {told:?}");
+    let ended = statuses.last().copied();
+    assert!(matches!(ended, Some(200 | 409)), "{when}: {statuses:?}");
     assert!(sent.len() <= 1, "{when}: {} credentials", sent.len());
     assert_eq!(sent.len() == 1, ended == Some(200), "{when}");
     let page = Agent::of(&bursar).get(origin.address, "/another").await;

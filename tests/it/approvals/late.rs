@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 
-use crate::approvals::{AT_ONCE, HOLDS, LIMITS, approve, at_ten_cents, is_told, kinds, pending, question};
+use crate::approvals::{AT_ONCE, HOLDS, LIMITS, approve, at_ten_cents, assert_problem, kinds, pending, question};
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, Home, eventually, setup};
 use crate::support::faults::{Faults, Moment};
@@ -27,16 +27,16 @@ fn home(origin: &Origin, approval: &str) -> Home {
 /// Sells at each of `prices` in turn, then always at the last. `None`: the site does not answer.
 async fn asking(prices: &'static [Option<&'static str>]) -> (Origin, Arc<Semaphore>) {
     let (asked, given_up) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
-    let told = given_up.clone();
+    let signal = given_up.clone();
     let origin = Origin::https(move |request| {
-        let (asked, told) = (asked.clone(), told.clone());
+        let (asked, signal) = (asked.clone(), signal.clone());
         async move {
             if request.is_paid() {
                 return seller::sold("goods");
             }
             let turn = asked.fetch_add(1, Ordering::SeqCst).min(prices.len() - 1);
             if prices[turn].is_none() {
-                let _given_up = GivenUp(told);
+                let _given_up = GivenUp(signal);
                 std::future::pending::<()>().await;
             }
             seller::asks(prices[turn].unwrap())
@@ -72,8 +72,8 @@ async fn after_thirty_seconds_the_site_is_asked_again_and_before_it_is_not() {
         let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
         let id = approved_after(seconds, &bursar, &faults).await;
         let page = waiting.await.unwrap();
-        let told = (page.status.as_u16(), page.header("bursar-payment"));
-        assert_eq!(told, (200, Some(&*id)), "{seconds}: {:?}", page.body);
+        let signal = (page.status.as_u16(), page.header("bursar-payment"));
+        assert_eq!(signal, (200, Some(&*id)), "{seconds}: {:?}", page.body);
         assert_eq!(origin.seen().len(), asked + 1, "{seconds}");
         assert_eq!(
             (origin.payments().len(), bursar.states()),
@@ -154,20 +154,20 @@ async fn a_store_that_cannot_be_read_pays_nothing_and_leaves_the_approval() {
     let (origin, faults) = (at_ten_cents().await, Faults::none());
     let mut bursar = home(&origin, AT_ONCE).serve_by(faults.program());
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
     // After a failed write, the state of the disk is not known.
     faults.fail_once("write", "/audit/seg-", Errno::IO);
-    is_told(&agent.get(origin.address, "/other").await, 503, "store-unavailable");
+    assert_problem(&agent.get(origin.address, "/other").await, 503, "store-unavailable");
     faults.clear();
     // Every failed attempt puts the approval back for the next request.
     for _ in 0..2 {
         let page = agent.get(origin.address, "/report").await;
-        is_told(&page, 503, "store-unavailable");
+        assert_problem(&page, 503, "store-unavailable");
         let detail = page.json()["detail"].as_str().unwrap().to_owned();
         assert!(
-            detail.contains("cannot be looked up") && detail.contains("the approval stays"),
+            detail.contains("could not be asked") && detail.contains("the approval is kept"),
             "{detail}"
         );
     }
@@ -185,7 +185,7 @@ async fn a_store_that_cannot_be_read_pays_nothing_and_leaves_the_approval() {
     assert_eq!(origin.payments().len(), 1);
 }
 
-fn kept(home: &Home, id: &str) -> Value {
+fn stored(home: &Home, id: &str) -> Value {
     let path = home.path().join(format!("private/approvals/{id}.json"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
@@ -198,7 +198,7 @@ fn entry(bursar: &Bursar, ev: &str) -> Option<Value> {
 async fn found_again_after(seconds: u32) -> (Origin, Bursar, String, Timestamp) {
     let (origin, faults) = (at_ten_cents().await, Faults::none());
     let mut bursar = home(&origin, AT_ONCE).serve_by(faults.program_with_clocks());
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
         "approval-pending",
@@ -210,7 +210,7 @@ async fn found_again_after(seconds: u32) -> (Origin, Bursar, String, Timestamp) 
     faults.clear();
     let home = bursar.kill();
     assert!(home.journal().iter().all(|entry| entry["ev"] != "approval.granted"));
-    let decided_at = kept(&home, &id)["asks"][0]["evidence"]["decided_at"]
+    let decided_at = stored(&home, &id)["asks"][0]["evidence"]["decided_at"]
         .as_str()
         .unwrap()
         .parse()
@@ -250,7 +250,7 @@ async fn an_answer_that_is_found_again_after_15_minutes_has_expired() {
     let released = || (bursar.states() == ["released"]).then_some(());
     eventually("the money back", released).await;
     // The same request asks a new question.
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
         "approval-pending",
@@ -274,7 +274,7 @@ async fn refuses(bursar: &Bursar) {
 async fn an_approval_during_a_stop_is_recorded_or_rejected() {
     let origin = at_ten_cents().await;
     let mut bursar = home(&origin, AT_ONCE).serve();
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
         "approval-pending",

@@ -79,7 +79,7 @@ pub(crate) async fn new_limits(bursar: &Bursar) {
     eventually("the new limits", loaded).await;
 }
 
-pub(crate) fn is_told(page: &Page, status: u16, problem: &str) {
+pub(crate) fn assert_problem(page: &Page, status: u16, problem: &str) {
     assert_eq!(
         (page.status.as_u16(), page.problem()),
         (status, problem.to_owned()),
@@ -137,7 +137,7 @@ async fn the_pending_answer_names_the_question_but_never_its_code() {
     let bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
     let page = agent.get(origin.address, "/report").await;
-    is_told(&page, 503, "approval-pending");
+    assert_problem(&page, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     assert_eq!(page.json()["approval_id"], *id);
     assert_eq!(page.json()["retryable"], true);
@@ -152,7 +152,7 @@ async fn the_pending_answer_names_the_question_but_never_its_code() {
     let sentence = open["sentence"].as_str().unwrap();
     assert_eq!(sentence, format!("research: pay 0.10 USDC to localhost #{code}"));
     // The same request again joins the question instead of asking another.
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     assert_eq!(pending(&bursar).len(), 1);
 
     approve(&bursar, &id, &code);
@@ -160,7 +160,7 @@ async fn the_pending_answer_names_the_question_but_never_its_code() {
     assert_eq!((paid.status.as_u16(), paid.header("bursar-payment")), (200, Some(&*id)));
     assert_eq!(bursar.states(), ["settled"]);
     // The approval was for one purchase.
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     assert_eq!(origin.payments().len(), 1);
 }
 
@@ -169,24 +169,24 @@ async fn a_denial_holds_without_asking_again_and_gives_the_money_back() {
     let origin = at_ten_cents().await;
     let mut bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, _) = question(&bursar).await;
     let output = bursar.run(&["deny", &id, "--why", "not this month"]);
     assert!(output.status.success(), "{output:?}");
 
     for _ in 0..2 {
         let page = agent.get(origin.address, "/report").await;
-        is_told(&page, 403, "approval-denied");
+        assert_problem(&page, 403, "approval-denied");
         assert!(page.json()["detail"].as_str().unwrap().contains("not this month"));
     }
     assert_eq!(bursar.states(), ["released"]);
     // Another resource is another question.
-    is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/other").await, 503, "approval-pending");
     // The denial survives a restart.
     assert_eq!(bursar.stop(), 0);
     let again = bursar.kill().serve();
     let agent = Agent::of(&again);
-    is_told(&agent.get(origin.address, "/report").await, 403, "approval-denied");
+    assert_problem(&agent.get(origin.address, "/report").await, 403, "approval-denied");
     assert!(origin.payments().is_empty());
 }
 
@@ -195,13 +195,13 @@ async fn a_wrong_code_approves_nothing() {
     let origin = at_ten_cents().await;
     let bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     for wrong in ["00000000", "", "1", &code[1..]] {
         let output = bursar.run(&["approve", &id, "--code", wrong]);
         assert_eq!(output.status.code(), Some(1), "{wrong}");
     }
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     assert_eq!(
         bursar.run(&["approve", &id, "--code", "ZZZZZZZZ"]).status.code(),
         Some(1)
@@ -219,7 +219,7 @@ async fn a_wrong_code_approves_nothing() {
 async fn what_was_asked_and_what_was_approved_survive_a_kill() {
     let origin = at_ten_cents().await;
     let mut bursar = start(&origin, AT_ONCE);
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
         "approval-pending",
@@ -245,19 +245,19 @@ async fn a_higher_price_is_another_question() {
     let origin = seller_at(&price).await;
     let bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
 
     price.store(100_001, Ordering::SeqCst);
     let page = agent.get(origin.address, "/report").await;
-    is_told(&page, 503, "approval-pending");
+    assert_problem(&page, 503, "approval-pending");
     assert_ne!(page.json()["approval_id"], *id);
     assert!(origin.payments().is_empty());
     // So is another body.
     price.store(100_000, Ordering::SeqCst);
     let page = agent.post(origin.address, "/report", "a body").await;
-    is_told(&page, 503, "approval-pending");
+    assert_problem(&page, 503, "approval-pending");
     assert_ne!(page.json()["approval_id"], *id);
     // The first approval still holds for its own request.
     assert_eq!(agent.get(origin.address, "/report").await.status, 200);
@@ -293,11 +293,11 @@ async fn held_money_counts_and_a_full_budget_asks_nobody() {
     let limits = "[agents.research]\ntotal = \"0.15\"\napproval_above = \"0.05\"\n";
     let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/one").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/one").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     // The hold takes all that is left of the budget.
     let page = agent.get(origin.address, "/two").await;
-    is_told(&page, 403, "over-limit");
+    assert_problem(&page, 403, "over-limit");
     assert_eq!(pending(&bursar).len(), 1);
     approve(&bursar, &id, &code);
     assert_eq!(agent.get(origin.address, "/one").await.status, 200);
@@ -308,7 +308,7 @@ async fn limits_that_were_lowered_meanwhile_win_over_an_approval() {
     let origin = at_ten_cents().await;
     let bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
     bursar
@@ -316,7 +316,7 @@ async fn limits_that_were_lowered_meanwhile_win_over_an_approval() {
         .write_limits("[agents.research]\ntotal = \"0.09\"\napproval_above = \"0.05\"\n");
     new_limits(&bursar).await;
     let page = agent.get(origin.address, "/report").await;
-    is_told(&page, 403, "over-limit");
+    assert_problem(&page, 403, "over-limit");
     assert!(origin.payments().is_empty());
 }
 
@@ -327,21 +327,21 @@ async fn an_agent_may_not_keep_a_person_busy() {
     let bursar = start(&origin, &config);
     let agent = Agent::of(&bursar);
     for path in ["/one", "/two"] {
-        is_told(&agent.get(origin.address, path).await, 503, "approval-pending");
+        assert_problem(&agent.get(origin.address, path).await, 503, "approval-pending");
     }
-    is_told(&agent.get(origin.address, "/three").await, 503, "approval-busy");
+    assert_problem(&agent.get(origin.address, "/three").await, 503, "approval-busy");
     eventually("two questions", || (pending(&bursar).len() == 2).then_some(())).await;
     let deny = |bursar: &Bursar| {
         let id = pending(bursar)[0]["id"].as_str().unwrap().to_owned();
         assert!(bursar.run(&["deny", &id, "--why", "no"]).status.success());
     };
     deny(&bursar);
-    is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/three").await, 503, "approval-pending");
     eventually("two questions", || (pending(&bursar).len() == 2).then_some(())).await;
     deny(&bursar);
     // There is room for another open question, but three were asked within the hour.
     let page = agent.get(origin.address, "/four").await;
-    is_told(&page, 503, "approval-busy");
+    assert_problem(&page, 503, "approval-busy");
     assert!(page.header("retry-after").unwrap().parse::<u64>().unwrap() > 3000);
 }
 
@@ -351,12 +351,12 @@ async fn a_key_goes_with_its_question_and_the_same_key_pays_once() {
     let mut bursar = start(&origin, AT_ONCE);
     let ask = |key: &'static str| Request::get("/report").header("idempotency-key", key);
     let agent = Agent::of(&bursar);
-    is_told(
+    assert_problem(
         &agent.request(origin.address, ask("order-1")).await,
         503,
         "approval-pending",
     );
-    is_told(
+    assert_problem(
         &agent.request(origin.address, ask("order-2")).await,
         503,
         "approval-busy",
@@ -382,7 +382,7 @@ async fn over_a_limit_that_asks_a_person_may_allow_it() {
     let limits = "[agents.research]\ntotal = \"1.00\"\nper_transaction = \"0.05\"\nover_limit = \"ask\"\n";
     let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
     assert_eq!(agent.get(origin.address, "/report").await.status, 200);
@@ -406,7 +406,7 @@ async fn what_becomes_free_meanwhile_is_not_paid() {
     .await;
     let bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
     free.store(1, Ordering::SeqCst);
@@ -423,7 +423,7 @@ async fn a_stop_answers_those_who_wait_at_once_and_the_question_goes_on() {
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
     let (id, code) = question(&bursar).await;
     assert_eq!(bursar.stop(), 0);
-    is_told(&waiting.await.unwrap(), 503, "approval-pending");
+    assert_problem(&waiting.await.unwrap(), 503, "approval-pending");
     let bursar = bursar.kill().serve();
     assert_eq!(question(&bursar).await, (id.clone(), code.clone()));
     approve(&bursar, &id, &code);
@@ -438,7 +438,7 @@ async fn the_evidence_is_shown_with_its_payment() {
     let origin = at_ten_cents().await;
     let bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
     assert_eq!(agent.get(origin.address, "/report").await.status, 200);
@@ -460,15 +460,15 @@ async fn under_one_key_other_terms_wait_until_the_question_is_over() {
     let bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
     let ask = || Request::get("/report").header("idempotency-key", "order-1");
-    is_told(&agent.request(origin.address, ask()).await, 503, "approval-pending");
+    assert_problem(&agent.request(origin.address, ask()).await, 503, "approval-pending");
     let (id, _) = question(&bursar).await;
     price.store(90_000, Ordering::SeqCst);
     let page = agent.request(origin.address, ask()).await;
     // Not "already paid", because nothing was.
-    is_told(&page, 503, "approval-busy");
+    assert_problem(&page, 503, "approval-busy");
     assert_eq!(page.json()["approval_id"], *id);
     assert!(bursar.run(&["deny", &id, "--why", "too dear"]).status.success());
-    is_told(&agent.request(origin.address, ask()).await, 503, "approval-pending");
+    assert_problem(&agent.request(origin.address, ask()).await, 503, "approval-pending");
     let (other, code) = question(&bursar).await;
     assert_ne!(other, id);
     approve(&bursar, &other, &code);
@@ -485,13 +485,13 @@ async fn what_the_limits_refuse_is_not_asked_and_does_not_count_as_asked() {
     let bursar = setup().trust(&origin.ca_pem).limits(limits).config(&config).start();
     let agent = Agent::of(&bursar);
     for _ in 0..3 {
-        is_told(&agent.get(origin.address, "/report").await, 403, "over-limit");
+        assert_problem(&agent.get(origin.address, "/report").await, 403, "over-limit");
     }
     assert!(pending(&bursar).is_empty());
     bursar.home.write_limits(LIMITS);
     new_limits(&bursar).await;
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
-    is_told(&agent.get(origin.address, "/other").await, 503, "approval-busy");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/other").await, 503, "approval-busy");
 }
 
 /// Sells over MPP at the next of `prices`, then always at the last; each challenge is valid for ten seconds.
@@ -554,7 +554,7 @@ async fn a_fresh_challenge_at_another_price_is_not_what_was_approved() {
         .start();
     let (id, page) = approved_when_the_challenge_is_over(&origin, &bursar).await;
     // The money of the old question is released; the new one waits.
-    is_told(&page, 503, "approval-pending");
+    assert_problem(&page, 503, "approval-pending");
     let (other, _) = question(&bursar).await;
     assert_ne!(other, id);
     assert_eq!(
@@ -570,21 +570,21 @@ async fn an_approval_can_be_taken_back_until_it_is_used() {
     let origin = at_ten_cents().await;
     let mut bursar = start(&origin, AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     approve(&bursar, &id, &code);
     let output = bursar.run(&["deny", &id, "--why", "a slip of the hand"]);
     assert!(output.status.success(), "{output:?}");
-    is_told(&agent.get(origin.address, "/report").await, 403, "approval-denied");
+    assert_problem(&agent.get(origin.address, "/report").await, 403, "approval-denied");
     assert_eq!(bursar.states(), ["released"]);
     let bursar = bursar.kill().serve();
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         403,
         "approval-denied",
     );
 
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/other").await,
         503,
         "approval-pending",

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::approvals::{at_ten_cents, is_told, kinds, pending};
+use crate::approvals::{at_ten_cents, assert_problem, kinds, pending};
 use crate::support::agent::{Agent, Page};
 use crate::support::bkey::{CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, Mishap};
 use crate::support::bursar::{Bursar, Home, eventually, setup};
@@ -76,10 +76,10 @@ async fn two_of_three_must_approve_what_is_above_the_second_threshold() {
         pending(&bursar).iter().map(|open| open["code"].to_string()).collect();
     assert_eq!(codes.len(), 3);
     // The operator sees who has not answered, but cannot answer for them.
-    let told = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
+    let printed = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
     assert!(
-        told.contains("waiting for did:bkey:zBert, asked through ciba\n") && !told.contains("bursar approve"),
-        "{told}"
+        printed.contains("waiting for did:bkey:zBert, asked through ciba\n") && !printed.contains("bursar approve"),
+        "{printed}"
     );
     let (id, code) = (pending(&bursar)[0]["id"].clone(), pending(&bursar)[0]["code"].clone());
     let output = bursar.run(&["approve", id.as_str().unwrap(), "--code", code.as_str().unwrap()]);
@@ -160,10 +160,10 @@ async fn a_single_denial_ends_the_question_for_all() {
     fake.decide(&asked[0], Decision::Approved);
     votes(&bursar, 1).await;
     fake.decide(&asked[1], Decision::Denied);
-    is_told(&waiting.await.unwrap(), 403, "approval-denied");
+    assert_problem(&waiting.await.unwrap(), 403, "approval-denied");
     // Approving afterwards has no effect.
     fake.decide(&asked[2], Decision::Approved);
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         403,
         "approval-denied",
@@ -177,7 +177,7 @@ async fn a_single_denial_ends_the_question_for_all() {
 async fn a_vote_survives_a_kill_and_is_not_asked_for_again() {
     let (origin, fake) = (at_ten_cents().await, fake());
     let mut bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 0);
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
         "approval-pending",
@@ -186,7 +186,7 @@ async fn a_vote_survives_a_kill_and_is_not_asked_for_again() {
     fake.decide(&asked[0], Decision::Approved);
     votes(&bursar, 1).await;
     let mut bursar = bursar.kill().serve();
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
         "approval-pending",
@@ -210,7 +210,7 @@ async fn a_token_of_another_approver_is_not_a_vote() {
     for handle in &asked {
         fake.decide(handle, Decision::Approved);
     }
-    is_told(&waiting.await.unwrap(), 503, "approval-failed");
+    assert_problem(&waiting.await.unwrap(), 503, "approval-failed");
     assert_eq!(bursar.states(), ["released"]);
     assert!(origin.payments().is_empty());
 }
@@ -235,7 +235,7 @@ async fn with_too_few_reachable_approvers_the_question_fails() {
     let bursar = start(&origin, &fake, "second_approval_above = \"0.05\"", 60);
     fake.mishaps(Call::Ask, &[down(), down()]);
     let page = waits(&bursar, &origin).await.unwrap();
-    is_told(&page, 503, "approval-failed");
+    assert_problem(&page, 503, "approval-failed");
     assert_eq!(bursar.states(), ["released"]);
     assert!(pending(&bursar).is_empty());
 }
@@ -264,7 +264,7 @@ async fn a_denial_given_before_the_last_approval_counts() {
     votes(&bursar, 1).await;
     fake.decide(&asked[2], Decision::Denied);
     fake.decide(&asked[1], Decision::Approved);
-    is_told(&waiting.await.unwrap(), 403, "approval-denied");
+    assert_problem(&waiting.await.unwrap(), 403, "approval-denied");
     assert!(origin.payments().is_empty());
 }
 
@@ -276,7 +276,7 @@ async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool 
     let bursar = home(origin, &fake, rules, 20).serve_by(faults.program());
     let path = format!("/step/{step}");
     let ask = http::Request::get(&path).header("prefer", "respond-async");
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).request(origin.address, ask).await,
         503,
         "approval-pending",
@@ -286,11 +286,11 @@ async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool 
     votes(&bursar, 1).await;
     faults.kill(step, Moment::After);
     fake.decide(&asked[1], Decision::Approved);
-    let heard = || {
+    let voted = || {
         (faults.steps().len() >= step || kinds(&bursar).iter().filter(|kind| *kind == "approval.granted").count() == 2)
             .then_some(())
     };
-    eventually("the second vote", heard).await;
+    eventually("the second vote", voted).await;
     faults.clear();
     let died = faults.steps().len() >= step;
     let mut bursar = bursar;
@@ -305,15 +305,15 @@ async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool 
     for _ in 0..6 {
         fake.decide_next(Decision::Approved);
     }
-    let mut told = Vec::new();
+    let mut printed = Vec::new();
     for _ in 0..5 {
         let page = Agent::of(&bursar).get(origin.address, &path).await;
-        told.push((page.status.as_u16(), page.header("bursar-payment").map(str::to_owned)));
+        printed.push((page.status.as_u16(), page.header("bursar-payment").map(str::to_owned)));
         if page.status == 200 {
             break;
         }
     }
-    assert_eq!(told.last().map(|(status, _)| *status), Some(200), "{when}: {told:?}");
+    assert_eq!(printed.last().map(|(status, _)| *status), Some(200), "{when}: {printed:?}");
     let sent: std::collections::HashSet<_> = origin
         .seen()
         .into_iter()
@@ -322,7 +322,7 @@ async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool 
         .collect();
     assert_eq!(sent.len(), 1, "{when}");
     let payments = bursar.payments();
-    let id = told.last().and_then(|(_, id)| id.clone()).unwrap();
+    let id = printed.last().and_then(|(_, id)| id.clone()).unwrap();
     let counted: Vec<_> = payments
         .iter()
         .filter(|payment| payment["state"] != "released")
@@ -368,7 +368,7 @@ async fn a_question_ends_with_the_first_token_that_was_given() {
     fake.tokens_say(json!({ "exp": soon }));
     fake.decide(&asked[0], Decision::Approved);
     votes(&bursar, 1).await;
-    is_told(&waiting.await.unwrap(), 503, "approval-expired");
+    assert_problem(&waiting.await.unwrap(), 503, "approval-expired");
     assert!(jiff::Timestamp::now().as_second() >= soon, "it was good until then");
     assert!(pending(&bursar).is_empty());
     assert_eq!(bursar.states(), ["released"]);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::approvals::{AT_ONCE, approve, at_ten_cents, is_told, kinds, new_limits, pending, question, seller_at};
+use crate::approvals::{AT_ONCE, approve, at_ten_cents, assert_problem, kinds, new_limits, pending, question, seller_at};
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, eventually, setup};
 use crate::support::origin::Origin;
@@ -53,13 +53,13 @@ async fn a_payee_is_asked_about_once() {
     let origin = to_payee(&payee).await;
     let mut bursar = start(&origin, "approval_first_time_payee = true", AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/one").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/one").await, 503, "approval-pending");
     is_approved(&bursar).await;
     assert_eq!(agent.get(origin.address, "/one").await.status, 200);
     // Now the payee is known, whatever else is bought there.
     assert_eq!(agent.get(origin.address, "/two").await.status, 200);
     payee.store(1, Ordering::SeqCst);
-    is_told(&agent.get(origin.address, "/two").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/two").await, 503, "approval-pending");
     payee.store(0, Ordering::SeqCst);
     assert_eq!(agent.get(origin.address, "/three").await.status, 200);
     assert_eq!(origin.payments().len(), 3);
@@ -82,17 +82,17 @@ async fn a_payee_is_known_to_the_level_that_has_paid_it() {
     let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
     let writer = Agent::named(&bursar, "writer", &bursar.home.add_agent("writer"));
     let loner = Agent::named(&bursar, "loner", &bursar.home.add_agent("loner"));
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/one").await,
         503,
         "approval-pending",
     );
     is_approved(&bursar).await;
     // Approved is not paid: until it is paid, the payee is unknown to every level.
-    is_told(&writer.get(origin.address, "/two").await, 503, "approval-pending");
+    assert_problem(&writer.get(origin.address, "/two").await, 503, "approval-pending");
     assert_eq!(Agent::of(&bursar).get(origin.address, "/one").await.status, 200);
     assert_eq!(writer.get(origin.address, "/three").await.status, 200);
-    is_told(&loner.get(origin.address, "/one").await, 503, "approval-pending");
+    assert_problem(&loner.get(origin.address, "/one").await, 503, "approval-pending");
 }
 
 #[tokio::test]
@@ -103,21 +103,21 @@ async fn a_person_looks_again_once_so_much_was_spent() {
     for path in ["/one", "/two"] {
         assert_eq!(agent.get(origin.address, path).await.status, 200);
     }
-    is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/three").await, 503, "approval-pending");
     is_approved(&bursar).await;
     // Approved is not paid: a new count begins only once the payment is armed.
-    is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/other").await, 503, "approval-pending");
     assert_eq!(agent.get(origin.address, "/three").await.status, 200);
     for path in ["/four", "/five"] {
         assert_eq!(agent.get(origin.address, path).await.status, 200);
     }
-    is_told(&agent.get(origin.address, "/six").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/six").await, 503, "approval-pending");
     assert_eq!(origin.payments().len(), 5);
     // A restart does not begin a new count either.
     bursar.stop();
     std::fs::remove_dir_all(bursar.path().join("index")).unwrap();
     let bursar = bursar.kill().serve();
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/seven").await,
         503,
         "approval-pending",
@@ -151,7 +151,7 @@ async fn of_many_at_once_no_more_pass_than_the_sum_allows() {
     let paid = pages.iter().filter(|page| page.status == 200).count();
     assert_eq!((paid, origin.payments().len()), (3, 3));
     for page in pages.iter().filter(|page| page.status != 200) {
-        is_told(page, 503, "approval-pending");
+        assert_problem(page, 503, "approval-pending");
     }
 }
 
@@ -168,22 +168,22 @@ async fn a_person_lets_one_payment_pass_a_budget() {
         assert_eq!(agent.get(origin.address, path).await.status, 200);
     }
     let page = agent.get(origin.address, "/three").await;
-    is_told(&page, 503, "approval-pending");
+    assert_problem(&page, 503, "approval-pending");
     assert_eq!(bursar.states(), ["settled", "settled", "held"]);
     question(&bursar).await;
     assert_eq!(pending(&bursar)[0]["rule"], "agents.research.rolling.24h");
-    let told = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
+    let printed = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
     assert!(
-        told.contains("approval required by agents.research.rolling.24h\n  bursar approve "),
-        "{told}"
+        printed.contains("approval required by agents.research.rolling.24h\n  bursar approve "),
+        "{printed}"
     );
     is_approved(&bursar).await;
     assert_eq!(agent.get(origin.address, "/three").await.status, 200);
     // The approval was for that payment only, and the payment counts.
-    is_told(&agent.get(origin.address, "/four").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/four").await, 503, "approval-pending");
     let (id, _) = question(&bursar).await;
     assert!(bursar.run(&["deny", &id, "--why", "enough"]).status.success());
-    is_told(&agent.get(origin.address, "/four").await, 403, "approval-denied");
+    assert_problem(&agent.get(origin.address, "/four").await, 403, "approval-denied");
     assert_eq!(origin.payments().len(), 3);
     let armed = windows(&bursar, "pay.armed");
     assert!(armed[0].to_string().contains("rolling.86400"), "{armed:?}");
@@ -199,7 +199,7 @@ async fn a_question_over_a_budget_leaves_what_is_left_of_it_to_others() {
         AT_ONCE,
     );
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/dear").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/dear").await, 503, "approval-pending");
     price.store(100_000, Ordering::SeqCst);
     for path in ["/one", "/two"] {
         assert_eq!(agent.get(origin.address, path).await.status, 200);
@@ -209,7 +209,7 @@ async fn a_question_over_a_budget_leaves_what_is_left_of_it_to_others() {
     let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
     let agent = Agent::of(&bursar);
     price.store(600_000, Ordering::SeqCst);
-    is_told(&agent.get(origin.address, "/dear").await, 403, "over-limit");
+    assert_problem(&agent.get(origin.address, "/dear").await, 403, "over-limit");
     assert!(pending(&bursar).is_empty());
 }
 
@@ -235,7 +235,7 @@ async fn without_a_backend_nobody_is_asked_and_nothing_is_paid() {
     ] {
         let bursar = start(&origin, rules, "");
         let page = Agent::of(&bursar).get(origin.address, "/report").await;
-        is_told(&page, 403, problem);
+        assert_problem(&page, 403, problem);
         assert_eq!(page.json()["rule"], *rule, "{page:?}");
         assert!(kinds(&bursar).iter().all(|kind| !kind.starts_with("approval")));
     }
@@ -252,15 +252,15 @@ async fn the_owner_of_an_agent_does_not_approve_for_it() {
         AT_ONCE,
     );
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     for _ in 0..2 {
         let output = bursar.run(&["approve", &id, "--code", &code]);
         assert_eq!(output.status.code(), Some(1));
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert!(told.contains(&me) && told.contains("owns this agent"), "{told}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert!(printed.contains(&me) && printed.contains("owns this agent"), "{printed}");
         // Nor after a restart.
-        is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+        assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     }
     let bursar = bursar.kill().serve();
     let (id, code) = question(&bursar).await;
@@ -277,7 +277,7 @@ async fn the_terminal_cannot_be_two_people() {
     let rules = "second_approval_above = \"0.05\"\napprovers = [\"did:x:a\", \"did:x:b\"]";
     let bursar = start(&origin, rules, AT_ONCE);
     let page = Agent::of(&bursar).get(origin.address, "/report").await;
-    is_told(&page, 403, "approval-unavailable");
+    assert_problem(&page, 403, "approval-unavailable");
     assert_eq!(page.json()["rule"], "agents.research.second_approval_above");
     assert!(origin.payments().is_empty());
 }
@@ -294,7 +294,7 @@ async fn a_repeat_under_a_key_joins_what_was_asked_because_of_what_was_spent() {
         let bursar = start(&origin, rules, AT_ONCE);
         let agent = Agent::of(&bursar);
         let ask = || http::Request::get("/report").header("idempotency-key", "order-1");
-        is_told(&agent.request(origin.address, ask()).await, 503, "approval-pending");
+        assert_problem(&agent.request(origin.address, ask()).await, 503, "approval-pending");
         let (id, code) = question(&bursar).await;
         let again = agent.request(origin.address, ask()).await;
         assert_eq!(
@@ -318,7 +318,7 @@ async fn an_owner_who_is_named_while_the_question_is_open_does_not_approve_it() 
     let me = format!("uid:{}", rustix::process::geteuid().as_raw());
     let bursar = start(&origin, "approval_above = \"0.05\"", AT_ONCE);
     let agent = Agent::of(&bursar);
-    is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     let (id, code) = question(&bursar).await;
     bursar.home.write_limits(&format!(
         "[agents.research]\ntotal = \"5.00\"\napproval_above = \"0.05\"\nowner = \"{me}\"\n"
@@ -343,12 +343,12 @@ async fn a_repeat_joins_its_question_although_the_hold_took_what_was_left() {
         let limits = format!("[account]\ntotal = \"0.15\"\n[agents.research]\ntotal = \"5.00\"\n{rules}\n");
         let bursar = setup().trust(&origin.ca_pem).limits(&limits).config(AT_ONCE).start();
         let agent = Agent::of(&bursar);
-        is_told(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+        assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
         let (id, code) = question(&bursar).await;
         approve(&bursar, &id, &code);
         let page = agent.get(origin.address, "/report").await;
-        let told = (page.status.as_u16(), page.header("bursar-payment"));
-        assert_eq!(told, (200, Some(&*id)), "{rules}: {page:?}");
+        let printed = (page.status.as_u16(), page.header("bursar-payment"));
+        assert_eq!(printed, (200, Some(&*id)), "{rules}: {page:?}");
     }
 }
 
@@ -361,9 +361,9 @@ async fn an_approval_is_used_even_if_the_payment_no_longer_needs_one() {
     for path in ["/one", "/two"] {
         assert_eq!(agent.get(origin.address, path).await.status, 200);
     }
-    is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/three").await, 503, "approval-pending");
     let (third, code) = question(&bursar).await;
-    is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/other").await, 503, "approval-pending");
     approve(&bursar, &third, &code);
     let other = eventually("the other question", || {
         pending(&bursar).into_iter().find(|open| open["state"] == "open")
@@ -378,13 +378,13 @@ async fn an_approval_is_used_even_if_the_payment_no_longer_needs_one() {
     for path in ["/four", "/five"] {
         let page = agent.get(origin.address, path).await;
         if page.status != 200 {
-            is_told(&page, 503, "approval-pending");
+            assert_problem(&page, 503, "approval-pending");
         }
     }
     // Bought once more after enough was spent: one purchase was approved, and this is the second.
     let again = agent.get(origin.address, "/three").await;
     assert!(used, "the approval was not used for what it was given for");
-    is_told(&again, 503, "approval-pending");
+    assert_problem(&again, 503, "approval-pending");
 }
 
 #[tokio::test]
@@ -395,13 +395,13 @@ async fn what_was_denied_is_not_paid_because_it_fits_a_moment_later() {
     for path in ["/one", "/two"] {
         assert_eq!(agent.get(origin.address, path).await.status, 200);
     }
-    is_told(&agent.get(origin.address, "/three").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/three").await, 503, "approval-pending");
     let (third, _) = question(&bursar).await;
     assert!(bursar.run(&["deny", &third, "--why", "not this"]).status.success());
-    is_told(&agent.get(origin.address, "/three").await, 403, "approval-denied");
+    assert_problem(&agent.get(origin.address, "/three").await, 403, "approval-denied");
     // Another payment is approved, and begins a new count.
-    is_told(&agent.get(origin.address, "/other").await, 503, "approval-pending");
+    assert_problem(&agent.get(origin.address, "/other").await, 503, "approval-pending");
     is_approved(&bursar).await;
     assert_eq!(agent.get(origin.address, "/other").await.status, 200);
-    is_told(&agent.get(origin.address, "/three").await, 403, "approval-denied");
+    assert_problem(&agent.get(origin.address, "/three").await, 403, "approval-denied");
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bkey::{config, write_secret};
 use crate::support::agent::Agent;
-use crate::support::bkey::payments::CommitState;
+use crate::support::bkey::payments::OrderState;
 use crate::support::bkey::{Call, Dialect, FakeBkey};
 use crate::support::bursar::{Bursar, LIMITS, eventually, setup};
 use crate::support::buyer::{Transfer, fund, lab, rpc, site, skip, transfers};
@@ -111,7 +111,7 @@ async fn what_bkey_signs_at_once_moves_once() {
 async fn what_a_person_confirms_moves_once() {
     let Some(lab) = lab() else { return };
     let story = Story::begin(lab, "confirmed").await;
-    story.fake.payments(|of| of.fate = CommitState::Waits);
+    story.fake.payments(|of| of.order_state = OrderState::Waits);
     let (agent, v1) = (Agent::of(&story.bursar), site(&lab.v1));
     let waiting = tokio::spawn(async move { agent.get(v1, "/v1/paid").await });
     eventually("a look", || {
@@ -119,7 +119,7 @@ async fn what_a_person_confirms_moves_once() {
     })
     .await;
     assert_eq!(story.transfers(), []);
-    story.fake.payments(|of| of.decide(&CommitState::Made));
+    story.fake.payments(|of| of.decide(&OrderState::Made));
     assert_eq!(waiting.await.unwrap().status, 200);
     story.one_cent_moved();
 }
@@ -188,14 +188,14 @@ async fn what_was_signed_and_not_sent_comes_back_once_the_chain_proves_it_expire
             story.bursar.states().remove(0),
         )
     };
-    let told = |finding: &str, state: &str| (finding.to_owned(), state.to_owned());
-    assert_eq!(finding(), told("pending", "unknown"));
+    let expected = |finding: &str, state: &str| (finding.to_owned(), state.to_owned());
+    assert_eq!(finding(), expected("pending", "unknown"));
     // What was armed has expired, but what was signed has not.
     rpc(lab, "evm_increaseTime", json!([12]));
     rpc(lab, "evm_mine", json!([]));
-    assert_eq!(finding(), told("pending", "unknown"));
+    assert_eq!(finding(), expected("pending", "unknown"));
     rpc(lab, "evm_increaseTime", json!([15]));
     rpc(lab, "evm_mine", json!([]));
-    assert_eq!(finding(), told("expired", "expired"));
+    assert_eq!(finding(), expected("expired", "expired"));
     assert_eq!(story.transfers(), []);
 }

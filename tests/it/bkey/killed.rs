@@ -34,7 +34,7 @@ impl Story {
     }
 
     /// One purchase with planned faults, a restart, and the agent's repeat. Returns whether the process was killed.
-    async fn tell(&mut self, path: &str, when: &str, plan: impl FnOnce(&Faults)) -> bool {
+    async fn run_case(&mut self, path: &str, when: &str, plan: impl FnOnce(&Faults)) -> bool {
         let Self {
             origin,
             fake,
@@ -96,7 +96,7 @@ async fn killed_at_every_step(moment: Moment) {
         assert!(at < 400, "a purchase without end");
         let when = format!("killed {moment} step {at}");
         if !story
-            .tell(&format!("/{at}"), &when, |faults| faults.kill(at, moment))
+            .run_case(&format!("/{at}"), &when, |faults| faults.kill(at, moment))
             .await
         {
             break;
@@ -123,7 +123,7 @@ async fn killed_between_the_signature_and_the_seller() {
             let when = format!("killed {moment} {call} {what} {nth}");
             let path = format!("/{}/{nth}/{moment}", when.replace([' ', '/', '>'], "-"));
             let died = story
-                .tell(&path, &when, |faults| faults.kill_at(call, what, nth, moment))
+                .run_case(&path, &when, |faults| faults.kill_at(call, what, nth, moment))
                 .await;
             assert!(died, "{when}: it did not");
         }

@@ -14,7 +14,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::support::agent::{Agent, Page};
-use crate::support::bkey::payments::{CommitState, Payments, TransferWithAuthorization};
+use crate::support::bkey::payments::{OrderState, Payments, TransferWithAuthorization};
 use crate::support::bkey::{APPROVER, CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, Mishap};
 use crate::support::bursar::{Bursar, Home, eventually, setup};
 use crate::support::mpp;
@@ -67,10 +67,10 @@ pub(crate) fn home(origin: &Origin, fake: &FakeBkey, hold_s: u32, limits: &str) 
     home
 }
 
-pub(crate) fn is_told(page: &Page, status: u16, problem: &str) {
-    let told = (page.status.as_u16(), page.problem());
+pub(crate) fn assert_problem(page: &Page, status: u16, problem: &str) {
+    let message = (page.status.as_u16(), page.problem());
     assert_eq!(
-        told,
+        message,
         (status, problem.to_owned()),
         "{}",
         String::from_utf8_lossy(&page.body)
@@ -86,14 +86,14 @@ fn events(bursar: &Bursar) -> Vec<String> {
 /// The payment counts: nothing else fits into the budget.
 pub(crate) async fn is_counted(bursar: &Bursar, origin: &Origin) {
     let page = Agent::of(bursar).get(origin.address, "/another").await;
-    is_told(&page, 403, "over-limit");
+    assert_problem(&page, 403, "over-limit");
 }
 
 /// The same request again gets `payment-in-doubt`, and nothing more is ordered at BKey.
 async fn is_not_ordered_again(bursar: &Bursar, origin: &Origin, fake: &FakeBkey) {
     let orders = fake.count(Call::OrderAuthorization);
     let again = Agent::of(bursar).get(origin.address, "/report?q=1").await;
-    is_told(&again, 409, "payment-in-doubt");
+    assert_problem(&again, 409, "payment-in-doubt");
     assert_eq!(fake.count(Call::OrderAuthorization), orders);
 }
 
@@ -206,7 +206,7 @@ async fn nothing_is_sent_that_is_not_what_was_ordered() {
         let bursar = home(&origin, &fake, 50, LIMITS).serve();
         fake.payments(lie);
         let page = Agent::of(&bursar).get(origin.address, "/report?q=1").await;
-        is_told(&page, 503, "signing-failed");
+        assert_problem(&page, 503, "signing-failed");
         assert!(origin.payments().is_empty(), "{member}");
         let payment = &bursar.payments()[0];
         assert_eq!(
@@ -214,10 +214,10 @@ async fn nothing_is_sent_that_is_not_what_was_ordered() {
             (&json!("unknown"), &json!("signer-differs"))
         );
         let log = bursar.log();
-        let told = log
+        let message = log
             .lines()
             .any(|line| line.contains("ERROR") && line.contains(&format!("its {member} ")));
-        assert!(told, "{member}: {log}");
+        assert!(message, "{member}: {log}");
         // Only with a time out of bounds is it still a signature for this payment, whose nonce can prove how it ends.
         assert_eq!(payment["nonce"].is_null(), member != "validBefore", "{member}");
         is_not_ordered_again(&bursar, &origin, &fake).await;
@@ -245,7 +245,7 @@ async fn a_good_signature_under_a_lie_about_the_time_it_begins_is_not_sent() {
     fake.payments(|of| {
         of.mistake = Some(|signed: &mut TransferWithAuthorization| signed.validAfter += U256::from(80));
     });
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report?q=1").await,
         503,
         "signing-failed",
@@ -263,7 +263,7 @@ async fn a_nonce_is_taken_once() {
     fake.payments(|of| of.nonce = Some(B256::repeat_byte(7)));
     let agent = Agent::of(&bursar);
     assert_eq!(agent.get(origin.address, "/first").await.status, 200);
-    is_told(&agent.get(origin.address, "/report?q=1").await, 503, "signing-failed");
+    assert_problem(&agent.get(origin.address, "/report?q=1").await, 503, "signing-failed");
     assert_eq!(origin.payments().len(), 1);
     assert_eq!(bursar.states(), ["settled", "unknown"]);
     let payments = bursar.payments();
@@ -291,12 +291,12 @@ async fn what_cannot_have_been_signed_holds_no_money() {
     ] {
         fake.mishaps(Call::OrderAuthorization, &[refused(status, error)]);
         let page = agent.get(origin.address, "/report?q=1").await;
-        is_told(&page, 503, "signer-unavailable");
+        assert_problem(&page, 503, "signer-unavailable");
         assert_eq!(page.json()["retryable"], retryable, "{page:?}");
     }
     // Our token is no longer valid; the next one is.
     fake.mishaps(Call::OrderAuthorization, &[refused(401, json!("unauthorized"))]);
-    is_told(
+    assert_problem(
         &agent.get(origin.address, "/report?q=1").await,
         503,
         "signer-unavailable",
@@ -322,7 +322,7 @@ async fn without_bkey_free_traffic_goes_on_and_nothing_is_held() {
     let wallet = fake.payments(|payments| payments.address());
     drop(fake);
     let page = Agent::of(&bursar).get(origin.address, "/report").await;
-    is_told(&page, 503, "signer-unavailable");
+    assert_problem(&page, 503, "signer-unavailable");
     assert_eq!(page.json()["retryable"], true);
     assert_eq!(bursar.states(), ["expired"]);
     assert!(origin.payments().is_empty());
@@ -331,7 +331,7 @@ async fn without_bkey_free_traffic_goes_on_and_nothing_is_held() {
     let bursar = bursar.kill().serve();
     assert!(bursar.log().contains(&format!("{wallet}")), "{}", bursar.log());
     assert_eq!(Agent::of(&bursar).get(origin.address, "/free").await.status, 200);
-    is_told(
+    assert_problem(
         &Agent::of(&bursar).get(origin.address, "/report").await,
         503,
         "signer-unavailable",
@@ -384,7 +384,7 @@ async fn a_person_confirms_in_every_dialect() {
     for (dialect, packed) in [(Dialect::Oauth, false), (Dialect::Status, true), (Dialect::Both, true)] {
         let (origin, fake) = (at_a_cent().await, FakeBkey::start(dialect));
         let bursar = home(&origin, &fake, 60, LIMITS).serve();
-        fake.payments(|of| (of.fate, of.packed) = (CommitState::Waits, packed));
+        fake.payments(|of| (of.order_state, of.packed) = (OrderState::Waits, packed));
         // A failed poll decides nothing.
         fake.mishaps(
             Call::LookAuthorization,
@@ -399,7 +399,7 @@ async fn a_person_confirms_in_every_dialect() {
         eventually("a look", || (fake.count(Call::LookAuthorization) > 1).then_some(())).await;
         assert_eq!(bursar.states(), ["armed"]);
         assert!(bursar.payments()[0]["nonce"].is_null());
-        fake.payments(|of| of.decide(&CommitState::Made));
+        fake.payments(|of| of.decide(&OrderState::Made));
         let page = waiting.await.unwrap();
         assert_eq!(
             (page.status.as_u16(), &page.body[..]),
@@ -417,16 +417,16 @@ async fn a_person_confirms_in_every_dialect() {
 /// BKey says that the payment will not happen. That is not a proof (R11).
 #[tokio::test]
 async fn what_a_person_does_not_confirm_stays_counted() {
-    for (fate, reason) in [
-        (CommitState::Over("expired"), "signer-says-expired"),
-        (CommitState::Over("failed"), "signer-says-failed"),
-        (CommitState::Over("settled"), "signer-says-settled"),
+    for (order_state, reason) in [
+        (OrderState::Over("expired"), "signer-says-expired"),
+        (OrderState::Over("failed"), "signer-says-failed"),
+        (OrderState::Over("settled"), "signer-says-settled"),
     ] {
         let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
         let bursar = home(&origin, &fake, 60, LIMITS).serve();
-        fake.payments(|of| of.fate = fate.clone());
+        fake.payments(|of| of.order_state = order_state.clone());
         let page = Agent::of(&bursar).get(origin.address, "/report?q=1").await;
-        is_told(&page, 403, "payment-declined");
+        assert_problem(&page, 403, "payment-declined");
         let payment = &bursar.payments()[0];
         assert_eq!(
             (&payment["state"], &payment["reason"]),
@@ -455,17 +455,17 @@ async fn what_a_person_does_not_confirm_stays_counted() {
 async fn what_is_confirmed_late_is_kept_for_the_repeat() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let bursar = home(&origin, &fake, 1, LIMITS).serve();
-    fake.payments(|of| of.fate = CommitState::Waits);
+    fake.payments(|of| of.order_state = OrderState::Waits);
     let agent = Agent::of(&bursar);
     let page = agent.get(origin.address, "/report?q=1").await;
-    is_told(&page, 503, "signer-pending");
+    assert_problem(&page, 503, "signer-pending");
     assert_eq!(page.json()["retryable"], true);
     assert_eq!(bursar.states(), ["armed"]);
     is_not_ordered_again(&bursar, &origin, &fake).await;
     is_counted(&bursar, &origin).await;
     fake.payments(|of| {
         of.valid_s = 30;
-        of.decide(&CommitState::Made);
+        of.decide(&OrderState::Made);
     });
     eventually("the signature on record", || {
         (bursar.states() == ["unknown"]).then_some(())
@@ -488,7 +488,7 @@ async fn what_is_confirmed_late_is_kept_for_the_repeat() {
 async fn an_order_that_waits_has_an_unknown_outcome_after_a_restart() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let mut bursar = home(&origin, &fake, 60, LIMITS).serve();
-    fake.payments(|of| of.fate = CommitState::Waits);
+    fake.payments(|of| of.order_state = OrderState::Waits);
     let (agent, site) = (Agent::of(&bursar), origin.address);
     let waiting = tokio::spawn(async move {
         let mut connection = agent.connect(site, &["http/1.1"]).await;
@@ -498,7 +498,7 @@ async fn an_order_that_waits_has_an_unknown_outcome_after_a_restart() {
     eventually("an order", || (fake.count(Call::OrderAuthorization) > 0).then_some(())).await;
     let bursar = bursar.kill().serve();
     assert!(waiting.await.unwrap().is_err());
-    fake.payments(|of| of.decide(&CommitState::Made));
+    fake.payments(|of| of.decide(&OrderState::Made));
     assert_eq!(bursar.states(), ["unknown"]);
     is_not_ordered_again(&bursar, &origin, &fake).await;
     is_counted(&bursar, &origin).await;
@@ -509,12 +509,12 @@ async fn an_order_that_waits_has_an_unknown_outcome_after_a_restart() {
 async fn a_stop_does_not_wait_for_the_person() {
     let (origin, fake) = (at_a_cent().await, FakeBkey::start(Dialect::Oauth));
     let mut bursar = home(&origin, &fake, 60, LIMITS).serve();
-    fake.payments(|of| of.fate = CommitState::Waits);
+    fake.payments(|of| of.order_state = OrderState::Waits);
     let (agent, site) = (Agent::of(&bursar), origin.address);
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
     eventually("an order", || (fake.count(Call::OrderAuthorization) > 0).then_some(())).await;
     assert_eq!(bursar.stop(), 0);
-    is_told(&waiting.await.unwrap(), 503, "signer-pending");
+    assert_problem(&waiting.await.unwrap(), 503, "signer-pending");
     assert_eq!(bursar.home.payments(&[])[0]["state"], "unknown");
 }
 
@@ -546,11 +546,11 @@ async fn a_wallet_that_does_not_fit_is_reported_at_the_start() {
             "add [networks.\"eip155:8453\"]",
         ),
     ];
-    for (lie, told) in wrong {
+    for (lie, message) in wrong {
         let fake = FakeBkey::start(Dialect::Oauth);
         fake.payments(lie);
         let (home, log) = does_not_start(home(&origin, &fake, 50, LIMITS));
-        assert!(log.contains("[wallet]: ") && log.contains(told), "{log}");
+        assert!(log.contains("[wallet]: ") && log.contains(message), "{log}");
         fake.payments(|of| *of = Payments::default());
         home.serve();
     }
@@ -558,7 +558,7 @@ async fn a_wallet_that_does_not_fit_is_reported_at_the_start() {
     let home = home(&origin, &fake, 50, LIMITS);
     drop(fake);
     let (_, log) = does_not_start(home);
-    assert!(log.contains("start again when it can be reached"), "{log}");
+    assert!(log.contains("start again when it is reachable"), "{log}");
 }
 
 /// The same BKey asks the person and signs, for one client that only `[approval.ciba]` names.
@@ -613,7 +613,7 @@ async fn a_shared_ledger_records_what_bkey_signs() {
     fake.payments(|of| of.nonce = Some(B256::repeat_byte(7)));
     let agent = Agent::of(&bursar);
     assert_eq!(agent.get(origin.address, "/first").await.status, 200);
-    is_told(&agent.get(origin.address, "/report?q=1").await, 503, "signing-failed");
+    assert_problem(&agent.get(origin.address, "/report?q=1").await, 503, "signing-failed");
     is_not_ordered_again(&bursar, &origin, &fake).await;
     is_counted(&bursar, &origin).await;
     assert_eq!(bursar.stop(), 0);

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use crate::bkey::{Lie, config, is_counted, is_told, write_secret};
+use crate::bkey::{Lie, config, is_counted, assert_problem, write_secret};
 use crate::support::agent::Agent;
-use crate::support::bkey::payments::CommitState;
+use crate::support::bkey::payments::OrderState;
 use crate::support::bkey::{Call, Dialect, FakeBkey};
 use crate::support::bursar::{Home, eventually, setup};
 use crate::support::origin::Origin;
@@ -78,14 +78,14 @@ async fn a_token_that_is_not_what_was_ordered_is_kept_and_not_sent() {
         let bursar = tokens_by_bkey(&origin, &fake).serve();
         fake.payments(lie);
         let page = Agent::of(&bursar).get(origin.address, "/report?q=1").await;
-        is_told(&page, 503, "signing-failed");
+        assert_problem(&page, 503, "signing-failed");
         assert!(origin.payments().is_empty(), "{member}");
         assert_eq!(bursar.states(), ["unknown"]);
         let id = bursar.payments()[0]["id"].as_str().unwrap().to_owned();
         let kept = bursar.path().join("private/tokens").join(&id);
         assert_eq!(kept.exists(), member != "sptId", "{member}");
         let again = Agent::of(&bursar).get(origin.address, "/report?q=1").await;
-        is_told(&again, 409, "payment-in-doubt");
+        assert_problem(&again, 409, "payment-in-doubt");
         assert_eq!(fake.count(Call::OrderToken), 1);
         is_counted(&bursar, &origin).await;
         // Nothing can look it up; only a person can resolve it.
@@ -125,11 +125,11 @@ async fn tokens_are_ordered_only_in_live_dollars() {
 async fn a_person_confirms_a_token() {
     let (origin, fake) = (takes_tokens(live).await, FakeBkey::start(Dialect::Status));
     let bursar = tokens_by_bkey(&origin, &fake).serve();
-    fake.payments(|of| (of.fate, of.packed) = (CommitState::Waits, true));
+    fake.payments(|of| (of.order_state, of.packed) = (OrderState::Waits, true));
     let (agent, site) = (Agent::of(&bursar), origin.address);
     let waiting = tokio::spawn(async move { agent.get(site, "/report").await });
     eventually("a look", || (fake.count(Call::LookToken) > 0).then_some(())).await;
-    fake.payments(|of| of.decide(&CommitState::Made));
+    fake.payments(|of| of.decide(&OrderState::Made));
     assert_eq!(waiting.await.unwrap().status, 200);
     assert_eq!(
         (origin.payments().len(), bursar.states()),

@@ -15,19 +15,19 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-struct Told {
+struct Setup {
     world: World,
     alerts: Alerts,
     ledger: Embedded,
     delivery: AlertDelivery,
 }
 
-fn told() -> Told {
+fn setup() -> Setup {
     let world = World::new();
     let (alerts, raised) = Alerts::new(world.clock.clone());
     let ledger = world.open_with(|options| options.alarms = alerts.alarms());
     let delivery = raised.send(Arc::new(ledger.clone()), &[]);
-    Told {
+    Setup {
         world,
         alerts,
         ledger,
@@ -35,7 +35,7 @@ fn told() -> Told {
     }
 }
 
-impl Told {
+impl Setup {
     /// The alerts in the ledger after everything was sent. Starting a new ledger raises none.
     async fn entries(self) -> Vec<Value> {
         self.delivery.end().await;
@@ -64,19 +64,19 @@ fn unknown() -> Option<Outcome> {
 
 #[tokio::test]
 async fn a_payment_unknown_for_more_than_an_hour_alerts_once() {
-    let told = told();
-    told.pay(unknown()).await;
-    told.pay(None).await;
+    let setup = setup();
+    setup.pay(unknown()).await;
+    setup.pay(None).await;
     let look = async |time: &str| {
-        told.world.clock.set(at(time));
-        watch::look(&told.alerts, &told.ledger.open_items().await.unwrap(), at(time));
+        setup.world.clock.set(at(time));
+        watch::look(&setup.alerts, &setup.ledger.open_items().await.unwrap(), at(time));
     };
     look("2026-11-20T13:00:00Z").await;
-    assert_eq!(told.world.count("alert.raised"), 0, "an hour, and not more");
+    assert_eq!(setup.world.count("alert.raised"), 0, "an hour, and not more");
     look("2026-11-20T13:00:01Z").await;
     look("2026-11-20T13:01:00Z").await;
-    let unknown = told.ledger.open_items().await.unwrap()[0].rid();
-    let entries = told.entries().await;
+    let unknown = setup.ledger.open_items().await.unwrap()[0].rid();
+    let entries = setup.entries().await;
     assert_eq!(entries.len(), 1, "{entries:?}");
     assert_eq!(entries[0]["kind"], "payment-unknown");
     assert_eq!(entries[0]["rid"], unknown.to_string());
@@ -92,16 +92,16 @@ async fn a_payment_unknown_for_more_than_an_hour_alerts_once() {
 
 #[tokio::test]
 async fn hundreds_of_unknown_payments_are_ten_alerts_and_one_about_the_rest() {
-    let told = told();
+    let setup = setup();
     for _ in 0..60 {
-        told.pay(unknown()).await;
+        setup.pay(unknown()).await;
     }
-    told.world.clock.set(at("2026-11-20T14:00:00Z"));
+    setup.world.clock.set(at("2026-11-20T14:00:00Z"));
     for _ in 0..3 {
-        let open = told.ledger.open_items().await.unwrap();
-        watch::look(&told.alerts, &open, at("2026-11-20T14:00:00Z"));
+        let open = setup.ledger.open_items().await.unwrap();
+        watch::look(&setup.alerts, &open, at("2026-11-20T14:00:00Z"));
     }
-    let entries = told.entries().await;
+    let entries = setup.entries().await;
     assert_eq!(entries.len(), 11, "{entries:?}");
     let last = entries[10]["detail"].as_str().unwrap();
     assert!(
@@ -112,18 +112,18 @@ async fn hundreds_of_unknown_payments_are_ten_alerts_and_one_about_the_rest() {
 
 #[tokio::test]
 async fn a_clock_that_jumps_by_more_than_an_hour_stops_payments_until_it_is_accepted() {
-    let told = told();
-    told.world.clock.jump(at("2026-11-20T13:00:01Z"));
-    let refused = told.ledger.reserve(told.world.purchase(CENT)).await.unwrap_err();
+    let setup = setup();
+    setup.world.clock.jump(at("2026-11-20T13:00:01Z"));
+    let refused = setup.ledger.reserve(setup.world.purchase(CENT)).await.unwrap_err();
     assert_eq!(refused, ReserveError::ClockJumped { ahead_s: 3601 });
     let accepted = Event::ClockAccepted {
         who: "uid:0".into(),
         why: "the battery was empty".into(),
     };
-    told.ledger.append(accepted).await.unwrap();
-    told.ledger.reserve(told.world.purchase(CENT)).await.unwrap();
-    assert_eq!(told.ledger.now(), at("2026-11-20T13:00:01Z"));
-    let entries = told.entries().await;
+    setup.ledger.append(accepted).await.unwrap();
+    setup.ledger.reserve(setup.world.purchase(CENT)).await.unwrap();
+    assert_eq!(setup.ledger.now(), at("2026-11-20T13:00:01Z"));
+    let entries = setup.entries().await;
     let kinds: Vec<&Value> = entries.iter().map(|entry| &entry["kind"]).collect();
     // One cent of one cent: this also uses up the budget.
     assert_eq!(kinds, ["clock-jump", "budget-80"]);
@@ -131,20 +131,20 @@ async fn a_clock_that_jumps_by_more_than_an_hour_stops_payments_until_it_is_acce
 
 #[tokio::test]
 async fn a_budget_alerts_once_at_four_fifths_whatever_its_counter_does() {
-    let told = told();
+    let setup = setup();
     for _ in 0..3 {
-        let purchase = told
+        let purchase = setup
             .world
             .charged(vec![charge("agent:research", Window::Hour, Unit::Payments, 4, 5)]);
         let rid = purchase.hold.rid;
-        told.ledger.reserve(purchase).await.unwrap();
+        setup.ledger.reserve(purchase).await.unwrap();
         let proven = Outcome::Expired {
             by: bursar_ledger::Source::Chain,
             why: bursar_ledger::Reason::NeverCashed,
         };
-        told.ledger.finish(rid, proven).await.unwrap();
+        setup.ledger.finish(rid, proven).await.unwrap();
     }
-    let entries = told.entries().await;
+    let entries = setup.entries().await;
     assert_eq!(entries.len(), 1, "{entries:?}");
     let detail = entries[0]["detail"].as_str().unwrap();
     assert!(

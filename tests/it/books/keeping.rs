@@ -104,21 +104,21 @@ async fn a_backup_made_while_agents_buy_is_a_prefix_with_everything_that_was_pai
     assert!(!place.path().join("copy.partial").exists());
 
     let copy = restored(&target);
-    let (all, kept) = (bursar.payments(), copy.payments(&[]));
-    assert!(kept.len() < all.len());
-    assert_eq!(ids(&kept), ids(&all)[..kept.len()]);
-    for payment in kept
+    let (all, copied) = (bursar.payments(), copy.payments(&[]));
+    assert!(copied.len() < all.len());
+    assert_eq!(ids(&copied), ids(&all)[..copied.len()]);
+    for payment in copied
         .iter()
         .filter(|payment| paid.contains(payment["id"].as_str().unwrap()))
     {
         assert_eq!(payment["state"], "settled");
     }
-    assert!(paid.len() >= 10 && paid.iter().all(|id| ids(&kept).contains(&id.as_str())));
+    assert!(paid.len() >= 10 && paid.iter().all(|id| ids(&copied).contains(&id.as_str())));
     assert!(
-        !kept[0]["resource"].as_str().unwrap().ends_with(":443"),
+        !copied[0]["resource"].as_str().unwrap().ends_with(":443"),
         "the paths are included"
     );
-    assert_eq!(kept[0]["resource"], all[0]["resource"]);
+    assert_eq!(copied[0]["resource"], all[0]["resource"]);
     copy.journal();
 }
 

@@ -121,12 +121,12 @@ fn nothing_taken() -> Answer {
     )
 }
 
-struct Told {
+struct Printed {
     code: Option<i32>,
     lines: Vec<Value>,
 }
 
-impl Told {
+impl Printed {
     fn of(output: &Output) -> Self {
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         Self {
@@ -144,8 +144,8 @@ impl Told {
     }
 }
 
-fn reconcile(bursar: &Bursar) -> Told {
-    Told::of(&bursar.run(&["reconcile", "--json"]))
+fn reconcile(bursar: &Bursar) -> Printed {
+    Printed::of(&bursar.run(&["reconcile", "--json"]))
 }
 
 fn atoms(value: &Value) -> Option<u128> {
@@ -159,7 +159,7 @@ fn stand(bursar: &Bursar) -> Vec<(String, String, Option<u128>)> {
     bursar.payments().iter().map(of).collect()
 }
 
-fn stands(state: &str, by: &str, taken: Option<u128>) -> (String, String, Option<u128>) {
+fn state_of(state: &str, by: &str, taken: Option<u128>) -> (String, String, Option<u128>) {
     (state.to_owned(), by.to_owned(), taken)
 }
 
@@ -218,39 +218,39 @@ async fn an_upto_counts_in_full_until_the_chain_shows_its_amount() {
     assert_eq!(agent.get(site(&lab.v2), "/upto-nothing").await.status, 200);
     assert_eq!(agent.get(origin.address, "/nothing").await.status, 200);
     assert_eq!(agent.get(origin.address, "/doubt").await.status, 500);
-    let claimed = stands("settled", "merchant", None);
-    let in_doubt = stands("unknown", "nobody", None);
+    let claimed = state_of("settled", "merchant", None);
+    let unknown_payment = state_of("unknown", "nobody", None);
     let [first, second, third] = [claimed.clone(), claimed.clone(), claimed.clone()];
-    assert_eq!(stand(&buyer.bursar), [first, second, third, in_doubt.clone()]);
+    assert_eq!(stand(&buyer.bursar), [first, second, third, unknown_payment.clone()]);
     assert_eq!((counted(&buyer.bursar), moved(&buyer)), (4 * MOST, 20_000));
     let page = agent.get(site(&lab.v2), "/upto?more").await;
     assert_eq!(page.status, 403, "no receipt has lowered anything: {page:?}");
 
     // One is proven; the others can still be taken.
     node.be(Mood::Final);
-    let told = reconcile(&buyer.bursar);
-    assert_eq!(told.code, Some(4), "{:?}", told.lines);
+    let printed = reconcile(&buyer.bursar);
+    assert_eq!(printed.code, Some(4), "{:?}", printed.lines);
     // The server may have been faster than the command.
-    assert_eq!(stand(&buyer.bursar)[0], stands("settled", "chain", Some(20_000)));
-    assert_eq!(stand(&buyer.bursar)[1..], [claimed.clone(), claimed, in_doubt]);
+    assert_eq!(stand(&buyer.bursar)[0], state_of("settled", "chain", Some(20_000)));
+    assert_eq!(stand(&buyer.bursar)[1..], [claimed.clone(), claimed, unknown_payment]);
     assert_eq!(counted(&buyer.bursar), 20_000 + 3 * MOST);
 
     // The seller that claimed "0" takes all of it after all, and the one that failed takes a part.
     let credentials = origin.payments();
     let late = take(lab, &credentials[0], MOST);
     take(lab, &credentials[1], 12_345);
-    let told = reconcile(&buyer.bursar);
-    assert_eq!(told.code, Some(4), "{:?}", told.lines);
+    let printed = reconcile(&buyer.bursar);
+    assert_eq!(printed.code, Some(4), "{:?}", printed.lines);
     assert_eq!(counted(&buyer.bursar), 20_000 + MOST + MOST + 12_345);
-    assert_eq!(stand(&buyer.bursar)[2], stands("settled", "chain", Some(MOST)));
-    assert_eq!(stand(&buyer.bursar)[3], stands("settled", "chain", Some(12_345)));
+    assert_eq!(stand(&buyer.bursar)[2], state_of("settled", "chain", Some(MOST)));
+    assert_eq!(stand(&buyer.bursar)[3], state_of("settled", "chain", Some(12_345)));
     assert_eq!(buyer.bursar.payments()[2]["tx"], late.as_str());
 
     // What was never taken has expired once a final block is past its deadline.
     pass_time(lab, 62);
-    let told = reconcile(&buyer.bursar);
-    assert_eq!(told.code, Some(0), "{:?}", told.lines);
-    assert_eq!(stand(&buyer.bursar)[1], stands("settled", "chain", Some(0)));
+    let printed = reconcile(&buyer.bursar);
+    assert_eq!(printed.code, Some(0), "{:?}", printed.lines);
+    assert_eq!(stand(&buyer.bursar)[1], state_of("settled", "chain", Some(0)));
     assert_eq!(counted(&buyer.bursar), moved(&buyer));
     assert_eq!(moved(&buyer), 20_000 + MOST + 12_345);
     // All of them again, by id; nothing is recorded twice.
@@ -262,7 +262,7 @@ async fn an_upto_counts_in_full_until_the_chain_shows_its_amount() {
         .collect();
     let mut by_id = vec!["reconcile", "--json"];
     by_id.extend(ids.iter().map(String::as_str));
-    let again = Told::of(&buyer.bursar.run(&by_id));
+    let again = Printed::of(&buyer.bursar.run(&by_id));
     let confirmed = [Some(20_000), Some(0), Some(MOST), Some(12_345)].map(|taken| ("confirmed", taken));
     assert_eq!(
         (again.code, again.findings()),
@@ -303,10 +303,10 @@ async fn a_permit2_payment_is_proven_and_an_unused_one_is_released() {
         200
     );
     node.be(Mood::Final);
-    let told = reconcile(&buyer.bursar);
-    assert_eq!(told.code, Some(0), "{:?}", told.lines);
+    let printed = reconcile(&buyer.bursar);
+    assert_eq!(printed.code, Some(0), "{:?}", printed.lines);
     // All of it, so there is no partial amount to show.
-    assert_eq!(stand(&buyer.bursar), [stands("settled", "chain", None)]);
+    assert_eq!(stand(&buyer.bursar), [state_of("settled", "chain", None)]);
     assert_eq!((counted(&buyer.bursar), moved(&buyer)), (10_000, 10_000));
 
     // The owner can invalidate a signature; an unknown payment has then expired before its deadline.
@@ -321,9 +321,9 @@ async fn a_permit2_payment_is_proven_and_an_unused_one_is_released() {
     };
     send_as(lab, &buyer.wallet, PERMIT2, &hex::encode_prefixed(call.abi_encode()));
     node.be(Mood::Final);
-    let told = reconcile(&buyer.bursar);
-    assert_eq!(told.code, Some(0), "{:?}", told.lines);
-    assert_eq!(stand(&buyer.bursar), [stands("expired", "chain", None)]);
+    let printed = reconcile(&buyer.bursar);
+    assert_eq!(printed.code, Some(0), "{:?}", printed.lines);
+    assert_eq!(stand(&buyer.bursar), [state_of("expired", "chain", None)]);
     assert_eq!(buyer.bursar.payments()[0]["reason"], "cancelled");
     assert_eq!((counted(&buyer.bursar), moved(&buyer)), (0, 0));
 }
@@ -412,26 +412,26 @@ async fn on_tempo_the_memo_proves_payment_and_its_absence_proves_none() {
         let page = agent.get(site(&lab.mpp), path).await;
         assert_eq!(page.status, status, "{path}: {page:?}");
     }
-    let claimed = || stands("settled", "merchant", None);
-    let in_doubt = stands("unknown", "nobody", None);
-    assert_eq!(stand(&buyer.bursar), [claimed(), claimed(), in_doubt.clone()]);
+    let claimed = || state_of("settled", "merchant", None);
+    let unknown_payment = state_of("unknown", "nobody", None);
+    assert_eq!(stand(&buyer.bursar), [claimed(), claimed(), unknown_payment.clone()]);
     let page = agent.get(site(&lab.mpp), "/mpp/tempo").await;
     assert_eq!(page.status, 403, "what may still be mined counts: {page:?}");
 
     // Blocks come every second, so the latest is slightly old.
     node.be(Mood::Final);
-    let told = reconcile(&buyer.bursar);
-    let paid = || stands("settled", "chain", None);
-    assert_eq!(stand(&buyer.bursar), [paid(), paid(), in_doubt], "{:?}", told.lines);
-    assert_eq!(told.code, Some(4));
+    let printed = reconcile(&buyer.bursar);
+    let paid = || state_of("settled", "chain", None);
+    assert_eq!(stand(&buyer.bursar), [paid(), paid(), unknown_payment], "{:?}", printed.lines);
+    assert_eq!(printed.code, Some(4));
 
     // An expired transaction is never mined later, but a node that shows none is not believed that soon.
     on_tempo(lab, "evm_increaseTime", json!([27]));
     on_tempo(lab, "evm_mine", json!([]));
-    let told = reconcile(&buyer.bursar);
-    assert_eq!(told.code, Some(4), "{:?}", told.lines);
-    let in_doubt = stands("unknown", "nobody", None);
-    assert_eq!(stand(&buyer.bursar), [paid(), paid(), in_doubt]);
+    let printed = reconcile(&buyer.bursar);
+    assert_eq!(printed.code, Some(4), "{:?}", printed.lines);
+    let unknown_payment = state_of("unknown", "nobody", None);
+    assert_eq!(stand(&buyer.bursar), [paid(), paid(), unknown_payment]);
     on_tempo(lab, "evm_increaseTime", json!([600]));
     on_tempo(lab, "evm_mine", json!([]));
     let payments = buyer.bursar.payments();

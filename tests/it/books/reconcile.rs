@@ -17,12 +17,12 @@ use crate::support::seller;
 const FUNDS: u128 = 1_000_000;
 
 /// What `reconcile --json` printed, and its exit code.
-struct Told {
+struct Printed {
     code: i32,
     lines: Vec<Value>,
 }
 
-impl Told {
+impl Printed {
     fn of(output: &Output) -> Self {
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -47,8 +47,8 @@ impl Told {
     }
 }
 
-fn reconcile(home: &Home) -> Told {
-    Told::of(&home.run(&["reconcile", "--json"]))
+fn reconcile(home: &Home) -> Printed {
+    Printed::of(&home.run(&["reconcile", "--json"]))
 }
 
 fn said(output: &Output) -> String {
@@ -56,11 +56,11 @@ fn said(output: &Output) -> String {
 }
 
 fn by(bursar: &Bursar) -> Vec<String> {
-    let word = |payment: &Value| match &payment["by"] {
+    let source = |payment: &Value| match &payment["by"] {
         Value::String(by) => format!("{} by {by}", payment["state"].as_str().unwrap()),
         _ => payment["state"].as_str().unwrap().to_owned(),
     };
-    bursar.payments().iter().map(word).collect()
+    bursar.payments().iter().map(source).collect()
 }
 
 fn entries(bursar: &Bursar, ev: &str) -> Vec<Value> {
@@ -80,56 +80,56 @@ async fn with_and_without_a_server_the_chain_settles_what_was_lost_and_confirms_
     assert_eq!(by(&buyer.bursar), ["settled by merchant", "unknown"]);
 
     // No node answers: everything stays as it was.
-    let told = reconcile(&buyer.bursar.home);
+    let printed = reconcile(&buyer.bursar.home);
     assert_eq!(
-        (told.code, told.findings()),
+        (printed.code, printed.findings()),
         (4, vec!["undecided", "undecided"]),
         "{:?}",
-        told.lines
+        printed.lines
     );
-    assert_eq!(told.kind("unsearched").len(), 1);
-    let why = told.kind("payment")[0]["why"].as_str().unwrap().to_owned();
+    assert_eq!(printed.kind("unsearched").len(), 1);
+    let why = printed.kind("payment")[0]["why"].as_str().unwrap().to_owned();
     assert!(why.contains("no node answered") && why.contains("503"), "{why}");
     assert_eq!(buyer.bursar.stop(), 0);
-    let told = reconcile(&buyer.bursar.home);
-    assert_eq!((told.code, told.findings()), (4, vec!["undecided", "undecided"]));
+    let printed = reconcile(&buyer.bursar.home);
+    assert_eq!((printed.code, printed.findings()), (4, vec!["undecided", "undecided"]));
     assert_eq!(by(&buyer.bursar), ["settled by merchant", "unknown"]);
 
     node.be(Mood::Final);
     let transfers = buyer.transfers();
-    let told = reconcile(&buyer.bursar.home);
+    let printed = reconcile(&buyer.bursar.home);
     assert_eq!(
-        (told.code, told.findings()),
+        (printed.code, printed.findings()),
         (0, vec!["confirmed", "settled"]),
         "{:?}",
-        told.lines
+        printed.lines
     );
-    for (line, transfer) in told.kind("payment").iter().zip(&transfers) {
+    for (line, transfer) in printed.kind("payment").iter().zip(&transfers) {
         assert_eq!(line["tx"], transfer.tx.as_str());
         assert_eq!((&line["amount"], &line["after"]), (&json!("10000"), &json!("settled")));
         assert!(line["block"].as_u64().unwrap() > 0);
     }
     assert_eq!(
-        (&told.summary()["matched"], &told.summary()["disputed"]),
+        (&printed.summary()["matched"], &printed.summary()["disputed"]),
         (&json!(2), &json!(0))
     );
     assert_eq!(by(&buyer.bursar), ["settled by chain", "settled by chain"]);
     assert_eq!(buyer.bursar.payments()[1]["tx"], transfers[1].tx.as_str());
 
     // Named by id they are checked again; a server reports the same and records nothing new.
-    let ids: Vec<String> = told
+    let ids: Vec<String> = printed
         .kind("payment")
         .iter()
         .map(|line| line["id"].as_str().unwrap().to_owned())
         .collect();
     let by_id = ["reconcile", "--json", &ids[0], &ids[1]];
-    let offline = Told::of(&buyer.bursar.run(&by_id));
+    let offline = Printed::of(&buyer.bursar.run(&by_id));
     assert_eq!((offline.code, offline.findings()), (0, vec!["confirmed", "confirmed"]));
     let recorded = entries(&buyer.bursar, "pay.confirmed").len();
     assert_eq!(recorded, 1);
     let (home, wallet) = (buyer.bursar.kill(), buyer.wallet.clone());
     let server = home.serve();
-    let online = Told::of(&server.run(&by_id));
+    let online = Printed::of(&server.run(&by_id));
     assert_eq!((online.code, &online.lines), (0, &offline.lines));
     assert_eq!(reconcile(&server.home).code, 0);
     assert_eq!(entries(&server, "pay.confirmed").len(), recorded);
@@ -154,8 +154,8 @@ async fn the_server_by_itself_confirms_and_settles() {
         (by(&server) == both).then_some(())
     })
     .await;
-    let told = reconcile(&server.home);
-    assert_eq!((told.code, told.findings()), (0, vec![]));
+    let printed = reconcile(&server.home);
+    assert_eq!((printed.code, printed.findings()), (0, vec![]));
 }
 
 /// Valid for ten seconds: the shortest that an offer may ask for.
@@ -196,14 +196,14 @@ async fn what_is_never_cashed_comes_back_and_what_was_claimed_of_it_is_disputed(
         403,
         "two cents are counted"
     );
-    let told = reconcile(&buyer.bursar.home);
+    let printed = reconcile(&buyer.bursar.home);
     assert_eq!(
-        (told.code, told.findings()),
+        (printed.code, printed.findings()),
         (4, vec!["pending", "pending"]),
         "{:?}",
-        told.lines
+        printed.lines
     );
-    assert!(told.kind("payment")[0]["until"].as_str().unwrap().ends_with('Z'));
+    assert!(printed.kind("payment")[0]["until"].as_str().unwrap().ends_with('Z'));
 
     rpc(lab, "evm_increaseTime", json!([15]));
     rpc(lab, "evm_mine", json!([]));
@@ -212,17 +212,17 @@ async fn what_is_never_cashed_comes_back_and_what_was_claimed_of_it_is_disputed(
     assert_eq!(output.status.code(), Some(1), "{text}");
     let payments = buyer.bursar.payments();
     let liar = payments[1]["id"].as_str().unwrap();
-    let told = format!("Mismatch: payment {liar} of 0.01 USDC to localhost: the receipt says paid, but");
+    let printed = format!("Mismatch: payment {liar} of 0.01 USDC to localhost: the receipt says paid, but");
     assert!(
-        text.contains(&told) || text.contains(&told.replace("localhost", "127.0.0.1")),
+        text.contains(&printed) || text.contains(&printed.replace("localhost", "127.0.0.1")),
         "{text}"
     );
     assert_eq!(by(&buyer.bursar), ["expired by chain", "settled by merchant"]);
     assert!(payments[1]["disputed"].is_string(), "{payments:?}");
     assert_eq!(entries(&buyer.bursar, "pay.dispute").len(), 1);
     // It remains a mismatch.
-    let told = reconcile(&buyer.bursar.home);
-    assert_eq!((told.code, told.findings()), (1, vec!["disputed"]), "{:?}", told.lines);
+    let printed = reconcile(&buyer.bursar.home);
+    assert_eq!((printed.code, printed.findings()), (1, vec!["disputed"]), "{:?}", printed.lines);
     assert_eq!(entries(&buyer.bursar, "pay.dispute").len(), 1);
 
     // One cent is free again, and the same request buys again.
@@ -287,9 +287,9 @@ async fn money_that_another_program_takes_is_reported_and_recorded_once() {
         if lost {
             std::fs::remove_file(&cursor).unwrap();
         }
-        let told = reconcile(&buyer.bursar.home);
-        assert_eq!((told.code, told.kind("outflow").len()), (1, 1), "{:?}", told.lines);
-        assert_eq!(told.kind("outflow")[0]["tx"], tx.as_str());
+        let printed = reconcile(&buyer.bursar.home);
+        assert_eq!((printed.code, printed.kind("outflow").len()), (1, 1), "{:?}", printed.lines);
+        assert_eq!(printed.kind("outflow")[0]["tx"], tx.as_str());
         assert_eq!(entries(&buyer.bursar, "wallet.outflow").len(), 1);
     }
     let tomorrow = SystemClock.now() + jiff::SignedDuration::from_hours(24);
@@ -307,15 +307,15 @@ async fn nodes_that_disagree_prove_nothing() {
     assert_eq!(buyer.bursar.stop(), 0);
     honest.be(Mood::Final);
     liar.be(Mood::Denying);
-    let told = reconcile(&buyer.bursar.home);
-    assert_eq!((told.code, told.findings()), (4, vec!["undecided"]), "{:?}", told.lines);
-    let why = told.kind("payment")[0]["why"].as_str().unwrap().to_owned();
+    let printed = reconcile(&buyer.bursar.home);
+    assert_eq!((printed.code, printed.findings()), (4, vec!["undecided"]), "{:?}", printed.lines);
+    let why = printed.kind("payment")[0]["why"].as_str().unwrap().to_owned();
     assert!(why.contains("disagree"), "{why}");
     assert_eq!(by(&buyer.bursar), ["unknown"]);
     // One node's proof is enough to settle, if the other one only fails to answer.
     liar.be(Mood::Down);
-    let told = reconcile(&buyer.bursar.home);
-    assert_eq!((told.code, told.findings()), (0, vec!["settled"]), "{:?}", told.lines);
+    let printed = reconcile(&buyer.bursar.home);
+    assert_eq!((printed.code, printed.findings()), (0, vec!["settled"]), "{:?}", printed.lines);
 }
 
 #[test]
@@ -386,8 +386,8 @@ async fn after_many_kills_under_load_the_ledger_matches_what_the_chain_moved() {
     rpc(lab, "evm_increaseTime", json!([15]));
     rpc(lab, "evm_mine", json!([]));
     node.be(Mood::Final);
-    let told = reconcile(&buyer.bursar.home);
-    assert_eq!(told.code, 0, "{:#?}", told.lines);
+    let printed = reconcile(&buyer.bursar.home);
+    assert_eq!(printed.code, 0, "{:#?}", printed.lines);
     assert_eq!(counted(&buyer.bursar), moved(&buyer));
     assert!(moved(&buyer) >= 100_000, "ten purchases at least");
 }

@@ -64,7 +64,7 @@ fn purchase(world: &World, cents: u128, cap: u128) -> Reserve {
 async fn history(world: &World, mut seed: u64, open_from: usize) {
     world.clock.set(at("2026-10-20T12:00:00Z"));
     let ledger = world.open();
-    let mut in_doubt = Vec::new();
+    let mut unknown_payments = Vec::new();
     for day in 0..30 {
         world.clock.set(at("2026-10-20T12:00:00Z") + DAY * day);
         for _ in 0..4 {
@@ -94,16 +94,16 @@ async fn history(world: &World, mut seed: u64, open_from: usize) {
                 },
             };
             if seed % 4 == 3 {
-                in_doubt.push((usize::try_from(day).unwrap(), rid));
+                unknown_payments.push((usize::try_from(day).unwrap(), rid));
             }
             ledger.finish(rid, outcome).await.unwrap();
         }
         // An unknown outcome is resolved two days later, so that a cut in between finds it open.
-        while let Some(&(since, rid)) = in_doubt.first()
+        while let Some(&(since, rid)) = unknown_payments.first()
             && usize::try_from(day).unwrap() >= since + 2
             && since < open_from
         {
-            in_doubt.remove(0);
+            unknown_payments.remove(0);
             let settled = Outcome::Settled {
                 by: Source::Operator,
                 tx: None,

@@ -23,7 +23,7 @@ async fn report(bursar: &Bursar, origin: &Origin) -> Page {
     Agent::of(bursar).get(origin.address, "/report").await
 }
 
-fn is_told(page: &Page, status: u16, problem: &str) {
+fn assert_problem(page: &Page, status: u16, problem: &str) {
     assert_eq!(
         (page.status.as_u16(), page.problem()),
         (status, problem.to_owned()),
@@ -33,15 +33,15 @@ fn is_told(page: &Page, status: u16, problem: &str) {
 }
 
 fn is_paid(page: &Page, id: &str) {
-    let told = (page.status.as_u16(), page.header("bursar-payment"));
-    assert_eq!(told, (200, Some(id)), "{:?}", page.body);
+    let actual = (page.status.as_u16(), page.header("bursar-payment"));
+    assert_eq!(actual, (200, Some(id)), "{:?}", page.body);
 }
 
 #[tokio::test]
 async fn what_was_asked_and_approved_survives_a_kill_and_its_log_can_be_verified() {
     let (origin, database) = (at_ten_cents().await, cluster().database().await);
     let mut bursar = home(&database, &origin).serve();
-    is_told(&report(&bursar, &origin).await, 503, "approval-pending");
+    assert_problem(&report(&bursar, &origin).await, 503, "approval-pending");
     let asked = question(&bursar).await;
     let mut bursar = bursar.kill().serve();
     assert_eq!(question(&bursar).await, asked);
@@ -72,8 +72,8 @@ async fn what_was_asked_and_approved_survives_a_kill_and_its_log_can_be_verified
     // Reading commands show the same as for a ledger in a directory.
     let shown = bursar.run(&["payments", "show", &id]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    for told in ["settled", "research: pay 0.10 USDC", "ledger          agrees"] {
-        assert!(shown.contains(told), "{told}: {shown}");
+    for actual in ["settled", "research: pay 0.10 USDC", "ledger          agrees"] {
+        assert!(shown.contains(actual), "{actual}: {shown}");
     }
     let exported = bursar.run(&["approvals", "export"]);
     let file = bursar.path().join("exported");
@@ -88,12 +88,12 @@ async fn what_was_asked_and_approved_survives_a_kill_and_its_log_can_be_verified
 async fn a_question_of_one_server_is_not_put_by_another() {
     let (origin, database) = (at_ten_cents().await, cluster().database().await);
     let (first, second) = (home(&database, &origin).serve(), home(&database, &origin).serve());
-    is_told(&report(&first, &origin).await, 503, "approval-pending");
+    assert_problem(&report(&first, &origin).await, 503, "approval-pending");
     let (id, code) = question(&first).await;
     // The budget has no room for two, but that is not the reason given.
     for _ in 0..2 {
         let page = report(&second, &origin).await;
-        is_told(&page, 503, "approval-busy");
+        assert_problem(&page, 503, "approval-busy");
         assert_eq!(page.json()["approval_id"], *id);
         assert!(page.header("retry-after").is_some());
     }
@@ -104,16 +104,16 @@ async fn a_question_of_one_server_is_not_put_by_another() {
     // After a denial there, nobody is asked here.
     assert!(first.run(&["deny", &id, "--why", "no"]).status.success());
     for server in [&first, &second] {
-        is_told(&report(server, &origin).await, 403, "approval-denied");
+        assert_problem(&report(server, &origin).await, 403, "approval-denied");
     }
     let other = async |server: &Bursar| Agent::of(server).get(origin.address, "/other").await;
-    is_told(&other(&second).await, 503, "approval-pending");
+    assert_problem(&other(&second).await, 503, "approval-pending");
     let (id, code) = question(&second).await;
     approve(&second, &id, &code);
-    is_told(&other(&first).await, 503, "approval-busy");
+    assert_problem(&other(&first).await, 503, "approval-busy");
     is_paid(&other(&second).await, &id);
     // The approval was for one purchase, and the budget is used up.
-    is_told(&other(&first).await, 403, "over-limit");
+    assert_problem(&other(&first).await, 403, "over-limit");
     assert_eq!(
         (origin.payments().len(), second.states()),
         (1, vec!["settled".to_owned()])
@@ -129,18 +129,18 @@ async fn a_key_whose_question_waits_with_one_server_is_not_paid_for_another() {
         Agent::of(server).request(origin.address, request).await
     };
     let (first, second) = (home(&database, &origin).serve(), home(&database, &origin).serve());
-    is_told(&ask(&first).await, 503, "approval-pending");
+    assert_problem(&ask(&first).await, 503, "approval-pending");
     let (id, code) = question(&first).await;
     // One server started before there was a question; the other finds the key held when it starts.
     let third = home(&database, &origin).serve();
     for server in [&second, &third] {
-        is_told(&ask(server).await, 503, "approval-busy");
+        assert_problem(&ask(server).await, 503, "approval-busy");
     }
     approve(&first, &id, &code);
     is_paid(&ask(&first).await, &id);
     // Now it is paid.
     for server in [&second, &third] {
-        is_told(&ask(server).await, 409, "already-paid");
+        assert_problem(&ask(server).await, 409, "already-paid");
     }
     assert_eq!(origin.payments().len(), 1);
 }
@@ -149,7 +149,7 @@ async fn a_key_whose_question_waits_with_one_server_is_not_paid_for_another() {
 async fn when_a_server_is_gone_another_asks_and_what_was_approved_there_pays_nothing() {
     let (origin, database) = (at_ten_cents().await, cluster().database().await);
     let mut gone = home(&database, &origin).serve();
-    is_told(&report(&gone, &origin).await, 503, "approval-pending");
+    assert_problem(&report(&gone, &origin).await, 503, "approval-pending");
     let (id, code) = question(&gone).await;
     approve(&gone, &id, &code);
     let lost = gone.kill();
@@ -163,14 +163,14 @@ async fn when_a_server_is_gone_another_asks_and_what_was_approved_there_pays_not
         assert!(began.elapsed().as_secs() < 60);
         tokio::task::yield_now().await;
     }
-    is_told(&report(&other, &origin).await, 503, "approval-pending");
+    assert_problem(&report(&other, &origin).await, 503, "approval-pending");
     let (new, code) = question(&other).await;
     assert_ne!(new, id);
 
     let back = lost.serve();
     assert!(pending(&back).is_empty());
     let page = report(&back, &origin).await;
-    is_told(&page, 503, "approval-busy");
+    assert_problem(&page, 503, "approval-busy");
     assert_eq!(page.json()["approval_id"], *new);
     approve(&other, &new, &code);
     is_paid(&report(&other, &origin).await, &new);
@@ -183,14 +183,14 @@ async fn a_database_that_was_away_loses_neither_a_question_nor_an_answer() {
     let own = Cluster::start();
     let database = own.database().await;
     let mut bursar = home(&database, &origin).serve();
-    is_told(&report(&bursar, &origin).await, 503, "approval-pending");
+    assert_problem(&report(&bursar, &origin).await, 503, "approval-pending");
     let asked = question(&bursar).await;
 
     // A server started without the database finds the question once it is back.
     let stopped = bursar.kill();
     own.down();
     let bursar = stopped.serve();
-    is_told(&report(&bursar, &origin).await, 503, "store-unavailable");
+    assert_problem(&report(&bursar, &origin).await, 503, "store-unavailable");
     assert!(pending(&bursar).is_empty());
     own.up();
     assert_eq!(question(&bursar).await, asked);

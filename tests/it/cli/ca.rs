@@ -58,7 +58,7 @@ async fn a_ca_that_ends_is_announced_and_rotated() {
     end_ca(&dir, jiff::Timestamp::now() + jiff::SignedDuration::from_hours(29 * 24));
     assert!(stderr(&done(&dir, &["ca", "show"])).contains("bursar ca rotate"));
     let mut bursar = home.serve();
-    assert!(bursar.log().contains("the CA ends soon"), "{}", bursar.log());
+    assert!(bursar.log().contains("the CA expires soon"), "{}", bursar.log());
     assert_eq!(bursar.stop(), DONE);
 
     end_ca(&dir, jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1));
@@ -87,7 +87,7 @@ async fn a_ca_that_ends_is_announced_and_rotated() {
     let home = bursar.kill();
     std::fs::remove_file(dir.join("serve.log")).unwrap();
     let bursar = home.serve();
-    assert!(!bursar.log().contains("the CA ends soon"));
+    assert!(!bursar.log().contains("the CA expires soon"));
     let page = Agent::of(&bursar).get(origin.address, "/paid").await;
     assert_eq!(page.status, 200, "an agent that trusts the new ca.pem");
 }

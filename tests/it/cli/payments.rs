@@ -265,8 +265,8 @@ async fn an_unknown_payment_is_resolved_by_hand_with_and_without_a_server() {
     );
 }
 
-fn resolve(dir: &Path, id: &str, word: &str, why: &str) -> Output {
-    done(dir, &["payments", "resolve", id, word, "--why", why])
+fn resolve(dir: &Path, id: &str, resolution: &str, why: &str) -> Output {
+    done(dir, &["payments", "resolve", id, resolution, "--why", why])
 }
 
 fn journal(dir: &Path) -> Vec<Value> {

@@ -113,9 +113,9 @@ fn assert_empty(dir: &Path) {
 #[test]
 fn the_demo_pays_is_refused_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
-    let told = demo(temporary.path(), &[]).output().unwrap();
-    assert_eq!((told.status.code(), stderr(&told).as_str()), (Some(DONE), ""));
-    let text = stdout(&told);
+    let finished = demo(temporary.path(), &[]).output().unwrap();
+    assert_eq!((finished.status.code(), stderr(&finished).as_str()), (Some(DONE), ""));
+    let text = stdout(&finished);
     for part in [
         "sandbox token",
         "sandbox Stripe",

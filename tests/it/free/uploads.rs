@@ -136,14 +136,14 @@ async fn a_refusal_of_ours_arrives_in_the_midst_of_an_upload() {
 /// A 2xx does not stop the upload: the site may answer first and read later.
 #[tokio::test]
 async fn a_site_that_agrees_early_gets_the_whole_upload() {
-    let (told, mut tells) = mpsc::unbounded_channel();
+    let (results_out, mut results) = mpsc::unbounded_channel();
     let origin = Origin::raw(move |stream, _| {
-        let told = told.clone();
+        let results_out = results_out.clone();
         async move {
             let mut wire = Wire::new(stream);
             wire.head().await.unwrap();
             wire.say("HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await;
-            told.send(wire.exactly(LARGE).await.is_some()).unwrap();
+            results_out.send(wire.exactly(LARGE).await.is_some()).unwrap();
         }
     })
     .await;
@@ -152,20 +152,20 @@ async fn a_site_that_agrees_early_gets_the_whole_upload() {
     wire.say(post(&origin, "", LARGE)).await;
     assert_eq!(wire.answer().await.unwrap().status(), 202);
     soon(wire.say(vec![b'u'; LARGE])).await;
-    assert_eq!(soon(tells.recv()).await, Some(true));
+    assert_eq!(soon(results.recv()).await, Some(true));
 }
 
 #[tokio::test]
 async fn a_refusal_before_100_saves_the_upload() {
-    let (told, mut tells) = mpsc::unbounded_channel();
+    let (results_out, mut results) = mpsc::unbounded_channel();
     let origin = Origin::raw(move |stream, _| {
-        let told = told.clone();
+        let results_out = results_out.clone();
         async move {
             let mut wire = Wire::new(stream);
             let head = wire.head().await.unwrap();
             assert_eq!(head.field("expect"), Some("100-continue"));
             wire.say("HTTP/1.1 417 No\r\nContent-Length: 2\r\n\r\nno").await;
-            told.send(wire.rest().await).unwrap();
+            results_out.send(wire.rest().await).unwrap();
         }
     })
     .await;
@@ -178,14 +178,14 @@ async fn a_refusal_before_100_saves_the_upload() {
         (417, "no"),
         "and no 100 before it"
     );
-    assert_eq!(soon(tells.recv()).await.unwrap(), b"", "the site saw no byte of it");
+    assert_eq!(soon(results.recv()).await.unwrap(), b"", "the site saw no byte of it");
 }
 
 #[tokio::test]
 async fn a_402_before_100_is_paid_and_the_upload_sent_once() {
-    let (told, mut tells) = mpsc::unbounded_channel();
+    let (results_out, mut results) = mpsc::unbounded_channel();
     let origin = Origin::raw(move |stream, _| {
-        let told = told.clone();
+        let results_out = results_out.clone();
         async move {
             let mut wire = Wire::new(stream);
             let Some(head) = wire.head().await else { return };
@@ -195,11 +195,11 @@ async fn a_402_before_100_is_paid_and_the_upload_sent_once() {
                     "HTTP/1.1 402 Pay\r\nPAYMENT-REQUIRED: {challenge}\r\nContent-Length: 3\r\n\r\npay"
                 ))
                 .await;
-                told.send(("unpaid", wire.rest().await)).unwrap();
+                results_out.send(("unpaid", wire.rest().await)).unwrap();
             } else {
                 // Only the credential differs (R27); the body still follows at once.
                 assert_eq!(head.field("expect"), Some("100-continue"));
-                told.send(("paid", wire.exactly(5).await.unwrap())).unwrap();
+                results_out.send(("paid", wire.exactly(5).await.unwrap())).unwrap();
                 let receipt = seller::receipt(true, seller::TX);
                 wire.say(format!(
                     "HTTP/1.1 200 OK\r\nPAYMENT-RESPONSE: {receipt}\r\nContent-Length: 5\r\n\r\ngoods"
@@ -216,9 +216,9 @@ async fn a_402_before_100_is_paid_and_the_upload_sent_once() {
     assert_eq!(wire.answer().await.unwrap().status(), 100);
     wire.say("hello").await;
     assert_eq!(wire.answer().await.unwrap().text(), "goods");
-    let mut told = vec![soon(tells.recv()).await.unwrap(), soon(tells.recv()).await.unwrap()];
-    told.sort();
-    assert_eq!(told, [("paid", b"hello".to_vec()), ("unpaid", Vec::new())]);
+    let mut results_out = vec![soon(results.recv()).await.unwrap(), soon(results.recv()).await.unwrap()];
+    results_out.sort();
+    assert_eq!(results_out, [("paid", b"hello".to_vec()), ("unpaid", Vec::new())]);
     assert_eq!(bursar.states(), ["settled"]);
 }
 

@@ -238,10 +238,10 @@ async fn purchases_side_by_side_settle_once_each() {
 
     let mut on_chain: Vec<String> = buyer.transfers().into_iter().map(|transfer| transfer.tx).collect();
     let booked = |payment: &Value| payment["tx"].as_str().unwrap().to_owned();
-    let mut in_books: Vec<String> = buyer.bursar.payments().iter().map(booked).collect();
+    let mut recorded: Vec<String> = buyer.bursar.payments().iter().map(booked).collect();
     on_chain.sort();
-    in_books.sort();
-    assert_eq!(on_chain, in_books);
+    recorded.sort();
+    assert_eq!(on_chain, recorded);
     assert_eq!(on_chain.len(), PURCHASES);
     assert_eq!(buyer.balance(), FUNDS - CENT * PURCHASES as u128);
     assert_eq!(buyer.bursar.states(), ["settled"; PURCHASES]);

@@ -117,9 +117,9 @@ async fn resolved_as_settled_it_counts_for_ever() {
 
 #[tokio::test]
 async fn without_a_server_resolving_works_on_the_directory_itself() {
-    for (word, state) in [("--expired", "expired"), ("--settled", "settled")] {
+    for (resolution, state) in [("--expired", "expired"), ("--settled", "settled")] {
         let (home, origin, id) = killed_while_paying(ONE_PAYMENT).await;
-        let resolved = home.run(&["payments", "resolve", &id, word, "--why", "asked the seller's bank"]);
+        let resolved = home.run(&["payments", "resolve", &id, resolution, "--why", "asked the seller's bank"]);
         assert_eq!(code(&resolved), 0, "{}", says(&resolved));
         assert_eq!(home.payments(&[])[0]["state"], state);
         home.journal();
@@ -138,10 +138,14 @@ async fn a_payment_that_is_under_way_cannot_be_resolved() {
     let _asking = tokio::spawn(async move { agent.get(address, "/").await });
     arrived.recv().await.unwrap();
     let id = bursar.payments()[0]["id"].as_str().unwrap().to_owned();
-    for word in ["--expired", "--settled"] {
-        let resolved = bursar.run(&["payments", "resolve", &id, word, "--why", "impatience"]);
+    for resolution in ["--expired", "--settled"] {
+        let resolved = bursar.run(&["payments", "resolve", &id, resolution, "--why", "impatience"]);
         assert_eq!(code(&resolved), 1, "{}", says(&resolved));
-        assert!(says(&resolved).contains("not in doubt yet"), "{}", says(&resolved));
+        assert!(
+            says(&resolved).contains("becomes settled or unknown by itself"),
+            "{}",
+            says(&resolved)
+        );
     }
     assert_eq!(bursar.states(), ["armed"]);
     refused_at_the_cap(&bursar, &origin).await;
@@ -251,14 +255,14 @@ fn load(bursar: &Bursar, origin: &Origin, start: usize) -> JoinSet<()> {
 async fn after_ten_kills_under_load_every_credential_is_in_the_ledger_and_counted() {
     const KILLS: usize = 10;
     let paid = Arc::new(Notify::new());
-    let tell = paid.clone();
+    let signal = paid.clone();
     let origin = Origin::https(move |request| {
-        let tell = tell.clone();
+        let signal = signal.clone();
         async move {
             if !request.is_paid() {
                 return seller::asks("10000");
             }
-            tell.notify_one();
+            signal.notify_one();
             seller::sold("goods")
         }
     })

@@ -110,10 +110,10 @@ fn others_of_mixed() -> Value {
         ("mpp 5", Some("mpp.stripe"), Some("0.01"), "stripe-not-configured", None),
         ("mpp 6", Some("mpp.evm"), Some("0.01"), "later", None),
     ];
-    let told = all
+    let rows = all
         .iter()
         .map(|(at, rail, usd, why, rule)| json!({ "at": at, "rail": rail, "usd": usd, "why": why, "rule": rule }));
-    told.collect()
+    rows.collect()
 }
 
 fn buyer(origin: &Origin) -> Bursar {

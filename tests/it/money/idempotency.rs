@@ -66,10 +66,10 @@ async fn after_delivery_the_site_is_asked_unpaid_and_given_the_same_bytes_if_it_
         assert_eq!((unpaid(&origin), origin.payments().len()), (again + 1, again + 1));
     }
     // R3 allows three presentations.
-    let told = get(&agent, &origin, "order-1").await;
-    assert_eq!((told.status.as_u16(), told.problem()), (409, "already-paid".to_owned()));
-    assert_eq!(told.json()["payment"], bursar.payments()[0]["id"]);
-    assert_eq!(told.json()["tx"], TX);
+    let reply = get(&agent, &origin, "order-1").await;
+    assert_eq!((reply.status.as_u16(), reply.problem()), (409, "already-paid".to_owned()));
+    assert_eq!(reply.json()["payment"], bursar.payments()[0]["id"]);
+    assert_eq!(reply.json()["tx"], TX);
     assert_eq!((unpaid(&origin), different(&origin.payments())), (5, 1));
     assert_eq!(bursar.states(), ["settled"]);
     // The header belongs to the agent and the site: every request carries it as it was sent.
@@ -163,9 +163,9 @@ async fn another_request_under_a_paid_key_is_refused_and_not_forwarded() {
         // Too large to have been paid for.
         request(Method::POST, "/order", vec![7; 2 << 20]),
     ] {
-        let told = agent.send(origin.address, other).await;
+        let reply = agent.send(origin.address, other).await;
         assert_eq!(
-            (told.status.as_u16(), told.problem()),
+            (reply.status.as_u16(), reply.problem()),
             (422, "idempotency-key-reused".to_owned())
         );
     }
@@ -177,8 +177,8 @@ async fn another_request_under_a_paid_key_is_refused_and_not_forwarded() {
         .write_limits("timezone = \"UTC\"\n[agents.research]\nday = \"1.00\"\n[agents.writer]\nday = \"1.00\"\n");
     let token = bursar.home.add_agent("writer");
     let writer = Agent::named(&bursar, "writer", &token);
-    let told = eventually_paid(&writer, &origin, "k").await;
-    assert_eq!(told.status, 200);
+    let reply = eventually_paid(&writer, &origin, "k").await;
+    assert_eq!(reply.status, 200);
     assert_eq!(different(&origin.payments()), 2);
 }
 
@@ -314,9 +314,9 @@ async fn a_request_that_waits_too_long_is_answered_and_nothing_is_signed() {
     let (agent, site) = (Agent::of(&bursar), origin.clone());
     let _first = tokio::spawn(async move { get(&agent, &site, "k").await });
     arrived.notified().await;
-    let told = get(&Agent::of(&bursar), &origin, "k").await;
-    assert_eq!(told.problem(), "payment-in-doubt");
-    assert_eq!((&told.json()["retryable"], origin.seen().len()), (&true.into(), 2));
+    let reply = get(&Agent::of(&bursar), &origin, "k").await;
+    assert_eq!(reply.problem(), "payment-in-doubt");
+    assert_eq!((&reply.json()["retryable"], origin.seen().len()), (&true.into(), 2));
 }
 
 #[tokio::test]
@@ -328,8 +328,8 @@ async fn a_restart_forgets_no_key() {
     let bursar = bursar.kill().serve();
     let agent = Agent::of(&bursar);
     let other = Request::get("/other").header(KEY, "k");
-    let told = agent.request(origin.address, other).await;
-    assert_eq!(told.problem(), "idempotency-key-reused");
+    let reply = agent.request(origin.address, other).await;
+    assert_eq!(reply.problem(), "idempotency-key-reused");
     assert_eq!(get(&agent, &origin, "k").await.status, 200);
     assert_eq!((origin.payments().len(), different(&origin.payments())), (2, 1));
     assert_eq!(bursar.states(), ["settled"]);
@@ -344,9 +344,9 @@ async fn without_its_files_bursar_still_knows_the_key_from_the_journal() {
     std::fs::remove_dir_all(home.path().join("private/credentials")).unwrap();
     std::fs::remove_dir_all(home.path().join("index")).unwrap();
     let bursar = home.serve();
-    let told = get(&Agent::of(&bursar), &origin, "k").await;
-    assert_eq!(told.problem(), "already-paid");
-    assert_eq!(told.json()["tx"], TX);
+    let reply = get(&Agent::of(&bursar), &origin, "k").await;
+    assert_eq!(reply.problem(), "already-paid");
+    assert_eq!(reply.json()["tx"], TX);
     assert_eq!(origin.payments().len(), 1);
 }
 
@@ -467,9 +467,9 @@ async fn nothing_is_paid_under_an_invalid_key() {
     };
     let long = "k".repeat(1025);
     for keys in [&["a", "b"][..], &[""], &[&long]] {
-        let told = agent.request(origin.address, ask(keys)).await;
+        let reply = agent.request(origin.address, ask(keys)).await;
         assert_eq!(
-            (told.status.as_u16(), told.problem()),
+            (reply.status.as_u16(), reply.problem()),
             (400, "idempotency-key-unusable".to_owned())
         );
     }

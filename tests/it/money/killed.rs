@@ -244,7 +244,7 @@ impl Story {
 
     /// One purchase under a plan, a start, and the agent's repeat. If a step was fatal, returns the last steps: it is
     /// among them, and other threads may have begun theirs before the kill.
-    async fn tell(&mut self, path: &str, when: &str, plan: impl FnOnce(&Faults)) -> Option<Vec<String>> {
+    async fn run_case(&mut self, path: &str, when: &str, plan: impl FnOnce(&Faults)) -> Option<Vec<String>> {
         let Self { seller, faults, bursar } = self;
         seller.hostile.store(true, Ordering::SeqCst);
         let (page, whole) = bought_under(bursar, seller, path, || plan(faults)).await;
@@ -299,7 +299,7 @@ async fn killed_at_every_step(moment: Moment) {
             let way = WAYS[(at + moment as usize * 2 + turn) % WAYS.len()];
             let when = format!("killed {moment} step {at}, seller {way}");
             let fell_at = story
-                .tell(&format!("/{way}/{at}"), &when, |faults| faults.kill(at, moment))
+                .run_case(&format!("/{way}/{at}"), &when, |faults| faults.kill(at, moment))
                 .await;
             survivors = if fell_at.is_none() { survivors + 1 } else { 0 };
         }
@@ -337,7 +337,7 @@ async fn killed_at_each_step_of_paying() {
                 let when = format!("killed {moment} {name} {nth}, seller {way}");
                 let path = format!("/{way}/{nth}/{moment}/{}", name.replace(' ', "-"));
                 let fell_at = story
-                    .tell(&path, &when, |faults| faults.kill_at(call, what, nth, moment))
+                    .run_case(&path, &when, |faults| faults.kill_at(call, what, nth, moment))
                     .await;
                 let fell_at: Vec<String> = fell_at.unwrap_or_default();
                 assert!(fell_at.iter().any(|step| step == name), "{when}: {fell_at:?}");

@@ -77,12 +77,12 @@ const BAD: [(&str, Reaction); 41] = [
 
 /// A 402 that can be sent repeatedly.
 #[derive(Clone)]
-struct Told {
+struct Reply {
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Told {
+impl Reply {
     fn of(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Self {
         let mut map = HeaderMap::new();
         map.insert("date", HeaderValue::from_static(DATE));
@@ -116,10 +116,10 @@ impl Told {
     }
 }
 
-async fn tells(all: HashMap<String, Told>) -> Origin {
+async fn serve_cases(all: HashMap<String, Reply>) -> Origin {
     Origin::https(move |request| {
-        let told = all[&request.target[1..]].answer();
-        async move { told }
+        let reply = all[&request.target[1..]].answer();
+        async move { reply }
     })
     .await
 }
@@ -130,7 +130,7 @@ fn nothing_left_us(origin: &Origin, bursar: &Bursar) {
 }
 
 /// The fixture's cases, served from `localhost`: only the port of the lab that recorded them is replaced.
-fn bad_challenges() -> HashMap<String, Told> {
+fn bad_challenges() -> HashMap<String, Reply> {
     let here = |text: &str| text.replace("http://127.0.0.1:21020", "https://localhost:8443");
     let text = std::fs::read_to_string("fixtures/x402/bad-challenges.json").unwrap();
     let fixture: Value = serde_json::from_str(&text).unwrap();
@@ -149,8 +149,8 @@ fn bad_challenges() -> HashMap<String, Told> {
             })
             .collect();
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let told = Told::of(&headers, here(case["response"]["body"].as_str().unwrap()));
-        (case["name"].as_str().unwrap().to_owned(), told)
+        let reply = Reply::of(&headers, here(case["response"]["body"].as_str().unwrap()));
+        (case["name"].as_str().unwrap().to_owned(), reply)
     });
     cases.collect()
 }
@@ -159,7 +159,7 @@ fn bad_challenges() -> HashMap<String, Told> {
 async fn every_bad_challenge_of_the_specification_is_passed_on_or_refused() {
     let cases = bad_challenges();
     assert_eq!(cases.len(), BAD.len());
-    let origin = tells(cases.clone()).await;
+    let origin = serve_cases(cases.clone()).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
     for (name, reaction) in &BAD {
@@ -202,99 +202,99 @@ async fn what_two_readers_could_read_differently_is_not_paid() {
     let layers = gzip(&gzip(v1.as_bytes()));
     let long = format!("{}{v1}", " ".repeat(1 << 20));
     let mpp = ("www-authenticate", r#"Payment id="x", realm="localhost""#);
-    let cases: [(&str, &str, Told); 18] = [
+    let cases: [(&str, &str, Reply); 18] = [
         (
             "17-offers",
             "too-many-offers",
-            Told::of(&[("payment-required", &many)], ""),
+            Reply::of(&[("payment-required", &many)], ""),
         ),
         (
             "merged",
             "challenge-header-repeated",
-            Told::of(&[("payment-required", &merged)], ""),
+            Reply::of(&[("payment-required", &merged)], ""),
         ),
         (
             "repeated",
             "challenge-header-repeated",
-            Told::of(&[("payment-required", &good), ("payment-required", &good)], ""),
+            Reply::of(&[("payment-required", &good), ("payment-required", &good)], ""),
         ),
         (
             "duplicate-key",
             "challenge-duplicate-key",
-            Told::of(&[("payment-required", &STANDARD.encode(twice))], ""),
+            Reply::of(&[("payment-required", &STANDARD.encode(twice))], ""),
         ),
         (
             "deep",
             "challenge-too-deep",
-            Told::of(&[("payment-required", &STANDARD.encode(deep))], ""),
+            Reply::of(&[("payment-required", &STANDARD.encode(deep))], ""),
         ),
         (
             "v1-duplicate-key",
             "challenge-duplicate-key",
-            Told::of(&[JSON], v1_twice),
+            Reply::of(&[JSON], v1_twice),
         ),
         (
             "gzip-bomb",
             "challenge-not-decodable",
-            Told::of(&[JSON, ("content-encoding", "gzip")], bomb),
+            Reply::of(&[JSON, ("content-encoding", "gzip")], bomb),
         ),
         (
             "two-layers",
             "challenge-not-decodable",
-            Told::of(&[JSON, ("content-encoding", "gzip, gzip")], layers),
+            Reply::of(&[JSON, ("content-encoding", "gzip, gzip")], layers),
         ),
         (
             "unknown-coding",
             "challenge-not-decodable",
-            Told::of(&[JSON, ("content-encoding", "zstd")], v1.clone()),
+            Reply::of(&[JSON, ("content-encoding", "zstd")], v1.clone()),
         ),
         (
             "not-gzip-after-all",
             "challenge-not-decodable",
-            Told::of(&[JSON, ("content-encoding", "gzip")], v1.clone()),
+            Reply::of(&[JSON, ("content-encoding", "gzip")], v1.clone()),
         ),
-        ("one-mebibyte", "challenge-too-large", Told::of(&[JSON], long)),
-        ("mpp-alone", "mpp-parameter-missing", Told::of(&[mpp], "{}")),
+        ("one-mebibyte", "challenge-too-large", Reply::of(&[JSON], long)),
+        ("mpp-alone", "mpp-parameter-missing", Reply::of(&[mpp], "{}")),
         (
             "mpp-and-json",
             "mpp-parameter-missing",
-            Told::of(&[mpp, JSON], r#"{"error":"pay"}"#),
+            Reply::of(&[mpp, JSON], r#"{"error":"pay"}"#),
         ),
         (
             "v2-in-the-body",
             "v2-in-body",
-            Told::of(&[JSON], challenge("/", &[requirement("10000")]).to_string()),
+            Reply::of(&[JSON], challenge("/", &[requirement("10000")]).to_string()),
         ),
         (
             "v1-as-text",
             "no-challenge",
-            Told::of(&[("content-type", "text/plain")], v1.clone()),
+            Reply::of(&[("content-type", "text/plain")], v1.clone()),
         ),
         (
             "json-of-another-kind",
             "no-challenge",
-            Told::of(&[JSON], r#"{"error":"payment required"}"#),
+            Reply::of(&[JSON], r#"{"error":"payment required"}"#),
         ),
         // If there is a header only it counts, so a good body does not repair a bad header.
         (
             "bad-header-good-body",
             "challenge-not-base64",
-            Told::of(&[("payment-required", "???"), JSON], v1),
+            Reply::of(&[("payment-required", "???"), JSON], v1),
         ),
-        ("nothing", "no-challenge", Told::of(&[], "")),
+        ("nothing", "no-challenge", Reply::of(&[], "")),
     ];
-    let all = cases.iter().map(|(name, _, told)| ((*name).to_owned(), told.clone()));
-    let origin = tells(all.collect()).await;
+    let all = cases.iter().map(|(name, _, reply)| ((*name).to_owned(), reply.clone()));
+    let origin = serve_cases(all.collect()).await;
     let bursar = setup().trust(&origin.ca_pem).start();
     let agent = Agent::of(&bursar);
-    for (name, why, told) in &cases {
+    for (name, why, reply) in &cases {
         let page = agent.get(origin.address, &format!("/{name}")).await;
         let why = if *name == "json-of-another-kind" {
             "no-challenge"
         } else {
             why
         };
-        told.is_passed_on(name, &page, why);
+        reply.is_passed_on(name, &page, why);
     }
     nothing_left_us(&origin, &bursar);
 }

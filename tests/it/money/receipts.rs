@@ -14,7 +14,7 @@ fn with(status: u16, name: &str, receipt: &Value) -> Answer {
     answer(status, &[(name, &encoded(receipt))], "goods")
 }
 
-fn told(receipt: Value) -> Answer {
+fn with_receipt(receipt: Value) -> Answer {
     with(200, "payment-response", &receipt)
 }
 
@@ -108,40 +108,40 @@ const CASES: [Case; 22] = [
         "unknown",
         "receipt-unreadable",
     ),
-    ("receipt-array", || told(json!([true])), "unknown", "receipt-unreadable"),
+    ("receipt-array", || with_receipt(json!([true])), "unknown", "receipt-unreadable"),
     (
         "success-without-tx",
-        || told(json!({ "success": true })),
+        || with_receipt(json!({ "success": true })),
         "unknown",
         "receipt-unreadable",
     ),
     (
         "success-empty-tx",
-        || told(json!({ "success": true, "transaction": "" })),
+        || with_receipt(json!({ "success": true, "transaction": "" })),
         "unknown",
         "receipt-unreadable",
     ),
     (
         "tx-garbage",
-        || told(json!({ "success": true, "transaction": "0x<script>" })),
+        || with_receipt(json!({ "success": true, "transaction": "0x<script>" })),
         "unknown",
         "receipt-unreadable",
     ),
     (
         "success-as-text",
-        || told(json!({ "success": "true", "transaction": TX })),
+        || with_receipt(json!({ "success": "true", "transaction": TX })),
         "unknown",
         "receipt-unreadable",
     ),
     (
         "failed",
-        || told(json!({ "success": false, "transaction": "" })),
+        || with_receipt(json!({ "success": false, "transaction": "" })),
         "unknown",
         "receipt-says-failed",
     ),
     (
         "failed-with-tx",
-        || told(json!({ "success": false, "transaction": TX })),
+        || with_receipt(json!({ "success": false, "transaction": TX })),
         "unknown",
         "receipt-says-failed",
     ),

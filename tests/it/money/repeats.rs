@@ -115,10 +115,10 @@ async fn after_three_presentations_the_repeat_is_refused_and_nothing_more_is_sen
     for _ in 0..4 {
         assert_eq!(agent.get(origin.address, "/quote").await.status, 402);
     }
-    let told = agent.get(origin.address, "/quote").await;
-    assert_eq!(told.status, 409);
-    assert_eq!(told.problem(), "payment-in-doubt");
-    assert_eq!(told.json()["payment"], bursar.payments()[0]["id"]);
+    let reply = agent.get(origin.address, "/quote").await;
+    assert_eq!(reply.status, 409);
+    assert_eq!(reply.problem(), "payment-in-doubt");
+    assert_eq!(reply.json()["payment"], bursar.payments()[0]["id"]);
     assert_eq!(presented.load(Ordering::SeqCst), 4);
     assert!(all_equal(&origin.payments()));
     assert_eq!(bursar.states(), ["unknown"]);

@@ -191,7 +191,7 @@ async fn nothing_is_paid_without_tls() {
     assert_eq!((origin.payments().len(), bursar.payments().len()), (0, 0));
 }
 
-fn told(status: u16, code: &str) -> Answer {
+fn problem_answer(status: u16, code: &str) -> Answer {
     answer(status, &[PROBLEM], problem(code))
 }
 
@@ -242,43 +242,43 @@ const AFTER: [After; 25] = [
     ),
     (
         "402-malformed",
-        || told(402, "malformed-credential"),
+        || problem_answer(402, "malformed-credential"),
         "unknown",
         "seller-says-malformed-credential",
     ),
     (
         "402-invalid",
-        || told(402, "invalid-challenge"),
+        || problem_answer(402, "invalid-challenge"),
         "unknown",
         "seller-says-invalid-challenge",
     ),
     (
         "402-expired",
-        || told(402, "payment-expired"),
+        || problem_answer(402, "payment-expired"),
         "unknown",
         "seller-says-payment-expired",
     ),
     (
         "402-verification",
-        || told(402, "verification-failed"),
+        || problem_answer(402, "verification-failed"),
         "unknown",
         "seller-says-verification-failed",
     ),
     (
         "403-replayed",
-        || told(403, "verification-failed"),
+        || problem_answer(403, "verification-failed"),
         "unknown",
         "seller-says-verification-failed",
     ),
     (
         "500-internal",
-        || told(500, "internal-payment-error"),
+        || problem_answer(500, "internal-payment-error"),
         "unknown",
         "seller-says-internal-payment-error",
     ),
     (
         "402-other-problem",
-        || told(402, "session/insufficient-balance"),
+        || problem_answer(402, "session/insufficient-balance"),
         "unknown",
         "no-receipt",
     ),

@@ -328,7 +328,7 @@ fn odd_receipt(member: &str, value: Value) -> Answer {
     receipted(200, &encoded(&odd))
 }
 
-fn told(status: u16, code: &str) -> Answer {
+fn problem_answer(status: u16, code: &str) -> Answer {
     answer(status, &[PROBLEM], problem(code))
 }
 
@@ -358,19 +358,19 @@ const AFTER: [After; 16] = [
     ),
     (
         "402-verification",
-        || told(402, "verification-failed"),
+        || problem_answer(402, "verification-failed"),
         "unknown",
         "seller-says-verification-failed",
     ),
     (
         "402-invalid",
-        || told(402, "invalid-challenge"),
+        || problem_answer(402, "invalid-challenge"),
         "unknown",
         "seller-says-invalid-challenge",
     ),
     (
         "500-internal",
-        || told(500, "internal-payment-error"),
+        || problem_answer(500, "internal-payment-error"),
         "unknown",
         "seller-says-internal-payment-error",
     ),

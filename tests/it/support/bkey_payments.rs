@@ -39,7 +39,7 @@ pub(crate) enum Kind {
 
 /// What happens to an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum CommitState {
+pub(crate) enum OrderState {
     /// It is within BKey's limits.
     Made,
     /// A person has to confirm it.
@@ -51,7 +51,7 @@ pub(crate) enum CommitState {
 struct Order {
     kind: Kind,
     body: Value,
-    fate: CommitState,
+    order_state: OrderState,
 }
 
 pub(crate) struct Payments {
@@ -59,7 +59,7 @@ pub(crate) struct Payments {
     pub chain: u64,
     pub contract: Address,
     /// What happens to the next orders.
-    pub fate: CommitState,
+    pub order_state: OrderState,
     /// How long its credentials are valid.
     pub valid_s: u64,
     /// Seconds until an order expires.
@@ -84,7 +84,7 @@ impl Default for Payments {
             key: SigningKey::from_slice(&hex::decode(KEY).unwrap()).unwrap(),
             chain: 84_532,
             contract: USDC.parse().unwrap(),
-            fate: CommitState::Made,
+            order_state: OrderState::Made,
             valid_s: 50,
             life: 300,
             nonce: None,
@@ -119,13 +119,13 @@ impl Payments {
     }
 
     /// The person decides all waiting orders.
-    pub(crate) fn decide(&mut self, fate: &CommitState) {
+    pub(crate) fn decide(&mut self, order_state: &OrderState) {
         for order in self
             .orders
             .values_mut()
-            .filter(|order| order.fate == CommitState::Waits)
+            .filter(|order| order.order_state == OrderState::Waits)
         {
-            order.fate = fate.clone();
+            order.order_state = order_state.clone();
         }
     }
 
@@ -167,14 +167,14 @@ impl Payments {
 
     fn ordered_as(&mut self, kind: Kind, body: Value) -> Answer {
         let id = format!("auth_{:04}", self.orders.len() + 1);
-        let fate = self.fate.clone();
+        let order_state = self.order_state.clone();
         let order = Order {
             kind,
             body,
-            fate: fate.clone(),
+            order_state: order_state.clone(),
         };
         self.orders.insert(id.clone(), order);
-        if fate != CommitState::Made {
+        if order_state != OrderState::Made {
             return ok(&json!({
                 "status": "pending_approval", "authorizationId": id, "authReqId": "req", "expiresIn": self.life, "interval": 1,
                 "message": "Confirm on your phone",
@@ -189,12 +189,12 @@ impl Payments {
         let Some(order) = self.orders.get(id).filter(|order| order.kind == kind) else {
             return refusal(404, "not_found");
         };
-        match order.fate.clone() {
-            CommitState::Waits if dialect == Dialect::Oauth => error(400, "authorization_pending"),
-            CommitState::Waits => ok(&json!({ "id": id, "status": "pending", "requiresBiometricApproval": true })),
-            CommitState::Over("expired") if dialect == Dialect::Oauth => error(400, "expired_token"),
-            CommitState::Over(status) => ok(&json!({ "id": id, "status": status })),
-            CommitState::Made => {
+        match order.order_state.clone() {
+            OrderState::Waits if dialect == Dialect::Oauth => error(400, "authorization_pending"),
+            OrderState::Waits => ok(&json!({ "id": id, "status": "pending", "requiresBiometricApproval": true })),
+            OrderState::Over("expired") if dialect == Dialect::Oauth => error(400, "expired_token"),
+            OrderState::Over(status) => ok(&json!({ "id": id, "status": status })),
+            OrderState::Made => {
                 let mut answer = self.made(id);
                 answer["id"] = json!(id);
                 answer["status"] = json!(if kind == Kind::Token { "authorized" } else { "signed" });

@@ -304,7 +304,7 @@ impl Bursar {
         let log = self.log();
         let line = log
             .lines()
-            .rfind(|line| line.contains("calls of the approval backend are heard"));
+            .rfind(|line| line.contains("listening for callbacks from the approval backend"));
         let line = line.unwrap_or_else(|| panic!("{log}"));
         line.split("address=").nth(1).unwrap().trim().parse().unwrap()
     }

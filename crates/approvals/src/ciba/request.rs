@@ -53,9 +53,9 @@ pub enum SentDetails {
 
 /// Always includes `openid`: the standard requires it, and both of BKey's SDKs put it first.
 pub fn scope(settings: &CibaSettings) -> String {
-    match settings.scope.split(' ').any(|part| part == "openid") {
-        true => settings.scope.clone(),
-        false => format!("openid {}", settings.scope),
+    match settings.options.scope.split(' ').any(|part| part == "openid") {
+        true => settings.options.scope.clone(),
+        false => format!("openid {}", settings.options.scope),
     }
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn ask_bkey(
         login_hint: approver(question),
         scope: &scope(settings),
         binding_message: binding_message(question, style),
-        action_details: action_details(question, settings.amount_unit)?,
+        action_details: action_details(question, settings.options.amount_unit)?,
         requested_expiry: expiry_s(question),
     };
     Some(Outgoing {
@@ -159,8 +159,8 @@ fn authenticated<'a>(settings: &'a CibaSettings, mut fields: Vec<(&str, &'a str)
 /// Depends on question and settings only, so that it is the same after a restart.
 pub(crate) fn sent_details(settings: &CibaSettings, question: &Question) -> SentDetails {
     use super::settings::Style::{Bkey, Standard};
-    match (settings.style, &settings.details_type) {
-        (Bkey, _) => action_details(question, settings.amount_unit)
+    match (settings.options.style, &settings.options.details_type) {
+        (Bkey, _) => action_details(question, settings.options.amount_unit)
             .and_then(|details| serde_json::to_value(details).ok())
             .map_or(SentDetails::None, SentDetails::Action),
         (Standard, Some(kind)) => SentDetails::Authorization(authorization_details(question, kind)),

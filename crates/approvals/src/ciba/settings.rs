@@ -3,23 +3,30 @@
 use std::time::Duration;
 
 use super::assertion::AssertionKey;
+use bursar_core::approval::token::Alg;
 pub use bursar_net::oauth::Secret;
 use bursar_net::oauth::issuer::Issuer;
 
 /// One identity server, and bursar as its client.
 pub struct CibaSettings {
     pub issuer: Issuer,
-    pub style: Style,
-    pub delivery: Delivery,
     pub client_id: String,
     pub client_auth: ClientAuth,
+    pub options: CibaOptions,
+}
+
+/// What bursar.toml says about the server, apart from where it is and how bursar logs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CibaOptions {
+    pub style: Style,
+    pub delivery: Delivery,
     /// The scope that an approval must grant. `openid` is requested in addition.
     pub scope: String,
     /// The audience that a token must have. `None`: our client id.
     pub audience: Option<String>,
     pub evidence: EvidenceToken,
-    /// JWS algorithms, exactly as a token's header names them.
-    pub algs: Vec<String>,
+    /// The JWS algorithms that a token's header may name.
+    pub algs: Vec<Alg>,
     pub leeway: Duration,
     pub binding_style: BindingStyle,
     pub amount_unit: AmountUnit,
@@ -31,16 +38,36 @@ pub struct CibaSettings {
     pub hosts: Vec<String>,
 }
 
+/// As if bursar.toml said nothing.
+impl Default for CibaOptions {
+    fn default() -> Self {
+        Self {
+            style: Style::Bkey,
+            delivery: Delivery::Poll,
+            scope: "approve:payment".to_owned(),
+            audience: None,
+            evidence: EvidenceToken::AccessTokenJwt,
+            algs: vec![Alg::EdDsa],
+            leeway: Duration::from_secs(30),
+            binding_style: BindingStyle::Sentence,
+            amount_unit: AmountUnit::Minor,
+            details_type: None,
+            require_bound_details: false,
+            hosts: Vec::new(),
+        }
+    }
+}
+
 impl CibaSettings {
     pub fn audience(&self) -> &str {
-        self.audience.as_deref().unwrap_or(&self.client_id)
+        self.options.audience.as_deref().unwrap_or(&self.client_id)
     }
 
     /// Always `Poll` with BKey, which does not send pings.
     pub fn delivery(&self) -> Delivery {
-        match self.style {
+        match self.options.style {
             Style::Bkey => Delivery::Poll,
-            Style::Standard => self.delivery,
+            Style::Standard => self.options.delivery,
         }
     }
 }

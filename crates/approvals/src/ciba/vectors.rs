@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::failure::token_rejected;
 use super::poll::{Grant, Look, Polling, Step};
 use super::request::{self, Outgoing, SentDetails};
-use super::settings::{AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style};
+use super::settings::{AmountUnit, BindingStyle, CibaOptions, CibaSettings, ClientAuth, Secret, Style};
 use bursar_core::approval::{ApprovalIntent, Question, intent};
 use bursar_core::challenge;
 use bursar_ledger::PaymentId;
@@ -21,20 +21,12 @@ use bursar_net::oauth::issuer::{Issuer, PlainHttp};
 fn settings(style: Style, client_auth: fn(Secret) -> ClientAuth, client_id: &str, secret: &str) -> CibaSettings {
     CibaSettings {
         issuer: Issuer::parse("https://api.bkey.id", PlainHttp::Never).unwrap(),
-        style,
-        delivery: Delivery::Poll,
         client_id: client_id.to_owned(),
         client_auth: client_auth(Secret::new(secret)),
-        scope: "approve:payment".to_owned(),
-        audience: None,
-        evidence: EvidenceToken::AccessTokenJwt,
-        algs: vec!["EdDSA".to_owned()],
-        leeway: Duration::from_secs(30),
-        binding_style: BindingStyle::Sentence,
-        amount_unit: AmountUnit::Minor,
-        details_type: None,
-        require_bound_details: false,
-        hosts: Vec::new(),
+        options: CibaOptions {
+            style,
+            ..CibaOptions::default()
+        },
     }
 }
 
@@ -141,7 +133,7 @@ fn looks_and_log_ins_are_those_of_the_vectors() {
 fn amounts_are_exact_in_either_unit() {
     let amount = |unit, cents| {
         let mut client = settings(Style::Bkey, ClientAuth::Post, "c", "s");
-        client.amount_unit = unit;
+        client.options.amount_unit = unit;
         let question = Question {
             usd_cents: cents,
             ..question()
@@ -161,7 +153,7 @@ fn amounts_are_exact_in_either_unit() {
 fn a_standard_server_is_given_what_it_signs() {
     let mut client = settings(Style::Standard, ClientAuth::Post, "c", "s");
     assert_eq!(request::sent_details(&client, &question()), SentDetails::None);
-    client.details_type = Some("payment_initiation".to_owned());
+    client.options.details_type = Some("payment_initiation".to_owned());
     let wanted = json!([{
         "type": "payment_initiation", "actions": ["initiate"], "locations": ["https://api.example.com"],
         "instructedAmount": { "currency": "USDC", "amount": "12.50" }, "creditorName": "api.example.com",
@@ -192,7 +184,7 @@ fn a_standard_server_is_given_what_it_signs() {
 #[test]
 fn openid_is_asked_for_once_and_the_wait_is_within_bounds() {
     let mut client = settings(Style::Standard, ClientAuth::Basic, "c", "s");
-    client.scope = "approve:payment openid".to_owned();
+    client.options.scope = "approve:payment openid".to_owned();
     for (ttl, wanted) in [(1, "requested_expiry=30"), (3600, "requested_expiry=600")] {
         let question = Question {
             ttl: Duration::from_secs(ttl),
@@ -215,7 +207,7 @@ fn subject(grant: &Grant) -> String {
 }
 
 /// State, seconds to wait, failure code.
-fn told(step: Step) -> (&'static str, Option<u64>, Option<String>) {
+fn summary(step: Step) -> (&'static str, Option<u64>, Option<String>) {
     match step {
         Step::Pending(wait) => ("pending", Some(wait.as_secs()), None),
         Step::Granted(grant) if subject(&grant) == "did:bkey:zApproverOne" => ("approved", None, None),
@@ -270,7 +262,7 @@ fn answers_mean_what_the_vectors_say() {
                     )
                 }
             };
-            let (state, wait, code) = told(step);
+            let (state, wait, code) = summary(step);
             assert_eq!(state, answer["expect"].as_str().unwrap(), "{name}");
             assert_eq!(wait, answer["next_wait_s"].as_u64(), "{name}");
             if let Some(wanted) = answer["error"].as_str() {
@@ -286,10 +278,10 @@ fn answers_mean_what_the_vectors_say() {
 #[test]
 fn two_unreadable_responses_are_tolerated() {
     let mut course = Polling::new(Some(5));
-    assert_eq!(told(step(&mut course, 200, &[], b"<html>")).1, Some(10));
-    assert_eq!(told(step(&mut course, 200, &[], b"\xff")).1, Some(20));
+    assert_eq!(summary(step(&mut course, 200, &[], b"<html>")).1, Some(10));
+    assert_eq!(summary(step(&mut course, 200, &[], b"\xff")).1, Some(20));
     assert_eq!(
-        told(step(&mut course, 200, &[], b"")).2.as_deref(),
+        summary(step(&mut course, 200, &[], b"")).2.as_deref(),
         Some("bad_response")
     );
     // Server errors in between do not count as unreadable, and a good response resets the count.
@@ -302,7 +294,7 @@ fn two_unreadable_responses_are_tolerated() {
         (200, "<"),
     ] {
         assert_eq!(
-            told(step(&mut course, status, &[], body.as_bytes())).0,
+            summary(step(&mut course, status, &[], body.as_bytes())).0,
             "pending",
             "{status} {body}"
         );
@@ -312,7 +304,7 @@ fn two_unreadable_responses_are_tolerated() {
 #[test]
 fn backing_off_ends_at_a_minute_and_never_undercuts_the_server() {
     let mut course = Polling::new(Some(5));
-    let waits: Vec<_> = (0..6).map(|_| told(course.step(&Look::Unsent)).1.unwrap()).collect();
+    let waits: Vec<_> = (0..6).map(|_| summary(course.step(&Look::Unsent)).1.unwrap()).collect();
     assert_eq!(waits, [10, 20, 40, 60, 60, 60]);
     assert_eq!(course.failures(), 6);
     let mut course = Polling::new(Some(9999));
@@ -321,13 +313,13 @@ fn backing_off_ends_at_a_minute_and_never_undercuts_the_server() {
         step(&mut course, 400, &[], br#"{"error":"slow_down"}"#);
     }
     assert_eq!(
-        told(course.step(&Look::Unsent)).1,
+        summary(course.step(&Look::Unsent)).1,
         Some(75),
         "never faster than the server asked for"
     );
     assert_eq!(Polling::new(Some(0)).interval().as_secs(), 1);
     let mut resumed = Polling::resumed(Duration::from_secs(5), 2);
-    assert_eq!(told(resumed.step(&Look::Unsent)).1, Some(40));
+    assert_eq!(summary(resumed.step(&Look::Unsent)).1, Some(40));
     assert_eq!(Polling::resumed(Duration::from_secs(5), u32::MAX).failures(), u32::MAX);
 }
 
@@ -342,7 +334,7 @@ fn retry_after_is_seconds_or_a_date_and_bounded() {
         ("soon", 10),
         ("-5", 10),
     ] {
-        let waited = told(step(&mut Polling::new(Some(5)), 503, &[("retry-after", value)], b"")).1;
+        let waited = summary(step(&mut Polling::new(Some(5)), 503, &[("retry-after", value)], b"")).1;
         assert_eq!(waited, Some(wanted), "{value}");
     }
 }
@@ -350,7 +342,7 @@ fn retry_after_is_seconds_or_a_date_and_bounded() {
 #[test]
 fn a_token_is_lost_only_where_it_may_have_been_sent() {
     let invalid = br#"{"error":"invalid_grant"}"#;
-    let code = |course: &mut Polling| told(step(course, 400, &[], invalid)).2.unwrap();
+    let code = |course: &mut Polling| summary(step(course, 400, &[], invalid)).2.unwrap();
     let mut course = Polling::new(Some(5));
     course.step(&Look::Unsent);
     assert_eq!(code(&mut course), "invalid_grant");
@@ -386,17 +378,17 @@ fn a_contradictory_response_is_not_an_approval() {
         r#"{"status":"on its way"}"#,
         "null",
     ] {
-        let (state, _, code) = told(step(&mut Polling::new(Some(5)), 200, &[], body.as_bytes()));
+        let (state, _, code) = summary(step(&mut Polling::new(Some(5)), 200, &[], body.as_bytes()));
         assert_eq!((state, code.as_deref()), ("error", Some("bad_response")), "{body}");
     }
-    let refused = told(step(
+    let refused = summary(step(
         &mut Polling::new(Some(5)),
         201,
         &[],
         br#"{"access_token":"a.b.c"}"#,
     ));
     assert_eq!(refused.0, "error", "only a 200 can have a token");
-    let fault = told(step(
+    let fault = summary(step(
         &mut Polling::new(Some(5)),
         503,
         &[],

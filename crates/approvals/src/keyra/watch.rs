@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::challenge::Attestation;
 use super::webhook::{Event, EventKind};
-use super::{ChallengeId, Heard, Passed};
+use super::{ChallengeId, Received, Passed};
 
 /// How long an event's id is remembered (approvals §6.2).
 const EVENTS_FOR: SignedDuration = SignedDuration::from_hours(24);
@@ -71,31 +71,31 @@ impl Watches {
     }
 
     /// Handles an authentic event.
-    pub(super) fn hear(&self, event: Event, now: Timestamp) -> Heard {
+    pub(super) fn receive(&self, event: Event, now: Timestamp) -> Received {
         let mut inside = self.inside();
         if let Some(id) = &event.id {
             let events = &mut inside.events;
             events.retain(|_, came| now.duration_since(*came) < EVENTS_FOR);
             make_room(events, |came| *came);
             if events.insert(Sha256::digest(id).into(), now).is_some() {
-                return Heard::Passed(Passed::Repeated);
+                return Received::Passed(Passed::Repeated);
             }
         }
         if event.kind == EventKind::Other {
-            return Heard::Passed(Passed::OtherEvent);
+            return Received::Passed(Passed::OtherEvent);
         }
         let known = event
             .challenge
             .and_then(|id| Some((inside.challenges.get_mut(id.as_str())?, id)));
         let Some((watch, id)) = known else {
-            return Heard::Passed(Passed::UnknownChallenge);
+            return Received::Passed(Passed::UnknownChallenge);
         };
         // What a device signed to reject must not be passed off as what it signed to approve.
         if event.kind == EventKind::Approved && event.attestation.is_some() {
             watch.attestation = event.attestation;
         }
         watch.event = event.id.or_else(|| watch.event.take());
-        Heard::Wake(id)
+        Received::Wake(id)
     }
 
     // Ignoring poison is safe: a panic while the lock is held leaves the maps intact.
@@ -145,16 +145,16 @@ mod tests {
     fn an_event_wakes_once_within_a_day() {
         let watches = Watches::default();
         watches.watch(&id("chl_1"), at(300), at(0));
-        let hear = |now| watches.hear(event(Some("evt_1"), EventKind::Ended, "chl_1"), now);
-        assert_eq!(hear(at(1)), Heard::Wake(id("chl_1")));
-        assert_eq!(hear(at(2)), Heard::Passed(Passed::Repeated));
+        let receive = |now| watches.receive(event(Some("evt_1"), EventKind::Ended, "chl_1"), now);
+        assert_eq!(receive(at(1)), Received::Wake(id("chl_1")));
+        assert_eq!(receive(at(2)), Received::Passed(Passed::Repeated));
         // The day counts from the last time it arrived.
-        assert_eq!(hear(at(86_401)), Heard::Passed(Passed::Repeated));
-        assert_eq!(hear(at(86_401 + 86_400)), Heard::Wake(id("chl_1")));
+        assert_eq!(receive(at(86_401)), Received::Passed(Passed::Repeated));
+        assert_eq!(receive(at(86_401 + 86_400)), Received::Wake(id("chl_1")));
         // Events without an id are never treated as repeats.
         for _ in 0..2 {
-            let heard = watches.hear(event(None, EventKind::Ended, "chl_1"), at(3));
-            assert_eq!(heard, Heard::Wake(id("chl_1")));
+            let received = watches.receive(event(None, EventKind::Ended, "chl_1"), at(3));
+            assert_eq!(received, Received::Wake(id("chl_1")));
         }
     }
 
@@ -162,13 +162,13 @@ mod tests {
     fn irrelevant_events_have_no_effect() {
         let watches = Watches::default();
         watches.watch(&id("chl_1"), at(300), at(0));
-        let unknown = watches.hear(event(None, EventKind::Approved, "chl_2"), at(1));
-        assert_eq!(unknown, Heard::Passed(Passed::UnknownChallenge));
-        let other = watches.hear(event(None, EventKind::Other, "chl_1"), at(1));
-        assert_eq!(other, Heard::Passed(Passed::OtherEvent));
-        watches.hear(event(None, EventKind::Ended, "chl_1"), at(1));
+        let unknown = watches.receive(event(None, EventKind::Approved, "chl_2"), at(1));
+        assert_eq!(unknown, Received::Passed(Passed::UnknownChallenge));
+        let other = watches.receive(event(None, EventKind::Other, "chl_1"), at(1));
+        assert_eq!(other, Received::Passed(Passed::OtherEvent));
+        watches.receive(event(None, EventKind::Ended, "chl_1"), at(1));
         assert_eq!(watches.watch(&id("chl_1"), at(300), at(1)).attestation, None);
-        watches.hear(event(Some("evt_1"), EventKind::Approved, "chl_1"), at(1));
+        watches.receive(event(Some("evt_1"), EventKind::Approved, "chl_1"), at(1));
         let watch = watches.watch(&id("chl_1"), at(300), at(1));
         assert!(watch.attestation.is_some());
         assert_eq!(watch.event.as_deref(), Some("evt_1"));
@@ -181,7 +181,7 @@ mod tests {
         let watches = Watches::default();
         for number in 0..i64::try_from(REMEMBERED).unwrap() + 10 {
             watches.watch(&id(&format!("chl_{number}")), at(number), at(0));
-            watches.hear(
+            watches.receive(
                 event(Some(&format!("evt_{number}")), EventKind::Other, "chl_1"),
                 at(number),
             );

@@ -53,13 +53,13 @@ impl Questions {
                 error => self.over(&row, Over::NotRecorded(error)),
             };
         }
-        let mut kept = self.describe(&row);
+        let mut stored = self.describe(&row);
         // Before the backend gets it: without the file, nobody could find out later what was asked.
-        if let Err(error) = kept.write(&self.0.folder) {
+        if let Err(error) = stored.write(&self.0.folder) {
             tracing::error!(approval = %row.id, %error, "the question cannot be stored, so it is not asked");
             return self.fails(&row, failure("not_kept", true)).await;
         }
-        let (mut tally, mut starting) = (Votes::of(row.needed), JoinSet::new());
+        let (mut voting, mut starting) = (Votes::of(row.needed), JoinSet::new());
         for place in 0..row.asks.len() {
             let (questions, row) = (self.clone(), row.clone());
             starting.spawn(async move { (place, questions.start(&row, place).await) });
@@ -67,26 +67,26 @@ impl Questions {
         while let Some(started) = starting.join_next().await {
             let Ok((place, started)) = started else {
                 // The task panicked: a bug.
-                tally.lost(failure("internal", true));
+                voting.lost(failure("internal", true));
                 continue;
             };
             match started {
                 Ok(asked) => {
                     let _ = row.asks[place].handle.set(asked.handle.clone());
-                    kept.asks[place].asked = Some((&asked).into());
-                    if let Err(error) = kept.write(&self.0.folder) {
+                    stored.asks[place].asked = Some((&asked).into());
+                    if let Err(error) = stored.write(&self.0.folder) {
                         // The question goes on; only a restart would not be able to resume it.
                         tracing::error!(approval = %row.id, %error, "the question's handle cannot be stored");
                     }
-                    tally.hears(self, &row, place, asked);
+                    voting.await_vote(self, &row, place, asked);
                     // The agent's hold begins once an approver has the question.
                     row.stage.send_replace(Stage::Open);
                 }
-                Err(failure) => tally.lost(failure),
+                Err(failure) => voting.lost(failure),
             }
         }
         row.stage.send_replace(Stage::Open);
-        self.hear(row, kept, tally).await;
+        self.collect_votes(row, stored, voting).await;
     }
 
     /// Whether another proxy on the same ledger has this question open or saw it denied. Checked before the hold, so
@@ -158,13 +158,13 @@ impl Questions {
             );
             return self.give_up(id, rid, "error:other_backend").await;
         }
-        let found = stored::read(&self.0.folder, id).and_then(|kept| {
-            let row = Row::kept(&kept)?;
+        let found = stored::read(&self.0.folder, id).and_then(|stored| {
+            let row = Row::stored(&stored)?;
             // The ledger decides what was asked; a file that disagrees is ignored.
             let is_it = id == rid && row.intent.hash() == live.intent && row.needed == usize::from(live.needed);
-            (is_it && row.agent == live.agent).then_some((kept, row))
+            (is_it && row.agent == live.agent).then_some((stored, row))
         });
-        let Some((kept, row)) = found else {
+        let Some((stored, row)) = found else {
             tracing::error!(
                 approval = %id,
                 "the question is not in private/approvals or does not match the ledger; the held money is released"
@@ -187,26 +187,26 @@ impl Questions {
             }
             ApprovalState::Pending { votes, .. } => votes,
         };
-        let mut tally = Votes::of(row.needed);
-        for (place, ask) in kept.asks.iter().enumerate() {
+        let mut voting = Votes::of(row.needed);
+        for (place, ask) in stored.asks.iter().enumerate() {
             let of_this = |by: &str| ask.evidence.as_ref().is_some_and(|evidence| evidence.approver == by);
             match (votes.iter().find(|vote| of_this(&vote.by)), &ask.evidence, &ask.asked) {
-                (Some(vote), ..) => tally.voted(vote.use_by),
+                (Some(vote), ..) => voting.voted(vote.use_by),
                 // Verified, but the process died before the ledger had recorded it.
-                (None, Some(evidence), _) => tally.knows(place, evidence.clone()),
+                (None, Some(evidence), _) => voting.knows(place, evidence.clone()),
                 (None, None, Some(handle)) => {
                     self.0.backend.take_up(&row.asks[place].question);
-                    tally.hears(self, &row, place, Asked::from(handle.clone()));
+                    voting.await_vote(self, &row, place, Asked::from(handle.clone()));
                 }
                 // The approver may have been asked, but without a handle the answer cannot be fetched (R44).
-                (None, None, None) => tally.lost(failure("start_unknown", true)),
+                (None, None, None) => voting.lost(failure("start_unknown", true)),
             }
         }
         row.stage.send_replace(Stage::Open);
         let questions = self.clone();
         self.0
             .tasks
-            .spawn(async move { questions.hear(row, kept, tally).await });
+            .spawn(async move { questions.collect_votes(row, stored, voting).await });
     }
 
     fn describe(&self, row: &Row) -> StoredQuestion {
@@ -233,19 +233,19 @@ impl Questions {
 
 impl Row {
     /// `None` if the file does not hold a valid question.
-    fn kept(kept: &StoredQuestion) -> Option<Arc<Self>> {
-        let asks: Option<Vec<Ask>> = kept.asks.iter().map(|ask| kept.question(ask).map(Ask::new)).collect();
+    fn stored(stored: &StoredQuestion) -> Option<Arc<Self>> {
+        let asks: Option<Vec<Ask>> = stored.asks.iter().map(|ask| stored.question(ask).map(Ask::new)).collect();
         let asks = asks.filter(|asks| !asks.is_empty())?;
         Some(Arc::new(Self {
-            id: kept.id,
-            agent: kept.agent.clone(),
-            intent: ApprovalIntent::recorded(&kept.intent)?,
-            rule: kept.rule.clone(),
+            id: stored.id,
+            agent: stored.agent.clone(),
+            intent: ApprovalIntent::recorded(&stored.intent)?,
+            rule: stored.rule.clone(),
             asks,
-            needed: kept.needed,
-            owners: kept.owners.clone(),
-            idempotency: kept.idempotency(),
-            ends: kept.ends,
+            needed: stored.needed,
+            owners: stored.owners.clone(),
+            idempotency: stored.idempotency(),
+            ends: stored.ends,
             stage: tokio::sync::watch::Sender::new(Stage::Asking),
         }))
     }

@@ -112,8 +112,8 @@ pub fn look(folder: &Path, id: PaymentId) -> Result<Option<StoredQuestion>, Stri
 
 /// Also reads the older format for a single approver, in which the members of the one ask are at the top level.
 fn parse(text: &str) -> serde_json::Result<StoredQuestion> {
-    let mut kept: Value = serde_json::from_str(text)?;
-    if let Value::Object(members) = &mut kept
+    let mut stored: Value = serde_json::from_str(text)?;
+    if let Value::Object(members) = &mut stored
         && !members.contains_key("asks")
     {
         let mut ask = serde_json::Map::new();
@@ -129,7 +129,7 @@ fn parse(text: &str) -> serde_json::Result<StoredQuestion> {
         members.insert("needed".to_owned(), Value::from(1));
         members.insert("rule".to_owned(), Value::from(""));
     }
-    StoredQuestion::deserialize(kept)
+    StoredQuestion::deserialize(stored)
 }
 
 fn path(folder: &Path, id: PaymentId) -> PathBuf {
@@ -173,8 +173,8 @@ mod tests {
             "evidence": {"kind": "operator", "approver": "uid:1000", "decided_at": "2026-11-20T08:01:00Z",
                 "good_until": null, "replay_key": "00", "proof": {}}
         }"##;
-        let kept = parse(text).unwrap();
-        assert_eq!((kept.needed, kept.asks.len()), (1, 1));
-        assert_eq!(kept.asks[0].evidence.as_ref().unwrap().approver, "uid:1000");
+        let stored = parse(text).unwrap();
+        assert_eq!((stored.needed, stored.asks.len()), (1, 1));
+        assert_eq!(stored.asks[0].evidence.as_ref().unwrap().approver, "uid:1000");
     }
 }

@@ -34,13 +34,13 @@ pub(super) struct Votes {
     use_by: Timestamp,
     /// Verified approvals that the ledger has not recorded yet.
     known: Vec<(usize, Box<Evidence>)>,
-    open: JoinSet<(usize, Word)>,
+    open: JoinSet<(usize, Answer)>,
     /// Why an approver can no longer vote.
     lost: Option<Lost>,
 }
 
 /// How the question to one approver ended.
-enum Word {
+enum Answer {
     Approved(Box<Evidence>),
     Denied(Denial),
     Lost(Lost),
@@ -74,7 +74,7 @@ impl Votes {
     }
 
     /// Starts polling for one approver's answer.
-    pub(super) fn hears(&mut self, questions: &Questions, row: &Arc<Row>, place: usize, asked: Asked) {
+    pub(super) fn await_vote(&mut self, questions: &Questions, row: &Arc<Row>, place: usize, asked: Asked) {
         let (questions, row) = (questions.clone(), row.clone());
         self.open
             .spawn(async move { (place, questions.follow(&row, place, asked).await) });
@@ -111,14 +111,14 @@ impl Votes {
     }
 
     /// `None` if no approver is left, or if an approval expired before the others answered.
-    async fn next(&mut self, now: Timestamp) -> Option<(usize, Word)> {
+    async fn next(&mut self, now: Timestamp) -> Option<(usize, Answer)> {
         if let Some((place, evidence)) = self.known.pop() {
-            return Some((place, Word::Approved(evidence)));
+            return Some((place, Answer::Approved(evidence)));
         }
         match self.given {
-            0 => self.heard().await,
-            _ => match timeout(until(now, self.use_by), self.heard()).await {
-                Ok(heard) => heard,
+            0 => self.next_answer().await,
+            _ => match timeout(until(now, self.use_by), self.next_answer()).await {
+                Ok(next_answer) => next_answer,
                 Err(_) => {
                     self.loses(Lost::Late("unused"));
                     None
@@ -127,27 +127,27 @@ impl Votes {
         }
     }
 
-    async fn heard(&mut self) -> Option<(usize, Word)> {
+    async fn next_answer(&mut self) -> Option<(usize, Answer)> {
         match self.open.join_next().await? {
             Ok(said) => Some(said),
             // The task panicked: a bug. Which approver it was for is not known.
-            Err(_) => Some((usize::MAX, Word::Lost(Lost::Failed(failure("internal", true))))),
+            Err(_) => Some((usize::MAX, Answer::Lost(Lost::Failed(failure("internal", true))))),
         }
     }
 }
 
 impl Questions {
     /// Runs until enough people have approved, one has denied, or too few are left.
-    pub(super) async fn hear(&self, row: Arc<Row>, mut kept: StoredQuestion, mut tally: Votes) {
+    pub(super) async fn collect_votes(&self, row: Arc<Row>, mut stored: StoredQuestion, mut voting: Votes) {
         let mut stopped = false;
-        while !tally.is_enough() && (stopped || tally.can_be_enough()) {
-            let Some((place, word)) = tally.next(self.0.clock.now()).await else {
+        while !voting.is_enough() && (stopped || voting.can_be_enough()) {
+            let Some((place, answer)) = voting.next(self.0.clock.now()).await else {
                 break;
             };
-            match word {
-                Word::Approved(evidence) => match self.grant(&row, place, *evidence, &mut kept).await {
-                    Vote::Counts(use_by) => tally.voted(use_by),
-                    Vote::Lost(lost) => tally.loses(lost),
+            match answer {
+                Answer::Approved(evidence) => match self.grant(&row, place, *evidence, &mut stored).await {
+                    Vote::Counts(use_by) => voting.voted(use_by),
+                    Vote::Lost(lost) => voting.loses(lost),
                     Vote::NotRecorded(error) => {
                         self.close(&row);
                         self.over(&row, Over::NotRecorded(error));
@@ -155,24 +155,24 @@ impl Questions {
                         return self.resume_later();
                     }
                 },
-                Word::Denied(denial) => return self.denied(&row, denial).await,
-                Word::Lost(lost) => tally.loses(lost),
+                Answer::Denied(denial) => return self.denied(&row, denial).await,
+                Answer::Lost(lost) => voting.loses(lost),
                 // Other approvers' answers that are already on their way are still collected.
-                Word::Stopped => stopped = true,
+                Answer::Stopped => stopped = true,
             }
         }
-        if stopped && !tally.is_enough() {
+        if stopped && !voting.is_enough() {
             return;
         }
-        if !tally.is_enough() {
-            return match tally.lost {
+        if !voting.is_enough() {
+            return match voting.lost {
                 Some(Lost::Failed(failure)) => self.fails(&row, failure).await,
                 Some(Lost::Late(why)) => self.expired(&row, why).await,
                 None => self.expired(&row, "timeout").await,
             };
         }
-        let use_by = tally.use_by;
-        if let Some(denial) = self.last_look(&row, tally).await {
+        let use_by = voting.use_by;
+        if let Some(denial) = self.last_look(&row, voting).await {
             return self.denied(&row, denial).await;
         }
         self.close(&row);
@@ -187,8 +187,8 @@ impl Questions {
 
     /// Polls the approvers who have not answered once more: a denial already given counts, even if approvals were seen
     /// first.
-    async fn last_look(&self, row: &Row, mut tally: Votes) -> Option<Denial> {
-        if tally.open.is_empty() {
+    async fn last_look(&self, row: &Row, mut voting: Votes) -> Option<Denial> {
+        if voting.open.is_empty() {
             return None;
         }
         for ask in &row.asks {
@@ -197,16 +197,16 @@ impl Questions {
         }
         let denied = async {
             loop {
-                match tally.heard().await? {
-                    (_, Word::Denied(denial)) => return Some(denial),
-                    (_, Word::Approved(_) | Word::Lost(_) | Word::Stopped) => {}
+                match voting.next_answer().await? {
+                    (_, Answer::Denied(denial)) => return Some(denial),
+                    (_, Answer::Approved(_) | Answer::Lost(_) | Answer::Stopped) => {}
                 }
             }
         };
         timeout(LAST_LOOK, denied).await.ok().flatten()
     }
 
-    async fn follow(&self, row: &Row, place: usize, mut asked: Asked) -> Word {
+    async fn follow(&self, row: &Row, place: usize, mut asked: Asked) -> Answer {
         let (backend, clock, ask) = (&self.0.backend, &self.0.clock, &row.asks[place]);
         let last = asked
             .expires_at
@@ -223,23 +223,23 @@ impl Questions {
                 biased;
                 // First, so that an answer already given is fetched even when the program is stopping.
                 () = ask.wake.notified() => {}
-                () = self.0.stop.cancelled() => return Word::Stopped,
+                () = self.0.stop.cancelled() => return Answer::Stopped,
                 () = sleep(wait.min(left)) => {}
             }
             let is_over = clock.now() >= last || Instant::now() >= deadline;
             let is_last = is_over || ask.is_last.load(Ordering::Acquire);
             wait = match backend.poll(&ask.question, &mut asked).await {
-                QuestionStatus::Approved(evidence) => return Word::Approved(evidence),
-                QuestionStatus::Denied(denial) => return Word::Denied(denial),
-                QuestionStatus::Failed(failure) => return Word::Lost(Lost::Failed(failure)),
+                QuestionStatus::Approved(evidence) => return Answer::Approved(evidence),
+                QuestionStatus::Denied(denial) => return Answer::Denied(denial),
+                QuestionStatus::Failed(failure) => return Answer::Lost(Lost::Failed(failure)),
                 QuestionStatus::Pending { wait } if !is_last => wait,
-                QuestionStatus::Pending { .. } | QuestionStatus::Expired => return Word::Lost(Lost::Late("timeout")),
+                QuestionStatus::Pending { .. } | QuestionStatus::Expired => return Answer::Lost(Lost::Late("timeout")),
             };
         }
     }
 
     /// Writes the evidence to disk, then its entry to the ledger; only then does the approval count.
-    async fn grant(&self, row: &Row, place: usize, evidence: Evidence, kept: &mut StoredQuestion) -> Vote {
+    async fn grant(&self, row: &Row, place: usize, evidence: Evidence, stored: &mut StoredQuestion) -> Vote {
         let now = self.0.clock.now();
         // Counted from the answer, so that one found again after a long downtime has expired.
         let unused = later(evidence.decided_at.min(now), UNUSED);
@@ -260,12 +260,12 @@ impl Questions {
             use_by,
         };
         let by = evidence.approver.clone();
-        if let Some(ask) = kept.asks.get_mut(place) {
+        if let Some(ask) = stored.asks.get_mut(place) {
             ask.evidence = Some(evidence);
         }
-        if let Err(error) = kept.write(&self.0.folder) {
+        if let Err(error) = stored.write(&self.0.folder) {
             // It must not be written together with the next approver's evidence either.
-            if let Some(ask) = kept.asks.get_mut(place) {
+            if let Some(ask) = stored.asks.get_mut(place) {
                 ask.evidence = None;
             }
             tracing::error!(approval = %row.id, %error, "the evidence cannot be stored, so it does not count");

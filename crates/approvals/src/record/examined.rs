@@ -17,7 +17,7 @@ use bursar_core::approval::proof::{self, Unproven};
 use bursar_core::approval::token::{Policy, Source, Verified};
 use bursar_core::approval::{ApprovalIntent, Evidence, EvidenceKind};
 use bursar_core::assets::Asset;
-use bursar_ledger::entry::{ApprovalGranted, ApprovalRequested, Body, Entry, Reserved, Version};
+use bursar_ledger::entry::{ApprovalGranted, ApprovalRequested, Body, Entry, Reserved};
 use bursar_ledger::text::Digest;
 
 /// The result of checking an approval record.
@@ -33,7 +33,7 @@ pub struct Examined {
     pub proofs: Vec<Proof>,
     /// Sequence number and event of each readable entry.
     #[serde(skip)]
-    pub entries: Vec<(u64, &'static str)>,
+    pub entries: Vec<(u64, String)>,
 }
 
 /// The state of an approval according to its entries.
@@ -165,10 +165,7 @@ pub fn examine(record: &ApprovalRecord) -> Examined {
         whole,
         differences,
         proofs,
-        entries: entries
-            .iter()
-            .map(|entry| (entry.seq, entry.body.ev(Version::CURRENT)))
-            .collect(),
+        entries: names(record),
     }
 }
 
@@ -208,6 +205,15 @@ fn entries(record: &ApprovalRecord, differences: &mut Vec<Difference>) -> Vec<En
         entries.push(entry);
     }
     entries
+}
+
+/// Number and event of each, in the words of its own line.
+fn names(record: &ApprovalRecord) -> Vec<(u64, String)> {
+    let named = record.entries.iter().filter_map(|recorded| {
+        let (entry, _) = recorded.read().ok()?;
+        Some((entry.seq, recorded.event()?.to_owned()))
+    });
+    named.collect()
 }
 
 fn missing(entries: &[Entry], differences: &mut Vec<Difference>) {

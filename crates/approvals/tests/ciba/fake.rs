@@ -92,8 +92,8 @@ async fn another_persons_token_is_rejected() {
 async fn a_server_that_signs_no_details_cannot_approve_where_they_were_sent() {
     let fake = FakeBkey::start(Dialect::Oauth);
     let mut settings = settings(&fake.base, Style::Bkey);
-    settings.style = Style::Standard;
-    settings.details_type = Some("payment_initiation".to_owned());
+    settings.options.style = Style::Standard;
+    settings.options.details_type = Some("payment_initiation".to_owned());
     let ciba = client(settings);
     // This server expects JSON, so the question cannot be sent in this style. Its tokens never name a payment.
     assert_eq!(ciba.start(&question()).await.unwrap_err().code, "invalid_request");

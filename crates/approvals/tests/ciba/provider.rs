@@ -86,9 +86,9 @@ impl Provider {
     fn settings(&self) -> CibaSettings {
         let mut settings = settings(&self.issuer, Style::Standard);
         settings.client_auth = ClientAuth::Basic(Secret::new(CLIENT_SECRET));
-        settings.audience = Some(self.resource.clone());
-        settings.details_type = Some("payment_initiation".to_owned());
-        settings.require_bound_details = true;
+        settings.options.audience = Some(self.resource.clone());
+        settings.options.details_type = Some("payment_initiation".to_owned());
+        settings.options.require_bound_details = true;
         settings
     }
 }
@@ -165,9 +165,9 @@ async fn an_id_token_is_evidence_where_that_is_configured() {
         return;
     };
     let mut settings = provider.settings();
-    settings.evidence = EvidenceToken::IdToken;
-    settings.audience = None;
-    settings.binding_style = BindingStyle::Compact20;
+    settings.options.evidence = EvidenceToken::IdToken;
+    settings.options.audience = None;
+    settings.options.binding_style = BindingStyle::Compact20;
     let ciba = client(settings);
     let (mut asked, _) = decided(&mut provider, &ciba, "approve", false).await;
     assert!(matches!(look(&ciba, &mut asked).await, QuestionStatus::Approved(_)));
@@ -188,7 +188,7 @@ async fn server_errors_keep_their_codes() {
         "invalid_client"
     );
     assert_eq!(
-        refused(|settings| settings.details_type = Some("unknown".to_owned())).await,
+        refused(|settings| settings.options.details_type = Some("unknown".to_owned())).await,
         "invalid_authorization_details"
     );
 }
@@ -235,7 +235,7 @@ async fn the_server_says_when_to_look() {
         return;
     };
     let mut settings = provider.settings();
-    settings.delivery = Delivery::Ping;
+    settings.options.delivery = Delivery::Ping;
     settings.client_id = format!("{CLIENT_ID}-ping");
     settings.client_auth = ClientAuth::Post(Secret::new(CLIENT_SECRET));
     let ciba = client(settings);

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_approvals::ciba::Ciba;
-use bursar_approvals::ciba::settings::{
-    AmountUnit, BindingStyle, CibaSettings, ClientAuth, Delivery, EvidenceToken, Secret, Style,
-};
+use bursar_approvals::ciba::settings::{CibaOptions, CibaSettings, ClientAuth, Secret, Style};
 use bursar_approvals::tokens::Tokens;
 use bursar_approvals::{Asked, Backend, Failure, QuestionStatus};
 use bursar_core::approval::{ApprovalIntent, Question, intent};
@@ -56,20 +54,12 @@ pub(crate) fn question() -> Question {
 pub(crate) fn settings(issuer: &str, style: Style) -> CibaSettings {
     CibaSettings {
         issuer: Issuer::parse(issuer, PlainHttp::ToThisMachine).unwrap(),
-        style,
-        delivery: Delivery::Poll,
         client_id: CLIENT_ID.to_owned(),
         client_auth: ClientAuth::Post(Secret::new(CLIENT_SECRET)),
-        scope: "approve:payment".to_owned(),
-        audience: None,
-        evidence: EvidenceToken::AccessTokenJwt,
-        algs: vec!["EdDSA".to_owned()],
-        leeway: Duration::from_secs(30),
-        binding_style: BindingStyle::Sentence,
-        amount_unit: AmountUnit::Minor,
-        details_type: None,
-        require_bound_details: false,
-        hosts: Vec::new(),
+        options: CibaOptions {
+            style,
+            ..CibaOptions::default()
+        },
     }
 }
 

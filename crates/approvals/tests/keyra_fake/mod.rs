@@ -276,12 +276,12 @@ impl FakeKeyra {
                     shown: None,
                     verified: false,
                 };
-                let told = json!({ "id": id, "status": "pending", "expiresAt": challenge.expires_at });
+                let created = json!({ "id": id, "status": "pending", "expiresAt": challenge.expires_at });
                 inside.challenges.insert(id, challenge);
-                (StatusCode::CREATED, told)
+                (StatusCode::CREATED, created)
             }
             (&Method::GET, ["v1", "challenges", id]) => match inside.challenges.get(*id) {
-                Some(challenge) => (StatusCode::OK, self.told(id, challenge)),
+                Some(challenge) => (StatusCode::OK, self.created(id, challenge)),
                 None => refused(StatusCode::NOT_FOUND, "challenge_not_found"),
             },
             (&Method::POST, ["v1", "challenges", id, "verify"]) => {
@@ -300,25 +300,25 @@ impl FakeKeyra {
                 } else {
                     challenge.verified = true;
                     challenge.status = "approved".to_owned();
-                    (StatusCode::OK, self.told(id, challenge))
+                    (StatusCode::OK, self.created(id, challenge))
                 }
             }
             _ => refused(StatusCode::NOT_FOUND, "not_found"),
         }
     }
 
-    fn told(&self, id: &str, challenge: &Challenge) -> Value {
-        let mut told = json!({ "id": id, "status": challenge.status, "expiresAt": challenge.expires_at });
+    fn created(&self, id: &str, challenge: &Challenge) -> Value {
+        let mut created = json!({ "id": id, "status": challenge.status, "expiresAt": challenge.expires_at });
         if self.echoes == Echoes::Everything {
             for member in ["action", "userId", "payload"] {
-                told[member] = challenge.order[member].clone();
+                created[member] = challenge.order[member].clone();
             }
         }
         if let Some(attestation) = &challenge.shown {
-            told["attestation"] = attestation.clone();
-            told["deviceId"] = DEVICE.into();
+            created["attestation"] = attestation.clone();
+            created["deviceId"] = DEVICE.into();
         }
-        told
+        created
     }
 }
 
@@ -374,21 +374,21 @@ impl Body for Part {
 
 /// A webhook receiver for tests without a proxy.
 pub(crate) async fn receiver(
-    hear: impl Fn(&http::HeaderMap, &[u8]) -> StatusCode + Send + Sync + 'static,
+    receive: impl Fn(&http::HeaderMap, &[u8]) -> StatusCode + Send + Sync + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let hear = Arc::new(hear);
+    let receive = Arc::new(receive);
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let hear = hear.clone();
+            let receive = receive.clone();
             let service = service_fn(move |request: Request<Incoming>| {
-                let hear = hear.clone();
+                let receive = receive.clone();
                 async move {
                     let (head, body) = request.into_parts();
                     let body = body.collect().await.unwrap().to_bytes();
-                    Ok::<_, Infallible>(whole(hear(&head.headers, &body), String::new()))
+                    Ok::<_, Infallible>(whole(receive(&head.headers, &body), String::new()))
                 }
             });
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));

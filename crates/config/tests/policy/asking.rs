@@ -45,11 +45,11 @@ fn threshold(rule: &str, named: Option<&[&str]>, needed: u8) -> Threshold {
 
 /// Window name, start, amount, and what happens when the charge does not fit.
 fn charged(charges: &[Charge]) -> Vec<(String, &str, u128, Excess)> {
-    let told = |charge: &'_ Charge| (charge.window_name().into_owned(), charge.amount, charge.excess);
+    let summary = |charge: &'_ Charge| (charge.window_name().into_owned(), charge.amount, charge.excess);
     charges
         .iter()
         .map(|charge| {
-            let (window, amount, excess) = told(charge);
+            let (window, amount, excess) = summary(charge);
             (window, &*charge.start, amount, excess)
         })
         .collect()

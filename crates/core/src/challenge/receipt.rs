@@ -4,7 +4,7 @@
 //! A receipt is the seller's statement, not a proof. By R10 a good one settles the payment. After anything else the
 //! outcome stays unknown and the payment stays counted. So only a receipt that is clearly good is read as good.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 
 use super::json::{self, Object};
@@ -105,19 +105,25 @@ pub fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {
 }
 
 fn x402(rail: Rail, headers: &HeaderMap) -> Receipt {
-    let mut values = headers
+    // A server that speaks both versions may send the same receipt under both names.
+    let values = headers
         .get_all(PAYMENT_RESPONSE)
         .iter()
         .chain(headers.get_all(X_PAYMENT_RESPONSE));
+    agreed(values, |value| read(rail, value))
+}
+
+/// The receipt that all `values` state.
+pub(super) fn agreed<'a>(
+    mut values: impl Iterator<Item = &'a HeaderValue>,
+    read: impl Fn(&[u8]) -> Option<Receipt>,
+) -> Receipt {
     let Some(first) = values.next() else {
         return Receipt::Absent;
     };
-    let receipt = read(rail, first.as_bytes()).unwrap_or(Receipt::Unreadable);
-    // A server that speaks both versions may send the same receipt under both names.
-    if values.all(|other| read(rail, other.as_bytes()).as_ref() == Some(&receipt)) {
-        receipt
-    } else {
-        Receipt::Unreadable
+    match read(first.as_bytes()) {
+        Some(receipt) if values.all(|other| read(other.as_bytes()).as_ref() == Some(&receipt)) => receipt,
+        _ => Receipt::Unreadable,
     }
 }
 

@@ -196,7 +196,7 @@ impl Register {
     }
 
     /// The view for callers.
-    pub fn told(&self, now: Moment) -> Approvals {
+    pub fn known_at(&self, now: Moment) -> Approvals {
         Approvals {
             live: self.rows.values().cloned().collect(),
             elsewhere: Vec::new(),

@@ -24,13 +24,13 @@ impl Book {
 
     pub(super) fn issue(&mut self, issued: &entry::Issued, ts: Moment, effect: &mut Effect) -> Result<(), Illegal> {
         let rid = issued.rid;
-        let told = Issued {
+        let choice = Issued {
             nonce: issued.nonce,
             valid_after: issued.valid_after.0,
             valid_before: issued.valid_before.0,
             authorization: None,
         };
-        self.admits_issued(rid, &told).map_err(|error| match error {
+        self.admits_issued(rid, &choice).map_err(|error| match error {
             LedgerError::NotOpen(rid) => Illegal::NotOpen(rid),
             LedgerError::NonceTaken(rid) => Illegal::NonceTwice(rid),
             _ => Illegal::NotWithSigner(rid),

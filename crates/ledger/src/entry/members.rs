@@ -13,7 +13,7 @@ use bursar_core::policy::budget::Unit;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
-    /// Program and version.
+    /// Program name and version.
     pub sw: String,
     /// Length of a torn tail that was moved away before this entry.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,22 +39,22 @@ pub struct PolicyRejected {
     pub who: String,
 }
 
-/// A reservation with all its charges: one op is one line, so a torn batch is still a whole number of ops.
+/// A reservation with all its charges: one operation is one line, so a torn batch still holds whole operations.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserved {
     pub agent: String,
     /// Atoms.
     pub amount: Decimal<u128>,
-    /// Present: reserved and armed at once (R61). Absent: held, `pay.armed` may follow.
+    /// Present: reserved and armed at once (R61). Absent: held; `pay.armed` may follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arm: Option<Arm>,
     /// CAIP-19, lower case.
     pub asset: String,
     pub decimals: u8,
-    /// Who alone may take the money of an `upto`.
+    /// The only address that may take the money of an `upto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub facilitator: Option<Address>,
-    /// The most that a network's fee can be, in atoms; counted in `usd_micros`.
+    /// The highest possible network fee, in atoms; counted in `usd_micros`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fee: Option<Decimal<u128>>,
     pub fp: Digest,
@@ -66,7 +66,7 @@ pub struct Reserved {
     /// CAIP-2.
     pub network: String,
     pub offer_sha256: Digest,
-    /// What else the same 402 offered, and why it was not taken.
+    /// The other offers of the same 402, and why they were not taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Other>,
     pub payee: Account,
@@ -74,22 +74,22 @@ pub struct Reserved {
     pub rail: String,
     pub rid: PaymentId,
     pub scheme: String,
-    /// Commitments to path and query, sorted as text so that their order tells nothing.
+    /// Commitments to path and query, sorted as text so that their order reveals nothing.
     pub sd: Vec<String>,
     pub symbol: String,
     pub usd_micros: Decimal<u128>,
     pub windows: Vec<WindowCharge>,
 }
 
-/// An offer that was not taken. Nothing in it is the merchant's text.
+/// An offer that was not taken. It contains no text from the merchant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Other {
-    /// Protocol and place in the challenge, `x402 1` or `mpp 0`; the protocol alone if its challenge did not read.
+    /// Protocol and place in the challenge, `x402 1` or `mpp 0`; only the protocol if the challenge could not be read.
     pub at: String,
-    /// Absent where it was not understood.
+    /// Absent if it was not understood.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rail: Option<String>,
-    /// Path in limits.toml, where a rule of finance's stood against it.
+    /// Path in limits.toml, if a rule there excluded it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,23 +101,23 @@ pub struct Other {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arm {
     pub from: Account,
-    /// Of a payment through Stripe; older entries have none.
+    /// For payments through Stripe; older entries have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<AccountMark>,
-    /// Absent: `signer` chooses it, and may have. Nothing can be proven then; `pay.issued` names it.
+    /// Absent: `signer` chooses it, and may have done so. Nothing can be proven then; `pay.issued` names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nonce: Option<B256>,
-    /// Absent: we, with a key of ours.
+    /// Absent: our own key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<Signer>,
     pub valid_after: Decimal<u64>,
     pub valid_before: Decimal<u64>,
 }
 
-/// What a signer elsewhere has chosen. From here on the payment is as one that we have signed ourselves.
+/// What an external signer chose. From now on the payment is like one that we signed ourselves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {
-    /// What the signer calls it.
+    /// The signer's id for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<String>,
     pub nonce: B256,
@@ -151,42 +151,42 @@ impl WindowCharge {
         Unit::of_window(&self.1)
     }
 
-    /// Of its counter: scope, window, start.
+    /// The key of its counter: scope, window, start.
     pub fn names(&self) -> [&str; 3] {
         [&self.0, &self.1, &self.2]
     }
 }
 
-/// A repeat is about to send the same credential again (R61). Moves no money and no state.
+/// A repeat is about to present the same credential again (R61). Changes no money and no state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Presented {
-    /// Which presentation by a repeat, from 1.
+    /// The number of the repeated presentation, from 1.
     pub number: u8,
     pub rid: PaymentId,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Armed {
-    /// The approval that is used up by this. A use has no entry of its own (R45): it is this member, in the one durable
-    /// step that lets the payment be signed, so that a crash cannot come between the two.
+    /// The approval that this uses up. A use has no entry of its own (R45): it is this member, in the one durable step
+    /// that lets the payment be signed, so that a crash cannot come between the two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
     pub arm: Arm,
     pub rid: PaymentId,
-    /// The charges from here on, where they are not those of `pay.reserved`: a window ended while a person decided, or the
-    /// limits were changed. The old ones are given back by this entry.
+    /// The charges from now on, if they differ from those of `pay.reserved`: a window ended while a person decided, or
+    /// the limits changed. This entry gives the old ones back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<Vec<WindowCharge>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settled {
-    /// As in `pay.confirmed`: what was charged for the part that was not taken leaves its windows.
+    /// As in `pay.confirmed`: the charge for the part that was not taken leaves its windows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub back: Vec<WindowCharge>,
     pub by: Source,
     pub rid: PaymentId,
-    /// Atoms that an `upto` was shown to have cost, where that is proven.
+    /// Atoms that an `upto` is proven to have cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub taken: Option<Decimal<u128>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -198,7 +198,7 @@ pub struct Settled {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {
     pub rid: PaymentId,
-    /// A transaction that a failing receipt names all the same (R10): where a proof can begin.
+    /// A transaction that a failing receipt still names (R10): a proof can start from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tx: Option<String>,
     pub why: String,
@@ -247,14 +247,14 @@ pub struct Rebuilt {
     pub why: String,
 }
 
-/// The chain bears out what a merchant's receipt said. Moves no money, but for what an `upto` did not take.
+/// The chain confirms a merchant's receipt. Moves no money, except the part of an `upto` that was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmed {
-    /// What leaves each window, in its unit; the payment itself is closed, so that the entry has to say it. A window whose
-    /// counter is gone gets nothing back, and needs nothing.
+    /// What leaves each window, in its unit; the payment itself is closed, so the entry has to state it. A window whose
+    /// counter is gone gets nothing back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub back: Vec<WindowCharge>,
-    /// Of a chain.
+    /// The block, if a chain reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block: Option<u64>,
     pub by: Source,
@@ -266,7 +266,7 @@ pub struct Confirmed {
     pub tx: Option<String>,
 }
 
-/// The chain says something else than the books. Moves no money: the larger amount stays counted.
+/// The chain contradicts the ledger. Moves no money: the larger amount stays counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disputed {
     pub rid: PaymentId,
@@ -275,22 +275,22 @@ pub struct Disputed {
     pub why: String,
 }
 
-/// A payment of a proxy that is gone, taken over on books that several share. From here on it is in this log.
+/// A payment of another proxy that is gone, taken over on a shared ledger. From now on it is in this log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
-    /// Whose log tells its beginning.
+    /// The proxy whose log has its beginning.
     pub node: u32,
     pub payment: Payment,
 }
 
-/// Another proxy has taken this payment over; its log tells the end.
+/// Another proxy has taken this payment over; that proxy's log has its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Yielded {
     pub node: u32,
     pub rid: PaymentId,
 }
 
-/// Money that left the wallet and that no entry explains.
+/// Money that left the wallet without an entry that explains it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outflow {
     /// Atoms.
@@ -314,21 +314,20 @@ pub struct Alert {
     pub rid: Option<PaymentId>,
 }
 
-/// The system clock ran ahead of the time that passed. Nothing is reserved until it is right again or accepted.
+/// The system clock ran ahead of elapsed time. Nothing is reserved until it is correct again or accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockJumped {
     pub ahead_s: u64,
 }
 
-/// An operator's word that the clock is right: windows follow it from here on, even back (R63).
+/// An operator accepted the clock: windows follow it from now on, even back (R63).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockAccepted {
     pub who: String,
     pub why: String,
 }
 
-/// A person is about to be asked about a held payment. What they are asked is a disclosure (R46); its code stands
-/// nowhere.
+/// A person is about to be asked about a held payment. The question is a disclosure (R46); its code is stored nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalRequested {
     pub agent: String,
@@ -337,22 +336,22 @@ pub struct ApprovalRequested {
     pub id: PaymentId,
     /// Hash of the intent (R40).
     pub intent: Digest,
-    /// So many people must grant it.
+    /// How many people must approve.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub needed: u8,
     pub rid: PaymentId,
-    /// When the approver's time is over.
+    /// The approver's deadline.
     pub until: Moment,
 }
 
-/// The evidence was verified, and what makes it single use is taken by this (R45).
+/// The evidence was verified; this entry makes it single use (R45).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalGranted {
     pub by: String,
     pub evidence_sha256: Digest,
     pub id: PaymentId,
     pub kind: EvidenceKind,
-    /// Hash of issuer and `jti`, or of what stands for them.
+    /// Hash of issuer and `jti`, or of their equivalent.
     pub replay: Digest,
     pub replay_until: Moment,
     pub use_by: Moment,
@@ -363,12 +362,12 @@ pub struct ApprovalDenied {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     pub id: PaymentId,
-    /// The last moment in which the refusal is remembered.
+    /// The last moment at which the denial is remembered.
     pub until: Moment,
     pub why: String,
 }
 
-/// Timeouts, errors, and what was granted and not used.
+/// Timeouts, errors, and approvals that were not used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalExpired {
     pub id: PaymentId,
@@ -389,13 +388,13 @@ impl From<&model::Arm> for Arm {
 }
 
 impl Arm {
-    /// Whether it says plainly who chooses the nonce: a signature of somebody else has none yet, everything else has one.
+    /// Whether it is clear who chooses the nonce: an external signature has none yet, everything else has one.
     pub fn is_plain(&self) -> bool {
         let by_signer = self.signer.is_some() && self.from.address().is_some();
         self.nonce.is_none() == by_signer
     }
 
-    /// Takes in what the signer has chosen.
+    /// Adds what the signer chose.
     pub fn issue(&mut self, issued: &Issued) {
         self.nonce = Some(issued.nonce);
         self.valid_after = issued.valid_after;

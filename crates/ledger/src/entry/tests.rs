@@ -300,7 +300,7 @@ fn every_event_is_canonical_and_reads_back() {
     }
 }
 
-/// Entries about what is paid in full are what they were before there were parts.
+/// Entries about payments taken in full are unchanged since before partial ones existed.
 #[test]
 fn without_a_part_there_is_no_word_of_it() {
     let confirmed = Confirmed {
@@ -331,7 +331,7 @@ fn without_a_part_there_is_no_word_of_it() {
     assert_eq!(text(line), part);
 }
 
-/// To the byte: what an auditor reads, and nothing else (R46).
+/// Byte for byte: what an auditor reads, and nothing else (R46).
 #[test]
 fn approvals_are_recorded_by_hashes() {
     let head = |ev: &str| format!(r#""ev":"{ev}""#);
@@ -405,7 +405,7 @@ fn lines_of_version_1_read_as_they_were_written_and_have_their_own_names() {
         let names = [Version::V1, Version::V2].map(|version| entry.body.ev(version));
         if names[0] != names[1] {
             renamed.insert(names[1]);
-            // Each version has its own table: neither takes the other's name.
+            // Each version has its own table: neither accepts the other's name.
             let (old, new) = (String::from_utf8(old).unwrap(), String::from_utf8(new).unwrap());
             for crossed in [old.replace("\"v\":1", "\"v\":2"), new.replace("\"v\":2", "\"v\":1")] {
                 assert!(
@@ -438,7 +438,7 @@ fn an_entry_over_16_kib_is_refused_and_leaves_no_trace() {
     assert_eq!(line, b"before");
 }
 
-/// What a 402 may offer at most (R33), beside all windows that have a name, each member as long as it can be.
+/// The most offers that a 402 may have (R33), with all windows that have a name, each member at its longest.
 #[test]
 fn the_longest_list_of_other_offers_fits() {
     use bursar_core::challenge::{Place, Protocol, Rail, Why};
@@ -453,7 +453,7 @@ fn the_longest_list_of_other_offers_fits() {
     let other = Other {
         at: Place::of(Protocol::X402, BESIDE).to_string(),
         rail: Some(longest(Rail::ALL.map(Rail::name).to_vec()).to_owned()),
-        // The longest key that bars an offer, in the section of an agent whose name needs quotes.
+        // The longest key that excludes an offer, in the section of an agent whose name needs quotes.
         rule: Some(format!("agents.\"{name}\".per_transaction")),
         usd_micros: Some(Decimal(u128::MAX)),
         why: longest(whys.chain(refusals).chain(order).collect()).to_owned(),
@@ -461,7 +461,7 @@ fn the_longest_list_of_other_offers_fits() {
     let zone = "2026-11-20T00:00:00-03:00[America/Argentina/ComodRivadavia]";
     let mut windows = Vec::new();
     for scope in ["account".to_owned(), format!("group:{name}"), format!("agent:{name}")] {
-        // hour, day, week, month, total, of money and of payments, and max_pending.
+        // hour, day, week, month and total, of money and of payments, and max_pending.
         for window in ["month"; 5]
             .into_iter()
             .chain(["count.month"; 5])

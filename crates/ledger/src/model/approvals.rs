@@ -12,8 +12,8 @@ use crate::text::hex32;
 use bursar_core::approval::EvidenceKind;
 use bursar_core::payment_id::PaymentId;
 
-/// One step in the life of an approval. It is granted once as many people have voted for it as it needs. There is no
-/// step for its use: the arming that names it consumes it (R45).
+/// One step of an approval. It is granted once it has as many votes as it needs. Its use is no step of its own: the
+/// arming that names it consumes it (R45).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApprovalStep {
     /// A person is about to be asked.
@@ -27,20 +27,20 @@ pub enum ApprovalStep {
         evidence_sha256: [u8; 32],
         /// Hash of issuer and `jti`, or of a challenge's id. It must not have been used before.
         replay: [u8; 32],
-        /// Until when it must not be used again; never earlier than `use_by`.
+        /// Until when it must not be used again; never before `use_by`.
         replay_until: Timestamp,
         use_by: Timestamp,
     },
-    /// A person said no.
+    /// A person denied it.
     Refused {
         id: PaymentId,
         by: Option<String>,
         /// One of our own codes.
         why: String,
-        /// How long the denial is remembered for the same intent of the same agent.
+        /// How long the denial applies to the same intent of the same agent.
         until: Timestamp,
     },
-    /// It ended without a decision: too late, unused, or an error of the backend.
+    /// It ended without a decision: too late, unused, or a backend error.
     Expired {
         id: PaymentId,
         /// One of our own codes, such as `timeout`, `unused`, `error:start_unknown`.
@@ -55,12 +55,12 @@ pub struct Requested {
     /// The payment, which is held.
     pub rid: PaymentId,
     pub agent: String,
-    /// Who is asked; all names, if several are.
+    /// The approver; all names, if there are several.
     pub approver: String,
     pub backend: String,
     /// Hash of the intent.
     pub intent: [u8; 32],
-    /// How many people must grant it.
+    /// How many people must approve.
     pub needed: u8,
     /// The approver's deadline.
     pub until: Timestamp,
@@ -76,8 +76,7 @@ impl ApprovalStep {
     }
 }
 
-/// An approval that has not ended. Its payment is held. One that is past its deadline stays until a step records how it
-/// ended.
+/// An approval that has not ended; its payment is held. One past its deadline stays until a step records how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalRow {
     pub id: PaymentId,
@@ -99,11 +98,11 @@ pub struct ApprovalRow {
 pub enum ApprovalState {
     Pending {
         until: Timestamp,
-        /// By those who have granted it while others still have to.
+        /// Approved by some, while others still have to decide.
         #[serde(default)]
         votes: Vec<Vote>,
     },
-    /// By as many people as it needs.
+    /// Approved by as many people as it needs.
     Granted {
         /// The earliest of the votes.
         use_by: Timestamp,
@@ -142,7 +141,7 @@ pub struct Vote {
     pub use_by: Timestamp,
 }
 
-/// A denial that is remembered: until it ends, the same agent may not ask for the same again.
+/// A remembered denial: until it expires, the same agent may not ask for the same again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Denied {
     pub agent: String,
@@ -157,7 +156,7 @@ pub struct Denied {
 pub struct Approvals {
     /// Oldest first; on a shared ledger only those that this proxy asked for.
     pub live: Vec<ApprovalRow>,
-    /// Those that other proxies on a shared ledger asked for. Only they record how those end.
+    /// Those that other proxies on a shared ledger asked for. Only those proxies record how they end.
     pub elsewhere: Vec<ApprovalRow>,
     /// In force, whichever proxy recorded them.
     pub denied: Vec<Denied>,

@@ -3,7 +3,7 @@
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 
-/// Who makes a credential that we do not make ourselves.
+/// A signer other than our own key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Signer {
@@ -20,13 +20,13 @@ pub enum ArmedNonce {
     Signers,
 }
 
-/// What a signer has chosen, to be compared with what was armed. Times are Unix seconds.
+/// What a signer chose, to be compared with what was armed. Times are Unix seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
     pub nonce: B256,
     pub valid_after: u64,
     pub valid_before: u64,
-    /// The signer's own name for it; bounded ASCII.
+    /// The signer's id for it; bounded ASCII.
     pub authorization: Option<String>,
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Unclear {
     pub done: Done,
     /// What it reserves. If its callers were answered that the outcome is unknown, no caller gets these.
     pub rids: Vec<PaymentId>,
-    pub fate: CommitState,
+    pub commit_state: CommitState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) enum CommitState {
     /// Its callers still wait.
     Open,
     /// They were answered that the outcome is unknown.
-    Told,
+    Reported,
     Committed,
     RolledBack,
 }

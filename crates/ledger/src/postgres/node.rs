@@ -126,14 +126,17 @@ pub(super) async fn entry_version(session: &Session) -> Result<Version, tokio_po
     let row = session
         .client
         .query_one(
-            "select coalesce(min(reads), 1) from bursar.node where heartbeat > now() - interval '1 day'",
+            "select coalesce(min(reads), 1)::int4 from bursar.node where heartbeat > now() - interval '1 day'",
             &[],
         )
         .await?;
     let oldest: i32 = row.try_get(0)?;
-    // A newer program than this reads ours as well.
-    let oldest = u8::try_from(oldest).ok().and_then(Version::of);
-    Ok(oldest.unwrap_or(Version::CURRENT))
+    Ok(match u8::try_from(oldest).map(Version::of) {
+        Ok(Some(known)) => known,
+        // A newer program than this reads ours as well.
+        _ if oldest > i32::from(Version::CURRENT.number()) => Version::CURRENT,
+        _ => Version::V1,
+    })
 }
 
 /// The end of this node's log according to the database.

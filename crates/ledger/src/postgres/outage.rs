@@ -13,7 +13,7 @@ pub(super) struct Outage {
     pub why: String,
     pub next_try: Instant,
     pub pause: Duration,
-    pub told: bool,
+    pub reported: bool,
 }
 
 impl Outage {
@@ -22,7 +22,7 @@ impl Outage {
             why: String::new(),
             next_try: Instant::now(),
             pause: FIRST_PAUSE,
-            told: false,
+            reported: false,
         }
     }
 }

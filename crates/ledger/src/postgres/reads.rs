@@ -184,8 +184,8 @@ impl Reads<'_> {
     }
 }
 
-fn unreadable(trouble: TransactionError) -> LedgerError {
-    LedgerError::Failed(match trouble {
+fn unreadable(cause: TransactionError) -> LedgerError {
+    LedgerError::Failed(match cause {
         TransactionError::Again(why) | TransactionError::Down(why) => why,
         TransactionError::Fenced => "another process runs as this node".to_owned(),
     })

@@ -51,7 +51,7 @@ impl Engine {
         let late = || Err(NoConnection::Down("it takes too long to answer".to_owned()));
         match established.unwrap_or_else(|_| late()) {
             Ok(()) => {
-                if self.outage.told {
+                if self.outage.reported {
                     tracing::info!("connected to the database again");
                 }
                 self.outage = Outage::none();
@@ -66,7 +66,7 @@ impl Engine {
         let why = format!("the ledger's database cannot be used: {}", no_way.text());
         self.outage.next_try = Instant::now() + self.outage.pause;
         self.outage.pause = (self.outage.pause * 2).min(LONGEST_PAUSE);
-        if !std::mem::replace(&mut self.outage.told, true) {
+        if !std::mem::replace(&mut self.outage.reported, true) {
             tracing::error!(%why, "payments are refused until the database can be used");
             (self.alarms)(Alarm::StoreFailed { why: why.clone() });
         }

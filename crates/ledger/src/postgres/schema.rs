@@ -145,6 +145,11 @@ pub(super) async fn make(
             .batch_execute(&format!("begin; {lock} {TABLES} {APPROVALS} {READS} commit"))
             .await?;
     }
+    // Tables without a row in `meta` are those of a proxy that died in between, of whatever version: what they may lack is added.
+    let complete = format!("begin; {lock} {APPROVALS} {READS} commit");
+    if client.query("select 1 from bursar.meta", &[]).await?.is_empty() {
+        client.batch_execute(&complete).await?;
+    }
     client
         .execute(
             "insert into bursar.meta (schema_version, store) values ($1, $2) on conflict do nothing",

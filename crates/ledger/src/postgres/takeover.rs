@@ -35,8 +35,10 @@ impl Engine {
         self.identity = Some(identity);
         if self.epoch.is_none() {
             node::fill_up(&session, identity.node, &mut self.log).await?;
-            self.epoch = Some(node::begin_epoch(&session, identity.node).await?);
-            self.log.version = node::entry_version(&session).await.map_err(NoConnection::of)?;
+            // Nothing of it is kept unless all of it succeeds: the next try must begin the epoch anew, or what an earlier run
+            // left open would not be looked at.
+            let epoch = node::begin_epoch(&session, identity.node).await?;
+            let version = node::entry_version(&session).await.map_err(NoConnection::of)?;
             let opened = Body::Opened(Opened {
                 sw: concat!("bursar/", env!("CARGO_PKG_VERSION")).to_owned(),
                 torn_bytes: self.torn.as_ref().map(|torn| torn.bytes),
@@ -45,6 +47,7 @@ impl Engine {
             let left = left_open(&session, identity.node).await.map_err(NoConnection::of)?;
             let yielded = handed_over(&session, identity.node).await.map_err(NoConnection::of)?;
             let asks = std::iter::once(Ask::Note(opened)).chain(yielded).chain(left);
+            (self.epoch, self.log.version) = (Some(epoch), version);
             self.session = Some(session);
             return self.recover(asks.map(Task::for_nobody).collect()).await;
         }
@@ -103,19 +106,19 @@ impl Engine {
         }
         match self.unclear.take() {
             None => {}
-            Some(unclear) if unclear.fate == CommitState::Told && is_committed => {
+            Some(unclear) if unclear.commit_state == CommitState::Reported && is_committed => {
                 let give_up = unclear.rids.into_iter().map(Ask::GiveUp).map(Task::for_nobody);
                 self.backlog.extend(give_up);
                 self.take_in(unclear.done);
             }
-            Some(unclear) if unclear.fate == CommitState::Told => {}
+            Some(unclear) if unclear.commit_state == CommitState::Reported => {}
             Some(unclear) => {
-                let fate = if is_committed {
+                let commit_state = if is_committed {
                     CommitState::Committed
                 } else {
                     CommitState::RolledBack
                 };
-                self.unclear = Some(Unclear { fate, ..unclear });
+                self.unclear = Some(Unclear { commit_state, ..unclear });
             }
         }
         Ok(())

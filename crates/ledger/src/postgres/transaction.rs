@@ -36,8 +36,8 @@ pub(super) enum Attempt {
 }
 
 impl<T: Into<TransactionError>> From<T> for Attempt {
-    fn from(trouble: T) -> Self {
-        Self::TransactionError(trouble.into())
+    fn from(cause: T) -> Self {
+        Self::TransactionError(cause.into())
     }
 }
 
@@ -46,13 +46,13 @@ impl Engine {
     pub(super) async fn commit(&mut self, tasks: &[Task]) -> Result<Vec<Verdict>, Failure> {
         let (mut tries, began) = (0, Instant::now());
         loop {
-            if let Some(unclear) = self.unclear.take_if(|unclear| unclear.fate == CommitState::Committed) {
+            if let Some(unclear) = self.unclear.take_if(|unclear| unclear.commit_state == CommitState::Committed) {
                 return Ok(self.take_in(unclear.done));
             }
-            self.unclear.take_if(|unclear| unclear.fate == CommitState::RolledBack);
+            self.unclear.take_if(|unclear| unclear.commit_state == CommitState::RolledBack);
             self.connected().await.map_err(|why| match &mut self.unclear {
-                Some(unclear) if unclear.fate == CommitState::Open => {
-                    unclear.fate = CommitState::Told;
+                Some(unclear) if unclear.commit_state == CommitState::Open => {
+                    unclear.commit_state = CommitState::Reported;
                     Failure::Unclear
                 }
                 _ => Failure::Down(why),
@@ -65,8 +65,8 @@ impl Engine {
                 Ok(done) => return Ok(self.take_in(done)),
                 Err(Attempt::Unclear(done)) => {
                     let rids = tasks.iter().filter_map(|task| reserves(&task.ask)).collect();
-                    let (done, fate) = (*done, CommitState::Open);
-                    self.unclear = Some(Unclear { done, rids, fate });
+                    let (done, commit_state) = (*done, CommitState::Open);
+                    self.unclear = Some(Unclear { done, rids, commit_state });
                     self.session = None;
                     // Takes a bounded time: one attempt to connect, immediately.
                     self.outage.next_try = Instant::now();

@@ -71,7 +71,7 @@ impl Shared {
         self.refusals().add(denial, now);
     }
 
-    pub(crate) fn tell_damage(&self, why: String) {
+    pub(crate) fn report_damage(&self, why: String) {
         *self.damage() = Some(why);
     }
 

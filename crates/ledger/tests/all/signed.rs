@@ -80,10 +80,10 @@ async fn a_clean_stop_signs_everything_and_the_next_start_reads_nothing_of_it() 
     assert_eq!(world.signed(), entries(&world));
     // The start does not notice damage in what it does not read: here a byte of a finished segment is wrong.
     flip(&world.segments()[1], 100);
-    let (heard, alarms) = mpsc::channel();
+    let (sender, alarms) = mpsc::channel();
     let ledger = world.open_with(|options| {
-        let heard = heard.clone();
-        options.alarms = std::sync::Arc::new(move |alarm| drop(heard.send(alarm)));
+        let sender = sender.clone();
+        options.alarms = std::sync::Arc::new(move |alarm| drop(sender.send(alarm)));
     });
     // It is found a little later, and then nothing is paid any more.
     let alarm = alarms.recv().unwrap();

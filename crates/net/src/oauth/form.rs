@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Secret;
 
-/// `application/x-www-form-urlencoded`, in this order. Wiped on drop: it may hold the client's secret.
+/// `application/x-www-form-urlencoded` as browsers write it, in this order. Wiped on drop: it may hold a secret.
 pub fn urlencoded(fields: &[(&str, &str)]) -> Zeroizing<String> {
     // Allocated once: a buffer that grows leaves unwiped copies behind.
     let room = fields
@@ -66,4 +66,18 @@ fn escape(form: &mut String, text: &str) {
 pub fn object(bytes: &[u8]) -> Option<&str> {
     let text = str::from_utf8(bytes).ok()?;
     text.trim_ascii_start().starts_with('{').then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_but_letters_digits_and_four_marks_is_escaped() {
+        assert_eq!(
+            urlencoded(&[("a[b]", "x y&=é"), ("c", "*-._")]).as_str(),
+            "a%5Bb%5D=x+y%26%3D%C3%A9&c=*-._"
+        );
+        assert_eq!(urlencoded(&[("a", ""), ("b", "~")]).as_str(), "a=&b=%7E");
+    }
 }

@@ -1,9 +1,9 @@
 //! The URL of an identity server: https, or plain HTTP to this machine where that is allowed.
 
-use std::net::IpAddr;
-
 use http::Uri;
 use thiserror::Error;
+
+use crate::post::is_this_machine;
 
 /// Whether plain HTTP is allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,11 +104,6 @@ fn checked(text: &str, plain: PlainHttp) -> Result<Uri, UrlError> {
         Some("http") => Err(UrlError::Plain),
         _ => Err(UrlError::NotAUrl),
     }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 #[cfg(test)]

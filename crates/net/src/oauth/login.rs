@@ -49,18 +49,18 @@ impl AgentTokens {
     where
         F: Future<Output = Result<AgentToken, Code>>,
     {
-        let mut kept = self.0.lock().await;
-        if let Some((token, until)) = &*kept
+        let mut stored = self.0.lock().await;
+        if let Some((token, until)) = &*stored
             && Instant::now() < *until
         {
             return Ok((token.clone(), TokenOrigin::Stored));
         }
-        *kept = None;
+        *stored = None;
         let AgentToken { token, lives } = log_in().await?;
         let token = Arc::new(token);
         // A token that expires sooner than that is used once and not stored.
         if let Some(until) = lives.checked_sub(EARLY).map(|lives| Instant::now() + lives) {
-            *kept = Some((token.clone(), until));
+            *stored = Some((token.clone(), until));
         }
         Ok((token, TokenOrigin::New))
     }

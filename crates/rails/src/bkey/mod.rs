@@ -33,11 +33,22 @@ pub use order::{AuthorizationOrder, Purpose, TokenOrder};
 /// BKey's own tools wait this long for an answer (approvals §4.1).
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What can be ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    X402,
-    Mpp,
+/// What BKey makes for an order.
+pub(crate) trait Product: Sized {
+    /// Where it is ordered.
+    const PATH: &'static str;
+    /// Finds it in an answer.
+    const READ: answer::Read<Self>;
+}
+
+impl Product for Authorization {
+    const PATH: &'static str = "/v1/x402/authorize";
+    const READ: answer::Read<Self> = Self::in_answer;
+}
+
+impl Product for Token {
+    const PATH: &'static str = "/v1/mpp/authorize";
+    const READ: answer::Read<Self> = Self::in_answer;
 }
 
 /// The BKey service, and the client that bursar uses it as.
@@ -116,37 +127,26 @@ impl Bkey {
         &self,
         order: &AuthorizationOrder<'_>,
     ) -> Result<Created<Authorization>, Unanswered> {
-        let answer = self.create(Kind::X402, order.json()).await?;
-        Ok(answer::created(answer.status, &answer.body, Authorization::in_answer))
+        self.create(order.json()).await
     }
 
     pub async fn order_token(&self, order: &TokenOrder<'_>) -> Result<Created<Token>, Unanswered> {
-        let answer = self.create(Kind::Mpp, order.json()).await?;
-        Ok(answer::created(answer.status, &answer.body, Token::in_answer))
+        self.create(order.json()).await
     }
 
-    /// Polls for an authorization that a person must confirm.
-    pub(crate) async fn look_authorization(&self, pending: &Pending) -> Looked<Authorization> {
-        self.look(Kind::X402, pending, Authorization::in_answer).await
-    }
-
-    /// Polls for a token that a person must confirm.
-    pub(crate) async fn look_token(&self, pending: &Pending) -> Looked<Token> {
-        self.look(Kind::Mpp, pending, Token::in_answer).await
-    }
-
-    async fn look<T>(&self, kind: Kind, pending: &Pending, read: answer::Read<T>) -> Looked<T> {
-        match self.get(&format!("{}/{}", path(kind), pending.id())).await {
-            Ok(answer) => answer::looked(answer.status, &answer.body, retry_after(&answer), read),
+    /// Polls for what a person must confirm.
+    pub(crate) async fn look<T: Product>(&self, pending: &Pending) -> Looked<T> {
+        match self.get(&format!("{}/{}", T::PATH, pending.id())).await {
+            Ok(answer) => answer::looked(answer.status, &answer.body, retry_after(&answer), T::READ),
             // A poll changes nothing at BKey, and the next one may succeed.
             Err(_) => Looked::Wait(None),
         }
     }
 
     /// Not repeated if it may have arrived (approvals §2.5): each order would make another authorization.
-    async fn create(&self, kind: Kind, json: Option<Vec<u8>>) -> Result<ServerAnswer, Unanswered> {
+    async fn create<T: Product>(&self, json: Option<Vec<u8>>) -> Result<Created<T>, Unanswered> {
         let json = json.ok_or(Unanswered::NotLoggedIn(failure::INTERNAL))?;
-        let (url, token) = (self.at(path(kind))?, self.token().await?.0);
+        let (url, token) = (self.at(T::PATH)?, self.token().await?.0);
         let order = || {
             let bearer = bearer(&token).ok_or(Unanswered::NotLoggedIn(failure::BAD_RESPONSE))?;
             let outgoing = Outgoing::json(json.clone(), bearer);
@@ -159,11 +159,11 @@ impl Bkey {
         };
         let answer = sent.map_err(unheard)?;
         self.was_taken(&answer).await;
-        Ok(answer)
+        Ok(answer::created(answer.status, &answer.body, T::READ))
     }
 
     async fn get(&self, path: &str) -> Result<ServerAnswer, Unanswered> {
-        let (mut token, mut lent) = self.token().await?;
+        let (mut token, mut origin) = self.token().await?;
         loop {
             let url = self.at(path)?;
             let target = url.path_and_query().map_or("/", |path| path.as_str());
@@ -176,11 +176,11 @@ impl Bkey {
             let answer = exchange::send(&url, &self.tls, request, PATIENCE).await;
             let answer = answer.map_err(unheard)?;
             self.was_taken(&answer).await;
-            if answer.status != http::StatusCode::UNAUTHORIZED || lent == TokenOrigin::New {
+            if answer.status != http::StatusCode::UNAUTHORIZED || origin == TokenOrigin::New {
                 return Ok(answer);
             }
             // The token was cached and may have been revoked since.
-            (token, lent) = self.token().await?;
+            (token, origin) = self.token().await?;
         }
     }
 
@@ -214,13 +214,6 @@ impl Bkey {
     fn at(&self, path: &str) -> Result<Uri, Unanswered> {
         let url = format!("{}{path}", self.api.as_str());
         url.parse().map_err(|_| Unanswered::NotLoggedIn(failure::INTERNAL))
-    }
-}
-
-const fn path(kind: Kind) -> &'static str {
-    match kind {
-        Kind::X402 => "/v1/x402/authorize",
-        Kind::Mpp => "/v1/mpp/authorize",
     }
 }
 

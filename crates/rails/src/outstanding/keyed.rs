@@ -21,8 +21,8 @@ pub enum Paid {
     /// Present this credential.
     Present(Box<Presentable>),
     /// The outcome is unknown, and the credential has expired or has been presented too often.
-    InDoubt(PaymentId),
-    /// Like `InDoubt`, but the payment was shown to be paid.
+    OutcomeUnknown(PaymentId),
+    /// Like `OutcomeUnknown`, but the payment was shown to be paid.
     PaidNotDelivered(PaymentId),
     /// Delivered, or no longer stored here. There is nothing to present, or not yet.
     Rest,
@@ -33,24 +33,24 @@ impl Outstanding {
     pub fn claim_paid(&self, rid: PaymentId, target: Target, asked: Asked) -> Paid {
         let now = self.0.clock.now();
         let mut by_target = self.lock();
-        let doubt = by_target
+        let payment = by_target
             .get_mut(&target)
-            .and_then(|outstanding| outstanding.iter_mut().find(|doubt| doubt.rid == rid))
-            .filter(|doubt| doubt.is_kept(now));
-        let Some(doubt) = doubt else {
+            .and_then(|outstanding| outstanding.iter_mut().find(|payment| payment.rid == rid))
+            .filter(|payment| payment.is_kept(now));
+        let Some(payment) = payment else {
             return Paid::Rest;
         };
-        match &doubt.stage {
+        match &payment.stage {
             Stage::Waiting(over) | Stage::Abandoned(over) => Paid::Join(over.clone()),
-            Stage::Open if doubt.stored.delivered && asked == Asked::Nothing => Paid::Rest,
-            Stage::Open if doubt.can_be_presented(now) => {
-                let (stored, ticket) = doubt.begin(self, target, now);
+            Stage::Open if payment.stored.delivered && asked == Asked::Nothing => Paid::Rest,
+            Stage::Open if payment.can_be_presented(now) => {
+                let (stored, ticket) = payment.begin(self, target, now);
                 drop(by_target);
-                self.present(&stored, ticket).map_or(Paid::InDoubt(rid), Paid::Present)
+                self.present(&stored, ticket).map_or(Paid::OutcomeUnknown(rid), Paid::Present)
             }
-            Stage::Open if doubt.stored.delivered => Paid::Rest,
-            Stage::Open if doubt.paid => Paid::PaidNotDelivered(rid),
-            Stage::Open => Paid::InDoubt(rid),
+            Stage::Open if payment.stored.delivered => Paid::Rest,
+            Stage::Open if payment.paid => Paid::PaidNotDelivered(rid),
+            Stage::Open => Paid::OutcomeUnknown(rid),
         }
     }
 }

@@ -15,13 +15,13 @@ pub(super) type Lost = HashMap<Fingerprint, (PaymentId, Timestamp)>;
 impl Outstanding {
     /// Takes the ledger's outstanding payments: id, fingerprint, and the Unix second at which validity ends. A payment
     /// with a file here is not lost, and one that expired too long ago has no repeats to expect.
-    pub fn remember(&self, in_doubt: impl Iterator<Item = (PaymentId, [u8; 32], u64)>) {
-        let known: Vec<PaymentId> = self.lock().values().flatten().map(|doubt| doubt.rid).collect();
+    pub fn remember(&self, unknown: impl Iterator<Item = (PaymentId, [u8; 32], u64)>) {
+        let known: Vec<PaymentId> = self.lock().values().flatten().map(|payment| payment.rid).collect();
         // The time of the last try is not known; as for payments with a file, the window starts now.
         let now = self.0.clock.now();
         let until = now.checked_add(RETRY_WINDOW).unwrap_or(Timestamp::MAX);
         let oldest = now.as_second().saturating_sub(RETRY_WINDOW.as_secs());
-        let lost = in_doubt
+        let lost = unknown
             .filter(|(rid, _, valid_before)| {
                 !known.contains(rid) && i64::try_from(*valid_before).is_ok_and(|ends| ends >= oldest)
             })

@@ -28,7 +28,7 @@ impl Outstanding {
     /// Like [`Self::withdraw`], but a payment that was presented after `since` stays, too: `Err` says when that was.
     pub fn withdraw_rested(&self, rid: PaymentId, since: Timestamp) -> Result<Withdrawal, Timestamp> {
         for (target, outstanding) in self.lock().iter_mut() {
-            let Some(position) = outstanding.iter().position(|doubt| doubt.rid == rid) else {
+            let Some(position) = outstanding.iter().position(|payment| payment.rid == rid) else {
                 continue;
             };
             if !matches!(outstanding[position].stage, Stage::Open) {
@@ -53,16 +53,16 @@ impl Outstanding {
     /// The payment was not recorded as dead: repeats may find it again.
     pub fn put_back(&self, withdrawn: Withdrawn) {
         if let Some(found) = withdrawn.0 {
-            let (target, doubt) = *found;
-            self.lock().entry(target).or_default().push(doubt);
+            let (target, payment) = *found;
+            self.lock().entry(target).or_default().push(payment);
         }
     }
 
     /// The payment is proven to be paid; its answer is still missing.
     pub fn proven_paid(&self, rid: PaymentId) {
         for outstanding in self.lock().values_mut() {
-            if let Some(doubt) = outstanding.iter_mut().find(|doubt| doubt.rid == rid) {
-                doubt.paid = true;
+            if let Some(payment) = outstanding.iter_mut().find(|payment| payment.rid == rid) {
+                payment.paid = true;
                 return;
             }
         }

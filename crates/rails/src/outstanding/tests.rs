@@ -124,7 +124,7 @@ fn a_repeat_presents_the_same_bytes_three_times_at_most() {
         );
         assert_eq!(presentable.field, FIELD);
     }
-    assert!(matches!(world.claim(), Claim::InDoubt(_)));
+    assert!(matches!(world.claim(), Claim::OutcomeUnknown(_)));
 }
 
 #[test]
@@ -158,9 +158,9 @@ fn past_validity_a_repeat_gets_an_error_and_after_the_window_it_buys() {
     world.clock.set(second(54));
     drop(presented(world.claim()));
     world.clock.set(second(55));
-    assert!(matches!(world.claim(), Claim::InDoubt(_)), "five seconds are too few");
+    assert!(matches!(world.claim(), Claim::OutcomeUnknown(_)), "five seconds are too few");
     world.clock.set(second(54 + 900));
-    assert!(matches!(world.claim(), Claim::InDoubt(_)));
+    assert!(matches!(world.claim(), Claim::OutcomeUnknown(_)));
     world.clock.set(second(54 + 901));
     assert!(matches!(world.claim(), Claim::Free));
     assert_eq!(world.files(), 0);
@@ -280,7 +280,7 @@ fn under_a_key_a_payment_is_waited_for_and_presented_three_times() {
         );
         drop(again);
     }
-    assert!(matches!(paid(&world, rid, Asked::Nothing), Paid::InDoubt(_)));
+    assert!(matches!(paid(&world, rid, Asked::Nothing), Paid::OutcomeUnknown(_)));
 }
 
 #[test]

@@ -33,9 +33,9 @@ impl Ticket {
 
     /// The agent hung up; a repeat may join from now on.
     pub fn abandoned(&mut self) {
-        self.outstanding.change(self.rid, &self.target, |doubt| {
-            if let Stage::Waiting(over) = &doubt.stage {
-                doubt.stage = Stage::Abandoned(over.clone());
+        self.outstanding.change(self.rid, &self.target, |payment| {
+            if let Stage::Waiting(over) = &payment.stage {
+                payment.stage = Stage::Abandoned(over.clone());
             }
         });
     }
@@ -43,7 +43,7 @@ impl Ticket {
     /// A receipt says that the payment is paid.
     pub fn paid(&self) {
         self.outstanding
-            .change(self.rid, &self.target, |doubt| doubt.paid = true);
+            .change(self.rid, &self.target, |payment| payment.paid = true);
     }
 
     /// A complete 2xx reached the agent.
@@ -55,9 +55,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let now = self.outstanding.0.clock.now();
-        self.outstanding.change(self.rid, &self.target, |doubt| {
-            doubt.stage = Stage::Open;
-            doubt.last_try = now;
+        self.outstanding.change(self.rid, &self.target, |payment| {
+            payment.stage = Stage::Open;
+            payment.last_try = now;
         });
     }
 }

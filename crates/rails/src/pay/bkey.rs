@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::evm;
 use super::issuer::{Exposure, Tokens};
 use crate::bkey::{
-    self, AuthorizationOrder, Bkey, Created, Looked, NoWalletAnswer, Pending, Purpose, TokenOrder, Unanswered,
+    self, AuthorizationOrder, Bkey, Created, Looked, NoWalletAnswer, Pending, Product, Purpose, TokenOrder, Unanswered,
     WalletAnswer,
 };
 use crate::stripe::{PaymentMethod, TokenId};
@@ -115,19 +115,19 @@ pub enum SignerFault {
 }
 
 impl BkeySigner {
-    /// `told` is BKey's answer about its wallet; the token must be in our table.
-    pub fn new(bkey: Arc<Bkey>, told: &WalletAnswer) -> Result<Self, NoSigner> {
-        let network = bursar_core::assets::Network::Eip155(told.chain_id);
-        let token = token(network, &told.contract).ok_or(NoSigner::UnknownToken {
-            chain: told.chain_id,
-            contract: told.contract,
+    /// `wallet` is BKey's answer about its wallet; the token must be in our table.
+    pub fn new(bkey: Arc<Bkey>, wallet: &WalletAnswer) -> Result<Self, NoSigner> {
+        let network = bursar_core::assets::Network::Eip155(wallet.chain_id);
+        let token = token(network, &wallet.contract).ok_or(NoSigner::UnknownToken {
+            chain: wallet.chain_id,
+            contract: wallet.contract,
         })?;
         if token.decimals != 6 || token.standard != bursar_core::assets::Standard::Eip3009 {
             return Err(NoSigner::OtherKind(token.symbol));
         }
         Ok(Self {
             bkey,
-            address: told.address,
+            address: wallet.address,
             token,
         })
     }
@@ -152,9 +152,8 @@ impl BkeySigner {
         now: impl Fn() -> Timestamp,
     ) -> Result<Ordered, SignError> {
         let order = self.of(reservation, purpose).ok_or_else(SignError::other_record)?;
-        let ordered_at = Instant::now();
-        let created = self.bkey.order_authorization(&order).await;
-        ordered(created, ordered_at, |made| self.judge(reservation, &made, now()))
+        let judge = |made| self.judge(reservation, &made, now());
+        ordered(self.bkey.order_authorization(&order), judge).await
     }
 
     /// `None` if the order was still undecided at `until`.
@@ -165,14 +164,8 @@ impl BkeySigner {
         until: Instant,
         now: impl Fn() -> Timestamp,
     ) -> Option<Result<RemoteCredential, SignError>> {
-        while waiting.rest(until).await {
-            let looked = self.bkey.look_authorization(&waiting.pending).await;
-            let said = waiting.said(looked, |made| self.judge(reservation, &made, now()));
-            if said.is_some() {
-                return said;
-            }
-        }
-        waiting.over()
+        let judge = |made| self.judge(reservation, &made, now());
+        waiting.poll(&self.bkey, until, judge).await
     }
 
     /// The order for a record, with the record's own numbers.
@@ -287,9 +280,8 @@ impl BkeyIssuer {
         now: impl Fn() -> Timestamp,
     ) -> Result<Ordered, SignError> {
         let order = self.of(reservation, purpose).ok_or_else(SignError::other_record)?;
-        let ordered_at = Instant::now();
-        let created = self.bkey.order_token(&order).await;
-        ordered(created, ordered_at, |made| self.judge(reservation, &order, made, now()))
+        let judge = |made| self.judge(reservation, &order, made, now());
+        ordered(self.bkey.order_token(&order), judge).await
     }
 
     /// Like [`BkeySigner::wait`].
@@ -304,14 +296,8 @@ impl BkeyIssuer {
         let Some(order) = self.of(reservation, purpose) else {
             return Some(Err(SignError::other_record()));
         };
-        while waiting.rest(until).await {
-            let looked = self.bkey.look_token(&waiting.pending).await;
-            let said = waiting.said(looked, |made| self.judge(reservation, &order, made, now()));
-            if said.is_some() {
-                return said;
-            }
-        }
-        waiting.over()
+        let judge = |made| self.judge(reservation, &order, made, now());
+        waiting.poll(&self.bkey, until, judge).await
     }
 
     fn of<'a>(&'a self, reservation: &Reservation, purpose: &'a Purpose) -> Option<TokenOrder<'a>> {
@@ -353,13 +339,13 @@ impl BkeyIssuer {
     }
 }
 
-/// The outcome of an order, once BKey has answered.
-fn ordered<T>(
-    created: Result<Created<T>, Unanswered>,
-    at: Instant,
+/// Sends an order; its outcome, once BKey has answered.
+async fn ordered<T>(
+    order: impl Future<Output = Result<Created<T>, Unanswered>>,
     judge: impl FnOnce(T) -> Result<RemoteCredential, SignError>,
 ) -> Result<Ordered, SignError> {
-    match created {
+    let at = Instant::now();
+    match order.await {
         Ok(Created::RemoteCredential(made)) => made
             .map_err(SignError::unreadable)
             .and_then(judge)
@@ -390,6 +376,23 @@ impl Waiting {
         self.until
     }
 
+    /// Polls until the order is decided; `None` if it was still undecided at `until`.
+    async fn poll<T: Product>(
+        &mut self,
+        bkey: &Bkey,
+        until: Instant,
+        judge: impl FnOnce(T) -> Result<RemoteCredential, SignError>,
+    ) -> Option<Result<RemoteCredential, SignError>> {
+        while self.rest(until).await {
+            match bkey.look(&self.pending).await {
+                Looked::RemoteCredential(made) => return Some(made.map_err(SignError::unreadable).and_then(judge)),
+                Looked::Over(why) => return Some(Err(SignError::over(why))),
+                Looked::Wait(pause) => self.looked(pause),
+            }
+        }
+        (Instant::now() >= self.until).then(|| Err(SignError::over(Reason::SignerNotConfirmed)))
+    }
+
     /// Waits until the next poll is due; `false` if none is due before `until`.
     async fn rest(&self, until: Instant) -> bool {
         let end = until.min(self.until);
@@ -401,38 +404,17 @@ impl Waiting {
         true
     }
 
-    /// The outcome of a poll; `None` means poll again.
-    fn said<T>(
-        &mut self,
-        looked: Looked<T>,
-        judge: impl FnOnce(T) -> Result<RemoteCredential, SignError>,
-    ) -> Option<Result<RemoteCredential, SignError>> {
-        match looked {
-            Looked::RemoteCredential(made) => Some(made.map_err(SignError::unreadable).and_then(judge)),
-            Looked::Over(why) => Some(Err(SignError::over(why))),
-            Looked::Wait(pause) => {
-                self.looked(pause);
-                None
-            }
-        }
-    }
-
     fn looked(&mut self, pause: Option<Duration>) {
         let pause = pause.unwrap_or_default().clamp(self.pending.interval(), MAX_PAUSE);
         self.look_at = Instant::now() + pause;
-    }
-
-    fn over(&self) -> Option<Result<RemoteCredential, SignError>> {
-        (Instant::now() >= self.until).then(|| Err(SignError::over(Reason::SignerNotConfirmed)))
     }
 }
 
 impl SignError {
     fn perhaps(why: Reason, fault: SignerFault, detail: String) -> Self {
-        let left = Exposure::Perhaps;
         Self {
             why,
-            left,
+            left: Exposure::Perhaps,
             fault,
             signed: None,
             detail,
@@ -441,13 +423,9 @@ impl SignError {
 
     /// BKey was not asked, or says that it did not accept the order.
     fn nothing(why: Reason, fault: SignerFault, detail: String) -> Self {
-        let left = Exposure::Nothing;
         Self {
-            why,
-            left,
-            fault,
-            signed: None,
-            detail,
+            left: Exposure::Nothing,
+            ..Self::perhaps(why, fault, detail)
         }
     }
 

@@ -35,7 +35,7 @@ pub struct Issuer {
     payment_method: PaymentMethod,
     tokens: Tokens,
     /// Payments that need another key, each logged once.
-    told: Mutex<BTreeSet<PaymentId>>,
+    reported: Mutex<BTreeSet<PaymentId>>,
 }
 
 /// Why there is no token to send.
@@ -97,7 +97,7 @@ impl Issuer {
             stripe,
             payment_method,
             tokens,
-            told: Mutex::default(),
+            reported: Mutex::default(),
         }
     }
 
@@ -232,8 +232,8 @@ impl Issuer {
                     .to_owned()
             }
         };
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.insert(rid) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.insert(rid) {
             tracing::warn!(payment = %rid, why, "the payment stays counted until `bursar payments resolve` closes it");
         }
         Err(why.as_str().into())

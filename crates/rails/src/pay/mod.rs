@@ -1,7 +1,7 @@
-//! Turns a stored record into a signature or a token, and that into the header that pays.
+//! Turns a stored record into a signature or a token, and that into the payment header.
 //!
-//! Keys are reached through this module alone, with numbers that come from the ledger's record and never from the wire
-//! (threat 1.11). Each rail knows one kind of message.
+//! Keys are used only through this module, with numbers from the ledger's record and never from the wire (threat 1.11).
+//! Each rail knows one kind of message.
 
 use std::sync::Arc;
 
@@ -37,25 +37,25 @@ pub use issuer::{Exposure, Issuer, NoStatus, NotIssued, TokenStatus, Tokens};
 pub use keystore::KeystoreError;
 pub use permission::{Permission, Permissions};
 
-/// Everything that can pay.
+/// All means of payment.
 #[derive(Default)]
 pub struct Payers {
     /// On EVM networks.
     pub wallet: Option<EvmPayer>,
-    /// Sellers that take cards, by shared payment tokens.
+    /// For sellers that take cards, by shared payment tokens.
     pub issuer: Option<CardPayer>,
 }
 
-/// Whose key signs.
+/// The holder of the signing key.
 pub enum EvmPayer {
     Ours(Wallet),
-    /// On a phone.
+    /// A key on a phone.
     Bkey(BkeySigner),
 }
 
-/// Whose account makes tokens.
+/// The account that issues tokens.
 pub enum CardPayer {
-    /// Ours, at Stripe.
+    /// Our own, at Stripe.
     Stripe(Arc<Issuer>),
     Bkey(BkeyIssuer),
 }
@@ -68,7 +68,7 @@ impl CardPayer {
         }
     }
 
-    /// An account that can be asked about its tokens. BKey's cannot.
+    /// The account whose tokens can be queried. BKey's cannot.
     pub fn account(&self) -> Option<Arc<Issuer>> {
         match self {
             Self::Stripe(issuer) => Some(issuer.clone()),
@@ -86,17 +86,17 @@ impl EvmPayer {
     }
 }
 
-/// Why no credential was made although the money was set aside for one.
+/// Why no credential was made although money was set aside for one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PayError {
-    #[error("there is no wallet key")]
+    #[error("no wallet key is configured")]
     NoWallet,
-    #[error("there is no [stripe] in bursar.toml")]
+    #[error("bursar.toml has no [stripe] section")]
     NoStripe,
-    /// The record was made for another wallet, for instance before the key was changed.
+    /// The record is for another wallet, for instance because the key was changed.
     #[error("the payment was recorded for another wallet than the one now configured")]
     OtherWallet,
-    /// The echo is of another offer than the one on record.
+    /// The echo is of another offer than the recorded one.
     #[error("the payment was recorded for another rail than the offer's")]
     OtherRail,
     #[error("the record lacks what its rail needs")]
@@ -107,7 +107,7 @@ pub enum PayError {
     NotIssued(#[from] NotIssued),
 }
 
-/// A credential to be sent, once, for a reservation that is used up.
+/// A credential to be sent once; its reservation is used up.
 pub struct SignedPayment {
     pub id: PaymentId,
     pub valid_before: u64,
@@ -115,19 +115,29 @@ pub struct SignedPayment {
     pub credential: Credential,
 }
 
-/// Why there is no credential, and what is left of the permission to make one.
+/// Why there is no credential, and what remains of the permission to make one.
 #[derive(Debug)]
 pub enum NotPaid {
-    /// Nothing was ordered and nothing signed, so nothing can have left.
+    /// Nothing was ordered or signed, so no credential can exist.
     Untouched { reservation: Reservation, error: PayError },
     /// Something was ordered or signed. The payment has to be finished by its id.
     UsedUp {
         id: PaymentId,
         valid_before: u64,
-        /// Whether somebody else has signed, whose signature can be cashed whether it is sent or not.
-        signed_elsewhere: bool,
+        made: Made,
         error: PayError,
     },
+}
+
+/// What was made and cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// A signature of ours, which never left this process.
+    OwnSignature,
+    /// Perhaps a token that no seller was given, as [`NotIssued`] says; without it, one that exists.
+    Token,
+    /// A signature or token of a remote signer, which can be cashed whether it is sent or not.
+    Elsewhere,
 }
 
 impl NotPaid {
@@ -139,7 +149,7 @@ impl NotPaid {
 }
 
 impl PayError {
-    /// Whether this is found before anything is ordered or signed.
+    /// Whether this is detected before anything is ordered or signed.
     fn is_before_signing(&self) -> bool {
         match self {
             Self::NoWallet | Self::NoStripe | Self::OtherWallet | Self::OtherRail | Self::Incomplete => true,
@@ -166,7 +176,7 @@ impl Payers {
         })
     }
 
-    /// What BKey alone can do of it, where it pays.
+    /// What BKey supports, if it pays.
     pub fn remote(&self) -> Remote {
         Remote {
             signs: match &self.wallet {
@@ -177,7 +187,7 @@ impl Payers {
         }
     }
 
-    /// Who makes the credential of a payment with `asset`, if not we.
+    /// The external signer of a payment with `asset`, if there is one.
     pub fn remote_signer(&self, asset: Asset) -> Option<Signer> {
         let is_bkey = match asset {
             Asset::Token(_) => matches!(self.wallet, Some(EvmPayer::Bkey(_))),
@@ -186,7 +196,7 @@ impl Payers {
         is_bkey.then_some(Signer::Bkey)
     }
 
-    /// What a payment with `asset` comes from.
+    /// The source of a payment with `asset`.
     pub fn account(&self, asset: Asset) -> Option<Account> {
         match asset {
             Asset::Token(_) => self.address().map(Account::Address),
@@ -197,7 +207,7 @@ impl Payers {
         }
     }
 
-    /// The account, at Stripe or at BKey, that a payment with `asset` is made through.
+    /// The account at Stripe or BKey through which a payment with `asset` is made.
     pub fn issuer_mark(&self, asset: Asset) -> Option<AccountMark> {
         match asset {
             Asset::Token(_) => match self.wallet.as_ref()? {
@@ -211,8 +221,8 @@ impl Payers {
         }
     }
 
-    /// Orders the credential of a record from whoever makes it, if not we (`None`). The record must be on disk, as for a
-    /// signature: from here on money may be signed away.
+    /// Orders the credential of a record from the external signer (`None`: we sign ourselves). The record must be on
+    /// disk, as for a signature: from now on money may be signed away.
     pub async fn order(
         &self,
         reservation: &Reservation,
@@ -226,7 +236,7 @@ impl Payers {
         }
     }
 
-    /// Looks after an order until it is decided or `until` has come (`None`).
+    /// Waits until an order is decided, or until `until` (`None`).
     pub async fn wait(
         &self,
         reservation: &Reservation,
@@ -244,11 +254,11 @@ impl Payers {
         }
     }
 
-    /// Makes the credential that a reservation allows: the only public way to a signature. All that is signed comes from the
-    /// ledger's record; `echo` is only repeated to the seller.
+    /// Makes the credential that a reservation allows; the only public way to a signature. Everything that is signed
+    /// comes from the ledger's record; `echo` is only repeated to the seller.
     ///
-    /// The reservation is consumed, so that one permission yields one credential at most. If the future is dropped, the payment
-    /// stays counted.
+    /// The reservation is consumed, so that one permission yields at most one credential. If the future is dropped, the
+    /// payment stays counted.
     pub async fn pay(
         &self,
         reservation: Reservation,
@@ -257,7 +267,11 @@ impl Payers {
         remote: Option<&RemoteCredential>,
     ) -> Result<SignedPayment, Box<NotPaid>> {
         let (id, valid_before) = (reservation.rid(), reservation.arm().valid_before);
-        let signed_elsewhere = remote.is_some() || reservation.arm().signer.is_some();
+        let made = match (reservation.arm().signer, remote, reservation.terms().rail) {
+            (None, None, Rail::MppStripe) => Made::Token,
+            (None, None, _) => Made::OwnSignature,
+            _ => Made::Elsewhere,
+        };
         match self.credential(&reservation, echo, permission, remote).await {
             Ok((field, credential)) => Ok(SignedPayment {
                 id,
@@ -265,13 +279,13 @@ impl Payers {
                 field,
                 credential,
             }),
-            Err(error) if !signed_elsewhere && error.is_before_signing() => {
+            Err(error) if made != Made::Elsewhere && error.is_before_signing() => {
                 Err(Box::new(NotPaid::Untouched { reservation, error }))
             }
             Err(error) => Err(Box::new(NotPaid::UsedUp {
                 id,
                 valid_before,
-                signed_elsewhere,
+                made,
                 error,
             })),
         }
@@ -381,7 +395,7 @@ impl Payers {
                 },
             },
         };
-        // What is signed must be what is counted.
+        // What is signed must equal what is counted.
         if transfer.fee_cap() > cap {
             return Err(PayError::Incomplete);
         }
@@ -403,7 +417,7 @@ impl Payers {
         Ok(credential(echo, &payload, None)?)
     }
 
-    /// The wallet of a record, and what it moves where.
+    /// The wallet of a record, and which asset it moves on which network.
     fn signer(&self, reservation: &Reservation) -> Result<OwnKey<'_>, PayError> {
         let (terms, arm) = (reservation.terms(), reservation.arm());
         let Some(EvmPayer::Ours(wallet)) = &self.wallet else {
@@ -429,7 +443,7 @@ struct OwnKey<'w> {
     to: Address,
 }
 
-/// A signature of somebody else's, for just what is on record by now.
+/// An external signature over exactly what is on record.
 fn present(reservation: &Reservation, signed: &Signed, echo: &Echo) -> Result<(HeaderName, Credential), PayError> {
     let (terms, arm) = (reservation.terms(), reservation.arm());
     let token = terms.asset.token().ok_or(PayError::Incomplete)?;
@@ -442,7 +456,7 @@ fn present(reservation: &Reservation, signed: &Signed, echo: &Echo) -> Result<(H
         valid_before: arm.valid_before,
         nonce: arm.nonce.known().ok_or(PayError::Incomplete)?,
     };
-    // It was compared before it was recorded. What is sent is what the record says, or nothing is.
+    // It was compared before it was recorded. Only what the record says is sent.
     if evm::signer_of(token, &authorization, &signed.signature) != Some(authorization.from) {
         return Err(PayError::OtherWallet);
     }

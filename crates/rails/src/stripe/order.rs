@@ -5,6 +5,7 @@ use http::Method;
 use super::names::{Currency, PaymentMethod, Profile, TokenId};
 use super::service::Endpoint;
 use bursar_ledger::PaymentId;
+use bursar_net::oauth::form::urlencoded;
 
 /// An order for one token: for one seller, one currency and one amount, valid until one moment. Everything in it was
 /// checked and reserved before.
@@ -52,7 +53,7 @@ impl Order<'_> {
         Call {
             method: Method::POST,
             path: path.to_owned(),
-            form: Some(form),
+            form: Some(form.to_string()),
         }
     }
 }
@@ -80,30 +81,6 @@ impl Call {
             method: Method::POST,
             path: format!("/v1/{collection}/{}/revoke", id.expose()),
             form: Some(String::new()),
-        }
-    }
-}
-
-/// `application/x-www-form-urlencoded` as browsers write it.
-fn urlencoded(members: &[(&str, &str)]) -> String {
-    let mut form = String::new();
-    for (name, value) in members {
-        if !form.is_empty() {
-            form.push('&');
-        }
-        escape(&mut form, name);
-        form.push('=');
-        escape(&mut form, value);
-    }
-    form
-}
-
-fn escape(form: &mut String, text: &str) {
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => form.push(char::from(byte)),
-            b' ' => form.push('+'),
-            _ => form.push_str(&format!("%{byte:02X}")),
         }
     }
 }
@@ -171,13 +148,5 @@ mod tests {
             assert_eq!((call.method, call.path.as_str()), (method, path));
             assert!(call.form.is_none_or(|form| form.is_empty()));
         }
-    }
-
-    #[test]
-    fn what_is_no_letter_is_escaped() {
-        assert_eq!(
-            urlencoded(&[("a[b]", "x y&=é"), ("c", "")]),
-            "a%5Bb%5D=x+y%26%3D%C3%A9&c="
-        );
     }
 }

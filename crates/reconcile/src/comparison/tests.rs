@@ -69,19 +69,19 @@ async fn by_name_any_payment_can_be_asked_about() {
     world.at(20);
     let ids = vec![dead, armed, lost];
     let report = run(&world, Question { ids, since: None }).await;
-    let told = [
+    let expected = [
         (dead, Finding::Disputed),
         (armed, Finding::Pending),
         (lost, Finding::Settled),
     ];
-    assert_eq!(findings(&report), told);
+    assert_eq!(findings(&report), expected);
     let why = report.payments[0].why.as_deref().unwrap();
     assert!(
         why.starts_with("an operator says it was not paid, but transaction 0x01"),
         "{why}"
     );
-    assert_eq!(world.stands(lost).await, (State::Settled, Some(Source::Chain)));
-    assert_eq!(world.stands(armed).await, (State::Armed, None));
+    assert_eq!(world.state_of(lost).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.state_of(armed).await, (State::Armed, None));
 
     let nobodys = PaymentId::new(world.reconciler.clock.now(), [9; 10]);
     let question = Question {

@@ -65,7 +65,7 @@ fn moved() -> Nonce {
     }
 }
 
-async fn heard(facts: &Facts, fakes: &[&Fake]) -> Evidence {
+async fn gathered(facts: &Facts, fakes: &[&Fake]) -> Evidence {
     let nodes: Vec<Node> = fakes.iter().map(|fake| fake.node()).collect();
     let tls = tls();
     let finality = Finality::of(&tls, NETWORK, &nodes, GENESIS + 2_220).await;
@@ -74,7 +74,7 @@ async fn heard(facts: &Facts, fakes: &[&Fake]) -> Evidence {
 
 /// What one node testifies.
 async fn alone(facts: &Facts, chain: Chain) -> Nonce {
-    let evidence = heard(facts, &[&Fake::of(chain).await]).await;
+    let evidence = gathered(facts, &[&Fake::of(chain).await]).await;
     assert_eq!(evidence.silent, []);
     evidence.testimonies[0].nonce.clone()
 }
@@ -92,12 +92,12 @@ async fn a_nonce_is_unused_cashed_or_cancelled() {
 #[tokio::test]
 async fn the_receipts_transaction_saves_the_search() {
     let fake = Fake::of(paid()).await;
-    heard(&facts(), &[&fake]).await;
+    gathered(&facts(), &[&fake]).await;
     let searching = fake.asked();
     let mut facts = facts();
     facts.claimed_tx = Some(TX.to_string());
     let fake = Fake::of(paid()).await;
-    assert_eq!(heard(&facts, &[&fake]).await.testimonies[0].nonce, moved());
+    assert_eq!(gathered(&facts, &[&fake]).await.testimonies[0].nonce, moved());
     assert!(fake.asked() < searching, "{} of {searching}", fake.asked());
     // If it is not a transaction, or is another payment's, the search is still needed.
     for other in [
@@ -132,7 +132,7 @@ async fn a_pruned_node_testifies_with_its_newest_state() {
     // Without any state there is no testimony.
     let mut chain = chain();
     chain.state_since = u64::MAX;
-    let evidence = heard(&facts(), &[&Fake::of(chain).await]).await;
+    let evidence = gathered(&facts(), &[&Fake::of(chain).await]).await;
     assert_eq!(evidence.testimonies, []);
     assert!(
         evidence.silent[0].why.contains("does not keep the state of block"),
@@ -151,7 +151,7 @@ async fn a_newest_state_from_before_the_head_proves_nothing() {
         _ => chain.answer(method, params),
     })
     .await;
-    let evidence = heard(&facts(), &[&fake]).await;
+    let evidence = gathered(&facts(), &[&fake]).await;
     assert_eq!(evidence.testimonies, []);
     assert!(evidence.silent[0].why.contains("state of block 1100"), "{evidence:?}");
 }
@@ -173,31 +173,31 @@ fn state(spent: u8) -> Value {
 async fn a_lying_node_does_not_free_money() {
     let honest = Fake::of(paid()).await;
     let liar = lying(paid(), "eth_call", state(0)).await;
-    let evidence = heard(&facts(), &[&liar, &honest]).await;
+    let evidence = gathered(&facts(), &[&liar, &honest]).await;
     let why = Unproven::Contradiction;
     assert_eq!(verdict(&facts(), &evidence), Verdict::Unclear { why });
     // It shows the very payment whose nonce it says is unused.
     let mut facts = facts();
     facts.claimed_tx = Some(TX.to_string());
-    let evidence = heard(&facts, &[&liar]).await;
+    let evidence = gathered(&facts, &[&liar]).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
 }
 
 #[tokio::test]
 async fn a_used_nonce_without_an_event_explains_nothing() {
     let liar = lying(chain(), "eth_call", state(1)).await;
-    let evidence = heard(&facts(), &[&liar]).await;
+    let evidence = gathered(&facts(), &[&liar]).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
     // The event is in one block, its transaction in another, which is not final.
     let mut later = chain();
     later.mine(1_103, TX, TOKEN, &cashing(WALLET, NONCE, PAYEE, 10_000));
     let receipt = later.answer("eth_getTransactionReceipt", &json!([TX]));
     let torn = lying(paid(), "eth_getTransactionReceipt", receipt).await;
-    let evidence = heard(&facts(), &[&torn]).await;
+    let evidence = gathered(&facts(), &[&torn]).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
     // The node does not keep the logs.
     let forgetful = lying(paid(), "eth_getLogs", json!({ "result": [] })).await;
-    let evidence = heard(&facts(), &[&forgetful]).await;
+    let evidence = gathered(&facts(), &[&forgetful]).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
 }
 
@@ -219,7 +219,7 @@ async fn a_node_that_fails_is_silent_and_then_there_is_no_release() {
         (&elsewhere, "serves eip155:1, not eip155:84532"),
         (&old, "use a node that supports the block tag"),
     ] {
-        let evidence = heard(&facts(), &[&honest, silent]).await;
+        let evidence = gathered(&facts(), &[&honest, silent]).await;
         assert_eq!(evidence.testimonies.len(), 1);
         assert_eq!(evidence.silent[0].node, silent.node().shown());
         assert!(evidence.silent[0].why.contains(why), "{evidence:?}");
@@ -230,13 +230,13 @@ async fn a_node_that_fails_is_silent_and_then_there_is_no_release() {
         assert_eq!(verdict(&facts(), &evidence), Verdict::Unclear { why });
     }
     let second = Fake::of(chain()).await;
-    let evidence = heard(&facts(), &[&honest, &nonsense, &second]).await;
+    let evidence = gathered(&facts(), &[&honest, &nonsense, &second]).await;
     assert!(
         matches!(verdict(&facts(), &evidence), Verdict::Expired { .. }),
         "{evidence:?}"
     );
     // A node that is named twice is still one node.
-    let evidence = heard(&facts(), &[&honest, &nonsense, &honest]).await;
+    let evidence = gathered(&facts(), &[&honest, &nonsense, &honest]).await;
     assert_eq!((evidence.configured, evidence.testimonies.len()), (2, 1));
 }
 
@@ -246,7 +246,7 @@ async fn the_lowest_head_counts_and_every_node_must_have_it() {
     behind.finalized = 1_040;
     behind.newest = 1_045;
     let (ahead, behind) = (Fake::of(chain()).await, Fake::of(behind).await);
-    let evidence = heard(&facts(), &[&ahead, &behind]).await;
+    let evidence = gathered(&facts(), &[&ahead, &behind]).await;
     let Head::Agreed(head) = evidence.head else {
         panic!("{evidence:?}")
     };
@@ -261,7 +261,7 @@ async fn the_lowest_head_counts_and_every_node_must_have_it() {
     other.genesis += 1;
     other.finalized = 1_090;
     let other = Fake::of(other).await;
-    let evidence = heard(&facts(), &[&ahead, &other]).await;
+    let evidence = gathered(&facts(), &[&ahead, &other]).await;
     assert_eq!((evidence.head, evidence.testimonies.len()), (Head::Forked(1_090), 0));
     let why = Unproven::Forked { block: 1_090 };
     assert_eq!(verdict(&facts(), &evidence), Verdict::Unclear { why });
@@ -269,7 +269,7 @@ async fn the_lowest_head_counts_and_every_node_must_have_it() {
 
 #[tokio::test]
 async fn without_nodes_there_is_nothing() {
-    let evidence = heard(&facts(), &[]).await;
+    let evidence = gathered(&facts(), &[]).await;
     assert_eq!((evidence.head, evidence.configured), (Head::Unknown, 0));
     let why = Unproven::NoAnswer;
     assert_eq!(verdict(&facts(), &evidence), Verdict::Unclear { why });

@@ -20,15 +20,15 @@ async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
         world.cash(n, 2);
     }
     keeper.pass().await;
-    assert_eq!(world.stands(claimed).await, (State::Settled, Some(Source::Merchant)));
-    assert_eq!(world.stands(lost).await, (State::Unknown, None));
+    assert_eq!(world.state_of(claimed).await, (State::Settled, Some(Source::Merchant)));
+    assert_eq!(world.state_of(lost).await, (State::Unknown, None));
 
     world.at(20);
     keeper.pass().await;
-    assert_eq!(world.stands(claimed).await, (State::Settled, Some(Source::Chain)));
-    assert_eq!(world.stands(lost).await, (State::Settled, Some(Source::Chain)));
-    assert_eq!(world.stands(dead).await, (State::Unknown, None));
-    assert_eq!(world.stands(under_way).await, (State::Armed, None));
+    assert_eq!(world.state_of(claimed).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.state_of(lost).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.state_of(dead).await, (State::Unknown, None));
+    assert_eq!(world.state_of(under_way).await, (State::Armed, None));
     let tx = world.ledger().get(lost).await.unwrap().unwrap().tx;
     assert_eq!(tx, Some(B256::repeat_byte(2).to_string()));
 
@@ -36,14 +36,14 @@ async fn what_is_final_is_recorded_and_what_is_under_way_is_left_alone() {
     world.at(VALID_S + 9);
     keeper.pass().await;
     assert_eq!(
-        (world.stands(dead).await, world.counted().await),
+        (world.state_of(dead).await, world.counted().await),
         ((State::Unknown, None), 40_000)
     );
     world.at(VALID_S + 20);
     keeper.pass().await;
-    assert_eq!(world.stands(dead).await, (State::Expired, Some(Source::Chain)));
+    assert_eq!(world.state_of(dead).await, (State::Expired, Some(Source::Chain)));
     assert_eq!(world.counted().await, 30_000);
-    assert_eq!(*world.heard.lock().unwrap(), []);
+    assert_eq!(*world.received.lock().unwrap(), []);
     // Nothing is waiting any more, so no node is asked.
     let asked = world.fake.asked();
     world.at(10_000);
@@ -81,12 +81,12 @@ async fn an_mpp_payment_is_proven_by_its_authorization() {
     world.cash(2, 2);
     world.at(VALID_S + 20);
     keeper.pass().await;
-    assert_eq!(world.stands(claimed).await, (State::Settled, Some(Source::Chain)));
-    assert_eq!(world.stands(lost).await, (State::Settled, Some(Source::Chain)));
-    assert_eq!(world.stands(dead).await, (State::Expired, Some(Source::Chain)));
+    assert_eq!(world.state_of(claimed).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.state_of(lost).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.state_of(dead).await, (State::Expired, Some(Source::Chain)));
     // There is a `Payment-Receipt`, but no payment.
-    assert_eq!(world.stands(uncashed).await, (State::Settled, Some(Source::Merchant)));
-    assert!(matches!(world.heard.lock().unwrap()[..], [Notice::Disputed { rid, .. }] if rid == uncashed));
+    assert_eq!(world.state_of(uncashed).await, (State::Settled, Some(Source::Merchant)));
+    assert!(matches!(world.received.lock().unwrap()[..], [Notice::Disputed { rid, .. }] if rid == uncashed));
     assert_eq!(world.counted().await, 30_000);
 }
 
@@ -103,10 +103,10 @@ async fn a_receipt_without_a_payment_is_disputed_once_and_stays_counted() {
     assert_eq!((payment.state, payment.by), (State::Settled, Some(Source::Merchant)));
     assert!(payment.disputed.unwrap().starts_with("the receipt says paid"));
     assert_eq!(world.counted().await, 10_000);
-    let heard = world.heard.lock().unwrap();
+    let received = world.received.lock().unwrap();
     assert!(
-        matches!(&heard[..], [Notice::Disputed { rid, .. }] if *rid == claimed),
-        "{heard:?}"
+        matches!(&received[..], [Notice::Disputed { rid, .. }] if *rid == claimed),
+        "{received:?}"
     );
 }
 
@@ -126,7 +126,7 @@ async fn a_silent_node_is_asked_with_growing_patience() {
         }
     }
     assert_eq!(asks, [0, 5, 15, 35, 75, 155, 315, 635]);
-    assert_eq!(world.stands(rid).await, (State::Unknown, None));
+    assert_eq!(world.state_of(rid).await, (State::Unknown, None));
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn more_than_a_batch_is_asked_about_batch_by_batch() {
     assert_eq!(heads, 2 * 2);
 }
 
-fn in_doubt(world: &World, rid: PaymentId, n: u8) -> (bursar_rails::outstanding::Ticket, impl Fn() -> Claim + use<>) {
+fn outstanding_payment(world: &World, rid: PaymentId, n: u8) -> (bursar_rails::outstanding::Ticket, impl Fn() -> Claim + use<>) {
     let target = Target::of("research", "GET", "https", "api.example.com", "/");
     let fingerprint = target.with_body(&[n; 32]);
     let field = HeaderName::from_static("payment-signature");
@@ -167,15 +167,15 @@ async fn what_a_repeat_presents_at_this_moment_is_not_declared_dead() {
     let world = world().await;
     let mut keeper = Keeper::new(world.reconciler.clone());
     let rid = world.unknown(1).await;
-    let (ticket, claim) = in_doubt(&world, rid, 1);
+    let (ticket, claim) = outstanding_payment(&world, rid, 1);
     world.at(VALID_S + 20);
     keeper.pass().await;
-    assert_eq!(world.stands(rid).await, (State::Unknown, None));
+    assert_eq!(world.state_of(rid).await, (State::Unknown, None));
     drop(ticket);
-    assert!(matches!(claim(), Claim::InDoubt(_)));
+    assert!(matches!(claim(), Claim::OutcomeUnknown(_)));
     world.at(VALID_S + 30);
     keeper.pass().await;
-    assert_eq!(world.stands(rid).await, (State::Expired, Some(Source::Chain)));
+    assert_eq!(world.state_of(rid).await, (State::Expired, Some(Source::Chain)));
     assert!(matches!(claim(), Claim::Free), "the same request buys anew");
     assert!(!world.outstanding.any());
 }
@@ -185,12 +185,12 @@ async fn a_repeat_of_a_payment_that_the_chain_shows_as_paid_gets_that_answer() {
     let world = world().await;
     let mut keeper = Keeper::new(world.reconciler.clone());
     let rid = world.unknown(1).await;
-    let (ticket, claim) = in_doubt(&world, rid, 1);
+    let (ticket, claim) = outstanding_payment(&world, rid, 1);
     drop(ticket);
     world.cash(1, 2);
     world.at(VALID_S + 20);
     keeper.pass().await;
-    assert_eq!(world.stands(rid).await, (State::Settled, Some(Source::Chain)));
+    assert_eq!(world.state_of(rid).await, (State::Settled, Some(Source::Chain)));
     assert!(matches!(claim(), Claim::PaidNotDelivered(paid) if paid == rid));
 }
 
@@ -202,7 +202,7 @@ async fn a_network_without_nodes_holds_up_nothing() {
     let mut keeper = Keeper::new(world.reconciler.clone());
     world.at(VALID_S + 20);
     keeper.pass().await;
-    assert_eq!(world.stands(rid).await, (State::Unknown, None));
+    assert_eq!(world.state_of(rid).await, (State::Unknown, None));
     assert_eq!(world.fake.asked(), 0);
     let event = Event::AdminAction {
         action: "alive".into(),

@@ -224,7 +224,7 @@ async fn what_a_merchant_claims_without_having_charged_is_disputed_once_it_never
     assert_eq!(line.finding, Finding::Disputed, "{line:?}");
     let payment = shop.payment(rid).await;
     assert_eq!(payment.state, State::Settled, "a dispute lowers nothing");
-    assert_eq!(shop.world.heard.lock().unwrap().len(), 1);
+    assert_eq!(shop.world.received.lock().unwrap().len(), 1);
     assert_eq!(shop.sandbox.counters().revocations, 0);
 }
 
@@ -428,7 +428,7 @@ async fn a_hold_that_is_captured_after_the_token_ended_is_reported() {
         .replace(Arc::new(issuer));
     let line = shop.ask(rid).await;
     assert_eq!(line.finding, Finding::Disputed, "{line:?}");
-    assert_eq!(shop.world.heard.lock().unwrap().len(), 1);
+    assert_eq!(shop.world.received.lock().unwrap().len(), 1);
     assert!(tokens(&shop).tokens().of(rid).is_none(), "it is told once");
     // A token with which nothing was captured in all that time is forgotten.
     Arc::get_mut(&mut shop.world.reconciler).unwrap().issuer = before;
@@ -466,7 +466,7 @@ async fn answering(body: String) -> ApiBase {
 #[tokio::test]
 async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
     use base64::Engine as _;
-    use bursar_rails::pay::{CardPayer, Exposure, NotPaid, PayError, Payers, Permission};
+    use bursar_rails::pay::{CardPayer, Exposure, Made, NotPaid, PayError, Payers, Permission};
     use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
     use http_body_util::{BodyExt as _, Full};
     use hyper::body::Bytes;
@@ -561,10 +561,16 @@ async fn a_door_that_closes_does_not_undo_an_order_that_was_made() {
         .err()
         .unwrap();
     assert_eq!(shop.sandbox.counters().tokens_issued, 1, "there is a token");
-    let NotPaid::UsedUp { id: used_up, error, .. } = *not_paid else {
+    let NotPaid::UsedUp {
+        id: used_up,
+        made,
+        error,
+        ..
+    } = *not_paid
+    else {
         panic!("a token may exist, so the permission to order is used up");
     };
-    assert_eq!(used_up, id);
+    assert_eq!((used_up, made), (id, Made::Token));
     assert!(
         matches!(&error, PayError::NotIssued(not_issued) if not_issued.left == Exposure::Perhaps),
         "{error}"

@@ -62,7 +62,7 @@ async fn what_no_payment_explains_is_recorded_once_and_ours_is_not() {
         (Some("0.000077"), &format!("{THIEF:#x}"))
     );
     assert_eq!(cursor(&world), Some(5_010));
-    assert!(matches!(&world.heard.lock().unwrap()[..], [Notice::Outflow(outflow)] if outflow.tx == tx));
+    assert!(matches!(&world.received.lock().unwrap()[..], [Notice::Outflow(outflow)] if outflow.tx == tx));
 
     // Only new blocks are searched, and a lost cursor causes no second entry.
     let asked = world.fake.asked();

@@ -1,14 +1,10 @@
 //! `evm`/`charge`: turns the `request` into an offer that a `transferWithAuthorization` pays (MPP §3, §7).
 
-use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
-
 use super::super::credential::Echo;
 use super::super::json::Object;
 use super::super::requirement::{amount_of, payee_of};
-use super::super::{Clause, Nonce, Offer, PaymentFlow, Rail, Term, Why};
-use super::payment::{Payment, integer};
+use super::super::{Clause, Offer, Rail, Why};
+use super::payment::{Charge, Payment, integer};
 use super::token_on_chain;
 use crate::assets::{Asset, Standard, Token};
 
@@ -25,25 +21,15 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     let (amount, usd) = amount_of(&text, token)?;
     let payee = payee_of(&request.text("recipient").ok_or(Why::PayeeMalformed)?, token)?;
     let echo = Echo::mpp(payment.echo.clone(), payment.field, Rail::MppEvm);
-    if !echo.fits() {
-        return Err(Why::CredentialTooLarge);
-    }
-    Ok(Offer {
-        rail: Rail::MppEvm,
-        position,
+    let charge = Charge {
         asset: Asset::Token(token),
         amount,
         usd: Some(usd),
         payee: payee.into(),
         clause: Clause::None,
-        term: payment.expires.map_or(Term::Open, Term::Until),
-        nonce: Nonce::Fixed(payment.nonce()),
-        flow: PaymentFlow::Authorization,
-        resource: payment.host(),
-        body: payment.body,
-        sha256: Sha256::digest(payment.echo.as_bytes()).into(),
-        echo: Arc::new(echo),
-    })
+        nonce: payment.nonce(),
+    };
+    payment.offer(position, echo, charge)
 }
 
 /// Without this member a server need not accept an authorization (MPP §7).

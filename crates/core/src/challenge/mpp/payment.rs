@@ -1,16 +1,23 @@
 //! One `Payment` challenge: its checked parameters, its decoded `request`, and the text that a credential repeats
 //! (MPP §2, §4).
 
+use std::sync::Arc;
+
 use alloy_primitives::{B256, keccak256};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
+use super::super::credential::Echo;
 use super::super::header::CredentialField;
 use super::super::json::{self, Object};
-use super::super::{ResourceHost, Why};
+use super::super::{Clause, Nonce, Offer, PaymentFlow, ResourceHost, Term, Why};
 use super::digest::body_sha256;
 use super::field::Parameters;
 use super::{Intent, Method};
+use crate::account::Account;
+use crate::assets::Asset;
+use crate::money::{Atoms, MicroUsd};
 
 /// The most bytes of `request` as written in the header (R33).
 const MAX_REQUEST: usize = 16 * 1024;
@@ -30,6 +37,16 @@ pub(super) struct Payment {
     pub request: String,
     /// The JSON object that a credential contains as `challenge`: every known parameter, as received.
     pub echo: String,
+}
+
+/// What the `request` of a charge asks for, as its method reads it.
+pub(super) struct Charge {
+    pub asset: Asset,
+    pub amount: Atoms,
+    pub usd: Option<MicroUsd>,
+    pub payee: Account,
+    pub clause: Clause,
+    pub nonce: B256,
 }
 
 impl Payment {
@@ -64,14 +81,33 @@ impl Payment {
         })
     }
 
+    /// The offer of a charge whose credential is made from `echo`.
+    pub(super) fn offer(&self, position: usize, echo: Echo, charge: Charge) -> Result<Offer, Why> {
+        if !echo.fits() {
+            return Err(Why::CredentialTooLarge);
+        }
+        Ok(Offer {
+            rail: echo.rail(),
+            position,
+            asset: charge.asset,
+            amount: charge.amount,
+            usd: charge.usd,
+            payee: charge.payee,
+            clause: charge.clause,
+            term: self.expires.map_or(Term::Open, Term::Until),
+            nonce: Nonce::Fixed(charge.nonce),
+            flow: PaymentFlow::Authorization,
+            // Some servers name a service in the realm instead; only a host can be compared (R23).
+            resource: ResourceHost::of_realm(&self.realm),
+            body: self.body,
+            sha256: Sha256::digest(self.echo.as_bytes()).into(),
+            echo: Arc::new(echo),
+        })
+    }
+
     /// R18: binds the signature to the challenge. A challenge has exactly one nonce, so it is answered at most once.
     pub(super) fn nonce(&self) -> B256 {
         keccak256([self.id.as_str(), self.realm.as_str()].concat())
-    }
-
-    /// The host in the realm. Some servers name a service instead; only a host can be compared (R23).
-    pub(super) fn host(&self) -> ResourceHost {
-        ResourceHost::of_realm(&self.realm)
     }
 }
 

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::super::Rail;
 use super::super::json::{self, Object};
-use super::super::receipt::{Receipt, ReceiptReason, transaction_hash};
+use super::super::receipt::{Receipt, ReceiptReason, agreed, transaction_hash};
 use crate::account::StripeId;
 
 /// `Payment-Receipt`, on any status.
@@ -13,16 +13,7 @@ pub(crate) const PAYMENT_RECEIPT: HeaderName = HeaderName::from_static("payment-
 
 /// Reads the receipt of a payment over `rail`. A receipt for another method does not count.
 pub(in crate::challenge) fn receipt(rail: Rail, headers: &HeaderMap) -> Receipt {
-    let mut values = headers.get_all(PAYMENT_RECEIPT).iter();
-    let Some(first) = values.next() else {
-        return Receipt::Absent;
-    };
-    let receipt = read(rail, first.as_bytes()).unwrap_or(Receipt::Unreadable);
-    if values.all(|other| read(rail, other.as_bytes()).as_ref() == Some(&receipt)) {
-        receipt
-    } else {
-        Receipt::Unreadable
-    }
+    agreed(headers.get_all(PAYMENT_RECEIPT).iter(), |value| read(rail, value))
 }
 
 fn read(rail: Rail, value: &[u8]) -> Option<Receipt> {

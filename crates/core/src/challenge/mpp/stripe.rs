@@ -1,13 +1,9 @@
 //! `stripe`/`charge`: turns the `request` into an offer that a Shared Payment Token pays (MPP §6).
 
-use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
-
 use super::super::credential::Echo;
 use super::super::json::Object;
-use super::super::{Clause, Nonce, Offer, PaymentFlow, Rail, Term, Why};
-use super::payment::Payment;
+use super::super::{Clause, Offer, Why};
+use super::payment::{Charge, Payment};
 use crate::account::{Account, StripeId};
 use crate::assets::{Asset, currency};
 use crate::money::{Atoms, MicroUsd};
@@ -40,25 +36,15 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
         false => None,
     };
     let echo = Echo::stripe(payment.echo.clone(), payment.field, external_id(&request)?);
-    if !echo.fits() {
-        return Err(Why::CredentialTooLarge);
-    }
-    Ok(Offer {
-        rail: Rail::MppStripe,
-        position,
+    let charge = Charge {
         asset,
         amount,
         usd,
         payee: Account::Stripe(profile),
         clause: Clause::None,
-        term: payment.expires.map_or(Term::Open, Term::Until),
-        nonce: Nonce::Fixed(payment.nonce()),
-        flow: PaymentFlow::Authorization,
-        resource: payment.host(),
-        body: payment.body,
-        sha256: Sha256::digest(payment.echo.as_bytes()).into(),
-        echo: Arc::new(echo),
-    })
+        nonce: payment.nonce(),
+    };
+    payment.offer(position, echo, charge)
 }
 
 /// The server expects it back unchanged (MPP §6).

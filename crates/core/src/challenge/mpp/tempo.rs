@@ -1,15 +1,12 @@
 //! `tempo`/`charge`: turns the `request` into an offer that a signed Tempo transaction pays (MPP §8.1).
 
-use std::sync::Arc;
-
 use alloy_primitives::{B256, keccak256};
-use sha2::{Digest, Sha256};
 
 use super::super::credential::Echo;
 use super::super::json::Object;
 use super::super::requirement::{amount_of, payee_of};
-use super::super::{Clause, Nonce, Offer, PaymentFlow, Rail, Term, Why};
-use super::payment::{Payment, integer};
+use super::super::{Clause, Offer, Rail, Why};
+use super::payment::{Charge, Payment, integer};
 use super::token_on_chain;
 use crate::assets::{Asset, Standard};
 use crate::money::{Atoms, MicroUsd};
@@ -48,25 +45,15 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     };
     let whole = amount.get().checked_add(fee.get()).ok_or(Why::AmountTooLarge)?;
     let echo = Echo::mpp(payment.echo.clone(), payment.field, Rail::MppTempo);
-    if !echo.fits() {
-        return Err(Why::CredentialTooLarge);
-    }
-    Ok(Offer {
-        rail: Rail::MppTempo,
-        position,
+    let charge = Charge {
         asset: Asset::Token(token),
         amount,
         usd: Some(MicroUsd::of(Atoms::new(whole), token.decimals)?),
         payee: payee.into(),
         clause: Clause::FeeCap(fee),
-        term: payment.expires.map_or(Term::Open, Term::Until),
-        nonce: Nonce::Fixed(memo(&payment.realm, &payment.id)),
-        flow: PaymentFlow::Authorization,
-        resource: payment.host(),
-        body: payment.body,
-        sha256: Sha256::digest(payment.echo.as_bytes()).into(),
-        echo: Arc::new(echo),
-    })
+        nonce: memo(&payment.realm, &payment.id),
+    };
+    payment.offer(position, echo, charge)
 }
 
 /// Who pays the network fee.

@@ -167,7 +167,7 @@ fn captured_challenges_become_offers_or_reasons() {
 #[test]
 fn the_vectors_receipts() {
     let fixture = fixture("receipts");
-    let told = |value: &Value| {
+    let parse_case = |value: &Value| {
         let mut headers = HeaderMap::new();
         headers.insert("payment-receipt", value.as_str().unwrap().parse().unwrap());
         receipts::receipt(Rail::MppEvm, &headers)
@@ -184,12 +184,12 @@ fn the_vectors_receipts() {
             // For a payment by another method, so not a receipt for ours.
             _ => Receipt::Unreadable,
         };
-        assert_eq!(told(&case["value"]), expected);
+        assert_eq!(parse_case(&case["value"]), expected);
     }
     let reject = fixture["reject"].as_array().unwrap();
     assert_eq!(reject.len(), 4);
     for case in reject {
-        let receipt = told(&case["value"]);
+        let receipt = parse_case(&case["value"]);
         let failed = case["name"] == "status not success";
         assert_eq!(
             matches!(receipt, Receipt::Failed { tx: Some(_), .. }),

@@ -313,13 +313,13 @@ fn a_denial_is_remembered_until_its_end() {
         intent: [1; 32],
         until: ts(MINUTE).timestamp(),
     };
-    let told = |book: &Book, second| book.approvals().told(ts(second)).denied;
-    assert_eq!(told(&book, MINUTE), std::slice::from_ref(&denied));
-    assert_eq!(told(&book, MINUTE + 1), []);
+    let known_at = |book: &Book, second| book.approvals().known_at(ts(second)).denied;
+    assert_eq!(known_at(&book, MINUTE), std::slice::from_ref(&denied));
+    assert_eq!(known_at(&book, MINUTE + 1), []);
     // A later denial of the same does not shorten it.
     lawful(&mut book, 2, asks(2, 1, 1));
     lawful(&mut book, 3, refuses(2, 30));
-    assert_eq!(told(&book, MINUTE), [denied]);
+    assert_eq!(known_at(&book, MINUTE), [denied]);
     let effect = lawful(&mut book, MINUTE + 1, releases(1));
     assert_eq!(effect.approvals.denials.len(), 1);
     assert_eq!(book.approvals, Register::default());

@@ -230,11 +230,11 @@ pub(super) async fn a_denial_is_remembered_until_its_end(engine: Engine) {
         intent: requested.intent,
         until,
     }];
-    let told = Approvals {
+    let found = Approvals {
         denied: denied.clone(),
         ..Approvals::default()
     };
-    assert_eq!(engine.ledger.approvals().await, Ok(told));
+    assert_eq!(engine.ledger.approvals().await, Ok(found));
     let (engine, _) = engine.reopened().await;
     engine.world.clock.set(until);
     assert_eq!(engine.ledger.approvals().await.unwrap().denied, denied);
@@ -375,8 +375,8 @@ pub(super) async fn the_entries_record_it_in_order(engine: Engine) {
     if !engine.keeps_a_journal() {
         return;
     }
-    let told = |ev: &String| ev.starts_with("pay.") || ev.starts_with("approval.");
-    let events: Vec<String> = engine.world.events().into_iter().filter(told).collect();
+    let found = |ev: &String| ev.starts_with("pay.") || ev.starts_with("approval.");
+    let events: Vec<String> = engine.world.events().into_iter().filter(found).collect();
     assert_eq!(
         events,
         [
@@ -395,12 +395,12 @@ pub(super) async fn the_entries_record_it_in_order(engine: Engine) {
         ]
     );
     let payments = bursar_ledger::read_payments(engine.world.path()).unwrap().payments;
-    let told: Vec<_> = payments
+    let found: Vec<_> = payments
         .iter()
         .map(|payment| (payment.state, payment.approval.clone()))
         .collect();
     assert_eq!(
-        told,
+        found,
         [
             (State::Armed, Some(approved.id.to_string())),
             (State::Released, None),

@@ -22,8 +22,8 @@ enum Kind {
 }
 
 pub(super) async fn memory() -> Engine {
-    let (world, (alarms, hear)) = (World::new(), ears());
-    let ledger = Arc::new(Memory::new(world.clock.clone(), hear));
+    let (world, (alarms, sink)) = (World::new(), alarm_sink());
+    let ledger = Arc::new(Memory::new(world.clock.clone(), sink));
     Engine {
         world,
         ledger,
@@ -33,8 +33,8 @@ pub(super) async fn memory() -> Engine {
 }
 
 pub(super) async fn embedded() -> Engine {
-    let (world, (alarms, hear)) = (World::new(), ears());
-    let ledger = Arc::new(world.open_with(|options| options.alarms = hear.clone()));
+    let (world, (alarms, sink)) = (World::new(), alarm_sink());
+    let ledger = Arc::new(world.open_with(|options| options.alarms = sink.clone()));
     Engine {
         world,
         ledger,
@@ -45,9 +45,9 @@ pub(super) async fn embedded() -> Engine {
 
 #[cfg(feature = "postgres")]
 pub(super) async fn postgres() -> Engine {
-    let (world, (alarms, hear)) = (World::new(), ears());
+    let (world, (alarms, sink)) = (World::new(), alarm_sink());
     let database = crate::postgres_cluster::cluster().database().await;
-    let ledger = Arc::new(connected(&world, &database, Some(hear)).await);
+    let ledger = Arc::new(connected(&world, &database, Some(sink)).await);
     Engine {
         world,
         ledger,
@@ -60,7 +60,7 @@ pub(super) async fn postgres() -> Engine {
 async fn connected(
     world: &World,
     database: &crate::postgres_cluster::Database,
-    hear: Option<Alarms>,
+    sink: Option<Alarms>,
 ) -> bursar_ledger::Postgres {
     let access = bursar_ledger::Access {
         database: bursar_ledger::database_url::DatabaseUrl::parse(&database.url()).unwrap(),
@@ -74,19 +74,19 @@ async fn connected(
         .with_no_client_auth(),
     };
     let mut options = world.options();
-    options.alarms = hear.unwrap_or(options.alarms);
+    options.alarms = sink.unwrap_or(options.alarms);
     bursar_ledger::Postgres::open(world.path(), access, options)
         .await
         .unwrap()
 }
 
-fn ears() -> (Arc<Mutex<Vec<Alarm>>>, Alarms) {
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let hear: Alarms = {
-        let heard = heard.clone();
-        Arc::new(move |alarm| heard.lock().unwrap().push(alarm))
+fn alarm_sink() -> (Arc<Mutex<Vec<Alarm>>>, Alarms) {
+    let raised_alarms = Arc::new(Mutex::new(Vec::new()));
+    let sink: Alarms = {
+        let raised_alarms = raised_alarms.clone();
+        Arc::new(move |alarm| raised_alarms.lock().unwrap().push(alarm))
     };
-    (heard, hear)
+    (raised_alarms, sink)
 }
 
 impl Engine {
@@ -124,7 +124,7 @@ impl Engine {
         self.holds("agent:research", "day").await
     }
 
-    pub(super) fn heard(&self) -> Vec<Alarm> {
+    pub(super) fn raised_alarms(&self) -> Vec<Alarm> {
         self.alarms.lock().unwrap().clone()
     }
 }

@@ -124,7 +124,7 @@ pub(super) async fn a_budget_that_fills_up_is_reported_once(engine: Engine) {
         counted: 8 * CENT,
         cap: 10 * CENT,
     };
-    assert_eq!(engine.heard(), [nearly]);
+    assert_eq!(engine.raised_alarms(), [nearly]);
 }
 
 pub(super) async fn a_nonce_and_an_id_are_used_once(engine: Engine) {

@@ -416,8 +416,8 @@ pub(super) async fn a_closed_ledger_does_nothing(engine: Engine) {
 }
 
 pub(super) async fn what_was_open_is_found_again(engine: Engine) {
-    let (in_flight, in_doubt, paid) = (armed(&engine).await, armed(&engine).await, armed(&engine).await);
-    engine.ledger.finish(in_doubt, unknown()).await.unwrap();
+    let (in_flight, outstanding, paid) = (armed(&engine).await, armed(&engine).await, armed(&engine).await);
+    engine.ledger.finish(outstanding, unknown()).await.unwrap();
     engine.ledger.finish(paid, settled()).await.unwrap();
     let waiting = held(&engine, 100 * CENT).await.hold.rid;
     let (engine, has_stopped) = engine.reopened().await;
@@ -427,7 +427,7 @@ pub(super) async fn what_was_open_is_found_again(engine: Engine) {
         assert_eq!(state(&engine, in_flight).await, State::Unknown);
         assert_eq!(engine.day().await, (CENT, 2 * CENT));
     }
-    assert_eq!(state(&engine, in_doubt).await, State::Unknown);
+    assert_eq!(state(&engine, outstanding).await, State::Unknown);
     assert_eq!(state(&engine, paid).await, State::Settled);
     assert_eq!(engine.ledger.unconfirmed().await.unwrap(), [paid]);
 }

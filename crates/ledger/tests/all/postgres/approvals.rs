@@ -278,8 +278,8 @@ async fn a_silent_node_s_questions_end_and_their_money_comes_back() {
     node.close().await;
 
     // Each log is consistent by itself: the end of the old question comes before the new one.
-    let told = |ev: &String| ev == "pay.yielded" || ev.starts_with("approval.");
-    let events: Vec<String> = lost.events().into_iter().filter(told).collect();
+    let found = |ev: &String| ev == "pay.yielded" || ev.starts_with("approval.");
+    let events: Vec<String> = lost.events().into_iter().filter(found).collect();
     assert_eq!(
         events,
         [
@@ -429,8 +429,8 @@ async fn a_denial_whose_commit_is_unclear_is_written_once() {
         is_failed(way.node.approval(ApprovalStep::Refused { id, by, why, until }).await);
         let why = bursar_ledger::Reason::ApprovalDenied;
         is_failed(way.node.finish(purchase.hold.rid, Outcome::Released { why }).await);
-        let told = way.back().await;
-        assert_eq!((told.live.len(), told.denied.len()), (0, 1), "{when:?}");
+        let found = way.back().await;
+        assert_eq!((found.live.len(), found.denied.len()), (0, 1), "{when:?}");
         assert_eq!(counted(&way.node).await, 0);
         way.node.close().await;
         let counts = ["approval.denied", "pay.released"].map(|ev| way.world.count(ev));

@@ -111,7 +111,7 @@ fn only_a_refusal_of_bkeys_own_says_that_nothing_was_made() {
     let kind = json!({ "success": false, "error": { "type": "limit", "message": "m" } });
     let flat = json!({ "error": "invalid_request", "error_description": "d" });
     for error in [&code, &kind, &flat] {
-        for (status, told) in [
+        for (status, expected) in [
             (400, "refused"),
             (401, "refused"),
             (403, "refused"),
@@ -125,7 +125,7 @@ fn only_a_refusal_of_bkeys_own_says_that_nothing_was_made() {
             (302, "unclear"),
             (200, "unclear"),
         ] {
-            assert_eq!(made(status, error), told, "{status} {error}");
+            assert_eq!(made(status, error), expected, "{status} {error}");
         }
     }
     for nothing in [
@@ -180,7 +180,7 @@ fn a_look_reads_both_dialects_and_what_it_does_not_know_says_nothing() {
         assert_eq!(look(500, answer), "wait");
         assert_eq!(look(200, json!({ "status": status })), "unreadable");
     }
-    for (status, answer, told) in [
+    for (status, answer, expected) in [
         (200, json!({ "status": "pending" }), "wait"),
         (
             200,
@@ -202,7 +202,7 @@ fn a_look_reads_both_dialects_and_what_it_does_not_know_says_nothing() {
             "signer-says-failed",
         ),
     ] {
-        assert_eq!(look(status, answer.clone()), told, "{status} {answer}");
+        assert_eq!(look(status, answer.clone()), expected, "{status} {answer}");
     }
     // A signature counts, whatever the answer says beside it.
     let both = json!({ "status": "signed", "error": "access_denied", "authorization": authorization() });
@@ -247,8 +247,8 @@ fn a_wallet_needs_address_chain_and_contract() {
         "address": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8", "chainId": 8453, "network": "base", "asset": "USDC",
         "usdcContract": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
     });
-    let told = wallet(whole.to_string().as_bytes()).unwrap();
-    assert_eq!(told.chain_id, 8453);
+    let expected = wallet(whole.to_string().as_bytes()).unwrap();
+    assert_eq!(expected.chain_id, 8453);
     for member in ["address", "chainId", "usdcContract"] {
         let mut less = whole.clone();
         less.as_object_mut().unwrap().remove(member);

@@ -61,14 +61,14 @@ fn cashed(tx: B256, block: u64, amounts: &[u64]) -> Nonce {
     Nonce::Cashed { tx, block, moved }
 }
 
-async fn heard(facts: &Facts, fake: &Fake) -> Evidence {
+async fn gathered(facts: &Facts, fake: &Fake) -> Evidence {
     let (tls, nodes) = (tls(), [fake.node()]);
     let finality = Finality::of(&tls, NETWORK, &nodes, GENESIS + 2_620).await;
     finality.evidence(&tls, facts).await
 }
 
 async fn said(facts: &Facts, chain: Chain) -> Nonce {
-    let evidence = heard(facts, &Fake::of(chain).await).await;
+    let evidence = gathered(facts, &Fake::of(chain).await).await;
     assert_eq!(evidence.silent, []);
     evidence.testimonies[0].nonce.clone()
 }
@@ -81,7 +81,7 @@ async fn the_memo_shows_the_payment_and_its_absence_the_end() {
     );
     for nothing in [chain(), paid(905, TX, B256::repeat_byte(0x12), 50_000)] {
         let fake = Fake::of(nothing).await;
-        let evidence = heard(&facts(), &fake).await;
+        let evidence = gathered(&facts(), &fake).await;
         assert_eq!(evidence.testimonies[0].nonce, Nonce::Unused);
         let verdict = verdict(&facts(), &evidence);
         assert!(
@@ -93,7 +93,7 @@ async fn the_memo_shows_the_payment_and_its_absence_the_end() {
     for (block, wait) in [(912, true), (1_212, true), (1_213, false)] {
         let mut early = chain();
         (early.finalized, early.newest) = (block, block + 3);
-        let evidence = heard(&facts(), &Fake::of(early).await).await;
+        let evidence = gathered(&facts(), &Fake::of(early).await).await;
         let verdict = verdict(&facts(), &evidence);
         assert_eq!(matches!(verdict, Verdict::Wait { .. }), wait, "{verdict:?}");
     }
@@ -125,7 +125,7 @@ async fn the_receipts_transaction_shows_what_logs_may_have_lost() {
         _ => chain.answer(method, params),
     })
     .await;
-    let evidence = heard(&facts, &forgetful).await;
+    let evidence = gathered(&facts, &forgetful).await;
     assert_eq!(evidence.testimonies[0].nonce, cashed(TX, 905, &[50_000]));
     facts.claimed_tx = Some(OTHER_TX.to_string());
     assert_eq!(
@@ -142,7 +142,7 @@ async fn a_log_without_its_transaction_explains_nothing() {
         _ => chain.answer(method, params),
     })
     .await;
-    let evidence = heard(&facts(), &torn).await;
+    let evidence = gathered(&facts(), &torn).await;
     assert_eq!(evidence.testimonies[0].nonce, Nonce::Unexplained);
 }
 
@@ -175,19 +175,19 @@ async fn a_transaction_that_failed_took_its_fee_so_that_the_payment_stays_counte
             _ => failed(905, TX).answer(method, params),
         })
         .await;
-        let evidence = heard(&facts(), &fake).await;
+        let evidence = gathered(&facts(), &fake).await;
         assert_eq!(evidence.testimonies[0].nonce, expected);
-        let told = verdict(&facts(), &evidence);
+        let result = verdict(&facts(), &evidence);
         match memo == MEMO {
             true => {
                 let why = Dispute::Failed { tx: TX };
-                assert_eq!(told, Verdict::Disputed { why });
+                assert_eq!(result, Verdict::Disputed { why });
             }
-            false => assert!(matches!(told, Verdict::Expired { .. }), "{told:?}"),
+            false => assert!(matches!(result, Verdict::Expired { .. }), "{result:?}"),
         }
     }
     // A fee whose transaction the node does not show may be this payment's.
-    let evidence = heard(&facts(), &Fake::of(failed(905, TX)).await).await;
+    let evidence = gathered(&facts(), &Fake::of(failed(905, TX)).await).await;
     assert_eq!((evidence.testimonies.len(), evidence.silent.len()), (0, 1));
 }
 
@@ -278,7 +278,7 @@ async fn a_node_that_does_not_show_the_logs_of_a_header_proves_no_absence() {
             answer
         })
         .await;
-        heard(&facts(), &fake).await
+        gathered(&facts(), &fake).await
     };
     // The block has the memo after all, or only part of the logs is shown, or the header describes logs that cannot be
     // read.

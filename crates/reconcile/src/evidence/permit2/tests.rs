@@ -141,7 +141,7 @@ fn cashed(tx: B256, block: u64, value: u64) -> Nonce {
     Nonce::Cashed { tx, block, moved }
 }
 
-async fn heard(facts: &Facts, fake: &Fake) -> Evidence {
+async fn gathered(facts: &Facts, fake: &Fake) -> Evidence {
     let (tls, nodes) = (tls(), [fake.node()]);
     let finality = Finality::of(&tls, NETWORK, &nodes, GENESIS + 2_220).await;
     finality.evidence(&tls, facts).await
@@ -149,7 +149,7 @@ async fn heard(facts: &Facts, fake: &Fake) -> Evidence {
 
 /// What a node of that chain testifies.
 async fn said(facts: &Facts, chain: Chain) -> Nonce {
-    let evidence = heard(facts, &Fake::of(chain).await).await;
+    let evidence = gathered(facts, &Fake::of(chain).await).await;
     assert_eq!(evidence.silent, []);
     evidence.testimonies[0].nonce.clone()
 }
@@ -175,7 +175,7 @@ async fn a_call_of_the_proxy_shows_how_much_was_taken() {
         chain.sent.push((tx, sent(910, TOKEN, Bytes::new())));
         taken(&mut chain, 911, B256::repeat_byte(2), B256::repeat_byte(0x13), 3);
         let fake = Fake::of(chain).await;
-        let evidence = heard(&upto_facts(), &fake).await;
+        let evidence = gathered(&upto_facts(), &fake).await;
         assert_eq!(evidence.testimonies[0].nonce, cashed(TX, 910, value), "{evidence:?}");
         assert!(fake.asked() < 50, "{}", fake.asked());
     }
@@ -331,11 +331,11 @@ async fn the_receipts_transaction_is_looked_at_first() {
     let mut facts = upto_facts();
     let asked = |fake: &Fake| fake.asked();
     let fake = Fake::of(chain.clone()).await;
-    heard(&facts, &fake).await;
+    gathered(&facts, &fake).await;
     let searching = asked(&fake);
     facts.claimed_tx = Some(TX.to_string());
     let fake = Fake::of(chain.clone()).await;
-    assert_eq!(heard(&facts, &fake).await.testimonies[0].nonce, cashed(TX, 910, 20_000));
+    assert_eq!(gathered(&facts, &fake).await.testimonies[0].nonce, cashed(TX, 910, 20_000));
     assert!(asked(&fake) < searching);
     // Above the head it is not final, and then an unset bit frees nothing.
     let mut late = self::chain();
@@ -369,7 +369,7 @@ async fn a_node_without_old_states_shows_the_proxys_calls_alone() {
     // Without any state there is no testimony.
     let mut gone = chain();
     gone.state_since = u64::MAX;
-    let evidence = heard(&upto_facts(), &Fake::of(gone).await).await;
+    let evidence = gathered(&upto_facts(), &Fake::of(gone).await).await;
     assert_eq!(evidence.testimonies, []);
 }
 
@@ -386,6 +386,6 @@ async fn a_node_that_lost_a_transaction_makes_no_other_look_alone() {
         }
     })
     .await;
-    let evidence = heard(&upto_facts(), &fake).await;
+    let evidence = gathered(&upto_facts(), &fake).await;
     assert_eq!(evidence.testimonies, [], "{evidence:?}");
 }

@@ -205,7 +205,7 @@ proptest! {
             });
             prop_assert_eq!(rows.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
             for intent in 0..3 {
-                let denied = book.approvals().told(ts(now)).denied;
+                let denied = book.approvals().known_at(ts(now)).denied;
                 let denied = denied.iter().find(|denied| denied.intent == [intent; 32]).map(|denied| denied.until);
                 let expected = slow.denied_until(intent).filter(|until| *until >= now);
                 prop_assert_eq!(denied, expected.map(|second| ts(second).timestamp()));
