@@ -68,7 +68,7 @@ pub(crate) struct Round {
 
 /// What bursar's books say at the end, after a stop.
 #[derive(Clone, Copy, Default, Serialize)]
-pub(crate) struct Books {
+pub(crate) struct LedgerTotals {
     pub sold_by_seller: u64,
     pub recorded: u64,
     pub settled: u64,
@@ -77,7 +77,7 @@ pub(crate) struct Books {
 #[derive(Default)]
 pub(crate) struct Run {
     pub rounds: Vec<Round>,
-    pub books: Books,
+    pub books: LedgerTotals,
     pub approved: Option<Approved>,
 }
 
@@ -113,7 +113,7 @@ pub(crate) struct Summary {
     pub paid_per_second_1: f64,
     pub paid_per_second_32: f64,
     pub beside_reference: Option<BesideReference>,
-    pub books: Books,
+    pub books: LedgerTotals,
     pub approved: Option<Approved>,
     pub rounds: Vec<Round>,
 }

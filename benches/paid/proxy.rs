@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::Fault;
 use crate::bkey::CLIENT_SECRET;
-use crate::figures::Books;
+use crate::figures::LedgerTotals;
 use crate::load::ProxyLogin;
 use crate::process::Process;
 use crate::seller::Opened;
@@ -102,16 +102,16 @@ impl Proxy {
     }
 
     /// Stops it, and compares its books with what the seller was paid.
-    pub(crate) fn close(mut self, sold: u64) -> Result<Books, Fault> {
+    pub(crate) fn close(mut self, sold: u64) -> Result<LedgerTotals, Fault> {
         self.process.stop()?;
         let listed = command(&self.program, &self.home, &["payments", "list", "--json"])?;
-        let books = Books {
+        let books = LedgerTotals {
             sold_by_seller: sold,
             recorded: listed.lines().count() as u64,
             settled: listed.matches(r#""state":"settled""#).count() as u64,
         };
         if books.recorded != sold || books.settled != sold {
-            let Books { recorded, settled, .. } = books;
+            let LedgerTotals { recorded, settled, .. } = books;
             return Err(format!("{sold} sold, but {recorded} recorded and {settled} settled").into());
         }
         Ok(books)

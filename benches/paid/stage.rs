@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::figures::{Books, Cpu, Lap, Load, Reference, Store};
+use crate::figures::{Cpu, Lap, LedgerTotals, Load, Reference, Store};
 use crate::load::{Measured, Order, ProxyLogin, Wanted};
 use crate::process::Process;
 use crate::proxy::{Proxy, Settings, WALLET_KEY};
@@ -207,7 +207,7 @@ impl Stage {
     }
 
     /// Stops bursar and compares its books with what the seller was paid.
-    pub(crate) fn close(self) -> Result<Books, Fault> {
+    pub(crate) fn close(self) -> Result<LedgerTotals, Fault> {
         self.bursar.close(self.sold)
     }
 

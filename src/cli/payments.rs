@@ -11,7 +11,9 @@ use super::{Exit, Failure};
 use crate::admin::{self, AdminError, Resolved};
 use bursar_core::clock::SystemClock;
 use bursar_home::Home;
-use bursar_ledger::{Books, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, Refused, read_payments};
+use bursar_ledger::{
+    Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, RecordedPayments, Refused, read_payments,
+};
 
 #[derive(Subcommand)]
 pub(super) enum Payments {
@@ -93,7 +95,7 @@ impl List {
                 STATES.join(", ")
             )));
         }
-        let Books {
+        let RecordedPayments {
             mut payments,
             mut refusals,
         } = read(home)?;
@@ -181,7 +183,11 @@ impl Resolve {
             ));
         }
         self.look(home, rid)?;
-        let word = if self.settled { Resolved::Settled } else { Resolved::Expired };
+        let word = if self.settled {
+            Resolved::Settled
+        } else {
+            Resolved::Expired
+        };
         let who = admin::decider(rustix::process::geteuid().as_raw());
         let question = admin::Resolve {
             id: rid.to_string(),
@@ -246,7 +252,7 @@ async fn resolve_offline(home: &Home, rid: PaymentId, word: Resolved, who: Strin
     resolved.map_err(|error: LedgerError| Failure::negative(error.to_string()))
 }
 
-fn read(home: &Home) -> Result<Books, Failure> {
+fn read(home: &Home) -> Result<RecordedPayments, Failure> {
     read_payments(home.root()).map_err(|error| Failure::negative(error.to_string()))
 }
 

@@ -134,7 +134,7 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
             let ciba = described.ciba.clone().unwrap_or_else(|| Some(Ciba::default()))?;
             match (ciba.options.delivery, callbacks) {
                 (Delivery::Ping, None) => {
-                    unheard(entry, "approval.ciba.delivery is \"ping\"", "write delivery = \"poll\"")
+                    no_callbacks(entry, "approval.ciba.delivery is \"ping\"", "write delivery = \"poll\"")
                 }
                 _ => Some(Backend::Ciba(Box::new(ciba))),
             }
@@ -147,7 +147,9 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
             Some(keyra) => {
                 let keyra = keyra.clone()?;
                 match (&keyra.webhook_secret, callbacks) {
-                    (Some(_), None) => unheard(entry, "approval.keyra.webhook_secret is set", "remove webhook_secret"),
+                    (Some(_), None) => {
+                        no_callbacks(entry, "approval.keyra.webhook_secret is set", "remove webhook_secret")
+                    }
                     _ => Some(Backend::Keyra(Box::new(keyra))),
                 }
             }
@@ -161,7 +163,7 @@ fn backend(entry: &Entry<'_>, described: &Described, callbacks: Option<SocketAdd
     }
 }
 
-fn unheard(entry: &Entry<'_>, what: &str, instead: &str) -> Option<Backend> {
+fn no_callbacks(entry: &Entry<'_>, what: &str, instead: &str) -> Option<Backend> {
     entry.reject(
         format!("{what}, but nothing listens for calls"),
         format!("Add callbacks = \"127.0.0.1:8403\" under [approval], or {instead}: polling finds answers too."),

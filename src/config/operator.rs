@@ -198,8 +198,8 @@ impl Config {
             Store::Shared(shared) => shared.password.as_ref(),
             Store::Embedded => None,
         };
-        let kept = [wallet, stripe, webhook, store].into_iter().flatten();
-        kept.chain(&self.approval.secrets).chain(&self.bkey_secrets)
+        let own = [wallet, stripe, webhook, store].into_iter().flatten();
+        own.chain(&self.approval.secrets).chain(&self.bkey_secrets)
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use bursar_approvals::ciba::Ciba;
-use bursar_approvals::keyra::{self, Received, Keyra};
+use bursar_approvals::keyra::{self, Keyra, Received};
 use bursar_approvals::questions::Questions;
 use bursar_approvals::tokens::Tokens;
 

@@ -66,7 +66,7 @@ pub struct Ciba<V: Verifier> {
     verifier: V,
     tls: Arc<UpstreamTls>,
     clock: SharedClock,
-    kept: ServerCache<V::Keys>,
+    cache: ServerCache<V::Keys>,
     courses: Mutex<HashMap<String, Running>>,
     notifications: Mutex<KnownTokens>,
 }
@@ -86,7 +86,7 @@ impl<V: Verifier> Ciba<V> {
             verifier,
             tls,
             clock,
-            kept: ServerCache::default(),
+            cache: ServerCache::default(),
             courses: Mutex::default(),
             notifications: Mutex::default(),
         }
@@ -140,7 +140,7 @@ impl<V: Verifier> Ciba<V> {
         };
         self.compare_clocks(&answer);
         if let (http::StatusCode::UNAUTHORIZED, Some((_, origin))) = (answer.status, &agent_token) {
-            self.kept.agent_token.forget().await;
+            self.cache.agent_token.forget().await;
             if *origin == TokenOrigin::Stored {
                 return Err(failure::AGENT_TOKEN.into());
             }
@@ -173,7 +173,7 @@ impl<V: Verifier> Ciba<V> {
             None => (Polling::resumed(asked.interval, asked.failures), None),
         };
         let (grant, received) = match grant {
-            Some(kept) => kept,
+            Some(cache) => cache,
             None => {
                 if self.clock.now() > asked.expires_at.saturating_add(GRACE).unwrap_or(Timestamp::MAX) {
                     return self.ended(asked, QuestionStatus::Expired);
@@ -194,7 +194,7 @@ impl<V: Verifier> Ciba<V> {
             }
         };
         match self.judge(question, asked, &grant, received).await {
-            Verdict::Done(standing) => self.ended(asked, standing),
+            Verdict::Done(question_status) => self.ended(asked, question_status),
             Verdict::Later(wait) if received.elapsed() < KEPT_GRANT => {
                 self.keep_running(asked, course, Some((grant, received)));
                 // The wait counts from the start of the poll.
@@ -241,7 +241,7 @@ impl<V: Verifier> Ciba<V> {
             return Verdict::Later(KEYS_AGAIN);
         };
         let fetch = || self.fetch_keys(&metadata);
-        let Some(keys) = self.kept.keys(fetch).await else {
+        let Some(keys) = self.cache.keys(fetch).await else {
             return Verdict::Later(KEYS_AGAIN);
         };
         let presented = Presented {
@@ -255,7 +255,7 @@ impl<V: Verifier> Ciba<V> {
         };
         let verified = match self.verifier.verify(&presented, &keys) {
             // The issuer may have rotated its keys (approvals §5, check 3).
-            Err(Rejected::UnknownKid) => match self.kept.newer_keys(received, fetch).await {
+            Err(Rejected::UnknownKid) => match self.cache.newer_keys(received, fetch).await {
                 Renewal::Keys(keys) => self.verifier.verify(&presented, &keys),
                 Renewal::NotBefore(wait) => return Verdict::Later(wait),
                 Renewal::Unavailable => return Verdict::Later(KEYS_AGAIN),
@@ -277,7 +277,7 @@ impl<V: Verifier> Ciba<V> {
     }
 
     async fn metadata(&self) -> Option<Arc<Metadata>> {
-        self.kept.metadata(|| self.fetch_metadata()).await
+        self.cache.metadata(|| self.fetch_metadata()).await
     }
 
     async fn fetch_metadata(&self) -> Option<Metadata> {
@@ -342,7 +342,7 @@ impl<V: Verifier> Ciba<V> {
             };
             login::read(answer.status, &answer.body)
         };
-        self.kept.agent_token.lend(log_in).await
+        self.cache.agent_token.lend(log_in).await
     }
 
     async fn send(
@@ -388,9 +388,9 @@ impl<V: Verifier> Ciba<V> {
         courses.insert(asked.handle.clone(), Running { course, grant, until });
     }
 
-    fn ended(&self, asked: &Asked, standing: QuestionStatus) -> QuestionStatus {
+    fn ended(&self, asked: &Asked, question_status: QuestionStatus) -> QuestionStatus {
         locked(&self.notifications).remove(&asked.handle);
-        standing
+        question_status
     }
 }
 

@@ -204,24 +204,24 @@ impl Keyra {
         };
         let watch = self.watches.watch(&id, asked.expires_at, self.clock.now());
         let found = match self.find(question, &id, &watch, asked.expires_at).await {
-            Ok(standing) => {
+            Ok(question_status) => {
                 asked.failures = 0;
                 self.watches.note_unreadable(&id, 0);
-                standing
+                question_status
             }
             Err(fault) => self.of_fault(fault, &id, &watch, asked),
         };
-        let standing = match found {
+        let question_status = match found {
             // A late approval may have been given after the end, so it does not count.
             QuestionStatus::Pending { .. } | QuestionStatus::Approved(_) if self.is_late(asked.expires_at) => {
                 QuestionStatus::Expired
             }
             found => found,
         };
-        if !matches!(standing, QuestionStatus::Pending { .. }) {
+        if !matches!(question_status, QuestionStatus::Pending { .. }) {
             self.watches.forget(&id);
         }
-        standing
+        question_status
     }
 
     /// The state of the challenge according to KEYRA.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bursar_approvals::keyra::{
-    ApiKey, BaseUrl, ChallengeId, Echo, Environment, Received, Keyra, KeyraSettings, Passed, Refused, SignatureFormat,
+    ApiKey, BaseUrl, ChallengeId, Echo, Environment, Keyra, KeyraSettings, Passed, Received, Refused, SignatureFormat,
     Trust, Webhooks,
 };
 use bursar_approvals::{Asked, Backend, Denial, Failure, QuestionStatus};
@@ -127,8 +127,8 @@ fn failure(code: &str, retryable: bool) -> Failure {
     }
 }
 
-fn evidence(standing: QuestionStatus) -> Evidence {
-    match standing {
+fn evidence(question_status: QuestionStatus) -> Evidence {
+    match question_status {
         QuestionStatus::Approved(evidence) => *evidence,
         other => panic!("{other:?}"),
     }
@@ -276,9 +276,9 @@ async fn webhooks_are_classified() {
         assert_eq!(send_webhook(address, SECRET, event).await, status);
     }
     let deaf = Case::new().await;
-    let heard = deaf.keyra.receive(&http::HeaderMap::new(), &event);
+    let received = deaf.keyra.receive(&http::HeaderMap::new(), &event);
     assert_eq!(
-        (heard.status().as_u16(), heard),
+        (received.status().as_u16(), received),
         (404, Received::Refused(Refused::NotConfigured))
     );
 }

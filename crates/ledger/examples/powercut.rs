@@ -161,8 +161,8 @@ async fn check(dir: &Path, number: u64) -> Result<(), Failed> {
 
 /// The state of every payment, from the journal alone.
 fn states(dir: &Path) -> Result<HashMap<PaymentId, State>, Failed> {
-    let books = read_payments(dir)?;
-    Ok(books
+    let recorded = read_payments(dir)?;
+    Ok(recorded
         .payments
         .iter()
         .map(|payment| (payment.id, payment.state))

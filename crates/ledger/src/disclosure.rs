@@ -67,9 +67,9 @@ impl Private {
     }
 
     fn file(&mut self, segment: &str) -> io::Result<&mut File> {
-        let kept = self.open.take().filter(|(name, _)| name == segment);
-        let (name, file) = match kept {
-            Some(kept) => kept,
+        let current = self.open.take().filter(|(name, _)| name == segment);
+        let (name, file) = match current {
+            Some(current) => current,
             None => {
                 let path = self.dir.join(segment);
                 let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;

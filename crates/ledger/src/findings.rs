@@ -35,7 +35,7 @@ pub struct Findings {
     /// Payments that the chain contradicts.
     pub disputes: BTreeMap<PaymentId, Timestamp>,
     /// Settled at that time on the merchant's receipt, and not yet confirmed by the chain.
-    pub unheard: BTreeMap<PaymentId, Timestamp>,
+    pub awaiting_chain: BTreeMap<PaymentId, Timestamp>,
     signed: HashMap<NonceKey, Signed>,
     /// Nonces of payments that are taken through Permit2, whose transfers do not reveal the nonce.
     permits: HashMap<B256, NonceKey>,
@@ -153,16 +153,16 @@ impl Findings {
             }
             Body::Settled(settled) => {
                 if settled.by == Source::Merchant {
-                    self.unheard.insert(settled.rid, ts);
+                    self.awaiting_chain.insert(settled.rid, ts);
                 }
                 self.took(&settled.rid, settled.taken);
             }
             Body::Confirmed(confirmed) => {
-                self.unheard.remove(&confirmed.rid);
+                self.awaiting_chain.remove(&confirmed.rid);
                 self.took(&confirmed.rid, confirmed.taken);
             }
             Body::Disputed(disputed) => {
-                self.unheard.remove(&disputed.rid);
+                self.awaiting_chain.remove(&disputed.rid);
                 self.disputes.insert(disputed.rid, ts);
             }
             Body::Outflow(outflow) => self.outflows.push((ts, recorded(outflow))),
@@ -199,13 +199,15 @@ impl Findings {
         let (rail, amount) = (Rail::parse(&reserved.rail), Atoms::new(reserved.amount.0));
         let permit = match rail {
             Some(Rail::X402Permit2 | Rail::X402UpTo) => Some(nonce),
-            _ => None,
+            Some(Rail::X402 | Rail::MppEvm | Rail::MppTempo | Rail::MppStripe) | None => None,
         };
         let signed = Signed {
             payee: reserved.payee.clone(),
             amount: match rail {
                 Some(Rail::X402UpTo) => Expected::UpTo(amount),
-                _ => Expected::Exactly(amount),
+                Some(Rail::X402 | Rail::X402Permit2 | Rail::MppEvm | Rail::MppTempo | Rail::MppStripe) | None => {
+                    Expected::Exactly(amount)
+                }
             },
             permit,
         };

@@ -110,8 +110,8 @@ mod tests {
         for (text, says) in [
             ("4\n", "has format 4"),
             ("0\n", "a format number"),
-            ("", "the number"),
-            ("x", "the number"),
+            ("", "a format number"),
+            ("x", "a format number"),
         ] {
             let dir = tempfile::tempdir().unwrap();
             fs::write(path(dir.path()), text).unwrap();

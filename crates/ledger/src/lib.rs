@@ -109,7 +109,7 @@ pub use options::Options;
 pub use payment::{Finding, Payment};
 #[cfg(feature = "postgres")]
 pub use postgres::{Access, Postgres};
-pub use read::{Books, Explained, PaymentRecord, ReadError, Refused, read_explained, read_payments};
+pub use read::{Explained, PaymentRecord, ReadError, RecordedPayments, Refused, read_explained, read_payments};
 pub use reason::Reason;
 pub use recovery::OpenError;
 pub use signing::CheckpointInterval;

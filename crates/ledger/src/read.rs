@@ -40,7 +40,7 @@ pub enum ReadError {
 
 /// What the journal records, oldest first.
 #[derive(Debug, Default)]
-pub struct Books {
+pub struct RecordedPayments {
     pub payments: Vec<PaymentRecord>,
     pub refusals: Vec<Refused>,
 }
@@ -106,7 +106,7 @@ pub struct Explained {
 }
 
 /// Reads all payments and refusals in `dir` (the data directory).
-pub fn read_payments(dir: &Path) -> Result<Books, ReadError> {
+pub fn read_payments(dir: &Path) -> Result<RecordedPayments, ReadError> {
     let replay = replay(dir)?;
     let paths = paths(dir)?;
     let record = |rid| {
@@ -115,7 +115,7 @@ pub fn read_payments(dir: &Path) -> Result<Books, ReadError> {
             .get(rid)
             .map(|payment| PaymentRecord::of(payment, &paths))
     };
-    Ok(Books {
+    Ok(RecordedPayments {
         payments: replay.order.iter().filter_map(record).collect(),
         refusals: replay.refusals,
     })

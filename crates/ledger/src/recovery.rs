@@ -334,14 +334,14 @@ fn open_index(dir: &Path, audit: &Path, now: Timestamp) -> (Option<(Index, Snaps
 /// Creates a new index in place of a damaged one, which is kept beside it.
 fn renew(dir: &Path, audit: &Path, now: Timestamp) -> Result<(Index, Snapshot), String> {
     let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
-    let mut kept = dir.with_extension(format!("bad-{time}"));
+    let mut aside = dir.with_extension(format!("bad-{time}"));
     for number in 1.. {
-        if !kept.exists() {
+        if !aside.exists() {
             break;
         }
-        kept = dir.with_extension(format!("bad-{time}-{number}"));
+        aside = dir.with_extension(format!("bad-{time}-{number}"));
     }
-    fs::rename(dir, &kept).map_err(|error| format!("cannot rename {}: {error}", dir.display()))?;
+    fs::rename(dir, &aside).map_err(|error| format!("cannot rename {}: {error}", dir.display()))?;
     Index::open(dir, audit)
 }
 

@@ -105,7 +105,7 @@ pub struct Upstreams {
     dialer: Dialer,
     tls: Arc<UpstreamTls>,
     timeouts: Timeouts,
-    kept: Mutex<HashMap<Key, Vec<IdleConnection>>>,
+    pooled: Mutex<HashMap<Key, Vec<IdleConnection>>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -133,7 +133,7 @@ impl Upstreams {
             dialer,
             tls,
             timeouts,
-            kept: Mutex::default(),
+            pooled: Mutex::default(),
         })
     }
 
@@ -165,8 +165,8 @@ impl Upstreams {
         if connection.is_closed() {
             return;
         }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = kept.entry(key).or_default();
+        let mut pooled = self.pooled.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = pooled.entry(key).or_default();
         if lane.len() < KEEP_EACH {
             lane.push(IdleConnection {
                 connection,
@@ -177,8 +177,8 @@ impl Upstreams {
 
     /// Newest first: the connection least likely to have been closed by the site.
     fn pick(&self, key: &Key, checked: &Checked) -> Option<Connection> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = kept.get_mut(key)?;
+        let mut pooled = self.pooled.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = pooled.get_mut(key)?;
         while let Some(last) = lane.last_mut() {
             let connection = &last.connection;
             if connection.is_closed()
@@ -196,20 +196,20 @@ impl Upstreams {
                     reused: true,
                 });
             }
-            return lane.pop().map(|kept| Connection {
+            return lane.pop().map(|pooled| Connection {
                 reused: true,
-                ..kept.connection
+                ..pooled.connection
             });
         }
-        kept.remove(key);
+        pooled.remove(key);
         None
     }
 
     /// Closes connections that have been idle too long. Called on a timer.
     pub fn sweep(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|_, lane| {
-            lane.retain(|kept| !kept.connection.is_closed() && kept.since.elapsed() <= KEEP);
+        let mut pooled = self.pooled.lock().unwrap_or_else(PoisonError::into_inner);
+        pooled.retain(|_, lane| {
+            lane.retain(|pooled| !pooled.connection.is_closed() && pooled.since.elapsed() <= KEEP);
             !lane.is_empty()
         });
     }
@@ -293,9 +293,9 @@ impl Lane {
     }
 
     async fn to(&self, checked: &Checked) -> Result<Connection, UpstreamError> {
-        while let Some(mut kept) = self.upstreams.pick(&self.key, checked) {
-            if kept.ready().await {
-                return Ok(kept);
+        while let Some(mut pooled) = self.upstreams.pick(&self.key, checked) {
+            if pooled.ready().await {
+                return Ok(pooled);
             }
         }
         self.upstreams.dial(&self.key, checked).await

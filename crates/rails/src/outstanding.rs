@@ -346,7 +346,7 @@ impl Outstanding {
         let mut by_target = self.lock();
         by_target.retain(|_, outstanding| {
             outstanding.retain(|payment| {
-                let keep = payment.is_kept(now);
+                let keep = payment.is_needed(now);
                 if !keep {
                     self.forgotten(payment.rid);
                 }
@@ -450,7 +450,7 @@ impl OutstandingPayment {
     }
 
     /// R7: a delivered payment is kept only for as long as R6 may need it.
-    fn is_kept(&self, now: Timestamp) -> bool {
+    fn is_needed(&self, now: Timestamp) -> bool {
         match self.stage {
             Stage::Waiting(_) | Stage::Abandoned(_) => true,
             Stage::Open if self.stored.delivered => self.can_be_presented(now),

@@ -83,7 +83,7 @@ impl Reconciler {
             .collect();
         let mut settled: BTreeSet<PaymentId> = self.ledger.unconfirmed().await.map_err(failed)?.into_iter().collect();
         if let Some(since) = question.since {
-            let of_then = findings.unheard.iter().filter(|(_, at)| **at >= since);
+            let of_then = findings.awaiting_chain.iter().filter(|(_, at)| **at >= since);
             settled.extend(of_then.map(|(rid, _)| *rid));
         }
         for rid in settled {

@@ -92,10 +92,10 @@ mod tests {
         cursors.advance(network, wallet, at(7)).unwrap();
         cursors.advance(network, Address::repeat_byte(2), at(3)).unwrap();
         cursors.advance(network, wallet, at(5)).unwrap();
-        let kept = Cursors::load(path.clone());
-        assert_eq!(kept.of(network, wallet), Some(at(7)));
-        assert_eq!(kept.of(network, Address::repeat_byte(2)), Some(at(3)));
-        assert_eq!(kept.of(Network::Eip155(8453), wallet), None);
+        let stored = Cursors::load(path.clone());
+        assert_eq!(stored.of(network, wallet), Some(at(7)));
+        assert_eq!(stored.of(network, Address::repeat_byte(2)), Some(at(3)));
+        assert_eq!(stored.of(Network::Eip155(8453), wallet), None);
 
         home::write_atomic(&path, b"[{\"network\":", Readers::Owner).unwrap();
         assert_eq!(Cursors::load(path).of(network, wallet), None);

@@ -129,7 +129,8 @@ pub fn unexplained(network: Network, logs: &[Log], known: impl Fn(&B256, &Outflo
                 }
             }
             Event::TransferWithMemo { to, value, memo, .. } => {
-                let is_same = |left: &Outflow| (left.tx, left.asset, left.to, left.amount) == (log.tx, asset, to, value);
+                let is_same =
+                    |left: &Outflow| (left.tx, left.asset, left.to, left.amount) == (log.tx, asset, to, value);
                 if let Some(at) = found.iter().rposition(is_same)
                     && known(&memo, &found[at])
                 {

@@ -84,11 +84,11 @@ impl Reconciler {
     async fn called_dead(&self, issuer: &Issuer, payment: &Payment) -> StripeLine {
         let line = |finding| PaymentLine::of(payment, finding);
         let (now, rid) = (self.clock.now(), payment.rid());
-        let standing = match issuer.token_of(payment, now).await? {
+        let token_status = match issuer.token_of(payment, now).await? {
             Some(token) => issuer.look(&token).await?,
             None => TokenStatus::Dead(Reason::NeverIssued),
         };
-        Ok(match standing {
+        Ok(match token_status {
             TokenStatus::Dead(_) => {
                 if !Tokens::may_have_a_hold(payment, now) {
                     issuer.tokens().forget(rid);
@@ -153,14 +153,14 @@ impl Reconciler {
             }
             Some(Err(shown)) => return Ok(pending(payment, until(shown))),
         };
-        let standing = self.taken_back(issuer, &token).await;
-        if let Ok(TokenStatus::Dead(why)) = standing {
+        let token_status = self.taken_back(issuer, &token).await;
+        if let Ok(TokenStatus::Dead(why)) = token_status {
             return Ok(self.gone(issuer, payment, withdrawn, why).await);
         }
         if let Some(outstanding) = &self.outstanding {
             outstanding.put_back(withdrawn);
         }
-        Ok(match standing? {
+        Ok(match token_status? {
             TokenStatus::Charged => self.charged(issuer, payment).await,
             TokenStatus::Live => line(Finding::Undecided).why("Stripe has not revoked the token"),
             TokenStatus::Dead(why) => line(Finding::Undecided).why(why),
@@ -171,7 +171,7 @@ impl Reconciler {
     async fn taken_back(&self, issuer: &Issuer, token: &TokenId) -> Result<TokenStatus, NoStatus> {
         match issuer.look(token).await? {
             TokenStatus::Live => issuer.revoke(token).await,
-            standing => Ok(standing),
+            token_status => Ok(token_status),
         }
     }
 

@@ -27,7 +27,7 @@ pub struct Facts {
     pub armed_at: u64,
     /// Unix second. Only a block before it can include the payment; with Permit2, also a block of that second.
     pub valid_before: u64,
-    pub standing: ClaimState,
+    pub claim_state: ClaimState,
     /// The transaction named by a receipt, whether or not it has the form of one.
     pub claimed_tx: Option<String>,
 }
@@ -147,7 +147,7 @@ impl Facts {
             // A held payment is armed later; then the search only starts earlier than needed.
             armed_at: u64::try_from(payment.created_at.timestamp().as_second()).unwrap_or(0),
             valid_before: arm.valid_before.0,
-            standing: match payment.state {
+            claim_state: match payment.state {
                 State::Settled => ClaimState::Claimed,
                 State::Held | State::Armed | State::Unknown | State::Released | State::Expired => ClaimState::Open,
             },

@@ -146,13 +146,13 @@ pub fn verdict(facts: &Facts, evidence: &Evidence) -> Verdict {
             Ok(lag) => wait(evidence, facts.final_after().saturating_add(lag).saturating_add(1)),
             Err(why) => unclear(why),
         },
-        Joint::Unused => match (releasable(evidence, &head), facts.standing) {
+        Joint::Unused => match (releasable(evidence, &head), facts.claim_state) {
             (Err(why), _) => unclear(why),
             (Ok(()), ClaimState::Open) => Verdict::Expired { head },
             (Ok(()), ClaimState::Claimed) if facts.proof == UPTO => nothing_taken(facts, None, head.number),
             (Ok(()), ClaimState::Claimed) => disputed(Dispute::NeverCashed),
         },
-        Joint::Cancelled { tx, block } => match (releasable(evidence, &head), facts.standing) {
+        Joint::Cancelled { tx, block } => match (releasable(evidence, &head), facts.claim_state) {
             (Err(why), _) => unclear(why),
             (Ok(()), ClaimState::Open) => Verdict::Cancelled { tx, block },
             (Ok(()), ClaimState::Claimed) if facts.proof == UPTO => nothing_taken(facts, Some(tx), block),

@@ -32,20 +32,20 @@ pub(crate) enum Recall<A> {
 
 /// Responses by identifier.
 pub(crate) struct Answers<A> {
-    kept: HashMap<String, (Fingerprint, A)>,
+    entries: HashMap<String, (Fingerprint, A)>,
     order: VecDeque<String>,
 }
 
 impl<A: Clone> Answers<A> {
     pub(crate) fn new() -> Self {
         Self {
-            kept: HashMap::new(),
+            entries: HashMap::new(),
             order: VecDeque::new(),
         }
     }
 
     pub(crate) fn recall(&self, identifier: &str, fingerprint: Fingerprint) -> Recall<A> {
-        match self.kept.get(identifier) {
+        match self.entries.get(identifier) {
             None => Recall::New,
             Some((known, answer)) if *known == fingerprint => Recall::Answered(answer.clone()),
             Some(_) => Recall::Conflict,
@@ -56,10 +56,10 @@ impl<A: Clone> Answers<A> {
         if self.order.len() == CAPACITY
             && let Some(oldest) = self.order.pop_front()
         {
-            self.kept.remove(&oldest);
+            self.entries.remove(&oldest);
         }
         self.order.push_back(identifier.clone());
-        self.kept.insert(identifier, (fingerprint, answer));
+        self.entries.insert(identifier, (fingerprint, answer));
     }
 }
 
@@ -92,6 +92,6 @@ mod tests {
         }
         assert_eq!(answers.recall("0", fingerprint), Recall::New);
         assert_eq!(answers.recall("1", fingerprint), Recall::Answered(1));
-        assert_eq!(answers.kept.len(), CAPACITY);
+        assert_eq!(answers.entries.len(), CAPACITY);
     }
 }

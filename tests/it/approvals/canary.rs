@@ -59,13 +59,18 @@ async fn handles_and_tokens_are_in_no_log_line_and_no_other_file() {
     secrets.extend(ids.iter().cloned());
     secrets.push(CLIENT_SECRET.to_owned());
     assert_eq!(secrets.len(), 3 + 2 + 3 + 1);
-    let kept = |path: &Path| path.parent().unwrap().ends_with("private/approvals") || path.ends_with("bkey-secret");
+    let may_hold_secrets =
+        |path: &Path| path.parent().unwrap().ends_with("private/approvals") || path.ends_with("bkey-secret");
     let mut found = 0;
     for path in files(home.path()) {
         let bytes = std::fs::read(&path).unwrap();
         for secret in &secrets {
             let is_there = spellings(secret).iter().any(|spelling| holds(&bytes, spelling));
-            assert!(!is_there || kept(&path), "{} holds {secret}", path.display());
+            assert!(
+                !is_there || may_hold_secrets(&path),
+                "{} holds {secret}",
+                path.display()
+            );
             found += usize::from(is_there);
         }
     }

@@ -111,10 +111,10 @@ async fn what_a_person_approves_is_paid_once_and_its_token_is_kept() {
     let text = String::from_utf8(bursar.run(&["payments", "show", id]).stdout).unwrap();
     assert!(text.contains(&format!("verified        yes (key {key})")), "{text}");
     // The token is confidential: neither the ledger nor the log has it (R46).
-    let books = serde_json::to_string(&bursar.journal()).unwrap();
+    let journal_text = serde_json::to_string(&bursar.journal()).unwrap();
     let log = std::fs::read_to_string(bursar.path().join("serve.log")).unwrap();
     for token in fake.tokens() {
-        assert!(!books.contains(&token) && !log.contains(&token));
+        assert!(!journal_text.contains(&token) && !log.contains(&token));
     }
     assert!(!log.contains(CLIENT_SECRET));
     // The approval was for one purchase.
@@ -238,8 +238,8 @@ async fn a_question_goes_on_after_a_kill() {
     );
     let handle = eventually("a question", || fake.handles().first().cloned()).await;
     eventually("the handle on the disk", || {
-        let kept = std::fs::read_dir(bursar.path().join("private/approvals")).ok()?;
-        let texts = kept.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
+        let stored = std::fs::read_dir(bursar.path().join("private/approvals")).ok()?;
+        let texts = stored.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
         texts.into_iter().find(|text| text.contains(&handle))
     })
     .await;

@@ -234,7 +234,7 @@ async fn stored_evidence_that_differs_from_the_ledger_is_found() {
     let bursar = home(&origin, &fake.base, 60, "").serve();
     let id = bought(&bursar, &origin, &fake).await;
     let path = bursar.path().join(format!("private/approvals/{id}.json"));
-    let kept = std::fs::read_to_string(&path).unwrap();
+    let stored = std::fs::read_to_string(&path).unwrap();
     let show = || bursar.run(&["payments", "show", &id]);
     let good = show();
     assert_eq!(good.status.code(), Some(0), "{good:?}");
@@ -245,9 +245,9 @@ async fn stored_evidence_that_differs_from_the_ledger_is_found() {
         .iter()
         .position(|entry| entry["ev"] == "approval.granted")
         .unwrap();
-    let kept_now: Value = serde_json::from_str(&kept).unwrap();
+    let stored_now: Value = serde_json::from_str(&stored).unwrap();
     let differs = |change: &dyn Fn(&mut Value), what: &str| {
-        let mut other = kept_now.clone();
+        let mut other = stored_now.clone();
         change(&mut other);
         std::fs::write(&path, serde_json::to_vec_pretty(&other).unwrap()).unwrap();
         let output = show();
@@ -267,28 +267,28 @@ async fn stored_evidence_that_differs_from_the_ledger_is_found() {
     };
     // The token still verifies; only the ledger shows that another leeway was configured.
     let other = differs(
-        &|kept| kept["asks"][0]["evidence"]["proof"]["policy"]["leeway_s"] = json!(31),
+        &|stored| stored["asks"][0]["evidence"]["proof"]["policy"]["leeway_s"] = json!(31),
         "the stored evidence does not match the hash in entry",
     );
     assert_eq!(
         other["asks"][0]["evidence"]["proof"]["token"],
-        kept_now["asks"][0]["evidence"]["proof"]["token"]
+        stored_now["asks"][0]["evidence"]["proof"]["token"]
     );
     assert_eq!(shown(&bursar, &id)["approval_check"]["verified"], "yes");
     differs(
-        &|kept| kept["intent"]["amount"] = json!("100001"),
+        &|stored| stored["intent"]["amount"] = json!("100001"),
         "the intent does not match the hash stored with it",
     );
     differs(
-        &|kept| kept["intent_sha256"] = json!("00".repeat(32)),
+        &|stored| stored["intent_sha256"] = json!("00".repeat(32)),
         "the intent does not match the hash stored with it",
     );
     differs(
-        &|kept| kept["asks"][0]["sentence"] = json!("research: pay 0.01 USDC to localhost"),
+        &|stored| stored["asks"][0]["sentence"] = json!("research: pay 0.01 USDC to localhost"),
         "the sentence does not match the intent",
     );
     differs(
-        &|kept| drop(kept["asks"][0].as_object_mut().unwrap().remove("evidence")),
+        &|stored| drop(stored["asks"][0].as_object_mut().unwrap().remove("evidence")),
         &format!("entry {granted} records an approval, but its evidence is missing"),
     );
     std::fs::write(&path, "{}").unwrap();

@@ -2,7 +2,7 @@
 
 use http::Request;
 
-use crate::approvals::{AT_ONCE, approve, at_ten_cents, assert_problem, question};
+use crate::approvals::{AT_ONCE, approve, assert_problem, at_ten_cents, question};
 use crate::support::agent::Agent;
 use crate::support::bursar::setup;
 

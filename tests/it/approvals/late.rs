@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 
-use crate::approvals::{AT_ONCE, HOLDS, LIMITS, approve, at_ten_cents, assert_problem, kinds, pending, question};
+use crate::approvals::{AT_ONCE, HOLDS, LIMITS, approve, assert_problem, at_ten_cents, kinds, pending, question};
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, Home, eventually, setup};
 use crate::support::faults::{Faults, Moment};

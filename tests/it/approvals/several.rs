@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::approvals::{at_ten_cents, assert_problem, kinds, pending};
+use crate::approvals::{assert_problem, at_ten_cents, kinds, pending};
 use crate::support::agent::{Agent, Page};
 use crate::support::bkey::{CLIENT_ID, CLIENT_SECRET, Call, Decision, Dialect, FakeBkey, Mishap};
 use crate::support::bursar::{Bursar, Home, eventually, setup};
@@ -71,9 +71,11 @@ async fn two_of_three_must_approve_what_is_above_the_second_threshold() {
     let waiting = waits(&bursar, &origin);
     let asked = handles(&fake, 3).await;
     assert!(fake.handles_by_approver().into_keys().eq(PEOPLE));
-    // Each approver has their own code, so that one cannot answer for another.
-    let codes: std::collections::BTreeSet<String> =
-        pending(&bursar).iter().map(|open| open["code"].to_string()).collect();
+    // Each approver has their own code, so that one cannot answer for another. The provider has the questions a moment
+    // before bursar has its answer.
+    let listed = || Some(pending(&bursar)).filter(|open| open.len() == 3);
+    let open = eventually("the questions on the operator's list", listed).await;
+    let codes: std::collections::BTreeSet<String> = open.iter().map(|open| open["code"].to_string()).collect();
     assert_eq!(codes.len(), 3);
     // The operator sees who has not answered, but cannot answer for them.
     let printed = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
@@ -313,7 +315,11 @@ async fn killed_while_the_second_approves(origin: &Origin, step: usize) -> bool 
             break;
         }
     }
-    assert_eq!(printed.last().map(|(status, _)| *status), Some(200), "{when}: {printed:?}");
+    assert_eq!(
+        printed.last().map(|(status, _)| *status),
+        Some(200),
+        "{when}: {printed:?}"
+    );
     let sent: std::collections::HashSet<_> = origin
         .seen()
         .into_iter()
@@ -384,7 +390,7 @@ async fn evidence_that_could_not_be_written_never_counts() {
     let asked = handles(&fake, 3).await;
     // The handles are on disk.
     eventually("all three", || {
-        (pending(&bursar).len() == 3 && kept(&bursar, "asked") == 3).then_some(())
+        (pending(&bursar).len() == 3 && stored(&bursar, "asked") == 3).then_some(())
     })
     .await;
     faults.fail_once("write", "/private/approvals/", rustix::io::Errno::IO);
@@ -400,20 +406,20 @@ async fn evidence_that_could_not_be_written_never_counts() {
     );
     fake.decide(&asked[1], Decision::Approved);
     votes(&bursar, 1).await;
-    assert_eq!(kept(&bursar, "evidence"), 1);
+    assert_eq!(stored(&bursar, "evidence"), 1);
     fake.decide(&asked[2], Decision::Approved);
     assert_eq!(waiting.await.unwrap().status, 200);
-    assert_eq!((kept(&bursar, "evidence"), origin.payments().len()), (2, 1));
+    assert_eq!((stored(&bursar, "evidence"), origin.payments().len()), (2, 1));
 }
 
 /// How many approvers have `member` in the stored question.
-fn kept(bursar: &Bursar, member: &str) -> usize {
+fn stored(bursar: &Bursar, member: &str) -> usize {
     let mut folder = std::fs::read_dir(bursar.path().join("private/approvals")).unwrap();
     let file = folder
         .find_map(|file| Some(file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "json")));
     let text = std::fs::read_to_string(file.unwrap()).unwrap();
-    let kept: Value = serde_json::from_str(&text).unwrap();
-    kept["asks"]
+    let stored: Value = serde_json::from_str(&text).unwrap();
+    stored["asks"]
         .as_array()
         .unwrap()
         .iter()

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::approvals::{AT_ONCE, approve, at_ten_cents, assert_problem, kinds, new_limits, pending, question, seller_at};
+use crate::approvals::{
+    AT_ONCE, approve, assert_problem, at_ten_cents, kinds, new_limits, pending, question, seller_at,
+};
 use crate::support::agent::Agent;
 use crate::support::bursar::{Bursar, eventually, setup};
 use crate::support::origin::Origin;
@@ -258,7 +260,10 @@ async fn the_owner_of_an_agent_does_not_approve_for_it() {
         let output = bursar.run(&["approve", &id, "--code", &code]);
         assert_eq!(output.status.code(), Some(1));
         let printed = String::from_utf8(output.stderr).unwrap();
-        assert!(printed.contains(&me) && printed.contains("owns this agent"), "{printed}");
+        assert!(
+            printed.contains(&me) && printed.contains("owns this agent"),
+            "{printed}"
+        );
         // Nor after a restart.
         assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
     }

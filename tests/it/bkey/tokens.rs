@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::bkey::{Lie, config, is_counted, assert_problem, write_secret};
+use crate::bkey::{Lie, assert_problem, config, is_counted, write_secret};
 use crate::support::agent::Agent;
 use crate::support::bkey::payments::OrderState;
 use crate::support::bkey::{Call, Dialect, FakeBkey};
@@ -82,8 +82,8 @@ async fn a_token_that_is_not_what_was_ordered_is_kept_and_not_sent() {
         assert!(origin.payments().is_empty(), "{member}");
         assert_eq!(bursar.states(), ["unknown"]);
         let id = bursar.payments()[0]["id"].as_str().unwrap().to_owned();
-        let kept = bursar.path().join("private/tokens").join(&id);
-        assert_eq!(kept.exists(), member != "sptId", "{member}");
+        let stored = bursar.path().join("private/tokens").join(&id);
+        assert_eq!(stored.exists(), member != "sptId", "{member}");
         let again = Agent::of(&bursar).get(origin.address, "/report?q=1").await;
         assert_problem(&again, 409, "payment-in-doubt");
         assert_eq!(fake.count(Call::OrderToken), 1);

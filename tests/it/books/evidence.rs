@@ -76,7 +76,7 @@ pub(crate) fn facts(buyer: &Buyer, payment: &Value) -> Facts {
         proof: Proof::Authorization,
         armed_at: second("created_at"),
         valid_before: second("valid_before"),
-        standing: match text("state") {
+        claim_state: match text("state") {
             "settled" => ClaimState::Claimed,
             _ => ClaimState::Open,
         },

@@ -422,7 +422,12 @@ async fn on_tempo_the_memo_proves_payment_and_its_absence_proves_none() {
     node.be(Mood::Final);
     let printed = reconcile(&buyer.bursar);
     let paid = || state_of("settled", "chain", None);
-    assert_eq!(stand(&buyer.bursar), [paid(), paid(), unknown_payment], "{:?}", printed.lines);
+    assert_eq!(
+        stand(&buyer.bursar),
+        [paid(), paid(), unknown_payment],
+        "{:?}",
+        printed.lines
+    );
     assert_eq!(printed.code, Some(4));
 
     // An expired transaction is never mined later, but a node that shows none is not believed that soon.

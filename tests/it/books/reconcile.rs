@@ -222,7 +222,12 @@ async fn what_is_never_cashed_comes_back_and_what_was_claimed_of_it_is_disputed(
     assert_eq!(entries(&buyer.bursar, "pay.dispute").len(), 1);
     // It remains a mismatch.
     let printed = reconcile(&buyer.bursar.home);
-    assert_eq!((printed.code, printed.findings()), (1, vec!["disputed"]), "{:?}", printed.lines);
+    assert_eq!(
+        (printed.code, printed.findings()),
+        (1, vec!["disputed"]),
+        "{:?}",
+        printed.lines
+    );
     assert_eq!(entries(&buyer.bursar, "pay.dispute").len(), 1);
 
     // One cent is free again, and the same request buys again.
@@ -288,7 +293,12 @@ async fn money_that_another_program_takes_is_reported_and_recorded_once() {
             std::fs::remove_file(&cursor).unwrap();
         }
         let printed = reconcile(&buyer.bursar.home);
-        assert_eq!((printed.code, printed.kind("outflow").len()), (1, 1), "{:?}", printed.lines);
+        assert_eq!(
+            (printed.code, printed.kind("outflow").len()),
+            (1, 1),
+            "{:?}",
+            printed.lines
+        );
         assert_eq!(printed.kind("outflow")[0]["tx"], tx.as_str());
         assert_eq!(entries(&buyer.bursar, "wallet.outflow").len(), 1);
     }
@@ -308,14 +318,24 @@ async fn nodes_that_disagree_prove_nothing() {
     honest.be(Mood::Final);
     liar.be(Mood::Denying);
     let printed = reconcile(&buyer.bursar.home);
-    assert_eq!((printed.code, printed.findings()), (4, vec!["undecided"]), "{:?}", printed.lines);
+    assert_eq!(
+        (printed.code, printed.findings()),
+        (4, vec!["undecided"]),
+        "{:?}",
+        printed.lines
+    );
     let why = printed.kind("payment")[0]["why"].as_str().unwrap().to_owned();
     assert!(why.contains("disagree"), "{why}");
     assert_eq!(by(&buyer.bursar), ["unknown"]);
     // One node's proof is enough to settle, if the other one only fails to answer.
     liar.be(Mood::Down);
     let printed = reconcile(&buyer.bursar.home);
-    assert_eq!((printed.code, printed.findings()), (0, vec!["settled"]), "{:?}", printed.lines);
+    assert_eq!(
+        (printed.code, printed.findings()),
+        (0, vec!["settled"]),
+        "{:?}",
+        printed.lines
+    );
 }
 
 #[test]

@@ -99,7 +99,7 @@ async fn shop() -> Origin {
 }
 
 /// A server that paid twice for research, once for writer, and refused once.
-async fn books() -> (Origin, Bursar) {
+async fn with_payments() -> (Origin, Bursar) {
     let origin = shop().await;
     let limits = "timezone = \"UTC\"\n[groups.eng]\nday = \"50.00\"\n[agents.research]\nper_transaction = \"1.00\"\nday = \"5.00\"\n\
                   [agents.writer]\ngroup = \"eng\"\nday = \"5.00\"\n";

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::{DONE, NEGATIVE, USAGE, books, done, fails, json_lines, stderr, stdout};
+use super::{DONE, NEGATIVE, USAGE, done, fails, json_lines, stderr, stdout, with_payments};
 use crate::support::agent::Agent;
 use crate::support::bursar::bin;
 use crate::support::seller;
@@ -45,7 +45,7 @@ fn states(lines: &[Value]) -> Vec<&str> {
 
 #[tokio::test]
 async fn payments_are_listed_alike_with_and_without_a_server() {
-    let (_origin, mut bursar) = books().await;
+    let (_origin, mut bursar) = with_payments().await;
     fn list<'a>(more: &[&'a str]) -> Vec<&'a str> {
         [&["payments", "list", "--json"], more].concat()
     }
@@ -176,7 +176,7 @@ fn assert_shapes(payments: &[Value]) {
 
 #[tokio::test]
 async fn an_unknown_payment_is_resolved_by_hand_with_and_without_a_server() {
-    let (origin, mut bursar) = books().await;
+    let (origin, mut bursar) = with_payments().await;
     assert_eq!(Agent::of(&bursar).get(origin.address, "/unclear").await.status, 200);
     let ids: Vec<String> = bursar
         .payments()
@@ -290,7 +290,7 @@ fn journal(dir: &Path) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_reader_that_goes_away_is_not_an_error() {
-    let (_origin, bursar) = books().await;
+    let (_origin, bursar) = with_payments().await;
     for arguments in [["payments", "list"], ["agents", "list"], ["ca", "show"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -312,7 +312,7 @@ async fn a_reader_that_goes_away_is_not_an_error() {
 
 #[tokio::test]
 async fn a_damaged_journal_is_named_and_not_read_past() {
-    let (_origin, mut bursar) = books().await;
+    let (_origin, mut bursar) = with_payments().await;
     assert_eq!(bursar.stop(), DONE);
     let audit = bursar.path().join("audit");
     let file = std::fs::read_dir(&audit).unwrap().map(|entry| entry.unwrap().path());

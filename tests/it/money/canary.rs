@@ -160,11 +160,11 @@ async fn no_secret_is_left_in_a_file_or_in_the_log() {
     for path in &all {
         let bytes = std::fs::read(path).unwrap();
         let private = path.parent().unwrap().ends_with("private");
-        let kept = path.parent().unwrap().ends_with("private/credentials");
+        let may_hold_secrets = path.parent().unwrap().ends_with("private/credentials");
         // A credential repeats the merchant's text, and must itself not be anywhere else.
-        let bytes = if kept { bytes } else { opened(&bytes) };
+        let bytes = if may_hold_secrets { bytes } else { opened(&bytes) };
         for secret in &secrets {
-            if private && secret == QUERY || kept && presentable.contains(secret) {
+            if private && secret == QUERY || may_hold_secrets && presentable.contains(secret) {
                 continue;
             }
             for spelling in spellings(secret) {

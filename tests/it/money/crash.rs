@@ -119,7 +119,14 @@ async fn resolved_as_settled_it_counts_for_ever() {
 async fn without_a_server_resolving_works_on_the_directory_itself() {
     for (resolution, state) in [("--expired", "expired"), ("--settled", "settled")] {
         let (home, origin, id) = killed_while_paying(ONE_PAYMENT).await;
-        let resolved = home.run(&["payments", "resolve", &id, resolution, "--why", "asked the seller's bank"]);
+        let resolved = home.run(&[
+            "payments",
+            "resolve",
+            &id,
+            resolution,
+            "--why",
+            "asked the seller's bank",
+        ]);
         assert_eq!(code(&resolved), 0, "{}", says(&resolved));
         assert_eq!(home.payments(&[])[0]["state"], state);
         home.journal();

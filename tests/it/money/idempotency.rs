@@ -67,7 +67,10 @@ async fn after_delivery_the_site_is_asked_unpaid_and_given_the_same_bytes_if_it_
     }
     // R3 allows three presentations.
     let reply = get(&agent, &origin, "order-1").await;
-    assert_eq!((reply.status.as_u16(), reply.problem()), (409, "already-paid".to_owned()));
+    assert_eq!(
+        (reply.status.as_u16(), reply.problem()),
+        (409, "already-paid".to_owned())
+    );
     assert_eq!(reply.json()["payment"], bursar.payments()[0]["id"]);
     assert_eq!(reply.json()["tx"], TX);
     assert_eq!((unpaid(&origin), different(&origin.payments())), (5, 1));

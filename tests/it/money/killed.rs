@@ -224,7 +224,7 @@ struct Story {
 }
 
 /// The payments that could be presented again.
-fn credentials_kept(home: &Home) -> Vec<String> {
+fn stored_credentials(home: &Home) -> Vec<String> {
     let files = std::fs::read_dir(home.path().join("private/credentials")).unwrap();
     files
         .map(|file| file.unwrap().path())
@@ -255,7 +255,7 @@ impl Story {
         seller.hostile.store(false, Ordering::SeqCst);
 
         let home = bursar.kill();
-        let kept = credentials_kept(&home);
+        let stored = stored_credentials(&home);
         *bursar = home.serve_by(faults.program());
         seller.agrees_with(&bursar.home, Self::CENTS * PRICE, when);
         let sent = seller.credentials_for(path);
@@ -271,7 +271,7 @@ impl Story {
                     "{when}: {again:?}"
                 );
                 let id = again.json()["payment"].as_str().unwrap().to_owned();
-                assert!(!kept.contains(&id), "{when}: {again:?}");
+                assert!(!stored.contains(&id), "{when}: {again:?}");
             } else {
                 assert_eq!(again.status, 200, "{when}: {again:?}");
                 let presented = seller.credentials_for(path);

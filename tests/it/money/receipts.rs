@@ -108,7 +108,12 @@ const CASES: [Case; 22] = [
         "unknown",
         "receipt-unreadable",
     ),
-    ("receipt-array", || with_receipt(json!([true])), "unknown", "receipt-unreadable"),
+    (
+        "receipt-array",
+        || with_receipt(json!([true])),
+        "unknown",
+        "receipt-unreadable",
+    ),
     (
         "success-without-tx",
         || with_receipt(json!({ "success": true })),

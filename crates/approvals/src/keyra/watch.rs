@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::challenge::Attestation;
 use super::webhook::{Event, EventKind};
-use super::{ChallengeId, Received, Passed};
+use super::{ChallengeId, Passed, Received};
 
 /// How long an event's id is remembered (approvals §6.2).
 const EVENTS_FOR: SignedDuration = SignedDuration::from_hours(24);

@@ -128,13 +128,15 @@ impl Questions {
         })?;
         tracing::info!(approval = %row.id, agent = %row.agent, backend = backend.name(), "a person is asked");
         let (questions, row) = (self.clone(), row.clone());
-        self.0.tasks.spawn(async move { questions.tell(row, place).await });
+        self.0
+            .tasks
+            .spawn(async move { questions.notify_approver(row, place).await });
         Ok(asked)
     }
 
     /// Notifies over the operator's alert channels, until one has delivered it or the question is decided. The log is
     /// not a channel (R47).
-    async fn tell(&self, row: Arc<Row>, place: usize) {
+    async fn notify_approver(&self, row: Arc<Row>, place: usize) {
         let mut stage = row.stage.subscribe();
         let decided = async {
             let decided = stage.wait_for(|stage| !matches!(stage, Stage::Asking | Stage::Open));
@@ -234,7 +236,11 @@ impl Questions {
 impl Row {
     /// `None` if the file does not hold a valid question.
     fn stored(stored: &StoredQuestion) -> Option<Arc<Self>> {
-        let asks: Option<Vec<Ask>> = stored.asks.iter().map(|ask| stored.question(ask).map(Ask::new)).collect();
+        let asks: Option<Vec<Ask>> = stored
+            .asks
+            .iter()
+            .map(|ask| stored.question(ask).map(Ask::new))
+            .collect();
         let asks = asks.filter(|asks| !asks.is_empty())?;
         Some(Arc::new(Self {
             id: stored.id,

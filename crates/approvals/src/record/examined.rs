@@ -249,12 +249,12 @@ fn hash(intent: &ApprovalIntent) -> String {
 /// Checks what one approver was shown.
 fn words(ask: &Ask, intent: &ApprovalIntent, differences: &mut Vec<Difference>) {
     let amount = intent.amount();
-    for (name, kept, is) in [
+    for (name, stated, is) in [
         ("code", &ask.code, intent.code().to_string()),
         ("sentence", &ask.sentence, intent.sentence(&amount)),
         ("compact message", &ask.compact, intent.compact(&amount)),
     ] {
-        if *kept != is {
+        if *stated != is {
             differences.push(Difference::Words(name));
         }
     }

@@ -175,9 +175,9 @@ async fn keys_are_rotated_while_a_question_is_open() {
     assert!(matches!(approved(true).await.0, QuestionStatus::Approved(_)));
     assert_eq!(fake.count(Call::Keys), 2);
     // A second rotation within a minute: the token waits until the keys may be fetched again, and is not fetched twice.
-    let (standing, mut asked) = approved(true).await;
+    let (question_status, mut asked) = approved(true).await;
     let least = Duration::from_secs(50);
-    assert!(wait(standing) > least && wait(look(&ciba, &mut asked).await) > least);
+    assert!(wait(question_status) > least && wait(look(&ciba, &mut asked).await) > least);
     assert_eq!((fake.count(Call::Keys), fake.count(Call::Look)), (2, 8));
 }
 

@@ -248,10 +248,13 @@ async fn the_server_says_when_to_look() {
         });
         assert_eq!(called(&listener, &ciba).await.as_deref(), Some(asked.handle.as_str()));
         provider = deciding.await.unwrap();
-        let standing = look(&ciba, &mut asked).await;
+        let question_status = look(&ciba, &mut asked).await;
         match wanted {
-            true => assert!(matches!(standing, QuestionStatus::Approved(_)), "{standing:?}"),
-            false => assert_eq!(standing, QuestionStatus::Denied(Denial::default())),
+            true => assert!(
+                matches!(question_status, QuestionStatus::Approved(_)),
+                "{question_status:?}"
+            ),
+            false => assert_eq!(question_status, QuestionStatus::Denied(Denial::default())),
         }
     }
 }
@@ -308,7 +311,10 @@ async fn the_server_authenticates_us_by_our_signature() {
         // The question and every poll have a fresh assertion: this server accepts each `jti` once.
         let ciba = client(keyed(&pem));
         let (mut asked, _) = decided(&mut provider, &ciba, "approve", false).await;
-        let standing = look(&ciba, &mut asked).await;
-        assert!(matches!(standing, QuestionStatus::Approved(_)), "{alg}: {standing:?}");
+        let question_status = look(&ciba, &mut asked).await;
+        assert!(
+            matches!(question_status, QuestionStatus::Approved(_)),
+            "{alg}: {question_status:?}"
+        );
     }
 }

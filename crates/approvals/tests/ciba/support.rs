@@ -81,15 +81,15 @@ pub(crate) async fn look(ciba: &Ciba<Tokens>, asked: &mut Asked) -> QuestionStat
     ciba.poll(&question(), asked).await
 }
 
-pub(crate) fn code(standing: QuestionStatus) -> String {
-    match standing {
+pub(crate) fn code(question_status: QuestionStatus) -> String {
+    match question_status {
         QuestionStatus::Failed(failure) => failure.code,
         other => panic!("{other:?}"),
     }
 }
 
-pub(crate) fn wait(standing: QuestionStatus) -> Duration {
-    match standing {
+pub(crate) fn wait(question_status: QuestionStatus) -> Duration {
+    match question_status {
         QuestionStatus::Pending { wait } => wait,
         other => panic!("{other:?}"),
     }

@@ -25,6 +25,24 @@ fn the_example_shows_every_key() {
 }
 
 #[test]
+fn a_key_at_the_top_that_belongs_into_a_section_is_sent_there() {
+    let problem = |text: &str| match parse("limits.toml", text).err() {
+        Some(ConfigError::Invalid(problems)) => problems.into_iter().next().unwrap().way_out,
+        other => panic!("{text}: {other:?}"),
+    };
+    let keys = problem("[agents.a]\nzzzzzz = 1\n");
+    let keys = keys
+        .trim_start_matches("Known keys: ")
+        .trim_end_matches('.')
+        .split(", ");
+    // `merchants` has a meaning at the top, too.
+    let missing: Vec<&str> = keys
+        .filter(|key| *key != "merchants" && problem(&format!("{key} = 1\n")) != LEVEL_KEY)
+        .collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+#[test]
 fn an_empty_file_has_the_documented_defaults() {
     let limits = parse("limits.toml", "").unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(limits.rails, Rail::USUAL);

@@ -143,11 +143,11 @@ impl Limits {
     }
 
     /// From the account down to the agent, the order in which levels are checked.
-    pub(super) fn levels<'a>(&'a self, standing: &'a AgentLevels) -> impl Iterator<Item = &'a Level> {
-        let group = standing.group.as_ref().map(|g| &*g.level);
+    pub(super) fn levels<'a>(&'a self, agent_levels: &'a AgentLevels) -> impl Iterator<Item = &'a Level> {
+        let group = agent_levels.group.as_ref().map(|g| &*g.level);
         std::iter::once(&self.account)
             .chain(group)
-            .chain(std::iter::once(&standing.level))
+            .chain(std::iter::once(&agent_levels.level))
     }
 
     pub(super) fn periods(&self, now: jiff::Timestamp) -> Periods<'_> {

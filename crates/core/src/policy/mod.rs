@@ -151,10 +151,10 @@ pub fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decisio
     if !limits.methods.include(purchase.method) {
         return Decision::Unpaid(Unpaid::Method);
     }
-    let Some(standing) = limits.agents.get(purchase.agent) else {
+    let Some(agent_levels) = limits.agents.get(purchase.agent) else {
         return Decision::Refuse(Refusal::unknown_agent(purchase.agent));
     };
-    if let Some(refusal) = bars_purchase(limits, standing, purchase) {
+    if let Some(refusal) = bars_purchase(limits, agent_levels, purchase) {
         return Decision::Refuse(refusal);
     }
 
@@ -162,10 +162,10 @@ pub fn choose(limits: &Limits, purchase: &Purchase<'_>, bids: &[Bid]) -> Decisio
     order.sort_by_key(|&i| rank(limits, &bids[i])); // stable: the server's order breaks ties
     let mut cheapest = None;
     for offer in order {
-        match bars_bid(limits, standing, purchase, &bids[offer]) {
+        match bars_bid(limits, agent_levels, purchase, &bids[offer]) {
             Ok(allowed) => {
-                let mut plan = plan(limits, standing, purchase, offer, &bids[offer].payee, allowed);
-                plan.others = not_taken::beside(offer, limits, standing, purchase, bids);
+                let mut plan = plan(limits, agent_levels, purchase, offer, &bids[offer].payee, allowed);
+                plan.others = not_taken::beside(offer, limits, agent_levels, purchase, bids);
                 return Decision::Pay(plan);
             }
             Err(refusal) => cheapest = cheapest.or(Some(*refusal)),
@@ -188,15 +188,15 @@ fn preference(limits: &Limits, rail: Rail) -> Option<usize> {
 }
 
 /// Why this purchase is refused whatever the offer, if it is.
-fn bars_purchase(limits: &Limits, standing: &AgentLevels, purchase: &Purchase<'_>) -> Option<Refusal> {
-    if let Some(level) = limits.levels(standing).find(|level| level.paused) {
+fn bars_purchase(limits: &Limits, agent_levels: &AgentLevels, purchase: &Purchase<'_>) -> Option<Refusal> {
+    if let Some(level) = limits.levels(agent_levels).find(|level| level.paused) {
         return Some(Refusal::paused(level));
     }
-    if !standing.has_budget() {
-        return Some(Refusal::no_budget(&standing.level));
+    if !agent_levels.has_budget() {
+        return Some(Refusal::no_budget(&agent_levels.level));
     }
     let host = purchase.merchant;
-    limits.levels(standing).find_map(|level| {
+    limits.levels(agent_levels).find_map(|level| {
         let is = |pattern: &HostPattern| pattern.matches(host);
         listed(
             level,
@@ -219,7 +219,7 @@ struct Allowed {
 /// What one offer costs, or why it is refused.
 fn bars_bid(
     limits: &Limits,
-    standing: &AgentLevels,
+    agent_levels: &AgentLevels,
     purchase: &Purchase<'_>,
     bid: &Bid,
 ) -> Result<Allowed, Box<Refusal>> {
@@ -229,12 +229,12 @@ fn bars_bid(
         return Err(Box::new(refusal));
     }
     let price = bid.price.map_err(|why| Box::new(Refusal::no_price(why)))?;
-    for level in limits.levels(standing) {
+    for level in limits.levels(agent_levels) {
         if let Some(refusal) = bars_at(level, purchase.approvals, bid, price) {
             return Err(Box::new(refusal));
         }
     }
-    let threshold = threshold::threshold(limits, standing, purchase.approvals, purchase.over, price)?;
+    let threshold = threshold::threshold(limits, agent_levels, purchase.approvals, purchase.over, price)?;
     Ok(Allowed { price, threshold })
 }
 
@@ -307,7 +307,7 @@ impl AssetName {
 
 fn plan(
     limits: &Limits,
-    standing: &AgentLevels,
+    agent_levels: &AgentLevels,
     purchase: &Purchase<'_>,
     offer: usize,
     payee: &Account,
@@ -315,7 +315,7 @@ fn plan(
 ) -> Plan {
     let Allowed { price, threshold } = allowed;
     let mut periods = limits.periods(purchase.now);
-    let budgets = limits.levels(standing).flat_map(|level| &level.budgets);
+    let budgets = limits.levels(agent_levels).flat_map(|level| &level.budgets);
     let mut charges: Vec<Charge> = budgets
         .map(|budget| {
             let excess = budget.excess(purchase.approvals, threshold.is_some());
@@ -328,7 +328,7 @@ fn plan(
         offer,
         usd: price,
         charges,
-        group: standing.group.as_ref().map(|g| g.name.clone()),
+        group: agent_levels.group.as_ref().map(|g| g.name.clone()),
         max_validity_s: limits.max_validity_s,
         threshold,
         others: Vec::new(),

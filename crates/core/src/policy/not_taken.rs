@@ -60,7 +60,7 @@ impl NotTaken {
 pub(super) fn beside(
     chosen: usize,
     limits: &Limits,
-    standing: &AgentLevels,
+    agent_levels: &AgentLevels,
     purchase: &Purchase<'_>,
     bids: &[Bid],
 ) -> Vec<Unchosen> {
@@ -68,7 +68,7 @@ pub(super) fn beside(
     let unchosen = others.map(|(offer, bid)| Unchosen {
         offer,
         usd: bid.price.ok(),
-        why: match bars_bid(limits, standing, purchase, bid) {
+        why: match bars_bid(limits, agent_levels, purchase, bid) {
             // Takes precedence over the price: no price would have made this offer payable.
             Err(refusal) => NotTaken::Barred {
                 code: refusal.code,

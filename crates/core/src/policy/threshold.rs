@@ -24,12 +24,12 @@ pub struct Threshold {
 /// The threshold that a price, allowed by every level, exceeds; or else `over`, a rule that past spending exceeds.
 pub(super) fn threshold(
     limits: &Limits,
-    standing: &AgentLevels,
+    agent_levels: &AgentLevels,
     approvals: Approvals,
     over: Option<&str>,
     price: MicroUsd,
 ) -> Result<Option<Threshold>, Box<Refusal>> {
-    let levels = || limits.levels(standing);
+    let levels = || limits.levels(agent_levels);
     let passed = levels().find_map(|level| passed(level, price));
     let Some(rule) = passed.or_else(|| over.map(str::to_owned)) else {
         return Ok(None);

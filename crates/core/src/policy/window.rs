@@ -53,7 +53,10 @@ impl Window {
 
     /// Whether it needs a time zone to know where it starts.
     pub const fn is_calendar(self) -> bool {
-        matches!(self, Self::Hour | Self::Day | Self::Week | Self::Month)
+        match self {
+            Self::Hour | Self::Day | Self::Week | Self::Month => true,
+            Self::Total | Self::Rolling(_) | Self::Pending | Self::SinceApproval | Self::Payee => false,
+        }
     }
 }
 

@@ -438,11 +438,11 @@ fn a_window_that_was_dropped_gets_nothing_back() {
         apply(&mut book, 0, costly(start, 50, of(start))).unwrap();
     }
     assert_eq!(holds(&book, "hour", "000"), (0, 0));
-    let kept = book.counters().of_scope("x").count();
+    let counters_left = book.counters().of_scope("x").count();
     let back = vec![named("x", "hour", "000", 20), named("x", "total", "0", 20)];
     let effect = apply(&mut book, 1, confirmed(200, 30, back)).unwrap();
     assert_eq!(effect.left.len(), 1, "the index must not bring it back");
-    assert_eq!(book.counters().of_scope("x").count(), kept);
+    assert_eq!(book.counters().of_scope("x").count(), counters_left);
     assert_eq!(holds(&book, "total", "0"), (30, 50 * WINDOWS_KEPT as u128));
 }
 

@@ -442,6 +442,7 @@ fn an_entry_over_16_kib_is_refused_and_leaves_no_trace() {
 #[test]
 fn the_longest_list_of_other_offers_fits() {
     use bursar_core::challenge::{Place, Protocol, Rail, Why};
+    use bursar_core::policy::budget::{PAYEE, PENDING, SINCE_APPROVAL, Window};
     use bursar_core::policy::{NotTaken, RefusalCode};
 
     const BESIDE: usize = 15;
@@ -461,14 +462,13 @@ fn the_longest_list_of_other_offers_fits() {
     let zone = "2026-11-20T00:00:00-03:00[America/Argentina/ComodRivadavia]";
     let mut windows = Vec::new();
     for scope in ["account".to_owned(), format!("group:{name}"), format!("agent:{name}")] {
-        // hour, day, week, month and total, of money and of payments, and max_pending.
-        for window in ["month"; 5]
-            .into_iter()
-            .chain(["count.month"; 5])
-            .chain(["max_pending"])
-        {
+        // All windows with a name, of money and of payments, and those that questions and `max_pending` add.
+        let named = Window::NAMED.map(Window::name);
+        let counts = named.map(|name| format!("count.{name}"));
+        let others = [PENDING, SINCE_APPROVAL, PAYEE];
+        for window in named.into_iter().chain(others).map(str::to_owned).chain(counts) {
             let (most, most_cap) = (Decimal(u128::MAX), Decimal(u128::MAX));
-            windows.push(WindowCharge(scope.clone(), window.into(), zone.into(), most, most_cap));
+            windows.push(WindowCharge(scope.clone(), window, zone.into(), most, most_cap));
         }
     }
     let payee = bursar_core::account::Account::parse(&format!("profile_{}", "x".repeat(56))).unwrap();

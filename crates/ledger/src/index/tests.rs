@@ -520,8 +520,8 @@ fn a_whole_book_goes_through_its_text_and_into_a_new_index_unchanged() {
             continue;
         }
         let text = serde_json::to_string(&BookSnapshot::of(&book)).unwrap();
-        let kept: BookSnapshot = serde_json::from_str(&text).unwrap();
-        assert_eq!(kept.into_book(), book, "after entry {}", entry.seq);
+        let stored: BookSnapshot = serde_json::from_str(&text).unwrap();
+        assert_eq!(stored.into_book(), book, "after entry {}", entry.seq);
 
         let path = dir.path().join(entry.seq.to_string());
         let (mut index, _) = Index::open(&path, dir.path()).unwrap();
@@ -554,6 +554,6 @@ fn a_book_without_approvals_is_kept_as_before() {
     let before: serde_json::Value = serde_json::from_str(&text).unwrap();
     let members: Vec<&str> = before.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(members, ["counters", "nonces", "open", "unconfirmed", "latest", "keys"]);
-    let kept: BookSnapshot = serde_json::from_str(&text).unwrap();
-    assert_eq!(kept.into_book(), book);
+    let stored: BookSnapshot = serde_json::from_str(&text).unwrap();
+    assert_eq!(stored.into_book(), book);
 }

@@ -118,7 +118,10 @@ impl Engine {
                 } else {
                     CommitState::RolledBack
                 };
-                self.unclear = Some(Unclear { commit_state, ..unclear });
+                self.unclear = Some(Unclear {
+                    commit_state,
+                    ..unclear
+                });
             }
         }
         Ok(())

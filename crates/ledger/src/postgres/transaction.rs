@@ -46,10 +46,14 @@ impl Engine {
     pub(super) async fn commit(&mut self, tasks: &[Task]) -> Result<Vec<Verdict>, Failure> {
         let (mut tries, began) = (0, Instant::now());
         loop {
-            if let Some(unclear) = self.unclear.take_if(|unclear| unclear.commit_state == CommitState::Committed) {
+            if let Some(unclear) = self
+                .unclear
+                .take_if(|unclear| unclear.commit_state == CommitState::Committed)
+            {
                 return Ok(self.take_in(unclear.done));
             }
-            self.unclear.take_if(|unclear| unclear.commit_state == CommitState::RolledBack);
+            self.unclear
+                .take_if(|unclear| unclear.commit_state == CommitState::RolledBack);
             self.connected().await.map_err(|why| match &mut self.unclear {
                 Some(unclear) if unclear.commit_state == CommitState::Open => {
                     unclear.commit_state = CommitState::Reported;
@@ -66,7 +70,11 @@ impl Engine {
                 Err(Attempt::Unclear(done)) => {
                     let rids = tasks.iter().filter_map(|task| reserves(&task.ask)).collect();
                     let (done, commit_state) = (*done, CommitState::Open);
-                    self.unclear = Some(Unclear { done, rids, commit_state });
+                    self.unclear = Some(Unclear {
+                        done,
+                        rids,
+                        commit_state,
+                    });
                     self.session = None;
                     // Takes a bounded time: one attempt to connect, immediately.
                     self.outage.next_try = Instant::now();

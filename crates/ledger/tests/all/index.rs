@@ -13,7 +13,7 @@ use bursar_ledger::{CheckpointInterval, Ledger, Outcome, Payment, ReserveError, 
 const CENT: u128 = 10_000;
 
 /// Everything that a caller can see of the ledger.
-async fn books(ledger: &dyn Ledger) -> (Vec<Usage>, Vec<Payment>) {
+async fn contents(ledger: &dyn Ledger) -> (Vec<Usage>, Vec<Payment>) {
     let mut usage = ledger.usage(&["agent:research"]).await.unwrap();
     usage.sort_by(|a, b| a.window.cmp(&b.window));
     (usage, ledger.open_items().await.unwrap())
@@ -40,14 +40,14 @@ async fn used() -> (World, (Vec<Usage>, Vec<Payment>)) {
         let rid = ledger.reserve(world.purchase(100 * CENT)).await.unwrap().rid();
         ledger.finish(rid, outcome).await.unwrap();
     }
-    let before = books(&ledger).await;
+    let before = contents(&ledger).await;
     ledger.close().await;
     (world, before)
 }
 
 async fn expect_same(world: &World, before: &(Vec<Usage>, Vec<Payment>), rebuilt: usize) {
     let ledger = world.open();
-    assert_eq!(&books(&ledger).await, before);
+    assert_eq!(&contents(&ledger).await, before);
     assert_eq!(world.count("ledger.rebuilt"), rebuilt);
     let settled = &bursar_ledger::read_payments(world.path()).unwrap().payments[0];
     assert_eq!(ledger.get(settled.id).await.unwrap().unwrap().rid(), settled.id);
@@ -88,7 +88,7 @@ async fn an_older_index_catches_up() {
         )
         .await
         .unwrap();
-    let before = books(&ledger).await;
+    let before = contents(&ledger).await;
     ledger.close().await;
     fs::remove_dir_all(&index).unwrap();
     fs::rename(older, index).unwrap();
@@ -123,7 +123,7 @@ async fn an_index_with_any_damage_leads_to_the_same_ledger() {
         }
         fs::write(index.join("db"), bad).unwrap();
         let ledger = world.open();
-        assert_eq!(books(&ledger).await, before, "part {part}");
+        assert_eq!(contents(&ledger).await, before, "part {part}");
         ledger.close().await;
     }
 }
@@ -145,7 +145,7 @@ async fn one_flipped_bit_anywhere_in_the_index_leads_to_the_same_ledger() {
         bad[used * place / PLACES] ^= 1 << (place % 8);
         fs::write(index.join("db"), bad).unwrap();
         let ledger = world.open();
-        assert_eq!(books(&ledger).await, before, "place {place}");
+        assert_eq!(contents(&ledger).await, before, "place {place}");
         ledger.close().await;
     }
     let rebuilt = world.count("ledger.rebuilt");
@@ -171,7 +171,7 @@ async fn an_index_that_panics_at_open_is_rebuilt_with_an_entry() {
         ledger.close().await;
     }
     let ledger = world.open();
-    let before = books(&ledger).await;
+    let before = contents(&ledger).await;
     ledger.close().await;
     let (index, copied) = (world.path().join("index"), world.path().join("copied"));
     copy(&index, &copied);
@@ -191,7 +191,7 @@ async fn an_index_that_panics_at_open_is_rebuilt_with_an_entry() {
         }
         let rebuilt = world.count("ledger.rebuilt");
         let ledger = world.open();
-        assert_eq!(books(&ledger).await, before, "page {page}");
+        assert_eq!(contents(&ledger).await, before, "page {page}");
         ledger.close().await;
         assert_eq!(world.count("ledger.rebuilt"), rebuilt + 1, "page {page}");
         panics += 1;
@@ -252,7 +252,7 @@ async fn any_file_of_the_index_may_be_missing_empty_or_unreadable() {
             copy(&copied, &index);
             spoil(&index.join(&name));
             let ledger = world.open();
-            assert_eq!(books(&ledger).await, before, "{name:?}, {number}");
+            assert_eq!(contents(&ledger).await, before, "{name:?}, {number}");
             ledger.close().await;
         }
     }
@@ -301,7 +301,7 @@ async fn an_index_ahead_of_its_journal_is_rebuilt() {
     fs::write(segment, &journal[..kept]).unwrap();
     let ledger = world.open();
     assert_eq!(world.count("ledger.rebuilt"), 1);
-    let (_, open) = books(&ledger).await;
+    let (_, open) = contents(&ledger).await;
     assert_eq!(open.len(), 2);
 }
 

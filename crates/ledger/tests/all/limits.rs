@@ -394,8 +394,8 @@ async fn equal_refusals_are_one_entry_with_a_count() {
     assert_eq!(world.count("pay.refused"), 3);
     ledger.refused(denial("a.example"));
     ledger.close().await;
-    let books = bursar_ledger::read_payments(world.path()).unwrap();
-    let refusals: Vec<_> = books
+    let recorded = bursar_ledger::read_payments(world.path()).unwrap();
+    let refusals: Vec<_> = recorded
         .refusals
         .iter()
         .map(|refused| (refused.merchant.as_str(), refused.count))
@@ -404,8 +404,8 @@ async fn equal_refusals_are_one_entry_with_a_count() {
         refusals,
         [("a.example", 1), ("b.example", 1), ("a.example", 5), ("a.example", 1)]
     );
-    assert_eq!(books.refusals[0].at, NOON.parse().unwrap());
-    assert_eq!(books.refusals[0].usd.as_deref(), Some("0.01"));
+    assert_eq!(recorded.refusals[0].at, NOON.parse().unwrap());
+    assert_eq!(recorded.refusals[0].usd.as_deref(), Some("0.01"));
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ async fn a_payment_has_every_field_of_the_list() {
         tx: Some("0xab".into()),
     };
     ledger.finish(purchase.hold.rid, settled).await.unwrap();
-    let books = read_payments(world.path()).unwrap();
+    let recorded = read_payments(world.path()).unwrap();
     let nonce = format!("{:#x}", purchase.arm.nonce.known().unwrap());
     let expected = serde_json::json!({
         "id": purchase.hold.rid.to_string(), "state": "settled", "by": "merchant", "agent": "research", "group": "eng",
@@ -40,10 +40,10 @@ async fn a_payment_has_every_field_of_the_list() {
         "created_at": "2026-11-20T12:00:00Z", "updated_at": "2026-11-20T12:00:01.5Z",
     });
     assert_eq!(
-        serde_json::to_value(&books.payments).unwrap(),
+        serde_json::to_value(&recorded.payments).unwrap(),
         serde_json::json!([expected])
     );
-    let line = serde_json::to_string(&books.payments[0]).unwrap();
+    let line = serde_json::to_string(&recorded.payments[0]).unwrap();
     assert!(line.starts_with("{\"id\":"), "{line}");
 }
 
@@ -62,16 +62,16 @@ async fn paths_are_private_and_can_be_erased() {
     assert_eq!(fs::metadata(private).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_to_string(private).unwrap().lines().count(), 2);
     fs::write(private, "").unwrap();
-    let books = read_payments(world.path()).unwrap();
-    assert_eq!(books.payments[0].resource, "https://api.example.com");
+    let recorded = read_payments(world.path()).unwrap();
+    assert_eq!(recorded.payments[0].resource, "https://api.example.com");
     world.open().close().await;
 }
 
 #[tokio::test]
 async fn a_directory_without_a_journal_has_no_payments() {
     let world = World::new();
-    let books = read_payments(world.path()).unwrap();
-    assert!(books.payments.is_empty() && books.refusals.is_empty());
+    let recorded = read_payments(world.path()).unwrap();
+    assert!(recorded.payments.is_empty() && recorded.refusals.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,16 +84,16 @@ async fn a_reader_beside_the_running_ledger_sees_all_that_was_acknowledged() {
     let reader = std::thread::spawn(move || {
         loop {
             let least = *newest.borrow();
-            let books = read_payments(&dir).unwrap();
-            assert!(books.payments.len() >= least);
+            let recorded = read_payments(&dir).unwrap();
+            assert!(recorded.payments.len() >= least);
             assert!(
-                books
+                recorded
                     .payments
                     .iter()
                     .all(|payment| payment.created_at == NOON.parse().unwrap())
             );
             if least == 300 {
-                return books;
+                return recorded;
             }
         }
     });
@@ -113,10 +113,10 @@ async fn a_reader_beside_the_running_ledger_sees_all_that_was_acknowledged() {
         }
         acknowledged.send_replace(number);
     }
-    let books = tokio::task::spawn_blocking(|| reader.join().unwrap()).await.unwrap();
-    assert_eq!(books.payments.len(), 300);
+    let recorded = tokio::task::spawn_blocking(|| reader.join().unwrap()).await.unwrap();
+    assert_eq!(recorded.payments.len(), 300);
     assert_eq!(
-        books
+        recorded
             .payments
             .iter()
             .filter(|payment| payment.state == State::Unknown)
@@ -210,7 +210,7 @@ async fn the_journal_shows_which_transfers_its_payments_explain() {
         findings.wallets.iter().collect::<Vec<_>>(),
         [&("eip155:84532".to_owned(), wallet(arm))]
     );
-    assert_eq!(findings.unheard.keys().collect::<Vec<_>>(), [&rids[0]]);
+    assert_eq!(findings.awaiting_chain.keys().collect::<Vec<_>>(), [&rids[0]]);
     assert_eq!(findings.disputes.keys().collect::<Vec<_>>(), [&rids[1]]);
     assert_eq!(findings.outflows, [(NOON.parse().unwrap(), outflow)]);
     assert!(findings.has("eip155:84532", &B256::repeat_byte(9), 3));
@@ -276,7 +276,7 @@ async fn the_journal_shows_what_the_nonces_in_a_transaction_explain() {
     let findings = Findings::read(world.path(), |_, _| 0).unwrap();
     let network = asset.split('/').next().unwrap();
     assert!(findings.has_permits_on(network) && !findings.has_permits_on("eip155:42431"));
-    assert!(findings.unheard.is_empty());
+    assert!(findings.awaiting_chain.is_empty());
     // At no particular offset.
     let input = [&[1, 2, 3][..], nonces.map(|nonce| nonce.0).as_flattened(), &[4]].concat();
     let [upto, exact, part, ..] = nonces;

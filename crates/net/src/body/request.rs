@@ -40,7 +40,7 @@ pub struct BufferedBody(Arc<Mutex<State>>);
 struct State {
     /// `None` once the site has rejected the request and the rest is not needed.
     source: Option<AgentBody>,
-    kept: Vec<Bytes>,
+    held: Vec<Bytes>,
     /// Frames that [`BufferedBody::collect`] has read and that are still to be sent.
     ahead: VecDeque<Bytes>,
     trailers_ahead: bool,
@@ -116,7 +116,7 @@ impl BufferedBody {
         progress.over.store(whole == Whole::Ended, Ordering::Relaxed);
         Self(Arc::new(Mutex::new(State {
             source: Some(source),
-            kept: Vec::new(),
+            held: Vec::new(),
             ahead: VecDeque::new(),
             trailers_ahead: false,
             size: 0,
@@ -291,30 +291,30 @@ impl State {
             self.trailers = Some(trailers.clone());
         }
         let Some(data) = frame.data_ref() else { return };
-        let not_kept = if self.size + data.len() > REPLAY_CAP {
+        let not_held = if self.size + data.len() > REPLAY_CAP {
             Some(NotReplayable::TooLarge)
         } else if !self.budget.take(data.len()) {
             Some(NotReplayable::NoRoom)
         } else {
             None
         };
-        if let Some(why) = not_kept {
+        if let Some(why) = not_held {
             self.whole = Whole::NotKept(why);
             self.forget();
             return;
         }
         self.size += data.len();
-        self.kept.push(data.clone());
+        self.held.push(data.clone());
     }
 
     fn forget(&mut self) {
         self.budget.give_back(self.size);
         self.size = 0;
-        self.kept.clear();
+        self.held.clear();
     }
 
     fn replay(&self) -> Replay {
-        let bytes = match self.kept.as_slice() {
+        let bytes = match self.held.as_slice() {
             [] => Bytes::new(),
             [one] => one.clone(),
             many => {

@@ -108,10 +108,10 @@ impl Authority {
         let fresh = Fresh::make(now)?;
         let time = now.strftime("%Y%m%dT%H%M%SZ");
         for (path, kind) in [(home.ca_key(), "key"), (home.ca_certificate(), "pem")] {
-            let kept = home.root().join(format!("ca-{time}.{kind}.old"));
-            match fs::hard_link(&path, &kept) {
+            let backup = home.root().join(format!("ca-{time}.{kind}.old"));
+            match fs::hard_link(&path, &backup) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                outcome => outcome.map_err(|source| home::failed("create", &kept, source))?,
+                outcome => outcome.map_err(|source| home::failed("create", &backup, source))?,
             }
         }
         home::write_atomic(&home.ca_key(), fresh.key_pem.as_bytes(), Readers::Owner)?;

@@ -239,9 +239,9 @@ fn rotation_keeps_the_old_files_and_repairs_a_broken_pair() {
     home::write_atomic(&home.ca_certificate(), b"damaged", Readers::Everyone).unwrap();
     let new = Authority::rotate(&home, now).unwrap();
     assert_ne!(new.fingerprint(), old.fingerprint());
-    let kept = |kind| fs::read(home.root().join(format!("ca-20261120T104500Z.{kind}.old"))).unwrap();
-    assert_eq!(kept("key"), files[0]);
-    assert_eq!(kept("pem"), b"damaged");
+    let backup = |kind| fs::read(home.root().join(format!("ca-20261120T104500Z.{kind}.old"))).unwrap();
+    assert_eq!(backup("key"), files[0]);
+    assert_eq!(backup("pem"), b"damaged");
     let bundle = fs::read_to_string(home.bundle()).unwrap();
     assert!(bundle.starts_with(&fs::read_to_string(home.ca_certificate()).unwrap()));
 }

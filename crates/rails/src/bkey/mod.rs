@@ -157,7 +157,7 @@ impl Bkey {
             Err(Silence::Unsent) => exchange::send(&url, &self.tls, order()?, PATIENCE).await,
             sent => sent,
         };
-        let answer = sent.map_err(unheard)?;
+        let answer = sent.map_err(unanswered)?;
         self.was_taken(&answer).await;
         Ok(answer::created(answer.status, &answer.body, T::READ))
     }
@@ -174,7 +174,7 @@ impl Bkey {
                 .body(Bytes::new())
                 .map_err(|_| Unanswered::NotLoggedIn(failure::INTERNAL))?;
             let answer = exchange::send(&url, &self.tls, request, PATIENCE).await;
-            let answer = answer.map_err(unheard)?;
+            let answer = answer.map_err(unanswered)?;
             self.was_taken(&answer).await;
             if answer.status != http::StatusCode::UNAUTHORIZED || origin == TokenOrigin::New {
                 return Ok(answer);
@@ -217,7 +217,7 @@ impl Bkey {
     }
 }
 
-fn unheard(silence: Silence) -> Unanswered {
+fn unanswered(silence: Silence) -> Unanswered {
     match silence {
         Silence::Unsent => Unanswered::Unsent,
         Silence::Unanswered => Unanswered::Unanswered,

@@ -36,7 +36,7 @@ impl Outstanding {
         let payment = by_target
             .get_mut(&target)
             .and_then(|outstanding| outstanding.iter_mut().find(|payment| payment.rid == rid))
-            .filter(|payment| payment.is_kept(now));
+            .filter(|payment| payment.is_needed(now));
         let Some(payment) = payment else {
             return Paid::Rest;
         };
@@ -46,7 +46,8 @@ impl Outstanding {
             Stage::Open if payment.can_be_presented(now) => {
                 let (stored, ticket) = payment.begin(self, target, now);
                 drop(by_target);
-                self.present(&stored, ticket).map_or(Paid::OutcomeUnknown(rid), Paid::Present)
+                self.present(&stored, ticket)
+                    .map_or(Paid::OutcomeUnknown(rid), Paid::Present)
             }
             Stage::Open if payment.stored.delivered => Paid::Rest,
             Stage::Open if payment.paid => Paid::PaidNotDelivered(rid),

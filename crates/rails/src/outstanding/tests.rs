@@ -158,7 +158,10 @@ fn past_validity_a_repeat_gets_an_error_and_after_the_window_it_buys() {
     world.clock.set(second(54));
     drop(presented(world.claim()));
     world.clock.set(second(55));
-    assert!(matches!(world.claim(), Claim::OutcomeUnknown(_)), "five seconds are too few");
+    assert!(
+        matches!(world.claim(), Claim::OutcomeUnknown(_)),
+        "five seconds are too few"
+    );
     world.clock.set(second(54 + 900));
     assert!(matches!(world.claim(), Claim::OutcomeUnknown(_)));
     world.clock.set(second(54 + 901));

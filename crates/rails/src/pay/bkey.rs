@@ -353,7 +353,7 @@ async fn ordered<T>(
         Ok(Created::Pending(pending)) => Ok(Ordered::Waits(Waiting::since(at, pending))),
         Ok(Created::Refused(status)) => Err(SignError::refused(status)),
         Ok(Created::Unclear(status)) => Err(SignError::unclear(status)),
-        Err(unheard) => Err(SignError::unheard(unheard)),
+        Err(unanswered) => Err(SignError::unanswered(unanswered)),
     }
 }
 
@@ -463,9 +463,9 @@ impl SignError {
         }
     }
 
-    fn unheard(unheard: Unanswered) -> Self {
-        let detail = unheard.to_string();
-        match unheard {
+    fn unanswered(unanswered: Unanswered) -> Self {
+        let detail = unanswered.to_string();
+        match unanswered {
             Unanswered::Unanswered => Self::perhaps(Reason::SignerUnclear, SignerFault::Silent, detail),
             Unanswered::Unsent => Self::nothing(Reason::SignerUnreachable, SignerFault::Silent, detail),
             Unanswered::NotLoggedIn(code) if code.retryable() => {

@@ -183,7 +183,7 @@ impl Issuer {
                 "could not revoke a token that was never sent to a seller"
             );
         }
-        match self.stripe.token(token).await.map(|issued| standing(&issued)) {
+        match self.stripe.token(token).await.map(|issued| token_status(&issued)) {
             Ok(TokenStatus::Dead(_)) => Exposure::Nothing,
             _ => Exposure::Perhaps,
         }
@@ -241,7 +241,7 @@ impl Issuer {
 
     /// Asks Stripe for the state of a token.
     pub async fn look(&self, token: &TokenId) -> Result<TokenStatus, NoStatus> {
-        Ok(standing(&self.stripe.token(token).await?))
+        Ok(token_status(&self.stripe.token(token).await?))
     }
 
     /// Revokes a token, and asks for its state: a seller may have charged it first.
@@ -279,7 +279,7 @@ impl From<&str> for NoStatus {
 
 /// A token is dead only if it can no longer be charged **and** nothing was captured with it. If Stripe does not say
 /// what was captured, that proves nothing.
-fn standing(issued: &Issued) -> TokenStatus {
+fn token_status(issued: &Issued) -> TokenStatus {
     let taken = issued.captured.map(|captured| captured.value);
     match (&issued.status, taken) {
         (_, Some(1..)) | (Status::Deactivated(DeactivationReason::Consumed), _) => TokenStatus::Charged,

@@ -49,7 +49,7 @@ fn facts() -> Facts {
         proof: Proof::Authorization,
         armed_at: GENESIS + 1_800,
         valid_before: GENESIS + 2_100,
-        standing: ClaimState::Open,
+        claim_state: ClaimState::Open,
         claimed_tx: None,
     }
 }

@@ -72,7 +72,7 @@ async fn an_mpp_payment_is_proven_by_its_authorization() {
         proof: Proof::Authorization,
         armed_at: BEGAN,
         valid_before: BEGAN + VALID_S,
-        standing: ClaimState::Claimed,
+        claim_state: ClaimState::Claimed,
         claimed_tx: Some(B256::repeat_byte(1).to_string()),
     };
     assert_eq!(Facts::of(&payment), Some(facts));
@@ -145,7 +145,11 @@ async fn more_than_a_batch_is_asked_about_batch_by_batch() {
     assert_eq!(heads, 2 * 2);
 }
 
-fn outstanding_payment(world: &World, rid: PaymentId, n: u8) -> (bursar_rails::outstanding::Ticket, impl Fn() -> Claim + use<>) {
+fn outstanding_payment(
+    world: &World,
+    rid: PaymentId,
+    n: u8,
+) -> (bursar_rails::outstanding::Ticket, impl Fn() -> Claim + use<>) {
     let target = Target::of("research", "GET", "https", "api.example.com", "/");
     let fingerprint = target.with_body(&[n; 32]);
     let field = HeaderName::from_static("payment-signature");

@@ -10,7 +10,7 @@ const TX: B256 = B256::repeat_byte(0xee);
 const OTHER_TX: B256 = B256::repeat_byte(0xef);
 const DEADLINE: u64 = 1_800_000_000;
 
-fn facts(standing: ClaimState) -> Facts {
+fn facts(claim_state: ClaimState) -> Facts {
     Facts {
         network: Network::Eip155(84_532),
         token: Address::repeat_byte(0x70),
@@ -21,7 +21,7 @@ fn facts(standing: ClaimState) -> Facts {
         proof: Proof::Authorization,
         armed_at: DEADLINE - 300,
         valid_before: DEADLINE,
-        standing,
+        claim_state,
         claimed_tx: None,
     }
 }
@@ -279,10 +279,10 @@ fn without_a_common_head_nothing_is_decided() {
     assert_eq!(open(&forked), Verdict::Unclear { why });
 }
 
-fn of(proof: Proof, standing: ClaimState) -> Facts {
+fn of(proof: Proof, claim_state: ClaimState) -> Facts {
     Facts {
         proof,
-        ..facts(standing)
+        ..facts(claim_state)
     }
 }
 
@@ -443,8 +443,8 @@ fn to_give_a_part_back_needs_what_a_release_needs() {
 
 #[test]
 fn a_memo_proves_as_an_authorization_does_if_later() {
-    let at = |age, standing, said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(age, 10, said));
-    let memo = |standing, said: &[Nonce]| at(601, standing, said);
+    let at = |age, claim_state, said: &[Nonce]| verdict(&of(Proof::Memo, claim_state), &evidence(age, 10, said));
+    let memo = |claim_state, said: &[Nonce]| at(601, claim_state, said);
     assert_eq!(memo(ClaimState::Open, &[paid()]), settled(Named::Nothing));
     let verdict = memo(ClaimState::Open, &[cashed(TX, &[(PAYEE, 9_999)])]);
     assert!(matches!(verdict, Verdict::Disputed { .. }), "{verdict:?}");
@@ -468,8 +468,8 @@ fn a_memo_proves_as_an_authorization_does_if_later() {
 #[test]
 fn a_fee_that_left_keeps_its_payment_counted() {
     let failed = || Nonce::Failed { tx: TX, block: 70 };
-    for standing in [ClaimState::Open, ClaimState::Claimed] {
-        let memo = |said: &[Nonce]| verdict(&of(Proof::Memo, standing), &evidence(601, 10, said));
+    for claim_state in [ClaimState::Open, ClaimState::Claimed] {
+        let memo = |said: &[Nonce]| verdict(&of(Proof::Memo, claim_state), &evidence(601, 10, said));
         let why = Dispute::Failed { tx: TX };
         assert_eq!(memo(&[failed()]), Verdict::Disputed { why: why.clone() });
         // A node that cannot tell changes nothing, and one that shows no fee frees nothing.
@@ -533,12 +533,12 @@ proptest! {
         is_claimed in any::<bool>(),
         proof in any_proof(),
     ) {
-        let standing = if is_claimed { ClaimState::Claimed } else { ClaimState::Open };
-        let verdict = verdict(&of(proof, standing), &evidence);
+        let claim_state = if is_claimed { ClaimState::Claimed } else { ClaimState::Open };
+        let verdict = verdict(&of(proof, claim_state), &evidence);
         let said: Vec<&Nonce> = evidence.testimonies.iter().map(|testimony| &testimony.nonce).collect();
         let enough = !said.is_empty() && said.len() >= evidence.configured.min(2);
         if let Verdict::Expired { head } = &verdict {
-            prop_assert_eq!(standing, ClaimState::Open);
+            prop_assert_eq!(claim_state, ClaimState::Open);
             prop_assert!(enough && said.iter().all(|nonce| **nonce == Nonce::Unused));
             prop_assert_eq!(evidence.head, Head::Agreed(*head));
             prop_assert!(head.timestamp > DEADLINE);
@@ -546,7 +546,7 @@ proptest! {
             prop_assert!(head.timestamp.saturating_sub(evidence.now) <= 120);
         }
         if let Verdict::Cancelled { .. } = &verdict {
-            prop_assert_eq!(standing, ClaimState::Open);
+            prop_assert_eq!(claim_state, ClaimState::Open);
             prop_assert!(enough && said.iter().all(|nonce| **nonce == cancelled()));
         }
         if let Verdict::Settled { tx, .. } = &verdict {
@@ -559,14 +559,14 @@ proptest! {
         }
         if let Verdict::Taken { tx, taken, .. } = &verdict {
             prop_assert_eq!(proof, UPTO);
-            prop_assert!(*taken <= facts(standing).amount);
+            prop_assert!(*taken <= facts(claim_state).amount);
             // Never less than any node shows.
             for nonce in &said {
                 if let Nonce::Cashed { moved, .. } = nonce {
                     prop_assert!(moved.iter().all(|moved| moved.amount <= U256::from(taken.get())));
                 }
             }
-            if *taken < facts(standing).amount {
+            if *taken < facts(claim_state).amount {
                 prop_assert!(enough && said.iter().all(|nonce| *nonce == said[0] && **nonce != shared()));
             }
             if tx.is_none() {

@@ -38,7 +38,7 @@ pub(super) struct Token {
     id: String,
     terms: Terms,
     created: u64,
-    standing: TokenState,
+    token_state: TokenState,
     captured: u64,
 }
 
@@ -110,7 +110,7 @@ impl Reason {
 
 impl Token {
     pub(super) fn new(id: String, terms: Terms, now: u64) -> Self {
-        let standing = match terms.card {
+        let token_state = match terms.card {
             Card::AuthenticationRequired => TokenState::RequiresAction,
             _ => TokenState::Active,
         };
@@ -118,7 +118,7 @@ impl Token {
             id,
             terms,
             created: now,
-            standing,
+            token_state,
             captured: 0,
         }
     }
@@ -134,27 +134,27 @@ impl Token {
     /// Expires the token if its time has come; called before every access.
     pub(super) fn see(&mut self, now: u64) {
         if let Some(at) = self.terms.expires_at.filter(|at| *at <= now)
-            && !matches!(self.standing, TokenState::Deactivated { .. })
+            && !matches!(self.token_state, TokenState::Deactivated { .. })
         {
             let reason = Reason::Expired;
-            self.standing = TokenState::Deactivated { reason, at };
+            self.token_state = TokenState::Deactivated { reason, at };
         }
     }
 
     pub(super) fn authenticate(&mut self) -> bool {
-        let waits = self.standing == TokenState::RequiresAction;
+        let waits = self.token_state == TokenState::RequiresAction;
         if waits {
-            self.standing = TokenState::Active;
+            self.token_state = TokenState::Active;
         }
         waits
     }
 
     pub(super) fn revoke(&mut self, now: u64) -> Revoked {
         self.see(now);
-        match self.standing {
+        match self.token_state {
             TokenState::Active | TokenState::RequiresAction => {
                 let reason = Reason::Revoked;
-                self.standing = TokenState::Deactivated { reason, at: now };
+                self.token_state = TokenState::Deactivated { reason, at: now };
                 Revoked::Now
             }
             TokenState::Deactivated {
@@ -168,7 +168,7 @@ impl Token {
     /// Charges `amount` once; the rest of the maximum is forfeited.
     pub(super) fn charge(&mut self, amount: u64, currency: &str, now: u64) -> Result<(), NoCharge> {
         self.see(now);
-        match self.standing {
+        match self.token_state {
             TokenState::RequiresAction => return Err(NoCharge::RequiresAction),
             TokenState::Deactivated { reason, .. } => return Err(NoCharge::Deactivated(reason)),
             TokenState::Active => {}
@@ -183,7 +183,7 @@ impl Token {
             return Err(NoCharge::Card);
         }
         let reason = Reason::Consumed;
-        self.standing = TokenState::Deactivated { reason, at: now };
+        self.token_state = TokenState::Deactivated { reason, at: now };
         self.captured = amount;
         Ok(())
     }
@@ -191,7 +191,7 @@ impl Token {
     /// The token as its issuer sees it.
     pub(super) fn issued_json(&self) -> Value {
         let terms = &self.terms;
-        let status = match self.standing {
+        let status = match self.token_state {
             TokenState::Active => "active",
             TokenState::RequiresAction => "requires_action",
             TokenState::Deactivated { .. } => "deactivated",
@@ -239,14 +239,14 @@ impl Token {
     }
 
     fn deactivated(&self) -> Option<(Reason, u64)> {
-        match self.standing {
+        match self.token_state {
             TokenState::Deactivated { reason, at } => Some((reason, at)),
             TokenState::Active | TokenState::RequiresAction => None,
         }
     }
 
     fn next_action(&self) -> Value {
-        match (self.standing, self.terms.use_stripe_sdk) {
+        match (self.token_state, self.terms.use_stripe_sdk) {
             (TokenState::RequiresAction, Some(true)) => json!({
                 "type": "use_stripe_sdk",
                 "redirect_to_url": null,

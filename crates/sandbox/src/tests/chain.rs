@@ -32,7 +32,7 @@ fn facts(authorization: &Authorization) -> Facts {
         proof: Proof::Authorization,
         armed_at: NOW,
         valid_before: authorization.valid_before,
-        standing: ClaimState::Open,
+        claim_state: ClaimState::Open,
         claimed_tx: None,
     }
 }

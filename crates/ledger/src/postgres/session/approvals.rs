@@ -141,14 +141,14 @@ impl Session {
     pub(super) async fn write_approvals(
         &self,
         me: u32,
-        standing: &HashMap<PaymentId, (u32, ApprovalRow)>,
+        live_rows: &HashMap<PaymentId, (u32, ApprovalRow)>,
         changes: &Changes,
         now: Moment,
     ) -> Result<(), TransactionError> {
         let (statements, node) = (&self.approvals, id(me));
         let (mut gone, mut known, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
         for (id, row) in &changes.rows {
-            match (row, standing.contains_key(id)) {
+            match (row, live_rows.contains_key(id)) {
                 (None, true) => gone.push(uuid(id)),
                 (None, false) => {}
                 (Some(row), true) => known.push(row),

@@ -71,5 +71,9 @@ pub(super) async fn a_jump_ahead_stops_reservations(engine: Engine) {
     ledger.reserve(engine.world.purchase(100 * CENT)).await.unwrap();
     let alarms = engine.raised_alarms();
     assert!(alarms.len() <= 1, "alarmed once: {alarms:?}");
-    assert!(alarms.iter().all(|alarm| *alarm == Alarm::ClockJumped { ahead_s: 5_400 }));
+    assert!(
+        alarms
+            .iter()
+            .all(|alarm| *alarm == Alarm::ClockJumped { ahead_s: 5_400 })
+    );
 }

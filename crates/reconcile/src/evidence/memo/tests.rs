@@ -38,7 +38,7 @@ fn facts() -> Facts {
         proof: Proof::Memo,
         armed_at: GENESIS + 1_800,
         valid_before: GENESIS + 1_825,
-        standing: ClaimState::Open,
+        claim_state: ClaimState::Open,
         claimed_tx: None,
     }
 }

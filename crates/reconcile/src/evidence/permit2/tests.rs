@@ -39,7 +39,7 @@ fn facts(taking: Taking) -> Facts {
         proof: Proof::Permit2(taking),
         armed_at: GENESIS + 1_800,
         valid_before: GENESIS + 2_100,
-        standing: ClaimState::Open,
+        claim_state: ClaimState::Open,
         claimed_tx: None,
     }
 }
@@ -335,7 +335,10 @@ async fn the_receipts_transaction_is_looked_at_first() {
     let searching = asked(&fake);
     facts.claimed_tx = Some(TX.to_string());
     let fake = Fake::of(chain.clone()).await;
-    assert_eq!(gathered(&facts, &fake).await.testimonies[0].nonce, cashed(TX, 910, 20_000));
+    assert_eq!(
+        gathered(&facts, &fake).await.testimonies[0].nonce,
+        cashed(TX, 910, 20_000)
+    );
     assert!(asked(&fake) < searching);
     // Above the head it is not final, and then an unset bit frees nothing.
     let mut late = self::chain();
