@@ -60,7 +60,7 @@ HTML_ANCHOR = re.compile(r"<[a-z]+\b[^>]*?\b(?:id|name)=[\"']([^\"']+)[\"']")
 
 @dataclass
 class Text:
-    """What a file says to people: its comments, or a document outside of code blocks. Line breaks count as blanks."""
+    """The prose of a file: its comments, or a document outside of code blocks. Line breaks count as blanks."""
 
     path: Path
     whole: str
@@ -134,7 +134,7 @@ def read(path: Path) -> Text:
     parts: list[str] = []
     at, previous = 0, 0
     for number, line in said:
-        # What is not on neighbouring lines is not one sentence.
+        # Comments on separate lines are separate sentences.
         part = ("" if number == previous + 1 else "\0\n") + line + "\n"
         text.starts.append(at)
         text.numbers.append(number)
@@ -145,7 +145,7 @@ def read(path: Path) -> Text:
 
 
 def anchor(heading: str) -> str:
-    """As GitHub makes it, without the number that tells equal ones apart."""
+    """The anchor as GitHub makes it, without the number that distinguishes equal ones."""
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
     text = re.sub(r"<[^>]+>", "", text).replace("`", "")
     text = re.sub(r"(?<!\w)([*_]{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)", r"\2", text)
@@ -184,7 +184,7 @@ def rules(report: Report) -> dict[int, int]:
     for line, title in document(path).headings:
         match = RULE_HEADING.match(title)
         if match and int(match[1]) in found:
-            report.add(path, line, f"R{match[1]} is there twice")
+            report.add(path, line, f"R{match[1]} is defined twice")
         elif match:
             found[int(match[1])] = line
     return found
@@ -202,7 +202,7 @@ def sections(report: Report) -> dict[str, set[str]]:
         for line, title in document(path).headings:
             match = NUMBERED.match(title)
             if match and match[1] in found[name]:
-                report.add(path, line, f"section {match[1]} is there twice")
+                report.add(path, line, f"section {match[1]} is defined twice")
             elif match:
                 found[name].add(match[1])
     return found
@@ -232,7 +232,7 @@ def threat_numbers(listed: str) -> list[str]:
 
 
 class Citations:
-    """Looks at every text once."""
+    """Checks every text once."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -267,7 +267,7 @@ class Citations:
                 self.section(text, match.start(), match[1], number)
         own = [name for name, file in PAGES.items() if text.path == ROOT / "docs/protocols" / file]
         if own:
-            # A bare section on such a page is one of the page's.
+            # A bare section number on such a page refers to that page.
             blanked = re.sub(f"{SECTIONS.pattern}|{STANDARD.pattern}", lambda match: " " * len(match[0]), text.said)
             for match in re.finditer(r"§([\d.]*\d)", blanked):
                 self.section(text, match.start(), own[0], match[1])
@@ -291,7 +291,7 @@ class Citations:
                 self.report.add(ROOT / "docs/rules.md", line, f"R{number} is cited nowhere: remove it")
 
 
-# What a newcomer reads in one sitting.
+# The longest README that a newcomer reads in one sitting.
 README_BYTES = 8192
 
 

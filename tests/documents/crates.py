@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/architecture/README.md"
 BEGIN, END = "<!-- crates: begin -->", "<!-- crates: end -->"
 
-# The one direction: each crate, and what of ours it may use outside its tests.
+# The layers: each crate, and which of our crates it may use outside its tests.
 MAY_USE = {
     "bursar-core": [],
     "bursar-home": ["bursar-core"],
@@ -33,7 +33,7 @@ MAY_USE = {
 # The core does no I/O: none of these may be in its tree, and its rustix and jiff only with what needs no file.
 NOT_IN_CORE = {"tokio", "hyper", "hyper-util", "mio", "socket2", "rustls", "sled", "tempfile", "h2", "tokio-util"}
 NOT_CORE_FEATURES = {'rustix feature "fs"', 'rustix feature "net"', 'rustix feature "process"', 'jiff feature "tzdb-zoneinfo"'}
-# What the sandbox may take from the core, so that it checks payments with code of its own.
+# The core modules that the sandbox may use: it must check payments with code of its own.
 SANDBOX_MAY_USE = {"clock", "money"}
 
 

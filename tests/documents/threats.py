@@ -33,7 +33,7 @@ def files(root, *suffixes):
 
 
 def block(text, start):
-    """What stands between the next bracket after `start` and the one that closes it. Good enough for macros of names."""
+    """The text between the next bracket after `start` and its closing one. Good enough for macros of names."""
     pairs = {"(": ")", "[": "]", "{": "}"}
     opened = next((i for i in range(start, len(text)) if text[i] in pairs), None)
     if opened is None:

@@ -4,7 +4,7 @@ use bursar_ledger::Reason;
 use std::fs;
 use std::time::Duration;
 
-use crate::world::{FailAt, NOON, World, counted, files};
+use crate::world::{FailAt, NOON, World, counted, files, scratch};
 use bursar_ledger::book::Book;
 use bursar_ledger::entry::{Body, Entry, Opened, Reserved};
 use bursar_ledger::journal::{Journal, SEGMENT_BYTES, Step, Torn, Verdict};
@@ -118,7 +118,7 @@ async fn a_last_line_torn_at_any_byte_is_moved_away() {
     for cut in last..whole.len() {
         // As a file that ends there, and with fill that the write did not reach.
         for fill in [0, 1000] {
-            let audit = tempfile::tempdir().unwrap();
+            let audit = scratch();
             let left = [&whole.as_bytes()[..cut], &vec![b'\n'; fill][..]].concat();
             fs::write(audit.path().join("seg-00000000000000000000.jsonl"), left).unwrap();
             let mut lines = 0;
@@ -179,7 +179,7 @@ async fn a_batch_torn_at_any_byte_keeps_its_whole_lines() {
 
 /// Valid entries, and bytes moved away, of a journal with this one segment.
 fn reopened(segment: &[u8]) -> (usize, u64) {
-    let audit = tempfile::tempdir().unwrap();
+    let audit = scratch();
     fs::write(audit.path().join("seg-00000000000000000000.jsonl"), segment).unwrap();
     let mut lines = 0;
     let mut count = |_: &Line<'_>| {

@@ -25,6 +25,19 @@ pub(crate) const LOG_KEY: &str = "ed25519-seed AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBA
 
 pub(crate) const NOON: &str = "2026-11-20T12:00:00Z";
 
+/// A directory in memory where there is one: the tests open thousands of ledgers, whose syncs are most of their time, and
+/// they inject every failure of a disk. With `TMPDIR` set, as in `tests/all.sh`, it is on that disk.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    const IN_MEMORY: &str = "/dev/shm";
+    let in_memory = std::env::var_os("TMPDIR").is_none() && Path::new(IN_MEMORY).is_dir();
+    let dir = if in_memory {
+        PathBuf::from(IN_MEMORY)
+    } else {
+        std::env::temp_dir()
+    };
+    tempfile::tempdir_in(dir).unwrap()
+}
+
 pub(crate) struct World {
     pub dir: tempfile::TempDir,
     pub clock: Arc<ManualClock>,
@@ -33,7 +46,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         write_new(&dir.path().join("log.key"), LOG_KEY.as_bytes(), Readers::Owner).unwrap();
         Self {
             dir,
