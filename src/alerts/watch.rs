@@ -61,7 +61,7 @@ pub fn look(alerts: &Alerts, open: &[Payment], now: Timestamp) {
 }
 
 /// Compares the wallet's balance on one network with `[alerts] low_wallet`. A balance that could not be read counts as
-/// zero: a token that no node can report must not suppress the alert for ever.
+/// zero: a token that no node can report must not suppress the alert forever.
 pub fn wallet(alerts: &Alerts, threshold: Option<MicroUsd>, network: Network, held: Held) {
     let Some(threshold) = threshold else { return };
     let Held { usd: held, unread } = held;
