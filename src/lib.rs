@@ -1,6 +1,6 @@
 //! bursar: a forward proxy that pays `402 Payment Required` for agents, within limits, and keeps a ledger.
 //!
-//! [`payment::exchange`] tells the story of one request. What it calls is in crates of its own, which know nothing of this one.
+//! `payment::exchange` tells the story of one request. What it calls is in crates of its own, which do not depend on this one.
 #![cfg_attr(
     not(test),
     warn(
