@@ -38,7 +38,7 @@
 //!     proof: Proof::Authorization,
 //!     armed_at: 1_000,
 //!     valid_before: 1_300,
-//!     standing: ClaimState::Open,
+//!     claim_state: ClaimState::Open,
 //!     claimed_tx: None,
 //! };
 //! let head = Block { number: 50, hash: B256::ZERO, timestamp: 1_310 };
