@@ -173,7 +173,7 @@ async fn a_server_with_older_limits_pays_nothing_until_it_has_the_new_ones() {
     let page = Agent::of(&old).get(origin.address, "/").await;
     assert_eq!(page.problem(), "store-unavailable");
     let detail = page.json()["detail"].as_str().unwrap().to_owned();
-    assert!(detail.contains("generation 2; here it is 1"), "{detail}");
+    assert!(detail.contains("generation 2; this proxy has 1"), "{detail}");
     assert_eq!(Agent::of(&new).get(origin.address, "/").await.status, 200);
     // The new file is there: the next request reads it at once.
     old.home.write_limits(&newer);
