@@ -65,7 +65,7 @@ impl Coding {
     }
 }
 
-/// The decoded body, at most [`MAX_DECODED`] bytes. Beyond that, memory is needed only for the decoder's window: 32
+/// The decoded body, at most `MAX_DECODED` bytes. Beyond that, memory is needed only for the decoder's window: 32
 /// KiB, or for brotli what the stream declares, at most 16 MiB, of which only the written part is touched.
 pub fn decode(coding: Coding, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
     match coding {

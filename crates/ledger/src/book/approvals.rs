@@ -126,7 +126,7 @@ impl Register {
         self.rows.get(self.of_payment.get(&rid)?)
     }
 
-    /// Call only after [`Register::may_request`].
+    /// Call only after `Register::may_request`.
     pub fn request(&mut self, requested: &ApprovalRequested, now: Moment, changes: &mut ApprovalChanges) {
         let row = ApprovalRow {
             id: requested.id,
@@ -146,7 +146,7 @@ impl Register {
         changes.row = Some((row, RowChange::Live));
     }
 
-    /// Call only after [`Register::may_grant`]. Evidence is remembered at least as long as the approval that it granted
+    /// Call only after `Register::may_grant`. Evidence is remembered at least as long as the approval that it granted
     /// can be used, whatever the evidence says.
     pub fn grant(&mut self, granted: &ApprovalGranted, changes: &mut ApprovalChanges) {
         let until = granted.replay_until.max(granted.use_by);
@@ -181,7 +181,7 @@ impl Register {
         Some(row)
     }
 
-    /// The payment is no longer held: it was armed after [`Register::may_arm`], or released.
+    /// The payment is no longer held: it was armed after `Register::may_arm`, or released.
     pub fn leave(&mut self, rid: PaymentId, changes: &mut ApprovalChanges) {
         if let Some(&id) = self.of_payment.get(&rid) {
             self.end(id, changes);
