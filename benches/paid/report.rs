@@ -158,7 +158,7 @@ fn write(out: &mut String, summary: &Summary) -> std::fmt::Result {
     let books = summary.books;
     writeln!(
         out,
-        "  books: {} sold by the seller, {} recorded, {} settled",
+        "  ledger: {} sold by the seller, {} recorded, {} settled",
         books.sold_by_seller, books.recorded, books.settled
     )
 }

@@ -112,7 +112,7 @@ codes! {
          newer limits. Requests that cost nothing still pass."
         "Try again after the time in `Retry-After`. The operator finds the cause in the log."
     SigningFailed "signing-failed" SERVICE_UNAVAILABLE INTERNAL;
-        "The payment could not be signed, so nothing was paid"
+        "The payment could not be signed, so nothing was sent to the merchant"
         "The wallet's key, the random number generator or the remote signer did not produce a usable signature."
         "The operator finds the cause in the log."
     PaymentDeclined "payment-declined" FORBIDDEN DENIED;

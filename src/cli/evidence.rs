@@ -18,6 +18,7 @@ use bursar_approvals::questions;
 use bursar_approvals::record::{
     ApprovalRecord, BoundBy, Decision, Difference, Examined, NotRead, Proof, Token, examine,
 };
+use bursar_core::plain::plain;
 use bursar_home::Home;
 use bursar_ledger::lines::{asked_about, lines_about};
 use bursar_ledger::{PaymentId, PaymentRecord, read_payments};
@@ -278,11 +279,6 @@ fn sheet(record: &ApprovalRecord, examined: &Examined, verdict: Verdict, why: Op
         let _ = writeln!(sheet, "{name:<15} {}", plain(&text));
     }
     sheet + "\n"
-}
-
-/// A document can come from anywhere; its text must not control the terminal.
-fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 fn proven(proof: &Proof) -> Vec<(&'static str, String)> {

@@ -9,7 +9,7 @@ use crate::answer::explained::{Explained, all, find, page};
 
 #[derive(Args)]
 pub(super) struct ExplainCode {
-    /// The last part of a problem's `type`, or the `details` of Proxy-Status
+    /// The last part of a problem's `type`, the `details` of Proxy-Status, or the `reason` of a payment
     #[arg(required_unless_present_any = ["all", "markdown"])]
     code: Option<String>,
     /// List every code

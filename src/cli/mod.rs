@@ -82,7 +82,7 @@ enum Command {
     Approvals(evidence::Approvals),
     /// Explain why a payment took its offer, and why each other offer of the same 402 was not taken
     Explain(explain::Explain),
-    /// Explain a code from a problem document or from Proxy-Status, and what to do about it
+    /// Explain a problem code, a reason for an unpaid 402 or the reason of a payment, and what to do about it
     ExplainCode(explain_code::ExplainCode),
     /// Compare the ledger with the chain, settle outstanding payments, and report mismatches
     Reconcile(reconcile::Reconcile),

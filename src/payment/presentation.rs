@@ -3,7 +3,6 @@
 //! It runs as a task of its own, so that the outcome of a payment is recorded even if the agent hangs up: the answer is
 //! then awaited for up to `settle_wait` (R5).
 
-use bursar_ledger::Reason;
 use std::convert::Infallible;
 use std::future::pending;
 use std::mem;
@@ -23,7 +22,7 @@ use bursar_core::challenge::{Protocol, Rail};
 use bursar_core::decode::{self, Coding};
 use bursar_core::hop::{self, Upgrading};
 use bursar_core::money::MicroUsd;
-use bursar_ledger::{Ledger, LedgerError, Outcome, PaymentId, Source};
+use bursar_ledger::{Ledger, LedgerError, Outcome, PaymentId, Reason, Source};
 use bursar_net::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
 use bursar_net::upstream::{Lane, SendError, UpstreamError, stream};
 use bursar_rails::outstanding::Ticket;
@@ -53,13 +52,11 @@ impl Presentation {
         match self.send(request, &mut agent).await {
             // A switched protocol cannot be joined to the agent (R35).
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                let problem = self.switched(response).await;
-                drop(agent.send(Err(problem)));
+                drop(agent.send(Err(self.switched(response).await)));
             }
             Ok(response) => self.hand_over(response, agent).await,
             Err(error) => {
-                let problem = self.unanswered(error).await;
-                drop(agent.send(Err(problem)));
+                drop(agent.send(Err(self.unanswered(error).await)));
             }
         }
     }
@@ -128,7 +125,8 @@ impl Presentation {
         }
     }
 
-    async fn switched(&self, mut response: Response<Relay>) -> Problem {
+    /// Uses up the ticket, so that the payment is outstanding before the agent can repeat its request (R3).
+    async fn switched(self, mut response: Response<Relay>) -> Problem {
         let outcome = outcome(self.rail, &mut response).await;
         if matches!(outcome, Outcome::Settled { .. }) {
             self.ticket.paid();
@@ -143,7 +141,8 @@ impl Presentation {
         Problem::new(Code::AnswerLost, detail).payment(rid).retryable(true)
     }
 
-    async fn unanswered(&self, error: SendError) -> Problem {
+    /// Uses up the ticket, like `switched`.
+    async fn unanswered(self, error: SendError) -> Problem {
         let (why, code) = match &error {
             SendError::Unsent(..) => (Reason::NotSent, Code::AnswerLost),
             SendError::Sent(UpstreamError::Timeout) => (Reason::AnswerLate, Code::AnswerLate),
@@ -203,7 +202,7 @@ async fn outcome(rail: Rail, response: &mut Response<Relay>) -> Outcome {
 /// Why an MPP seller says that it did not accept the payment. Puts back what it read.
 async fn problem(rail: Rail, response: &mut Response<Relay>) -> Option<Statement> {
     const LONGEST: usize = 64 << 10;
-    const SOON: Duration = std::time::Duration::from_secs(1);
+    const SOON: Duration = Duration::from_secs(1);
     let kind = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if rail.protocol() != Protocol::Mpp

@@ -9,7 +9,6 @@ mod record;
 mod remote_signer;
 mod unpaid;
 
-use bursar_ledger::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +25,8 @@ use super::presentation::{AgentAnswer, Presentation};
 use super::repeat;
 use crate::answer::{Code, Problem, Unpaid};
 use bursar_core::challenge::{Rail, Term, Why};
-use bursar_core::clock::{self};
-use bursar_ledger::{Outcome, PaymentId, Reservation, Reserve, ReserveError, Source};
+use bursar_core::clock;
+use bursar_ledger::{Outcome, PaymentId, Reason, Reservation, Reserve, ReserveError, Source};
 use bursar_net::body::{AnswerBody, Relay, Replay};
 use bursar_net::upstream::Lane;
 use bursar_rails::outstanding::{Fingerprint, Target};
@@ -93,10 +92,6 @@ enum NotBought {
     Reconsidered(Box<PurchasePlan>),
     /// The site was asked again, and these are its current terms.
     AskedAgain(Box<PurchasePlan>),
-    /// The site was asked again, and it no longer asks for payment.
-    Free(Box<Response<AnswerBody>>),
-    /// The agent hung up before anything was signed.
-    AgentGone,
 }
 
 /// What the agent gets instead of the paid answer.
@@ -104,6 +99,10 @@ enum Declined {
     Refuse(Problem),
     /// The original 402, with this reason.
     PassThrough(Unpaid),
+    /// The site was asked again, and it no longer asks for payment.
+    Free(Box<Response<AnswerBody>>),
+    /// Nothing: it hung up before anything was signed.
+    AgentGone,
 }
 
 impl Purchase {
@@ -148,18 +147,13 @@ impl Purchase {
                 Err(not_bought) => not_bought,
             };
             decided_again |= matches!(not_bought, NotBought::LimitsReplaced);
-            let declined = match not_bought {
-                NotBought::Free(response) => {
-                    agent.answer(Ok(*response));
-                    return None;
-                }
-                NotBought::AgentGone => return None,
-                other => match self.replan(other).await {
-                    Ok(()) => continue,
-                    Err(declined) => declined,
-                },
+            let declined = match self.replan(not_bought).await {
+                Ok(()) => continue,
+                Err(declined) => declined,
             };
             agent.answer(match declined {
+                Declined::AgentGone => return None,
+                Declined::Free(response) => Ok(*response),
                 Declined::Refuse(problem) => Err(problem),
                 Declined::PassThrough(why) if was_asked => Err(approval::offer_gone(why)),
                 Declined::PassThrough(why) => Ok(pass_through(self.lane.agent(), unpaid.0, why)),
@@ -222,8 +216,6 @@ impl Purchase {
                 self.plan = *plan;
                 self.asked_at = Instant::now();
             }
-            // Nothing else is bought afterwards.
-            NotBought::Free(_) | NotBought::AgentGone => {}
         }
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! Opens the approval backend that bursar.toml names: the operator, an identity server, or KEYRA.
 
-use bursar_ledger::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use bursar_approvals::questions::{Asks, Questions, Services};
 use bursar_approvals::tokens::Tokens;
 use bursar_core::clock::SharedClock;
 use bursar_home::{self as home, Home, HomeError};
-use bursar_ledger::{ApprovalStep, Ledger, LedgerError, Outcome};
+use bursar_ledger::{ApprovalStep, Ledger, LedgerError, Outcome, Reason};
 use bursar_net::tls::upstream::UpstreamTls;
 
 /// Who is asked about payments.

@@ -67,13 +67,13 @@ pub struct Ciba<V: Verifier> {
     tls: Arc<UpstreamTls>,
     clock: SharedClock,
     cache: ServerCache<V::Keys>,
-    courses: Mutex<HashMap<String, Running>>,
+    running: Mutex<HashMap<String, Running>>,
     notifications: Mutex<KnownTokens>,
 }
 
 /// The state of a question between two polls. Lost if a poll is canceled, as is its response.
 struct Running {
-    course: Polling,
+    polling: Polling,
     /// A token that was fetched but not verified yet, and when it arrived.
     grant: Option<(Box<Grant>, Instant)>,
     until: Timestamp,
@@ -87,7 +87,7 @@ impl<V: Verifier> Ciba<V> {
             tls,
             clock,
             cache: ServerCache::default(),
-            courses: Mutex::default(),
+            running: Mutex::default(),
             notifications: Mutex::default(),
         }
     }
@@ -150,26 +150,26 @@ impl<V: Verifier> Ciba<V> {
     }
 
     fn accepted(&self, accepted: Accepted, notification: Option<Secret>) -> Asked {
-        let course = Polling::new(accepted.interval_s);
+        let polling = Polling::new(accepted.interval_s);
         let now = self.clock.now();
         let asked = Asked {
             expires_at: later(now, accepted.expires_in_s),
-            interval: course.interval(),
+            interval: polling.interval(),
             failures: 0,
             handle: accepted.auth_req_id,
         };
         if let Some(token) = notification {
             locked(&self.notifications).insert(&asked.handle, &token);
         }
-        self.keep_running(&asked, course, None);
+        self.keep_running(&asked, polling, None);
         asked
     }
 
     async fn look(&self, question: &Question, asked: &mut Asked) -> QuestionStatus {
         let sent_at = Instant::now();
-        let running = locked(&self.courses).remove(&asked.handle);
-        let (mut course, grant) = match running {
-            Some(running) => (running.course, running.grant),
+        let running = locked(&self.running).remove(&asked.handle);
+        let (mut polling, grant) = match running {
+            Some(running) => (running.polling, running.grant),
             None => (Polling::resumed(asked.interval, asked.failures), None),
         };
         let (grant, received) = match grant {
@@ -178,13 +178,13 @@ impl<V: Verifier> Ciba<V> {
                 if self.clock.now() > asked.expires_at.saturating_add(GRACE).unwrap_or(Timestamp::MAX) {
                     return self.ended(asked, QuestionStatus::Expired);
                 }
-                let step = self.look_there(&mut course, asked).await;
-                (asked.interval, asked.failures) = (course.interval(), course.failures());
+                let step = self.look_there(&mut polling, asked).await;
+                (asked.interval, asked.failures) = (polling.interval(), polling.failures());
                 match step {
                     Step::Granted(grant) => (grant, Instant::now()),
                     Step::Pending(wait) => {
                         let wait = wait.min(self.left(asked));
-                        self.keep_running(asked, course, None);
+                        self.keep_running(asked, polling, None);
                         return QuestionStatus::Pending { wait };
                     }
                     Step::Denied => return self.ended(asked, QuestionStatus::Denied(Denial::default())),
@@ -196,7 +196,7 @@ impl<V: Verifier> Ciba<V> {
         match self.judge(question, asked, &grant, received).await {
             Verdict::Done(question_status) => self.ended(asked, question_status),
             Verdict::Later(wait) if received.elapsed() < KEPT_GRANT => {
-                self.keep_running(asked, course, Some((grant, received)));
+                self.keep_running(asked, polling, Some((grant, received)));
                 // The wait counts from the start of the poll.
                 let wait = wait.saturating_add(sent_at.elapsed());
                 QuestionStatus::Pending { wait }
@@ -205,16 +205,16 @@ impl<V: Verifier> Ciba<V> {
         }
     }
 
-    async fn look_there(&self, course: &mut Polling, asked: &Asked) -> Step {
+    async fn look_there(&self, polling: &mut Polling, asked: &Asked) -> Step {
         let Some(metadata) = self.metadata().await else {
-            return course.step(&Look::Unsent);
+            return polling.step(&Look::Unsent);
         };
         let outgoing = request::look(&self.settings, &asked.handle);
         match self.send(&metadata.token, outgoing, LOOK_PATIENCE).await {
             Err(code) => poll::failed(code),
-            Ok(Err(Silence::Unsent)) => course.step(&Look::Unsent),
-            Ok(Err(Silence::Unanswered)) => course.step(&Look::Unanswered),
-            Ok(Ok(answer)) => course.step(&Look::Answered {
+            Ok(Err(Silence::Unsent)) => polling.step(&Look::Unsent),
+            Ok(Err(Silence::Unanswered)) => polling.step(&Look::Unanswered),
+            Ok(Ok(answer)) => polling.step(&Look::Answered {
                 status: answer.status,
                 headers: &answer.headers,
                 body: &answer.body,
@@ -373,19 +373,19 @@ impl<V: Verifier> Ciba<V> {
         Duration::try_from(left).unwrap_or_default().max(Duration::from_secs(1))
     }
 
-    fn keep_running(&self, asked: &Asked, course: Polling, grant: Option<(Box<Grant>, Instant)>) {
+    fn keep_running(&self, asked: &Asked, polling: Polling, grant: Option<(Box<Grant>, Instant)>) {
         let until = later(asked.expires_at, 2 * KEPT_GRANT.as_secs());
         let now = self.clock.now();
-        let mut courses = locked(&self.courses);
+        let mut running = locked(&self.running);
         // Drops questions that were never polled again.
-        courses.retain(|handle, running| {
+        running.retain(|handle, running| {
             let live = running.until > now;
             if !live {
                 locked(&self.notifications).remove(handle);
             }
             live
         });
-        courses.insert(asked.handle.clone(), Running { course, grant, until });
+        running.insert(asked.handle.clone(), Running { polling, grant, until });
     }
 
     fn ended(&self, asked: &Asked, question_status: QuestionStatus) -> QuestionStatus {

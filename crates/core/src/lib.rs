@@ -62,5 +62,6 @@ pub mod hop;
 pub mod host;
 pub mod money;
 pub mod payment_id;
+pub mod plain;
 pub mod policy;
 pub mod prefer;

@@ -6,7 +6,6 @@
 //! time it grows, until the power fails. `check DIR NUMBER` opens the directory and looks for every operation up to
 //! NUMBER.
 
-use bursar_ledger::Reason;
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write as _;
 use std::path::Path;
@@ -21,7 +20,7 @@ use bursar_core::money::{Atoms, MicroUsd};
 use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_home::{Readers, write_new};
 use bursar_ledger::{
-    Arm, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reserve, Source, State, Terms, read_payments,
+    Arm, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reason, Reserve, Source, State, Terms, read_payments,
 };
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};

@@ -39,9 +39,9 @@ macro_rules! reasons {
 
 reasons! {
     NeverSigned "never-signed"
-        "Nothing was signed: the agent hung up, or signing failed before a signature existed."
+        "Nothing was signed, or the signature never left this process."
     NeverSent "never-sent"
-        "A token was made too late to be of use, and the seller was sent nothing."
+        "A token was made and not sent to the seller, for example because it came too late."
     NotSent "not-sent"
         "The credential may have been sent in part: the connection ended while it was being written."
     AnswerLost "answer-lost"
@@ -119,7 +119,7 @@ reasons! {
     StripeUnreadable "stripe-unreadable"
         "The answer of Stripe cannot be read."
     StripeDiffers "stripe-differs"
-        "Stripe issued a token for something other than what was ordered, and it was taken back."
+        "Stripe issued a token for something other than what was ordered. It was not sent, and bursar revokes it."
     StripeActionRequired "stripe-action-required"
         "The card holder would have to confirm the payment."
     StripeNotActive "stripe-not-active"

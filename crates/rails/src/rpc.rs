@@ -17,6 +17,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use bursar_core::assets::Network;
+use bursar_core::plain::plain;
 use bursar_net::tls::upstream::UpstreamTls;
 
 mod block;
@@ -128,7 +129,7 @@ impl Node {
             });
         };
         if let Some(wire::Refusal { code, message }) = reply.error {
-            let message = message.chars().filter(|c| !c.is_control()).take(200).collect();
+            let message = plain(&message).chars().take(200).collect();
             return Err(RpcError::Refused {
                 node: self.shown(),
                 code,

@@ -3,7 +3,6 @@
 //!
 //! Questions can be interrupted at any time. Recording cannot, because meanwhile the payment is withdrawn from repeats.
 
-use bursar_ledger::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 
 use alloy_primitives::B256;
@@ -17,7 +16,7 @@ use super::testimony::Facts;
 use super::verdict::{Dispute, Named, Verdict, verdict};
 use bursar_core::assets::Network;
 use bursar_core::money::Atoms;
-use bursar_ledger::{self as ledger, LedgerError, Outcome, Payment, Source, State};
+use bursar_ledger::{self as ledger, LedgerError, Outcome, Payment, Reason, Source, State};
 use bursar_rails::outstanding::{Withdrawal, Withdrawn};
 
 /// The final block of each network, as of which everything in one pass is asked.

@@ -4,13 +4,12 @@
 //! `settle_wait`, the payment is withdrawn from repeats, its token is revoked, and then read again, because the seller
 //! may have charged it first.
 
-use bursar_ledger::Reason;
 use jiff::{SignedDuration, Timestamp};
 
 use super::reconciler::{Notice, Reconciler, SILENCES, Silences, not_recorded};
 use super::report::{Finding, PaymentLine};
 use bursar_core::assets::{Asset, Network};
-use bursar_ledger::{self as ledger, LedgerError, Outcome, Payment, Signer, Source, State};
+use bursar_ledger::{self as ledger, LedgerError, Outcome, Payment, Reason, Signer, Source, State};
 use bursar_rails::outstanding::{Withdrawal, Withdrawn};
 use bursar_rails::pay::{Issuer, NoStatus, TokenStatus, Tokens};
 use bursar_rails::stripe::TokenId;

@@ -1,6 +1,5 @@
 //! A test environment: a ledger, a clock, and a node with a chain that the test makes.
 
-use bursar_ledger::Reason;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +14,7 @@ use bursar_core::money::{Atoms, MicroUsd};
 use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_home::Home;
 use bursar_ledger::memory::Memory;
-use bursar_ledger::{Arm, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reserve, Source, State, Terms};
+use bursar_ledger::{Arm, Embedded, Hold, Ledger, Options, Outcome, PaymentId, Reason, Reserve, Source, State, Terms};
 use bursar_rails::outstanding::Outstanding;
 use bursar_rails::rpc::fake::chain::{Chain, cashing};
 use bursar_rails::rpc::fake::{Fake, tls};

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{entries, plain};
+use super::entries;
 use crate::cli::{Exit, Failure};
 use bursar_approvals::questions::{self, StoredQuestion};
 use bursar_approvals::record::{ApprovalRecord, Difference, Examined, examine};
+use bursar_core::plain::plain;
 use bursar_home::Home;
 use bursar_ledger::PaymentId;
 use bursar_ledger::lines::lines_about;

@@ -81,7 +81,7 @@ impl Purchase {
         let stage = tokio::select! {
             biased;
             // The question continues without the agent (R43).
-            () = agent.gone() => return Err(NotBought::AgentGone),
+            () = agent.gone() => return Err(Declined::AgentGone.into()),
             stage = wait.decided(hold) => stage,
             // R65.
             () = self.context.stop.cancelled() => None,
@@ -106,7 +106,7 @@ impl Purchase {
         let current = tokio::select! {
             biased;
             // An approval is not used up for an agent that has hung up.
-            () = agent.gone() => return Err(NotBought::AgentGone),
+            () = agent.gone() => return Err(Declined::AgentGone.into()),
             current = self.current() => current,
         };
         let permission = match current {
@@ -139,7 +139,7 @@ impl Purchase {
             return Err(problem.into());
         }
         if agent.is_gone() {
-            return Err(NotBought::AgentGone);
+            return Err(Declined::AgentGone.into());
         }
         let arming = Arming {
             arm: self.arm()?,
@@ -201,7 +201,7 @@ impl Purchase {
     async fn asked_again(&self) -> Result<NotBought, NotBought> {
         let mut response = send_again(&self.lane, &self.head, &self.replay).await?;
         if response.status() != StatusCode::PAYMENT_REQUIRED {
-            return Ok(NotBought::Free(Box::new(stream(response))));
+            return Ok(Declined::Free(Box::new(stream(response))).into());
         }
         let over = self.plan.over.clone();
         let decider = &self.context.decider;

@@ -5,14 +5,13 @@
 //! unknown outcome instead of ordering again. A confirmation that comes too late for the agent's request is still
 //! collected, so that its nonce is recorded and a repeat can present it.
 
-use bursar_ledger::Reason;
 use tokio::time::Instant;
 
 use super::{Agent, Purchase, STORE_RETRY};
 use crate::answer::{Code, Problem};
 use bursar_core::assets::Asset;
 use bursar_core::prefer;
-use bursar_ledger::{LedgerError, Outcome, PaymentId, Reservation, Source};
+use bursar_ledger::{LedgerError, Outcome, PaymentId, Reason, Reservation, Source};
 use bursar_rails::bkey::Purpose;
 use bursar_rails::pay::{Exposure, Ordered, Permission, RemoteCredential, SignError, SignerFault, Waiting};
 
@@ -45,7 +44,7 @@ impl Purchase {
         let now = || self.buying().clock.now();
         match self.buying().payers.order(&reservation, &purpose, now).await {
             None => Ok((reservation, None)),
-            Some(Ok(Ordered::RemoteCredential(made))) => self.recorded(reservation, made).await.map_err(NotReady::Over),
+            Some(Ok(Ordered::Made(made))) => self.recorded(reservation, made).await.map_err(NotReady::Over),
             Some(Ok(Ordered::Waits(waiting))) => self.confirmed(reservation, waiting, purpose, agent).await,
             Some(Err(not_made)) => Err(NotReady::Over(self.not_made(reservation, not_made).await)),
         }

@@ -5,8 +5,7 @@ use crate::answer::{Code, Problem};
 use crate::payment::repeat::already_paid;
 use bursar_core::challenge::Why;
 use bursar_core::policy::Refusal;
-use bursar_ledger::Reason;
-use bursar_ledger::{Outcome, PaymentId, ReserveError};
+use bursar_ledger::{Outcome, PaymentId, Reason, ReserveError};
 use bursar_rails::pay::{Exposure, Made, NotIssued, NotPaid, PayError};
 use bursar_rails::stripe::Fault;
 
@@ -53,20 +52,33 @@ impl Purchase {
             tracing::warn!(payment = %rid, %agent, %why, %error, "no token was issued, so nothing is paid");
             return no_token(rid, not_issued);
         }
-        match made {
-            None | Some((Made::OwnSignature, _)) => self.never_signed(rid).await,
+        let (left, way_out) = match made {
+            None | Some((Made::OwnSignature, _)) => {
+                self.never_signed(rid).await;
+                ("Nothing was paid.", "The operator must check the log.")
+            }
             // It exists, and no seller was given it: it counts until it has been taken back.
             Some((Made::Token, _)) => {
                 let (why, tx) = (Reason::NeverSent, None);
                 self.finish(rid, Outcome::Unknown { why, tx }).await;
+                (
+                    "A token exists that the merchant was not sent.",
+                    "The payment counts until that token is revoked.",
+                )
             }
             // It can be cashed, whether it can be sent or not.
             Some((Made::Elsewhere, valid_before)) => {
                 self.outcome_unknown(rid, valid_before, Reason::SignerNotSent).await;
+                (
+                    "A credential exists that the merchant was not sent.",
+                    "The payment counts until that credential is proven unusable, or the operator runs `bursar payments \
+                     resolve`.",
+                )
             }
-        }
-        let detail = format!("Payment {rid} could not be signed: {error}. Nothing was paid.");
-        Problem::new(Code::SigningFailed, detail)
+        };
+        tracing::error!(payment = %rid, agent = %self.lane.agent(), %error, "no credential could be made");
+        let detail = format!("Payment {rid} could not be made: {error}. {left} {way_out}");
+        Problem::new(Code::SigningFailed, detail).payment(rid)
     }
 }
 

@@ -1,17 +1,19 @@
 //! The agent repeats a request: while the outcome of its payment is unknown the same bytes are presented, never a
 //! second signature; honest purchases of the same thing remain separate (R1 to R5).
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use tokio::sync::Notify;
 
+use crate::approvals::assert_problem;
 use crate::support::agent::Agent;
 use crate::support::bursar::{bursar, eventually, setup};
-use crate::support::origin::{Origin, answer};
+use crate::support::origin::{Origin, Seen, Speaks, answer, certificate};
 use crate::support::seller::{self, TX, receipt};
 
 /// A seller that fails the first `failures` presentations and then delivers.
@@ -62,6 +64,36 @@ async fn a_repeat_after_an_error_presents_the_same_bytes_and_pays_once() {
     agent.get(origin.address, "/quote").await;
     assert_eq!(bursar.states(), ["settled", "settled"]);
     assert!(!all_equal(&origin.payments()));
+}
+
+/// Once the agent has its answer, the payment is outstanding: a repeat that comes at once must not buy again.
+#[tokio::test]
+async fn a_repeat_right_after_a_lost_answer_presents_the_same_bytes() {
+    let failed = Arc::new(Mutex::new(BTreeSet::new()));
+    let script = move |request: Seen| {
+        let first = request.is_paid() && failed.lock().unwrap().insert(request.target.clone());
+        async move {
+            match (request.is_paid(), first) {
+                (false, _) => seller::asks("10000"),
+                (true, true) => answer(101, &[("connection", "upgrade"), ("upgrade", "x")], ""),
+                (true, false) => seller::sold("goods"),
+            }
+        }
+    };
+    let certificate = certificate(&["localhost", "127.0.0.1"], |_| {});
+    let origin = Origin::start(Speaks::H1, certificate, script).await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    // The window is short, so it gets several chances.
+    for round in 0..20 {
+        let target = format!("/quote?{round}");
+        assert_problem(&agent.get(origin.address, &target).await, 502, "answer-lost");
+        assert_eq!(agent.get(origin.address, &target).await.status, 200);
+    }
+    let payments = origin.payments();
+    assert_eq!(payments.len(), 40);
+    assert!(payments.chunks(2).all(|pair| pair[0] == pair[1]), "the same bytes");
+    assert_eq!(bursar.states(), ["settled"; 20]);
 }
 
 #[tokio::test]

@@ -218,12 +218,12 @@ fn summary(step: Step) -> (&'static str, Option<u64>, Option<String>) {
     }
 }
 
-fn step(course: &mut Polling, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Step {
+fn step(polling: &mut Polling, status: u16, headers: &[(&str, &str)], body: &[u8]) -> Step {
     let headers: HeaderMap = headers
         .iter()
         .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
         .collect();
-    course.step(&Look::Answered {
+    polling.step(&Look::Answered {
         status: StatusCode::from_u16(status).unwrap(),
         headers: &headers,
         body,
@@ -238,7 +238,7 @@ fn answers_mean_what_the_vectors_say() {
     let (mut steps, mut deadlines) = (0, 0);
     for sequence in sequences {
         let name = &sequence["name"];
-        let mut course = Polling::new(sequence.get("interval").map_or(Some(5), Value::as_u64));
+        let mut polling = Polling::new(sequence.get("interval").map_or(Some(5), Value::as_u64));
         for answer in sequence["answers"].as_array().unwrap() {
             if answer["deadline_passed"] == true {
                 // `Ciba` sends nothing after the deadline; tests/ciba/fake.rs tests that.
@@ -246,7 +246,7 @@ fn answers_mean_what_the_vectors_say() {
                 continue;
             }
             let step = match answer["timeout"] == true {
-                true => course.step(&Look::Unanswered),
+                true => polling.step(&Look::Unanswered),
                 false => {
                     let status = u16::try_from(answer["status"].as_u64().unwrap()).unwrap();
                     let headers: Vec<_> = answer["headers"].as_object().into_iter().flatten().collect();
@@ -255,7 +255,7 @@ fn answers_mean_what_the_vectors_say() {
                         .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
                         .collect();
                     step(
-                        &mut course,
+                        &mut polling,
                         status,
                         &headers,
                         answer["body"].as_str().unwrap().as_bytes(),
@@ -277,15 +277,15 @@ fn answers_mean_what_the_vectors_say() {
 
 #[test]
 fn two_unreadable_responses_are_tolerated() {
-    let mut course = Polling::new(Some(5));
-    assert_eq!(summary(step(&mut course, 200, &[], b"<html>")).1, Some(10));
-    assert_eq!(summary(step(&mut course, 200, &[], b"\xff")).1, Some(20));
+    let mut polling = Polling::new(Some(5));
+    assert_eq!(summary(step(&mut polling, 200, &[], b"<html>")).1, Some(10));
+    assert_eq!(summary(step(&mut polling, 200, &[], b"\xff")).1, Some(20));
     assert_eq!(
-        summary(step(&mut course, 200, &[], b"")).2.as_deref(),
+        summary(step(&mut polling, 200, &[], b"")).2.as_deref(),
         Some("bad_response")
     );
     // Server errors in between do not count as unreadable, and a good response resets the count.
-    let mut course = Polling::new(Some(5));
+    let mut polling = Polling::new(Some(5));
     for (status, body) in [
         (200, "<"),
         (502, "<"),
@@ -294,7 +294,7 @@ fn two_unreadable_responses_are_tolerated() {
         (200, "<"),
     ] {
         assert_eq!(
-            summary(step(&mut course, status, &[], body.as_bytes())).0,
+            summary(step(&mut polling, status, &[], body.as_bytes())).0,
             "pending",
             "{status} {body}"
         );
@@ -303,17 +303,19 @@ fn two_unreadable_responses_are_tolerated() {
 
 #[test]
 fn backing_off_ends_at_a_minute_and_never_undercuts_the_server() {
-    let mut course = Polling::new(Some(5));
-    let waits: Vec<_> = (0..6).map(|_| summary(course.step(&Look::Unsent)).1.unwrap()).collect();
+    let mut polling = Polling::new(Some(5));
+    let waits: Vec<_> = (0..6)
+        .map(|_| summary(polling.step(&Look::Unsent)).1.unwrap())
+        .collect();
     assert_eq!(waits, [10, 20, 40, 60, 60, 60]);
-    assert_eq!(course.failures(), 6);
-    let mut course = Polling::new(Some(9999));
-    assert_eq!(course.interval().as_secs(), 60, "clamped");
+    assert_eq!(polling.failures(), 6);
+    let mut polling = Polling::new(Some(9999));
+    assert_eq!(polling.interval().as_secs(), 60, "clamped");
     for _ in 0..3 {
-        step(&mut course, 400, &[], br#"{"error":"slow_down"}"#);
+        step(&mut polling, 400, &[], br#"{"error":"slow_down"}"#);
     }
     assert_eq!(
-        summary(course.step(&Look::Unsent)).1,
+        summary(polling.step(&Look::Unsent)).1,
         Some(75),
         "never faster than the server asked for"
     );
@@ -342,22 +344,22 @@ fn retry_after_is_seconds_or_a_date_and_bounded() {
 #[test]
 fn a_token_is_lost_only_where_it_may_have_been_sent() {
     let invalid = br#"{"error":"invalid_grant"}"#;
-    let code = |course: &mut Polling| summary(step(course, 400, &[], invalid)).2.unwrap();
-    let mut course = Polling::new(Some(5));
-    course.step(&Look::Unsent);
-    assert_eq!(code(&mut course), "invalid_grant");
-    let mut course = Polling::new(Some(5));
-    course.step(&Look::Unanswered);
-    course.step(&Look::Unsent);
+    let code = |polling: &mut Polling| summary(step(polling, 400, &[], invalid)).2.unwrap();
+    let mut polling = Polling::new(Some(5));
+    polling.step(&Look::Unsent);
+    assert_eq!(code(&mut polling), "invalid_grant");
+    let mut polling = Polling::new(Some(5));
+    polling.step(&Look::Unanswered);
+    polling.step(&Look::Unsent);
     assert_eq!(
-        code(&mut course),
+        code(&mut polling),
         "token_lost",
         "a poll that was not sent changes nothing"
     );
-    let mut course = Polling::new(Some(5));
-    course.step(&Look::Unanswered);
-    step(&mut course, 400, &[], br#"{"error":"authorization_pending"}"#);
-    assert_eq!(code(&mut course), "invalid_grant");
+    let mut polling = Polling::new(Some(5));
+    polling.step(&Look::Unanswered);
+    step(&mut polling, 400, &[], br#"{"error":"authorization_pending"}"#);
+    assert_eq!(code(&mut polling), "invalid_grant");
     assert_eq!(code(&mut Polling::resumed(Duration::from_secs(5), 0)), "token_lost");
 }
 

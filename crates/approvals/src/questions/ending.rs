@@ -1,7 +1,6 @@
 //! How a question ends: its approval is used or not, or it is denied, expires or fails. The end is recorded in the ledger
 //! (R45), then the held money is released, and then the waiting requests are woken.
 
-use bursar_ledger::Reason;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{Denied, Over, Questions, Row, Stage, Taken, later, until};
 use crate::{Denial, Failure};
-use bursar_ledger::{ApprovalStep, LedgerError, Outcome, PaymentId};
+use bursar_ledger::{ApprovalStep, LedgerError, Outcome, PaymentId, Reason};
 
 impl Questions {
     pub(super) async fn wait_for_use(&self, row: Arc<Row>, use_by: Timestamp) {

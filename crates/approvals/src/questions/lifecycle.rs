@@ -2,7 +2,6 @@
 //! either the question resumes or its money is released (R44 and R45). Collecting the answers is in `votes.rs`, and how
 //! the question ends in `ending.rs`.
 
-use bursar_ledger::Reason;
 use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use super::votes::Votes;
 use super::{Ask, Over, Questions, Row, Stage};
 use crate::{Asked, Denial, Failure};
 use bursar_core::approval::{ApprovalIntent, Question};
-use bursar_ledger::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Hold, LedgerError, Requested};
+use bursar_ledger::{ApprovalError, ApprovalRow, ApprovalState, ApprovalStep, Hold, LedgerError, Reason, Requested};
 
 impl Questions {
     /// Holds the money, asks the approvers, and follows the question to its end.

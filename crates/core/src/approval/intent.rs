@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::assets::Asset;
 use crate::challenge::{Offer, Protocol};
 use crate::money::Atoms;
+use crate::plain::plain;
 
 /// A prefix of what is hashed, so that the hash cannot be one of anything else.
 const DOMAIN: &[u8] = b"agent-pay-approval/v1\n";
@@ -209,36 +210,6 @@ fn compact(amount: &str, currency: &str, code: Code) -> String {
         true => whole,
         false => format!("#{code}"),
     }
-}
-
-/// Removes control and format characters (Unicode Cc and Cf), which can hide or reverse the text around them.
-fn plain(text: &str) -> String {
-    let is_format = |c: char| {
-        matches!(
-            u32::from(c),
-            0xAD | 0x600..=0x605
-                | 0x61C
-                | 0x6DD
-                | 0x70F
-                | 0x890..=0x891
-                | 0x8E2
-                | 0x180E
-                | 0x200B..=0x200F
-                | 0x202A..=0x202E
-                | 0x2060..=0x2064
-                | 0x2066..=0x206F
-                | 0xFEFF
-                | 0xFFF9..=0xFFFB
-                | 0x110BD
-                | 0x110CD
-                | 0x13430..=0x1343F
-                | 0x1BCA0..=0x1BCA3
-                | 0x1D173..=0x1D17A
-                | 0xE0001
-                | 0xE0020..=0xE007F
-        )
-    };
-    text.chars().filter(|c| !c.is_control() && !is_format(*c)).collect()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::challenge::json::{self, Object};
+use crate::plain::plain;
 
 /// The most bytes of any document of an issuer (approvals §2.1).
 pub(crate) const MAX_DOCUMENT: usize = 256 << 10;
@@ -61,9 +62,9 @@ pub enum BadKeys {
     #[error("it publishes a private key")]
     PrivateKey,
     /// Signatures for such a key can be made without knowing any secret.
-    #[error("its key `{0}` has small order")]
+    #[error("its key `{}` has small order", shown(.0))]
     WeakKey(String),
-    #[error("it has two different keys with the `kid` `{0}`")]
+    #[error("it has two different keys with the `kid` `{}`", shown(.0))]
     TwoKeys(String),
     #[error("it has no Ed25519 key for verifying signatures")]
     NoneUsable,
@@ -125,6 +126,11 @@ impl From<Key> for KeySet {
     fn from(key: Key) -> Self {
         Self(BTreeMap::from([(key.kid.clone(), key)]))
     }
+}
+
+/// A `kid` in a message: the server chose it.
+fn shown(kid: &str) -> String {
+    plain(kid).chars().take(64).collect()
 }
 
 /// `None` for a key that bursar cannot use.

@@ -1,4 +1,4 @@
-//! What the ledger costs compared with the disk alone, and the effect of a long history: `cargo bench --bench ledger`.
+//! What the ledger costs compared with the disk alone, and the effect of a long history: `cargo bench -p bursar-ledger --bench ledger`.
 //!
 //! One module per subject. Starts are measured in child processes, so that their memory can be measured separately. How
 //! to read the result: `benches/README.md`.
@@ -38,7 +38,9 @@ fn main() -> ExitCode {
         Some("start") => child::run(&arguments[1..]),
         // `cargo test --all-targets` runs this too; figures of an unoptimised build mean nothing.
         _ if cfg!(debug_assertions) => {
-            eprintln!("ledger: nothing measured, this build is not optimised: use `cargo bench --bench ledger`");
+            eprintln!(
+                "ledger: nothing measured, this build is not optimised: use `cargo bench -p bursar-ledger --bench ledger`"
+            );
             Ok(())
         }
         _ => asked(&arguments).and_then(|asked| bench(&asked)),

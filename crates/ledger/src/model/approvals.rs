@@ -115,7 +115,7 @@ pub enum ApprovalState {
 
 impl ApprovalRow {
     /// Adds one person's vote, and grants the approval if that completes it.
-    pub fn vote(&mut self, vote: Vote) {
+    pub(crate) fn vote(&mut self, vote: Vote) {
         let ApprovalState::Pending { votes, .. } = &mut self.state else {
             return;
         };

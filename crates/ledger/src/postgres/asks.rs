@@ -51,7 +51,7 @@ pub(super) enum Waiting {
     Reservation(Reply<Result<Delivery<Reservation>, ReserveError>>),
     Held(Reply<Result<Delivery<()>, ReserveError>>),
     Done(Reply<Result<(), LedgerError>>),
-    NoApprover,
+    NoCaller,
 }
 
 pub(super) enum Verdict {
@@ -75,7 +75,7 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn for_nobody(ask: Ask) -> Self {
-        let waiting = Waiting::NoApprover;
+        let waiting = Waiting::NoCaller;
         Self { ask, waiting }
     }
 
@@ -139,7 +139,7 @@ impl Task {
             (Waiting::Done(reply), Verdict::Done(result)) => drop(reply.send(result)),
             // It was written before its answer was lost.
             (
-                Waiting::NoApprover,
+                Waiting::NoCaller,
                 Verdict::Done(Err(LedgerError::NotOpen(_) | LedgerError::Approval(ApprovalError::NotLive(_)))),
             ) => {}
             (_, Verdict::Done(Err(error))) => tracing::warn!(%error, "an operation on the shared ledger failed"),
@@ -179,7 +179,7 @@ impl Task {
             Waiting::Held(reply) => drop(reply.send(Err(refused()))),
             Waiting::Done(reply) if is_policy && must_be_done => drop(reply.send(Ok(()))),
             Waiting::Done(reply) => drop(reply.send(Err(undone()))),
-            Waiting::NoApprover => {}
+            Waiting::NoCaller => {}
         }
         must_be_done.then(|| Self::for_nobody(self.ask))
     }

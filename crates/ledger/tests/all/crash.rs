@@ -1,6 +1,5 @@
 //! What is on disk after every kind of stop, and what the next start does with it.
 
-use bursar_ledger::Reason;
 use std::fs;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use bursar_ledger::scan::{JournalError, Line};
 use bursar_ledger::text::{Digest, Moment};
 use bursar_ledger::tree::Tree;
 use bursar_ledger::{
-    CheckpointInterval, Embedded, Ledger, LedgerError, OpenError, Outcome, ReserveError, Source, State,
+    CheckpointInterval, Embedded, Ledger, LedgerError, OpenError, Outcome, Reason, ReserveError, Source, State,
 };
 
 const CENT: u128 = 10_000;

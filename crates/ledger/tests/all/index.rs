@@ -1,6 +1,5 @@
 //! The index may be missing, old, damaged or foreign: the journal decides, and the ledger is the same.
 
-use bursar_ledger::Reason;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -8,7 +7,7 @@ use std::time::Duration;
 
 use crate::world::{FailAt, World, files};
 use bursar_ledger::journal::{Step, Verdict};
-use bursar_ledger::{CheckpointInterval, Ledger, Outcome, Payment, ReserveError, Source, Usage};
+use bursar_ledger::{CheckpointInterval, Ledger, Outcome, Payment, Reason, ReserveError, Source, Usage};
 
 const CENT: u128 = 10_000;
 

@@ -1,6 +1,5 @@
 //! What the ledger lets through, and how it handles every way that a payment can end.
 
-use bursar_ledger::Reason;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -8,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 use crate::world::{NOON, World, charge, counted};
 use bursar_core::policy::budget::{Unit, Window};
 use bursar_ledger::{
-    Embedded, Event, Ledger, LedgerError, Outcome, PaymentId, RefusalRecord, Reserve, ReserveError, Resolution, Source,
-    State,
+    Embedded, Event, Ledger, LedgerError, Outcome, PaymentId, Reason, RefusalRecord, Reserve, ReserveError, Resolution,
+    Source, State,
 };
 
 const CENT: u128 = 10_000;

@@ -1,6 +1,5 @@
 //! The ledger as other processes read it.
 
-use bursar_ledger::Reason;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -11,7 +10,8 @@ use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Unit, Window};
 use bursar_ledger::findings::Findings;
 use bursar_ledger::{
-    ApprovalStep, Arm, Arming, Event, Finding, Ledger, Outcome, Outflow, PaymentId, Source, State, read_payments,
+    ApprovalStep, Arm, Arming, Event, Finding, Ledger, Outcome, Outflow, PaymentId, Reason, Source, State,
+    read_payments,
 };
 
 const CENT: u128 = 10_000;

@@ -33,7 +33,7 @@ pub enum BkeyError {
     #[error("set both BKEY_CLIENT_ID and BKEY_CLIENT_SECRET, or neither")]
     Half,
     #[error("no BKey agent: set BKEY_CLIENT_ID and BKEY_CLIENT_SECRET, or run `bkey auth setup-agent`")]
-    NoApprover,
+    NoAgent,
     #[error("a profile name has up to 48 letters, digits, - or _, and starts with a letter or digit")]
     Name,
     #[error("profiles.json has no agent {0}")]
@@ -118,7 +118,7 @@ impl BkeyAgent {
             ),
             (None, None) => {
                 let named = profile.map(str::to_owned).or_else(|| variable("BKEY_PROFILE"));
-                let found = file.ok_or(BkeyError::NoApprover)?.agent(named)?;
+                let found = file.ok_or(BkeyError::NoAgent)?.agent(named)?;
                 let secret = Secret::new(found.client_secret);
                 (found.client_id, secret, api_url.unwrap_or(found.api_url))
             }
@@ -145,7 +145,7 @@ impl ProfilesFile {
             return Err(BkeyError::Version(version.version));
         }
         let mut profiles: Profiles = serde_json::from_str(text).map_err(|_| BkeyError::NotProfiles)?;
-        let name = name.or(profiles.defaults.agent).ok_or(BkeyError::NoApprover)?;
+        let name = name.or(profiles.defaults.agent).ok_or(BkeyError::NoAgent)?;
         if !is_name(&name) {
             return Err(BkeyError::Name);
         }

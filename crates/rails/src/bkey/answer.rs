@@ -71,7 +71,7 @@ pub type Unreadable = &'static str;
 
 /// The outcome of an order.
 pub enum Created<T> {
-    RemoteCredential(Result<T, Unreadable>),
+    Made(Result<T, Unreadable>),
     Pending(Pending),
     /// BKey says that it did not accept the order: nothing was made.
     Refused(StatusCode),
@@ -81,7 +81,7 @@ pub enum Created<T> {
 
 /// What polling a pending order returned.
 pub enum Looked<T> {
-    RemoteCredential(Result<T, Unreadable>),
+    Made(Result<T, Unreadable>),
     /// Poll again, after this long if the answer says so.
     Wait(Option<Duration>),
     /// BKey says that the order has ended without a credential. The reason is one of bursar's own codes.
@@ -213,7 +213,7 @@ pub(super) fn created<T>(status: StatusCode, body: &[u8], read: Read<T>) -> Crea
     };
     if status.is_success() {
         return match object.get("status").and_then(Value::as_str) {
-            Some("authorized") => Created::RemoteCredential(read(&object)),
+            Some("authorized") => Created::Made(read(&object)),
             Some("pending_approval") => Pending::of(&object).map_or(Created::Unclear(status), Created::Pending),
             _ => Created::Unclear(status),
         };
@@ -233,7 +233,7 @@ pub(super) fn looked<T>(status: StatusCode, body: &[u8], wait: Option<Duration>,
         return Looked::Wait(wait);
     };
     match object.get("status").and_then(Value::as_str) {
-        Some("signed" | "authorized") if status == StatusCode::OK => return Looked::RemoteCredential(read(&object)),
+        Some("signed" | "authorized") if status == StatusCode::OK => return Looked::Made(read(&object)),
         Some("settled") => return Looked::Over(Reason::SignerSaysSettled),
         Some("expired") => return Looked::Over(Reason::SignerSaysExpired),
         Some("failed" | "denied" | "rejected") => return Looked::Over(Reason::SignerSaysFailed),

@@ -5,7 +5,6 @@
 //! record, and the signer is recovered over typed data that we build. A credential that was ordered may exist somewhere
 //! whatever BKey says about it, so a payment without a credential stays counted unless BKey cannot have made one (R11).
 
-use bursar_ledger::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use bursar_core::assets::{Asset, Mode, Token, token};
 use bursar_core::challenge::{Authorization, CENT, Rail, Term};
 use bursar_core::clock;
 use bursar_core::money::Atoms;
-use bursar_ledger::{ArmedNonce, Issued, Reservation, Signer};
+use bursar_ledger::{ArmedNonce, Issued, Reason, Reservation, Signer};
 
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
@@ -48,7 +47,7 @@ pub struct BkeyIssuer {
 #[derive(Debug, Error)]
 pub enum NoSigner {
     #[error(transparent)]
-    NotTold(#[from] NoWalletAnswer),
+    NoAnswer(#[from] NoWalletAnswer),
     #[error(
         "BKey's wallet is on eip155:{chain} with the token {contract}, which is not in bursar's table of tokens, so \
          bursar cannot check what would be signed; use a key of your own under [wallet.evm]"
@@ -75,7 +74,7 @@ pub struct Signed {
 
 /// The outcome of an order.
 pub enum Ordered {
-    RemoteCredential(RemoteCredential),
+    Made(RemoteCredential),
     /// A person has to confirm it on the phone.
     Waits(Waiting),
 }
@@ -346,10 +345,7 @@ async fn ordered<T>(
 ) -> Result<Ordered, SignError> {
     let at = Instant::now();
     match order.await {
-        Ok(Created::RemoteCredential(made)) => made
-            .map_err(SignError::unreadable)
-            .and_then(judge)
-            .map(Ordered::RemoteCredential),
+        Ok(Created::Made(made)) => made.map_err(SignError::unreadable).and_then(judge).map(Ordered::Made),
         Ok(Created::Pending(pending)) => Ok(Ordered::Waits(Waiting::since(at, pending))),
         Ok(Created::Refused(status)) => Err(SignError::refused(status)),
         Ok(Created::Unclear(status)) => Err(SignError::unclear(status)),
@@ -385,7 +381,7 @@ impl Waiting {
     ) -> Option<Result<RemoteCredential, SignError>> {
         while self.rest(until).await {
             match bkey.look(&self.pending).await {
-                Looked::RemoteCredential(made) => return Some(made.map_err(SignError::unreadable).and_then(judge)),
+                Looked::Made(made) => return Some(made.map_err(SignError::unreadable).and_then(judge)),
                 Looked::Over(why) => return Some(Err(SignError::over(why))),
                 Looked::Wait(pause) => self.looked(pause),
             }

@@ -20,8 +20,7 @@ use crate::stripe::{
 };
 use bursar_core::account::{Account, AccountMark};
 use bursar_core::assets::{Asset, Mode};
-use bursar_ledger::Reason;
-use bursar_ledger::{Payment, PaymentId, Reservation, Source};
+use bursar_ledger::{Payment, PaymentId, Reason, Reservation, Source};
 pub use tokens::Tokens;
 
 /// Pauses between the tries of one order. Nothing has been sent to the seller yet, and the agent is waiting.

@@ -1,6 +1,5 @@
 //! Timing and results, against the sandbox's Stripe.
 
-use bursar_ledger::Reason;
 use std::sync::Arc;
 
 use super::*;
@@ -10,7 +9,7 @@ use bursar_core::assets::{Mode, currency};
 use bursar_core::challenge::{Clause, Rail};
 use bursar_core::clock::Clock as _;
 use bursar_core::money::{Atoms, MicroUsd};
-use bursar_ledger::{Arm, Hold, PaymentId, Reserve, Terms};
+use bursar_ledger::{Arm, Hold, PaymentId, Reason, Reserve, Terms};
 use bursar_rails::pay::Tokens;
 use bursar_rails::stripe::{ApiBase, Currency, Order, PaymentMethod, Profile, SecretKey, Settings, Stripe};
 use bursar_sandbox::stripe::{Listening, StripeSandbox};

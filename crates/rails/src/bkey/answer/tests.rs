@@ -97,8 +97,8 @@ fn an_id_has_no_room_for_a_path() {
 fn made(status: u16, body: &Value) -> &'static str {
     let status = StatusCode::from_u16(status).unwrap();
     match created(status, body.to_string().as_bytes(), Authorization::in_answer) {
-        Created::RemoteCredential(Ok(_)) => "made",
-        Created::RemoteCredential(Err(_)) => "made, unreadable",
+        Created::Made(Ok(_)) => "made",
+        Created::Made(Err(_)) => "made, unreadable",
         Created::Pending(_) => "pending",
         Created::Refused(_) => "refused",
         Created::Unclear(_) => "unclear",
@@ -168,8 +168,8 @@ fn a_look_reads_both_dialects_and_what_it_does_not_know_says_nothing() {
     let look = |status: u16, answer: Value| {
         let status = StatusCode::from_u16(status).unwrap();
         match looked(status, answer.to_string().as_bytes(), None, Authorization::in_answer) {
-            Looked::RemoteCredential(Ok(_)) => "made",
-            Looked::RemoteCredential(Err(_)) => "unreadable",
+            Looked::Made(Ok(_)) => "made",
+            Looked::Made(Err(_)) => "unreadable",
             Looked::Wait(_) => "wait",
             Looked::Over(why) => why.as_str(),
         }
