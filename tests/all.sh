@@ -136,7 +136,7 @@ if ((documents != 0)); then
     exit 1
 fi
 
-# On a disk: by themselves the ledger's tests use memory where they can.
+# By themselves the ledger's tests use memory where they can.
 export TMPDIR=${TMPDIR:-/tmp}
 
 # Examples in the documentation run first: there may be none, and the summary that ends the output should count

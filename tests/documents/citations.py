@@ -107,7 +107,7 @@ def files(endings: set[str], folders: tuple[str, ...] | None) -> list[Path]:
     return found
 
 
-def prose(lines: list[str]) -> list[tuple[int, str]]:
+def prose(path: Path, lines: list[str]) -> list[tuple[int, str]]:
     """The lines of a Markdown text outside of fenced code, numbered from 1."""
     kept: list[tuple[int, str]] = []
     fence = ""
@@ -119,6 +119,8 @@ def prose(lines: list[str]) -> list[tuple[int, str]]:
             fence = ""
         elif not fence:
             kept.append((number, line))
+    if fence:
+        sys.exit(f"{path.relative_to(ROOT)}: a code block is never closed, so the rest of the page would not be checked")
     return kept
 
 
@@ -126,7 +128,7 @@ def read(path: Path) -> Text:
     whole = path.read_text(encoding="utf-8")
     lines = whole.split("\n")
     if path.suffix == ".md":
-        said = prose(lines)
+        said = prose(path, lines)
     else:
         matches = ((number, COMMENT[path.suffix].search(line)) for number, line in enumerate(lines, 1))
         said = [(number, next(part for part in match.groups() if part is not None)) for number, match in matches if match]
@@ -153,7 +155,7 @@ def anchor(heading: str) -> str:
 
 
 def document(path: Path) -> Document:
-    lines = prose(path.read_text(encoding="utf-8").split("\n"))
+    lines = prose(path, path.read_text(encoding="utf-8").split("\n"))
     headings: list[tuple[int, str]] = []
     anchors: set[str] = set()
     before = ""
@@ -323,6 +325,9 @@ def links(report: Report) -> int:
 def main() -> int:
     report = Report()
     citations = Citations(report)
+    for folder in FOLDERS:
+        if not (ROOT / folder).is_dir():
+            report.add(ROOT / folder, 1, "there is no such folder, so it was not checked")
     for path in files(ENDINGS, FOLDERS):
         citations.look(read(path))
     citations.uncited()
@@ -333,6 +338,9 @@ def main() -> int:
     for path, line, what in sorted(set(report.failures)):
         print(f"{path}:{line}: {what}")
     counts = citations.counts
+    if not all((counts["rules"], counts["sections"], counts["threats"], followed)):
+        print("a kind of citation was found nowhere, so it was not checked")
+        return 1
     summary = (
         f"{counts['rules']} citations of {len(citations.rules)} rules, {counts['sections']} of protocol sections, "
         f"{counts['threats']} of threats, {followed} links"

@@ -14,6 +14,12 @@ from pathlib import Path
 
 HEADER = ["row", "attack", "defence", "test"]
 NONE = "none yet"
+# A row is added here with the document; a row without a test only ever leaves.
+ROWS = 73
+MAY_BE_WITHOUT = set(
+    """1.3 1.4 1.5 1.16 1.22 2.1 2.9 2.10 2.13 2.17 2.18 3.1 3.3 3.4
+    3.8 3.9 3.10 3.11 3.12 3.13 4.2 4.3 4.4 4.7 4.8 4.9 4.10 4.12""".split()
+)
 SKIPPED = {"target", "node_modules", ".git", "__pycache__"}
 SCRIPTS = (".mjs", ".js", ".py", ".sh")
 
@@ -124,6 +130,8 @@ def main():
         tests = row[3]
         if tests == NONE:
             without.append(name)
+            if name not in MAY_BE_WITHOUT:
+                fault(number, f"row {name} had a test, and has none now")
             continue
         names = re.findall(r"`([^`]+)`", tests)
         if tests and (not names or re.sub(r"`[^`]+`", "", tests).strip()):
@@ -135,8 +143,8 @@ def main():
                     fault(number, f"row {name}: there is no file {test}")
             elif test not in known:
                 fault(number, f"row {name}: there is no test {test}")
-    if not lines_of:
-        fault(1, "there are no rows")
+    if len(lines_of) != ROWS:
+        fault(1, f"there are {len(lines_of)} rows, and there were {ROWS}")
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
     listed = ": " + " ".join(without) if without else ""
     print(f"threats: {len(lines_of)} rows, {len(named)} tests named, {len(without)} none yet{listed}")

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -49,10 +51,25 @@ fn origin(scheme: Scheme) -> Origin {
 
 /// A challenge for 0.01 USDC on Base Sepolia, as the reference seller makes it.
 fn challenge() -> Challenge {
+    challenge::v2(header().as_bytes()).unwrap()
+}
+
+fn header() -> String {
     let text = include_str!("../../../fixtures/x402/v2-exact-eip3009-base-sepolia.json");
     let vector: Value = serde_json::from_str(text).unwrap();
-    let header = vector["response"]["headers"]["PAYMENT-REQUIRED"].as_str().unwrap();
-    challenge::v2(header.as_bytes()).unwrap()
+    vector["response"]["headers"]["PAYMENT-REQUIRED"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// The same offer twice, and the second costs more.
+fn two_offers() -> Challenge {
+    let mut asked: Value = serde_json::from_slice(&BASE64.decode(header()).unwrap()).unwrap();
+    let mut dearer = asked["accepts"][0].clone();
+    dearer["amount"] = "20000".into();
+    asked["accepts"].as_array_mut().unwrap().push(dearer);
+    challenge::v2(BASE64.encode(asked.to_string()).as_bytes()).unwrap()
 }
 
 fn agent(name: &str) -> AgentName {
@@ -184,16 +201,19 @@ fn some_requests_are_not_paid_for_whatever_their_402_says() {
 #[test]
 fn an_offer_that_is_gone_leaves_the_next_and_then_nothing() {
     let decider = decider(LIMITS);
-    let Disposition::Purchase(plan) = decided(&decider, "research") else {
-        panic!("not bought");
-    };
     let (agent, origin) = (agent("research"), origin(Scheme::Https));
     let subject = Subject {
         agent: &agent,
         origin: &origin,
         method: &Method::GET,
     };
-    assert!(decider.another(subject, *plan, Why::ChallengeUsed).is_none());
+    let Disposition::Purchase(first) = decider.decide_about(subject, two_offers(), None) else {
+        panic!("not bought");
+    };
+    assert_eq!(first.offer.amount, Atoms::new(10_000));
+    let second = decider.another(subject, *first, Why::ChallengeUsed).unwrap();
+    assert_eq!(second.offer.amount, Atoms::new(20_000));
+    assert!(decider.another(subject, second, Why::ChallengeUsed).is_none());
 }
 
 #[test]

@@ -197,10 +197,10 @@ mod tests {
 
     #[test]
     fn a_ledger_that_cannot_record_asks_to_come_back() {
-        assert_eq!(not_recorded(&ReserveError::LowSpace).code(), "store-unavailable");
-        assert_eq!(
-            not_recorded(&ReserveError::StalePolicy { have: 1, need: 2 }).code(),
-            "store-unavailable"
-        );
+        for error in [ReserveError::LowSpace, ReserveError::StalePolicy { have: 1, need: 2 }] {
+            let problem = not_recorded(&error);
+            assert_eq!(problem.code(), "store-unavailable");
+            assert_eq!(problem.into_response().headers()["retry-after"], "30");
+        }
     }
 }

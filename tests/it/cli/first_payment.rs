@@ -48,7 +48,9 @@ fn type_them(folder: &Path) -> Output {
         }
         if number == 0 {
             // The README's ports are the defaults.
-            script += &format!("sed -i 's/127.0.0.1:8402/127.0.0.1:{proxy}/; s/:8443/:{seller}/' D/bursar.toml\n");
+            script += &format!(
+                "sed -i 's/127.0.0.1:8402/127.0.0.1:{proxy}/; s/:8443/:{seller}/' D/bursar.toml\ngrep -q 127.0.0.1:{proxy} D/bursar.toml\n"
+            );
         }
     }
     let script = script
@@ -172,7 +174,9 @@ fn a_directory_of_the_version_before_is_read_by_every_command() {
         .arg(&dir)
         .arg("--show-key")
         .output();
-    let Ok(key) = key else { return };
+    let Ok(key) = key else {
+        return skip("python3 does not run");
+    };
     let checked = Command::new("python3")
         .arg(root().join("docs/verify-log.py"))
         .arg(&dir)

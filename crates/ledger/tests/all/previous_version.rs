@@ -44,7 +44,7 @@ fn what_the_version_before_wrote_is_read_as_it_was() {
     let states: Vec<_> = read.payments.iter().map(|payment| payment.state).collect();
     assert_eq!(states, [State::Settled, State::Settled, State::Released]);
     let rules: Vec<_> = read.refusals.iter().map(|refusal| refusal.rule.as_str()).collect();
-    assert!(rules.contains(&"agents.research.per_transaction"), "{rules:?}");
+    assert_eq!(rules, ["agents.research.per_transaction"; 2]);
     assert_eq!(world.count("pay.denied"), read.refusals.len());
 }
 
