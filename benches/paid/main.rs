@@ -9,6 +9,7 @@ mod approved;
 mod bkey;
 mod figures;
 mod load;
+mod pairs;
 mod process;
 mod proxy;
 mod report;
@@ -16,7 +17,7 @@ mod seller;
 mod stage;
 mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ type Fault = Box<dyn std::error::Error + Send + Sync>;
 const DEADLINE: Duration = Duration::from_secs(180);
 /// No round begins after this: one takes 25 s on two busy cores.
 const LAST_ROUND: Duration = Duration::from_secs(120);
+/// A pair of rounds with `--against` ends by then.
+const PAIR: Duration = Duration::from_secs(60);
 
 /// What the command line asks for.
 struct Asked {
@@ -37,6 +40,8 @@ struct Asked {
     rounds: usize,
     /// Another build of bursar than the one Cargo made for this benchmark, to compare two.
     bursar: PathBuf,
+    /// A second build, measured in turns with `bursar`.
+    against: Option<PathBuf>,
     reference: Reference,
     only: Option<Only>,
 }
@@ -87,6 +92,7 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
         json: false,
         rounds: 3,
         bursar: env!("CARGO_BIN_EXE_bursar").into(),
+        against: None,
         reference: Reference::Measured,
         only: None,
     };
@@ -98,6 +104,7 @@ fn asked(arguments: &[String]) -> Result<Asked, Fault> {
             "--only" => asked.only = Some(only(arguments.next())?),
             "--rounds" => asked.rounds = arguments.next().ok_or("--rounds needs a number")?.parse()?,
             "--bursar" => asked.bursar = arguments.next().ok_or("--bursar needs a path")?.into(),
+            "--against" => asked.against = Some(arguments.next().ok_or("--against needs a path")?.into()),
             other => return Err(format!("unknown argument {other}; see benches/README.md").into()),
         }
     }
@@ -120,6 +127,9 @@ fn only(load: Option<&String>) -> Result<Only, Fault> {
 }
 
 fn bench(asked: &Asked) -> Result<(), Fault> {
+    if let Some(other) = &asked.against {
+        return compare(asked, other);
+    }
     let began = Instant::now();
     process::end_all_after(DEADLINE);
     match asked.only {
@@ -155,6 +165,16 @@ fn bench(asked: &Asked) -> Result<(), Fault> {
     }
     if summary.free_traffic_stored {
         return Err("free traffic reached the store".into());
+    }
+    Ok(())
+}
+
+fn compare(asked: &Asked, other: &Path) -> Result<(), Fault> {
+    process::end_all_after(PAIR * u32::try_from(asked.rounds)?);
+    let pairs = pairs::measure(&asked.bursar, other, asked.rounds)?;
+    match asked.json {
+        true => println!("{}", serde_json::to_string_pretty(&pairs)?),
+        false => print!("{}", pairs::table(&pairs)),
     }
     Ok(())
 }

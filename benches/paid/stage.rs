@@ -282,7 +282,11 @@ struct Files {
 fn states_in(folder: &Path, states: &mut BTreeMap<PathBuf, (u64, i64, i64)>) -> Result<(), Fault> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        let meta = entry.metadata()?;
+        // The index replaces its files while this looks at them.
+        let meta = match entry.metadata() {
+            Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => continue,
+            meta => meta?,
+        };
         states.insert(entry.path(), (meta.len(), meta.mtime(), meta.mtime_nsec()));
         if meta.is_dir() {
             states_in(&entry.path(), states)?;
