@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::world::{NOON, World, charge, counted};
-use bursar_core::policy::budget::{Unit, Window};
+use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_ledger::{
     Embedded, Event, Ledger, LedgerError, Outcome, PaymentId, Reason, RefusalRecord, Reserve, ReserveError, Resolution,
     Source, State,
@@ -46,6 +46,54 @@ async fn sixty_four_callers_get_exactly_what_the_limit_holds() {
     let open: Vec<_> = usage.iter().map(|row| (row.window.as_str(), row.open)).collect();
     assert_eq!(open, [("month", 20 * CENT), ("count.hour", 20)]);
     assert_eq!(world.count("pay.reserved"), 20);
+}
+
+/// Each payment is far below every threshold; only the sums and the number see them (threat 1.3).
+#[tokio::test]
+async fn ten_thousand_tiny_payments_stop_at_the_sum_and_at_the_number() {
+    const ASKED_AFTER: u128 = 8_000;
+    const NUMBER: u128 = 10_000;
+    let world = World::new();
+    let ledger = world.open();
+    let number = || charge("agent:research", Window::Month, Unit::Payments, 1, NUMBER);
+    let sum = || Charge {
+        excess: Excess::Asked,
+        start: "".into(),
+        ..charge("agent:research", Window::SinceApproval, Unit::MicroUsd, 1, ASKED_AFTER)
+    };
+    let spend = async |charges: &dyn Fn() -> Vec<Charge>, tries: usize| {
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let purchases: Vec<_> = (0..tries / 32).map(|_| world.charged(charges())).collect();
+            let ledger = ledger.clone();
+            callers.spawn(async move {
+                let mut refused = Vec::new();
+                for purchase in purchases {
+                    refused.extend(ledger.reserve(purchase).await.err());
+                }
+                refused
+            });
+        }
+        callers.join_all().await.concat()
+    };
+    let refused = spend(&|| vec![number(), sum()], 8_320).await;
+    assert_eq!(refused.len(), 320);
+    for error in refused {
+        assert!(
+            matches!(error, ReserveError::Denied { charge: 1, open, .. } if open == ASKED_AFTER),
+            "{error}"
+        );
+    }
+    // Where no sum is asked about, the number still bounds it.
+    let refused = spend(&|| vec![number()], 2_240).await;
+    assert_eq!(refused.len(), 240);
+    for error in refused {
+        assert!(
+            matches!(error, ReserveError::Denied { charge: 0, open, .. } if open == NUMBER),
+            "{error}"
+        );
+    }
+    assert_eq!(world.count("pay.reserved"), 10_000);
 }
 
 #[tokio::test]
