@@ -12,7 +12,7 @@ use bursar_core::challenge::Why;
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::{NotTaken, RefusalCode};
 use bursar_home::Home;
-use bursar_ledger::entry::Other;
+use bursar_ledger::entry::{NOT_RECORDED, Other};
 use bursar_ledger::{Explained, PaymentId, PaymentRecord, State, read_explained};
 
 #[derive(Args)]
@@ -86,6 +86,8 @@ enum Reason {
     Behind(NotTaken),
     Barred(RefusalCode),
     Unpayable(Why),
+    /// The entry had no room for the offers from here on.
+    NotRecorded,
     /// Written by a later version.
     Unknown,
 }
@@ -160,7 +162,7 @@ impl Choice {
         let against = |other: &NotChosen<'_>| match &other.reason {
             Reason::Behind(NotTaken::Dearer) => Self::Cheapest,
             Reason::Behind(_) => Self::Preferred,
-            Reason::Barred(_) | Reason::Unpayable(_) | Reason::Unknown => Self::OnlyAllowed,
+            Reason::Barred(_) | Reason::Unpayable(_) | Reason::NotRecorded | Reason::Unknown => Self::OnlyAllowed,
         };
         others.iter().map(against).min().unwrap_or(Self::NoOthersRecorded)
     }
@@ -184,7 +186,7 @@ impl<'a> NotChosen<'a> {
     fn line(&self) -> String {
         match self.reason {
             Reason::Unpayable(_) | Reason::Unknown => format!("{}: {}", self.why, self.detail),
-            Reason::Behind(_) | Reason::Barred(_) => self.detail.clone(),
+            Reason::Behind(_) | Reason::Barred(_) | Reason::NotRecorded => self.detail.clone(),
         }
     }
 }
@@ -193,6 +195,9 @@ impl Reason {
     fn read(code: &str) -> Self {
         if let Some(behind) = NotTaken::ORDER.into_iter().find(|known| known.code() == code) {
             return Self::Behind(behind);
+        }
+        if code == NOT_RECORDED {
+            return Self::NotRecorded;
         }
         let barred = RefusalCode::parse(code).map(Self::Barred);
         let unpayable = || Why::parse(code).map(Self::Unpayable);
@@ -204,6 +209,7 @@ impl Reason {
             Self::Behind(behind) => after(behind, other, taken),
             Self::Barred(code) => barred(*code, other.rule.as_deref().unwrap_or("a rule")),
             Self::Unpayable(why) => why.to_string(),
+            Self::NotRecorded => "not recorded one by one: the ledger entry had no room for more offers".to_owned(),
             Self::Unknown => "recorded by a newer version of bursar".to_owned(),
         }
     }

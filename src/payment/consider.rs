@@ -10,16 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::Address;
-use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::answer::{Code, Problem, Unpaid};
 use crate::config::operator::AgentPayments;
 use crate::rules::Rules;
 use bursar_core::agent_name::AgentName;
 use bursar_core::assets::{Mode, Network};
-use bursar_core::challenge::{self, Challenge, Found, Offer, Payer, Remote, Why};
+use bursar_core::challenge::{self, BodyType, Challenge, Found, Offer, Payer, Remote, Why};
 use bursar_core::clock::{self, SharedClock};
 use bursar_core::decode::{self, Coding};
 use bursar_core::hop;
@@ -153,6 +153,9 @@ impl Decider {
     fn decide_about(&self, subject: Subject<'_>, challenge: Challenge, over: Option<Arc<str>>) -> Disposition {
         let (limits, _) = self.rules.current();
         let host = subject.origin.authority.host.as_str();
+        let (resource_hosts, realms) = limits
+            .names_of(host)
+            .map_or((&[][..], &[][..]), |names| (&names.resource_hosts, &names.realms));
         let payer = Payer {
             address: self.means.address,
             stripe: self.means.stripe,
@@ -160,12 +163,16 @@ impl Decider {
             networks: &self.networks,
             proven: &self.proven,
             request_host: host,
-            resource_hosts: limits.resource_hosts(host),
+            resource_hosts,
+            realms,
             zero_amount: limits.zero_amount(),
             now: clock::unix_second(self.clock.now()),
         };
         match payable(challenge, &payer) {
-            Ok(offers) => self.decide(subject, offers, over),
+            Ok(offers) => {
+                note_trust(&offers, &payer);
+                self.decide(subject, offers, over)
+            }
             Err(why) => Disposition::PassThrough(Unpaid::Challenge(why)),
         }
     }
@@ -339,22 +346,58 @@ async fn x402(response: &mut Response<Relay>) -> Result<Challenge, Why> {
     match challenge::look(response.headers()) {
         Found::Nothing(why) => Err(why),
         Found::V2Header(value) => challenge::v2(value),
-        Found::Body => {
-            let (received, end) = response.body_mut().read_up_to(CHALLENGE_CAP, CHALLENGE_PATIENCE).await;
-            response.body_mut().unread(received.clone());
-            match end {
-                ReadEnd::Whole => challenge::v1(&decoded(response, &received)?),
-                ReadEnd::TooLong => Err(Why::TooLarge),
-                ReadEnd::Late | ReadEnd::Broken => Err(Why::BodyCutOff),
-            }
+        Found::Body(kind) => in_body(response, kind).await,
+    }
+}
+
+async fn in_body(response: &mut Response<Relay>, kind: BodyType) -> Result<Challenge, Why> {
+    let coding = Coding::of(response.headers());
+    let until = Instant::now() + CHALLENGE_PATIENCE;
+    let body = response.body_mut();
+    // Text that is no challenge streams on: it is held back no longer than it takes to see its first letter.
+    let is_worth_reading = match (kind.is_guess, coding) {
+        (true, Ok(Coding::Identity)) => begins_an_object(body, until).await,
+        (true, Err(_)) => false,
+        (true, Ok(_)) | (false, _) => true,
+    };
+    if !is_worth_reading {
+        return Err(kind.otherwise);
+    }
+    let left = until.saturating_duration_since(Instant::now());
+    let (received, end) = body.read_up_to(CHALLENGE_CAP, left).await;
+    body.unread(received.clone());
+    match end {
+        ReadEnd::Whole => {
+            let decoded = coding.and_then(|coding| decode::decode(coding, &received));
+            kind.challenge(&decoded.map_err(|_| Why::BodyUndecodable)?)
+        }
+        ReadEnd::TooLong => Err(Why::TooLarge),
+        ReadEnd::Late | ReadEnd::Broken => Err(Why::BodyCutOff),
+    }
+}
+
+/// Whether the first byte that is not blank is `{`. Puts back what it reads.
+async fn begins_an_object(body: &mut Relay, until: Instant) -> bool {
+    let mut seen = 0;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let (received, end) = body.read_up_to(seen, left).await;
+        body.unread(received.clone());
+        match received.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(first) => return *first == b'{',
+            None if end == ReadEnd::TooLong && received.len() <= CHALLENGE_CAP => seen = received.len(),
+            None => return false,
         }
     }
 }
 
-fn decoded(response: &Response<Relay>, received: &Bytes) -> Result<Vec<u8>, Why> {
-    Coding::of(response.headers())
-        .and_then(|coding| decode::decode(coding, received))
-        .map_err(|_| Why::BodyUndecodable)
+/// R71: an offer that names no public host is taken for the one that was asked, and the log says so. What it names
+/// instead is the merchant's text and stays out.
+fn note_trust(offers: &Offers, payer: &Payer<'_>) {
+    for offer in offers.payable().iter().filter(|offer| payer.takes_on_trust(offer)) {
+        let (place, merchant) = (offer.place(), payer.request_host);
+        tracing::info!(%place, merchant, "the offer names no public host; it counts as the merchant's");
+    }
 }
 
 /// The offers that this wallet could pay; if there are none, the first reason.

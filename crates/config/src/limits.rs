@@ -21,7 +21,7 @@ use bursar_core::assets::{Currency, currency};
 use bursar_core::challenge::Rail;
 use bursar_core::host::Host;
 use bursar_core::money::MicroUsd;
-use bursar_core::policy::{Calendar, Limits, Methods, Rate, Rates, named_host};
+use bursar_core::policy::{Calendar, Limits, MerchantNames, Methods, Rate, Rates, named_host};
 
 /// Reads `DIR/limits.toml`.
 pub fn load(dir: &Path) -> Result<Limits, ConfigError> {
@@ -86,7 +86,7 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
     let max_validity = top.take("max_validity").and_then(|e| e.integer(10..=86_400));
     let zero_amount = top.take("zero_amount").and_then(|e| e.boolean());
     let methods = top.take("methods").and_then(|entry| methods(&entry));
-    let resource_hosts = top.section("merchants").map(merchants_own).unwrap_or_default();
+    let merchants = top.section("merchants").map(merchants_own).unwrap_or_default();
     let rates = top
         .section("rates")
         .map(|section| rates(section, zone.as_ref()))
@@ -117,7 +117,7 @@ fn read(mut top: Section<'_>, text: &str) -> Limits {
         max_validity_s: max_validity.unwrap_or(MAX_VALIDITY_S),
         zero_amount: zero_amount.unwrap_or(false),
         methods: methods.unwrap_or_default(),
-        resource_hosts,
+        merchants,
         rates,
         account,
         agents,
@@ -244,8 +244,8 @@ fn last_day(entry: &Entry<'_>, zone: &TimeZone) -> Option<Timestamp> {
     }
 }
 
-/// `[merchants."host"]`: other hosts that this host's challenges may name (R23).
-fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
+/// `[merchants."host"]`: other hosts that this host's challenges may name (R23), and the only realms they may have (R71).
+fn merchants_own(section: Section<'_>) -> BTreeMap<Host, MerchantNames> {
     let one = |entry: Entry<'_>| {
         let host = named_host(entry.key()).map_or_else(
             |why| {
@@ -255,13 +255,17 @@ fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
             Some,
         );
         let mut section = entry.section()?;
-        let others = section.take("resource_hosts").and_then(|entry| {
+        let resource_hosts = section.take("resource_hosts").and_then(|entry| {
             let items = entry.list("Remove `resource_hosts`, or list at least one host.")?;
             let hosts = items.iter().filter_map(|item| {
                 let text = item.text()?;
                 host_or(item, text, named_host(text))
             });
             Some(hosts.map(|host| host.to_string()).collect())
+        });
+        let realms = section.take("realms").and_then(|entry| {
+            let items = entry.list("Remove `realms`, or list at least one realm.")?;
+            Some(items.iter().filter_map(realm).collect())
         });
         section.close(&[
             (
@@ -273,7 +277,26 @@ fn merchants_own(section: Section<'_>) -> BTreeMap<Host, Vec<String>> {
                 "Put it in [account], [groups.NAME] or [agents.NAME]: merchants = { deny = […] }.",
             ),
         ]);
-        Some((host?, others?))
+        let names = MerchantNames {
+            resource_hosts: resource_hosts.unwrap_or_default(),
+            realms: realms.unwrap_or_default(),
+        };
+        Some((host?, names))
     };
     section.named().into_iter().filter_map(one).collect()
+}
+
+/// Compared letter by letter, so what cannot be seen is likely to be a mistake.
+fn realm(item: &Entry<'_>) -> Option<String> {
+    let text = item.text()?;
+    if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) {
+        return item.reject(
+            format!(
+                "{}: a realm has no control characters and no blanks around it",
+                item.path()
+            ),
+            "Write it as the merchant's challenges do, such as \"MPP Payment\".".to_owned(),
+        );
+    }
+    Some(text.to_owned())
 }

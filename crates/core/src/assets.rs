@@ -2,12 +2,14 @@
 //! version.
 //!
 //! A challenge can name a token but never describe one: what is not in this table is not paid (R21 and R22,
-//! threats 1.6, 1.7, 1.19). Every token here is pegged to the US dollar, so one token counts as one dollar. Currencies
-//! other than the dollar count at the rate that finance wrote.
+//! threats 1.6, 1.7, 1.19). A token stands for one unit of its currency. One that stands for a US dollar counts as one;
+//! another counts at the rate that finance wrote.
 //!
 //! Sources: the token table of the x402 reference client 2.27.0, and the token tables of its v1 part where a comment
-//! says "v1 table" (x402 §3). Tokens without `transferWithAuthorization` are listed too, so that the reason for not
-//! paying is exact.
+//! says "v1 table" (x402 §3). Where a comment says "Circle", the address is from Circle's list of contracts
+//! (developers.circle.com/stablecoins/usdc-contract-addresses and eurc-contract-addresses). `DOMAIN_SEPARATOR` of the
+//! contracts, as read from the chains, is in `fixtures/tokens`; a test signs for each. Tokens without
+//! `transferWithAuthorization` are listed too, so that the reason for not paying is exact.
 
 mod currency;
 
@@ -16,6 +18,7 @@ use std::fmt;
 use alloy_primitives::{Address, address};
 
 pub use currency::{Currency, currency};
+use currency::{DOLLARS, EUROS};
 
 /// Where money moves, written as in CAIP-2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +63,8 @@ pub struct Token {
     pub address: Address,
     /// For people; nothing depends on it.
     pub symbol: &'static str,
+    /// What one whole token stands for.
+    pub currency: &'static Currency,
     pub decimals: u8,
     /// `name` of the token's EIP-712 domain.
     pub eip712_name: &'static str,
@@ -151,12 +156,17 @@ impl Asset {
         }
     }
 
+    /// What one whole unit stands for.
+    pub const fn currency(self) -> &'static Currency {
+        match self {
+            Self::Token(token) => token.currency,
+            Self::Fiat(_, currency) => currency,
+        }
+    }
+
     /// Whether one unit counts as one dollar by definition.
     pub fn is_dollar(self) -> bool {
-        match self {
-            Self::Token(_) => true,
-            Self::Fiat(_, currency) => currency.is_dollar(),
-        }
+        self.currency().is_dollar()
     }
 
     /// The CAIP-19 id in lower case: `eip155:8453/erc20:0x833589fc…`, `stripe:live/iso4217:usd`.
@@ -239,6 +249,7 @@ const fn eip3009(chain: u64, address: Address, symbol: &'static str, name: &'sta
         chain,
         address,
         symbol,
+        currency: DOLLARS,
         decimals: 6,
         eip712_name: name,
         eip712_version: "2",
@@ -250,6 +261,13 @@ const fn eip3009(chain: u64, address: Address, symbol: &'static str, name: &'sta
 /// between chains; Base ("USD Coin") and Base Sepolia ("USDC") are the classic trap.
 const fn usdc(chain: u64, address: Address, name: &'static str) -> Token {
     eip3009(chain, address, "USDC", name)
+}
+
+/// Circle's euro, by the same contract.
+const fn eurc(chain: u64, address: Address) -> Token {
+    let mut token = eip3009(chain, address, "EURC", "EURC");
+    token.currency = EUROS;
+    token
 }
 
 /// Tokens of other issuers, with EIP-3009 and version "1".
@@ -276,11 +294,25 @@ const fn tip20(chain: u64, address: Address, symbol: &'static str) -> Token {
 
 #[rustfmt::skip]
 static TOKENS: &[Token] = &[
-    // Base, Base Sepolia
+    // Base, Base Sepolia; EURC from Circle
     usdc(8453, address!("0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"), "USD Coin"),
     usdc(84_532, address!("0x036cbd53842c5426634e7929541ec2318f3dcf7e"), "USDC"),
-    // Ethereum
+    eurc(8453, address!("0x60a3e35cc302bfa44cb288bc5a4f316fdb1adb42")),
+    eurc(84_532, address!("0x808456652fdb597867f38412077a9182bf77359f")),
+    // Ethereum; Sepolia from Circle
     usdc(1, address!("0xa0b86991c6218b36c1d19d4a2e9eb0ce3606eb48"), "USD Coin"),
+    usdc(11_155_111, address!("0x1c7d4b196cb0c7b01d743fbc6116a902379c7238"), "USDC"),
+    // OP Mainnet, OP Sepolia: Circle
+    usdc(10, address!("0x0b2c639c533813f4aa9d7837caf62653d097ff85"), "USD Coin"),
+    usdc(11_155_420, address!("0x5fd84259d66cd46123540766be93dfe6d43130d7"), "USDC"),
+    // World Chain: Circle, which took over the bridged contract
+    usdc(480, address!("0x79a02482a880bce3f13e09da970dc34db4cd24d1"), "USDC"),
+    // Unichain, Unichain Sepolia: Circle
+    usdc(130, address!("0x078d782b760474a361dda0af3839290b0ef57ad6"), "USDC"),
+    usdc(1301, address!("0x31d0220469e10c4e71834a79b1f276d740d3768f"), "USDC"),
+    // HyperEVM, Sonic: Circle
+    usdc(999, address!("0xb88339cb7199b77e23db6e890353e22632ba630f"), "USDC"),
+    usdc(146, address!("0x29219dd400f2bf60e5a23d13be72b486d4038894"), "USDC"),
     // Polygon; Amoy from the v1 table
     usdc(137, address!("0x3c499c542cef5e3811e1192ce70d8cc03d5c3359"), "USD Coin"),
     usdc(80_002, address!("0x41e94eb019c0762f9bfcf9fb1e58725bfb0e7582"), "USDC"),

@@ -4,7 +4,9 @@ use alloy_primitives::{Address, B256};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bursar_core::challenge::credential::credential;
-use bursar_core::challenge::{self, Authorization, Challenge, Offer, Payload, Rail, ResourceHost, Why, X402Version};
+use bursar_core::challenge::{
+    self, Authorization, Challenge, Offer, Payload, Rail, ResourceHost, Term, Why, X402Version,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -63,8 +65,7 @@ fn each_member_is_read_strictly() {
         ("payTo", json!(&PAYEE[2..]), "payee-malformed"),
         ("payTo", json!(format!("{PAYEE}00")), "payee-malformed"),
         ("maxTimeoutSeconds", json!(9), "timeout-out-of-range"),
-        ("maxTimeoutSeconds", json!(86_401), "timeout-out-of-range"),
-        ("maxTimeoutSeconds", json!(u64::MAX), "timeout-out-of-range"),
+        ("maxTimeoutSeconds", json!(-60), "timeout-out-of-range"),
         ("maxTimeoutSeconds", json!(60.0), "timeout-not-integer"),
         ("maxTimeoutSeconds", json!(true), "timeout-not-integer"),
         ("maxTimeoutSeconds", json!(null), "timeout-not-integer"),
@@ -102,6 +103,7 @@ fn spellings_that_mean_the_same_are_taken() {
         ("payTo", json!(format!("0x{}", PAYEE[2..].to_uppercase()))),
         ("maxTimeoutSeconds", json!(10)),
         ("maxTimeoutSeconds", json!(86_400)),
+        ("maxTimeoutSeconds", json!(600_000)),
         ("extra", extra(json!({"assetTransferMethod": "eip3009"}))),
         ("extra", extra(json!({"paymentFlow": "authorization"}))),
         (
@@ -116,9 +118,27 @@ fn spellings_that_mean_the_same_are_taken() {
 }
 
 #[test]
-fn sixteen_offers_are_read_and_seventeen_are_not() {
-    let mut offers = vec![requirement(); 16];
-    assert_eq!(v2_with(&offers).unwrap().offers.len(), 16);
+fn a_timeout_of_more_than_a_day_counts_as_a_day() {
+    for (text, seconds) in [
+        ("10", 10),
+        ("86400", 86_400),
+        ("86401", 86_400),
+        ("315360000", 86_400),
+        ("18446744073709551616", 86_400),
+        ("99999999999999999999999999", 86_400),
+    ] {
+        let written = requirement().to_string();
+        let changed = written.replace("\"maxTimeoutSeconds\":60", &format!("\"maxTimeoutSeconds\":{text}"));
+        assert_ne!(changed, written);
+        let challenge = v2(&format!(r#"{{"x402Version":2,"accepts":[{changed}]}}"#)).unwrap();
+        assert_eq!(challenge.offers[0].term, Term::Seconds(seconds), "{text}");
+    }
+}
+
+#[test]
+fn sixty_four_offers_are_read_and_sixty_five_are_not() {
+    let mut offers = vec![requirement(); 64];
+    assert_eq!(v2_with(&offers).unwrap().offers.len(), 64);
     offers.push(requirement());
     assert_eq!(v2_with(&offers).err(), Some(Why::TooManyOffers));
 }
@@ -203,6 +223,117 @@ fn v1_names_its_resource_in_each_requirement() {
     assert_eq!(with(json!("/x")), ResourceHost::Same);
     assert_eq!(with(json!(null)), ResourceHost::Same);
     assert_eq!(with(json!(["https://a.example/x"])), ResourceHost::Unreadable);
+}
+
+/// A v1 challenge whose entries differ from [`requirement`] in these members.
+fn v1_with(entries: &[Value]) -> Challenge {
+    let accepts: Vec<Value> = entries
+        .iter()
+        .map(|changes| {
+            let mut entry = requirement();
+            entry["network"] = json!("base-sepolia");
+            entry["maxAmountRequired"] = entry["amount"].take();
+            entry
+                .as_object_mut()
+                .unwrap()
+                .extend(changes.as_object().unwrap().clone());
+            entry
+        })
+        .collect();
+    challenge::v1(json!({"x402Version": 1, "accepts": accepts}).to_string().as_bytes()).unwrap()
+}
+
+/// Position and amount of each offer, position and reason of each other entry.
+type Entries = (Vec<(usize, u128)>, Vec<(usize, &'static str)>);
+
+fn entries(challenge: &Challenge) -> Entries {
+    let offers = challenge.offers.iter();
+    let unpayable = challenge.unpayable.iter();
+    (
+        offers.map(|offer| (offer.position, offer.amount.get())).collect(),
+        unpayable
+            .map(|entry| (entry.place.position.unwrap(), entry.why.code()))
+            .collect(),
+    )
+}
+
+#[test]
+fn of_a_v1_challenge_only_the_first_of_each_pair_is_an_offer() {
+    let base = json!({
+        "network": "base", "asset": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
+        "extra": {"name": "USD Coin", "version": "2"}, "maxAmountRequired": "7000"
+    });
+    let price = |amount: &str| json!({"maxAmountRequired": amount});
+    let challenge = v1_with(&[price("20000"), price("10000"), base, price("1")]);
+    let expected = (
+        vec![(0, 20_000), (2, 7_000)],
+        vec![(1, "first-of-pair"), (3, "first-of-pair")],
+    );
+    assert_eq!(entries(&challenge), expected);
+
+    // A first one that cannot be paid makes the pair unpayable, whatever the reason.
+    for (first, why) in [
+        (json!({"maxAmountRequired": 20000}), "amount-not-text"),
+        (json!({"asset": PAYEE}), "asset-unknown"),
+        (json!({"maxTimeoutSeconds": 1}), "timeout-out-of-range"),
+    ] {
+        let challenge = v1_with(&[first, price("10000")]);
+        assert_eq!(entries(&challenge), (vec![], vec![(0, why), (1, "first-of-pair")]));
+    }
+    // What names no pair, or another one, stands in nobody's way. Servers compare the texts.
+    for other in [
+        json!({"scheme": "upto"}),
+        json!({"scheme": "Exact"}),
+        json!({"scheme": null}),
+        json!({"network": "base-sepolia "}),
+        json!({"network": 84532}),
+    ] {
+        let challenge = v1_with(&[other.clone(), price("10000")]);
+        assert_eq!(entries(&challenge).0, [(1, 10_000)], "{other}");
+    }
+    // v2 echoes the whole requirement, so each is an offer of its own.
+    let v2 = v2_with(&[requirement(), requirement()]).unwrap();
+    assert_eq!(v2.offers.len(), 2);
+}
+
+#[test]
+fn a_v2_resource_may_be_its_url_alone_and_comes_back_as_it_came() {
+    let with = |resource: &str| {
+        let offer = requirement();
+        let mut challenge = v2(&format!(
+            r#"{{"x402Version":2,"accepts":[{offer}],"resource":{resource}}}"#
+        ))
+        .unwrap();
+        challenge.offers.remove(0)
+    };
+    let named = ResourceHost::Named("a.example".into());
+    for (text, host) in [
+        (r#""https://a.example/Sigur R\u00f3s""#, &named),
+        (r#"{"url":"https://a.example/Sigur Ros\\x"}"#, &named),
+        (r#""/x""#, &ResourceHost::Same),
+        (r#""https://a.example\\@evil.example/""#, &ResourceHost::Unreadable),
+        (r#"["https://a.example/"]"#, &ResourceHost::Unreadable),
+        ("7", &ResourceHost::Unreadable),
+    ] {
+        let offer = with(text);
+        assert_eq!(&offer.resource, host, "{text}");
+        let authorization = &Authorization {
+            network: offer.asset.network(),
+            from: Address::ZERO,
+            to: offer.payee.address().unwrap(),
+            value: offer.amount,
+            valid_after: 0,
+            valid_before: 1_760_000_060,
+            nonce: B256::ZERO,
+        };
+        let payload = Payload::Authorization {
+            authorization,
+            signature: &[0; 65],
+        };
+        let (_, credential) = credential(&offer.echo, &payload, None).unwrap();
+        let sent = String::from_utf8(STANDARD.decode(credential.expose()).unwrap()).unwrap();
+        assert!(sent.contains(&format!(r#","resource":{text},"accepted""#)), "{sent}");
+    }
 }
 
 /// A requirement as sellers write them: members in any order, unknown members, escapes and blanks.

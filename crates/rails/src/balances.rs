@@ -58,7 +58,8 @@ impl Balances {
     fn held_on(&self, network: Network) -> Option<Held> {
         let known = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut sum, mut unread, mut any) = (0_u128, Vec::new(), false);
-        for asset in assets::tokens_of(network) {
+        // A token for another currency has no price here: the limits hold the rates.
+        for asset in assets::tokens_of(network).filter(|token| token.currency.is_dollar()) {
             let Some(atoms) = known.get(&(network, asset.address)) else {
                 unread.push(asset.symbol);
                 continue;

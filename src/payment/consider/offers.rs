@@ -56,12 +56,14 @@ impl Offers {
         first
     }
 
-    /// The first reason, if anything was left out.
+    /// The first reason, if anything was left out. That an offer is not the first of its pair follows from one that is,
+    /// whose own reason is what the agent needs.
     pub(super) fn first_reason(&self) -> Option<Why> {
-        self.left_out.first().map(|left_out| match left_out {
+        let mut reasons = self.left_out.iter().map(|left_out| match left_out {
             LeftOut::Unread(unpayable) => unpayable.why,
             LeftOut::Unpaid(_, why) => *why,
-        })
+        });
+        reasons.find(|why| *why != Why::FirstOfPair)
     }
 
     /// The offers other than the chosen one, in the order of the 402, as an entry records them. `plan` is about these
@@ -86,7 +88,7 @@ impl Offers {
         });
         let mut all: Vec<(Place, Other)> = left_out.chain(unchosen).collect();
         all.sort_by_key(|(place, _)| *place);
-        all.into_iter().map(|(_, other)| other).collect()
+        Other::that_fit(all.into_iter().map(|(_, other)| other).collect())
     }
 }
 

@@ -34,10 +34,15 @@ export function sellerMpp({ facilitatorUrl, tempoRpc, stripeKey }) {
     ...(tempoRpc ? [tempo.charge({ ...pathUsd, getClient: () => refusedClient(tempoRpc) })] : []),
   ] });
 
+  // The realm that two server libraries fall back to, and that of somebody else.
+  const called = (realm) => Mppx.create({ secretKey, realm, methods: [evm.charge({ ...token, x402: { facilitator: facilitatorUrl } })] });
+
   const composed = (offers) => shop.compose(...offers);
   const app = express().disable("x-powered-by");
   app.use(seen());
   app.get("/mpp/paid", payment(shop.evm.charge, cent), paid);
+  app.get("/mpp/default-realm", payment(called("MPP Payment").evm.charge, cent), paid);
+  app.get("/mpp/foreign-realm", payment(called("bank.example.com").evm.charge, cent), paid);
   app.get("/mpp/broken", payment(failing.evm.charge, cent), paid);
   app.post("/mpp/echo", payment(shop.evm.charge, cent), echo);
   app.get("/mpp/multi", payment(composed, [

@@ -15,6 +15,7 @@ mod limits;
 mod malformed;
 pub(crate) mod permit2;
 mod permit2_hostile;
+mod real_sellers;
 mod receipts;
 mod repeats;
 mod replay;

@@ -413,6 +413,36 @@ fn refusals_read_like_this() {
 #[test]
 fn resource_hosts_belong_to_one_merchant() {
     let limits = limits("[merchants.\"api.example.com\"]\nresource_hosts = [\"Pay.example.com\"]");
-    assert_eq!(limits.resource_hosts("api.example.com"), ["pay.example.com"]);
-    assert!(limits.resource_hosts("other.example.com").is_empty());
+    assert_eq!(
+        limits.names_of("API.example.com").unwrap().resource_hosts,
+        ["pay.example.com"]
+    );
+    assert_eq!(limits.names_of("other.example.com"), None);
+}
+
+#[test]
+fn realms_are_texts_and_stay_as_written() {
+    let limits = limits("[merchants.\"api.example.com\"]\nrealms = [\"MPP Payment\", \"B\u{fc}cher\"]");
+    let names = limits.names_of("api.example.com").unwrap();
+    assert_eq!(names.realms, ["MPP Payment", "B\u{fc}cher"]);
+    assert!(names.resource_hosts.is_empty());
+    for (bad, what) in [
+        ("[]", "merchants.\"api.example.com\".realms: the list is empty"),
+        ("[\"\"]", "a realm has no control characters and no blanks around it"),
+        (
+            "[\" MPP\"]",
+            "a realm has no control characters and no blanks around it",
+        ),
+        (
+            "[\"a\\u0007b\"]",
+            "a realm has no control characters and no blanks around it",
+        ),
+        ("\"MPP\"", "a list"),
+    ] {
+        let text = format!("[merchants.\"api.example.com\"]\nrealms = {bad}\n");
+        let Err(error) = config::limits::parse("limits.toml", &text) else {
+            panic!("{bad} was taken");
+        };
+        assert!(error.to_string().contains(what), "{error}");
+    }
 }

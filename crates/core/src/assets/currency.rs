@@ -28,10 +28,17 @@ const fn of(code: &'static str, symbol: &'static str, decimals: u8) -> Currency 
     Currency { code, symbol, decimals }
 }
 
+const US_DOLLAR: Currency = of("usd", "USD", 2);
+const EURO: Currency = of("eur", "EUR", 2);
+/// What nearly every token stands for.
+pub(super) const DOLLARS: &Currency = &US_DOLLAR;
+/// What EURC stands for.
+pub(super) const EUROS: &Currency = &EURO;
+
 #[rustfmt::skip]
 static CURRENCIES: &[Currency] = &[
     // Two decimals
-    of("usd", "USD", 2),
+    US_DOLLAR,
     of("aed", "AED", 2),
     of("afn", "AFN", 2),
     of("all", "ALL", 2),
@@ -67,7 +74,7 @@ static CURRENCIES: &[Currency] = &[
     of("dzd", "DZD", 2),
     of("egp", "EGP", 2),
     of("etb", "ETB", 2),
-    of("eur", "EUR", 2),
+    EURO,
     of("fjd", "FJD", 2),
     of("fkp", "FKP", 2),
     of("gbp", "GBP", 2),
@@ -190,6 +197,10 @@ mod tests {
             assert_eq!(currency.symbol.to_ascii_lowercase(), currency.code);
         }
         assert_eq!(super::currency("USD"), None);
+        assert_eq!(
+            (super::currency("usd"), super::currency("eur")),
+            (Some(DOLLARS), Some(EUROS))
+        );
     }
 
     #[test]

@@ -64,6 +64,12 @@ pub fn from_base64(value: &[u8]) -> Result<Vec<u8>, Why> {
     LIBERAL.decode(standard).map_err(|_| Why::NotBase64)
 }
 
+/// Whether [`from_base64`] could read `value`, by its alphabet alone.
+pub(super) fn is_base64(value: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=');
+    value.iter().all(plain)
+}
+
 /// The members of one JSON object, each with its text as received. `null` counts as absent.
 pub struct Object<'a>(BTreeMap<String, &'a RawValue>);
 

@@ -24,6 +24,7 @@ pub mod permit2;
 pub mod receipt;
 mod requirement;
 mod resource;
+mod rfc3339;
 mod why;
 mod x402;
 
@@ -34,11 +35,13 @@ pub use resource::ResourceHost;
 pub use why::Why;
 pub use x402::{v1, v2};
 
+use resource::{is_public, same_host};
+
 /// `PAYMENT-REQUIRED`: the x402 v2 challenge.
 pub const PAYMENT_REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 
-/// R33: the most offers in one 402, over all protocols.
-const MAX_OFFERS: usize = 16;
+/// R33: the most offers in one 402, over all protocols (R74).
+pub const MAX_OFFERS: usize = 64;
 
 /// An offer that cannot or must not be paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,26 +68,51 @@ impl Challenge {
 pub enum Found<'a> {
     /// In a header: parse it with [`v2`].
     V2Header(&'a [u8]),
-    /// The body is JSON and may be a v1 challenge: read it within R34's bounds and parse it with [`v1`].
-    Body,
+    /// The body may be a v1 challenge: read it within R34's bounds and parse it with [`BodyType::challenge`].
+    Body(BodyType),
     /// There is no x402 challenge: pass the response on unchanged.
     Nothing(Why),
+}
+
+/// A body in which a challenge is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyType {
+    /// It is text, or of no type: only if its first byte that is not blank is `{` is it worth reading (R74).
+    pub is_guess: bool,
+    /// Why there is no challenge if the body has none either.
+    pub otherwise: Why,
+}
+
+impl BodyType {
+    /// The challenge in the decoded body.
+    pub fn challenge(self, body: &[u8]) -> Result<Challenge, Why> {
+        v1(body).map_err(|why| match why {
+            Why::NotX402 => self.otherwise,
+            // Nothing has said that it is JSON.
+            Why::NotJson if self.is_guess => self.otherwise,
+            why => why,
+        })
+    }
 }
 
 /// Inspects the head of a 402. The caller has checked the status.
 pub fn look(headers: &HeaderMap) -> Found<'_> {
     let mut values = headers.get_all(PAYMENT_REQUIRED).iter();
-    match (values.next(), values.next()) {
-        (Some(_), Some(_)) => Found::Nothing(Why::HeaderRepeated),
-        (Some(value), None) if value.as_bytes().trim_ascii().is_empty() => Found::Nothing(Why::HeaderEmpty),
-        (Some(value), None) => Found::V2Header(value.as_bytes()),
-        (None, _) if has_json_body(headers) => Found::Body,
-        (None, _) => Found::Nothing(Why::NoChallenge),
+    // R74: an empty header says nothing, so a v1 body beside it counts.
+    let otherwise = match (values.next(), values.next()) {
+        (Some(_), Some(_)) => return Found::Nothing(Why::HeaderRepeated),
+        (Some(value), None) if !value.as_bytes().trim_ascii().is_empty() => return Found::V2Header(value.as_bytes()),
+        (Some(_), None) => Why::HeaderEmpty,
+        (None, _) => Why::NoChallenge,
+    };
+    match is_guess(headers) {
+        Some(is_guess) => Found::Body(BodyType { is_guess, otherwise }),
+        None => Found::Nothing(otherwise),
     }
 }
 
 /// The offers of both protocols in one 402 as one list: the parsed `x402` challenge, and the `Payment` challenges in
-/// `headers`. An error in one does not affect the other, but more than 16 offers in total are rejected (R33).
+/// `headers`. An error in one does not affect the other, but more than 64 offers in total are rejected (R33).
 pub fn with_mpp(headers: &HeaderMap, x402: Result<Challenge, Why>) -> Result<Challenge, Why> {
     let mut all = mpp::read(headers);
     let no_mpp = all.len() == 0;
@@ -155,6 +183,8 @@ pub struct Payer<'a> {
     pub request_host: &'a str,
     /// Other hosts that limits.toml lists for this merchant (R23).
     pub resource_hosts: &'a [String],
+    /// The only realms that limits.toml accepts from this merchant; empty if it lists none (R71).
+    pub realms: &'a [String],
     /// Whether offers of amount "0" are accepted (R22).
     pub zero_amount: bool,
     /// Unix seconds.
@@ -194,21 +224,46 @@ pub fn payable(offer: &Offer, payer: &Payer<'_>) -> Result<(), Why> {
     if offer.valid_before(payer.now, u64::MAX).is_none() {
         return Err(Why::ChallengeExpired);
     }
-    // Threat 1.10: a merchant that serves another one's challenge could make us buy from the other on its behalf.
-    match &offer.resource {
-        ResourceHost::Same => Ok(()),
-        ResourceHost::Unreadable if offer.rail.protocol() != Protocol::X402 => Err(Why::RealmDiffers),
-        ResourceHost::Unreadable => Err(Why::ResourceUnreadable),
-        ResourceHost::Named(host) => {
-            let mut accepted =
-                std::iter::once(payer.request_host).chain(payer.resource_hosts.iter().map(String::as_str));
-            if accepted.any(|known| resource::same_host(known, host)) {
-                Ok(())
-            } else if offer.rail.protocol() == Protocol::X402 {
-                Err(Why::ResourceHostDiffers)
-            } else {
-                Err(Why::RealmDiffers)
-            }
+    payer.check_merchant(offer)
+}
+
+impl Payer<'_> {
+    /// Threat 1.10: a merchant that serves another one's challenge could make us buy from the other on its behalf.
+    fn check_merchant(&self, offer: &Offer) -> Result<(), Why> {
+        let (differs, unreadable) = match offer.rail.protocol() {
+            Protocol::X402 => (Why::ResourceHostDiffers, Why::ResourceUnreadable),
+            Protocol::Mpp => (Why::RealmDiffers, Why::RealmDiffers),
+        };
+        if let Some(realm) = self.pinned_realm(offer) {
+            let is_listed = self.realms.iter().any(|listed| listed == realm);
+            return is_listed.then_some(()).ok_or(differs);
+        }
+        match &offer.resource {
+            ResourceHost::Same | ResourceHost::Words => Ok(()),
+            ResourceHost::Named(host) if self.is_known_as(host) || !is_public(host) => Ok(()),
+            ResourceHost::Named(_) => Err(differs),
+            ResourceHost::Unreadable => Err(unreadable),
+        }
+    }
+
+    /// The offer's realm, if limits.toml says which ones this merchant may have.
+    fn pinned_realm<'o>(&self, offer: &'o Offer) -> Option<&'o str> {
+        offer.realm.as_deref().filter(|_| !self.realms.is_empty())
+    }
+
+    fn is_known_as(&self, host: &str) -> bool {
+        let mut known = std::iter::once(self.request_host).chain(self.resource_hosts.iter().map(String::as_str));
+        known.any(|known| same_host(known, host))
+    }
+
+    /// Whether `offer`, which is payable, says nothing about the merchant, so that it is taken for the host that was
+    /// asked (R71).
+    pub fn takes_on_trust(&self, offer: &Offer) -> bool {
+        match &offer.resource {
+            _ if self.pinned_realm(offer).is_some() => false,
+            ResourceHost::Words => true,
+            ResourceHost::Named(host) => !is_public(host) && !self.is_known_as(host),
+            ResourceHost::Same | ResourceHost::Unreadable => false,
         }
     }
 }
@@ -222,14 +277,19 @@ pub fn still_payable(offer: &Offer, body_sha256: &[u8; 32], now: u64) -> Result<
     left.map(|_| ()).ok_or(Why::ChallengeExpired)
 }
 
-/// Problem details are JSON too, but never an x402 challenge: MPP sellers send them along with their header.
-fn has_json_body(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()) else {
-        return false;
+/// Whether looking for a challenge in a body of this type is a guess; `None` if it is not looked for. Problem details
+/// are JSON too, but never an x402 challenge: MPP sellers send them along with their header.
+fn is_guess(headers: &HeaderMap) -> Option<bool> {
+    let Some(kind) = headers.get(CONTENT_TYPE) else {
+        return Some(true);
     };
-    let kind = kind.split(';').next().unwrap_or_default();
-    let kind = kind.trim().to_ascii_lowercase();
-    kind == "application/json" || (kind.ends_with("+json") && kind != "application/problem+json")
+    let kind = kind.to_str().ok()?.split(';').next().unwrap_or_default();
+    match kind.trim().to_ascii_lowercase().as_str() {
+        "" | "text/plain" => Some(true),
+        "application/problem+json" => None,
+        "application/json" => Some(false),
+        kind => kind.ends_with("+json").then_some(false),
+    }
 }
 
 #[cfg(test)]
@@ -257,7 +317,18 @@ mod tests {
     fn a_second_header_is_refused_even_if_equal() {
         let headers = head(&[("payment-required", "e30="), ("payment-required", "e30=")]);
         assert_eq!(look(&headers), Found::Nothing(Why::HeaderRepeated));
-        assert_eq!(v2(b"e30=, e30=").err(), Some(Why::HeaderRepeated));
+        for merged in [&b"e30=, e30="[..], b"e30=,e30=", b"e30=,", b"-_-_, e30="] {
+            assert_eq!(v2(merged).err(), Some(Why::HeaderRepeated));
+        }
+        // Not encoded at all, or something else with a comma.
+        for raw in [
+            r#"{"x402Version":2,"accepts":[]}"#,
+            "[1,2]",
+            "e30=, {}",
+            "realm=\"a\", id=\"b\"",
+        ] {
+            assert_eq!(v2(raw.as_bytes()).err(), Some(Why::NotBase64), "{raw}");
+        }
     }
 
     #[test]
@@ -267,13 +338,74 @@ mod tests {
             "Application/JSON; charset=utf-8",
             "application/vnd.x402+json",
         ] {
-            assert_eq!(look(&head(&[("content-type", kind)])), Found::Body, "{kind}");
+            assert_eq!(
+                look(&head(&[("content-type", kind)])),
+                body(false, Why::NoChallenge),
+                "{kind}"
+            );
         }
-        for kind in ["text/html", "application/jsonl", "text/plain; a=application/json"] {
+        for kind in [
+            "text/html",
+            "application/jsonl",
+            "text/plainer",
+            "application/problem+json",
+        ] {
             let headers = head(&[("content-type", kind)]);
             assert_eq!(look(&headers), Found::Nothing(Why::NoChallenge), "{kind}");
         }
-        assert_eq!(look(&head(&[])), Found::Nothing(Why::NoChallenge));
+        for kind in [
+            "text/plain",
+            "Text/Plain; charset=utf-8",
+            "text/plain; a=application/json",
+            "",
+        ] {
+            assert_eq!(
+                look(&head(&[("content-type", kind)])),
+                body(true, Why::NoChallenge),
+                "{kind}"
+            );
+        }
+        assert_eq!(look(&head(&[])), body(true, Why::NoChallenge));
+    }
+
+    fn body(is_guess: bool, otherwise: Why) -> Found<'static> {
+        Found::Body(BodyType { is_guess, otherwise })
+    }
+
+    #[test]
+    fn an_empty_header_counts_as_absent_beside_a_v1_body() {
+        const V1: &[u8] = br#"{"x402Version":1,"accepts":[{}]}"#;
+        for (kind, is_guess) in [("application/json", false), ("text/plain", true)] {
+            let headers = head(&[("payment-required", " "), ("content-type", kind)]);
+            let Found::Body(found) = look(&headers) else {
+                panic!("{kind}");
+            };
+            assert_eq!(
+                found,
+                BodyType {
+                    is_guess,
+                    otherwise: Why::HeaderEmpty
+                }
+            );
+            assert_eq!(found.challenge(V1).unwrap().unpayable.len(), 1);
+            // The reason is the header's unless the body is a challenge.
+            assert_eq!(found.challenge(b"{}").err(), Some(Why::HeaderEmpty));
+        }
+        let html = head(&[("payment-required", ""), ("content-type", "text/html")]);
+        assert_eq!(look(&html), Found::Nothing(Why::HeaderEmpty));
+        let twice = head(&[("payment-required", ""), ("payment-required", "e30=")]);
+        assert_eq!(look(&twice), Found::Nothing(Why::HeaderRepeated));
+    }
+
+    #[test]
+    fn text_that_is_no_challenge_is_no_fault_of_the_seller() {
+        let guess = |text: &str, is_guess| {
+            let otherwise = Why::NoChallenge;
+            BodyType { is_guess, otherwise }.challenge(text.as_bytes()).err()
+        };
+        assert_eq!(guess("{ pay first }", true), Some(Why::NoChallenge));
+        assert_eq!(guess("{ pay first }", false), Some(Why::NotJson));
+        assert_eq!(guess("{\"x402Version\":1}", true), Some(Why::OffersMissing));
     }
 
     #[test]
@@ -290,18 +422,63 @@ mod tests {
             proven: &networks,
             request_host: "api.example.com",
             resource_hosts: &hosts,
+            realms: &[],
             zero_amount: false,
             now: 1,
         };
-        for (resource, verdict) in [
-            (ResourceHost::Same, Ok(())),
-            (ResourceHost::Named("api.example.com".into()), Ok(())),
-            (ResourceHost::Named("cdn.example.com".into()), Ok(())),
-            (ResourceHost::Named("example.com".into()), Err(Why::ResourceHostDiffers)),
-            (ResourceHost::Unreadable, Err(Why::ResourceUnreadable)),
+        let named = |host: &str| ResourceHost::Named(host.into());
+        for (resource, verdict, on_trust) in [
+            (ResourceHost::Same, Ok(()), false),
+            (named("api.example.com"), Ok(()), false),
+            (named("cdn.example.com"), Ok(()), false),
+            (named("example.com"), Err(Why::ResourceHostDiffers), false),
+            (named("198.51.100.7"), Err(Why::ResourceHostDiffers), false),
+            (ResourceHost::Unreadable, Err(Why::ResourceUnreadable), false),
+            // These say nothing about the merchant.
+            (ResourceHost::Words, Ok(()), true),
+            (named("localhost"), Ok(()), true),
+            (named("127.0.0.1"), Ok(()), true),
+            (named("backend"), Ok(()), true),
         ] {
             offer.resource = resource;
             assert_eq!(payable(&offer, &payer), verdict, "{:?}", offer.resource);
+            assert_eq!(payer.takes_on_trust(&offer), on_trust, "{:?}", offer.resource);
+        }
+    }
+
+    #[test]
+    fn a_merchant_with_pinned_realms_is_paid_for_no_other() {
+        let networks = BTreeSet::from([Network::Eip155(84_532)]);
+        let asset = crate::assets::tokens_of(Network::Eip155(84_532)).next().unwrap();
+        let mut offer = Offer::of(asset, Atoms::new(1), Address::repeat_byte(1));
+        let realms = ["MPP Payment".to_owned(), "b\u{fc}cher.example".to_owned()];
+        let payer = Payer {
+            address: Some(Address::repeat_byte(2)),
+            stripe: None,
+            remote: Remote::default(),
+            networks: &networks,
+            proven: &networks,
+            request_host: "api.example.com",
+            resource_hosts: &[],
+            realms: &realms,
+            zero_amount: false,
+            now: 1,
+        };
+        // An offer of x402 has no realm.
+        offer.resource = ResourceHost::Named("api.example.com".into());
+        assert_eq!(payable(&offer, &payer), Ok(()));
+        offer.rail = Rail::MppEvm;
+        for (realm, verdict) in [
+            ("MPP Payment", Ok(())),
+            ("b\u{fc}cher.example", Ok(())),
+            ("MPP payment", Err(Why::RealmDiffers)),
+            ("api.example.com", Err(Why::RealmDiffers)),
+            ("localhost", Err(Why::RealmDiffers)),
+        ] {
+            offer.realm = Some(realm.into());
+            offer.resource = ResourceHost::of_realm(realm);
+            assert_eq!(payable(&offer, &payer), verdict, "{realm}");
+            assert!(!payer.takes_on_trust(&offer), "{realm}");
         }
     }
 
@@ -311,6 +488,6 @@ mod tests {
             ("www-authenticate", "Payment id=\"x\""),
             ("content-type", "application/json"),
         ]);
-        assert_eq!(look(&headers), Found::Body);
+        assert_eq!(look(&headers), body(false, Why::NoChallenge));
     }
 }

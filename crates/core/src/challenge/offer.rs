@@ -161,7 +161,7 @@ pub enum Clause {
 /// How long the seller wants a credential to be valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Term {
-    /// Counted from its creation; in 10..=86400 (x402 `maxTimeoutSeconds`).
+    /// Counted from its creation; in 10..=86400 (x402 `maxTimeoutSeconds`, of which longer ones count as a day).
     Seconds(u64),
     /// Up to this Unix second (MPP `expires`).
     Until(u64),
@@ -214,6 +214,8 @@ pub struct Offer {
     pub flow: PaymentFlow,
     /// The host it is for, from x402's `resource` or MPP's `realm`.
     pub resource: ResourceHost,
+    /// MPP's `realm` as received, which limits.toml may pin (R71).
+    pub realm: Option<Arc<str>>,
     /// SHA-256 of the only request body that it is for (MPP `digest`).
     pub body: Option<[u8; 32]>,
     /// What the credential repeats to the seller.
@@ -259,13 +261,14 @@ impl Offer {
             position: 0,
             asset: Asset::Token(token),
             amount,
-            usd: Some(MicroUsd::of(amount, token.decimals).unwrap()),
+            usd: super::requirement::in_dollars(amount, token).unwrap(),
             payee: payee.into(),
             clause: Clause::None,
             term: Term::Seconds(60),
             nonce: Nonce::Random,
             flow: PaymentFlow::Authorization,
             resource: ResourceHost::Same,
+            realm: None,
             body: None,
             echo: Arc::new(Echo::v2("{}", Rail::X402, shared)),
             sha256: [0; 32],

@@ -34,7 +34,8 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
         return Err(Why::TransferMethodUnsupported);
     }
     let flow = check_extra(&extra, token)?;
-    let (amount, usd) = amount(&object, token, context.version)?;
+    let amount = amount(&object, context.version)?;
+    let usd = in_dollars(amount, token)?;
     let payee = payee(&object, token)?;
     let max_timeout_s = max_timeout(&object)?;
     let (echo, resource) = match context.version {
@@ -53,13 +54,14 @@ pub(super) fn offer(position: usize, raw: &str, context: &Context) -> Result<Off
         position,
         asset: Asset::Token(token),
         amount,
-        usd: Some(usd),
+        usd,
         payee: payee.into(),
         clause,
         term: Term::Seconds(max_timeout_s),
         nonce: Nonce::Random,
         flow,
         resource,
+        realm: None,
         body: None,
         echo: Arc::new(echo),
         sha256: Sha256::digest(raw.as_bytes()).into(),
@@ -153,18 +155,20 @@ fn check_extra(extra: &Object<'_>, token: &Token) -> Result<PaymentFlow, Why> {
     Ok(flow)
 }
 
-fn amount(requirement: &Object<'_>, token: &Token, version: X402Version) -> Result<(Atoms, MicroUsd), Why> {
+fn amount(requirement: &Object<'_>, version: X402Version) -> Result<Atoms, Why> {
     let member = match version {
         X402Version::V1 => "maxAmountRequired",
         X402Version::V2 => "amount",
     };
-    amount_of(&requirement.text(member).ok_or(Why::AmountNotText)?, token)
+    Ok(Atoms::parse(&requirement.text(member).ok_or(Why::AmountNotText)?)?)
 }
 
-/// An amount in plain decimal digits, and what it counts as.
-pub(super) fn amount_of(text: &str, token: &Token) -> Result<(Atoms, MicroUsd), Why> {
-    let amount = Atoms::parse(text)?;
-    Ok((amount, MicroUsd::of(amount, token.decimals)?))
+/// What `amount` counts as. `None`: the token stands for another currency, which finance prices.
+pub(super) fn in_dollars(amount: Atoms, token: &Token) -> Result<Option<MicroUsd>, Why> {
+    match token.currency.is_dollar() {
+        true => Ok(Some(MicroUsd::of(amount, token.decimals)?)),
+        false => Ok(None),
+    }
 }
 
 fn payee(requirement: &Object<'_>, token: &Token) -> Result<Address, Why> {
@@ -191,7 +195,11 @@ pub(super) fn payee_of(text: &str, token: &Token) -> Result<Address, Why> {
     Ok(payee)
 }
 
-/// R17: outside 10..=86400 s the offer is refused, not clamped.
+/// R17: below this the offer is refused, because nobody could settle in time.
+const LEAST_TIMEOUT_S: u64 = 10;
+/// R73: a longer one counts as a day. What is signed is bounded by `max_validity` anyway.
+const LONGEST_TIMEOUT_S: u64 = 86_400;
+
 fn max_timeout(requirement: &Object<'_>) -> Result<u64, Why> {
     let raw = requirement
         .member("maxTimeoutSeconds")
@@ -201,9 +209,13 @@ fn max_timeout(requirement: &Object<'_>) -> Result<u64, Why> {
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Why::TimeoutNotInteger);
     }
-    match raw.parse() {
-        Ok(seconds @ 10..=86_400) => Ok(seconds),
-        _ => Err(Why::TimeoutOutOfRange),
+    if digits.len() < raw.len() {
+        return Err(Why::TimeoutOutOfRange);
+    }
+    // All digits: what does not fit in 64 bits is longer than a day.
+    match raw.parse().unwrap_or(u64::MAX) {
+        ..LEAST_TIMEOUT_S => Err(Why::TimeoutOutOfRange),
+        seconds => Ok(seconds.min(LONGEST_TIMEOUT_S)),
     }
 }
 

@@ -1,9 +1,12 @@
 //! The host that a challenge says it is for (R23, threat 1.10).
 //!
-//! This does not use a URL library. URLs that such libraries parse differently (backslashes, blanks, user info,
-//! non-ASCII hosts) count as unreadable, and offers with an unreadable URL are not paid.
+//! This does not use a URL library. URLs that such libraries parse differently (a backslash, a blank or user info before
+//! the host's end, non-ASCII hosts) count as unreadable, and offers with an unreadable URL are not paid. What follows the
+//! host does not matter (R72).
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::host::Host;
 
 /// The host of an x402 `resource` or of an MPP `realm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,36 +15,96 @@ pub enum ResourceHost {
     Same,
     /// Lower case, without port; IPv6 without brackets.
     Named(String),
+    /// A realm that is no host, such as `MPP Payment`: it says nothing about the merchant (R71).
+    Words,
     Unreadable,
 }
 
 impl ResourceHost {
-    /// A realm is a host, with or without port, or a URL. Anything else is unreadable.
+    /// A realm is a host, with or without port and path, or a URL, or words.
     pub(super) fn of_realm(realm: &str) -> Self {
+        let realm = realm.trim();
         if realm.contains("//") {
             return Self::of_url(realm);
         }
-        host(realm).map_or(Self::Unreadable, Self::Named)
+        match host(authority(realm)) {
+            Some(host) => Self::Named(host),
+            None if looks_like_a_host(realm) => Self::Unreadable,
+            None => Self::Words,
+        }
     }
 
+    /// Reads `url` as RFC 3986 and as browsers do, and believes only what both say. Browsers drop line breaks and tabs
+    /// anywhere, and blanks and control characters around it, and take a backslash for a slash.
     pub(super) fn of_url(url: &str) -> Self {
-        if url.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
-            return Self::Unreadable;
+        let kept: String = url
+            .trim_matches(|c: char| c <= ' ')
+            .chars()
+            .filter(|c| !matches!(c, '\t' | '\r' | '\n'))
+            .map(|c| if c == '\\' { '/' } else { c })
+            .collect();
+        let by_the_standard = Self::of_plain_url(url);
+        match Self::of_plain_url(&kept) == by_the_standard {
+            true => by_the_standard,
+            false => Self::Unreadable,
         }
+    }
+
+    fn of_plain_url(url: &str) -> Self {
         let after_scheme = match scheme_length(url) {
             Some(length) => &url[length + 1..],
             None => url,
         };
         match after_scheme.strip_prefix("//") {
-            Some(rest) => {
-                let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-                host(authority).map_or(Self::Unreadable, Self::Named)
-            }
+            Some(rest) => host(authority(rest)).map_or(Self::Unreadable, Self::Named),
             // `https:path` means one thing to browsers and another in RFC 3986.
             None if after_scheme.len() < url.len() => Self::Unreadable,
             None => Self::Same,
         }
     }
+}
+
+/// What comes before path, query and fragment.
+fn authority(text: &str) -> &str {
+    text.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+/// Whether some reader could find a host in a realm where [`host`] finds none: one with user info, an escape or a letter
+/// outside ASCII.
+fn looks_like_a_host(realm: &str) -> bool {
+    let dotted = realm.contains(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']);
+    let doubtful = realm.contains(['@', '\\', '%', ':', '[', ']']) || !realm.is_ascii();
+    dotted && doubtful && !realm.contains(char::is_whitespace)
+}
+
+/// R71: whether a host can tell one merchant from another: a name with a dot, or an address, that does not belong to a
+/// machine or a network of its own.
+pub(super) fn is_public(host: &str) -> bool {
+    /// Set aside for what is local (RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of `internal`).
+    const LOCAL: [&str; 4] = [".localhost", ".local", ".internal", ".home.arpa"];
+    // What is no host in our reading differs from every host, so it binds.
+    let Ok(host) = Host::parse(host) else {
+        return true;
+    };
+    match host.ip().map(|address| address.to_canonical()) {
+        Some(IpAddr::V4(address)) => is_public_v4(address),
+        Some(IpAddr::V6(address)) => is_public_v6(address),
+        None => {
+            let name = host.as_str();
+            host.is_disguised_ipv4() || name.contains('.') && !LOCAL.iter().any(|local| name.ends_with(local))
+        }
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let shared = matches!(address.octets(), [100, 64..=127, ..]);
+    let own = address.octets()[0] == 0 || address.is_loopback() || address.is_link_local() || address.is_private();
+    !shared && !own
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let own = address.is_unspecified() || address.is_loopback();
+    !own && !address.is_unique_local() && !address.is_unicast_link_local()
 }
 
 /// Whether two host names are the same. Case and a trailing dot do not matter; IPv6 is compared as an address.
@@ -118,9 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn a_realm_is_a_host_or_nothing() {
+    fn a_realm_is_a_host_or_words() {
         for (realm, host) in [
             ("API.Example.com", "api.example.com"),
+            (" api.example.com ", "api.example.com"),
+            ("api.example.com/v1", "api.example.com"),
+            ("localhost:3000", "localhost"),
+            ("Payments", "payments"),
             ("api.example.com:8443", "api.example.com"),
             ("https://api.example.com/v1", "api.example.com"),
             ("[::1]:80", "::1"),
@@ -133,15 +200,91 @@ mod tests {
             );
         }
         for realm in [
-            "",
+            "MPP Payment",
             "Weather, Inc.",
-            "api.example.com/v1",
+            "Weather,Inc.",
+            "Terms of bank.example.com",
+            "Prices: see bank.example.com",
+            "caf\u{e9}",
             "a@b",
-            "b\u{fc}cher.example",
-            "//",
             "::1",
+            "\u{2014}",
+        ] {
+            assert_eq!(ResourceHost::of_realm(realm), ResourceHost::Words, "{realm}");
+        }
+        for realm in [
+            "user@bank.example.com",
+            "bank.example.com\\@localhost",
+            "bank%2eexample.com.",
+            "bank.example.com:80x",
+            "b\u{fc}cher.example",
+            "bank\u{3002}example",
+            "https://localhost@bank.example.com/",
+            "https:///bank.example.com",
+            "//",
         ] {
             assert_eq!(ResourceHost::of_realm(realm), ResourceHost::Unreadable, "{realm}");
+        }
+    }
+
+    #[test]
+    fn only_a_public_host_tells_merchants_apart() {
+        for host in [
+            "bank.example.com",
+            "evil.example",
+            "localhost.example.com",
+            "local.example",
+            "notlocal.com",
+            "8.8.8.8",
+            "198.51.100.7",
+            "2001:db8::1",
+            "::ffff:8.8.8.8",
+            "-not-a-host-",
+            "0x08080808",
+        ] {
+            assert!(is_public(host), "{host}");
+        }
+        for host in [
+            "localhost",
+            "LOCALHOST.",
+            "app.localhost",
+            "backend",
+            "web.default.svc.cluster.local",
+            "billing.internal",
+            "nas.home.arpa",
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "10.0.0.5",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "169.254.169.254",
+            "::1",
+            "::",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+        ] {
+            assert!(!is_public(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_host_does_not_matter() {
+        for url in [
+            "https://api.example.com/artist/Sigur Ros",
+            "https://api.example.com/a\\b",
+            "https://api.example.com/?q=a\\@b.example c",
+            "https://api.example.com/\ttab\n",
+            "https://api.example.com#@evil.example",
+            "https://api.example.com/@evil.example/ ",
+        ] {
+            let named = ResourceHost::Named("api.example.com".into());
+            assert_eq!(ResourceHost::of_url(url), named, "{url:?}");
+        }
+        for url in ["/artist/Sigur Ros", "a b", "/a\\b", "?q=\\\\evil.example"] {
+            assert_eq!(ResourceHost::of_url(url), ResourceHost::Same, "{url:?}");
         }
     }
 
@@ -161,6 +304,16 @@ mod tests {
             "urn:x",
             "https://user@api.example.com/",
             "https://good.example\\@bad.example/",
+            "https://good.example\\bad.example/",
+            "http://good.example\\\\@bad.example/",
+            "\\\\bad.example/x",
+            "/\\bad.example/x",
+            "/\t/bad.example/x",
+            " //bad.example/x",
+            "\u{1}//bad.example/x",
+            "ht\ntps://bad.example/",
+            "https:\\\\bad.example/",
+            "https://good.example \t.bad.example/",
             "https://ex ample.com/",
             " https://api.example.com/",
             "https://api.example.com\n.bad.example/",

@@ -61,7 +61,7 @@ reasons! {
     OffersMissing => "offers-missing", "The challenge has no list of offers.";
     OffersEmpty => "offers-empty", "The challenge has an empty list of offers.";
     SignInOnly => "sign-in-only", "The challenge asks for a wallet sign-in, not for a payment.";
-    TooManyOffers => "too-many-offers", "The challenge has more than 16 offers.";
+    TooManyOffers => "too-many-offers", "The challenge has more than 64 offers.";
 
     // One `Payment` challenge of MPP.
     MppMalformed => "mpp-malformed", "A Payment challenge in WWW-Authenticate is not well-formed.";
@@ -77,7 +77,7 @@ reasons! {
     ChallengeUsed => "challenge-used", "This challenge was already answered; the site must issue a new one.";
     DigestUnsupported => "digest-unsupported", "The challenge binds the request body by something other than SHA-256.";
     DigestMismatch => "digest-mismatch", "The challenge is for a different request body from the one sent.";
-    RealmDiffers => "realm-differs", "The challenge's realm is not the requested host.";
+    RealmDiffers => "realm-differs", "The challenge's realm names another host than the requested one, or is not one that limits.toml lists.";
     ChainMissing => "chain-missing", "The offer does not name its chain.";
     CredentialTypeUnsupported => "credential-type-unsupported", "The offer does not accept an EIP-3009 authorization.";
     SplitsUnsupported => "splits-unsupported", "The offer splits the amount between several payees.";
@@ -104,6 +104,8 @@ reasons! {
     MppIntentUnknown => "mpp-intent-unknown", "The offer is for an MPP intent that bursar does not know.";
 
     // One requirement.
+    /// It would be signed, but the seller would compare it with the first one (R70).
+    FirstOfPair => "first-of-pair", "An earlier offer of the challenge has the same scheme and network, and an x402 v1 seller looks only at that one.";
     RequirementNotObject => "requirement-not-object", "The offer is not a JSON object.";
     SchemeUnsupported => "scheme-unsupported", "The offer uses a payment scheme other than \"exact\" and \"upto\".";
     NetworkMalformed => "network-malformed", "The offer's network is not a valid CAIP-2 name.";
@@ -125,7 +127,7 @@ reasons! {
     PayeeZero => "payee-zero", "The offer's payee is the zero address.";
     PayeeIsAsset => "payee-is-asset", "The offer's payee is the token contract itself or, on Tempo, any token.";
     TimeoutNotInteger => "timeout-not-integer", "The offer's maxTimeoutSeconds is missing or is not a JSON integer.";
-    TimeoutOutOfRange => "timeout-out-of-range", "The offer's maxTimeoutSeconds is not between 10 and 86400.";
+    TimeoutOutOfRange => "timeout-out-of-range", "The offer's maxTimeoutSeconds is below 10.";
 
     // The offer, checked against the payer.
     NoWallet => "no-wallet", "The offer needs a wallet, but [wallet] in bursar.toml names no key.";
@@ -172,7 +174,7 @@ impl Why {
                 "Send the request again with the same body; if it happens each time, the fault is the site's."
             }
             Self::RealmDiffers | Self::ResourceHostDiffers => {
-                "If the merchant really uses that host, finance can name it in the merchant's section of limits.toml."
+                "If the merchant really uses that name, finance can list it in the merchant's section of limits.toml: a host under `resource_hosts`, the text of a realm under `realms`."
             }
             Self::ChainMissing
             | Self::DecimalsMismatch
@@ -211,6 +213,7 @@ impl Why {
                 "Use a key of the same mode as the seller: a test key pays test sellers, a live key live ones."
             }
             Self::NetworkNotConfigured => "The operator can add the network under [networks] in bursar.toml.",
+            Self::FirstOfPair => "Nothing: why the earlier offer was not taken is what counts.",
             Self::SignerCents | Self::SignerToken | Self::SignerNonce | Self::SignerRail | Self::SignerCurrency => {
                 "BKey cannot pay this; a wallet key of your own, or a Stripe account, can."
             }

@@ -1,5 +1,6 @@
 //! The two envelopes of x402: v2 in a header, v1 in a body (x402 §1.2, §2.1, §2.2).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
@@ -15,7 +16,9 @@ pub fn v2(header: &[u8]) -> Result<Challenge, Why> {
     if header.is_empty() {
         return Err(Why::HeaderEmpty);
     }
-    if header.contains(&b',') {
+    // Several fields that a proxy has merged into one. JSON that was not encoded has commas too.
+    let is_value = |part: &[u8]| json::is_base64(part.trim_ascii());
+    if header.contains(&b',') && header.split(|byte| *byte == b',').all(is_value) {
         return Err(Why::HeaderRepeated);
     }
     let decoded = json::from_base64(header)?;
@@ -75,8 +78,16 @@ fn collect(requirements: &[&RawValue], context: &Context) -> Challenge {
         offers: Vec::new(),
         unpayable: Vec::new(),
     };
+    let mut pairs = HashSet::new();
     for (position, raw) in requirements.iter().enumerate() {
-        match requirement::offer(position, raw.get(), context) {
+        // R70: a v1 payment names only scheme and network, and the server checks the first entry with these two. Money
+        // signed for another one would buy nothing. So the first stands for its pair even if it cannot be paid.
+        let is_first = context.version == X402Version::V2 || pair(raw).is_none_or(|pair| pairs.insert(pair));
+        let read = match is_first {
+            true => requirement::offer(position, raw.get(), context),
+            false => Err(Why::FirstOfPair),
+        };
+        match read {
             Ok(offer) => challenge.offers.push(offer),
             Err(why) => challenge.unpayable.push(Unpayable {
                 place: Place::of(Protocol::X402, position),
@@ -87,13 +98,20 @@ fn collect(requirements: &[&RawValue], context: &Context) -> Challenge {
     challenge
 }
 
-/// v2 names the resource once, in an object.
+/// What a v1 payment says about the requirement that it is for.
+fn pair(requirement: &RawValue) -> Option<(String, String)> {
+    let object = Object::read(requirement.get())?;
+    Some((object.text("scheme")?, object.text("network")?))
+}
+
+/// v2 names the resource once, in an object; some servers write only its URL (R72).
 fn resource_host(challenge: &Object<'_>) -> ResourceHost {
     let Some(raw) = challenge.member("resource") else {
         return ResourceHost::Same;
     };
-    match Object::read(raw.get()) {
-        Some(resource) => requirement::resource_member(&resource, "url"),
-        None => ResourceHost::Unreadable,
+    match (Object::read(raw.get()), challenge.text("resource")) {
+        (Some(resource), _) => requirement::resource_member(&resource, "url"),
+        (None, Some(url)) => ResourceHost::of_url(&url),
+        (None, None) => ResourceHost::Unreadable,
     }
 }

@@ -11,7 +11,7 @@ use http::Method;
 use super::approval::Asking;
 use super::budget::{Budget, Periods};
 use super::calendar::Calendar;
-use super::merchant::{self, HostPattern};
+use super::merchant::{self, HostPattern, MerchantNames};
 use super::rates::Rates;
 use crate::account::Account;
 use crate::assets::{Asset, Network};
@@ -29,7 +29,7 @@ pub struct Limits {
     pub max_validity_s: u64,
     pub zero_amount: bool,
     pub methods: Methods,
-    pub resource_hosts: BTreeMap<Host, Vec<String>>,
+    pub merchants: BTreeMap<Host, MerchantNames>,
     pub rates: Rates,
     pub account: Level,
     pub agents: HashMap<String, AgentLevels>,
@@ -108,12 +108,12 @@ impl Limits {
         self.max_validity_s
     }
 
-    /// Other hosts that the challenges of `merchant` may name (R23).
-    pub fn resource_hosts(&self, merchant: &str) -> &[String] {
-        self.resource_hosts
-            .iter()
+    /// What the challenges of `merchant` may call it, if its section says so.
+    pub fn names_of(&self, merchant: &str) -> Option<&MerchantNames> {
+        let mut sections = self.merchants.iter();
+        sections
             .find(|(host, _)| merchant::is(host, merchant))
-            .map_or(&[], |(_, others)| others)
+            .map(|(_, names)| names)
     }
 
     /// The agents that have a section of their own.

@@ -7,6 +7,15 @@ use thiserror::Error;
 
 use crate::host::Host;
 
+/// What the challenges of one merchant may call it: `[merchants."api.example.com"]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MerchantNames {
+    /// Other hosts, as x402's resource or MPP's realm (R23).
+    pub resource_hosts: Vec<String>,
+    /// If there are any, the only texts that may stand as MPP's realm (R71).
+    pub realms: Vec<String>,
+}
+
 /// One entry of a `merchants` list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {

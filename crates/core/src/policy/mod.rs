@@ -29,7 +29,7 @@ pub use budget::{Budget, Charge, Excess, Unit};
 pub use calendar::Calendar;
 pub use limits::Limits;
 pub use limits::{AgentLevels, AssetName, Group, Level, Listed, Methods, OverLimit};
-pub use merchant::{HostError, HostPattern, named_host};
+pub use merchant::{HostError, HostPattern, MerchantNames, named_host};
 pub use not_taken::{NotTaken, Unchosen};
 pub use rates::{NoPrice, Rate, Rates};
 pub use refusal::{Refusal, RefusalCode};

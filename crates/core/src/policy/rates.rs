@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::assets::{Asset, Currency};
+use crate::assets::Currency;
 use crate::challenge::Offer;
 use crate::money::{Atoms, MicroUsd};
 
@@ -34,19 +34,26 @@ impl Rates {
     pub fn price(&self, offer: &Offer, now: Timestamp) -> Result<MicroUsd, NoPrice> {
         match (offer.usd, offer.asset) {
             (Some(usd), _) => Ok(usd),
-            // A token has a price unless its amount is too large to count.
-            (None, Asset::Token(_)) => Err(NoPrice::TooLarge),
-            (None, Asset::Fiat(_, currency)) => self.convert(offer.amount, currency, now),
+            // A dollar has a price unless its amount is too large to count.
+            (None, asset) if asset.is_dollar() => Err(NoPrice::TooLarge),
+            (None, asset) => self.convert(offer.outlay(), asset.currency(), asset.decimals(), now),
         }
     }
 
-    fn convert(&self, amount: Atoms, currency: &'static Currency, now: Timestamp) -> Result<MicroUsd, NoPrice> {
+    /// `decimals` are the asset's: a token that stands for euros counts in finer units than Stripe does.
+    fn convert(
+        &self,
+        amount: Atoms,
+        currency: &'static Currency,
+        decimals: u8,
+        now: Timestamp,
+    ) -> Result<MicroUsd, NoPrice> {
         let rate = self.0.get(currency.code).ok_or(NoPrice::NoRate(currency))?;
         if now >= rate.until {
             return Err(NoPrice::Outdated(currency));
         }
         let product = amount.get().checked_mul(rate.usd.get()).ok_or(NoPrice::TooLarge)?;
-        let unit = 10u128.pow(u32::from(currency.decimals));
+        let unit = 10u128.pow(u32::from(decimals));
         Ok(MicroUsd::new(product.div_ceil(unit)))
     }
 }
@@ -54,7 +61,7 @@ impl Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assets::currency;
+    use crate::assets::{self, currency};
 
     fn rates(code: &'static str, usd: &str) -> Rates {
         let rate = Rate {
@@ -75,7 +82,8 @@ mod tests {
             ("jpy", "0.006501", 1, "0.006501"),
             ("eur", "1.000001", 1, "0.010001"),
         ] {
-            let price = rates(code, rate).convert(Atoms::new(amount), currency(code).unwrap(), now);
+            let currency = currency(code).unwrap();
+            let price = rates(code, rate).convert(Atoms::new(amount), currency, currency.decimals, now);
             assert_eq!(price, Ok(MicroUsd::parse(usd).unwrap()), "{amount} {code}");
         }
     }
@@ -85,9 +93,31 @@ mod tests {
         let (eur, jpy) = (currency("eur").unwrap(), currency("jpy").unwrap());
         let rates = rates("eur", "1.10");
         let end: Timestamp = "2026-12-01T00:00:00Z".parse().unwrap();
-        assert_eq!(rates.convert(Atoms::new(1), eur, end), Err(NoPrice::Outdated(eur)));
+        assert_eq!(rates.convert(Atoms::new(1), eur, 2, end), Err(NoPrice::Outdated(eur)));
         let now = Timestamp::UNIX_EPOCH;
-        assert_eq!(rates.convert(Atoms::new(1), jpy, now), Err(NoPrice::NoRate(jpy)));
-        assert_eq!(rates.convert(Atoms::new(u128::MAX), eur, now), Err(NoPrice::TooLarge));
+        assert_eq!(rates.convert(Atoms::new(1), jpy, 0, now), Err(NoPrice::NoRate(jpy)));
+        assert_eq!(
+            rates.convert(Atoms::new(u128::MAX), eur, 2, now),
+            Err(NoPrice::TooLarge)
+        );
+    }
+
+    #[test]
+    fn a_token_for_euros_counts_at_the_rate_of_the_euro() {
+        let payee = alloy_primitives::Address::repeat_byte(1);
+        let eurc = assets::tokens().find(|token| token.symbol == "EURC").unwrap();
+        let price = |atoms: u128, at: &str| {
+            let offer = Offer::of(eurc, Atoms::new(atoms), payee);
+            assert_eq!(offer.usd, None);
+            rates("eur", "1.10").price(&offer, at.parse().unwrap())
+        };
+        let (valid, over) = ("2026-11-30T23:59:59Z", "2026-12-01T00:00:00Z");
+        for (atoms, micros) in [(1_000_000, 1_100_000), (10_000, 11_000), (1, 2), (0, 0)] {
+            assert_eq!(price(atoms, valid), Ok(MicroUsd::new(micros)), "{atoms}");
+        }
+        assert_eq!(price(1, over), Err(NoPrice::Outdated(eurc.currency)));
+        assert_eq!(price(u128::MAX, valid), Err(NoPrice::TooLarge));
+        let none = Rates::default().price(&Offer::of(eurc, Atoms::new(1), payee), Timestamp::UNIX_EPOCH);
+        assert_eq!(none, Err(NoPrice::NoRate(eurc.currency)));
     }
 }

@@ -98,6 +98,39 @@ pub struct Other {
     pub why: String,
 }
 
+/// In place of a reason: the entry had no room for the offers from here on.
+pub const NOT_RECORDED: &str = "not-recorded";
+
+/// The most bytes that all others take in an entry, which has a length limit. Even 64 offers usually need less.
+const MOST_OTHERS: usize = 4 << 10;
+
+impl Other {
+    /// Of a long list with long rules only as much as an entry can hold. The last one then says how many are missing.
+    pub fn that_fit(mut all: Vec<Self>) -> Vec<Self> {
+        const CUT: usize = r#"{"at":"and 63 more","why":"not-recorded"},"#.len();
+        let length = |other: &Self| serde_json::to_vec(other).map_or(MOST_OTHERS, |json| json.len() + 1);
+        let (mut taken, mut room) = (0, MOST_OTHERS - CUT);
+        for other in &all {
+            let Some(left) = room.checked_sub(length(other)) else {
+                break;
+            };
+            (taken, room) = (taken + 1, left);
+        }
+        let missing = all.len() - taken;
+        if missing > 0 {
+            all.truncate(taken);
+            all.push(Self {
+                at: format!("and {missing} more"),
+                rail: None,
+                rule: None,
+                usd_micros: None,
+                why: NOT_RECORDED.to_owned(),
+            });
+        }
+        all
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arm {
     pub from: Account,

@@ -445,7 +445,7 @@ fn the_longest_list_of_other_offers_fits() {
     use bursar_core::policy::budget::{PAYEE, PENDING, SINCE_APPROVAL, Window};
     use bursar_core::policy::{NotTaken, RefusalCode};
 
-    const BESIDE: usize = 15;
+    const BESIDE: usize = bursar_core::challenge::MAX_OFFERS - 1;
     let longest = |texts: Vec<&'static str>| texts.into_iter().max_by_key(|text| text.len()).unwrap();
     let whys = Why::ALL.iter().map(|why| why.code());
     let refusals = RefusalCode::ALL.iter().map(|code| code.code());
@@ -483,7 +483,7 @@ fn the_longest_list_of_other_offers_fits() {
         fee: Some(Decimal(u128::MAX)),
         group: Some(name),
         host: "a".repeat(253),
-        others: vec![other; BESIDE],
+        others: Other::that_fit(vec![other; BESIDE]),
         payee,
         policy_gen: (1 << 53) - 1,
         sd: vec!["AUsHjcbWT-FgKRhiEqKjVNtVF2ksvIWx6U8d1c4ltFU".into(); 2],

@@ -22,6 +22,8 @@ use bursar_ledger::{PaymentId, Reservation, Signer};
 use tempo::{FeeTerms, TempoTransfer};
 
 mod bkey;
+#[cfg(test)]
+mod domains;
 pub mod evm;
 mod issuer;
 mod keystore;

@@ -3,10 +3,18 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Reads `sha-256=:BASE64:` as in RFC 9530, or without the colons, as servers write it. `None` for anything else: a
-/// challenge is not paid if its digest cannot be checked.
+/// Reads the SHA-256 of a list of digests, as in RFC 9530: `sha-256=:BASE64:, sha-512=:BASE64:`. Servers also write one
+/// without the colons. `None` for anything else: a challenge is not paid if its digest cannot be checked. Two different
+/// ones for SHA-256 cannot be either; what other algorithms say does not matter (R75).
 pub(super) fn body_sha256(text: &str) -> Option<[u8; 32]> {
-    let value = text.strip_prefix("sha-256=")?;
+    let members = text.split(',').map(|member| member.trim_matches([' ', '\t']));
+    let ours = members.filter_map(|member| member.strip_prefix("sha-256="));
+    let mut read = ours.map(one);
+    let first = read.next()??;
+    read.all(|other| other == Some(first)).then_some(first)
+}
+
+fn one(value: &str) -> Option<[u8; 32]> {
     let inner = match value.strip_prefix(':') {
         Some(rest) => rest.strip_suffix(':')?,
         None => value,
@@ -52,10 +60,28 @@ mod tests {
             format!("SHA-256={good}"),
             format!("sha-256=:{good}"),
             format!("sha-256={good}:"),
-            format!("sha-256=:{good}:, sha-512=:{good}:"),
+            format!("sha-512=:{good}:, md5=:{good}:"),
+            format!("sha-256=:{good}:, sha-256=:{}:", STANDARD.encode([7; 32])),
+            format!("sha-256=:{good}:, sha-256=none"),
+            format!("sha-256=:{good}:; sha-512=:{good}:"),
+            format!("xsha-256=:{good}:"),
             format!("sha-256={}", &good[4..]),
         ] {
             assert_eq!(body_sha256(&bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn among_several_algorithms_only_sha_256_counts() {
+        let good = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+        let empty: [u8; 32] = Sha256::digest("").into();
+        for text in [
+            format!("sha-256=:{good}:, sha-512=:AAAA:"),
+            format!("sha-512=:AAAA:,sha-256=:{good}:"),
+            format!("md5=nonsense, sha-256={good} ,\tid-sha-256=:AAAA:"),
+            format!("sha-256=:{good}:, sha-256={good}"),
+        ] {
+            assert_eq!(body_sha256(&text), Some(empty), "{text}");
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use super::super::credential::Echo;
 use super::super::json::Object;
-use super::super::requirement::{amount_of, payee_of};
+use super::super::requirement::{in_dollars, payee_of};
 use super::super::{Clause, Offer, Rail, Why};
 use super::payment::{Charge, Payment, integer};
 use super::token_on_chain;
 use crate::assets::{Asset, Standard, Token};
+use crate::money::Atoms;
 
 pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     let request = Object::read(&payment.request).ok_or(Why::NotObject)?;
@@ -18,13 +19,14 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     }
     let token = token(&request, &details)?;
     let text = request.text("amount").ok_or(Why::AmountNotText)?;
-    let (amount, usd) = amount_of(&text, token)?;
+    let amount = Atoms::parse(&text)?;
+    let usd = in_dollars(amount, token)?;
     let payee = payee_of(&request.text("recipient").ok_or(Why::PayeeMalformed)?, token)?;
     let echo = Echo::mpp(payment.echo.clone(), payment.field, Rail::MppEvm);
     let charge = Charge {
         asset: Asset::Token(token),
         amount,
-        usd: Some(usd),
+        usd,
         payee: payee.into(),
         clause: Clause::None,
         nonce: payment.nonce(),

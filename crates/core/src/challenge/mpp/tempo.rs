@@ -4,12 +4,12 @@ use alloy_primitives::{B256, keccak256};
 
 use super::super::credential::Echo;
 use super::super::json::Object;
-use super::super::requirement::{amount_of, payee_of};
+use super::super::requirement::{in_dollars, payee_of};
 use super::super::{Clause, Offer, Rail, Why};
 use super::payment::{Charge, Payment, integer};
 use super::token_on_chain;
 use crate::assets::{Asset, Standard};
-use crate::money::{Atoms, MicroUsd};
+use crate::money::Atoms;
 
 /// Gas prices are in attodollars (10^-18 USD); atoms of a fee token are microdollars.
 const ATTODOLLARS_PER_ATOM: u128 = 1_000_000_000_000;
@@ -37,7 +37,7 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
         return Err(Why::DecimalsMismatch);
     }
     let text = request.text("amount").ok_or(Why::AmountNotText)?;
-    let (amount, _) = amount_of(&text, token)?;
+    let amount = Atoms::parse(&text)?;
     let payee = payee_of(&request.text("recipient").ok_or(Why::PayeeMalformed)?, token)?;
     let fee = match fee(&details)? {
         Fee::Ours => Gas::CHARGE.fee_cap(),
@@ -48,7 +48,7 @@ pub(super) fn offer(position: usize, payment: &Payment) -> Result<Offer, Why> {
     let charge = Charge {
         asset: Asset::Token(token),
         amount,
-        usd: Some(MicroUsd::of(Atoms::new(whole), token.decimals)?),
+        usd: in_dollars(Atoms::new(whole), token)?,
         payee: payee.into(),
         clause: Clause::FeeCap(fee),
         nonce: memo(&payment.realm, &payment.id),

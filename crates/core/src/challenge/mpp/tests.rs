@@ -421,6 +421,7 @@ fn stripes_test_profiles_are_for_test_keys_and_its_other_currencies_have_no_pric
                 proven: &BTreeSet::new(),
                 request_host: "api.example.com",
                 resource_hosts: &[],
+                realms: &[],
                 zero_amount: false,
                 now: 1,
             };
@@ -445,6 +446,7 @@ fn a_payer_takes_what_is_for_this_host_and_not_expired() {
         proven: &BTreeSet::new(),
         request_host: "api.example.com",
         resource_hosts: &[],
+        realms: &[],
         zero_amount: false,
         now: 4_070_908_800 - 10,
     };
@@ -454,11 +456,18 @@ fn a_payer_takes_what_is_for_this_host_and_not_expired() {
     assert_eq!(taken(""), Ok(()));
     assert_eq!(taken(&expires("2099-01-01T00:00:00Z")), Ok(()));
     assert_eq!(taken(&expires("2098-12-31T23:59:55Z")), Err(Why::ChallengeExpired));
-    let elsewhere = line(&request, "").replace("api.example.com", "bank.example.com");
-    let service = line(&request, "").replace("api.example.com", "Weather, Inc.");
-    for line in [elsewhere, service] {
+    for (realm, verdict) in [
+        ("bank.example.com", Err(Why::RealmDiffers)),
+        ("https://api.example.com@bank.example.com/", Err(Why::RealmDiffers)),
+        // The default of two server libraries, and other words: they say nothing about the merchant.
+        ("MPP Payment", Ok(())),
+        ("Weather, Inc.", Ok(())),
+        ("localhost:3000", Ok(())),
+    ] {
+        let line = line(&request, "").replace("api.example.com", realm);
         let read = read(&headers(&[line.as_bytes()]));
-        assert_eq!(payable(&read.offers[0], &payer), Err(Why::RealmDiffers), "{line}");
+        assert_eq!(payable(&read.offers[0], &payer), verdict, "{realm}");
+        assert_eq!(read.offers[0].realm.as_deref(), Some(realm));
     }
 }
 
