@@ -27,8 +27,8 @@ pub use command::Program;
 pub use question::QuestionNotifier;
 pub use webhook::Webhook;
 
-use crate::config::SecretError;
 use crate::config::alerts as settings;
+use crate::config::{SecretError, secret};
 use bursar_core::clock::SharedClock;
 use bursar_ledger::{Alarm, Alarms, Event, Ledger, PaymentId};
 use bursar_net::tls::upstream::UpstreamTls;
@@ -64,7 +64,11 @@ pub fn channels(
 ) -> Result<Vec<Channel>, SecretError> {
     let mut channels = Vec::new();
     if let Some(webhook) = &settings.webhook {
-        let token = webhook.token.as_ref().map(|source| source.read(&dir)).transpose()?;
+        let token = webhook
+            .token
+            .as_ref()
+            .map(|source| secret::read(source, &dir))
+            .transpose()?;
         let webhook = Webhook::new(webhook.url.clone(), token, tls.clone());
         channels.push(Channel::Webhook(Arc::new(webhook)));
     }

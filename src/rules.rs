@@ -1,4 +1,5 @@
-//! The limits in force: `limits.toml`, reloaded when it changes. A file with errors changes nothing.
+//! The limits in force: `limits.toml`, reloaded when it changes. A file with errors, or one that others could have changed
+//! (R79), changes nothing; people are alerted as long as it stays like that.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,14 +8,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{ConfigError, limits};
+use crate::alerts::{Alert, Alerts};
+use crate::config::{ConfigError, LimitsFile};
 use bursar_core::policy::Limits;
-use bursar_home::Home;
 use bursar_ledger::{Event, Ledger};
 
 pub(crate) struct Rules {
-    home: Home,
+    file: LimitsFile,
     state: RwLock<State>,
+    alerts: Option<Alerts>,
 }
 
 struct State {
@@ -23,14 +25,22 @@ struct State {
     generation: u64,
     /// The last version examined, valid or not, so that an invalid one is reported once.
     seen: Option<Stamp>,
+    /// Why the file as it is now is not in force.
+    rejected: Option<String>,
 }
 
+/// What a change of the file changes: its content, or who may change it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     modified: (i64, i64),
     length: u64,
     inode: u64,
+    rights: Rights,
+    of_folder: Option<Rights>,
 }
+
+/// Owner and mode.
+type Rights = (u32, u32);
 
 /// The result of checking the file.
 enum Look {
@@ -43,22 +53,32 @@ enum Look {
 
 impl Rules {
     /// Reads the file for the first time; here a file with errors fails.
-    pub(crate) fn load(home: &Home) -> Result<(Self, Event), ConfigError> {
-        let seen = Stamp::of(&home.limits());
-        let limits = limits::load(home.root())?;
+    pub(crate) fn load(file: LimitsFile) -> Result<(Self, Event), ConfigError> {
+        let seen = Stamp::of(file.path());
+        let limits = file.load()?;
         let event = loaded(&limits, 1);
         let state = State {
             limits: Arc::new(limits),
             generation: 1,
             seen,
+            rejected: None,
         };
         Ok((
             Self {
-                home: home.clone(),
+                file,
                 state: RwLock::new(state),
+                alerts: None,
             },
             event,
         ))
+    }
+
+    /// Alerts people from now on when the file is rejected.
+    pub(crate) fn alerting(self, alerts: Alerts) -> Self {
+        Self {
+            alerts: Some(alerts),
+            ..self
+        }
     }
 
     pub(crate) fn current(&self) -> (Arc<Limits>, u64) {
@@ -70,7 +90,7 @@ impl Rules {
     /// names limits that the ledger does not know.
     pub(crate) async fn refresh(&self, ledger: &dyn Ledger) {
         match self.look() {
-            Look::Unchanged => {}
+            Look::Unchanged => self.alert_if_rejected(),
             Look::Loaded(event, pending) => {
                 if record(ledger, event).await {
                     self.enforce(pending);
@@ -80,7 +100,19 @@ impl Rules {
             Look::Rejected(event, error) => {
                 tracing::error!("limits.toml is invalid; the previous limits stay in force\n{error}");
                 record(ledger, event).await;
+                self.alert_if_rejected();
             }
+        }
+    }
+
+    /// Called as often as the file is looked at; the same alert is sent once an hour.
+    fn alert_if_rejected(&self) {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(alerts), Some(why)) = (&self.alerts, &state.rejected) {
+            alerts.raise(Alert::LimitsRejected {
+                path: self.file.path().display().to_string(),
+                why: why.clone(),
+            });
         }
     }
 
@@ -92,23 +124,29 @@ impl Rules {
 
     /// One `stat`; reads the file only if it has changed since the last call. Called every second and on SIGHUP.
     fn look(&self) -> Look {
-        let seen = Stamp::of(&self.home.limits());
+        let seen = Stamp::of(self.file.path());
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if seen == state.seen {
             return Look::Unchanged;
         }
         state.seen = seen;
-        match limits::load(self.home.root()) {
+        match self.file.load() {
             Ok(limits) => {
+                state.rejected = None;
                 let generation = state.generation + 1;
                 Look::Loaded(loaded(&limits, generation), Box::new(Pending { limits, generation }))
             }
             Err(error) => {
-                let sha256 = fs::read(self.home.limits())
+                let sha256 = fs::read(self.file.path())
                     .map(|text| Sha256::digest(text).into())
                     .unwrap_or_default();
+                state.rejected = Some(error.place());
                 // The error quotes the file, so it does not go into the entry.
-                let reason = "limits.toml has errors".to_owned();
+                let reason = match error {
+                    ConfigError::Untrusted(_) => "limits.toml can be changed by others",
+                    ConfigError::Unreadable { .. } | ConfigError::Invalid(_) => "limits.toml has errors",
+                };
+                let reason = reason.to_owned();
                 Look::Rejected(
                     Event::PolicyRejected {
                         sha256,
@@ -154,20 +192,22 @@ fn loaded(limits: &Limits, generation: u64) -> Event {
 impl Rules {
     /// These limits, without a file.
     pub(crate) fn fixed(text: &str) -> Self {
-        let limits = limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
+        let limits = crate::config::limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
         Self {
-            home: Home::at(Path::new("/nonexistent")).unwrap(),
+            file: LimitsFile::in_data("/nonexistent/limits.toml".into()),
             state: RwLock::new(State {
                 limits: Arc::new(limits),
                 generation: 1,
                 seen: None,
+                rejected: None,
             }),
+            alerts: None,
         }
     }
 
     /// Other ones from now on.
     pub(crate) fn replace(&self, text: &str) {
-        let limits = limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
+        let limits = crate::config::limits::parse("limits.toml", text).unwrap_or_else(|error| panic!("{error}"));
         let generation = self.current().1 + 1;
         self.enforce(Box::new(Pending { limits, generation }));
     }
@@ -180,6 +220,15 @@ impl Stamp {
             modified: (about.mtime(), about.mtime_nsec()),
             length: about.len(),
             inode: about.ino(),
+            rights: rights(&about),
+            of_folder: path
+                .parent()
+                .and_then(|folder| fs::metadata(folder).ok())
+                .map(|about| rights(&about)),
         })
     }
+}
+
+fn rights(about: &fs::Metadata) -> Rights {
+    (about.uid(), about.mode())
 }

@@ -34,7 +34,7 @@ use crate::payment::repeat::Repeats;
 use crate::rules::{self, Rules};
 use crate::store;
 use approvals::{Opened, open_questions};
-use bursar_approvals::questions::{Questions, Services};
+use bursar_approvals::questions::{Questions, Randomness, Services};
 use bursar_core::assets::Network;
 use bursar_core::clock::SharedClock;
 use bursar_core::policy::Approvals;
@@ -95,9 +95,10 @@ struct Doors {
 pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, StartError> {
     home.require_initialised()?;
     restore::require_accepted(home)?;
+    home.require_owned()?;
     home.create_run()?;
     let config = Config::load(home.root())?;
-    let (rules, loaded) = Rules::load(home)?;
+    let (rules, loaded) = Rules::load(config.limits.clone())?;
     let logins = Logins::new(Roster::load(home)?);
     let authority = Authority::load(home, clock.now())?;
     warn_of_end(&authority, &clock);
@@ -108,7 +109,7 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     let ledger = open_ledger(&ground).await?;
     let mut doors = open_doors(&ground.config)?;
 
-    let (rules, address) = (Arc::new(rules), doors.address);
+    let (rules, address) = (Arc::new(rules.alerting(ground.alerts.clone())), doors.address);
     // What can fail comes before anything is recorded or begun.
     let server_tls = ServerConfigs::new(Arc::new(Leaves::new(authority, ground.clock.clone())?))?;
     let via = ground.config.proxy.via.then(Via::random).transpose();
@@ -316,11 +317,12 @@ async fn questions(
     ledger: &Arc<dyn Ledger>,
     callbacks: Option<TcpListener>,
 ) -> Result<Option<Questions>, StartError> {
-    let notifier = QuestionNotifier::new(ground.channels.clone(), ground.clock.clone());
+    let notifier = QuestionNotifier::new(ground.channels.clone(), ground.clock.clone(), ground.alerts.clone());
     let services = Services {
         folder: ground.home.approvals(),
         ledger: ledger.clone(),
         notifier: Arc::new(notifier),
+        randomness: Randomness::of_system(),
         clock: ground.clock.clone(),
         tasks: ground.tasks.clone(),
         stop: ground.stop.clone(),

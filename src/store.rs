@@ -5,6 +5,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::config::operator::{SharedStore, Store};
+#[cfg(feature = "postgres")]
+use crate::config::secret;
 use crate::config::{Config, SecretError};
 use bursar_home::Home;
 use bursar_ledger::{Embedded, Ledger, OpenError, Options};
@@ -49,7 +51,7 @@ async fn open_shared(
     use bursar_ledger::{Access, Postgres};
     use bursar_net::tls::upstream;
 
-    let password = shared.password.as_ref().map(|source| source.read(home.root()));
+    let password = shared.password.as_ref().map(|source| secret::read(source, home.root()));
     let roots = match &shared.ca {
         Some(path) => upstream::roots_in(path)?,
         None => upstream::roots(&config.trust())?,

@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use bursar_approvals::questions::Bound;
 use bursar_core::assets::Network;
 use bursar_core::money::MicroUsd;
 use bursar_ledger::{Alarm, Outflow, PaymentId};
@@ -34,6 +35,10 @@ pub enum Alert {
     Dispute { rid: PaymentId, why: String },
     /// Money left the wallet, and no entry explains it.
     Outflow(Outflow),
+    /// `limits.toml` has mistakes or could have been changed by others; the limits of before stay in force.
+    LimitsRejected { path: String, why: String },
+    /// An agent may not ask people for now: too many of its questions are open, or were asked within the hour.
+    ApprovalFlood(Bound),
     /// From `bursar alerts test`.
     Test,
 }
@@ -42,7 +47,7 @@ pub enum Alert {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `dispute`, `wallet-outflow`, `disk-low`,
-    /// `store-failed`, `clock-jump`, `index-rebuilt`, `torn-write`, `test`.
+    /// `store-failed`, `clock-jump`, `index-rebuilt`, `torn-write`, `limits-rejected`, `approval-flood`, `test`.
     pub kind: &'static str,
     /// RFC 3339, UTC.
     pub at: Timestamp,
@@ -68,6 +73,8 @@ impl Alert {
             Self::PaymentUnknown { .. } | Self::ManyUnknown { .. } => "payment-unknown",
             Self::Dispute { .. } => "dispute",
             Self::Outflow(_) => "wallet-outflow",
+            Self::LimitsRejected { .. } => "limits-rejected",
+            Self::ApprovalFlood(_) => "approval-flood",
             Self::Test => "test",
         }
     }
@@ -144,9 +151,34 @@ impl Alert {
                     amount.get()
                 )
             }
+            Self::LimitsRejected { path, why } => format!(
+                "{path} is not in force: {why}. The limits of before stay in force. Correct the file; it is read again \
+                 as soon as it changes."
+            ),
+            Self::ApprovalFlood(bound) => of_flood(bound),
             Self::Test => "This is a test alert from `bursar alerts test`. Nothing has happened.".to_owned(),
         }
     }
+}
+
+fn of_flood(bound: &Bound) -> String {
+    let what = match bound {
+        Bound::OfAgent { agent, open } => {
+            format!("{agent} has {open} questions waiting for a person, the most allowed (max_pending_per_agent)")
+        }
+        Bound::OfApprover { approver, agent, open } => format!(
+            "{open} questions wait for {approver}, the most allowed (max_pending_per_approver); the latest one was of \
+             {agent}"
+        ),
+        Bound::OfHour { agent, approver, count } => {
+            format!("{agent} has asked {approver} {count} times within an hour, the most allowed (prompts_per_hour)")
+        }
+    };
+    format!(
+        "{what}. Further payments that need approval are refused until then. Look at `bursar pending` with care: people \
+         who are asked all the time approve without reading. If the agent misbehaves, set `paused = true` for it in \
+         limits.toml."
+    )
 }
 
 fn of_ledger(alarm: &Alarm) -> String {

@@ -6,6 +6,7 @@ use alloy_primitives::B256;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Alert;
+use bursar_approvals::questions::Bound;
 use bursar_core::assets::Network;
 use bursar_ledger::{Alarm, PaymentId};
 
@@ -32,6 +33,8 @@ enum Thing {
     Unknown(PaymentId),
     Dispute(PaymentId, String),
     Outflow(B256, u64),
+    LimitsRejected(String),
+    Flood(Bound),
 }
 
 /// For how long the same alert is suppressed.
@@ -98,6 +101,9 @@ impl Thing {
             Alert::PaymentUnknown { rid, .. } => (Self::Unknown(*rid), Quiet::ForGood),
             Alert::Dispute { rid, why } => (Self::Dispute(*rid, why.clone()), Quiet::ForGood),
             Alert::Outflow(outflow) => (Self::Outflow(outflow.tx, outflow.log_index), Quiet::ForGood),
+            Alert::LimitsRejected { why, .. } => (Self::LimitsRejected(why.clone()), Quiet::For(HOUR)),
+            // How many there are does not make it another one.
+            Alert::ApprovalFlood(bound) => (Self::Flood(bound.uncounted()), Quiet::For(HOUR)),
             // Its payments are remembered one by one.
             Alert::ManyUnknown { .. } | Alert::Test => return None,
         })
@@ -162,6 +168,29 @@ mod tests {
         assert!(!history.is_new(&budget("rolling.3600", "2"), at("2026-11-20T12:59:59Z")));
         assert!(history.is_new(&budget("rolling.3600", "3"), at("2026-11-20T13:00:00Z")));
         assert!(history.is_new(&budget("count.rolling.3600", "3"), at("2026-11-20T13:00:00Z")));
+    }
+
+    #[test]
+    fn a_flood_of_questions_alerts_once_an_hour_for_each_bound() {
+        let mut history = AlertHistory::default();
+        let flood = |agent: &str, open| {
+            Alert::ApprovalFlood(Bound::OfAgent {
+                agent: agent.into(),
+                open,
+            })
+        };
+        let hourly = Alert::ApprovalFlood(Bound::OfHour {
+            agent: "research".into(),
+            approver: "operator".into(),
+            count: 10,
+        });
+        let noon = at("2026-11-20T12:00:00Z");
+        assert!(history.is_new(&flood("research", 3), noon));
+        assert!(!history.is_new(&flood("research", 4), noon), "the same bound");
+        assert!(history.is_new(&flood("writer", 3), noon), "another agent");
+        assert!(history.is_new(&hourly, noon), "another bound");
+        assert!(!history.is_new(&flood("research", 3), at("2026-11-20T12:59:59Z")));
+        assert!(history.is_new(&flood("research", 3), at("2026-11-20T13:00:00Z")));
     }
 
     #[test]

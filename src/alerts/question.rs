@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Channel;
+use super::{Alert, Alerts, Channel};
+use bursar_approvals::questions::Bound;
 use bursar_approvals::{Notified, Notifier, Reply};
 use bursar_core::approval::Question;
 use bursar_core::clock::SharedClock;
@@ -24,6 +25,7 @@ const KIND: &str = "approval";
 pub struct QuestionNotifier {
     channels: Vec<Channel>,
     clock: SharedClock,
+    alerts: Alerts,
 }
 
 /// Members in this order. No `Debug`, because it contains the code.
@@ -38,8 +40,12 @@ struct Notice {
 }
 
 impl QuestionNotifier {
-    pub fn new(channels: Vec<Channel>, clock: SharedClock) -> Self {
-        Self { channels, clock }
+    pub fn new(channels: Vec<Channel>, clock: SharedClock, alerts: Alerts) -> Self {
+        Self {
+            channels,
+            clock,
+            alerts,
+        }
     }
 }
 
@@ -48,6 +54,10 @@ impl Notifier for QuestionNotifier {
     /// stops the notices; a command that is running is killed then.
     fn notify<'a>(&'a self, question: &'a Question, expires_at: Timestamp) -> Reply<'a, Notified> {
         Box::pin(self.through_all_channels(question, expires_at))
+    }
+
+    fn bounded(&self, bound: &Bound) {
+        self.alerts.raise(Alert::ApprovalFlood(bound.clone()));
     }
 }
 

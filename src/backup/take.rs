@@ -224,6 +224,7 @@ fn named_by(config: &Config, root: &Path) -> Vec<Named> {
         .iter()
         .map(|path| Named::public(path))
         .collect();
+    named.push(Named::public(config.limits.path()));
     if let Some(tls) = &config.proxy.tls {
         named.extend([Named::public(&tls.cert), Named::key(tls.key.clone())]);
     }

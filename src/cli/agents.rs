@@ -8,7 +8,7 @@ use serde_json::json;
 use super::output::say;
 use super::{Exit, Failure};
 use crate::agents::{IssuedToken, Registry};
-use crate::config::limits;
+use crate::config::Config;
 use bursar_core::agent_name::AgentName;
 use bursar_home::Home;
 
@@ -69,12 +69,13 @@ fn print(issued: &IssuedToken) -> Result<(), Failure> {
 
 /// An agent without a budget may be added, but it cannot spend (R55).
 fn hint_at_budget(home: &Home, name: &AgentName) {
-    if let Ok(limits) = limits::load(home.root())
+    if let Ok(file) = Config::load(home.root()).map(|config| config.limits)
+        && let Ok(limits) = file.load()
         && !limits.agents().any(|known| known == name.as_str())
     {
         eprintln!(
             "{name} cannot spend yet: {} has no section [agents.{name}].",
-            home.limits().display()
+            file.path().display()
         );
     }
 }

@@ -119,7 +119,7 @@ fn sheet(question: &questions::Pending) -> String {
         ends,
         approver,
         backend,
-        rule,
+        rules,
     } = question;
     let left = match ends.duration_since(Timestamp::now()).as_secs() {
         ..=0 => "time is up".to_owned(),
@@ -135,6 +135,7 @@ fn sheet(question: &questions::Pending) -> String {
     };
     format!(
         "{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  payee {payee} on {network}\n  approval \
-         required by {rule}\n{next}"
+         required by {}\n{next}",
+        rules.join(" and ")
     )
 }

@@ -16,6 +16,7 @@ mod explain_code;
 mod init;
 mod output;
 mod payments;
+mod privileges;
 mod reconcile;
 mod run;
 mod sandbox;
@@ -165,7 +166,11 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     let home = || Home::locate(directory.as_deref(), |name| std::env::var_os(name)).map_err(Failure::from);
     match arguments.command {
         Command::Init(command) => command.run(&home()?),
-        Command::Serve(command) => wait(command.run(&home()?)),
+        Command::Serve(command) => {
+            let home = home()?;
+            privileges::drop_capabilities();
+            wait(command.run(&home))
+        }
         Command::Run(command) => {
             let home = home()?;
             wait(command.run(&home)).map_err(|failure| Failure {

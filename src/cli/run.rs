@@ -112,7 +112,8 @@ fn code(status: ExitStatus) -> u8 {
 fn secret_variables(config: &Config) -> Vec<String> {
     let variable = |source: &SecretSource| match source {
         SecretSource::Env(name) => Some(name.clone()),
-        SecretSource::File(_) => None,
+        // The folder of credentials can be read by the whole uid, as the data directory can.
+        SecretSource::File(_) | SecretSource::Credential(_) => None,
     };
     config.secrets().filter_map(variable).collect()
 }

@@ -7,9 +7,13 @@ pub(crate) mod alerts;
 pub(crate) mod approval;
 #[cfg(test)]
 mod golden;
+pub(crate) mod limits_file;
 pub(crate) mod operator;
+pub(crate) mod secret;
 
 pub(crate) use bursar_config::diagnose::ConfigError;
+#[cfg(test)]
 pub(crate) use bursar_config::limits;
-pub(crate) use bursar_config::secret::{SecretError, SecretSource};
+pub(crate) use limits_file::LimitsFile;
 pub(crate) use operator::Config;
+pub(crate) use secret::{SecretError, SecretSource};

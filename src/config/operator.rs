@@ -19,12 +19,14 @@ use ipnet::IpNet;
 use super::alerts::Alerts;
 use super::approval::ciba::Client;
 use super::approval::{Approval, Backend};
+use super::limits_file::{LimitsFile, deciding};
 use bursar_approvals::ciba::settings::Style;
 use bursar_config::diagnose::{Confidence, ConfigError, Document};
 use bursar_config::secret::SecretSource;
 use bursar_config::section::Section;
 use bursar_core::assets::Network;
 use bursar_core::host::Host;
+use bursar_home::Owners;
 use bursar_ledger::database_url::DatabaseUrl;
 use bursar_net::oauth::issuer::Issuer;
 use bursar_net::timeouts::Timeouts;
@@ -44,6 +46,7 @@ pub(crate) struct Config {
     /// Our identity at BKey when it pays, if it differs from `approval.ciba` and from BKey's own tools.
     pub bkey: Option<Bkey>,
     pub approval: Approval,
+    pub limits: LimitsFile,
     pub store: Store,
     pub alerts: Alerts,
     /// Where the secrets of the BKey client are kept, whether it pays or not.
@@ -162,14 +165,12 @@ impl Config {
     pub(crate) fn load(dir: &Path) -> Result<Self, ConfigError> {
         let path = dir.join("bursar.toml");
         let file = path.display().to_string();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Self::parse(&file, &text, dir),
-            Err(error) if error.kind() == ErrorKind::NotFound => Self::parse(&file, "", dir),
-            Err(error) => Err(ConfigError::Unreadable {
-                file,
-                reason: error.to_string(),
-            }),
+        if let Err(error) = path.symlink_metadata()
+            && error.kind() == ErrorKind::NotFound
+        {
+            return Self::parse(&file, "", dir);
         }
+        Self::parse(&file, &deciding(&path, Owners::of_data(dir))?, dir)
     }
 
     /// `file` is the name used in messages; relative paths start at `dir`.

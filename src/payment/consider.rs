@@ -101,8 +101,8 @@ pub(crate) struct PurchasePlan {
     pub policy_gen: u64,
     /// All offers of the 402, in case it has to be decided again.
     offers: Offers,
-    /// The rule that requires approval, if the ledger found that spending since the last approval exceeds it.
-    pub over: Option<Arc<str>>,
+    /// The rules that require approval because spending exceeds them, as the ledger found.
+    pub over: Vec<Arc<str>>,
 }
 
 impl PurchasePlan {
@@ -113,13 +113,13 @@ impl PurchasePlan {
 }
 
 impl Decider {
-    /// Reads the challenge and decides. `over`: the rule for which this request already needs approval.
+    /// Reads the challenge and decides. `over`: the rules for which this request already needs approval.
     pub(crate) async fn disposition(
         &self,
         subject: Subject<'_>,
         headers: &HeaderMap,
         response: &mut Response<Relay>,
-        over: Option<Arc<str>>,
+        over: Vec<Arc<str>>,
     ) -> Disposition {
         if let Some(why) = self.bars(subject, headers) {
             return Disposition::PassThrough(why);
@@ -150,7 +150,7 @@ impl Decider {
         (!limits.pays_for(method)).then_some(Unpaid::Policy(policy::Unpaid::Method))
     }
 
-    fn decide_about(&self, subject: Subject<'_>, challenge: Challenge, over: Option<Arc<str>>) -> Disposition {
+    fn decide_about(&self, subject: Subject<'_>, challenge: Challenge, over: Vec<Arc<str>>) -> Disposition {
         let (limits, _) = self.rules.current();
         let host = subject.origin.authority.host.as_str();
         let (resource_hosts, realms) = limits
@@ -199,9 +199,15 @@ impl Decider {
         self.decide(subject, plan.offers, plan.over)
     }
 
-    /// Decides again with a person to be asked, because spending exceeds `rule`.
-    pub(crate) fn decide_to_ask(&self, subject: Subject<'_>, plan: PurchasePlan, rule: Arc<str>) -> Disposition {
-        self.decide(subject, plan.offers, Some(rule))
+    /// Decides again with a person to be asked, because spending exceeds `rules`, beside those that it was known to exceed.
+    pub(crate) fn decide_to_ask(&self, subject: Subject<'_>, plan: PurchasePlan, rules: &[Arc<str>]) -> Disposition {
+        let mut over = plan.over;
+        for rule in rules {
+            if !over.contains(rule) {
+                over.push(rule.clone());
+            }
+        }
+        self.decide(subject, plan.offers, over)
     }
 
     /// Whether the decision would still be the same: same limits, no window ended, same price.
@@ -231,7 +237,7 @@ impl Decider {
         });
         let (limits, policy_gen) = self.rules.current();
         let payable = plan.offers.payable();
-        match policy::decide(&limits, &self.purchase(subject, plan.over.as_deref()), payable) {
+        match policy::decide(&limits, &self.purchase(subject, &plan.over), payable) {
             Decision::Pay(decided) => {
                 let offer = payable[decided.offer].clone();
                 let covered = self.balances.may_cover(offer.asset, offer.outlay());
@@ -248,7 +254,7 @@ impl Decider {
         }
     }
 
-    fn purchase<'a>(&self, subject: Subject<'a>, over: Option<&'a str>) -> Purchase<'a> {
+    fn purchase<'a>(&self, subject: Subject<'a>, over: &'a [Arc<str>]) -> Purchase<'a> {
         Purchase {
             agent: subject.agent.as_str(),
             merchant: subject.origin.authority.host.as_str(),
@@ -259,9 +265,9 @@ impl Decider {
         }
     }
 
-    fn decide(&self, subject: Subject<'_>, offers: Offers, over: Option<Arc<str>>) -> Disposition {
+    fn decide(&self, subject: Subject<'_>, offers: Offers, over: Vec<Arc<str>>) -> Disposition {
         let (limits, policy_gen) = self.rules.current();
-        match policy::decide(&limits, &self.purchase(subject, over.as_deref()), offers.payable()) {
+        match policy::decide(&limits, &self.purchase(subject, &over), offers.payable()) {
             Decision::Unpaid(why) => Disposition::PassThrough(Unpaid::Policy(why)),
             Decision::Refuse(refusal) => {
                 let cheapest = limits.cheapest(offers.payable(), self.ledger.now());

@@ -98,7 +98,10 @@ async fn exchange(
         Ok(pass_through(agent, response, why))
     };
     let decider = &context.decider;
-    let plan = match decider.disposition(subject, &head.headers, &mut response, None).await {
+    let plan = match decider
+        .disposition(subject, &head.headers, &mut response, Vec::new())
+        .await
+    {
         Disposition::PassThrough(why) => return unpaid(response, why),
         Disposition::Refuse(problem) => return Err(problem),
         Disposition::Purchase(plan) => plan,

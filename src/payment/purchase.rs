@@ -86,8 +86,8 @@ enum NotBought {
     OfferGone(Why),
     /// Another proxy on this ledger has published newer limits.
     LimitsReplaced,
-    /// Spending exceeds this rule, and a person may approve the payment.
-    MustAsk(Arc<str>),
+    /// Spending exceeds these rules, and a person may approve the payment.
+    MustAsk(Vec<Arc<str>>),
     /// Decide again, with the current limits and windows.
     Reconsidered(Box<PurchasePlan>),
     /// The site was asked again, and these are its current terms.
@@ -204,11 +204,11 @@ impl Purchase {
                 self.buying().rules.refresh(&*self.buying().ledger).await;
                 self.plan = self.decided_again()?;
             }
-            NotBought::MustAsk(rule) => {
+            NotBought::MustAsk(rules) => {
                 let asking = self
                     .context
                     .decider
-                    .decide_to_ask(self.subject(), self.plan.clone(), rule);
+                    .decide_to_ask(self.subject(), self.plan.clone(), &rules);
                 self.plan = planned(asking)?;
             }
             NotBought::Reconsidered(plan) => self.plan = *plan,

@@ -11,7 +11,7 @@ use super::clients::{NotKnown, Proof, known};
 use crate::config::approval::ciba;
 use crate::config::approval::{Backend, keyra};
 use crate::config::operator::Store;
-use crate::config::{Config, SecretError, SecretSource};
+use crate::config::{Config, SecretError, SecretSource, secret};
 use bursar_approvals::ciba::Ciba;
 use bursar_approvals::ciba::assertion::{AssertionKey, BadKey};
 use bursar_approvals::ciba::settings::{AuthMethod, CibaSettings, ClientAuth};
@@ -114,7 +114,7 @@ fn ciba_settings(
 }
 
 fn keyra_settings(written: &keyra::Keyra, home: &Home) -> Result<KeyraSettings, OpenQuestionsError> {
-    let read = |source: &SecretSource| source.read(home.root()).map_err(OpenQuestionsError::KeyraSecret);
+    let read = |source: &SecretSource| secret::read(source, home.root()).map_err(OpenQuestionsError::KeyraSecret);
     let key = ApiKey::parse(read(&written.api_key)?.expose_secret(), written.env)?;
     let webhooks = match &written.webhook_secret {
         Some(source) => Some(Webhooks::new(read(source)?.expose_secret(), written.signature_format)?),

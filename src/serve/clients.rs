@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
 use crate::config::approval::ciba::{Client, ClientId};
-use crate::config::{SecretError, SecretSource};
+use crate::config::{SecretError, SecretSource, secret};
 use bursar_home::Home;
 use bursar_net::oauth::Secret;
 use bursar_net::oauth::issuer::{Issuer, PlainHttp, UrlError};
@@ -48,7 +48,7 @@ pub enum NotKnown {
 
 /// `written` is the server's URL, if bursar.toml has one.
 pub(super) fn known(written: Option<&Issuer>, client: &Client, home: &Home) -> Result<Known, NotKnown> {
-    let read = |source: &SecretSource| source.read(home.root());
+    let read = |source: &SecretSource| secret::read(source, home.root());
     let id_of = |id: &ClientId| match id {
         ClientId::Text(id) => Ok(id.clone()),
         ClientId::Kept(source) => read(source).map(|id| id.expose_secret().to_owned()),

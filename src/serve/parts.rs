@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use super::bkey;
 use super::clients::{NotKnown, Proof, known};
 use crate::config::operator::{RpcUrl, TokenIssuer, WalletKey};
-use crate::config::{Config, SecretError};
+use crate::config::{Config, SecretError, secret};
 use bursar_core::assets::{Mode, Network};
 use bursar_home::{self as home, Home, HomeError};
 use bursar_net::tls::leaf::{ListenerTlsError, listener_config};
@@ -57,7 +57,7 @@ fn own_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
     match key {
         WalletKey::Bkey => Err(OpenWalletError::NoKey),
         WalletKey::Hex(source) => {
-            let key = source.read(home.root())?;
+            let key = secret::read(source, home.root())?;
             Wallet::from_hex(key.expose_secret()).map_err(|error| OpenWalletError::Key {
                 source_name: source.to_string(),
                 error,
@@ -65,7 +65,7 @@ fn own_wallet(key: &WalletKey, home: &Home) -> Result<Wallet, OpenWalletError> {
         }
         WalletKey::Keystore { path, password } => {
             let json = home::read_secret(path)?;
-            let password = password.read(home.root())?;
+            let password = secret::read(password, home.root())?;
             Wallet::from_keystore(&json, password.expose_secret()).map_err(|error| OpenWalletError::Key {
                 source_name: format!("keystore:{}", path.display()),
                 error,
@@ -125,7 +125,7 @@ pub(crate) fn open_issuer(
             return Ok(Some(CardPayer::Bkey(BkeyIssuer::new(bkey, payment_method, tokens))));
         }
     };
-    let key = account.key.read(home.root())?;
+    let key = secret::read(&account.key, home.root())?;
     let key = SecretKey::parse(key.expose_secret())?;
     if key.mode() == Mode::Live && !account.live {
         return Err(OpenIssuerError::Live);

@@ -58,6 +58,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use bursar_core::approval::{Evidence, Question};
+use questions::Bound;
 
 /// What a backend's methods return.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -133,4 +134,8 @@ pub enum Notified {
 /// Notifies approvers through the operator's alert channels, in addition to the backend.
 pub trait Notifier: Send + Sync + 'static {
     fn notify<'a>(&'a self, question: &'a Question, expires_at: Timestamp) -> Reply<'a, Notified>;
+
+    /// An agent's question was not asked, because people are asked too much already. Called for each such question; must
+    /// not block.
+    fn bounded(&self, bound: &Bound);
 }

@@ -107,7 +107,7 @@ impl Operator {
                 replay_key: replay_key(question.id),
                 proof: serde_json::json!({
                     "by": by,
-                    "code": question.intent.code().as_str(),
+                    "code": question.code.as_str(),
                     "intent_sha256": alloy_primitives::hex::encode(question.intent.hash()),
                     "over": "admin socket",
                 }),
@@ -124,7 +124,7 @@ impl Operator {
 impl Open {
     fn of(question: &Question) -> Self {
         Self {
-            code: question.intent.code(),
+            code: question.code,
             wrong: 0,
             answer: None,
         }

@@ -6,11 +6,14 @@
 
 mod answers;
 mod approvers;
+mod codes;
 mod ending;
 mod lifecycle;
 mod prompts;
 mod settings;
 mod stored;
+#[cfg(test)]
+mod tests;
 mod votes;
 mod wait;
 
@@ -31,7 +34,11 @@ pub use answers::{NotAnswered, Pending};
 pub use approvers::{Approvers, NoApprover};
 use bursar_core::approval::{ApprovalIntent, Evidence, Question};
 use bursar_core::clock::SharedClock;
+use bursar_ledger::disclosure::Disclosure;
 use bursar_ledger::{Hold, Ledger, LedgerError, PaymentId, ReserveError};
+use codes::DrawnCode;
+pub use codes::Randomness;
+pub(crate) use codes::opens_to;
 use prompts::Prompts;
 pub use settings::Settings;
 pub use stored::{StoredAsk, StoredQuestion, look, read};
@@ -51,6 +58,7 @@ struct Shared {
     folder: PathBuf,
     ledger: Arc<dyn Ledger>,
     notifier: Arc<dyn Notifier>,
+    randomness: Randomness,
     clock: SharedClock,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -78,8 +86,8 @@ struct Row {
     agent: String,
     /// The terms to approve. With several approvers, it names all of them.
     intent: ApprovalIntent,
-    /// Path in limits.toml of the rule that requires the approval.
-    rule: String,
+    /// Paths in limits.toml of the rules that the approval lifts (R82).
+    rules: Vec<String>,
     asks: Vec<Ask>,
     /// How many of them must approve. A single denial ends the question.
     needed: usize,
@@ -94,6 +102,7 @@ struct Row {
 /// The question to one approver.
 struct Ask {
     question: Question,
+    disclosure: Option<Disclosure>,
     /// The backend's id of the question.
     handle: OnceLock<String>,
     /// Wakes the task to poll the backend now.
@@ -140,22 +149,60 @@ pub struct Wanted {
     /// Its approver is [`Approvers::name`].
     pub intent: ApprovalIntent,
     pub approvers: Approvers,
-    /// Path in limits.toml of the rule that requires the approval.
-    pub rule: String,
+    /// Paths in limits.toml of the rules that require the approval. It lifts these and no others (R82).
+    pub rules: Vec<String>,
+}
+
+/// What is known about a question that a request would ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is being asked, and names these rules.
+    Open { rules: Vec<String> },
+    /// A person denied it a short while ago.
+    Denied,
+}
+
+/// A bound on questions that an agent has reached (threat 4.3).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Bound {
+    /// This many questions of the agent are open.
+    OfAgent { agent: String, open: usize },
+    /// This many questions to the approver are open; `agent` would ask one more.
+    OfApprover {
+        approver: String,
+        agent: String,
+        open: usize,
+    },
+    /// The agent has asked the approver `count` questions within the hour.
+    OfHour {
+        agent: String,
+        approver: String,
+        count: usize,
+    },
+}
+
+impl Bound {
+    /// The bound without its figure.
+    pub fn uncounted(&self) -> Self {
+        let mut bound = self.clone();
+        match &mut bound {
+            Self::OfAgent { open, .. } | Self::OfApprover { open, .. } => *open = 0,
+            Self::OfHour { count, .. } => *count = 0,
+        }
+        bound
+    }
 }
 
 /// Why a question was not asked.
 pub enum NotAsked {
     /// A person denied the same payment a short while ago.
     Denied { denial: Denial, wait: Duration },
-    /// This many questions of the agent are already open.
-    TooManyOpen(usize),
-    /// This many questions to the approver are already open.
-    TooManyOpenTo(usize),
-    /// The agent has asked `count` questions within the hour.
-    TooManyAsked { count: usize, wait: Duration },
+    /// People are asked too much already. `wait`: how long until there is room, if that is known.
+    Bounded { bound: Bound, wait: Option<Duration> },
     /// The same question is open for a request with another `Idempotency-Key`.
     OtherKey(PaymentId),
+    /// The operating system gave no random bytes for the code.
+    NoCode,
 }
 
 #[derive(Clone)]
@@ -179,6 +226,7 @@ pub struct Services {
     pub folder: PathBuf,
     pub ledger: Arc<dyn Ledger>,
     pub notifier: Arc<dyn Notifier>,
+    pub randomness: Randomness,
     pub clock: SharedClock,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -194,6 +242,7 @@ impl Questions {
             folder,
             ledger,
             notifier,
+            randomness,
             clock,
             tasks,
             stop,
@@ -206,6 +255,7 @@ impl Questions {
             folder,
             ledger,
             notifier,
+            randomness,
             clock,
             tasks,
             stop,
@@ -289,15 +339,18 @@ impl Questions {
             .any(|asker| asker.agent == agent)
     }
 
-    /// Whether this question is open or was denied a short while ago.
-    pub fn knows(&self, agent: &str, intent: &ApprovalIntent) -> bool {
+    /// This question, if it is open or was denied a short while ago.
+    pub fn known(&self, agent: &str, intent: &ApprovalIntent) -> Option<Known> {
         let asker = Asker {
             agent: agent.to_owned(),
             intent: intent.hash(),
         };
         let (now, state) = (self.0.clock.now(), self.state());
-        let is_denied = state.denied.get(&asker).is_some_and(|denied| denied.until > now);
-        is_denied || state.live.contains_key(&asker)
+        let open = state.live.get(&asker).map(|row| Known::Open {
+            rules: row.rules.clone(),
+        });
+        let is_denied = || state.denied.get(&asker).is_some_and(|denied| denied.until > now);
+        open.or_else(|| is_denied().then_some(Known::Denied))
     }
 
     /// Joins the open question with the same terms, or asks a new one.
@@ -306,7 +359,7 @@ impl Questions {
             hold,
             intent,
             approvers,
-            rule,
+            rules,
         } = wanted;
         let shared = &self.0;
         let (now, settings) = (shared.clock.now(), &shared.settings);
@@ -330,33 +383,48 @@ impl Questions {
         }
         let open = state.live.keys().filter(|live| live.agent == asker.agent).count();
         if open >= settings.max_pending_per_agent {
-            return Err(NotAsked::TooManyOpen(open));
+            let agent = asker.agent;
+            return Err(self.bounded(Bound::OfAgent { agent, open }, None));
         }
         for approver in &approvers.names {
             let asks = state.live.values().flat_map(|row| &row.asks);
             let open = asks.filter(|ask| ask.approver() == approver).count();
             if open >= settings.max_pending_per_approver {
-                return Err(NotAsked::TooManyOpenTo(open));
+                let (approver, agent) = (approver.clone(), asker.agent);
+                let bound = Bound::OfApprover { approver, agent, open };
+                return Err(self.bounded(bound, None));
             }
         }
+        let codes: Option<Vec<DrawnCode>> = approvers
+            .names
+            .iter()
+            .map(|name| shared.randomness.code(name))
+            .collect();
+        let codes = codes.ok_or(NotAsked::NoCode)?;
         for (done, approver) in approvers.names.iter().enumerate() {
             let by = (asker.agent.clone(), approver.clone());
             if let Err(wait) = state.prompts.note(by, settings.prompts_per_hour, now) {
                 for approver in &approvers.names[..done] {
                     state.prompts.take_back(&(asker.agent.clone(), approver.clone()));
                 }
-                let count = settings.prompts_per_hour;
-                return Err(NotAsked::TooManyAsked { count, wait });
+                let (agent, approver, count) = (asker.agent, approver.clone(), settings.prompts_per_hour);
+                let bound = Bound::OfHour { agent, approver, count };
+                return Err(self.bounded(bound, Some(wait)));
             }
         }
         // R43: the approver gets `ttl` after the agent's hold has ended.
         let ttl = (settings.hold + settings.ttl).min(LONGEST_TTL);
-        let row = Row::new(&hold, intent, approvers, rule, ttl, later(now, ttl));
+        let row = Row::new(&hold, intent, approvers, codes, rules, ttl, later(now, ttl));
         state.live.insert(asker, row.clone());
         drop(state);
         let (questions, carried) = (self.clone(), row.clone());
         shared.tasks.spawn(async move { questions.put(carried, hold).await });
         Ok(self.watching(row))
+    }
+
+    fn bounded(&self, bound: Bound, wait: Option<Duration>) -> NotAsked {
+        self.0.notifier.bounded(&bound);
+        NotAsked::Bounded { bound, wait }
     }
 
     fn watching(&self, row: Arc<Row>) -> Wait {
@@ -384,32 +452,37 @@ impl Row {
         hold: &Hold,
         intent: ApprovalIntent,
         approvers: Approvers,
-        rule: String,
+        codes: Vec<DrawnCode>,
+        rules: Vec<String>,
         ttl: Duration,
         ends: Timestamp,
     ) -> Arc<Self> {
         let usd_cents = cents(hold.terms.usd.get());
-        let question = |id, intent: ApprovalIntent| Question {
-            id,
-            sentence: intent.sentence(&intent.amount()),
-            compact: intent.compact(&intent.amount()),
-            usd_cents,
-            intent,
-            ttl,
+        let ask = |id, intent: ApprovalIntent, drawn: DrawnCode| {
+            let (code, amount) = (drawn.code, intent.amount());
+            let question = Question {
+                id,
+                sentence: intent.sentence(&amount, code),
+                compact: intent.compact(&amount, code),
+                code,
+                usd_cents,
+                intent,
+                ttl,
+            };
+            Ask::new(question, drawn.disclosure)
         };
-        let questions = match approvers.names.as_slice() {
-            [_] => vec![question(hold.rid, intent.clone())],
-            names => names
-                .iter()
-                .map(|name| question(hold.rid.part(name), intent.to(name)))
-                .collect(),
-        };
+        let is_one = approvers.names.len() == 1;
+        let asks = approvers.names.iter().zip(codes).map(|(name, drawn)| match is_one {
+            true => ask(hold.rid, intent.clone(), drawn),
+            false => ask(hold.rid.part(name), intent.to(name), drawn),
+        });
+        let asks = asks.collect();
         Arc::new(Self {
             id: hold.rid,
             agent: hold.agent.clone(),
             intent,
-            rule,
-            asks: questions.into_iter().map(Ask::new).collect(),
+            rules,
+            asks,
             needed: approvers.needed,
             owners: approvers.owners,
             idempotency: hold.idempotency,
@@ -427,9 +500,10 @@ impl Row {
 }
 
 impl Ask {
-    fn new(question: Question) -> Self {
+    fn new(question: Question, disclosure: Option<Disclosure>) -> Self {
         Self {
             question,
+            disclosure,
             handle: OnceLock::new(),
             wake: Notify::new(),
             is_last: AtomicBool::new(false),

@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::questions::{StoredAsk, StoredQuestion};
 use bursar_core::approval::{Evidence, EvidenceKind};
 use bursar_ledger::PaymentId;
+use bursar_ledger::disclosure::Disclosure;
 use bursar_ledger::lines::Recorded;
 pub use examined::{BoundBy, Decision, Difference, Examined, Proof, Token, examine};
 
@@ -36,8 +37,12 @@ pub struct ApprovalRecord {
 /// The version of the document's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
+    /// The codes follow from the intent.
     #[serde(rename = "bursar-approval-1")]
     One,
+    /// The codes are random, and the ledger has commitments to them.
+    #[serde(rename = "bursar-approval-2")]
+    Two,
 }
 
 /// What `private/approvals/` stores, without the handle: with the handle, an answer could be fetched.
@@ -56,6 +61,9 @@ pub struct Asked {
     /// Hex.
     pub intent_sha256: String,
     pub needed: usize,
+    /// Paths in limits.toml of the rules that the approval lifts. Not in documents of `bursar-approval-1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
     /// One item per approver.
     pub of: Vec<Ask>,
 }
@@ -68,6 +76,9 @@ pub struct Ask {
     pub sentence: String,
     pub compact: String,
     pub code: String,
+    /// What opens the commitment to the code in the `approval.requested` entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disclosure: Option<Disclosure>,
     /// How much the evidence proves to someone who does not trust this proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worth: Option<EvidenceStrength>,
@@ -100,7 +111,10 @@ pub enum NotRead {
 impl ApprovalRecord {
     pub fn of(id: PaymentId, stored: Option<&StoredQuestion>, entries: Vec<Recorded>) -> Self {
         Self {
-            format: Format::One,
+            format: match stored.is_some_and(is_committed) {
+                true => Format::Two,
+                false => Format::One,
+            },
             id,
             asked: stored.map(Asked::of),
             entries,
@@ -117,6 +131,11 @@ impl ApprovalRecord {
     }
 }
 
+/// Whether the ledger has commitments to the codes.
+fn is_committed(stored: &StoredQuestion) -> bool {
+    stored.asks.iter().any(|ask| ask.disclosure.is_some())
+}
+
 impl Asked {
     fn of(stored: &StoredQuestion) -> Self {
         Self {
@@ -128,6 +147,10 @@ impl Asked {
             intent: stored.intent.clone(),
             intent_sha256: stored.intent_sha256.clone(),
             needed: stored.needed,
+            rules: match is_committed(stored) {
+                true => stored.rules.clone(),
+                false => Vec::new(),
+            },
             of: stored.asks.iter().map(Ask::of).collect(),
         }
     }
@@ -140,6 +163,7 @@ impl Ask {
             sentence: stored.sentence.clone(),
             compact: stored.compact.clone(),
             code: stored.code.clone(),
+            disclosure: stored.disclosure.clone(),
             worth: stored.evidence.as_ref().map(|evidence| evidence.kind.into()),
             evidence: stored.evidence.clone(),
         }

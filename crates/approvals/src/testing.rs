@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::json;
 
-use bursar_core::approval::{ApprovalIntent, Question, intent};
+use bursar_core::approval::{ApprovalIntent, Code, Question, intent};
 use bursar_core::challenge::Offer;
 use bursar_ledger::PaymentId;
 
@@ -32,10 +32,12 @@ pub fn question_about(offer: &Offer) -> Question {
         body_sha256: None,
     };
     let intent = ApprovalIntent::of(&asked, offer);
+    let code = Code::parse("0BY5GS4N").unwrap();
     Question {
         id: PaymentId::new(Timestamp::from_second(1_800_000_000).unwrap(), [7; 10]),
-        sentence: intent.sentence("12.50"),
-        compact: intent.compact("12.50"),
+        code,
+        sentence: intent.sentence("12.50", code),
+        compact: intent.compact("12.50", code),
         intent,
         usd_cents: 1250,
         ttl: Duration::from_secs(300),

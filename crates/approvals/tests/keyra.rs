@@ -12,7 +12,7 @@ use bursar_approvals::keyra::{
     Trust, Webhooks,
 };
 use bursar_approvals::{Asked, Backend, Denial, Failure, QuestionStatus};
-use bursar_core::approval::{ApprovalIntent, Evidence, EvidenceKind, Question, intent};
+use bursar_core::approval::{ApprovalIntent, Code, Evidence, EvidenceKind, Question, intent};
 use bursar_core::clock::{Clock, ManualClock};
 use bursar_ledger::PaymentId;
 use bursar_net::tls::upstream::{Trust as TlsTrust, UpstreamTls};
@@ -42,10 +42,12 @@ fn question_about(amount: &str) -> Question {
         body_sha256: None,
     };
     let intent = ApprovalIntent::of(&asked, &offer);
+    let code = Code::parse("0BY5GS4N").unwrap();
     Question {
         id: PaymentId::new(now(), [7; 10]),
-        sentence: intent.sentence("12.50"),
-        compact: intent.compact("12.50"),
+        code,
+        sentence: intent.sentence("12.50", code),
+        compact: intent.compact("12.50", code),
         intent,
         usd_cents: 1250,
         ttl: Duration::from_secs(300),
@@ -183,7 +185,7 @@ async fn an_attestation_that_keyra_verified_approves() {
     let payload = json!({
         "amount": "12.50", "amount_minor": "1250", "currency": "USDC", "host": "api.example.com",
         "recipient": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
-        "intent_hash": alloy_primitives::hex::encode(intent.hash()), "code": intent.code().as_str(),
+        "intent_hash": alloy_primitives::hex::encode(intent.hash()), "code": case.question.code.as_str(),
     });
     let order = json!({ "action": "payment.approve", "userId": "usr_42", "payload": payload, "expiresIn": 300 });
     assert_eq!((seen[0].call.as_str(), &seen[0].body), ("POST /v1/challenges", &order));

@@ -13,8 +13,29 @@ use toml::de::DeTable;
 pub enum ConfigError {
     #[error("cannot read {file}: {reason}")]
     Unreadable { file: String, reason: String },
+    /// Users who must not decide about payments could have changed it.
+    #[error("{0}")]
+    Untrusted(String),
     #[error("{}", paragraphs(.0))]
     Invalid(Vec<Problem>),
+}
+
+impl ConfigError {
+    /// Where and why, without quoting the file.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Unreadable { .. } | Self::Untrusted(_) => self.to_string(),
+            Self::Invalid(problems) => {
+                let first = problems.first();
+                let place = first.map(|first| format!("{}, line {}", first.file, first.line));
+                let more = match problems.len() {
+                    0 | 1 => String::new(),
+                    more => format!(", and {} more mistakes", more - 1),
+                };
+                format!("a mistake in {}{more}", place.unwrap_or_default())
+            }
+        }
+    }
 }
 
 /// One mistake. `Display` is for people:

@@ -6,7 +6,6 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use http::Method;
 use jiff::Timestamp;
@@ -22,19 +21,6 @@ use bursar_core::challenge::Rail;
 use bursar_core::host::Host;
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::{Calendar, Limits, MerchantNames, Methods, Rate, Rates, named_host};
-
-/// Reads `DIR/limits.toml`.
-pub fn load(dir: &Path) -> Result<Limits, ConfigError> {
-    let path = dir.join("limits.toml");
-    let file = path.display().to_string();
-    match std::fs::read_to_string(&path) {
-        Ok(text) => parse(&file, &text),
-        Err(error) => Err(ConfigError::Unreadable {
-            file,
-            reason: error.to_string(),
-        }),
-    }
-}
 
 /// Reads the text of a limits file. `file` is its name in messages.
 pub fn parse(file: &str, text: &str) -> Result<Limits, ConfigError> {

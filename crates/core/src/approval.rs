@@ -28,6 +28,8 @@ pub struct Question {
     /// The approval's id, in the same form as a payment id.
     pub id: PaymentId,
     pub intent: ApprovalIntent,
+    /// Drawn for this question; it is in both wordings below.
+    pub code: Code,
     /// Up to 200 characters: who pays how much to which host, and the code (approvals §8.4).
     pub sentence: String,
     /// The same in up to 20 characters, for backends with the narrowest alphabet.

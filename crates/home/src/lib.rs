@@ -9,6 +9,7 @@
 //! * [`write_atomic`], [`write_new`], [`write_unsynced`]: write a file so that a crash leaves the old content or the
 //!   new one; fail if it exists; or write without waiting for the disk. [`Readers`] sets the mode.
 //! * [`read_secret`]: reads a file only if nobody else can read it.
+//! * [`open_deciding`] and [`Home::require_owned`]: refuse what users other than [`Owners`] could have changed.
 //! * [`HomeError`]: the failures, each with the path and what to do.
 //!
 //! # Where to start reading
@@ -37,16 +38,18 @@
     )
 )]
 
+mod owners;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use bursar_core::clock;
+pub use owners::{Owners, open_credential, open_deciding, open_secret};
 
 /// The absolute path of D, with a method for every file in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,13 +66,41 @@ pub enum HomeError {
     #[error("{path} already exists and was not overwritten", path = path.display())]
     Exists { path: PathBuf },
     #[error(
-        "{path} can be read by other users, so consider its secret exposed and replace it; \
-         if you are sure that nobody has read it, run: chmod 600 {path}",
+        "{path} (owner uid {owner}, mode {mode:04o}) can be read by other users, so consider its secret exposed and \
+         replace it; if you are sure that nobody has read it, run: chmod 600 {path}",
         path = path.display()
     )]
-    Exposed { path: PathBuf },
-    #[error("{path} is owned by uid {owner}, not by the user that runs bursar", path = path.display())]
-    ForeignOwner { path: PathBuf, owner: u32 },
+    Exposed { path: PathBuf, owner: u32, mode: u32 },
+    #[error(
+        "{path} belongs to uid {owner} (mode {mode:04o}), so that user decides what is paid; it must belong to \
+         {allowed}. Check its content, then run: chown {ours} {path}",
+        path = path.display()
+    )]
+    ForeignOwner {
+        path: PathBuf,
+        owner: u32,
+        mode: u32,
+        /// The uids that may own it, in words.
+        allowed: String,
+        ours: u32,
+    },
+    #[error(
+        "{path} (owner uid {owner}, mode {mode:04o}) can be changed by other users, so they decide what is paid. Check \
+         its content, then run: chmod go-w {path}",
+        path = path.display()
+    )]
+    Writable { path: PathBuf, owner: u32, mode: u32 },
+    #[error(
+        "{path} is a symbolic link and is not followed, because {at} {why}; put the file itself there, or name the file \
+         itself in bursar.toml",
+        path = path.display(), at = at.display()
+    )]
+    Linked {
+        path: PathBuf,
+        /// What another user than root could have changed.
+        at: PathBuf,
+        why: &'static str,
+    },
     #[error("{path} is not a regular file", path = path.display())]
     NotAFile { path: PathBuf },
     #[error("cannot {action} {path}: {source}", path = path.display())]
@@ -232,6 +263,36 @@ impl Home {
     }
 }
 
+impl Home {
+    /// Checks that nobody but root and the uid that runs bursar can change what decides about money here (R79). What is
+    /// missing is not checked.
+    pub fn require_owned(&self) -> Result<(), HomeError> {
+        let owners = Owners::ours();
+        owners::check_folder(&self.root, owners)?;
+        let deciding = [
+            self.config(),
+            self.limits(),
+            self.agents(),
+            self.ca_certificate(),
+            self.ca_key(),
+            self.bundle(),
+            self.wallet_key(),
+            self.log_key(),
+            self.node(),
+            self.root.join("format"),
+            self.lock(),
+            self.audit(),
+            self.index(),
+            self.private(),
+            self.run(),
+        ];
+        for path in deciding.iter().filter(|path| path.symlink_metadata().is_ok()) {
+            owners::check_tree(path, owners)?;
+        }
+        Ok(())
+    }
+}
+
 /// Replaces `path` with `content` so that a reader, or a crash at any step, sees the old file or the new one, whole.
 pub fn write_atomic(path: &Path, content: &[u8], readers: Readers) -> Result<(), HomeError> {
     let draft = Draft::write(path, content, readers)?;
@@ -274,25 +335,7 @@ pub fn write_new(path: &Path, content: &[u8], readers: Readers) -> Result<(), Ho
 
 /// Reads a file that only its owner may read. A symbolic link in its place is refused (threat 3.11).
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, HomeError> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
-        .map_err(|source| failed("open", path, source))?;
-    let about = file.metadata().map_err(|source| failed("examine", path, source))?;
-    if !about.is_file() {
-        return Err(HomeError::NotAFile { path: path.into() });
-    }
-    // Files of root are accepted: root can read and replace ours anyway.
-    if about.uid() != 0 && about.uid() != rustix::process::geteuid().as_raw() {
-        return Err(HomeError::ForeignOwner {
-            path: path.into(),
-            owner: about.uid(),
-        });
-    }
-    if about.mode() & 0o077 != 0 {
-        return Err(HomeError::Exposed { path: path.into() });
-    }
+    let mut file = owners::open_secret(path)?;
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text)
         .map_err(|source| failed("read", path, source))?;
@@ -361,6 +404,7 @@ pub fn failed(action: &'static str, path: &Path, source: io::Error) -> HomeError
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -437,10 +481,10 @@ mod tests {
 
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(matches!(read_secret(&link), Err(HomeError::Io { .. })));
+        assert!(matches!(read_secret(&link), Err(HomeError::Linked { .. })));
         assert!(matches!(read_secret(folder.path()), Err(HomeError::NotAFile { .. })));
 
-        for mode in [0o640, 0o604, 0o644, 0o620] {
+        for mode in [0o604, 0o644, 0o620] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let said = read_secret(&path).unwrap_err().to_string();
             assert!(said.contains(&format!("chmod 600 {}", path.display())), "{said}");

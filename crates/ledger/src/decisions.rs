@@ -357,8 +357,7 @@ fn window_charges(charges: &[Charge]) -> Vec<WindowCharge> {
 }
 
 fn reserved(hold: Hold, arm: Option<&model::Arm>, disclosures: &[Disclosure]) -> Body {
-    let mut sd: Vec<String> = disclosures.iter().map(Disclosure::digest).collect();
-    sd.sort_unstable();
+    let sd = commitments(disclosures);
     let terms = &hold.terms;
     Body::Reserved(Arc::new(Reserved {
         amount: Decimal(terms.amount.get()),
@@ -393,6 +392,13 @@ fn reserved(hold: Hold, arm: Option<&model::Arm>, disclosures: &[Disclosure]) ->
     }))
 }
 
+/// Sorted, so that their order reveals nothing.
+fn commitments(disclosures: &[Disclosure]) -> Vec<String> {
+    let mut sd: Vec<String> = disclosures.iter().map(Disclosure::digest).collect();
+    sd.sort_unstable();
+    sd
+}
+
 fn approval_body(step: ApprovalStep) -> Body {
     match step {
         ApprovalStep::Requested(requested) => Body::ApprovalRequested(ApprovalRequested {
@@ -403,6 +409,8 @@ fn approval_body(step: ApprovalStep) -> Body {
             intent: Digest(requested.intent),
             needed: requested.needed,
             rid: requested.rid,
+            sd: commitments(&requested.codes),
+            rules: requested.rules,
             until: Moment::of(requested.until),
         }),
         ApprovalStep::Granted {

@@ -2,6 +2,7 @@
 //! without breaking the log (R222). The form is SD-JWT's: base64url(JSON `[salt, name, value]`).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,6 +17,13 @@ use sha2::{Digest as _, Sha256};
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Disclosure(String);
+
+/// Hides the value: a code must not get into a log.
+impl fmt::Debug for Disclosure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Disclosure").field(&self.digest()).finish()
+    }
+}
 
 impl Disclosure {
     /// `salt` must be fresh random bytes, because a plain hash of a path can be guessed.

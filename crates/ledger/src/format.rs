@@ -17,11 +17,13 @@ struct Step {
     act: fn(&Path) -> Result<(), HomeError>,
 }
 
-const STEPS: [Step; 2] = [
+const STEPS: [Step; 3] = [
     // Format 1 had no number; nothing else differs.
     Step { to: 2, act: |_| Ok(()) },
     // Entries of version 2 may come from here on, which an older program cannot read (R89).
     Step { to: 3, act: |_| Ok(()) },
+    // `approval.requested` may have commitments to codes from here on, which an older program cannot read (R96).
+    Step { to: 4, act: |_| Ok(()) },
 ];
 
 /// The format that this version writes.
@@ -95,7 +97,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(check(dir.path()).unwrap(), 1);
         bring_up_to_date(dir.path()).unwrap();
-        assert_eq!(fs::read_to_string(path(dir.path())).unwrap(), "3\n");
+        assert_eq!(fs::read_to_string(path(dir.path())).unwrap(), "4\n");
         assert_eq!(check(dir.path()).unwrap(), CURRENT);
     }
 
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn newer_and_unreadable_numbers_are_refused_and_stay() {
         for (text, says) in [
-            ("4\n", "has format 4"),
+            ("5\n", "has format 5"),
             ("0\n", "a format number"),
             ("", "a format number"),
             ("x", "a format number"),

@@ -2,8 +2,8 @@
 //!
 //! The two possible mistakes are not equally bad. Money that is wrongly called settled stays counted, as it was; money
 //! that is wrongly called dead can be spent twice. So one node's proof is enough to settle, while a release needs a
-//! fresh head past the deadline and every answering node, at least two where two are configured (threat 1.18). With
-//! anything less, the payment stays as it is. Giving back the part that an `upto` did not take is a release as well.
+//! fresh head past the deadline and the agreement of every configured node (R81, threat 1.18). With anything less, the
+//! payment stays as it is. Giving back the part that an `upto` did not take is a release as well.
 
 use std::fmt;
 
@@ -87,7 +87,10 @@ pub struct Moves(pub Vec<Moved>);
 pub enum Unproven {
     #[error("no node answered")]
     NoAnswer,
-    #[error("only {answers} of {configured} nodes answered; a release needs two")]
+    #[error(
+        "only {answers} of {configured} nodes answered; money is given back only when every configured node agrees, so \
+         mend the others, or remove them from `rpc` in bursar.toml"
+    )]
     TooFewAnswers { answers: usize, configured: usize },
     #[error("the nodes disagree about block {block}: one of them follows another chain")]
     Forked { block: u64 },
@@ -269,7 +272,7 @@ fn elsewhere(facts: &Facts, tx: B256, moved: &[Moved]) -> Verdict {
 fn releasable(evidence: &Evidence, head: &Block) -> Result<(), Unproven> {
     let answers = evidence.testimonies.len();
     let configured = evidence.configured.max(answers + evidence.silent.len());
-    if answers < configured.min(2) {
+    if answers < configured {
         return Err(Unproven::TooFewAnswers { answers, configured });
     }
     fresh(evidence, head).map(|_| ())

@@ -25,7 +25,8 @@ fn now() -> Timestamp {
 }
 
 fn notifier(channels: Vec<Channel>) -> QuestionNotifier {
-    QuestionNotifier::new(channels, Arc::new(ManualClock::at(now())))
+    let clock: SharedClock = Arc::new(ManualClock::at(now()));
+    QuestionNotifier::new(channels, clock.clone(), Alerts::new(clock).0)
 }
 
 fn in_seconds(seconds: i64) -> Timestamp {
@@ -45,7 +46,7 @@ fn webhook(url: &str) -> Channel {
 
 fn expected() -> Value {
     let question = question_about(&offer());
-    let code = question.intent.code();
+    let code = question.code;
     json!({
         "kind": "approval",
         "id": question.id,
@@ -160,7 +161,7 @@ async fn failures_are_retried_until_the_question_is_over_and_the_log_has_no_code
 
     let text = log.text();
     assert!(text.contains(&question.id.to_string()), "{text}");
-    for secret in [question.intent.code().as_str(), &question.sentence, "api.example.com"] {
+    for secret in [question.code.as_str(), &question.sentence, "api.example.com"] {
         assert!(!text.contains(secret), "{text}");
     }
 }

@@ -12,7 +12,7 @@ use super::{
     AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Proxy, RpcUrl, SharedStore, Store, Stripe,
     StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
 };
-use crate::config::{alerts, approval};
+use crate::config::{LimitsFile, alerts, approval};
 use bursar_config::secret::SecretSource;
 use bursar_config::section::{Entry, Hints, Section};
 use bursar_core::assets::{self, Network, Token};
@@ -32,6 +32,10 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
         bkey_secrets: bkey.iter().flat_map(|bkey| bkey.client.secrets()).collect(),
         bkey,
         approval: top.section("approval").map(approval::approval).unwrap_or_default(),
+        limits: top
+            .section("limits")
+            .and_then(|section| limits(section, dir))
+            .unwrap_or_else(|| LimitsFile::in_data(dir.join("limits.toml"))),
         // People put the password into the URL of a database.
         store: top
             .take("store")
@@ -407,6 +411,33 @@ fn rpc_url(item: &Entry<'_>) -> Option<RpcUrl> {
             "Write rpc = [\"https://rpc.example.com\"], or rpc = [] to do without on-chain proofs.".to_owned(),
         )
     })
+}
+
+fn limits(mut section: Section<'_>, dir: &Path) -> Option<LimitsFile> {
+    let (file, owner) = (section.take("file"), section.take("owner"));
+    section.close(&[
+        ("path", "The key is `file`."),
+        ("uid", "The key is `owner`."),
+        ("user", "The key is `owner`, and its value a number."),
+    ]);
+    let named = file.as_ref().and_then(|entry| path(entry, dir));
+    let is_outside = named.as_ref().is_some_and(|path| !path.starts_with(dir));
+    if let Some(owner) = owner.as_ref().filter(|_| !is_outside) {
+        return owner.reject_key(
+            "limits.owner is for a file outside the data directory, in which everything belongs to bursar or root"
+                .to_owned(),
+            "Add file = \"/etc/bursar/limits.toml\", or remove it.".to_owned(),
+        );
+    }
+    if !is_outside {
+        return named.map(LimitsFile::in_data);
+    }
+    // The highest number means "no user".
+    let owner = match &owner {
+        Some(entry) => Some(u32::try_from(entry.integer(0..=u64::from(u32::MAX - 1))?).ok()?),
+        None => None,
+    };
+    Some(LimitsFile::elsewhere(named?, owner))
 }
 
 fn store(mut section: Section<'_>, dir: &Path) -> Store {

@@ -143,7 +143,7 @@ mod tests {
             method: &Method::GET,
             now: now(),
             approvals: Approvals::None,
-            over: None,
+            over: &[],
         };
         match decide(limits, &purchase, offers.payable()) {
             Decision::Pay(plan) => plan,

@@ -83,7 +83,7 @@ fn decided(decider: &Decider, name: &str) -> Disposition {
         origin: &origin,
         method: &Method::GET,
     };
-    decider.decide_about(subject, challenge(), None)
+    decider.decide_about(subject, challenge(), Vec::new())
 }
 
 fn passed_through(disposition: Disposition) -> &'static str {
@@ -207,7 +207,7 @@ fn an_offer_that_is_gone_leaves_the_next_and_then_nothing() {
         origin: &origin,
         method: &Method::GET,
     };
-    let Disposition::Purchase(first) = decider.decide_about(subject, two_offers(), None) else {
+    let Disposition::Purchase(first) = decider.decide_about(subject, two_offers(), Vec::new()) else {
         panic!("not bought");
     };
     assert_eq!(first.offer.amount, Atoms::new(10_000));

@@ -1,6 +1,7 @@
 //! A purchase that needs a person's approval: the money is held, the question asked, and only what was approved is
 //! armed, on the terms that are current then (R39 to R43).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -11,7 +12,7 @@ use crate::answer::{Code, Problem, Unpaid};
 use crate::payment::consider::{Disposition, PurchasePlan};
 use crate::payment::forward::send_again;
 use bursar_approvals::Denial;
-use bursar_approvals::questions::{NoApprover, NotAsked, Over, Questions, Stage, Taken, Wait, Wanted};
+use bursar_approvals::questions::{Bound, Known, NoApprover, NotAsked, Over, Questions, Stage, Taken, Wait, Wanted};
 use bursar_core::approval::ApprovalIntent;
 use bursar_core::approval::intent::Asked;
 use bursar_core::challenge::Offer;
@@ -33,7 +34,7 @@ impl Purchase {
             return None;
         };
         let charge = self.plan.decided.charges.get(charge)?;
-        (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(charge.rule.clone()))
+        (charge.excess == Excess::Asked).then(|| NotBought::MustAsk(vec![charge.rule.clone()]))
     }
 
     /// A question about exactly these terms that is open or was denied a moment ago also applies to this request, even
@@ -43,20 +44,23 @@ impl Purchase {
         let questions = self.buying().questions.as_ref()?;
         let mut charges = self.plan.decided.charges.iter();
         let rule = charges.find(|charge| charge.excess == Excess::Asked)?.rule.clone();
+        let rules = vec![rule];
         let agent = self.lane.agent();
         if questions.knows_nothing_of(agent.as_str()) {
             return None;
         }
         let plan = self.plan.clone();
-        let asking = self.context.decider.decide_to_ask(self.subject(), plan, rule.clone());
+        let asking = self.context.decider.decide_to_ask(self.subject(), plan, &rules);
         let Disposition::Purchase(asking) = asking else {
             return None;
         };
         let approvers = questions.approvers(asking.decided.threshold.as_ref()?).ok()?;
         let question = self.question_about(&asking.offer, &approvers.name());
-        questions
-            .knows(agent.as_str(), &question)
-            .then_some(NotBought::MustAsk(rule))
+        match questions.known(agent.as_str(), &question)? {
+            // An approval lifts the rules of its question, not the one that this plan happens to name.
+            Known::Open { rules } => Some(NotBought::MustAsk(rules.into_iter().map(Arc::from).collect())),
+            Known::Denied => Some(NotBought::MustAsk(rules)),
+        }
     }
 
     /// Waits for a person's decision as long as the agent's request may, then arms the held money.
@@ -74,7 +78,7 @@ impl Purchase {
             hold: self.hold(decided.held())?,
             intent: question.clone(),
             approvers,
-            rule: threshold.map(|threshold| threshold.rule.clone()).unwrap_or_default(),
+            rules: threshold.map(|threshold| threshold.rules.clone()).unwrap_or_default(),
         };
         let mut wait = questions.ask(wanted).map_err(|not_asked| self.not_asked(not_asked))?;
         let hold = prefer::wait(&self.head.headers, self.buying().times.hold);
@@ -123,6 +127,11 @@ impl Purchase {
             questions.withdraw(taken).await;
             return Err(owned().into());
         }
+        // The limits may have changed: a rule that the question did not name is not lifted (R82).
+        if threshold.is_some_and(|threshold| !threshold.rules.iter().all(|rule| taken.names(rule))) {
+            questions.withdraw(taken).await;
+            return Err(NotBought::Reconsidered(Box::new(self.plan.clone())));
+        }
         let rid = taken.id();
         let held = match self.buying().ledger.get(rid).await {
             Ok(held) => held.and_then(|payment| payment.terms()),
@@ -154,10 +163,26 @@ impl Purchase {
                 questions.run_out(taken).await;
                 return Err(run_out(rid).into());
             }
-            Err(error) => return Err(self.not_reserved(error)),
+            Err(error) => return Err(self.not_armed(questions, taken, error).await),
         };
         taken.used();
         Ok((reservation, permission))
+    }
+
+    /// Spending may have passed another rule while the person decided. If the question did not name it, the person is
+    /// asked again, with all of them (R82); if it did, this request only did not know.
+    async fn not_armed(&self, questions: &Questions, taken: Taken, error: ReserveError) -> NotBought {
+        let Some(NotBought::MustAsk(rules)) = self.asks_over(&error) else {
+            return self.not_reserved(error);
+        };
+        if !rules.iter().all(|rule| taken.names(rule)) {
+            tracing::info!(
+                approval = %taken.id(), ?rules,
+                "spending has passed another rule since the question was asked; a person is asked again"
+            );
+            questions.withdraw(taken).await;
+        }
+        NotBought::MustAsk(rules)
     }
 
     /// Checks that windows, limits and terms are still those of the question, and gets the permission that the offer
@@ -254,7 +279,8 @@ impl Purchase {
     fn over(&self, wait: &Wait, over: Over) -> NotBought {
         let id = wait.id();
         let problem = match over {
-            Over::NotHeld(error) => return self.not_reserved(error),
+            // Nobody was asked yet: the question names this rule as well.
+            Over::NotHeld(error) => return self.asks_over(&error).unwrap_or_else(|| self.not_reserved(error)),
             Over::Used => run_out(id),
             Over::AskedAlready(id) => {
                 let detail = format!(
@@ -305,30 +331,9 @@ impl Purchase {
                 .retryable(true)
                 .retry_after(wait)
         };
-        let agent = self.lane.agent();
         let problem = match not_asked {
             NotAsked::Denied { denial, wait } => denied(&denial, wait),
-            NotAsked::TooManyOpen(open) => busy(
-                format!(
-                    "{agent} already has {open} questions waiting for a person. Nothing was paid. Finish those first, \
-                     or have the operator raise max_pending_per_agent under [approval] in bursar.toml."
-                ),
-                super::STORE_RETRY,
-            ),
-            NotAsked::TooManyOpenTo(open) => busy(
-                format!(
-                    "{open} questions are already waiting for the same person. Nothing was paid. The operator can \
-                     raise max_pending_per_approver under [approval] in bursar.toml."
-                ),
-                super::STORE_RETRY,
-            ),
-            NotAsked::TooManyAsked { count, wait } => busy(
-                format!(
-                    "{agent} has asked a person {count} times within an hour, which is the most allowed. Nothing was \
-                     paid. The operator can raise prompts_per_hour under [approval] in bursar.toml."
-                ),
-                wait,
-            ),
+            NotAsked::Bounded { bound, wait } => busy(bounded(&bound), wait.unwrap_or(super::STORE_RETRY)),
             NotAsked::OtherKey(id) => busy(
                 format!(
                     "Question {id} is the same and belongs to a request with another Idempotency-Key, or with none. \
@@ -337,8 +342,26 @@ impl Purchase {
                 super::STORE_RETRY,
             )
             .approval(id, None),
+            NotAsked::NoCode => return super::record::no_random_bytes(),
         };
         problem.into()
+    }
+}
+
+fn bounded(bound: &Bound) -> String {
+    match bound {
+        Bound::OfAgent { agent, open } => format!(
+            "{agent} already has {open} questions waiting for a person. Nothing was paid. Finish those first, or have \
+             the operator raise max_pending_per_agent under [approval] in bursar.toml."
+        ),
+        Bound::OfApprover { open, .. } => format!(
+            "{open} questions are already waiting for the same person. Nothing was paid. The operator can raise \
+             max_pending_per_approver under [approval] in bursar.toml."
+        ),
+        Bound::OfHour { agent, count, .. } => format!(
+            "{agent} has asked a person {count} times within an hour, which is the most allowed. Nothing was paid. The \
+             operator can raise prompts_per_hour under [approval] in bursar.toml."
+        ),
     }
 }
 

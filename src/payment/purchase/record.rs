@@ -106,7 +106,7 @@ fn nonce(offer: &Offer) -> Result<B256, getrandom::Error> {
     }
 }
 
-fn no_random_bytes() -> NotBought {
+pub(super) fn no_random_bytes() -> NotBought {
     let detail = "The operating system gave no random bytes; nothing was paid.";
     Problem::new(Code::SigningFailed, detail).into()
 }

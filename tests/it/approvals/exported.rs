@@ -64,7 +64,7 @@ async fn what_was_approved_verifies_without_server_issuer_and_ledger() {
     };
     assert_eq!(
         (&document["format"], &document["id"]),
-        (&json!("bursar-approval-1"), &json!(id))
+        (&json!("bursar-approval-2"), &json!(id))
     );
     let ask = &document["asked"]["of"][0];
     assert_eq!(ask["worth"], "signed-by-issuer");
@@ -177,6 +177,8 @@ async fn one_changed_byte_anywhere_in_a_document_is_found() {
         "/intent/payee",
         "/of/0/sentence",
         "/of/0/code",
+        "/of/0/disclosure",
+        "/asked/rules/0",
     ] {
         assert!(paths.iter().any(|path| path.contains(named)), "{named}");
     }
@@ -358,6 +360,30 @@ async fn an_operators_approval_is_exported_as_unproven() {
     // Nobody was asked about the free and the cheap requests.
     let nobody = bursar.run(&["approvals", "export", "01900000-0000-7000-8000-000000000000"]);
     assert_eq!(nobody.status.code(), Some(1));
+}
+
+/// Documents of a version whose codes followed from the intent, as that version exported them: one approved and used, one
+/// denied.
+#[test]
+fn documents_of_before_codes_were_random_still_verify() {
+    const OLD: &str = include_str!("../../../fixtures/approvals/records_1.jsonl");
+    let folder = tempfile::tempdir().unwrap();
+    let documents: Vec<Value> = OLD.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [used, denied] = &documents[..] else {
+        panic!("{documents:?}")
+    };
+    let output = verify(&written(folder.path(), used), &[]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let printed = text(&output);
+    assert!(printed.contains("undamaged, not proven: it is this proxy's own statement"), "{printed}");
+    let output = verify(&written(folder.path(), denied), &[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // Its code is still the one that follows from the intent: another one, with the words to match, is found.
+    let code = denied["asked"]["of"][0]["code"].as_str().unwrap();
+    let other = denied.to_string().replace(code, "00000000");
+    let output = verify(&written(folder.path(), &serde_json::from_str(&other).unwrap()), &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output).contains("does not follow from the intent"), "{output:?}");
 }
 
 #[tokio::test]

@@ -343,6 +343,83 @@ async fn an_agent_may_not_keep_a_person_busy() {
     let page = agent.get(origin.address, "/four").await;
     assert_problem(&page, 503, "approval-busy");
     assert!(page.header("retry-after").unwrap().parse::<u64>().unwrap() > 3000);
+    // Each bound is reported once, however often the agent tries.
+    for path in ["/five", "/six"] {
+        assert_problem(&agent.get(origin.address, path).await, 503, "approval-busy");
+    }
+    let alerts = || {
+        let entries = bursar.journal();
+        let alerts = entries.iter().filter(|entry| entry["ev"] == "alert.raised");
+        let told = alerts.map(|alert| {
+            assert_eq!(alert["kind"], "approval-flood");
+            alert["detail"].as_str().unwrap().to_owned()
+        });
+        told.collect::<Vec<String>>()
+    };
+    let told = eventually("both alerts", || Some(alerts()).filter(|told| told.len() == 2)).await;
+    assert!(
+        told[0].starts_with("research has 2 questions waiting for a person, the most allowed"),
+        "{told:?}"
+    );
+    assert!(
+        told[1].starts_with("research has asked operator 3 times within an hour"),
+        "{told:?}"
+    );
+}
+
+/// The text of every file in the data directory that is not the question itself.
+fn whole_directory(bursar: &Bursar) -> String {
+    fn collect(folder: &std::path::Path, text: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            match path.is_dir() {
+                true if path.ends_with("private/approvals") => {}
+                true => collect(&path, text),
+                false => *text += &String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()),
+            }
+        }
+    }
+    let mut text = String::new();
+    collect(bursar.path(), &mut text);
+    text
+}
+
+/// An agent knows the 402 and its own request, so it can compute the intent. That must not give it the code.
+#[tokio::test]
+async fn a_code_does_not_follow_from_the_402_and_a_repeated_purchase_has_another_one() {
+    let origin = at_ten_cents().await;
+    let bursar = start(&origin, AT_ONCE);
+    let agent = Agent::of(&bursar);
+    let mut codes = Vec::new();
+    for round in 0..3 {
+        assert_problem(&agent.get(origin.address, "/report").await, 503, "approval-pending");
+        let (id, code) = question(&bursar).await;
+        let path = bursar.path().join(format!("private/approvals/{id}.json"));
+        let stored: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let members = serde_json::from_value(stored["intent"].clone()).unwrap();
+        let intent = ::bursar_core::approval::ApprovalIntent::recorded(&members).unwrap();
+        let derived = intent.derived_code().to_string();
+        assert_ne!(code, derived);
+        for wrong in codes.iter().chain([&derived]) {
+            let output = bursar.run(&["approve", &id, "--code", wrong]);
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+        }
+        assert!(
+            !whole_directory(&bursar).contains(&code),
+            "the code is in no entry and in no log"
+        );
+        let entries = bursar.journal();
+        let requested = entries
+            .iter()
+            .rfind(|entry| entry["ev"] == "approval.requested")
+            .unwrap();
+        assert_eq!(requested["sd"].as_array().unwrap().len(), 1, "{requested}");
+        approve(&bursar, &id, &code);
+        assert_eq!(agent.get(origin.address, "/report").await.status, 200);
+        assert!(!codes.contains(&code), "round {round}");
+        codes.push(code);
+    }
+    assert_eq!(origin.payments().len(), 3);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::approvals::{
@@ -173,7 +173,7 @@ async fn a_person_lets_one_payment_pass_a_budget() {
     assert_problem(&page, 503, "approval-pending");
     assert_eq!(bursar.states(), ["settled", "settled", "held"]);
     question(&bursar).await;
-    assert_eq!(pending(&bursar)[0]["rule"], "agents.research.rolling.24h");
+    assert_eq!(pending(&bursar)[0]["rules"], json!(["agents.research.rolling.24h"]));
     let printed = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
     assert!(
         printed.contains("approval required by agents.research.rolling.24h\n  bursar approve "),
@@ -189,6 +189,97 @@ async fn a_person_lets_one_payment_pass_a_budget() {
     assert_eq!(origin.payments().len(), 3);
     let armed = windows(&bursar, "pay.armed");
     assert!(armed[0].to_string().contains("rolling.86400"), "{armed:?}");
+}
+
+/// A person allowed a price. What others spent meanwhile has passed a window that also asks, which the question did not
+/// name, so the approval does not lift it: the person is asked again, with both named.
+#[tokio::test]
+async fn a_window_that_is_passed_while_a_person_decides_is_asked_about_as_well() {
+    let price = Arc::new(AtomicU64::new(100_000));
+    let origin = seller_at(&price).await;
+    let limits = "[groups.eng]\ntotal = \"5.00\"\nrolling = { \"24h\" = \"0.25\" }\nover_limit = \"ask\"\n\
+                  [agents.research]\ngroup = \"eng\"\napproval_above = \"0.05\"\n[agents.writer]\ngroup = \"eng\"\n";
+    let bursar = setup().trust(&origin.ca_pem).limits(limits).config(AT_ONCE).start();
+    let research = Agent::of(&bursar);
+    let writer = Agent::named(&bursar, "writer", &bursar.home.add_agent("writer"));
+    let (above, window) = ("agents.research.approval_above", "groups.eng.rolling.24h");
+    assert_problem(&research.get(origin.address, "/one").await, 503, "approval-pending");
+    // The first payment is held, so that the second passes the window.
+    price.store(200_000, Ordering::SeqCst);
+    assert_problem(&writer.get(origin.address, "/two").await, 503, "approval-pending");
+    let open = eventually("two questions", || {
+        Some(pending(&bursar)).filter(|open| open.len() == 2)
+    })
+    .await;
+    let named: Vec<&Value> = open.iter().map(|question| &question["rules"]).collect();
+    assert_eq!(named, [&json!([above]), &json!([window])]);
+    for question in &open {
+        approve(
+            &bursar,
+            question["id"].as_str().unwrap(),
+            question["code"].as_str().unwrap(),
+        );
+    }
+    assert_eq!(writer.get(origin.address, "/two").await.status, 200);
+
+    price.store(100_000, Ordering::SeqCst);
+    assert_problem(&research.get(origin.address, "/one").await, 503, "approval-pending");
+    assert_eq!(bursar.states(), ["released", "settled", "held"]);
+    assert_eq!(origin.payments().len(), 1);
+    let (again, code) = question(&bursar).await;
+    assert_ne!(again, open[0]["id"]);
+    assert_ne!(
+        code,
+        open[0]["code"].as_str().unwrap(),
+        "another question has another code"
+    );
+    assert_eq!(pending(&bursar)[0]["rules"], json!([above, window]));
+    let printed = String::from_utf8(bursar.run(&["pending"]).stdout).unwrap();
+    let both = format!("approval required by {above} and {window}\n");
+    assert!(printed.contains(&both), "{printed}");
+    // The old approval is over, with its code.
+    let old = &open[0];
+    let output = bursar.run(&[
+        "approve",
+        old["id"].as_str().unwrap(),
+        "--code",
+        old["code"].as_str().unwrap(),
+    ]);
+    assert!(!output.status.success(), "{output:?}");
+
+    approve(&bursar, &again, &code);
+    assert_eq!(research.get(origin.address, "/one").await.status, 200);
+    assert_eq!(bursar.states(), ["released", "settled", "settled"]);
+    assert_eq!(origin.payments().len(), 2);
+    let requested = bursar.journal();
+    let requested: Vec<&Value> = requested
+        .iter()
+        .filter(|entry| entry["ev"] == "approval.requested")
+        .map(|entry| &entry["rules"])
+        .collect();
+    assert_eq!(requested, [&json!([above]), &json!([window]), &json!([above, window])]);
+}
+
+/// Finance lowers a threshold while a person decides about a price over another one.
+#[tokio::test]
+async fn a_threshold_that_is_set_while_a_person_decides_is_asked_about_as_well() {
+    let origin = at_ten_cents().await;
+    let bursar = start(&origin, "approval_above = \"0.05\"", AT_ONCE);
+    let agent = Agent::of(&bursar);
+    assert_problem(&agent.get(origin.address, "/one").await, 503, "approval-pending");
+    is_approved(&bursar).await;
+    bursar.home.write_limits(
+        "[account]\napproval_above = \"0.02\"\n[agents.research]\ntotal = \"5.00\"\napproval_above = \"0.05\"\n",
+    );
+    new_limits(&bursar).await;
+    assert_problem(&agent.get(origin.address, "/one").await, 503, "approval-pending");
+    assert!(origin.payments().is_empty());
+    question(&bursar).await;
+    let both = json!(["account.approval_above", "agents.research.approval_above"]);
+    assert_eq!(pending(&bursar)[0]["rules"], both);
+    is_approved(&bursar).await;
+    assert_eq!(agent.get(origin.address, "/one").await.status, 200);
+    assert_eq!(bursar.states(), ["released", "settled"]);
 }
 
 #[tokio::test]

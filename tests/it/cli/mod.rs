@@ -4,6 +4,7 @@ mod agents;
 mod ca;
 mod first_payment;
 mod init;
+mod ownership;
 mod payments;
 mod sandbox;
 mod serve;

@@ -64,7 +64,7 @@ fn the_wallet_comes_from_variable_file_or_keystore() {
         dir,
         &["wallet", "show"],
         USAGE,
-        &["my.key can be read by other users", "chmod 600"],
+        &["can be read by other users", "chmod 600"],
     );
 
     // The example of the Web3 Secret Storage Definition, as published.

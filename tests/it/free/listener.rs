@@ -267,6 +267,47 @@ async fn without_a_login_the_connection_stays_for_the_next_try() {
     assert!(!bursar.log().contains(token));
 }
 
+/// Guessing gets nowhere (threat 2.13): after ten failures a minute no more are checked or logged. The right token always
+/// passes, so that a neighbour on the same address locks nobody out.
+#[tokio::test]
+async fn failed_logins_are_limited_per_source_and_lock_nobody_out() {
+    let origin = plain("inside").await;
+    let bursar = setup().start();
+    let port = origin.address.port();
+    let mut wire = Wire::to(&bursar).await;
+    let mut details = Vec::new();
+    for guess in 0..30 {
+        let wrong = login("research", &format!("guess-{guess}"));
+        wire.say(format!("GET http://localhost:{port}/ HTTP/1.1\r\n{wrong}\r\n"))
+            .await;
+        let page = wire.answer().await.unwrap();
+        assert_eq!(page.status(), 407, "{guess}");
+        details.push(
+            serde_json::from_str::<serde_json::Value>(&page.text()).unwrap()["detail"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        );
+    }
+    let limited = details
+        .iter()
+        .filter(|detail| detail.contains("failed too often in the last minute"));
+    // Room for a few more comes back while a slow machine is guessing.
+    let limited = limited.count();
+    assert!((15..=20).contains(&limited), "{details:?}");
+    assert!(!details[9].contains("too often"), "{details:?}");
+    let logged = bursar.log().matches("proxy login failed").count();
+    assert_eq!(logged, 30 - limited);
+    assert!(!bursar.log().contains("guess-"), "a guess is not logged");
+    assert_eq!(origin.seen().len(), 0);
+    wire.say(format!(
+        "GET http://localhost:{port}/ HTTP/1.1\r\n{}\r\n",
+        right(&bursar)
+    ))
+    .await;
+    assert_eq!(wire.answer().await.unwrap().status(), 200);
+}
+
 /// Retries until the listener's answer to this login changes.
 async fn becomes(bursar: &Bursar, token: &str, status: u16) -> Duration {
     let began = Instant::now();

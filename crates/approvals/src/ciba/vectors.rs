@@ -12,7 +12,7 @@ use super::failure::token_rejected;
 use super::poll::{Grant, Look, Polling, Step};
 use super::request::{self, Outgoing, SentDetails};
 use super::settings::{AmountUnit, BindingStyle, CibaOptions, CibaSettings, ClientAuth, Secret, Style};
-use bursar_core::approval::{ApprovalIntent, Question, intent};
+use bursar_core::approval::{ApprovalIntent, Code, Question, intent};
 use bursar_core::challenge;
 use bursar_ledger::PaymentId;
 use bursar_net::oauth::form::basic;
@@ -52,9 +52,11 @@ fn question() -> Question {
         body_sha256: None,
     };
     let intent = ApprovalIntent::of(&asked, &challenge.offers[0]);
+    let code = Code::parse("0BY5GS4N").unwrap();
     Question {
         id: PaymentId::new(Timestamp::UNIX_EPOCH, [0; 10]),
-        sentence: intent.sentence("12.50"),
+        code,
+        sentence: intent.sentence("12.50", code),
         compact: "12.50USD#0BY5GS4N".to_owned(),
         usd_cents: 1250,
         ttl: Duration::from_secs(300),

@@ -60,7 +60,7 @@ impl Order {
             ("recipient", text("payee")?),
             ("host", text("host")?),
             ("intent_hash", alloy_primitives::hex::encode(intent.hash())),
-            ("code", intent.code().to_string()),
+            ("code", question.code.to_string()),
         ];
         let (shortest, longest) = Self::EXPIRES_IN;
         Some(Self {

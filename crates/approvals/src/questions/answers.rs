@@ -27,8 +27,8 @@ pub struct Pending {
     pub method: String,
     pub payee: String,
     pub network: String,
-    /// Path in limits.toml of the rule that requires the approval.
-    pub rule: String,
+    /// Paths in limits.toml of the rules that require the approval, and that it lifts.
+    pub rules: Vec<String>,
     pub ends: Timestamp,
 }
 
@@ -133,7 +133,11 @@ impl Row {
         };
         let pending = self.asks.iter().map(|Ask { question, .. }| {
             let Question {
-                id, intent, sentence, ..
+                id,
+                intent,
+                code,
+                sentence,
+                ..
             } = question;
             let member = |name| intent.member(name).unwrap_or_default().to_owned();
             Pending {
@@ -143,12 +147,12 @@ impl Row {
                 backend: backend.to_owned(),
                 state: state.to_owned(),
                 sentence: sentence.clone(),
-                code: intent.code().to_string(),
+                code: code.to_string(),
                 resource: member("resource"),
                 method: member("method"),
                 payee: member("payee"),
                 network: member("network"),
-                rule: self.rule.clone(),
+                rules: self.rules.clone(),
                 ends: self.ends,
             }
         });

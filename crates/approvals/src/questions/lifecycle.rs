@@ -34,6 +34,8 @@ impl Questions {
             backend: backend.name().to_owned(),
             intent: row.intent.hash(),
             needed: u8::try_from(row.needed).unwrap_or(u8::MAX),
+            rules: row.rules.clone(),
+            codes: row.asks.iter().filter_map(|ask| ask.disclosure.clone()).collect(),
             until: row.ends,
         });
         if let Err(error) = self.0.ledger.approval(requested).await {
@@ -163,6 +165,7 @@ impl Questions {
             let row = Row::stored(&stored)?;
             // The ledger decides what was asked; a file that disagrees is ignored.
             let is_it = id == rid && row.intent.hash() == live.intent && row.needed == usize::from(live.needed);
+            let is_it = is_it && stored.is_committed(&live.sd) && stored.names_rules(&live.rules);
             (is_it && row.agent == live.agent).then_some((stored, row))
         });
         let Some((stored, row)) = found else {
@@ -223,7 +226,7 @@ impl Questions {
             usd_cents: first.map_or(0, |question| question.usd_cents),
             ttl_s: first.map_or(0, |question| question.ttl.as_secs()),
             ends: row.ends,
-            rule: row.rule.clone(),
+            rules: row.rules.clone(),
             needed: row.needed,
             owners: row.owners.clone(),
             idempotency: row.idempotency.map(hex),
@@ -238,14 +241,14 @@ impl Row {
         let asks: Option<Vec<Ask>> = stored
             .asks
             .iter()
-            .map(|ask| stored.question(ask).map(Ask::new))
+            .map(|ask| Some(Ask::new(stored.question(ask)?, ask.disclosure.clone())))
             .collect();
         let asks = asks.filter(|asks| !asks.is_empty())?;
         Some(Arc::new(Self {
             id: stored.id,
             agent: stored.agent.clone(),
             intent: ApprovalIntent::recorded(&stored.intent)?,
-            rule: stored.rule.clone(),
+            rules: stored.rules.clone(),
             asks,
             needed: stored.needed,
             owners: stored.owners.clone(),
@@ -260,7 +263,7 @@ impl StoredAsk {
     fn of(ask: &Ask) -> Self {
         let Question {
             id,
-            intent,
+            code,
             sentence,
             compact,
             ..
@@ -268,7 +271,8 @@ impl StoredAsk {
         Self {
             id: *id,
             approver: ask.approver().to_owned(),
-            code: intent.code().to_string(),
+            code: code.to_string(),
+            disclosure: ask.disclosure.clone(),
             sentence: sentence.clone(),
             compact: compact.clone(),
             asked: None,

@@ -9,10 +9,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::codes::opens_to;
 use crate::Asked;
-use bursar_core::approval::{ApprovalIntent, Evidence, Question};
+use bursar_core::approval::{ApprovalIntent, Code, Evidence, Question};
 use bursar_home::{self as home, HomeError, Readers};
 use bursar_ledger::PaymentId;
+use bursar_ledger::disclosure::Disclosure;
 
 /// One payment's question, as stored on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,8 +30,8 @@ pub struct StoredQuestion {
     pub usd_cents: u64,
     pub ttl_s: u64,
     pub ends: Timestamp,
-    /// Path in limits.toml of the rule that requires the approval.
-    pub rule: String,
+    /// Paths in limits.toml of the rules that require the approval. Older versions stored one, as `rule`.
+    pub rules: Vec<String>,
     /// How many people must approve.
     pub needed: usize,
     /// Accounts that may not approve.
@@ -48,6 +50,10 @@ pub struct StoredAsk {
     pub id: PaymentId,
     pub approver: String,
     pub code: String,
+    /// What opens the commitment to the code in `approval.requested`. Missing for a question of a version whose codes
+    /// followed from the intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disclosure: Option<Disclosure>,
     /// What the approver was shown.
     pub sentence: String,
     pub compact: String,
@@ -72,11 +78,26 @@ impl StoredQuestion {
         Some(Question {
             id: ask.id,
             intent: ApprovalIntent::recorded(&self.intent)?.to(&ask.approver),
+            code: Code::parse(&ask.code)?,
             sentence: ask.sentence.clone(),
             compact: ask.compact.clone(),
             usd_cents: self.usd_cents,
             ttl: Duration::from_secs(self.ttl_s),
         })
+    }
+
+    /// Whether the codes are those that the ledger has commitments to.
+    pub(super) fn is_committed(&self, sd: &[String]) -> bool {
+        let opened = |ask: &StoredAsk| match &ask.disclosure {
+            Some(disclosure) => sd.contains(&disclosure.digest()) && opens_to(disclosure, &ask.approver, &ask.code),
+            None => sd.is_empty(),
+        };
+        self.asks.iter().all(opened)
+    }
+
+    /// Whether the rules are those that the ledger has. Entries of format 3 and before have none.
+    pub(super) fn names_rules(&self, recorded: &[String]) -> bool {
+        recorded.is_empty() || self.rules == recorded
     }
 
     pub fn idempotency(&self) -> Option<[u8; 32]> {
@@ -110,7 +131,8 @@ pub fn look(folder: &Path, id: PaymentId) -> Result<Option<StoredQuestion>, Stri
         .map_err(|error| format!("{} is not a question that bursar wrote: {error}", path.display()))
 }
 
-/// Also reads the older format for a single approver, in which the members of the one ask are at the top level.
+/// Also reads the older formats: for a single approver, with the members of the one ask at the top level; and with one
+/// rule.
 fn parse(text: &str) -> serde_json::Result<StoredQuestion> {
     let mut stored: Value = serde_json::from_str(text)?;
     if let Value::Object(members) = &mut stored
@@ -127,7 +149,12 @@ fn parse(text: &str) -> serde_json::Result<StoredQuestion> {
         }
         members.insert("asks".to_owned(), Value::from(vec![Value::Object(ask)]));
         members.insert("needed".to_owned(), Value::from(1));
-        members.insert("rule".to_owned(), Value::from(""));
+        members.insert("rules".to_owned(), Value::Array(Vec::new()));
+    }
+    if let Value::Object(members) = &mut stored
+        && let Some(rule) = members.remove("rule")
+    {
+        members.insert("rules".to_owned(), Value::Array(vec![rule]));
     }
     StoredQuestion::deserialize(stored)
 }
@@ -175,6 +202,8 @@ mod tests {
         }"##;
         let stored = parse(text).unwrap();
         assert_eq!((stored.needed, stored.asks.len()), (1, 1));
+        assert!(stored.is_committed(&[]) && stored.names_rules(&[]));
+        assert!(!stored.is_committed(&["other".to_owned()]));
         assert_eq!(stored.asks[0].evidence.as_ref().unwrap().approver, "uid:1000");
     }
 }

@@ -86,6 +86,11 @@ impl Taken {
         &self.row.intent
     }
 
+    /// Whether the question named this rule, so that the approval lifts it.
+    pub fn names(&self, rule: &str) -> bool {
+        self.row.rules.iter().any(|named| named == rule)
+    }
+
     /// Whether any of these owners was allowed to approve: the agent's owners may have changed since the question was
     /// asked.
     pub fn may_have_been_approved_by(&self, owners: &[String]) -> bool {

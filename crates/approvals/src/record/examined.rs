@@ -10,12 +10,12 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use super::{ApprovalRecord, Ask, Asked, EvidenceStrength};
-use crate::questions::evidence_bytes;
+use crate::questions::{evidence_bytes, opens_to};
 use bursar_core::account::Account;
 use bursar_core::approval::details::Binding;
 use bursar_core::approval::proof::{self, Unproven};
 use bursar_core::approval::token::{Policy, Source, Verified};
-use bursar_core::approval::{ApprovalIntent, Evidence, EvidenceKind};
+use bursar_core::approval::{ApprovalIntent, Code, Evidence, EvidenceKind};
 use bursar_core::assets::Asset;
 use bursar_ledger::entry::{ApprovalGranted, ApprovalRequested, Body, Entry, Reserved};
 use bursar_ledger::text::Digest;
@@ -100,8 +100,12 @@ pub enum Difference {
     IntentHash,
     #[error("the approvers who were asked are not those named in the intent")]
     People,
-    #[error("the {0} does not match the intent")]
+    #[error("the {0} does not match the intent and the code")]
     Words(&'static str),
+    #[error("the code of {0} is not the one that the ledger has a commitment to")]
+    Code(String),
+    #[error("the code of {0} does not follow from the intent, and the ledger has no commitment to it")]
+    DerivedCode(String),
     #[error("the ledger has no question about this intent")]
     NotRequested,
     #[error("entry {0} has a different {1} from the stored question")]
@@ -148,7 +152,7 @@ pub fn examine(record: &ApprovalRecord) -> Examined {
             for ask in &asked.of {
                 let intent = intent.as_ref().map(|intent| intent.to(&ask.approver));
                 if let Some(intent) = &intent {
-                    words(ask, intent, &mut differences);
+                    words(ask, intent, committed(asked, &entries), &mut differences);
                 }
                 proofs.extend(answer(ask, intent.as_ref(), &entries, &mut differences));
             }
@@ -246,16 +250,49 @@ fn hash(intent: &ApprovalIntent) -> String {
     alloy_primitives::hex::encode(intent.hash())
 }
 
+/// The commitments to the codes, if the entry of the question is here.
+fn committed<'e>(asked: &Asked, entries: &'e [Entry]) -> Option<&'e [String]> {
+    entries.iter().find_map(|entry| match &entry.body {
+        Body::ApprovalRequested(known) if known.intent.to_string() == asked.intent_sha256 => Some(known.sd.as_slice()),
+        _ => None,
+    })
+}
+
 /// Checks what one approver was shown.
-fn words(ask: &Ask, intent: &ApprovalIntent, differences: &mut Vec<Difference>) {
+fn words(ask: &Ask, intent: &ApprovalIntent, committed: Option<&[String]>, differences: &mut Vec<Difference>) {
+    differences.extend(other_code(ask, intent, committed));
     let amount = intent.amount();
+    let code = Code::parse(&ask.code);
     for (name, stated, is) in [
-        ("code", &ask.code, intent.code().to_string()),
-        ("sentence", &ask.sentence, intent.sentence(&amount)),
-        ("compact message", &ask.compact, intent.compact(&amount)),
+        (
+            "sentence",
+            &ask.sentence,
+            code.map(|code| intent.sentence(&amount, code)),
+        ),
+        (
+            "compact message",
+            &ask.compact,
+            code.map(|code| intent.compact(&amount, code)),
+        ),
     ] {
-        if *stated != is {
+        if is.is_none_or(|is| *stated != is) {
             differences.push(Difference::Words(name));
+        }
+    }
+}
+
+/// A code is the one that the entry commits to. In entries of before there is no commitment: there it follows from the
+/// intent. Without the entry, what the document says of itself decides which of the two it is.
+fn other_code(ask: &Ask, intent: &ApprovalIntent, committed: Option<&[String]>) -> Option<Difference> {
+    let who = || ask.approver.clone();
+    let is_derived = ask.code == intent.derived_code().as_str();
+    match (&ask.disclosure, committed) {
+        (None, None | Some([])) => (!is_derived).then(|| Difference::DerivedCode(who())),
+        (None, Some(_)) | (Some(_), Some([])) => Some(Difference::Code(who())),
+        (Some(disclosure), committed) => {
+            let is_known = committed.is_none_or(|sd| sd.contains(&disclosure.digest()));
+            let opens = opens_to(disclosure, &ask.approver, &ask.code);
+            (!is_known || !opens).then(|| Difference::Code(who()))
         }
     }
 }
@@ -280,6 +317,7 @@ fn requested(asked: &Asked, entries: &[Entry], differences: &mut Vec<Difference>
                 ("approver", asked.intent.get("approver") == Some(approver)),
                 ("number of approvers", usize::from(known.needed) == asked.needed),
                 ("backend", *backend == asked.backend),
+                ("list of rules", known.rules == asked.rules),
                 // Entries have microsecond precision.
                 (
                     "end time",

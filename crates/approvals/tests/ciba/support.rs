@@ -8,7 +8,7 @@ use bursar_approvals::ciba::Ciba;
 use bursar_approvals::ciba::settings::{CibaOptions, CibaSettings, ClientAuth, Secret, Style};
 use bursar_approvals::tokens::Tokens;
 use bursar_approvals::{Asked, Backend, Failure, QuestionStatus};
-use bursar_core::approval::{ApprovalIntent, Question, intent};
+use bursar_core::approval::{ApprovalIntent, Code, Question, intent};
 use bursar_core::challenge;
 use bursar_core::clock::SystemClock;
 use bursar_ledger::PaymentId;
@@ -41,10 +41,12 @@ pub(crate) fn question() -> Question {
         body_sha256: None,
     };
     let intent = ApprovalIntent::of(&asked, &challenge.offers[0]);
+    let code = Code::parse("0BY5GS4N").unwrap();
     Question {
         id: PaymentId::new(Timestamp::now(), [7; 10]),
-        sentence: intent.sentence("12.50"),
-        compact: intent.compact("12.50"),
+        code,
+        sentence: intent.sentence("12.50", code),
+        compact: intent.compact("12.50", code),
         usd_cents: 1250,
         ttl: Duration::from_secs(300),
         intent,

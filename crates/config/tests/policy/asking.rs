@@ -1,10 +1,12 @@
 //! When a person must approve, because of which rule, and which people.
 
+use std::sync::Arc;
+
 use super::*;
 
 const NAMES: &str = "approvers = [\"a\", \"b\", \"c\"]\n";
 
-fn asked(rules: &str, approvals: Approvals, over: Option<&str>, cents: u32) -> Decision {
+fn asked(rules: &str, approvals: Approvals, over: &[&str], cents: u32) -> Decision {
     let limits = limits(&format!("[agents.research]\ntotal = \"90\"\n{rules}"));
     let purchase = Purchase {
         agent: "research",
@@ -12,13 +14,13 @@ fn asked(rules: &str, approvals: Approvals, over: Option<&str>, cents: u32) -> D
         method: &Method::GET,
         now: "2026-11-20T14:35:10Z".parse().unwrap(),
         approvals,
-        over,
+        over: &over.iter().map(|rule| Arc::from(*rule)).collect::<Vec<_>>(),
     };
     choose(&limits, &purchase, &[bid(cents)])
 }
 
 #[track_caller]
-fn plan(rules: &str, over: Option<&str>, cents: u32) -> Plan {
+fn plan(rules: &str, over: &[&str], cents: u32) -> Plan {
     match asked(rules, Approvals::Service, over, cents) {
         Decision::Pay(plan) => plan,
         Decision::Refuse(refusal) => panic!("refused: {}", refusal.detail),
@@ -28,15 +30,15 @@ fn plan(rules: &str, over: Option<&str>, cents: u32) -> Plan {
 
 #[track_caller]
 fn refusal(rules: &str, approvals: Approvals, cents: u32) -> Refusal {
-    match asked(rules, approvals, None, cents) {
+    match asked(rules, approvals, &[], cents) {
         Decision::Refuse(refusal) => refusal,
         _ => panic!("not refused"),
     }
 }
 
-fn threshold(rule: &str, named: Option<&[&str]>, needed: u8) -> Threshold {
+fn threshold(rules: &[&str], named: Option<&[&str]>, needed: u8) -> Threshold {
     Threshold {
-        rule: format!("agents.research.{rule}"),
+        rules: rules.iter().map(|rule| format!("agents.research.{rule}")).collect(),
         named: named.map(|names| names.iter().map(|&name| name.to_owned()).collect()),
         owners: Vec::new(),
         needed,
@@ -58,38 +60,38 @@ fn charged(charges: &[Charge]) -> Vec<(String, &str, u128, Excess)> {
 #[test]
 fn the_exceeded_threshold_decides_how_many_must_approve() {
     let rules = format!("approval_above = \"0.10\"\nsecond_approval_above = \"0.20\"\napprovals_needed = 3\n{NAMES}");
-    assert_eq!(plan(&rules, None, 10).threshold, None);
+    assert_eq!(plan(&rules, &[], 10).threshold, None);
     let all: &[&str] = &["a", "b", "c"];
     assert_eq!(
-        plan(&rules, None, 11).threshold,
-        Some(threshold("approval_above", Some(all), 1))
+        plan(&rules, &[], 11).threshold,
+        Some(threshold(&["approval_above"], Some(all), 1))
     );
     assert_eq!(
-        plan(&rules, None, 20).threshold,
-        Some(threshold("approval_above", Some(all), 1))
+        plan(&rules, &[], 20).threshold,
+        Some(threshold(&["approval_above"], Some(all), 1))
     );
     assert_eq!(
-        plan(&rules, None, 21).threshold,
-        Some(threshold("second_approval_above", Some(all), 3))
+        plan(&rules, &[], 21).threshold,
+        Some(threshold(&["second_approval_above", "approval_above"], Some(all), 3))
     );
     // The second threshold works without the first.
     let rules = format!("second_approval_above = \"0.20\"\n{NAMES}");
-    assert_eq!(plan(&rules, None, 20).threshold, None);
+    assert_eq!(plan(&rules, &[], 20).threshold, None);
     assert_eq!(
-        plan(&rules, None, 21).threshold,
-        Some(threshold("second_approval_above", Some(all), 2))
+        plan(&rules, &[], 21).threshold,
+        Some(threshold(&["second_approval_above"], Some(all), 2))
     );
 }
 
 #[test]
 fn the_owner_of_the_agent_is_not_asked() {
     let rules = format!("approval_above = \"0.10\"\nowner = \"b\"\n{NAMES}");
-    let asked = plan(&rules, None, 11).threshold.unwrap();
+    let asked = plan(&rules, &[], 11).threshold.unwrap();
     assert_eq!(
         (asked.named, asked.owners),
         (Some(vec!["a".into(), "c".into()]), vec!["b".into()])
     );
-    let asked = plan("approval_above = \"0.10\"\nowner = \"b\"", None, 11)
+    let asked = plan("approval_above = \"0.10\"\nowner = \"b\"", &[], 11)
         .threshold
         .unwrap();
     assert_eq!((asked.named, asked.owners), (None, vec!["b".into()]));
@@ -98,23 +100,23 @@ fn the_owner_of_the_agent_is_not_asked() {
 #[test]
 fn what_was_spent_asks_over_the_rule_that_it_passes() {
     let rule = "agents.research.total";
-    let asked = plan("over_limit = \"ask\"", Some(rule), 5);
-    assert_eq!(asked.threshold, Some(threshold("total", None, 1)));
+    let asked = plan("over_limit = \"ask\"", &[rule], 5);
+    assert_eq!(asked.threshold, Some(threshold(&["total"], None, 1)));
     assert_eq!(
         charged(&asked.charges),
         [("total".to_owned(), "0", 50_000, Excess::Approved)]
     );
     assert!(asked.held().is_empty());
-    // If the price exceeds a threshold as well, that threshold is the reason.
-    let asked = plan("over_limit = \"ask\"\napproval_above = \"0.04\"", Some(rule), 5);
-    assert_eq!(asked.threshold, Some(threshold("approval_above", None, 1)));
+    // If the price exceeds a threshold as well, the question names both.
+    let asked = plan("over_limit = \"ask\"\napproval_above = \"0.04\"", &[rule], 5);
+    assert_eq!(asked.threshold, Some(threshold(&["approval_above", "total"], None, 1)));
 }
 
 #[test]
 fn only_what_asks_may_be_passed() {
     let rules = "count = { total = 5 }\napproval_every = \"1.00\"\napproval_first_time_payee = true\n";
     let payee = ALICE.to_string();
-    let calm = plan(rules, None, 5);
+    let calm = plan(rules, &[], 5);
     assert_eq!(
         charged(&calm.charges),
         [
@@ -125,22 +127,22 @@ fn only_what_asks_may_be_passed() {
         ]
     );
     assert_eq!(calm.held(), calm.charges);
-    let asked = plan(rules, Some("agents.research.approval_every"), 5);
+    let asked = plan(rules, &["agents.research.approval_every"], 5);
     assert_eq!(
         charged(&asked.charges),
         [
             ("total".to_owned(), "0", 50_000, Excess::Denied),
             ("count.total".to_owned(), "0", 1, Excess::Denied),
+            ("count.payee".to_owned(), &*payee, 1, Excess::Asked),
             (
                 "approval_every".to_owned(),
                 "00001795185310000000",
                 50_000,
                 Excess::Approved
             ),
-            ("count.payee".to_owned(), &*payee, 1, Excess::Approved),
         ]
     );
-    assert_eq!(asked.held(), asked.charges[..2]);
+    assert_eq!(asked.held(), asked.charges[..3]);
     // One level asks, another denies: the charges that no approval lets pass come first.
     let limits = limits("[account]\ntotal = \"9\"\nover_limit = \"ask\"\n[agents.research]\ntotal = \"5\"\n");
     let purchase = Purchase {
@@ -149,7 +151,7 @@ fn only_what_asks_may_be_passed() {
         method: &Method::GET,
         now: "2026-11-20T14:35:10Z".parse().unwrap(),
         approvals: Approvals::Service,
-        over: Some("account.total"),
+        over: &["account.total".into()],
     };
     let Decision::Pay(plan) = choose(&limits, &purchase, &[bid(5)]) else {
         panic!()
@@ -165,10 +167,40 @@ fn only_what_asks_may_be_passed() {
     );
 }
 
+/// Two windows that ask, and a price over a third rule: an approval lifts what the question names, nothing else.
+#[test]
+fn an_approval_lifts_only_the_rules_that_its_question_names() {
+    let rules = "rolling = { \"24h\" = \"1.00\" }\nover_limit = \"ask\"\napproval_above = \"0.04\"\n";
+    let (day, total) = ("agents.research.rolling.24h", "agents.research.total");
+    let lifted = |over: &[&str]| {
+        let plan = plan(rules, over, 5);
+        let lifted = plan.charges.iter().filter(|charge| charge.excess == Excess::Approved);
+        let lifted: Vec<String> = lifted.map(|charge| charge.rule.to_string()).collect();
+        (plan.threshold.clone().unwrap().rules, lifted, plan.held().len())
+    };
+    let above = "agents.research.approval_above";
+    // The price alone asks: what the windows hold still counts.
+    assert_eq!(lifted(&[]), (vec![above.to_owned()], vec![], 2));
+    assert_eq!(
+        lifted(&[day]),
+        (vec![above.to_owned(), day.to_owned()], vec![day.to_owned()], 1)
+    );
+    let (named, mut both, held) = lifted(&[day, total]);
+    both.sort_unstable();
+    assert_eq!(
+        (named, both, held),
+        (
+            vec![above.to_owned(), day.to_owned(), total.to_owned()],
+            vec![day.to_owned(), total.to_owned()],
+            0
+        )
+    );
+}
+
 #[test]
 fn where_nobody_can_be_asked_it_is_refused() {
     let rules = "approval_every = \"1.00\"\napproval_first_time_payee = true\nover_limit = \"ask\"\n";
-    let Decision::Pay(plan) = asked(rules, Approvals::None, None, 5) else {
+    let Decision::Pay(plan) = asked(rules, Approvals::None, &[], 5) else {
         panic!()
     };
     assert!(plan.charges.iter().all(|charge| charge.excess == Excess::Denied));

@@ -47,7 +47,7 @@ fn decide_at(limits: &Limits, merchant: &str, now: &str, bids: &[Bid]) -> Decisi
         method: &Method::GET,
         now: now.parse().unwrap(),
         approvals: Approvals::None,
-        over: None,
+        over: &[],
     };
     choose(limits, &purchase, bids)
 }
@@ -203,7 +203,7 @@ fn methods_decide_what_is_a_purchase() {
             method,
             now: Timestamp::UNIX_EPOCH,
             approvals: Approvals::None,
-            over: None,
+            over: &[],
         };
         match choose(limits, &purchase, &[bid(1)]) {
             Decision::Pay(_) => true,
@@ -335,7 +335,7 @@ fn offers_are_judged_by_their_own_asset_payee_and_price() {
         method: &Method::POST,
         now: Timestamp::UNIX_EPOCH,
         approvals: Approvals::None,
-        over: None,
+        over: &[],
     };
     let Decision::Pay(plan) = decide(&limits, &purchase, &offers) else {
         panic!("not paid");

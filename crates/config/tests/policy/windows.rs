@@ -113,7 +113,7 @@ fn charged(limits: &Limits, agent: usize, now: Timestamp, cents: u32) -> Vec<Cha
         method: &Method::GET,
         now,
         approvals: Approvals::None,
-        over: None,
+        over: &[],
     };
     match choose(limits, &purchase, &[bid(cents)]) {
         Decision::Pay(plan) => plan.charges,

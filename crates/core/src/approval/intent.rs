@@ -28,7 +28,8 @@ const LONGEST_COMPACT: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApprovalIntent(BTreeMap<&'static str, String>);
 
-/// The first 40 bits of an intent's hash in Crockford's base32: eight characters that people compare.
+/// Forty random bits in Crockford's base32: eight characters that show that a question was read. They are drawn for each
+/// question and do not follow from its intent: an agent knows the intent, since it follows from the 402 (R96).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Code([u8; 8]);
 
@@ -109,8 +110,10 @@ impl ApprovalIntent {
         hash.finalize().into()
     }
 
-    pub fn code(&self) -> Code {
-        Code::of(&self.hash())
+    /// The code that bursar derived from the intent before codes were random. Only for approval records of that time.
+    pub fn derived_code(&self) -> Code {
+        let [a, b, c, d, e, ..] = self.hash();
+        Code::of([a, b, c, d, e])
     }
 
     /// The member `approver`: one name, or several names and how many of them must approve.
@@ -146,20 +149,20 @@ impl ApprovalIntent {
     }
 
     /// `AGENT: pay AMOUNT CURRENCY to HOST #CODE`, at most 200 characters; the agent's part is cut first.
-    pub fn sentence(&self, amount: &str) -> String {
+    pub fn sentence(&self, amount: &str, code: Code) -> String {
         let text = |name| self.member(name).unwrap_or_default();
-        sentence(text("agent"), amount, text("currency"), text("host"), self.code())
+        sentence(text("agent"), amount, text("currency"), text("host"), code)
     }
 
     /// `AMOUNTCURRENCY#CODE`, or only the code if that is longer than 20 characters.
-    pub fn compact(&self, amount: &str) -> String {
-        compact(amount, self.member("currency").unwrap_or_default(), self.code())
+    pub fn compact(&self, amount: &str, code: Code) -> String {
+        compact(amount, self.member("currency").unwrap_or_default(), code)
     }
 }
 
 impl Code {
-    pub fn of(hash: &[u8; 32]) -> Self {
-        let [a, b, c, d, e, ..] = *hash;
+    /// `bits` must be fresh from the operating system's generator, except for a code of before.
+    pub fn of([a, b, c, d, e]: [u8; 5]) -> Self {
         let bits = u64::from_be_bytes([0, 0, 0, a, b, c, d, e]);
         let mut code = [0; 8];
         for (place, character) in code.iter_mut().enumerate() {
@@ -170,6 +173,12 @@ impl Code {
                 .unwrap_or(b'0');
         }
         Self(code)
+    }
+
+    /// Reads the form in which it is stored.
+    pub fn parse(text: &str) -> Option<Self> {
+        let code = text.as_bytes().try_into().ok()?;
+        text.bytes().all(|byte| ALPHABET.contains(&byte)).then_some(Self(code))
     }
 
     /// Compares what a person typed: in any case, with or without `#`, and with the letters that Crockford reads as
@@ -198,10 +207,24 @@ impl fmt::Display for Code {
 
 fn sentence(agent: &str, amount: &str, currency: &str, host: &str, code: Code) -> String {
     let [agent, amount, currency, host] = [agent, amount, currency, host].map(plain);
+    let fixed = format!(": pay {amount} {currency} to  #{code}").chars().count();
+    let host = shortened(host, LONGEST_SENTENCE.saturating_sub(fixed));
     let rest = format!(": pay {amount} {currency} to {host} #{code}");
     let room = LONGEST_SENTENCE.saturating_sub(rest.chars().count());
     let agent: String = agent.chars().take(room).collect();
     format!("{agent}{rest}")
+}
+
+/// The end of a host says whose it is, so a long one loses its beginning.
+fn shortened(host: String, room: usize) -> String {
+    const LEFT_OUT: &str = "...";
+    let length = host.chars().count();
+    if length <= room {
+        return host;
+    }
+    let skipped = length - room.saturating_sub(LEFT_OUT.len());
+    let end: String = host.chars().skip(skipped).collect();
+    format!("{LEFT_OUT}{end}")
 }
 
 fn compact(amount: &str, currency: &str, code: Code) -> String {
@@ -236,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_and_codes_match_the_vectors() {
+    fn hashes_and_the_codes_of_before_match_the_vectors() {
         let fixture = fixture();
         let rows = fixture["rows"].as_array().unwrap();
         assert_eq!(rows.len(), 11);
@@ -250,7 +273,8 @@ mod tests {
             );
             let hash = alloy_primitives::hex::encode(intent.hash());
             assert_eq!(hash, row["intent_hash"].as_str().unwrap(), "{}", row["name"]);
-            assert_eq!(intent.code().as_str(), row["code"].as_str().unwrap(), "{}", row["name"]);
+            let code = intent.derived_code();
+            assert_eq!(code.as_str(), row["code"].as_str().unwrap(), "{}", row["name"]);
         }
     }
 
@@ -261,7 +285,7 @@ mod tests {
         assert_eq!(cases.len(), 4);
         for case in cases {
             let text = |name: &str| case[name].as_str().unwrap_or_default();
-            let code = Code(text("code").as_bytes().try_into().unwrap());
+            let code = Code::parse(text("code")).unwrap();
             let words = match text("style") {
                 "compact20" => compact(text("amount"), text("currency"), code),
                 _ => sentence(text("agent"), text("amount"), text("currency"), text("host"), code),
@@ -271,6 +295,59 @@ mod tests {
         let long = sentence(&"a".repeat(300), "1.00", "USD", &"h".repeat(100), Code(*b"0BY5GS4N"));
         assert_eq!(long.len(), 200);
         assert!(long.ends_with(" #0BY5GS4N") && long.contains(": pay 1.00 USD to hhh"));
+    }
+
+    /// Hosts and agents that try to hide, reverse, repeat or push out what the approver has to see.
+    #[test]
+    fn hostile_hosts_and_agents_cannot_change_what_the_sentence_says() {
+        let code = Code(*b"0BY5GS4N");
+        let long = format!("{}.evil.example", "a.".repeat(115));
+        let agents = [
+            "research",
+            "",
+            "a\nfinance: pay 0.01 USD to good.example #AAAAAAAA",
+            "a\r\u{1b}[2K\u{1b}[1A",
+            "\u{202e}hcraeser",
+            "res\u{200b}earch\u{feff}",
+            "\u{9b}31m",
+            "pay 0.01 USD to good.example #AAAAAAAA",
+            &"x".repeat(500),
+        ];
+        let hosts = [
+            "api.example.com",
+            "xn--80ak6aa92e.com",
+            "good.example\u{202e}moc.live",
+            "good.example #AAAAAAAA\n",
+            "good.example\u{0}.evil.example",
+            "good.example\u{2066}.evil.example",
+            &long,
+        ];
+        let forbidden = |c: char| {
+            c.is_control()
+                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        };
+        for agent in agents {
+            for host in hosts {
+                let words = sentence(agent, "12.50", "USDC", host, code);
+                assert!(words.chars().count() <= LONGEST_SENTENCE, "{words}");
+                assert!(!words.contains(forbidden), "{words:?}");
+                // Whatever stands before it, the sentence ends with the real amount, the end of the host and the code.
+                let (_, what) = words.rsplit_once(": pay ").unwrap();
+                assert!(what.starts_with("12.50 USDC to "), "{words}");
+                assert!(what.ends_with(" #0BY5GS4N"), "{words}");
+                let end: String = plain(host).chars().rev().take(12).collect();
+                let end: String = end.chars().rev().collect();
+                assert!(what.contains(&end), "{words}: {end}");
+                let short = compact("12.50", "USDC", code);
+                assert!(short.len() <= LONGEST_COMPACT && short.ends_with("#0BY5GS4N"));
+            }
+        }
+        let words = sentence("research", "1.00", "USD", &long, code);
+        assert_eq!(words.len(), 200);
+        assert!(
+            words.contains(" to ...") && words.ends_with(".evil.example #0BY5GS4N"),
+            "{words}"
+        );
     }
 
     #[test]
@@ -296,6 +373,31 @@ mod tests {
         assert_eq!(test.member("network"), Some("stripe:test"));
         assert_eq!(live.member("network"), Some("stripe:live"));
         assert_ne!(test.hash(), live.hash());
+    }
+
+    #[test]
+    fn a_code_is_forty_bits_and_reads_back() {
+        for (bits, text) in [
+            ([0; 5], "00000000"),
+            ([0xff; 5], "ZZZZZZZZ"),
+            ([0, 0, 0, 0, 1], "00000001"),
+            ([0x80, 0, 0, 0, 0], "G0000000"),
+        ] {
+            let code = Code::of(bits);
+            assert_eq!(code.as_str(), text);
+            assert_eq!(Code::parse(text), Some(code));
+        }
+        for bad in [
+            "",
+            "0000000",
+            "000000000",
+            "0000000O",
+            "0000000l",
+            "0000000u",
+            "\u{e9}\u{e9}\u{e9}\u{e9}",
+        ] {
+            assert_eq!(Code::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -174,10 +174,14 @@ impl Budget {
         }
     }
 
-    /// What happens to a payment that does not fit, which depends on whether a person is being asked about it already.
-    pub(super) fn excess(&self, approvals: Approvals, is_asked: bool) -> Excess {
+    /// What happens to a payment that does not fit, which depends on the rules that a person is being asked about. An
+    /// approval lifts only the rules that the question names (R82). `approval_every` counts what was spent since the last
+    /// approval, whatever that was about, so that every approval satisfies it.
+    pub(super) fn excess(&self, approvals: Approvals, asked: Option<&[String]>) -> Excess {
+        let names_it = |rules: &[String]| rules.iter().any(|rule| **rule == *self.rule);
+        let is_lifted = |rules: &[String]| names_it(rules) || self.window == Window::SinceApproval;
         match self.excess {
-            Excess::Asked if is_asked => Excess::Approved,
+            Excess::Asked if asked.is_some_and(is_lifted) => Excess::Approved,
             Excess::Asked if approvals == Approvals::None => Excess::Denied,
             excess => excess,
         }

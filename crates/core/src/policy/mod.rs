@@ -44,8 +44,8 @@ pub struct Purchase<'a> {
     pub method: &'a Method,
     pub now: Timestamp,
     pub approvals: Approvals,
-    /// The rule that what was spent already would exceed, so that a person must approve, as the ledger reported.
-    pub over: Option<&'a str>,
+    /// The rules that what was spent already would exceed, so that a person must approve, as the ledger reported.
+    pub over: &'a [Arc<str>],
 }
 
 pub enum Decision {
@@ -318,7 +318,10 @@ fn plan(
     let budgets = limits.levels(agent_levels).flat_map(|level| &level.budgets);
     let mut charges: Vec<Charge> = budgets
         .map(|budget| {
-            let excess = budget.excess(purchase.approvals, threshold.is_some());
+            let excess = budget.excess(
+                purchase.approvals,
+                threshold.as_ref().map(|threshold| &*threshold.rules),
+            );
             budget.charge(price, payee, excess, &mut periods)
         })
         .collect();

@@ -3,6 +3,8 @@
 //! What depends on money already spent is not a threshold but a charge of the plan: only the ledger knows it, and it
 //! decides one payment after another.
 
+use std::sync::Arc;
+
 use super::approval::Approvals;
 use super::limits::{AgentLevels, Level, Limits};
 use super::refusal::Refusal;
@@ -11,8 +13,9 @@ use crate::money::MicroUsd;
 /// What makes a payment need approval, and whose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Threshold {
-    /// Path in limits.toml, such as `agents.research.approval_above`.
-    pub rule: String,
+    /// Every rule that the payment passes, as its path in limits.toml, such as `agents.research.approval_above`; never
+    /// empty. The question names them, and an approval lifts these and no others (R82).
+    pub rules: Vec<String>,
     /// The approvers that limits.toml names, without the agent's owners. `None`: the backend decides who is asked.
     pub named: Option<Vec<String>>,
     /// The agent's owners, by the names of the backend: none of them may approve.
@@ -21,19 +24,24 @@ pub struct Threshold {
     pub needed: u8,
 }
 
-/// The threshold that a price, allowed by every level, exceeds; or else `over`, a rule that past spending exceeds.
+/// What a price, allowed by every level, exceeds, together with `over`, the rules that past spending exceeds.
 pub(super) fn threshold(
     limits: &Limits,
     agent_levels: &AgentLevels,
     approvals: Approvals,
-    over: Option<&str>,
+    over: &[Arc<str>],
     price: MicroUsd,
 ) -> Result<Option<Threshold>, Box<Refusal>> {
     let levels = || limits.levels(agent_levels);
-    let passed = levels().find_map(|level| passed(level, price));
-    let Some(rule) = passed.or_else(|| over.map(str::to_owned)) else {
+    let mut rules: Vec<String> = levels().flat_map(|level| passed(level, price)).collect();
+    for rule in over {
+        if !rules.iter().any(|known| **known == **rule) {
+            rules.push(rule.to_string());
+        }
+    }
+    if rules.is_empty() {
         return Ok(None);
-    };
+    }
     let second = levels()
         .filter(|level| level.asking.second_above.is_some_and(|limit| price > limit))
         .max_by_key(|level| level.asking.needed);
@@ -44,7 +52,7 @@ pub(super) fn threshold(
     let (named, owners) = (named(levels()), owners(levels()));
     let named = named.map(|named| named.iter().filter(|name| !owners.contains(name)).cloned().collect());
     Ok(Some(Threshold {
-        rule,
+        rules,
         named,
         owners,
         needed,
@@ -62,16 +70,14 @@ pub fn owners<'l>(levels: impl Iterator<Item = &'l Level>) -> Vec<String> {
     levels.filter_map(|level| level.asking.owner.clone()).collect()
 }
 
-/// The first threshold of this level that the price exceeds. A price over `per_transaction` gets here only if the level
-/// asks.
-fn passed(level: &Level, price: MicroUsd) -> Option<String> {
+/// The thresholds of this level that the price exceeds. A price over `per_transaction` gets here only if the level asks.
+fn passed(level: &Level, price: MicroUsd) -> impl Iterator<Item = String> {
     let keys = [
         ("per_transaction", level.per_transaction),
         ("second_approval_above", level.asking.second_above),
         ("approval_above", level.asking.above),
     ];
-    keys.into_iter().find_map(|(key, limit)| {
-        limit.filter(|&limit| price > limit)?;
-        Some(format!("{}.{key}", level.section))
-    })
+    keys.into_iter()
+        .filter(move |(_, limit)| limit.is_some_and(|limit| price > limit))
+        .map(|(key, _)| format!("{}.{key}", level.section))
 }

@@ -47,7 +47,9 @@ impl Market {
 
     /// Like [`Market::of`], from the file in `dir`.
     pub(crate) fn load(dir: &Path) -> Result<Self, Fault> {
-        let limits = config::limits::load(dir).map_err(|error| error.to_string())?;
+        let path = dir.join("limits.toml");
+        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        let limits = config::limits::parse(&path.display().to_string(), &text).map_err(|error| error.to_string())?;
         Ok(Self {
             limits: Arc::new(limits),
             offers: offers()?,
@@ -63,7 +65,7 @@ impl Market {
             method: &Method::GET,
             now,
             approvals: Approvals::None,
-            over: None,
+            over: &[],
         };
         let Decision::Pay(plan) = decide(&self.limits, &purchase, &self.offers) else {
             return Err("the limits of the benchmark refuse its payments".into());

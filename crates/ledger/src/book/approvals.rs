@@ -136,6 +136,8 @@ impl Register {
             backend: requested.backend.clone(),
             intent: requested.intent.0,
             needed: requested.needed,
+            rules: requested.rules.clone(),
+            sd: requested.sd.clone(),
             state: ApprovalState::Pending {
                 until: requested.until.timestamp(),
                 votes: Vec::new(),

@@ -360,7 +360,7 @@ pub struct ClockAccepted {
     pub why: String,
 }
 
-/// A person is about to be asked about a held payment. The question is a disclosure (R46); its code is stored nowhere.
+/// A person is about to be asked about a held payment. Question and codes are in `private/approvals` (R46, R96).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApprovalRequested {
     pub agent: String,
@@ -373,6 +373,13 @@ pub struct ApprovalRequested {
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub needed: u8,
     pub rid: PaymentId,
+    /// Paths in limits.toml of the rules that the approval lifts (R82).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
+    /// Commitments to the codes, one for each approver, sorted as text. Missing in entries of format 3 and before, whose
+    /// codes follow from the intent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sd: Vec<String>,
     /// The approver's deadline.
     pub until: Moment,
 }

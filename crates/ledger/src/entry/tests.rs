@@ -252,6 +252,8 @@ fn approval_bodies() -> [Body; 5] {
             intent: Digest([4; 32]),
             needed: 2,
             rid: rid(1),
+            rules: vec!["agents.a.approval_above".into()],
+            sd: vec!["A1".into(), "b2".into()],
             until,
         }),
         Body::ApprovalGranted(ApprovalGranted {

@@ -76,6 +76,8 @@ fn approvals(hour: i64, at: i64) -> Vec<Body> {
         intent: Digest([hour as u8; 32]),
         needed: 1,
         rid,
+        rules: vec!["agents.a.approval_above".into()],
+        sd: vec!["c".into()],
         until: moment(1),
     };
     let granted = Body::ApprovalGranted(ApprovalGranted {
@@ -155,6 +157,7 @@ fn reserved(rid: PaymentId, hour: i64, at: i64) -> Reserved {
         rail: "mpp.evm".into(),
         rid,
         scheme: "exact".into(),
+        rules: vec!["agents.a.approval_above".into()],
         sd: vec![],
         symbol: "USDC".into(),
         usd_micros: Decimal(1),

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::disclosure::Disclosure;
 use crate::text::hex32;
 use bursar_core::approval::EvidenceKind;
 use bursar_core::payment_id::PaymentId;
@@ -62,6 +63,11 @@ pub struct Requested {
     pub intent: [u8; 32],
     /// How many people must approve.
     pub needed: u8,
+    /// Paths in limits.toml of the rules that the approval lifts (R82).
+    pub rules: Vec<String>,
+    /// The codes, one for each approver. The entry has only the commitments to them; a shared ledger keeps them in its
+    /// table as long as the question is open.
+    pub codes: Vec<Disclosure>,
     /// The approver's deadline.
     pub until: Timestamp,
 }
@@ -89,6 +95,12 @@ pub struct ApprovalRow {
     /// Missing in an `audit/pruned` written before approvals could need several people.
     #[serde(default = "one")]
     pub needed: u8,
+    /// The rules that the approval lifts; none for a question of format 3 or before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
+    /// Commitments to the codes; none for a question of format 3 or before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sd: Vec<String>,
     pub state: ApprovalState,
     pub requested_at: Timestamp,
 }

@@ -47,6 +47,8 @@ pub(super) struct Changes {
     pub rows: BTreeMap<PaymentId, Option<ApprovalRow>>,
     pub replays: BTreeMap<ReplayKey, Moment>,
     pub denials: BTreeMap<Subject, Moment>,
+    /// The codes of new questions, as JSON.
+    pub codes: BTreeMap<PaymentId, String>,
 }
 
 impl Wanted {
@@ -90,12 +92,16 @@ pub(super) struct Columns<'a> {
     pub agents: Vec<&'a str>,
     pub intents: Vec<&'a [u8]>,
     pub rows: Vec<String>,
+    pub codes: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
     /// Sorted, so that every node inserts in the same order: two nodes that ask the same things at once do not
     /// deadlock.
-    pub(super) fn of(mut rows: Vec<&'a ApprovalRow>) -> Result<Self, TransactionError> {
+    pub(super) fn of(
+        mut rows: Vec<&'a ApprovalRow>,
+        codes: &'a BTreeMap<PaymentId, String>,
+    ) -> Result<Self, TransactionError> {
         rows.sort_by(|one, other| (&one.agent, one.intent).cmp(&(&other.agent, other.intent)));
         let mut columns = Self::default();
         for row in rows {
@@ -105,6 +111,7 @@ impl<'a> Columns<'a> {
             columns.intents.push(&row.intent);
             let text = serde_json::to_string(row).map_err(|error| TransactionError::Down(error.to_string()))?;
             columns.rows.push(text);
+            columns.codes.push(codes.get(&row.id).map(String::as_str));
         }
         Ok(columns)
     }

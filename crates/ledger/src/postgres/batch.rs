@@ -240,7 +240,13 @@ impl<'a> Batch<'a> {
             }
             ApprovalStep::Granted { .. } | ApprovalStep::Refused { .. } | ApprovalStep::Expired { .. } => {}
         }
-        self.approval(step.clone(), now)
+        self.approval(step.clone(), now)?;
+        if let ApprovalStep::Requested(requested) = step {
+            let codes =
+                serde_json::to_string(&requested.codes).map_err(|error| LedgerError::Failed(error.to_string()))?;
+            self.changes.approvals.codes.insert(requested.id, codes);
+        }
+        Ok(())
     }
 
     /// What must hold before the limits are checked; sets the generation that the limits have in the database.

@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 use super::connect::Dialect;
 
 /// The version of the tables below. Tables of a newer version belong to a newer bursar; older ones are upgraded.
-pub(super) const VERSION: i32 = 3;
+pub(super) const VERSION: i32 = 4;
 
 /// All counters of a batch are locked in `win`, in key order. A rolling window has one row there, [`GUARD`], that
 /// stands for its buckets. `settled` and `open` are in the budget's unit.
@@ -118,6 +118,12 @@ const READS: &str = "
 alter table bursar.node add column if not exists reads int4 not null default 1;
 ";
 
+/// What version 4 adds: the codes of open questions (R96), as JSON of what opens the commitments to them. An entry never has
+/// them.
+const CODES: &str = "
+alter table bursar.approval add column if not exists codes text;
+";
+
 /// The start of the row for a rolling window in `win`; no real window starts like this.
 pub(super) const GUARD: &str = "guard";
 
@@ -142,11 +148,11 @@ pub(super) async fn make(
     };
     if there.await?.is_empty() {
         client
-            .batch_execute(&format!("begin; {lock} {TABLES} {APPROVALS} {READS} commit"))
+            .batch_execute(&format!("begin; {lock} {TABLES} {APPROVALS} {READS} {CODES} commit"))
             .await?;
     }
     // Tables without a row in `meta` are those of a proxy that died in between, of whatever version: what they may lack is added.
-    let complete = format!("begin; {lock} {APPROVALS} {READS} commit");
+    let complete = format!("begin; {lock} {APPROVALS} {READS} {CODES} commit");
     if client.query("select 1 from bursar.meta", &[]).await?.is_empty() {
         client.batch_execute(&complete).await?;
     }
@@ -164,8 +170,9 @@ pub(super) async fn make(
     };
     let (version, store) = found().await?;
     let steps = match version {
-        1 => format!("{APPROVALS} {READS}"),
-        2 => READS.to_owned(),
+        1 => format!("{APPROVALS} {READS} {CODES}"),
+        2 => format!("{READS} {CODES}"),
+        3 => CODES.to_owned(),
         _ => return Ok((version, store)),
     };
     tracing::info!("upgrading the tables in the database from version {version} to version {VERSION}");

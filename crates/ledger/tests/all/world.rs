@@ -14,6 +14,7 @@ use bursar_core::clock::ManualClock;
 use bursar_core::money::{Atoms, MicroUsd};
 use bursar_core::policy::budget::{Charge, Excess, Unit, Window};
 use bursar_home::{Readers, write_new};
+use bursar_ledger::disclosure::Disclosure;
 use bursar_ledger::journal::{Faults, Step, Verdict};
 use bursar_ledger::{
     ApprovalStep, Arm, Embedded, Hold, Ledger, OpenError, Options, PaymentId, Requested, Reserve, Terms,
@@ -169,6 +170,8 @@ impl World {
             backend: "ciba".into(),
             intent: [intent; 32],
             needed: 1,
+            rules: vec!["agents.research.approval_above".into()],
+            codes: vec![Disclosure::new([intent; 16], "code of did:x:finance", "0BY5GS4N")],
             until: NOON.parse::<Timestamp>().unwrap() + SignedDuration::from_mins(10),
         }
     }

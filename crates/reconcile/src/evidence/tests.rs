@@ -230,7 +230,15 @@ async fn a_node_that_fails_is_silent_and_then_there_is_no_release() {
         assert_eq!(verdict(&facts(), &evidence), Verdict::Unclear { why });
     }
     let second = Fake::of(chain()).await;
+    // Two honest nodes are not enough either while a third one is silent.
     let evidence = gathered(&facts(), &[&honest, &nonsense, &second]).await;
+    let why = Unproven::TooFewAnswers {
+        answers: 2,
+        configured: 3,
+    };
+    assert_eq!(verdict(&facts(), &evidence), Verdict::Unclear { why });
+    let third = Fake::of(chain()).await;
+    let evidence = gathered(&facts(), &[&honest, &third, &second]).await;
     assert!(
         matches!(verdict(&facts(), &evidence), Verdict::Expired { .. }),
         "{evidence:?}"

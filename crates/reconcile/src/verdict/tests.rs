@@ -258,11 +258,32 @@ fn of_two_nodes_both_must_answer() {
         };
         assert_eq!(open(&alone), Verdict::Unclear { why });
     }
-    // The third node may be down.
-    let mut two = evidence(100, 10, &[Nonce::Unused, Nonce::Unused]);
-    two.configured = 3;
-    let head = block(DEADLINE + 100);
-    assert_eq!(open(&two), Verdict::Expired { head });
+}
+
+/// However many there are: an attacker who controls some of them, and silences the rest, frees nothing.
+#[test]
+fn all_configured_nodes_must_answer_before_money_is_freed() {
+    for configured in 1..=5 {
+        for answers in 1..=configured {
+            for said in [Nonce::Unused, cancelled()] {
+                let mut some = evidence(100, 10, &vec![said.clone(); answers]);
+                some.configured = configured;
+                let verdict = open(&some);
+                match (answers == configured, said) {
+                    (true, Nonce::Unused) => assert!(matches!(verdict, Verdict::Expired { .. }), "{verdict:?}"),
+                    (true, _) => assert!(matches!(verdict, Verdict::Cancelled { .. }), "{verdict:?}"),
+                    (false, _) => {
+                        let why = Unproven::TooFewAnswers { answers, configured };
+                        assert_eq!(verdict, Verdict::Unclear { why });
+                    }
+                }
+            }
+            // Paid is paid, whoever shows it.
+            let mut some = evidence(100, 10, &vec![paid(); answers]);
+            some.configured = configured;
+            assert_eq!(open(&some), settled(Named::Nothing));
+        }
+    }
 }
 
 #[test]

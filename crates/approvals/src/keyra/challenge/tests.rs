@@ -27,7 +27,7 @@ fn the_request_is_made_from_the_intent_as_strings() {
             "recipient": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
             "host": "api.example.com",
             "intent_hash": alloy_primitives::hex::encode(question.intent.hash()),
-            "code": question.intent.code().as_str(),
+            "code": question.code.as_str(),
         },
         "expiresIn": 300,
     });

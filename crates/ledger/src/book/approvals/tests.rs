@@ -35,6 +35,8 @@ fn asks_people(n: u8, payment: u8, intent: u8, needed: u8) -> Body {
         intent: Digest([intent; 32]),
         needed,
         rid: rid(payment),
+        rules: Vec::new(),
+        sd: Vec::new(),
         until: ts(10 * MINUTE),
     })
 }

@@ -49,10 +49,13 @@ impl Statements {
                from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[]) as u (id, rid, agent, intent, approval) \
                where a.id = u.id and a.node = $1"
             ),
-            p("insert into bursar.approval (id, node, rid, agent, intent, approval) \
-               select u.id, $1, u.rid, u.agent, u.intent, u.approval \
-               from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[]) as u (id, rid, agent, intent, approval) \
-               on conflict do nothing"),
+            p(
+                "insert into bursar.approval (id, node, rid, agent, intent, approval, codes) \
+               select u.id, $1, u.rid, u.agent, u.intent, u.approval, u.codes \
+               from unnest($2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[]) \
+               as u (id, rid, agent, intent, approval, codes) \
+               on conflict do nothing"
+            ),
             p(
                 "insert into bursar.replay as r (key, until) select * from unnest($1::bytea[], $2::int8[]) \
                on conflict (key) do update set until = excluded.until where r.until < $3"
@@ -156,17 +159,26 @@ impl Session {
             }
         }
         self.written(gone.len(), &statements.delete, &[&gone]).await?;
-        for (rows, statement) in [(known, &statements.update), (fresh, &statements.insert)] {
-            let Columns {
-                ids,
-                rids,
-                agents,
-                intents,
-                rows,
-            } = Columns::of(rows)?;
-            self.written(ids.len(), statement, &[&node, &ids, &rids, &agents, &intents, &rows])
-                .await?;
-        }
+        let Columns {
+            ids,
+            rids,
+            agents,
+            intents,
+            rows,
+            ..
+        } = Columns::of(known, &changes.codes)?;
+        let known: Parameters<'_> = &[&node, &ids, &rids, &agents, &intents, &rows];
+        self.written(ids.len(), &statements.update, known).await?;
+        let Columns {
+            ids,
+            rids,
+            agents,
+            intents,
+            rows,
+            codes,
+        } = Columns::of(fresh, &changes.codes)?;
+        let fresh: Parameters<'_> = &[&node, &ids, &rids, &agents, &intents, &rows, &codes];
+        self.written(ids.len(), &statements.insert, fresh).await?;
         let keys: Vec<&[u8]> = changes.replays.keys().map(<[u8; 32]>::as_slice).collect();
         let until: Vec<i64> = changes.replays.values().copied().map(micros).collect();
         let used: Parameters<'_> = &[&keys, &until, &micros(now)];

@@ -77,6 +77,33 @@ async fn silence(database: &Database, node: u32) {
     database.run(&silent).await;
 }
 
+/// R96: the codes are in the table as long as the question is open, and never in the outbox or a log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_codes_of_open_questions_are_in_the_table_and_in_no_entry() {
+    let database = cluster().database().await;
+    let world = World::numbered(1);
+    let node = open(&world, &database).await;
+    let (_, requested) = held(&world, &node, 1).await;
+    let (id, codes) = (requested.id, requested.codes.clone());
+    node.approval(ApprovalStep::Requested(requested)).await.unwrap();
+    let stored = || async {
+        database
+            .ask(&format!("select codes from bursar.approval where id = '{id}'"))
+            .await
+    };
+    assert_eq!(stored().await, serde_json::to_string(&codes).unwrap());
+    assert_eq!(codes[0].open().unwrap().1, "0BY5GS4N");
+    // A vote changes the row, not its codes.
+    node.approval(granted(id, 1, use_by())).await.unwrap();
+    assert_eq!(stored().await, serde_json::to_string(&codes).unwrap());
+    node.approval(expired(id)).await.unwrap();
+    assert_eq!(stored().await, "");
+    node.close().await;
+    let journal = world.journal();
+    assert!(journal.contains(&codes[0].digest()), "{journal}");
+    assert!(!journal.contains("0BY5GS4N"), "{journal}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_nodes_that_ask_the_same_at_once_one_asks() {
     let database = cluster().database().await;
@@ -486,7 +513,7 @@ async fn tables_of_the_previous_version_are_upgraded() {
         )
         .await;
     let (one, other) = tokio::join!(open(&worlds[0], &database), open(&worlds[1], &database));
-    assert_eq!(database.ask("select schema_version from bursar.meta").await, "3");
+    assert_eq!(database.ask("select schema_version from bursar.meta").await, "4");
     assert_eq!(counted(&other).await, CENT);
     assert_eq!(one.get(paid.hold.rid).await.unwrap().unwrap().state, State::Settled);
     let (purchase, id) = asked(&worlds[0], &one, 1).await;
@@ -511,10 +538,10 @@ async fn tables_of_the_previous_version_are_upgraded() {
         tokio::task::yield_now().await;
     }
 
-    database.run("update bursar.meta set schema_version = 4").await;
+    database.run("update bursar.meta set schema_version = 5").await;
     let error = not_opened(&World::numbered(3), &database).await;
     assert!(
-        error.contains("of version 4") && error.contains("knows version 3"),
+        error.contains("of version 5") && error.contains("knows version 4"),
         "{error}"
     );
 }

@@ -1,0 +1,85 @@
+//! Where limits.toml is, and whose it may be. `[limits] file` names another place than the data directory, such as
+//! finance's own folder or a Kubernetes ConfigMap.
+
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use bursar_config::diagnose::ConfigError;
+use bursar_config::limits;
+use bursar_core::policy::Limits;
+use bursar_home::{HomeError, Owners, open_deciding};
+
+/// limits.toml.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LimitsFile {
+    path: PathBuf,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    InData,
+    Elsewhere {
+        /// Who may own it beside root and our own uid.
+        owner: Option<u32>,
+    },
+}
+
+impl LimitsFile {
+    pub(crate) fn in_data(path: PathBuf) -> Self {
+        let place = Place::InData;
+        Self { path, place }
+    }
+
+    pub(crate) fn elsewhere(path: PathBuf, owner: Option<u32>) -> Self {
+        let place = Place::Elsewhere { owner };
+        Self { path, place }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn load(&self) -> Result<Limits, ConfigError> {
+        let file = self.path.display().to_string();
+        let owners = match (self.place, self.path.parent()) {
+            (Place::InData, Some(dir)) => Owners::of_data(dir),
+            (Place::InData, None) => Owners::ours(),
+            (Place::Elsewhere { owner }, _) => Owners::ours().and(owner),
+        };
+        let text = deciding(&self.path, owners).map_err(|error| self.hinted(error))?;
+        limits::parse(&file, &text)
+    }
+}
+
+impl LimitsFile {
+    /// Where finance's own folder is meant, the operator has to name its uid.
+    fn hinted(&self, error: ConfigError) -> ConfigError {
+        let owner = self.path.metadata().map(|about| about.uid()).ok();
+        match (error, self.place, owner) {
+            (ConfigError::Untrusted(said), Place::Elsewhere { owner: None }, Some(owner)) if owner != 0 => {
+                ConfigError::Untrusted(format!(
+                    "{said} (if that user decides about limits, write owner = {owner} under [limits] in bursar.toml instead)"
+                ))
+            }
+            (error, ..) => error,
+        }
+    }
+}
+
+/// The text of a file that decides about money.
+pub(super) fn deciding(path: &Path, owners: Owners) -> Result<String, ConfigError> {
+    let unreadable = |reason: String| ConfigError::Unreadable {
+        file: path.display().to_string(),
+        reason,
+    };
+    let mut file = open_deciding(path, owners).map_err(|error| match error {
+        HomeError::Io { source, .. } => unreadable(source.to_string()),
+        refused => ConfigError::Untrusted(refused.to_string()),
+    })?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)
+        .map_err(|error| unreadable(error.to_string()))?;
+    Ok(text)
+}
