@@ -153,9 +153,7 @@ impl Decider {
     fn decide_about(&self, subject: Subject<'_>, challenge: Challenge, over: Vec<Arc<str>>) -> Disposition {
         let (limits, _) = self.rules.current();
         let host = subject.origin.authority.host.as_str();
-        let (resource_hosts, realms) = limits
-            .names_of(host)
-            .map_or((&[][..], &[][..]), |names| (&names.resource_hosts, &names.realms));
+        let names = limits.names_of(host);
         let payer = Payer {
             address: self.means.address,
             stripe: self.means.stripe,
@@ -163,8 +161,8 @@ impl Decider {
             networks: &self.networks,
             proven: &self.proven,
             request_host: host,
-            resource_hosts,
-            realms,
+            resource_hosts: names.map_or(&[], |names| &names.resource_hosts),
+            realms: names.map_or(&[], |names| &names.realms),
             zero_amount: limits.zero_amount(),
             now: clock::unix_second(self.clock.now()),
         };
@@ -388,10 +386,16 @@ async fn begins_an_object(body: &mut Relay, until: Instant) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let (received, end) = body.read_up_to(seen, left).await;
-        body.unread(received.clone());
-        match received.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            Some(first) => return *first == b'{',
-            None if end == ReadEnd::TooLong && received.len() <= CHALLENGE_CAP => seen = received.len(),
+        let length = received.len();
+        let first = received[seen..]
+            .iter()
+            .find(|byte| !byte.is_ascii_whitespace())
+            .copied();
+        // Not cloned, so that a body of many small parts is not copied for each of them.
+        body.unread(received);
+        match first {
+            Some(first) => return first == b'{',
+            None if end == ReadEnd::TooLong && length <= CHALLENGE_CAP => seen = length,
             None => return false,
         }
     }

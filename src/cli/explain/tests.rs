@@ -215,3 +215,20 @@ fn every_code_reads_back() {
         assert_eq!(Reason::read(why.code()), Reason::Unpayable(*why));
     }
 }
+
+#[test]
+fn the_end_of_a_very_long_list_is_a_number() {
+    let others = [
+        other("x402 1", None, None, "first-of-pair", None),
+        other("and 40 more", None, None, "not-recorded", None),
+    ];
+    let text = text(&others);
+    for line in [
+        "  x402 1       -  -  first-of-pair: An earlier offer of the challenge has the same scheme and network, and an x402 v1 seller looks only at that one.\n",
+        "  and 40 more  -  -  not recorded one by one: the ledger entry had no room for more offers\n",
+    ] {
+        assert!(text.contains(line), "{line} is missing:\n{text}");
+    }
+    let json = serde_json::to_value(Explanation::of(&explained(&others))).unwrap();
+    assert_eq!(json["others"][1]["why"], "not-recorded");
+}

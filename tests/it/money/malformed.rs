@@ -286,7 +286,7 @@ async fn what_two_readers_could_read_differently_is_not_paid() {
             "challenge-not-decodable",
             Reply::of(&[JSON, ("content-encoding", "gzip")], v1.clone()),
         ),
-        ("one-mebibyte", "challenge-too-large", Reply::of(&[JSON], long)),
+        ("one-mebibyte", "challenge-too-large", Reply::of(&[JSON], long.clone())),
         ("mpp-alone", "mpp-parameter-missing", Reply::of(&[mpp], "{}")),
         (
             "mpp-and-json",
@@ -319,7 +319,7 @@ async fn what_two_readers_could_read_differently_is_not_paid() {
         (
             "blanks-of-one-mebibyte",
             "no-challenge",
-            Reply::of(&[("content-type", "text/plain")], long.clone()),
+            Reply::of(&[("content-type", "text/plain")], long),
         ),
         (
             "not-encoded",

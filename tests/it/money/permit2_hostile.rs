@@ -130,7 +130,7 @@ const UNPAID: [Case; 35] = [
         extra(by_permit2("10000"), "paymentFlow", json!("escrow"))
     }),
     ("timeout", "timeout-out-of-range", || {
-        changed(upto("50000"), "/maxTimeoutSeconds", json!(86_401))
+        changed(upto("50000"), "/maxTimeoutSeconds", json!(9))
     }),
     ("not-sponsored", "allowance-missing", || asks(by_permit2("10000"))),
     // Our signature would be combined with the seller's numbers.

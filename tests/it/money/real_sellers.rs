@@ -561,3 +561,46 @@ async fn ten_thousand_foreign_realms_cost_nothing_and_one_that_is_words_is_one_p
         "{reasons:?}"
     );
 }
+
+#[tokio::test]
+async fn times_and_digests_are_read_in_every_form_of_their_standards() {
+    // Of `{"q":"hello"}`, and of something else.
+    const OURS: &str = "sha-256=:CFdtBA5fXO1HaQ8sdv75T9kcnF5ed8M5LhPNrKzrx/I=:";
+    const OTHER: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+    const FORMS: [(&str, &str); 4] = [
+        ("9999-12-31t23:59:59z", "2026-04-01t12:04:58z"),
+        (
+            "2099-01-01T00:00:00.1234567890123456789Z",
+            "2026-04-01T12:04:58.123456789012Z",
+        ),
+        ("2099-01-01T02:00:00+02:00", "2026-04-01t14:04:58.5+02:00"),
+        ("2098-12-31t18:30:00.0-05:30", "2016-12-31T23:59:60Z"),
+    ];
+    let origin = Origin::https(|request: Seen| async move {
+        let (kind, index) = request.target[1..].split_once('/').unwrap();
+        let (expires, timestamp) = FORMS[index.parse::<usize>().unwrap()];
+        if request.is_paid() {
+            let receipt = json!({ "method": "evm", "reference": TX, "status": "success", "timestamp": timestamp });
+            return answer(200, &[("payment-receipt", &mpp::encoded(&receipt))], "goods");
+        }
+        let digest = match kind {
+            "ours" => format!("sha-512=:AAAA:, {OURS}"),
+            "other" => format!("{OTHER}, sha-512=:AAAA:"),
+            _ => format!("{OURS}, {OTHER}"),
+        };
+        mpp::asks(&[evm("10000").with("expires", expires).with("digest", &digest)])
+    })
+    .await;
+    let bursar = setup().trust(&origin.ca_pem).start();
+    let agent = Agent::of(&bursar);
+    let body = &b"{\"q\":\"hello\"}"[..];
+    for (index, (expires, _)) in FORMS.iter().enumerate() {
+        let page = agent.post(origin.address, &format!("/ours/{index}"), body).await;
+        assert_paid(expires, &origin, &bursar, &page, "10000", index + 1);
+    }
+    for (kind, why) in [("other", "digest-mismatch"), ("both", "digest-unsupported")] {
+        let page = agent.post(origin.address, &format!("/{kind}/0"), body).await;
+        assert_unpaid(kind, &page, why);
+    }
+    assert_eq!(origin.payments().len(), FORMS.len());
+}

@@ -502,3 +502,32 @@ fn the_longest_list_of_other_offers_fits() {
     entry.encode(&Digest::ZERO, &mut line).unwrap();
     assert_eq!(Entry::parse(&line).unwrap().0, entry);
 }
+
+#[test]
+fn what_fits_of_other_offers_is_kept_and_the_rest_is_a_number() {
+    let other = |at: usize, rule: Option<&str>| Other {
+        at: format!("x402 {at}"),
+        rail: None,
+        rule: rule.map(str::to_owned),
+        usd_micros: None,
+        why: "network-unsupported".into(),
+    };
+    for count in [0, 1, 63] {
+        let short: Vec<Other> = (0..count).map(|at| other(at, None)).collect();
+        assert_eq!(Other::that_fit(short.clone()), short);
+    }
+    let rule = "r".repeat(200);
+    let long: Vec<Other> = (0..63).map(|at| other(at, Some(&rule))).collect();
+    let kept = Other::that_fit(long.clone());
+    let (last, whole) = kept.split_last().unwrap();
+    assert!((10..63).contains(&whole.len()));
+    assert_eq!(whole, &long[..whole.len()]);
+    assert_eq!(
+        (last.at.as_str(), last.why.as_str()),
+        (&*format!("and {} more", 63 - whole.len()), NOT_RECORDED)
+    );
+    assert!(serde_json::to_vec(&kept).unwrap().len() <= 4 << 10);
+    // One that is longer than all the room leaves only the number.
+    let huge = Other::that_fit(vec![other(0, Some(&"r".repeat(5000)))]);
+    assert_eq!((huge.len(), huge[0].at.as_str()), (1, "and 1 more"));
+}
