@@ -83,3 +83,20 @@ pub(super) fn deciding(path: &Path, owners: Owners) -> Result<String, ConfigErro
         .map_err(|error| unreadable(error.to_string()))?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_there_or_not_text_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("limits.toml");
+        let says = || LimitsFile::in_data(path.clone()).load().err().unwrap().to_string();
+        assert!(says().starts_with(&format!("cannot read {}: ", path.display())));
+        std::fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(says().contains("UTF-8"), "{}", says());
+        std::fs::write(&path, "[agents.a]\r\ndaay = \"1\"\r\n").unwrap();
+        assert!(says().contains("limits.toml:2:1: [agents.a] has no key `daay`\n  2 | daay = \"1\"\n"));
+    }
+}

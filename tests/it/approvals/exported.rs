@@ -375,7 +375,10 @@ fn documents_of_before_codes_were_random_still_verify() {
     let output = verify(&written(folder.path(), used), &[]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let printed = text(&output);
-    assert!(printed.contains("undamaged, not proven: it is this proxy's own statement"), "{printed}");
+    assert!(
+        printed.contains("undamaged, not proven: it is this proxy's own statement"),
+        "{printed}"
+    );
     let output = verify(&written(folder.path(), denied), &[]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     // Its code is still the one that follows from the intent: another one, with the words to match, is found.

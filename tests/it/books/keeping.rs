@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::support::agent::Agent;
 use crate::support::bursar::{Home, WALLET_KEY, bin, bursar, eventually, setup};
 use crate::support::seller::shop;
+use ::bursar_ledger::format::CURRENT;
 
 fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
@@ -218,12 +219,13 @@ async fn a_damaged_backup_is_refused_and_nothing_is_put_in_place() {
             "is missing",
         );
     }
-    let edit = |from: &'static str, to: &'static str| {
+    let edit = |from: &str, to: &str| {
+        let (from, to) = (from.to_owned(), to.to_owned());
         move |bad: &Path| {
             let file = bad.join("backup.json");
             let text = fs::read_to_string(&file).unwrap();
-            assert!(text.contains(from));
-            fs::write(file, text.replace(from, to)).unwrap();
+            assert!(text.contains(&from));
+            fs::write(file, text.replace(&from, &to)).unwrap();
         }
     };
     refused(
@@ -238,8 +240,11 @@ async fn a_damaged_backup_is_refused_and_nothing_is_put_in_place() {
     );
     refused(
         "of a newer bursar",
-        &edit("\"format\": 3", "\"format\": 4"),
-        "has format 4",
+        &edit(
+            &format!("\"format\": {CURRENT}"),
+            &format!("\"format\": {}", CURRENT + 1),
+        ),
+        &format!("has format {}", CURRENT + 1),
     );
     refused(
         "other entries",
@@ -339,7 +344,10 @@ async fn a_directory_of_the_previous_version_is_migrated_and_one_of_the_next_is_
         let refused = bursar.run(command);
         assert_ne!(code(&refused), 0);
         assert!(
-            says(&refused).contains("has format 4, and this bursar knows formats up to 3"),
+            says(&refused).contains(&format!(
+                "has format {}, and this bursar knows formats up to {number}",
+                number + 1
+            )),
             "{}",
             says(&refused)
         );

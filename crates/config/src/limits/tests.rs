@@ -59,18 +59,6 @@ fn the_hash_is_that_of_the_files_bytes() {
     assert_eq!(limits.sha256, <[u8; 32]>::from(Sha256::digest(text)));
 }
 
-#[test]
-fn a_file_that_is_not_there_or_not_text_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("limits.toml");
-    let says = |dir: &Path| load(dir).err().unwrap().to_string();
-    assert!(says(dir.path()).starts_with(&format!("cannot read {}: ", path.display())));
-    std::fs::write(&path, [0xff, 0xfe]).unwrap();
-    assert!(says(dir.path()).contains("UTF-8"), "{}", says(dir.path()));
-    std::fs::write(&path, "[agents.a]\r\ndaay = \"1\"\r\n").unwrap();
-    assert!(says(dir.path()).contains("limits.toml:2:1: [agents.a] has no key `daay`\n  2 | daay = \"1\"\n"));
-}
-
 /// One mistake gives one message: a wrong zone is not also reported as missing.
 #[test]
 fn a_wrong_zone_is_reported_once() {

@@ -342,7 +342,7 @@ fn approvals_are_recorded_by_hashes() {
     let (id, until) = (rid(3), r#""until":"2026-11-20T08:05:00.000000Z""#);
     let expected = [
         format!(
-            r#"{{"agent":"crawler","approver":"did:bkey:é","backend":"ciba",{},"id":"{id}","intent":"{}","needed":2,"prev":"{prev}","rid":"{}",{tail},{until},"v":2}}"#,
+            r#"{{"agent":"crawler","approver":"did:bkey:é","backend":"ciba",{},"id":"{id}","intent":"{}","needed":2,"prev":"{prev}","rid":"{}","rules":["agents.a.approval_above"],"sd":["A1","b2"],{tail},{until},"v":2}}"#,
             head("approval.requested"),
             hash(4),
             rid(1)
@@ -366,6 +366,14 @@ fn approvals_are_recorded_by_hashes() {
             head("approval.expired")
         ),
     ];
+    // As directories of format 3 have it: without rules and commitments.
+    let of_before = expected[0].replace(r#""rules":["agents.a.approval_above"],"sd":["A1","b2"],"#, "");
+    assert_ne!(of_before, expected[0]);
+    let (entry, _) = Entry::parse(of_before.as_bytes()).unwrap();
+    let Body::ApprovalRequested(requested) = entry.body else {
+        panic!("{of_before}")
+    };
+    assert!(requested.rules.is_empty() && requested.sd.is_empty());
     for (body, expected) in approval_bodies().into_iter().zip(expected) {
         assert_eq!(String::from_utf8(encoded(body).1).unwrap(), expected);
     }

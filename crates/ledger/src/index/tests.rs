@@ -157,7 +157,6 @@ fn reserved(rid: PaymentId, hour: i64, at: i64) -> Reserved {
         rail: "mpp.evm".into(),
         rid,
         scheme: "exact".into(),
-        rules: vec!["agents.a.approval_above".into()],
         sd: vec![],
         symbol: "USDC".into(),
         usd_micros: Decimal(1),
