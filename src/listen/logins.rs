@@ -17,6 +17,10 @@ use bursar_core::agent_name::AgentName;
 /// Failed attempts per source and minute that are checked against the file and logged (R38).
 const FAILURES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 
+/// Sources whose failed attempts are counted at once. While there are more, failures are not logged, and correct tokens
+/// pass as always.
+const SOURCES: usize = 10_000;
+
 pub(crate) struct Logins {
     roster: Roster,
     /// A correct token always passes: a neighbour on the same address must not be able to lock an agent out.
@@ -75,7 +79,7 @@ impl Logins {
     }
 
     fn failed(&self, source: IpAddr, why: Unknown) -> Unknown {
-        if self.failures.check_key(&source).is_err() {
+        if self.failures.len() >= SOURCES || self.failures.check_key(&network_of(source)).is_err() {
             return Unknown::TooMany;
         }
         tracing::warn!(%source, why = %why, "proxy login failed");
@@ -93,6 +97,14 @@ impl Logins {
     }
 }
 
+/// Who has one IPv6 address usually has its whole /64, and could come from another one each time.
+fn network_of(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -101,5 +113,47 @@ impl fmt::Display for Unknown {
             Self::Wrong => "No agent has this name and token; `bursar agents list` shows the names, `bursar agents rotate NAME` makes a new token.",
             Self::TooMany => "No agent has this name and token, and this address has failed too often in the last minute.",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+    use bursar_home::Home;
+
+    fn logins(dir: &tempfile::TempDir) -> Logins {
+        let home = Home::at(dir.path()).unwrap();
+        home.create().unwrap();
+        Logins::new(Roster::load(&home).unwrap())
+    }
+
+    #[test]
+    fn the_sources_that_are_counted_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let logins = logins(&dir);
+        for number in 0..2 * SOURCES as u32 {
+            let source = IpAddr::V4(number.into());
+            logins.failed(source, Unknown::Wrong);
+            assert!(logins.failures.len() <= SOURCES);
+        }
+        assert_eq!(logins.failed(IpAddr::V4(7.into()), Unknown::Wrong), Unknown::TooMany);
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let logins = logins(&dir);
+        let failed = |network: u128, host: u128| {
+            let source = Ipv6Addr::from_bits(0x2001_0db8 << 96 | network << 64 | host);
+            logins.failed(source.into(), Unknown::Wrong)
+        };
+        for host in 0..10 {
+            assert_eq!(failed(1, host), Unknown::Wrong);
+        }
+        assert_eq!(failed(1, 10), Unknown::TooMany);
+        assert_eq!(failed(2, 10), Unknown::Wrong);
+        assert_eq!(logins.failures.len(), 2);
     }
 }

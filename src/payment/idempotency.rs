@@ -279,4 +279,23 @@ mod tests {
             assert!(matches!(keys.claim(key("k")), Claimed::Granted(_)));
         }
     }
+
+    #[test]
+    fn an_agent_with_a_new_key_for_each_request_leaves_nothing() {
+        let (clock, keys, rid) = world();
+        for number in 0..1000 {
+            let Claimed::Granted(claim) = keys.claim(key(&number.to_string())) else {
+                panic!("each key is new");
+            };
+            assert_eq!(keys.lock().claimed.len(), 1);
+            // Every tenth buys something.
+            if number % 10 == 0 {
+                claim.paid(rid, fingerprint());
+            }
+        }
+        assert_eq!((keys.lock().claimed.len(), keys.lock().holds.every().count()), (0, 100));
+        clock.set(clock.now() + SignedDuration::from_secs(24 * 60 * 60 + 1));
+        keys.sweep();
+        assert_eq!(keys.lock().holds.every().count(), 0);
+    }
 }

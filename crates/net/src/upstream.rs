@@ -4,9 +4,8 @@
 //! Two connections are interchangeable if agent, origin, checked address and ALPN offer are equal (R36); there is one
 //! set of trusted roots per process.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -28,16 +27,14 @@ use bursar_core::host::Authority;
 
 use connection::{Carrier, Sender};
 pub use connection::{Connection, SendError};
+use pool::Pool;
 
 mod connection;
+mod pool;
 
 /// Limits for response heads, the same as for the agent's request heads (R33).
 pub const HEAD_BYTES: usize = 64 << 10;
 pub const HEAD_FIELDS: usize = 256;
-/// An idle connection is closed after this time; sites commonly close theirs after 60 s or more.
-const KEEP: Duration = Duration::from_secs(50);
-/// The most idle connections of one agent to one origin.
-const KEEP_EACH: usize = 64;
 /// After this time a name is looked up again for a new connection (threat 2.2: never within one exchange).
 const NAME_AGE: Duration = Duration::from_secs(30);
 
@@ -105,7 +102,7 @@ pub struct Upstreams {
     dialer: Dialer,
     tls: Arc<UpstreamTls>,
     timeouts: Timeouts,
-    pooled: Mutex<HashMap<Key, Vec<IdleConnection>>>,
+    pooled: Mutex<Pool<Connection>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -113,11 +110,6 @@ struct Key {
     agent: AgentName,
     origin: Origin,
     offer: AlpnOffer,
-}
-
-struct IdleConnection {
-    connection: Connection,
-    since: Instant,
 }
 
 /// One agent's access to one origin. A tunnel has one lane for its whole life.
@@ -165,53 +157,37 @@ impl Upstreams {
         if connection.is_closed() {
             return;
         }
-        let mut pooled = self.pooled.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = pooled.entry(key).or_default();
-        if lane.len() < KEEP_EACH {
-            lane.push(IdleConnection {
-                connection,
-                since: Instant::now(),
-            });
-        }
+        self.pool().keep(key, connection);
     }
 
-    /// Newest first: the connection least likely to have been closed by the site.
     fn pick(&self, key: &Key, checked: &Checked) -> Option<Connection> {
-        let mut pooled = self.pooled.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = pooled.get_mut(key)?;
-        while let Some(last) = lane.last_mut() {
-            let connection = &last.connection;
-            if connection.is_closed()
-                || last.since.elapsed() > KEEP
-                || !checked.addresses().contains(&connection.address)
-            {
-                lane.pop();
-                continue;
-            }
-            if let Sender::H2(sender) = &connection.sender {
-                last.since = Instant::now();
-                return Some(Connection {
-                    sender: Sender::H2(sender.clone()),
-                    address: connection.address,
-                    reused: true,
-                });
-            }
-            return lane.pop().map(|pooled| Connection {
+        let mut pool = self.pool();
+        let newest = pool.newest(key, |connection| {
+            !connection.is_closed() && checked.addresses().contains(&connection.address)
+        })?;
+        if let Sender::H2(sender) = &newest.sender {
+            let shared = Connection {
+                sender: Sender::H2(sender.clone()),
+                address: newest.address,
                 reused: true,
-                ..pooled.connection
-            });
+            };
+            pool.touch(key);
+            return Some(shared);
         }
-        pooled.remove(key);
-        None
+        pool.take(key).map(|connection| Connection {
+            reused: true,
+            ..connection
+        })
     }
 
     /// Closes connections that have been idle too long. Called on a timer.
     pub fn sweep(&self) {
-        let mut pooled = self.pooled.lock().unwrap_or_else(PoisonError::into_inner);
-        pooled.retain(|_, lane| {
-            lane.retain(|pooled| !pooled.connection.is_closed() && pooled.since.elapsed() <= KEEP);
-            !lane.is_empty()
-        });
+        self.pool().sweep(Connection::is_closed);
+    }
+
+    // After a panic of another holder at worst the count is off, which the next sweep corrects.
+    fn pool(&self) -> MutexGuard<'_, Pool<Connection>> {
+        self.pooled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn dial(&self, key: &Key, checked: &Checked) -> Result<Connection, UpstreamError> {

@@ -322,9 +322,11 @@ impl Outstanding {
     /// Drops payments that no repeat can concern any more; their ledger records stay as they are. Called on a timer,
     /// because most outstanding payments are never asked about again.
     pub fn sweep(&self) {
+        let now = self.0.clock.now();
         if self.any() {
-            self.forget_old(self.0.clock.now());
+            self.forget_old(now);
         }
+        self.sweep_lost(now);
         let old = {
             let mut delivered = self.handed_over();
             let fresh = mem::take(&mut delivered.since_sweep);

@@ -129,6 +129,7 @@ mod tests {
         assert_eq!(due.batch(&all, NOW + 5).len(), 100);
         // The others were settled in the meantime.
         assert_eq!(due.batch(&all[..3], NOW + 5), all[..3]);
+        assert_eq!(due.asks.len(), 3, "nothing is kept about them");
     }
 
     #[test]

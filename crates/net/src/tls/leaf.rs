@@ -45,13 +45,17 @@ struct Leaf {
 
 impl Leaves {
     pub fn new(authority: Authority, clock: SharedClock) -> Result<Self, AuthorityError> {
+        Self::with_room_for(CACHED, authority, clock)
+    }
+
+    fn with_room_for(hosts: usize, authority: Authority, clock: SharedClock) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let encoded = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(Self {
             signer: provider().key_provider.load_private_key(encoded)?,
             authority,
             key,
-            cache: Cache::new(CACHED),
+            cache: Cache::new(hosts),
             clock,
         })
     }
@@ -203,5 +207,28 @@ impl fmt::Debug for BySni {
 impl fmt::Debug for Fixed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fixed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bursar_core::clock::SystemClock;
+    use bursar_home::Home;
+
+    #[test]
+    fn certificates_of_many_hosts_are_not_all_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path()).unwrap();
+        home.create().unwrap();
+        let clock: SharedClock = Arc::new(SystemClock);
+        let authority = Authority::create(&home, clock.now()).unwrap();
+        let leaves = Leaves::with_room_for(16, authority, clock).unwrap();
+        for number in 0..100 {
+            let host = Host::parse(&format!("h{number}.example.com")).unwrap();
+            leaves.for_host(&host).unwrap();
+            assert!(leaves.cache.len() <= 16);
+        }
+        assert!(leaves.cache.len() > 1);
     }
 }

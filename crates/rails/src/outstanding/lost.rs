@@ -40,6 +40,11 @@ impl Outstanding {
         Some(rid)
     }
 
+    /// Drops what no repeat can concern any more. Each row is a payment that was counted, so the limits bound their number.
+    pub(super) fn sweep_lost(&self, now: Timestamp) {
+        self.lost().retain(|_, (_, until)| *until >= now);
+    }
+
     /// The payment is no longer outstanding.
     pub fn forget_lost(&self, fingerprint: &Fingerprint) {
         self.lost().remove(fingerprint);

@@ -233,6 +233,30 @@ fn an_outstanding_payment_that_nobody_asks_about_is_swept() {
     assert_eq!(world.files(), 0);
 }
 
+#[test]
+fn lost_payments_that_nobody_asks_about_are_swept() {
+    let world = world();
+    let valid_before = u64::try_from(NOW).unwrap() + 60;
+    let lost = |n: u8| {
+        (
+            PaymentId::new(second(i64::from(n)), [n; 10]),
+            request(n).bytes(),
+            valid_before,
+        )
+    };
+    world.outstanding.remember((0..200).map(lost));
+    let left = || world.outstanding.lost().len();
+    world.clock.set(second(900));
+    world.outstanding.sweep();
+    assert_eq!(
+        (left(), world.outstanding.would_double(&request(7))),
+        (200, Some(lost(7).0))
+    );
+    world.clock.set(second(901));
+    world.outstanding.sweep();
+    assert_eq!((left(), world.outstanding.would_double(&request(7))), (0, None));
+}
+
 fn paid(world: &World, rid: PaymentId, asked: Asked) -> Paid {
     world.outstanding.claim_paid(rid, target(), asked)
 }

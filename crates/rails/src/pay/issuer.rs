@@ -33,8 +33,24 @@ pub struct Issuer {
     stripe: Stripe,
     payment_method: PaymentMethod,
     tokens: Tokens,
-    /// Payments that need another key, each logged once.
-    reported: Mutex<BTreeSet<PaymentId>>,
+    reported: Mutex<Reported>,
+}
+
+/// Payments that need another key, each logged once; of the newest ones only, because a log line more does no harm.
+#[derive(Default)]
+struct Reported(BTreeSet<PaymentId>);
+
+impl Reported {
+    const MOST: usize = 1024;
+
+    /// Whether it has not been reported yet.
+    fn is_new(&mut self, rid: PaymentId) -> bool {
+        let is_new = self.0.insert(rid);
+        if self.0.len() > Self::MOST {
+            self.0.pop_first();
+        }
+        is_new
+    }
 }
 
 /// Why there is no token to send.
@@ -232,7 +248,7 @@ impl Issuer {
             }
         };
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        if reported.insert(rid) {
+        if reported.is_new(rid) {
             tracing::warn!(payment = %rid, why, "the payment stays counted until `bursar payments resolve` closes it");
         }
         Err(why.as_str().into())
@@ -401,5 +417,22 @@ impl NotIssued {
             detail: "the payment was recorded for a payment method or account other than the one configured now"
                 .to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_reported_is_remembered_for_the_newest_payments_only() {
+        let mut reported = Reported::default();
+        let id = |number: i64| PaymentId::new(Timestamp::from_second(1_760_000_000 + number).unwrap(), [0; 10]);
+        let most = i64::try_from(Reported::MOST).unwrap();
+        for number in 0..3 * most {
+            assert!(reported.is_new(id(number)));
+            assert!(reported.0.len() <= Reported::MOST);
+        }
+        assert!(!reported.is_new(id(3 * most - 1)));
     }
 }
