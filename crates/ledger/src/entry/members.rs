@@ -257,6 +257,7 @@ pub struct Refused {
     pub count: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// `*` for several hosts.
     pub host: String,
     pub reason: String,
     pub rule: String,
