@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use bursar_approvals::questions::Questions;
-use bursar_home::Home;
+use bursar_home::{Home, spare};
 use bursar_ledger::{Event, Ledger, LedgerError, PaymentId, Resolution};
 use bursar_rails::outstanding::{Outstanding, Withdrawal, Withdrawn};
 use bursar_reconcile::Reconciler;
@@ -128,8 +128,10 @@ pub(crate) async fn serve(admin: Arc<Admin>, listener: UnixListener) {
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
+            // An operator must get through above all when connections have used up every descriptor.
+            Err(error) if spare::is_exhausted(&error) && spare::give_up() => continue,
             Err(error) => {
-                // Most likely out of file descriptors; retrying at once would only burn CPU.
+                // Retrying at once would only burn CPU.
                 tracing::warn!(%error, "cannot accept an admin connection");
                 sleep(Duration::from_millis(100)).await;
                 continue;
@@ -157,6 +159,8 @@ async fn connection(admin: Arc<Admin>, stream: UnixStream, uid: u32) {
     if let Err(error) = served {
         tracing::debug!(%error, "admin connection ended");
     }
+    // `serve_connection` has closed its socket; if accepting it took a spare descriptor, there is room for one again.
+    spare::replace();
 }
 
 async fn answer(admin: &Arc<Admin>, request: Request<Incoming>, uid: u32) -> Response<Full<Bytes>> {

@@ -38,7 +38,7 @@ use bursar_approvals::questions::{Questions, Randomness, Services};
 use bursar_core::assets::Network;
 use bursar_core::clock::SharedClock;
 use bursar_core::policy::Approvals;
-use bursar_home::{self as home, Home, Readers};
+use bursar_home::{self as home, Home, Readers, spare};
 use bursar_ledger::{Ledger, Options, PaymentId};
 use bursar_net::body::ReplayBudget;
 use bursar_net::dial::{Dialer, Patience, SystemResolver};
@@ -96,6 +96,8 @@ pub(crate) async fn start(home: &Home, clock: SharedClock) -> Result<Running, St
     home.require_initialised()?;
     restore::require_accepted(home)?;
     home.require_owned()?;
+    // Before anything else can use them up.
+    spare::set_aside().map_err(StartError::Descriptors)?;
     home.create_run()?;
     let config = Config::load(home.root())?;
     let (rules, loaded) = Rules::load(config.limits.clone())?;
@@ -264,6 +266,7 @@ async fn open_ledger(ground: &Ground<'_>) -> Result<Arc<dyn Ledger>, StartError>
     }
     let mut options = Options::new(ground.clock.clone());
     options.alarms = ground.alerts.alarms();
+    options.unsigned_max = ground.config.log.unsigned_max;
     Ok(store::open(&ground.config, ground.home, options).await?)
 }
 

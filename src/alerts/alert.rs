@@ -47,7 +47,8 @@ pub enum Alert {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     /// Stable name: `budget-80`, `wallet-low`, `payment-unknown`, `dispute`, `wallet-outflow`, `disk-low`,
-    /// `store-failed`, `clock-jump`, `index-rebuilt`, `torn-write`, `limits-rejected`, `approval-flood`, `test`.
+    /// `store-failed`, `clock-jump`, `index-rebuilt`, `torn-write`, `log-unsigned`, `segment-overdue`, `limits-rejected`,
+    /// `approval-flood`, `test`.
     pub kind: &'static str,
     /// RFC 3339, UTC.
     pub at: Timestamp,
@@ -68,6 +69,8 @@ impl Alert {
                 Alarm::ClockJumped { .. } => "clock-jump",
                 Alarm::IndexRebuilt { .. } => "index-rebuilt",
                 Alarm::TornWrite { .. } => "torn-write",
+                Alarm::LogUnsigned { .. } => "log-unsigned",
+                Alarm::SegmentOverdue { .. } => "segment-overdue",
             },
             Self::WalletLow { .. } => "wallet-low",
             Self::PaymentUnknown { .. } | Self::ManyUnknown { .. } => "payment-unknown",
@@ -226,6 +229,29 @@ fn of_ledger(alarm: &Alarm) -> String {
         Alarm::TornWrite { bytes } => format!(
             "The last stop interrupted a write: {bytes} bytes that were never acknowledged were moved to audit/torn-*. \
              Nothing was lost. Find out why the machine stopped."
+        ),
+        Alarm::LogUnsigned {
+            why,
+            max_s,
+            payments_stopped,
+        } => {
+            let max = SignedDuration::from_secs(i64::try_from(*max_s).unwrap_or(i64::MAX));
+            if *payments_stopped {
+                format!(
+                    "The ledger's journal could not be signed for {max:#}, so new payments are refused: {why}. Requests \
+                     that cost nothing still pass. bursar keeps trying; payments resume by themselves."
+                )
+            } else {
+                format!(
+                    "The ledger's journal cannot be signed: {why}. What is not signed can be removed unnoticed. bursar \
+                     keeps trying; if it still fails after {max:#}, new payments are refused. Make room on the disk, or \
+                     find out what uses up the file descriptors."
+                )
+            }
+        }
+        Alarm::SegmentOverdue { why } => format!(
+            "The next file of the ledger's journal cannot be opened: {why}. Entries go on into the old one, and nothing is \
+             lost. bursar keeps trying. Make room on the disk, or find out what uses up the file descriptors."
         ),
     }
 }

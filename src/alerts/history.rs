@@ -29,6 +29,10 @@ enum Thing {
     LowSpace,
     StoreFailed,
     ClockJumped,
+    LogUnsigned {
+        payments_stopped: bool,
+    },
+    SegmentOverdue,
     Wallet(Network),
     Unknown(PaymentId),
     Dispute(PaymentId, String),
@@ -95,6 +99,20 @@ impl Thing {
                 Alarm::StoreFailed { .. } => (Self::StoreFailed, Quiet::ForGood),
                 // The ledger reports each jump once; a clock that jumps back and forth must not cause a flood.
                 Alarm::ClockJumped { .. } => (Self::ClockJumped, Quiet::For(SignedDuration::from_mins(1))),
+                // Reported as often as it fails anew, but a disk that fails now and then must not cause a flood.
+                Alarm::LogUnsigned {
+                    payments_stopped: false,
+                    ..
+                } => (
+                    Self::LogUnsigned {
+                        payments_stopped: false,
+                    },
+                    Quiet::For(SignedDuration::from_mins(10)),
+                ),
+                Alarm::LogUnsigned {
+                    payments_stopped: true, ..
+                } => (Self::LogUnsigned { payments_stopped: true }, Quiet::For(HOUR)),
+                Alarm::SegmentOverdue { .. } => (Self::SegmentOverdue, Quiet::For(HOUR)),
                 Alarm::IndexRebuilt { .. } | Alarm::TornWrite { .. } => return None,
             },
             Alert::WalletLow { network, .. } => (Self::Wallet(*network), Quiet::ForGood),
@@ -200,6 +218,26 @@ mod tests {
         assert!(history.is_new(&low, at("2026-11-20T12:00:00Z")));
         assert!(!history.is_new(&low, at("2026-11-20T12:59:59Z")));
         assert!(history.is_new(&low, at("2026-11-20T13:00:00Z")));
+    }
+
+    #[test]
+    fn an_unsigned_log_alerts_when_it_begins_and_again_when_payments_stop() {
+        let mut history = AlertHistory::default();
+        let unsigned = |payments_stopped| {
+            Alert::Ledger(Alarm::LogUnsigned {
+                why: "no room".into(),
+                max_s: 600,
+                payments_stopped,
+            })
+        };
+        assert!(history.is_new(&unsigned(false), at("2026-11-20T12:00:00Z")));
+        assert!(!history.is_new(&unsigned(false), at("2026-11-20T12:09:59Z")));
+        assert!(history.is_new(&unsigned(true), at("2026-11-20T12:10:00Z")));
+        assert!(!history.is_new(&unsigned(true), at("2026-11-20T13:09:59Z")));
+        assert!(
+            history.is_new(&unsigned(false), at("2026-11-20T13:00:00Z")),
+            "it failed anew"
+        );
     }
 
     #[test]

@@ -108,7 +108,7 @@ codes! {
         "The operator must fund the wallet; `bursar wallet show` prints its address."
     StoreUnavailable "store-unavailable" SERVICE_UNAVAILABLE INTERNAL;
         "The payment could not be recorded, so nothing was paid"
-        "The ledger cannot be written: the disk is full or failing, the database is unreachable, or another proxy has \
+        "The ledger cannot be written or signed: the disk is full or failing, the database is unreachable, or another proxy has \
          newer limits. Requests that cost nothing still pass."
         "Try again after the time in `Retry-After`. The operator finds the cause in the log."
     SigningFailed "signing-failed" SERVICE_UNAVAILABLE INTERNAL;

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 
 use super::environment::sh_word;
 use super::output::say;
-use super::{Exit, Failure};
+use super::{Exit, Failure, journal};
 use crate::admin;
 use crate::backup::take::{self, CopyKeys};
 use crate::backup::{BackupError, restore, retain};
 use bursar_core::clock::SystemClock;
 use bursar_home::Home;
-use bursar_ledger::OpenError;
+use bursar_ledger::{OpenError, compare};
 
 #[derive(Args)]
 pub(super) struct Backup {
@@ -91,6 +91,8 @@ impl Backup {
         } else {
             CopyKeys::LeftOut
         };
+        // A damaged ledger must not take the place of an older, whole backup.
+        let exit = journal::noted(compare(home.root()).map_err(journal::damaged)?);
         let mut progress = Progress::new();
         let made = take::backup(home, &target, keys, Timestamp::now(), &mut |bytes| progress.at(bytes));
         progress.end();
@@ -111,7 +113,7 @@ impl Backup {
             "Never included: run/, index/ and lock, which belong to this machine, and the credentials of \
              outstanding payments."
         )?;
-        Ok(Exit::Done)
+        Ok(exit)
     }
 }
 

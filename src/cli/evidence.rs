@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::arguments::{moment, not_found, parse_id};
 use super::output::print;
 use super::output::print_json;
-use super::{Exit, Failure};
+use super::{Exit, Failure, journal};
 use bursar_approvals::questions;
 use bursar_approvals::record::{
     ApprovalRecord, BoundBy, Decision, Difference, Examined, NotRead, Proof, Token, examine,
@@ -74,11 +74,10 @@ impl Approvals {
 impl Export {
     fn run(&self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
-        let unread = |error: bursar_ledger::ReadError| Failure::negative(error.to_string());
-        let asked = asked_about(home.root()).map_err(unread)?;
-        let wanted = self.wanted(home, &read_payments(home.root()).map_err(unread)?.payments, &asked)?;
-        let mut lines = lines_about(home.root(), &wanted).map_err(unread)?;
-        let mut exit = Exit::Done;
+        let (asked, mut exit) = journal::read(asked_about(home.root()))?;
+        let recorded = journal::read_again(read_payments(home.root()))?;
+        let wanted = self.wanted(home, &recorded.payments, &asked)?;
+        let mut lines = journal::read_again(lines_about(home.root(), &wanted))?;
         for id in wanted {
             let stored = questions::look(&home.approvals(), id).unwrap_or_else(|why| {
                 eprintln!("bursar: {id}: {why}");

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::arguments::{not_found, parse_id};
 use super::output::print_json;
-use super::{Exit, Failure, output::print};
+use super::{Exit, Failure, journal, output::print};
 use bursar_core::challenge::Why;
 use bursar_core::money::MicroUsd;
 use bursar_core::policy::{NotTaken, RefusalCode};
@@ -28,7 +28,7 @@ impl Explain {
     pub(super) fn run(self, home: &Home) -> Result<Exit, Failure> {
         home.require_initialised()?;
         let rid = parse_id(&self.id)?;
-        let explained = read_explained(home.root(), rid).map_err(|error| Failure::negative(error.to_string()))?;
+        let (explained, exit) = journal::read(read_explained(home.root(), rid))?;
         let explained = explained.ok_or_else(|| not_found(rid))?;
         let explanation = Explanation::of(&explained);
         if self.json {
@@ -36,7 +36,7 @@ impl Explain {
         } else {
             print(format_args!("{}", explanation.text()))?;
         }
-        Ok(Exit::Done)
+        Ok(exit)
     }
 }
 

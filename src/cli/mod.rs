@@ -14,6 +14,7 @@ mod evidence;
 mod explain;
 mod explain_code;
 mod init;
+mod journal;
 mod output;
 mod payments;
 mod privileges;
@@ -128,6 +129,16 @@ pub enum Exit {
     RunFailed,
     /// The child's own code.
     Child(u8),
+}
+
+impl Exit {
+    /// The code of a command with two results: damage before what could not be verified.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Done, other) | (Self::Unverifiable, other @ Self::Negative) => other,
+            (this, _) => this,
+        }
+    }
 }
 
 /// Why a command failed, for the person who typed it.

@@ -7,12 +7,13 @@ use jiff::Timestamp;
 
 use super::arguments::{moment, not_found, parse_id};
 use super::output::{print, print_json, say};
-use super::{Exit, Failure};
+use super::{Exit, Failure, journal};
 use crate::admin::{self, AdminError, Resolved};
 use bursar_core::clock::SystemClock;
 use bursar_home::Home;
 use bursar_ledger::{
-    Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, RecordedPayments, Refused, read_payments,
+    ANY_HOST, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, RecordedPayments, Refused,
+    read_payments,
 };
 
 #[derive(Subcommand)]
@@ -95,10 +96,11 @@ impl List {
                 STATES.join(", ")
             )));
         }
+        let (recorded, exit) = journal::read(read_payments(home.root()))?;
         let RecordedPayments {
             mut payments,
             mut refusals,
-        } = read(home)?;
+        } = recorded;
         payments.retain(|payment| self.wants(payment));
         refusals.retain(|refusal| self.wants_refusal(refusal));
         if let Some(limit) = self.limit {
@@ -113,13 +115,13 @@ impl List {
                     refusal,
                 })
             })?;
-            return Ok(Exit::Done);
+            return Ok(exit);
         }
         if payments.is_empty() && refusals.is_empty() {
             eprintln!("No payments.");
         }
         print(format_args!("{}{}", table(&payments), refusal_table(&refusals)))?;
-        Ok(Exit::Done)
+        Ok(exit)
     }
 
     fn wants(&self, payment: &PaymentRecord) -> bool {
@@ -159,9 +161,10 @@ struct Shown<'a> {
 impl Show {
     fn run(self, home: &Home) -> Result<Exit, Failure> {
         let rid = parse_id(&self.id)?;
-        let payment = find(home, rid)?;
+        let (recorded, compared) = journal::read(read_payments(home.root()))?;
+        let payment = find(recorded, rid)?;
         let approval = super::evidence::Shown::of(home, rid)?;
-        let exit = approval.exit();
+        let exit = compared.and(approval.exit());
         if self.json {
             print_json(&Shown {
                 payment: &payment,
@@ -215,7 +218,7 @@ impl Resolve {
     /// Checks the payment before the ledger is asked to change it: the ledger knows only open payments, so its errors
     /// would be less clear.
     fn look(&self, home: &Home, rid: PaymentId) -> Result<(), Failure> {
-        let payment = find(home, rid)?;
+        let payment = find(journal::read_again(read_payments(home.root()))?, rid)?;
         let (state, reason) = (payment.state, payment.reason.as_deref());
         if state.is_final() {
             let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
@@ -252,12 +255,8 @@ async fn resolve_offline(home: &Home, rid: PaymentId, word: Resolved, who: Strin
     resolved.map_err(|error: LedgerError| Failure::negative(error.to_string()))
 }
 
-fn read(home: &Home) -> Result<RecordedPayments, Failure> {
-    read_payments(home.root()).map_err(|error| Failure::negative(error.to_string()))
-}
-
-fn find(home: &Home, rid: PaymentId) -> Result<PaymentRecord, Failure> {
-    let payment = read(home)?.payments.into_iter().find(|payment| payment.id == rid);
+fn find(recorded: RecordedPayments, rid: PaymentId) -> Result<PaymentRecord, Failure> {
+    let payment = recorded.payments.into_iter().find(|payment| payment.id == rid);
     payment.ok_or_else(|| not_found(rid))
 }
 
@@ -296,7 +295,10 @@ pub(super) fn refusal_table(refusals: &[Refused]) -> String {
             refusal.usd.as_deref().unwrap_or("-"),
             "USD",
             refusal.agent,
-            refusal.merchant,
+            match refusal.merchant.as_str() {
+                ANY_HOST => "several hosts",
+                host => host,
+            },
             refusal.rule,
         );
     }

@@ -81,6 +81,7 @@ impl From<StartError> for Failure {
             StartError::NoLedger(_)
             | StartError::NotAccepted(_)
             | StartError::Store(StoreError::Ledger(_))
+            | StartError::Descriptors(_)
             | StartError::Admin { .. } => Self::negative(error.to_string()),
             StartError::Listen { .. } => Self::unavailable(error.to_string()),
             _ => Self::usage(error.to_string()),

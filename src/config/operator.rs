@@ -12,6 +12,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http::Uri;
 use ipnet::IpNet;
@@ -27,6 +28,7 @@ use bursar_config::section::Section;
 use bursar_core::assets::Network;
 use bursar_core::host::Host;
 use bursar_home::Owners;
+use bursar_ledger::UNSIGNED_MAX;
 use bursar_ledger::database_url::DatabaseUrl;
 use bursar_net::oauth::issuer::Issuer;
 use bursar_net::timeouts::Timeouts;
@@ -48,6 +50,7 @@ pub(crate) struct Config {
     pub approval: Approval,
     pub limits: LimitsFile,
     pub store: Store,
+    pub log: Log,
     pub alerts: Alerts,
     /// Where the secrets of the BKey client are kept, whether it pays or not.
     pub bkey_secrets: Vec<SecretSource>,
@@ -140,6 +143,13 @@ pub(crate) struct Bkey {
 /// An http or https URL. Providers put their keys into its path, so only its host is ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct RpcUrl(Uri);
+
+/// `[log]`: the signed journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Log {
+    /// How long payments go on while the journal cannot be signed (R224).
+    pub unsigned_max: Duration,
+}
 
 /// Where the ledger is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -235,6 +245,14 @@ impl Config {
 }
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8402);
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            unsigned_max: UNSIGNED_MAX,
+        }
+    }
+}
 
 impl Default for Proxy {
     fn default() -> Self {

@@ -55,6 +55,8 @@ pub enum StartError {
     Callbacks { address: SocketAddr, source: io::Error },
     #[error("the operating system gave no random bytes: {0}")]
     Random(io::Error),
+    #[error("no file descriptors could be set aside for the ledger: {0}; raise the limit (ulimit -n, LimitNOFILE)")]
+    Descriptors(io::Error),
     #[error("cannot open the admin socket {path}: {source}{}", shorter(path), path = path.display())]
     Admin { path: PathBuf, source: io::Error },
 }

@@ -10,6 +10,7 @@
 //!   new one; fail if it exists; or write without waiting for the disk. [`Readers`] sets the mode.
 //! * [`read_secret`]: reads a file only if nobody else can read it.
 //! * [`open_deciding`] and [`Home::require_owned`]: refuse what users other than [`Owners`] could have changed.
+//! * [`spare`]: descriptors set aside for the ledger, evidence and the admin socket.
 //! * [`HomeError`]: the failures, each with the path and what to do.
 //!
 //! # Where to start reading
@@ -39,6 +40,7 @@
 )]
 
 mod owners;
+pub mod spare;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -302,14 +304,9 @@ pub fn write_atomic(path: &Path, content: &[u8], readers: Readers) -> Result<(),
 
 /// Writes a secret, 0600, without waiting for the disk: for files that may be lost or torn in a crash.
 pub fn write_unsynced(path: &Path, content: &[u8]) -> Result<(), HomeError> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| failed("write", path, source))?;
-    file.write_all(content).map_err(|source| failed("write", path, source))
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    spare::opening(|| options.open(path)?.write_all(content)).map_err(|source| failed("write", path, source))
 }
 
 /// Creates one directory, 0700, unless it exists.
@@ -359,17 +356,15 @@ impl Draft {
         let draft = Self {
             path: destination.with_file_name(name),
         };
-        let written = (|| {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&draft.path)?;
+        let written = spare::opening(|| {
+            let mut options = OpenOptions::new();
+            options.write(true).create_new(true).mode(mode);
+            let mut file = options.open(&draft.path)?;
             // The umask may have cleared some bits.
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.write_all(content)?;
             file.sync_all()
-        })();
+        });
         written.map_err(|source| failed("write", destination, source))?;
         Ok(draft)
     }
@@ -388,9 +383,7 @@ fn sync_folder(path: &Path) -> Result<(), HomeError> {
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    File::open(folder)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|source| failed("sync", folder, source))
+    spare::opening(|| File::open(folder)?.sync_all()).map_err(|source| failed("sync", folder, source))
 }
 
 pub fn failed(action: &'static str, path: &Path, source: io::Error) -> HomeError {

@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{OFlags, StatVfsMountFlags, statvfs};
 use rustix::process::{getegid, geteuid, getgroups};
 
-use super::{HomeError, failed};
+use super::{HomeError, failed, spare};
 
 const ROOT: u32 = 0;
 /// Links on the way to one file; as many as the kernel follows.
@@ -196,11 +196,9 @@ fn is_read_only(path: &Path) -> Result<bool, HomeError> {
 fn open_itself(path: &Path) -> Result<(File, Metadata), HomeError> {
     // A pipe in its place must not make the start wait for a writer.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(|source| failed("open", path, source))?;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(flags.bits().cast_signed());
+    let file = spare::opening(|| options.open(path)).map_err(|source| failed("open", path, source))?;
     let about = file.metadata().map_err(|source| failed("examine", path, source))?;
     match about.is_file() {
         true => Ok((file, about)),

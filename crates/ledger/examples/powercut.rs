@@ -160,7 +160,7 @@ async fn check(dir: &Path, number: u64) -> Result<(), Failed> {
 
 /// The state of every payment, from the journal alone.
 fn states(dir: &Path) -> Result<HashMap<PaymentId, State>, Failed> {
-    let recorded = read_payments(dir)?;
+    let recorded = read_payments(dir)?.read;
     Ok(recorded
         .payments
         .iter()

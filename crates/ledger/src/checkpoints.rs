@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -16,7 +16,7 @@ use super::journal::sync_dir;
 use super::note::{Checkpoint, NoteError, Signer};
 use super::scan::JournalError;
 use super::tree::Tree;
-use bursar_home::{self as home, HomeError};
+use bursar_home::{self as home, HomeError, spare};
 
 /// Larger than any record, so that a piece of a record at the end of the log is shorter.
 const RECORD_BYTES: usize = 4096;
@@ -57,8 +57,22 @@ pub enum CheckpointError {
         index.display()
     )]
     Missing { audit: PathBuf, index: PathBuf },
+    #[error(
+        "audit.corrupt: the journal in {} has {have} entries and no signed checkpoint. Either checkpoint and \
+         checkpoints.log were removed: restore one of them from a backup. Or the journal could not be signed since its \
+         first entry: the server's log says why",
+        audit.display()
+    )]
+    NeverSigned { audit: PathBuf, have: u64 },
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+impl CheckpointError {
+    /// Whether the key is missing or unusable, so that nothing can be compared.
+    pub(crate) fn is_without_key(&self) -> bool {
+        matches!(self, Self::Key(_) | Self::NotAKey(_))
+    }
 }
 
 /// The log's key and what it has signed so far.
@@ -71,12 +85,33 @@ pub(crate) struct Checkpoints {
     /// Bytes of complete records in `checkpoints.log`.
     log_len: u64,
     log: Option<File>,
+    /// In `checkpoints.log`, and not in `checkpoint` yet.
+    unreplaced: Option<String>,
 }
 
 impl Checkpoints {
     /// Reads the key and the newest checkpoint of each file, and verifies them. Changes nothing.
     pub(crate) fn read(dir: &Path) -> Result<Self, CheckpointError> {
-        let signer = read_key(&dir.join("log.key"))?;
+        Self::signed_by(dir, read_key(&dir.join("log.key"))?)
+    }
+
+    /// The same for a reader, which may be root.
+    pub(crate) fn read_by_others(dir: &Path) -> Result<Self, CheckpointError> {
+        let path = dir.join("log.key");
+        let signer = match read_key(&path) {
+            // Whoever owns the directory owns the key, and only root can open it besides.
+            Err(CheckpointError::Key(HomeError::ForeignOwner { owner, .. }))
+                if fs::metadata(dir).is_ok_and(|about| about.uid() == owner) =>
+            {
+                let text = fs::read_to_string(&path).map(Zeroizing::new);
+                parse_key(&path, &text.map_err(|source| home::failed("read", &path, source))?)?
+            }
+            signer => signer?,
+        };
+        Self::signed_by(dir, signer)
+    }
+
+    fn signed_by(dir: &Path, signer: Signer) -> Result<Self, CheckpointError> {
         let audit = dir.join("audit");
         let (logged, log_len) = newest_record(&audit.join("checkpoints.log"), &signer)?;
         let path = audit.join("checkpoint");
@@ -102,6 +137,7 @@ impl Checkpoints {
             found,
             log_len,
             log: None,
+            unreplaced: None,
         })
     }
 
@@ -115,7 +151,8 @@ impl Checkpoints {
     }
 
     /// Signs the tree, whose entries must be synced. The log is written before the newest checkpoint, so a kill in
-    /// between leaves the log ahead.
+    /// between leaves the log ahead. After an error it can be called again, with this tree or a larger one: the record
+    /// is then written anew at the same place.
     pub(crate) fn sign(&mut self, tree: &Tree) -> Result<(), CheckpointError> {
         let (size, root) = (tree.size(), tree.root());
         if let Some(last) = self.last {
@@ -126,14 +163,15 @@ impl Checkpoints {
                 return Err(CheckpointError::Fork { audit, size });
             }
             if size == last.size {
-                return Ok(());
+                return self.replace();
             }
         }
         let checkpoint = Checkpoint { size, root };
         let note = self.signer.sign(&checkpoint);
         self.append(&note)?;
         self.last = Some(checkpoint);
-        self.replace(&note)
+        self.unreplaced = Some(note);
+        self.replace()
     }
 
     fn append(&mut self, note: &str) -> Result<(), CheckpointError> {
@@ -141,7 +179,7 @@ impl Checkpoints {
         let log = match &mut self.log {
             Some(log) => log,
             closed => {
-                let file = open(&path, false).map_err(JournalError::io("open", &path))?;
+                let file = spare::opening(|| open(&path, false)).map_err(JournalError::io("open", &path))?;
                 // The last stop may have left a torn record.
                 file.set_len(self.log_len)
                     .and_then(|()| file.sync_all())
@@ -158,16 +196,22 @@ impl Checkpoints {
         Ok(())
     }
 
-    fn replace(&self, note: &str) -> Result<(), CheckpointError> {
+    fn replace(&mut self) -> Result<(), CheckpointError> {
+        let Some(note) = &self.unreplaced else {
+            return Ok(());
+        };
         // One draft name is enough, because the directory is locked; a kill leaves at most one draft.
         let (draft, path) = (self.audit.join("checkpoint.tmp"), self.audit.join("checkpoint"));
-        let written = open(&draft, true).and_then(|mut file| {
+        let written = spare::opening(|| {
+            let mut file = open(&draft, true)?;
             file.write_all(note.as_bytes())?;
             file.sync_all()
         });
         written.map_err(JournalError::io("write", &draft))?;
         fs::rename(&draft, &path).map_err(JournalError::io("replace", &path))?;
-        Ok(sync_dir(&self.audit)?)
+        sync_dir(&self.audit)?;
+        self.unreplaced = None;
+        Ok(())
     }
 }
 
@@ -187,7 +231,10 @@ fn verified(path: &Path, note: &str, signer: &Signer) -> Result<Checkpoint, Chec
 
 /// Reads the line that `bursar init` writes: `ed25519-seed` and 32 bytes in Base64.
 fn read_key(path: &Path) -> Result<Signer, CheckpointError> {
-    let text = home::read_secret(path)?;
+    parse_key(path, &home::read_secret(path)?)
+}
+
+fn parse_key(path: &Path, text: &str) -> Result<Signer, CheckpointError> {
     let encoded = text.strip_prefix("ed25519-seed ").map(str::trim_end);
     let seed = encoded
         .and_then(|encoded| BASE64.decode(encoded).ok())
@@ -349,6 +396,26 @@ mod tests {
             assert!(matches!(checkpoints.sign(&tree), Err(CheckpointError::Fork { .. })));
         }
         assert_eq!(fs::read(log(&dir)).unwrap(), before);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_by_the_next_attempt() {
+        let dir = directory();
+        let mut checkpoints = Checkpoints::read(dir.path()).unwrap();
+        checkpoints.sign(&tree(3)).unwrap();
+        // A folder in the draft's place: the log takes the checkpoint, `checkpoint` cannot be replaced.
+        let draft = dir.path().join("audit/checkpoint.tmp");
+        fs::create_dir(&draft).unwrap();
+        for size in [5, 5, 6] {
+            checkpoints.sign(&tree(size)).unwrap_err();
+        }
+        fs::remove_dir(&draft).unwrap();
+        checkpoints.sign(&tree(6)).unwrap();
+        let newest = fs::read_to_string(dir.path().join("audit/checkpoint")).unwrap();
+        assert!(newest.contains("\n6\n"), "{newest}");
+        let all = fs::read_to_string(log(&dir)).unwrap();
+        assert_eq!(all.matches("\u{2014} ").count(), 3, "each size once: {all}");
+        assert_eq!(Checkpoints::read(dir.path()).unwrap().found().len(), 1);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use bursar_home::spare;
+
 /// A name and value with its salt, encoded. Its digest is in the `sd` of an entry.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -80,7 +82,9 @@ impl Private {
             Some(current) => current,
             None => {
                 let path = self.dir.join(segment);
-                let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+                let mut options = OpenOptions::new();
+                options.append(true).create(true).mode(0o600);
+                let file = spare::opening(|| options.open(&path))?;
                 (segment.to_owned(), file)
             }
         };

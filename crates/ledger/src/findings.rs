@@ -75,10 +75,11 @@ impl Expected {
 impl Findings {
     /// Reads the journal in `dir` (the data directory). `searched` returns the Unix second up to which the transfers of
     /// a wallet on a network (CAIP-2) have been searched, 0 for not at all. A payment whose deadline was before that
-    /// cannot explain a later transfer and is not kept.
+    /// cannot explain a later transfer and is not kept. A journal that is not what was signed is an error.
     pub fn read(dir: &Path, searched: impl Fn(&str, Address) -> u64) -> Result<Self, ReadError> {
         let begin = |book: Book| Self::onto(&book, &searched);
-        read_entries(dir, begin, |findings, line| findings.visit(line, &searched))
+        let compared = read_entries(dir, begin, |findings, line| findings.visit(line, &searched))?;
+        Ok(compared.read)
     }
 
     /// What was open before the first entry that is still here may yet be cashed.

@@ -2,14 +2,16 @@
 //! R225).
 //!
 //! A batch is one write and one `sync_data`. After a failed one nothing more is written: the kernel may have dropped
-//! the dirty pages, so a second sync that succeeds would prove nothing.
+//! the dirty pages, so a second sync that succeeds would prove nothing. A next segment that cannot be opened is another
+//! matter: no byte was written, so entries go on into the old one, and opening is tried again (R203).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::entry::{Body, Entry, EntryError};
@@ -17,6 +19,7 @@ use super::resume::Position;
 use super::scan::{Chain, FILL, JournalError, Place, Scanned, day_of, segment_name};
 use super::text::{Digest, Moment};
 use super::tree::Tree;
+use bursar_home::spare;
 
 /// A segment that has reached this size gets no further batch.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -25,9 +28,15 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 /// journal, which makes its sync faster.
 const AHEAD: usize = 1 << 20;
 
+/// The first and the longest pause before opening the next segment is tried again.
+const SOONEST: SignedDuration = SignedDuration::from_secs(1);
+const LATEST: SignedDuration = SignedDuration::from_secs(60);
+
 /// A step of a commit, for tests of its failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Opens the next segment.
+    Open,
     Write,
     Sync,
     Answer,
@@ -37,7 +46,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Go,
-    /// The step reports an input/output error and does nothing.
+    /// The step reports an error and does nothing.
     Fail,
     /// The writer ends here, as if the process had been killed.
     Die,
@@ -66,6 +75,8 @@ pub struct Torn {
 
 pub struct Journal {
     audit: PathBuf,
+    /// The folder, for syncing it: that needs no new descriptor.
+    dir: File,
     file: File,
     /// File name of the newest segment, and its first entry.
     name: String,
@@ -84,8 +95,25 @@ pub struct Journal {
     finished: Vec<(u64, u64)>,
     batch: Vec<u8>,
     segment_bytes: u64,
+    /// The next segment is due and could not be opened.
+    overdue: Option<Overdue>,
     failed: Option<String>,
     faults: Option<Box<dyn Faults>>,
+}
+
+struct Overdue {
+    tried: Timestamp,
+    pause: SignedDuration,
+    /// Taken by the first who asks.
+    why: Option<String>,
+}
+
+/// Why the next segment was not begun.
+enum NotRolled {
+    /// Nothing was written.
+    Yet(JournalError),
+    Failed(JournalError),
+    Died,
 }
 
 impl Journal {
@@ -115,10 +143,12 @@ impl Journal {
         // The last run's fill goes too: it is written again, and a file that ends with its entries is easier to check.
         file.set_len(len).map_err(JournalError::io("truncate", &path))?;
         file.sync_all().map_err(JournalError::io("sync", &path))?;
-        sync_dir(audit)?;
+        let dir = File::open(audit).map_err(JournalError::io("open", audit))?;
+        dir.sync_all().map_err(JournalError::io("sync", audit))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let journal = Self {
             audit: audit.to_owned(),
+            dir,
             file,
             name,
             first_seq,
@@ -131,6 +161,7 @@ impl Journal {
             finished: scanned.finished,
             batch: Vec::with_capacity(64 << 10),
             segment_bytes,
+            overdue: None,
             failed: None,
             faults,
         };
@@ -182,18 +213,48 @@ impl Journal {
         CommitError::Failed(why)
     }
 
-    /// Starts a batch at `now`: a new UTC day or a full segment begins a new file. A clock that goes back does not.
+    /// Starts a batch at `now`: a new UTC day or a full segment begins a new file. A clock that goes back does not. If
+    /// the new file cannot be opened, the batch goes into the old one.
     pub fn begin(&mut self, now: Timestamp) -> Result<(), CommitError> {
         self.check()?;
         let today = day_of(now);
         let new_day = self.day.is_some_and(|day| today > day);
-        if new_day || (self.len > 0 && self.len >= self.segment_bytes) {
-            self.roll().map_err(|error| self.poison(error.to_string()))?;
+        let is_due = new_day || (self.len > 0 && self.len >= self.segment_bytes);
+        if is_due && self.overdue.as_ref().is_none_or(|overdue| overdue.is_to_be_tried(now)) {
+            match self.roll() {
+                Ok(()) => self.overdue = None,
+                Err(NotRolled::Yet(error)) => self.put_off(now, &error),
+                Err(NotRolled::Failed(error)) => return Err(self.poison(error.to_string())),
+                Err(NotRolled::Died) => return Err(CommitError::Died),
+            }
         }
         if self.day.is_none() {
             self.day = Some(today);
         }
         Ok(())
+    }
+
+    /// Why the next segment cannot be opened; once each time that begins.
+    pub(crate) fn take_overdue(&mut self) -> Option<String> {
+        self.overdue.as_mut()?.why.take()
+    }
+
+    fn put_off(&mut self, now: Timestamp, error: &JournalError) {
+        let pause = self
+            .overdue
+            .as_ref()
+            .map_or(SOONEST, |overdue| (overdue.pause * 2).min(LATEST));
+        tracing::warn!(
+            %error,
+            again_in_s = pause.as_secs(),
+            "the next segment of the journal cannot be opened; entries go on into {}",
+            self.name
+        );
+        let why = match self.overdue.take() {
+            Some(before) => before.why,
+            None => Some(error.to_string()),
+        };
+        self.overdue = Some(Overdue { tried: now, pause, why });
     }
 
     /// Where the next entry of the batch will be.
@@ -276,21 +337,32 @@ impl Journal {
         trimmed.map_err(|error| self.poison(format!("cannot trim {}: {error}", self.name)))
     }
 
-    fn roll(&mut self) -> Result<(), JournalError> {
+    /// Opening the file is the last step that may fail without harm: once it exists, entries must not go on in the old
+    /// one, because it would then begin with the wrong number.
+    fn roll(&mut self) -> Result<(), NotRolled> {
         let old = self.audit.join(&self.name);
-        self.file
-            .set_len(self.len)
-            .map_err(JournalError::io("truncate", &old))?;
-        self.file.sync_all().map_err(JournalError::io("sync", &old))?;
-        self.finished.push((self.first_seq, self.len));
+        let failed = |what, path: &Path, error| NotRolled::Failed(JournalError::io(what, path)(error));
+        let trimmed = self.file.set_len(self.len);
+        trimmed.map_err(|error| NotRolled::Yet(JournalError::io("truncate", &old)(error)))?;
+        self.filled = self.len;
+        self.file.sync_all().map_err(|error| failed("sync", &old, error))?;
         // A batch may begin in one segment and be written to the next.
         let waiting = self.batch.iter().filter(|byte| **byte == b'\n').count();
-        self.first_seq = self.chain.next_seq - waiting as u64;
-        self.name = segment_name(self.first_seq);
-        let path = self.audit.join(&self.name);
-        self.file = open_segment(&path)?;
-        self.file.sync_all().map_err(JournalError::io("sync", &path))?;
-        sync_dir(&self.audit)?;
+        let first_seq = self.chain.next_seq - waiting as u64;
+        let name = segment_name(first_seq);
+        let path = self.audit.join(&name);
+        let opened = match self.verdict(Step::Open) {
+            Verdict::Go => open_segment(&path),
+            Verdict::Fail => Err(JournalError::io("open", &path)(Errno::MFILE.into())),
+            Verdict::Die => return Err(NotRolled::Died),
+        };
+        let file = opened.map_err(NotRolled::Yet)?;
+        file.sync_all().map_err(|error| failed("sync", &path, error))?;
+        self.dir
+            .sync_all()
+            .map_err(|error| failed("sync", &self.audit, error))?;
+        self.finished.push((self.first_seq, self.len));
+        (self.file, self.name, self.first_seq) = (file, name, first_seq);
         (self.len, self.filled, self.day) = (0, 0, None);
         Ok(())
     }
@@ -304,9 +376,12 @@ impl Journal {
         self.failed.clone().map_or(Ok(()), |why| Err(CommitError::Failed(why)))
     }
 
+    fn verdict(&mut self, step: Step) -> Verdict {
+        self.faults.as_mut().map_or(Verdict::Go, |faults| faults.at(step))
+    }
+
     fn step(&mut self, step: Step, act: impl FnOnce(&Self) -> io::Result<()>) -> Result<(), CommitError> {
-        let verdict = self.faults.as_mut().map(|faults| faults.at(step));
-        let done = match verdict.unwrap_or(Verdict::Go) {
+        let done = match self.verdict(step) {
             Verdict::Go => act(self),
             Verdict::Fail => Err(io::Error::other("failed by a fail point")),
             Verdict::Die => return Err(CommitError::Died),
@@ -315,22 +390,22 @@ impl Journal {
     }
 }
 
+impl Overdue {
+    fn is_to_be_tried(&self, now: Timestamp) -> bool {
+        // In both directions: a clock that was set back must not put it off for longer.
+        now.duration_since(self.tried).abs() >= self.pause
+    }
+}
+
 fn open_segment(path: &Path) -> Result<File, JournalError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(JournalError::io("open", path))
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    spare::opening(|| options.open(path)).map_err(JournalError::io("open", path))
 }
 
 /// A new directory entry is durable only once its directory is synced (R206).
 pub(crate) fn sync_dir(path: &Path) -> Result<(), JournalError> {
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .map_err(JournalError::io("sync", path))
+    spare::opening(|| File::open(path)?.sync_all()).map_err(JournalError::io("sync", path))
 }
 
 fn move_away(audit: &Path, now: Timestamp, torn: &[u8]) -> Result<(), JournalError> {

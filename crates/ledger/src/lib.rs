@@ -40,7 +40,8 @@
 //! 5. `postgres`: the engine for a shared ledger.
 //! 6. [`tree`] and [`note`] (pure), `checkpoints` (files), `signing` (when), `resume` and `reread` (what a start skips,
 //!    and checks afterwards): what makes the journal an audit log.
-//! 7. [`read`], [`findings`], [`lines`], [`follow`]: readers in other processes, without a lock.
+//! 7. [`read`], [`findings`], [`lines`], [`follow`]: readers in other processes, without a lock. [`compared`]: whether what
+//!    they read is what was signed.
 #![cfg_attr(
     not(test),
     warn(
@@ -55,6 +56,7 @@
 
 pub mod book;
 mod checkpoints;
+pub mod compared;
 pub mod counters;
 pub mod database_url;
 mod decisions;
@@ -97,6 +99,7 @@ use jiff::Timestamp;
 
 pub use bursar_core::payment_id::PaymentId;
 pub use checkpoints::CheckpointError;
+pub use compared::{Compared, Comparison};
 pub use decisions::Usage;
 pub use embedded::Embedded;
 pub use key::KeyHold;
@@ -105,14 +108,16 @@ pub use model::{
     Event, Hold, Issued, LedgerError, Outcome, Outflow, RefusalRecord, Requested, Reservation, Reserve, ReserveError,
     Resolution, Signer, Source, State, Terms, Vote,
 };
-pub use options::Options;
+pub use options::{CheckpointInterval, Options, UNSIGNED_MAX};
 pub use payment::{Finding, Payment};
 #[cfg(feature = "postgres")]
 pub use postgres::{Access, Postgres};
-pub use read::{Explained, PaymentRecord, ReadError, RecordedPayments, Refused, read_explained, read_payments};
+pub use read::{
+    Explained, PaymentRecord, ReadError, RecordedPayments, Refused, compare, read_explained, read_payments,
+};
 pub use reason::Reason;
 pub use recovery::OpenError;
-pub use signing::CheckpointInterval;
+pub use refusals::ANY_HOST;
 
 /// The result of a ledger method. It is ready once the operation is durable.
 pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::compared::Compared;
 use super::entry::{Body, Entry, EntryError};
 use super::read::{ReadError, read_entries};
 use super::text::Digest;
@@ -44,7 +45,7 @@ impl Recorded {
 }
 
 /// Payments that a person was asked about according to the journal in `dir` (the data directory), oldest first.
-pub fn asked_about(dir: &Path) -> Result<BTreeSet<PaymentId>, ReadError> {
+pub fn asked_about(dir: &Path) -> Result<Compared<BTreeSet<PaymentId>>, ReadError> {
     read_entries(
         dir,
         |_| BTreeSet::new(),
@@ -63,7 +64,7 @@ pub fn asked_about(dir: &Path) -> Result<BTreeSet<PaymentId>, ReadError> {
 pub fn lines_about(
     dir: &Path,
     payments: &BTreeSet<PaymentId>,
-) -> Result<BTreeMap<PaymentId, Vec<Recorded>>, ReadError> {
+) -> Result<Compared<BTreeMap<PaymentId, Vec<Recorded>>>, ReadError> {
     read_entries(
         dir,
         |_| BTreeMap::<PaymentId, Vec<Recorded>>::new(),

@@ -237,6 +237,9 @@ pub enum ReserveError {
     Approval(#[from] ApprovalError),
     #[error("the disk that holds the ledger is almost full")]
     LowSpace,
+    /// What is not signed can be cut off unnoticed.
+    #[error("the ledger's journal could not be signed for {for_s} s")]
+    Unsigned { for_s: u64 },
     /// A jump forward would open windows that have not begun (R63).
     #[error(
         "the system clock has jumped ahead by {ahead_s} s; correct it, or accept it with `bursar clock accept --why \
@@ -343,7 +346,8 @@ pub struct Outflow {
     pub block: u64,
 }
 
-/// A refusal to record. Equal ones (agent, rule, host) become one entry per ten seconds (R62).
+/// A refusal to record. Equal ones (agent, rule, host) become one entry per ten seconds; beyond some hosts a minute, the
+/// rest of an agent's refusals become one entry for each rule (R62).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusalRecord {
     pub agent: String,
@@ -419,6 +423,16 @@ pub enum Alarm {
     },
     TornWrite {
         bytes: u64,
+    },
+    /// The journal cannot be signed. It is tried again; payments stop once that has lasted for `max_s`.
+    LogUnsigned {
+        why: String,
+        max_s: u64,
+        payments_stopped: bool,
+    },
+    /// The journal's next segment cannot be opened. Entries go on into the old one, and it is tried again.
+    SegmentOverdue {
+        why: String,
     },
 }
 

@@ -1,21 +1,24 @@
 //! The ledger for readers: payments and refusals, replayed from the journal without a lock, whether a server runs or
-//! not (R57 and R59).
+//! not (R57 and R59). What is read is compared with what was signed.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::book::Book;
+use super::checkpoints::CheckpointError;
+use super::compared::{Compared, Comparison, Signed};
 use super::disclosure::disclosed;
 use super::entry::{self, Body, Entry, Other};
 use super::format::{self, FormatError};
 use super::model::{Source, State};
 use super::payment::Payment;
-use super::pruned::{self, scan};
-use super::scan::{JournalError, Line};
+use super::pruned::{self, Beginning, scan};
+use super::scan::{JournalError, Line, scan_from};
 use super::text::Moment;
 use bursar_core::assets::Asset;
 use bursar_core::money::{Atoms, MicroUsd};
@@ -25,12 +28,18 @@ use bursar_core::payment_id::PaymentId;
 /// last attempt is damage.
 const LOOKS: usize = 3;
 
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
 #[derive(Debug, Error)]
 pub enum ReadError {
     #[error(transparent)]
     Format(#[from] FormatError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The journal is not what was signed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     #[error("cannot read {}: {source}", path.display())]
     Io {
         path: std::path::PathBuf,
@@ -106,29 +115,36 @@ pub struct Explained {
 }
 
 /// Reads all payments and refusals in `dir` (the data directory).
-pub fn read_payments(dir: &Path) -> Result<RecordedPayments, ReadError> {
-    let replay = replay(dir)?;
+pub fn read_payments(dir: &Path) -> Result<Compared<RecordedPayments>, ReadError> {
+    let replay = read_entries(dir, Replay::onto, Replay::visit)?;
     let paths = paths(dir)?;
-    let record = |rid| {
-        replay
-            .payments
-            .get(rid)
-            .map(|payment| PaymentRecord::of(payment, &paths))
-    };
-    Ok(RecordedPayments {
-        payments: replay.order.iter().filter_map(record).collect(),
-        refusals: replay.refusals,
-    })
+    Ok(replay.map(|replay| {
+        let record = |rid| {
+            let payment = replay.payments.get(rid);
+            payment.map(|payment| PaymentRecord::of(payment, &paths))
+        };
+        RecordedPayments {
+            payments: replay.order.iter().filter_map(record).collect(),
+            refusals: replay.refusals,
+        }
+    }))
+}
+
+/// Only compares the journal in `dir` (the data directory) with what was signed.
+pub fn compare(dir: &Path) -> Result<Comparison, ReadError> {
+    Ok(read_entries(dir, |_| (), |(), _| Ok(()))?.comparison)
 }
 
 /// Reads from the journal in `dir` (the data directory) one payment and the offers that were not taken.
-pub fn read_explained(dir: &Path, rid: PaymentId) -> Result<Option<Explained>, ReadError> {
-    let Some(payment) = find(dir, rid)? else {
-        return Ok(None);
-    };
-    Ok(Some(Explained {
-        payment: PaymentRecord::of(&payment, &paths(dir)?),
-        others: payment.reserved.others.clone(),
+pub fn read_explained(dir: &Path, rid: PaymentId) -> Result<Compared<Option<Explained>>, ReadError> {
+    let replay = read_entries(dir, Replay::onto, Replay::visit)?;
+    let paths = paths(dir)?;
+    Ok(replay.map(|mut replay| {
+        let payment = replay.payments.remove(&rid)?;
+        Some(Explained {
+            payment: PaymentRecord::of(&payment, &paths),
+            others: payment.reserved.others.clone(),
+        })
     }))
 }
 
@@ -142,9 +158,18 @@ fn paths(dir: &Path) -> Result<HashMap<String, (String, String)>, ReadError> {
     }
 }
 
-/// One payment, without the index.
+/// One payment, without the index. For the process that writes the journal: its start has compared it.
 pub(super) fn find(dir: &Path, rid: PaymentId) -> Result<Option<Payment>, ReadError> {
-    Ok(replay(dir)?.payments.remove(&rid))
+    let audit = dir.join("audit");
+    let mut look = 1;
+    loop {
+        let mut replay = Replay::onto(pruned::beginning(&audit)?.book);
+        match scan(&audit, &mut |line| replay.visit(line)) {
+            Ok(_) => return Ok(replay.payments.remove(&rid)),
+            Err(_) if look < LOOKS => look += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -156,31 +181,48 @@ struct Replay {
     refusals: Vec<Refused>,
 }
 
-fn replay(dir: &Path) -> Result<Replay, ReadError> {
-    read_entries(dir, Replay::onto, Replay::visit)
-}
-
 /// Passes every line of the journal, oldest first, to the visitor that `begin` makes from the book at the journal's
-/// beginning.
+/// beginning, and compares them with what was signed.
 pub(super) fn read_entries<T>(
     dir: &Path,
     begin: impl Fn(Book) -> T,
     visit: impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
-) -> Result<T, ReadError> {
+) -> Result<Compared<T>, ReadError> {
     format::check(dir)?;
-    let audit = dir.join("audit");
-    if !audit.exists() {
-        return Ok(begin(Book::default()));
-    }
     let mut look = 1;
     loop {
-        let mut seen = begin(pruned::beginning(&audit)?.book);
-        match scan(&audit, &mut |line| visit(&mut seen, line)) {
-            Ok(_) => return Ok(seen),
+        match read_once(dir, &begin, &visit) {
+            Ok(read) => return Ok(read),
             Err(_) if look < LOOKS => look += 1,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
+        // The first start of a server signs its first entries within this time.
+        std::thread::sleep(PAUSE);
     }
+}
+
+fn read_once<T>(
+    dir: &Path,
+    begin: &impl Fn(Book) -> T,
+    visit: &impl Fn(&mut T, &Line<'_>) -> Result<(), String>,
+) -> Result<Compared<T>, ReadError> {
+    let audit = dir.join("audit");
+    // Before the entries: what is signed then is on disk.
+    let signed = Signed::read(dir)?;
+    let first = match audit.exists() {
+        true => pruned::beginning(&audit)?,
+        false => Beginning::default(),
+    };
+    let mut comparing = signed.from(dir, &first)?;
+    let mut read = begin(first.book.clone());
+    if audit.exists() {
+        scan_from(&audit, first.chain, first.place, &mut |line| {
+            comparing.visit(line)?;
+            visit(&mut read, line)
+        })?;
+    }
+    let comparison = comparing.end()?;
+    Ok(Compared { read, comparison })
 }
 
 impl Replay {

@@ -2,7 +2,8 @@
 //! of them, and at a clean stop (R224). Only the stop waits for it.
 //!
 //! The writer says how far the journal is synced, and only that is signed: a checkpoint never promises more than the
-//! disk holds.
+//! disk holds. What cannot be signed is tried again for as long as the ledger is open. Entries that are not signed can
+//! be cut off unnoticed, so the writer asks how long that has lasted.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,49 +11,31 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::checkpoints::{CheckpointError, Checkpoints};
+use super::model::{Alarm, Alarms};
+use super::options::{CheckpointInterval, Options};
 use super::resume::Position;
+use bursar_core::clock::SharedClock;
 
-/// When a checkpoint is due.
-#[derive(Clone, Copy, Debug)]
-pub struct CheckpointInterval {
-    pub every: Duration,
-    /// This many new entries make a checkpoint due earlier.
-    pub entries: u64,
-    /// Never more often than this, however many entries there are: the checkpoint files' own syncs share the disk with
-    /// the journal's.
-    pub at_most_every: Duration,
-}
+/// The first and the longest pause after a failed attempt.
+const SOONEST: Duration = Duration::from_millis(100);
+const LATEST: Duration = Duration::from_secs(5);
 
-impl CheckpointInterval {
-    pub const fn every(every: Duration, entries: u64) -> Self {
-        Self {
-            every,
-            entries,
-            at_most_every: Duration::ZERO,
-        }
-    }
-}
-
-impl Default for CheckpointInterval {
-    /// At full speed 1024 entries come every 25 ms, and a checkpoint takes four syncs: four checkpoints a second must
-    /// do.
-    fn default() -> Self {
-        Self {
-            at_most_every: Duration::from_millis(250),
-            ..Self::every(Duration::from_secs(1), 1024)
-        }
-    }
-}
+/// How often a clean stop tries to sign the rest. The next start makes up for what is left.
+const ATTEMPTS_AT_THE_END: u32 = 3;
 
 /// The writer's end.
 pub(crate) struct Signing {
     shared: Arc<SigningShared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct SigningShared {
     state: Mutex<SigningState>,
     changed: Condvar,
+    rhythm: CheckpointInterval,
+    clock: SharedClock,
+    alarms: Alarms,
+    unsigned_max: Duration,
 }
 
 struct SigningState {
@@ -60,9 +43,18 @@ struct SigningState {
     synced: Position,
     /// How far it is signed.
     signed: u64,
+    /// The attempt under way.
+    attempt: Option<Instant>,
+    failing: Option<Failing>,
     /// Signed since the writer last asked.
     news: Option<Position>,
     stop: Stop,
+}
+
+/// Why the latest attempt failed, and when the first of those that failed in a row began, as time since boot.
+struct Failing {
+    since: Duration,
+    why: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,34 +66,52 @@ enum Stop {
     Now,
 }
 
+/// What is not signed has been so for longer than payments may go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    pub for_s: u64,
+    pub alarm: Alarm,
+}
+
 impl Signing {
-    /// `synced` is signed at once, unless it already is.
-    pub(crate) fn start(checkpoints: Checkpoints, rhythm: CheckpointInterval, synced: Position) -> io::Result<Self> {
+    /// `synced` is signed at once, unless it already is. A journal that was never signed is signed before this returns,
+    /// so that it can be told from one whose checkpoints were removed.
+    pub(crate) fn start(mut checkpoints: Checkpoints, options: &Options, synced: Position) -> io::Result<Self> {
+        if checkpoints.last().is_none()
+            && synced.size() > 0
+            && let Err(error) = checkpoints.sign(synced.tree())
+        {
+            tracing::debug!(%error, "the first checkpoint could not be made yet");
+        }
+        let signed = checkpoints.last().map_or(0, |last| last.size);
         let shared = Arc::new(SigningShared {
             state: Mutex::new(SigningState {
-                signed: checkpoints.last().map_or(0, |last| last.size),
+                signed,
+                attempt: None,
+                failing: None,
                 synced,
                 news: None,
                 stop: Stop::No,
             }),
             changed: Condvar::new(),
+            rhythm: options.signing,
+            clock: options.clock.clone(),
+            alarms: options.alarms.clone(),
+            unsigned_max: options.unsigned_max,
         });
         let theirs = shared.clone();
         let thread = thread::Builder::new()
             .name("ledger-signing".to_owned())
-            .spawn(move || {
-                if let Err(error) = theirs.sign_until_stopped(checkpoints, rhythm) {
-                    tracing::error!(%error, "signing the journal failed; payments go on; restart bursar to try again");
-                }
-            })?;
+            .spawn(move || theirs.sign_until_stopped(checkpoints))?;
         Ok(Self {
             shared,
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
         })
     }
 
     /// The journal is on disk up to here.
-    pub(crate) fn synced(&self, position: Position, rhythm: CheckpointInterval) {
+    pub(crate) fn synced(&self, position: Position) {
+        let rhythm = self.shared.rhythm;
         let mut state = self.shared.state();
         let before = state.synced.size().saturating_sub(state.signed);
         let after = position.size().saturating_sub(state.signed);
@@ -113,20 +123,42 @@ impl Signing {
         }
     }
 
+    /// Whether payments must stop, because what was due for a signature has not got one for too long: signing fails,
+    /// hangs, or its thread has ended in the middle.
+    pub(crate) fn overdue(&self) -> Option<Overdue> {
+        let shared = &self.shared;
+        let state = shared.state();
+        // A machine that was asleep in the middle of an attempt is in no trouble.
+        let hangs_for = state.attempt.map_or(Duration::ZERO, |began| began.elapsed());
+        let failing = state.failing.as_ref();
+        let fails_for = failing.map_or(Duration::ZERO, |failing| {
+            shared.clock.since_boot().saturating_sub(failing.since)
+        });
+        let unsigned = fails_for.max(hangs_for);
+        (unsigned >= shared.unsigned_max).then(|| {
+            let why = failing.map_or("the disk does not answer", |failing| &failing.why);
+            Overdue {
+                for_s: unsigned.as_secs(),
+                alarm: shared.unsigned(why.to_owned(), true),
+            }
+        })
+    }
+
     /// How far it is signed, if that has changed since the last call.
     pub(crate) fn news(&self) -> Option<Position> {
         self.shared.state().news.take()
     }
 
     /// Signs the rest and ends.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn finish(&self) {
         self.stop(Stop::Signed);
     }
 
-    fn stop(&mut self, stop: Stop) {
+    fn stop(&self, stop: Stop) {
         self.shared.state().stop = stop;
         self.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
             // If it panicked, a checkpoint is missing; the next start makes up for it.
             let _ = thread.join();
         }
@@ -145,46 +177,99 @@ impl SigningShared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sign_until_stopped(
-        &self,
-        mut checkpoints: Checkpoints,
-        rhythm: CheckpointInterval,
-    ) -> Result<(), CheckpointError> {
+    fn sign_until_stopped(&self, mut checkpoints: Checkpoints) {
         // As if the last signature were long ago: entries that the start found unsigned are due at once.
-        let mut signed_at: Option<Instant> = None;
-        while let Some(position) = self.due(rhythm, signed_at) {
-            checkpoints.sign(position.tree())?;
-            signed_at = Some(Instant::now());
-            let mut state = self.state();
-            state.signed = position.size();
-            state.news = Some(position);
+        let mut not_before: Option<Instant> = None;
+        let (mut failures, mut at_the_end) = (0_u32, 0);
+        while let Some((position, stop)) = self.due(not_before, failures > 0) {
+            let began = self.clock.since_boot();
+            self.state().attempt = Some(Instant::now());
+            match checkpoints.sign(position.tree()) {
+                Ok(()) => {
+                    if failures > 0 {
+                        tracing::warn!(entries = position.size(), failures, "the journal is signed again");
+                    }
+                    failures = 0;
+                    self.signed(position);
+                    not_before = Some(Instant::now());
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    let pause = SOONEST.saturating_mul(1 << (failures - 1).min(16)).min(LATEST);
+                    self.failed(&error, began, failures, pause);
+                    not_before = Some(Instant::now() + pause);
+                    if stop == Stop::Signed {
+                        at_the_end += 1;
+                        if at_the_end == ATTEMPTS_AT_THE_END {
+                            tracing::error!("the newest entries are not signed; the next start signs them");
+                            return;
+                        }
+                        thread::sleep(SOONEST);
+                    }
+                }
+            }
         }
-        Ok(())
     }
 
-    /// Waits until something is to be signed. `None`: the thread must end.
-    fn due(&self, rhythm: CheckpointInterval, signed_at: Option<Instant>) -> Option<Position> {
+    fn signed(&self, position: Position) {
+        let mut state = self.state();
+        state.signed = position.size();
+        (state.attempt, state.failing) = (None, None);
+        state.news = Some(position);
+    }
+
+    fn failed(&self, error: &CheckpointError, began: Duration, failures: u32, pause: Duration) {
+        let why = error.to_string();
+        tracing::error!(
+            error = %why,
+            failures,
+            again_in_ms = pause.as_millis(),
+            "the journal cannot be signed; payments stop if that lasts"
+        );
+        let mut state = self.state();
+        state.attempt = None;
+        let since = state.failing.take().map_or(began, |failing| failing.since);
+        state.failing = Some(Failing {
+            since,
+            why: why.clone(),
+        });
+        drop(state);
+        if failures == 1 {
+            (self.alarms)(self.unsigned(why, false));
+        }
+    }
+
+    fn unsigned(&self, why: String, payments_stopped: bool) -> Alarm {
+        Alarm::LogUnsigned {
+            why,
+            max_s: self.unsigned_max.as_secs(),
+            payments_stopped,
+        }
+    }
+
+    /// Waits until something is to be signed. `after`: when the last attempt ended or, if it failed, when the next one
+    /// may begin. `None`: the thread must end.
+    fn due(&self, after: Option<Instant>, is_retry: bool) -> Option<(Position, Stop)> {
         let mut state = self.state();
         loop {
             let unsigned = state.synced.size().saturating_sub(state.signed);
-            let wait = match state.stop {
+            let pause = match state.stop {
                 Stop::Now => return None,
-                Stop::Signed => return (unsigned > 0).then(|| state.synced.clone()),
+                Stop::Signed if unsigned == 0 => return None,
+                Stop::Signed => return Some((state.synced.clone(), state.stop)),
+                Stop::No if is_retry => Some(Duration::ZERO),
                 Stop::No if unsigned == 0 => None,
-                Stop::No => {
-                    let pause = if unsigned >= rhythm.entries {
-                        rhythm.at_most_every
-                    } else {
-                        rhythm.every
-                    };
-                    let left = signed_at.map_or(Duration::ZERO, |at| pause.saturating_sub(at.elapsed()));
-                    if left.is_zero() {
-                        return Some(state.synced.clone());
-                    }
-                    Some(left)
-                }
+                Stop::No if unsigned >= self.rhythm.entries => Some(self.rhythm.at_most_every),
+                Stop::No => Some(self.rhythm.every),
             };
-            state = match wait {
+            let left = pause.map(|pause| match after.map(|after| after.checked_add(pause)) {
+                None => Duration::ZERO,
+                Some(Some(due)) => due.saturating_duration_since(Instant::now()),
+                // Longer than any clock counts.
+                Some(None) => Duration::MAX,
+            });
+            state = match left {
+                Some(Duration::ZERO) => return Some((state.synced.clone(), state.stop)),
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
                     let waited = self.changed.wait_timeout(state, left);

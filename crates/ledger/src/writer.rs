@@ -26,7 +26,7 @@ use super::options::Options;
 use super::recovery::Opening;
 use super::refusals;
 use super::reread::Rereading;
-use super::signing::{CheckpointInterval, Signing};
+use super::signing::Signing;
 use super::text::Moment;
 use super::timekeeping::{Reading, Timekeeper};
 use bursar_core::payment_id::PaymentId;
@@ -51,7 +51,6 @@ pub(crate) struct Writer {
     index: Option<std_mpsc::Sender<Feed>>,
     index_thread: Option<JoinHandle<()>>,
     signing: Option<Signing>,
-    rhythm: CheckpointInterval,
     _rereading: Option<Rereading>,
     effects: Vec<Effect>,
     disclosures: Vec<(u64, Disclosure)>,
@@ -84,11 +83,9 @@ impl Writer {
             );
             index = Some(sender);
         }
-        let rhythm = options.signing;
-        let (signing, rereading) = beside(&mut opening, dir.join("audit"), rhythm, damaged(&shared, &wake))?;
+        let (signing, rereading) = beside(&mut opening, dir.join("audit"), &options, damaged(&shared, &wake))?;
         Ok(Self {
             signing,
-            rhythm,
             _rereading: rereading,
             private: Private::new(dir.join("private")),
             space: Space::new(dir, options.min_free_bytes),
@@ -141,6 +138,9 @@ impl Writer {
         let mut answers = Vec::new();
         let mut next = Next::Go;
         let mut begun = self.journal().begin(now.timestamp());
+        if let Some(why) = self.journal().take_overdue() {
+            (self.alarms)(Alarm::SegmentOverdue { why });
+        }
         if begun.is_ok() {
             begun = self.leftovers(now);
         }
@@ -204,6 +204,10 @@ impl Writer {
                 _ => continue,
             };
             self.record(now, body).map_err(|why| self.journal().poison(why))?;
+        }
+        // The last of the room is for the ends of payments. Refusals wait, folded, until there is more.
+        if self.space.is_low() {
+            return Ok(());
         }
         let due = self.shared.refusals().due(now.timestamp());
         self.record_refusals(now, due)
@@ -346,16 +350,15 @@ impl Writer {
             return;
         }
         self.notify_signing();
-        if let Some(signing) = &mut self.signing {
+        if let Some(signing) = &self.signing {
             signing.finish();
         }
         self.feed_index();
     }
 
     fn notify_signing(&mut self) {
-        let rhythm = self.rhythm;
         if let (Some(position), Some(signing)) = (self.opening.journal.position(), &self.signing) {
-            signing.synced(position, rhythm);
+            signing.synced(position);
         }
     }
 
@@ -397,7 +400,7 @@ impl Writer {
 fn beside(
     opening: &mut Opening,
     audit: PathBuf,
-    rhythm: CheckpointInterval,
+    options: &Options,
     damaged: impl FnOnce(String) + Send + 'static,
 ) -> std::io::Result<(Option<Signing>, Option<Rereading>)> {
     let Some(checkpoints) = opening.checkpoints.take() else {
@@ -408,7 +411,7 @@ fn beside(
         None => None,
     };
     let synced = opening.journal.position().unwrap_or_default();
-    Ok((Some(Signing::start(checkpoints, rhythm, synced)?), rereading))
+    Ok((Some(Signing::start(checkpoints, options, synced)?), rereading))
 }
 
 /// Notifies the writer.

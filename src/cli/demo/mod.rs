@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind};
 
 use super::payments::{refusal_table, table};
 use super::serve::watch;
-use super::{Exit, Failure, init};
+use super::{Exit, Failure, init, journal};
 use crate::admin::{self, AdminError};
 use crate::agents::{IssuedToken, Registry};
 use crate::serve::{self, Running};
@@ -207,7 +207,7 @@ impl Stage {
             .open_items()
             .await
             .map_err(|error| Failure::negative(error.to_string()))?;
-        let payments = ledger::read_payments(self.home.root()).map_err(|error| Failure::negative(error.to_string()))?;
+        let payments = journal::read_again(ledger::read_payments(self.home.root()))?;
         write(format_args!(
             "{}{}",
             table(&payments.payments),

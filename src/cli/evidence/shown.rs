@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::entries;
-use crate::cli::{Exit, Failure};
+use crate::cli::{Exit, Failure, journal};
 use bursar_approvals::questions::{self, StoredQuestion};
 use bursar_approvals::record::{ApprovalRecord, Difference, Examined, examine};
 use bursar_core::plain::plain;
@@ -46,8 +46,7 @@ struct LedgerCheck {
 
 impl Shown {
     pub(in crate::cli) fn of(home: &Home, id: PaymentId) -> Result<Self, Failure> {
-        let lines = lines_about(home.root(), &BTreeSet::from([id]));
-        let lines = lines.map_err(|error| Failure::negative(error.to_string()))?.remove(&id);
+        let lines = journal::read_again(lines_about(home.root(), &BTreeSet::from([id])))?.remove(&id);
         let (stored, unreadable) = match questions::look(&home.approvals(), id) {
             Ok(stored) => (stored, None),
             Err(why) => (None, Some(Difference::QuestionUnreadable(why))),

@@ -9,8 +9,8 @@ use http::Uri;
 use ipnet::IpNet;
 
 use super::{
-    AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Proxy, RpcUrl, SharedStore, Store, Stripe,
-    StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
+    AgentPayments, Bkey, Config, DEFAULT_LISTEN, DatabaseUrl, ListenerTls, Log, Proxy, RpcUrl, SharedStore, Store,
+    Stripe, StripeAccount, Timeouts, TokenIssuer, Upstream, WalletKey,
 };
 use crate::config::{LimitsFile, alerts, approval};
 use bursar_config::secret::SecretSource;
@@ -48,6 +48,7 @@ pub(super) fn config(mut top: Section<'_>, dir: &Path) -> Config {
             .and_then(|e| e.holding_secrets().section())
             .map(alerts::alerts)
             .unwrap_or_default(),
+        log: top.section("log").map(log).unwrap_or_default(),
         timeouts: top.section("timeouts").map(timeouts).unwrap_or_default(),
     };
     top.close(TOP_HINTS);
@@ -469,6 +470,15 @@ fn store(mut section: Section<'_>, dir: &Path) -> Store {
         }
         None => Store::Embedded,
     }
+}
+
+fn log(mut section: Section<'_>) -> Log {
+    let unsigned_max = section
+        .take("unsigned_max_s")
+        .and_then(|entry| entry.integer(1..=86_400))
+        .map(Duration::from_secs);
+    section.close(&[("unsigned_max", "The key is `unsigned_max_s`.")]);
+    unsigned_max.map_or_else(Log::default, |unsigned_max| Log { unsigned_max })
 }
 
 fn timeouts(mut section: Section<'_>) -> Timeouts {

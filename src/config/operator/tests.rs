@@ -44,6 +44,7 @@ fn no_file_means_the_defaults() {
     assert_eq!(config.wallet, None);
     assert!(config.networks.is_empty());
     assert_eq!(config.timeouts, Timeouts::default());
+    assert_eq!(config.log.unsigned_max, Duration::from_secs(600));
 }
 
 /// The values that the example sets are the defaults, so that nobody is misled.
@@ -51,6 +52,7 @@ fn no_file_means_the_defaults() {
 fn the_example_writes_the_default_timeouts() {
     let example = config(EXAMPLE);
     assert_eq!(example.timeouts, Timeouts::default());
+    assert_eq!(example.log, Log::default());
     assert_eq!(example.proxy.listen, Proxy::default().listen);
 }
 
@@ -74,6 +76,8 @@ key = "env:KEY"
 [networks."eip155:84532"]
 rpc = ["http://127.0.0.1:8545"]
 [networks."eip155:8453"]
+[log]
+unsigned_max_s = 60
 [timeouts]
 drain_s = 5
 "#,
@@ -93,6 +97,7 @@ drain_s = 5
         config.networks[&Network::Eip155(84_532)][0].uri(),
         "http://127.0.0.1:8545/"
     );
+    assert_eq!(config.log.unsigned_max, Duration::from_secs(60));
     assert_eq!(config.timeouts.drain, Duration::from_secs(5));
     assert_eq!(config.timeouts.idle, Duration::from_secs(600));
 }

@@ -142,7 +142,7 @@ async fn an_arming_that_was_written_has_used_its_approval_up() {
     assert_eq!(live.iter().map(|row| row.id).collect::<Vec<_>>(), [killed.other]);
     let again = granted(killed.other, 1, noon() + MINUTE);
     assert_eq!(ledger.approval(again).await, replayed(killed.other));
-    let listed = read_payments(killed.world.path()).unwrap().payments;
+    let listed = read_payments(killed.world.path()).unwrap().read.payments;
     assert_eq!(listed[0].approval, Some(killed.approval.to_string()));
 }
 

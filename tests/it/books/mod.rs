@@ -2,6 +2,7 @@
 
 mod alerts_recorded;
 mod approvals_restored;
+mod compared;
 pub(crate) mod evidence;
 mod keeping;
 mod proofs;
@@ -11,3 +12,4 @@ mod retention;
 mod shared;
 #[cfg(feature = "postgres")]
 mod shared_approvals;
+mod unsigned;

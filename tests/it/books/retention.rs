@@ -11,7 +11,9 @@ use bursar::backup::take::{CopyKeys, backup};
 use bursar_core::money::Atoms;
 use bursar_core::policy::budget::{Unit, Window};
 use bursar_home::Home;
-use bursar_ledger::{Ledger, Outcome, PaymentId, PaymentRecord, Reserve, ReserveError, Source, Usage, read_payments};
+use bursar_ledger::{
+    Comparison, Ledger, Outcome, PaymentId, PaymentRecord, Reserve, ReserveError, Source, Usage, compare, read_payments,
+};
 use jiff::{SignedDuration, Timestamp};
 
 const CENT: u128 = 10_000;
@@ -161,7 +163,7 @@ async fn a_pruned_ledger_counts_what_the_whole_one_counts() {
         let whole = counted(&world).await;
         forget_index(&world);
         assert_eq!(counted(&world).await, whole, "rebuilt from all entries");
-        let listed = read_payments(world.path()).unwrap().payments;
+        let listed = read_payments(world.path()).unwrap().read.payments;
 
         let to = tempfile::tempdir().unwrap();
         let moved = move_away(&world, &format!("{before}T00:00:00Z"), to.path())
@@ -178,7 +180,9 @@ async fn a_pruned_ledger_counts_what_the_whole_one_counts() {
 
         // Payments that remain, and those open at the cut, are listed as before. Only the paths were moved with the
         // segments.
-        let stayed = read_payments(world.path()).unwrap().payments;
+        let stayed = read_payments(world.path()).unwrap();
+        assert_eq!(stayed.comparison, Comparison::Matches);
+        let stayed = stayed.read.payments;
         let without_path = |payment: &PaymentRecord| PaymentRecord {
             resource: String::new(),
             ..payment.clone()
@@ -237,10 +241,45 @@ async fn a_pruned_ledger_can_be_backed_up_and_restored() {
     let (copy, again) = (kept.path().join("copy"), kept.path().join("again"));
     let made = backup(&home, &copy, CopyKeys::LeftOut, now(&world), &mut |_| {}).unwrap();
     restore(&copy, &Home::at(&again).unwrap(), now(&world), &mut |_| {}).unwrap();
-    let (here, there) = (read_payments(world.path()).unwrap(), read_payments(&again).unwrap());
+    let (here, there) = (
+        read_payments(world.path()).unwrap().read,
+        read_payments(&again).unwrap().read,
+    );
     assert_eq!(there.payments, here.payments);
     assert!(made.entries > 100 && !there.payments.is_empty());
     assert!(require_accepted(&Home::at(&again).unwrap()).is_err());
+}
+
+/// What remains is compared with what was signed, from the tree over what was moved away.
+#[tokio::test]
+async fn a_pruned_ledger_that_was_cut_or_changed_is_not_read() {
+    let world = World::new();
+    history(&world, 7, usize::MAX).await;
+    let old = tempfile::tempdir().unwrap();
+    move_away(&world, "2026-11-05T00:00:00Z", old.path())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(compare(world.path()).unwrap(), Comparison::Matches);
+    let damaged = |what: &str| {
+        let error = compare(world.path()).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+    };
+    let newest = files(&world.path().join("audit"), "seg-").pop().unwrap();
+    let whole = fs::read_to_string(&newest).unwrap();
+    let lines: Vec<&str> = whole.split_inclusive('\n').collect();
+    fs::write(&newest, lines[..lines.len() - 1].concat()).unwrap();
+    damaged("were signed");
+    fs::write(&newest, whole).unwrap();
+    // Another tree over what was moved away: the entries that remain would be those of another log.
+    let pruned = world.path().join("audit/pruned");
+    let text = fs::read_to_string(&pruned).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    value["tree"]["peaks"][0] = "11".repeat(32).into();
+    fs::write(&pruned, value.to_string()).unwrap();
+    compare(world.path()).unwrap_err();
+    fs::write(&pruned, text).unwrap();
+    assert_eq!(compare(world.path()).unwrap(), Comparison::Matches);
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@ use crate::checkpoints::Checkpoints;
 use crate::disclosure::{Disclosure, Private};
 use crate::entry::{Body, Entry, EntryError, Version, read_head};
 use crate::journal::{CommitError, Journal};
+use crate::options::Options;
 use crate::scan::{Chain, day_of};
-use crate::signing::{CheckpointInterval, Signing};
+use crate::signing::{Overdue, Signing};
 use crate::text::{Digest, Moment};
 
 /// Entries of one transaction.
@@ -60,6 +61,7 @@ enum Feed {
 pub(super) struct LocalLog {
     feed: Option<Sender<Feed>>,
     thread: Option<JoinHandle<()>>,
+    signing: Arc<Signing>,
     failed: Arc<OnceLock<String>>,
     /// Where the files end once everything that was sent is written.
     pub chain: Chain,
@@ -72,15 +74,15 @@ impl LocalLog {
         mut journal: Journal,
         dir: &Path,
         checkpoints: Checkpoints,
-        rhythm: CheckpointInterval,
+        options: &Options,
     ) -> std::io::Result<Self> {
         let failed = Arc::new(OnceLock::new());
         let chain = journal.chain();
         let (feed, fed) = channel();
         let position = journal.position().unwrap_or_default();
+        let signing = Arc::new(Signing::start(checkpoints, options, position)?);
         let writer = Writer {
-            signing: Signing::start(checkpoints, rhythm, position)?,
-            rhythm,
+            signing: signing.clone(),
             private: Private::new(dir.join("private")),
             journal,
             failed: failed.clone(),
@@ -92,6 +94,7 @@ impl LocalLog {
         Ok(Self {
             feed: Some(feed),
             thread: Some(thread),
+            signing,
             failed,
             chain,
             version: Version::V1,
@@ -107,6 +110,11 @@ impl LocalLog {
     /// Why nothing can be written here any more. The outbox has what is missing; the next start fetches it.
     pub(super) fn failed(&self) -> Option<&str> {
         self.failed.get().map(String::as_str)
+    }
+
+    /// Whether payments must stop, because this log could not be signed for too long.
+    pub(super) fn overdue(&self) -> Option<Overdue> {
+        self.signing.overdue()
     }
 
     /// Writes what is pending and removes the fill from the files. Blocks.
@@ -136,8 +144,7 @@ impl Drop for LocalLog {
 
 struct Writer {
     journal: Journal,
-    signing: Signing,
-    rhythm: CheckpointInterval,
+    signing: Arc<Signing>,
     private: Private,
     failed: Arc<OnceLock<String>>,
     /// Of the newest entry that waits for the sync.
@@ -169,7 +176,7 @@ impl Writer {
         self.journal.commit()?;
         // Never before the sync.
         if let Some(position) = self.journal.position() {
-            self.signing.synced(position, self.rhythm);
+            self.signing.synced(position);
         }
         if !ends {
             return self.journal.fill_ahead();

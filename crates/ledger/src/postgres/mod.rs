@@ -124,7 +124,7 @@ impl Postgres {
             connector,
             identity,
             epoch: None,
-            log: LocalLog::start(journal, dir, checkpoints, options.signing).map_err(failed)?,
+            log: LocalLog::start(journal, dir, checkpoints, &options).map_err(failed)?,
             torn,
             mine: policy::Mine::default(),
             session: None,

@@ -92,7 +92,11 @@ impl Engine {
             (self.alarms)(Alarm::ClockJumped { ahead_s });
             asks.push(Ask::Note(Body::ClockJumped(ClockJumped { ahead_s })));
         }
-        let due = self.shared.refusals().due(now);
+        // The last of the room is for the ends of payments. Refusals wait, folded, until there is more.
+        let due = match self.space.is_low() {
+            true => Vec::new(),
+            false => self.shared.refusals().due(now),
+        };
         asks.extend(due.into_iter().map(|(denial, count)| Ask::Refused(denial, count)));
         asks.into_iter().map(Task::for_nobody).collect()
     }

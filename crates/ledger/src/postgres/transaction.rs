@@ -18,6 +18,7 @@ use super::rows::{Needs, TransactionError};
 use crate::counters::CounterKey;
 use crate::decisions;
 use crate::model::{Alarm, ReserveError};
+use crate::signing::Overdue;
 use crate::text::Moment;
 use crate::writer::decide::Space;
 use bursar_core::payment_id::PaymentId;
@@ -157,9 +158,12 @@ impl Engine {
         }
         self.known.extend(needs.keys);
 
-        let closed = closed(&mut self.space, &self.log, self.time.read().ahead);
-        if closed == Some(ReserveError::LowSpace) {
-            (self.alarms)(Alarm::LowSpace);
+        let overdue = self.log.overdue();
+        let closed = closed(&mut self.space, &self.log, self.time.read().ahead, overdue.as_ref());
+        match (&closed, overdue) {
+            (Some(ReserveError::LowSpace), _) => (self.alarms)(Alarm::LowSpace),
+            (Some(ReserveError::Unsigned { .. }), Some(overdue)) => (self.alarms)(overdue.alarm),
+            _ => {}
         }
         let mut batch = Batch::new(
             identity.node,
@@ -210,7 +214,12 @@ impl Engine {
 }
 
 /// Why nothing may be reserved here, whatever the limits allow.
-fn closed(space: &mut Space, log: &LocalLog, jumped: Option<SignedDuration>) -> Option<ReserveError> {
+fn closed(
+    space: &mut Space,
+    log: &LocalLog,
+    jumped: Option<SignedDuration>,
+    unsigned: Option<&Overdue>,
+) -> Option<ReserveError> {
     if let Some(why) = log.failed() {
         return Some(ReserveError::Failed(format!(
             "the log in audit/ cannot be written: {why}"
@@ -220,7 +229,10 @@ fn closed(space: &mut Space, log: &LocalLog, jumped: Option<SignedDuration>) -> 
         let ahead_s = decisions::seconds(ahead);
         return Some(ReserveError::ClockJumped { ahead_s });
     }
-    space.is_low().then_some(ReserveError::LowSpace)
+    if space.is_low() {
+        return Some(ReserveError::LowSpace);
+    }
+    unsigned.map(|overdue| ReserveError::Unsigned { for_s: overdue.for_s })
 }
 
 /// The payment that the caller would sign for.

@@ -10,6 +10,7 @@ use crate::decisions::{self, Decisions};
 use crate::disclosure::Disclosure;
 use crate::entry::Body;
 use crate::model::{Alarm, ReserveError};
+use crate::signing::{Overdue, Signing};
 use crate::text::Moment;
 use crate::timekeeping::Timekeeper;
 
@@ -61,6 +62,10 @@ impl Decisions for Writer {
         if self.space.is_low() {
             self.raise(Alarm::LowSpace);
             return Err(ReserveError::LowSpace);
+        }
+        if let Some(Overdue { for_s, alarm }) = self.signing.as_ref().and_then(Signing::overdue) {
+            self.raise(alarm);
+            return Err(ReserveError::Unsigned { for_s });
         }
         Ok(())
     }

@@ -48,7 +48,7 @@ async fn expect_same(world: &World, before: &(Vec<Usage>, Vec<Payment>), rebuilt
     let ledger = world.open();
     assert_eq!(&contents(&ledger).await, before);
     assert_eq!(world.count("ledger.rebuilt"), rebuilt);
-    let settled = &bursar_ledger::read_payments(world.path()).unwrap().payments[0];
+    let settled = &bursar_ledger::read_payments(world.path()).unwrap().read.payments[0];
     assert_eq!(ledger.get(settled.id).await.unwrap().unwrap().rid(), settled.id);
     ledger.close().await;
 }

@@ -441,7 +441,7 @@ async fn equal_refusals_are_one_entry_with_a_count() {
     assert_eq!(world.count("pay.refused"), 3);
     ledger.refused(denial("a.example"));
     ledger.close().await;
-    let recorded = bursar_ledger::read_payments(world.path()).unwrap();
+    let recorded = bursar_ledger::read_payments(world.path()).unwrap().read;
     let refusals: Vec<_> = recorded
         .refusals
         .iter()
@@ -453,6 +453,50 @@ async fn equal_refusals_are_one_entry_with_a_count() {
     );
     assert_eq!(recorded.refusals[0].at, NOON.parse().unwrap());
     assert_eq!(recorded.refusals[0].usd.as_deref(), Some("0.01"));
+}
+
+/// A wildcard domain has as many hosts as an agent cares to ask for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_refused_hosts_are_few_entries_and_each_is_counted() {
+    const HOSTS: u64 = 100_000;
+    let world = World::new();
+    let ledger = world.open();
+    let before = world.journal().len();
+    for number in 0..HOSTS {
+        ledger.refused(RefusalRecord {
+            agent: "research".into(),
+            group: Some("eng".into()),
+            host: format!("{number}.{}.example.com", "long-label".repeat(6)),
+            reason: "over-limit".into(),
+            rule: "agents.research.day".into(),
+            asked: Some(bursar_core::money::MicroUsd::new(CENT)),
+        });
+        if number % 1_000 == 0 {
+            // Ten minutes in all.
+            let second = i64::try_from(number).unwrap() * 600 / i64::try_from(HOSTS).unwrap();
+            world
+                .clock
+                .set(NOON.parse::<jiff::Timestamp>().unwrap() + jiff::SignedDuration::from_secs(second));
+            counted(&ledger).await;
+        }
+    }
+    ledger.close().await;
+    let entries = world.count("pay.refused");
+    assert!((300..=400).contains(&entries), "{entries} entries");
+    let bytes = world.journal().len() - before;
+    assert!(bytes < 400 * 600, "{bytes} bytes");
+    let recorded = bursar_ledger::read_payments(world.path()).unwrap().read.refusals;
+    assert_eq!(recorded.iter().map(|refused| refused.count).sum::<u64>(), HOSTS);
+    let summed: Vec<_> = recorded
+        .iter()
+        .filter(|refused| refused.merchant == bursar_ledger::ANY_HOST)
+        .collect();
+    assert!(
+        summed
+            .iter()
+            .all(|refused| refused.usd.is_none() && refused.rule == "agents.research.day")
+    );
+    assert!(summed.len() > 50);
 }
 
 #[tokio::test]

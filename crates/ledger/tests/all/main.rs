@@ -1,5 +1,6 @@
 //! The ledger as its users call it: one suite for every engine, and for each engine its own failures and recoveries.
 
+mod compared;
 mod conformance;
 mod crash;
 mod index;
@@ -11,4 +12,5 @@ mod postgres_cluster;
 mod previous_version;
 mod read;
 mod signed;
+mod unsigned;
 mod world;

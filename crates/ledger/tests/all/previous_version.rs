@@ -40,7 +40,7 @@ fn world() -> World {
 #[test]
 fn what_the_version_before_wrote_is_read_as_it_was() {
     let world = world();
-    let read = read_payments(world.path()).unwrap();
+    let read = read_payments(world.path()).unwrap().read;
     let states: Vec<_> = read.payments.iter().map(|payment| payment.state).collect();
     assert_eq!(states, [State::Settled, State::Settled, State::Released]);
     let rules: Vec<_> = read.refusals.iter().map(|refusal| refusal.rule.as_str()).collect();
@@ -92,5 +92,5 @@ async fn it_is_continued_in_new_words_and_not_a_byte_of_the_old_ones_changes() {
     let again = world.open();
     assert_eq!(again.get(id).await.unwrap().unwrap().state, State::Settled);
     again.close().await;
-    assert_eq!(read_payments(world.path()).unwrap().payments.len(), 4);
+    assert_eq!(read_payments(world.path()).unwrap().read.payments.len(), 4);
 }

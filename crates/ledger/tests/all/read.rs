@@ -28,7 +28,7 @@ async fn a_payment_has_every_field_of_the_list() {
         tx: Some("0xab".into()),
     };
     ledger.finish(purchase.hold.rid, settled).await.unwrap();
-    let recorded = read_payments(world.path()).unwrap();
+    let recorded = read_payments(world.path()).unwrap().read;
     let nonce = format!("{:#x}", purchase.arm.nonce.known().unwrap());
     let expected = serde_json::json!({
         "id": purchase.hold.rid.to_string(), "state": "settled", "by": "merchant", "agent": "research", "group": "eng",
@@ -62,7 +62,7 @@ async fn paths_are_private_and_can_be_erased() {
     assert_eq!(fs::metadata(private).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_to_string(private).unwrap().lines().count(), 2);
     fs::write(private, "").unwrap();
-    let recorded = read_payments(world.path()).unwrap();
+    let recorded = read_payments(world.path()).unwrap().read;
     assert_eq!(recorded.payments[0].resource, "https://api.example.com");
     world.open().close().await;
 }
@@ -70,7 +70,7 @@ async fn paths_are_private_and_can_be_erased() {
 #[tokio::test]
 async fn a_directory_without_a_journal_has_no_payments() {
     let world = World::new();
-    let recorded = read_payments(world.path()).unwrap();
+    let recorded = read_payments(world.path()).unwrap().read;
     assert!(recorded.payments.is_empty() && recorded.refusals.is_empty());
 }
 
@@ -84,7 +84,7 @@ async fn a_reader_beside_the_running_ledger_sees_all_that_was_acknowledged() {
     let reader = std::thread::spawn(move || {
         loop {
             let least = *newest.borrow();
-            let recorded = read_payments(&dir).unwrap();
+            let recorded = read_payments(&dir).unwrap().read;
             assert!(recorded.payments.len() >= least);
             assert!(
                 recorded

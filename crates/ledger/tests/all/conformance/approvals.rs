@@ -394,7 +394,7 @@ pub(super) async fn the_entries_record_it_in_order(engine: Engine) {
             "pay.released",
         ]
     );
-    let payments = bursar_ledger::read_payments(engine.world.path()).unwrap().payments;
+    let payments = bursar_ledger::read_payments(engine.world.path()).unwrap().read.payments;
     let found: Vec<_> = payments
         .iter()
         .map(|payment| (payment.state, payment.approval.clone()))

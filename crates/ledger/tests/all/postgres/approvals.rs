@@ -319,13 +319,13 @@ async fn a_silent_node_s_questions_end_and_their_money_comes_back() {
             "approval.granted"
         ]
     );
-    let payments = read_payments(lost.path()).unwrap().payments;
+    let payments = read_payments(lost.path()).unwrap().read.payments;
     let last = payments.last().unwrap();
     assert_eq!(
         (last.state, last.approval.clone()),
         (State::Settled, Some(id.to_string()))
     );
-    assert_eq!(read_payments(other.path()).unwrap().payments.len(), 3);
+    assert_eq!(read_payments(other.path()).unwrap().read.payments.len(), 3);
     assert_eq!(database.ask("select count(*) from bursar.handover").await, "0");
 }
 

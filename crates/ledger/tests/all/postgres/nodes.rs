@@ -174,7 +174,7 @@ async fn a_silent_node_s_items_go_to_another_and_it_learns_of_that() {
     // Each log is consistent by itself.
     for (world, payments) in [(&lost, 4), (&other, 3)] {
         assert_eq!(
-            bursar_ledger::read_payments(world.path()).unwrap().payments.len(),
+            bursar_ledger::read_payments(world.path()).unwrap().read.payments.len(),
             payments
         );
     }
@@ -394,6 +394,6 @@ async fn new_entry_names_are_written_once_every_node_reads_them() {
     drop(node);
     assert_eq!([world.count("pay.denied"), world.count("pay.refused")], [1, 1]);
     // Both kinds are one log.
-    let read = bursar_ledger::read_payments(world.path()).unwrap();
+    let read = bursar_ledger::read_payments(world.path()).unwrap().read;
     assert_eq!(read.refusals.len(), 2);
 }
