@@ -6,6 +6,7 @@ use serde::Serialize;
 use bursar_approvals::questions::Bound;
 use bursar_core::assets::Network;
 use bursar_core::money::MicroUsd;
+use bursar_core::plain::plain;
 use bursar_ledger::{Alarm, Outflow, PaymentId};
 
 /// An event that people should be notified of.
@@ -90,7 +91,7 @@ impl Alert {
         Message {
             kind: self.kind(),
             at,
-            text: self.text(at),
+            text: plain(&self.text(at)).into_owned(),
             payment,
         }
     }

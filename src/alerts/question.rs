@@ -18,6 +18,7 @@ use bursar_approvals::{Notified, Notifier, Reply};
 use bursar_core::approval::Question;
 use bursar_core::clock::SharedClock;
 use bursar_core::payment_id::PaymentId;
+use bursar_core::plain::plain;
 
 const KIND: &str = "approval";
 
@@ -70,8 +71,8 @@ impl QuestionNotifier {
         let notice = Arc::new(Notice {
             kind: KIND,
             id: question.id,
-            sentence: question.sentence.clone(),
-            approver: question.intent.member("approver").unwrap_or_default().to_owned(),
+            sentence: plain(&question.sentence).into_owned(),
+            approver: plain(question.intent.member("approver").unwrap_or_default()).into_owned(),
             expires_at,
         });
         let mut attempts = JoinSet::new();

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::{Map, Value};
 
+use bursar_core::plain::plain_json;
 use bursar_core::policy::Refusal;
 use bursar_ledger::PaymentId;
 use bursar_net::body::AnswerBody;
@@ -131,8 +132,9 @@ impl Problem {
         document.insert("status".into(), this.status.as_u16().into());
         document.insert("detail".into(), this.detail.into());
         document.extend(this.members);
-        let mut text = serde_json::to_vec_pretty(&document).unwrap_or_default();
-        text.push(b'\n');
+        let text = serde_json::to_string_pretty(&document).unwrap_or_default();
+        // Agents print what they get, and a reason may be quoted to people (R78).
+        let text = format!("{}\n", plain_json(&text));
 
         let mut response = Response::new(AnswerBody::full(Bytes::from(text)));
         *response.status_mut() = this.status;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::output::say;
+use super::output::{note, print_json, say};
 use super::{Exit, Failure};
 use crate::agents::{IssuedToken, Registry};
 use crate::config::Config;
@@ -48,7 +48,7 @@ impl Agents {
             Self::Rotate(Name { name }) => print(&registry.rotate(&name.parse::<AgentName>()?, now)?)?,
             Self::Revoke(Name { name }) => {
                 registry.revoke(&name.parse::<AgentName>()?, now)?;
-                eprintln!("Revoked {name}; a running server stops accepting its tokens within a second.");
+                note!("Revoked {name}; a running server stops accepting its tokens within a second.");
             }
             Self::List { json } => list(&registry, json, now)?,
         }
@@ -59,7 +59,7 @@ impl Agents {
 /// Only the token goes to stdout, so that a script can capture it.
 fn print(issued: &IssuedToken) -> Result<(), Failure> {
     say!("{}", issued.token.expose_secret())?;
-    eprintln!(
+    note!(
         "Save this token now; it will not be shown again. Proxy URL for {name}: http://{name}:TOKEN@HOST:PORT \
          (`bursar env --agent {name}` prints all the variables that a client needs).",
         name = issued.agent
@@ -73,7 +73,7 @@ fn hint_at_budget(home: &Home, name: &AgentName) {
         && let Ok(limits) = file.load()
         && !limits.agents().any(|known| known == name.as_str())
     {
-        eprintln!(
+        note!(
             "{name} cannot spend yet: {} has no section [agents.{name}].",
             file.path().display()
         );
@@ -83,7 +83,7 @@ fn hint_at_budget(home: &Home, name: &AgentName) {
 fn list(registry: &Registry, as_json: bool, now: Timestamp) -> Result<(), Failure> {
     let agents = registry.list()?;
     if agents.is_empty() && !as_json {
-        eprintln!("No agents yet. Add one with: bursar agents add NAME");
+        note!("No agents yet. Add one with: bursar agents add NAME");
     }
     for agent in agents {
         let live: Vec<_> = agent.tokens.iter().filter(|token| token.is_live(now)).collect();
@@ -92,9 +92,8 @@ fn list(registry: &Registry, as_json: bool, now: Timestamp) -> Result<(), Failur
                 .iter()
                 .map(|token| json!({ "purpose": token.purpose.name(), "created": token.created, "expires": token.expires }))
                 .collect();
-            say!(
-                "{}",
-                json!({ "name": agent.name.as_str(), "id": agent.id, "created": agent.created, "tokens": tokens })
+            print_json(
+                &json!({ "name": agent.name.as_str(), "id": agent.id, "created": agent.created, "tokens": tokens }),
             )?;
         } else {
             let state = if live.is_empty() { "revoked" } else { "active" };

@@ -4,12 +4,12 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::arguments::parse_id;
-use super::output::print_json;
-use super::output::say;
+use super::output::{note, print_json, say};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
 use bursar_approvals::operator;
 use bursar_approvals::questions;
+use bursar_core::plain::plain;
 use bursar_home::Home;
 
 #[derive(Args)]
@@ -42,7 +42,7 @@ impl Pending {
         home.require_initialised()?;
         let pending = admin::pending(home).await.map_err(not_asked)?;
         let Some(pending) = pending else {
-            eprintln!(
+            note!(
                 "bursar: no approver is configured; to approve payments here, set backend = \"operator\" under \
                  [approval] in bursar.toml."
             );
@@ -53,7 +53,7 @@ impl Pending {
             return Ok(Exit::Done);
         }
         if pending.is_empty() {
-            eprintln!("No payments are waiting for approval.");
+            note!("No payments are waiting for approval.");
         }
         pending.iter().try_for_each(|question| say!("{}", sheet(question)))?;
         Ok(Exit::Done)
@@ -121,6 +121,9 @@ fn sheet(question: &questions::Pending) -> String {
         backend,
         rules,
     } = question;
+    // The agent chose the resource; the other members are ours or the operator's, and as plain here as anywhere.
+    let [agent, sentence, resource, method, payee] = [agent, sentence, resource, method, payee].map(|text| plain(text));
+    let [network, approver, backend_name, rule] = [network, approver, backend, rule].map(|text| plain(text));
     let left = match ends.duration_since(Timestamp::now()).as_secs() {
         ..=0 => "time is up".to_owned(),
         seconds => format!("{seconds} s left"),
@@ -131,7 +134,7 @@ fn sheet(question: &questions::Pending) -> String {
         }
         ("approved", _) => "  approved; paid when the agent repeats its request".to_owned(),
         (_, operator::NAME) => format!("  bursar approve {id} --code {code}\n  bursar deny {id} --why TEXT"),
-        _ => format!("  waiting for {approver}, asked through {backend}"),
+        _ => format!("  waiting for {approver}, asked through {backend_name}"),
     };
     format!(
         "{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  payee {payee} on {network}\n  approval \

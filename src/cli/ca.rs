@@ -4,7 +4,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::output::say;
+use super::output::{note, print_json, say};
 use super::{Exit, Failure};
 use bursar_home::Home;
 use bursar_net::tls::authority::Authority;
@@ -33,7 +33,7 @@ impl Ca {
             Self::Rotate => {
                 let authority = Authority::rotate(home, Timestamp::now()).map_err(failed)?;
                 show(home, &authority, false)?;
-                eprintln!(
+                note!(
                     "Restart the server, then give the new ca.pem and bundle.pem to every agent that does not \
                      use `bursar run`."
                 );
@@ -47,10 +47,9 @@ fn show(home: &Home, authority: &Authority, as_json: bool) -> Result<(), Failure
     let days = authority.not_after().duration_since(Timestamp::now()).as_hours() / 24;
     let path = home.ca_certificate();
     if as_json {
-        let line = json!({
+        return print_json(&json!({
             "certificate": path, "sha256": authority.fingerprint(), "not_after": authority.not_after(), "days_left": days,
-        });
-        return say!("{line}");
+        }));
     }
     say!("Certificate  {}", path.display())?;
     say!("SHA-256      {}", authority.fingerprint())?;
@@ -59,7 +58,7 @@ fn show(home: &Home, authority: &Authority, as_json: bool) -> Result<(), Failure
         authority.not_after().strftime("%Y-%m-%d")
     )?;
     if authority.expires_soon(Timestamp::now()) {
-        eprintln!("It expires soon: run `bursar ca rotate`, then do what it prints.");
+        note!("It expires soon: run `bursar ca rotate`, then do what it prints.");
     }
     Ok(())
 }

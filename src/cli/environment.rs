@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::ExposeSecret;
 
-use super::output::print;
+use super::output::{note, print_exact};
 use super::{Exit, Failure};
 use crate::agents::{IssuedToken, Purpose, Registry};
 use crate::config::Config;
@@ -53,13 +53,13 @@ impl Env {
         let agent = self.agent.parse::<AgentName>()?;
         let issued = Registry::new(home).mint_temporary(&agent, Purpose::Env, now + LIFE, now)?;
         let variables = variables(home, &listen, &issued, &self.format.inherits());
-        print(format_args!("{}", self.format.render(&variables, home)))?;
-        eprintln!(
+        print_exact(&self.format.render(&variables, home))?;
+        note!(
             "The token in this output expires on {}. `bursar run` needs none of this: it issues its own token.",
             (now + LIFE).strftime("%Y-%m-%d")
         );
         if let Some(note) = self.format.note(home, &listen) {
-            eprintln!("{note}");
+            note!("{note}");
         }
         Ok(Exit::Done)
     }

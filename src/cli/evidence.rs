@@ -11,8 +11,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 
 use super::arguments::{moment, not_found, parse_id};
-use super::output::print;
-use super::output::print_json;
+use super::output::{note, print, print_json};
 use super::{Exit, Failure, journal};
 use bursar_approvals::questions;
 use bursar_approvals::record::{
@@ -80,13 +79,13 @@ impl Export {
         let mut lines = journal::read_again(lines_about(home.root(), &wanted))?;
         for id in wanted {
             let stored = questions::look(&home.approvals(), id).unwrap_or_else(|why| {
-                eprintln!("bursar: {id}: {why}");
+                note!("bursar: {id}: {why}");
                 exit = Exit::Negative;
                 None
             });
             let record = ApprovalRecord::of(id, stored.as_ref(), lines.remove(&id).unwrap_or_default());
             for difference in examine(&record).differences {
-                eprintln!("bursar: {id}: {difference}");
+                note!("bursar: {id}: {difference}");
                 exit = Exit::Negative;
             }
             print_json(&record)?;

@@ -6,10 +6,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::arguments::{not_found, parse_id};
-use super::output::print_json;
-use super::{Exit, Failure, journal, output::print};
+use super::output::{print, print_json};
+use super::{Exit, Failure, journal};
 use bursar_core::challenge::Why;
 use bursar_core::money::MicroUsd;
+use bursar_core::plain::plain;
 use bursar_core::policy::{NotTaken, RefusalCode};
 use bursar_home::Home;
 use bursar_ledger::entry::{NOT_RECORDED, Other};
@@ -125,7 +126,11 @@ impl<'a> Explanation<'a> {
             why,
             others,
         } = self;
-        let mut text = format!("Payment {id} ({state}): {usd} USD to {merchant} over {rail}");
+        let mut text = format!(
+            "Payment {id} ({state}): {usd} USD to {} over {}",
+            plain(merchant),
+            plain(rail)
+        );
         text += match why {
             Choice::Preferred => ", the first of the cheapest offers that the limits allow.\n",
             Choice::Cheapest => ", the cheapest offer that the limits allow.\n",
@@ -147,10 +152,10 @@ impl<'a> Explanation<'a> {
             let _ = writeln!(
                 text,
                 "  {:<at_width$}  {:<rail_width$}  {:>usd_width$}  {}",
-                other.at,
-                other.rail.unwrap_or("-"),
+                plain(other.at),
+                plain(other.rail.unwrap_or("-")),
                 usd(other),
-                other.line(),
+                plain(&other.line()),
             );
         }
         text

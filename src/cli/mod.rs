@@ -15,6 +15,7 @@ mod explain;
 mod explain_code;
 mod init;
 mod journal;
+mod logging;
 mod output;
 mod payments;
 mod privileges;
@@ -27,14 +28,11 @@ mod wallet;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
-
-use clap::{Parser, Subcommand};
-use tracing::Level;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
 
 use bursar_home::{Home, HomeError};
+use clap::{Parser, Subcommand};
+use logging::log_to_stderr;
+use output::note;
 
 /// A forward proxy that pays HTTP 402 for AI agents, within spending limits, and keeps a verifiable ledger.
 #[derive(Parser)]
@@ -166,7 +164,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("bursar: {failure}");
+            note!("bursar: {failure}");
             failure.exit.into()
         }
     }
@@ -221,23 +219,6 @@ fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Fa
     // A DNS lookup that is still running must not delay the exit.
     runtime.shutdown_background();
     done
-}
-
-fn log_to_stderr(levels: &str) -> Result<(), Failure> {
-    let filter = Targets::from_str(levels)
-        .map_err(|error| Failure::usage(format!("--log {levels}: {error}; try for example --log debug")))?;
-    // `--log bursar_ledger=debug` names one module only; all others still log warnings.
-    let filter = match filter.default_level() {
-        Some(_) => filter,
-        None => filter.with_default(Level::WARN),
-    };
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .with_target(false);
-    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
-    Ok(())
 }
 
 impl From<Exit> for ExitCode {

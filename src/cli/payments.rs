@@ -6,10 +6,11 @@ use clap::{ArgGroup, Args, Subcommand};
 use jiff::Timestamp;
 
 use super::arguments::{moment, not_found, parse_id};
-use super::output::{print, print_json, say};
+use super::output::{note, print, print_json, say};
 use super::{Exit, Failure, journal};
 use crate::admin::{self, AdminError, Resolved};
 use bursar_core::clock::SystemClock;
+use bursar_core::plain::plain;
 use bursar_home::Home;
 use bursar_ledger::{
     ANY_HOST, Embedded, Ledger, LedgerError, Options, PaymentId, PaymentRecord, RecordedPayments, Refused,
@@ -118,7 +119,7 @@ impl List {
             return Ok(exit);
         }
         if payments.is_empty() && refusals.is_empty() {
-            eprintln!("No payments.");
+            note!("No payments.");
         }
         print(format_args!("{}{}", table(&payments), refusal_table(&refusals)))?;
         Ok(exit)
@@ -230,7 +231,7 @@ impl Resolve {
             && let Some(deadline) = payment.valid_before
             && Timestamp::now() < deadline
         {
-            eprintln!(
+            note!(
                 "bursar: warning: anyone who has this payment's credential can still cash it until {}.",
                 deadline.strftime("%Y-%m-%d %H:%M:%S UTC")
             );
@@ -260,7 +261,7 @@ fn find(recorded: RecordedPayments, rid: PaymentId) -> Result<PaymentRecord, Fai
     payment.ok_or_else(|| not_found(rid))
 }
 
-/// Payments as a table. Agent and merchant names are plain ASCII by construction, so they cannot disturb a terminal.
+/// Payments as a table.
 pub(super) fn table(payments: &[PaymentRecord]) -> String {
     let mut out = String::new();
     for payment in payments {
@@ -271,8 +272,8 @@ pub(super) fn table(payments: &[PaymentRecord]) -> String {
             payment.state.to_string(),
             payment.amount_decimal,
             payment.symbol,
-            payment.agent,
-            payment.resource,
+            plain(&payment.agent),
+            plain(&payment.resource),
         );
         let _ = writeln!(out, "   {}", payment.id);
     }
@@ -294,12 +295,12 @@ pub(super) fn refusal_table(refusals: &[Refused]) -> String {
             "refused",
             refusal.usd.as_deref().unwrap_or("-"),
             "USD",
-            refusal.agent,
+            plain(&refusal.agent),
             match refusal.merchant.as_str() {
-                ANY_HOST => "several hosts",
-                host => host,
+                ANY_HOST => "several hosts".into(),
+                host => plain(host),
             },
-            refusal.rule,
+            plain(&refusal.rule),
         );
     }
     out
@@ -338,7 +339,7 @@ fn sheet(payment: &PaymentRecord) -> String {
     ];
     for name in ORDER {
         if let Some(text) = fields.get(name).and_then(|value| value.as_str()) {
-            let _ = writeln!(out, "{name:<15} {text}");
+            let _ = writeln!(out, "{name:<15} {}", plain(text));
         }
     }
     out

@@ -12,13 +12,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::{moment, parse_id};
-use super::output::print;
-use super::output::print_json;
+use super::output::{note, print, print_json};
 use super::{Exit, Failure};
 use crate::admin::{self, AdminError};
 use crate::config::Config;
 use crate::serve::{nodes, open_issuer, open_wallet, upstream_tls};
 use bursar_core::clock::{SharedClock, SystemClock};
+use bursar_core::plain::plain;
 use bursar_home::Home;
 use bursar_ledger::{Embedded, Ledger, OpenError, Options, State};
 use bursar_reconcile::report::{Finding, OutflowLine, PaymentLine, Summary, Unsearched};
@@ -86,7 +86,7 @@ async fn online(home: &Home, question: &Question) -> Result<Result<Report, Unabl
         return compared;
     }
     if std::io::stderr().is_terminal() {
-        eprintln!("The server is asking its nodes. Searching many blocks can take minutes.");
+        note!("The server is asking its nodes. Searching many blocks can take minutes.");
     }
     asking.await
 }
@@ -173,10 +173,10 @@ fn text(report: &Report) -> String {
             line.finding.word(),
             line.amount_decimal,
             line.symbol,
-            line.agent,
-            line.merchant,
+            plain(&line.agent),
+            plain(&line.merchant),
         );
-        let _ = writeln!(out, "   {}{}", line.id, remark(line));
+        let _ = writeln!(out, "   {}{}", line.id, plain(&remark(line)));
     }
     for line in report.payments.iter().filter(|line| line.finding == Finding::Disputed) {
         let _ = writeln!(
@@ -185,8 +185,8 @@ fn text(report: &Report) -> String {
             line.id,
             line.amount_decimal,
             line.symbol,
-            line.merchant,
-            line.why.as_deref().unwrap_or("the chain contradicts the ledger"),
+            plain(&line.merchant),
+            plain(line.why.as_deref().unwrap_or("the chain contradicts the ledger")),
             match line.after {
                 State::Expired => "The ledger does not count it.",
                 _ => "It stays counted.",
@@ -200,14 +200,19 @@ fn text(report: &Report) -> String {
             out,
             "Mismatch: {amount} {} left the wallet on {} in block {}, but not through bursar: to {}, transaction {}. \
              Unless you sent it, someone else has the key: move the remaining funds to a new wallet.",
-            line.symbol, line.network, line.block, line.payee, line.tx,
+            plain(&line.symbol),
+            line.network,
+            line.block,
+            plain(&line.payee),
+            plain(&line.tx),
         );
     }
     for line in &report.unsearched {
         let _ = writeln!(
             out,
             "Could not search for other transfers on {}: {}. Run `bursar reconcile` again later.",
-            line.network, line.why
+            line.network,
+            plain(&line.why)
         );
     }
     let _ = writeln!(out, "{}", sum(&report.summary()));

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use super::environment::{Inherited, STRIPPED, server_address, variables};
+use super::output::note;
 use super::{Exit, Failure};
 use crate::agents::{Purpose, Registry};
 use crate::config::{Config, SecretSource};
@@ -48,7 +49,7 @@ impl Run {
 
         let inherited = Inherited::from_environment();
         if inherited.passes_everything_by() {
-            eprintln!("bursar: NO_PROXY contains \"*\", so requests bypass bursar and are not paid. Unset it.");
+            note!("bursar: NO_PROXY contains \"*\", so requests bypass bursar and are not paid. Unset it.");
         }
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]);
@@ -63,9 +64,7 @@ impl Run {
         let ended = follow(command).await;
 
         if let Err(error) = registry.forget(&issued.digest, Timestamp::now()) {
-            eprintln!(
-                "bursar: the token of this run could not be revoked ({error}); it expires by itself within 30 days"
-            );
+            note!("bursar: the token of this run could not be revoked ({error}); it expires by itself within 30 days");
         }
         let status = ended
             .map_err(|error| Failure::negative(format!("cannot run {}: {error}", self.command[0].to_string_lossy())))?;
@@ -133,7 +132,7 @@ async fn warn_of_old_node() {
     if let Some(version) = node_version(&text)
         && version < NODE_WITH_PROXY
     {
-        eprintln!(
+        note!(
             "bursar: node {} on the PATH ignores proxy variables, so its requests bypass bursar and are not paid. Use \
              Node 22.21 or newer.",
             text.trim()

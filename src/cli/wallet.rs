@@ -6,13 +6,14 @@ use alloy_primitives::U256;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::output::say;
+use super::output::{note, print_json, say};
 use super::{Exit, Failure};
 use crate::config::Config;
 use crate::config::operator::RpcUrl;
 use crate::serve;
 use bursar_core::assets;
 use bursar_core::money::Atoms;
+use bursar_core::plain::plain;
 use bursar_home::Home;
 use bursar_net::tls::upstream::UpstreamTls;
 use bursar_rails::pay::EvmPayer;
@@ -49,7 +50,7 @@ impl WalletCommand {
             say!("{}", wallet.address())?;
         }
         if config.networks.is_empty() {
-            eprintln!(
+            note!(
                 "{} lists no networks, so nothing can be paid; add one under [networks].",
                 home.config().display()
             );
@@ -99,12 +100,11 @@ fn report(
         )
     };
     if as_json {
-        let line = json!({
+        return print_json(&json!({
             "address": wallet.address(), "network": asset.network().to_string(), "asset": asset.caip19(), "symbol": asset.symbol,
             "atoms": balance.as_ref().ok().map(ToString::to_string), "balance": balance.as_ref().ok().map(decimal),
             "error": balance.as_ref().err(),
-        });
-        return say!("{line}");
+        }));
     }
     match balance {
         Ok(atoms) => say!(
@@ -117,7 +117,8 @@ fn report(
             "  {:<16} {:>16} {}: {why}",
             asset.network().to_string(),
             "unknown",
-            asset.symbol
+            asset.symbol,
+            why = plain(why)
         ),
     }
 }

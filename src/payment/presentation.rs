@@ -20,7 +20,7 @@ use bursar_core::challenge::mpp::Statement;
 use bursar_core::challenge::receipt::{self, Receipt};
 use bursar_core::challenge::{Protocol, Rail};
 use bursar_core::decode::{self, Coding};
-use bursar_core::hop::{self, Upgrading};
+use bursar_core::hop::{self, Presented, Upgrading};
 use bursar_core::money::MicroUsd;
 use bursar_ledger::{Ledger, LedgerError, Outcome, PaymentId, Reason, Source};
 use bursar_net::body::{AnswerBody, Progress, ReadEnd, Relay, RequestBody};
@@ -38,6 +38,8 @@ pub(super) struct Presentation {
     pub lane: Arc<Lane>,
     pub rid: PaymentId,
     pub rail: Rail,
+    /// For removing what the answer repeats of the credential.
+    pub presented: Presented,
     /// The price, if known here.
     pub usd: Option<MicroUsd>,
     /// Reports the end to requests that repeat this one.
@@ -107,6 +109,14 @@ impl Presentation {
         self.log(response.status().as_u16(), &outcome);
         self.record(outcome).await;
         hop::strip_response(response.headers_mut(), Upgrading::No);
+        let echoes = self.presented.remove_echoes(response.headers_mut());
+        if echoes > 0 {
+            tracing::warn!(
+                payment = %self.rid, merchant = %self.lane.origin().authority.host, echoes,
+                "the merchant's answer repeated the credential; the agent does not get those header fields"
+            );
+        }
+        response.body_mut().withhold(self.presented);
         answer::mark_paid(response.headers_mut(), self.rid);
         if response.status() == StatusCode::PAYMENT_REQUIRED {
             answer::mark_unpaid(response.headers_mut(), Unpaid::StillAfterPayment);

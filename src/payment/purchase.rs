@@ -26,6 +26,7 @@ use super::repeat;
 use crate::answer::{Code, Problem, Unpaid};
 use bursar_core::challenge::{Rail, Term, Why};
 use bursar_core::clock;
+use bursar_core::hop::Presented;
 use bursar_ledger::{Outcome, PaymentId, Reason, Reservation, Reserve, ReserveError, Source};
 use bursar_net::body::{AnswerBody, Relay, Replay};
 use bursar_net::upstream::Lane;
@@ -322,13 +323,16 @@ impl Purchase {
             // Only `Authorization` can be present (R31). A server that needs both uses another field for payment.
             tracing::info!(payment = %rid, %field, "the agent's own field is replaced by the payment");
         }
-        head.headers.insert(field, credential.header_value());
+        let value = credential.header_value();
+        let presented = Presented::of(&value);
+        head.headers.insert(field, value);
         let presentation = Presentation {
             ledger: buying.ledger.clone(),
             settle_wait: buying.times.settle_wait,
             lane: self.lane,
             rid,
             rail,
+            presented,
             usd: Some(self.plan.decided.usd),
             ticket,
             permission,

@@ -21,7 +21,7 @@ use super::idempotency::{self, Claim, IdempotencyKeys, Key, Unusable};
 use super::presentation::{AgentAnswer, Presentation};
 use crate::answer::{Code, Problem};
 use bursar_core::agent_name::AgentName;
-use bursar_core::hop;
+use bursar_core::hop::{self, Presented};
 use bursar_ledger::{Event, Ledger, PaymentId, State};
 use bursar_net::body::{BufferedBody, Replay};
 use bursar_net::upstream::{Lane, Origin};
@@ -182,14 +182,16 @@ impl<'a> RepeatGuard<'a> {
         }
         tracing::info!(payment = %rid, agent = %self.lane.agent(), number, "presented again");
         let mut head = self.head.clone();
-        head.headers
-            .insert(presentable.field, presentable.credential.header_value());
+        let value = presentable.credential.header_value();
+        let presented = Presented::of(&value);
+        head.headers.insert(presentable.field, value);
         let presentation = Presentation {
             ledger: self.repeats.ledger.clone(),
             settle_wait: self.repeats.settle_wait,
             lane: self.lane.clone(),
             rid,
             rail,
+            presented,
             usd: None,
             ticket: presentable.ticket,
             permission: Permission::Granted,

@@ -1,13 +1,20 @@
-//! Headers that bursar does not forward: hop-by-hop fields (RFC 9110 §7.6.1) and its own names. Also finds payments
-//! that the agent makes itself.
+//! Headers that bursar does not forward: hop-by-hop fields (RFC 9110 §7.6.1), its own names, and credentials that a
+//! seller echoes. Also finds payments that the agent makes itself.
 //!
 //! All other headers pass unchanged, in order and with their duplicates.
+
+mod echo;
+mod own_payment;
+mod proxy_status;
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+pub use echo::Presented;
+pub use own_payment::agent_payment;
 
 const ALWAYS: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
@@ -16,13 +23,6 @@ const ALWAYS: [HeaderName; 6] = [
     PROXY_AUTHORIZATION,
     PROXY_AUTHENTICATE,
     TRANSFER_ENCODING,
-];
-
-const PAYMENT_FIELDS: [HeaderName; 4] = [
-    HeaderName::from_static("x-payment"),
-    HeaderName::from_static("payment-signature"),
-    HeaderName::from_static("payment-authorization"),
-    HeaderName::from_static("x-payment-spt"),
 ];
 
 /// Whether this exchange may switch protocols (`101 Switching Protocols`).
@@ -53,11 +53,12 @@ impl Upgrading {
     }
 }
 
-/// Prepares an agent's request for the origin. `version` is what the origin speaks: only HTTP/1.1 announces `TE` in
+/// Prepares an agent's request for the origin. Fields named `Bursar-*` end here (R99). `version` is what the origin speaks: only HTTP/1.1 announces `TE` in
 /// `Connection` (RFC 9110 §10.1.4); HTTP/2 forbids that field.
 pub fn strip_request(headers: &mut HeaderMap, version: Version, upgrading: Upgrading) {
     let trailers = connection_fields_allow_trailers(headers);
     strip(headers, upgrading);
+    remove_our_names(headers);
     headers.remove(TE);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -67,36 +68,23 @@ pub fn strip_request(headers: &mut HeaderMap, version: Version, upgrading: Upgra
     }
 }
 
-/// Prepares an origin's answer for the agent. Also removes `Bursar-*`, which only bursar may send (R8), and
-/// `Settlement-Overrides`, which is between a seller and its facilitator.
+/// Prepares an origin's answer for the agent. Also removes what only bursar may say, `Bursar-*` and the member `bursar`
+/// of `Proxy-Status` (R8, R99), and `Settlement-Overrides`, which is between a seller and its facilitator.
 pub fn strip_response(headers: &mut HeaderMap, upgrading: Upgrading) {
     strip(headers, upgrading);
     headers.remove(TE);
     headers.remove("settlement-overrides");
-    let ours: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("bursar-"))
-        .cloned()
-        .collect();
-    for name in ours {
-        headers.remove(name);
-    }
+    remove_our_names(headers);
+    proxy_status::remove_ours(headers);
 }
 
 /// Prepares trailers in either direction. Fields that are checked or removed in a head are removed from trailers,
 /// because some receivers merge trailers into the head (RFC 9110 §6.5.1).
 pub fn strip_trailers(trailers: &mut HeaderMap) {
-    let unfit: Vec<HeaderName> = trailers
-        .keys()
-        .filter(|name| {
-            let text = name.as_str();
-            is_end_to_end(name) || ALWAYS.contains(name) || **name == CONNECTION || text.starts_with("bursar-")
-        })
-        .cloned()
-        .collect();
-    for name in unfit {
-        trailers.remove(name);
-    }
+    proxy_status::remove_ours(trailers);
+    let is_unfit =
+        |name: &HeaderName| is_end_to_end(name) || ALWAYS.contains(name) || *name == CONNECTION || is_ours(name);
+    remove_all(trailers, is_unfit);
 }
 
 /// Whether the agent waits for `100 Continue` before it uploads (RFC 9110 §10.1.1).
@@ -105,25 +93,26 @@ pub fn expects_continue(headers: &HeaderMap) -> bool {
     expectations.any(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// The payment field that the agent wrote itself, if any (R31). Other `Authorization` schemes are left alone.
-pub fn agent_payment(headers: &HeaderMap) -> Option<&'static str> {
-    const SPELLED: [&str; 4] = [
-        "X-PAYMENT",
-        "PAYMENT-SIGNATURE",
-        "Payment-Authorization",
-        "X-Payment-Spt",
-    ];
-    let field = PAYMENT_FIELDS
-        .iter()
-        .zip(SPELLED)
-        .find_map(|(name, spelled)| headers.contains_key(name).then_some(spelled));
-    field.or_else(|| {
-        headers
-            .get_all(AUTHORIZATION)
-            .iter()
-            .any(|value| list_elements(value).any(is_payment_scheme))
-            .then_some("Authorization: Payment")
-    })
+fn remove_our_names(headers: &mut HeaderMap) {
+    remove_all(headers, is_ours);
+}
+
+fn remove_all(headers: &mut HeaderMap, is_unfit: impl Fn(&HeaderName) -> bool) {
+    let unfit: Vec<HeaderName> = headers.keys().filter(|name| is_unfit(name)).cloned().collect();
+    for name in unfit {
+        headers.remove(name);
+    }
+}
+
+/// Also with `_` in place of `-`, which gateways that hand fields on as variables cannot tell apart.
+fn is_ours(name: &HeaderName) -> bool {
+    begins_with(name, "bursar-")
+}
+
+fn begins_with(name: &HeaderName, prefix: &str) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let name = name.as_str().bytes().map(dashed);
+    name.take(prefix.len()).eq(prefix.bytes())
 }
 
 fn strip(headers: &mut HeaderMap, upgrading: Upgrading) {
@@ -166,8 +155,8 @@ fn is_end_to_end(name: &HeaderName) -> bool {
     *name == AUTHORIZATION
         || *name == HOST
         || *name == CONTENT_LENGTH
-        || name.as_str().starts_with("payment-")
-        || name.as_str().starts_with("x-payment")
+        || begins_with(name, "payment-")
+        || begins_with(name, "x-payment")
 }
 
 fn connection_fields_allow_trailers(headers: &HeaderMap) -> bool {
@@ -175,12 +164,6 @@ fn connection_fields_allow_trailers(headers: &HeaderMap) -> bool {
         let name = coding.split(|b| *b == b';').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"trailers")
     })
-}
-
-/// `Payment` as an authentication scheme; its parameters, if any, follow after white space.
-fn is_payment_scheme(credentials: &[u8]) -> bool {
-    let scheme = credentials.split(u8::is_ascii_whitespace).next().unwrap_or_default();
-    scheme.eq_ignore_ascii_case(b"payment")
 }
 
 /// The elements of a comma-separated field, trimmed, without empty ones (RFC 9110 §5.6.1). Commas in quoted strings do
@@ -225,18 +208,22 @@ mod tests {
         let mut trailers = map(&[
             ("grpc-status", "0"),
             ("x-payment", "x"),
+            ("x_payment", "x"),
             ("payment-signature", "x"),
+            ("payment_signature", "x"),
             ("payment-response", "x"),
             ("authorization", "Payment x"),
             ("content-length", "9"),
             ("transfer-encoding", "chunked"),
             ("host", "other.example"),
             ("bursar-payment", "x"),
+            ("proxy-status", "cache; hit, bursar; details=\"x\""),
             ("connection", "close"),
             ("checksum", "7"),
         ]);
         strip_trailers(&mut trailers);
-        assert_eq!(trailers, map(&[("grpc-status", "0"), ("checksum", "7")]));
+        let kept = [("grpc-status", "0"), ("checksum", "7"), ("proxy-status", "cache; hit")];
+        assert_eq!(trailers, map(&kept));
     }
 
     #[test]
@@ -305,6 +292,19 @@ mod tests {
     }
 
     #[test]
+    fn what_agents_say_to_us_ends_here() {
+        let mut headers = map(&[
+            ("bursar-budget", "0.10"),
+            ("Bursar-Anything", "x"),
+            ("bursar_budget", "y"),
+            ("bursary", "kept"),
+            ("x-bursar-budget", "kept"),
+        ]);
+        strip_request(&mut headers, Version::HTTP_11, Upgrading::No);
+        assert_eq!(headers, map(&[("bursary", "kept"), ("x-bursar-budget", "kept")]));
+    }
+
+    #[test]
     fn te_keeps_trailers_only() {
         let te = |value: &str, version| {
             let mut headers = map(&[("te", value), ("connection", "te")]);
@@ -357,7 +357,9 @@ mod tests {
         let mut headers = map(&[
             ("bursar-payment", "0198"),
             ("bursar-anything", "x"),
+            ("bursar_payment", "x"),
             ("settlement-overrides", "{}"),
+            ("proxy-status", "bursar; details=\"no-offer\", edge; fwd=miss"),
             ("proxy-authenticate", "Basic"),
             ("proxy-status", "cache; hit"),
             ("payment-response", "r"),
@@ -367,6 +369,7 @@ mod tests {
         ]);
         strip_response(&mut headers, Upgrading::No);
         let kept = [
+            ("proxy-status", "edge; fwd=miss"),
             ("proxy-status", "cache; hit"),
             ("payment-response", "r"),
             ("set-cookie", "a=1"),
@@ -374,35 +377,6 @@ mod tests {
             ("www-authenticate", "Basic"),
         ];
         assert_eq!(headers, map(&kept));
-    }
-
-    #[test]
-    fn payments_by_the_agent() {
-        for (name, value, found) in [
-            ("X-Payment", "e30=", "X-PAYMENT"),
-            ("payment-SIGNATURE", "", "PAYMENT-SIGNATURE"),
-            ("Payment-Authorization", "x", "Payment-Authorization"),
-            ("X-PAYMENT-SPT", "spt_1", "X-Payment-Spt"),
-            ("Authorization", "Payment eyJ9", "Authorization: Payment"),
-            ("Authorization", "pAYMENT\teyJ9", "Authorization: Payment"),
-            ("Authorization", "payment", "Authorization: Payment"),
-            ("Authorization", "  Payment id=\"a\"", "Authorization: Payment"),
-            ("Authorization", "Bearer t, Payment eyJ9", "Authorization: Payment"),
-        ] {
-            assert_eq!(agent_payment(&map(&[(name, value)])), Some(found), "{name}: {value}");
-        }
-        let second = map(&[("authorization", "Bearer t"), ("authorization", "Payment eyJ9")]);
-        assert_eq!(agent_payment(&second), Some("Authorization: Payment"));
-        for (name, value) in [
-            ("authorization", "Bearer payment"),
-            ("authorization", "Payments x"),
-            ("authorization", "Digest username=\"a, Payment b\""),
-            ("authorization", "Digest username=\"a\\\", Payment b\""),
-            ("x-payment-response", "x"),
-            ("payment-required", "x"),
-        ] {
-            assert_eq!(agent_payment(&map(&[(name, value)])), None, "{name}: {value}");
-        }
     }
 
     proptest! {

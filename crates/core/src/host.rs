@@ -6,7 +6,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A DNS name (lower case, A-labels, no trailing dot, at most 253 bytes) or an IP address in canonical form.
+/// A DNS name (lower case, A-labels, no trailing dot, at most 253 bytes) or an IP address in canonical form. An IPv4
+/// address that is written as an IPv6 one (`::ffff:192.0.2.1`) is that IPv4 address: the dialer reaches the same host
+/// by both, so limits and ledger must not know two.
 ///
 /// Numeric spellings that C resolvers read as an IPv4 address (`127.1`, `0x7f.1`, `2130706433`) stay names here. So
 /// they never equal the address, and the dialer uses [`Host::is_disguised_ipv4`] to refuse them.
@@ -127,6 +129,7 @@ impl From<Ipv6Addr> for Host {
 
 impl From<IpAddr> for Host {
     fn from(address: IpAddr) -> Self {
+        let address = address.to_canonical();
         Self {
             text: address.to_string().into(),
             ip: Some(address),
@@ -251,7 +254,12 @@ mod tests {
             ("192.0.2.1.", "192.0.2.1"),
             ("[2001:DB8:0:0::1]", "2001:db8::1"),
             ("2001:db8::1", "2001:db8::1"),
-            ("[::ffff:1.2.3.4]", "::ffff:1.2.3.4"),
+            ("[::ffff:1.2.3.4]", "1.2.3.4"),
+            ("::FFFF:102:304", "1.2.3.4"),
+            ("[0:0:0:0:0:ffff:1.2.3.4]", "1.2.3.4"),
+            // Deprecated, and not what a dialer connects to.
+            ("[::1.2.3.4]", "::102:304"),
+            ("[64:ff9b::1.2.3.4]", "64:ff9b::102:304"),
             ("localhost", "localhost"),
         ] {
             assert_eq!(
@@ -329,6 +337,7 @@ mod tests {
             ("Example.com:443", "example.com:443"),
             ("[::1]:8443", "[::1]:8443"),
             ("192.0.2.1:80", "192.0.2.1:80"),
+            ("[::ffff:192.0.2.1]:80", "192.0.2.1:80"),
             ("example.com.:0443", "example.com:443"),
         ] {
             assert_eq!(Authority::parse(text).unwrap().to_string(), shown);

@@ -6,7 +6,7 @@ mod answer;
 mod request;
 
 pub use agent::AgentBody;
-pub use answer::{AnswerBody, ReadEnd, Relay};
+pub use answer::{AnswerBody, Framing, ReadEnd, Relay};
 pub use request::{BufferedBody, NotReplayable, Progress, Replay, ReplayBudget, RequestBody, Uploading};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

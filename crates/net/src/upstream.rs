@@ -1,9 +1,10 @@
 //! Connections to sites: dialled to a checked address, verified, and reused by the same agent. One rule governs sending
 //! twice (R1): a request with a credential goes out again only if hyper hands it back as unsent.
 //!
-//! Two connections are interchangeable if agent, origin, checked address and ALPN offer are equal (R36); there is one
-//! set of trusted roots per process.
+//! Two connections are interchangeable if agent, origin, checked address and ALPN offer are equal (R36). TLS sessions
+//! are resumed by the same agent only; there is one set of trusted roots per process.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::body::{AnswerBody, Progress, Relay, RequestBody};
+use crate::body::{AnswerBody, Framing, Progress, Relay, RequestBody};
 use crate::dial::{Checked, DialError, Dialer};
 use crate::timeouts::Timeouts;
 use crate::tls::upstream::{HandshakeError, UpstreamTls};
@@ -37,6 +38,8 @@ pub const HEAD_BYTES: usize = 64 << 10;
 pub const HEAD_FIELDS: usize = 256;
 /// After this time a name is looked up again for a new connection (threat 2.2: never within one exchange).
 const NAME_AGE: Duration = Duration::from_secs(30);
+/// An agent's TLS sessions are forgotten when it has made no new connection for this long.
+const SESSIONS_AGE: Duration = Duration::from_secs(60 * 60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -100,9 +103,12 @@ pub enum UpstreamError {
 
 pub struct Upstreams {
     dialer: Dialer,
+    /// The trusted roots. No connection of an agent uses its sessions.
     tls: Arc<UpstreamTls>,
     timeouts: Timeouts,
     pooled: Mutex<Pool<Connection>>,
+    /// Each agent's own TLS sessions, and when they were last used.
+    sessions: Mutex<HashMap<AgentName, (Arc<UpstreamTls>, Instant)>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -126,6 +132,7 @@ impl Upstreams {
             tls,
             timeouts,
             pooled: Mutex::default(),
+            sessions: Mutex::default(),
         })
     }
 
@@ -180,8 +187,20 @@ impl Upstreams {
         })
     }
 
-    /// Closes connections that have been idle too long. Called on a timer.
+    fn tls_of(&self, agent: &AgentName) -> Arc<UpstreamTls> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tls, used) = sessions
+            .entry(agent.clone())
+            .or_insert_with(|| (Arc::new(self.tls.apart()), Instant::now()));
+        *used = Instant::now();
+        tls.clone()
+    }
+
+    /// Closes connections that have been idle too long, and forgets old TLS sessions. Called on a timer.
     pub fn sweep(&self) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|_, (_, used)| used.elapsed() <= SESSIONS_AGE);
+        drop(sessions);
         self.pool().sweep(Connection::is_closed);
     }
 
@@ -200,7 +219,7 @@ impl Upstreams {
 
     async fn dial_tls(&self, key: &Key, stream: TcpStream, address: SocketAddr) -> Result<Connection, UpstreamError> {
         let host = &key.origin.authority.host;
-        match self.tls.connect(stream, host, key.offer).await? {
+        match self.tls_of(&key.agent).connect(stream, host, key.offer).await? {
             (stream, Alpn::Http2) => self.set_up_h2(stream, address).await,
             (stream, Alpn::Http1 | Alpn::Absent) => self.set_up_h1(stream, address).await,
         }
@@ -407,7 +426,8 @@ impl Lane {
                 }))
             }
         };
-        response.map(|body| Relay::new(body, idle, at_end))
+        let framing = Framing::of(&response);
+        response.map(|body| Relay::new(body, framing, idle, at_end))
     }
 }
 

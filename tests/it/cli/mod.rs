@@ -3,6 +3,7 @@
 mod agents;
 mod ca;
 mod first_payment;
+mod hostile_text;
 mod init;
 mod ownership;
 mod payments;

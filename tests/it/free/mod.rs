@@ -1,10 +1,12 @@
 //! Traffic that costs nothing passes as it is.
 
+mod apart;
 mod drain;
 mod guard;
 mod kept;
 mod listener;
 mod passthrough;
+mod readings;
 mod smuggling;
 mod streaming;
 mod tls;

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::assets::Asset;
 use crate::challenge::{Offer, Protocol};
 use crate::money::Atoms;
-use crate::plain::plain;
+use crate::plain::stripped;
 
 /// A prefix of what is hashed, so that the hash cannot be one of anything else.
 const DOMAIN: &[u8] = b"agent-pay-approval/v1\n";
@@ -206,7 +206,7 @@ impl fmt::Display for Code {
 }
 
 fn sentence(agent: &str, amount: &str, currency: &str, host: &str, code: Code) -> String {
-    let [agent, amount, currency, host] = [agent, amount, currency, host].map(plain);
+    let [agent, amount, currency, host] = [agent, amount, currency, host].map(stripped);
     let fixed = format!(": pay {amount} {currency} to  #{code}").chars().count();
     let host = shortened(host, LONGEST_SENTENCE.saturating_sub(fixed));
     let rest = format!(": pay {amount} {currency} to {host} #{code}");
@@ -228,7 +228,7 @@ fn shortened(host: String, room: usize) -> String {
 }
 
 fn compact(amount: &str, currency: &str, code: Code) -> String {
-    let whole = format!("{}{}#{code}", plain(amount), plain(currency));
+    let whole = format!("{}{}#{code}", stripped(amount), stripped(currency));
     match whole.len() <= LONGEST_COMPACT && whole.is_ascii() {
         true => whole,
         false => format!("#{code}"),

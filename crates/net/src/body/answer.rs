@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{BoxError, Uploading};
 use crate::idle::Serving;
-use bursar_core::hop;
+use bursar_core::hop::{self, Presented};
 
 /// The body of a response to the agent.
 pub struct AnswerBody {
@@ -86,6 +86,7 @@ pub struct Relay {
     /// What reading ahead found after the data: trailers, or an error, which must reach the agent as such.
     after: Option<Result<Frame<Bytes>, hyper::Error>>,
     rest: Incoming,
+    framing: Framing,
     idle: Duration,
     /// Created when the stream first has to wait; most responses never need it.
     timer: Option<Pin<Box<Sleep>>>,
@@ -93,21 +94,25 @@ pub struct Relay {
     /// Called when the stream has ended cleanly: returns the connection to the pool.
     at_end: Option<Box<dyn FnOnce() + Send>>,
     uploading: Option<Uploading>,
+    /// The credential that this answers, which trailers must not repeat.
+    presented: Option<Presented>,
     /// Called when all of it has been handed over; dropped uncalled if the agent does not take all of it.
     delivered: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Relay {
-    pub fn new(rest: Incoming, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
+    pub fn new(rest: Incoming, framing: Framing, idle: Duration, at_end: Option<Box<dyn FnOnce() + Send>>) -> Self {
         let mut relay = Self {
             read: None,
             after: None,
             rest,
+            framing,
             idle,
             timer: None,
             waiting: false,
             at_end,
             uploading: None,
+            presented: None,
             delivered: None,
         };
         relay.finish_if_ended();
@@ -119,6 +124,11 @@ impl Relay {
         if !self.rest.is_end_stream() {
             self.uploading = Some(uploading);
         }
+    }
+
+    /// Removes trailers that repeat this credential, as the head's fields were removed (R35).
+    pub fn withhold(&mut self, presented: Presented) {
+        self.presented = Some(presented);
     }
 
     /// `delivered` is called when the last of this has been handed over, and dropped uncalled otherwise.
@@ -160,6 +170,27 @@ impl Relay {
         (read.freeze(), end)
     }
 
+    /// Trailers without what no trailer may say.
+    fn cleaned(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_trailers() {
+            Ok(mut trailers) => {
+                hop::strip_trailers(&mut trailers);
+                if let Some(presented) = &self.presented {
+                    presented.remove_echoes(&mut trailers);
+                }
+                Frame::trailers(trailers)
+            }
+            Err(frame) => frame,
+        }
+    }
+
+    /// Many sites end such an answer by closing the socket, without TLS's `close_notify`. What was bought counts as
+    /// whole then (R94): cut off, it would be asked for again, and either paid twice or never had. An agent that bought
+    /// nothing sees the missing end as it would without us.
+    fn is_whole_despite(&self, error: &hyper::Error) -> bool {
+        self.framing == Framing::UntilClose && self.delivered.is_some() && is_bare_end(error)
+    }
+
     fn finish_if_ended(&mut self) {
         if self.rest.is_end_stream() {
             self.finish();
@@ -187,6 +218,38 @@ impl Relay {
     }
 }
 
+/// What ends a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// A length, a last chunk or `END_STREAM`.
+    Own,
+    /// The end of the connection (RFC 9112 §6.3).
+    UntilClose,
+}
+
+impl Framing {
+    pub fn of<B>(response: &http::Response<B>) -> Self {
+        let headers = response.headers();
+        let own = response.version() >= http::Version::HTTP_2
+            || headers.contains_key(http::header::CONTENT_LENGTH)
+            || headers.contains_key(http::header::TRANSFER_ENCODING);
+        if own { Self::Own } else { Self::UntilClose }
+    }
+}
+
+/// The connection ended in order, but TLS did not say so.
+fn is_bare_end(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
 /// How reading ahead ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadEnd {
@@ -206,24 +269,21 @@ impl Body for Relay {
             return Poll::Ready(Some(Ok(Frame::data(read))));
         }
         if let Some(after) = this.after.take() {
-            return Poll::Ready(Some(after.map_err(Into::into)));
+            return Poll::Ready(Some(after.map(|frame| this.cleaned(frame)).map_err(Into::into)));
         }
         match Pin::new(&mut this.rest).poll_frame(cx) {
             Poll::Ready(None) => {
                 this.finish();
                 Poll::Ready(None)
             }
+            Poll::Ready(Some(Err(error))) if this.is_whole_despite(&error) => {
+                this.finish();
+                Poll::Ready(None)
+            }
             Poll::Ready(Some(frame)) => {
                 this.waiting = false;
                 this.finish_if_ended();
-                let frame = frame.map(|frame| match frame.into_trailers() {
-                    Ok(mut trailers) => {
-                        hop::strip_trailers(&mut trailers);
-                        Frame::trailers(trailers)
-                    }
-                    Err(frame) => frame,
-                });
-                Poll::Ready(Some(frame.map_err(Into::into)))
+                Poll::Ready(Some(frame.map(|frame| this.cleaned(frame)).map_err(Into::into)))
             }
             Poll::Pending => this
                 .poll_idle(cx)

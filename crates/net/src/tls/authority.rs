@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -191,7 +192,8 @@ impl Fresh {
     }
 }
 
-/// Issues a server certificate for exactly one DNS name or address. It expires no later than the authority.
+/// Issues a server certificate for exactly one DNS name or address; for an IPv4 address in both its spellings, because a
+/// client that asked for `::ffff:192.0.2.1` looks for that. It expires no later than the authority.
 pub(super) fn mint(
     authority: &Authority,
     key: &KeyPair,
@@ -205,10 +207,14 @@ pub(super) fn mint(
     let mut parameters = CertificateParams::default();
     // Empty, so that the alternative name is marked critical (RFC 5280 §4.2.1.6).
     parameters.distinguished_name = DistinguishedName::new();
-    parameters.subject_alt_names = vec![match host.ip() {
-        Some(address) => SanType::IpAddress(address),
-        None => SanType::DnsName(host.as_str().try_into()?),
-    }];
+    parameters.subject_alt_names = match host.ip() {
+        Some(IpAddr::V4(address)) => vec![
+            SanType::IpAddress(address.into()),
+            SanType::IpAddress(address.to_ipv6_mapped().into()),
+        ],
+        Some(address) => vec![SanType::IpAddress(address)],
+        None => vec![SanType::DnsName(host.as_str().try_into()?)],
+    };
     parameters.serial_number = Some(random_serial()?);
     set_dates(&mut parameters, validity);
     parameters.is_ca = IsCa::NoCa;

@@ -49,7 +49,8 @@ pub enum TrustError {
     Tls(#[from] rustls::Error),
 }
 
-/// Client configurations, one per ALPN offer, so that the origin sees the agent's own list. Sessions are resumed.
+/// Client configurations, one per ALPN offer, so that the origin sees the agent's own list. Sessions are resumed by
+/// whoever holds the same value: one agent, or bursar itself towards its services (R36).
 pub struct UpstreamTls {
     configs: [Arc<ClientConfig>; AlpnOffer::ALL.len()],
     patience: Duration,
@@ -58,17 +59,28 @@ pub struct UpstreamTls {
 impl UpstreamTls {
     /// `patience` limits one handshake (`[timeouts] tls_s`).
     pub fn new(trust: &Trust, patience: Duration) -> Result<Self, TrustError> {
-        let mut config = client_config(roots(trust)?)?;
-        config.resumption = Resumption::in_memory_sessions(REMEMBERED_SESSIONS);
-        Ok(Self {
-            // Sessions are shared; if an offer does not fit a session's protocol, the origin negotiates anew.
+        Ok(Self::with_no_sessions(&client_config(roots(trust)?)?, patience))
+    }
+
+    /// The same trust, without a session in common. A site that sees a session resumed takes both connections for one
+    /// client, and may remember what the first one logged in as.
+    pub fn apart(&self) -> Self {
+        let [config, ..] = &self.configs;
+        Self::with_no_sessions(config, self.patience)
+    }
+
+    fn with_no_sessions(config: &ClientConfig, patience: Duration) -> Self {
+        let sessions = Resumption::in_memory_sessions(REMEMBERED_SESSIONS);
+        Self {
+            // All offers share them; if an offer does not fit a session's protocol, the origin negotiates anew.
             configs: AlpnOffer::ALL.map(|offer| {
                 let mut config = config.clone();
+                config.resumption = sessions.clone();
                 config.alpn_protocols = offer.identifiers();
                 Arc::new(config)
             }),
             patience,
-        })
+        }
     }
 
     /// Performs the handshake as a client of `host`; the certificate must be valid for that name or address.

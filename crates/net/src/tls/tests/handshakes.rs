@@ -175,6 +175,25 @@ async fn sessions_are_resumed_by_name_and_never_without_one() {
     assert_eq!(kinds, [Full, Resumed, Full, Full, Full]);
 }
 
+#[tokio::test]
+async fn sessions_are_not_resumed_by_others_with_the_same_trust() {
+    let fixture = Fixture::now();
+    let client = fixture.client();
+    let (one, other) = (client.apart(), client.apart());
+    let mut kinds = Vec::new();
+    for client in [&client, &client, &one, &other, &one, &other, &client] {
+        let config = fixture.configs.by_sni(Alpn::Http1);
+        let (mut near, _, mut far) = handshake(client, "a.example", AlpnOffer::Http1, config).await.unwrap();
+        // Tickets follow the handshake: read past them.
+        far.write_all(b"x").await.unwrap();
+        far.flush().await.unwrap();
+        near.read_exact(&mut [0]).await.unwrap();
+        kinds.push(near.get_ref().1.handshake_kind().unwrap());
+    }
+    use HandshakeKind::*;
+    assert_eq!(kinds, [Full, Resumed, Full, Full, Resumed, Resumed, Resumed]);
+}
+
 #[test]
 fn extra_trust_must_be_readable_certificates() {
     let folder = tempfile::tempdir().unwrap();
