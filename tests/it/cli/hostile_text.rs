@@ -11,7 +11,8 @@ use crate::support::bursar::eventually;
 
 /// What repaints a terminal, reverses a line, hides in it, or ends it.
 const HOSTILE: &str = "\u{9b}2J\u{9b}1A\u{202e}\u{2066}\u{200b}\u{200f}\u{feff}\u{85}\u{2028}\u{ad}\u{e0041}\u{7f}";
-const LIMITS: &str = "[agents.research]\nday = \"0.30\"\nper_transaction = \"0.20\"\napproval_above = \"0.05\"\n";
+const LIMITS: &str =
+    "timezone = \"UTC\"\n[agents.research]\nday = \"0.30\"\nper_transaction = \"0.20\"\napproval_above = \"0.05\"\n";
 
 /// Written from the characters that people name, not from the table in the program.
 fn is_hostile(c: char) -> bool {

@@ -40,7 +40,7 @@ fn two_agents(bursar: &Bursar) -> [Agent; 2] {
 async fn agents_never_resume_each_others_tls_sessions() {
     let (origin, kinds) = closing(&["http/1.1"]).await;
     let bursar = setup()
-        .limits("[agents.research]\nday = \"1.00\"\n[agents.other]\nday = \"1.00\"\n")
+        .limits("timezone = \"UTC\"\n[agents.research]\nday = \"1.00\"\n[agents.other]\nday = \"1.00\"\n")
         .trust(&origin.ca_pem)
         .start();
     let agents = two_agents(&bursar);

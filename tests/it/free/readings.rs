@@ -199,7 +199,7 @@ async fn what_a_reference_server_reads_as_a_payment_is_refused() {
         assert_eq!(origin.seen().len(), passed, "{}", shown(&lines));
     }
     assert!(
-        found > 60,
+        found > 40,
         "the reference servers found only {found} payments over HTTP/1.1"
     );
 
@@ -224,7 +224,7 @@ async fn what_a_reference_server_reads_as_a_payment_is_refused() {
         assert_eq!(origin.seen().len(), passed, "{}", shown(&lines));
     }
     assert!(
-        found > 60,
+        found > 40,
         "the reference servers found only {found} payments over HTTP/2"
     );
     assert_eq!(bursar.payments().len(), 0);

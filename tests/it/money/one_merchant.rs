@@ -41,7 +41,7 @@ async fn get(agent: &Agent, host: &str, port: u16) -> Message {
 }
 
 fn start(origin: &Origin, limits: &str) -> Bursar {
-    let limits = format!("[agents.research]\nday = \"0.03\"\n{limits}");
+    let limits = format!("timezone = \"UTC\"\n[agents.research]\nday = \"0.03\"\n{limits}");
     setup().limits(&limits).trust(&origin.ca_pem).start()
 }
 
