@@ -122,17 +122,12 @@ impl Presentation {
             answer::mark_unpaid(response.headers_mut(), Unpaid::StillAfterPayment);
         }
         // Unless a 2xx reaches the agent completely, the payment stays outstanding (R3): the ticket is dropped.
-        let mut to_deliver = response.status().is_success().then_some(self.ticket);
-        if !response.body().is_end_stream()
-            && let Some(ticket) = to_deliver.take()
-        {
+        let to_deliver = response.status().is_success().then_some(self.ticket);
+        if let Some(ticket) = to_deliver {
             response.body_mut().when_delivered(Box::new(move || ticket.delivered()));
         }
-        if agent.send(Ok(stream(response))).is_ok()
-            && let Some(ticket) = to_deliver
-        {
-            ticket.delivered();
-        }
+        // If the agent has hung up, the answer and its ticket are dropped.
+        drop(agent.send(Ok(stream(response))));
     }
 
     /// Uses up the ticket, so that the payment is outstanding before the agent can repeat its request (R3).

@@ -3,11 +3,13 @@
 //!
 //! hyper's own header timeout also runs while a keep-alive connection is idle, so it cannot distinguish a slow head
 //! from a quiet agent.
+//!
+//! It also knows what was written to the agent: an answer that only waits in a buffer of ours is not delivered (R94).
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +26,24 @@ struct Requests {
     serving: AtomicUsize,
     /// Incremented with every head, so that a request that is answered at once is noticed too.
     begun: AtomicUsize,
+    unwritten: Mutex<Unwritten>,
+    /// Whether anything waits there; most flushes find nothing.
+    any_unwritten: AtomicBool,
+}
+
+/// Called when all bytes that were handed over before it are written to the socket; dropped uncalled if that fails.
+pub type Written = Box<dyn FnOnce() + Send>;
+
+enum Unwritten {
+    Waiting(Vec<Written>),
+    /// The connection is gone: nothing more is written.
+    Ended,
+}
+
+impl Default for Unwritten {
+    fn default() -> Self {
+        Self::Waiting(Vec::new())
+    }
 }
 
 impl Busy {
@@ -32,6 +52,22 @@ impl Busy {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.serving.fetch_add(1, Ordering::Relaxed);
         Serving(self.clone())
+    }
+
+    /// Everything that was handed over is with the kernel.
+    fn flushed(&self) {
+        if self.0.any_unwritten.swap(false, Ordering::AcqRel) {
+            let waiting = match &mut *self.unwritten() {
+                Unwritten::Waiting(waiting) => std::mem::take(waiting),
+                Unwritten::Ended => Vec::new(),
+            };
+            waiting.into_iter().for_each(|written| written());
+        }
+    }
+
+    // Nothing panics while the lock is held.
+    fn unwritten(&self) -> std::sync::MutexGuard<'_, Unwritten> {
+        self.0.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_busy(&self) -> bool {
@@ -54,8 +90,30 @@ impl Drop for Serving {
     }
 }
 
+impl Serving {
+    pub fn when_written(&self, written: Written) {
+        let busy = &self.0;
+        match &mut *busy.unwritten() {
+            Unwritten::Waiting(waiting) => waiting.push(written),
+            Unwritten::Ended => return,
+        }
+        busy.0.any_unwritten.store(true, Ordering::Release);
+    }
+}
+
+/// Drops what still waits when the connection ends.
+struct Ending(Busy);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let waiting = std::mem::replace(&mut *self.0.unwritten(), Unwritten::Ended);
+        drop(waiting);
+    }
+}
+
 pub struct Watched<S> {
     stream: S,
+    _ending: Ending,
     busy: Busy,
     head: Duration,
     idle: Duration,
@@ -71,6 +129,7 @@ impl<S> Watched<S> {
         let now = Instant::now();
         Self {
             stream,
+            _ending: Ending(busy.clone()),
             busy,
             head,
             idle,
@@ -173,7 +232,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.stream).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = polled {
+            this.busy.flushed();
+        }
+        polled
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -320,6 +384,64 @@ mod tests {
         let error = watched.read(&mut buffer).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(began.elapsed() <= HEAD, "the head timeout applies again");
+    }
+
+    /// An answer of 1000 bytes that waits in a buffer above `watched`, and whether it was written.
+    async fn buffered(
+        watched: Watched<tokio::io::DuplexStream>,
+        busy: &Busy,
+    ) -> (
+        tokio::io::BufWriter<Watched<tokio::io::DuplexStream>>,
+        Arc<Mutex<Vec<&'static str>>>,
+    ) {
+        /// Says so when it is dropped.
+        struct Noted(Arc<Mutex<Vec<&'static str>>>);
+        impl Drop for Noted {
+            fn drop(&mut self) {
+                self.0.lock().unwrap().push("dropped");
+            }
+        }
+        let seen = Arc::<Mutex<Vec<_>>>::default();
+        let mut writer = tokio::io::BufWriter::with_capacity(4096, watched);
+        writer.write_all(&[b'x'; 1000]).await.unwrap();
+        let noted = Noted(seen.clone());
+        busy.begin()
+            .when_written(Box::new(move || noted.0.lock().unwrap().push("written")));
+        (writer, seen)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_written_when_the_last_byte_has_left() {
+        let (mut agent, ours) = duplex(64);
+        let busy = Busy::default();
+        let (mut writer, seen) = buffered(Watched::new(ours, busy.clone(), HEAD, IDLE), &busy).await;
+        let soon = tokio::time::timeout(Duration::from_secs(1), writer.flush()).await;
+        assert!(soon.is_err(), "nobody reads");
+        assert!(seen.lock().unwrap().is_empty(), "64 bytes have left");
+        let mut read = [0; 1000];
+        let (flushed, _) = tokio::join!(writer.flush(), agent.read_exact(&mut read));
+        flushed.unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["written", "dropped"]);
+        // What nothing was written for is not waited for.
+        writer.flush().await.unwrap();
+        assert_eq!(seen.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_not_written_if_the_agent_leaves_before_its_end() {
+        let (agent, ours) = duplex(64);
+        let busy = Busy::default();
+        let (mut writer, seen) = buffered(Watched::new(ours, busy.clone(), HEAD, IDLE), &busy).await;
+        drop(agent);
+        writer.flush().await.unwrap_err();
+        assert!(seen.lock().unwrap().is_empty());
+        drop(writer);
+        assert_eq!(*seen.lock().unwrap(), ["dropped"]);
+        // An answer that comes after the end has nobody to go to.
+        let (_, late) = (busy.begin(), seen.clone());
+        busy.begin()
+            .when_written(Box::new(move || late.lock().unwrap().push("late")));
+        assert_eq!(*seen.lock().unwrap(), ["dropped"]);
     }
 
     #[tokio::test]

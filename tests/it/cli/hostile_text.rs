@@ -10,7 +10,7 @@ use crate::approvals::{AT_ONCE, pending, question};
 use crate::support::bursar::eventually;
 
 /// What repaints a terminal, reverses a line, hides in it, or ends it.
-const HOSTILE: &str = "\u{9b}2J\u{9b}1A\u{202e}\u{2066}\u{200b}\u{200f}\u{feff}\u{85}\u{2028}\u{ad}\u{e0041}\u{7f}";
+const HOSTILE: &str = "\u{9b}2J\u{9b}1A\u{202e}\u{2066}\u{200b}\u{200f}\u{feff}\u{85}\u{2028}\u{ad}\u{e0041}";
 const LIMITS: &str =
     "timezone = \"UTC\"\n[agents.research]\nday = \"0.30\"\nper_transaction = \"0.20\"\napproval_above = \"0.05\"\n";
 
@@ -133,7 +133,10 @@ async fn no_command_log_or_alert_shows_hostile_text_as_it_is() {
         .iter()
         .map(|payment| payment["resource"].as_str().unwrap())
         .collect();
-    assert!(resources.contains(&url(&waiting).as_str()), "{resources:?}");
+    assert!(
+        resources.contains(&format!("https://localhost{waiting}").as_str()),
+        "{resources:?}"
+    );
 
     let records = bursar.path().join("records.jsonl");
     std::fs::write(&records, run(&["approvals", "export"])).unwrap();

@@ -20,6 +20,7 @@ fn fields(credential: &str) -> Vec<(&'static str, String)> {
         ("payment-signature", credential.to_owned()),
         ("x-debug-request", format!("you sent: {credential}")),
         ("set-cookie", format!("paid={}; Path=/", credential.replace('=', "%3D"))),
+        ("set-cookie", "kept=1".to_owned()),
         ("x-signature", signature.to_owned()),
         ("x-signature-bare", signature.trim_start_matches("0x").to_uppercase()),
         ("x-nested", seller::encoded(&serde_json::json!({ "echo": document }))),
@@ -113,10 +114,14 @@ async fn what_an_answer_repeats_of_the_credential_stays_with_us() {
         assert_eq!(head.status, status, "{target}");
         let body = body.collect().await.unwrap();
         let trailers = body.trailers().expect("trailers").clone();
-        assert_eq!(left(&head.headers), ["proxy-status", "x-kept", "x-trace"], "{target}");
+        assert_eq!(
+            left(&head.headers),
+            ["proxy-status", "set-cookie", "x-kept", "x-trace"],
+            "{target}"
+        );
         assert_eq!(
             left(&trailers),
-            ["grpc-status", "proxy-status", "x-kept", "x-trace"],
+            ["grpc-status", "proxy-status", "set-cookie", "x-kept", "x-trace"],
             "{target}"
         );
         assert_eq!(body.to_bytes(), "goods", "bodies are not touched");

@@ -3,8 +3,8 @@
 mod answers;
 pub(crate) mod canary;
 pub(crate) mod chain;
-mod close_delimited;
 mod crash;
+mod delivered;
 mod echoes;
 mod explain;
 mod failing_disk;

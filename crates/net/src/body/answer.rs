@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{BoxError, Uploading};
-use crate::idle::Serving;
+use crate::idle::{Serving, Written};
 use bursar_core::hop::{self, Presented};
 
 /// The body of a response to the agent.
@@ -34,7 +34,18 @@ impl AnswerBody {
     /// The agent's connection counts as busy until the last byte of this body is handed over.
     pub fn while_serving(mut self, serving: Serving) -> Self {
         self.serving = Some(serving);
+        // An empty body is never polled: its head is written next.
+        self.announce_end();
         self
+    }
+
+    /// The end of the body was handed over. It is delivered once it is written to the socket.
+    fn announce_end(&mut self) {
+        if let (Content::Relay(relay), Some(serving)) = (&mut self.content, &self.serving)
+            && let Some(delivered) = relay.due.take()
+        {
+            serving.when_written(delivered);
+        }
     }
 
     pub fn empty() -> Self {
@@ -59,10 +70,13 @@ impl Body for AnswerBody {
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.get_mut().content {
+        let this = self.get_mut();
+        let polled = match &mut this.content {
             Content::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Content::Relay(body) => Pin::new(body).poll_frame(cx),
-        }
+        };
+        this.announce_end();
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -96,8 +110,10 @@ pub struct Relay {
     uploading: Option<Uploading>,
     /// The credential that this answers, which trailers must not repeat.
     presented: Option<Presented>,
-    /// Called when all of it has been handed over; dropped uncalled if the agent does not take all of it.
-    delivered: Option<Box<dyn FnOnce() + Send>>,
+    /// Called when all of it has been written to the agent; dropped uncalled if the agent does not take all of it.
+    delivered: Option<Written>,
+    /// The same, once all of it has been handed over.
+    due: Option<Written>,
 }
 
 impl Relay {
@@ -114,6 +130,7 @@ impl Relay {
             uploading: None,
             presented: None,
             delivered: None,
+            due: None,
         };
         relay.finish_if_ended();
         relay
@@ -131,9 +148,13 @@ impl Relay {
         self.presented = Some(presented);
     }
 
-    /// `delivered` is called when the last of this has been handed over, and dropped uncalled otherwise.
-    pub fn when_delivered(&mut self, delivered: Box<dyn FnOnce() + Send>) {
-        self.delivered = Some(delivered);
+    /// `delivered` is called when the last of this has been written to the agent's connection, and dropped uncalled
+    /// otherwise.
+    pub fn when_delivered(&mut self, delivered: Written) {
+        match self.is_end_stream() {
+            true => self.due = Some(delivered),
+            false => self.delivered = Some(delivered),
+        }
     }
 
     /// Puts back the bytes that were read ahead.
@@ -203,7 +224,7 @@ impl Relay {
         }
         self.uploading = None;
         if let Some(delivered) = self.delivered.take() {
-            delivered();
+            self.due = Some(delivered);
         }
     }
 

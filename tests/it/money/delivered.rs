@@ -1,14 +1,13 @@
-//! Answers that end with their connection, as old servers send them (R94).
+//! When a paid answer counts as delivered: what was written to the agent, however its connection ends, and answers that
+//! end with the site's connection (R94).
 
-use std::sync::Arc;
-
-use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
-use tokio_rustls::TlsConnector;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
-use crate::support::agent::{Agent, client_config};
+use crate::support::agent::Agent;
 use crate::support::bursar::setup;
-use crate::support::origin::{Origin, read_request};
+use crate::support::origin::{Origin, Seen, answer, read_request};
 use crate::support::seller;
 use crate::support::wire::Wire;
 
@@ -43,13 +42,14 @@ async fn old_server(closes: Closes) -> Origin {
     .await
 }
 
+async fn connect(agent: &Agent, origin: &Origin) -> Wire<TlsStream<TcpStream>> {
+    Wire::new(agent.tls(origin.address, "localhost", &["http/1.1"]).await.unwrap())
+}
+
 /// The body, and whether it ended as its framing says.
 async fn get(agent: &Agent, origin: &Origin, path: &str) -> (Vec<u8>, bool) {
     let port = origin.address.port();
-    let tunnel = agent.tunnel(&format!("localhost:{port}")).await;
-    let connector = TlsConnector::from(Arc::new(client_config(&agent.ca, &["http/1.1"])));
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut wire = Wire::new(connector.connect(name, tunnel).await.unwrap());
+    let mut wire = connect(agent, origin).await;
     wire.say(format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"))
         .await;
     let head = wire.head().await.unwrap();
@@ -87,5 +87,55 @@ async fn what_was_bought_is_whole_when_its_connection_ends() {
         // Nothing was bought here: the agent sees that the end was not confirmed, as it would without us.
         let (body, whole) = get(&agent, &origin, "/free").await;
         assert_eq!((&body[..], whole), (&b"free"[..], closes == Closes::WithNotify));
+    }
+}
+
+/// How the agent ends its connection.
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    InOrder,
+    /// A program that exits at once: the kernel sends a reset.
+    WithReset,
+}
+
+#[tokio::test]
+async fn an_answer_that_was_read_is_delivered_however_the_agent_leaves() {
+    for leaves in [Leaves::InOrder, Leaves::WithReset] {
+        // Without a body, with one that fits everywhere, and with one that fits no socket.
+        for length in [0, 5, 5 << 20] {
+            let origin = Origin::https(move |request: Seen| async move {
+                match request.is_paid() {
+                    true => answer(
+                        200,
+                        &[("payment-response", &seller::receipt(true, seller::TX))],
+                        vec![b'x'; length],
+                    ),
+                    false => seller::asks("10000"),
+                }
+            })
+            .await;
+            let bursar = setup().trust(&origin.ca_pem).start();
+            let agent = Agent::of(&bursar);
+            for _ in 0..2 {
+                let mut wire = connect(&agent, &origin).await;
+                let port = origin.address.port();
+                wire.say(format!("GET / HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n"))
+                    .await;
+                let page = wire.answer().await.unwrap();
+                assert_eq!((page.status(), page.body.len()), (200, length));
+                if let Leaves::WithReset = leaves {
+                    wire.stream.get_ref().0.set_zero_linger().unwrap();
+                }
+            }
+            let mut credentials = origin.payments();
+            assert_eq!(credentials.len(), 2, "{leaves:?} {length}");
+            credentials.dedup();
+            assert_eq!(
+                credentials.len(),
+                2,
+                "the second request is a purchase of its own: {leaves:?} {length}"
+            );
+            assert_eq!(bursar.states(), ["settled"; 2]);
+        }
     }
 }
