@@ -123,7 +123,7 @@ fn sheet(question: &questions::Pending) -> String {
     } = question;
     // The agent chose the resource; the other members are ours or the operator's, and as plain here as anywhere.
     let [agent, sentence, resource, method, payee] = [agent, sentence, resource, method, payee].map(|text| plain(text));
-    let [network, approver, backend_name, rule] = [network, approver, backend, rule].map(|text| plain(text));
+    let [network, approver, backend_name] = [network, approver, backend].map(|text| plain(text));
     let left = match ends.duration_since(Timestamp::now()).as_secs() {
         ..=0 => "time is up".to_owned(),
         seconds => format!("{seconds} s left"),
@@ -139,6 +139,6 @@ fn sheet(question: &questions::Pending) -> String {
     format!(
         "{id}  {left}\n  {sentence}\n  agent {agent}: {method} {resource}\n  payee {payee} on {network}\n  approval \
          required by {}\n{next}",
-        rules.join(" and ")
+        plain(&rules.join(" and "))
     )
 }

@@ -1,6 +1,7 @@
 //! What commands that read the journal do about its signed checkpoints (R53): nothing of a damaged journal is printed, and
 //! one that cannot be compared is printed with a note and exit code 3.
 
+use super::output::note;
 use super::{Exit, Failure};
 use bursar_ledger::{Compared, Comparison, ReadError};
 
@@ -20,7 +21,7 @@ pub(super) fn noted(comparison: Comparison) -> Exit {
     match comparison {
         Comparison::Matches => Exit::Done,
         Comparison::NotPossible(why) => {
-            eprintln!("bursar: it cannot be told whether entries of the journal are missing or were changed: {why}");
+            note!("bursar: it cannot be told whether entries of the journal are missing or were changed: {why}");
             Exit::Unverifiable
         }
     }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
-use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 

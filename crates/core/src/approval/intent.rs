@@ -335,7 +335,7 @@ mod tests {
                 let (_, what) = words.rsplit_once(": pay ").unwrap();
                 assert!(what.starts_with("12.50 USDC to "), "{words}");
                 assert!(what.ends_with(" #0BY5GS4N"), "{words}");
-                let end: String = plain(host).chars().rev().take(12).collect();
+                let end: String = stripped(host).chars().rev().take(12).collect();
                 let end: String = end.chars().rev().collect();
                 assert!(what.contains(&end), "{words}: {end}");
                 let short = compact("12.50", "USDC", code);
